@@ -1,0 +1,47 @@
+# Development and proof of `runbook` on Debian 12 or 13. Start with `make help`.
+#
+# The machine tier boots real systemds in throwaway machines, for which it must be root; make asks
+# sudo by itself when you are not.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DELETE_ON_ERROR:
+.DEFAULT_GOAL := help
+
+# The distribution's own: python3-gi belongs to it, and another Python may come first in PATH.
+PYTHON := /usr/bin/python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+STAMP  := $(VENV)/.installed
+SUDO   := $(shell [ "$$(id -u)" = 0 ] || echo sudo --preserve-env=XDG_CACHE_HOME,PIP_CERT,HOME)
+SUITE  ?= bookworm
+# More arguments for pytest: make test-unit PYTEST_ARGS="-k kill_orphan -x"
+PYTEST_ARGS ?=
+
+PACKAGES := ca-certificates curl dbus debian-archive-keyring iproute2 mmdebstrap procps \
+            python3-gi python3-venv systemd systemd-container util-linux
+
+.PHONY: help setup demo test test-unit test-bus test-machine lint acceptance bench shell clean
+
+help: ## this list
+	@sed -nE 's/^([a-z-]+):.*## (.*)/  \1\t\2/p' $(MAKEFILE_LIST) | expand -t 18
+
+setup: $(STAMP) ## Debian packages and the virtual environment .venv (once)
+
+# A second run costs nothing: apt is asked only when a package is missing, pip when pyproject.toml
+# is newer than the stamp.
+$(STAMP): pyproject.toml
+	@missing="$$(for p in $(PACKAGES); do \
+	    dpkg-query -W -f '$${Status}' $$p 2>/dev/null | grep -q '^install ok' || echo $$p; done)"; \
+	if [ -n "$$missing" ]; then \
+	    $(SUDO) apt-get update -q; \
+	    DEBIAN_FRONTEND=noninteractive $(SUDO) apt-get install -qy --no-install-recommends $$missing; \
+	fi
+	$(PYTHON) -m venv --system-site-packages $(VENV)
+	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	@touch $@
+
+lint: $(STAMP) ## ruff and mypy --strict
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy

@@ -1,0 +1,1 @@
+"""Upgrade a systemd service, and believe it only when systemd and the kernel agree."""

@@ -1,0 +1,76 @@
+"""How steps and runs end."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from runbook import errors
+from runbook.model import Finding, RunStatus, State, StepStatus, Verdict
+
+EXITS: Mapping[RunStatus, int] = {
+    RunStatus.OK: errors.EXIT_OK,
+    RunStatus.CHANGED: errors.EXIT_OK,
+    RunStatus.REMEDIATED: errors.EXIT_OK,
+    RunStatus.FAILED: errors.EXIT_FAILED,
+    RunStatus.INVALID: errors.EXIT_INVALID,
+    RunStatus.STILL_STARTING: errors.EXIT_STILL_STARTING,
+    RunStatus.ROLLED_BACK: errors.EXIT_ROLLED_BACK,
+    RunStatus.NOT_BEGUN: errors.EXIT_NOT_BEGUN,
+    RunStatus.LOCKED: errors.EXIT_LOCKED,
+}
+"""The exit status of each end but `interrupted`, which depends on the signal."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a step ended. `seconds` counts all of its tries. `left_alone`: not ready in time, but on its way."""
+
+    id: str
+    kind: str
+    status: StepStatus
+    verdict: Verdict | None
+    reason: str
+    attempts: int = 0
+    seconds: float = 0.0
+    evidence: Mapping[str, Any] = field(default_factory=dict)
+    left_alone: bool = False
+
+    @property
+    def failed(self) -> bool:
+        """Whether what the step is for is not so."""
+        return self.status is StepStatus.FAILED
+
+    def data(self) -> dict[str, Any]:
+        """Give it as `step-finished` carries it."""
+        return {
+            "id": self.id,
+            "type": self.kind,
+            "status": str(self.status),
+            "verdict": str(self.verdict) if self.verdict else None,
+            "reason": self.reason,
+            "attempts": self.attempts,
+            "seconds": round(self.seconds, 3),
+            "evidence": dict(self.evidence),
+        }
+
+
+@dataclass(frozen=True)
+class Try:
+    """How one try of a step ended, and whether it had changed anything."""
+
+    finding: Finding
+    acted: bool
+
+    @property
+    def status(self) -> StepStatus:
+        """The status of a step whose last try this was."""
+        if self.finding.state is not State.HOLDS:
+            return StepStatus.FAILED
+        return StepStatus.CHANGED if self.acted else StepStatus.OK
+
+    @property
+    def left_alone(self) -> bool:
+        """Whether the time was over, but not the hope."""
+        return self.finding.state is State.LEFT_ALONE

@@ -1,0 +1,47 @@
+"""Extra tries with a growing pause between them: tenacity, with the engine's clock and sleep."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import tenacity
+
+from runbook.engine.outcome import Try
+from runbook.model import State
+from runbook.step import Step
+
+
+def retried(
+    step: Step[Any], attempt: Callable[[], Try], sleep: Callable[[float], None], told: Callable[[int, Try, float], None]
+) -> tuple[Try, int]:
+    """Try until a try does not fail or `retries` are used up; give the last try and how many there were.
+
+    `told` hears of every failed try that another one follows: its number, the try, the pause in seconds.
+    """
+    tries = 0
+
+    def once() -> Try:
+        nonlocal tries
+        tries += 1
+        return attempt()
+
+    def before_sleep(state: tenacity.RetryCallState) -> None:
+        assert state.outcome is not None
+        assert state.next_action is not None
+        told(state.attempt_number, state.outcome.result(), state.next_action.sleep)
+
+    def last(state: tenacity.RetryCallState) -> Try:
+        assert state.outcome is not None
+        result: Try = state.outcome.result()
+        return result
+
+    retrying = tenacity.Retrying(
+        sleep=sleep,
+        stop=tenacity.stop_after_attempt(step.retries + 1),
+        wait=tenacity.wait_exponential(multiplier=step.delay, exp_base=step.backoff, max=step.max_delay),
+        retry=tenacity.retry_if_result(lambda tried: tried.finding.state is State.FAILS),
+        before_sleep=before_sleep,
+        retry_error_callback=last,
+    )
+    return retrying(once), tries

@@ -1,0 +1,178 @@
+"""A whole run: its steps in order, what a failure means for the rest, and how it ends."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from runbook import template
+from runbook.engine.attempt import attempt, refusal
+from runbook.engine.events import Events
+from runbook.engine.outcome import EXITS, Outcome, Try
+from runbook.engine.remediation import remediate
+from runbook.engine.retry import retried
+from runbook.engine.scope import scope_of
+from runbook.errors import AccessDenied, DocumentError, Interrupted, NotBegun, RunbookError
+from runbook.host.facts import LoadState
+from runbook.host.ports import Host, Waiter
+from runbook.model import Deadline, RunStatus, StepStatus, Verdict, Wake
+from runbook.step import Runbook, RunState, Step
+
+
+@dataclass(frozen=True)
+class RunEnd:
+    """How a run ended: for the exit status, and the last words."""
+
+    status: RunStatus
+    exit: int
+    reason: str
+    hint: str = ""
+
+
+@dataclass
+class Runner:
+    """Carries a runbook out on a host. Everything it does and finds is an event."""
+
+    runbook: Runbook
+    host: Host
+    waiter: Waiter
+    events: Events
+    state: RunState
+    outcomes: dict[str, Outcome] = field(default_factory=dict)
+    changed: bool = False
+    until: Deadline | None = None
+
+    def run(self) -> RunEnd:
+        """Carry it out to its end, whatever that is. Nothing but a mistake in this program is raised."""
+        book = self.runbook
+        if book.timeout is not None:
+            self.until = Deadline.after(self.host.clock, book.timeout)
+        try:
+            self._see_units()
+            self.events.emit("run-started", name=book.title, file=book.path, unit=book.unit,
+                             steps=[{"id": step.id, "type": step.kind} for step in book.steps])
+            end = self._steps()
+        except NotBegun as error:
+            end = RunEnd(RunStatus.NOT_BEGUN, EXITS[RunStatus.NOT_BEGUN], error.message, error.hint)
+        except Interrupted as error:
+            end = RunEnd(RunStatus.INTERRUPTED, error.exit_status, self._interrupted(error))
+        self.events.emit("run-finished", status=str(end.status), exit=end.exit, reason=end.reason,
+                         **({"hint": end.hint} if end.hint else {}))
+        return end
+
+    def _steps(self) -> RunEnd:
+        broken = self._in_order(self.runbook.steps)
+        # What always runs has its own time: the run's may be used up.
+        self.until = None
+        broken_always = self._in_order(self.runbook.always)
+        if broken is not None and broken.left_alone:
+            return self._end(RunStatus.STILL_STARTING, broken.reason)
+        failed = broken or broken_always
+        if failed is not None:
+            return self._end(RunStatus.FAILED, f"{failed.id}: {failed.reason}")
+        statuses = {outcome.status for outcome in self.outcomes.values()}
+        for status in (StepStatus.REMEDIATED, StepStatus.CHANGED):
+            if status in statuses:
+                return self._end(RunStatus(str(status)), self._running_now())
+        return self._end(RunStatus.OK, self._running_now())
+
+    def _end(self, status: RunStatus, reason: str) -> RunEnd:
+        return RunEnd(status, EXITS[status], reason)
+
+    def _in_order(self, steps: Sequence[Step[Any]]) -> Outcome | None:
+        """Carry steps out one after the other; give the one that ended it, if one did."""
+        for step in steps:
+            outcome = self.step(step)
+            if outcome.left_alone or (outcome.failed and step.on_failure == "abort"):
+                return outcome
+        return None
+
+    def step(self, step: Step[Any]) -> Outcome:
+        """Carry out one step with all its tries, and tell how it ended."""
+        assert step.id is not None
+        began = self.host.clock.monotonic()
+        outcome = self._step(step, began)
+        self.outcomes[step.id] = outcome
+        self.changed = self.changed or outcome.status in (StepStatus.CHANGED, StepStatus.REMEDIATED)
+        self.events.emit("step-finished", **outcome.data())
+        return outcome
+
+    def _step(self, step: Step[Any], began: float) -> Outcome:
+        assert step.id is not None
+        scope = scope_of(self.runbook, self.state, self.outcomes)
+        try:
+            if step.when is not None and not template.holds(step.when, scope):
+                return Outcome(step.id, step.kind, StepStatus.SKIPPED, None, f"`when` is false: {step.when}")
+            step = template.fill(step, scope)
+        except (RunbookError, DocumentError) as error:
+            return Outcome(step.id, step.kind, StepStatus.FAILED, step.fails_as, error.message)
+        self.events.emit("step-started", id=step.id, type=step.kind, name=step.title)
+        if (remedy := step.remedy()) is not None:
+            return remediate(self, step, remedy, began)
+        last, tries = retried(step, lambda: self._try(step), self._sleep, self._retrying(step))
+        return self._outcome(step, last, tries, began)
+
+    def _try(self, step: Step[Any]) -> Try:
+        try:
+            tried = attempt(step, self.host, self.waiter, self.state, self.events, self.until)
+        except AccessDenied as error:
+            if not self.changed:
+                hint = error.hint or "run it as root, or with --user for your own units"
+                raise NotBegun(error.message, hint=hint) from error
+            tried = Try(refusal(step, error), acted=False)
+        self.changed = self.changed or tried.acted
+        return tried
+
+    def _outcome(self, step: Step[Any], last: Try, tries: int, began: float) -> Outcome:
+        assert step.id is not None
+        finding = last.finding
+        return Outcome(
+            step.id, step.kind, last.status, finding.verdict, finding.reason, tries,
+            self.host.clock.monotonic() - began, finding.evidence, last.left_alone,
+        )
+
+    def _sleep(self, seconds: float) -> None:
+        deadline = Deadline.after(self.host.clock, seconds)
+        while not deadline.passed:
+            self.waiter.wait(Wake(within=deadline.left), deadline)
+
+    def _retrying(self, step: Step[Any]) -> Any:
+        def told(number: int, tried: Try, pause: float) -> None:
+            self.events.emit("step-retrying", id=step.id, type=step.kind, attempt=number, pause=pause,
+                             verdict=str(tried.finding.verdict), reason=tried.finding.reason)
+
+        return told
+
+    def _see_units(self) -> None:
+        """Refuse to begin where a unit does not exist and no earlier step could bring it."""
+        could_come = False
+        for step in self.runbook.walk():
+            could_come = could_come or step.brings_units
+            for name in step.units():
+                unit = self.host.unit(name)
+                if unit.load_state is LoadState.NOT_FOUND and not unit.runs and not could_come:
+                    raise NotBegun(
+                        f"cannot begin: systemd knows no unit {unit.name}",
+                        hint=f"systemctl list-unit-files '{unit.name.split('.')[0][:4]}*' lists what is near",
+                    )
+
+    def _running_now(self) -> str:
+        """Say what runs at the end, for the last words."""
+        if self.runbook.unit is None:
+            return "all steps hold"
+        unit = self.host.unit(self.runbook.unit)
+        version = next(
+            (str(o.evidence["to"]) for o in reversed(self.outcomes.values())
+             if o.verdict in (Verdict.UPDATED, Verdict.UP_TO_DATE)), ""
+        )
+        runs = f"runs {version}" if version and unit.main_pid else f"is {unit.active_state} ({unit.sub_state})"
+        pid = f", PID {unit.main_pid}" if unit.main_pid else ""
+        ports = ", ".join(str(port) for port in self.runbook.port)
+        return f"{unit.name} {runs}{pid}" + (f", port {ports}" if ports and unit.main_pid else "")
+
+    def _interrupted(self, error: Interrupted) -> str:
+        try:
+            return f"{error.message}; {self._running_now()}"
+        except RunbookError:
+            return error.message

@@ -1,0 +1,386 @@
+"""The types of the fields of a runbook. Each reads what a file says, which is text, a list or a mapping.
+
+Every type takes a value of its own as well, so that a step can be made in Python: `Span` takes "2min" and 120.0.
+`info.context` is the `Scope` while a file is read; its templates are filled or checked here, field by field.
+What is wrong is said in a sentence by a ValueError; an `Unfit` is to be read after the name of the key.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+from collections.abc import Callable, Mapping
+from typing import Annotated, Any
+
+from pydantic import BeforeValidator, PlainValidator, ValidationInfo, WithJsonSchema
+
+from runbook import template
+from runbook.model import Port
+from runbook.scope import Scope, TemplateError, listed
+from runbook.spans import format_span, parse_span
+from runbook.template import OPEN, Finish, Put, Template
+
+
+class Unfit(ValueError):
+    """What is wrong with a value, to be said after its key: "wants one value, not a list"."""
+
+
+Nested = Mapping[str, Any]
+
+MOST_NUMBER = 2**31 - 1
+MOST_UNIT_NAME = 255
+"""Characters of a unit's name (systemd.unit(5); UNIT_NAME_MAX)."""
+
+UNIT_TYPES = (
+    "service", "socket", "target", "device", "mount", "automount", "swap", "timer", "path", "slice", "scope",
+)  # fmt: skip
+
+
+def what(value: object) -> str:
+    """Name the kind of a value as YAML would: a text, a list, a mapping."""
+    if value is None:
+        return "nothing"
+    if isinstance(value, Mapping):
+        return "a mapping"
+    return "a list" if isinstance(value, (list, tuple)) else "a single value"
+
+
+def _single(value: object) -> str:
+    """Take a single value, as its text."""
+    if isinstance(value, str):
+        return value
+    if isinstance(value, (int, float)) and not isinstance(value, bool):
+        return str(value)
+    if value is None:
+        raise Unfit("is empty; give it a value or leave it out")
+    raise Unfit(f"wants a single value, not {what(value)}")
+
+
+def _scope(info: ValidationInfo) -> Scope | None:
+    return info.context if isinstance(info.context, Scope) else None
+
+
+def _text(value: object, info: ValidationInfo, put: Put, finish: Finish, *, now: bool = True) -> str:
+    """Read a text: whole if all of its values are known, else a Template. `now` False leaves each as it is."""
+    read = template.read(_single(value), put, finish)
+    if not isinstance(read, Template):
+        return finish(read)
+    scope = _scope(info)
+    if scope is None:
+        return read
+    filled = read.filled(scope)
+    return filled if now and not isinstance(filled, Template) else read
+
+
+def _known(value: object, info: ValidationInfo) -> str:
+    """Read a text whose values must all be known when the file is read."""
+    text = template.read(_single(value))
+    scope = _scope(info)
+    if not isinstance(text, Template) or scope is None:
+        return text
+    filled = text.filled(scope)
+    if isinstance(filled, Template):
+        missing = listed(dict.fromkeys(str(reference) for reference in filled.references))
+        raise Unfit(f"must be known before the run begins, and {missing} is only known while it goes on")
+    return filled
+
+
+def _as_is(text: str) -> str:
+    return text
+
+
+def _read_text(value: object, info: ValidationInfo) -> str:
+    return _text(value, info, template.plain, _as_is)
+
+
+def _read_shell(value: object, info: ValidationInfo) -> str | tuple[str, ...]:
+    if not isinstance(value, (list, tuple)):
+        # Its values are put in when the step begins, so that an update can be undone with another `to`.
+        return _text(value, info, template.quoted, _some_command, now=False)
+    if not value:
+        raise Unfit("is an empty list; write the command and its arguments")
+    words = tuple(_text(item, info, template.plain, _as_is, now=False) for item in value)
+    if not words[0].strip():
+        raise Unfit("begins with an empty word; write the command first")
+    return words
+
+
+def _some_command(text: str) -> str:
+    if not text.strip():
+        raise Unfit("is empty; write a command")
+    if "\0" in text:
+        raise Unfit("holds a NUL, which no command can take")
+    return text
+
+
+def _read_pattern(value: object, info: ValidationInfo) -> str:
+    return _text(value, info, template.literal, _valid_pattern)
+
+
+def _valid_pattern(text: str) -> str:
+    try:
+        re.compile(text)
+    except (re.error, RecursionError, OverflowError) as error:
+        where = getattr(error, "pos", None)
+        place = f" at its character {where + 1}" if isinstance(where, int) else ""
+        raise ValueError(f"`{shown(text)}` is not a valid regular expression: mistake{place}") from error
+    return text
+
+
+def _read_version(value: object, info: ValidationInfo) -> str:
+    try:
+        return _text(value, info, template.plain, _valid_version)
+    except TemplateError as error:
+        if error.message.startswith("`to` is only known"):
+            raise Unfit("cannot be made of itself") from error
+        raise
+
+
+def _valid_version(text: str) -> str:
+    if not text.strip():
+        raise Unfit("is empty; write a version such as 1.4.2")
+    if not re.search(r"\d", text) or re.search(r"\s", text.strip()):
+        raise ValueError(f"`{shown(text)}` is a tag, not a version; write the version it stands for, such as 1.4.2")
+    return text.strip()
+
+
+def _read_whole(value: object, info: ValidationInfo) -> int:
+    text = _known(value, info)
+    if not re.fullmatch(r"\d+", text, re.ASCII) or len(text) > len(str(MOST_NUMBER)) or int(text) > MOST_NUMBER:
+        raise ValueError(f"cannot read `{shown(text)}` as a whole number; write 0, 1, 2, …")
+    return int(text)
+
+
+def _read_number(value: object, info: ValidationInfo) -> float:
+    text = _known(value, info)
+    if not re.fullmatch(r"\d{1,9}(\.\d{1,9})?", text, re.ASCII):
+        raise ValueError(f"cannot read `{shown(text)}` as a number; write 1, 1.5, 2")
+    return float(text)
+
+
+def _read_flag(value: object, info: ValidationInfo) -> bool:
+    if isinstance(value, bool):
+        return value
+    text = _known(value, info)
+    if text.lower() in ("true", "yes", "on"):
+        return True
+    if text.lower() in ("false", "no", "off"):
+        return False
+    raise ValueError(f"cannot read `{shown(text)}` as true or false; write true or false")
+
+
+def _read_span(value: object, info: ValidationInfo) -> float:
+    if isinstance(value, (int, float)) and not isinstance(value, bool):
+        return float(value)
+    return parse_span(_known(value, info))
+
+
+def _read_limit(value: object, info: ValidationInfo) -> float:
+    seconds = _read_span(value, info)
+    if seconds <= 0:
+        raise Unfit("must be longer than nothing; write 5s, 2min, 1h 30min")
+    return seconds
+
+
+def _read_unit(value: object, info: ValidationInfo) -> str:
+    return unit_name(_known(value, info))
+
+
+def unit_name(text: str) -> str:
+    """Give the full name of a unit: `gw` is `gw.service`. Raises ValueError for what cannot be one.
+
+    The rules are those of systemd.unit(5); a name that systemctl would have to escape first is refused.
+    """
+    if not text:
+        raise ValueError("a unit's name is missing; write a name such as gw.service")
+    if "/" in text:
+        last = text.rstrip("/").rpartition("/")[2]
+        meant = f"; write its name, `{last}`" if last.endswith(tuple(f".{t}" for t in UNIT_TYPES)) else ""
+        raise ValueError(f"`{shown(text)}` is a path, not the name of a unit{meant}")
+    if strange := re.search(r"[^A-Za-z0-9:_.\\@-]", text):
+        raise ValueError(f"`{shown(text)}` is no name of a unit: {_character(strange[0])} cannot stand in one")
+    stem, dot, kind = text.rpartition(".")
+    name = text if dot and kind in UNIT_TYPES else f"{text}.service"
+    stem = name.rpartition(".")[0]
+    if len(name) > MOST_UNIT_NAME:
+        raise ValueError(f"`{shown(text)}` is no name of a unit: it is longer than {MOST_UNIT_NAME} characters")
+    if not stem or stem.startswith("@"):
+        raise ValueError(f"`{shown(text)}` is no name of a unit: nothing stands before `{text[:1]}`")
+    if stem.endswith("@") and stem.count("@") == 1:
+        raise ValueError(f"`{shown(text)}` is a template; name one of its instances, `{stem}NAME.{name.rpartition('.')[2]}`")
+    return name
+
+
+def _read_ports(value: object, info: ValidationInfo) -> tuple[Port, ...]:
+    if not isinstance(value, (list, tuple)):
+        return (_read_port(value, info),)
+    ports = tuple(_read_port(item, info) for item in value)
+    for number, port in enumerate(ports):
+        if port in ports[:number]:
+            raise ValueError(f"port `{port}` stands twice in the list")
+    return ports
+
+
+def _read_port(value: object, info: ValidationInfo) -> Port:
+    return value if isinstance(value, Port) else parse_port(_known(value, info))
+
+
+def parse_port(text: str) -> Port:
+    """Read a port: `18789`, `udp:53`, `127.0.0.1:8080`, `[::1]:8080`, `udp:127.0.0.1:53`. Raises ValueError."""
+    protocol, rest = "tcp", text.strip()
+    if match := re.match(r"(tcp|udp):(.*)", rest, re.IGNORECASE | re.DOTALL):
+        protocol, rest = match[1].lower(), match[2]
+    address, colon, number = rest.rpartition(":")
+    how = "write 18789, udp:53, 127.0.0.1:8080 or [::1]:8080"
+    if not re.fullmatch(r"\d+", number, re.ASCII):
+        raise ValueError(f"cannot read port `{shown(text)}`; {how}")
+    if len(number) > 5 or not 1 <= int(number) <= 65535:  # noqa: PLR2004
+        raise ValueError(f"port `{shown(text)}` is out of range; ports go from 1 to 65535")
+    if not colon:
+        return Port(int(number), protocol)
+    bracketed = re.fullmatch(r"\[(.*)\]", address)
+    try:
+        ip = ipaddress.ip_address(bracketed[1] if bracketed else address)
+    except ValueError:
+        ip = None
+    if ip is None or (ip.version == 6) != bool(bracketed) or "%" in str(ip):  # noqa: PLR2004
+        raise ValueError(f"cannot read port `{shown(text)}`: `{shown(address)}` is no IP address; {how}")
+    return Port(int(number), protocol, str(ip))
+
+
+def _read_words(value: object, info: ValidationInfo) -> tuple[str, ...]:
+    items = value if isinstance(value, (list, tuple)) else (value,)
+    return tuple(_read_text(item, info) for item in items)
+
+
+def _read_id(value: object, info: ValidationInfo) -> str:
+    text = _single(value)
+    if not re.fullmatch(r"[A-Za-z]\w*(?:[-.]\w+)*", text, re.ASCII):
+        raise ValueError(f"`{shown(text)}` cannot be an id; write letters, digits and single dashes, a letter first")
+    return text
+
+
+def _read_expression(value: object, info: ValidationInfo) -> str:
+    text = _single(value)
+    checked = template.expression(text)
+    scope = _scope(info)
+    if scope is not None:
+        checked.value(scope.of_step(None, None))
+    return text
+
+
+def _read_mapping(value: object, name: Callable[[str], None], info: ValidationInfo) -> dict[str, str]:
+    if not isinstance(value, Mapping):
+        raise Unfit(f"wants a mapping (`NAME: value`), not {what(value)}")
+    for key in value:
+        name(key)
+    return {key: _read_text(item, info) for key, item in value.items()}
+
+
+def _variable(name: str) -> None:
+    if not re.fullmatch(r"[A-Za-z_]\w*", name, re.ASCII):
+        raise ValueError(f"`{shown(name)}` cannot be the name of an environment variable; write letters, digits and _")
+
+
+def _header(name: str) -> None:
+    if not re.fullmatch(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+", name, re.ASCII):
+        raise ValueError(f"`{shown(name)}` cannot be the name of an HTTP header")
+
+
+def _read_environment(value: object, info: ValidationInfo) -> dict[str, str]:
+    return _read_mapping(value, _variable, info)
+
+
+def _read_headers(value: object, info: ValidationInfo) -> dict[str, str]:
+    read = _read_mapping(value, _header, info)
+    for name, text in read.items():
+        if re.search(r"[\r\n\0]", text):
+            raise ValueError(f"the header `{shown(name)}` holds a line break")
+    return read
+
+
+def shown(text: str) -> str:
+    """Give a value as it goes into a message: on one line, and not too long."""
+    line = "".join(character if character.isprintable() else "\N{REPLACEMENT CHARACTER}" for character in text)
+    return line if len(line) <= 60 else line[:57] + "..."  # noqa: PLR2004
+
+
+def _character(character: str) -> str:
+    if character == " ":
+        return "a space"
+    return f"`{character}`" if character.isprintable() else f"U+{ord(character):04X}"
+
+
+_TEXT: dict[str, Any] = {"type": ["string", "number", "boolean"]}
+
+
+def _schema(words: str, **schema: Any) -> WithJsonSchema:
+    """Give a type its place in the JSON Schema; its title is the word people use for it."""
+    return WithJsonSchema({"title": words, **(schema or _TEXT)})
+
+
+_PORT = {"anyOf": [{"type": "integer", "minimum": 1, "maximum": 65535}, {"type": "string"}]}
+
+Text = Annotated[str, PlainValidator(_read_text), _schema("text")]
+"""A text; every scalar is its text."""
+Version = Annotated[str, PlainValidator(_read_version), _schema("version")]
+"""A version: a text with a digit in it, so no tag such as `latest`."""
+Pattern = Annotated[str, PlainValidator(_read_pattern), _schema("pattern", type="string", format="regex")]
+"""A regular expression of Python's; a value put into it matches itself only."""
+Shell = Annotated[
+    str | tuple[str, ...],
+    PlainValidator(_read_shell),
+    _schema(
+        "command",
+        anyOf=[{"type": "string", "minLength": 1}, {"type": "array", "items": _TEXT, "minItems": 1}],
+    ),
+]
+"""A command: a script for `/bin/sh -e`, or a list of its arguments."""
+Words = Annotated[
+    tuple[str, ...],
+    PlainValidator(_read_words),
+    _schema("list of texts", anyOf=[_TEXT, {"type": "array", "items": _TEXT}]),
+]
+"""A list of texts; a single one stands for a list of one."""
+Whole = Annotated[int, BeforeValidator(_read_whole), _schema("whole number", type=["integer", "string"], minimum=0)]
+"""A whole number, 0 or more."""
+Number = Annotated[float, BeforeValidator(_read_number), _schema("number", type=["number", "string"], minimum=0)]
+"""A number, 0 or more."""
+Flag = Annotated[bool, BeforeValidator(_read_flag), _schema("true or false", type=["boolean", "string"])]
+"""True or false."""
+Span = Annotated[float, BeforeValidator(_read_span), _schema("time span", type=["string", "number"])]
+"""A time span, in seconds; 0 or more."""
+Limit = Annotated[float, BeforeValidator(_read_limit), _schema("time span", type=["string", "number"])]
+"""A time span, in seconds; more than 0."""
+UnitName = Annotated[str, BeforeValidator(_read_unit), _schema("unit", type="string", minLength=1)]
+"""The full name of a unit."""
+PortField = Annotated[Port, PlainValidator(_read_port), _schema("port", **_PORT)]
+"""One port."""
+PortList = Annotated[
+    tuple[Port, ...],
+    PlainValidator(_read_ports),
+    _schema("port, or list of ports", anyOf=[*_PORT["anyOf"], {"type": "array", "items": _PORT, "minItems": 1}]),
+]
+"""One port or several."""
+StepId = Annotated[str, BeforeValidator(_read_id), _schema("id", type="string", minLength=1)]
+"""What templates and messages call a step."""
+Condition = Annotated[str, BeforeValidator(_read_expression), _schema("expression", type=["string", "boolean"])]
+"""A bare expression, checked; `template.holds` evaluates it."""
+Expression = Condition
+Environment = Annotated[
+    Mapping[str, str],
+    PlainValidator(_read_environment),
+    _schema("mapping of names to texts", type="object", additionalProperties=_TEXT),
+]
+"""Environment variables and their values."""
+Headers = Annotated[
+    Mapping[str, str],
+    PlainValidator(_read_headers),
+    _schema("mapping of names to texts", type="object", additionalProperties=_TEXT),
+]
+"""HTTP headers and their values."""
+
+__all__ = [
+    "Environment", "Expression", "Flag", "Headers", "Limit", "Number", "Pattern", "PortField", "PortList", "Shell",
+    "Span", "StepId", "Text", "UnitName", "Unfit", "Version", "Whole", "Words", "format_span",
+]  # fmt: skip

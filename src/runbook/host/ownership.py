@@ -1,0 +1,262 @@
+"""Whose is the port: the judgement this program exists for.
+
+systemd says which invocation of the unit is under way; the kernel says which sockets listen and which processes
+hold them. Each holder is put into one role, by facts that are kept as evidence:
+
+    in the unit's cgroup?  ── yes ── of the current invocation? ── yes ── current
+            │ no                              └─ no ───────────────────── leftover
+            ├─ systemd itself, for a .socket that triggers the unit ───── socket-unit
+            ├─ a service, another manager's service, a container ──────── other-unit
+            ├─ a login's session, a scope, a slice, nothing ───────────── orphan
+            └─ may not be looked at ───────────────────────────────────── unknown
+
+Nothing here guesses: what cannot be told is `unknown`, and `unknown` never passes. When it is in doubt whose a
+process is, the role is one that must not be ended.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Collection
+from dataclasses import dataclass
+from typing import Protocol
+
+from runbook.host.cgroups import Kind, Place, unit_of
+from runbook.host.facts import ActiveState, Holder, Listener, PortOwnership, Process, Role, Unit
+from runbook.model import Port, Verdict
+
+LOOKS = 5
+"""How often a look is repeated when the sockets changed under it; a port that still changes is unknown."""
+
+START_SLACK = 0.05
+"""Seconds by which a process may seem older than its invocation: /proc counts in ticks of 10 ms."""
+
+
+class Scan(Protocol):
+    """Which processes hold which sockets, and how many processes could not be looked into."""
+
+    @property
+    def holders(self) -> dict[int, set[int]]: ...  # noqa: D102
+
+    @property
+    def hidden(self) -> int: ...  # noqa: D102
+
+
+class Kernel(Protocol):
+    """The kernel's side of the judgement."""
+
+    def listeners(self, port: Port) -> tuple[Listener, ...]:
+        """Every socket that listens on the port."""
+
+    def holders(self, inodes: Collection[int]) -> Scan:
+        """Every process that holds one of these sockets."""
+
+    def read(self, pid: int) -> Process | None:
+        """One look at a process; None when it is gone."""
+
+    def spared(self, process: Process) -> str:
+        """Why this process may never be ended, or nothing."""
+
+
+LiveState = Callable[[str], ActiveState | None]
+"""Tells the state of a unit of the same manager; None where the manager does not know it."""
+
+
+@dataclass(frozen=True)
+class Judge:
+    """Judges the ports of one unit, as it stands at this moment."""
+
+    unit: Unit
+    kernel: Kernel
+    live: LiveState
+    manager_uid: int | None = None
+    """None for the system's manager, else the user whose manager runs the unit."""
+
+    def judge(self, port: Port) -> PortOwnership:
+        """Say who listens on `port`. The sockets are read before and after the holders, until both agree."""
+        if self._own_network:
+            return self._unseen_network(port)
+        for _ in range(LOOKS):
+            listeners = self.kernel.listeners(port)
+            if not listeners:
+                return PortOwnership(port, Verdict.NOT_LISTENING, f"nobody listens on port {port}")
+            scan = self.kernel.holders({listener.inode for listener in listeners})
+            holders = self._holders(listeners, scan.holders)
+            again = self.kernel.listeners(port)
+            if {listener.inode for listener in again} != {listener.inode for listener in listeners}:
+                continue
+            seen = {listener for holder in holders for listener in holder.sockets}
+            unseen = tuple(listener for listener in listeners if listener not in seen)
+            return self._verdict(port, listeners, holders, unseen, scan.hidden)
+        return PortOwnership(
+            port, Verdict.OWNER_UNKNOWN, f"the sockets of port {port} change faster than they can be looked at"
+        )
+
+    @property
+    def _own_network(self) -> bool:
+        return self.unit.private_network or bool(self.unit.network_namespace_path)
+
+    def _unseen_network(self, port: Port) -> PortOwnership:
+        # A port number of the host says nothing about a unit in a network of its own.
+        if not self.unit.runs:
+            return PortOwnership(port, Verdict.NOT_LISTENING, f"{self.unit.name} has a network of its own and is down")
+        return PortOwnership(
+            port,
+            Verdict.OWNER_UNKNOWN,
+            f"{self.unit.name} has a network namespace of its own, which this version does not look into",
+        )
+
+    def _holders(self, listeners: tuple[Listener, ...], held: dict[int, set[int]]) -> tuple[Holder, ...]:
+        holders = []
+        for pid, inodes in sorted(held.items()):
+            process = self.kernel.read(pid)
+            if process is None:
+                continue  # It ended meanwhile; if its socket lives on, somebody else holds it or it is unseen.
+            sockets = tuple(listener for listener in listeners if listener.inode in inodes)
+            holders.append(self._holder(process, sockets))
+        return tuple(holders)
+
+    def _holder(self, process: Process, sockets: tuple[Listener, ...]) -> Holder:
+        role, unit, why, spared = self._role(process)
+        if role in (Role.ORPHAN, Role.LEFTOVER):
+            spared = self.kernel.spared(process)
+        return Holder(process, role, unit, why, sockets, spared)
+
+    def _role(self, process: Process) -> tuple[Role, str, str, str]:
+        """Give the role, the name of where it lives, the fact that decided, and why it must live, if it must."""
+        if not process.cgroup:
+            return Role.UNKNOWN, "", "its cgroup may not be read", "whose it is cannot be seen"
+        place = unit_of(process.cgroup)
+        if self._in_unit(process, place):
+            return self._of_this_unit(process)
+        if process.pid == 1 or place.kind is Kind.MANAGER:
+            return self._of_a_manager(process, place)
+        if place.container:
+            name = place.unit or process.cgroup
+            return Role.OTHER_UNIT, name, "it runs in a container", f"it belongs to the container {name}"
+        if place.kind is Kind.SERVICE:
+            return self._of_another_service(place)
+        where = place.unit or "no unit"
+        if place.kind is Kind.SESSION:
+            return Role.ORPHAN, where, f"it was started in a login ({where}), by no service", ""
+        return Role.ORPHAN, where, f"it is in {where}, which is no service", ""
+
+    def _in_unit(self, process: Process, place: Place) -> bool:
+        group = self.unit.control_group
+        if group:
+            return process.cgroup == group or process.cgroup.startswith(group + "/")
+        # The unit is down and systemd has forgotten its cgroup: only the name is left to go by.
+        return (
+            place.kind is Kind.SERVICE
+            and place.user_uid == self.manager_uid
+            and place.unit in {self.unit.name, *self.unit.names}
+        )
+
+    def _of_this_unit(self, process: Process) -> tuple[Role, str, str, str]:
+        name = self.unit.name
+        if not self.unit.runs:
+            return Role.LEFTOVER, name, f"it outlived {name}, which is {self.unit.active_state}", ""
+        line = self._line(process)
+        # Descent first: a manager inside the unit (Delegate=) gives its own services INVOCATION_IDs of their own.
+        # No leftover descends from the current main process.
+        for ancestor in line:
+            if ancestor.pid in (self.unit.main_pid, self.unit.control_pid):
+                how = "is" if ancestor is process else "descends from"
+                return Role.CURRENT, name, f"it {how} the main process, PID {ancestor.pid}", ""
+        for ancestor in line:
+            if ancestor.invocation_id:
+                of = "its" if ancestor is process else f"its ancestor PID {ancestor.pid}'s"
+                if ancestor.invocation_id == self.unit.invocation_id:
+                    return Role.CURRENT, name, f"{of} INVOCATION_ID is the current one", ""
+                return Role.LEFTOVER, name, f"{of} INVOCATION_ID is {ancestor.invocation_id}, an earlier one", ""
+        # CLOCK_BOOTTIME runs on while the machine sleeps, systemd's monotonic stamps do not.
+        slept = time.clock_gettime(time.CLOCK_BOOTTIME) - time.clock_gettime(time.CLOCK_MONOTONIC)
+        began = self.unit.inactive_exit_monotonic / 1e6 + slept
+        if process.started >= began - START_SLACK:
+            return Role.CURRENT, name, "it started after the current invocation began", ""
+        return Role.LEFTOVER, name, "it started before the current invocation began", ""
+
+    def _line(self, process: Process) -> list[Process]:
+        """Give the process and those of its ancestors that are in the unit as well, nearest first."""
+        line = [process]
+        while len(line) < 64 and (parent := self.kernel.read(line[-1].ppid)) is not None:
+            if parent.pid == self.unit.main_pid:
+                line.append(parent)
+                break
+            if not self._in_unit(parent, unit_of(parent.cgroup)):
+                break
+            line.append(parent)
+        return line
+
+    def _of_a_manager(self, process: Process, place: Place) -> tuple[Role, str, str, str]:
+        mine = process.pid == 1 if self.manager_uid is None else place.user_uid == self.manager_uid
+        sockets = [name for name in self.unit.triggered_by if name.endswith(".socket")]
+        if mine and sockets:
+            return Role.SOCKET_UNIT, sockets[0], f"systemd listens for {sockets[0]}, which starts this unit", ""
+        who = "systemd" if process.pid == 1 else f"the manager of user {process.user}"
+        return Role.OTHER_UNIT, place.unit or "init.scope", f"{who} listens for another socket unit", f"it is {who}"
+
+    def _of_another_service(self, place: Place) -> tuple[Role, str, str, str]:
+        if place.user_uid != self.manager_uid:
+            owner = "the system's manager" if place.user_uid is None else f"the manager of user {place.user_uid}"
+            return Role.OTHER_UNIT, place.unit, f"it is a service of {owner}", f"{place.unit} is a service of {owner}"
+        state = self.live(place.unit)
+        if state in (None, ActiveState.INACTIVE, ActiveState.FAILED):
+            # Nobody's by the letter; but whose it was is known, and that one's keeper is to be asked.
+            gone = f"it was left over by {place.unit}, which is {state or 'not loaded'}"
+            return Role.OTHER_UNIT, place.unit, gone, gone
+        return Role.OTHER_UNIT, place.unit, f"{place.unit} is {state}", f"{place.unit} is a live service"
+
+    def _verdict(
+        self,
+        port: Port,
+        listeners: tuple[Listener, ...],
+        holders: tuple[Holder, ...],
+        unseen: tuple[Listener, ...],
+        hidden: int,
+    ) -> PortOwnership:
+        roles = {holder.role for holder in holders}
+        unit = self.unit.name
+        ours = [h for h in holders if h.role is Role.CURRENT]
+        others = [h for h in holders if h.role not in (Role.CURRENT, Role.SOCKET_UNIT)]
+
+        def judged(verdict: Verdict, reason: str) -> PortOwnership:
+            return PortOwnership(port, verdict, reason, listeners, holders, unseen)
+
+        if ours and others and roles & {Role.OTHER_UNIT, Role.ORPHAN, Role.LEFTOVER}:
+            return judged(Verdict.PORT_SHARED, f"port {port} is held by {unit} and by {_people(others)}")
+        if Role.OTHER_UNIT in roles:
+            them = [h for h in others if h.role is Role.OTHER_UNIT]
+            return judged(Verdict.OTHER_UNIT_HOLDS_PORT, f"port {port} is held by {_people(them)}")
+        if Role.UNKNOWN in roles or unseen:
+            return judged(Verdict.OWNER_UNKNOWN, self._why_unknown(port, unseen))
+        if Role.ORPHAN in roles:
+            return judged(Verdict.ORPHAN_HOLDS_PORT, f"port {port} is held by {_people(others)}: not this unit")
+        if Role.LEFTOVER in roles:
+            return judged(
+                Verdict.LEFTOVER_HOLDS_PORT, f"port {port} is held by {_people(others)}, left over from an earlier run"
+            )
+        if hidden and not self._made_by_unit(listeners, ours):
+            return judged(Verdict.OWNER_UNKNOWN, self._why_unknown(port, listeners))
+        if ours:
+            alone = f"PID {ours[0].process.pid}'s" if len(ours) == 1 else f"{unit}'s ({len(ours)} processes)"
+            return judged(Verdict.OWNED, f"port {port} is {alone} alone")
+        return judged(Verdict.OWNED, f"systemd listens on port {port} for {unit}")
+
+    def _made_by_unit(self, listeners: tuple[Listener, ...], ours: list[Holder]) -> bool:
+        # Not everyone may look into every process. The kernel tells everyone, though, in which cgroup a socket
+        # was made (INET_DIAG_CGROUP_ID, Linux 5.8): a second witness where the first is half blind.
+        group = self.unit.control_group_id
+        return bool(ours) and bool(group) and all(listener.cgroup_id == group for listener in listeners)
+
+    def _why_unknown(self, port: Port, unseen: tuple[Listener, ...]) -> str:
+        uids = sorted({listener.uid for listener in unseen})
+        of = f" (made by uid {', '.join(map(str, uids))})" if uids else ""
+        return f"who holds port {port}{of} cannot be seen; run it as root to see every process"
+
+
+def _people(holders: Collection[Holder]) -> str:
+    """Name holders for a sentence: "PID 74 (openclaw), in session-9.scope of user agentops"."""
+    named = [f"{h.process}, in {h.unit} of user {h.process.user}" for h in list(holders)[:3]]
+    more = len(holders) - len(named)
+    return "; ".join(named) + (f" and {more} more" if more else "")

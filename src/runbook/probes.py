@@ -1,0 +1,80 @@
+"""What a `probes` list may hold: `tcp`, `http` and `run`, each asked from this machine, each with a time-out."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+
+from pydantic import Field, model_validator
+
+from runbook.fields import Headers, Pattern, PortField, Shell, Span, Text, WholeList
+from runbook.host.facts import Command, HttpProbe, TcpProbe
+from runbook.step import Document, RunState
+
+LOOPBACK = "127.0.0.1"
+
+
+class TcpFields(Document):
+    """Connects to a port, and is content when the connection stands."""
+
+    port: PortField = Field(..., description="A port of this machine, or ADDRESS:NUMBER.")
+    timeout: Span = Field(5.0, description="How long one try may take.")
+
+    def question(self, run: RunState) -> TcpProbe:
+        """Make what is asked."""
+        return TcpProbe(self.port.address or LOOPBACK, self.port.number)
+
+
+class HttpFields(Document):
+    """Asks an HTTP server once, with GET."""
+
+    url: Text = Field(..., description="What is asked: http:// or https://.")
+    status: WholeList = Field((200,), description="The statuses that are good, one or a list.")
+    body: Pattern | None = Field(None, description="A pattern to be found in the answer.")
+    headers: Headers = Field(default_factory=dict, description="What is sent along.")
+    timeout: Span = Field(5.0, description="How long one try may take.")
+
+    @model_validator(mode="after")
+    def _speaks_http(self) -> HttpFields:
+        if "${{" not in self.url and not re.match(r"https?://[^/\s]+", self.url):
+            raise ValueError(f"`{self.url}` is no URL to ask; write http://127.0.0.1:8080/health")
+        return self
+
+    def question(self, run: RunState) -> HttpProbe:
+        """Make what is asked."""
+        return HttpProbe(self.url, self.status, self.body or "", tuple(self.headers.items()))
+
+
+class RunFields(Document):
+    """Runs a command that merely looks, and is content when it ends with status 0."""
+
+    run: Shell = Field(..., description="The command: a string for `/bin/sh -e`, or a list of its arguments.")
+    user: Text = Field("", description="Who runs it; by default who runs `runbook`.")
+    cwd: Text = Field("", description="Where it starts; by default the runbook's folder.")
+    env: Mapping[str, Text] = Field(default_factory=dict, description="What is added to its environment.")
+    timeout: Span = Field(5.0, description="How long one try may take.")
+
+    def question(self, run: RunState) -> Command:
+        """Make what is asked."""
+        return run.command(self.run, timeout=self.timeout, user=self.user, cwd=self.cwd, env=self.env)
+
+
+class Probe(Document):
+    """One entry of `probes`: exactly one kind of probe."""
+
+    tcp: TcpFields | None = None
+    http: HttpFields | None = None
+    run: RunFields | None = None
+
+    @model_validator(mode="after")
+    def _one_kind(self) -> Probe:
+        if len([kind for kind in (self.tcp, self.http, self.run) if kind is not None]) != 1:
+            raise ValueError("a probe is exactly one of `tcp`, `http` and `run`")
+        return self
+
+    @property
+    def asks(self) -> TcpFields | HttpFields | RunFields:
+        """The one kind that it is."""
+        kind = self.tcp or self.http or self.run
+        assert kind is not None
+        return kind

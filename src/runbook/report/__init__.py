@@ -1,0 +1,1 @@
+"""Events made visible: text for people, JSON lines for programs."""

@@ -1,0 +1,175 @@
+"""What the names in a template stand for, and which of them are known by now."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+
+from runbook.errors import RunbookError
+from runbook.model import Port
+
+FACTS = ("status", "changed", "verdict", "output")
+"""What `steps.<id>` tells of every step; of an update also `from` and `to`."""
+ROOTS = ("vars", "env", "unit", "port", "host", "run", "steps", "to", "from")
+
+Value = str | tuple[str, ...]
+"""What a name stands for: a text, or a list of texts."""
+
+
+class TemplateError(RunbookError, ValueError):
+    """A template is wrong, or what it asks for does not exist."""
+
+
+class Word(str):
+    """A text as an expression sees it: `false`, `no`, `off`, `0` and nothing at all count as false.
+
+    Everything a runbook knows is text, so a comparison with `true`, `false` or a number compares what is meant.
+    """
+
+    __slots__ = ()
+
+    def __bool__(self) -> bool:
+        return self.lower() not in ("", "0", "false", "no", "off")
+
+    def __eq__(self, other: object) -> bool:
+        if isinstance(other, bool):
+            return bool(self) is other
+        return str(self) == str(other) if isinstance(other, (str, int, float)) else NotImplemented
+
+    def __ne__(self, other: object) -> bool:
+        return not self == other
+
+    __hash__ = str.__hash__
+
+
+@dataclass(frozen=True)
+class Reference:
+    """A name in an expression, `steps.wait-ready.changed`: the root and what follows, without the dots."""
+
+    root: str
+    path: tuple[str, ...]
+
+    def __str__(self) -> str:
+        return ".".join((self.root, *self.path))
+
+
+@dataclass(frozen=True)
+class Scope:
+    """What the names of a template stand for, and which of them are known by now.
+
+    While a file is read `results` is None: then `run.id` and `steps.…` are not known yet, and only steps in
+    `before` (id to what can be asked of it) may be referred to. In a run `results` holds what is known of the
+    steps; one that is missing there has not run and tells nothing, unless the scope is `partial`, for a plan:
+    then what asks for it stays as it is. `offers` are names that a step itself can tell, some of them already
+    in `own`. `roots` are the names that have a place here at all.
+    """
+
+    vars: Mapping[str, Value] = field(default_factory=dict)
+    env: Mapping[str, str] = field(default_factory=dict)
+    host: str = ""
+    unit: str | None = None
+    port: tuple[Port, ...] = ()
+    roots: tuple[str, ...] = ROOTS
+    before: Mapping[str, frozenset[str]] = field(default_factory=dict)
+    later: frozenset[str] = frozenset()
+    offers: tuple[str, ...] = ()
+    own: Mapping[str, str] = field(default_factory=dict)
+    run_id: str | None = None
+    results: Mapping[str, Mapping[str, str]] | None = None
+    partial: bool = False
+
+    def during(
+        self, run_id: str, results: Mapping[str, Mapping[str, str]], *, partial: bool = False
+    ) -> Scope:
+        """Give the scope of a run. `results` may go on growing; each holds `status`, `changed`, … as texts."""
+        return replace(self, run_id=run_id, results=results, partial=partial)
+
+    def of_step(self, unit: object, port: object, offers: tuple[str, ...] = ()) -> Scope:
+        """Give the scope inside a step, whose own unit and port come before those of the file."""
+        return replace(
+            self,
+            unit=unit if isinstance(unit, str) else self.unit,
+            port=port if isinstance(port, tuple) and port else self.port,
+            offers=offers,
+        )
+
+    def look_up(self, reference: Reference) -> Value | None:
+        """Give what a name stands for, or None where it is not known yet.
+
+        Raises TemplateError for a name that stands for nothing.
+        """
+        root, path = reference.root, reference.path
+        if root not in self.roots:
+            raise TemplateError(f"`{reference}` cannot be used here; {listed(self.roots)} can")
+        if root == "vars":
+            return self._named(reference, self.vars)
+        if root == "env":
+            return self._named(reference, self.env)
+        if root == "steps":
+            return self._of_step(reference)
+        if root == "run":
+            if path != ("id",):
+                raise TemplateError(f"`{reference}` is not defined; of the run there is `run.id`")
+            return self.run_id
+        if path:
+            raise TemplateError(f"`{root}` is a single value; `{reference}` is not defined")
+        if root in ("to", "from"):
+            if root not in self.offers:
+                raise TemplateError(f"`{root}` is only known inside an update; write `steps.ID.{root}` after it")
+            return self.own.get(root)
+        if root == "host":
+            return self.host
+        if root == "unit":
+            if self.unit is None:
+                raise TemplateError("`unit` is not defined; name it at the top of the file")
+            return self.unit
+        if not self.port:
+            raise TemplateError("`port` is not defined; name it at the top of the file")
+        numbers = tuple(str(port.number) for port in self.port)
+        return numbers[0] if len(numbers) == 1 else numbers
+
+    def _named(self, reference: Reference, names: Mapping[str, Value]) -> Value:
+        name = ".".join(reference.path)
+        if not name:
+            raise TemplateError(f"`{reference.root}` holds many values; write `{reference.root}.NAME`")
+        if name not in names:
+            if reference.root == "env":
+                raise TemplateError(
+                    f"environment variable `{name}` is not set; set it, or write `env.{name} | default('…')`"
+                )
+            raise TemplateError(f"`{reference}` is not defined{near(name, names, 'vars.')}")
+        return names[name]
+
+    def _of_step(self, reference: Reference) -> Value | None:
+        *parts, fact = reference.path or ("",)
+        step = ".".join(parts)
+        if not step:
+            raise TemplateError(f"`{reference}` names no value; write `steps.ID.{fact or FACTS[0]}`")
+        if self.results is not None:
+            if step in self.results or not self.partial:
+                return self.results.get(step, {}).get(fact, "")
+            return None
+        if step in self.before:
+            if fact not in self.before[step]:
+                told = listed(name for name in (*FACTS, "from", "to") if name in self.before[step])
+                raise TemplateError(f"step `{step}` has no `{fact}`; it has {told}")
+            return None
+        if step in self.later:
+            raise TemplateError(f"step `{step}` does not come before this one; a step can only look back")
+        whole = ".".join(reference.path)
+        if whole in self.before:
+            raise TemplateError(f"`{reference}` is a step; write `{reference}.{FACTS[0]}`, or another of its values")
+        raise TemplateError(f"no step has the id `{step}`{near(step, (*self.before, *self.later))}")
+
+
+def near(word: str, words: Iterable[str], prefix: str = "") -> str:
+    """Suggest what was meant: "; did you mean `version`?", or nothing."""
+    close = difflib.get_close_matches(word, list(words), n=1)
+    return f"; did you mean `{prefix}{close[0]}`?" if close else ""
+
+
+def listed(words: Iterable[str]) -> str:
+    """Name several things in a sentence: "`a`, `b` and `c`"."""
+    *most, last = [f"`{word}`" for word in words] or ["nothing"]
+    return f"{', '.join(most)} and {last}" if most else last

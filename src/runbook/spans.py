@@ -1,0 +1,74 @@
+"""Time spans as systemd writes them: "2min 30s", "500ms", "1.5h"; a bare number is seconds."""
+
+from __future__ import annotations
+
+import re
+
+_UNITS = {
+    1e-6: ("us", "usec", "µs", "μs"),
+    1e-3: ("ms", "msec"),
+    1.0: ("", "s", "sec", "second", "seconds"),
+    60.0: ("m", "min", "minute", "minutes"),
+    3600.0: ("h", "hr", "hour", "hours"),
+    86400.0: ("d", "day", "days"),
+    604800.0: ("w", "week", "weeks"),
+    2629800.0: ("M", "month", "months"),
+    31557600.0: ("y", "year", "years"),
+}
+"""The words of systemd.time(7), by their length in seconds: a month is 30.44 days, a year 365.25."""
+
+_SECONDS = {word: seconds for seconds, words in _UNITS.items() for word in words}
+_PIECE = re.compile(r"(\d+(?:\.\d*)?|\.\d+)\s*([A-Za-zµμ]*)\s*", re.ASCII)
+
+LONGEST = 100 * 31557600.0
+"""A hundred years: what is longer was not meant."""
+
+_TENTH = 0.1
+_MINUTE = 60.0
+_STEPS = ((86400, "d"), (3600, "h"), (60, "min"), (1, "s"))
+
+
+def parse_span(text: str) -> float:
+    """Read a time span, in seconds.
+
+    Raises ValueError with a sentence for people, also for a negative one and for `infinity`: every wait of a
+    runbook has an end. The grammar is that of systemd.time(7), PARSING TIME SPANS.
+    """
+    total, at, bare = 0.0, 0, text.strip()
+    while at < len(bare):
+        piece = _PIECE.match(bare, at)
+        if piece is None or piece[2] not in _SECONDS:
+            break
+        total += float(piece[1]) * _SECONDS[piece[2]]
+        at = piece.end()
+    if not bare or at < len(bare):
+        raise ValueError(f"cannot read time span `{_shown(text)}`; write 5s, 2min, 1h 30min")
+    if total > LONGEST:
+        raise ValueError(f"time span `{_shown(text)}` is longer than a hundred years; write 5s, 2min, 1h 30min")
+    return total
+
+
+def format_span(seconds: float) -> str:
+    """Write seconds as people read them: "40ms", "0.4s", "41s", "1min 30s", "2h 11min".
+
+    Below a minute it is exact to a tenth of a second, above to the smaller of the two units that it shows.
+    """
+    if 0 < seconds < _TENTH:
+        return f"{max(1, round(seconds * 1000))}ms"
+    tenths = round(max(0.0, seconds), 1)
+    if tenths < _MINUTE:
+        return f"{tenths:.1f}".removesuffix(".0") + "s"
+    left, pieces = round(seconds), []
+    for size, unit in _STEPS:
+        count, left = divmod(left, size)
+        if count:
+            pieces.append(f"{count}{unit}")
+        elif pieces:
+            break
+        if len(pieces) == 2:  # noqa: PLR2004
+            break
+    return " ".join(pieces)
+
+
+def _shown(text: str) -> str:
+    return text if len(text) <= 40 else text[:37] + "..."  # noqa: PLR2004

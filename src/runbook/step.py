@@ -1,0 +1,249 @@
+"""What a step type is, what a runbook is, and how a step type is found.
+
+A step type is a model whose fields are its YAML keys. It holds no state: whatever it must remember between two
+looks lives in its `Memory`. The engine asks `check` again and again, calls `apply` when there is something to
+do, and waits in between:
+
+    check ──HOLDS────────► done (`changed` if apply ran, else `ok`)
+      ▲  ├──TO_DO──► apply ──┐
+      │  ├──NOT_YET─► wait ──┤   until the step's time-out
+      │  ├──FAILS────► failed │
+      └──┼────────────────────┘
+         └──LEFT_ALONE─► the run ends `still-starting`
+
+`apply` makes one move and never waits. It may be cut short and may run twice: `check` sees what is there.
+"""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+from typing import Any, ClassVar, Generic, Literal, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from runbook.fields import Expression, Flag, Number, PortList, Span, StepId, Text, UnitName, Words, Whole
+from runbook.host.facts import Command
+from runbook.host.ports import Host, HostView
+from runbook.model import Finding, Impact, Verdict, fails
+
+
+@dataclass
+class RunState:
+    """What all steps of a run share.
+
+    `outputs` is the folder that takes what commands print; None in a dry run, where no command is started.
+    `starts` remembers by which invocation the run last started each unit.
+    """
+
+    id: str
+    folder: Path
+    env: Mapping[str, str] = field(default_factory=dict)
+    outputs: Path | None = None
+    starts: dict[str, str] = field(default_factory=dict)
+    asked: int = 0
+
+    def new_question(self) -> int:
+        """Give a number that makes a question another one than all those before it."""
+        self.asked += 1
+        return self.asked
+
+    def command(
+        self,
+        run: str | tuple[str, ...],
+        *,
+        timeout: float,
+        user: str = "",
+        cwd: str = "",
+        env: Mapping[str, str] | None = None,
+        output: str = "",
+    ) -> Command:
+        """Make a command of a step's field: a string is a script for `/bin/sh -e`, a tuple is argv.
+
+        A relative `cwd` counts from the runbook's folder, which is also the default. `output` is a file name.
+        """
+        argv = ("/bin/sh", "-e", "-c", run) if isinstance(run, str) else run
+        target = str(self.outputs / output) if self.outputs and output else ""
+        merged = {**self.env, **(env or {})}
+        return Command(argv, user, str(self.folder / cwd), merged, timeout, target)
+
+
+@dataclass
+class Memory:
+    """What a step remembers from one look to the next. A step type adds fields, of what JSON can hold."""
+
+    run: RunState
+    id: str = ""
+
+
+M = TypeVar("M", bound=Memory)
+
+
+def key_of(name: str) -> str:
+    """Turn a field's name into its YAML key: `on_failure` into `on-failure`."""
+    return name.replace("_", "-")
+
+
+@dataclass(frozen=True)
+class Remedy:
+    """Steps that a step holds as data, for the engine to carry out: check, fix, check again."""
+
+    checks: tuple[Step[Any], ...]
+    fixes: tuple[Step[Any], ...]
+    rounds: int
+
+
+class Document(BaseModel):
+    """A part of a runbook file: kebab-case keys, nothing unknown, nothing changed after it was read."""
+
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, alias_generator=key_of, populate_by_name=True, arbitrary_types_allowed=True
+    )
+
+
+class Step(Document, Generic[M]):
+    """The contract of a step type, and the fields that every step has."""
+
+    kind: ClassVar[str] = ""
+    """Its name in YAML; the file's name with dashes."""
+    impact: ClassVar[Impact] = Impact.MUTATING
+    """What it does to the machine at most."""
+    needs: ClassVar[tuple[str, ...]] = ()
+    """Fields (`unit`, `port`) that must stand here or at the top of the file."""
+    takes: ClassVar[tuple[str, ...]] = ()
+    """Fields (`unit`, `port`) that are filled from the top of the file where the step is silent."""
+    remembers: ClassVar[type[Memory]] = Memory
+    """The class of its memory."""
+    fails_as: ClassVar[Verdict] = Verdict.TIMED_OUT
+    """The verdict where the machine refuses in a way that says no more."""
+    brings_units: ClassVar[bool] = False
+    """Whether it may bring a unit into being, as a command may."""
+    settled: ClassVar[bool] = False
+    """Whether it will act whatever the steps before it do: a plan can then promise it."""
+
+    id: StepId | None = Field(None, description="What templates and messages call it; the type, then `type-2`, …")
+    name: Text | None = Field(None, description="What people read instead of the type.")
+    when: Expression | None = Field(None, description="An expression; the step is skipped where it is false.")
+    retries: Whole = Field(0, description="Extra tries after a failed one.")
+    delay: Span = Field(1.0, description="The pause before the first extra try.")
+    backoff: Number = Field(1.0, ge=1, description="What the pause is multiplied by from try to try.")
+    max_delay: Span = Field(60.0, description="What the pause never exceeds.")
+    timeout: Span | None = Field(None, description="How long one try may take.")
+    on_failure: Literal["abort", "continue"] = Field("abort", description="Whether the run ends when it fails.")
+    secret: Flag = Field(False, description="Keep its output out of the records.")
+
+    def memory(self, run: RunState) -> M:
+        """Make the memory of a new try."""
+        return self.remembers(run, self.id or self.kind)  # type: ignore[return-value]
+
+    def check(self, view: HostView, memory: M) -> Finding:
+        """Say where this step stands, by looking only."""
+        raise NotImplementedError
+
+    def glance(self, view: HostView, memory: M) -> Finding:
+        """Say how it looks at this moment, for a dry run and `runbook check`: no window, no patience."""
+        return self.check(view, memory)
+
+    def apply(self, host: Host, memory: M) -> None:
+        """Make the move that `check` called TO_DO. Raises HostError when the machine refuses."""
+        raise NotImplementedError
+
+    def time_limit(self, view: HostView) -> float:
+        """Give how long one try may take, in seconds."""
+        assert self.timeout is not None, f"{self.kind} has no default time-out"
+        return self.timeout
+
+    def timed_out(self, view: HostView, memory: M, last: Finding) -> Finding:
+        """Say what it means that the time is over, given what was last seen."""
+        return fails(Verdict.TIMED_OUT, f"not finished in time: {last.reason}", **last.evidence)
+
+    def let_go(self, host: Host, memory: M) -> None:
+        """Stop what a try had started, after a time-out or an interruption. May be called at any moment."""
+
+    def remedy(self) -> Remedy | None:
+        """Give the steps it holds, if it is one that holds steps."""
+        return None
+
+    def impact_here(self) -> Impact:
+        """What this very step does to the machine, its fields considered."""
+        return self.impact
+
+    def units(self) -> tuple[str, ...]:
+        """The units it acts on or judges."""
+        unit = getattr(self, "unit", None)
+        return (unit,) if isinstance(unit, str) else ()
+
+    @property
+    def title(self) -> str:
+        """What a person calls it."""
+        return self.name or self.kind
+
+    def walk(self) -> Iterator[Step[Any]]:
+        """Give it and every step that it holds."""
+        yield self
+        if remedy := self.remedy():
+            for nested in (*remedy.checks, *remedy.fixes):
+                yield from nested.walk()
+
+
+class Runbook(Document):
+    """A whole file, checked. Its steps have their ids, units and ports filled in."""
+
+    format: Literal[1] = 1
+    name: Text = ""
+    description: Text = ""
+    unit: UnitName | None = None
+    scope: Literal["system", "user"] = "system"
+    port: PortList = ()
+    vars: Mapping[str, Any] = Field(default_factory=dict)
+    env: Mapping[str, Text] = Field(default_factory=dict)
+    secrets: Words = ()
+    timeout: Span | None = None
+    steps: tuple[Step[Any], ...]
+    rollback: Literal["off", "auto"] | tuple[Step[Any], ...] = "off"
+    always: tuple[Step[Any], ...] = ()
+
+    path: str = Field("", exclude=True)
+    """The file as it was named, for messages; `-` for standard input."""
+    folder: Path = Field(Path(), exclude=True)
+    """Where commands start."""
+    text: str = Field("", exclude=True)
+    """The file as it was read."""
+
+    @property
+    def title(self) -> str:
+        """What a person calls it."""
+        return self.name or Path(self.path).name
+
+    def walk(self) -> Iterator[Step[Any]]:
+        """Give every step of the file, nested ones too, in order."""
+        listed = self.rollback if isinstance(self.rollback, tuple) else ()
+        for step in (*self.steps, *listed, *self.always):
+            yield from step.walk()
+
+
+@cache
+def registry() -> Mapping[str, type[Step[Any]]]:
+    """Find the step types: each module of `runbook.steps` holds one, and is called as it is.
+
+    Raises ImportError for a file that holds none, or one of another name: a step type that silently is not
+    there would read as a mistake in the runbook.
+    """
+    package = importlib.import_module("runbook.steps")
+    found: dict[str, type[Step[Any]]] = {}
+    for entry in pkgutil.iter_modules(package.__path__):
+        module = importlib.import_module(f"runbook.steps.{entry.name}")
+        kind = entry.name.replace("_", "-")
+        types = [
+            value
+            for value in vars(module).values()
+            if isinstance(value, type) and issubclass(value, Step) and value.__module__ == module.__name__
+        ]
+        if [t.kind for t in types] != [kind]:
+            raise ImportError(f"{module.__name__} must hold one step type, of kind {kind!r}")
+        found[kind] = types[0]
+    return dict(sorted(found.items()))

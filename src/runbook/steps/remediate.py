@@ -1,0 +1,32 @@
+"""`remediate`: checks; where one fails, a fix, and the checks again."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+from pydantic import Field
+
+from runbook.fields import Span, Whole
+from runbook.model import Verdict
+from runbook.step import Memory, Remedy, Step
+
+
+class Remediate(Step[Memory]):
+    """Until every check holds, at most `rounds` times: run the fix, then the checks again.
+
+    Checks that hold the first time leave the machine untouched. Before the first fix, all of its steps are
+    looked at: one that is bound to be refused fails the remediation before anything is stopped.
+    """
+
+    kind: ClassVar[str] = "remediate"
+    fails_as: ClassVar[Verdict] = Verdict.NOT_MENDED
+
+    check_steps: tuple[Step[Any], ...] = Field(
+        ..., alias="check", description="Steps that merely read; all must hold."
+    )
+    fix: tuple[Step[Any], ...] = Field(..., description="Steps that mend, in order.")
+    rounds: Whole = Field(1, ge=1, description="How often the fix may be tried.")
+    timeout: Span | None = Field(None, description="How long all of it may take; its steps have their own limits.")
+
+    def remedy(self) -> Remedy:  # noqa: D102
+        return Remedy(self.check_steps, self.fix, self.rounds)

@@ -1,0 +1,31 @@
+"""`restart`: one restart job, after which another invocation has begun."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from runbook.host.facts import JobVerb, Unit
+from runbook.jobs import JobMemory, JobStep, begun
+from runbook.model import Finding, Verdict, fails, to_do
+
+
+class Restart(JobStep):
+    """Restart the unit, and see a new invocation with a main process.
+
+    Whether that lives is the question of wait-ready: systemd calls the restart of a Type=simple unit done as
+    soon as the process is forked (systemd.service(5)).
+    """
+
+    kind: ClassVar[str] = "restart"
+    verb: ClassVar[JobVerb] = JobVerb.RESTART
+    settled: ClassVar[bool] = True
+
+    def wanted(self, unit: Unit) -> Finding:  # noqa: D102
+        return to_do(Verdict.JOB_DONE, f"restart {unit.name}, now {unit.describe()}", **unit.evidence())
+
+    def judge(self, unit: Unit, memory: JobMemory) -> Finding:  # noqa: D102
+        return begun(unit, memory) or fails(
+            Verdict.NOT_RESTARTED,
+            f"systemd calls the restart done, but {unit.name} still runs the invocation from before",
+            **unit.evidence(),
+        )

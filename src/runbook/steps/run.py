@@ -1,0 +1,62 @@
+"""`run`: any other command."""
+
+from __future__ import annotations
+
+import re
+from typing import ClassVar
+
+from pydantic import Field
+
+from runbook.commands import CommandMemory, CommandStep, brief, failed
+from runbook.fields import Flag, Pattern, Span
+from runbook.host.facts import Question
+from runbook.host.ports import Host, HostView
+from runbook.model import Finding, Impact, Verdict, Wake, fails, holds, not_yet, to_do
+
+
+class Run(CommandStep[CommandMemory]):
+    """Run a command in a transient unit of its own, and see it end with status 0.
+
+    A command with `read-only: true` is one that merely looks: it runs as a child of this program, in the dry run
+    and in `runbook check` too.
+    """
+
+    kind: ClassVar[str] = "run"
+
+    read_only: Flag = Field(False, description="It changes nothing, so that a dry run may run it as well.")
+    expect_output: Pattern | None = Field(None, description="A pattern to be found in what it prints.")
+    timeout: Span | None = Field(300.0, description="How long one try may take.")
+
+    def impact_here(self) -> Impact:  # noqa: D102
+        return Impact.READ_ONLY if self.read_only else Impact.MUTATING
+
+    def check(self, view: HostView, memory: CommandMemory) -> Finding:  # noqa: D102
+        if self.read_only:
+            return self._observe(view, memory)
+        if memory.job is None:
+            return to_do(Verdict.COMMAND_DONE, f"run {brief(self.run)}")
+        if view.job(memory.job) is None:
+            return self.still_running(memory)
+        result = view.command_result(memory.job)
+        if not result.succeeded:
+            return failed(Verdict.COMMAND_FAILED, self.run, result)
+        return self._expected(result.output)
+
+    def apply(self, host: Host, memory: CommandMemory) -> None:  # noqa: D102
+        self.begin(host, memory)
+
+    def _observe(self, view: HostView, memory: CommandMemory) -> Finding:
+        limit = self.time_limit(view)
+        answer = view.ask(Question(self.command(memory, limit), asked=memory.asked, timeout=limit))
+        if answer is None:
+            return not_yet(Verdict.TIMED_OUT, f"waiting for {brief(self.run)}", Wake(pending=True))
+        if not answer.good:
+            return fails(Verdict.COMMAND_FAILED, f"{brief(self.run)} {answer.detail}", output=answer.output)
+        return self._expected(answer.output)
+
+    def _expected(self, output: str) -> Finding:
+        if self.expect_output is not None and not re.search(self.expect_output, output, re.MULTILINE):
+            return fails(
+                Verdict.COMMAND_FAILED, f"{brief(self.run)} did not print {self.expect_output}", output=output[-4000:]
+            )
+        return holds(Verdict.COMMAND_DONE, f"{brief(self.run)} ended with status 0", output=output[-4000:])

@@ -1,0 +1,28 @@
+"""`start`: one start job; a unit that runs is left as it is."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from runbook.host.facts import ActiveState, JobVerb, Unit
+from runbook.jobs import JobMemory, JobStep, begun, how_it_ended
+from runbook.model import Finding, Verdict, fails, holds, to_do
+
+UP = (ActiveState.ACTIVE, ActiveState.RELOADING, ActiveState.REFRESHING)
+
+
+class Start(JobStep):
+    """Start the unit. Whether what was started lives is the question of wait-ready."""
+
+    kind: ClassVar[str] = "start"
+    verb: ClassVar[JobVerb] = JobVerb.START
+
+    def wanted(self, unit: Unit) -> Finding:  # noqa: D102
+        if unit.active_state in UP and not unit.job:
+            return holds(Verdict.ALREADY_SO, f"{unit.name} is {unit.describe()} already", **unit.evidence())
+        return to_do(Verdict.JOB_DONE, f"start {unit.name}, now {unit.describe()}", **unit.evidence())
+
+    def judge(self, unit: Unit, memory: JobMemory) -> Finding:  # noqa: D102
+        return begun(unit, memory) or fails(
+            Verdict.JOB_FAILED, f"{unit.name} did not start: {how_it_ended(unit)}", **unit.evidence()
+        )

@@ -1,0 +1,33 @@
+"""`stop`: one stop job, after which the unit is down."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from runbook.host.facts import ActiveState, JobVerb, Unit
+from runbook.jobs import JobMemory, JobStep
+from runbook.model import Finding, Verdict, fails, holds, to_do
+
+DOWN = (ActiveState.INACTIVE, ActiveState.FAILED)
+
+
+class Stop(JobStep):
+    """Stop the unit, and wait until all of its processes that systemd ends are gone."""
+
+    kind: ClassVar[str] = "stop"
+    verb: ClassVar[JobVerb] = JobVerb.STOP
+
+    def wanted(self, unit: Unit) -> Finding:  # noqa: D102
+        if unit.active_state in DOWN and not unit.job:
+            return holds(Verdict.ALREADY_SO, f"{unit.name} is {unit.active_state} already", **unit.evidence())
+        return to_do(Verdict.JOB_DONE, f"stop {unit.name}, now {unit.describe()}", **unit.evidence())
+
+    def judge(self, unit: Unit, memory: JobMemory) -> Finding:  # noqa: D102
+        if unit.active_state in DOWN:
+            return holds(Verdict.JOB_DONE, f"{unit.name} is {unit.active_state}", **unit.evidence())
+        # A socket, a timer, a watchdog or a person: the unit was down, and is not any more.
+        return fails(
+            Verdict.UNIT_CHANGED,
+            f"{unit.name} was stopped and something else started it again; it is {unit.describe()}",
+            **unit.evidence(),
+        )

@@ -1,0 +1,54 @@
+"""`verify-port-owner`: the port is the unit's, and nobody else's."""
+
+from __future__ import annotations
+
+from typing import ClassVar, Literal
+
+from pydantic import Field
+
+from runbook.fields import PortList, Span, UnitName
+from runbook.host.facts import PortOwnership, Role, Unit
+from runbook.host.ports import HostView
+from runbook.model import Finding, Impact, Verdict, fails, holds
+from runbook.step import Memory, Step
+
+
+class VerifyPortOwner(Step[Memory]):
+    """See that every socket which listens on the port belongs to the unit's current invocation.
+
+    A main process with workers, or a wrapper with the server as its child, shares one socket among several
+    processes: all of them are the unit's. `owner: main-pid` is for a unit that must not do that.
+    """
+
+    kind: ClassVar[str] = "verify-port-owner"
+    impact: ClassVar[Impact] = Impact.READ_ONLY
+    takes: ClassVar[tuple[str, ...]] = ("unit", "port")
+    needs: ClassVar[tuple[str, ...]] = ("unit", "port")
+    fails_as: ClassVar[Verdict] = Verdict.OWNER_UNKNOWN
+
+    unit: UnitName | None = Field(None, description="The unit that must own the port.")
+    port: PortList = Field((), description="The port, or a list of ports.")
+    owner: Literal["unit", "main-pid"] = Field(
+        "unit", description="`unit`: any process of the current invocation; `main-pid`: MainPID and no other."
+    )
+    timeout: Span | None = Field(30.0, description="How long one try may take.")
+
+    def check(self, view: HostView, memory: Memory) -> Finding:  # noqa: D102
+        assert self.unit is not None
+        unit = view.unit(self.unit)
+        seen = [view.ownership(unit, port) for port in self.port]
+        facts = {"ports": [ownership.evidence() for ownership in seen], **unit.evidence()}
+        for ownership in seen:
+            verdict, reason = self._judge(unit, ownership)
+            if verdict is not Verdict.OWNED:
+                return fails(verdict, reason, **facts)
+        return holds(Verdict.OWNED, "; ".join(ownership.reason for ownership in seen), **facts)
+
+    def _judge(self, unit: Unit, ownership: PortOwnership) -> tuple[Verdict, str]:
+        if not ownership.owned or self.owner == "unit":
+            return ownership.verdict, ownership.reason
+        others = [h for h in ownership.holders if h.role is Role.CURRENT and h.process.pid != unit.main_pid]
+        if others or not ownership.holders:
+            who = ", ".join(str(holder.process) for holder in others) or "nobody"
+            return Verdict.OWNER_MISMATCH, f"port {ownership.port} is held by {who}, not by MainPID {unit.main_pid} alone"
+        return Verdict.OWNED, ownership.reason

@@ -1,0 +1,94 @@
+"""Fixtures for tests on a booted systemd.
+
+Every test that asks for `machine` runs on both suites. A machine is booted once for a module and a
+suite, so a test leaves it as it found it: no failed unit, no listening socket. Whoever breaks more
+than that asks for `fresh_machine`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from tests.machine.incident import Incident, remove_unit, stage
+from tests.machine.machine import Machine, until
+from tests.machine.tree import SUITES
+
+StartService = Callable[[str, str], str]
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Keeps the tests of one module and suite on one worker (`--dist loadgroup`): they share a machine."""
+    for item in items:
+        if "suite" in getattr(item, "fixturenames", ()):
+            suite = item.callspec.params["suite"]  # type: ignore[attr-defined]
+            item.add_marker(pytest.mark.xdist_group(f"{item.path.stem}-{suite}"))
+
+
+@pytest.fixture(scope="module", params=SUITES)
+def suite(request: pytest.FixtureRequest) -> str:
+    """The name of a Debian suite: bookworm has systemd 252, trixie 257."""
+    name: str = request.param
+    return name
+
+
+@pytest.fixture(scope="module")
+def machine(suite: str) -> Iterator[Machine]:
+    """A booted machine, shared by the tests of a module."""
+    with Machine(suite) as booted:
+        yield booted
+
+
+@pytest.fixture
+def fresh_machine(suite: str) -> Iterator[Machine]:
+    """A booted machine for one test alone."""
+    with Machine(suite) as booted:
+        yield booted
+
+
+@pytest.fixture(autouse=True)
+def _settled(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Fails a test that leaves something behind in the machine it shares."""
+    if "machine" not in request.fixturenames:
+        yield
+        return
+    shared: Machine = request.getfixturevalue("machine")
+    before = _traces(shared)
+    yield
+    until(lambda: _traces(shared) == before, f"the machine to be as it was: {before}", 5)
+
+
+def _traces(machine: Machine) -> tuple[str, str]:
+    failed = machine.run(["systemctl", "list-units", "--failed", "--plain", "--no-legend"]).stdout
+    listening = machine.run(["ss", "-Hltun"]).stdout
+    return failed, listening
+
+
+@pytest.fixture
+def service(machine: Machine) -> Iterator[StartService]:
+    """Writes a unit file and starts the unit: `service("web.service", "[Service]\\nExecStart=…")`.
+
+    It returns the unit's name. At the end of the test the unit is gone.
+    """
+    made: list[str] = []
+
+    def start(unit: str, text: str) -> str:
+        made.append(unit)
+        machine.write(f"/etc/systemd/system/{unit}", text)
+        machine.run(["systemctl", "daemon-reload"])
+        machine.run(["systemctl", "start", unit])
+        return unit
+
+    yield start
+    for unit in reversed(made):
+        remove_unit(machine, unit)
+
+
+@pytest.fixture
+def incident(machine: Machine) -> Iterator[Incident]:
+    """The birth incident, staged; the unit is installed and not started yet."""
+    staged = stage(machine)
+    yield staged
+    staged.clear()

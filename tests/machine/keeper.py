@@ -1,0 +1,132 @@
+"""Holds one machine on behalf of a test, and clears it away whichever of the two ends first.
+
+A test may end without a word: SIGKILL, a time-out, a lost terminal. So the process that boots the
+machine is this one: it lives in a session of its own, and its standard input is a pipe from the
+test. When that pipe closes, the machine ends.
+
+Were the keeper itself killed, the kernel does the rest. systemd-nspawn is the first process of a PID
+namespace of its own, which dies with the keeper and takes the machine along (killing nspawn alone
+does not: its machine lives on). Mounts exist in a mount namespace of their own only. What stays are
+the machine's empty control groups, until the next keeper sweeps them away.
+
+Called as `keeper.py NAME nspawn-argv…`. Reads from stdin: `poweroff`, `kill` (a line each), or its
+end. Ends with nspawn's exit status when the machine is gone and nothing of it is left.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import select
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+PREFIX = "runbook-machine-"
+
+# nspawn keeps folders for every machine below /run/systemd/nspawn, and leaves them there when it
+# is killed: a tmpfs over that path, seen by this nspawn only, takes them along.
+_ALONE = """
+mount -t tmpfs -o mode=0755 tmpfs /run/systemd/nspawn
+exec "$@"
+"""
+
+
+def control_groups(name: str) -> list[Path]:
+    """The folders of a machine's control groups, below this process's own: in the unified hierarchy,
+    then in systemd's named one, where nspawn makes them too on a host that still has version 1."""
+    mounts: dict[str, Path] = {}
+    for line in Path("/proc/self/mountinfo").read_text().splitlines():
+        before, _, after = line.partition(" - ")
+        kind, _, options = after.split(" ", 2)
+        if kind == "cgroup2":
+            mounts.setdefault("", Path(before.split()[4]))
+        elif kind == "cgroup" and "name=systemd" in options.split(","):
+            mounts.setdefault("name=systemd", Path(before.split()[4]))
+    groups = {}
+    for line in Path("/proc/self/cgroup").read_text().splitlines():
+        _, controllers, path = line.split(":", 2)
+        if controllers in mounts:
+            groups[controllers] = mounts[controllers] / path.lstrip("/") / name
+    return [groups[controllers] for controllers in sorted(groups)]
+
+
+def main() -> int:
+    name, argv = sys.argv[1], sys.argv[2:]
+    Path("/run/systemd/nspawn").mkdir(parents=True, exist_ok=True)
+    sweep()
+    groups = control_groups(name)
+    for group in groups:
+        group.mkdir()
+    try:
+        return _hold(groups, argv)
+    finally:
+        for group in groups:
+            remove(group)
+
+
+def _hold(groups: list[Path], argv: list[str]) -> int:
+    join = "".join(f'echo 0 > "{group}/cgroup.procs"\n' for group in groups)
+    with_us = ["setpriv", "--pdeathsig", "KILL"]
+    apart = ["unshare", "--mount", "--propagation=slave", "--pid", "--fork", "--kill-child", "--mount-proc"]
+    namespace = subprocess.Popen(
+        [*with_us, *apart, "sh", "-euc", join + _ALONE, "sh", *argv],
+        stdin=subprocess.DEVNULL,
+    )
+    ended = os.pidfd_open(namespace.pid)
+    poll = select.poll()
+    poll.register(ended, select.POLLIN)
+    poll.register(sys.stdin.fileno(), select.POLLIN | select.POLLHUP)
+    while True:
+        ready = [descriptor for descriptor, _ in poll.poll()]
+        if ended in ready:
+            return namespace.wait()
+        order = os.read(sys.stdin.fileno(), 64)
+        if order.startswith(b"poweroff"):
+            for nspawn in children(namespace.pid):
+                os.kill(nspawn, signal.SIGTERM)
+        else:
+            namespace.kill()
+            poll.unregister(sys.stdin.fileno())
+
+
+def children(pid: int) -> list[int]:
+    """PIDs of the processes that this one has started and that live."""
+    return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
+def remove(group: Path, deadline_ms: int = 10_000) -> None:
+    """Ends what is left in a control group and removes it with all below it."""
+    with contextlib.suppress(FileNotFoundError):
+        if (group / "cgroup.kill").exists():
+            (group / "cgroup.kill").write_text("1")
+            _wait_until_empty(group, deadline_ms)
+        for folder, _, _ in os.walk(group, topdown=False):
+            Path(folder).rmdir()
+
+
+def _wait_until_empty(group: Path, deadline_ms: int) -> None:
+    with (group / "cgroup.events").open() as events:
+        poll = select.poll()
+        poll.register(events, select.POLLPRI)
+        while "populated 1" in events.read():
+            if not poll.poll(deadline_ms):
+                raise TimeoutError(f"{group} still has processes")
+            events.seek(0)
+
+
+def sweep() -> None:
+    """Removes the control groups of machines whose test and keeper were both killed.
+
+    The name of a machine begins with the PID of its test.
+    """
+    for pattern in control_groups(f"{PREFIX}*"):
+        for group in pattern.parent.glob(pattern.name):
+            test = group.name.removeprefix(PREFIX).partition("-")[0]
+            if not Path("/proc", test).exists():
+                remove(group)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
