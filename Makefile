@@ -45,3 +45,37 @@ lint: $(STAMP) ## ruff and mypy --strict
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+test: lint test-unit test-bus test-machine ## everything but the acceptance with OpenClaw
+
+test-unit: $(STAMP) ## pure tests, and the rules of the house
+	$(BIN)/pytest -n 2 --ignore=tests/bus --ignore=tests/machine $(PYTEST_ARGS)
+
+test-bus: $(STAMP) ## against a private dbus-daemon with a fake systemd on it
+	$(BIN)/pytest -n 2 tests/bus $(PYTEST_ARGS)
+
+# The trees come first: building one takes longer than a single test may.
+test-machine: $(STAMP) ## on booted throwaway machines, systemd 252 and 257
+	$(SUDO) $(BIN)/python -m tests.machine.tree
+	$(SUDO) $(BIN)/pytest -n 2 --dist loadgroup -m "not acceptance" tests/machine $(PYTEST_ARGS)
+
+acceptance: $(STAMP) ## the incident with the real OpenClaw, mended by runbooks/openclaw-gateway.yaml
+	@command -v npm >/dev/null || { $(SUDO) apt-get update -q; \
+	    DEBIAN_FRONTEND=noninteractive $(SUDO) apt-get install -qy --no-install-recommends npm; }
+	$(SUDO) $(BIN)/python -m tests.machine.tree bookworm
+	$(SUDO) $(BIN)/python -m tests.machine.openclaw
+	$(SUDO) $(BIN)/pytest -m acceptance tests/machine $(PYTEST_ARGS)
+
+demo: $(STAMP) ## the incident, staged in a throwaway machine and mended before your eyes
+	@$(SUDO) $(BIN)/python -m tests.machine.demo
+
+shell: $(STAMP) ## a shell in a throwaway machine: make shell SUITE=trixie
+	@$(SUDO) $(BIN)/python -m tests.machine.shell $(SUITE)
+
+bench: $(STAMP) ## how fast it is
+	$(SUDO) $(BIN)/python tests/bench/bench.py
+
+clean: ## removes what the other targets made, the trees in the cache too
+	rm -rf $(VENV) build dist src/*.egg-info .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
+	find . -name __pycache__ -prune -exec rm -rf {} +
+	$(SUDO) rm -rf "$${XDG_CACHE_HOME:-$$HOME/.cache}/runbook"

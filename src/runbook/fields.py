@@ -16,9 +16,8 @@ from pydantic import BeforeValidator, PlainValidator, ValidationInfo, WithJsonSc
 
 from runbook import template
 from runbook.model import Port
-from runbook.scope import Scope, TemplateError, listed
+from runbook.template import Finish, Put, Scope, Template, TemplateError, listed, shown
 from runbook.spans import format_span, parse_span
-from runbook.template import OPEN, Finish, Put, Template
 
 
 class Unfit(ValueError):
@@ -149,6 +148,20 @@ def _read_whole(value: object, info: ValidationInfo) -> int:
     if not re.fullmatch(r"\d+", text, re.ASCII) or len(text) > len(str(MOST_NUMBER)) or int(text) > MOST_NUMBER:
         raise ValueError(f"cannot read `{shown(text)}` as a whole number; write 0, 1, 2, …")
     return int(text)
+
+
+def _read_wholes(value: object, info: ValidationInfo) -> tuple[int, ...]:
+    items = value if isinstance(value, (list, tuple)) else (value,)
+    if not items:
+        raise Unfit("is an empty list; write at least one")
+    return tuple(_read_whole(item, info) for item in items)
+
+
+def _read_format(value: object, info: ValidationInfo) -> int:
+    text = _known(value, info)
+    if text != "1":
+        raise ValueError(f"cannot read format `{shown(text)}`; this program reads format 1")
+    return 1
 
 
 def _read_number(value: object, info: ValidationInfo) -> float:
@@ -344,6 +357,14 @@ Words = Annotated[
 """A list of texts; a single one stands for a list of one."""
 Whole = Annotated[int, BeforeValidator(_read_whole), _schema("whole number", type=["integer", "string"], minimum=0)]
 """A whole number, 0 or more."""
+WholeList = Annotated[
+    tuple[int, ...],
+    PlainValidator(_read_wholes),
+    _schema("whole number, or list of them", type=["integer", "string", "array"]),
+]
+"""One whole number or several."""
+FormatNumber = Annotated[int, PlainValidator(_read_format), _schema("1", const=1)]
+"""The number of the file's format."""
 Number = Annotated[float, BeforeValidator(_read_number), _schema("number", type=["number", "string"], minimum=0)]
 """A number, 0 or more."""
 Flag = Annotated[bool, BeforeValidator(_read_flag), _schema("true or false", type=["boolean", "string"])]
@@ -381,6 +402,7 @@ Headers = Annotated[
 """HTTP headers and their values."""
 
 __all__ = [
-    "Environment", "Expression", "Flag", "Headers", "Limit", "Number", "Pattern", "PortField", "PortList", "Shell",
-    "Span", "StepId", "Text", "UnitName", "Unfit", "Version", "Whole", "Words", "format_span",
+    "Environment", "Expression", "Flag", "FormatNumber", "Headers", "Limit", "Number", "Pattern", "PortField",
+    "PortList", "Shell", "Span", "StepId", "Text", "UnitName", "Unfit", "Version", "Whole", "WholeList", "Words",
+    "format_span",
 ]  # fmt: skip

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 
 from pydantic import Field, model_validator
 
-from runbook.fields import Headers, Pattern, PortField, Shell, Span, Text, WholeList
+from runbook.fields import Headers, Pattern, PortField, Shell, Span, Text, Words
 from runbook.host.facts import Command, HttpProbe, TcpProbe
 from runbook.step import Document, RunState
 
@@ -29,7 +29,7 @@ class HttpFields(Document):
     """Asks an HTTP server once, with GET."""
 
     url: Text = Field(..., description="What is asked: http:// or https://.")
-    status: WholeList = Field((200,), description="The statuses that are good, one or a list.")
+    status: Words = Field(("200",), description="The statuses that are good, one or a list.")
     body: Pattern | None = Field(None, description="A pattern to be found in the answer.")
     headers: Headers = Field(default_factory=dict, description="What is sent along.")
     timeout: Span = Field(5.0, description="How long one try may take.")
@@ -38,11 +38,14 @@ class HttpFields(Document):
     def _speaks_http(self) -> HttpFields:
         if "${{" not in self.url and not re.match(r"https?://[^/\s]+", self.url):
             raise ValueError(f"`{self.url}` is no URL to ask; write http://127.0.0.1:8080/health")
+        for status in self.status:
+            if not re.fullmatch(r"[1-5]\d\d", status):
+                raise ValueError(f"`{status}` is no HTTP status; write 200, or a list such as [200, 204]")
         return self
 
     def question(self, run: RunState) -> HttpProbe:
         """Make what is asked."""
-        return HttpProbe(self.url, self.status, self.body or "", tuple(self.headers.items()))
+        return HttpProbe(self.url, tuple(map(int, self.status)), self.body or "", tuple(self.headers.items()))
 
 
 class RunFields(Document):

@@ -18,18 +18,34 @@ from __future__ import annotations
 
 import importlib
 import pkgutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
-from typing import Any, ClassVar, Generic, Literal, TypeVar
+from typing import Annotated, Any, ClassVar, Generic, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, InstanceOf, ValidationInfo, WithJsonSchema, field_validator
 
-from runbook.fields import Expression, Flag, Number, PortList, Span, StepId, Text, UnitName, Words, Whole
+from runbook.fields import (
+    Environment,
+    Expression,
+    Flag,
+    FormatNumber,
+    Limit,
+    Number,
+    PortList,
+    Span,
+    StepId,
+    Text,
+    Unfit,
+    UnitName,
+    Whole,
+    Words,
+)
 from runbook.host.facts import Command
 from runbook.host.ports import Host, HostView
 from runbook.model import Finding, Impact, Verdict, fails
+from runbook.template import Scope
 
 
 @dataclass
@@ -104,6 +120,14 @@ class Document(BaseModel):
         extra="forbid", frozen=True, alias_generator=key_of, populate_by_name=True, arbitrary_types_allowed=True
     )
 
+    @field_validator("*", mode="before")
+    @classmethod
+    def _not_empty(cls, value: object, info: ValidationInfo) -> object:
+        # A key without a value is a line that somebody did not finish. In Python, None may stand for itself.
+        if value is None and info.context is not None:
+            raise Unfit("is empty; give it a value or leave it out")
+        return value
+
 
 class Step(Document, Generic[M]):
     """The contract of a step type, and the fields that every step has."""
@@ -122,6 +146,8 @@ class Step(Document, Generic[M]):
     """The verdict where the machine refuses in a way that says no more."""
     brings_units: ClassVar[bool] = False
     """Whether it may bring a unit into being, as a command may."""
+    offers: ClassVar[tuple[str, ...]] = ()
+    """Names beyond those of the runbook that its own templates may use: `to` and `from` of an update."""
     settled: ClassVar[bool] = False
     """Whether it will act whatever the steps before it do: a plan can then promise it."""
 
@@ -132,7 +158,7 @@ class Step(Document, Generic[M]):
     delay: Span = Field(1.0, description="The pause before the first extra try.")
     backoff: Number = Field(1.0, ge=1, description="What the pause is multiplied by from try to try.")
     max_delay: Span = Field(60.0, description="What the pause never exceeds.")
-    timeout: Span | None = Field(None, description="How long one try may take.")
+    timeout: Limit | None = Field(None, description="How long one try may take.")
     on_failure: Literal["abort", "continue"] = Field("abort", description="Whether the run ends when it fails.")
     secret: Flag = Field(False, description="Keep its output out of the records.")
 
@@ -172,6 +198,10 @@ class Step(Document, Generic[M]):
         """What this very step does to the machine, its fields considered."""
         return self.impact
 
+    def misfits(self, runbook: Runbook) -> Iterable[tuple[str, str]]:
+        """Say why it does not fit into this runbook, if it does not: pairs of a key of its own and a sentence."""
+        return ()
+
     def units(self) -> tuple[str, ...]:
         """The units it acts on or judges."""
         unit = getattr(self, "unit", None)
@@ -190,22 +220,40 @@ class Step(Document, Generic[M]):
                 yield from nested.walk()
 
 
+@dataclass(frozen=True)
+class Nested:
+    """Marks a field that holds steps. `reading`: only such as change nothing."""
+
+    reading: bool = False
+
+
+_STEPS = WithJsonSchema(
+    {"title": "list of steps", "type": "array", "minItems": 1, "items": {"$ref": "#/$defs/step"}}
+)
+StepList = Annotated[tuple[InstanceOf[Step[Any]], ...], Nested(), _STEPS]
+"""Steps, in order. The document makes each of them by itself and hands them over."""
+ReadingSteps = Annotated[tuple[InstanceOf[Step[Any]], ...], Nested(reading=True), _STEPS]
+"""Steps that merely read."""
+
+
 class Runbook(Document):
     """A whole file, checked. Its steps have their ids, units and ports filled in."""
 
-    format: Literal[1] = 1
-    name: Text = ""
-    description: Text = ""
-    unit: UnitName | None = None
-    scope: Literal["system", "user"] = "system"
-    port: PortList = ()
-    vars: Mapping[str, Any] = Field(default_factory=dict)
-    env: Mapping[str, Text] = Field(default_factory=dict)
-    secrets: Words = ()
-    timeout: Span | None = None
-    steps: tuple[Step[Any], ...]
-    rollback: Literal["off", "auto"] | tuple[Step[Any], ...] = "off"
-    always: tuple[Step[Any], ...] = ()
+    format: FormatNumber = Field(1, description="The format of the file: 1.")
+    name: Text = Field("", description="What people read as the title; the file's name by default.")
+    description: Text = Field("", description="What it is for, in as many words as it takes.")
+    unit: UnitName | None = Field(None, description="What the steps act on, unless a step names another; `gw` is `gw.service`.")
+    scope: Literal["system", "user"] = Field("system", description="Whose manager: the system's, or the user's own.")
+    port: PortList = Field((), description="The port, or a list of ports, that the unit must own.")
+    vars: Mapping[str, Any] = Field(default_factory=dict, description="Values for templates; `--set` overrides them.")
+    env: Environment = Field(default_factory=dict, description="What is added to the environment of every command.")
+    secrets: Words = Field((), description="Names of environment variables whose values are masked everywhere.")
+    timeout: Limit | None = Field(None, description="How long all of `steps` may take.")
+    steps: StepList = Field(..., description="What is done, in order.")
+    rollback: Literal["off", "auto"] | StepList = Field(
+        "off", description="After a failure: nothing, every update back to its earlier version, or these steps."
+    )
+    always: StepList = Field((), description="Steps that run last, whether the run failed or not.")
 
     path: str = Field("", exclude=True)
     """The file as it was named, for messages; `-` for standard input."""
@@ -213,6 +261,8 @@ class Runbook(Document):
     """Where commands start."""
     text: str = Field("", exclude=True)
     """The file as it was read."""
+    names: Scope = Field(default_factory=Scope, exclude=True)
+    """What the names in its templates stand for, as far as the file itself tells."""
 
     @property
     def title(self) -> str:
@@ -241,7 +291,11 @@ def registry() -> Mapping[str, type[Step[Any]]]:
         types = [
             value
             for value in vars(module).values()
-            if isinstance(value, type) and issubclass(value, Step) and value.__module__ == module.__name__
+            if isinstance(value, type)
+            and issubclass(value, Step)
+            and value.__module__ == module.__name__
+            # pydantic leaves `Step[Memory]` in the module that first wrote it; it has no `kind` of its own.
+            and "kind" in vars(value)
         ]
         if [t.kind for t in types] != [kind]:
             raise ImportError(f"{module.__name__} must hold one step type, of kind {kind!r}")

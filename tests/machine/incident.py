@@ -8,6 +8,7 @@ and at most instants `systemctl` calls the unit "active (running)".
 from __future__ import annotations
 
 import json
+import re
 import shlex
 import subprocess
 from collections.abc import Sequence
@@ -115,13 +116,15 @@ def in_login(machine: Machine, argv: Sequence[str], user: str = USER) -> subproc
 
 
 def holders(machine: Machine, port: int = PORT) -> list[Holder]:
-    """The processes that listen on a TCP port, asked of `ss`: never of the program under test."""
+    """The processes that listen on a TCP port, asked of `ss`: never of the program under test.
+
+    A socket that nobody holds any more, as for a moment after its process ended, has PID 0.
+    """
     found = []
     for line in machine.run(["ss", "-Hltnp", f"sport = :{port}"]).stdout.splitlines():
-        fields = line.split()
-        for process in fields[5].removeprefix("users:(").removesuffix(")").strip("()").split("),("):
-            name, pid, _ = process.split(",")
-            found.append(Holder(fields[3], int(pid.removeprefix("pid=")), name.strip('"')))
+        address = line.split()[3]
+        processes = re.findall(r'\("([^"]*)",pid=(\d+),fd=\d+\)', line) or [("", "0")]
+        found += [Holder(address, int(pid), command) for command, pid in processes]
     return found
 
 

@@ -197,6 +197,30 @@ class Machine:
 
     # --- in it
 
+    def command(
+        self, argv: Sequence[str], *, env: Mapping[str, str] | None = None, user: str | None = None
+    ) -> list[str]:
+        """The command of the host that runs this one in the machine.
+
+        It sees none of the host's environment. `user` gets what a login would set, with its
+        XDG_RUNTIME_DIR, but no login session.
+        """
+        if not self.leader:
+            raise MachineError(f"{self.name} is not booted")
+        variables = {"PATH": _PATH, "LANG": "C.UTF-8", "TERM": "dumb", "SHELL": "/bin/bash"}
+        become: list[str] = []
+        if user is None or user == "root":
+            variables |= {"HOME": "/root", "USER": "root", "LOGNAME": "root"}
+        else:
+            uid, gid, home = self._account(user)
+            variables |= {"HOME": home, "USER": user, "LOGNAME": user, "XDG_RUNTIME_DIR": f"/run/user/{uid}"}
+            become = ["setpriv", f"--reuid={uid}", f"--regid={gid}", "--init-groups", "--"]
+        assignments = [f"{name}={value}" for name, value in (variables | dict(env or {})).items()]
+        # The shell takes itself into the machine's control group, then becomes nsenter.
+        move = ["sh", "-c", 'echo $$ > "$0/cgroup.procs" && exec "$@"', str(self._group)]
+        enter = ["nsenter", f"--target={self.leader}", "--all", "--", *become, "env", "-i", *assignments]
+        return [*move, *enter, *argv]
+
     def popen(
         self,
         argv: Sequence[str],
@@ -207,27 +231,9 @@ class Machine:
         stdout: int | IO[str] | None = subprocess.PIPE,
         stderr: int | IO[str] | None = subprocess.PIPE,
     ) -> subprocess.Popen[str]:
-        """Starts a command in the machine, in a session and process group of its own.
-
-        It sees none of the host's environment. `user` gets what a login would set, with its
-        XDG_RUNTIME_DIR, but no login session.
-        """
-        if not self.leader:
-            raise MachineError(f"{self.name} is not booted")
-        variables = {"PATH": _PATH, "LANG": "C.UTF-8", "TERM": "dumb"}
-        become: list[str] = []
-        if user is None or user == "root":
-            variables |= {"HOME": "/root", "USER": "root", "LOGNAME": "root", "SHELL": "/bin/bash"}
-        else:
-            uid, gid, home = self._account(user)
-            variables |= {"HOME": home, "USER": user, "LOGNAME": user, "SHELL": "/bin/bash"}
-            variables |= {"XDG_RUNTIME_DIR": f"/run/user/{uid}"}
-            become = ["setpriv", f"--reuid={uid}", f"--regid={gid}", "--init-groups", "--"]
-        assignments = [f"{name}={value}" for name, value in (variables | dict(env or {})).items()]
-        enter = ["nsenter", f"--target={self.leader}", "--all", "--", *become, "env", "-i", *assignments]
-        # The shell takes itself into the machine's control group, then becomes nsenter.
+        """Starts a command in the machine, in a session and process group of its own."""
         return subprocess.Popen(
-            ["sh", "-c", 'echo $$ > "$0/cgroup.procs" && exec "$@"', str(self._group), *enter, *argv],
+            self.command(argv, env=env, user=user),
             stdin=stdin,
             stdout=stdout,
             stderr=stderr,

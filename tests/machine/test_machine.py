@@ -77,7 +77,8 @@ def test_the_checkout_and_its_dependencies_are_there_and_cannot_be_written(machi
     pyproject = machine.read("/opt/runbook/pyproject.toml")
     assert pyproject == (CHECKOUT / "pyproject.toml").read_text()
     assert machine.run(["touch", "/opt/runbook/pyproject.toml"], check=False).returncode != 0
-    script = "import gi, jinja2, pydantic, pydbus, rich, tenacity, typer, yaml, runbook; print(runbook.__path__[0])"
+    modules = "gi, jinja2, pydantic, pydbus, rich, tenacity, typer, yaml, runbook"
+    script = f"import {modules}; print(runbook.__path__[0])"
     assert machine.run(["/opt/venv/bin/python3", "-c", script]).stdout == "/opt/runbook/src/runbook\n"
 
 

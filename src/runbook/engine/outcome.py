@@ -42,6 +42,17 @@ class Outcome:
         """Whether what the step is for is not so."""
         return self.status is StepStatus.FAILED
 
+    def told(self) -> dict[str, str]:
+        """Give what a template may ask of it, `steps.ID.…`, as texts."""
+        asked = {name: self.evidence.get(name) for name in ("output", "from", "to")}
+        changed = self.status in (StepStatus.CHANGED, StepStatus.REMEDIATED)
+        return {
+            "status": str(self.status),
+            "changed": "true" if changed else "false",
+            "verdict": str(self.verdict or ""),
+            **{name: str(value) for name, value in asked.items() if value is not None},
+        }
+
     def data(self) -> dict[str, Any]:
         """Give it as `step-finished` carries it."""
         return {

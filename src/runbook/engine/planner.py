@@ -15,10 +15,10 @@ from runbook.engine.events import Events
 from runbook.engine.glance import glance
 from runbook.engine.outcome import EXITS, Outcome
 from runbook.engine.runner import RunEnd
-from runbook.engine.scope import later_steps, scope_of
 from runbook.errors import HostError, Interrupted, NotBegun, RunbookError
 from runbook.host.ports import HostView, Waiter
 from runbook.model import Finding, Impact, RunStatus, State, StepStatus, Verdict
+from runbook.template import Scope
 from runbook.step import Remedy, Runbook, RunState, Step
 
 BRINGS = (Verdict.UNIT_NOT_FOUND,)
@@ -96,7 +96,7 @@ class Planner:
         assert step.id is not None
         began = self.view.clock.monotonic()
         try:
-            step = template.fill(step, scope_of(self.runbook, self.state, {}))
+            step = template.fill(step, self._scope)
             finding = glance(step, self.view, self.waiter, self.state)
         except HostError:
             raise
@@ -122,14 +122,15 @@ class Planner:
 
     def _wanted(self, step: Step[Any], when: str) -> bool:
         """Tell a step that would be skipped, or whose `when` is up to earlier steps, and whether to look further."""
-        later = later_steps(when)
-        if later:
-            finding = Finding(State.NOT_YET, step.fails_as, f"depends on {', '.join(later)}: when {when}")
-            self._tell(step, finding, Impact.UNDETERMINED, f"whether it runs depends on {', '.join(later)}")
-            self.earlier.append(step)
-            return False
+        condition = template.expression(when)
         try:
-            if template.holds(when, scope_of(self.runbook, self.state, {})):
+            if condition.value(self._scope) is None:
+                later = ", ".join(dict.fromkeys(str(r) for r in condition.references if r.root == "steps"))
+                finding = Finding(State.NOT_YET, step.fails_as, f"runs only when {when}")
+                self._tell(step, finding, Impact.UNDETERMINED, f"{later} is known once that step has run")
+                self.earlier.append(step)
+                return False
+            if template.holds(when, self._scope):
                 return True
             self.events.emit("step-planned", id=step.id, type=step.kind, impact=str(Impact.NONE), verdict=None,
                              reason=f"would be skipped: `when` is false ({when})", evidence={})
@@ -164,10 +165,14 @@ class Planner:
             self.earlier.append(fix)
         self.earlier = [*before, step]
 
+    @property
+    def _scope(self) -> Scope:
+        """What templates know in a plan: no step has run, and what asks for one stays as it is."""
+        return self.runbook.names.during(self.state.id, {}, partial=True)
+
     def _glance(self, step: Step[Any]) -> Finding:
         try:
-            filled = template.fill(step, scope_of(self.runbook, self.state, {}), partly=True)
-            return glance(filled, self.view, self.waiter, self.state)
+            return glance(template.fill(step, self._scope), self.view, self.waiter, self.state)
         except NotBegun:
             raise
         except RunbookError as error:

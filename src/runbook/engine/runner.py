@@ -12,8 +12,7 @@ from runbook.engine.events import Events
 from runbook.engine.outcome import EXITS, Outcome, Try
 from runbook.engine.remediation import remediate
 from runbook.engine.retry import retried
-from runbook.engine.scope import scope_of
-from runbook.errors import AccessDenied, DocumentError, Interrupted, NotBegun, RunbookError
+from runbook.errors import EXIT_REMEDIATED, AccessDenied, Interrupted, NotBegun, RunbookError
 from runbook.host.facts import LoadState
 from runbook.host.ports import Host, Waiter
 from runbook.model import Deadline, RunStatus, StepStatus, Verdict, Wake
@@ -39,6 +38,7 @@ class Runner:
     waiter: Waiter
     events: Events
     state: RunState
+    fail_on_remediation: bool = False
     outcomes: dict[str, Outcome] = field(default_factory=dict)
     changed: bool = False
     until: Deadline | None = None
@@ -78,7 +78,10 @@ class Runner:
         return self._end(RunStatus.OK, self._running_now())
 
     def _end(self, status: RunStatus, reason: str) -> RunEnd:
-        return RunEnd(status, EXITS[status], reason)
+        exit_status = EXITS[status]
+        if status is RunStatus.REMEDIATED and self.fail_on_remediation:
+            exit_status = EXIT_REMEDIATED
+        return RunEnd(status, exit_status, reason)
 
     def _in_order(self, steps: Sequence[Step[Any]]) -> Outcome | None:
         """Carry steps out one after the other; give the one that ended it, if one did."""
@@ -100,12 +103,13 @@ class Runner:
 
     def _step(self, step: Step[Any], began: float) -> Outcome:
         assert step.id is not None
-        scope = scope_of(self.runbook, self.state, self.outcomes)
+        results = {name: outcome.told() for name, outcome in self.outcomes.items()}
+        scope = self.runbook.names.during(self.state.id, results)
         try:
             if step.when is not None and not template.holds(step.when, scope):
                 return Outcome(step.id, step.kind, StepStatus.SKIPPED, None, f"`when` is false: {step.when}")
             step = template.fill(step, scope)
-        except (RunbookError, DocumentError) as error:
+        except RunbookError as error:
             return Outcome(step.id, step.kind, StepStatus.FAILED, step.fails_as, error.message)
         self.events.emit("step-started", id=step.id, type=step.kind, name=step.title)
         if (remedy := step.remedy()) is not None:

@@ -81,11 +81,15 @@ class JobVerb(StrEnum):
 
 @dataclass(frozen=True)
 class JobRef:
-    """A job that was asked for: its object path, which systemd never uses twice while it runs."""
+    """A job that was asked for: its object path, which systemd never uses twice while it runs.
+
+    `output` is the file of a command's job, next to which the command's unit leaves its result.
+    """
 
     path: str
     unit: str
     verb: str
+    output: str = ""
 
 
 @dataclass(frozen=True)

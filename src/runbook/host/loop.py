@@ -1,8 +1,8 @@
-"""The one place where the program waits: a GLib main context for bus signals, processes, sockets and signals.
+"""The one place where the program waits: a GLib main context for the bus, processes, sockets and signals.
 
 Nothing is missed between a look and a wait. A bus signal that arrives while nobody waits is kept as news until
-somebody looks at its unit or waits for it, and a change of sockets counts from the last look that a check took,
-not from the moment when the waiting began.
+somebody looks at its unit or waits for it, and a change of sockets counts from the last look of a check, not
+from the moment when the waiting began.
 """
 
 from __future__ import annotations
@@ -20,7 +20,6 @@ from types import FrameType
 from gi.repository import GLib
 
 from runbook.errors import Interrupted
-from runbook.host.facts import Listener
 from runbook.model import Clock, Deadline, Port, ProcessId, SystemClock, Wake
 
 TICK = 0.01
@@ -32,20 +31,18 @@ SETTLE = 0.5
 EVERYTHING = "*"
 """The topic that wakes whoever waits, whatever for."""
 
-_SIGNALS = (signal.SIGINT, signal.SIGTERM)
-
 
 class Loop:
     """Waits in the default main context. It belongs to the main thread; only `tell` may be called by others.
 
-    `look` gives the sockets that listen on a port, `lives` tells whether a process is still the same.
+    `look` gives the identity of the sockets that listen on a port, `lives` whether a process still does.
     """
 
     def __init__(
         self,
         *,
-        look: Callable[[Port], tuple[Listener, ...]] = lambda port: (),
-        lives: Callable[[ProcessId], bool] = lambda process: True,
+        look: Callable[[Port], frozenset[int]],
+        lives: Callable[[ProcessId], bool],
         clock: Clock | None = None,
     ) -> None:
         self.clock: Clock = clock or SystemClock()
@@ -75,15 +72,22 @@ class Loop:
         self._news.update(topics)
         self._context.wakeup()
 
+    def after(self, seconds: float, call: Callable[[], object]) -> None:
+        """Have something called once, in so many seconds, whatever is waited for by then."""
+
+        def once() -> bool:
+            call()
+            return False
+
+        GLib.timeout_add(math.ceil(seconds * 1000), once)
+
     def forget(self, topics: Iterable[str]) -> None:
         """Drop the news of topics that were just looked at."""
         self._news.difference_update(topics)
 
-    def look(self, port: Port) -> tuple[Listener, ...]:
-        """Look at the sockets of a port, and remember them: `wait` returns when they are others."""
-        listeners = self._look(port)
-        self._sockets[port] = _identity(listeners)
-        return listeners
+    def saw(self, port: Port, sockets: frozenset[int]) -> None:
+        """Remember the sockets that a check saw: `wait` returns when they are others."""
+        self._sockets[port] = sockets
 
     def wait(self, wake: Wake, deadline: Deadline) -> None:
         """Return when something of `wake` happened, or its `within` or the deadline is over.
@@ -96,7 +100,7 @@ class Loop:
             for process in wake.processes - self._ended:
                 watches.enter_context(self._watch(process, ended))
             for port in wake.ports - self._sockets.keys():
-                self.look(port)
+                self.saw(port, self._look(port))
             if wake.ports:
                 watches.enter_context(_timer(TICK))
             # What has arrived while nobody waited is dispatched now: it may be the very thing.
@@ -152,8 +156,9 @@ class Loop:
     def _changed(self, ports: Iterable[Port]) -> bool:
         changed = False
         for port in ports:
-            before = self._sockets[port]
-            changed |= _identity(self.look(port)) != before
+            now = self._look(port)
+            changed |= now != self._sockets[port]
+            self.saw(port, now)
         return changed
 
     @contextlib.contextmanager
@@ -194,10 +199,11 @@ class Loop:
         before = signal.set_wakeup_fd(writer.fileno(), warn_on_full_buffer=False)
         self._undo.callback(signal.set_wakeup_fd, before)
         self._undo.callback(GLib.source_remove, _on_readable(reader.fileno(), lambda: _drain(reader)))
-        for signum in _SIGNALS:
-            self._undo.callback(signal.signal, signum, signal.signal(signum, self._note))
-        # A function rather than SIG_IGN, which the commands that are started would inherit.
-        self._undo.callback(signal.signal, signal.SIGHUP, signal.signal(signal.SIGHUP, _let_pass))
+        # SIGHUP gets a function rather than SIG_IGN, which the commands that are started would inherit.
+        handlers = {signal.SIGINT: self._note, signal.SIGTERM: self._note, signal.SIGHUP: _let_pass}
+        for signum, handler in handlers.items():
+            former = signal.signal(signum, handler)
+            self._undo.callback(signal.signal, signum, signal.SIG_DFL if former is None else former)
 
     def _note(self, signum: int, _frame: FrameType | None) -> None:
         self._signum = self._signum or signum
@@ -205,10 +211,6 @@ class Loop:
 
 def _let_pass(_signum: int, _frame: FrameType | None) -> None:
     """A lost terminal does not end a run."""
-
-
-def _identity(listeners: tuple[Listener, ...]) -> frozenset[int]:
-    return frozenset(listener.inode for listener in listeners)
 
 
 def _drain(reader: socket.socket) -> None:
@@ -229,7 +231,7 @@ def _on_readable(fd: int, call: Callable[[], object]) -> int:
 @contextlib.contextmanager
 def _timer(seconds: float) -> Iterator[None]:
     """Wake the main context every so many seconds."""
-    # Rounded up: a timer that fires a moment before the clock says so would leave a blocking iteration behind.
+    # Rounded up: one that fires a moment before the clock agrees would let another whole turn pass.
     source = GLib.timeout_add(max(1, math.ceil(seconds * 1000)), lambda: True)
     try:
         yield

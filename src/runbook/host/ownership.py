@@ -54,7 +54,7 @@ class Kernel(Protocol):
     def read(self, pid: int) -> Process | None:
         """One look at a process; None when it is gone."""
 
-    def spared(self, process: Process) -> str:
+    def spared_by(self, process: Process) -> str:
         """Why this process may never be ended, or nothing."""
 
 
@@ -119,7 +119,7 @@ class Judge:
     def _holder(self, process: Process, sockets: tuple[Listener, ...]) -> Holder:
         role, unit, why, spared = self._role(process)
         if role in (Role.ORPHAN, Role.LEFTOVER):
-            spared = self.kernel.spared(process)
+            spared = self.kernel.spared_by(process)
         return Holder(process, role, unit, why, sockets, spared)
 
     def _role(self, process: Process) -> tuple[Role, str, str, str]:

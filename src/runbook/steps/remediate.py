@@ -8,7 +8,7 @@ from pydantic import Field
 
 from runbook.fields import Span, Whole
 from runbook.model import Verdict
-from runbook.step import Memory, Remedy, Step
+from runbook.step import Memory, ReadingSteps, Remedy, Step, StepList
 
 
 class Remediate(Step[Memory]):
@@ -21,10 +21,10 @@ class Remediate(Step[Memory]):
     kind: ClassVar[str] = "remediate"
     fails_as: ClassVar[Verdict] = Verdict.NOT_MENDED
 
-    check_steps: tuple[Step[Any], ...] = Field(
+    check_steps: ReadingSteps = Field(
         ..., alias="check", description="Steps that merely read; all must hold."
     )
-    fix: tuple[Step[Any], ...] = Field(..., description="Steps that mend, in order.")
+    fix: StepList = Field(..., description="Steps that mend, in order.")
     rounds: Whole = Field(1, ge=1, description="How often the fix may be tried.")
     timeout: Span | None = Field(None, description="How long all of it may take; its steps have their own limits.")
 

@@ -10,8 +10,10 @@ from runbook.errors import RunbookError
 from runbook.model import Port
 
 FACTS = ("status", "changed", "verdict", "output")
-"""What `steps.<id>` tells of every step; of an update also `from` and `to`."""
-ROOTS = ("vars", "env", "unit", "port", "host", "run", "steps", "to", "from")
+"""What `steps.<id>` tells of every step."""
+VERSIONS = ("from", "to")
+"""What it tells of an update beside them, and what an update's own templates may use."""
+ROOTS = ("vars", "env", "unit", "port", "host", "run", "steps", *VERSIONS)
 
 Value = str | tuple[str, ...]
 """What a name stands for: a text, or a list of texts."""
@@ -24,7 +26,7 @@ class TemplateError(RunbookError, ValueError):
 class Word(str):
     """A text as an expression sees it: `false`, `no`, `off`, `0` and nothing at all count as false.
 
-    Everything a runbook knows is text, so a comparison with `true`, `false` or a number compares what is meant.
+    Whatever a runbook knows is text, so a comparison with `true`, `false` or a number compares what is meant.
     """
 
     __slots__ = ()
@@ -80,9 +82,12 @@ class Scope:
     partial: bool = False
 
     def during(
-        self, run_id: str, results: Mapping[str, Mapping[str, str]], *, partial: bool = False
+        self, run_id: str | None, results: Mapping[str, Mapping[str, str]], *, partial: bool = False
     ) -> Scope:
-        """Give the scope of a run. `results` may go on growing; each holds `status`, `changed`, … as texts."""
+        """Give the scope of a run.
+
+        `results` holds `status`, `changed`, … of the steps by their id, as texts; it may go on growing.
+        """
         return replace(self, run_id=run_id, results=results, partial=partial)
 
     def of_step(self, unit: object, port: object, offers: tuple[str, ...] = ()) -> Scope:
@@ -99,67 +104,66 @@ class Scope:
 
         Raises TemplateError for a name that stands for nothing.
         """
-        root, path = reference.root, reference.path
+        root = reference.root
         if root not in self.roots:
             raise TemplateError(f"`{reference}` cannot be used here; {listed(self.roots)} can")
-        if root == "vars":
-            return self._named(reference, self.vars)
-        if root == "env":
-            return self._named(reference, self.env)
-        if root == "steps":
-            return self._of_step(reference)
-        if root == "run":
-            if path != ("id",):
-                raise TemplateError(f"`{reference}` is not defined; of the run there is `run.id`")
-            return self.run_id
-        if path:
-            raise TemplateError(f"`{root}` is a single value; `{reference}` is not defined")
-        if root in ("to", "from"):
-            if root not in self.offers:
-                raise TemplateError(f"`{root}` is only known inside an update; write `steps.ID.{root}` after it")
-            return self.own.get(root)
-        if root == "host":
-            return self.host
-        if root == "unit":
-            if self.unit is None:
-                raise TemplateError("`unit` is not defined; name it at the top of the file")
-            return self.unit
-        if not self.port:
-            raise TemplateError("`port` is not defined; name it at the top of the file")
-        numbers = tuple(str(port.number) for port in self.port)
-        return numbers[0] if len(numbers) == 1 else numbers
+        match root:
+            case "vars" | "env":
+                return self._one_of_many(reference, self.vars if root == "vars" else self.env)
+            case "steps":
+                return self._of_step(reference)
+            case "run":
+                if reference.path != ("id",):
+                    raise TemplateError(f"`{reference}` is not defined; of the run there is `run.id`")
+                return self.run_id
+        if reference.path:
+            raise TemplateError(f"`{reference}` is not defined; `{root}` is a single value")
+        return self._single(root)
 
-    def _named(self, reference: Reference, names: Mapping[str, Value]) -> Value:
-        name = ".".join(reference.path)
+    def _single(self, root: str) -> Value | None:
+        if root in VERSIONS and root not in self.offers:
+            hint = f"write `steps.ID.{root}` in a later step"
+            raise TemplateError(f"`{root}` is only defined inside an update; {hint}")
+        if root == "port" and len(self.port) > 1:
+            return tuple(str(port.number) for port in self.port)
+        value = {
+            "host": self.host,
+            "unit": self.unit,
+            "port": str(self.port[0].number) if self.port else None,
+        }.get(root, self.own.get(root))
+        if value is None and root not in VERSIONS:
+            raise TemplateError(f"`{root}` is not defined; name it at the top of the file")
+        return value
+
+    def _one_of_many(self, reference: Reference, names: Mapping[str, Value]) -> Value:
+        name, root = ".".join(reference.path), reference.root
         if not name:
-            raise TemplateError(f"`{reference.root}` holds many values; write `{reference.root}.NAME`")
-        if name not in names:
-            if reference.root == "env":
-                raise TemplateError(
-                    f"environment variable `{name}` is not set; set it, or write `env.{name} | default('…')`"
-                )
-            raise TemplateError(f"`{reference}` is not defined{near(name, names, 'vars.')}")
-        return names[name]
+            raise TemplateError(f"`{root}` holds many values; write `{root}.NAME`")
+        if name in names:
+            return names[name]
+        if root == "env":
+            how = f"set it, or write `env.{name} | default('…')`"
+            raise TemplateError(f"environment variable `{name}` is not set; {how}")
+        raise TemplateError(f"`{reference}` is not defined{near(name, names, 'vars.')}")
 
     def _of_step(self, reference: Reference) -> Value | None:
         *parts, fact = reference.path or ("",)
         step = ".".join(parts)
         if not step:
-            raise TemplateError(f"`{reference}` names no value; write `steps.ID.{fact or FACTS[0]}`")
+            raise TemplateError(f"`{reference}` names no value; write `steps.ID.{FACTS[0]}`")
         if self.results is not None:
             if step in self.results or not self.partial:
                 return self.results.get(step, {}).get(fact, "")
             return None
         if step in self.before:
             if fact not in self.before[step]:
-                told = listed(name for name in (*FACTS, "from", "to") if name in self.before[step])
+                told = listed(name for name in (*FACTS, *VERSIONS) if name in self.before[step])
                 raise TemplateError(f"step `{step}` has no `{fact}`; it has {told}")
             return None
         if step in self.later:
             raise TemplateError(f"step `{step}` does not come before this one; a step can only look back")
-        whole = ".".join(reference.path)
-        if whole in self.before:
-            raise TemplateError(f"`{reference}` is a step; write `{reference}.{FACTS[0]}`, or another of its values")
+        if ".".join(reference.path) in self.before:
+            raise TemplateError(f"`{reference}` is a step, not a value; write `{reference}.{FACTS[0]}`")
         raise TemplateError(f"no step has the id `{step}`{near(step, (*self.before, *self.later))}")
 
 
@@ -173,3 +177,9 @@ def listed(words: Iterable[str]) -> str:
     """Name several things in a sentence: "`a`, `b` and `c`"."""
     *most, last = [f"`{word}`" for word in words] or ["nothing"]
     return f"{', '.join(most)} and {last}" if most else last
+
+
+def shown(text: str, most: int = 60) -> str:
+    """Give a value as it goes into a message: on one line, nothing unprintable, and not too long."""
+    line = "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text[: most + 1])
+    return line if len(line) <= most else line[: most - 3] + "..."

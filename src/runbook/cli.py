@@ -1,0 +1,263 @@
+"""The command line: the only module that reads argv, prints, and chooses the exit status.
+
+What only some commands need is imported where they need it: `--help` loads neither D-Bus nor pydantic.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from runbook import errors
+
+if TYPE_CHECKING:
+    from runbook.engine.runner import RunEnd
+    from runbook.model import Event
+    from runbook.step import Runbook
+
+app = typer.Typer(
+    name="runbook",
+    help="Upgrade a systemd service, and believe it only when systemd and the kernel agree.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+class Output(StrEnum):
+    """How a command reports."""
+
+    AUTO = "auto"
+    PLAIN = "plain"
+    JSON = "json"
+
+
+FileArgument = Annotated[str, typer.Argument(metavar="FILE", help="The runbook; - for standard input.")]
+FilesArgument = Annotated[list[str], typer.Argument(metavar="FILE...", help="The runbooks.")]
+OutputOption = Annotated[Output, typer.Option("--output", help="auto: for people; plain: no live view; json: lines.")]
+SetOption = Annotated[
+    list[str] | None, typer.Option("--set", metavar="NAME=VALUE", help="Set a variable of the runbook's `vars`.")
+]
+UserOption = Annotated[bool, typer.Option("--user", help="Talk to your own user manager, not to the system's.")]
+
+
+@app.command()
+def apply(
+    file: FileArgument,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would happen; change nothing.")] = False,
+    set_: SetOption = None,
+    user: UserOption = False,
+    fail_on_remediation: Annotated[
+        bool, typer.Option("--fail-on-remediation", help="End with status 6 where something had to be mended.")
+    ] = False,
+    output: OutputOption = Output.AUTO,
+) -> None:
+    """Carry a runbook out."""
+    if dry_run:
+        _look(file, set_, user, output, lambda planner: planner.plan(), "plan-finished")
+        return
+    _reported(output, "run-finished", lambda report: _apply(file, set_, user, fail_on_remediation, report))
+
+
+@app.command()
+def check(file: FileArgument, set_: SetOption = None, user: UserOption = False, output: OutputOption = Output.AUTO) -> None:
+    """Look at every reading step of a runbook once, now, changing nothing."""
+    _look(file, set_, user, output, lambda planner: planner.check(), "run-finished")
+
+
+@app.command()
+def validate(files: FilesArgument, set_: SetOption = None) -> None:
+    """Tell every mistake of every file. Needs no systemd."""
+    from runbook import document  # noqa: PLC0415
+
+    problems = 0
+    for file in files:
+        try:
+            document.load(file, sets=_sets(set_))
+        except errors.DocumentError as error:
+            problems += len(error.problems)
+            _say(error.message)
+        except errors.RunbookError as error:
+            problems += 1
+            _complain(error)
+    if problems:
+        _say(f"{problems} error{'' if problems == 1 else 's'}")
+        raise typer.Exit(errors.EXIT_INVALID)
+    _print(f"{len(files)} file{' is' if len(files) == 1 else 's are'} right")
+
+
+@app.command()
+def schema() -> None:
+    """Print the JSON Schema of a runbook, for editors."""
+    import json  # noqa: PLC0415
+
+    from runbook import catalogue  # noqa: PLC0415
+
+    _print(json.dumps(catalogue.schema(), indent=2))
+
+
+@app.command()
+def steps(
+    kind: Annotated[str | None, typer.Argument(metavar="[TYPE]", help="A step type, for its fields.")] = None,
+) -> None:
+    """List the step types; with TYPE, its fields."""
+    from runbook import catalogue  # noqa: PLC0415
+    from runbook.report import tables  # noqa: PLC0415
+
+    try:
+        _print(tables.fields(catalogue.describe(kind)) if kind else tables.kinds(catalogue.kinds()))
+    except errors.RunbookError as error:
+        _complain(error)
+        raise typer.Exit(error.exit_status) from error
+
+
+def _apply(
+    file: str, set_: list[str] | None, user: bool, fail_on_remediation: bool, report: Callable[[Event], None]
+) -> int:
+    from runbook.engine import record  # noqa: PLC0415
+    from runbook.engine.events import Events  # noqa: PLC0415
+    from runbook.engine.runner import Runner  # noqa: PLC0415
+    from runbook.host.local import LocalHost  # noqa: PLC0415
+    from runbook.model import SystemClock  # noqa: PLC0415
+    from runbook.step import RunState  # noqa: PLC0415
+
+    book = _load(file, set_)
+    with LocalHost(_scope(book, user)) as host:
+        kept = record.create(SystemClock().now())
+        events = Events(kept.id, SystemClock(), (report,), _secrets(book))
+        state = RunState(kept.id, book.folder, book.env, kept.outputs)
+        return Runner(book, host, host.waiter, events, state, fail_on_remediation).run().exit
+
+
+def _look(
+    file: str, set_: list[str] | None, user: bool, output: Output, what: Callable[[Any], RunEnd], last: str
+) -> None:
+    """Do what only looks: the host that is handed over has no writing methods."""
+
+    def look(report: Callable[[Event], None]) -> int:
+        from runbook.engine import record  # noqa: PLC0415
+        from runbook.engine.events import Events  # noqa: PLC0415
+        from runbook.engine.planner import Planner  # noqa: PLC0415
+        from runbook.host.local import LocalHost, ReadOnlyHost  # noqa: PLC0415
+        from runbook.model import SystemClock  # noqa: PLC0415
+        from runbook.step import RunState  # noqa: PLC0415
+
+        book = _load(file, set_)
+        with LocalHost(_scope(book, user)) as host:
+            clock = SystemClock()
+            # An id for the events; there is no record of a look.
+            name = record.new_id(clock.now())
+            events = Events(name, clock, (report,), _secrets(book))
+            planner = Planner(book, ReadOnlyHost(host), host.waiter, events, RunState(name, book.folder, book.env))
+            return what(planner).exit
+
+    _reported(output, last, look)
+
+
+def _reported(output: Output, last: str, act: Callable[[Callable[[Event], None]], int]) -> None:
+    """Run with a report; what keeps it from beginning is said in the report's own form too."""
+    from runbook.model import Event, SystemClock  # noqa: PLC0415
+
+    report = _report(output)
+    try:
+        code = act(report)
+    except errors.RunbookError as error:
+        code = error.exit_status
+        if isinstance(error, errors.DocumentError):
+            _say(error.message)
+        elif output is not Output.JSON:
+            _complain(error)
+        if output is Output.JSON:
+            status = {errors.EXIT_INVALID: "invalid", errors.EXIT_NOT_BEGUN: "not-begun"}.get(code, "failed")
+            if isinstance(error, errors.Interrupted):
+                status = "interrupted"
+            data = {"status": status, "exit": code, "reason": error.message}
+            report(Event(SystemClock().now(), "", last, {**data, **({"hint": error.hint} if error.hint else {})}))
+    raise typer.Exit(code)
+
+
+def _report(output: Output) -> Callable[[Event], None]:
+    if output is Output.JSON:
+        from runbook.report.json_lines import JsonLines  # noqa: PLC0415
+
+        return JsonLines(sys.stdout)
+    from runbook.report.layout import Page  # noqa: PLC0415
+    from runbook.report.text import Text  # noqa: PLC0415
+
+    terminal = sys.stdout.isatty() and os.environ.get("TERM", "dumb") != "dumb"
+    colour = terminal and "NO_COLOR" not in os.environ
+    return Text(Page(sys.stdout, colour=colour), live=terminal and output is Output.AUTO)
+
+
+def _load(file: str, set_: list[str] | None) -> Runbook:
+    from runbook import document  # noqa: PLC0415
+
+    return document.load(file, sets=_sets(set_))
+
+
+def _sets(pairs: list[str] | None) -> dict[str, str]:
+    sets = {}
+    for pair in pairs or []:
+        name, equals, value = pair.partition("=")
+        if not equals or not name:
+            raise errors.UsageError(f"cannot read --set {pair}: write NAME=VALUE")
+        sets[name] = value
+    return sets
+
+
+def _scope(book: Runbook, user: bool) -> str:
+    if user and "scope" in book.model_fields_set and book.scope == "system":
+        raise errors.UsageError(
+            f"--user contradicts {book.path}, which says `scope: system`", hint="leave one of the two out"
+        )
+    return "user" if user else book.scope
+
+
+def _secrets(book: Runbook) -> tuple[str, ...]:
+    # The longest first: one may be a part of another.
+    return tuple(sorted(filter(None, (os.environ.get(name, "") for name in book.secrets)), key=len, reverse=True))
+
+
+def _complain(error: errors.RunbookError) -> None:
+    _say(f"runbook: {error.message}")
+    if error.hint:
+        _say(f"  {error.hint}")
+
+
+def _print(text: str) -> None:
+    typer.echo(text)
+
+
+def _say(text: str) -> None:
+    typer.echo(text, err=True)
+
+
+def main() -> None:
+    """Be the command `runbook`."""
+    for stream in (sys.stdout, sys.stderr):
+        # A name with bytes that are no UTF-8 is shown with escapes; it is no reason to fail.
+        stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
+    try:
+        app()
+    except errors.RunbookError as error:
+        _complain(error)
+        sys.exit(error.exit_status)
+    except BrokenPipeError:
+        # Whoever read the output has gone, and there is nobody left to tell.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(errors.EXIT_FAILED)
+
+
+if __name__ == "__main__":
+    main()
+
+
+__all__ = ["Path", "app", "main"]

@@ -1,0 +1,272 @@
+"""YAML into nodes: every scalar as its text, every key and value with its place. The only importer of yaml.
+
+PyYAML's events are read one by one, and nothing is built from them that was not counted first: neither the
+depth nor the size of what a file asks for can hurt (its composer recurses in C, where deep nesting ends the
+process). What YAML would make of a word (`no`, 1.10, 010) is nobody's business here.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import yaml
+
+from runbook.errors import Problem
+from runbook.template import shown
+
+MOST_BYTES = 1 << 20
+"""Size of a file: runbooks have some hundred lines."""
+MOST_DEPTH = 32
+"""How deep lists and mappings may be nested; a header of a probe of a check is at ten."""
+MOST_NODES = 50_000
+"""Values that a file may hold, each counted as often as aliases repeat it."""
+
+# PyYAML is there without libyaml as well, only slower.
+_LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+_NOTHING = frozenset({"", "~", "null", "Null", "NULL"})
+_STRANGE = re.compile(r"[^\t\n\r\x20-\x7e\x85\xa0-\ud7ff\ue000-\ufefe\uff00-\ufffd\U00010000-\U0010ffff]")
+_MERGE = "<<"
+
+
+@dataclass(frozen=True, order=True)
+class Place:
+    """A place in a file. Lines and columns count from 1, as editors do."""
+
+    line: int
+    column: int
+
+
+@dataclass
+class Node:
+    """A value of the file. `value` is a text, None for nothing, a list of nodes, or a mapping of names to nodes.
+
+    `keys` are the places of a mapping's keys. `size` counts the node and all below it, `height` its levels.
+    """
+
+    place: Place
+    value: str | None | list[Node] | dict[str, Node]
+    keys: dict[str, Place] = field(default_factory=dict)
+    size: int = 1
+    height: int = 1
+
+    def plain(self) -> Any:
+        """Give it as texts, lists and mappings."""
+        if isinstance(self.value, list):
+            return [node.plain() for node in self.value]
+        if isinstance(self.value, dict):
+            return {key: node.plain() for key, node in self.value.items()}
+        return self.value
+
+    def get(self, part: str | int) -> Node | None:
+        """Give what stands under a key or at an index, if anything does."""
+        if isinstance(self.value, dict) and isinstance(part, str):
+            return self.value.get(part)
+        if isinstance(self.value, list) and isinstance(part, int) and part < len(self.value):
+            return self.value[part]
+        return None
+
+
+class Unreadable(Exception):
+    """The file cannot be taken apart: nothing beyond this one mistake is known of it."""
+
+    def __init__(self, place: Place, message: str) -> None:
+        super().__init__(message)
+        self.place = place
+        self.message = message
+
+
+def compose(data: bytes | str, name: str) -> tuple[Node | None, list[Problem]]:
+    """Take a file apart. The node is None if that cannot be done; else the problems are those of single places."""
+    problems: list[tuple[Place, str]] = []
+    try:
+        text = _decoded(data)
+        node: Node | None = _Composer(text, problems).document()
+    except Unreadable as error:
+        node = None
+        problems = [(error.place, error.message)]
+    return node, [Problem(name, place.line, place.column, message) for place, message in problems]
+
+
+def _decoded(data: bytes | str) -> str:
+    """Turn a file into text, or say where it is none."""
+    if len(data) > MOST_BYTES:
+        raise Unreadable(Place(1, 1), f"the file is larger than {MOST_BYTES >> 20} MiB; a runbook is a short text")
+    if isinstance(data, bytes):
+        try:
+            text = data.decode("utf-8")
+        except UnicodeDecodeError as error:
+            before = data[: error.start].decode("utf-8")
+            raise Unreadable(_end_of(before), "this is no text: the file is not UTF-8 from here on") from error
+    else:
+        text = data
+    text = text.removeprefix("\N{ZERO WIDTH NO-BREAK SPACE}")
+    if strange := _STRANGE.search(text):
+        code = f"U+{ord(strange[0]):04X}"
+        raise Unreadable(_end_of(text[: strange.start()]), f"the character {code} has no place in a text file")
+    return text
+
+
+def _end_of(text: str) -> Place:
+    lines = text.split("\n")
+    return Place(len(lines), len(lines[-1]) + 1)
+
+
+class _Composer:
+    """Makes nodes of events. What is wrong in one place is noted, and the rest goes on."""
+
+    def __init__(self, text: str, problems: list[tuple[Place, str]]) -> None:
+        self.text = text
+        self.problems = problems
+        self.anchors: dict[str, Node | None] = {}
+        self.total = 0
+        self.events = self._read()
+
+    def _read(self) -> Iterator[Any]:
+        try:
+            yield from yaml.parse(self.text, Loader=_LOADER)
+        except yaml.MarkedYAMLError as error:
+            mark = error.problem_mark or error.context_mark
+            place = _place(mark) if mark else Place(1, 1)
+            raise Unreadable(place, _in_words(error, self.text, place)) from error
+        except (yaml.YAMLError, RecursionError, ValueError) as error:
+            raise Unreadable(Place(1, 1), "cannot read the file as YAML") from error
+
+    def document(self) -> Node:
+        """Make the node of the one document there is."""
+        root: Node | None = None
+        for event in self.events:
+            if isinstance(event, yaml.DocumentStartEvent) and root is not None:
+                raise Unreadable(_start(event), "a second document begins here; a runbook is one (remove the `---`)")
+            if isinstance(event, yaml.NodeEvent):
+                root = self._node(event, 0)
+        if root is None or root.value is None:
+            raise Unreadable(Place(1, 1), "the file is empty; a runbook needs `steps`")
+        return root
+
+    def _node(self, event: Any, depth: int) -> Node:
+        place = _start(event)
+        if isinstance(event, yaml.AliasEvent):
+            return self._alias(event, place, depth)
+        if depth > MOST_DEPTH:
+            raise _too_deep(place)
+        if event.tag is not None:
+            self.problems.append((place, f"the tag `{_tag(event.tag)}` is not taken here; remove it"))
+        if event.anchor is not None:
+            self.anchors[event.anchor] = None
+        node = Node(place, None)
+        if isinstance(event, yaml.ScalarEvent):
+            # A text in quotes is a text, even an empty one.
+            node.value = None if event.style is None and event.value in _NOTHING else event.value
+        elif isinstance(event, yaml.SequenceStartEvent):
+            node.value = list(self._items(depth))
+            for item in node.value:
+                _hold(node, item)
+        else:
+            self._fill(node, depth)
+        self._count(node, 1)
+        if event.anchor is not None:
+            self.anchors[event.anchor] = node
+        return node
+
+    def _items(self, depth: int) -> Iterator[Node]:
+        while not isinstance(event := next(self.events), yaml.SequenceEndEvent):
+            yield self._node(event, depth + 1)
+
+    def _fill(self, node: Node, depth: int) -> None:
+        node.value = entries = {}
+        while not isinstance(event := next(self.events), yaml.MappingEndEvent):
+            merges = isinstance(event, yaml.ScalarEvent) and event.style is None and event.value == _MERGE
+            key = self._node(event, depth + 1)
+            value = self._node(next(self.events), depth + 1)
+            _hold(node, key)
+            _hold(node, value)
+            if isinstance(key.value, (list, dict)):
+                self.problems.append((key.place, "a key must be a single word, not a list or a mapping"))
+                continue
+            name = event.value if isinstance(event, yaml.ScalarEvent) else key.value or ""
+            if merges:
+                self.problems.append((key.place, "`<<` does not merge mappings here; write the keys out"))
+            elif name in entries:
+                first = node.keys[name].line
+                self.problems.append((key.place, f"`{shown(name)}` stands twice; it is in line {first} already"))
+            else:
+                entries[name], node.keys[name] = value, key.place
+
+    def _alias(self, event: Any, place: Place, depth: int) -> Node:
+        if event.anchor not in self.anchors:
+            raise Unreadable(place, f"`*{shown(event.anchor)}` stands for nothing: no `&{shown(event.anchor)}` before it")
+        target = self.anchors[event.anchor]
+        if target is None:
+            raise Unreadable(place, f"`*{shown(event.anchor)}` would hold itself")
+        if depth + target.height > MOST_DEPTH:
+            raise _too_deep(place)
+        node = replace(target, place=place)
+        self._count(node, target.size)
+        return node
+
+    def _count(self, node: Node, size: int) -> None:
+        self.total += size
+        if self.total > MOST_NODES:
+            raise Unreadable(node.place, f"the file holds more than {MOST_NODES} values, aliases counted out")
+
+
+def _hold(node: Node, below: Node) -> None:
+    node.size += below.size
+    node.height = max(node.height, below.height + 1)
+
+
+def _too_deep(place: Place) -> Unreadable:
+    return Unreadable(place, f"lists and mappings are nested more than {MOST_DEPTH} deep here")
+
+
+def _place(mark: Any) -> Place:
+    return Place(mark.line + 1, mark.column + 1)
+
+
+def _start(event: Any) -> Place:
+    return _place(event.start_mark)
+
+
+def _tag(tag: str) -> str:
+    standard = "tag:yaml.org,2002:"
+    return shown("!!" + tag.removeprefix(standard) if tag.startswith(standard) else tag)
+
+
+_SYNTAX = (
+    ("mapping values are not allowed", "a second `: ` in one line; put the value in quotes"),
+    ("expected ',' or '", "a list or mapping in brackets is not closed, or a comma is missing"),
+    ("could not find expected ':'", "a key without a `:` after it"),
+    ("expected <block end>", "this does not line up with the lines above; check how far it is indented"),
+    ("block sequence entries are not allowed", "a list begins in the middle of a line; put it on a line of its own"),
+    ("unexpected end of stream", "a quote or a bracket is never closed"),
+    ("expected the node content", "a value is missing"),
+    ("expected <document start>", "this does not belong to what stands above; check how far it is indented"),
+    ("expected '<document start>'", "this does not belong to what stands above; check how far it is indented"),
+    ("block mapping", "this does not line up with the lines above; check how far it is indented"),
+    ("undefined alias", "an alias that stands for nothing"),
+    ("duplicate anchor", "an anchor that stands twice"),
+    ("unknown escape character", "an unknown `\\` in double quotes; write it in single quotes"),
+    ("expected escape sequence", "an unknown `\\` in double quotes; write it in single quotes"),
+)
+"""What YAML's parsers say, and what it means for who wrote the line. The first that fits counts."""
+
+
+def _in_words(error: yaml.MarkedYAMLError, text: str, place: Place) -> str:
+    """Say what is wrong with the YAML, in words of our own."""
+    said = f"{error.problem or ''} {error.context or ''}"
+    lines = text.split("\n")
+    line = lines[place.line - 1] if place.line <= len(lines) else ""
+    here = line[place.column - 1 : place.column]
+    if "cannot start any token" in said:
+        if here == "\t":
+            return "a tab cannot indent in YAML; use spaces"
+        return f"a value cannot begin with `{here}`; put it in quotes" if here else "a value cannot begin like this"
+    if "${{" in line and "flow" in said:
+        return "`${{ }}` within a list or mapping in brackets must stand in quotes"
+    for sign, words in _SYNTAX:
+        if sign in said:
+            return words
+    return "cannot read this as YAML; the mistake is here, or in the lines above"

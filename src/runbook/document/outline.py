@@ -1,0 +1,151 @@
+"""The steps of a file as they stand there, before any of them is checked: where, of which type, under which id."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from pydantic import TypeAdapter, ValidationError
+
+from runbook.document.nodes import Node, Place
+from runbook.fields import StepId, what
+from runbook.step import Nested, Step
+from runbook.template import FACTS, VERSIONS, listed, near, shown
+
+Types = Mapping[str, type[Step[Any]]]
+Problems = list[tuple[Place, str]]
+
+_ID = TypeAdapter[str](StepId)
+
+
+@dataclass
+class Site:
+    """One step in the file. `body` is the mapping of its fields, if it has one; `nested` the steps it holds."""
+
+    place: Place
+    cls: type[Step[Any]]
+    body: Node | None
+    id: str = ""
+    nested: dict[str, list[Site]] = field(default_factory=dict)
+
+    @property
+    def kind(self) -> str:
+        """Its type's name."""
+        return self.cls.kind
+
+    @property
+    def facts(self) -> frozenset[str]:
+        """What templates may ask of it."""
+        versions = set(VERSIONS) & set(self.cls.offers)
+        return frozenset({*FACTS, *versions})
+
+    def walk(self) -> Iterator[Site]:
+        """Give it and all that it holds."""
+        yield self
+        for sites in self.nested.values():
+            for site in sites:
+                yield from site.walk()
+
+
+def sites_of(node: Node | None, key: str, types: Types, problems: Problems) -> list[Site]:
+    """Find the steps in a list. What is no step is noted and left out."""
+    if node is None:
+        return []
+    if not isinstance(node.value, list):
+        wants = f"`{key}` wants a list of steps (`- …`), not {what(node.plain())}"
+        problems.append((node.place, f"`{key}` is empty; it needs at least one step" if node.value is None else wants))
+        return []
+    if not node.value:
+        problems.append((node.place, f"`{key}` is an empty list; it needs at least one step"))
+    found = (_site(item, types, problems) for item in node.value)
+    return [site for site in found if site is not None]
+
+
+def _site(item: Node, types: Types, problems: Problems) -> Site | None:
+    """Read an item: the bare name of a type, or a mapping with one type as its key."""
+    if isinstance(item.value, str):
+        return _of_type(item.value, item.place, Node(item.place, None), item, types, problems)
+    if not isinstance(item.value, dict) or not item.value:
+        problems.append((item.place, f"a step is the name of its type, or a mapping with that as its key, not {what(item.plain())}"))
+        return None
+    if len(item.value) == 1:
+        ((kind, body),) = item.value.items()
+        return _of_type(kind, item.keys[kind], body, item, types, problems)
+    kinds = [key for key in item.value if key in types]
+    if len(kinds) != 1:
+        these = listed(kinds or list(item.value)[:3])
+        problems.append((item.place, f"a step has exactly one type as its key, not {these}; write one step for each"))
+        return None
+    (kind,) = kinds
+    for key in item.value:
+        if key != kind:
+            how = f"indent it below `{kind}`, as one of its fields"
+            problems.append((item.keys[key], f"`{shown(key)}` stands beside `{kind}`; {how}"))
+    return _of_type(kind, item.keys[kind], item.value[kind], item, types, problems)
+
+
+def _of_type(
+    kind: str, place: Place, body: Node, item: Node, types: Types, problems: Problems
+) -> Site | None:
+    cls = types.get(kind)
+    if cls is None:
+        hint = near(kind, types) or f"; there are {listed(types)}"
+        problems.append((place, f"unknown step type `{shown(kind)}`{hint}"))
+        return None
+    if body.value is not None and not isinstance(body.value, dict):
+        problems.append((body.place, f"`{kind}` wants its fields below it (`key: value`), not {what(body.plain())}"))
+        return None
+    site = Site(item.place, cls, body if body.value is not None else None)
+    for key in nested_keys(cls):
+        site.nested[key] = sites_of(body.get(key), key, types, problems)
+    return site
+
+
+def nested_keys(cls: type[Step[Any]]) -> dict[str, Nested]:
+    """Give the keys of a type that hold steps."""
+    found = {}
+    for name, info in cls.model_fields.items():
+        for mark in info.metadata:
+            if isinstance(mark, Nested):
+                found[info.alias or name] = mark
+    return found
+
+
+def name_all(lists: Mapping[str, list[Site]], problems: Problems) -> None:
+    """Give each step its id: its own, or the type, then `type-2`, … `lists` are the lists by the prefix of theirs.
+
+    A step that is held by another is called after it: `remediate.check.wait-ready`.
+    """
+    taken: dict[str, Place] = {}
+    everyone = [site for sites in lists.values() for outer in sites for site in outer.walk()]
+    for site in everyone:
+        node = site.body.get("id") if site.body else None
+        if node is None or not isinstance(node.value, str):
+            continue
+        try:
+            name = _ID.validate_python(node.value)
+        except ValidationError:
+            continue  # The step's own check says so.
+        if "." in name:
+            problems.append((node.place, f"`{shown(name)}` cannot be an id; dots are for steps within steps"))
+        elif name in taken:
+            problems.append((node.place, f"the id `{name}` stands twice; it is in line {taken[name].line} already"))
+        else:
+            taken[name] = node.place
+            site.id = name
+    for prefix, sites in lists.items():
+        _name(sites, prefix, taken)
+
+
+def _name(sites: list[Site], prefix: str, taken: dict[str, Place]) -> None:
+    for site in sites:
+        number = 1
+        while not site.id:
+            name = f"{prefix}{site.kind}" + (f"-{number}" if number > 1 else "")
+            if name not in taken:
+                taken[name] = site.place
+                site.id = name
+            number += 1
+        for key, nested in site.nested.items():
+            _name(nested, f"{site.id}.{key}.", taken)

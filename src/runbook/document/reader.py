@@ -1,0 +1,237 @@
+"""Nodes into a Runbook, or every mistake with its place.
+
+The order is that of what must be known first: variables, the unit and the port, the ids of all steps, then the
+steps one by one, each with a scope that knows those before it. A mistake in one of them does not hide the others.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from pydantic import TypeAdapter, ValidationError
+
+from runbook.document import wording
+from runbook.document.nodes import Node, Place
+from runbook.document.outline import Problems, Site, Types, name_all, nested_keys, sites_of
+from runbook.errors import DocumentError, Problem, UsageError
+from runbook.fields import PortList, UnitName, what
+from runbook.model import Impact, Port
+from runbook.step import Runbook, Step
+from runbook.template import Scope, Template, TemplateError, near, read, shown
+from runbook.template.scope import ROOTS, Value
+
+_UNIT: TypeAdapter[str] = TypeAdapter(UnitName)
+_PORTS: TypeAdapter[tuple[Port, ...]] = TypeAdapter(PortList)
+
+_LISTS = {"steps": "", "rollback": "rollback.", "always": "always."}
+"""The lists of steps of a runbook, and what the ids of their steps begin with."""
+
+_WHOLE = "the runbook"
+
+
+class Reader:
+    """Reads one file. `problems` grows while it does."""
+
+    def __init__(self, root: Node, types: Types, scope: Scope) -> None:
+        self.root = root
+        self.types = types
+        self.scope = scope
+        self.problems: Problems = []
+        self.built: list[tuple[Site, Step[Any]]] = []
+        self.before: dict[str, frozenset[str]] = {}
+        self.ids: frozenset[str] = frozenset()
+
+    def runbook(self, sets: Mapping[str, str], path: str, folder: Path, text: str) -> Runbook | None:
+        """Make the runbook; None if there were problems that leave nothing to make it of."""
+        variables = self._variables(sets)
+        head = replace(self.scope, vars=variables, roots=("vars", "env", "host"))
+        head = replace(head, roots=(*head.roots, "unit", "port"), unit=self._early("unit", _UNIT, head))
+        head = replace(head, port=self._early("port", _PORTS, head) or ())
+        self.scope = replace(head, roots=ROOTS)
+        lists = self._lists()
+        self._unknown_keys()
+        data = {key: node.plain() for key, node in self._fields().items() if key not in _LISTS and key != "vars"}
+        for key, sites in lists.items():
+            steps = tuple(step for site in sites if (step := self._step(site)) is not None)
+            if key in self._fields() and (key != "rollback" or sites):
+                data[key] = steps
+        data.setdefault("rollback", self._rollback())
+        data.update(vars=variables, path=path, folder=folder, text=text, names=self.scope)
+        if "steps" not in self._fields():
+            self.problems.append((self.root.place, f"{_WHOLE} needs `steps`, a list with at least one step"))
+            data["steps"] = ()
+        try:
+            book = Runbook.model_validate(data, context=head, by_alias=True, by_name=False)
+        except ValidationError as error:
+            self.problems += wording.problems(error, Runbook, self.root, self.root.place, _WHOLE)
+            return None
+        for site, step in self.built:
+            for key, sentence in step.misfits(book):
+                node = site.body.get(key) if site.body else None
+                self.problems.append((node.place if node else site.place, sentence))
+        return book
+
+    def _fields(self) -> dict[str, Node]:
+        assert isinstance(self.root.value, dict)
+        return self.root.value
+
+    def _unknown_keys(self) -> None:
+        known = wording.keys_of(Runbook)
+        for key in [key for key in self._fields() if key not in known]:
+            self.problems.append((self.root.keys[key], wording.unknown(key, Runbook, _WHOLE)))
+            # Fields that no file may set would be taken else: where it was read from, and the like.
+            del self._fields()[key]
+
+    # Names
+
+    def _variables(self, sets: Mapping[str, str]) -> dict[str, Value]:
+        """Read `vars`, from the first to the last: each may use those before it."""
+        node = self._fields().get("vars")
+        found: dict[str, Value] = {}
+        if node is not None and not isinstance(node.value, dict):
+            self.problems.append((node.place, f"`vars` wants a mapping (`NAME: value`), not {what(node.plain())}"))
+            return dict(sets)
+        entries = node.value if node is not None and isinstance(node.value, dict) else {}
+        for name in sets:
+            if name not in entries:
+                hint = near(name, entries) or "; `vars` is where they stand"
+                raise UsageError(f"cannot set `{shown(name)}`: the runbook has no such variable{hint}")
+        for name, value in entries.items():
+            assert node is not None
+            if not re.fullmatch(r"[A-Za-z]\w*(?:-+\w+)*", name, re.ASCII):
+                how = "write letters, digits, - and _, a letter first"
+                self.problems.append((node.keys[name], f"`{shown(name)}` cannot be the name of a variable; {how}"))
+            scope = replace(self.scope, vars=dict(found), roots=("vars", "env", "host"))
+            read_one = self._variable(name, value, scope)
+            found[name] = sets.get(name, read_one)
+        return found
+
+    def _variable(self, name: str, node: Node, scope: Scope) -> Value:
+        if isinstance(node.value, list):
+            return tuple(self._text(name, item, scope) for item in node.value)
+        return self._text(name, node, scope)
+
+    def _text(self, name: str, node: Node, scope: Scope) -> str:
+        if not isinstance(node.value, str):
+            wants = f"the variable `{name}` wants a text or a list of texts, not {what(node.value and node.plain())}"
+            empty = f"the variable `{name}` is empty; write `\"\"` for a text without letters"
+            self.problems.append((node.place, empty if node.value is None else wants))
+            return ""
+        try:
+            text = read(node.value)
+            return text.filled(scope) if isinstance(text, Template) else text
+        except TemplateError as error:
+            self.problems.append((node.place, error.message))
+            return ""
+
+    def _early(self, key: str, adapter: TypeAdapter[Any], scope: Scope) -> Any:
+        """Read a field that the scope of the others needs. What is wrong with it is said in its turn."""
+        node = self._fields().get(key)
+        try:
+            return adapter.validate_python(node.plain(), context=scope) if node is not None else None
+        except ValidationError:
+            return None
+
+    # Steps
+
+    def _lists(self) -> dict[str, list[Site]]:
+        """Find all steps and give them their ids."""
+        lists = {}
+        for key in _LISTS:
+            node = self._fields().get(key)
+            words = key == "rollback" and node is not None and not isinstance(node.value, list)
+            lists[key] = [] if words else sites_of(node, key, self.types, self.problems)
+        name_all({_LISTS[key]: sites for key, sites in lists.items()}, self.problems)
+        everyone = (site for sites in lists.values() for outer in sites for site in outer.walk())
+        self.ids = frozenset(site.id for site in everyone)
+        return lists
+
+    def _rollback(self) -> str:
+        node = self._fields().get("rollback")
+        if node is None or isinstance(node.value, list):
+            return "off"
+        if node.value in ("off", "auto"):
+            return str(node.value)
+        given = f"`{shown(node.value)}`" if isinstance(node.value, str) else what(node.value and node.plain())
+        hint = near(node.value, ("off", "auto")) if isinstance(node.value, str) else ""
+        self.problems.append((node.place, f"`rollback` is off, auto or a list of steps, not {given}{hint}"))
+        return "off"
+
+    def _step(self, site: Site) -> Step[Any] | None:
+        """Make one step, after those that it holds."""
+        outer = replace(self.scope, before=dict(self.before), later=self.ids - self.before.keys())
+        fields = site.body.value if site.body else {}
+        assert isinstance(fields, dict)
+        holders = nested_keys(site.cls)
+        data = {key: node.plain() for key, node in fields.items() if key not in holders}
+        for key, mark in holders.items():
+            steps = [(inner, self._step(inner)) for inner in site.nested.get(key, ())]
+            if key in fields:
+                data[key] = tuple(step for _, step in steps if step is not None)
+            if mark.reading:
+                self._only_reading(key, steps)
+        lacking = self._from_the_top(site, data)
+        data["id"] = site.id if site.id else data.get("id")
+        own = {key: self._own(data.get(key), adapter, outer) for key, adapter in (("unit", _UNIT), ("port", _PORTS))}
+        scope = outer.of_step(own["unit"], own["port"], site.cls.offers)
+        self.before[site.id] = site.facts
+        try:
+            step = site.cls.model_validate(data, context=scope, by_alias=True, by_name=False)
+        except ValidationError as error:
+            self.problems += wording.problems(error, site.cls, site.body, site.place, site.kind)
+            return None
+        if lacking:
+            return None
+        self.built.append((site, step))
+        return step
+
+    def _own(self, value: Any, adapter: TypeAdapter[Any], scope: Scope) -> Any:
+        try:
+            return adapter.validate_python(value, context=scope) if value is not None else None
+        except ValidationError:
+            return None
+
+    def _from_the_top(self, site: Site, data: dict[str, Any]) -> bool:
+        """Fill in what the step takes from the top of the file. True if what it needs is not there."""
+        top = {"unit": self.scope.unit, "port": self.scope.port or None}
+        lacking = False
+        for key in dict.fromkeys((*site.cls.takes, *site.cls.needs)):
+            if key in data:
+                continue
+            if top[key] is not None:
+                data[key] = top[key]
+            elif key in site.cls.needs:
+                lacking = True
+                if key not in self._fields():
+                    sentence = f"{site.kind} needs `{key}`, here or at the top of the file"
+                    self.problems.append((site.place, sentence))
+        return lacking
+
+    def _only_reading(self, key: str, steps: list[tuple[Site, Step[Any] | None]]) -> None:
+        for site, step in steps:
+            if step is not None:
+                impact = step.impact_here()
+            else:
+                # It is wrong, and what it does may hang on a field that is; only a type that is sure counts.
+                impact = site.cls.impact if site.cls.impact_here is Step.impact_here else Impact.READ_ONLY
+            if impact is Impact.MUTATING:
+                sentence = f"{site.kind} changes something; `{key}` takes only steps that merely read"
+                self.problems.append((site.place, sentence))
+
+
+def problem_list(problems: Problems, name: str) -> list[Problem]:
+    """Put problems in the order of the file, each once."""
+    return sorted({Problem(name, place.line, place.column, message) for place, message in problems})
+
+
+def refuse(problems: list[Problem]) -> None:
+    """Raise DocumentError if there is any problem."""
+    if problems:
+        raise DocumentError(sorted(set(problems)))
+
+
+__all__ = ["Place", "Reader", "problem_list", "refuse"]

@@ -1,0 +1,304 @@
+"""One private connection to a bus, with a time-out on every call; the only importer of pydbus.
+
+pydbus gives the connection and no more: its proxies introspect, and wait for ever. A connection of
+`pydbus.SystemBus()` would be shared, and end the program with SIGTERM when dbus-daemon goes away.
+
+D-Bus errors become the program's own here, by their names: their texts are translated.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import pydbus
+from gi.repository import Gio, GLib
+
+from runbook.errors import AccessDenied, BusLost, BusTimeout, HostError, NoSuchUnit, UnitMasked
+from runbook.host.addresses import Endpoint
+from runbook.host.loop import Loop
+
+TIMEOUT = 10.0
+"""Seconds that a call may take unless it says otherwise."""
+
+PAUSE = 0.05
+"""Seconds between two tries to reach a bus that is being restarted."""
+
+PROPERTIES = "org.freedesktop.DBus.Properties"
+
+_ERRORS: dict[str, type[HostError]] = {
+    "org.freedesktop.DBus.Error.AccessDenied": AccessDenied,
+    "org.freedesktop.DBus.Error.AuthFailed": AccessDenied,
+    # What polkit's absence, or that of an agent, looks like to a user who is not root.
+    "org.freedesktop.DBus.Error.InteractiveAuthorizationRequired": AccessDenied,
+    "org.freedesktop.systemd1.NoSuchUnit": NoSuchUnit,
+    "org.freedesktop.systemd1.UnitMasked": UnitMasked,
+    "org.freedesktop.DBus.Error.Timeout": BusTimeout,
+    "org.freedesktop.DBus.Error.TimedOut": BusTimeout,
+    # Whoever was asked left the bus before it answered, as systemd does while it re-executes itself.
+    "org.freedesktop.DBus.Error.NoReply": BusLost,
+    "org.freedesktop.DBus.Error.Disconnected": BusLost,
+    "org.freedesktop.DBus.Error.ServiceUnknown": BusLost,
+    "org.freedesktop.DBus.Error.NameHasNoOwner": BusLost,
+}
+
+_CAUSES: dict[type[HostError], str] = {
+    BusTimeout: "it did not answer in time",
+    BusLost: "the connection broke",
+}
+
+
+Heard = Callable[[str, Any], None]
+"""Takes the path and the arguments, a GVariant tuple, of a signal."""
+
+
+class Properties:
+    """The properties of an object, as they came; only what is asked for is unpacked.
+
+    A service has some 300 of them, and unpacking all takes longer than fetching them.
+    """
+
+    def __init__(self, values: Any) -> None:
+        self._values = GLib.VariantDict.new(values)
+
+    def get(self, name: str, default: Any = None) -> Any:
+        """Give one property as a plain value, or `default` where the object has none of that name."""
+        value = self._values.lookup_value(name, None)
+        return default if value is None else value.unpack()
+
+
+@dataclass
+class _Subscription:
+    path: str
+    interface: str
+    member: str
+    heard: Heard
+
+
+class Bus:
+    """A connection to one service on one bus, opened again when it was closed.
+
+    `service` is the well-known name: the unique one changes when systemd re-executes itself. `renewed` is
+    called after a new connection took the place of a lost one, with its subscriptions already made.
+    """
+
+    def __init__(
+        self, loop: Loop, endpoints: tuple[Endpoint, ...], service: str, *, renewed: Callable[[], None]
+    ) -> None:
+        self._loop = loop
+        self._endpoints = endpoints
+        self._service = service
+        self._renewed = renewed
+        self._subscriptions: list[_Subscription] = []
+        self._connection: Any = None
+        self._peer = False
+        self._stale = False
+        self._connect(TIMEOUT)
+
+    def close(self) -> None:
+        """Close the connection. What the service held on its behalf is let go."""
+        if self._connection is not None and not self._connection.is_closed():
+            self._connection.close(None, None)
+        self._subscriptions.clear()
+
+    def call(
+        self,
+        path: str,
+        interface: str,
+        method: str,
+        arguments: tuple[str, tuple[Any, ...]] | None = None,
+        *,
+        what: str,
+        timeout: float = TIMEOUT,
+        again: bool = False,
+        settle: bool = False,
+    ) -> Any:
+        """Call a method and give its answer, a GVariant tuple, serving the main context meanwhile.
+
+        `arguments` are a D-Bus signature and its values. `what` completes "cannot …" in a message. `again`
+        is for what merely reads: it is asked once more on a new connection when the old one broke. `settle`
+        is for what begins something: see `Loop.run_until`.
+
+        Raises AccessDenied, NoSuchUnit, UnitMasked, BusTimeout, BusLost, HostError, Interrupted.
+        """
+        deadline = self._loop.clock.monotonic() + timeout
+        parameters = GLib.Variant(*arguments) if arguments else None
+        while True:
+            try:
+                if self._connection.is_closed():
+                    self._reconnect(deadline, what)
+                if self._stale:
+                    self._renew()
+                target = (self._destination, path, interface, method, parameters)
+                left = deadline - self._loop.clock.monotonic()
+                return self._ask(target, what, left, settle=settle)
+            except BusLost:
+                # systemd may be absent from the bus for a moment: it re-executes, or the bus is new.
+                if not again or self._loop.clock.monotonic() + PAUSE >= deadline:
+                    raise
+                self._loop.run_until(lambda: False, PAUSE)
+
+    def properties(self, path: str, *, what: str) -> Properties:
+        """Give all properties of an object, of all its interfaces."""
+        answer = self.call(path, PROPERTIES, "GetAll", ("(s)", ("",)), what=what, again=True)
+        return Properties(answer.get_child_value(0))
+
+    def read(self, path: str, interface: str, name: str, *, what: str) -> Any:
+        """Give one property of an object, as a plain value."""
+        answer = self.call(path, PROPERTIES, "Get", ("(ss)", (interface, name)), what=what, again=True)
+        return answer.unpack()[0]
+
+    def send(self, path: str, interface: str, method: str, arguments: tuple[str, tuple[Any, ...]]) -> None:
+        """Call a method and do not wait for its answer: for cleaning up when time is short."""
+        if self._connection.is_closed():
+            return
+        message = Gio.DBusMessage.new_method_call(self._destination, path, interface, method)
+        message.set_body(GLib.Variant(*arguments))
+        message.set_flags(Gio.DBusMessageFlags.NO_REPLY_EXPECTED | Gio.DBusMessageFlags.NO_AUTO_START)
+        try:
+            self._connection.send_message(message, Gio.DBusSendMessageFlags.NONE)
+        except GLib.Error as error:
+            raise _translated(error, f"send {method}") from None
+
+    def subscribe(self, path: str, interface: str, member: str, heard: Heard) -> None:
+        """Have `heard` called, in the main context, with the path and the arguments of each such signal.
+
+        The match is on the bus before any call that is made afterwards.
+        """
+        subscription = _Subscription(path, interface, member, heard)
+        self._subscriptions.append(subscription)
+        self._listen(subscription)
+
+    @property
+    def _destination(self) -> str | None:
+        return None if self._peer else self._service
+
+    def _listen(self, subscription: _Subscription) -> None:
+        self._connection.signal_subscribe(
+            self._destination,
+            subscription.interface,
+            subscription.member,
+            subscription.path,
+            None,
+            Gio.DBusSignalFlags.NONE,
+            # connection, sender, path, interface, member, arguments
+            lambda *signal: subscription.heard(signal[2], signal[5]),
+        )
+
+    def _ask(self, target: tuple[Any, ...], what: str, left: float, *, settle: bool) -> Any:
+        answers: list[Any] = []
+        cancellable = Gio.Cancellable()
+        connection = self._connection
+        self._loop.check()
+        connection.call(
+            *target,
+            None,
+            Gio.DBusCallFlags.NO_AUTO_START,
+            # GDBus takes 0 for "at once" and a negative number for its own default.
+            max(1, round(left * 1000)),
+            cancellable,
+            lambda _source, result: answers.append(result),
+        )
+        try:
+            # Its own time-out ends the call; a little more lets that be heard.
+            self._loop.run_until(lambda: bool(answers), left + 1, settle=settle)
+        finally:
+            if not answers:
+                cancellable.cancel()
+        if not answers:
+            raise BusTimeout(f"cannot {what}: {_CAUSES[BusTimeout]}")
+        try:
+            return connection.call_finish(answers[0])
+        except GLib.Error as error:
+            raise _translated(error, what) from None
+
+    def _reconnect(self, deadline: float, what: str) -> None:
+        """Open a new connection and subscribe again."""
+        while True:
+            try:
+                self._connect(max(0.0, deadline - self._loop.clock.monotonic()))
+                break
+            except BusLost as error:
+                if self._loop.clock.monotonic() + PAUSE >= deadline:
+                    raise BusLost(f"cannot {what}: {error.message}") from None
+                self._loop.run_until(lambda: False, PAUSE)
+        for subscription in self._subscriptions:
+            self._listen(subscription)
+        self._stale = True
+
+    def _renew(self) -> None:
+        """Tell whoever must ask again what it missed; not done before that went well."""
+        self._stale = False
+        try:
+            self._renewed()
+        except BaseException:
+            self._stale = True
+            raise
+        self._loop.tell()
+
+    def _connect(self, seconds: float) -> None:
+        refusals = []
+        for endpoint in self._endpoints:
+            try:
+                self._connection = self._open(endpoint, seconds)
+            except GLib.Error as error:
+                refusals.append(error.message)
+                continue
+            self._peer = endpoint.peer
+            self._connection.set_exit_on_close(False)
+            self._connection.connect("closed", lambda *_: self._loop.tell())
+            return
+        raise BusLost(f"the bus cannot be reached ({refusals[0]})")
+
+    def _open(self, endpoint: Endpoint, seconds: float) -> Any:
+        """Connect in a thread: a daemon that accepts and then says nothing would hold up SIGTERM for ever."""
+        opened: list[Any] = []
+
+        def connect() -> None:
+            try:
+                opened.append(_connection_to(endpoint))
+            except GLib.Error as error:
+                opened.append(error)
+            self._loop.tell(())
+
+        threading.Thread(target=connect, name="connect", daemon=True).start()
+        if not self._loop.run_until(lambda: bool(opened), seconds):
+            raise BusLost("the bus accepts a connection, but does not answer")
+        if isinstance(opened[0], GLib.Error):
+            raise opened[0]
+        return opened[0]
+
+
+def variant(signature: str, value: Any) -> Any:
+    """Make a value of a D-Bus type of its own choice, which a dictionary of properties wants."""
+    return GLib.Variant(signature, value)
+
+
+def _connection_to(endpoint: Endpoint) -> Any:
+    if endpoint.peer:
+        return Gio.DBusConnection.new_for_address_sync(
+            endpoint.address, Gio.DBusConnectionFlags.AUTHENTICATION_CLIENT, None, None
+        )
+    return pydbus.connect(endpoint.address).con
+
+
+def _translated(error: Any, what: str) -> HostError:
+    """Make one of the program's errors of GLib's, by the D-Bus error's name."""
+    name = Gio.DBusError.get_remote_error(error) or ""
+    kind = _ERRORS.get(name, HostError)
+    if not name:
+        kind = _local_kind(error)
+    cause = _CAUSES.get(kind) or error.message.removeprefix(f"GDBus.Error:{name}: ")
+    return kind(f"cannot {what}: {cause}", remote=name)
+
+
+def _local_kind(error: Any) -> type[HostError]:
+    quark = Gio.io_error_quark()
+    if error.matches(quark, Gio.IOErrorEnum.TIMED_OUT):
+        return BusTimeout
+    lost = (Gio.IOErrorEnum.CLOSED, Gio.IOErrorEnum.CONNECTION_CLOSED, Gio.IOErrorEnum.NOT_CONNECTED)
+    if any(error.matches(quark, code) for code in lost):
+        return BusLost
+    return HostError

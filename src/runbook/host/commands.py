@@ -1,0 +1,244 @@
+"""Commands in transient units of their own, which outlive this program and end with all that they started.
+
+A unit's output goes to a file, never through a pipe of this program. When the command is over, the unit itself
+writes how it ended beside that file: systemd forgets a transient unit as soon as nobody refers to it, and
+whoever resumes a run must still be able to know.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import pwd
+import re
+import signal
+from pathlib import Path
+from typing import Any
+
+from runbook.errors import AccessDenied, BusLost, BusTimeout, HostError, Interrupted, NoSuchUnit
+from runbook.host.bus import variant
+from runbook.host.facts import ActiveState, Command, CommandResult, JobRef, JobResult, LoadState
+from runbook.host.loop import Loop
+from runbook.host.systemd import MANAGER, MANAGER_PATH, UNIT, Systemd, unit_path
+
+KEPT = 64 * 1024
+"""Bytes of a command's output that are given back, from its end."""
+
+BACKSTOP = 5.0
+"""Seconds after a command's time-out at which systemd ends it, should this program be gone by then."""
+
+GRACE = 5.0
+"""Seconds from TERM to KILL for a command that is stopped."""
+
+SHORT_GRACE = 0.3
+"""The same when this program was interrupted, which has a second for all that it must do."""
+
+STOP_LIMIT = 10.0
+"""Seconds that stopping a command may take in all."""
+
+_ON_END = 'printf "%s %s %s\\n" "$SERVICE_RESULT" "$EXIT_CODE" "$EXIT_STATUS" >"$0"'
+_SETUP = {200: "CHDIR: its folder cannot be entered", 203: "EXEC: it cannot be executed"}
+
+
+class Commands:
+    """Starts, judges and stops commands through one manager."""
+
+    def __init__(self, systemd: Systemd, loop: Loop) -> None:
+        self._systemd = systemd
+        self._loop = loop
+        self._results: dict[str, CommandResult] = {}
+
+    def begin(self, name: str, command: Command) -> JobRef:
+        """Start a command, or join it if a unit of this name is running it already."""
+        unit = unit_name(name)
+        if joined := self._join(unit, command):
+            return joined
+        self._results.pop(unit, None)
+        if command.output:
+            _prepare(Path(command.output))
+        what = f"start {unit}"
+        arguments = (unit, "fail", self._properties(name, command), [])
+        try:
+            answer = self._systemd.manager(
+                "StartTransientUnit", "(ssa(sv)a(sa(sv)))", *arguments, what=what, settle=True
+            )
+        except (Interrupted, BusTimeout):
+            # It may have been started all the same. The bus keeps the order, so this one finds it.
+            self._systemd.bus.send(MANAGER_PATH, MANAGER, "StopUnit", ("(ss)", (unit, "replace")))
+            raise
+        except BusLost:
+            if joined := self._join(unit, command):
+                return joined
+            raise
+        return self._systemd.began(answer, unit, "start", command.output)
+
+    def result(self, ref: JobRef) -> CommandResult:
+        """Tell how a command ended: from its unit while that is there, else from what that left on disk."""
+        if ref.unit not in self._results:
+            self._results[ref.unit] = self._from_unit(ref) or self._from_disk(ref)
+            with contextlib.suppress(HostError):  # It may be gone, or held by an earlier connection.
+                self._systemd.manager("UnrefUnit", "(s)", ref.unit, what=f"let go of {ref.unit}")
+        return self._results[ref.unit]
+
+    def stop(self, ref: JobRef) -> None:
+        """End a command with all that it started, and wait until that is so. Raises BusTimeout."""
+        until = self._loop.clock.monotonic() + STOP_LIMIT
+        what = f"stop {ref.unit}"
+        try:
+            answer = self._systemd.manager("StopUnit", "(ss)", ref.unit, "replace", what=what, settle=True)
+            job = self._systemd.began(answer, ref.unit, "stop")
+            grace = SHORT_GRACE if self._loop.interrupted else GRACE
+            if not self._ended(job, grace):
+                arguments = (ref.unit, "all", int(signal.SIGKILL))
+                self._systemd.manager("KillUnit", "(ssi)", *arguments, what=f"kill {ref.unit}")
+                if not self._ended(job, until - self._loop.clock.monotonic()):
+                    raise BusTimeout(f"cannot {what}: its processes do not end")
+        except NoSuchUnit:
+            return
+        with contextlib.suppress(HostError):
+            self.result(ref)
+
+    def _ended(self, job: JobRef, seconds: float) -> bool:
+        until = self._loop.clock.monotonic() + seconds
+        while self._systemd.job(job) is None:
+            left = until - self._loop.clock.monotonic()
+            if left <= 0:
+                return False
+            self._loop.run_until(lambda: self._systemd.has_heard(job), min(left, 0.25))
+        return True
+
+    def _join(self, unit: str, command: Command) -> JobRef | None:
+        """Give the job of a unit that is running; let a failed one that blocks the name be forgotten."""
+        what = f"look for {unit}"
+        state = self._systemd.live_state(unit)
+        if state is ActiveState.FAILED:
+            self._systemd.reset_failed(unit)
+        if state is not ActiveState.ACTIVATING:
+            return None
+        path = self._systemd.bus.read(unit_path(unit), UNIT, "Job", what=what)[1]
+        return JobRef(path, unit, "start", command.output)
+
+    def _from_unit(self, ref: JobRef) -> CommandResult | None:
+        unit = self._systemd.unit(ref.unit)
+        if unit.load_state is not LoadState.LOADED:
+            return None
+        result, status = unit.result, unit.exec_main_status
+        if result == "success" and self._systemd.job(ref) is JobResult.CANCELED:
+            # Stopped by somebody, and polite enough to end with 0: it was cut short all the same.
+            result = "canceled"
+        return CommandResult(result, status, _tail(ref, result, status))
+
+    def _from_disk(self, ref: JobRef) -> CommandResult:
+        try:
+            words = _result_file(ref.output).read_text().split()
+            result, code, status = words[0], words[1], words[2]
+            number = int(status) if code == "exited" else int(signal.Signals[f"SIG{status}"])
+        except (OSError, ValueError, IndexError, KeyError):
+            raise HostError(f"cannot tell how {ref.unit} ended: it left no result") from None
+        return CommandResult(result, number, _tail(ref, result, number))
+
+    def _properties(self, name: str, command: Command) -> list[tuple[str, Any]]:
+        """Give the settings of the unit, each under its D-Bus name and in its D-Bus type."""
+        spoken = str(command).strip().partition("\n")[0][:100]
+        settings = {
+            "Description": ("s", f"runbook {name}: {spoken}"),
+            "Type": ("s", "oneshot"),
+            # Without a reference a unit that ended well is gone before its exit status can be read.
+            "AddRef": ("b", True),
+            "CollectMode": ("s", "inactive-or-failed"),
+            # A oneshot has no start time-out of its own.
+            "TimeoutStartUSec": ("t", round((command.timeout + BACKSTOP) * 1_000_000)),
+            "TimeoutStopUSec": ("t", round(GRACE * 1_000_000)),
+            "KillMode": ("s", "control-group"),
+            "IgnoreSIGPIPE": ("b", False),  # Shell pipelines count on it.
+            "StandardInput": ("s", "null"),
+            # Words are taken as they are: `$` is the shell's, if there is one.
+            "ExecStartEx": ("a(sasas)", [(*_executable(command.argv), ["no-env-expand"])]),
+            "Environment": ("as", [f"{key}={value}" for key, value in environment(command).items()]),
+        }
+        if command.cwd:
+            settings["WorkingDirectory"] = ("s", command.cwd)
+        if command.user and _account(command.user).pw_uid != os.geteuid():
+            settings["User"] = ("s", command.user)
+        if command.output:
+            settings["StandardOutputFileToAppend"] = ("s", command.output)
+            settings["StandardErrorFileToAppend"] = ("s", command.output)
+            argv = ["/bin/sh", "-c", _ON_END, str(_result_file(command.output))]
+            # As the manager's own user, whoever runs the command: the folder is not that user's.
+            flags = ["ignore-failure", "privileged", "no-env-expand"]
+            settings["ExecStopPostEx"] = ("a(sasas)", [(argv[0], argv, flags)])
+        return [(key, variant(*value)) for key, value in settings.items()]
+
+
+def unit_name(name: str) -> str:
+    """Make the name of a command's unit: `runbook-NAME.service`, of characters that systemd takes."""
+    plain = re.sub(r"[^A-Za-z0-9:_.-]+", "-", name).strip("-")
+    if len(plain) > 200:  # noqa: PLR2004 - systemd takes 255 in all
+        plain = f"{plain[:180]}-{hashlib.sha256(name.encode()).hexdigest()[:16]}"
+    return f"runbook-{plain}.service"
+
+
+def environment(command: Command) -> dict[str, str]:
+    """Give what a command sees beside the manager's environment.
+
+    Set by hand, because systemd sets HOME and its like only where User= is (252), or by
+    SetLoginEnvironment= (255).
+    """
+    account = _account(command.user)
+    return {
+        "HOME": account.pw_dir,
+        "USER": account.pw_name,
+        "LOGNAME": account.pw_name,
+        "SHELL": account.pw_shell or "/bin/sh",
+        **command.env,
+    }
+
+
+def _account(user: str) -> pwd.struct_passwd:
+    """Look a user up; without a name, the one this program runs as, which is the manager's too."""
+    try:
+        account = pwd.getpwnam(user) if user else pwd.getpwuid(os.geteuid())
+    except KeyError:
+        raise HostError(f"cannot run a command as {user or os.geteuid()}: there is no such user") from None
+    if os.geteuid() not in (0, account.pw_uid):
+        raise AccessDenied(
+            f"cannot run a command as {account.pw_name}: only root may", hint="run it with sudo"
+        )
+    return account
+
+
+def _executable(argv: tuple[str, ...]) -> tuple[str, list[str]]:
+    """Give the program and its words. A bare name is looked up in the command's own PATH.
+
+    systemd would look it up in a PATH that was fixed when it was built.
+    """
+    if argv[0].startswith("/"):
+        return argv[0], list(argv)
+    return "/bin/sh", ["/bin/sh", "-c", 'exec "$0" "$@"', *argv]
+
+
+def _prepare(output: Path) -> None:
+    """Make the output file, for its owner only, and clear the result of an earlier command."""
+    try:
+        flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC
+        os.close(os.open(output, flags, 0o600))
+        _result_file(str(output)).unlink(missing_ok=True)
+    except OSError as error:
+        raise HostError(f"cannot write {output}: {error.strerror}") from None
+
+
+def _result_file(output: str) -> Path:
+    return Path(f"{output}.result")
+
+
+def _tail(ref: JobRef, result: str, status: int) -> str:
+    """Give the end of what a command printed; where systemd could not start it, what that means."""
+    text = ""
+    if ref.output:
+        with contextlib.suppress(OSError), open(ref.output, "rb") as file:
+            file.seek(max(0, file.seek(0, os.SEEK_END) - KEPT))
+            text = file.read().decode(errors="replace")
+    if not text and result == "exit-code" and status in _SETUP:
+        text = f"systemd could not start it: {status}/{_SETUP[status]}\n"
+    return text

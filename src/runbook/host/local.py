@@ -1,0 +1,177 @@
+"""This machine: both witnesses, and the hands that act, put together behind the doors of `ports`."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+from collections.abc import Collection, Mapping
+from functools import cached_property
+from types import TracebackType
+from typing import Self
+
+from runbook.host import processes
+from runbook.host.addresses import Scope
+from runbook.host.commands import Commands
+from runbook.host.facts import (
+    Answer,
+    Command,
+    CommandResult,
+    Holder,
+    JobRef,
+    JobResult,
+    JobVerb,
+    Listener,
+    PortOwnership,
+    Process,
+    Question,
+    Sent,
+    Unit,
+)
+from runbook.host.loop import Loop
+from runbook.host.ownership import Judge
+from runbook.host.ports import HostView
+from runbook.host.questions import Questions
+from runbook.host.sockets import SocketTable
+from runbook.host.systemd import Systemd
+from runbook.model import Clock, Deadline, Port, ProcessId, SystemClock, Wake
+
+
+class LocalHost:
+    """The machine it runs on, seen through one manager; a `Host` and a `Waiter`.
+
+    One at a time, in the main thread: it takes SIGINT, SIGTERM and SIGHUP until it is closed. Raises
+    BusUnavailable when no systemd answers.
+    """
+
+    def __init__(self, scope: Scope = "system", *, clock: Clock | None = None) -> None:
+        self.scope = scope
+        self.clock: Clock = clock or SystemClock()
+        with contextlib.ExitStack() as undo:
+            self._sockets = undo.enter_context(SocketTable())
+            self.loop = Loop(look=self._sockets.look, lives=processes.lives, clock=self.clock)
+            undo.callback(self.loop.close)
+            self.systemd = Systemd(scope, self.loop)
+            undo.callback(self.systemd.close)
+            self._commands = Commands(self.systemd, self.loop)
+            self._questions = Questions(self.loop, lambda: self.manager_environment)
+            undo.callback(self._questions.close)
+            self._undo = undo.pop_all()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, _type: type[BaseException] | None, _error: BaseException | None, _trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End what is still being asked, leave the bus, and give the signals back. May be called twice."""
+        self._undo.close()
+
+    @cached_property
+    def manager_environment(self) -> Mapping[str, str]:
+        """What the manager gives every command, PATH among it."""
+        return self.systemd.manager_environment()
+
+    def wait(self, wake: Wake, deadline: Deadline) -> None:
+        """Return when something of `wake` happened, or its `within` or the deadline is over."""
+        self.loop.wait(wake, deadline)
+
+    # Looking
+
+    def unit(self, name: str) -> Unit:
+        """Look at a unit."""
+        return self.systemd.unit(name)
+
+    def ownership(self, unit: Unit, port: Port) -> PortOwnership:
+        """Judge who listens on `port`, as seen by `unit`."""
+        uid = None if self.scope == "system" else os.geteuid()
+        return Judge(unit, _Kernel(self._sockets, self.loop), self.systemd.live_state, uid).judge(port)
+
+    def job(self, ref: JobRef) -> JobResult | None:
+        """Tell how a job ended, or None while it is queued or running."""
+        return self.systemd.job(ref)
+
+    def command_result(self, ref: JobRef) -> CommandResult:
+        """Tell how the command of an ended job ended."""
+        return self._commands.result(ref)
+
+    def lives(self, process: ProcessId) -> bool:
+        """Whether this very process is still there."""
+        return processes.lives(process)
+
+    def process_state(self, process: ProcessId) -> str:
+        """Give the state letter of a process, and where it waits."""
+        return processes.state_of(process)
+
+    def ask(self, question: Question) -> Answer | None:
+        """Ask something that may take a while: None as long as the answer is on its way."""
+        return self._questions.ask(question)
+
+    # Acting
+
+    def begin_job(self, verb: JobVerb, unit: str) -> JobRef:
+        """Ask systemd for a job and do not wait."""
+        return self.systemd.begin_job(verb, unit)
+
+    def cancel_job(self, ref: JobRef) -> None:
+        """Take a job back."""
+        self.systemd.cancel_job(ref)
+
+    def daemon_reload(self) -> None:
+        """Let systemd read its unit files again."""
+        self.systemd.daemon_reload()
+
+    def reset_failed(self, unit: str) -> None:
+        """Clear the failed state, and the start-limit counter, of one unit."""
+        self.systemd.reset_failed(unit)
+
+    def begin_command(self, name: str, command: Command) -> JobRef:
+        """Start a command in a transient unit of its own."""
+        return self._commands.begin(name, command)
+
+    def stop_command(self, ref: JobRef) -> None:
+        """End a command with all that it started."""
+        self._commands.stop(ref)
+
+    def end(self, holder: Holder, signum: signal.Signals) -> Sent:
+        """Signal one process, if it is still the one that was judged."""
+        return processes.end(holder, signum)
+
+
+class ReadOnlyHost:
+    """A machine with its hands tied: what a dry run gets. There is nothing here that writes."""
+
+    def __init__(self, view: HostView) -> None:
+        self.clock = view.clock
+        self.unit = view.unit
+        self.ownership = view.ownership
+        self.job = view.job
+        self.command_result = view.command_result
+        self.lives = view.lives
+        self.process_state = view.process_state
+        self.ask = view.ask
+
+
+class _Kernel:
+    """The kernel's side of a judgement, through the loop, which remembers each look at the sockets."""
+
+    def __init__(self, sockets: SocketTable, loop: Loop) -> None:
+        self._sockets = sockets
+        self._loop = loop
+
+    def listeners(self, port: Port) -> tuple[Listener, ...]:
+        listeners = self._sockets.listeners(port)
+        self._loop.saw(port, frozenset(listener.inode for listener in listeners))
+        return listeners
+
+    def holders(self, inodes: Collection[int]) -> processes.Scan:
+        return processes.holders(inodes)
+
+    def read(self, pid: int) -> Process | None:
+        return processes.read(pid)
+
+    def spared_by(self, process: Process) -> str:
+        return processes.spared_by(process)

@@ -1,0 +1,353 @@
+"""Looks at processes through /proc (proc(5)): who one is, where it lives, which sockets it holds.
+
+A look goes through one descriptor of the directory /proc/PID, which stays with the process it was opened for: when
+that one has ended, it reads nothing more, whoever has the PID by then. So no look mixes two processes.
+
+What may not be read is left empty. Nothing here raises for a process that is gone or closed to us.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import pwd
+import re
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+from runbook.host.facts import Process
+from runbook.model import ProcessId
+
+PF_KTHREAD = 0x0020_0000  # include/linux/sched.h
+DEAD = ("Z", "X", "x")
+TICKS = os.sysconf("SC_CLK_TCK")
+STATES = {
+    "R": "running",
+    "S": "sleeping",
+    "D": "uninterruptible",
+    "T": "stopped",
+    "t": "traced",
+    "Z": "zombie",
+    "X": "dead",
+    "I": "idle",
+}
+
+# Whole, or not at all: programs that write their title over their environment leave pieces of it behind.
+_INVOCATION = re.compile(rb"INVOCATION_ID=([0-9a-f]{32})")
+
+CGROUP_ROOT = Path("/sys/fs/cgroup")
+
+
+@dataclass(frozen=True)
+class Stat:
+    """What is needed of /proc/PID/stat. `start` is in clock ticks since boot."""
+
+    name: str
+    state: str
+    ppid: int
+    flags: int
+    threads: int
+    start: int
+
+    @property
+    def lives(self) -> bool:
+        """Whether it runs. A zombie does not, unless only its first thread has ended and others go on."""
+        return self.state not in DEAD or self.threads > 1
+
+
+@dataclass(frozen=True)
+class Scan:
+    """Which processes hold which of the sockets; `hidden` counts those that could not be looked into.
+
+    `hidden` is at least 1 where /proc does not even show the others (its mount option hidepid=).
+    """
+
+    holders: dict[int, set[int]]
+    hidden: int
+
+
+def read(pid: int) -> Process | None:
+    """Look at a process once. None when it is gone; a zombie is still there."""
+    with _opened(pid) as folder:
+        if folder is None:
+            return None
+        process = _process(pid, folder)
+        # If it ended in between, its pieces are missing for that, and not because they may not be read.
+        return process if process is not None and _stat(folder) is not None else None
+
+
+def parse_stat(text: bytes) -> Stat:
+    """Take /proc/PID/stat apart. The name may hold spaces and parentheses: it ends at the last one."""
+    head, _, tail = text.rpartition(b")")
+    rest = tail.split()
+    return Stat(
+        name=_text(head.partition(b"(")[2]),
+        state=rest[0].decode("ascii"),
+        ppid=int(rest[1]),
+        flags=int(rest[6]),
+        threads=int(rest[17]),
+        start=int(rest[19]),
+    )
+
+
+def parse_cgroup(text: str, *, unified: bool) -> str:
+    """Give the path in systemd's hierarchy from /proc/PID/cgroup; empty if it is not in it.
+
+    `unified` is whether systemd lives in cgroup v2, as it does on hybrid machines too (since systemd 233).
+    """
+    paths = {}
+    for line in text.splitlines():
+        _number, controllers, path = line.split(":", 2)
+        paths[controllers] = path
+    first, second = ("", "name=systemd") if unified else ("name=systemd", "")
+    return paths.get(first, paths.get(second, ""))
+
+
+def parse_invocation(environ: bytes) -> str:
+    """Give the INVOCATION_ID of an environment, empty unless there is exactly one, and well-formed."""
+    found = {match[1] for entry in environ.split(b"\0") if (match := _INVOCATION.fullmatch(entry))}
+    return found.pop().decode("ascii") if len(found) == 1 else ""
+
+
+def identity(pid: int) -> ProcessId | None:
+    """Say who has this PID now; None if nobody does."""
+    stat = stat_of(pid)
+    return None if stat is None else ProcessId(pid, stat.start)
+
+
+def stat_of(pid: int) -> Stat | None:
+    """Read /proc/PID/stat; None when the process is gone."""
+    with _opened(pid) as folder:
+        return None if folder is None else _stat(folder)
+
+
+def lives(process: ProcessId) -> bool:
+    """Whether this very process still runs. A zombie does not."""
+    stat = stat_of(process.pid)
+    return stat is not None and stat.start == process.start and stat.lives
+
+
+def state_of(process: ProcessId) -> str:
+    """Say in which state it is and where it waits: "D (uninterruptible), in nfs_wait_on_request"; "gone"."""
+    with _opened(process.pid) as folder:
+        stat = None if folder is None else _stat(folder)
+        if folder is None or stat is None or stat.start != process.start:
+            return "gone"
+        said = f"{stat.state} ({STATES.get(stat.state, 'unknown')})"
+        where = _text(_read(folder, "wchan")).strip()
+    # "0" is what the kernel says for a process that does not wait, and to those who may not know.
+    return f"{said}, in {where}" if where not in ("", "0") else said
+
+
+def ancestors(pid: int) -> tuple[ProcessId, ...]:
+    """List its parent, the parent of that, and so on to PID 1, nearest first."""
+    line: list[ProcessId] = []
+    stat = stat_of(pid)
+    while stat is not None and stat.ppid > 0:
+        parent = stat_of(stat.ppid)
+        # A parent is never younger than its child: this PID was its parent's, and is somebody else's now.
+        if parent is None or parent.start > stat.start:
+            break
+        line.append(ProcessId(stat.ppid, parent.start))
+        stat = parent
+    return tuple(line)
+
+
+def holders(inodes: Collection[int]) -> Scan:
+    """Find every process that holds one of these sockets in its table of descriptors.
+
+    All processes are looked at each time, since a socket is often held by several and any of them may be a stranger.
+    Links are read, never followed: stat(2) through a descriptor of a dead NFS mount would hang.
+
+    Threads share one table unless they asked for another (unshare(2), CLONE_FILES), and to look into each thread costs
+    many times as much. So the tables of single threads are read only when a socket was found nowhere else, or when the
+    first thread, whose table /proc/PID/fd is, has ended. A socket of which one holder shows is not searched further.
+    """
+    wanted = {b"socket:[%d]" % inode: inode for inode in inodes}
+    found: dict[int, set[int]] = {}
+    hidden = 0 if os.path.exists("/proc/1") else 1  # noqa: PTH110 - the rest of this function is of bytes, for speed
+    if not wanted:
+        return Scan({}, hidden)
+    for name in _pids():
+        try:
+            held, count = _held(b"/proc/%s/fd" % name, wanted)
+            if not count:
+                held = _held_by_threads(name, wanted)
+        except PermissionError:
+            hidden += _is_a_process(int(name))
+        except OSError:
+            continue
+        else:
+            if held:
+                found[int(name)] = held
+    missing = wanted.keys() - {b"socket:[%d]" % inode for held in found.values() for inode in held}
+    if missing:
+        for name in _pids():
+            with contextlib.suppress(OSError):
+                held = _held(b"/proc/%s/fd" % name, wanted)[0] | _held_by_threads(name, wanted)
+                if held:
+                    found.setdefault(int(name), set()).update(held)
+    return Scan(found, hidden)
+
+
+def holds(pid: int, inodes: Collection[int]) -> bool:
+    """Whether this process holds one of these sockets, in any thread's table. No if it may not be looked into."""
+    wanted = {b"socket:[%d]" % inode: inode for inode in inodes}
+    with contextlib.suppress(OSError):
+        return bool(_held(b"/proc/%d/fd" % pid, wanted)[0] or _held_by_threads(b"%d" % pid, wanted))
+    return False
+
+
+def in_cgroup(path: str) -> tuple[int, ...]:
+    """List the processes of a cgroup and all below it; `path` as in systemd's ControlGroup. None if it is gone."""
+    pids: set[int] = set()
+    for folder, _folders, files in os.walk(cgroup_mount() / path.lstrip("/")):
+        if "cgroup.procs" in files:
+            # A group that vanishes, and a threaded one (EOPNOTSUPP): its processes are listed by its domain.
+            with contextlib.suppress(OSError):
+                pids.update(int(line) for line in (Path(folder) / "cgroup.procs").read_text("ascii").split())
+    return tuple(sorted(pids - {0}))  # 0 stands for a process outside of our PID namespace
+
+
+@cache
+def cgroup_mount() -> Path:
+    """Say where systemd's hierarchy is mounted; the rules are systemd's (src/basic/cgroup-util.c, cg_unified_cached)."""
+    for mount in (CGROUP_ROOT, CGROUP_ROOT / "unified", CGROUP_ROOT / "systemd"):
+        if (mount / "cgroup.controllers").exists():
+            return mount
+    return CGROUP_ROOT / "systemd"
+
+
+@cache
+def _unified() -> bool:
+    return (cgroup_mount() / "cgroup.controllers").exists()
+
+
+@contextlib.contextmanager
+def _opened(pid: int) -> Iterator[int | None]:
+    """Open /proc/PID, for as long as it is looked at; None if there is no such process."""
+    try:
+        folder = os.open(f"/proc/{pid}", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    except OSError:
+        yield None
+        return
+    try:
+        yield folder
+    finally:
+        os.close(folder)
+
+
+def _process(pid: int, folder: int) -> Process | None:
+    stat = _stat(folder)
+    if stat is None:
+        return None
+    uid = _uid(_read(folder, "status"))
+    return Process(
+        id=ProcessId(pid, stat.start),
+        ppid=stat.ppid,
+        uid=uid,
+        user=_user(uid),
+        name=stat.name,
+        state=stat.state,
+        cgroup=parse_cgroup(_text(_read(folder, "cgroup")), unified=_unified()),
+        command=_command(_read(folder, "cmdline")),
+        exe=_exe(folder),
+        invocation_id=parse_invocation(_read(folder, "environ")),
+        started=stat.start / TICKS,
+        kernel=bool(stat.flags & PF_KTHREAD),
+        pid_namespace=_namespace(folder, "pid"),
+        user_namespace=_namespace(folder, "user"),
+    )
+
+
+def _stat(folder: int) -> Stat | None:
+    text = _read(folder, "stat")
+    return parse_stat(text) if text else None
+
+
+def _read(folder: int, name: str) -> bytes:
+    try:
+        with open(os.open(name, os.O_RDONLY | os.O_CLOEXEC, dir_fd=folder), "rb", buffering=0) as file:
+            return file.readall()
+    except OSError:
+        return b""
+
+
+def _exe(folder: int) -> str:
+    try:
+        return _text(os.readlink(b"exe", dir_fd=folder))
+    except OSError:
+        return ""
+
+
+def _namespace(folder: int, kind: str) -> int:
+    try:
+        return os.stat(f"ns/{kind}", dir_fd=folder).st_ino
+    except OSError:
+        return 0
+
+
+def _uid(status: bytes) -> int:
+    """Give the effective one, by which ps(1) names the user; -1 if it cannot be read."""
+    match = re.search(rb"^Uid:\t\d+\t(\d+)", status, re.MULTILINE)
+    return int(match[1]) if match else -1
+
+
+@cache
+def _user(uid: int) -> str:
+    try:
+        return pwd.getpwuid(uid).pw_name
+    except (KeyError, OverflowError):
+        return str(uid)
+
+
+def _command(cmdline: bytes) -> tuple[str, ...]:
+    """Split the arguments. A process that sets its title leaves one text and a tail of zeros."""
+    plain = cmdline.rstrip(b"\0")
+    return tuple(_text(argument) for argument in plain.split(b"\0")) if plain else ()
+
+
+def _text(data: bytes) -> str:
+    # It goes to terminals and into JSON: what is no UTF-8 is shown, not dropped.
+    return data.decode("utf-8", "backslashreplace")
+
+
+def _pids() -> Iterator[bytes]:
+    return (name for name in os.listdir(b"/proc") if name.isdigit())  # noqa: PTH208 - for speed
+
+
+def _held(folder: bytes, wanted: dict[bytes, int]) -> tuple[set[int], int]:
+    """Give those of the sockets that a table holds, and how many descriptors are in it. Raises OSError."""
+    held = set()
+    descriptors = os.listdir(folder)  # noqa: PTH208 - for speed
+    for descriptor in descriptors:
+        try:
+            inode = wanted.get(os.readlink(b"%s/%s" % (folder, descriptor)))
+        except FileNotFoundError:
+            continue  # closed meanwhile
+        if inode is not None:
+            held.add(inode)
+    return held, len(descriptors)
+
+
+def _held_by_threads(name: bytes, wanted: dict[bytes, int]) -> set[int]:
+    held: set[int] = set()
+    # A folder counts itself, its `.`, and its folders as links: three mean a single thread, as kernel threads are.
+    if os.stat(b"/proc/%s/task" % name).st_nlink <= 3:  # noqa: PLR2004, PTH116
+        return held
+    for thread in os.listdir(b"/proc/%s/task" % name):  # noqa: PTH208
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+            held |= _held(b"/proc/%s/task/%s/fd" % (name, thread), wanted)[0]
+    return held
+
+
+def _is_a_process(pid: int) -> bool:
+    """Whether what could not be looked into could hold a socket: a kernel thread or a zombie does not."""
+    with _opened(pid) as folder:
+        if folder is None:
+            return False
+        stat = _stat(folder)
+        # Under hidepid=1 the folder shows, and even its stat may not be read.
+        return stat is None or (stat.lives and not stat.flags & PF_KTHREAD)

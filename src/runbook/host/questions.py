@@ -1,0 +1,262 @@
+"""Questions that may take a while, answered beside: probes in threads, commands in children.
+
+Each is asked once and keeps its answer. None outlives its time-out, nor this program's orderly end.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import http.client
+import os
+import pwd
+import re
+import select
+import signal
+import socket
+import subprocess
+import threading
+import time
+import urllib.parse
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from runbook.errors import HostError
+from runbook.host.commands import environment
+from runbook.host.facts import Answer, Command, HttpProbe, Question, TcpProbe
+from runbook.host.loop import Loop
+
+KEPT = 64 * 1024
+"""Bytes that are kept of what a command prints or a page holds."""
+
+REMEMBERED = 256
+"""How many questions keep their answers; a probe that is asked again and again is a new one each time."""
+
+
+@dataclass
+class _Asked:
+    """One question on its way. `abort` ends the work on it early, and may be called at any moment."""
+
+    until: float
+    answer: Answer | None = None
+    abort: Callable[[], None] = lambda: None
+    thread: threading.Thread | None = None
+
+    @property
+    def left(self) -> float:
+        return max(0.01, self.until - time.monotonic())
+
+
+class Questions:
+    """Asks, and keeps the answers; each answer wakes the loop."""
+
+    def __init__(self, loop: Loop, manager_environment: Callable[[], Mapping[str, str]]) -> None:
+        self._loop = loop
+        self._manager_environment = manager_environment
+        self._asked: dict[Question, _Asked] = {}
+        # Readable from the moment of closing on, for every child that is still waited for.
+        self._closing = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+
+    def close(self) -> None:
+        """Stop everything that is still under way. Children are killed, with their groups, and reaped."""
+        os.eventfd_write(self._closing, 1)
+        running = [asked for asked in self._asked.values() if asked.answer is None]
+        for asked in running:
+            asked.abort()
+        for asked in running:
+            if asked.thread is not None:
+                asked.thread.join(1.0)
+        if not any(asked.thread is not None and asked.thread.is_alive() for asked in running):
+            os.close(self._closing)
+        self._asked.clear()
+
+    def ask(self, question: Question) -> Answer | None:
+        """Give the answer, or None as long as it is on its way."""
+        if question not in self._asked:
+            self._begin(question)
+        return self._asked[question].answer
+
+    def _begin(self, question: Question) -> None:
+        done = [known for known, asked in self._asked.items() if asked.answer is not None]
+        for known in done[: max(0, len(done) - REMEMBERED)]:
+            del self._asked[known]
+        asked = self._asked[question] = _Asked(time.monotonic() + question.timeout)
+        try:
+            work = self._work(question.what, asked)
+        except HostError as error:
+            asked.answer = Answer(False, error.message)
+            return
+
+        def answer() -> None:
+            started = time.monotonic()
+            good, detail, output = work()
+            # A late answer is none: the expiry has spoken already.
+            asked.answer = asked.answer or Answer(good, detail, output, time.monotonic() - started)
+            self._loop.tell()
+
+        def expire() -> None:
+            late = Answer(False, f"no answer within {question.timeout:g}s", "", question.timeout)
+            asked.answer = asked.answer or late
+            asked.abort()
+
+        # Past the time-outs of the work itself: it speaks only where that hangs, in a name server's silence,
+        # or gets its answer drop by drop.
+        self._loop.after(question.timeout + 0.1, expire)
+        asked.thread = threading.Thread(target=answer, name=str(question.what), daemon=True)
+        asked.thread.start()
+
+    def _work(
+        self, what: TcpProbe | HttpProbe | Command, asked: _Asked
+    ) -> Callable[[], tuple[bool, str, str]]:
+        match what:
+            case TcpProbe():
+                return lambda: _connect(what, asked)
+            case HttpProbe():
+                return lambda: _get(what, asked)
+            case Command():
+                surroundings = {**self._manager_environment(), **environment(what)}
+                return lambda: _run(what, asked, surroundings, self._closing)
+
+
+def _connect(probe: TcpProbe, asked: _Asked) -> tuple[bool, str, str]:
+    try:
+        with socket.create_connection((probe.host, probe.port), asked.left):
+            return True, "connected", ""
+    except OSError as error:
+        return False, _words(error), ""
+
+
+def _get(probe: HttpProbe, asked: _Asked) -> tuple[bool, str, str]:
+    """Ask the very server that the URL names: no proxy, no redirection is followed."""
+    try:
+        url = urllib.parse.urlsplit(probe.url)
+        kinds = {"http": http.client.HTTPConnection, "https": http.client.HTTPSConnection}
+        connection = kinds[url.scheme](url.hostname or "", url.port, timeout=asked.left)
+    except (KeyError, ValueError):
+        return False, f"{probe.url} is no http or https URL", ""
+    asked.abort = lambda: _cut(connection)
+    try:
+        path = urllib.parse.urlunsplit(("", "", url.path or "/", url.query, ""))
+        connection.request(
+            "GET", path, headers={"User-Agent": "runbook", "Connection": "close", **dict(probe.headers)}
+        )
+        response = connection.getresponse()
+        body = _body(response, asked)
+    except (OSError, http.client.HTTPException, ValueError) as error:
+        return False, _words(error), ""
+    finally:
+        connection.close()
+    detail = f"answered {response.status}"
+    if response.status not in probe.status:
+        if where := response.getheader("Location"):
+            detail += f", to {where}"
+        return False, f"{detail}; expected {' or '.join(map(str, probe.status))}", body
+    if probe.body and not re.search(probe.body, body):
+        return False, f"{detail}, without `{probe.body}` in it", body
+    return True, detail, body
+
+
+def _body(response: http.client.HTTPResponse, asked: _Asked) -> str:
+    """Read what comes of the body in time, KEPT bytes at most; a stream need not end."""
+    parts: list[bytes] = []
+    with contextlib.suppress(TimeoutError):
+        while sum(map(len, parts)) < KEPT and asked.until > time.monotonic():
+            part = response.read1(KEPT - sum(map(len, parts)))
+            if not part:
+                break
+            parts.append(part)
+    return b"".join(parts).decode(errors="replace")
+
+
+def _cut(connection: http.client.HTTPConnection) -> None:
+    """End a connection under the thread that reads from it."""
+    with contextlib.suppress(OSError, AttributeError):
+        connection.sock.shutdown(socket.SHUT_RDWR)
+
+
+def _run(
+    command: Command, asked: _Asked, surroundings: Mapping[str, str], closing: int
+) -> tuple[bool, str, str]:
+    """Run a command in a group of its own, which ends with it, at its time-out, or with this program."""
+    try:
+        # A thread is no place for code between fork and exec; all of this is done in C.
+        child = subprocess.Popen(
+            command.argv,
+            cwd=command.cwd or "/",
+            env=surroundings,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+            **_identity(command.user),
+        )
+    except OSError as error:
+        return False, f"cannot run {command}: {_words(error)}", ""
+    assert child.stdout is not None
+    with child, child.stdout as pipe:
+        ended, output = _follow(child.pid, pipe.fileno(), asked, closing)
+        # Its PID is not free before it is reaped, so the group is still its own.
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(child.pid, signal.SIGKILL)
+        status = child.wait()
+    text = output.decode(errors="replace")
+    if not ended:
+        return False, "did not end in time and was stopped", text
+    if status < 0:
+        return False, f"was killed by signal {-status}", text
+    return status == 0, f"ended with status {status}", text
+
+
+def _follow(pid: int, pipe: int, asked: _Asked, closing: int) -> tuple[bool, bytes]:
+    """Read a child's output until it ends; tell whether it did. Somebody else may keep the pipe open."""
+    output = bytearray()
+    os.set_blocking(pipe, False)
+    child = os.pidfd_open(pid)
+    try:
+        poll = select.poll()
+        for fd in (child, pipe, closing):
+            poll.register(fd, select.POLLIN)
+        while asked.until > time.monotonic():
+            ready = dict(poll.poll(asked.left * 1000))
+            # What it wrote before it ended is in the pipe by now.
+            if pipe in ready and not _drain(pipe, output):
+                poll.unregister(pipe)
+            if child in ready:
+                if pipe not in ready:
+                    _drain(pipe, output)
+                return True, bytes(output)
+            if closing in ready:
+                break
+        return False, bytes(output)
+    finally:
+        os.close(child)
+
+
+def _drain(pipe: int, output: bytearray) -> bool:
+    """Take all that is there, and keep KEPT bytes of it; tell whether more may come."""
+    try:
+        while part := os.read(pipe, KEPT):
+            output += part[: KEPT - len(output)]
+    except BlockingIOError:
+        return True
+    return False
+
+
+def _identity(user: str) -> dict[str, Any]:
+    """Give the arguments that let a child of root's be another user."""
+    if not user or os.geteuid() != 0:
+        return {}
+    account = pwd.getpwnam(user)
+    groups = os.getgrouplist(account.pw_name, account.pw_gid)
+    return {"user": account.pw_uid, "group": account.pw_gid, "extra_groups": groups}
+
+
+def _words(error: Exception) -> str:
+    """Say what went wrong, without Python's own decoration."""
+    if isinstance(error, TimeoutError):
+        return "no answer in time"
+    if isinstance(error, http.client.RemoteDisconnected):
+        return "closed the connection without an answer"
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror.lower()
+    return str(error) or type(error).__name__

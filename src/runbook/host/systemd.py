@@ -1,0 +1,303 @@
+"""systemd's manager, in its own words: units, jobs, and what it says about itself.
+
+Nothing here waits for a job: JobRemoved is heard whenever it comes, kept, and given to whoever asks for it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from typing import Any
+
+from runbook.errors import BusLost, HostError, NoSuchUnit
+from runbook.host.addresses import Scope, endpoints, unavailable
+from runbook.host.bus import PROPERTIES, Bus, Properties
+from runbook.host.facts import ActiveState, JobRef, JobResult, JobVerb, LoadState, Unit
+from runbook.host.loop import Loop
+
+SERVICE = "org.freedesktop.systemd1"
+MANAGER_PATH = "/org/freedesktop/systemd1"
+MANAGER = "org.freedesktop.systemd1.Manager"
+UNIT = "org.freedesktop.systemd1.Unit"
+
+RELOAD_TIMEOUT = 90.0
+"""Seconds for daemon-reload: its answer comes after the generators, which have as long."""
+
+SILENCE = 1.0
+"""Seconds without a word about a job after which systemd is asked whether it still has it."""
+
+KEPT = 1000
+"""How many ends of jobs are remembered."""
+
+_METHODS = {
+    JobVerb.START: "StartUnit",
+    JobVerb.STOP: "StopUnit",
+    JobVerb.RESTART: "RestartUnit",
+    JobVerb.RELOAD: "ReloadUnit",
+}
+
+_NO_SUCH_JOB = "org.freedesktop.systemd1.NoSuchJob"
+_ALREADY_SUBSCRIBED = "org.freedesktop.systemd1.AlreadySubscribed"
+
+# Fields of facts.Unit that are systemd's properties as they are.
+_PROPERTIES = {
+    "name": "Id",
+    "names": "Names",
+    "description": "Description",
+    "sub_state": "SubState",
+    "need_daemon_reload": "NeedDaemonReload",
+    "triggered_by": "TriggeredBy",
+    "triggers": "Triggers",
+    "fragment_path": "FragmentPath",
+    "unit_file_state": "UnitFileState",
+    "start_limit_interval_usec": "StartLimitIntervalUSec",
+    "start_limit_burst": "StartLimitBurst",
+    "inactive_exit_monotonic": "InactiveExitTimestampMonotonic",
+    "active_enter_monotonic": "ActiveEnterTimestampMonotonic",
+    "state_change_monotonic": "StateChangeTimestampMonotonic",
+    "control_group": "ControlGroup",
+    "control_group_id": "ControlGroupId",
+    "main_pid": "MainPID",
+    "control_pid": "ControlPID",
+    "type": "Type",
+    "restart": "Restart",
+    "restart_usec": "RestartUSec",
+    "remain_after_exit": "RemainAfterExit",
+    "result": "Result",
+    "n_restarts": "NRestarts",
+    "exec_main_pid": "ExecMainPID",
+    "exec_main_code": "ExecMainCode",
+    "exec_main_status": "ExecMainStatus",
+    "exec_main_start_monotonic": "ExecMainStartTimestampMonotonic",
+    "timeout_start_usec": "TimeoutStartUSec",
+    "timeout_stop_usec": "TimeoutStopUSec",
+    "kill_mode": "KillMode",
+    "status_text": "StatusText",
+    "private_network": "PrivateNetwork",
+    "network_namespace_path": "NetworkNamespacePath",
+}
+
+
+class Systemd:
+    """The manager of one scope. Raises BusUnavailable when there is none."""
+
+    def __init__(self, scope: Scope, loop: Loop) -> None:
+        self.scope = scope
+        self._loop = loop
+        self._paths: dict[str, str] = {}
+        self._names: dict[str, set[str]] = {}
+        self._results: dict[str, JobResult] = {}
+        self._heard: dict[str, float] = {}
+        self._held: set[str] = set()
+        try:
+            self.bus = Bus(loop, endpoints(scope), SERVICE, renewed=self._subscribe_again)
+        except BusLost as error:
+            raise unavailable(scope, error.message) from None
+        try:
+            self.bus.subscribe(MANAGER_PATH, MANAGER, "JobRemoved", self._job_removed)
+            self.bus.subscribe(MANAGER_PATH, MANAGER, "Reloading", self._reloading)
+            self._subscribe()
+        except BusLost:
+            self.bus.close()
+            raise unavailable(scope, "no systemd is on the bus") from None
+        except BaseException:
+            self.bus.close()
+            raise
+
+    def close(self) -> None:
+        """Leave the bus; references to units go with it."""
+        self.bus.close()
+
+    # Units
+
+    def unit(self, name: str) -> Unit:
+        """Look at a unit, under its own name or an alias. One that does not exist reads not-found.
+
+        Raises HostError for a name that cannot be one.
+        """
+        path = self._watched(name)
+        properties = self.bus.properties(path, what=f"look at {name}")
+        # What was announced before this answer is in it; the bus keeps the order.
+        self._loop.forget(self._names[path])
+        return unit_of(properties)
+
+    def live_state(self, name: str) -> ActiveState | None:
+        """Give the state of a unit that is loaded, and None for one that is not. Loads nothing."""
+        what = f"look at {name}"
+        try:
+            self.manager("GetUnit", "(s)", name, what=what, again=True)
+        except NoSuchUnit:
+            return None
+        return ActiveState(self.bus.read(unit_path(name), UNIT, "ActiveState", what=what))
+
+    def version(self) -> str:
+        """Give systemd's own version, such as `252.39-1~deb12u2`."""
+        text: str = self.bus.read(MANAGER_PATH, MANAGER, "Version", what="ask systemd for its version")
+        return text
+
+    def manager_environment(self) -> dict[str, str]:
+        """Give the environment that the manager starts commands with; PATH is in it."""
+        words = self.bus.read(MANAGER_PATH, MANAGER, "Environment", what="read the manager's environment")
+        return dict(word.split("=", 1) for word in words)
+
+    def daemon_reload(self) -> None:
+        """Let systemd read its unit files again; the answer comes when that is done."""
+        self.manager("Reload", what="reload systemd's unit files", timeout=RELOAD_TIMEOUT)
+        # An alias may point elsewhere now.
+        self._paths.clear()
+
+    def reset_failed(self, name: str) -> None:
+        """Clear the failed state and the start-limit counter. A unit that is not loaded has neither."""
+        with contextlib.suppress(NoSuchUnit):
+            self.manager("ResetFailedUnit", "(s)", name, what=f"reset the failed state of {name}")
+
+    # Jobs
+
+    def begin_job(self, verb: JobVerb, name: str) -> JobRef:
+        """Ask for a job, in mode `replace`. Its end is heard even if it comes before the answer."""
+        what = f"{verb} {name}"
+        self._hold(name)
+        answer = self.manager(_METHODS[verb], "(ss)", name, "replace", what=what, settle=True)
+        return self.began(answer, name, verb)
+
+    def began(self, answer: Any, name: str, verb: str, output: str = "") -> JobRef:
+        """Make the reference of a job that a method's answer names."""
+        path = answer.unpack()[0]
+        self._heard[path] = self._loop.clock.monotonic()
+        return JobRef(path, name, verb, output)
+
+    def has_heard(self, ref: JobRef) -> bool:
+        """Whether the end of a job was announced."""
+        return ref.path in self._results
+
+    def job(self, ref: JobRef) -> JobResult | None:
+        """Tell how a job ended, or None while it is queued or running.
+
+        Its end is announced once. When nothing was heard of it for a while, or the connection was another
+        when it began, systemd is asked whether it still has the job.
+        """
+        if ref.path in self._results:
+            return self._results[ref.path]
+        now = self._loop.clock.monotonic()
+        if now - self._heard.get(ref.path, 0.0) < SILENCE:
+            return None
+        self._heard[ref.path] = now
+        if not self._has_job(ref):
+            # The announcement comes before this answer, if it came at all.
+            return self._results.setdefault(ref.path, JobResult.GONE)
+        return None
+
+    def cancel_job(self, ref: JobRef) -> None:
+        """Take a job back; one that has ended is let be."""
+        with self._unless_gone():
+            self.manager("CancelJob", "(u)", job_number(ref), what=f"cancel the {ref.verb} of {ref.unit}")
+
+    def _has_job(self, ref: JobRef) -> bool:
+        with self._unless_gone():
+            self.manager("GetJob", "(u)", job_number(ref), what=f"ask for the job of {ref.unit}", again=True)
+            return True
+        return False
+
+    @contextlib.contextmanager
+    def _unless_gone(self) -> Iterator[None]:
+        try:
+            yield
+        except HostError as error:
+            if error.remote != _NO_SUCH_JOB:
+                raise
+
+    # How it is done
+
+    def manager(self, method: str, signature: str = "", *values: Any, **options: Any) -> Any:
+        """Call a method of the manager; see `Bus.call` for the options."""
+        arguments = (signature, values) if signature else None
+        return self.bus.call(MANAGER_PATH, MANAGER, method, arguments, **options)
+
+    def _watched(self, name: str) -> str:
+        """Give the path of a unit's object, and be told of its changes from now on."""
+        if name not in self._paths:
+            path: str = self.manager("LoadUnit", "(s)", name, what=f"look at {name}", again=True).unpack()[0]
+            self._paths[name] = path
+            if path not in self._names:
+                self.bus.subscribe(path, PROPERTIES, "PropertiesChanged", self._changed)
+            self._names.setdefault(path, set()).add(name)
+        return self._paths[name]
+
+    def _hold(self, name: str) -> None:
+        """Keep a unit loaded while this program is there.
+
+        A unit that is skipped by a Condition is collected at once, and its ConditionResult with it (252).
+        """
+        if name not in self._held:
+            with contextlib.suppress(HostError):  # Whoever may not do this is told so by the job itself.
+                self.manager("RefUnit", "(s)", name, what=f"hold {name}")
+                self._held.add(name)
+
+    def _subscribe(self) -> None:
+        try:
+            self.manager("Subscribe", what="subscribe to systemd's signals")
+        except HostError as error:
+            if error.remote != _ALREADY_SUBSCRIBED:
+                raise
+
+    def _subscribe_again(self) -> None:
+        """On a new connection: what was announced meanwhile is lost, and references are gone."""
+        self._heard.clear()
+        self._held.clear()
+        self._subscribe()
+
+    def _changed(self, path: str, _arguments: Any) -> None:
+        self._loop.tell(self._names[path])
+
+    def _reloading(self, _path: str, _arguments: Any) -> None:
+        self._paths.clear()
+        self._loop.tell()
+
+    def _job_removed(self, _path: str, arguments: Any) -> None:
+        _id, path, name, result = arguments.unpack()
+        self._results[path] = JobResult(result)
+        # Jobs of all the machine are heard: which of them is ours is known only after the answer.
+        while len(self._results) > KEPT:
+            del self._results[next(iter(self._results))]
+        self._loop.tell({name})
+
+
+def unit_of(properties: Properties) -> Unit:
+    """Make a look at a unit of its properties. One that has no processes lacks those of a service."""
+
+    def held(kind: str) -> bool:
+        # What was never checked reads false too; it says nothing yet.
+        return bool(properties.get(f"{kind}Result")) or not properties.get(f"{kind}TimestampMonotonic")
+
+    facts = {field: properties.get(name) for field, name in _PROPERTIES.items()}
+    facts = {field: tuple(value) if isinstance(value, list) else value for field, value in facts.items()}
+    return Unit(
+        load_state=LoadState(properties.get("LoadState", "")),
+        load_error=properties.get("LoadError", ("", ""))[1],
+        active_state=ActiveState(properties.get("ActiveState", "")),
+        invocation_id=bytes(properties.get("InvocationID", [])).hex(),
+        job=properties.get("Job", (0, "/"))[0],
+        condition_result=held("Condition"),
+        assert_result=held("Assert"),
+        restart_prevent_statuses=tuple(properties.get("RestartPreventExitStatus", ([], []))[0]),
+        **{field: value for field, value in facts.items() if value is not None},
+    )
+
+
+def unit_path(name: str) -> str:
+    """Give the object path of a unit: what is neither letter nor digit is written as `_` and its hex code.
+
+    A digit that comes first is written so too (systemd, src/shared/bus-label.c).
+    """
+    escaped = "".join(
+        chr(byte)
+        if chr(byte).isalnum() and byte < 128 and not (at == 0 and chr(byte).isdigit())
+        else f"_{byte:02x}"
+        for at, byte in enumerate(name.encode())
+    )
+    return f"{MANAGER_PATH}/unit/{escaped}"
+
+
+def job_number(ref: JobRef) -> int:
+    """Give the number of a job, which is the end of its path."""
+    return int(ref.path.rpartition("/")[2])

@@ -1,0 +1,50 @@
+"""`${{ … }}` in texts, and `when`: strict, sandboxed expressions. The only importer of jinja2.
+
+    scope.py        what the names stand for, and which of them are known by now
+    expression.py   one expression, checked and computed
+    filters.py      what may follow a `|`
+    text.py         a text with expressions in it, filled in one go or in two
+"""
+
+from runbook.template.expression import Expression
+from runbook.template.filters import FILTERS
+from runbook.template.scope import FACTS, VERSIONS, Reference, Scope, TemplateError, listed, near, shown
+from runbook.template.text import (
+    OPEN,
+    Finish,
+    Put,
+    Template,
+    complete,
+    expression,
+    fill,
+    holds,
+    literal,
+    plain,
+    quoted,
+    read,
+)
+
+__all__ = [
+    "FACTS",
+    "FILTERS",
+    "OPEN",
+    "VERSIONS",
+    "Expression",
+    "Finish",
+    "Put",
+    "Reference",
+    "Scope",
+    "Template",
+    "TemplateError",
+    "complete",
+    "expression",
+    "fill",
+    "holds",
+    "listed",
+    "literal",
+    "near",
+    "plain",
+    "quoted",
+    "read",
+    "shown",
+]

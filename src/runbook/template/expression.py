@@ -1,0 +1,246 @@
+"""One expression of a template or of `when`: checked against a short list, then run in Jinja2's sandbox.
+
+References (`vars.version`, `steps.wait-ready.changed`) are taken out before Jinja2 sees the expression: names
+may hold dashes, and nothing is ever looked up in a Python object. What is left are values, `==` `!=` `in`,
+`and` `or` `not`, `~`, `… if … else …` and the filters of `filters.py`; nothing that calls code or grows
+without bound.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from functools import cache, lru_cache
+from typing import TYPE_CHECKING, Any
+
+from runbook.template.filters import ARGUMENTS, FILTERS
+from runbook.template.scope import ROOTS, Reference, Scope, TemplateError, Word, listed, near, shown
+
+if TYPE_CHECKING:
+    from jinja2 import nodes
+    from jinja2.environment import TemplateExpression
+    from jinja2.sandbox import SandboxedEnvironment
+
+MOST_SOURCE = 1000
+"""Characters of one expression. Jinja2 parses recursively, and nobody reads a longer one."""
+MOST_DEPTH = 40
+"""How deep an expression may be nested."""
+
+
+@dataclass(frozen=True)
+class Expression:
+    """A checked expression. `optional` are references whose absence it deals with itself, `raw` ends it."""
+
+    source: str
+    references: tuple[Reference, ...]
+    optional: frozenset[Reference]
+    raw: bool
+    evaluate: TemplateExpression
+
+    def value(self, scope: Scope) -> Any:
+        """Compute it, or give None where a name is not known yet. Raises TemplateError."""
+        found: dict[str, Word | tuple[Word, ...]] = {}
+        missing: list[TemplateError] = []
+        waiting = False
+        for number, reference in enumerate(self.references):
+            try:
+                value = scope.look_up(reference)
+            except TemplateError as error:
+                if reference not in self.optional or not reference.path:
+                    raise
+                missing.append(error)
+                continue
+            if value is None:
+                waiting = True
+                continue
+            found[f"_{number}"] = Word(value) if isinstance(value, str) else tuple(map(Word, value))
+        if waiting:
+            return None
+        try:
+            result = self.evaluate(**found)
+        # Whatever an expression does wrong with its values, it is a mistake in the file, not in the program.
+        except Exception as error:
+            raise (
+                missing[0] if missing else TemplateError(f"cannot compute `{self}`: {_cause(error)}")
+            ) from error
+        return "" if result is None else result
+
+    def __str__(self) -> str:
+        return shown(self.source)
+
+
+@lru_cache(maxsize=1024)
+def compiled(source: str) -> Expression:
+    """Check an expression and make it ready. Raises TemplateError for all that it may not hold."""
+    if not source:
+        raise TemplateError("the expression is empty; write a name such as `vars.version`")
+    if len(source) > MOST_SOURCE:
+        raise TemplateError(f"the expression `{shown(source, 20)}` is longer than {MOST_SOURCE} characters")
+    references: list[Reference] = []
+    stripped = _take_out(source, references)
+    environment = _environment()
+    from jinja2 import TemplateSyntaxError, parser  # noqa: PLC0415 - only files with templates pay for it
+
+    try:
+        reader = parser.Parser(environment, stripped, state="variable")
+        tree = reader.parse_expression()
+        if not reader.stream.eos:
+            raise TemplateError(f"cannot read `{shown(source)}`: it is not one expression")
+        inner, raw = _without_raw(tree)
+        check = _Check(shown(source), references)
+        check.visit(inner, 0)
+        ready = environment.compile_expression(stripped, undefined_to_none=False)
+    except TemplateSyntaxError as error:
+        raise TemplateError(f"cannot read `{shown(source)}`: it is not an expression") from error
+    except (RecursionError, MemoryError, SyntaxError, OverflowError) as error:
+        raise TemplateError(f"cannot read `{shown(source)}`: it is nested too deeply") from error
+    # Jinja2 reads a number with int(), which refuses very long ones.
+    except ValueError as error:
+        if isinstance(error, TemplateError):
+            raise
+        raise TemplateError(f"cannot read `{shown(source)}`: it is not an expression") from error
+    return Expression(source, tuple(references), frozenset(check.optional), raw, ready)
+
+
+_TOKEN = re.compile(
+    r"""(?P<text>'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*")"""
+    r"""|(?P<name>[A-Za-z_]\w*)(?P<path>(?:\.\w+(?:-+\w+)*|\[\s*(?:'[^'\\]*'|"[^"\\]*")\s*\])*)"""
+    r"""|(?P<other>.)""",
+    re.DOTALL | re.ASCII,
+)
+_SEGMENT = re.compile(r"""\.([\w-]+)|\[\s*['"]([^'"]*)['"]\s*\]""", re.ASCII)
+
+
+def _take_out(source: str, references: list[Reference]) -> str:
+    """Put `_0`, `_1`, … where the expression names something, and note what that was."""
+    made: list[str] = []
+    before = ""
+    for token in _TOKEN.finditer(source):
+        word = token["name"]
+        if word is not None and word.startswith("_"):
+            raise TemplateError(f"`{word}` cannot be used in a template: no name begins with `_`")
+        if word in ROOTS and before not in ("|", "is"):
+            names = (dotted or bracketed for dotted, bracketed in _SEGMENT.findall(token["path"]))
+            reference = Reference(word, tuple(part for name in names for part in name.split(".")))
+            if reference not in references:
+                references.append(reference)
+            made.append(f" _{references.index(reference)} ")
+        else:
+            made.append(token[0])
+        before = token[0] if token[0].strip() else before
+    return "".join(made)
+
+
+def _without_raw(tree: nodes.Expr) -> tuple[nodes.Node, bool]:
+    """Take `| raw` from the end of an expression, the one place for it."""
+    from jinja2 import nodes  # noqa: PLC0415
+
+    if isinstance(tree, nodes.Filter) and tree.name == "raw" and tree.node is not None and not tree.args:
+        return tree.node, True
+    return tree, False
+
+
+class _Check:
+    """Walks through an expression and refuses what is not on the list."""
+
+    def __init__(self, source: str, references: list[Reference]) -> None:
+        self.source = source
+        self.references = references
+        self.optional: set[Reference] = set()
+
+    def visit(self, node: nodes.Node, depth: int) -> None:
+        """Check a node and all below it. Raises TemplateError."""
+        from jinja2 import nodes  # noqa: PLC0415
+
+        if depth > MOST_DEPTH:
+            raise TemplateError(f"cannot read `{self.source}`: it is nested too deeply")
+        match node:
+            case nodes.Name():
+                self._name(node)
+            case nodes.Filter():
+                self._filter(node)
+            case nodes.Test():
+                self._test(node)
+            case nodes.Compare():
+                self._compare(node)
+            case nodes.Getitem(arg=nodes.Const(value=int())) | nodes.Const(value=str() | int() | None):
+                pass
+            case nodes.And() | nodes.Or() | nodes.Not() | nodes.CondExpr() | nodes.Concat() | nodes.Operand():
+                pass
+            case nodes.List() | nodes.Tuple():
+                pass
+            case _:
+                raise TemplateError(self._refusal(node))
+        for child in node.iter_child_nodes():
+            self.visit(child, depth + 1)
+
+    def _refusal(self, node: nodes.Node) -> str:
+        from jinja2 import nodes  # noqa: PLC0415
+
+        match node:
+            case nodes.Call():
+                return f"`{self.source}` calls something; a template only puts values in"
+            case nodes.Getattr():
+                return f"`.{node.attr}` is not defined in `{self.source}`: a single value has no parts"
+            case nodes.Getitem():
+                return f"cannot read `{self.source}`: only a number can stand in `[ ]` here"
+        return f"`{self.source}` computes; a template only puts values in (`~` joins two texts)"
+
+    def _name(self, node: nodes.Name) -> None:
+        if not node.name.startswith("_"):
+            hint = near(node.name, ROOTS) or f"; there are {listed(ROOTS)}"
+            raise TemplateError(f"`{node.name}` is not defined{hint}")
+
+    def _compare(self, node: nodes.Compare) -> None:
+        if any(operand.op not in ("eq", "ne", "in", "notin") for operand in node.ops):
+            why = "values are texts, which have no order; compare with ==, !=, in, not in"
+            raise TemplateError(f"cannot compute `{self.source}`: {why}")
+
+    def _test(self, node: nodes.Test) -> None:
+        if node.name not in ("defined", "undefined") or node.args:
+            raise TemplateError(f"unknown test `is {node.name}`; there is `is defined`")
+        self._may_be_missing(node.node)
+
+    def _filter(self, node: nodes.Filter) -> None:
+        if node.name == "raw":
+            raise TemplateError(f"`raw` must come last in `{self.source}`, and once")
+        if node.name not in FILTERS:
+            hint = near(node.name, FILTERS) or f"; there are {listed(('raw', *FILTERS))}"
+            raise TemplateError(f"unknown filter `{node.name}`{hint}")
+        least, most = ARGUMENTS.get(node.name, (0, 0))
+        if node.kwargs or node.dyn_args or node.dyn_kwargs or not least <= len(node.args) <= most:
+            takes = "no arguments" if not most else str(most) if least == most else f"{least} or {most}"
+            raise TemplateError(f"filter `{node.name}` takes {takes} in its brackets, in `{self.source}`")
+        if node.name == "default":
+            self._may_be_missing(node.node)
+
+    def _may_be_missing(self, node: nodes.Node | None) -> None:
+        from jinja2 import nodes  # noqa: PLC0415
+
+        if isinstance(node, nodes.Name) and node.name.startswith("_"):
+            reference = self.references[int(node.name[1:])]
+            if reference.root in ("vars", "env"):
+                self.optional.add(reference)
+
+
+@cache
+def _environment() -> SandboxedEnvironment:
+    """Make Jinja2's sandbox. It is imported here, so that a file without templates does not pay for it."""
+    from jinja2 import StrictUndefined  # noqa: PLC0415
+    from jinja2.sandbox import ImmutableSandboxedEnvironment  # noqa: PLC0415
+
+    environment = ImmutableSandboxedEnvironment(undefined=StrictUndefined, autoescape=False)
+    tests = {name: environment.tests[name] for name in ("defined", "undefined")}
+    for table in (environment.globals, environment.filters, environment.tests):
+        table.clear()
+    environment.filters.update(FILTERS, raw=lambda value: value)
+    environment.tests.update(tests)
+    return environment
+
+
+def _cause(error: Exception) -> str:
+    if isinstance(error, TemplateError):
+        return error.message
+    if isinstance(error, (IndexError, KeyError)):
+        return "there are not so many values"
+    return "its values do not fit together"

@@ -1,0 +1,208 @@
+"""Texts with `${{ … }}` in them: cut into parts, and filled in one go or in two.
+
+A text whose values are all known when the file is read becomes a plain str. Another stays a `Template`, a
+str that shows its source and knows its parts, until `fill` or `complete` puts the rest in. What was put in is
+never read as a template again.
+"""
+
+from __future__ import annotations
+
+import re
+import shlex
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from functools import lru_cache
+from typing import Any, TypeVar, cast
+
+from pydantic import BaseModel
+
+from runbook.template.expression import Expression, compiled
+from runbook.template.filters import MOST_OUTPUT
+from runbook.template.scope import Reference, Scope, TemplateError, Word
+
+OPEN, CLOSE = "${{", "}}"
+
+Part = str | Expression
+Put = Callable[[Any, Expression], str]
+Finish = Callable[[str], str]
+Model = TypeVar("Model", bound=BaseModel)
+
+
+def _same(text: str) -> str:
+    return text
+
+
+class Template(str):
+    """A text that is not whole yet. As a str it is its source; `parts` are what it is made of.
+
+    `put` writes a value into it; `finish` takes the whole text last, and may refuse it with a ValueError.
+    """
+
+    parts: tuple[Part, ...]
+    put: Put
+    finish: Finish
+
+    def __new__(cls, parts: tuple[Part, ...], put: Put, finish: Finish = _same) -> Template:
+        """Show the pieces as they stand in the file."""
+        shown = (part if isinstance(part, str) else f"{OPEN} {part.source} {CLOSE}" for part in parts)
+        template = super().__new__(cls, "".join(shown))
+        template.parts, template.put, template.finish = parts, put, finish
+        return template
+
+    def __deepcopy__(self, memo: object) -> Template:
+        return self
+
+    @property
+    def references(self) -> tuple[Reference, ...]:
+        """The names in the pieces that are still to be filled."""
+        return tuple(r for part in self.parts if isinstance(part, Expression) for r in part.references)
+
+    def filled(self, scope: Scope) -> str:
+        """Put in what is known: a plain str when that is all of it, else a Template of the rest.
+
+        Raises TemplateError, and what `finish` raises.
+        """
+        parts: list[Part] = []
+        for part in self.parts:
+            value = part if isinstance(part, str) else part.value(scope)
+            if value is None or isinstance(part, str):
+                parts.append(part)
+            else:
+                parts.append(self.put(value, part))
+        if any(isinstance(part, Expression) for part in parts):
+            return Template(tuple(parts), self.put, self.finish)
+        return self.finish("".join(str(part) for part in parts))
+
+
+def plain(value: Any, piece: Expression) -> str:
+    """Write a value into a text, as it is."""
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if not isinstance(value, (str, int)):
+        how = "choose one with `| first` or `[0]`, or write `| join(' ')`"
+        raise TemplateError(f"`{piece}` is a list; {how}")
+    text = str(value)
+    if len(text) > MOST_OUTPUT:
+        raise TemplateError(f"`{piece}` gives more than {MOST_OUTPUT} characters")
+    if "\0" in text:
+        raise TemplateError(f"`{piece}` gives a NUL, which no command can take")
+    return text
+
+
+def quoted(value: Any, piece: Expression) -> str:
+    """Write a value into a script, quoted for the shell unless it is `| raw`; a list word by word."""
+    if piece.raw:
+        return plain(value, piece)
+    items = value if isinstance(value, (tuple, list)) else (value,)
+    return " ".join(shlex.quote(plain(item, piece)) for item in items)
+
+
+def literal(value: Any, piece: Expression) -> str:
+    """Write a value into a pattern, where it matches nothing but itself unless it is `| raw`."""
+    text = plain(value, piece)
+    return text if piece.raw else re.escape(text)
+
+
+def read(text: str, put: Put = plain, finish: Finish = _same) -> str:
+    """Cut a text at its pieces: a Template, or the text itself if it has none. Raises TemplateError."""
+    if isinstance(text, Template) or OPEN not in text:
+        return text
+    return Template(_parts(text), put, finish)
+
+
+def expression(text: str) -> Expression:
+    """Check a bare expression, the value of `when`. Raises TemplateError."""
+    if OPEN in text:
+        raise TemplateError(f"`when` is an expression already; write it without `{OPEN}` and `{CLOSE}`")
+    return compiled(text.strip())
+
+
+def holds(text: str, scope: Scope) -> bool:
+    """Tell whether a bare expression is true. Raises TemplateError where that cannot be told."""
+    checked = expression(text)
+    value = checked.value(scope)
+    if value is None:
+        raise TemplateError(f"cannot tell yet whether `{checked}` is true")
+    return bool(Word(value)) if isinstance(value, str) else bool(value)
+
+
+def fill(step: Model, scope: Scope) -> Model:
+    """Put into a step what is known now. A step without templates is given back as it is.
+
+    A step's own `to` is filled first, and its other fields may use it; `from` stays until the step itself
+    completes it. Steps that it holds are left alone: each is filled when its turn comes.
+    Raises TemplateError, also for a value that the field cannot take.
+    """
+    if not _unfilled(dict(step)):
+        return step
+    offers = getattr(type(step), "offers", ())
+    inner = scope.of_step(getattr(step, "unit", None), getattr(step, "port", None), offers)
+    if "to" in offers:
+        to = _filled(getattr(step, "to", None), inner)
+        if isinstance(to, str) and not isinstance(to, Template):
+            inner = replace(inner, own={**inner.own, "to": to})
+    return cast(Model, _filled(step, inner))
+
+
+def complete(value: Any, **own: str) -> Any:
+    """Put into a field what its step itself found out: `complete(self.run, **{"from": before})`."""
+    return _filled(value, Scope(offers=tuple(own), own=own, results={}, partial=True))
+
+
+def _is_step(value: BaseModel) -> bool:
+    # Only step types have a kind. They cannot be asked for by name here: they are built upon this module.
+    return hasattr(type(value), "kind")
+
+
+def _unfilled(value: Any) -> bool:
+    """Whether a value holds a Template anywhere, other than in a step of its own."""
+    if isinstance(value, str):
+        return isinstance(value, Template)
+    if isinstance(value, (tuple, list)):
+        return any(_unfilled(item) for item in value)
+    if isinstance(value, Mapping):
+        return any(_unfilled(item) for item in value.values())
+    return isinstance(value, BaseModel) and not _is_step(value) and _unfilled(dict(value))
+
+
+def _filled(value: Any, scope: Scope) -> Any:
+    if isinstance(value, Template):
+        return value.filled(scope)
+    if isinstance(value, tuple):
+        return tuple(_filled(item, scope) for item in value) if _unfilled(value) else value
+    if isinstance(value, Mapping):
+        return {key: _filled(item, scope) for key, item in value.items()}
+    if isinstance(value, BaseModel):
+        return value.model_copy(update={n: _known(n, v, scope) for n, v in value if _unfilled(v)})
+    return value
+
+
+def _known(name: str, value: Any, scope: Scope) -> Any:
+    try:
+        return _filled(value, scope)
+    except ValueError as error:
+        if isinstance(error, TemplateError):
+            raise
+        raise TemplateError(f"`{name.replace('_', '-')}`: {error}") from error
+
+
+# No character can be read in two ways, so that it takes linear time.
+_PIECE_END = re.compile(r"""(?:'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*"|(?!\}\})[^'"])*\}\}""", re.DOTALL)
+
+
+@lru_cache(maxsize=1024)
+def _parts(text: str) -> tuple[Part, ...]:
+    parts: list[Part] = []
+    at = 0
+    while (start := text.find(OPEN, at)) >= 0:
+        if start > at:
+            parts.append(text[at:start])
+        end = _PIECE_END.match(text, start + len(OPEN))
+        if end is None:
+            what = "a quote" if CLOSE in text[start:] else f"`{OPEN}`"
+            raise TemplateError(f"{what} is never closed in a template; write `{OPEN} vars.NAME {CLOSE}`")
+        parts.append(compiled(end[0].removesuffix(CLOSE).strip()))
+        at = end.end()
+    if at < len(text):
+        parts.append(text[at:])
+    return tuple(parts)

@@ -1,0 +1,28 @@
+"""A shell in a throwaway machine, to look around: `python -m tests.machine.shell [SUITE]`.
+
+The checkout is at /opt/runbook, and `runbook` is on the PATH. All is gone when the shell ends.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+
+from tests.machine.machine import Machine
+from tests.machine.tree import SUITES
+
+
+def main() -> int:
+    suite = sys.argv[1] if len(sys.argv) > 1 else SUITES[0]
+    with Machine(suite) as machine:
+        print(f"{suite}, thrown away at the end of this shell", file=sys.stderr)
+        # `script` gives the shell a terminal of the machine's own.
+        shell = ["script", "--quiet", "--flush", "--return", "--command", "bash --login", "/dev/null"]
+        environment = {"TERM": os.environ.get("TERM", "dumb")}
+        subprocess.call(machine.command(shell, env=environment))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,105 @@
+"""Runs the case files of tests/cases: a machine as data, a step, and what must come of it."""
+
+from __future__ import annotations
+
+import re
+import signal
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from runbook.engine.attempt import attempt
+from runbook.engine.events import Events
+from runbook.engine.glance import glance
+from runbook.host.facts import Answer, CommandResult, JobResult
+from runbook.step import RunState, registry
+from tests.unit.fake_machine import FakeMachine, facts_of, listen, process, start_anew, unit
+
+CASES = Path(__file__).parent.parent / "cases"
+
+
+def cases(kind: str) -> list[Any]:
+    """Give the case files of a step type, as pytest's parameters. There must be some."""
+    found = sorted((CASES / kind).glob("*.yaml"))
+    assert found, f"no case for {kind}"
+    return [pytest.param(path, id=path.stem) for path in found]
+
+
+def run_case(path: Path) -> None:
+    """Set the machine up, try the step once, and compare."""
+    case = yaml.safe_load(path.read_text())
+    machine = machine_of(case)
+    (kind, fields), = case["step"].items()
+    step = registry()[kind].model_validate({"id": kind, **{k: v for k, v in (fields or {}).items()}})
+    run = RunState("run-1", Path("/srv"), starts=dict(case.get("started-by-run", {})))
+    expect = case["expect"]
+    if case.get("glance"):
+        finding = glance(step, machine, machine, run)
+        acted = False
+    else:
+        tried = attempt(step, machine, machine, run, Events("run-1", machine.clock, ()))
+        finding, acted = tried.finding, tried.acted
+        assert str(tried.status) == expect["status"], finding
+    assert str(finding.verdict) == expect["verdict"], finding
+    assert re.search(expect["reason"], finding.reason), finding.reason
+    assert machine.written == expect.get("written", []), machine.written
+    assert acted == bool(machine.written)
+    if "after" in expect:
+        assert machine.clock.time - 1000.0 == pytest.approx(expect["after"], abs=0.06)
+
+
+def machine_of(case: dict[str, Any]) -> FakeMachine:
+    """Make the machine that a case describes."""
+    machine = FakeMachine(hidden=case.get("hidden", 0))
+    for name, facts in case.get("units", {}).items():
+        machine.units[name] = unit(name, **facts_of(facts or {}))
+    for pid, facts in case.get("processes", {}).items():
+        _add_process(machine, pid, dict(facts or {}))
+    for moment in case.get("later", []):
+        machine.later.append((1000.0 + moment["at"], lambda m, moment=moment: _happen(m, moment)))
+    for question, answers in case.get("answers", {}).items():
+        machine.answers[question] = [Answer(a.get("good", True), a.get("detail", ""), a.get("output", "")) for a in answers]
+    for verb, how in case.get("jobs", {}).items():
+        machine.on_job[verb] = _job(how)
+    if "command" in case:
+        how = case["command"]
+        result = CommandResult(how["result"], how.get("status", 0), how.get("output", "")) if how else None
+        machine.on_command = lambda m, command: result
+    return machine
+
+
+def _add_process(machine: FakeMachine, pid: int, facts: dict[str, Any]) -> None:
+    sockets = facts.pop("listens", [])
+    inode = facts.pop("inode", None)
+    if "dies-on" in facts:
+        word = facts.pop("dies-on")
+        machine.dies_on[pid] = signal.Signals[f"SIG{word}"] if word != "nothing" else None
+    if "spared" in facts:
+        machine.spared[pid] = facts.pop("spared")
+    named = facts_of(facts)
+    if "command" in named:
+        named["command"] = tuple(named["command"].split())
+    machine.processes[pid] = process(pid, **named)
+    listen(machine, pid, *sockets, first_inode=inode)
+
+
+def _happen(machine: FakeMachine, moment: dict[str, Any]) -> None:
+    for name, facts in moment.get("units", {}).items():
+        machine.units[name] = replace(machine.units[name], **facts_of(facts))
+    for pid in moment.get("gone", []):
+        machine.kill(pid)
+    for pid, facts in moment.get("processes", {}).items():
+        _add_process(machine, pid, dict(facts))
+
+
+def _job(how: dict[str, Any]) -> Any:
+    def do(machine: FakeMachine, name: str) -> JobResult | None:
+        if how.get("starts"):
+            start_anew(machine, name)
+        machine.units[name] = replace(machine.units[name], **facts_of(how.get("unit", {})))
+        return JobResult(how["result"]) if how.get("result") else None
+
+    return do

@@ -1,0 +1,287 @@
+"""A machine that is made of data: units, processes and sockets, and a clock that only moves when someone waits.
+
+The judgement on ports is the real one, over processes and sockets as the case gives them. What happens later is a
+list of moments with what they change. Everything that is written is noted in `written`, in words.
+"""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from runbook.host.facts import (
+    ActiveState,
+    Answer,
+    Command,
+    CommandResult,
+    Holder,
+    JobRef,
+    JobResult,
+    JobVerb,
+    Listener,
+    LoadState,
+    PortOwnership,
+    Process,
+    Question,
+    Sent,
+    Unit,
+)
+from runbook.host.ownership import Judge
+from runbook.model import Deadline, Port, ProcessId, Wake
+
+INVOCATION = "a" * 32
+EARLIER = "e" * 32
+
+
+class FakeClock:
+    """Time that stands still until somebody waits."""
+
+    def __init__(self) -> None:
+        self.time = 1000.0
+
+    def monotonic(self) -> float:
+        return self.time
+
+    def now(self) -> float:
+        return 1_700_000_000.0 + self.time
+
+
+@dataclass(frozen=True)
+class Held:
+    """Which process holds which sockets."""
+
+    holders: dict[int, set[int]]
+    hidden: int = 0
+
+
+def unit(name: str = "gw.service", **changes: Any) -> Unit:
+    """Make a running service, changed as the test says."""
+    running: dict[str, Any] = {
+        "active_state": ActiveState.ACTIVE,
+        "sub_state": "running",
+        "names": (name,),
+        "invocation_id": INVOCATION,
+        "main_pid": 100,
+        "control_group": f"/system.slice/{name}",
+        "control_group_id": 77,
+        "type": "simple",
+        "restart": "always",
+        "result": "success",
+        "timeout_start_usec": 90_000_000,
+        "timeout_stop_usec": 90_000_000,
+        "start_limit_burst": 5,
+        "start_limit_interval_usec": 60_000_000,
+        "exec_main_pid": 100,
+        "exec_main_start_monotonic": 900_000_000,
+        "inactive_exit_monotonic": 900_000_000,
+    }
+    return Unit(name, **{**running, **changes})
+
+
+def process(pid: int, **changes: Any) -> Process:
+    """Make the main process of `unit()`, changed as the test says."""
+    facts: dict[str, Any] = {
+        "ppid": 1,
+        "uid": 0,
+        "user": "root",
+        "name": "gateway",
+        "state": "S",
+        "cgroup": "/system.slice/gw.service",
+        "command": ("/usr/bin/gateway",),
+        "exe": "/usr/bin/gateway",
+        "started": 950.0,
+    }
+    return Process(ProcessId(pid, pid * 10), **{**facts, **changes})
+
+
+@dataclass
+class FakeMachine:
+    """A Host and a Waiter in one."""
+
+    units: dict[str, Unit] = field(default_factory=dict)
+    processes: dict[int, Process] = field(default_factory=dict)
+    sockets: dict[int, list[Listener]] = field(default_factory=dict)
+    answers: dict[str, list[Answer]] = field(default_factory=dict)
+    later: list[tuple[float, Callable[[FakeMachine], None]]] = field(default_factory=list)
+    on_job: dict[str, Callable[[FakeMachine, str], JobResult | None]] = field(default_factory=dict)
+    on_command: Callable[[FakeMachine, Command], CommandResult | None] = lambda machine, command: CommandResult("success", 0)
+    dies_on: dict[int, signal.Signals | None] = field(default_factory=dict)
+    spared: dict[int, str] = field(default_factory=dict)
+    refuse: dict[str, Exception] = field(default_factory=dict)
+    hidden: int = 0
+    written: list[str] = field(default_factory=list)
+    waits: list[Wake] = field(default_factory=list)
+    clock: FakeClock = field(default_factory=FakeClock)
+    jobs: dict[str, JobResult | None] = field(default_factory=dict)
+    results: dict[str, CommandResult | None] = field(default_factory=dict)
+    asked: dict[Question, Answer] = field(default_factory=dict)
+
+    # -- HostView
+
+    def unit(self, name: str) -> Unit:
+        return self.units.get(name) or Unit(name, load_state=LoadState.NOT_FOUND)
+
+    def ownership(self, unit: Unit, port: Port) -> PortOwnership:
+        return Judge(unit, self, self._live).judge(port)
+
+    def _live(self, name: str) -> ActiveState | None:
+        known = self.units.get(name)
+        return known.active_state if known else None
+
+    def job(self, ref: JobRef) -> JobResult | None:
+        if ref.path in self.results:
+            return JobResult.DONE if self.results[ref.path] else None
+        return self.jobs[ref.path]
+
+    def command_result(self, ref: JobRef) -> CommandResult:
+        result = self.results[ref.path]
+        assert result is not None
+        return result
+
+    def lives(self, process: ProcessId) -> bool:
+        known = self.processes.get(process.pid)
+        return known is not None and known.id == process
+
+    def process_state(self, process: ProcessId) -> str:
+        return "D (uninterruptible)"
+
+    def ask(self, question: Question) -> Answer | None:
+        if question not in self.asked:
+            script = self.answers[str(question.what)]
+            self.asked[question] = script.pop(0) if len(script) > 1 else script[0]
+        return self.asked[question]
+
+    # -- the kernel, for the judgement
+
+    def listeners(self, port: Port) -> tuple[Listener, ...]:
+        found = {s.inode: s for held in self.sockets.values() for s in held if s.number == port.number}
+        return tuple(found[inode] for inode in sorted(found))
+
+    def holders(self, inodes: Collection[int]) -> Held:
+        held = {
+            pid: {s.inode for s in sockets if s.inode in inodes}
+            for pid, sockets in self.sockets.items()
+            if pid in self.processes
+        }
+        return Held({pid: found for pid, found in held.items() if found}, self.hidden)
+
+    def read(self, pid: int) -> Process | None:
+        return self.processes.get(pid)
+
+    def spared_by(self, process: Process) -> str:
+        return self.spared.get(process.pid, "")
+
+    # -- Host
+
+    def begin_job(self, verb: JobVerb, unit: str) -> JobRef:
+        self._write(f"{verb} {unit}")
+        path = f"/job/{len(self.jobs) + 1}"
+        self.jobs[path] = self.on_job.get(str(verb), does_as_told)(self, unit)
+        return JobRef(path, unit, str(verb))
+
+    def cancel_job(self, ref: JobRef) -> None:
+        self._write(f"cancel {ref.verb} {ref.unit}")
+
+    def daemon_reload(self) -> None:
+        self._write("daemon-reload")
+
+    def reset_failed(self, unit: str) -> None:
+        self._write(f"reset-failed {unit}")
+        known = self.units[unit]
+        down = ActiveState.INACTIVE if known.active_state is ActiveState.FAILED else known.active_state
+        self.units[unit] = replace(known, active_state=down, n_restarts=0, result="success")
+
+    def begin_command(self, name: str, command: Command) -> JobRef:
+        self._write(f"command {command}")
+        path = f"/command/{len(self.results) + 1}"
+        self.results[path] = self.on_command(self, command)
+        return JobRef(path, f"runbook-{name}.service", "start")
+
+    def stop_command(self, ref: JobRef) -> None:
+        self._write(f"stop-command {ref.unit}")
+
+    def end(self, holder: Holder, signum: signal.Signals) -> Sent:
+        self._write(f"end {holder.process.pid} {signum.name}")
+        if not self.lives(holder.process.id):
+            return Sent.GONE
+        deadly = self.dies_on.get(holder.process.pid, signal.SIGTERM)
+        if deadly in (signum, signal.SIGTERM):
+            self.kill(holder.process.pid)
+        return Sent.SENT
+
+    def kill(self, pid: int) -> None:
+        """Let a process be gone, with its sockets."""
+        self.processes.pop(pid, None)
+        self.sockets.pop(pid, None)
+
+    def _write(self, what: str) -> None:
+        self.written.append(what)
+        if error := self.refuse.get(what.split()[0]):
+            raise error
+
+    # -- Waiter
+
+    def wait(self, wake: Wake, deadline: Deadline) -> None:
+        """Let time pass: to the next moment of the story, the wake's own, or the deadline."""
+        self.waits.append(wake)
+        until = min(self.clock.time + wake.within, deadline.at)
+        due = sorted((moment for moment in self.later if moment[0] <= until), key=lambda moment: moment[0])
+        if due:
+            at, happen = due[0]
+            self.later.remove(due[0])
+            self.clock.time = max(self.clock.time, at)
+            happen(self)
+        else:
+            self.clock.time = until
+
+
+def does_as_told(machine: FakeMachine, name: str) -> JobResult | None:
+    """Carry the last job out at once, as systemd does with a well-behaved service."""
+    verb = machine.written[-1].split()[0]
+    known = machine.units[name]
+    if verb == "stop":
+        machine.units[name] = replace(
+            known, active_state=ActiveState.INACTIVE, sub_state="dead", main_pid=0, control_group=""
+        )
+        for pid, found in list(machine.processes.items()):
+            if known.control_group and found.cgroup.startswith(known.control_group):
+                machine.kill(pid)
+    else:
+        start_anew(machine, name)
+    return JobResult.DONE
+
+
+def start_anew(machine: FakeMachine, name: str, *, invocation: str = "b" * 32, pid: int = 200) -> None:
+    """Let a new invocation of a unit be active."""
+    known = machine.units[name]
+    now = int(machine.clock.time * 1e6)
+    machine.units[name] = replace(
+        known,
+        active_state=ActiveState.ACTIVE,
+        sub_state="running",
+        result="success",
+        main_pid=pid,
+        invocation_id=invocation,
+        control_group=f"/system.slice/{name}",
+        exec_main_start_monotonic=now,
+        inactive_exit_monotonic=now,
+        n_restarts=0,
+    )
+    machine.processes[pid] = process(pid, cgroup=f"/system.slice/{name}", started=machine.clock.time)
+
+
+def listen(machine: FakeMachine, pid: int, *addresses: str, first_inode: int | None = None) -> None:
+    """Let a process listen; the same inode twice is one socket with two holders."""
+    for number, address in enumerate(addresses):
+        host, _, port = address.rpartition(":")
+        inode = (first_inode if first_inode is not None else pid * 100) + number
+        machine.sockets.setdefault(pid, []).append(Listener("tcp", host.strip("[]"), int(port), inode, cgroup_id=77))
+
+
+def facts_of(mapping: Mapping[str, Any]) -> dict[str, Any]:
+    """Turn the kebab-case facts of a case file into those of a dataclass."""
+    words = {"active_state": ActiveState, "load_state": LoadState}
+    named = {key.replace("-", "_"): value for key, value in mapping.items()}
+    return {key: words[key](value) if key in words else value for key, value in named.items()}
