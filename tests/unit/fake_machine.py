@@ -111,6 +111,7 @@ class FakeMachine:
     spared: dict[int, str] = field(default_factory=dict)
     refuse: dict[str, Exception] = field(default_factory=dict)
     hidden: int = 0
+    starts: int = 0
     written: list[str] = field(default_factory=list)
     waits: list[Wake] = field(default_factory=list)
     clock: FakeClock = field(default_factory=FakeClock)
@@ -253,17 +254,18 @@ def does_as_told(machine: FakeMachine, name: str) -> JobResult | None:
     return JobResult.DONE
 
 
-def start_anew(machine: FakeMachine, name: str, *, invocation: str = "b" * 32, pid: int = 200) -> None:
+def start_anew(machine: FakeMachine, name: str, *, pid: int = 200) -> None:
     """Let a new invocation of a unit be active."""
     known = machine.units[name]
-    now = int(machine.clock.time * 1e6)
+    machine.starts += 1
+    now = int(machine.clock.time * 1e6) + machine.starts
     machine.units[name] = replace(
         known,
         active_state=ActiveState.ACTIVE,
         sub_state="running",
         result="success",
         main_pid=pid,
-        invocation_id=invocation,
+        invocation_id=f"{machine.starts:032x}",
         control_group=f"/system.slice/{name}",
         exec_main_start_monotonic=now,
         inactive_exit_monotonic=now,

@@ -1,8 +1,8 @@
 """Commands in transient units of their own, which outlive this program and end with all that they started.
 
-A unit's output goes to a file, never through a pipe of this program. When the command is over, the unit itself
-writes how it ended beside that file: systemd forgets a transient unit as soon as nobody refers to it, and
-whoever resumes a run must still be able to know.
+A unit's output goes to a file, never through a pipe of this program. When the command is over, the unit
+itself writes how it ended beside that file: systemd forgets a transient unit as soon as nobody refers to it,
+and whoever resumes a run must still be able to know.
 """
 
 from __future__ import annotations
@@ -236,7 +236,7 @@ def _tail(ref: JobRef, result: str, status: int) -> str:
     """Give the end of what a command printed; where systemd could not start it, what that means."""
     text = ""
     if ref.output:
-        with contextlib.suppress(OSError), open(ref.output, "rb") as file:
+        with contextlib.suppress(OSError), Path(ref.output).open("rb") as file:
             file.seek(max(0, file.seek(0, os.SEEK_END) - KEPT))
             text = file.read().decode(errors="replace")
     if not text and result == "exit-code" and status in _SETUP:

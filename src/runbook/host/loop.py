@@ -1,8 +1,8 @@
 """The one place where the program waits: a GLib main context for the bus, processes, sockets and signals.
 
-Nothing is missed between a look and a wait. A bus signal that arrives while nobody waits is kept as news until
-somebody looks at its unit or waits for it, and a change of sockets counts from the last look of a check, not
-from the moment when the waiting began.
+Nothing is missed between a look and a wait. A bus signal that arrives while nobody waits is kept as news
+until somebody looks at its unit or waits for it, and a change of sockets counts from the last look of a
+check, not from the moment when the waiting began.
 """
 
 from __future__ import annotations

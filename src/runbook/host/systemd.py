@@ -6,6 +6,7 @@ Nothing here waits for a job: JobRemoved is heard whenever it comes, kept, and g
 from __future__ import annotations
 
 import contextlib
+import string
 from collections.abc import Iterator
 from typing import Any
 
@@ -289,13 +290,11 @@ def unit_path(name: str) -> str:
 
     A digit that comes first is written so too (systemd, src/shared/bus-label.c).
     """
-    escaped = "".join(
-        chr(byte)
-        if chr(byte).isalnum() and byte < 128 and not (at == 0 and chr(byte).isdigit())
-        else f"_{byte:02x}"
-        for at, byte in enumerate(name.encode())
-    )
-    return f"{MANAGER_PATH}/unit/{escaped}"
+    plain = set(string.ascii_letters + string.digits)
+    escaped = [chr(byte) if chr(byte) in plain else f"_{byte:02x}" for byte in name.encode()]
+    if name[:1].isdigit():
+        escaped[0] = f"_{ord(name[0]):02x}"
+    return f"{MANAGER_PATH}/unit/{''.join(escaped)}"
 
 
 def job_number(ref: JobRef) -> int:

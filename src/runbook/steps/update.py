@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import ClassVar
 
-from pydantic import Field, field_validator
+from pydantic import Field
 
 from runbook.commands import CommandMemory, CommandStep, brief, failed
-from runbook.fields import Pattern, Shell, Span, Text
-from runbook.host.facts import Question
+from runbook.fields import Pattern, Shell, Span, Version
+from runbook.host.facts import Command, Question
 from runbook.host.ports import Host, HostView
 from runbook.model import Finding, Verdict, Wake, fails, holds, not_yet, to_do
-from runbook.step import Memory
+from runbook.step import Memory, Runbook
+from runbook.template import Template, complete
 
 VERSION = r"\d+(?:\.\d+)+(?:[-+~][0-9A-Za-z.+~-]*[0-9A-Za-z])?|\d+(?:\.\d+)+[a-z]\w*"
 """The first thing like 1.2 or 1.2.3-rc1 in what a `--version` prints."""
@@ -40,18 +42,23 @@ class Update(CommandStep[UpdateMemory]):
     kind: ClassVar[str] = "update"
     remembers: ClassVar[type[Memory]] = UpdateMemory
     fails_as: ClassVar[Verdict] = Verdict.UPDATE_FAILED
+    offers: ClassVar[tuple[str, ...]] = ("from", "to")
 
     version: Shell = Field(..., description="The command that prints the version which is installed.")
-    to: Text = Field(..., description="The version that is wanted: a version, not a tag.")
+    to: Version = Field(..., description="The version that is wanted: a version, not a tag.")
     pattern: Pattern = Field(VERSION, description="What of the output of `version` is the version.")
     timeout: Span | None = Field(900.0, description="How long one try may take.")
 
-    @field_validator("to")
-    @classmethod
-    def _is_a_version(cls, to: str) -> str:
-        if "${{" not in to and not re.search(r"\d", to):
-            raise ValueError(f"`{to}` is a tag, not a version; write the version it stands for, such as 1.4.2")
-        return to
+    def misfits(self, runbook: Runbook) -> Iterator[tuple[str, str]]:  # noqa: D102
+        # It is undone by its own command, with the earlier version as `to`.
+        words = self.run if isinstance(self.run, tuple) else (self.run,)
+        names = {name.root for word in words if isinstance(word, Template) for name in word.references}
+        if runbook.rollback == "auto" and "to" not in names:
+            yield "run", "`rollback: auto` undoes an update by its own command, so its `run` must use `${{ to }}`"
+
+    def command(self, memory: Memory, limit: float) -> Command:  # noqa: D102
+        before = memory.before if isinstance(memory, UpdateMemory) else None
+        return super(Update, complete(self, **{"from": before or ""})).command(memory, limit)
 
     def check(self, view: HostView, memory: UpdateMemory) -> Finding:  # noqa: D102
         if memory.job is not None and not memory.ended:
