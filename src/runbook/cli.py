@@ -134,7 +134,7 @@ def _apply(
         kept = record.create(SystemClock().now())
         events = Events(kept.id, SystemClock(), (report,), _secrets(book))
         state = RunState(kept.id, book.folder, book.env, kept.outputs)
-        return Runner(book, host, host.waiter, events, state, fail_on_remediation).run().exit
+        return Runner(book, host, host, events, state, fail_on_remediation).run().exit
 
 
 def _look(
@@ -156,7 +156,7 @@ def _look(
             # An id for the events; there is no record of a look.
             name = record.new_id(clock.now())
             events = Events(name, clock, (report,), _secrets(book))
-            planner = Planner(book, ReadOnlyHost(host), host.waiter, events, RunState(name, book.folder, book.env))
+            planner = Planner(book, ReadOnlyHost(host), host, events, RunState(name, book.folder, book.env))
             return what(planner).exit
 
     _reported(output, last, look)

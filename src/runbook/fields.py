@@ -1,13 +1,12 @@
 """The types of the fields of a runbook. Each reads what a file says, which is text, a list or a mapping.
 
-Every type takes a value of its own as well, so that a step can be made in Python: `Span` takes "2min" and 120.0.
-`info.context` is the `Scope` while a file is read; its templates are filled or checked here, field by field.
+Every type takes a value of its own as well, so that a step can be made in Python: `Span` takes "2min" and
+120.0. `info.context` is the `Scope` while a file is read; templates are filled or checked here.
 What is wrong is said in a sentence by a ValueError; an `Unfit` is to be read after the name of the key.
 """
 
 from __future__ import annotations
 
-import ipaddress
 import re
 from collections.abc import Callable, Mapping
 from typing import Annotated, Any
@@ -16,32 +15,28 @@ from pydantic import BeforeValidator, PlainValidator, ValidationInfo, WithJsonSc
 
 from runbook import template
 from runbook.model import Port
-from runbook.template import Finish, Put, Scope, Template, TemplateError, listed, shown
+from runbook.names import parse_port, unit_name
+from runbook.phrases import listed, shown
 from runbook.spans import format_span, parse_span
+from runbook.template import Finish, Put, Scope, Template, TemplateError
 
 
 class Unfit(ValueError):
     """What is wrong with a value, to be said after its key: "wants one value, not a list"."""
 
 
-Nested = Mapping[str, Any]
-
 MOST_NUMBER = 2**31 - 1
-MOST_UNIT_NAME = 255
-"""Characters of a unit's name (systemd.unit(5); UNIT_NAME_MAX)."""
-
-UNIT_TYPES = (
-    "service", "socket", "target", "device", "mount", "automount", "swap", "timer", "path", "slice", "scope",
-)  # fmt: skip
 
 
 def what(value: object) -> str:
-    """Name the kind of a value as YAML would: a text, a list, a mapping."""
+    """Name the kind of a value as people would: a list, a mapping, a single value."""
     if value is None:
         return "nothing"
     if isinstance(value, Mapping):
-        return "a mapping"
-    return "a list" if isinstance(value, (list, tuple)) else "a single value"
+        return "a mapping" if value else "an empty mapping"
+    if isinstance(value, (list, tuple)):
+        return "a list" if value else "an empty list"
+    return "a single value"
 
 
 def _single(value: object) -> str:
@@ -60,7 +55,7 @@ def _scope(info: ValidationInfo) -> Scope | None:
 
 
 def _text(value: object, info: ValidationInfo, put: Put, finish: Finish, *, now: bool = True) -> str:
-    """Read a text: whole if all of its values are known, else a Template. `now` False leaves each as it is."""
+    """Read a text: whole if all of its values are known, else a Template. `now` False only checks them."""
     read = template.read(_single(value), put, finish)
     if not isinstance(read, Template):
         return finish(read)
@@ -139,13 +134,14 @@ def _valid_version(text: str) -> str:
     if not text.strip():
         raise Unfit("is empty; write a version such as 1.4.2")
     if not re.search(r"\d", text) or re.search(r"\s", text.strip()):
-        raise ValueError(f"`{shown(text)}` is a tag, not a version; write the version it stands for, such as 1.4.2")
+        how = "write the version it stands for, such as 1.4.2"
+        raise ValueError(f"`{shown(text)}` is a tag, not a version; {how}")
     return text.strip()
 
 
 def _read_whole(value: object, info: ValidationInfo) -> int:
     text = _known(value, info)
-    if not re.fullmatch(r"\d+", text, re.ASCII) or len(text) > len(str(MOST_NUMBER)) or int(text) > MOST_NUMBER:
+    if not re.fullmatch(r"\d{1,10}", text, re.ASCII) or int(text) > MOST_NUMBER:
         raise ValueError(f"cannot read `{shown(text)}` as a whole number; write 0, 1, 2, …")
     return int(text)
 
@@ -199,31 +195,6 @@ def _read_unit(value: object, info: ValidationInfo) -> str:
     return unit_name(_known(value, info))
 
 
-def unit_name(text: str) -> str:
-    """Give the full name of a unit: `gw` is `gw.service`. Raises ValueError for what cannot be one.
-
-    The rules are those of systemd.unit(5); a name that systemctl would have to escape first is refused.
-    """
-    if not text:
-        raise ValueError("a unit's name is missing; write a name such as gw.service")
-    if "/" in text:
-        last = text.rstrip("/").rpartition("/")[2]
-        meant = f"; write its name, `{last}`" if last.endswith(tuple(f".{t}" for t in UNIT_TYPES)) else ""
-        raise ValueError(f"`{shown(text)}` is a path, not the name of a unit{meant}")
-    if strange := re.search(r"[^A-Za-z0-9:_.\\@-]", text):
-        raise ValueError(f"`{shown(text)}` is no name of a unit: {_character(strange[0])} cannot stand in one")
-    stem, dot, kind = text.rpartition(".")
-    name = text if dot and kind in UNIT_TYPES else f"{text}.service"
-    stem = name.rpartition(".")[0]
-    if len(name) > MOST_UNIT_NAME:
-        raise ValueError(f"`{shown(text)}` is no name of a unit: it is longer than {MOST_UNIT_NAME} characters")
-    if not stem or stem.startswith("@"):
-        raise ValueError(f"`{shown(text)}` is no name of a unit: nothing stands before `{text[:1]}`")
-    if stem.endswith("@") and stem.count("@") == 1:
-        raise ValueError(f"`{shown(text)}` is a template; name one of its instances, `{stem}NAME.{name.rpartition('.')[2]}`")
-    return name
-
-
 def _read_ports(value: object, info: ValidationInfo) -> tuple[Port, ...]:
     if not isinstance(value, (list, tuple)):
         return (_read_port(value, info),)
@@ -238,38 +209,16 @@ def _read_port(value: object, info: ValidationInfo) -> Port:
     return value if isinstance(value, Port) else parse_port(_known(value, info))
 
 
-def parse_port(text: str) -> Port:
-    """Read a port: `18789`, `udp:53`, `127.0.0.1:8080`, `[::1]:8080`, `udp:127.0.0.1:53`. Raises ValueError."""
-    protocol, rest = "tcp", text.strip()
-    if match := re.match(r"(tcp|udp):(.*)", rest, re.IGNORECASE | re.DOTALL):
-        protocol, rest = match[1].lower(), match[2]
-    address, colon, number = rest.rpartition(":")
-    how = "write 18789, udp:53, 127.0.0.1:8080 or [::1]:8080"
-    if not re.fullmatch(r"\d+", number, re.ASCII):
-        raise ValueError(f"cannot read port `{shown(text)}`; {how}")
-    if len(number) > 5 or not 1 <= int(number) <= 65535:  # noqa: PLR2004
-        raise ValueError(f"port `{shown(text)}` is out of range; ports go from 1 to 65535")
-    if not colon:
-        return Port(int(number), protocol)
-    bracketed = re.fullmatch(r"\[(.*)\]", address)
-    try:
-        ip = ipaddress.ip_address(bracketed[1] if bracketed else address)
-    except ValueError:
-        ip = None
-    if ip is None or (ip.version == 6) != bool(bracketed) or "%" in str(ip):  # noqa: PLR2004
-        raise ValueError(f"cannot read port `{shown(text)}`: `{shown(address)}` is no IP address; {how}")
-    return Port(int(number), protocol, str(ip))
-
-
 def _read_words(value: object, info: ValidationInfo) -> tuple[str, ...]:
     items = value if isinstance(value, (list, tuple)) else (value,)
     return tuple(_read_text(item, info) for item in items)
 
 
-def _read_id(value: object, info: ValidationInfo) -> str:
+def _read_id(value: object) -> str:
     text = _single(value)
     if not re.fullmatch(r"[A-Za-z]\w*(?:[-.]\w+)*", text, re.ASCII):
-        raise ValueError(f"`{shown(text)}` cannot be an id; write letters, digits and single dashes, a letter first")
+        how = "write letters, digits and single dashes, a letter first"
+        raise ValueError(f"`{shown(text)}` cannot be an id; {how}")
     return text
 
 
@@ -292,7 +241,8 @@ def _read_mapping(value: object, name: Callable[[str], None], info: ValidationIn
 
 def _variable(name: str) -> None:
     if not re.fullmatch(r"[A-Za-z_]\w*", name, re.ASCII):
-        raise ValueError(f"`{shown(name)}` cannot be the name of an environment variable; write letters, digits and _")
+        how = "write letters, digits and _"
+        raise ValueError(f"`{shown(name)}` cannot be the name of an environment variable; {how}")
 
 
 def _header(name: str) -> None:
@@ -310,18 +260,6 @@ def _read_headers(value: object, info: ValidationInfo) -> dict[str, str]:
         if re.search(r"[\r\n\0]", text):
             raise ValueError(f"the header `{shown(name)}` holds a line break")
     return read
-
-
-def shown(text: str) -> str:
-    """Give a value as it goes into a message: on one line, and not too long."""
-    line = "".join(character if character.isprintable() else "\N{REPLACEMENT CHARACTER}" for character in text)
-    return line if len(line) <= 60 else line[:57] + "..."  # noqa: PLR2004
-
-
-def _character(character: str) -> str:
-    if character == " ":
-        return "a space"
-    return f"`{character}`" if character.isprintable() else f"U+{ord(character):04X}"
 
 
 _TEXT: dict[str, Any] = {"type": ["string", "number", "boolean"]}
@@ -355,7 +293,9 @@ Words = Annotated[
     _schema("list of texts", anyOf=[_TEXT, {"type": "array", "items": _TEXT}]),
 ]
 """A list of texts; a single one stands for a list of one."""
-Whole = Annotated[int, BeforeValidator(_read_whole), _schema("whole number", type=["integer", "string"], minimum=0)]
+Whole = Annotated[
+    int, BeforeValidator(_read_whole), _schema("whole number", type=["integer", "string"], minimum=0)
+]
 """A whole number, 0 or more."""
 WholeList = Annotated[
     tuple[int, ...],
@@ -365,7 +305,9 @@ WholeList = Annotated[
 """One whole number or several."""
 FormatNumber = Annotated[int, PlainValidator(_read_format), _schema("1", const=1)]
 """The number of the file's format."""
-Number = Annotated[float, BeforeValidator(_read_number), _schema("number", type=["number", "string"], minimum=0)]
+Number = Annotated[
+    float, BeforeValidator(_read_number), _schema("number", type=["number", "string"], minimum=0)
+]
 """A number, 0 or more."""
 Flag = Annotated[bool, BeforeValidator(_read_flag), _schema("true or false", type=["boolean", "string"])]
 """True or false."""
@@ -380,14 +322,15 @@ PortField = Annotated[Port, PlainValidator(_read_port), _schema("port", **_PORT)
 PortList = Annotated[
     tuple[Port, ...],
     PlainValidator(_read_ports),
-    _schema("port, or list of ports", anyOf=[*_PORT["anyOf"], {"type": "array", "items": _PORT, "minItems": 1}]),
+    _schema("port, or list of ports", anyOf=[*_PORT["anyOf"], {"type": "array", "items": _PORT}]),
 ]
 """One port or several."""
 StepId = Annotated[str, BeforeValidator(_read_id), _schema("id", type="string", minLength=1)]
 """What templates and messages call a step."""
-Condition = Annotated[str, BeforeValidator(_read_expression), _schema("expression", type=["string", "boolean"])]
+Expression = Annotated[
+    str, BeforeValidator(_read_expression), _schema("expression", type=["string", "boolean"])
+]
 """A bare expression, checked; `template.holds` evaluates it."""
-Expression = Condition
 Environment = Annotated[
     Mapping[str, str],
     PlainValidator(_read_environment),
@@ -402,7 +345,25 @@ Headers = Annotated[
 """HTTP headers and their values."""
 
 __all__ = [
-    "Environment", "Expression", "Flag", "FormatNumber", "Headers", "Limit", "Number", "Pattern", "PortField",
-    "PortList", "Shell", "Span", "StepId", "Text", "UnitName", "Unfit", "Version", "Whole", "WholeList", "Words",
+    "Environment",
+    "Expression",
+    "Flag",
+    "FormatNumber",
+    "Headers",
+    "Limit",
+    "Number",
+    "Pattern",
+    "PortField",
+    "PortList",
+    "Shell",
+    "Span",
+    "StepId",
+    "Text",
+    "Unfit",
+    "UnitName",
+    "Version",
+    "Whole",
+    "WholeList",
+    "Words",
     "format_span",
-]  # fmt: skip
+]

@@ -35,6 +35,8 @@ def parse_span(text: str) -> float:
     runbook has an end. The grammar is that of systemd.time(7), PARSING TIME SPANS.
     """
     total, at, bare = 0.0, 0, text.strip()
+    if re.match(r"-\s*[\d.]", bare):
+        raise ValueError(f"a time span cannot be negative, as `{_shown(text)}` is; write 5s, 2min, 1h 30min")
     while at < len(bare):
         piece = _PIECE.match(bare, at)
         if piece is None or piece[2] not in _SECONDS:
@@ -44,7 +46,7 @@ def parse_span(text: str) -> float:
     if not bare or at < len(bare):
         raise ValueError(f"cannot read time span `{_shown(text)}`; write 5s, 2min, 1h 30min")
     if total > LONGEST:
-        raise ValueError(f"time span `{_shown(text)}` is longer than a hundred years; write 5s, 2min, 1h 30min")
+        raise ValueError(f"time span `{_shown(text)}` is too long; write 5s, 2min, 1h 30min")
     return total
 
 

@@ -227,9 +227,8 @@ class Nested:
     reading: bool = False
 
 
-_STEPS = WithJsonSchema(
-    {"title": "list of steps", "type": "array", "minItems": 1, "items": {"$ref": "#/$defs/step"}}
-)
+STEPS_TITLE = "list of steps"
+_STEPS = WithJsonSchema({"title": STEPS_TITLE, "type": "array", "minItems": 1})
 StepList = Annotated[tuple[InstanceOf[Step[Any]], ...], Nested(), _STEPS]
 """Steps, in order. The document makes each of them by itself and hands them over."""
 ReadingSteps = Annotated[tuple[InstanceOf[Step[Any]], ...], Nested(reading=True), _STEPS]

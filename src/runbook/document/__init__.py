@@ -1,9 +1,9 @@
 """A YAML file into a Runbook, or every mistake in it with its place.
 
-    nodes.py     YAML into nodes, within bounds; the only importer of yaml
-    outline.py   which steps stand where, and their ids
-    reader.py    the nodes into a Runbook
-    wording.py   pydantic's findings in words
+nodes.py     YAML into nodes, within bounds; the only importer of yaml
+outline.py   which steps stand where, and their ids
+reader.py    the nodes into a Runbook
+wording.py   pydantic's findings in words
 """
 
 from __future__ import annotations
@@ -78,8 +78,8 @@ def parse(
     if root is None:
         raise DocumentError(problems)
     if not isinstance(root.value, dict):
-        place = Problem(name, root.place.line, root.place.column, "a runbook is a mapping (`steps:` and more)")
-        raise DocumentError([*problems, place])
+        what = "a runbook is a mapping of keys to values (`steps:` and more)"
+        raise DocumentError([*problems, Problem(name, root.place.line, root.place.column, what)])
     scope = Scope(
         env=dict(os.environ if environ is None else environ),
         host=socket.gethostname() if host is None else host,

@@ -15,7 +15,7 @@ from typing import Any
 import yaml
 
 from runbook.errors import Problem
-from runbook.template import shown
+from runbook.phrases import shown
 
 MOST_BYTES = 1 << 20
 """Size of a file: runbooks have some hundred lines."""
@@ -41,13 +41,13 @@ class Place:
 
 @dataclass
 class Node:
-    """A value of the file. `value` is a text, None for nothing, a list of nodes, or a mapping of names to nodes.
+    """A value of the file: a text, None for nothing, a list of nodes, or a mapping of names to nodes.
 
-    `keys` are the places of a mapping's keys. `size` counts the node and all below it, `height` its levels.
+    `keys` are the places of a mapping's keys. `size` counts the node and all below it, `height` the levels.
     """
 
     place: Place
-    value: str | None | list[Node] | dict[str, Node]
+    value: str | list[Node] | dict[str, Node] | None
     keys: dict[str, Place] = field(default_factory=dict)
     size: int = 1
     height: int = 1
@@ -79,7 +79,7 @@ class Unreadable(Exception):
 
 
 def compose(data: bytes | str, name: str) -> tuple[Node | None, list[Problem]]:
-    """Take a file apart. The node is None if that cannot be done; else the problems are those of single places."""
+    """Take a file apart: its node, or None if that cannot be done, and what is wrong in single places."""
     problems: list[tuple[Place, str]] = []
     try:
         text = _decoded(data)
@@ -93,19 +93,23 @@ def compose(data: bytes | str, name: str) -> tuple[Node | None, list[Problem]]:
 def _decoded(data: bytes | str) -> str:
     """Turn a file into text, or say where it is none."""
     if len(data) > MOST_BYTES:
-        raise Unreadable(Place(1, 1), f"the file is larger than {MOST_BYTES >> 20} MiB; a runbook is a short text")
+        limit = f"{MOST_BYTES >> 20} MiB"
+        raise Unreadable(Place(1, 1), f"the file is larger than {limit}; a runbook is a short text")
     if isinstance(data, bytes):
         try:
             text = data.decode("utf-8")
         except UnicodeDecodeError as error:
             before = data[: error.start].decode("utf-8")
-            raise Unreadable(_end_of(before), "this is no text: the file is not UTF-8 from here on") from error
+            raise Unreadable(
+                _end_of(before), "this is no text: the file is not UTF-8 from here on"
+            ) from error
     else:
         text = data
     text = text.removeprefix("\N{ZERO WIDTH NO-BREAK SPACE}")
     if strange := _STRANGE.search(text):
         code = f"U+{ord(strange[0]):04X}"
-        raise Unreadable(_end_of(text[: strange.start()]), f"the character {code} has no place in a text file")
+        place = _end_of(text[: strange.start()])
+        raise Unreadable(place, f"the character {code} has no place in a text file")
     return text
 
 
@@ -139,7 +143,8 @@ class _Composer:
         root: Node | None = None
         for event in self.events:
             if isinstance(event, yaml.DocumentStartEvent) and root is not None:
-                raise Unreadable(_start(event), "a second document begins here; a runbook is one (remove the `---`)")
+                what = "a second document begins here; a file holds one runbook (remove the `---`)"
+                raise Unreadable(_start(event), what)
             if isinstance(event, yaml.NodeEvent):
                 root = self._node(event, 0)
         if root is None or root.value is None:
@@ -159,7 +164,7 @@ class _Composer:
         node = Node(place, None)
         if isinstance(event, yaml.ScalarEvent):
             # A text in quotes is a text, even an empty one.
-            node.value = None if event.style is None and event.value in _NOTHING else event.value
+            node.value = None if not event.style and event.value in _NOTHING else event.value
         elif isinstance(event, yaml.SequenceStartEvent):
             node.value = list(self._items(depth))
             for item in node.value:
@@ -178,7 +183,7 @@ class _Composer:
     def _fill(self, node: Node, depth: int) -> None:
         node.value = entries = {}
         while not isinstance(event := next(self.events), yaml.MappingEndEvent):
-            merges = isinstance(event, yaml.ScalarEvent) and event.style is None and event.value == _MERGE
+            merges = isinstance(event, yaml.ScalarEvent) and not event.style and event.value == _MERGE
             key = self._node(event, depth + 1)
             value = self._node(next(self.events), depth + 1)
             _hold(node, key)
@@ -191,16 +196,19 @@ class _Composer:
                 self.problems.append((key.place, "`<<` does not merge mappings here; write the keys out"))
             elif name in entries:
                 first = node.keys[name].line
-                self.problems.append((key.place, f"`{shown(name)}` stands twice; it is in line {first} already"))
+                self.problems.append(
+                    (key.place, f"`{shown(name)}` stands twice; it is in line {first} already")
+                )
             else:
                 entries[name], node.keys[name] = value, key.place
 
     def _alias(self, event: Any, place: Place, depth: int) -> Node:
+        name = shown(event.anchor)
         if event.anchor not in self.anchors:
-            raise Unreadable(place, f"`*{shown(event.anchor)}` stands for nothing: no `&{shown(event.anchor)}` before it")
+            raise Unreadable(place, f"`*{name}` stands for nothing: there is no `&{name}` before it")
         target = self.anchors[event.anchor]
         if target is None:
-            raise Unreadable(place, f"`*{shown(event.anchor)}` would hold itself")
+            raise Unreadable(place, f"`*{name}` would hold itself")
         if depth + target.height > MOST_DEPTH:
             raise _too_deep(place)
         node = replace(target, place=place)
@@ -235,19 +243,19 @@ def _tag(tag: str) -> str:
     return shown("!!" + tag.removeprefix(standard) if tag.startswith(standard) else tag)
 
 
+_UNALIGNED = "this does not line up with the lines above; check how far it is indented"
+_STRAY = "this does not belong to what stands above; check how far it is indented"
 _SYNTAX = (
     ("mapping values are not allowed", "a second `: ` in one line; put the value in quotes"),
     ("expected ',' or '", "a list or mapping in brackets is not closed, or a comma is missing"),
     ("could not find expected ':'", "a key without a `:` after it"),
-    ("expected <block end>", "this does not line up with the lines above; check how far it is indented"),
-    ("block sequence entries are not allowed", "a list begins in the middle of a line; put it on a line of its own"),
+    ("expected <block end>", _UNALIGNED),
+    ("block sequence entries are not allowed", "a list begins in the middle of a line; give it its own line"),
     ("unexpected end of stream", "a quote or a bracket is never closed"),
     ("expected the node content", "a value is missing"),
-    ("expected <document start>", "this does not belong to what stands above; check how far it is indented"),
-    ("expected '<document start>'", "this does not belong to what stands above; check how far it is indented"),
-    ("block mapping", "this does not line up with the lines above; check how far it is indented"),
-    ("undefined alias", "an alias that stands for nothing"),
-    ("duplicate anchor", "an anchor that stands twice"),
+    ("expected <document start>", _STRAY),
+    ("expected '<document start>'", _STRAY),
+    ("block mapping", _UNALIGNED),
     ("unknown escape character", "an unknown `\\` in double quotes; write it in single quotes"),
     ("expected escape sequence", "an unknown `\\` in double quotes; write it in single quotes"),
 )
@@ -263,7 +271,11 @@ def _in_words(error: yaml.MarkedYAMLError, text: str, place: Place) -> str:
     if "cannot start any token" in said:
         if here == "\t":
             return "a tab cannot indent in YAML; use spaces"
-        return f"a value cannot begin with `{here}`; put it in quotes" if here else "a value cannot begin like this"
+        return (
+            f"a value cannot begin with `{here}`; put it in quotes"
+            if here
+            else "a value cannot begin like this"
+        )
     if "${{" in line and "flow" in said:
         return "`${{ }}` within a list or mapping in brackets must stand in quotes"
     for sign, words in _SYNTAX:

@@ -1,4 +1,4 @@
-"""The steps of a file as they stand there, before any of them is checked: where, of which type, under which id."""
+"""The steps of a file as they stand there, before any is checked: where, of which type, under which id."""
 
 from __future__ import annotations
 
@@ -10,8 +10,9 @@ from pydantic import TypeAdapter, ValidationError
 
 from runbook.document.nodes import Node, Place
 from runbook.fields import StepId, what
+from runbook.phrases import listed, near, shown
 from runbook.step import Nested, Step
-from runbook.template import FACTS, VERSIONS, listed, near, shown
+from runbook.template import FACTS, VERSIONS
 
 Types = Mapping[str, type[Step[Any]]]
 Problems = list[tuple[Place, str]]
@@ -21,7 +22,7 @@ _ID = TypeAdapter[str](StepId)
 
 @dataclass
 class Site:
-    """One step in the file. `body` is the mapping of its fields, if it has one; `nested` the steps it holds."""
+    """One step in the file. `body` is the mapping of its fields, if any; `nested` are the steps it holds."""
 
     place: Place
     cls: type[Step[Any]]
@@ -52,9 +53,11 @@ def sites_of(node: Node | None, key: str, types: Types, problems: Problems) -> l
     """Find the steps in a list. What is no step is noted and left out."""
     if node is None:
         return []
+    if node.value is None:
+        problems.append((node.place, f"`{key}` is empty; it needs at least one step"))
+        return []
     if not isinstance(node.value, list):
-        wants = f"`{key}` wants a list of steps (`- …`), not {what(node.plain())}"
-        problems.append((node.place, f"`{key}` is empty; it needs at least one step" if node.value is None else wants))
+        problems.append((node.place, f"`{key}` wants a list of steps (`- …`), not {what(node.value)}"))
         return []
     if not node.value:
         problems.append((node.place, f"`{key}` is an empty list; it needs at least one step"))
@@ -65,36 +68,37 @@ def sites_of(node: Node | None, key: str, types: Types, problems: Problems) -> l
 def _site(item: Node, types: Types, problems: Problems) -> Site | None:
     """Read an item: the bare name of a type, or a mapping with one type as its key."""
     if isinstance(item.value, str):
-        return _of_type(item.value, item.place, Node(item.place, None), item, types, problems)
+        return _of_type(item.value, Node(item.place, None), item, types, problems)
     if not isinstance(item.value, dict) or not item.value:
-        problems.append((item.place, f"a step is the name of its type, or a mapping with that as its key, not {what(item.plain())}"))
+        how = "write the name of its type, or a mapping with that as its key"
+        problems.append((item.place, f"a step cannot be {what(item.value)}; {how}"))
         return None
     if len(item.value) == 1:
         ((kind, body),) = item.value.items()
-        return _of_type(kind, item.keys[kind], body, item, types, problems)
+        return _of_type(kind, body, item, types, problems)
     kinds = [key for key in item.value if key in types]
     if len(kinds) != 1:
         these = listed(kinds or list(item.value)[:3])
-        problems.append((item.place, f"a step has exactly one type as its key, not {these}; write one step for each"))
+        how = "write one step for each" if kinds else "its fields stand below that"
+        problems.append((item.place, f"a step has exactly one type as its key, not {these}; {how}"))
         return None
     (kind,) = kinds
     for key in item.value:
         if key != kind:
             how = f"indent it below `{kind}`, as one of its fields"
             problems.append((item.keys[key], f"`{shown(key)}` stands beside `{kind}`; {how}"))
-    return _of_type(kind, item.keys[kind], item.value[kind], item, types, problems)
+    return _of_type(kind, item.value[kind], item, types, problems)
 
 
-def _of_type(
-    kind: str, place: Place, body: Node, item: Node, types: Types, problems: Problems
-) -> Site | None:
+def _of_type(kind: str, body: Node, item: Node, types: Types, problems: Problems) -> Site | None:
     cls = types.get(kind)
     if cls is None:
         hint = near(kind, types) or f"; there are {listed(types)}"
-        problems.append((place, f"unknown step type `{shown(kind)}`{hint}"))
+        problems.append((item.keys.get(kind, item.place), f"unknown step type `{shown(kind)}`{hint}"))
         return None
     if body.value is not None and not isinstance(body.value, dict):
-        problems.append((body.place, f"`{kind}` wants its fields below it (`key: value`), not {what(body.plain())}"))
+        sentence = f"`{kind}` wants its fields below it (`key: value`), not {what(body.value)}"
+        problems.append((body.place, sentence))
         return None
     site = Site(item.place, cls, body if body.value is not None else None)
     for key in nested_keys(cls):
@@ -113,9 +117,10 @@ def nested_keys(cls: type[Step[Any]]) -> dict[str, Nested]:
 
 
 def name_all(lists: Mapping[str, list[Site]], problems: Problems) -> None:
-    """Give each step its id: its own, or the type, then `type-2`, … `lists` are the lists by the prefix of theirs.
+    """Give each step its id: its own, or the type, then `type-2`, …
 
-    A step that is held by another is called after it: `remediate.check.wait-ready`.
+    `lists` are the lists of steps by what the ids in them begin with. A step that another one holds is called
+    after that: `remediate.check.wait-ready`.
     """
     taken: dict[str, Place] = {}
     everyone = [site for sites in lists.values() for outer in sites for site in outer.walk()]
@@ -130,7 +135,8 @@ def name_all(lists: Mapping[str, list[Site]], problems: Problems) -> None:
         if "." in name:
             problems.append((node.place, f"`{shown(name)}` cannot be an id; dots are for steps within steps"))
         elif name in taken:
-            problems.append((node.place, f"the id `{name}` stands twice; it is in line {taken[name].line} already"))
+            first = taken[name].line
+            problems.append((node.place, f"the id `{name}` stands twice; it is in line {first} already"))
         else:
             taken[name] = node.place
             site.id = name

@@ -1,7 +1,7 @@
 """Nodes into a Runbook, or every mistake with its place.
 
-The order is that of what must be known first: variables, the unit and the port, the ids of all steps, then the
-steps one by one, each with a scope that knows those before it. A mistake in one of them does not hide the others.
+The order is that of what must be known first: variables, the unit and the port, the ids of all steps, then
+the steps one by one, each with a scope that knows those before it. A mistake in one does not hide the others.
 """
 
 from __future__ import annotations
@@ -20,8 +20,9 @@ from runbook.document.outline import Problems, Site, Types, name_all, nested_key
 from runbook.errors import DocumentError, Problem, UsageError
 from runbook.fields import PortList, UnitName, what
 from runbook.model import Impact, Port
+from runbook.phrases import near, shown
 from runbook.step import Runbook, Step
-from runbook.template import Scope, Template, TemplateError, near, read, shown
+from runbook.template import Scope, Template, TemplateError, read
 from runbook.template.scope import ROOTS, Value
 
 _UNIT: TypeAdapter[str] = TypeAdapter(UnitName)
@@ -54,7 +55,8 @@ class Reader:
         self.scope = replace(head, roots=ROOTS)
         lists = self._lists()
         self._unknown_keys()
-        data = {key: node.plain() for key, node in self._fields().items() if key not in _LISTS and key != "vars"}
+        apart = {*_LISTS, "vars"}
+        data = {key: node.plain() for key, node in self._fields().items() if key not in apart}
         for key, sites in lists.items():
             steps = tuple(step for site in sites if (step := self._step(site)) is not None)
             if key in self._fields() and (key != "rollback" or sites):
@@ -93,7 +95,9 @@ class Reader:
         node = self._fields().get("vars")
         found: dict[str, Value] = {}
         if node is not None and not isinstance(node.value, dict):
-            self.problems.append((node.place, f"`vars` wants a mapping (`NAME: value`), not {what(node.plain())}"))
+            self.problems.append(
+                (node.place, f"`vars` wants a mapping (`NAME: value`), not {what(node.value)}")
+            )
             return dict(sets)
         entries = node.value if node is not None and isinstance(node.value, dict) else {}
         for name in sets:
@@ -104,7 +108,8 @@ class Reader:
             assert node is not None
             if not re.fullmatch(r"[A-Za-z]\w*(?:-+\w+)*", name, re.ASCII):
                 how = "write letters, digits, - and _, a letter first"
-                self.problems.append((node.keys[name], f"`{shown(name)}` cannot be the name of a variable; {how}"))
+                sentence = f"`{shown(name)}` cannot be the name of a variable; {how}"
+                self.problems.append((node.keys[name], sentence))
             scope = replace(self.scope, vars=dict(found), roots=("vars", "env", "host"))
             read_one = self._variable(name, value, scope)
             found[name] = sets.get(name, read_one)
@@ -117,9 +122,10 @@ class Reader:
 
     def _text(self, name: str, node: Node, scope: Scope) -> str:
         if not isinstance(node.value, str):
-            wants = f"the variable `{name}` wants a text or a list of texts, not {what(node.value and node.plain())}"
-            empty = f"the variable `{name}` is empty; write `\"\"` for a text without letters"
-            self.problems.append((node.place, empty if node.value is None else wants))
+            sentence = f"the variable `{shown(name)}` is a text or a list of texts, not {what(node.value)}"
+            if node.value is None:
+                sentence = f'the variable `{shown(name)}` is empty; give it a value, or "" for no text at all'
+            self.problems.append((node.place, sentence))
             return ""
         try:
             text = read(node.value)
@@ -156,7 +162,7 @@ class Reader:
             return "off"
         if node.value in ("off", "auto"):
             return str(node.value)
-        given = f"`{shown(node.value)}`" if isinstance(node.value, str) else what(node.value and node.plain())
+        given = f"`{shown(node.value)}`" if isinstance(node.value, str) else what(node.value)
         hint = near(node.value, ("off", "auto")) if isinstance(node.value, str) else ""
         self.problems.append((node.place, f"`rollback` is off, auto or a list of steps, not {given}{hint}"))
         return "off"
@@ -176,8 +182,9 @@ class Reader:
                 self._only_reading(key, steps)
         lacking = self._from_the_top(site, data)
         data["id"] = site.id if site.id else data.get("id")
-        own = {key: self._own(data.get(key), adapter, outer) for key, adapter in (("unit", _UNIT), ("port", _PORTS))}
-        scope = outer.of_step(own["unit"], own["port"], site.cls.offers)
+        unit = self._own(data.get("unit"), _UNIT, outer)
+        port = self._own(data.get("port"), _PORTS, outer)
+        scope = outer.of_step(unit, port, site.cls.offers)
         self.before[site.id] = site.facts
         try:
             step = site.cls.model_validate(data, context=scope, by_alias=True, by_name=False)

@@ -11,7 +11,8 @@ from pydantic import BaseModel, ValidationError
 
 from runbook.document.nodes import Node, Place
 from runbook.fields import Unfit, what
-from runbook.template import OPEN, listed, near, shown
+from runbook.phrases import listed, near, shown
+from runbook.template import OPEN
 
 Loc = Sequence[str | int]
 
@@ -31,7 +32,7 @@ def problems(
 ) -> Iterator[tuple[Place, str]]:
     """Give the place and the sentence of each mistake, each once.
 
-    `node` is the mapping that was read as `model`, if there is one; `item` the place of what it belongs to, and
+    `node` is the mapping that was read as `model`, if there is one; `item` the place of what it belongs to;
     `name` what people call that: `restart`.
     """
     told: set[tuple[str | int, ...]] = set()
@@ -115,7 +116,7 @@ def _sentence(details: Any, path: Loc, model: type[BaseModel], name: str) -> str
         limit, words = LIMITS[kind]
         return f"{key} must be {words.format(format(ctx[limit], 'g'))}"
     if kind == "too_short":
-        return f"{key} is an empty list" if not details["input"] else f"{key} needs {ctx['min_length']} or more"
+        return f"{key} is an empty list; it needs at least {ctx['min_length']}"
     if kind == "too_long":
         return f"{key} takes no more than {ctx['max_length']}"
     return f"{key} cannot be read as it stands; see `runbook steps`"

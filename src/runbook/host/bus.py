@@ -97,6 +97,11 @@ class Bus:
         self._stale = False
         self._connect(TIMEOUT)
 
+    @property
+    def peer(self) -> bool:
+        """Whether it is a connection to the service itself: nobody has a name on it, or can hold a reference."""
+        return self._peer
+
     def close(self) -> None:
         """Close the connection. What the service held on its behalf is let go."""
         if self._connection is not None and not self._connection.is_closed():

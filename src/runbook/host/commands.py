@@ -124,8 +124,8 @@ class Commands:
         if unit.load_state is not LoadState.LOADED:
             return None
         result, status = unit.result, unit.exec_main_status
-        if result == "success" and self._systemd.job(ref) is JobResult.CANCELED:
-            # Stopped by somebody, and polite enough to end with 0: it was cut short all the same.
+        if self._systemd.job(ref) is JobResult.CANCELED:
+            # Stopped by somebody. It may have been polite enough to end with 0: it was cut short all the same.
             result = "canceled"
         return CommandResult(result, status, _tail(ref, result, status))
 
@@ -145,11 +145,11 @@ class Commands:
             "Description": ("s", f"runbook {name}: {spoken}"),
             "Type": ("s", "oneshot"),
             # Without a reference a unit that ended well is gone before its exit status can be read.
-            "AddRef": ("b", True),
+            "AddRef": ("b", not self._systemd.bus.peer),
             "CollectMode": ("s", "inactive-or-failed"),
             # A oneshot has no start time-out of its own.
             "TimeoutStartUSec": ("t", round((command.timeout + BACKSTOP) * 1_000_000)),
-            "TimeoutStopUSec": ("t", round(GRACE * 1_000_000)),
+            "TimeoutStopUSec": ("t", round(STOP_LIMIT * 1_000_000)),
             "KillMode": ("s", "control-group"),
             "IgnoreSIGPIPE": ("b", False),  # Shell pipelines count on it.
             "StandardInput": ("s", "null"),

@@ -1,19 +1,20 @@
 """Ends a process, and only the one that was judged; and knows which processes must live.
 
-A PID names whoever has it at the moment. A pidfd (pidfd_open(2), Linux 5.3) names one process for good, so the order
-of the moves is what makes a signal safe:
+A PID names whoever has it at the moment. A pidfd (pidfd_open(2), Linux 5.3) names one process for good, so
+that the order of the moves is what makes a signal safe:
 
     1. open a pidfd for the PID
     2. look through /proc at who has the PID now: start, user, program, cgroup, sockets
     3. see that the pidfd's process has not ended
     4. send the signal through the pidfd
 
-Had the pidfd's process ended before 2, step 3 would tell; has it not, the PID was its own all the time, and what was
-seen in 2 is about it. From then on no PID is used any more.
+If the pidfd's process had ended before 2, step 3 tells; if it has not, it had its PID all the time, and what
+was seen in 2 is about it. From then on no PID is used any more.
 """
 
 from __future__ import annotations
 
+import errno
 import os
 import select
 import signal
@@ -21,7 +22,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 
-from runbook.errors import AccessDenied
+from runbook.errors import AccessDenied, HostError
 from runbook.host import processes
 from runbook.host.cgroups import Kind, unit_of
 from runbook.host.facts import Holder, Process, Sent
@@ -30,45 +31,50 @@ from runbook.model import ProcessId
 DELETED = " (deleted)"
 """What /proc/PID/exe says behind the path of a program that an upgrade has removed or replaced."""
 
-# By the name of the program, of argv[0] or of the process: any of them is enough to be spared.
-_LOGINS = "it keeps a login's connection or terminal, and the logins would end with it"
+_LOGINS = "it keeps people's connections or terminals, and their logins would end with it"
 _BUS = "it is a message bus, which the machine's services talk over"
-_CONTAINERS = "it keeps a container, or passes a container's port on: ask the container's engine to stop it"
+_CONTAINERS = "it keeps a container, or passes on a container's port: the container's engine can stop it"
 _SPARED = {
     **dict.fromkeys(("sshd", "sshd-session", "sshd-auth", "dropbear", "mosh-server"), _LOGINS),
     **dict.fromkeys(("tmux", "screen", "SCREEN", "zellij", "byobu", "dtach", "abduco"), _LOGINS),
+    # A process's name is cut at 15 characters.
     **dict.fromkeys(("dbus-daemon", "dbus-broker", "dbus-broker-launch", "dbus-broker-lau"), _BUS),
-    **dict.fromkeys(("docker-proxy", "conmon", "rootlessport", "rootlesskit", "slirp4netns", "pasta"), _CONTAINERS),
-    **dict.fromkeys(("containerd-shim", "containerd-shim-runc-v2"), _CONTAINERS),
+    **dict.fromkeys(("docker-proxy", "conmon", "containerd-shim", "containerd-shim-runc-v2"), _CONTAINERS),
+    **dict.fromkeys(("rootlessport", "rootlesskit", "slirp4netns", "pasta", "pasta.avx2"), _CONTAINERS),
     "(sd-pam)": "it is a part of a user's systemd",
 }
+_UNSEEN = "its namespaces may not be looked at, so that it could be in a container"
 
 
 @dataclass(frozen=True)
 class Me:
-    """This program, as far as it must not cut off the branch it sits on: its line up to PID 1, its namespaces."""
+    """This program, so that it does not saw off the branch it sits on: its ancestors, its namespaces."""
 
-    line: frozenset[ProcessId]
+    id: ProcessId
+    ancestors: frozenset[ProcessId]
     pid_namespace: int
     user_namespace: int
 
     @classmethod
     def now(cls) -> Me:
-        """Look at this very process. Its ancestors change when one of them ends."""
-        me = processes.read(os.getpid())
-        if me is None:  # No /proc that shows ourselves: nothing is known to be ours, so nothing is.
-            return cls(frozenset(), -1, -1)
-        return cls(frozenset({me.id, *processes.ancestors(me.pid)}), me.pid_namespace, me.user_namespace)
+        """Look at this very process. Raises HostError where /proc does not show it, or shows others' PIDs."""
+        pid = os.getpid()
+        me = processes.read(pid)
+        if me is None or os.readlink("/proc/self") != str(pid):  # noqa: PTH115
+            raise HostError("cannot tell processes apart: /proc is not that of this program's PID namespace")
+        return cls(me.id, frozenset(processes.ancestors(pid)), me.pid_namespace, me.user_namespace)
 
 
 def protected(process: Process, *, me: Me) -> str:
-    """Say why a process may never be ended, whoever holds what; nothing if it may."""
+    """Say why a process may never be ended, whatever it holds; nothing if it may."""
     if process.pid == 1:
         return "it is PID 1, which the machine cannot do without"
     if process.kernel:
         return "it is a thread of the kernel"
-    if process.id in me.line:
-        return "this program was started by it, or is it"
+    if process.id == me.id:
+        return "it is this very program"
+    if process.id in me.ancestors:
+        return "this program was started from it"
     return _by_namespace(process, me) or _by_place(process) or _by_name(process)
 
 
@@ -76,51 +82,55 @@ def end(
     holder: Holder,
     signum: signal.Signals,
     *,
-    still: Callable[[Process], bool] = lambda process: True,
-    moment: Callable[[str], None] = lambda name: None,
+    still: Callable[[Process], bool] = lambda _: True,
+    moment: Callable[[str], None] = lambda _: None,
 ) -> Sent:
     """Signal the holder's process through a pidfd, if it is still what was judged.
 
-    `still` has the last word on a process that is the same; `moment` is told of each point between two moves, so that
-    a test can let the world change there. Raises AccessDenied.
+    `still` has the last word about a process that is the same. `moment` is told the name of each point
+    between two moves, so that a test can let the world change there. Raises AccessDenied and HostError.
     """
-    before = holder.process
+    judged = holder.process
     moment("judged")
     try:
-        pidfd = os.pidfd_open(before.pid)
-    except ProcessLookupError:
-        return Sent.GONE
-    except OSError:
-        # Not a process of its own any more, but a thread of another (EINVAL; ENOENT since Linux 6.15).
-        return Sent.GONE if not processes.lives(before.id) else Sent.NOT_THE_SAME
+        fd = os.pidfd_open(judged.pid)
+    except OSError as error:
+        if error.errno in (errno.ESRCH, errno.EINVAL, errno.ENOENT):
+            return Sent.GONE  # EINVAL, and since Linux 6.14 ENOENT: the PID is that of somebody's thread now
+        raise HostError(f"cannot signal {judged}: {error.strerror}") from error
     try:
         moment("opened")
-        now = processes.read(before.pid)
-        same = now is not None and _same(before, now) and _still_holds(holder)
-        allowed = same and now is not None and not protected(now, me=Me.now()) and still(now)
+        now = processes.read(judged.pid)
+        allowed = now is not None and _same(holder, now) and not protected(now, me=Me.now()) and still(now)
         moment("checked")
-        if _ended(pidfd) or now is None or now.id != before.id:
+        if now is None or now.id != judged.id or _ended(fd):
             return Sent.GONE
         if not allowed:
             return Sent.NOT_THE_SAME
-        signal.pidfd_send_signal(pidfd, signum)
+        moment("about to signal")
+        signal.pidfd_send_signal(fd, signum)
     except ProcessLookupError:
         return Sent.GONE
-    except PermissionError:
+    except PermissionError as error:
         raise AccessDenied(
-            f"cannot send {signum.name} to {before}: it belongs to {before.user}", hint="run it as root"
-        ) from None
+            f"cannot send {signum.name} to {judged}: it belongs to user {judged.user}", hint="run it as root"
+        ) from error
     finally:
-        os.close(pidfd)
+        os.close(fd)
     return Sent.SENT
 
 
 def pidfd(process: ProcessId) -> int | None:
-    """Open a descriptor that becomes readable when this very process ends; None if it has. The caller closes it."""
+    """Open a descriptor that is readable once this very process has ended, or None if it has.
+
+    Raises HostError when no descriptor is to be had.
+    """
     try:
         fd = os.pidfd_open(process.pid)
-    except OSError:
-        return None
+    except OSError as error:
+        if error.errno in (errno.ESRCH, errno.EINVAL, errno.ENOENT):
+            return None
+        raise HostError(f"cannot watch PID {process.pid}: {error.strerror}") from error
     # Only now: what is asked after the opening is asked of the process that the descriptor names.
     if processes.lives(process) and not _ended(fd):
         return fd
@@ -134,32 +144,25 @@ def _ended(fd: int) -> bool:
     return bool(poll.poll(0))
 
 
-def _same(before: Process, now: Process) -> bool:
+def _same(holder: Holder, now: Process) -> bool:
+    judged = holder.process
     return (
-        now.id == before.id
-        and now.uid == before.uid
-        and now.cgroup == before.cgroup
+        now.id == judged.id
+        and now.uid == judged.uid
+        and now.cgroup == judged.cgroup
         # The same file, even if an upgrade has removed it in the meantime.
-        and now.exe.removesuffix(DELETED) == before.exe.removesuffix(DELETED)
+        and now.exe.removesuffix(DELETED) == judged.exe.removesuffix(DELETED)
+        and (not holder.sockets or processes.holds(now.pid, {socket.inode for socket in holder.sockets}))
     )
-
-
-def _still_holds(holder: Holder) -> bool:
-    return not holder.sockets or processes.holds(holder.process.pid, {socket.inode for socket in holder.sockets})
 
 
 def _by_namespace(process: Process, me: Me) -> str:
     if process.pid_namespace != me.pid_namespace:
         return "it runs in a container (another PID namespace)" if process.pid_namespace else _UNSEEN
-    if process.user_namespace != me.user_namespace:
-        # A service with PrivateUsers= has a user namespace too, and is no container for that.
-        if unit_of(process.cgroup).kind is Kind.SERVICE:
-            return ""
+    # A service with PrivateUsers= has a user namespace too, and is no container for that.
+    if process.user_namespace != me.user_namespace and unit_of(process.cgroup).kind is not Kind.SERVICE:
         return "it runs in a container (another user namespace)" if process.user_namespace else _UNSEEN
     return ""
-
-
-_UNSEEN = "its namespaces may not be looked at, so that it could be in a container"
 
 
 def _by_place(process: Process) -> str:
@@ -167,23 +170,25 @@ def _by_place(process: Process) -> str:
     if place.container:
         return f"it belongs to the container {place.machine or place.unit or process.cgroup}"
     if place.kind is Kind.MANAGER:
-        return "it is in the cgroup of a systemd manager"
+        return f"it is in the cgroup of a systemd manager ({place.unit})"
     return ""
 
 
 def _by_name(process: Process) -> str:
+    """Judge by the program's file, argv[0] and the process's name: one of them is enough to be spared."""
     exe = PurePosixPath(process.exe.removesuffix(DELETED)).name
     title = process.command[0] if process.command else ""
-    # "sshd: root@pts/0" and "tmux: server" are sshd and tmux.
-    names = {exe, process.name, _head(process.name), PurePosixPath(_head(title).removeprefix("-")).name}
     if exe == "systemd" or (process.name == "systemd" and "--user" in process.command):
         return "it is a systemd manager"
-    for name in names & _SPARED.keys():
-        return _SPARED[name]
+    for name in (exe, process.name, _program(process.name), _program(title)):
+        if name in _SPARED:
+            return _SPARED[name]
     if process.uid == 0 and title.startswith("@"):
-        return "it asks to be left alone to the very end, as root's storage daemons do by the @ before their name"
+        return "its @ asks to be left alone to the very end, as root's storage daemons do"
     return ""
 
 
-def _head(title: str) -> str:
-    return title.split()[0].rstrip(":") if title.split() else ""
+def _program(title: str) -> str:
+    """Give the program of a title: `sshd: root@pts/0` is sshd, `tmux: server` is tmux, `-bash` is bash."""
+    first = title.split(maxsplit=1)[0] if title.strip() else ""
+    return PurePosixPath(first.rstrip(":")).name.removeprefix("-")

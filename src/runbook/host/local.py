@@ -10,7 +10,7 @@ from functools import cached_property
 from types import TracebackType
 from typing import Self
 
-from runbook.host import processes
+from runbook.host import ending, processes
 from runbook.host.addresses import Scope
 from runbook.host.commands import Commands
 from runbook.host.facts import (
@@ -138,7 +138,7 @@ class LocalHost:
 
     def end(self, holder: Holder, signum: signal.Signals) -> Sent:
         """Signal one process, if it is still the one that was judged."""
-        return processes.end(holder, signum)
+        return ending.end(holder, signum)
 
 
 class ReadOnlyHost:
@@ -174,4 +174,4 @@ class _Kernel:
         return processes.read(pid)
 
     def spared_by(self, process: Process) -> str:
-        return processes.spared_by(process)
+        return ending.protected(process, me=ending.Me.now())

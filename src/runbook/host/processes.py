@@ -1,7 +1,9 @@
+# ruff: noqa: PTH110, PTH115, PTH116, PTH123, PTH208 - pathlib knows no descriptors of folders
 """Looks at processes through /proc (proc(5)): who one is, where it lives, which sockets it holds.
 
-A look goes through one descriptor of the directory /proc/PID, which stays with the process it was opened for: when
-that one has ended, it reads nothing more, whoever has the PID by then. So no look mixes two processes.
+A look goes through one descriptor of the directory /proc/PID, which stays with the process it was opened
+for: when that one has ended, it reads nothing more, whoever has the PID by then. So no look mixes two
+processes.
 
 What may not be read is left empty. Nothing here raises for a process that is gone or closed to us.
 """
@@ -12,7 +14,7 @@ import contextlib
 import os
 import pwd
 import re
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -158,50 +160,51 @@ def ancestors(pid: int) -> tuple[ProcessId, ...]:
 def holders(inodes: Collection[int]) -> Scan:
     """Find every process that holds one of these sockets in its table of descriptors.
 
-    All processes are looked at each time, since a socket is often held by several and any of them may be a stranger.
-    Links are read, never followed: stat(2) through a descriptor of a dead NFS mount would hang.
+    All processes are looked at each time: a socket is often held by several, and any of them may be a
+    stranger. Links are read, never followed: a stat(2) through a descriptor on a dead NFS mount would hang.
 
-    Threads share one table unless they asked for another (unshare(2), CLONE_FILES), and to look into each thread costs
-    many times as much. So the tables of single threads are read only when a socket was found nowhere else, or when the
-    first thread, whose table /proc/PID/fd is, has ended. A socket of which one holder shows is not searched further.
+    Threads share one table unless they asked for another (unshare(2), CLONE_FILES), and to look into each
+    thread costs many times as much. So their tables are read only where a socket was found nowhere else, or
+    where the first thread, whose table /proc/PID/fd shows, has ended. A further holder that only such a
+    table shows, of a socket that others hold openly, is missed; whoever frees the port finds it in the next
+    look.
     """
-    wanted = {b"socket:[%d]" % inode: inode for inode in inodes}
+    wanted = {f"socket:[{inode}]": inode for inode in inodes}
     found: dict[int, set[int]] = {}
-    hidden = 0 if os.path.exists("/proc/1") else 1  # noqa: PTH110 - the rest of this function is of bytes, for speed
+    hidden = 0 if os.path.exists("/proc/1") else 1
     if not wanted:
         return Scan({}, hidden)
-    for name in _pids():
+    for pid in _pids():
         try:
-            held, count = _held(b"/proc/%s/fd" % name, wanted)
+            held, count = _held(f"/proc/{pid}/fd", wanted)
             if not count:
-                held = _held_by_threads(name, wanted)
+                held = _held_by_threads(pid, wanted)
         except PermissionError:
-            hidden += _is_a_process(int(name))
+            hidden += _is_a_process(pid)
         except OSError:
             continue
         else:
             if held:
-                found[int(name)] = held
-    missing = wanted.keys() - {b"socket:[%d]" % inode for held in found.values() for inode in held}
-    if missing:
-        for name in _pids():
+                found[pid] = held
+    if set(inodes).difference(*found.values()):
+        for pid in _pids():
             with contextlib.suppress(OSError):
-                held = _held(b"/proc/%s/fd" % name, wanted)[0] | _held_by_threads(name, wanted)
+                held = _held(f"/proc/{pid}/fd", wanted)[0] | _held_by_threads(pid, wanted)
                 if held:
-                    found.setdefault(int(name), set()).update(held)
+                    found.setdefault(pid, set()).update(held)
     return Scan(found, hidden)
 
 
 def holds(pid: int, inodes: Collection[int]) -> bool:
-    """Whether this process holds one of these sockets, in any thread's table. No if it may not be looked into."""
-    wanted = {b"socket:[%d]" % inode: inode for inode in inodes}
+    """Whether it holds one of these sockets, in any thread's table. No if it may not be looked into."""
+    wanted = {f"socket:[{inode}]": inode for inode in inodes}
     with contextlib.suppress(OSError):
-        return bool(_held(b"/proc/%d/fd" % pid, wanted)[0] or _held_by_threads(b"%d" % pid, wanted))
+        return bool(_held(f"/proc/{pid}/fd", wanted)[0] or _held_by_threads(pid, wanted))
     return False
 
 
 def in_cgroup(path: str) -> tuple[int, ...]:
-    """List the processes of a cgroup and all below it; `path` as in systemd's ControlGroup. None if it is gone."""
+    """List the processes of a cgroup and all below it; `path` as in a unit's ControlGroup. Empty if gone."""
     pids: set[int] = set()
     for folder, _folders, files in os.walk(cgroup_mount() / path.lstrip("/")):
         if "cgroup.procs" in files:
@@ -213,7 +216,7 @@ def in_cgroup(path: str) -> tuple[int, ...]:
 
 @cache
 def cgroup_mount() -> Path:
-    """Say where systemd's hierarchy is mounted; the rules are systemd's (src/basic/cgroup-util.c, cg_unified_cached)."""
+    """Say where systemd's hierarchy is mounted, by systemd's own rules (cgroup-util.c, cg_unified_cached)."""
     for mount in (CGROUP_ROOT, CGROUP_ROOT / "unified", CGROUP_ROOT / "systemd"):
         if (mount / "cgroup.controllers").exists():
             return mount
@@ -314,32 +317,36 @@ def _text(data: bytes) -> str:
     return data.decode("utf-8", "backslashreplace")
 
 
-def _pids() -> Iterator[bytes]:
-    return (name for name in os.listdir(b"/proc") if name.isdigit())  # noqa: PTH208 - for speed
+def _pids() -> Iterator[int]:
+    return (int(name) for name in os.listdir("/proc") if name.isdecimal())
 
 
-def _held(folder: bytes, wanted: dict[bytes, int]) -> tuple[set[int], int]:
+def _held(table: str, wanted: Mapping[str, int]) -> tuple[set[int], int]:
     """Give those of the sockets that a table holds, and how many descriptors are in it. Raises OSError."""
     held = set()
-    descriptors = os.listdir(folder)  # noqa: PTH208 - for speed
-    for descriptor in descriptors:
-        try:
-            inode = wanted.get(os.readlink(b"%s/%s" % (folder, descriptor)))
-        except FileNotFoundError:
-            continue  # closed meanwhile
-        if inode is not None:
-            held.add(inode)
+    folder = os.open(table, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        descriptors = os.listdir(folder)
+        for descriptor in descriptors:
+            try:
+                link = os.readlink(descriptor, dir_fd=folder)
+            except FileNotFoundError:
+                continue  # closed meanwhile
+            if link in wanted:
+                held.add(wanted[link])
+    finally:
+        os.close(folder)
     return held, len(descriptors)
 
 
-def _held_by_threads(name: bytes, wanted: dict[bytes, int]) -> set[int]:
+def _held_by_threads(pid: int, wanted: Mapping[str, int]) -> set[int]:
     held: set[int] = set()
-    # A folder counts itself, its `.`, and its folders as links: three mean a single thread, as kernel threads are.
-    if os.stat(b"/proc/%s/task" % name).st_nlink <= 3:  # noqa: PLR2004, PTH116
+    # Each thread adds a link to the two that any folder has.
+    if os.stat(f"/proc/{pid}/task").st_nlink == 3:  # noqa: PLR2004
         return held
-    for thread in os.listdir(b"/proc/%s/task" % name):  # noqa: PTH208
+    for thread in os.listdir(f"/proc/{pid}/task"):
         with contextlib.suppress(FileNotFoundError, ProcessLookupError):
-            held |= _held(b"/proc/%s/task/%s/fd" % (name, thread), wanted)[0]
+            held |= _held(f"/proc/{pid}/task/{thread}/fd", wanted)[0]
     return held
 
 

@@ -1,9 +1,11 @@
 """Which sockets listen on a port: asked of the kernel itself, through sock_diag (sock_diag(7)).
 
-A netlink request goes out for each address family, with a small filter program that the kernel runs for each socket
-(INET_DIAG_REQ_BYTECODE), so that only the port's own sockets come back: the answer fits into one message, and what it
-costs does not depend on the number of processes. Where the kernel has no sock_diag, /proc/net says the same, more
-slowly and without the cookie and the cgroup.
+A netlink request goes out for each address family, with a small filter program that the kernel runs for each
+socket (INET_DIAG_REQ_BYTECODE), so that only the port's own sockets come back. The answer fits into one
+message, which is why none is missed between two of them, and what it costs does not depend on the number of
+processes.
+
+Where the kernel has no sock_diag, /proc/net says the same, more slowly and without the cookie and the cgroup.
 """
 
 from __future__ import annotations
@@ -23,8 +25,8 @@ from runbook.errors import HostError
 from runbook.host.facts import Listener
 from runbook.model import Port
 
-# linux/netlink.h, linux/sock_diag.h, linux/inet_diag.h. Netlink speaks the machine's own byte order, but ports and
-# addresses are in the network's.
+# linux/netlink.h, linux/sock_diag.h, linux/inet_diag.h. Netlink speaks the machine's own byte order, but
+# ports and addresses are in the network's.
 NETLINK_SOCK_DIAG = 4
 SOCK_DIAG_BY_FAMILY = 20
 NLM_F_REQUEST, NLM_F_DUMP, NLM_F_DUMP_INTR = 0x1, 0x300, 0x10
@@ -35,7 +37,7 @@ INET_DIAG_SKV6ONLY, INET_DIAG_CGROUP_ID = 11, 21
 TCP_CLOSE, TCP_LISTEN = 7, 10  # net/tcp_states.h; a UDP socket that is not connected is in TCP_CLOSE
 
 NLMSGHDR = struct.Struct("=IHHII")  # length, type, flags, sequence, port id
-REQUEST = struct.Struct("=BBBxI48x")  # inet_diag_req_v2: family, protocol, extensions, states, an empty sockid
+REQUEST = struct.Struct("=BBBxI48x")  # inet_diag_req_v2: family, protocol, extensions, states, no sockid
 ATTRIBUTE = struct.Struct("=HH")  # length with this header, type
 FILTER = struct.Struct("=BBH")  # inet_diag_bc_op: code, where to go on at yes, and at no
 ANSWER = struct.Struct("=BBxx2s2x16s16x4xQ4xIIII")  # inet_diag_msg, see _listener
@@ -53,15 +55,15 @@ TIMEOUT = 1.0
 def listeners(port: Port) -> tuple[Listener, ...]:
     """List every socket that listens on the port, over both families, in this network namespace.
 
-    For UDP these are all that are bound to it and not connected. With an address, those that take what is sent to
-    that address: its own, and the wildcards. Raises HostError.
+    For UDP these are all that are bound to it and not connected. With an address, those that take what is
+    sent to that address, or are in the way of a bind to it: its own, and the wildcards. Raises HostError.
     """
     with SocketTable() as table:
         return table.listeners(port)
 
 
-class _Disturbed(Exception):  # noqa: N818 - not an error: the table changed while it was dumped
-    pass
+class _Disturbed(Exception):  # noqa: N818 - it is no error
+    """The table changed while it was dumped."""
 
 
 class SocketTable:
@@ -88,7 +90,7 @@ class SocketTable:
             self._netlink = None
 
     def look(self, port: Port) -> frozenset[int]:
-        """Give the inodes of the sockets that listen on the port: another set means that something changed."""
+        """Give the inodes of the sockets that listen on the port: another set tells that one came or went."""
         return frozenset(listener.inode for listener in self.listeners(port))
 
     def listeners(self, port: Port) -> tuple[Listener, ...]:
@@ -111,8 +113,8 @@ class SocketTable:
                 self.close()
                 if error.errno in (errno.ENOBUFS, errno.EBUSY, errno.EAGAIN):
                     continue
-                # ENOENT: the module tcp_diag or udp_diag is not there and may not be loaded. Else a sandbox or a
-                # kernel without any of it.
+                # ENOENT: the module tcp_diag or udp_diag is missing and may not be loaded. Else it is a
+                # sandbox, or a kernel without any of it.
                 self._blind = True
                 return None
         raise HostError(f"cannot list the sockets of port {port}: they change faster than they can be read")
@@ -139,10 +141,11 @@ class SocketTable:
 
 
 def destroy_events() -> socket.socket | None:
-    """Open a socket that becomes readable when the last holder of an inet socket closes it; None if not permitted.
+    """Open a socket that is readable when an inet socket lost its last holder; None where not permitted.
 
-    For a main loop: it does not block, tells of every TCP and UDP socket of this network namespace, and an ENOBUFS in
-    reading it means that something was missed. Read it empty, and look again.
+    For a main loop: it does not block, and tells of every TCP and UDP socket of this network namespace. Read
+    it empty and look again; ENOBUFS in reading means only that some were missed. A listen(2) is told of by
+    nobody.
     """
     events: socket.socket | None = None
     try:
@@ -158,7 +161,8 @@ def destroy_events() -> socket.socket | None:
 def listeners_of(pid: int, port: Port) -> tuple[Listener, ...]:
     """List the same for the network namespace of a process, from its /proc/PID/net.
 
-    Nothing if the process is gone. There is no cookie and no cgroup, and a v6 wildcard is taken to do IPv4 as well.
+    Nothing if the process is gone. There is no cookie and no cgroup, and a wildcard of IPv6 is taken to serve
+    IPv4 as well, since /proc does not say. Raises HostError.
     """
     wanted = _address(port)
     found = _from_proc(Path(f"/proc/{pid}/net"), port)
@@ -167,8 +171,8 @@ def listeners_of(pid: int, port: Port) -> tuple[Listener, ...]:
 
 def _request(family: int, port: Port, sequence: int) -> bytes:
     protocol, state = PROTOCOLS[port.protocol]
-    # Port >= N, then port <= N (S_EQ would need Linux 5.6). Each instruction is followed by its port; a jump to the
-    # very end accepts the socket, one to four bytes behind it drops it.
+    # Port >= N, then port <= N (S_EQ would need Linux 5.9). Each instruction is followed by its port; a jump
+    # to the very end accepts the socket, one to four bytes behind the end drops it.
     program = (
         FILTER.pack(INET_DIAG_BC_S_GE, 8, 20)
         + FILTER.pack(0, 0, port.number)
@@ -177,8 +181,8 @@ def _request(family: int, port: Port, sequence: int) -> bytes:
     )
     body = REQUEST.pack(family, protocol, 0, 1 << state)
     body += ATTRIBUTE.pack(ATTRIBUTE.size + len(program), INET_DIAG_REQ_BYTECODE) + program
-    header = NLMSGHDR.pack(NLMSGHDR.size + len(body), SOCK_DIAG_BY_FAMILY, NLM_F_REQUEST | NLM_F_DUMP, sequence, 0)
-    return header + body
+    length = NLMSGHDR.size + len(body)
+    return NLMSGHDR.pack(length, SOCK_DIAG_BY_FAMILY, NLM_F_REQUEST | NLM_F_DUMP, sequence, 0) + body
 
 
 def _messages(data: bytes) -> Iterator[tuple[int, int, int, bytes]]:
@@ -236,9 +240,10 @@ def _row(port: Port, state: int, line: str) -> Listener | None:
     if int(its_state, 16) != state or int(number, 16) != port.number:
         return None
     # Each 32-bit word of the address is printed as a number in the machine's byte order.
-    words = struct.pack(f"={len(address) // 8}I", *(int(address[i : i + 8], 16) for i in range(0, len(address), 8)))
-    family = socket.AF_INET if len(words) == 4 else socket.AF_INET6  # noqa: PLR2004 - bytes of an IPv4 address
-    return Listener(port.protocol, socket.inet_ntop(family, words), port.number, int(inode), 0, int(uid))
+    words = (int(address[at : at + 8], 16) for at in range(0, len(address), 8))
+    packed = b"".join(word.to_bytes(4, sys.byteorder) for word in words)
+    family = socket.AF_INET if len(packed) == 4 else socket.AF_INET6  # noqa: PLR2004 - bytes of an IPv4 address
+    return Listener(port.protocol, socket.inet_ntop(family, packed), port.number, int(inode), 0, int(uid))
 
 
 def _address(port: Port) -> IPv4Address | IPv6Address | None:

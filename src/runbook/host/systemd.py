@@ -116,7 +116,7 @@ class Systemd:
 
         Raises HostError for a name that cannot be one.
         """
-        path = self._watched(name)
+        path = self._watched(_named(name))
         properties = self.bus.properties(path, what=f"look at {name}")
         # What was announced before this answer is in it; the bus keeps the order.
         self._loop.forget(self._names[path])
@@ -156,7 +156,7 @@ class Systemd:
 
     def begin_job(self, verb: JobVerb, name: str) -> JobRef:
         """Ask for a job, in mode `replace`. Its end is heard even if it comes before the answer."""
-        what = f"{verb} {name}"
+        what = f"{verb} {_named(name)}"
         self._hold(name)
         answer = self.manager(_METHODS[verb], "(ss)", name, "replace", what=what, settle=True)
         return self.began(answer, name, verb)
@@ -295,6 +295,13 @@ def unit_path(name: str) -> str:
     if name[:1].isdigit():
         escaped[0] = f"_{ord(name[0]):02x}"
     return f"{MANAGER_PATH}/unit/{''.join(escaped)}"
+
+
+def _named(name: str) -> str:
+    # The empty name is the caller's own unit to systemd.
+    if not name:
+        raise HostError("cannot act on a unit without a name")
+    return name
 
 
 def job_number(ref: JobRef) -> int:

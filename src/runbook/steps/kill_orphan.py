@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import signal
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import ClassVar, Literal
 
 from pydantic import Field
@@ -122,8 +122,8 @@ class KillOrphan(Step[KillMemory]):
         for target in list(memory.targets.values()):
             overdue = now >= target.at + self.grace and target.signum is not signal.SIGKILL
             if overdue and host.lives(target.holder.process.id):
-                # It may have closed its socket and hang on; it is the same process, and that is what is checked.
-                self._signal(host, memory, target.holder, signal.SIGKILL, now)
+                # It may have closed its sockets on TERM and hang on: who it is, is checked; what it holds, no more.
+                self._signal(host, memory, replace(target.holder, sockets=()), signal.SIGKILL, now)
 
     def timed_out(self, view: HostView, memory: KillMemory, last: Finding) -> Finding:  # noqa: D102
         states = {

@@ -1,14 +1,14 @@
 """`${{ … }}` in texts, and `when`: strict, sandboxed expressions. The only importer of jinja2.
 
-    scope.py        what the names stand for, and which of them are known by now
-    expression.py   one expression, checked and computed
-    filters.py      what may follow a `|`
-    text.py         a text with expressions in it, filled in one go or in two
+scope.py        what the names stand for, and which of them are known by now
+expression.py   one expression, checked and computed
+filters.py      what may follow a `|`
+text.py         a text with expressions in it, filled in one go or in two
 """
 
 from runbook.template.expression import Expression
 from runbook.template.filters import FILTERS
-from runbook.template.scope import FACTS, VERSIONS, Reference, Scope, TemplateError, listed, near, shown
+from runbook.template.scope import FACTS, VERSIONS, Reference, Scope, TemplateError
 from runbook.template.text import (
     OPEN,
     Finish,
@@ -40,11 +40,8 @@ __all__ = [
     "expression",
     "fill",
     "holds",
-    "listed",
     "literal",
-    "near",
     "plain",
     "quoted",
     "read",
-    "shown",
 ]

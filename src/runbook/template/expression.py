@@ -13,8 +13,9 @@ from dataclasses import dataclass
 from functools import cache, lru_cache
 from typing import TYPE_CHECKING, Any
 
+from runbook.phrases import listed, near, shown
 from runbook.template.filters import ARGUMENTS, FILTERS
-from runbook.template.scope import ROOTS, Reference, Scope, TemplateError, Word, listed, near, shown
+from runbook.template.scope import ROOTS, Reference, Scope, TemplateError, Word
 
 if TYPE_CHECKING:
     from jinja2 import nodes

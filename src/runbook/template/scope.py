@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import difflib
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
 from runbook.errors import RunbookError
 from runbook.model import Port
+from runbook.phrases import listed, near
 
 FACTS = ("status", "changed", "verdict", "output")
 """What `steps.<id>` tells of every step."""
@@ -144,7 +144,8 @@ class Scope:
         if root == "env":
             how = f"set it, or write `env.{name} | default('…')`"
             raise TemplateError(f"environment variable `{name}` is not set; {how}")
-        raise TemplateError(f"`{reference}` is not defined{near(name, names, 'vars.')}")
+        known = f"; `vars` has {listed(names)}" if names else "; there are no `vars` to this point"
+        raise TemplateError(f"`{reference}` is not defined{near(name, names, 'vars.') or known}")
 
     def _of_step(self, reference: Reference) -> Value | None:
         *parts, fact = reference.path or ("",)
@@ -165,21 +166,3 @@ class Scope:
         if ".".join(reference.path) in self.before:
             raise TemplateError(f"`{reference}` is a step, not a value; write `{reference}.{FACTS[0]}`")
         raise TemplateError(f"no step has the id `{step}`{near(step, (*self.before, *self.later))}")
-
-
-def near(word: str, words: Iterable[str], prefix: str = "") -> str:
-    """Suggest what was meant: "; did you mean `version`?", or nothing."""
-    close = difflib.get_close_matches(word, list(words), n=1)
-    return f"; did you mean `{prefix}{close[0]}`?" if close else ""
-
-
-def listed(words: Iterable[str]) -> str:
-    """Name several things in a sentence: "`a`, `b` and `c`"."""
-    *most, last = [f"`{word}`" for word in words] or ["nothing"]
-    return f"{', '.join(most)} and {last}" if most else last
-
-
-def shown(text: str, most: int = 60) -> str:
-    """Give a value as it goes into a message: on one line, nothing unprintable, and not too long."""
-    line = "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text[: most + 1])
-    return line if len(line) <= most else line[: most - 3] + "..."

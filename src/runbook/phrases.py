@@ -1,0 +1,24 @@
+"""How messages speak of words that a person wrote."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+def near(word: str, words: Iterable[str], prefix: str = "") -> str:
+    """Suggest what was meant: "; did you mean `version`?", or nothing."""
+    close = difflib.get_close_matches(word, list(words), n=1)
+    return f"; did you mean `{prefix}{close[0]}`?" if close else ""
+
+
+def listed(words: Iterable[str]) -> str:
+    """Name several things in a sentence: "`a`, `b` and `c`"."""
+    *most, last = [f"`{word}`" for word in words] or ["nothing"]
+    return f"{', '.join(most)} and {last}" if most else last
+
+
+def shown(text: str, most: int = 60) -> str:
+    """Give a value as it goes into a message: on one line, nothing unprintable, and not too long."""
+    line = "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text[: most + 1])
+    return line if len(line) <= most else line[: most - 3] + "..."

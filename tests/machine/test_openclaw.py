@@ -1,0 +1,92 @@
+"""The acceptance: the incident with the real OpenClaw, mended by the runbook that the project ships.
+
+All is judged from outside: by systemd, the kernel's tables and OpenClaw itself.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from tests.machine.incident import NEW, OLD, PORT, Incident, control_group, holders, loop
+from tests.machine.machine import Machine
+from tests.machine.openclaw import UNIT, machine_with_openclaw, stage
+from tests.machine.tree import CHECKOUT, UID
+
+pytestmark = [pytest.mark.acceptance, pytest.mark.timeout(600)]
+
+RUNBOOK = "/root/openclaw-gateway.yaml"
+
+
+@pytest.fixture
+def staged() -> Iterator[Incident]:
+    """A machine in which the unit loops beside the orphan."""
+    with machine_with_openclaw("bookworm") as booted:
+        incident = stage(booted)
+        loop(booted, UNIT)
+        booted.write(RUNBOOK, (CHECKOUT / "runbooks/openclaw-gateway.yaml").read_text())
+        yield incident
+
+
+def test_the_incident_is_mended(staged: Incident) -> None:
+    machine = staged.machine
+    assert {holder.pid for holder in holders(machine)} == {staged.orphan}
+    assert control_group(machine, staged.orphan).startswith(f"/user.slice/user-{UID}.slice/session-")
+    assert version_on_disk(machine) == OLD
+    before = machine.show(UNIT, "InvocationID")["InvocationID"]
+
+    done = machine.run(["runbook", "apply", "--output", "json", RUNBOOK], check=False, timeout=400)
+
+    events = [json.loads(line) for line in done.stdout.splitlines()]
+    told = f"{done.stdout}\n{done.stderr}\n{journal(machine)}"
+    assert done.returncode == 0, told
+    assert events[-1]["event"] == "run-finished", told
+    assert (events[-1]["status"], events[-1]["exit"]) == ("remediated", 0), told
+    steps = finished(events)
+    assert steps["update"]["verdict"] == "updated"
+    assert steps["remediate"]["status"] == "remediated"
+    assert steps["remediate"]["verdict"] == "mended"
+
+    # systemd: a new invocation that runs, with its restarts behind it.
+    seen = machine.show(UNIT, "ActiveState", "SubState", "InvocationID", "MainPID", "Result")
+    assert (seen["ActiveState"], seen["SubState"], seen["Result"]) == ("active", "running", "success")
+    assert seen["InvocationID"] != before
+
+    # The kernel: the port is the main process's alone, on both addresses; the orphan is gone.
+    main_pid = int(seen["MainPID"])
+    assert {(holder.address, holder.pid) for holder in holders(machine)} == {
+        (f"127.0.0.1:{PORT}", main_pid),
+        (f"[::1]:{PORT}", main_pid),
+    }
+    assert control_group(machine, main_pid) == f"/system.slice/{UNIT}"
+    assert machine.run(["kill", "-0", str(staged.orphan)], check=False).returncode != 0
+
+    # OpenClaw: the new version on disk, started after it was put there, and ready.
+    assert version_on_disk(machine) == NEW
+    assert "[gateway] ready" in journal(machine, f"_PID={main_pid}")
+    assert json.loads(machine.run(["curl", "-fsS", f"http://127.0.0.1:{PORT}/health"]).stdout)["ok"] is True
+
+    # A second time there is nothing to mend.
+    again = machine.run(["runbook", "apply", "--output", "json", RUNBOOK], check=False, timeout=400)
+    events = [json.loads(line) for line in again.stdout.splitlines()]
+    assert (again.returncode, events[-1]["status"]) == (0, "changed"), f"{again.stdout}\n{again.stderr}"
+    steps = finished(events)
+    assert steps["update"]["verdict"] == "up-to-date"
+    assert steps["remediate"]["verdict"] == "holds"
+
+
+def finished(events: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    """The last `step-finished` of each step, by its id."""
+    return {event["id"]: event for event in events if event["event"] == "step-finished"}
+
+
+def version_on_disk(machine: Machine) -> str:
+    """What `openclaw --version` prints between its name and its commit."""
+    return machine.run(["openclaw", "--version"]).stdout.split()[1]
+
+
+def journal(machine: Machine, *match: str) -> str:
+    return machine.run(["journalctl", "--no-pager", "--output=cat", f"--unit={UNIT}", *match]).stdout
