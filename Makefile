@@ -62,9 +62,9 @@ test-machine: $(STAMP) ## on booted throwaway machines, systemd 252 and 257
 acceptance: $(STAMP) ## the incident with the real OpenClaw, mended by runbooks/openclaw-gateway.yaml
 	@command -v npm >/dev/null || { $(SUDO) apt-get update -q; \
 	    DEBIAN_FRONTEND=noninteractive $(SUDO) apt-get install -qy --no-install-recommends npm; }
-	$(SUDO) $(BIN)/python -m tests.machine.tree bookworm
+	$(SUDO) $(BIN)/python -m tests.machine.tree
 	$(SUDO) $(BIN)/python -m tests.machine.openclaw
-	$(SUDO) $(BIN)/pytest -m acceptance tests/machine $(PYTEST_ARGS)
+	$(SUDO) $(BIN)/pytest -n 2 -m acceptance tests/machine $(PYTEST_ARGS)
 
 demo: $(STAMP) ## the incident, staged in a throwaway machine and mended before your eyes
 	@$(SUDO) $(BIN)/python -m tests.machine.demo

@@ -9,8 +9,7 @@ import os
 import sys
 from collections.abc import Callable
 from enum import StrEnum
-from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -44,7 +43,8 @@ FileArgument = Annotated[str, typer.Argument(metavar="FILE", help="The runbook; 
 FilesArgument = Annotated[list[str], typer.Argument(metavar="FILE...", help="The runbooks.")]
 OutputOption = Annotated[Output, typer.Option("--output", help="auto: for people; plain: no live view; json: lines.")]
 SetOption = Annotated[
-    list[str] | None, typer.Option("--set", metavar="NAME=VALUE", help="Set a variable of the runbook's `vars`.")
+    list[str] | None,
+    typer.Option("--set", metavar="NAME=VALUE", help="Set a variable of the runbook's `vars`."),
 ]
 UserOption = Annotated[bool, typer.Option("--user", help="Talk to your own user manager, not to the system's.")]
 
@@ -56,7 +56,8 @@ def apply(
     set_: SetOption = None,
     user: UserOption = False,
     fail_on_remediation: Annotated[
-        bool, typer.Option("--fail-on-remediation", help="End with status 6 where something had to be mended.")
+        bool,
+        typer.Option("--fail-on-remediation", help="End with status 6 where something had to be mended."),
     ] = False,
     output: OutputOption = Output.AUTO,
 ) -> None:
@@ -68,7 +69,9 @@ def apply(
 
 
 @app.command()
-def check(file: FileArgument, set_: SetOption = None, user: UserOption = False, output: OutputOption = Output.AUTO) -> None:
+def check(
+    file: FileArgument, set_: SetOption = None, user: UserOption = False, output: OutputOption = Output.AUTO
+) -> None:
     """Look at every reading step of a runbook once, now, changing nothing."""
     _look(file, set_, user, output, lambda planner: planner.check(), "run-finished")
 
@@ -213,7 +216,7 @@ def _sets(pairs: list[str] | None) -> dict[str, str]:
     return sets
 
 
-def _scope(book: Runbook, user: bool) -> str:
+def _scope(book: Runbook, user: bool) -> Literal["system", "user"]:
     if user and "scope" in book.model_fields_set and book.scope == "system":
         raise errors.UsageError(
             f"--user contradicts {book.path}, which says `scope: system`", hint="leave one of the two out"
@@ -258,6 +261,3 @@ def main() -> None:
 
 if __name__ == "__main__":
     main()
-
-
-__all__ = ["Path", "app", "main"]

@@ -14,6 +14,9 @@ from runbook.host.ports import Host, HostView
 from runbook.model import Finding, Verdict, Wake, fails, not_yet
 from runbook.step import M, Memory, Step
 
+MOST_BRIEF = 60
+"""Characters of a command in a sentence."""
+
 TAIL_LINES = 12
 """So many last lines of a failed command go into the evidence; all of it is in its output file."""
 
@@ -70,11 +73,15 @@ class CommandStep(Step[M]):
         name = f"{memory.run.id}-{memory.id}"
         memory.job = host.begin_command(name, self.command(memory, self.time_limit(host)))
 
-    def timed_out(self, view: HostView, memory: M, last: Finding) -> Finding:  # noqa: D102
+    def timed_out(self, view: HostView, memory: M, last: Finding) -> Finding:
         limit = self.time_limit(view)
-        return fails(Verdict.TIMED_OUT, f"{brief(self.run)} did not end within {limit:g}s and was stopped", **last.evidence)
+        return fails(
+            Verdict.TIMED_OUT,
+            f"{brief(self.run)} did not end within {limit:g}s and was stopped",
+            **last.evidence,
+        )
 
-    def let_go(self, host: Host, memory: M) -> None:  # noqa: D102
+    def let_go(self, host: Host, memory: M) -> None:
         assert isinstance(memory, CommandMemory)
         if memory.job is not None and host.job(memory.job) is None:
             host.stop_command(memory.job)
@@ -90,4 +97,4 @@ def failed(verdict: Verdict, run: str | tuple[str, ...], result: CommandResult, 
 def brief(run: str | tuple[str, ...]) -> str:
     """Name a command in a sentence: its first line, shortened."""
     line = run.strip().splitlines()[0] if isinstance(run, str) and run.strip() else " ".join(run)
-    return line if len(line) <= 60 else line[:57] + "..."  # noqa: PLR2004
+    return line if len(line) <= MOST_BRIEF else line[: MOST_BRIEF - 3] + "..."

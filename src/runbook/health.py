@@ -75,7 +75,9 @@ class Look:
 
 @dataclass(frozen=True)
 class Looker:
-    """Looks at one unit. `restarts_allowed` by systemd are forgiven, counted since the run last started the unit.
+    """Looks at one unit. `restarts_allowed` by systemd are forgiven.
+
+    `counted_from` is the NRestarts from which they are counted, where the run itself started the unit.
 
     Without `patience` what would be waited for a moment counts at once: that is a glance, not a wait.
     """
@@ -83,7 +85,7 @@ class Looker:
     view: HostView
     unit: Unit
     ports: Collection[Port]
-    started_by_run: bool
+    counted_from: int | None
     restarts_allowed: int
     patience: Patience | None
 
@@ -147,12 +149,16 @@ class Looker:
         return wrong(*self._why_down(), final=self._stays_down())
 
     def _restarts(self) -> int:
-        """Count the restarts by systemd. NRestarts goes back to 0 with every start that somebody asked for."""
+        """Count the restarts by systemd, since the run started the unit or else since this wait began.
+
+        NRestarts goes back with every start that somebody asked for: then it is counted from there.
+        """
         count = self.unit.n_restarts
         if self.patience is None:
-            return 0 if not self.started_by_run else count
-        if self.patience.restarts is None or count < self.patience.restarts:
-            self.patience.restarts = 0 if self.started_by_run else count
+            return 0 if self.counted_from is None else max(0, count - self.counted_from)
+        if self.patience.restarts is None:
+            self.patience.restarts = count if self.counted_from is None else self.counted_from
+        self.patience.restarts = min(self.patience.restarts, count)
         return count - self.patience.restarts
 
     def _stays_down(self) -> bool:

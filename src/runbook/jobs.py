@@ -25,11 +25,12 @@ MARGIN = 10.0
 
 @dataclass
 class JobMemory(Memory):
-    """The job that was asked for, and the invocation that was there before."""
+    """The job that was asked for, and what was there before: the invocation, its start, its NRestarts."""
 
     job: JobRef | None = None
     invocation: str = ""
     main_start: int = 0
+    restarts: int = 0
 
 
 class JobStep(Step[JobMemory]):
@@ -51,7 +52,7 @@ class JobStep(Step[JobMemory]):
         """Say what is there after a job that ended `done`."""
         raise NotImplementedError
 
-    def check(self, view: HostView, memory: JobMemory) -> Finding:  # noqa: D102
+    def check(self, view: HostView, memory: JobMemory) -> Finding:
         unit = view.unit(self.unit_name)
         if memory.job is None:
             return forbidden(unit) or self.wanted(unit)
@@ -64,22 +65,23 @@ class JobStep(Step[JobMemory]):
             return self.judge(unit, memory)
         return self._not_done(unit, memory, result)
 
-    def apply(self, host: Host, memory: JobMemory) -> None:  # noqa: D102
+    def apply(self, host: Host, memory: JobMemory) -> None:
         before = host.unit(self.unit_name)
         if before.need_daemon_reload and self.verb in (JobVerb.START, JobVerb.RESTART):
             # What would be started is not what the unit's file says now.
             host.daemon_reload()
         memory.invocation = before.invocation_id
         memory.main_start = before.exec_main_start_monotonic
+        memory.restarts = before.n_restarts
         memory.job = host.begin_job(self.verb, self.unit_name)
 
-    def time_limit(self, view: HostView) -> float:  # noqa: D102
+    def time_limit(self, view: HostView) -> float:
         if self.timeout is not None:
             return self.timeout
         unit = view.unit(self.unit_name)
         return _seconds(unit.timeout_start_usec) + _seconds(unit.timeout_stop_usec) + MARGIN
 
-    def timed_out(self, view: HostView, memory: JobMemory, last: Finding) -> Finding:  # noqa: D102
+    def timed_out(self, view: HostView, memory: JobMemory, last: Finding) -> Finding:
         unit = view.unit(self.unit_name)
         return fails(
             Verdict.JOB_TIMEOUT,
@@ -87,7 +89,7 @@ class JobStep(Step[JobMemory]):
             **unit.evidence(),
         )
 
-    def let_go(self, host: Host, memory: JobMemory) -> None:  # noqa: D102
+    def let_go(self, host: Host, memory: JobMemory) -> None:
         if memory.job is not None:
             host.cancel_job(memory.job)
 
@@ -161,7 +163,9 @@ def begun(unit: Unit, memory: JobMemory) -> Finding | None:
         )
     if not began_anew(unit, memory):
         return None
-    memory.run.starts[unit.name] = unit.invocation_id
+    # A start that was asked for sets NRestarts back to 0, but not when it came in the pause before an automatic
+    # restart (seen on systemd 252): then the restarts from before are still in it.
+    memory.run.starts[unit.name] = memory.restarts if unit.n_restarts >= memory.restarts else 0
     pid = f", PID {unit.main_pid}" if unit.main_pid else ""
     return holds(Verdict.JOB_DONE, f"new invocation{pid}", **unit.evidence())
 

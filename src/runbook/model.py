@@ -25,7 +25,10 @@ class Verdict(StrEnum):
     OWNED = "owned", "every socket that listens on the port belongs to the unit's current invocation"
     NOT_LISTENING = "not-listening", "nobody listens on the port"
     ORPHAN_HOLDS_PORT = "orphan-holds-port", "a process that belongs to no service holds the port"
-    LEFTOVER_HOLDS_PORT = "leftover-holds-port", "a process of an earlier invocation of the unit holds the port"
+    LEFTOVER_HOLDS_PORT = (
+        "leftover-holds-port",
+        "a process of an earlier invocation of the unit holds the port",
+    )
     OTHER_UNIT_HOLDS_PORT = "other-unit-holds-port", "another live service, or a container, holds the port"
     PORT_SHARED = "port-shared", "the unit listens on the port, and so does somebody else"
     OWNER_UNKNOWN = "owner-unknown", "who holds the port cannot be seen, so it is not taken for granted"
@@ -34,10 +37,16 @@ class Verdict(StrEnum):
     READY = "ready", "the unit has been healthy without a break for as long as was asked"
     STILL_STARTING = "still-starting", "the unit lives, but was not ready in time; it was left alone"
     CRASH_LOOP = "crash-loop", "the unit was restarted by systemd more often than allowed"
-    START_LIMIT_HIT = "start-limit-hit", "systemd gave up starting the unit: too many starts in too short a time"
+    START_LIMIT_HIT = (
+        "start-limit-hit",
+        "systemd gave up starting the unit: too many starts in too short a time",
+    )
     UNIT_FAILED = "unit-failed", "the unit failed, and no restart is coming"
     UNIT_EXITED = "unit-exited", "the unit ended without an error, but it was to stay up"
-    CONDITION_NOT_MET = "condition-not-met", "a Condition or Assert of the unit did not hold, so it did not start"
+    CONDITION_NOT_MET = (
+        "condition-not-met",
+        "a Condition or Assert of the unit did not hold, so it did not start",
+    )
     NOT_NOTIFYING = "not-notifying", "the unit runs, but never reports that it is ready as its Type= promises"
     UNIT_MASKED = "unit-masked", "the unit is masked, which is an operator's decision"
     UNIT_NOT_FOUND = "unit-not-found", "systemd knows no unit of this name"
@@ -59,7 +68,10 @@ class Verdict(StrEnum):
     UPDATE_FAILED = "update-failed", "the update's command failed"
     VERSION_MISMATCH = "version-mismatch", "the version is not the one that was asked for"
     VERSION_OK = "version-ok", "what serves is the version that was asked for"
-    OLD_CODE_SERVING = "old-code-serving", "the process that serves is older than the files it was started from"
+    OLD_CODE_SERVING = (
+        "old-code-serving",
+        "the process that serves is older than the files it was started from",
+    )
     # Killing
     KILLED = "killed", "the processes that held the port ended, and nothing of theirs listens any more"
     NOTHING_TO_KILL = "nothing-to-kill", "no process that may be ended holds the port"

@@ -42,7 +42,7 @@ from runbook.fields import (
     Whole,
     Words,
 )
-from runbook.host.facts import Command
+from runbook.host.facts import Command, Unit
 from runbook.host.ports import Host, HostView
 from runbook.model import Finding, Impact, Verdict, fails
 from runbook.template import Scope
@@ -53,14 +53,14 @@ class RunState:
     """What all steps of a run share.
 
     `outputs` is the folder that takes what commands print; None in a dry run, where no command is started.
-    `starts` remembers by which invocation the run last started each unit.
+    `starts` remembers each unit that the run started: what NRestarts counts from.
     """
 
     id: str
     folder: Path
     env: Mapping[str, str] = field(default_factory=dict)
     outputs: Path | None = None
-    starts: dict[str, str] = field(default_factory=dict)
+    starts: dict[str, int] = field(default_factory=dict)
     asked: int = 0
 
     def new_question(self) -> int:
@@ -189,6 +189,10 @@ class Step(Document, Generic[M]):
 
     def let_go(self, host: Host, memory: M) -> None:
         """Stop what a try had started, after a time-out or an interruption. May be called at any moment."""
+
+    def leaves(self, unit: Unit) -> Unit:
+        """Say what its unit will be once it is done, as far as that is sure: for the plan of the steps after it."""
+        return unit
 
     def remedy(self) -> Remedy | None:
         """Give the steps it holds, if it is one that holds steps."""

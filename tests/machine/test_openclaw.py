@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from tests.machine.incident import NEW, OLD, PORT, Incident, control_group, holders, loop
-from tests.machine.machine import Machine
+from tests.machine.machine import Machine, until
 from tests.machine.openclaw import UNIT, machine_with_openclaw, stage
 from tests.machine.tree import CHECKOUT, UID
 
@@ -22,15 +22,21 @@ RUNBOOK = "/root/openclaw-gateway.yaml"
 
 
 @pytest.fixture
-def staged() -> Iterator[Incident]:
-    """A machine in which the unit loops beside the orphan."""
-    with machine_with_openclaw("bookworm") as booted:
+def staged(request: pytest.FixtureRequest) -> Iterator[Incident]:
+    """A machine in which the unit loops beside the orphan, or has given up: the two ends of the incident."""
+    suite, unit_is = request.param
+    with machine_with_openclaw(suite) as booted:
         incident = stage(booted)
         loop(booted, UNIT)
+        if unit_is == "failed":
+            until(lambda: booted.show(UNIT, "ActiveState")["ActiveState"] == "failed", "the start limit", 90)
         booted.write(RUNBOOK, (CHECKOUT / "runbooks/openclaw-gateway.yaml").read_text())
         yield incident
 
 
+@pytest.mark.parametrize(
+    "staged", [("bookworm", "looping"), ("trixie", "failed")], indirect=True, ids="-".join
+)
 def test_the_incident_is_mended(staged: Incident) -> None:
     machine = staged.machine
     assert {holder.pid for holder in holders(machine)} == {staged.orphan}

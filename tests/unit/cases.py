@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import signal
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -32,8 +33,8 @@ def run_case(path: Path) -> None:
     """Set the machine up, try the step once, and compare."""
     case = yaml.safe_load(path.read_text())
     machine = machine_of(case)
-    (kind, fields), = case["step"].items()
-    step = registry()[kind].model_validate({"id": kind, **{k: v for k, v in (fields or {}).items()}})
+    ((kind, fields),) = case["step"].items()
+    step = registry()[kind].model_validate({"id": kind, **(fields or {})})
     run = RunState("run-1", Path("/srv"), starts=dict(case.get("started-by-run", {})))
     expect = case["expect"]
     if case.get("glance"):
@@ -59,9 +60,11 @@ def machine_of(case: dict[str, Any]) -> FakeMachine:
     for pid, facts in case.get("processes", {}).items():
         _add_process(machine, pid, dict(facts or {}))
     for moment in case.get("later", []):
-        machine.later.append((1000.0 + moment["at"], lambda m, moment=moment: _happen(m, moment)))
+        machine.later.append((1000.0 + moment["at"], partial(_happen, moment=moment)))
     for question, answers in case.get("answers", {}).items():
-        machine.answers[question] = [Answer(a.get("good", True), a.get("detail", ""), a.get("output", "")) for a in answers]
+        machine.answers[question] = [
+            Answer(a.get("good", True), a.get("detail", ""), a.get("output", "")) for a in answers
+        ]
     for verb, how in case.get("jobs", {}).items():
         machine.on_job[verb] = _job(how)
     if "command" in case:

@@ -106,7 +106,9 @@ class FakeMachine:
     answers: dict[str, list[Answer]] = field(default_factory=dict)
     later: list[tuple[float, Callable[[FakeMachine], None]]] = field(default_factory=list)
     on_job: dict[str, Callable[[FakeMachine, str], JobResult | None]] = field(default_factory=dict)
-    on_command: Callable[[FakeMachine, Command], CommandResult | None] = lambda machine, command: CommandResult("success", 0)
+    on_command: Callable[[FakeMachine, Command], CommandResult | None] = lambda machine, command: CommandResult(
+        "success", 0
+    )
     dies_on: dict[int, signal.Signals | None] = field(default_factory=dict)
     spared: dict[int, str] = field(default_factory=dict)
     refuse: dict[str, Exception] = field(default_factory=dict)
@@ -219,7 +221,7 @@ class FakeMachine:
 
     def _write(self, what: str) -> None:
         self.written.append(what)
-        if error := self.refuse.get(what.split()[0]):
+        if error := self.refuse.get(what.split(maxsplit=1)[0]):
             raise error
 
     # -- Waiter

@@ -39,15 +39,26 @@ def attempt(
                 return Try(step.timed_out(host, memory, finding), acted)
             if finding.state is State.TO_DO:
                 # The intent, and the state it starts from, are with every sink before the step acts.
-                events.emit("step-acting", id=memory.id, type=step.kind, verdict=str(finding.verdict),
-                            reason=finding.reason, evidence=dict(finding.evidence))
+                events.emit(
+                    "step-acting",
+                    id=memory.id,
+                    type=step.kind,
+                    verdict=str(finding.verdict),
+                    reason=finding.reason,
+                    evidence=dict(finding.evidence),
+                )
                 _apply(step, host, memory, first=not acted)
                 acted = True
                 continue
             if finding.verdict != said:
                 said = finding.verdict
-                events.emit("step-waiting", id=memory.id, type=step.kind, verdict=str(finding.verdict),
-                            reason=finding.reason)
+                events.emit(
+                    "step-waiting",
+                    id=memory.id,
+                    type=step.kind,
+                    verdict=str(finding.verdict),
+                    reason=finding.reason,
+                )
             assert finding.wake is not None, f"{step.kind} waits without saying for what"
             waiter.wait(finding.wake, deadline)
     except _Refused as refused:

@@ -6,7 +6,6 @@ earlier one has acted: then, and only then, its impact is `undetermined`, and th
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -16,10 +15,11 @@ from runbook.engine.glance import glance
 from runbook.engine.outcome import EXITS, Outcome
 from runbook.engine.runner import RunEnd
 from runbook.errors import HostError, Interrupted, NotBegun, RunbookError
+from runbook.host.facts import PortOwnership, Unit
 from runbook.host.ports import HostView, Waiter
-from runbook.model import Finding, Impact, RunStatus, State, StepStatus, Verdict
-from runbook.template import Scope
+from runbook.model import Finding, Impact, Port, RunStatus, State, StepStatus, Verdict
 from runbook.step import Remedy, Runbook, RunState, Step
+from runbook.template import Scope
 
 BRINGS = (Verdict.UNIT_NOT_FOUND,)
 """What an earlier command may change even where it touches another unit: it may bring the unit."""
@@ -70,8 +70,14 @@ class Planner:
 
     def _planned(self, end: RunEnd) -> RunEnd:
         facts = {"hint": end.hint} if end.hint else {}
-        self.events.emit("plan-finished", **{"would-change": self.would_change}, exit=end.exit, status=str(end.status),
-                         reason=end.reason, **facts)
+        self.events.emit(
+            "plan-finished",
+            **{"would-change": self.would_change},
+            exit=end.exit,
+            status=str(end.status),
+            reason=end.reason,
+            **facts,
+        )
         return end
 
     def _finished(self, end: RunEnd) -> RunEnd:
@@ -125,23 +131,30 @@ class Planner:
         condition = template.expression(when)
         try:
             if condition.value(self._scope) is None:
-                later = ", ".join(dict.fromkeys(str(r) for r in condition.references if r.root == "steps"))
+                later = dict.fromkeys(".".join(r.path[:-1]) for r in condition.references if r.root == "steps")
                 finding = Finding(State.NOT_YET, step.fails_as, f"runs only when {when}")
-                self._tell(step, finding, Impact.UNDETERMINED, f"{later} is known once that step has run")
+                self._tell(step, finding, Impact.UNDETERMINED, list(later))
                 self.earlier.append(step)
                 return False
             if template.holds(when, self._scope):
                 return True
-            self.events.emit("step-planned", id=step.id, type=step.kind, impact=str(Impact.NONE), verdict=None,
-                             reason=f"would be skipped: `when` is false ({when})", evidence={})
+            self.events.emit(
+                "step-planned",
+                id=step.id,
+                type=step.kind,
+                impact=str(Impact.NONE),
+                verdict=None,
+                reason=f"would be skipped: `when` is false ({when})",
+                evidence={},
+            )
         except RunbookError as error:
-            self._tell(step, Finding(State.FAILS, step.fails_as, error.message), Impact.NONE, "")
+            self._tell(step, Finding(State.FAILS, step.fails_as, error.message), Impact.NONE, [])
         return False
 
     def _plan_remedy(self, step: Step[Any], remedy: Remedy) -> None:
         findings = [(check, self._glance(check)) for check in remedy.checks]
         wrong = next(((c, f) for c, f in findings if f.state is not State.HOLDS), None)
-        because = self._because(step, [check for check, _ in findings])
+        because = self._because(step)
         if wrong is None:
             verdict, reason = Verdict.HOLDS, "every check holds now"
             impact = Impact.UNDETERMINED if because else Impact.NONE
@@ -151,18 +164,19 @@ class Planner:
         summary = Finding(State.TO_DO if wrong else State.HOLDS, verdict, reason)
         self._tell(step, summary, impact, because)
         for check, finding in findings:
-            self._tell(check, finding, Impact.READ_ONLY, self._because(check, [check]))
+            self._tell(check, finding, Impact.READ_ONLY, self._because(check))
         if impact is Impact.NONE:
             for fix in remedy.fixes:
-                self._tell(fix, Finding(State.HOLDS, Verdict.HOLDS, "not needed: every check holds"), Impact.NONE, "")
+                self._tell(fix, Finding(State.HOLDS, Verdict.HOLDS, "not needed: every check holds"), Impact.NONE, [])
             return
         before = list(self.earlier)
+        foreseen = Foreseen(self.view)
         for fix in remedy.fixes:
-            finding = self._glance(fix)
-            acts = finding.state is State.TO_DO or fix.settled or self._influences(fix)
+            finding = self._glance(fix, foreseen)
+            acts = finding.state is State.TO_DO or fix.settled
             one = Impact.READ_ONLY if fix.impact_here() is Impact.READ_ONLY else impact if acts else Impact.NONE
-            self._tell(fix, finding, one, because)
-            self.earlier.append(fix)
+            self._tell(fix, finding, one, because if one is Impact.UNDETERMINED else [])
+            foreseen.after(fix)
         self.earlier = [*before, step]
 
     @property
@@ -170,39 +184,72 @@ class Planner:
         """What templates know in a plan: no step has run, and what asks for one stays as it is."""
         return self.runbook.names.during(self.state.id, {}, partial=True)
 
-    def _glance(self, step: Step[Any]) -> Finding:
+    def _glance(self, step: Step[Any], view: HostView | None = None) -> Finding:
         try:
-            return glance(template.fill(step, self._scope), self.view, self.waiter, self.state)
+            return glance(template.fill(step, self._scope), view or self.view, self.waiter, self.state)
         except NotBegun:
             raise
         except RunbookError as error:
             return Finding(State.FAILS, step.fails_as, error.message)
 
-    def _impact(self, step: Step[Any], finding: Finding) -> tuple[Impact, str]:
-        because = self._because(step, [step])
+    def _impact(self, step: Step[Any], finding: Finding) -> tuple[Impact, list[str]]:
+        because = self._because(step)
         if step.impact_here() is Impact.READ_ONLY:
             return Impact.READ_ONLY, because
         missing = finding.verdict in BRINGS and any(earlier.brings_units for earlier in self.earlier)
         if because and (missing or not step.settled):
             return Impact.UNDETERMINED, because
-        return (Impact.MUTATING if finding.state is State.TO_DO else Impact.NONE), ""
+        return (Impact.MUTATING if finding.state is State.TO_DO else Impact.NONE), []
 
-    def _because(self, step: Step[Any], looked_at: Sequence[Step[Any]]) -> str:
-        """Name the earlier steps of this plan that can change the answer, for a sentence."""
-        units = {unit for one in (step, *looked_at) for unit in one.units()}
-        names = [e.id or e.kind for e in self.earlier if e.brings_units or units & set(_units(e))]
-        return f"{', '.join(names)} can change this" if names else ""
+    def _because(self, step: Step[Any]) -> list[str]:
+        """Give the ids of the earlier steps of this plan that can change the answer."""
+        units = _units(step)
+        return [str(e.id) for e in self.earlier if e.brings_units or units & _units(e)]
 
-    def _influences(self, fix: Step[Any]) -> bool:
-        return bool(self._because(fix, [fix]))
-
-    def _tell(self, step: Step[Any], finding: Finding, impact: Impact, because: str) -> None:
+    def _tell(self, step: Step[Any], finding: Finding, impact: Impact, because: list[str]) -> None:
         does = "would " if finding.state is State.TO_DO and not finding.reason.startswith("would ") else ""
-        reason = f"{does}{finding.reason}" + (f"; {because}" if because else "")
+        reason = f"{does}{finding.reason}"
         self.would_change = self.would_change or impact is Impact.MUTATING
-        self.events.emit("step-planned", id=step.id, type=step.kind, impact=str(impact), verdict=str(finding.verdict),
-                         reason=reason, evidence=dict(finding.evidence),
-                         **({"undetermined-by": because} if because else {}))
+        self.events.emit(
+            "step-planned",
+            id=step.id,
+            type=step.kind,
+            impact=str(impact),
+            verdict=str(finding.verdict),
+            reason=reason,
+            evidence=dict(finding.evidence),
+            **({"undetermined-by": because} if because else {}),
+        )
+
+
+class Foreseen:
+    """A view of the machine in which the earlier steps of a fix are done, as far as that is sure.
+
+    Who holds a port is asked of the machine as it is: a stop that has not happened ended nobody.
+    """
+
+    def __init__(self, view: HostView) -> None:
+        self._view = view
+        self._units: dict[str, Unit] = {}
+        self.clock = view.clock
+        self.job = view.job
+        self.command_result = view.command_result
+        self.lives = view.lives
+        self.process_state = view.process_state
+        self.ask = view.ask
+
+    def after(self, step: Step[Any]) -> None:
+        """Take a step as done."""
+        for name in step.units():
+            self._units[name] = step.leaves(self.unit(name))
+
+    def unit(self, name: str) -> Unit:
+        """Give a unit as it will be."""
+        return self._units.get(name) or self._view.unit(name)
+
+    def ownership(self, unit: Unit, port: Port) -> PortOwnership:
+        """Judge a port as things stand."""
+        return self._view.ownership(self._view.unit(unit.name), port)
 
 
 def _units(step: Step[Any]) -> set[str]:

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Protocol
 
+from runbook.engine.events import Events
 from runbook.engine.glance import glance
 from runbook.engine.outcome import Outcome
 from runbook.errors import HostError
 from runbook.host.facts import ActiveState, JobVerb
 from runbook.host.ports import Host, Waiter
-from runbook.engine.events import Events
 from runbook.model import Deadline, Impact, State, StepStatus, Verdict, Wake
 from runbook.step import Remedy, RunState, Step
 
@@ -65,7 +65,10 @@ def remediate(carrier: Carrier, step: Step[Any], remedy: Remedy, began: float) -
             return ended(StepStatus.FAILED, Verdict.STILL_STARTING, wrong.reason, rounds=number, left_alone=True)
     tried = "once" if remedy.rounds == 1 else f"{remedy.rounds} times"
     return ended(
-        StepStatus.FAILED, Verdict.NOT_MENDED, f"fixed {tried}, and still {wrong.kind}: {wrong.reason}", rounds=remedy.rounds
+        StepStatus.FAILED,
+        Verdict.NOT_MENDED,
+        f"fixed {tried}, and still {wrong.kind}: {wrong.reason}",
+        rounds=remedy.rounds,
     )
 
 

@@ -13,7 +13,10 @@ from runbook.step import Step
 
 
 def retried(
-    step: Step[Any], attempt: Callable[[], Try], sleep: Callable[[float], None], told: Callable[[int, Try, float], None]
+    step: Step[Any],
+    attempt: Callable[[], Try],
+    sleep: Callable[[float], None],
+    told: Callable[[int, Try, float], None],
 ) -> tuple[Try, int]:
     """Try until a try does not fail or `retries` are used up; give the last try and how many there were.
 

@@ -50,15 +50,25 @@ class Runner:
             self.until = Deadline.after(self.host.clock, book.timeout)
         try:
             self._see_units()
-            self.events.emit("run-started", name=book.title, file=book.path, unit=book.unit,
-                             steps=[{"id": step.id, "type": step.kind} for step in book.steps])
+            self.events.emit(
+                "run-started",
+                name=book.title,
+                file=book.path,
+                unit=book.unit,
+                steps=[{"id": step.id, "type": step.kind} for step in book.steps],
+            )
             end = self._steps()
         except NotBegun as error:
             end = RunEnd(RunStatus.NOT_BEGUN, EXITS[RunStatus.NOT_BEGUN], error.message, error.hint)
         except Interrupted as error:
             end = RunEnd(RunStatus.INTERRUPTED, error.exit_status, self._interrupted(error))
-        self.events.emit("run-finished", status=str(end.status), exit=end.exit, reason=end.reason,
-                         **({"hint": end.hint} if end.hint else {}))
+        self.events.emit(
+            "run-finished",
+            status=str(end.status),
+            exit=end.exit,
+            reason=end.reason,
+            **({"hint": end.hint} if end.hint else {}),
+        )
         return end
 
     def _steps(self) -> RunEnd:
@@ -102,15 +112,15 @@ class Runner:
         return outcome
 
     def _step(self, step: Step[Any], began: float) -> Outcome:
-        assert step.id is not None
-        results = {name: outcome.told() for name, outcome in self.outcomes.items()}
+        name = str(step.id)
+        results = {one: outcome.told() for one, outcome in self.outcomes.items()}
         scope = self.runbook.names.during(self.state.id, results)
         try:
             if step.when is not None and not template.holds(step.when, scope):
-                return Outcome(step.id, step.kind, StepStatus.SKIPPED, None, f"`when` is false: {step.when}")
+                return Outcome(name, step.kind, StepStatus.SKIPPED, None, f"`when` is false: {step.when}")
             step = template.fill(step, scope)
         except RunbookError as error:
-            return Outcome(step.id, step.kind, StepStatus.FAILED, step.fails_as, error.message)
+            return Outcome(name, step.kind, StepStatus.FAILED, step.fails_as, error.message)
         self.events.emit("step-started", id=step.id, type=step.kind, name=step.title)
         if (remedy := step.remedy()) is not None:
             return remediate(self, step, remedy, began)
@@ -132,8 +142,15 @@ class Runner:
         assert step.id is not None
         finding = last.finding
         return Outcome(
-            step.id, step.kind, last.status, finding.verdict, finding.reason, tries,
-            self.host.clock.monotonic() - began, finding.evidence, last.left_alone,
+            step.id,
+            step.kind,
+            last.status,
+            finding.verdict,
+            finding.reason,
+            tries,
+            self.host.clock.monotonic() - began,
+            finding.evidence,
+            last.left_alone,
         )
 
     def _sleep(self, seconds: float) -> None:
@@ -143,8 +160,15 @@ class Runner:
 
     def _retrying(self, step: Step[Any]) -> Any:
         def told(number: int, tried: Try, pause: float) -> None:
-            self.events.emit("step-retrying", id=step.id, type=step.kind, attempt=number, pause=pause,
-                             verdict=str(tried.finding.verdict), reason=tried.finding.reason)
+            self.events.emit(
+                "step-retrying",
+                id=step.id,
+                type=step.kind,
+                attempt=number,
+                pause=pause,
+                verdict=str(tried.finding.verdict),
+                reason=tried.finding.reason,
+            )
 
         return told
 
@@ -167,8 +191,12 @@ class Runner:
             return "all steps hold"
         unit = self.host.unit(self.runbook.unit)
         version = next(
-            (str(o.evidence["to"]) for o in reversed(self.outcomes.values())
-             if o.verdict in (Verdict.UPDATED, Verdict.UP_TO_DATE)), ""
+            (
+                str(o.evidence["to"])
+                for o in reversed(self.outcomes.values())
+                if o.verdict in (Verdict.UPDATED, Verdict.UP_TO_DATE)
+            ),
+            "",
         )
         runs = f"runs {version}" if version and unit.main_pid else f"is {unit.active_state} ({unit.sub_state})"
         pid = f", PID {unit.main_pid}" if unit.main_pid else ""

@@ -28,6 +28,9 @@ from runbook.model import Port, Verdict
 LOOKS = 5
 """How often a look is repeated when the sockets changed under it; a port that still changes is unknown."""
 
+MOST_ANCESTORS = 64
+"""A line of parents longer than this is not followed further."""
+
 START_SLACK = 0.05
 """Seconds by which a process may seem older than its invocation: /proc counts in ticks of 10 ms."""
 
@@ -36,10 +39,10 @@ class Scan(Protocol):
     """Which processes hold which sockets, and how many processes could not be looked into."""
 
     @property
-    def holders(self) -> dict[int, set[int]]: ...  # noqa: D102
+    def holders(self) -> dict[int, set[int]]: ...
 
     @property
-    def hidden(self) -> int: ...  # noqa: D102
+    def hidden(self) -> int: ...
 
 
 class Kernel(Protocol):
@@ -89,7 +92,9 @@ class Judge:
             unseen = tuple(listener for listener in listeners if listener not in seen)
             return self._verdict(port, listeners, holders, unseen, scan.hidden)
         return PortOwnership(
-            port, Verdict.OWNER_UNKNOWN, f"the sockets of port {port} change faster than they can be looked at"
+            port,
+            Verdict.OWNER_UNKNOWN,
+            f"the sockets of port {port} change faster than they can be looked at",
         )
 
     @property
@@ -168,7 +173,12 @@ class Judge:
                 of = "its" if ancestor is process else f"its ancestor PID {ancestor.pid}'s"
                 if ancestor.invocation_id == self.unit.invocation_id:
                     return Role.CURRENT, name, f"{of} INVOCATION_ID is the current one", ""
-                return Role.LEFTOVER, name, f"{of} INVOCATION_ID is {ancestor.invocation_id}, an earlier one", ""
+                return (
+                    Role.LEFTOVER,
+                    name,
+                    f"{of} INVOCATION_ID is {ancestor.invocation_id}, an earlier one",
+                    "",
+                )
         # CLOCK_BOOTTIME runs on while the machine sleeps, systemd's monotonic stamps do not.
         slept = time.clock_gettime(time.CLOCK_BOOTTIME) - time.clock_gettime(time.CLOCK_MONOTONIC)
         began = self.unit.inactive_exit_monotonic / 1e6 + slept
@@ -179,7 +189,7 @@ class Judge:
     def _line(self, process: Process) -> list[Process]:
         """Give the process and those of its ancestors that are in the unit as well, nearest first."""
         line = [process]
-        while len(line) < 64 and (parent := self.kernel.read(line[-1].ppid)) is not None:
+        while len(line) < MOST_ANCESTORS and (parent := self.kernel.read(line[-1].ppid)) is not None:
             if parent.pid == self.unit.main_pid:
                 line.append(parent)
                 break
@@ -192,14 +202,29 @@ class Judge:
         mine = process.pid == 1 if self.manager_uid is None else place.user_uid == self.manager_uid
         sockets = [name for name in self.unit.triggered_by if name.endswith(".socket")]
         if mine and sockets:
-            return Role.SOCKET_UNIT, sockets[0], f"systemd listens for {sockets[0]}, which starts this unit", ""
+            return (
+                Role.SOCKET_UNIT,
+                sockets[0],
+                f"systemd listens for {sockets[0]}, which starts this unit",
+                "",
+            )
         who = "systemd" if process.pid == 1 else f"the manager of user {process.user}"
-        return Role.OTHER_UNIT, place.unit or "init.scope", f"{who} listens for another socket unit", f"it is {who}"
+        return (
+            Role.OTHER_UNIT,
+            place.unit or "init.scope",
+            f"{who} listens for another socket unit",
+            f"it is {who}",
+        )
 
     def _of_another_service(self, place: Place) -> tuple[Role, str, str, str]:
         if place.user_uid != self.manager_uid:
             owner = "the system's manager" if place.user_uid is None else f"the manager of user {place.user_uid}"
-            return Role.OTHER_UNIT, place.unit, f"it is a service of {owner}", f"{place.unit} is a service of {owner}"
+            return (
+                Role.OTHER_UNIT,
+                place.unit,
+                f"it is a service of {owner}",
+                f"{place.unit} is a service of {owner}",
+            )
         state = self.live(place.unit)
         if state in (None, ActiveState.INACTIVE, ActiveState.FAILED):
             # Nobody's by the letter; but whose it was is known, and that one's keeper is to be asked.
@@ -234,7 +259,8 @@ class Judge:
             return judged(Verdict.ORPHAN_HOLDS_PORT, f"port {port} is held by {_people(others)}: not this unit")
         if Role.LEFTOVER in roles:
             return judged(
-                Verdict.LEFTOVER_HOLDS_PORT, f"port {port} is held by {_people(others)}, left over from an earlier run"
+                Verdict.LEFTOVER_HOLDS_PORT,
+                f"port {port} is held by {_people(others)}, left over from an earlier run",
             )
         if hidden and not self._made_by_unit(listeners, ours):
             return judged(Verdict.OWNER_UNKNOWN, self._why_unknown(port, listeners))

@@ -29,7 +29,9 @@ from runbook.model import Clock, Deadline, Port, ProcessId, Wake
 class HostView(Protocol):
     """What can be seen of a machine, without changing it."""
 
-    clock: Clock
+    @property
+    def clock(self) -> Clock:
+        """Where it takes the time from."""
 
     def unit(self, name: str) -> Unit:
         """Look at a unit. One that does not exist reads LoadState=not-found.

@@ -1,4 +1,4 @@
-# ruff: noqa: PTH110, PTH115, PTH116, PTH123, PTH208 - pathlib knows no descriptors of folders
+# ruff: noqa: PTH110, PTH116, PTH123, PTH208 - pathlib knows no descriptors of folders
 """Looks at processes through /proc (proc(5)): who one is, where it lives, which sockets it holds.
 
 A look goes through one descriptor of the directory /proc/PID, which stays with the process it was opened

@@ -26,6 +26,6 @@ class JsonLines:
         if self._out is None:
             return
         try:
-            print(line(event), file=self._out, flush=True)  # noqa: T201 - this is what it is for
+            print(line(event), file=self._out, flush=True)
         except OSError:
             self._out = None

@@ -3,19 +3,11 @@
 from __future__ import annotations
 
 import textwrap
-from dataclasses import dataclass
 from typing import TextIO
 
 WIDTH = 80
 MARK = 6
-NAME = 16
-
-
-@dataclass(frozen=True)
-class Style:
-    """How a mark is shown where colours are."""
-
-    colour: str
+NAME = 20
 
 
 GREEN, YELLOW, RED, DIM = "32", "33", "31", "2"
@@ -45,7 +37,7 @@ class Page:
         if self._out is None:
             return
         try:
-            print(text.rstrip(), file=self._out, flush=True)  # noqa: T201 - this is what it is for
+            print(text.rstrip(), file=self._out, flush=True)
         except OSError:
             self._out = None
 

@@ -25,7 +25,8 @@ class Text:
         self._live = live
         self._parents: list[str] = []
         self._fixing = False
-        self._outputs: list[str] = []
+        self._numbers: dict[str, int] = {}
+        self._said: set[str] = set()
 
     def __call__(self, event: Event) -> None:
         """Print one event, if a person needs it."""
@@ -106,7 +107,8 @@ class Text:
 
     def _observed(self, event: Event, data: Mapping[str, Any]) -> None:
         self._page.heading(data["name"], "nothing is changed")
-        self._number = 0
+        self._numbers = {}
+        self._said = set()
         if data.get("systemd"):
             for position, (who, text) in enumerate(_witnesses(data)):
                 self._page.entry("now" if position == 0 else "", who, text)
@@ -114,14 +116,25 @@ class Text:
 
     def _step_planned(self, event: Event, data: Mapping[str, Any]) -> None:
         nested = [part for part in data["id"].split(".") if part in ("check", "fix")]
-        depth = 1 if nested else 0
         if not nested:
-            self._number += 1
-        mark = {"check": "", "fix": "fix"}[nested[-1]] if nested else str(self._number)
-        reason = data["reason"]
-        if data["impact"] == "read-only" and data["verdict"]:
-            reason = f"{data['verdict']}: {reason}"
-        self._page.entry(mark, data["type"], reason, depth=depth)
+            self._numbers[data["id"]] = len(self._numbers) + 1
+        text = data["reason"]
+        if data["type"] == "remediate" and data["impact"] in ("mutating", "undetermined"):
+            text = "would fix" if data["verdict"] != "holds" else text
+        elif data["impact"] == "read-only" and data["verdict"]:
+            # Two checks that found the same need not tell it twice.
+            text = data["verdict"] if text in self._said else f"{data['verdict']}: {text}"
+        self._said.add(data["reason"])
+        if not nested and data.get("undetermined-by"):
+            text += f", unless {self._steps(data['undetermined-by'])} this"
+        mark = "fix" if nested and nested[-1] == "fix" else str(self._numbers.get(data["id"], ""))
+        self._page.entry(mark, data["type"], text, depth=1 if nested else 0)
+
+    def _steps(self, ids: list[str]) -> str:
+        numbers = [str(self._numbers.get(one, one)) for one in ids]
+        if len(numbers) == 1:
+            return f"step {numbers[0]} changes"
+        return f"steps {', '.join(numbers[:-1])} or {numbers[-1]} change"
 
     def _plan_finished(self, event: Event, data: Mapping[str, Any]) -> None:
         self._page.line()
@@ -136,7 +149,8 @@ def _witnesses(data: Mapping[str, Any]) -> list[tuple[str, str]]:
     said = [("systemd", f"{data['unit']} is {unit['says']}")]
     restarts = unit["NRestarts"]
     if restarts:
-        said.append(("", f"{restarts} restart{'' if restarts == 1 else 's'}, last exit {unit['ExecMainStatus']}"))
+        ended = f", the last ended with status {unit['ExecMainStatus']}" if not unit["MainPID"] else ""
+        said.append(("", f"{restarts} restart{'' if restarts == 1 else 's'} by systemd{ended}"))
     for number, port in enumerate(data["ports"]):
         said.append(("kernel" if number == 0 else "", port["reason"]))
         for holder in port["holders"]:

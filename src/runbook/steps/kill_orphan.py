@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import re
-import signal
+from collections.abc import Mapping
+from signal import Signals
 from dataclasses import dataclass, field, replace
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
@@ -24,7 +25,7 @@ class Target:
     """A process that was signalled: who it is, with what, and when (seconds of the monotonic clock)."""
 
     holder: Holder
-    signum: signal.Signals
+    signum: Signals
     at: float
 
 
@@ -77,7 +78,7 @@ class KillOrphan(Step[KillMemory]):
     expect: Expect | None = Field(None, description="What a process must be, to be ended: `exe`, `user`, `command`.")
     timeout: Span | None = Field(30.0, description="How long one try may take.")
 
-    def check(self, view: HostView, memory: KillMemory) -> Finding:  # noqa: D102
+    def check(self, view: HostView, memory: KillMemory) -> Finding:
         assert self.unit is not None
         unit = view.unit(self.unit)
         seen = [view.ownership(unit, port) for port in self.port]
@@ -92,8 +93,8 @@ class KillOrphan(Step[KillMemory]):
                 **facts,
             )
         if fresh:
-            how = "" if self.signal == "KILL" else f", then KILL after {self.grace:g}s"
-            return to_do(_held_by(seen), f"end {_named(fresh)} ({self.signal}{how})", **facts)
+            how = "" if self.signal == "KILL" else f", KILL after {self.grace:g}s"
+            return to_do(_held_by(seen), f"end {_named(fresh)}: {self.signal}{how}", **facts)
         living = [target for target in memory.targets.values() if view.lives(target.holder.process.id)]
         if living:
             return self._await(view, living, facts)
@@ -108,7 +109,7 @@ class KillOrphan(Step[KillMemory]):
             **facts,
         )
 
-    def apply(self, host: Host, memory: KillMemory) -> None:  # noqa: D102
+    def apply(self, host: Host, memory: KillMemory) -> None:
         assert self.unit is not None
         unit = host.unit(self.unit)
         seen = [host.ownership(unit, port) for port in self.port]
@@ -120,12 +121,12 @@ class KillOrphan(Step[KillMemory]):
             if holder.process.id not in memory.targets:
                 self._signal(host, memory, holder, self._first_signal, now)
         for target in list(memory.targets.values()):
-            overdue = now >= target.at + self.grace and target.signum is not signal.SIGKILL
+            overdue = now >= target.at + self.grace and target.signum is not Signals.SIGKILL
             if overdue and host.lives(target.holder.process.id):
                 # It may have closed its sockets on TERM and hang on: who it is, is checked; what it holds, no more.
-                self._signal(host, memory, replace(target.holder, sockets=()), signal.SIGKILL, now)
+                self._signal(host, memory, replace(target.holder, sockets=()), Signals.SIGKILL, now)
 
-    def timed_out(self, view: HostView, memory: KillMemory, last: Finding) -> Finding:  # noqa: D102
+    def timed_out(self, view: HostView, memory: KillMemory, last: Finding) -> Finding:
         states = {
             str(target.holder.process): view.process_state(target.holder.process.id)
             for target in memory.targets.values()
@@ -135,12 +136,10 @@ class KillOrphan(Step[KillMemory]):
         return fails(Verdict.PORT_STILL_HELD, f"the port is not free: {stuck or last.reason}", **last.evidence)
 
     @property
-    def _first_signal(self) -> signal.Signals:
-        return signal.Signals[f"SIG{self.signal}"]
+    def _first_signal(self) -> Signals:
+        return Signals[f"SIG{self.signal}"]
 
-    def _signal(
-        self, host: Host, memory: KillMemory, holder: Holder, signum: signal.Signals, now: float
-    ) -> None:
+    def _signal(self, host: Host, memory: KillMemory, holder: Holder, signum: Signals, now: float) -> None:
         if host.end(holder, signum) is not Sent.NOT_THE_SAME:
             memory.targets[holder.process.id] = Target(holder, signum, now)
 
@@ -151,14 +150,16 @@ class KillOrphan(Step[KillMemory]):
                 if not holder.may_be_ended:
                     return _why_it_lives(ownership, holder)
                 if self.expect is not None and (mismatch := self.expect.mismatch(holder)):
-                    return f"port {ownership.port} is held by {holder.process}, which is not what was expected: {mismatch}"
+                    return (
+                        f"port {ownership.port} is held by {holder.process}, which is not what was expected: {mismatch}"
+                    )
             if ownership.verdict is Verdict.OWNER_UNKNOWN:
                 return ownership.reason
         return ""
 
-    def _await(self, view: HostView, living: list[Target], facts: dict[str, object]) -> Finding:
+    def _await(self, view: HostView, living: list[Target], facts: Mapping[str, Any]) -> Finding:
         now = view.clock.monotonic()
-        mild = [target for target in living if target.signum is not signal.SIGKILL]
+        mild = [target for target in living if target.signum is not Signals.SIGKILL]
         left = min((target.at + self.grace - now for target in mild), default=1.0)
         names = _named([target.holder for target in living])
         if mild and left <= 0:
@@ -170,7 +171,7 @@ class KillOrphan(Step[KillMemory]):
         return "; ".join(ownership.reason for ownership in seen)
 
     def _last_signal(self, memory: KillMemory) -> str:
-        return "KILL" if any(t.signum is signal.SIGKILL for t in memory.targets.values()) else self.signal
+        return "KILL" if any(t.signum is Signals.SIGKILL for t in memory.targets.values()) else self.signal
 
 
 def _strangers(seen: list[PortOwnership]) -> list[Holder]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from pydantic import Field
 
@@ -21,12 +21,10 @@ class Remediate(Step[Memory]):
     kind: ClassVar[str] = "remediate"
     fails_as: ClassVar[Verdict] = Verdict.NOT_MENDED
 
-    check_steps: ReadingSteps = Field(
-        ..., alias="check", description="Steps that merely read; all must hold."
-    )
+    check_steps: ReadingSteps = Field(..., alias="check", description="Steps that merely read; all must hold.")
     fix: StepList = Field(..., description="Steps that mend, in order.")
     rounds: Whole = Field(1, ge=1, description="How often the fix may be tried.")
     timeout: Span | None = Field(None, description="How long all of it may take; its steps have their own limits.")
 
-    def remedy(self) -> Remedy:  # noqa: D102
+    def remedy(self) -> Remedy:
         return Remedy(self.check_steps, self.fix, self.rounds)

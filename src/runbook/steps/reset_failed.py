@@ -40,7 +40,7 @@ class ResetFailed(Step[ResetMemory]):
     unit: UnitName | None = Field(None, description="The unit whose failures are forgotten.")
     timeout: Span | None = Field(10.0, description="How long one try may take.")
 
-    def check(self, view: HostView, memory: ResetMemory) -> Finding:  # noqa: D102
+    def check(self, view: HostView, memory: ResetMemory) -> Finding:
         assert self.unit is not None
         unit = view.unit(self.unit)
         if unit.load_state is LoadState.NOT_FOUND and not unit.runs:
@@ -53,7 +53,7 @@ class ResetFailed(Step[ResetMemory]):
         before = {"Result-before": memory.result, "NRestarts-before": memory.restarts}
         return holds(Verdict.RESET, f"{_restarts(memory.restarts)} cleared", **before)
 
-    def apply(self, host: Host, memory: ResetMemory) -> None:  # noqa: D102
+    def apply(self, host: Host, memory: ResetMemory) -> None:
         assert self.unit is not None
         unit = host.unit(self.unit)
         memory.result, memory.restarts = unit.result, unit.n_restarts

@@ -20,10 +20,10 @@ class Restart(JobStep):
     verb: ClassVar[JobVerb] = JobVerb.RESTART
     settled: ClassVar[bool] = True
 
-    def wanted(self, unit: Unit) -> Finding:  # noqa: D102
+    def wanted(self, unit: Unit) -> Finding:
         return to_do(Verdict.JOB_DONE, f"restart {unit.name}, now {unit.describe()}", **unit.evidence())
 
-    def judge(self, unit: Unit, memory: JobMemory) -> Finding:  # noqa: D102
+    def judge(self, unit: Unit, memory: JobMemory) -> Finding:
         return begun(unit, memory) or fails(
             Verdict.NOT_RESTARTED,
             f"systemd calls the restart done, but {unit.name} still runs the invocation from before",

@@ -27,10 +27,10 @@ class Run(CommandStep[CommandMemory]):
     expect_output: Pattern | None = Field(None, description="A pattern to be found in what it prints.")
     timeout: Span | None = Field(300.0, description="How long one try may take.")
 
-    def impact_here(self) -> Impact:  # noqa: D102
+    def impact_here(self) -> Impact:
         return Impact.READ_ONLY if self.read_only else Impact.MUTATING
 
-    def check(self, view: HostView, memory: CommandMemory) -> Finding:  # noqa: D102
+    def check(self, view: HostView, memory: CommandMemory) -> Finding:
         if self.read_only:
             return self._observe(view, memory)
         if memory.job is None:
@@ -42,7 +42,7 @@ class Run(CommandStep[CommandMemory]):
             return failed(Verdict.COMMAND_FAILED, self.run, result)
         return self._expected(result.output)
 
-    def apply(self, host: Host, memory: CommandMemory) -> None:  # noqa: D102
+    def apply(self, host: Host, memory: CommandMemory) -> None:
         self.begin(host, memory)
 
     def _observe(self, view: HostView, memory: CommandMemory) -> Finding:
@@ -57,6 +57,8 @@ class Run(CommandStep[CommandMemory]):
     def _expected(self, output: str) -> Finding:
         if self.expect_output is not None and not re.search(self.expect_output, output, re.MULTILINE):
             return fails(
-                Verdict.COMMAND_FAILED, f"{brief(self.run)} did not print {self.expect_output}", output=output[-4000:]
+                Verdict.COMMAND_FAILED,
+                f"{brief(self.run)} did not print {self.expect_output}",
+                output=output[-4000:],
             )
         return holds(Verdict.COMMAND_DONE, f"{brief(self.run)} ended with status 0", output=output[-4000:])

@@ -17,12 +17,12 @@ class Start(JobStep):
     kind: ClassVar[str] = "start"
     verb: ClassVar[JobVerb] = JobVerb.START
 
-    def wanted(self, unit: Unit) -> Finding:  # noqa: D102
+    def wanted(self, unit: Unit) -> Finding:
         if unit.active_state in UP and not unit.job:
             return holds(Verdict.ALREADY_SO, f"{unit.name} is {unit.describe()} already", **unit.evidence())
         return to_do(Verdict.JOB_DONE, f"start {unit.name}, now {unit.describe()}", **unit.evidence())
 
-    def judge(self, unit: Unit, memory: JobMemory) -> Finding:  # noqa: D102
+    def judge(self, unit: Unit, memory: JobMemory) -> Finding:
         return begun(unit, memory) or fails(
             Verdict.JOB_FAILED, f"{unit.name} did not start: {how_it_ended(unit)}", **unit.evidence()
         )

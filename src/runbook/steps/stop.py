@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import ClassVar
 
 from runbook.host.facts import ActiveState, JobVerb, Unit
@@ -17,12 +18,15 @@ class Stop(JobStep):
     kind: ClassVar[str] = "stop"
     verb: ClassVar[JobVerb] = JobVerb.STOP
 
-    def wanted(self, unit: Unit) -> Finding:  # noqa: D102
+    def wanted(self, unit: Unit) -> Finding:
         if unit.active_state in DOWN and not unit.job:
             return holds(Verdict.ALREADY_SO, f"{unit.name} is {unit.active_state} already", **unit.evidence())
         return to_do(Verdict.JOB_DONE, f"stop {unit.name}, now {unit.describe()}", **unit.evidence())
 
-    def judge(self, unit: Unit, memory: JobMemory) -> Finding:  # noqa: D102
+    def leaves(self, unit: Unit) -> Unit:
+        return replace(unit, active_state=ActiveState.INACTIVE, sub_state="dead", main_pid=0, job=0)
+
+    def judge(self, unit: Unit, memory: JobMemory) -> Finding:
         if unit.active_state in DOWN:
             return holds(Verdict.JOB_DONE, f"{unit.name} is {unit.active_state}", **unit.evidence())
         # A socket, a timer, a watchdog or a person: the unit was down, and is not any more.

@@ -49,18 +49,21 @@ class Update(CommandStep[UpdateMemory]):
     pattern: Pattern = Field(VERSION, description="What of the output of `version` is the version.")
     timeout: Span | None = Field(900.0, description="How long one try may take.")
 
-    def misfits(self, runbook: Runbook) -> Iterator[tuple[str, str]]:  # noqa: D102
+    def misfits(self, runbook: Runbook) -> Iterator[tuple[str, str]]:
         # It is undone by its own command, with the earlier version as `to`.
         words = self.run if isinstance(self.run, tuple) else (self.run,)
         names = {name.root for word in words if isinstance(word, Template) for name in word.references}
         if runbook.rollback == "auto" and "to" not in names:
-            yield "run", "`rollback: auto` undoes an update by its own command, so its `run` must use `${{ to }}`"
+            yield (
+                "run",
+                "`rollback: auto` undoes an update by its own command, so its `run` must use `${{ to }}`",
+            )
 
-    def command(self, memory: Memory, limit: float) -> Command:  # noqa: D102
+    def command(self, memory: Memory, limit: float) -> Command:
         before = memory.before if isinstance(memory, UpdateMemory) else None
         return super(Update, complete(self, **{"from": before or ""})).command(memory, limit)
 
-    def check(self, view: HostView, memory: UpdateMemory) -> Finding:  # noqa: D102
+    def check(self, view: HostView, memory: UpdateMemory) -> Finding:
         if memory.job is not None and not memory.ended:
             if view.job(memory.job) is None:
                 return self.still_running(memory)
@@ -78,7 +81,7 @@ class Update(CommandStep[UpdateMemory]):
             return self._before(memory, found, answer.detail)
         return self._after(memory, found, answer.detail)
 
-    def apply(self, host: Host, memory: UpdateMemory) -> None:  # noqa: D102
+    def apply(self, host: Host, memory: UpdateMemory) -> None:
         self.begin(host, memory)
 
     def _before(self, memory: UpdateMemory, found: str | None, detail: str) -> Finding:
@@ -96,7 +99,11 @@ class Update(CommandStep[UpdateMemory]):
         if found is None:
             why = f"{brief(self.version)} {detail}" if detail else f"{brief(self.version)} prints no version"
             return fails(Verdict.VERSION_MISMATCH, f"the update ended well, but {why}", **facts)
-        return fails(Verdict.VERSION_MISMATCH, f"the update ended well, but {found} is installed, not {self.to}", **facts)
+        return fails(
+            Verdict.VERSION_MISMATCH,
+            f"the update ended well, but {found} is installed, not {self.to}",
+            **facts,
+        )
 
     def _version(self, output: str) -> str | None:
         match = re.search(self.pattern, output)

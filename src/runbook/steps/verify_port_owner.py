@@ -33,7 +33,7 @@ class VerifyPortOwner(Step[Memory]):
     )
     timeout: Span | None = Field(30.0, description="How long one try may take.")
 
-    def check(self, view: HostView, memory: Memory) -> Finding:  # noqa: D102
+    def check(self, view: HostView, memory: Memory) -> Finding:
         assert self.unit is not None
         unit = view.unit(self.unit)
         seen = [view.ownership(unit, port) for port in self.port]
@@ -50,5 +50,8 @@ class VerifyPortOwner(Step[Memory]):
         others = [h for h in ownership.holders if h.role is Role.CURRENT and h.process.pid != unit.main_pid]
         if others or not ownership.holders:
             who = ", ".join(str(holder.process) for holder in others) or "nobody"
-            return Verdict.OWNER_MISMATCH, f"port {ownership.port} is held by {who}, not by MainPID {unit.main_pid} alone"
+            return (
+                Verdict.OWNER_MISMATCH,
+                f"port {ownership.port} is held by {who}, not by MainPID {unit.main_pid} alone",
+            )
         return Verdict.OWNED, ownership.reason

@@ -58,7 +58,8 @@ class WaitReady(Step[WaitMemory]):
     max_restarts: Whole = Field(0, description="So many restarts by systemd are forgiven.")
     probes: tuple[Probe, ...] = Field((), description="What must answer: `tcp`, `http` or `run`, each with `timeout`.")
     on_timeout: Literal["leave", "fail"] = Field(
-        "leave", description="`leave`: a unit that lives is left alone, as still starting; `fail`: the step fails."
+        "leave",
+        description="`leave`: a unit that lives is left alone, as still starting; `fail`: the step fails.",
     )
 
     @model_validator(mode="after")
@@ -70,7 +71,7 @@ class WaitReady(Step[WaitMemory]):
             )
         return self
 
-    def check(self, view: HostView, memory: WaitMemory) -> Finding:  # noqa: D102
+    def check(self, view: HostView, memory: WaitMemory) -> Finding:
         now = view.clock.monotonic()
         if memory.began is None:
             memory.began = now
@@ -83,10 +84,10 @@ class WaitReady(Step[WaitMemory]):
             memory.healthy_since = None
         return finding
 
-    def glance(self, view: HostView, memory: WaitMemory) -> Finding:  # noqa: D102
+    def glance(self, view: HostView, memory: WaitMemory) -> Finding:
         return self._found(view, self._look(view, memory, None), memory, view.clock.monotonic())
 
-    def timed_out(self, view: HostView, memory: WaitMemory, last: Finding) -> Finding:  # noqa: D102
+    def timed_out(self, view: HostView, memory: WaitMemory, last: Finding) -> Finding:
         unit = view.unit(self._unit)
         waited = f"not ready within {self.timeout:g}s: {last.reason}"
         if not unit.runs or self.on_timeout == "fail":
@@ -101,8 +102,8 @@ class WaitReady(Step[WaitMemory]):
 
     def _look(self, view: HostView, memory: WaitMemory, patience: Patience | None) -> Look:
         unit = view.unit(self._unit)
-        by_run = unit.name in memory.run.starts
-        return Looker(view, unit, self.port, by_run, self.max_restarts, patience).look()
+        counted_from = memory.run.starts.get(unit.name)
+        return Looker(view, unit, self.port, counted_from, self.max_restarts, patience).look()
 
     def _found(self, view: HostView, look: Look, memory: WaitMemory, now: float) -> Finding:
         if look.healthy:

@@ -15,9 +15,7 @@ PLACES = {
     # The system's manager
     "/system.slice/nginx.service": Place(Kind.SERVICE, "nginx.service"),
     "/system.slice/system-getty.slice/getty@tty1.service": Place(Kind.SERVICE, "getty@tty1.service"),
-    "/system.slice/system-getty.slice/getty@tty1.service/sub/group": Place(
-        Kind.SERVICE, "getty@tty1.service"
-    ),
+    "/system.slice/system-getty.slice/getty@tty1.service/sub/group": Place(Kind.SERVICE, "getty@tty1.service"),
     "/nginx.service": Place(Kind.SERVICE, "nginx.service"),
     r"/system.slice/system-my\x2dapp.slice/my\x2dapp@1.service": Place(Kind.SERVICE, r"my\x2dapp@1.service"),
     "/system.slice/_cgroup.service": Place(Kind.SERVICE, "cgroup.service"),
@@ -42,9 +40,7 @@ PLACES = {
     f"{USER}/init.scope": Place(Kind.MANAGER, "user@1000.service", 1000),
     f"{USER}/app.slice/gw.service": Place(Kind.SERVICE, "gw.service", 1000),
     f"{USER}/gw.service/sub": Place(Kind.SERVICE, "gw.service", 1000),
-    f"{USER}/app.slice/app-org.gnome.Terminal.slice/vte-spawn-1.scope": Place(
-        Kind.SCOPE, "vte-spawn-1.scope", 1000
-    ),
+    f"{USER}/app.slice/app-org.gnome.Terminal.slice/vte-spawn-1.scope": Place(Kind.SCOPE, "vte-spawn-1.scope", 1000),
     f"{USER}/app.slice": Place(Kind.SLICE, "app.slice", 1000),
     # No systemd
     "/": Place(Kind.NONE),
@@ -58,12 +54,8 @@ PLACES = {
     "/docker/buildkit": Place(Kind.NONE, "", None, True, ""),
     f"/machine.slice/libpod-{ID}.scope": Place(Kind.SCOPE, f"libpod-{ID}.scope", None, True, SHORT),
     f"/machine.slice/libpod-{ID}.scope/container": Place(Kind.SCOPE, f"libpod-{ID}.scope", None, True, SHORT),
-    f"/machine.slice/libpod-conmon-{ID}.scope": Place(
-        Kind.SCOPE, f"libpod-conmon-{ID}.scope", None, True, SHORT
-    ),
-    f"{USER}/user.slice/libpod-{ID}.scope/container": Place(
-        Kind.SCOPE, f"libpod-{ID}.scope", 1000, True, SHORT
-    ),
+    f"/machine.slice/libpod-conmon-{ID}.scope": Place(Kind.SCOPE, f"libpod-conmon-{ID}.scope", None, True, SHORT),
+    f"{USER}/user.slice/libpod-{ID}.scope/container": Place(Kind.SCOPE, f"libpod-{ID}.scope", 1000, True, SHORT),
     f"/system.slice/web.service/libpod-payload-{ID}": Place(Kind.SERVICE, "web.service", None, True, SHORT),
     "/libpod_parent/conmon": Place(Kind.NONE, "", None, True, ""),
     f"{POD}/cri-containerd-{ID}.scope": Place(Kind.SCOPE, f"cri-containerd-{ID}.scope", None, True, SHORT),

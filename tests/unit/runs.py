@@ -1,0 +1,67 @@
+"""Makes steps, runbooks and runs for tests, on a machine made of data."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from runbook.engine.events import Events
+from runbook.engine.runner import RunEnd, Runner
+from runbook.host.facts import ActiveState, JobResult
+from runbook.model import Event
+from runbook.step import Runbook, RunState, Step, registry
+from tests.unit.fake_machine import FakeMachine, listen, process, start_anew, unit
+
+ORPHAN = {"name": "openclaw", "user": "agentops", "cgroup": "/user.slice/user-1000.slice/session-9.scope"}
+
+
+def step(kind: str, **fields: Any) -> Step[Any]:
+    """Make a step with its id, as the document would."""
+    takes = {"unit": "gw.service", "port": "80"}
+    model = registry()[kind]
+    filled = {name: takes[name] for name in model.takes if name not in fields}
+    return model.model_validate({"id": kind, **filled, **fields})
+
+
+def remediate(*checks: Step[Any], fix: tuple[Step[Any], ...], **fields: Any) -> Step[Any]:
+    """Make a remediation with the ids of its steps prefixed."""
+    named = [replace_id(check, f"remediate.check.{check.id}") for check in checks]
+    mends = [replace_id(one, f"remediate.fix.{one.id}") for one in fix]
+    return registry()["remediate"].model_validate({"id": "remediate", "check": named, "fix": mends, **fields})
+
+
+def replace_id(one: Step[Any], name: str) -> Step[Any]:
+    return one.model_copy(update={"id": name})
+
+
+FIX = ("stop", "kill-orphan", "reset-failed", "start")
+
+
+def incident() -> FakeMachine:
+    """Make the birth incident: the unit dies of an orphan that holds its port."""
+    machine = FakeMachine(units={"gw.service": unit(active_state=ActiveState.ACTIVE)})
+    machine.processes = {100: process(100), 74: process(74, **ORPHAN)}
+    listen(machine, 74, "127.0.0.1:80", "[::1]:80")
+
+    def starts(machine: FakeMachine, name: str) -> JobResult:
+        start_anew(machine, name)
+        if 74 not in machine.processes:
+            listen(machine, 200, "127.0.0.1:80", "[::1]:80")
+        return JobResult.DONE
+
+    machine.on_job = {"start": starts, "restart": starts}
+    return machine
+
+
+def run(machine: FakeMachine, *steps: Step[Any], **book: Any) -> tuple[RunEnd, list[Event]]:
+    """Carry steps out and give the end and the events."""
+    seen: list[Event] = []
+    runbook = Runbook.model_validate({"unit": "gw.service", "port": "80", "steps": steps, "path": "x.yaml", **book})
+    events = Events("run-1", machine.clock, (seen.append,))
+    runner = Runner(runbook, machine, machine, events, RunState("run-1", Path("/srv"), outputs=Path("/out")))
+    return runner.run(), seen
+
+
+def finished(events: list[Event]) -> list[tuple[str, str, str]]:
+    """Give id, status and verdict of every step that ended."""
+    return [(e.data["id"], e.data["status"], e.data["verdict"]) for e in events if e.event == "step-finished"]

@@ -1,0 +1,88 @@
+"""Remediations on a machine made of data: no half a fix, and no fix where waiting is right."""
+
+from __future__ import annotations
+
+from runbook.host.facts import ActiveState
+from tests.unit.fake_machine import FakeMachine, listen, process, unit
+from tests.unit.runs import FIX, finished, incident, remediate, run, step
+
+
+def test_the_incident_is_healed() -> None:
+    machine = incident()
+    end, events = run(
+        machine,
+        step("restart"),
+        remediate(step("wait-ready", **{"healthy-for": "2s"}), step("verify-port-owner"), fix=tuple(map(step, FIX))),
+    )
+    assert (end.status, end.exit) == ("remediated", 0), end.reason
+    assert finished(events) == [
+        ("restart", "changed", "job-done"),
+        ("remediate.check.wait-ready", "failed", "orphan-holds-port"),
+        ("remediate.fix.stop", "changed", "job-done"),
+        ("remediate.fix.kill-orphan", "changed", "killed"),
+        ("remediate.fix.reset-failed", "changed", "reset"),
+        ("remediate.fix.start", "changed", "job-done"),
+        ("remediate.check.wait-ready", "ok", "ready"),
+        ("remediate.check.verify-port-owner", "ok", "owned"),
+        ("remediate", "remediated", "mended"),
+    ]
+    assert [w for w in machine.written if w.startswith("end")] == ["end 74 SIGTERM"]
+    assert events[0].event == "run-started"
+    assert events[-1].event == "run-finished"
+    assert events[-1].data["status"] == "remediated"
+
+
+def test_checks_that_hold_touch_nothing() -> None:
+    machine = FakeMachine(units={"gw.service": unit()}, processes={100: process(100)})
+    listen(machine, 100, "0.0.0.0:80")
+    end, events = run(machine, remediate(step("verify-port-owner"), fix=tuple(map(step, FIX))))
+    assert (end.status, machine.written) == ("ok", [])
+    assert finished(events)[-1] == ("remediate", "ok", "holds")
+
+
+def test_a_refusal_that_can_be_foreseen_stops_nothing() -> None:
+    """Half a fix is worse than none: the unit would be down, and the port still taken."""
+    machine = FakeMachine(units={"gw.service": unit(), "nginx.service": unit("nginx.service", main_pid=981)})
+    machine.processes = {
+        100: process(100),
+        981: process(981, name="nginx", cgroup="/system.slice/nginx.service"),
+    }
+    listen(machine, 981, "0.0.0.0:80")
+    end, events = run(machine, remediate(step("wait-ready"), fix=tuple(map(step, FIX))))
+    assert (end.status, end.exit, machine.written) == ("failed", 1, [])
+    assert "nginx.service is a live service" in end.reason
+    assert "nothing was stopped" in end.reason
+    assert finished(events)[-1] == ("remediate", "failed", "not-mended")
+
+
+def test_a_fix_that_breaks_later_starts_the_unit_again() -> None:
+    machine = incident()
+    machine.dies_on[74] = None
+    end, _ = run(machine, remediate(step("wait-ready"), fix=tuple(map(step, FIX))))
+    assert end.status == "failed"
+    assert machine.written == ["stop gw.service", "end 74 SIGTERM", "end 74 SIGKILL", "start gw.service"]
+    assert "gw.service is active (running), PID 200" in end.reason
+
+
+def test_a_unit_that_was_down_before_the_fix_is_not_started() -> None:
+    machine = incident()
+    machine.dies_on[74] = None
+    machine.units["gw.service"] = unit(
+        active_state=ActiveState.FAILED, sub_state="failed", main_pid=0, control_group=""
+    )
+    run(machine, remediate(step("wait-ready"), fix=tuple(map(step, FIX))))
+    assert "start gw.service" not in machine.written
+
+
+def test_still_starting_sets_off_no_fix() -> None:
+    machine = FakeMachine(units={"gw.service": unit()}, processes={100: process(100)})
+    end, events = run(machine, remediate(step("wait-ready", timeout="20s"), fix=tuple(map(step, FIX))), step("stop"))
+    assert (end.status, end.exit, machine.written) == ("still-starting", 3, [])
+    assert finished(events)[-1] == ("remediate", "failed", "still-starting")
+
+
+def test_rounds_are_counted() -> None:
+    machine = FakeMachine(units={"gw.service": unit()}, processes={100: process(100)})
+    end, _ = run(machine, remediate(step("verify-port-owner"), fix=(step("restart"),), rounds="3"))
+    assert machine.written == ["restart gw.service"] * 3
+    assert "fixed 3 times, and still verify-port-owner" in end.reason
