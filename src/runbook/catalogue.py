@@ -60,6 +60,11 @@ def describe(kind: str) -> Entry:
     return Entry(kind, summary, details.strip(), str(cls.impact) == "mutating", (*own, *common))
 
 
+def kinds() -> tuple[Entry, ...]:
+    """Describe every step type."""
+    return tuple(describe(kind) for kind in registry())
+
+
 def describe_top() -> tuple[Row, ...]:
     """Describe the keys at the top of a file."""
     return tuple(_row(name, info, Runbook) for name, info in _fields(Runbook))
@@ -67,11 +72,11 @@ def describe_top() -> tuple[Row, ...]:
 
 def schema() -> dict[str, Any]:
     """Make the JSON Schema of a runbook (draft 2020-12), by which editors complete and check."""
-    kinds = registry()
+    step_types = registry()
     definitions: dict[str, Any] = {}
-    for kind, cls in kinds.items():
+    for kind, cls in step_types.items():
         definitions[kind] = _mapping(cls, definitions)
-    bare = [kind for kind, cls in kinds.items() if not any(info.is_required() for _, info in _fields(cls))]
+    bare = [kind for kind, cls in step_types.items() if not any(info.is_required() for _, info in _fields(cls))]
     definitions["step"] = {
         "description": "One step: the name of its type, or a mapping with that as its one key.",
         "anyOf": [
@@ -81,7 +86,7 @@ def schema() -> dict[str, Any]:
                 "minProperties": 1,
                 "maxProperties": 1,
                 "additionalProperties": False,
-                "properties": {kind: _body(kind, kind in bare) for kind in kinds},
+                "properties": {kind: _body(kind, kind in bare) for kind in step_types},
             },
         ],
     }
@@ -200,4 +205,4 @@ def _models(annotation: Any) -> Iterator[type[BaseModel]]:
             yield from _models(argument)
 
 
-__all__ = ["Entry", "Row", "describe", "describe_top", "schema"]
+__all__ = ["Entry", "Row", "describe", "describe_top", "kinds", "schema"]

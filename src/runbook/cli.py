@@ -5,6 +5,7 @@ What only some commands need is imported where they need it: `--help` loads neit
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 from collections.abc import Callable
@@ -167,11 +168,18 @@ def _look(
 
 def _reported(output: Output, last: str, act: Callable[[Callable[[Event], None]], int]) -> None:
     """Run with a report; what keeps it from beginning is said in the report's own form too."""
+    with contextlib.ExitStack() as shown:
+        code = _told(output, last, act, _report(output, shown))
+    raise typer.Exit(code)
+
+
+def _told(
+    output: Output, last: str, act: Callable[[Callable[[Event], None]], int], report: Callable[[Event], None]
+) -> int:
     from runbook.model import Event, SystemClock  # noqa: PLC0415
 
-    report = _report(output)
     try:
-        code = act(report)
+        return act(report)
     except errors.RunbookError as error:
         code = error.exit_status
         if isinstance(error, errors.DocumentError):
@@ -184,20 +192,20 @@ def _reported(output: Output, last: str, act: Callable[[Callable[[Event], None]]
                 status = "interrupted"
             data = {"status": status, "exit": code, "reason": error.message}
             report(Event(SystemClock().now(), "", last, {**data, **({"hint": error.hint} if error.hint else {})}))
-    raise typer.Exit(code)
+        return code
 
 
-def _report(output: Output) -> Callable[[Event], None]:
+def _report(output: Output, shown: contextlib.ExitStack) -> Callable[[Event], None]:
     if output is Output.JSON:
         from runbook.report.json_lines import JsonLines  # noqa: PLC0415
 
         return JsonLines(sys.stdout)
-    from runbook.report.layout import Page  # noqa: PLC0415
+    from runbook.report.layout import Page, Plain, Terminal  # noqa: PLC0415
     from runbook.report.text import Text  # noqa: PLC0415
 
     terminal = sys.stdout.isatty() and os.environ.get("TERM", "dumb") != "dumb"
-    colour = terminal and "NO_COLOR" not in os.environ
-    return Text(Page(sys.stdout, colour=colour), live=terminal and output is Output.AUTO)
+    screen = Terminal(sys.stdout) if terminal and output is Output.AUTO else Plain(sys.stdout)
+    return Text(shown.enter_context(Page(screen)))
 
 
 def _load(file: str, set_: list[str] | None) -> Runbook:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
 from pydantic import Field
 
-from runbook.fields import Shell, Text
+from runbook.fields import Environment, Shell, Text
 from runbook.host.facts import Command, CommandResult, JobRef
 from runbook.host.ports import Host, HostView
 from runbook.model import Finding, Verdict, Wake, fails, not_yet
@@ -47,7 +46,7 @@ class CommandStep(Step[M]):
     run: Shell = Field(..., description="The command: a string for `/bin/sh -e`, or a list of its arguments.")
     user: Text = Field("", description="Who runs it; by default who runs `runbook`.")
     cwd: Text = Field("", description="Where it starts; by default the runbook's folder.")
-    env: Mapping[str, Text] = Field(default_factory=dict, description="What is added to its environment.")
+    env: Environment = Field(default_factory=dict, description="What is added to its environment.")
 
     def command(self, memory: Memory, limit: float) -> Command:
         """Make the command as it is to be started."""

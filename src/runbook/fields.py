@@ -8,17 +8,17 @@ What is wrong is said in a sentence by a ValueError; an `Unfit` is to be read af
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Annotated, Any
 
-from pydantic import BeforeValidator, PlainValidator, ValidationInfo, WithJsonSchema
+from pydantic import AfterValidator, BeforeValidator, PlainValidator, TypeAdapter, ValidationInfo, WithJsonSchema
 
 from runbook import template
 from runbook.model import Port
 from runbook.names import parse_port, unit_name
 from runbook.phrases import listed, shown
 from runbook.spans import format_span, parse_span
-from runbook.template import Finish, Put, Scope, Template, TemplateError
+from runbook.template import VERSIONS, Finish, Put, Scope, Template
 
 
 class Unfit(ValueError):
@@ -43,7 +43,9 @@ def _single(value: object) -> str:
     """Take a single value, as its text."""
     if isinstance(value, str):
         return value
-    if isinstance(value, (int, float)) and not isinstance(value, bool):
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, (int, float)):
         return str(value)
     if value is None:
         raise Unfit("is empty; give it a value or leave it out")
@@ -93,10 +95,17 @@ def _read_shell(value: object, info: ValidationInfo) -> str | tuple[str, ...]:
         return _text(value, info, template.quoted, _some_command, now=False)
     if not value:
         raise Unfit("is an empty list; write the command and its arguments")
-    words = tuple(_text(item, info, template.plain, _as_is, now=False) for item in value)
+    words = _ARGUMENTS.validate_python(value, context=info.context)
     if not words[0].strip():
         raise Unfit("begins with an empty word; write the command first")
     return words
+
+
+def _read_argument(value: object, info: ValidationInfo) -> str:
+    return _text(value, info, template.plain, _as_is, now=False)
+
+
+_ARGUMENTS: TypeAdapter[tuple[str, ...]] = TypeAdapter(tuple[Annotated[str, PlainValidator(_read_argument)], ...])
 
 
 def _some_command(text: str) -> str:
@@ -122,18 +131,18 @@ def _valid_pattern(text: str) -> str:
 
 
 def _read_version(value: object, info: ValidationInfo) -> str:
-    try:
-        return _text(value, info, template.plain, _valid_version)
-    except TemplateError as error:
-        if error.message.startswith("`to` is only known"):
-            raise Unfit("cannot be made of itself") from error
-        raise
+    text = template.read(_single(value))
+    if isinstance(text, Template) and any(reference.root in VERSIONS for reference in text.references):
+        raise Unfit("is what `to` and `from` are taken from, so it cannot use them")
+    return _text(value, info, template.plain, _valid_version)
 
 
 def _valid_version(text: str) -> str:
     if not text.strip():
         raise Unfit("is empty; write a version such as 1.4.2")
-    if not re.search(r"\d", text) or re.search(r"\s", text.strip()):
+    if re.search(r"\s", text.strip()):
+        raise ValueError(f"`{shown(text)}` is not one version; write one such as 1.4.2")
+    if not re.search(r"\d", text):
         how = "write the version it stands for, such as 1.4.2"
         raise ValueError(f"`{shown(text)}` is a tag, not a version; {how}")
     return text.strip()
@@ -144,13 +153,6 @@ def _read_whole(value: object, info: ValidationInfo) -> int:
     if not re.fullmatch(r"\d{1,10}", text, re.ASCII) or int(text) > MOST_NUMBER:
         raise ValueError(f"cannot read `{shown(text)}` as a whole number; write 0, 1, 2, …")
     return int(text)
-
-
-def _read_wholes(value: object, info: ValidationInfo) -> tuple[int, ...]:
-    items = value if isinstance(value, (list, tuple)) else (value,)
-    if not items:
-        raise Unfit("is an empty list; write at least one")
-    return tuple(_read_whole(item, info) for item in items)
 
 
 def _read_format(value: object, info: ValidationInfo) -> int:
@@ -195,10 +197,12 @@ def _read_unit(value: object, info: ValidationInfo) -> str:
     return unit_name(_known(value, info))
 
 
-def _read_ports(value: object, info: ValidationInfo) -> tuple[Port, ...]:
-    if not isinstance(value, (list, tuple)):
-        return (_read_port(value, info),)
-    ports = tuple(_read_port(item, info) for item in value)
+def _as_list(value: object) -> object:
+    """Let a single value stand for a list of one."""
+    return value if isinstance(value, (list, tuple)) else (value,)
+
+
+def _each_once(ports: tuple[Port, ...]) -> tuple[Port, ...]:
     for number, port in enumerate(ports):
         if port in ports[:number]:
             raise ValueError(f"port `{port}` stands twice in the list")
@@ -207,11 +211,6 @@ def _read_ports(value: object, info: ValidationInfo) -> tuple[Port, ...]:
 
 def _read_port(value: object, info: ValidationInfo) -> Port:
     return value if isinstance(value, Port) else parse_port(_known(value, info))
-
-
-def _read_words(value: object, info: ValidationInfo) -> tuple[str, ...]:
-    items = value if isinstance(value, (list, tuple)) else (value,)
-    return tuple(_read_text(item, info) for item in items)
 
 
 def _read_id(value: object) -> str:
@@ -231,35 +230,27 @@ def _read_expression(value: object, info: ValidationInfo) -> str:
     return text
 
 
-def _read_mapping(value: object, name: Callable[[str], None], info: ValidationInfo) -> dict[str, str]:
-    if not isinstance(value, Mapping):
-        raise Unfit(f"wants a mapping (`NAME: value`), not {what(value)}")
-    for key in value:
-        name(key)
-    return {key: _read_text(item, info) for key, item in value.items()}
-
-
-def _variable(name: str) -> None:
+def _variable(name: str) -> str:
     if not re.fullmatch(r"[A-Za-z_]\w*", name, re.ASCII):
         how = "write letters, digits and _"
         raise ValueError(f"`{shown(name)}` cannot be the name of an environment variable; {how}")
+    return name
 
 
-def _header(name: str) -> None:
+def _header(name: str) -> str:
     if not re.fullmatch(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+", name, re.ASCII):
         raise ValueError(f"`{shown(name)}` cannot be the name of an HTTP header")
+    return name
 
 
-def _read_environment(value: object, info: ValidationInfo) -> dict[str, str]:
-    return _read_mapping(value, _variable, info)
+def _read_header(value: object, info: ValidationInfo) -> str:
+    return _text(value, info, template.plain, _one_line)
 
 
-def _read_headers(value: object, info: ValidationInfo) -> dict[str, str]:
-    read = _read_mapping(value, _header, info)
-    for name, text in read.items():
-        if re.search(r"[\r\n\0]", text):
-            raise ValueError(f"the header `{shown(name)}` holds a line break")
-    return read
+def _one_line(text: str) -> str:
+    if re.search(r"[\r\n\0]", text):
+        raise Unfit("holds a line break, which no HTTP header can")
+    return text
 
 
 _TEXT: dict[str, Any] = {"type": ["string", "number", "boolean"]}
@@ -288,26 +279,22 @@ Shell = Annotated[
 ]
 """A command: a script for `/bin/sh -e`, or a list of its arguments."""
 Words = Annotated[
-    tuple[str, ...],
-    PlainValidator(_read_words),
+    tuple[Text, ...],
+    BeforeValidator(_as_list),
     _schema("list of texts", anyOf=[_TEXT, {"type": "array", "items": _TEXT}]),
 ]
 """A list of texts; a single one stands for a list of one."""
-Whole = Annotated[
-    int, BeforeValidator(_read_whole), _schema("whole number", type=["integer", "string"], minimum=0)
-]
+Whole = Annotated[int, BeforeValidator(_read_whole), _schema("whole number", type=["integer", "string"], minimum=0)]
 """A whole number, 0 or more."""
 WholeList = Annotated[
-    tuple[int, ...],
-    PlainValidator(_read_wholes),
+    tuple[Whole, ...],
+    BeforeValidator(_as_list),
     _schema("whole number, or list of them", type=["integer", "string", "array"]),
 ]
 """One whole number or several."""
 FormatNumber = Annotated[int, PlainValidator(_read_format), _schema("1", const=1)]
 """The number of the file's format."""
-Number = Annotated[
-    float, BeforeValidator(_read_number), _schema("number", type=["number", "string"], minimum=0)
-]
+Number = Annotated[float, BeforeValidator(_read_number), _schema("number", type=["number", "string"], minimum=0)]
 """A number, 0 or more."""
 Flag = Annotated[bool, BeforeValidator(_read_flag), _schema("true or false", type=["boolean", "string"])]
 """True or false."""
@@ -320,26 +307,23 @@ UnitName = Annotated[str, BeforeValidator(_read_unit), _schema("unit", type="str
 PortField = Annotated[Port, PlainValidator(_read_port), _schema("port", **_PORT)]
 """One port."""
 PortList = Annotated[
-    tuple[Port, ...],
-    PlainValidator(_read_ports),
+    tuple[PortField, ...],
+    BeforeValidator(_as_list),
+    AfterValidator(_each_once),
     _schema("port, or list of ports", anyOf=[*_PORT["anyOf"], {"type": "array", "items": _PORT}]),
 ]
 """One port or several."""
 StepId = Annotated[str, BeforeValidator(_read_id), _schema("id", type="string", minLength=1)]
 """What templates and messages call a step."""
-Expression = Annotated[
-    str, BeforeValidator(_read_expression), _schema("expression", type=["string", "boolean"])
-]
+Expression = Annotated[str, BeforeValidator(_read_expression), _schema("expression", type=["string", "boolean"])]
 """A bare expression, checked; `template.holds` evaluates it."""
 Environment = Annotated[
-    Mapping[str, str],
-    PlainValidator(_read_environment),
+    dict[Annotated[str, AfterValidator(_variable)], Text],
     _schema("mapping of names to texts", type="object", additionalProperties=_TEXT),
 ]
 """Environment variables and their values."""
 Headers = Annotated[
-    Mapping[str, str],
-    PlainValidator(_read_headers),
+    dict[Annotated[str, AfterValidator(_header)], Annotated[str, PlainValidator(_read_header)]],
     _schema("mapping of names to texts", type="object", additionalProperties=_TEXT),
 ]
 """HTTP headers and their values."""

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
 
 from pydantic import Field, model_validator
 
-from runbook.fields import Headers, Pattern, PortField, Shell, Span, Text, Words
+from runbook.fields import Environment, Headers, Limit, Pattern, PortField, Shell, Text, Words
 from runbook.host.facts import Command, HttpProbe, TcpProbe
 from runbook.step import Document, RunState
 
@@ -18,7 +17,7 @@ class TcpFields(Document):
     """Connects to a port, and is content when the connection stands."""
 
     port: PortField = Field(..., description="A port of this machine, or ADDRESS:NUMBER.")
-    timeout: Span = Field(5.0, description="How long one try may take.")
+    timeout: Limit = Field(5.0, description="How long one try may take.")
 
     def question(self, run: RunState) -> TcpProbe:
         """Make what is asked."""
@@ -32,7 +31,7 @@ class HttpFields(Document):
     status: Words = Field(("200",), description="The statuses that are good, one or a list.")
     body: Pattern | None = Field(None, description="A pattern to be found in the answer.")
     headers: Headers = Field(default_factory=dict, description="What is sent along.")
-    timeout: Span = Field(5.0, description="How long one try may take.")
+    timeout: Limit = Field(5.0, description="How long one try may take.")
 
     @model_validator(mode="after")
     def _speaks_http(self) -> HttpFields:
@@ -54,8 +53,8 @@ class RunFields(Document):
     run: Shell = Field(..., description="The command: a string for `/bin/sh -e`, or a list of its arguments.")
     user: Text = Field("", description="Who runs it; by default who runs `runbook`.")
     cwd: Text = Field("", description="Where it starts; by default the runbook's folder.")
-    env: Mapping[str, Text] = Field(default_factory=dict, description="What is added to its environment.")
-    timeout: Span = Field(5.0, description="How long one try may take.")
+    env: Environment = Field(default_factory=dict, description="What is added to its environment.")
+    timeout: Limit = Field(5.0, description="How long one try may take.")
 
     def question(self, run: RunState) -> Command:
         """Make what is asked."""

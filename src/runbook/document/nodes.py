@@ -100,9 +100,7 @@ def _decoded(data: bytes | str) -> str:
             text = data.decode("utf-8")
         except UnicodeDecodeError as error:
             before = data[: error.start].decode("utf-8")
-            raise Unreadable(
-                _end_of(before), "this is no text: the file is not UTF-8 from here on"
-            ) from error
+            raise Unreadable(_end_of(before), "this is no text: the file is not UTF-8 from here on") from error
     else:
         text = data
     text = text.removeprefix("\N{ZERO WIDTH NO-BREAK SPACE}")
@@ -133,6 +131,9 @@ class _Composer:
             yield from yaml.parse(self.text, Loader=_LOADER)
         except yaml.MarkedYAMLError as error:
             mark = error.problem_mark or error.context_mark
+            if "end of stream" in str(error.problem) and error.context_mark:
+                # Where it began says more than the end of the file.
+                mark = error.context_mark
             place = _place(mark) if mark else Place(1, 1)
             raise Unreadable(place, _in_words(error, self.text, place)) from error
         except (yaml.YAMLError, RecursionError, ValueError) as error:
@@ -196,9 +197,7 @@ class _Composer:
                 self.problems.append((key.place, "`<<` does not merge mappings here; write the keys out"))
             elif name in entries:
                 first = node.keys[name].line
-                self.problems.append(
-                    (key.place, f"`{shown(name)}` stands twice; it is in line {first} already")
-                )
+                self.problems.append((key.place, f"`{shown(name)}` stands twice; it is in line {first} already"))
             else:
                 entries[name], node.keys[name] = value, key.place
 
@@ -246,7 +245,6 @@ def _tag(tag: str) -> str:
 _UNALIGNED = "this does not line up with the lines above; check how far it is indented"
 _STRAY = "this does not belong to what stands above; check how far it is indented"
 _SYNTAX = (
-    ("mapping values are not allowed", "a second `: ` in one line; put the value in quotes"),
     ("expected ',' or '", "a list or mapping in brackets is not closed, or a comma is missing"),
     ("could not find expected ':'", "a key without a `:` after it"),
     ("expected <block end>", _UNALIGNED),
@@ -271,11 +269,11 @@ def _in_words(error: yaml.MarkedYAMLError, text: str, place: Place) -> str:
     if "cannot start any token" in said:
         if here == "\t":
             return "a tab cannot indent in YAML; use spaces"
-        return (
-            f"a value cannot begin with `{here}`; put it in quotes"
-            if here
-            else "a value cannot begin like this"
-        )
+        return f"a value cannot begin with `{here}`; put it in quotes" if here else "a value cannot begin like this"
+    if "mapping values are not allowed" in said:
+        if re.search(r":\s", line[: place.column - 1]):
+            return "a second `: ` in one line; put the value in quotes"
+        return "this does not fit the line above: a `:` is missing there, or this is indented too far"
     if "${{" in line and "flow" in said:
         return "`${{ }}` within a list or mapping in brackets must stand in quotes"
     for sign, words in _SYNTAX:

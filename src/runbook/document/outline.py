@@ -9,7 +9,7 @@ from typing import Any
 from pydantic import TypeAdapter, ValidationError
 
 from runbook.document.nodes import Node, Place
-from runbook.fields import StepId, what
+from runbook.fields import StepId, Unfit, what
 from runbook.phrases import listed, near, shown
 from runbook.step import Nested, Step
 from runbook.template import FACTS, VERSIONS
@@ -126,12 +126,14 @@ def name_all(lists: Mapping[str, list[Site]], problems: Problems) -> None:
     everyone = [site for sites in lists.values() for outer in sites for site in outer.walk()]
     for site in everyone:
         node = site.body.get("id") if site.body else None
-        if node is None or not isinstance(node.value, str):
+        if node is None:
             continue
         try:
-            name = _ID.validate_python(node.value)
-        except ValidationError:
-            continue  # The step's own check says so.
+            name = _ID.validate_python(node.plain())
+        except ValidationError as error:
+            cause = error.errors()[0]["ctx"]["error"]
+            problems.append((node.place, f"`id` {cause}" if isinstance(cause, Unfit) else str(cause)))
+            continue
         if "." in name:
             problems.append((node.place, f"`{shown(name)}` cannot be an id; dots are for steps within steps"))
         elif name in taken:

@@ -95,9 +95,7 @@ class Reader:
         node = self._fields().get("vars")
         found: dict[str, Value] = {}
         if node is not None and not isinstance(node.value, dict):
-            self.problems.append(
-                (node.place, f"`vars` wants a mapping (`NAME: value`), not {what(node.value)}")
-            )
+            self.problems.append((node.place, f"`vars` wants a mapping (`NAME: value`), not {what(node.value)}"))
             return dict(sets)
         entries = node.value if node is not None and isinstance(node.value, dict) else {}
         for name in sets:
@@ -181,7 +179,7 @@ class Reader:
             if mark.reading:
                 self._only_reading(key, steps)
         lacking = self._from_the_top(site, data)
-        data["id"] = site.id if site.id else data.get("id")
+        data["id"] = site.id
         unit = self._own(data.get("unit"), _UNIT, outer)
         port = self._own(data.get("port"), _PORTS, outer)
         scope = outer.of_step(unit, port, site.cls.offers)

@@ -77,7 +77,7 @@ def _place(details: Any, path: Loc, node: Node | None, item: Place) -> Place:
     for part in path[:-1]:
         above = above.get(part) or above
     here = (above.get(path[-1]) or above) if path else node
-    if details["type"] == "extra_forbidden" and path:
+    if path and (details["type"] == "extra_forbidden" or details["loc"][-1] == "[key]"):
         return above.keys.get(str(path[-1]), here.place)
     if not path:
         # A sentence on the whole that begins with a key belongs to that key.
@@ -92,10 +92,12 @@ def _raised(details: Any) -> str:
     return str(error) if error is not None else ""
 
 
-def _sentence(details: Any, path: Loc, model: type[BaseModel], name: str) -> str:  # noqa: PLR0911
+def _sentence(details: Any, path: Loc, model: type[BaseModel], name: str) -> str:
     kind, ctx = details["type"], details.get("ctx", {})
     names = [part for part in path if isinstance(part, str)]
     key = f"`{names[-1]}`" if names else name
+    if path and isinstance(path[-1], int):
+        key = f"an entry of {key}"
     if kind in ("value_error", "assertion_error"):
         error = ctx["error"]
         return f"{key} {error}" if isinstance(error, Unfit) else str(error)

@@ -43,7 +43,6 @@ def attempt(
                     "step-acting",
                     id=memory.id,
                     type=step.kind,
-                    verdict=str(finding.verdict),
                     reason=finding.reason,
                     evidence=dict(finding.evidence),
                 )
@@ -52,13 +51,7 @@ def attempt(
                 continue
             if finding.verdict != said:
                 said = finding.verdict
-                events.emit(
-                    "step-waiting",
-                    id=memory.id,
-                    type=step.kind,
-                    verdict=str(finding.verdict),
-                    reason=finding.reason,
-                )
+                events.emit("step-waiting", id=memory.id, type=step.kind, reason=finding.reason)
             assert finding.wake is not None, f"{step.kind} waits without saying for what"
             waiter.wait(finding.wake, deadline)
     except _Refused as refused:

@@ -3,87 +3,152 @@
 from __future__ import annotations
 
 import textwrap
-from typing import TextIO
+from collections.abc import Iterable
+from types import TracebackType
+from typing import TYPE_CHECKING, Protocol, Self, TextIO
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.status import Status
 
 WIDTH = 80
 MARK = 6
-NAME = 20
+NAME = 21
+LEAST_TEXT = 20
+"""Characters that a text keeps for itself, however long the name before it."""
+
+MARKS = {"ok": "green", "fix": "yellow", "--": "red", "skip": "dim", "again": "yellow", "note": "yellow"}
+"""The colour of each mark, where there are colours."""
+
+Piece = tuple[str, str]
+"""A text and its style, in rich's words; no style for plain."""
 
 
-GREEN, YELLOW, RED, DIM = "32", "33", "31", "2"
-MARKS = {
-    "ok": GREEN,
-    "fix": YELLOW,
-    "--": RED,
-    "skip": DIM,
-    "again": YELLOW,
-    "note": YELLOW,
-    "": "",
-}
+class Screen(Protocol):
+    """Where lines go."""
+
+    def line(self, pieces: Iterable[Piece]) -> None:
+        """Show one line."""
+
+    def status(self, text: str) -> None:
+        """Show what is under way, until the next line or status takes its place."""
+
+    def close(self) -> None:
+        """Take the status away."""
+
+
+class Plain:
+    """A file or a pipe: no escape codes, nothing that is written over."""
+
+    def __init__(self, out: TextIO) -> None:
+        self._out = out
+
+    def line(self, pieces: Iterable[Piece]) -> None:
+        """Print one line."""
+        print("".join(text for text, _ in pieces).rstrip(), file=self._out, flush=True)
+
+    def status(self, text: str) -> None:
+        """Show nothing: a file keeps everything that was ever under way."""
+
+    def close(self) -> None:
+        """Do nothing."""
+
+
+class Terminal:
+    """A terminal: colours (but with NO_COLOR), and a last line that says what is under way."""
+
+    def __init__(self, out: TextIO) -> None:
+        from rich.console import Console  # noqa: PLC0415 - nobody else pays for it
+
+        self._console: Console = Console(file=out, highlight=False, soft_wrap=True)
+        self._status: Status | None = None
+
+    def line(self, pieces: Iterable[Piece]) -> None:
+        """Print one line above what is under way."""
+        from rich.text import Text  # noqa: PLC0415
+
+        self._console.print(Text.assemble(*(piece for piece in pieces if piece[0])))
+
+    def status(self, text: str) -> None:
+        """Show what is under way."""
+        from rich.text import Text  # noqa: PLC0415
+
+        words = Text(text[: WIDTH - 4], style="dim")
+        if self._status is None:
+            self._status = self._console.status(words)
+            self._status.start()
+        else:
+            self._status.update(words)
+
+    def close(self) -> None:
+        """Take the last line away."""
+        if self._status is not None:
+            self._status.stop()
+            self._status = None
 
 
 class Page:
-    """Writes lines to a terminal or a file. Colour only where it is a terminal's.
+    """Lays lines out on a screen.
 
-    A terminal that went away does not end the run: what cannot be printed any more is dropped.
+    A terminal or a reader that went away does not end the run: what cannot be shown any more is dropped.
     """
 
-    def __init__(self, out: TextIO, *, colour: bool) -> None:
-        self._out: TextIO | None = out
-        self._colour = colour
+    def __init__(self, screen: Screen) -> None:
+        self._screen: Screen | None = screen
 
-    def line(self, text: str = "") -> None:
-        """Print one line."""
-        if self._out is None:
-            return
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, _type: type[BaseException] | None, _error: BaseException | None, _trace: TracebackType | None
+    ) -> None:
+        if self._screen is not None:
+            self._screen.close()
+
+    def line(self, *pieces: Piece) -> None:
+        """Show one line."""
         try:
-            print(text.rstrip(), file=self._out, flush=True)
+            if self._screen is not None:
+                self._screen.line(pieces)
         except OSError:
-            self._out = None
+            self._screen = None
 
-    def raw(self, text: str) -> None:
-        """Print as it is, without an end of line: for the line that is written over."""
-        if self._out is None:
-            return
+    def status(self, text: str) -> None:
+        """Show what is under way, where that can be written over."""
         try:
-            self._out.write(text)
-            self._out.flush()
+            if self._screen is not None:
+                self._screen.status(text)
         except OSError:
-            self._out = None
-
-    def paint(self, text: str, colour: str) -> str:
-        """Colour a text, where there are colours."""
-        return f"\x1b[{colour}m{text}\x1b[0m" if self._colour and colour and text.strip() else text
+            self._screen = None
 
     def heading(self, left: str, right: str) -> None:
-        """Print a title, with something small at the right edge."""
+        """Show a title, with something small at the right edge."""
         room = WIDTH - len(right) - 2
         title = left if len(left) <= room else left[: room - 3] + "..."
-        self.line(self.paint(title, "1") + right.rjust(WIDTH - len(title)))
+        self.line((title, "bold"), (right.rjust(WIDTH - len(title)), "dim"))
         self.line()
 
     def entry(self, mark: str, name: str, text: str, time: str = "", *, depth: int = 0) -> None:
-        """Print one step: its text is wrapped under itself, its time stands at the right edge."""
+        """Show one step: its text is wrapped under itself, its time stands at the right edge."""
         indent = "  " * depth
-        head = f"  {mark:<{MARK}}{indent}"
-        column = len(head) + max(NAME - len(indent), len(name) + 2)
-        room = WIDTH - column - (len(time) + 2 if time else 0)
-        first, *rest = textwrap.wrap(text, max(room, 20)) or [""]
-        painted = f"  {self.paint(f'{mark:<{MARK}}', MARKS.get(mark, ''))}{indent}"
-        start = f"{painted}{name}".ljust(column + len(painted) - len(head)) + first
-        pad = WIDTH - column - len(first) - len(time)
-        self.line(start + " " * max(pad, 1) + self.paint(time, DIM) if time else start)
-        for more in textwrap.wrap(" ".join(rest), WIDTH - column) if rest else []:
-            self.line(" " * column + more)
+        column = 2 + MARK + max(NAME, len(indent) + len(name) + 2)
+        room = max(WIDTH - column - (len(time) + 2 if time else 0), LEAST_TEXT)
+        first, *rest = textwrap.wrap(text, room, break_on_hyphens=False) or [""]
+        label = f"{indent}{name}".ljust(column - 2 - MARK)
+        gap = max(WIDTH - column - len(first) - len(time), 1) if time else 0
+        self.line((f"  {mark:<{MARK}}", MARKS.get(mark, "")), (f"{label}{first}{' ' * gap}", ""), (time, "dim"))
+        for more in textwrap.wrap(" ".join(rest), max(WIDTH - column, LEAST_TEXT), break_on_hyphens=False):
+            self.line((" " * column + more, ""))
 
     def below(self, text: str, *, depth: int = 0) -> None:
-        """Print what belongs to the entry above it."""
+        """Show what belongs to the entry above it."""
         lead = " " * (2 + MARK + 2 * depth + 2)
         for part in text.splitlines():
             for piece in textwrap.wrap(part, WIDTH - len(lead), break_on_hyphens=False) or [""]:
-                self.line(lead + piece)
+                self.line((lead + piece, ""))
 
-    def words(self, text: str, *, colour: str = "") -> None:
-        """Print a sentence from the left edge, its further lines indented."""
-        for number, piece in enumerate(textwrap.wrap(text, WIDTH - 2, break_on_hyphens=False)):
-            self.line(("  " if number else "") + self.paint(piece, colour))
+    def words(self, text: str, *, style: str = "", indent: str = "") -> None:
+        """Show a sentence from the left edge, its further lines indented."""
+        lines = textwrap.wrap(text, WIDTH, initial_indent=indent, subsequent_indent="  ", break_on_hyphens=False)
+        for line in lines:
+            self.line((line, style))

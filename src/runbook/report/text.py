@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from runbook.model import Event
-from runbook.report.layout import GREEN, RED, WIDTH, YELLOW, Page
+from runbook.report.layout import Page
 from runbook.spans import format_span
 
 SLOW = 0.05
@@ -15,14 +15,10 @@ SLOW = 0.05
 
 
 class Text:
-    """Prints a run as it goes on: one line for what went well, the facts for what did not.
+    """Shows a run as it goes on: one line for what went well, the facts for what did not."""
 
-    `live` shows the step that is under way on a line that is written over; only a terminal can do that.
-    """
-
-    def __init__(self, page: Page, *, live: bool = False) -> None:
+    def __init__(self, page: Page) -> None:
         self._page = page
-        self._live = live
         self._parents: list[str] = []
         self._fixing = False
         self._numbers: dict[str, int] = {}
@@ -31,11 +27,8 @@ class Text:
     def __call__(self, event: Event) -> None:
         """Print one event, if a person needs it."""
         tell = getattr(self, "_" + event.event.replace("-", "_"), None)
-        if tell is None:
-            return
-        if self._live:
-            self._page.raw("\r\x1b[K")
-        tell(event, event.data)
+        if tell is not None:
+            tell(event, event.data)
 
     def _run_started(self, event: Event, data: Mapping[str, Any]) -> None:
         self._page.heading(data["name"], f"run {event.run}")
@@ -92,16 +85,13 @@ class Text:
 
     def _run_finished(self, event: Event, data: Mapping[str, Any]) -> None:
         self._page.line()
-        colour = {"failed": RED, "still-starting": YELLOW, "remediated": YELLOW}.get(data["status"], GREEN)
-        self._page.words(f"{data['status']}: {data['reason']}", colour=colour if data["exit"] else "")
+        style = {"failed": "red", "still-starting": "yellow", "remediated": "yellow"}.get(data["status"], "green")
+        self._page.words(f"{data['status']}: {data['reason']}", style=style)
         if data.get("hint"):
-            self._page.words(f"  {data['hint']}")
-        if data.get("output"):
-            self._page.words(f"  what the commands printed: {data['output']}")
+            self._page.words(data["hint"], indent="  ")
 
     def _status(self, name: str, reason: str) -> None:
-        if self._live:
-            self._page.raw(f"  ...   {name}  {reason}"[: WIDTH - 1])
+        self._page.status(f"{name}  {reason}")
 
     # -- the plan ---------------------------------------------------------------------------------------------
 
@@ -140,7 +130,7 @@ class Text:
         self._page.line()
         self._page.words(data["reason"] if not data["exit"] else f"{data['status']}: {data['reason']}")
         if data.get("hint"):
-            self._page.words(f"  {data['hint']}")
+            self._page.words(data["hint"], indent="  ")
 
 
 def _witnesses(data: Mapping[str, Any]) -> list[tuple[str, str]]:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from signal import Signals
 from dataclasses import dataclass, field, replace
+from signal import Signals
 from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
-from runbook.fields import Pattern, PortList, Span, Text, UnitName
+from runbook.fields import Limit, Pattern, PortList, Span, Text, UnitName
 from runbook.host.facts import Holder, PortOwnership, Role, Sent
 from runbook.host.ports import Host, HostView
 from runbook.model import Finding, ProcessId, Verdict, Wake, fails, holds, not_yet, to_do
@@ -76,7 +76,7 @@ class KillOrphan(Step[KillMemory]):
     signal: Literal["TERM", "INT", "QUIT", "HUP", "KILL"] = Field("TERM", description="The signal to begin with.")
     grace: Span = Field(5.0, description="How long a process has before it gets KILL.")
     expect: Expect | None = Field(None, description="What a process must be, to be ended: `exe`, `user`, `command`.")
-    timeout: Span | None = Field(30.0, description="How long one try may take.")
+    timeout: Limit | None = Field(30.0, description="How long one try may take.")
 
     def check(self, view: HostView, memory: KillMemory) -> Finding:
         assert self.unit is not None

@@ -6,7 +6,7 @@ from typing import ClassVar
 
 from pydantic import Field
 
-from runbook.fields import Span, Whole
+from runbook.fields import Limit, Whole
 from runbook.model import Verdict
 from runbook.step import Memory, ReadingSteps, Remedy, Step, StepList
 
@@ -24,7 +24,7 @@ class Remediate(Step[Memory]):
     check_steps: ReadingSteps = Field(..., alias="check", description="Steps that merely read; all must hold.")
     fix: StepList = Field(..., description="Steps that mend, in order.")
     rounds: Whole = Field(1, ge=1, description="How often the fix may be tried.")
-    timeout: Span | None = Field(None, description="How long all of it may take; its steps have their own limits.")
+    timeout: Limit | None = Field(None, description="How long all of it may take; its steps have their own limits.")
 
     def remedy(self) -> Remedy:
         return Remedy(self.check_steps, self.fix, self.rounds)

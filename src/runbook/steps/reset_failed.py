@@ -7,7 +7,7 @@ from typing import ClassVar
 
 from pydantic import Field
 
-from runbook.fields import Span, UnitName
+from runbook.fields import Limit, UnitName
 from runbook.host.facts import ActiveState, LoadState
 from runbook.host.ports import Host, HostView
 from runbook.model import Finding, Verdict, fails, holds, to_do
@@ -38,7 +38,7 @@ class ResetFailed(Step[ResetMemory]):
     settled: ClassVar[bool] = True
 
     unit: UnitName | None = Field(None, description="The unit whose failures are forgotten.")
-    timeout: Span | None = Field(10.0, description="How long one try may take.")
+    timeout: Limit | None = Field(10.0, description="How long one try may take.")
 
     def check(self, view: HostView, memory: ResetMemory) -> Finding:
         assert self.unit is not None

@@ -8,7 +8,7 @@ from typing import ClassVar
 from pydantic import Field
 
 from runbook.commands import CommandMemory, CommandStep, brief, failed
-from runbook.fields import Flag, Pattern, Span
+from runbook.fields import Flag, Limit, Pattern
 from runbook.host.facts import Question
 from runbook.host.ports import Host, HostView
 from runbook.model import Finding, Impact, Verdict, Wake, fails, holds, not_yet, to_do
@@ -25,7 +25,7 @@ class Run(CommandStep[CommandMemory]):
 
     read_only: Flag = Field(False, description="It changes nothing, so that a dry run may run it as well.")
     expect_output: Pattern | None = Field(None, description="A pattern to be found in what it prints.")
-    timeout: Span | None = Field(300.0, description="How long one try may take.")
+    timeout: Limit | None = Field(300.0, description="How long one try may take.")
 
     def impact_here(self) -> Impact:
         return Impact.READ_ONLY if self.read_only else Impact.MUTATING

@@ -20,7 +20,7 @@ class Start(JobStep):
     def wanted(self, unit: Unit) -> Finding:
         if unit.active_state in UP and not unit.job:
             return holds(Verdict.ALREADY_SO, f"{unit.name} is {unit.describe()} already", **unit.evidence())
-        return to_do(Verdict.JOB_DONE, f"start {unit.name}, now {unit.describe()}", **unit.evidence())
+        return to_do(Verdict.JOB_DONE, f"start {unit.name}", **unit.evidence())
 
     def judge(self, unit: Unit, memory: JobMemory) -> Finding:
         return begun(unit, memory) or fails(

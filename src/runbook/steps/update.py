@@ -10,7 +10,7 @@ from typing import ClassVar
 from pydantic import Field
 
 from runbook.commands import CommandMemory, CommandStep, brief, failed
-from runbook.fields import Pattern, Shell, Span, Version
+from runbook.fields import Limit, Pattern, Shell, Version
 from runbook.host.facts import Command, Question
 from runbook.host.ports import Host, HostView
 from runbook.model import Finding, Verdict, Wake, fails, holds, not_yet, to_do
@@ -47,7 +47,7 @@ class Update(CommandStep[UpdateMemory]):
     version: Shell = Field(..., description="The command that prints the version which is installed.")
     to: Version = Field(..., description="The version that is wanted: a version, not a tag.")
     pattern: Pattern = Field(VERSION, description="What of the output of `version` is the version.")
-    timeout: Span | None = Field(900.0, description="How long one try may take.")
+    timeout: Limit | None = Field(900.0, description="How long one try may take.")
 
     def misfits(self, runbook: Runbook) -> Iterator[tuple[str, str]]:
         # It is undone by its own command, with the earlier version as `to`.

@@ -6,7 +6,7 @@ from typing import ClassVar, Literal
 
 from pydantic import Field
 
-from runbook.fields import PortList, Span, UnitName
+from runbook.fields import Limit, PortList, UnitName
 from runbook.host.facts import PortOwnership, Role, Unit
 from runbook.host.ports import HostView
 from runbook.model import Finding, Impact, Verdict, fails, holds
@@ -31,7 +31,7 @@ class VerifyPortOwner(Step[Memory]):
     owner: Literal["unit", "main-pid"] = Field(
         "unit", description="`unit`: any process of the current invocation; `main-pid`: MainPID and no other."
     )
-    timeout: Span | None = Field(30.0, description="How long one try may take.")
+    timeout: Limit | None = Field(30.0, description="How long one try may take.")
 
     def check(self, view: HostView, memory: Memory) -> Finding:
         assert self.unit is not None

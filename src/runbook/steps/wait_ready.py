@@ -7,12 +7,13 @@ from typing import ClassVar, Literal
 
 from pydantic import Field, model_validator
 
-from runbook.fields import PortList, Span, UnitName, Whole
+from runbook.fields import Limit, PortList, Span, UnitName, Whole
 from runbook.health import Look, Looker, Patience
 from runbook.host.facts import Answer, Question
 from runbook.host.ports import HostView
 from runbook.model import Finding, Impact, State, Verdict, fails, holds, not_yet
 from runbook.probes import Probe
+from runbook.spans import format_span
 from runbook.step import Memory, Step
 
 PROBE_EVERY = 0.5
@@ -54,7 +55,7 @@ class WaitReady(Step[WaitMemory]):
     unit: UnitName | None = Field(None, description="The unit that is waited for.")
     port: PortList = Field((), description="The port, or a list of ports, that it must own.")
     healthy_for: Span = Field(5.0, description="How long it must have been healthy without a break.")
-    timeout: Span | None = Field(120.0, description="How long one try may take.")
+    timeout: Limit | None = Field(120.0, description="How long one try may take.")
     max_restarts: Whole = Field(0, description="So many restarts by systemd are forgiven.")
     probes: tuple[Probe, ...] = Field((), description="What must answer: `tcp`, `http` or `run`, each with `timeout`.")
     on_timeout: Literal["leave", "fail"] = Field(
@@ -65,10 +66,8 @@ class WaitReady(Step[WaitMemory]):
     @model_validator(mode="after")
     def _fits(self) -> WaitReady:
         if self.timeout is not None and self.healthy_for > self.timeout:
-            raise ValueError(
-                f"`healthy-for` ({self.healthy_for:g}s) is longer than `timeout` ({self.timeout:g}s); "
-                "it could never be met"
-            )
+            spans = format_span(self.healthy_for), format_span(self.timeout)
+            raise ValueError("`healthy-for` ({}) is longer than `timeout` ({}); it could never be met".format(*spans))
         return self
 
     def check(self, view: HostView, memory: WaitMemory) -> Finding:

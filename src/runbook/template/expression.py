@@ -61,9 +61,7 @@ class Expression:
             result = self.evaluate(**found)
         # Whatever an expression does wrong with its values, it is a mistake in the file, not in the program.
         except Exception as error:
-            raise (
-                missing[0] if missing else TemplateError(f"cannot compute `{self}`: {_cause(error)}")
-            ) from error
+            raise (missing[0] if missing else TemplateError(f"cannot compute `{self}`: {_cause(error)}")) from error
         return "" if result is None else result
 
     def __str__(self) -> str:
@@ -182,6 +180,8 @@ class _Check:
             case nodes.Call():
                 return f"`{self.source}` calls something; a template only puts values in"
             case nodes.Getattr():
+                if isinstance(node.node, nodes.Name):
+                    self._name(node.node)
                 return f"`.{node.attr}` is not defined in `{self.source}`: a single value has no parts"
             case nodes.Getitem():
                 return f"cannot read `{self.source}`: only a number can stand in `[ ]` here"

@@ -81,9 +81,7 @@ class Scope:
     results: Mapping[str, Mapping[str, str]] | None = None
     partial: bool = False
 
-    def during(
-        self, run_id: str | None, results: Mapping[str, Mapping[str, str]], *, partial: bool = False
-    ) -> Scope:
+    def during(self, run_id: str | None, results: Mapping[str, Mapping[str, str]], *, partial: bool = False) -> Scope:
         """Give the scope of a run.
 
         `results` holds `status`, `changed`, … of the steps by their id, as texts; it may go on growing.
@@ -122,8 +120,8 @@ class Scope:
 
     def _single(self, root: str) -> Value | None:
         if root in VERSIONS and root not in self.offers:
-            hint = f"write `steps.ID.{root}` in a later step"
-            raise TemplateError(f"`{root}` is only defined inside an update; {hint}")
+            hint = f"elsewhere write `steps.ID.{root}`, after that update"
+            raise TemplateError(f"`{root}` is only defined in the commands of an update; {hint}")
         if root == "port" and len(self.port) > 1:
             return tuple(str(port.number) for port in self.port)
         value = {
@@ -150,8 +148,6 @@ class Scope:
     def _of_step(self, reference: Reference) -> Value | None:
         *parts, fact = reference.path or ("",)
         step = ".".join(parts)
-        if not step:
-            raise TemplateError(f"`{reference}` names no value; write `steps.ID.{FACTS[0]}`")
         if self.results is not None:
             if step in self.results or not self.partial:
                 return self.results.get(step, {}).get(fact, "")
@@ -163,6 +159,8 @@ class Scope:
             return None
         if step in self.later:
             raise TemplateError(f"step `{step}` does not come before this one; a step can only look back")
-        if ".".join(reference.path) in self.before:
+        if ".".join(reference.path) in {*self.before, *self.later}:
             raise TemplateError(f"`{reference}` is a step, not a value; write `{reference}.{FACTS[0]}`")
+        if not step:
+            raise TemplateError(f"`{reference}` names no value; write `steps.ID.{FACTS[0]}`")
         raise TemplateError(f"no step has the id `{step}`{near(step, (*self.before, *self.later))}")

@@ -28,6 +28,9 @@ Finish = Callable[[str], str]
 Model = TypeVar("Model", bound=BaseModel)
 
 
+NOTHING_KNOWN = Scope(results={}, partial=True)
+
+
 def _same(text: str) -> str:
     return text
 
@@ -36,17 +39,21 @@ class Template(str):
     """A text that is not whole yet. As a str it is its source; `parts` are what it is made of.
 
     `put` writes a value into it; `finish` takes the whole text last, and may refuse it with a ValueError.
+    `known` is the scope that it was filled from, if there were names that this did not know.
     """
 
     parts: tuple[Part, ...]
     put: Put
     finish: Finish
+    known: Scope
 
-    def __new__(cls, parts: tuple[Part, ...], put: Put, finish: Finish = _same) -> Template:
+    def __new__(
+        cls, parts: tuple[Part, ...], put: Put, finish: Finish = _same, known: Scope = NOTHING_KNOWN
+    ) -> Template:
         """Show the pieces as they stand in the file."""
         shown = (part if isinstance(part, str) else f"{OPEN} {part.source} {CLOSE}" for part in parts)
         template = super().__new__(cls, "".join(shown))
-        template.parts, template.put, template.finish = parts, put, finish
+        template.parts, template.put, template.finish, template.known = parts, put, finish, known
         return template
 
     def __deepcopy__(self, memo: object) -> Template:
@@ -70,7 +77,7 @@ class Template(str):
             else:
                 parts.append(self.put(value, part))
         if any(isinstance(part, Expression) for part in parts):
-            return Template(tuple(parts), self.put, self.finish)
+            return Template(tuple(parts), self.put, self.finish, scope)
         return self.finish("".join(str(part) for part in parts))
 
 
@@ -146,7 +153,7 @@ def fill(step: Model, scope: Scope) -> Model:
 
 def complete(value: Any, **own: str) -> Any:
     """Put into a field what its step itself found out: `complete(self.run, **{"from": before})`."""
-    return _filled(value, Scope(offers=tuple(own), own=own, results={}, partial=True))
+    return _filled(value, own)
 
 
 def _is_step(value: BaseModel) -> bool:
@@ -165,8 +172,12 @@ def _unfilled(value: Any) -> bool:
     return isinstance(value, BaseModel) and not _is_step(value) and _unfilled(dict(value))
 
 
-def _filled(value: Any, scope: Scope) -> Any:
+def _filled(value: Any, scope: Scope | Mapping[str, str]) -> Any:
+    """Fill whatever is in a value, from a scope, or with names beside those that each was filled from before."""
     if isinstance(value, Template):
+        if not isinstance(scope, Scope):
+            known = value.known
+            scope = replace(known, offers=(*known.offers, *scope), own={**known.own, **scope})
         return value.filled(scope)
     if isinstance(value, tuple):
         return tuple(_filled(item, scope) for item in value) if _unfilled(value) else value
@@ -177,7 +188,7 @@ def _filled(value: Any, scope: Scope) -> Any:
     return value
 
 
-def _known(name: str, value: Any, scope: Scope) -> Any:
+def _known(name: str, value: Any, scope: Scope | Mapping[str, str]) -> Any:
     try:
         return _filled(value, scope)
     except ValueError as error:

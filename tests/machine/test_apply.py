@@ -1,0 +1,239 @@
+"""What `runbook apply` does on a real systemd, situation by situation, and how it ends."""
+
+from __future__ import annotations
+
+import signal
+import time
+
+import pytest
+
+from tests.machine.conftest import StartService
+from tests.machine.incident import install_gateway, remove_unit
+from tests.machine.machine import Machine, until
+from tests.machine.runs import RUNBOOK, parsed, runbook, unit_file, write_runbook
+
+LISTEN = (
+    "/usr/bin/python3 -c 'import socket,time; time.sleep({delay}); s=socket.socket();"
+    ' s.setsockopt(1,2,1); s.bind(("127.0.0.1",{port})); s.listen();'
+    ' open("/tmp/listening-{port}","w").write(str(time.time())); time.sleep(1e6)\''
+)
+
+
+def listener(port: int = 8080, delay: float = 0.0) -> str:
+    """Write an ExecStart= that listens after a while and notes the moment."""
+    return LISTEN.format(port=port, delay=delay)
+
+
+CHECKED = """
+    unit: web.service
+    port: 8080
+    steps:
+      - restart
+      - remediate:
+          check:
+            - wait-ready: {healthy-for: 1s, timeout: 20s}
+            - verify-port-owner
+          fix: [stop, kill-orphan, reset-failed, start]
+"""
+
+
+def test_a_healthy_restart(machine: Machine, service: StartService) -> None:
+    service("web.service", unit_file(listener()))
+    before = machine.show("web.service", "InvocationID")
+    run = runbook(machine, "apply", CHECKED)
+    assert (run.exit, run.last["status"]) == (0, "changed")
+    assert run.step("remediate")["verdict"] == "holds"
+    assert machine.show("web.service", "InvocationID") != before
+
+
+def test_the_wait_ends_when_the_listener_is_there(machine: Machine, service: StartService) -> None:
+    """Within 50 ms, in the best of three: this machine is shared, and a busy moment is no fault of the wait's."""
+    service("web.service", unit_file(listener(delay=0.5)))
+    book = """
+        unit: web.service
+        port: 8080
+        steps:
+          - restart
+          - wait-ready: {healthy-for: 0, timeout: 20s}
+    """
+    late = []
+    for _ in range(3):
+        run = runbook(machine, "apply", book)
+        assert run.exit == 0, run.last
+        there = float(machine.read("/tmp/listening-8080"))
+        ready = run.step("wait-ready")["time"]
+        seconds = float(machine.run(["date", "-d", ready, "+%s.%N"]).stdout)
+        late.append(seconds - there)
+    assert min(late) < 0.05, late
+
+
+def test_another_service_holds_the_port(machine: Machine, service: StartService) -> None:
+    service("other.service", unit_file(listener()))
+    service("web.service", unit_file("/usr/bin/sleep infinity"))
+    run = runbook(machine, "apply", CHECKED)
+    assert (run.exit, run.last["status"]) == (1, "failed")
+    assert ("remediate.check.wait-ready", "failed", "other-unit-holds-port") in run.verdicts
+    assert "other.service is a live service" in run.last["reason"]
+    # Nothing was stopped: neither of the two.
+    assert machine.show("other.service", "ActiveState")["ActiveState"] == "active"
+    assert machine.show("web.service", "ActiveState")["ActiveState"] == "active"
+    assert not [e for e in run.events if e.get("id", "").startswith("remediate.fix")]
+
+
+def test_a_slow_start_is_left_alone(machine: Machine, service: StartService) -> None:
+    service("web.service", unit_file(listener(delay=60)))
+    pid = machine.show("web.service", "MainPID")
+    book = """
+        unit: web.service
+        port: 8080
+        steps:
+          - remediate:
+              check: [wait-ready: {healthy-for: 0, timeout: 1s}]
+              fix: [stop, start]
+    """
+    run = runbook(machine, "apply", book)
+    assert (run.exit, run.last["status"]) == (3, "still-starting")
+    assert machine.show("web.service", "MainPID") == pid
+
+
+def test_a_crash_loop_is_known_long_before_the_time_out(machine: Machine, service: StartService) -> None:
+    service("web.service", unit_file("/bin/false", Restart="always", RestartSec="200ms", Unit_StartLimitBurst="100"))
+    book = """
+        unit: web.service
+        steps:
+          - restart
+          - wait-ready: {timeout: 60s}
+    """
+    began = time.monotonic()
+    run = runbook(machine, "apply", book)
+    assert (run.exit, run.step("wait-ready")["verdict"]) == (1, "crash-loop")
+    assert time.monotonic() - began < 10
+
+
+def test_a_quiet_death(machine: Machine, service: StartService) -> None:
+    """RestartPreventExitStatus=78: no loop, a unit that is down."""
+    service(
+        "web.service",
+        unit_file("/bin/sh -c 'sleep 0.2; exit 78'", Restart="always", RestartPreventExitStatus="78"),
+    )
+    run = runbook(machine, "apply", "unit: web\nsteps: [restart, wait-ready: {timeout: 60s}]\n")
+    assert (run.exit, run.step("wait-ready")["verdict"]) == (1, "unit-failed")
+    assert "status 78" in run.step("wait-ready")["reason"]
+
+
+def test_a_latched_start_limit(machine: Machine, service: StartService) -> None:
+    service("web.service", unit_file("/usr/bin/sleep infinity", Unit_StartLimitBurst="1", Restart="always"))
+    machine.run(["systemctl", "kill", "--signal=KILL", "web.service"])
+    until(lambda: machine.show("web.service", "ActiveState")["ActiveState"] == "failed", "the limit to be hit")
+    refused = runbook(machine, "apply", "unit: web\nsteps: [start]\n")
+    assert (refused.exit, refused.step("start")["verdict"]) == (1, "start-limit-hit")
+    mended = runbook(machine, "apply", "unit: web\nsteps: [reset-failed, start, wait-ready: {healthy-for: 500ms}]\n")
+    assert (mended.exit, mended.last["status"]) == (0, "changed"), mended.last
+
+
+def test_a_condition_that_does_not_hold(machine: Machine, service: StartService) -> None:
+    service("web.service", unit_file("/usr/bin/sleep infinity", Unit_ConditionPathExists="/nonexistent"))
+    run = runbook(machine, "apply", "unit: web\nsteps: [start]\n")
+    assert (run.exit, run.step("start")["verdict"]) == (1, "condition-not-met")
+
+
+def test_a_masked_unit(machine: Machine, service: StartService) -> None:
+    machine.run(["systemctl", "mask", "--quiet", "web.service"])
+    try:
+        run = runbook(machine, "apply", "unit: web\nsteps: [start]\n")
+    finally:
+        machine.run(["systemctl", "unmask", "--quiet", "web.service"])
+    assert (run.exit, run.step("start")["verdict"]) == (1, "unit-masked")
+    assert "systemctl unmask web.service" in run.last["reason"]
+
+
+def test_a_unit_that_does_not_exist(machine: Machine) -> None:
+    run = runbook(machine, "apply", "unit: nosuch\nsteps: [restart]\n")
+    assert (run.exit, run.last["status"]) == (5, "not-begun")
+    assert "systemd knows no unit nosuch.service" in run.last["reason"]
+
+
+def test_a_user_who_may_not(machine: Machine, service: StartService) -> None:
+    service("web.service", unit_file("/usr/bin/sleep infinity"))
+    pid = machine.show("web.service", "MainPID")
+    run = runbook(machine, "apply", "unit: web\nsteps: [restart]\n", user="agentops")
+    assert (run.exit, run.last["status"]) == (5, "not-begun")
+    assert machine.show("web.service", "MainPID") == pid
+
+
+def test_a_user_s_own_manager(machine: Machine) -> None:
+    machine.run(["loginctl", "enable-linger", "agentops"])
+    machine.write("/home/agentops/.config/systemd/user/web.service", unit_file(listener(port=8081)))
+    machine.run(["chown", "-R", "agentops", "/home/agentops/.config"])
+    systemctl = ["systemctl", "--user"]
+    until(lambda: machine.run([*systemctl, "daemon-reload"], check=False, user="agentops").returncode == 0, "a manager")
+    book = """
+        unit: web.service
+        port: 8081
+        scope: user
+        steps:
+          - run: {run: "test $(id -un) = agentops"}
+          - restart
+          - wait-ready: {healthy-for: 500ms, timeout: 20s}
+          - verify-port-owner
+    """
+    try:
+        run = runbook(machine, "apply", book, user="agentops")
+        assert (run.exit, run.last["status"]) == (0, "changed"), run.last
+        assert run.step("verify-port-owner")["verdict"] == "owned"
+    finally:
+        machine.run([*systemctl, "stop", "web.service"], user="agentops", check=False)
+
+
+def test_a_command_runs_in_a_unit_of_its_own_with_its_user_and_environment(machine: Machine) -> None:
+    book = """
+        steps:
+          - run:
+              run: |
+                echo "$USER $HOME $(id -un) $GREETING"
+                grep -o 'runbook-.*service' /proc/self/cgroup
+              user: agentops
+              env: {GREETING: "hello there"}
+              cwd: /tmp
+    """
+    run = runbook(machine, "apply", book)
+    assert (run.exit, run.last["status"]) == (0, "changed"), run.last
+    output = run.step("run")["evidence"]["output"]
+    assert "agentops /home/agentops agentops hello there" in output
+    assert "runbook-" in output
+    log = machine.run(["sh", "-c", "cat /var/lib/runbook/runs/*/output/run.log; stat -c %a /var/lib/runbook/runs"]).stdout
+    assert "hello there" in log
+    assert log.splitlines()[-1] == "700"
+
+
+@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_ends_the_run_and_its_command_within_a_second(machine: Machine, signum: signal.Signals) -> None:
+    write_runbook(machine, 'steps: [run: {run: "sleep 4321"}]\n')
+    with machine.popen(["runbook", "apply", RUNBOOK, "--output", "json"]) as process:
+        until(lambda: machine.run(["pgrep", "-f", "sleep 4321"], check=False).returncode == 0, "the command to run")
+        machine.run(["pkill", f"-{signum.name.removeprefix('SIG')}", "-f", "runbook apply"])
+        began = time.monotonic()
+        out, err = process.communicate(timeout=20)
+        took = time.monotonic() - began
+    run = parsed(out, process.returncode, err)
+    assert (run.exit, run.last["status"], run.last["exit"]) == (128 + signum, "interrupted", 128 + signum)
+    assert took < 1.0
+    assert machine.run(["pgrep", "-f", "sleep 4321"], check=False).returncode == 1
+
+
+def test_an_update_that_fails_says_why(machine: Machine) -> None:
+    install_gateway(machine)
+    try:
+        book = """
+            steps:
+              - update:
+                  run: "echo fetching; echo no such version >&2; exit 7"
+                  version: gatewayctl --version
+                  to: 9.9.9
+        """
+        run = runbook(machine, "apply", book)
+    finally:
+        remove_unit(machine, "gateway.service")
+        machine.run(["rm", "-rf", "/opt/gateway", "/usr/local/bin/gatewayctl"])
+    assert (run.exit, run.step("update")["verdict"]) == (1, "update-failed")
+    assert "ended with status 7: no such version" in run.step("update")["reason"]
