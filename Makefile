@@ -73,7 +73,7 @@ shell: $(STAMP) ## a shell in a throwaway machine: make shell SUITE=trixie
 	@$(SUDO) $(BIN)/python -m tests.machine.shell $(SUITE)
 
 bench: $(STAMP) ## how fast it is
-	$(SUDO) $(BIN)/python tests/bench/bench.py
+	$(SUDO) $(BIN)/python -m tests.bench.bench
 
 clean: ## removes what the other targets made, the trees in the cache too
 	rm -rf $(VENV) build dist src/*.egg-info .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis

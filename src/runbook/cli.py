@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import os
 import sys
+import traceback
 from collections.abc import Callable
 from enum import StrEnum
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -114,13 +115,17 @@ def steps(
 ) -> None:
     """List the step types; with TYPE, its fields."""
     from runbook import catalogue  # noqa: PLC0415
+    from runbook.phrases import near  # noqa: PLC0415
     from runbook.report import tables  # noqa: PLC0415
 
-    try:
-        _print(tables.fields(catalogue.describe(kind)) if kind else tables.kinds(catalogue.kinds()))
-    except errors.RunbookError as error:
-        _complain(error)
-        raise typer.Exit(error.exit_status) from error
+    entries = {entry.kind: entry for entry in catalogue.kinds()}
+    if kind is None:
+        _print(tables.kinds(entries.values()))
+    elif kind in entries:
+        _print(tables.fields(entries[kind]))
+    else:
+        meant = near(kind, entries)
+        raise errors.UsageError(f"unknown step type `{kind}`{meant}", hint="runbook steps lists them")
 
 
 def _apply(
@@ -193,6 +198,12 @@ def _told(
             data = {"status": status, "exit": code, "reason": error.message}
             report(Event(SystemClock().now(), "", last, {**data, **({"hint": error.hint} if error.hint else {})}))
         return code
+    except Exception as error:
+        # A mistake of this program's own. Whoever reads the lines is told how it ended all the same.
+        traceback.print_exc()
+        reason = f"runbook itself went wrong: {type(error).__name__}: {error}"
+        report(Event(SystemClock().now(), "", last, {"status": "failed", "exit": errors.EXIT_FAILED, "reason": reason}))
+        return errors.EXIT_FAILED
 
 
 def _report(output: Output, shown: contextlib.ExitStack) -> Callable[[Event], None]:

@@ -56,7 +56,7 @@ class CommandStep(Step[M]):
             user=self.user,
             cwd=self.cwd,
             env=self.env,
-            output=f"{memory.id}.log",
+            output="" if self.secret else f"{memory.id}.log",
         )
 
     def still_running(self, memory: Memory) -> Finding:

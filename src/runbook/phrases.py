@@ -19,6 +19,9 @@ def listed(words: Iterable[str]) -> str:
 
 
 def shown(text: str, most: int = 60) -> str:
-    """Give a value as it goes into a message: on one line, nothing unprintable, and not too long."""
+    """Give a value as it goes into a message: on one line, nothing unprintable, and not too long.
+
+    Printed as it is, a text from a file could move the cursor, or add a line that looks like another message.
+    """
     line = "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text[: most + 1])
     return line if len(line) <= most else line[: most - 3] + "..."

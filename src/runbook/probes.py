@@ -64,9 +64,9 @@ class RunFields(Document):
 class Probe(Document):
     """One entry of `probes`: exactly one kind of probe."""
 
-    tcp: TcpFields | None = None
-    http: HttpFields | None = None
-    run: RunFields | None = None
+    tcp: TcpFields | None = Field(None, description="Connects to a port.")
+    http: HttpFields | None = Field(None, description="Asks an HTTP server, with GET.")
+    run: RunFields | None = Field(None, description="Runs a command that merely looks.")
 
     @model_validator(mode="after")
     def _one_kind(self) -> Probe:

@@ -18,7 +18,7 @@ _UNITS = {
 """The words of systemd.time(7), by their length in seconds: a month is 30.44 days, a year 365.25."""
 
 _SECONDS = {word: seconds for seconds, words in _UNITS.items() for word in words}
-_PIECE = re.compile(r"(\d+(?:\.\d*)?|\.\d+)\s*([A-Za-zµμ]*)\s*", re.ASCII)
+_PIECE = re.compile(r"(\d+(?:\.\d+)?|\.\d+)\s*([A-Za-zµμ]*)\s*", re.ASCII)
 
 LONGEST = 100 * 31557600.0
 """A hundred years: what is longer was not meant."""
@@ -39,7 +39,9 @@ def parse_span(text: str) -> float:
         raise ValueError(f"a time span cannot be negative, as `{_shown(text)}` is; write 5s, 2min, 1h 30min")
     while at < len(bare):
         piece = _PIECE.match(bare, at)
-        if piece is None or piece[2] not in _SECONDS:
+        # "1.5.5" is no sum of two numbers: only a unit or a space ends the first.
+        runs_on = piece and not piece[2] and piece.end() < len(bare) and not piece[0][-1].isspace()
+        if piece is None or runs_on or piece[2] not in _SECONDS:
             break
         total += float(piece[1]) * _SECONDS[piece[2]]
         at = piece.end()

@@ -12,7 +12,7 @@ import sys
 import time
 from pathlib import Path
 
-from tests.machine.incident import NEW, OLD, PORT, UNIT, Incident, answer, control_group, holders, loop, stage
+from tests.machine.incident import NEW, PORT, UNIT, Incident, answer, control_group, holders, loop, stage
 from tests.machine.machine import Machine
 
 RUNBOOK = "/root/upgrade.yaml"
@@ -23,7 +23,8 @@ PAUSE = 0.7
 
 def main() -> int:
     started = time.monotonic()
-    say(f"A throwaway Debian is booting: a gateway {OLD}, and an older trouble with it.")
+    say("A throwaway Debian boots. Its gateway is to be upgraded, and is in trouble:")
+    say(f"an older copy, started by hand in somebody's login, holds port {PORT}.")
     with Machine("bookworm") as machine:
         incident = stage(machine)
         loop(machine)
@@ -32,10 +33,11 @@ def main() -> int:
         heading(1, "Two witnesses")
         look(machine)
         say()
-        say(f"systemd calls the unit running, as PID {main_pid(machine)}. But the port is held by")
-        say(f"PID {incident.orphan}, in {control_group(machine, incident.orphan)}:")
-        say("somebody's login, not the unit. The unit's own process finds the port taken")
-        say("and dies; systemd starts the next; and the probe above is answered all the while.")
+        say(f"systemd   the unit is active (running), PID {main_pid(machine)}.")
+        say(f"kernel    the port is PID {incident.orphan}'s, in {control_group(machine, incident.orphan)}.")
+        say()
+        say("Each process that systemd starts finds the port taken and dies, and another")
+        say("one is started. The old copy answers every probe all the while.")
 
         heading(2, "What would be done")
         show(machine, ["runbook", "apply", "--dry-run", RUNBOOK])
@@ -53,7 +55,7 @@ def main() -> int:
         for reason in wrong:
             say(f"  {reason}")
         return 1
-    say(f"Proved: {UNIT} runs {NEW}, and port {PORT} is its main process's alone.")
+    say(f"Proved: {UNIT} runs {NEW}; port {PORT} is its main process's alone.")
     say(f"The machine is gone. {time.monotonic() - started:.0f} seconds.")
     return 0
 

@@ -76,9 +76,7 @@ def install_gateway(machine: Machine, version: str = OLD, *, start_seconds: floa
     machine.write(f"/opt/gateway/{version}/gateway", GATEWAY.read_text(), 0o755)
     machine.run(["ln", "-sfn", version, "/opt/gateway/current"])
     machine.write("/usr/local/bin/gatewayctl", '#!/bin/sh\nexec /opt/gateway/current/gateway "$@"\n', 0o755)
-    machine.write(
-        f"/etc/systemd/system/{UNIT}", SERVICE.format(user=USER, port=PORT, start_seconds=start_seconds)
-    )
+    machine.write(f"/etc/systemd/system/{UNIT}", SERVICE.format(user=USER, port=PORT, start_seconds=start_seconds))
     machine.run(["systemctl", "daemon-reload"])
     machine.run(["systemctl", "enable", "--quiet", UNIT])
 

@@ -46,7 +46,7 @@ def test_a_command_is_of_no_unit_and_sees_nothing_of_the_hosts_environment(
     machine: Machine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("PIP_FIND_LINKS", "/somewhere/of/the/host")
-    assert machine.run(["cat", "/proc/self/cgroup"]).stdout.endswith("\n0::/console\n")
+    assert machine.run(["cat", "/proc/self/cgroup"]).stdout.endswith("0::/console\n")
     seen = dict(line.split("=", 1) for line in machine.run(["env"], env={"LESS": "R"}).stdout.splitlines())
     assert seen.keys() == {"PATH", "LANG", "TERM", "HOME", "USER", "LOGNAME", "SHELL", "LESS"}
 

@@ -34,9 +34,7 @@ def staged(request: pytest.FixtureRequest) -> Iterator[Incident]:
         yield incident
 
 
-@pytest.mark.parametrize(
-    "staged", [("bookworm", "looping"), ("trixie", "failed")], indirect=True, ids="-".join
-)
+@pytest.mark.parametrize("staged", [("bookworm", "looping"), ("trixie", "failed")], indirect=True, ids="-".join)
 def test_the_incident_is_mended(staged: Incident) -> None:
     machine = staged.machine
     assert {holder.pid for holder in holders(machine)} == {staged.orphan}

@@ -174,9 +174,7 @@ def _build(recipe: Recipe, root: Path, lock: int) -> None:
         },
     )
     if made.returncode != 0:
-        raise TreeError(
-            f"cannot build a {recipe.suite} tree: mmdebstrap ended with {made.returncode}\n{made.stdout}"
-        )
+        raise TreeError(f"cannot build a {recipe.suite} tree: mmdebstrap ended with {made.returncode}\n{made.stdout}")
     _install_project(recipe, root)
 
 

@@ -127,7 +127,7 @@ class FakeMachine:
         return self.units.get(name) or Unit(name, load_state=LoadState.NOT_FOUND)
 
     def ownership(self, unit: Unit, port: Port) -> PortOwnership:
-        return Judge(unit, self, self._live).judge(port)
+        return Judge(unit, self, self._live, lambda name: self.unit(name).control_group_id).judge(port)
 
     def _live(self, name: str) -> ActiveState | None:
         known = self.units.get(name)
@@ -172,6 +172,9 @@ class FakeMachine:
 
     def read(self, pid: int) -> Process | None:
         return self.processes.get(pid)
+
+    def contained(self, process: Process) -> str:
+        return "it runs in another PID namespace" if process.pid_namespace else ""
 
     def spared_by(self, process: Process) -> str:
         return self.spared.get(process.pid, "")

@@ -17,11 +17,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
-from runbook.document.nodes import MOST_BYTES, compose
-from runbook.document.reader import Reader, problem_list
+from runbook.document.nodes import MOST_BYTES, Problems, compose
+from runbook.document.reader import Reader
 from runbook.errors import DocumentError, Problem, UsageError
+from runbook.phrases import shown
 from runbook.step import Runbook, registry
 from runbook.template import Scope
+
+LONGEST = 500
+"""Characters of a message, whatever the file makes it quote."""
 
 
 @dataclass(frozen=True)
@@ -74,23 +78,21 @@ def parse(
     host: str | None = None,
 ) -> Runbook:
     """Read a runbook from memory. `name` is what messages call it; its folder is where commands start."""
-    root, problems = compose(data, name)
-    if root is None:
-        raise DocumentError(problems)
-    if not isinstance(root.value, dict):
-        what = "a runbook is a mapping of keys to values (`steps:` and more)"
-        raise DocumentError([*problems, Problem(name, root.place.line, root.place.column, what)])
-    scope = Scope(
-        env=dict(os.environ if environ is None else environ),
-        host=socket.gethostname() if host is None else host,
-    )
-    reader = Reader(root, registry(), scope)
-    folder = Path.cwd() if name == "-" else Path(name).absolute().parent
-    text = data.decode() if isinstance(data, bytes) else data
-    book = reader.runbook(sets or {}, name, folder, text)
-    problems = sorted({*problems, *problem_list(reader.problems, name)})
+    problems: Problems = []
+    book: Runbook | None = None
+    root = compose(data, problems)
+    if root is not None and not isinstance(root.value, dict):
+        problems.append((root.place, "a runbook is a mapping of keys to values (`steps:` and more)"))
+    elif root is not None:
+        scope = Scope(
+            env=dict(os.environ if environ is None else environ),
+            host=socket.gethostname() if host is None else host,
+        )
+        folder = Path.cwd() if name == "-" else Path(name).absolute().parent
+        text = data.decode() if isinstance(data, bytes) else data
+        book = Reader(root, registry(), scope, problems).runbook(sets or {}, name, folder, text)
     if problems or book is None:
-        raise DocumentError(problems)
+        raise DocumentError(sorted({Problem(name, p.line, p.column, shown(said, LONGEST)) for p, said in problems}))
     return book
 
 

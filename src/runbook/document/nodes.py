@@ -14,7 +14,6 @@ from typing import Any
 
 import yaml
 
-from runbook.errors import Problem
 from runbook.phrases import shown
 
 MOST_BYTES = 1 << 20
@@ -37,6 +36,10 @@ class Place:
 
     line: int
     column: int
+
+
+Problems = list[tuple[Place, str]]
+"""What is wrong, and where."""
 
 
 @dataclass
@@ -78,16 +81,13 @@ class Unreadable(Exception):
         self.message = message
 
 
-def compose(data: bytes | str, name: str) -> tuple[Node | None, list[Problem]]:
-    """Take a file apart: its node, or None if that cannot be done, and what is wrong in single places."""
-    problems: list[tuple[Place, str]] = []
+def compose(data: bytes | str, problems: Problems) -> Node | None:
+    """Take a file apart. None if that cannot be done; `problems` takes this, and what is wrong in single places."""
     try:
-        text = _decoded(data)
-        node: Node | None = _Composer(text, problems).document()
+        return _Composer(_decoded(data), problems).document()
     except Unreadable as error:
-        node = None
-        problems = [(error.place, error.message)]
-    return node, [Problem(name, place.line, place.column, message) for place, message in problems]
+        problems[:] = [(error.place, error.message)]
+        return None
 
 
 def _decoded(data: bytes | str) -> str:
@@ -119,7 +119,7 @@ def _end_of(text: str) -> Place:
 class _Composer:
     """Makes nodes of events. What is wrong in one place is noted, and the rest goes on."""
 
-    def __init__(self, text: str, problems: list[tuple[Place, str]]) -> None:
+    def __init__(self, text: str, problems: Problems) -> None:
         self.text = text
         self.problems = problems
         self.anchors: dict[str, Node | None] = {}

@@ -8,14 +8,13 @@ from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
-from runbook.document.nodes import Node, Place
+from runbook.document.nodes import Node, Place, Problems
 from runbook.fields import StepId, Unfit, what
 from runbook.phrases import listed, near, shown
 from runbook.step import Nested, Step
 from runbook.template import FACTS, VERSIONS
 
 Types = Mapping[str, type[Step[Any]]]
-Problems = list[tuple[Place, str]]
 
 _ID = TypeAdapter[str](StepId)
 

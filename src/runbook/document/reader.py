@@ -15,9 +15,9 @@ from typing import Any
 from pydantic import TypeAdapter, ValidationError
 
 from runbook.document import wording
-from runbook.document.nodes import Node, Place
-from runbook.document.outline import Problems, Site, Types, name_all, nested_keys, sites_of
-from runbook.errors import DocumentError, Problem, UsageError
+from runbook.document.nodes import Node, Problems
+from runbook.document.outline import Site, Types, name_all, nested_keys, sites_of
+from runbook.errors import UsageError
 from runbook.fields import PortList, UnitName, what
 from runbook.model import Impact, Port
 from runbook.phrases import near, shown
@@ -37,11 +37,11 @@ _WHOLE = "the runbook"
 class Reader:
     """Reads one file. `problems` grows while it does."""
 
-    def __init__(self, root: Node, types: Types, scope: Scope) -> None:
+    def __init__(self, root: Node, types: Types, scope: Scope, problems: Problems) -> None:
         self.root = root
         self.types = types
         self.scope = scope
-        self.problems: Problems = []
+        self.problems = problems
         self.built: list[tuple[Site, Step[Any]]] = []
         self.before: dict[str, frozenset[str]] = {}
         self.ids: frozenset[str] = frozenset()
@@ -226,17 +226,3 @@ class Reader:
             if impact is Impact.MUTATING:
                 sentence = f"{site.kind} changes something; `{key}` takes only steps that merely read"
                 self.problems.append((site.place, sentence))
-
-
-def problem_list(problems: Problems, name: str) -> list[Problem]:
-    """Put problems in the order of the file, each once."""
-    return sorted({Problem(name, place.line, place.column, message) for place, message in problems})
-
-
-def refuse(problems: list[Problem]) -> None:
-    """Raise DocumentError if there is any problem."""
-    if problems:
-        raise DocumentError(sorted(set(problems)))
-
-
-__all__ = ["Place", "Reader", "problem_list", "refuse"]

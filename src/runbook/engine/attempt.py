@@ -35,8 +35,7 @@ def attempt(
             if finding.state in (State.HOLDS, State.FAILS, State.LEFT_ALONE):
                 return Try(finding, acted)
             if deadline.passed:
-                step.let_go(host, memory)
-                return Try(step.timed_out(host, memory, finding), acted)
+                return Try(_over(step, host, memory, finding), acted)
             if finding.state is State.TO_DO:
                 # The intent, and the state it starts from, are with every sink before the step acts.
                 events.emit(
@@ -77,6 +76,15 @@ def _check(step: Step[Any], host: Host, memory: Any) -> Finding:
         return not_yet(step.fails_as, error.message, Wake(within=BUS_IS_AWAY))
     except HostError as error:
         return refusal(step, error)
+
+
+def _over(step: Step[Any], host: Host, memory: Any, last: Finding) -> Finding:
+    """Stop what the try had started, and say what it means that its time is over."""
+    try:
+        step.let_go(host, memory)
+        return step.timed_out(host, memory, last)
+    except HostError as error:
+        return fails(step.fails_as, f"not finished in time, and {error.message}; {last.reason}", **last.evidence)
 
 
 def _apply(step: Step[Any], host: Host, memory: Any, *, first: bool) -> None:

@@ -39,8 +39,8 @@ class Outcome:
 
     @property
     def failed(self) -> bool:
-        """Whether what the step is for is not so."""
-        return self.status is StepStatus.FAILED
+        """Whether what the step is for is not so, and nothing is on its way to make it so."""
+        return self.status is StepStatus.FAILED and not self.left_alone
 
     def told(self) -> dict[str, str]:
         """Give what a template may ask of it, `steps.ID.…`, as texts."""

@@ -32,13 +32,13 @@ class Carrier(Protocol):
         """Carry out one step with all its tries, and tell how it ended."""
 
 
-def remediate(carrier: Carrier, step: Step[Any], remedy: Remedy, began: float) -> Outcome:
+def remediate(carrier: Carrier, step: Step[Any], remedy: Remedy) -> Outcome:
     """Carry out a step that holds checks and fixes, at most `rounds` times."""
 
     def ended(status: StepStatus, verdict: Verdict, reason: str, *, rounds: int, left_alone: bool = False) -> Outcome:
         assert step.id is not None
-        seconds = carrier.host.clock.monotonic() - began
-        return Outcome(step.id, step.kind, status, verdict, reason, 1, seconds, {"rounds": rounds}, left_alone)
+        facts = {"rounds": rounds}
+        return Outcome(step.id, step.kind, status, verdict, reason, evidence=facts, left_alone=left_alone)
 
     wrong = _first_wrong(carrier, remedy.checks)
     if wrong is None:

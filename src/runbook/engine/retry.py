@@ -7,24 +7,25 @@ from typing import Any
 
 import tenacity
 
-from runbook.engine.outcome import Try
-from runbook.model import State
+from runbook.engine.outcome import Outcome
 from runbook.step import Step
 
 
 def retried(
     step: Step[Any],
-    attempt: Callable[[], Try],
+    attempt: Callable[[], Outcome],
     sleep: Callable[[float], None],
-    told: Callable[[int, Try, float], None],
-) -> tuple[Try, int]:
-    """Try until a try does not fail or `retries` are used up; give the last try and how many there were.
+    told: Callable[[int, Outcome, float], None],
+) -> tuple[Outcome, int]:
+    """Try until a try does not fail or `retries` are used up; give how the last one ended, and their number.
+
+    A unit that is on its way already is not tried again.
 
     `told` hears of every failed try that another one follows: its number, the try, the pause in seconds.
     """
     tries = 0
 
-    def once() -> Try:
+    def once() -> Outcome:
         nonlocal tries
         tries += 1
         return attempt()
@@ -34,16 +35,16 @@ def retried(
         assert state.next_action is not None
         told(state.attempt_number, state.outcome.result(), state.next_action.sleep)
 
-    def last(state: tenacity.RetryCallState) -> Try:
+    def last(state: tenacity.RetryCallState) -> Outcome:
         assert state.outcome is not None
-        result: Try = state.outcome.result()
+        result: Outcome = state.outcome.result()
         return result
 
     retrying = tenacity.Retrying(
         sleep=sleep,
         stop=tenacity.stop_after_attempt(step.retries + 1),
         wait=tenacity.wait_exponential(multiplier=step.delay, exp_base=step.backoff, max=step.max_delay),
-        retry=tenacity.retry_if_result(lambda tried: tried.finding.state is State.FAILS),
+        retry=tenacity.retry_if_result(lambda outcome: outcome.failed),
         before_sleep=before_sleep,
         retry_error_callback=last,
     )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from runbook import template
@@ -42,6 +42,7 @@ class Runner:
     outcomes: dict[str, Outcome] = field(default_factory=dict)
     changed: bool = False
     until: Deadline | None = None
+    _acted: set[str] = field(default_factory=set)
 
     def run(self) -> RunEnd:
         """Carry it out to its end, whatever that is. Nothing but a mistake in this program is raised."""
@@ -57,6 +58,10 @@ class Runner:
                 unit=book.unit,
                 steps=[{"id": step.id, "type": step.kind} for step in book.steps],
             )
+            if book.rollback != "off":
+                self.events.emit(
+                    "notice", text="this version does not roll back: a run that fails leaves things as they are"
+                )
             end = self._steps()
         except NotBegun as error:
             end = RunEnd(RunStatus.NOT_BEGUN, EXITS[RunStatus.NOT_BEGUN], error.message, error.hint)
@@ -105,6 +110,7 @@ class Runner:
         """Carry out one step with all its tries, and tell how it ended."""
         assert step.id is not None
         began = self.host.clock.monotonic()
+        self._acted.discard(step.id)
         outcome = self._step(step, began)
         self.outcomes[step.id] = outcome
         self.changed = self.changed or outcome.status in (StepStatus.CHANGED, StepStatus.REMEDIATED)
@@ -122,12 +128,24 @@ class Runner:
         except RunbookError as error:
             return Outcome(name, step.kind, StepStatus.FAILED, step.fails_as, error.message)
         self.events.emit("step-started", id=step.id, type=step.kind, name=step.title)
-        if (remedy := step.remedy()) is not None:
-            return remediate(self, step, remedy, began)
-        last, tries = retried(step, lambda: self._try(step), self._sleep, self._retrying(step))
-        return self._outcome(step, last, tries, began)
+        outcome, tries = retried(step, lambda: self._once(step), self._sleep, self._retrying(step))
+        return replace(outcome, attempts=tries, seconds=self.host.clock.monotonic() - began)
 
-    def _try(self, step: Step[Any]) -> Try:
+    def _once(self, step: Step[Any]) -> Outcome:
+        """Try a step once, whether it acts itself or holds the steps that do."""
+        before = self.until
+        if (remedy := step.remedy()) is None:
+            return self._try(step)
+        if step.timeout is not None:
+            self.until = Deadline.after(self.host.clock, step.timeout)
+            if before is not None and before.at < self.until.at:
+                self.until = before
+        try:
+            return remediate(self, step, remedy)
+        finally:
+            self.until = before
+
+    def _try(self, step: Step[Any]) -> Outcome:
         try:
             tried = attempt(step, self.host, self.waiter, self.state, self.events, self.until)
         except AccessDenied as error:
@@ -135,22 +153,21 @@ class Runner:
                 hint = error.hint or "run it as root, or with --user for your own units"
                 raise NotBegun(error.message, hint=hint) from error
             tried = Try(refusal(step, error), acted=False)
-        self.changed = self.changed or tried.acted
-        return tried
-
-    def _outcome(self, step: Step[Any], last: Try, tries: int, began: float) -> Outcome:
-        assert step.id is not None
-        finding = last.finding
+        if tried.acted:
+            self.changed = True
+            self._acted.add(str(step.id))
+        finding = tried.finding
+        status = tried.status
+        if status is StepStatus.OK and str(step.id) in self._acted:
+            status = StepStatus.CHANGED  # An earlier try did it, and could not see that it had.
         return Outcome(
-            step.id,
+            str(step.id),
             step.kind,
-            last.status,
+            status,
             finding.verdict,
             finding.reason,
-            tries,
-            self.host.clock.monotonic() - began,
-            finding.evidence,
-            last.left_alone,
+            evidence=finding.evidence,
+            left_alone=tried.left_alone,
         )
 
     def _sleep(self, seconds: float) -> None:
@@ -159,15 +176,15 @@ class Runner:
             self.waiter.wait(Wake(within=deadline.left), deadline)
 
     def _retrying(self, step: Step[Any]) -> Any:
-        def told(number: int, tried: Try, pause: float) -> None:
+        def told(number: int, outcome: Outcome, pause: float) -> None:
             self.events.emit(
                 "step-retrying",
                 id=step.id,
                 type=step.kind,
                 attempt=number,
                 pause=pause,
-                verdict=str(tried.finding.verdict),
-                reason=tried.finding.reason,
+                verdict=str(outcome.verdict),
+                reason=outcome.reason,
             )
 
         return told

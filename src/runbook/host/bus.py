@@ -8,6 +8,8 @@ D-Bus errors become the program's own here, by their names: their texts are tran
 
 from __future__ import annotations
 
+import contextlib
+import os
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -25,6 +27,9 @@ TIMEOUT = 10.0
 
 PAUSE = 0.05
 """Seconds between two tries to reach a bus that is being restarted."""
+
+KNOCKS, KNOCK = 20, 0.1
+"""How often, and for how many seconds each, systemd's own socket is asked whether it is there."""
 
 PROPERTIES = "org.freedesktop.DBus.Properties"
 
@@ -129,7 +134,11 @@ class Bus:
         Raises AccessDenied, NoSuchUnit, UnitMasked, BusTimeout, BusLost, HostError, Interrupted.
         """
         deadline = self._loop.clock.monotonic() + timeout
-        parameters = GLib.Variant(*arguments) if arguments else None
+        try:
+            parameters = GLib.Variant(*arguments) if arguments else None
+        except (TypeError, ValueError, OverflowError) as error:
+            # A file's name or a variable that is not UTF-8, which a D-Bus message cannot hold.
+            raise HostError(f"cannot {what}: {error}") from None
         while True:
             try:
                 if self._connection.is_closed():
@@ -249,13 +258,13 @@ class Bus:
             try:
                 self._connection = self._open(endpoint, seconds)
             except GLib.Error as error:
-                refusals.append(error.message)
+                refusals.append(_refusal(error, endpoint))
                 continue
             self._peer = endpoint.peer
             self._connection.set_exit_on_close(False)
             self._connection.connect("closed", lambda *_: self._loop.tell())
             return
-        raise BusLost(f"the bus cannot be reached ({refusals[0]})")
+        raise BusLost(refusals[0])
 
     def _open(self, endpoint: Endpoint, seconds: float) -> Any:
         """Connect in a thread: a daemon that accepts and then says nothing would hold up SIGTERM for ever."""
@@ -282,11 +291,22 @@ def variant(signature: str, value: Any) -> Any:
 
 
 def _connection_to(endpoint: Endpoint) -> Any:
-    if endpoint.peer:
-        return Gio.DBusConnection.new_for_address_sync(
-            endpoint.address, Gio.DBusConnectionFlags.AUTHENTICATION_CLIENT, None, None
-        )
-    return pydbus.connect(endpoint.address).con
+    if not endpoint.peer:
+        return pydbus.connect(endpoint.address).con
+    flags = Gio.DBusConnectionFlags.AUTHENTICATION_CLIENT
+    connection = Gio.DBusConnection.new_for_address_sync(endpoint.address, flags, None, None)
+    # systemd reads a first message that comes along with the last line of the authentication, and then waits
+    # for more before it looks at it: one in ten first calls was never answered (252, 257). The next wakes it.
+    for _ in range(KNOCKS - 1):
+        with contextlib.suppress(GLib.Error):
+            return _knock(connection)
+    return _knock(connection)
+
+
+def _knock(connection: Any) -> Any:
+    ping = (None, "/", "org.freedesktop.DBus.Peer", "Ping", None, None)
+    connection.call_sync(*ping, Gio.DBusCallFlags.NONE, round(KNOCK * 1000), None)
+    return connection
 
 
 def _translated(error: Any, what: str) -> HostError:
@@ -296,7 +316,23 @@ def _translated(error: Any, what: str) -> HostError:
     if not name:
         kind = _local_kind(error)
     cause = _CAUSES.get(kind) or error.message.removeprefix(f"GDBus.Error:{name}: ")
-    return kind(f"cannot {what}: {cause}", remote=name)
+    hint = "run it as root: sudo runbook …" if kind is AccessDenied and os.geteuid() != 0 else ""
+    return kind(f"cannot {what}: {cause}", hint=hint, remote=name)
+
+
+def _refusal(error: Any, endpoint: Endpoint) -> str:
+    """Say why there is no connection."""
+    place = endpoint.address.removeprefix("unix:path=")
+    words = {
+        Gio.IOErrorEnum.NOT_FOUND: f"there is no bus at {place}",
+        Gio.IOErrorEnum.CONNECTION_REFUSED: f"nobody answers at {place}",
+        Gio.IOErrorEnum.PERMISSION_DENIED: f"{place} may not be used",
+    }
+    for code, text in words.items():
+        if error.matches(Gio.io_error_quark(), code):
+            return text
+    message: str = error.message
+    return message
 
 
 def _local_kind(error: Any) -> type[HostError]:

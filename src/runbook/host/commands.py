@@ -58,7 +58,7 @@ class Commands:
         if command.output:
             _prepare(Path(command.output))
         what = f"start {unit}"
-        arguments = (unit, "fail", self._properties(name, command), [])
+        arguments: tuple[Any, ...] = (unit, "fail", self._properties(name, command), [])
         try:
             answer = self._systemd.manager(
                 "StartTransientUnit", "(ssa(sv)a(sa(sv)))", *arguments, what=what, settle=True
@@ -77,8 +77,7 @@ class Commands:
         """Tell how a command ended: from its unit while that is there, else from what that left on disk."""
         if ref.unit not in self._results:
             self._results[ref.unit] = self._from_unit(ref) or self._from_disk(ref)
-            with contextlib.suppress(HostError):  # It may be gone, or held by an earlier connection.
-                self._systemd.manager("UnrefUnit", "(s)", ref.unit, what=f"let go of {ref.unit}")
+            self._let_go(ref.unit)
         return self._results[ref.unit]
 
     def stop(self, ref: JobRef) -> None:
@@ -86,7 +85,7 @@ class Commands:
         until = self._loop.clock.monotonic() + STOP_LIMIT
         what = f"stop {ref.unit}"
         try:
-            answer = self._systemd.manager("StopUnit", "(ss)", ref.unit, "replace", what=what, settle=True)
+            answer = self._systemd.manager("StopUnit", "(ss)", ref.unit, "replace", what=what, again=True, settle=True)
             job = self._systemd.began(answer, ref.unit, "stop")
             grace = SHORT_GRACE if self._loop.interrupted else GRACE
             if not self._ended(job, grace):
@@ -109,15 +108,21 @@ class Commands:
         return True
 
     def _join(self, unit: str, command: Command) -> JobRef | None:
-        """Give the job of a unit that is running; let a failed one that blocks the name be forgotten."""
-        what = f"look for {unit}"
+        """Give the job of a unit that is running; let one that has ended give the name free."""
         state = self._systemd.live_state(unit)
+        if state is ActiveState.ACTIVATING:
+            path = self._systemd.bus.read(unit_path(unit), UNIT, "Job", what=f"look for {unit}")[1]
+            return JobRef(path, unit, "start", command.output)
         if state is ActiveState.FAILED:
             self._systemd.reset_failed(unit)
-        if state is not ActiveState.ACTIVATING:
-            return None
-        path = self._systemd.bus.read(unit_path(unit), UNIT, "Job", what=what)[1]
-        return JobRef(path, unit, "start", command.output)
+        if state is not None:
+            self._let_go(unit)
+        return None
+
+    def _let_go(self, unit: str) -> None:
+        """Let systemd forget a unit, which it does at once."""
+        with contextlib.suppress(HostError):  # It may be gone, or held by an earlier connection.
+            self._systemd.manager("UnrefUnit", "(s)", unit, what=f"let go of {unit}")
 
     def _from_unit(self, ref: JobRef) -> CommandResult | None:
         unit = self._systemd.unit(ref.unit)
@@ -127,6 +132,8 @@ class Commands:
         if self._systemd.job(ref) is JobResult.CANCELED:
             # Stopped by somebody. It may have been polite enough to end with 0: it was cut short all the same.
             result = "canceled"
+        elif unit.runs:
+            raise HostError(f"cannot tell how {ref.unit} ended: it still runs")
         return CommandResult(result, status, _tail(ref, result, status))
 
     def _from_disk(self, ref: JobRef) -> CommandResult:
@@ -202,9 +209,7 @@ def _account(user: str) -> pwd.struct_passwd:
     except KeyError:
         raise HostError(f"cannot run a command as {user or os.geteuid()}: there is no such user") from None
     if os.geteuid() not in (0, account.pw_uid):
-        raise AccessDenied(
-            f"cannot run a command as {account.pw_name}: only root may", hint="run it with sudo"
-        )
+        raise AccessDenied(f"cannot run a command as {account.pw_name}: only root may", hint="run it with sudo")
     return account
 
 

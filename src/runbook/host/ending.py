@@ -75,7 +75,7 @@ def protected(process: Process, *, me: Me) -> str:
         return "it is this very program"
     if process.id in me.ancestors:
         return "this program was started from it"
-    return _by_namespace(process, me) or _by_place(process) or _by_name(process)
+    return contained(process, me) or _by_place(process) or _by_name(process)
 
 
 def end(
@@ -156,7 +156,7 @@ def _same(holder: Holder, now: Process) -> bool:
     )
 
 
-def _by_namespace(process: Process, me: Me) -> str:
+def contained(process: Process, me: Me) -> str:
     if process.pid_namespace != me.pid_namespace:
         return "it runs in a container (another PID namespace)" if process.pid_namespace else _UNSEEN
     # A service with PrivateUsers= has a user namespace too, and is no container for that.

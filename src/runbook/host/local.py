@@ -77,6 +77,8 @@ class LocalHost:
 
     def wait(self, wake: Wake, deadline: Deadline) -> None:
         """Return when something of `wake` happened, or its `within` or the deadline is over."""
+        for name in wake.units:
+            self.systemd.watch(name)
         self.loop.wait(wake, deadline)
 
     # Looking
@@ -88,7 +90,10 @@ class LocalHost:
     def ownership(self, unit: Unit, port: Port) -> PortOwnership:
         """Judge who listens on `port`, as seen by `unit`."""
         uid = None if self.scope == "system" else os.geteuid()
-        return Judge(unit, _Kernel(self._sockets, self.loop), self.systemd.live_state, uid).judge(port)
+        return Judge(unit, _Kernel(self._sockets, self.loop), self.systemd.live_state, self._group_of, uid).judge(port)
+
+    def _group_of(self, name: str) -> int:
+        return self.systemd.unit(name).control_group_id
 
     def job(self, ref: JobRef) -> JobResult | None:
         """Tell how a job ended, or None while it is queued or running."""
@@ -161,6 +166,7 @@ class _Kernel:
     def __init__(self, sockets: SocketTable, loop: Loop) -> None:
         self._sockets = sockets
         self._loop = loop
+        self._me = ending.Me.now()
 
     def listeners(self, port: Port) -> tuple[Listener, ...]:
         listeners = self._sockets.listeners(port)
@@ -173,5 +179,8 @@ class _Kernel:
     def read(self, pid: int) -> Process | None:
         return processes.read(pid)
 
+    def contained(self, process: Process) -> str:
+        return ending.contained(process, self._me)
+
     def spared_by(self, process: Process) -> str:
-        return ending.protected(process, me=ending.Me.now())
+        return ending.protected(process, me=self._me)

@@ -57,12 +57,18 @@ class Kernel(Protocol):
     def read(self, pid: int) -> Process | None:
         """One look at a process; None when it is gone."""
 
+    def contained(self, process: Process) -> str:
+        """Say that a process is in other namespaces than this program, as in a container; else nothing."""
+
     def spared_by(self, process: Process) -> str:
         """Why this process may never be ended, or nothing."""
 
 
 LiveState = Callable[[str], ActiveState | None]
 """Tells the state of a unit of the same manager; None where the manager does not know it."""
+
+GroupOf = Callable[[str], int]
+"""Tells the cgroup id of a unit of the same manager; 0 where it has none."""
 
 
 @dataclass(frozen=True)
@@ -72,6 +78,7 @@ class Judge:
     unit: Unit
     kernel: Kernel
     live: LiveState
+    group_of: GroupOf
     manager_uid: int | None = None
     """None for the system's manager, else the user whose manager runs the unit."""
 
@@ -122,12 +129,12 @@ class Judge:
         return tuple(holders)
 
     def _holder(self, process: Process, sockets: tuple[Listener, ...]) -> Holder:
-        role, unit, why, spared = self._role(process)
+        role, unit, why, spared = self._role(process, sockets)
         if role in (Role.ORPHAN, Role.LEFTOVER):
             spared = self.kernel.spared_by(process)
         return Holder(process, role, unit, why, sockets, spared)
 
-    def _role(self, process: Process) -> tuple[Role, str, str, str]:
+    def _role(self, process: Process, sockets: tuple[Listener, ...]) -> tuple[Role, str, str, str]:
         """Give the role, the name of where it lives, the fact that decided, and why it must live, if it must."""
         if not process.cgroup:
             return Role.UNKNOWN, "", "its cgroup may not be read", "whose it is cannot be seen"
@@ -135,10 +142,12 @@ class Judge:
         if self._in_unit(process, place):
             return self._of_this_unit(process)
         if process.pid == 1 or place.kind is Kind.MANAGER:
-            return self._of_a_manager(process, place)
+            return self._of_a_manager(process, place, sockets)
         if place.container:
             name = place.unit or process.cgroup
             return Role.OTHER_UNIT, name, "it runs in a container", f"it belongs to the container {name}"
+        if contained := self.kernel.contained(process):
+            return Role.OTHER_UNIT, place.unit or "a container", contained, contained
         if place.kind is Kind.SERVICE:
             return self._of_another_service(place)
         where = place.unit or "no unit"
@@ -198,23 +207,20 @@ class Judge:
             line.append(parent)
         return line
 
-    def _of_a_manager(self, process: Process, place: Place) -> tuple[Role, str, str, str]:
-        mine = process.pid == 1 if self.manager_uid is None else place.user_uid == self.manager_uid
-        sockets = [name for name in self.unit.triggered_by if name.endswith(".socket")]
-        if mine and sockets:
-            return (
-                Role.SOCKET_UNIT,
-                sockets[0],
-                f"systemd listens for {sockets[0]}, which starts this unit",
-                "",
-            )
+    def _of_a_manager(
+        self, process: Process, place: Place, sockets: tuple[Listener, ...]
+    ) -> tuple[Role, str, str, str]:
+        """Judge what a manager holds: the unit's own .socket, told by the cgroup that made it, or another's."""
         who = "systemd" if process.pid == 1 else f"the manager of user {process.user}"
-        return (
-            Role.OTHER_UNIT,
-            place.unit or "init.scope",
-            f"{who} listens for another socket unit",
-            f"it is {who}",
-        )
+        groups = {socket.cgroup_id for socket in sockets}
+        if 0 in groups:
+            # INET_DIAG_CGROUP_ID came with Linux 5.8.
+            return Role.UNKNOWN, place.unit, "the kernel does not tell which unit made the socket", f"it is {who}"
+        mine = process.pid == 1 if self.manager_uid is None else place.user_uid == self.manager_uid
+        for name in (self.unit.name, *self.unit.triggered_by):
+            if mine and name.endswith(".socket") and groups == {self.group_of(name)}:
+                return Role.SOCKET_UNIT, name, f"{who} listens for {name}", ""
+        return Role.OTHER_UNIT, place.unit or "init.scope", f"{who} listens for another socket unit", f"it is {who}"
 
     def _of_another_service(self, place: Place) -> tuple[Role, str, str, str]:
         if place.user_uid != self.manager_uid:

@@ -122,6 +122,10 @@ class Systemd:
         self._loop.forget(self._names[path])
         return unit_of(properties)
 
+    def watch(self, name: str) -> None:
+        """Be told of the changes of a unit from now on, as after a look at it."""
+        self._watched(_named(name))
+
     def live_state(self, name: str) -> ActiveState | None:
         """Give the state of a unit that is loaded, and None for one that is not. Loads nothing."""
         what = f"look at {name}"

@@ -13,6 +13,9 @@ from runbook.host.facts import Question
 from runbook.host.ports import Host, HostView
 from runbook.model import Finding, Impact, Verdict, Wake, fails, holds, not_yet, to_do
 
+MOST_KEPT = 4000
+"""Characters of a command's output that go into the evidence; all of it is in its output file."""
+
 
 class Run(CommandStep[CommandMemory]):
     """Run a command in a transient unit of its own, and see it end with status 0.
@@ -51,7 +54,7 @@ class Run(CommandStep[CommandMemory]):
         if answer is None:
             return not_yet(Verdict.TIMED_OUT, f"waiting for {brief(self.run)}", Wake(pending=True))
         if not answer.good:
-            return fails(Verdict.COMMAND_FAILED, f"{brief(self.run)} {answer.detail}", output=answer.output)
+            return fails(Verdict.COMMAND_FAILED, f"{brief(self.run)} {answer.detail}", output=self._kept(answer.output))
         return self._expected(answer.output)
 
     def _expected(self, output: str) -> Finding:
@@ -59,6 +62,10 @@ class Run(CommandStep[CommandMemory]):
             return fails(
                 Verdict.COMMAND_FAILED,
                 f"{brief(self.run)} did not print {self.expect_output}",
-                output=output[-4000:],
+                output=self._kept(output),
             )
-        return holds(Verdict.COMMAND_DONE, f"{brief(self.run)} ended with status 0", output=output[-4000:])
+        return holds(Verdict.COMMAND_DONE, f"{brief(self.run)} ended with status 0", output=self._kept(output))
+
+    def _kept(self, output: str) -> str:
+        """Give what goes into the evidence of what was printed."""
+        return "" if self.secret else output[-MOST_KEPT:]

@@ -93,6 +93,10 @@ def plain(value: Any, piece: Expression) -> str:
         raise TemplateError(f"`{piece}` gives more than {MOST_OUTPUT} characters")
     if "\0" in text:
         raise TemplateError(f"`{piece}` gives a NUL, which no command can take")
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise TemplateError(f"`{piece}` gives a text that UTF-8 cannot write") from error
     return text
 
 

@@ -94,7 +94,7 @@ def test_the_cgroup_of_a_socket_is_that_of_the_process_that_made_it(opened: Open
     if not roots:
         pytest.skip("no cgroup v2 is mounted here")
     (found,) = listeners(Port(number(opened("127.0.0.1"))))
-    assert found.cgroup_id == os.stat(roots[0] + own).st_ino
+    assert found.cgroup_id == Path(roots[0] + own).stat().st_ino
 
 
 def test_a_v6_wildcard_tells_whether_it_serves_v4(opened: Open) -> None:
@@ -205,12 +205,12 @@ def test_a_table_looks_again_and_again(opened: Open, free_port: int) -> None:
 
 def test_a_look_does_not_leak_descriptors(opened: Open) -> None:
     port = Port(number(opened("127.0.0.1")))
-    before = len(os.listdir("/proc/self/fd"))
+    before = len(list(Path("/proc/self/fd").iterdir()))
     with SocketTable() as table:
         for _ in range(50):
             table.look(port)
     listeners(port)
-    assert len(os.listdir("/proc/self/fd")) == before
+    assert len(list(Path("/proc/self/fd").iterdir())) == before
 
 
 # The other way: /proc/net ---------------------------------------------------------------------------------------
@@ -254,7 +254,7 @@ def test_another_network_is_seen_through_a_process_of_it() -> None:
         port = Port(int(child.stdout.readline()))
         (found,) = listeners_of(child.pid, port)
         assert found.inode not in {listener.inode for listener in listeners(port)}
-        assert os.readlink(f"/proc/{child.pid}/ns/net") != os.readlink("/proc/self/ns/net")
+        assert Path(f"/proc/{child.pid}/ns/net").readlink() != Path("/proc/self/ns/net").readlink()
     finally:
         child.communicate("\n")
 
@@ -304,7 +304,7 @@ DONE = message(3)
 def kernel(monkeypatch: pytest.MonkeyPatch) -> Callable[..., FakeNetlink]:
     def plays(*answers: bytes | Exception) -> FakeNetlink:
         fake = FakeNetlink(*answers)
-        monkeypatch.setattr(sockets.socket, "socket", lambda *_: fake)
+        monkeypatch.setattr(socket, "socket", lambda *_: fake)
         return fake
 
     return plays
@@ -393,5 +393,5 @@ def test_where_events_are_not_permitted_there_are_none(monkeypatch: pytest.Monke
     def refuse(*_: object) -> None:
         raise PermissionError
 
-    monkeypatch.setattr(sockets.socket, "socket", refuse)
+    monkeypatch.setattr(socket, "socket", refuse)
     assert destroy_events() is None

@@ -1,0 +1,241 @@
+"""Right files: what becomes of them."""
+
+from __future__ import annotations
+
+import io
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from runbook.document import load, parse, read_source
+from runbook.errors import DocumentError, UsageError
+from runbook.model import Port
+from runbook.step import Runbook
+from runbook.template import Template, fill
+
+GATEWAY = """
+name: upgrade the OpenClaw gateway
+unit: openclaw-gateway
+port: 18789
+vars:
+  version: "2026.5.5"
+steps:
+  - update:
+      run: npm install --global openclaw@${{ to }}
+      version: openclaw --version
+      to: ${{ vars.version }}
+      timeout: 10min
+  - restart
+  - remediate:
+      check:
+        - wait-ready: {healthy-for: 10s, timeout: 2min}
+        - verify-port-owner
+      fix: [stop, kill-orphan, reset-failed, start]
+      rounds: 2
+rollback: auto
+"""
+
+
+def ids(book: Runbook) -> list[str | None]:
+    return [step.id for step in book.walk()]
+
+
+def book_of(steps: str, head: str = "unit: gw\nport: 80\n", **options: Any) -> Runbook:
+    return parse(head + "steps:\n" + steps, "f.yaml", environ={}, **options)
+
+
+def test_the_runbook_of_the_incident() -> None:
+    book = parse(GATEWAY, "upgrade.yaml", environ={})
+    assert book.title == "upgrade the OpenClaw gateway"
+    assert book.unit == "openclaw-gateway.service"
+    assert book.port == (Port(18789),)
+    assert ids(book) == [
+        "update",
+        "restart",
+        "remediate",
+        "remediate.check.wait-ready",
+        "remediate.check.verify-port-owner",
+        "remediate.fix.stop",
+        "remediate.fix.kill-orphan",
+        "remediate.fix.reset-failed",
+        "remediate.fix.start",
+    ]
+    assert {step.units() for step in book.walk()} - {()} == {("openclaw-gateway.service",)}
+    assert (book.rollback, book.text, book.path, book.folder) == ("auto", GATEWAY, "upgrade.yaml", Path.cwd())
+    update = fill(book.steps[0], book.names.during("r", {}))
+    assert (update.run, update.timeout) == ("npm install --global openclaw@2026.5.5", 600)  # type: ignore[attr-defined]
+
+
+def test_a_second_one_of_a_type_is_numbered() -> None:
+    steps = """
+  - restart
+  - stop
+  - restart
+  - restart: {id: restart-3}
+  - restart
+  - remediate: {check: [verify-port-owner, verify-port-owner], fix: [start]}
+  - remediate: {id: mend, check: [verify-port-owner], fix: [start]}
+"""
+    assert ids(book_of(steps)) == [
+        "restart",
+        "stop",
+        "restart-2",
+        "restart-3",
+        "restart-4",
+        "remediate",
+        "remediate.check.verify-port-owner",
+        "remediate.check.verify-port-owner-2",
+        "remediate.fix.start",
+        "mend",
+        "mend.check.verify-port-owner",
+        "mend.fix.start",
+    ]
+
+
+def test_the_steps_of_roll_back_and_always_have_ids_of_their_own() -> None:
+    book = book_of("  - restart\n", "unit: gw\nrollback: [stop, restart]\nalways: [restart: {id: last}, restart]\n")
+    assert ids(book) == ["restart", "rollback.stop", "rollback.restart", "last", "always.restart"]
+
+
+def test_a_step_may_be_written_in_three_ways() -> None:
+    book = book_of("  - restart\n  - restart:\n  - restart: {timeout: 7s}\n")
+    assert [step.timeout for step in book.steps] == [None, None, 7]
+
+
+def test_what_the_step_names_comes_before_the_top_of_the_file() -> None:
+    book = book_of("  - verify-port-owner: {unit: other, port: [81, 'udp:82']}\n  - verify-port-owner\n")
+    first, second = book.steps
+    assert (first.unit, first.port) == ("other.service", (Port(81), Port(82, "udp")))  # type: ignore[attr-defined]
+    assert (second.unit, second.port) == ("gw.service", (Port(80),))  # type: ignore[attr-defined]
+
+
+def test_a_template_knows_the_unit_and_port_of_its_step() -> None:
+    book = book_of(
+        "  - wait-ready: {unit: other, port: 81, probes: [http: {url: 'http://[::1]:${{ port }}/${{ unit }}'}]}\n"
+    )
+    (made,) = book.steps[0].probes  # type: ignore[attr-defined]
+    assert made.http.url == "http://[::1]:81/other.service"
+
+
+def test_scalars_are_their_text() -> None:
+    book = book_of(
+        "  - update: {run: 'x ${{ to }}', version: x -v, to: 1.10}\n  - run: {run: [kill, -0, 010, no, 1e3]}\n"
+    )
+    assert book.steps[0].to == "1.10"  # type: ignore[attr-defined]
+    assert book.steps[1].run == ("kill", "-0", "010", "no", "1e3")  # type: ignore[attr-defined]
+
+
+def test_variables_see_those_before_them_and_may_be_set() -> None:
+    head = "vars: {a: '1', b: 'b${{ vars.a }}', c: [x, '${{ vars.b }}'], d: '${{ env.D | default(host) }}'}\n"
+    run = "  - run: {run: x, name: '${{ vars.b }} ${{ vars.c | join(\"+\") }} ${{ vars.d }}'}\n"
+    assert book_of(run, head, host="box").steps[0].name == "b1 x+b1 box"
+    book = book_of(run, head, host="box", sets={"a": "${{ 2 }}", "d": ""})
+    assert book.steps[0].name == "b${{ 2 }} x+b${{ 2 }} "
+    assert not isinstance(book.steps[0].name, Template)
+    assert book.vars["c"] == ("x", "b${{ 2 }}")
+
+
+def test_a_variable_that_is_not_there_cannot_be_set() -> None:
+    with pytest.raises(UsageError, match="no such variable; did you mean `version`"):
+        parse(GATEWAY, sets={"verison": "1"})
+    with pytest.raises(UsageError, match="no such variable; `vars` is where they stand"):
+        book_of("  - restart\n", sets={"x": "1"})
+
+
+def test_a_variable_that_is_set_is_looked_at_like_any_other() -> None:
+    with pytest.raises(DocumentError, match="`latest` is a tag, not a version"):
+        parse(GATEWAY, sets={"version": "latest"})
+
+
+def test_later_steps_know_earlier_ones_nested_ones_too() -> None:
+    steps = """
+  - update: {id: new, run: "x ${{ to }} ${{ from }}", version: x, to: "1"}
+  - remediate:
+      when: steps.new.changed
+      check:
+        - verify-port-owner
+        - run: {read-only: true, run: "echo ${{ steps.remediate.check.verify-port-owner.verdict }}"}
+      fix:
+        - run: {run: "echo ${{ steps.remediate.check.run.output }}"}
+        - start
+  - run: {run: "echo ${{ steps.remediate.status }} ${{ steps.remediate.fix.run.output }}"}
+  - run: {run: "echo ${{ steps.new.from }}"}
+"""
+    always = "always: [run: {run: 'echo ${{ steps.run.output }} ${{ steps.rollback.run.output }}'}]\n"
+    book = book_of(steps, "unit: gw\nport: 80\nrollback: [run: {run: 'echo ${{ steps.run.output }}'}]\n" + always)
+    assert book.always[0].id == "always.run"
+
+
+@pytest.mark.parametrize(
+    "steps",
+    [
+        "  - remediate: {check: [run: {read-only: true, run: 'x ${{ steps.remediate.fix.start.status }}'}], fix: [start]}\n",
+        "  - remediate: {check: [run: {read-only: true, run: 'x ${{ steps.remediate.status }}'}], fix: [start]}\n",
+        "  - run: {run: 'x ${{ steps.always.run.status }}'}\n",
+    ],
+)
+def test_nobody_knows_what_comes_later(steps: str) -> None:
+    with pytest.raises(DocumentError, match="does not come before this one"):
+        book_of(steps, "unit: gw\nport: 80\nalways: [run: {run: x}]\n")
+
+
+def test_what_a_runbook_is_started_with_is_env() -> None:
+    os.environ["RUNBOOK_TEST"] = "seen"
+    try:
+        book = parse("env: {A: '${{ env.RUNBOOK_TEST }}'}\nsteps: [run: {run: x}]\n")
+    finally:
+        del os.environ["RUNBOOK_TEST"]
+    assert book.env == {"A": "seen"}
+
+
+def test_aliases_will_do() -> None:
+    book = book_of("  - run: &r {run: x, env: &e {A: '1'}}\n  - run: {run: y, env: *e}\n  - run: *r\n")
+    assert [step.env for step in book.steps] == [{"A": "1"}] * 3  # type: ignore[attr-defined]
+
+
+def test_all_problems_of_all_kinds_are_told_in_the_order_of_the_file() -> None:
+    text = "unit: a b\nport: x\nunit: c\nsteps:\n  - restrat\n  - stop: {timeout: x}\nrollback: no\nnmae: !t x\n"
+    with pytest.raises(DocumentError) as caught:
+        parse(text, "f")
+    lines = [problem.line for problem in caught.value.problems]
+    assert lines == [1, 2, 3, 5, 6, 7, 8, 8]
+
+
+def test_a_file_is_read_from_where_it_is(tmp_path: Path) -> None:
+    path = tmp_path / "up.yaml"
+    path.write_text(GATEWAY)
+    book = load(str(path), sets={"version": "2.0"})
+    assert (book.path, book.folder, book.vars) == (str(path), tmp_path, {"version": "2.0"})
+    source = read_source(str(path))
+    assert source.status is not None
+    assert source.status.st_ino == path.stat().st_ino
+
+
+def test_standard_input_is_read() -> None:
+    book = load("-", stdin=io.BytesIO(GATEWAY.encode()))
+    assert (book.path, book.folder) == ("-", Path.cwd())
+    with pytest.raises(DocumentError, match="-:1:1: the file is larger than 1 MiB"):
+        load("-", stdin=io.BytesIO(b"#" * 3_000_000))
+
+
+def test_what_cannot_be_read_is_said(tmp_path: Path) -> None:
+    for path, why in {
+        "nope.yaml": "no such file",
+        ".": "it is a folder",
+        "x" * 300: "file name too long",
+        "nul\0": "no such file",
+    }.items():
+        with pytest.raises(UsageError, match=f"cannot read .*: {why}") as caught:
+            load(str(tmp_path / path))
+        assert caught.value.exit_status == 2
+
+
+def test_what_may_not_be_read_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def denied(*_: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(Path, "open", denied)
+    with pytest.raises(UsageError, match=r"cannot read .*up.yaml: permission denied"):
+        load(str(tmp_path / "up.yaml"))

@@ -1,0 +1,211 @@
+"""Expressions: what they may hold, what they give, and that nothing else gets through."""
+
+from __future__ import annotations
+
+import time
+from contextlib import suppress
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from runbook.model import Port
+from runbook.template import Scope, TemplateError, expression, holds
+from runbook.template.filters import MOST_OUTPUT
+
+SCOPE = Scope(
+    vars={"a": "x", "empty": "", "no": "no", "yes": "yes", "three": "3", "my-var": "dashed", "l": ("p", "q r")},
+    env={"HOME": "/root", "EMPTY": ""},
+    host="box",
+    unit="gw.service",
+    port=(Port(80),),
+    before={"update": frozenset({"status", "changed", "to"}), "remediate.check.wait-ready": frozenset({"status"})},
+    later=frozenset({"stop"}),
+)
+RUN = SCOPE.during(
+    "run-1",
+    {"update": {"status": "ok", "changed": "false", "to": "1.2"}, "remediate.check.wait-ready": {"status": "failed"}},
+)
+
+
+@pytest.mark.parametrize(
+    ("source", "value"),
+    [
+        ("vars.a", "x"),
+        ("vars['a']", "x"),
+        ("vars.my-var", "dashed"),
+        ("vars['my-var']", "dashed"),
+        ("vars.a ~ '-' ~ unit ~ port", "x-gw.service80"),
+        ("env.HOME", "/root"),
+        ("env.NOPE | default('d')", "d"),
+        ("env.HOME | default('d')", "/root"),
+        ("env.EMPTY | default('d')", ""),
+        ("env.EMPTY | default('d', true)", "d"),
+        ("host | upper", "BOX"),
+        ("' x ' | trim", "x"),
+        ("vars.a | replace('x', 'yy')", "yy"),
+        ("vars.l | join(',')", "p,q r"),
+        ("vars.l | first", "p"),
+        ("vars.l[1]", "q r"),
+        ("vars.l | last", "q r"),
+        ("'a.b' | split('.') | last", "b"),
+        ("'yes' if vars.no else 'nope'", "nope"),
+        ("run.id", "run-1"),
+        ("steps.update.to", "1.2"),
+        ("steps.remediate.check.wait-ready.status", "failed"),
+        ("steps['remediate.check.wait-ready'].status", "failed"),
+        ("'}}'", "}}"),
+        ("'vars.a'", "vars.a"),
+        ("vars.a|upper", "X"),
+    ],
+)
+def test_it_gives(source: str, value: str) -> None:
+    assert expression(source).value(RUN) == value
+
+
+@pytest.mark.parametrize(
+    ("source", "true"),
+    [
+        ("vars.yes", True),
+        ("vars.no", False),
+        ("vars.empty", False),
+        ("not vars.no", True),
+        ("vars.no or vars.yes", True),
+        ("vars.no and vars.yes", False),
+        ("steps.update.changed", False),
+        ("not steps.update.changed", True),
+        ("steps.update.changed == false", True),
+        ("steps.update.changed == 'false'", True),
+        ("vars.three == 3", True),
+        ("vars.three != 3", False),
+        ("vars.three == '3'", True),
+        ("vars.yes == true", True),
+        ("'q r' in vars.l", True),
+        ("'q' in vars.l", False),
+        ("vars.a in ['x', 'y']", True),
+        ("vars.a not in ('x', 'y')", False),
+        ("env.NOPE is defined", False),
+        ("env.HOME is defined and env.HOME == '/root'", True),
+        ("env.NOPE is not defined", True),
+        ("'gw' in unit", True),
+        ("vars.l", True),
+        ("true", True),
+        ("false", False),
+        ("none", False),
+        ("steps.stop.status == ''", True),
+    ],
+)
+def test_it_is_true_or_false_as_a_person_reads_it(source: str, true: bool) -> None:
+    assert holds(source, RUN) is true
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "''.__class__.__mro__",
+        "vars.a.__class__",
+        "vars['__class__'].x",
+        "(vars.a).__class__",
+        "vars.a['__class__']",
+        "vars.a | attr('__class__')",
+        "cycler.__init__.__globals__",
+        "self",
+        "loop",
+        "range(3)",
+        "dict(a=1)",
+        "vars.items()",
+        "vars.get('a')",
+        "env.copy",
+        "'x'.upper()",
+        "(vars.a | upper)()",
+        "'%s' % vars.a",
+        "'x' * 10",
+        "2 ** 99",
+        "1 + 1",
+        "-vars.three",
+        "vars.l[0:1]",
+        "vars.l[vars.three]",
+        "{'a': 1}",
+        "vars.a < 'y'",
+        "vars.a | format('y')",
+        "vars.a | map('upper')",
+        "vars.a | default",
+        "vars.a | default(x='y')",
+        "vars.a | replace(*vars.l)",
+        "vars.a | raw | raw",
+        "vars.a is sameas vars.a",
+        "vars.a is eq('x')",
+        "_0",
+        "__import__",
+        "vars.a vars.a",
+        "vars.a }} {{ vars.a",
+        "{% if 1 %}",
+        "{# c #}",
+        "vars.a |",
+        "vars",
+        "steps",
+        "steps.status",
+        "steps.update",
+        "run",
+        "unit.x",
+        "to",
+        "from",
+        "vars.nope",
+        "vars.a # comment",
+        "vars.a; vars.a",
+        "lambda: 1",
+        "vars.a = 1",
+        "1e999999",
+        "1.5",
+        "",
+        "x" * 2000,
+        "(" * 300 + "vars.a" + ")" * 300,
+        "not " * 100 + "vars.a",
+        "vars.a and " * 80 + "vars.a",
+    ],
+)
+def test_everything_else_is_refused(source: str) -> None:
+    with pytest.raises(TemplateError):
+        expression(source).value(SCOPE)
+
+
+def test_no_chain_of_filters_fills_the_memory() -> None:
+    source = "'a'" + " | replace('a', 'aaaaaaaaaa')" * 30
+    began = time.monotonic()
+    with pytest.raises(TemplateError, match=f"more than {MOST_OUTPUT}"):
+        expression(source).value(SCOPE)
+    assert time.monotonic() - began < 1
+
+
+def test_what_is_not_known_yet_is_none() -> None:
+    assert expression("steps.update.to ~ vars.a").value(SCOPE) is None
+    assert expression("run.id").value(SCOPE) is None
+    with pytest.raises(TemplateError, match="cannot tell yet"):
+        holds("steps.update.changed", SCOPE)
+
+
+def test_names_are_checked_before_they_are_known() -> None:
+    for source, why in {
+        "steps.updat.to": "did you mean `update`",
+        "steps.update.output": "has no `output`; it has `status`, `changed` and `to`",
+        "steps.stop.status": "does not come before",
+    }.items():
+        with pytest.raises(TemplateError, match=why):
+            expression(source).value(SCOPE)
+
+
+def test_a_plan_leaves_open_what_has_not_run() -> None:
+    plan = SCOPE.during(None, {"update": {"to": "2"}}, partial=True)
+    assert expression("steps.update.to").value(plan) == "2"
+    assert expression("steps.remediate.check.wait-ready.status").value(plan) is None
+
+
+def test_a_value_that_is_missing_is_said_even_where_its_absence_was_thought_of() -> None:
+    with pytest.raises(TemplateError, match="environment variable `NOPE` is not set"):
+        expression("env.NOPE is defined or env.NOPE == 'x'").value(SCOPE)
+
+
+@given(st.text(alphabet="varsenv.a_|()[]{}'\"\\ ~=!<>+-*%0123456789,:", max_size=60))
+def test_any_text_is_computed_or_refused(source: str) -> None:
+    with suppress(TemplateError):
+        expression(source).value(RUN)
