@@ -49,7 +49,9 @@ PACKAGES = (
 )
 
 _UNWANTED = ("doc", "info", "locale", "man", "lintian", "bash-completion", "zsh")
-_CERTIFICATES = Path("/etc/ssl/certs/ca-certificates.crt")
+_CERTIFICATES = "/etc/ssl/certs/ca-certificates.crt"
+"""The host's, which pip in the tree trusts unless PIP_CERT names others."""
+
 _PASSED_ON = ("http_proxy", "https_proxy", "no_proxy", "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY")
 
 
@@ -131,6 +133,7 @@ def locked(path: Path) -> Iterator[int]:
 
 def _build(recipe: Recipe, root: Path, lock: int) -> None:
     pip = f'chroot "$1" env -i {_pip_environment()} {VENV}/bin/pip'
+    certificates = _quoted((os.environ.get("PIP_CERT") or _CERTIFICATES,))
     argv = [
         "mmdebstrap",
         "--quiet",
@@ -142,7 +145,7 @@ def _build(recipe: Recipe, root: Path, lock: int) -> None:
         *(f"--dpkgopt=path-exclude=/usr/share/{folder}/*" for folder in _UNWANTED),
         "--dpkgopt=force-unsafe-io",
         f"--include={','.join(recipe.packages)}",
-        f'--customize-hook=cp {_CERTIFICATES} "$1/tmp/certificates.crt"',
+        f'--customize-hook=cp {certificates} "$1/tmp/certificates.crt"',
         f'--customize-hook=chroot "$1" python3 -m venv --system-site-packages {VENV}',
         f"--customize-hook={pip} install --quiet --no-cache-dir {_quoted(recipe.dependencies)}",
         '--customize-hook=rm "$1/tmp/certificates.crt"',

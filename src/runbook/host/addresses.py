@@ -30,8 +30,10 @@ def endpoints(scope: Scope) -> tuple[Endpoint, ...]:
     Raises BusUnavailable where root would have to reach into another user's manager.
     """
     if scope == "system":
-        bus = Endpoint(os.environ.get("DBUS_SYSTEM_BUS_ADDRESS") or _SYSTEM_BUS)
-        # Readable by root alone; it works while dbus-daemon is down or not installed.
+        if address := os.environ.get("DBUS_SYSTEM_BUS_ADDRESS"):
+            return (Endpoint(address),)  # Whoever names a bus means this one and no other.
+        bus = Endpoint(_SYSTEM_BUS)
+        # Open to root alone; it works while dbus-daemon is down or not installed.
         return (bus, Endpoint(f"unix:path={_SYSTEM_PRIVATE}", peer=True)) if os.geteuid() == 0 else (bus,)
     folder = runtime_folder()
     return (

@@ -90,7 +90,10 @@ class Questions:
 
         def answer() -> None:
             started = time.monotonic()
-            good, detail, output = work()
+            try:
+                good, detail, output = work()
+            except Exception as error:  # It would end the thread, and nobody would ever get an answer.
+                good, detail, output = False, in_words(error), ""
             # A late answer is none: the expiry has spoken already.
             asked.answer = asked.answer or Answer(good, detail, output, time.monotonic() - started)
             self._loop.tell()

@@ -60,7 +60,13 @@ class Terminal:
     def __init__(self, out: TextIO) -> None:
         from rich.console import Console  # noqa: PLC0415 - nobody else pays for it
 
-        self._console: Console = Console(file=out, highlight=False, soft_wrap=True)
+        class Patient(Console):
+            """Leaves it to the page what a terminal that went away means; rich would end the program."""
+
+            def on_broken_pipe(self) -> None:
+                raise BrokenPipeError
+
+        self._console: Console = Patient(file=out, highlight=False, soft_wrap=True)
         self._status: Status | None = None
 
     def line(self, pieces: Iterable[Piece]) -> None:

@@ -113,7 +113,8 @@ class Text:
             text = "would fix" if data["verdict"] != "holds" else text
         elif data["impact"] == "read-only" and data["verdict"]:
             # Two checks that found the same need not tell it twice.
-            text = data["verdict"] if text in self._said else f"{data['verdict']}: {text}"
+            told = any(said.startswith(text) for said in self._said)
+            text = data["verdict"] if told else f"{data['verdict']}: {text}"
         self._said.add(data["reason"])
         if not nested and data.get("undetermined-by"):
             text += f", unless {self._steps(data['undetermined-by'])} this"

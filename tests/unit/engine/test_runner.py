@@ -9,7 +9,7 @@ import pytest
 
 from runbook.engine.events import Events
 from runbook.engine.runner import Runner
-from runbook.errors import AccessDenied, BusLost, Interrupted
+from runbook.errors import AccessDenied, BusLost, BusTimeout, Interrupted
 from runbook.host.facts import ActiveState, Answer, CommandResult, Unit
 from runbook.model import Event
 from runbook.step import Runbook, RunState
@@ -159,3 +159,26 @@ def test_secrets_are_masked_in_every_event() -> None:
     ).run()
     assert "hunter2" not in repr(seen)
     assert "***" in repr(seen)
+
+
+def test_what_an_earlier_try_did_is_a_change() -> None:
+    """The first try does it and is late; the second one finds it done."""
+    machine = FakeMachine(units={"gw.service": unit()}, processes={100: process(100)})
+    machine.on_job["stop"] = lambda m, name: None
+    down = unit(active_state=ActiveState.INACTIVE, main_pid=0)
+    machine.later = [(1006.0, lambda m: m.units.update({"gw.service": down}))]
+    end, events = run(machine, step("stop", timeout="5s", retries="1", delay="2s"))
+    assert finished(events) == [("stop", "changed", "already-so")]
+    assert end.status == "changed"
+
+
+def test_what_cannot_be_stopped_in_time_is_said() -> None:
+    class Stubborn(FakeMachine):
+        def stop_command(self, ref: Any) -> None:
+            raise BusTimeout("cannot stop runbook-x.service: it did not end")
+
+    machine = Stubborn(units={"gw.service": unit()})
+    machine.on_command = lambda m, command: None
+    end, _ = run(machine, step("run", run="sleep 100", timeout="5s"))
+    assert (end.status, end.exit) == ("failed", 1)
+    assert "cannot stop runbook-x.service" in end.reason

@@ -86,3 +86,17 @@ def test_rounds_are_counted() -> None:
     end, _ = run(machine, remediate(step("verify-port-owner"), fix=(step("restart"),), rounds="3"))
     assert machine.written == ["restart gw.service"] * 3
     assert "fixed 3 times, and still verify-port-owner" in end.reason
+
+
+def test_a_remediation_can_be_tried_again() -> None:
+    machine = FakeMachine(units={"gw.service": unit()}, processes={100: process(100)})
+    _, events = run(machine, remediate(step("verify-port-owner"), fix=(step("restart"),), retries="1"))
+    assert machine.written == ["restart gw.service"] * 2
+    assert events[-2].data["attempts"] == 2
+
+
+def test_the_time_of_a_remediation_bounds_its_steps() -> None:
+    machine = FakeMachine(units={"gw.service": unit()}, processes={100: process(100)})
+    wait = step("wait-ready", timeout="60s", **{"on-timeout": "fail"})
+    run(machine, remediate(wait, fix=(step("restart"),), timeout="5s"))
+    assert machine.clock.time - 1000.0 == pytest.approx(5.0)

@@ -1,0 +1,404 @@
+"""Texts of /proc taken apart, and real processes that are unlike the usual."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import pwd
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from runbook.host import processes
+from runbook.host.processes import ancestors, holders, holds, identity, in_cgroup, lives, read, state_of
+from runbook.model import ProcessId
+
+from .family import Family, may_choose_pids
+
+ROOT = pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
+SOURCE = Path(processes.__file__).parents[2]
+
+ID = "0123456789abcdef0123456789abcdef"
+
+
+@contextlib.contextmanager
+def python(code: str, **options: object) -> Iterator[tuple[subprocess.Popen[str], str]]:
+    """Run Python code that prints one line when it is ready and then waits for its input to end."""
+    child = subprocess.Popen(  # type: ignore[call-overload]
+        [sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, **options
+    )
+    try:
+        yield child, child.stdout.readline().strip()
+    finally:
+        child.communicate()
+
+
+# Texts ----------------------------------------------------------------------------------------------------------
+
+
+def stat(name: bytes, state: bytes = b"S", threads: int = 1, flags: int = 4194560) -> bytes:
+    rest = b" 1 74 74 0 -1 %d 1000 0 0 0 3 2 0 0 20 0 %d 0 4711 225280 200 18446744073709551615 1 1 0\n"
+    return b"74 (" + name + b") " + state + rest % (flags, threads)
+
+
+@pytest.mark.parametrize("name", [b"node", b"we (ird) 1", b") R 1 (", b"", b"a b c", b"(sd-pam)"])
+def test_a_name_cannot_lead_the_parser_astray(name: bytes) -> None:
+    parsed = processes.parse_stat(stat(name))
+    assert (parsed.name, parsed.state, parsed.ppid) == (name.decode(), "S", 1)
+    assert (parsed.flags, parsed.threads, parsed.start) == (4194560, 1, 4711)
+
+
+@pytest.mark.parametrize(
+    ("state", "threads", "alive"),
+    [(b"S", 1, True), (b"D", 1, True), (b"T", 1, True), (b"Z", 1, False), (b"X", 0, False), (b"Z", 3, True)],
+)
+def test_a_zombie_does_not_live_unless_its_threads_do(state: bytes, threads: int, alive: bool) -> None:
+    assert processes.parse_stat(stat(b"x", state, threads)).lives is alive
+
+
+PURE = "0::/system.slice/nginx.service\n"
+HYBRID = "12:pids:/a\n3:cpu,cpuacct:/b\n1:name=systemd:/system.slice/old.service\n0::/system.slice/new.service\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "unified", "path"),
+    [
+        (PURE, True, "/system.slice/nginx.service"),
+        (PURE, False, "/system.slice/nginx.service"),
+        (HYBRID, True, "/system.slice/new.service"),
+        (HYBRID, False, "/system.slice/old.service"),
+        ("4:memory:/x\n1:name=systemd:/only\n", True, "/only"),
+        ("4:memory:/x\n", True, ""),
+        ("0::/a:b/c\n", True, "/a:b/c"),
+        ("", True, ""),
+    ],
+)
+def test_the_line_of_systemd_is_picked(text: str, unified: bool, path: str) -> None:
+    assert processes.parse_cgroup(text, unified=unified) == path
+
+
+@pytest.mark.parametrize(
+    ("environ", "found"),
+    [
+        (f"HOME=/root\0INVOCATION_ID={ID}\0X=1\0", ID),
+        (f"INVOCATION_ID={ID}", ID),
+        (f"OLD_INVOCATION_ID={ID}\0", ""),
+        (f"INVOCATION_ID={ID}0\0", ""),
+        (f"INVOCATION_ID={ID[:-1]}\0", ""),
+        (f"INVOCATION_ID={ID.upper()}\0", ""),
+        (f"nginx: worker process\0TION_ID={ID}\0", ""),
+        (f"INVOCATION_ID={ID}\nX\0", ""),
+        (f"NOTE=it says INVOCATION_ID={ID}\0", ""),
+        (f"INVOCATION_ID={ID}\0INVOCATION_ID={ID}\0", ID),
+        (f"INVOCATION_ID={ID}\0INVOCATION_ID={ID[::-1]}\0", ""),
+        ("", ""),
+    ],
+)
+def test_only_a_whole_invocation_id_is_believed(environ: str, found: str) -> None:
+    assert processes.parse_invocation(environ.encode()) == found
+
+
+# One look -------------------------------------------------------------------------------------------------------
+
+
+def test_a_child_is_seen_whole() -> None:
+    environment = {"INVOCATION_ID": ID, "PATH": "/usr/bin:/bin"}
+    child = subprocess.Popen(["sleep", "60"], env=environment)
+    try:
+        seen = read(child.pid)
+        me = read(os.getpid())
+        assert seen is not None
+        assert me is not None
+        assert (seen.pid, seen.ppid, seen.uid) == (child.pid, os.getpid(), os.geteuid())
+        assert (seen.name, seen.command, seen.invocation_id) == ("sleep", ("sleep", "60"), ID)
+        assert seen.exe == os.path.realpath(shutil.which("sleep") or "")
+        assert (seen.cgroup, seen.kernel) == (me.cgroup, False)
+        assert (seen.pid_namespace, seen.user_namespace) == (me.pid_namespace, me.user_namespace)
+        assert seen.pid_namespace == Path("/proc/self/ns/pid").stat().st_ino
+        assert me.started <= seen.started <= time.clock_gettime(time.CLOCK_BOOTTIME)
+        assert lives(seen.id)
+        assert not lives(ProcessId(child.pid, seen.id.start + 1))
+    finally:
+        child.kill()
+        child.wait()
+    assert read(child.pid) is None
+    assert identity(child.pid) is None
+    assert not lives(seen.id)
+    assert state_of(seen.id) == "gone"
+
+
+def test_a_program_that_was_removed_and_has_an_odd_name(tmp_path: Path) -> None:
+    odd = tmp_path / "we (ird) 1"
+    shutil.copy(shutil.which("sleep") or "", odd)
+    child = subprocess.Popen([odd, "60"])
+    try:
+        odd.unlink()
+        seen = read(child.pid)
+        assert seen is not None
+        assert (seen.name, seen.exe) == ("we (ird) 1", f"{odd} (deleted)")
+    finally:
+        child.kill()
+        child.wait()
+
+
+def test_bytes_that_are_no_text_are_shown() -> None:
+    assert processes._command(b"a\xff\0b c\0\0\0") == (r"a\xff", "b c")
+    assert processes._command(b"") == ()
+
+
+def test_a_title_written_over_the_environment_is_no_invocation() -> None:
+    """What setproctitle, nginx and postgres do: the title goes over argv, and on over the environment."""
+    overwrite = """
+import sys
+fields = open("/proc/self/stat").read().rpartition(")")[2].split()
+start, end = int(fields[47]), int(fields[48])
+with open("/proc/self/mem", "r+b", buffering=0) as memory:
+    memory.seek(start)
+    environment = memory.read(end - start)
+    at = environment.index(b"INVOCATION_ID=")
+    memory.seek(start)
+    memory.write((b"x" * (at + 4)) if sys.argv[1:] else b"y")
+print(at)
+sys.stdin.read()
+"""
+    environment = {"A": "1", "INVOCATION_ID": ID, "PATH": os.environ["PATH"]}
+    for extra, found in ((), ID), (("all",), ""):
+        child = subprocess.Popen(
+            [sys.executable, "-c", overwrite, *extra],
+            env=environment,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+        )
+        assert child.stdout is not None
+        assert int(child.stdout.readline()) > 0
+        seen = read(child.pid)
+        child.communicate()
+        assert seen is not None
+        assert seen.invocation_id == found
+
+
+def test_a_zombie_is_there_and_does_not_live() -> None:
+    child = subprocess.Popen(["true"])
+    os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)
+    seen = read(child.pid)
+    assert seen is not None
+    assert seen.state == "Z"
+    assert not lives(seen.id)
+    assert state_of(seen.id).startswith("Z (zombie)")
+    child.wait()
+
+
+def test_a_stopped_process_says_so() -> None:
+    child = subprocess.Popen(["sleep", "60"])
+    process = identity(child.pid)
+    assert process is not None
+    child.send_signal(signal.SIGSTOP)
+    os.waitpid(child.pid, os.WUNTRACED)
+    try:
+        assert state_of(process).startswith("T (stopped)")
+    finally:
+        child.kill()
+        child.wait()
+
+
+@pytest.mark.skipif(not Path("/proc/2/stat").exists(), reason="no kernel threads are to be seen here")
+def test_a_kernel_thread_is_known() -> None:
+    seen = read(2)
+    assert seen is not None
+    assert (seen.kernel, seen.name, seen.command, seen.exe) == (True, "kthreadd", (), "")
+
+
+def test_a_user_without_a_name_is_a_number() -> None:
+    assert processes._user(os.geteuid()) == pwd.getpwuid(os.geteuid()).pw_name
+    assert processes._user(3_999_999_999) == "3999999999"
+    assert processes._user(-1) == "-1"
+
+
+def test_ancestors_lead_to_the_first_process() -> None:
+    line = ancestors(os.getpid())
+    assert line[0] == identity(os.getppid())
+    assert all(child.start >= parent.start for child, parent in zip(line, line[1:], strict=False))
+    assert ancestors(1) == ()
+    child = subprocess.Popen(["sleep", "60"])
+    assert ancestors(child.pid)[1:] == line
+    child.kill()
+    child.wait()
+
+
+# Who holds a socket ---------------------------------------------------------------------------------------------
+
+
+def test_every_holder_is_found(family: Family) -> None:
+    children = {family.bear() for _ in range(3)}
+    (listener,) = family.sockets()
+    with socket.socket() as mine:
+        own = os.fstat(mine.fileno()).st_ino
+        found = holders({listener, own, 1}).holders
+    assert found == {**dict.fromkeys({family.parent.pid, *children}, {listener}), os.getpid(): {own}}
+    family.end(children.pop())
+    assert holders([listener]).holders.keys() == {family.parent.pid, *children}
+    assert holds(family.parent.pid, [1, listener])
+    assert not holds(family.parent.pid, [own])
+    assert not holds(2**22 + 1, [listener])
+
+
+def test_nothing_is_searched_for_nothing() -> None:
+    assert holders([]).holders == {}
+
+
+UNSHARED = """
+import ctypes, os, socket, threading, sys
+def work():
+    assert ctypes.CDLL(None).unshare(0x400) == 0  # CLONE_FILES
+    own = socket.socket()
+    print(os.fstat(own.fileno()).st_ino, flush=True)
+    sys.stdin.read()
+threading.Thread(target=work).start()
+"""
+
+FIRST_THREAD_ENDED = """
+import ctypes, os, socket, threading, sys
+own = socket.socket()
+main = threading.main_thread().native_id
+def work():
+    while open(f"/proc/self/task/{main}/stat").read().rpartition(")")[2].split()[0] != "Z":
+        pass
+    print(os.fstat(own.fileno()).st_ino, flush=True)
+    os.read(0, 1)
+    os._exit(0)
+threading.Thread(target=work).start()
+ctypes.CDLL(None).syscall({exit}, 0)
+"""
+
+
+def test_a_table_of_a_single_thread_is_found() -> None:
+    with python(UNSHARED) as (child, inode):
+        assert holders([int(inode)]).holders == {child.pid: {int(inode)}}
+        assert holds(child.pid, [int(inode)])
+
+
+@pytest.mark.skipif(os.uname().machine not in ("x86_64", "aarch64"), reason="the number of exit(2) is not known here")
+def test_a_process_whose_first_thread_has_ended_is_found() -> None:
+    number = {"x86_64": 60, "aarch64": 93}[os.uname().machine]
+    with python(FIRST_THREAD_ENDED.replace("{exit}", str(number))) as (child, inode):
+        assert holders([int(inode)]).holders == {child.pid: {int(inode)}}
+        process = identity(child.pid)
+        assert process is not None
+        assert lives(process)
+
+
+AS_NOBODY = f"""
+import json, os, socket, sys
+sys.path.insert(0, {str(SOURCE)!r})
+from runbook.host import processes
+os.setgroups([])
+os.setresgid(65534, 65534, 65534)
+os.setresuid(65534, 65534, 65534)
+other = int(sys.argv[1])
+scan = processes.holders([other])
+print(json.dumps([scan.holders.get(int(sys.argv[2]), None) is not None, scan.hidden,
+                  processes.holders([]).hidden]))
+"""
+
+
+def as_nobody(inode: int, pid: int, *before: str) -> tuple[bool, int, int]:
+    out = subprocess.run(
+        [*before, sys.executable, "-c", AS_NOBODY, str(inode), str(pid)], capture_output=True, text=True, check=True
+    ).stdout
+    seen, hidden, without_looking = json.loads(out.splitlines()[0])
+    return seen, hidden, without_looking
+
+
+@ROOT
+def test_what_may_not_be_looked_into_is_counted(family: Family) -> None:
+    (inode,) = family.sockets()
+    seen, hidden, without_looking = as_nobody(inode, family.parent.pid)
+    assert not seen
+    assert hidden >= 2  # the family's parent and this test; kernel threads hide nothing
+    assert without_looking == 0
+
+
+@ROOT
+def test_a_proc_that_shows_only_ones_own_hides_something(family: Family) -> None:
+    (inode,) = family.sockets()
+    mount = 'mount -t proc -o hidepid=2 proc /proc && exec "$@"'
+    seen, hidden, without_looking = as_nobody(inode, 1, "unshare", "--mount", "sh", "-c", mount, "sh")
+    assert (seen, without_looking) == (False, 1)
+    assert hidden >= 1
+
+
+# Cgroups --------------------------------------------------------------------------------------------------------
+
+
+@ROOT
+def test_the_processes_of_a_cgroup_and_below(family: Family) -> None:
+    group = processes.cgroup_mount() / f"runbook-test-{os.getpid()}.slice"
+    try:
+        (group / "below").mkdir(parents=True)
+    except OSError:
+        pytest.skip("no cgroup may be made here")
+    one, other = sorted((family.bear(), family.bear()))
+    try:
+        (group / "cgroup.procs").write_text(str(one))
+        (group / "below" / "cgroup.procs").write_text(str(other))
+        assert in_cgroup(f"/{group.name}") == (one, other)
+        assert in_cgroup(f"/{group.name}/below") == (other,)
+        seen = read(other)
+        assert seen is not None
+        assert seen.cgroup == f"/{group.name}/below"
+    finally:
+        family.end(one)
+        family.end(other)
+        (group / "below").rmdir()
+        group.rmdir()
+    assert in_cgroup(f"/{group.name}") == ()
+
+
+@pytest.mark.parametrize(
+    ("files", "mount"),
+    [
+        (["cgroup.controllers"], ""),
+        (["unified/cgroup.controllers", "systemd/cgroup.procs"], "unified"),
+        (["systemd/cgroup.controllers"], "systemd"),
+        (["systemd/cgroup.procs"], "systemd"),
+    ],
+)
+def test_the_mount_is_found_as_systemd_finds_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, files: list[str], mount: str
+) -> None:
+    for file in files:
+        (tmp_path / file).parent.mkdir(exist_ok=True)
+        (tmp_path / file).touch()
+    monkeypatch.setattr(processes, "CGROUP_ROOT", tmp_path)
+    assert processes.cgroup_mount.__wrapped__() == tmp_path / mount
+
+
+# One PID, two processes -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.skipif(not may_choose_pids(), reason="ns_last_pid may not be written here")
+def test_a_look_never_mixes_two_processes(family: Family, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The PID changes hands in the middle of a look: there is nothing left to be seen."""
+    pid = family.bear()
+    first = family.judged(pid).process.id
+    plain = processes._uid
+
+    def change_hands(status: bytes) -> int:
+        family.replace(pid)
+        return plain(status)
+
+    monkeypatch.setattr(processes, "_uid", change_hands)
+    assert read(pid) is None
+    monkeypatch.undo()
+    second = read(pid)
+    assert second is not None
+    assert second.id != first
+    assert not lives(first)
