@@ -159,7 +159,7 @@ class Step(Document, Generic[M]):
     settled: ClassVar[bool] = False
     """Whether it will act whatever the steps before it do: a plan can then promise it."""
 
-    id: StepId | None = Field(None, description="What templates and messages call it; by default the type, then `type-2` and so on.")
+    id: StepId | None = Field(None, description="What templates and messages call it; by default its type.")
     name: Text | None = Field(None, description="What people read instead of the type.")
     when: Expression | None = Field(None, description="An expression; the step is skipped where it is false.")
     retries: Whole = Field(0, description="Extra tries after a failed one.")

@@ -218,8 +218,9 @@ class Machine:
         assignments = [f"{name}={value}" for name, value in (variables | dict(env or {})).items()]
         # The shell takes itself into the machine's control group, then becomes nsenter.
         move = ["sh", "-c", 'echo $$ > "$0/cgroup.procs" && exec "$@"', str(self._group)]
-        enter = ["nsenter", f"--target={self.leader}", "--all", "--", *become, "env", "-i", *assignments]
-        return [*move, *enter, *argv]
+        # The root too, not only the namespaces: on a host that is itself in a chroot they differ.
+        enter = ["nsenter", f"--target={self.leader}", "--all", "--root", "--wd"]
+        return [*move, *enter, "--", *become, "env", "-i", *assignments, *argv]
 
     def popen(
         self,

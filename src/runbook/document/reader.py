@@ -54,8 +54,10 @@ class Reader:
         head = replace(head, port=self._early("port", _PORTS, head) or ())
         self.scope = replace(head, roots=ROOTS)
         lists = self._lists()
-        self._unknown_keys()
-        apart = {*_LISTS, "vars"}
+        # Not every field of a Runbook is the file's to set: where it was read from is none of its keys.
+        unknown = self._fields().keys() - set(wording.keys_of(Runbook))
+        self.problems += [(self.root.keys[key], wording.unknown(key, Runbook, _WHOLE)) for key in unknown]
+        apart = {*_LISTS, "vars", *unknown}
         data = {key: node.plain() for key, node in self._fields().items() if key not in apart}
         for key, sites in lists.items():
             steps = tuple(step for site in sites if (step := self._step(site)) is not None)
@@ -80,13 +82,6 @@ class Reader:
     def _fields(self) -> dict[str, Node]:
         assert isinstance(self.root.value, dict)
         return self.root.value
-
-    def _unknown_keys(self) -> None:
-        known = wording.keys_of(Runbook)
-        for key in [key for key in self._fields() if key not in known]:
-            self.problems.append((self.root.keys[key], wording.unknown(key, Runbook, _WHOLE)))
-            # Fields that no file may set would be taken else: where it was read from, and the like.
-            del self._fields()[key]
 
     # Names
 

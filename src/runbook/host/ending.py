@@ -145,10 +145,10 @@ def _ended(fd: int) -> bool:
 
 
 def _same(holder: Holder, now: Process) -> bool:
+    """Whether the process is still what was judged, if it is still that process at all."""
     judged = holder.process
     return (
-        now.id == judged.id
-        and now.uid == judged.uid
+        now.uid == judged.uid
         and now.cgroup == judged.cgroup
         # The same file, even if an upgrade has removed it in the meantime.
         and now.exe.removesuffix(DELETED) == judged.exe.removesuffix(DELETED)

@@ -62,7 +62,7 @@ def listeners(port: Port) -> tuple[Listener, ...]:
         return table.listeners(port)
 
 
-class _Disturbed(Exception):  # noqa: N818 - it is no error
+class _Disturbed(Exception):
     """The table changed while it was dumped."""
 
 

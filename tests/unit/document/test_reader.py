@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -171,12 +173,13 @@ def test_later_steps_know_earlier_ones_nested_ones_too() -> None:
 @pytest.mark.parametrize(
     "steps",
     [
-        "  - remediate: {check: [run: {read-only: true, run: 'x ${{ steps.remediate.fix.start.status }}'}], fix: [start]}\n",
-        "  - remediate: {check: [run: {read-only: true, run: 'x ${{ steps.remediate.status }}'}], fix: [start]}\n",
+        "  - remediate: {check: [run: {read-only: true, run: 'x ${{ steps.fixes.fix.stop.status }}'}], fix: [stop]}\n",
+        "  - remediate: {check: [run: {read-only: true, run: 'x ${{ steps.fixes.status }}'}], fix: [start]}\n",
         "  - run: {run: 'x ${{ steps.always.run.status }}'}\n",
     ],
 )
 def test_nobody_knows_what_comes_later(steps: str) -> None:
+    steps = steps.replace("remediate: {", "remediate: {id: fixes, ")
     with pytest.raises(DocumentError, match="does not come before this one"):
         book_of(steps, "unit: gw\nport: 80\nalways: [run: {run: x}]\n")
 
@@ -201,6 +204,19 @@ def test_all_problems_of_all_kinds_are_told_in_the_order_of_the_file() -> None:
         parse(text, "f")
     lines = [problem.line for problem in caught.value.problems]
     assert lines == [1, 2, 3, 5, 6, 7, 8, 8]
+
+
+def test_a_message_is_one_line_whatever_the_file_makes_it_quote() -> None:
+    text = (
+        '"a\\n\\e[2Jb": x\nscope: "s\\nf:1:1: all is well"\nname: "${{ vars.qqq }}"\nsteps: ["r\\n", {run: {run: x}}]\n'
+    )
+    names = "".join(f"  a-long-name-{number}: x\n" for number in range(200))
+    with pytest.raises(DocumentError) as caught:
+        parse(f"{text}vars:\n{names}", "f")
+    assert len(caught.value.problems) == 4
+    for problem in caught.value.problems:
+        assert problem.message.isprintable()
+        assert len(problem.message) <= 500
 
 
 def test_a_file_is_read_from_where_it_is(tmp_path: Path) -> None:
@@ -239,3 +255,17 @@ def test_what_may_not_be_read_is_said(tmp_path: Path, monkeypatch: pytest.Monkey
     monkeypatch.setattr(Path, "open", denied)
     with pytest.raises(UsageError, match=r"cannot read .*up.yaml: permission denied"):
         load(str(tmp_path / "up.yaml"))
+
+
+def test_a_file_without_templates_does_not_pay_for_jinja() -> None:
+    code = (
+        "import sys; from runbook.document import parse; parse('unit: gw\\nsteps: [restart]\\n'); print(*sys.modules)"
+    )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
+    assert not {"jinja2", "gi", "tenacity"} & set(result.stdout.split())
+
+
+def test_names_and_phrases_are_cheap() -> None:
+    code = "import sys; import runbook.names, runbook.spans; print(*sys.modules)"
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
+    assert not {"jinja2", "pydantic", "yaml"} & set(result.stdout.split())

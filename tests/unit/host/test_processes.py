@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 import os
 import pwd
@@ -109,44 +110,55 @@ def test_only_a_whole_invocation_id_is_believed(environ: str, found: str) -> Non
 # One look -------------------------------------------------------------------------------------------------------
 
 
+@contextlib.contextmanager
+def cat(*argv: str | Path, **environment: str) -> Iterator[int]:
+    """Run cat(1), and wait until it does: Popen returns in the middle of execve(2), without a command line yet."""
+    with subprocess.Popen(argv, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as child:
+        assert child.stdin is not None
+        assert child.stdout is not None
+        child.stdin.write(b"up\n")
+        child.stdin.flush()
+        assert child.stdout.readline() == b"up\n"
+        yield child.pid
+        child.communicate()
+
+
 def test_a_child_is_seen_whole() -> None:
-    environment = {"INVOCATION_ID": ID, "PATH": "/usr/bin:/bin"}
-    child = subprocess.Popen(["sleep", "60"], env=environment)
-    try:
-        seen = read(child.pid)
-        me = read(os.getpid())
-        assert seen is not None
-        assert me is not None
-        assert (seen.pid, seen.ppid, seen.uid) == (child.pid, os.getpid(), os.geteuid())
-        assert (seen.name, seen.command, seen.invocation_id) == ("sleep", ("sleep", "60"), ID)
-        assert seen.exe == os.path.realpath(shutil.which("sleep") or "")
-        assert (seen.cgroup, seen.kernel) == (me.cgroup, False)
-        assert (seen.pid_namespace, seen.user_namespace) == (me.pid_namespace, me.user_namespace)
-        assert seen.pid_namespace == Path("/proc/self/ns/pid").stat().st_ino
-        assert me.started <= seen.started <= time.clock_gettime(time.CLOCK_BOOTTIME)
-        assert lives(seen.id)
-        assert not lives(ProcessId(child.pid, seen.id.start + 1))
-    finally:
-        child.kill()
-        child.wait()
-    assert read(child.pid) is None
-    assert identity(child.pid) is None
+    with cat("cat", "-u", INVOCATION_ID=ID, PATH="/usr/bin:/bin") as pid:
+        seen, me = read(pid), read(os.getpid())
+        alive = seen is not None and lives(seen.id)
+    assert seen is not None
+    assert me is not None
+    assert (seen.pid, seen.ppid, seen.uid) == (pid, os.getpid(), os.geteuid())
+    assert (seen.name, seen.command, seen.invocation_id) == ("cat", ("cat", "-u"), ID)
+    assert seen.exe == os.path.realpath(shutil.which("cat") or "")
+    assert (seen.cgroup, seen.kernel) == (me.cgroup, False)
+    assert (seen.pid_namespace, seen.user_namespace) == (me.pid_namespace, me.user_namespace)
+    assert seen.pid_namespace == Path("/proc/self/ns/pid").stat().st_ino
+    assert me.started <= seen.started <= time.clock_gettime(time.CLOCK_BOOTTIME)
+    assert alive
+    assert read(pid) is None
+    assert identity(pid) is None
     assert not lives(seen.id)
     assert state_of(seen.id) == "gone"
 
 
+def test_another_start_is_another_process() -> None:
+    me = identity(os.getpid())
+    assert me is not None
+    assert lives(me)
+    assert not lives(ProcessId(me.pid, me.start + 1))
+    assert state_of(ProcessId(me.pid, me.start + 1)) == "gone"
+
+
 def test_a_program_that_was_removed_and_has_an_odd_name(tmp_path: Path) -> None:
     odd = tmp_path / "we (ird) 1"
-    shutil.copy(shutil.which("sleep") or "", odd)
-    child = subprocess.Popen([odd, "60"])
-    try:
+    shutil.copy(shutil.which("cat") or "", odd)
+    with cat(odd) as pid:
         odd.unlink()
-        seen = read(child.pid)
-        assert seen is not None
-        assert (seen.name, seen.exe) == ("we (ird) 1", f"{odd} (deleted)")
-    finally:
-        child.kill()
-        child.wait()
+        seen = read(pid)
+    assert seen is not None
+    assert (seen.name, seen.exe) == ("we (ird) 1", f"{odd} (deleted)")
 
 
 def test_bytes_that_are_no_text_are_shown() -> None:
@@ -166,21 +178,21 @@ with open("/proc/self/mem", "r+b", buffering=0) as memory:
     at = environment.index(b"INVOCATION_ID=")
     memory.seek(start)
     memory.write((b"x" * (at + 4)) if sys.argv[1:] else b"y")
-print(at)
+print(at, flush=True)
 sys.stdin.read()
 """
     environment = {"A": "1", "INVOCATION_ID": ID, "PATH": os.environ["PATH"]}
-    for extra, found in ((), ID), (("all",), ""):
-        child = subprocess.Popen(
+    for extra, found in (((), ID), (("all",), "")):
+        with subprocess.Popen(
             [sys.executable, "-c", overwrite, *extra],
             env=environment,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-        )
-        assert child.stdout is not None
-        assert int(child.stdout.readline()) > 0
-        seen = read(child.pid)
-        child.communicate()
+        ) as child:
+            assert child.stdout is not None
+            assert int(child.stdout.readline()) > 0
+            seen = read(child.pid)
+            child.communicate()
         assert seen is not None
         assert seen.invocation_id == found
 
@@ -225,7 +237,7 @@ def test_a_user_without_a_name_is_a_number() -> None:
 def test_ancestors_lead_to_the_first_process() -> None:
     line = ancestors(os.getpid())
     assert line[0] == identity(os.getppid())
-    assert all(child.start >= parent.start for child, parent in zip(line, line[1:], strict=False))
+    assert all(child.start >= parent.start for child, parent in itertools.pairwise(line))
     assert ancestors(1) == ()
     child = subprocess.Popen(["sleep", "60"])
     assert ancestors(child.pid)[1:] == line
@@ -242,7 +254,7 @@ def test_every_holder_is_found(family: Family) -> None:
     with socket.socket() as mine:
         own = os.fstat(mine.fileno()).st_ino
         found = holders({listener, own, 1}).holders
-    assert found == {**dict.fromkeys({family.parent.pid, *children}, {listener}), os.getpid(): {own}}
+    assert found == {**{pid: {listener} for pid in (family.parent.pid, *children)}, os.getpid(): {own}}
     family.end(children.pop())
     assert holders([listener]).holders.keys() == {family.parent.pid, *children}
     assert holds(family.parent.pid, [1, listener])
@@ -265,14 +277,19 @@ threading.Thread(target=work).start()
 """
 
 FIRST_THREAD_ENDED = """
-import ctypes, os, socket, threading, sys
+import ctypes, os, signal, socket, threading
 own = socket.socket()
+child = os.fork()
+while child == 0:
+    signal.pause()
 main = threading.main_thread().native_id
 def work():
     while open(f"/proc/self/task/{main}/stat").read().rpartition(")")[2].split()[0] != "Z":
         pass
-    print(os.fstat(own.fileno()).st_ino, flush=True)
+    print(child, os.fstat(own.fileno()).st_ino, flush=True)
     os.read(0, 1)
+    os.kill(child, signal.SIGKILL)
+    os.waitpid(child, 0)
     os._exit(0)
 threading.Thread(target=work).start()
 ctypes.CDLL(None).syscall({exit}, 0)
@@ -288,8 +305,9 @@ def test_a_table_of_a_single_thread_is_found() -> None:
 @pytest.mark.skipif(os.uname().machine not in ("x86_64", "aarch64"), reason="the number of exit(2) is not known here")
 def test_a_process_whose_first_thread_has_ended_is_found() -> None:
     number = {"x86_64": 60, "aarch64": 93}[os.uname().machine]
-    with python(FIRST_THREAD_ENDED.replace("{exit}", str(number))) as (child, inode):
-        assert holders([int(inode)]).holders == {child.pid: {int(inode)}}
+    with python(FIRST_THREAD_ENDED.replace("{exit}", str(number))) as (child, line):
+        fork, inode = map(int, line.split())
+        assert holders([inode]).holders == {child.pid: {inode}, fork: {inode}}
         process = identity(child.pid)
         assert process is not None
         assert lives(process)

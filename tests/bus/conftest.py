@@ -1,0 +1,37 @@
+"""Fixtures for tests of the bus: each test has a dbus-daemon and a systemd of its own."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from runbook.host.loop import Loop
+from runbook.host.systemd import Systemd
+
+from .private_bus import PrivateBus
+
+
+@pytest.fixture
+def bus(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[PrivateBus]:
+    """A private bus with a fake systemd, where the program looks for the system's."""
+    with PrivateBus(tmp_path) as private:
+        monkeypatch.setenv("DBUS_SYSTEM_BUS_ADDRESS", private.address)
+        yield private
+
+
+@pytest.fixture
+def loop() -> Iterator[Loop]:
+    """A loop whose ports never change and whose processes live for ever."""
+    made = Loop(look=lambda _port: frozenset(), lives=lambda _process: True)
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def systemd(bus: PrivateBus, loop: Loop) -> Iterator[Systemd]:
+    """The program's side of the private bus."""
+    made = Systemd("system", loop)
+    yield made
+    made.close()

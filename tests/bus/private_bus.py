@@ -1,0 +1,105 @@
+"""A dbus-daemon for one test, with a fake systemd on it; both can be killed and started again."""
+
+from __future__ import annotations
+
+import queue
+import subprocess
+import sys
+import threading
+from pathlib import Path
+from typing import Self
+
+CONFIGURATION = """\
+<!DOCTYPE busconfig PUBLIC "-//freedesktop//DTD D-Bus Bus Configuration 1.0//EN"
+ "http://www.freedesktop.org/standards/dbus/1.0/busconfig.dtd">
+<busconfig>
+  <type>session</type>
+  <listen>{address}</listen>
+  <auth>EXTERNAL</auth>
+  <policy context="default">
+    <allow send_destination="*" eavesdrop="true"/>
+    <allow eavesdrop="true"/>
+    <allow own="*"/>
+  </policy>
+</busconfig>
+"""
+
+PATIENCE = 10.0
+"""Seconds after which what a test waits for will not come any more."""
+
+
+class PrivateBus:
+    """A bus at an address of its own."""
+
+    def __init__(self, folder: Path) -> None:
+        self.address = f"unix:path={folder}/bus"
+        self._configuration = folder / "bus.conf"
+        self._configuration.write_text(CONFIGURATION.format(address=self.address))
+        self.calls: list[str] = []
+        """What systemd was asked, in order."""
+        self._said: queue.Queue[str] = queue.Queue()
+        self._daemon: subprocess.Popen[str] | None = None
+        self._systemd: subprocess.Popen[str] | None = None
+
+    def __enter__(self) -> Self:
+        self.start_daemon()
+        self.start_systemd()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.kill_systemd()
+        self.kill_daemon()
+
+    @property
+    def daemon(self) -> int:
+        """The PID of the dbus-daemon."""
+        assert self._daemon is not None
+        return self._daemon.pid
+
+    def start_daemon(self) -> None:
+        argv = ["dbus-daemon", f"--config-file={self._configuration}", "--nofork", "--nopidfile", "--print-address"]
+        self._daemon = subprocess.Popen(argv, stdout=subprocess.PIPE, text=True)
+        assert self._daemon.stdout is not None
+        assert self._daemon.stdout.readline()
+
+    def kill_daemon(self) -> None:
+        _kill(self._daemon)
+
+    def start_systemd(self) -> None:
+        argv = [sys.executable, str(Path(__file__).with_name("fake_systemd.py")), self.address]
+        self._systemd = subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        threading.Thread(target=self._listen, args=(self._systemd,), daemon=True).start()
+        self.wait_for("ready")
+
+    def kill_systemd(self) -> None:
+        _kill(self._systemd)
+
+    def order(self, line: str) -> None:
+        """Have the fake do something, and wait until it has."""
+        assert self._systemd is not None
+        assert self._systemd.stdin is not None
+        self._systemd.stdin.write(f"{line}\n")
+        self._systemd.stdin.flush()
+        self.wait_for("ok")
+
+    def wait_for(self, line: str) -> None:
+        """Wait until the fake has said this; what it said before is dropped."""
+        while self._said.get(timeout=PATIENCE) != line:
+            pass
+
+    def _listen(self, systemd: subprocess.Popen[str]) -> None:
+        assert systemd.stdout is not None
+        with systemd.stdout as lines:
+            for line in lines:
+                self.calls.append(line.strip())
+                self._said.put(line.strip())
+
+
+def _kill(process: subprocess.Popen[str] | None) -> None:
+    if process is not None:
+        process.kill()
+        process.wait()
+        for pipe in (process.stdin, process.stdout):
+            # The fake's output belongs to the thread that reads it, and ends with it.
+            if pipe is not None and (pipe is process.stdin or process.stdin is None):
+                pipe.close()

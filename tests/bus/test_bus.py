@@ -1,0 +1,250 @@
+"""What a connection really does when its other end is slow, rude, or gone."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from runbook import errors
+from runbook.host import bus as bus_module
+from runbook.host.facts import JobVerb
+from runbook.host.loop import Loop
+from runbook.host.systemd import Systemd
+
+from .private_bus import PATIENCE, PrivateBus
+
+
+@pytest.fixture
+def short(monkeypatch: pytest.MonkeyPatch) -> float:
+    """A time-out of connections, and of calls that do not say otherwise, that a test can wait for."""
+    monkeypatch.setattr(bus_module, "TIMEOUT", 0.5)
+    return 0.5
+
+
+def restart(systemd: Systemd, unit: str, timeout: float = 5) -> None:
+    systemd.manager("RestartUnit", "(ss)", unit, "replace", what=f"restart {unit}", timeout=timeout)
+
+
+def test_a_call_that_is_not_answered_ends_at_its_time_out(systemd: Systemd) -> None:
+    began = time.monotonic()
+    with pytest.raises(errors.BusTimeout) as caught:
+        restart(systemd, "hang.service", timeout=0.2)
+    assert 0.2 <= time.monotonic() - began < 1
+    assert caught.value.message == "cannot restart hang.service: it did not answer in time"
+
+
+def test_the_connection_is_good_after_a_time_out(systemd: Systemd) -> None:
+    with pytest.raises(errors.BusTimeout):
+        restart(systemd, "hang.service", timeout=0.05)
+    assert systemd.unit("web.service").active_state == "active"
+
+
+@pytest.mark.parametrize(
+    ("unit", "kind"),
+    [
+        ("denied.service", errors.AccessDenied),
+        # What an unprivileged user is told where no polkit, or no agent, runs.
+        ("ask.service", errors.AccessDenied),
+        ("absent.service", errors.NoSuchUnit),
+        ("masked.service", errors.UnitMasked),
+        ("busy.service", errors.BusTimeout),
+        ("manual.service", errors.HostError),
+    ],
+)
+def test_errors_are_told_apart_by_name(systemd: Systemd, unit: str, kind: type[errors.HostError]) -> None:
+    with pytest.raises(errors.HostError) as caught:
+        restart(systemd, unit)
+    assert type(caught.value) is kind
+    assert caught.value.remote
+    if kind is not errors.BusTimeout:
+        # systemd's own words, in whatever language, without GLib's prefix.
+        assert caught.value.message == f"cannot restart {unit}: Ça ne va pas."
+
+
+def test_what_a_message_cannot_hold_is_an_error_in_words(systemd: Systemd) -> None:
+    with pytest.raises(errors.HostError, match="cannot restart it: "):
+        systemd.manager("RestartUnit", "(ss)", "not utf-8: \udcff", "replace", what="restart it")
+
+
+def test_a_daemon_that_accepts_and_says_nothing(bus: PrivateBus, loop: Loop, short: float) -> None:
+    os.kill(bus.daemon, signal.SIGSTOP)
+    began = time.monotonic()
+    with pytest.raises(errors.BusUnavailable, match="does not answer"):
+        Systemd("system", loop)
+    assert time.monotonic() - began < short + 1
+
+
+def test_no_bus(loop: Loop, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DBUS_SYSTEM_BUS_ADDRESS", "unix:path=/nowhere/bus")
+    with pytest.raises(errors.BusUnavailable) as caught:
+        Systemd("system", loop)
+    assert "there is no bus at /nowhere/bus" in caught.value.message
+    assert caught.value.hint
+    assert caught.value.exit_status == errors.EXIT_NOT_BEGUN
+
+
+def test_a_bus_without_systemd(bus: PrivateBus, loop: Loop) -> None:
+    bus.kill_systemd()
+    with pytest.raises(errors.BusUnavailable, match="no systemd is on the bus"):
+        Systemd("system", loop)
+
+
+def test_the_bus_dies_under_a_call(systemd: Systemd, bus: PrivateBus, loop: Loop, short: float) -> None:
+    """GLib's shared connections end the program with SIGTERM here; this one raises."""
+    loop.after(0.1, bus.kill_daemon)
+    with pytest.raises(errors.BusLost) as caught:
+        restart(systemd, "hang.service")
+    assert caught.value.message == "cannot restart hang.service: the connection broke"
+    # Nothing comes back: what merely reads gives up at its time-out, too.
+    with pytest.raises(errors.BusLost, match=r"cannot look at web\.service: nobody answers at"):
+        systemd.manager("GetUnit", "(s)", "web.service", what="look at web.service", again=True, timeout=short)
+
+
+def test_systemd_leaves_before_it_answers(systemd: Systemd, bus: PrivateBus) -> None:
+    """As on re-execution: what was asked may have happened, so it is not asked a second time."""
+    with pytest.raises(errors.BusLost):
+        restart(systemd, "vanish.service")
+    assert bus.calls.count("RestartUnit vanish.service replace") == 1
+
+
+def test_what_reads_is_asked_again_when_systemd_is_back(systemd: Systemd, bus: PrivateBus, loop: Loop) -> None:
+    bus.order("leave")
+    with pytest.raises(errors.BusLost):
+        restart(systemd, "quick.service")
+    loop.after(0.2, lambda: bus.order("return"))
+    assert systemd.unit("web.service").active_state == "active"
+
+
+def test_a_new_connection_after_the_bus_was_restarted(systemd: Systemd, bus: PrivateBus, loop: Loop) -> None:
+    assert systemd.unit("web.service").n_restarts == 0
+    _restart_bus(bus)
+    assert systemd.unit("web.service").active_state == "active"
+    assert bus.calls.count("Subscribe") == 2
+    # Its signals are heard as before.
+    bus.order("changed web.service 1")
+    heard: list[float] = []
+    loop.run_until(lambda: "web.service" in loop._news, PATIENCE)
+    heard.append(systemd.unit("web.service").n_restarts)
+    assert heard == [1]
+
+
+def test_a_write_goes_out_on_the_new_connection(systemd: Systemd, bus: PrivateBus, loop: Loop) -> None:
+    _restart_bus(bus)
+    # The program has noticed, and nothing is under way: there is no doubt what became of it.
+    loop.run_until(systemd.bus._connection.is_closed, PATIENCE)
+    assert systemd.begin_job(JobVerb.RESTART, "web.service").path
+    assert bus.calls.count("RestartUnit web.service replace") == 1
+
+
+def _restart_bus(bus: PrivateBus) -> None:
+    bus.kill_daemon()
+    bus.kill_systemd()
+    bus.start_daemon()
+    bus.start_systemd()
+
+
+PROGRAM = """
+import sys
+from runbook.errors import Interrupted
+from runbook.host.facts import JobVerb
+from runbook.host.loop import Loop
+from runbook.host.systemd import Systemd
+from runbook.model import Deadline, Wake
+
+loop = Loop(look=lambda port: frozenset(), lives=lambda process: True)
+try:
+    systemd = Systemd("system", loop)
+    print("there", flush=True)
+    {body}
+except Interrupted as error:
+    print("interrupted", error.signum, flush=True)
+"""
+
+CALL = 'systemd.begin_job(JobVerb.RESTART, "hang.service")'
+WAIT = 'print("waiting", flush=True); loop.wait(Wake(within=60), Deadline.after(loop.clock, 60))'
+BEGIN = 'print(systemd.begin_job(JobVerb.RESTART, "late.service").path); systemd.unit("web.service")'
+
+
+@pytest.fixture
+def program(bus: PrivateBus) -> Iterator[list[subprocess.Popen[str]]]:
+    started: list[subprocess.Popen[str]] = []
+    yield started
+    for process in started:
+        process.kill()
+        process.communicate()
+
+
+def start(program: list[subprocess.Popen[str]], body: str) -> subprocess.Popen[str]:
+    argv = [sys.executable, "-c", PROGRAM.format(body=body)]
+    process = subprocess.Popen(argv, stdout=subprocess.PIPE, text=True)
+    program.append(process)
+    return process
+
+
+def output_after(process: subprocess.Popen[str], signum: signal.Signals) -> tuple[str, float]:
+    began = time.monotonic()
+    process.send_signal(signum)
+    output = process.communicate(timeout=PATIENCE)[0]
+    return output, time.monotonic() - began
+
+
+@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_ends_a_call_that_hangs(
+    bus: PrivateBus, program: list[subprocess.Popen[str]], signum: signal.Signals
+) -> None:
+    process = start(program, CALL)
+    bus.wait_for("RestartUnit hang.service replace")
+    output, seconds = output_after(process, signum)
+    assert output == f"there\ninterrupted {signum.value}\n"
+    assert seconds < 1
+
+
+def test_a_signal_ends_a_wait(bus: PrivateBus, program: list[subprocess.Popen[str]]) -> None:
+    process = start(program, WAIT)
+    assert process.stdout is not None
+    assert [process.stdout.readline() for _ in range(2)] == ["there\n", "waiting\n"]
+    output, seconds = output_after(process, signal.SIGTERM)
+    assert output == "interrupted 15\n"
+    assert seconds < 1
+
+
+def test_a_signal_ends_a_connection_that_hangs(bus: PrivateBus, program: list[subprocess.Popen[str]]) -> None:
+    os.kill(bus.daemon, signal.SIGSTOP)
+    process = start(program, 'print("no")')
+    # It hangs in the authentication from the moment on when its socket stands.
+    deadline = time.monotonic() + PATIENCE
+    while not _has_socket(process.pid):
+        assert time.monotonic() < deadline
+    output, seconds = output_after(process, signal.SIGTERM)
+    assert output == "interrupted 15\n"
+    assert seconds < 1
+
+
+def test_what_a_signal_finds_half_begun_is_known(bus: PrivateBus, program: list[subprocess.Popen[str]]) -> None:
+    """Its answer is still waited for, a moment: else nobody could stop what was begun."""
+    process = start(program, BEGIN)
+    bus.wait_for("RestartUnit late.service replace")
+    output, seconds = output_after(process, signal.SIGTERM)
+    assert output == "there\n/org/freedesktop/systemd1/job/1\ninterrupted 15\n"
+    assert seconds < 1
+
+
+def test_a_lost_terminal_ends_nothing(bus: PrivateBus, program: list[subprocess.Popen[str]]) -> None:
+    process = start(program, WAIT)
+    assert process.stdout is not None
+    assert [process.stdout.readline() for _ in range(2)] == ["there\n", "waiting\n"]
+    process.send_signal(signal.SIGHUP)
+    output, _ = output_after(process, signal.SIGTERM)
+    assert output == "interrupted 15\n"
+
+
+def _has_socket(pid: int) -> bool:
+    # Two are the loop's own pair, which wakes it.
+    return sum(fd.is_socket() for fd in Path(f"/proc/{pid}/fd").iterdir()) > 2

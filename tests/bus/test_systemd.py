@@ -1,0 +1,151 @@
+"""Jobs and signals, in the orders in which they can come."""
+
+from __future__ import annotations
+
+import time
+
+import pytest
+
+from runbook.errors import HostError
+from runbook.host import systemd as systemd_module
+from runbook.host.facts import JobRef, JobResult, JobVerb
+from runbook.host.loop import Loop
+from runbook.host.systemd import Systemd
+from runbook.model import Deadline, Wake
+
+from .private_bus import PATIENCE, PrivateBus
+
+WEB = Wake(units=frozenset({"web.service"}), within=PATIENCE)
+
+
+def wait(loop: Loop, wake: Wake = WEB) -> float:
+    """Wait, and give the seconds that it took."""
+    began = time.monotonic()
+    loop.wait(wake, Deadline.after(loop.clock, PATIENCE))
+    return time.monotonic() - began
+
+
+def test_the_end_of_a_job_may_be_heard_before_its_beginning_is_answered(systemd: Systemd) -> None:
+    ref = systemd.begin_job(JobVerb.RESTART, "quick.service")
+    assert systemd.job(ref) is JobResult.DONE
+
+
+def test_a_job_ends_while_it_is_waited_for(systemd: Systemd, bus: PrivateBus, loop: Loop) -> None:
+    ref = systemd.begin_job(JobVerb.RESTART, "web.service")
+    assert systemd.job(ref) is None
+    loop.after(0.05, lambda: bus.order("finish web.service failed"))
+    assert wait(loop) < 1
+    assert systemd.job(ref) is JobResult.FAILED
+
+
+def test_somebody_elses_job_takes_the_place_of_ours(systemd: Systemd, bus: PrivateBus, loop: Loop) -> None:
+    ref = systemd.begin_job(JobVerb.START, "web.service")
+    bus.order("finish web.service canceled")
+    wait(loop)
+    assert systemd.job(ref) is JobResult.CANCELED
+
+
+def test_a_result_that_nobody_knows_yet_is_kept_as_it_is(systemd: Systemd, bus: PrivateBus, loop: Loop) -> None:
+    ref = systemd.begin_job(JobVerb.START, "web.service")
+    bus.order("finish web.service thawed")
+    wait(loop)
+    assert systemd.job(ref) == "thawed"
+
+
+def test_another_job_of_the_unit_is_not_taken_for_ours(systemd: Systemd, bus: PrivateBus, loop: Loop) -> None:
+    first = systemd.begin_job(JobVerb.START, "web.service")
+    bus.order("finish web.service done")
+    wait(loop)
+    second = systemd.begin_job(JobVerb.STOP, "web.service")
+    assert (systemd.job(first), systemd.job(second)) == (JobResult.DONE, None)
+
+
+def test_a_job_that_ended_while_the_bus_was_gone(systemd: Systemd, bus: PrivateBus) -> None:
+    ref = systemd.begin_job(JobVerb.RESTART, "web.service")
+    bus.kill_daemon()
+    bus.kill_systemd()
+    bus.start_daemon()
+    bus.start_systemd()
+    systemd.unit("web.service")
+    assert systemd.job(ref) is JobResult.GONE
+
+
+def test_a_job_of_an_earlier_process_is_asked_for(systemd: Systemd, bus: PrivateBus, loop: Loop) -> None:
+    theirs = systemd.begin_job(JobVerb.RESTART, "web.service")
+    ended = JobRef("/org/freedesktop/systemd1/job/4711", "web.service", "start")
+    systemd._heard.clear()
+    assert systemd.job(theirs) is None
+    assert systemd.job(ended) is JobResult.GONE
+    bus.order("finish web.service done")
+    wait(loop)
+    assert systemd.job(theirs) is JobResult.DONE
+
+
+def test_systemd_is_asked_after_a_while_of_silence(
+    systemd: Systemd, bus: PrivateBus, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ref = systemd.begin_job(JobVerb.RESTART, "web.service")
+    for _ in range(3):
+        systemd.job(ref)
+    assert not any(call.startswith("GetJob") for call in bus.calls)
+    monkeypatch.setattr(systemd_module, "SILENCE", 0.0)
+    assert systemd.job(ref) is None
+    assert [call for call in bus.calls if call.startswith("GetJob")] == ["GetJob 1"]
+
+
+def test_a_signal_between_the_look_and_the_wait_is_not_missed(systemd: Systemd, bus: PrivateBus, loop: Loop) -> None:
+    systemd.unit("web.service")
+    bus.order("changed web.service 1")
+    # Some other call serves the main context meanwhile, and so hears it before the wait begins.
+    systemd.live_state("quick.service")
+    assert wait(loop) < 1
+    assert systemd.unit("web.service").n_restarts == 1
+
+
+def test_news_that_a_look_has_seen_wake_nobody(systemd: Systemd, bus: PrivateBus, loop: Loop) -> None:
+    systemd.unit("web.service")
+    bus.order("changed web.service 1")
+    assert systemd.unit("web.service").n_restarts == 1
+    assert wait(loop, Wake(WEB.units, within=0.2)) >= 0.2
+
+
+def test_news_of_other_units_wake_nobody(systemd: Systemd, bus: PrivateBus, loop: Loop) -> None:
+    for unit in ("web.service", "quick.service"):
+        systemd.unit(unit)
+    loop.after(0.05, lambda: bus.order("changed quick.service 5"))
+    assert wait(loop, Wake(WEB.units, within=0.2)) >= 0.2
+
+
+def test_many_signals_are_one_reason_to_look(systemd: Systemd, bus: PrivateBus, loop: Loop) -> None:
+    systemd.unit("web.service")
+    bus.order("changed web.service 200")
+    wakes = 0
+    while systemd.unit("web.service").n_restarts < 200:
+        wait(loop)
+        wakes += 1
+    assert wakes < 20
+    # None is left over: whatever came was before the last look.
+    assert wait(loop, Wake(WEB.units, within=0.1)) >= 0.1
+
+
+def test_a_lost_bus_wakes_whoever_waits(systemd: Systemd, bus: PrivateBus, loop: Loop) -> None:
+    systemd.unit("web.service")
+    loop.after(0.05, bus.kill_daemon)
+    assert wait(loop) < 1
+
+
+def test_the_first_word_to_systemd_comes_after_listening(systemd: Systemd, bus: PrivateBus) -> None:
+    assert bus.calls == ["ready", "Subscribe"]
+
+
+def test_reset_failed_of_a_unit_that_is_not_loaded(systemd: Systemd, bus: PrivateBus) -> None:
+    systemd.reset_failed("absent.service")
+    assert bus.calls[-1] == "ResetFailedUnit absent.service"
+
+
+def test_a_unit_without_a_name_is_none(systemd: Systemd) -> None:
+    """To systemd the empty name is the caller's own unit."""
+    with pytest.raises(HostError, match="without a name"):
+        systemd.begin_job(JobVerb.STOP, "")
+    with pytest.raises(HostError, match="without a name"):
+        systemd.unit("")
