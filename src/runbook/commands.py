@@ -8,8 +8,9 @@ from typing import ClassVar
 from pydantic import Field
 
 from runbook.fields import Environment, Shell, Text
-from runbook.host.facts import Command, CommandResult, JobRef
+from runbook.host.facts import JobRef
 from runbook.host.ports import Host, HostView
+from runbook.host.tasks import Command, CommandResult
 from runbook.model import Finding, Verdict, Wake, fails, not_yet
 from runbook.step import M, Memory, Step
 

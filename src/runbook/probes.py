@@ -7,7 +7,7 @@ import re
 from pydantic import Field, model_validator
 
 from runbook.fields import Environment, Headers, Limit, Pattern, PortField, Shell, Text, Words
-from runbook.host.facts import Command, HttpProbe, TcpProbe
+from runbook.host.tasks import Command, HttpProbe, TcpProbe
 from runbook.step import Document, RunState
 
 LOOPBACK = "127.0.0.1"

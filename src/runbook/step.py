@@ -42,8 +42,9 @@ from runbook.fields import (
     Whole,
     Words,
 )
-from runbook.host.facts import Command, Unit
+from runbook.host.facts import Unit
 from runbook.host.ports import Host, HostView
+from runbook.host.tasks import Command
 from runbook.model import Finding, Impact, Verdict, fails
 from runbook.template import Scope
 

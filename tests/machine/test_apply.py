@@ -201,7 +201,9 @@ def test_a_command_runs_in_a_unit_of_its_own_with_its_user_and_environment(machi
     output = run.step("run")["evidence"]["output"]
     assert "agentops /home/agentops agentops hello there" in output
     assert "runbook-" in output
-    log = machine.run(["sh", "-c", "cat /var/lib/runbook/runs/*/output/run.log; stat -c %a /var/lib/runbook/runs"]).stdout
+    log = machine.run(
+        ["sh", "-c", "cat /var/lib/runbook/runs/*/output/run.log; stat -c %a /var/lib/runbook/runs"]
+    ).stdout
     assert "hello there" in log
     assert log.splitlines()[-1] == "700"
 

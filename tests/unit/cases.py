@@ -15,7 +15,8 @@ import yaml
 from runbook.engine.attempt import attempt
 from runbook.engine.events import Events
 from runbook.engine.glance import glance
-from runbook.host.facts import Answer, CommandResult, JobResult
+from runbook.host.facts import JobResult
+from runbook.host.tasks import Answer, CommandResult
 from runbook.step import RunState, registry
 from tests.unit.fake_machine import FakeMachine, facts_of, listen, process, start_anew, unit
 

@@ -13,9 +13,6 @@ from typing import Any
 
 from runbook.host.facts import (
     ActiveState,
-    Answer,
-    Command,
-    CommandResult,
     Holder,
     JobRef,
     JobResult,
@@ -24,11 +21,11 @@ from runbook.host.facts import (
     LoadState,
     PortOwnership,
     Process,
-    Question,
     Sent,
     Unit,
 )
 from runbook.host.ownership import Judge
+from runbook.host.tasks import Answer, Command, CommandResult, Question
 from runbook.model import Deadline, Port, ProcessId, Wake
 
 INVOCATION = "a" * 32

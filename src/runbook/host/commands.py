@@ -18,9 +18,10 @@ from typing import Any
 
 from runbook.errors import AccessDenied, BusLost, BusTimeout, HostError, Interrupted, NoSuchUnit
 from runbook.host.bus import variant
-from runbook.host.facts import ActiveState, Command, CommandResult, JobRef, JobResult, LoadState
+from runbook.host.facts import ActiveState, JobRef, JobResult, LoadState
 from runbook.host.loop import Loop
 from runbook.host.systemd import MANAGER, MANAGER_PATH, UNIT, Systemd, unit_path
+from runbook.host.tasks import Command, CommandResult
 
 KEPT = 64 * 1024
 """Bytes of a command's output that are given back, from its end."""

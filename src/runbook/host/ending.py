@@ -157,6 +157,7 @@ def _same(holder: Holder, now: Process) -> bool:
 
 
 def contained(process: Process, me: Me) -> str:
+    """Say that a process runs in a container, by its namespaces, or that this cannot be seen; nothing if neither."""
     if process.pid_namespace != me.pid_namespace:
         return "it runs in a container (another PID namespace)" if process.pid_namespace else _UNSEEN
     # A service with PrivateUsers= has a user namespace too, and is no container for that.

@@ -13,27 +13,14 @@ from typing import Self
 from runbook.host import ending, processes
 from runbook.host.addresses import Scope
 from runbook.host.commands import Commands
-from runbook.host.facts import (
-    Answer,
-    Command,
-    CommandResult,
-    Holder,
-    JobRef,
-    JobResult,
-    JobVerb,
-    Listener,
-    PortOwnership,
-    Process,
-    Question,
-    Sent,
-    Unit,
-)
+from runbook.host.facts import Holder, JobRef, JobResult, JobVerb, Listener, PortOwnership, Process, Sent, Unit
 from runbook.host.loop import Loop
 from runbook.host.ownership import Judge
 from runbook.host.ports import HostView
 from runbook.host.questions import Questions
 from runbook.host.sockets import SocketTable
 from runbook.host.systemd import Systemd
+from runbook.host.tasks import Answer, Command, CommandResult, Question
 from runbook.model import Clock, Deadline, Port, ProcessId, SystemClock, Wake
 
 

@@ -10,19 +10,8 @@ from __future__ import annotations
 import signal
 from typing import Protocol
 
-from runbook.host.facts import (
-    Answer,
-    Command,
-    CommandResult,
-    Holder,
-    JobRef,
-    JobResult,
-    JobVerb,
-    PortOwnership,
-    Question,
-    Sent,
-    Unit,
-)
+from runbook.host.facts import Holder, JobRef, JobResult, JobVerb, PortOwnership, Sent, Unit
+from runbook.host.tasks import Answer, Command, CommandResult, Question
 from runbook.model import Clock, Deadline, Port, ProcessId, Wake
 
 

@@ -20,8 +20,8 @@ from typing import Any
 
 from runbook.errors import HostError
 from runbook.host.commands import environment
-from runbook.host.facts import Answer, Command, HttpProbe, Question, TcpProbe
 from runbook.host.loop import Loop
+from runbook.host.tasks import Answer, Command, HttpProbe, Question, TcpProbe
 from runbook.host.words import in_words
 
 KEPT = 64 * 1024

@@ -9,7 +9,7 @@ import socket
 import time
 import urllib.parse
 
-from runbook.host.facts import HttpProbe
+from runbook.host.tasks import HttpProbe
 from runbook.host.words import in_words
 
 KEPT = 64 * 1024

@@ -9,8 +9,8 @@ from pydantic import Field
 
 from runbook.commands import CommandMemory, CommandStep, brief, failed
 from runbook.fields import Flag, Limit, Pattern
-from runbook.host.facts import Question
 from runbook.host.ports import Host, HostView
+from runbook.host.tasks import Question
 from runbook.model import Finding, Impact, Verdict, Wake, fails, holds, not_yet, to_do
 
 MOST_KEPT = 4000

@@ -11,8 +11,8 @@ from pydantic import Field
 
 from runbook.commands import CommandMemory, CommandStep, brief, failed
 from runbook.fields import Limit, Pattern, Shell, Version
-from runbook.host.facts import Command, Question
 from runbook.host.ports import Host, HostView
+from runbook.host.tasks import Command, Question
 from runbook.model import Finding, Verdict, Wake, fails, holds, not_yet, to_do
 from runbook.step import Memory, Runbook
 from runbook.template import Template, complete

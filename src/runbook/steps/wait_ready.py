@@ -9,8 +9,8 @@ from pydantic import Field, model_validator
 
 from runbook.fields import Limit, PortList, Span, UnitName, Whole
 from runbook.health import Look, Looker, Patience
-from runbook.host.facts import Answer, Question
 from runbook.host.ports import HostView
+from runbook.host.tasks import Answer, Question
 from runbook.model import Finding, Impact, State, Verdict, fails, holds, not_yet
 from runbook.probes import Probe
 from runbook.spans import format_span

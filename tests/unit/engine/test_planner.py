@@ -9,7 +9,7 @@ from typing import Any
 from runbook.engine.events import Events
 from runbook.engine.planner import Planner
 from runbook.engine.runner import RunEnd
-from runbook.host.facts import Answer
+from runbook.host.tasks import Answer
 from runbook.model import Event
 from runbook.step import Runbook, RunState, Step
 from tests.unit.fake_machine import FakeMachine, listen, process, unit

@@ -10,7 +10,8 @@ import pytest
 from runbook.engine.events import Events
 from runbook.engine.runner import Runner
 from runbook.errors import AccessDenied, BusLost, BusTimeout, Interrupted
-from runbook.host.facts import ActiveState, Answer, CommandResult, Unit
+from runbook.host.facts import ActiveState, Unit
+from runbook.host.tasks import Answer, CommandResult
 from runbook.model import Event
 from runbook.step import Runbook, RunState
 from tests.unit.fake_machine import FakeMachine, listen, process, unit
@@ -68,7 +69,7 @@ def test_a_step_is_tried_again_with_growing_pauses() -> None:
 def test_the_last_of_the_tries_decides() -> None:
     machine = FakeMachine(units={"gw.service": unit()})
     machine.on_command = lambda m, command: CommandResult("exit-code", 4)
-    end, events = run(machine, step("run", run="broken", retries="1"))
+    end, _ = run(machine, step("run", run="broken", retries="1"))
     assert (end.status, len(machine.written)) == ("failed", 2)
     assert "ended with status 4" in end.reason
 
@@ -90,7 +91,7 @@ def test_a_later_change_that_is_denied_is_a_failure() -> None:
 
 def test_a_unit_that_nothing_could_bring_is_told_before_anything_is_touched() -> None:
     machine = FakeMachine()
-    end, events = run(machine, step("restart"))
+    end, _ = run(machine, step("restart"))
     assert (end.status, end.exit, machine.written) == ("not-begun", 5, [])
     assert "systemd knows no unit gw.service" in end.reason
 

@@ -10,7 +10,7 @@ import pytest
 
 from runbook.engine.events import Events
 from runbook.engine.planner import Planner
-from runbook.host.facts import CommandResult
+from runbook.host.tasks import CommandResult
 from runbook.model import Event
 from runbook.report.layout import WIDTH, Page, Plain, Terminal
 from runbook.report.text import Text

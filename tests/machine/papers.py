@@ -1,0 +1,164 @@
+"""Records what the papers show, from real runs in throwaway machines: `python -m tests.machine.papers [PAGE...]`.
+
+A page says in comments, which nobody sees, how its blocks came to be. Each speaks of the block below it.
+
+    <!-- machine -->            a machine of the page's own from here on; `machine: incident` for one in trouble
+    <!-- file: /root/x.yaml --> the block is put into this file
+    <!-- run -->                the block is run by a shell, and must succeed
+    <!-- shown -->              the commands of the block (`$ ...`) are run, and what they print is put below them
+    <!-- event: RUN EVENT ID -->  one event of a run with `--output json`; RUN is `plan` or `apply`
+    <!-- demo: 3 -->            a part of what `make demo` prints: 1 to 4, or `end`
+
+`sudo` is left out in a machine, where everybody is root. `shown: USER` runs the commands as another user.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import re
+import shlex
+import subprocess
+import sys
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from tests.machine.demo import RUNBOOK, WIDTH
+from tests.machine.incident import loop, stage
+from tests.machine.machine import Machine
+from tests.papers import ROOT, papers
+
+DIRECTIVE = re.compile(
+    r"^<!-- (?P<word>machine|file|run|shown|event|demo)(?:: (?P<argument>.*?))? -->\n"
+    r"(?:(?P<open>```\w+\n)(?P<body>.*?)(?P<close>^```$))?",
+    re.MULTILINE | re.DOTALL,
+)
+
+RUNS = {"plan": ["apply", "--dry-run"], "apply": ["apply"], "check": ["check"]}
+
+
+class Recorder:
+    """Plays the pages through, one after the other. It is to be closed."""
+
+    def __init__(self) -> None:
+        self._machines = contextlib.ExitStack()
+        self._machine: Machine | None = None
+        self._status = 0
+        self._runs: dict[str, list[dict[str, Any]]] = {}
+
+    def close(self) -> None:
+        """Throw the machine away."""
+        self._machines.close()
+        self._machine = None
+        self._runs = {}
+
+    def page(self, text: str) -> str:
+        """Give a page with what it shows recorded anew."""
+        self.close()
+        return DIRECTIVE.sub(self._block, text)
+
+    def _block(self, match: re.Match[str]) -> str:
+        word, argument, body = match["word"], match["argument"] or "", match["body"]
+        if word == "machine":
+            self._boot(argument)
+            return match[0]
+        assert body is not None, f"no block below {match[0].strip()}"
+        if word == "file":
+            self._at_hand.write(argument, body)
+        elif word == "run":
+            self._at_hand.run(["bash", "-ec", body], timeout=120)
+        else:
+            new = {"shown": self._shown, "event": self._event, "demo": self._demo}[word](argument, body)
+            head = match[0][: match.start("body") - match.start()]
+            return f"{head}{new.rstrip()}\n{match['close']}"
+        return match[0]
+
+    @property
+    def _at_hand(self) -> Machine:
+        assert self._machine is not None, "the page has no <!-- machine --> above"
+        return self._machine
+
+    def _boot(self, state: str) -> None:
+        self.close()
+        self._machine = self._machines.enter_context(Machine("bookworm"))
+        if state == "incident":
+            stage(self._machine)
+            loop(self._machine)
+            self._machine.write(RUNBOOK, Path(__file__).with_name("demo.yaml").read_text())
+
+    def _shown(self, user: str, body: str) -> str:
+        lines: list[str] = []
+        for command in re.findall(r"^\$ (?:.*\\\n)*.*$", body, re.MULTILINE):
+            typed = command.removeprefix("$ ").removeprefix("sudo ")
+            # `echo $?` asks for the status of the command before it.
+            script = f"exec 2>&1; (exit {self._status}); {typed}"
+            environment = {"COLUMNS": str(WIDTH)}
+            done = self._at_hand.run(
+                ["bash", "-c", script], check=False, timeout=150, env=environment, user=user or None
+            )
+            self._status = done.returncode
+            lines += [command, *(line.rstrip() for line in done.stdout.rstrip().splitlines())]
+        return "\n".join(lines)
+
+    def _event(self, argument: str, _: str) -> str:
+        run, event, *name = argument.split()
+        for line in self._events(run):
+            if line["event"] == event and (not name or line.get("id") == name[0]):
+                return _pretty(line)
+        raise LookupError(f"no {argument} among the events")
+
+    def _events(self, run: str) -> list[dict[str, Any]]:
+        if run not in self._runs:
+            argv = ["runbook", *RUNS[run], "--output", "json", RUNBOOK]
+            told = self._at_hand.run(argv, check=False, timeout=150).stdout
+            self._runs[run] = [json.loads(line) for line in told.splitlines()]
+        return self._runs[run]
+
+    def _demo(self, part: str, _: str) -> str:
+        return self._demos[part]
+
+    @cached_property
+    def _demos(self) -> dict[str, str]:
+        printed = subprocess.run(
+            [sys.executable, "-m", "tests.machine.demo"], cwd=ROOT, capture_output=True, text=True, check=True
+        ).stdout
+        start, *sections = re.split(r"^\d\. .*\n", printed, flags=re.MULTILINE)
+        *_, end = sections[-1].rpartition("\nProved:")
+        sections[-1] = sections[-1].removesuffix(end).removesuffix("\nProved:")
+        parts = {str(number): section.strip("\n") for number, section in enumerate(sections, 1)}
+        return {"start": start.strip(), **parts, "end": f"Proved:{end}".strip()}
+
+
+def _pretty(value: Any, indent: int = 0, before: int = 0) -> str:
+    """Write JSON as people read it: what fits into a line is one. A line of the output itself has no breaks."""
+    flat = json.dumps(value)
+    if not isinstance(value, (dict, list)) or len(flat) + indent + before <= WIDTH:
+        return flat
+    pad = " " * (indent + 2)
+    if isinstance(value, list):
+        inner = [pad + _pretty(item, indent + 2) for item in value]
+    else:
+        inner = [
+            f"{pad}{json.dumps(key)}: {_pretty(item, indent + 2, len(json.dumps(key)) + 2)}"
+            for key, item in value.items()
+        ]
+    ends = "[]" if isinstance(value, list) else "{}"
+    return "\n".join([ends[0], ",\n".join(inner), " " * indent + ends[1]])
+
+
+def main() -> int:
+    """Record the pages that are named, or all of them."""
+    pages = [Path(name).resolve() for name in sys.argv[1:]] or papers()
+    recorder = Recorder()
+    with contextlib.closing(recorder):
+        for path in pages:
+            text = path.read_text()
+            if DIRECTIVE.search(text):
+                print(shlex.quote(str(path.relative_to(ROOT))), flush=True)
+                path.write_text(recorder.page(text))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

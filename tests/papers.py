@@ -1,0 +1,191 @@
+"""The parts of the papers that the code tells by itself: `python -m tests.papers` writes them anew.
+
+A part stands between `<!-- NAME -->` and `<!-- /NAME -->`. What is between the two is nobody's to edit.
+"""
+
+from __future__ import annotations
+
+import inspect
+import os
+import re
+import sys
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+
+from typer.main import get_command
+from typer.testing import CliRunner
+
+from runbook import catalogue, cli
+from runbook.catalogue import Row
+from runbook.model import Verdict
+from runbook.template.filters import FILTERS
+
+ROOT = Path(__file__).parent.parent
+DOCS = ROOT / "docs"
+REFERENCE = DOCS / "reference"
+SOURCE = ROOT / "src" / "runbook"
+
+PART = re.compile(r"^<!-- ([a-z]+) -->\n.*?^<!-- /\1 -->$", re.MULTILINE | re.DOTALL)
+
+Parts = dict[str, Callable[[], str]]
+"""What a page's parts are made by, under their names."""
+
+
+def papers() -> list[Path]:
+    """Find every page of the project."""
+    return sorted([*ROOT.glob("*.md"), *DOCS.rglob("*.md")])
+
+
+def parts() -> dict[Path, Parts]:
+    """Tell which page has which parts."""
+    made: dict[Path, Parts] = {
+        REFERENCE / "runbook-file.md": {
+            "top": lambda: _table(catalogue.describe_top()),
+            "steps": step_types,
+            "common": lambda: _table(_common()),
+            "filters": lambda: ", ".join(f"`{name}`" for name in ("raw", *FILTERS)),
+        },
+        REFERENCE / "verdicts.md": {"verdicts": verdicts},
+        REFERENCE / "command-line.md": {"commands": commands},
+    }
+    for entry in catalogue.kinds():
+        made[REFERENCE / "steps" / f"{entry.kind}.md"] = {"fields": lambda kind=entry.kind: fields(kind)}  # type: ignore[misc]
+    return made
+
+
+def written(text: str, made: Parts) -> str:
+    """Give a page with its parts as they should be. Raises ValueError where one has no place in it."""
+    missing = made.keys() - {match[1] for match in PART.finditer(text)}
+    if missing:
+        raise ValueError(f"the page has no place for: {', '.join(sorted(missing))}")
+
+    def part(match: re.Match[str]) -> str:
+        name = match[1]
+        return f"<!-- {name} -->\n{made[name]().strip()}\n<!-- /{name} -->" if name in made else match[0]
+
+    return PART.sub(part, text)
+
+
+# -- what the code tells ----------------------------------------------------------------------------------------
+
+
+def fields(kind: str) -> str:
+    """Make the tables of a step type's fields: its own, its time-out, and those of the mappings within."""
+    rows = catalogue.describe(kind).rows
+    own = [row for row in rows if not row.common or row.key == "timeout"]
+    tables = [_table(own), "Every step also takes the [fields of every step](../runbook-file.md#fields-of-every-step)."]
+    tables += _inner(own, "")
+    return "\n\n".join(tables)
+
+
+def step_types() -> str:
+    """List the step types, what each does, and whether it changes anything."""
+    lines = [
+        f"| [`{entry.kind}`](steps/{entry.kind}.md) | {_cell(entry.summary)} | {'yes' if entry.changes else 'no'} |"
+        for entry in catalogue.kinds()
+    ]
+    return "\n".join(["| type | what it does | changes the host |", "|---|---|---|", *lines])
+
+
+def verdicts() -> str:
+    """List the verdicts by what they are about, in the order of the code."""
+    given = given_verdicts()
+    lines: list[str] = []
+    for line in inspect.getsource(Verdict).splitlines():
+        if heading := re.fullmatch(r"    # (\w+)", line):
+            lines += ["", f"## {heading[1]}", "", "| verdict | means |", "|---|---|"]
+        elif name := re.match(r"    ([A-Z_]+) = ", line):
+            verdict = Verdict[name[1]]
+            later = "" if verdict in given else " *No step of this version gives it.*"
+            lines.append(f"| `{verdict}` | {_cell(verdict.meaning)}.{later} |")
+    return "\n".join(lines)
+
+
+def given_verdicts(*modules: Path) -> set[Verdict]:
+    """Find the verdicts that modules can give: all of the program, unless some are named."""
+    found = set()
+    for path in modules or SOURCE.rglob("*.py"):
+        found |= {Verdict[name] for name in re.findall(r"\bVerdict\.([A-Z_]+)\b", path.read_text())}
+    return found
+
+
+def commands() -> str:
+    """Show what each command says about itself."""
+    shown = [("runbook", ["--help"]), *((f"runbook {name}", [name, "--help"]) for name in _commands())]
+    return "\n\n".join(f"## {title}\n\n```text\n{_said(argv)}\n```" for title, argv in shown)
+
+
+def options_of(command: str) -> set[str] | None:
+    """Give the options of a command, or None where there is no such command."""
+    found = _commands().get(command)
+    return None if found is None else {"-h", "--help", *found}
+
+
+def _commands() -> dict[str, list[str]]:
+    group = get_command(cli.app)
+    listed = getattr(group, "commands", {})
+    return {name: [option for p in command.params for option in p.opts] for name, command in listed.items()}
+
+
+def _said(argv: list[str]) -> str:
+    # As wide as in a terminal of 80 columns, wherever this runs.
+    before = os.environ.get("COLUMNS")
+    os.environ["COLUMNS"] = "80"
+    try:
+        result = CliRunner().invoke(cli.app, argv, prog_name="runbook")
+    finally:
+        if before is None:
+            del os.environ["COLUMNS"]
+        else:
+            os.environ["COLUMNS"] = before
+    assert result.exit_code == 0, result.output
+    return "\n".join(line.rstrip() for line in result.output.strip().splitlines())
+
+
+def _common() -> list[Row]:
+    """Give the fields of every step. The default of `timeout` is each type's own."""
+    entry = next(iter(catalogue.kinds()))
+    rows = [row for row in entry.rows if row.common]
+    return [Row(**{**vars(row), "default": "that of the type"}) if row.key == "timeout" else row for row in rows]
+
+
+def _table(rows: Iterable[Row]) -> str:
+    lines = ["| field | type | default | |", "|---|---|---|---|"]
+    for row in rows:
+        default = "**required**" if row.required else _default(row)
+        lines.append(f"| `{row.key}` | {_cell(row.type)} | {default} | {_cell(row.description)} |")
+    return "\n".join(lines)
+
+
+def _default(row: Row) -> str:
+    if not row.default or row.default.startswith("that of"):
+        return row.default
+    return f"`{_cell(row.default)}`"
+
+
+def _inner(rows: Iterable[Row], above: str) -> Iterator[str]:
+    for row in rows:
+        if row.fields:
+            path = f"{above}{row.key}"
+            yield f"In `{path}`:\n\n{_table(row.fields)}"
+            yield from _inner(row.fields, f"{path}.")
+
+
+def _cell(text: str) -> str:
+    """Write a text into a cell of a table, where a bar would end it even within backticks."""
+    return text.replace("|", "\\|").replace("\n", " ")
+
+
+def main() -> int:
+    """Write every part anew; tell which pages it changed."""
+    for path, made in parts().items():
+        text = path.read_text()
+        new = written(text, made)
+        if new != text:
+            path.write_text(new)
+            print(path.relative_to(ROOT))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
