@@ -24,7 +24,7 @@ def bus(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[PrivateBus]
 @pytest.fixture
 def loop() -> Iterator[Loop]:
     """A loop whose ports never change and whose processes live for ever."""
-    made = Loop(look=lambda _port: frozenset(), lives=lambda _process: True)
+    made = Loop(look=lambda _port: frozenset(), pidfd=lambda _process: None)
     yield made
     made.close()
 

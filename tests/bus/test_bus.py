@@ -156,7 +156,7 @@ from runbook.host.loop import Loop
 from runbook.host.systemd import Systemd
 from runbook.model import Deadline, Wake
 
-loop = Loop(look=lambda port: frozenset(), lives=lambda process: True)
+loop = Loop(look=lambda port: frozenset(), pidfd=lambda process: None)
 try:
     systemd = Systemd("system", loop)
     print("there", flush=True)

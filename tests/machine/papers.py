@@ -31,7 +31,7 @@ from tests.papers import ROOT, papers
 
 DIRECTIVE = re.compile(
     r"^<!-- (?P<word>machine|file|run|shown|event|demo)(?:: (?P<argument>.*?))? -->\n"
-    r"(?:(?P<open>```\w+\n)(?P<body>.*?)(?P<close>^```$))?",
+    r"(?:(?P<open>```[^\n]+\n)(?P<body>.*?)(?P<close>^```$))?",
     re.MULTILINE | re.DOTALL,
 )
 
@@ -67,7 +67,7 @@ class Recorder:
         if word == "file":
             self._at_hand.write(argument, body)
         elif word == "run":
-            self._at_hand.run(["bash", "-ec", body], timeout=120)
+            self._at_hand.run(["bash", "-ec", f"cd\n{body}"], timeout=120)
         else:
             new = {"shown": self._shown, "event": self._event, "demo": self._demo}[word](argument, body)
             head = match[0][: match.start("body") - match.start()]
@@ -92,7 +92,7 @@ class Recorder:
         for command in re.findall(r"^\$ (?:.*\\\n)*.*$", body, re.MULTILINE):
             typed = command.removeprefix("$ ").removeprefix("sudo ")
             # `echo $?` asks for the status of the command before it.
-            script = f"exec 2>&1; (exit {self._status}); {typed}"
+            script = f"cd; exec 2>&1; (exit {self._status}); {typed}"
             environment = {"COLUMNS": str(WIDTH)}
             done = self._at_hand.run(
                 ["bash", "-c", script], check=False, timeout=150, env=environment, user=user or None

@@ -239,3 +239,65 @@ def test_an_update_that_fails_says_why(machine: Machine) -> None:
         machine.run(["rm", "-rf", "/opt/gateway", "/usr/local/bin/gatewayctl"])
     assert (run.exit, run.step("update")["verdict"]) == (1, "update-failed")
     assert "ended with status 7: no such version" in run.step("update")["reason"]
+
+
+def test_a_unit_with_a_network_of_its_own(machine: Machine, service: StartService) -> None:
+    """A stranger on the same port number of the host is no stranger there."""
+    service("other.service", unit_file(listener(port=8080)))
+    service("web.service", unit_file(listener(port=8080), PrivateNetwork="yes"))
+    book = """
+        unit: web.service
+        port: 8080
+        steps:
+          - restart
+          - wait-ready: {healthy-for: 500ms, timeout: 20s}
+          - verify-port-owner
+          - kill-orphan
+    """
+    run = runbook(machine, "apply", book)
+    assert (run.exit, run.last["status"]) == (0, "changed"), run.last
+    assert run.step("verify-port-owner")["verdict"] == "owned"
+    assert run.step("kill-orphan")["verdict"] == "nothing-to-kill"
+    assert machine.show("other.service", "ActiveState")["ActiveState"] == "active"
+
+
+def test_leftovers_of_kill_mode_process(machine: Machine, service: StartService) -> None:
+    """A child that KillMode=process left behind is told from the current invocation, in one cgroup."""
+    bind = 's.setsockopt(1, 15, 1); s.bind(("127.0.0.1", 8083)); s.listen()'
+    machine.write("/opt/child.py", f"import socket, time; s = socket.socket(); {bind}; time.sleep(1e6)")
+    service("web.service", unit_file("/bin/sh -c 'python3 /opt/child.py & exec sleep infinity'", KillMode="process"))
+    book = """
+        unit: web.service
+        port: 8083
+        steps:
+          - restart
+          - remediate:
+              check: [wait-ready: {healthy-for: 500ms, timeout: 20s}]
+              fix: [kill-orphan]
+    """
+    run = runbook(machine, "apply", book)
+    assert (run.exit, run.last["status"]) == (0, "remediated"), run.last
+    assert ("remediate.check.wait-ready", "failed", "port-shared") in run.verdicts
+    (killed,) = run.step("remediate.fix.kill-orphan")["evidence"]["killed"]
+    assert killed["role"] == "leftover"
+    assert machine.show("web.service", "ActiveState")["ActiveState"] == "active"
+
+
+def test_a_socket_unit_of_its_own_and_a_stray_one(machine: Machine, service: StartService) -> None:
+    accept = "import socket,time; s=socket.socket(fileno=3); time.sleep(1e6)"
+    machine.write("/opt/activated.py", accept)
+    machine.write("/etc/systemd/system/web.socket", "[Socket]\nListenStream=127.0.0.1:8084\n")
+    machine.write(
+        "/etc/systemd/system/stray.socket", "[Socket]\nListenStream=127.0.0.1:8085\nService=nothing.service\n"
+    )
+    service("nothing.service", unit_file("/bin/true"))
+    service("web.service", unit_file("/usr/bin/python3 /opt/activated.py", Unit_Requires="web.socket"))
+    machine.run(["systemctl", "start", "stray.socket"])
+    try:
+        own = runbook(machine, "check", "unit: web\nport: 8084\nsteps: [verify-port-owner]\n")
+        stray = runbook(machine, "check", "unit: web\nport: 8085\nsteps: [verify-port-owner]\n")
+    finally:
+        machine.run(["systemctl", "stop", "stray.socket", "web.service", "web.socket"])
+        machine.run(["rm", "/etc/systemd/system/web.socket", "/etc/systemd/system/stray.socket"])
+    assert (own.exit, own.step("verify-port-owner")["verdict"]) == (0, "owned"), own.last
+    assert (stray.exit, stray.step("verify-port-owner")["verdict"]) == (1, "other-unit-holds-port")

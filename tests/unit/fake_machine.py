@@ -124,7 +124,13 @@ class FakeMachine:
         return self.units.get(name) or Unit(name, load_state=LoadState.NOT_FOUND)
 
     def ownership(self, unit: Unit, port: Port) -> PortOwnership:
-        return Judge(unit, self, self._live, lambda name: self.unit(name).control_group_id).judge(port)
+        return self._judge(unit).judge(port)
+
+    def leftovers(self, unit: Unit) -> tuple[Holder, ...]:
+        return self._judge(unit).leftovers()
+
+    def _judge(self, unit: Unit) -> Judge:
+        return Judge(unit, self, self._live, self.unit)
 
     def _live(self, name: str) -> ActiveState | None:
         known = self.units.get(name)
@@ -158,6 +164,12 @@ class FakeMachine:
     def listeners(self, port: Port) -> tuple[Listener, ...]:
         found = {s.inode: s for held in self.sockets.values() for s in held if s.number == port.number}
         return tuple(found[inode] for inode in sorted(found))
+
+    def listeners_of(self, pid: int, port: Port) -> tuple[Listener, ...]:
+        return tuple(s for s in self.sockets.get(pid, []) if s.number == port.number)
+
+    def in_cgroup(self, path: str) -> tuple[int, ...]:
+        return tuple(pid for pid, found in self.processes.items() if f"{found.cgroup}/".startswith(f"{path}/"))
 
     def holders(self, inodes: Collection[int]) -> Held:
         held = {
@@ -288,4 +300,6 @@ def facts_of(mapping: Mapping[str, Any]) -> dict[str, Any]:
     """Turn the kebab-case facts of a case file into those of a dataclass."""
     words = {"active_state": ActiveState, "load_state": LoadState}
     named = {key.replace("-", "_"): value for key, value in mapping.items()}
+    if "listen" in named:
+        named["listen"] = tuple(tuple(entry) for entry in named["listen"])
     return {key: words[key](value) if key in words else value for key, value in named.items()}

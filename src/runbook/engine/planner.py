@@ -232,6 +232,7 @@ class Foreseen:
         self._view = view
         self._units: dict[str, Unit] = {}
         self.clock = view.clock
+        self.leftovers = view.leftovers
         self.job = view.job
         self.command_result = view.command_result
         self.lives = view.lives

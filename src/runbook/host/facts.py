@@ -97,7 +97,7 @@ class Unit:
 
     Timestamps and spans ending in `_usec` are microseconds; `…_monotonic` ones of CLOCK_MONOTONIC; 0 means
     never. `invocation_id` is 32 hex digits, or empty. `job` is the id of a queued or running job, 0 for none.
-    Fields below `main_pid` are those of a service, and keep their defaults for other kinds of units.
+    `listen` is a socket unit's; fields below `main_pid` are a service's. Other units keep the defaults.
     """
 
     name: str
@@ -114,6 +114,7 @@ class Unit:
     assert_result: bool = True
     triggered_by: tuple[str, ...] = ()
     triggers: tuple[str, ...] = ()
+    listen: tuple[tuple[str, str], ...] = ()
     fragment_path: str = ""
     unit_file_state: str = ""
     start_limit_interval_usec: int = 0

@@ -10,7 +10,7 @@ from functools import cached_property
 from types import TracebackType
 from typing import Self
 
-from runbook.host import ending, processes
+from runbook.host import ending, processes, sockets
 from runbook.host.addresses import Scope
 from runbook.host.commands import Commands
 from runbook.host.facts import Holder, JobRef, JobResult, JobVerb, Listener, PortOwnership, Process, Sent, Unit
@@ -36,7 +36,7 @@ class LocalHost:
         self.clock: Clock = clock or SystemClock()
         with contextlib.ExitStack() as undo:
             self._sockets = undo.enter_context(SocketTable())
-            self.loop = Loop(look=self._sockets.look, lives=processes.lives, clock=self.clock)
+            self.loop = Loop(look=self._sockets.look, pidfd=ending.pidfd, clock=self.clock)
             undo.callback(self.loop.close)
             self.systemd = Systemd(scope, self.loop)
             undo.callback(self.systemd.close)
@@ -76,11 +76,15 @@ class LocalHost:
 
     def ownership(self, unit: Unit, port: Port) -> PortOwnership:
         """Judge who listens on `port`, as seen by `unit`."""
-        uid = None if self.scope == "system" else os.geteuid()
-        return Judge(unit, _Kernel(self._sockets, self.loop), self.systemd.live_state, self._group_of, uid).judge(port)
+        return self._judge(unit).judge(port)
 
-    def _group_of(self, name: str) -> int:
-        return self.systemd.unit(name).control_group_id
+    def leftovers(self, unit: Unit) -> tuple[Holder, ...]:
+        """Give the processes of the unit's earlier invocations."""
+        return self._judge(unit).leftovers()
+
+    def _judge(self, unit: Unit) -> Judge:
+        uid = None if self.scope == "system" else os.geteuid()
+        return Judge(unit, _Kernel(self._sockets, self.loop), self.systemd.live_state, self.systemd.unit, uid)
 
     def job(self, ref: JobRef) -> JobResult | None:
         """Tell how a job ended, or None while it is queued or running."""
@@ -140,6 +144,7 @@ class ReadOnlyHost:
         self.clock = view.clock
         self.unit = view.unit
         self.ownership = view.ownership
+        self.leftovers = view.leftovers
         self.job = view.job
         self.command_result = view.command_result
         self.lives = view.lives
@@ -159,6 +164,12 @@ class _Kernel:
         listeners = self._sockets.listeners(port)
         self._loop.saw(port, frozenset(listener.inode for listener in listeners))
         return listeners
+
+    def listeners_of(self, pid: int, port: Port) -> tuple[Listener, ...]:
+        return sockets.listeners_of(pid, port)
+
+    def in_cgroup(self, path: str) -> tuple[int, ...]:
+        return processes.in_cgroup(path)
 
     def holders(self, inodes: Collection[int]) -> processes.Scan:
         return processes.holders(inodes)

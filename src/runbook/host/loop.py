@@ -8,7 +8,6 @@ check, not from the moment when the waiting began.
 from __future__ import annotations
 
 import contextlib
-import errno
 import math
 import os
 import signal
@@ -19,7 +18,7 @@ from types import FrameType
 
 from gi.repository import GLib
 
-from runbook.errors import Interrupted
+from runbook.errors import HostError, Interrupted
 from runbook.model import Clock, Deadline, Port, ProcessId, SystemClock, Wake
 
 TICK = 0.01
@@ -35,19 +34,20 @@ EVERYTHING = "*"
 class Loop:
     """Waits in the default main context. It belongs to the main thread; only `tell` may be called by others.
 
-    `look` gives the identity of the sockets that listen on a port, `lives` whether a process still does.
+    `look` gives the identity of the sockets that listen on a port; `pidfd` a descriptor that becomes readable
+    when this very process ends, or None if it has.
     """
 
     def __init__(
         self,
         *,
         look: Callable[[Port], frozenset[int]],
-        lives: Callable[[ProcessId], bool],
+        pidfd: Callable[[ProcessId], int | None],
         clock: Clock | None = None,
     ) -> None:
         self.clock: Clock = clock or SystemClock()
         self._look = look
-        self._lives = lives
+        self._pidfd = pidfd
         self._context = GLib.MainContext.default()
         self._news: set[str] = set()
         self._sockets: dict[Port, frozenset[int]] = {}
@@ -94,6 +94,7 @@ class Loop:
 
         Units are told of by `tell`, under the names that they were looked at. Raises Interrupted.
         """
+        self.check()
         wanted = {*wake.units, EVERYTHING}
         ended: set[ProcessId] = set()
         with contextlib.ExitStack() as watches:
@@ -120,7 +121,7 @@ class Loop:
         Raises Interrupted, once, when SIGINT or SIGTERM has arrived. With `settle` a signal that arrives in
         the middle waits for the end, SETTLE at most, so that what was begun is known to whoever must end it.
         """
-        self.check()
+        # No check before: a request has gone out by now, and to drop its answer is what `settle` is against.
         until = self.clock.monotonic() + seconds
         if self._serve(done, seconds):
             return True
@@ -165,24 +166,20 @@ class Loop:
     def _watch(self, process: ProcessId, ended: set[ProcessId]) -> Iterator[None]:
         """Add the process to `ended` when it is gone."""
         try:
-            fd = os.pidfd_open(process.pid)
-        except OSError as error:
-            if error.errno == errno.ESRCH:
-                ended.add(process)
-            # Else it cannot be watched (no descriptor left): the wake's `within` is what is left.
+            fd = self._pidfd(process)
+        except HostError:
+            # It cannot be watched (no descriptor left): the wake's `within` is what is left.
             yield
             return
-        source = None
+        if fd is None:
+            ended.add(process)
+            yield
+            return
+        source = _on_readable(fd, lambda: ended.add(process))
         try:
-            # Only now: what is asked after the opening is asked of the process that the descriptor names.
-            if self._lives(process):
-                source = _on_readable(fd, lambda: ended.add(process))
-            else:
-                ended.add(process)
             yield
         finally:
-            if source is not None:
-                GLib.source_remove(source)
+            GLib.source_remove(source)
             os.close(fd)
 
     def _catch_signals(self) -> None:

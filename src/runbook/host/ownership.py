@@ -17,6 +17,7 @@ process is, the role is one that must not be ended.
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from typing import Protocol
@@ -27,6 +28,9 @@ from runbook.model import Port, Verdict
 
 LOOKS = 5
 """How often a look is repeated when the sockets changed under it; a port that still changes is unknown."""
+
+_PROTOCOLS = {"Stream": "tcp", "Datagram": "udp"}
+"""The kinds of `Listen` of a socket unit (org.freedesktop.systemd1(5)) that have port numbers."""
 
 MOST_ANCESTORS = 64
 """A line of parents longer than this is not followed further."""
@@ -51,6 +55,12 @@ class Kernel(Protocol):
     def listeners(self, port: Port) -> tuple[Listener, ...]:
         """Every socket that listens on the port."""
 
+    def listeners_of(self, pid: int, port: Port) -> tuple[Listener, ...]:
+        """The same in the network namespace of a process."""
+
+    def in_cgroup(self, path: str) -> tuple[int, ...]:
+        """Every process of a cgroup and all below it."""
+
     def holders(self, inodes: Collection[int]) -> Scan:
         """Every process that holds one of these sockets."""
 
@@ -67,8 +77,8 @@ class Kernel(Protocol):
 LiveState = Callable[[str], ActiveState | None]
 """Tells the state of a unit of the same manager; None where the manager does not know it."""
 
-GroupOf = Callable[[str], int]
-"""Tells the cgroup id of a unit of the same manager; 0 where it has none."""
+LookUp = Callable[[str], Unit]
+"""Looks at another unit of the same manager."""
 
 
 @dataclass(frozen=True)
@@ -78,21 +88,26 @@ class Judge:
     unit: Unit
     kernel: Kernel
     live: LiveState
-    group_of: GroupOf
+    look_up: LookUp
     manager_uid: int | None = None
     """None for the system's manager, else the user whose manager runs the unit."""
 
     def judge(self, port: Port) -> PortOwnership:
         """Say who listens on `port`. The sockets are read before and after the holders, until both agree."""
-        if self._own_network:
-            return self._unseen_network(port)
+        if self.unit.network_namespace_path and not self.unit.main_pid:
+            # Whoever else is in that namespace may hold the port there.
+            why = f"{self.unit.name} has a network namespace of its own, which cannot be looked into while it is down"
+            return PortOwnership(port, Verdict.OWNER_UNKNOWN, why)
+        if self.unit.private_network and not self.unit.main_pid:
+            why = f"{self.unit.name} has a network of its own, and nobody is in it"
+            return PortOwnership(port, Verdict.NOT_LISTENING, why)
         for _ in range(LOOKS):
-            listeners = self.kernel.listeners(port)
+            listeners = self._listeners(port)
             if not listeners:
                 return PortOwnership(port, Verdict.NOT_LISTENING, f"nobody listens on port {port}")
             scan = self.kernel.holders({listener.inode for listener in listeners})
             holders = self._holders(listeners, scan.holders)
-            again = self.kernel.listeners(port)
+            again = self._listeners(port)
             if {listener.inode for listener in again} != {listener.inode for listener in listeners}:
                 continue
             seen = {listener for holder in holders for listener in holder.sockets}
@@ -104,19 +119,23 @@ class Judge:
             f"the sockets of port {port} change faster than they can be looked at",
         )
 
-    @property
-    def _own_network(self) -> bool:
-        return self.unit.private_network or bool(self.unit.network_namespace_path)
+    def leftovers(self) -> tuple[Holder, ...]:
+        """Give the processes of earlier invocations in the unit's cgroup, whether they hold a port or not."""
+        if not self.unit.control_group:
+            return ()
+        found = []
+        for pid in self.kernel.in_cgroup(self.unit.control_group):
+            process = self.kernel.read(pid)
+            if process is not None and self._in_unit(process, unit_of(process.cgroup)):
+                holder = self._holder(process, ())
+                found += [holder] if holder.role is Role.LEFTOVER else []
+        return tuple(found)
 
-    def _unseen_network(self, port: Port) -> PortOwnership:
-        # A port number of the host says nothing about a unit in a network of its own.
-        if not self.unit.runs:
-            return PortOwnership(port, Verdict.NOT_LISTENING, f"{self.unit.name} has a network of its own and is down")
-        return PortOwnership(
-            port,
-            Verdict.OWNER_UNKNOWN,
-            f"{self.unit.name} has a network namespace of its own, which this version does not look into",
-        )
+    def _listeners(self, port: Port) -> tuple[Listener, ...]:
+        """List the sockets in the unit's own network: a port number of the host says nothing about another."""
+        if self.unit.private_network or self.unit.network_namespace_path:
+            return self.kernel.listeners_of(self.unit.main_pid, port)
+        return self.kernel.listeners(port)
 
     def _holders(self, listeners: tuple[Listener, ...], held: dict[int, set[int]]) -> tuple[Holder, ...]:
         holders = []
@@ -210,16 +229,18 @@ class Judge:
     def _of_a_manager(
         self, process: Process, place: Place, sockets: tuple[Listener, ...]
     ) -> tuple[Role, str, str, str]:
-        """Judge what a manager holds: the unit's own .socket, told by the cgroup that made it, or another's."""
+        """Judge what a manager holds: the sockets of the unit's own .socket, by their addresses, or another's.
+
+        systemd makes the sockets in its own cgroup (seen on 252 and 257), so that tells nothing.
+        """
         who = "systemd" if process.pid == 1 else f"the manager of user {process.user}"
-        groups = {socket.cgroup_id for socket in sockets}
-        if 0 in groups:
-            # INET_DIAG_CGROUP_ID came with Linux 5.8.
-            return Role.UNKNOWN, place.unit, "the kernel does not tell which unit made the socket", f"it is {who}"
         mine = process.pid == 1 if self.manager_uid is None else place.user_uid == self.manager_uid
+        held = Counter((socket.protocol, str(socket)) for socket in sockets)
         for name in (self.unit.name, *self.unit.triggered_by):
-            if mine and name.endswith(".socket") and groups == {self.group_of(name)}:
-                return Role.SOCKET_UNIT, name, f"{who} listens for {name}", ""
+            if mine and name.endswith(".socket"):
+                listens = Counter((_PROTOCOLS.get(kind, kind), address) for kind, address in self.look_up(name).listen)
+                if held <= listens:
+                    return Role.SOCKET_UNIT, name, f"{who} listens for {name}", ""
         return Role.OTHER_UNIT, place.unit or "init.scope", f"{who} listens for another socket unit", f"it is {who}"
 
     def _of_another_service(self, place: Place) -> tuple[Role, str, str, str]:

@@ -31,6 +31,9 @@ class HostView(Protocol):
     def ownership(self, unit: Unit, port: Port) -> PortOwnership:
         """Judge who listens on `port`, as seen by `unit`."""
 
+    def leftovers(self, unit: Unit) -> tuple[Holder, ...]:
+        """Give the processes of earlier invocations that are still in the unit's cgroup."""
+
     def job(self, ref: JobRef) -> JobResult | None:
         """Tell how a job ended, or None while it is queued or running."""
 

@@ -44,7 +44,6 @@ ANSWER = struct.Struct("=BBxx2s2x16s16x4xQ4xIIII")  # inet_diag_msg, see _listen
 
 PROTOCOLS = {"tcp": (socket.IPPROTO_TCP, TCP_LISTEN), "udp": (socket.IPPROTO_UDP, TCP_CLOSE)}
 FAMILIES = (socket.AF_INET, socket.AF_INET6)
-DESTROY_GROUPS = 0b1111  # SKNLGRP_INET{,6}_{TCP,UDP}_DESTROY are groups 1 to 4
 TRIES = 8
 """How often a dump is asked for again that the kernel says was disturbed."""
 
@@ -138,24 +137,6 @@ class SocketTable:
                         raise OSError(-status, os.strerror(-status))
                     return
                 yield _listener(port.protocol, body)
-
-
-def destroy_events() -> socket.socket | None:
-    """Open a socket that is readable when an inet socket lost its last holder; None where not permitted.
-
-    For a main loop: it does not block, and tells of every TCP and UDP socket of this network namespace. Read
-    it empty and look again; ENOBUFS in reading means only that some were missed. A listen(2) is told of by
-    nobody.
-    """
-    events: socket.socket | None = None
-    try:
-        events = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_NONBLOCK, NETLINK_SOCK_DIAG)
-        events.bind((0, DESTROY_GROUPS))
-    except OSError:
-        if events is not None:
-            events.close()
-        return None
-    return events
 
 
 def listeners_of(pid: int, port: Port) -> tuple[Listener, ...]:

@@ -49,6 +49,7 @@ _PROPERTIES = {
     "need_daemon_reload": "NeedDaemonReload",
     "triggered_by": "TriggeredBy",
     "triggers": "Triggers",
+    "listen": "Listen",
     "fragment_path": "FragmentPath",
     "unit_file_state": "UnitFileState",
     "start_limit_interval_usec": "StartLimitIntervalUSec",

@@ -10,8 +10,8 @@ from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
-from runbook.fields import Limit, Pattern, PortList, Span, Text, UnitName
-from runbook.host.facts import Holder, PortOwnership, Role, Sent
+from runbook.fields import Flag, Limit, Pattern, PortList, Span, Text, UnitName
+from runbook.host.facts import Holder, PortOwnership, Role, Sent, Unit
 from runbook.host.ports import Host, HostView
 from runbook.model import Finding, ProcessId, Verdict, Wake, fails, holds, not_yet, to_do
 from runbook.step import Document, Memory, Step
@@ -76,6 +76,7 @@ class KillOrphan(Step[KillMemory]):
     signal: Literal["TERM", "INT", "QUIT", "HUP", "KILL"] = Field("TERM", description="The signal to begin with.")
     grace: Span = Field(5.0, description="How long a process has before it gets KILL.")
     expect: Expect | None = Field(None, description="What a process must be, to be ended: `exe`, `user`, `command`.")
+    leftovers: Flag = Field(False, description="End those of an earlier invocation, too, that hold no port.")
     timeout: Limit | None = Field(30.0, description="How long one try may take.")
 
     def check(self, view: HostView, memory: KillMemory) -> Finding:
@@ -85,7 +86,7 @@ class KillOrphan(Step[KillMemory]):
         facts = {"ports": [ownership.evidence() for ownership in seen]}
         if refusal := self._refusal(seen):
             return fails(Verdict.REFUSED_TO_KILL, refusal, **facts)
-        fresh = [holder for holder in _strangers(seen) if holder.process.id not in memory.targets]
+        fresh = [h for h in self._wanted(view, unit, seen) if h.process.id not in memory.targets]
         if fresh and memory.rounds > RESPAWNS:
             return fails(
                 Verdict.PORT_STILL_HELD,
@@ -94,7 +95,9 @@ class KillOrphan(Step[KillMemory]):
             )
         if fresh:
             how = "" if self.signal == "KILL" else f", KILL after {self.grace:g}s"
-            return to_do(_held_by(seen), f"end {_named(fresh)}: {self.signal}{how}", **facts)
+            return to_do(
+                _held_by(seen) or Verdict.LEFTOVER_HOLDS_PORT, f"end {_named(fresh)}: {self.signal}{how}", **facts
+            )
         living = [target for target in memory.targets.values() if view.lives(target.holder.process.id)]
         if living:
             return self._await(view, living, facts)
@@ -117,7 +120,7 @@ class KillOrphan(Step[KillMemory]):
             return  # It changed since it was looked at; the next look says so.
         now = host.clock.monotonic()
         memory.rounds += 1
-        for holder in _strangers(seen):
+        for holder in self._wanted(host, unit, seen):
             if holder.process.id not in memory.targets:
                 self._signal(host, memory, holder, self._first_signal, now)
         for target in list(memory.targets.values()):
@@ -157,6 +160,16 @@ class KillOrphan(Step[KillMemory]):
                 return ownership.reason
         return ""
 
+    def _wanted(self, view: HostView, unit: Unit, seen: list[PortOwnership]) -> list[Holder]:
+        """Give the processes that are to end: the strangers on the ports, and with `leftovers` those as well."""
+        found = {holder.process.id: holder for holder in _strangers(seen)}
+        if self.leftovers:
+            for holder in view.leftovers(unit):
+                # One that must live holds no port here, so it is in nobody's way.
+                if holder.may_be_ended and not (self.expect and self.expect.mismatch(holder)):
+                    found.setdefault(holder.process.id, holder)
+        return list(found.values())
+
     def _await(self, view: HostView, living: list[Target], facts: Mapping[str, Any]) -> Finding:
         now = view.clock.monotonic()
         mild = [target for target in living if target.signum is not Signals.SIGKILL]
@@ -184,7 +197,8 @@ def _strangers(seen: list[PortOwnership]) -> list[Holder]:
 
 
 def _held_by(seen: list[PortOwnership]) -> Verdict:
-    return next(ownership.verdict for ownership in seen if ownership.strangers)
+    # Where no port is held it is leftovers without one that are to end.
+    return next((o.verdict for o in seen if o.strangers), Verdict.LEFTOVER_HOLDS_PORT)
 
 
 def _named(holders: list[Holder]) -> str:

@@ -9,12 +9,10 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
-import select
 import socket
 import struct
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from ipaddress import ip_address
 from pathlib import Path
@@ -24,7 +22,7 @@ import pytest
 from runbook.errors import HostError
 from runbook.host import sockets
 from runbook.host.facts import Listener
-from runbook.host.sockets import SocketTable, destroy_events, listeners, listeners_of
+from runbook.host.sockets import SocketTable, listeners, listeners_of
 from runbook.model import Port
 
 V4, V6 = socket.AF_INET, socket.AF_INET6
@@ -356,42 +354,3 @@ def test_without_sock_diag_proc_is_read_and_nothing_asked_again(
         for _ in range(2):
             assert [found.inode for found in table.listeners(Port(number(mine)))] == [inode(mine)]
     assert fake.answers == []
-
-
-# Events ---------------------------------------------------------------------------------------------------------
-
-
-def test_the_end_of_a_listener_is_told_when_its_last_holder_goes(opened: Open, free_port: int) -> None:
-    mine = opened("127.0.0.1", free_port)
-    events = destroy_events()
-    if events is None:
-        pytest.skip("not permitted here")
-
-    def told() -> bool:
-        """Whether the events of this port have come; those of other sockets are read over."""
-        until = time.monotonic() + 5
-        while select.select([events], [], [], until - time.monotonic())[0]:
-            for _, _, _, body in sockets._messages(events.recv(1 << 16)):
-                if struct.pack(">H", free_port) == body[4:6]:
-                    return True
-        return False
-
-    with events:
-        twin = mine.dup()
-        mine.close()
-        assert listeners(Port(free_port))
-        # Nothing has come from the first close: what is told, is told within the close of the last.
-        with contextlib.suppress(BlockingIOError):
-            while data := events.recv(1 << 16):
-                assert all(body[4:6] != struct.pack(">H", free_port) for *_, body in sockets._messages(data))
-        twin.close()
-        assert told()
-    assert not listeners(Port(free_port))
-
-
-def test_where_events_are_not_permitted_there_are_none(monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(*_: object) -> None:
-        raise PermissionError
-
-    monkeypatch.setattr(socket, "socket", refuse)
-    assert destroy_events() is None
