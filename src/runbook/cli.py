@@ -155,7 +155,8 @@ def _look(
         from runbook.engine import record  # noqa: PLC0415
         from runbook.engine.events import Events  # noqa: PLC0415
         from runbook.engine.planner import Planner  # noqa: PLC0415
-        from runbook.host.local import LocalHost, ReadOnlyHost  # noqa: PLC0415
+        from runbook.host.local import LocalHost  # noqa: PLC0415
+        from runbook.host.ports import ReadOnlyHost  # noqa: PLC0415
         from runbook.model import SystemClock  # noqa: PLC0415
         from runbook.step import RunState  # noqa: PLC0415
 

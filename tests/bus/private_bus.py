@@ -58,7 +58,7 @@ class PrivateBus:
 
     def start_daemon(self) -> None:
         argv = ["dbus-daemon", f"--config-file={self._configuration}", "--nofork", "--nopidfile", "--print-address"]
-        self._daemon = subprocess.Popen(argv, stdout=subprocess.PIPE, text=True)
+        self._daemon = subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
         assert self._daemon.stdout is not None
         assert self._daemon.stdout.readline()
 

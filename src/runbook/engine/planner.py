@@ -16,7 +16,7 @@ from runbook.engine.outcome import EXITS, Outcome
 from runbook.engine.runner import RunEnd
 from runbook.errors import HostError, Interrupted, NotBegun, RunbookError
 from runbook.host.facts import PortOwnership, Unit
-from runbook.host.ports import HostView, Waiter
+from runbook.host.ports import HostView, ReadOnlyHost, Waiter
 from runbook.model import Finding, Impact, Port, RunStatus, State, StepStatus, Verdict
 from runbook.step import Remedy, Runbook, RunState, Step
 from runbook.template import Scope
@@ -222,34 +222,28 @@ class Planner:
         )
 
 
-class Foreseen:
+class Foreseen(ReadOnlyHost):
     """A view of the machine in which the earlier steps of a fix are done, as far as that is sure.
 
     Who holds a port is asked of the machine as it is: a stop that has not happened ended nobody.
     """
 
     def __init__(self, view: HostView) -> None:
+        super().__init__(view)
         self._view = view
         self._units: dict[str, Unit] = {}
-        self.clock = view.clock
-        self.leftovers = view.leftovers
-        self.job = view.job
-        self.command_result = view.command_result
-        self.lives = view.lives
-        self.process_state = view.process_state
-        self.ask = view.ask
+        self.unit = self._unit
+        self.ownership = self._ownership
 
     def after(self, step: Step[Any]) -> None:
         """Take a step as done."""
         for name in step.units():
             self._units[name] = step.leaves(self.unit(name))
 
-    def unit(self, name: str) -> Unit:
-        """Give a unit as it will be."""
+    def _unit(self, name: str) -> Unit:
         return self._units.get(name) or self._view.unit(name)
 
-    def ownership(self, unit: Unit, port: Port) -> PortOwnership:
-        """Judge a port as things stand."""
+    def _ownership(self, unit: Unit, port: Port) -> PortOwnership:
         return self._view.ownership(self._view.unit(unit.name), port)
 
 

@@ -16,7 +16,6 @@ from runbook.host.commands import Commands
 from runbook.host.facts import Holder, JobRef, JobResult, JobVerb, Listener, PortOwnership, Process, Sent, Unit
 from runbook.host.loop import Loop
 from runbook.host.ownership import Judge
-from runbook.host.ports import HostView
 from runbook.host.questions import Questions
 from runbook.host.sockets import SocketTable
 from runbook.host.systemd import Systemd
@@ -135,21 +134,6 @@ class LocalHost:
     def end(self, holder: Holder, signum: signal.Signals) -> Sent:
         """Signal one process, if it is still the one that was judged."""
         return ending.end(holder, signum)
-
-
-class ReadOnlyHost:
-    """A machine with its hands tied: what a dry run gets. There is nothing here that writes."""
-
-    def __init__(self, view: HostView) -> None:
-        self.clock = view.clock
-        self.unit = view.unit
-        self.ownership = view.ownership
-        self.leftovers = view.leftovers
-        self.job = view.job
-        self.command_result = view.command_result
-        self.lives = view.lives
-        self.process_state = view.process_state
-        self.ask = view.ask
 
 
 class _Kernel:

@@ -54,6 +54,21 @@ class HostView(Protocol):
         """
 
 
+class ReadOnlyHost:
+    """A machine with its hands tied: what a dry run gets. There is nothing here that writes."""
+
+    def __init__(self, view: HostView) -> None:
+        self.clock = view.clock
+        self.unit = view.unit
+        self.ownership = view.ownership
+        self.leftovers = view.leftovers
+        self.job = view.job
+        self.command_result = view.command_result
+        self.lives = view.lives
+        self.process_state = view.process_state
+        self.ask = view.ask
+
+
 class Host(HostView, Protocol):
     """A machine that may be changed."""
 
