@@ -21,7 +21,7 @@ PYTEST_ARGS ?=
 PACKAGES := ca-certificates curl dbus debian-archive-keyring iproute2 mmdebstrap procps \
             python3-gi python3-venv systemd systemd-container util-linux
 
-.PHONY: help setup demo test test-unit test-bus test-machine lint acceptance bench shell clean
+.PHONY: help setup demo test test-unit test-bus test-machine lint acceptance bench shell docs docs-output clean
 
 help: ## this list
 	@sed -nE 's/^([a-z-]+):.*## (.*)/  \1\t\2/p' $(MAKEFILE_LIST) | expand -t 18
@@ -57,20 +57,27 @@ test-bus: $(STAMP) ## against a private dbus-daemon with a fake systemd on it
 # The trees come first: building one takes longer than a single test may.
 test-machine: $(STAMP) ## on booted throwaway machines, systemd 252 and 257
 	$(SUDO) $(BIN)/python -m tests.machine.tree
-	$(SUDO) $(BIN)/pytest -n 2 --dist loadgroup -m "not acceptance" tests/machine $(PYTEST_ARGS)
+	$(SUDO) $(BIN)/pytest -n 2 --dist loadscope -m "not acceptance" tests/machine $(PYTEST_ARGS)
 
 acceptance: $(STAMP) ## the incident with the real OpenClaw, mended by runbooks/openclaw-gateway.yaml
 	@command -v npm >/dev/null || { $(SUDO) apt-get update -q; \
 	    DEBIAN_FRONTEND=noninteractive $(SUDO) apt-get install -qy --no-install-recommends npm; }
 	$(SUDO) $(BIN)/python -m tests.machine.tree
 	$(SUDO) $(BIN)/python -m tests.machine.openclaw
-	$(SUDO) $(BIN)/pytest -n 2 -m acceptance tests/machine $(PYTEST_ARGS)
+	$(SUDO) $(BIN)/pytest -n 2 --dist loadscope -m acceptance tests/machine $(PYTEST_ARGS)
 
 demo: $(STAMP) ## the incident, staged in a throwaway machine and mended before your eyes
 	@$(SUDO) $(BIN)/python -m tests.machine.demo
 
 shell: $(STAMP) ## a shell in a throwaway machine: make shell SUITE=trixie
 	@$(SUDO) $(BIN)/python -m tests.machine.shell $(SUITE)
+
+docs: $(STAMP) ## writes the parts of the pages that the code tells anew
+	$(BIN)/python -m tests.papers
+
+docs-output: $(STAMP) ## records what the pages show anew, from real runs in throwaway machines
+	@$(SUDO) $(BIN)/python -m tests.machine.tree
+	@$(SUDO) $(BIN)/python -m tests.machine.papers
 
 bench: $(STAMP) ## how fast it is
 	$(SUDO) $(BIN)/python -m tests.bench.bench

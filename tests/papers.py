@@ -5,6 +5,7 @@ A part stands between `<!-- NAME -->` and `<!-- /NAME -->`. What is between the 
 
 from __future__ import annotations
 
+import configparser
 import inspect
 import os
 import re
@@ -18,6 +19,7 @@ from typer.testing import CliRunner
 from runbook import catalogue, cli
 from runbook.catalogue import Row
 from runbook.model import Verdict
+from runbook.step import registry
 from runbook.template.filters import FILTERS
 
 ROOT = Path(__file__).parent.parent
@@ -47,6 +49,7 @@ def parts() -> dict[Path, Parts]:
         },
         REFERENCE / "verdicts.md": {"verdicts": verdicts},
         REFERENCE / "command-line.md": {"commands": commands},
+        DOCS / "explanation" / "architecture.md": {"layers": layers},
     }
     for entry in catalogue.kinds():
         made[REFERENCE / "steps" / f"{entry.kind}.md"] = {"fields": lambda kind=entry.kind: fields(kind)}  # type: ignore[misc]
@@ -102,17 +105,29 @@ def verdicts() -> str:
 
 
 def given_verdicts(*modules: Path) -> set[Verdict]:
-    """Find the verdicts that modules can give: all of the program, unless some are named."""
+    """Find the verdicts that modules can give: all of the program, unless some are named.
+
+    One that is only compared with is not given; what a step type `fails_as` is asked of the type itself.
+    """
     found = set()
     for path in modules or SOURCE.rglob("*.py"):
-        found |= {Verdict[name] for name in re.findall(r"\bVerdict\.([A-Z_]+)\b", path.read_text())}
-    return found
+        text = re.sub(r"^ *fails_as\b.*", "", path.read_text(), flags=re.MULTILINE)
+        found |= {Verdict[name] for name in re.findall(r"(?<!is )(?<!is not )\bVerdict\.([A-Z_]+)\b", text)}
+    return found if modules else found | {cls.fails_as for cls in registry().values()}
 
 
 def commands() -> str:
     """Show what each command says about itself."""
     shown = [("runbook", ["--help"]), *((f"runbook {name}", [name, "--help"]) for name in _commands())]
     return "\n\n".join(f"## {title}\n\n```text\n{_said(argv)}\n```" for title, argv in shown)
+
+
+def layers() -> str:
+    """Give the layers that import-linter checks, the highest first; what stands side by side shares a line."""
+    read = configparser.ConfigParser()
+    read.read(ROOT / ".importlinter")
+    lines = read["importlinter:contract:layers"]["layers"].strip().splitlines()
+    return "\n".join(["```text", *(line.replace("runbook.", "").replace(" : ", "   ") for line in lines), "```"])
 
 
 def options_of(command: str) -> set[str] | None:

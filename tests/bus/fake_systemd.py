@@ -8,6 +8,7 @@ On standard output it says each call that came in; on standard input it takes or
     changed UNIT TIMES   PropertiesChanged, so many times at once; NRestarts counts them
     leave                give the bus name up, as systemd does while it re-executes
     return               take it again
+    mark                 nothing; its `ok` comes after all that was said before
 """
 
 from __future__ import annotations
@@ -170,6 +171,7 @@ class FakeSystemd:
             "changed": self.changed,
             "leave": self.leave,
             "return": self.come_back,
+            "mark": lambda: None,
         }
         orders[order](*words)
         self.connection.flush_sync(None)

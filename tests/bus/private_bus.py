@@ -35,8 +35,7 @@ class PrivateBus:
         self.address = f"unix:path={folder}/bus"
         self._configuration = folder / "bus.conf"
         self._configuration.write_text(CONFIGURATION.format(address=self.address))
-        self.calls: list[str] = []
-        """What systemd was asked, in order."""
+        self._heard: list[str] = []
         self._said: queue.Queue[str] = queue.Queue()
         self._daemon: subprocess.Popen[str] | None = None
         self._systemd: subprocess.Popen[str] | None = None
@@ -68,11 +67,22 @@ class PrivateBus:
     def start_systemd(self) -> None:
         argv = [sys.executable, str(Path(__file__).with_name("fake_systemd.py")), self.address]
         self._systemd = subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-        threading.Thread(target=self._listen, args=(self._systemd,), daemon=True).start()
+        self._listener = threading.Thread(target=self._listen, args=(self._systemd,), daemon=True)
+        self._listener.start()
         self.wait_for("ready")
 
     def kill_systemd(self) -> None:
         _kill(self._systemd)
+        self._systemd = None
+        self._listener.join()
+
+    @property
+    def calls(self) -> list[str]:
+        """What systemd was asked up to now, in order."""
+        if self._systemd is not None:
+            # It says a call before it answers it; this order's answer comes after all of them.
+            self.order("mark")
+        return [line for line in self._heard if line not in ("ready", "ok")]
 
     def order(self, line: str) -> None:
         """Have the fake do something, and wait until it has."""
@@ -91,7 +101,7 @@ class PrivateBus:
         assert systemd.stdout is not None
         with systemd.stdout as lines:
             for line in lines:
-                self.calls.append(line.strip())
+                self._heard.append(line.strip())
                 self._said.put(line.strip())
 
 

@@ -111,6 +111,7 @@ def test_systemd_leaves_before_it_answers(systemd: Systemd, bus: PrivateBus) -> 
     """As on re-execution: what was asked may have happened, so it is not asked a second time."""
     with pytest.raises(errors.BusLost):
         restart(systemd, "vanish.service")
+    bus.kill_systemd()
     assert bus.calls.count("RestartUnit vanish.service replace") == 1
 
 

@@ -106,7 +106,8 @@ class Recorder:
         for line in self._events(run):
             if line["event"] == event and (not name or line.get("id") == name[0]):
                 return _pretty(line)
-        raise LookupError(f"no {argument} among the events")
+        told = "\n".join(json.dumps(line) for line in self._events(run))
+        raise LookupError(f"no {argument} among the events:\n{told}")
 
     def _events(self, run: str) -> list[dict[str, Any]]:
         if run not in self._runs:

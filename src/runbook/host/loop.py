@@ -104,9 +104,6 @@ class Loop:
                 self.saw(port, self._look(port))
             if wake.ports:
                 watches.enter_context(_timer(TICK))
-            # What has arrived while nobody waited is dispatched now: it may be the very thing.
-            while self._context.pending():
-                self._context.iteration(False)
             self.run_until(
                 lambda: bool(ended) or not self._news.isdisjoint(wanted) or self._changed(wake.ports),
                 min(wake.within, deadline.left),

@@ -30,6 +30,9 @@ KEPT = 64 * 1024
 LEFT_IN_PIPE = 16
 """Reads of KEPT bytes that empty any pipe: it holds 1 MiB at most (fs.pipe-max-size)."""
 
+LAST_WAIT = 0.5
+"""Seconds that the end of the program waits for what it has just killed."""
+
 REMEMBERED = 256
 """How many questions keep their answers; a probe that is asked again and again is a new one each time."""
 
@@ -60,15 +63,18 @@ class Questions:
 
     def close(self) -> None:
         """Stop everything that is still under way. Children are killed, with their groups, and reaped."""
+        if self._closing < 0:
+            return
         os.eventfd_write(self._closing, 1)
-        running = [asked for asked in self._asked.values() if asked.answer is None]
-        for asked in running:
+        until = time.monotonic() + LAST_WAIT
+        for asked in self._asked.values():
             asked.abort()
-        for asked in running:
-            if asked.thread is not None:
-                asked.thread.join(1.0)
-        if not any(asked.thread is not None and asked.thread.is_alive() for asked in running):
+        threads = [asked.thread for asked in self._asked.values() if asked.thread is not None]
+        for thread in threads:
+            thread.join(max(0.0, until - time.monotonic()))
+        if not any(thread.is_alive() for thread in threads):
             os.close(self._closing)
+            self._closing = -1
         self._asked.clear()
 
     def ask(self, question: Question) -> Answer | None:

@@ -1,0 +1,243 @@
+"""The papers agree with the code: tables, links, examples, commands, verdicts, events."""
+
+from __future__ import annotations
+
+import ast
+import re
+import shlex
+import textwrap
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from runbook import document, errors
+from runbook.errors import DocumentError
+from runbook.model import Verdict
+from runbook.step import registry
+from tests import papers
+from tests.papers import DOCS, REFERENCE, ROOT, SOURCE
+
+PAGES = papers.papers()
+STEP_PAGES = sorted((REFERENCE / "steps").glob("*.md"))
+HELPERS = {"jobs", "commands", "health"}
+"""Modules that judge on behalf of the step types which import them."""
+
+FENCE = re.compile(r"^```(\w+)(?: (\w+))?\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+
+
+@dataclass(frozen=True)
+class Block:
+    """A fenced block of a page. `kind` is the word behind its language, as in `yaml wrong`."""
+
+    page: Path
+    line: int
+    language: str
+    kind: str
+    text: str
+
+    @property
+    def name(self) -> str:
+        """Its place, for a test's name."""
+        return f"{self.page.relative_to(ROOT)}:{self.line}"
+
+
+def blocks(*languages: str) -> list[Block]:
+    return [block for page in PAGES for block in _blocks(page, page.read_text()) if block.language in languages]
+
+
+def _blocks(page: Path, text: str) -> Iterator[Block]:
+    for match in FENCE.finditer(text):
+        yield Block(page, text.count("\n", 0, match.start()) + 1, match[1], match[2] or "", match[3])
+
+
+def prose(text: str) -> str:
+    """Give a page without its fenced blocks."""
+    return FENCE.sub("", text)
+
+
+def name_of(value: object) -> str:
+    return value.name if isinstance(value, Block) else str(Path(str(value)).relative_to(ROOT))
+
+
+# -- what is generated
+
+
+@pytest.mark.parametrize("page", papers.parts(), ids=name_of)
+def test_a_page_says_what_the_code_says(page: Path) -> None:
+    text = page.read_text()
+    assert text == papers.written(text, papers.parts()[page]), "make docs writes it anew"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
+def test_every_block_is_closed(page: Path) -> None:
+    """An open one would hide the rest of the page from these tests."""
+    assert "```" not in prose(page.read_text()).replace("${{`", "")
+
+
+# -- links
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
+def test_no_link_is_dead(page: Path) -> None:
+    links = re.findall(r"\]\(([^)\s]+)\)", prose(page.read_text()))
+    assert [link for link in links if not re.match(r"https?://", link) and not leads_somewhere(page, link)] == []
+
+
+def leads_somewhere(page: Path, link: str) -> bool:
+    name, _, anchor = link.partition("#")
+    target = (page.parent / name).resolve() if name else page
+    return target.is_file() and (not anchor or anchor in anchors(target))
+
+
+def anchors(page: Path) -> set[str]:
+    """Give the anchors that GitHub makes of a page's headings."""
+    headings = re.findall(r"^#+ (.+)$", prose(page.read_text()), re.MULTILINE)
+    return {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+def test_every_page_is_in_the_index() -> None:
+    index = (DOCS / "README.md").read_text()
+    pages = [page for page in DOCS.rglob("*.md") if page.name != "README.md"]
+    assert [page.name for page in pages if f"({page.relative_to(DOCS)})" not in index] == []
+
+
+# -- examples
+
+
+@pytest.mark.parametrize("block", [b for b in blocks("yaml") if not b.kind], ids=name_of)
+def test_an_example_is_right(block: Block) -> None:
+    document.parse(whole(block.text), environ={})
+
+
+@pytest.mark.parametrize("block", [b for b in blocks("yaml") if b.kind == "wrong"], ids=name_of)
+def test_a_wrong_example_is_refused_as_the_page_says(block: Block) -> None:
+    with pytest.raises(DocumentError) as refused:
+        document.parse(block.text, "upgrade.yaml", environ={})
+    shown = block.page.read_text()
+    assert [str(problem) for problem in refused.value.problems if f"{problem}\n" not in shown] == []
+
+
+def test_a_yaml_block_is_whole_or_says_that_it_is_not() -> None:
+    assert {block.kind for block in blocks("yaml")} <= {"", "part", "wrong"}
+    assert [b.name for b in blocks("yaml") if b.kind == "part" and re.search(r"^steps:", b.text, re.MULTILINE)] == []
+
+
+def whole(text: str) -> str:
+    """Make a runbook of a list of steps, or of a file without its `unit` and `port`."""
+    if text.startswith("- "):
+        text = f"vars: {{version: '2.0', old: '1.0'}}\nsteps:\n{textwrap.indent(text, '  ')}"
+    for line in ("unit: gateway", "port: 18789"):
+        text = text if re.search(rf"^{line.partition(' ')[0]}", text, re.MULTILINE) else f"{line}\n{text}"
+    return text
+
+
+# -- commands
+
+
+@dataclass(frozen=True)
+class Typed:
+    """A command as a page shows it, after the word `runbook`."""
+
+    where: str
+    words: tuple[str, ...]
+
+
+def commands_shown() -> list[Typed]:
+    found: list[Typed] = []
+    for block in blocks("console", "sh", "text"):
+        # In a transcript a command stands behind its prompt; in a script it is a line.
+        start = r"^ *\$ " if block.language != "sh" else r"^"
+        for line in re.findall(rf"{start}(.*\brunbook .*)$", block.text.replace("\\\n", " "), re.MULTILINE):
+            found += _typed(block.name, line)
+    for page in PAGES:
+        for code in re.findall(r"`((?:sudo )?runbook [a-z-][^`]*)`", prose(page.read_text())):
+            found += _typed(name_of(page), code)
+    return found
+
+
+def _typed(where: str, line: str) -> Iterator[Typed]:
+    words = shlex.split(line, comments=True)
+    for at, word in enumerate(words):
+        # `ssh gw1 sudo runbook …` as well; but not /opt/runbook, nor a sentence in quotes.
+        if word == "runbook" and at + 1 < len(words):
+            yield Typed(where, tuple(words[at + 1 :]))
+
+
+def test_every_command_that_is_shown_exists() -> None:
+    wrong = []
+    shown = commands_shown()
+    assert len(shown) > 20
+    for typed in shown:
+        command, *rest = typed.words
+        options = {"--help", "-h"} if command.startswith("-") else papers.options_of(command)
+        given = {word.partition("=")[0] for word in typed.words if re.match(r"-{1,2}[a-z]", word)}
+        if options is None or not given <= options:
+            wrong.append(f"{typed.where}: runbook {shlex.join((command, *rest))}")
+    assert wrong == []
+
+
+# -- words
+
+
+def test_every_verdict_has_a_line() -> None:
+    text = (REFERENCE / "verdicts.md").read_text()
+    assert [verdict for verdict in Verdict if f"| `{verdict}` | {verdict.meaning}" not in text] == []
+
+
+@pytest.mark.parametrize("page", STEP_PAGES, ids=name_of)
+def test_a_step_types_page_tells_its_verdicts(page: Path) -> None:
+    """All that its own module gives, and those that it is built on; and no word that is none."""
+    section = page.read_text().partition("\n## Verdicts\n")[2].partition("\n## ")[0]
+    told = {
+        word for row in re.findall(r"^\| (`.*?) \|", section, re.MULTILINE) for word in re.findall(r"`([^`]+)`", row)
+    }
+    assert told <= set(Verdict)
+    assert papers.given_verdicts(*judges(page.stem)) | {registry()[page.stem].fails_as} <= told
+
+
+def judges(kind: str) -> list[Path]:
+    """Find the modules in which a step type's verdicts are given."""
+    own = SOURCE / "steps" / f"{kind.replace('-', '_')}.py"
+    imported = {
+        node.module.removeprefix("runbook.")
+        for node in ast.walk(ast.parse(own.read_text()))
+        if isinstance(node, ast.ImportFrom) and node.module
+    }
+    found = [own, *(SOURCE / f"{name}.py" for name in sorted(HELPERS & imported))]
+    return [*found, SOURCE / "engine" / "remediation.py"] if kind == "remediate" else found
+
+
+@pytest.mark.parametrize("page", STEP_PAGES, ids=name_of)
+def test_a_step_types_page_has_its_sections(page: Path) -> None:
+    headings = re.findall(r"^#+ (.+)$", prose(page.read_text()), re.MULTILINE)
+    assert headings[0] == page.stem
+    assert {"Fields", "Verdicts", "What it never does", "What it answers"} <= set(headings)
+
+
+def test_every_event_has_an_example() -> None:
+    emitted = {
+        argument.value
+        for path in SOURCE.rglob("*.py")
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.Call) and ast.unparse(node.func).endswith("events.emit")
+        for argument in node.args[:1]
+        if isinstance(argument, ast.Constant)
+    }
+    shown = set(re.findall(r'"event": "([a-z-]+)"', (REFERENCE / "output.md").read_text()))
+    assert emitted
+    assert emitted == shown
+
+
+def test_every_exit_status_has_a_line() -> None:
+    codes = {value for name, value in vars(errors).items() if name.startswith("EXIT_")} | {130, 143}
+    rows = re.findall(r"^\| (\d+) \|", (REFERENCE / "exit-status.md").read_text(), re.MULTILINE)
+    assert {int(row) for row in rows} == codes
+
+
+def test_the_architecture_names_every_room() -> None:
+    text = (DOCS / "explanation" / "architecture.md").read_text()
+    rooms = {f"{path.name}/" if path.is_dir() else path.name for path in SOURCE.iterdir()}
+    rooms -= {"__init__.py", "py.typed", "__pycache__/"}
+    assert {room for room in rooms if f"\n  {room} " not in text} == set()

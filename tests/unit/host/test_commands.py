@@ -1,0 +1,112 @@
+"""What needs no systemd: names, environments, results that a unit left on disk."""
+
+from __future__ import annotations
+
+import os
+import pwd
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
+
+import pytest
+
+from runbook.errors import AccessDenied, HostError, NoSuchUnit
+from runbook.host.commands import KEPT, Commands, environment, unit_name
+from runbook.host.facts import JobRef, LoadState, Unit
+from runbook.host.loop import Loop
+from runbook.host.systemd import Systemd
+from runbook.host.tasks import Command, CommandResult
+
+
+@pytest.mark.parametrize(
+    ("name", "unit"),
+    [
+        ("20261123-0547-k3f-update", "runbook-20261123-0547-k3f-update.service"),
+        ("a b/c@d", "runbook-a-b-c-d.service"),
+        ("remediate.fix.run", "runbook-remediate.fix.run.service"),
+        ("größe", "runbook-gr-e.service"),
+    ],
+)
+def test_the_name_of_a_unit(name: str, unit: str) -> None:
+    assert unit_name(name) == unit
+
+
+def test_long_names_stay_apart() -> None:
+    one, other = unit_name("x" * 300), unit_name("x" * 301)
+    assert one != other
+    assert max(len(one), len(other)) < 256
+
+
+def test_the_environment_is_that_of_the_user() -> None:
+    account = pwd.getpwuid(os.geteuid())
+    assert environment(Command(("true",), env={"A": "b", "HOME": "/else"})) == {
+        "HOME": "/else",
+        "USER": account.pw_name,
+        "LOGNAME": account.pw_name,
+        "SHELL": account.pw_shell,
+        "A": "b",
+    }
+
+
+def test_only_root_becomes_another_user(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "geteuid", lambda: 1)
+    with pytest.raises(AccessDenied, match="cannot run a command as root: only root may"):
+        environment(Command(("true",), user="root"))
+
+
+class Forgetful:
+    """A systemd that has forgotten the unit."""
+
+    def unit(self, name: str) -> Unit:
+        return Unit(name, load_state=LoadState.NOT_FOUND)
+
+    def manager(self, *_: Any, **__: Any) -> None:
+        raise NoSuchUnit("cannot let go of it: there is no such unit")
+
+
+@pytest.fixture
+def commands() -> Commands:
+    return Commands(cast("Systemd", Forgetful()), cast("Loop", SimpleNamespace()))
+
+
+def ended(folder: Path, result: str, output: bytes = b"said\n") -> JobRef:
+    (folder / "out").write_bytes(output)
+    (folder / "out.result").write_text(result)
+    return JobRef("/org/freedesktop/systemd1/job/1", "runbook-x.service", "start", str(folder / "out"))
+
+
+@pytest.mark.parametrize(
+    ("result", "expected"),
+    [
+        ("success exited 0\n", CommandResult("success", 0, "said\n")),
+        ("exit-code exited 3\n", CommandResult("exit-code", 3, "said\n")),
+        ("signal killed KILL\n", CommandResult("signal", 9, "said\n")),
+        ("timeout killed TERM\n", CommandResult("timeout", 15, "said\n")),
+        ("core-dump dumped SEGV\n", CommandResult("core-dump", 11, "said\n")),
+    ],
+)
+def test_a_result_that_the_unit_left_on_disk(
+    commands: Commands, tmp_path: Path, result: str, expected: CommandResult
+) -> None:
+    assert commands.result(ended(tmp_path, result)) == expected
+
+
+@pytest.mark.parametrize("result", ["", "succ", "exit-code exited", "signal killed NOSUCH\n", "exit-code exited x\n"])
+def test_half_a_result_is_none(commands: Commands, tmp_path: Path, result: str) -> None:
+    with pytest.raises(HostError, match=r"cannot tell how runbook-x\.service ended"):
+        commands.result(ended(tmp_path, result))
+
+
+def test_no_result(commands: Commands) -> None:
+    with pytest.raises(HostError, match="cannot tell how"):
+        commands.result(JobRef("/org/freedesktop/systemd1/job/1", "runbook-x.service", "start"))
+
+
+def test_the_end_of_a_long_output(commands: Commands, tmp_path: Path) -> None:
+    ref = ended(tmp_path, "success exited 0\n", b"begin" + b"x" * KEPT)
+    assert commands.result(ref).output == "x" * KEPT
+
+
+def test_what_systemd_could_not_start_says_so(commands: Commands, tmp_path: Path) -> None:
+    result = commands.result(ended(tmp_path, "exit-code exited 203\n", b""))
+    assert result.output == "systemd could not start it: 203/EXEC: it cannot be executed\n"
