@@ -10,6 +10,7 @@ import inspect
 import os
 import re
 import sys
+import textwrap
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from typer.testing import CliRunner
 
 from runbook import catalogue, cli
 from runbook.catalogue import Row
+from runbook.host import ownership
 from runbook.model import Verdict
 from runbook.step import registry
 from runbook.template.filters import FILTERS
@@ -50,6 +52,7 @@ def parts() -> dict[Path, Parts]:
         REFERENCE / "verdicts.md": {"verdicts": verdicts},
         REFERENCE / "command-line.md": {"commands": commands},
         DOCS / "explanation" / "architecture.md": {"layers": layers},
+        DOCS / "explanation" / "whose-is-the-port.md": {"roles": roles},
     }
     for entry in catalogue.kinds():
         made[REFERENCE / "steps" / f"{entry.kind}.md"] = {"fields": lambda kind=entry.kind: fields(kind)}  # type: ignore[misc]
@@ -128,6 +131,12 @@ def layers() -> str:
     read.read(ROOT / ".importlinter")
     lines = read["importlinter:contract:layers"]["layers"].strip().splitlines()
     return "\n".join(["```text", *(line.replace("runbook.", "").replace(" : ", "   ") for line in lines), "```"])
+
+
+def roles() -> str:
+    """Show the drawing of the judgement: what is indented in the module's docstring."""
+    drawing = re.findall(r"^(?: {4}.*\n)+", inspect.getdoc(ownership) or "", re.MULTILINE)
+    return f"```text\n{textwrap.dedent(drawing[0]).rstrip()}\n```"
 
 
 def options_of(command: str) -> set[str] | None:

@@ -53,10 +53,11 @@ class JobStep(Step[JobMemory]):
         raise NotImplementedError
 
     def check(self, view: HostView, memory: JobMemory) -> Finding:
+        # The job first, then the unit: looked at the other way round, the unit could be that from before its end.
+        result = view.job(memory.job) if memory.job is not None else None
         unit = view.unit(self.unit_name)
         if memory.job is None:
             return forbidden(unit) or self.wanted(unit)
-        result = view.job(memory.job)
         if result is None:
             wake = Wake(units=frozenset({unit.name}))
             return not_yet(Verdict.JOB_TIMEOUT, f"waiting for the {self.verb} job of {unit.name}", wake)

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import ipaddress
 import re
+from urllib.parse import urlsplit
 
 from pydantic import Field, model_validator
 
 from runbook.fields import Environment, Headers, Limit, Pattern, PortField, Shell, Text, Words
 from runbook.host.tasks import Command, HttpProbe, TcpProbe
+from runbook.model import Port
 from runbook.step import Document, RunState
 
 LOOPBACK = "127.0.0.1"
@@ -22,6 +25,11 @@ class TcpFields(Document):
     def question(self, run: RunState) -> TcpProbe:
         """Make what is asked."""
         return TcpProbe(self.port.address or LOOPBACK, self.port.number)
+
+    @property
+    def local_port(self) -> Port | None:
+        """The port of this machine's loopback that answers, if it is one."""
+        return Port(self.port.number) if _is_loopback(self.port.address or LOOPBACK) else None
 
 
 class HttpFields(Document):
@@ -46,6 +54,16 @@ class HttpFields(Document):
         """Make what is asked."""
         return HttpProbe(self.url, tuple(map(int, self.status)), self.body or "", tuple(self.headers.items()))
 
+    @property
+    def local_port(self) -> Port | None:
+        """The port of this machine's loopback that answers, if it is one."""
+        try:
+            parts = urlsplit(self.url)
+            number = parts.port or {"http": 80, "https": 443}.get(parts.scheme, 0)
+        except ValueError:
+            return None
+        return Port(number) if number and _is_loopback(parts.hostname or "") else None
+
 
 class RunFields(Document):
     """Runs a command that merely looks, and is content when it ends with status 0."""
@@ -59,6 +77,18 @@ class RunFields(Document):
     def question(self, run: RunState) -> Command:
         """Make what is asked."""
         return run.command(self.run, timeout=self.timeout, user=self.user, cwd=self.cwd, env=self.env)
+
+    @property
+    def local_port(self) -> Port | None:
+        """None: what a command asks is its own affair."""
+        return None
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return host == "localhost" or ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
 
 
 class Probe(Document):

@@ -14,6 +14,7 @@ import pytest
 
 from runbook import errors
 from runbook.host import bus as bus_module
+from runbook.host import systemd as systemd_module
 from runbook.host.facts import JobVerb
 from runbook.host.loop import Loop
 from runbook.host.systemd import Systemd
@@ -90,7 +91,17 @@ def test_no_bus(loop: Loop, monkeypatch: pytest.MonkeyPatch) -> None:
     assert caught.value.exit_status == errors.EXIT_NOT_BEGUN
 
 
-def test_a_bus_without_systemd(bus: PrivateBus, loop: Loop) -> None:
+def test_a_bus_that_is_there_before_systemd(bus: PrivateBus, loop: Loop) -> None:
+    """As a user's, which starts with the first who asks; the manager then comes to it."""
+    bus.order("leave")
+    loop.after(0.2, lambda: bus.order("return"))
+    systemd = Systemd("system", loop)
+    assert systemd.unit("web.service").active_state == "active"
+    systemd.close()
+
+
+def test_a_bus_without_systemd(bus: PrivateBus, loop: Loop, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(systemd_module, "ARRIVAL", 0.2)
     bus.kill_systemd()
     with pytest.raises(errors.BusUnavailable, match="no systemd is on the bus"):
         Systemd("system", loop)

@@ -110,6 +110,7 @@ class FakeMachine:
     spared: dict[int, str] = field(default_factory=dict)
     refuse: dict[str, Exception] = field(default_factory=dict)
     hidden: int = 0
+    inside: str = ""
     starts: int = 0
     written: list[str] = field(default_factory=list)
     waits: list[Wake] = field(default_factory=list)
@@ -130,7 +131,11 @@ class FakeMachine:
         return self._judge(unit).leftovers()
 
     def _judge(self, unit: Unit) -> Judge:
-        return Judge(unit, self, self._live, self.unit)
+        own_network = unit.private_network or bool(unit.network_namespace_path)
+        return Judge(unit, self, self._live, self.unit, self._by_invocation, own_network)
+
+    def _by_invocation(self, invocation: str) -> Unit | None:
+        return next((u for u in self.units.values() if u.invocation_id == invocation), None)
 
     def _live(self, name: str) -> ActiveState | None:
         known = self.units.get(name)
@@ -217,7 +222,10 @@ class FakeMachine:
     def stop_command(self, ref: JobRef) -> None:
         self._write(f"stop-command {ref.unit}")
 
-    def end(self, holder: Holder, signum: signal.Signals) -> Sent:
+    def runs_inside(self, unit: Unit) -> bool:
+        return unit.name == self.inside
+
+    def end(self, unit: Unit, holder: Holder, signum: signal.Signals) -> Sent:
         self._write(f"end {holder.process.pid} {signum.name}")
         if not self.lives(holder.process.id):
             return Sent.GONE

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from typing import Any
 
 from runbook.engine.events import Events
@@ -10,6 +11,9 @@ from runbook.errors import AccessDenied, BusLost, BusTimeout, HostError, Interru
 from runbook.host.ports import Host, Waiter
 from runbook.model import Deadline, Finding, State, Verdict, Wake, fails, not_yet
 from runbook.step import RunState, Step
+
+UNKNOWN_LIMIT = 120.0
+"""Seconds for a step whose own limit is the unit's, when systemd does not say it."""
 
 BUS_IS_AWAY = 0.2
 """Seconds between two looks while the bus is gone: a restart of dbus takes about one."""
@@ -26,10 +30,10 @@ def attempt(
     memory = step.memory(run)
     acted = False
     said = ""
-    deadline = Deadline.after(host.clock, step.time_limit(host))
-    if until is not None and until.at < deadline.at:
-        deadline = until
     try:
+        deadline = Deadline.after(host.clock, _time_limit(step, host))
+        if until is not None and until.at < deadline.at:
+            deadline = until
         while True:
             finding = _check(step, host, memory)
             if finding.state in (State.HOLDS, State.FAILS, State.LEFT_ALONE):
@@ -56,7 +60,9 @@ def attempt(
     except _Refused as refused:
         return Try(refused.finding, acted)
     except Interrupted:
-        step.let_go(host, memory)
+        # Whatever cannot be stopped in this hurry: the interruption is what happened, and is told.
+        with contextlib.suppress(HostError):
+            step.let_go(host, memory)
         raise
 
 
@@ -66,6 +72,15 @@ class _Refused(Exception):
     def __init__(self, finding: Finding) -> None:
         super().__init__(finding.reason)
         self.finding = finding
+
+
+def _time_limit(step: Step[Any], host: Host) -> float:
+    try:
+        return step.time_limit(host)
+    except (BusLost, BusTimeout):
+        return UNKNOWN_LIMIT
+    except HostError as error:
+        raise _Refused(refusal(step, error)) from error
 
 
 def _check(step: Step[Any], host: Host, memory: Any) -> Finding:

@@ -11,13 +11,13 @@ from typing import Any
 
 from runbook import template
 from runbook.engine.events import Events
+from runbook.engine.foreseen import Foreseen
 from runbook.engine.glance import glance
 from runbook.engine.outcome import EXITS, Outcome
 from runbook.engine.runner import RunEnd
 from runbook.errors import HostError, Interrupted, NotBegun, RunbookError
-from runbook.host.facts import PortOwnership, Unit
-from runbook.host.ports import HostView, ReadOnlyHost, Waiter
-from runbook.model import Finding, Impact, Port, RunStatus, State, StepStatus, Verdict
+from runbook.host.ports import HostView, Waiter
+from runbook.model import Finding, Impact, RunStatus, State, StepStatus, Verdict
 from runbook.step import Remedy, Runbook, RunState, Step
 from runbook.template import Scope
 
@@ -220,31 +220,6 @@ class Planner:
             evidence=dict(finding.evidence),
             **({"undetermined-by": because} if because else {}),
         )
-
-
-class Foreseen(ReadOnlyHost):
-    """A view of the machine in which the earlier steps of a fix are done, as far as that is sure.
-
-    Who holds a port is asked of the machine as it is: a stop that has not happened ended nobody.
-    """
-
-    def __init__(self, view: HostView) -> None:
-        super().__init__(view)
-        self._view = view
-        self._units: dict[str, Unit] = {}
-        self.unit = self._unit
-        self.ownership = self._ownership
-
-    def after(self, step: Step[Any]) -> None:
-        """Take a step as done."""
-        for name in step.units():
-            self._units[name] = step.leaves(self.unit(name))
-
-    def _unit(self, name: str) -> Unit:
-        return self._units.get(name) or self._view.unit(name)
-
-    def _ownership(self, unit: Unit, port: Port) -> PortOwnership:
-        return self._view.ownership(self._view.unit(unit.name), port)
 
 
 def _units(step: Step[Any]) -> set[str]:

@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Protocol
 
+from runbook.engine.attempt import BUS_IS_AWAY
 from runbook.engine.events import Events
+from runbook.engine.foreseen import Foreseen
 from runbook.engine.glance import glance
 from runbook.engine.outcome import Outcome
-from runbook.errors import HostError
+from runbook.errors import BusLost, BusTimeout, HostError, RunbookError
 from runbook.host.facts import ActiveState, JobVerb
 from runbook.host.ports import Host, Waiter
 from runbook.model import Deadline, Impact, State, StepStatus, Verdict, Wake
@@ -31,6 +33,9 @@ class Carrier(Protocol):
     def step(self, step: Step[Any]) -> Outcome:
         """Carry out one step with all its tries, and tell how it ended."""
 
+    def prepared(self, step: Step[Any]) -> Step[Any] | None:
+        """Give a step with its templates filled as far as is known; None if its `when` is false or not known."""
+
 
 def remediate(carrier: Carrier, step: Step[Any], remedy: Remedy) -> Outcome:
     """Carry out a step that holds checks and fixes, at most `rounds` times."""
@@ -45,13 +50,18 @@ def remediate(carrier: Carrier, step: Step[Any], remedy: Remedy) -> Outcome:
         return ended(StepStatus.OK, Verdict.HOLDS, "every check holds; nothing was touched", rounds=0)
     if wrong.left_alone:
         return ended(StepStatus.FAILED, Verdict.STILL_STARTING, wrong.reason, rounds=0, left_alone=True)
-    refusal = foresee(carrier, remedy.fixes)
+    try:
+        refusal = foresee(carrier, remedy.fixes)
+        up_before = _units_up(carrier, remedy.fixes)
+    except HostError as error:
+        refusal = f"what the fix would find cannot be seen: {error.message}"
     if refusal:
         return ended(StepStatus.FAILED, Verdict.NOT_MENDED, f"{refusal}; nothing was stopped", rounds=0)
     for number in range(1, remedy.rounds + 1):
         carrier.events.emit("fix-started", id=step.id, round=number, rounds=remedy.rounds, because=str(wrong.verdict))
-        up_before = _units_up(carrier, remedy.fixes)
         broken = _first_wrong(carrier, remedy.fixes)
+        if broken is not None and broken.left_alone:
+            return ended(StepStatus.FAILED, Verdict.STILL_STARTING, broken.reason, rounds=number, left_alone=True)
         if broken is not None:
             now = _start_again(carrier, up_before)
             reason = f"{broken.kind}: {broken.reason}; {now}" if now else f"{broken.kind}: {broken.reason}"
@@ -73,13 +83,26 @@ def remediate(carrier: Carrier, step: Step[Any], remedy: Remedy) -> Outcome:
 
 
 def foresee(carrier: Carrier, fixes: Sequence[Step[Any]]) -> str:
-    """Say which fix is bound to be refused as things stand, or nothing. Only what changes things is looked at."""
+    """Say which fix is bound to be refused, or nothing. Each is looked at as if those before it were done.
+
+    Only what changes things is looked at, and only what would run. Raises HostError.
+    """
+    names = dict.fromkeys(name for fix in fixes for name in fix.units())
+    if any(carrier.host.unit(name).need_daemon_reload for name in names):
+        # What would be started is what the files say now: better to know that before anything is stopped.
+        carrier.host.daemon_reload()
+    view = Foreseen(carrier.host)
     for fix in fixes:
-        if fix.impact_here() is not Impact.MUTATING or fix.remedy() is not None:
+        try:
+            ready = carrier.prepared(fix)
+        except RunbookError as error:
+            return f"{fix.kind} would fail: {error.message}"
+        if ready is None or ready.impact_here() is not Impact.MUTATING or ready.remedy() is not None:
             continue
-        finding = glance(fix, carrier.host, carrier.waiter, carrier.state)
-        if finding.state is State.FAILS:
+        finding = glance(ready, view, carrier.waiter, carrier.state)
+        if finding.state is State.FAILS and fix.on_failure == "abort":
             return f"{fix.kind} would fail: {finding.reason}"
+        view.after(ready)
     return ""
 
 
@@ -98,18 +121,26 @@ def _units_up(carrier: Carrier, fixes: Sequence[Step[Any]]) -> list[str]:
 
 def _start_again(carrier: Carrier, units: list[str]) -> str:
     """Start what the broken fix had stopped; say what is running now."""
-    said = []
-    for name in units:
+    return "; ".join(_up_again(carrier, name) for name in units)
+
+
+def _up_again(carrier: Carrier, name: str) -> str:
+    deadline = Deadline.after(carrier.host.clock, START_AGAIN)
+    ref = None
+    while True:
         try:
             unit = carrier.host.unit(name)
-            if unit.active_state not in UP:
+            if ref is None and unit.active_state not in UP:
                 carrier.events.emit("unit-started-again", unit=name)
                 ref = carrier.host.begin_job(JobVerb.START, name)
-                deadline = Deadline.after(carrier.host.clock, START_AGAIN)
-                while carrier.host.job(ref) is None and not deadline.passed:
-                    carrier.waiter.wait(Wake(units=frozenset({name})), deadline)
+            if ref is None or carrier.host.job(ref) is not None or deadline.passed:
                 unit = carrier.host.unit(name)
-            said.append(f"{unit.name} is {unit.describe()}")
+                return f"{unit.name} is {unit.describe()}"
+            carrier.waiter.wait(Wake(units=frozenset({name})), deadline)
+        except (BusLost, BusTimeout) as error:
+            # A manager that is busy for a while must not be what leaves the unit down.
+            if deadline.passed:
+                return f"{name} could not be started again: {error.message}"
+            carrier.waiter.wait(Wake(within=BUS_IS_AWAY), deadline)
         except HostError as error:
-            said.append(f"{name} could not be started again: {error.message}")
-    return "; ".join(said)
+            return f"{name} could not be started again: {error.message}"

@@ -12,10 +12,10 @@ from runbook.engine.events import Events
 from runbook.engine.outcome import EXITS, Outcome, Try
 from runbook.engine.remediation import remediate
 from runbook.engine.retry import retried
-from runbook.errors import EXIT_REMEDIATED, AccessDenied, Interrupted, NotBegun, RunbookError
+from runbook.errors import EXIT_REMEDIATED, AccessDenied, HostError, Interrupted, NotBegun, RunbookError
 from runbook.host.facts import LoadState
 from runbook.host.ports import Host, Waiter
-from runbook.model import Deadline, RunStatus, StepStatus, Verdict, Wake
+from runbook.model import Deadline, Impact, RunStatus, StepStatus, Verdict, Wake
 from runbook.step import Runbook, RunState, Step
 
 
@@ -66,7 +66,9 @@ class Runner:
         except NotBegun as error:
             end = RunEnd(RunStatus.NOT_BEGUN, EXITS[RunStatus.NOT_BEGUN], error.message, error.hint)
         except Interrupted as error:
-            end = RunEnd(RunStatus.INTERRUPTED, error.exit_status, self._interrupted(error))
+            end = RunEnd(RunStatus.INTERRUPTED, error.exit_status, f"{error.message}; {self._running_now()}")
+        except HostError as error:
+            end = self._end(RunStatus.FAILED, error.message)
         self.events.emit(
             "run-finished",
             status=str(end.status),
@@ -130,6 +132,17 @@ class Runner:
         self.events.emit("step-started", id=step.id, type=step.kind, name=step.title)
         outcome, tries = retried(step, lambda: self._once(step), self._sleep, self._retrying(step))
         return replace(outcome, attempts=tries, seconds=self.host.clock.monotonic() - began)
+
+    def prepared(self, step: Step[Any]) -> Step[Any] | None:
+        """Give a step with its templates filled as far as is known; None if its `when` is false or not known.
+
+        Raises RunbookError for a template that cannot be filled.
+        """
+        results = {one: outcome.told() for one, outcome in self.outcomes.items()}
+        scope = self.runbook.names.during(self.state.id, results, partial=True)
+        if step.when is not None and not template.expression(step.when).value(scope):
+            return None
+        return template.fill(step, scope)
 
     def _once(self, step: Step[Any]) -> Outcome:
         """Try a step once, whether it acts itself or holds the steps that do."""
@@ -196,6 +209,11 @@ class Runner:
             could_come = could_come or step.brings_units
             for name in step.units():
                 unit = self.host.unit(name)
+                if step.impact_here() is Impact.MUTATING and self.host.runs_inside(unit):
+                    raise NotBegun(
+                        f"cannot begin: this program runs inside {unit.name}, and would be stopped with it",
+                        hint="run it from outside: sudo systemd-run --scope runbook apply …",
+                    )
                 if unit.load_state is LoadState.NOT_FOUND and not unit.runs and not could_come:
                     raise NotBegun(
                         f"cannot begin: systemd knows no unit {unit.name}",
@@ -206,7 +224,10 @@ class Runner:
         """Say what runs at the end, for the last words."""
         if self.runbook.unit is None:
             return "all steps hold"
-        unit = self.host.unit(self.runbook.unit)
+        try:
+            unit = self.host.unit(self.runbook.unit)
+        except HostError as error:
+            return f"what runs now cannot be told: {error.message}"
         version = next(
             (
                 str(o.evidence["to"])
@@ -219,9 +240,3 @@ class Runner:
         pid = f", PID {unit.main_pid}" if unit.main_pid else ""
         ports = ", ".join(str(port) for port in self.runbook.port)
         return f"{unit.name} {runs}{pid}" + (f", port {ports}" if ports and unit.main_pid else "")
-
-    def _interrupted(self, error: Interrupted) -> str:
-        try:
-            return f"{error.message}; {self._running_now()}"
-        except RunbookError:
-            return error.message

@@ -25,6 +25,9 @@ from runbook.host.loop import Loop
 TIMEOUT = 10.0
 """Seconds that a call may take unless it says otherwise."""
 
+HURRY = 0.3
+"""Seconds for a call after SIGTERM: what was asked is done even if the answer is not awaited."""
+
 PAUSE = 0.05
 """Seconds between two tries to reach a bus that is being restarted."""
 
@@ -133,6 +136,8 @@ class Bus:
 
         Raises AccessDenied, NoSuchUnit, UnitMasked, BusTimeout, BusLost, HostError, Interrupted.
         """
+        if self._loop.interrupted:
+            timeout = min(timeout, HURRY)
         deadline = self._loop.clock.monotonic() + timeout
         try:
             parameters = GLib.Variant(*arguments) if arguments else None

@@ -3,6 +3,9 @@
 A unit's output goes to a file, never through a pipe of this program. When the command is over, the unit
 itself writes how it ended beside that file: systemd forgets a transient unit as soon as nobody refers to it,
 and whoever resumes a run must still be able to know.
+
+Every user of the machine may read a unit's settings over D-Bus, and its description stands in the journal.
+Therefore what a runbook gives a command to know goes through a file that only its owner can read.
 """
 
 from __future__ import annotations
@@ -22,6 +25,7 @@ from runbook.host.facts import ActiveState, JobRef, JobResult, LoadState
 from runbook.host.loop import Loop
 from runbook.host.systemd import MANAGER, MANAGER_PATH, UNIT, Systemd, unit_path
 from runbook.host.tasks import Command, CommandResult
+from runbook.host.words import in_words
 
 KEPT = 64 * 1024
 """Bytes of a command's output that are given back, from its end."""
@@ -38,7 +42,10 @@ SHORT_GRACE = 0.3
 STOP_LIMIT = 10.0
 """Seconds that stopping a command may take in all."""
 
-_ON_END = 'printf "%s %s %s\\n" "$SERVICE_RESULT" "$EXIT_CODE" "$EXIT_STATUS" >"$0"'
+_ON_END = 'printf "%s %s %s\\n" "$SERVICE_RESULT" "$EXIT_CODE" "$EXIT_STATUS" >"$0"; rm -f -- "$1"'
+_ESCAPED = re.compile(r'["\\$`]')
+"""What has a meaning between double quotes in an environment file (systemd.exec(5), EnvironmentFile=)."""
+
 _SETUP = {200: "CHDIR: its folder cannot be entered", 203: "EXEC: it cannot be executed"}
 
 
@@ -57,7 +64,7 @@ class Commands:
             return joined
         self._results.pop(unit, None)
         if command.output:
-            _prepare(Path(command.output))
+            _prepare(command)
         what = f"start {unit}"
         arguments: tuple[Any, ...] = (unit, "fail", self._properties(name, command), [])
         try:
@@ -79,6 +86,9 @@ class Commands:
         if ref.unit not in self._results:
             self._results[ref.unit] = self._from_unit(ref) or self._from_disk(ref)
             self._let_go(ref.unit)
+            # Where its folder could not be entered, the unit itself could not clear it away.
+            if ref.output:
+                _environment_file(ref.output).unlink(missing_ok=True)
         return self._results[ref.unit]
 
     def stop(self, ref: JobRef) -> None:
@@ -139,7 +149,7 @@ class Commands:
 
     def _from_disk(self, ref: JobRef) -> CommandResult:
         try:
-            words = _result_file(ref.output).read_text().split()
+            words = _result_file(ref.output).read_text().split() if ref.output else []
             result, code, status = words[0], words[1], words[2]
             number = int(status) if code == "exited" else int(signal.Signals[f"SIG{status}"])
         except (OSError, ValueError, IndexError, KeyError):
@@ -148,9 +158,9 @@ class Commands:
 
     def _properties(self, name: str, command: Command) -> list[tuple[str, Any]]:
         """Give the settings of the unit, each under its D-Bus name and in its D-Bus type."""
-        spoken = str(command).strip().partition("\n")[0][:100]
+        known = account_environment(command.user) if command.output else environment(command)
         settings = {
-            "Description": ("s", f"runbook {name}: {spoken}"),
+            "Description": ("s", f"runbook: {name}"),
             "Type": ("s", "oneshot"),
             # Without a reference a unit that ended well is gone before its exit status can be read.
             "AddRef": ("b", not self._systemd.bus.peer),
@@ -163,7 +173,7 @@ class Commands:
             "StandardInput": ("s", "null"),
             # Words are taken as they are: `$` is the shell's, if there is one.
             "ExecStartEx": ("a(sasas)", [(*_executable(command.argv), ["no-env-expand"])]),
-            "Environment": ("as", [f"{key}={value}" for key, value in environment(command).items()]),
+            "Environment": ("as", [f"{key}={value}" for key, value in known.items()]),
         }
         if command.cwd:
             settings["WorkingDirectory"] = ("s", command.cwd)
@@ -172,7 +182,9 @@ class Commands:
         if command.output:
             settings["StandardOutputFileToAppend"] = ("s", command.output)
             settings["StandardErrorFileToAppend"] = ("s", command.output)
-            argv = ["/bin/sh", "-c", _ON_END, str(_result_file(command.output))]
+            files = (_result_file(command.output), _environment_file(command.output))
+            settings["EnvironmentFiles"] = ("a(sb)", [(str(files[1]), True)])
+            argv = ["/bin/sh", "-c", _ON_END, *map(str, files)]
             # As the manager's own user, whoever runs the command: the folder is not that user's.
             flags = ["ignore-failure", "privileged", "no-env-expand"]
             settings["ExecStopPostEx"] = ("a(sasas)", [(argv[0], argv, flags)])
@@ -188,18 +200,22 @@ def unit_name(name: str) -> str:
 
 
 def environment(command: Command) -> dict[str, str]:
-    """Give what a command sees beside the manager's environment.
+    """Give what a command sees beside the manager's environment."""
+    return {**account_environment(command.user), **command.env}
+
+
+def account_environment(user: str) -> dict[str, str]:
+    """Give what a command sees of its user.
 
     Set by hand, because systemd sets HOME and its like only where User= is (252), or by
     SetLoginEnvironment= (255).
     """
-    account = _account(command.user)
+    account = _account(user)
     return {
         "HOME": account.pw_dir,
         "USER": account.pw_name,
         "LOGNAME": account.pw_name,
         "SHELL": account.pw_shell or "/bin/sh",
-        **command.env,
     }
 
 
@@ -224,18 +240,36 @@ def _executable(argv: tuple[str, ...]) -> tuple[str, list[str]]:
     return "/bin/sh", ["/bin/sh", "-c", 'exec "$0" "$@"', *argv]
 
 
-def _prepare(output: Path) -> None:
-    """Make the output file, for its owner only, and clear the result of an earlier command."""
+def _prepare(command: Command) -> None:
+    """Make the files of a command, for their owner only, and clear the result of an earlier one."""
+    output = command.output
+    lines = [f'{key}="{_ESCAPED.sub(_escape, value)}"' for key, value in command.env.items()]
     try:
-        flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC
-        os.close(os.open(output, flags, 0o600))
-        _result_file(str(output)).unlink(missing_ok=True)
+        _result_file(output).unlink(missing_ok=True)
+        _environment_file(output).unlink(missing_ok=True)
+        os.close(_open(output, os.O_APPEND))
+        with os.fdopen(_open(_environment_file(output), os.O_EXCL), "w", encoding="utf-8") as file:
+            file.writelines(f"{line}\n" for line in lines)
+    except UnicodeEncodeError:
+        raise HostError(f"cannot start {command}: a variable of its env is not valid UTF-8") from None
     except OSError as error:
-        raise HostError(f"cannot write {output}: {error.strerror}") from None
+        raise HostError(f"cannot write {output}: {in_words(error)}") from None
+
+
+def _open(path: str | Path, flags: int) -> int:
+    return os.open(path, flags | os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+
+
+def _escape(found: re.Match[str]) -> str:
+    return f"\\{found[0]}"
 
 
 def _result_file(output: str) -> Path:
     return Path(f"{output}.result")
+
+
+def _environment_file(output: str) -> Path:
+    return Path(f"{output}.env")
 
 
 def _tail(ref: JobRef, result: str, status: int) -> str:

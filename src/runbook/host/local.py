@@ -15,7 +15,7 @@ from runbook.host.addresses import Scope
 from runbook.host.commands import Commands
 from runbook.host.facts import Holder, JobRef, JobResult, JobVerb, Listener, PortOwnership, Process, Sent, Unit
 from runbook.host.loop import Loop
-from runbook.host.ownership import Judge
+from runbook.host.ownership import LOOKS, Judge, changing
 from runbook.host.questions import Questions
 from runbook.host.sockets import SocketTable
 from runbook.host.systemd import Systemd
@@ -32,6 +32,7 @@ class LocalHost:
 
     def __init__(self, scope: Scope = "system", *, clock: Clock | None = None) -> None:
         self.scope = scope
+        self._elsewhere: set[str] = set()
         self.clock: Clock = clock or SystemClock()
         with contextlib.ExitStack() as undo:
             self._sockets = undo.enter_context(SocketTable())
@@ -75,7 +76,14 @@ class LocalHost:
 
     def ownership(self, unit: Unit, port: Port) -> PortOwnership:
         """Judge who listens on `port`, as seen by `unit`."""
-        return self._judge(unit).judge(port)
+        for _ in range(LOOKS):
+            seen = self._judge(unit).judge(port)
+            # The unit may have been restarted while the processes were read: then all of it is judged anew.
+            now = self.systemd.unit(unit.name)
+            if _same_moment(unit, now):
+                return seen
+            unit = now
+        return changing(port)
 
     def leftovers(self, unit: Unit) -> tuple[Holder, ...]:
         """Give the processes of the unit's earlier invocations."""
@@ -83,7 +91,32 @@ class LocalHost:
 
     def _judge(self, unit: Unit) -> Judge:
         uid = None if self.scope == "system" else os.geteuid()
-        return Judge(unit, _Kernel(self._sockets, self.loop), self.systemd.live_state, self.systemd.unit, uid)
+        return Judge(
+            unit,
+            _Kernel(self._sockets, self.loop),
+            self.systemd.live_state,
+            self.systemd.unit,
+            self.systemd.unit_of_invocation,
+            self._own_network(unit),
+            uid,
+        )
+
+    def _own_network(self, unit: Unit) -> bool:
+        """Whether a unit is in another network namespace than this program, by its settings or its own doing.
+
+        One that was seen so once, as with `ip netns exec`, is taken to be so while it is down as well.
+        """
+        if unit.private_network or unit.network_namespace_path:
+            return True
+        if unit.main_pid and processes.in_other_network(unit.main_pid):
+            self._elsewhere.add(unit.name)
+        return unit.name in self._elsewhere
+
+    def runs_inside(self, unit: Unit) -> bool:
+        """Whether this very program is a process of the unit."""
+        me = processes.read(os.getpid())
+        group = unit.control_group
+        return bool(group) and me is not None and f"{me.cgroup}/".startswith(f"{group}/")
 
     def job(self, ref: JobRef) -> JobResult | None:
         """Tell how a job ended, or None while it is queued or running."""
@@ -131,9 +164,19 @@ class LocalHost:
         """End a command with all that it started."""
         self._commands.stop(ref)
 
-    def end(self, holder: Holder, signum: signal.Signals) -> Sent:
-        """Signal one process, if it is still the one that was judged."""
-        return ending.end(holder, signum)
+    def end(self, unit: Unit, holder: Holder, signum: signal.Signals) -> Sent:
+        """Signal one process, if it is still the one that was judged, and still nobody's."""
+
+        def still(process: Process) -> bool:
+            # The unit may have been started anew since, and this be its main process.
+            return self._judge(self.systemd.unit(unit.name)).holder(process, holder.sockets).may_be_ended
+
+        return ending.end(holder, signum, still=still)
+
+
+def _same_moment(before: Unit, now: Unit) -> bool:
+    """Whether a unit is at the same point of its life in two looks."""
+    return (before.invocation_id, before.main_pid, before.runs) == (now.invocation_id, now.main_pid, now.runs)
 
 
 class _Kernel:

@@ -5,6 +5,8 @@ hold them. Each holder is put into one role, by facts that are kept as evidence:
 
     in the unit's cgroup?  ── yes ── of the current invocation? ── yes ── current
             │ no                              └─ no ───────────────────── leftover
+            ├─ the unit's main process, or a descendant of it (PAM moves
+            │  what `su` starts into a login's scope) ─────────────────── current
             ├─ systemd itself, for a .socket that triggers the unit ───── socket-unit
             ├─ a service, another manager's service, a container ──────── other-unit
             ├─ a login's session, a scope, a slice, nothing ───────────── orphan
@@ -19,7 +21,7 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Callable, Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 from runbook.host.cgroups import Kind, Place, unit_of
@@ -80,6 +82,11 @@ LiveState = Callable[[str], ActiveState | None]
 LookUp = Callable[[str], Unit]
 """Looks at another unit of the same manager."""
 
+ByInvocation = Callable[[str], Unit | None]
+"""Looks at the unit of an invocation; None where that is over."""
+
+WILDCARDS = ("0.0.0.0", "::")  # noqa: S104 - compared with, not bound to
+
 
 @dataclass(frozen=True)
 class Judge:
@@ -89,6 +96,9 @@ class Judge:
     kernel: Kernel
     live: LiveState
     look_up: LookUp
+    by_invocation: ByInvocation
+    own_network: bool = False
+    """Whether the unit's processes are in another network namespace than this program."""
     manager_uid: int | None = None
     """None for the system's manager, else the user whose manager runs the unit."""
 
@@ -98,7 +108,7 @@ class Judge:
             # Whoever else is in that namespace may hold the port there.
             why = f"{self.unit.name} has a network namespace of its own, which cannot be looked into while it is down"
             return PortOwnership(port, Verdict.OWNER_UNKNOWN, why)
-        if self.unit.private_network and not self.unit.main_pid:
+        if self.own_network and not self.unit.main_pid:
             why = f"{self.unit.name} has a network of its own, and nobody is in it"
             return PortOwnership(port, Verdict.NOT_LISTENING, why)
         for _ in range(LOOKS):
@@ -113,11 +123,7 @@ class Judge:
             seen = {listener for holder in holders for listener in holder.sockets}
             unseen = tuple(listener for listener in listeners if listener not in seen)
             return self._verdict(port, listeners, holders, unseen, scan.hidden)
-        return PortOwnership(
-            port,
-            Verdict.OWNER_UNKNOWN,
-            f"the sockets of port {port} change faster than they can be looked at",
-        )
+        return changing(port)
 
     def leftovers(self) -> tuple[Holder, ...]:
         """Give the processes of earlier invocations in the unit's cgroup, whether they hold a port or not."""
@@ -127,15 +133,22 @@ class Judge:
         for pid in self.kernel.in_cgroup(self.unit.control_group):
             process = self.kernel.read(pid)
             if process is not None and self._in_unit(process, unit_of(process.cgroup)):
-                holder = self._holder(process, ())
+                holder = self.holder(process, ())
                 found += [holder] if holder.role is Role.LEFTOVER else []
         return tuple(found)
 
     def _listeners(self, port: Port) -> tuple[Listener, ...]:
         """List the sockets in the unit's own network: a port number of the host says nothing about another."""
-        if self.unit.private_network or self.unit.network_namespace_path:
-            return self.kernel.listeners_of(self.unit.main_pid, port)
-        return self.kernel.listeners(port)
+        if not self.own_network:
+            return self.kernel.listeners(port)
+        inside = self.kernel.listeners_of(self.unit.main_pid, port)
+        # Its socket unit listens in the host's network all the same, and hands the sockets over.
+        handed = {address for name in self._socket_units for _, address in self.look_up(name).listen}
+        return (*inside, *(one for one in self.kernel.listeners(port) if str(one) in handed)) if handed else inside
+
+    @property
+    def _socket_units(self) -> list[str]:
+        return [name for name in (self.unit.name, *self.unit.triggered_by) if name.endswith(".socket")]
 
     def _holders(self, listeners: tuple[Listener, ...], held: dict[int, set[int]]) -> tuple[Holder, ...]:
         holders = []
@@ -144,10 +157,22 @@ class Judge:
             if process is None:
                 continue  # It ended meanwhile; if its socket lives on, somebody else holds it or it is unseen.
             sockets = tuple(listener for listener in listeners if listener.inode in inodes)
-            holders.append(self._holder(process, sockets))
-        return tuple(holders)
+            holders.append(self.holder(process, sockets))
+        return self._kept_for_us(tuple(holders))
 
-    def _holder(self, process: Process, sockets: tuple[Listener, ...]) -> Holder:
+    def _kept_for_us(self, holders: tuple[Holder, ...]) -> tuple[Holder, ...]:
+        """See that a manager which holds what the unit holds too keeps it for the unit (FileDescriptorStoreMax=)."""
+        ours = {socket.inode for holder in holders if holder.role is Role.CURRENT for socket in holder.sockets}
+
+        def kept(holder: Holder) -> bool:
+            manages = holder.process.pid == 1 or unit_of(holder.process.cgroup).kind is Kind.MANAGER
+            return manages and {socket.inode for socket in holder.sockets} <= ours
+
+        why = f"it keeps the sockets for {self.unit.name}"
+        return tuple(replace(holder, role=Role.SOCKET_UNIT, why=why) if kept(holder) else holder for holder in holders)
+
+    def holder(self, process: Process, sockets: tuple[Listener, ...]) -> Holder:
+        """Say whose a process is that holds these sockets."""
         role, unit, why, spared = self._role(process, sockets)
         if role in (Role.ORPHAN, Role.LEFTOVER):
             spared = self.kernel.spared_by(process)
@@ -160,6 +185,8 @@ class Judge:
         place = unit_of(process.cgroup)
         if self._in_unit(process, place):
             return self._of_this_unit(process)
+        if (ours := self._moved(process)) is not None:
+            return ours
         if process.pid == 1 or place.kind is Kind.MANAGER:
             return self._of_a_manager(process, place, sockets)
         if place.container:
@@ -169,21 +196,22 @@ class Judge:
             return Role.OTHER_UNIT, place.unit or "a container", contained, contained
         if place.kind is Kind.SERVICE:
             return self._of_another_service(place)
+        if (other := self._moved_from_another(process)) is not None:
+            return other
         where = place.unit or "no unit"
         if place.kind is Kind.SESSION:
             return Role.ORPHAN, where, f"it was started in a login ({where}), by no service", ""
         return Role.ORPHAN, where, f"it is in {where}, which is no service", ""
 
     def _in_unit(self, process: Process, place: Place) -> bool:
-        group = self.unit.control_group
-        if group:
+        named = place.unit in {self.unit.name, *self.unit.names}
+        if not self.unit.is_service or place.kind is not Kind.SERVICE or not named:
+            # A slice holds other units, a manager's service those of a user: they are not its processes.
+            return False
+        if group := self.unit.control_group:
             return process.cgroup == group or process.cgroup.startswith(group + "/")
         # The unit is down and systemd has forgotten its cgroup: only the name is left to go by.
-        return (
-            place.kind is Kind.SERVICE
-            and place.user_uid == self.manager_uid
-            and place.unit in {self.unit.name, *self.unit.names}
-        )
+        return place.user_uid == self.manager_uid
 
     def _of_this_unit(self, process: Process) -> tuple[Role, str, str, str]:
         name = self.unit.name
@@ -210,9 +238,47 @@ class Judge:
         # CLOCK_BOOTTIME runs on while the machine sleeps, systemd's monotonic stamps do not.
         slept = time.clock_gettime(time.CLOCK_BOOTTIME) - time.clock_gettime(time.CLOCK_MONOTONIC)
         began = self.unit.inactive_exit_monotonic / 1e6 + slept
-        if process.started >= began - START_SLACK:
+        # The oldest of the line counts: a child of a leftover is one, however late it was born.
+        if min(ancestor.started for ancestor in line) >= began - START_SLACK:
             return Role.CURRENT, name, "it started after the current invocation began", ""
         return Role.LEFTOVER, name, "it started before the current invocation began", ""
+
+    def _moved(self, process: Process) -> tuple[Role, str, str, str] | None:
+        """Judge a process outside of the unit's cgroup that may be the unit's all the same.
+
+        pam_systemd moves what `su` or PAMName= starts into a login's scope (systemd issue 6356).
+        """
+        if not self.unit.runs:
+            return None
+        name, mains = self.unit.name, {self.unit.main_pid, self.unit.control_pid} - {0}
+        if process.pid == 1:
+            return None
+        for ancestor in self._ancestors(process):
+            if ancestor.pid in mains:
+                how = "is" if ancestor is process else "descends from"
+                return Role.CURRENT, name, f"it {how} the main process, PID {ancestor.pid}, though in another scope", ""
+        if process.invocation_id and process.invocation_id == self.unit.invocation_id:
+            why = f"it has the current INVOCATION_ID of {name}, but left its cgroup"
+            return Role.UNKNOWN, name, why, f"{why}; whether it serves for it cannot be told"
+        return None
+
+    def _moved_from_another(self, process: Process) -> tuple[Role, str, str, str] | None:
+        """Judge a process in a login's scope, or in none, that is another live service's main process or its child."""
+        for ancestor in self._ancestors(process):
+            unit = self.by_invocation(ancestor.invocation_id) if ancestor.invocation_id else None
+            if unit is not None and unit.runs and ancestor.pid in (unit.main_pid, unit.control_pid):
+                if unit_of(ancestor.cgroup).unit == unit.name:
+                    continue  # sshd and cron start logins, and what is started in a login is not theirs.
+                why = f"it comes from the main process of {unit.name}, PID {ancestor.pid}"
+                return Role.OTHER_UNIT, unit.name, why, f"{unit.name} is a live service"
+        return None
+
+    def _ancestors(self, process: Process) -> list[Process]:
+        """Give the process and all that it descends from, nearest first, without PID 1."""
+        line = [process]
+        while len(line) < MOST_ANCESTORS and line[-1].ppid > 1 and (up := self.kernel.read(line[-1].ppid)) is not None:
+            line.append(up)
+        return line
 
     def _line(self, process: Process) -> list[Process]:
         """Give the process and those of its ancestors that are in the unit as well, nearest first."""
@@ -236,8 +302,8 @@ class Judge:
         who = "systemd" if process.pid == 1 else f"the manager of user {process.user}"
         mine = process.pid == 1 if self.manager_uid is None else place.user_uid == self.manager_uid
         held = Counter((socket.protocol, str(socket)) for socket in sockets)
-        for name in (self.unit.name, *self.unit.triggered_by):
-            if mine and name.endswith(".socket"):
+        for name in self._socket_units:
+            if mine:
                 listens = Counter((_PROTOCOLS.get(kind, kind), address) for kind, address in self.look_up(name).listen)
                 if held <= listens:
                     return Role.SOCKET_UNIT, name, f"{who} listens for {name}", ""
@@ -291,6 +357,9 @@ class Judge:
             )
         if hidden and not self._made_by_unit(listeners, ours):
             return judged(Verdict.OWNER_UNKNOWN, self._why_unknown(port, listeners))
+        if port.address in WILDCARDS and not any(listener.address in WILDCARDS for listener in listeners):
+            where = ", ".join(str(listener) for listener in listeners)
+            return judged(Verdict.NOT_LISTENING, f"{unit} listens on {where} only, not on {port}")
         if ours:
             alone = f"PID {ours[0].process.pid}'s" if len(ours) == 1 else f"{unit}'s ({len(ours)} processes)"
             return judged(Verdict.OWNED, f"port {port} is {alone} alone")
@@ -306,6 +375,11 @@ class Judge:
         uids = sorted({listener.uid for listener in unseen})
         of = f" (made by uid {', '.join(map(str, uids))})" if uids else ""
         return f"who holds port {port}{of} cannot be seen; run it as root to see every process"
+
+
+def changing(port: Port) -> PortOwnership:
+    """Say that nothing can be said, because it is another thing at every look."""
+    return PortOwnership(port, Verdict.OWNER_UNKNOWN, f"who holds port {port} changes faster than it can be looked at")
 
 
 def _people(holders: Collection[Holder]) -> str:

@@ -34,6 +34,9 @@ class HostView(Protocol):
     def leftovers(self, unit: Unit) -> tuple[Holder, ...]:
         """Give the processes of earlier invocations that are still in the unit's cgroup."""
 
+    def runs_inside(self, unit: Unit) -> bool:
+        """Whether this very program is a process of the unit, and would be stopped with it."""
+
     def job(self, ref: JobRef) -> JobResult | None:
         """Tell how a job ended, or None while it is queued or running."""
 
@@ -62,6 +65,7 @@ class ReadOnlyHost:
         self.unit = view.unit
         self.ownership = view.ownership
         self.leftovers = view.leftovers
+        self.runs_inside = view.runs_inside
         self.job = view.job
         self.command_result = view.command_result
         self.lives = view.lives
@@ -99,8 +103,8 @@ class Host(HostView, Protocol):
         It takes ten seconds at most. Raises BusTimeout if it did not end.
         """
 
-    def end(self, holder: Holder, signum: signal.Signals) -> Sent:
-        """Signal one process, if it is still the one that was judged.
+    def end(self, unit: Unit, holder: Holder, signum: signal.Signals) -> Sent:
+        """Signal one process that is in the unit's way, if it is still the one that was judged.
 
         Through a pidfd: its start, cgroup and sockets are read again after the pidfd was opened, so that
         neither a PID that was used again nor a process that moved is hit (pidfd_open(2)).

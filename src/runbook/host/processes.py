@@ -214,6 +214,14 @@ def in_cgroup(path: str) -> tuple[int, ...]:
     return tuple(sorted(pids - {0}))  # 0 stands for a process outside of our PID namespace
 
 
+def in_other_network(pid: int) -> bool:
+    """Whether a process is in another network namespace than this one. No if that may not be seen."""
+    try:
+        return Path(f"/proc/{pid}/ns/net").stat().st_ino != Path("/proc/self/ns/net").stat().st_ino
+    except OSError:
+        return False
+
+
 @cache
 def cgroup_mount() -> Path:
     """Say where systemd's hierarchy is mounted, by systemd's own rules (cgroup-util.c, cg_unified_cached)."""

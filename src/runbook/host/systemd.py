@@ -10,9 +10,9 @@ import string
 from collections.abc import Iterator
 from typing import Any
 
-from runbook.errors import BusLost, HostError, NoSuchUnit
+from runbook.errors import BusLost, BusTimeout, HostError, NoSuchUnit
 from runbook.host.addresses import Scope, endpoints, unavailable
-from runbook.host.bus import PROPERTIES, Bus, Properties
+from runbook.host.bus import PAUSE, PROPERTIES, Bus, Properties
 from runbook.host.facts import ActiveState, JobRef, JobResult, JobVerb, LoadState, Unit
 from runbook.host.loop import Loop
 
@@ -26,6 +26,9 @@ RELOAD_TIMEOUT = 90.0
 
 SILENCE = 1.0
 """Seconds without a word about a job after which systemd is asked whether it still has it."""
+
+ARRIVAL = 3.0
+"""Seconds that systemd may take to appear on a bus that is there."""
 
 KEPT = 1000
 """How many ends of jobs are remembered."""
@@ -98,10 +101,7 @@ class Systemd:
         try:
             self.bus.subscribe(MANAGER_PATH, MANAGER, "JobRemoved", self._job_removed)
             self.bus.subscribe(MANAGER_PATH, MANAGER, "Reloading", self._reloading)
-            self._subscribe()
-        except BusLost:
-            self.bus.close()
-            raise unavailable(scope, "no systemd is on the bus") from None
+            self._arrive()
         except BaseException:
             self.bus.close()
             raise
@@ -135,6 +135,17 @@ class Systemd:
         except NoSuchUnit:
             return None
         return ActiveState(self.bus.read(unit_path(name), UNIT, "ActiveState", what=what))
+
+    def unit_of_invocation(self, invocation: str) -> Unit | None:
+        """Look at the unit whose current invocation this is; None where that is over, or another manager's."""
+        what = f"look for invocation {invocation}"
+        try:
+            path = self.manager("GetUnitByInvocationID", "(ay)", bytes.fromhex(invocation), what=what, again=True)
+        except HostError as error:
+            if isinstance(error, BusLost | BusTimeout):
+                raise
+            return None
+        return unit_of(self.bus.properties(path.unpack()[0], what=what))
 
     def version(self) -> str:
         """Give systemd's own version, such as `252.39-1~deb12u2`."""
@@ -238,6 +249,22 @@ class Systemd:
             with contextlib.suppress(HostError):  # Whoever may not do this is told so by the job itself.
                 self.manager("RefUnit", "(s)", name, what=f"hold {name}")
                 self._held.add(name)
+
+    def _arrive(self) -> None:
+        """Subscribe for the first time.
+
+        A bus that starts with its first client, as a user's does, is there a moment before the manager is.
+        """
+        until = self._loop.clock.monotonic() + ARRIVAL
+        while True:
+            try:
+                return self._subscribe()
+            except BusTimeout:
+                raise unavailable(self.scope, "it does not answer") from None
+            except BusLost:
+                if self._loop.clock.monotonic() >= until:
+                    raise unavailable(self.scope, "no systemd is on the bus") from None
+                self._loop.run_until(lambda: False, PAUSE)
 
     def _subscribe(self) -> None:
         try:

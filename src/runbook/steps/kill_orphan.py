@@ -122,12 +122,12 @@ class KillOrphan(Step[KillMemory]):
         memory.rounds += 1
         for holder in self._wanted(host, unit, seen):
             if holder.process.id not in memory.targets:
-                self._signal(host, memory, holder, self._first_signal, now)
+                self._signal(host, unit, memory, holder, self._first_signal, now)
         for target in list(memory.targets.values()):
             overdue = now >= target.at + self.grace and target.signum is not Signals.SIGKILL
             if overdue and host.lives(target.holder.process.id):
                 # It may have closed its sockets on TERM and hang on: who it is, is checked; what it holds, no more.
-                self._signal(host, memory, replace(target.holder, sockets=()), Signals.SIGKILL, now)
+                self._signal(host, unit, memory, replace(target.holder, sockets=()), Signals.SIGKILL, now)
 
     def timed_out(self, view: HostView, memory: KillMemory, last: Finding) -> Finding:
         states = {
@@ -142,8 +142,11 @@ class KillOrphan(Step[KillMemory]):
     def _first_signal(self) -> Signals:
         return Signals[f"SIG{self.signal}"]
 
-    def _signal(self, host: Host, memory: KillMemory, holder: Holder, signum: Signals, now: float) -> None:
-        if host.end(holder, signum) is not Sent.NOT_THE_SAME:
+    def _signal(self, host: Host, unit: Unit, memory: KillMemory, holder: Holder, signum: Signals, now: float) -> None:
+        if host.end(unit, holder, signum) is Sent.NOT_THE_SAME:
+            # It became something else, as by execve(2): it is judged afresh with the next look, or let be.
+            memory.targets.pop(holder.process.id, None)
+        else:
             memory.targets[holder.process.id] = Target(holder, signum, now)
 
     def _refusal(self, seen: list[PortOwnership]) -> str:

@@ -11,6 +11,7 @@ from runbook.fields import Limit, PortList, Span, UnitName, Whole
 from runbook.health import Look, Looker, Patience
 from runbook.host.ports import HostView
 from runbook.host.tasks import Answer, Question
+from runbook.jobs import how_it_ended
 from runbook.model import Finding, Impact, State, Verdict, fails, holds, not_yet
 from runbook.probes import Probe
 from runbook.spans import format_span
@@ -19,13 +20,16 @@ from runbook.step import Memory, Step
 PROBE_EVERY = 0.5
 """Seconds between two rounds of probes."""
 
+SOON = 0.01
+"""Seconds until the answers of a new round are looked for."""
+
 
 @dataclass
 class WaitMemory(Memory):
     """The clocks of one wait, in seconds of the monotonic clock, and the round of probes that is under way.
 
     `invocation` is what has been healthy since `healthy_since`. The probes of round `asked` were asked at
-    `asked_at`, while `sockets` listened.
+    `asked_at`, while `sockets` listened; `wrong` is what the round before it said.
     """
 
     patience: Patience = field(default_factory=Patience)
@@ -35,6 +39,7 @@ class WaitMemory(Memory):
     asked: int = 0
     asked_at: float = 0.0
     sockets: frozenset[int] = frozenset()
+    wrong: str = ""
 
 
 class WaitReady(Step[WaitMemory]):
@@ -89,7 +94,11 @@ class WaitReady(Step[WaitMemory]):
     def timed_out(self, view: HostView, memory: WaitMemory, last: Finding) -> Finding:
         unit = view.unit(self._unit)
         waited = f"not ready within {self.timeout:g}s: {last.reason}"
-        if not unit.runs or self.on_timeout == "fail":
+        if not unit.runs:
+            # Between two restarts it reads activating; but nothing of it lives.
+            dead = Verdict.UNIT_FAILED if last.verdict is Verdict.STILL_STARTING else last.verdict
+            return fails(dead, f"{waited}; {unit.name} is {unit.describe()}: {how_it_ended(unit)}", **last.evidence)
+        if self.on_timeout == "fail":
             return fails(last.verdict, waited, **last.evidence)
         alone = f"{waited}; {unit.name} is {unit.describe()} and was left alone"
         return Finding(State.LEFT_ALONE, Verdict.STILL_STARTING, alone, last.evidence)
@@ -134,21 +143,41 @@ class WaitReady(Step[WaitMemory]):
         if not memory.asked or look.sockets != memory.sockets:
             _ask_anew(look, memory, now)
         answers = self._answers(view, memory)
-        if None not in answers and now - memory.asked_at >= PROBE_EVERY:
-            _ask_anew(look, memory, now)
-            answers = self._answers(view, memory)
         wrong = [answer.detail for answer in answers if answer and not answer.good]
+        wrong += filter(None, (_answered_by_a_stranger(view, look, probe) for probe in self.probes))
+        told = [answer.detail for answer in answers if answer]
+        # What was answered counts before anything is asked again: a slow no is a no.
+        over = None not in answers
+        left = max(memory.asked_at + PROBE_EVERY - now, SOON)
+        if over:
+            memory.wrong = wrong[0] if wrong else ""
+            if now - memory.asked_at >= PROBE_EVERY:
+                _ask_anew(look, memory, now)
         if wrong:
-            left = memory.asked_at + PROBE_EVERY - now
             return not_yet(Verdict.PROBE_FAILED, wrong[0], look.wake(left), **facts, probes=wrong)
-        if None in answers:
+        if not over:
             wake = replace(look.wake(1.0), pending=True)
-            return not_yet(Verdict.STILL_STARTING, f"probing {self._unit}", wake, **facts)
-        return holds(Verdict.READY, look.reason, **facts, probes=[a.detail for a in answers if a])
+            verdict = Verdict.PROBE_FAILED if memory.wrong else Verdict.STILL_STARTING
+            return not_yet(verdict, memory.wrong or f"probing {self._unit}", wake, **facts)
+        return holds(Verdict.READY, look.reason, **facts, probes=told)
 
     def _answers(self, view: HostView, memory: WaitMemory) -> list[Answer | None]:
         kinds = [probe.asks for probe in self.probes]
         return [view.ask(Question(kind.question(memory.run), memory.asked, kind.timeout)) for kind in kinds]
+
+
+def _answered_by_a_stranger(view: HostView, look: Look, probe: Probe) -> str:
+    """Say that a port of this machine which a probe asks, besides the unit's, is not the unit's to answer on.
+
+    Another live service may be a proxy before it, and counts as it is.
+    """
+    port = probe.asks.local_port
+    if port is None or any(port.number == own.port.number for own in look.ports):
+        return ""
+    owner = view.ownership(look.unit, port)
+    if owner.verdict in (Verdict.OWNED, Verdict.OTHER_UNIT_HOLDS_PORT, Verdict.NOT_LISTENING):
+        return ""
+    return f"an answer from port {port} does not count: {owner.reason}"
 
 
 def _ask_anew(look: Look, memory: WaitMemory, now: float) -> None:

@@ -183,3 +183,24 @@ def test_what_cannot_be_stopped_in_time_is_said() -> None:
     end, _ = run(machine, step("run", run="sleep 100", timeout="5s"))
     assert (end.status, end.exit) == ("failed", 1)
     assert "cannot stop runbook-x.service" in end.reason
+
+
+def test_a_program_inside_the_unit_that_it_would_stop_does_not_begin() -> None:
+    machine = FakeMachine(units={"gw.service": unit()}, processes={100: process(100)}, inside="gw.service")
+    end, _ = run(machine, step("restart"))
+    assert (end.exit, machine.written) == (5, [])
+    assert "inside gw.service" in end.reason
+
+
+def test_an_interruption_wins_over_what_cannot_be_stopped_in_time() -> None:
+    class Stubborn(FakeMachine):
+        def stop_command(self, ref: Any) -> None:
+            raise BusTimeout("cannot stop runbook-x.service: it did not answer in time")
+
+    def interrupted(machine: FakeMachine) -> None:
+        raise Interrupted(15)
+
+    machine = Stubborn(units={"gw.service": unit()}, later=[(1001.0, interrupted)])
+    machine.on_command = lambda m, command: None
+    end, _ = run(machine, step("run", run="sleep 100"))
+    assert (end.status, end.exit) == ("interrupted", 143)

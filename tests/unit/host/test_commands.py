@@ -97,9 +97,14 @@ def test_half_a_result_is_none(commands: Commands, tmp_path: Path, result: str) 
         commands.result(ended(tmp_path, result))
 
 
-def test_no_result(commands: Commands) -> None:
+def test_no_result(commands: Commands, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # A command without an output has left nothing anywhere; files of like names are somebody else's.
+    (tmp_path / ".env").touch()
+    (tmp_path / ".result").write_text("success exited 0\n")
+    monkeypatch.chdir(tmp_path)
     with pytest.raises(HostError, match="cannot tell how"):
         commands.result(JobRef("/org/freedesktop/systemd1/job/1", "runbook-x.service", "start"))
+    assert (tmp_path / ".env").exists()
 
 
 def test_the_end_of_a_long_output(commands: Commands, tmp_path: Path) -> None:

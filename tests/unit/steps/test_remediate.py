@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from runbook.host.facts import ActiveState
+from runbook.errors import BusTimeout
+from runbook.host.facts import ActiveState, JobResult, LoadState, Unit
 from tests.unit.fake_machine import FakeMachine, listen, process, unit
 from tests.unit.runs import FIX, finished, incident, remediate, run, step
 
@@ -102,3 +103,52 @@ def test_the_time_of_a_remediation_bounds_its_steps() -> None:
     wait = step("wait-ready", timeout="60s", **{"on-timeout": "fail"})
     run(machine, remediate(wait, fix=(step("restart"),), timeout="5s"))
     assert machine.clock.time - 1000.0 == pytest.approx(5.0)
+
+
+def test_a_start_that_is_bound_to_fail_stops_nothing() -> None:
+    """The unit runs, but its file is gone: once it is stopped nothing can start it."""
+    machine = FakeMachine(units={"gw.service": unit(load_state=LoadState.NOT_FOUND)}, processes={100: process(100)})
+    end, _ = run(machine, remediate(step("verify-port-owner"), fix=tuple(map(step, FIX))))
+    assert (end.status, machine.written) == ("failed", [])
+    assert "would fail: systemd knows no unit gw.service; nothing was stopped" in end.reason
+
+
+def test_unit_files_are_read_again_before_anything_is_stopped() -> None:
+    machine = FakeMachine(units={"gw.service": unit(need_daemon_reload=True)}, processes={100: process(100)})
+    run(machine, remediate(step("verify-port-owner"), fix=(step("stop"), step("start"))))
+    assert machine.written[:2] == ["daemon-reload", "stop gw.service"]
+
+
+def test_a_fix_that_would_be_skipped_is_not_foreseen() -> None:
+    machine = FakeMachine(units={"gw.service": unit(), "nginx.service": unit("nginx.service", main_pid=981)})
+    machine.processes = {100: process(100), 981: process(981, name="nginx", cgroup="/system.slice/nginx.service")}
+    listen(machine, 981, "0.0.0.0:80")
+    skipped = step("kill-orphan", when="false")
+    _, events = run(machine, remediate(step("verify-port-owner"), fix=(skipped, step("restart"))))
+    assert machine.written == ["restart gw.service"]
+    assert [status for name, status, _ in finished(events) if name.endswith("kill-orphan")] == ["skipped"]
+
+
+def test_a_wait_in_a_fix_that_is_left_alone_is_no_failure() -> None:
+    machine = FakeMachine(units={"gw.service": unit()}, processes={100: process(100)})
+    fix = (step("restart"), step("wait-ready", timeout="10s"))
+    end, _ = run(machine, remediate(step("verify-port-owner"), fix=fix))
+    assert (end.status, end.exit) == ("still-starting", 3)
+
+
+def test_a_manager_that_is_busy_for_a_while_does_not_leave_the_unit_down() -> None:
+    class Busy(FakeMachine):
+        silent = 0
+
+        def unit(self, name: str) -> Unit:
+            if self.written == ["stop gw.service"]:
+                self.silent += 1
+                if self.silent < 5:
+                    raise BusTimeout(f"cannot look at {name}: it did not answer in time")
+            return super().unit(name)
+
+    machine = Busy(units={"gw.service": unit()}, processes={100: process(100)})
+    machine.on_job["start"] = lambda m, name: JobResult.FAILED
+    fix = (step("stop"), step("start", timeout="1s"))
+    run(machine, remediate(step("verify-port-owner"), fix=fix))
+    assert machine.written.count("start gw.service") >= 1
