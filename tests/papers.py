@@ -5,6 +5,7 @@ A part stands between `<!-- NAME -->` and `<!-- /NAME -->`. What is between the 
 
 from __future__ import annotations
 
+import ast
 import configparser
 import inspect
 import os
@@ -114,9 +115,18 @@ def given_verdicts(*modules: Path) -> set[Verdict]:
     """
     found = set()
     for path in modules or SOURCE.rglob("*.py"):
-        text = re.sub(r"^ *fails_as\b.*", "", path.read_text(), flags=re.MULTILINE)
-        found |= {Verdict[name] for name in re.findall(r"(?<!is )(?<!is not )\bVerdict\.([A-Z_]+)\b", text)}
+        found |= set(_given(ast.parse(path.read_text())))
     return found if modules else found | {cls.fails_as for cls in registry().values()}
+
+
+def _given(node: ast.AST) -> Iterator[Verdict]:
+    match node:
+        case ast.Compare() | ast.AnnAssign(target=ast.Name(id="fails_as")):
+            return
+        case ast.Attribute(value=ast.Name(id="Verdict"), attr=name) if name in Verdict.__members__:
+            yield Verdict[name]
+    for child in ast.iter_child_nodes(node):
+        yield from _given(child)
 
 
 def commands() -> str:

@@ -21,8 +21,8 @@ from tests.papers import DOCS, REFERENCE, ROOT, SOURCE
 
 PAGES = papers.papers()
 STEP_PAGES = sorted((REFERENCE / "steps").glob("*.md"))
-HELPERS = {"jobs", "commands", "health"}
-"""Modules that judge on behalf of the step types which import them."""
+BESIDES = {"wait-ready": "runbook.health", "remediate": "runbook.engine.remediation"}
+"""Modules that judge on behalf of a step type."""
 
 FENCE = re.compile(r"^```(\w+)(?: (\w+))?\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
@@ -198,15 +198,10 @@ def test_a_step_types_page_tells_its_verdicts(page: Path) -> None:
 
 
 def judges(kind: str) -> list[Path]:
-    """Find the modules in which a step type's verdicts are given."""
-    own = SOURCE / "steps" / f"{kind.replace('-', '_')}.py"
-    imported = {
-        node.module.removeprefix("runbook.")
-        for node in ast.walk(ast.parse(own.read_text()))
-        if isinstance(node, ast.ImportFrom) and node.module
-    }
-    found = [own, *(SOURCE / f"{name}.py" for name in sorted(HELPERS & imported))]
-    return [*found, SOURCE / "engine" / "remediation.py"] if kind == "remediate" else found
+    """Find the modules in which a step type's verdicts are given: those of its class and the classes it is built on."""
+    names = {cls.__module__ for cls in registry()[kind].__mro__} - {"runbook.step"}
+    names |= {BESIDES[kind]} if kind in BESIDES else set()
+    return [SOURCE.joinpath(*name.split(".")[1:]).with_suffix(".py") for name in names if name.startswith("runbook.")]
 
 
 @pytest.mark.parametrize("page", STEP_PAGES, ids=name_of)

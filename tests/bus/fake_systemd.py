@@ -27,7 +27,7 @@ MANAGER = f"{NAME}.Manager"
 UNITS = (
     "web.service",  # its jobs last until they are told to finish
     "quick.service",  # its jobs end before the method has answered: JobRemoved overtakes the reply
-    "hang.service",  # is never answered
+    "hang.service",  # is never answered; nor is the transient unit runbook-hang.service
     "late.service",  # is answered after 0.3 s
     "vanish.service",  # systemd leaves the bus before it answers
 )
@@ -97,6 +97,8 @@ class FakeSystemd:
         say(method, *(str(word) for word in arguments[:2]))
         if method in ("Subscribe", "Reload", "RefUnit", "CancelJob"):
             invocation.return_value(None)
+        elif method == "GetUnit" and arguments[0].startswith("runbook-"):
+            invocation.return_dbus_error(f"{NAME}.NoSuchUnit", "Not loaded.")
         elif method in ("LoadUnit", "GetUnit"):
             invocation.return_value(GLib.Variant("(o)", (path_of(arguments[0]),)))
         elif method == "GetJob":
@@ -121,7 +123,7 @@ class FakeSystemd:
         if unit == "quick.service":
             self.finish(unit, "done")
             answer()
-        elif unit == "hang.service":
+        elif unit in ("hang.service", "runbook-hang.service"):
             self.hung = invocation  # Kept: PyGObject would answer for one that is dropped.
         elif unit == "late.service":
             GLib.timeout_add(300, answer)

@@ -163,9 +163,11 @@ def _restart_bus(bus: PrivateBus) -> None:
 PROGRAM = """
 import sys
 from runbook.errors import Interrupted
+from runbook.host.commands import Commands
 from runbook.host.facts import JobVerb
 from runbook.host.loop import Loop
 from runbook.host.systemd import Systemd
+from runbook.host.tasks import Command
 from runbook.model import Deadline, Wake
 
 loop = Loop(look=lambda port: frozenset(), pidfd=lambda process: None)
@@ -180,6 +182,8 @@ except Interrupted as error:
 CALL = 'systemd.begin_job(JobVerb.RESTART, "hang.service")'
 WAIT = 'print("waiting", flush=True); loop.wait(Wake(within=60), Deadline.after(loop.clock, 60))'
 BEGIN = 'print(systemd.begin_job(JobVerb.RESTART, "late.service").path); systemd.unit("web.service")'
+
+COMMAND = 'Commands(systemd, loop).begin("hang", Command(("true",), cwd="/"))'
 
 
 @pytest.fixture
@@ -244,6 +248,16 @@ def test_what_a_signal_finds_half_begun_is_known(bus: PrivateBus, program: list[
     output, seconds = output_after(process, signal.SIGTERM)
     assert output == "there\n/org/freedesktop/systemd1/job/1\ninterrupted 15\n"
     assert seconds < 1
+
+
+def test_a_command_that_may_have_begun_is_stopped(bus: PrivateBus, program: list[subprocess.Popen[str]]) -> None:
+    """systemd does not answer in time whether it began; what it is asked next comes after, whatever it did."""
+    process = start(program, COMMAND)
+    bus.wait_for("StartTransientUnit runbook-hang.service fail")
+    output, seconds = output_after(process, signal.SIGTERM)
+    assert output == "there\ninterrupted 15\n"
+    assert seconds < 1
+    bus.wait_for("StopUnit runbook-hang.service replace")
 
 
 def test_a_lost_terminal_ends_nothing(bus: PrivateBus, program: list[subprocess.Popen[str]]) -> None:

@@ -207,6 +207,14 @@ def refused(host: LocalHost, unit: str) -> None:
             say(error="")
 
 
+def often(host: LocalHost, times: str) -> None:
+    """Connect again and again."""
+    for _ in range(int(times)):
+        with LocalHost(host.scope) as another:
+            another.unit("web.service")
+    say(connections=times)
+
+
 def speed(host: LocalHost, unit: str) -> None:
     """What a look and a job cost, in milliseconds."""
     say(look=_median(lambda: host.unit(unit)), live=_median(lambda: host.systemd.live_state(unit)))
@@ -234,6 +242,7 @@ SCENARIOS = (
     interrupted,
     across,
     refused,
+    often,
     speed,
 )
 

@@ -392,6 +392,8 @@ def test_without_a_bus_root_talks_to_systemd_itself(fresh_machine: Machine) -> N
     fresh_machine.run(["systemctl", "stop", "dbus.socket", "dbus.service"])
     seen = found(fresh_machine, "job", "restart", "web.service")
     assert (seen["result"], seen["state"], seen["new"]) == ("done", "active", True)
+    # systemd overlooks a first message that comes too early: one of ten on 257.
+    assert found(fresh_machine, "often", "50") == {"connections": "50"}
     seen = found(fresh_machine, "command", "echo hello; exit 3")
     assert (seen["result"], seen["status"], seen["output"]) == ("exit-code", 3, "hello\n")
     seen = found(fresh_machine, "look", "web.service", user=USER)

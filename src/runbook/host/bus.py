@@ -31,6 +31,9 @@ HURRY = 0.3
 PAUSE = 0.05
 """Seconds between two tries to reach a bus that is being restarted."""
 
+FLUSH = 0.2
+"""Seconds that a message without an answer may take to leave."""
+
 KNOCKS, KNOCK = 20, 0.1
 """How often, and for how many seconds each, systemd's own socket is asked whether it is there."""
 
@@ -170,7 +173,10 @@ class Bus:
         return answer.unpack()[0]
 
     def send(self, path: str, interface: str, method: str, arguments: tuple[str, tuple[Any, ...]]) -> None:
-        """Call a method and do not wait for its answer: for cleaning up when time is short."""
+        """Call a method and do not wait for its answer: for cleaning up when time is short.
+
+        It is on its way when this returns, unless the bus takes nothing for FLUSH seconds.
+        """
         if self._connection.is_closed():
             return
         message = Gio.DBusMessage.new_method_call(self._destination, path, interface, method)
@@ -180,6 +186,9 @@ class Bus:
             self._connection.send_message(message, Gio.DBusSendMessageFlags.NONE)
         except GLib.Error as error:
             raise _translated(error, f"send {method}") from None
+        flushed: list[Any] = []
+        self._connection.flush(None, lambda _source, result: flushed.append(result))
+        self._loop.run_until(lambda: bool(flushed), FLUSH, settle=True)
 
     def subscribe(self, path: str, interface: str, member: str, heard: Heard) -> None:
         """Have `heard` called, in the main context, with the path and the arguments of each such signal.

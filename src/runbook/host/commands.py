@@ -73,7 +73,8 @@ class Commands:
             )
         except (Interrupted, BusTimeout):
             # It may have been started all the same. The bus keeps the order, so this one finds it.
-            self._systemd.bus.send(MANAGER_PATH, MANAGER, "StopUnit", ("(ss)", (unit, "replace")))
+            with contextlib.suppress(HostError):
+                self._systemd.bus.send(MANAGER_PATH, MANAGER, "StopUnit", ("(ss)", (unit, "replace")))
             raise
         except BusLost:
             if joined := self._join(unit, command):

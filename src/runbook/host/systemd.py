@@ -287,12 +287,13 @@ class Systemd:
         self._loop.tell()
 
     def _job_removed(self, _path: str, arguments: Any) -> None:
-        _id, path, name, result = arguments.unpack()
+        _id, path, _name, result = arguments.unpack()
         self._results[path] = JobResult(result)
         # Jobs of all the machine are heard: which of them is ours is known only after the answer.
         while len(self._results) > KEPT:
             del self._results[next(iter(self._results))]
-        self._loop.tell({name})
+        # Not under the unit's name: a look at the unit in between would drop the news, and the job is no part of it.
+        self._loop.tell()
 
 
 def unit_of(properties: Properties) -> Unit:
