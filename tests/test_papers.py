@@ -178,6 +178,11 @@ def test_every_command_that_is_shown_exists() -> None:
     assert wrong == []
 
 
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
+def test_no_recorded_run_went_wrong(page: Path) -> None:
+    assert "Traceback" not in page.read_text()
+
+
 # -- words
 
 

@@ -81,12 +81,10 @@ def check(
 @app.command()
 def validate(files: FilesArgument, set_: SetOption = None) -> None:
     """Tell every mistake of every file. Needs no systemd."""
-    from runbook import document  # noqa: PLC0415
-
     problems = 0
     for file in files:
         try:
-            document.load(file, sets=_sets(set_))
+            _load(file, set_)
         except errors.DocumentError as error:
             problems += len(error.problems)
             _say(error.message)
@@ -138,7 +136,7 @@ def _apply(
     from runbook.model import SystemClock  # noqa: PLC0415
     from runbook.step import RunState  # noqa: PLC0415
 
-    book = _load(file, set_)
+    book = _load(file, set_, to_run=True)
     with LocalHost(_scope(book, user)) as host:
         kept = record.create(SystemClock().now())
         events = Events(kept.id, SystemClock(), (report,), _secrets(book))
@@ -220,10 +218,22 @@ def _report(output: Output, shown: contextlib.ExitStack) -> Callable[[Event], No
     return Text(shown.enter_context(Page(screen)))
 
 
-def _load(file: str, set_: list[str] | None) -> Runbook:
+def _load(file: str, set_: list[str] | None, *, to_run: bool = False) -> Runbook:
+    """Read a runbook. One that others may write is refused to root where it is `to_run`, else only warned of."""
     from runbook import document  # noqa: PLC0415
+    from runbook.document.trust import distrust  # noqa: PLC0415
 
-    return document.load(file, sets=_sets(set_))
+    source = document.read_source(file)
+    if source.status is not None:
+        sudo = os.environ.get("SUDO_UID", "")
+        uid = int(sudo) if sudo.isascii() and sudo.isdigit() else None
+        why = distrust(file, source.status, euid=os.geteuid(), sudo_uid=uid)
+        hint = "whoever may write it would run commands as root; chown root and chmod go-w mend that"
+        if why and to_run:
+            raise errors.NotBegun(f"cannot run {file} as root: {why}", hint=hint)
+        if why:
+            _say(f"warning: root would refuse to run it: {why}")
+    return document.parse(source.data, file, sets=_sets(set_))
 
 
 def _sets(pairs: list[str] | None) -> dict[str, str]:

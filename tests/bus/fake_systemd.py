@@ -78,12 +78,13 @@ class FakeSystemd:
         flags = Gio.DBusConnectionFlags.AUTHENTICATION_CLIENT | Gio.DBusConnectionFlags.MESSAGE_BUS_CONNECTION
         self.connection = Gio.DBusConnection.new_for_address_sync(address, flags, None, None)
         self.jobs: dict[str, int] = {}
+        self.objects: dict[int, int] = {}
         self.restarts = dict.fromkeys(UNITS, 0)
         self.last_job = 0
-        manager, properties = Gio.DBusNodeInfo.new_for_xml(INTERFACES).interfaces
+        manager, self.properties = Gio.DBusNodeInfo.new_for_xml(INTERFACES).interfaces
         self.connection.register_object(ROOT, manager, self.on_manager, None, None)
         for unit in (*UNITS, *ERRORS):
-            self.connection.register_object(path_of(unit), properties, self.on_properties, None, None)
+            self.connection.register_object(path_of(unit), self.properties, self.on_properties, None, None)
         self.bus("RequestName", "(su)", NAME, 4)
 
     def bus(self, method: str, signature: str, *values: Any) -> None:
@@ -116,6 +117,9 @@ class FakeSystemd:
     def begin(self, unit: str, invocation: Any) -> None:
         self.last_job += 1
         number = self.jobs[unit] = self.last_job
+        self.objects[number] = self.connection.register_object(
+            job_path(number), self.properties, self.on_job, None, None
+        )
 
         def answer() -> None:
             invocation.return_value(GLib.Variant("(o)", (job_path(number),)))
@@ -134,8 +138,14 @@ class FakeSystemd:
 
     def finish(self, unit: str, result: str) -> None:
         number = self.jobs.pop(unit)
+        self.connection.unregister_object(self.objects.pop(number))
         body = GLib.Variant("(uoss)", (number, job_path(number), unit, result))
         self.connection.emit_signal(None, ROOT, MANAGER, "JobRemoved", body)
+
+    def on_job(self, *call: Any) -> None:
+        _connection, _sender, path, _interface, _method, _parameters, invocation = call
+        [unit] = [unit for unit, number in self.jobs.items() if job_path(number) == path]
+        invocation.return_value(GLib.Variant("(v)", (GLib.Variant("(so)", (unit, path_of(unit))),)))
 
     def on_properties(self, *call: Any) -> None:
         _connection, _sender, path, _interface, method, parameters, invocation = call

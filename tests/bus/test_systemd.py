@@ -81,6 +81,19 @@ def test_a_job_of_an_earlier_process_is_asked_for(systemd: Systemd, bus: Private
     assert systemd.job(theirs) is JobResult.DONE
 
 
+def test_the_number_of_a_job_of_an_earlier_boot(systemd: Systemd, bus: PrivateBus, loop: Loop) -> None:
+    """It is somebody else's now, while that one runs and when it has ended."""
+    theirs = systemd.begin_job(JobVerb.RESTART, "web.service")
+    running = JobRef(theirs.path, "quick.service", "start")
+    systemd._heard.clear()
+    assert systemd.job(running) is JobResult.GONE
+    second = systemd.begin_job(JobVerb.STOP, "web.service")
+    bus.order("finish web.service done")
+    wait(loop)
+    ended = JobRef(second.path, "quick.service", "start")
+    assert (systemd.job(second), systemd.job(ended)) == (JobResult.DONE, JobResult.GONE)
+
+
 def test_systemd_is_asked_after_a_while_of_silence(
     systemd: Systemd, bus: PrivateBus, monkeypatch: pytest.MonkeyPatch
 ) -> None:

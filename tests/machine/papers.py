@@ -10,6 +10,8 @@ A page says in comments, which nobody sees, how its blocks came to be. Each spea
     <!-- demo: 3 -->            a part of what `make demo` prints: 1 to 4, or `end`
 
 `sudo` is left out in a machine, where everybody is root. `shown: USER` runs the commands as another user.
+
+What runs in a machine is this checkout as it is at that moment: nobody should be editing src/ meanwhile.
 """
 
 from __future__ import annotations
@@ -97,6 +99,8 @@ class Recorder:
             done = self._at_hand.run(
                 ["bash", "-c", script], check=False, timeout=150, env=environment, user=user or None
             )
+            if "Traceback" in done.stdout:
+                raise RuntimeError(f"{typed} went wrong:\n{done.stdout}")
             self._status = done.returncode
             lines += [command, *(line.rstrip() for line in done.stdout.rstrip().splitlines())]
         return "\n".join(lines)

@@ -301,3 +301,14 @@ def test_a_socket_unit_of_its_own_and_a_stray_one(machine: Machine, service: Sta
         machine.run(["rm", "/etc/systemd/system/web.socket", "/etc/systemd/system/stray.socket"])
     assert (own.exit, own.step("verify-port-owner")["verdict"]) == (0, "owned"), own.last
     assert (stray.exit, stray.step("verify-port-owner")["verdict"]) == (1, "other-unit-holds-port")
+
+
+def test_root_does_not_run_what_others_may_write(machine: Machine) -> None:
+    machine.write("/tmp/evil.yaml", 'steps: [run: {run: "touch /run/evil"}]\n', 0o666)
+    done = machine.run(["runbook", "apply", "/tmp/evil.yaml", "--output", "json"], check=False)
+    run = parsed(done.stdout, done.returncode, done.stderr)
+    assert (run.exit, run.last["status"]) == (5, "not-begun")
+    assert "may be written by everybody" in run.last["reason"]
+    looked = machine.run(["runbook", "apply", "--dry-run", "/tmp/evil.yaml"], check=False)
+    assert (looked.returncode, "warning: root would refuse" in looked.stderr) == (0, True)
+    assert machine.run(["test", "-e", "/run/evil"], check=False).returncode == 1

@@ -20,6 +20,7 @@ SERVICE = "org.freedesktop.systemd1"
 MANAGER_PATH = "/org/freedesktop/systemd1"
 MANAGER = "org.freedesktop.systemd1.Manager"
 UNIT = "org.freedesktop.systemd1.Unit"
+JOB = "org.freedesktop.systemd1.Job"
 
 RELOAD_TIMEOUT = 90.0
 """Seconds for daemon-reload: its answer comes after the generators, which have as long."""
@@ -40,7 +41,7 @@ _METHODS = {
     JobVerb.RELOAD: "ReloadUnit",
 }
 
-_NO_SUCH_JOB = "org.freedesktop.systemd1.NoSuchJob"
+_NO_SUCH_JOB = ("org.freedesktop.systemd1.NoSuchJob", "org.freedesktop.DBus.Error.UnknownObject")
 _ALREADY_SUBSCRIBED = "org.freedesktop.systemd1.AlreadySubscribed"
 
 # Fields of facts.Unit that are systemd's properties as they are.
@@ -91,7 +92,7 @@ class Systemd:
         self._loop = loop
         self._paths: dict[str, str] = {}
         self._names: dict[str, set[str]] = {}
-        self._results: dict[str, JobResult] = {}
+        self._results: dict[str, tuple[str, JobResult]] = {}
         self._heard: dict[str, float] = {}
         self._held: set[str] = set()
         try:
@@ -194,14 +195,15 @@ class Systemd:
         when it began, systemd is asked whether it still has the job.
         """
         if ref.path in self._results:
-            return self._results[ref.path]
+            name, result = self._results[ref.path]
+            return result if self._is_of(ref, name) else JobResult.GONE
         now = self._loop.clock.monotonic()
         if now - self._heard.get(ref.path, 0.0) < SILENCE:
             return None
         self._heard[ref.path] = now
         if not self._has_job(ref):
             # The announcement comes before this answer, if it came at all.
-            return self._results.setdefault(ref.path, JobResult.GONE)
+            return self._results.setdefault(ref.path, (ref.unit, JobResult.GONE))[1]
         return None
 
     def cancel_job(self, ref: JobRef) -> None:
@@ -211,16 +213,21 @@ class Systemd:
 
     def _has_job(self, ref: JobRef) -> bool:
         with self._unless_gone():
-            self.manager("GetJob", "(u)", job_number(ref), what=f"ask for the job of {ref.unit}", again=True)
-            return True
+            what = f"ask for the job of {ref.unit}"
+            self.manager("GetJob", "(u)", job_number(ref), what=what, again=True)
+            return self._is_of(ref, self.bus.read(ref.path, JOB, "Unit", what=what)[0])
         return False
+
+    def _is_of(self, ref: JobRef, name: str) -> bool:
+        """Whether a job of this unit can be the one: its number may be of an earlier boot, and used again."""
+        return name == ref.unit or self._watched(ref.unit) == unit_path(name)
 
     @contextlib.contextmanager
     def _unless_gone(self) -> Iterator[None]:
         try:
             yield
         except HostError as error:
-            if error.remote != _NO_SUCH_JOB:
+            if error.remote not in _NO_SUCH_JOB:
                 raise
 
     # How it is done
@@ -287,8 +294,8 @@ class Systemd:
         self._loop.tell()
 
     def _job_removed(self, _path: str, arguments: Any) -> None:
-        _id, path, _name, result = arguments.unpack()
-        self._results[path] = JobResult(result)
+        _id, path, name, result = arguments.unpack()
+        self._results[path] = (name, JobResult(result))
         # Jobs of all the machine are heard: which of them is ours is known only after the answer.
         while len(self._results) > KEPT:
             del self._results[next(iter(self._results))]

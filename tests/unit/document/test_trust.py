@@ -1,0 +1,72 @@
+"""Whom root trusts to write what it runs. Real files and folders; the ids are handed in."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from runbook.document.trust import distrust
+
+NOBODY = 65534
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    """A file of root's, in a folder of root's."""
+    folder = tmp_path / "runbooks"
+    folder.mkdir(0o755)
+    made = folder / "x.yaml"
+    made.write_text("steps: [restart]\n")
+    made.chmod(0o644)
+    return made
+
+
+def asked(file: Path, *, euid: int = 0, sudo_uid: int | None = None) -> str:
+    return distrust(str(file), file.stat(), euid=euid, sudo_uid=sudo_uid)
+
+
+def test_a_file_of_root_s_is_trusted(file: Path) -> None:
+    assert asked(file) == ""
+
+
+@pytest.mark.parametrize(("mode", "who"), [(0o666, "everybody"), (0o646, "everybody")])
+def test_a_file_that_others_may_write_is_not(file: Path, mode: int, who: str) -> None:
+    file.chmod(mode)
+    assert who in asked(file)
+
+
+def test_a_group_of_one_s_own_may_write(file: Path) -> None:
+    file.chmod(0o664)
+    assert asked(file) == ""  # root's own group
+    os.chown(file, 0, NOBODY)
+    assert "may be written by the group" in asked(file)
+
+
+def test_a_file_of_somebody_else_s_is_not_trusted_but_that_of_the_user_behind_sudo_is(file: Path) -> None:
+    os.chown(file, NOBODY, 0)
+    file.chmod(0o644)
+    assert "belongs to nobody" in asked(file)
+    assert asked(file, sudo_uid=NOBODY) == ""
+
+
+def test_a_folder_counts_as_its_file_does(file: Path) -> None:
+    file.parent.chmod(0o777)
+    assert f"its folder {file.parent} may be written by everybody" in asked(file)
+    file.parent.chmod(0o1777)
+    assert asked(file) == ""
+
+
+def test_the_folder_of_a_link_counts_too(file: Path, tmp_path: Path) -> None:
+    loose = tmp_path / "loose"
+    loose.mkdir()
+    loose.chmod(0o777)
+    link = loose / "y.yaml"
+    link.symlink_to(file)
+    assert f"its folder {loose}" in asked(link)
+
+
+def test_who_is_not_root_is_not_asked(file: Path) -> None:
+    file.chmod(0o666)
+    assert asked(file, euid=1000) == ""
