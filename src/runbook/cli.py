@@ -19,6 +19,7 @@ from runbook import errors
 
 if TYPE_CHECKING:
     from runbook.engine.runner import RunEnd
+    from runbook.host.local import LocalHost
     from runbook.model import Event
     from runbook.step import Runbook
 
@@ -43,12 +44,31 @@ class Output(StrEnum):
 
 FileArgument = Annotated[str, typer.Argument(metavar="FILE", help="The runbook; - for standard input.")]
 FilesArgument = Annotated[list[str], typer.Argument(metavar="FILE...", help="The runbooks.")]
-OutputOption = Annotated[Output, typer.Option("--output", help="auto: for people; plain: no live view; json: lines.")]
+OutputOption = Annotated[
+    Output, typer.Option("--output", help="auto: for people; plain: the same without colours; json: one object a line.")
+]
 SetOption = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="NAME=VALUE", help="Set a variable of the runbook's `vars`."),
 ]
 UserOption = Annotated[bool, typer.Option("--user", help="Talk to your own user manager, not to the system's.")]
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        from importlib.metadata import version  # noqa: PLC0415
+
+        _print(f"runbook {version('systemd-runbook')}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
+) -> None:
+    """Upgrade a systemd service, and believe it only when systemd and the kernel agree."""
 
 
 @app.command()
@@ -74,13 +94,13 @@ def apply(
 def check(
     file: FileArgument, set_: SetOption = None, user: UserOption = False, output: OutputOption = Output.AUTO
 ) -> None:
-    """Look at every reading step of a runbook once, now, changing nothing."""
+    """Look once, now, at every step that only reads; change nothing."""
     _look(file, set_, user, output, lambda planner: planner.check(), "run-finished")
 
 
 @app.command()
 def validate(files: FilesArgument, set_: SetOption = None) -> None:
-    """Tell every mistake of every file. Needs no systemd."""
+    """Check files, and report every mistake. Needs no systemd."""
     problems = 0
     for file in files:
         try:
@@ -94,7 +114,7 @@ def validate(files: FilesArgument, set_: SetOption = None) -> None:
     if problems:
         _say(f"{problems} error{'' if problems == 1 else 's'}")
         raise typer.Exit(errors.EXIT_INVALID)
-    _print(f"{len(files)} file{' is' if len(files) == 1 else 's are'} right")
+    _print(f"{len(files)} file{'' if len(files) == 1 else 's'}, no mistakes")
 
 
 @app.command()
@@ -132,12 +152,11 @@ def _apply(
     from runbook.engine import record  # noqa: PLC0415
     from runbook.engine.events import Events  # noqa: PLC0415
     from runbook.engine.runner import Runner  # noqa: PLC0415
-    from runbook.host.local import LocalHost  # noqa: PLC0415
     from runbook.model import SystemClock  # noqa: PLC0415
     from runbook.step import RunState  # noqa: PLC0415
 
     book = _load(file, set_, to_run=True)
-    with LocalHost(_scope(book, user)) as host:
+    with _machine(_scope(book, user)) as host:
         kept = record.create(SystemClock().now())
         events = Events(kept.id, SystemClock(), (report,), _secrets(book))
         state = RunState(kept.id, book.folder, book.env, kept.outputs)
@@ -153,13 +172,12 @@ def _look(
         from runbook.engine import record  # noqa: PLC0415
         from runbook.engine.events import Events  # noqa: PLC0415
         from runbook.engine.planner import Planner  # noqa: PLC0415
-        from runbook.host.local import LocalHost  # noqa: PLC0415
         from runbook.host.ports import ReadOnlyHost  # noqa: PLC0415
         from runbook.model import SystemClock  # noqa: PLC0415
         from runbook.step import RunState  # noqa: PLC0415
 
         book = _load(file, set_)
-        with LocalHost(_scope(book, user)) as host:
+        with _machine(_scope(book, user)) as host:
             clock = SystemClock()
             # An id for the events; there is no record of a look.
             name = record.new_id(clock.now())
@@ -168,6 +186,20 @@ def _look(
             return what(planner).exit
 
     _reported(output, last, look)
+
+
+def _machine(scope: Literal["system", "user"]) -> LocalHost:
+    """Open this machine. PyGObject comes from the distribution, so it may be missing where all else is there."""
+    try:
+        from runbook.host.local import LocalHost  # noqa: PLC0415
+    except ModuleNotFoundError as error:
+        if error.name not in ("gi", "pydbus"):
+            raise
+        raise errors.NotBegun(
+            f"cannot reach systemd: the Python module {error.name} is missing",
+            hint="apt install python3-gi, and make the virtual environment with --system-site-packages",
+        ) from error
+    return LocalHost(scope)
 
 
 def _reported(output: Output, last: str, act: Callable[[Callable[[Event], None]], int]) -> None:

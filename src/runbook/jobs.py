@@ -7,7 +7,7 @@ from typing import ClassVar
 
 from pydantic import Field
 
-from runbook.fields import UnitName
+from runbook.fields import Limit, UnitName
 from runbook.host.facts import ActiveState, JobRef, JobResult, JobVerb, LoadState, Unit
 from runbook.host.ports import Host, HostView
 from runbook.model import Finding, Verdict, Wake, fails, holds, not_yet
@@ -43,6 +43,9 @@ class JobStep(Step[JobMemory]):
     fails_as: ClassVar[Verdict] = Verdict.JOB_FAILED
 
     unit: UnitName | None = Field(None, description="The unit to act on.")
+    timeout: Limit | None = Field(
+        None, description="How long one try may take; by default the unit's own stop and start time-outs, and 10s."
+    )
 
     def wanted(self, unit: Unit) -> Finding:
         """Say, before the job is asked for, whether there is anything to do."""

@@ -169,7 +169,7 @@ class Step(Document, Generic[M]):
     max_delay: Span = Field(60.0, description="What the pause never exceeds.")
     timeout: Limit | None = Field(None, description="How long one try may take.")
     on_failure: Literal["abort", "continue"] = Field("abort", description="Whether the run ends when it fails.")
-    secret: Flag = Field(False, description="Keep its output out of the records.")
+    secret: Flag = Field(False, description="Keep its output out of every report and file.")
 
     def memory(self, run: RunState) -> M:
         """Make the memory of a new try."""
@@ -265,7 +265,9 @@ class Runbook(Document):
     timeout: Limit | None = Field(None, description="How long all of `steps` may take.")
     steps: StepList = Field(..., description="What is done, in order.")
     rollback: Literal["off", "auto"] | StepList = Field(
-        "off", description="After a failure: nothing, every update back to its earlier version, or these steps."
+        "off",
+        description="After a failure: nothing, every update back to its earlier version, or these steps. "
+        "Read and checked; not carried out by this version.",
     )
     always: StepList = Field((), description="Steps that run last, whether the run failed or not.")
 

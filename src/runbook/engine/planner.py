@@ -52,11 +52,13 @@ class Planner:
     def check(self) -> RunEnd:
         """Look at every reading step once, now. The exit status is 0 if all hold and 1 if one does not."""
         wrong = []
+        looked = 0
         try:
             self._now()
             for step in self.runbook.walk():
                 if step.impact_here() is Impact.READ_ONLY:
                     outcome = self._checked(step)
+                    looked += 1
                     self.events.emit("step-finished", **outcome.data())
                     wrong += [outcome] if outcome.failed else []
         except Interrupted as error:
@@ -66,7 +68,7 @@ class Planner:
         if wrong:
             reason = f"{wrong[0].id}: {wrong[0].reason}"
             return self._finished(RunEnd(RunStatus.FAILED, EXITS[RunStatus.FAILED], reason))
-        return self._finished(RunEnd(RunStatus.OK, 0, "everything holds; nothing was changed"))
+        return self._finished(RunEnd(RunStatus.OK, 0, "everything holds" if looked else "no step of it merely reads"))
 
     def _planned(self, end: RunEnd) -> RunEnd:
         facts = {"hint": end.hint} if end.hint else {}

@@ -132,6 +132,8 @@ def _up_again(carrier: Carrier, name: str) -> str:
             unit = carrier.host.unit(name)
             if ref is None and unit.active_state not in UP:
                 carrier.events.emit("unit-started-again", unit=name)
+                # It was up before the fix, which may have used up its start limit.
+                carrier.host.reset_failed(name)
                 ref = carrier.host.begin_job(JobVerb.START, name)
             if ref is None or carrier.host.job(ref) is not None or deadline.passed:
                 unit = carrier.host.unit(name)

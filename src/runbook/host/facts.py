@@ -161,6 +161,8 @@ class Unit:
 
     def describe(self) -> str:
         """Say its state as `systemctl status` would: "active (running), PID 315"."""
+        if self.load_state in (LoadState.NOT_FOUND, LoadState.MASKED) and not self.runs:
+            return "not found" if self.load_state is LoadState.NOT_FOUND else "masked"
         text = f"{self.active_state} ({self.sub_state})"
         if self.main_pid:
             text += f", PID {self.main_pid}"

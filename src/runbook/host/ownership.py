@@ -382,8 +382,13 @@ def changing(port: Port) -> PortOwnership:
     return PortOwnership(port, Verdict.OWNER_UNKNOWN, f"who holds port {port} changes faster than it can be looked at")
 
 
+def _person(holder: Holder) -> str:
+    service = holder.unit.endswith((".service", ".socket"))
+    return f"{holder.process}, in {holder.unit}" + ("" if service else f" of user {holder.process.user}")
+
+
 def _people(holders: Collection[Holder]) -> str:
     """Name holders for a sentence: "PID 74 (openclaw), in session-9.scope of user agentops"."""
-    named = [f"{h.process}, in {h.unit} of user {h.process.user}" for h in list(holders)[:3]]
+    named = [_person(holder) for holder in list(holders)[:3]]
     more = len(holders) - len(named)
     return "; ".join(named) + (f" and {more} more" if more else "")

@@ -84,6 +84,12 @@ class Text:
         self._page.entry("note", "", data["text"])
 
     def _run_finished(self, event: Event, data: Mapping[str, Any]) -> None:
+        if data["status"] in ("not-begun", "interrupted"):
+            # The reason begins with that word itself.
+            self._page.words(data["reason"], style="red")
+            if data.get("hint"):
+                self._page.words(data["hint"], indent="  ")
+            return
         self._page.line()
         style = {"failed": "red", "still-starting": "yellow", "remediated": "yellow"}.get(data["status"], "green")
         self._page.words(f"{data['status']}: {data['reason']}", style=style)

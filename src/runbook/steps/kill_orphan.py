@@ -76,7 +76,7 @@ class KillOrphan(Step[KillMemory]):
     signal: Literal["TERM", "INT", "QUIT", "HUP", "KILL"] = Field("TERM", description="The signal to begin with.")
     grace: Span = Field(5.0, description="How long a process has before it gets KILL.")
     expect: Expect | None = Field(None, description="What a process must be, to be ended: `exe`, `user`, `command`.")
-    leftovers: Flag = Field(False, description="End those of an earlier invocation, too, that hold no port.")
+    leftovers: Flag = Field(False, description="End also the processes of earlier invocations that hold no port.")
     timeout: Limit | None = Field(30.0, description="How long one try may take.")
 
     def check(self, view: HostView, memory: KillMemory) -> Finding:
@@ -107,7 +107,7 @@ class KillOrphan(Step[KillMemory]):
         ports = ", ".join(str(port) for port in self.port)
         return holds(
             Verdict.KILLED,
-            f"{_named(ended)} ended on {self._last_signal(memory)}; {ports} is free of orphans",
+            f"{_named(ended)} ended on {self._last_signal(memory)}; {ports} is free",
             killed=[holder.evidence() for holder in ended],
             **facts,
         )

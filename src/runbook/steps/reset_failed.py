@@ -46,12 +46,11 @@ class ResetFailed(Step[ResetMemory]):
         if unit.load_state is LoadState.NOT_FOUND and not unit.runs:
             return fails(Verdict.UNIT_NOT_FOUND, f"systemd knows no unit {unit.name}", **unit.evidence())
         if not memory.cleared:
-            what = _restarts(unit.n_restarts)
-            return to_do(Verdict.RESET, f"clear {what} and the start limit of {unit.name}", **unit.evidence())
+            return to_do(Verdict.RESET, f"clear {_what(unit.n_restarts)} of {unit.name}", **unit.evidence())
         if unit.active_state is ActiveState.FAILED:
             return fails(Verdict.UNIT_FAILED, f"{unit.name} failed again at once", **unit.evidence())
         before = {"Result-before": memory.result, "NRestarts-before": memory.restarts}
-        return holds(Verdict.RESET, f"{_restarts(memory.restarts)} cleared", **before)
+        return holds(Verdict.RESET, f"{_what(memory.restarts)} cleared", **before)
 
     def apply(self, host: Host, memory: ResetMemory) -> None:
         assert self.unit is not None
@@ -61,5 +60,6 @@ class ResetFailed(Step[ResetMemory]):
         memory.cleared = True
 
 
-def _restarts(count: int) -> str:
-    return f"{count} restart{'' if count == 1 else 's'}"
+def _what(restarts: int) -> str:
+    """Name what is cleared; NRestarts only where there is any."""
+    return f"{restarts} restart{'' if restarts == 1 else 's'} and the start limit" if restarts else "the start limit"

@@ -61,7 +61,7 @@ class WaitReady(Step[WaitMemory]):
     port: PortList = Field((), description="The port, or a list of ports, that it must own.")
     healthy_for: Span = Field(5.0, description="How long it must have been healthy without a break.")
     timeout: Limit | None = Field(120.0, description="How long one try may take.")
-    max_restarts: Whole = Field(0, description="So many restarts by systemd are forgiven.")
+    max_restarts: Whole = Field(0, description="Restarts by systemd that are allowed.")
     probes: tuple[Probe, ...] = Field((), description="What must answer: `tcp`, `http` or `run`, each with `timeout`.")
     on_timeout: Literal["leave", "fail"] = Field(
         "leave",

@@ -63,7 +63,13 @@ def test_a_fix_that_breaks_later_starts_the_unit_again() -> None:
     machine.dies_on[74] = None
     end, _ = run(machine, remediate(step("wait-ready"), fix=tuple(map(step, FIX))))
     assert end.status == "failed"
-    assert machine.written == ["stop gw.service", "end 74 SIGTERM", "end 74 SIGKILL", "start gw.service"]
+    assert machine.written == [
+        "stop gw.service",
+        "end 74 SIGTERM",
+        "end 74 SIGKILL",
+        "reset-failed gw.service",
+        "start gw.service",
+    ]
     assert "gw.service is active (running), PID 200" in end.reason
 
 
