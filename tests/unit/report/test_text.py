@@ -87,7 +87,7 @@ def test_the_plan_in_the_incident() -> None:
     Planner(book, machine, machine, events, RunState("run-1", Path("/srv"))).plan()
     # The two lines before say since when, by the clock of the machine that runs the test.
     assert (
-        lines(shown(seen))[-13:]
+        lines(shown(seen))[-14:]
         == [
             "",
             "  1     restart              would restart gw.service, now active (running), PID",
