@@ -26,11 +26,13 @@ On its way to an automatic restart systemd lets a unit pass through `failed` (sy
 
 @dataclass
 class Patience:
-    """Since when something has been wrong, in seconds of the monotonic clock; and NRestarts when counting began."""
+    """What a look remembers: moments are seconds of the monotonic clock, `restarts` is NRestarts when counting began,
+    `ended` how the last process that was seen to end did so, which systemd forgets with the next one."""
 
     stranger_since: float | None = None
     down_since: float | None = None
     restarts: int | None = None
+    ended: str = ""
 
 
 @dataclass(frozen=True)
@@ -139,14 +141,24 @@ class Looker:
         if unit.load_state is LoadState.MASKED and not unit.runs:
             return wrong(Verdict.UNIT_MASKED, f"{unit.name} is masked (systemctl unmask {unit.name} lifts it)")
         restarts = self._restarts()
+        if self.patience and unit.exec_main_code:
+            self.patience.ended = how_it_ended(unit)
         if restarts > self.restarts_allowed:
             times = "once" if restarts == 1 else f"{restarts} times"
-            return wrong(Verdict.CRASH_LOOP, f"systemd restarted {unit.name} {times}: {how_it_ended(unit)}")
+            return wrong(Verdict.CRASH_LOOP, f"systemd restarted {unit.name} {times}: {self._last_end()}")
+        if self.patience is None and unit.sub_state.startswith("auto-restart"):
+            return wrong(Verdict.CRASH_LOOP, f"{unit.name} waits to be restarted by systemd: {self._last_end()}")
         if unit.active_state not in (ActiveState.FAILED, ActiveState.INACTIVE) or unit.job:
             if self.patience:
                 self.patience.down_since = None
             return None
         return wrong(*self._why_down(), final=self._stays_down())
+
+    def _last_end(self) -> str:
+        """Say how the last process ended, and where to read why."""
+        seen = self.patience.ended if self.patience else ""
+        ended = how_it_ended(self.unit) if self.unit.exec_main_code else seen or "its main process keeps ending"
+        return f"{ended} (journalctl -u {self.unit.name} -n 20)"
 
     def _restarts(self) -> int:
         """Count the restarts by systemd, since the run started the unit or else since this wait began.

@@ -77,7 +77,7 @@ def remediate(carrier: Carrier, step: Step[Any], remedy: Remedy) -> Outcome:
     return ended(
         StepStatus.FAILED,
         Verdict.NOT_MENDED,
-        f"fixed {tried}, and still {wrong.kind}: {wrong.reason}",
+        f"fixed {tried}, and {wrong.kind} still finds {wrong.verdict}: {wrong.reason}",
         rounds=remedy.rounds,
     )
 

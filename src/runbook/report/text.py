@@ -123,7 +123,8 @@ class Text:
             text = data["verdict"] if told else f"{data['verdict']}: {text}"
         self._said.add(data["reason"])
         if not nested and data.get("undetermined-by"):
-            text += f", unless {self._steps(data['undetermined-by'])} this"
+            steps = self._steps(data["undetermined-by"])
+            text += f"; {steps} that perhaps" if data["verdict"] == "holds" else f", unless {steps} this"
         mark = "fix" if nested and nested[-1] == "fix" else str(self._numbers.get(data["id"], ""))
         self._page.entry(mark, data["type"], text, depth=1 if nested else 0)
 
