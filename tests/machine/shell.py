@@ -16,9 +16,12 @@ from tests.machine.tree import SUITES
 def main() -> int:
     suite = sys.argv[1] if len(sys.argv) > 1 else SUITES[0]
     with Machine(suite) as machine:
-        print(f"{suite}, thrown away at the end of this shell", file=sys.stderr)
-        # `script` gives the shell a terminal of the machine's own.
-        shell = ["script", "--quiet", "--flush", "--return", "--command", "bash --login", "/dev/null"]
+        print(
+            f"A throwaway Debian ({suite}) with runbook in it; all is gone when you leave with `exit`.", file=sys.stderr
+        )
+        # `script` gives the shell a terminal of the machine's own. Commands from a pipe need none, and end with it.
+        terminal = ["script", "--quiet", "--flush", "--return", "--command", "bash --login", "/dev/null"]
+        shell = terminal if sys.stdin.isatty() else ["bash", "--login"]
         environment = {"TERM": os.environ.get("TERM", "dumb")}
         subprocess.call(machine.command(shell, env=environment))
     return 0
