@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from runbook import errors
+from runbook import errors, streams
 
 if TYPE_CHECKING:
     from runbook.engine.runner import RunEnd
@@ -231,7 +231,8 @@ def _told(
         return code
     except Exception as error:
         # A mistake of this program's own. Whoever reads the lines is told how it ended all the same.
-        traceback.print_exc()
+        with contextlib.suppress(OSError):
+            traceback.print_exc()
         reason = f"runbook itself went wrong: {type(error).__name__}: {error}"
         report(Event(SystemClock().now(), "", last, {"status": "failed", "exit": errors.EXIT_FAILED, "reason": reason}))
         return errors.EXIT_FAILED
@@ -302,23 +303,33 @@ def _print(text: str) -> None:
 
 
 def _say(text: str) -> None:
-    typer.echo(text, err=True)
+    # Where nobody takes it, there is nobody left to tell.
+    with contextlib.suppress(OSError):
+        typer.echo(streams.visible(text), err=True)
 
 
 def main() -> None:
     """Be the command `runbook`."""
-    for stream in (sys.stdout, sys.stderr):
-        # A name with bytes that are no UTF-8 is shown with escapes; it is no reason to fail.
-        stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
+    streams.provide()
+    status = _status()
+    streams.settle()
+    sys.exit(status)
+
+
+def _status() -> int | str | None:
     try:
         app()
+    except SystemExit as end:
+        return end.code
     except errors.RunbookError as error:
         _complain(error)
-        sys.exit(error.exit_status)
+        return error.exit_status
     except BrokenPipeError:
-        # Whoever read the output has gone, and there is nobody left to tell.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(errors.EXIT_FAILED)
+        return errors.EXIT_FAILED
+    except OSError as error:
+        _say(f"runbook: cannot print: {(error.strerror or str(error)).lower()}")
+        return errors.EXIT_FAILED
+    return errors.EXIT_OK
 
 
 if __name__ == "__main__":

@@ -13,6 +13,7 @@ from runbook.host.ports import Host, HostView
 from runbook.host.tasks import Command, CommandResult
 from runbook.model import Finding, Verdict, Wake, fails, not_yet
 from runbook.step import M, Memory, Step
+from runbook.template import Template
 
 MOST_BRIEF = 60
 """Characters of a command in a sentence."""
@@ -57,8 +58,16 @@ class CommandStep(Step[M]):
             user=self.user,
             cwd=self.cwd,
             env=self.env,
-            output="" if self.secret else f"{memory.id}.log",
+            output=f"{memory.id}.log",
+            kept=not self.secret,
         )
+
+    def hindered(self, view: HostView, memory: Memory) -> Finding | None:
+        """Say that it cannot be started, where that is sure: before anything else is stopped for it."""
+        if isinstance(self.user, Template) or isinstance(self.cwd, Template):
+            return None  # In a plan, of what an earlier step has yet to say.
+        why = view.hindrance(self.command(memory, self.time_limit(view)))
+        return fails(self.fails_as, why) if why else None
 
     def still_running(self, memory: Memory) -> Finding:
         """Say that the command goes on."""

@@ -78,15 +78,17 @@ class RunState:
         cwd: str = "",
         env: Mapping[str, str] | None = None,
         output: str = "",
+        kept: bool = True,
     ) -> Command:
         """Make a command of a step's field: a string is a script for `/bin/sh -e`, a tuple is argv.
 
-        A relative `cwd` counts from the runbook's folder, which is also the default. `output` is a file name.
+        A relative `cwd` counts from the runbook's folder, which is also the default. `output` is a file name; of a
+        command that is not `kept`, only how it ended is.
         """
         argv = ("/bin/sh", "-e", "-c", run) if isinstance(run, str) else run
         target = str(self.outputs / output) if self.outputs and output else ""
         merged = {**self.env, **(env or {})}
-        return Command(argv, user, str(self.folder / cwd), merged, timeout, target)
+        return Command(argv, user, str(self.folder / cwd), merged, timeout, target, kept)
 
 
 @dataclass

@@ -183,7 +183,7 @@ CALL = 'systemd.begin_job(JobVerb.RESTART, "hang.service")'
 WAIT = 'print("waiting", flush=True); loop.wait(Wake(within=60), Deadline.after(loop.clock, 60))'
 BEGIN = 'print(systemd.begin_job(JobVerb.RESTART, "late.service").path); systemd.unit("web.service")'
 
-COMMAND = 'Commands(systemd, loop).begin("hang", Command(("true",), cwd="/"))'
+COMMAND = 'Commands(systemd, loop).begin("hang", Command(("true",), output="/tmp/hang.out"))'
 
 
 @pytest.fixture

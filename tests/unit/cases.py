@@ -55,7 +55,7 @@ def run_case(path: Path) -> None:
 
 def machine_of(case: dict[str, Any]) -> FakeMachine:
     """Make the machine that a case describes."""
-    machine = FakeMachine(hidden=case.get("hidden", 0))
+    machine = FakeMachine(hidden=case.get("hidden", 0), hinders=dict(case.get("hinders", {})))
     for name, facts in case.get("units", {}).items():
         machine.units[name] = unit(name, **facts_of(facts or {}))
     for pid, facts in case.get("processes", {}).items():

@@ -109,6 +109,7 @@ class FakeMachine:
     dies_on: dict[int, signal.Signals | None] = field(default_factory=dict)
     spared: dict[int, str] = field(default_factory=dict)
     refuse: dict[str, Exception] = field(default_factory=dict)
+    hinders: dict[str, str] = field(default_factory=dict)
     hidden: int = 0
     inside: str = ""
     starts: int = 0
@@ -157,6 +158,9 @@ class FakeMachine:
 
     def process_state(self, process: ProcessId) -> str:
         return "D (uninterruptible)"
+
+    def hindrance(self, command: Command) -> str:
+        return self.hinders.get(command.user) or self.hinders.get(command.cwd, "")
 
     def ask(self, question: Question) -> Answer | None:
         if question not in self.asked:

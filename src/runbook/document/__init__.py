@@ -42,9 +42,9 @@ def read_source(path: str, stdin: BinaryIO | None = None) -> Source:
 
     Raises UsageError if it cannot be read.
     """
-    if path == "-":
-        return Source(path, (stdin or sys.stdin.buffer).read(MOST_BYTES + 1), None)
     try:
+        if path == "-":
+            return Source(path, (stdin or sys.stdin.buffer).read(MOST_BYTES + 1), None)
         with Path(path).open("rb") as file:
             status = os.fstat(file.fileno())
             if stat.S_ISDIR(status.st_mode):
@@ -88,12 +88,19 @@ def parse(
             env=dict(os.environ if environ is None else environ),
             host=socket.gethostname() if host is None else host,
         )
-        folder = Path.cwd() if name == "-" else Path(name).absolute().parent
+        folder = _folder(name)
         text = data.decode() if isinstance(data, bytes) else data
         book = Reader(root, registry(), scope, problems).runbook(sets or {}, name, folder, text)
     if problems or book is None:
         raise DocumentError(sorted({Problem(name, p.line, p.column, shown(said, LONGEST)) for p, said in problems}))
     return book
+
+
+def _folder(name: str) -> Path:
+    try:
+        return Path.cwd() if name == "-" else Path(name).absolute().parent
+    except FileNotFoundError:
+        raise UsageError(f"cannot read {name}: the folder that this was started in is gone") from None
 
 
 def _cause(error: Exception) -> str:

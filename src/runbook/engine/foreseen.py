@@ -6,6 +6,7 @@ from typing import Any
 
 from runbook.host.facts import PortOwnership, Unit
 from runbook.host.ports import HostView, ReadOnlyHost
+from runbook.host.tasks import Command
 from runbook.model import Port
 from runbook.step import Step
 
@@ -22,14 +23,21 @@ class Foreseen(ReadOnlyHost):
         self._units: dict[str, Unit] = {}
         self.unit = self._unit
         self.ownership = self._ownership
+        self._sure = True
+        self.hindrance = self._hindrance
 
     def after(self, step: Step[Any]) -> None:
         """Take a step as done."""
         for name in step.units():
             self._units[name] = step.leaves(self.unit(name))
+        # A command may make the user, or the folder, that a later one needs.
+        self._sure = self._sure and not step.brings_units
 
     def _unit(self, name: str) -> Unit:
         return self._units.get(name) or self._view.unit(name)
 
     def _ownership(self, unit: Unit, port: Port) -> PortOwnership:
         return self._view.ownership(self._view.unit(unit.name), port)
+
+    def _hindrance(self, command: Command) -> str:
+        return self._view.hindrance(command) if self._sure else ""

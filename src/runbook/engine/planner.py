@@ -199,7 +199,8 @@ class Planner:
         if step.impact_here() is Impact.READ_ONLY:
             return Impact.READ_ONLY, because
         missing = finding.verdict in BRINGS and any(earlier.brings_units for earlier in self.earlier)
-        if because and (missing or not step.settled):
+        # Of a step that is sure to act only what keeps it from acting is up to the earlier ones.
+        if because and (missing or not step.settled or finding.state is State.FAILS):
             return Impact.UNDETERMINED, because
         return (Impact.MUTATING if finding.state is State.TO_DO else Impact.NONE), []
 

@@ -5,7 +5,8 @@ itself writes how it ended beside that file: systemd forgets a transient unit as
 and whoever resumes a run must still be able to know.
 
 Every user of the machine may read a unit's settings over D-Bus, and its description stands in the journal.
-Therefore what a runbook gives a command to know goes through a file that only its owner can read.
+Therefore what a runbook gives a command to know goes through files that only its owner can read
+(`command_files`).
 """
 
 from __future__ import annotations
@@ -21,11 +22,11 @@ from typing import Any
 
 from runbook.errors import AccessDenied, BusLost, BusTimeout, HostError, Interrupted, NoSuchUnit
 from runbook.host.bus import variant
+from runbook.host.command_files import CANNOT_ENTER, CommandFiles
 from runbook.host.facts import ActiveState, JobRef, JobResult, LoadState
 from runbook.host.loop import Loop
 from runbook.host.systemd import MANAGER, MANAGER_PATH, UNIT, Systemd, unit_path
 from runbook.host.tasks import Command, CommandResult
-from runbook.host.words import in_words
 
 KEPT = 64 * 1024
 """Bytes of a command's output that are given back, from its end."""
@@ -42,12 +43,6 @@ SHORT_GRACE = 0.3
 STOP_LIMIT = 10.0
 """Seconds that stopping a command may take in all."""
 
-_ON_END = 'printf "%s %s %s\\n" "$SERVICE_RESULT" "$EXIT_CODE" "$EXIT_STATUS" >"$0"; rm -f -- "$1"'
-_ESCAPED = re.compile(r'["\\$`]')
-"""What has a meaning between double quotes in an environment file (systemd.exec(5), EnvironmentFile=)."""
-
-_SETUP = {200: "CHDIR: its folder cannot be entered", 203: "EXEC: it cannot be executed"}
-
 
 class Commands:
     """Starts, judges and stops commands through one manager."""
@@ -63,8 +58,9 @@ class Commands:
         if joined := self._join(unit, command):
             return joined
         self._results.pop(unit, None)
-        if command.output:
-            _prepare(command)
+        if not command.output:
+            raise HostError(f"cannot start {command}: there is no place for its result")
+        CommandFiles(command.output).write(command, _account(command.user))
         what = f"start {unit}"
         arguments: tuple[Any, ...] = (unit, "fail", self._properties(name, command), [])
         try:
@@ -80,6 +76,9 @@ class Commands:
             if joined := self._join(unit, command):
                 return joined
             raise
+        except HostError:
+            CommandFiles(command.output).clear()  # It was not begun, and will not clear them away.
+            raise
         return self._systemd.began(answer, unit, "start", command.output)
 
     def result(self, ref: JobRef) -> CommandResult:
@@ -87,9 +86,9 @@ class Commands:
         if ref.unit not in self._results:
             self._results[ref.unit] = self._from_unit(ref) or self._from_disk(ref)
             self._let_go(ref.unit)
-            # Where its folder could not be entered, the unit itself could not clear it away.
+            # Where systemd could not start it at all, the unit itself could not clear them away.
             if ref.output:
-                _environment_file(ref.output).unlink(missing_ok=True)
+                CommandFiles(ref.output).clear()
         return self._results[ref.unit]
 
     def stop(self, ref: JobRef) -> None:
@@ -150,16 +149,17 @@ class Commands:
 
     def _from_disk(self, ref: JobRef) -> CommandResult:
         try:
-            words = _result_file(ref.output).read_text().split() if ref.output else []
+            words = CommandFiles(ref.output).read_result() if ref.output else []
             result, code, status = words[0], words[1], words[2]
             number = int(status) if code == "exited" else int(signal.Signals[f"SIG{status}"])
-        except (OSError, ValueError, IndexError, KeyError):
+        except (ValueError, IndexError, KeyError):
             raise HostError(f"cannot tell how {ref.unit} ended: it left no result") from None
         return CommandResult(result, number, _tail(ref, result, number))
 
     def _properties(self, name: str, command: Command) -> list[tuple[str, Any]]:
         """Give the settings of the unit, each under its D-Bus name and in its D-Bus type."""
-        known = account_environment(command.user) if command.output else environment(command)
+        files = CommandFiles(command.output)
+        known = account_environment(command.user)
         settings = {
             "Description": ("s", f"runbook: {name}"),
             "Type": ("s", "oneshot"),
@@ -172,23 +172,17 @@ class Commands:
             "KillMode": ("s", "control-group"),
             "IgnoreSIGPIPE": ("b", False),  # Shell pipelines count on it.
             "StandardInput": ("s", "null"),
-            # Words are taken as they are: `$` is the shell's, if there is one.
-            "ExecStartEx": ("a(sasas)", [(*_executable(command.argv), ["no-env-expand"])]),
             "Environment": ("as", [f"{key}={value}" for key, value in known.items()]),
+            "WorkingDirectory": ("s", files.folder),
+            # The plain ones: 252 writes `ExecStartEx=` into the unit's file, and at a daemon-reload knows no such key.
+            "ExecStart": ("a(sasb)", [(files.begin[0], files.begin, False)]),
+            "ExecStopPost": ("a(sasb)", [(files.end[0], files.end, True)]),
         }
-        if command.cwd:
-            settings["WorkingDirectory"] = ("s", command.cwd)
-        if command.user and _account(command.user).pw_uid != os.geteuid():
-            settings["User"] = ("s", command.user)
-        if command.output:
-            settings["StandardOutputFileToAppend"] = ("s", command.output)
-            settings["StandardErrorFileToAppend"] = ("s", command.output)
-            files = (_result_file(command.output), _environment_file(command.output))
-            settings["EnvironmentFiles"] = ("a(sb)", [(str(files[1]), True)])
-            argv = ["/bin/sh", "-c", _ON_END, *map(str, files)]
-            # As the manager's own user, whoever runs the command: the folder is not that user's.
-            flags = ["ignore-failure", "privileged", "no-env-expand"]
-            settings["ExecStopPostEx"] = ("a(sasas)", [(argv[0], argv, flags)])
+        for stream in ("StandardOutput", "StandardError"):
+            if command.kept:
+                settings[f"{stream}FileToAppend"] = ("s", command.output)
+            else:
+                settings[stream] = ("s", "null")
         return [(key, variant(*value)) for key, value in settings.items()]
 
 
@@ -203,6 +197,19 @@ def unit_name(name: str) -> str:
 def environment(command: Command) -> dict[str, str]:
     """Give what a command sees beside the manager's environment."""
     return {**account_environment(command.user), **command.env}
+
+
+def hindrance(command: Command) -> str:
+    """Say what is sure to keep a command from starting, or nothing."""
+    try:
+        _account(command.user)
+    except AccessDenied:
+        return ""  # Whoever may not act is told so when there is something to do.
+    except HostError as error:
+        return error.message
+    if command.cwd and not Path(command.cwd).is_dir():
+        return f"cannot run a command in {command.cwd}: there is no such folder"
+    return ""
 
 
 def account_environment(user: str) -> dict[str, str]:
@@ -231,55 +238,9 @@ def _account(user: str) -> pwd.struct_passwd:
     return account
 
 
-def _executable(argv: tuple[str, ...]) -> tuple[str, list[str]]:
-    """Give the program and its words. A bare name is looked up in the command's own PATH.
-
-    systemd would look it up in a PATH that was fixed when it was built.
-    """
-    if argv[0].startswith("/"):
-        return argv[0], list(argv)
-    return "/bin/sh", ["/bin/sh", "-c", 'exec "$0" "$@"', *argv]
-
-
-def _prepare(command: Command) -> None:
-    """Make the files of a command, for their owner only, and clear the result of an earlier one."""
-    output = command.output
-    lines = [f'{key}="{_ESCAPED.sub(_escape, value)}"' for key, value in command.env.items()]
-    try:
-        _result_file(output).unlink(missing_ok=True)
-        _environment_file(output).unlink(missing_ok=True)
-        os.close(_open(output, os.O_APPEND))
-        with os.fdopen(_open(_environment_file(output), os.O_EXCL), "w", encoding="utf-8") as file:
-            file.writelines(f"{line}\n" for line in lines)
-    except UnicodeEncodeError:
-        raise HostError(f"cannot start {command}: a variable of its env is not valid UTF-8") from None
-    except OSError as error:
-        raise HostError(f"cannot write {output}: {in_words(error)}") from None
-
-
-def _open(path: str | Path, flags: int) -> int:
-    return os.open(path, flags | os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
-
-
-def _escape(found: re.Match[str]) -> str:
-    return f"\\{found[0]}"
-
-
-def _result_file(output: str) -> Path:
-    return Path(f"{output}.result")
-
-
-def _environment_file(output: str) -> Path:
-    return Path(f"{output}.env")
-
-
 def _tail(ref: JobRef, result: str, status: int) -> str:
-    """Give the end of what a command printed; where systemd could not start it, what that means."""
-    text = ""
-    if ref.output:
-        with contextlib.suppress(OSError), Path(ref.output).open("rb") as file:
-            file.seek(max(0, file.seek(0, os.SEEK_END) - KEPT))
-            text = file.read().decode(errors="replace")
-    if not text and result == "exit-code" and status in _SETUP:
-        text = f"systemd could not start it: {status}/{_SETUP[status]}\n"
+    """Give the end of what a command printed; where its folder could not be entered, that."""
+    text = CommandFiles(ref.output).tail(KEPT) if ref.output else ""
+    if not text and result == "exit-code" and status == CANNOT_ENTER:
+        text = f"it could not be started: {CANNOT_ENTER}/CHDIR: its folder cannot be entered\n"
     return text

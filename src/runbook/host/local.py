@@ -12,7 +12,7 @@ from typing import Self
 
 from runbook.host import ending, processes, sockets
 from runbook.host.addresses import Scope
-from runbook.host.commands import Commands
+from runbook.host.commands import Commands, hindrance
 from runbook.host.facts import Holder, JobRef, JobResult, JobVerb, Listener, PortOwnership, Process, Sent, Unit
 from runbook.host.loop import Loop
 from runbook.host.ownership import LOOKS, Judge, changing
@@ -133,6 +133,10 @@ class LocalHost:
     def process_state(self, process: ProcessId) -> str:
         """Give the state letter of a process, and where it waits."""
         return processes.state_of(process)
+
+    def hindrance(self, command: Command) -> str:
+        """Say what is sure to keep a command from starting."""
+        return hindrance(command)
 
     def ask(self, question: Question) -> Answer | None:
         """Ask something that may take a while: None as long as the answer is on its way."""

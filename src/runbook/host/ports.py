@@ -49,6 +49,9 @@ class HostView(Protocol):
     def process_state(self, process: ProcessId) -> str:
         """Give the state letter of proc(5) (`S`, `D`, …) and where it waits, for a message."""
 
+    def hindrance(self, command: Command) -> str:
+        """Say what is sure to keep a command from starting: no such user, no such folder. Empty if nothing is."""
+
     def ask(self, question: Question) -> Answer | None:
         """Ask something that may take a while: None as long as the answer is on its way.
 
@@ -70,6 +73,7 @@ class ReadOnlyHost:
         self.command_result = view.command_result
         self.lives = view.lives
         self.process_state = view.process_state
+        self.hindrance = view.hindrance
         self.ask = view.ask
 
 

@@ -174,7 +174,7 @@ def holders(inodes: Collection[int]) -> Scan:
     hidden = 0 if os.path.exists("/proc/1") else 1
     if not wanted:
         return Scan({}, hidden)
-    for pid in _pids():
+    for pid in pids():
         try:
             held, count = _held(f"/proc/{pid}/fd", wanted)
             if not count:
@@ -187,7 +187,7 @@ def holders(inodes: Collection[int]) -> Scan:
             if held:
                 found[pid] = held
     if set(inodes).difference(*found.values()):
-        for pid in _pids():
+        for pid in pids():
             with contextlib.suppress(OSError):
                 held = _held(f"/proc/{pid}/fd", wanted)[0] | _held_by_threads(pid, wanted)
                 if held:
@@ -325,7 +325,8 @@ def _text(data: bytes) -> str:
     return data.decode("utf-8", "backslashreplace")
 
 
-def _pids() -> Iterator[int]:
+def pids() -> Iterator[int]:
+    """List the processes that /proc shows."""
     return (int(name) for name in os.listdir("/proc") if name.isdecimal())
 
 

@@ -21,6 +21,7 @@ from typing import Any
 from runbook.errors import HostError
 from runbook.host.commands import environment
 from runbook.host.loop import Loop
+from runbook.host.strays import Strays
 from runbook.host.tasks import Answer, Command, HttpProbe, Question, TcpProbe
 from runbook.host.words import in_words
 
@@ -58,11 +59,12 @@ class Questions:
         self._loop = loop
         self._manager_environment = manager_environment
         self._asked: dict[Question, _Asked] = {}
+        self._strays = Strays()
         # Readable from the moment of closing on, for every child that is still waited for.
         self._closing = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
 
     def close(self) -> None:
-        """Stop everything that is still under way. Children are killed, with their groups, and reaped."""
+        """Stop everything that is still under way. Children are killed, with all that they started, and reaped."""
         if self._closing < 0:
             return
         os.eventfd_write(self._closing, 1)
@@ -129,7 +131,12 @@ class Questions:
                 return page.get
             case Command():
                 surroundings = {**self._manager_environment(), **environment(what)}
-                return lambda: _run(what, asked, surroundings, self._closing)
+
+                def run() -> tuple[bool, str, str]:
+                    with self._strays.caught():
+                        return _run(what, asked, surroundings, self._closing)
+
+                return run
 
 
 def _connect(probe: TcpProbe, asked: _Asked) -> tuple[bool, str, str]:

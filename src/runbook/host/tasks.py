@@ -5,13 +5,16 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+SCRIPT_WORDS = 4
+"""A script is `/bin/sh -e -c SCRIPT`."""
+
 
 @dataclass(frozen=True)
 class Command:
     """A command as it is to be started. `env` is the whole of what is added to the user's own environment.
 
-    `timeout` is in seconds. `output` is the file that takes what it prints, empty for a command that is only
-    asked something.
+    `timeout` is in seconds. `output` is the file that takes what it prints, and beside which its unit leaves how
+    it ended; empty for a command that is only asked something. One that is not `kept` prints to nowhere.
     """
 
     argv: tuple[str, ...]
@@ -20,13 +23,19 @@ class Command:
     env: Mapping[str, str] = field(default_factory=dict)
     timeout: float = 60.0
     output: str = ""
+    kept: bool = True
+
+    @property
+    def script(self) -> str | None:
+        """The text of a script for `/bin/sh -e`, if it is one."""
+        return self.argv[3] if self.argv[:3] == ("/bin/sh", "-e", "-c") and len(self.argv) == SCRIPT_WORDS else None
 
     def __hash__(self) -> int:
         return hash((self.argv, self.user, self.cwd, tuple(sorted(self.env.items())), self.timeout))
 
     def __str__(self) -> str:
-        # A script runs as `/bin/sh -e -c SCRIPT`: people know it by its text.
-        return self.argv[-1] if self.argv[:3] == ("/bin/sh", "-e", "-c") else " ".join(self.argv)
+        # People know a script by its text.
+        return " ".join(self.argv) if self.script is None else self.script
 
 
 @dataclass(frozen=True)

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import http.client
-import re
 import socket
 import time
 import urllib.parse
 
+from runbook import patterns
+from runbook.errors import HostError
 from runbook.host.tasks import HttpProbe
 from runbook.host.words import in_words
 
@@ -47,8 +48,11 @@ class Page:
             if where := response.getheader("Location"):
                 detail += f", to {where}"
             return False, f"{detail}; expected {' or '.join(map(str, probe.status))}", body
-        if probe.body and not re.search(probe.body, body):
-            return False, f"{detail}, without `{probe.body}` in it", body
+        try:
+            if probe.body and patterns.search(probe.body, body) is None:
+                return False, f"{detail}, without `{probe.body}` in it", body
+        except HostError as error:
+            return False, f"{detail}, but {error.message}", body
         return True, detail, body
 
     def cut(self) -> None:

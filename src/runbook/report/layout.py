@@ -7,6 +7,8 @@ from collections.abc import Iterable
 from types import TracebackType
 from typing import TYPE_CHECKING, Protocol, Self, TextIO
 
+from runbook.streams import visible
+
 if TYPE_CHECKING:
     from rich.console import Console
     from rich.status import Status
@@ -115,7 +117,7 @@ class Page:
         """Show one line."""
         try:
             if self._screen is not None:
-                self._screen.line(pieces)
+                self._screen.line([(_flat(text), style) for text, style in pieces])
         except OSError:
             self._screen = None
 
@@ -123,12 +125,13 @@ class Page:
         """Show what is under way, where that can be written over."""
         try:
             if self._screen is not None:
-                self._screen.status(text)
+                self._screen.status(_flat(text))
         except OSError:
             self._screen = None
 
     def heading(self, left: str, right: str) -> None:
         """Show a title, with something small at the right edge."""
+        left, right = _flat(left), _flat(right)
         room = WIDTH - len(right) - 2
         title = left if len(left) <= room else left[: room - 3] + "..."
         self.line((title, "bold"), (right.rjust(WIDTH - len(title)), "dim"))
@@ -136,6 +139,7 @@ class Page:
 
     def entry(self, mark: str, name: str, text: str, time: str = "", *, depth: int = 0) -> None:
         """Show one step: its text is wrapped under itself, its time stands at the right edge."""
+        name, text = _flat(name), _flat(text)
         indent = "  " * depth
         column = 2 + MARK + max(NAME, len(indent) + len(name) + 2)
         room = max(WIDTH - column - (len(time) + 2 if time else 0), LEAST_TEXT)
@@ -150,11 +154,19 @@ class Page:
         """Show what belongs to the entry above it."""
         lead = " " * (2 + MARK + 2 * depth + 2)
         for part in text.splitlines():
-            for piece in textwrap.wrap(part, WIDTH - len(lead), break_on_hyphens=False) or [""]:
+            for piece in textwrap.wrap(visible(part), WIDTH - len(lead), break_on_hyphens=False) or [""]:
                 self.line((lead + piece, ""))
 
     def words(self, text: str, *, style: str = "", indent: str = "") -> None:
         """Show a sentence from the left edge, its further lines indented."""
-        lines = textwrap.wrap(text, WIDTH, initial_indent=indent, subsequent_indent="  ", break_on_hyphens=False)
+        lines = textwrap.wrap(_flat(text), WIDTH, initial_indent=indent, subsequent_indent="  ", break_on_hyphens=False)
         for line in lines:
             self.line((line, style))
+
+
+_WHITE = str.maketrans("\t\n\x0b\x0c\r", "     ")
+
+
+def _flat(text: str) -> str:
+    """Give a text as it stands on one line."""
+    return visible(text.translate(_WHITE))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from signal import Signals
@@ -10,6 +9,7 @@ from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
+from runbook import patterns
 from runbook.fields import Flag, Limit, Pattern, PortList, Span, Text, UnitName
 from runbook.host.facts import Holder, PortOwnership, Role, Sent, Unit
 from runbook.host.ports import Host, HostView
@@ -52,7 +52,7 @@ class Expect(Document):
             return f"its executable is {process.exe or 'unknown'}, not {self.exe}"
         if self.user is not None and process.user != self.user:
             return f"it runs as {process.user}, not as {self.user}"
-        if self.command is not None and not re.search(self.command, line):
+        if self.command is not None and not patterns.search(self.command, line):
             return f"its command line does not match {self.command}"
         return ""
 

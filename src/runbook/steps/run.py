@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-import re
+from collections.abc import Iterator
 from typing import ClassVar
 
 from pydantic import Field
 
+from runbook import patterns
 from runbook.commands import CommandMemory, CommandStep, brief, failed
 from runbook.fields import Flag, Limit, Pattern
 from runbook.host.ports import Host, HostView
 from runbook.host.tasks import Question
 from runbook.model import Finding, Impact, Verdict, Wake, fails, holds, not_yet, to_do
+from runbook.step import Runbook
 
 MOST_KEPT = 4000
 """Characters of a command's output that go into the evidence; all of it is in its output file."""
@@ -33,11 +35,15 @@ class Run(CommandStep[CommandMemory]):
     def impact_here(self) -> Impact:
         return Impact.READ_ONLY if self.read_only else Impact.MUTATING
 
+    def misfits(self, runbook: Runbook) -> Iterator[tuple[str, str]]:
+        if self.secret and self.expect_output is not None and not self.read_only:
+            yield "expect-output", "what a `secret: true` command prints is kept nowhere, so nothing is found in it"
+
     def check(self, view: HostView, memory: CommandMemory) -> Finding:
         if self.read_only:
             return self._observe(view, memory)
         if memory.job is None:
-            return to_do(Verdict.COMMAND_DONE, f"run {brief(self.run)}")
+            return self.hindered(view, memory) or to_do(Verdict.COMMAND_DONE, f"run {brief(self.run)}")
         if view.job(memory.job) is None:
             return self.still_running(memory)
         result = view.command_result(memory.job)
@@ -58,7 +64,7 @@ class Run(CommandStep[CommandMemory]):
         return self._expected(answer.output)
 
     def _expected(self, output: str) -> Finding:
-        if self.expect_output is not None and not re.search(self.expect_output, output, re.MULTILINE):
+        if self.expect_output is not None and not patterns.search(self.expect_output, output, multiline=True):
             return fails(
                 Verdict.COMMAND_FAILED,
                 f"{brief(self.run)} did not print {self.expect_output}",

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import ClassVar
 
 from pydantic import Field
 
+from runbook import patterns
 from runbook.commands import CommandMemory, CommandStep, brief, failed
 from runbook.fields import Limit, Pattern, Shell, Version
 from runbook.host.ports import Host, HostView
@@ -72,6 +72,8 @@ class Update(CommandStep[UpdateMemory]):
                 return failed(Verdict.UPDATE_FAILED, self.run, result, to=self.to, **{"from": memory.before})
             memory.ended = True
             memory.asked = memory.run.new_question()
+        if memory.job is None and (hindered := self.hindered(view, memory)):
+            return hindered
         command = memory.run.command(self.version, timeout=ASK_SECONDS, user=self.user, cwd=self.cwd, env=self.env)
         answer = view.ask(Question(command, asked=memory.asked, timeout=ASK_SECONDS))
         if answer is None:
@@ -106,7 +108,5 @@ class Update(CommandStep[UpdateMemory]):
         )
 
     def _version(self, output: str) -> str | None:
-        match = re.search(self.pattern, output)
-        if match is None:
-            return None
-        return match.group(1) if match.groups() else match.group(0)
+        found = patterns.search(self.pattern, output)
+        return found[:2][-1] if found else None

@@ -11,7 +11,7 @@ from typing import Any, cast
 import pytest
 
 from runbook.errors import AccessDenied, HostError, NoSuchUnit
-from runbook.host.commands import KEPT, Commands, environment, unit_name
+from runbook.host.commands import KEPT, Commands, environment, hindrance, unit_name
 from runbook.host.facts import JobRef, LoadState, Unit
 from runbook.host.loop import Loop
 from runbook.host.systemd import Systemd
@@ -48,6 +48,20 @@ def test_the_environment_is_that_of_the_user() -> None:
     }
 
 
+@pytest.mark.parametrize(
+    ("command", "why"),
+    [
+        (Command(("true",), cwd="/"), ""),
+        (Command(("true",)), ""),
+        (Command(("true",), user="nosuchuser"), "cannot run a command as nosuchuser: there is no such user"),
+        (Command(("true",), cwd="/nowhere"), "cannot run a command in /nowhere: there is no such folder"),
+        (Command(("true",), cwd="/etc/passwd"), "cannot run a command in /etc/passwd: there is no such folder"),
+    ],
+)
+def test_what_keeps_a_command_from_starting(command: Command, why: str) -> None:
+    assert hindrance(command) == why
+
+
 def test_only_root_becomes_another_user(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "geteuid", lambda: 1)
     with pytest.raises(AccessDenied, match="cannot run a command as root: only root may"):
@@ -57,8 +71,13 @@ def test_only_root_becomes_another_user(monkeypatch: pytest.MonkeyPatch) -> None
 class Forgetful:
     """A systemd that has forgotten the unit."""
 
+    bus: SimpleNamespace
+
     def unit(self, name: str) -> Unit:
         return Unit(name, load_state=LoadState.NOT_FOUND)
+
+    def live_state(self, name: str) -> None:
+        return None
 
     def manager(self, *_: Any, **__: Any) -> None:
         raise NoSuchUnit("cannot let go of it: there is no such unit")
@@ -99,12 +118,12 @@ def test_half_a_result_is_none(commands: Commands, tmp_path: Path, result: str) 
 
 def test_no_result(commands: Commands, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     # A command without an output has left nothing anywhere; files of like names are somebody else's.
-    (tmp_path / ".env").touch()
+    (tmp_path / ".script").touch()
     (tmp_path / ".result").write_text("success exited 0\n")
     monkeypatch.chdir(tmp_path)
     with pytest.raises(HostError, match="cannot tell how"):
         commands.result(JobRef("/org/freedesktop/systemd1/job/1", "runbook-x.service", "start"))
-    assert (tmp_path / ".env").exists()
+    assert (tmp_path / ".script").exists()
 
 
 def test_the_end_of_a_long_output(commands: Commands, tmp_path: Path) -> None:
@@ -112,6 +131,21 @@ def test_the_end_of_a_long_output(commands: Commands, tmp_path: Path) -> None:
     assert commands.result(ref).output == "x" * KEPT
 
 
-def test_what_systemd_could_not_start_says_so(commands: Commands, tmp_path: Path) -> None:
-    result = commands.result(ended(tmp_path, "exit-code exited 203\n", b""))
-    assert result.output == "systemd could not start it: 203/EXEC: it cannot be executed\n"
+def test_a_folder_that_cannot_be_entered_says_so(commands: Commands, tmp_path: Path) -> None:
+    result = commands.result(ended(tmp_path, "exit-code exited 200\n", b""))
+    assert result.output == "it could not be started: 200/CHDIR: its folder cannot be entered\n"
+
+
+def test_a_command_that_was_refused_leaves_nothing_that_it_was_given(tmp_path: Path) -> None:
+    systemd = Forgetful()
+    systemd.bus = SimpleNamespace(peer=False)
+    refusing = Commands(cast("Systemd", systemd), cast("Loop", SimpleNamespace()))
+    command = Command(("/bin/sh", "-e", "-c", "echo sesame"), output=str(tmp_path / "x.log"))
+    with pytest.raises(NoSuchUnit):
+        refusing.begin("x", command)
+    assert [path.name for path in tmp_path.iterdir()] == ["x.log"]
+
+
+def test_a_command_needs_a_place_for_its_result(commands: Commands) -> None:
+    with pytest.raises(HostError, match="no place for its result"):
+        commands.begin("x", Command(("true",)))

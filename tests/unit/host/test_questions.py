@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import select
+import signal
 import socket
 import subprocess
 import threading
@@ -17,6 +18,7 @@ import pytest
 from runbook.host import ending
 from runbook.host.loop import Loop
 from runbook.host.questions import KEPT, Questions, _Asked, _follow
+from runbook.host.strays import _children
 from runbook.host.tasks import Answer, Command, HttpProbe, Question, TcpProbe
 from runbook.model import Deadline, Wake
 
@@ -149,6 +151,50 @@ def test_what_a_command_leaves_in_its_group_ends_with_it(ask: Ask, lifeline: Lif
     assert answer.output == "done\n"
     assert answer.seconds < 1
     assert lifeline.ended()
+
+
+@pytest.mark.parametrize(
+    "away",
+    [
+        "setsid sleep 60 &",
+        "(setsid sh -c 'sleep 60 & sleep 60' &)",
+        "setsid --fork env -i setsid --fork sleep 60",
+        "set -m; (sleep 60 & sleep 60) &",
+    ],
+)
+@pytest.mark.parametrize("end", ["exit 0", "sleep 60"])
+def test_what_left_the_group_ends_too(ask: Ask, lifeline: Lifeline, away: str, end: str) -> None:
+    answer = ask(script(f"exec 3> {lifeline.path}; {away}\nsleep 0.1; exec 3>&-; {end}"), 0.5)
+    assert answer.good == (end == "exit 0")
+    assert lifeline.ended()
+    began = time.monotonic()
+    while _children():  # They are waited for, too.
+        assert time.monotonic() - began < PATIENCE
+
+
+def test_what_was_there_before_is_let_be(ask: Ask, lifeline: Lifeline) -> None:
+    """A child that this program was started with, and one that comes while a command is asked; and theirs."""
+    with subprocess.Popen(["sleep", "60"], start_new_session=True) as before:
+        with subprocess.Popen(["sh", "-c", "sleep 0.2; sleep 60 & echo $!"], stdout=subprocess.PIPE) as child:
+            assert ask(script("sleep 0.5; setsid sleep 60 &")).good
+            assert child.stdout is not None
+            pid = int(child.stdout.readline())
+            os.kill(pid, signal.SIGTERM)  # It is still there.
+        assert before.poll() is None
+        before.kill()
+    with contextlib.suppress(ChildProcessError):
+        os.waitpid(pid, 0)
+
+
+def test_a_command_that_runs_beside_keeps_what_it_started(
+    questions: Questions, ask: Ask, loop: Loop, tmp_path: Path
+) -> None:
+    slow = Question(script("(setsid sh -c 'sleep 0.6; echo well' &); sleep 1"), 1, PATIENCE)
+    assert questions.ask(slow) is None
+    assert ask(script("sleep 0.2")).good
+    while (answer := questions.ask(slow)) is None:
+        loop.wait(Wake(pending=True, within=PATIENCE), Deadline.after(loop.clock, PATIENCE))
+    assert answer.output == "well\n"
 
 
 def test_endless_output_is_bounded_and_stopped(ask: Ask) -> None:
@@ -297,6 +343,13 @@ def test_http_asks_what_the_url_says(ask: Ask, server: Callable[[Handler], str])
         ({"status": (302,)}, "HTTP/1.1 302 F\nLocation: /in\n\n", True, "answered 302"),
         ({"body": "h.llo"}, OK, True, "answered 200"),
         ({"body": "bye"}, OK, False, "answered 200, without `bye` in it"),
+        ({"body": "(h.*)*x"}, OK, False, "answered 200, without `(h.*)*x` in it"),
+        (
+            {"body": "(a+)+$"},
+            f"HTTP/1.1 200 OK\n\n{'a' * 40}b",
+            False,
+            "answered 200, but cannot search for `(a+)+$`: it takes too long",
+        ),
         ({}, "SSH-2.0-OpenSSH_9.2\n", False, "SSH-2.0-OpenSSH_9.2\r\n"),
         ({}, "", False, "it closed the connection without an answer"),
     ],

@@ -136,3 +136,30 @@ def test_a_reader_that_went_away_does_not_end_the_run(screen: Plain | Terminal) 
 
     end = Runner(book, machine, machine, events, RunState("r", Path("/srv"))).run()
     assert (end.status, seen[-1]) == ("changed", "run-finished")
+
+
+@pytest.mark.parametrize("screen", [Plain, Terminal])
+def test_what_others_wrote_does_not_steer_the_terminal(screen: type[Plain | Terminal]) -> None:
+    evil = "a\x1b[2J\x07b\x9b31mc\r\nd\te\x7f"
+    out = io.StringIO()
+    with Page(screen(out)) as page:
+        page.heading(evil, evil)
+        page.entry("--", evil, evil)
+        page.below(evil)
+        page.words(evil)
+        page.line((evil, ""))
+    printed = out.getvalue()
+    assert {c for c in printed if not c.isprintable()} == {"\n"}
+    assert printed.count("a\\x1b[2J\\x07b\\x9b31mc") == 7
+    assert "\n          d       e\\x7f\n" in printed.replace("d   e", "d       e")
+
+
+def test_the_status_of_a_terminal_is_plain_text() -> None:
+    seen: list[str] = []
+
+    class Screen(Plain):
+        def status(self, text: str) -> None:
+            seen.append(text)
+
+    Page(Screen(io.StringIO())).status("run \x1b]0;evil\x07")
+    assert seen == ["run \\x1b]0;evil\\x07"]
