@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 from pydantic import Field
@@ -12,6 +12,9 @@ from runbook.host.facts import ActiveState, JobRef, JobResult, JobVerb, LoadStat
 from runbook.host.ports import Host, HostView
 from runbook.model import Finding, Verdict, Wake, fails, holds, not_yet
 from runbook.step import Memory, Step
+
+UP = (ActiveState.ACTIVE, ActiveState.RELOADING, ActiveState.REFRESHING)
+"""What a unit reads that is up."""
 
 NEVER = 2**64 - 1
 """systemd's `infinity`, in microseconds."""
@@ -54,6 +57,10 @@ class JobStep(Step[JobMemory]):
     def judge(self, unit: Unit, memory: JobMemory) -> Finding:
         """Say what is there after a job that ended `done`."""
         raise NotImplementedError
+
+    def why_failed(self, unit: Unit) -> str:
+        """Say what is known of why the job failed."""
+        return how_it_ended(unit)
 
     def check(self, view: HostView, memory: JobMemory) -> Finding:
         # The job first, then the unit: looked at the other way round, the unit could be that from before its end.
@@ -122,13 +129,14 @@ class JobStep(Step[JobMemory]):
                 )
             case JobResult.ASSERT:
                 return fails(Verdict.CONDITION_NOT_MET, f"an Assert of {unit.name} does not hold", **facts)
-        if gave_up_starting(unit) and not began_anew(unit, memory):
+        starts = self.verb in (JobVerb.START, JobVerb.RESTART)
+        if starts and gave_up_starting(unit) and not began_anew(unit, memory):
             return fails(
                 Verdict.START_LIMIT_HIT,
                 f"systemd refuses to start {unit.name}: too many starts in too short a time; reset-failed clears that",
                 **facts,
             )
-        return fails(Verdict.JOB_FAILED, f"the {self.verb} of {unit.name} failed: {how_it_ended(unit)}", **facts)
+        return fails(Verdict.JOB_FAILED, f"the {self.verb} of {unit.name} failed: {self.why_failed(unit)}", **facts)
 
 
 def forbidden(unit: Unit) -> Finding | None:
@@ -172,6 +180,11 @@ def begun(unit: Unit, memory: JobMemory) -> Finding | None:
     memory.run.starts[unit.name] = memory.restarts if unit.n_restarts >= memory.restarts else 0
     pid = f", PID {unit.main_pid}" if unit.main_pid else ""
     return holds(Verdict.JOB_DONE, f"new invocation{pid}", **unit.evidence())
+
+
+def started(unit: Unit) -> Unit:
+    """Say what a unit will be after a start that went well, for the plan of what comes after it."""
+    return unit if unit.active_state in UP else replace(unit, active_state=ActiveState.ACTIVE, sub_state="running")
 
 
 def gave_up_starting(unit: Unit) -> bool:

@@ -110,6 +110,7 @@ class Unit:
     invocation_id: str = ""
     job: int = 0
     need_daemon_reload: bool = False
+    can_reload: bool = False
     condition_result: bool = True
     assert_result: bool = True
     triggered_by: tuple[str, ...] = ()
@@ -131,6 +132,7 @@ class Unit:
     restart_usec: int = 0
     remain_after_exit: bool = False
     result: str = ""
+    reload_result: str = ""
     n_restarts: int = 0
     exec_main_pid: int = 0
     exec_main_code: int = 0

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import ClassVar
 
 from runbook.host.facts import JobVerb, Unit
-from runbook.jobs import JobMemory, JobStep, begun
+from runbook.jobs import JobMemory, JobStep, begun, started
 from runbook.model import Finding, Verdict, fails, to_do
 
 
@@ -22,6 +22,9 @@ class Restart(JobStep):
 
     def wanted(self, unit: Unit) -> Finding:
         return to_do(Verdict.JOB_DONE, f"restart {unit.name}, now {unit.describe()}", **unit.evidence())
+
+    def leaves(self, unit: Unit) -> Unit:
+        return started(unit)
 
     def judge(self, unit: Unit, memory: JobMemory) -> Finding:
         return begun(unit, memory) or fails(

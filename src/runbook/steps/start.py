@@ -4,11 +4,9 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-from runbook.host.facts import ActiveState, JobVerb, Unit
-from runbook.jobs import JobMemory, JobStep, begun, how_it_ended
+from runbook.host.facts import JobVerb, Unit
+from runbook.jobs import UP, JobMemory, JobStep, begun, how_it_ended, started
 from runbook.model import Finding, Verdict, fails, holds, to_do
-
-UP = (ActiveState.ACTIVE, ActiveState.RELOADING, ActiveState.REFRESHING)
 
 
 class Start(JobStep):
@@ -21,6 +19,9 @@ class Start(JobStep):
         if unit.active_state in UP and not unit.job:
             return holds(Verdict.ALREADY_SO, f"{unit.name} is {unit.describe()} already", **unit.evidence())
         return to_do(Verdict.JOB_DONE, f"start {unit.name}", **unit.evidence())
+
+    def leaves(self, unit: Unit) -> Unit:
+        return started(unit)
 
     def judge(self, unit: Unit, memory: JobMemory) -> Finding:
         return begun(unit, memory) or fails(
