@@ -11,6 +11,8 @@ from runbook.document.trust import distrust
 
 NOBODY = 65534
 
+pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a file away")
+
 
 @pytest.fixture
 def file(tmp_path: Path) -> Path:
