@@ -17,11 +17,15 @@ SUDO   := $(shell [ "$$(id -u)" = 0 ] || echo sudo --preserve-env=XDG_CACHE_HOME
 SUITE  ?= bookworm
 # More arguments for pytest: make test-unit PYTEST_ARGS="-k kill_orphan -x"
 PYTEST_ARGS ?=
+# CUTS_ARGS="--only power --suite trixie": a part of the round of cuts; --help tells more.
+CUTS_ARGS ?=
+# BENCH_ARGS=--record puts the figures into docs/explanation/speed.md.
+BENCH_ARGS ?=
 
 PACKAGES := ca-certificates curl dbus debian-archive-keyring iproute2 mmdebstrap procps \
             python3-gi python3-venv systemd systemd-container util-linux
 
-.PHONY: help setup demo test test-unit test-bus test-machine lint acceptance bench shell docs docs-output clean
+.PHONY: help setup demo test test-unit test-bus test-machine lint acceptance cuts bench shell docs docs-output clean
 
 help: ## this list
 	@sed -nE 's/^([a-z-]+):.*## (.*)/  \1\t\2/p' $(MAKEFILE_LIST) | expand -t 18
@@ -49,7 +53,7 @@ lint: $(STAMP) ## ruff and mypy --strict
 test: lint test-unit test-bus test-machine ## everything but the acceptance with OpenClaw
 
 test-unit: $(STAMP) ## pure tests, and the rules of the house
-	$(BIN)/pytest -n 2 --ignore=tests/bus --ignore=tests/machine $(PYTEST_ARGS)
+	$(BIN)/pytest -n 2 -m "not root" --ignore=tests/bus --ignore=tests/machine $(PYTEST_ARGS)
 
 test-bus: $(STAMP) ## against a private dbus-daemon with a fake systemd on it
 	$(BIN)/pytest -n 2 tests/bus $(PYTEST_ARGS)
@@ -57,6 +61,7 @@ test-bus: $(STAMP) ## against a private dbus-daemon with a fake systemd on it
 # The trees come first: building one takes longer than a single test may.
 test-machine: $(STAMP) ## on booted throwaway machines, systemd 252 and 257
 	$(SUDO) $(BIN)/python -m tests.machine.tree
+	$(SUDO) $(BIN)/pytest -n 2 -m root tests/unit $(PYTEST_ARGS)
 	$(SUDO) $(BIN)/pytest -n 2 --dist loadscope -m "not acceptance" tests/machine $(PYTEST_ARGS)
 
 acceptance: $(STAMP) ## the incident with the real OpenClaw, mended by runbooks/openclaw-gateway.yaml
@@ -65,6 +70,10 @@ acceptance: $(STAMP) ## the incident with the real OpenClaw, mended by runbooks/
 	$(SUDO) $(BIN)/python -m tests.machine.tree
 	$(SUDO) $(BIN)/python -m tests.machine.openclaw
 	$(SUDO) $(BIN)/pytest -n 2 --dist loadscope -m acceptance tests/machine $(PYTEST_ARGS)
+
+cuts: $(STAMP) ## runs cut short at every event, and gone on with; most of an hour: make cuts SEED=1
+	$(SUDO) $(BIN)/python -m tests.machine.tree
+	$(SUDO) $(BIN)/python -m tests.machine.cuts $(SEED) $(CUTS_ARGS)
 
 demo: $(STAMP) ## the incident, staged in a throwaway machine and mended before your eyes
 	@$(SUDO) $(BIN)/python -m tests.machine.demo
@@ -80,7 +89,7 @@ docs-output: $(STAMP) ## records what the pages show anew, from real runs in thr
 	@$(SUDO) $(BIN)/python -m tests.machine.papers
 
 bench: $(STAMP) ## how fast it is
-	$(SUDO) $(BIN)/python -m tests.bench.bench
+	$(SUDO) $(BIN)/python -m tests.bench.bench $(BENCH_ARGS)
 
 clean: ## removes what the other targets made, the trees in the cache too
 	rm -rf $(VENV) build dist src/*.egg-info .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis

@@ -20,7 +20,7 @@ from typer.testing import CliRunner
 
 from runbook import catalogue, cli
 from runbook.catalogue import Row
-from runbook.host import ownership
+from runbook.host import roles as judgement
 from runbook.model import Verdict
 from runbook.step import registry
 from runbook.template.filters import FILTERS
@@ -145,7 +145,7 @@ def layers() -> str:
 
 def roles() -> str:
     """Show the drawing of the judgement: what is indented in the module's docstring."""
-    drawing = re.findall(r"^(?: {4}.*\n)+", inspect.getdoc(ownership) or "", re.MULTILINE)
+    drawing = re.findall(r"^(?: {4}.*\n)+", inspect.getdoc(judgement) or "", re.MULTILINE)
     return f"```text\n{textwrap.dedent(drawing[0]).rstrip()}\n```"
 
 

@@ -2,21 +2,29 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from typing import ClassVar
 
 from pydantic import Field
 
+from runbook.errors import BusTimeout, HostError
 from runbook.fields import Environment, Shell, Text
 from runbook.host.facts import JobRef
 from runbook.host.ports import Host, HostView
 from runbook.host.tasks import Command, CommandResult
+from runbook.memory import M, Memory
 from runbook.model import Finding, Verdict, Wake, fails, not_yet
-from runbook.step import M, Memory, Step
+from runbook.phrases import shown
+from runbook.step import Step
+from runbook.streams import lines
 from runbook.template import Template
 
 MOST_BRIEF = 60
 """Characters of a command in a sentence."""
+
+MOST_WORDS = 200
+"""Characters of a command's last line in a sentence."""
 
 TAIL_LINES = 12
 """So many last lines of a failed command go into the evidence; all of it is in its output file."""
@@ -24,14 +32,21 @@ TAIL_LINES = 12
 
 @dataclass
 class CommandMemory(Memory):
-    """The job that runs the command, once it was asked for; for one that merely looks, its question's number."""
+    """The job that runs the command, once it was asked for; for one that merely looks, its question's number.
+
+    `token` is this try's own: an earlier try of the same command may have left a word of how it ended.
+    """
+
+    lasting: ClassVar[bool] = True
 
     job: JobRef | None = None
     asked: int = 0
+    token: str = ""
 
     def __post_init__(self) -> None:
         """Make what is asked a question of this try's own."""
         self.asked = self.run.new_question()
+        self.token = self.token or os.urandom(4).hex()
 
 
 class CommandStep(Step[M]):
@@ -58,8 +73,9 @@ class CommandStep(Step[M]):
             user=self.user,
             cwd=self.cwd,
             env=self.env,
-            output=f"{memory.id}.log",
+            output=self._output_of(memory),
             kept=not self.secret,
+            token=memory.token if isinstance(memory, CommandMemory) else "",
         )
 
     def hindered(self, view: HostView, memory: Memory) -> Finding | None:
@@ -68,6 +84,16 @@ class CommandStep(Step[M]):
             return None  # In a plan, of what an earlier step has yet to say.
         why = view.hindrance(self.command(memory, self.time_limit(view)))
         return fails(self.fails_as, why) if why else None
+
+    def take_up(self, view: HostView, memory: M, *, stopped: bool) -> str:
+        assert isinstance(memory, CommandMemory)
+        # By its names alone: what its templates stand for need not be known yet.
+        output = memory.run.output_path(self._output_of(memory))
+        memory.job = view.find_command(self._unit_of(memory), output, memory.token)
+        if stopped and not (memory.job and _counts(view, memory.job)):
+            memory.job, memory.token = None, os.urandom(4).hex()
+            return ""
+        return "" if memory.job else f"whether {brief(self.run)} was carried out, and to its end, is not known"
 
     def still_running(self, memory: Memory) -> Finding:
         """Say that the command goes on."""
@@ -79,8 +105,18 @@ class CommandStep(Step[M]):
     def begin(self, host: Host, memory: Memory) -> None:
         """Start the command."""
         assert isinstance(memory, CommandMemory)
-        name = f"{memory.run.id}-{memory.id}"
-        memory.job = host.begin_command(name, self.command(memory, self.time_limit(host)))
+        try:
+            memory.job = host.begin_command(self._unit_of(memory), self.command(memory, self.time_limit(host)))
+        except BusTimeout as error:
+            # It may have begun, and was told to stop. Unlike a job, it is not to be begun a second time.
+            raise HostError(error.message) from error
+
+    def _output_of(self, memory: Memory) -> str:
+        return f"{memory.id}.log"
+
+    def _unit_of(self, memory: Memory) -> str:
+        """Name the command's unit so that it is found again, whoever goes on with the run."""
+        return f"{memory.run.id}-{memory.id}"
 
     def timed_out(self, view: HostView, memory: M, last: Finding) -> Finding:
         limit = self.time_limit(view)
@@ -96,14 +132,27 @@ class CommandStep(Step[M]):
             host.stop_command(memory.job)
 
 
-def failed(verdict: Verdict, run: str | tuple[str, ...], result: CommandResult, **facts: object) -> Finding:
-    """Say that a command failed, with the last it printed."""
-    tail = "\n".join(result.output.rstrip().splitlines()[-TAIL_LINES:])
-    last = f": {tail.splitlines()[-1]}" if tail else ""
-    return fails(verdict, f"{brief(run)} {result.describe()}{last}", output=tail, **facts)
+def _counts(view: HostView, job: JobRef) -> bool:
+    """Whether a command that was to be stopped had ended well before, or goes on all the same."""
+    return view.job(job) is None or view.command_result(job).succeeded
+
+
+def failed(verdict: Verdict, command: str, result: CommandResult, **facts: object) -> Finding:
+    """Say that a command, as it is called in a sentence, failed, with the last it printed."""
+    tail = "\n".join(lines(result.output.rstrip())[-TAIL_LINES:])
+    return fails(verdict, f"{command} {result.describe()}{last_words(tail)}", output=tail, **facts)
+
+
+def last_words(output: str) -> str:
+    """Give the last line that a failed command printed, to stand behind how it ended; mostly it says why."""
+    printed = lines(output.strip())
+    return f": {shown(printed[-1].strip(), MOST_WORDS)}" if printed else ""
 
 
 def brief(run: str | tuple[str, ...]) -> str:
-    """Name a command in a sentence: its first line, shortened."""
-    line = run.strip().splitlines()[0] if isinstance(run, str) and run.strip() else " ".join(run)
-    return line if len(line) <= MOST_BRIEF else line[: MOST_BRIEF - 3] + "..."
+    """Name a command in a sentence: its first line, shortened, and that there are more."""
+    text = run.strip() if isinstance(run, str) else " ".join(run)
+    line, *rest = lines(text) or [""]
+    more = f" (and {len(rest)} more line{'s' if len(rest) > 1 else ''})" if rest else ""
+    most = MOST_BRIEF - len(more)
+    return f"`{line if len(line) <= most else f'{line[: most - 3]}...'}`{more}"

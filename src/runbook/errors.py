@@ -5,6 +5,7 @@ RunbookError                 message, hint, and the exit status it leads to
 ├── DocumentError            2: a runbook file is wrong; holds every problem with its place
 ├── NotBegun                 5: the run could not begin; nothing was touched
 │   └── BusUnavailable       5: there is no systemd to talk to
+├── Locked                   75: another run holds the lock of a unit; nothing was touched
 ├── HostError                1: the machine said no
 │   ├── AccessDenied         the bus or the kernel does not let this user do it
 │   ├── NoSuchUnit           systemd knows no unit of this name
@@ -13,7 +14,7 @@ RunbookError                 message, hint, and the exit status it leads to
 │   └── BusLost              the connection broke in the middle
 └── Interrupted              130/143: SIGINT or SIGTERM
 
-A class of its own exists only where something reacts to it. Only `cli.py` prints an error or exits.
+A class of its own exists only where something reacts to it. Only `cli` prints an error or exits.
 """
 
 from __future__ import annotations
@@ -81,6 +82,12 @@ class BusUnavailable(NotBegun):
     """No systemd answers here: no bus socket, nobody on it, or a container without an init."""
 
 
+class Locked(RunbookError):
+    """Another run acts on the same unit. Nothing was touched."""
+
+    exit_status = EXIT_LOCKED
+
+
 class HostError(RunbookError):
     """The machine refused. `remote` is the D-Bus error's name where there is one."""
 
@@ -110,9 +117,13 @@ class BusLost(HostError):
 
 
 class Interrupted(RunbookError):
-    """SIGINT or SIGTERM reached the program. `signum` is the signal's number."""
+    """SIGINT or SIGTERM reached the program. `signum` is the signal's number.
+
+    `goes_on` says what could not be stopped for it, if there is such a thing.
+    """
 
     def __init__(self, signum: int) -> None:
         super().__init__(f"interrupted by {signal.Signals(signum).name}")
         self.signum = signum
+        self.goes_on = ""
         self.exit_status = 128 + signum

@@ -11,7 +11,15 @@ import re
 from collections.abc import Mapping
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, BeforeValidator, PlainValidator, TypeAdapter, ValidationInfo, WithJsonSchema
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    ConfigDict,
+    PlainValidator,
+    TypeAdapter,
+    ValidationInfo,
+    WithJsonSchema,
+)
 
 from runbook import template
 from runbook.model import Port
@@ -25,6 +33,8 @@ class Unfit(ValueError):
     """What is wrong with a value, to be said after its key: "wants one value, not a list"."""
 
 
+MOST_ID = 200
+"""Characters of an id: files are called after it, and their names hold 255 bytes."""
 MOST_NUMBER = 2**31 - 1
 
 
@@ -105,7 +115,10 @@ def _read_argument(value: object, info: ValidationInfo) -> str:
     return _text(value, info, template.plain, _as_is, now=False)
 
 
-_ARGUMENTS: TypeAdapter[tuple[str, ...]] = TypeAdapter(tuple[Annotated[str, PlainValidator(_read_argument)], ...])
+# It is made ready when the first list of arguments is read: most commands are strings.
+_ARGUMENTS: TypeAdapter[tuple[str, ...]] = TypeAdapter(
+    tuple[Annotated[str, PlainValidator(_read_argument)], ...], config=ConfigDict(defer_build=True)
+)
 
 
 def _some_command(text: str) -> str:
@@ -218,6 +231,8 @@ def _read_id(value: object) -> str:
     if not re.fullmatch(r"[A-Za-z]\w*(?:[-.]\w+)*", text, re.ASCII):
         how = "write letters, digits and single dashes, a letter first"
         raise ValueError(f"`{shown(text)}` cannot be an id; {how}")
+    if len(text) > MOST_ID:
+        raise ValueError(f"`{shown(text)}` cannot be an id: it is longer than {MOST_ID} characters")
     return text
 
 

@@ -9,10 +9,22 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any
 
-from runbook.host.facts import ActiveState, Holder, LoadState, PortOwnership, Role, Unit
+from runbook.endings import (
+    awaited,
+    being_stopped,
+    gave_up_starting,
+    how_it_ended,
+    never_notified,
+    restart_prevented,
+    restarts_by_itself,
+)
+from runbook.host.facts import ActiveState, LoadState, Unit
+from runbook.host.owners import Holder, PortOwnership, Role
 from runbook.host.ports import HostView
-from runbook.jobs import gave_up_starting, how_it_ended
+from runbook.jobs import needs, unmet
 from runbook.model import Port, ProcessId, Verdict, Wake
+from runbook.phrases import ordinal, shown
+from runbook.spans import format_span
 
 ON_ITS_WAY_OUT = 2.0
 """Seconds that a stranger on the port has to go: right after a restart it may be the old process, still ending."""
@@ -27,12 +39,23 @@ On its way to an automatic restart systemd lets a unit pass through `failed` (sy
 @dataclass
 class Patience:
     """What a look remembers: moments are seconds of the monotonic clock, `restarts` is NRestarts when counting began,
-    `ended` how the last process that was seen to end did so, which systemd forgets with the next one."""
+    `ended` how the last process that was seen to end did so, which systemd forgets with the next one; `silent` that it
+    had not reported in time that it is ready.
+
+    `invocation` is the one that was seen last, `others` how often somebody else started another, `jobs` how many jobs
+    of somebody else's had ended when that was first seen, `up` that it ran then, `stopped` that one stopped it since.
+    """
 
     stranger_since: float | None = None
     down_since: float | None = None
     restarts: int | None = None
     ended: str = ""
+    silent: bool = False
+    invocation: str = ""
+    others: int = 0
+    jobs: int | None = None
+    up: bool = False
+    stopped: bool = False
 
 
 @dataclass(frozen=True)
@@ -79,9 +102,12 @@ class Look:
 class Looker:
     """Looks at one unit. `restarts_allowed` by systemd are forgiven.
 
-    `counted_from` is the NRestarts from which they are counted, where the run itself started the unit.
+    `counted_from` is the NRestarts from which they are counted, where the run itself started the unit, `began` the
+    invocation that it started.
 
     Without `patience` what would be waited for a moment counts at once: that is a glance, not a wait.
+
+    That the unit owns its ports may have been found so many seconds before (`recent`); see `HostView.ownership`.
     """
 
     view: HostView
@@ -90,11 +116,53 @@ class Looker:
     counted_from: int | None
     restarts_allowed: int
     patience: Patience | None
+    began: str = ""
+    recent: float = 0.0
 
     def look(self) -> Look:
         """See who has the ports, whether the unit is down, and what is still missing, in this order."""
-        seen = tuple(self.view.ownership(self.unit, port) for port in self.ports)
-        return self._stranger(seen) or self._down(seen) or self._starting(seen) or self._ready(seen)
+        seen = tuple(self.view.ownership(self.unit, port, recent=self.recent) for port in self.ports)
+        if self.patience:
+            self._somebody_else(self.patience)
+        return (
+            self._absent(seen)
+            or self._stranger(seen)
+            or self._down(seen)
+            or self._stopping(seen)
+            or self._starting(seen)
+            or self._ready(seen)
+        )
+
+    def _somebody_else(self, patience: Patience) -> None:
+        """Notice starts and stops that neither the run asked for nor systemd's Restart= explains."""
+        unit = self.unit
+        known = patience.restarts if patience.restarts is not None else self.counted_from
+        last = patience.invocation or self.began
+        if unit.invocation_id and unit.invocation_id != last:
+            # systemd's own restarts count up, and every other start sets the count back.
+            by_itself = known is not None and unit.n_restarts > known
+            if last and not by_itself:
+                patience.others += 1
+            patience.invocation = unit.invocation_id
+            patience.jobs, patience.stopped, patience.up = unit.other_jobs, False, False
+        if unit.runs:
+            patience.up = True
+        elif patience.jobs is None or not patience.up:
+            patience.jobs = unit.other_jobs
+        elif unit.active_state is ActiveState.INACTIVE and unit.other_jobs > patience.jobs:
+            # In the same invocation, and it is down: what ended was a stop.
+            patience.stopped = True
+
+    def _absent(self, seen: tuple[PortOwnership, ...]) -> Look | None:
+        """Say that there is nothing to start: whoever has its ports is in nobody's way then."""
+        unit = self.unit
+        if unit.load_state is LoadState.NOT_FOUND and not unit.runs:
+            reason = unit.unknown(self.view.near(unit.name))
+            return Look(unit, seen, Verdict.UNIT_NOT_FOUND, reason, final=True)
+        if unit.load_state is LoadState.MASKED and not unit.runs:
+            reason = f"{unit.name} is masked ({unit.command('unmask')} lifts it)"
+            return Look(unit, seen, Verdict.UNIT_MASKED, reason, final=True)
+        return None
 
     def _stranger(self, seen: tuple[PortOwnership, ...]) -> Look | None:
         bad = next((o for o in seen if o.strangers or o.verdict is Verdict.OWNER_UNKNOWN), None)
@@ -127,7 +195,7 @@ class Looker:
             return ""
         restarts = f", {unit.n_restarts} restart{'' if unit.n_restarts == 1 else 's'}" if unit.n_restarts else ""
         ended = f", {how_it_ended(unit)}" if unit.exec_main_code else ""
-        return f"; {unit.name} is {unit.active_state} ({unit.sub_state}){restarts}{ended}"
+        return f"; {unit.name} is {unit.state}{restarts}{ended}"
 
     def _down(self, seen: tuple[PortOwnership, ...]) -> Look | None:
         """Say that the unit is not coming up."""
@@ -136,18 +204,20 @@ class Looker:
         def wrong(verdict: Verdict, reason: str, *, final: bool = True) -> Look:
             return Look(unit, seen, verdict, reason, final, again_within=SETTLE / 2)
 
-        if unit.load_state is LoadState.NOT_FOUND and not unit.runs:
-            return wrong(Verdict.UNIT_NOT_FOUND, f"systemd knows no unit {unit.name}")
-        if unit.load_state is LoadState.MASKED and not unit.runs:
-            return wrong(Verdict.UNIT_MASKED, f"{unit.name} is masked (systemctl unmask {unit.name} lifts it)")
         restarts = self._restarts()
-        if self.patience and unit.exec_main_code:
-            self.patience.ended = how_it_ended(unit)
+        # In the pause before it the next restart is as good as done, and the pause may be an hour.
+        coming = unit.sub_state == "auto-restart" and not unit.job
+        if self.patience and _ended(unit):
+            self.patience.ended, self.patience.silent = how_it_ended(unit), never_notified(unit)
+        silent = self.patience.silent if self.patience else never_notified(unit)
+        loops = Verdict.NOT_NOTIFYING if silent else Verdict.CRASH_LOOP
         if restarts > self.restarts_allowed:
             times = "once" if restarts == 1 else f"{restarts} times"
-            return wrong(Verdict.CRASH_LOOP, f"systemd restarted {unit.name} {times}: {self._last_end()}")
-        if self.patience is None and unit.sub_state.startswith("auto-restart"):
-            return wrong(Verdict.CRASH_LOOP, f"{unit.name} waits to be restarted by systemd: {self._last_end()}")
+            return wrong(loops, f"systemd restarted {unit.name} {times}: {self._last_end()}{self._endless()}")
+        if coming and (self.patience is None or restarts + 1 > self.restarts_allowed):
+            pause = f" in {format_span(unit.restart_usec / 1e6)}" if unit.restart_usec else ""
+            again = f", for the {ordinal(restarts + 1)} time" if restarts else ""
+            return wrong(loops, f"systemd will restart {unit.name}{pause}{again}: {self._last_end()}{self._endless()}")
         if unit.active_state not in (ActiveState.FAILED, ActiveState.INACTIVE) or unit.job:
             if self.patience:
                 self.patience.down_since = None
@@ -155,10 +225,18 @@ class Looker:
         return wrong(*self._why_down(), final=self._stays_down())
 
     def _last_end(self) -> str:
-        """Say how the last process ended, and where to read why."""
+        """Say how the last process ended."""
         seen = self.patience.ended if self.patience else ""
-        ended = how_it_ended(self.unit) if self.unit.exec_main_code else seen or "its main process keeps ending"
-        return f"{ended} (journalctl -u {self.unit.name} -n 20)"
+        return how_it_ended(self.unit) if _ended(self.unit) else seen or "its main process keeps ending"
+
+    def _endless(self) -> str:
+        """Say that the start limit will never end the loop, where its pauses alone take too long for that."""
+        unit = self.unit
+        if not unit.start_limit_burst or not unit.start_limit_interval_usec:
+            return "; it has no start limit, and will be restarted for ever"
+        if unit.restart_usec * unit.start_limit_burst > unit.start_limit_interval_usec:
+            return "; with its RestartSec= the start limit is never reached, and it will be restarted for ever"
+        return ""
 
     def _restarts(self) -> int:
         """Count the restarts by systemd, since the run started the unit or else since this wait began.
@@ -183,23 +261,54 @@ class Looker:
 
     def _why_down(self) -> tuple[Verdict, str]:
         unit = self.unit
+        if unit.result == "exec-condition":
+            why = unit.broke or "ExecCondition= ended with a status that says so"
+            return Verdict.CONDITION_NOT_MET, f"{unit.name} was not started: its {why}"
         if not unit.condition_result or not unit.assert_result:
-            return Verdict.CONDITION_NOT_MET, f"a Condition or Assert of {unit.name} does not hold"
+            return Verdict.CONDITION_NOT_MET, f"{unmet(unit, 'a Condition or Assert')} does not hold"
+        if unit.active_state is ActiveState.INACTIVE and self._was_stopped():
+            return Verdict.UNIT_CHANGED, f"somebody else stopped {unit.name} while it was watched"
         if unit.active_state is ActiveState.INACTIVE:
-            return Verdict.UNIT_EXITED, f"{unit.name} is down: {how_it_ended(unit)}"
+            if why := "" if unit.invocation_id else needs(self.view, unit):
+                return Verdict.JOB_DEPENDENCY, f"{unit.name} is down: {why}"
+            ended = self._last_end() if self.patience and self.patience.ended else how_it_ended(unit)
+            return Verdict.UNIT_EXITED, f"{unit.name} is down: {ended}{_never_up(unit)}"
+        if never_notified(unit):
+            return Verdict.NOT_NOTIFYING, f"{unit.name} failed: {how_it_ended(unit)}"
+        if unit.name.endswith(".socket") and gave_up_starting(unit):
+            behind = " and ".join(unit.triggers) or "the service behind it"
+            reason = f"systemd closed {unit.name}, because {behind} was started too often: {how_it_ended(unit)}"
+            return Verdict.START_LIMIT_HIT, reason
         if gave_up_starting(unit):
             limit = f"{unit.start_limit_burst} in {unit.start_limit_interval_usec / 1e6:g}s"
             return (
                 Verdict.START_LIMIT_HIT,
                 f"systemd gave {unit.name} up, its starts ({limit}) are used up: {how_it_ended(unit)}",
             )
-        return Verdict.UNIT_FAILED, f"{unit.name} failed: {how_it_ended(unit)}"
+        quiet = "; RestartPreventExitStatus= names that, so systemd leaves it down" if restart_prevented(unit) else ""
+        return Verdict.UNIT_FAILED, f"{unit.name} failed: {how_it_ended(unit)}{quiet}"
+
+    def _was_stopped(self) -> bool:
+        """Whether a request stopped it: a job of somebody else's, or an end after which Restart= would restart it."""
+        unit = self.unit
+        asked = unit.exec_main_code and unit.restart != "on-success" and restarts_by_itself(unit)
+        return bool(self.patience and self.patience.up and (self.patience.stopped or asked))
+
+    def _stopping(self, seen: tuple[PortOwnership, ...]) -> Look | None:
+        """Say that somebody has asked for its stop: it goes on serving until then, for as long as TimeoutStopSec=."""
+        unit = self.unit
+        if unit.active_state is not ActiveState.DEACTIVATING or unit.job_type != "stop":
+            return None
+        return Look(unit, seen, Verdict.UNIT_CHANGED, being_stopped(unit), final=True)
 
     def _starting(self, seen: tuple[PortOwnership, ...]) -> Look | None:
         """Say what is still missing."""
         unit = self.unit
         if unit.active_state is not ActiveState.ACTIVE:
-            return Look(unit, seen, Verdict.STILL_STARTING, f"{unit.name} is {unit.describe()}")
+            if again := being_stopped(unit):
+                return Look(unit, seen, Verdict.STILL_STARTING, again)
+            says = f", and says `{shown(unit.status_text)}`" if unit.status_text else ""
+            return Look(unit, seen, Verdict.STILL_STARTING, f"{unit.name} is {unit.describe()}{awaited(unit)}{says}")
         missing = [str(ownership.port) for ownership in seen if not ownership.owned]
         if missing:
             reason = f"{unit.name} does not listen on {', '.join(missing)} yet"
@@ -210,3 +319,15 @@ class Looker:
         alone = "; ".join(ownership.reason for ownership in seen)
         reason = f"{self.unit.name} is {self.unit.describe()}" + (f"; {alone}" if alone else "")
         return Look(self.unit, seen, Verdict.READY, reason)
+
+
+def _ended(unit: Unit) -> bool:
+    """Whether a process of the unit has come to its end that is worth telling."""
+    return bool(unit.exec_main_code or unit.broke)
+
+
+def _never_up(unit: Unit) -> str:
+    """Say that a unit cannot be waited for: once it has done its work it is down."""
+    if unit.type == "oneshot" and not unit.remain_after_exit and unit.result == "success":
+        return "; a Type=oneshot without RemainAfterExit= is down once its work is done, and is not to be waited for"
+    return ""

@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
+import contextlib
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
 from pydantic import Field
 
+from runbook.endings import NEVER, awaited, gave_up_starting, how_it_ended, never_notified
+from runbook.errors import HostError
 from runbook.fields import Limit, UnitName
-from runbook.host.facts import ActiveState, JobRef, JobResult, JobVerb, LoadState, Unit
-from runbook.host.ports import Host, HostView
-from runbook.model import Finding, Verdict, Wake, fails, holds, not_yet
-from runbook.step import Memory, Step
-
-UP = (ActiveState.ACTIVE, ActiveState.RELOADING, ActiveState.REFRESHING)
-"""What a unit reads that is up."""
-
-NEVER = 2**64 - 1
-"""systemd's `infinity`, in microseconds."""
+from runbook.host.facts import UP, ActiveState, JobRef, JobResult, JobVerb, LoadState, Unit
+from runbook.host.naming import lost
+from runbook.host.ports import SAME_MOMENT, Host, HostView
+from runbook.memory import Memory
+from runbook.model import Finding, State, Verdict, Wake, fails, holds, not_yet, to_do
+from runbook.spans import format_span
+from runbook.start_limit import limited, starts_left
+from runbook.step import Step
 
 LONGEST_JOB = 600.0
 """Seconds granted to each half of a job whose unit has no time-out of its own: every wait has an end."""
@@ -28,12 +29,25 @@ MARGIN = 10.0
 
 @dataclass
 class JobMemory(Memory):
-    """The job that was asked for, and what was there before: the invocation, its start, its NRestarts."""
+    """The job that was asked for, and what was there before: the invocation, its start, its NRestarts.
+
+    `asked` is the number of the question what is left of the start limit, and `asked_at` its moment. `unanswered`: the
+    job was asked for, and whether systemd has heard that is not known.
+    """
+
+    lasting: ClassVar[bool] = True
 
     job: JobRef | None = None
+    asked: int = 0
+    asked_at: float = 0.0
     invocation: str = ""
     main_start: int = 0
     restarts: int = 0
+    unanswered: bool = False
+
+
+STARTS = (JobVerb.START, JobVerb.RESTART)
+"""What begins an invocation."""
 
 
 class JobStep(Step[JobMemory]):
@@ -66,43 +80,91 @@ class JobStep(Step[JobMemory]):
         # The job first, then the unit: looked at the other way round, the unit could be that from before its end.
         result = view.job(memory.job) if memory.job is not None else None
         unit = view.unit(self.unit_name)
+        if memory.unanswered and (learned := self._learn(view, unit, memory)) is not None:
+            return learned
         if memory.job is None:
-            return forbidden(unit) or self.wanted(unit)
+            return forbidden(unit, self.verb) or self._taken(view, unit) or self._within_limit(view, unit, memory)
         if result is None:
             wake = Wake(units=frozenset({unit.name}))
             return not_yet(Verdict.JOB_TIMEOUT, f"waiting for the {self.verb} job of {unit.name}", wake)
         if result in (JobResult.DONE, JobResult.GONE):
             # Nobody heard how a GONE job ended; what is there afterwards tells.
             return self.judge(unit, memory)
-        return self._not_done(unit, memory, result)
+        return self._not_done(view, unit, memory, result)
 
     def apply(self, host: Host, memory: JobMemory) -> None:
         before = host.unit(self.unit_name)
-        if before.need_daemon_reload and self.verb in (JobVerb.START, JobVerb.RESTART):
+        if before.need_daemon_reload and self.verb in STARTS:
             # What would be started is not what the unit's file says now.
             host.daemon_reload()
+            if host.unit(self.unit_name).lost:
+                return  # By that very reload; the next look says so.
         memory.invocation = before.invocation_id
         memory.main_start = before.exec_main_start_monotonic
         memory.restarts = before.n_restarts
+        if self.verb in STARTS:
+            memory.run.first_starts.setdefault(before.name, host.clock.now())
+        memory.unanswered = True  # Where the answer does not come, the next look learns whether it was heard.
         memory.job = host.begin_job(self.verb, self.unit_name)
+        memory.unanswered = False
+        if self.verb in STARTS:
+            # An automatic restart may have come between the look and the request: it is not one of what is started now.
+            with contextlib.suppress(HostError):
+                memory.restarts = max(memory.restarts, host.unit(self.unit_name).n_restarts)
+
+    def take_up(self, view: HostView, memory: JobMemory, *, stopped: bool) -> str:
+        if memory.job is not None and view.job(memory.job) is JobResult.GONE:
+            # Taken back, lost in a boot, or done: if what it promised is not there, it is asked for anew.
+            there = self.judge(view.unit(memory.job.unit), memory)
+            memory.job = memory.job if there.state is State.HOLDS else None
+        return ""
 
     def time_limit(self, view: HostView) -> float:
         if self.timeout is not None:
             return self.timeout
-        unit = view.unit(self.unit_name)
+        unit = view.unit(self.unit_name, recent=SAME_MOMENT)
         return _seconds(unit.timeout_start_usec) + _seconds(unit.timeout_stop_usec) + MARGIN
 
     def timed_out(self, view: HostView, memory: JobMemory, last: Finding) -> Finding:
         unit = view.unit(self.unit_name)
+        if memory.job is None:
+            over = last.verdict if last.verdict is Verdict.START_LIMIT_HIT else Verdict.JOB_TIMEOUT
+            return fails(over, f"the {self.verb} was not asked for: {last.reason}", **last.evidence)
+        if self.verb in STARTS and unit.active_state is ActiveState.ACTIVATING and began(unit, memory):
+            # It may need longer, and its own TimeoutStartSec= is systemd's to enforce, and the service's to extend.
+            return Finding(
+                State.LEFT_ALONE,
+                Verdict.STILL_STARTING,
+                f"{unit.name} is {unit.describe()}{awaited(unit)}; it was left alone",
+                unit.evidence(),
+            )
         return fails(
             Verdict.JOB_TIMEOUT,
-            f"the {self.verb} job of {unit.name} did not end in time; the unit is {unit.describe()}",
+            f"the {self.verb} job of {unit.name} did not end in time; the unit is {unit.describe()}{awaited(unit)}",
             **unit.evidence(),
         )
 
     def let_go(self, host: Host, memory: JobMemory) -> None:
-        if memory.job is not None:
+        if memory.job is None and memory.unanswered:
+            raise HostError(f"the {self.verb} of {self.unit_name} was asked for, and systemd has not answered since")
+        if memory.job is None:
+            return
+        unit = host.unit(self.unit_name)
+        # Taking a start back would not end it: it would only fail what waits for it.
+        if not (self.verb in STARTS and unit.active_state is ActiveState.ACTIVATING and began(unit, memory)):
             host.cancel_job(memory.job)
+
+    def _learn(self, view: HostView, unit: Unit, memory: JobMemory) -> Finding | None:
+        """Learn of the unit what became of a job whose asking was not answered; None where there is nothing of it.
+
+        The bus keeps the order: a look that is answered comes after the asking was heard, if it was.
+        """
+        memory.unanswered = False
+        memory.job = unit.job_of(self.verb)
+        if memory.job is not None:
+            return self.check(view, memory)
+        there = self.judge(unit, memory)
+        return there if there.state is State.HOLDS and self.verb is not JobVerb.RELOAD else None
 
     @property
     def unit_name(self) -> str:
@@ -110,49 +172,141 @@ class JobStep(Step[JobMemory]):
         assert self.unit is not None, f"{self.kind} was not given a unit"
         return self.unit
 
-    def _not_done(self, unit: Unit, memory: JobMemory, result: JobResult) -> Finding:
+    def _taken(self, view: HostView, unit: Unit) -> Finding | None:
+        """Say that systemd would not open a socket: it refuses while the service behind it runs (socket_start()).
+
+        A restart would close it first. With a service that requires its socket, as docker.service does, it stops both.
+        """
+        opens = self.verb is JobVerb.RESTART or (self.verb is JobVerb.START and unit.active_state not in UP)
+        if not opens or not unit.name.endswith(".socket"):
+            return None
+        for service in (view.unit(name) for name in unit.triggers if "@" not in name):
+            follows = self.verb is JobVerb.RESTART and service.name in unit.restarts_with
+            if service.runs and not follows:
+                return fails(
+                    Verdict.JOB_FAILED,
+                    f"systemd does not open {unit.name} while {service.name} is {service.describe()}; "
+                    f"stop {service.name} first",
+                    **unit.evidence(),
+                )
+        return None
+
+    def _within_limit(self, view: HostView, unit: Unit, memory: JobMemory) -> Finding:
+        """Say what there is to do; and do not start into a start limit: systemd would stop it, and then refuse."""
+        finding = self.wanted(unit)
+        if self.verb not in STARTS or finding.state is not State.TO_DO or unit.starts_cleared or not limited(unit):
+            return finding
+        if not memory.asked:
+            memory.asked, memory.asked_at = memory.run.new_question(), view.clock.now()
+        known, left = starts_left(view, unit, memory.asked, memory.asked_at, memory.run)
+        if not known:
+            wake = Wake(pending=True)
+            return not_yet(finding.verdict, f"counting the starts of {unit.name}", wake, **finding.evidence)
+        if left is None:
+            return finding
+        facts = {**finding.evidence, "starts": left.evidence()}
+        over = format_span(max(1, round(left.over_in)))
+        if left.left:
+            last = f"; it would be the last one within its start limit ({left.limit})" if left.left == 1 else ""
+            return replace(finding, reason=finding.reason + last, evidence=facts)
+        often = f"{unit.name} was started {left.used} times, and its start limit is {left.limit}"
+        if left.sure >= unit.start_limit_burst:
+            refused = "stop it, and then refuse to start it" if unit.runs else "refuse to start it"
+            why = f"{often}: systemd would {refused}, so nothing was asked of it"
+            return fails(
+                Verdict.START_LIMIT_HIT, f"{why}; reset-failed clears the limit, or it is over in {over}", **facts
+            )
+        if not unit.runs:
+            # Nothing can be lost by asking systemd, which alone knows whether somebody cleared it.
+            return replace(finding, reason=f"{finding.reason}; its start limit ({left.limit}) may be used up")
+        wake = Wake(units=frozenset({unit.name}), within=left.over_in + 0.01)
+        return not_yet(
+            Verdict.START_LIMIT_HIT,
+            f"{often}: unless somebody cleared that, systemd would stop it, and then refuse to start it; "
+            f"it is over in {over}, which is waited for",
+            wake,
+            **facts,
+        )
+
+    def glance(self, view: HostView, memory: JobMemory) -> Finding:
+        finding = self.check(view, memory)
+        if memory.job is None and finding.verdict is Verdict.START_LIMIT_HIT and finding.state is State.NOT_YET:
+            # It would wait, and then act.
+            return to_do(
+                Verdict.JOB_DONE, f"{self.verb} {self.unit_name}, after a wait: {finding.reason}", **finding.evidence
+            )
+        return finding
+
+    def _not_done(self, view: HostView, unit: Unit, memory: JobMemory, result: JobResult) -> Finding:
         facts = {"job-result": str(result), **unit.evidence()}
         match result:
             case JobResult.CANCELED:
                 return fails(
                     Verdict.JOB_CANCELED,
-                    f"somebody else's job took the place of this {self.verb} of {unit.name}",
+                    f"somebody else's job took the place of this {self.verb} of {unit.name}, "
+                    f"which is {unit.describe()} now",
                     **facts,
                 )
             case JobResult.TIMEOUT:
                 return fails(Verdict.JOB_TIMEOUT, f"the {self.verb} job of {unit.name} timed out in systemd", **facts)
             case JobResult.DEPENDENCY:
-                return fails(
-                    Verdict.JOB_DEPENDENCY,
-                    f"a unit that {unit.name} needs did not start (systemctl list-dependencies {unit.name})",
-                    **facts,
-                )
+                why = needs(view, unit) or f"a unit that {unit.name} needs did not start"
+                return fails(Verdict.JOB_DEPENDENCY, f"{why} ({unit.command('list-dependencies')})", **facts)
             case JobResult.ASSERT:
-                return fails(Verdict.CONDITION_NOT_MET, f"an Assert of {unit.name} does not hold", **facts)
-        starts = self.verb in (JobVerb.START, JobVerb.RESTART)
+                return fails(Verdict.CONDITION_NOT_MET, f"{unmet(unit, 'an Assert')} does not hold", **facts)
+        starts = self.verb in STARTS
         if starts and gave_up_starting(unit) and not began_anew(unit, memory):
             return fails(
                 Verdict.START_LIMIT_HIT,
                 f"systemd refuses to start {unit.name}: too many starts in too short a time; reset-failed clears that",
                 **facts,
             )
-        return fails(Verdict.JOB_FAILED, f"the {self.verb} of {unit.name} failed: {self.why_failed(unit)}", **facts)
+        verdict = Verdict.NOT_NOTIFYING if starts and never_notified(unit) else Verdict.JOB_FAILED
+        return fails(verdict, f"the {self.verb} of {unit.name} failed: {self.why_failed(unit)}", **facts)
 
 
-def forbidden(unit: Unit) -> Finding | None:
-    """Say why no job may be asked for at all: the unit is masked, or there is none."""
+def forbidden(unit: Unit, verb: JobVerb) -> Finding | None:
+    """Say why no such job may be asked for at all: the unit is masked, or there is none, or no file any more."""
     if unit.load_state is LoadState.MASKED:
         return fails(
             Verdict.UNIT_MASKED,
-            f"{unit.name} is masked, and a mask is not overridden; systemctl unmask {unit.name} lifts it",
+            f"{unit.name} is masked, and a mask is not overridden; {unit.command('unmask')} lifts it",
             **unit.evidence(),
         )
     if unit.load_state is LoadState.NOT_FOUND and not unit.runs:
         return fails(Verdict.UNIT_NOT_FOUND, f"systemd knows no unit {unit.name}", **unit.evidence())
+    if unit.load_state is LoadState.NOT_FOUND and verb is JobVerb.RESTART:
+        # Refused before anything is stopped: what runs still serves.
+        why = f"the file of {unit.name} is gone: systemd cannot start it again, and it still runs"
+        return fails(Verdict.UNIT_NOT_FOUND, f"{why} ({unit.describe()})", **unit.evidence())
+    if unit.lost and verb in STARTS:
+        return fails(Verdict.JOB_FAILED, rival(unit), **unit.evidence())
     if unit.load_state in (LoadState.ERROR, LoadState.BAD_SETTING):
         why = unit.load_error or "its file is wrong"
         return fails(Verdict.JOB_FAILED, f"systemd cannot load {unit.name}: {why}", **unit.evidence())
     return None
+
+
+def rival(unit: Unit) -> str:
+    """Say that a start would set a rival beside what systemd has lost sight of, and what ends that."""
+    start = f"a start would put a second main process beside it, so nothing was asked of {unit.name}"
+    return f"{lost(unit)}; {start}; a `kill-orphan` before this step reloads, and then ends what runs"
+
+
+def needs(view: HostView, unit: Unit) -> str:
+    """Name what a unit needs and is down, and why; or nothing."""
+    down = [other for other in map(view.unit, unit.requires) if other.active_state is ActiveState.FAILED]
+    return "; ".join(f"{unit.name} needs {other.name}, which failed: {how_it_ended(other)}" for other in down)
+
+
+def unmet(unit: Unit, kind: str) -> str:
+    """Name the conditions that do not hold, where they are known."""
+    return f"{' and '.join(unit.unmet) if unit.unmet else kind} of {unit.name}"
+
+
+def began(unit: Unit, memory: JobMemory) -> bool:
+    """Whether an invocation began since the job was asked for."""
+    return unit.invocation_id not in ("", memory.invocation)
 
 
 def began_anew(unit: Unit, memory: JobMemory) -> bool:
@@ -167,10 +321,13 @@ def begun(unit: Unit, memory: JobMemory) -> Finding | None:
 
     `done` also covers a start that a Condition skipped, and one whose process died at once.
     """
+    if unit.result == "exec-condition":
+        why = unit.broke or "ExecCondition= ended with a status that says so"
+        return fails(Verdict.CONDITION_NOT_MET, f"{unit.name} was not started: its {why}", **unit.evidence())
     if not unit.condition_result:
         return fails(
             Verdict.CONDITION_NOT_MET,
-            f"a Condition of {unit.name} does not hold, so systemd skipped the start",
+            f"{unmet(unit, 'a Condition')} does not hold, so systemd skipped the start",
             **unit.evidence(),
         )
     if not began_anew(unit, memory):
@@ -178,6 +335,7 @@ def begun(unit: Unit, memory: JobMemory) -> Finding | None:
     # A start that was asked for sets NRestarts back to 0, but not when it came in the pause before an automatic
     # restart (seen on systemd 252): then the restarts from before are still in it.
     memory.run.starts[unit.name] = memory.restarts if unit.n_restarts >= memory.restarts else 0
+    memory.run.invocations[unit.name] = unit.invocation_id
     pid = f", PID {unit.main_pid}" if unit.main_pid else ""
     return holds(Verdict.JOB_DONE, f"new invocation{pid}", **unit.evidence())
 
@@ -185,52 +343,6 @@ def begun(unit: Unit, memory: JobMemory) -> Finding | None:
 def started(unit: Unit) -> Unit:
     """Say what a unit will be after a start that went well, for the plan of what comes after it."""
     return unit if unit.active_state in UP else replace(unit, active_state=ActiveState.ACTIVE, sub_state="running")
-
-
-def gave_up_starting(unit: Unit) -> bool:
-    """Whether systemd will not start the unit for its start limit.
-
-    Result keeps the first failure, so it mostly does not say start-limit-hit (systemd issue 32203): a unit that
-    failed, is to be restarted, and is not, has hit the limit.
-    """
-    if unit.result == "start-limit-hit":
-        return True
-    return (
-        unit.active_state is ActiveState.FAILED
-        and unit.start_limit_burst > 0
-        and unit.start_limit_interval_usec > 0
-        and restarts_by_itself(unit)
-    )
-
-
-def restarts_by_itself(unit: Unit) -> bool:
-    """Whether Restart= covers the way the unit ended (systemd.service(5), the table under Restart=)."""
-    if unit.exec_main_code == 1 and unit.exec_main_status in unit.restart_prevent_statuses:
-        return False
-    match unit.restart:
-        case "always":
-            return True
-        case "on-success":
-            return unit.result == "success"
-        case "on-failure":
-            return unit.result != "success"
-        case "on-abnormal":
-            return unit.result not in ("success", "exit-code")
-        case "on-abort":
-            return unit.result in ("signal", "core-dump")
-        case "on-watchdog":
-            return unit.result == "watchdog"
-    return False
-
-
-def how_it_ended(unit: Unit) -> str:
-    """Say how the last main process of a unit ended: "its main process ended with status 78"."""
-    match unit.exec_main_code:
-        case 1:
-            return f"its main process ended with status {unit.exec_main_status}"
-        case 2 | 3:
-            return f"its main process was killed by signal {unit.exec_main_status}"
-    return f"Result is {unit.result}" if unit.result else f"it is {unit.describe()}"
 
 
 def _seconds(usec: int) -> float:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from enum import StrEnum
-from typing import Any, Protocol
+from typing import Any, Protocol, Self
 
 
 class Verdict(StrEnum):
@@ -21,6 +23,12 @@ class Verdict(StrEnum):
         verdict.meaning = meaning
         return verdict
 
+    @classmethod
+    def of(cls, word: str) -> Verdict:
+        """Give the verdict of a word, as a record has it. Raises KeyError for none of these."""
+        found: Verdict = cls._value2member_map_[word]  # type: ignore[assignment]
+        return found
+
     # Ports
     OWNED = "owned", "every socket that listens on the port belongs to the unit's current invocation"
     NOT_LISTENING = "not-listening", "nobody listens on the port"
@@ -31,7 +39,7 @@ class Verdict(StrEnum):
     )
     OTHER_UNIT_HOLDS_PORT = "other-unit-holds-port", "another live service, or a container, holds the port"
     PORT_SHARED = "port-shared", "the unit listens on the port, and so does somebody else"
-    OWNER_UNKNOWN = "owner-unknown", "who holds the port cannot be seen, so it is not taken for granted"
+    OWNER_UNKNOWN = "owner-unknown", "who holds the port cannot be seen, or whose that is cannot be told"
     OWNER_MISMATCH = "owner-mismatch", "the unit holds the port, but not by its main process as was asked"
     # Units
     READY = "ready", "the unit has been healthy without a break for as long as was asked"
@@ -50,7 +58,7 @@ class Verdict(StrEnum):
     NOT_NOTIFYING = "not-notifying", "the unit runs, but never reports that it is ready as its Type= promises"
     UNIT_MASKED = "unit-masked", "the unit is masked, which is an operator's decision"
     UNIT_NOT_FOUND = "unit-not-found", "systemd knows no unit of this name"
-    UNIT_CHANGED = "unit-changed", "the unit was started again by somebody else while it was watched"
+    UNIT_CHANGED = "unit-changed", "somebody else started, restarted or stopped the unit while it was watched"
     PROBE_FAILED = "probe-failed", "a probe does not answer as it should"
     # Jobs
     JOB_DONE = "job-done", "systemd did the job, and the unit is what the job promises"
@@ -268,3 +276,18 @@ class Event:
     run: str
     event: str
     data: Mapping[str, Any] = field(default_factory=dict)
+
+    def line(self) -> str:
+        """Write it as one JSON object on a line. `time` is RFC 3339, in UTC, with milliseconds."""
+        stamp = datetime.fromtimestamp(self.time, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+        return json.dumps({"time": stamp, "run": self.run, "event": self.event, **self.data}, default=str)
+
+    @classmethod
+    def of_line(cls, line: str) -> Self:
+        """Read what `line` wrote. Raises ValueError for anything else."""
+        data = json.loads(line)
+        try:
+            time, run, event = data.pop("time"), data.pop("run"), data.pop("event")
+            return cls(datetime.fromisoformat(time).timestamp(), str(run), str(event), data)
+        except (AttributeError, KeyError, TypeError, OverflowError, OSError) as error:
+            raise ValueError(f"no event: {error}") from None

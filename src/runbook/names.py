@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import ipaddress
 import re
+from difflib import get_close_matches
 
 from runbook.model import Port
 from runbook.phrases import shown
+
+NEAR = 0.8
+"""How alike (difflib's ratio) the end of a name and a type of units are, where that type is meant."""
 
 MOST_UNIT_NAME = 255
 """Characters of a unit's name (systemd.unit(5); UNIT_NAME_MAX)."""
@@ -31,6 +35,10 @@ def unit_name(text: str) -> str:
     name = text if text.endswith(tuple(f".{kind}" for kind in UNIT_TYPES)) else f"{text}.service"
     stem, _, kind = name.rpartition(".")
     why = ""
+    types = get_close_matches(text.rpartition(".")[2], UNIT_TYPES, n=1, cutoff=NEAR) if "." in text else []
+    if types and name != text:
+        right = f"{text.rpartition('.')[0]}.{types[0]}"
+        raise ValueError(f"`{shown(text)}` ends in no type of a unit; did you mean `{shown(right)}`?")
     if strange:
         why = f"{_character(strange[0])} cannot stand in one"
     elif len(name) > MOST_UNIT_NAME:
@@ -51,6 +59,8 @@ def parse_port(text: str) -> Port:
         protocol, rest = match[1].lower(), match[2]
     address, colon, number = rest.rpartition(":")
     how = "write 18789, udp:53, 127.0.0.1:8080 or [::1]:8080"
+    if "," in text:
+        how = f"write a list: [{', '.join(shown(part.strip()) for part in text.split(','))}]"
     if not re.fullmatch(r"\d+", number, re.ASCII):
         raise ValueError(f"cannot read port `{shown(text)}`; {how}")
     if len(number) > 5 or not 1 <= int(number) <= 65535:  # noqa: PLR2004

@@ -11,6 +11,7 @@ import re
 import signal
 import subprocess
 import sys
+from collections.abc import Sequence
 
 from runbook.errors import HostError
 
@@ -25,10 +26,11 @@ _REPEATS = re.compile(r"[*+?{|]")
 
 _CHILD = """
 import json, re, signal, sys
-pattern, text, flags = json.load(sys.stdin)
+pattern, texts, flags = json.load(sys.stdin)
 signal.setitimer(signal.ITIMER_VIRTUAL, float(sys.argv[1]))
-found = re.search(pattern, text, flags)
-json.dump(found and [found[0], *found.groups()], sys.stdout)
+search = re.compile(pattern, flags).search
+found = next(((at, it) for at, text in enumerate(texts) if (it := search(text))), None)
+json.dump(found and [found[0], found[1][0], *found[1].groups()], sys.stdout)
 """
 
 
@@ -37,14 +39,26 @@ def search(pattern: str, text: str, *, multiline: bool = False) -> list[str | No
 
     Raises HostError when that cannot be told within a moment.
     """
+    found = _search(pattern, [text], multiline)
+    return found[1] if found else None
+
+
+def first(pattern: str, texts: Sequence[str], *, multiline: bool = False) -> int | None:
+    """Tell which of several texts is the first that has a pattern; None where none has. Raises HostError."""
+    found = _search(pattern, texts, multiline)
+    return found[0] if found else None
+
+
+def _search(pattern: str, texts: Sequence[str], multiline: bool) -> tuple[int, list[str | None]] | None:
     flags = int(re.MULTILINE) if multiline else 0
     if not _REPEATS.search(pattern):
-        found = re.search(pattern, text, flags)
-        return [found[0], *found.groups()] if found else None
+        plain = re.compile(pattern, flags)
+        matches = ((at, match) for at, text in enumerate(texts) if (match := plain.search(text)))
+        return next(((at, [match[0], *match.groups()]) for at, match in matches), None)
     try:
         done = subprocess.run(  # noqa: S603 - this very Python, and no word of anybody's
             [sys.executable, "-IS", "-c", _CHILD, str(LIMIT)],
-            input=json.dumps([pattern, text, flags]).encode(),
+            input=json.dumps([pattern, list(texts), flags]).encode(),
             capture_output=True,
             timeout=PATIENCE,
             check=False,
@@ -60,8 +74,8 @@ def search(pattern: str, text: str, *, multiline: bool = False) -> list[str | No
     if done.returncode:
         last = (done.stderr.decode(errors="replace").strip().splitlines() or ["its search broke off"])[-1]
         raise HostError(f"cannot search for `{pattern}`: {last}")
-    result: list[str | None] | None = json.loads(done.stdout)
-    return result
+    result = json.loads(done.stdout)
+    return (result[0], result[1:]) if result else None
 
 
 def _too_slow(pattern: str) -> HostError:

@@ -19,12 +19,21 @@ from __future__ import annotations
 import importlib
 import pkgutil
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Generic, Literal, TypeVar
+from types import ModuleType
+from typing import Annotated, Any, ClassVar, Generic, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, InstanceOf, ValidationInfo, WithJsonSchema, field_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    InstanceOf,
+    ValidationInfo,
+    WithJsonSchema,
+    field_validator,
+)
 
 from runbook.fields import (
     Environment,
@@ -44,62 +53,9 @@ from runbook.fields import (
 )
 from runbook.host.facts import Unit
 from runbook.host.ports import Host, HostView
-from runbook.host.tasks import Command
+from runbook.memory import M, Memory, RunState
 from runbook.model import Finding, Impact, Verdict, fails
 from runbook.template import Scope
-
-
-@dataclass
-class RunState:
-    """What all steps of a run share.
-
-    `outputs` is the folder that takes what commands print; None in a dry run, where no command is started.
-    `starts` remembers each unit that the run started: what NRestarts counts from.
-    """
-
-    id: str
-    folder: Path
-    env: Mapping[str, str] = field(default_factory=dict)
-    outputs: Path | None = None
-    starts: dict[str, int] = field(default_factory=dict)
-    asked: int = 0
-
-    def new_question(self) -> int:
-        """Give a number that makes a question another one than all those before it."""
-        self.asked += 1
-        return self.asked
-
-    def command(
-        self,
-        run: str | tuple[str, ...],
-        *,
-        timeout: float,
-        user: str = "",
-        cwd: str = "",
-        env: Mapping[str, str] | None = None,
-        output: str = "",
-        kept: bool = True,
-    ) -> Command:
-        """Make a command of a step's field: a string is a script for `/bin/sh -e`, a tuple is argv.
-
-        A relative `cwd` counts from the runbook's folder, which is also the default. `output` is a file name; of a
-        command that is not `kept`, only how it ended is.
-        """
-        argv = ("/bin/sh", "-e", "-c", run) if isinstance(run, str) else run
-        target = str(self.outputs / output) if self.outputs and output else ""
-        merged = {**self.env, **(env or {})}
-        return Command(argv, user, str(self.folder / cwd), merged, timeout, target, kept)
-
-
-@dataclass
-class Memory:
-    """What a step remembers from one look to the next. A step type adds fields, of what JSON can hold."""
-
-    run: RunState
-    id: str = ""
-
-
-M = TypeVar("M", bound=Memory)
 
 
 def key_of(name: str) -> str:
@@ -198,12 +154,28 @@ class Step(Document, Generic[M]):
         """Say what it means that the time is over, given what was last seen."""
         return fails(Verdict.TIMED_OUT, f"not finished in time: {last.reason}", **last.evidence)
 
+    def take_up(self, view: HostView, memory: M, *, stopped: bool) -> str:
+        """Go on with a try that was cut short after it had begun to act, of which `memory` is what is left.
+
+        `stopped`: not by a sudden death; what it had started was stopped, as far as it had not ended. Say what cannot
+        be known, so that the operator must decide; mostly nothing: `check` sees what is there.
+        """
+        return ""
+
+    def undo(self, evidence: Mapping[str, Any]) -> Step[Any] | None:
+        """Give the step that undoes this one, which ended with this evidence; None where there is nothing to undo."""
+        return None
+
     def let_go(self, host: Host, memory: M) -> None:
         """Stop what a try had started, after a time-out or an interruption. May be called at any moment."""
 
     def leaves(self, unit: Unit) -> Unit:
         """Say what its unit will be once it is done, as far as that is sure: for the plan of the steps after it."""
         return unit
+
+    def foretold(self) -> Mapping[str, str]:
+        """Give what templates may ask of it and is sure before it has run: for a plan."""
+        return {}
 
     def remedy(self) -> Remedy | None:
         """Give the steps it holds, if it is one that holds steps."""
@@ -268,8 +240,7 @@ class Runbook(Document):
     steps: StepList = Field(..., description="What is done, in order.")
     rollback: Literal["off", "auto"] | StepList = Field(
         "off",
-        description="After a failure: nothing, every update back to its earlier version, or these steps. "
-        "Read and checked; not carried out by this version.",
+        description="After a failure: nothing, every update back to its earlier version, or these steps.",
     )
     always: StepList = Field((), description="Steps that run last, whether the run failed or not.")
 
@@ -293,29 +264,56 @@ class Runbook(Document):
         for step in (*self.steps, *listed, *self.always):
             yield from step.walk()
 
+    def unit_names(self) -> tuple[str, ...]:
+        """Name the units that it acts on or judges, as they are spelled, each once."""
+        own = () if self.unit is None else (self.unit,)
+        return tuple(dict.fromkeys((*own, *(name for step in self.walk() for name in step.units()))))
+
+
+class StepTypes(Mapping[str, type[Step[Any]]]):
+    """The step types by their names: each module of `runbook.steps` holds one, and is called as it is.
+
+    A module is loaded when its type is asked for: a runbook names few of them. That raises ImportError for a
+    file that holds none, or one of another name: a step type that silently is not there would read as a mistake
+    in the runbook.
+    """
+
+    def __init__(self) -> None:
+        folder = importlib.import_module("runbook.steps").__path__
+        self._modules = {name.replace("_", "-"): f"runbook.steps.{name}" for _, name, _ in pkgutil.iter_modules(folder)}
+        self._loaded: dict[str, type[Step[Any]]] = {}
+
+    def __getitem__(self, kind: str) -> type[Step[Any]]:
+        if kind not in self._loaded:
+            self._loaded[kind] = _step_type(importlib.import_module(self._modules[kind]), kind)
+        return self._loaded[kind]
+
+    def __contains__(self, kind: object) -> bool:
+        return kind in self._modules
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(sorted(self._modules))
+
+    def __len__(self) -> int:
+        return len(self._modules)
+
+
+def _step_type(module: ModuleType, kind: str) -> type[Step[Any]]:
+    types = [
+        value
+        for value in vars(module).values()
+        if isinstance(value, type)
+        and issubclass(value, Step)
+        and value.__module__ == module.__name__
+        # pydantic leaves `Step[Memory]` in the module that first wrote it; it has no `kind` of its own.
+        and "kind" in vars(value)
+    ]
+    if [t.kind for t in types] != [kind]:
+        raise ImportError(f"{module.__name__} must hold one step type, of kind {kind!r}")
+    return types[0]
+
 
 @cache
 def registry() -> Mapping[str, type[Step[Any]]]:
-    """Find the step types: each module of `runbook.steps` holds one, and is called as it is.
-
-    Raises ImportError for a file that holds none, or one of another name: a step type that silently is not
-    there would read as a mistake in the runbook.
-    """
-    package = importlib.import_module("runbook.steps")
-    found: dict[str, type[Step[Any]]] = {}
-    for entry in pkgutil.iter_modules(package.__path__):
-        module = importlib.import_module(f"runbook.steps.{entry.name}")
-        kind = entry.name.replace("_", "-")
-        types = [
-            value
-            for value in vars(module).values()
-            if isinstance(value, type)
-            and issubclass(value, Step)
-            and value.__module__ == module.__name__
-            # pydantic leaves `Step[Memory]` in the module that first wrote it; it has no `kind` of its own.
-            and "kind" in vars(value)
-        ]
-        if [t.kind for t in types] != [kind]:
-            raise ImportError(f"{module.__name__} must hold one step type, of kind {kind!r}")
-        found[kind] = types[0]
-    return dict(sorted(found.items()))
+    """Give all step types."""
+    return StepTypes()

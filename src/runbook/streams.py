@@ -8,7 +8,8 @@ import sys
 
 NAMES = ("stdin", "stdout", "stderr")
 
-_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
+_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]")
+"""Control characters; and those that turn the direction of a line, or end it: it would read otherwise than it is."""
 
 
 def provide() -> None:
@@ -43,9 +44,19 @@ def settle() -> None:
                 os.dup2(os.open(os.devnull, os.O_WRONLY), number)
 
 
+def lines(text: str) -> list[str]:
+    """Give the lines of what somebody else wrote. They end at a newline and nowhere else.
+
+    str.splitlines() also ends them at \\x0b, \\x1c, \\x85 and the like: what stands behind one of those in a log would
+    look like a line of its own, of whoever it names.
+    """
+    *most, last = text.split("\n")
+    return [*most, last] if last else most
+
+
 def visible(text: str) -> str:
     """Show control characters as what they are: \\x1b. Only tabs and ends of lines are let through.
 
     A terminal obeys them, and what a command printed or a process is called is somebody else's word.
     """
-    return _CONTROL.sub(lambda found: f"\\x{ord(found[0]):02x}", text)
+    return _CONTROL.sub(lambda found: found[0].encode("unicode-escape").decode("ascii"), text)

@@ -1,95 +1,154 @@
-"""`make bench`: how long whole commands take, as ratios in one run, in a throwaway machine.
+"""`make bench`: how long it takes, held against others that do the same, in a throwaway machine.
 
-The commands take turns, so that a busy moment of this computer meets all of them; the ratio is that of the medians.
+Every ratio is of two medians of one run, in which both sides took turns (tests/bench/inside.py).
 """
 
 from __future__ import annotations
 
+import contextlib
+import io
 import json
+import os
+import platform
 import statistics
-import subprocess
 import sys
-import time
 from pathlib import Path
 
-from tests.machine.incident import PORT, UNIT, holders, install_gateway
+from tests.bench import rivals
+from tests.bench.inside import CHECK, LOOK, VERDICT
+from tests.bench.report import Seconds, claims, growth, table
 from tests.machine.machine import Machine, until
-from tests.machine.runs import parsed, write_runbook
+from tests.machine.runs import parsed, unit_file
+from tests.machine.tree import PROJECT, VENV
 
-ROUNDS = 20
+SIZES = (300, 3000)
+DESCRIPTORS = 20
+ROUNDS = {"ports": 9, "starts": 15, "restarts": 5}
 WAITS = 10
-PYTHON = "/opt/venv/bin/python"
-VERIFY = "/root/verify.yaml"
-WAIT = "/root/wait.yaml"
+PAGE = Path(__file__).parents[2] / "docs/explanation/speed.md"
+PYTHON = f"{VENV}/bin/python"
 
-COMMANDS = {
-    "bare interpreter": [PYTHON, "-c", "pass"],
-    "systemctl show": ["systemctl", "show", UNIT],
-    "ss -tlnp": ["ss", "-Htlnp", f"sport = :{PORT}"],
-    "runbook --help": ["runbook", "--help"],
-    "runbook validate": ["runbook", "validate", VERIFY],
-    "runbook check, one verify-port-owner": ["runbook", "check", VERIFY, "--output", "json"],
-    "runbook apply, one verify-port-owner": ["runbook", "apply", VERIFY, "--output", "json"],
-}
+# The checkout is read-only inside. An installed program has its modules compiled, so this one keeps them too.
+ENVIRONMENT = {"PYTHONPATH": str(PROJECT), "PYTHONPYCACHEPREFIX": "/var/tmp/compiled"}
 
 
-def measure() -> None:
-    """Run the commands in turns, inside the machine; print their seconds as JSON."""
-    took: dict[str, list[float]] = {name: [] for name in COMMANDS}
-    for _ in range(ROUNDS + 1):
-        for name, argv in COMMANDS.items():
-            began = time.perf_counter()
-            subprocess.run(argv, check=True, stdout=subprocess.DEVNULL)
-            took[name].append(time.perf_counter() - began)
-    # The first round warms the file cache.
-    print(json.dumps({name: seconds[1:] for name, seconds in took.items()}))
+def measured(machine: Machine, what: str) -> Seconds:
+    """Have something measured inside."""
+    argv = [PYTHON, "-m", "tests.bench.inside", what, str(ROUNDS[what])]
+    took: Seconds = json.loads(machine.run(argv, env=ENVIRONMENT, timeout=900).stdout)
+    return took
+
+
+def provide(machine: Machine) -> None:
+    """Bring the service up, and what the rivals need."""
+    server = f"/usr/bin/python3 -I -S {inside('server.py')} {rivals.PORT}"
+    # It is restarted more often here than a start limit allows.
+    machine.write(f"/etc/systemd/system/{rivals.UNIT}", unit_file(server, Unit_StartLimitIntervalSec="0"))
+    for path, text in rivals.FILES.items():
+        machine.write(path, text)
+    machine.run(["systemctl", "daemon-reload"])
+    machine.run(["systemctl", "start", rivals.UNIT])
+    until(lambda: machine.run(rivals.WHO_HAS_THE_PORT[rivals.SS]).stdout, "the service to listen")
+
+
+def inside(name: str) -> str:
+    """Give the path of a file of this folder inside the machine."""
+    return str(PROJECT / Path(__file__).with_name(name).relative_to(Path(__file__).parents[2]))
+
+
+def processes(machine: Machine) -> int:
+    """Count the processes of the machine."""
+    return sum(name.isdecimal() for name in machine.run(["ls", "/proc"]).stdout.split())
+
+
+def fill(machine: Machine, size: int) -> None:
+    """Start as many processes as are missing."""
+    missing = size - processes(machine)
+    made = ["systemd-run", "--quiet", "--property=Type=oneshot", "--property=RemainAfterExit=yes"]
+    made.append("--property=TasksMax=infinity")
+    machine.run([*made, PYTHON, inside("crowd.py"), str(missing), str(DESCRIPTORS)], timeout=120)
+
+
+def said(machine: Machine, argv: list[str]) -> str:
+    """Give the first line that a command prints."""
+    return machine.run(argv, env=ENVIRONMENT).stdout.splitlines()[0].strip()
+
+
+def lateness(machine: Machine) -> list[float]:
+    """Take how late wait-ready is: from the moment when the last socket listens to the end of the step."""
+    late = []
+    for _ in range(WAITS):
+        done = machine.run(rivals.RESTARTS[rivals.UNASKED], env=ENVIRONMENT)
+        run = parsed(done.stdout, done.returncode)
+        ready = next(e["time"] for e in run.of("step-finished") if e["id"] == "wait-ready")
+        there = machine.run(
+            ["journalctl", "-u", rivals.UNIT, "-n", "1", "-g", "ready", "-o", "short-unix"]
+        ).stdout.split()[0]
+        late.append(float(machine.run(["date", "-d", ready, "+%s.%N"]).stdout) - float(there))
+    return late
 
 
 def main() -> int:
-    """Boot a machine with a healthy gateway, measure, and print the tables."""
-    with Machine("bookworm") as machine:
-        install_gateway(machine, start_seconds=0.3)
-        machine.run(["systemctl", "start", UNIT])
-        until(lambda: len(holders(machine)) == len(("IPv4", "IPv6")), "the gateway to listen")
-        write_runbook(machine, f"unit: {UNIT}\nport: {PORT}\nsteps: [verify-port-owner]\n", VERIFY)
-        here = Path("/opt/runbook") / Path(__file__).relative_to(Path(__file__).parents[2])
-        inside = {"PYTHONPATH": "/opt/runbook", "PYTHONDONTWRITEBYTECODE": "1"}
-        done = machine.run([PYTHON, str(here), "--inside"], env=inside, timeout=300)
-        commands(json.loads(done.stdout))
-        waits(machine)
+    """Measure; with `--record`, put what was printed into the page on speed as well."""
+    if "--record" not in sys.argv:
+        return bench()
+    shown = io.StringIO()
+    with contextlib.redirect_stdout(shown):
+        bench()
+    print(shown.getvalue(), end="")
+    before, _, after = PAGE.read_text().partition("<!-- bench -->\n")
+    _, _, after = after.partition("<!-- /bench -->\n")
+    PAGE.write_text(f"{before}<!-- bench -->\n```text\n{shown.getvalue()}```\n<!-- /bench -->\n{after}")
     return 0
 
 
-def commands(took: dict[str, list[float]]) -> None:
-    """Print the whole commands, held against the bare interpreter and against systemctl."""
-    medians = {name: statistics.median(seconds) for name, seconds in took.items()}
-    print(f"whole commands, {ROUNDS} rounds in turns; median, and the ratio of the medians\n")
-    print(f"{'':38}{'ms':>8}{'least':>8}{'most':>8}{'x python':>10}{'x systemctl':>13}")
-    for name, median in medians.items():
-        seconds = took[name]
-        against = [median / medians[other] for other in ("bare interpreter", "systemctl show")]
-        figures = f"{median * 1e3:8.1f}{min(seconds) * 1e3:8.1f}{max(seconds) * 1e3:8.1f}"
-        print(f"{name:38}{figures}{against[0]:10.1f}{against[1]:13.1f}")
+def bench() -> int:
+    """Boot a machine with a healthy service, measure, and print the tables."""
+    with Machine("bookworm", rivals=True) as machine:
+        provide(machine)
+        systemd = said(machine, ["systemctl", "--version"])
+        load = os.getloadavg()[0]
+        print(f"Linux {platform.release()}, {systemd}, {os.cpu_count()} CPUs, load {load:.1f} before it began")
+        print("; ".join(said(machine, argv) for argv in rivals.VERSIONS.values()))
+        starts = measured(machine, "starts")
+        restarts = measured(machine, "restarts")
+        late = lateness(machine)
+        ports = {}
+        for size in SIZES:
+            fill(machine, size)
+            ports[size] = measured(machine, "ports")
+    for size, took in ports.items():
+        title = f"Who has the port, among {size} processes of {DESCRIPTORS} descriptors each"
+        table(title, took, against=(rivals.SS,))
+    growth("How it grows with the processes", ports)
+    table("Whole commands", starts, against=(rivals.PYTHON, rivals.SHOW))
+    table("Restart a service that listens after 0.1 s, and wait for it", restarts, against=(rivals.LOOP_OF_BASH,))
+    print(f"\nwait-ready ends after the service says that it is ready, {WAITS} restarts: ", end="")
+    median, least, most = (number * 1e3 for number in (statistics.median(late), min(late), max(late)))
+    print(f"median {median:.0f} ms, least {least:.0f}, most {most:.0f}")
+    claims(requirements(ports, restarts))
+    return 0
 
 
-def waits(machine: Machine) -> None:
-    """Print how late wait-ready is: from the moment when the last socket listens to the end of the step."""
-    steps = "[reset-failed, restart, wait-ready: {healthy-for: 0, timeout: 20s}]"
-    write_runbook(machine, f"unit: {UNIT}\nport: {PORT}\nsteps: {steps}\n", WAIT)
-    late = []
-    for _ in range(WAITS):
-        done = machine.run(["runbook", "apply", WAIT, "--output", "json"])
-        run = parsed(done.stdout, done.returncode)
-        ready = next(e["time"] for e in run.of("step-finished") if e["id"] == "wait-ready")
-        there = machine.run(["journalctl", "-u", UNIT, "-n", "1", "-g", "ready", "-o", "short-unix"]).stdout.split()[0]
-        seconds = float(machine.run(["date", "-d", ready, "+%s.%N"]).stdout) - float(there)
-        late.append(seconds * 1e3)
-    print(f"\nwait-ready ends after the gateway says that it is ready, {WAITS} restarts: ", end="")
-    print(f"median {statistics.median(late):.0f} ms, least {min(late):.0f}, most {max(late):.0f}")
+def requirements(ports: dict[int, Seconds], restarts: Seconds) -> list[tuple[str, float, float]]:
+    """Give what is required: in words, the ratio that was measured, and the most that it may be."""
+    found = []
+    for size, took in ports.items():
+        median = {name: statistics.median(seconds) for name, seconds in took.items()}
+        for rival, most in ((rivals.SS, 0.5), (rivals.LSOF, 1), (rivals.FUSER, 1), (rivals.PSUTIL, 1)):
+            words = f"{VERDICT}, among {size} processes, against {rival}"
+            found.append((words, median[VERDICT] / median[rival], most))
+        found += [(f"{name}, among {size} processes, against 1 ms", median[name] / 1e-3, 1) for name in (LOOK, CHECK)]
+    few, many = (ports[size] for size in SIZES)
+    for name in (LOOK, CHECK):
+        words = f"{name}, among {SIZES[1]} processes against {SIZES[0]} (least of each)"
+        found.append((words, min(many[name]) / min(few[name]), 1.2))
+    median = {name: statistics.median(seconds) for name, seconds in restarts.items()}
+    for name in (rivals.UNASKED, rivals.ASKED):
+        found.append((f"restart: {name}, against {rivals.LOOP_OF_BASH}", median[name] / median[rivals.LOOP_OF_BASH], 1))
+        found.append((f"restart: {name}, against {rivals.ANSIBLE}", median[name] / median[rivals.ANSIBLE], 0.2))
+    return found
 
 
 if __name__ == "__main__":
-    if "--inside" in sys.argv:
-        measure()
-    else:
-        sys.exit(main())
+    sys.exit(main())

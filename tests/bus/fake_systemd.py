@@ -29,7 +29,7 @@ UNITS = (
     "quick.service",  # its jobs end before the method has answered: JobRemoved overtakes the reply
     "hang.service",  # is never answered; nor is the transient unit runbook-hang.service
     "late.service",  # is answered after 0.3 s
-    "vanish.service",  # systemd leaves the bus before it answers
+    "vanish.service",  # systemd leaves the bus before it answers; runbook-vanish.service is a transient unit
 )
 
 ERRORS = {
@@ -131,7 +131,7 @@ class FakeSystemd:
             self.hung = invocation  # Kept: PyGObject would answer for one that is dropped.
         elif unit == "late.service":
             GLib.timeout_add(300, answer)
-        elif unit == "vanish.service":
+        elif unit in ("vanish.service", "runbook-vanish.service"):
             os._exit(0)
         else:
             answer()

@@ -8,6 +8,7 @@ import pytest
 
 from runbook.errors import HostError
 from runbook.host import systemd as systemd_module
+from runbook.host.bus import Properties
 from runbook.host.facts import JobRef, JobResult, JobVerb
 from runbook.host.loop import Loop
 from runbook.host.systemd import Systemd
@@ -163,3 +164,36 @@ def test_a_unit_without_a_name_is_none(systemd: Systemd) -> None:
         systemd.begin_job(JobVerb.STOP, "")
     with pytest.raises(HostError, match="without a name"):
         systemd.unit("")
+
+
+def test_a_look_may_be_recent_until_a_change_is_announced(
+    systemd: Systemd, bus: PrivateBus, loop: Loop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looks: list[str] = []
+    plain = systemd.bus.properties
+
+    def counted(path: str, *, what: str) -> Properties:
+        looks.append(path)
+        return plain(path, what=what)
+
+    monkeypatch.setattr(systemd.bus, "properties", counted)
+    first = systemd.unit("web.service", recent=PATIENCE)
+    assert systemd.unit("web.service", recent=PATIENCE) is first
+    assert len(looks) == 1
+    systemd.unit("web.service")
+    systemd.unit("web.service", recent=1e-9)
+    assert len(looks) == 3
+    bus.order("changed web.service 1")
+    wait(loop)
+    systemd.unit("web.service", recent=PATIENCE)
+    assert len(looks) == 4
+
+
+def test_no_look_is_recent_on_a_new_connection(systemd: Systemd, bus: PrivateBus) -> None:
+    first = systemd.unit("web.service")
+    bus.kill_daemon()
+    bus.start_daemon()
+    bus.kill_systemd()
+    bus.start_systemd()
+    systemd.live_state("web.service")
+    assert systemd.unit("web.service", recent=PATIENCE) is not first

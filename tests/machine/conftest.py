@@ -19,6 +19,7 @@ from tests.machine.machine import Machine, until
 from tests.machine.tree import SUITES
 
 StartService = Callable[[str, str], str]
+InstallUnit = Callable[[str, str], str]
 
 
 class ByMachine(LoadScopeScheduling):  # type: ignore[misc]  # xdist has no types
@@ -97,6 +98,22 @@ def service(machine: Machine) -> Iterator[StartService]:
     yield start
     for unit in reversed(made):
         remove_unit(machine, unit)
+
+
+@pytest.fixture
+def unit(machine: Machine) -> Iterator[InstallUnit]:
+    """Installs a unit without starting it."""
+    made: list[str] = []
+
+    def install(name: str, text: str) -> str:
+        machine.write(f"/etc/systemd/system/{name}", text)
+        machine.run(["systemctl", "daemon-reload"])
+        made.append(name)
+        return name
+
+    yield install
+    for name in made:
+        remove_unit(machine, name)
 
 
 @pytest.fixture

@@ -16,11 +16,13 @@ end. Ends with nspawn's exit status when the machine is gone and nothing of it i
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import select
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 PREFIX = "runbook-machine-"
@@ -96,9 +98,19 @@ def children(pid: int) -> list[int]:
     return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
 
 
+@contextlib.contextmanager
+def _suppressed(number: int) -> Iterator[None]:
+    """Takes an error of the kernel's for no error: ENODEV is what a group that vanished answers."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno != number:
+            raise
+
+
 def remove(group: Path, deadline_ms: int = 10_000) -> None:
-    """Ends what is left in a control group and removes it with all below it."""
-    with contextlib.suppress(FileNotFoundError):
+    """Ends what is left in a control group and removes it with all below it. Somebody else may do the same."""
+    with contextlib.suppress(FileNotFoundError), _suppressed(errno.ENODEV):
         if (group / "cgroup.kill").exists():
             (group / "cgroup.kill").write_text("1")
             _wait_until_empty(group, deadline_ms)

@@ -45,17 +45,29 @@ class CommandFailed(subprocess.CalledProcessError):
 class Machine:
     """One machine, booted on entering and gone on leaving, whatever happens in between.
 
-    `suite` names the tree; `bind` maps folders and files of the host to places inside, read-only.
+    `suite`, `software` and `rivals` name the tree; `bind` maps folders and files of the host to places inside,
+    read-only; `disk` maps folders that the machine may write into, and which outlast it: booted again, it finds them
+    as they were.
     """
 
     def __init__(
-        self, suite: str = "bookworm", *, bind: Mapping[Path, str] | None = None, boot_timeout: float = 60
+        self,
+        suite: str = "bookworm",
+        *,
+        software: bool = False,
+        rivals: bool = False,
+        bind: Mapping[Path, str] | None = None,
+        disk: Mapping[Path, str] | None = None,
+        boot_timeout: float = 60,
     ) -> None:
         self.suite = suite
+        self.software = software
+        self.rivals = rivals
         self.name = f"{keeper.PREFIX}{os.getpid()}-{secrets.token_hex(3)}"
         self.leader = 0
         """PID of the machine's init, as the host sees it."""
         self._bind = {CHECKOUT: str(PROJECT), **(bind or {})}
+        self._disk = disk or {}
         self._boot_timeout = boot_timeout
         self._console = -1
         self._last_words = ""
@@ -76,7 +88,7 @@ class Machine:
         """Boots and waits until systemd has finished starting. Raises MachineError or TreeError."""
         if os.geteuid() != 0:
             raise MachineError("a throwaway machine needs root: systemd-nspawn mounts and makes namespaces")
-        root = tree(self.suite)
+        root = tree(self.suite, software=self.software, rivals=self.rivals)
         deadline = time.monotonic() + self._boot_timeout
         self._console = os.memfd_create("console")
         with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as notify:
@@ -113,6 +125,7 @@ class Machine:
             "--notify-ready=yes",
             "--link-journal=no",
             *(f"--bind-ro={_escaped(str(source))}:{inside}" for source, inside in self._bind.items()),
+            *(f"--bind={_escaped(str(source))}:{inside}" for source, inside in self._disk.items()),
         ]
 
     def _wait_for_boot(self, notify: socket.socket, deadline: float) -> None:

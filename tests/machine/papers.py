@@ -2,11 +2,14 @@
 
 A page says in comments, which nobody sees, how its blocks came to be. Each speaks of the block below it.
 
-    <!-- machine -->            a machine of the page's own from here on; `machine: incident` for one in trouble
+    <!-- machine -->            a machine of the page's own from here on; `machine: incident` for one in trouble,
+                                `machine: software` for one with the software of tests/machine/software
+    <!-- staged: nginx.orphan --> a function of a module in tests/machine/software is called with the machine
     <!-- file: /root/x.yaml --> the block is put into this file
     <!-- run -->                the block is run by a shell, and must succeed
     <!-- shown -->              the commands of the block (`$ ...`) are run, and what they print is put below them
-    <!-- event: RUN EVENT ID -->  one event of a run with `--output json`; RUN is `plan` or `apply`
+    <!-- event: RUN EVENT ID -->  one event of a run with `--output json`; RUN is one of RUNS, each done once a machine,
+                                or `record`: then it is one of those that are recorded at this moment
     <!-- demo: 3 -->            a part of what `make demo` prints: 1 to 4, or `end`
 
 `sudo` is left out in a machine, where everybody is root. `shown: USER` runs the commands as another user.
@@ -17,6 +20,7 @@ What runs in a machine is this checkout as it is at that moment: nobody should b
 from __future__ import annotations
 
 import contextlib
+import importlib
 import json
 import re
 import shlex
@@ -32,12 +36,20 @@ from tests.machine.machine import Machine
 from tests.papers import ROOT, papers
 
 DIRECTIVE = re.compile(
-    r"^<!-- (?P<word>machine|file|run|shown|event|demo)(?:: (?P<argument>.*?))? -->\n"
+    r"^<!-- (?P<word>machine|staged|file|run|shown|event|demo)(?:: (?P<argument>.*?))? -->\n"
     r"(?:(?P<open>```[^\n]+\n)(?P<body>.*?)(?P<close>^```$))?",
     re.MULTILINE | re.DOTALL,
 )
 
-RUNS = {"plan": ["apply", "--dry-run"], "apply": ["apply"], "check": ["check"]}
+RUNS = {
+    "plan": ["apply", "--dry-run", RUNBOOK],
+    "apply": ["apply", RUNBOOK],
+    "check": ["check", RUNBOOK],
+    "resume": ["resume", "--rerun", "update"],
+    "history": ["history"],
+}
+
+RECORDED = "cat /var/lib/runbook/runs/*/events.jsonl"
 
 
 class Recorder:
@@ -65,6 +77,10 @@ class Recorder:
         if word == "machine":
             self._boot(argument)
             return match[0]
+        if word == "staged":
+            module, _, function = argument.partition(".")
+            getattr(importlib.import_module(f"tests.machine.software.{module}"), function)(self._at_hand)
+            return match[0]
         assert body is not None, f"no block below {match[0].strip()}"
         if word == "file":
             self._at_hand.write(argument, body)
@@ -83,7 +99,7 @@ class Recorder:
 
     def _boot(self, state: str) -> None:
         self.close()
-        self._machine = self._machines.enter_context(Machine("bookworm"))
+        self._machine = self._machines.enter_context(Machine("bookworm", software=state == "software"))
         if state == "incident":
             stage(self._machine)
             loop(self._machine)
@@ -114,8 +130,10 @@ class Recorder:
         raise LookupError(f"no {argument} among the events:\n{told}")
 
     def _events(self, run: str) -> list[dict[str, Any]]:
+        if run == "record":
+            return [json.loads(line) for line in self._at_hand.run(["sh", "-c", RECORDED]).stdout.splitlines()]
         if run not in self._runs:
-            argv = ["runbook", *RUNS[run], "--output", "json", RUNBOOK]
+            argv = ["runbook", *RUNS[run], "--output", "json"]
             told = self._at_hand.run(argv, check=False, timeout=150).stdout
             self._runs[run] = [json.loads(line) for line in told.splitlines()]
         return self._runs[run]

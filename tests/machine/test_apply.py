@@ -153,6 +153,38 @@ def test_a_unit_that_does_not_exist(machine: Machine) -> None:
     assert "systemd knows no unit nosuch.service" in run.last["reason"]
 
 
+def test_a_unit_that_is_spelled_wrongly(machine: Machine, service: StartService) -> None:
+    service("gateway.service", unit_file("/usr/bin/sleep infinity"))
+    refused = runbook(machine, "apply", "unit: gatewey\nsteps: [restart]\n")
+    assert (refused.exit, refused.last["hint"]) == (5, "did you mean gateway.service?")
+    doubtful = runbook(machine, "apply", "unit: gatewey\nsteps: [run: {run: 'true'}, restart]\n")
+    [notice] = doubtful.of("notice")
+    assert notice["text"] == "systemd knows no unit gatewey.service yet; did you mean gateway.service?"
+    assert (doubtful.exit, doubtful.last["verdict"]) == (1, "unit-not-found")
+
+
+def test_what_the_unit_said_last_is_kept_with_its_failure(machine: Machine, service: StartService) -> None:
+    """Of this run alone: what it said before is no reason."""
+    says = "/bin/sh -c 'echo config line %s: no such word >&2; exit 1'"
+    service("web.service", unit_file(says % 7))
+    machine.write("/etc/systemd/system/web.service", unit_file(says % 3))
+    run = runbook(machine, "apply", "unit: web\nsteps: [restart, wait-ready: {timeout: 5s}]\n")
+    assert (run.exit, run.last["verdict"]) == (1, "unit-failed")
+    assert run.step("wait-ready")["evidence"]["journal"] == ["config line 3: no such word"]
+    machine.run(["systemctl", "reset-failed", "web.service"])
+
+
+def test_a_port_that_the_unit_does_not_listen_on(machine: Machine, service: StartService) -> None:
+    """A wrong `port` is no slow start: where it does listen is said."""
+    service("web.service", unit_file("/usr/bin/python3 -m http.server --bind 127.0.0.1 8080"))
+    until(lambda: "8080" in machine.run(["ss", "-Hltn"]).stdout, "the server to listen")
+    book = "unit: web\nport: 8099\nsteps: [wait-ready: {timeout: 1s, healthy-for: 0}]\n"
+    run = runbook(machine, "apply", book)
+    assert (run.exit, run.last["status"]) == (3, "still-starting")
+    assert "does not listen on 8099 yet (it listens on 127.0.0.1:8080: is `port` right?)" in run.last["reason"]
+    assert run.last["now"].endswith("nobody listens on port 8099")
+
+
 def test_a_user_who_may_not(machine: Machine, service: StartService) -> None:
     service("web.service", unit_file("/usr/bin/sleep infinity"))
     pid = machine.show("web.service", "MainPID")

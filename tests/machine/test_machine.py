@@ -148,7 +148,8 @@ def test_poweroff_is_an_orderly_end(suite: str) -> None:
     machine.poweroff()
     assert select.select([leader], [], [], 10)[0]
     os.close(leader)
-    assert "Stopped target multi-user.target" in machine.console()
+    # systemd-shutdown's last words. What PID 1 shows of the units before them is up to its mood (ShowStatus=).
+    assert "Halting system." in machine.console()
     assert traces_on_the_host(machine.name) == []
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pytest
+
 from tests.machine.conftest import StartService
 from tests.machine.machine import Machine
 from tests.machine.runs import runbook, unit_file
@@ -54,6 +56,55 @@ def test_a_program_that_dies_of_its_reload(machine: Machine, service: StartServi
     assert (run.exit, run.step("reload")["status"]) == (1, "failed"), run.last
     assert "web.service" in run.step("reload")["reason"]
     machine.run(["systemctl", "reset-failed", "web.service"], check=False)
+
+
+NOTIFIES = """
+import os, signal, socket, sys, time
+
+def tell(text):
+    if "NOTIFY_SOCKET" not in os.environ:
+        return
+    door = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+    door.sendto(text.encode(), os.environ["NOTIFY_SOCKET"].replace("@", chr(0), 1))
+
+def reload(_signum, _frame):
+    if "silent" not in sys.argv:
+        tell(f"RELOADING=1\\nMONOTONIC_USEC={time.monotonic_ns() // 1000}")
+    if len(sys.argv) == 1:
+        tell("READY=1")
+
+signal.signal(signal.SIGHUP, reload)
+tell("READY=1")
+while True:
+    signal.pause()
+"""
+
+
+@pytest.mark.parametrize("mode", ["", "silent", "halfway"])
+def test_a_service_that_reports_its_reload(machine: Machine, service: StartService, suite: str, mode: str) -> None:
+    """Type=notify-reload came with systemd 253. 252 does not know the word, and takes the unit for Type=simple.
+
+    One that says that it reloads and never that it has done so is `reloading` for good: systemd 257 does not end that.
+    """
+    machine.write("/opt/notifies.py", NOTIFIES)
+    settings = {"Type": "notify-reload", "TimeoutStartSec": "1", "TimeoutStopSec": "1"}
+    service("web.service", unit_file(f"/usr/bin/python3 /opt/notifies.py {mode}", **settings))
+    before = machine.show("web.service", "InvocationID", "MainPID")
+    run = runbook(machine, "apply", BOOK)
+    said = run.step("reload")
+    assert machine.show("web.service", "InvocationID", "MainPID") == before
+    if suite == "bookworm":
+        assert (run.exit, said["verdict"]) == (1, "job-failed"), said
+        assert said["reason"] == "web.service cannot reload: its unit file has no ExecReload="
+    elif not mode:
+        assert (run.exit, said["verdict"]) == (0, "reloaded"), said
+    elif mode == "silent":
+        assert (run.exit, said["verdict"]) == (1, "job-failed"), said
+        unsaid = "it did not report the end of its reload within the 1s of TimeoutStartSec= (Type=notify-reload)"
+        assert said["reason"].startswith(f"the reload of web.service failed: {unsaid}; it is still active (running)")
+    else:
+        assert (run.exit, said["verdict"]) == (1, "job-timeout"), said
+        assert said["reason"].endswith(": it has not reported the end of its reload yet (Type=notify-reload)")
 
 
 def test_systemd_reads_a_changed_unit_file(machine: Machine, service: StartService) -> None:

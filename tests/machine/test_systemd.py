@@ -12,8 +12,7 @@ from typing import Any
 import pytest
 
 from tests.machine.adapter import ODD
-from tests.machine.conftest import StartService
-from tests.machine.incident import remove_unit
+from tests.machine.conftest import InstallUnit, StartService
 from tests.machine.machine import Machine, until
 from tests.machine.tree import PROJECT, UID, USER, VENV
 
@@ -69,22 +68,6 @@ def go_on(process: subprocess.Popen[str]) -> None:
     process.stdin.flush()
 
 
-@pytest.fixture
-def unit(machine: Machine) -> Iterator[Callable[[str, str], str]]:
-    """Installs a unit without starting it."""
-    made: list[str] = []
-
-    def install(name: str, text: str) -> str:
-        machine.write(f"/etc/systemd/system/{name}", text)
-        machine.run(["systemctl", "daemon-reload"])
-        made.append(name)
-        return name
-
-    yield install
-    for name in made:
-        remove_unit(machine, name)
-
-
 # Units and jobs
 
 
@@ -102,36 +85,36 @@ def test_an_alias_is_followed(machine: Machine, service: StartService) -> None:
     assert (seen["name"], seen["result"], seen["new"]) == ("web.service", "done", True)
 
 
-def test_a_start_that_fails(machine: Machine, unit: Callable[[str, str], str]) -> None:
+def test_a_start_that_fails(machine: Machine, unit: InstallUnit) -> None:
     seen = found(machine, "job", "start", unit("web.service", "[Service]\nType=notify\nExecStart=/bin/false\n"))
     assert (seen["result"], seen["state"], seen["unit_result"], seen["status"]) == ("failed", "failed", "exit-code", 1)
 
 
-def test_a_simple_service_without_a_binary_is_done(machine: Machine, unit: Callable[[str, str], str]) -> None:
+def test_a_simple_service_without_a_binary_is_done(machine: Machine, unit: InstallUnit) -> None:
     """systemd's word is no proof: the job is done as soon as the process is forked."""
     seen = found(machine, "job", "start", unit("web.service", "[Service]\nExecStart=/bin/false\n"))
     assert seen["result"] == "done"
 
 
-def test_a_condition_that_does_not_hold(machine: Machine, unit: Callable[[str, str], str]) -> None:
+def test_a_condition_that_does_not_hold(machine: Machine, unit: InstallUnit) -> None:
     """`done` as well. The unit would be forgotten at once, and its ConditionResult with it."""
     name = unit("web.service", f"[Unit]\nConditionPathExists=/nowhere\n{SLEEPER}")
     seen = found(machine, "job", "start", name)
     assert (seen["result"], seen["state"], seen["condition"], seen["new"]) == ("done", "inactive", False, False)
 
 
-def test_an_assertion_that_does_not_hold(machine: Machine, unit: Callable[[str, str], str]) -> None:
+def test_an_assertion_that_does_not_hold(machine: Machine, unit: InstallUnit) -> None:
     seen = found(machine, "job", "start", unit("web.service", f"[Unit]\nAssertPathExists=/nowhere\n{SLEEPER}"))
     assert (seen["result"], seen["assertion"]) == ("assert", False)
 
 
-def test_a_dependency_that_fails(machine: Machine, unit: Callable[[str, str], str]) -> None:
+def test_a_dependency_that_fails(machine: Machine, unit: InstallUnit) -> None:
     unit("db.service", "[Service]\nType=oneshot\nExecStart=/bin/false\n")
     name = unit("web.service", f"[Unit]\nRequires=db.service\nAfter=db.service\n{SLEEPER}")
     assert found(machine, "job", "start", name)["result"] == "dependency"
 
 
-def test_a_masked_unit(machine: Machine, unit: Callable[[str, str], str]) -> None:
+def test_a_masked_unit(machine: Machine, unit: InstallUnit) -> None:
     machine.run(["systemctl", "mask", "web.service"])
     assert found(machine, "look", "web.service")["load"] == "masked"
     seen = found(machine, "job", "start", "web.service")

@@ -26,9 +26,9 @@ def test_the_key_follows_what_the_tree_holds(tmp_path: Path, old: str, new: str,
     before = (CHECKOUT / "pyproject.toml").read_text()
     assert old in before
     (tmp_path / "pyproject.toml").write_text(before.replace(old, new))
-    changed = Recipe.of("bookworm", tmp_path / "pyproject.toml")
+    changed = Recipe.of("bookworm", pyproject=tmp_path / "pyproject.toml")
     assert (changed.key == Recipe.of("bookworm").key) is same
-    assert changed.key != Recipe.of("trixie", tmp_path / "pyproject.toml").key
+    assert changed.key != Recipe.of("trixie", pyproject=tmp_path / "pyproject.toml").key
 
 
 def test_a_build_that_is_killed_leaves_no_tree_no_mount_and_no_process(tmp_path: Path) -> None:

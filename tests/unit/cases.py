@@ -17,7 +17,9 @@ from runbook.engine.events import Events
 from runbook.engine.glance import glance
 from runbook.host.facts import JobResult
 from runbook.host.tasks import Answer, CommandResult
-from runbook.step import RunState, registry
+from runbook.memory import RunState
+from runbook.model import Port
+from runbook.step import registry
 from tests.unit.fake_machine import FakeMachine, facts_of, listen, process, start_anew, unit
 
 CASES = Path(__file__).parent.parent / "cases"
@@ -55,7 +57,11 @@ def run_case(path: Path) -> None:
 
 def machine_of(case: dict[str, Any]) -> FakeMachine:
     """Make the machine that a case describes."""
-    machine = FakeMachine(hidden=case.get("hidden", 0), hinders=dict(case.get("hinders", {})))
+    machine = FakeMachine(
+        hidden=case.get("hidden", 0), hinders=dict(case.get("hinders", {})), slow=case.get("slow", 0.0)
+    )
+    machine.blurred = case.get("blurred", False)
+    machine.reload_loses = case.get("reload-loses", [])
     for name, facts in case.get("units", {}).items():
         machine.units[name] = unit(name, **facts_of(facts or {}))
     for pid, facts in case.get("processes", {}).items():
@@ -64,7 +70,7 @@ def machine_of(case: dict[str, Any]) -> FakeMachine:
         machine.later.append((1000.0 + moment["at"], partial(_happen, moment=moment)))
     for question, answers in case.get("answers", {}).items():
         machine.answers[question] = [
-            Answer(a.get("good", True), a.get("detail", ""), a.get("output", "")) for a in answers
+            Answer(a.get("good", True), a.get("detail", ""), a.get("output", ""), reached=_reached(a)) for a in answers
         ]
     for verb, how in case.get("jobs", {}).items():
         machine.on_job[verb] = _job(how)
@@ -73,6 +79,11 @@ def machine_of(case: dict[str, Any]) -> FakeMachine:
         result = CommandResult(how["result"], how.get("status", 0), how.get("output", "")) if how else None
         machine.on_command = lambda m, command: result
     return machine
+
+
+def _reached(answer: dict[str, Any]) -> Port | None:
+    address, _, number = answer.get("reached", "").rpartition(":")
+    return Port(int(number), address=address) if number else None
 
 
 def _add_process(machine: FakeMachine, pid: int, facts: dict[str, Any]) -> None:

@@ -8,8 +8,9 @@ from typing import Any
 from runbook.engine.events import Events
 from runbook.engine.runner import RunEnd, Runner
 from runbook.host.facts import ActiveState, JobResult
+from runbook.memory import RunState
 from runbook.model import Event
-from runbook.step import Runbook, RunState, Step, registry
+from runbook.step import Runbook, Step, registry
 from tests.unit.fake_machine import FakeMachine, listen, process, start_anew, unit
 
 ORPHAN = {"name": "openclaw", "user": "agentops", "cgroup": "/user.slice/user-1000.slice/session-9.scope"}
@@ -35,6 +36,12 @@ def replace_id(one: Step[Any], name: str) -> Step[Any]:
 
 
 FIX = ("stop", "kill-orphan", "reset-failed", "start")
+
+
+def upgrade() -> tuple[Step[Any], ...]:
+    """Make the steps of an upgrade that heals the birth incident."""
+    checks = (step("wait-ready", **{"healthy-for": "2s"}), step("verify-port-owner"))
+    return step("restart"), remediate(*checks, fix=tuple(map(step, FIX)))
 
 
 def incident() -> FakeMachine:

@@ -78,3 +78,4 @@ def test_a_folder_that_is_gone(tmp_path: Path) -> None:
 
 def test_control_characters_are_shown() -> None:
     assert visible("a\x1b[0m\x9b\x7f\x00é☃\t\n") == "a\\x1b[0m\\x9b\\x7f\\x00é☃\t\n"
+    assert visible("a\r\u202eb\u2066\u2028\u200f") == "a\\r\\u202eb\\u2066\\u2028\\u200f"

@@ -76,8 +76,9 @@ def parse(
     sets: Mapping[str, str] | None = None,
     environ: Mapping[str, str] | None = None,
     host: str | None = None,
+    folder: Path | None = None,
 ) -> Runbook:
-    """Read a runbook from memory. `name` is what messages call it; its folder is where commands start."""
+    """Read a runbook from memory. `name` is what messages call it; commands start in `folder`, by default its own."""
     problems: Problems = []
     book: Runbook | None = None
     root = compose(data, problems)
@@ -88,9 +89,8 @@ def parse(
             env=dict(os.environ if environ is None else environ),
             host=socket.gethostname() if host is None else host,
         )
-        folder = _folder(name)
         text = data.decode() if isinstance(data, bytes) else data
-        book = Reader(root, registry(), scope, problems).runbook(sets or {}, name, folder, text)
+        book = Reader(root, registry(), scope, problems).runbook(sets or {}, name, folder or _folder(name), text)
     if problems or book is None:
         raise DocumentError(sorted({Problem(name, p.line, p.column, shown(said, LONGEST)) for p, said in problems}))
     return book

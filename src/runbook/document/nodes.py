@@ -26,7 +26,9 @@ MOST_NODES = 50_000
 # PyYAML is there without libyaml as well, only slower.
 _LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 _NOTHING = frozenset({"", "~", "null", "Null", "NULL"})
-_STRANGE = re.compile(r"[^\t\n\r\x20-\x7e\x85\xa0-\ud7ff\ue000-\ufefe\uff00-\ufffd\U00010000-\U0010ffff]")
+_UNUSUAL = re.compile(r"[^\t\n\r\x20-\x7e]")
+# Made ready when there is something unusual: that takes longer than to read most runbooks.
+_STRANGE = r"[^\t\n\r\x20-\x7e\x85\xa0-\ud7ff\ue000-\ufefe\uff00-\ufffd\U00010000-\U0010ffff]"
 _MERGE = "<<"
 
 
@@ -104,7 +106,7 @@ def _decoded(data: bytes | str) -> str:
     else:
         text = data
     text = text.removeprefix("\N{ZERO WIDTH NO-BREAK SPACE}")
-    if strange := _STRANGE.search(text):
+    if _UNUSUAL.search(text) and (strange := re.search(_STRANGE, text)):
         code = f"U+{ord(strange[0]):04X}"
         place = _end_of(text[: strange.start()])
         raise Unreadable(place, f"the character {code} has no place in a text file")

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from pydantic import TypeAdapter, ValidationError
+from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from runbook.document.nodes import Node, Place, Problems
 from runbook.fields import StepId, Unfit, what
@@ -16,7 +17,7 @@ from runbook.template import FACTS, VERSIONS
 
 Types = Mapping[str, type[Step[Any]]]
 
-_ID = TypeAdapter[str](StepId)
+_ID = TypeAdapter[str](StepId, config=ConfigDict(defer_build=True))
 
 
 @dataclass
@@ -97,12 +98,22 @@ def _of_type(kind: str, body: Node, item: Node, types: Types, problems: Problems
         return None
     if body.value is not None and not isinstance(body.value, dict):
         sentence = f"`{kind}` wants its fields below it (`key: value`), not {what(body.value)}"
-        problems.append((body.place, sentence))
+        problems.append((body.place, f"{sentence}{_meant(kind, body.value, cls)}"))
         return None
     site = Site(item.place, cls, body if body.value is not None else None)
     for key in nested_keys(cls):
         site.nested[key] = sites_of(body.get(key), key, types, problems)
     return site
+
+
+def _meant(kind: str, value: object, cls: type[Step[Any]]) -> str:
+    """Suggest where a single value belongs: to the field that is called like the type, or to `unit`."""
+    key = next((key for key in (kind, "unit") if key in cls.model_fields), None)
+    if key is None or not isinstance(value, str):
+        return ""
+    # What would need quotes of its own is not repeated.
+    text = value if re.fullmatch(r"[\w ./=@+-]{1,40}", value) else "..."
+    return f"; write `{kind}: {{{key}: {text}}}`"
 
 
 def nested_keys(cls: type[Step[Any]]) -> dict[str, Nested]:

@@ -12,7 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from pydantic import TypeAdapter, ValidationError
+from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from runbook.document import wording
 from runbook.document.nodes import Node, Problems
@@ -25,8 +25,8 @@ from runbook.step import Runbook, Step
 from runbook.template import Scope, Template, TemplateError, read
 from runbook.template.scope import ROOTS, Value
 
-_UNIT: TypeAdapter[str] = TypeAdapter(UnitName)
-_PORTS: TypeAdapter[tuple[Port, ...]] = TypeAdapter(PortList)
+_UNIT: TypeAdapter[str] = TypeAdapter(UnitName, config=ConfigDict(defer_build=True))
+_PORTS: TypeAdapter[tuple[Port, ...]] = TypeAdapter(PortList, config=ConfigDict(defer_build=True))
 
 _LISTS = {"steps": "", "rollback": "rollback.", "always": "always."}
 """The lists of steps of a runbook, and what the ids of their steps begin with."""

@@ -7,8 +7,9 @@ from typing import Any
 from runbook.engine.attempt import refusal
 from runbook.errors import HostError
 from runbook.host.ports import HostView, Waiter
+from runbook.memory import RunState
 from runbook.model import Deadline, Finding, State
-from runbook.step import RunState, Step
+from runbook.step import Step
 
 LONGEST_ANSWER = 90.0
 """Seconds for all the questions of one look; each has a time-out of its own besides."""

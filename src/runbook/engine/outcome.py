@@ -42,6 +42,21 @@ class Outcome:
         """Whether what the step is for is not so, and nothing is on its way to make it so."""
         return self.status is StepStatus.FAILED and not self.left_alone
 
+    @classmethod
+    def of(cls, data: Mapping[str, Any]) -> Outcome:
+        """Read what `data` gave, as a `step-finished` carried it."""
+        return cls(
+            data["id"],
+            data["type"],
+            StepStatus(data["status"]),
+            Verdict.of(data["verdict"]) if data["verdict"] else None,
+            data["reason"],
+            data["attempts"],
+            data["seconds"],
+            data["evidence"],
+            left_alone=data["verdict"] == Verdict.STILL_STARTING and data["status"] == StepStatus.FAILED,
+        )
+
     def told(self) -> dict[str, str]:
         """Give what a template may ask of it, `steps.ID.…`, as texts."""
         asked = {name: self.evidence.get(name) for name in ("output", "from", "to")}

@@ -6,19 +6,26 @@ earlier one has acted: then, and only then, its impact is `undetermined`, and th
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from runbook import template
+from runbook.engine.beginning import begin
+from runbook.engine.closing import advice
 from runbook.engine.events import Events
 from runbook.engine.foreseen import Foreseen
 from runbook.engine.glance import glance
+from runbook.engine.lock import LockHolder, names_of
 from runbook.engine.outcome import EXITS, Outcome
 from runbook.engine.runner import RunEnd
 from runbook.errors import HostError, Interrupted, NotBegun, RunbookError
+from runbook.host.facts import Unit
 from runbook.host.ports import HostView, Waiter
-from runbook.model import Finding, Impact, RunStatus, State, StepStatus, Verdict
-from runbook.step import Remedy, Runbook, RunState, Step
+from runbook.memory import RunState
+from runbook.model import Deadline, Finding, Impact, RunStatus, State, StepStatus, Verdict, Wake
+from runbook.start_limit import PATIENCE, StartsLeft, limited, starts_left
+from runbook.step import Remedy, Runbook, Step
 from runbook.template import Scope
 
 BRINGS = (Verdict.UNIT_NOT_FOUND,)
@@ -34,20 +41,28 @@ class Planner:
     waiter: Waiter
     events: Events
     state: RunState
+    notices: tuple[str, ...] = ()
+    locked: Callable[[Iterable[str]], Sequence[LockHolder]] = lambda _units: ()
+    """Tells who has the locks of units, known by systemd's own names."""
     earlier: list[Step[Any]] = field(default_factory=list)
     would_change: bool = False
+    ends_at: str = ""
+    holders: Sequence[LockHolder] = ()
 
     def plan(self) -> RunEnd:
         """Tell for each step what it would find and do. The exit status is 0 when the plan could be made."""
         try:
             self._now()
+            self._locked()
+            self._doubts()
             for step in (*self.runbook.steps, *self.runbook.always):
                 self._plan(step)
         except Interrupted as error:
             return self._planned(RunEnd(RunStatus.INTERRUPTED, error.exit_status, error.message))
         except NotBegun as error:
             return self._planned(RunEnd(RunStatus.NOT_BEGUN, error.exit_status, error.message, error.hint))
-        return self._planned(RunEnd(RunStatus.OK, 0, "nothing was changed"))
+        ends = f"; a run would end at {self.ends_at}" if self.ends_at else ""
+        return self._planned(RunEnd(RunStatus.OK, 0, f"nothing was changed{ends}"))
 
     def check(self) -> RunEnd:
         """Look at every reading step once, now. The exit status is 0 if all hold and 1 if one does not."""
@@ -55,36 +70,38 @@ class Planner:
         looked = 0
         try:
             self._now()
-            for step in self.runbook.walk():
-                if step.impact_here() is Impact.READ_ONLY:
-                    outcome = self._checked(step)
-                    looked += 1
-                    self.events.emit("step-finished", **outcome.data())
-                    wrong += [outcome] if outcome.failed else []
+            for step in self._reading():
+                outcome = self._checked(step)
+                looked += outcome.status is not StepStatus.SKIPPED
+                self.events.emit("step-finished", **outcome.data(), **({"name": step.name} if step.name else {}))
+                wrong += [outcome] if outcome.failed else []
         except Interrupted as error:
             return self._finished(RunEnd(RunStatus.INTERRUPTED, error.exit_status, error.message))
         except NotBegun as error:
             return self._finished(RunEnd(RunStatus.NOT_BEGUN, error.exit_status, error.message, error.hint))
         if wrong:
-            reason = f"{wrong[0].id}: {wrong[0].reason}"
-            return self._finished(RunEnd(RunStatus.FAILED, EXITS[RunStatus.FAILED], reason))
+            return self._finished(self._wrong(wrong[0]))
         return self._finished(RunEnd(RunStatus.OK, 0, "everything holds" if looked else "no step of it merely reads"))
 
-    def _planned(self, end: RunEnd) -> RunEnd:
-        facts = {"hint": end.hint} if end.hint else {}
-        self.events.emit(
-            "plan-finished",
-            **{"would-change": self.would_change},
-            exit=end.exit,
-            status=str(end.status),
-            reason=end.reason,
-            **facts,
+    def _wrong(self, outcome: Outcome) -> RunEnd:
+        """End a check at the first step that does not hold, with what to do next."""
+        step = next((step for step in self.runbook.walk() if step.id == outcome.id), None)
+        return RunEnd(
+            RunStatus.FAILED,
+            EXITS[RunStatus.FAILED],
+            f"{outcome.id}: {outcome.reason}",
+            hint=advice(self.view, outcome, step, self.runbook),
+            step=outcome.id,
+            verdict=str(outcome.verdict or ""),
         )
+
+    def _planned(self, end: RunEnd) -> RunEnd:
+        locked = {"locked-by": [holder.data() for holder in self.holders]} if self.holders else {}
+        self.events.emit("plan-finished", **{"would-change": self.would_change}, **end.data(), **locked)
         return end
 
     def _finished(self, end: RunEnd) -> RunEnd:
-        facts = {"hint": end.hint} if end.hint else {}
-        self.events.emit("run-finished", status=str(end.status), exit=end.exit, reason=end.reason, **facts)
+        self.events.emit("run-finished", **end.data())
         return end
 
     def _now(self) -> None:
@@ -94,16 +111,59 @@ class Planner:
         if book.unit is not None:
             unit = self.view.unit(book.unit)
             seen["systemd"] = {**unit.evidence(), "LoadState": str(unit.load_state), "says": unit.describe()}
+            if (left := self._starts_left(unit)) is not None:
+                seen["starts"] = {**left.evidence(), "says": str(left)}
             seen["ports"] = [
                 {**owner.evidence(), "verdict": str(owner.verdict), "reason": owner.reason}
                 for owner in (self.view.ownership(unit, port) for port in book.port)
             ]
         self.events.emit("observed", **seen)
+        for text in self.notices:
+            self.events.emit("notice", text=text)
+
+    def _starts_left(self, unit: Unit) -> StartsLeft | None:
+        """Count the starts of the unit; nothing where there was one at most, and nobody needs the number."""
+        if not limited(unit):
+            return None
+        deadline = Deadline.after(self.view.clock, PATIENCE)
+        number, asked = self.state.new_question(), self.view.clock.now()
+        while not deadline.passed:
+            known, left = starts_left(self.view, unit, number, asked, self.state)
+            if known:
+                return left if left and left.used > 1 else None
+            self.waiter.wait(Wake(pending=True), deadline)
+        return None
+
+    def _locked(self) -> None:
+        """Say who has the locks that a run would need."""
+        self.holders = self.locked(names_of(self.view, self.runbook.unit_names()))
+        for holder in self.holders:
+            self.events.emit("notice", text=f"{holder.unit} is locked by {holder}; a run could not begin now")
+
+    def _doubts(self) -> None:
+        """Say what is doubtful, and what would keep the run from beginning. The plan is made all the same."""
+        try:
+            for doubt in begin(self.view, self.runbook):
+                self.events.emit("notice", text=doubt)
+        except NotBegun as error:
+            self.events.emit("notice", text=f"{error.message}; {error.hint}")
+
+    def _reading(self) -> list[Step[Any]]:
+        """Give what merely reads, of what a run that finds nothing wrong would come by: no fix, no roll back."""
+        found: list[Step[Any]] = []
+        for step in (*self.runbook.steps, *self.runbook.always):
+            remedy = step.remedy()
+            # What a remediation runs only sometimes, its checks do as well.
+            checks = remedy.checks if remedy else (step,)
+            found += [check if check.when else check.model_copy(update={"when": step.when}) for check in checks]
+        return [step for step in found if step.impact_here() is Impact.READ_ONLY]
 
     def _checked(self, step: Step[Any]) -> Outcome:
         assert step.id is not None
         began = self.view.clock.monotonic()
         try:
+            if step.when is not None and not template.expression(step.when).value(self._scope):
+                return Outcome(step.id, step.kind, StepStatus.SKIPPED, None, f"runs only when {step.when}")
             step = template.fill(step, self._scope)
             finding = glance(step, self.view, self.waiter, self.state)
         except HostError:
@@ -156,38 +216,69 @@ class Planner:
     def _plan_remedy(self, step: Step[Any], remedy: Remedy) -> None:
         findings = [(check, self._glance(check)) for check in remedy.checks]
         wrong = next(((c, f) for c, f in findings if f.state is not State.HOLDS), None)
+        fixes = self._glance_fixes(remedy) if wrong else []
+        refused = next((f for fix, f in fixes if f.state is State.FAILS and fix.on_failure == "abort"), None)
         because = self._because(step)
         if wrong is None:
-            verdict, reason = Verdict.HOLDS, "every check holds now"
-            impact = Impact.UNDETERMINED if because else Impact.NONE
+            summary = Finding(State.HOLDS, Verdict.HOLDS, "every check holds now")
+        elif refused is not None:
+            summary = Finding(State.FAILS, wrong[1].verdict, f"could not fix: {refused.reason}")
         else:
-            verdict, reason = wrong[1].verdict, f"would fix: {wrong[1].reason}"
-            impact = Impact.UNDETERMINED if because else Impact.MUTATING
-        summary = Finding(State.TO_DO if wrong else State.HOLDS, verdict, reason)
+            summary = Finding(State.TO_DO, wrong[1].verdict, f"would fix: {wrong[1].reason}")
+        acts = Impact.MUTATING if summary.state is State.TO_DO else Impact.NONE
+        impact = Impact.UNDETERMINED if because else acts
         self._tell(step, summary, impact, because)
         for check, finding in findings:
             self._tell(check, finding, Impact.READ_ONLY, self._because(check))
         if impact is Impact.NONE:
-            for fix in remedy.fixes:
-                self._tell(fix, Finding(State.HOLDS, Verdict.HOLDS, "not needed: every check holds"), Impact.NONE, [])
+            self._tell_idle(remedy, fixes)
             return
-        before = list(self.earlier)
-        foreseen = Foreseen(self.view)
-        for fix in remedy.fixes:
-            finding = self._glance(fix, foreseen)
-            acts = finding.state is State.TO_DO or fix.settled
-            one = Impact.READ_ONLY if fix.impact_here() is Impact.READ_ONLY else impact if acts else Impact.NONE
+        for fix, finding in fixes or self._glance_fixes(remedy):
+            acts_here = finding.state is State.TO_DO or (fix.settled and self._runs(fix) is not False)
+            one = Impact.READ_ONLY if fix.impact_here() is Impact.READ_ONLY else impact if acts_here else Impact.NONE
             self._tell(fix, finding, one, because if one is Impact.UNDETERMINED else [])
-            foreseen.after(fix)
-        self.earlier = [*before, step]
+        self.earlier = [*self.earlier, step]
+
+    def _glance_fixes(self, remedy: Remedy) -> list[tuple[Step[Any], Finding]]:
+        """Look at each fix as if those before it were done."""
+        foreseen = Foreseen(self.view)
+        found = []
+        for fix in remedy.fixes:
+            found.append((fix, self._glance(fix, foreseen)))
+            if self._runs(fix):
+                foreseen.after(fix)
+        return found
+
+    def _runs(self, step: Step[Any]) -> bool | None:
+        """Whether a step's `when` holds; None where earlier steps decide, or it cannot be told."""
+        if step.when is None:
+            return True
+        try:
+            value = template.expression(step.when).value(self._scope)
+        except RunbookError:
+            return None
+        return None if value is None else bool(value)
+
+    def _tell_idle(self, remedy: Remedy, fixes: list[tuple[Step[Any], Finding]]) -> None:
+        """Tell of fixes that would not be begun: for none is needed, or one is bound to be refused."""
+        held = Finding(State.HOLDS, Verdict.HOLDS, "not needed: every check holds")
+        idle = Finding(State.HOLDS, Verdict.HOLDS, "would not be begun")
+        known = {fix.id: finding for fix, finding in fixes if finding.state is State.FAILS}
+        for fix in remedy.fixes:
+            self._tell(fix, known.get(fix.id, idle if fixes else held), Impact.NONE, [])
 
     @property
     def _scope(self) -> Scope:
-        """What templates know in a plan: no step has run, and what asks for one stays as it is."""
-        return self.runbook.names.during(self.state.id, {}, partial=True)
+        """What templates know in a plan: no step has run, and what only a run can tell stays as it is."""
+        foretold = {str(step.id): step.foretold() for step in self.runbook.walk()}
+        return self.runbook.names.during(self.state.id, foretold, partial=True)
 
     def _glance(self, step: Step[Any], view: HostView | None = None) -> Finding:
+        if self._runs(step) is False:
+            return Finding(State.HOLDS, Verdict.HOLDS, f"would be skipped: `when` is false ({step.when})")
         try:
+            if step.when is not None:
+                template.expression(step.when).value(self._scope)  # What is wrong with it is this step's failure.
             return glance(template.fill(step, self._scope), view or self.view, self.waiter, self.state)
         except NotBegun:
             raise
@@ -211,6 +302,8 @@ class Planner:
 
     def _tell(self, step: Step[Any], finding: Finding, impact: Impact, because: list[str]) -> None:
         does = "would " if finding.state is State.TO_DO and not finding.reason.startswith("would ") else ""
+        if finding.state is State.FAILS and impact is not Impact.READ_ONLY and not step.remedy():
+            does = "would fail: "
         reason = f"{does}{finding.reason}"
         self.would_change = self.would_change or impact is Impact.MUTATING
         self.events.emit(
@@ -221,8 +314,11 @@ class Planner:
             verdict=str(finding.verdict),
             reason=reason,
             evidence=dict(finding.evidence),
+            **({"name": step.name} if step.name else {}),
             **({"undetermined-by": because} if because else {}),
         )
+        ends = finding.state is State.FAILS and not because and step.on_failure == "abort" and "." not in str(step.id)
+        self.ends_at = self.ends_at or (str(step.id) if ends else "")
 
 
 def _units(step: Step[Any]) -> set[str]:

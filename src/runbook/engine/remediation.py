@@ -6,20 +6,24 @@ from collections.abc import Sequence
 from typing import Any, Protocol
 
 from runbook.engine.attempt import BUS_IS_AWAY
+from runbook.engine.done import Done
 from runbook.engine.events import Events
 from runbook.engine.foreseen import Foreseen
 from runbook.engine.glance import glance
 from runbook.engine.outcome import Outcome
 from runbook.errors import BusLost, BusTimeout, HostError, RunbookError
-from runbook.host.facts import ActiveState, JobVerb
+from runbook.host.facts import UP, ActiveState, JobVerb
+from runbook.host.naming import lost
 from runbook.host.ports import Host, Waiter
+from runbook.memory import RunState
 from runbook.model import Deadline, Impact, State, StepStatus, Verdict, Wake
-from runbook.step import Remedy, RunState, Step
+from runbook.step import Remedy, Step
 
 START_AGAIN = 60.0
 """Seconds for a unit that is started again after a fix that failed."""
 
-UP = (ActiveState.ACTIVE, ActiveState.ACTIVATING, ActiveState.RELOADING)
+ON_ITS_WAY = (*UP, ActiveState.ACTIVATING)
+"""What a unit reads that is up, or comes up."""
 
 
 class Carrier(Protocol):
@@ -29,6 +33,7 @@ class Carrier(Protocol):
     waiter: Waiter
     events: Events
     state: RunState
+    done: Done
 
     def step(self, step: Step[Any]) -> Outcome:
         """Carry out one step with all its tries, and tell how it ended."""
@@ -42,37 +47,56 @@ def remediate(carrier: Carrier, step: Step[Any], remedy: Remedy) -> Outcome:
 
     def ended(status: StepStatus, verdict: Verdict, reason: str, *, rounds: int, left_alone: bool = False) -> Outcome:
         assert step.id is not None
-        facts = {"rounds": rounds}
+        facts = {"rounds": rounds, **({"found": str(wrong.verdict)} if wrong is not None else {})}
         return Outcome(step.id, step.kind, status, verdict, reason, evidence=facts, left_alone=left_alone)
 
-    wrong = _first_wrong(carrier, remedy.checks)
-    if wrong is None:
+    assert step.id is not None
+    begun = carrier.done.round(step.id)
+    because = begun.because if begun else ""
+    wrong = None if begun else _first_wrong(carrier, remedy.checks)
+    if begun is None and wrong is None:
         return ended(StepStatus.OK, Verdict.HOLDS, "every check holds; nothing was touched", rounds=0)
-    if wrong.left_alone:
+    if wrong is not None and wrong.left_alone:
         return ended(StepStatus.FAILED, Verdict.STILL_STARTING, wrong.reason, rounds=0, left_alone=True)
+    if wrong is not None and _somebody_acts(wrong):
+        reason = f"no fix was begun, for somebody else acts on the unit: {wrong.reason}"
+        return ended(StepStatus.FAILED, Verdict.NOT_MENDED, reason, rounds=0)
     try:
-        refusal = foresee(carrier, remedy.fixes)
-        up_before = _units_up(carrier, remedy.fixes)
+        # What had been begun is gone on with: its refusals were foreseen then.
+        refusal = "" if begun else foresee(carrier, remedy.fixes)
+        up_before = [*begun.up] if begun else _units_up(carrier, remedy.fixes)
     except HostError as error:
         refusal = f"what the fix would find cannot be seen: {error.message}"
     if refusal:
-        return ended(StepStatus.FAILED, Verdict.NOT_MENDED, f"{refusal}; nothing was stopped", rounds=0)
-    for number in range(1, remedy.rounds + 1):
-        carrier.events.emit("fix-started", id=step.id, round=number, rounds=remedy.rounds, because=str(wrong.verdict))
+        return ended(StepStatus.FAILED, Verdict.NOT_MENDED, f"no fix was begun: {refusal}", rounds=0)
+    for number in range(begun.number if begun else 1, remedy.rounds + 1):
+        if begun is None or number > begun.number:
+            assert wrong is not None
+            because = str(wrong.verdict)
+            carrier.done.new_round(step.id)
+            carrier.events.emit(
+                "fix-started",
+                id=step.id,
+                round=number,
+                rounds=remedy.rounds,
+                because=because,
+                up=up_before,
+            )
         broken = _first_wrong(carrier, remedy.fixes)
         if broken is not None and broken.left_alone:
             return ended(StepStatus.FAILED, Verdict.STILL_STARTING, broken.reason, rounds=number, left_alone=True)
         if broken is not None:
-            now = _start_again(carrier, up_before)
+            if _somebody_acts(broken):
+                wrong = broken  # That is what it ends for, whatever it began for.
+            now = "" if _somebody_acts(broken) else _start_again(carrier, up_before)
             reason = f"{broken.kind}: {broken.reason}; {now}" if now else f"{broken.kind}: {broken.reason}"
             return ended(StepStatus.FAILED, Verdict.NOT_MENDED, reason, rounds=number)
-        mended_by = wrong
         wrong = _first_wrong(carrier, remedy.checks)
         if wrong is None:
-            reason = f"{mended_by.verdict} was mended"
-            return ended(StepStatus.REMEDIATED, Verdict.MENDED, reason, rounds=number)
+            return ended(StepStatus.REMEDIATED, Verdict.MENDED, f"{because} was mended", rounds=number)
         if wrong.left_alone:
             return ended(StepStatus.FAILED, Verdict.STILL_STARTING, wrong.reason, rounds=number, left_alone=True)
+    assert wrong is not None
     tried = "once" if remedy.rounds == 1 else f"{remedy.rounds} times"
     return ended(
         StepStatus.FAILED,
@@ -114,9 +138,14 @@ def _first_wrong(carrier: Carrier, steps: Sequence[Step[Any]]) -> Outcome | None
     return None
 
 
+def _somebody_acts(outcome: Outcome) -> bool:
+    """Whether somebody else acts on the unit: what they want of it is not undone."""
+    return outcome.verdict in (Verdict.UNIT_CHANGED, Verdict.JOB_CANCELED, Verdict.UNIT_MASKED)
+
+
 def _units_up(carrier: Carrier, fixes: Sequence[Step[Any]]) -> list[str]:
     names = dict.fromkeys(name for fix in fixes for name in fix.units())
-    return [name for name in names if carrier.host.unit(name).active_state in UP]
+    return [name for name in names if carrier.host.unit(name).active_state in ON_ITS_WAY]
 
 
 def _start_again(carrier: Carrier, units: list[str]) -> str:
@@ -130,10 +159,13 @@ def _up_again(carrier: Carrier, name: str) -> str:
     while True:
         try:
             unit = carrier.host.unit(name)
-            if ref is None and unit.active_state not in UP:
+            if ref is None and unit.lost:
+                return lost(unit)  # It runs, and a start would put another beside it.
+            if ref is None and unit.active_state not in ON_ITS_WAY:
                 carrier.events.emit("unit-started-again", unit=name)
                 # It was up before the fix, which may have used up its start limit.
                 carrier.host.reset_failed(name)
+                carrier.state.cleared[name] = carrier.host.clock.now()
                 ref = carrier.host.begin_job(JobVerb.START, name)
             if ref is None or carrier.host.job(ref) is not None or deadline.passed:
                 unit = carrier.host.unit(name)

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
-
-import tenacity
+from typing import TYPE_CHECKING, Any
 
 from runbook.engine.outcome import Outcome
 from runbook.step import Step
+
+if TYPE_CHECKING:
+    import tenacity
 
 
 def retried(
@@ -23,6 +24,11 @@ def retried(
 
     `told` hears of every failed try that another one follows: its number, the try, the pause in seconds.
     """
+    if not step.retries:
+        return attempt(), 1
+    # Most steps have no extra tries, and most runs never need it.
+    import tenacity  # noqa: PLC0415
+
     tries = 0
 
     def once() -> Outcome:

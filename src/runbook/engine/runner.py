@@ -2,21 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 from runbook import template
 from runbook.engine.attempt import attempt, refusal
+from runbook.engine.beginning import begin
+from runbook.engine.closing import advice, again, bring_up, gone_along, left_behind, needing, running_now
+from runbook.engine.done import Done
 from runbook.engine.events import Events
+from runbook.engine.last_words import last_words
+from runbook.engine.leaving import leave
 from runbook.engine.outcome import EXITS, Outcome, Try
+from runbook.engine.record import boot_id, booted
 from runbook.engine.remediation import remediate
 from runbook.engine.retry import retried
+from runbook.engine.rollback import Undone, roll_back
+from runbook.engine.rollback_plan import waking
 from runbook.errors import EXIT_REMEDIATED, AccessDenied, HostError, Interrupted, NotBegun, RunbookError
-from runbook.host.facts import LoadState
-from runbook.host.ports import Host, Waiter
-from runbook.model import Deadline, Impact, RunStatus, StepStatus, Verdict, Wake
-from runbook.step import Runbook, RunState, Step
+from runbook.host.ports import SAME_MOMENT, Host, Waiter
+from runbook.memory import RunState
+from runbook.model import Deadline, Event, RunStatus, StepStatus, Wake
+from runbook.step import Runbook, Step
 
 
 @dataclass(frozen=True)
@@ -27,6 +35,19 @@ class RunEnd:
     exit: int
     reason: str
     hint: str = ""
+    step: str = ""
+    verdict: str = ""
+    after: Mapping[str, str] | None = None
+    back: str = ""
+    now: str = ""
+    log: str = ""
+
+    def data(self) -> dict[str, Any]:
+        """Give it as `run-finished` carries it: what is not known is left out."""
+        always = {"status": str(self.status), "exit": self.exit, "reason": self.reason}
+        more = {"step": self.step, "verdict": self.verdict, "after": self.after, "back": self.back}
+        more |= {"now": self.now, "hint": self.hint, "log": self.log}
+        return {**always, **{name: fact for name, fact in more.items() if fact}}
 
 
 @dataclass
@@ -39,60 +60,182 @@ class Runner:
     events: Events
     state: RunState
     fail_on_remediation: bool = False
+    notices: tuple[str, ...] = ()
+    done: Done = field(default_factory=Done)
+    """What earlier parts of this run have done: empty unless it is gone on with."""
+    before: tuple[Event, ...] = ()
+    """The events of those parts."""
+    on_begun: Callable[[], Iterable[str]] = tuple
+    """Called once it is sure that the run begins; gives what there is to say of that."""
     outcomes: dict[str, Outcome] = field(default_factory=dict)
     changed: bool = False
     until: Deadline | None = None
     _acted: set[str] = field(default_factory=set)
+    _began: float = 0.0
+    _current: str = ""
+    _was_up: bool = False
+    _needing: dict[str, str] = field(default_factory=dict)
+    _ids: dict[str, str] = field(default_factory=dict)
+    _remembered: dict[str, Any] = field(default_factory=dict)
 
     def run(self) -> RunEnd:
-        """Carry it out to its end, whatever that is. Nothing but a mistake in this program is raised."""
-        book = self.runbook
-        if book.timeout is not None:
-            self.until = Deadline.after(self.host.clock, book.timeout)
+        """Carry it out to its end, whatever that is.
+
+        Raises Interrupted before it has begun, and NotBegun where it cannot be gone on with at this moment: then
+        nothing was touched, and its record stays as it was.
+        """
+        self._began = self.host.clock.now()
+        if self.runbook.timeout is not None:
+            self.until = Deadline.after(self.host.clock, self.runbook.timeout)
+        begun = False
         try:
-            self._see_units()
-            self.events.emit(
-                "run-started",
-                name=book.title,
-                file=book.path,
-                unit=book.unit,
-                steps=[{"id": step.id, "type": step.kind} for step in book.steps],
-            )
-            if book.rollback != "off":
-                self.events.emit(
-                    "notice", text="this version does not roll back: a run that fails leaves things as they are"
-                )
+            self._begin()
+            begun = True
             end = self._steps()
         except NotBegun as error:
+            if self.before:
+                raise
             end = RunEnd(RunStatus.NOT_BEGUN, EXITS[RunStatus.NOT_BEGUN], error.message, error.hint)
         except Interrupted as error:
-            end = RunEnd(RunStatus.INTERRUPTED, error.exit_status, f"{error.message}; {self._running_now()}")
+            if not begun:
+                raise
+            end = self._interrupted(error)
         except HostError as error:
-            end = self._end(RunStatus.FAILED, error.message)
-        self.events.emit(
-            "run-finished",
-            status=str(end.status),
-            exit=end.exit,
-            reason=end.reason,
-            **({"hint": end.hint} if end.hint else {}),
-        )
+            end = replace(self._end(RunStatus.FAILED, error.message), now=self._left_behind())
+        if end.status not in (RunStatus.NOT_BEGUN, RunStatus.INTERRUPTED):
+            for text in gone_along(self.host, self._needing):
+                self.events.emit("notice", text=text)
+        self.events.emit("run-finished", **end.data())
         return end
 
+    @property
+    def _scope_name(self) -> str:
+        """Name the scope of this part of the run: what earlier ones left behind may keep theirs."""
+        parts = sum(event.event in ("run-started", "run-resumed") for event in self.before)
+        return f"{self.state.id}-{parts + 1}" if parts else self.state.id
+
+    def _begin(self) -> None:
+        """Say what is to be done, once all that this rests on was seen. Raises NotBegun: nothing was touched."""
+        book = self.runbook
+        try:
+            doubts = begin(self.host, book)
+            left = leave(self.host, self.waiter, book, self._scope_name)
+            self._ids = {name: self.host.unit(name, recent=SAME_MOMENT).name for name in book.unit_names()}
+            self._take_over()
+            self._needing = needing(self.host, book)
+            self._was_up = book.unit is not None and self.host.unit(book.unit, recent=SAME_MOMENT).runs
+        except HostError as error:
+            raise NotBegun(error.message, hint=error.hint) from error
+        self.events.emit(
+            "run-resumed" if self.before else "run-started",
+            name=book.title,
+            file=book.path,
+            unit=book.unit,
+            units=sorted(set(self._ids.values())),
+            steps=[{"id": step.id, "type": step.kind} for step in book.steps],
+            booted=round(booted(self.host.clock.now()), 3),
+            **({"boot": boot_id()} if self.before else {}),
+            **({"left": left.place} if left.place else {}),
+            **({"waking": up} if (up := waking(self.host, book)) and not self.before else {}),
+            **({"rollback": self.done.rollback["failed"]} if self.done.rollback is not None else {}),
+        )
+        for text in filter(None, (*self.notices, left.doubt, *doubts, *self.on_begun())):
+            self.events.emit("notice", text=text)
+
     def _steps(self) -> RunEnd:
-        broken = self._in_order(self.runbook.steps)
-        # What always runs has its own time: the run's may be used up.
+        broken = self._broken_before() or self._in_order(self.runbook.steps)
+        # What always runs has its own time, and so has a roll back: the run's may be used up.
         self.until = None
+        undone = None if broken is None or broken.left_alone else roll_back(self, self.runbook, broken)
         broken_always = self._in_order(self.runbook.always)
         if broken is not None and broken.left_alone:
-            return self._end(RunStatus.STILL_STARTING, broken.reason)
+            return self._broken(RunStatus.STILL_STARTING, broken, broken.reason)
+        if broken is not None and undone is not None:
+            return self._rolled_back(broken, undone, broken_always)
         failed = broken or broken_always
         if failed is not None:
-            return self._end(RunStatus.FAILED, f"{failed.id}: {failed.reason}")
+            return self._broken(RunStatus.FAILED, failed, f"{failed.id}: {failed.reason}")
         statuses = {outcome.status for outcome in self.outcomes.values()}
-        for status in (StepStatus.REMEDIATED, StepStatus.CHANGED):
-            if status in statuses:
-                return self._end(RunStatus(str(status)), self._running_now())
-        return self._end(RunStatus.OK, self._running_now())
+        if StepStatus.REMEDIATED in statuses:
+            return self._end(RunStatus.REMEDIATED, self._running_now())
+        passed_over = [o.id for o in self.outcomes.values() if o.failed and "." not in o.id]
+        but = f"; but {', '.join(passed_over)} failed, and the run went on" if passed_over else ""
+        status = RunStatus.CHANGED if StepStatus.CHANGED in statuses else RunStatus.OK
+        return self._end(status, self._running_now() + but)
+
+    def _rolled_back(self, broken: Outcome, undone: Undone, broken_always: Outcome | None) -> RunEnd:
+        """End a run that failed at a step and was rolled back, or was to be."""
+        reason = f"{broken.id}: {broken.reason}; {undone.reason}"
+        at = undone.broken or broken_always
+        first = {"step": broken.id, "verdict": str(broken.verdict or "")}
+        if at is None:
+            end = self._end(RunStatus.ROLLED_BACK, reason)
+            end = replace(end, step=first["step"], verdict=first["verdict"])
+        else:
+            status = RunStatus.STILL_STARTING if at.left_alone else RunStatus.FAILED
+            end = self._broken(status, at, reason, undone.steps)
+            end = replace(end, after=first if at.id != broken.id else None)
+        return replace(end, back=undone.told, now=self._left_behind(*undone.steps))
+
+    def _take_over(self) -> None:
+        """Know what earlier parts of this run did, as if this one had done it."""
+        self.outcomes.update(self.done.finished)
+        self.changed = self.done.changed
+        self.state.restore(self.done.state)
+
+    def _broken_before(self) -> Outcome | None:
+        """Give the step that an earlier part of this run failed at, if it had begun to roll back."""
+        return self.outcomes.get(self.done.rollback["failed"]) if self.done.rollback is not None else None
+
+    @property
+    def _acts(self) -> bool:
+        """Whether the step that is under way had begun to act."""
+        told = ("step-started", "step-acting", "step-finished")
+        last = next((event.event for event in reversed(self.events.seen) if event.event in told), "")
+        return last == "step-acting"
+
+    def _interrupted(self, error: Interrupted) -> RunEnd:
+        where = f" at {self._current}" if self._current else ""
+        stopped = ", which was stopped half way" if self._acts else ""
+        if error.goes_on:
+            stopped = f", which may go on: {error.goes_on}"
+        always = "; the `always` steps were not run" if self.runbook.always else ""
+        up = self._bring_up()
+        return RunEnd(
+            RunStatus.INTERRUPTED,
+            error.exit_status,
+            f"{error.message}{where}{stopped}{always}",
+            step=self._current,
+            now=self._left_behind(),
+            hint=f"{again(self.state.id)} goes on from there" + (f"; {up} until then" if up else ""),
+        )
+
+    def _broken(self, status: RunStatus, outcome: Outcome, reason: str, besides: Sequence[Step[Any]] = ()) -> RunEnd:
+        """End the run at a step that did not hold, of the runbook or `besides`: what it leaves, and what to do next."""
+        step = next((step for step in (*self.runbook.walk(), *besides) if step.id == outcome.id), None)
+        printed = self.state.outputs / f"{outcome.id}.log" if self.state.outputs else None
+        return replace(
+            self._end(status, reason),
+            step=outcome.id,
+            verdict=str(outcome.verdict or ""),
+            now=self._left_behind(*([step] if step is not None else [])),
+            hint=advice(self.host, outcome, step, self.runbook, self._recorded) or self._bring_up(),
+            log=str(printed) if printed and printed.is_file() and printed.stat().st_size else "",
+        )
+
+    @property
+    def _recorded(self) -> str:
+        """The id under which this run can be gone on with."""
+        return self.state.id if self.state.outputs is not None else ""
+
+    def _bring_up(self) -> str:
+        return bring_up(self.host, self.runbook) if self._was_up else ""
+
+    def _running_now(self) -> str:
+        return running_now(self.host, self.runbook, self.outcomes.values())
+
+    def _left_behind(self, *steps: Step[Any]) -> str:
+        return left_behind(self.host, self.runbook, *steps)
 
     def _end(self, status: RunStatus, reason: str) -> RunEnd:
         exit_status = EXITS[status]
@@ -109,15 +252,36 @@ class Runner:
         return None
 
     def step(self, step: Step[Any]) -> Outcome:
-        """Carry out one step with all its tries, and tell how it ended."""
+        """Carry out one step with all its tries, and tell how it ended; one that ended in an earlier part is kept."""
         assert step.id is not None
+        if kept := self.done.kept(step):
+            self.outcomes[step.id] = kept
+            self.events.emit("step-kept", **kept.data())
+            return kept
+        if why := self.done.taken.pop(step.id, ""):
+            self.events.emit("notice", text=f"{why}, so {step.id}, which had ended, is carried out again")
         began = self.host.clock.monotonic()
-        self._acted.discard(step.id)
+        if step.id in self.done.touched:
+            self._acted.add(step.id)  # It may have done its work, and been cut short before that was seen.
+        else:
+            self._acted.discard(step.id)
+        self._current = step.id
         outcome = self._step(step, began)
+        earlier = self.done.finished.get(step.id)
+        if earlier is not None and earlier.status is StepStatus.REMEDIATED and outcome.status is StepStatus.OK:
+            # A rescue stays one, also where it is looked at again.
+            outcome = replace(outcome, status=earlier.status, verdict=earlier.verdict, reason=earlier.reason)
         self.outcomes[step.id] = outcome
         self.changed = self.changed or outcome.status in (StepStatus.CHANGED, StepStatus.REMEDIATED)
-        self.events.emit("step-finished", **outcome.data())
+        goes_on = {"continues": True} if outcome.failed and step.on_failure == "continue" else {}
+        named = {"name": step.name} if step.name else {}
+        self.events.emit("step-finished", **outcome.data(), **named, **goes_on, **self._remembers())
         return outcome
+
+    def _remembers(self) -> dict[str, Any]:
+        """Give what the run as a whole remembers by now, where that has changed."""
+        before, self._remembered = self._remembered, self.state.kept()
+        return {"remembers": self._remembered} if self._remembered != before else {}
 
     def _step(self, step: Step[Any], began: float) -> Outcome:
         name = str(step.id)
@@ -129,8 +293,17 @@ class Runner:
             step = template.fill(step, scope)
         except RunbookError as error:
             return Outcome(name, step.kind, StepStatus.FAILED, step.fails_as, error.message)
-        self.events.emit("step-started", id=step.id, type=step.kind, name=step.title)
+        units = [self._ids.get(one, one) for one in step.units()]
+        self.events.emit("step-started", id=step.id, type=step.kind, name=step.title, units=units)
         outcome, tries = retried(step, lambda: self._once(step), self._sleep, self._retrying(step))
+        if outcome.status is StepStatus.FAILED:
+            try:
+                said = last_words(self.host, self.waiter, self.state, step, outcome.verdict, self._began)
+            except Interrupted:
+                # The step had ended by then, and whoever reads the events must know how.
+                self.events.emit("step-finished", **outcome.data())
+                raise
+            outcome = replace(outcome, evidence={**outcome.evidence, **said})
         return replace(outcome, attempts=tries, seconds=self.host.clock.monotonic() - began)
 
     def prepared(self, step: Step[Any]) -> Step[Any] | None:
@@ -160,7 +333,8 @@ class Runner:
 
     def _try(self, step: Step[Any]) -> Outcome:
         try:
-            tried = attempt(step, self.host, self.waiter, self.state, self.events, self.until)
+            cut = self.done.cut(str(step.id))
+            tried = attempt(step, self.host, self.waiter, self.state, self.events, self.until, cut)
         except AccessDenied as error:
             if not self.changed:
                 hint = error.hint or "run it as root, or with --user for your own units"
@@ -201,42 +375,3 @@ class Runner:
             )
 
         return told
-
-    def _see_units(self) -> None:
-        """Refuse to begin where a unit does not exist and no earlier step could bring it."""
-        could_come = False
-        for step in self.runbook.walk():
-            could_come = could_come or step.brings_units
-            for name in step.units():
-                unit = self.host.unit(name)
-                if step.impact_here() is Impact.MUTATING and self.host.runs_inside(unit):
-                    raise NotBegun(
-                        f"cannot begin: this program runs inside {unit.name}, and would be stopped with it",
-                        hint="run it from outside: sudo systemd-run --scope runbook apply …",
-                    )
-                if unit.load_state is LoadState.NOT_FOUND and not unit.runs and not could_come:
-                    raise NotBegun(
-                        f"cannot begin: systemd knows no unit {unit.name}",
-                        hint=f"systemctl list-unit-files '{unit.name.split('.')[0][:4]}*' lists what is near",
-                    )
-
-    def _running_now(self) -> str:
-        """Say what runs at the end, for the last words."""
-        if self.runbook.unit is None:
-            return "all steps hold"
-        try:
-            unit = self.host.unit(self.runbook.unit)
-        except HostError as error:
-            return f"what runs now cannot be told: {error.message}"
-        version = next(
-            (
-                str(o.evidence["to"])
-                for o in reversed(self.outcomes.values())
-                if o.verdict in (Verdict.UPDATED, Verdict.UP_TO_DATE)
-            ),
-            "",
-        )
-        runs = f"runs {version}" if version and unit.main_pid else f"is {unit.active_state} ({unit.sub_state})"
-        pid = f", PID {unit.main_pid}" if unit.main_pid else ""
-        ports = ", ".join(str(port) for port in self.runbook.port)
-        return f"{unit.name} {runs}{pid}" + (f", port {ports}" if ports and unit.main_pid else "")

@@ -14,6 +14,8 @@ Scope = Literal["system", "user"]
 
 _SYSTEM_BUS = "unix:path=/run/dbus/system_bus_socket"
 _SYSTEM_PRIVATE = "/run/systemd/private"
+_LINGER = Path("/var/lib/systemd/linger")
+"""Where logind keeps a file for each user who lingers, for everybody to see."""
 
 
 @dataclass(frozen=True)
@@ -43,9 +45,15 @@ def endpoints(scope: Scope) -> tuple[Endpoint, ...]:
 
 
 def runtime_folder() -> Path:
-    """Give the user's runtime folder; over SSH and sudo the variable that names it is often missing."""
+    """Give the user's runtime folder.
+
+    Over SSH and sudo the variable that names it is often missing, and `su` without a dash may leave that of another.
+    """
     uid = os.geteuid()
-    folder = Path(os.environ.get("XDG_RUNTIME_DIR") or f"/run/user/{uid}")
+    own = Path(f"/run/user/{uid}")
+    folder = Path(os.environ.get("XDG_RUNTIME_DIR") or own)
+    if uid != 0 and (folder.parent == own.parent or _owner(folder) not in (uid, None)):
+        return own
     if uid == 0 and (other := _other_user(folder)) is not None:
         name, number = other
         raise BusUnavailable(
@@ -55,14 +63,31 @@ def runtime_folder() -> Path:
     return folder
 
 
+def as_that_user(name: str) -> str:
+    """Say how root runs a runbook of a user's own units."""
+    return f"run it as the user whose units they are: su - {name} -c 'runbook …'"
+
+
+def fleeting(scope: Scope) -> str:
+    """Say that the user's manager will end with the last login, or nothing (loginctl(1), enable-linger)."""
+    name = _name(os.geteuid())
+    if scope == "system" or _owner(_LINGER / name) is not None:
+        return ""
+    return (
+        f"the user manager of {name} ends with the last login, and all its services with it; "
+        f"loginctl enable-linger {name} keeps them up"
+    )
+
+
 def unavailable(scope: Scope, cause: str) -> BusUnavailable:
     """Say in words that no systemd answers, and what may help."""
     if scope == "user":
         name = _name(os.geteuid())
-        return BusUnavailable(
-            f"cannot reach the user manager of {name}: {cause}",
-            hint=f"without a login it runs only with linger: loginctl enable-linger {name}",
-        )
+        hint = f"without a login it runs only with linger: loginctl enable-linger {name}"
+        if os.geteuid() == 0:
+            # Hardly anybody means root's own.
+            hint = as_that_user("USER")
+        return BusUnavailable(f"cannot reach the user manager of {name}: {cause}", hint=hint)
     if Path("/run/systemd/system").is_dir():
         return BusUnavailable(
             f"cannot reach systemd: {cause}", hint="see whether the bus runs: systemctl status dbus.socket"
@@ -75,11 +100,17 @@ def unavailable(scope: Scope, cause: str) -> BusUnavailable:
 
 def _other_user(folder: Path) -> tuple[str, int] | None:
     """Give the user whose manager root would reach into: the folder's owner, or whoever called sudo."""
-    try:
-        owner = folder.stat().st_uid
-    except OSError:
+    owner = _owner(folder)
+    if owner is None:
         owner = int(os.environ.get("SUDO_UID", "0"))
     return (_name(owner), owner) if owner else None
+
+
+def _owner(folder: Path) -> int | None:
+    try:
+        return folder.stat().st_uid
+    except OSError:
+        return None
 
 
 def _name(uid: int) -> str:

@@ -15,7 +15,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-import pydbus
+import pydbus.bus
 from gi.repository import Gio, GLib
 
 from runbook.errors import AccessDenied, BusLost, BusTimeout, HostError, NoSuchUnit, UnitMasked
@@ -27,6 +27,9 @@ TIMEOUT = 10.0
 
 HURRY = 0.3
 """Seconds for a call after SIGTERM: what was asked is done even if the answer is not awaited."""
+
+SILENT = 0.02
+"""Seconds for each call after that once one has not been answered in a hurry: it is sent, and hardly waited for."""
 
 PAUSE = 0.05
 """Seconds between two tries to reach a bus that is being restarted."""
@@ -106,6 +109,8 @@ class Bus:
         self._connection: Any = None
         self._peer = False
         self._stale = False
+        self._silent = False
+        self._watched: tuple[int, int] | None = None
         self._connect(TIMEOUT)
 
     @property
@@ -115,6 +120,7 @@ class Bus:
 
     def close(self) -> None:
         """Close the connection. What the service held on its behalf is let go."""
+        self._unwatch()
         if self._connection is not None and not self._connection.is_closed():
             self._connection.close(None, None)
         self._subscriptions.clear()
@@ -140,7 +146,7 @@ class Bus:
         Raises AccessDenied, NoSuchUnit, UnitMasked, BusTimeout, BusLost, HostError, Interrupted.
         """
         if self._loop.interrupted:
-            timeout = min(timeout, HURRY)
+            timeout = min(timeout, SILENT if self._silent else HURRY)
         deadline = self._loop.clock.monotonic() + timeout
         try:
             parameters = GLib.Variant(*arguments) if arguments else None
@@ -156,6 +162,9 @@ class Bus:
                 target = (self._destination, path, interface, method, parameters)
                 left = deadline - self._loop.clock.monotonic()
                 return self._ask(target, what, left, settle=settle)
+            except BusTimeout:
+                self._silent = bool(self._loop.interrupted)
+                raise
             except BusLost:
                 # systemd may be absent from the bus for a moment: it re-executes, or the bus is new.
                 if not again or self._loop.clock.monotonic() + PAUSE >= deadline:
@@ -276,9 +285,31 @@ class Bus:
                 continue
             self._peer = endpoint.peer
             self._connection.set_exit_on_close(False)
-            self._connection.connect("closed", lambda *_: self._loop.tell())
+            self._watch()
             return
         raise BusLost(refusals[0])
+
+    def _watch(self) -> None:
+        """Wake whoever waits when the connection ends.
+
+        By its socket, and not by its signal `closed`: see `_connection_to`.
+        """
+        self._unwatch()
+        watched = os.dup(self._connection.get_stream().get_socket().get_fd())
+
+        def ended(*_: object) -> bool:
+            self._unwatch()
+            self._loop.tell()
+            return False
+
+        source = GLib.unix_fd_add_full(GLib.PRIORITY_DEFAULT, watched, GLib.IOCondition.HUP, ended)
+        self._watched = (source, watched)
+
+    def _unwatch(self) -> None:
+        watched, self._watched = self._watched, None
+        if watched is not None:
+            GLib.source_remove(watched[0])
+            os.close(watched[1])
 
     def _open(self, endpoint: Endpoint, seconds: float) -> Any:
         """Connect in a thread: a daemon that accepts and then says nothing would hold up SIGTERM for ever."""
@@ -305,9 +336,17 @@ def variant(signature: str, value: Any) -> Any:
 
 
 def _connection_to(endpoint: Endpoint) -> Any:
-    if not endpoint.peer:
-        return pydbus.connect(endpoint.address).con
+    """Connect. Nothing of Python's may be hung on what this gives: no attribute, no function that hears a signal.
+
+    PyGObject would then be told of its references (toggle references): GDBus's own thread asks for the interpreter's
+    lock at each message, with GDBus's message_bus_lock held. The end of an older connection takes the two the other
+    way round, and both wait for ever. Seen within a few restarts of dbus-daemon, after `pydbus.connect()`, which sets
+    an attribute.
+    """
     flags = Gio.DBusConnectionFlags.AUTHENTICATION_CLIENT
+    if not endpoint.peer:
+        flags |= Gio.DBusConnectionFlags.MESSAGE_BUS_CONNECTION
+        return pydbus.bus.Bus(Gio.DBusConnection.new_for_address_sync(endpoint.address, flags, None, None)).con
     connection = Gio.DBusConnection.new_for_address_sync(endpoint.address, flags, None, None)
     # systemd reads a first message that comes along with the last line of the authentication, and then waits
     # for more before it looks at it: one in ten first calls was never answered (252, 257). The next wakes it.

@@ -39,7 +39,7 @@ begin)
     ;;
 end)
     umask 077
-    printf '%s %s %s\\n' "$SERVICE_RESULT" "$EXIT_CODE" "$EXIT_STATUS" >{result}
+    printf '%s\\n' "$SERVICE_RESULT $EXIT_CODE $EXIT_STATUS"{token} >{result}
     exec rm -f -- {start} {script} "$0"
     ;;
 esac
@@ -84,7 +84,8 @@ class CommandFiles:
         owner = (account.pw_uid, account.pw_gid) if other else None
         names = {name: shlex.quote(str(getattr(self, f"_{name}"))) for name in ("start", "script")}
         become = _become(account) if other else ""
-        unit = _UNIT.format(become=become, result=shlex.quote(str(self.result)), **names)
+        token = shlex.quote(f" {command.token}") if command.token else ""
+        unit = _UNIT.format(become=become, result=shlex.quote(str(self.result)), token=token, **names)
         try:
             self.clear()
             self.result.unlink(missing_ok=True)
@@ -105,12 +106,13 @@ class CommandFiles:
         for path in (self._unit, self._start, self._script):
             path.unlink(missing_ok=True)
 
-    def read_result(self) -> list[str]:
-        """Give the words that the unit left, or none."""
+    def read_result(self, token: str = "") -> list[str]:
+        """Give the words that the unit left; none where it left none, or one of another `token` did."""
         try:
-            return self.result.read_text().split()
+            words = self.result.read_text().split()
         except (OSError, ValueError):
             return []
+        return words if not token or words[3:] == [token] else []
 
     def tail(self, size: int) -> str:
         """Give the end of what the command printed."""

@@ -43,6 +43,9 @@ SHORT_GRACE = 0.3
 STOP_LIMIT = 10.0
 """Seconds that stopping a command may take in all."""
 
+NO_JOB = f"{MANAGER_PATH}/job/0"
+"""The job of a command that ended before anybody knew its job: systemd counts from 1."""
+
 
 class Commands:
     """Starts, judges and stops commands through one manager."""
@@ -51,12 +54,17 @@ class Commands:
         self._systemd = systemd
         self._loop = loop
         self._results: dict[str, CommandResult] = {}
+        self._unanswered: set[str] = set()
 
     def begin(self, name: str, command: Command) -> JobRef:
-        """Start a command, or join it if a unit of this name is running it already."""
+        """Start a command, or join it if a unit of this name is running it already.
+
+        Raises BusLost where nobody knows whether it was started; asked once more, it finds that out first.
+        """
         unit = unit_name(name)
         if joined := self._join(unit, command):
             return joined
+        self._unanswered.discard(unit)
         self._results.pop(unit, None)
         if not command.output:
             raise HostError(f"cannot start {command}: there is no place for its result")
@@ -73,6 +81,7 @@ class Commands:
                 self._systemd.bus.send(MANAGER_PATH, MANAGER, "StopUnit", ("(ss)", (unit, "replace")))
             raise
         except BusLost:
+            self._unanswered.add(unit)
             if joined := self._join(unit, command):
                 return joined
             raise
@@ -80,6 +89,26 @@ class Commands:
             CommandFiles(command.output).clear()  # It was not begun, and will not clear them away.
             raise
         return self._systemd.began(answer, unit, "start", command.output)
+
+    def find(self, name: str, output: str, token: str) -> JobRef | None:
+        """Find a command that another program began under this name: by its unit, else by the result that left."""
+        unit = unit_name(name)
+        state = self._systemd.live_state(unit)
+        if state in (ActiveState.ACTIVATING, ActiveState.DEACTIVATING):
+            with contextlib.suppress(NoSuchUnit):  # It may end in this very moment.
+                path = self._systemd.bus.read(unit_path(unit), UNIT, "Job", what=f"look for {unit}")[1]
+                return JobRef(path, unit, "start", output)
+        if CommandFiles(output).read_result(token):
+            return JobRef(NO_JOB, unit, "start", output)
+        return None
+
+    def running(self) -> tuple[str, ...]:
+        """Name the units of commands that are at work, whoever began them."""
+        states = [str(state) for state in (ActiveState.ACTIVATING, ActiveState.ACTIVE, ActiveState.DEACTIVATING)]
+        arguments = (states, ["runbook-*.service"])
+        what = "look for commands that are at work"
+        (found,) = self._systemd.manager("ListUnitsByPatterns", "(asas)", *arguments, what=what, again=True)
+        return tuple(entry[0] for entry in found)
 
     def result(self, ref: JobRef) -> CommandResult:
         """Tell how a command ended: from its unit while that is there, else from what that left on disk."""
@@ -100,8 +129,7 @@ class Commands:
             job = self._systemd.began(answer, ref.unit, "stop")
             grace = SHORT_GRACE if self._loop.interrupted else GRACE
             if not self._ended(job, grace):
-                arguments = (ref.unit, "all", int(signal.SIGKILL))
-                self._systemd.manager("KillUnit", "(ssi)", *arguments, what=f"kill {ref.unit}")
+                self._systemd.kill_all(ref.unit)
                 if not self._ended(job, until - self._loop.clock.monotonic()):
                     raise BusTimeout(f"cannot {what}: its processes do not end")
         except NoSuchUnit:
@@ -119,9 +147,18 @@ class Commands:
         return True
 
     def _join(self, unit: str, command: Command) -> JobRef | None:
-        """Give the job of a unit that is running; let one that has ended give the name free."""
+        """Give the job of a unit that is running; let one that has ended give the name free.
+
+        One whose start was asked for and never answered may have ended already, too: the result on disk is its own,
+        because that of an earlier try was removed before it.
+        """
+        if unit in self._unanswered and CommandFiles(command.output).read_result(command.token):
+            self._unanswered.discard(unit)
+            return JobRef(NO_JOB, unit, "start", command.output)
         state = self._systemd.live_state(unit)
-        if state is ActiveState.ACTIVATING:
+        # A start job goes on while the unit, deactivating, writes the result.
+        if state is ActiveState.ACTIVATING or (state is ActiveState.DEACTIVATING and unit in self._unanswered):
+            self._unanswered.discard(unit)
             path = self._systemd.bus.read(unit_path(unit), UNIT, "Job", what=f"look for {unit}")[1]
             return JobRef(path, unit, "start", command.output)
         if state is ActiveState.FAILED:
@@ -136,6 +173,8 @@ class Commands:
             self._systemd.manager("UnrefUnit", "(s)", unit, what=f"let go of {unit}")
 
     def _from_unit(self, ref: JobRef) -> CommandResult | None:
+        if ref.path == NO_JOB:
+            return None
         unit = self._systemd.unit(ref.unit)
         if unit.load_state is not LoadState.LOADED:
             return None
@@ -242,5 +281,5 @@ def _tail(ref: JobRef, result: str, status: int) -> str:
     """Give the end of what a command printed; where its folder could not be entered, that."""
     text = CommandFiles(ref.output).tail(KEPT) if ref.output else ""
     if not text and result == "exit-code" and status == CANNOT_ENTER:
-        text = f"it could not be started: {CANNOT_ENTER}/CHDIR: its folder cannot be entered\n"
+        text = f"it could not be started: {CANNOT_ENTER}/CHDIR: its folder cannot be entered; `cwd` names another\n"
     return text

@@ -20,35 +20,22 @@ import select
 import signal
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import PurePosixPath
 
 from runbook.errors import AccessDenied, HostError
-from runbook.host import processes
+from runbook.host import descriptors, keepers, processes
 from runbook.host.cgroups import Kind, unit_of
-from runbook.host.facts import Holder, Process, Sent
+from runbook.host.owners import Holder, Process, Sent
 from runbook.model import ProcessId
 
-DELETED = " (deleted)"
-"""What /proc/PID/exe says behind the path of a program that an upgrade has removed or replaced."""
-
-_LOGINS = "it keeps people's connections or terminals, and their logins would end with it"
-_BUS = "it is a message bus, which the machine's services talk over"
-_CONTAINERS = "it keeps a container, or passes on a container's port: the container's engine can stop it"
-_SPARED = {
-    **dict.fromkeys(("sshd", "sshd-session", "sshd-auth", "dropbear", "mosh-server"), _LOGINS),
-    **dict.fromkeys(("tmux", "screen", "SCREEN", "zellij", "byobu", "dtach", "abduco"), _LOGINS),
-    # A process's name is cut at 15 characters.
-    **dict.fromkeys(("dbus-daemon", "dbus-broker", "dbus-broker-launch", "dbus-broker-lau"), _BUS),
-    **dict.fromkeys(("docker-proxy", "conmon", "containerd-shim", "containerd-shim-runc-v2"), _CONTAINERS),
-    **dict.fromkeys(("rootlessport", "rootlesskit", "slirp4netns", "pasta", "pasta.avx2"), _CONTAINERS),
-    "(sd-pam)": "it is a part of a user's systemd",
-}
 _UNSEEN = "its namespaces may not be looked at, so that it could be in a container"
 
 
 @dataclass(frozen=True)
 class Me:
-    """This program, so that it does not saw off the branch it sits on: its ancestors, its namespaces."""
+    """This program, so that it does not saw off the branch it sits on: its ancestors, its session, its namespaces.
+
+    Its session's leader is an ancestor too, though a parent in between may have ended (`(runbook apply FILE &)`).
+    """
 
     id: ProcessId
     ancestors: frozenset[ProcessId]
@@ -62,7 +49,9 @@ class Me:
         me = processes.read(pid)
         if me is None or os.readlink("/proc/self") != str(pid):  # noqa: PTH115
             raise HostError("cannot tell processes apart: /proc is not that of this program's PID namespace")
-        return cls(me.id, frozenset(processes.ancestors(pid)), me.pid_namespace, me.user_namespace)
+        leader = processes.identity(os.getsid(0))  # 0, and nobody, where it is outside of our PID namespace.
+        above = {*processes.ancestors(pid), *([leader] if leader is not None else [])}
+        return cls(me.id, frozenset(above), me.pid_namespace, me.user_namespace)
 
 
 def protected(process: Process, *, me: Me) -> str:
@@ -74,8 +63,8 @@ def protected(process: Process, *, me: Me) -> str:
     if process.id == me.id:
         return "it is this very program"
     if process.id in me.ancestors:
-        return "this program was started from it"
-    return contained(process, me) or _by_place(process) or _by_name(process)
+        return "this program was started from it; start it from elsewhere"
+    return contained(process, me) or _by_place(process) or keepers.why_spared(process)
 
 
 def end(
@@ -151,8 +140,8 @@ def _same(holder: Holder, now: Process) -> bool:
         now.uid == judged.uid
         and now.cgroup == judged.cgroup
         # The same file, even if an upgrade has removed it in the meantime.
-        and now.exe.removesuffix(DELETED) == judged.exe.removesuffix(DELETED)
-        and (not holder.sockets or processes.holds(now.pid, {socket.inode for socket in holder.sockets}))
+        and now.exe.removesuffix(keepers.DELETED) == judged.exe.removesuffix(keepers.DELETED)
+        and (not holder.sockets or descriptors.holds(now.pid, {socket.inode for socket in holder.sockets}))
     )
 
 
@@ -173,23 +162,3 @@ def _by_place(process: Process) -> str:
     if place.kind is Kind.MANAGER:
         return f"it is in the cgroup of a systemd manager ({place.unit})"
     return ""
-
-
-def _by_name(process: Process) -> str:
-    """Judge by the program's file, argv[0] and the process's name: one of them is enough to be spared."""
-    exe = PurePosixPath(process.exe.removesuffix(DELETED)).name
-    title = process.command[0] if process.command else ""
-    if exe == "systemd" or (process.name == "systemd" and "--user" in process.command):
-        return "it is a systemd manager"
-    for name in (exe, process.name, _program(process.name), _program(title)):
-        if name in _SPARED:
-            return _SPARED[name]
-    if process.uid == 0 and title.startswith("@"):
-        return "its @ asks to be left alone to the very end, as root's storage daemons do"
-    return ""
-
-
-def _program(title: str) -> str:
-    """Give the program of a title: `sshd: root@pts/0` is sshd, `tmux: server` is tmux, `-bash` is bash."""
-    first = title.split(maxsplit=1)[0] if title.strip() else ""
-    return PurePosixPath(first.rstrip(":")).name.removeprefix("-")

@@ -10,8 +10,6 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 
-from runbook.model import Port, ProcessId, Verdict
-
 
 class SystemdWord(StrEnum):
     """A word of systemd's. One that is not listed becomes a member of its own, equal to its text."""
@@ -49,6 +47,13 @@ class ActiveState(SystemdWord):
     ACTIVATING = "activating"
     DEACTIVATING = "deactivating"
     MAINTENANCE = "maintenance"
+
+
+UP = (ActiveState.ACTIVE, ActiveState.RELOADING, ActiveState.REFRESHING)
+"""What a unit reads that is up."""
+
+DOWN = (ActiveState.INACTIVE, ActiveState.FAILED)
+"""What a unit reads that is down, and stays so."""
 
 
 class JobResult(SystemdWord):
@@ -91,13 +96,22 @@ class JobRef:
     output: str = ""
 
 
+def job_path(number: int) -> str:
+    """Give the path of a job's object."""
+    return f"/org/freedesktop/systemd1/job/{number}"
+
+
 @dataclass(frozen=True)
 class Unit:
     """One look at a unit: the properties of its D-Bus object, under systemd's own names.
 
     Timestamps and spans ending in `_usec` are microseconds; `…_monotonic` ones of CLOCK_MONOTONIC; 0 means
-    never. `invocation_id` is 32 hex digits, or empty. `job` is the id of a queued or running job, 0 for none.
-    `listen` is a socket unit's; fields below `main_pid` are a service's. Other units keep the defaults.
+    never. `exec_main_start` and `inactive_exit` are in microseconds since the epoch, by the clock of that moment.
+    `invocation_id` is 32 hex digits, or empty. `restarts_with` are the units that systemd stops and starts together
+    with this one, which they require or are a part of. `job` is the id of a queued or running job, 0 for none,
+    `job_type` what it does; `other_jobs` counts ends of jobs that this program did not ask for; `unmet` are conditions
+    that did not hold; `broke` is the command beside the main one that failed first, in words. `starts_cleared`: a
+    reset-failed stands before its next start. `listen` is a socket's; fields below `main_pid` are a service's.
     """
 
     name: str
@@ -109,19 +123,29 @@ class Unit:
     description: str = ""
     invocation_id: str = ""
     job: int = 0
+    job_type: str = ""
+    other_jobs: int = 0
     need_daemon_reload: bool = False
     can_reload: bool = False
+    can_stop: bool = True
     condition_result: bool = True
     assert_result: bool = True
+    unmet: tuple[str, ...] = ()
+    requires: tuple[str, ...] = ()
     triggered_by: tuple[str, ...] = ()
     triggers: tuple[str, ...] = ()
+    restarts_with: tuple[str, ...] = ()
     listen: tuple[tuple[str, str], ...] = ()
     fragment_path: str = ""
     unit_file_state: str = ""
     start_limit_interval_usec: int = 0
     start_limit_burst: int = 0
+    starts_cleared: bool = False
+    inactive_enter_monotonic: int = 0
+    inactive_exit: int = 0
     inactive_exit_monotonic: int = 0
     active_enter_monotonic: int = 0
+    active_exit_monotonic: int = 0
     state_change_monotonic: int = 0
     control_group: str = ""
     control_group_id: int = 0
@@ -138,13 +162,35 @@ class Unit:
     exec_main_code: int = 0
     exec_main_status: int = 0
     exec_main_start_monotonic: int = 0
+    exec_main_start: int = 0
     timeout_start_usec: int = 0
     timeout_stop_usec: int = 0
+    watchdog_usec: int = 0
+    bus_name: str = ""
+    pid_file: str = ""
+    broke: str = ""
     restart_prevent_statuses: tuple[int, ...] = ()
+    restart_prevent_signals: tuple[int, ...] = ()
+    restart_force_statuses: tuple[int, ...] = ()
+    restart_force_signals: tuple[int, ...] = ()
     kill_mode: str = ""
+    send_sigkill: bool = True
     status_text: str = ""
+    stored_fds: int = 0
     private_network: bool = False
+    joins: tuple[str, ...] = ()
+    """The units whose namespaces it shares (JoinsNamespaceOf=), which goes both ways."""
     network_namespace_path: str = ""
+    of_user: bool = False
+    """Whether it belongs to a user's manager, not to the system's."""
+
+    def job_of(self, verb: JobVerb) -> JobRef | None:
+        """Give the job that it has at this moment, if that does what `verb` asks for.
+
+        systemd makes a start of a restart when the first half of that is over.
+        """
+        types = (JobVerb.RESTART, JobVerb.START) if verb is JobVerb.RESTART else (verb,)
+        return JobRef(job_path(self.job), self.name, verb) if self.job and self.job_type in types else None
 
     @property
     def is_service(self) -> bool:
@@ -161,14 +207,70 @@ class Unit:
             return False
         return self.active_state not in (ActiveState.INACTIVE, ActiveState.FAILED)
 
+    @property
+    def began_monotonic(self) -> int:
+        """When its invocation began, at the latest known moment before its first process.
+
+        With RestartMode=direct (systemd 254) it is not down between two of them, and InactiveExitTimestamp stays that
+        of the first: then the later one came after the end of an earlier one.
+        """
+        return max(self.inactive_exit_monotonic, self._left_active)
+
+    @property
+    def ended_monotonic(self) -> int:
+        """When the invocation before its current one ended; 0 where there was none."""
+        return max(self.inactive_enter_monotonic, self._left_active)
+
+    @property
+    def _left_active(self) -> int:
+        down = self.active_state in (ActiveState.DEACTIVATING, *DOWN)
+        return 0 if down else self.active_exit_monotonic
+
+    @property
+    def lost(self) -> bool:
+        """Whether systemd has lost sight of it: it reads down, and systemd knows its main process (see naming.lost)."""
+        return self.active_state in DOWN and self.main_pid != 0
+
+    def stop_ends(self, pid: int, ppid: int) -> bool:
+        """Whether a stop is sure to end a process of it: KillMode= may spare all but the main one (systemd.kill(5)).
+
+        That one takes its own workers along.
+        """
+        return self.kill_mode not in ("process", "none") or self.main_pid in (pid, ppid)
+
+    @property
+    def is_roof(self) -> bool:
+        """Whether it runs no server itself, and may be mistaken for one that does."""
+        return self.type == "oneshot"
+
+    def instead_of(self, other: str) -> str:
+        """Say that another service may be the one that is meant: a Type=oneshot one is mostly a roof over several.
+
+        Debian's postgresql.service is one: it runs /bin/true, and postgresql@15-main.service is the database.
+        """
+        if not self.is_roof or not other.endswith(".service"):
+            return ""
+        return f"; {self.name} runs no server (Type=oneshot): if {other} is meant, name that as `unit`"
+
+    def command(self, verb: str) -> str:
+        """Give the command by which a person acts on it: "systemctl unmask gw.service"."""
+        return f"systemctl{' --user' if self.of_user else ''} {verb} {self.name}"
+
+    @property
+    def state(self) -> str:
+        """Its ActiveState, and its SubState where that says more: "active (running)", "failed"."""
+        return str(self.active_state) + (f" ({self.sub_state})" if self.sub_state != self.active_state else "")
+
+    def unknown(self, near: str = "") -> str:
+        """Say that its manager knows no such unit, and which one may be meant."""
+        who = "the user manager" if self.of_user else "systemd"
+        return f"{who} knows no unit {self.name}" + (f"; did you mean {near}?" if near else "")
+
     def describe(self) -> str:
         """Say its state as `systemctl status` would: "active (running), PID 315"."""
         if self.load_state in (LoadState.NOT_FOUND, LoadState.MASKED) and not self.runs:
             return "not found" if self.load_state is LoadState.NOT_FOUND else "masked"
-        text = f"{self.active_state} ({self.sub_state})"
-        if self.main_pid:
-            text += f", PID {self.main_pid}"
-        return text
+        return self.state + (f", PID {self.main_pid}" if self.main_pid else "")
 
     def evidence(self) -> dict[str, Any]:
         """Give what an operator would ask for first, in systemd's names."""
@@ -181,156 +283,3 @@ class Unit:
             "ExecMainStatus": self.exec_main_status,
             "InvocationID": self.invocation_id,
         }
-
-
-@dataclass(frozen=True)
-class Listener:
-    """One socket that takes connections (TCP) or datagrams (UDP), as the kernel lists it.
-
-    `inode` is what /proc/PID/fd shows, `cookie` is never used again while the machine is up. `cgroup_id` is
-    the cgroup that created the socket, 0 where the kernel does not say; `uid` its creator.
-    """
-
-    protocol: str
-    address: str
-    number: int
-    inode: int
-    cookie: int = 0
-    uid: int = 0
-    cgroup_id: int = 0
-    only_v6: bool = False
-
-    def __str__(self) -> str:
-        host = f"[{self.address}]" if ":" in self.address else self.address
-        return f"{host}:{self.number}"
-
-
-@dataclass(frozen=True)
-class Process:
-    """One look at a process, from /proc/PID.
-
-    `cgroup` is its path in systemd's hierarchy. `invocation_id` comes from its environment and is empty where
-    that has none or may not be read. `started` is in seconds of CLOCK_BOOTTIME. The namespaces are inode
-    numbers, 0 where they may not be seen.
-    """
-
-    id: ProcessId
-    ppid: int
-    uid: int
-    user: str
-    name: str
-    state: str
-    cgroup: str
-    command: tuple[str, ...] = ()
-    exe: str = ""
-    invocation_id: str = ""
-    started: float = 0.0
-    kernel: bool = False
-    pid_namespace: int = 0
-    user_namespace: int = 0
-
-    @property
-    def pid(self) -> int:
-        """Its PID, which alone does not say who it is."""
-        return self.id.pid
-
-    def __str__(self) -> str:
-        return f"PID {self.pid} ({self.name})"
-
-
-class Role(StrEnum):
-    """Whose a process is that holds the port."""
-
-    CURRENT = "current"
-    LEFTOVER = "leftover"
-    SOCKET_UNIT = "socket-unit"
-    OTHER_UNIT = "other-unit"
-    ORPHAN = "orphan"
-    UNKNOWN = "unknown"
-
-
-@dataclass(frozen=True)
-class Holder:
-    """A process that holds listening sockets of the port, whose it is, and by which facts.
-
-    `unit` names where it lives: a service, a scope, a login's session, a container. `spared` says why it may
-    never be ended, and is empty for a process that may.
-    """
-
-    process: Process
-    role: Role
-    unit: str
-    why: str
-    sockets: tuple[Listener, ...]
-    spared: str = ""
-
-    @property
-    def may_be_ended(self) -> bool:
-        """Whether kill-orphan may signal it."""
-        return not self.spared and self.role in (Role.ORPHAN, Role.LEFTOVER)
-
-    def evidence(self) -> dict[str, Any]:
-        """Give the facts the judgement rests on."""
-        process = self.process
-        return {
-            "pid": process.pid,
-            "role": str(self.role),
-            "unit": self.unit,
-            "command": " ".join(process.command) or process.name,
-            "exe": process.exe,
-            "user": process.user,
-            "parent": process.ppid,
-            "cgroup": process.cgroup,
-            "invocation": process.invocation_id,
-            "started": process.started,
-            "sockets": [str(socket) for socket in self.sockets],
-            "why": self.why,
-            **({"spared": self.spared} if self.spared else {}),
-        }
-
-
-@dataclass(frozen=True)
-class PortOwnership:
-    """Who listens on a port, held against the unit that is to own it, at one moment.
-
-    `unseen` are sockets none of whose holders could be seen. `reason` is a sentence for people.
-    """
-
-    port: Port
-    verdict: Verdict
-    reason: str
-    listeners: tuple[Listener, ...] = ()
-    holders: tuple[Holder, ...] = ()
-    unseen: tuple[Listener, ...] = ()
-
-    @property
-    def owned(self) -> bool:
-        """Whether the unit, and nobody else, has the port."""
-        return self.verdict is Verdict.OWNED
-
-    @property
-    def strangers(self) -> tuple[Holder, ...]:
-        """The holders that are not the unit's current invocation."""
-        return tuple(h for h in self.holders if h.role not in (Role.CURRENT, Role.SOCKET_UNIT))
-
-    @property
-    def sockets(self) -> frozenset[int]:
-        """The identity of the set of sockets: it changes when any of them is closed or opened."""
-        return frozenset(listener.inode for listener in self.listeners)
-
-    def evidence(self) -> dict[str, Any]:
-        """Give the sockets and their holders."""
-        return {
-            "port": str(self.port),
-            "listeners": [str(listener) for listener in self.listeners],
-            "holders": [holder.evidence() for holder in self.holders],
-            **({"unseen": [str(listener) for listener in self.unseen]} if self.unseen else {}),
-        }
-
-
-class Sent(StrEnum):
-    """What became of a signal."""
-
-    SENT = "sent"
-    GONE = "gone"  # the process had ended before
-    NOT_THE_SAME = "not-the-same"  # it lives, but is no longer what was judged: nothing was sent

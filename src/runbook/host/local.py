@@ -5,22 +5,33 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from runbook.host import ending, processes, sockets
+from runbook.errors import HostError
+from runbook.host import cgroups, descriptors, ending, keepers, processes, scopes, sockets
 from runbook.host.addresses import Scope
 from runbook.host.commands import Commands, hindrance
-from runbook.host.facts import Holder, JobRef, JobResult, JobVerb, Listener, PortOwnership, Process, Sent, Unit
+from runbook.host.conclusion import changing
+from runbook.host.facts import JobRef, JobResult, JobVerb, Unit
 from runbook.host.loop import Loop
-from runbook.host.ownership import LOOKS, Judge, changing
+from runbook.host.owners import Holder, Listener, PortOwnership, Process, Role, Sent
+from runbook.host.ownership import LOOKS, Judge
 from runbook.host.questions import Questions
 from runbook.host.sockets import SocketTable
 from runbook.host.systemd import Systemd
 from runbook.host.tasks import Answer, Command, CommandResult, Question
 from runbook.model import Clock, Deadline, Port, ProcessId, SystemClock, Wake
+
+NEAR = 0.8
+"""How alike two names must be (difflib's ratio): `.service` alone makes any two alike by half."""
+
+SYSTEMD = ("systemd", "systemd-executor")
+"""What runs in a new main process until that becomes the service: it enters the unit's namespaces meanwhile."""
 
 
 class LocalHost:
@@ -33,6 +44,7 @@ class LocalHost:
     def __init__(self, scope: Scope = "system", *, clock: Clock | None = None) -> None:
         self.scope = scope
         self._elsewhere: set[str] = set()
+        self._owned: dict[tuple[str, Port], _Judged] = {}
         self.clock: Clock = clock or SystemClock()
         with contextlib.ExitStack() as undo:
             self._sockets = undo.enter_context(SocketTable())
@@ -41,7 +53,7 @@ class LocalHost:
             self.systemd = Systemd(scope, self.loop)
             undo.callback(self.systemd.close)
             self._commands = Commands(self.systemd, self.loop)
-            self._questions = Questions(self.loop, lambda: self.manager_environment)
+            self._questions = Questions(self.loop, lambda: self.manager_environment, own=scope == "user")
             undo.callback(self._questions.close)
             self._undo = undo.pop_all()
 
@@ -70,33 +82,78 @@ class LocalHost:
 
     # Looking
 
-    def unit(self, name: str) -> Unit:
+    def unit(self, name: str, *, recent: float = 0.0) -> Unit:
         """Look at a unit."""
-        return self.systemd.unit(name)
+        return self.systemd.unit(name, recent=recent)
 
-    def ownership(self, unit: Unit, port: Port) -> PortOwnership:
-        """Judge who listens on `port`, as seen by `unit`."""
+    def ownership(self, unit: Unit, port: Port, *, recent: float = 0.0) -> PortOwnership:
+        """Judge who listens on `port`, as seen by `unit`; see `HostView.ownership`."""
+        if (known := self._owned.get((unit.name, port))) is not None and recent and self._stands(known, unit, recent):
+            return known.ownership
         for _ in range(LOOKS):
-            seen = self._judge(unit).judge(port)
+            judged = _Judged(unit, self.clock.monotonic(), self._judge(unit).judge(port))
             # The unit may have been restarted while the processes were read: then all of it is judged anew.
             now = self.systemd.unit(unit.name)
             if _same_moment(unit, now):
-                return seen
+                if judged.ownership.owned:
+                    self._owned[unit.name, port] = judged
+                return judged.ownership
             unit = now
         return changing(port)
+
+    def _stands(self, known: _Judged, unit: Unit, recent: float) -> bool:
+        """Whether nothing has changed since that can be seen without a look at all processes."""
+        if self.clock.monotonic() - known.at > recent or not _same_moment(known.unit, unit):
+            return False
+        same = self._judge(unit).listeners(known.ownership.port) == known.ownership.listeners
+        return same and all(processes.lives(holder.process.id) for holder in known.ownership.holders)
+
+    def listens_on(self, unit: Unit) -> tuple[str, ...]:
+        """Name the TCP sockets that the unit's processes listen on."""
+        pids = processes.in_cgroup(unit.control_group) if unit.control_group else ()
+        found = sockets.every_listener_of(pids[0]) if pids else ()
+        return tuple(sorted(str(one) for one in found if any(descriptors.holds(pid, {one.inode}) for pid in pids)))
+
+    def near(self, name: str) -> str:
+        """Give the name of an installed unit that is spelled nearly so, or nothing."""
+        import difflib  # noqa: PLC0415 - Only a mistake needs it.
+
+        return next(iter(difflib.get_close_matches(name, self.systemd.unit_files(), n=1, cutoff=NEAR)), "")
 
     def leftovers(self, unit: Unit) -> tuple[Holder, ...]:
         """Give the processes of the unit's earlier invocations."""
         return self._judge(unit).leftovers()
+
+    def populated(self, unit: Unit) -> bool:
+        """Whether there is any process in the unit's cgroup."""
+        return bool(unit.control_group) and processes.populated(unit.control_group)
+
+    def network_of(self, unit: Unit, port: Port | None = None) -> ProcessId | None:
+        """Give the process in whose network namespace a unit is asked; None where that is this program's own."""
+        if not self._own_network(unit) or (port is not None and self._handed_over(unit, port)):
+            return None
+        process = processes.read(unit.main_pid) if unit.main_pid else None
+        if process is None:
+            raise HostError(f"{unit.name} has a network of its own, and no main process to ask from within it")
+        if processes.in_other_network(process.pid):
+            return process.id
+        if Path(process.exe).name in SYSTEMD:
+            raise HostError(f"{process} of {unit.name} has not entered the unit's network yet")
+        # systemd leaves it here where a container does not permit more; or it is on its way, as `ip netns exec` is.
+        return None
+
+    def _handed_over(self, unit: Unit, port: Port) -> bool:
+        """Whether a socket unit listens on a port for a unit: it does so in the manager's own network."""
+        units = [self.systemd.unit(name) for name in unit.triggered_by if name.endswith(".socket")]
+        opened = (address for one in units if one.runs for _, address in one.listen)
+        return any(address.rpartition(":")[2] == str(port.number) for address in opened)
 
     def _judge(self, unit: Unit) -> Judge:
         uid = None if self.scope == "system" else os.geteuid()
         return Judge(
             unit,
             _Kernel(self._sockets, self.loop),
-            self.systemd.live_state,
-            self.systemd.unit,
-            self.systemd.unit_of_invocation,
+            self.systemd,
             self._own_network(unit),
             uid,
         )
@@ -114,9 +171,28 @@ class LocalHost:
 
     def runs_inside(self, unit: Unit) -> bool:
         """Whether this very program is a process of the unit."""
-        me = processes.read(os.getpid())
         group = unit.control_group
-        return bool(group) and me is not None and f"{me.cgroup}/".startswith(f"{group}/")
+        return bool(group) and f"{self._my_cgroup()}/".startswith(f"{group}/")
+
+    def is_main(self, unit: Unit) -> bool:
+        """Whether this very program is the unit's main process."""
+        return unit.main_pid == os.getpid()
+
+    def login(self) -> str:
+        """Name the login that this program was started in: a session, or a user's manager that is not the one asked."""
+        place = cgroups.unit_of(self._my_cgroup())
+        if place.kind is cgroups.Kind.SESSION:
+            return place.unit
+        elsewhere = self.scope == "system" and place.user_uid is not None
+        return f"user@{place.user_uid}.service" if elsewhere else ""
+
+    def _my_cgroup(self) -> str:
+        me = processes.read(os.getpid())
+        return me.cgroup if me is not None else ""
+
+    def running_commands(self) -> tuple[str, ...]:
+        """Name the units in which a command is at work."""
+        return self._commands.running()
 
     def job(self, ref: JobRef) -> JobResult | None:
         """Tell how a job ended, or None while it is queued or running."""
@@ -125,6 +201,18 @@ class LocalHost:
     def command_result(self, ref: JobRef) -> CommandResult:
         """Tell how the command of an ended job ended."""
         return self._commands.result(ref)
+
+    def find_command(self, name: str, output: str, token: str) -> JobRef | None:
+        """Find the command that an earlier part of this run made."""
+        return self._commands.find(name, output, token)
+
+    def process(self, pid: int) -> Process | None:
+        """Look at the process that has this PID now."""
+        return processes.read(pid)
+
+    def began(self, process: Process) -> float:
+        """Say when a process began, in seconds since the epoch, by the clock as it goes now."""
+        return processes.began(process)
 
     def lives(self, process: ProcessId) -> bool:
         """Whether this very process is still there."""
@@ -164,6 +252,10 @@ class LocalHost:
         """Start a command in a transient unit of its own."""
         return self._commands.begin(name, command)
 
+    def begin_scope(self, name: str) -> JobRef:
+        """Let this program go into a scope of its own."""
+        return scopes.begin(self.systemd, name)
+
     def stop_command(self, ref: JobRef) -> None:
         """End a command with all that it started."""
         self._commands.stop(ref)
@@ -172,10 +264,44 @@ class LocalHost:
         """Signal one process, if it is still the one that was judged, and still nobody's."""
 
         def still(process: Process) -> bool:
-            # The unit may have been started anew since, and this be its main process.
-            return self._judge(self.systemd.unit(unit.name)).holder(process, holder.sockets).may_be_ended
+            # The unit may have been started anew since, and this be its main process. A socket unit's leftovers are
+            # those of the service behind it.
+            whose = holder.unit if holder.role is Role.LEFTOVER else unit.name
+            return self._judge(self.systemd.unit(whose)).holder(process, holder.sockets).may_be_ended
 
+        self.loop.check()  # Of a thousand that are to end SIGTERM must not wait for the last.
         return ending.end(holder, signum, still=still)
+
+    def end_all_left(self, unit: Unit, expected: Callable[[Holder], bool]) -> Sent:
+        """Send KILL to all at once that is left of a unit that is down.
+
+        What comes with the unit's next start is not meant. systemd looks at one request after the other: a start that
+        it has not begun when it is asked here for the unit's state has this moment, and no longer, to be hit.
+        """
+        judge = self._judge(self.systemd.unit(unit.name))
+        found = [one for pid in processes.in_cgroup(unit.control_group) if (one := processes.read(pid)) is not None]
+        seen = [judge.holder(one, ()) for one in found if not one.dead]
+        if not all(holder.may_be_ended and expected(holder) for holder in seen):
+            return Sent.NOT_THE_SAME
+        now = self.systemd.unit(unit.name)
+        if now.runs or now.lost or now.job or not _same_group(unit, now):
+            return Sent.NOT_THE_SAME
+        self.systemd.kill_all(unit.name)
+        return Sent.SENT
+
+
+@dataclass(frozen=True)
+class _Judged:
+    """That a unit owns a port: as it was, when the look at it began."""
+
+    unit: Unit
+    at: float
+    ownership: PortOwnership
+
+
+def _same_group(before: Unit, now: Unit) -> bool:
+    """Whether a unit's cgroup is that of two looks, and no other invocation has begun in it."""
+    return (before.invocation_id, before.control_group) == (now.invocation_id, now.control_group)
 
 
 def _same_moment(before: Unit, now: Unit) -> bool:
@@ -202,14 +328,17 @@ class _Kernel:
     def in_cgroup(self, path: str) -> tuple[int, ...]:
         return processes.in_cgroup(path)
 
-    def holders(self, inodes: Collection[int]) -> processes.Scan:
-        return processes.holders(inodes)
+    def holders(self, inodes: Collection[int], likely: Sequence[int]) -> descriptors.Scan:
+        return descriptors.holders(inodes, likely)
 
     def read(self, pid: int) -> Process | None:
         return processes.read(pid)
 
     def contained(self, process: Process) -> str:
         return ending.contained(process, self._me)
+
+    def keeps_container(self, process: Process) -> str:
+        return keepers.keeps_container(process)
 
     def spared_by(self, process: Process) -> str:
         return ending.protected(process, me=self._me)

@@ -1,5 +1,5 @@
-# ruff: noqa: PTH110, PTH116, PTH123, PTH208 - pathlib knows no descriptors of folders
-"""Looks at processes through /proc (proc(5)): who one is, where it lives, which sockets it holds.
+# ruff: noqa: PTH123, PTH208 - pathlib knows no descriptors of folders
+"""Looks at processes through /proc (proc(5)): who one is, and where it lives.
 
 A look goes through one descriptor of the directory /proc/PID, which stays with the process it was opened
 for: when that one has ended, it reads nothing more, whoever has the PID by then. So no look mixes two
@@ -11,15 +11,18 @@ What may not be read is left empty. Nothing here raises for a process that is go
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import pwd
 import re
-from collections.abc import Collection, Iterator, Mapping
-from dataclasses import dataclass
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 
-from runbook.host.facts import Process
+from runbook.host import environ
+from runbook.host.owners import Process
 from runbook.model import ProcessId
 
 PF_KTHREAD = 0x0020_0000  # include/linux/sched.h
@@ -35,9 +38,6 @@ STATES = {
     "X": "dead",
     "I": "idle",
 }
-
-# Whole, or not at all: programs that write their title over their environment leave pieces of it behind.
-_INVOCATION = re.compile(rb"INVOCATION_ID=([0-9a-f]{32})")
 
 CGROUP_ROOT = Path("/sys/fs/cgroup")
 
@@ -59,25 +59,17 @@ class Stat:
         return self.state not in DEAD or self.threads > 1
 
 
-@dataclass(frozen=True)
-class Scan:
-    """Which processes hold which of the sockets; `hidden` counts those that could not be looked into.
-
-    `hidden` is at least 1 where /proc does not even show the others (its mount option hidepid=).
-    """
-
-    holders: dict[int, set[int]]
-    hidden: int
-
-
 def read(pid: int) -> Process | None:
     """Look at a process once. None when it is gone; a zombie is still there."""
     with _opened(pid) as folder:
         if folder is None:
             return None
         process = _process(pid, folder)
+        stat = _stat(folder)
+        if process is None or stat is None:
+            return None
         # If it ended in between, its pieces are missing for that, and not because they may not be read.
-        return process if process is not None and _stat(folder) is not None else None
+        return process if stat.lives else replace(process, dead=True)
 
 
 def parse_stat(text: bytes) -> Stat:
@@ -100,17 +92,13 @@ def parse_cgroup(text: str, *, unified: bool) -> str:
     `unified` is whether systemd lives in cgroup v2, as it does on hybrid machines too (since systemd 233).
     """
     paths = {}
-    for line in text.splitlines():
+    # By the one character that no cgroup's name may have: at the others that str.splitlines() takes for an end of a
+    # line, whoever may make a cgroup could write further lines of this file, and be in any unit.
+    for line in filter(None, text.split("\n")):
         _number, controllers, path = line.split(":", 2)
         paths[controllers] = path
     first, second = ("", "name=systemd") if unified else ("name=systemd", "")
     return paths.get(first, paths.get(second, ""))
-
-
-def parse_invocation(environ: bytes) -> str:
-    """Give the INVOCATION_ID of an environment, empty unless there is exactly one, and well-formed."""
-    found = {match[1] for entry in environ.split(b"\0") if (match := _INVOCATION.fullmatch(entry))}
-    return found.pop().decode("ascii") if len(found) == 1 else ""
 
 
 def identity(pid: int) -> ProcessId | None:
@@ -131,14 +119,25 @@ def lives(process: ProcessId) -> bool:
     return stat is not None and stat.start == process.start and stat.lives
 
 
+def began(process: Process) -> float:
+    """Say when it began, in seconds since the epoch, by the clock as it goes now, which may have been set since."""
+    return time.time() - time.clock_gettime(time.CLOCK_BOOTTIME) + process.started
+
+
 def state_of(process: ProcessId) -> str:
-    """Say in which state it is and where it waits: "D (uninterruptible), in nfs_wait_on_request"; "gone"."""
+    """Say in which state it is, and where it waits: "D (uninterruptible), in nfs_wait_on_request"; "gone".
+
+    One that is traced (ptrace(2)) goes on only when its tracer lets it.
+    """
     with _opened(process.pid) as folder:
         stat = None if folder is None else _stat(folder)
         if folder is None or stat is None or stat.start != process.start:
             return "gone"
         said = f"{stat.state} ({STATES.get(stat.state, 'unknown')})"
         where = _text(_read(folder, "wchan")).strip()
+        tracer = re.search(rb"^TracerPid:\t([1-9]\d*)", _read(folder, "status"), re.MULTILINE)
+    if tracer and (by := stat_of(int(tracer[1]))):
+        said += f", by PID {int(tracer[1])} ({by.name})"
     # "0" is what the kernel says for a process that does not wait, and to those who may not know.
     return f"{said}, in {where}" if where not in ("", "0") else said
 
@@ -157,52 +156,6 @@ def ancestors(pid: int) -> tuple[ProcessId, ...]:
     return tuple(line)
 
 
-def holders(inodes: Collection[int]) -> Scan:
-    """Find every process that holds one of these sockets in its table of descriptors.
-
-    All processes are looked at each time: a socket is often held by several, and any of them may be a
-    stranger. Links are read, never followed: a stat(2) through a descriptor on a dead NFS mount would hang.
-
-    Threads share one table unless they asked for another (unshare(2), CLONE_FILES), and to look into each
-    thread costs many times as much. So their tables are read only where a socket was found nowhere else, or
-    where the first thread, whose table /proc/PID/fd shows, has ended. A further holder that only such a
-    table shows, of a socket that others hold openly, is missed; whoever frees the port finds it in the next
-    look.
-    """
-    wanted = {f"socket:[{inode}]": inode for inode in inodes}
-    found: dict[int, set[int]] = {}
-    hidden = 0 if os.path.exists("/proc/1") else 1
-    if not wanted:
-        return Scan({}, hidden)
-    for pid in pids():
-        try:
-            held, count = _held(f"/proc/{pid}/fd", wanted)
-            if not count:
-                held = _held_by_threads(pid, wanted)
-        except PermissionError:
-            hidden += _is_a_process(pid)
-        except OSError:
-            continue
-        else:
-            if held:
-                found[pid] = held
-    if set(inodes).difference(*found.values()):
-        for pid in pids():
-            with contextlib.suppress(OSError):
-                held = _held(f"/proc/{pid}/fd", wanted)[0] | _held_by_threads(pid, wanted)
-                if held:
-                    found.setdefault(pid, set()).update(held)
-    return Scan(found, hidden)
-
-
-def holds(pid: int, inodes: Collection[int]) -> bool:
-    """Whether it holds one of these sockets, in any thread's table. No if it may not be looked into."""
-    wanted = {f"socket:[{inode}]": inode for inode in inodes}
-    with contextlib.suppress(OSError):
-        return bool(_held(f"/proc/{pid}/fd", wanted)[0] or _held_by_threads(pid, wanted))
-    return False
-
-
 def in_cgroup(path: str) -> tuple[int, ...]:
     """List the processes of a cgroup and all below it; `path` as in a unit's ControlGroup. Empty if gone."""
     pids: set[int] = set()
@@ -214,12 +167,31 @@ def in_cgroup(path: str) -> tuple[int, ...]:
     return tuple(sorted(pids - {0}))  # 0 stands for a process outside of our PID namespace
 
 
+def populated(path: str) -> bool:
+    """Whether a cgroup, or one below it, has a process: the kernel counts also those that are gone in a moment."""
+    with contextlib.suppress(OSError):
+        return "populated 1" in (cgroup_mount() / path.lstrip("/") / "cgroup.events").read_text("ascii")
+    return bool(in_cgroup(path))
+
+
 def in_other_network(pid: int) -> bool:
-    """Whether a process is in another network namespace than this one. No if that may not be seen."""
-    try:
-        return Path(f"/proc/{pid}/ns/net").stat().st_ino != Path("/proc/self/ns/net").stat().st_ino
-    except OSError:
-        return False
+    """Whether a process is in another network namespace than this one. No if that may not be seen.
+
+    Who may not look at the namespaces of others sees it by the tables: each namespace has files of its own.
+    """
+    for name in ("ns/net", "net/dev"):
+        with contextlib.suppress(OSError):
+            return Path(f"/proc/{pid}/{name}").stat().st_ino != Path(f"/proc/self/{name}").stat().st_ino
+    return False
+
+
+def open_network(process: ProcessId) -> int:
+    """Open the network namespace of this very process. Raises OSError."""
+    with _opened(process.pid) as folder:
+        stat = None if folder is None else _stat(folder)
+        if folder is None or stat is None or stat.start != process.start:
+            raise ProcessLookupError(errno.ESRCH, os.strerror(errno.ESRCH))
+        return os.open("ns/net", os.O_RDONLY | os.O_CLOEXEC, dir_fd=folder)
 
 
 @cache
@@ -255,6 +227,7 @@ def _process(pid: int, folder: int) -> Process | None:
     if stat is None:
         return None
     uid = _uid(_read(folder, "status"))
+    variables = _read(folder, "environ")
     return Process(
         id=ProcessId(pid, stat.start),
         ppid=stat.ppid,
@@ -265,7 +238,8 @@ def _process(pid: int, folder: int) -> Process | None:
         cgroup=parse_cgroup(_text(_read(folder, "cgroup")), unified=_unified()),
         command=_command(_read(folder, "cmdline")),
         exe=_exe(folder),
-        invocation_id=parse_invocation(_read(folder, "environ")),
+        invocation_id=environ.invocation(variables),
+        environment=environ.names(variables),
         started=stat.start / TICKS,
         kernel=bool(stat.flags & PF_KTHREAD),
         pid_namespace=_namespace(folder, "pid"),
@@ -328,42 +302,3 @@ def _text(data: bytes) -> str:
 def pids() -> Iterator[int]:
     """List the processes that /proc shows."""
     return (int(name) for name in os.listdir("/proc") if name.isdecimal())
-
-
-def _held(table: str, wanted: Mapping[str, int]) -> tuple[set[int], int]:
-    """Give those of the sockets that a table holds, and how many descriptors are in it. Raises OSError."""
-    held = set()
-    folder = os.open(table, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        descriptors = os.listdir(folder)
-        for descriptor in descriptors:
-            try:
-                link = os.readlink(descriptor, dir_fd=folder)
-            except FileNotFoundError:
-                continue  # closed meanwhile
-            if link in wanted:
-                held.add(wanted[link])
-    finally:
-        os.close(folder)
-    return held, len(descriptors)
-
-
-def _held_by_threads(pid: int, wanted: Mapping[str, int]) -> set[int]:
-    held: set[int] = set()
-    # Each thread adds a link to the two that any folder has.
-    if os.stat(f"/proc/{pid}/task").st_nlink == 3:  # noqa: PLR2004
-        return held
-    for thread in os.listdir(f"/proc/{pid}/task"):
-        with contextlib.suppress(FileNotFoundError, ProcessLookupError):
-            held |= _held(f"/proc/{pid}/task/{thread}/fd", wanted)[0]
-    return held
-
-
-def _is_a_process(pid: int) -> bool:
-    """Whether what could not be looked into could hold a socket: a kernel thread or a zombie does not."""
-    with _opened(pid) as folder:
-        if folder is None:
-            return False
-        stat = _stat(folder)
-        # Under hidepid=1 the folder shows, and even its stat may not be read.
-        return stat is None or (stat.lives and not stat.flags & PF_KTHREAD)

@@ -1,4 +1,4 @@
-"""Questions that may take a while, answered beside: probes in threads, commands in children.
+"""Questions that may take a while, answered beside: probes and looks at files in threads, commands in children.
 
 Each is asked once and keeps its answer. None outlives its time-out, nor this program's orderly end.
 """
@@ -16,14 +16,29 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 from runbook.errors import HostError
+from runbook.host import files, last_words, network, starts
 from runbook.host.commands import environment
+from runbook.host.journal import Journal
 from runbook.host.loop import Loop
 from runbook.host.strays import Strays
-from runbook.host.tasks import Answer, Command, HttpProbe, Question, TcpProbe
+from runbook.host.tasks import (
+    Answer,
+    Askable,
+    Command,
+    HttpProbe,
+    JournalProbe,
+    LastWords,
+    LatestChange,
+    Question,
+    Starts,
+    TcpProbe,
+    WebsocketProbe,
+)
 from runbook.host.words import in_words
+from runbook.model import Port
 
 KEPT = 64 * 1024
 """Bytes that are kept of what a command prints or a page holds."""
@@ -38,13 +53,34 @@ REMEMBERED = 256
 """How many questions keep their answers; a probe that is asked again and again is a new one each time."""
 
 
+class _Look(Protocol):
+    """Work of a thread's that can be ended early by another."""
+
+    def get(self) -> tuple[bool, str, str]:
+        """Do it: whether it is good, how it stands in words, and what was printed."""
+
+    def cut(self) -> None:
+        """End it. May be called at any moment."""
+
+
+class _Connection(_Look, Protocol):
+    """Such work that goes over a connection."""
+
+    reached: Port | None
+    """The port of this machine that it led to."""
+
+
 @dataclass
 class _Asked:
-    """One question on its way. `abort` ends the work on it early, and may be called at any moment."""
+    """One question on its way. `abort` ends the work on it early, and may be called at any moment.
+
+    `reached` tells which port of this machine a connection led to.
+    """
 
     until: float
     answer: Answer | None = None
     abort: Callable[[], None] = lambda: None
+    reached: Callable[[], Port | None] = lambda: None
     thread: threading.Thread | None = None
 
     @property
@@ -53,11 +89,12 @@ class _Asked:
 
 
 class Questions:
-    """Asks, and keeps the answers; each answer wakes the loop."""
+    """Asks, and keeps the answers; each answer wakes the loop. `own`: the units are those of the user who asks."""
 
-    def __init__(self, loop: Loop, manager_environment: Callable[[], Mapping[str, str]]) -> None:
+    def __init__(self, loop: Loop, manager_environment: Callable[[], Mapping[str, str]], *, own: bool = False) -> None:
         self._loop = loop
         self._manager_environment = manager_environment
+        self._journal = Journal(own=own)
         self._asked: dict[Question, _Asked] = {}
         self._strays = Strays()
         # Readable from the moment of closing on, for every child that is still waited for.
@@ -99,11 +136,14 @@ class Questions:
         def answer() -> None:
             started = time.monotonic()
             try:
+                if question.inside is not None:
+                    network.enter(question.inside)
                 good, detail, output = work()
             except Exception as error:  # It would end the thread, and nobody would ever get an answer.
                 good, detail, output = False, in_words(error), ""
             # A late answer is none: the expiry has spoken already.
-            asked.answer = asked.answer or Answer(good, detail, output, time.monotonic() - started)
+            took = time.monotonic() - started
+            asked.answer = asked.answer or Answer(good, detail, output, took, asked.reached())
             self._loop.tell()
 
         def expire() -> None:
@@ -118,17 +158,12 @@ class Questions:
         asked.thread = threading.Thread(target=answer, name=str(question.what), daemon=True)
         asked.thread.start()
 
-    def _work(self, what: TcpProbe | HttpProbe | Command, asked: _Asked) -> Callable[[], tuple[bool, str, str]]:
+    def _work(self, what: Askable, asked: _Asked) -> Callable[[], tuple[bool, str, str]]:
         match what:
-            case TcpProbe():
-                return lambda: _connect(what, asked)
-            case HttpProbe():
-                # Only where it is needed: http.client takes 17 ms to load.
-                from runbook.host import web  # noqa: PLC0415
-
-                page = web.Page(what, asked.until)
-                asked.abort = page.cut
-                return page.get
+            case HttpProbe() | WebsocketProbe() | TcpProbe():
+                connection = _connection(what, asked.until)
+                asked.abort, asked.reached = connection.cut, lambda: connection.reached
+                return connection.get
             case Command():
                 surroundings = {**self._manager_environment(), **environment(what)}
 
@@ -137,14 +172,56 @@ class Questions:
                         return _run(what, asked, surroundings, self._closing)
 
                 return run
+        look = self._look(what, asked.until)
+        asked.abort = look.cut
+        return look.get
+
+    def _look(self, what: JournalProbe | LastWords | Starts | LatestChange, until: float) -> _Look:
+        match what:
+            case JournalProbe():
+                return self._journal.reading(what, until)
+            case LastWords():
+                return last_words.Tail(what, until)
+            case Starts():
+                return starts.History(what, until)
+            case LatestChange():
+                return files.Scan(what.paths, until)
 
 
-def _connect(probe: TcpProbe, asked: _Asked) -> tuple[bool, str, str]:
-    try:
-        with socket.create_connection((probe.host, probe.port), asked.left):
-            return True, "connected", ""
-    except OSError as error:
-        return False, in_words(error), ""
+def _connection(what: HttpProbe | WebsocketProbe | TcpProbe, until: float) -> _Connection:
+    match what:
+        case HttpProbe():
+            # Only where it is needed: http.client takes 17 ms to load.
+            from runbook.host import web  # noqa: PLC0415
+
+            return web.Page(what, until)
+        case WebsocketProbe():
+            from runbook.host import websocket  # noqa: PLC0415
+
+            return websocket.Opening(what, until)
+        case TcpProbe():
+            return _Connecting(what, until)
+
+
+@dataclass
+class _Connecting:
+    """A TCP connection to be made until a moment of CLOCK_MONOTONIC. It needs no cut: it ends at its time-out."""
+
+    probe: TcpProbe
+    until: float
+    reached: Port | None = None
+
+    def get(self) -> tuple[bool, str, str]:
+        left = max(0.01, self.until - time.monotonic())
+        try:
+            with socket.create_connection((self.probe.host, self.probe.port), left) as connection:
+                self.reached = network.reached(connection)
+                return True, "connected", ""
+        except OSError as error:
+            return False, in_words(error), ""
+
+    def cut(self) -> None:
+        pass
 
 
 def _run(command: Command, asked: _Asked, surroundings: Mapping[str, str], closing: int) -> tuple[bool, str, str]:

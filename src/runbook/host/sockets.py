@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Self
 
 from runbook.errors import HostError
-from runbook.host.facts import Listener
+from runbook.host.owners import Listener
 from runbook.model import Port
 
 # linux/netlink.h, linux/sock_diag.h, linux/inet_diag.h. Netlink speaks the machine's own byte order, but
@@ -49,6 +49,10 @@ TRIES = 8
 
 TIMEOUT = 1.0
 """Seconds; the kernel answers within the call, so that this is never reached."""
+
+
+ANY = 0
+"""No port that anybody listens on: in a look at the tables of /proc it stands for all of them."""
 
 
 def listeners(port: Port) -> tuple[Listener, ...]:
@@ -150,6 +154,11 @@ def listeners_of(pid: int, port: Port) -> tuple[Listener, ...]:
     return tuple(listener for listener in found if wanted is None or _serves(listener, wanted))
 
 
+def every_listener_of(pid: int, protocol: str = "tcp") -> tuple[Listener, ...]:
+    """List all listening sockets of the network namespace of a process, whoever holds them, on any port."""
+    return tuple(_from_proc(Path(f"/proc/{pid}/net"), Port(ANY, protocol)))
+
+
 def _request(family: int, port: Port, sequence: int) -> bytes:
     protocol, state = PROTOCOLS[port.protocol]
     # Port >= N, then port <= N (S_EQ would need Linux 5.9). Each instruction is followed by its port; a jump
@@ -218,13 +227,13 @@ def _from_proc(net: Path, port: Port) -> list[Listener]:
 def _row(port: Port, state: int, line: str) -> Listener | None:
     _, local, _remote, its_state, _queues, _timer, _retransmits, uid, _timeout, inode, *_ = line.split()
     address, _, number = local.partition(":")
-    if int(its_state, 16) != state or int(number, 16) != port.number:
+    if int(its_state, 16) != state or port.number not in (ANY, int(number, 16)):
         return None
     # Each 32-bit word of the address is printed as a number in the machine's byte order.
     words = (int(address[at : at + 8], 16) for at in range(0, len(address), 8))
     packed = b"".join(word.to_bytes(4, sys.byteorder) for word in words)
     family = socket.AF_INET if len(packed) == 4 else socket.AF_INET6  # noqa: PLR2004 - bytes of an IPv4 address
-    return Listener(port.protocol, socket.inet_ntop(family, packed), port.number, int(inode), 0, int(uid))
+    return Listener(port.protocol, socket.inet_ntop(family, packed), int(number, 16), int(inode), 0, int(uid))
 
 
 def _address(port: Port) -> IPv4Address | IPv6Address | None:

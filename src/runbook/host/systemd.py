@@ -6,15 +6,18 @@ Nothing here waits for a job: JobRemoved is heard whenever it comes, kept, and g
 from __future__ import annotations
 
 import contextlib
+import signal
 import string
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 from runbook.errors import BusLost, BusTimeout, HostError, NoSuchUnit
 from runbook.host.addresses import Scope, endpoints, unavailable
-from runbook.host.bus import PAUSE, PROPERTIES, Bus, Properties
-from runbook.host.facts import ActiveState, JobRef, JobResult, JobVerb, LoadState, Unit
+from runbook.host.bus import PAUSE, PROPERTIES, Bus
+from runbook.host.facts import ActiveState, JobRef, JobResult, JobVerb, Unit, job_path
 from runbook.host.loop import Loop
+from runbook.host.properties import unit_of
 
 SERVICE = "org.freedesktop.systemd1"
 MANAGER_PATH = "/org/freedesktop/systemd1"
@@ -44,47 +47,6 @@ _METHODS = {
 _NO_SUCH_JOB = ("org.freedesktop.systemd1.NoSuchJob", "org.freedesktop.DBus.Error.UnknownObject")
 _ALREADY_SUBSCRIBED = "org.freedesktop.systemd1.AlreadySubscribed"
 
-# Fields of facts.Unit that are systemd's properties as they are.
-_PROPERTIES = {
-    "name": "Id",
-    "names": "Names",
-    "description": "Description",
-    "sub_state": "SubState",
-    "need_daemon_reload": "NeedDaemonReload",
-    "can_reload": "CanReload",
-    "triggered_by": "TriggeredBy",
-    "triggers": "Triggers",
-    "listen": "Listen",
-    "fragment_path": "FragmentPath",
-    "unit_file_state": "UnitFileState",
-    "start_limit_interval_usec": "StartLimitIntervalUSec",
-    "start_limit_burst": "StartLimitBurst",
-    "inactive_exit_monotonic": "InactiveExitTimestampMonotonic",
-    "active_enter_monotonic": "ActiveEnterTimestampMonotonic",
-    "state_change_monotonic": "StateChangeTimestampMonotonic",
-    "control_group": "ControlGroup",
-    "control_group_id": "ControlGroupId",
-    "main_pid": "MainPID",
-    "control_pid": "ControlPID",
-    "type": "Type",
-    "restart": "Restart",
-    "restart_usec": "RestartUSec",
-    "remain_after_exit": "RemainAfterExit",
-    "result": "Result",
-    "reload_result": "ReloadResult",
-    "n_restarts": "NRestarts",
-    "exec_main_pid": "ExecMainPID",
-    "exec_main_code": "ExecMainCode",
-    "exec_main_status": "ExecMainStatus",
-    "exec_main_start_monotonic": "ExecMainStartTimestampMonotonic",
-    "timeout_start_usec": "TimeoutStartUSec",
-    "timeout_stop_usec": "TimeoutStopUSec",
-    "kill_mode": "KillMode",
-    "status_text": "StatusText",
-    "private_network": "PrivateNetwork",
-    "network_namespace_path": "NetworkNamespacePath",
-}
-
 
 class Systemd:
     """The manager of one scope. Raises BusUnavailable when there is none."""
@@ -94,9 +56,12 @@ class Systemd:
         self._loop = loop
         self._paths: dict[str, str] = {}
         self._names: dict[str, set[str]] = {}
+        self._looks: dict[str, tuple[float, Unit]] = {}
         self._results: dict[str, tuple[str, JobResult]] = {}
         self._heard: dict[str, float] = {}
         self._held: set[str] = set()
+        self._own: set[str] = set()
+        self._ended: dict[str, set[str]] = {}
         try:
             self.bus = Bus(loop, endpoints(scope), SERVICE, renewed=self._subscribe_again)
         except BusLost as error:
@@ -115,16 +80,23 @@ class Systemd:
 
     # Units
 
-    def unit(self, name: str) -> Unit:
+    def unit(self, name: str, *, recent: float = 0.0) -> Unit:
         """Look at a unit, under its own name or an alias. One that does not exist reads not-found.
 
-        Raises HostError for a name that cannot be one.
+        See `HostView.unit` for `recent`. Raises HostError for a name that cannot be one.
         """
         path = self._watched(_named(name))
+        at, known = self._looks.get(path, (0.0, None))
+        now = self._loop.clock.monotonic()
+        if known is not None and recent and now - at <= recent:
+            return known
         properties = self.bus.properties(path, what=f"look at {name}")
         # What was announced before this answer is in it; the bus keeps the order.
         self._loop.forget(self._names[path])
-        return unit_of(properties)
+        unit = replace(unit_of(properties), of_user=self.scope == "user", other_jobs=self._other_jobs(path))
+        unit = replace(unit, job_type=self._job_type(unit.job)) if unit.job else unit
+        self._looks[path] = now, unit
+        return unit
 
     def watch(self, name: str) -> None:
         """Be told of the changes of a unit from now on, as after a look at it."""
@@ -138,6 +110,17 @@ class Systemd:
         except NoSuchUnit:
             return None
         return ActiveState(self.bus.read(unit_path(name), UNIT, "ActiveState", what=what))
+
+    def unit_files(self) -> list[str]:
+        """Name all unit files that are installed."""
+        (found,) = self.manager("ListUnitFiles", what="list the unit files", again=True)
+        return [path.rpartition("/")[2] for path, _state in found]
+
+    def open_sockets(self) -> list[str]:
+        """Name the socket units that are up."""
+        wanted = (["active"], ["*.socket"])
+        (found,) = self.manager("ListUnitsByPatterns", "(asas)", *wanted, what="list the socket units", again=True)
+        return [unit[0] for unit in found]
 
     def unit_of_invocation(self, invocation: str) -> Unit | None:
         """Look at the unit whose current invocation this is; None where that is over, or another manager's."""
@@ -171,6 +154,10 @@ class Systemd:
         with contextlib.suppress(NoSuchUnit):
             self.manager("ResetFailedUnit", "(s)", name, what=f"reset the failed state of {name}")
 
+    def kill_all(self, name: str) -> None:
+        """Send KILL to every process in a unit's cgroup, in one (cgroup.kill), so that no fork escapes it."""
+        self.manager("KillUnit", "(ssi)", name, "all", int(signal.SIGKILL), what=f"kill what is left of {name}")
+
     # Jobs
 
     def begin_job(self, verb: JobVerb, name: str) -> JobRef:
@@ -184,6 +171,7 @@ class Systemd:
         """Make the reference of a job that a method's answer names."""
         path = answer.unpack()[0]
         self._heard[path] = self._loop.clock.monotonic()
+        self._own.add(path)
         return JobRef(path, name, verb, output)
 
     def has_heard(self, ref: JobRef) -> bool:
@@ -212,6 +200,16 @@ class Systemd:
         """Take a job back; one that has ended is let be."""
         with self._unless_gone():
             self.manager("CancelJob", "(u)", job_number(ref), what=f"cancel the {ref.verb} of {ref.unit}")
+
+    def _job_type(self, number: int) -> str:
+        """Tell what a job does: "restart" until its first half is over, then "start". Empty for one that has ended."""
+        with self._unless_gone():
+            return str(self.bus.read(job_path(number), JOB, "JobType", what=f"look at job {number}"))
+        return ""
+
+    def _other_jobs(self, path: str) -> int:
+        """Count the ends of jobs that somebody else asked for, automatic restarts among them, since it is watched."""
+        return len(self._ended.get(path, set()) - self._own)
 
     def _has_job(self, ref: JobRef) -> bool:
         with self._unless_gone():
@@ -286,45 +284,28 @@ class Systemd:
         """On a new connection: what was announced meanwhile is lost, and references are gone."""
         self._heard.clear()
         self._held.clear()
+        self._looks.clear()
         self._subscribe()
 
     def _changed(self, path: str, _arguments: Any) -> None:
+        self._looks.pop(path, None)
         self._loop.tell(self._names[path])
 
     def _reloading(self, _path: str, _arguments: Any) -> None:
         self._paths.clear()
+        self._looks.clear()
         self._loop.tell()
 
     def _job_removed(self, _path: str, arguments: Any) -> None:
         _id, path, name, result = arguments.unpack()
         self._results[path] = (name, JobResult(result))
+        if (unit := unit_path(name)) in self._names:
+            self._ended.setdefault(unit, set()).add(path)
         # Jobs of all the machine are heard: which of them is ours is known only after the answer.
         while len(self._results) > KEPT:
             del self._results[next(iter(self._results))]
         # Not under the unit's name: a look at the unit in between would drop the news, and the job is no part of it.
         self._loop.tell()
-
-
-def unit_of(properties: Properties) -> Unit:
-    """Make a look at a unit of its properties. One that has no processes lacks those of a service."""
-
-    def held(kind: str) -> bool:
-        # What was never checked reads false too; it says nothing yet.
-        return bool(properties.get(f"{kind}Result")) or not properties.get(f"{kind}TimestampMonotonic")
-
-    facts = {field: properties.get(name) for field, name in _PROPERTIES.items()}
-    facts = {field: tuple(value) if isinstance(value, list) else value for field, value in facts.items()}
-    return Unit(
-        load_state=LoadState(properties.get("LoadState", "")),
-        load_error=properties.get("LoadError", ("", ""))[1],
-        active_state=ActiveState(properties.get("ActiveState", "")),
-        invocation_id=bytes(properties.get("InvocationID", [])).hex(),
-        job=properties.get("Job", (0, "/"))[0],
-        condition_result=held("Condition"),
-        assert_result=held("Assert"),
-        restart_prevent_statuses=tuple(properties.get("RestartPreventExitStatus", ([], []))[0]),
-        **{field: value for field, value in facts.items() if value is not None},
-    )
 
 
 def unit_path(name: str) -> str:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from runbook.model import Port, ProcessId
+
 SCRIPT_WORDS = 4
 """A script is `/bin/sh -e -c SCRIPT`."""
 
@@ -15,6 +17,7 @@ class Command:
 
     `timeout` is in seconds. `output` is the file that takes what it prints, and beside which its unit leaves how
     it ended; empty for a command that is only asked something. One that is not `kept` prints to nowhere.
+    `token` stands in what its unit leaves: so the end of one try is not taken for that of another.
     """
 
     argv: tuple[str, ...]
@@ -24,6 +27,7 @@ class Command:
     timeout: float = 60.0
     output: str = ""
     kept: bool = True
+    token: str = ""
 
     @property
     def script(self) -> str | None:
@@ -91,23 +95,105 @@ class HttpProbe:
 
 
 @dataclass(frozen=True)
+class WebsocketProbe:
+    """Opens a websocket, and is content when it is not closed at once."""
+
+    url: str
+    headers: tuple[tuple[str, str], ...] = ()
+
+    def __str__(self) -> str:
+        return f"websocket {self.url}"
+
+
+@dataclass(frozen=True)
+class JournalProbe:
+    """Looks for a pattern in what the processes of one invocation have written into the journal.
+
+    `leftovers` are the PIDs of processes of earlier invocations that still live in the unit's cgroup: journald
+    takes what they write for the current one's.
+    """
+
+    pattern: str
+    invocation: str
+    leftovers: tuple[int, ...] = ()
+
+    def __str__(self) -> str:
+        return f"journal {self.pattern}"
+
+
+@dataclass(frozen=True)
+class LatestChange:
+    """Looks when any of these files, and what is in these folders, changed last; patterns are allowed.
+
+    The answer's `output` is JSON: `path`, `changed` (seconds since the epoch), `files` (how many were seen).
+    """
+
+    paths: tuple[str, ...]
+
+    def __str__(self) -> str:
+        return f"latest change of {', '.join(self.paths)}"
+
+
+@dataclass(frozen=True)
+class LastWords:
+    """Reads the last lines that a unit's processes wrote into the journal since a moment, in seconds since the epoch.
+
+    They are the answer's `output`. `of_user`: it is a unit of the user's own manager. Where `pids` are given, what
+    these have written, in whatever unit they are; each line begins with its PID then.
+    """
+
+    unit: str
+    since: float
+    of_user: bool = False
+    lines: int = 10
+    pids: tuple[int, ...] = ()
+
+    def __str__(self) -> str:
+        return f"last words of {self.unit or 'PID ' + ', '.join(map(str, self.pids))}"
+
+
+@dataclass(frozen=True)
+class Starts:
+    """Reads from the journal when a unit was started since a moment, in seconds since the epoch.
+
+    The answer's `output` is JSON: a list of pairs, each a moment and `start` or `cleared`.
+    """
+
+    unit: str
+    since: float
+    of_user: bool = False
+
+    def __str__(self) -> str:
+        return f"starts of {self.unit}"
+
+
+Askable = TcpProbe | HttpProbe | WebsocketProbe | JournalProbe | LatestChange | LastWords | Starts | Command
+"""All that can be asked."""
+
+
+@dataclass(frozen=True)
 class Question:
     """Something to ask that may take a while: a probe, or a command that merely observes.
 
     The same question is asked once and keeps its answer; another `asked` makes it a new question.
-    `timeout` is in seconds.
+    `timeout` is in seconds. `inside` is a process in whose network namespace it is asked; None for this program's.
     """
 
-    what: TcpProbe | HttpProbe | Command
+    what: Askable
     asked: int
     timeout: float
+    inside: ProcessId | None = None
 
 
 @dataclass(frozen=True)
 class Answer:
-    """What came back. `detail` says in words what was wrong, or what was seen. `output` is what was printed."""
+    """What came back. `detail` says in words what was wrong, or what was seen. `output` is what was printed.
+
+    `reached` is the port of this machine that a connection led to; None where it led to another machine.
+    """
 
     good: bool
     detail: str
     output: str = ""
     seconds: float = 0.0
+    reached: Port | None = None

@@ -10,8 +10,10 @@ import urllib.parse
 
 from runbook import patterns
 from runbook.errors import HostError
+from runbook.host import network
 from runbook.host.tasks import HttpProbe
 from runbook.host.words import in_words
+from runbook.model import Port
 
 KEPT = 64 * 1024
 """Bytes of a page that are read."""
@@ -24,6 +26,7 @@ class Page:
         self._probe = probe
         self._until = until
         self._connection: http.client.HTTPConnection | None = None
+        self.reached: Port | None = None
 
     def get(self) -> tuple[bool, str, str]:
         """Ask, and tell whether the answer will do, what it was in words, and its body."""
@@ -34,6 +37,8 @@ class Page:
             return False, f"{probe.url} is no http or https URL", ""
         try:
             headers = {"User-Agent": "runbook", "Connection": "close", **dict(probe.headers)}
+            self._connection.connect()
+            self.reached = network.reached(self._connection.sock)
             self._connection.request("GET", path, headers=headers)
             response = self._connection.getresponse()
             body = self._body(response)

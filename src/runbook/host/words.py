@@ -1,4 +1,4 @@
-"""What the operating system says when something does not work, in words for people."""
+"""Words for people: what the operating system says when something does not work."""
 
 from __future__ import annotations
 

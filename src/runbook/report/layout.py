@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import textwrap
+import time
 from collections.abc import Iterable
 from types import TracebackType
 from typing import TYPE_CHECKING, Protocol, Self, TextIO
 
-from runbook.streams import visible
+from runbook.streams import lines, visible
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -19,7 +20,16 @@ NAME = 21
 LEAST_TEXT = 20
 """Characters that a text keeps for itself, however long the name before it."""
 
-MARKS = {"ok": "green", "fix": "yellow", "--": "red", "skip": "dim", "again": "yellow", "note": "yellow"}
+MARKS = {
+    "ok": "green",
+    "fix": "yellow",
+    "--": "red",
+    "skip": "dim",
+    "again": "yellow",
+    "note": "yellow",
+    "back": "yellow",
+    "done": "dim",
+}
 """The colour of each mark, where there are colours."""
 
 Piece = tuple[str, str]
@@ -34,6 +44,9 @@ class Screen(Protocol):
 
     def status(self, text: str) -> None:
         """Show what is under way, until the next line or status takes its place."""
+
+    def log(self, pieces: Iterable[Piece]) -> None:
+        """Show one line that only a screen without a status needs."""
 
     def close(self) -> None:
         """Take the status away."""
@@ -51,6 +64,10 @@ class Plain:
 
     def status(self, text: str) -> None:
         """Show nothing: a file keeps everything that was ever under way."""
+
+    def log(self, pieces: Iterable[Piece]) -> None:
+        """Print one line."""
+        self.line(pieces)
 
     def close(self) -> None:
         """Do nothing."""
@@ -70,6 +87,7 @@ class Terminal:
 
         self._console: Console = Patient(file=out, highlight=False, soft_wrap=True)
         self._status: Status | None = None
+        self._since = 0.0
 
     def line(self, pieces: Iterable[Piece]) -> None:
         """Print one line above what is under way."""
@@ -81,12 +99,25 @@ class Terminal:
         """Show what is under way."""
         from rich.text import Text  # noqa: PLC0415
 
-        words = Text(text[: WIDTH - 4], style="dim")
         if self._status is None:
-            self._status = self._console.status(words)
+            self._since = time.monotonic()
+            self._status = self._console.status("")
             self._status.start()
-        else:
-            self._status.update(words)
+
+        class Ticking:
+            """Counts the seconds at every frame: what stands still looks as if it hung."""
+
+            def __init__(self, since: float) -> None:
+                self._since = since
+
+            def __rich__(self) -> Text:
+                waited = f"{time.monotonic() - self._since:.0f}s"
+                return Text(f"{text[: WIDTH - len(waited) - 6]}  {waited}", style="dim")
+
+        self._status.update(Ticking(self._since))
+
+    def log(self, pieces: Iterable[Piece]) -> None:
+        """Show nothing: the status says it."""
 
     def close(self) -> None:
         """Take the last line away."""
@@ -113,6 +144,11 @@ class Page:
         if self._screen is not None:
             self._screen.close()
 
+    @property
+    def unread(self) -> bool:
+        """Whether whoever read it went away."""
+        return self._screen is None
+
     def line(self, *pieces: Piece) -> None:
         """Show one line."""
         try:
@@ -129,6 +165,14 @@ class Page:
         except OSError:
             self._screen = None
 
+    def idle(self) -> None:
+        """Take away what was under way."""
+        try:
+            if self._screen is not None:
+                self._screen.close()
+        except OSError:
+            self._screen = None
+
     def heading(self, left: str, right: str) -> None:
         """Show a title, with something small at the right edge."""
         left, right = _flat(left), _flat(right)
@@ -137,31 +181,63 @@ class Page:
         self.line((title, "bold"), (right.rjust(WIDTH - len(title)), "dim"))
         self.line()
 
+    def log(self, mark: str, name: str, text: str, *, depth: int = 0) -> None:
+        """Show an entry where no status can be shown."""
+        try:
+            if self._screen is not None:
+                for pieces in _entry(mark, name, text, "", depth):
+                    self._screen.log(pieces)
+        except OSError:
+            self._screen = None
+
     def entry(self, mark: str, name: str, text: str, time: str = "", *, depth: int = 0) -> None:
         """Show one step: its text is wrapped under itself, its time stands at the right edge."""
-        name, text = _flat(name), _flat(text)
-        indent = "  " * depth
-        column = 2 + MARK + max(NAME, len(indent) + len(name) + 2)
-        room = max(WIDTH - column - (len(time) + 2 if time else 0), LEAST_TEXT)
-        first, *rest = textwrap.wrap(text, room, break_on_hyphens=False) or [""]
-        label = f"{indent}{name}".ljust(column - 2 - MARK)
-        gap = max(WIDTH - column - len(first) - len(time), 1) if time else 0
-        self.line((f"  {mark:<{MARK}}", MARKS.get(mark, "")), (f"{label}{first}{' ' * gap}", ""), (time, "dim"))
-        for more in textwrap.wrap(" ".join(rest), max(WIDTH - column, LEAST_TEXT), break_on_hyphens=False):
-            self.line((" " * column + more, ""))
+        for pieces in _entry(mark, name, text, time, depth):
+            self.line(*pieces)
 
     def below(self, text: str, *, depth: int = 0) -> None:
         """Show what belongs to the entry above it."""
         lead = " " * (2 + MARK + 2 * depth + 2)
-        for part in text.splitlines():
+        for part in lines(text):
             for piece in textwrap.wrap(visible(part), WIDTH - len(lead), break_on_hyphens=False) or [""]:
                 self.line((lead + piece, ""))
 
-    def words(self, text: str, *, style: str = "", indent: str = "") -> None:
+    def quote(self, text: str, *, depth: int = 0) -> None:
+        """Show a line that somebody else wrote."""
+        lead = " " * (2 + MARK + 2 * depth + 2) + "| "
+        wrapped = textwrap.wrap(_flat(text), WIDTH - len(lead), max_lines=3, placeholder=" ...", break_on_hyphens=False)
+        for line in wrapped:
+            self.line((lead, "dim"), (line, ""))
+
+    def words(self, text: str, *, style: str = "") -> None:
         """Show a sentence from the left edge, its further lines indented."""
-        lines = textwrap.wrap(_flat(text), WIDTH, initial_indent=indent, subsequent_indent="  ", break_on_hyphens=False)
-        for line in lines:
+        for line in textwrap.wrap(_flat(text), WIDTH, subsequent_indent="  ", break_on_hyphens=False):
             self.line((line, style))
+
+    def item(self, name: str, text: str) -> None:
+        """Show a small name, and what belongs to it beside it."""
+        lead = f"  {name:<{MARK}}"
+        for line in textwrap.wrap(_flat(text), WIDTH - len(lead), break_on_hyphens=False, break_long_words=False):
+            self.line((lead, "dim"), (line, ""))
+            lead = " " * len(lead)
+
+
+def _entry(mark: str, name: str, text: str, time: str, depth: int) -> list[list[Piece]]:
+    """Lay one step out."""
+    name, text = _flat(name), _flat(text)
+    indent = "  " * depth
+    column = 2 + MARK + max(NAME, len(indent) + len(name) + 2)
+    if column > 2 + MARK + NAME and column + len(text) + len(time) + 2 > WIDTH:
+        # A long name has a line of its own, where there is too little room beside it.
+        head = [(f"  {mark:<{MARK}}", MARKS.get(mark, "")), (f"{indent}{name}", "")]
+        return [head, *_entry("", "", text, time, depth)] if text or time else [head]
+    room = max(WIDTH - column - (len(time) + 2 if time else 0), LEAST_TEXT)
+    first, *rest = textwrap.wrap(text, room, break_on_hyphens=False) or [""]
+    label = f"{indent}{name}".ljust(column - 2 - MARK)
+    gap = max(WIDTH - column - len(first) - len(time), 1) if time else 0
+    more = textwrap.wrap(" ".join(rest), max(WIDTH - column, LEAST_TEXT), break_on_hyphens=False)
+    head = [(f"  {mark:<{MARK}}", MARKS.get(mark, "")), (f"{label}{first}{' ' * gap}", ""), (time, "dim")]
+    return [head, *([(" " * column + line, "")] for line in more)]
 
 
 _WHITE = str.maketrans("\t\n\x0b\x0c\r", "     ")

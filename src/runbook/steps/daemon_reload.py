@@ -9,8 +9,9 @@ from pydantic import Field
 
 from runbook.fields import Limit
 from runbook.host.ports import Host, HostView
+from runbook.memory import Memory
 from runbook.model import Finding, Verdict, holds, to_do
-from runbook.step import Memory, Step
+from runbook.step import Step
 
 
 @dataclass

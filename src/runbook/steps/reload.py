@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-from runbook.host.facts import JobVerb, Unit
-from runbook.jobs import UP, JobMemory, JobStep, how_it_ended
+from runbook.endings import how_it_ended
+from runbook.host.facts import UP, JobVerb, Unit
+from runbook.jobs import JobMemory, JobStep
 from runbook.model import Finding, Verdict, fails, holds, to_do
+from runbook.spans import format_span
 
 
 class Reload(JobStep):
@@ -54,5 +56,9 @@ class Reload(JobStep):
     def why_failed(self, unit: Unit) -> str:
         if unit.active_state not in UP:
             return how_it_ended(unit)
+        if unit.type == "notify-reload" and unit.reload_result == "timeout":
+            limit = f"the {format_span(unit.timeout_start_usec / 1e6)} of TimeoutStartSec="
+            unsaid = f"it did not report the end of its reload within {limit} (Type=notify-reload)"
+            return f"{unsaid}; it is still {unit.describe()}, and whether it took its configuration in is not known"
         said = f" ({unit.reload_result})" if unit.reload_result not in ("", "success") else ""
         return f"its reload command did not succeed{said}; it is still {unit.describe()}"

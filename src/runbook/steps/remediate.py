@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from runbook.fields import Limit, Whole
+from runbook.memory import Memory
 from runbook.model import Verdict
-from runbook.step import Memory, ReadingSteps, Remedy, Step, StepList
+from runbook.step import ReadingSteps, Remedy, Step, StepList
 
 
 class Remediate(Step[Memory]):
@@ -25,6 +26,15 @@ class Remediate(Step[Memory]):
     fix: StepList = Field(..., description="Steps that mend, in order.")
     rounds: Whole = Field(1, ge=1, description="How often the fix may be tried.")
     timeout: Limit | None = Field(None, description="How long all of it may take; its steps have their own limits.")
+
+    @model_validator(mode="after")
+    def _keeps_all_of_it_secret(self) -> Remediate:
+        if self.secret:
+            # What it holds prints and fails under names of its own.
+            for name in ("check_steps", "fix"):
+                held = getattr(self, name)
+                self.__dict__[name] = tuple(step.model_copy(update={"secret": True}) for step in held)
+        return self
 
     def remedy(self) -> Remedy:
         return Remedy(self.check_steps, self.fix, self.rounds)

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 from pydantic import Field
 
 from runbook.fields import Limit, UnitName
-from runbook.host.facts import ActiveState, LoadState
+from runbook.host.facts import ActiveState, LoadState, Unit
 from runbook.host.ports import Host, HostView
+from runbook.memory import Memory
 from runbook.model import Finding, Verdict, fails, holds, to_do
-from runbook.step import Memory, Step
+from runbook.step import Step
 
 
 @dataclass
@@ -58,6 +59,10 @@ class ResetFailed(Step[ResetMemory]):
         memory.result, memory.restarts = unit.result, unit.n_restarts
         host.reset_failed(self.unit)
         memory.cleared = True
+        memory.run.cleared[unit.name] = host.clock.now()
+
+    def leaves(self, unit: Unit) -> Unit:
+        return replace(unit, starts_cleared=True)
 
 
 def _what(restarts: int) -> str:

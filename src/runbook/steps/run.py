@@ -8,7 +8,7 @@ from typing import ClassVar
 from pydantic import Field
 
 from runbook import patterns
-from runbook.commands import CommandMemory, CommandStep, brief, failed
+from runbook.commands import CommandMemory, CommandStep, brief, failed, last_words
 from runbook.fields import Flag, Limit, Pattern
 from runbook.host.ports import Host, HostView
 from runbook.host.tasks import Question
@@ -43,12 +43,12 @@ class Run(CommandStep[CommandMemory]):
         if self.read_only:
             return self._observe(view, memory)
         if memory.job is None:
-            return self.hindered(view, memory) or to_do(Verdict.COMMAND_DONE, f"run {brief(self.run)}")
+            return self.hindered(view, memory) or to_do(Verdict.COMMAND_DONE, f"run {self._called}")
         if view.job(memory.job) is None:
             return self.still_running(memory)
         result = view.command_result(memory.job)
         if not result.succeeded:
-            return failed(Verdict.COMMAND_FAILED, self.run, result)
+            return failed(Verdict.COMMAND_FAILED, self._called, result)
         return self._expected(result.output)
 
     def apply(self, host: Host, memory: CommandMemory) -> None:
@@ -58,20 +58,31 @@ class Run(CommandStep[CommandMemory]):
         limit = self.time_limit(view)
         answer = view.ask(Question(self.command(memory, limit), asked=memory.asked, timeout=limit))
         if answer is None:
-            return not_yet(Verdict.TIMED_OUT, f"waiting for {brief(self.run)}", Wake(pending=True))
+            return not_yet(Verdict.TIMED_OUT, f"waiting for {self._called}", Wake(pending=True))
         if not answer.good:
-            return fails(Verdict.COMMAND_FAILED, f"{brief(self.run)} {answer.detail}", output=self._kept(answer.output))
+            kept = self._kept(answer.output)
+            return fails(Verdict.COMMAND_FAILED, f"{self._called} {answer.detail}{last_words(kept)}", output=kept)
         return self._expected(answer.output)
 
     def _expected(self, output: str) -> Finding:
         if self.expect_output is not None and not patterns.search(self.expect_output, output, multiline=True):
             return fails(
                 Verdict.COMMAND_FAILED,
-                f"{brief(self.run)} did not print {self.expect_output}",
+                f"{self._called} did not print {self.expect_output}",
                 output=self._kept(output),
             )
-        return holds(Verdict.COMMAND_DONE, f"{brief(self.run)} ended with status 0", output=self._kept(output))
+        return holds(Verdict.COMMAND_DONE, f"{self._called} ended with status 0", output=self._kept(output))
+
+    @property
+    def _called(self) -> str:
+        """Name it in a sentence: by the name that the runbook gives it, or else by its command."""
+        return f'"{self.name}"' if self.name else brief(self.run)
 
     def _kept(self, output: str) -> str:
         """Give what goes into the evidence of what was printed."""
-        return "" if self.secret else output[-MOST_KEPT:]
+        if self.secret or len(output) <= MOST_KEPT:
+            return "" if self.secret else output
+        # Whole lines: half a secret at the beginning would not be known for one.
+        if lines := output[-MOST_KEPT:].partition("\n")[2]:
+            return lines
+        return output.rstrip().rpartition("\n")[2][: MOST_KEPT - 3] + "..."

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-from runbook.host.facts import JobVerb, Unit
-from runbook.jobs import UP, JobMemory, JobStep, begun, how_it_ended, started
+from runbook.endings import how_it_ended
+from runbook.host.facts import UP, JobVerb, Unit
+from runbook.jobs import JobMemory, JobStep, begun, started
 from runbook.model import Finding, Verdict, fails, holds, to_do
 
 

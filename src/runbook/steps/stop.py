@@ -5,11 +5,10 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import ClassVar
 
-from runbook.host.facts import ActiveState, JobVerb, Unit
+from runbook.host.facts import DOWN, ActiveState, JobVerb, Unit
+from runbook.host.naming import lost
 from runbook.jobs import JobMemory, JobStep
 from runbook.model import Finding, Verdict, fails, holds, to_do
-
-DOWN = (ActiveState.INACTIVE, ActiveState.FAILED)
 
 
 class Stop(JobStep):
@@ -20,10 +19,13 @@ class Stop(JobStep):
 
     def wanted(self, unit: Unit) -> Finding:
         if unit.active_state in DOWN and not unit.job:
-            return holds(Verdict.ALREADY_SO, f"{unit.name} is {unit.active_state} already", **unit.evidence())
+            told = lost(unit) if unit.lost else f"{unit.name} is {unit.active_state} already"
+            return holds(Verdict.ALREADY_SO, told, **unit.evidence())
         return to_do(Verdict.JOB_DONE, f"stop {unit.name}, now {unit.describe()}", **unit.evidence())
 
     def leaves(self, unit: Unit) -> Unit:
+        if unit.lost:
+            return unit  # There is nothing to stop for systemd, and its main process stays.
         return replace(unit, active_state=ActiveState.INACTIVE, sub_state="dead", main_pid=0, job=0)
 
     def judge(self, unit: Unit, memory: JobMemory) -> Finding:

@@ -6,11 +6,14 @@ from typing import ClassVar, Literal
 
 from pydantic import Field
 
+from runbook.endings import being_stopped
 from runbook.fields import Limit, PortList, UnitName
-from runbook.host.facts import PortOwnership, Role, Unit
+from runbook.host.facts import LoadState, Unit
+from runbook.host.owners import PortOwnership, Role
 from runbook.host.ports import HostView
+from runbook.memory import Memory
 from runbook.model import Finding, Impact, Verdict, fails, holds
-from runbook.step import Memory, Step
+from runbook.step import Step
 
 
 class VerifyPortOwner(Step[Memory]):
@@ -36,13 +39,18 @@ class VerifyPortOwner(Step[Memory]):
     def check(self, view: HostView, memory: Memory) -> Finding:
         assert self.unit is not None
         unit = view.unit(self.unit)
+        if unit.load_state is LoadState.NOT_FOUND and not unit.runs:
+            return fails(Verdict.UNIT_NOT_FOUND, unit.unknown(view.near(unit.name)), **unit.evidence())
         seen = [view.ownership(unit, port) for port in self.port]
         facts = {"ports": [ownership.evidence() for ownership in seen], **unit.evidence()}
         for ownership in seen:
             verdict, reason = self._judge(unit, ownership)
             if verdict is not Verdict.OWNED:
                 return fails(verdict, reason, **facts)
-        return holds(Verdict.OWNED, "; ".join(ownership.reason for ownership in seen), **facts)
+        owned = "; ".join(ownership.reason for ownership in seen)
+        if ending := being_stopped(unit):
+            return fails(Verdict.UNIT_CHANGED, f"{ending}; {owned}", **facts)
+        return holds(Verdict.OWNED, owned, **facts)
 
     def _judge(self, unit: Unit, ownership: PortOwnership) -> tuple[Verdict, str]:
         if not ownership.owned or self.owner == "unit":

@@ -2,44 +2,46 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from typing import ClassVar, Literal
 
 from pydantic import Field, model_validator
 
+from runbook.endings import how_it_ended, in_its_file
 from runbook.fields import Limit, PortList, Span, UnitName, Whole
 from runbook.health import Look, Looker, Patience
+from runbook.host.facts import ActiveState, Unit
 from runbook.host.ports import HostView
-from runbook.host.tasks import Answer, Question
-from runbook.jobs import how_it_ended
+from runbook.memory import Memory
 from runbook.model import Finding, Impact, State, Verdict, fails, holds, not_yet
 from runbook.probes import Probe
+from runbook.rounds import PROBE_EVERY, Asking, Prober
 from runbook.spans import format_span
-from runbook.step import Memory, Step
+from runbook.step import Runbook, Step
 
-PROBE_EVERY = 0.5
-"""Seconds between two rounds of probes."""
+RECENT = 2.0
+"""Seconds for which it need not be found anew that the unit owns its ports, between two rounds of probes.
 
-SOON = 0.01
-"""Seconds until the answers of a new round are looked for."""
+A look at all processes for each would keep a machine of some thousand busy. A window begins and ends with one.
+"""
+
+OFTEN = 2
+"""Starts by somebody else in one wait from which on it is they that keep the unit from being ready."""
 
 
 @dataclass
 class WaitMemory(Memory):
-    """The clocks of one wait, in seconds of the monotonic clock, and the round of probes that is under way.
+    """The clocks of one wait, in seconds of the monotonic clock, and what is asked of the probes.
 
-    `invocation` is what has been healthy since `healthy_since`. The probes of round `asked` were asked at
-    `asked_at`, while `sockets` listened; `wrong` is what the round before it said.
+    `invocation` is what has been healthy since `healthy_since`.
     """
 
     patience: Patience = field(default_factory=Patience)
     began: float | None = None
     invocation: str = ""
     healthy_since: float | None = None
-    asked: int = 0
-    asked_at: float = 0.0
-    sockets: frozenset[int] = frozenset()
-    wrong: str = ""
+    asking: Asking = field(default_factory=Asking)
 
 
 class WaitReady(Step[WaitMemory]):
@@ -62,7 +64,7 @@ class WaitReady(Step[WaitMemory]):
     healthy_for: Span = Field(5.0, description="How long it must have been healthy without a break.")
     timeout: Limit | None = Field(120.0, description="How long one try may take.")
     max_restarts: Whole = Field(0, description="Restarts by systemd that are allowed.")
-    probes: tuple[Probe, ...] = Field((), description="What must answer: `tcp`, `http` or `run`, each with `timeout`.")
+    probes: tuple[Probe, ...] = Field((), description="What must answer, each with a `timeout`.")
     on_timeout: Literal["leave", "fail"] = Field(
         "leave",
         description="`leave`: a unit that lives is left alone, as still starting; `fail`: the step fails.",
@@ -75,12 +77,19 @@ class WaitReady(Step[WaitMemory]):
             raise ValueError("`healthy-for` ({}) is longer than `timeout` ({}); it could never be met".format(*spans))
         return self
 
+    def misfits(self, runbook: Runbook) -> Iterator[tuple[str, str]]:
+        if self.unit is not None and self.unit.endswith(".socket") and any(probe.journal for probe in self.probes):
+            yield "probes", f"{self.unit} writes nothing into the journal; ask for the `journal` of its service"
+
     def check(self, view: HostView, memory: WaitMemory) -> Finding:
         now = view.clock.monotonic()
         if memory.began is None:
             memory.began = now
-        look = self._look(view, memory, memory.patience)
+        # Without probes it looks only when something has changed, or at the end.
+        look = self._look(view, memory, memory.patience, RECENT if self.probes else 0.0)
         finding = self._found(view, look, memory, now)
+        if self.probes and finding.state is State.HOLDS and self._begins_or_ends(look, memory, now):
+            look, finding = self._confirmed(view, look, finding, memory, now)
         if finding.state is State.HOLDS:
             return self._held(look, finding, memory, now)
         # A round of probes that is still out breaks nothing: its answers will.
@@ -94,28 +103,55 @@ class WaitReady(Step[WaitMemory]):
     def timed_out(self, view: HostView, memory: WaitMemory, last: Finding) -> Finding:
         unit = view.unit(self._unit)
         waited = f"not ready within {self.timeout:g}s: {last.reason}"
+        if last.verdict is Verdict.NOT_LISTENING and (elsewhere := view.listens_on(unit)):
+            waited += f" (it listens on {', '.join(elsewhere)}: is `port` right?)"
         if not unit.runs:
             # Between two restarts it reads activating; but nothing of it lives.
             dead = Verdict.UNIT_FAILED if last.verdict is Verdict.STILL_STARTING else last.verdict
             return fails(dead, f"{waited}; {unit.name} is {unit.describe()}: {how_it_ended(unit)}", **last.evidence)
+        if memory.patience.others >= OFTEN:
+            why = f"somebody else started {unit.name} again {memory.patience.others} times while it was watched"
+            return fails(Verdict.UNIT_CHANGED, f"{waited}; {why}", **last.evidence)
+        if unit.active_state is ActiveState.DEACTIVATING and unit.job_type not in ("start", "restart"):
+            why = f"{unit.name} is {unit.describe()}: it is being stopped, and no start is to follow"
+            return fails(Verdict.UNIT_CHANGED, f"{waited}; {why}", **last.evidence)
         if self.on_timeout == "fail":
             return fails(last.verdict, waited, **last.evidence)
-        alone = f"{waited}; {unit.name} is {unit.describe()} and was left alone"
-        return Finding(State.LEFT_ALONE, Verdict.STILL_STARTING, alone, last.evidence)
+        now = f"{unit.name} is {unit.describe()}"
+        alone = "it was left alone" if unit.describe() in last.reason else f"{now} and was left alone"
+        return Finding(
+            State.LEFT_ALONE, Verdict.STILL_STARTING, f"{waited}; {alone}{_leftovers(view, unit)}", last.evidence
+        )
+
+    def _begins_or_ends(self, look: Look, memory: WaitMemory, now: float) -> bool:
+        """Whether the window begins or ends with this look."""
+        begun = memory.healthy_since is not None and memory.invocation == look.unit.invocation_id
+        return not begun or now - (memory.healthy_since or now) >= self.healthy_for
+
+    def _confirmed(
+        self, view: HostView, look: Look, finding: Finding, memory: WaitMemory, now: float
+    ) -> tuple[Look, Finding]:
+        """Look at all processes: somebody may have been given a socket since, which nothing announces."""
+        fresh = self._look(view, memory, memory.patience)
+        same = fresh.sockets == look.sockets and fresh.unit.invocation_id == look.unit.invocation_id
+        if fresh.healthy and same:
+            return fresh, replace(finding, evidence={**finding.evidence, **fresh.evidence()})
+        return fresh, self._found(view, fresh, memory, now)
 
     @property
     def _unit(self) -> str:
         assert self.unit is not None
         return self.unit
 
-    def _look(self, view: HostView, memory: WaitMemory, patience: Patience | None) -> Look:
-        unit = view.unit(self._unit)
+    def _look(self, view: HostView, memory: WaitMemory, patience: Patience | None, recent: float = 0.0) -> Look:
+        unit = view.unit(self._unit, recent=recent)
         counted_from = memory.run.starts.get(unit.name)
-        return Looker(view, unit, self.port, counted_from, self.max_restarts, patience).look()
+        began = memory.run.invocations.get(unit.name, "")
+        return Looker(view, unit, self.port, counted_from, self.max_restarts, patience, began, recent).look()
 
     def _found(self, view: HostView, look: Look, memory: WaitMemory, now: float) -> Finding:
         if look.healthy:
-            return self._probed(view, look, memory, now)
+            return Prober(view, look, self.probes, memory.run, memory.asking, secret=self.secret).finding(now)
         if look.final:
             return fails(look.verdict, look.reason, **look.evidence())
         return not_yet(look.verdict, look.reason, look.wake(look.again_within), **look.evidence())
@@ -133,52 +169,22 @@ class WaitReady(Step[WaitMemory]):
         took = memory.healthy_since - (memory.began or now)
         times = {"ready-after": round(took, 3), "healthy-for": self.healthy_for}
         stayed = f"healthy for {self.healthy_for:g}s, " if self.healthy_for else ""
-        return holds(Verdict.READY, f"{stayed}ready after {took:.1f}s", **finding.evidence, **times)
-
-    def _probed(self, view: HostView, look: Look, memory: WaitMemory, now: float) -> Finding:
-        """Ask the probes; an answer counts only if the sockets are still those that listened when it was asked."""
-        facts = look.evidence()
-        if not self.probes:
-            return holds(Verdict.READY, look.reason, **facts)
-        if not memory.asked or look.sockets != memory.sockets:
-            _ask_anew(look, memory, now)
-        answers = self._answers(view, memory)
-        wrong = [answer.detail for answer in answers if answer and not answer.good]
-        wrong += filter(None, (_answered_by_a_stranger(view, look, probe) for probe in self.probes))
-        told = [answer.detail for answer in answers if answer]
-        # What was answered counts before anything is asked again: a slow no is a no.
-        over = None not in answers
-        left = max(memory.asked_at + PROBE_EVERY - now, SOON)
-        if over:
-            memory.wrong = wrong[0] if wrong else ""
-            if now - memory.asked_at >= PROBE_EVERY:
-                _ask_anew(look, memory, now)
-        if wrong:
-            return not_yet(Verdict.PROBE_FAILED, wrong[0], look.wake(left), **facts, probes=wrong)
-        if not over:
-            wake = replace(look.wake(1.0), pending=True)
-            verdict = Verdict.PROBE_FAILED if memory.wrong else Verdict.STILL_STARTING
-            return not_yet(verdict, memory.wrong or f"probing {self._unit}", wake, **facts)
-        return holds(Verdict.READY, look.reason, **facts, probes=told)
-
-    def _answers(self, view: HostView, memory: WaitMemory) -> list[Answer | None]:
-        kinds = [probe.asks for probe in self.probes]
-        return [view.ask(Question(kind.question(memory.run), memory.asked, kind.timeout)) for kind in kinds]
+        reason = f"{stayed}ready after {took:.1f}s{_besides(look, memory)}"
+        return holds(Verdict.READY, reason, **finding.evidence, **times)
 
 
-def _answered_by_a_stranger(view: HostView, look: Look, probe: Probe) -> str:
-    """Say that a port of this machine which a probe asks, besides the unit's, is not the unit's to answer on.
+def _besides(look: Look, memory: WaitMemory) -> str:
+    """Say what an operator must know of a unit that is ready all the same."""
+    others = memory.patience.others
+    times = "once" if others == 1 else f"{others} times"
+    started = f"somebody else started {look.unit.name} again {times} while it was watched" if others else ""
+    return "".join(f"; {text}" for text in (started, in_its_file(look.unit)) if text)
 
-    Another live service may be a proxy before it, and counts as it is.
-    """
-    port = probe.asks.local_port
-    if port is None or any(port.number == own.port.number for own in look.ports):
+
+def _leftovers(view: HostView, unit: Unit) -> str:
+    """Name what is left over from earlier runs in a unit that has no main process yet: it may be what it waits for."""
+    found = () if unit.main_pid else view.leftovers(unit)
+    if not found:
         return ""
-    owner = view.ownership(look.unit, port)
-    if owner.verdict in (Verdict.OWNED, Verdict.OTHER_UNIT_HOLDS_PORT, Verdict.NOT_LISTENING):
-        return ""
-    return f"an answer from port {port} does not count: {owner.reason}"
-
-
-def _ask_anew(look: Look, memory: WaitMemory, now: float) -> None:
-    memory.asked, memory.asked_at, memory.sockets = memory.run.new_question(), now, look.sockets
+    named = ", ".join(str(holder.process) for holder in found[:3])
+    return f"; in it {'is' if len(found) == 1 else 'are'} {named}, left over from an earlier run"

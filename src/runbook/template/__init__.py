@@ -11,6 +11,7 @@ from runbook.template.filters import FILTERS
 from runbook.template.scope import FACTS, VERSIONS, Reference, Scope, TemplateError
 from runbook.template.text import (
     OPEN,
+    Change,
     Finish,
     Put,
     Template,
@@ -22,6 +23,7 @@ from runbook.template.text import (
     plain,
     quoted,
     read,
+    rewritten,
 )
 
 __all__ = [
@@ -29,6 +31,7 @@ __all__ = [
     "FILTERS",
     "OPEN",
     "VERSIONS",
+    "Change",
     "Expression",
     "Finish",
     "Put",
@@ -44,4 +47,5 @@ __all__ = [
     "plain",
     "quoted",
     "read",
+    "rewritten",
 ]

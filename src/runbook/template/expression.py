@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from runbook.phrases import listed, near, shown
 from runbook.template.filters import ARGUMENTS, FILTERS
+from runbook.template.quotes import ALONE, Place
 from runbook.template.scope import ROOTS, Reference, Scope, TemplateError, Word
 
 if TYPE_CHECKING:
@@ -30,13 +31,17 @@ MOST_DEPTH = 40
 
 @dataclass(frozen=True)
 class Expression:
-    """A checked expression. `optional` are references whose absence it deals with itself, `raw` ends it."""
+    """A checked expression. `optional` are references whose absence it deals with itself, `raw` ends it.
+
+    `place` is where it stands, where it is a piece of a script.
+    """
 
     source: str
     references: tuple[Reference, ...]
     optional: frozenset[Reference]
     raw: bool
     evaluate: TemplateExpression
+    place: Place = ALONE
 
     def value(self, scope: Scope) -> Any:
         """Compute it, or give None where a name is not known yet. Raises TemplateError."""
@@ -189,7 +194,7 @@ class _Check:
 
     def _name(self, node: nodes.Name) -> None:
         if not node.name.startswith("_"):
-            hint = near(node.name, ROOTS) or f"; there are {listed(ROOTS)}"
+            hint = near(node.name, ROOTS) or f"; write `vars.{node.name}` for a variable of the file"
             raise TemplateError(f"`{node.name}` is not defined{hint}")
 
     def _compare(self, node: nodes.Compare) -> None:
@@ -230,7 +235,8 @@ def _environment() -> SandboxedEnvironment:
     from jinja2 import StrictUndefined  # noqa: PLC0415
     from jinja2.sandbox import ImmutableSandboxedEnvironment  # noqa: PLC0415
 
-    environment = ImmutableSandboxedEnvironment(undefined=StrictUndefined, autoescape=False)
+    # Not optimized: that would compute what is constant while it is compiled, and fail there: `[][0] ~ 'a'`.
+    environment = ImmutableSandboxedEnvironment(undefined=StrictUndefined, autoescape=False, optimized=False)
     tests = {name: environment.tests[name] for name in ("defined", "undefined")}
     for table in (environment.globals, environment.filters, environment.tests):
         table.clear()

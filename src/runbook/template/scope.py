@@ -63,7 +63,7 @@ class Scope:
     While a file is read `results` is None: then `run.id` and `steps.…` are not known yet, and only steps in
     `before` (id to what can be asked of it) may be referred to. In a run `results` holds what is known of the
     steps; one that is missing there has not run and tells nothing, unless the scope is `partial`, for a plan:
-    then what asks for it stays as it is. `offers` are names that a step itself can tell, some of them already
+    then what it does not hold stays as it is. `offers` are names that a step itself can tell, some of them already
     in `own`. `roots` are the names that have a place here at all.
     """
 
@@ -149,8 +149,10 @@ class Scope:
         *parts, fact = reference.path or ("",)
         step = ".".join(parts)
         if self.results is not None:
-            if step in self.results or not self.partial:
-                return self.results.get(step, {}).get(fact, "")
+            known = self.results.get(step, {})
+            # What a step tells that has not run is what is sure before.
+            if fact in known or "status" in known or not self.partial:
+                return known.get(fact, "")
             return None
         if step in self.before:
             if fact not in self.before[step]:

@@ -8,16 +8,16 @@ never read as a template again.
 from __future__ import annotations
 
 import re
-import shlex
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from functools import lru_cache
-from typing import Any, TypeVar, cast
+from typing import Any, Protocol, TypeVar, cast
 
 from pydantic import BaseModel
 
 from runbook.template.expression import Expression, compiled
 from runbook.template.filters import MOST_OUTPUT
+from runbook.template.quotes import Shell
 from runbook.template.scope import Reference, Scope, TemplateError, Word
 
 OPEN, CLOSE = "${{", "}}"
@@ -101,11 +101,17 @@ def plain(value: Any, piece: Expression) -> str:
 
 
 def quoted(value: Any, piece: Expression) -> str:
-    """Write a value into a script, quoted for the shell unless it is `| raw`; a list word by word."""
+    """Write a value into a script, quoted for the place where it stands unless it is `| raw`; a list word by word."""
     if piece.raw:
         return plain(value, piece)
     items = value if isinstance(value, (tuple, list)) else (value,)
-    return " ".join(shlex.quote(plain(item, piece)) for item in items)
+    try:
+        return " ".join(piece.place.quoted(plain(item, piece)) for item in items)
+    except TemplateError:
+        raise
+    except ValueError as error:
+        how = "give it to the command by `env`, and write $NAME there"
+        raise TemplateError(f"`{piece}` stands {error}; {how}") from error
 
 
 def literal(value: Any, piece: Expression) -> str:
@@ -118,7 +124,22 @@ def read(text: str, put: Put = plain, finish: Finish = _same) -> str:
     """Cut a text at its pieces: a Template, or the text itself if it has none. Raises TemplateError."""
     if isinstance(text, Template) or OPEN not in text:
         return text
-    return Template(_parts(text), put, finish)
+    parts = _parts(text)
+    return Template(_placed(parts) if put is quoted else parts, put, finish)
+
+
+def _placed(parts: tuple[Part, ...]) -> tuple[Part, ...]:
+    """Note for each piece of a script where it stands."""
+    texts = ["", *(part if isinstance(part, str) else "" for part in parts), ""]
+    shell, placed = Shell("\n".join(texts)), list[Part]()
+    for part, before, behind in zip(parts, texts, texts[2:], strict=False):
+        if isinstance(part, str):
+            shell.read(part)
+            placed.append(part)
+        else:
+            placed.append(replace(part, place=shell.place(before, behind)))
+            shell.pass_value(raw=part.raw)
+    return tuple(placed)
 
 
 def expression(text: str) -> Expression:
@@ -158,6 +179,39 @@ def fill(step: Model, scope: Scope) -> Model:
 def complete(value: Any, **own: str) -> Any:
     """Put into a field what its step itself found out: `complete(self.run, **{"from": before})`."""
     return _filled(value, own)
+
+
+class Change(Protocol):
+    """Changes what stands in a field: a whole text, or a value before it is put into one, and quoted for its place."""
+
+    def text(self, text: str, name: str) -> str:
+        """Give a whole text of the field `name`, changed."""
+
+    def value(self, value: str, name: str, references: Iterable[Reference], *, quoted: bool) -> str:
+        """Give a value of the field `name` that these names made, changed; `quoted` if it will be, for a shell."""
+
+
+def rewritten(value: Any, change: Change, name: str) -> Any:
+    """Give a field with every text in it changed; one that is not whole yet is changed when it is."""
+    if isinstance(value, Template):
+        put, finish = value.put, value.finish
+
+        def changed(it: Any, piece: Expression) -> str:
+            if isinstance(it, str):
+                it = change.value(str(it), name, piece.references, quoted=put is quoted and not piece.raw)
+            return put(it, piece)
+
+        return Template(value.parts, changed, lambda text: finish(change.text(text, name)), value.known)
+    if isinstance(value, str):
+        text = change.text(value, name)
+        return value if text == value else text
+    if isinstance(value, tuple):
+        return tuple(rewritten(item, change, name) for item in value)
+    if isinstance(value, Mapping):
+        return {key: rewritten(item, change, name) for key, item in value.items()}
+    if isinstance(value, BaseModel) and not _is_step(value):
+        return value.model_copy(update={inner: rewritten(held, change, inner) for inner, held in value})
+    return value
 
 
 def _is_step(value: BaseModel) -> bool:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import time
-
 import pytest
 import yaml
 
@@ -12,11 +10,8 @@ from runbook.errors import DocumentError
 
 
 def refusal(data: bytes | str) -> str:
-    began = time.monotonic()
     with pytest.raises(DocumentError) as caught:
         parse(data, "f")
-    # Generous, for a busy machine; each of them takes some milliseconds with libyaml.
-    assert time.monotonic() - began < 5
     return str(caught.value)
 
 

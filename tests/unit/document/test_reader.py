@@ -153,7 +153,7 @@ def test_a_variable_that_is_set_is_looked_at_like_any_other() -> None:
 
 def test_later_steps_know_earlier_ones_nested_ones_too() -> None:
     steps = """
-  - update: {id: new, run: "x ${{ to }} ${{ from }}", version: x, to: "1"}
+  - update: {id: new, run: "x ${{ to }} ${{ from }}", version: x, to: "1.0"}
   - remediate:
       when: steps.new.changed
       check:

@@ -11,7 +11,7 @@ from runbook.document.trust import distrust
 
 NOBODY = 65534
 
-pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a file away")
+pytestmark = pytest.mark.root
 
 
 @pytest.fixture

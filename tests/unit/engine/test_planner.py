@@ -2,24 +2,31 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from runbook import document
 from runbook.engine.events import Events
+from runbook.engine.lock import LockHolder
 from runbook.engine.planner import Planner
-from runbook.engine.runner import RunEnd
+from runbook.engine.runner import RunEnd, Runner
 from runbook.host.tasks import Answer
+from runbook.memory import RunState
 from runbook.model import Event
-from runbook.step import Runbook, RunState, Step
+from runbook.step import Runbook, Step
+from runbook.template import Scope
 from tests.unit.fake_machine import FakeMachine, listen, process, unit
-from tests.unit.runs import FIX, finished, incident, remediate, step
+from tests.unit.runs import FIX, finished, incident, remediate, replace_id, step
 
 
-def plan(machine: FakeMachine, *steps: Step[Any], act: Callable[[Planner], RunEnd] = Planner.plan) -> list[Event]:
+def plan(
+    machine: FakeMachine, *steps: Step[Any], act: Callable[[Planner], RunEnd] = Planner.plan, **book: Any
+) -> list[Event]:
     """Plan steps and give the events; whatever the steps are, nothing may be written."""
     seen: list[Event] = []
-    runbook = Runbook.model_validate({"unit": "gw.service", "port": "80", "steps": steps, "path": "x.yaml"})
+    runbook = Runbook.model_validate({"unit": "gw.service", "port": "80", "steps": steps, "path": "x.yaml", **book})
     act(Planner(runbook, machine, machine, Events("r", machine.clock, (seen.append,)), RunState("r", Path("/srv"))))
     assert machine.written == []
     return seen
@@ -27,6 +34,21 @@ def plan(machine: FakeMachine, *steps: Step[Any], act: Callable[[Planner], RunEn
 
 def planned(events: list[Event]) -> list[tuple[str, str]]:
     return [(e.data["id"], e.data["impact"]) for e in events if e.event == "step-planned"]
+
+
+def test_a_plan_tells_who_has_the_lock_and_a_check_does_not() -> None:
+    def locked(planner: Planner) -> Planner:
+        planner.locked = lambda units: [LockHolder(one, 7, "20261124-1200-abc", "bob", 1.0) for one in units]
+        return planner
+
+    events = plan(incident(), step("restart"), act=lambda planner: locked(planner).plan())
+    [notice] = [event.data["text"] for event in events if event.event == "notice"]
+    assert notice.startswith("gw.service is locked by run 20261124-1200-abc (PID 7, user bob), since ")
+    holder = {"unit": "gw.service", "pid": 7, "run": "20261124-1200-abc", "user": "bob", "since": 1.0}
+    assert (events[-1].data["locked-by"], events[-1].data["exit"]) == ([holder], 0)
+    checked = plan(incident(), step("verify-port-owner"), act=lambda planner: locked(planner).check())
+    assert [event for event in checked if event.event == "notice"] == []
+    assert "locked-by" not in plan(incident(), step("restart"))[-1].data
 
 
 def test_the_plan_in_the_incident() -> None:
@@ -44,6 +66,30 @@ def test_the_plan_in_the_incident() -> None:
     assert kill["evidence"]["ports"][0]["holders"][0]["pid"] == 74
     assert events[-1].data["would-change"] is True
     assert events[-1].data["exit"] == 0
+
+
+def test_a_fix_that_is_sure_to_refuse_is_foretold() -> None:
+    machine = FakeMachine(units={"gw.service": unit(), "nginx.service": unit("nginx.service", main_pid=981)})
+    machine.processes = {100: process(100), 981: process(981, name="nginx", cgroup="/system.slice/nginx.service")}
+    listen(machine, 981, "0.0.0.0:80")
+    events = plan(machine, remediate(step("wait-ready"), fix=tuple(map(step, FIX))))
+    kill = next(e.data for e in events if e.data.get("id") == "remediate.fix.kill-orphan")
+    assert kill["reason"].startswith("would fail: port 80 is held by PID 981 (nginx): nginx.service is a live service")
+    wait = next(e.data for e in events if e.data.get("id") == "remediate.check.wait-ready")
+    assert not wait["reason"].startswith("would fail")  # It merely looks, and has.
+
+
+def test_what_a_person_should_know_first_is_told_in_plan_and_run() -> None:
+    machine = FakeMachine(units={"gw.service": unit()}, processes={100: process(100)})
+    seen: list[Event] = []
+    book = Runbook.model_validate({"unit": "gw.service", "steps": (step("start"),), "path": "x.yaml"})
+    events = Events("r", machine.clock, (seen.append,))
+    state = RunState("r", Path("/srv"))
+    Planner(book, machine, machine, events, state, ("it ends with you",)).plan()
+    assert [(e.event, e.data.get("text")) for e in seen][:2] == [("observed", None), ("notice", "it ends with you")]
+    seen.clear()
+    Runner(book, machine, machine, events, state, notices=("it ends with you",)).run()
+    assert [(e.event, e.data.get("text")) for e in seen][:2] == [("run-started", None), ("notice", "it ends with you")]
 
 
 def test_what_an_earlier_step_can_change_is_undetermined_and_names_it() -> None:
@@ -87,3 +133,112 @@ def test_check_looks_at_reading_steps_only() -> None:
     )
     assert finished(events) == [("remediate.check.verify-port-owner", "failed", "orphan-holds-port")]
     assert events[-1].data["exit"] == 1
+
+
+def test_a_plan_knows_the_version_that_an_update_will_bring() -> None:
+    """`steps.update.to` is sure before the run; what the update printed is not, nor whether it changed anything."""
+    book = """
+        unit: gw
+        port: 80
+        steps:
+          - update: {run: "install ${{ to }}", version: app --version, to: 1.1.0}
+          - verify-version: {run: gwctl, expect: "${{ steps.update.to }}"}
+          - verify-version: {run: gwctl, expect: "1.0${{ steps.update.output }}"}
+    """
+    machine = FakeMachine(units={"gw.service": unit()}, processes={100: process(100)})
+    listen(machine, 100, "0.0.0.0:80")
+    machine.answers = {"app --version": [Answer(True, "", "1.0.0")], "gwctl": [Answer(True, "", "1.0.0")]}
+    seen: list[Event] = []
+    runbook = document.parse(textwrap.dedent(book))
+    Planner(runbook, machine, machine, Events("r", machine.clock, (seen.append,)), RunState("r", Path("/srv"))).plan()
+    reasons = [e.data["reason"] for e in seen if e.data.get("type") == "verify-version"]
+    assert reasons == ["1.0.0 serves, not 1.1.0", "what is wanted is known once steps.update.output is"]
+    assert machine.written == []
+
+
+def test_a_fix_that_is_bound_to_be_refused_is_not_promised() -> None:
+    machine = FakeMachine(units={"gw.service": unit(), "nginx.service": unit("nginx.service", main_pid=981)})
+    machine.processes = {100: process(100), 981: process(981, name="nginx", cgroup="/system.slice/nginx.service")}
+    listen(machine, 981, "0.0.0.0:80")
+    remedy = remediate(step("verify-port-owner"), fix=tuple(map(step, FIX)))
+    events = plan(machine, remedy)
+    told = {e.data["id"]: e.data for e in events if e.event == "step-planned"}
+    assert {data["impact"] for data in told.values()} == {"none", "read-only"}
+    assert told["remediate"]["reason"].startswith("could not fix: port 80 is held by PID 981 (nginx)")
+    assert told["remediate.fix.kill-orphan"]["verdict"] == "refused-to-kill"
+    assert told["remediate.fix.stop"]["reason"] == "would not be begun"
+    assert events[-1].data["would-change"] is False
+
+    after_a_restart = {e.data["id"]: e.data for e in plan(machine, step("restart"), remedy) if "impact" in e.data}
+    assert after_a_restart["remediate"]["impact"] == "undetermined"
+    assert after_a_restart["remediate.fix.stop"]["reason"].startswith("would stop")
+
+
+def test_a_fix_that_would_be_skipped_does_nothing_in_a_plan_either() -> None:
+    """Then what it would have stopped is still there, and the fix behind it is bound to be refused."""
+    machine = FakeMachine(units={"gw.service": unit(), "nginx.service": unit("nginx.service", main_pid=981)})
+    machine.processes = {100: process(100), 981: process(981, name="nginx", cgroup="/system.slice/nginx.service")}
+    listen(machine, 981, "0.0.0.0:80")
+
+    def told_of(what: Step[Any], really: str) -> dict[str, Any]:
+        events = plan(machine, what, names=Scope(vars={"really": really}))
+        return {e.data["id"]: e.data for e in events if e.event == "step-planned"}
+
+    rival = replace_id(step("stop", unit="nginx.service", when="vars.really"), "stop-rival")
+    remedy = remediate(step("verify-port-owner"), fix=(rival, *map(step, FIX)))
+    told = {
+        e.data["id"]: e.data
+        for e in plan(machine, remedy, names=Scope(vars={"really": ""}))
+        if e.event == "step-planned"
+    }
+    assert told["remediate"]["reason"].startswith("could not fix: port 80 is held by PID 981 (nginx)")
+    told = {
+        e.data["id"]: e.data
+        for e in plan(machine, remedy, names=Scope(vars={"really": "yes"}))
+        if e.event == "step-planned"
+    }
+    assert told["remediate"]["impact"] == "mutating"
+
+    other = remediate(replace_id(step("verify-port-owner", when="vars.really"), "a"), fix=tuple(map(step, FIX)))
+    told = {
+        e.data["id"]: e.data
+        for e in plan(machine, other, names=Scope(vars={"really": ""}))
+        if e.event == "step-planned"
+    }
+    assert told["remediate"]["verdict"] == "holds"
+    assert told["remediate.check.a"]["reason"] == "would be skipped: `when` is false (vars.really)"
+
+
+def test_check_skips_what_a_run_would_skip_and_leaves_fixes_alone() -> None:
+    machine = incident()
+    fixes = (step("verify-port-owner"), step("stop"))
+    events = plan(
+        machine,
+        step("verify-port-owner", id="never", when="run.id == 'other'"),
+        step("verify-port-owner", id="perhaps", when="steps.never.changed"),
+        remediate(step("verify-port-owner"), fix=fixes, when="run.id == 'other'"),
+        remediate(step("verify-port-owner"), fix=fixes),
+        act=Planner.check,
+    )
+    told = [(e.data["id"], e.data["status"]) for e in events if e.event == "step-finished"]
+    nested = "remediate.check.verify-port-owner"
+    assert told == [("never", "skipped"), ("perhaps", "skipped"), (nested, "skipped"), (nested, "failed")]
+
+
+def test_a_unit_that_nobody_knows_is_told_with_the_one_that_was_meant() -> None:
+    machine = FakeMachine(units={"gateway.service": unit("gateway.service")}, processes={100: process(100)})
+    machine.answers["app --version"] = [Answer(True, "", "1.0.0")]
+    update = step("update", run="install", version="app --version", to="1.1.0")
+    events = plan(machine, update, step("restart", unit="gatewey.service"))
+    assert [e.data["text"] for e in events if e.event == "notice"] == [
+        "systemd knows no unit gatewey.service yet; did you mean gateway.service?"
+    ]
+
+
+def test_a_plan_says_where_a_run_would_end() -> None:
+    machine = FakeMachine(units={"gw.service": unit()}, processes={100: process(100)})
+    machine.answers["whose data"] = [Answer(False, "ended with status 1")]
+    guard = step("run", id="guard", run="whose data", **{"read-only": True})
+    assert plan(machine, guard, step("restart"))[-1].data["reason"] == "nothing was changed; a run would end at guard"
+    passed_over = guard.model_copy(update={"on_failure": "continue"})
+    assert plan(machine, passed_over, step("restart"))[-1].data["reason"] == "nothing was changed"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +13,11 @@ from runbook.engine.runner import Runner
 from runbook.errors import AccessDenied, BusLost, BusTimeout, Interrupted
 from runbook.host.facts import ActiveState, Unit
 from runbook.host.tasks import Answer, CommandResult
+from runbook.memory import RunState
 from runbook.model import Event
-from runbook.step import Runbook, RunState
+from runbook.step import Runbook
 from tests.unit.fake_machine import FakeMachine, listen, process, unit
-from tests.unit.runs import finished, incident, run, step
+from tests.unit.runs import finished, incident, remediate, run, step
 
 
 @pytest.mark.parametrize(("on_failure", "written"), [("abort", []), ("continue", ["restart gw.service"])])
@@ -30,6 +32,15 @@ def test_always_runs_after_a_failure_and_does_not_hide_it() -> None:
     end, _ = run(machine, step("verify-port-owner"), always=(step("run", id="tell", run="tell people"),))
     assert machine.written == ["command tell people"]
     assert (end.status, end.reason) == ("failed", "verify-port-owner: nobody listens on port 80")
+
+
+def test_the_last_words_of_a_socket_name_its_port() -> None:
+    listens = (("Stream", "0.0.0.0:80"),)
+    machine = FakeMachine(units={"gw.socket": unit("gw.socket", sub_state="listening", main_pid=0, listen=listens)})
+    machine.processes[1] = process(1, ppid=0, name="systemd", cgroup="/init.scope")
+    listen(machine, 1, "0.0.0.0:80")
+    end, _ = run(machine, step("start", unit="gw.socket"), unit="gw.socket")
+    assert end.reason == "gw.socket is active (listening), port 80"
 
 
 def test_an_interrupted_run_leaves_always_alone_and_stops_its_command() -> None:
@@ -112,7 +123,7 @@ def test_a_bus_that_goes_away_for_a_moment_is_waited_for() -> None:
     class Flaky(FakeMachine):
         lost = 3
 
-        def unit(self, name: str) -> Unit:
+        def unit(self, name: str, *, recent: float = 0.0) -> Unit:
             if self.waits and self.lost:
                 self.lost -= 1
                 raise BusLost("cannot reach systemd: the connection is closed")
@@ -162,6 +173,39 @@ def test_secrets_are_masked_in_every_event() -> None:
     assert "***" in repr(seen)
 
 
+@pytest.mark.parametrize(
+    ("secret", "run", "printed", "leaks"),
+    [
+        pytest.param("s3cr3t-token-of-many", "login", f"{'x' * 190} s3cr3t-token-of-many", "s3cr3t", id="line"),
+        pytest.param("s3cr3t-token-of-many", f"curl {'x' * 43} s3cr3t-token-of-many", "", "s3cr3t", id="command"),
+        pytest.param("it's-a-s3cr3t", "login 'it'\"'\"'s-a-s3cr3t'", "", "s3cr3t", id="quoted"),
+        pytest.param("s3cr3t-token\n", "login", "no s3cr3t-token", "s3cr3t", id="newline"),
+        pytest.param("BEGIN s3cr3t\nOF MANY LINES", "login", "BEGIN s3cr3t\nOF MANY LINES", "LINES", id="lines"),
+        pytest.param("s3cr3t-token-of-many", "login", f"s3cr3t-token-of-many{'x' * 3995}", "many", id="beginning"),
+    ],
+)
+def test_a_piece_of_a_secret_is_masked_too(secret: str, run: str, printed: str, leaks: str) -> None:
+    """Texts are cut for a sentence, shown line by line, and quoted for the shell."""
+    machine = FakeMachine(units={"gw.service": unit()})
+    machine.on_command = lambda m, command: CommandResult("exit-code", 1, printed)
+    machine.answers = {"look": [Answer(False, "ended with status 1", printed)]}
+    look = step("run", id="look", run="look", **{"read-only": True, "on-failure": "continue"})
+    runbook = Runbook.model_validate({"steps": [look, step("run", run=run)], "path": "x"})
+    seen: list[Event] = []
+    events = Events("r", machine.clock, (seen.append,), (secret,))
+    Runner(runbook, machine, machine, events, RunState("r", Path("/"))).run()
+    assert leaks not in repr(seen)
+    assert "***" in repr(seen)
+
+
+def test_a_remediation_keeps_the_secrets_of_what_it_holds() -> None:
+    machine = FakeMachine(units={"gw.service": unit()})
+    machine.answers = {"look": [Answer(False, "ended with status 1", "hunter2")]}
+    look = step("run", id="look", run="look", **{"read-only": True})
+    _, events = run(machine, remediate(look, fix=(step("reset-failed"),), secret=True))
+    assert "hunter2" not in repr(events)
+
+
 def test_what_an_earlier_try_did_is_a_change() -> None:
     """The first try does it and is late; the second one finds it done."""
     machine = FakeMachine(units={"gw.service": unit()}, processes={100: process(100)})
@@ -185,11 +229,42 @@ def test_what_cannot_be_stopped_in_time_is_said() -> None:
     assert "cannot stop runbook-x.service" in end.reason
 
 
-def test_a_program_inside_the_unit_that_it_would_stop_does_not_begin() -> None:
-    machine = FakeMachine(units={"gw.service": unit()}, processes={100: process(100)}, inside="gw.service")
+def test_a_program_that_cannot_leave_the_unit_that_it_would_stop_does_not_begin() -> None:
+    machine = FakeMachine(units={"gw.service": unit()}, processes={100: process(100)}, inside="gw.service", stuck=True)
     end, _ = run(machine, step("restart"))
-    assert (end.exit, machine.written) == (5, [])
+    assert (end.exit, machine.written) == (5, ["scope run-1"])
     assert "inside gw.service" in end.reason
+    assert "systemd-run --scope" in end.hint
+
+
+@pytest.mark.parametrize(
+    "where", [{"inside": "gw.service"}, {"inside": "needs.service"}, {"session": "session-3.scope"}]
+)
+def test_what_would_take_the_run_along_is_left_before_anything_is_done(where: dict[str, str]) -> None:
+    units = {"gw.service": unit(restarts_with=("needs.service",)), "needs.service": unit("needs.service")}
+    machine = FakeMachine(units=units, processes={100: process(100)}, **where)  # type: ignore[arg-type]
+    end, events = run(machine, step("restart"))
+    assert (end.exit, machine.written) == (0, ["scope run-1", "restart gw.service"])
+    assert events[0].data["left"] == next(iter(where.values()))
+
+
+def test_a_login_that_cannot_be_left_is_told_and_the_run_goes_on() -> None:
+    machine = FakeMachine(units={"gw.service": unit()}, session="session-3.scope", stuck=True)
+    machine.refuse = {"scope": AccessDenied("cannot go into runbook-run-1.scope: Access denied")}
+    end, events = run(machine, step("restart"))
+    assert (end.exit, machine.written) == (0, ["scope run-1", "restart gw.service"])
+    [notice] = [event.data["text"] for event in events if event.event == "notice"]
+    assert notice == (
+        "this run may end with the login that it was started in (session-3.scope), and stays there: "
+        "cannot go into runbook-run-1.scope: Access denied"
+    )
+
+
+def test_a_run_that_is_inside_a_unit_which_it_only_looks_at_stays() -> None:
+    machine = FakeMachine(units={"gw.service": unit()}, processes={100: process(100)}, inside="gw.service")
+    _, events = run(machine, step("verify-port-owner"))
+    assert machine.written == []
+    assert "left" not in events[0].data
 
 
 def test_an_interruption_wins_over_what_cannot_be_stopped_in_time() -> None:
@@ -204,3 +279,23 @@ def test_an_interruption_wins_over_what_cannot_be_stopped_in_time() -> None:
     machine.on_command = lambda m, command: None
     end, _ = run(machine, step("run", run="sleep 100"))
     assert (end.status, end.exit) == ("interrupted", 143)
+
+
+def test_the_time_of_the_whole_run_is_told_as_that() -> None:
+    """Not as the step's own, which is longer."""
+    machine = FakeMachine(units={"gw.service": unit()}, processes={100: process(100)})
+    end, _ = run(machine, step("wait-ready", timeout="120s"), timeout="3s")
+    assert machine.clock.time - 1000.0 == pytest.approx(3.0)
+    assert "the time of all steps is over (`timeout`)" in end.reason
+    assert "120s" not in end.reason
+
+
+def test_an_interruption_after_the_end_of_a_step_does_not_lose_its_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(*_: object) -> None:
+        raise Interrupted(signal.SIGTERM)
+
+    monkeypatch.setattr("runbook.engine.runner.last_words", interrupted)
+    machine = FakeMachine(units={"gw.service": unit()}, processes={100: process(100)})
+    end, events = run(machine, step("verify-port-owner"))
+    assert end.status == "interrupted"
+    assert finished(events) == [("verify-port-owner", "failed", "not-listening")]

@@ -16,7 +16,7 @@ from types import TracebackType
 from typing import Self
 
 from runbook.host import processes
-from runbook.host.facts import Holder, Role
+from runbook.host.owners import Holder, Role
 from runbook.host.sockets import listeners
 from runbook.model import Port
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+import pwd
 from pathlib import Path
 
 import pytest
 
 from runbook.errors import EXIT_NOT_BEGUN, BusUnavailable
-from runbook.host.addresses import Endpoint, endpoints, unavailable
+from runbook.host import addresses
+from runbook.host.addresses import Endpoint, endpoints, fleeting, unavailable
 
 PRIVATE = Endpoint("unix:path=/run/systemd/private", peer=True)
 
@@ -47,7 +49,7 @@ def test_the_users_bus(monkeypatch: pytest.MonkeyPatch) -> None:
     assert endpoints("user")[0].address == "unix:path=/elsewhere/bus"
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a folder away")
+@pytest.mark.root
 def test_root_does_not_reach_into_a_users_manager(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     os.chown(tmp_path, 4711, 4711)
     monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
@@ -70,6 +72,35 @@ def test_roots_own_manager_is_root_s(monkeypatch: pytest.MonkeyPatch) -> None:
     be(monkeypatch, 0)
     monkeypatch.setenv("XDG_RUNTIME_DIR", "/nowhere")
     assert endpoints("user")[0].address == "unix:path=/nowhere/bus"
+
+
+def test_root_is_told_how_to_run_it_as_the_user(monkeypatch: pytest.MonkeyPatch) -> None:
+    be(monkeypatch, 0)
+    error = unavailable("user", "there is no bus")
+    assert error.message == "cannot reach the user manager of root: there is no bus"
+    assert error.hint == "run it as the user whose units they are: su - USER -c 'runbook …'"
+
+
+@pytest.mark.root
+def test_the_folder_of_another_user_is_none_of_ours(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """`su` without a dash keeps the variable of who called it."""
+    os.chown(tmp_path, 4712, 4712)
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
+    be(monkeypatch, 4712)
+    assert endpoints("user")[0].address == f"unix:path={tmp_path}/bus"
+    be(monkeypatch, 4711)
+    assert endpoints("user")[0].address == "unix:path=/run/user/4711/bus"
+    monkeypatch.setenv("XDG_RUNTIME_DIR", "/run/user/4712")
+    assert endpoints("user")[0].address == "unix:path=/run/user/4711/bus"
+
+
+def test_a_manager_that_ends_with_the_last_login(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(addresses, "_LINGER", tmp_path)
+    name = pwd.getpwuid(os.geteuid()).pw_name
+    assert f"loginctl enable-linger {name}" in fleeting("user")
+    assert fleeting("system") == ""
+    (tmp_path / name).touch()
+    assert fleeting("user") == ""
 
 
 def test_a_user_without_linger_is_told_of_it(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -90,3 +90,10 @@ def test_a_link_is_not_followed(tmp_path: Path) -> None:
 def test_what_is_no_text_is_said_in_words(tmp_path: Path) -> None:
     with pytest.raises(HostError, match="not valid UTF-8"):
         files_of(tmp_path, Command((*SCRIPT, "echo \ud800")))
+
+
+def test_what_an_earlier_try_left_is_no_answer_of_this_one(tmp_path: Path) -> None:
+    files = CommandFiles(str(tmp_path / "run.log"))
+    files.result.write_text("signal killed TERM before\n")
+    assert files.read_result("now") == []
+    assert files.read_result("before") == ["signal", "killed", "TERM", "before"]

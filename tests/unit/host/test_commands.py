@@ -10,9 +10,9 @@ from typing import Any, cast
 
 import pytest
 
-from runbook.errors import AccessDenied, HostError, NoSuchUnit
+from runbook.errors import AccessDenied, BusLost, HostError, NoSuchUnit
 from runbook.host.commands import KEPT, Commands, environment, hindrance, unit_name
-from runbook.host.facts import JobRef, LoadState, Unit
+from runbook.host.facts import ActiveState, JobRef, LoadState, Unit
 from runbook.host.loop import Loop
 from runbook.host.systemd import Systemd
 from runbook.host.tasks import Command, CommandResult
@@ -73,7 +73,7 @@ class Forgetful:
 
     bus: SimpleNamespace
 
-    def unit(self, name: str) -> Unit:
+    def unit(self, name: str, *, recent: float = 0.0) -> Unit:
         return Unit(name, load_state=LoadState.NOT_FOUND)
 
     def live_state(self, name: str) -> None:
@@ -86,6 +86,48 @@ class Forgetful:
 @pytest.fixture
 def commands() -> Commands:
     return Commands(cast("Systemd", Forgetful()), cast("Loop", SimpleNamespace()))
+
+
+class Flaky(Forgetful):
+    """A systemd that is away when the first start is asked for, and answers the others."""
+
+    bus = SimpleNamespace(peer=True)
+
+    def __init__(self) -> None:
+        self.asked = 0
+
+    def manager(self, method: str, *_: Any, **__: Any) -> None:
+        self.asked += method == "StartTransientUnit"
+        if self.asked == 1:
+            raise BusLost("cannot start it: the connection broke")
+
+    def began(self, answer: None, name: str, verb: str, output: str) -> JobRef:
+        return JobRef(f"/org/freedesktop/systemd1/job/{self.asked}", name, verb, output)
+
+
+def test_each_try_runs_after_one_that_was_answered(tmp_path: Path) -> None:
+    """Only a start that nobody answered is looked for on disk: what an answered one left is of that try alone."""
+    systemd = Flaky()
+    commands = Commands(cast("Systemd", systemd), cast("Loop", SimpleNamespace()))
+    command = Command(("true",), output=str(tmp_path / "out"))
+    with pytest.raises(BusLost):
+        commands.begin("x", command)
+    assert commands.begin("x", command).path.endswith("/2")
+    (tmp_path / "out.result").write_text("exit-code exited 7\n")
+    assert commands.begin("x", command).path.endswith("/3")
+
+
+def test_one_that_is_just_writing_its_result_is_joined(tmp_path: Path) -> None:
+    class Ending(Flaky):
+        bus = SimpleNamespace(peer=True, read=lambda *_, **__: (5, "/org/freedesktop/systemd1/job/5"))
+
+        def live_state(self, name: str) -> ActiveState | None:  # type: ignore[override]
+            return ActiveState.DEACTIVATING if self.asked else None
+
+    systemd = Ending()
+    commands = Commands(cast("Systemd", systemd), cast("Loop", SimpleNamespace()))
+    assert commands.begin("x", Command(("true",), output=str(tmp_path / "out"))).path.endswith("/5")
+    assert systemd.asked == 1
 
 
 def ended(folder: Path, result: str, output: bytes = b"said\n") -> JobRef:
@@ -133,7 +175,7 @@ def test_the_end_of_a_long_output(commands: Commands, tmp_path: Path) -> None:
 
 def test_a_folder_that_cannot_be_entered_says_so(commands: Commands, tmp_path: Path) -> None:
     result = commands.result(ended(tmp_path, "exit-code exited 200\n", b""))
-    assert result.output == "it could not be started: 200/CHDIR: its folder cannot be entered\n"
+    assert result.output == "it could not be started: 200/CHDIR: its folder cannot be entered; `cwd` names another\n"
 
 
 def test_a_command_that_was_refused_leaves_nothing_that_it_was_given(tmp_path: Path) -> None:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import os
 import select
 import signal
 import subprocess
+import sys
 import threading
 from typing import Any
 
@@ -15,12 +17,12 @@ import pytest
 from runbook.errors import AccessDenied, HostError
 from runbook.host import processes
 from runbook.host.ending import Me, end, pidfd, protected
-from runbook.host.facts import Holder, Process, Role, Sent
+from runbook.host.owners import Holder, Process, Role, Sent
 from runbook.model import ProcessId
 
-from .family import Family, may_choose_pids, was_hit
+from . import recycling
+from .family import Family, was_hit
 
-ROUNDS = 25
 MOMENTS = ("judged", "opened", "checked", "about to signal")
 
 
@@ -33,22 +35,16 @@ def test_what_was_judged_is_signalled_and_its_like_are_not(family: Family) -> No
     assert tuple(moments) == MOMENTS
 
 
-@pytest.mark.skipif(not may_choose_pids(), reason="ns_last_pid may not be written here")
-@pytest.mark.parametrize("moment", MOMENTS)
-def test_a_pid_that_is_used_again_is_not_hit(family: Family, moment: str) -> None:
-    """The next owner of the PID has the same program, user, cgroup and socket: only its start is another."""
-    for _ in range(ROUNDS):
-        pid = family.bear()
-        holder = family.judged(pid)
+@pytest.mark.root
+@pytest.mark.parametrize("moment", [*MOMENTS, "watched"])
+def test_a_pid_that_is_used_again_is_not_hit(moment: str) -> None:
+    """The next owner of the PID has the same program, user, cgroup and socket: only its start is another.
 
-        def change(now: str, pid: int = pid) -> None:
-            if now == moment:
-                family.replace(pid)
-
-        assert end(holder, signal.SIGTERM, moment=change) is Sent.GONE
-        assert processes.lives(processes.identity(pid) or holder.process.id)
-        assert not was_hit(pid)
-        family.end(pid)
+    In a PID namespace of its own, where nobody else takes a PID that is to be used again.
+    """
+    alone = ["unshare", "--pid", "--fork", "--kill-child", "--mount-proc", sys.executable, "-m"]
+    done = subprocess.run([*alone, recycling.__name__, moment], capture_output=True, text=True, check=True, timeout=60)
+    assert json.loads(done.stdout) == {"reused": 1000, "gone": 1000, "alive": 1000, "hit": 0}, done.stderr
 
 
 @pytest.mark.parametrize("moment", MOMENTS)
@@ -165,14 +161,6 @@ def test_a_pidfd_tells_of_the_end(family: Family) -> None:
         assert select.select([fd], [], [], 0)[0]
     finally:
         os.close(fd)
-    assert pidfd(process) is None
-
-
-@pytest.mark.skipif(not may_choose_pids(), reason="ns_last_pid may not be written here")
-def test_a_pidfd_is_of_this_very_process(family: Family) -> None:
-    pid = family.bear()
-    process = family.judged(pid).process.id
-    family.replace(pid)
     assert pidfd(process) is None
 
 

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-import json
 import os
 import pwd
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -18,28 +16,15 @@ from pathlib import Path
 
 import pytest
 
-from runbook.host import processes
-from runbook.host.processes import ancestors, holders, holds, identity, in_cgroup, lives, read, state_of
+from runbook.host import environ, processes
+from runbook.host.processes import ancestors, identity, in_cgroup, lives, read, state_of
 from runbook.model import ProcessId
 
 from .family import Family, may_choose_pids
 
-ROOT = pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
-SOURCE = Path(processes.__file__).parents[2]
+ROOT = pytest.mark.root
 
 ID = "0123456789abcdef0123456789abcdef"
-
-
-@contextlib.contextmanager
-def python(code: str, **options: object) -> Iterator[tuple[subprocess.Popen[str], str]]:
-    """Run Python code that prints one line when it is ready and then waits for its input to end."""
-    child = subprocess.Popen(  # type: ignore[call-overload]
-        [sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, **options
-    )
-    try:
-        yield child, child.stdout.readline().strip()
-    finally:
-        child.communicate()
 
 
 # Texts ----------------------------------------------------------------------------------------------------------
@@ -79,6 +64,8 @@ HYBRID = "12:pids:/a\n3:cpu,cpuacct:/b\n1:name=systemd:/system.slice/old.service
         ("4:memory:/x\n1:name=systemd:/only\n", True, "/only"),
         ("4:memory:/x\n", True, ""),
         ("0::/a:b/c\n", True, "/a:b/c"),
+        ("0::/evil\x0b0::/system.slice/gw.service\n", True, "/evil\x0b0::/system.slice/gw.service"),
+        ("0::/evil\u2028\x85\x1cx\n", True, "/evil\u2028\x85\x1cx"),
         ("", True, ""),
     ],
 )
@@ -87,7 +74,7 @@ def test_the_line_of_systemd_is_picked(text: str, unified: bool, path: str) -> N
 
 
 @pytest.mark.parametrize(
-    ("environ", "found"),
+    ("text", "found"),
     [
         (f"HOME=/root\0INVOCATION_ID={ID}\0X=1\0", ID),
         (f"INVOCATION_ID={ID}", ID),
@@ -103,8 +90,25 @@ def test_the_line_of_systemd_is_picked(text: str, unified: bool, path: str) -> N
         ("", ""),
     ],
 )
-def test_only_a_whole_invocation_id_is_believed(environ: str, found: str) -> None:
-    assert processes.parse_invocation(environ.encode()) == found
+def test_only_a_whole_invocation_id_is_believed(text: str, found: str) -> None:
+    assert environ.invocation(text.encode()) == found
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        ("HOME=/root\0API_TOKEN=a=b\0X=\0", ("HOME", "API_TOKEN", "X")),
+        ("NOTE=two\nlines=1\0X=1", ("NOTE", "X")),
+        ("worker: gw\0\0\0QWxhZGRpbg==\0HOME=/root\0", ()),
+        ("HOME=/root\0\0bGV0bWVpbg==\0", ("HOME",)),
+        ("ker process\0c2VjcmV0=\0", ()),
+        ("2=x\0HOME=/root\0", ()),
+        ("", ()),
+    ],
+    ids=["whole", "lines", "written over", "cut", "title", "no name", "none"],
+)
+def test_of_an_environment_there_are_names_and_no_piece_of_a_value(text: str, found: tuple[str, ...]) -> None:
+    assert environ.names(text.encode()) == found
 
 
 # One look -------------------------------------------------------------------------------------------------------
@@ -245,115 +249,6 @@ def test_ancestors_lead_to_the_first_process() -> None:
     child.wait()
 
 
-# Who holds a socket ---------------------------------------------------------------------------------------------
-
-
-def test_every_holder_is_found(family: Family) -> None:
-    children = {family.bear() for _ in range(3)}
-    (listener,) = family.sockets()
-    with socket.socket() as mine:
-        own = os.fstat(mine.fileno()).st_ino
-        found = holders({listener, own, 1}).holders
-    assert found == {**{pid: {listener} for pid in (family.parent.pid, *children)}, os.getpid(): {own}}
-    family.end(children.pop())
-    assert holders([listener]).holders.keys() == {family.parent.pid, *children}
-    assert holds(family.parent.pid, [1, listener])
-    assert not holds(family.parent.pid, [own])
-    assert not holds(2**22 + 1, [listener])
-
-
-def test_nothing_is_searched_for_nothing() -> None:
-    assert holders([]).holders == {}
-
-
-UNSHARED = """
-import ctypes, os, socket, threading, sys
-def work():
-    assert ctypes.CDLL(None).unshare(0x400) == 0  # CLONE_FILES
-    own = socket.socket()
-    print(os.fstat(own.fileno()).st_ino, flush=True)
-    sys.stdin.read()
-threading.Thread(target=work).start()
-"""
-
-FIRST_THREAD_ENDED = """
-import ctypes, os, signal, socket, threading
-own = socket.socket()
-child = os.fork()
-while child == 0:
-    signal.pause()
-main = threading.main_thread().native_id
-def work():
-    while open(f"/proc/self/task/{main}/stat").read().rpartition(")")[2].split()[0] != "Z":
-        pass
-    print(child, os.fstat(own.fileno()).st_ino, flush=True)
-    os.read(0, 1)
-    os.kill(child, signal.SIGKILL)
-    os.waitpid(child, 0)
-    os._exit(0)
-threading.Thread(target=work).start()
-ctypes.CDLL(None).syscall({exit}, 0)
-"""
-
-
-def test_a_table_of_a_single_thread_is_found() -> None:
-    with python(UNSHARED) as (child, inode):
-        assert holders([int(inode)]).holders == {child.pid: {int(inode)}}
-        assert holds(child.pid, [int(inode)])
-
-
-@pytest.mark.skipif(os.uname().machine not in ("x86_64", "aarch64"), reason="the number of exit(2) is not known here")
-@ROOT  # Others may not look into what is left of it, its owner included: it is counted as hidden.
-def test_a_process_whose_first_thread_has_ended_is_found() -> None:
-    number = {"x86_64": 60, "aarch64": 93}[os.uname().machine]
-    with python(FIRST_THREAD_ENDED.replace("{exit}", str(number))) as (child, line):
-        fork, inode = map(int, line.split())
-        assert holders([inode]).holders == {child.pid: {inode}, fork: {inode}}
-        process = identity(child.pid)
-        assert process is not None
-        assert lives(process)
-
-
-AS_NOBODY = f"""
-import json, os, socket, sys
-sys.path.insert(0, {str(SOURCE)!r})
-from runbook.host import processes
-os.setgroups([])
-os.setresgid(65534, 65534, 65534)
-os.setresuid(65534, 65534, 65534)
-other = int(sys.argv[1])
-scan = processes.holders([other])
-print(json.dumps([scan.holders.get(int(sys.argv[2]), None) is not None, scan.hidden,
-                  processes.holders([]).hidden]))
-"""
-
-
-def as_nobody(inode: int, pid: int, *before: str) -> tuple[bool, int, int]:
-    out = subprocess.run(
-        [*before, sys.executable, "-c", AS_NOBODY, str(inode), str(pid)], capture_output=True, text=True, check=True
-    ).stdout
-    seen, hidden, without_looking = json.loads(out.splitlines()[0])
-    return seen, hidden, without_looking
-
-
-@ROOT
-def test_what_may_not_be_looked_into_is_counted(family: Family) -> None:
-    (inode,) = family.sockets()
-    seen, hidden, without_looking = as_nobody(inode, family.parent.pid)
-    assert not seen
-    assert hidden >= 2  # the family's parent and this test; kernel threads hide nothing
-    assert without_looking == 0
-
-
-@ROOT
-def test_a_proc_that_shows_only_ones_own_hides_something(family: Family) -> None:
-    (inode,) = family.sockets()
-    mount = 'mount -t proc -o hidepid=2 proc /proc && exec "$@"'
-    seen, hidden, without_looking = as_nobody(inode, 1, "unshare", "--mount", "sh", "-c", mount, "sh")
-    assert (seen, without_looking) == (False, 1)
-    assert hidden >= 1
-
-
 # Cgroups --------------------------------------------------------------------------------------------------------
 
 
@@ -421,3 +316,14 @@ def test_a_look_never_mixes_two_processes(family: Family, monkeypatch: pytest.Mo
     assert second is not None
     assert second.id != first
     assert not lives(first)
+
+
+def test_when_a_process_began() -> None:
+    """By the clock that files get their times from, to the tick."""
+    before = time.time()
+    with subprocess.Popen(["sleep", "60"]) as child:
+        found = processes.read(child.pid)
+        after = time.time()
+        child.kill()
+    assert found is not None
+    assert before - 0.02 <= processes.began(found) <= after + 0.02

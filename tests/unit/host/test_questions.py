@@ -8,54 +8,19 @@ import select
 import signal
 import socket
 import subprocess
-import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
-from runbook.host import ending
 from runbook.host.loop import Loop
 from runbook.host.questions import KEPT, Questions, _Asked, _follow
 from runbook.host.strays import _children
-from runbook.host.tasks import Answer, Command, HttpProbe, Question, TcpProbe
-from runbook.model import Deadline, Wake
+from runbook.host.tasks import Command, HttpProbe, LatestChange, Question, TcpProbe
+from runbook.model import Deadline, Port, Wake
 
-PATIENCE = 10.0
-ROOT = os.geteuid() == 0
-
-Ask = Callable[..., Answer]
-
-
-@pytest.fixture
-def loop() -> Iterator[Loop]:
-    made = Loop(look=lambda _port: frozenset(), pidfd=ending.pidfd)
-    yield made
-    made.close()
-
-
-@pytest.fixture
-def questions(loop: Loop) -> Iterator[Questions]:
-    made = Questions(loop, lambda: {"PATH": "/usr/bin:/bin", "LANG": "C.UTF-8"})
-    yield made
-    made.close()
-
-
-@pytest.fixture
-def ask(loop: Loop, questions: Questions) -> Ask:
-    """Asks, and waits for the answer as the engine does."""
-    asked = iter(range(1000))
-
-    def ask(what: TcpProbe | HttpProbe | Command, timeout: float = PATIENCE) -> Answer:
-        question = Question(what, next(asked), timeout)
-        deadline = Deadline.after(loop.clock, PATIENCE)
-        while (answer := questions.ask(question)) is None:
-            assert not deadline.passed
-            loop.wait(Wake(pending=True, within=PATIENCE), deadline)
-        return answer
-
-    return ask
+from .conftest import PATIENCE, Ask, Handler
 
 
 def script(text: str, **options: object) -> Command:
@@ -78,7 +43,7 @@ def test_it_sees_nothing_of_this_program(ask: Ask, monkeypatch: pytest.MonkeyPat
     assert names == {"PATH", "LANG", "HOME", "USER", "LOGNAME", "SHELL"}
 
 
-@pytest.mark.skipif(not ROOT, reason="only root can become somebody else")
+@pytest.mark.root
 def test_another_user(ask: Ask) -> None:
     answer = ask(script("id -un; id -Gn; echo $USER $HOME", user="nobody"))
     assert answer.output == "nobody\nnogroup\nnobody /nonexistent\n"
@@ -264,35 +229,6 @@ def test_the_end_of_the_program_ends_what_is_asked(loop: Loop, questions: Questi
 
 # Probes
 
-Handler = Callable[[socket.socket], None]
-
-
-@pytest.fixture
-def server() -> Iterator[Callable[[Handler], str]]:
-    """Starts a server that handles each connection as it is told; gives its URL."""
-    listening = socket.create_server(("127.0.0.1", 0))
-    threads: list[threading.Thread] = []
-
-    def start(handler: Handler) -> str:
-        def serve() -> None:
-            while True:
-                try:
-                    connection, _ = listening.accept()
-                except OSError:
-                    return
-                with connection, contextlib.suppress(OSError):
-                    handler(connection)
-
-        threads.append(threading.Thread(target=serve, daemon=True))
-        threads[-1].start()
-        return f"http://127.0.0.1:{listening.getsockname()[1]}"
-
-    yield start
-    listening.shutdown(socket.SHUT_RDWR)
-    listening.close()
-    for thread in threads:
-        thread.join(PATIENCE)
-
 
 def replying(text: str) -> Handler:
     def reply(connection: socket.socket) -> None:
@@ -308,6 +244,15 @@ OK = "HTTP/1.1 200 OK\nContent-Length: 5\n\nhello"
 def test_tcp(ask: Ask, server: Callable[[Handler], str]) -> None:
     port = int(server(lambda _: None).rpartition(":")[2])
     assert ask(TcpProbe("127.0.0.1", port)).good
+
+
+@pytest.mark.parametrize("name", ["127.0.0.1", "localhost", "127.1", "[::ffff:127.0.0.1]"])
+@pytest.mark.parametrize("kind", ["tcp", "http"])
+def test_which_port_of_this_machine_answered(ask: Ask, server: Callable[[Handler], str], name: str, kind: str) -> None:
+    url = server(replying(OK))
+    number = int(url.rpartition(":")[2].strip("/"))
+    probe = TcpProbe(name.strip("[]"), number) if kind == "tcp" else HttpProbe(f"http://{name}:{number}/")
+    assert ask(probe).reached == Port(number, address="127.0.0.1")
 
 
 def test_tcp_with_nobody_there(ask: Ask) -> None:
@@ -419,6 +364,13 @@ def test_no_url(ask: Ask) -> None:
 
 def test_a_pattern_that_is_none_does_not_leave_the_question_open(ask: Ask, server: Callable[[Handler], str]) -> None:
     assert not ask(HttpProbe(server(replying(OK)), body="(")).good
+
+
+def test_the_latest_change_of_files(ask: Ask, tmp_path: Path) -> None:
+    (tmp_path / "a").touch()
+    answer = ask(LatestChange((str(tmp_path / "*"),)))
+    assert (answer.good, answer.detail) == (True, f"{tmp_path}/a changed last of 1")
+    assert not ask(LatestChange((str(tmp_path / "b"),))).good
 
 
 def test_nothing_is_left(questions: Questions, ask: Ask) -> None:

@@ -21,7 +21,7 @@ import pytest
 
 from runbook.errors import HostError
 from runbook.host import sockets
-from runbook.host.facts import Listener
+from runbook.host.owners import Listener
 from runbook.host.sockets import SocketTable, listeners, listeners_of
 from runbook.model import Port
 
@@ -238,7 +238,7 @@ def test_a_process_that_is_gone_has_no_sockets(free_port: int) -> None:
     assert listeners_of(child.pid, Port(free_port)) == ()
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="only root may make a network namespace")
+@pytest.mark.root
 def test_another_network_is_seen_through_a_process_of_it() -> None:
     code = (
         "import socket; s = socket.socket(); s.bind(('0.0.0.0', 0)); s.listen();"

@@ -8,7 +8,8 @@ import pytest
 
 from runbook.host.bus import Properties, variant
 from runbook.host.facts import ActiveState, LoadState, Unit
-from runbook.host.systemd import unit_of, unit_path
+from runbook.host.properties import unit_of
+from runbook.host.systemd import unit_path
 
 
 @pytest.mark.parametrize(
@@ -46,6 +47,7 @@ def test_a_service() -> None:
         MainPID=("u", 315),
         ControlGroupId=("t", 2**40),
         RestartPreventExitStatus=("(aiai)", ([78, 2], [6])),
+        RestartForceExitStatus=("(aiai)", ([], [9])),
         TimeoutStartUSec=("t", 2**64 - 1),
         LoadError=("(ss)", ("", "")),
     )
@@ -59,8 +61,26 @@ def test_a_service() -> None:
         main_pid=315,
         control_group_id=2**40,
         restart_prevent_statuses=(78, 2),
+        restart_prevent_signals=(6,),
+        restart_force_signals=(9,),
         timeout_start_usec=2**64 - 1,
     )
+
+
+def test_what_a_restart_takes_along() -> None:
+    unit = look(
+        Id=("s", "web.socket"),
+        LoadState=("s", "loaded"),
+        RequiredBy=("as", ["web.service"]),
+        BoundBy=("as", []),
+        ConsistsOf=("as", ["part.service"]),
+    )
+    assert unit.restarts_with == ("web.service", "part.service")
+
+
+def test_a_socket_has_one_time_out_for_both_ways() -> None:
+    unit = look(Id=("s", "web.socket"), LoadState=("s", "loaded"), TimeoutUSec=("t", 90_000_000))
+    assert (unit.timeout_start_usec, unit.timeout_stop_usec) == (90_000_000, 90_000_000)
 
 
 def test_a_unit_that_is_no_service_and_never_started() -> None:
@@ -86,6 +106,37 @@ def test_a_condition_that_was_never_checked_says_nothing(checked: int, held: boo
         AssertTimestampMonotonic=("t", checked),
     )
     assert (unit.condition_result, unit.assert_result) == (held, held)
+
+
+COMMAND = "a(sasbttttuii)"
+
+
+@pytest.mark.parametrize(
+    ("setting", "started", "exited", "code", "status", "main_exit", "said"),
+    [
+        ("ExecStartPre", 5, 9, 1, 7, 0, "ExecStartPre=/bin/sh ended with status 7"),
+        ("ExecStartPre", 5, 9, 1, 7, 3, "ExecStartPre=/bin/sh ended with status 7"),
+        ("ExecStartPost", 5, 9, 2, 15, 7, ""),  # The main process ended first.
+        ("ExecStartPost", 5, 9, 3, 11, 12, "ExecStartPost=/bin/sh was killed by signal 11"),
+        ("ExecStartPre", 5, 0, 0, 0, 0, ""),  # It runs.
+        ("ExecStartPre", 5, 9, 1, 0, 0, ""),
+    ],
+)
+def test_a_command_beside_the_main_one(
+    setting: str, started: int, exited: int, code: int, status: int, main_exit: int, said: str
+) -> None:
+    ran = ("/bin/sh", ["/bin/sh", "-c", "exit 7"], False, 1, started, 1, exited, 70, code, status)
+    unit = look(
+        Id=("s", "web.service"),
+        ExecMainExitTimestampMonotonic=("t", main_exit),
+        **{setting: (COMMAND, [ran])},
+    )
+    assert unit.broke == said
+
+
+def test_a_condition_is_named() -> None:
+    conditions = [("ConditionPathExists", False, True, "/etc/gw", -1), ("ConditionHost", False, False, "a", 1)]
+    assert look(Id=("s", "web.service"), Conditions=("a(sbbsi)", conditions)).unmet == ("ConditionPathExists=!/etc/gw",)
 
 
 def test_a_word_of_a_later_systemd_is_taken_as_it_is() -> None:

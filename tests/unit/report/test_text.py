@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import signal
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -10,13 +11,16 @@ import pytest
 
 from runbook.engine.events import Events
 from runbook.engine.planner import Planner
-from runbook.host.tasks import CommandResult
+from runbook.errors import Interrupted
+from runbook.host.facts import ActiveState, JobResult
+from runbook.host.tasks import Answer, Command, CommandResult
+from runbook.memory import RunState
 from runbook.model import Event
 from runbook.report.layout import WIDTH, Page, Plain, Terminal
 from runbook.report.text import Text
-from runbook.step import Runbook, RunState
+from runbook.step import Runbook
 from tests.unit.fake_machine import FakeMachine, listen, process, unit
-from tests.unit.runs import FIX, incident, remediate, run, step
+from tests.unit.runs import FIX, incident, remediate, run, step, upgrade
 
 
 def shown(events: Iterable[Event]) -> str:
@@ -35,8 +39,7 @@ def lines(text: str) -> list[str]:
 def test_a_remediated_run() -> None:
     _, events = run(
         incident(),
-        step("restart"),
-        remediate(step("wait-ready", **{"healthy-for": "2s"}), step("verify-port-owner"), fix=tuple(map(step, FIX))),
+        *upgrade(),
         name="upgrade the gateway",
     )
     assert lines(shown(events)) == [
@@ -48,7 +51,7 @@ def test_a_remediated_run() -> None:
         "            port 80 is held by PID 74 (openclaw), in session-9.scope of user",
         "            agentops: not this unit",
         "  fix     stop               gw.service is inactive",
-        "  fix     kill-orphan        PID 74 (openclaw) ended on TERM; 80 is free",
+        "  fix     kill-orphan        PID 74 (openclaw) ended on TERM; 80 is free    0.5s",
         "  fix     reset-failed       the start limit cleared",
         "  fix     start              new invocation, PID 200",
         "  ok      wait-ready         healthy for 2s, ready after 0.0s                 2s",
@@ -68,13 +71,148 @@ def test_a_refusal() -> None:
         "  --      wait-ready         other-unit-holds-port",
         "            port 80 is held by PID 981 (nginx), in nginx.service",
         "  --    remediate            not-mended",
-        "          kill-orphan would fail: port 80 is held by PID 981 (nginx):",
-        "          nginx.service is a live service; stop it (systemctl stop",
-        "          nginx.service) or give one of them another port; nothing was stopped",
+        "          no fix was begun: kill-orphan would fail: port 80 is held by PID 981",
+        "          (nginx): nginx.service is a live service; stop it (systemctl stop",
+        "          nginx.service) or give one of them another port",
         "",
-        "failed: remediate: kill-orphan would fail: port 80 is held by PID 981 (nginx):",
-        "  nginx.service is a live service; stop it (systemctl stop nginx.service) or",
-        "  give one of them another port; nothing was stopped",
+        "failed at remediate: not-mended",
+        "  now   gw.service is active (running), PID 100; port 80 is held by PID 981",
+        "        (nginx), in nginx.service",
+        "  next  stop that service, or give one of the two another port",
+    ]
+
+
+def test_a_command_that_failed_shows_what_it_printed_and_its_own_name() -> None:
+    machine = FakeMachine(units={"gw.service": unit()}, processes={100: process(100)})
+    printed = "one\n" * 9 + "two\n" * 5 + "\nfetching\n\x1b[31mno such version\n"
+    machine.on_command = lambda machine, command: CommandResult("exit-code", 7, printed)
+    failing = step("run", id="fetch", name="fetch it", run="fetch; unpack", **{"on-failure": "continue"})
+    _, events = run(machine, failing, step("run", id="last", run="fetch"))
+    assert lines(shown(events))[2:] == [
+        "  --    fetch it             command-failed; the run goes on",
+        '          "fetch it" ended with status 7: \N{REPLACEMENT CHARACTER}[31mno such version',
+        *["          | two"] * 5,
+        "          | fetching",
+        "  --    run                  command-failed",
+        "          `fetch` ended with status 7: \N{REPLACEMENT CHARACTER}[31mno such version",
+        *["          | two"] * 5,
+        "          | fetching",
+        "",
+        "failed at run: command-failed",
+        "  now   gw.service is active (running), PID 100; nobody listens on port 80",
+    ]
+
+
+def test_what_a_unit_wrote_last_stands_below_its_failure() -> None:
+    machine = FakeMachine(units={"gw.service": unit(active_state=ActiveState.FAILED, sub_state="failed", restart="no")})
+    machine.answers["last words of gw.service"] = [Answer(True, "", "starting\nconfig line 3: no such word")]
+    _, events = run(machine, step("wait-ready"))
+    assert lines(shown(events))[2:6] == [
+        "  --    wait-ready           unit-failed                                    0.2s",
+        "          gw.service failed: it is failed, PID 100",
+        "          | starting",
+        "          | config line 3: no such word",
+    ]
+
+
+def test_a_long_name_has_a_line_of_its_own_and_is_not_said_twice() -> None:
+    machine = FakeMachine(units={"gw.service": unit()}, processes={100: process(100)})
+    _, events = run(machine, step("run", name="tell the load balancer to wait", run="drain"))
+    assert lines(shown(events))[2] == "  ok    tell the load balancer to wait  ended with status 0"
+
+
+def test_a_long_name_leaves_the_line_to_itself_where_the_text_is_long_too() -> None:
+    machine = FakeMachine(units={"gw.service": unit()}, processes={100: process(100)})
+    listen(machine, 100, "0.0.0.0:80")
+    _, events = run(
+        machine,
+        step("wait-ready", name="wait until the gateway is ready", **{"healthy-for": "200s", "timeout": "5min"}),
+    )
+    assert lines(shown(events))[2:4] == [
+        "  ok    wait until the gateway is ready",
+        "                             healthy for 200s, ready after 0.0s         3min 20s",
+    ]
+
+
+def test_what_others_wrote_is_wrapped_and_has_an_end() -> None:
+    machine = FakeMachine(units={"gw.service": unit()}, processes={100: process(100)})
+    machine.on_command = lambda machine, command: CommandResult(
+        "exit-code", 1, f"{'file ' * 30}line 7\n{'x' * 999}\nend"
+    )
+    _, events = run(machine, step("run", run="check"))
+    quoted = [line for line in lines(shown(events)) if line.startswith("          | ")]
+    assert any(line.endswith("line 7") for line in quoted)
+    assert max(map(len, quoted)) <= WIDTH
+    assert len(quoted) <= 6
+
+
+def test_an_interruption_says_where_and_how_the_unit_comes_up_again() -> None:
+    stopped = unit(active_state=ActiveState.INACTIVE, sub_state="dead", main_pid=0, control_group="")
+    machine = FakeMachine(units={"gw.service": unit()}, processes={100: process(100)})
+
+    def stops(machine: FakeMachine, name: str) -> JobResult:
+        machine.units[name] = stopped
+        machine.processes.clear()
+        return JobResult.DONE
+
+    def breaks(machine: FakeMachine, command: Command) -> None:
+        raise Interrupted(signal.SIGINT)
+
+    machine.on_job = {"stop": stops}
+    machine.on_command = breaks
+    _, events = run(machine, step("stop"), step("run", run="swap"), always=(step("start"),))
+    assert lines(shown(events))[3:] == [
+        "",
+        "interrupted by SIGINT at run, which was stopped half way; the `always` steps",
+        "  were not run",
+        "  now   gw.service is inactive (dead); nobody listens on port 80",
+        "  next  runbook resume run-1 goes on from there; systemctl start gw.service",
+        "        brings it up until then",
+    ]
+
+
+def test_a_failure_that_was_passed_over_is_not_passed_over_in_silence() -> None:
+    machine = FakeMachine(units={"gw.service": unit()}, processes={100: process(100)})
+    machine.on_command = lambda machine, command: CommandResult("exit-code", 1)
+    _, events = run(machine, step("run", run="notify", **{"on-failure": "continue"}))
+    assert " ".join(shown(events).split()).endswith("but run failed, and the run went on")
+    assert events[-1].data["exit"] == 0
+
+
+def test_a_remediation_does_not_say_again_what_its_check_has_just_said() -> None:
+    machine = FakeMachine(units={"gw.service": unit()}, processes={100: process(100)})
+    _, events = run(machine, remediate(step("verify-port-owner"), fix=(step("reset-failed"),)))
+    assert lines(shown(events))[-9:] == [
+        "  --      verify-port-owner  not-listening",
+        "            nobody listens on port 80",
+        "  --    remediate            not-mended",
+        "          fixed once, and verify-port-owner still finds not-listening",
+        "",
+        "failed at remediate: not-mended",
+        "  now   gw.service is active (running), PID 100; nobody listens on port 80",
+        "  next  ss -tlnp shows what gw.service listens on instead, journalctl -u",
+        "        gw.service -n 30 what it says",
+    ]
+
+
+def test_a_long_wait_says_in_a_log_what_it_waits_for_and_how_long_it_may_last() -> None:
+    machine = FakeMachine(units={"gw.service": unit()}, processes={100: process(100)})
+    listen(machine, 100, "127.0.0.1:8080")
+    _, events = run(machine, step("wait-ready", timeout="40s"))
+    assert lines(shown(events))[2:] == [
+        "  ..    wait-ready           15s: gw.service does not listen on 80 yet; at most",
+        "                             25s more",
+        "  ..    wait-ready           30s: gw.service does not listen on 80 yet; at most",
+        "                             10s more",
+        "  --    wait-ready           still-starting                                  40s",
+        "          not ready within 40s: gw.service does not listen on 80 yet (it listens",
+        "          on 127.0.0.1:8080: is `port` right?); gw.service is active (running),",
+        "          PID 100 and was left alone",
+        "",
+        "still-starting: the unit was left alone; nothing was mended",
+        "  now   gw.service is active (running), PID 100; nobody listens on port 80",
+        "  next  runbook resume run-1 waits on; journalctl -u gw.service -f shows what it",
+        "        is doing",
     ]
 
 
@@ -108,6 +246,21 @@ def test_the_plan_in_the_incident() -> None:
     )
 
 
+def test_workers_of_one_master_are_one_line() -> None:
+    machine = FakeMachine(units={"gw.service": unit()})
+    machine.processes = {100: process(100), **{pid: process(pid, ppid=100) for pid in range(101, 107)}}
+    for pid in machine.processes:
+        listen(machine, pid, "0.0.0.0:80", first_inode=7)
+    seen: list[Event] = []
+    book = Runbook.model_validate({"unit": "gw.service", "port": "80", "steps": (step("restart"),), "path": "x"})
+    events = Events("run-1", machine.clock, (seen.append,))
+    Planner(book, machine, machine, events, RunState("run-1", Path("/srv"))).plan()
+    told = shown(seen)
+    assert "PID 100: 0.0.0.0:80 for " in told
+    assert "PID 101, 102, 103, 104 and 2 more: 0.0.0.0:80 for " in " ".join(told.split())
+    assert "each: it descends from the main process, PID 100" in " ".join(told.split())
+
+
 def test_every_line_fits_and_has_no_escape_codes() -> None:
     machine = FakeMachine(units={"gw.service": unit()})
     machine.on_command = lambda m, command: CommandResult("exit-code", 1, "x" * 500 + "\n" + "word " * 100)
@@ -116,6 +269,21 @@ def test_every_line_fits_and_has_no_escape_codes() -> None:
     assert "\x1b" not in text
     # A word that no line can hold is broken.
     assert max(map(len, text.splitlines())) <= WIDTH
+
+
+def test_processes_of_one_kind_share_a_line() -> None:
+    machine = FakeMachine(units={"gw.service": unit()})
+    for pid in (100, 101, 102):
+        machine.processes[pid] = process(pid, ppid=1 if pid == 100 else 100)
+        listen(machine, pid, "0.0.0.0:80", first_inode=5)
+    seen: list[Event] = []
+    book = Runbook.model_validate({"unit": "gw.service", "port": "80", "steps": (step("restart"),), "path": "x"})
+    events = Events("run-1", machine.clock, (seen.append,))
+    Planner(book, machine, machine, events, RunState("run-1", Path("/srv"))).plan()
+    told = shown(seen)
+    assert "PID 100: 0.0.0.0:80 for" in told
+    assert "PID 101, 102: 0.0.0.0:80 for" in told
+    assert told.count("0.0.0.0:80") == 2
 
 
 class Gone(io.StringIO):

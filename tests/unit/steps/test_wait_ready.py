@@ -1,4 +1,4 @@
-"""The situations of tests/cases/wait-ready."""
+"""The situations of tests/cases/wait-ready, and one that lies between two looks at the same moment."""
 
 from __future__ import annotations
 
@@ -6,9 +6,69 @@ from pathlib import Path
 
 import pytest
 
+from runbook.engine.attempt import attempt
+from runbook.engine.events import Events
+from runbook.errors import HostError
+from runbook.host.facts import Unit
+from runbook.host.tasks import Answer
+from runbook.memory import RunState
+from runbook.model import Port, ProcessId, Verdict
+from runbook.step import registry
 from tests.unit.cases import cases, run_case
+from tests.unit.fake_machine import FakeMachine, listen, process, unit
 
 
 @pytest.mark.parametrize("path", cases("wait-ready"))
 def test_case(path: Path) -> None:
     run_case(path)
+
+
+class Leaving(FakeMachine):
+    """A unit that is seen in this network once, and never again."""
+
+    seen = 0
+    then: HostError | ProcessId = ProcessId(100, 1000)
+
+    def network_of(self, unit: Unit, port: Port | None = None) -> ProcessId | None:
+        self.seen += 1
+        if self.seen == 1:
+            return None
+        if isinstance(self.then, HostError):
+            raise self.then
+        return self.then
+
+
+@pytest.mark.parametrize("then", [ProcessId(100, 1000), HostError("there is nobody to ask from")])
+def test_it_leaves_this_network_while_it_is_judged_who_answered(then: HostError | ProcessId) -> None:
+    """What answered was in this network, and the sockets that were looked at are in the other."""
+    machine = Leaving(units={"gw.service": unit()}, processes={100: process(100)})
+    machine.then = then
+    machine.answers = {
+        "tcp 127.0.0.1:80": [Answer(True, "connected")],
+        "tcp 127.0.0.1:80 within PID 100": [Answer(False, "connection refused")],
+    }
+    fields = {"unit": "gw.service", "healthy-for": 0, "timeout": 5, "on-timeout": "fail"}
+    step = registry()["wait-ready"].model_validate({"id": "wait", **fields, "probes": [{"tcp": {"port": 80}}]})
+    found = attempt(step, machine, machine, RunState("run-1", Path("/srv")), Events("run-1", machine.clock, ()))
+    said = then.message if isinstance(then, HostError) else "tcp 127.0.0.1:80 in the unit's network: connection refused"
+    assert (str(found.finding.verdict), found.finding.reason) == ("probe-failed", f"not ready within 5s: {said}")
+
+
+@pytest.mark.parametrize("healthy_for", [0, 1, 7])
+def test_who_was_given_the_socket_meanwhile_is_found_at_the_end(healthy_for: int) -> None:
+    """Nothing announces it, and between two rounds of probes not all processes are looked at."""
+    machine = FakeMachine(units={"gw.service": unit()}, processes={100: process(100)})
+    listen(machine, 100, "127.0.0.1:80")
+    machine.answers = {"tcp 127.0.0.1:80": [Answer(True, "connected")]}
+    machine.slow = 0.3
+
+    def given(machine: FakeMachine) -> None:
+        machine.processes[200] = process(200, cgroup="/user.slice/user-1000.slice/session-1.scope")
+        listen(machine, 200, "127.0.0.1:80", first_inode=100 * 100)
+
+    machine.later = [(machine.clock.time + max(0.2, healthy_for - 0.1), given)]
+    fields = {"unit": "gw.service", "port": 80, "healthy-for": healthy_for, "timeout": 20}
+    step = registry()["wait-ready"].model_validate({"id": "wait", **fields, "probes": [{"tcp": {"port": 80}}]})
+    found = attempt(step, machine, machine, RunState("run-1", Path("/srv")), Events("run-1", machine.clock, ()))
+    assert found.finding.verdict is Verdict.PORT_SHARED, found.finding.reason
+    assert machine.clock.time < 1000 + healthy_for + 4

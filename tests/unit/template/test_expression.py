@@ -209,3 +209,8 @@ def test_a_value_that_is_missing_is_said_even_where_its_absence_was_thought_of()
 def test_any_text_is_computed_or_refused(source: str) -> None:
     with suppress(TemplateError):
         expression(source).value(RUN)
+
+
+def test_a_mistake_in_what_is_constant_is_one_of_the_file() -> None:
+    with pytest.raises(TemplateError, match=r"cannot compute `\[\]\[0\] ~ 'a'`"):
+        expression("[][0] ~ 'a'").value(Scope())

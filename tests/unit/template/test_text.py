@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 from pydantic import Field
 
 from runbook.fields import Environment, Pattern, Shell, Text, Version
+from runbook.memory import Memory
 from runbook.model import Port
-from runbook.step import Document, Memory, Step, StepList
+from runbook.step import Document, Step, StepList
 from runbook.template import Scope, Template, TemplateError, complete, fill, read
 
 SCOPE = Scope(vars={"v": "2.0", "evil": "${{ vars.v }}; $(rm -rf /)"}, unit="gw.service", port=(Port(80),))

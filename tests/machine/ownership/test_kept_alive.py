@@ -121,3 +121,49 @@ def test_a_child_of_a_leftover_without_an_environment(machine: Machine, service:
         assert (run.exit, run.step("verify-port-owner")["verdict"]) == (1, "leftover-holds-port"), run.last
     finally:
         machine.run(["rm", "/run/go"])
+
+
+TAKER = """
+import os, time
+os.fork()
+time.sleep(1e6)
+"""
+
+
+def test_a_leftover_with_the_sockets_of_a_socket_unit(machine: Machine, service: StartService) -> None:
+    """The service behind the socket left a child with the socket: it is ended, and the service is not."""
+    machine.write("/opt/server.py", TAKER)
+    machine.write("/etc/systemd/system/taker.socket", "[Socket]\nListenStream=127.0.0.1:8094\n")
+    try:
+        service("taker.service", unit_file("/usr/bin/python3 /opt/server.py", KillMode="process"))
+        machine.run(["systemctl", "stop", "taker.service"])
+        machine.run(["pkill", "-KILL", "-f", "/opt/server.py"], check=False)
+        machine.run(["systemctl", "start", "taker.socket"])
+        machine.run(["systemctl", "start", "taker.service"])
+        until(lambda: len(_servers(machine)) == 2, "the service to have a child")
+        (old,) = _servers(machine) - {machine.show("taker.service", "MainPID")["MainPID"]}
+        machine.run(["systemctl", "restart", "taker.service"])
+        until(lambda: len(_servers(machine)) == 3, "the service to have a child beside the one that was left")
+
+        run = runbook(
+            machine,
+            "apply",
+            """
+            unit: taker.socket
+            port: 8094
+            steps:
+              - kill-orphan
+              - verify-port-owner
+            """,
+        )
+        assert run.verdicts == [("kill-orphan", "changed", "killed"), ("verify-port-owner", "ok", "owned")], run.last
+        assert f"PID {old} (python3)" in run.step("kill-orphan")["reason"]
+        assert old not in _servers(machine)
+        assert len(_servers(machine)) == 2
+    finally:
+        machine.run(["systemctl", "stop", "taker.socket", "taker.service"], check=False)
+        machine.run(["rm", "-f", "/etc/systemd/system/taker.socket"])
+
+
+def _servers(machine: Machine) -> set[str]:
+    return set(machine.run(["pgrep", "-f", "/opt/server.py"], check=False).stdout.split())

@@ -1,0 +1,56 @@
+"""The commands that need no systemd: about files, and about the step types."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from runbook import errors
+from runbook.cli.base import FilesArgument, SetOption, complain, say, show
+from runbook.cli.reading import load
+
+
+def validate(files: FilesArgument, set_: SetOption = None) -> None:
+    """Check files, and report every mistake. Needs no systemd."""
+    problems = 0
+    for file in files:
+        try:
+            load(file, set_)
+        except errors.DocumentError as error:
+            problems += len(error.problems)
+            say(error.message)
+        except errors.RunbookError as error:
+            problems += 1
+            complain(error)
+    if problems:
+        say(f"{problems} error{'' if problems == 1 else 's'}")
+        raise typer.Exit(errors.EXIT_INVALID)
+    show(f"{len(files)} file{'' if len(files) == 1 else 's'}, no mistakes")
+
+
+def schema() -> None:
+    """Print the JSON Schema of a runbook, for editors."""
+    import json  # noqa: PLC0415
+
+    from runbook import catalogue  # noqa: PLC0415
+
+    show(json.dumps(catalogue.schema(), indent=2))
+
+
+def steps(
+    kind: Annotated[str | None, typer.Argument(metavar="[TYPE]", help="A step type, for its fields.")] = None,
+) -> None:
+    """List the step types; with TYPE, its fields."""
+    from runbook import catalogue  # noqa: PLC0415
+    from runbook.phrases import near  # noqa: PLC0415
+    from runbook.report import tables  # noqa: PLC0415
+
+    entries = {entry.kind: entry for entry in catalogue.kinds()}
+    if kind is None:
+        show(tables.kinds(entries.values()))
+    elif kind in entries:
+        show(tables.fields(entries[kind]))
+    else:
+        meant = near(kind, entries)
+        raise errors.UsageError(f"unknown step type `{kind}`{meant}", hint="runbook steps lists them")

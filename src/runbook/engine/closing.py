@@ -1,0 +1,186 @@
+"""The last words of a run: what runs now, and what a person may do next."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from runbook.engine.outcome import Outcome
+from runbook.engine.rollback_plan import PREFIX
+from runbook.errors import HostError
+from runbook.host.facts import DOWN, UP, LoadState, Unit
+from runbook.host.ports import SAME_MOMENT, HostView
+from runbook.model import Impact, Port, Verdict
+from runbook.step import Runbook, Step
+
+_WHY_IT_ENDED = "{journalctl} -u {unit} -n 30 tells why"
+_THEN = "then {systemctl} reset-failed {unit} and {systemctl} restart {unit}"
+_END_IT = f"end it by hand if it may go, {_THEN}"
+_BRING_IN = f"bring {{to}} in by hand, {_THEN}"
+_WHO_ACTS = "ask who else acts on {unit}: {systemctl} list-jobs shows what is asked now, {journalctl} -u {unit} when"
+
+NEXT: Mapping[Verdict, str] = {
+    Verdict.NOT_LISTENING: "ss -tlnp shows what {unit} listens on instead, {journalctl} -u {unit} -n 30 what it says",
+    Verdict.ORPHAN_HOLDS_PORT: "a `remediate` with kill-orphan among its fixes mends this",
+    Verdict.LEFTOVER_HOLDS_PORT: "a `remediate` with kill-orphan among its fixes mends this",
+    Verdict.OTHER_UNIT_HOLDS_PORT: "stop that service, or give one of the two another port",
+    Verdict.STILL_STARTING: "{again}; {journalctl} -u {unit} -f shows what it is doing",
+    Verdict.CRASH_LOOP: _WHY_IT_ENDED,
+    Verdict.START_LIMIT_HIT: f"{_WHY_IT_ENDED} it ended; {{systemctl}} reset-failed {{unit}} then lets it start again",
+    Verdict.UNIT_FAILED: _WHY_IT_ENDED,
+    Verdict.UNIT_EXITED: _WHY_IT_ENDED,
+    Verdict.CONDITION_NOT_MET: "{systemctl} status {unit} names the condition",
+    Verdict.UNIT_MASKED: "somebody wants it down; {systemctl} unmask {unit} if that is over",
+    Verdict.UNIT_NOT_FOUND: "{systemctl} list-unit-files shows what there is",
+    Verdict.UNIT_CHANGED: _WHO_ACTS,
+    Verdict.JOB_FAILED: _WHY_IT_ENDED,
+    Verdict.JOB_TIMEOUT: "{systemctl} list-jobs shows what it waits for",
+    Verdict.JOB_CANCELED: _WHO_ACTS,
+    Verdict.JOB_DEPENDENCY: "{systemctl} --failed shows which of those it needs is down",
+    Verdict.PROBE_FAILED: "{journalctl} -u {unit} -n 30 shows what it said meanwhile",
+    Verdict.NOT_NOTIFYING: "its Type= promises that it says when it is ready (sd_notify): see {systemctl} cat {unit}; "
+    "what NotifyAccess= refuses stands in {journalctl} -u {unit} -n 30",
+    Verdict.OLD_CODE_SERVING: "{systemctl} restart {unit}, or a `restart` step before this one",
+}
+"""What to do about what was found, where a sentence can tell. The reason of the step stands before it."""
+
+
+def running_now(view: HostView, book: Runbook, outcomes: Iterable[Outcome]) -> str:
+    """Say what runs at the end of a run that went well."""
+    if book.unit is None:
+        return "all steps hold"
+    try:
+        unit = view.unit(book.unit)
+    except HostError as error:
+        return f"what runs now cannot be told: {error.message}"
+    told = [*outcomes]
+    at, version = _installed(told)
+    began = any(
+        o.verdict is Verdict.JOB_DONE and o.evidence.get("InvocationID") == unit.invocation_id for o in told[at:]
+    )
+    serves = unit.main_pid and (began or any(o.verdict is Verdict.VERSION_OK for o in told[at:]))
+    # What was started before the update may be the old version still.
+    runs = f"runs {version}" if version and serves else f"is {unit.state}"
+    pid = f", PID {unit.main_pid}" if unit.main_pid else ""
+    installed = f"; {version} is installed" if version and not serves else ""
+    try:
+        seen = ((port, view.ownership(unit, port, recent=SAME_MOMENT)) for port in book.port)
+        ports = ", ".join(str(port) for port, ownership in seen if ownership.owned)
+    except HostError:
+        ports = ""
+    return f"{unit.name} {runs}{pid}" + (f", port {ports}" if ports else "") + installed
+
+
+def _installed(outcomes: list[Outcome]) -> tuple[int, str]:
+    """Say which version the last update left, and how many steps had ended by then."""
+    known = (Verdict.UPDATED, Verdict.UP_TO_DATE)
+    updates = [(at, str(o.evidence["to"])) for at, o in enumerate(outcomes, 1) if o.verdict in known]
+    return updates[-1] if updates else (0, "")
+
+
+def left_behind(view: HostView, book: Runbook, *steps: Step[Any]) -> str:
+    """Say in what state a run leaves its units and their ports, by both witnesses: of `steps`, or of the runbook.
+
+    Empty where neither names a unit.
+    """
+    ports: dict[str, tuple[Port, ...]] = {}
+    for one in (one for step in steps for one in step.walk()):
+        for name in one.units():
+            ports[name] = ports.get(name, ()) or getattr(one, "port", ())
+    if not ports and book.unit is not None:
+        ports[book.unit] = book.port
+    try:
+        return "; ".join(_state(view, view.unit(name), ports[name]) for name in ports)
+    except HostError as error:
+        return f"what runs now cannot be told: {error.message}"
+
+
+def _state(view: HostView, unit: Unit, ports: Iterable[Port]) -> str:
+    restarts = f", {unit.n_restarts} restart{'' if unit.n_restarts == 1 else 's'}" if unit.n_restarts else ""
+    said = [f"{unit.name} is {unit.describe()}{restarts}"]
+    if unit.runs or unit.describe() != "not found":
+        said += [view.ownership(unit, port).reason for port in ports]
+    return "; ".join(said)
+
+
+def needing(view: HostView, book: Runbook) -> dict[str, str]:
+    """Name what is up and needs a unit that the runbook changes, with that unit.
+
+    systemd stops it with that one, and a start of that one does not bring it back (systemd.unit(5), Requires=).
+    """
+    try:
+        changed = {n for one in book.walk() if one.impact_here() is Impact.MUTATING for n in one.units()}
+        named = {view.unit(name, recent=SAME_MOMENT).name for step in book.walk() for name in step.units()}
+        found: dict[str, str] = {}
+        left = [(name, name) for name in sorted(changed)]
+        while left:
+            name, of = left.pop(0)
+            for other in view.unit(name, recent=SAME_MOMENT).restarts_with:
+                if other not in found and other not in named and view.unit(other).active_state in UP:
+                    found[other] = of
+                    left.append((other, of))
+    except HostError:
+        return {}  # Whether the units can be looked at is for the steps to say.
+    return found
+
+
+def gone_along(view: HostView, needing: Mapping[str, str]) -> list[str]:
+    """Say what of that is down now, in sentences."""
+    try:
+        units = {name: view.unit(name) for name in needing}
+    except HostError:
+        return []
+    return [
+        f"{name}, which needs {needing[name]}, was up before and is {unit.describe()} now; {unit.command('start')}"
+        for name, unit in units.items()
+        if unit.active_state in DOWN
+    ]
+
+
+def advice(view: HostView, outcome: Outcome, step: Step[Any] | None, book: Runbook, run: str = "") -> str:
+    """Say what to do next about a step that failed; empty where its own reason says it.
+
+    `run` is the id of a run that can be gone on with.
+    """
+    # What was found before a fix is of no account where what the fix started was left alone.
+    verdict = outcome.verdict if outcome.left_alone else outcome.evidence.get("found", outcome.verdict)
+    text = next((text for known, text in NEXT.items() if known == verdict), "")
+    units = [name for one in step.walk() for name in one.units()] if step is not None else []
+    unit = next(iter(units), book.unit)
+    to = step.foretold().get("to", "") if step is not None else ""
+    if to and outcome.id.startswith(PREFIX):
+        text = _BRING_IN
+    if not text or ("{unit}" in text and unit is None):
+        return ""
+    if verdict in (Verdict.ORPHAN_HOLDS_PORT, Verdict.LEFTOVER_HOLDS_PORT) and outcome.id.startswith(PREFIX):
+        text = _END_IT  # A roll back carries out no fix.
+    elif verdict in (Verdict.ORPHAN_HOLDS_PORT, Verdict.LEFTOVER_HOLDS_PORT) and step and step.remedy() is not None:
+        return "end it by hand if it may go, then run this again"  # The fix has tried that, or was refused.
+    if verdict in (Verdict.ORPHAN_HOLDS_PORT, Verdict.LEFTOVER_HOLDS_PORT) and ".check." in outcome.id:
+        return "runbook apply, called like this, carries out the fix"
+    known = _looked_up(view, unit)
+    if verdict == Verdict.OTHER_UNIT_HOLDS_PORT and known is not None and known.is_roof:
+        return "name that service as `unit` in the runbook, if it is the one that is meant"
+    user = " --user" if known is not None and known.of_user else ""
+    again = f"runbook resume {run} waits on" if run else "runbook check, called like this run, looks again"
+    return text.format(unit=unit, to=to, systemctl=f"systemctl{user}", journalctl=f"journalctl{user}", again=again)
+
+
+def again(run: str) -> str:
+    """Name the command that goes on with a run."""
+    return f"runbook resume {run}"
+
+
+def bring_up(view: HostView, book: Runbook) -> str:
+    """Say how the runbook's unit comes up again, where a run that found it up leaves it down."""
+    unit = _looked_up(view, book.unit)
+    if unit is None or unit.runs or unit.load_state is not LoadState.LOADED:
+        return ""
+    return f"{unit.command('start')} brings it up"
+
+
+def _looked_up(view: HostView, name: str | None) -> Unit | None:
+    try:
+        return view.unit(name) if name is not None else None
+    except HostError:
+        return None

@@ -1,0 +1,131 @@
+# ruff: noqa: PTH115, PTH116, PTH208 - pathlib takes its time, and there are thousands of processes
+"""Which processes do not hold an open file, by kcmp(2): the kernel compares descriptors and names nothing.
+
+That takes less than half the time of a readlink(2), for which the kernel writes down what each descriptor is. It
+needs one process of which it is known that it holds the file, and it only ever rules a process out: who is not ruled
+out, for whatever reason, is looked at as if nothing had been compared.
+
+While a process enters a program (execve(2)) the kernel lets its comparisons wait, and that may be for ever: its
+descriptors are closed meanwhile, and one of them may be on a dead NFS mount. So a thread compares, and is left alone
+when it does not get on.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import sys
+import threading
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+PATIENCE = 0.5
+"""Seconds without a process compared after which the comparison is given up."""
+
+MOST = 64
+"""A process with more descriptors is not compared, but looked at: their number may change too often meanwhile."""
+
+_KCMP_FILE = 0  # linux/kcmp.h
+_NUMBER = {"x86_64": 312, "aarch64": 272}.get(os.uname().machine) if sys.maxsize > 1 << 32 else None
+"""The number of kcmp(2), for which the C library has no function; None where it is not known."""
+
+_syscall = ctypes.CDLL(None).syscall
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a file is known to be: a descriptor of a process, and what /proc shows of it."""
+
+    pid: int
+    descriptor: int
+    link: bytes
+
+    @property
+    def stands(self) -> bool:
+        """Whether the file is still there."""
+        try:
+            return os.readlink(b"/proc/%d/fd/%d" % (self.pid, self.descriptor)) == self.link
+        except OSError:
+            return False
+
+
+class _Comparison:
+    """Goes through processes, in a thread of its own."""
+
+    def __init__(self, pids: Sequence[int], place: Place) -> None:
+        self._pids = pids
+        self._place = place
+        self.left: list[int] = []
+        self.compared = 0
+        self.given_up = False
+        self.thread = threading.Thread(target=self._run, name="compare", daemon=True)
+
+    @property
+    def complete(self) -> bool:
+        return self.compared == len(self._pids)
+
+    def _run(self) -> None:
+        if not _comparable(self._place):
+            return
+        for pid in self._pids:
+            if self.given_up:
+                return
+            if not _rules_out(self._place, pid):
+                self.left.append(pid)
+            self.compared += 1
+
+
+_stuck: list[_Comparison] = []
+"""Those that were given up; while one of them waits in the kernel no other is begun."""
+
+
+def candidates(pids: Sequence[int], place: Place) -> Sequence[int]:
+    """Give those of the processes that may hold the file of `place`: all of them, where it cannot be said."""
+    _stuck[:] = [one for one in _stuck if one.thread.is_alive()]
+    comparison = _Comparison(pids, place)
+    if _NUMBER is None or _stuck:
+        return pids
+    try:
+        comparison.thread.start()
+    except RuntimeError:  # No more threads are allowed here.
+        return pids
+    while comparison.thread.is_alive():
+        before = comparison.compared
+        comparison.thread.join(PATIENCE)
+        if comparison.thread.is_alive() and comparison.compared == before:
+            comparison.given_up = True
+            _stuck.append(comparison)
+            return pids
+    # What was compared with was the file only if it has been there all the while.
+    return comparison.left if comparison.complete and place.stands else pids
+
+
+def _comparable(place: Place) -> bool:
+    """Whether the kernel compares at all, and means the same process by a PID as /proc does."""
+    try:
+        return os.readlink("/proc/self") == str(os.getpid()) and _compare(place, place.pid, (place.descriptor,)) == [0]
+    except OSError:
+        return False
+
+
+def _rules_out(place: Place, pid: int) -> bool:
+    """Whether it is sure that a process has the file in none of its descriptors."""
+    table = b"/proc/%d/fd" % pid
+    try:
+        # Since Linux 6.2 that is how many there are. Mostly they have no gap, and need not be listed.
+        count = os.stat(table).st_size
+        if not 0 < count <= MOST:
+            return False
+        *found, above = _compare(place, pid, range(count + 1))
+        # A gap that was filled before it was reached hides what is above: there is more then, or there was.
+        if -1 in found or above != -1 or os.stat(table).st_size != count:
+            found = _compare(place, pid, map(int, os.listdir(table)))
+    except OSError:
+        return False
+    # 0 is the same file, -1 none, or one that may not be compared.
+    return bool(found) and min(found) > 0
+
+
+def _compare(place: Place, pid: int, descriptors: Iterable[int]) -> list[int]:
+    holder, its = place.pid, place.descriptor
+    return [_syscall(_NUMBER, holder, pid, _KCMP_FILE, its, one) for one in descriptors]

@@ -1,0 +1,33 @@
+"""Reads /proc/PID/environ (proc(5)): which invocation a process is of, and the names of its variables.
+
+Programs that write their title over their environment (setproctitle) leave pieces of it behind. So an entry counts
+whole, or not at all.
+"""
+
+from __future__ import annotations
+
+import re
+
+_INVOCATION = re.compile(rb"INVOCATION_ID=([0-9a-f]{32})")
+_ENTRY = re.compile(rb"([A-Za-z_][A-Za-z0-9_]*)=")
+
+
+def invocation(environ: bytes) -> str:
+    """Give the INVOCATION_ID of an environment, empty unless there is exactly one, and well-formed."""
+    found = {match[1] for entry in environ.split(b"\0") if (match := _INVOCATION.fullmatch(entry))}
+    return found.pop().decode("ascii") if len(found) == 1 else ""
+
+
+def names(environ: bytes) -> tuple[str, ...]:
+    """Give the names of the variables, and never a piece of a value.
+
+    What stands behind something malformed may be the rest of an entry whose beginning was written over: the end of
+    a secret, with an `=` in it. Nothing from there on is given.
+    """
+    found = []
+    for entry in environ.rstrip(b"\0").split(b"\0"):
+        match = _ENTRY.match(entry)
+        if match is None:
+            break
+        found.append(match[1].decode("ascii"))
+    return tuple(found)

@@ -1,0 +1,89 @@
+"""A run as a page for a browser: one file that fetches nothing and runs nothing.
+
+What it shows was written by others too, commands and units and whoever names a process: every text is escaped, and the
+page's own rules (Content-Security-Policy) allow nothing but its style.
+"""
+
+from __future__ import annotations
+
+import html
+import json
+from collections.abc import Iterable
+
+from runbook.model import Event
+from runbook.report.layout import Piece
+from runbook.streams import visible
+
+_STYLE = """\
+:root { color-scheme: light dark; }
+body { font-family: sans-serif; margin: 2em auto; max-width: 60em; padding: 0 1em; }
+pre { font-family: monospace; white-space: pre-wrap; overflow-wrap: anywhere; }
+.green { color: #187018; } .yellow { color: #8a6100; } .red { color: #b01818; }
+.dim { opacity: 0.65; } .bold { font-weight: bold; }
+@media (prefers-color-scheme: dark) {
+  .green { color: #6c6; } .yellow { color: #db5; } .red { color: #f77; }
+}"""
+
+_PAGE = """\
+<!DOCTYPE html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta http-equiv="Content-Security-Policy" content="default-src 'none'; style-src 'unsafe-inline'">
+<meta name="viewport" content="width=device-width">
+<title>{title}</title>
+<style>
+{style}
+</style>
+</head>
+<body>
+<pre>
+{lines}
+</pre>
+<h2>Events</h2>
+{events}
+</body>
+</html>
+"""
+
+
+class Sheet:
+    """A screen whose lines become a page."""
+
+    def __init__(self) -> None:
+        self._lines: list[str] = []
+
+    def line(self, pieces: Iterable[Piece]) -> None:
+        """Take one line."""
+        self._lines.append("".join(_span(text, style) for text, style in pieces).rstrip())
+
+    def status(self, text: str) -> None:
+        """Show nothing: a page does not change."""
+
+    def log(self, pieces: Iterable[Piece]) -> None:
+        """Take one line."""
+        self.line(pieces)
+
+    def close(self) -> None:
+        """Do nothing."""
+
+    def page(self, title: str, events: Iterable[Event]) -> bytes:
+        """Make the page: the lines that were taken, and the events as they are recorded."""
+        made = _PAGE.format(
+            title=html.escape(visible(title)),
+            style=_STYLE,
+            lines="\n".join(self._lines),
+            events="\n".join(_details(event) for event in events),
+        )
+        return made.encode(errors="backslashreplace")  # Half a surrogate is text in JSON, and none in UTF-8.
+
+
+def _span(text: str, style: str) -> str:
+    return f'<span class="{html.escape(style)}">{html.escape(text)}</span>' if style else html.escape(text)
+
+
+def _details(event: Event) -> str:
+    facts = json.loads(event.line())
+    told = " ".join(str(event.data.get(name) or "") for name in ("id", "status", "verdict"))
+    head = html.escape(f"{facts['time']} {event.event} {told}".rstrip())
+    return f"<details><summary>{head}</summary><pre>{html.escape(json.dumps(facts, indent=2))}</pre></details>"

@@ -1,0 +1,171 @@
+"""A recorded run, told afterwards: what was shown while it ran, with the evidence beside it, and what to do next."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from runbook.model import Event
+from runbook.report.layout import WIDTH, Page
+from runbook.report.text import Text
+from runbook.spans import format_span
+
+MOST_HOLDERS = 12
+"""So many processes of one step are named; the record has all."""
+
+OUTPUT_NAMES = 3
+"""So many files of what was printed are named."""
+
+
+class Story(Text):
+    """Tells a run from its events. `summary` says how it stands as a whole: before its events, and after them."""
+
+    def __init__(self, page: Page) -> None:
+        super().__init__(page)
+        self._booted: float | None = None
+        self._last = 0.0
+        self._advised = ""
+
+    def __call__(self, event: Event) -> None:
+        """Tell one event. One of another version, or a broken one, must not hide those after it."""
+        self._last = event.time
+        try:
+            super().__call__(event)
+        except (KeyError, TypeError, ValueError, AttributeError, IndexError):
+            self._page.entry("note", "", f"`{event.event}` is recorded in a form that this version does not know")
+
+    def begin(self, summary: Event) -> None:
+        """Tell what was asked, when, and by whom."""
+        data = summary.data
+        self._page.heading(str(data["name"]), f"run {summary.run}")
+        manager = ", of the user's own manager" if data["scope"] == "user" else ""
+        self._page.item("began", f"{moment(summary.time)}, by {data['user']}")
+        self._page.item("file", "standard input" if data["file"] == "-" else data["file"])
+        if data["units"]:
+            self._page.item("unit", f"{', '.join(data['units'])}{manager}")
+        self._page.line()
+
+    def end(self, summary: Event) -> None:
+        """Tell how the run stands, where its files are, and what to do next."""
+        self._page.idle()
+        data = summary.data
+        if said := _standing(data, self._last):
+            self._page.line()
+            self._page.words(said, style="yellow")
+        for name in data.get("cut", ()) if data["status"] != "under-way" else ():
+            self._page.item("cut", f"{name} had begun to act, and its end is not recorded")
+        # The last words of the run may have said it.
+        if (hint := _next(summary)) and f"runbook resume {summary.run}" not in self._advised:
+            self._page.item("next", hint)
+        self._page.line()
+        for text in _files(data):
+            self._page.item("files", text)
+
+    def _run_started(self, event: Event, data: Mapping[str, Any]) -> None:
+        self._booted = _number(data.get("booted"))
+
+    def _run_resumed(self, event: Event, data: Mapping[str, Any]) -> None:
+        self._booted = _number(data.get("booted"))
+        self._advised = ""
+        self._parents.clear()
+        self._page.idle()
+        self._page.line()
+        self._page.entry("note", "", f"gone on with, {moment(event.time)}")
+
+    def _run_finished(self, event: Event, data: Mapping[str, Any]) -> None:
+        super()._run_finished(event, data)
+        self._advised = str(data.get("hint", ""))
+        self._page.item("ended", f"{moment(event.time)}, with exit status {data['exit']}")
+
+    def _step_rerun(self, event: Event, data: Mapping[str, Any]) -> None:
+        self._page.entry("note", data["id"], "to be carried out again, as the operator said")
+
+    def _step_finished(self, event: Event, data: Mapping[str, Any]) -> None:
+        depth = len(self._parents) - (1 if self._parents and data["id"] == self._parents[-1] else 0)
+        super()._step_finished(event, data)
+        evidence = data["evidence"]
+        killed = evidence.get("killed", [])
+        for one in killed[:MOST_HOLDERS]:
+            self._process("ended", one, depth)
+        if data["status"] == "failed":
+            left = [one for port in evidence.get("ports", ()) for one in port.get("holders", ())]
+            for one in {str(one.get("pid")): one for one in left}.values():
+                self._process("holds", one, depth)
+
+    def _process(self, what: str, one: Mapping[str, Any], depth: int) -> None:
+        """Say who a process is: as the evidence has it, which was taken while it lived."""
+        since = ""
+        if self._booted is not None and (began := _number(one.get("started"))) is not None and one.get("pid") != 1:
+            since = f", since {moment(self._booted + began)}"
+        sockets = ", ".join(str(text) for text in one.get("sockets", ()))
+        of = f" in {one['unit']}" if one.get("unit") else ""
+        user = f" of user {one['user']}" if one.get("user") else ""
+        self._page.below(f"{what}: PID {one.get('pid')}{of}{user}{since}: {sockets}", depth=depth)
+        if one.get("command"):
+            self._page.quote(str(one["command"]), depth=depth)
+
+
+def history(summaries: Iterator[Event], page: Page) -> None:
+    """List runs, two lines for each: which and when and how it stands; what it was about."""
+    for summary in summaries:
+        data = summary.data
+        took = format_span(float(f"{data['seconds']:.3g}"))
+        left = f"{summary.run}  {moment(summary.time)}  {data['status']}"
+        style = {"ok": "green", "changed": "green", "failed": "red"}.get(str(data["status"]), "yellow")
+        page.line((left, style), (took.rjust(max(WIDTH - len(left), len(took) + 2)), "dim"))
+        units = ", ".join(data["units"])
+        about = f"{data['name']}: {units}" if units and units not in data["name"] else str(data["name"])
+        indent = " " * (len(summary.run) + 2)
+        room = WIDTH - len(indent)
+        page.line((indent, ""), (about if len(about) <= room else f"{about[: room - 3]}...", ""))
+
+
+def moment(seconds: float) -> str:
+    """Give a moment as clocks here show it."""
+    try:
+        return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(seconds))
+    except (OverflowError, ValueError, OSError):
+        return "an unknown moment"
+
+
+def _standing(data: Mapping[str, Any], last: float) -> str:
+    """Say how a run stands whose last words do not say it."""
+    status = data["status"]
+    until = f"; the last that is recorded is of {moment(last)}" if last else ""
+    if data.get("lost"):
+        return f"the record is not whole: {data['lost']}{until}"
+    if status == "under-way":
+        return f"under way, for {format_span(round(data['seconds']))} of work by now"
+    if status == "cut-short":
+        return f"cut short: its program ended without a word{until}"
+    if status == "superseded":
+        by = data["superseded"]
+        return f"superseded: a later run, {by.get('by')}, has acted on {by.get('unit')} since"
+    return "abandoned: an operator gave it up" if status == "abandoned" else ""
+
+
+def _next(summary: Event) -> str:
+    data = summary.data
+    if data["status"] == "under-way":
+        return f"runbook show --follow {summary.run} watches it"
+    if data.get("lost") and "exit" not in data:
+        return "look at the unit itself; runbook apply begins anew, as this run cannot be resumed"
+    if not data["resumable"]:
+        return ""
+    cut = data.get("cut", ())
+    choice = f"; where it cannot know how {cut[-1]} ended: --rerun {cut[-1]} or --skip {cut[-1]}" if cut else ""
+    return f"runbook resume {summary.run} goes on with it{choice}; --abandon gives it up"
+
+
+def _files(data: Mapping[str, Any]) -> Iterator[str]:
+    yield str(data["folder"])
+    printed = data["printed"]
+    for one in printed[-OUTPUT_NAMES:]:
+        yield f"output/{str(one['file']).rpartition('/')[2]}: what was printed, {one['bytes']} bytes"
+    if len(printed) > OUTPUT_NAMES:
+        yield f"output/ holds {len(printed) - OUTPUT_NAMES} more"
+
+
+def _number(value: object) -> float | None:
+    return float(value) if isinstance(value, int | float) else None

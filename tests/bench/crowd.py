@@ -1,0 +1,45 @@
+"""Processes with descriptors, files and sockets mixed; inside a machine: `crowd.py PROCESSES DESCRIPTORS`.
+
+Says that they are there, and leaves them to whoever ends the unit that it runs in.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import sys
+
+FILE = "/usr/bin/env"
+STANDARD = 3
+"""Standard input, output and error are descriptors too, and the same for all."""
+
+
+def descriptors(count: int) -> list[int]:
+    """Open what a service has open: of three, one is a file, one a socket of this machine, one of the network."""
+    made: list[int] = []
+    for number in range(count):
+        if number % 3 == 0:
+            made.append(os.open(FILE, os.O_RDONLY))
+        elif number % 3 == 1:
+            made.append(socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM).detach())
+        else:
+            bound = socket.socket(socket.AF_INET, socket.SOCK_STREAM if number % 2 else socket.SOCK_DGRAM)
+            bound.bind(("127.0.0.1", 0))
+            made.append(bound.detach())
+    return made
+
+
+def main() -> None:
+    """Start them all, each with descriptors of its own."""
+    processes, count = map(int, sys.argv[1:])
+    for _ in range(processes):
+        own = descriptors(count - STANDARD)
+        for descriptor in own:
+            os.set_inheritable(descriptor, True)
+        os.posix_spawn("/bin/sleep", ["sleep", "infinity"], {})
+        for descriptor in own:
+            os.close(descriptor)
+
+
+if __name__ == "__main__":
+    main()

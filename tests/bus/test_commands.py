@@ -1,0 +1,76 @@
+"""Commands whose start was asked for in the very moment in which systemd left the bus."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from runbook.errors import BusLost
+from runbook.host.commands import Commands
+from runbook.host.facts import JobRef, JobResult
+from runbook.host.loop import Loop
+from runbook.host.systemd import Systemd
+from runbook.host.tasks import Command, CommandResult
+
+from .private_bus import PrivateBus
+
+STARTED = "StartTransientUnit runbook-vanish.service fail"
+
+
+class Lost:
+    """A command whose start makes systemd leave the bus."""
+
+    def __init__(self, systemd: Systemd, bus: PrivateBus, loop: Loop, output: Path) -> None:
+        self.commands = Commands(systemd, loop)
+        self._bus = bus
+        self._loop = loop
+        self._command = Command(("true",), output=str(output))
+
+    def begin(self) -> JobRef:
+        return self.commands.begin("vanish", self._command)
+
+    def begin_and_lose(self) -> None:
+        """Begin, and be left without an answer; soon afterwards systemd is back."""
+        self._loop.after(0.2, self._return)
+        with pytest.raises(BusLost):
+            self.begin()
+
+    def leave(self, result: str) -> None:
+        """Write what the command's unit leaves on disk."""
+        Path(f"{self._command.output}.result").write_text(result)
+
+    def _return(self) -> None:
+        self._bus.kill_systemd()
+        self._bus.start_systemd()
+
+
+@pytest.fixture
+def lost(bus: PrivateBus, systemd: Systemd, loop: Loop, tmp_path: Path) -> Lost:
+    """A command that was asked for and not answered; systemd is back, and knows no such unit."""
+    made = Lost(systemd, bus, loop, tmp_path / "out")
+    made.leave("exit-code exited 7\n")  # Of an earlier try, which wrote to the same files.
+    made.begin_and_lose()
+    assert bus.calls.count(STARTED) == 1
+    return made
+
+
+def test_a_command_that_has_ended_unheard_is_not_run_twice(lost: Lost, bus: PrivateBus, systemd: Systemd) -> None:
+    lost.leave("success exited 0\n")
+    ref = lost.begin()
+    assert bus.calls.count(STARTED) == 1
+    assert systemd.job(ref) is JobResult.GONE
+    assert lost.commands.result(ref) == CommandResult("success", 0)
+
+
+def test_the_try_after_that_is_run(lost: Lost, bus: PrivateBus) -> None:
+    lost.leave("success exited 0\n")
+    lost.begin()
+    lost.begin_and_lose()
+    assert bus.calls.count(STARTED) == 2
+
+
+def test_a_command_that_was_never_begun_is_begun(lost: Lost, bus: PrivateBus) -> None:
+    """What an earlier try has left is no answer of this one."""
+    lost.begin_and_lose()
+    assert bus.calls.count(STARTED) == 2

@@ -1,0 +1,94 @@
+"""Puts processes that hold ports into the places of a machine: scopes, logins, services, namespaces."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass
+
+from tests.machine.conftest import StartService
+from tests.machine.incident import holders, remove_unit
+from tests.machine.machine import Machine, until
+from tests.machine.runs import Run, runbook, unit_file
+from tests.machine.tree import PROJECT
+
+ACTORS = f"{PROJECT}/tests/machine/ending/actors.py"
+
+
+def actor(part: str, *words: object) -> list[str]:
+    """The command of one."""
+    return ["python3", ACTORS, part, *map(str, words)]
+
+
+def scope(machine: Machine, name: str, argv: list[str], *options: str) -> None:
+    """Start a command in a scope, as somebody at a terminal may; it goes on by itself."""
+    inside = ["systemd-run", "--quiet", "--scope", f"--unit={name}", *options, "--", *argv]
+    machine.run(["sh", "-c", 'exec "$@" >/dev/null 2>&1 </dev/null &', "sh", *inside])
+
+
+def listening(machine: Machine, ports: Collection[int]) -> None:
+    """Wait until all of these ports are held."""
+
+    def held() -> bool:
+        shown = {line.split()[3].rpartition(":")[2] for line in machine.run(["ss", "-Hltn"]).stdout.splitlines()}
+        return {str(port) for port in ports} <= shown
+
+    until(held, f"ports {sorted(ports)} to be held", 20)
+
+
+@dataclass(frozen=True)
+class Alive:
+    """A process for good: its PID and its start."""
+
+    pid: int
+    start: str
+
+
+def who(machine: Machine, port: int) -> set[Alive]:
+    """Who holds a port, asked of ss and proc, never of the program under test."""
+    return {alive for holder in holders(machine, port) if holder.pid and (alive := process(machine, holder.pid))}
+
+
+def process(machine: Machine, pid: int) -> Alive | None:
+    """Who has a PID now."""
+    stat = machine.run(["cat", f"/proc/{pid}/stat"], check=False).stdout
+    return Alive(pid, stat.rpartition(")")[2].split()[19]) if stat else None
+
+
+@contextlib.contextmanager
+def cleared(machine: Machine, *units: str) -> Iterator[None]:
+    """At the end, let nothing of these units be left, whatever was in them."""
+    try:
+        yield
+    finally:
+        for unit in units:
+            machine.run(["systemctl", "kill", "--signal=KILL", unit], check=False)
+            machine.run(["systemctl", "stop", unit], check=False)
+        machine.run(["systemctl", "reset-failed", *units], check=False)
+
+
+def down(service: StartService, machine: Machine, name: str = "gw.service", **settings: str) -> None:
+    """Install the unit whose port it is about, and let it be down."""
+    service(name, unit_file("/usr/bin/sleep infinity", **settings))
+    machine.run(["systemctl", "stop", name])
+
+
+def left_over(machine: Machine, name: str, argv: list[str], port: int = 0) -> None:
+    """Let a unit that is down have left something behind in its cgroup."""
+    start = f"/bin/sh -c '{' '.join(argv)} & exec sleep infinity'"
+    machine.write(f"/etc/systemd/system/{name}", unit_file(start, KillMode="process"))
+    machine.run(["systemctl", "daemon-reload"])
+    machine.run(["systemctl", "start", name])
+    if port:
+        listening(machine, {port})
+    machine.run(["systemctl", "stop", name])
+
+
+def kill(machine: Machine, port: int, *, unit: str = "gw", then: str = "", **fields: object) -> Run:
+    """Run a runbook with one kill-orphan."""
+    words = "".join(f", {name.replace('_', '-')}: {value}" for name, value in fields.items())
+    text = f"unit: {unit}\nsteps:\n  - kill-orphan: {{port: {port}{words}}}\n{then}"
+    return runbook(machine, "apply", text)
+
+
+__all__ = ["ACTORS", "Alive", "actor", "cleared", "down", "kill", "left_over", "listening", "process", "remove_unit"]

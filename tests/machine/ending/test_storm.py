@@ -1,0 +1,64 @@
+"""Processes come and go by the hundred while it looks and kills: nobody is hit who was not judged."""
+
+from __future__ import annotations
+
+import time
+
+from tests.machine.conftest import StartService
+from tests.machine.incident import holders
+from tests.machine.machine import Machine, until
+from tests.machine.runs import unit_file
+
+from .staging import ACTORS, actor, cleared, down, kill, listening, scope, who
+
+COUNT = "/run/storm"
+
+
+def _counted(machine: Machine) -> tuple[int, int]:
+    """How many children of the storm have lived so far, and how many died of a signal."""
+    words = machine.run(["cat", COUNT], check=False).stdout.split()
+    return (int(words[0]), int(words[1])) if words else (0, 0)
+
+
+def test_a_storm_beside_it_and_holders_that_change(machine: Machine, service: StartService) -> None:
+    """Holders exec, end, lose their parents, give the socket up; beside them a live service bears children."""
+    down(service, machine)
+    service("storm.service", unit_file(f"/usr/bin/python3 {ACTORS} storm 0 {COUNT}"))
+    until(lambda: _counted(machine)[0], "the storm to begin")
+    verdicts = []
+    for number in range(3):
+        port = 9401 + number
+        with cleared(machine, "churn.scope"):
+            scope(machine, "churn.scope", actor("churn", port))
+            listening(machine, {port})
+            began = time.monotonic()
+            run = kill(machine, port, grace="500ms")
+            assert time.monotonic() - began < 30
+            verdict = run.step("kill-orphan")["verdict"]
+            assert verdict in ("killed", "port-still-held", "refused-to-kill"), run.last
+            if verdict == "killed":
+                assert not holders(machine, port)
+            verdicts.append(verdict)
+    lived, hit = _counted(machine)
+    assert hit == 0
+    assert lived > 100
+    assert machine.show("storm.service", "NRestarts", "ActiveState") == {"NRestarts": "0", "ActiveState": "active"}
+    print(f"{lived} children of the storm lived, {hit} were hit; {verdicts}")
+
+
+def test_a_socket_that_is_handed_to_a_live_service_on_term(machine: Machine, service: StartService) -> None:
+    """It was an orphan's when it was judged; then it is a live service's, which is never signalled."""
+    down(service, machine)
+    service(
+        "takes.service", unit_file(f"/usr/bin/python3 {ACTORS} takes 0 /run/takes", ExecStopPost="/bin/rm /run/takes")
+    )
+    until(lambda: machine.run(["test", "-S", "/run/takes"], check=False).returncode == 0, "the service to be ready")
+    main = machine.show("takes.service", "MainPID")["MainPID"]
+    with cleared(machine, "hands.scope"):
+        scope(machine, "hands.scope", actor("hands_on", 9411, "/run/takes"))
+        listening(machine, {9411})
+        run = kill(machine, 9411)
+        step = run.step("kill-orphan")
+        assert (run.exit, step["verdict"]) == (1, "refused-to-kill"), step["reason"]
+        assert "takes.service is a live service" in step["reason"]
+        assert {str(one.pid) for one in who(machine, 9411)} == {main}

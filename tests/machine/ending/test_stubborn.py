@@ -1,0 +1,179 @@
+"""What does not end by itself, or comes again, or is more than can be ended one by one. Each on a real systemd."""
+
+from __future__ import annotations
+
+import shlex
+import time
+from collections.abc import Iterator
+
+import pytest
+
+from tests.machine.conftest import StartService
+from tests.machine.incident import holders, in_login, remove_unit
+from tests.machine.machine import Machine, until
+from tests.machine.runs import runbook
+
+from .staging import actor, cleared, down, kill, left_over, listening, process, scope, who
+
+
+@pytest.fixture(autouse=True)
+def _down(machine: Machine, service: StartService) -> None:
+    down(service, machine)
+
+
+# What does not end ----------------------------------------------------------------------------------------------
+
+SHAPES = {9201: "deaf", 9202: "stopped", 9203: "vforked", 9204: "hung", 9205: "traced", 9206: "server"}
+FROZEN = 9206
+
+
+@pytest.fixture
+def stubborn(machine: Machine) -> Iterator[None]:
+    names = [f"{part}.scope" for part in SHAPES.values()]
+    with cleared(machine, "disk.scope", *names):
+        scope(machine, "disk.scope", actor("disk", 0, "/run/dead"))
+        until(lambda: "/run/dead" in machine.read("/proc/mounts"), "the dead file system to be mounted")
+        for port, part in SHAPES.items():
+            scope(machine, f"{part}.scope", actor(part, port, *(["/run/dead"] if part == "hung" else [])))
+        listening(machine, SHAPES)
+        machine.run(["systemctl", "freeze", "server.scope"])
+        yield
+    machine.run(["umount", "-l", "/run/dead"], check=False)
+
+
+@pytest.mark.usefixtures("stubborn")
+def test_what_does_not_end_is_named_with_its_state(machine: Machine) -> None:
+    """One runbook: each shape gets TERM, a short grace, and KILL; time is bounded, whatever comes of it."""
+    held = {port: who(machine, port) for port in SHAPES}
+    states = {port: _state(machine, min(one.pid for one in held[port])) for port in (9202, 9203)}
+    assert states == {9202: "T", 9203: "D"}
+    steps = "".join(
+        f"  - kill-orphan: {{port: {port}, id: on-{port}, on-failure: continue, grace: 200ms, timeout: 2s}}\n"
+        for port in SHAPES
+    )
+    gentle = "  - kill-orphan: {port: 9202, id: gentle, on-failure: continue, grace: 1s, timeout: 300ms}\n"
+    began = time.monotonic()
+    run = runbook(machine, "apply", f"unit: gw\nsteps:\n{gentle}{steps}")
+    seconds = time.monotonic() - began
+    verdicts = {port: run.step(f"on-{port}")["verdict"] for port in SHAPES}
+    reasons = {port: run.step(f"on-{port}")["reason"] for port in SHAPES}
+    killed = "killed"
+    held_still = "port-still-held"
+    assert verdicts == {9201: killed, 9202: killed, 9203: killed, 9204: held_still, 9205: held_still, 9206: killed}, (
+        reasons
+    )
+    assert seconds < 15
+    assert "is in state D (uninterruptible)" in reasons[9204]
+    assert "it waits in the kernel, where no signal reaches it" in reasons[9204]
+    assert "is in state t (traced), " in reasons[9205]
+    assert "end that one" in reasons[9205]
+    assert "is in state T (stopped)" in run.step("gentle")["reason"]
+    assert "and was to get no KILL" in run.step("gentle")["reason"]
+
+
+def _state(machine: Machine, pid: int) -> str:
+    return machine.read(f"/proc/{pid}/stat").rpartition(")")[2].split()[0]
+
+
+# What comes again -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("how", ["", "shell"], ids=["itself", "through a shell"])
+def test_who_starts_it_again_is_named_and_not_fought(machine: Machine, how: str) -> None:
+    """A supervisor in a login: one is ended, and its like comes at once."""
+    login = in_login(machine, actor("again", 9211, how))
+    try:
+        listening(machine, {9211})
+        (supervisor,) = machine.run(["pgrep", "-f", "actors.py again"]).stdout.split()[-1:]
+        run = kill(machine, 9211)
+        step = run.step("kill-orphan")
+        assert (run.exit, step["verdict"]) == (1, "port-still-held"), step["reason"]
+        assert f"it was started by PID {supervisor} (python3), as that was: " in step["reason"]
+        assert f"or stop that first (kill {supervisor})" in step["reason"]
+        assert len(run.of("step-acting")) == 1
+        assert process(machine, int(supervisor))
+    finally:
+        machine.run(["pkill", "-KILL", "-f", "actors.py"])
+        login.communicate(timeout=10)
+
+
+def test_a_loop_of_a_shell_in_a_login(machine: Machine) -> None:
+    loop = f"while :; do {shlex.join(actor('server', 9212))}; done"
+    login = in_login(machine, ["bash", "-c", loop])
+    try:
+        listening(machine, {9212})
+        run = kill(machine, 9212)
+        step = run.step("kill-orphan")
+        assert (run.exit, step["verdict"]) == (1, "port-still-held"), step["reason"]
+        assert "(bash), as that was: bash -c while :; do python3" in step["reason"]
+    finally:
+        machine.run(["pkill", "-KILL", "bash"], check=False)
+        machine.run(["pkill", "-KILL", "-f", "actors.py"], check=False)
+        login.communicate(timeout=10)
+
+
+def test_what_nobody_is_seen_to_start_is_given_up_after_a_few(machine: Machine) -> None:
+    with cleared(machine, "forgets.scope"):
+        scope(machine, "forgets.scope", actor("forgets", 9213))
+        listening(machine, {9213})
+        run = kill(machine, 9213)
+        step = run.step("kill-orphan")
+        assert (run.exit, step["verdict"]) == (1, "port-still-held"), step["reason"]
+        assert "something starts it again" in step["reason"]
+        where = step["reason"].rpartition("see what else runs there: ")[2]
+        assert "actors.py forgets" in machine.run(where.split()).stdout
+
+
+# What is many ---------------------------------------------------------------------------------------------------
+
+
+def test_three_hundred_leftovers(machine: Machine) -> None:
+    """They hold no port; the unit is down."""
+    try:
+        left_over(machine, "many.service", actor("crowd", 0, 300))
+        until(lambda: _tasks(machine, "many.service") > 300, "three hundred to be there")
+        run = kill(machine, 9220, unit="many", leftovers="true")
+        step = run.step("kill-orphan")
+        assert (run.exit, step["verdict"]) == (0, "killed"), step["reason"]
+        assert len(step["evidence"]["killed"]) > 300
+        assert _tasks(machine, "many.service") == 0
+        print(f"300 leftovers: {step['seconds']} s")
+    finally:
+        remove_unit(machine, "many.service")
+
+
+def test_leftovers_that_fork_faster_than_they_can_be_ended(machine: Machine) -> None:
+    """Only all at once, through systemd; and only where all leftovers are to end."""
+    try:
+        left_over(machine, "many.service", actor("guardians", 9221), 9221)
+        run = kill(machine, 9221, unit="many", grace="300ms")
+        step = run.step("kill-orphan")
+        assert (run.exit, step["verdict"]) == (1, "port-still-held"), step["reason"]
+        assert "`leftovers: true` does that, or systemctl kill --signal=KILL many.service" in step["reason"]
+        assert _tasks(machine, "many.service")
+        run = kill(machine, 9221, unit="many", grace="300ms", leftovers="true")
+        step = run.step("kill-orphan")
+        assert (run.exit, step["verdict"]) == (0, "killed"), step["reason"]
+        assert "all that was left of many.service got KILL at once" in step["reason"]
+        assert _tasks(machine, "many.service") == 0
+        assert not holders(machine, 9221)
+    finally:
+        remove_unit(machine, "many.service")
+
+
+@pytest.mark.parametrize("port", [9222, 0])
+def test_a_leftover_with_another_pid_at_every_look(machine: Machine, port: int) -> None:
+    """It is met by a TERM, or swept away with all that is left: gone it is."""
+    try:
+        left_over(machine, "many.service", actor("comet", port), port)
+        run = kill(machine, port or 9223, unit="many", grace="300ms", leftovers="true")
+        assert (run.exit, run.step("kill-orphan")["verdict"]) == (0, "killed"), run.step("kill-orphan")["reason"]
+        assert _tasks(machine, "many.service") == 0
+        assert not (port and holders(machine, port))
+    finally:
+        remove_unit(machine, "many.service")
+
+
+def _tasks(machine: Machine, unit: str) -> int:
+    """How many processes a unit's cgroup has, by the kernel's own count."""
+    return len(machine.run(["cat", f"/sys/fs/cgroup/system.slice/{unit}/cgroup.procs"], check=False).stdout.split())

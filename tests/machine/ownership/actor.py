@@ -1,0 +1,190 @@
+"""A process that comes to hold a port in the way it is told: `actor.py VERB…`, one after the other, then it waits.
+
+    listen=ADDRESS:PORT[,udp][,v6only][,reuseport]
+    adopt        has the sockets that systemd gave it       store         gives its sockets to systemd to keep
+    fork         a child holds what it holds, and waits     daemon        goes on as a double-forked child, and waits
+    leave=PATH   goes on as a child, and ends with PATH     thread        goes on in a thread with a table of its own
+    send=PATH    passes its sockets on                      receive=PATH  has what is passed on there
+    flight       sends them to itself, and has them no more
+    group=NAME   enters a group below its own, or /NAME     become=ID     goes on with this INVOCATION_ID
+    main         tells systemd that it is the main process  ready         tells it that it is ready
+    await=PATH   until there is such a file                 touch=PATH    makes one
+    pidfile=PATH writes its PID there
+
+It needs nothing but Python, so that it may run in a service's sandbox or in another's namespaces.
+"""
+
+from __future__ import annotations
+
+import array
+import ctypes
+import os
+import signal
+import socket
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+CLONE_FILES = 0x400
+SD_LISTEN_FDS_START = 3
+
+
+class Actor:
+    """The process, with the sockets it holds and what it has still to do."""
+
+    def __init__(self, verbs: list[str]) -> None:
+        self.verbs = verbs
+        self.sockets: list[socket.socket] = []
+
+    def play(self) -> None:
+        """Do one thing after the other, then nothing."""
+        while self.verbs:
+            verb, _, value = self.verbs.pop(0).partition("=")
+            plain: dict[str, Callable[[], None]] = {
+                "adopt": self.adopt,
+                "fork": self.fork,
+                "daemon": self.daemon,
+                "thread": self.thread,
+                "flight": self.flight,
+                "main": lambda: notify(f"MAINPID={os.getpid()}\nREADY=1"),
+                "ready": lambda: notify("READY=1"),
+                "store": lambda: notify("FDSTORE=1\nFDNAME=kept", self.sockets),
+            }
+            told: dict[str, Callable[[str], None]] = {
+                "listen": self.listen,
+                "await": await_file,
+                "leave": self.leave,
+                "send": self.send,
+                "receive": self.receive,
+                "group": enter,
+                "become": self.become,
+                "pidfile": lambda path: write(path, f"{os.getpid()}\n"),
+                "touch": lambda path: write(path, ""),
+            }
+            told[verb](value) if verb in told else plain[verb]()
+        while True:
+            time.sleep(3600)
+
+    def listen(self, where: str) -> None:
+        address, *flags = where.split(",")
+        host, _, port = address.rpartition(":")
+        host = host.strip("[]")
+        udp = "udp" in flags
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        new = socket.socket(family, socket.SOCK_DGRAM if udp else socket.SOCK_STREAM)
+        if not udp:
+            new.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if "reuseport" in flags:
+            new.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        if family == socket.AF_INET6:
+            new.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, int("v6only" in flags))
+        new.bind((host, int(port)))
+        if not udp:
+            new.listen()
+        self.sockets.append(new)
+
+    def adopt(self) -> None:
+        count = int(os.environ.get("LISTEN_FDS", "0"))
+        self.sockets += [socket.socket(fileno=SD_LISTEN_FDS_START + at) for at in range(count)]
+
+    def fork(self) -> None:
+        if os.fork() == 0:
+            self.verbs.clear()
+
+    def daemon(self) -> None:
+        if os.fork():
+            os.wait()
+            self.verbs.clear()
+            return
+        os.setsid()
+        if os.fork():
+            os._exit(0)
+
+    def leave(self, path: str) -> None:
+        if os.fork():
+            await_file(path)
+            os._exit(0)
+        os.setsid()
+
+    def thread(self) -> None:
+        verbs, self.verbs = self.verbs, []
+
+        def alone() -> None:
+            libc = ctypes.CDLL(None, use_errno=True)
+            if libc.unshare(CLONE_FILES):
+                raise OSError(ctypes.get_errno(), "unshare")
+            Actor(verbs).play()
+
+        threading.Thread(target=alone, daemon=True).start()
+
+    def become(self, invocation: str) -> None:
+        assert not self.sockets, "they would be closed"
+        environment = {**os.environ, "INVOCATION_ID": invocation}
+        os.execve(sys.executable, [sys.executable, __file__, *self.verbs], environment)
+
+    def send(self, path: str) -> None:
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as door:
+            pass_on(door, self.sockets, path)
+
+    def receive(self, path: str) -> None:
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as door:
+            door.bind(path)
+            _, ancillary, _, _ = door.recvmsg(1, 1024)
+        passed = array.array("i")
+        for _, _, data in ancillary:
+            passed.frombytes(data)
+        self.sockets += [socket.socket(fileno=fd) for fd in passed]
+
+    def flight(self) -> None:
+        self.ends = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
+        pass_on(self.ends[0], self.sockets)
+        self.sockets.clear()
+
+
+def pass_on(door: socket.socket, sockets: list[socket.socket], path: str = "") -> None:
+    """Send sockets through another (SCM_RIGHTS)."""
+    rights = array.array("i", [one.fileno() for one in sockets])
+    door.sendmsg([b"x"], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, rights)], 0, *([path] if path else []))
+
+
+def notify(text: str, sockets: list[socket.socket] | None = None) -> None:
+    """Tell systemd something (sd_notify(3)), and wait until it has heard it."""
+    path = os.environ["NOTIFY_SOCKET"].replace("@", "\0", 1)
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as door:
+        rights = array.array("i", [one.fileno() for one in sockets or []])
+        passed = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, rights)] if rights else []
+        door.sendmsg([text.encode()], passed, 0, path)
+        heard, said = os.pipe()
+        barrier = array.array("i", [said])
+        door.sendmsg([b"BARRIER=1"], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, barrier)], 0, path)
+        os.close(said)
+        os.read(heard, 1)  # systemd closes its end when it has read all before.
+        os.close(heard)
+
+
+def enter(name: str) -> None:
+    """Make a control group below this process's own, and go there."""
+    own = Path("/proc/self/cgroup").read_text().splitlines()[-1].removeprefix("0::")
+    group = Path("/sys/fs/cgroup" + (name if name.startswith("/") else f"{own}/{name}"))
+    group.mkdir(exist_ok=True)
+    (group / "cgroup.procs").write_text("0")
+
+
+def await_file(path: str) -> None:
+    """Wait until there is such a file."""
+    while not Path(path).exists():
+        time.sleep(0.01)
+
+
+def write(path: str, text: str) -> None:
+    """Write a file, whole or not at all."""
+    Path(f"{path}.new").write_text(text)
+    Path(f"{path}.new").rename(path)
+
+
+if __name__ == "__main__":
+    # Whoever it leaves behind is nobody's zombie.
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    Actor(sys.argv[1:]).play()

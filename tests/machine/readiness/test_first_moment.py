@@ -1,0 +1,241 @@
+"""What a unit is doing is told at the first moment it can be known, on a real systemd: long before the time is over."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+import pytest
+
+from tests.machine.conftest import InstallUnit, StartService
+from tests.machine.machine import Machine, until
+from tests.machine.readiness.shapes import LONG, book, script, wait
+from tests.machine.runs import runbook, unit_file
+
+SLEEPS = "/usr/bin/sleep infinity"
+NOTIFY = """
+import os, socket
+socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM).sendto(b"READY=1", os.environ["NOTIFY_SOCKET"].replace("@", chr(0)))
+"""
+GOES_ON = "restart: {on-failure: continue}"
+
+
+@dataclass(frozen=True)
+class Shape:
+    """A unit, and what `restart` and `wait-ready` say of it; an empty verdict stands for a step that goes well."""
+
+    file: str
+    verdict: str
+    reason: str
+    restart: str = ""
+    wait: str = "healthy-for: 500ms"
+    first: str = "restart"
+
+
+SHAPES = {
+    # Loud: restarted again and again.
+    "loop": Shape(
+        unit_file(script("exit 1"), Restart="always"),
+        "crash-loop",
+        "its main process ended with status 1$",
+    ),
+    "loop without a start limit": Shape(
+        unit_file(script("exit 1"), Restart="always", RestartSec="2s", Unit_StartLimitIntervalSec="0"),
+        "crash-loop",
+        "status 1; it has no start limit, and will be restarted for ever$",
+    ),
+    "loop with pauses of an hour": Shape(
+        unit_file(script("exit 1"), Restart="always", RestartSec="1h"),
+        "crash-loop",
+        "^systemd will restart web.service in 1h: its main process ended with status 1; with its RestartSec= the start "
+        "limit is never reached, and it will be restarted for ever$",
+    ),
+    "loop of a command before it": Shape(
+        unit_file(SLEEPS, ExecStartPre=script("exit 7"), Restart="always", RestartSec="1h"),
+        "crash-loop",
+        "its ExecStartPre=/bin/sh ended with status 7",
+        restart="job-failed",
+        first=GOES_ON,
+    ),
+    "loop of a command after it": Shape(
+        unit_file(SLEEPS, ExecStartPost=script("exit 8"), Restart="always", RestartSec="1h"),
+        "crash-loop",
+        "its ExecStartPost=/bin/sh ended with status 8",
+        restart="job-failed",
+        first=GOES_ON,
+    ),
+    "watchdog": Shape(
+        unit_file(
+            script("systemd-notify --ready; exec sleep infinity"),
+            Type="notify",
+            NotifyAccess="all",
+            WatchdogSec="500ms",
+            Restart="always",
+            RestartSec="1h",
+        ),
+        "crash-loop",
+        "it gave no sign of life within the 0.5s of WatchdogSec=, and systemd ended it",
+        wait="healthy-for: 30s",
+    ),
+    # Quiet: down, and nothing is to come.
+    "prevented": Shape(
+        unit_file(script("sleep 0.3; exit 78"), Restart="on-failure", RestartPreventExitStatus="78"),
+        "unit-failed",
+        "^web.service failed: its main process ended with status 78; "
+        "RestartPreventExitStatus= names that, so systemd leaves it down$",
+        wait="healthy-for: 30s",
+    ),
+    "clean exit": Shape(
+        unit_file(script("sleep 0.3; exit 0"), Restart="on-failure"),
+        "unit-exited",
+        "^web.service is down: its main process ended with status 0$",
+        wait="healthy-for: 30s",
+    ),
+    "condition": Shape(
+        unit_file(SLEEPS, Unit_ConditionPathExists="/nowhere"),
+        "condition-not-met",
+        "does not hold$",
+        restart="condition-not-met",
+        first=GOES_ON,
+    ),
+    "command as condition": Shape(
+        unit_file(SLEEPS, ExecCondition=script("exit 3")),
+        "condition-not-met",
+        "^web.service was not started: its ExecCondition=/bin/sh ended with status 3$",
+        restart="condition-not-met",
+        first=GOES_ON,
+    ),
+    "dependency": Shape(
+        unit_file(SLEEPS, Unit_Requires="db.service", Unit_After="db.service"),
+        "job-dependency",
+        "web.service needs db.service, which failed: its main process ended with status 3$",
+        restart="job-dependency",
+        first=GOES_ON,
+    ),
+    "work that is done": Shape(
+        unit_file("/bin/true", Type="oneshot"),
+        "unit-exited",
+        "a Type=oneshot without RemainAfterExit= is down once its work is done, and is not to be waited for$",
+    ),
+    "no such program": Shape(unit_file("/nowhere/web"), "unit-failed", "ended with status 203$"),
+    "no such program, and Type=exec": Shape(
+        unit_file("/nowhere/web", Type="exec"), "unit-failed", "status 203$", restart="job-failed", first=GOES_ON
+    ),
+    # A Type= that promises what never comes.
+    "never notifies": Shape(
+        unit_file(SLEEPS, Type="notify", TimeoutStartSec="1s"),
+        "not-notifying",
+        "it did not report that it is ready within the 1s of TimeoutStartSec= .Type=notify., and systemd ended it$",
+        restart="not-notifying",
+        first=GOES_ON,
+    ),
+    "a notification that is refused": Shape(
+        # It comes from a process of its own, not from the main one.
+        unit_file(
+            script("python3 /opt/notify.py; exec sleep infinity"),
+            Type="notify",
+            NotifyAccess="main",
+            TimeoutStartSec="1s",
+        ),
+        "not-notifying",
+        "it did not report that it is ready within the 1s",
+        restart="not-notifying",
+        first=GOES_ON,
+    ),
+    "a name that never comes": Shape(
+        unit_file(SLEEPS, Type="dbus", BusName="org.example.Never", TimeoutStartSec="1s"),
+        "not-notifying",
+        "its name org.example.Never did not come to the bus within the 1s",
+        restart="not-notifying",
+        first=GOES_ON,
+    ),
+    "the wrong PIDFile": Shape(
+        unit_file(script("sleep infinity & exit 0"), Type="forking", PIDFile="/run/wrong.pid", TimeoutStartSec="1s"),
+        "unit-failed",
+        "its start did not end within the 1s of TimeoutStartSec= .Type=forking., nobody wrote PIDFile=/run/wrong.pid",
+        restart="job-failed",
+        first=GOES_ON,
+    ),
+    # Well.
+    "work that leaves something": Shape(unit_file("/bin/true", Type="oneshot", RemainAfterExit="yes"), "", "^healthy"),
+    "exec": Shape(unit_file(SLEEPS, Type="exec"), "", "^healthy"),
+    "idle": Shape(unit_file(SLEEPS, Type="idle"), "", "^healthy"),
+}
+
+
+@pytest.mark.parametrize("name", SHAPES)
+def test_shape(machine: Machine, unit: InstallUnit, name: str) -> None:
+    shape = SHAPES[name]
+    machine.write("/opt/notify.py", NOTIFY)
+    unit("db.service", unit_file(script("exit 3"), Type="oneshot"))
+    unit("web.service", shape.file)
+    run = runbook(machine, "apply", book("web", shape.first, wait(shape.wait)))
+    restarted, waited = run.step("restart"), run.step("wait-ready")
+    assert restarted["verdict"] == (shape.restart or "job-done"), run.last
+    assert waited["verdict"] == (shape.verdict or "ready"), waited["reason"]
+    assert re.search(shape.reason, waited["reason"]), waited["reason"]
+    assert waited["seconds"] < LONG / 4
+
+
+def test_a_loop_that_is_forgiven_once(machine: Machine, unit: InstallUnit) -> None:
+    """One restart is allowed; the second one is known when it is announced."""
+    unit("web.service", unit_file(script("sleep 0.2; exit 1"), Restart="always", RestartSec="500ms"))
+    run = runbook(machine, "apply", book("web", "restart", wait("healthy-for: 30s, max-restarts: 1")))
+    waited = run.step("wait-ready")
+    assert waited["verdict"] == "crash-loop"
+    assert waited["reason"] == "systemd will restart web.service in 0.5s, for the 2nd time: " + ENDED
+
+
+ENDED = "its main process ended with status 1"
+
+
+def test_a_start_limit_that_is_latched_already(machine: Machine, service: StartService) -> None:
+    """Result says exit-code all the same."""
+    service("web.service", unit_file(script("exit 1"), Restart="always", Unit_StartLimitBurst="2"))
+    until(lambda: machine.show("web.service", "ActiveState")["ActiveState"] == "failed", "the limit to be hit")
+    assert machine.show("web.service", "Result")["Result"] == "exit-code"
+    run = runbook(machine, "apply", book("web", wait()))
+    waited = run.step("wait-ready")
+    assert (waited["verdict"], waited["seconds"] < LONG / 4) == ("start-limit-hit", True)
+    assert waited["reason"] == f"systemd gave web.service up, its starts (2 in 10s) are used up: {ENDED}"
+
+
+FILES = {
+    "changed": (
+        "echo >> /etc/systemd/system/web.service",
+        "; the file of web.service changed since systemd read it: what runs is not what it says "
+        "(systemctl daemon-reload)",
+    ),
+    "gone": (
+        "rm /etc/systemd/system/web.service; systemctl daemon-reload",
+        "; the file of web.service is gone: once it stops, it cannot be started",
+    ),
+    "masked": (
+        "rm /etc/systemd/system/web.service; systemctl mask --quiet web.service",
+        "; web.service was masked meanwhile: once it stops, it cannot be started (systemctl unmask web.service)",
+    ),
+}
+
+
+@pytest.mark.parametrize("what", FILES)
+def test_the_file_of_a_unit_that_runs(machine: Machine, service: StartService, what: str) -> None:
+    """It is ready, and what a later start would come upon is said. A restart does not stop what it could not start."""
+    service("web.service", unit_file(SLEEPS))
+    pid = machine.show("web.service", "MainPID")
+    command, said = FILES[what]
+    machine.run(["sh", "-c", command])
+    run = runbook(machine, "apply", book("web", wait("healthy-for: 200ms"), "restart"))
+    assert run.step("wait-ready")["reason"].endswith(said)
+    if what == "changed":
+        assert (run.exit, machine.show("web.service", "NeedDaemonReload")["NeedDaemonReload"]) == (0, "no")
+        return
+    expected = {"gone": "unit-not-found", "masked": "unit-masked"}[what]
+    assert (run.exit, run.last["verdict"]) == (1, expected)
+    assert machine.show("web.service", "MainPID") == pid
+
+
+def test_a_file_that_is_gone_and_nothing_runs(machine: Machine, unit: InstallUnit) -> None:
+    unit("web.service", unit_file(SLEEPS))
+    machine.run(["sh", "-c", "rm /etc/systemd/system/web.service; systemctl daemon-reload"])
+    run = runbook(machine, "check", book("web", wait()))
+    assert (run.exit, run.step("wait-ready")["verdict"]) == (1, "unit-not-found")

@@ -1,0 +1,55 @@
+"""A slow start is not a dead one: it is left alone, with status 3, and nothing is mended."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.machine.conftest import InstallUnit
+from tests.machine.machine import Machine
+from tests.machine.readiness.shapes import book, script
+from tests.machine.runs import runbook, unit_file
+
+EXTENDS = """
+import os, socket, time
+manager = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+manager.connect(os.environ["NOTIFY_SOCKET"].replace("@", chr(0)))
+while True:
+    manager.send(b"EXTEND_TIMEOUT_USEC=5000000")
+    time.sleep(0.3)
+"""
+
+SLOW = {
+    "extends its time": (
+        unit_file("/usr/bin/python3 /opt/extends.py", Type="notify", TimeoutStartSec="1s"),
+        "it has not reported that it is ready yet (Type=notify)",
+    ),
+    "a command before it": (
+        unit_file("/usr/bin/sleep infinity", ExecStartPre="/usr/bin/sleep 3600", TimeoutStartSec="infinity"),
+        "web.service is activating (start-pre)",
+    ),
+    "a PID file to come": (
+        unit_file(script("sleep infinity & exit 0"), Type="forking", PIDFile="/run/late.pid"),
+        "web.service is activating (start): it waits for PIDFile=/run/late.pid (Type=forking)",
+    ),
+    "listens late": (unit_file("/usr/bin/sleep infinity"), "web.service does not listen on 9402 yet"),
+}
+
+
+@pytest.mark.parametrize("name", SLOW)
+def test_it_is_left_alone(machine: Machine, unit: InstallUnit, name: str) -> None:
+    """By the step that starts it, and by the wait; the fix is not begun, and the service goes on."""
+    text, said = SLOW[name]
+    machine.write("/opt/extends.py", EXTENDS)
+    unit("web.service", text)
+    mends = "remediate: {check: [wait-ready: {timeout: 1s, healthy-for: 0}], fix: [stop, reset-failed, start]}"
+    run = runbook(machine, "apply", book("web", "restart: {timeout: 2s}", mends, port=9402))
+    assert (run.exit, run.last["status"], run.last["verdict"]) == (3, "still-starting", "still-starting"), run.last
+    assert said in run.last["reason"]
+    assert not [told for told in run.of("step-finished") if ".fix." in told["id"]]
+    state = machine.show("web.service", "ActiveState", "InvocationID")
+    assert state["ActiveState"] in ("activating", "active")
+    # A runbook that wants a failure gets one; not even that touches the service.
+    short = "timeout: 300ms, healthy-for: 0"
+    strict = runbook(machine, "apply", book("web", f"wait-ready: {{{short}, on-timeout: fail}}", port=9402))
+    assert strict.exit == 1
+    assert machine.show("web.service", "ActiveState", "InvocationID") == state

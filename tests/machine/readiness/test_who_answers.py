@@ -1,0 +1,154 @@
+"""An answer counts only while the listener that gave it is the unit's own, on a real systemd."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+
+import pytest
+
+from tests.machine.conftest import StartService
+from tests.machine.ending.staging import cleared, listening, scope
+from tests.machine.machine import Machine
+from tests.machine.readiness.shapes import book, script
+from tests.machine.runs import Run, runbook, unit_file
+from tests.machine.tree import PROJECT
+
+SERVER = f"python3 {PROJECT}/tests/machine/readiness/answers.py"
+BEGUN, ASKED, LEFT = "/run/answers/begun", "/run/answers/asked", "/run/answers/left"
+ELSEWHERE = "192.0.2.7"
+
+
+@pytest.fixture(autouse=True)
+def _marks(machine: Machine) -> Iterator[None]:
+    machine.run(["mkdir", "/run/answers"])
+    yield
+    machine.run(["rm", "-rf", "/run/answers", "/run/went"])
+
+
+def exists(machine: Machine, path: str) -> bool:
+    return not machine.run(["test", "-e", path], check=False).returncode
+
+
+def served(*words: str) -> str:
+    """Write a service that answers."""
+    return unit_file(f"/usr/bin/{SERVER} {' '.join(words)}")
+
+
+def probes(where: str) -> list[str]:
+    """Ask a page, a websocket and a connection."""
+    port = where if where[0].isdigit() and where.count(":") == 1 else ""
+    asked = [f'http: {{url: "http://{where}/"}}', f'websocket: {{url: "ws://{where}/"}}']
+    return [*asked, *([f'tcp: {{port: "{port}"}}'] if port else [])]
+
+
+def wait(*asked: str, seconds: int = 3) -> str:
+    fields = f"healthy-for: 0, timeout: {seconds}s, on-timeout: fail, on-failure: continue"
+    return f"wait-ready: {{{fields}, probes: [{', '.join(f'{{{probe}}}' for probe in asked)}]}}"
+
+
+def version(where: str, expect: str) -> str:
+    return f"verify-version: {{http: {{url: 'http://{where}/'}}, expect: {expect}, on-failure: continue}}"
+
+
+def verdicts(run: Run) -> list[str]:
+    """Give what each step found."""
+    return [step["verdict"] for step in run.of("step-finished")]
+
+
+def not_counted(run: Run) -> list[str]:
+    """Give what was wrong with each probe of the first wait."""
+    return list(run.of("step-finished")[0]["evidence"]["probes"])
+
+
+@contextlib.contextmanager
+def orphan(machine: Machine, where: str, *words: str) -> Iterator[None]:
+    """A server of the old version, in a scope."""
+    with cleared(machine, "old.scope"):
+        scope(machine, "old.scope", [*SERVER.split(), "0.0.1", where, *words], "--slice=user.slice")
+        listening(machine, {int(where.rpartition(":")[2])})
+        yield
+
+
+@pytest.fixture
+def elsewhere(machine: Machine) -> Iterator[str]:
+    """Another address of the machine, which has a name, too."""
+    machine.run(["ip", "address", "add", f"{ELSEWHERE}/32", "dev", "lo"])
+    hosts = machine.read("/etc/hosts")
+    machine.write("/etc/hosts", f"{hosts}{ELSEWHERE} gateway.test\n")
+    yield ELSEWHERE
+    machine.write("/etc/hosts", hosts)
+    machine.run(["ip", "address", "del", f"{ELSEWHERE}/32", "dev", "lo"])
+
+
+def test_an_orphan_that_shares_the_port(machine: Machine, service: StartService) -> None:
+    """SO_REUSEPORT: about half of the answers are the old version's, and all are good."""
+    service("web.service", served("1.2.3", "127.0.0.1:9501", "shared"))
+    with orphan(machine, "127.0.0.1:9501", "shared"):
+        asked = wait(*probes("127.0.0.1:9501"))
+        named = runbook(machine, "apply", book("web", asked, version("127.0.0.1:9501", "1.2.3"), port=9501))
+        unnamed = runbook(machine, "apply", book("web", asked, version("127.0.0.1:9501", "1.2.3")))
+    assert verdicts(named) == ["port-shared", "port-shared"], named.last
+    assert verdicts(unnamed) == ["probe-failed", "port-shared"], unnamed.last
+    held = "an answer from port 127.0.0.1:9501 does not count: port 127.0.0.1:9501 is held by web.service and by PID"
+    assert [said.startswith(held) for said in not_counted(unnamed)] == [True] * 3
+
+
+def test_an_orphan_on_another_address(machine: Machine, service: StartService, elsewhere: str) -> None:
+    """It is this machine that answers, whatever the URL calls it."""
+    service("web.service", served("1.2.3", "127.0.0.1:9502"))
+    asked = [*probes(f"{elsewhere}:9502"), *probes("gateway.test:9502")]
+    steps = wait(*asked), version(f"{elsewhere}:9502", "0.0.1"), version("gateway.test:9502", "0.0.1")
+    with orphan(machine, f"{elsewhere}:9502"):
+        run = runbook(machine, "apply", book("web", *steps, port='"127.0.0.1:9502"'))
+    assert verdicts(run) == ["probe-failed", "orphan-holds-port", "orphan-holds-port"], run.last
+    held = f"an answer from port {elsewhere}:9502 does not count: port {elsewhere}:9502 is held by PID"
+    assert [said.startswith(held) for said in not_counted(run)] == [True] * 5
+
+
+def test_the_unit_itself_on_another_address(machine: Machine, service: StartService, elsewhere: str) -> None:
+    service("web.service", served("1.2.3", f"{elsewhere}:9502"))
+    listening(machine, {9502})
+    steps = wait(*probes("gateway.test:9502"), seconds=60), version("gateway.test:9502", "1.2.3")
+    run = runbook(machine, "apply", book("web", *steps))
+    assert verdicts(run) == ["ready", "version-ok"], run.last
+    url = "gateway.test:9502/"
+    assert run.step("wait-ready")["evidence"]["probes"] == [f"http://{url}: answered 200", f"ws://{url}: opened"]
+
+
+def test_an_orphan_on_the_other_loopback(machine: Machine, service: StartService) -> None:
+    """`localhost` is both, and which of them answers is not the unit's to say."""
+    service("web.service", served("1.2.3", "127.0.0.1:9503"))
+    listening(machine, {9503})
+    with orphan(machine, "[::1]:9503"):
+        run = runbook(machine, "apply", book("web", wait(*probes("localhost:9503")), port='"127.0.0.1:9503"'))
+    assert verdicts(run) == ["probe-failed"], run.last
+    held = "an answer from port 9503 does not count: port 9503 is held by web.service and by PID"
+    assert [said.startswith(held) for said in not_counted(run)] == [True] * 2
+
+
+def test_an_answer_of_the_invocation_before(machine: Machine, service: StartService) -> None:
+    """It was asked for under the old one, and comes as the new one has begun, which itself says no."""
+    new = f"{SERVER} 1.2.3 127.0.0.1:9504 refuses told={BEGUN}"
+    old = f"{SERVER} 0.0.1 127.0.0.1:9504 waits={BEGUN} asked={ASKED}"
+    start = script(f"test -e /run/went && exec {new}; touch /run/went; exec {old}")
+    service("web.service", unit_file(start, KillMode="process"))
+    listening(machine, {9504})
+    second = f"until test -e {ASKED}; do sleep 0.02; done; systemctl restart web.service"
+    with machine.popen(["sh", "-c", second]) as somebody:
+        run = runbook(machine, "apply", book("web", wait(*probes("127.0.0.1:9504")[:2]), port=9504))
+        assert somebody.wait(30) == 0
+    assert exists(machine, BEGUN)
+    assert verdicts(run) == ["probe-failed"], run.last
+    assert "503" in run.step("wait-ready")["reason"]
+
+
+def test_an_orphan_s_answer_that_comes_when_the_unit_has_the_port(machine: Machine, service: StartService) -> None:
+    """The orphan was asked, and gave the port up before it answered: by then it is the unit's, which says no."""
+    late = f"until test -e {LEFT}; do sleep 0.02; done; exec {SERVER} 1.2.3 127.0.0.1:9505 refuses told={BEGUN}"
+    service("web.service", unit_file(script(late)))
+    with orphan(machine, "127.0.0.1:9505", f"waits={BEGUN}", f"leaves={LEFT}"):
+        run = runbook(machine, "apply", book("web", wait(probes("127.0.0.1:9505")[0])))
+    assert exists(machine, BEGUN)
+    assert verdicts(run) == ["probe-failed"], run.last
+    assert "503" in run.step("wait-ready")["reason"]

@@ -1,0 +1,113 @@
+"""Debian's redis, and what goes wrong with it."""
+
+from __future__ import annotations
+
+import re
+
+from tests.machine.machine import Machine, until
+from tests.machine.software import repository
+
+UNIT = "redis-server.service"
+PORT = 6379
+BOOK = "/opt/runbook/runbooks/redis.yaml"
+DROP_IN = f"/run/systemd/system/{UNIT}.d/staged.conf"
+
+DEAF = """\
+[Service]
+ExecStart=
+ExecStart=/usr/bin/redis-server /etc/redis/redis.conf --supervised no --daemonize no
+TimeoutStartSec=2s
+RestartSec=1s
+"""
+
+SLOW_LOAD = """
+key-load-delay 200000
+loading-process-events-interval-bytes 1024
+"""
+"""Settings of redis's own tests: each key takes 200 ms to load, and after each KiB it answers."""
+
+
+def installed(machine: Machine) -> str:
+    """Give the version of the package."""
+    return repository.installed(machine, "redis-server")
+
+
+def install(machine: Machine) -> None:
+    """Start redis as a service, with a key in it that is on the disk as well."""
+    machine.run(["systemctl", "enable", "--quiet", UNIT])
+    machine.run(["systemctl", "start", UNIT])
+    ask(machine, "SET", "written-by", "unit")
+    ask(machine, "SAVE")
+
+
+def offer(machine: Machine) -> str:
+    """Let apt see a newer version of the packages, and give it."""
+    return repository.offer(machine, "redis-tools", "redis-server")
+
+
+def upgrade_at_hand(machine: Machine) -> None:
+    """Start redis, let apt see a newer version, and put the runbook into root's folder."""
+    install(machine)
+    offer(machine)
+    machine.run(["cp", BOOK, "/root/redis.yaml"])
+
+
+def orphan(machine: Machine, *options: str) -> None:
+    """Stop the unit, and start redis by hand in a login instead, as its user; write a key through it."""
+    machine.run(["systemctl", "stop", UNIT])
+    by_hand(machine, f"redis-server /etc/redis/redis.conf {' '.join(options)}".strip())
+    ask(machine, "SET", "written-by", "orphan")
+
+
+def orphan_elsewhere(machine: Machine) -> None:
+    """Stop the unit, and start redis by hand with its data in another folder; write a key through it."""
+    machine.run(["install", "-d", "-o", "redis", "/srv/data"])
+    orphan(machine, "--dir", "/srv/data")
+
+
+def by_hand(machine: Machine, command: str) -> None:
+    """Start a redis as the user redis in a login of root's, where it makes itself a daemon; it answers afterwards."""
+    machine.run(["su", "-", "root", "-c", f"su -s /bin/sh redis -c '{command}'"])
+    until(lambda: ask(machine, "PING") == "PONG", "the redis that was started by hand to answer")
+
+
+def loop(machine: Machine) -> None:
+    """Restart the unit beside an orphan, and wait until systemd gives it up."""
+    # Earlier starts count as well; without them it is the fifth restart that is one too many.
+    machine.run(["systemctl", "reset-failed", UNIT])
+    machine.run(["systemctl", "restart", UNIT], check=False)
+    gave_up = {"ActiveState": "failed", "NRestarts": "5"}
+    until(lambda: machine.show(UNIT, *gave_up) == gave_up, f"systemd to give {UNIT} up", 20)
+
+
+def slow_load(machine: Machine) -> None:
+    """Let redis need a minute for its data, and start it again: it has just begun to load. See `loaded`."""
+    ask(machine, "CONFIG", "SET", "rdbcompression", "no")
+    script = "seq 300 | awk '{printf \"SET key-%d %01100d\\n\", $1, 0}' | redis-cli >/dev/null && redis-cli SAVE"
+    machine.run(["sh", "-ec", script])
+    machine.run(["sh", "-ec", 'printf "%s" "$1" >>/etc/redis/redis.conf', "sh", SLOW_LOAD])
+    machine.run(["systemctl", "restart", "--no-block", UNIT])
+    until(lambda: ask(machine, "PING").startswith("LOADING"), "redis to load")
+
+
+def loaded(machine: Machine) -> None:
+    """Let a slow load go on at its own speed."""
+    until(lambda: ask(machine, "CONFIG", "SET", "key-load-delay", "0") == "OK", "redis to hear")
+
+
+def never_notifies(machine: Machine) -> None:
+    """Let redis serve without ever telling systemd that it is ready, and let systemd lose its patience soon."""
+    machine.write(DROP_IN, DEAF)
+    machine.run(["systemctl", "daemon-reload"])
+    machine.run(["systemctl", "restart", "--no-block", UNIT])
+    until(lambda: machine.show(UNIT, "SubState")["SubState"] == "start", "redis to be started")
+
+
+def ask(machine: Machine, *words: str) -> str:
+    """Ask whoever listens on the port."""
+    return machine.run(["redis-cli", "-p", str(PORT), *words], check=False).stdout.strip()
+
+
+def told(machine: Machine) -> dict[str, str]:
+    """Give what the server says about itself: process_id, run_id, redis_version."""
+    return dict(re.findall(r"^(\w+):(.*?)\r?$", ask(machine, "INFO", "server"), re.MULTILINE))

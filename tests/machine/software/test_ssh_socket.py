@@ -1,0 +1,295 @@
+"""runbooks/ssh-socket.yaml on the distribution's OpenSSH, with somebody logged in all the while."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from tests.machine.incident import holders, in_login, remove_unit
+from tests.machine.machine import Machine, until
+from tests.machine.runs import Run, parsed, runbook, unit_file
+from tests.machine.software import ssh
+from tests.machine.software.ssh import RUNBOOK, SERVICE, SOCKET, SSH, Session
+
+
+@pytest.fixture
+def host(machine: Machine) -> Iterator[Machine]:
+    """systemd listens for ssh; nobody has come yet. Afterwards nothing of ssh is left."""
+    ssh.install(machine)
+    yield machine
+    ssh.clear(machine)
+
+
+@pytest.fixture
+def session(host: Machine) -> Iterator[Session]:
+    """Somebody who is logged in; they still are when the test has ended."""
+    with Session(host) as one:
+        yield one
+        assert one.answers("goodbye")
+
+
+def argv(machine: Machine, command: str = "apply", version: str = "") -> list[str]:
+    """Make the command line; without `version` the one that is installed is wanted."""
+    version = version or machine.run(["dpkg-query", "--show", "--showformat", "${Version}", "openssh-server"]).stdout
+    chosen = ["--set", f"version={version}"] if command == "apply" else []
+    return ["runbook", command, RUNBOOK, "--output", "json", *chosen]
+
+
+def apply(machine: Machine, *options: str, command: str = "apply", version: str = "") -> Run:
+    done = machine.run([*argv(machine, command, version), *options], check=False, timeout=100)
+    return parsed(done.stdout, done.returncode, done.stderr)
+
+
+def verdict(run: Run, step: str) -> str:
+    return str(run.step(step)["verdict"])
+
+
+def states(machine: Machine) -> list[str]:
+    return [machine.show(unit, "ActiveState")["ActiveState"] for unit in (SOCKET, SERVICE)]
+
+
+def main_pid(machine: Machine) -> int:
+    return int(machine.show(SERVICE, "MainPID")["MainPID"])
+
+
+def assert_it_is_open(machine: Machine) -> None:
+    """Asked of systemd, ss and a new login: systemd listens, and nobody but the service's sshd beside it."""
+    assert machine.run([*SSH, "echo", "come in"]).stdout == "come in\n"
+    assert states(machine) == ["active", "active"]
+    assert {holder.pid for holder in holders(machine, 22)} == {1, main_pid(machine)}
+
+
+# -- whole -----------------------------------------------------------------------------------------------------
+
+
+def test_a_healthy_one(host: Machine) -> None:
+    """Nobody has logged in since boot, so that ssh.service is down: that is how it is to be."""
+    looked = apply(host, "--dry-run")
+    planned = {e["id"]: e for e in looked.of("step-planned")}
+    assert (planned["config"]["verdict"], planned["remediate.check.verify-port-owner"]["verdict"]) == (
+        "command-done",
+        "owned",
+    )
+    with Session(host) as session:
+        before = (main_pid(host), host.show(SOCKET, "InvocationID"))
+        run = apply(host)
+        assert (run.exit, run.last["status"]) == (0, "changed"), run.last
+        assert [(step, what) for step, _, what in run.verdicts] == [
+            ("config", "command-done"),
+            ("rehearse", "command-done"),
+            ("update", "up-to-date"),
+            ("restart", "job-done"),
+            ("remediate.check.wait-ready", "ready"),
+            ("remediate.check.verify-port-owner", "owned"),
+            ("remediate.check.verify-version", "version-ok"),
+            ("remediate", "holds"),
+            ("always.start", "already-so"),
+        ]
+        assert main_pid(host) != before[0]
+        assert host.show(SOCKET, "InvocationID") == before[1]
+        assert run.last["reason"].startswith("ssh.socket is active (running), port 22; ")
+        assert session.answers("still here")
+    assert_it_is_open(host)
+    assert apply(host, command="check").exit == 0
+
+
+def test_from_within_a_session(host: Machine) -> None:
+    """As people do it: the sshd that is restarted is the one that they came through."""
+    done = host.run([*SSH, *argv(host)], check=False, timeout=100)
+    run = parsed(done.stdout, done.returncode, done.stderr)
+    assert (run.exit, run.last["status"]) == (0, "changed"), run.last
+    assert_it_is_open(host)
+
+
+def test_a_real_upgrade(fresh_machine: Machine) -> None:
+    """Its package restarts the socket too, which systemd closes and does not open again."""
+    offered = ssh.offer(fresh_machine)
+    ssh.install(fresh_machine)
+    with Session(fresh_machine) as session:
+        before = main_pid(fresh_machine)
+        run = apply(fresh_machine, version=offered)
+        assert (run.exit, run.last["status"]) == (0, "remediated"), run.last
+        assert verdict(run, "update") == "updated"
+        assert ("remediate.check.wait-ready", "failed", "other-unit-holds-port") in run.verdicts
+        assert verdict(run, "remediate") == "mended"
+        assert main_pid(fresh_machine) != before
+        assert session.answers("still here")
+    said = fresh_machine.run(["journalctl", "-u", SOCKET, "--no-pager"]).stdout
+    assert "Socket service ssh.service already active, refusing" in said
+    assert_it_is_open(fresh_machine)
+
+
+# -- broken, and mended ------------------------------------------------------------------------------------------
+
+
+def test_socket_and_service_at_odds(host: Machine, session: Session) -> None:
+    ssh.at_odds(host)
+    assert states(host) == ["inactive", "active"]
+    before = (main_pid(host), holders(host, 22))
+    dry = apply(host, "--dry-run")
+    planned = {e["id"]: e for e in dry.of("step-planned")}
+    assert planned["remediate"]["verdict"] == "other-unit-holds-port"
+    assert planned["remediate.fix.kill-orphan"]["verdict"] == "nothing-to-kill"
+    assert (main_pid(host), holders(host, 22)) == before
+    run = apply(host)
+    assert (run.exit, run.last["status"]) == (0, "remediated"), run.last
+    assert ("remediate.check.wait-ready", "failed", "other-unit-holds-port") in run.verdicts
+    assert verdict(run, "remediate.fix.kill-orphan") == "nothing-to-kill"
+    assert session.answers("still here")
+    assert_it_is_open(host)
+
+
+def test_ten_restarts_in_a_row(host: Machine, session: Session) -> None:
+    ssh.used_up(host)
+    assert host.show(SOCKET, "Result") == {"Result": "service-start-limit-hit"}
+    assert not holders(host, 22)
+    looked = apply(host, command="check")
+    assert (looked.exit, verdict(looked, "remediate.check.wait-ready")) == (1, "start-limit-hit")
+    run = apply(host)
+    assert (run.exit, run.last["status"]) == (0, "remediated"), run.last
+    assert (run.step("restart")["status"], verdict(run, "restart")) == ("failed", "start-limit-hit")
+    assert ("remediate.check.wait-ready", "failed", "start-limit-hit") in run.verdicts
+    reason = next(e["reason"] for e in run.of("step-finished") if e["id"] == "remediate.check.wait-ready")
+    assert reason == (
+        "systemd closed ssh.socket, because ssh.service was started too often: Result is service-start-limit-hit"
+    )
+    assert session.answers("still here")
+    assert_it_is_open(host)
+
+
+def test_an_old_program_behind_new_files(host: Machine, session: Session) -> None:
+    host.run(["sh", "-ec", "cp /usr/sbin/sshd /usr/sbin/sshd.new; mv /usr/sbin/sshd.new /usr/sbin/sshd"])
+    looked = apply(host, command="check")
+    assert (looked.exit, verdict(looked, "remediate.check.verify-version")) == (1, "old-code-serving")
+    run = apply(host)
+    assert (run.exit, verdict(run, "remediate.check.verify-version")) == (0, "version-ok"), run.last
+    assert session.answers("still here")
+
+
+# -- left alone --------------------------------------------------------------------------------------------------
+
+
+def test_an_sshd_started_by_hand_lives(host: Machine, session: Session) -> None:
+    """It may be all that is left of the way in."""
+    pid = ssh.by_hand(host)
+    run = apply(host)
+    assert (run.exit, run.last["status"]) == (1, "failed")
+    assert ("remediate.check.wait-ready", "failed", "orphan-holds-port") in run.verdicts
+    assert "kill-orphan would fail" in run.last["reason"]
+    assert f"if it may go, end it by hand: kill {pid}" in run.last["reason"]
+    assert not [e for e in run.events if e.get("id", "").startswith("remediate.fix")]
+    assert [holder.pid for holder in holders(host, 22)] == [pid, pid]
+    # What the operator is told to do is enough, and ends nobody's session.
+    host.run(["kill", str(pid)])
+    until(lambda: not holders(host, 22), "port 22 to be free")
+    mended = apply(host)
+    assert (mended.exit, mended.last["status"]) == (0, "remediated"), mended.last
+    assert session.answers("still here")
+    assert_it_is_open(host)
+
+
+def test_a_configuration_that_sshd_rejects(host: Machine, session: Session) -> None:
+    host.write("/etc/ssh/sshd_config.d/wrong.conf", "PermitRootLogn yes\n")
+    before = (main_pid(host), host.show(SOCKET, "InvocationID"))
+    try:
+        run = apply(host, version="1:99")
+    finally:
+        host.run(["rm", "/etc/ssh/sshd_config.d/wrong.conf"])
+    assert (run.exit, run.last["status"]) == (1, "failed")
+    assert run.verdicts == [("config", "failed", "command-failed"), ("always.start", "ok", "already-so")]
+    assert "Bad configuration option: PermitRootLogn" in run.step("config")["evidence"]["output"]
+    assert (main_pid(host), host.show(SOCKET, "InvocationID")) == before
+    assert session.answers("still here")
+
+
+def test_a_configuration_that_the_new_sshd_rejects(fresh_machine: Machine) -> None:
+    host = fresh_machine
+    offered = ssh.offer(host, spoil="s/printlastlog/printlastxxx/")
+    ssh.install(host)
+    host.write("/etc/ssh/sshd_config.d/old.conf", "PrintLastLog no\n")
+    with Session(host) as session:
+        before = (main_pid(host), host.show(SOCKET, "InvocationID"))
+        run = apply(host, version=offered)
+        assert (run.exit, run.last["status"]) == (1, "failed")
+        assert [one for one in run.verdicts if one[1] == "failed"] == [("rehearse", "failed", "command-failed")]
+        assert "Bad configuration option: PrintLastLog" in run.step("rehearse")["evidence"]["output"]
+        assert (main_pid(host), host.show(SOCKET, "InvocationID")) == before
+        assert session.answers("still here")
+    assert_it_is_open(host)
+
+
+def test_no_restart_closes_the_socket(host: Machine, session: Session) -> None:
+    """systemd would close it, and then not open it while ssh.service runs."""
+    run = runbook(host, "apply", "unit: ssh.socket\nsteps: [restart]\n")
+    assert (run.exit, verdict(run, "restart")) == (1, "job-failed")
+    assert "systemd does not open ssh.socket while ssh.service is active (running)" in run.last["reason"]
+    assert not run.of("step-acting")
+    assert_it_is_open(host)
+
+
+def test_a_service_that_requires_its_socket(host: Machine, session: Session) -> None:
+    """Then systemd stops it first, and a restart of the socket is as good as any."""
+    folder = "/run/systemd/system/ssh.service.d"
+    host.write(f"{folder}/requires.conf", "[Unit]\nRequires=ssh.socket\nAfter=ssh.socket\n")
+    host.run(["systemctl", "daemon-reload"])
+    try:
+        before = (main_pid(host), host.show(SOCKET, "InvocationID"))
+        run = runbook(host, "apply", "unit: ssh.socket\nport: 22\nsteps: [restart, verify-port-owner]\n")
+    finally:
+        host.run(["rm", "-r", folder])
+        host.run(["systemctl", "daemon-reload"])
+    assert (run.exit, verdict(run, "restart"), verdict(run, "verify-port-owner")) == (0, "job-done", "owned"), run.last
+    assert host.show(SOCKET, "InvocationID") != before[1]
+    assert session.answers("still here")
+    assert_it_is_open(host)
+    assert main_pid(host) != before[0]
+
+
+# -- a service for each connection -------------------------------------------------------------------------------
+
+
+def test_one_service_for_each_connection(host: Machine) -> None:
+    """Accept=yes: systemd alone holds the port, and a session is a unit of its own."""
+    machine = host
+    machine.run(["systemctl", "stop", SOCKET, SERVICE])
+    machine.write("/etc/systemd/system/door.socket", "[Socket]\nListenStream=22\nAccept=yes\n")
+    door = unit_file("-/usr/sbin/sshd -i", StandardInput="socket", RuntimeDirectory="sshd")
+    machine.write("/etc/systemd/system/door@.service", door)
+    machine.run(["systemctl", "daemon-reload"])
+    machine.run(["systemctl", "start", "door.socket"])
+    book = """
+        unit: door.socket
+        port: 22
+        steps:
+          - restart
+          - wait-ready: {healthy-for: 500ms}
+          - verify-port-owner
+          - verify-version: {newer-than: /usr/sbin/sshd}
+          - kill-orphan
+    """
+    try:
+        with Session(machine) as session:
+            run = runbook(machine, "apply", book)
+            assert (run.exit, run.last["status"]) == (0, "changed"), run.last
+            assert verdict(run, "verify-port-owner") == "owned"
+            assert verdict(run, "kill-orphan") == "nothing-to-kill"
+            assert "the next connection starts a new process" in run.step("verify-version")["reason"]
+            assert {holder.pid for holder in holders(machine, 22)} == {1}
+            assert session.answers("still here")
+    finally:
+        remove_unit(machine, "door.socket")
+        machine.run(["rm", "/etc/systemd/system/door@.service"])
+        machine.run(["systemctl", "daemon-reload"])
+
+
+def test_a_stranger_where_the_socket_was_closed(host: Machine) -> None:
+    """What is no sshd, and belongs to no service, is ended; and systemd listens again."""
+    host.run(["systemctl", "stop", SOCKET, SERVICE])
+    with in_login(host, ["python3", "-m", "http.server", "22"], user="root") as login:
+        until(lambda: holders(host, 22), "it to listen")
+        run = apply(host)
+        login.wait(10)
+    assert (run.exit, run.last["status"]) == (0, "remediated"), run.last
+    assert verdict(run, "remediate.fix.kill-orphan") == "killed"
+    assert_it_is_open(host)

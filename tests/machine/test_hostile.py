@@ -1,0 +1,356 @@
+"""Surroundings that somebody prepared: files planted by another user, records laid waste, variables, names, escapes."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+
+import pytest
+
+from tests.machine.conftest import StartService
+from tests.machine.machine import Machine
+from tests.machine.runs import Run, parsed, runbook, unit_file, write_runbook
+from tests.machine.tree import USER
+
+RUNS = "/var/lib/runbook/runs"
+LOCKS = "/run/runbook/system"
+TOUCHES = 'unit: web\nsteps: [run: {run: "touch /run/touched"}]\n'
+VICTIM = "/root/victim"
+
+FLOCK = (
+    "import fcntl, os, sys; fd = os.open(sys.argv[1], os.O_RDONLY); fcntl.flock(fd, fcntl.LOCK_EX);"
+    " print(flush=True); sys.stdin.readline()"
+)
+
+
+@pytest.fixture(autouse=True)
+def _clean(machine: Machine) -> Iterator[None]:
+    machine.run(["rm", "-rf", "/var/lib/runbook", "/run/touched"])
+    yield
+    machine.run(["rm", "-rf", "/var/lib/runbook", "/run/touched", "/tmp/evil", "/opt/evil"])
+
+
+@pytest.fixture
+def web(service: StartService) -> str:
+    return service("web.service", unit_file("/usr/bin/sleep infinity"))
+
+
+def there(machine: Machine, path: str) -> bool:
+    return machine.run(["test", "-e", path], check=False).returncode == 0
+
+
+def refused(machine: Machine, run: Run, *words: str) -> None:
+    """It did not begin, said why, and touched nothing."""
+    assert (run.exit, run.last["status"], run.last["exit"]) == (5, "not-begun", 5), run.last
+    assert [word for word in words if word not in run.last["reason"]] == [], run.last["reason"]
+    assert run.last["hint"]
+    assert "Traceback" not in run.stderr
+    assert not there(machine, "/run/touched")
+
+
+def ask(machine: Machine, *argv: str) -> tuple[int, str]:
+    """Run a command that tells of runs, to its end, and give its status and all that it said."""
+    done = machine.run(["runbook", *argv], check=False, timeout=60)
+    told = done.stdout + done.stderr
+    assert "Traceback" not in told, told
+    return done.returncode, " ".join(told.split())
+
+
+# -- the lock
+
+
+def test_nobody_else_can_hold_up_a_run_of_roots(machine: Machine, web: str) -> None:
+    """Whoever can open a file can lock it, be it to read; so nobody else may open these."""
+    assert runbook(machine, "apply", TOUCHES).exit == 0
+    lock = f"{LOCKS}/web.service"
+    held = machine.run(["python3", "-c", FLOCK, lock], check=False, user=USER, input="\n")
+    assert (held.returncode, "PermissionError" in held.stderr) == (1, True)
+    # The file that an earlier version made is still open to a user who had opened it: he is named.
+    machine.run(["chmod", "644", lock])
+    with machine.popen(["python3", "-c", FLOCK, lock], user=USER, stdin=-1) as stranger:
+        assert stranger.stdout is not None
+        stranger.stdout.readline()
+        locked = runbook(machine, "apply", TOUCHES)
+        stranger.communicate("\n", timeout=20)
+    assert (locked.exit, f"user {USER})" in locked.last["reason"]) == (75, True)
+    assert machine.run(["stat", "-c", "%a", lock]).stdout.strip() == "600"
+    assert runbook(machine, "apply", TOUCHES).exit == 0
+
+
+@pytest.mark.parametrize("folder", ["/run/runbook", LOCKS])
+def test_a_folder_of_locks_that_is_somebody_elses_is_refused(machine: Machine, web: str, folder: str) -> None:
+    machine.run(["rm", "-rf", "/run/runbook"])
+    machine.run(["mkdir", "-p", "/run/runbook", "/tmp/evil"])
+    try:
+        for plant in (["install", "-d", "-o", USER], ["ln", "-s", "/tmp/evil"], ["install", "-d", "-m", "1777"]):
+            machine.run(["rm", "-rf", folder])
+            machine.run([*plant, folder])
+            refused(machine, runbook(machine, "apply", TOUCHES), f"cannot lock {folder.rpartition('/')[2]}: {folder}")
+        assert machine.run(["find", "/tmp/evil", "-mindepth", "1"]).stdout == ""
+    finally:
+        machine.run(["rm", "-rf", "/run/runbook"])
+
+
+# -- the record
+
+
+def test_a_record_s_folder_that_others_may_write_is_refused(machine: Machine, web: str) -> None:
+    plants = {
+        f"install -d -o {USER} /var/lib/runbook": "/var/lib/runbook belongs to user 1000",
+        "install -d -m 1777 /var/lib/runbook": "others may write in /var/lib/runbook",
+        "install -d -m 770 -g 1000 /var/lib/runbook": "others may write in /var/lib/runbook",
+        f"install -d /var/lib/runbook && install -d -o {USER} {RUNS}": f"{RUNS} belongs to user 1000",
+        f"install -d -o {USER} /tmp/evil && ln -s /tmp/evil /var/lib/runbook": "/var/lib/runbook belongs to user 1000",
+        "touch /var/lib/runbook": "no place for the run's record",
+        "ln -s /nowhere /var/lib/runbook": "no place for the run's record",
+    }
+    for plant, why in plants.items():
+        machine.run(["rm", "-rf", "/var/lib/runbook", "/tmp/evil"])
+        machine.run(["sh", "-ec", plant])
+        refused(machine, runbook(machine, "apply", TOUCHES), why)
+        assert not there(machine, "/tmp/evil/runs")
+
+
+def test_root_s_record_is_where_it_belongs_whatever_a_variable_says(machine: Machine, web: str) -> None:
+    machine.run(["install", "-d", "-m", "1777", "/tmp/evil"])
+    path = write_runbook(machine, TOUCHES)
+    env = {"XDG_STATE_HOME": "/tmp/evil", "XDG_RUNTIME_DIR": "/tmp/evil", "TMPDIR": "/tmp/evil", "HOME": "/tmp/evil"}
+    machine.run(["runbook", "apply", path], env={**env, "SUDO_UID": "1000", "SUDO_USER": USER})
+    assert machine.run(["ls", RUNS]).stdout.count("\n") == 1
+    assert machine.run(["find", "/tmp/evil", "-mindepth", "1"]).stdout == ""
+
+
+def test_a_user_s_record_in_a_folder_of_everybody_s_is_refused(machine: Machine) -> None:
+    path = write_runbook(machine, "steps: [run: {run: 'true', read-only: true}]\n", f"/home/{USER}/x.yaml")
+    machine.run(["install", "-d", "-m", "777", "/tmp/evil"])
+    argv = ["runbook", "apply", path, "--output", "json"]
+    done = machine.run(argv, check=False, user=USER, env={"XDG_STATE_HOME": "/tmp/evil"})
+    refused(machine, parsed(done.stdout, done.returncode, done.stderr), "others may write in /tmp/evil")
+
+
+BROKEN = {
+    "rm {run}/run.json && ln -s /root/victim {run}/run.json": None,
+    "rm {run}/run.json && mkfifo {run}/run.json": None,
+    "rm {run}/run.json && mkdir {run}/run.json": None,
+    "head -c 100000 /dev/urandom >{run}/run.json": None,
+    "rm {run}/events.jsonl && ln -s /root/victim {run}/events.jsonl": "cut-short",
+    "rm {run}/events.jsonl && mkfifo {run}/events.jsonl": "cut-short",
+    "rm {run}/events.jsonl && mkdir {run}/events.jsonl": "cut-short",
+    "truncate -s 1G {run}/events.jsonl": "interrupted",
+    "head -c 100000 /dev/urandom >{run}/events.jsonl; echo >>{run}/events.jsonl": "record-lost",
+    "rm {run}/runbook.yaml && mkfifo {run}/runbook.yaml": "interrupted",
+    "rm {run}/runbook.yaml && ln -s /dev/zero {run}/runbook.yaml": "interrupted",
+}
+"""What was done to a record of root's, and how the run stands then; None where there is no run any more."""
+
+
+def test_a_record_that_was_laid_waste_is_told_of_and_nothing_is_followed(machine: Machine) -> None:
+    machine.write(VICTIM, "precious\n")
+    path = write_runbook(machine, "steps: [run: {id: waits, run: 'sleep 100'}]\n")
+    with machine.popen(["runbook", "apply", path, "--output", "json"]) as begun:
+        assert begun.stdout is not None
+        acting = next(line for line in map(json.loads, begun.stdout) if line["event"] == "step-acting")
+        machine.run(["pkill", "-TERM", "-f", f"runbook apply {path}"])
+        begun.communicate(timeout=30)
+    assert begun.returncode == 143
+    name = acting["run"]
+    run = f"{RUNS}/{name}"
+    machine.run(["cp", "-a", RUNS, "/root/kept"])
+    for waste, stands in BROKEN.items():
+        machine.run(["sh", "-c", f"rm -rf {RUNS} && cp -a /root/kept {RUNS}"])
+        machine.run(["sh", "-ec", waste.format(run=run)])
+        status, listed = ask(machine, "history")
+        assert status == 0
+        assert (stands or f"{run} cannot be read") in listed, (waste, listed)
+        status, shown = ask(machine, "show", name)
+        assert status == (0 if stands else 5), (waste, shown)
+        status, gone_on = ask(machine, "resume", name)
+        assert (status, name in gone_on) == (5, True), (waste, gone_on)
+    assert machine.read(VICTIM) == "precious\n"
+    machine.run(["rm", "-rf", "/root/kept", VICTIM])
+
+
+def test_a_page_goes_through_no_link_that_another_user_laid(machine: Machine) -> None:
+    machine.write(VICTIM, "precious\n")
+    path = write_runbook(machine, "steps: [run: {run: 'true', read-only: true}]\n")
+    machine.run(["runbook", "apply", path])
+    machine.run(["ln", "-s", VICTIM, "/tmp/page.html"], user=USER)
+    status, said = ask(machine, "show", "--html", "/tmp/page.html")
+    assert (status, "cannot write /tmp/page.html" in said) == (2, True)
+    machine.run(["rm", "/tmp/page.html"])
+    machine.run(["touch", "/tmp/page.html"], user=USER)
+    assert ask(machine, "show", "--html", "/tmp/page.html")[0] == 0
+    assert machine.run(["stat", "-c", "%a %U", "/tmp/page.html"]).stdout.strip() == "600 root"
+    assert machine.read(VICTIM) == "precious\n"
+    machine.run(["rm", "/tmp/page.html", VICTIM])
+
+
+# -- the runbook
+
+
+def test_a_runbook_that_another_user_may_change_is_refused_wherever_he_may(machine: Machine, web: str) -> None:
+    machine.run(["install", "-d", "-o", USER, "/tmp/evil"])
+    write_runbook(machine, TOUCHES, "/tmp/evil/root.yaml")
+    write_runbook(machine, TOUCHES, "/opt/evil/his.yaml")
+    write_runbook(machine, TOUCHES, "/opt/evil/group.yaml")
+    machine.run(["chown", USER, "/opt/evil/his.yaml"])
+    machine.run(["sh", "-ec", "chgrp users /opt/evil/group.yaml; chmod 664 /opt/evil/group.yaml"])
+    machine.run(["ln", "-s", "/opt/evil/group.yaml", "/opt/evil/to-it.yaml"])
+    write_runbook(machine, TOUCHES, "/opt/good.yaml")
+    machine.run(["ln", "-s", "/opt/good.yaml", "/tmp/evil/link.yaml"], user=USER)
+    plants = {
+        "/tmp/evil/root.yaml": f"its folder /tmp/evil belongs to {USER}",
+        "/opt/evil/his.yaml": f"/opt/evil/his.yaml belongs to {USER}",
+        "/opt/evil/group.yaml": "may be written by the group users",
+        "/opt/evil/to-it.yaml": "may be written by the group users",
+        "/tmp/evil/link.yaml": f"its folder /tmp/evil belongs to {USER}",
+    }
+    for path, why in plants.items():
+        done = machine.run(["runbook", "apply", path, "--output", "json"], check=False)
+        refused(machine, parsed(done.stdout, done.returncode, done.stderr), why)
+    machine.run(["rm", "/opt/good.yaml"])
+
+
+# -- variables
+
+TRAP = "raise SystemExit('a trap')"
+SURROUNDINGS = {
+    "PATH": "/opt/evil:/usr/bin:/bin",
+    "BASH_ENV": "/opt/evil/trap.sh",
+    "ENV": "/opt/evil/trap.sh",
+    "IFS": "/",
+    "LD_LIBRARY_PATH": "/opt/evil",
+    "PYTHONSTARTUP": "/opt/evil/trap.py",
+    "DBUS_SESSION_BUS_ADDRESS": "unix:path=/opt/evil/bus",
+    "XDG_RUNTIME_DIR": "/opt/evil",
+    "SYSTEMD_LOG_LEVEL": "debug",
+    "SYSTEMD_COLORS": "1",
+    "SYSTEMD_PAGER": "/opt/evil/sh",
+    "http_proxy": "http://127.0.0.1:1",
+    "https_proxy": "http://127.0.0.1:1",
+    "all_proxy": "http://127.0.0.1:1",
+    "no_proxy": "",
+    "TMPDIR": "/opt/evil",
+    "LANG": "tr_TR.ISO-8859-9",
+    "LC_ALL": "tr_TR.ISO-8859-9",
+    "COLUMNS": "1",
+    "LINES": "1",
+    "TERM": "xterm",
+    "FORCE_COLOR": "1",
+    "TTY_COMPATIBLE": "1",
+    "CDPATH": "/opt/evil",
+    "_RUNBOOK_COMPLETE": "",
+}
+"""What a caller's environment may hold that changes what others run. Not what Python and the loader obey themselves."""
+
+LOOKS = """
+    unit: web
+    env: {GIVEN: given}
+    steps:
+      - run: {id: acts, run: [env, -0]}
+      - run: {id: looks, run: [env, -0], read-only: true}
+      - run: {id: script, run: 'set -- a b; echo "$*"; command -v id'}
+      - update:
+          run: 'env -0 >/run/installs; echo 2.0 >/run/version'
+          version: 'env -0 >/run/asks; cat /run/version'
+          to: "2.0"
+      - wait-ready:
+          healthy-for: 0
+          timeout: 20s
+          probes:
+            - http: {url: "http://127.0.0.1:9321/"}
+            - run: {run: 'env -0 >/run/probes'}
+            - journal: {pattern: serving}
+"""
+
+SERVER = """
+import http.server
+class Answer(http.server.BaseHTTPRequestHandler):
+    def do_GET(self):
+        self.send_response(200)
+        self.end_headers()
+    def log_message(self, *_):
+        pass
+server = http.server.HTTPServer(("127.0.0.1", 9321), Answer)
+print("serving", flush=True)
+server.serve_forever()
+"""
+
+
+def test_no_variable_of_the_caller_s_reaches_a_command_or_leads_a_question_elsewhere(
+    machine: Machine, service: StartService
+) -> None:
+    for name in ("sh", "env", "id", "journalctl", "systemctl", "cat", "setpriv"):
+        machine.write(f"/opt/evil/{name}", "#!/bin/sh\ntouch /run/touched\nexit 1\n", 0o755)
+    machine.write("/opt/evil/trap.sh", "touch /run/touched\n")
+    machine.write("/opt/evil/trap.py", TRAP)
+    machine.write("/opt/server.py", SERVER)
+    machine.write("/run/version", "1.0\n")
+    service("web.service", unit_file("/usr/bin/python3 /opt/server.py", Type="exec"))
+    path = write_runbook(machine, LOOKS)
+    program = machine.run(["sh", "-c", "command -v runbook"]).stdout.strip()
+    done = machine.run([program, "apply", path, "--output", "json"], check=False, env=SURROUNDINGS)
+    run = parsed(done.stdout, done.returncode, done.stderr)
+    assert (run.exit, run.last["status"]) == (0, "changed"), (run.last, run.stderr)
+    name = run.last["run"]
+    seen = {
+        "acts": machine.read(f"{RUNS}/{name}/output/acts.log"),
+        "looks": run.step("looks")["evidence"]["output"],
+        **{what: machine.read(f"/run/{what}") for what in ("installs", "asks", "probes")},
+    }
+    for what, text in seen.items():
+        known = dict(line.partition("=")[::2] for line in text.split("\0") if line)
+        assert known["GIVEN"] == "given", what
+        assert known["HOME"] == "/root"
+        assert "/opt/evil" not in text, what
+        strange = {key for key in known if key in SURROUNDINGS and known[key] == SURROUNDINGS[key]}
+        assert strange == set(), what
+    assert machine.read(f"{RUNS}/{name}/output/script.log") == "a b\n/usr/bin/id\n"
+    assert not there(machine, "/run/touched")
+    text = machine.run([program, "show", name], env=SURROUNDINGS).stdout
+    assert "\x1b" not in text
+    machine.run(["rm", "/run/installs", "/run/asks", "/run/probes", "/run/version", "/opt/server.py"])
+
+
+# -- escapes
+
+ESCAPES = r"\033]0;owned\007\033[2J\033[31mred\u202egnp\r"
+
+
+def test_no_escape_reaches_a_terminal_raw(machine: Machine, service: StartService) -> None:
+    """From a command's output, a unit's log and a process's title, wherever a run is told."""
+    machine.write("/opt/noisy.sh", f"#!/bin/bash\nprintf '{ESCAPES} unit\\n'; exit 3\n", 0o755)
+    machine.write("/etc/systemd/system/noisy.service", unit_file("/opt/noisy.sh"))
+    machine.run(["systemctl", "daemon-reload"])
+    machine.write("/opt/prints.sh", f"#!/bin/bash\nprintf '{ESCAPES} command\\n'; exit 3\n", 0o755)
+    book = """
+        name: "an \\e[31m name \\u202e"
+        unit: noisy
+        steps:
+          - run: {id: fails, run: /opt/prints.sh, on-failure: continue}
+          - restart: {on-failure: continue}
+          - wait-ready: {timeout: 10s}
+    """
+    path = write_runbook(machine, book)
+    # script(1) gives it a terminal.
+    on_terminal = machine.run(
+        ["script", "-qec", f"runbook apply {path}", "/dev/null"], check=False, env={"TERM": "xterm", "NO_COLOR": "1"}
+    ).stdout
+    told = {"terminal": on_terminal}
+    for output in ("plain", "auto", "json"):
+        told[f"apply {output}"] = machine.run(["runbook", "apply", path, "--output", output], check=False).stdout
+    for argv in (["history"], ["show"], ["show", "--output", "json"], ["show", "--html", "/root/page.html"]):
+        told[" ".join(argv)] = machine.run(["runbook", *argv]).stdout
+    told["page"] = machine.read("/root/page.html")
+    told["journal"] = machine.run(["journalctl", "--no-pager", "-t", "runbook", "-o", "cat", "--all"]).stdout
+    assert "command" in told["apply plain"]
+    assert "unit" in told["show"]
+    assert r"begins: an \x1b[31m name \u202e" in told["journal"]
+    for where, text in told.items():
+        assert [mark for mark in ("\x1b]0;", "\x1b[2J", "\x1b[31m", "\x07", "\u202e") if mark in text] == [], where
+    shown = machine.run(["journalctl", "--no-pager", "-t", "runbook"]).stdout
+    assert "blob data" not in shown, "journalctl shows the words, not how many there are"
+    machine.run(["systemctl", "stop", "noisy"], check=False)
+    machine.run(["rm", "/etc/systemd/system/noisy.service", "/opt/noisy.sh", "/opt/prints.sh", "/root/page.html"])
+    machine.run(["systemctl", "daemon-reload"])
+    machine.run(["systemctl", "reset-failed"])

@@ -1,0 +1,129 @@
+"""Every run is in the journal too: beside the unit's own words, with fields to search for, and without secrets."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from runbook.report.journal import ENDING_ID, MESSAGE_IDS
+from tests.machine.conftest import StartService
+from tests.machine.incident import PORT, UNIT, Incident, loop
+from tests.machine.machine import Machine, until
+from tests.machine.runs import runbook, unit_file
+from tests.machine.tree import USER
+
+
+def entries(machine: Machine, *match: str, user: str | None = None) -> list[dict[str, Any]]:
+    """What journalctl finds, the oldest first."""
+    machine.run(["journalctl", "--sync"])
+    found = machine.run(["journalctl", "--no-pager", "--output=json", *match], user=user).stdout
+    return [json.loads(line) for line in found.splitlines()]
+
+
+def of_run(machine: Machine, run: str) -> list[dict[str, Any]]:
+    return entries(machine, f"RUNBOOK_RUN={run}")
+
+
+def test_a_run_is_told_beside_its_unit(machine: Machine, service: StartService) -> None:
+    service("web.service", unit_file("/usr/bin/sleep infinity"))
+    book = "name: a new web\nunit: web\nsteps: [run: {run: 'true'}, restart]\n"
+    run = runbook(machine, "apply", book)
+    name = run.last["run"]
+    told = entries(machine, "--unit", "web.service", "SYSLOG_IDENTIFIER=runbook", f"RUNBOOK_RUN={name}")
+    assert [entry["MESSAGE"] for entry in told] == [
+        f"run {name} begins: a new web",
+        "run: about to run `true`",
+        "run: changed, command-done: `true` ended with status 0",
+        *(f"restart: {text}" for text in (f"about to {acting(run)}", f"changed, job-done: {reason(run, 'restart')}")),
+        f"run {name} ended, changed: {run.last['reason']}",
+    ]
+    assert {entry["OBJECT_SYSTEMD_UNIT"] for entry in told} == {"web.service"}
+    assert {entry["RUNBOOK_UNIT"] for entry in told} == {"web.service"}
+    assert {entry["RUNBOOK_NAME"] for entry in told} == {"a new web"}
+    last = told[-2]
+    assert (last["RUNBOOK_STEP"], last["RUNBOOK_TYPE"]) == ("restart", "restart")
+    assert (last["RUNBOOK_STATUS"], last["RUNBOOK_VERDICT"]) == ("changed", "job-done")
+    [began] = entries(machine, f"MESSAGE_ID={MESSAGE_IDS['run-started']}", f"RUNBOOK_RUN={name}")
+    assert (began["PRIORITY"], began["SYSLOG_IDENTIFIER"]) == ("6", "runbook")
+    assert of_run(machine, name) == told
+    looked = [runbook(machine, "apply", book, "--dry-run"), runbook(machine, "check", book)]
+    assert [of_run(machine, one.last["run"]) for one in looked] == [[], []]
+
+
+def acting(run: Any) -> str:
+    [text] = [event["reason"] for event in run.of("step-acting") if event["id"] == "restart"]
+    return str(text)
+
+
+def reason(run: Any, step: str) -> str:
+    return str(run.step(step)["reason"])
+
+
+def test_what_fails_is_an_error_and_a_secret_stays_one(machine: Machine, service: StartService) -> None:
+    service("web.service", unit_file("/usr/bin/sleep infinity"))
+    book = "unit: web\nsecrets: [TOKEN]\nsteps: [run: {run: 'echo no use for open-sesame >&2; exit 7'}]\n"
+    machine.write("/root/secret.yaml", book)
+    done = machine.run(["env", "TOKEN=open-sesame", "runbook", "apply", "/root/secret.yaml"], check=False)
+    assert done.returncode == 1
+    errors = entries(machine, "--unit", "web.service", "--priority", "err", "SYSLOG_IDENTIFIER=runbook")
+    assert "command-failed: `echo no use for *** >&2; exit 7` ended with status 7" in errors[-2]["MESSAGE"]
+    assert errors[-1]["RUNBOOK_STATUS"] == "failed"
+    assert "open-sesame" not in machine.run(["journalctl", "--no-pager", "--output=export", "-a"]).stdout
+
+
+def test_a_line_that_is_too_long_for_a_datagram_arrives_whole(machine: Machine, service: StartService) -> None:
+    service("web.service", unit_file("/usr/bin/sleep infinity"))
+    name = "x" * 400_000
+    run = runbook(machine, "apply", f"name: {name}\nunit: web\nsteps: [reset-failed]\n")
+    assert run.exit == 0
+    [began] = entries(machine, "--all", f"MESSAGE_ID={MESSAGE_IDS['run-started']}", f"RUNBOOK_RUN={run.last['run']}")
+    assert began["MESSAGE"] == f"run {run.last['run']} begins: {name}"
+
+
+def test_a_run_does_without_the_journal(machine: Machine, service: StartService) -> None:
+    service("web.service", unit_file("/usr/bin/sleep infinity"))
+    machine.run(["mv", "/run/systemd/journal/socket", "/run/systemd/journal/away"])
+    try:
+        run = runbook(machine, "apply", "unit: web\nsteps: [restart]\n")
+    finally:
+        machine.run(["mv", "/run/systemd/journal/away", "/run/systemd/journal/socket"])
+    assert (run.exit, run.last["status"]) == (0, "changed")
+
+
+def test_who_is_ended_is_told_before(machine: Machine, incident: Incident) -> None:
+    """journald itself looks who that is, while it is still there."""
+    loop(machine)
+    book = f"""
+        unit: {UNIT}
+        port: {PORT}
+        steps:
+          - remediate:
+              check: [wait-ready: {{healthy-for: 500ms, timeout: 30s}}]
+              fix: [stop, kill-orphan, reset-failed, start]
+    """
+    run = runbook(machine, "apply", book)
+    assert run.last["status"] == "remediated", run.last
+    told = of_run(machine, run.last["run"])
+    assert {entry["MESSAGE_ID"] for entry in told} >= {MESSAGE_IDS["fix-started"], MESSAGE_IDS["step-acting"]}
+    [ending] = [entry for entry in told if entry["MESSAGE_ID"] == ENDING_ID]
+    assert ending["MESSAGE"].startswith(f"about to end PID {incident.orphan} (")
+    assert ending["OBJECT_PID"] == str(incident.orphan)
+    assert ending["OBJECT_UID"] == "1000"
+    assert UNIT in ending["OBJECT_SYSTEMD_UNIT"]
+
+
+def test_a_users_own_run(machine: Machine) -> None:
+    machine.run(["loginctl", "enable-linger", USER])
+    machine.write(f"/home/{USER}/.config/systemd/user/mine.service", unit_file("/usr/bin/sleep infinity"))
+    machine.run(["chown", "-R", USER, f"/home/{USER}"])
+    systemctl = ["systemctl", "--user"]
+    until(lambda: machine.run([*systemctl, "daemon-reload"], check=False, user=USER).returncode == 0, "a manager")
+    try:
+        run = runbook(machine, "apply", "scope: user\nunit: mine\nsteps: [restart]\n", user=USER)
+        assert run.exit == 0, run.last
+        told = entries(machine, "_UID=1000", f"RUNBOOK_RUN={run.last['run']}")
+        assert {entry["OBJECT_SYSTEMD_USER_UNIT"] for entry in told} == {"mine.service"}
+        assert len(told) == 4
+    finally:
+        machine.run([*systemctl, "stop", "mine"], user=USER, check=False)
+        machine.run(["loginctl", "disable-linger", USER])

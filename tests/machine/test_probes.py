@@ -1,0 +1,323 @@
+"""Probes on a real systemd: a websocket that only seems to be there, the journal's invocations, networks apart."""
+
+from __future__ import annotations
+
+import contextlib
+import re
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from tests.machine.conftest import StartService
+from tests.machine.machine import Machine, until
+from tests.machine.runs import Run, runbook, unit_file
+
+SERVER = """
+import sys
+from websockets.datastructures import Headers
+from websockets.http11 import Response
+from websockets.sync.server import serve
+
+name, port, *refuse = sys.argv[1:]
+
+def page(connection, request):
+    if "Upgrade" not in request.headers or refuse:
+        return Response(200, "OK", Headers({"Content-Length": str(len(name))}), name.encode())
+
+with serve(lambda connection: connection.recv(), "127.0.0.1", int(port), process_request=page) as server:
+    server.serve_forever()
+"""
+"""Says its name to who asks for a page, and grants a websocket, unless it is to refuse that: then with 200."""
+
+PYTHON = "/opt/venv/bin/python"
+ASLEEP = unit_file("/usr/bin/sleep infinity")
+
+
+def serving(name: str, port: int, *refuse: str) -> str:
+    return " ".join([PYTHON, "/opt/serve.py", name, str(port), *refuse])
+
+
+@pytest.fixture(autouse=True)
+def _server(request: pytest.FixtureRequest) -> None:
+    booted = "fresh_machine" if "fresh_machine" in request.fixturenames else "machine"
+    request.getfixturevalue(booted).write("/opt/serve.py", SERVER)
+
+
+@pytest.fixture
+def stranger(machine: Machine) -> Iterator[Callable[[int], None]]:
+    """Starts a server in a scope, as an orphan is: it answers to everything on the port."""
+    scopes: list[str] = []
+
+    def start(port: int) -> None:
+        scope = f"stray-{port}.scope"
+        scopes.append(scope)
+        line = f"{serving('0.0.1', port)} >/dev/null 2>&1 &"
+        where = ["--scope", "--slice=user.slice", f"--unit={scope}"]
+        machine.run(["systemd-run", "--quiet", *where, "sh", "-c", line])
+        until(lambda: machine.run(["ss", "-Hltn", f"sport = :{port}"]).stdout, f"port {port} to be held")
+
+    yield start
+    for scope in scopes:
+        machine.run(["systemctl", "stop", scope])
+
+
+def wait(probes: str, fields: str = "healthy-for: 0, timeout: 3s, on-timeout: fail", **top: object) -> str:
+    named = "".join(f"{key}: {value}\n" for key, value in {"unit": "web", **top}.items())
+    return f"{named}steps:\n  - wait-ready: {{{fields}, probes: [{probes}]}}\n"
+
+
+def quickly(probe: str, timeout: str = "1s") -> str:
+    """Write a step that waits for one probe, for a moment only, and whose failure does not end the run."""
+    fields = f"healthy-for: 0, timeout: {timeout}, on-timeout: fail, on-failure: continue"
+    return f"  - wait-ready: {{{fields}, probes: [{{{probe}}}]}}\n"
+
+
+def judged(run: Run) -> tuple[int, str]:
+    return run.exit, run.step("wait-ready")["verdict"]
+
+
+def reason(run: Run) -> str:
+    text: str = run.step("wait-ready")["reason"]
+    return text
+
+
+def asking(port: int) -> list[str]:
+    url = f"127.0.0.1:{port}"
+    page = f"import urllib.request as r; assert r.urlopen('http://{url}/').read() == b'1.2.3'"
+    return [
+        f"tcp: {{port: {port}}}",
+        f'http: {{url: "http://{url}/"}}',
+        f'websocket: {{url: "ws://{url}/"}}',
+        f'run: {{run: [{PYTHON}, -c, "{page}"]}}',
+    ]
+
+
+def all_of(probes: list[str]) -> str:
+    return ", ".join(f"{{{probe}}}" for probe in probes)
+
+
+# Websocket
+
+
+def test_the_page_answers_and_the_websocket_does_not(machine: Machine, service: StartService) -> None:
+    """HTTP says 200 while what the clients use is broken."""
+    http, websocket = asking(9301)[1:3]
+    service("web.service", unit_file(serving("1.2.3", 9301, "refuse")))
+    assert judged(runbook(machine, "apply", wait(f"{{{http}}}", port=9301))) == (0, "ready")
+    broken = runbook(machine, "apply", wait(f"{{{http}}}, {{{websocket}}}", port=9301))
+    assert judged(broken) == (1, "probe-failed"), broken.last
+    said = "ws://127.0.0.1:9301/: answered 200 to the handshake, not 101: it serves pages there, and no websocket"
+    assert reason(broken) == f"not ready within 3s: {said}"
+
+
+def test_a_websocket_that_is_served(machine: Machine, service: StartService) -> None:
+    service("web.service", unit_file(serving("1.2.3", 9301)))
+    run = runbook(machine, "apply", wait(all_of(asking(9301)), "healthy-for: 1s, timeout: 20s", port=9301))
+    assert judged(run) == (0, "ready"), run.last
+    assert "ws://127.0.0.1:9301/: opened" in run.step("wait-ready")["evidence"]["probes"]
+    # Each was taken leave of: nothing in the service's journal tells of a connection that broke off.
+    assert "Error" not in machine.run(["journalctl", "-u", "web.service", "-o", "cat"]).stdout
+
+
+def test_a_websocket_of_an_orphan_does_not_count(
+    machine: Machine, service: StartService, stranger: Callable[[int], None]
+) -> None:
+    stranger(9302)
+    service("web.service", ASLEEP)
+    run = runbook(machine, "apply", wait(f"{{{asking(9302)[2]}}}"))
+    assert judged(run) == (1, "probe-failed"), run.last
+    assert "an answer from port 127.0.0.1:9302 does not count: port 127.0.0.1:9302 is held by PID " in reason(run)
+
+
+# Journal
+
+
+READY = "{journal: {pattern: '^ready'}}"
+
+
+def test_an_earlier_invocation_s_line_does_not_count(machine: Machine, service: StartService) -> None:
+    machine.write("/opt/first", "")
+    service("web.service", unit_file("/bin/sh -c 'rm /opt/first && echo ready; exec sleep infinity'"))
+    assert judged(runbook(machine, "apply", wait(READY))) == (0, "ready")
+    machine.run(["systemctl", "restart", "web.service"])
+    later = runbook(machine, "apply", wait(READY))
+    assert judged(later) == (1, "probe-failed"), later.last
+    # What rm says is this one's, and so it is counted.
+    assert reason(later) == "not ready within 3s: journal: `^ready` is not in this invocation's 1 entry yet"
+    assert machine.run(["journalctl", "-u", "web.service", "-g", "^ready"]).stdout
+
+
+def test_this_one_s_does_however_late(machine: Machine, service: StartService) -> None:
+    """What systemd says of the unit is not the unit's: it has the word in its description."""
+    start = "/bin/sh -c 'sleep 1.5; printf \"one\\001\\nready for all\\n\"; exec sleep infinity'"
+    service("web.service", unit_file(start, Unit_Description="ready or not"))
+    run = runbook(machine, "apply", wait("{journal: {pattern: 'ready'}}", "healthy-for: 1s, timeout: 20s"))
+    assert judged(run) == (0, "ready"), run.last
+    assert 0.5 < run.step("wait-ready")["evidence"]["ready-after"] < 10
+
+
+def test_a_leftover_s_line_does_not_count(machine: Machine, service: StartService) -> None:
+    """journald files what it writes under the current invocation: the cgroup is the same."""
+    loop = "(while sleep 0.1; do echo ready; /bin/echo ready; done) &"
+    machine.write("/opt/first", "")
+    service(
+        "web.service",
+        unit_file(f"/bin/sh -c 'rm /opt/first && {loop} exec sleep infinity'", KillMode="process"),
+    )
+    assert judged(runbook(machine, "apply", wait(READY))) == (0, "ready")
+    machine.run(["systemctl", "restart", "web.service"])
+    now = machine.show("web.service", "InvocationID")["InvocationID"]
+    ours = ["journalctl", "-q", "-g", "^ready", f"_SYSTEMD_INVOCATION_ID={now}"]
+    until(lambda: machine.run(ours, check=False).stdout, "journald to take the leftover's for the new one's")
+    run = runbook(machine, "apply", wait(READY))
+    assert judged(run) == (1, "probe-failed"), run.last
+
+
+def test_a_journal_of_its_own(machine: Machine, service: StartService) -> None:
+    service("web.service", unit_file("/bin/sh -c 'echo ready; exec sleep infinity'", LogNamespace="web"))
+    try:
+        assert judged(runbook(machine, "apply", wait(READY, "healthy-for: 0, timeout: 20s"))) == (0, "ready")
+    finally:
+        parts = [f"systemd-journald{part}" for part in ("@web.socket", "-varlink@web.socket", "@web.service")]
+        machine.run(["systemctl", "stop", *parts], check=False)
+        # It would have the journal written out, and finds nobody to ask.
+        machine.run(["systemctl", "reset-failed", "systemd-journald-sync@web.service"], check=False)
+
+
+def test_who_may_not_read_the_journal_is_told(machine: Machine, service: StartService) -> None:
+    service("web.service", unit_file("/bin/sh -c 'echo ready; exec sleep infinity'"))
+    run = runbook(machine, "check", wait(READY), user="agentops")
+    assert judged(run) == (1, "probe-failed"), run.last
+    assert reason(run) == (
+        "journal: nothing of this invocation is in it: "
+        "this user may not read all of it; root may, and the group systemd-journal"
+    )
+
+
+def test_nobody_writes_the_journal(fresh_machine: Machine) -> None:
+    machine = fresh_machine
+    machine.write("/etc/systemd/system/web.service", ASLEEP)
+    names = ["systemd-journald.socket", "systemd-journald-dev-log.socket", "systemd-journald.service"]
+    machine.run(["systemctl", "start", "web.service"])
+    machine.run(["systemctl", "stop", *names])
+    run = runbook(machine, "check", wait(READY))
+    assert judged(run) == (1, "probe-failed"), run.last
+    assert reason(run) == "journal: nothing of this invocation is in it: systemd-journald does not run"
+
+
+@pytest.fixture
+def linger(machine: Machine) -> Iterator[Callable[[str], str]]:
+    """Starts the manager of agentops; gives a function that runs systemctl there."""
+    machine.run(["loginctl", "enable-linger", "agentops"])
+
+    def systemctl(line: str) -> str:
+        return machine.run(["systemctl", "--user", *line.split()], user="agentops").stdout.strip()
+
+    def up() -> bool:
+        asked = machine.run(["systemctl", "--user", "is-system-running"], check=False, user="agentops")
+        return asked.stdout.strip() in ("running", "degraded")
+
+    until(up, "the manager of agentops")
+    yield systemctl
+    machine.run(["loginctl", "disable-linger", "agentops"])
+    until(lambda: not machine.run(["ls", "/run/user"]).stdout.strip(), "that manager's end")
+
+
+def test_a_user_s_unit(machine: Machine, linger: Callable[[str], str]) -> None:
+    folder = "/home/agentops/.config/systemd/user"
+    # By the shell itself: of a process that has ended by then, journald cannot tell which user's unit it was of.
+    start = "/bin/sh -c 'test -e /home/agentops/first && echo ready; echo well; exec sleep infinity'"
+    machine.write(f"{folder}/web.service", unit_file(start))
+    machine.write("/home/agentops/first", "")
+    machine.run(["chown", "-R", "agentops", "/home/agentops"])
+    linger("daemon-reload")
+    linger("start web.service")
+    try:
+        run = runbook(machine, "apply", wait(READY), "--user", user="agentops")
+        assert judged(run) == (0, "ready"), run.last
+        machine.run(["rm", "/home/agentops/first"])
+        linger("restart web.service")
+        later = runbook(machine, "apply", wait(READY), "--user", user="agentops")
+        assert judged(later) == (1, "probe-failed"), later.last
+        assert "`^ready` is not in this invocation's 1 entry yet" in reason(later)
+    finally:
+        linger("stop web.service")
+        machine.run(["rm", "-r", "/home/agentops/.config", "/home/agentops/test.yaml"])
+
+
+# Networks apart
+
+
+@pytest.fixture
+def blue(machine: Machine) -> Iterator[str]:
+    """A network namespace of its own, with its loopback up."""
+    machine.run(["ip", "netns", "add", "blue"])
+    machine.run(["ip", "-n", "blue", "link", "set", "lo", "up"])
+    yield "/usr/sbin/ip netns exec blue"
+    with contextlib.suppress(Exception):
+        machine.run(["ip", "netns", "del", "blue"])
+
+
+APART = ["PrivateNetwork=yes", "NetworkNamespacePath=/run/netns/blue", "ip netns exec"]
+
+
+def apart(how: str, start: str) -> str:
+    """Write a unit that is in a network of its own."""
+    name, _, value = how.partition("=")
+    return unit_file(start, **{name: value}) if value else unit_file(f"/usr/sbin/ip netns exec blue {start}")
+
+
+@pytest.mark.usefixtures("blue")
+@pytest.mark.parametrize("how", APART)
+def test_asked_from_within(machine: Machine, service: StartService, stranger: Callable[[int], None], how: str) -> None:
+    """A stranger has the same port outside. It is not asked: neither when it would say no, nor when it says yes."""
+    stranger(9303)
+    service("web.service", apart(how, serving("1.2.3", 9303)))
+    run = runbook(machine, "apply", wait(all_of(asking(9303)), "healthy-for: 1s, timeout: 20s", port=9303))
+    assert judged(run) == (0, "ready"), run.last
+    version = "verify-version: {http: {url: 'http://127.0.0.1:9303/'}, expect: 1.2.3}"
+    told = runbook(machine, "check", f"unit: web\nport: 9303\nsteps: [{version}]\n")
+    assert told.step("verify-version")["reason"] == "1.2.3 serves"
+
+    service("web.service", apart(how, "/usr/bin/sleep infinity"))
+    machine.run(["systemctl", "restart", "web.service"])
+    run = runbook(machine, "apply", "unit: web\nsteps:\n" + "".join(map(quickly, asking(9303))))
+    waits = run.of("step-finished")
+    assert [ended["verdict"] for ended in waits] == ["probe-failed"] * 4, run.last
+    assert all(ended["reason"].endswith("connection refused") for ended in waits[:3]), waits
+    assert "ended with status 1: " in waits[3]["reason"]
+
+
+def test_right_after_its_start(machine: Machine, service: StartService, stranger: Callable[[int], None]) -> None:
+    """For a moment the new process is still outside, where a stranger would answer."""
+    stranger(9303)
+    settings = {"PrivateNetwork": "yes", "Unit_StartLimitIntervalSec": "0"}
+    service("web.service", unit_file("/usr/bin/sleep infinity", **settings))
+    steps = f"  - restart\n{quickly(asking(9303)[0], '300ms')}" * 10
+    run = runbook(machine, "apply", f"unit: web\nsteps:\n{steps}")
+    found = [ended["verdict"] for ended in run.of("step-finished") if ended["type"] == "wait-ready"]
+    # On a busy machine the time may be over before the process has entered.
+    assert len(found) == 10
+    assert set(found) <= {"probe-failed", "still-starting"}, run.last
+
+
+def test_a_socket_unit_hands_a_port_over(machine: Machine, service: StartService) -> None:
+    """It listens in the host's network, and the service has one of its own."""
+    socket = "[Socket]\nListenStream=127.0.0.1:9304\n[Install]\nWantedBy=sockets.target\n"
+    machine.write("/etc/systemd/system/web.socket", socket)
+    service("web.service", unit_file("/usr/bin/sleep infinity", PrivateNetwork="yes", Unit_Requires="web.socket"))
+    try:
+        run = runbook(machine, "apply", wait("{tcp: {port: 9304}}", "healthy-for: 0, timeout: 10s", port=9304))
+        assert judged(run) == (0, "ready"), run.last
+    finally:
+        machine.run(["systemctl", "stop", "web.service", "web.socket"])
+        machine.run(["rm", "/etc/systemd/system/web.socket"])
+
+
+@pytest.mark.usefixtures("blue")
+@pytest.mark.parametrize("how", APART)
+def test_who_may_not_enter_is_told(machine: Machine, service: StartService, how: str) -> None:
+    service("web.service", apart(how, serving("1.2.3", 9303)))
+    run = runbook(machine, "check", wait(f"{{{asking(9303)[0]}}}"), user="agentops")
+    assert judged(run) == (1, "probe-failed"), run.last
+    assert re.search("run it as root to see every process$|only root may$", reason(run)), reason(run)

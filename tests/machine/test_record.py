@@ -1,0 +1,307 @@
+"""What is left of a run on a real machine: told afterwards, followed while it goes on, and where the disk gives out."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import subprocess
+from collections.abc import Iterator
+
+import pytest
+
+from tests.machine.conftest import StartService
+from tests.machine.incident import Incident
+from tests.machine.machine import Machine, until
+from tests.machine.runs import RUNBOOK, runbook, unit_file, write_runbook
+
+RUNS = "/var/lib/runbook/runs"
+
+
+@pytest.fixture(autouse=True)
+def _no_runs(machine: Machine) -> Iterator[None]:
+    """Every test begins without a run, and leaves no command."""
+    machine.run(["rm", "-rf", "/var/lib/runbook"])
+    yield
+    machine.run(["systemctl", "stop", "runbook-*"])
+    machine.run(["systemctl", "reset-failed", "runbook-*"], check=False)
+
+
+def ask(machine: Machine, *argv: str, status: int = 0, user: str | None = None) -> str:
+    """Run a command that tells of runs; give what it printed, its line breaks taken out."""
+    done = machine.run(["runbook", *argv], check=False, user=user)
+    assert done.returncode == status, done.stdout + done.stderr
+    assert all(len(line) <= 80 or "/" in line for line in done.stdout.splitlines()), done.stdout
+    return " ".join((done.stdout + done.stderr).split())
+
+
+# -- told
+
+
+def test_the_incident_is_told_afterwards(machine: Machine, incident: Incident) -> None:
+    since = machine.run(["date", "+%Y-%m-%d"]).stdout.strip()
+    book = """
+        name: upgrade the gateway
+        unit: gateway
+        port: 18789
+        steps:
+          - remediate:
+              check: [wait-ready: {healthy-for: 0, timeout: 30s}]
+              fix: [stop, kill-orphan, reset-failed, start]
+    """
+    machine.run(["systemctl", "start", "gateway"])
+    run = runbook(machine, "apply", book)
+    assert run.exit == 0, run.last
+    name = run.last["run"]
+    shown = ask(machine, "show", name[-3:])
+    assert f"upgrade the gateway run {name}" in shown
+    assert f"by root file {RUNBOOK} unit gateway.service" in shown
+    unit = run.step("remediate.fix.kill-orphan")["evidence"]["killed"][0]["unit"]
+    for what in ("holds", "ended"):
+        assert f"{what}: PID {incident.orphan} in {unit} of user agentops, since {since}" in shown
+    assert "| /usr/bin/python3 /opt/gateway" in shown
+    assert f"PID {incident.orphan} (gateway) ended on TERM" in shown
+    assert f"files {RUNS}/{name}" in shown
+    assert [json.loads(line) for line in machine.run(["runbook", "show", "--output", "json"]).stdout.splitlines()] == [
+        json.loads(line) for line in machine.read(f"{RUNS}/{name}/events.jsonl").splitlines()
+    ]
+    assert f"{name} {since}" in (listed := ask(machine, "history"))
+    assert "remediated" in listed
+    assert "upgrade the gateway: gateway.service" in listed
+    ask(machine, "show", "--html", "/root/run.html")
+    assert "kill-orphan" in machine.read("/root/run.html")
+
+
+def test_nobody_else_may_look(machine: Machine) -> None:
+    runbook(machine, "apply", "steps: [run: {run: echo hello}]\n")
+    assert machine.run(["find", "/var/lib/runbook", "-perm", "/077"]).stdout == ""
+    machine.run(["runbook", "show", "--html", "/tmp/run.html"])
+    for path in (RUNS, "/tmp/run.html"):
+        assert (
+            "Permission denied"
+            in machine.run(["ls" if path == RUNS else "cat", path], check=False, user="agentops").stderr
+        )
+    machine.run(["rm", "/tmp/run.html"])
+    assert "no run is recorded in /home/agentops/" in ask(machine, "history", user="agentops")
+    assert "there is no run" in ask(machine, "show", status=5, user="agentops")
+
+
+# -- while it goes on
+
+WAITS = """
+    steps:
+      - run: {id: first, run: echo hello from the first}
+      - run: {id: second, run: 'while [ ! -e /tmp/go ]; do sleep 0.05; done'}
+"""
+
+
+@contextlib.contextmanager
+def under_way(machine: Machine) -> Iterator[subprocess.Popen[str]]:
+    """A run that waits for /tmp/go."""
+    machine.run(["rm", "-f", "/tmp/go"])
+    with machine.popen(["runbook", "apply", write_runbook(machine, WAITS)]) as process:
+        try:
+            until(lambda: "second" in _events(machine), "the second step", 20)
+            yield process
+        finally:
+            machine.run(["touch", "/tmp/go"])  # Whoever follows it ends with it, too.
+            process.wait(20)
+
+
+def _events(machine: Machine) -> str:
+    found = machine.run(["sh", "-c", f"grep -h step-acting {RUNS}/*/events.jsonl"], check=False)
+    return found.stdout
+
+
+def pid_of(machine: Machine, *words: str) -> str:
+    """Find a `runbook` in the machine by its words."""
+    return machine.run(["pgrep", "-f", f"^[^ ]*python[^ ]* [^ ]*runbook {' '.join(words)}"]).stdout.split()[0]
+
+
+def test_following_ends_with_the_run(machine: Machine) -> None:
+    with under_way(machine):
+        assert "under-way" in ask(machine, "history")
+        assert "next runbook show --follow" in ask(machine, "show")
+        # Ctrl-C is ignored by whatever a shell has started in the background.
+        follows = ["env", "--default-signal=INT", "runbook", "show", "--follow"]
+        with machine.popen([*follows, "--output", "json"]) as lines, machine.popen(follows) as left:
+            out, err = left.stdout, left.stderr
+            assert out is not None
+            assert err is not None
+            try:
+                until(lambda: "hello from the first" in out.readline(), "what it tells", 20)
+                machine.run(["kill", "-INT", pid_of(machine, "show --follow$")])
+                assert (left.wait(20), err.read()) == (130, "")
+            finally:
+                machine.run(["touch", "/tmp/go"])
+            told, _ = lines.communicate(timeout=20)
+            assert lines.returncode == 0
+        assert [json.loads(line)["event"] for line in told.splitlines()][-1] == "run-finished"
+
+
+def test_killed_followed_and_gone_on_with(machine: Machine) -> None:
+    with under_way(machine) as process, machine.popen(["runbook", "show", "--follow"]) as text:
+        out = text.stdout
+        assert out is not None
+        until(lambda: "hello from the first" in out.readline(), "what it tells", 20)
+        machine.run(["kill", "-KILL", pid_of(machine, "apply")])
+        process.wait(20)
+        text.wait(20)
+        told = " ".join(out.read().split())
+    assert "cut short: its program ended without a word" in told
+    assert "cut second had begun to act, and its end is not recorded" in told
+    assert "--rerun second or --skip second; --abandon gives it up" in told
+    assert "cut-short" in ask(machine, "history")
+    machine.run(["touch", "/tmp/go"])
+    assert "goes on" in ask(machine, "resume")
+    shown = ask(machine, "show")
+    assert "gone on with, 2" in shown
+    assert "cut short" not in shown
+    assert "runbook resume" not in shown
+
+
+# -- the disk gives out
+
+
+@pytest.fixture
+def small(machine: Machine) -> Iterator[Machine]:
+    """A disk of 400 kB for the records."""
+    machine.run(["mkdir", "-p", "/var/lib/runbook"])
+    machine.run(["mount", "-t", "tmpfs", "-o", "size=400k,mode=700", "tmpfs", "/var/lib/runbook"])
+    yield machine
+    machine.run(["umount", "/var/lib/runbook"])
+
+
+def test_a_disk_that_fills_up_does_not_stop_a_run(small: Machine, service: StartService) -> None:
+    service("web.service", unit_file("/usr/bin/sleep infinity"))
+    before = small.show("web.service", "InvocationID")
+    # What a command was given is removed when it has ended: several thousand bytes are free again by then.
+    book = """
+        unit: web
+        steps:
+          - run: {run: cat /dev/zero >/var/lib/runbook/fill || true}
+          - run: {run: seq 1000, read-only: true}
+          - run: {run: seq 1000, read-only: true}
+          - run: {run: seq 1000, read-only: true}
+          - run: {run: seq 1000, read-only: true}
+          - run: {run: seq 1000, read-only: true}
+          - restart
+          - wait-ready: {healthy-for: 0, timeout: 20s}
+    """
+    run = runbook(small, "apply", book)
+    assert (run.exit, run.last["status"]) == (0, "changed"), run.last
+    assert small.show("web.service", "InvocationID") != before
+    [notice] = run.of("notice")
+    assert "cannot grow any more (no space left on device); the run goes on, and cannot be resumed" in notice["text"]
+    shown = ask(small, "show")
+    assert "the record is not whole: no space left on device; the last that is recorded is of 2" in shown
+    assert "its record is not whole (no space left on device)" in ask(small, "resume", run.last["run"], status=5)
+    assert "there is no run to go on with" in ask(small, "resume", status=5)
+
+
+def test_a_disk_without_room_lets_nothing_begin(small: Machine, service: StartService) -> None:
+    service("web.service", unit_file("/usr/bin/sleep infinity"))
+    before = small.show("web.service", "InvocationID")
+    small.run(["sh", "-c", "cat /dev/zero >/var/lib/runbook/fill"], check=False)
+    run = runbook(small, "apply", "unit: web\nsteps: [restart]\n")
+    assert (run.exit, run.last["status"]) == (5, "not-begun")
+    assert "no place for the run's record in /var/lib/runbook/runs: No space left on device" in run.last["reason"]
+    assert small.run(["find", "/var/lib/runbook", "-mindepth", "2"]).stdout == "", "nothing half made is left"
+    small.run(["rm", "/var/lib/runbook/fill"])
+    small.run(["mount", "-o", "remount,ro", "/var/lib/runbook"])
+    run = runbook(small, "apply", "unit: web\nsteps: [restart]\n")
+    assert (run.exit, run.last["status"]) == (5, "not-begun")
+    assert "Read-only file system" in run.last["reason"]
+    assert small.show("web.service", "InvocationID") == before
+
+
+# -- secrets
+
+CORE = "c0rrect-h0rse"
+TOKEN = f"my '{CORE}' $x % \"y\""
+OTHER = "battery-staple"
+
+EVERYWHERE = """
+    name: upgrade web
+    unit: web
+    secrets: [TOKEN]
+    vars: {key: ""}
+    env: {TOKEN: "${{ env.TOKEN }}"}
+    steps:
+      - run: {id: tells, run: 'echo "the token is $TOKEN, yes"; printf "%s%s" "$TOKEN" "$TOKEN"'}
+      - run: {id: key, run: 'echo key ${{ vars.key }}'}
+      - run: {id: looks, run: 'echo "$TOKEN"', read-only: true}
+      - run: {id: fails, run: 'echo "bad token $TOKEN"; exit 3', retries: 1, delay: 0, on-failure: continue}
+      - run: {id: long, run: 'echo it is a long command which ends in ${{ vars.key }}; exit 3', on-failure: continue}
+      - run: {id: quiet, run: 'cat /root/other; exit 3', name: quiet, secret: true, on-failure: continue}
+      - run: {id: cwd, run: 'true', cwd: '/nowhere/${{ vars.key }}', on-failure: continue}
+      - update:
+          run: 'echo "installing with $TOKEN"; exit 1'
+          version: 'echo "no version for $TOKEN"'
+          to: "1.0"
+          on-failure: continue
+      - restart: {on-failure: continue}
+      - wait-ready: {timeout: 20s, on-failure: continue}
+      - run: {id: uses, run: 'echo again ${{ steps.looks.output }}'}
+"""
+
+
+def test_a_secret_stands_nowhere(machine: Machine, service: StartService) -> None:
+    """In a command's environment, words and output; in --set; in what `version` and the unit print; in errors."""
+    machine.write("/root/token", TOKEN)
+    machine.write("/root/other", OTHER)
+    service("web.service", unit_file("/usr/bin/sleep infinity"))
+    machine.write(
+        "/etc/systemd/system/web.service",
+        unit_file("/bin/sh -c 'cat /root/token; exit 3'"),
+    )
+    machine.run(["systemctl", "daemon-reload"])
+    write_runbook(machine, EVERYWHERE)
+    told = []
+    for output in ("json", "plain"):
+        argv = ["runbook", "apply", RUNBOOK, "--output", output, "--set", f"key={TOKEN}"]
+        done = machine.run(argv, check=False, env={"TOKEN": TOKEN})
+        assert done.returncode == 0, done.stdout
+        told += [done.stdout, done.stderr]
+    name = json.loads(told[0].splitlines()[-1])["run"]
+    for argv in (["show"], ["show", "--output", "json"], ["history"], ["show", "--html", "/root/page.html"]):
+        told.append(machine.run(["runbook", *argv, *([name] if argv[0] == "show" else [])]).stdout)
+    told.append(machine.read("/root/page.html"))
+    for text in told:
+        assert CORE not in text
+        assert OTHER not in text
+    assert "***" in told[0]
+    assert "bad token ***" in told[2]
+    assert (
+        "journal" in [e for e in map(json.loads, told[0].splitlines()) if e.get("id") == "wait-ready"][-1]["evidence"]
+    )
+    for word in (CORE, OTHER):
+        found = machine.run(["grep", "-rc", word, "/var/lib/runbook"], check=False).stdout
+        assert [line for line in found.splitlines() if not line.endswith(":0")] == []
+        lines = machine.run(["journalctl", "-o", "json", "--no-pager"]).stdout.splitlines()
+        # The command line that --set stood on is the sender's, as journald and ps see it.
+        said = [{**entry, "_CMDLINE": ""} for entry in map(json.loads, lines)]
+        assert [e for e in said if e.get("_SYSTEMD_UNIT") != "web.service" and word in json.dumps(e)] == []
+    # Ordinary output is kept, starred; that of a step that is `secret` is not.
+    stars = "*" * len(TOKEN)
+    assert machine.read(f"{RUNS}/{name}/output/tells.log") == f"the token is {stars}, yes\n{stars}{stars}"
+    assert machine.run(["ls", f"{RUNS}/{name}/output"]).stdout.count("quiet.log\n") == 0
+
+
+def test_a_secret_is_asked_for_again_and_starred_when_gone_on_with(machine: Machine) -> None:
+    """A program that was killed starred nothing; whoever goes on with its run does."""
+    machine.run(["rm", "-f", "/tmp/go"])
+    book = """
+        secrets: [TOKEN]
+        env: {TOKEN: "${{ env.TOKEN }}"}
+        steps:
+          - run: {id: second, run: 'echo "$TOKEN"; while [ ! -e /tmp/go ]; do sleep 0.05; done'}
+    """
+    path = write_runbook(machine, book)
+    with machine.popen(["runbook", "apply", path], env={"TOKEN": TOKEN}):
+        until(lambda: CORE in machine.run(["sh", "-c", f"cat {RUNS}/*/output/*.log"], check=False).stdout, "it", 20)
+        machine.run(["kill", "-KILL", pid_of(machine, "apply")])
+    assert "TOKEN is not set" in ask(machine, "resume", status=5)
+    machine.run(["touch", "/tmp/go"])
+    done = machine.run(["runbook", "resume"], env={"TOKEN": TOKEN})
+    assert CORE not in done.stdout
+    assert machine.run(["grep", "-r", CORE, "/var/lib/runbook"], check=False).stdout == ""

@@ -1,0 +1,155 @@
+"""An update that holds its unit stopped while the files are swapped, and lets it go whatever happens."""
+
+from __future__ import annotations
+
+import signal
+import time
+from collections.abc import Iterator
+
+import pytest
+
+from tests.machine.conftest import StartService
+from tests.machine.machine import Machine, until
+from tests.machine.runs import RUNBOOK, parsed, runbook, unit_file, write_runbook
+
+SLEEP = "/usr/bin/sleep infinity"
+
+
+def book(run: str, *, timeout: str = "30s", then: str = "start") -> str:
+    return f"""
+        unit: web
+        steps:
+          - update:
+              stop-first: true
+              run: |
+                systemctl is-active web.service web.socket web.timer >/run/seen || true
+                {run}
+              version: cat /run/version
+              to: 1.1.0
+              timeout: {timeout}
+          - {then}
+    """
+
+
+@pytest.fixture
+def web(machine: Machine, service: StartService) -> Iterator[Machine]:
+    """web.service runs, web.socket and web.timer would start it, and version 1.0.0 is installed."""
+    machine.write("/run/version", "1.0.0\n")
+    machine.write("/etc/systemd/system/web.timer", "[Timer]\nOnCalendar=*:*:0/1\nAccuracySec=1ms\n")
+    machine.write("/etc/systemd/system/web.socket", "[Socket]\nListenStream=/run/web.sock\n")
+    service("web.service", unit_file(SLEEP, Restart="always", Unit_StartLimitIntervalSec="0"))
+    # systemd refuses to open a socket while its service runs.
+    machine.run(["systemctl", "stop", "web.service"])
+    machine.run(["systemctl", "start", "web.socket", "web.timer"])
+    machine.run(["systemctl", "start", "web.service"])
+    yield machine
+    machine.run(["systemctl", "stop", "web.timer", "web.socket", "web.service"])
+    machine.run(
+        ["sh", "-c", "rm -f /etc/systemd/system/web.timer /etc/systemd/system/web.socket /run/version /run/seen"]
+    )
+    machine.run(["systemctl", "daemon-reload"])
+
+
+def states(machine: Machine) -> list[str]:
+    names = ["web.service", "web.socket", "web.timer"]
+    return machine.run(["systemctl", "is-active", *names], check=False).stdout.split()
+
+
+def test_it_is_held_and_let_go(web: Machine) -> None:
+    """The timer would start it each second; nothing does while the command runs."""
+    run = runbook(
+        web, "apply", book("sleep 2.5; systemctl is-active web.service >>/run/seen || true; echo 1.1.0 >/run/version")
+    )
+    assert (run.exit, run.step("update")["verdict"]) == (0, "updated"), run.last
+    assert web.read("/run/seen").split() == ["inactive"] * 4
+    assert "web.socket was started again and is active" in run.step("update")["reason"]
+    assert states(web) == ["active"] * 3
+
+
+def test_an_update_that_fails(web: Machine) -> None:
+    run = runbook(web, "apply", book("exit 7"))
+    assert (run.exit, run.step("update")["verdict"]) == (1, "update-failed"), run.last
+    assert "ended with status 7" in run.step("update")["reason"]
+    assert "web.service was started again and is active (running), PID" in run.step("update")["reason"]
+    assert states(web) == ["active"] * 3
+
+
+def test_a_start_limit_does_not_keep_it_down(web: Machine) -> None:
+    """It was the update that took it down, so what others have used up must not be what it stays down for."""
+    limit = {"Unit_StartLimitIntervalSec": "600", "Unit_StartLimitBurst": "1"}
+    web.write("/etc/systemd/system/web.service", unit_file(SLEEP, **limit))
+    web.run(["systemctl", "daemon-reload"])
+    web.run(["systemctl", "stop", "web.timer"])
+    web.run(["systemctl", "reset-failed", "web.service"])
+    # systemd counts a start from when it begins: this is the one that the limit allows.
+    web.run(["systemctl", "stop", "web.service"])
+    web.run(["systemctl", "start", "web.service"])
+    run = runbook(web, "apply", book("exit 7"))
+    assert (run.exit, run.step("update")["verdict"]) == (1, "update-failed"), run.last
+    assert "web.service was started again and is active (running), PID" in run.step("update")["reason"]
+    assert states(web)[0] == "active"
+
+
+def test_an_update_that_takes_too_long(web: Machine) -> None:
+    run = runbook(web, "apply", book("sleep 4322", timeout="2s"))
+    assert (run.exit, run.step("update")["verdict"]) == (1, "timed-out"), run.last
+    until(lambda: states(web) == ["active"] * 3, "all to be up again", 10)
+    assert web.run(["pgrep", "-f", "sleep 4322"], check=False).returncode == 1
+
+
+def test_it_is_held_against_a_person(web: Machine) -> None:
+    meddling = "systemctl start web.service; sleep 1; systemctl is-active web.service >>/run/seen"
+    run = runbook(web, "apply", book(f"{meddling} || echo 1.1.0 >/run/version"))
+    assert (run.exit, run.step("update")["verdict"]) == (0, "updated"), run.last
+    assert web.read("/run/seen").split()[-1] == "inactive"
+    assert any("which somebody started meanwhile" in e["reason"] for e in run.of("step-acting"))
+
+
+@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT])
+def test_an_interruption(web: Machine, signum: signal.Signals) -> None:
+    write_runbook(web, book("sleep 4323"))
+    with web.popen(["runbook", "apply", RUNBOOK, "--output", "json"]) as process:
+        until(lambda: web.run(["pgrep", "-f", "sleep 4323"], check=False).returncode == 0, "the command to run")
+        web.run(["pkill", f"-{signum.name.removeprefix('SIG')}", "-f", "runbook apply"])
+        began = time.monotonic()
+        out, err = process.communicate(timeout=20)
+        took = time.monotonic() - began
+    run = parsed(out, process.returncode, err)
+    assert (run.exit, run.last["status"]) == (128 + signum, "interrupted")
+    assert took < 1.0
+    until(lambda: states(web) == ["active"] * 3, "all to be up again", 10)
+    assert web.run(["pgrep", "-f", "sleep 4323"], check=False).returncode == 1
+
+
+def test_an_interruption_while_it_stops(web: Machine) -> None:
+    """systemd opens no socket while the service behind it is still there: that has to wait for the end of the stop."""
+    slow = "trap 'sleep 3; exit 0' TERM; touch /run/web.up; while :; do sleep 0.1; done"
+    # The signal is for the shell alone: it would cut the sleep of the trap short.
+    text = unit_file(f'/bin/sh -c "{slow}"', Restart="always", KillMode="mixed")
+    web.write("/etc/systemd/system/web.service", text)
+    web.run(["systemctl", "daemon-reload"])
+    web.run(["rm", "-f", "/run/web.up"])
+    web.run(["systemctl", "restart", "web.service"])
+    until(lambda: web.run(["test", "-e", "/run/web.up"], check=False).returncode == 0, "it to be up")
+    write_runbook(web, book("true"))
+    with web.popen(["runbook", "apply", RUNBOOK, "--output", "json"]) as process:
+        until(lambda: states(web)[0] == "deactivating", "the stop to go on")
+        web.run(["pkill", "-TERM", "-f", "runbook apply"])
+        out, err = process.communicate(timeout=20)
+    assert parsed(out, process.returncode, err).last["status"] == "interrupted"
+    until(lambda: states(web) == ["active"] * 3, "all to be up again", 15)
+
+
+def test_what_was_down_stays_down(web: Machine) -> None:
+    web.run(["systemctl", "stop", "web.timer", "web.socket", "web.service"])
+    run = runbook(web, "apply", book("exit 7"))
+    assert (run.exit, run.step("update")["verdict"]) == (1, "update-failed"), run.last
+    assert states(web) == ["inactive"] * 3
+
+
+def test_a_dry_run_stops_nothing(web: Machine) -> None:
+    pid = web.show("web.service", "MainPID")
+    run = runbook(web, "apply", book("exit 7"), "--dry-run")
+    planned = next(e for e in run.of("step-planned") if e["id"] == "update")
+    assert "would stop web." in planned["reason"]
+    assert (run.exit, planned["impact"], web.show("web.service", "MainPID")) == (0, "mutating", pid)

@@ -1,0 +1,172 @@
+"""`history` and `show`: what they print, write, and end with."""
+
+from __future__ import annotations
+
+import io
+import json
+import stat
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner, Result
+
+from runbook import cli, errors
+from runbook.cli import telling
+from runbook.cli.base import Output
+from runbook.engine.past import Past
+from runbook.model import Event
+from tests.unit.records import BEGAN, STARTED, acting, begun, ended, finished, wrote
+
+pytestmark = pytest.mark.usefixtures("home")
+
+
+def runbook(*argv: str) -> Result:
+    return CliRunner().invoke(cli.app, list(argv))
+
+
+def failure(*argv: str) -> errors.RunbookError:
+    error = runbook(*argv).exception
+    assert isinstance(error, errors.RunbookError)
+    return error
+
+
+def a_run() -> Past:
+    return wrote(begun(), STARTED, acting("x"), finished("x"), ended())
+
+
+def test_no_run_is_no_failure(home: Path) -> None:
+    result = runbook("history")
+    assert (result.exit_code, result.stdout) == (0, "")
+    assert str(home) in result.stderr.replace("\n  ", "")
+
+
+def test_the_newest_are_listed_and_all_where_all_are_asked_for() -> None:
+    for minute in range(23):
+        wrote(begun(BEGAN + 60 * minute), STARTED, ended())
+    few, all_ = runbook("history"), runbook("history", "--all")
+    assert few.stdout.splitlines()[-1] == "3 older: runbook history --all"
+    assert len(few.stdout.splitlines()) == 2 * 20 + 1
+    assert len(all_.stdout.splitlines()) == 2 * 23
+    assert max(map(len, all_.stdout.splitlines())) <= 80
+
+
+def test_a_line_of_the_list_is_an_event_of_its_own() -> None:
+    past = a_run()
+    [line] = map(json.loads, runbook("history", "--output", "json").stdout.splitlines())
+    assert line == {
+        "time": "2026-09-21T14:13:20.000Z",
+        "run": past.id,
+        "event": "run-recorded",
+        "name": "upgrade web",
+        "file": "/root/upgrade.yaml",
+        "units": ["web.service"],
+        "scope": "system",
+        "user": "root",
+        "status": "changed",
+        "seconds": 3.0,
+        "resumable": False,
+        "exit": 0,
+        "reason": "web.service runs",
+        "folder": str(past.record.folder),
+        "printed": [],
+    }
+
+
+def test_a_folder_that_cannot_be_read_is_named_beside_the_list() -> None:
+    a_run()
+    broken = begun()
+    broken.header.write_text("{")
+    result = runbook("history")
+    assert result.exit_code == 0
+    assert f"{broken.folder} cannot be read" in result.stderr.replace("\n  ", " ")
+
+
+def test_show_tells_the_latest_or_the_one_that_is_named() -> None:
+    first = a_run()
+    latest = wrote(begun(BEGAN + 60), STARTED, acting("y"))
+    assert f"run {latest.id}" in runbook("show").stdout
+    assert f"run {first.id}" in runbook("show", first.id).stdout
+
+
+def test_in_json_it_is_the_record_as_it_is() -> None:
+    past = a_run()
+    assert runbook("show", "--output", "json").stdout == past.record.events.read_text()
+    assert runbook("show", "--output", "json", "--follow").stdout == past.record.events.read_text()
+
+
+def test_there_is_nothing_to_show() -> None:
+    assert failure("show").exit_status == errors.EXIT_NOT_BEGUN
+    a_run()
+    assert failure("show", "20200101-0000-abc").exit_status == errors.EXIT_NOT_BEGUN
+    assert failure("show", "../../etc").exit_status == errors.EXIT_INVALID
+
+
+def test_a_page_is_written_for_its_owner_alone(tmp_path: Path) -> None:
+    past = a_run()
+    page = tmp_path / "run.html"
+    page.write_text("an old one, and a much longer one" * 1000)
+    result = runbook("show", "--html", str(page))
+    assert result.exit_code == 0
+    assert str(page) in result.stdout
+    text = page.read_text()
+    assert text.startswith("<!DOCTYPE html>")
+    assert text.endswith("</html>\n")
+    assert past.id in text
+    assert stat.S_IMODE(page.stat().st_mode) == 0o600
+
+
+def test_a_page_is_never_written_through_a_link(tmp_path: Path) -> None:
+    a_run()
+    target = tmp_path / "passwd"
+    target.write_text("theirs")
+    link = tmp_path / "run.html"
+    link.symlink_to(target)
+    assert failure("show", "--html", str(link)).exit_status == errors.EXIT_INVALID
+    assert failure("show", "--html", str(tmp_path)).exit_status == errors.EXIT_INVALID
+    assert (target.read_text(), link.is_symlink()) == ("theirs", True)
+
+
+def test_a_page_that_cannot_be_written_is_a_failure(tmp_path: Path) -> None:
+    a_run()
+    error = failure("show", "--html", str(tmp_path / "nowhere" / "run.html"))
+    assert error.exit_status == errors.EXIT_FAILED
+    assert error.message.endswith("run.html: no such file or directory")
+
+
+@pytest.mark.parametrize("argv", [("--follow",), ("--output", "json")])
+def test_a_page_goes_with_nothing_else(argv: tuple[str, ...]) -> None:
+    a_run()
+    assert failure("show", "--html", "x.html", *argv).exit_status == errors.EXIT_INVALID
+
+
+def test_ctrl_c_ends_following(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As typer does by itself, and says nothing."""
+    past = a_run()
+
+    def pressed(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Past, "follow", pressed)
+    result = runbook("show", "--follow", past.id)
+    assert (result.exit_code, result.stderr) == (130, "")
+
+
+@pytest.mark.parametrize("output", ["plain", "json"])
+def test_following_ends_when_nobody_reads_any_more(output: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    past = a_run()
+    told: list[str] = []
+
+    class Gone(io.StringIO):
+        def write(self, text: str) -> int:
+            told.append(text)
+            raise BrokenPipeError
+
+    def forever(*_: object) -> Iterator[Event]:
+        while True:
+            yield Event(BEGAN, past.id, "notice", {"text": "it goes on"})
+
+    monkeypatch.setattr(Past, "follow", forever)
+    monkeypatch.setattr("sys.stdout", Gone())
+    telling.show(past.id, follow=True, output=Output(output))
+    assert len(told) == 1

@@ -1,0 +1,207 @@
+"""What goes into the record of a run before anything is touched, and what keeps one from being gone on with."""
+
+from __future__ import annotations
+
+import json
+import signal
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from runbook import document
+from runbook.engine import launch, past
+from runbook.engine.past import Past
+from runbook.engine.record import Writer
+from runbook.engine.runner import RunEnd
+from runbook.errors import Interrupted, NotBegun
+from runbook.host.tasks import Command, CommandResult
+from runbook.model import Event
+from runbook.step import Runbook
+from tests.unit.fake_machine import FakeMachine, process, unit
+from tests.unit.records import BEGAN, STARTED, acting, begun, ended, finished, wrote
+
+pytestmark = pytest.mark.usefixtures("home")
+
+TOKEN = "my 't0ken'"
+
+BOOK = """
+unit: gw
+secrets: [TOKEN]
+vars: {key: ""}
+env: {T: "${{ env.TOKEN }}"}
+steps:
+  - run: {id: prints, run: "print ${{ vars.key }} ${{ env.PLAIN }}"}
+  - run: {id: breaks, run: "break"}
+  - run: {id: uses, run: "use ${{ steps.prints.output }}"}
+"""
+
+ENV = {"TOKEN": TOKEN, "PLAIN": "plain"}
+
+
+def machine(breaks: Callable[[], None] = lambda: None) -> FakeMachine:
+    """Make a machine whose commands print the secret, into their files too; `break` breaks."""
+    made = FakeMachine(units={"gw.service": unit()}, processes={100: process(100)})
+
+    def command(made: FakeMachine, command: Command) -> CommandResult:
+        Path(command.output).write_text(f"it is {TOKEN}\n")
+        if "break" in str(command):
+            breaks()
+        return CommandResult("success", 0, f"it is {TOKEN}\n")
+
+    made.on_command = command
+    return made
+
+
+def book(text: str = BOOK, env: Mapping[str, str] = ENV, **sets: str) -> Runbook:
+    return document.parse(text.encode(), "/root/x.yaml", sets=sets, environ=env)
+
+
+def begin(host: FakeMachine, made: Runbook, **sets: str) -> tuple[RunEnd, list[Event]]:
+    seen: list[Event] = []
+    order = launch.Order("system", sets, ENV)
+    return launch.begin(made, order, host, host, (seen.append,)), seen
+
+
+def interrupt() -> None:
+    raise Interrupted(signal.SIGTERM)
+
+
+def go_on(found: Past, *, skip: tuple[str, ...] = (), env: Mapping[str, str] = ENV, text: str = BOOK) -> RunEnd:
+    known = launch.surroundings(found, env)
+    host = machine()
+    order, said = launch.Order("system", {}, known), launch.Resumption(skip=skip)
+    return launch.go_on(found, book(text, known), order, said, host, host, ())
+
+
+def everything(kept: Past) -> str:
+    return "\n".join(path.read_text() for path in kept.record.folder.rglob("*") if path.is_file())
+
+
+def test_a_secret_goes_nowhere_wherever_it_came_from() -> None:
+    end, events = begin(machine(), book(key=TOKEN), key=TOKEN)
+    kept = past.find(None)
+    assert end.exit == 0
+    assert "t0ken" not in everything(kept) + json.dumps([event.data for event in events])
+    assert (kept.record.outputs / "prints.log").read_text() == f"it is {'*' * len(TOKEN)}\n"
+    assert (kept.header.sets, kept.header.env, set(kept.header.withheld)) == (
+        {"key": "***"},
+        {"PLAIN": "plain"},
+        {"key", "TOKEN"},
+    )
+
+
+def test_what_an_interrupted_command_printed_is_starred_too() -> None:
+    end, _ = begin(machine(interrupt), book())
+    assert end.status == "interrupted"
+    assert "t0ken" not in everything(past.find(None))
+
+
+def test_a_secret_that_was_not_kept_is_asked_for() -> None:
+    begin(machine(interrupt), book())
+    with pytest.raises(NotBegun, match="TOKEN is not set"):
+        go_on(past.find(None), env={})
+
+
+def test_one_that_came_with_set_cannot_be_asked_for() -> None:
+    begin(machine(interrupt), book(key=TOKEN), key=TOKEN)
+    with pytest.raises(NotBegun, match="--set key held a secret"):
+        go_on(past.find(None))
+
+
+def test_no_mask_goes_into_a_command() -> None:
+    """`steps.prints.output` held the secret: what is kept of it is no value to go on with."""
+    begin(machine(interrupt), book())
+    with pytest.raises(NotBegun, match="prints gave a secret, which was not kept") as refused:
+        go_on(past.find(None))
+    assert "--rerun prints" in refused.value.hint
+
+
+def test_a_record_of_another_version_is_not_gone_on_with() -> None:
+    found = wrote(begun(), STARTED, ("step-finished", {"id": "prints", "verdict": "from-the-future", "status": "ok"}))
+    with pytest.raises(NotBegun, match="its record cannot be understood; runbook 1 wrote it"):
+        go_on(found)
+
+
+@pytest.mark.parametrize(
+    ("events", "why"),
+    [
+        ([STARTED, ended()], "it has ended: changed"),
+        ([STARTED, ("run-superseded", {"by": "X", "unit": "u"})], "a later run, X, has acted on u since"),
+        ([STARTED, ("run-abandoned", {})], "it was abandoned"),
+        ([STARTED, ("record-lost", {"reason": "disk full"})], r"\(disk full\): what it did in the end is not known"),
+        ([STARTED, ("record-lost", {"reason": "disk full"}), ended("interrupted", 143)], r"not whole \(disk full\)$"),
+    ],
+)  # fmt: skip
+def test_why_a_run_is_not_gone_on_with(events: list[Any], why: str) -> None:
+    with pytest.raises(NotBegun, match=why):
+        launch.resumable(wrote(begun(), *events))
+
+
+def test_a_later_run_takes_the_place_of_an_unfinished_one() -> None:
+    units = {"name": "x", "units": ["gw.service"]}
+    old = wrote(begun(BEGAN), ("run-started", units), acting("x"))
+    other = wrote(begun(BEGAN), ("run-started", {**units, "units": ["web.service"]}), acting("x"))
+    _, events = begin(machine(), book("unit: gw\nsteps: [reset-failed]\n"))
+    [told] = [event.data["text"] for event in events if event.event == "notice"]
+    assert told == (
+        f"run {old.id}, which acted on gw.service too, was cut short: this run takes its place, and it can be resumed"
+        f" no more; runbook show {old.id} tells how far it had come"
+    )
+    assert [event.event for event in events[:2]] == ["run-started", "notice"]
+    assert [old.again().status, other.again().status] == ["superseded", "cut-short"]
+
+
+def test_a_run_that_is_gone_on_with_takes_the_place_of_earlier_ones_too() -> None:
+    """Its program may have been killed when its beginning was on disk, and theirs was not closed yet."""
+    units = {"name": "x", "units": ["gw.service"]}
+    first, between, last = (wrote(begun(BEGAN + at), ("run-started", units), acting("x")) for at in (0, 10, 20))
+    go_on(between, text="unit: gw\nsteps: [reset-failed]\n")
+    assert [one.again().status for one in (first, last)] == ["superseded", "cut-short"]
+
+
+def test_a_run_that_could_not_begin_takes_nobodys_place() -> None:
+    """Nothing was touched, and that holds for the run that can still be gone on with as well."""
+    units = {"name": "x", "units": ["gone.service"]}
+    old = wrote(begun(BEGAN), ("run-started", units), acting("x"))
+    end, _ = begin(machine(), book("unit: gone\nsteps: [restart]\n"))
+    assert (end.status, old.again().status) == ("not-begun", "cut-short")
+
+
+def test_a_run_that_begins_reads_only_the_ends_of_those_that_have_ended(monkeypatch: pytest.MonkeyPatch) -> None:
+    unit = {"name": "x", "units": ["gw.service"]}
+    for events in ([ended()], [ended("interrupted", 130), ("run-abandoned", {})]):
+        wrote(begun(BEGAN), ("run-started", unit), *events)
+    whole = wrote(begun(BEGAN), ("run-started", unit), ended("still-starting", 3))
+    read = set[Path]()
+
+    def nothing(path: Path) -> Iterator[None]:
+        read.add(path)
+        return iter(())
+
+    monkeypatch.setattr(past, "read", nothing)
+    begin(machine(), book("unit: gw\nsteps: [reset-failed]\n"))
+    assert read == {whole.record.events}
+
+
+def test_one_whose_place_cannot_be_taken_is_told_of_and_keeps_nobody_from_beginning(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    old = wrote(begun(BEGAN), ("run-started", {"units": ["gw.service"]}), finished("x"))
+
+    def writer(kept: Any, lost: Any) -> Any:
+        if kept.id == old.id:
+            raise NotBegun(f"cannot begin: run {old.id} is under way")
+        return Writer(kept, lost)
+
+    monkeypatch.setattr("runbook.engine.launch.Writer", writer)
+    end, events = begin(machine(), book("unit: gw\nsteps: [reset-failed]\n"))
+    assert end.exit == 0
+    [told] = [event.data["text"] for event in events if event.event == "notice"]
+    assert told == f"{old.id}, which acted on gw.service too, is not closed: cannot begin: run {old.id} is under way"
+
+
+def test_the_end_of_an_interrupted_run_names_the_way_on() -> None:
+    end, _ = begin(machine(interrupt), book())
+    assert end.hint == f"runbook resume {past.find(None).id} goes on from there"

@@ -1,0 +1,479 @@
+"""Failed runs that are rolled back, on a machine made of data."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from runbook.engine.outcome import Outcome
+from runbook.engine.rollback import _stopped_by_somebody
+from runbook.host.facts import ActiveState, JobResult
+from runbook.host.tasks import Answer, Command, CommandResult
+from runbook.model import Event, StepStatus, Verdict
+from runbook.step import Runbook, Step
+from tests.unit.fake_machine import FakeMachine, listen, process, start_anew, unit
+from tests.unit.runs import finished, remediate, run, step
+
+OLD, NEW = "1.0.0", "1.1.0"
+
+
+class Installed:
+    """A machine with programs that have a version; a new one of `broken` does not start."""
+
+    def __init__(self, *names: str, broken: bool = True) -> None:
+        self.versions = dict.fromkeys(names, OLD)
+        self.machine = FakeMachine(units={"gw.service": unit()}, processes={100: process(100)})
+        listen(self.machine, 100, "127.0.0.1:80")
+        self.broken = broken
+        self.fails: Callable[[str], bool] = lambda command: False
+        self.machine.on_command = self._command
+        self.machine.on_job = {"restart": self._starts, "start": self._starts}
+        self._tell()
+
+    def _command(self, machine: FakeMachine, command: Command) -> CommandResult:
+        _, name, version = str(command).split()
+        if not self.fails(str(command)):
+            self.versions[name] = version
+        self._tell()
+        return CommandResult("exit-code", 1) if self.fails(str(command)) else CommandResult("success", 0)
+
+    def _tell(self) -> None:
+        for name, version in self.versions.items():
+            self.machine.answers[f"{name} --version"] = [Answer(bool(version), "is not there", version)]
+        self.machine.asked.clear()
+
+    def _starts(self, machine: FakeMachine, name: str) -> JobResult:
+        for pid in list(machine.processes):
+            machine.kill(pid)
+        if self.broken and NEW in self.versions.values():
+            failed: dict[str, Any] = {
+                "active_state": ActiveState.FAILED,
+                "sub_state": "failed",
+                "result": "exit-code",
+                "main_pid": 0,
+            }
+            machine.units[name] = unit(**failed, exec_main_code=1, exec_main_status=3, restart="no")
+            return JobResult.FAILED
+        start_anew(machine, name)
+        listen(machine, 200, "127.0.0.1:80")
+        return JobResult.DONE
+
+
+def _book(*names: str, **fields: Any) -> list[Step[Any]]:
+    from runbook.document import parse
+
+    text = "unit: gw\nport: 80\nsteps:\n" + "".join(
+        f"  - update: {{id: {name}, run: 'install {name} ${{{{ to }}}}', version: {name} --version, to: {NEW}"
+        + "".join(f", {key}: {value}" for key, value in fields.items())
+        + "}\n"
+        for name in names
+    )
+    return list(parse(text.encode(), "x.yaml").steps)
+
+
+def carry_out(made: Installed, *steps: Step[Any], **book: Any) -> tuple[str, int, str, list[Event]]:
+    end, events = run(made.machine, *steps, **{"rollback": "auto", **book})
+    return str(end.status), end.exit, end.reason, events
+
+
+def undone(events: list[Event]) -> list[tuple[str, str, str]]:
+    return [one for one in finished(events) if one[0].startswith("rollback.")]
+
+
+def test_updates_are_taken_back_the_last_first_and_the_checks_of_the_runbook_prove_it() -> None:
+    made = Installed("one", "two")
+    steps = [*_book("one", "two"), step("restart"), step("verify-port-owner")]
+    status, exit_status, reason, events = carry_out(made, *steps)
+    assert (status, exit_status) == ("rolled-back", 4)
+    assert made.versions == {"one": OLD, "two": OLD}
+    assert undone(events) == [
+        ("rollback.two", "changed", "updated"),
+        ("rollback.one", "changed", "updated"),
+        ("rollback.reset-failed", "changed", "reset"),
+        ("rollback.restart", "changed", "job-done"),
+        ("rollback.verify-port-owner", "ok", "owned"),
+    ]
+    assert reason.endswith(f"rolled back: one is back at {OLD}, two is back at {OLD}")
+
+
+def test_without_any_check_the_unit_must_be_ready_all_the_same() -> None:
+    made = Installed("one")
+    status, _, _, events = carry_out(made, *_book("one"), step("restart"))
+    assert status == "rolled-back"
+    assert ("rollback.wait-ready", "ok", "ready") in undone(events)
+
+
+def test_an_update_whose_failure_is_passed_over_is_not_passed_over_here() -> None:
+    made = Installed("one")
+    made.fails = lambda command: command.endswith(OLD)
+    steps = [*_book("one", **{"on-failure": "continue"}), step("restart"), step("verify-port-owner")]
+    status, exit_status, reason, _ = carry_out(made, *steps)
+    assert (status, exit_status) == ("failed", 1)
+    assert f"the roll back failed at rollback.one: `install one {OLD}` ended with status 1" in reason
+    assert f"{NEW} is installed" in reason
+
+
+def test_a_failed_update_is_taken_back_too() -> None:
+    made = Installed("one", "two")
+    made.fails = lambda command: command == f"install two {NEW}"
+    status, _, _, events = carry_out(made, *_book("one", "two"), step("restart"), step("verify-port-owner"))
+    assert status == "rolled-back"
+    assert undone(events)[:2] == [("rollback.two", "ok", "up-to-date"), ("rollback.one", "changed", "updated")]
+
+
+def test_a_first_install_has_nothing_to_go_back_to() -> None:
+    made = Installed("one")
+    made.versions["one"] = ""
+    made._tell()
+    status, exit_status, reason, events = carry_out(made, *_book("one"), step("restart"))
+    assert (status, exit_status) == ("failed", 1)
+    assert "there was no version before one, so nothing was undone" in reason
+    assert not undone(events)
+
+
+def test_what_never_ran_is_not_taken_back() -> None:
+    made = Installed("one")
+    made.versions["one"] = NEW
+    made._tell()
+    status, _, _, events = carry_out(made, *_book("one"), step("restart"))
+    assert status == "failed"
+    assert all(event.event != "rollback-started" for event in events)
+
+
+def test_a_list_is_carried_out_after_any_change() -> None:
+    made = Installed("one")
+    made.versions["one"] = NEW  # The new one is there already, and does not start.
+    made._tell()
+    back = step("run", id="rollback.run", run=f"install one {OLD}")
+    restart = step("restart", id="rollback.restart")
+    status, exit_status, _, events = carry_out(made, step("stop"), step("restart"), rollback=(back, restart))
+    assert (status, exit_status) == ("rolled-back", 4)
+    assert [name for name, _, _ in undone(events)] == ["rollback.run", "rollback.restart", "rollback.wait-ready"]
+
+
+def test_no_id_stands_twice() -> None:
+    made = Installed("restart")
+    status, _, _, events = carry_out(made, *_book("restart"), step("restart", id="again"), step("verify-port-owner"))
+    assert status == "rolled-back"
+    names = [name for name, _, _ in undone(events)]
+    assert len(names) == len(set(names)), names
+
+
+def test_what_is_still_starting_is_not_rolled_back() -> None:
+    made = Installed("one", broken=False)
+    check = step("wait-ready", port="81", timeout="1s", **{"healthy-for": 0})
+    status, exit_status, _, events = carry_out(
+        made, *_book("one"), step("restart"), remediate(check, fix=(step("stop"),))
+    )
+    assert (status, exit_status) == ("still-starting", 3)
+    assert not undone(events)
+    assert made.versions == {"one": NEW}
+    assert StepStatus.REMEDIATED not in {one[1] for one in finished(events)}
+
+
+def serves_nothing(machine: FakeMachine, name: str) -> JobResult:
+    for pid in list(machine.processes):
+        machine.kill(pid)
+    start_anew(machine, name)
+    return JobResult.DONE
+
+
+def test_a_check_that_fails_is_not_passed_over_either() -> None:
+    made = Installed("one")
+    made.machine.on_job = {"restart": serves_nothing}
+    checks = step("verify-port-owner", **{"on-failure": "continue"}), step("verify-port-owner", id="again")
+    status, exit_status, reason, _ = carry_out(made, *_book("one"), step("restart"), *checks)
+    assert (status, exit_status) == ("failed", 1)
+    assert "the roll back failed at rollback.verify-port-owner: nobody listens on port 80" in reason
+
+
+def test_where_every_check_is_skipped_the_unit_must_be_ready() -> None:
+    made = Installed("one")
+    made.fails = lambda command: command.endswith(NEW)
+    only_then = step("verify-port-owner", when="steps.one.changed")
+    status, _, _, events = carry_out(made, *_book("one"), step("restart"), only_then)
+    assert status == "rolled-back"
+    assert undone(events)[-2:] == [
+        ("rollback.verify-port-owner", "skipped", None),
+        ("rollback.wait-ready", "ok", "ready"),
+    ]
+
+
+def test_what_tells_the_version_must_tell_the_earlier_one() -> None:
+    for serving, ended in ((OLD, "rolled-back"), (NEW, "failed")):
+        made = Installed("one")
+        made.machine.answers["ask"] = [Answer(True, "", f"app {serving}")]
+        told = step("verify-version", run="ask", expect="${{ steps.one.to }}", name=f"{NEW} serves")
+        status, _, reason, events = carry_out(made, *_book("one"), step("restart"), told)
+        assert status == ended, reason
+        assert [e.data.get("name") for e in events if e.event == "step-finished"][-1] == f"{OLD} serves"
+    assert f"{NEW} serves, not {OLD}" in reason
+
+
+def test_the_steps_of_a_list_and_the_checks_have_ids_of_their_own() -> None:
+    made = Installed("one")
+    back = [step("run", id="rollback.run", run=f"install one {OLD}"), step("restart", id="rollback.restart")]
+    back.append(step("wait-ready", id="rollback.wait-ready"))
+    status, _, _, events = carry_out(made, *_book("one"), step("restart"), step("wait-ready"), rollback=tuple(back))
+    assert status == "rolled-back"
+    assert [name for name, _, _ in undone(events)][-2:] == ["rollback.wait-ready", "rollback.wait-ready-2"]
+
+
+def test_without_a_unit_a_list_that_reads_nothing_proves_nothing() -> None:
+    made = Installed("one")
+    made.fails = lambda command: command == "install two x"
+    bad = step("run", id="bad", run="install two x")
+    back = step("run", id="rollback.run", run=f"install one {OLD}")
+    looks = step("run", id="rollback.looks", run=f"install one {OLD}", **{"read-only": True})
+    book: dict[str, Any] = {"unit": None, "port": ()}
+    status, exit_status, reason, _ = carry_out(made, *_book("one"), bad, rollback=(back,), **book)
+    assert (status, exit_status) == ("failed", 1)
+    assert "the steps of `rollback` were carried out, but nothing in the runbook tells" in reason
+    made.machine.answers[f"install one {OLD}"] = [Answer(True, "ended with status 0")]
+    assert carry_out(made, *_book("one"), bad, rollback=(back, looks), **book)[0] == "rolled-back"
+    # An update proves by itself what is installed, and there is nothing that could serve.
+    assert carry_out(made, *_book("one"), bad, **book)[0] == "rolled-back"
+
+
+def test_it_stops_at_what_cannot_be_taken_back_and_says_how_far_it_came() -> None:
+    made = Installed("one", "two", "three")
+    made.fails = lambda command: command == f"install two {OLD}"
+    end, _ = run(made.machine, *_book("one", "two", "three"), step("restart"), rollback="auto")
+    assert (str(end.status), end.step, end.after) == (
+        "failed",
+        "rollback.two",
+        {"step": "restart", "verdict": "job-failed"},
+    )
+    told = f"one was not taken back to {OLD}, two is at {NEW}, not back at {OLD}, three is back at {OLD}"
+    assert end.back == told
+    assert (
+        end.hint == f"bring {OLD} in by hand, then systemctl reset-failed gw.service and systemctl restart gw.service"
+    )
+
+
+def test_an_earlier_version_that_still_starts_is_left_alone() -> None:
+    made = Installed("one")
+    check = step("wait-ready", port="81", timeout="1s", **{"healthy-for": 0})
+    end, _ = run(made.machine, *_book("one"), step("restart"), check, rollback="auto")
+    assert (str(end.status), end.exit, end.step) == ("still-starting", 3, "rollback.wait-ready")
+    assert end.back == f"one is back at {OLD}"
+    assert made.versions == {"one": OLD}
+
+
+def somebody_stops(machine: FakeMachine, name: str) -> JobResult:
+    machine.kill(100)
+    down: dict[str, Any] = {"active_state": ActiveState.INACTIVE, "sub_state": "dead", "main_pid": 0}
+    machine.units[name] = unit(**down)
+    return JobResult.CANCELED
+
+
+def test_the_stop_of_somebody_else_is_not_overridden() -> None:
+    made = Installed("one")
+    made.machine.on_job = {"restart": somebody_stops}
+    end, events = run(made.machine, *_book("one"), step("restart"), rollback="auto")
+    assert (str(end.status), end.exit, end.verdict) == ("failed", 1, "job-canceled")
+    assert end.back == "gw.service was stopped by somebody else, which is not overridden, so nothing was rolled back"
+    assert (made.versions, undone(events)) == ({"one": NEW}, [])
+    assert made.machine.units["gw.service"].active_state is ActiveState.INACTIVE
+
+
+def test_nor_is_one_that_a_fix_came_upon() -> None:
+    made = Installed("one")
+    made.machine.on_job = {"restart": somebody_stops}
+    mends = remediate(step("verify-port-owner", port="81"), fix=(step("restart"),))
+    end, events = run(made.machine, *_book("one"), mends, rollback="auto")
+    assert (str(end.status), end.verdict) == ("failed", "not-mended")
+    assert end.back == "gw.service was stopped by somebody else, which is not overridden, so nothing was rolled back"
+    assert end.hint.startswith("ask who else acts on gw.service")
+    assert not undone(events)
+
+
+def test_a_restart_by_somebody_else_does_not_keep_it_from_being_rolled_back() -> None:
+    made = Installed("one")
+    starts = made.machine.on_job["restart"]
+    taken: dict[str, Any] = {
+        "restart": lambda machine, name: JobResult.CANCELED if NEW in made.versions.values() else starts(machine, name)
+    }
+    made.machine.on_job = taken
+    assert carry_out(made, *_book("one"), step("restart"))[0] == "rolled-back"
+
+
+def test_nothing_is_swapped_beside_a_command_that_could_not_be_stopped() -> None:
+    made = Installed("one")
+    made.machine.running = ("runbook-run-1-one.service", "runbook-another-one.service")
+    end, events = run(made.machine, *_book("one"), step("restart"), rollback="auto")
+    assert (str(end.status), end.exit) == ("failed", 1)
+    assert end.back == (
+        "the command in runbook-run-1-one.service could not be stopped, so nothing was rolled back beside it"
+    )
+    assert not undone(events)
+
+
+def test_what_would_start_the_unit_is_up_again() -> None:
+    """A socket fails with a service that systemd has given up."""
+    made = Installed("one")
+    starts = made.machine.on_job["restart"]
+
+    def falls(machine: FakeMachine, name: str) -> JobResult | None:
+        result = starts(machine, name)
+        if result is JobResult.FAILED:
+            for one in ("gw.path", "gw.socket"):
+                machine.units[one] = replace(machine.units[one], active_state=ActiveState.FAILED)
+        machine.units["gw.service"] = replace(machine.units["gw.service"], triggered_by=("gw.path", "gw.socket"))
+        return result
+
+    made.machine.units["gw.service"] = unit(triggered_by=("gw.path", "gw.socket"))
+    made.machine.units["gw.socket"] = replace(unit(), name="gw.socket", main_pid=0, sub_state="listening")
+    made.machine.units["gw.path"] = replace(made.machine.units["gw.socket"], name="gw.path", sub_state="waiting")
+    made.machine.on_job = {"restart": falls}
+    status, _, _, _ = carry_out(made, *_book("one"), step("restart"), step("verify-port-owner"))
+    assert status == "rolled-back"
+    # The socket comes first: a path may start the service at once, and then systemd opens none.
+    assert made.machine.written[-5:] == [
+        "command install one 1.0.0",
+        "reset-failed gw.service",
+        "start gw.socket",
+        "start gw.path",
+        "restart gw.service",
+    ]
+    assert made.machine.units["gw.socket"].active_state is ActiveState.ACTIVE
+
+
+def busy(made: Installed, socket: ActiveState) -> None:
+    """Let a socket start the unit whenever that was stopped: connections wait."""
+    made.machine.units["gw.service"] = unit(triggered_by=("gw.socket",))
+    made.machine.units["gw.socket"] = replace(unit(), name="gw.socket", main_pid=0, sub_state="listening")
+    starts = made.machine.on_job["restart"]
+
+    def again(machine: FakeMachine, name: str) -> JobResult | None:
+        result = starts(machine, name)
+        machine.units[name] = replace(machine.units[name], triggered_by=("gw.socket",))
+        if result is JobResult.FAILED:
+            # A connection has it tried again.
+            machine.units[name] = replace(machine.units[name], active_state=ActiveState.ACTIVATING)
+            machine.units["gw.socket"] = replace(machine.units["gw.socket"], active_state=socket)
+        return result
+
+    made.machine.on_job = {"restart": again, "start": again, "stop": again}
+
+
+def test_a_busy_socket_keeps_no_version_from_coming_back() -> None:
+    made = Installed("one")
+    busy(made, ActiveState.ACTIVE)
+    made.machine.on_job["start"] = lambda machine, name: JobResult.DONE
+    status, _, reason, events = carry_out(made, *_book("one"), step("restart"), step("verify-port-owner"))
+    assert status == "rolled-back", reason
+    assert "rollback.stop" not in [name for name, _, _ in undone(events)]
+
+
+def test_a_unit_that_something_else_starts_again_is_gone_on_with() -> None:
+    made = Installed("one")
+    busy(made, ActiveState.FAILED)
+    starts = made.machine.on_job["start"]
+
+    def opens(machine: FakeMachine, name: str) -> JobResult | None:
+        if name != "gw.socket":
+            return starts(machine, name)
+        up = replace(machine.units[name], active_state=ActiveState.ACTIVE, invocation_id="opened")
+        machine.units[name] = up
+        return JobResult.DONE
+
+    made.machine.on_job["start"] = opens
+    status, _, reason, events = carry_out(made, *_book("one"), step("restart"), step("verify-port-owner"))
+    assert status == "rolled-back", reason
+    assert ("rollback.stop", "failed", "unit-changed") in undone(events)
+    assert ("rollback.start", "changed", "job-done") in undone(events)
+
+
+def test_a_version_that_dies_on_its_reload_is_rolled_back() -> None:
+    """`unit-changed` says there that it came up again, and not that somebody stopped it."""
+    made = Installed("one", broken=False)
+
+    def dies(machine: FakeMachine, name: str) -> JobResult:
+        machine.units[name] = replace(unit(), invocation_id="another", active_state=ActiveState.INACTIVE, main_pid=0)
+        return JobResult.DONE
+
+    made.machine.units["gw.service"] = unit(can_reload=True)
+    made.machine.on_job["reload"] = dies
+    end, _ = run(made.machine, *_book("one"), step("reload"), step("verify-port-owner"), rollback="auto")
+    assert (str(end.status), end.verdict) == ("rolled-back", "unit-changed")
+
+
+@pytest.mark.parametrize(
+    ("state", "job_type", "stopped"),
+    [
+        (ActiveState.INACTIVE, "", True),
+        (ActiveState.DEACTIVATING, "stop", True),
+        (ActiveState.DEACTIVATING, "restart", False),
+        (ActiveState.DEACTIVATING, "", False),
+        (ActiveState.FAILED, "", False),
+    ],
+)
+def test_what_counts_as_a_stop_by_somebody_else(state: ActiveState, job_type: str, stopped: bool) -> None:
+    made = Installed("one")
+    failed = Outcome("verify-port-owner", "verify-port-owner", StepStatus.FAILED, Verdict.UNIT_CHANGED, "so")
+    book = Runbook.model_validate({"unit": "gw", "port": "80", "steps": [step("verify-port-owner")], "path": "x.yaml"})
+    made.machine.units["gw.service"] = unit(active_state=state, job_type=job_type)
+    assert bool(_stopped_by_somebody(made.machine, book, failed)) == stopped
+
+
+def verifies(name: str, expect: str) -> Step[Any]:
+    return step("verify-version", id=f"v{name}", run=f"ask {name}", expect=expect)
+
+
+def notices(events: list[Event]) -> list[str]:
+    return [event.data["text"] for event in events if event.event == "notice"]
+
+
+@pytest.mark.parametrize("expect", ["5.0.0", "${{ steps.two.to }}"])
+def test_the_version_of_an_update_that_never_ran_is_not_asked_for(expect: str) -> None:
+    made = Installed("one", "two")
+    made.machine.answers["ask one"] = [Answer(True, "", OLD)]
+    made.machine.answers["ask two"] = [Answer(True, "", "4.0.0")]
+    one, two = _book("one", "two")
+    fails = step("restart")
+    later = two.model_copy(update={"to": "5.0.0"})
+    steps = [one, fails, later, verifies("one", NEW), verifies("two", expect)]
+    status, _, reason, events = carry_out(made, *steps)
+    assert status == "rolled-back", reason
+    ids = [name for name, _, _ in undone(events)]
+    assert ids == ["rollback.one", "rollback.reset-failed", "rollback.restart", "rollback.wait-ready", "rollback.vone"]
+    assert notices(events) == [
+        "vtwo is left out of the roll back: which version was there before two is not known",
+    ]
+
+
+def test_a_version_with_two_earlier_ones_is_not_asked_for() -> None:
+    made = Installed("one", "two")
+    made.versions["two"] = "0.9.0"
+    made._tell()
+    status, _, reason, events = carry_out(made, *_book("one", "two"), step("restart"), verifies("one", NEW))
+    assert status == "rolled-back", reason
+    assert notices(events) == [
+        "vone is left out of the roll back: which version was there before one and two is not known",
+    ]
+
+
+def test_a_version_that_was_there_already_is_still_asked_for() -> None:
+    made = Installed("one", "two")
+    made.versions["two"] = "5.0.0"
+    made._tell()
+    made.machine.answers["ask two"] = [Answer(True, "", "5.0.0")]
+    one, two = _book("one", "two")
+    steps = [one, two.model_copy(update={"to": "5.0.0"}), step("restart"), verifies("two", "5.0.0")]
+    status, _, reason, events = carry_out(made, *steps)
+    assert status == "rolled-back", reason
+    assert ("rollback.vtwo", "ok", "version-ok") in undone(events)
+
+
+def test_a_check_that_names_the_new_version_itself_asks_as_it_is_written() -> None:
+    made = Installed("one")
+    asks = step("run", run=f"check --expect {NEW}", **{"read-only": True})
+    made.machine.answers[f"check --expect {NEW}"] = [Answer(False, "ended with status 1")]
+    status, _, reason, events = carry_out(made, *_book("one"), remediate(asks, fix=(step("restart"),)))
+    assert status == "failed"
+    assert f"the roll back failed at rollback.run: `check --expect {NEW}` ended with status 1" in reason
+    assert notices(events) == [f"rollback.run names {NEW} in its `run`: it asks as it is written, not for {OLD}"]

@@ -1,0 +1,195 @@
+"""What a person reads of a run afterwards."""
+
+from __future__ import annotations
+
+import io
+import re
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from runbook.engine.past import Past
+from runbook.model import Event
+from runbook.report import story
+from runbook.report.html import Sheet
+from runbook.report.layout import WIDTH, Page, Plain
+from runbook.report.story import Story
+from tests.unit.records import BEGAN, STARTED, acting, begun, ended, finished, wrote
+from tests.unit.runs import incident, run, upgrade
+
+pytestmark = pytest.mark.usefixtures("home")
+
+
+@pytest.fixture(autouse=True)
+def _utc(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.setenv("TZ", "UTC")
+    time.tzset()
+    yield
+    monkeypatch.undo()
+    time.tzset()
+
+
+def told(past: Past) -> list[str]:
+    out = io.StringIO()
+    teller = Story(Page(Plain(out)))
+    teller.begin(past.summary())
+    for event in past.events:
+        teller(event)
+    teller.end(past.summary())
+    lines = out.getvalue().replace(str(past.record.folder), "FOLDER").replace(past.id, "ID").splitlines()
+    assert [line for line in lines if len(line) > WIDTH] == []
+    return lines
+
+
+def listed(*pasts: Past) -> list[str]:
+    out = io.StringIO()
+    story.history((past.summary() for past in pasts), Page(Plain(out)))
+    return out.getvalue().splitlines()
+
+
+def test_the_incident_as_it_is_read_afterwards() -> None:
+    _, events = run(
+        incident(),
+        *upgrade(),
+        name="upgrade the gateway",
+    )
+    known = [(e.event, {**e.data, **({"booted": BEGAN - 7200} if "booted" in e.data else {})}) for e in events]
+    lines = told(wrote(begun(), *known))
+    assert re.fullmatch(r"  ended 2026-09-21 14:13:\d\d, with exit status 0", lines.pop(-3))
+    assert lines == [
+        "upgrade the gateway                                        run ID",
+        "",
+        "  began 2026-09-21 14:13:20, by root",
+        "  file  /root/upgrade.yaml",
+        "  unit  gw.service",
+        "",
+        "  ok    restart              new invocation, PID 200",
+        "        remediate",
+        "  --      wait-ready         orphan-holds-port                                2s",
+        "            port 80 is held by PID 74 (openclaw), in session-9.scope of user",
+        "            agentops: not this unit",
+        "            holds: PID 74 in session-9.scope of user agentops, since 2026-09-21",
+        "            12:29:10: 127.0.0.1:80, [::1]:80",
+        "            | /usr/bin/gateway",
+        "  fix     stop               gw.service is inactive",
+        "  fix     kill-orphan        PID 74 (openclaw) ended on TERM; 80 is free    0.5s",
+        "            ended: PID 74 in session-9.scope of user agentops, since 2026-09-21",
+        "            12:29:10: 127.0.0.1:80, [::1]:80",
+        "            | /usr/bin/gateway",
+        "  fix     reset-failed       the start limit cleared",
+        "  fix     start              new invocation, PID 200",
+        "  ok      wait-ready         healthy for 2s, ready after 0.0s                 2s",
+        "  ok      verify-port-owner  port 80 is PID 200's alone",
+        "",
+        "remediated: gw.service is active (running), PID 200, port 80",
+        "",
+        "  files FOLDER",
+    ]
+
+
+def test_one_that_was_cut_short_names_the_step_and_the_way_on() -> None:
+    past = wrote(begun(), STARTED, finished("update"), acting("migrate"))
+    (past.record.outputs / "migrate.log").write_text("half way\n")
+    text = " ".join(" ".join(told(past)).split())
+    assert "cut short: its program ended without a word; the last that is recorded is of 2026-09-21 14:13:22" in text
+    assert "cut migrate had begun to act, and its end is not recorded" in text
+    assert "next runbook resume ID goes on with it; where it cannot know how migrate ended: --rerun migrate or" in text
+    assert text.endswith("--abandon gives it up files FOLDER files output/migrate.log: what was printed, 9 bytes")
+
+
+def test_parts_are_told_apart() -> None:
+    past = wrote(begun(), STARTED, ended("interrupted", 143), ("run-resumed", STARTED[1]), ended())
+    lines = told(past)
+    assert "  note                       gone on with, 2026-09-21 14:13:22" in lines
+    assert [line for line in lines if "next" in line] == []
+
+
+@pytest.mark.parametrize(
+    ("event", "says", "next_"),
+    [
+        (("run-superseded", {"by": "X", "unit": "web.service"}), "a later run, X, has acted on web.service since", ""),
+        (("run-abandoned", {}), "abandoned: an operator gave it up", ""),
+        (("record-lost", {"reason": "no space left on device"}), "not whole: no space left on device", "begins anew"),
+    ],
+)
+def test_one_that_cannot_be_gone_on_with_says_why(event: Any, says: str, next_: str) -> None:
+    text = " ".join(" ".join(told(wrote(begun(), STARTED, acting("x"), event))).split())
+    assert says in text
+    assert "runbook resume" not in text
+    assert next_ in text
+
+
+@pytest.mark.parametrize("data", [{}, {"id": 7}, {"id": "x", "type": "run", "status": [], "evidence": None}])
+@pytest.mark.parametrize("event", ["step-finished", "step-waiting", "notice", "run-finished", "unheard-of"])
+def test_what_another_version_wrote_hides_nothing_after_it(event: str, data: dict[str, Any]) -> None:
+    lines = told(wrote(begun(), STARTED, (event, data), finished("late", reason="late is told")))
+    assert any("late is told" in line for line in lines)
+
+
+def test_what_others_wrote_cannot_move_the_cursor() -> None:
+    evil = "\x1b[2J\x07 evil"
+    failed = finished("x", "failed", reason=evil, evidence={"output": evil, "killed": [{"pid": evil, "command": evil}]})
+    text = "\n".join(told(wrote(begun(), ("run-started", {"name": evil, "units": [evil]}), failed)))
+    assert "\x1b" not in text
+    assert "evil" in text
+
+
+def test_a_list_of_runs() -> None:
+    good = wrote(begun(), STARTED, ended())
+    bad = wrote(begun(BEGAN + 3600), ("run-started", {"name": "n" * 90, "units": ["a.service"]}), ended("failed", 1))
+    lines = listed(bad, good)
+    assert lines == [
+        f"{bad.id}  2026-09-21 15:13:20  failed{'0s'.rjust(34)}",
+        f"{' ' * 19}{'n' * 58}...",
+        f"{good.id}  2026-09-21 14:13:20  changed{'1s'.rjust(33)}",
+        f"{' ' * 19}upgrade web: web.service",
+    ]
+
+
+# -- as a page
+
+
+def page_of(past: Past) -> str:
+    sheet = Sheet()
+    teller = Story(Page(sheet))
+    teller.begin(past.summary())
+    for event in past.events:
+        teller(event)
+    teller.end(past.summary())
+    return sheet.page(past.title, past.events).decode()
+
+
+def test_a_page_is_complete_in_itself_and_runs_nothing() -> None:
+    text = page_of(wrote(begun(), STARTED, finished("x"), ended()))
+    assert text.startswith("<!DOCTYPE html>")
+    assert "default-src 'none'" in text
+    assert '<span class="green">' in text
+    assert "<details><summary>2026-09-21T14:13:21.000Z step-finished x changed job-done</summary>" in text
+    for word in ("<script", "http://", "https://", "src=", "@import"):
+        assert word not in text
+
+
+EVIL = "</pre></summary><script>alert(1)</script><img src=x onerror='x'>\" & \ud800"
+
+
+def test_hostile_text_stays_text() -> None:
+    """In the title, a name, a reason, what a command printed, a process's words, a key of the evidence."""
+    evidence = {EVIL: EVIL, "output": EVIL, "killed": [{"pid": EVIL, "unit": EVIL, "command": EVIL}]}
+    events = [
+        ("run-started", {"name": EVIL, "units": [EVIL]}),
+        finished(EVIL, "failed", reason=EVIL, evidence=evidence),
+    ]
+    past = wrote(begun(), *events, (EVIL, {"x": EVIL}), ended(EVIL))
+    text = page_of(past)
+    for word in ("<script", "<img", "</pre></summary>"):
+        assert word not in text.lower()
+    assert text.count("&lt;script&gt;") > 10
+
+
+def test_an_event_is_one_line_of_details() -> None:
+    sheet = Sheet()
+    text = sheet.page("x", [Event(BEGAN, "r", "notice", {"text": "hello"})]).decode()
+    assert text.count("<details>") == 1
+    assert "&quot;text&quot;: &quot;hello&quot;" in text

@@ -1,0 +1,244 @@
+"""What a value is to the shell, wherever in a script it stands: itself, or refused. The shell is asked."""
+
+from __future__ import annotations
+
+import random
+import subprocess
+from collections.abc import Sequence
+from pathlib import Path
+from shutil import which
+
+import pytest
+
+from runbook.template import Scope, Template, TemplateError, quoted, read
+from runbook.template.quotes import Quotes, Shell
+
+VALUES = [
+    "plain", "1.2.3-x", "two words", "", "it's", 'say "so"', "$(touch pwned)", "`touch pwned`", "$HOME", "\ntouch x",
+    "; touch pwned", "&& touch pwned #", "'; touch pwned; '", '"; touch pwned; "', "\\", "\\'; touch pwned; '", "a\\",
+    "')\"; touch pwned; \"('", "EOF\ntouch pwned\n", "*", "~", "{a,b}", "!x", "#x", "-n", "\x1b[31m", "é☃", "$'\\n'",
+    "\n", " ", "| touch pwned", "> pwned", "<(touch pwned)", "\t", "x) touch pwned ;;", "}; touch pwned; {",
+    "2", "abc", "FOO=bar", "1.2~rc1", "~root", "a:~root",
+]  # fmt: skip
+
+PLAIN = {"plain", "1.2.3-x", "-n", "2", "abc", "1.2~rc1"}
+"""Those of them that are themselves wherever they stand."""
+
+SHELLS = [shell for shell in (["dash"], ["bash", "--posix"]) if which(shell[0])]
+
+PLACES = {
+    "printf %s {}": Quotes.BARE,
+    "printf %s '{}'": Quotes.SINGLE,
+    'printf %s "{}"': Quotes.DOUBLE,
+    "printf %s \"$(printf %s {}; echo .)\" | sed '$s/\\.$//'": Quotes.BARE,
+    'x="{}"; printf %s "$x"': Quotes.DOUBLE,
+    'x={}; printf %s "$x"': Quotes.BARE,
+    "printf %s ''{}\"\"": Quotes.BARE,
+    "(true); f() {{ true; }}; if true; then printf %s {}; fi": Quotes.BARE,
+    "# it's a comment\nprintf %s {}": Quotes.BARE,
+    "true `echo x` ; printf %s {}": Quotes.BARE,
+    'x=a; true "${{x}} \\" $(echo "y" \'"\') "; printf %s "{}"': Quotes.DOUBLE,
+    "case x in (x) printf %s {} ;; esac": Quotes.BARE,
+    'd=${{D:-$HOME}}${{x:-"y"}}${{d#a}}; printf %s "{}"': Quotes.DOUBLE,
+    'true "5$\'" $$; printf %s {}': Quotes.BARE,
+    "true $(casemod 2>&1); printf %s {}": Quotes.BARE,
+    'd=; printf %s "$d{}"': Quotes.DOUBLE,
+    "d=; printf %s $d{}": Quotes.BARE,
+    "printf %s {}>&1": Quotes.BARE,
+    "true \\\n  it; printf %s {}": Quotes.BARE,
+    "sh -c true; printf %s {}": Quotes.BARE,
+    "(ssh) 2>&1 | true; printf %s {}": Quotes.BARE,
+    "[ -e / ] && printf %s {}": Quotes.BARE,
+    "true a\\ #'\n'; printf %s '{}'": Quotes.SINGLE,
+}
+"""Scripts that print the value and nothing else, and what it stands within."""
+
+LOST = {
+    "echo $(( {} + 1 ))",
+    'echo "$(( {} + 1 ))"',
+    "(( x = {} ))",
+    "echo $[ {} ]",
+    "a[{}]=1",
+    "[[ {} -gt 1 ]]",
+    'sh -c "echo {}"',
+    "bash -lc 'echo {}'",
+    '/bin/su app -c"echo {}"',
+    "su app --command='echo {}'",
+    "ssh host \"cat '{}'\"",
+    'ssh host \\\n  "$(echo {})"',
+    "ssh host echo {}",
+    "eval 'echo \"{}\"'",
+    "\\eval \"'-x'\" '{}'",
+    "$x\\eval '{}'",
+    "trap 'echo {}' EXIT",
+    'echo "$\\\n(echo {})"',
+    "cat <\\\n<END\n{}\nEND",
+    'echo "$(ca\\\nse a in a) echo {};; esac)"',
+    'echo "$(true; \\\ncase a in a) echo {};; esac)"',
+    "echo a\\\n#'b\n{}'",
+    "true ${{{{ '' | raw }}}}; echo {}",
+    'echo "${{x:-"{}"}}"',
+    "cat <<EOF\n{}\nEOF",
+    "cat <<'EOF'\n{}\nEOF",
+    "printf %s `printf %s {}`",
+    'printf %s "`printf %s {}`"',
+    "printf %s ${{x:-{}}}",
+    "printf %s \"${{x:-'{}'}}\"",
+    'printf %s "$(case x in x) printf %s {} ;; esac)"',
+    "printf %s $'{}'",
+    "printf %s \\{}",
+    'x=1; printf %s "${}"',
+    "cat <<EOF >/dev/null\nit's\nEOF\nprintf %s {}",
+}
+"""Scripts in which no quotes would do: only a word that needs none may stand there."""
+
+
+def script(place: str, value: str, tmp_path: Path) -> str:
+    text = place.format("${{ vars.x }}")
+    template = read(text, quoted)
+    assert isinstance(template, Template)
+    return template.filled(Scope(vars={"x": value}))
+
+
+def output(text: str, folder: Path, shell: Sequence[str] = ("/bin/sh",)) -> str:
+    argv = [*shell, "-e", "-c", text]
+    return subprocess.run(argv, cwd=folder, capture_output=True, check=True, timeout=20).stdout.decode()
+
+
+@pytest.mark.parametrize("shell", SHELLS, ids=" ".join)
+@pytest.mark.parametrize("place", PLACES)
+def test_a_value_is_itself_and_nothing_else(place: str, shell: list[str], tmp_path: Path) -> None:
+    for value in VALUES:
+        if "sed" in place and value.endswith("\n"):
+            continue
+        text = script(place, value, tmp_path)
+        printed = output(text, tmp_path, shell)
+        assert printed.removesuffix("." if "echo ." in place else "") == value, text
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("place", sorted(LOST))
+def test_where_no_quotes_would_do_only_a_plain_word_may_stand(place: str, tmp_path: Path) -> None:
+    for value in VALUES:
+        if value in PLAIN:
+            script(place, value, tmp_path)
+            continue
+        with pytest.raises(TemplateError, match=r"give it to the command by `env`"):
+            script(place, value, tmp_path)
+
+
+def test_a_comment_takes_all_but_a_line_break(tmp_path: Path) -> None:
+    place = "# from {0} to {0}\n: it\\'s; printf %s '{0}'"
+    for value in VALUES:
+        if "\n" not in value:
+            assert output(script(place, value, tmp_path), tmp_path) == value
+            continue
+        with pytest.raises(TemplateError, match="in a comment: a line break would end it"):
+            script(place, value, tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("place", "value"),
+    [
+        ("cat <<EOF\n{}\ntouch pwned\nEOF", "EOF"),
+        ("cat <<-'EOF'\n\tE{}\ntouch pwned\nEOF", "OF"),
+        ("cat <<EOF\n$dir{}\nEOF", "abc"),
+        ("echo `echo $dir{}`", "abc"),
+    ],
+)
+def test_a_plain_word_may_be_more_where_no_quotes_would_do(place: str, value: str, tmp_path: Path) -> None:
+    with pytest.raises(TemplateError, match=r"give it to the command by `env`"):
+        script(place, value, tmp_path)
+
+
+def test_a_value_sets_no_variable(tmp_path: Path) -> None:
+    assert script("{} env", "FOO=bar", tmp_path) == "'FOO=bar' env"
+
+
+def test_no_list_begins_a_comment(tmp_path: Path) -> None:
+    template = read("echo ${{ vars.none }}#'\necho '${{ vars.x }}'", quoted)
+    assert isinstance(template, Template)
+    with pytest.raises(TemplateError, match="behind such a thing"):
+        template.filled(Scope(vars={"none": (), "x": "; touch pwned"}))
+
+
+def test_raw_is_what_it_says(tmp_path: Path) -> None:
+    template = read('printf %s "${{ vars.x | raw }}"', quoted)
+    assert isinstance(template, Template)
+    assert template.filled(Scope(vars={"x": "$((1+1))"})) == 'printf %s "$((1+1))"'
+
+
+def test_a_list_is_quoted_word_by_word(tmp_path: Path) -> None:
+    template = read("printf '<%s>' ${{ vars.x }}", quoted)
+    assert isinstance(template, Template)
+    filled = template.filled(Scope(vars={"x": ("a b", "$c")}))
+    assert output(filled, tmp_path) == "<a b><$c>"
+
+
+def test_any_script_at_all(tmp_path: Path) -> None:
+    """Pieces thrown together: no value is ever a command, wrong as the script may be."""
+    chance = random.Random(7)
+    pieces = [
+        "'",
+        '"',
+        "$(",
+        ")",
+        "`",
+        "${x}",
+        "#",
+        "\n",
+        " ",
+        "\\",
+        "\\\\",
+        "a",
+        "$",
+        ";",
+        "(",
+        "case x in x) ",
+        "esac",
+        "$((",
+        "((",
+        "[[ ",
+        "$[",
+        "]",
+        "a[",
+        "eval ",
+        "sh -c ",
+        "\\\n",
+        "<",
+        "<<EOF\n",
+        "EOF\n",
+        "${x:-",
+        "}",
+        "$x",
+        "$$",
+        "2",
+        "{}",
+    ]
+    asked = 0
+    for _ in range(600):
+        place = "".join(chance.choice(pieces) for _ in range(chance.randint(2, 9))).replace("{}", "V")
+        place = place.replace("V", "", max(0, place.count("V") - 1)) + (" V" if "V" not in place else "")
+        template = read(place.replace("V", "${{ vars.x }}"), quoted)
+        assert isinstance(template, Template)
+        for value in ("$(touch pwned)", "';touch pwned;'", '";touch pwned;"', "\ntouch pwned\n", "`touch pwned`"):
+            try:
+                text = template.filled(Scope(vars={"x": value}))
+            except TemplateError:
+                continue
+            asked += 1
+            for shell in SHELLS:
+                argv = [*shell, "-c", text]
+                subprocess.run(
+                    argv, cwd=tmp_path, capture_output=True, check=False, timeout=20, stdin=subprocess.DEVNULL
+                )
+            (tmp_path / "2").unlink(missing_ok=True)
+            assert list(tmp_path.iterdir()) == [], text
+    assert asked > 100
+
+
+def test_it_takes_linear_time_and_no_depth() -> None:
+    shell = Shell()
+    shell.read("$(" * 200_000 + '"' * 200_001)
+    assert shell.quotes is Quotes.DOUBLE
