@@ -6,7 +6,7 @@ The cause comes before the symptom: a unit that dies because somebody has its po
 from __future__ import annotations
 
 from collections.abc import Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from runbook.endings import (
@@ -60,7 +60,10 @@ class Patience:
 
 @dataclass(frozen=True)
 class Look:
-    """What was seen. `final` says that waiting will not change it; a healthy look has the verdict READY."""
+    """What was seen. `final` says that waiting will not change it; a healthy look has the verdict READY.
+
+    `untold`: the unit does not tell any more how its last process ended.
+    """
 
     unit: Unit
     ports: tuple[PortOwnership, ...]
@@ -68,6 +71,7 @@ class Look:
     reason: str
     final: bool = False
     again_within: float = 1.0
+    untold: bool = False
 
     @property
     def healthy(self) -> bool:
@@ -213,7 +217,8 @@ class Looker:
         loops = Verdict.NOT_NOTIFYING if silent else Verdict.CRASH_LOOP
         if restarts > self.restarts_allowed:
             times = "once" if restarts == 1 else f"{restarts} times"
-            return wrong(loops, f"systemd restarted {unit.name} {times}: {self._last_end()}{self._endless()}")
+            look = wrong(loops, f"systemd restarted {unit.name} {times}: {self._last_end()}{self._endless()}")
+            return replace(look, untold=not _ended(unit) and self.patience is not None and not self.patience.ended)
         if coming and (self.patience is None or restarts + 1 > self.restarts_allowed):
             pause = f" in {format_span(unit.restart_usec / 1e6)}" if unit.restart_usec else ""
             again = f", for the {ordinal(restarts + 1)} time" if restarts else ""

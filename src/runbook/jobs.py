@@ -31,8 +31,9 @@ MARGIN = 10.0
 class JobMemory(Memory):
     """The job that was asked for, and what was there before: the invocation, its start, its NRestarts.
 
-    `asked` is the number of the question what is left of the start limit, and `asked_at` its moment. `unanswered`: the
-    job was asked for, and whether systemd has heard that is not known.
+    `asked` is the number of the question what is left of the start limit, and `asked_at` its moment; `held_back` says
+    that the job had to wait for that. `unanswered`: the job was asked for, and whether systemd has heard that is not
+    known.
     """
 
     lasting: ClassVar[bool] = True
@@ -40,6 +41,7 @@ class JobMemory(Memory):
     job: JobRef | None = None
     asked: int = 0
     asked_at: float = 0.0
+    held_back: bool = False
     invocation: str = ""
     main_start: int = 0
     restarts: int = 0
@@ -219,6 +221,7 @@ class JobStep(Step[JobMemory]):
         if not unit.runs:
             # Nothing can be lost by asking systemd, which alone knows whether somebody cleared it.
             return replace(finding, reason=f"{finding.reason}; its start limit ({left.limit}) may be used up")
+        memory.held_back = True
         wake = Wake(units=frozenset({unit.name}), within=left.over_in + 0.01)
         return not_yet(
             Verdict.START_LIMIT_HIT,
@@ -337,7 +340,8 @@ def begun(unit: Unit, memory: JobMemory) -> Finding | None:
     memory.run.starts[unit.name] = memory.restarts if unit.n_restarts >= memory.restarts else 0
     memory.run.invocations[unit.name] = unit.invocation_id
     pid = f", PID {unit.main_pid}" if unit.main_pid else ""
-    return holds(Verdict.JOB_DONE, f"new invocation{pid}", **unit.evidence())
+    late = ", held back by its start limit" if memory.held_back else ""
+    return holds(Verdict.JOB_DONE, f"new invocation{pid}{late}", **unit.evidence())
 
 
 def started(unit: Unit) -> Unit:

@@ -18,7 +18,7 @@ from runbook.host.conclusion import WILDCARDS
 from runbook.host.facts import ActiveState, JobRef, JobResult, JobVerb, LoadState, Unit
 from runbook.host.owners import Holder, Listener, PortOwnership, Process, Sent
 from runbook.host.ownership import Judge
-from runbook.host.tasks import Answer, Command, CommandResult, LastWords, Question, Starts
+from runbook.host.tasks import Answer, Command, CommandResult, EndBefore, LastWords, Question, Starts
 from runbook.model import Deadline, Port, ProcessId, Wake
 
 INVOCATION = "a" * 32
@@ -220,7 +220,7 @@ class FakeMachine:
     def _answer(self, question: Question) -> Answer:
         if question not in self.asked:
             within = f" within PID {question.inside.pid}" if question.inside else ""
-            if isinstance(question.what, LastWords):
+            if isinstance(question.what, LastWords | EndBefore):
                 self.answers.setdefault(str(question.what), [Answer(True, "")])
             if isinstance(question.what, Starts):
                 self.answers.setdefault(str(question.what), [Answer(True, "", "[]")])

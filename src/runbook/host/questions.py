@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from runbook.errors import HostError
-from runbook.host import files, last_words, network, starts
+from runbook.host import ends, files, last_words, network, starts
 from runbook.host.commands import environment
 from runbook.host.journal import Journal
 from runbook.host.loop import Loop
@@ -28,6 +28,7 @@ from runbook.host.tasks import (
     Answer,
     Askable,
     Command,
+    EndBefore,
     HttpProbe,
     JournalProbe,
     LastWords,
@@ -176,7 +177,7 @@ class Questions:
         asked.abort = look.cut
         return look.get
 
-    def _look(self, what: JournalProbe | LastWords | Starts | LatestChange, until: float) -> _Look:
+    def _look(self, what: JournalProbe | LastWords | Starts | EndBefore | LatestChange, until: float) -> _Look:
         match what:
             case JournalProbe():
                 return self._journal.reading(what, until)
@@ -184,6 +185,8 @@ class Questions:
                 return last_words.Tail(what, until)
             case Starts():
                 return starts.History(what, until)
+            case EndBefore():
+                return ends.Ending(what, until)
             case LatestChange():
                 return files.Scan(what.paths, until)
 

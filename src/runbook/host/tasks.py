@@ -167,7 +167,24 @@ class Starts:
         return f"starts of {self.unit}"
 
 
-Askable = TcpProbe | HttpProbe | WebsocketProbe | JournalProbe | LatestChange | LastWords | Starts | Command
+@dataclass(frozen=True)
+class EndBefore:
+    """Reads from the journal how the invocation before this one ended.
+
+    The answer's `output` is JSON: `result` is systemd's Result, and of the first process that failed, if one did,
+    `command` is the setting (`ExecStart`), `code` one of `exited`, `killed` and `dumped`, `status` a number. It is
+    empty where the journal does not tell, or does not tell yet.
+    """
+
+    unit: str
+    invocation: str
+    of_user: bool = False
+
+    def __str__(self) -> str:
+        return f"end before {self.invocation} of {self.unit}"
+
+
+Askable = TcpProbe | HttpProbe | WebsocketProbe | JournalProbe | LatestChange | LastWords | Starts | EndBefore | Command
 """All that can be asked."""
 
 

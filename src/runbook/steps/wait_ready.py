@@ -8,6 +8,7 @@ from typing import ClassVar, Literal
 
 from pydantic import Field, model_validator
 
+from runbook import end_before
 from runbook.endings import how_it_ended, in_its_file
 from runbook.fields import Limit, PortList, Span, UnitName, Whole
 from runbook.health import Look, Looker, Patience
@@ -26,6 +27,9 @@ RECENT = 2.0
 A look at all processes for each would keep a machine of some thousand busy. A window begins and ends with one.
 """
 
+AGAIN = 0.1
+"""Seconds after which the journal is asked again how the last process ended."""
+
 OFTEN = 2
 """Starts by somebody else in one wait from which on it is they that keep the unit from being ready."""
 
@@ -42,6 +46,7 @@ class WaitMemory(Memory):
     invocation: str = ""
     healthy_since: float | None = None
     asking: Asking = field(default_factory=Asking)
+    end_before: end_before.Asking = field(default_factory=end_before.Asking)
 
 
 class WaitReady(Step[WaitMemory]):
@@ -87,6 +92,13 @@ class WaitReady(Step[WaitMemory]):
             memory.began = now
         # Without probes it looks only when something has changed, or at the end.
         look = self._look(view, memory, memory.patience, RECENT if self.probes else 0.0)
+        if look.untold:
+            end = memory.end_before.tell(view, look.unit, memory.run)
+            if end is None:
+                soon = replace(look.wake(AGAIN), pending=True)
+                return not_yet(look.verdict, look.reason, soon, **look.evidence())
+            memory.patience.ended, memory.patience.silent = end.text, end.silent
+            look = self._look(view, memory, memory.patience)
         finding = self._found(view, look, memory, now)
         if self.probes and finding.state is State.HOLDS and self._begins_or_ends(look, memory, now):
             look, finding = self._confirmed(view, look, finding, memory, now)

@@ -177,6 +177,30 @@ def test_shape(machine: Machine, unit: InstallUnit, name: str) -> None:
     assert waited["seconds"] < LONG / 4
 
 
+FIRST_END = {
+    "exit 7": "its main process ended with status 7",
+    "kill -9 $$$$": "its main process was killed by signal 9, which systemd did not send",
+    "exit 0": "it ended, and systemd takes that for a success",
+}
+
+
+@pytest.mark.parametrize("end", FIRST_END)
+def test_an_end_that_systemd_has_forgotten(machine: Machine, unit: InstallUnit, end: str) -> None:
+    """Before the first look the next process runs, and the unit tells no more how the one before ended."""
+    once = script(f"if mkdir /run/first; then {end}; fi; touch /run/second; exec sleep infinity")
+    unit("web.service", unit_file(once, Restart="always"))
+    machine.run(["rm", "-rf", "/run/first", "/run/second"])
+    second = "run: {run: 'until test -e /run/second; do sleep 0.01; done', timeout: 20s}"
+    run = runbook(machine, "apply", book("web", "restart", second, wait()))
+    waited = run.step("wait-ready")
+    assert (waited["verdict"], waited["reason"]) == (
+        "crash-loop",
+        f"systemd restarted web.service once: {FIRST_END[end]}",
+    )
+    assert waited["evidence"]["SubState"] == "running"
+    assert waited["seconds"] < LONG / 4
+
+
 def test_a_loop_that_is_forgiven_once(machine: Machine, unit: InstallUnit) -> None:
     """One restart is allowed; the second one is known when it is announced."""
     unit("web.service", unit_file(script("sleep 0.2; exit 1"), Restart="always", RestartSec="500ms"))
