@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from runbook.host.journalctl import Journalctl
+from runbook.host.journalctl import Look
 from runbook.host.starts import BEGAN
 from runbook.host.tasks import EndBefore
 
@@ -22,27 +21,16 @@ ENTRIES = 50
 """How far back it is looked: a start writes two of these entries at most, an end one more than processes failed."""
 
 
-class Ending:
-    """One look into the journal, which goes on until a moment of CLOCK_MONOTONIC."""
-
-    def __init__(self, wanted: EndBefore, until: float) -> None:
-        self._wanted = wanted
-        self._reader = Journalctl(until, own=wanted.of_user)
-
-    def cut(self) -> None:
-        """End it under the thread that looks. May be called at any moment."""
-        self._reader.cut()
+class Ending(Look[EndBefore]):
+    """One look for it."""
 
     def get(self) -> tuple[bool, str, str]:
         """Look; the answer's output tells the end. Raises HostError."""
-        kind = "USER_" if self._wanted.of_user else ""
-        manager = f"_UID={os.getuid()}" if self._wanted.of_user else "_PID=1"
-        wanted = [f"MESSAGE_ID={word}" for word in (*BEGAN, PROCESS_EXIT, SUCCESS, FAILURE)]
-        invocation = f"{kind}INVOCATION_ID"
-        fields = ("MESSAGE_ID", "COMMAND", "EXIT_CODE", "EXIT_STATUS", "UNIT_RESULT", invocation)
-        arguments = ("--reverse", f"--lines={ENTRIES}", manager, f"{kind}UNIT={self._wanted.unit}", *wanted)
+        kinds = [f"MESSAGE_ID={word}" for word in (*BEGAN, PROCESS_EXIT, SUCCESS, FAILURE)]
+        arguments = ("--reverse", f"--lines={ENTRIES}", *self.by_manager(self._wanted.unit), *kinds)
+        fields = ("MESSAGE_ID", "COMMAND", "EXIT_CODE", "EXIT_STATUS", "UNIT_RESULT", self.invocation)
         with contextlib.closing(self._reader.entries(*arguments, fields=fields)) as entries:
-            found = _end_before(entries, invocation, self._wanted.invocation)
+            found = _end_before(entries, self.invocation, self._wanted.invocation)
         if self._reader.over:
             return False, "no answer in time", ""
         return True, "", json.dumps(found) if found else ""

@@ -10,7 +10,7 @@ import subprocess
 import time
 from collections.abc import Generator, Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic, Protocol, TypeVar
 
 from runbook.errors import HostError
 from runbook.host import processes
@@ -105,6 +105,40 @@ class Journalctl:
             yield from lines
             if len(rest) > LONGEST:
                 rest, passing = b"", True
+
+
+class Wanted(Protocol):
+    """What is looked for. `of_user`: the unit is one of the user's own manager."""
+
+    @property
+    def of_user(self) -> bool:
+        """Whether it is."""
+
+
+W = TypeVar("W", bound=Wanted)
+
+
+class Look(Generic[W]):
+    """One look into the journal, which goes on until a moment of CLOCK_MONOTONIC."""
+
+    def __init__(self, wanted: W, until: float) -> None:
+        self._wanted = wanted
+        self._reader = Journalctl(until, own=wanted.of_user)
+
+    def cut(self) -> None:
+        """End it under the thread that looks. May be called at any moment."""
+        self._reader.cut()
+
+    def by_manager(self, unit: str) -> tuple[str, ...]:
+        """Give the matches for what the unit's own manager has written of it."""
+        if self._wanted.of_user:
+            return f"_UID={os.getuid()}", f"USER_UNIT={unit}"
+        return "_PID=1", f"UNIT={unit}"
+
+    @property
+    def invocation(self) -> str:
+        """The field in which that manager names the invocation that it writes of."""
+        return f"{'USER_' if self._wanted.of_user else ''}INVOCATION_ID"
 
 
 def texts(message: object) -> Iterator[str]:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import socket
+import sys
 import threading
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 
-from runbook.host import ending
+from runbook.host import ending, journalctl
 from runbook.host.loop import Loop
 from runbook.host.questions import Questions
 from runbook.host.tasks import Answer, Askable, Question
@@ -21,6 +23,27 @@ PATIENCE = 10.0
 
 Ask = Callable[..., Answer]
 Handler = Callable[[socket.socket], None]
+
+
+JOURNALCTL = """
+import pathlib, sys
+here = pathlib.Path(__file__).parent
+(here / "call").write_text(" ".join(sys.argv[1:]))
+sys.stdout.write((here / "entries").read_text())
+sys.exit(int((here / "status").read_text()))
+"""
+
+
+@pytest.fixture
+def played(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder with a journalctl that gives its `entries`, ends with its `status`, and notes its `call`."""
+    program = tmp_path / "journalctl"
+    program.write_text(f"#!{sys.executable}\n{JOURNALCTL}")
+    program.chmod(0o755)
+    (tmp_path / "entries").touch()
+    (tmp_path / "status").write_text("0")
+    monkeypatch.setattr(journalctl, "PATH", str(tmp_path))
+    return tmp_path
 
 
 @pytest.fixture

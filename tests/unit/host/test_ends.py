@@ -4,35 +4,16 @@ from __future__ import annotations
 
 import json
 import os
-import sys
 from pathlib import Path
 from typing import Any
 
-import pytest
-
-from runbook.host import ends, journalctl, starts
+from runbook.host import ends, starts
 from runbook.host.tasks import EndBefore
 
 from .conftest import Ask
 
-STAND_IN = """
-import pathlib, sys
-here = pathlib.Path(__file__).parent
-(here / "call").write_text(" ".join(sys.argv[1:]))
-sys.stdout.write((here / "entries").read_text())
-"""
-
 STARTED = starts.BEGAN[1]
 NOW = EndBefore("gw.service", "c")
-
-
-@pytest.fixture
-def played(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    program = tmp_path / "journalctl"
-    program.write_text(f"#!{sys.executable}\n{STAND_IN}")
-    program.chmod(0o755)
-    monkeypatch.setattr(journalctl, "PATH", str(tmp_path))
-    return tmp_path
 
 
 def entry(invocation: str, message: str, **fields: str) -> dict[str, str]:

@@ -4,36 +4,20 @@ from __future__ import annotations
 
 import json
 import os
-import sys
 from pathlib import Path
 
 import pytest
 
-from runbook.host import journalctl
 from runbook.host.tasks import LastWords
 from runbook.streams import lines
 
 from .conftest import Ask
 
-STAND_IN = """
-import pathlib, sys
-here = pathlib.Path(__file__).parent
-(here / "call").write_text(" ".join(sys.argv[1:]))
-sys.stdout.write((here / "entries").read_text())
-sys.exit(int((here / "status").read_text()))
-"""
 
-
-@pytest.fixture
-def played(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    program = tmp_path / "journalctl"
-    program.write_text(f"#!{sys.executable}\n{STAND_IN}")
-    program.chmod(0o755)
+@pytest.fixture(autouse=True)
+def said(played: Path) -> None:
     # The newest comes first.
-    (tmp_path / "entries").write_text('{"MESSAGE": [104, 105, 255]}\n{"MESSAGE": "one\\n\\ntwo"}\n')
-    (tmp_path / "status").write_text("0")
-    monkeypatch.setattr(journalctl, "PATH", str(tmp_path))
-    return tmp_path
+    (played / "entries").write_text('{"MESSAGE": [104, 105, 255]}\n{"MESSAGE": "one\\n\\ntwo"}\n')
 
 
 def test_its_lines_are_the_answer(played: Path, ask: Ask) -> None:
@@ -54,7 +38,7 @@ def test_a_unit_of_the_users_own_is_his_managers(played: Path, ask: Ask) -> None
 
 
 @pytest.mark.parametrize(
-    ("of_user", "whose"), [(False, "UNIT=gw.socket _PID=1"), (True, f"USER_UNIT=gw.socket _UID={os.getuid()}")]
+    ("of_user", "whose"), [(False, "_PID=1 UNIT=gw.socket"), (True, f"_UID={os.getuid()} USER_UNIT=gw.socket")]
 )
 def test_for_a_socket_its_manager_speaks(played: Path, ask: Ask, of_user: bool, whose: str) -> None:
     ask(LastWords("gw.socket", 0, of_user=of_user))
