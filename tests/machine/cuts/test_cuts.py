@@ -1,12 +1,11 @@
 """Runs that are cut short from outside, after any of their events: killed, ended, without their bus, without power.
 
-A sample of what `make cuts` does at every event; another one every day, and the same all day long.
+A sample of what `make cuts` does at every event. It is always the same one: a failure is the fault of what was changed.
 """
 
 from __future__ import annotations
 
 import random
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -27,7 +26,7 @@ from tests.machine.cuts.cuts import (
 from tests.machine.machine import Machine
 from tests.machine.runs import write_runbook
 
-SEED = time.strftime("%Y-%m-%d")
+SEED = 1
 
 
 @pytest.fixture(scope="module")
