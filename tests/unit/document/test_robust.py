@@ -233,20 +233,20 @@ steps = st.lists(
 )
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 @given(st.dictionaries(st.sampled_from(KEYS), values, max_size=5), steps)
 def test_a_file_of_words_that_belong_elsewhere(head: dict[str, object], body: list[object]) -> None:
     # JSON is YAML, apart from characters that no text file should hold.
     judge(json.dumps({**head, "steps": body}, ensure_ascii=True))
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 @given(st.text(max_size=200) | st.text(alphabet="steps:-[]{}&*!|>'\"%@#? \n\t,ab", max_size=120))
 def test_any_text(text: str) -> None:
     judge(text)
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(st.binary(max_size=200))
 def test_any_bytes(data: bytes) -> None:
     judge(data)
