@@ -75,8 +75,11 @@ def starts_left(view: HostView, unit: Unit, number: int, asked: float, run: RunS
     """Ask what is left: tell whether the answer is there, and give it; None where it cannot be known.
 
     `number` is that of the question, `asked` when it was first asked, in seconds since the epoch. The journal is read
-    from two windows before that: what happened before the last but one has no part in this one.
+    from two windows before that: what happened before the last but one has no part in this one. It need not be read
+    where the unit has been up for longer than a window.
     """
+    if _up_longer(unit, view.clock.monotonic()):
+        return True, StartsLeft(unit, 0)
     since = asked - 2 * unit.start_limit_interval_usec / 1e6
     answer = view.ask(Question(Starts(unit.name, since, unit.of_user), number, PATIENCE))
     if answer is None:
@@ -88,6 +91,16 @@ def starts_left(view: HostView, unit: Unit, number: int, asked: float, run: RunS
     if unit.name in run.cleared:
         moments.append((run.cleared[unit.name], "cleared"))
     return True, both(unit, sorted(moments), view.clock.now(), run.first_starts.get(unit.name), asked)
+
+
+def _up_longer(unit: Unit, now: float) -> bool:
+    """Whether it has been up for longer than the interval, so that no start of it is in the window.
+
+    A start of what is up does nothing, and a restart comes by way of inactive. The one way around that is
+    RestartMode=direct, which NRestarts counts.
+    """
+    up = unit.active_state is ActiveState.ACTIVE and not unit.n_restarts
+    return up and now - unit.inactive_exit_monotonic / 1e6 > unit.start_limit_interval_usec / 1e6
 
 
 def known_since(unit: Unit) -> float:

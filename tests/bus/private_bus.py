@@ -27,6 +27,9 @@ CONFIGURATION = """\
 PATIENCE = 10.0
 """Seconds after which what a test waits for will not come any more."""
 
+PROMPT = 4.0
+"""Seconds in which a busy machine gets to it, and fewer than what would end it otherwise."""
+
 
 class PrivateBus:
     """A bus at an address of its own."""

@@ -21,6 +21,9 @@ from .family import Family
 
 PATIENCE = 10.0
 
+PROMPT = 5.0
+"""Seconds in which a busy machine gets to it, and far fewer than what would end it otherwise."""
+
 Ask = Callable[..., Answer]
 Handler = Callable[[socket.socket], None]
 

@@ -20,7 +20,7 @@ from runbook.host.strays import _children
 from runbook.host.tasks import Command, HttpProbe, LatestChange, Question, TcpProbe
 from runbook.model import Deadline, Port, Wake
 
-from .conftest import PATIENCE, Ask, Handler
+from .conftest import PATIENCE, PROMPT, Ask, Handler
 
 
 def script(text: str, **options: object) -> Command:
@@ -105,7 +105,7 @@ def test_at_its_time_out_a_command_ends_with_its_group(ask: Ask, lifeline: Lifel
     assert not answer.good
     assert answer.detail == "did not end in time and was stopped"
     assert answer.output == "there\n"
-    assert answer.seconds < 1
+    assert answer.seconds < PROMPT
     assert lifeline.ended()
 
 
@@ -114,7 +114,7 @@ def test_what_a_command_leaves_in_its_group_ends_with_it(ask: Ask, lifeline: Lif
     answer = ask(script(f"exec 3> {lifeline.path}; sleep 60 & echo done"))
     assert answer.good
     assert answer.output == "done\n"
-    assert answer.seconds < 1
+    assert answer.seconds < PROMPT
     assert lifeline.ended()
 
 
@@ -166,7 +166,7 @@ def test_endless_output_is_bounded_and_stopped(ask: Ask) -> None:
     answer = ask(Command(("yes",), cwd="/"), 0.3)
     assert not answer.good
     assert len(answer.output) == KEPT
-    assert answer.seconds < 1
+    assert answer.seconds < PROMPT
 
 
 def test_a_burst_at_the_end_is_taken_whole(ask: Ask) -> None:
@@ -223,7 +223,7 @@ def test_the_end_of_the_program_ends_what_is_asked(loop: Loop, questions: Questi
         assert time.monotonic() - began < PATIENCE
     began = time.monotonic()
     questions.close()
-    assert time.monotonic() - began < 1
+    assert time.monotonic() - began < PROMPT
     assert lifeline.ended()
 
 
@@ -320,7 +320,7 @@ def test_http_that_never_answers(ask: Ask, server: Callable[[Handler], str]) -> 
 
     answer = ask(HttpProbe(server(hang)), 0.2)
     assert (answer.good, answer.detail) == (False, "no answer in time")
-    assert answer.seconds < 1
+    assert answer.seconds < PROMPT
 
 
 def test_http_that_answers_drop_by_drop(ask: Ask, server: Callable[[Handler], str]) -> None:
@@ -335,7 +335,7 @@ def test_http_that_answers_drop_by_drop(ask: Ask, server: Callable[[Handler], st
     began = time.monotonic()
     answer = ask(HttpProbe(server(drip)), 0.3)
     assert (answer.good, answer.detail) == (False, "no answer within 0.3s")
-    assert time.monotonic() - began < 1
+    assert time.monotonic() - began < PROMPT
 
 
 def test_a_body_that_does_not_end(ask: Ask, server: Callable[[Handler], str]) -> None:

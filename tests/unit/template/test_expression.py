@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from contextlib import suppress
 
 import pytest
@@ -171,10 +170,8 @@ def test_everything_else_is_refused(source: str) -> None:
 
 def test_no_chain_of_filters_fills_the_memory() -> None:
     source = "'a'" + " | replace('a', 'aaaaaaaaaa')" * 30
-    began = time.monotonic()
     with pytest.raises(TemplateError, match=f"more than {MOST_OUTPUT}"):
         expression(source).value(SCOPE)
-    assert time.monotonic() - began < 1
 
 
 def test_what_is_not_known_yet_is_none() -> None:
