@@ -29,6 +29,7 @@ class Ending(Look[EndBefore]):
         kinds = [f"MESSAGE_ID={word}" for word in (*BEGAN, PROCESS_EXIT, SUCCESS, FAILURE)]
         arguments = ("--reverse", f"--lines={ENTRIES}", *self.by_manager(self._wanted.unit), *kinds)
         fields = ("MESSAGE_ID", "COMMAND", "EXIT_CODE", "EXIT_STATUS", "UNIT_RESULT", self.invocation)
+        self._reader.catch_up()
         with contextlib.closing(self._reader.entries(*arguments, fields=fields)) as entries:
             found = _end_before(entries, self.invocation, self._wanted.invocation)
         if self._reader.over:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import select
 import shutil
 import subprocess
 import time
-from collections.abc import Generator, Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Generic, Protocol, TypeVar
 
@@ -56,6 +57,21 @@ class Journalctl:
         """Whether its time is over, or it was cut."""
         return self._cut or time.monotonic() >= self._until
 
+    def catch_up(self) -> None:
+        """Have journald file what it was sent up to now: what a unit said a moment ago it may not have read yet.
+
+        Only root may ask for that. Where it takes longer than half of the time, what is filed must do.
+        """
+        program = shutil.which("journalctl", path=PATH)
+        if program is None or os.geteuid() != 0:
+            return
+        seconds = (self._until - time.monotonic()) / 2
+        with contextlib.suppress(OSError, subprocess.TimeoutExpired), self._begun([program, "--sync"]) as child:
+            try:
+                child.wait(max(0.0, seconds))
+            finally:
+                child.kill()
+
     def entries(self, *arguments: str, fields: Iterable[str] = FIELDS) -> Generator[dict[str, Any]]:
         """Read the entries that some arguments ask for, as long as there is time. Raises HostError."""
         # Units may have journals of their own (LogNamespace=).
@@ -65,15 +81,7 @@ class Journalctl:
         if program is None:
             raise HostError("there is no journalctl on this machine")
         try:
-            child = self._child = subprocess.Popen(  # noqa: S603 - no word of anybody's but an invocation, a cursor
-                [program, *options, *arguments],
-                env={"LC_ALL": "C.UTF-8"},
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.DEVNULL,
-                # Ctrl-C at a terminal is this program's to answer; a session of its own is for commands (`Strays`).
-                process_group=0,
-            )
+            child = self._begun([program, *options, *arguments])
         except OSError as error:
             raise HostError(f"cannot run journalctl: {in_words(error)}") from None
         assert child.stdout is not None
@@ -85,6 +93,18 @@ class Journalctl:
                     raise HostError(unreadable(own=self._own) or f"journalctl ended with status {child.returncode}")
             finally:
                 child.kill()
+
+    def _begun(self, argv: Sequence[str]) -> subprocess.Popen[bytes]:
+        self._child = subprocess.Popen(  # noqa: S603 - no word of anybody's but an invocation, a cursor
+            argv,
+            env={"LC_ALL": "C.UTF-8"},
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            # Ctrl-C at a terminal is this program's to answer; a session of its own is for commands (`Strays`).
+            process_group=0,
+        )
+        return self._child
 
     def _split(self, pipe: int) -> Iterator[bytes]:
         """Read lines while there is time. One that is longer than LONGEST is passed over."""

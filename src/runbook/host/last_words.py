@@ -30,6 +30,7 @@ class Tail(Look[LastWords]):
             whose = (f"_SYSTEMD_UNIT={unit}",)
         # With --since alone, --lines would count from there.
         arguments = (f"--since=@{since:.6f}", "--reverse", f"--lines={self._wanted.lines}", *whose)
+        self._reader.catch_up()
         with contextlib.closing(self._reader.entries(*arguments)) as entries:
             said = ["\n".join(self._lines(entry)) for entry in entries]
         found = [line for text in reversed(said) for line in lines(text) if line.strip()]

@@ -14,6 +14,9 @@ BEGAN = ("7d4958e842da4a758f6c1cdc7b36dcc5", "39f53479d3a045ac8e11786248231fbf")
 FORGETS = ("Reloading.", "Reexecuting.")
 """What systemd 252 says when it reloads, and forgets all counters. 257 says it otherwise, and keeps them."""
 
+SAID = "_SOURCE_REALTIME_TIMESTAMP"
+"""When it was sent; the entry's own time is when journald came to file it, which on a busy machine is seconds later."""
+
 
 class History(Look[Starts]):
     """One look for it."""
@@ -24,12 +27,13 @@ class History(Look[Starts]):
         began = (manager, unit, *(f"MESSAGE_ID={word}" for word in BEGAN))
         forgets = (manager, *(f"MESSAGE={word}" for word in FORGETS))
         arguments = (f"--since=@{self._wanted.since:.6f}", *began, "+", *forgets)
-        fields = ("MESSAGE", "MESSAGE_ID", self.invocation)
+        fields = ("MESSAGE", "MESSAGE_ID", self.invocation, SAID)
         found: list[tuple[float, str]] = []
         seen: set[str] = set()
+        self._reader.catch_up()  # A start that is not counted may be one too many.
         with contextlib.closing(self._reader.entries(*arguments, fields=fields)) as entries:
             for entry in entries:
-                at = int(entry.get("__REALTIME_TIMESTAMP", 0)) / 1e6
+                at = int(entry.get(SAID) or entry.get("__REALTIME_TIMESTAMP", 0)) / 1e6
                 invocation = str(entry.get(self.invocation) or "")
                 if entry.get("MESSAGE_ID") not in BEGAN:
                     found.append((at, "cleared"))

@@ -32,6 +32,8 @@ JOURNALCTL = """
 import pathlib, sys
 here = pathlib.Path(__file__).parent
 (here / "call").write_text(" ".join(sys.argv[1:]))
+with (here / "calls").open("a") as calls:
+    calls.write(sys.argv[1] + "\\n")
 sys.stdout.write((here / "entries").read_text())
 sys.exit(int((here / "status").read_text()))
 """
@@ -39,7 +41,8 @@ sys.exit(int((here / "status").read_text()))
 
 @pytest.fixture
 def played(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder with a journalctl that gives its `entries`, ends with its `status`, and notes its `call`."""
+    """A folder with a journalctl that gives its `entries`, ends with its `status`, and notes its last `call` and
+    the first word of all `calls`."""
     program = tmp_path / "journalctl"
     program.write_text(f"#!{sys.executable}\n{JOURNALCTL}")
     program.chmod(0o755)

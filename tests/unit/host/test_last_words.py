@@ -27,6 +27,15 @@ def test_its_lines_are_the_answer(played: Path, ask: Ask) -> None:
     assert call.endswith("--since=@12.500000 --reverse --lines=5 _SYSTEMD_UNIT=gw.service")
 
 
+@pytest.mark.parametrize(("uid", "calls"), [(0, ["--sync", "--quiet"]), (1000, ["--quiet"])])
+def test_what_was_just_said_is_waited_for_by_whoever_may(
+    played: Path, ask: Ask, monkeypatch: pytest.MonkeyPatch, uid: int, calls: list[str]
+) -> None:
+    monkeypatch.setattr(os, "geteuid", lambda: uid)
+    assert ask(LastWords("gw.service", 0)).good
+    assert (played / "calls").read_text().split() == calls
+
+
 def test_no_more_lines_than_were_asked_for(played: Path, ask: Ask) -> None:
     assert ask(LastWords("gw.service", 0, lines=2)).output == "two\nhi\N{REPLACEMENT CHARACTER}"
 
