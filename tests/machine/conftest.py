@@ -71,7 +71,7 @@ def _settled(request: pytest.FixtureRequest) -> Iterator[None]:
     shared: Machine = request.getfixturevalue("machine")
     before = _traces(shared)
     yield
-    until(lambda: _traces(shared) == before, f"the machine to be as it was: {before}", 5)
+    until(lambda: _traces(shared) == before, f"the machine to be as it was: {before}")
 
 
 def _traces(machine: Machine) -> tuple[str, str]:

@@ -304,7 +304,7 @@ class Machine:
         return dict(line.partition("=")[::2] for line in lines)
 
 
-def until(look: Callable[[], T], what: str, timeout: float = 10) -> T:
+def until(look: Callable[[], T], what: str, timeout: float = 30) -> T:
     """Looks again and again until what it sees is true, and returns it.
 
     For what sends no event. Raises TimeoutError, with `what` was awaited and the last look, after
@@ -316,6 +316,17 @@ def until(look: Callable[[], T], what: str, timeout: float = 10) -> T:
             raise TimeoutError(f"waited {timeout:g}s for {what}; last seen: {seen!r}")
         time.sleep(0.02)
     return seen
+
+
+def least(measure: Callable[[], float], within: float, tries: int = 3) -> float:
+    """Measures seconds that are promised, until one try keeps to them, and returns the least.
+
+    The machine that tests run on is shared. A busy moment makes one try slow, a slow program all of them.
+    """
+    seconds = measure()
+    while seconds >= within and (tries := tries - 1):
+        seconds = min(seconds, measure())
+    return seconds
 
 
 def _escaped(path: str) -> str:
