@@ -92,16 +92,22 @@ def stage(machine: Machine, *, old: str = OLD, start_seconds: float = 2) -> Inci
     return Incident(machine, holders(machine)[0].pid, login)
 
 
-def loop(machine: Machine, unit: str = UNIT) -> None:
+def loop(machine: Machine, unit: str = UNIT) -> dict[str, str]:
     """Starts the unit beside the orphan, and waits until systemd has restarted it at least once and
-    calls it running again."""
+    calls it running again. Gives what systemd said of it in that very moment: the next one may be another."""
     machine.run(["systemctl", "start", unit])
-    until(lambda: _looping(machine, unit), f"{unit} to be restarted and read as running", 60)
+    return until(lambda: _looping(machine, unit), f"{unit} to be restarted and read as running", 60)
 
 
-def _looping(machine: Machine, unit: str) -> bool:
-    seen = machine.show(unit, "SubState", "NRestarts")
-    return int(seen["NRestarts"]) > 0 and seen["SubState"] == "running"
+def _looping(machine: Machine, unit: str) -> dict[str, str]:
+    seen = machine.show(unit, "ActiveState", "SubState", "NRestarts", "MainPID")
+    return seen if int(seen["NRestarts"]) > 0 and seen["SubState"] == "running" else {}
+
+
+def without_limit(machine: Machine) -> None:
+    """Lets the unit loop for as long as a slow machine takes to look at it: five starts are soon used up."""
+    machine.write(f"/etc/systemd/system/{UNIT}.d/limit.conf", "[Unit]\nStartLimitIntervalSec=0\n")
+    machine.run(["systemctl", "daemon-reload"])
 
 
 def in_login(machine: Machine, argv: Sequence[str], user: str = USER) -> subprocess.Popen[str]:
