@@ -8,7 +8,7 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
-from tests.machine.incident import NEW, OLD, PORT, UNIT, Incident, answer, holders, loop
+from tests.machine.incident import NEW, OLD, PORT, UNIT, Incident, answer, holders, loop, without_limit
 from tests.machine.machine import Machine, until
 from tests.machine.runs import parsed, runbook, write_runbook
 
@@ -59,6 +59,7 @@ def monitored(machine: Machine) -> Iterator[list[dict[str, Any]]]:
 
 
 def test_the_incident_is_healed(machine: Machine, incident: Incident) -> None:
+    without_limit(machine)
     loop(machine)
     run = runbook(machine, "apply", BOOK)
     assert (run.exit, run.last["status"]) == (0, "remediated"), run.last
@@ -95,6 +96,7 @@ def traces(machine: Machine) -> str:
 
 
 def test_the_dry_run_names_the_orphan_and_touches_nothing(machine: Machine, incident: Incident) -> None:
+    without_limit(machine)
     loop(machine)
     path = write_runbook(machine, BOOK)
     records = traces(machine)
@@ -133,6 +135,7 @@ def test_check_says_that_it_does_not_hold(machine: Machine, incident: Incident) 
 
 
 def test_a_repaired_run_can_be_a_failure_for_ci(machine: Machine, incident: Incident) -> None:
+    without_limit(machine)
     loop(machine)
     run = runbook(machine, "apply", BOOK, "--fail-on-remediation")
     assert (run.exit, run.last["status"], run.last["exit"]) == (6, "remediated", 6), run.verdicts
