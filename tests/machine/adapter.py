@@ -128,8 +128,9 @@ def resume(host: LocalHost, path: str, unit: str, output: str) -> None:
 
 
 def again(host: LocalHost, name: str, script: str, output: str) -> None:
-    """Begin a command under the name of one that may be running."""
+    """Begin a command under the name of one that may be running, and wait until the test has let that end."""
     ref = host.begin_command(name, Command(("/bin/sh", "-e", "-c", script), cwd="/", output=output))
+    pause(unit=ref.unit)
     job_result = finish(host, ref)
     say(job=job_result, output=host.command_result(ref).output)
 
@@ -144,9 +145,9 @@ def twice(host: LocalHost) -> None:
     say(result=result.result, output=result.output)
 
 
-def stop(host: LocalHost, script: str) -> None:
-    """Stop a command that would rather not."""
-    commands.GRACE = 0.5
+def stop(host: LocalHost, script: str, grace: str) -> None:
+    """Stop a command that would rather not, which has so many seconds from TERM to KILL."""
+    commands.GRACE = float(grace)
     wanted = Command(("/bin/sh", "-c", script), cwd="/", output="/tmp/stop.out")
     ref = host.begin_command("stop", wanted)
     while not Path("/tmp/stop.out").read_text():

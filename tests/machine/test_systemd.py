@@ -11,9 +11,10 @@ from typing import Any
 
 import pytest
 
-from tests.machine.adapter import ODD
+from runbook.host.commands import STOP_LIMIT
+from tests.machine.adapter import ODD, PATIENCE
 from tests.machine.conftest import InstallUnit, StartService
-from tests.machine.machine import Machine, until
+from tests.machine.machine import Machine, least, until
 from tests.machine.tree import PROJECT, UID, USER, VENV
 
 Found = dict[str, Any]
@@ -74,7 +75,7 @@ def go_on(process: subprocess.Popen[str]) -> None:
 def test_restart(machine: Machine, service: StartService) -> None:
     seen = found(machine, "job", "restart", service("web.service", SLEEPER))
     assert (seen["result"], seen["state"], seen["new"]) == ("done", "active", True)
-    assert seen["seconds"] < 2
+    assert seen["seconds"] < PATIENCE / 2
 
 
 def test_an_alias_is_followed(machine: Machine, service: StartService) -> None:
@@ -144,7 +145,8 @@ def test_a_name_that_cannot_be_one(machine: Machine, name: str) -> None:
 def test_a_crash_is_heard_of(machine: Machine, service: StartService) -> None:
     service("web.service", f"{SLEEPER}Restart=always\nRestartSec=0.2\n")
     seen = found(machine, "crash", "web.service")
-    assert 0.2 <= seen["seconds"] < 2
+    # Whoever did not hear of it would sleep on until its patience is over.
+    assert 0.2 <= seen["seconds"] < PATIENCE / 2
     assert seen["restarts"] == 1
 
 
@@ -210,16 +212,19 @@ def test_others_do_not_learn_what_a_command_knows(
     machine: Machine, begun: Callable[..., subprocess.Popen[str]]
 ) -> None:
     """Whoever may talk to systemd may read a unit's Environment=."""
-    process = begun("begin", "knows", "echo $TOKEN; sleep 1", "/root/knows.out")
+    waits = "until test -e /root/knows.go; do sleep 0.05; done"
+    process = begun("begin", "knows", f"echo $TOKEN; {waits}", "/root/knows.out")
     ref = told(process)
     assert machine.run(["stat", "--format=%a", "/root/knows.out.start"]).stdout == "600\n"
     shown = machine.run(["systemctl", "show", ref["unit"]], user=USER).stdout
     assert "SHELL=" in shown
     assert "sesame" not in shown
     _kill(machine, process)
+    machine.run(["touch", "/root/knows.go"])
     seen = found(machine, "resume", ref["path"], ref["unit"], "/root/knows.out")
     assert seen["output"] == "open sesame\n"
     assert machine.run(["ls", "/root/knows.out.start"], check=False).returncode != 0
+    machine.run(["journalctl", "--sync"])
     journal = machine.run(["journalctl", "--no-pager", "--unit", ref["unit"]]).stdout
     assert "runbook: knows" in journal
     assert "sleep" not in journal
@@ -262,10 +267,15 @@ def test_a_command_that_ended_while_nobody_was_there(
 
 def test_the_same_command_is_not_started_twice(machine: Machine, begun: Callable[..., subprocess.Popen[str]]) -> None:
     """Whoever was killed before the answer came does not know that it began."""
-    process = begun("begin", "once", "echo one >> /tmp/count; sleep 1; cat /tmp/count", "/tmp/once.out")
+    waits = "until test -e /tmp/once.go; do sleep 0.05; done"
+    process = begun("begin", "once", f"echo one >> /tmp/count; {waits}; cat /tmp/count", "/tmp/once.out")
     told(process)
     _kill(machine, process)
-    seen = found(machine, "again", "once", "echo another", "/tmp/once.out")
+    other = begun("again", "once", "echo another", "/tmp/once.out")
+    told(other)
+    machine.run(["touch", "/tmp/once.go"])
+    go_on(other)
+    seen = told(other)
     assert (seen["job"], seen["output"]) == ("done", "one\n")
 
 
@@ -274,31 +284,35 @@ def test_stopping_a_command_ends_its_whole_tree(machine: Machine) -> None:
     script = (
         "trap '' TERM; setsid sleep 60 & a=$!; (sleep 60 & echo $! >&3) 3>/tmp/b; echo $$ $a $(cat /tmp/b); sleep 60"
     )
-    seen = found(machine, "stop", script)
+    seen = found(machine, "stop", script, "0.5")
     assert (seen["pids"], seen["left"]) == (3, [])
-    assert 0.5 <= seen["seconds"] < 3
+    assert 0.5 <= seen["seconds"] < STOP_LIMIT
     assert (seen["job"], seen["result"]) == ("canceled", "canceled")
 
 
 def test_a_command_that_ends_well_when_it_is_stopped_was_cut_short_all_the_same(machine: Machine) -> None:
-    seen = found(machine, "stop", "trap 'exit 0' TERM; echo $$; while :; do sleep 0.1; done")
+    seen = found(machine, "stop", "trap 'exit 0' TERM; echo $$; while :; do sleep 0.1; done", "8")
     assert (seen["left"], seen["result"]) == ([], "canceled")
-    assert seen["seconds"] < 0.5
+    assert seen["seconds"] < 8, "it heeded TERM, and got no KILL"
 
 
 @pytest.mark.parametrize("script", ["sleep 60", "trap '' TERM; sleep 60"])
 def test_an_interruption_stops_the_command_within_a_second(
     machine: Machine, begun: Callable[..., subprocess.Popen[str]], script: str
 ) -> None:
-    process = begun("interrupted", script)
-    name = told(process)["unit"]
-    pid = _inside(machine, process)
-    machine.run(["kill", "-TERM", str(pid)])
-    began = time.monotonic()
-    assert told(process)["signal"] == signal.SIGTERM
-    process.wait(10)
-    assert time.monotonic() - began < 1
-    assert machine.show(name, "ActiveState")["ActiveState"] == "inactive"
+    def interrupt() -> float:
+        process = begun("interrupted", script)
+        name = told(process)["unit"]
+        pid = _inside(machine, process)
+        machine.run(["kill", "-TERM", str(pid)])
+        began = time.monotonic()
+        assert told(process)["signal"] == signal.SIGTERM
+        process.wait(10)
+        seconds = time.monotonic() - began
+        assert machine.show(name, "ActiveState")["ActiveState"] == "inactive"
+        return seconds
+
+    assert least(interrupt, within=1) < 1
 
 
 # Who may, and where
@@ -366,7 +380,7 @@ def test_a_job_in_flight_outlives_the_connection(fresh_machine: Machine, blow: s
         process.communicate(timeout=30)
     assert seen["result"] in ("done", "gone")
     assert (seen["new"], seen["state"], seen["second"]) == (True, "active", "done")
-    assert seen["seconds"] < 4
+    assert seen["seconds"] < PATIENCE / 2
 
 
 def test_without_a_bus_root_talks_to_systemd_itself(fresh_machine: Machine) -> None:
