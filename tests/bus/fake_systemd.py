@@ -28,7 +28,7 @@ UNITS = (
     "web.service",  # its jobs last until they are told to finish
     "quick.service",  # its jobs end before the method has answered: JobRemoved overtakes the reply
     "hang.service",  # is never answered; nor is the transient unit runbook-hang.service
-    "late.service",  # is answered after 0.3 s
+    "late.service",  # is answered after 0.1 s
     "vanish.service",  # systemd leaves the bus before it answers; runbook-vanish.service is a transient unit
 )
 
@@ -130,7 +130,7 @@ class FakeSystemd:
         elif unit in ("hang.service", "runbook-hang.service"):
             self.hung = invocation  # Kept: PyGObject would answer for one that is dropped.
         elif unit == "late.service":
-            GLib.timeout_add(300, answer)
+            GLib.timeout_add(100, answer)
         elif unit in ("vanish.service", "runbook-vanish.service"):
             os._exit(0)
         else:
