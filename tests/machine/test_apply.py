@@ -9,7 +9,7 @@ import pytest
 
 from tests.machine.conftest import StartService
 from tests.machine.incident import install_gateway, remove_unit
-from tests.machine.machine import Machine, until
+from tests.machine.machine import Machine, least, until
 from tests.machine.runs import RUNBOOK, parsed, runbook, unit_file, write_runbook
 
 LISTEN = (
@@ -47,8 +47,8 @@ def test_a_healthy_restart(machine: Machine, service: StartService) -> None:
 
 
 def test_the_wait_ends_when_the_listener_is_there(machine: Machine, service: StartService) -> None:
-    """Within 50 ms, in the best of three: this machine is shared, and a busy moment is no fault of the wait's."""
-    service("web.service", unit_file(listener(delay=0.5)))
+    """Within 50 ms, in the best of a few: this machine is shared, and a busy moment is no fault of the wait's."""
+    service("web.service", unit_file(listener(delay=0.5), Unit_StartLimitIntervalSec="0"))
     book = """
         unit: web.service
         port: 8080
@@ -56,15 +56,15 @@ def test_the_wait_ends_when_the_listener_is_there(machine: Machine, service: Sta
           - restart
           - wait-ready: {healthy-for: 0, timeout: 20s}
     """
-    late = []
-    for _ in range(3):
+
+    def late() -> float:
         run = runbook(machine, "apply", book)
         assert run.exit == 0, run.last
         there = float(machine.read("/tmp/listening-8080"))
         ready = run.step("wait-ready")["time"]
-        seconds = float(machine.run(["date", "-d", ready, "+%s.%N"]).stdout)
-        late.append(seconds - there)
-    assert min(late) < 0.05, late
+        return float(machine.run(["date", "-d", ready, "+%s.%N"]).stdout) - there
+
+    assert least(late, within=0.05, tries=10) < 0.05
 
 
 def test_another_service_holds_the_port(machine: Machine, service: StartService) -> None:
@@ -104,10 +104,9 @@ def test_a_crash_loop_is_known_long_before_the_time_out(machine: Machine, servic
           - restart
           - wait-ready: {timeout: 60s}
     """
-    began = time.monotonic()
     run = runbook(machine, "apply", book)
     assert (run.exit, run.step("wait-ready")["verdict"]) == (1, "crash-loop")
-    assert time.monotonic() - began < 10
+    assert run.step("wait-ready")["seconds"] < 10
 
 
 def test_a_quiet_death(machine: Machine, service: StartService) -> None:
@@ -122,7 +121,9 @@ def test_a_quiet_death(machine: Machine, service: StartService) -> None:
 
 
 def test_a_latched_start_limit(machine: Machine, service: StartService) -> None:
-    service("web.service", unit_file("/usr/bin/sleep infinity", Unit_StartLimitBurst="1", Restart="always"))
+    # The window is long: what comes after would else find it over on a slow machine.
+    limit = {"Unit_StartLimitBurst": "1", "Unit_StartLimitIntervalSec": "600"}
+    service("web.service", unit_file("/usr/bin/sleep infinity", Restart="always", **limit))
     machine.run(["systemctl", "kill", "--signal=KILL", "web.service"])
     until(lambda: machine.show("web.service", "ActiveState")["ActiveState"] == "failed", "the limit to be hit")
     refused = runbook(machine, "apply", "unit: web\nsteps: [start]\n")
@@ -243,16 +244,20 @@ def test_a_command_runs_in_a_unit_of_its_own_with_its_user_and_environment(machi
 @pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_ends_the_run_and_its_command_within_a_second(machine: Machine, signum: signal.Signals) -> None:
     write_runbook(machine, 'steps: [run: {run: "sleep 4321"}]\n')
-    with machine.popen(["runbook", "apply", RUNBOOK, "--output", "json"]) as process:
-        until(lambda: machine.run(["pgrep", "-f", "sleep 4321"], check=False).returncode == 0, "the command to run")
-        machine.run(["pkill", f"-{signum.name.removeprefix('SIG')}", "-f", "runbook apply"])
-        began = time.monotonic()
-        out, err = process.communicate(timeout=20)
-        took = time.monotonic() - began
-    run = parsed(out, process.returncode, err)
-    assert (run.exit, run.last["status"], run.last["exit"]) == (128 + signum, "interrupted", 128 + signum)
-    assert took < 1.0
-    assert machine.run(["pgrep", "-f", "sleep 4321"], check=False).returncode == 1
+
+    def interrupt() -> float:
+        with machine.popen(["runbook", "apply", RUNBOOK, "--output", "json"]) as process:
+            until(lambda: machine.run(["pgrep", "-f", "sleep 4321"], check=False).returncode == 0, "the command to run")
+            machine.run(["pkill", f"-{signum.name.removeprefix('SIG')}", "-f", "runbook apply"])
+            began = time.monotonic()
+            out, err = process.communicate(timeout=20)
+            took = time.monotonic() - began
+        run = parsed(out, process.returncode, err)
+        assert (run.exit, run.last["status"], run.last["exit"]) == (128 + signum, "interrupted", 128 + signum)
+        assert machine.run(["pgrep", "-f", "sleep 4321"], check=False).returncode == 1
+        return took
+
+    assert least(interrupt, within=1.0) < 1.0
 
 
 def test_an_update_that_fails_says_why(machine: Machine) -> None:
@@ -296,8 +301,11 @@ def test_a_unit_with_a_network_of_its_own(machine: Machine, service: StartServic
 def test_leftovers_of_kill_mode_process(machine: Machine, service: StartService) -> None:
     """A child that KillMode=process left behind is told from the current invocation, in one cgroup."""
     bind = 's.setsockopt(1, 15, 1); s.bind(("127.0.0.1", 8083)); s.listen()'
-    machine.write("/opt/child.py", f"import socket, time; s = socket.socket(); {bind}; time.sleep(1e6)")
-    service("web.service", unit_file("/bin/sh -c 'python3 /opt/child.py & exec sleep infinity'", KillMode="process"))
+    tell = 'socket.socket(1, 2).sendto(b"READY=1", os.environ["NOTIFY_SOCKET"])'
+    machine.write("/opt/child.py", f"import os, socket, time; s = socket.socket(); {bind}; {tell}; time.sleep(1e6)")
+    start = "/bin/sh -c 'python3 /opt/child.py & exec sleep infinity'"
+    # Started is what listens: so both do after the restart, whichever is the slower one.
+    service("web.service", unit_file(start, KillMode="process", Type="notify", NotifyAccess="all"))
     book = """
         unit: web.service
         port: 8083
