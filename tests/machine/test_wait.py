@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 
-import pytest
-
 from tests.machine.conftest import StartService
 from tests.machine.machine import Machine, until
 from tests.machine.runs import RUNBOOK, unit_file, write_runbook
@@ -43,7 +41,6 @@ BOOK = """
 """
 
 
-@pytest.mark.timeout(60)
 def test_a_stranger_is_given_the_socket_in_the_middle_of_the_window(machine: Machine, service: StartService) -> None:
     """The socket stays the same, the unit too, and all who held it hold it still: systemd and netlink tell nothing."""
     machine.write("/opt/giver.py", SERVER)
