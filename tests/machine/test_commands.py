@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import time
 
 import pytest
 
@@ -54,6 +53,7 @@ def test_a_reload_of_systemd_loses_nothing(machine: Machine, verb: str, user: st
     output = run.step("run")["evidence"]["output"]
     assert output.splitlines()[0] == user
     assert f"{ODD}|" in output
+    machine.run(["journalctl", "--sync"])
     journal = machine.run(["journalctl", "--no-pager", "--boot", "--grep", "Unknown key"], check=False).stdout
     assert "runbook-" not in journal
 
@@ -87,6 +87,7 @@ def test_nobody_else_learns_the_script_or_the_environment(machine: Machine) -> N
                 '$unit' | grep -o "/org[^\"]*") org.freedesktop.systemd1.Service Environment
             ps axww -o args
         '
+        journalctl --sync
         journalctl --no-pager --boot -u $unit
     """
     run = amid(machine, book, ["sh", "-c", look])
@@ -114,6 +115,7 @@ def test_a_secret_step_leaves_its_result_and_nothing_else(machine: Machine) -> N
     folder = f"/var/lib/runbook/runs/{run.last['run']}/output"
     assert machine.run(["ls", folder]).stdout.split() == ["run.log.result"]
     assert machine.read(f"{folder}/run.log.result").startswith("success exited 0 ")
+    machine.run(["journalctl", "--sync"])
     journal = machine.run(["journalctl", "--no-pager", "--boot"]).stdout
     assert "sesame" not in journal
 
@@ -194,11 +196,10 @@ def test_a_pattern_without_an_end_does_not_hold_a_run_up(machine: Machine) -> No
         steps:
           - run: {run: "printf '%040d' | tr 0 a; echo b", expect-output: "(a+)+$"}
     """
-    began = time.monotonic()
     run = runbook(machine, "apply", book)
     assert run.step("run")["verdict"] == "command-failed"
     assert "it takes too long" in run.step("run")["reason"]
-    assert time.monotonic() - began < 10
+    assert run.step("run")["seconds"] < 10
 
 
 @pytest.mark.parametrize("where", [">/dev/full", ">&-", "2>&-", "<&- >&- 2>&-", "| true"])

@@ -342,6 +342,7 @@ def test_no_escape_reaches_a_terminal_raw(machine: Machine, service: StartServic
     for argv in (["history"], ["show"], ["show", "--output", "json"], ["show", "--html", "/root/page.html"]):
         told[" ".join(argv)] = machine.run(["runbook", *argv]).stdout
     told["page"] = machine.read("/root/page.html")
+    machine.run(["journalctl", "--sync"])
     told["journal"] = machine.run(["journalctl", "--no-pager", "-t", "runbook", "-o", "cat", "--all"]).stdout
     assert "command" in told["apply plain"]
     assert "unit" in told["show"]

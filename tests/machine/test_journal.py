@@ -68,6 +68,7 @@ def test_what_fails_is_an_error_and_a_secret_stays_one(machine: Machine, service
     errors = entries(machine, "--unit", "web.service", "--priority", "err", "SYSLOG_IDENTIFIER=runbook")
     assert "command-failed: `echo no use for *** >&2; exit 7` ended with status 7" in errors[-2]["MESSAGE"]
     assert errors[-1]["RUNBOOK_STATUS"] == "failed"
+    machine.run(["journalctl", "--sync"])
     assert "open-sesame" not in machine.run(["journalctl", "--no-pager", "--output=export", "-a"]).stdout
 
 

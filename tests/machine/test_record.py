@@ -274,6 +274,7 @@ def test_a_secret_stands_nowhere(machine: Machine, service: StartService) -> Non
     assert (
         "journal" in [e for e in map(json.loads, told[0].splitlines()) if e.get("id") == "wait-ready"][-1]["evidence"]
     )
+    machine.run(["journalctl", "--sync"])
     for word in (CORE, OTHER):
         found = machine.run(["grep", "-rc", word, "/var/lib/runbook"], check=False).stdout
         assert [line for line in found.splitlines() if not line.endswith(":0")] == []

@@ -46,6 +46,7 @@ def test_retries_are_no_way_round_it(machine: Machine, unit: InstallUnit) -> Non
     run = runbook(machine, "apply", book("retry", "restart: {retries: 6, delay: 10ms}"))
     found = [told["verdict"] for told in run.of("step-retrying")]
     assert found == ["job-failed"] * 3 + ["start-limit-hit"] * 3, found
+    machine.run(["journalctl", "--sync"])
     said = machine.run(["journalctl", "--unit", "retry.service", "--output", "cat"]).stdout
     assert "Start request repeated too quickly" not in said
 
