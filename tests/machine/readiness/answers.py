@@ -60,11 +60,12 @@ def main(name: str, where: str, *words: str) -> None:
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     if "shared" in modes:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+    # Before it listens: who sees that sends a signal. As the first process of a container it would hear no TERM
+    # without a handler.
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN if "deaf" in modes else lambda *_: os._exit(0))
     listener.bind((host.strip("[]"), int(port)))
     listener.listen()
-    signal.signal(signal.SIGCHLD, signal.SIG_IGN)
-    # As the first process of a container it would hear no TERM without a handler.
-    signal.signal(signal.SIGTERM, signal.SIG_IGN if "deaf" in modes else lambda *_: os._exit(0))
     if "told" in modes:
         Path(modes["told"]).touch()
     while True:

@@ -35,8 +35,11 @@ def does(machine: Machine, command: str) -> Any:
 def test_a_restart_in_the_middle_of_the_wait(machine: Machine, service: StartService) -> None:
     """As needrestart does. It is ready in the end, and that was no restart of systemd's or of the run's."""
     service("web.service", unit_file("/usr/bin/sleep infinity", Restart="always"))
-    act = does(machine, "systemctl restart web.service")
-    run = meanwhile(machine, book("web", wait("healthy-for: 1s")), act, event="step-waiting", id=WAITS)
+    act = does(machine, "systemctl restart web.service; touch /run/went")
+    # However late that is: it is not ready before.
+    fields = "healthy-for: 1s, probes: [run: {run: test -e /run/went}]"
+    run = meanwhile(machine, book("web", wait(fields)), act, event="step-waiting", id=WAITS)
+    machine.run(["rm", "/run/went"])
     assert (run.exit, run.step(WAITS)["verdict"]) == (0, "ready"), run.last
     assert run.step(WAITS)["reason"].endswith("; somebody else started web.service again once while it was watched")
 
@@ -52,8 +55,8 @@ def test_a_restart_before_the_wait(machine: Machine, service: StartService) -> N
 def test_a_watchdog_that_never_lets_it_be(machine: Machine, service: StartService, unit: InstallUnit) -> None:
     service("web.service", unit_file("/usr/bin/sleep infinity", Unit_StartLimitIntervalSec="0"))
     unit("dog.service", unit_file(script("while sleep 0.5; do systemctl restart web.service; done")))
-    act = does(machine, "systemctl start dog.service")
-    run = meanwhile(machine, book("web", wait("healthy-for: 3s", seconds=4)), act, event="step-waiting", id=WAITS)
+    machine.run(["systemctl", "start", "dog.service"])
+    run = runbook(machine, "apply", book("web", wait("healthy-for: 5s", seconds=6)))
     machine.run(["systemctl", "stop", "dog.service"])
     assert (run.exit, run.last["verdict"]) == (1, "unit-changed"), run.last
     assert "somebody else started web.service again" in run.last["reason"]

@@ -9,13 +9,13 @@ import pytest
 
 from tests.machine.conftest import StartService
 from tests.machine.ending.staging import cleared, listening, scope
-from tests.machine.machine import Machine
+from tests.machine.machine import Machine, until
 from tests.machine.readiness.shapes import book, script
 from tests.machine.runs import Run, runbook, unit_file
 from tests.machine.tree import PROJECT
 
 SERVER = f"python3 {PROJECT}/tests/machine/readiness/answers.py"
-BEGUN, ASKED, LEFT = "/run/answers/begun", "/run/answers/asked", "/run/answers/left"
+BEGUN, ASKED, LEFT, OLD = (f"/run/answers/{mark}" for mark in ("begun", "asked", "left", "old"))
 ELSEWHERE = "192.0.2.7"
 
 
@@ -65,8 +65,9 @@ def not_counted(run: Run) -> list[str]:
 def orphan(machine: Machine, where: str, *words: str) -> Iterator[None]:
     """A server of the old version, in a scope."""
     with cleared(machine, "old.scope"):
-        scope(machine, "old.scope", [*SERVER.split(), "0.0.1", where, *words], "--slice=user.slice")
-        listening(machine, {int(where.rpartition(":")[2])})
+        # By its own word: the unit may listen on the same port.
+        scope(machine, "old.scope", [*SERVER.split(), "0.0.1", where, f"told={OLD}", *words], "--slice=user.slice")
+        until(lambda: exists(machine, OLD), "the old one to listen", 20)
         yield
 
 
@@ -84,6 +85,7 @@ def elsewhere(machine: Machine) -> Iterator[str]:
 def test_an_orphan_that_shares_the_port(machine: Machine, service: StartService) -> None:
     """SO_REUSEPORT: about half of the answers are the old version's, and all are good."""
     service("web.service", served("1.2.3", "127.0.0.1:9501", "shared"))
+    listening(machine, {9501})
     with orphan(machine, "127.0.0.1:9501", "shared"):
         asked = wait(*probes("127.0.0.1:9501"))
         named = runbook(machine, "apply", book("web", asked, version("127.0.0.1:9501", "1.2.3"), port=9501))
@@ -97,6 +99,7 @@ def test_an_orphan_that_shares_the_port(machine: Machine, service: StartService)
 def test_an_orphan_on_another_address(machine: Machine, service: StartService, elsewhere: str) -> None:
     """It is this machine that answers, whatever the URL calls it."""
     service("web.service", served("1.2.3", "127.0.0.1:9502"))
+    listening(machine, {9502})
     asked = [*probes(f"{elsewhere}:9502"), *probes("gateway.test:9502")]
     steps = wait(*asked), version(f"{elsewhere}:9502", "0.0.1"), version("gateway.test:9502", "0.0.1")
     with orphan(machine, f"{elsewhere}:9502"):
@@ -136,7 +139,7 @@ def test_an_answer_of_the_invocation_before(machine: Machine, service: StartServ
     listening(machine, {9504})
     second = f"until test -e {ASKED}; do sleep 0.02; done; systemctl restart web.service"
     with machine.popen(["sh", "-c", second]) as somebody:
-        run = runbook(machine, "apply", book("web", wait(*probes("127.0.0.1:9504")[:2]), port=9504))
+        run = runbook(machine, "apply", book("web", wait(*probes("127.0.0.1:9504")[:2], seconds=8), port=9504))
         assert somebody.wait(30) == 0
     assert exists(machine, BEGUN)
     assert verdicts(run) == ["probe-failed"], run.last
@@ -148,7 +151,7 @@ def test_an_orphan_s_answer_that_comes_when_the_unit_has_the_port(machine: Machi
     late = f"until test -e {LEFT}; do sleep 0.02; done; exec {SERVER} 1.2.3 127.0.0.1:9505 refuses told={BEGUN}"
     service("web.service", unit_file(script(late)))
     with orphan(machine, "127.0.0.1:9505", f"waits={BEGUN}", f"leaves={LEFT}"):
-        run = runbook(machine, "apply", book("web", wait(probes("127.0.0.1:9505")[0])))
+        run = runbook(machine, "apply", book("web", wait(probes("127.0.0.1:9505")[0], seconds=8)))
     assert exists(machine, BEGUN)
     assert verdicts(run) == ["probe-failed"], run.last
     assert "503" in run.step("wait-ready")["reason"]
