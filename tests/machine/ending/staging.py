@@ -7,6 +7,7 @@ from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 
 from tests.machine.conftest import StartService
+from tests.machine.ending.actors import QUICK
 from tests.machine.incident import holders, remove_unit
 from tests.machine.machine import Machine, until
 from tests.machine.runs import Run, runbook, unit_file
@@ -18,6 +19,11 @@ ACTORS = f"{PROJECT}/tests/machine/ending/actors.py"
 def actor(part: str, *words: object) -> list[str]:
     """The command of one."""
     return ["python3", ACTORS, part, *map(str, words)]
+
+
+def quick(port: int) -> list[str]:
+    """The command of a server that listens at once."""
+    return [*QUICK, str(port)]
 
 
 def scope(machine: Machine, name: str, argv: list[str], *options: str) -> None:

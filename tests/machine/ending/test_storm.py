@@ -33,7 +33,7 @@ def test_a_storm_beside_it_and_holders_that_change(machine: Machine, service: St
             listening(machine, {port})
             began = time.monotonic()
             run = kill(machine, port, grace="500ms")
-            assert time.monotonic() - began < 30
+            assert time.monotonic() - began < 60
             verdict = run.step("kill-orphan")["verdict"]
             assert verdict in ("killed", "port-still-held", "refused-to-kill"), run.last
             if verdict == "killed":
