@@ -105,7 +105,8 @@ def _move_in(street: Street) -> None:
     street.service("respawned.service", respawned, KillMode="process", Restart="always", RestartSec="100ms")
     street.start(*street.units)
     street.listening(*(9201 + n for n in range(10)), 9213, 9214, 9216)
-    until(lambda: street.holders(9216) == 2, "the child of inherited.service")
+    for port, count in ((9202, 3), (9205, 2), (9206, 2), (9216, 2)):
+        until(lambda p=port, n=count: street.holders(p) == n, f"the children on {port}")  # type: ignore[misc]
     street.machine.run(["systemctl", "restart", "died.service", *(f"{name}.service" for name in left)])
     until(lambda: street.machine.show("respawned.service", "NRestarts")["NRestarts"] == "1", "the rival")
     for name, port in (("handed", 9203), ("handedbare", 9204)):

@@ -111,6 +111,7 @@ def test_a_child_of_a_leftover_without_an_environment(machine: Machine, service:
     machine.write("/opt/supervisor.py", supervisor)
     start = "/bin/sh -c 'env -i python3 /opt/supervisor.py & exec sleep infinity'"
     service("web.service", unit_file(start, KillMode="process"))
+    until(lambda: machine.run(["pgrep", "-f", "/opt/supervisor.py"], check=False).stdout, "the supervisor")
     machine.run(["sed", "-i", "s/env -i.*& //", "/etc/systemd/system/web.service"])
     machine.run(["systemctl", "daemon-reload"])
     machine.run(["systemctl", "restart", "web.service"])
