@@ -91,7 +91,8 @@ echo "$2" >"/opt/$1/version"
 UNIT = unit_file(
     "/opt/app/run",
     Restart="always",
-    RestartSec="100ms",
+    # A pause in which a slow machine looks before the start limit is reached.
+    RestartSec="1s",
     TimeoutStopSec="5s",
     Unit_StartLimitIntervalSec="600",
     Unit_StartLimitBurst="4",
