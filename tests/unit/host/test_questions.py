@@ -101,7 +101,7 @@ def lifeline(tmp_path: Path) -> Iterator[Lifeline]:
 
 
 def test_at_its_time_out_a_command_ends_with_its_group(ask: Ask, lifeline: Lifeline) -> None:
-    answer = ask(script(f"trap '' TERM; exec 3> {lifeline.path}; (trap '' TERM; sleep 60) & echo there; sleep 60"), 0.3)
+    answer = ask(script(f"trap '' TERM; exec 3> {lifeline.path}; (trap '' TERM; sleep 60) & echo there; sleep 60"), 1)
     assert not answer.good
     assert answer.detail == "did not end in time and was stopped"
     assert answer.output == "there\n"
