@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shlex
-import time
 from collections.abc import Iterator
 
 import pytest
@@ -64,9 +63,7 @@ def test_what_does_not_end_is_named_with_its_state(machine: Machine) -> None:
         for port, limit in ((port, 5 if port in HELD else 20) for port in SHAPES)
     )
     gentle = "  - kill-orphan: {port: 9202, id: gentle, on-failure: continue, grace: 20s, timeout: 3s}\n"
-    began = time.monotonic()
     run = runbook(machine, "apply", f"unit: gw\nsteps:\n{gentle}{steps}")
-    seconds = time.monotonic() - began
     verdicts = {port: run.step(f"on-{port}")["verdict"] for port in SHAPES}
     reasons = {port: run.step(f"on-{port}")["reason"] for port in SHAPES}
     killed = "killed"
@@ -74,7 +71,7 @@ def test_what_does_not_end_is_named_with_its_state(machine: Machine) -> None:
     assert verdicts == {9201: killed, 9202: killed, 9203: killed, 9204: held_still, 9205: held_still, 9206: killed}, (
         reasons
     )
-    assert seconds < 40
+    assert all(run.step(f"on-{port}")["seconds"] < 10 for port in HELD), "a step ends with its time"
     assert "is in state D (uninterruptible)" in reasons[9204]
     assert "it waits in the kernel, where no signal reaches it" in reasons[9204]
     assert "is in state t (traced), " in reasons[9205]
