@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 from collections.abc import Collection
 
+from runbook.host.askers import somebody
 from runbook.host.facts import ActiveState, LoadState, Unit
 from runbook.spans import format_span
 
@@ -137,7 +138,8 @@ def being_stopped(unit: Unit) -> str:
     verb = {"stop": "stopping", "restart": "restarting", "start": "restarting"}.get(unit.job_type)
     if unit.active_state is not ActiveState.DEACTIVATING or verb is None:
         return ""
-    return f"somebody else is {verb} {unit.name}, which is {unit.describe()}; it serves until {_until_ended(unit)}"
+    who = somebody(next((one for one in unit.asked if one.job == unit.job), None))
+    return f"{who} is {verb} {unit.name}, which is {unit.describe()}; it serves until {_until_ended(unit)}"
 
 
 def _until_ended(unit: Unit) -> str:

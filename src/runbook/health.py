@@ -18,6 +18,7 @@ from runbook.endings import (
     restart_prevented,
     restarts_by_itself,
 )
+from runbook.host.askers import SOMEBODY, Asked, last_stop, somebody
 from runbook.host.facts import ActiveState, LoadState, Unit
 from runbook.host.owners import Holder, PortOwnership, Role
 from runbook.host.ports import HostView
@@ -44,6 +45,8 @@ class Patience:
 
     `invocation` is the one that was seen last, `others` how often somebody else started another, `jobs` how many jobs
     of somebody else's had ended when that was first seen, `up` that it ran then, `stopped` that one stopped it since.
+    `starter` is the last of those others of whom anything is known, in words; `told` the number of the last job that
+    was looked at for that, `activation` what systemd knew of the unit's trigger then.
     """
 
     stranger_since: float | None = None
@@ -53,9 +56,21 @@ class Patience:
     silent: bool = False
     invocation: str = ""
     others: int = 0
+    starter: str = ""
+    told: int = 0
+    activation: tuple[tuple[str, str], ...] | None = None
     jobs: int | None = None
     up: bool = False
     stopped: bool = False
+
+    def others_told(self, unit: Unit) -> str:
+        """Say how often somebody else started the unit, and who, as far as that is known; or nothing."""
+        if not self.others:
+            return ""
+        once = self.others == 1
+        who = f" ({'' if once else 'last seen: '}{self.starter})" if self.starter else ""
+        times = "once" if once else f"{self.others} times"
+        return f"{SOMEBODY}{who} started {unit.name} again {times} while it was watched"
 
 
 @dataclass(frozen=True)
@@ -145,8 +160,12 @@ class Looker:
         if unit.invocation_id and unit.invocation_id != last:
             # systemd's own restarts count up, and every other start sets the count back.
             by_itself = known is not None and unit.n_restarts > known
-            if last and not by_itself:
+            asked = next((one for one in reversed(unit.asked) if one.job > patience.told), None)
+            if last and not by_itself and not (asked and asked.own):
                 patience.others += 1
+                patience.starter = self._starter(patience, asked) or patience.starter
+            patience.told = max((one.job for one in unit.asked), default=patience.told)
+            patience.activation = unit.activation
             patience.invocation = unit.invocation_id
             patience.jobs, patience.stopped, patience.up = unit.other_jobs, False, False
         if unit.runs:
@@ -156,6 +175,13 @@ class Looker:
         elif unit.active_state is ActiveState.INACTIVE and unit.other_jobs > patience.jobs:
             # In the same invocation, and it is down: what ended was a stop.
             patience.stopped = True
+
+    def _starter(self, patience: Patience, asked: Asked | None) -> str:
+        """Say who began the invocation, by the last job before it, or by what triggers the unit; nothing if unknown."""
+        if asked and asked.askers:
+            return str(asked) if asked.starts else ""
+        trigger = self.unit.triggered_since(patience.activation)
+        return f"{trigger}, which triggers it" if trigger else ""
 
     def _absent(self, seen: tuple[PortOwnership, ...]) -> Look | None:
         """Say that there is nothing to start: whoever has its ports is in nobody's way then."""
@@ -272,7 +298,7 @@ class Looker:
         if not unit.condition_result or not unit.assert_result:
             return Verdict.CONDITION_NOT_MET, f"{unmet(unit, 'a Condition or Assert')} does not hold"
         if unit.active_state is ActiveState.INACTIVE and self._was_stopped():
-            return Verdict.UNIT_CHANGED, f"somebody else stopped {unit.name} while it was watched"
+            return Verdict.UNIT_CHANGED, f"{somebody(last_stop(unit.asked))} stopped {unit.name} while it was watched"
         if unit.active_state is ActiveState.INACTIVE:
             if why := "" if unit.invocation_id else needs(self.view, unit):
                 return Verdict.JOB_DEPENDENCY, f"{unit.name} is down: {why}"

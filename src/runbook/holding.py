@@ -8,10 +8,12 @@ look ──something is up──► stop it ──► wait ──► the command
 from __future__ import annotations
 
 import itertools
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 from runbook.errors import BusLost, HostError
+from runbook.host.askers import somebody
 from runbook.host.facts import DOWN, UP, ActiveState, JobRef, JobResult, JobVerb
 from runbook.host.naming import lost
 from runbook.host.ports import Host, HostView
@@ -32,7 +34,8 @@ class Hold:
     """What is held, and what was up before: to be read by whoever lets it go.
 
     `triggers` are the units that would start the unit and were up: sockets, timers, paths. `stops` and `starts`
-    are the jobs that were asked for, by unit; `started` is what somebody else started in between. `up` is noted
+    are the jobs that were asked for, by unit; `started` is what somebody else started in between, `starter` who did, in
+    words. `up` is noted
     before the first of them. `move` is what was found to be next: `stop`, `let go`, `start again`, or nothing.
     """
 
@@ -41,6 +44,7 @@ class Hold:
     triggers: list[str] = field(default_factory=list)
     stops: dict[str, JobRef] = field(default_factory=dict)
     started: list[str] = field(default_factory=list)
+    starter: str = ""
     starts: dict[str, JobRef] = field(default_factory=dict)
     troubles: list[str] = field(default_factory=list)
     released: bool = False
@@ -75,7 +79,7 @@ class Hold:
                 why = f"cannot stop {never} for the update: its file forbids that (RefuseManualStop=)"
                 return fails(Verdict.UPDATE_FAILED, why, **finding.evidence)
             self.move = "stop"
-            then = "which somebody started meanwhile" if began else f"then {finding.reason}"
+            then = f"which {_starter(view, up)} started meanwhile" if began else f"then {finding.reason}"
             return to_do(finding.verdict, f"stop {', '.join(up)}, {then}", **finding.evidence)
         held = self.names | {name, *view.unit(name).triggered_by}
         if stopping and not began:
@@ -122,8 +126,9 @@ class Hold:
         for one in awake(host, name):
             if one != name and one not in self.triggers:
                 self.triggers.append(one)
-            if one in self.stops and one not in self.started:
-                self.started.append(one)
+            if one in self.stops:
+                self.starter = _starter(host, [one])
+                self.started += [one] if one not in self.started else []
             self.stops[one] = host.begin_job(JobVerb.STOP, one)
 
     def stopping(self, view: HostView) -> list[str]:
@@ -191,7 +196,7 @@ class Hold:
     def told(self, view: HostView) -> str:
         """Say what is running now, of what was held."""
         if not self.starts and not self.troubles:
-            interrupted = ", and stopped again when somebody started it" if self.started else ""
+            interrupted = f", and stopped again when {self.starter or 'somebody'} started it" if self.started else ""
             return f"{self.unit} was held stopped meanwhile{interrupted}"
         going_on = self.starting(view)
         now = [
@@ -207,6 +212,12 @@ def _clear_limit(host: Host, run: RunState, name: str) -> None:
     if limited(unit) and unit.active_state not in UP:
         host.reset_failed(name)
         run.cleared[name] = host.clock.now()
+
+
+def _starter(view: HostView, names: Sequence[str]) -> str:
+    """Name whoever started one of these since this program stopped it, as far as that is known."""
+    known = (next((one for one in reversed(view.unit(name).asked) if one.starts), None) for name in names)
+    return next((somebody(one) for one in known if one is not None), "somebody")
 
 
 def awake(view: HostView, name: str) -> list[str]:

@@ -11,6 +11,7 @@ from pydantic import Field
 from runbook.endings import NEVER, awaited, gave_up_starting, how_it_ended, never_notified
 from runbook.errors import HostError
 from runbook.fields import Limit, UnitName
+from runbook.host.askers import SOMEBODY, somebody
 from runbook.host.facts import UP, ActiveState, JobRef, JobResult, JobVerb, LoadState, Unit
 from runbook.host.naming import lost
 from runbook.host.ports import SAME_MOMENT, Host, HostView
@@ -246,7 +247,7 @@ class JobStep(Step[JobMemory]):
             case JobResult.CANCELED:
                 return fails(
                     Verdict.JOB_CANCELED,
-                    f"somebody else's job took the place of this {self.verb} of {unit.name}, "
+                    f"{_rival_job(unit)} took the place of this {self.verb} of {unit.name}, "
                     f"which is {unit.describe()} now",
                     **facts,
                 )
@@ -347,6 +348,12 @@ def begun(unit: Unit, memory: JobMemory) -> Finding | None:
 def started(unit: Unit) -> Unit:
     """Say what a unit will be after a start that went well, for the plan of what comes after it."""
     return unit if unit.active_state in UP else replace(unit, active_state=ActiveState.ACTIVE, sub_state="running")
+
+
+def _rival_job(unit: Unit) -> str:
+    """Name the job that took the place of this run's: the first that came after it."""
+    first = next(iter(unit.asked), None)
+    return f"the job of {somebody(first)}" if first and first.askers else f"{SOMEBODY}'s job"
 
 
 def _seconds(usec: int) -> float:

@@ -5,6 +5,7 @@ On standard output it says each call that came in; on standard input it takes or
 `ok` when one is carried out:
 
     finish UNIT RESULT   the unit's job ends, and JobRemoved says so
+    begin UNIT           somebody else's job begins, and JobNew says so
     changed UNIT TIMES   PropertiesChanged, so many times at once; NRestarts counts them
     leave                give the bus name up, as systemd does while it re-executes
     return               take it again
@@ -121,6 +122,8 @@ class FakeSystemd:
             job_path(number), self.properties, self.on_job, None, None
         )
 
+        self.announce(unit, number)  # As the real one does, before the answer.
+
         def answer() -> None:
             invocation.return_value(GLib.Variant("(o)", (job_path(number),)))
 
@@ -135,6 +138,14 @@ class FakeSystemd:
             os._exit(0)
         else:
             answer()
+
+    def announce(self, unit: str, number: int) -> None:
+        body = GLib.Variant("(uos)", (number, job_path(number), unit))
+        self.connection.emit_signal(None, ROOT, MANAGER, "JobNew", body)
+
+    def begin_by_somebody(self, unit: str) -> None:
+        self.last_job += 1
+        self.announce(unit, self.last_job)
 
     def finish(self, unit: str, result: str) -> None:
         number = self.jobs.pop(unit)
@@ -180,6 +191,7 @@ class FakeSystemd:
         order, *words = line.split()
         orders: dict[str, Callable[..., None]] = {
             "finish": self.finish,
+            "begin": self.begin_by_somebody,
             "changed": self.changed,
             "leave": self.leave,
             "return": self.come_back,

@@ -8,7 +8,9 @@ import pytest
 
 from runbook.errors import HostError
 from runbook.host import systemd as systemd_module
+from runbook.host.askers import Asked, Asker
 from runbook.host.bus import Properties
+from runbook.host.callers import Callers, Spelled
 from runbook.host.facts import JobRef, JobResult, JobVerb
 from runbook.host.loop import Loop
 from runbook.host.systemd import Systemd
@@ -197,3 +199,78 @@ def test_no_look_is_recent_on_a_new_connection(systemd: Systemd, bus: PrivateBus
     bus.start_systemd()
     systemd.live_state("web.service")
     assert systemd.unit("web.service", recent=PATIENCE) is not first
+
+
+# -- who asked for what this program did not ask for
+
+
+@pytest.fixture
+def looks(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, int, bool]]:
+    """Give the looks at all processes, each with the unit, its job, and whether that was announced."""
+    seen: list[tuple[str, int, bool]] = []
+
+    def look(callers: Callers, unit: str, job: int, _spelled: Spelled, *, began: bool) -> None:
+        seen.append((unit.rpartition("/")[2], job, began))
+        asker = Asker(70, ("systemctl", "stop", "web"), "root")
+        callers._asked.setdefault(unit, []).append(Asked(job, (asker,)))
+
+    monkeypatch.setattr(Callers, "look", look)
+    return seen
+
+
+def test_nobody_is_looked_for_while_nobody_acts(
+    systemd: Systemd, bus: PrivateBus, loop: Loop, looks: list[tuple[str, int, bool]]
+) -> None:
+    """This program's own jobs, each announced before it is answered, and those of units that nobody watches."""
+    systemd.unit("web.service")
+    for unit in ("web.service", "quick.service", "late.service"):
+        systemd.begin_job(JobVerb.RESTART, unit)
+    bus.order("begin hang.service")
+    bus.order("finish web.service done")
+    wait(loop)
+    assert systemd.unit("web.service").asked == ()
+    assert looks == []
+
+
+def test_a_strangers_job_is_looked_into_once_as_it_begins(
+    systemd: Systemd, bus: PrivateBus, loop: Loop, looks: list[tuple[str, int, bool]]
+) -> None:
+    systemd.unit("web.service")
+    bus.order("begin web.service")
+    bus.order("changed web.service 1")
+    wait(loop)
+    assert looks == [("web_2eservice", 1, True)]
+    assert [one.job for one in systemd.unit("web.service").asked] == [1]
+    assert len(looks) == 1
+
+
+def test_a_strangers_job_in_the_middle_of_a_request(
+    systemd: Systemd, bus: PrivateBus, loop: Loop, looks: list[tuple[str, int, bool]]
+) -> None:
+    """It is told from this program's own by the answer, and belongs to what came after that was asked for."""
+    systemd.unit("late.service")
+    loop.after(0.05, lambda: bus.order("begin late.service"))
+    systemd.begin_job(JobVerb.START, "late.service")
+    assert looks == [("late_2eservice", 2, True)]
+    assert [one.job for one in systemd.unit("late.service").asked] == [2]
+
+
+def test_what_was_asked_before_ends_with_a_job_of_ones_own(
+    systemd: Systemd, bus: PrivateBus, loop: Loop, looks: list[tuple[str, int, bool]]
+) -> None:
+    systemd.unit("web.service")
+    bus.order("begin web.service")
+    bus.order("changed web.service 1")
+    wait(loop)
+    systemd.begin_job(JobVerb.START, "web.service")
+    assert systemd.unit("web.service").asked == ()
+    assert len(looks) == 1
+
+
+def test_a_recent_look_does_not_hide_a_strangers_job(
+    systemd: Systemd, bus: PrivateBus, loop: Loop, looks: list[tuple[str, int, bool]]
+) -> None:
+    systemd.unit("web.service")
+    bus.order("begin web.service")
+    assert loop.run_until(lambda: bool(looks), PATIENCE)
+    assert [one.job for one in systemd.unit("web.service", recent=60).asked] == [1]

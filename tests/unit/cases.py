@@ -106,6 +106,8 @@ def _happen(machine: FakeMachine, moment: dict[str, Any]) -> None:
         machine.units[name] = replace(machine.units[name], **facts_of(facts))
     for pid in moment.get("gone", []):
         machine.kill(pid)
+    if "command-ends" in moment:
+        machine.results |= dict.fromkeys(machine.results, CommandResult(moment["command-ends"], 0))
     for pid, facts in moment.get("processes", {}).items():
         _add_process(machine, pid, dict(facts))
 

@@ -14,6 +14,7 @@ from typing import Any
 
 from runbook.errors import HostError
 from runbook.host import keepers
+from runbook.host.askers import Asked, Asker
 from runbook.host.conclusion import WILDCARDS
 from runbook.host.facts import ActiveState, JobRef, JobResult, JobVerb, LoadState, Unit
 from runbook.host.owners import Holder, Listener, PortOwnership, Process, Sent
@@ -415,10 +416,22 @@ def listen(machine: FakeMachine, pid: int, *addresses: str, first_inode: int | N
         machine.sockets.setdefault(pid, []).append(Listener("tcp", host.strip("[]"), int(port), inode, cgroup_id=77))
 
 
+def _asked(entry: Mapping[str, Any]) -> Asked:
+    """Make a job of somebody else's: its number, and of whoever is known to have asked for it PID and command."""
+    if "pid" not in entry:
+        return Asked(entry["job"])
+    own = entry.get("own", False)
+    return Asked(entry["job"], (Asker(entry["pid"], tuple(entry["command"].split()), "root", own=own),))
+
+
 def facts_of(mapping: Mapping[str, Any]) -> dict[str, Any]:
     """Turn the kebab-case facts of a case file into those of a dataclass."""
     words = {"active_state": ActiveState, "load_state": LoadState}
     named = {key.replace("-", "_"): value for key, value in mapping.items()}
     if "listen" in named:
         named["listen"] = tuple(tuple(entry) for entry in named["listen"])
+    if "asked" in named:
+        named["asked"] = tuple(map(_asked, named["asked"]))
+    if "activation" in named:
+        named["activation"] = tuple(named["activation"].items())
     return {key: words[key](value) if key in words else value for key, value in named.items()}

@@ -11,6 +11,7 @@ from runbook.engine.events import Events
 from runbook.engine.outcome import Outcome
 from runbook.engine.rollback_plan import Plan, updates_that_ran
 from runbook.errors import HostError
+from runbook.host.askers import last_stop, somebody
 from runbook.host.facts import DOWN, ActiveState, Unit
 from runbook.host.ports import Host, HostView
 from runbook.memory import RunState
@@ -98,10 +99,11 @@ def _needless(step: Step[Any], plan: Plan, host: HostView) -> bool:
 
 def _why_not(carrier: Carrier, book: Runbook, events: Sequence[Event], failed: Outcome) -> str:
     """Say why a roll back is not even begun; or nothing."""
-    if name := _stopped_by_somebody(carrier.host, book, failed):
-        return f"{name} was stopped by somebody else, which is not overridden, so nothing was rolled back"
-    if unit := _still_works(carrier):
-        return f"the command in {unit} could not be stopped, so nothing was rolled back beside it"
+    if unit := _stopped_by_somebody(carrier.host, book, failed):
+        who = somebody(last_stop(unit.asked))
+        return f"{unit.name} was stopped by {who}, which is not overridden, so nothing was rolled back"
+    if working := _still_works(carrier):
+        return f"the command in {working} could not be stopped, so nothing was rolled back beside it"
     if not Plan.of(book, events).steps:
         return f"there was no version before {', '.join(updates_that_ran(book, events))}, so nothing was undone"
     return ""
@@ -115,24 +117,24 @@ def _still_works(carrier: Carrier) -> str:
         return ""
 
 
-def _stopped_by_somebody(host: Host, book: Runbook, failed: Outcome) -> str:
-    """Name the unit that is down because somebody else wants it so, if that is why the run failed.
+def _stopped_by_somebody(host: Host, book: Runbook, failed: Outcome) -> Unit | None:
+    """Give the unit that is down because somebody else wants it so, if that is why the run failed.
 
     A version that ends by itself is no such unit, also where somebody else had started or reloaded it before.
     """
     verdict = failed.evidence.get("found", failed.verdict)
     if verdict not in (Verdict.UNIT_CHANGED, Verdict.JOB_CANCELED):
-        return ""
+        return None
     step = next((step for step in book.walk() if step.id == failed.id), None)
     if step is None or (verdict == Verdict.UNIT_CHANGED and step.kind in BY_ITSELF):
-        return ""
+        return None
     names = [name for one in step.walk() for name in one.units()]
     try:
         units = [host.unit(name) for name in dict.fromkeys(names)]
     except HostError:
-        return ""
+        return None
     canceled = verdict == Verdict.JOB_CANCELED
-    return next((unit.name for unit in units if _stopped(unit, canceled=canceled)), "")
+    return next((unit for unit in units if _stopped(unit, canceled=canceled)), None)
 
 
 def _stopped(unit: Unit, *, canceled: bool) -> bool:

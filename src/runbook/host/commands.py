@@ -97,6 +97,7 @@ class Commands:
         if state in (ActiveState.ACTIVATING, ActiveState.DEACTIVATING):
             with contextlib.suppress(NoSuchUnit):  # It may end in this very moment.
                 path = self._systemd.bus.read(unit_path(unit), UNIT, "Job", what=f"look for {unit}")[1]
+                self._systemd.is_own(unit)
                 return JobRef(path, unit, "start", output)
         if CommandFiles(output).read_result(token):
             return JobRef(NO_JOB, unit, "start", output)
@@ -160,6 +161,7 @@ class Commands:
         if state is ActiveState.ACTIVATING or (state is ActiveState.DEACTIVATING and unit in self._unanswered):
             self._unanswered.discard(unit)
             path = self._systemd.bus.read(unit_path(unit), UNIT, "Job", what=f"look for {unit}")[1]
+            self._systemd.is_own(unit)
             return JobRef(path, unit, "start", command.output)
         if state is ActiveState.FAILED:
             self._systemd.reset_failed(unit)

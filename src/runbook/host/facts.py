@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 
+from runbook.host.askers import Asked, evidence
+
 
 class SystemdWord(StrEnum):
     """A word of systemd's. One that is not listed becomes a member of its own, equal to its text."""
@@ -109,7 +111,9 @@ class Unit:
     never. `exec_main_start` and `inactive_exit` are in microseconds since the epoch, by the clock of that moment.
     `invocation_id` is 32 hex digits, or empty. `restarts_with` are the units that systemd stops and starts together
     with this one, which they require or are a part of. `job` is the id of a queued or running job, 0 for none,
-    `job_type` what it does; `other_jobs` counts ends of jobs that this program did not ask for; `unmet` are conditions
+    `job_type` what it does; `other_jobs` counts ends of jobs that this program did not ask for, and `asked` are the
+    latest that were begun since it last asked for one itself, oldest first; `activation` is what systemd knows of the
+    timer or path that started it; `follows` are the units whose stop or restart goes on to it. `unmet` are conditions
     that did not hold; `broke` is the command beside the main one that failed first, in words. `starts_cleared`: a
     reset-failed stands before its next start. `listen` is a socket's; fields below `main_pid` are a service's.
     """
@@ -125,6 +129,9 @@ class Unit:
     job: int = 0
     job_type: str = ""
     other_jobs: int = 0
+    asked: tuple[Asked, ...] = ()
+    activation: tuple[tuple[str, str], ...] = ()
+    follows: tuple[str, ...] = ()
     need_daemon_reload: bool = False
     can_reload: bool = False
     can_stop: bool = True
@@ -221,6 +228,17 @@ class Unit:
         """When the invocation before its current one ended; 0 where there was none."""
         return max(self.inactive_enter_monotonic, self._left_active)
 
+    def triggered_since(self, before: tuple[tuple[str, str], ...] | None) -> str:
+        """Name the timer or path unit that began its invocation; nothing where that is not sure.
+
+        systemd keeps these details over a restart that somebody asked for (seen on 252 and 257). So a timer's moment
+        must be later than the end of the invocation before; a path's has none, and must be other than it was `before`.
+        """
+        details = dict(self.activation)
+        moment = int(details.get("trigger_timer_monotonic_usec", 0))
+        anew = moment >= self.ended_monotonic if moment else before is not None and self.activation != before
+        return details.get("trigger_unit", "") if anew else ""
+
     @property
     def _left_active(self) -> int:
         down = self.active_state in (ActiveState.DEACTIVATING, *DOWN)
@@ -282,4 +300,5 @@ class Unit:
             "NRestarts": self.n_restarts,
             "ExecMainStatus": self.exec_main_status,
             "InvocationID": self.invocation_id,
+            **({"asked-by": named} if (named := evidence(self.asked)) else {}),
         }

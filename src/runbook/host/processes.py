@@ -26,6 +26,9 @@ from runbook.host.owners import Process
 from runbook.model import ProcessId
 
 PF_KTHREAD = 0x0020_0000  # include/linux/sched.h
+NO_LOGIN = 0xFFFF_FFFF
+"""What /proc/PID/loginuid says of a process that came from no login."""
+
 DEAD = ("Z", "X", "x")
 TICKS = os.sysconf("SC_CLK_TCK")
 STATES = {
@@ -111,6 +114,26 @@ def stat_of(pid: int) -> Stat | None:
     """Read /proc/PID/stat; None when the process is gone."""
     with _opened(pid) as folder:
         return None if folder is None else _stat(folder)
+
+
+def name_of(pid: int) -> str:
+    """Give the name of a process, which is cut at 15 characters; empty when it is gone. The cheapest look there is."""
+    try:
+        # One look at one file needs no descriptor of the folder, which costs three times as much.
+        with open(f"/proc/{pid}/comm", "rb", buffering=0) as file:
+            return _text(file.read(64).removesuffix(b"\n"))
+    except OSError:
+        return ""
+
+
+def login_of(pid: int) -> str:
+    """Name the user who logged in, wherever that led since; empty where nobody did, or it is not known.
+
+    pam_loginuid(8) writes it once for a login, and sudo does not change it. A kernel without audit has none.
+    """
+    with _opened(pid) as folder:
+        text = b"" if folder is None else _read(folder, "loginuid").strip()
+    return _user(int(text)) if text.isdigit() and int(text) != NO_LOGIN else ""
 
 
 def lives(process: ProcessId) -> bool:

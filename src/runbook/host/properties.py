@@ -64,6 +64,9 @@ _PROPERTIES = {
 _PROPAGATE = ("RequiredBy", "BoundBy", "ConsistsOf")
 """Dependencies along which a restart goes on to other units (systemd, src/core/unit-dependency-atom.c)."""
 
+_FOLLOWS = ("Requires", "Requisite", "BindsTo", "PartOf", "StopPropagatedFrom")
+"""Dependencies along which a stop or a restart of the other unit comes to this one."""
+
 _BESIDE = ("ExecCondition", "ExecStartPre", "ExecStartPost")
 """Settings of commands that end a start when they fail, in the order in which they run."""
 
@@ -92,6 +95,8 @@ def unit_of(properties: Properties) -> Unit:
         condition_result=held("Condition"),
         assert_result=held("Assert"),
         restarts_with=tuple(name for kind in _PROPAGATE for name in properties.get(kind, [])),
+        activation=tuple(map(tuple, properties.get("ActivationDetails", []))),
+        follows=tuple(name for kind in _FOLLOWS for name in properties.get(kind, [])),
         unmet=tuple(_unmet(properties)),
         broke=_broke(properties),
         restart_prevent_statuses=prevent[0],

@@ -14,7 +14,9 @@ from typing import Any
 
 from runbook.errors import BusLost, BusTimeout, HostError, NoSuchUnit
 from runbook.host.addresses import Scope, endpoints, unavailable
+from runbook.host.askers import Asked
 from runbook.host.bus import PAUSE, PROPERTIES, Bus
+from runbook.host.callers import Callers, Spelled
 from runbook.host.facts import ActiveState, JobRef, JobResult, JobVerb, Unit, job_path
 from runbook.host.loop import Loop
 from runbook.host.properties import unit_of
@@ -62,11 +64,16 @@ class Systemd:
         self._held: set[str] = set()
         self._own: set[str] = set()
         self._ended: dict[str, set[str]] = {}
+        self._callers = Callers(of_user=scope == "user")
+        self._spelled: dict[str, Spelled] = {}
+        self._asking = False
+        self._unsorted: list[tuple[str, str]] = []
         try:
             self.bus = Bus(loop, endpoints(scope), SERVICE, renewed=self._subscribe_again)
         except BusLost as error:
             raise unavailable(scope, error.message) from None
         try:
+            self.bus.subscribe(MANAGER_PATH, MANAGER, "JobNew", self._job_new)
             self.bus.subscribe(MANAGER_PATH, MANAGER, "JobRemoved", self._job_removed)
             self.bus.subscribe(MANAGER_PATH, MANAGER, "Reloading", self._reloading)
             self._arrive()
@@ -95,6 +102,7 @@ class Systemd:
         self._loop.forget(self._names[path])
         unit = replace(unit_of(properties), of_user=self.scope == "user", other_jobs=self._other_jobs(path))
         unit = replace(unit, job_type=self._job_type(unit.job)) if unit.job else unit
+        unit = replace(unit, asked=self._asked(path, unit))
         self._looks[path] = now, unit
         return unit
 
@@ -164,15 +172,27 @@ class Systemd:
         """Ask for a job, in mode `replace`. Its end is heard even if it comes before the answer."""
         what = f"{verb} {_named(name)}"
         self._hold(name)
-        answer = self.manager(_METHODS[verb], "(ss)", name, "replace", what=what, settle=True)
-        return self.began(answer, name, verb)
+        self._asking = True
+        try:
+            answer = self.manager(_METHODS[verb], "(ss)", name, "replace", what=what, settle=True)
+            self._callers.forget(self._paths.get(name, unit_path(name)))
+            return self.began(answer, name, verb)
+        finally:
+            self._asking = False
+            self._sort()
 
     def began(self, answer: Any, name: str, verb: str, output: str = "") -> JobRef:
         """Make the reference of a job that a method's answer names."""
         path = answer.unpack()[0]
         self._heard[path] = self._loop.clock.monotonic()
         self._own.add(path)
+        if output:
+            self.is_own(name)
         return JobRef(path, name, verb, output)
+
+    def is_own(self, name: str) -> None:
+        """Know a unit in which a command of this run is at work: what that asks for is the run's own doing."""
+        self._callers.starts(name)
 
     def has_heard(self, ref: JobRef) -> bool:
         """Whether the end of a job was announced."""
@@ -210,6 +230,25 @@ class Systemd:
     def _other_jobs(self, path: str) -> int:
         """Count the ends of jobs that somebody else asked for, automatic restarts among them, since it is watched."""
         return len(self._ended.get(path, set()) - self._own)
+
+    def _asked(self, path: str, unit: Unit) -> tuple[Asked, ...]:
+        """Give the jobs that this program did not ask for; a job that nobody was heard to begin is looked into once."""
+        names = frozenset((unit.name, *unit.names, *self._names[path]))
+        self._spelled[path] = Spelled(names, frozenset(unit.follows))
+        if unit.job:
+            self._look_who(path, job_path(unit.job), began=False)
+        return self._callers.asked(path)
+
+    def _look_who(self, unit: str, job: str, *, began: bool) -> None:
+        number = _number(job)
+        if job not in self._own and not self._callers.knows(unit, number):
+            spelled = self._spelled.get(unit) or Spelled(frozenset(self._names[unit]))
+            self._callers.look(unit, number, spelled, began=began)
+
+    def _sort(self) -> None:
+        """Look who began what was begun while this program asked for something itself."""
+        while self._unsorted:
+            self._look_who(*self._unsorted.pop(0), began=True)
 
     def _has_job(self, ref: JobRef) -> bool:
         with self._unless_gone():
@@ -296,6 +335,17 @@ class Systemd:
         self._looks.clear()
         self._loop.tell()
 
+    def _job_new(self, _path: str, arguments: Any) -> None:
+        _id, job, name = arguments.unpack()
+        unit = unit_path(name)
+        if unit not in self._names:
+            return
+        self._looks.pop(unit, None)
+        # Whoever asked may be gone in a few milliseconds. Which job is ours is known only after the answer.
+        self._unsorted.append((unit, job))
+        if not self._asking:
+            self._sort()
+
     def _job_removed(self, _path: str, arguments: Any) -> None:
         _id, path, name, result = arguments.unpack()
         self._results[path] = (name, JobResult(result))
@@ -329,4 +379,8 @@ def _named(name: str) -> str:
 
 def job_number(ref: JobRef) -> int:
     """Give the number of a job, which is the end of its path."""
-    return int(ref.path.rpartition("/")[2])
+    return _number(ref.path)
+
+
+def _number(path: str) -> int:
+    return int(path.rpartition("/")[2])

@@ -122,7 +122,7 @@ class WaitReady(Step[WaitMemory]):
             dead = Verdict.UNIT_FAILED if last.verdict is Verdict.STILL_STARTING else last.verdict
             return fails(dead, f"{waited}; {unit.name} is {unit.describe()}: {how_it_ended(unit)}", **last.evidence)
         if memory.patience.others >= OFTEN:
-            why = f"somebody else started {unit.name} again {memory.patience.others} times while it was watched"
+            why = memory.patience.others_told(unit)
             return fails(Verdict.UNIT_CHANGED, f"{waited}; {why}", **last.evidence)
         if unit.active_state is ActiveState.DEACTIVATING and unit.job_type not in ("start", "restart"):
             why = f"{unit.name} is {unit.describe()}: it is being stopped, and no start is to follow"
@@ -187,9 +187,7 @@ class WaitReady(Step[WaitMemory]):
 
 def _besides(look: Look, memory: WaitMemory) -> str:
     """Say what an operator must know of a unit that is ready all the same."""
-    others = memory.patience.others
-    times = "once" if others == 1 else f"{others} times"
-    started = f"somebody else started {look.unit.name} again {times} while it was watched" if others else ""
+    started = memory.patience.others_told(look.unit)
     return "".join(f"; {text}" for text in (started, in_its_file(look.unit)) if text)
 
 

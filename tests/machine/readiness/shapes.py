@@ -14,6 +14,10 @@ LONG = 60.0
 """Seconds that a wait may take. A verdict that was known before came long before that."""
 
 
+SOMEBODY = r"somebody else( \(PID \d+ .*\))?"
+"""Who acts so fast may be gone before anybody has looked, and is named then or is not."""
+
+
 def book(unit: str, *steps: str, **top: object) -> str:
     """Write a runbook on one unit, its steps as YAML in one line each."""
     named = "".join(f"{key}: {value}\n" for key, value in {"unit": unit, **top}.items())

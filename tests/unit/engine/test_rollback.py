@@ -10,6 +10,7 @@ import pytest
 
 from runbook.engine.outcome import Outcome
 from runbook.engine.rollback import _stopped_by_somebody
+from runbook.host.askers import Asked, Asker
 from runbook.host.facts import ActiveState, JobResult
 from runbook.host.tasks import Answer, Command, CommandResult
 from runbook.model import Event, StepStatus, Verdict
@@ -280,6 +281,22 @@ def test_the_stop_of_somebody_else_is_not_overridden() -> None:
     assert made.machine.units["gw.service"].active_state is ActiveState.INACTIVE
 
 
+def test_whose_stop_is_not_overridden() -> None:
+    made = Installed("one")
+    stop = Asked(7, (Asker(70, ("systemctl", "stop", "gw"), "root"),))
+
+    def stops(machine: FakeMachine, name: str) -> JobResult:
+        result = somebody_stops(machine, name)
+        machine.units[name] = replace(machine.units[name], asked=(stop,))
+        return result
+
+    made.machine.on_job = {"restart": stops}
+    end, _ = run(made.machine, *_book("one"), step("restart"), rollback="auto")
+    assert end.back.startswith(
+        "gw.service was stopped by somebody else (PID 70 `systemctl stop gw` as root), which is not"
+    )
+
+
 def test_nor_is_one_that_a_fix_came_upon() -> None:
     made = Installed("one")
     made.machine.on_job = {"restart": somebody_stops}
@@ -417,7 +434,7 @@ def test_what_counts_as_a_stop_by_somebody_else(state: ActiveState, job_type: st
     failed = Outcome("verify-port-owner", "verify-port-owner", StepStatus.FAILED, Verdict.UNIT_CHANGED, "so")
     book = Runbook.model_validate({"unit": "gw", "port": "80", "steps": [step("verify-port-owner")], "path": "x.yaml"})
     made.machine.units["gw.service"] = unit(active_state=state, job_type=job_type)
-    assert bool(_stopped_by_somebody(made.machine, book, failed)) == stopped
+    assert (_stopped_by_somebody(made.machine, book, failed) is not None) == stopped
 
 
 def verifies(name: str, expect: str) -> Step[Any]:

@@ -124,6 +124,9 @@ def test_one_that_is_just_writing_its_result_is_joined(tmp_path: Path) -> None:
         def live_state(self, name: str) -> ActiveState | None:  # type: ignore[override]
             return ActiveState.DEACTIVATING if self.asked else None
 
+        def is_own(self, name: str) -> None:
+            assert name == "runbook-x.service"
+
     systemd = Ending()
     commands = Commands(cast("Systemd", systemd), cast("Loop", SimpleNamespace()))
     assert commands.begin("x", Command(("true",), output=str(tmp_path / "out"))).path.endswith("/5")
