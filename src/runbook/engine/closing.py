@@ -18,6 +18,7 @@ _THEN = "then {systemctl} reset-failed {unit} and {systemctl} restart {unit}"
 _END_IT = f"end it by hand if it may go, {_THEN}"
 _BRING_IN = f"bring {{to}} in by hand, {_THEN}"
 _WHO_ACTS = "ask who else acts on {unit}: {systemctl} list-jobs shows what is asked now, {journalctl} -u {unit} when"
+_ASK_THEM = "ask whoever is named there what they want of {unit}, then run this again"
 
 NEXT: Mapping[Verdict, str] = {
     Verdict.NOT_LISTENING: "ss -tlnp shows what {unit} listens on instead, {journalctl} -u {unit} -n 30 what it says",
@@ -150,6 +151,8 @@ def advice(view: HostView, outcome: Outcome, step: Step[Any] | None, book: Runbo
     to = step.foretold().get("to", "") if step is not None else ""
     if to and outcome.id.startswith(PREFIX):
         text = _BRING_IN
+    elif text == _WHO_ACTS and outcome.evidence.get("asked-by"):
+        text = _ASK_THEM
     if not text or ("{unit}" in text and unit is None):
         return ""
     if verdict in (Verdict.ORPHAN_HOLDS_PORT, Verdict.LEFTOVER_HOLDS_PORT) and outcome.id.startswith(PREFIX):
