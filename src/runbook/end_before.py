@@ -42,9 +42,9 @@ class Asking:
     def tell(self, view: HostView, unit: Unit, run: RunState) -> End | None:
         """Tell how it ended; None as long as the answer is on its way."""
         now = view.clock.monotonic()
-        if self.question is None:
-            self.until = self.until or now + PATIENCE
-            what = EndBefore(unit.name, unit.invocation_id, unit.of_user)
+        self.until = self.until or now + PATIENCE
+        what = EndBefore(unit.name, unit.invocation_id, unit.of_user)
+        if self.question is None or self.question.what != what:
             self.question = Question(what, run.new_question(), max(0.05, self.until - now))
         answer = view.ask(self.question)
         if answer is None:
@@ -58,12 +58,18 @@ class Asking:
 
 def _read(unit: Unit, told: Mapping[str, Any]) -> End:
     """Say it in the words that are used of a unit that tells it itself."""
-    result, command, status = told.get("result", ""), told.get("command", ""), told.get("status", 0)
-    if not command:
-        return End("it ended, and systemd takes that for a success") if result == "success" else UNKNOWN
-    code = CODES.get(told["code"], 0)
-    ended = replace(unit, result=result, exec_main_code=code, exec_main_status=status, broke="")
-    if command != "ExecStart":
+    result, command, status = told["result"], told.get("command", ""), told.get("status", 0)
+    if result == "success":
+        return End("it ended, and systemd takes that for a success")
+    if not result:
+        return UNKNOWN
+    code = CODES.get(told.get("code", ""), 0)
+    # Its start had come to its end, or not: that is all that is known of the moments.
+    entered = unit.inactive_exit_monotonic - (not told["started"])
+    ended = replace(unit, result=result, exec_main_code=0, exec_main_status=0, broke="", active_enter_monotonic=entered)
+    if command == "ExecStart":
+        ended = replace(ended, exec_main_code=code, exec_main_status=status)
+    elif command:
         how = f"ended with status {status}" if code == 1 else f"was killed by signal {status}"
         ended = replace(ended, broke=f"{command}= {how}")
     return End(how_it_ended(ended), never_notified(ended))

@@ -17,6 +17,13 @@ FAILURE = "d9b373ed55a64feb8242e02dbe79a49c"
 """MESSAGE_ID= of "Main process exited, …", "Deactivated successfully." and "Failed with result …"
 (systemd, src/systemd/sd-messages.h)."""
 
+_KINDS = {BEGAN[1]: "started", PROCESS_EXIT: "exit", SUCCESS: "end", FAILURE: "end"}
+
+DEBUG = "7"
+"""The PRIORITY= of an exit that systemd takes for a success, and of one that a `-` has it ignore."""
+
+OF_A_START = ("ExecCondition", "ExecStartPre", "ExecStart", "ExecStartPost")
+
 ENTRIES = 50
 """How far back it is looked: a start writes two of these entries at most, an end one more than processes failed."""
 
@@ -28,18 +35,19 @@ class Ending(Look[EndBefore]):
         """Look; the answer's output tells the end. Raises HostError."""
         kinds = [f"MESSAGE_ID={word}" for word in (*BEGAN, PROCESS_EXIT, SUCCESS, FAILURE)]
         arguments = ("--reverse", f"--lines={ENTRIES}", *self.by_manager(self._wanted.unit), *kinds)
-        fields = ("MESSAGE_ID", "COMMAND", "EXIT_CODE", "EXIT_STATUS", "UNIT_RESULT", self.invocation)
+        fields = ("MESSAGE_ID", "PRIORITY", "COMMAND", "EXIT_CODE", "EXIT_STATUS", "UNIT_RESULT", self.invocation)
         self._reader.catch_up()
         with contextlib.closing(self._reader.entries(*arguments, fields=fields)) as entries:
             found = _end_before(entries, self.invocation, self._wanted.invocation)
         if self._reader.over:
             return False, "no answer in time", ""
-        return True, "", json.dumps(found) if found else ""
+        return True, "", "" if found is None else json.dumps(found)
 
 
-def _end_before(entries: Iterable[Mapping[str, Any]], field: str, invocation: str) -> dict[str, Any]:
-    """Find the end of the invocation before one; the entries come latest first."""
-    found: dict[str, Any] = {}
+def _end_before(entries: Iterable[Mapping[str, Any]], field: str, invocation: str) -> dict[str, Any] | None:
+    """Find the end of the invocation before one; None where that one is not to be seen. Latest entries come first."""
+    found: dict[str, Any] = {"result": "", "started": False}
+    failed: list[dict[str, Any]] = []
     before = ""
     begun = False
     for entry in entries:
@@ -51,15 +59,20 @@ def _end_before(entries: Iterable[Mapping[str, Any]], field: str, invocation: st
         before = before or of
         if of != before:
             break
-        told = entry.get("MESSAGE_ID")
-        if told == PROCESS_EXIT:
-            # The first process that failed took the others along, and is met last.
-            status = str(entry.get("EXIT_STATUS", ""))
-            found |= {
-                "command": str(entry.get("COMMAND", "")),
-                "code": str(entry.get("EXIT_CODE", "")),
-                "status": int(status) if status.isdecimal() else 0,
-            }
-        elif told in (FAILURE, SUCCESS):
-            found["result"] = str(entry.get("UNIT_RESULT") or "success")
-    return found
+        match _KINDS.get(str(entry.get("MESSAGE_ID"))):
+            case "exit" if entry.get("PRIORITY") != DEBUG and entry.get("COMMAND") != "ExecReload":
+                failed.append(_exit(entry))
+            case "end":
+                found["result"] = str(entry.get("UNIT_RESULT") or "success")
+            case "started":
+                found["started"] = True
+    # The first that failed took the others along. What comes after a start's own commands is cleaning up.
+    failed.reverse()
+    failed.sort(key=lambda one: one["command"] not in OF_A_START)
+    return found | (failed[0] if failed else {}) if begun else None
+
+
+def _exit(entry: Mapping[str, Any]) -> dict[str, Any]:
+    status = str(entry.get("EXIT_STATUS", ""))
+    code, command = str(entry.get("EXIT_CODE", "")), str(entry.get("COMMAND", ""))
+    return {"command": command, "code": code, "status": int(status) if status.isdecimal() else 0}

@@ -63,7 +63,7 @@ class Journalctl:
         Only root may ask for that. Where it takes longer than half of the time, what is filed must do.
         """
         program = shutil.which("journalctl", path=PATH)
-        if program is None or os.geteuid() != 0:
+        if program is None or os.geteuid() != 0 or self.over:
             return
         seconds = (self._until - time.monotonic()) / 2
         with contextlib.suppress(OSError, subprocess.TimeoutExpired), self._begun([program, "--sync"]) as child:
@@ -104,6 +104,8 @@ class Journalctl:
             # Ctrl-C at a terminal is this program's to answer; a session of its own is for commands (`Strays`).
             process_group=0,
         )
+        if self._cut:  # Before there was a child to be killed.
+            self._child.kill()
         return self._child
 
     def _split(self, pipe: int) -> Iterator[bytes]:

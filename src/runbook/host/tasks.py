@@ -171,9 +171,10 @@ class Starts:
 class EndBefore:
     """Reads from the journal how the invocation before this one ended.
 
-    The answer's `output` is JSON: `result` is systemd's Result, and of the first process that failed, if one did,
-    `command` is the setting (`ExecStart`), `code` one of `exited`, `killed` and `dumped`, `status` a number. It is
-    empty where the journal does not tell, or does not tell yet.
+    The answer's `output` is JSON: `result` is systemd's Result, empty where it is not told; `started` whether its start
+    had come to its end; and of the first process that failed, if one did, `command` is the setting (`ExecStart`),
+    `code` one of `exited`, `killed` and `dumped`, `status` a number. It is empty where this invocation is not in the
+    journal yet.
     """
 
     unit: str

@@ -27,9 +27,6 @@ RECENT = 2.0
 A look at all processes for each would keep a machine of some thousand busy. A window begins and ends with one.
 """
 
-AGAIN = 0.1
-"""Seconds after which the journal is asked again how the last process ended."""
-
 OFTEN = 2
 """Starts by somebody else in one wait from which on it is they that keep the unit from being ready."""
 
@@ -38,7 +35,7 @@ OFTEN = 2
 class WaitMemory(Memory):
     """The clocks of one wait, in seconds of the monotonic clock, and what is asked of the probes.
 
-    `invocation` is what has been healthy since `healthy_since`.
+    `invocation` is what has been healthy since `healthy_since`. `only_words`: it has failed, and is to be told how.
     """
 
     patience: Patience = field(default_factory=Patience)
@@ -47,6 +44,7 @@ class WaitMemory(Memory):
     healthy_since: float | None = None
     asking: Asking = field(default_factory=Asking)
     end_before: end_before.Asking = field(default_factory=end_before.Asking)
+    only_words: bool = False
 
 
 class WaitReady(Step[WaitMemory]):
@@ -92,13 +90,7 @@ class WaitReady(Step[WaitMemory]):
             memory.began = now
         # Without probes it looks only when something has changed, or at the end.
         look = self._look(view, memory, memory.patience, RECENT if self.probes else 0.0)
-        if look.untold:
-            end = memory.end_before.tell(view, look.unit, memory.run)
-            if end is None:
-                soon = replace(look.wake(AGAIN), pending=True)
-                return not_yet(look.verdict, look.reason, soon, **look.evidence())
-            memory.patience.ended, memory.patience.silent = end.text, end.silent
-            look = self._look(view, memory, memory.patience)
+        look = self._told(view, look, memory)
         finding = self._found(view, look, memory, now)
         if self.probes and finding.state is State.HOLDS and self._begins_or_ends(look, memory, now):
             look, finding = self._confirmed(view, look, finding, memory, now)
@@ -113,6 +105,8 @@ class WaitReady(Step[WaitMemory]):
         return self._found(view, self._look(view, memory, None), memory, view.clock.monotonic())
 
     def timed_out(self, view: HostView, memory: WaitMemory, last: Finding) -> Finding:
+        if memory.only_words:
+            return fails(last.verdict, last.reason, **last.evidence)
         unit = view.unit(self._unit)
         waited = f"not ready within {self.timeout:g}s: {last.reason}"
         if last.verdict is Verdict.NOT_LISTENING and (elsewhere := view.listens_on(unit)):
@@ -164,9 +158,23 @@ class WaitReady(Step[WaitMemory]):
     def _found(self, view: HostView, look: Look, memory: WaitMemory, now: float) -> Finding:
         if look.healthy:
             return Prober(view, look, self.probes, memory.run, memory.asking, secret=self.secret).finding(now)
-        if look.final:
+        if look.final and not memory.only_words:
             return fails(look.verdict, look.reason, **look.evidence())
-        return not_yet(look.verdict, look.reason, look.wake(look.again_within), **look.evidence())
+        wake = replace(look.wake(look.again_within), pending=memory.only_words)
+        return not_yet(look.verdict, look.reason, wake, **look.evidence())
+
+    def _told(self, view: HostView, look: Look, memory: WaitMemory) -> Look:
+        """Have the journal tell how the last process ended, where the unit tells it no more."""
+        memory.only_words = False
+        if not look.untold:
+            memory.end_before = end_before.Asking()
+            return look
+        end = memory.end_before.tell(view, look.unit, memory.run)
+        if end is None:
+            memory.only_words = True
+            return look
+        memory.patience.ended, memory.patience.silent = end.text, end.silent
+        return self._look(view, memory, memory.patience)
 
     def _held(self, look: Look, finding: Finding, memory: WaitMemory, now: float) -> Finding:
         """Let the clock of the window run on, or start it anew with another invocation."""

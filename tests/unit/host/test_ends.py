@@ -7,6 +7,8 @@ import os
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from runbook.host import ends, starts
 from runbook.host.tasks import EndBefore
 
@@ -44,7 +46,8 @@ def test_the_end_of_the_invocation_before(played: Path, ask: Ask) -> None:
         entry("b", ends.FAILURE, UNIT_RESULT="signal"),
         entry("c", STARTED),
     )
-    assert told(ask(NOW).output) == {"command": "ExecStart", "code": "killed", "status": 9, "result": "signal"}
+    killed = {"command": "ExecStart", "code": "killed", "status": 9, "result": "signal", "started": True}
+    assert told(ask(NOW).output) == killed
     call = (played / "call").read_text()
     assert f" --reverse --lines={ends.ENTRIES} _PID=1 UNIT=gw.service MESSAGE_ID=" in call
 
@@ -58,7 +61,7 @@ def test_what_came_after_is_of_no_account(played: Path, ask: Ask) -> None:
         exited("c", "ExecStart", "exited", "1"),
         entry("d", STARTED),
     )
-    assert told(ask(NOW).output) == {"result": "success"}
+    assert told(ask(NOW).output) == {"result": "success", "started": True}
 
 
 def test_what_has_not_come_to_the_journal_yet(played: Path, ask: Ask) -> None:
@@ -68,11 +71,44 @@ def test_what_has_not_come_to_the_journal_yet(played: Path, ask: Ask) -> None:
     assert (answer.good, answer.output) == (True, "")
 
 
-def test_a_journal_without_the_one_before(played: Path, ask: Ask) -> None:
+def test_a_journal_without_the_end_of_the_one_before(played: Path, ask: Ask) -> None:
     write(
         played, entry("a", STARTED), exited("a", "ExecStart", "exited", "3"), entry("b", STARTED), entry("c", STARTED)
     )
-    assert ask(NOW).output == ""
+    assert told(ask(NOW).output) == {"result": "", "started": True}
+    write(played, entry("c", STARTED))
+    assert told(ask(NOW).output) == {"result": "", "started": False}
+
+
+BEFORE = exited("b", "ExecStartPre", "exited", "0")
+FAILED = entry("b", ends.FAILURE, UNIT_RESULT="exit-code")
+
+
+@pytest.mark.parametrize(
+    ("between", "first"),
+    [
+        # A reload that failed, however long ago, ended nothing.
+        ([exited("b", "ExecReload", "exited", "1"), exited("b", "ExecStart", "killed", "9")], "ExecStart"),
+        # At the level debug systemd writes of good ends, too, and of those that a `-` has it ignore.
+        (
+            [{**exited("b", "ExecStartPre", "exited", "0"), "PRIORITY": "7"}, exited("b", "ExecStart", "exited", "1")],
+            "ExecStart",
+        ),
+        ([exited("b", "ExecStartPost", "exited", "4"), exited("b", "ExecStart", "killed", "15")], "ExecStartPost"),
+        ([exited("b", "ExecStop", "exited", "4"), exited("b", "ExecStart", "exited", "1")], "ExecStart"),
+        ([exited("b", "ExecStopPost", "exited", "4")], "ExecStopPost"),
+        ([], None),
+    ],
+)
+def test_what_took_the_others_along(played: Path, ask: Ask, between: list[dict[str, str]], first: str | None) -> None:
+    write(played, entry("b", STARTED), *between, FAILED, entry("c", STARTED))
+    end = told(ask(NOW).output)
+    assert (end.get("command"), end["result"]) == (first, "exit-code")
+
+
+def test_a_start_that_did_not_come_to_its_end(played: Path, ask: Ask) -> None:
+    write(played, entry("b", starts.BEGAN[0]), entry("b", ends.FAILURE, UNIT_RESULT="timeout"), entry("c", STARTED))
+    assert told(ask(NOW).output) == {"result": "timeout", "started": False}
 
 
 def test_a_unit_of_the_users_own_is_his_managers(played: Path, ask: Ask) -> None:

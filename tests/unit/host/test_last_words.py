@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import os
+import time
 from pathlib import Path
 
 import pytest
 
+from runbook.host import journalctl
 from runbook.host.tasks import LastWords
 from runbook.streams import lines
 
@@ -71,3 +73,10 @@ def test_where_a_line_ends() -> None:
     assert lines("") == []
     assert lines("a\n\nb\n") == ["a", "", "b"]
     assert lines("a\x0bb") == ["a\x0bb"]
+
+
+def test_a_look_that_was_cut_before_it_began(played: Path) -> None:
+    reader = journalctl.Journalctl(time.monotonic() + 60)
+    reader.cut()
+    reader.catch_up()
+    assert not (played / "call").exists()
