@@ -52,7 +52,7 @@ class StartsLeft:
 
     def __str__(self) -> str:
         starts = "1 start" if self.used == 1 else f"{self.used} starts"
-        return f"{starts} counted in the journal, {self.left} left before the start limit ({self.limit})"
+        return f"{starts} counted, {self.left} left before the start limit ({self.limit})"
 
     def evidence(self) -> dict[str, Any]:
         """Give the count, and the limit in systemd's names."""

@@ -11,6 +11,11 @@ from runbook.host.tasks import Starts
 BEGAN = ("7d4958e842da4a758f6c1cdc7b36dcc5", "39f53479d3a045ac8e11786248231fbf")
 """MESSAGE_ID= of "Starting …" and "Started …" (systemd, src/systemd/sd-messages.h); Type=simple has only the second."""
 
+RESTART = "5eb03494b6584870a536b337290809b3"
+AT_ONCE = "immediately on client request"
+"""MESSAGE_ID= of "Scheduled restart job …", and what 257 says in it where somebody asked for a start in the pause
+before an automatic restart: it counts that start, and then the restart that it makes of it."""
+
 FORGETS = ("Reloading.", "Reexecuting.")
 """What systemd 252 says when it reloads, and forgets all counters. 257 says it otherwise, and keeps them."""
 
@@ -24,7 +29,7 @@ class History(Look[Starts]):
     def get(self) -> tuple[bool, str, str]:
         """Look; the answer's output holds the moments. Raises HostError."""
         manager, unit = self.by_manager(self._wanted.unit)
-        began = (manager, unit, *(f"MESSAGE_ID={word}" for word in BEGAN))
+        began = (manager, unit, *(f"MESSAGE_ID={word}" for word in (*BEGAN, RESTART)))
         forgets = (manager, *(f"MESSAGE={word}" for word in FORGETS))
         arguments = (f"--since=@{self._wanted.since:.6f}", *began, "+", *forgets)
         fields = ("MESSAGE", "MESSAGE_ID", self.invocation, SAID)
@@ -35,7 +40,11 @@ class History(Look[Starts]):
             for entry in entries:
                 at = int(entry.get(SAID) or entry.get("__REALTIME_TIMESTAMP", 0)) / 1e6
                 invocation = str(entry.get(self.invocation) or "")
-                if entry.get("MESSAGE_ID") not in BEGAN:
+                kind = entry.get("MESSAGE_ID")
+                if kind == RESTART:
+                    if AT_ONCE in str(entry.get("MESSAGE")):
+                        found.append((at, "start"))
+                elif kind not in BEGAN:
                     found.append((at, "cleared"))
                 elif invocation and invocation not in seen:
                     # One that a Condition skipped has no invocation.

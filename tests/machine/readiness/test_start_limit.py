@@ -51,13 +51,29 @@ def test_retries_are_no_way_round_it(machine: Machine, unit: InstallUnit) -> Non
     assert "Start request repeated too quickly" not in said
 
 
+def test_a_start_in_the_pause_before_a_restart(machine: Machine, unit: InstallUnit, suite: str) -> None:
+    """systemd counts it, and then the restart: of two invocations three starts. 257 writes of both, 252 of one."""
+    start = script("test -e /run/well && exec sleep infinity; exit 1")
+    # 252 lets the one who asks wait for the end of the pause.
+    pause = {"trixie": "1h", "bookworm": "10s"}[suite]
+    unit("pause.service", limited(start, 3, Restart="always", RestartSec=pause))
+    machine.run(["rm", "-f", "/run/well"])
+    machine.run(["systemctl", "start", "pause.service"])
+    until(lambda: machine.show("pause.service", "SubState")["SubState"] == "auto-restart", "the pause")
+    machine.run(["sh", "-c", "touch /run/well; systemctl start pause.service"])
+    run = runbook(machine, "apply", book("pause", "restart: {timeout: 3s}"))
+    assert run.step("restart")["verdict"] == "start-limit-hit", run.last
+    assert bool(run.of("step-acting")) == (suite == "bookworm")
+    assert machine.show("pause.service", "ActiveState")["ActiveState"] == ("active" if suite == "trixie" else "failed")
+
+
 def test_what_is_left_is_told_in_a_plan(machine: Machine, service: StartService) -> None:
     """The unit is down for its limit, and the plan says what its restart would come to."""
     service("plan.service", limited(script("exit 78"), 4, Restart="always"))
     until(lambda: machine.show("plan.service", "ActiveState")["ActiveState"] == "failed", "the limit to be hit")
     run = runbook(machine, "apply", book("plan", "restart"), "--dry-run")
     [observed] = run.of("observed")
-    says = "4 starts counted in the journal, 0 left before the start limit (4 in 10min)"
+    says = "4 starts counted, 0 left before the start limit (4 in 10min)"
     assert observed["starts"]["says"] == says
     [planned] = run.of("step-planned")
     assert planned["reason"].startswith("would fail: plan.service was started 4 times, and its start limit is 4 in")
