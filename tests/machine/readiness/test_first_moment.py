@@ -184,14 +184,17 @@ FIRST_END = {
 }
 
 
+LIVES = "touch /run/lives; exec sleep infinity"
+LIVES_BY_NOW = "run: {run: 'until test -e /run/lives; do sleep 0.01; done', timeout: 20s}"
+ANEW = ["rm", "-rf", "/run/first", "/run/second", "/run/lives"]
+
+
 @pytest.mark.parametrize("end", FIRST_END)
 def test_an_end_that_systemd_has_forgotten(machine: Machine, unit: InstallUnit, end: str) -> None:
     """Before the first look the next process runs, and the unit tells no more how the one before ended."""
-    once = script(f"if mkdir /run/first; then {end}; fi; touch /run/second; exec sleep infinity")
-    unit("web.service", unit_file(once, Restart="always"))
-    machine.run(["rm", "-rf", "/run/first", "/run/second"])
-    second = "run: {run: 'until test -e /run/second; do sleep 0.01; done', timeout: 20s}"
-    run = runbook(machine, "apply", book("web", "restart", second, wait()))
+    unit("web.service", unit_file(script(f"if mkdir /run/first; then {end}; fi; {LIVES}"), Restart="always"))
+    machine.run(ANEW)
+    run = runbook(machine, "apply", book("web", "restart", LIVES_BY_NOW, wait()))
     waited = run.step("wait-ready")
     assert (waited["verdict"], waited["reason"]) == (
         "crash-loop",
@@ -199,6 +202,22 @@ def test_an_end_that_systemd_has_forgotten(machine: Machine, unit: InstallUnit, 
     )
     assert waited["evidence"]["SubState"] == "running"
     assert waited["seconds"] < LONG / 4
+
+
+def test_a_silence_that_systemd_has_forgotten(machine: Machine, unit: InstallUnit) -> None:
+    """The TERM at its time-out is a clean end: no process has failed, and the journal has the Result alone."""
+    ready, silent = "systemd-notify --ready", "mkdir /run/second && exec sleep infinity"
+    start = script(f"if mkdir /run/first; then {ready}; exit 0; fi; {silent}; {ready}; {LIVES}")
+    settings = {"Type": "notify", "NotifyAccess": "all", "TimeoutStartSec": "1s", "Restart": "always"}
+    unit("web.service", unit_file(start, **settings))
+    machine.run(ANEW)
+    run = runbook(machine, "apply", book("web", "restart", LIVES_BY_NOW, wait()))
+    waited = run.step("wait-ready")
+    assert (waited["verdict"], waited["reason"]) == (
+        "not-notifying",
+        "systemd restarted web.service 2 times: it did not report that it is ready within the 1s of TimeoutStartSec= "
+        "(Type=notify), and systemd ended it",
+    )
 
 
 def test_a_loop_that_is_forgiven_once(machine: Machine, unit: InstallUnit) -> None:
