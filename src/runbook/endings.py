@@ -138,7 +138,9 @@ def being_stopped(unit: Unit) -> str:
     verb = {"stop": "stopping", "restart": "restarting", "start": "restarting"}.get(unit.job_type)
     if unit.active_state is not ActiveState.DEACTIVATING or verb is None:
         return ""
-    who = somebody(next((one for one in unit.asked if one.job == unit.job), None))
+    asked = next((one for one in unit.asked if one.job == unit.job), None)
+    fits = asked is not None and (asked.stops if verb == "stopping" else asked.starts)
+    who = somebody(asked if fits else None)
     return f"{who} is {verb} {unit.name}, which is {unit.describe()}; it serves until {_until_ended(unit)}"
 
 

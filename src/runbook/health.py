@@ -160,7 +160,9 @@ class Looker:
         if unit.invocation_id and unit.invocation_id != last:
             # systemd's own restarts count up, and every other start sets the count back.
             by_itself = known is not None and unit.n_restarts > known
-            asked = next((one for one in reversed(unit.asked) if one.job > patience.told), None)
+            # A reload or a stop that came after the start did not begin it.
+            later = (one for one in reversed(unit.asked) if one.job > patience.told)
+            asked = next((one for one in later if one.may_start), None)
             if last and not by_itself and not (asked and asked.own):
                 patience.others += 1
                 patience.starter = self._starter(patience, asked) or patience.starter

@@ -8,12 +8,12 @@ look ──something is up──► stop it ──► wait ──► the command
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 from runbook.errors import BusLost, HostError
-from runbook.host.askers import somebody
+from runbook.host.askers import last_start, somebody
 from runbook.host.facts import DOWN, UP, ActiveState, JobRef, JobResult, JobVerb
 from runbook.host.naming import lost
 from runbook.host.ports import Host, HostView
@@ -79,7 +79,7 @@ class Hold:
                 why = f"cannot stop {never} for the update: its file forbids that (RefuseManualStop=)"
                 return fails(Verdict.UPDATE_FAILED, why, **finding.evidence)
             self.move = "stop"
-            then = f"which {_starter(view, up)} started meanwhile" if began else f"then {finding.reason}"
+            then = f"which {_starter(view, up, self.stops)} started meanwhile" if began else f"then {finding.reason}"
             return to_do(finding.verdict, f"stop {', '.join(up)}, {then}", **finding.evidence)
         held = self.names | {name, *view.unit(name).triggered_by}
         if stopping and not began:
@@ -127,7 +127,7 @@ class Hold:
             if one != name and one not in self.triggers:
                 self.triggers.append(one)
             if one in self.stops:
-                self.starter = _starter(host, [one])
+                self.starter = _starter(host, [one], self.stops)
                 self.started += [one] if one not in self.started else []
             self.stops[one] = host.begin_job(JobVerb.STOP, one)
 
@@ -214,9 +214,10 @@ def _clear_limit(host: Host, run: RunState, name: str) -> None:
         run.cleared[name] = host.clock.now()
 
 
-def _starter(view: HostView, names: Sequence[str]) -> str:
+def _starter(view: HostView, names: Sequence[str], stops: Mapping[str, JobRef]) -> str:
     """Name whoever started one of these since this program stopped it, as far as that is known."""
-    known = (next((one for one in reversed(view.unit(name).asked) if one.starts), None) for name in names)
+    numbers = {name: stops[name].number if name in stops else 0 for name in names}
+    known = (last_start(view.unit(name).asked, number) for name, number in numbers.items())
     return next((somebody(one) for one in known if one is not None), "somebody")
 
 

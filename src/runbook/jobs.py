@@ -247,7 +247,7 @@ class JobStep(Step[JobMemory]):
             case JobResult.CANCELED:
                 return fails(
                     Verdict.JOB_CANCELED,
-                    f"{_rival_job(unit)} took the place of this {self.verb} of {unit.name}, "
+                    f"{_rival_job(unit, memory)} took the place of this {self.verb} of {unit.name}, "
                     f"which is {unit.describe()} now",
                     **facts,
                 )
@@ -350,9 +350,10 @@ def started(unit: Unit) -> Unit:
     return unit if unit.active_state in UP else replace(unit, active_state=ActiveState.ACTIVE, sub_state="running")
 
 
-def _rival_job(unit: Unit) -> str:
-    """Name the job that took the place of this run's: the first that came after it."""
-    first = next(iter(unit.asked), None)
+def _rival_job(unit: Unit, memory: JobMemory) -> str:
+    """Name the job that took the place of this run's: the first that came after it, by its number."""
+    mine = memory.job.number if memory.job else 0
+    first = next((one for one in unit.asked if one.job > mine), None)
     return f"the job of {somebody(first)}" if first and first.askers else f"{SOMEBODY}'s job"
 
 

@@ -255,6 +255,19 @@ def test_a_strangers_job_in_the_middle_of_a_request(
     assert [one.job for one in systemd.unit("late.service").asked] == [2]
 
 
+def test_a_strangers_job_that_is_older_than_ones_own(
+    systemd: Systemd, bus: PrivateBus, loop: Loop, looks: list[tuple[str, int, bool]]
+) -> None:
+    """It is announced in the middle of the request, which took its place. A later one counts."""
+    systemd.unit("late.service")
+    systemd.begin_job(JobVerb.START, "late.service")  # The next one is asked for with a single call.
+    bus.order("begin late.service")
+    loop.after(0.05, lambda: bus.order("begin late.service"))
+    assert systemd.begin_job(JobVerb.START, "late.service").number == 3
+    assert looks == [("late_2eservice", 4, True)]
+    assert [one.job for one in systemd.unit("late.service").asked] == [4]
+
+
 def test_what_was_asked_before_ends_with_a_job_of_ones_own(
     systemd: Systemd, bus: PrivateBus, loop: Loop, looks: list[tuple[str, int, bool]]
 ) -> None:

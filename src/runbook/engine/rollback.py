@@ -138,7 +138,9 @@ def _stopped_by_somebody(host: Host, book: Runbook, failed: Outcome) -> Unit | N
 
 
 def _stopped(unit: Unit, *, canceled: bool) -> bool:
-    """Whether it is down, or on its way there, by a stop; `canceled`: a job of somebody else's took the run's place."""
+    """Whether it is down, or on its way there, by a stop of somebody else's; `canceled`: a job took the run's place."""
+    if (stop := last_stop(unit.asked)) and stop.own:
+        return False
     if unit.active_state is ActiveState.DEACTIVATING:
         return canceled or unit.job_type == "stop"
     return unit.active_state is ActiveState.INACTIVE or (canceled and unit.active_state in DOWN)

@@ -5,6 +5,7 @@ Pure: it judges what was seen, and looks at nothing. `callers` is what looks.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
@@ -22,6 +23,24 @@ MOST_NAMED = 2
 
 MOST_COMMAND = 80
 """So many characters of a command line stand in a sentence."""
+
+MOST_EVIDENCE = 1000
+"""So many of them stand in the evidence."""
+
+MOST_WORDS = 100
+"""A command line of more words is not judged: whoever may run a program can make it as long as the kernel lets him."""
+
+LONGEST_WORD = 1000
+"""Nor is one with a longer word."""
+
+LONGEST_NAME = 256
+"""A unit's name is no longer (UNIT_NAME_MAX), nor is a pattern that is tried."""
+
+MOST_WILD = 8
+"""So many of `*`, `?` and `[` may a pattern have: each more makes it dearer to try."""
+
+MOST_PATTERNS = 8
+"""So many patterns of a command line are tried."""
 
 STARTS = frozenset((
     "start", "restart", "try-restart", "condrestart", "reload-or-restart", "force-reload", "try-reload-or-restart",
@@ -86,7 +105,9 @@ class Asker:
         """Give what is known of it."""
         facts = {"user": self.user, "login": self.login, "run-by": self.starter, "unit": self.place}
         told = {name: value for name, value in facts.items() if value}
-        return {"pid": self.pid, "command": " ".join(self.command), **told}
+        # The names are short, and a command line is as long as whoever gave it likes.
+        mine = {"own": True} if self.own else {}
+        return {"pid": self.pid, "command": shown(" ".join(self.command), MOST_EVIDENCE), **told, **mine}
 
 
 @dataclass(frozen=True)
@@ -105,6 +126,11 @@ class Asked:
     def starts(self) -> bool:
         """Whether it is known to have been to begin an invocation."""
         return bool(self.askers) and all(asker.verb in STARTS for asker in self.askers)
+
+    @property
+    def may_start(self) -> bool:
+        """Whether it may have been to begin an invocation: nobody is known, or one who would."""
+        return not self.askers or any(asker.verb in STARTS for asker in self.askers)
 
     @property
     def stops(self) -> bool:
@@ -127,6 +153,11 @@ def last_stop(asked: Sequence[Asked]) -> Asked | None:
     return asked[-1] if asked and asked[-1].stops else None
 
 
+def last_start(asked: Sequence[Asked], after: int) -> Asked | None:
+    """Give the last of some jobs that is known to have been a start, and came after a job of this number."""
+    return next((one for one in reversed(asked) if one.starts and one.job > after), None)
+
+
 def asks_for(command: Sequence[str], names: Iterable[str], above: Iterable[str] = (), *, of_user: bool = False) -> bool:
     """Whether a command line of systemctl asks for a job of a unit.
 
@@ -138,8 +169,20 @@ def asks_for(command: Sequence[str], names: Iterable[str], above: Iterable[str] 
     if words.verb in _NOW and not words.now:
         return False
     wanted = {*names, *(above if words.verb in _PASSES_ON else ())}
+    if not wanted.isdisjoint(words.units):
+        return True
     # systemctl takes patterns, too.
-    return any(fnmatchcase(name, said) for said in words.units for name in wanted)
+    patterns = [said for said in words.units if not _WILD.isdisjoint(said)]
+    if len(patterns) > MOST_PATTERNS:
+        return False
+    return any(fnmatchcase(name, said) for said in patterns if _is_cheap(said) for name in wanted)
+
+
+_WILD = frozenset("*?[")
+
+
+def _is_cheap(pattern: str) -> bool:
+    return len(pattern) <= LONGEST_NAME and sum(map(pattern.count, _WILD)) <= MOST_WILD
 
 
 @dataclass(frozen=True)
@@ -153,7 +196,9 @@ class _Words:
 
     @classmethod
     def of(cls, command: Sequence[str]) -> _Words | None:
-        """Take a command line apart; None where it is for another machine, or says nothing."""
+        """Take a command line apart; None where it is for another machine, says nothing, or is too long."""
+        if len(command) > MOST_WORDS or any(len(word) > LONGEST_WORD for word in command):
+            return None
         words: list[str] = []
         busctl = bool(command) and PurePosixPath(command[0]).name == "busctl"
         flags: set[str] = set()
@@ -183,7 +228,35 @@ def _full(name: str) -> str:
 
 
 _SHELLS = frozenset(("sh", "bash", "dash", "ash", "busybox", "zsh", "ksh", "mksh", "fish"))
-_INTERPRETERS = ("python", "perl", "ruby", "node", "lua", "php", "tclsh")
+
+
+@dataclass(frozen=True)
+class _Options:
+    """The options of an interpreter that matter here, by their letters.
+
+    After one of `texts` no script comes, but its text, a module, or words for what comes from elsewhere. One of
+    `values` takes the rest of its own word, or else the next; one of `rests` that rest alone, one of `nexts` the next.
+    """
+
+    texts: str
+    values: str = ""
+    rests: str = ""
+    nexts: str = ""
+
+
+_SHELL = _Options(texts="csC", nexts="oO")
+_INTERPRETERS = {
+    "python": _Options(texts="cm", values="WX"),
+    "perl": _Options(texts="eEpn", values="I", rests="MmiF"),
+    "ruby": _Options(texts="enpr", values="ICE", rests="Fi"),
+    "node": _Options(texts="epr", values="C"),
+    "lua": _Options(texts="eE", values="l"),
+    "php": _Options(texts="rRBE", values="cdztS"),
+    "tclsh": _Options(texts=""),
+}
+_LONG_TEXTS = ("--c", "--eval", "--print", "--require", "--import", "--run", "--process-", "--init-command")
+_LONG_VALUES = frozenset(("--rcfile", "--init-file", "--check-hash-based-pycs", "--php-ini", "--define", "--env-file"))
+_LIKE_A_PATH = re.compile(r"[\w./@+-]{1,256}")
 
 # What only passes a command on, by the name of its process, which is cut at 15 characters.
 _PASS_ON = frozenset((
@@ -198,22 +271,58 @@ def telling(name: str, command: Sequence[str]) -> str:
 
     A shell that was given no script tells nothing, nor does sudo.
     """
-    shell = name in _SHELLS or name.removeprefix("-") in _SHELLS
-    if shell or name.startswith(_INTERPRETERS):
-        script = _script(command[1:])
-        return PurePosixPath(script).name if script else "" if shell else name
+    words = list(command[1:])
+    if name.removeprefix("-") in _SHELLS:
+        if command and PurePosixPath(command[0]).name == "busybox" and words and words[0] in _SHELLS:
+            del words[0]
+        return _script(words, _SHELL)
+    options = next((options for kind, options in _INTERPRETERS.items() if name.startswith(kind)), None)
+    if options is not None:
+        return _script(words, options) or name
     return "" if name in _PASS_ON else name
 
 
-def _script(words: Sequence[str]) -> str:
-    """Give the script that an interpreter was given, if it was one."""
-    for word in words:
-        if not word.startswith("-"):
-            return word
-        # `-c` and `-e` bring the text itself along, `-m` a module; of a shell, `-e` is a flag.
-        if word[1:2] != "-" and word[-1:] in "cm":
-            return ""
+def _script(words: Iterable[str], options: _Options) -> str:
+    """Name the script that an interpreter was given; nothing where it was given none, or it is not sure which.
+
+    What is no script may be the text of one, with a password in it.
+    """
+    rest = iter(words)
+    for word in rest:
+        if word == "--":
+            return _file(next(rest, ""))
+        if word.startswith("--"):
+            if word.startswith(_LONG_TEXTS) and word not in _LONG_VALUES:
+                return ""
+            if word in _LONG_VALUES:
+                next(rest, None)
+        elif word.startswith("-") or (word.startswith("+") and options is _SHELL):
+            none, takes_next = _reads(word[1:], options)
+            if none:
+                return ""
+            if takes_next:
+                next(rest, None)
+        else:
+            return _file(word)
     return ""
+
+
+def _reads(letters: str, options: _Options) -> tuple[bool, bool]:
+    """Read the options in one word: whether no script comes behind it, and whether the next word is a value."""
+    takes_next = False
+    for at, letter in enumerate(letters, 1):
+        if letter in options.texts:
+            return True, False
+        if letter in options.values:
+            return False, at == len(letters)
+        if letter in options.rests:
+            break
+        takes_next = takes_next or letter in options.nexts
+    return not letters, takes_next  # A lone `-` stands for the standard input.
+
+
+def _file(word: str) -> str:
+    return PurePosixPath(word).name if _LIKE_A_PATH.fullmatch(word) else ""
 
 
 def evidence(asked: Iterable[Asked]) -> list[dict[str, Any]]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import Protocol
@@ -26,6 +26,9 @@ PROGRAMS = ("systemctl", "busctl")
 
 LONGEST = 0.25
 """Seconds that a look may take: fifteen thousand processes. Then nobody is named: it may not have seen all."""
+
+SHARE = 0.1
+"""So much of the time may go to looks, with `LONGEST` beforehand; whoever asks meanwhile is not looked for."""
 
 FRESH = 10.0
 """Seconds within which root's systemctl asks, once it was started; one that is older waits for something else."""
@@ -46,8 +49,11 @@ class Proc(Protocol):
     def name(self, pid: int) -> str:
         """Give the name of one."""
 
+    def glance(self, pid: int, uid: int, may: Callable[[Process], bool]) -> Process | None:
+        """Look at one, if it is of this user, and `may` says so before its command line is read."""
+
     def read(self, pid: int) -> Process | None:
-        """Look at one."""
+        """Look at one, briefly."""
 
     def login(self, pid: int) -> str:
         """Name the user from whose login one came."""
@@ -71,6 +77,10 @@ class Callers:
         self._of_user = of_user
         self._proc: Proc = proc or _Proc()
         self._me = os.getpid()
+        self._uid = os.geteuid() if of_user else 0
+        self._credit = LONGEST
+        self._looked = 0.0
+        self._missed: dict[str, float] = {}
         self._asked: dict[str, list[Asked]] = {}
         self._found: dict[str, set[ProcessId]] = {}
         self._own_units: set[str] = set()
@@ -93,41 +103,54 @@ class Callers:
 
     def look(self, unit: str, job: int, spelled: Spelled, *, began: bool) -> None:
         """Look who asked for a job; `began`: it was announced in this moment, and not come upon."""
+        now = self._proc.uptime()
+        self._credit = min(LONGEST, self._credit + (now - self._looked) * SHARE)
+        found = self._askers(unit, spelled, began=began) if self._credit > 0 else None
+        if found is None:
+            # Whoever is there by now may have asked for this one, and is not to be taken for who asked for the next.
+            self._missed[unit] = self._proc.uptime()
+        self._asked.setdefault(unit, []).append(Asked(job, tuple(found or ())))
+        del self._asked[unit][:-KEPT]
+        self._looked = self._proc.uptime()
+        self._credit -= self._looked - now
+
+    def _askers(self, unit: str, spelled: Spelled, *, began: bool) -> list[Asker] | None:
+        """Look for whoever asked; None where there was no time to look at all."""
+        candidates = self._candidates(spelled, began=began, after=self._missed.get(unit, 0.0))
+        if candidates is None:
+            return None
         earlier = self._found.setdefault(unit, set())
-        found = [one for one in self._candidates(spelled, began=began) if one.id not in earlier]
+        found = [one for one in candidates if one.id not in earlier]
         # It may have been seen between its fork and its exec.
         found = [one for one in found if all(one.ppid != other.pid for other in found)]
         earlier.update(one.id for one in found)
         # Whether one that is this run's own stands beside a stranger's does not matter: either may have been first.
-        named = tuple(map(self._asker, found)) if len(found) <= MOST_NAMED else ()
-        self._asked.setdefault(unit, []).append(Asked(job, named))
-        del self._asked[unit][:-KEPT]
+        return list(map(self._asker, found)) if len(found) <= MOST_NAMED else []
 
-    def _candidates(self, spelled: Spelled, *, began: bool) -> list[Process]:
-        over = self._proc.uptime() + LONGEST
-        found = []
-        for pid in sorted(self._proc.pids(), reverse=True):
-            if self._proc.uptime() > over:
-                return []
-            if self._proc.name(pid) not in PROGRAMS or (process := self._proc.read(pid)) is None:
-                continue
-            old = began and self._proc.uptime() - process.started > FRESH
-            asks = asks_for(process.command, spelled.names, spelled.above, of_user=self._of_user)
-            if asks and not old and self._may_ask(process):
-                found.append(process)
-        return found
-
-    def _may_ask(self, process: Process) -> bool:
-        """Whether its request is sure to have reached this manager, at once.
+    def _candidates(self, spelled: Spelled, *, began: bool, after: float) -> list[Process] | None:
+        """Look at all processes; None where that takes too long.
 
         Who is not root asks polkit first, and a systemctl that waits for a password looks as if it waited for a job.
+        And anybody may call a program systemctl, and give it a command line that takes long to judge: nothing of it is
+        read before it is known whose it is.
         """
+        now = self._proc.uptime()
+        since = max(after, now - FRESH) if began else after
         me = self._proc.read(self._me)
-        program = PurePosixPath(process.exe.removesuffix(keepers.DELETED)).name
-        here = me is None or process.pid_namespace in (0, me.pid_namespace)
-        uid = os.geteuid() if self._of_user else 0
-        inside = unit_of(process.cgroup).container
-        return process.uid == uid and not process.dead and here and not inside and program in ("", *PROGRAMS)
+        namespaces = (0, me.pid_namespace) if me else ()
+
+        def may(process: Process) -> bool:
+            return process.started >= since and _can_ask(process, namespaces)
+
+        found = []
+        for pid in sorted(self._proc.pids(), reverse=True):
+            if self._proc.uptime() - now > LONGEST:
+                return None
+            if self._proc.name(pid) not in PROGRAMS or (process := self._proc.glance(pid, self._uid, may)) is None:
+                continue
+            if asks_for(process.command, spelled.names, spelled.above, of_user=self._of_user):
+                found.append(process)
+        return found
 
     def _asker(self, process: Process) -> Asker:
         line = self._ancestry(process)
@@ -155,6 +178,14 @@ class Callers:
         return line
 
 
+def _can_ask(process: Process, namespaces: Collection[int]) -> bool:
+    """Whether its request is sure to reach this manager: it is a systemctl that lives here, and in no container."""
+    program = PurePosixPath(process.exe.removesuffix(keepers.DELETED)).name
+    here = not namespaces or process.pid_namespace in namespaces
+    inside = unit_of(process.cgroup).container
+    return not process.dead and here and not inside and program in ("", *PROGRAMS)
+
+
 def _place(place: Place) -> str:
     if place.kind not in (Kind.SERVICE, Kind.SCOPE, Kind.SESSION):
         return ""
@@ -166,7 +197,8 @@ class _Proc:
 
     pids: Callable[[], Iterable[int]] = staticmethod(processes.pids)
     name: Callable[[int], str] = staticmethod(processes.name_of)
-    read: Callable[[int], Process | None] = staticmethod(processes.read)
+    glance: Callable[[int, int, Callable[[Process], bool]], Process | None] = staticmethod(processes.glance)
+    read: Callable[[int], Process | None] = staticmethod(processes.brief)
     login: Callable[[int], str] = staticmethod(processes.login_of)
 
     @staticmethod

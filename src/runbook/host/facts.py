@@ -97,6 +97,16 @@ class JobRef:
     verb: str
     output: str = ""
 
+    @property
+    def number(self) -> int:
+        """Its number, which is the end of its path; a later job of the same boot has a higher one."""
+        return number_of(self.path)
+
+
+def number_of(path: str) -> int:
+    """Give the number of a job by the path of its object."""
+    return int(path.rpartition("/")[2])
+
 
 def job_path(number: int) -> str:
     """Give the path of a job's object."""

@@ -16,9 +16,10 @@ import os
 import pwd
 import re
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from functools import cache
+from functools import cache, lru_cache
+from io import FileIO
 from pathlib import Path
 
 from runbook.host import environ
@@ -43,6 +44,13 @@ STATES = {
 }
 
 CGROUP_ROOT = Path("/sys/fs/cgroup")
+USERS = "/etc/passwd"
+
+LONGEST_COMMAND = 64 * 1024
+"""So much of a command line is read in a glance; what is longer counts as not told."""
+
+MOST_ARGUMENTS = 1000
+"""Nor is one told that has more arguments."""
 
 
 @dataclass(frozen=True)
@@ -73,6 +81,30 @@ def read(pid: int) -> Process | None:
             return None
         # If it ended in between, its pieces are missing for that, and not because they may not be read.
         return process if stat.lives else replace(process, dead=True)
+
+
+def glance(pid: int, uid: int, may: Callable[[Process], bool]) -> Process | None:
+    """Look at a process of a user, with work that has a bound, whatever the process is.
+
+    None where it is another user's, where `may` says no before its command line is read, or it is gone. Its environment
+    is not read, of its command line no more than `LONGEST_COMMAND`, and no name server is asked for its user.
+    """
+    with _opened(pid) as folder:
+        # Root's, too, is the folder of one that may not be traced (PR_SET_DUMPABLE, proc(5)).
+        if folder is None or os.fstat(folder).st_uid not in (uid, 0):
+            return None
+        process = _process(pid, folder, whole=False)
+        if process is None or process.uid != uid or not may(process):
+            return None
+        return replace(process, command=_bounded_command(folder))
+
+
+def brief(pid: int) -> Process | None:
+    """Look at a process as `glance` does, whosever it is."""
+    with _opened(pid) as folder:
+        if folder is None or (process := _process(pid, folder, whole=False)) is None:
+            return None
+        return replace(process, command=_bounded_command(folder))
 
 
 def parse_stat(text: bytes) -> Stat:
@@ -133,7 +165,7 @@ def login_of(pid: int) -> str:
     """
     with _opened(pid) as folder:
         text = b"" if folder is None else _read(folder, "loginuid").strip()
-    return _user(int(text)) if text.isdigit() and int(text) != NO_LOGIN else ""
+    return listed_user(int(text)) if text.isdigit() and int(text) != NO_LOGIN else ""
 
 
 def lives(process: ProcessId) -> bool:
@@ -245,25 +277,26 @@ def _opened(pid: int) -> Iterator[int | None]:
         os.close(folder)
 
 
-def _process(pid: int, folder: int) -> Process | None:
+def _process(pid: int, folder: int, *, whole: bool = True) -> Process | None:
     stat = _stat(folder)
     if stat is None:
         return None
     uid = _uid(_read(folder, "status"))
-    variables = _read(folder, "environ")
+    variables = _read(folder, "environ") if whole else b""
     return Process(
         id=ProcessId(pid, stat.start),
         ppid=stat.ppid,
         uid=uid,
-        user=_user(uid),
+        user=_user(uid) if whole else listed_user(uid),
         name=stat.name,
         state=stat.state,
         cgroup=parse_cgroup(_text(_read(folder, "cgroup")), unified=_unified()),
-        command=_command(_read(folder, "cmdline")),
+        command=_command(_read(folder, "cmdline")) if whole else (),
         exe=_exe(folder),
         invocation_id=environ.invocation(variables),
         environment=environ.names(variables),
         started=stat.start / TICKS,
+        dead=not whole and not stat.lives,
         kernel=bool(stat.flags & PF_KTHREAD),
         pid_namespace=_namespace(folder, "pid"),
         user_namespace=_namespace(folder, "user"),
@@ -275,12 +308,20 @@ def _stat(folder: int) -> Stat | None:
     return parse_stat(text) if text else None
 
 
-def _read(folder: int, name: str) -> bytes:
+def _read(folder: int, name: str, most: int | None = None) -> bytes:
     try:
         with open(os.open(name, os.O_RDONLY | os.O_CLOEXEC, dir_fd=folder), "rb", buffering=0) as file:
-            return file.readall()
+            return file.readall() if most is None else _up_to(file, most)
     except OSError:
         return b""
+
+
+def _up_to(file: FileIO, most: int) -> bytes:
+    # The kernel gives a command line a page at a time.
+    data = b""
+    while len(data) < most and (piece := file.read(most - len(data))):
+        data += piece
+    return data
 
 
 def _exe(folder: int) -> str:
@@ -309,6 +350,36 @@ def _user(uid: int) -> str:
         return pwd.getpwuid(uid).pw_name
     except (KeyError, OverflowError):
         return str(uid)
+
+
+def listed_user(uid: int) -> str:
+    """Name a user by /etc/passwd alone: whoever else knows names (nsswitch.conf(5)) may take its time to answer."""
+    try:
+        with open(USERS, "rb") as file:
+            changed = os.fstat(file.fileno())
+        name = _listed(changed.st_ino, changed.st_mtime_ns).get(uid)
+    except OSError:
+        name = None
+    return name or f"UID {uid}"
+
+
+@lru_cache(maxsize=1)
+def _listed(_inode: int, _changed: int) -> dict[int, str]:
+    users: dict[int, str] = {}
+    with open(USERS, "rb") as file:
+        for line in file:
+            name, _, rest = line.partition(b":")
+            uid = rest.split(b":", 2)[1:2]
+            if uid and uid[0].isdigit():
+                users.setdefault(int(uid[0]), _text(name))
+    return users
+
+
+def _bounded_command(folder: int) -> tuple[str, ...]:
+    """Give the arguments; none where they are too long to be judged."""
+    cmdline = _read(folder, "cmdline", LONGEST_COMMAND + 1)
+    short = len(cmdline) <= LONGEST_COMMAND and cmdline.rstrip(b"\0").count(0) < MOST_ARGUMENTS
+    return _command(cmdline) if short else ()
 
 
 def _command(cmdline: bytes) -> tuple[str, ...]:

@@ -17,7 +17,7 @@ from runbook.host.addresses import Scope, endpoints, unavailable
 from runbook.host.askers import Asked
 from runbook.host.bus import PAUSE, PROPERTIES, Bus
 from runbook.host.callers import Callers, Spelled
-from runbook.host.facts import ActiveState, JobRef, JobResult, JobVerb, Unit, job_path
+from runbook.host.facts import ActiveState, JobRef, JobResult, JobVerb, Unit, job_path, number_of
 from runbook.host.loop import Loop
 from runbook.host.properties import unit_of
 
@@ -176,7 +176,9 @@ class Systemd:
         try:
             answer = self.manager(_METHODS[verb], "(ss)", name, "replace", what=what, settle=True)
             self._callers.forget(self._paths.get(name, unit_path(name)))
-            return self.began(answer, name, verb)
+            begun = self.began(answer, name, verb)
+            self._unsorted = [one for one in self._unsorted if not self._is_older(one, begun)]
+            return begun
         finally:
             self._asking = False
             self._sort()
@@ -219,7 +221,7 @@ class Systemd:
     def cancel_job(self, ref: JobRef) -> None:
         """Take a job back; one that has ended is let be."""
         with self._unless_gone():
-            self.manager("CancelJob", "(u)", job_number(ref), what=f"cancel the {ref.verb} of {ref.unit}")
+            self.manager("CancelJob", "(u)", ref.number, what=f"cancel the {ref.verb} of {ref.unit}")
 
     def _job_type(self, number: int) -> str:
         """Tell what a job does: "restart" until its first half is over, then "start". Empty for one that has ended."""
@@ -240,7 +242,7 @@ class Systemd:
         return self._callers.asked(path)
 
     def _look_who(self, unit: str, job: str, *, began: bool) -> None:
-        number = _number(job)
+        number = number_of(job)
         if job not in self._own and not self._callers.knows(unit, number):
             spelled = self._spelled.get(unit) or Spelled(frozenset(self._names[unit]))
             self._callers.look(unit, number, spelled, began=began)
@@ -250,10 +252,15 @@ class Systemd:
         while self._unsorted:
             self._look_who(*self._unsorted.pop(0), began=True)
 
+    def _is_older(self, announced: tuple[str, str], begun: JobRef) -> bool:
+        """Whether a job of a unit was begun before the one that this program asked for, which took its place."""
+        unit, job = announced
+        return unit == self._paths.get(begun.unit, unit_path(begun.unit)) and number_of(job) < begun.number
+
     def _has_job(self, ref: JobRef) -> bool:
         with self._unless_gone():
             what = f"ask for the job of {ref.unit}"
-            self.manager("GetJob", "(u)", job_number(ref), what=what, again=True)
+            self.manager("GetJob", "(u)", ref.number, what=what, again=True)
             return self._is_of(ref, self.bus.read(ref.path, JOB, "Unit", what=what)[0])
         return False
 
@@ -375,12 +382,3 @@ def _named(name: str) -> str:
     if not name:
         raise HostError("cannot act on a unit without a name")
     return name
-
-
-def job_number(ref: JobRef) -> int:
-    """Give the number of a job, which is the end of its path."""
-    return _number(ref.path)
-
-
-def _number(path: str) -> int:
-    return int(path.rpartition("/")[2])

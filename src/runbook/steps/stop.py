@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import ClassVar
 
-from runbook.host.askers import somebody
+from runbook.host.askers import last_start, somebody
 from runbook.host.facts import DOWN, ActiveState, JobVerb, Unit
 from runbook.host.naming import lost
 from runbook.jobs import JobMemory, JobStep
@@ -35,11 +35,11 @@ class Stop(JobStep):
         # A socket, a timer, a watchdog or a person: the unit was down, and is not any more.
         return fails(
             Verdict.UNIT_CHANGED,
-            f"{unit.name} was stopped and {_starter(unit)} started it again; it is {unit.describe()}",
+            f"{unit.name} was stopped and {_starter(unit, memory)} started it again; it is {unit.describe()}",
             **unit.evidence(),
         )
 
 
-def _starter(unit: Unit) -> str:
-    known = next((one for one in reversed(unit.asked) if one.starts), None)
+def _starter(unit: Unit, memory: JobMemory) -> str:
+    known = last_start(unit.asked, memory.job.number if memory.job else 0)
     return "something else" if known is None else somebody(known)

@@ -297,6 +297,25 @@ def test_whose_stop_is_not_overridden() -> None:
     )
 
 
+@pytest.mark.parametrize(("later", "ended"), [((), "rolled-back"), ((8,), "failed")])
+def test_a_stop_by_a_command_of_the_run_is_nobody_elses(later: tuple[int, ...], ended: str) -> None:
+    """It does not keep the roll back from being begun; a stop of somebody else's that came `later` does."""
+    made = Installed("one")
+    restarts = made.machine.on_job["restart"]
+    own = Asker(70, ("systemctl", "stop", "gw"), "root", own=True)
+    asked = (Asked(7, (own,)), *(Asked(job, (replace(own, own=False),)) for job in later))
+
+    def stops(machine: FakeMachine, name: str) -> JobResult | None:
+        if NEW not in made.versions.values():
+            return restarts(machine, name)
+        result = somebody_stops(machine, name)
+        machine.units[name] = replace(machine.units[name], asked=asked)
+        return result
+
+    made.machine.on_job = {"restart": stops}
+    assert carry_out(made, *_book("one"), step("restart"))[0] == ended
+
+
 def test_nor_is_one_that_a_fix_came_upon() -> None:
     made = Installed("one")
     made.machine.on_job = {"restart": somebody_stops}
