@@ -151,7 +151,7 @@ def advice(view: HostView, outcome: Outcome, step: Step[Any] | None, book: Runbo
     to = step.foretold().get("to", "") if step is not None else ""
     if to and outcome.id.startswith(PREFIX):
         text = _BRING_IN
-    elif text == _WHO_ACTS and outcome.evidence.get("asked-by"):
+    elif text == _WHO_ACTS and any(not one.get("own") for one in outcome.evidence.get("asked-by", ())):
         text = _ASK_THEM
     if not text or ("{unit}" in text and unit is None):
         return ""

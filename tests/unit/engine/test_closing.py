@@ -75,14 +75,15 @@ def test_who_is_known_to_act_is_to_be_asked(verdict: Verdict) -> None:
     restart = step("restart")
     book = Runbook.model_validate({"unit": "gw.service", "steps": [restart]})
     machine = FakeMachine(units={"gw.service": unit()})
-    facts = {"asked-by": [{"pid": 412, "command": "systemctl stop gw", "user": "root"}]}
+    facts: dict[str, Any] = {"asked-by": [{"pid": 412, "command": "systemctl stop gw", "user": "root"}]}
     ended = Outcome("restart", "restart", StepStatus.FAILED, verdict, "x", evidence=facts)
     assert (
         advice(machine, ended, restart, book)
         == "ask whoever is named there what they want of gw.service, then run this again"
     )
-    unknown = advice(machine, replace(ended, evidence={}), restart, book)
-    assert unknown.startswith("ask who else acts on gw.service: systemctl list-jobs"), unknown
+    for others in ({}, {"asked-by": [{**facts["asked-by"][0], "own": True}]}):
+        unknown = advice(machine, replace(ended, evidence=others), restart, book)
+        assert unknown.startswith("ask who else acts on gw.service: systemctl list-jobs"), unknown
 
 
 def test_a_machine_that_does_not_answer_is_said_to_be_unknown(monkeypatch: pytest.MonkeyPatch) -> None:
