@@ -67,8 +67,11 @@ _PROPAGATE = ("RequiredBy", "BoundBy", "ConsistsOf")
 _FOLLOWS = ("Requires", "Requisite", "BindsTo", "PartOf", "StopPropagatedFrom")
 """Dependencies along which a stop or a restart of the other unit comes to this one."""
 
-_BESIDE = ("ExecCondition", "ExecStartPre", "ExecStartPost")
-"""Settings of commands that end a start when they fail, in the order in which they run."""
+_BESIDE = ("ExecCondition", "ExecStartPre", "ExecStart", "ExecStartPost")
+"""Settings of commands that end a start when they fail, in the order in which they run.
+
+With Type=forking the main process is a child of what ExecStart= runs; with the others it is that itself.
+"""
 
 
 def unit_of(properties: Properties) -> Unit:
@@ -122,7 +125,8 @@ def _broke(properties: Properties) -> str:
     came after that is of no account.
     """
     main_exit = properties.get("ExecMainExitTimestampMonotonic", 0)
-    for setting in _BESIDE:
+    forks = properties.get("Type") == "forking"
+    for setting in _BESIDE if forks else (name for name in _BESIDE if name != "ExecStart"):
         for path, _argv, ignored, _, started, _, exited, _pid, code, status in properties.get(setting, []):
             failed = not ignored and exited and (code != 1 or status)
             if failed and not started <= main_exit < exited:

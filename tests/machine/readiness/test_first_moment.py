@@ -156,6 +156,13 @@ SHAPES = {
         restart="job-failed",
         first=GOES_ON,
     ),
+    "a fork that fails": Shape(
+        unit_file(script("exit 9"), Type="forking"),
+        "unit-failed",
+        "^web.service failed: its ExecStart=/bin/sh ended with status 9$",
+        restart="job-failed",
+        first=GOES_ON,
+    ),
     # Well.
     "work that leaves something": Shape(unit_file("/bin/true", Type="oneshot", RemainAfterExit="yes"), "", "^healthy"),
     "exec": Shape(unit_file(SLEEPS, Type="exec"), "", "^healthy"),

@@ -134,6 +134,12 @@ def test_a_command_beside_the_main_one(
     assert unit.broke == said
 
 
+@pytest.mark.parametrize(("kind", "said"), [("forking", "ExecStart=/bin/sh ended with status 7"), ("simple", "")])
+def test_the_command_that_forks_is_beside_the_main_process(kind: str, said: str) -> None:
+    ran = ("/bin/sh", ["/bin/sh", "-c", "exit 7"], False, 1, 5, 1, 9, 70, 1, 7)
+    assert look(Id=("s", "web.service"), Type=("s", kind), ExecStart=(COMMAND, [ran])).broke == said
+
+
 def test_a_condition_is_named() -> None:
     conditions = [("ConditionPathExists", False, True, "/etc/gw", -1), ("ConditionHost", False, False, "a", 1)]
     assert look(Id=("s", "web.service"), Conditions=("a(sbbsi)", conditions)).unmet == ("ConditionPathExists=!/etc/gw",)
