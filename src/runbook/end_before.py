@@ -16,6 +16,9 @@ from runbook.memory import RunState
 PATIENCE = 1.0
 """Seconds for the journal to be read, and for what systemd wrote to have come there."""
 
+EXPIRY = 0.2
+"""Seconds after its time within which a question has its answer, and be it that there is none."""
+
 CODES = {"exited": 1, "killed": 2, "dumped": 3}
 """The numbers of waitid(2) that ExecMainCode holds."""
 
@@ -43,12 +46,13 @@ class Asking:
         """Tell how it ended; None as long as the answer is on its way."""
         now = view.clock.monotonic()
         self.until = self.until or now + PATIENCE
-        what = EndBefore(unit.name, unit.invocation_id, unit.of_user)
-        if self.question is None or self.question.what != what:
+        if self.question is None:
+            # One at a time: in a fast loop each look may find another invocation, and any end of it tells enough.
+            what = EndBefore(unit.name, unit.invocation_id, unit.of_user)
             self.question = Question(what, run.new_question(), max(0.05, self.until - now))
         answer = view.ask(self.question)
         if answer is None:
-            return None
+            return None if now < self.until + EXPIRY else UNKNOWN
         if answer.good and answer.output:
             return _read(unit, json.loads(answer.output))
         # The journal takes its entries a little later than systemd goes on.

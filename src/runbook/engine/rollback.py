@@ -139,7 +139,7 @@ def _stopped_by_somebody(host: Host, book: Runbook, failed: Outcome) -> Unit | N
 
 def _stopped(unit: Unit, *, canceled: bool) -> bool:
     """Whether it is down, or on its way there, by a stop of somebody else's; `canceled`: a job took the run's place."""
-    if (stop := last_stop(unit.asked)) and stop.own:
+    if (stop := last_stop(unit.asked)) and stop.own and not any(one.stops and not one.own for one in unit.asked):
         return False
     if unit.active_state is ActiveState.DEACTIVATING:
         return canceled or unit.job_type == "stop"

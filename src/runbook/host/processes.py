@@ -91,7 +91,7 @@ def glance(pid: int, uid: int, may: Callable[[Process], bool]) -> Process | None
     """
     with _opened(pid) as folder:
         # Root's, too, is the folder of one that may not be traced (PR_SET_DUMPABLE, proc(5)).
-        if folder is None or os.fstat(folder).st_uid not in (uid, 0):
+        if folder is None or _owner(folder) not in (uid, 0):
             return None
         process = _process(pid, folder, whole=False)
         if process is None or process.uid != uid or not may(process):
@@ -352,13 +352,20 @@ def _user(uid: int) -> str:
         return str(uid)
 
 
+def _owner(folder: int) -> int | None:
+    try:
+        return os.fstat(folder).st_uid
+    except OSError:
+        return None  # hidepid= came between.
+
+
 def listed_user(uid: int) -> str:
     """Name a user by /etc/passwd alone: whoever else knows names (nsswitch.conf(5)) may take its time to answer."""
     try:
         with open(USERS, "rb") as file:
             changed = os.fstat(file.fileno())
         name = _listed(changed.st_ino, changed.st_mtime_ns).get(uid)
-    except OSError:
+    except (OSError, ValueError):  # A number may be too long for Python.
         name = None
     return name or f"UID {uid}"
 

@@ -27,6 +27,9 @@ RECENT = 2.0
 A look at all processes for each would keep a machine of some thousand busy. A window begins and ends with one.
 """
 
+NO_LOOP = (Verdict.READY, Verdict.STILL_STARTING, Verdict.NOT_LISTENING)
+"""What a unit that was restarted more often than allowed is not, until somebody else starts it anew."""
+
 OFTEN = 2
 """Starts by somebody else in one wait from which on it is they that keep the unit from being ready."""
 
@@ -166,8 +169,9 @@ class WaitReady(Step[WaitMemory]):
     def _told(self, view: HostView, look: Look, memory: WaitMemory) -> Look:
         """Have the journal tell how the last process ended, where the unit tells it no more."""
         memory.only_words = False
-        if not look.untold:
+        if look.verdict in NO_LOOP:
             memory.end_before = end_before.Asking()
+        if not look.untold:
             return look
         end = memory.end_before.tell(view, look.unit, memory.run)
         if end is None:

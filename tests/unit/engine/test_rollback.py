@@ -297,13 +297,14 @@ def test_whose_stop_is_not_overridden() -> None:
     )
 
 
-@pytest.mark.parametrize(("later", "ended"), [((), "rolled-back"), ((8,), "failed")])
-def test_a_stop_by_a_command_of_the_run_is_nobody_elses(later: tuple[int, ...], ended: str) -> None:
-    """It does not keep the roll back from being begun; a stop of somebody else's that came `later` does."""
+@pytest.mark.parametrize(("others", "ended"), [((), "rolled-back"), ((8,), "failed"), ((6,), "failed")])
+def test_a_stop_by_a_command_of_the_run_is_nobody_elses(others: tuple[int, ...], ended: str) -> None:
+    """It does not keep the roll back from being begun; a stop of somebody else's beside it does, the 7th job."""
     made = Installed("one")
     restarts = made.machine.on_job["restart"]
     own = Asker(70, ("systemctl", "stop", "gw"), "root", own=True)
-    asked = (Asked(7, (own,)), *(Asked(job, (replace(own, own=False),)) for job in later))
+    theirs = tuple(Asked(job, (replace(own, own=False),)) for job in others)
+    asked = tuple(sorted((Asked(7, (own,)), *theirs), key=lambda one: one.job))
 
     def stops(machine: FakeMachine, name: str) -> JobResult | None:
         if NEW not in made.versions.values():

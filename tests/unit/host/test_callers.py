@@ -144,6 +144,14 @@ def test_who_cannot_have_asked_or_may_not_have(proc: FakeProc, changes: dict[str
     assert proc.judged == []  # Nothing of its command line, which may be a trap.
 
 
+@pytest.mark.parametrize(("uid", "named"), [(0, False), (1000, True)])
+def test_a_program_that_is_not_seen(proc: FakeProc, monkeypatch: pytest.MonkeyPatch, uid: int, named: bool) -> None:
+    """Root sees that of every process, but for a path that is too long: nobody but a pretender has one."""
+    monkeypatch.setattr(os, "geteuid", lambda: uid)
+    proc.add(70, "systemctl restart gw", exe="")
+    assert bool(look(proc).askers) == named
+
+
 def test_a_job_that_nobody_heard_begin_may_be_old(proc: FakeProc) -> None:
     proc.add(70, "systemctl stop gw", started=NOW - 300)
     assert [asker.pid for asker in look(proc, began=False).askers] == [70]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -72,3 +73,25 @@ def test_who_was_given_the_socket_meanwhile_is_found_at_the_end(healthy_for: int
     found = attempt(step, machine, machine, RunState("run-1", Path("/srv")), Events("run-1", machine.clock, ()))
     assert found.finding.verdict is Verdict.PORT_SHARED, found.finding.reason
     assert machine.clock.time < 1000 + healthy_for + 4
+
+
+@pytest.mark.parametrize("lives", [0.02, 0.05, 0.2])
+def test_a_loop_that_is_faster_than_the_journal(lives: float) -> None:
+    """Each look finds another invocation. The journal is asked about one at a time, and the wait for it has an end."""
+    machine = FakeMachine(units={"gw.service": unit(n_restarts=1)}, processes={100: process(100)}, slow=0.08)
+
+    def anew(count: int) -> Callable[[FakeMachine], None]:
+        def happen(machine: FakeMachine) -> None:
+            machine.units["gw.service"] = unit(n_restarts=count, invocation_id=f"{count:032x}")
+            told = [Answer(True, "", "")]
+            machine.answers[f"end before {count:032x} of gw.service"] = told
+
+        return happen
+
+    machine.later = [(machine.clock.time + count * lives, anew(count)) for count in range(2, 400)]
+    step = registry()["wait-ready"].model_validate({"id": "wait", "unit": "gw.service", "timeout": 120})
+    run = RunState("run-1", Path("/srv"), starts={"gw.service": 0})
+    found = attempt(step, machine, machine, run, Events("run-1", machine.clock, ()))
+    assert found.finding.verdict is Verdict.CRASH_LOOP
+    assert machine.clock.time < 1000 + 1.5
+    assert run.asked < 20
