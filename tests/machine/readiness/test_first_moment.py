@@ -44,6 +44,11 @@ SHAPES = {
         "crash-loop",
         "status 1; it has no start limit, and will be restarted for ever$",
     ),
+    "loop that is faster than the journal": Shape(
+        unit_file(script("exit 1"), Restart="always", RestartSec="0", Unit_StartLimitIntervalSec="0"),
+        "crash-loop",
+        "its main process (ended with status 1|keeps ending); it has no start limit, and will be restarted for ever$",
+    ),
     "loop with pauses of an hour": Shape(
         unit_file(script("exit 1"), Restart="always", RestartSec="1h"),
         "crash-loop",
