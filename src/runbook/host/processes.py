@@ -13,16 +13,15 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
-import pwd
 import re
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from functools import cache, lru_cache
+from functools import cache
 from io import FileIO
 from pathlib import Path
 
-from runbook.host import environ
+from runbook.host import environ, users
 from runbook.host.owners import Process
 from runbook.model import ProcessId
 
@@ -44,8 +43,6 @@ STATES = {
 }
 
 CGROUP_ROOT = Path("/sys/fs/cgroup")
-USERS = "/etc/passwd"
-
 LONGEST_COMMAND = 64 * 1024
 """So much of a command line is read in a glance; what is longer counts as not told."""
 
@@ -165,7 +162,7 @@ def login_of(pid: int) -> str:
     """
     with _opened(pid) as folder:
         text = b"" if folder is None else _read(folder, "loginuid").strip()
-    return listed_user(int(text)) if text.isdigit() and int(text) != NO_LOGIN else ""
+    return users.listed(int(text)) if text.isdigit() and int(text) != NO_LOGIN else ""
 
 
 def lives(process: ProcessId) -> bool:
@@ -287,7 +284,7 @@ def _process(pid: int, folder: int, *, whole: bool = True) -> Process | None:
         id=ProcessId(pid, stat.start),
         ppid=stat.ppid,
         uid=uid,
-        user=_user(uid) if whole else listed_user(uid),
+        user=users.name_of(uid) if whole else users.listed(uid),
         name=stat.name,
         state=stat.state,
         cgroup=parse_cgroup(_text(_read(folder, "cgroup")), unified=_unified()),
@@ -344,42 +341,11 @@ def _uid(status: bytes) -> int:
     return int(match[1]) if match else -1
 
 
-@cache
-def _user(uid: int) -> str:
-    try:
-        return pwd.getpwuid(uid).pw_name
-    except (KeyError, OverflowError):
-        return str(uid)
-
-
 def _owner(folder: int) -> int | None:
     try:
         return os.fstat(folder).st_uid
     except OSError:
         return None  # hidepid= came between.
-
-
-def listed_user(uid: int) -> str:
-    """Name a user by /etc/passwd alone: whoever else knows names (nsswitch.conf(5)) may take its time to answer."""
-    try:
-        with open(USERS, "rb") as file:
-            changed = os.fstat(file.fileno())
-        name = _listed(changed.st_ino, changed.st_mtime_ns).get(uid)
-    except (OSError, ValueError):  # A number may be too long for Python.
-        name = None
-    return name or f"UID {uid}"
-
-
-@lru_cache(maxsize=1)
-def _listed(_inode: int, _changed: int) -> dict[int, str]:
-    users: dict[int, str] = {}
-    with open(USERS, "rb") as file:
-        for line in file:
-            name, _, rest = line.partition(b":")
-            uid = rest.split(b":", 2)[1:2]
-            if uid and uid[0].isdigit():
-                users.setdefault(int(uid[0]), _text(name))
-    return users
 
 
 def _bounded_command(folder: int) -> tuple[str, ...]:

@@ -7,7 +7,6 @@ import shlex
 import subprocess
 from collections.abc import Callable, Iterable
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -299,14 +298,6 @@ def test_a_real_process_is_looked_at_within_bounds() -> None:
             short.kill()
             long.kill()
     assert processes.glance(short.pid, os.geteuid(), lambda _one: True) is None
-
-
-def test_a_user_whom_a_name_server_would_have_to_name(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    (tmp_path / "passwd").write_text("root:x:0:0:root:/root:/bin/sh\nbroken\n+::::::\nanna:x:1000:1000::/:/bin/sh\n")
-    monkeypatch.setattr(processes, "USERS", str(tmp_path / "passwd"))
-    assert [processes.listed_user(uid) for uid in (0, 1000, 10001)] == ["root", "anna", "UID 10001"]
-    monkeypatch.setattr(processes, "USERS", str(tmp_path / "none"))
-    assert processes.listed_user(0) == "UID 0"
 
 
 def test_a_users_manager(proc: FakeProc) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import itertools
 import os
-import pwd
 import shutil
 import signal
 import subprocess
@@ -230,12 +229,6 @@ def test_a_kernel_thread_is_known() -> None:
     seen = read(2)
     assert seen is not None
     assert (seen.kernel, seen.name, seen.command, seen.exe) == (True, "kthreadd", (), "")
-
-
-def test_a_user_without_a_name_is_a_number() -> None:
-    assert processes._user(os.geteuid()) == pwd.getpwuid(os.geteuid()).pw_name
-    assert processes._user(3_999_999_999) == "3999999999"
-    assert processes._user(-1) == "-1"
 
 
 def test_ancestors_lead_to_the_first_process() -> None:
