@@ -9,6 +9,7 @@ from typing import Any
 
 from runbook.errors import HostError
 from runbook.host import keepers
+from runbook.host.askers import telling
 from runbook.host.cgroups import Kind, unit_of
 from runbook.host.facts import Unit
 from runbook.host.naming import SHOWN
@@ -109,6 +110,15 @@ def remember(view: HostView, memory: KillMemory, holder: Holder) -> None:
     when = holder.process.started + view.clock.now() - view.began(holder.process)
     for up in ancestry(view, holder.process):
         memory.run.ended_below.setdefault(up.id, (str(holder.process), when))
+
+
+def supervised(view: HostView, memory: KillMemory) -> bool:
+    """Whether a process lives from which one of these descended, and that is no mere shell: it may start another."""
+    for above in memory.run.ended_below:
+        up = view.process(above.pid)
+        if up is not None and up.id == above and above not in memory.targets and telling(up.name, up.command):
+            return True
+    return False
 
 
 def _by_starter(unit: Unit, ended: str, holder: Holder, starter: Process) -> str:

@@ -37,6 +37,9 @@ one that ends: for a moment the port is held, and by nobody.
 LINGER = 0.5
 """Seconds in which a supervisor may start another in the place of one that ended, before the port counts as free."""
 
+SUPERVISED = 2.0
+"""The same where a process lives that may be one: an interpreter and its program take a while to listen."""
+
 WATCHED = 100
 """So many processes are watched for their end at once; each takes a descriptor, of which there may be 1024."""
 
@@ -207,7 +210,7 @@ class KillOrphan(Step[KillMemory]):
     def _linger(self, view: HostView, memory: KillMemory) -> Finding | None:
         now = view.clock.monotonic()
         memory.quiet = now if memory.quiet is None else memory.quiet
-        left = memory.quiet + LINGER - now
+        left = memory.quiet + (SUPERVISED if killing.supervised(view, memory) else LINGER) - now
         wake = Wake(ports=frozenset(self.port), within=max(left, 0.01))
         what = "looking whether something starts another one"
         return not_yet(Verdict.PORT_STILL_HELD, what, wake) if left > 0 else None
