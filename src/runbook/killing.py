@@ -8,9 +8,9 @@ from signal import Signals
 from typing import Any
 
 from runbook.errors import HostError
-from runbook.host import keepers
 from runbook.host.askers import telling
 from runbook.host.cgroups import Kind, unit_of
+from runbook.host.descent import ancestry
 from runbook.host.facts import Unit
 from runbook.host.naming import SHOWN
 from runbook.host.owners import Holder, PortOwnership, Process, Role
@@ -20,9 +20,6 @@ from runbook.memory import Memory
 from runbook.model import ProcessId
 from runbook.streams import lines
 from runbook.sweeping import Sweep
-
-MOST_ANCESTORS = 64
-"""A line of parents longer than this is not followed further."""
 
 MOST_HEARD = 100
 """Of so many processes the journal is asked for their last lines."""
@@ -73,30 +70,10 @@ class KillMemory(Memory):
     reloaded: bool = False
 
 
-def ancestry(view: HostView, process: Process) -> list[Process]:
-    """Give what a process descends from, nearest first, up to a manager: what lost its parent came to that.
-
-    It ends also where people's logins begin: that two of them came from the same sshd makes that the starter of
-    neither, and to end it would throw everybody out.
-    """
-    line: list[Process] = []
-    below = process
-    while len(line) < MOST_ANCESTORS and below.ppid > 1:
-        up = view.process(below.ppid)
-        # A parent is never younger than its child: this PID was its parent's, and is somebody else's now.
-        if up is None or up.id.start > below.id.start or unit_of(up.cgroup).kind is Kind.MANAGER:
-            break
-        if keepers.keeps_logins(up):
-            break
-        line.append(up)
-        below = up
-    return line
-
-
 def started_again(view: HostView, unit: Unit, memory: KillMemory, fresh: Sequence[Holder]) -> str:
     """Say who started one of these after its like was ended, and how to stop that; nothing if nobody is seen to."""
     for holder in fresh:
-        for up in ancestry(view, holder.process):
+        for up in ancestry(view.process, holder.process):
             if up.id in memory.targets:
                 break  # What is being ended may bear children to its last moment.
             ended, when = memory.run.ended_below.get(up.id, ("", 0.0))
@@ -108,7 +85,7 @@ def started_again(view: HostView, unit: Unit, memory: KillMemory, fresh: Sequenc
 def remember(view: HostView, memory: KillMemory, holder: Holder) -> None:
     """Keep from whom a process descends that is about to be ended."""
     when = holder.process.started + view.clock.now() - view.began(holder.process)
-    for up in ancestry(view, holder.process):
+    for up in ancestry(view.process, holder.process):
         memory.run.ended_below.setdefault(up.id, (str(holder.process), when))
 
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import signal
 import textwrap
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from tests.machine.machine import Machine
+from tests.machine.machine import Machine, until
 
 RUNBOOK = "/root/test.yaml"
 
@@ -61,6 +63,18 @@ def runbook(machine: Machine, command: str, text: str, *options: str, user: str 
 def parsed(stdout: str, status: int, stderr: str = "") -> Run:
     """Read JSON lines."""
     return Run([json.loads(line) for line in stdout.splitlines()], status, stderr)
+
+
+def interrupted(machine: Machine, signum: signal.Signals, command: str) -> tuple[Run, float]:
+    """Apply the written runbook, send the program a signal while its command runs; give the seconds until its end."""
+    running = ["pgrep", "-f", command]
+    with machine.popen(["runbook", "apply", RUNBOOK, "--output", "json"]) as process:
+        until(lambda: machine.run(running, check=False).returncode == 0, "the command to run")
+        machine.run(["pkill", f"-{signum.name.removeprefix('SIG')}", "-f", "runbook apply"])
+        began = time.monotonic()
+        out, err = process.communicate(timeout=20)
+        took = time.monotonic() - began
+    return parsed(out, process.returncode, err), took
 
 
 def unit_file(exec_start: str, **settings: str) -> str:

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import signal
-import time
 
 import pytest
 
 from tests.machine.conftest import StartService
 from tests.machine.incident import install_gateway, remove_unit
 from tests.machine.machine import Machine, least, until
-from tests.machine.runs import RUNBOOK, parsed, runbook, unit_file, write_runbook
+from tests.machine.runs import interrupted, parsed, runbook, unit_file, write_runbook
 
 LISTEN = (
     "/usr/bin/python3 -c 'import socket,time; time.sleep({delay}); s=socket.socket();"
@@ -246,13 +245,7 @@ def test_a_signal_ends_the_run_and_its_command_within_a_second(machine: Machine,
     write_runbook(machine, 'steps: [run: {run: "sleep 4321"}]\n')
 
     def interrupt() -> float:
-        with machine.popen(["runbook", "apply", RUNBOOK, "--output", "json"]) as process:
-            until(lambda: machine.run(["pgrep", "-f", "sleep 4321"], check=False).returncode == 0, "the command to run")
-            machine.run(["pkill", f"-{signum.name.removeprefix('SIG')}", "-f", "runbook apply"])
-            began = time.monotonic()
-            out, err = process.communicate(timeout=20)
-            took = time.monotonic() - began
-        run = parsed(out, process.returncode, err)
+        run, took = interrupted(machine, signum, "sleep 4321")
         assert (run.exit, run.last["status"], run.last["exit"]) == (128 + signum, "interrupted", 128 + signum)
         assert machine.run(["pgrep", "-f", "sleep 4321"], check=False).returncode == 1
         return took

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import re
 import signal
-import time
 from collections.abc import Iterator
 
 import pytest
 
 from tests.machine.conftest import StartService
 from tests.machine.machine import Machine, least, until
-from tests.machine.runs import RUNBOOK, parsed, runbook, unit_file, write_runbook
+from tests.machine.runs import RUNBOOK, interrupted, parsed, runbook, unit_file, write_runbook
 
 SLEEP = "/usr/bin/sleep infinity"
 
@@ -113,13 +112,7 @@ def test_an_interruption(web: Machine, signum: signal.Signals) -> None:
     write_runbook(web, book("sleep 4323"))
 
     def interrupt() -> float:
-        with web.popen(["runbook", "apply", RUNBOOK, "--output", "json"]) as process:
-            until(lambda: web.run(["pgrep", "-f", "sleep 4323"], check=False).returncode == 0, "the command to run")
-            web.run(["pkill", f"-{signum.name.removeprefix('SIG')}", "-f", "runbook apply"])
-            began = time.monotonic()
-            out, err = process.communicate(timeout=20)
-            took = time.monotonic() - began
-        run = parsed(out, process.returncode, err)
+        run, took = interrupted(web, signum, "sleep 4323")
         assert (run.exit, run.last["status"]) == (128 + signum, "interrupted")
         until(lambda: states(web) == ["active"] * 3, "all to be up again", 10)
         assert web.run(["pgrep", "-f", "sleep 4323"], check=False).returncode == 1

@@ -17,6 +17,7 @@ from typing import Protocol
 from runbook.host import keepers, processes
 from runbook.host.askers import MOST_NAMED, Asked, Asker, asks_for, telling
 from runbook.host.cgroups import Kind, Place, unit_of
+from runbook.host.descent import ancestry
 from runbook.host.owners import Process
 from runbook.model import ProcessId
 from runbook.phrases import shown
@@ -35,9 +36,6 @@ FRESH = 10.0
 
 KEPT = 16
 """So many jobs of a unit are remembered."""
-
-MOST_ANCESTORS = 64
-"""A line of parents longer than this is not followed further."""
 
 
 class Proc(Protocol):
@@ -153,7 +151,7 @@ class Callers:
         return found
 
     def _asker(self, process: Process) -> Asker:
-        line = self._ancestry(process)
+        line = ancestry(self._proc.read, process)
         place = unit_of(process.cgroup)
         named = ((up, telling(up.name, up.command)) for up in line)
         starter = next((f"PID {up.pid} ({shown(name)})" for up, name in named if name), "")
@@ -162,20 +160,6 @@ class Callers:
         login = next((user for user in users if user not in ("", process.user)), "")
         mine = place.unit in self._own_units or any(up.pid == self._me for up in (process, *line))
         return Asker(process.pid, process.command, process.user, login, starter, _place(place), mine)
-
-    def _ancestry(self, process: Process) -> list[Process]:
-        """Give what it descends from, nearest first, up to a manager, or to where people's logins begin."""
-        line: list[Process] = []
-        below = process
-        while len(line) < MOST_ANCESTORS and below.ppid > 1:
-            up = self._proc.read(below.ppid)
-            if up is None or up.id.start > below.id.start or unit_of(up.cgroup).kind is Kind.MANAGER:
-                break
-            if keepers.keeps_logins(up):
-                break
-            line.append(up)
-            below = up
-        return line
 
 
 def _can_ask(process: Process, namespaces: Collection[int]) -> bool:

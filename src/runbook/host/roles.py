@@ -24,6 +24,7 @@ from typing import NamedTuple
 
 from runbook.host import keepers
 from runbook.host.cgroups import Kind, Place, unit_of
+from runbook.host.descent import MOST_ANCESTORS
 from runbook.host.facts import DOWN, Unit
 from runbook.host.naming import lost
 from runbook.host.owners import Listener, Process, Role
@@ -31,9 +32,6 @@ from runbook.host.witnesses import Kernel, Manager
 
 _PROTOCOLS = {"Stream": "tcp", "Datagram": "udp"}
 """The kinds of `Listen` of a socket unit (org.freedesktop.systemd1(5)) that have port numbers."""
-
-MOST_ANCESTORS = 64
-"""A line of parents longer than this is not followed further."""
 
 ADOPTED = "which systemd took for the main process, and which started before the current invocation began"
 """By its PIDFile=, by MAINPID=, or because it found nobody else in the cgroup of a Type=forking unit."""
