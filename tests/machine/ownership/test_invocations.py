@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import pytest
 
-from tests.machine.machine import Machine, until
+from tests.machine.machine import until
 from tests.machine.ownership.street import ACTOR, House, Street, ask, assert_said, shell
 from tests.machine.runs import runbook
 
@@ -65,15 +63,7 @@ MAIN_PID = (
 )
 
 
-@pytest.fixture(scope="module")
-def street(machine: Machine) -> Iterator[Street]:
-    """Everybody listens, and everybody was judged."""
-    with Street(machine) as made:
-        _move_in(made)
-        yield made
-
-
-def _move_in(street: Street) -> None:
+def move_in(street: Street) -> None:
     street.service("wrapped.service", shell("ACTOR listen=0.0.0.0:9201", "true"))
     street.service("workers.service", "listen=0.0.0.0:9202 fork fork")
     for name, port, command in (

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import pytest
 
-from tests.machine.machine import Machine, until
+from tests.machine.machine import until
 from tests.machine.ownership.street import ACTOR, House, Street, shell
 from tests.machine.runs import runbook
 
@@ -48,15 +46,7 @@ HOUSES = (
 )
 
 
-@pytest.fixture(scope="module")
-def street(machine: Machine) -> Iterator[Street]:
-    """Everybody listens, and everybody was judged."""
-    with Street(machine) as made:
-        _move_in(made)
-        yield made
-
-
-def _move_in(street: Street) -> None:
+def move_in(street: Street) -> None:
     street.service(
         "guessed.service",
         shell("test -e /run/guessed && exit 0", "touch /run/guessed", "ACTOR listen=0.0.0.0:9401 &"),

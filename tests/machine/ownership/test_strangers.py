@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
 
 import pytest
 
 from tests.machine.conftest import StartService
-from tests.machine.machine import Machine, until
+from tests.machine.machine import until
 from tests.machine.ownership.street import ACTOR, USER_UNITS, House, Street, ask, assert_said, shell
 from tests.machine.runs import unit_file
 from tests.machine.tree import USER
@@ -93,15 +92,7 @@ BY_NOBODY = (
 )
 
 
-@pytest.fixture(scope="module")
-def street(machine: Machine) -> Iterator[Street]:
-    """Everybody listens, and everybody was judged."""
-    with Street(machine) as made:
-        _move_in(made)
-        yield made
-
-
-def _move_in(street: Street) -> None:
+def move_in(street: Street) -> None:
     street.users_manager()
     for program in ("tmux", "sshd", "docker-proxy"):
         street.machine.run(["cp", "/usr/bin/python3", f"/opt/{program}"])
