@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import pytest
 
 from tests.machine.conftest import StartService
@@ -79,16 +77,8 @@ HOUSES = (
 GREEN = ("ip", "netns", "exec", "green")
 
 
-@pytest.fixture(scope="module")
-def street(machine: Machine) -> Iterator[Street]:
-    """Everybody listens, and everybody was judged."""
-    machine.run(["ip", "netns", "add", "green"])
-    with Street(machine) as made:
-        _move_in(made)
-        yield made
-
-
-def _move_in(street: Street) -> None:
+def move_in(street: Street) -> None:
+    street.machine.run(["ip", "netns", "add", "green"])
     street.service("dual.service", "listen=[::]:9001")
     street.scope("listen=[::]:9002")
     street.service("six.service", "listen=[::]:9003,v6only")
