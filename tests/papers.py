@@ -18,11 +18,12 @@ from pathlib import Path
 from typer.main import get_command
 from typer.testing import CliRunner
 
-from runbook import catalogue, cli
-from runbook.catalogue import Row
-from runbook.host import roles as judgement
+from runbook import cli
+from runbook.document import reference
+from runbook.document.reference import Row
+from runbook.host.ownership import roles as judgement
 from runbook.model import Verdict
-from runbook.step import registry
+from runbook.steps import registry
 from runbook.template.filters import FILTERS
 
 ROOT = Path(__file__).parent.parent
@@ -45,7 +46,7 @@ def parts() -> dict[Path, Parts]:
     """Tell which page has which parts."""
     made: dict[Path, Parts] = {
         REFERENCE / "runbook-file.md": {
-            "top": lambda: _table(catalogue.describe_top()),
+            "top": lambda: _table(reference.describe_top()),
             "steps": step_types,
             "common": lambda: _table(_common()),
             "filters": lambda: ", ".join(f"`{name}`" for name in ("raw", *FILTERS)),
@@ -55,7 +56,7 @@ def parts() -> dict[Path, Parts]:
         DOCS / "explanation" / "architecture.md": {"layers": layers},
         DOCS / "explanation" / "whose-is-the-port.md": {"roles": roles},
     }
-    for entry in catalogue.kinds():
+    for entry in reference.kinds():
         made[REFERENCE / "steps" / f"{entry.kind}.md"] = {"fields": lambda kind=entry.kind: fields(kind)}  # type: ignore[misc]
     return made
 
@@ -78,7 +79,7 @@ def written(text: str, made: Parts) -> str:
 
 def fields(kind: str) -> str:
     """Make the tables of a step type's fields: its own, its time-out, and those of the mappings within."""
-    rows = catalogue.describe(kind).rows
+    rows = reference.describe(kind).rows
     own = [row for row in rows if not row.common or row.key == "timeout"]
     tables = [_table(own), "Every step also takes the [fields of every step](../runbook-file.md#fields-of-every-step)."]
     tables += _inner(own, "")
@@ -89,7 +90,7 @@ def step_types() -> str:
     """List the step types, what each does, and whether it changes anything."""
     lines = [
         f"| [`{entry.kind}`](steps/{entry.kind}.md) | {_cell(entry.summary)} | {'yes' if entry.changes else 'no'} |"
-        for entry in catalogue.kinds()
+        for entry in reference.kinds()
     ]
     return "\n".join(["| type | what it does | changes the host |", "|---|---|---|", *lines])
 
@@ -178,7 +179,7 @@ def _said(argv: list[str]) -> str:
 
 def _common() -> list[Row]:
     """Give the fields of every step. The default of `timeout` is each type's own."""
-    entry = next(iter(catalogue.kinds()))
+    entry = next(iter(reference.kinds()))
     rows = [row for row in entry.rows if row.common]
     return [Row(**{**vars(row), "default": "that of the type"}) if row.key == "timeout" else row for row in rows]
 

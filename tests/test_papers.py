@@ -17,13 +17,13 @@ from runbook import document, errors
 from runbook.errors import DocumentError
 from runbook.model import Verdict
 from runbook.report import journal
-from runbook.step import registry
+from runbook.steps import registry
 from tests import papers
 from tests.papers import DOCS, REFERENCE, ROOT, SOURCE
 
 PAGES = papers.papers()
 STEP_PAGES = sorted((REFERENCE / "steps").glob("*.md"))
-BESIDES = {"wait-ready": "runbook.health", "remediate": "runbook.engine.remediation"}
+BESIDES = {"wait-ready": "runbook.checks.health", "remediate": "runbook.engine.remediation"}
 """Modules that judge on behalf of a step type."""
 
 FENCE = re.compile(r"^```(\w+)(?: (\w+))?\n(.*?)^```$", re.MULTILINE | re.DOTALL)
@@ -209,7 +209,7 @@ def judges(kind: str) -> list[Path]:
     """Find the modules in which a step type's verdicts are given: those of its class and the classes it is built on."""
     # pydantic leaves `Step[Memory]` in the module that first wrote it, whichever that was.
     written = [cls for cls in registry()[kind].__mro__ if "[" not in cls.__name__]
-    names = {cls.__module__ for cls in written} - {"runbook.step"}
+    names = {cls.__module__ for cls in written} - {"runbook.spec.step"}
     names |= {BESIDES[kind]} if kind in BESIDES else set()
     return [SOURCE.joinpath(*name.split(".")[1:]).with_suffix(".py") for name in names if name.startswith("runbook.")]
 

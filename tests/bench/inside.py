@@ -15,10 +15,10 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from runbook import document
+from runbook.host.kernel.sock_diag import SocketTable
 from runbook.host.local import LocalHost
-from runbook.host.sockets import SocketTable
-from runbook.memory import RunState
 from runbook.model import Deadline, Port, Verdict
+from runbook.spec.state import RunState
 from tests.bench import rivals
 from tests.bench.rivals import PORT, UNIT
 from tests.machine.tree import RIVALS_VENV

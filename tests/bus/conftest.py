@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from runbook.host.loop import Loop
-from runbook.host.systemd import Systemd
+from runbook.host.systemd.manager import Systemd
 
 from .private_bus import PrivateBus
 

@@ -13,11 +13,11 @@ from pathlib import Path
 import pytest
 
 from runbook import errors
-from runbook.host import bus as bus_module
-from runbook.host import systemd as systemd_module
 from runbook.host.facts import JobVerb
 from runbook.host.loop import Loop
-from runbook.host.systemd import Systemd
+from runbook.host.systemd import bus as bus_module
+from runbook.host.systemd import manager as systemd_module
+from runbook.host.systemd.manager import Systemd
 
 from .private_bus import PATIENCE, PROMPT, PrivateBus
 

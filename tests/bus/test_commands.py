@@ -7,11 +7,11 @@ from pathlib import Path
 import pytest
 
 from runbook.errors import BusLost
-from runbook.host.commands import Commands
 from runbook.host.facts import JobRef, JobResult
 from runbook.host.loop import Loop
-from runbook.host.systemd import Systemd
-from runbook.host.tasks import Command, CommandResult
+from runbook.host.queries import Command, CommandResult
+from runbook.host.systemd.manager import Systemd
+from runbook.host.systemd.transient import Commands
 
 from .private_bus import PrivateBus
 

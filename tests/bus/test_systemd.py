@@ -7,13 +7,13 @@ import time
 import pytest
 
 from runbook.errors import HostError
-from runbook.host import systemd as systemd_module
-from runbook.host.askers import Asked, Asker
-from runbook.host.bus import Properties
-from runbook.host.callers import Callers, Spelled
 from runbook.host.facts import JobRef, JobResult, JobVerb
 from runbook.host.loop import Loop
-from runbook.host.systemd import Systemd
+from runbook.host.requesters import Asked, Asker
+from runbook.host.systemd import manager as systemd_module
+from runbook.host.systemd.bus import Properties
+from runbook.host.systemd.manager import Systemd
+from runbook.host.systemd.requester_scan import Callers, Spelled
 from runbook.model import Deadline, Wake
 
 from .private_bus import PATIENCE, PrivateBus

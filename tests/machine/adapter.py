@@ -15,11 +15,11 @@ from pathlib import Path
 from typing import Any
 
 from runbook.errors import Interrupted, RunbookError
-from runbook.host import commands
-from runbook.host.addresses import Scope
 from runbook.host.facts import JobRef, JobResult, JobVerb
 from runbook.host.local import LocalHost
-from runbook.host.tasks import Command
+from runbook.host.queries import Command
+from runbook.host.systemd import transient
+from runbook.host.systemd.addresses import Scope
 from runbook.model import Deadline, Wake
 
 PATIENCE = 20.0
@@ -147,7 +147,7 @@ def twice(host: LocalHost) -> None:
 
 def stop(host: LocalHost, script: str, grace: str) -> None:
     """Stop a command that would rather not, which has so many seconds from TERM to KILL."""
-    commands.GRACE = float(grace)
+    transient.GRACE = float(grace)
     wanted = Command(("/bin/sh", "-c", script), cwd="/", output="/tmp/stop.out")
     ref = host.begin_command("stop", wanted)
     while not Path("/tmp/stop.out").read_text():

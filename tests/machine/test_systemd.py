@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from runbook.host.commands import STOP_LIMIT
+from runbook.host.systemd.transient import STOP_LIMIT
 from tests.machine.adapter import ODD, PATIENCE
 from tests.machine.conftest import InstallUnit, StartService
 from tests.machine.machine import Machine, least, until

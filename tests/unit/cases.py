@@ -12,14 +12,13 @@ from typing import Any
 import pytest
 import yaml
 
-from runbook.engine.attempt import attempt
-from runbook.engine.events import Events
-from runbook.engine.glance import glance
+from runbook.engine.execution.attempt import attempt, glance
+from runbook.engine.execution.events import Events
 from runbook.host.facts import JobResult
-from runbook.host.tasks import Answer, CommandResult
-from runbook.memory import RunState
+from runbook.host.queries import Answer, CommandResult
 from runbook.model import Port
-from runbook.step import registry
+from runbook.spec.state import RunState
+from runbook.steps import registry
 from tests.unit.fake_machine import FakeMachine, facts_of, listen, process, start_anew, unit
 
 CASES = Path(__file__).parent.parent / "cases"

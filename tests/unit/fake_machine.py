@@ -13,13 +13,13 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from runbook.errors import HostError
-from runbook.host import keepers
-from runbook.host.askers import Asked, Asker
-from runbook.host.conclusion import WILDCARDS
 from runbook.host.facts import ActiveState, JobRef, JobResult, JobVerb, LoadState, Unit
-from runbook.host.owners import Holder, Listener, PortOwnership, Process, Sent
-from runbook.host.ownership import Judge
-from runbook.host.tasks import Answer, Command, CommandResult, EndBefore, LastWords, Question, Starts
+from runbook.host.holders import Holder, Listener, PortOwnership, Process, Sent
+from runbook.host.kernel import protected
+from runbook.host.ownership.judge import Judge
+from runbook.host.ownership.verdict import WILDCARDS
+from runbook.host.queries import Answer, Command, CommandResult, EndBefore, LastWords, Question, Starts
+from runbook.host.requesters import Asked, Asker
 from runbook.model import Deadline, Port, ProcessId, Wake
 
 INVOCATION = "a" * 32
@@ -259,7 +259,7 @@ class FakeMachine:
         return "it runs in another PID namespace" if process.pid_namespace else ""
 
     def keeps_container(self, process: Process) -> str:
-        return keepers.keeps_container(process)
+        return protected.keeps_container(process)
 
     def spared_by(self, process: Process) -> str:
         return self.spared.get(process.pid, "")

@@ -5,12 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from runbook.engine.events import Events
+from runbook.engine.execution.events import Events
 from runbook.engine.runner import RunEnd, Runner
 from runbook.host.facts import ActiveState, JobResult
-from runbook.memory import RunState
 from runbook.model import Event
-from runbook.step import Runbook, Step, registry
+from runbook.spec.state import RunState
+from runbook.spec.step import Runbook, Step
+from runbook.steps import registry
 from tests.unit.fake_machine import FakeMachine, listen, process, start_anew, unit
 
 ORPHAN = {"name": "openclaw", "user": "agentops", "cgroup": "/user.slice/user-1000.slice/session-9.scope"}
@@ -63,7 +64,9 @@ def incident() -> FakeMachine:
 def run(machine: FakeMachine, *steps: Step[Any], **book: Any) -> tuple[RunEnd, list[Event]]:
     """Carry steps out and give the end and the events."""
     seen: list[Event] = []
-    runbook = Runbook.model_validate({"unit": "gw.service", "port": "80", "steps": steps, "path": "x.yaml", **book})
+    runbook = Runbook.model_validate(
+        {"unit": "gw.service", "port": "80", "steps": steps, "path": "x.yaml", "types": registry(), **book}
+    )
     events = Events("run-1", machine.clock, (seen.append,))
     runner = Runner(runbook, machine, machine, events, RunState("run-1", Path("/srv"), outputs=Path("/out")))
     return runner.run(), seen

@@ -19,9 +19,10 @@ from typing import Annotated
 
 import typer
 
-from runbook import errors, streams
+from runbook import errors
 from runbook.cli import looking, running, telling
 from runbook.cli.base import complain, program_version, say, show
+from runbook.util import stdio
 
 app = typer.Typer(
     name="runbook",
@@ -68,9 +69,9 @@ def main() -> None:
     gc.disable()
     # Until a run takes it, Ctrl-C ends the program as SIGTERM does: at once, and with nothing touched.
     signal.signal(signal.SIGINT, signal.SIG_DFL)
-    streams.provide()
+    stdio.provide()
     status = _status()
-    streams.settle()
+    stdio.settle()
     gc.freeze()  # Nor at the end, when Python looks for some all the same: that takes 20 ms.
     sys.exit(status)
 

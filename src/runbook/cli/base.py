@@ -8,7 +8,8 @@ from typing import Annotated
 
 import typer
 
-from runbook import errors, streams
+from runbook import errors
+from runbook.util import stdio
 
 
 class Output(StrEnum):
@@ -55,14 +56,14 @@ def wrapped(text: str) -> str:
 
 def show(text: str) -> None:
     """Print a result."""
-    typer.echo(streams.visible(text))
+    typer.echo(stdio.visible(text))
 
 
 def say(text: str) -> None:
     """Say something beside the result: on standard error."""
     # Where nobody takes it, there is nobody left to tell.
     with contextlib.suppress(OSError):
-        typer.echo(streams.visible(text), err=True)
+        typer.echo(stdio.visible(text), err=True)
 
 
 def program_version() -> str:

@@ -33,20 +33,20 @@ def schema() -> None:
     """Print the JSON Schema of a runbook, for editors."""
     import json  # noqa: PLC0415
 
-    from runbook import catalogue  # noqa: PLC0415
+    from runbook.document import reference  # noqa: PLC0415
 
-    show(json.dumps(catalogue.schema(), indent=2))
+    show(json.dumps(reference.schema(), indent=2))
 
 
 def steps(
     kind: Annotated[str | None, typer.Argument(metavar="[TYPE]", help="A step type, for its fields.")] = None,
 ) -> None:
     """List the step types; with TYPE, its fields."""
-    from runbook import catalogue  # noqa: PLC0415
-    from runbook.phrases import near  # noqa: PLC0415
-    from runbook.report import tables  # noqa: PLC0415
+    from runbook.cli import tables  # noqa: PLC0415
+    from runbook.document import reference  # noqa: PLC0415
+    from runbook.util.wording import near  # noqa: PLC0415
 
-    entries = {entry.kind: entry for entry in catalogue.kinds()}
+    entries = {entry.kind: entry for entry in reference.kinds()}
     if kind is None:
         show(tables.kinds(entries.values()))
     elif kind in entries:

@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, Literal
 
 from runbook import errors
 from runbook.cli.base import say, wrapped
-from runbook.host.words import in_words
+from runbook.util.wording import in_words
 
 if TYPE_CHECKING:
     from runbook.document import Source
-    from runbook.engine.past import Past
-    from runbook.step import Runbook
+    from runbook.records.history import Past
+    from runbook.spec.step import Runbook
 
 
 def load(file: str, set_: list[str] | None, *, to_run: bool = False, user: bool = False) -> Runbook:
@@ -40,7 +40,7 @@ def _trusted(source: Source, file: str, set_: list[str] | None, user: bool) -> s
     import pwd  # noqa: PLC0415
 
     from runbook import document  # noqa: PLC0415
-    from runbook.host.addresses import as_that_user  # noqa: PLC0415
+    from runbook.host.systemd.addresses import as_that_user  # noqa: PLC0415
 
     with contextlib.suppress(errors.RunbookError, KeyError):
         if source.status is not None and (user or document.parse(source.data, file, sets=sets(set_)).scope == "user"):
@@ -51,7 +51,7 @@ def _trusted(source: Source, file: str, set_: list[str] | None, user: bool) -> s
 
 def notices(scope: Literal["system", "user"]) -> tuple[str, ...]:
     """Give what a person should know of this machine before anything is done."""
-    from runbook.host.addresses import fleeting  # noqa: PLC0415
+    from runbook.host.systemd.addresses import fleeting  # noqa: PLC0415
 
     return tuple(filter(None, (fleeting(scope),)))
 
@@ -69,7 +69,7 @@ def sets(pairs: list[str] | None) -> dict[str, str]:
 
 def span_of(option: str, text: str | None) -> float:
     """Read an option's time span, in seconds; 0 where it was not given. Raises UsageError."""
-    from runbook.spans import parse_span  # noqa: PLC0415
+    from runbook.util.timespan import parse_span  # noqa: PLC0415
 
     try:
         return parse_span(text) if text is not None else 0.0
@@ -92,7 +92,7 @@ def recorded(past: Past, env: Mapping[str, str], *, as_recorded: bool) -> Runboo
     Raises NotBegun where its file says something else by now, unless that is to be taken `as_recorded`.
     """
     from runbook import document  # noqa: PLC0415
-    from runbook.engine.record import open_file  # noqa: PLC0415
+    from runbook.records.store import open_file  # noqa: PLC0415
 
     header, kept = past.header, past.record.runbook
     try:

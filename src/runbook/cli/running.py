@@ -26,7 +26,7 @@ from runbook.cli.reading import load, notices, recorded, scope_of, sets, span_of
 from runbook.cli.reporting import reported
 
 if TYPE_CHECKING:
-    from runbook.engine.launch import Resumption
+    from runbook.engine.resume import Resumption
     from runbook.engine.runner import RunEnd
     from runbook.host.local import LocalHost
     from runbook.model import Event
@@ -79,11 +79,11 @@ def resume(
     patience = span_of("--lock-wait", lock_wait)
 
     def act(report: Callable[[Event], None]) -> int:
-        from runbook.engine import launch  # noqa: PLC0415
+        from runbook.engine import resume as resuming  # noqa: PLC0415
 
         if abandon:
             return _abandon(run)
-        said = launch.Resumption(tuple(rerun or ()), tuple(skip or ()))
+        said = resuming.Resumption(tuple(rerun or ()), tuple(skip or ()))
         return _resume(run, said, as_recorded, patience, report)
 
     reported(output, "run-finished", act)
@@ -98,7 +98,8 @@ def _apply(
     report: Callable[[Event], None],
 ) -> int:
     from runbook.engine import launch  # noqa: PLC0415
-    from runbook.engine.leaving import needs_another_process  # noqa: PLC0415
+    from runbook.engine.preflight import needs_another_process  # noqa: PLC0415
+    from runbook.host.journal.writer import send  # noqa: PLC0415
     from runbook.report.journal import Journal  # noqa: PLC0415
 
     book = load(file, set_, to_run=True, user=user)
@@ -108,7 +109,7 @@ def _apply(
     )
     with _machine(scope) as host:
         if not needs_another_process(host, book):
-            return launch.begin(book, order, host, host, (report, Journal(scope))).exit
+            return launch.begin(book, order, host, host, (report, Journal(scope, send))).exit
     # Standard input is used up: what was read from it is handed on.
     return _by_another_process(book.text if file == "-" else None)
 
@@ -116,19 +117,22 @@ def _apply(
 def _resume(
     run: str | None, said: Resumption, as_recorded: bool, patience: float, report: Callable[[Event], None]
 ) -> int:
-    from runbook.engine import launch, past  # noqa: PLC0415
-    from runbook.engine.leaving import needs_another_process  # noqa: PLC0415
+    from runbook.engine import launch  # noqa: PLC0415
+    from runbook.engine import resume as resuming  # noqa: PLC0415
+    from runbook.engine.preflight import needs_another_process  # noqa: PLC0415
+    from runbook.host.journal.writer import send  # noqa: PLC0415
+    from runbook.records import history  # noqa: PLC0415
     from runbook.report.journal import Journal  # noqa: PLC0415
 
-    found = past.resumable(run)
-    book = recorded(found, launch.surroundings(found, os.environ), as_recorded=as_recorded)
+    found = history.resumable(run)
+    book = recorded(found, resuming.surroundings(found, os.environ), as_recorded=as_recorded)
     scope: Literal["system", "user"] = "user" if found.header.scope == "user" else "system"
     order = launch.Order(
         scope, {}, os.environ, found.header.fail_on_remediation, notices(scope), program_version(), patience
     )
     with _machine(scope) as host:
         if not needs_another_process(host, book):
-            return launch.go_on(found, book, order, said, host, host, (report, Journal(scope))).exit
+            return resuming.go_on(found, book, order, said, host, host, (report, Journal(scope, send))).exit
     return _by_another_process()
 
 
@@ -146,10 +150,11 @@ def _by_another_process(read: str | None = None) -> int:
 
 
 def _abandon(run: str | None) -> int:
-    from runbook.engine import launch, past  # noqa: PLC0415
+    from runbook.engine import resume as resuming  # noqa: PLC0415
+    from runbook.records import history  # noqa: PLC0415
 
-    found = past.resumable(run)
-    launch.abandon(found)
+    found = history.resumable(run)
+    resuming.abandon(found)
     show(f"{found.id} is given up; nothing was changed")
     return errors.EXIT_OK
 
@@ -160,21 +165,21 @@ def _look(
     """Do what only looks: the host that is handed over has no writing methods."""
 
     def look(report: Callable[[Event], None]) -> int:
-        from runbook.engine import record  # noqa: PLC0415
-        from runbook.engine.events import Events  # noqa: PLC0415
+        from runbook.engine.execution.events import Events  # noqa: PLC0415
         from runbook.engine.launch import secrets_of  # noqa: PLC0415
-        from runbook.engine.lock import holders  # noqa: PLC0415
         from runbook.engine.planner import Planner  # noqa: PLC0415
-        from runbook.host.ports import ReadOnlyHost  # noqa: PLC0415
-        from runbook.memory import RunState  # noqa: PLC0415
+        from runbook.host.interface import ReadOnlyHost  # noqa: PLC0415
         from runbook.model import SystemClock  # noqa: PLC0415
+        from runbook.records import store  # noqa: PLC0415
+        from runbook.records.lock import holders  # noqa: PLC0415
+        from runbook.spec.state import RunState  # noqa: PLC0415
 
         book = load(file, set_)
         scope = scope_of(book, user)
         with _machine(scope) as host:
             clock = SystemClock()
             # An id for the events; there is no record of a look.
-            name = record.new_id(clock.now())
+            name = store.new_id(clock.now())
             events = Events(name, clock, (report,), secrets_of(book, os.environ))
             state = RunState(name, book.folder, book.env)
             planner = Planner(

@@ -14,10 +14,10 @@ from runbook import errors
 from runbook.cli.base import Output, OutputOption, RunArgument, say, wrapped
 from runbook.cli.base import show as put
 from runbook.cli.reporting import json_lines, page
-from runbook.host.words import in_words
+from runbook.util.wording import in_words
 
 if TYPE_CHECKING:
-    from runbook.engine.past import Past
+    from runbook.records.history import Past
 
 NEWEST = 20
 """So many runs are listed unless all are asked for."""
@@ -30,7 +30,8 @@ def history(
     """List past runs, the latest first: those of the user who asks."""
     from itertools import islice  # noqa: PLC0415
 
-    from runbook.engine import past, record  # noqa: PLC0415
+    from runbook.records import history as past  # noqa: PLC0415
+    from runbook.records import store  # noqa: PLC0415
     from runbook.report.story import history as listed  # noqa: PLC0415
 
     runs = past.runs()
@@ -46,7 +47,7 @@ def history(
     if more > 0 and output is not Output.JSON:
         put(f"{more} older: runbook history --all")
     if not runs:
-        say(wrapped(f"no run is recorded in {record.home()}; each user's runs are recorded by themselves"))
+        say(wrapped(f"no run is recorded in {store.home()}; each user's runs are recorded by themselves"))
     for folder in past.unreadable():
         say(wrapped(f"warning: {folder} cannot be read; another version of runbook may have made it"))
 
@@ -64,7 +65,7 @@ def show(
     """Tell one run step by step, with its evidence, and what to do next."""
     if html is not None and (follow or output is Output.JSON):
         raise errors.UsageError("--html writes a page: neither --follow nor --output json goes with it")
-    from runbook.engine import past  # noqa: PLC0415
+    from runbook.records import history as past  # noqa: PLC0415
 
     found = past.find(run)
     if html is not None:
@@ -99,7 +100,7 @@ def _tell(found: Past, follow: bool, output: Output) -> None:
 
 def _write(found: Past, file: Path) -> None:
     """Write the page where it is asked for. Raises UsageError."""
-    from runbook.engine.record import replace_file  # noqa: PLC0415
+    from runbook.records.store import replace_file  # noqa: PLC0415
     from runbook.report.html import Sheet  # noqa: PLC0415
     from runbook.report.layout import Page  # noqa: PLC0415
     from runbook.report.story import Story  # noqa: PLC0415

@@ -20,9 +20,10 @@ from typing import BinaryIO
 from runbook.document.nodes import MOST_BYTES, Problems, compose
 from runbook.document.reader import Reader
 from runbook.errors import DocumentError, Problem, UsageError
-from runbook.phrases import shown
-from runbook.step import Runbook, registry
+from runbook.spec.step import Runbook
+from runbook.steps import registry
 from runbook.template import Scope
+from runbook.util.wording import shown
 
 LONGEST = 500
 """Characters of a message, whatever the file makes it quote."""

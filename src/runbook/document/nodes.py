@@ -14,7 +14,7 @@ from typing import Any
 
 import yaml
 
-from runbook.phrases import shown
+from runbook.util.wording import shown
 
 MOST_BYTES = 1 << 20
 """Size of a file: runbooks have some hundred lines."""

@@ -10,10 +10,10 @@ from typing import Any
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from runbook.document.nodes import Node, Place, Problems
-from runbook.fields import StepId, Unfit, what
-from runbook.phrases import listed, near, shown
-from runbook.step import Nested, Step
+from runbook.spec.fields import StepId, Unfit, what
+from runbook.spec.step import Nested, Step
 from runbook.template import FACTS, VERSIONS
+from runbook.util.wording import listed, near, shown
 
 Types = Mapping[str, type[Step[Any]]]
 

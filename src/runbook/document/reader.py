@@ -18,12 +18,12 @@ from runbook.document import wording
 from runbook.document.nodes import Node, Problems
 from runbook.document.outline import Site, Types, name_all, nested_keys, sites_of
 from runbook.errors import UsageError
-from runbook.fields import PortList, UnitName, what
 from runbook.model import Impact, Port
-from runbook.phrases import near, shown
-from runbook.step import Runbook, Step
+from runbook.spec.fields import PortList, UnitName, what
+from runbook.spec.step import Runbook, Step
 from runbook.template import Scope, Template, TemplateError, read
 from runbook.template.scope import ROOTS, Value
+from runbook.util.wording import near, shown
 
 _UNIT: TypeAdapter[str] = TypeAdapter(UnitName, config=ConfigDict(defer_build=True))
 _PORTS: TypeAdapter[tuple[Port, ...]] = TypeAdapter(PortList, config=ConfigDict(defer_build=True))
@@ -64,7 +64,7 @@ class Reader:
             if key in self._fields() and (key != "rollback" or sites):
                 data[key] = steps
         data.setdefault("rollback", self._rollback())
-        data.update(vars=variables, path=path, folder=folder, text=text, names=self.scope)
+        data.update(vars=variables, path=path, folder=folder, text=text, names=self.scope, types=self.types)
         if "steps" not in self._fields():
             self.problems.append((self.root.place, f"{_WHOLE} needs `steps`, a list with at least one step"))
             data["steps"] = ()

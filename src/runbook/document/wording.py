@@ -10,9 +10,9 @@ from typing import Annotated, Any, Union, get_args, get_origin
 from pydantic import BaseModel, ValidationError
 
 from runbook.document.nodes import Node, Place
-from runbook.fields import Unfit, what
-from runbook.phrases import listed, near, shown
+from runbook.spec.fields import Unfit, what
 from runbook.template import OPEN
+from runbook.util.wording import listed, near, shown
 
 Loc = Sequence[str | int]
 

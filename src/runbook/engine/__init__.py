@@ -1,1 +1,4 @@
-"""Carrying a runbook out: it knows the contract of a step and of a host, but no step type and no adapter."""
+"""Carries out a runbook: preflight, steps in order, remediation, rollback, summary; and plans a dry run.
+
+It knows the contract of a step and of a host, but no step type and no adapter.
+"""

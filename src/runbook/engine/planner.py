@@ -11,21 +11,21 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from runbook import template
-from runbook.engine.beginning import begin
-from runbook.engine.closing import advice
-from runbook.engine.events import Events
-from runbook.engine.foreseen import Foreseen
-from runbook.engine.glance import glance
-from runbook.engine.lock import LockHolder, names_of
-from runbook.engine.outcome import EXITS, Outcome
+from runbook.checks.start_limit import PATIENCE, StartsLeft, limited, starts_left
+from runbook.engine.execution.attempt import glance
+from runbook.engine.execution.events import Events
+from runbook.engine.execution.outcome import EXITS, Outcome
+from runbook.engine.execution.predicted_host import Foreseen
+from runbook.engine.preflight import begin
 from runbook.engine.runner import RunEnd
+from runbook.engine.summary import advice
 from runbook.errors import HostError, Interrupted, NotBegun, RunbookError
 from runbook.host.facts import Unit
-from runbook.host.ports import HostView, Waiter
-from runbook.memory import RunState
+from runbook.host.interface import HostView, Waiter
 from runbook.model import Deadline, Finding, Impact, RunStatus, State, StepStatus, Verdict, Wake
-from runbook.start_limit import PATIENCE, StartsLeft, limited, starts_left
-from runbook.step import Remedy, Runbook, Step
+from runbook.records.lock import LockHolder, names_of
+from runbook.spec.state import RunState
+from runbook.spec.step import Remedy, Runbook, Step
 from runbook.template import Scope
 
 BRINGS = (Verdict.UNIT_NOT_FOUND,)

@@ -5,19 +5,18 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Protocol
 
-from runbook.engine.attempt import BUS_IS_AWAY
-from runbook.engine.done import Done
-from runbook.engine.events import Events
-from runbook.engine.foreseen import Foreseen
-from runbook.engine.glance import glance
-from runbook.engine.outcome import Outcome
+from runbook.engine.execution.attempt import BUS_IS_AWAY, glance
+from runbook.engine.execution.events import Events
+from runbook.engine.execution.outcome import Outcome
+from runbook.engine.execution.predicted_host import Foreseen
+from runbook.engine.execution.replay import Done
 from runbook.errors import BusLost, BusTimeout, HostError, RunbookError
 from runbook.host.facts import UP, ActiveState, JobVerb
-from runbook.host.naming import lost
-from runbook.host.ports import Host, Waiter
-from runbook.memory import RunState
+from runbook.host.interface import Host, Waiter
+from runbook.host.ownership.describe import lost
 from runbook.model import Deadline, Impact, State, StepStatus, Verdict, Wake
-from runbook.step import Remedy, Step
+from runbook.spec.state import RunState
+from runbook.spec.step import Remedy, Step
 
 START_AGAIN = 60.0
 """Seconds for a unit that is started again after a fix that failed."""

@@ -6,17 +6,17 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from runbook.engine.done import BY_OPERATOR
-from runbook.engine.events import Events
-from runbook.engine.outcome import Outcome
+from runbook.engine.execution.events import Events
+from runbook.engine.execution.outcome import Outcome
+from runbook.engine.execution.replay import BY_OPERATOR
 from runbook.engine.rollback_plan import Plan, updates_that_ran
 from runbook.errors import HostError
-from runbook.host.askers import last_stop, somebody
 from runbook.host.facts import DOWN, ActiveState, Unit
-from runbook.host.ports import Host, HostView
-from runbook.memory import RunState
+from runbook.host.interface import Host, HostView
+from runbook.host.requesters import last_stop, somebody
 from runbook.model import Event, Impact, StepStatus, Verdict
-from runbook.step import Runbook, Step
+from runbook.spec.state import RunState
+from runbook.spec.step import Runbook, Step
 
 BY_ITSELF = ("reload", "stop")
 """The types of steps that end with `unit-changed` where the unit came up again, and nobody stopped it."""

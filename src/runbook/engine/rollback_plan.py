@@ -7,14 +7,14 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from runbook.engine.done import BY_OPERATOR
-from runbook.engine.earlier import named_updates, speaking, versions_back
-from runbook.engine.outcome import Outcome
+from runbook.engine.execution.outcome import Outcome
+from runbook.engine.execution.replay import BY_OPERATOR
+from runbook.engine.rollback_versions import named_updates, speaking, versions_back
 from runbook.errors import HostError
 from runbook.host.facts import DOWN
-from runbook.host.ports import HostView
+from runbook.host.interface import HostView
 from runbook.model import Event, StepStatus
-from runbook.step import Runbook, Step, registry
+from runbook.spec.step import Runbook, Step
 
 PREFIX = "rollback."
 """What the ids of its steps begin with."""
@@ -132,7 +132,7 @@ def _started(
         asked += [("start", name) for name in waking]
         for kind, name in (*asked, ("restart", unit)):
             fields = {"unit": name, **({"name": f"{kind} {name}"} if name != unit else {})}
-            step = _named(registry()[kind].model_validate(fields), kind, taken)
+            step = _named(book.types[kind].model_validate(fields), kind, taken)
             if kind == "stop":
                 # Something else may start it at once. Whether the sockets open is for their own steps to say.
                 step = step.model_copy(update={"on_failure": "continue"})
@@ -176,7 +176,7 @@ def _unprovable(step: Step[Any], unknown: Mapping[str, str | None]) -> str:
 
 def _proofs_of(units: Iterable[str], book: Runbook) -> list[Step[Any]]:
     """Make the checks of a runbook that has none: an earlier version is not said to serve on trust."""
-    kind = registry()["wait-ready"]
+    kind = book.types["wait-ready"]
     ports = {book.unit: [str(port) for port in book.port]}
     return [kind.model_validate({"id": kind.kind, "unit": unit, "port": ports.get(unit, ())}) for unit in units]
 

@@ -7,24 +7,22 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from runbook import template
-from runbook.engine.attempt import attempt, refusal
-from runbook.engine.beginning import begin
-from runbook.engine.closing import advice, again, bring_up, gone_along, left_behind, needing, running_now
-from runbook.engine.done import Done
-from runbook.engine.events import Events
-from runbook.engine.last_words import last_words
-from runbook.engine.leaving import leave
-from runbook.engine.outcome import EXITS, Outcome, Try
-from runbook.engine.record import boot_id, booted
+from runbook.engine.execution.attempt import attempt, refusal
+from runbook.engine.execution.events import Events
+from runbook.engine.execution.outcome import EXITS, Outcome, Try
+from runbook.engine.execution.replay import Done
+from runbook.engine.execution.retry import retried
+from runbook.engine.preflight import begin, gone_along, leave, needing
 from runbook.engine.remediation import remediate
-from runbook.engine.retry import retried
 from runbook.engine.rollback import Undone, roll_back
 from runbook.engine.rollback_plan import waking
+from runbook.engine.summary import advice, again, bring_up, last_words, left_behind, running_now
 from runbook.errors import EXIT_REMEDIATED, AccessDenied, HostError, Interrupted, NotBegun, RunbookError
-from runbook.host.ports import SAME_MOMENT, Host, Waiter
-from runbook.memory import RunState
+from runbook.host.interface import SAME_MOMENT, Host, Waiter
 from runbook.model import Deadline, Event, RunStatus, StepStatus, Wake
-from runbook.step import Runbook, Step
+from runbook.records.store import boot_id, booted
+from runbook.spec.state import RunState
+from runbook.spec.step import Runbook, Step
 
 
 @dataclass(frozen=True)

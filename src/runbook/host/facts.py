@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 
-from runbook.host.askers import Asked, evidence
+from runbook.host.requesters import Asked, evidence
 
 
 class SystemdWord(StrEnum):

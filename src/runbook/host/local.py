@@ -13,18 +13,21 @@ from types import TracebackType
 from typing import Self
 
 from runbook.errors import HostError
-from runbook.host import cgroups, descriptors, ending, keepers, processes, scopes, sockets
-from runbook.host.addresses import Scope
-from runbook.host.commands import Commands, hindrance
-from runbook.host.conclusion import changing
+from runbook.host import cgroups
 from runbook.host.facts import JobRef, JobResult, JobVerb, Unit
+from runbook.host.holders import Holder, Listener, PortOwnership, Process, Role, Sent
+from runbook.host.kernel import descriptors, processes, protected, signals, sock_diag
+from runbook.host.kernel.accounts import hindrance
+from runbook.host.kernel.sock_diag import SocketTable
 from runbook.host.loop import Loop
-from runbook.host.owners import Holder, Listener, PortOwnership, Process, Role, Sent
-from runbook.host.ownership import LOOKS, Judge
-from runbook.host.questions import Questions
-from runbook.host.sockets import SocketTable
-from runbook.host.systemd import Systemd
-from runbook.host.tasks import Answer, Command, CommandResult, Question
+from runbook.host.ownership.judge import LOOKS, Judge
+from runbook.host.ownership.verdict import changing
+from runbook.host.queries import Answer, Command, CommandResult, Question
+from runbook.host.runners.query_runner import Questions
+from runbook.host.systemd import transient
+from runbook.host.systemd.addresses import Scope
+from runbook.host.systemd.manager import Systemd
+from runbook.host.systemd.transient import Commands
 from runbook.model import Clock, Deadline, Port, ProcessId, SystemClock, Wake
 
 NEAR = 0.8
@@ -48,7 +51,7 @@ class LocalHost:
         self.clock: Clock = clock or SystemClock()
         with contextlib.ExitStack() as undo:
             self._sockets = undo.enter_context(SocketTable())
-            self.loop = Loop(look=self._sockets.look, pidfd=ending.pidfd, clock=self.clock)
+            self.loop = Loop(look=self._sockets.look, pidfd=signals.pidfd, clock=self.clock)
             undo.callback(self.loop.close)
             self.systemd = Systemd(scope, self.loop)
             undo.callback(self.systemd.close)
@@ -111,7 +114,7 @@ class LocalHost:
     def listens_on(self, unit: Unit) -> tuple[str, ...]:
         """Name the TCP sockets that the unit's processes listen on."""
         pids = processes.in_cgroup(unit.control_group) if unit.control_group else ()
-        found = sockets.every_listener_of(pids[0]) if pids else ()
+        found = sock_diag.every_listener_of(pids[0]) if pids else ()
         return tuple(sorted(str(one) for one in found if any(descriptors.holds(pid, {one.inode}) for pid in pids)))
 
     def near(self, name: str) -> str:
@@ -254,7 +257,7 @@ class LocalHost:
 
     def begin_scope(self, name: str) -> JobRef:
         """Let this program go into a scope of its own."""
-        return scopes.begin(self.systemd, name)
+        return transient.begin(self.systemd, name)
 
     def stop_command(self, ref: JobRef) -> None:
         """End a command with all that it started."""
@@ -270,7 +273,7 @@ class LocalHost:
             return self._judge(self.systemd.unit(whose)).holder(process, holder.sockets).may_be_ended
 
         self.loop.check()  # Of a thousand that are to end SIGTERM must not wait for the last.
-        return ending.end(holder, signum, still=still)
+        return signals.end(holder, signum, still=still)
 
     def end_all_left(self, unit: Unit, expected: Callable[[Holder], bool]) -> Sent:
         """Send KILL to all at once that is left of a unit that is down.
@@ -315,7 +318,7 @@ class _Kernel:
     def __init__(self, sockets: SocketTable, loop: Loop) -> None:
         self._sockets = sockets
         self._loop = loop
-        self._me = ending.Me.now()
+        self._me = signals.Me.now()
 
     def listeners(self, port: Port) -> tuple[Listener, ...]:
         listeners = self._sockets.listeners(port)
@@ -323,7 +326,7 @@ class _Kernel:
         return listeners
 
     def listeners_of(self, pid: int, port: Port) -> tuple[Listener, ...]:
-        return sockets.listeners_of(pid, port)
+        return sock_diag.listeners_of(pid, port)
 
     def in_cgroup(self, path: str) -> tuple[int, ...]:
         return processes.in_cgroup(path)
@@ -335,10 +338,10 @@ class _Kernel:
         return processes.read(pid)
 
     def contained(self, process: Process) -> str:
-        return ending.contained(process, self._me)
+        return signals.contained(process, self._me)
 
     def keeps_container(self, process: Process) -> str:
-        return keepers.keeps_container(process)
+        return protected.keeps_container(process)
 
     def spared_by(self, process: Process) -> str:
-        return ending.protected(process, me=self._me)
+        return signals.protected(process, me=self._me)

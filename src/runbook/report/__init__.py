@@ -1,1 +1,4 @@
-"""Events made visible: text for people, JSON lines for programs."""
+"""Turns events into text, JSON lines, journal entries and a page.
+
+A report prints to the stream that `cli` gives it, and reads nothing but events.
+"""

@@ -12,7 +12,7 @@ from collections.abc import Iterable
 
 from runbook.model import Event
 from runbook.report.layout import Piece
-from runbook.streams import visible
+from runbook.util.stdio import visible
 
 _STYLE = """\
 :root { color-scheme: light dark; }

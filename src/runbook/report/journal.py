@@ -9,9 +9,8 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from enum import IntEnum
 from typing import Any, Literal
 
-from runbook.host import journal_log
 from runbook.model import Event
-from runbook.streams import visible
+from runbook.util.stdio import visible
 
 MESSAGE_IDS = {
     "run-started": "1a96052838114eed995f32f7cfda32c4",
@@ -61,7 +60,7 @@ class Journal:
     def __init__(
         self,
         scope: Literal["system", "user"],
-        send: Callable[[Iterable[journal_log.Field]], None] = journal_log.send,
+        send: Callable[[Iterable[tuple[str, str]]], None],
     ) -> None:
         self._object = OBJECTS[scope]
         self._send = send

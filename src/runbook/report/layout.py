@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from types import TracebackType
 from typing import TYPE_CHECKING, Protocol, Self, TextIO
 
-from runbook.streams import lines, visible
+from runbook.util.stdio import lines, visible
 
 if TYPE_CHECKING:
     from rich.console import Console

@@ -9,7 +9,7 @@ from typing import Any
 from runbook.model import Event
 from runbook.report.layout import WIDTH, Page
 from runbook.report.text import Text
-from runbook.spans import format_span
+from runbook.util.timespan import format_span
 
 MOST_HOLDERS = 12
 """So many processes of one step are named; the record has all."""

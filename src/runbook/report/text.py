@@ -7,10 +7,10 @@ from collections.abc import Mapping
 from typing import Any
 
 from runbook.model import Event, Verdict
-from runbook.phrases import shown
 from runbook.report.layout import Page
-from runbook.spans import format_span
-from runbook.streams import lines
+from runbook.util.stdio import lines
+from runbook.util.timespan import format_span
+from runbook.util.wording import shown
 
 SLOW = 0.05
 """Seconds from which on it is worth a person's while to read how long a step took."""

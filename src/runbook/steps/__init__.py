@@ -1,1 +1,64 @@
-"""One file per step type. The folder is scanned (runbook.step.registry); there is no list to edit."""
+"""One file per step type, and the registry that scans this folder: there is no list to edit.
+
+What several step types share belongs in `checks` if it only reads, in `actions` if it acts.
+"""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+from collections.abc import Iterator, Mapping
+from functools import cache
+from types import ModuleType
+from typing import Any
+
+from runbook.spec.step import Step
+
+
+class StepTypes(Mapping[str, type[Step[Any]]]):
+    """The step types by their names: each module of `runbook.steps` holds one, and is called as it is.
+
+    A module is loaded when its type is asked for: a runbook names few of them. That raises ImportError for a
+    file that holds none, or one of another name: a step type that silently is not there would read as a mistake
+    in the runbook.
+    """
+
+    def __init__(self) -> None:
+        folder = importlib.import_module("runbook.steps").__path__
+        self._modules = {name.replace("_", "-"): f"runbook.steps.{name}" for _, name, _ in pkgutil.iter_modules(folder)}
+        self._loaded: dict[str, type[Step[Any]]] = {}
+
+    def __getitem__(self, kind: str) -> type[Step[Any]]:
+        if kind not in self._loaded:
+            self._loaded[kind] = _step_type(importlib.import_module(self._modules[kind]), kind)
+        return self._loaded[kind]
+
+    def __contains__(self, kind: object) -> bool:
+        return kind in self._modules
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(sorted(self._modules))
+
+    def __len__(self) -> int:
+        return len(self._modules)
+
+
+def _step_type(module: ModuleType, kind: str) -> type[Step[Any]]:
+    types = [
+        value
+        for value in vars(module).values()
+        if isinstance(value, type)
+        and issubclass(value, Step)
+        and value.__module__ == module.__name__
+        # pydantic leaves `Step[Memory]` in the module that first wrote it; it has no `kind` of its own.
+        and "kind" in vars(value)
+    ]
+    if [t.kind for t in types] != [kind]:
+        raise ImportError(f"{module.__name__} must hold one step type, of kind {kind!r}")
+    return types[0]
+
+
+@cache
+def registry() -> Mapping[str, type[Step[Any]]]:
+    """Give all step types."""
+    return StepTypes()

@@ -7,11 +7,11 @@ from typing import ClassVar
 
 from pydantic import Field
 
-from runbook.fields import Limit
-from runbook.host.ports import Host, HostView
-from runbook.memory import Memory
+from runbook.host.interface import Host, HostView
 from runbook.model import Finding, Verdict, holds, to_do
-from runbook.step import Step
+from runbook.spec.fields import Limit
+from runbook.spec.state import Memory
+from runbook.spec.step import Step
 
 
 @dataclass

@@ -9,17 +9,18 @@ from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
-from runbook import killing, patterns, sweeping
-from runbook.fields import Flag, Limit, Pattern, PortList, Span, Text, UnitName
+from runbook.actions import cgroup_kill, termination
+from runbook.actions.termination import KillMemory, Target, strangers
 from runbook.host.facts import Unit
-from runbook.host.naming import lost, named
-from runbook.host.owners import Holder, PortOwnership, Sent
-from runbook.host.ports import Host, HostView
-from runbook.killing import KillMemory, Target, strangers
-from runbook.memory import Memory
+from runbook.host.holders import Holder, PortOwnership, Sent
+from runbook.host.interface import Host, HostView
+from runbook.host.ownership.describe import lost, named
 from runbook.model import Finding, Verdict, Wake, fails, holds, not_yet, to_do
-from runbook.spans import format_span
-from runbook.step import Document, Step
+from runbook.spec.fields import Flag, Limit, Pattern, PortList, Span, Text, UnitName
+from runbook.spec.state import Memory
+from runbook.spec.step import Document, Step
+from runbook.util import regex
+from runbook.util.timespan import format_span
 
 RESPAWNS = 3
 """So many times a new process may take the place of one that was ended, before it counts as being started again."""
@@ -59,7 +60,7 @@ class Expect(Document):
             return f"its executable is {process.exe or 'unknown'}, not {self.exe}"
         if self.user is not None and process.user != self.user:
             return f"it runs as {process.user}, not as {self.user}"
-        if self.command is not None and not patterns.search(self.command, line):
+        if self.command is not None and not regex.search(self.command, line):
             return f"its command line does not match {self.command}"
         return ""
 
@@ -98,7 +99,7 @@ class KillOrphan(Step[KillMemory]):
         facts = {"ports": [ownership.evidence() for ownership in seen]}
         if dying := self._dying(view, seen, memory):
             return dying
-        if sweeping.blurred(view, unit, seen):
+        if cgroup_kill.blurred(view, unit, seen):
             return memory.sweep.of_blur(view, unit, facts, wanted=self._sweeps(memory))
         if glimpsed := memory.sweep.glimpsed(view, unit, seen):
             return glimpsed
@@ -109,7 +110,7 @@ class KillOrphan(Step[KillMemory]):
         living = [target for target in memory.targets.values() if view.lives(target.holder.process.id)]
         if living:
             return self._await(view, living, facts)
-        if self._sweeps(memory) and sweeping.none_stays(view, unit, self._expected):
+        if self._sweeps(memory) and cgroup_kill.none_stays(view, unit, self._expected):
             return memory.sweep.of_blur(view, unit, facts, wanted=True)
         if not memory.targets and not memory.sweep.done:
             return holds(Verdict.NOTHING_TO_KILL, "; ".join(ownership.reason for ownership in seen), **facts)
@@ -127,16 +128,16 @@ class KillOrphan(Step[KillMemory]):
             told = f"reload systemd's unit files, so that it lets go of PID {unit.main_pid}; then end {named(mains)}"
             return to_do(_held_by(seen), told, **facts)
         fresh = [h for h in self._wanted(view, unit, seen) if h.process.id not in memory.targets]
-        if again := killing.started_again(view, unit, memory, fresh):
+        if again := termination.started_again(view, unit, memory, fresh):
             return fails(Verdict.PORT_STILL_HELD, again, **facts)
-        if fresh and memory.rounds > RESPAWNS and not (self._sweeps(memory) and sweeping.outran(fresh, unit)):
-            how = sweeping.advice(unit) if sweeping.outran(fresh, unit) else ""
-            why = killing.unknown_starter(memory, fresh) + how
+        if fresh and memory.rounds > RESPAWNS and not (self._sweeps(memory) and cgroup_kill.outran(fresh, unit)):
+            how = cgroup_kill.advice(unit) if cgroup_kill.outran(fresh, unit) else ""
+            why = termination.unknown_starter(memory, fresh) + how
             return fails(Verdict.PORT_STILL_HELD, why, **facts)
         if fresh:
-            known = killing.evidence(view, unit, memory, fresh, secret=self.secret)
+            known = termination.evidence(view, unit, memory, fresh, secret=self.secret)
             if known is None:
-                return not_yet(_held_by(seen), "reading the journal", Wake(pending=True, within=killing.HEARING))
+                return not_yet(_held_by(seen), "reading the journal", Wake(pending=True, within=termination.HEARING))
             return to_do(_held_by(seen), self._plan(unit, memory, fresh), processes=known, **facts)
         return None
 
@@ -144,7 +145,7 @@ class KillOrphan(Step[KillMemory]):
         assert self.unit is not None
         unit = host.unit(self.unit)
         seen = [host.ownership(unit, port) for port in self.port]
-        blurred = sweeping.blurred(host, unit, seen) or (memory.sweep.outrun(host, unit) and not strangers(seen))
+        blurred = cgroup_kill.blurred(host, unit, seen) or (memory.sweep.outrun(host, unit) and not strangers(seen))
         if not blurred and self._refusal(host, unit, seen):
             return  # It changed since it was looked at; the next look says so.
         if unit.lost:
@@ -157,11 +158,11 @@ class KillOrphan(Step[KillMemory]):
         memory.sockets.update(s.inode for o in seen for holder in o.strangers for s in holder.sockets)
         wanted = self._wanted(host, unit, seen)
         fresh = [holder for holder in wanted if holder.process.id not in memory.targets]
-        if self._sweeps(memory) and (blurred or (memory.rounds > RESPAWNS + 1 and sweeping.outran(fresh, unit))):
+        if self._sweeps(memory) and (blurred or (memory.rounds > RESPAWNS + 1 and cgroup_kill.outran(fresh, unit))):
             memory.sweep.carry_out(host, unit, self._expected)
             return
         for holder in fresh:
-            killing.remember(host, memory, holder)
+            termination.remember(host, memory, holder)
             self._signal(host, unit, memory, holder, self._first_signal, now)
         for target in list(memory.targets.values()):
             overdue = now >= target.at + self.grace and target.signum is not Signals.SIGKILL
@@ -177,7 +178,7 @@ class KillOrphan(Step[KillMemory]):
 
     def timed_out(self, view: HostView, memory: KillMemory, last: Finding) -> Finding:
         living = [target for target in memory.targets.values() if view.lives(target.holder.process.id)]
-        stuck = killing.stuck(view, living)
+        stuck = termination.stuck(view, living)
         spared = "" if self._kills or not stuck else f"; it had {self.signal}, and was to get no KILL"
         return fails(Verdict.PORT_STILL_HELD, f"the port is not free: {stuck or last.reason}{spared}", **last.evidence)
 
@@ -210,7 +211,7 @@ class KillOrphan(Step[KillMemory]):
     def _linger(self, view: HostView, memory: KillMemory) -> Finding | None:
         now = view.clock.monotonic()
         memory.quiet = now if memory.quiet is None else memory.quiet
-        left = memory.quiet + (SUPERVISED if killing.supervised(view, memory) else LINGER) - now
+        left = memory.quiet + (SUPERVISED if termination.supervised(view, memory) else LINGER) - now
         wake = Wake(ports=frozenset(self.port), within=max(left, 0.01))
         what = "looking whether something starts another one"
         return not_yet(Verdict.PORT_STILL_HELD, what, wake) if left > 0 else None
@@ -246,7 +247,7 @@ class KillOrphan(Step[KillMemory]):
         for ownership in seen:
             for holder in ownership.strangers:
                 if not holder.may_be_ended and holder.spared != lost(unit):
-                    return killing.why_it_lives(unit, ownership, holder)
+                    return termination.why_it_lives(unit, ownership, holder)
                 if self.expect is not None and (mismatch := self.expect.mismatch(holder)):
                     return (
                         f"port {ownership.port} is held by {holder.process}, which is not what was expected: {mismatch}"

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-from runbook.endings import how_it_ended
+from runbook.actions.job_step import JobMemory, JobStep
+from runbook.checks.exit_reason import how_it_ended
 from runbook.host.facts import UP, JobVerb, Unit
-from runbook.jobs import JobMemory, JobStep
 from runbook.model import Finding, Verdict, fails, holds, to_do
-from runbook.spans import format_span
+from runbook.util.timespan import format_span
 
 
 class Reload(JobStep):

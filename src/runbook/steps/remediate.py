@@ -6,10 +6,10 @@ from typing import ClassVar
 
 from pydantic import Field, model_validator
 
-from runbook.fields import Limit, Whole
-from runbook.memory import Memory
 from runbook.model import Verdict
-from runbook.step import ReadingSteps, Remedy, Step, StepList
+from runbook.spec.fields import Limit, Whole
+from runbook.spec.state import Memory
+from runbook.spec.step import ReadingSteps, Remedy, Step, StepList
 
 
 class Remediate(Step[Memory]):

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import ClassVar
 
+from runbook.actions.job_step import JobMemory, JobStep, begun, started
 from runbook.host.facts import JobVerb, Unit
-from runbook.jobs import JobMemory, JobStep, begun, started
 from runbook.model import Finding, Verdict, fails, to_do
 
 

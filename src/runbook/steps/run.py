@@ -7,13 +7,14 @@ from typing import ClassVar
 
 from pydantic import Field
 
-from runbook import patterns
-from runbook.commands import CommandMemory, CommandStep, brief, failed, last_words
-from runbook.fields import Flag, Limit, Pattern
-from runbook.host.ports import Host, HostView
-from runbook.host.tasks import Question
+from runbook.actions.command_step import CommandMemory, CommandStep, failed
+from runbook.host.interface import Host, HostView
+from runbook.host.queries import Question
 from runbook.model import Finding, Impact, Verdict, Wake, fails, holds, not_yet, to_do
-from runbook.step import Runbook
+from runbook.spec.fields import Flag, Limit, Pattern
+from runbook.spec.step import Runbook
+from runbook.util import regex
+from runbook.util.wording import brief, last_words
 
 MOST_KEPT = 4000
 """Characters of a command's output that go into the evidence; all of it is in its output file."""
@@ -65,7 +66,7 @@ class Run(CommandStep[CommandMemory]):
         return self._expected(answer.output)
 
     def _expected(self, output: str) -> Finding:
-        if self.expect_output is not None and not patterns.search(self.expect_output, output, multiline=True):
+        if self.expect_output is not None and not regex.search(self.expect_output, output, multiline=True):
             return fails(
                 Verdict.COMMAND_FAILED,
                 f"{self._called} did not print {self.expect_output}",

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-from runbook.endings import how_it_ended
+from runbook.actions.job_step import JobMemory, JobStep, begun, started
+from runbook.checks.exit_reason import how_it_ended
 from runbook.host.facts import UP, JobVerb, Unit
-from runbook.jobs import JobMemory, JobStep, begun, started
 from runbook.model import Finding, Verdict, fails, holds, to_do
 
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import ClassVar
 
-from runbook.host.askers import last_start, somebody
+from runbook.actions.job_step import JobMemory, JobStep
 from runbook.host.facts import DOWN, ActiveState, JobVerb, Unit
-from runbook.host.naming import lost
-from runbook.jobs import JobMemory, JobStep
+from runbook.host.ownership.describe import lost
+from runbook.host.requesters import last_start, somebody
 from runbook.model import Finding, Verdict, fails, holds, to_do
 
 

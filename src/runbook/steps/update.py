@@ -8,17 +8,18 @@ from typing import Any, ClassVar
 
 from pydantic import Field
 
-from runbook.commands import CommandMemory, CommandStep, brief, failed
+from runbook.actions.command_step import CommandMemory, CommandStep, failed
+from runbook.actions.quiesce import Hold, starts_later
+from runbook.checks.versions import VERSION, told, unreachable, why_none
 from runbook.errors import BusLost, HostError
-from runbook.fields import Flag, Limit, Pattern, Shell, UnitName, Version
-from runbook.holding import Hold, starts_later
-from runbook.host.ports import Host, HostView
-from runbook.host.tasks import Answer, Command, CommandResult, Question
-from runbook.memory import Memory
+from runbook.host.interface import Host, HostView
+from runbook.host.queries import Answer, Command, CommandResult, Question
 from runbook.model import Finding, State, Verdict, Wake, fails, holds, not_yet, to_do
-from runbook.step import Runbook, Step
+from runbook.spec.fields import Flag, Limit, Pattern, Shell, UnitName, Version
+from runbook.spec.state import Memory
+from runbook.spec.step import Runbook, Step
 from runbook.template import Template, TemplateError, complete
-from runbook.versions import VERSION, told, unreachable, why_none
+from runbook.util.wording import brief
 
 ASK_SECONDS = 60.0
 """How long a `version` command may take; a large Node program needs several seconds on a small machine."""

@@ -6,14 +6,14 @@ from typing import ClassVar, Literal
 
 from pydantic import Field
 
-from runbook.endings import being_stopped
-from runbook.fields import Limit, PortList, UnitName
+from runbook.checks.exit_reason import being_stopped
 from runbook.host.facts import LoadState, Unit
-from runbook.host.owners import PortOwnership, Role
-from runbook.host.ports import HostView
-from runbook.memory import Memory
+from runbook.host.holders import PortOwnership, Role
+from runbook.host.interface import HostView
 from runbook.model import Finding, Impact, Verdict, fails, holds
-from runbook.step import Step
+from runbook.spec.fields import Limit, PortList, UnitName
+from runbook.spec.state import Memory
+from runbook.spec.step import Step
 
 
 class VerifyPortOwner(Step[Memory]):

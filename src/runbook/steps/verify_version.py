@@ -8,19 +8,19 @@ from typing import Annotated, Any, ClassVar
 
 from pydantic import AfterValidator, Field, model_validator
 
-from runbook.commands import brief
-from runbook.fields import Environment, Limit, Pattern, PortList, Shell, Text, UnitName, Version, Words
-from runbook.health import Look, Looker
-from runbook.host.owners import PortOwnership
-from runbook.host.ports import HostView
-from runbook.host.tasks import LatestChange, Question
-from runbook.memory import Memory
+from runbook.checks.health import Look, Looker
+from runbook.checks.prober import SOON, asked_besides, covers, may_answer, not_counted
+from runbook.checks.probes import HttpFields, Round
+from runbook.checks.versions import VERSION, Change, new_code, old_code, servers, version_in
+from runbook.host.holders import PortOwnership
+from runbook.host.interface import HostView
+from runbook.host.queries import LatestChange, Question
 from runbook.model import Finding, Impact, Port, State, Verdict, Wake, fails, holds, not_yet
-from runbook.probes import HttpFields, Round
-from runbook.rounds import SOON, asked_besides, covers, may_answer, not_counted
-from runbook.step import Step
+from runbook.spec.fields import Environment, Limit, Pattern, PortList, Shell, Text, UnitName, Version, Words
+from runbook.spec.state import Memory
+from runbook.spec.step import Step
 from runbook.template import OPEN, Template
-from runbook.versions import VERSION, Change, new_code, old_code, servers, version_in
+from runbook.util.wording import brief
 
 ANY_NUMBER = 2**31
 """Restarts are not this step's question."""

@@ -8,18 +8,18 @@ from typing import ClassVar, Literal
 
 from pydantic import Field, model_validator
 
-from runbook import end_before
-from runbook.endings import how_it_ended, in_its_file
-from runbook.fields import Limit, PortList, Span, UnitName, Whole
-from runbook.health import Look, Looker, Patience
+from runbook.checks import previous_exit
+from runbook.checks.exit_reason import how_it_ended, in_its_file
+from runbook.checks.health import Look, Looker, Patience
+from runbook.checks.prober import PROBE_EVERY, Asking, Prober
+from runbook.checks.probes import Probe
 from runbook.host.facts import ActiveState, Unit
-from runbook.host.ports import HostView
-from runbook.memory import Memory
+from runbook.host.interface import HostView
 from runbook.model import Finding, Impact, State, Verdict, fails, holds, not_yet
-from runbook.probes import Probe
-from runbook.rounds import PROBE_EVERY, Asking, Prober
-from runbook.spans import format_span
-from runbook.step import Runbook, Step
+from runbook.spec.fields import Limit, PortList, Span, UnitName, Whole
+from runbook.spec.state import Memory
+from runbook.spec.step import Runbook, Step
+from runbook.util.timespan import format_span
 
 RECENT = 2.0
 """Seconds for which it need not be found anew that the unit owns its ports, between two rounds of probes.
@@ -46,7 +46,7 @@ class WaitMemory(Memory):
     invocation: str = ""
     healthy_since: float | None = None
     asking: Asking = field(default_factory=Asking)
-    end_before: end_before.Asking = field(default_factory=end_before.Asking)
+    previous_exit: previous_exit.Asking = field(default_factory=previous_exit.Asking)
     only_words: bool = False
 
 
@@ -170,10 +170,10 @@ class WaitReady(Step[WaitMemory]):
         """Have the journal tell how the last process ended, where the unit tells it no more."""
         memory.only_words = False
         if look.verdict in NO_LOOP:
-            memory.end_before = end_before.Asking()
+            memory.previous_exit = previous_exit.Asking()
         if not look.untold:
             return look
-        end = memory.end_before.tell(view, look.unit, memory.run)
+        end = memory.previous_exit.tell(view, look.unit, memory.run)
         if end is None:
             memory.only_words = True
             return look

@@ -13,10 +13,10 @@ from dataclasses import dataclass
 from functools import cache, lru_cache
 from typing import TYPE_CHECKING, Any
 
-from runbook.phrases import listed, near, shown
 from runbook.template.filters import ARGUMENTS, FILTERS
 from runbook.template.quotes import ALONE, Place
 from runbook.template.scope import ROOTS, Reference, Scope, TemplateError, Word
+from runbook.util.wording import listed, near, shown
 
 if TYPE_CHECKING:
     from jinja2 import nodes

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 
 from runbook.errors import RunbookError
 from runbook.model import Port
-from runbook.phrases import listed, near
+from runbook.util.wording import listed, near
 
 FACTS = ("status", "changed", "verdict", "output")
 """What `steps.<id>` tells of every step."""

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from runbook.host.commands import GRACE
+from runbook.host.systemd.transient import GRACE
 from tests.machine.cuts.cuts import (
     DISTURBANCES,
     ENDS,

@@ -14,9 +14,9 @@ from typer.testing import CliRunner, Result
 from runbook import cli, errors
 from runbook.cli import telling
 from runbook.cli.base import Output
-from runbook.engine.past import Past
 from runbook.model import Event
-from tests.unit.records import BEGAN, STARTED, acting, begun, ended, finished, wrote
+from runbook.records.history import Past
+from tests.unit.recorded import BEGAN, STARTED, acting, begun, ended, finished, wrote
 
 pytestmark = pytest.mark.usefixtures("home")
 

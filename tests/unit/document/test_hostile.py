@@ -12,10 +12,10 @@ import pytest
 from runbook.document import parse
 from runbook.document.nodes import MOST_BYTES
 from runbook.errors import DocumentError, UsageError
-from runbook.host.commands import unit_name as command_unit
-from runbook.names import unit_name
-from runbook.phrases import shown
+from runbook.host.systemd.transient import unit_name as command_unit
 from runbook.template import Scope, TemplateError, expression
+from runbook.util.names import unit_name
+from runbook.util.wording import shown
 from tests.unit.document.test_robust import judge, problems_of
 
 HOSTILE = {

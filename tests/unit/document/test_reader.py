@@ -14,7 +14,7 @@ import pytest
 from runbook.document import load, parse, read_source
 from runbook.errors import DocumentError, UsageError
 from runbook.model import Port
-from runbook.step import Runbook
+from runbook.spec.step import Runbook
 from runbook.template import Template, fill
 
 GATEWAY = """
@@ -266,6 +266,6 @@ def test_a_file_without_templates_does_not_pay_for_jinja() -> None:
 
 
 def test_names_and_phrases_are_cheap() -> None:
-    code = "import sys; import runbook.names, runbook.spans; print(*sys.modules)"
+    code = "import sys; import runbook.util.names, runbook.util.timespan; print(*sys.modules)"
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
     assert not {"jinja2", "pydantic", "yaml"} & set(result.stdout.split())

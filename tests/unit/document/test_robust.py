@@ -17,7 +17,8 @@ from pydantic import BaseModel
 from runbook.document import LONGEST, parse, wording
 from runbook.document.nodes import compose
 from runbook.errors import DocumentError, Problem
-from runbook.step import Runbook, registry
+from runbook.spec.step import Runbook
+from runbook.steps import registry
 
 ROOT = Path(__file__).parents[3]
 FOLDERS = (ROOT / "runbooks", ROOT / "tests" / "cases" / "document")

@@ -11,16 +11,17 @@ from typing import Any
 import pytest
 
 from runbook import document
-from runbook.engine import launch, past
-from runbook.engine.past import Past
-from runbook.engine.record import Writer
+from runbook.engine import launch, resume
 from runbook.engine.runner import RunEnd
 from runbook.errors import Interrupted, NotBegun
-from runbook.host.tasks import Command, CommandResult
+from runbook.host.queries import Command, CommandResult
 from runbook.model import Event
-from runbook.step import Runbook
+from runbook.records import history
+from runbook.records.history import Past
+from runbook.records.store import Writer
+from runbook.spec.step import Runbook
 from tests.unit.fake_machine import FakeMachine, process, unit
-from tests.unit.records import BEGAN, STARTED, acting, begun, ended, finished, wrote
+from tests.unit.recorded import BEGAN, STARTED, acting, begun, ended, finished, wrote
 
 pytestmark = pytest.mark.usefixtures("home")
 
@@ -69,10 +70,10 @@ def interrupt() -> None:
 
 
 def go_on(found: Past, *, skip: tuple[str, ...] = (), env: Mapping[str, str] = ENV, text: str = BOOK) -> RunEnd:
-    known = launch.surroundings(found, env)
+    known = resume.surroundings(found, env)
     host = machine()
-    order, said = launch.Order("system", {}, known), launch.Resumption(skip=skip)
-    return launch.go_on(found, book(text, known), order, said, host, host, ())
+    order, said = launch.Order("system", {}, known), resume.Resumption(skip=skip)
+    return resume.go_on(found, book(text, known), order, said, host, host, ())
 
 
 def everything(kept: Past) -> str:
@@ -81,7 +82,7 @@ def everything(kept: Past) -> str:
 
 def test_a_secret_goes_nowhere_wherever_it_came_from() -> None:
     end, events = begin(machine(), book(key=TOKEN), key=TOKEN)
-    kept = past.find(None)
+    kept = history.find(None)
     assert end.exit == 0
     assert "t0ken" not in everything(kept) + json.dumps([event.data for event in events])
     assert (kept.record.outputs / "prints.log").read_text() == f"it is {'*' * len(TOKEN)}\n"
@@ -95,26 +96,26 @@ def test_a_secret_goes_nowhere_wherever_it_came_from() -> None:
 def test_what_an_interrupted_command_printed_is_starred_too() -> None:
     end, _ = begin(machine(interrupt), book())
     assert end.status == "interrupted"
-    assert "t0ken" not in everything(past.find(None))
+    assert "t0ken" not in everything(history.find(None))
 
 
 def test_a_secret_that_was_not_kept_is_asked_for() -> None:
     begin(machine(interrupt), book())
     with pytest.raises(NotBegun, match="TOKEN is not set"):
-        go_on(past.find(None), env={})
+        go_on(history.find(None), env={})
 
 
 def test_one_that_came_with_set_cannot_be_asked_for() -> None:
     begin(machine(interrupt), book(key=TOKEN), key=TOKEN)
     with pytest.raises(NotBegun, match="--set key held a secret"):
-        go_on(past.find(None))
+        go_on(history.find(None))
 
 
 def test_no_mask_goes_into_a_command() -> None:
     """`steps.prints.output` held the secret: what is kept of it is no value to go on with."""
     begin(machine(interrupt), book())
     with pytest.raises(NotBegun, match="prints gave a secret, which was not kept") as refused:
-        go_on(past.find(None))
+        go_on(history.find(None))
     assert "--rerun prints" in refused.value.hint
 
 
@@ -136,7 +137,7 @@ def test_a_record_of_another_version_is_not_gone_on_with() -> None:
 )  # fmt: skip
 def test_why_a_run_is_not_gone_on_with(events: list[Any], why: str) -> None:
     with pytest.raises(NotBegun, match=why):
-        launch.resumable(wrote(begun(), *events))
+        resume.resumable(wrote(begun(), *events))
 
 
 def test_a_later_run_takes_the_place_of_an_unfinished_one() -> None:
@@ -180,7 +181,7 @@ def test_a_run_that_begins_reads_only_the_ends_of_those_that_have_ended(monkeypa
         read.add(path)
         return iter(())
 
-    monkeypatch.setattr(past, "read", nothing)
+    monkeypatch.setattr(history, "read", nothing)
     begin(machine(), book("unit: gw\nsteps: [reset-failed]\n"))
     assert read == {whole.record.events}
 
@@ -204,4 +205,4 @@ def test_one_whose_place_cannot_be_taken_is_told_of_and_keeps_nobody_from_beginn
 
 def test_the_end_of_an_interrupted_run_names_the_way_on() -> None:
     end, _ = begin(machine(interrupt), book())
-    assert end.hint == f"runbook resume {past.find(None).id} goes on from there"
+    assert end.hint == f"runbook resume {history.find(None).id} goes on from there"

@@ -8,14 +8,14 @@ from pathlib import Path
 from typing import Any
 
 from runbook import document
-from runbook.engine.events import Events
-from runbook.engine.lock import LockHolder
+from runbook.engine.execution.events import Events
 from runbook.engine.planner import Planner
 from runbook.engine.runner import RunEnd, Runner
-from runbook.host.tasks import Answer
-from runbook.memory import RunState
+from runbook.host.queries import Answer
 from runbook.model import Event
-from runbook.step import Runbook, Step
+from runbook.records.lock import LockHolder
+from runbook.spec.state import RunState
+from runbook.spec.step import Runbook, Step
 from runbook.template import Scope
 from tests.unit.fake_machine import FakeMachine, listen, process, unit
 from tests.unit.runs import FIX, finished, incident, remediate, replace_id, step

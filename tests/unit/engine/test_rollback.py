@@ -8,13 +8,13 @@ from typing import Any
 
 import pytest
 
-from runbook.engine.outcome import Outcome
+from runbook.engine.execution.outcome import Outcome
 from runbook.engine.rollback import _stopped_by_somebody
-from runbook.host.askers import Asked, Asker
 from runbook.host.facts import ActiveState, JobResult
-from runbook.host.tasks import Answer, Command, CommandResult
+from runbook.host.queries import Answer, Command, CommandResult
+from runbook.host.requesters import Asked, Asker
 from runbook.model import Event, StepStatus, Verdict
-from runbook.step import Runbook, Step
+from runbook.spec.step import Runbook, Step
 from tests.unit.fake_machine import FakeMachine, listen, process, start_anew, unit
 from tests.unit.runs import finished, remediate, run, step
 

@@ -8,14 +8,14 @@ from typing import Any
 
 import pytest
 
-from runbook.engine.events import Events
+from runbook.engine.execution.events import Events
 from runbook.engine.runner import Runner
 from runbook.errors import AccessDenied, BusLost, BusTimeout, Interrupted
 from runbook.host.facts import ActiveState, Unit
-from runbook.host.tasks import Answer, CommandResult
-from runbook.memory import RunState
+from runbook.host.queries import Answer, CommandResult
 from runbook.model import Event
-from runbook.step import Runbook
+from runbook.spec.state import RunState
+from runbook.spec.step import Runbook
 from tests.unit.fake_machine import FakeMachine, listen, process, unit
 from tests.unit.runs import finished, incident, remediate, run, step
 

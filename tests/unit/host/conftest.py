@@ -11,13 +11,13 @@ from pathlib import Path
 
 import pytest
 
-from runbook.host import ending, journalctl
+from runbook.host.journal import reader
+from runbook.host.kernel import signals
 from runbook.host.loop import Loop
-from runbook.host.questions import Questions
-from runbook.host.tasks import Answer, Askable, Question
+from runbook.host.queries import Answer, Askable, Question
+from runbook.host.runners.query_runner import Questions
 from runbook.model import Deadline, ProcessId, Wake
-
-from .family import Family
+from tests.unit.host.kernel.family import Family
 
 PATIENCE = 10.0
 
@@ -48,7 +48,7 @@ def played(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     program.chmod(0o755)
     (tmp_path / "entries").touch()
     (tmp_path / "status").write_text("0")
-    monkeypatch.setattr(journalctl, "PATH", str(tmp_path))
+    monkeypatch.setattr(reader, "PATH", str(tmp_path))
     return tmp_path
 
 
@@ -61,7 +61,7 @@ def family() -> Iterator[Family]:
 
 @pytest.fixture
 def loop() -> Iterator[Loop]:
-    made = Loop(look=lambda _port: frozenset(), pidfd=ending.pidfd)
+    made = Loop(look=lambda _port: frozenset(), pidfd=signals.pidfd)
     yield made
     made.close()
 

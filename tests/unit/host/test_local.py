@@ -9,11 +9,10 @@ from types import SimpleNamespace
 import pytest
 
 from runbook.host.facts import ActiveState, Unit
+from runbook.host.kernel.sock_diag import SocketTable, listeners
 from runbook.host.local import LocalHost
-from runbook.host.sockets import SocketTable, listeners
 from runbook.model import SystemClock
-
-from .family import Family
+from tests.unit.host.kernel.family import Family
 
 LONG = 60.0
 

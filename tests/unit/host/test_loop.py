@@ -14,9 +14,9 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from runbook.errors import HostError, Interrupted
-from runbook.host import ending, processes
+from runbook.host.kernel import processes, signals
+from runbook.host.kernel.sock_diag import SocketTable
 from runbook.host.loop import EVERYTHING, TICK, Loop
-from runbook.host.sockets import SocketTable
 from runbook.model import Deadline, Port, ProcessId, Wake
 
 from .conftest import PATIENCE, PROMPT
@@ -41,7 +41,7 @@ def sockets() -> Sockets:
 
 @pytest.fixture
 def loop(sockets: Sockets) -> Iterator[Loop]:
-    made = Loop(look=sockets.look, pidfd=ending.pidfd)
+    made = Loop(look=sockets.look, pidfd=signals.pidfd)
     yield made
     made.close()
 
@@ -115,7 +115,7 @@ def test_another_listener_with_the_same_number_of_sockets_is_a_change(loop: Loop
 def test_real_sockets() -> None:
     with SocketTable() as table, socket.create_server(("127.0.0.1", 0), backlog=1) as first:
         port = Port(first.getsockname()[1])
-        loop = Loop(look=table.look, pidfd=ending.pidfd)
+        loop = Loop(look=table.look, pidfd=signals.pidfd)
         try:
             wake = Wake(ports=frozenset({port}), within=PATIENCE)
             loop.saw(port, table.look(port))
@@ -250,7 +250,7 @@ def test_but_not_for_long(loop: Loop) -> None:
 def test_the_signals_are_given_back(sockets: Sockets) -> None:
     numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
     before = [signal.getsignal(number) for number in numbers]
-    loop = Loop(look=sockets.look, pidfd=ending.pidfd)
+    loop = Loop(look=sockets.look, pidfd=signals.pidfd)
     assert [signal.getsignal(number) for number in numbers] != before
     loop.close()
     assert [signal.getsignal(number) for number in numbers] == before

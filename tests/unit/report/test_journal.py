@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 import pytest
 
-from runbook.engine.events import Events
+from runbook.engine.execution.events import Events
 from runbook.model import Event
 from runbook.report.journal import ENDING_ID, MESSAGE_IDS, Journal
 from tests.unit.runs import FIX, incident, remediate, run, step

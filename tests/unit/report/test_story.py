@@ -10,13 +10,13 @@ from typing import Any
 
 import pytest
 
-from runbook.engine.past import Past
 from runbook.model import Event
+from runbook.records.history import Past
 from runbook.report import story
 from runbook.report.html import Sheet
 from runbook.report.layout import WIDTH, Page, Plain
 from runbook.report.story import Story
-from tests.unit.records import BEGAN, STARTED, acting, begun, ended, finished, wrote
+from tests.unit.recorded import BEGAN, STARTED, acting, begun, ended, finished, wrote
 from tests.unit.runs import incident, run, upgrade
 
 pytestmark = pytest.mark.usefixtures("home")

@@ -9,16 +9,16 @@ from pathlib import Path
 
 import pytest
 
-from runbook.engine.events import Events
+from runbook.engine.execution.events import Events
 from runbook.engine.planner import Planner
 from runbook.errors import Interrupted
 from runbook.host.facts import ActiveState, JobResult
-from runbook.host.tasks import Answer, Command, CommandResult
-from runbook.memory import RunState
+from runbook.host.queries import Answer, Command, CommandResult
 from runbook.model import Event
 from runbook.report.layout import WIDTH, Page, Plain, Terminal
 from runbook.report.text import Text
-from runbook.step import Runbook
+from runbook.spec.state import RunState
+from runbook.spec.step import Runbook
 from tests.unit.fake_machine import FakeMachine, listen, process, unit
 from tests.unit.runs import FIX, incident, remediate, run, step, upgrade
 

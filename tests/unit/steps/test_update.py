@@ -9,9 +9,9 @@ import pytest
 
 from runbook.errors import AccessDenied, HostError, Interrupted
 from runbook.host.facts import JobRef, JobVerb
-from runbook.host.tasks import Answer, CommandResult
+from runbook.host.queries import Answer, CommandResult
 from runbook.model import Deadline, Wake
-from runbook.step import Step
+from runbook.spec.step import Step
 from runbook.template import Scope, TemplateError, fill, quoted, read
 from tests.unit.cases import cases, run_case
 from tests.unit.fake_machine import FakeMachine, process, unit

@@ -7,14 +7,14 @@ from pathlib import Path
 
 import pytest
 
-from runbook.engine.attempt import attempt
-from runbook.engine.events import Events
+from runbook.engine.execution.attempt import attempt
+from runbook.engine.execution.events import Events
 from runbook.errors import HostError
 from runbook.host.facts import Unit
-from runbook.host.tasks import Answer
-from runbook.memory import RunState
+from runbook.host.queries import Answer
 from runbook.model import Port, ProcessId, Verdict
-from runbook.step import registry
+from runbook.spec.state import RunState
+from runbook.steps import registry
 from tests.unit.cases import cases, run_case
 from tests.unit.fake_machine import FakeMachine, listen, process, unit
 

@@ -11,10 +11,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import Field
 
-from runbook.fields import Environment, Pattern, Shell, Text, Version
-from runbook.memory import Memory
 from runbook.model import Port
-from runbook.step import Document, Step, StepList
+from runbook.spec.fields import Environment, Pattern, Shell, Text, Version
+from runbook.spec.state import Memory
+from runbook.spec.step import Document, Step, StepList
 from runbook.template import Scope, Template, TemplateError, complete, fill, read
 
 SCOPE = Scope(vars={"v": "2.0", "evil": "${{ vars.v }}; $(rm -rf /)"}, unit="gw.service", port=(Port(80),))

@@ -1,0 +1,50 @@
+"""The step types and their fields, as a person reads them in a terminal."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Iterable, Sequence
+
+from runbook.document.reference import Entry, Row
+from runbook.report.layout import WIDTH
+
+KEY = 18
+"""Columns of a step type's or a field's name."""
+
+
+def kinds(entries: Iterable[Entry]) -> str:
+    """List the step types: what each does, in a line or two. What only reads is marked."""
+    lines = []
+    for entry in entries:
+        reads = "" if entry.changes else " Only reads."
+        lines += _item(entry.kind, f"{entry.summary}{reads}", 2)
+    lines += ["", "runbook steps TYPE tells the fields of one."]
+    return "\n".join(lines)
+
+
+def fields(entry: Entry) -> str:
+    """Describe one step type: its own fields first, then those that every step has."""
+    lines = [entry.kind, ""]
+    lines += textwrap.wrap(entry.summary, WIDTH - 2, initial_indent="  ", subsequent_indent="  ")
+    for paragraph in filter(None, entry.details.split("\n\n")):
+        lines += ["", *textwrap.wrap(paragraph, WIDTH - 2, initial_indent="  ", subsequent_indent="  ")]
+    own = [row for row in entry.rows if not row.common]
+    common = [row for row in entry.rows if row.common]
+    lines += ["", "  fields", *_rows(own, 4)]
+    lines += ["", "  fields of every step", *_rows(common, 4)]
+    return "\n".join(lines)
+
+
+def _rows(rows: Sequence[Row], indent: int) -> list[str]:
+    lines = []
+    for row in rows:
+        default = "required" if row.required else f"default {row.default}" if row.default else ""
+        facts = ", ".join(filter(None, (row.type, default)))
+        lines += _item(row.key, f"{row.description} ({facts})", indent)
+        lines += _rows(row.fields, indent + 2)
+    return lines
+
+
+def _item(name: str, text: str, indent: int) -> list[str]:
+    lead = f"{' ' * indent}{name}".ljust(indent + KEY) + " "
+    return textwrap.wrap(text, WIDTH, initial_indent=lead, subsequent_indent=" " * (indent + KEY + 1))

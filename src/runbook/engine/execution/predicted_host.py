@@ -1,0 +1,64 @@
+"""The machine as it will be once the earlier steps of a fix are done: for a plan, and before the first of them."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+from runbook.host.facts import Unit
+from runbook.host.holders import Holder, PortOwnership, Role
+from runbook.host.interface import HostView, ReadOnlyHost
+from runbook.host.queries import Command
+from runbook.model import Port, Verdict
+from runbook.spec.step import Step
+
+
+class Foreseen(ReadOnlyHost):
+    """A view of the machine in which the earlier steps of a fix are done, as far as that is sure.
+
+    Who holds a port is asked of the machine as it is: a stop that has not happened ended nobody. Only another
+    unit that an earlier step stops by its name is taken to let go of its ports.
+    """
+
+    def __init__(self, view: HostView) -> None:
+        super().__init__(view)
+        self._view = view
+        self._units: dict[str, Unit] = {}
+        self.unit = self._unit
+        self.ownership = self._ownership
+        self._sure = True
+        self.hindrance = self._hindrance
+
+    def after(self, step: Step[Any]) -> None:
+        """Take a step as done."""
+        for name in step.units():
+            self._units[name] = step.leaves(self.unit(name))
+        # A command may make the user, or the folder, that a later one needs.
+        self._sure = self._sure and not step.brings_units
+
+    def _unit(self, name: str, *, recent: float = 0.0) -> Unit:
+        return self._units.get(name) or self._view.unit(name, recent=recent)
+
+    def _ownership(self, unit: Unit, port: Port, *, recent: float = 0.0) -> PortOwnership:
+        owner = self._view.ownership(self._view.unit(unit.name), port, recent=recent)
+        down = [name for name, other in self._units.items() if name != unit.name and not other.runs]
+        # What such a unit left behind when it went down earlier will not go by stopping it once more.
+        stopped = {name: other for name in down if (other := self._view.unit(name)).runs}
+
+        def goes(holder: Holder) -> bool:
+            if holder.role is not Role.OTHER_UNIT or holder.unit not in stopped:
+                return False
+            other = stopped[holder.unit]
+            # Another manager may have a unit of the very same name.
+            ours = holder.of_user(unit.of_user) == unit.of_user
+            return ours and other.stop_ends(holder.process.pid, holder.process.ppid)
+
+        left = tuple(holder for holder in owner.holders if not goes(holder))
+        if len(left) == len(owner.holders) or owner.unseen:
+            return owner
+        if left:
+            return replace(owner, holders=left)
+        return PortOwnership(port, Verdict.NOT_LISTENING, f"nobody listens on port {port} by then")
+
+    def _hindrance(self, command: Command) -> str:
+        return self._view.hindrance(command) if self._sure else ""

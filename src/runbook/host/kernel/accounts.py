@@ -1,0 +1,90 @@
+"""The names of users, by their numbers."""
+
+from __future__ import annotations
+
+import os
+import pwd
+from functools import cache, lru_cache
+from pathlib import Path
+
+from runbook.errors import AccessDenied, HostError
+from runbook.host.queries import Command
+
+USERS = Path("/etc/passwd")
+"""Where the users of this machine stand; others may be known elsewhere (nsswitch.conf(5))."""
+
+
+@cache
+def name_of(uid: int) -> str:
+    """Name a user; the number where nobody knows a name. May wait for a name server."""
+    try:
+        return pwd.getpwuid(uid).pw_name
+    except (KeyError, OverflowError):
+        return str(uid)
+
+
+def listed(uid: int) -> str:
+    """Name a user by USERS alone: whoever else knows names may take its time to answer."""
+    try:
+        with USERS.open("rb") as file:
+            changed = os.fstat(file.fileno())
+        name = _listed(changed.st_ino, changed.st_mtime_ns).get(uid)
+    except (OSError, ValueError):  # A number may be too long for Python.
+        name = None
+    return name or f"UID {uid}"
+
+
+@lru_cache(maxsize=1)
+def _listed(_inode: int, _changed: int) -> dict[int, str]:
+    users: dict[int, str] = {}
+    with USERS.open("rb") as file:
+        for line in file:
+            name, _, rest = line.partition(b":")
+            uid = rest.split(b":", 2)[1:2]
+            if uid and uid[0].isdigit():
+                users.setdefault(int(uid[0]), name.decode("utf-8", "backslashreplace"))
+    return users
+
+
+def environment(command: Command) -> dict[str, str]:
+    """Give what a command sees beside the manager's environment."""
+    return {**account_environment(command.user), **command.env}
+
+
+def hindrance(command: Command) -> str:
+    """Say what is sure to keep a command from starting, or nothing."""
+    try:
+        account_of(command.user)
+    except AccessDenied:
+        return ""  # Whoever may not act is told so when there is something to do.
+    except HostError as error:
+        return error.message
+    if command.cwd and not Path(command.cwd).is_dir():
+        return f"cannot run a command in {command.cwd}: there is no such folder"
+    return ""
+
+
+def account_environment(user: str) -> dict[str, str]:
+    """Give what a command sees of its user.
+
+    Set by hand, because systemd sets HOME and its like only where User= is (252), or by
+    SetLoginEnvironment= (255).
+    """
+    account = account_of(user)
+    return {
+        "HOME": account.pw_dir,
+        "USER": account.pw_name,
+        "LOGNAME": account.pw_name,
+        "SHELL": account.pw_shell or "/bin/sh",
+    }
+
+
+def account_of(user: str) -> pwd.struct_passwd:
+    """Look a user up; without a name, the one this program runs as, which is the manager's too."""
+    try:
+        account = pwd.getpwnam(user) if user else pwd.getpwuid(os.geteuid())
+    except KeyError:
+        raise HostError(f"cannot run a command as {user or os.geteuid()}: there is no such user") from None
+    if os.geteuid() not in (0, account.pw_uid):
+        raise AccessDenied(f"cannot run a command as {account.pw_name}: only root may", hint="run it with sudo")
+    return account

@@ -1,0 +1,198 @@
+# ruff: noqa: PTH110, PTH115, PTH116, PTH208 - pathlib knows no descriptors of folders
+"""Which processes hold which sockets, by the tables of descriptors that /proc shows (proc_pid_fd(5)).
+
+The kernel has no other way to ask. So every descriptor of every process is looked at, each time: a socket is
+often held by several, and any of them may be a stranger. Nearly all of that time is the kernel's, for one
+readlink(2) for each descriptor, during which Python's lock is free: threads share the work. Where one socket is
+looked for, and somebody is known who holds it, a cheaper comparison rules most processes out before (comparing.py).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import threading
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from runbook.errors import HostError
+from runbook.host.kernel import kcmp, processes
+
+TABLE = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
+
+THREADS = min(4, len(os.sched_getaffinity(0)))
+"""How many threads share a look at all processes, at most."""
+
+MOST_LIKELY = 16
+"""So many processes are asked, at most, for one that holds the socket, so that others can be compared with it."""
+
+SHARE = 100
+"""A thread is not worth its start for fewer processes."""
+
+NUMBERS = tuple(b"%d" % number for number in range(65))
+"""The names of the descriptors in a table without a gap. As bytes, which Python passes on as they are."""
+
+
+@dataclass
+class Scan:
+    """Which processes hold which of the sockets; `hidden` counts those that could not be looked into.
+
+    `hidden` is at least 1 where /proc does not even show the others (its mount option hidepid=).
+    """
+
+    holders: dict[int, set[int]] = field(default_factory=dict)
+    hidden: int = 0
+
+
+def holders(inodes: Collection[int], likely: Sequence[int] = ()) -> Scan:
+    """Find every process that holds one of these sockets in its table of descriptors.
+
+    Who is `likely` to hold it is asked first: it is faster then, and no less sure.
+
+    Links are read, never followed: a stat(2) through a descriptor on a dead NFS mount would hang.
+
+    Threads share one table unless they asked for another (unshare(2), CLONE_FILES), and to look into each
+    thread costs many times as much. So their tables are read only where a socket was found nowhere else, or
+    where the first thread, whose table /proc/PID/fd shows, has ended. A further holder that only such a
+    table shows, of a socket that others hold openly, is missed; whoever frees the port finds it in the next
+    look.
+    """
+    wanted = _links(inodes)
+    scan = Scan(hidden=0 if os.path.exists("/proc/1") else 1)
+    if not wanted:
+        return scan
+    everyone: Sequence[int] = list(processes.pids())
+    # Two sockets would take two comparisons for each descriptor, and no less time than one look.
+    place = _place(likely, wanted) if len(wanted) == 1 else None
+    if place is not None:
+        everyone = kcmp.candidates(everyone, place)
+    for part in _shared(everyone, wanted):
+        scan.holders.update(part.holders)
+        scan.hidden += part.hidden
+    if set(inodes).difference(*scan.holders.values()):
+        for pid in processes.pids():
+            with contextlib.suppress(OSError):
+                held = _held(f"/proc/{pid}/fd", wanted)[0] | _held_by_threads(pid, wanted)
+                if held:
+                    scan.holders.setdefault(pid, set()).update(held)
+    return scan
+
+
+def holds(pid: int, inodes: Collection[int]) -> bool:
+    """Whether it holds one of these sockets, in any thread's table. No if it may not be looked into."""
+    wanted = _links(inodes)
+    with contextlib.suppress(OSError):
+        return bool(_held(f"/proc/{pid}/fd", wanted)[0] or _held_by_threads(pid, wanted))
+    return False
+
+
+def _links(inodes: Collection[int]) -> dict[bytes, int]:
+    return {b"socket:[%d]" % inode: inode for inode in inodes}
+
+
+def _place(likely: Sequence[int], wanted: Mapping[bytes, int]) -> kcmp.Place | None:
+    """Find a descriptor in which the socket is."""
+    for pid in likely[:MOST_LIKELY]:
+        with contextlib.suppress(OSError):
+            for descriptor in os.listdir(f"/proc/{pid}/fd"):
+                with contextlib.suppress(FileNotFoundError):
+                    link = os.readlink(b"/proc/%d/fd/%s" % (pid, descriptor.encode()))
+                    if link in wanted:
+                        return kcmp.Place(pid, int(descriptor), link)
+    return None
+
+
+def _shared(everyone: Sequence[int], wanted: Mapping[bytes, int]) -> list[Scan]:
+    """Look into all of them, each thread into its share. Raises HostError rather than give less than all."""
+    count = max(1, min(THREADS, len(everyone) // SHARE))
+    shares = [everyone[first::count] for first in range(count)]
+    found: list[Scan] = []
+    helpers = [threading.Thread(target=lambda share=share: found.append(_look(share, wanted))) for share in shares[1:]]
+    mine = shares[:1]
+    for helper, share in zip(helpers, shares[1:], strict=True):
+        try:
+            helper.start()
+        except RuntimeError:  # No more threads are allowed here.
+            mine.append(share)
+    found += [_look(share, wanted) for share in mine]
+    for helper in helpers:
+        if helper.ident is not None:
+            helper.join()
+    if len(found) != len(shares):
+        raise HostError("cannot look through all processes: a thread of this program ended early")
+    return found
+
+
+def _look(pids: Sequence[int], wanted: Mapping[bytes, int]) -> Scan:
+    scan = Scan()
+    for pid in pids:
+        try:
+            held, count = _held(f"/proc/{pid}/fd", wanted)
+            if not count:
+                held = _held_by_threads(pid, wanted)
+        except (FileNotFoundError, ProcessLookupError):
+            continue  # It has ended.
+        except PermissionError:
+            scan.hidden += _may_hold(pid)
+        except OSError:
+            scan.hidden += 1  # No descriptor or memory is left to look with.
+        else:
+            if held:
+                scan.holders[pid] = held
+    return scan
+
+
+def _held(table: str, wanted: Mapping[bytes, int]) -> tuple[set[int], int]:
+    """Give those of the sockets that a table holds, and how many descriptors are in it. Raises OSError."""
+    folder = os.open(table, TABLE)
+    try:
+        # Since Linux 6.2 that is how many there are; before, it is 0. Mostly they have no gap, and their names are
+        # known: to list them is a fifth of the work.
+        count = os.fstat(folder).st_size
+        if 0 < count < len(NUMBERS) and (held := _held_by_number(folder, count, wanted)) is not None:
+            return held, count
+        held = set[int]()
+        descriptors = os.listdir(folder)
+        for descriptor in descriptors:
+            try:
+                link = os.readlink(descriptor.encode(), dir_fd=folder)
+            except FileNotFoundError:
+                continue  # closed meanwhile
+            if link in wanted:
+                held.add(wanted[link])
+        return held, len(descriptors)
+    finally:
+        os.close(folder)
+
+
+def _held_by_number(folder: int, count: int, wanted: Mapping[bytes, int]) -> set[int] | None:
+    """Look at the descriptors from 0 to `count`; None where these may not be all. A gap shows soonest at the top."""
+    try:
+        links = [os.readlink(name, dir_fd=folder) for name in NUMBERS[count - 1 :: -1]]
+    except FileNotFoundError:
+        return None
+    # A gap that was filled before it was reached hides what is above: there is more then, or there was.
+    with contextlib.suppress(FileNotFoundError):
+        os.readlink(NUMBERS[count], dir_fd=folder)
+        return None
+    return {wanted[link] for link in wanted.keys() & links} if os.fstat(folder).st_size == count else None
+
+
+def _held_by_threads(pid: int, wanted: Mapping[bytes, int]) -> set[int]:
+    held: set[int] = set()
+    # Each thread adds a link to the two that any folder has.
+    if os.stat(f"/proc/{pid}/task").st_nlink == 3:  # noqa: PLR2004
+        return held
+    for thread in os.listdir(f"/proc/{pid}/task"):
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+            held |= _held(f"/proc/{pid}/task/{thread}/fd", wanted)[0]
+    return held
+
+
+def _may_hold(pid: int) -> bool:
+    """Whether what could not be looked into could hold a socket: a kernel thread or a zombie does not."""
+    stat = processes.stat_of(pid)
+    if stat is None:
+        # Under hidepid=1 the folder shows, and even its stat may not be read.
+        return os.path.exists(f"/proc/{pid}")
+    return stat.lives and not stat.flags & processes.PF_KTHREAD

@@ -1,0 +1,371 @@
+# ruff: noqa: PTH123, PTH208 - pathlib knows no descriptors of folders
+"""Looks at processes through /proc (proc(5)): who one is, and where it lives.
+
+A look goes through one descriptor of the directory /proc/PID, which stays with the process it was opened
+for: when that one has ended, it reads nothing more, whoever has the PID by then. So no look mixes two
+processes.
+
+What may not be read is left empty. Nothing here raises for a process that is gone or closed to us.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import re
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from functools import cache
+from io import FileIO
+from pathlib import Path
+
+from runbook.host.holders import Process
+from runbook.host.kernel import accounts, environ
+from runbook.model import ProcessId
+
+PF_KTHREAD = 0x0020_0000  # include/linux/sched.h
+NO_LOGIN = 0xFFFF_FFFF
+"""What /proc/PID/loginuid says of a process that came from no login."""
+
+DEAD = ("Z", "X", "x")
+TICKS = os.sysconf("SC_CLK_TCK")
+STATES = {
+    "R": "running",
+    "S": "sleeping",
+    "D": "uninterruptible",
+    "T": "stopped",
+    "t": "traced",
+    "Z": "zombie",
+    "X": "dead",
+    "I": "idle",
+}
+
+CGROUP_ROOT = Path("/sys/fs/cgroup")
+LONGEST_COMMAND = 64 * 1024
+"""So much of a command line is read in a glance; what is longer counts as not told."""
+
+MOST_ARGUMENTS = 1000
+"""Nor is one told that has more arguments."""
+
+
+@dataclass(frozen=True)
+class Stat:
+    """What is needed of /proc/PID/stat. `start` is in clock ticks since boot."""
+
+    name: str
+    state: str
+    ppid: int
+    flags: int
+    threads: int
+    start: int
+
+    @property
+    def lives(self) -> bool:
+        """Whether it runs. A zombie does not, unless only its first thread has ended and others go on."""
+        return self.state not in DEAD or self.threads > 1
+
+
+def read(pid: int) -> Process | None:
+    """Look at a process once. None when it is gone; a zombie is still there."""
+    with _opened(pid) as folder:
+        if folder is None:
+            return None
+        process = _process(pid, folder)
+        stat = _stat(folder)
+        if process is None or stat is None:
+            return None
+        # If it ended in between, its pieces are missing for that, and not because they may not be read.
+        return process if stat.lives else replace(process, dead=True)
+
+
+def glance(pid: int, uid: int, may: Callable[[Process], bool]) -> Process | None:
+    """Look at a process of a user, with work that has a bound, whatever the process is.
+
+    None where it is another user's, where `may` says no before its command line is read, or it is gone. Its environment
+    is not read, of its command line no more than `LONGEST_COMMAND`, and no name server is asked for its user.
+    """
+    with _opened(pid) as folder:
+        # Root's, too, is the folder of one that may not be traced (PR_SET_DUMPABLE, proc(5)).
+        if folder is None or _owner(folder) not in (uid, 0):
+            return None
+        process = _process(pid, folder, whole=False)
+        if process is None or process.uid != uid or not may(process):
+            return None
+        return replace(process, command=_bounded_command(folder))
+
+
+def brief(pid: int) -> Process | None:
+    """Look at a process as `glance` does, whosever it is."""
+    with _opened(pid) as folder:
+        if folder is None or (process := _process(pid, folder, whole=False)) is None:
+            return None
+        return replace(process, command=_bounded_command(folder))
+
+
+def parse_stat(text: bytes) -> Stat:
+    """Take /proc/PID/stat apart. The name may hold spaces and parentheses: it ends at the last one."""
+    head, _, tail = text.rpartition(b")")
+    rest = tail.split()
+    return Stat(
+        name=_text(head.partition(b"(")[2]),
+        state=rest[0].decode("ascii"),
+        ppid=int(rest[1]),
+        flags=int(rest[6]),
+        threads=int(rest[17]),
+        start=int(rest[19]),
+    )
+
+
+def parse_cgroup(text: str, *, unified: bool) -> str:
+    """Give the path in systemd's hierarchy from /proc/PID/cgroup; empty if it is not in it.
+
+    `unified` is whether systemd lives in cgroup v2, as it does on hybrid machines too (since systemd 233).
+    """
+    paths = {}
+    # By the one character that no cgroup's name may have: at the others that str.splitlines() takes for an end of a
+    # line, whoever may make a cgroup could write further lines of this file, and be in any unit.
+    for line in filter(None, text.split("\n")):
+        _number, controllers, path = line.split(":", 2)
+        paths[controllers] = path
+    first, second = ("", "name=systemd") if unified else ("name=systemd", "")
+    return paths.get(first, paths.get(second, ""))
+
+
+def identity(pid: int) -> ProcessId | None:
+    """Say who has this PID now; None if nobody does."""
+    stat = stat_of(pid)
+    return None if stat is None else ProcessId(pid, stat.start)
+
+
+def stat_of(pid: int) -> Stat | None:
+    """Read /proc/PID/stat; None when the process is gone."""
+    with _opened(pid) as folder:
+        return None if folder is None else _stat(folder)
+
+
+def name_of(pid: int) -> str:
+    """Give the name of a process, which is cut at 15 characters; empty when it is gone. The cheapest look there is."""
+    try:
+        # One look at one file needs no descriptor of the folder, which costs three times as much.
+        with open(f"/proc/{pid}/comm", "rb", buffering=0) as file:
+            return _text(file.read(64).removesuffix(b"\n"))
+    except OSError:
+        return ""
+
+
+def login_of(pid: int) -> str:
+    """Name the user who logged in, wherever that led since; empty where nobody did, or it is not known.
+
+    pam_loginuid(8) writes it once for a login, and sudo does not change it. A kernel without audit has none.
+    """
+    with _opened(pid) as folder:
+        text = b"" if folder is None else _read(folder, "loginuid").strip()
+    return accounts.listed(int(text)) if text.isdigit() and int(text) != NO_LOGIN else ""
+
+
+def lives(process: ProcessId) -> bool:
+    """Whether this very process still runs. A zombie does not."""
+    stat = stat_of(process.pid)
+    return stat is not None and stat.start == process.start and stat.lives
+
+
+def began(process: Process) -> float:
+    """Say when it began, in seconds since the epoch, by the clock as it goes now, which may have been set since."""
+    return time.time() - time.clock_gettime(time.CLOCK_BOOTTIME) + process.started
+
+
+def state_of(process: ProcessId) -> str:
+    """Say in which state it is, and where it waits: "D (uninterruptible), in nfs_wait_on_request"; "gone".
+
+    One that is traced (ptrace(2)) goes on only when its tracer lets it.
+    """
+    with _opened(process.pid) as folder:
+        stat = None if folder is None else _stat(folder)
+        if folder is None or stat is None or stat.start != process.start:
+            return "gone"
+        said = f"{stat.state} ({STATES.get(stat.state, 'unknown')})"
+        where = _text(_read(folder, "wchan")).strip()
+        tracer = re.search(rb"^TracerPid:\t([1-9]\d*)", _read(folder, "status"), re.MULTILINE)
+    if tracer and (by := stat_of(int(tracer[1]))):
+        said += f", by PID {int(tracer[1])} ({by.name})"
+    # "0" is what the kernel says for a process that does not wait, and to those who may not know.
+    return f"{said}, in {where}" if where not in ("", "0") else said
+
+
+def ancestors(pid: int) -> tuple[ProcessId, ...]:
+    """List its parent, the parent of that, and so on to PID 1, nearest first."""
+    line: list[ProcessId] = []
+    stat = stat_of(pid)
+    while stat is not None and stat.ppid > 0:
+        parent = stat_of(stat.ppid)
+        # A parent is never younger than its child: this PID was its parent's, and is somebody else's now.
+        if parent is None or parent.start > stat.start:
+            break
+        line.append(ProcessId(stat.ppid, parent.start))
+        stat = parent
+    return tuple(line)
+
+
+def in_cgroup(path: str) -> tuple[int, ...]:
+    """List the processes of a cgroup and all below it; `path` as in a unit's ControlGroup. Empty if gone."""
+    pids: set[int] = set()
+    for folder, _folders, files in os.walk(cgroup_mount() / path.lstrip("/")):
+        if "cgroup.procs" in files:
+            # A group that vanishes, and a threaded one (EOPNOTSUPP): its processes are listed by its domain.
+            with contextlib.suppress(OSError):
+                pids.update(int(line) for line in (Path(folder) / "cgroup.procs").read_text("ascii").split())
+    return tuple(sorted(pids - {0}))  # 0 stands for a process outside of our PID namespace
+
+
+def populated(path: str) -> bool:
+    """Whether a cgroup, or one below it, has a process: the kernel counts also those that are gone in a moment."""
+    with contextlib.suppress(OSError):
+        return "populated 1" in (cgroup_mount() / path.lstrip("/") / "cgroup.events").read_text("ascii")
+    return bool(in_cgroup(path))
+
+
+def in_other_network(pid: int) -> bool:
+    """Whether a process is in another network namespace than this one. No if that may not be seen.
+
+    Who may not look at the namespaces of others sees it by the tables: each namespace has files of its own.
+    """
+    for name in ("ns/net", "net/dev"):
+        with contextlib.suppress(OSError):
+            return Path(f"/proc/{pid}/{name}").stat().st_ino != Path(f"/proc/self/{name}").stat().st_ino
+    return False
+
+
+def open_network(process: ProcessId) -> int:
+    """Open the network namespace of this very process. Raises OSError."""
+    with _opened(process.pid) as folder:
+        stat = None if folder is None else _stat(folder)
+        if folder is None or stat is None or stat.start != process.start:
+            raise ProcessLookupError(errno.ESRCH, os.strerror(errno.ESRCH))
+        return os.open("ns/net", os.O_RDONLY | os.O_CLOEXEC, dir_fd=folder)
+
+
+@cache
+def cgroup_mount() -> Path:
+    """Say where systemd's hierarchy is mounted, by systemd's own rules (cgroup-util.c, cg_unified_cached)."""
+    for mount in (CGROUP_ROOT, CGROUP_ROOT / "unified", CGROUP_ROOT / "systemd"):
+        if (mount / "cgroup.controllers").exists():
+            return mount
+    return CGROUP_ROOT / "systemd"
+
+
+@cache
+def _unified() -> bool:
+    return (cgroup_mount() / "cgroup.controllers").exists()
+
+
+@contextlib.contextmanager
+def _opened(pid: int) -> Iterator[int | None]:
+    """Open /proc/PID, for as long as it is looked at; None if there is no such process."""
+    try:
+        folder = os.open(f"/proc/{pid}", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    except OSError:
+        yield None
+        return
+    try:
+        yield folder
+    finally:
+        os.close(folder)
+
+
+def _process(pid: int, folder: int, *, whole: bool = True) -> Process | None:
+    stat = _stat(folder)
+    if stat is None:
+        return None
+    uid = _uid(_read(folder, "status"))
+    variables = _read(folder, "environ") if whole else b""
+    return Process(
+        id=ProcessId(pid, stat.start),
+        ppid=stat.ppid,
+        uid=uid,
+        user=accounts.name_of(uid) if whole else accounts.listed(uid),
+        name=stat.name,
+        state=stat.state,
+        cgroup=parse_cgroup(_text(_read(folder, "cgroup")), unified=_unified()),
+        command=_command(_read(folder, "cmdline")) if whole else (),
+        exe=_exe(folder),
+        invocation_id=environ.invocation(variables),
+        environment=environ.names(variables),
+        started=stat.start / TICKS,
+        dead=not whole and not stat.lives,
+        kernel=bool(stat.flags & PF_KTHREAD),
+        pid_namespace=_namespace(folder, "pid"),
+        user_namespace=_namespace(folder, "user"),
+    )
+
+
+def _stat(folder: int) -> Stat | None:
+    text = _read(folder, "stat")
+    return parse_stat(text) if text else None
+
+
+def _read(folder: int, name: str, most: int | None = None) -> bytes:
+    try:
+        with open(os.open(name, os.O_RDONLY | os.O_CLOEXEC, dir_fd=folder), "rb", buffering=0) as file:
+            return file.readall() if most is None else _up_to(file, most)
+    except OSError:
+        return b""
+
+
+def _up_to(file: FileIO, most: int) -> bytes:
+    # The kernel gives a command line a page at a time.
+    data = b""
+    while len(data) < most and (piece := file.read(most - len(data))):
+        data += piece
+    return data
+
+
+def _exe(folder: int) -> str:
+    try:
+        return _text(os.readlink(b"exe", dir_fd=folder))
+    except OSError:
+        return ""
+
+
+def _namespace(folder: int, kind: str) -> int:
+    try:
+        return os.stat(f"ns/{kind}", dir_fd=folder).st_ino
+    except OSError:
+        return 0
+
+
+def _uid(status: bytes) -> int:
+    """Give the effective one, by which ps(1) names the user; -1 if it cannot be read."""
+    match = re.search(rb"^Uid:\t\d+\t(\d+)", status, re.MULTILINE)
+    return int(match[1]) if match else -1
+
+
+def _owner(folder: int) -> int | None:
+    try:
+        return os.fstat(folder).st_uid
+    except OSError:
+        return None  # hidepid= came between.
+
+
+def _bounded_command(folder: int) -> tuple[str, ...]:
+    """Give the arguments; none where they are too long to be judged."""
+    cmdline = _read(folder, "cmdline", LONGEST_COMMAND + 1)
+    short = len(cmdline) <= LONGEST_COMMAND and cmdline.rstrip(b"\0").count(0) < MOST_ARGUMENTS
+    return _command(cmdline) if short else ()
+
+
+def _command(cmdline: bytes) -> tuple[str, ...]:
+    """Split the arguments. A process that sets its title leaves one text and a tail of zeros."""
+    plain = cmdline.rstrip(b"\0")
+    return tuple(_text(argument) for argument in plain.split(b"\0")) if plain else ()
+
+
+def _text(data: bytes) -> str:
+    # It goes to terminals and into JSON: what is no UTF-8 is shown, not dropped.
+    return data.decode("utf-8", "backslashreplace")
+
+
+def pids() -> Iterator[int]:
+    """List the processes that /proc shows."""
+    return (int(name) for name in os.listdir("/proc") if name.isdecimal())

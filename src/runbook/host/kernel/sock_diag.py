@@ -1,0 +1,264 @@
+"""Which sockets listen on a port: asked of the kernel itself, through sock_diag (sock_diag(7)).
+
+A netlink request goes out for each address family, with a small filter program that the kernel runs for each
+socket (INET_DIAG_REQ_BYTECODE), so that only the port's own sockets come back. The answer fits into one
+message, which is why none is missed between two of them, and what it costs does not depend on the number of
+processes.
+
+Where the kernel has no sock_diag, /proc/net says the same, more slowly and without the cookie and the cgroup.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import socket
+import struct
+import sys
+from collections.abc import Iterator
+from ipaddress import IPv4Address, IPv6Address, ip_address
+from pathlib import Path
+from typing import Self
+
+from runbook.errors import HostError
+from runbook.host.holders import Listener
+from runbook.model import Port
+
+# linux/netlink.h, linux/sock_diag.h, linux/inet_diag.h. Netlink speaks the machine's own byte order, but
+# ports and addresses are in the network's.
+NETLINK_SOCK_DIAG = 4
+SOCK_DIAG_BY_FAMILY = 20
+NLM_F_REQUEST, NLM_F_DUMP, NLM_F_DUMP_INTR = 0x1, 0x300, 0x10
+NLMSG_ERROR, NLMSG_DONE = 2, 3
+INET_DIAG_REQ_BYTECODE = 1
+INET_DIAG_BC_S_GE, INET_DIAG_BC_S_LE = 2, 3
+INET_DIAG_SKV6ONLY, INET_DIAG_CGROUP_ID = 11, 21
+TCP_CLOSE, TCP_LISTEN = 7, 10  # net/tcp_states.h; a UDP socket that is not connected is in TCP_CLOSE
+
+NLMSGHDR = struct.Struct("=IHHII")  # length, type, flags, sequence, port id
+REQUEST = struct.Struct("=BBBxI48x")  # inet_diag_req_v2: family, protocol, extensions, states, no sockid
+ATTRIBUTE = struct.Struct("=HH")  # length with this header, type
+FILTER = struct.Struct("=BBH")  # inet_diag_bc_op: code, where to go on at yes, and at no
+ANSWER = struct.Struct("=BBxx2s2x16s16x4xQ4xIIII")  # inet_diag_msg, see _listener
+
+PROTOCOLS = {"tcp": (socket.IPPROTO_TCP, TCP_LISTEN), "udp": (socket.IPPROTO_UDP, TCP_CLOSE)}
+FAMILIES = (socket.AF_INET, socket.AF_INET6)
+TRIES = 8
+"""How often a dump is asked for again that the kernel says was disturbed."""
+
+TIMEOUT = 1.0
+"""Seconds; the kernel answers within the call, so that this is never reached."""
+
+
+ANY = 0
+"""No port that anybody listens on: in a look at the tables of /proc it stands for all of them."""
+
+
+def listeners(port: Port) -> tuple[Listener, ...]:
+    """List every socket that listens on the port, over both families, in this network namespace.
+
+    For UDP these are all that are bound to it and not connected. With an address, those that take what is
+    sent to that address, or are in the way of a bind to it: its own, and the wildcards. Raises HostError.
+    """
+    with SocketTable() as table:
+        return table.listeners(port)
+
+
+class _Disturbed(Exception):
+    """The table changed while it was dumped."""
+
+
+class SocketTable:
+    """The same for a loop that looks again and again: it keeps its netlink socket, and a look takes 0.1 ms.
+
+    It belongs to one thread, and to the network namespace it was made in.
+    """
+
+    def __init__(self) -> None:
+        self._netlink: socket.socket | None = None
+        self._sequence = 0
+        self._blind = False  # the kernel has no sock_diag
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the netlink socket; the next look would open another."""
+        if self._netlink is not None:
+            self._netlink.close()
+            self._netlink = None
+
+    def look(self, port: Port) -> frozenset[int]:
+        """Give the inodes of the sockets that listen on the port: another set tells that one came or went."""
+        return frozenset(listener.inode for listener in self.listeners(port))
+
+    def listeners(self, port: Port) -> tuple[Listener, ...]:
+        """List every socket that listens on the port. Raises HostError."""
+        wanted = _address(port)
+        found = self._from_kernel(port)
+        if found is None:
+            found = _from_proc(Path("/proc/net"), port)
+        return tuple(listener for listener in found if wanted is None or _serves(listener, wanted))
+
+    def _from_kernel(self, port: Port) -> list[Listener] | None:
+        if self._blind:
+            return None
+        for _ in range(TRIES):
+            try:
+                return [listener for family in FAMILIES for listener in self._dump(family, port)]
+            except _Disturbed:
+                self.close()
+            except OSError as error:
+                self.close()
+                if error.errno in (errno.ENOBUFS, errno.EBUSY, errno.EAGAIN):
+                    continue
+                # ENOENT: the module tcp_diag or udp_diag is missing and may not be loaded. Else it is a
+                # sandbox, or a kernel without any of it.
+                self._blind = True
+                return None
+        raise HostError(f"cannot list the sockets of port {port}: they change faster than they can be read")
+
+    def _dump(self, family: int, port: Port) -> Iterator[Listener]:
+        """Ask for one family's sockets. Raises _Disturbed when the table changed under the answer."""
+        if self._netlink is None:
+            self._netlink = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, NETLINK_SOCK_DIAG)
+            self._netlink.settimeout(TIMEOUT)
+        self._sequence += 1
+        self._netlink.send(_request(family, port, self._sequence))
+        while True:
+            for kind, flags, sequence, body in _messages(self._netlink.recv(1 << 16)):
+                if sequence != self._sequence:
+                    continue
+                if flags & NLM_F_DUMP_INTR:
+                    raise _Disturbed
+                if kind in (NLMSG_ERROR, NLMSG_DONE):
+                    status = struct.unpack_from("=i", body)[0] if body else 0
+                    if status:
+                        raise OSError(-status, os.strerror(-status))
+                    return
+                yield _listener(port.protocol, body)
+
+
+def listeners_of(pid: int, port: Port) -> tuple[Listener, ...]:
+    """List the same for the network namespace of a process, from its /proc/PID/net.
+
+    Nothing if the process is gone. There is no cookie and no cgroup, and a wildcard of IPv6 is taken to serve
+    IPv4 as well, since /proc does not say. Raises HostError.
+    """
+    wanted = _address(port)
+    found = _from_proc(Path(f"/proc/{pid}/net"), port)
+    return tuple(listener for listener in found if wanted is None or _serves(listener, wanted))
+
+
+def every_listener_of(pid: int, protocol: str = "tcp") -> tuple[Listener, ...]:
+    """List all listening sockets of the network namespace of a process, whoever holds them, on any port."""
+    return tuple(_from_proc(Path(f"/proc/{pid}/net"), Port(ANY, protocol)))
+
+
+def _request(family: int, port: Port, sequence: int) -> bytes:
+    protocol, state = PROTOCOLS[port.protocol]
+    # Port >= N, then port <= N (S_EQ would need Linux 5.9). Each instruction is followed by its port; a jump
+    # to the very end accepts the socket, one to four bytes behind the end drops it.
+    program = (
+        FILTER.pack(INET_DIAG_BC_S_GE, 8, 20)
+        + FILTER.pack(0, 0, port.number)
+        + FILTER.pack(INET_DIAG_BC_S_LE, 8, 12)
+        + FILTER.pack(0, 0, port.number)
+    )
+    body = REQUEST.pack(family, protocol, 0, 1 << state)
+    body += ATTRIBUTE.pack(ATTRIBUTE.size + len(program), INET_DIAG_REQ_BYTECODE) + program
+    length = NLMSGHDR.size + len(body)
+    return NLMSGHDR.pack(length, SOCK_DIAG_BY_FAMILY, NLM_F_REQUEST | NLM_F_DUMP, sequence, 0) + body
+
+
+def _messages(data: bytes) -> Iterator[tuple[int, int, int, bytes]]:
+    """Take a datagram of netlink messages apart: type, flags, sequence and body of each."""
+    while len(data) >= NLMSGHDR.size:
+        length, kind, flags, sequence, _ = NLMSGHDR.unpack_from(data)
+        if length < NLMSGHDR.size:
+            return
+        yield kind, flags, sequence, data[NLMSGHDR.size : length]
+        data = data[_aligned(length) :]
+
+
+def _listener(protocol: str, body: bytes) -> Listener:
+    family, _state, number, address, cookie, _recv_queue, _send_queue, uid, inode = ANSWER.unpack_from(body)
+    attributes = dict(_attributes(body[ANSWER.size :]))
+    return Listener(
+        protocol,
+        socket.inet_ntop(family, address[:4] if family == socket.AF_INET else address),
+        int.from_bytes(number, "big"),
+        inode,
+        cookie,
+        uid,
+        int.from_bytes(attributes.get(INET_DIAG_CGROUP_ID, b""), sys.byteorder),
+        only_v6=any(attributes.get(INET_DIAG_SKV6ONLY, b"")),
+    )
+
+
+def _attributes(data: bytes) -> Iterator[tuple[int, bytes]]:
+    while len(data) >= ATTRIBUTE.size:
+        length, kind = ATTRIBUTE.unpack_from(data)
+        if length < ATTRIBUTE.size:
+            return
+        yield kind, data[ATTRIBUTE.size : length]
+        data = data[_aligned(length) :]
+
+
+def _aligned(length: int) -> int:
+    return (length + 3) & ~3
+
+
+def _from_proc(net: Path, port: Port) -> list[Listener]:
+    """Read the tables of proc_net_tcp(5). A table that is not there, for want of IPv6, has no sockets."""
+    _, state = PROTOCOLS[port.protocol]
+    found = []
+    for table in (port.protocol, f"{port.protocol}6"):
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError, NotADirectoryError):
+            lines = (net / table).read_text("ascii").splitlines()[1:]
+            found += [listener for line in lines if (listener := _row(port, state, line)) is not None]
+    return found
+
+
+def _row(port: Port, state: int, line: str) -> Listener | None:
+    _, local, _remote, its_state, _queues, _timer, _retransmits, uid, _timeout, inode, *_ = line.split()
+    address, _, number = local.partition(":")
+    if int(its_state, 16) != state or port.number not in (ANY, int(number, 16)):
+        return None
+    # Each 32-bit word of the address is printed as a number in the machine's byte order.
+    words = (int(address[at : at + 8], 16) for at in range(0, len(address), 8))
+    packed = b"".join(word.to_bytes(4, sys.byteorder) for word in words)
+    family = socket.AF_INET if len(packed) == 4 else socket.AF_INET6  # noqa: PLR2004 - bytes of an IPv4 address
+    return Listener(port.protocol, socket.inet_ntop(family, packed), int(number, 16), int(inode), 0, int(uid))
+
+
+def _address(port: Port) -> IPv4Address | IPv6Address | None:
+    if port.address is None:
+        return None
+    try:
+        return _unmapped(ip_address(port.address))
+    except ValueError:
+        raise HostError(f"cannot look at port {port}: {port.address!r} is not an IP address") from None
+
+
+def _serves(listener: Listener, wanted: IPv4Address | IPv6Address) -> bool:
+    """Whether the socket takes what is sent to that address, or would be in the way of a bind to it."""
+    dual = IPv6Address("::")
+    own = ip_address(listener.address)
+    if own == dual:
+        return wanted.version == 6 or not listener.only_v6  # noqa: PLR2004
+    own = _unmapped(own)
+    if wanted == dual:
+        return True
+    if own.version != wanted.version:
+        return False
+    return own == wanted or own.is_unspecified or wanted.is_unspecified
+
+
+def _unmapped(address: IPv4Address | IPv6Address) -> IPv4Address | IPv6Address:
+    """Take an IPv4-mapped address (`::ffff:127.0.0.1`) for the IPv4 address that it serves."""
+    return (address.ipv4_mapped or address) if isinstance(address, IPv6Address) else address

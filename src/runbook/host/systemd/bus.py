@@ -1,0 +1,398 @@
+"""One private connection to a bus, with a time-out on every call; the only importer of pydbus.
+
+pydbus gives the connection and no more: its proxies introspect, and wait for ever. A connection of
+`pydbus.SystemBus()` would be shared, and end the program with SIGTERM when dbus-daemon goes away.
+
+D-Bus errors become the program's own here, by their names: their texts are translated.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import pydbus.bus
+from gi.repository import Gio, GLib
+
+from runbook.errors import AccessDenied, BusLost, BusTimeout, HostError, NoSuchUnit, UnitMasked
+from runbook.host.loop import Loop
+from runbook.host.systemd.addresses import Endpoint
+
+TIMEOUT = 10.0
+"""Seconds that a call may take unless it says otherwise."""
+
+HURRY = 0.3
+"""Seconds for a call after SIGTERM: what was asked is done even if the answer is not awaited."""
+
+SILENT = 0.02
+"""Seconds for each call after that once one has not been answered in a hurry: it is sent, and hardly waited for."""
+
+PAUSE = 0.05
+"""Seconds between two tries to reach a bus that is being restarted."""
+
+FLUSH = 0.2
+"""Seconds that a message without an answer may take to leave."""
+
+KNOCKS, KNOCK = 20, 0.1
+"""How often, and for how many seconds each, systemd's own socket is asked whether it is there."""
+
+PROPERTIES = "org.freedesktop.DBus.Properties"
+
+_ERRORS: dict[str, type[HostError]] = {
+    "org.freedesktop.DBus.Error.AccessDenied": AccessDenied,
+    "org.freedesktop.DBus.Error.AuthFailed": AccessDenied,
+    # What polkit's absence, or that of an agent, looks like to a user who is not root.
+    "org.freedesktop.DBus.Error.InteractiveAuthorizationRequired": AccessDenied,
+    "org.freedesktop.systemd1.NoSuchUnit": NoSuchUnit,
+    "org.freedesktop.systemd1.UnitMasked": UnitMasked,
+    "org.freedesktop.DBus.Error.Timeout": BusTimeout,
+    "org.freedesktop.DBus.Error.TimedOut": BusTimeout,
+    # Whoever was asked left the bus before it answered, as systemd does while it re-executes itself.
+    "org.freedesktop.DBus.Error.NoReply": BusLost,
+    "org.freedesktop.DBus.Error.Disconnected": BusLost,
+    "org.freedesktop.DBus.Error.ServiceUnknown": BusLost,
+    "org.freedesktop.DBus.Error.NameHasNoOwner": BusLost,
+}
+
+_CAUSES: dict[type[HostError], str] = {
+    BusTimeout: "it did not answer in time",
+    BusLost: "the connection broke",
+}
+
+
+Heard = Callable[[str, Any], None]
+"""Takes the path and the arguments, a GVariant tuple, of a signal."""
+
+
+class Properties:
+    """The properties of an object, as they came; only what is asked for is unpacked.
+
+    A service has some 300 of them, and unpacking all takes longer than fetching them.
+    """
+
+    def __init__(self, values: Any) -> None:
+        self._values = GLib.VariantDict.new(values)
+
+    def get(self, name: str, default: Any = None) -> Any:
+        """Give one property as a plain value, or `default` where the object has none of that name."""
+        value = self._values.lookup_value(name, None)
+        return default if value is None else value.unpack()
+
+
+@dataclass
+class _Subscription:
+    path: str
+    interface: str
+    member: str
+    heard: Heard
+
+
+class Bus:
+    """A connection to one service on one bus, opened again when it was closed.
+
+    `service` is the well-known name: the unique one changes when systemd re-executes itself. `renewed` is
+    called after a new connection took the place of a lost one, with its subscriptions already made.
+    """
+
+    def __init__(
+        self, loop: Loop, endpoints: tuple[Endpoint, ...], service: str, *, renewed: Callable[[], None]
+    ) -> None:
+        self._loop = loop
+        self._endpoints = endpoints
+        self._service = service
+        self._renewed = renewed
+        self._subscriptions: list[_Subscription] = []
+        self._connection: Any = None
+        self._peer = False
+        self._stale = False
+        self._silent = False
+        self._watched: tuple[int, int] | None = None
+        self._connect(TIMEOUT)
+
+    @property
+    def peer(self) -> bool:
+        """Whether it is a connection to the service itself: nobody has a name on it, or can hold a reference."""
+        return self._peer
+
+    def close(self) -> None:
+        """Close the connection. What the service held on its behalf is let go."""
+        self._unwatch()
+        if self._connection is not None and not self._connection.is_closed():
+            self._connection.close(None, None)
+        self._subscriptions.clear()
+
+    def call(
+        self,
+        path: str,
+        interface: str,
+        method: str,
+        arguments: tuple[str, tuple[Any, ...]] | None = None,
+        *,
+        what: str,
+        timeout: float = TIMEOUT,
+        again: bool = False,
+        settle: bool = False,
+    ) -> Any:
+        """Call a method and give its answer, a GVariant tuple, serving the main context meanwhile.
+
+        `arguments` are a D-Bus signature and its values. `what` completes "cannot …" in a message. `again`
+        is for what merely reads: it is asked once more on a new connection when the old one broke. `settle`
+        is for what begins something: see `Loop.run_until`.
+
+        Raises AccessDenied, NoSuchUnit, UnitMasked, BusTimeout, BusLost, HostError, Interrupted.
+        """
+        if self._loop.interrupted:
+            timeout = min(timeout, SILENT if self._silent else HURRY)
+        deadline = self._loop.clock.monotonic() + timeout
+        try:
+            parameters = GLib.Variant(*arguments) if arguments else None
+        except (TypeError, ValueError, OverflowError) as error:
+            # A file's name or a variable that is not UTF-8, which a D-Bus message cannot hold.
+            raise HostError(f"cannot {what}: {error}") from None
+        while True:
+            try:
+                if self._connection.is_closed():
+                    self._reconnect(deadline, what)
+                if self._stale:
+                    self._renew()
+                target = (self._destination, path, interface, method, parameters)
+                left = deadline - self._loop.clock.monotonic()
+                return self._ask(target, what, left, settle=settle)
+            except BusTimeout:
+                self._silent = bool(self._loop.interrupted)
+                raise
+            except BusLost:
+                # systemd may be absent from the bus for a moment: it re-executes, or the bus is new.
+                if not again or self._loop.clock.monotonic() + PAUSE >= deadline:
+                    raise
+                self._loop.run_until(lambda: False, PAUSE)
+
+    def properties(self, path: str, *, what: str) -> Properties:
+        """Give all properties of an object, of all its interfaces."""
+        answer = self.call(path, PROPERTIES, "GetAll", ("(s)", ("",)), what=what, again=True)
+        return Properties(answer.get_child_value(0))
+
+    def read(self, path: str, interface: str, name: str, *, what: str) -> Any:
+        """Give one property of an object, as a plain value."""
+        answer = self.call(path, PROPERTIES, "Get", ("(ss)", (interface, name)), what=what, again=True)
+        return answer.unpack()[0]
+
+    def send(self, path: str, interface: str, method: str, arguments: tuple[str, tuple[Any, ...]]) -> None:
+        """Call a method and do not wait for its answer: for cleaning up when time is short.
+
+        It is on its way when this returns, unless the bus takes nothing for FLUSH seconds.
+        """
+        if self._connection.is_closed():
+            return
+        message = Gio.DBusMessage.new_method_call(self._destination, path, interface, method)
+        message.set_body(GLib.Variant(*arguments))
+        message.set_flags(Gio.DBusMessageFlags.NO_REPLY_EXPECTED | Gio.DBusMessageFlags.NO_AUTO_START)
+        try:
+            self._connection.send_message(message, Gio.DBusSendMessageFlags.NONE)
+        except GLib.Error as error:
+            raise _translated(error, f"send {method}") from None
+        flushed: list[Any] = []
+        self._connection.flush(None, lambda _source, result: flushed.append(result))
+        self._loop.run_until(lambda: bool(flushed), FLUSH, settle=True)
+
+    def subscribe(self, path: str, interface: str, member: str, heard: Heard) -> None:
+        """Have `heard` called, in the main context, with the path and the arguments of each such signal.
+
+        The match is on the bus before any call that is made afterwards.
+        """
+        subscription = _Subscription(path, interface, member, heard)
+        self._subscriptions.append(subscription)
+        self._listen(subscription)
+
+    @property
+    def _destination(self) -> str | None:
+        return None if self._peer else self._service
+
+    def _listen(self, subscription: _Subscription) -> None:
+        self._connection.signal_subscribe(
+            self._destination,
+            subscription.interface,
+            subscription.member,
+            subscription.path,
+            None,
+            Gio.DBusSignalFlags.NONE,
+            # connection, sender, path, interface, member, arguments
+            lambda *signal: subscription.heard(signal[2], signal[5]),
+        )
+
+    def _ask(self, target: tuple[Any, ...], what: str, left: float, *, settle: bool) -> Any:
+        answers: list[Any] = []
+        cancellable = Gio.Cancellable()
+        connection = self._connection
+        self._loop.check()
+        connection.call(
+            *target,
+            None,
+            Gio.DBusCallFlags.NO_AUTO_START,
+            # GDBus takes 0 for "at once" and a negative number for its own default.
+            max(1, round(left * 1000)),
+            cancellable,
+            lambda _source, result: answers.append(result),
+        )
+        try:
+            # Its own time-out ends the call; a little more lets that be heard.
+            self._loop.run_until(lambda: bool(answers), left + 1, settle=settle)
+        finally:
+            if not answers:
+                cancellable.cancel()
+        if not answers:
+            raise BusTimeout(f"cannot {what}: {_CAUSES[BusTimeout]}")
+        try:
+            return connection.call_finish(answers[0])
+        except GLib.Error as error:
+            raise _translated(error, what) from None
+
+    def _reconnect(self, deadline: float, what: str) -> None:
+        """Open a new connection and subscribe again."""
+        while True:
+            try:
+                self._connect(max(0.0, deadline - self._loop.clock.monotonic()))
+                break
+            except BusLost as error:
+                if self._loop.clock.monotonic() + PAUSE >= deadline:
+                    raise BusLost(f"cannot {what}: {error.message}") from None
+                self._loop.run_until(lambda: False, PAUSE)
+        for subscription in self._subscriptions:
+            self._listen(subscription)
+        self._stale = True
+
+    def _renew(self) -> None:
+        """Tell whoever must ask again what it missed; not done before that went well."""
+        self._stale = False
+        try:
+            self._renewed()
+        except BaseException:
+            self._stale = True
+            raise
+        self._loop.tell()
+
+    def _connect(self, seconds: float) -> None:
+        refusals = []
+        for endpoint in self._endpoints:
+            try:
+                self._connection = self._open(endpoint, seconds)
+            except GLib.Error as error:
+                refusals.append(_refusal(error, endpoint))
+                continue
+            self._peer = endpoint.peer
+            self._connection.set_exit_on_close(False)
+            self._watch()
+            return
+        raise BusLost(refusals[0])
+
+    def _watch(self) -> None:
+        """Wake whoever waits when the connection ends.
+
+        By its socket, and not by its signal `closed`: see `_connection_to`.
+        """
+        self._unwatch()
+        watched = os.dup(self._connection.get_stream().get_socket().get_fd())
+
+        def ended(*_: object) -> bool:
+            self._unwatch()
+            self._loop.tell()
+            return False
+
+        source = GLib.unix_fd_add_full(GLib.PRIORITY_DEFAULT, watched, GLib.IOCondition.HUP, ended)
+        self._watched = (source, watched)
+
+    def _unwatch(self) -> None:
+        watched, self._watched = self._watched, None
+        if watched is not None:
+            GLib.source_remove(watched[0])
+            os.close(watched[1])
+
+    def _open(self, endpoint: Endpoint, seconds: float) -> Any:
+        """Connect in a thread: a daemon that accepts and then says nothing would hold up SIGTERM for ever."""
+        opened: list[Any] = []
+
+        def connect() -> None:
+            try:
+                opened.append(_connection_to(endpoint))
+            except GLib.Error as error:
+                opened.append(error)
+            self._loop.tell(())
+
+        threading.Thread(target=connect, name="connect", daemon=True).start()
+        if not self._loop.run_until(lambda: bool(opened), seconds):
+            raise BusLost("the bus accepts a connection, but does not answer")
+        if isinstance(opened[0], GLib.Error):
+            raise opened[0]
+        return opened[0]
+
+
+def variant(signature: str, value: Any) -> Any:
+    """Make a value of a D-Bus type of its own choice, which a dictionary of properties wants."""
+    return GLib.Variant(signature, value)
+
+
+def _connection_to(endpoint: Endpoint) -> Any:
+    """Connect. Nothing of Python's may be hung on what this gives: no attribute, no function that hears a signal.
+
+    PyGObject would then be told of its references (toggle references): GDBus's own thread asks for the interpreter's
+    lock at each message, with GDBus's message_bus_lock held. The end of an older connection takes the two the other
+    way round, and both wait for ever. Seen within a few restarts of dbus-daemon, after `pydbus.connect()`, which sets
+    an attribute.
+    """
+    flags = Gio.DBusConnectionFlags.AUTHENTICATION_CLIENT
+    if not endpoint.peer:
+        flags |= Gio.DBusConnectionFlags.MESSAGE_BUS_CONNECTION
+        return pydbus.bus.Bus(Gio.DBusConnection.new_for_address_sync(endpoint.address, flags, None, None)).con
+    connection = Gio.DBusConnection.new_for_address_sync(endpoint.address, flags, None, None)
+    # systemd reads a first message that comes along with the last line of the authentication, and then waits
+    # for more before it looks at it: one in ten first calls was never answered (252, 257). The next wakes it.
+    for _ in range(KNOCKS - 1):
+        with contextlib.suppress(GLib.Error):
+            return _knock(connection)
+    return _knock(connection)
+
+
+def _knock(connection: Any) -> Any:
+    ping = (None, "/", "org.freedesktop.DBus.Peer", "Ping", None, None)
+    connection.call_sync(*ping, Gio.DBusCallFlags.NONE, round(KNOCK * 1000), None)
+    return connection
+
+
+def _translated(error: Any, what: str) -> HostError:
+    """Make one of the program's errors of GLib's, by the D-Bus error's name."""
+    name = Gio.DBusError.get_remote_error(error) or ""
+    kind = _ERRORS.get(name, HostError)
+    if not name:
+        kind = _local_kind(error)
+    cause = _CAUSES.get(kind) or error.message.removeprefix(f"GDBus.Error:{name}: ")
+    hint = "run it as root: sudo runbook …" if kind is AccessDenied and os.geteuid() != 0 else ""
+    return kind(f"cannot {what}: {cause}", hint=hint, remote=name)
+
+
+def _refusal(error: Any, endpoint: Endpoint) -> str:
+    """Say why there is no connection."""
+    place = endpoint.address.removeprefix("unix:path=")
+    words = {
+        Gio.IOErrorEnum.NOT_FOUND: f"there is no bus at {place}",
+        Gio.IOErrorEnum.CONNECTION_REFUSED: f"nobody answers at {place}",
+        Gio.IOErrorEnum.PERMISSION_DENIED: f"{place} may not be used",
+    }
+    for code, text in words.items():
+        if error.matches(Gio.io_error_quark(), code):
+            return text
+    message: str = error.message
+    return message
+
+
+def _local_kind(error: Any) -> type[HostError]:
+    quark = Gio.io_error_quark()
+    if error.matches(quark, Gio.IOErrorEnum.TIMED_OUT):
+        return BusTimeout
+    lost = (Gio.IOErrorEnum.CLOSED, Gio.IOErrorEnum.CONNECTION_CLOSED, Gio.IOErrorEnum.NOT_CONNECTED)
+    if any(error.matches(quark, code) for code in lost):
+        return BusLost
+    return HostError

@@ -1,0 +1,384 @@
+"""systemd's manager, in its own words: units, jobs, and what it says about itself.
+
+Nothing here waits for a job: JobRemoved is heard whenever it comes, kept, and given to whoever asks for it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+import string
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any
+
+from runbook.errors import BusLost, BusTimeout, HostError, NoSuchUnit
+from runbook.host.facts import ActiveState, JobRef, JobResult, JobVerb, Unit, job_path, number_of
+from runbook.host.loop import Loop
+from runbook.host.requesters import Asked
+from runbook.host.systemd.addresses import Scope, endpoints, unavailable
+from runbook.host.systemd.bus import PAUSE, PROPERTIES, Bus
+from runbook.host.systemd.properties import unit_of
+from runbook.host.systemd.requester_scan import Callers, Spelled
+
+SERVICE = "org.freedesktop.systemd1"
+MANAGER_PATH = "/org/freedesktop/systemd1"
+MANAGER = "org.freedesktop.systemd1.Manager"
+UNIT = "org.freedesktop.systemd1.Unit"
+JOB = "org.freedesktop.systemd1.Job"
+
+RELOAD_TIMEOUT = 90.0
+"""Seconds for daemon-reload: its answer comes after the generators, which have as long."""
+
+SILENCE = 1.0
+"""Seconds without a word about a job after which systemd is asked whether it still has it."""
+
+ARRIVAL = 3.0
+"""Seconds that systemd may take to appear on a bus that is there."""
+
+KEPT = 1000
+"""How many ends of jobs are remembered."""
+
+_METHODS = {
+    JobVerb.START: "StartUnit",
+    JobVerb.STOP: "StopUnit",
+    JobVerb.RESTART: "RestartUnit",
+    JobVerb.RELOAD: "ReloadUnit",
+}
+
+_NO_SUCH_JOB = ("org.freedesktop.systemd1.NoSuchJob", "org.freedesktop.DBus.Error.UnknownObject")
+_ALREADY_SUBSCRIBED = "org.freedesktop.systemd1.AlreadySubscribed"
+
+
+class Systemd:
+    """The manager of one scope. Raises BusUnavailable when there is none."""
+
+    def __init__(self, scope: Scope, loop: Loop) -> None:
+        self.scope = scope
+        self._loop = loop
+        self._paths: dict[str, str] = {}
+        self._names: dict[str, set[str]] = {}
+        self._looks: dict[str, tuple[float, Unit]] = {}
+        self._results: dict[str, tuple[str, JobResult]] = {}
+        self._heard: dict[str, float] = {}
+        self._held: set[str] = set()
+        self._own: set[str] = set()
+        self._ended: dict[str, set[str]] = {}
+        self._callers = Callers(of_user=scope == "user")
+        self._spelled: dict[str, Spelled] = {}
+        self._asking = False
+        self._unsorted: list[tuple[str, str]] = []
+        try:
+            self.bus = Bus(loop, endpoints(scope), SERVICE, renewed=self._subscribe_again)
+        except BusLost as error:
+            raise unavailable(scope, error.message) from None
+        try:
+            self.bus.subscribe(MANAGER_PATH, MANAGER, "JobNew", self._job_new)
+            self.bus.subscribe(MANAGER_PATH, MANAGER, "JobRemoved", self._job_removed)
+            self.bus.subscribe(MANAGER_PATH, MANAGER, "Reloading", self._reloading)
+            self._arrive()
+        except BaseException:
+            self.bus.close()
+            raise
+
+    def close(self) -> None:
+        """Leave the bus; references to units go with it."""
+        self.bus.close()
+
+    # Units
+
+    def unit(self, name: str, *, recent: float = 0.0) -> Unit:
+        """Look at a unit, under its own name or an alias. One that does not exist reads not-found.
+
+        See `HostView.unit` for `recent`. Raises HostError for a name that cannot be one.
+        """
+        path = self._watched(_named(name))
+        at, known = self._looks.get(path, (0.0, None))
+        now = self._loop.clock.monotonic()
+        if known is not None and recent and now - at <= recent:
+            return known
+        properties = self.bus.properties(path, what=f"look at {name}")
+        # What was announced before this answer is in it; the bus keeps the order.
+        self._loop.forget(self._names[path])
+        unit = replace(unit_of(properties), of_user=self.scope == "user", other_jobs=self._other_jobs(path))
+        unit = replace(unit, job_type=self._job_type(unit.job)) if unit.job else unit
+        unit = replace(unit, asked=self._asked(path, unit))
+        self._looks[path] = now, unit
+        return unit
+
+    def watch(self, name: str) -> None:
+        """Be told of the changes of a unit from now on, as after a look at it."""
+        self._watched(_named(name))
+
+    def live_state(self, name: str) -> ActiveState | None:
+        """Give the state of a unit that is loaded, and None for one that is not. Loads nothing."""
+        what = f"look at {name}"
+        try:
+            self.manager("GetUnit", "(s)", name, what=what, again=True)
+        except NoSuchUnit:
+            return None
+        return ActiveState(self.bus.read(unit_path(name), UNIT, "ActiveState", what=what))
+
+    def unit_files(self) -> list[str]:
+        """Name all unit files that are installed."""
+        (found,) = self.manager("ListUnitFiles", what="list the unit files", again=True)
+        return [path.rpartition("/")[2] for path, _state in found]
+
+    def open_sockets(self) -> list[str]:
+        """Name the socket units that are up."""
+        wanted = (["active"], ["*.socket"])
+        (found,) = self.manager("ListUnitsByPatterns", "(asas)", *wanted, what="list the socket units", again=True)
+        return [unit[0] for unit in found]
+
+    def unit_of_invocation(self, invocation: str) -> Unit | None:
+        """Look at the unit whose current invocation this is; None where that is over, or another manager's."""
+        what = f"look for invocation {invocation}"
+        try:
+            path = self.manager("GetUnitByInvocationID", "(ay)", bytes.fromhex(invocation), what=what, again=True)
+        except HostError as error:
+            if isinstance(error, BusLost | BusTimeout):
+                raise
+            return None
+        return unit_of(self.bus.properties(path.unpack()[0], what=what))
+
+    def version(self) -> str:
+        """Give systemd's own version, such as `252.39-1~deb12u2`."""
+        text: str = self.bus.read(MANAGER_PATH, MANAGER, "Version", what="ask systemd for its version")
+        return text
+
+    def manager_environment(self) -> dict[str, str]:
+        """Give the environment that the manager starts commands with; PATH is in it."""
+        words = self.bus.read(MANAGER_PATH, MANAGER, "Environment", what="read the manager's environment")
+        return dict(word.split("=", 1) for word in words)
+
+    def daemon_reload(self) -> None:
+        """Let systemd read its unit files again; the answer comes when that is done."""
+        self.manager("Reload", what="reload systemd's unit files", timeout=RELOAD_TIMEOUT)
+        # An alias may point elsewhere now.
+        self._paths.clear()
+
+    def reset_failed(self, name: str) -> None:
+        """Clear the failed state and the start-limit counter. A unit that is not loaded has neither."""
+        with contextlib.suppress(NoSuchUnit):
+            self.manager("ResetFailedUnit", "(s)", name, what=f"reset the failed state of {name}")
+
+    def kill_all(self, name: str) -> None:
+        """Send KILL to every process in a unit's cgroup, in one (cgroup.kill), so that no fork escapes it."""
+        self.manager("KillUnit", "(ssi)", name, "all", int(signal.SIGKILL), what=f"kill what is left of {name}")
+
+    # Jobs
+
+    def begin_job(self, verb: JobVerb, name: str) -> JobRef:
+        """Ask for a job, in mode `replace`. Its end is heard even if it comes before the answer."""
+        what = f"{verb} {_named(name)}"
+        self._hold(name)
+        self._asking = True
+        try:
+            answer = self.manager(_METHODS[verb], "(ss)", name, "replace", what=what, settle=True)
+            self._callers.forget(self._paths.get(name, unit_path(name)))
+            begun = self.began(answer, name, verb)
+            self._unsorted = [one for one in self._unsorted if not self._is_older(one, begun)]
+            return begun
+        finally:
+            self._asking = False
+            self._sort()
+
+    def began(self, answer: Any, name: str, verb: str, output: str = "") -> JobRef:
+        """Make the reference of a job that a method's answer names."""
+        path = answer.unpack()[0]
+        self._heard[path] = self._loop.clock.monotonic()
+        self._own.add(path)
+        if output:
+            self.is_own(name)
+        return JobRef(path, name, verb, output)
+
+    def is_own(self, name: str) -> None:
+        """Know a unit in which a command of this run is at work: what that asks for is the run's own doing."""
+        self._callers.starts(name)
+
+    def has_heard(self, ref: JobRef) -> bool:
+        """Whether the end of a job was announced."""
+        return ref.path in self._results
+
+    def job(self, ref: JobRef) -> JobResult | None:
+        """Tell how a job ended, or None while it is queued or running.
+
+        Its end is announced once. When nothing was heard of it for a while, or the connection was another
+        when it began, systemd is asked whether it still has the job.
+        """
+        if ref.path in self._results:
+            name, result = self._results[ref.path]
+            return result if self._is_of(ref, name) else JobResult.GONE
+        now = self._loop.clock.monotonic()
+        if now - self._heard.get(ref.path, 0.0) < SILENCE:
+            return None
+        self._heard[ref.path] = now
+        if not self._has_job(ref):
+            # The announcement comes before this answer, if it came at all.
+            return self._results.setdefault(ref.path, (ref.unit, JobResult.GONE))[1]
+        return None
+
+    def cancel_job(self, ref: JobRef) -> None:
+        """Take a job back; one that has ended is let be."""
+        with self._unless_gone():
+            self.manager("CancelJob", "(u)", ref.number, what=f"cancel the {ref.verb} of {ref.unit}")
+
+    def _job_type(self, number: int) -> str:
+        """Tell what a job does: "restart" until its first half is over, then "start". Empty for one that has ended."""
+        with self._unless_gone():
+            return str(self.bus.read(job_path(number), JOB, "JobType", what=f"look at job {number}"))
+        return ""
+
+    def _other_jobs(self, path: str) -> int:
+        """Count the ends of jobs that somebody else asked for, automatic restarts among them, since it is watched."""
+        return len(self._ended.get(path, set()) - self._own)
+
+    def _asked(self, path: str, unit: Unit) -> tuple[Asked, ...]:
+        """Give the jobs that this program did not ask for; a job that nobody was heard to begin is looked into once."""
+        names = frozenset((unit.name, *unit.names, *self._names[path]))
+        self._spelled[path] = Spelled(names, frozenset(unit.follows))
+        if unit.job:
+            self._look_who(path, job_path(unit.job), began=False)
+        return self._callers.asked(path)
+
+    def _look_who(self, unit: str, job: str, *, began: bool) -> None:
+        number = number_of(job)
+        if job not in self._own and not self._callers.knows(unit, number):
+            spelled = self._spelled.get(unit) or Spelled(frozenset(self._names[unit]))
+            self._callers.look(unit, number, spelled, began=began)
+
+    def _sort(self) -> None:
+        """Look who began what was begun while this program asked for something itself."""
+        while self._unsorted:
+            self._look_who(*self._unsorted.pop(0), began=True)
+
+    def _is_older(self, announced: tuple[str, str], begun: JobRef) -> bool:
+        """Whether a job of a unit was begun before the one that this program asked for, which took its place."""
+        unit, job = announced
+        return unit == self._paths.get(begun.unit, unit_path(begun.unit)) and number_of(job) < begun.number
+
+    def _has_job(self, ref: JobRef) -> bool:
+        with self._unless_gone():
+            what = f"ask for the job of {ref.unit}"
+            self.manager("GetJob", "(u)", ref.number, what=what, again=True)
+            return self._is_of(ref, self.bus.read(ref.path, JOB, "Unit", what=what)[0])
+        return False
+
+    def _is_of(self, ref: JobRef, name: str) -> bool:
+        """Whether a job of this unit can be the one: its number may be of an earlier boot, and used again."""
+        return name == ref.unit or self._watched(ref.unit) == unit_path(name)
+
+    @contextlib.contextmanager
+    def _unless_gone(self) -> Iterator[None]:
+        try:
+            yield
+        except HostError as error:
+            if error.remote not in _NO_SUCH_JOB:
+                raise
+
+    # How it is done
+
+    def manager(self, method: str, signature: str = "", *values: Any, **options: Any) -> Any:
+        """Call a method of the manager; see `Bus.call` for the options."""
+        arguments = (signature, values) if signature else None
+        return self.bus.call(MANAGER_PATH, MANAGER, method, arguments, **options)
+
+    def _watched(self, name: str) -> str:
+        """Give the path of a unit's object, and be told of its changes from now on."""
+        if name not in self._paths:
+            path: str = self.manager("LoadUnit", "(s)", name, what=f"look at {name}", again=True).unpack()[0]
+            self._paths[name] = path
+            if path not in self._names:
+                self.bus.subscribe(path, PROPERTIES, "PropertiesChanged", self._changed)
+            self._names.setdefault(path, set()).add(name)
+        return self._paths[name]
+
+    def _hold(self, name: str) -> None:
+        """Keep a unit loaded while this program is there.
+
+        A unit that is skipped by a Condition is collected at once, and its ConditionResult with it (252).
+        """
+        if name not in self._held:
+            with contextlib.suppress(HostError):  # Whoever may not do this is told so by the job itself.
+                self.manager("RefUnit", "(s)", name, what=f"hold {name}")
+                self._held.add(name)
+
+    def _arrive(self) -> None:
+        """Subscribe for the first time.
+
+        A bus that starts with its first client, as a user's does, is there a moment before the manager is.
+        """
+        until = self._loop.clock.monotonic() + ARRIVAL
+        while True:
+            try:
+                return self._subscribe()
+            except BusTimeout:
+                raise unavailable(self.scope, "it does not answer") from None
+            except BusLost:
+                if self._loop.clock.monotonic() >= until:
+                    raise unavailable(self.scope, "no systemd is on the bus") from None
+                self._loop.run_until(lambda: False, PAUSE)
+
+    def _subscribe(self) -> None:
+        try:
+            self.manager("Subscribe", what="subscribe to systemd's signals")
+        except HostError as error:
+            if error.remote != _ALREADY_SUBSCRIBED:
+                raise
+
+    def _subscribe_again(self) -> None:
+        """On a new connection: what was announced meanwhile is lost, and references are gone."""
+        self._heard.clear()
+        self._held.clear()
+        self._looks.clear()
+        self._subscribe()
+
+    def _changed(self, path: str, _arguments: Any) -> None:
+        self._looks.pop(path, None)
+        self._loop.tell(self._names[path])
+
+    def _reloading(self, _path: str, _arguments: Any) -> None:
+        self._paths.clear()
+        self._looks.clear()
+        self._loop.tell()
+
+    def _job_new(self, _path: str, arguments: Any) -> None:
+        _id, job, name = arguments.unpack()
+        unit = unit_path(name)
+        if unit not in self._names:
+            return
+        self._looks.pop(unit, None)
+        # Whoever asked may be gone in a few milliseconds. Which job is ours is known only after the answer.
+        self._unsorted.append((unit, job))
+        if not self._asking:
+            self._sort()
+
+    def _job_removed(self, _path: str, arguments: Any) -> None:
+        _id, path, name, result = arguments.unpack()
+        self._results[path] = (name, JobResult(result))
+        if (unit := unit_path(name)) in self._names:
+            self._ended.setdefault(unit, set()).add(path)
+        # Jobs of all the machine are heard: which of them is ours is known only after the answer.
+        while len(self._results) > KEPT:
+            del self._results[next(iter(self._results))]
+        # Not under the unit's name: a look at the unit in between would drop the news, and the job is no part of it.
+        self._loop.tell()
+
+
+def unit_path(name: str) -> str:
+    """Give the object path of a unit: what is neither letter nor digit is written as `_` and its hex code.
+
+    A digit that comes first is written so too (systemd, src/shared/bus-label.c).
+    """
+    plain = set(string.ascii_letters + string.digits)
+    escaped = [chr(byte) if chr(byte) in plain else f"_{byte:02x}" for byte in name.encode()]
+    if name[:1].isdigit():
+        escaped[0] = f"_{ord(name[0]):02x}"
+    return f"{MANAGER_PATH}/unit/{''.join(escaped)}"
+
+
+def _named(name: str) -> str:
+    # The empty name is the caller's own unit to systemd.
+    if not name:
+        raise HostError("cannot act on a unit without a name")
+    return name

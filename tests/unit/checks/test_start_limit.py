@@ -1,0 +1,86 @@
+"""Counting starts as systemd's rate limit does, from what the journal tells."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import pytest
+
+from runbook.checks.start_limit import both, counted, known_since
+from runbook.host.facts import ActiveState
+from tests.unit.fake_machine import unit
+
+
+def starts(*moments: float) -> list[tuple[float, str]]:
+    return [(100.0 + moment, "start") for moment in moments]
+
+
+@pytest.mark.parametrize(
+    ("moments", "now", "used"),
+    [
+        ([], 0, 0),
+        ([0], 1, 1),
+        ([0, 10, 20], 30, 3),
+        ([0, 10, 20], 60, 3),
+        ([0, 10, 20], 61, 0),
+        # The window opened with the first and is over at 60: the fourth opens another.
+        ([0, 50, 55, 61], 62, 1),
+        ([0, 50, 55, 61, 65], 70, 2),
+    ],
+)
+def test_a_window_opens_with_a_start_and_closes_when_its_time_is_over(
+    moments: list[float], now: float, used: int
+) -> None:
+    found = counted(unit(), starts(*moments), 100.0 + now)
+    assert (found.used, found.left) == (used, 5 - used)
+
+
+def test_what_was_cleared_before_does_not_count() -> None:
+    moments = sorted([*starts(0, 1, 2, 10), (105.0, "cleared")])
+    assert counted(unit(), moments, 111.0).used == 1
+
+
+@pytest.mark.parametrize(
+    ("facts", "first", "sure"),
+    [
+        ({}, None, 0),  # Any of them may have been cleared since.
+        ({"n_restarts": 3}, None, 3),
+        ({}, 103.5, 1),
+        ({"active_state": ActiveState.FAILED, "result": "exit-code"}, None, 5),
+        ({"active_state": ActiveState.FAILED, "result": "exit-code", "restart": "no"}, None, 0),
+    ],
+)
+def test_what_is_sure_to_count(facts: dict[str, Any], first: float | None, sure: int) -> None:
+    found = both(unit(**facts), starts(0, 1, 2, 3, 4), 110.0, first)
+    assert (found.used, found.sure) == (5, sure)
+    assert found.over_in == 50.0
+
+
+@pytest.mark.parametrize(
+    ("facts", "since"),
+    [
+        ({"inactive_exit": 7_000_000}, 0.0),
+        ({"inactive_enter_monotonic": 0, "inactive_exit": 7_000_000}, 6.99),
+        ({"inactive_enter_monotonic": 0, "inactive_exit": 7_000_000, "n_restarts": 1}, 0.0),
+        ({"inactive_enter_monotonic": 0}, math.inf),
+    ],
+    ids=["it went down before", "its first start", "restarted without going down", "never started"],
+)
+def test_since_when_systemd_knows_of_its_starts(facts: dict[str, Any], since: float) -> None:
+    assert known_since(unit(**facts)) == since
+
+
+@pytest.mark.parametrize(
+    ("facts", "now", "used", "sure"),
+    [
+        ({"n_restarts": 3}, 65.0, 4, 0),
+        ({"active_state": ActiveState.FAILED, "result": "exit-code"}, 65.0, 4, 4),
+        ({}, 123.0, 0, 0),  # Since it was looked, its window has gone by.
+    ],
+)
+def test_a_clock_that_was_set_back(facts: dict[str, Any], now: float, used: int, sure: int) -> None:
+    """By their times three of the starts are an hour from the fourth; by systemd's clock they are not."""
+    moments = sorted([*starts(3600, 3601, 3602), (162.0, "start"), (170.0, "cleared")])
+    found = both(unit(**facts), moments, 100.0 + now, None, asked=162.5)
+    assert (found.used, found.sure) == (used, sure)

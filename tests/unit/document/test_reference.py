@@ -1,0 +1,99 @@
+"""The schema for editors and the tables of fields, both from the models."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from runbook.document import reference
+from runbook.document.wording import keys_of
+from runbook.spec.step import Runbook
+from runbook.steps import registry
+
+SCHEMA = reference.schema()
+
+
+def parts(schema: Any) -> Iterator[dict[str, Any]]:
+    """Give every mapping within a schema."""
+    if isinstance(schema, dict):
+        yield schema
+        for part in schema.values():
+            yield from parts(part)
+    elif isinstance(schema, list):
+        for part in schema:
+            yield from parts(part)
+
+
+def test_it_is_json_of_the_draft_that_editors_know() -> None:
+    assert json.loads(json.dumps(SCHEMA)) == SCHEMA
+    assert SCHEMA["$schema"] == "https://json-schema.org/draft/2020-12/schema"
+
+
+def test_every_reference_leads_somewhere() -> None:
+    references = {part["$ref"] for part in parts(SCHEMA) if isinstance(part.get("$ref"), str)}
+    assert references == {f"#/$defs/{name}" for name in SCHEMA["$defs"]}
+
+
+def test_it_has_the_keys_that_the_document_takes() -> None:
+    assert set(SCHEMA["properties"]) == set(keys_of(Runbook))
+    assert SCHEMA["required"] == ["steps"]
+    for kind, cls in registry().items():
+        made = SCHEMA["$defs"][kind]
+        assert set(made["properties"]) == set(keys_of(cls))
+        assert made["additionalProperties"] is False
+    assert set(SCHEMA["$defs"]["update"]["required"]) == {"run", "version", "to"}
+    assert set(SCHEMA["$defs"]["remediate"]["required"]) == {"check", "fix"}
+
+
+def test_a_step_is_a_bare_name_or_a_mapping_with_one_key() -> None:
+    bare, mapping = SCHEMA["$defs"]["step"]["anyOf"]
+    assert {"restart", "wait-ready"} <= set(bare["enum"])
+    assert not {"update", "run", "remediate"} & set(bare["enum"])
+    assert set(mapping["properties"]) == set(registry())
+    assert (mapping["minProperties"], mapping["maxProperties"]) == (1, 1)
+    assert mapping["properties"]["update"] == {"$ref": "#/$defs/update"}
+
+
+def test_nothing_of_python_shows() -> None:
+    text = json.dumps(SCHEMA)
+    assert not re.search(r"_restarts|healthy_for|on_failure|NoneType|check_steps", text)
+    assert all(made["description"] for made in (SCHEMA, *SCHEMA["$defs"].values()))
+
+
+@pytest.mark.parametrize("kind", sorted(registry()))
+def test_every_field_is_described(kind: str) -> None:
+    entry = reference.describe(kind)
+    assert entry.summary.endswith(".")
+    assert [row.key for row in entry.rows if row.common][:3] == ["id", "name", "when"]
+    for row in (*entry.rows, *(inner for outer in entry.rows for inner in outer.fields)):
+        assert re.fullmatch(r"[a-z]+(-[a-z]+)*", row.key)
+        assert row.description.endswith("."), row
+        assert row.type, row
+
+
+def test_defaults_are_written_as_a_runbook_writes_them() -> None:
+    rows = {row.key: row for row in reference.describe("wait-ready").rows}
+    assert rows["healthy-for"].default == "5s"
+    assert rows["timeout"].default == "2min"
+    assert rows["on-timeout"].type == "`leave` or `fail`"
+    assert rows["unit"].default == "that of the runbook"
+    assert rows["secret"].default == "false"
+    assert [row.key for row in rows["probes"].fields][:2] == ["tcp", "http"]
+    required = {row.key for row in reference.describe("update").rows if row.required}
+    assert required == {"run", "version", "to"}
+
+
+def test_a_type_that_is_not_there() -> None:
+    with pytest.raises(KeyError):
+        reference.describe("restrat")
+
+
+def test_the_top_of_a_file_is_described_as_well() -> None:
+    rows = {row.key: row for row in reference.describe_top()}
+    assert set(rows) == set(keys_of(Runbook))
+    assert rows["rollback"].type == "`off` or `auto` or list of steps"
+    assert [entry.kind for entry in reference.kinds()] == sorted(registry())

@@ -1,0 +1,184 @@
+"""Runs that were cut short after any of their events, and gone on with, on a machine made of data."""
+
+from __future__ import annotations
+
+import signal
+from pathlib import Path
+
+import pytest
+
+from runbook.engine.execution.events import Events
+from runbook.engine.execution.outcome import Outcome
+from runbook.engine.execution.replay import BY_OPERATOR, Done
+from runbook.engine.runner import RunEnd, Runner
+from runbook.errors import BusTimeout, Interrupted, NotBegun
+from runbook.host.facts import JobRef, JobResult, Unit
+from runbook.host.queries import Answer, CommandResult
+from runbook.model import Event, StepStatus
+from runbook.spec.state import RunState
+from runbook.spec.step import Runbook
+from tests.unit.fake_machine import FakeMachine
+from tests.unit.runs import FIX, finished, incident, remediate, step
+
+
+class Cut(BaseException):
+    """The program dies here, as of SIGKILL: nothing cleans up after it."""
+
+
+def book() -> Runbook:
+    """Make the runbook of the incident, with a command among its fixes."""
+    steps = (
+        step("update", run="install app", version="app --version", to="1.1.0"),
+        step("restart", **{"on-failure": "continue"}),
+        remediate(step("wait-ready"), step("verify-port-owner"), fix=(*map(step, FIX), step("run", run="warm up"))),
+        step("run", id="tell", run="tell people"),
+    )
+    return Runbook.model_validate({"unit": "gw.service", "port": "80", "steps": steps, "path": "x.yaml"})
+
+
+def machine() -> FakeMachine:
+    """Make the incident's machine, where the command of the update brings the version in."""
+    made = incident()
+    made.answers["app --version"] = [Answer(True, "", "1.0.0")]
+
+    def command(made: FakeMachine, command: object) -> CommandResult:
+        if "install" in str(command):
+            made.answers["app --version"] = [Answer(True, "", "1.1.0")]
+        return CommandResult("success", 0)
+
+    made.on_command = command
+    return made
+
+
+def part(made: FakeMachine, before: list[Event], die_after: int | None = None) -> tuple[RunEnd | None, list[Event]]:
+    """Carry the run out, or on, until it ends or dies after so many events of its own."""
+    told: list[Event] = []
+
+    def sink(event: Event) -> None:
+        told.append(event)
+        if len(told) == die_after:
+            raise Cut
+
+    events = Events("run-1", made.clock, (sink,))
+    state = RunState("run-1", Path("/srv"), outputs=Path("/out"))
+    runner = Runner(book(), made, made, events, state, done=Done.of(before), before=tuple(before))
+    try:
+        return runner.run(), told
+    except Cut:
+        return None, told
+
+
+def events_in_all() -> int:
+    return len(part(machine(), [])[1])
+
+
+@pytest.mark.parametrize("n", range(1, events_in_all()))
+def test_cut_after_any_event_it_ends_the_same(n: int) -> None:
+    """Whatever the record has, the command of the update runs once, and the end is the same."""
+    whole, _ = part(machine(), [])
+    assert whole is not None
+    made = machine()
+    begun = made.begin_command
+
+    def begin_command(name: str, command: object) -> JobRef:
+        ref = begun(name, command)  # type: ignore[arg-type]
+        made.found_commands[name] = ref
+        return ref
+
+    made.begin_command = begin_command  # type: ignore[method-assign]
+    end, before = part(made, [], die_after=n)
+    assert end is None
+    unknown = _unknown(made, before)
+    if unknown:
+        # Dead between its intent and the answer: on this machine nothing was begun then.
+        assert unknown not in made.found_commands
+        before.append(Event(0.0, "run-1", "step-rerun", {"id": unknown}))
+    end, after = part(made, before)
+    assert end is not None
+    assert (end.status, end.exit) == (whole.status, whole.exit)
+    for command in ("install app", "warm up", "tell people"):
+        assert made.written.count(f"command {command}") == 1, made.written
+    proved = [name for name, _, _ in finished(after)]
+    assert "remediate.check.verify-port-owner" in proved
+
+
+def _unknown(made: FakeMachine, before: list[Event]) -> str:
+    """Name the command that the record says was about to begin, where nothing is to be found of it."""
+    done = Done.of(before)
+    for one in book().walk():
+        if done.under_way(str(one.id)) and one.remedy() is None:
+            cut = done.peek(str(one.id))
+            memory = cut.memory_for(one, RunState("run-1", Path("/srv"), outputs=Path("/out")))
+            if one.take_up(made, memory, stopped=cut.stopped):
+                return str(one.id)
+    return ""
+
+
+def test_a_step_that_an_operator_skips_is_skipped_also_if_it_only_reads() -> None:
+    def skipped(**evidence: bool) -> Event:
+        outcome = Outcome("wait-ready", "wait-ready", StepStatus.SKIPPED, None, "", evidence=evidence)
+        return Event(0.0, "run-1", "step-finished", outcome.data())
+
+    assert Done.of([skipped(**{BY_OPERATOR: True})]).kept(step("wait-ready")) is not None
+    assert Done.of([skipped()]).kept(step("wait-ready")) is None
+
+
+def test_an_update_that_was_stopped_after_it_had_done_its_work_has_changed_something() -> None:
+    """What runs only if the update changed something must run after the resume too."""
+    made = machine()
+
+    def stopped(made: FakeMachine, command: object) -> CommandResult:
+        made.answers["app --version"] = [Answer(True, "", "1.1.0")]
+        raise Interrupted(signal.SIGTERM)
+
+    finishes, made.on_command = made.on_command, stopped
+    end, before = part(made, [])
+    assert end is not None
+    assert (end.status, end.exit) == ("interrupted", 143)
+    assert end.reason == "interrupted by SIGTERM at update, which was stopped half way"
+    assert end.hint == "runbook resume run-1 goes on from there"
+    made.on_command = finishes
+    made.asked.clear()
+    _, after = part(made, before)
+    assert ("update", "changed", "updated") in finished(after)
+    [told] = [e.data for e in after if e.event == "step-finished" and e.data["id"] == "update"]
+    assert (told["reason"], told["evidence"]["from"]) == ("1.0.0 -> 1.1.0", "1.0.0")
+
+
+def test_a_job_that_was_lost_is_asked_for_anew_and_one_that_was_done_is_not() -> None:
+    made = machine()
+    restart = step("restart")
+    memory = restart.memory(RunState("run-1", Path("/srv")))
+    restart.apply(made, memory)
+    asked = memory.job
+    made.jobs[asked.path] = JobResult.GONE
+    restart.take_up(made, memory, stopped=False)
+    assert memory.job == asked
+    memory.invocation = made.units["gw.service"].invocation_id  # As if nothing had begun since.
+    restart.take_up(made, memory, stopped=False)
+    assert memory.job is None
+
+
+def test_a_run_that_cannot_be_gone_on_with_now_stays_one_that_can() -> None:
+    made = machine()
+    _, before = part(made, [], die_after=12)
+
+    def no_answer(name: str, *, recent: float = 0.0) -> Unit:
+        raise BusTimeout("cannot look at gw.service: it did not answer in time")
+
+    made.unit = no_answer  # type: ignore[method-assign]
+    with pytest.raises(NotBegun, match="did not answer"):
+        part(made, before)
+
+
+def test_what_the_run_remembers_of_its_starts_lasts() -> None:
+    """A loop that systemd goes on with counts from the start that the first part of the run asked for."""
+    made = machine()
+    whole, told = part(made, [])
+    assert whole is not None
+    kept = Done.of(told).state
+    state = RunState("run-1", Path("/srv"))
+    state.restore(kept)
+    assert state.starts == {"gw.service": 0}
+    assert state.invocations == {"gw.service": made.units["gw.service"].invocation_id}
+    assert state.cleared.keys() == {"gw.service"}

@@ -1,0 +1,172 @@
+"""The last words of a run that failed: how things stand, and what to do next."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from runbook.engine.execution.outcome import Outcome
+from runbook.engine.summary import NEXT, advice
+from runbook.errors import BusTimeout
+from runbook.host.facts import ActiveState, JobResult, Unit
+from runbook.host.queries import Answer, Command, CommandResult
+from runbook.model import StepStatus, Verdict
+from runbook.spec.step import Runbook
+from tests.unit.fake_machine import FakeMachine, listen, process, unit
+from tests.unit.runs import FIX, incident, remediate, run, step
+
+
+def down(**changes: Any) -> FakeMachine:
+    failed = {"active_state": ActiveState.FAILED, "sub_state": "failed", "main_pid": 0, "restart": "no"}
+    return FakeMachine(units={"gw.service": unit(**{**failed, **changes})})
+
+
+def test_a_failed_run_tells_how_things_stand_and_what_to_do() -> None:
+    end, events = run(down(n_restarts=2), step("wait-ready"))
+    assert (end.step, end.verdict) == ("wait-ready", "unit-failed")
+    assert end.now == "gw.service is failed, 2 restarts; nobody listens on port 80"
+    assert end.hint == "journalctl -u gw.service -n 30 tells why"
+    assert {"step", "verdict", "now", "hint"} <= events[-1].data.keys()
+
+
+def test_the_journal_of_a_users_own_unit_is_his_managers() -> None:
+    end, _ = run(down(of_user=True), step("wait-ready"))
+    assert end.hint == "journalctl --user -u gw.service -n 30 tells why"
+
+
+def test_a_remediation_advises_on_what_its_check_still_finds() -> None:
+    machine = FakeMachine(units={"gw.service": unit(), "nginx.service": unit("nginx.service", main_pid=981)})
+    machine.processes = {100: process(100), 981: process(981, name="nginx", cgroup="/system.slice/nginx.service")}
+    listen(machine, 981, "0.0.0.0:80")
+    end, _ = run(machine, remediate(step("verify-port-owner"), fix=tuple(map(step, FIX))))
+    assert (end.verdict, end.hint) == ("not-mended", "stop that service, or give one of the two another port")
+
+
+def test_nobody_is_advised_to_stop_the_server_for_the_roof_over_it() -> None:
+    machine = FakeMachine(units={"gw.service": unit(type="oneshot"), "db.service": unit("db.service", main_pid=981)})
+    machine.processes = {981: process(981, name="db", cgroup="/system.slice/db.service")}
+    listen(machine, 981, "0.0.0.0:80")
+    end, _ = run(machine, step("verify-port-owner"))
+    assert end.hint == "name that service as `unit` in the runbook, if it is the one that is meant"
+
+
+def test_a_remediation_that_failed_is_not_advised_to_remediate() -> None:
+    machine = incident()
+    machine.dies_on[74] = None
+    end, _ = run(machine, remediate(step("verify-port-owner"), fix=tuple(map(step, FIX))))
+    assert end.verdict == "not-mended"
+    assert "kill-orphan" not in end.hint
+
+
+def test_what_is_still_starting_after_a_fix_is_to_be_waited_for() -> None:
+    mends = remediate(step("verify-port-owner"), fix=tuple(map(step, FIX)))
+    book = Runbook.model_validate({"unit": "gw.service", "steps": [mends]})
+    facts = {"rounds": 1, "found": "orphan-holds-port"}
+    ended = Outcome("remediate", "remediate", StepStatus.FAILED, Verdict.STILL_STARTING, "x", evidence=facts)
+    machine = FakeMachine(units={"gw.service": unit()})
+    said = advice(machine, replace(ended, left_alone=True), mends, book, "run-1")
+    assert said.startswith("runbook resume run-1 waits on; journalctl -u gw.service -f"), said
+
+
+@pytest.mark.parametrize("verdict", [Verdict.UNIT_CHANGED, Verdict.JOB_CANCELED])
+def test_who_is_known_to_act_is_to_be_asked(verdict: Verdict) -> None:
+    restart = step("restart")
+    book = Runbook.model_validate({"unit": "gw.service", "steps": [restart]})
+    machine = FakeMachine(units={"gw.service": unit()})
+    facts: dict[str, Any] = {"asked-by": [{"pid": 412, "command": "systemctl stop gw", "user": "root"}]}
+    ended = Outcome("restart", "restart", StepStatus.FAILED, verdict, "x", evidence=facts)
+    assert (
+        advice(machine, ended, restart, book)
+        == "ask whoever is named there what they want of gw.service, then run this again"
+    )
+    for others in ({}, {"asked-by": [{**facts["asked-by"][0], "own": True}]}):
+        unknown = advice(machine, replace(ended, evidence=others), restart, book)
+        assert unknown.startswith("ask who else acts on gw.service: systemctl list-jobs"), unknown
+
+
+def test_a_machine_that_does_not_answer_is_said_to_be_unknown(monkeypatch: pytest.MonkeyPatch) -> None:
+    machine = down()
+
+    def silent(name: str) -> Unit:
+        raise BusTimeout("systemd does not answer")
+
+    def breaks(machine: FakeMachine, command: Command) -> CommandResult:
+        monkeypatch.setattr(machine, "unit", silent)
+        return CommandResult("exit-code", 1)
+
+    machine.on_command = breaks
+    end, _ = run(machine, step("run", run="false"))
+    assert end.verdict == "command-failed"
+    assert end.now == "what runs now cannot be told: systemd does not answer"
+
+
+def test_what_the_unit_wrote_last_stands_beside_the_failure() -> None:
+    machine = down()
+    machine.answers["last words of gw.service"] = [Answer(True, "", "starting\nconfig line 3: no such word")]
+    _, events = run(machine, step("wait-ready"))
+    [told] = [e.data for e in events if e.event == "step-finished"]
+    assert told["evidence"]["journal"] == ["starting", "config line 3: no such word"]
+
+
+@pytest.mark.parametrize("answer", [Answer(True, ""), Answer(False, "this user may not read it")])
+def test_a_unit_that_wrote_nothing_and_a_journal_that_cannot_be_read_add_nothing(answer: Answer) -> None:
+    machine = down()
+    machine.answers["last words of gw.service"] = [answer]
+    _, events = run(machine, step("wait-ready"))
+    [told] = [e.data for e in events if e.event == "step-finished"]
+    assert "journal" not in told["evidence"]
+
+
+def test_a_secret_step_does_not_show_what_its_unit_wrote() -> None:
+    machine = down()
+    machine.answers["last words of gw.service"] = [Answer(True, "", "token 12345")]
+    _, events = run(machine, step("wait-ready", secret=True))
+    assert "12345" not in str(events)
+
+
+@pytest.mark.parametrize("text", NEXT.values())
+def test_every_advice_can_be_filled(text: str) -> None:
+    known = {"unit": "gw.service", "systemctl": "systemctl", "journalctl": "journalctl", "again": "runbook check"}
+    assert "{" not in text.format(**known)
+
+
+@pytest.mark.parametrize(("verb", "exit_status"), [("start", 0), ("fail", 1)])
+def test_what_needs_a_stopped_unit_and_is_down_is_told(verb: str, exit_status: int) -> None:
+    """systemd stops it along, and the start of the one does not start the other."""
+    app, job, web = unit("app.service", restarts_with=("web.service",)), unit("job.service"), unit("web.service")
+    down: dict[str, Any] = {"active_state": ActiveState.INACTIVE, "sub_state": "dead", "main_pid": 0}
+    machine = FakeMachine(units={"gw.service": unit(restarts_with=("app.service", "job.service"))})
+    machine.units |= {"app.service": app, "job.service": replace(job, **down), "web.service": web}
+
+    def stop(machine: FakeMachine, name: str) -> JobResult:
+        for one in ("gw.service", "app.service", "web.service"):
+            machine.units[one] = replace(machine.units[one], **down)
+        return JobResult.DONE
+
+    machine.on_job["stop"] = stop
+    machine.on_command = lambda m, command: CommandResult("exit-code", 1)
+    end, events = run(machine, step("stop"), step("start") if verb == "start" else step("run", run="false"))
+    notices = [event.data["text"] for event in events if event.event == "notice"]
+    assert (end.exit, notices) == (
+        exit_status,
+        [
+            f"{name}, which needs gw.service, was up before and is inactive (dead) now; systemctl start {name}"
+            for name in ("app.service", "web.service")
+        ],
+    )
+
+
+def test_a_run_does_not_claim_what_it_did_not_see() -> None:
+    """A process from before the update may be the old version, and the port may be nobody's."""
+    machine = FakeMachine(units={"gw.service": unit()}, processes={100: process(100)})
+    machine.answers = {"app --version": [Answer(True, "", "1.0.0"), Answer(True, "", "1.1.0")]}
+    update = step("update", run="install app", version="app --version", to="1.1.0")
+    end, _ = run(machine, update)
+    assert end.reason == "gw.service is active (running), PID 100; 1.1.0 is installed"
+
+    listen(machine, 200, "127.0.0.1:80")
+    machine.answers = {"app --version": [Answer(True, "", "1.0.0"), Answer(True, "", "1.1.0")]}
+    end, _ = run(machine, update.model_copy(), step("restart"))
+    assert end.reason == "gw.service runs 1.1.0, PID 200, port 80"

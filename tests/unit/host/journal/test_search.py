@@ -1,0 +1,276 @@
+"""A search in the journal. journalctl is played by a script that knows some of its options, and notes each call."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from runbook.host.journal import reader, search
+from runbook.host.loop import Loop
+from runbook.host.queries import Answer, Command, JournalProbe, Question
+from runbook.host.runners.query_runner import Questions
+from runbook.model import Deadline, Wake
+from tests.unit.host.conftest import PATIENCE, PROMPT, Ask
+
+STAND_IN = """
+import json, pathlib, sys, time
+here = pathlib.Path(__file__).parent
+with open(here / "calls", "a") as calls:
+    print(*sys.argv[1:], file=calls)
+after = [a.partition("=")[2] for a in sys.argv if a.startswith("--after-cursor=")]
+field, _, value = sys.argv[-1].partition("=")
+passing = bool(after)
+time.sleep(0.6 if (here / "slow").exists() else 0)
+with open(here / "entries", "rb") as entries:
+    for line in entries:
+        if line == b"hang\\n":
+            sys.stdout.flush()
+            time.sleep(60)
+        entry = json.loads(line)
+        if not passing and entry.get(field) == value:
+            sys.stdout.buffer.write(line)
+        passing = passing and entry["__CURSOR"] != after[0]
+sys.exit(int((here / "status").read_text()))
+"""
+
+NOW, EARLIER = "a" * 32, "e" * 32
+
+
+class Played:
+    """The journal, as the stand-in reads it."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        program = folder / "journalctl"
+        program.write_text(f"#!{sys.executable}\n{STAND_IN}")
+        program.chmod(0o755)
+        (folder / "entries").touch()
+        (folder / "status").write_text("0")
+        self._count = 0
+
+    def says(self, message: Any, *, invocation: str = NOW, pid: int = 100, stream: str = "") -> None:
+        self._count += 1
+        entry = {"__CURSOR": f"c{self._count}", reader.INVOCATION: invocation, "_PID": str(pid), "MESSAGE": message}
+        with (self.folder / "entries").open("a") as entries:
+            entries.write(json.dumps(entry | ({"_STREAM_ID": stream} if stream else {})) + "\n")
+
+    def hangs(self) -> None:
+        with (self.folder / "entries").open("a") as entries:
+            entries.write("hang\n")
+
+    @property
+    def calls(self) -> list[str]:
+        calls = self.folder / "calls"
+        return calls.read_text().splitlines() if calls.exists() else []
+
+
+@pytest.fixture
+def played(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Played:
+    folder = tmp_path / "var" / "machine"
+    folder.mkdir(parents=True)
+    (folder / "system.journal").touch()
+    monkeypatch.setattr(reader, "PATH", str(tmp_path))
+    monkeypatch.setattr(reader, "FOLDERS", (tmp_path / "var",))
+    return Played(tmp_path)
+
+
+def probe(pattern: str = "ready", **options: Any) -> JournalProbe:
+    return JournalProbe(pattern, **{"invocation": NOW, **options})
+
+
+def test_it_asks_for_one_invocation(ask: Ask, played: Played) -> None:
+    played.says("ready", invocation=EARLIER)
+    answer = ask(probe())
+    assert (answer.good, answer.detail) == (False, "nothing of this invocation is in it yet")
+    played.says("starting")
+    assert ask(probe()).detail == "`ready` is not in this invocation's 1 entry yet"
+    played.says("more")
+    assert ask(probe()).detail == "`ready` is not in this invocation's 2 entries yet"
+    played.says("ready")
+    assert (ask(probe()).good, ask(probe()).detail) == (True, "`ready` is there")
+    assert played.calls[0].endswith(f" _SYSTEMD_INVOCATION_ID={NOW}")
+
+
+def test_it_goes_on_where_it_ended(ask: Ask, played: Played) -> None:
+    for number in range(1000):
+        played.says(f"line {number}")
+    ask(probe())
+    played.says("later")
+    assert ask(probe()).detail == "`ready` is not in this invocation's 1001 entries yet"
+    assert "--after-cursor=c1000 " in played.calls[1]
+    # Another pattern is another search.
+    assert ask(probe("line 7")).good
+
+
+def test_what_was_found_stays_found(ask: Ask, played: Played) -> None:
+    """For this invocation, though the journal may have thrown it away; and journalctl is not asked again."""
+    played.says("ready")
+    assert ask(probe()).good
+    (played.folder / "entries").write_text("")
+    assert ask(probe()).good
+    assert len(played.calls) == 1
+    assert not ask(probe(invocation="b" * 32)).good
+
+
+@pytest.mark.parametrize(
+    ("message", "pattern", "good"),
+    [
+        ("ready", "^ready$", True),
+        ("one\nready\ntwo", "^ready$", True),
+        ([114, 1, 255, 101], "r\\x01.e", True),
+        (["other", "ready"], "^ready$", True),
+        (["other", [114, 101]], "^re$", True),
+        (None, "", False),
+        ("☃ ready", "☃", True),
+        ("a" * 40 + "b", "(a+)+$", False),
+        ("x" * 60000 + " ready", "x ready", True),
+    ],
+)
+def test_kinds_of_messages(ask: Ask, played: Played, message: Any, pattern: str, good: bool) -> None:
+    played.says(message)
+    assert ask(probe(pattern)).good == good
+
+
+def test_a_pattern_does_not_span_two_entries(ask: Ask, played: Played) -> None:
+    played.says("one")
+    played.says("two")
+    assert not ask(probe(r"one\s+two")).good
+    assert ask(probe("^two$")).good
+
+
+def test_a_pattern_that_never_ends(ask: Ask, played: Played) -> None:
+    played.says("a" * 40 + "b")
+    assert ask(probe("(a+)+$")).detail == "cannot search for `(a+)+$`: it takes too long"
+
+
+def test_an_entry_without_measure_is_passed_over(ask: Ask, played: Played) -> None:
+    played.says("x" * 3_000_000)
+    played.says("ready")
+    assert ask(probe()).good
+    played.says("ready later")
+    assert ask(probe("later$")).good
+
+
+def test_leftovers_are_not_heard(ask: Ask, played: Played) -> None:
+    """journald takes them for the current invocation's. One is known by its PID, another by its stream."""
+    played.says("old", invocation=EARLIER, stream="s1")
+    played.says("ready", pid=74)
+    assert not ask(probe(leftovers=(74,))).good
+    played.says("ready", pid=75, stream="s1")
+    played.says("ready", pid=76, stream="s1")
+    assert not ask(probe(leftovers=(74,))).good
+    assert len([call for call in played.calls if "_STREAM_ID=s1" in call]) == 1
+    played.says("ready", stream="s1")
+    assert not ask(probe(leftovers=(74,))).good
+    played.says("ready", stream="s2")
+    assert ask(probe(leftovers=(74,))).good
+
+
+def test_a_long_journal_is_read_in_turns(ask: Ask, played: Played, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a look has searched, the next one does not read again."""
+    monkeypatch.setattr(search, "BATCH", 100)
+    for number in range(50):
+        played.says(f"line {number}")
+    played.hangs()
+    answer = ask(probe(), 0.5)
+    assert not answer.good
+    assert answer.seconds < PROMPT
+    told = "`ready` is not in this invocation's first "
+    assert answer.detail.startswith(told)
+    assert answer.detail.endswith(" entries; there are more to read")
+    assert int(answer.detail.removeprefix(told).split()[0]) >= 40
+    ask(probe(), 0.5)
+    assert "--after-cursor=c4" in played.calls[1]
+
+
+def test_it_ends_at_its_first_hit(ask: Ask, played: Played, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(search, "BATCH", 1)
+    played.says("ready")
+    played.says("more")
+    played.hangs()
+    answer = ask(probe())
+    assert answer.good
+    assert answer.seconds < PROMPT
+
+
+def test_the_end_of_the_program_ends_it(questions: Questions, played: Played, monkeypatch: pytest.MonkeyPatch) -> None:
+    played.hangs()
+    assert questions.ask(Question(probe(), 1, 60)) is None
+    began = time.monotonic()
+    while not played.calls:
+        assert time.monotonic() - began < PATIENCE
+    began = time.monotonic()
+    monkeypatch.setattr("runbook.host.runners.query_runner.LAST_WAIT", PATIENCE)
+    questions.close()
+    assert time.monotonic() - began < PROMPT
+    with pytest.raises(ChildProcessError):
+        os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG)
+
+
+def test_a_command_that_ends_meanwhile_takes_nothing_along(
+    loop: Loop, questions: Questions, ask: Ask, played: Played
+) -> None:
+    """What a command leaves behind is ended with it; journalctl is none of that."""
+    (played.folder / "slow").touch()
+    played.says("ready")
+    seen: list[Answer | None] = []
+
+    def reading() -> None:
+        seen.append(questions.ask(Question(probe(), 1, PATIENCE)))
+
+    loop.after(0.1, reading)
+    assert ask(Command(("/bin/sh", "-c", "sleep 0.3; setsid sleep 60 &"), cwd="/")).good
+    assert seen == [None]
+    while (answer := questions.ask(Question(probe(), 1, PATIENCE))) is None:
+        loop.wait(Wake(pending=True, within=PATIENCE), Deadline.after(loop.clock, PATIENCE))
+    assert (answer.good, answer.detail) == (True, "`ready` is there")
+
+
+def test_journalctl_fails(ask: Ask, played: Played) -> None:
+    (played.folder / "status").write_text("3")
+    assert ask(probe()).detail == "journalctl ended with status 3"
+
+
+def test_no_journalctl(ask: Ask, played: Played) -> None:
+    (played.folder / "journalctl").unlink()
+    assert ask(probe()).detail == "there is no journalctl on this machine"
+
+
+@pytest.mark.parametrize(("own", "hint"), [(True, False), (False, True)])
+def test_whose_journal_may_be_read(played: Played, monkeypatch: pytest.MonkeyPatch, own: bool, hint: bool) -> None:
+    """A user's own entries have a file of their own; those of the system's services have not."""
+    mine = played.folder / "var" / "machine" / f"user-{os.getuid()}.journal"
+    mine.touch()
+    monkeypatch.setattr(os, "access", lambda file, mode: file == mine or not str(file).endswith(".journal"))
+    good, detail, _ = search.Journal(own=own).reading(probe(), time.monotonic() + PATIENCE).get()
+    assert not good
+    assert ("this user may not read all of it" in detail) == hint
+
+
+def test_no_journal(ask: Ask, played: Played) -> None:
+    (played.folder / "var" / "machine" / "system.journal").unlink()
+    assert ask(probe()).detail == (
+        "nothing of this invocation is in it: there is no journal on this machine (Storage= in journald.conf)"
+    )
+
+
+@pytest.mark.parametrize("apart", [False, True])
+def test_journals_of_their_own(ask: Ask, played: Played, apart: bool) -> None:
+    """LogNamespace=; an older journalctl does not know the option."""
+    if apart:
+        (played.folder / "var" / "machine.web").mkdir()
+    ask(probe())
+    assert ("--namespace=*" in played.calls[0]) == apart
+
+
+def test_nothing_is_left(ask: Ask, played: Played, questions: Questions) -> None:
+    before = len(list(Path("/proc/self/fd").iterdir()))
+    for _ in range(5):
+        ask(probe())
+    assert len(list(Path("/proc/self/fd").iterdir())) == before

@@ -1,0 +1,128 @@
+"""A family of processes that do nothing but hold one listening socket, made and ended on demand.
+
+All of its members are alike in everything but their PID and their start. SIGTERM is blocked in them: one that was sent
+stays pending, where /proc/PID/status shows it.
+"""
+
+from __future__ import annotations
+
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from runbook.host.holders import Holder, Role
+from runbook.host.kernel import processes
+from runbook.host.kernel.sock_diag import listeners
+from runbook.model import Port
+
+PARENT = """
+import os, signal, socket, sys
+signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+listener = socket.socket()
+listener.bind(("127.0.0.1", 0))
+listener.listen()
+print(listener.getsockname()[1], flush=True)
+
+def bear(wanted):
+    while True:
+        if wanted:
+            with open("/proc/sys/kernel/ns_last_pid", "w") as last:
+                last.write(str(wanted - 1))
+        child = os.fork()
+        if child == 0:
+            while True:
+                signal.pause()
+        if wanted in (0, child):
+            return child
+        end(child)  # Somebody else forked in between: the next try.
+
+def end(child):
+    os.kill(child, signal.SIGKILL)
+    os.waitpid(child, 0)
+
+for line in sys.stdin:
+    what, pid = line.split()
+    print({"bear": bear, "end": end}[what](int(pid)) or 0, flush=True)
+"""
+
+LAST_PID = Path("/proc/sys/kernel/ns_last_pid")
+
+
+def may_choose_pids() -> bool:
+    """Whether this machine lets us say which PID comes next (CAP_CHECKPOINT_RESTORE, or root)."""
+    try:
+        LAST_PID.write_text(LAST_PID.read_text())
+    except OSError:
+        return False
+    return True
+
+
+class Family:
+    """The parent, which listens, and the children that it bears."""
+
+    def __init__(self) -> None:
+        self.parent = subprocess.Popen(
+            [sys.executable, "-c", PARENT], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        )
+        self.port = Port(int(self._answer()))
+        self.children: set[int] = set()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, _type: type[BaseException] | None, _error: BaseException | None, _trace: TracebackType | None
+    ) -> None:
+        for child in list(self.children):
+            self.end(child)
+        self.parent.communicate()
+
+    def bear(self, pid: int = 0) -> int:
+        """Fork a child, with this very PID if one is given."""
+        child = self._ask("bear", pid)
+        self.children.add(child)
+        return child
+
+    def end(self, pid: int) -> None:
+        """Kill a child and reap it: its PID is free."""
+        self._ask("end", pid)
+        self.children.discard(pid)
+
+    def replace(self, pid: int) -> None:
+        """Let a child end, and another one have its PID."""
+        self.end(pid)
+        self.bear(pid)
+
+    def judged(self, pid: int) -> Holder:
+        """Give a child as an orphan that holds the port, once its start lies a tick of the clock behind."""
+        process = processes.read(pid)
+        assert process is not None
+        while time.clock_gettime(time.CLOCK_BOOTTIME) * processes.TICKS < process.id.start + 2:
+            time.sleep(0.001)
+        return Holder(process, Role.ORPHAN, "no unit", "", listeners(self.port))
+
+    def sockets(self) -> set[int]:
+        """Give the inode of the socket that they all hold."""
+        return {listener.inode for listener in listeners(self.port)}
+
+    def _ask(self, what: str, pid: int) -> int:
+        assert self.parent.stdin is not None
+        self.parent.stdin.write(f"{what} {pid}\n")
+        self.parent.stdin.flush()
+        return int(self._answer())
+
+    def _answer(self) -> str:
+        assert self.parent.stdout is not None
+        return self.parent.stdout.readline()
+
+
+def was_hit(pid: int) -> bool:
+    """Whether a SIGTERM was sent to a child and is pending."""
+    pending = re.search(r"^ShdPnd:\s*([0-9a-f]+)", Path(f"/proc/{pid}/status").read_text(), re.MULTILINE)
+    assert pending is not None
+    return bool(int(pending[1], 16) & 1 << signal.SIGTERM - 1)

@@ -1,0 +1,54 @@
+"""Lets a thousand PIDs be used again while their owners are being ended.
+
+Command: `python -m tests.unit.host.kernel.recycling MOMENT`.
+
+MOMENT is a point between two moves of `signals.end`, or `watched`: the PID is used again before a pidfd is asked for.
+It prints, as JSON, how many PIDs got another owner at that moment, how many signals found nobody, and how many of the
+new owners live, or were hit.
+"""
+
+from __future__ import annotations
+
+import json
+import signal
+import sys
+from collections import Counter
+
+from runbook.host.holders import Sent
+from runbook.host.kernel import processes
+from runbook.host.kernel.signals import end, pidfd
+
+from .family import Family, was_hit
+
+ROUNDS, AT_ONCE = 1000, 100
+
+
+def main(moment: str) -> None:
+    counts = Counter({"reused": 0, "gone": 0, "alive": 0, "hit": 0})
+    with Family() as family:
+        for _ in range(ROUNDS // AT_ONCE):
+            # All are judged before the first is ended: each must be a tick of the clock old by then.
+            judged = [family.judged(pid) for pid in [family.bear() for _ in range(AT_ONCE)]]
+            for holder in judged:
+                pid = holder.process.pid
+
+                def change(now: str, pid: int = pid) -> None:
+                    if now == moment:
+                        family.replace(pid)
+
+                if moment == "watched":
+                    family.replace(pid)
+                    sent = Sent.GONE if pidfd(holder.process.id) is None else Sent.SENT
+                else:
+                    sent = end(holder, signal.SIGTERM, moment=change)
+                heir = processes.identity(pid)
+                counts["reused"] += heir is not None and heir != holder.process.id
+                counts["gone"] += sent is Sent.GONE
+                counts["alive"] += heir is not None and processes.lives(heir)
+                counts["hit"] += was_hit(pid)
+                family.end(pid)
+    print(json.dumps(counts))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])

@@ -1,0 +1,322 @@
+"""Texts of /proc taken apart, and real processes that are unlike the usual."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from runbook.host.kernel import environ, processes
+from runbook.host.kernel.processes import ancestors, identity, in_cgroup, lives, read, state_of
+from runbook.model import ProcessId
+
+from .family import Family, may_choose_pids
+
+ROOT = pytest.mark.root
+
+ID = "0123456789abcdef0123456789abcdef"
+
+
+# Texts ----------------------------------------------------------------------------------------------------------
+
+
+def stat(name: bytes, state: bytes = b"S", threads: int = 1, flags: int = 4194560) -> bytes:
+    rest = b" 1 74 74 0 -1 %d 1000 0 0 0 3 2 0 0 20 0 %d 0 4711 225280 200 18446744073709551615 1 1 0\n"
+    return b"74 (" + name + b") " + state + rest % (flags, threads)
+
+
+@pytest.mark.parametrize("name", [b"node", b"we (ird) 1", b") R 1 (", b"", b"a b c", b"(sd-pam)"])
+def test_a_name_cannot_lead_the_parser_astray(name: bytes) -> None:
+    parsed = processes.parse_stat(stat(name))
+    assert (parsed.name, parsed.state, parsed.ppid) == (name.decode(), "S", 1)
+    assert (parsed.flags, parsed.threads, parsed.start) == (4194560, 1, 4711)
+
+
+@pytest.mark.parametrize(
+    ("state", "threads", "alive"),
+    [(b"S", 1, True), (b"D", 1, True), (b"T", 1, True), (b"Z", 1, False), (b"X", 0, False), (b"Z", 3, True)],
+)
+def test_a_zombie_does_not_live_unless_its_threads_do(state: bytes, threads: int, alive: bool) -> None:
+    assert processes.parse_stat(stat(b"x", state, threads)).lives is alive
+
+
+PURE = "0::/system.slice/nginx.service\n"
+HYBRID = "12:pids:/a\n3:cpu,cpuacct:/b\n1:name=systemd:/system.slice/old.service\n0::/system.slice/new.service\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "unified", "path"),
+    [
+        (PURE, True, "/system.slice/nginx.service"),
+        (PURE, False, "/system.slice/nginx.service"),
+        (HYBRID, True, "/system.slice/new.service"),
+        (HYBRID, False, "/system.slice/old.service"),
+        ("4:memory:/x\n1:name=systemd:/only\n", True, "/only"),
+        ("4:memory:/x\n", True, ""),
+        ("0::/a:b/c\n", True, "/a:b/c"),
+        ("0::/evil\x0b0::/system.slice/gw.service\n", True, "/evil\x0b0::/system.slice/gw.service"),
+        ("0::/evil\u2028\x85\x1cx\n", True, "/evil\u2028\x85\x1cx"),
+        ("", True, ""),
+    ],
+)
+def test_the_line_of_systemd_is_picked(text: str, unified: bool, path: str) -> None:
+    assert processes.parse_cgroup(text, unified=unified) == path
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        (f"HOME=/root\0INVOCATION_ID={ID}\0X=1\0", ID),
+        (f"INVOCATION_ID={ID}", ID),
+        (f"OLD_INVOCATION_ID={ID}\0", ""),
+        (f"INVOCATION_ID={ID}0\0", ""),
+        (f"INVOCATION_ID={ID[:-1]}\0", ""),
+        (f"INVOCATION_ID={ID.upper()}\0", ""),
+        (f"nginx: worker process\0TION_ID={ID}\0", ""),
+        (f"INVOCATION_ID={ID}\nX\0", ""),
+        (f"NOTE=it says INVOCATION_ID={ID}\0", ""),
+        (f"INVOCATION_ID={ID}\0INVOCATION_ID={ID}\0", ID),
+        (f"INVOCATION_ID={ID}\0INVOCATION_ID={ID[::-1]}\0", ""),
+        ("", ""),
+    ],
+)
+def test_only_a_whole_invocation_id_is_believed(text: str, found: str) -> None:
+    assert environ.invocation(text.encode()) == found
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        ("HOME=/root\0API_TOKEN=a=b\0X=\0", ("HOME", "API_TOKEN", "X")),
+        ("NOTE=two\nlines=1\0X=1", ("NOTE", "X")),
+        ("worker: gw\0\0\0QWxhZGRpbg==\0HOME=/root\0", ()),
+        ("HOME=/root\0\0bGV0bWVpbg==\0", ("HOME",)),
+        ("ker process\0c2VjcmV0=\0", ()),
+        ("2=x\0HOME=/root\0", ()),
+        ("", ()),
+    ],
+    ids=["whole", "lines", "written over", "cut", "title", "no name", "none"],
+)
+def test_of_an_environment_there_are_names_and_no_piece_of_a_value(text: str, found: tuple[str, ...]) -> None:
+    assert environ.names(text.encode()) == found
+
+
+# One look -------------------------------------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def cat(*argv: str | Path, **environment: str) -> Iterator[int]:
+    """Run cat(1), and wait until it does: Popen returns in the middle of execve(2), without a command line yet."""
+    with subprocess.Popen(argv, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as child:
+        assert child.stdin is not None
+        assert child.stdout is not None
+        child.stdin.write(b"up\n")
+        child.stdin.flush()
+        assert child.stdout.readline() == b"up\n"
+        yield child.pid
+        child.communicate()
+
+
+def test_a_child_is_seen_whole() -> None:
+    with cat("cat", "-u", INVOCATION_ID=ID, PATH="/usr/bin:/bin") as pid:
+        seen, me = read(pid), read(os.getpid())
+        alive = seen is not None and lives(seen.id)
+    assert seen is not None
+    assert me is not None
+    assert (seen.pid, seen.ppid, seen.uid) == (pid, os.getpid(), os.geteuid())
+    assert (seen.name, seen.command, seen.invocation_id) == ("cat", ("cat", "-u"), ID)
+    assert seen.exe == os.path.realpath(shutil.which("cat") or "")
+    assert (seen.cgroup, seen.kernel) == (me.cgroup, False)
+    assert (seen.pid_namespace, seen.user_namespace) == (me.pid_namespace, me.user_namespace)
+    assert seen.pid_namespace == Path("/proc/self/ns/pid").stat().st_ino
+    assert me.started <= seen.started <= time.clock_gettime(time.CLOCK_BOOTTIME)
+    assert alive
+    assert read(pid) is None
+    assert identity(pid) is None
+    assert not lives(seen.id)
+    assert state_of(seen.id) == "gone"
+
+
+def test_another_start_is_another_process() -> None:
+    me = identity(os.getpid())
+    assert me is not None
+    assert lives(me)
+    assert not lives(ProcessId(me.pid, me.start + 1))
+    assert state_of(ProcessId(me.pid, me.start + 1)) == "gone"
+
+
+def test_a_program_that_was_removed_and_has_an_odd_name(tmp_path: Path) -> None:
+    odd = tmp_path / "we (ird) 1"
+    shutil.copy(shutil.which("cat") or "", odd)
+    with cat(odd) as pid:
+        odd.unlink()
+        seen = read(pid)
+    assert seen is not None
+    assert (seen.name, seen.exe) == ("we (ird) 1", f"{odd} (deleted)")
+
+
+def test_bytes_that_are_no_text_are_shown() -> None:
+    assert processes._command(b"a\xff\0b c\0\0\0") == (r"a\xff", "b c")
+    assert processes._command(b"") == ()
+
+
+def test_a_title_written_over_the_environment_is_no_invocation() -> None:
+    """What setproctitle, nginx and postgres do: the title goes over argv, and on over the environment."""
+    overwrite = """
+import sys
+fields = open("/proc/self/stat").read().rpartition(")")[2].split()
+start, end = int(fields[47]), int(fields[48])
+with open("/proc/self/mem", "r+b", buffering=0) as memory:
+    memory.seek(start)
+    environment = memory.read(end - start)
+    at = environment.index(b"INVOCATION_ID=")
+    memory.seek(start)
+    memory.write((b"x" * (at + 4)) if sys.argv[1:] else b"y")
+print(at, flush=True)
+sys.stdin.read()
+"""
+    environment = {"A": "1", "INVOCATION_ID": ID, "PATH": os.environ["PATH"]}
+    for extra, found in (((), ID), (("all",), "")):
+        with subprocess.Popen(
+            [sys.executable, "-c", overwrite, *extra],
+            env=environment,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+        ) as child:
+            assert child.stdout is not None
+            assert int(child.stdout.readline()) > 0
+            seen = read(child.pid)
+            child.communicate()
+        assert seen is not None
+        assert seen.invocation_id == found
+
+
+def test_a_zombie_is_there_and_does_not_live() -> None:
+    child = subprocess.Popen(["true"])
+    os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)
+    seen = read(child.pid)
+    assert seen is not None
+    assert seen.state == "Z"
+    assert not lives(seen.id)
+    assert state_of(seen.id).startswith("Z (zombie)")
+    child.wait()
+
+
+def test_a_stopped_process_says_so() -> None:
+    child = subprocess.Popen(["sleep", "60"])
+    process = identity(child.pid)
+    assert process is not None
+    child.send_signal(signal.SIGSTOP)
+    os.waitpid(child.pid, os.WUNTRACED)
+    try:
+        assert state_of(process).startswith("T (stopped)")
+    finally:
+        child.kill()
+        child.wait()
+
+
+@pytest.mark.skipif(not Path("/proc/2/stat").exists(), reason="no kernel threads are to be seen here")
+def test_a_kernel_thread_is_known() -> None:
+    seen = read(2)
+    assert seen is not None
+    assert (seen.kernel, seen.name, seen.command, seen.exe) == (True, "kthreadd", (), "")
+
+
+def test_ancestors_lead_to_the_first_process() -> None:
+    line = ancestors(os.getpid())
+    assert line[0] == identity(os.getppid())
+    assert all(child.start >= parent.start for child, parent in itertools.pairwise(line))
+    assert ancestors(1) == ()
+    child = subprocess.Popen(["sleep", "60"])
+    assert ancestors(child.pid)[1:] == line
+    child.kill()
+    child.wait()
+
+
+# Cgroups --------------------------------------------------------------------------------------------------------
+
+
+@ROOT
+def test_the_processes_of_a_cgroup_and_below(family: Family) -> None:
+    group = processes.cgroup_mount() / f"runbook-test-{os.getpid()}.slice"
+    try:
+        (group / "below").mkdir(parents=True)
+    except OSError:
+        pytest.skip("no cgroup may be made here")
+    one, other = sorted((family.bear(), family.bear()))
+    try:
+        (group / "cgroup.procs").write_text(str(one))
+        (group / "below" / "cgroup.procs").write_text(str(other))
+        assert in_cgroup(f"/{group.name}") == (one, other)
+        assert in_cgroup(f"/{group.name}/below") == (other,)
+        seen = read(other)
+        assert seen is not None
+        assert seen.cgroup == f"/{group.name}/below"
+    finally:
+        family.end(one)
+        family.end(other)
+        (group / "below").rmdir()
+        group.rmdir()
+    assert in_cgroup(f"/{group.name}") == ()
+
+
+@pytest.mark.parametrize(
+    ("files", "mount"),
+    [
+        (["cgroup.controllers"], ""),
+        (["unified/cgroup.controllers", "systemd/cgroup.procs"], "unified"),
+        (["systemd/cgroup.controllers"], "systemd"),
+        (["systemd/cgroup.procs"], "systemd"),
+    ],
+)
+def test_the_mount_is_found_as_systemd_finds_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, files: list[str], mount: str
+) -> None:
+    for file in files:
+        (tmp_path / file).parent.mkdir(exist_ok=True)
+        (tmp_path / file).touch()
+    monkeypatch.setattr(processes, "CGROUP_ROOT", tmp_path)
+    assert processes.cgroup_mount.__wrapped__() == tmp_path / mount
+
+
+# One PID, two processes -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.skipif(not may_choose_pids(), reason="ns_last_pid may not be written here")
+def test_a_look_never_mixes_two_processes(family: Family, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The PID changes hands in the middle of a look: there is nothing left to be seen."""
+    pid = family.bear()
+    first = family.judged(pid).process.id
+    plain = processes._uid
+
+    def change_hands(status: bytes) -> int:
+        family.replace(pid)
+        return plain(status)
+
+    monkeypatch.setattr(processes, "_uid", change_hands)
+    assert read(pid) is None
+    monkeypatch.undo()
+    second = read(pid)
+    assert second is not None
+    assert second.id != first
+    assert not lives(first)
+
+
+def test_when_a_process_began() -> None:
+    """By the clock that files get their times from, to the tick."""
+    before = time.time()
+    with subprocess.Popen(["sleep", "60"]) as child:
+        found = processes.read(child.pid)
+        after = time.time()
+        child.kill()
+    assert found is not None
+    assert before - 0.02 <= processes.began(found) <= after + 0.02

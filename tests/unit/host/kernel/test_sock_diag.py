@@ -1,0 +1,356 @@
+"""Real sockets of this very machine, on ports that the kernel picks; and its answers, played back.
+
+A port that the kernel gave out for one address may be taken for another: where a test needs a port of both
+families for itself, `free_port` finds one.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import socket
+import struct
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from ipaddress import ip_address
+from pathlib import Path
+
+import pytest
+
+from runbook.errors import HostError
+from runbook.host.holders import Listener
+from runbook.host.kernel import sock_diag
+from runbook.host.kernel.sock_diag import SocketTable, listeners, listeners_of
+from runbook.model import Port
+
+V4, V6 = socket.AF_INET, socket.AF_INET6
+Open = Callable[..., socket.socket]
+
+
+def inode(of: socket.socket) -> int:
+    return os.fstat(of.fileno()).st_ino
+
+
+def number(of: socket.socket) -> int:
+    port = of.getsockname()[1]
+    assert isinstance(port, int)
+    return port
+
+
+@pytest.fixture
+def opened() -> Iterator[Open]:
+    """Opens sockets that listen (or, for UDP, are bound), and closes them in the end."""
+    with contextlib.ExitStack() as stack:
+
+        def open_socket(
+            address: str,
+            port: int = 0,
+            *,
+            udp: bool = False,
+            v6only: bool = False,
+            shared: bool = False,
+            protocol: int = 0,
+        ) -> socket.socket:
+            family = V6 if ":" in address else V4
+            new = stack.enter_context(socket.socket(family, socket.SOCK_DGRAM if udp else socket.SOCK_STREAM, protocol))
+            if family == V6:
+                new.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, v6only)
+            if shared:
+                new.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+            new.bind((address, port))
+            if not udp:
+                new.listen()
+            return new
+
+        yield open_socket
+
+
+@pytest.fixture
+def free_port() -> int:
+    """A port that nobody had a moment ago, on any address."""
+    with socket.socket(V6) as probe:
+        probe.bind(("::", 0))
+        return number(probe)
+
+
+def test_a_v4_listener_is_described_whole(opened: Open) -> None:
+    mine = opened("127.0.0.1")
+    (found,) = listeners(Port(number(mine)))
+    assert (found.protocol, found.address, found.number) == ("tcp", "127.0.0.1", number(mine))
+    assert (found.inode, found.uid, found.only_v6) == (inode(mine), os.geteuid(), False)
+    cookie = mine.getsockopt(socket.SOL_SOCKET, 57, 8)  # SO_COOKIE
+    assert found.cookie == int.from_bytes(cookie, sys.byteorder)
+
+
+def test_the_cgroup_of_a_socket_is_that_of_the_process_that_made_it(opened: Open) -> None:
+    own = next(
+        line.split(":", 2)[2] for line in Path("/proc/self/cgroup").read_text().splitlines() if line.startswith("0:")
+    )
+    roots = [root for root in ("/sys/fs/cgroup", "/sys/fs/cgroup/unified") if Path(root, "cgroup.procs").exists()]
+    if not roots:
+        pytest.skip("no cgroup v2 is mounted here")
+    (found,) = listeners(Port(number(opened("127.0.0.1"))))
+    assert found.cgroup_id == Path(roots[0] + own).stat().st_ino
+
+
+def test_a_v6_wildcard_tells_whether_it_serves_v4(opened: Open) -> None:
+    dual, alone = opened("::"), opened("::", v6only=True)
+    assert [(found.address, found.only_v6) for found in listeners(Port(number(dual)))] == [("::", False)]
+    assert [(found.address, found.only_v6) for found in listeners(Port(number(alone)))] == [("::", True)]
+
+
+def test_both_families_are_seen_on_one_port(opened: Open, free_port: int) -> None:
+    four, six = opened("0.0.0.0", free_port), opened("::", free_port, v6only=True)
+    assert {found.inode for found in listeners(Port(free_port))} == {inode(four), inode(six)}
+
+
+def test_twins_by_reuseport_are_two(opened: Open) -> None:
+    one = opened("127.0.0.1", shared=True)
+    other = opened("127.0.0.1", number(one), shared=True)
+    assert {found.inode for found in listeners(Port(number(one)))} == {inode(one), inode(other)}
+
+
+def test_neither_connections_nor_bound_sockets_are_listeners(opened: Open, free_port: int) -> None:
+    mine = opened("127.0.0.1", free_port)
+    with socket.create_connection(("127.0.0.1", free_port)) as client, mine.accept()[0], socket.socket(V4) as bound:
+        bound.bind(("127.0.0.2", free_port))
+        assert [found.inode for found in listeners(Port(free_port))] == [inode(mine)]
+        assert not listeners(Port(number(client)))
+
+
+def test_udp_is_what_is_bound_and_not_connected(opened: Open) -> None:
+    mine = opened("127.0.0.1", udp=True)
+    with socket.socket(V4, socket.SOCK_DGRAM) as client:
+        client.connect(("127.0.0.1", number(mine)))
+        assert [found.inode for found in listeners(Port(number(mine), "udp"))] == [inode(mine)]
+        assert not listeners(Port(number(client), "udp"))
+    assert not [found for found in listeners(Port(number(mine), "tcp")) if found.inode == inode(mine)]
+
+
+def test_mptcp_listens_under_the_inode_that_processes_hold(opened: Open) -> None:
+    try:
+        mine = opened("127.0.0.1", protocol=262)  # IPPROTO_MPTCP, which Go takes by default since 1.24
+    except OSError:
+        pytest.skip("no MPTCP here")
+    assert [found.inode for found in listeners(Port(number(mine)))] == [inode(mine)]
+
+
+@pytest.mark.parametrize(
+    ("own", "only_v6", "wanted", "serves"),
+    [
+        ("127.0.0.1", False, "127.0.0.1", True),
+        ("127.0.0.1", False, "127.0.0.2", False),
+        ("127.0.0.1", False, "0.0.0.0", True),
+        ("127.0.0.1", False, "::1", False),
+        ("127.0.0.1", False, "::", True),
+        ("0.0.0.0", False, "127.0.0.1", True),
+        ("0.0.0.0", False, "::1", False),
+        ("::", False, "127.0.0.1", True),
+        ("::", False, "0.0.0.0", True),
+        ("::", True, "127.0.0.1", False),
+        ("::", True, "0.0.0.0", False),
+        ("::", True, "::1", True),
+        ("::1", False, "::1", True),
+        ("::1", False, "127.0.0.1", False),
+        ("::1", False, "::", True),
+        ("::1", False, "0:0:0:0:0:0:0:1", True),
+        ("::ffff:127.0.0.1", False, "127.0.0.1", True),
+        ("::ffff:127.0.0.1", False, "::1", False),
+        ("::ffff:0.0.0.0", False, "127.0.0.1", True),
+        ("127.0.0.1", False, "::ffff:127.0.0.1", True),
+    ],
+)
+def test_an_address_picks_the_sockets_that_serve_it(own: str, only_v6: bool, wanted: str, serves: bool) -> None:
+    listener = Listener("tcp", own, 80, 1, only_v6=only_v6)
+    assert sock_diag._serves(listener, sock_diag._address(Port(80, address=wanted)) or ip_address("::")) is serves
+
+
+def test_an_address_is_asked_of_the_kernel_too(opened: Open, free_port: int) -> None:
+    one, two = opened("127.0.0.1", free_port), opened("127.0.0.2", free_port)
+    mapped = opened("::ffff:127.0.0.3", free_port)
+    for address, holder in (("127.0.0.1", one), ("127.0.0.2", two), ("127.0.0.3", mapped)):
+        assert [found.inode for found in listeners(Port(free_port, address=address))] == [inode(holder)]
+
+
+def test_a_word_is_no_address() -> None:
+    with pytest.raises(HostError, match="'localhost' is not an IP address"):
+        listeners(Port(80, address="localhost"))
+
+
+def test_only_the_asked_port_is_seen_among_many(opened: Open) -> None:
+    many = [opened("127.0.0.1") for _ in range(200)]
+    for mine in (many[0], many[100], many[-1]):
+        assert [found.inode for found in listeners(Port(number(mine)))] == [inode(mine)]
+
+
+def test_more_sockets_than_fit_into_one_answer_are_all_seen(opened: Open, free_port: int) -> None:
+    many = {inode(opened(f"127.0.{i // 250}.{i % 250 + 1}", free_port)) for i in range(900)}
+    found = listeners(Port(free_port))
+    assert {listener.inode for listener in found} == many
+    assert len(found) == len(many)
+
+
+def test_a_table_looks_again_and_again(opened: Open, free_port: int) -> None:
+    with SocketTable() as table:
+        assert table.look(Port(free_port)) == frozenset()
+        mine = opened("127.0.0.1", free_port)
+        assert table.look(Port(free_port)) == {inode(mine)}
+        mine.close()
+        assert table.look(Port(free_port)) == frozenset()
+
+
+def test_a_look_does_not_leak_descriptors(opened: Open) -> None:
+    port = Port(number(opened("127.0.0.1")))
+    before = len(list(Path("/proc/self/fd").iterdir()))
+    with SocketTable() as table:
+        for _ in range(50):
+            table.look(port)
+    listeners(port)
+    assert len(list(Path("/proc/self/fd").iterdir())) == before
+
+
+# The other way: /proc/net ---------------------------------------------------------------------------------------
+
+
+def without(listener: Listener) -> tuple[str, str, int, int, int]:
+    return listener.protocol, listener.address, listener.number, listener.inode, listener.uid
+
+
+@pytest.mark.parametrize("udp", [False, True])
+def test_proc_says_the_same_as_the_kernel(opened: Open, free_port: int, udp: bool) -> None:
+    opened("127.0.0.1", free_port, udp=udp)
+    opened("::1", free_port, udp=udp)
+    opened("::ffff:127.0.0.9", free_port, udp=udp)
+    port = Port(free_port, "udp" if udp else "tcp")
+    assert {without(found) for found in listeners_of(os.getpid(), port)} == {
+        without(found) for found in listeners(port)
+    }
+    assert len(listeners(port)) == 3
+    near = Port(free_port, port.protocol, "127.0.0.9")
+    assert [found.address for found in listeners_of(os.getpid(), near)] == ["::ffff:127.0.0.9"]
+
+
+def test_a_process_that_is_gone_has_no_sockets(free_port: int) -> None:
+    child = subprocess.Popen(["true"])
+    child.wait()
+    assert listeners_of(child.pid, Port(free_port)) == ()
+
+
+@pytest.mark.root
+def test_another_network_is_seen_through_a_process_of_it() -> None:
+    code = (
+        "import socket; s = socket.socket(); s.bind(('0.0.0.0', 0)); s.listen();"
+        "print(s.getsockname()[1], flush=True); input()"
+    )
+    child = subprocess.Popen(
+        ["unshare", "--net", sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    try:
+        assert child.stdout is not None
+        port = Port(int(child.stdout.readline()))
+        (found,) = listeners_of(child.pid, port)
+        assert found.inode not in {listener.inode for listener in listeners(port)}
+        assert Path(f"/proc/{child.pid}/ns/net").readlink() != Path("/proc/self/ns/net").readlink()
+    finally:
+        child.communicate("\n")
+
+
+# An unwilling kernel --------------------------------------------------------------------------------------------
+
+
+class FakeNetlink:
+    """Plays datagrams back; an exception among them is raised."""
+
+    def __init__(self, *answers: bytes | Exception) -> None:
+        self.answers = list(answers)
+        self.sequence = 0
+        self.closed = 0
+
+    def settimeout(self, seconds: float) -> None:
+        assert seconds > 0
+
+    def send(self, data: bytes) -> int:
+        self.sequence = struct.unpack_from("=IHHII", data)[3]
+        return len(data)
+
+    def recv(self, size: int) -> bytes:
+        answer = self.answers.pop(0)
+        if isinstance(answer, Exception):
+            raise answer
+        return answer.replace(b"SEQ!", struct.pack("=I", self.sequence))
+
+    def close(self) -> None:
+        self.closed += 1
+
+
+def message(kind: int, body: bytes = b"\0\0\0\0", *, flags: int = 0, sequence: bytes = b"SEQ!") -> bytes:
+    return struct.pack("=IHH", 16 + len(body), kind, flags) + sequence + struct.pack("=I", 0) + body
+
+
+def row(family: int, port: int, its_inode: int) -> bytes:
+    address = socket.inet_pton(family, "::1" if family == V6 else "127.0.0.1").ljust(16, b"\0")
+    sockid = struct.pack(">HH", port, 0) + address + bytes(16) + struct.pack("=IQ", 0, 77)
+    return message(20, bytes([family, 10, 0, 0]) + sockid + struct.pack("=IIIII", 0, 0, 0, 1000, its_inode))
+
+
+DONE = message(3)
+
+
+@pytest.fixture
+def kernel(monkeypatch: pytest.MonkeyPatch) -> Callable[..., FakeNetlink]:
+    def plays(*answers: bytes | Exception) -> FakeNetlink:
+        fake = FakeNetlink(*answers)
+        monkeypatch.setattr(socket, "socket", lambda *_: fake)
+        return fake
+
+    return plays
+
+
+def test_an_answer_in_several_parts_is_put_together(kernel: Callable[..., FakeNetlink]) -> None:
+    kernel(row(V4, 80, 1) + row(V4, 80, 2), row(V4, 80, 3), DONE, row(V6, 80, 4) + DONE)
+    assert [found.inode for found in listeners(Port(80))] == [1, 2, 3, 4]
+
+
+def test_a_disturbed_dump_is_asked_for_again(kernel: Callable[..., FakeNetlink]) -> None:
+    fake = kernel(row(V4, 80, 1), message(3, flags=0x10), row(V4, 80, 2) + DONE, DONE)
+    assert [found.inode for found in listeners(Port(80))] == [2]
+    assert fake.closed == 2
+
+
+def test_a_table_that_never_rests_is_an_error(kernel: Callable[..., FakeNetlink]) -> None:
+    kernel(*[message(3, flags=0x10)] * 100)
+    with pytest.raises(HostError, match="they change faster than they can be read"):
+        listeners(Port(80))
+
+
+def test_a_full_buffer_is_tried_again(kernel: Callable[..., FakeNetlink]) -> None:
+    kernel(OSError(errno.ENOBUFS, "full"), row(V4, 80, 1) + DONE, DONE)
+    assert [found.inode for found in listeners(Port(80))] == [1]
+
+
+def test_what_belongs_to_another_request_is_skipped(kernel: Callable[..., FakeNetlink]) -> None:
+    stale = row(V4, 80, 9).replace(b"SEQ!", b"old!")
+    kernel(stale + row(V4, 80, 1) + DONE, DONE)
+    assert [found.inode for found in listeners(Port(80))] == [1]
+
+
+@pytest.mark.parametrize(
+    "refusal",
+    [
+        pytest.param(message(2, struct.pack("=i", -errno.ENOENT)), id="module-missing"),
+        pytest.param(message(3, struct.pack("=i", -errno.EOPNOTSUPP)), id="failed-at-the-end"),
+        pytest.param(PermissionError(errno.EPERM, "no"), id="sandbox"),
+        pytest.param(TimeoutError(), id="silence"),
+    ],
+)
+def test_without_sock_diag_proc_is_read_and_nothing_asked_again(
+    opened: Open, kernel: Callable[..., FakeNetlink], refusal: bytes | Exception
+) -> None:
+    mine = opened("127.0.0.1")
+    fake = kernel(refusal)
+    with SocketTable() as table:
+        for _ in range(2):
+            assert [found.inode for found in table.listeners(Port(number(mine)))] == [inode(mine)]
+    assert fake.answers == []

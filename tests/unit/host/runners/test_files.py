@@ -1,0 +1,148 @@
+"""When files changed last: by their coming, whatever their own times say."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from runbook.host.runners.files import Scan
+
+OLD = 500_000_000.0
+
+
+def latest(*paths: Path | str) -> dict[str, Any]:
+    good, detail, output = Scan(tuple(map(str, paths)), time.monotonic() + 10).get()
+    assert good, detail
+    found: dict[str, Any] = json.loads(output)
+    return found
+
+
+def wrong(*paths: Path | str) -> str:
+    good, detail, output = Scan(tuple(map(str, paths)), time.monotonic() + 10).get()
+    assert (good, output) == (False, "")
+    return detail
+
+
+def last(act: Callable[[], object], *others: Path) -> None:
+    """Do something until the kernel's clock, which goes in ticks, has gone on since all that was before."""
+    newest = max(path.lstat().st_ctime_ns for other in others for path in (other, *other.rglob("*")))
+    probe = others[0].parent / "clock"
+    probe.touch()
+    while probe.stat().st_ctime_ns <= newest:
+        probe.touch()
+    act()
+
+
+@pytest.fixture
+def app(tmp_path: Path) -> Path:
+    """A folder with code in it."""
+    folder = tmp_path / "app"
+    (folder / "lib").mkdir(parents=True)
+    for name in ("server.js", "lib/a.js", "lib/b.js"):
+        (folder / name).write_text(name)
+    return folder
+
+
+def test_what_was_written_last(app: Path) -> None:
+    last(lambda: (app / "lib" / "a.js").write_text("new"), app)
+    found = latest(app)
+    assert (found["path"], found["files"]) == (str(app / "lib" / "a.js"), 3)
+    assert found["changed"] == pytest.approx((app / "lib" / "a.js").stat().st_ctime)
+
+
+def test_a_time_that_was_carried_over_does_not_count(app: Path) -> None:
+    """npm, tar and apt give a file the time of its making."""
+    new = app.parent / "new.js"
+    new.write_text("new")
+    os.utime(new, (OLD, OLD))
+    last(lambda: new.rename(app / "server.js"), app)
+    assert (app / "server.js").stat().st_mtime == OLD
+    assert latest(app)["path"] == str(app / "server.js")
+    assert latest(app)["changed"] > OLD + 1
+
+
+def test_a_folder_that_was_moved_here(app: Path) -> None:
+    other = app.parent / "other"
+    other.mkdir()
+    (other / "server.js").touch()
+    app.rename(app.parent / "app.old")
+    last(lambda: other.rename(app), other)
+    assert latest(app)["path"] == str(app)
+    assert latest(app / "server.js")["path"] == str(app)
+
+
+def test_a_folder_in_which_something_came_is_not_what_changed(app: Path) -> None:
+    last((app / "gateway.sock").mkdir, app)
+    assert latest(app)["path"] != str(app)
+
+
+def test_a_link_that_was_set_anew(app: Path) -> None:
+    current = app.parent / "current"
+    last(lambda: current.symlink_to("app"), app)
+    assert latest(current)["path"] == str(current)
+    assert latest(current / "lib" / "a.js")["path"] == str(current)
+    (app / "lib" / "link.js").symlink_to(app.parent / "clock")
+    last(lambda: (app.parent / "clock").write_text("x"), app)
+    assert latest(app)["path"] == str(app / "lib" / "link.js")
+
+
+def test_links_in_a_circle(tmp_path: Path) -> None:
+    (tmp_path / "a").symlink_to("b")
+    (tmp_path / "b").symlink_to("a")
+    assert "too many" in wrong(tmp_path / "a")
+
+
+def test_a_link_within_that_leads_nowhere(app: Path) -> None:
+    (app / "dangling").symlink_to("nowhere")
+    assert latest(app)["files"] == 4
+
+
+def test_a_pattern(app: Path) -> None:
+    last(lambda: (app / "server.js").write_text("new"), app)
+    assert latest(app / "lib" / "*.js")["files"] == 2
+    assert latest(app / "**" / "*.js")["path"] == str(app / "server.js")
+    (app / "[1].js").touch()
+    assert latest(app / "[1].js")["files"] == 1
+
+
+def test_what_python_writes_while_it_runs(app: Path) -> None:
+    (app / "lib" / "__pycache__").mkdir()
+    last((app / "lib" / "__pycache__" / "a.cpython-311.pyc").touch, app)
+    (app / "lib" / "old.pyc").touch()
+    assert latest(app)["path"].endswith(".js")
+
+
+def test_nothing_there(app: Path) -> None:
+    (app.parent / "empty").mkdir()
+    for named in (app / "nosuch", app / "*.py", app.parent / "empty", app / "nosuch" / "a.js"):
+        assert wrong(app, named) == f"there is no file {named}"
+
+
+def test_a_part_of_the_path_that_is_no_folder(app: Path) -> None:
+    assert "server.js/x" in wrong(app / "server.js" / "x")
+
+
+def test_what_may_not_be_looked_into(app: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(path: str) -> None:
+        raise PermissionError(13, "Permission denied", path)
+
+    monkeypatch.setattr(os, "scandir", refused)
+    assert wrong(app) == f"cannot look at {app}: permission denied"
+
+
+def test_a_name_that_is_no_utf_8(app: Path) -> None:
+    last(lambda: Path(os.fsdecode(os.fsencode(app) + b"/\xff.js")).touch(), app)
+    assert latest(app)["path"] == f"{app}/\\xff.js"
+
+
+def test_it_ends_in_time_and_when_it_is_cut(app: Path) -> None:
+    assert Scan((str(app),), time.monotonic()).get()[1] == f"it takes too long to look at {app}"
+    scan = Scan((str(app),), time.monotonic() + 10)
+    scan.cut()
+    assert scan.get()[0] is False

@@ -1,0 +1,309 @@
+"""Who is found among the processes, in the moment in which a job is announced."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import subprocess
+from collections.abc import Callable, Iterable
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from runbook.host.holders import Process
+from runbook.host.kernel import processes
+from runbook.host.requesters import Asked
+from runbook.host.systemd import requester_scan as callers_module
+from runbook.host.systemd.requester_scan import FRESH, Callers, Spelled
+from tests.unit.fake_machine import process
+
+GW = Spelled(frozenset({"gw.service"}))
+NOW = 1000.0
+
+
+class FakeProc:
+    """A /proc of data. `slow` is how many seconds each name takes to be read."""
+
+    def __init__(self) -> None:
+        self.processes: dict[int, Process] = {}
+        self.logins: dict[int, str] = {}
+        self.looked_at = 0
+        self.judged: list[int] = []
+        self.slow = 0.0
+        self.time = NOW
+
+    def add(self, pid: int, line: str, **changes: Any) -> None:
+        command = tuple(shlex.split(line))
+        name = changes.pop("name", command[0].rpartition("/")[2])
+        facts = {"cgroup": "/user.slice/user-0.slice/session-3.scope", "exe": f"/usr/bin/{name}", "started": NOW - 0.1}
+        self.processes[pid] = replace(process(pid, name=name, command=command), **{**facts, **changes})
+
+    def pids(self) -> Iterable[int]:
+        return list(self.processes)
+
+    def name(self, pid: int) -> str:
+        self.looked_at += 1
+        self.time += self.slow
+        return self.processes[pid].name
+
+    def glance(self, pid: int, uid: int, may: Callable[[Process], bool]) -> Process | None:
+        process = self.processes[pid]
+        if process.uid != uid or not may(replace(process, command=())):
+            return None
+        self.judged.append(pid)
+        return process
+
+    def read(self, pid: int) -> Process | None:
+        return self.processes.get(pid)
+
+    def login(self, pid: int) -> str:
+        return self.logins.get(pid, "")
+
+    def uptime(self) -> float:
+        return self.time
+
+
+@pytest.fixture
+def proc() -> FakeProc:
+    return FakeProc()
+
+
+def look(proc: FakeProc, *, began: bool = True, of_user: bool = False, spelled: Spelled = GW) -> Asked:
+    callers = Callers(of_user=of_user, proc=proc)
+    callers.look("gw", 7, spelled, began=began)
+    [asked] = callers.asked("gw")
+    return asked
+
+
+def test_an_administrator(proc: FakeProc) -> None:
+    proc.add(50, "-bash", name="bash")
+    proc.add(70, "systemctl restart gw", ppid=50)
+    assert str(look(proc)) == "PID 70 `systemctl restart gw` as root in session-3.scope"
+
+
+def test_a_service(proc: FakeProc) -> None:
+    proc.add(60, "/usr/bin/monit -c /etc/monitrc", cgroup="/system.slice/monit.service")
+    proc.add(65, "sh -c 'systemctl restart gw'", ppid=60, cgroup="/system.slice/monit.service")
+    proc.add(70, "/bin/systemctl restart gw", ppid=65, cgroup="/system.slice/monit.service")
+    assert str(look(proc)).endswith("run by PID 60 (monit) as root in monit.service")
+
+
+def test_behind_sudo(proc: FakeProc) -> None:
+    """Whose shell it was, by the user of the process above, which nobody can make up."""
+    proc.add(40, "sshd: anna@pts/0", name="sshd")
+    proc.add(50, "-bash", name="bash", user="anna", uid=1000, ppid=40)
+    proc.add(60, "sudo systemctl restart gw", ppid=50)
+    proc.add(70, "systemctl restart gw", ppid=60)
+    assert str(look(proc)) == "PID 70 `systemctl restart gw` as root for anna in session-3.scope"
+
+
+def test_the_login_comes_before_the_shell(proc: FakeProc) -> None:
+    proc.add(50, "-bash", name="bash", user="deploy", uid=1001)
+    proc.add(70, "systemctl restart gw", ppid=50)
+    proc.logins[70] = "anna"
+    assert "as root for anna in" in str(look(proc))
+    proc.logins[70] = "root"
+    assert "as root for deploy in" in str(look(proc))
+
+
+def test_a_line_of_parents_ends_at_a_manager_and_at_a_pid_that_was_used_again(proc: FakeProc) -> None:
+    proc.add(30, "/lib/systemd/systemd --user", name="systemd", cgroup="/user.slice/user@0.service/init.scope")
+    proc.add(70, "systemctl restart gw", ppid=30)
+    assert "run by" not in str(look(proc))
+    proc.add(90, "/usr/bin/young", name="young")
+    proc.add(70, "systemctl restart gw", ppid=90)
+    assert "run by" not in str(look(proc))
+
+
+def test_two_are_both_named_and_three_are_not(proc: FakeProc) -> None:
+    proc.add(70, "systemctl restart gw")
+    proc.add(71, "systemctl stop gw")
+    assert [asker.pid for asker in look(proc).askers] == [71, 70]
+    proc.add(72, "systemctl start gw")
+    assert look(proc).askers == ()
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"uid": 1000, "user": "anna"},  # it may wait for polkit's password
+        {"exe": "/home/anna/systemctl-of-mine"},
+        {"dead": True},
+        {"started": NOW - FRESH - 1},  # it waits for something that it asked for long ago
+        {"pid_namespace": 4026532000},
+        {"cgroup": "/machine.slice/systemd-nspawn@box.service/payload/system.slice/x.service"},
+        {"name": "python3"},
+    ],
+)
+def test_who_cannot_have_asked_or_may_not_have(proc: FakeProc, changes: dict[str, Any]) -> None:
+    proc.add(os.getpid(), "runbook apply x", pid_namespace=4026531836)
+    proc.add(70, "systemctl restart gw", **changes)
+    assert look(proc).askers == ()
+    assert proc.judged == []  # Nothing of its command line, which may be a trap.
+
+
+@pytest.mark.parametrize(("uid", "named"), [(0, False), (1000, True)])
+def test_a_program_that_is_not_seen(proc: FakeProc, monkeypatch: pytest.MonkeyPatch, uid: int, named: bool) -> None:
+    """Root sees that of every process, but for a path that is too long: nobody but a pretender has one."""
+    monkeypatch.setattr(os, "geteuid", lambda: uid)
+    proc.add(70, "systemctl restart gw", exe="")
+    assert bool(look(proc).askers) == named
+
+
+def test_a_job_that_nobody_heard_begin_may_be_old(proc: FakeProc) -> None:
+    proc.add(70, "systemctl stop gw", started=NOW - 300)
+    assert [asker.pid for asker in look(proc, began=False).askers] == [70]
+
+
+def test_a_program_that_an_upgrade_has_replaced(proc: FakeProc) -> None:
+    proc.add(70, "systemctl restart gw", exe="/usr/bin/systemctl (deleted)")
+    assert look(proc).askers
+
+
+def test_a_child_that_has_not_become_what_it_will_be(proc: FakeProc) -> None:
+    proc.add(70, "systemctl restart gw")
+    proc.add(71, "systemctl restart gw", ppid=70)
+    assert [asker.pid for asker in look(proc).askers] == [70]
+
+
+def test_who_was_found_for_one_job_has_not_asked_for_the_next(proc: FakeProc) -> None:
+    """It learns in this moment that its own was taken back."""
+    callers = Callers(of_user=False, proc=proc)
+    proc.add(70, "systemctl restart gw")
+    callers.look("gw", 7, GW, began=True)
+    proc.add(71, "systemctl stop gw")
+    callers.look("gw", 8, GW, began=True)
+    assert [[asker.pid for asker in one.askers] for one in callers.asked("gw")] == [[70], [71]]
+
+
+def test_a_command_of_the_run_and_a_child_of_the_program(proc: FakeProc) -> None:
+    callers = Callers(of_user=False, proc=proc)
+    callers.starts("runbook-r1-run.service")
+    proc.add(70, "systemctl restart gw", cgroup="/system.slice/runbook-r1-run.service")
+    callers.look("gw", 7, GW, began=True)
+    assert callers.asked("gw")[-1].own
+    del proc.processes[70]
+    proc.add(os.getpid(), "runbook apply x")
+    proc.add(os.getpid() + 1, "systemctl restart gw", ppid=os.getpid())
+    callers.look("gw", 8, GW, began=True)
+    assert callers.asked("gw")[-1].own
+    proc.add(70, "systemctl restart gw", cgroup="/system.slice/runbook-r2-run.service")
+    callers.look("gw", 9, GW, began=True)
+    assert not callers.asked("gw")[-1].own
+
+
+def test_a_look_ends_in_time_and_then_names_nobody(proc: FakeProc) -> None:
+    for pid in range(10, 1010):
+        proc.add(pid, "/usr/bin/worker")
+    proc.add(2000, "systemctl restart gw")
+    proc.slow = 0.001
+    assert look(proc).askers == ()
+    assert proc.looked_at < 300
+    proc.slow = 0.0
+    assert look(proc).askers
+
+
+def jobs_every(seconds: float, proc: FakeProc, callers: Callers, *, count: int) -> float:
+    """Announce jobs at a steady pace, and give the share of the time that went to looks."""
+    began, spent = proc.time, 0.0
+    for job in range(count):
+        at = proc.time
+        callers.look("gw", job, GW, began=True)
+        spent += proc.time - at
+        proc.time = max(proc.time, at + seconds)
+    return spent / (proc.time - began)
+
+
+def test_looks_take_a_tenth_of_the_time_at_most(proc: FakeProc) -> None:
+    """A unit that loops, on a machine of 15,000 processes: ten jobs a second, and 0.15 s for each look."""
+    for pid in range(10, 160):
+        proc.add(pid, "/usr/bin/worker")
+    proc.slow = 0.001
+    callers = Callers(of_user=False, proc=proc)
+    assert jobs_every(0.1, proc, callers, count=1000) < 0.11
+    assert proc.looked_at > 150 * 30
+    assert all(one.askers == () for one in callers.asked("gw"))
+    assert callers.knows("gw", 999)
+
+
+def test_a_burst_is_looked_into_where_there_was_rest_before(proc: FakeProc) -> None:
+    for pid in range(10, 60):
+        proc.add(pid, "/usr/bin/worker")
+    proc.slow = 0.001
+    callers = Callers(of_user=False, proc=proc)
+    for unit in ("web", "db", "gw"):
+        proc.add(70, "systemctl restart gw", started=proc.time)
+        callers.look(unit, 1, GW, began=True)
+        assert callers.asked(unit)[0].askers
+
+
+def test_who_may_have_asked_for_what_was_not_looked_into_is_not_taken_for_the_next(proc: FakeProc) -> None:
+    for pid in range(100, 400):
+        proc.add(pid, "/usr/bin/worker")
+    callers = Callers(of_user=False, proc=proc)
+    proc.slow = 0.001
+    callers.look("gw", 1, GW, began=True)
+    proc.slow = 0.0
+    proc.add(70, "systemctl restart gw", started=proc.time - 0.01)
+    callers.look("gw", 2, GW, began=True)  # No look: too soon.
+    proc.time += 5
+    callers.look("gw", 3, GW, began=True)
+    assert [one.askers for one in callers.asked("gw")] == [(), (), ()]
+    proc.add(71, "systemctl stop gw", started=proc.time)
+    callers.look("gw", 4, GW, began=True)
+    assert [asker.pid for asker in callers.asked("gw")[-1].askers] == [71]
+
+
+def test_only_the_latest_jobs_are_kept(proc: FakeProc) -> None:
+    callers = Callers(of_user=False, proc=proc)
+    for job in range(100):
+        callers.look("gw", job, GW, began=True)
+    assert [one.job for one in callers.asked("gw")] == [*range(100 - callers_module.KEPT, 100)]
+    assert callers.knows("gw", 99)
+    callers.forget("gw")
+    assert not callers.knows("gw", 99)
+
+
+def test_the_real_proc() -> None:
+    """Names, and the login of whoever has one."""
+    me = processes.read(os.getpid())
+    assert me is not None
+    assert processes.name_of(os.getpid()) == me.name
+    assert processes.name_of(2**22 + 1) == processes.login_of(2**22 + 1) == ""
+    assert isinstance(processes.login_of(os.getpid()), str)
+    Callers(of_user=False).look("gw", 1, Spelled(frozenset({"no-such-unit.service"})), began=True)
+
+
+def test_a_real_process_is_looked_at_within_bounds() -> None:
+    """Another user's not at all; and before its command line is read it is asked whether that is to be judged."""
+    seen: list[Process] = []
+
+    def no(one: Process) -> bool:
+        seen.append(one)
+        return False
+
+    with subprocess.Popen(["sleep", "600", *["0.1"] * 20]) as short, subprocess.Popen(["sleep", "6" * 70000]) as long:
+        try:
+            assert processes.glance(short.pid, os.geteuid() + 1, no) is None
+            assert processes.glance(short.pid, os.geteuid(), no) is None
+            assert [one.command for one in seen] == [()]
+            known = processes.glance(short.pid, os.geteuid(), lambda _one: True)
+            assert known is not None
+            assert (known.command[:3], known.environment) == (("sleep", "600", "0.1"), ())
+            too_long = processes.brief(long.pid)
+            assert too_long is not None
+            assert too_long.command == ()
+        finally:
+            short.kill()
+            long.kill()
+    assert processes.glance(short.pid, os.geteuid(), lambda _one: True) is None
+
+
+def test_a_users_manager(proc: FakeProc) -> None:
+    """There is no polkit to ask, and nobody but the user asks."""
+    mine, other = os.geteuid(), os.geteuid() + 1
+    proc.add(70, "systemctl --user restart gw", uid=mine, user="anna")
+    proc.add(71, "systemctl restart gw", uid=mine, user="anna")
+    proc.add(72, "systemctl --user restart gw", uid=other, user="otto")
+    assert [asker.pid for asker in look(proc, of_user=True).askers] == [70]

@@ -1,0 +1,197 @@
+"""What needs no systemd: names, environments, results that a unit left on disk."""
+
+from __future__ import annotations
+
+import os
+import pwd
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
+
+import pytest
+
+from runbook.errors import AccessDenied, BusLost, HostError, NoSuchUnit
+from runbook.host.facts import ActiveState, JobRef, LoadState, Unit
+from runbook.host.kernel.accounts import environment, hindrance
+from runbook.host.loop import Loop
+from runbook.host.queries import Command, CommandResult
+from runbook.host.systemd.manager import Systemd
+from runbook.host.systemd.transient import KEPT, Commands, unit_name
+
+
+@pytest.mark.parametrize(
+    ("name", "unit"),
+    [
+        ("20261123-0547-k3f-update", "runbook-20261123-0547-k3f-update.service"),
+        ("a b/c@d", "runbook-a-b-c-d.service"),
+        ("remediate.fix.run", "runbook-remediate.fix.run.service"),
+        ("größe", "runbook-gr-e.service"),
+    ],
+)
+def test_the_name_of_a_unit(name: str, unit: str) -> None:
+    assert unit_name(name) == unit
+
+
+def test_long_names_stay_apart() -> None:
+    one, other = unit_name("x" * 300), unit_name("x" * 301)
+    assert one != other
+    assert max(len(one), len(other)) < 256
+
+
+def test_the_environment_is_that_of_the_user() -> None:
+    account = pwd.getpwuid(os.geteuid())
+    assert environment(Command(("true",), env={"A": "b", "HOME": "/else"})) == {
+        "HOME": "/else",
+        "USER": account.pw_name,
+        "LOGNAME": account.pw_name,
+        "SHELL": account.pw_shell,
+        "A": "b",
+    }
+
+
+@pytest.mark.parametrize(
+    ("command", "why"),
+    [
+        (Command(("true",), cwd="/"), ""),
+        (Command(("true",)), ""),
+        (Command(("true",), user="nosuchuser"), "cannot run a command as nosuchuser: there is no such user"),
+        (Command(("true",), cwd="/nowhere"), "cannot run a command in /nowhere: there is no such folder"),
+        (Command(("true",), cwd="/etc/passwd"), "cannot run a command in /etc/passwd: there is no such folder"),
+    ],
+)
+def test_what_keeps_a_command_from_starting(command: Command, why: str) -> None:
+    assert hindrance(command) == why
+
+
+def test_only_root_becomes_another_user(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "geteuid", lambda: 1)
+    with pytest.raises(AccessDenied, match="cannot run a command as root: only root may"):
+        environment(Command(("true",), user="root"))
+
+
+class Forgetful:
+    """A systemd that has forgotten the unit."""
+
+    bus: SimpleNamespace
+
+    def unit(self, name: str, *, recent: float = 0.0) -> Unit:
+        return Unit(name, load_state=LoadState.NOT_FOUND)
+
+    def live_state(self, name: str) -> None:
+        return None
+
+    def manager(self, *_: Any, **__: Any) -> None:
+        raise NoSuchUnit("cannot let go of it: there is no such unit")
+
+
+@pytest.fixture
+def commands() -> Commands:
+    return Commands(cast("Systemd", Forgetful()), cast("Loop", SimpleNamespace()))
+
+
+class Flaky(Forgetful):
+    """A systemd that is away when the first start is asked for, and answers the others."""
+
+    bus = SimpleNamespace(peer=True)
+
+    def __init__(self) -> None:
+        self.asked = 0
+
+    def manager(self, method: str, *_: Any, **__: Any) -> None:
+        self.asked += method == "StartTransientUnit"
+        if self.asked == 1:
+            raise BusLost("cannot start it: the connection broke")
+
+    def began(self, answer: None, name: str, verb: str, output: str) -> JobRef:
+        return JobRef(f"/org/freedesktop/systemd1/job/{self.asked}", name, verb, output)
+
+
+def test_each_try_runs_after_one_that_was_answered(tmp_path: Path) -> None:
+    """Only a start that nobody answered is looked for on disk: what an answered one left is of that try alone."""
+    systemd = Flaky()
+    commands = Commands(cast("Systemd", systemd), cast("Loop", SimpleNamespace()))
+    command = Command(("true",), output=str(tmp_path / "out"))
+    with pytest.raises(BusLost):
+        commands.begin("x", command)
+    assert commands.begin("x", command).path.endswith("/2")
+    (tmp_path / "out.result").write_text("exit-code exited 7\n")
+    assert commands.begin("x", command).path.endswith("/3")
+
+
+def test_one_that_is_just_writing_its_result_is_joined(tmp_path: Path) -> None:
+    class Ending(Flaky):
+        bus = SimpleNamespace(peer=True, read=lambda *_, **__: (5, "/org/freedesktop/systemd1/job/5"))
+
+        def live_state(self, name: str) -> ActiveState | None:  # type: ignore[override]
+            return ActiveState.DEACTIVATING if self.asked else None
+
+        def is_own(self, name: str) -> None:
+            assert name == "runbook-x.service"
+
+    systemd = Ending()
+    commands = Commands(cast("Systemd", systemd), cast("Loop", SimpleNamespace()))
+    assert commands.begin("x", Command(("true",), output=str(tmp_path / "out"))).path.endswith("/5")
+    assert systemd.asked == 1
+
+
+def ended(folder: Path, result: str, output: bytes = b"said\n") -> JobRef:
+    (folder / "out").write_bytes(output)
+    (folder / "out.result").write_text(result)
+    return JobRef("/org/freedesktop/systemd1/job/1", "runbook-x.service", "start", str(folder / "out"))
+
+
+@pytest.mark.parametrize(
+    ("result", "expected"),
+    [
+        ("success exited 0\n", CommandResult("success", 0, "said\n")),
+        ("exit-code exited 3\n", CommandResult("exit-code", 3, "said\n")),
+        ("signal killed KILL\n", CommandResult("signal", 9, "said\n")),
+        ("timeout killed TERM\n", CommandResult("timeout", 15, "said\n")),
+        ("core-dump dumped SEGV\n", CommandResult("core-dump", 11, "said\n")),
+    ],
+)
+def test_a_result_that_the_unit_left_on_disk(
+    commands: Commands, tmp_path: Path, result: str, expected: CommandResult
+) -> None:
+    assert commands.result(ended(tmp_path, result)) == expected
+
+
+@pytest.mark.parametrize("result", ["", "succ", "exit-code exited", "signal killed NOSUCH\n", "exit-code exited x\n"])
+def test_half_a_result_is_none(commands: Commands, tmp_path: Path, result: str) -> None:
+    with pytest.raises(HostError, match=r"cannot tell how runbook-x\.service ended"):
+        commands.result(ended(tmp_path, result))
+
+
+def test_no_result(commands: Commands, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # A command without an output has left nothing anywhere; files of like names are somebody else's.
+    (tmp_path / ".script").touch()
+    (tmp_path / ".result").write_text("success exited 0\n")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(HostError, match="cannot tell how"):
+        commands.result(JobRef("/org/freedesktop/systemd1/job/1", "runbook-x.service", "start"))
+    assert (tmp_path / ".script").exists()
+
+
+def test_the_end_of_a_long_output(commands: Commands, tmp_path: Path) -> None:
+    ref = ended(tmp_path, "success exited 0\n", b"begin" + b"x" * KEPT)
+    assert commands.result(ref).output == "x" * KEPT
+
+
+def test_a_folder_that_cannot_be_entered_says_so(commands: Commands, tmp_path: Path) -> None:
+    result = commands.result(ended(tmp_path, "exit-code exited 200\n", b""))
+    assert result.output == "it could not be started: 200/CHDIR: its folder cannot be entered; `cwd` names another\n"
+
+
+def test_a_command_that_was_refused_leaves_nothing_that_it_was_given(tmp_path: Path) -> None:
+    systemd = Forgetful()
+    systemd.bus = SimpleNamespace(peer=False)
+    refusing = Commands(cast("Systemd", systemd), cast("Loop", SimpleNamespace()))
+    command = Command(("/bin/sh", "-e", "-c", "echo sesame"), output=str(tmp_path / "x.log"))
+    with pytest.raises(NoSuchUnit):
+        refusing.begin("x", command)
+    assert [path.name for path in tmp_path.iterdir()] == ["x.log"]
+
+
+def test_a_command_needs_a_place_for_its_result(commands: Commands) -> None:
+    with pytest.raises(HostError, match="no place for its result"):
+        commands.begin("x", Command(("true",)))

@@ -1,0 +1,61 @@
+"""Makes records of runs for tests."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from runbook.model import Event
+from runbook.records import history, store
+from runbook.records.history import Past
+from runbook.records.store import Header, Record, Writer
+
+BEGAN = 1_790_000_000.0
+
+
+def header(name: str, **fields: Any) -> Header:
+    """Make a header."""
+    known = {
+        "file": "/root/upgrade.yaml",
+        "cwd": "/root",
+        "scope": "system",
+        "user": "root",
+        "began": BEGAN,
+        "boot": "boot",
+        "version": "1",
+    }
+    return Header(id=name, **{**known, **fields})
+
+
+def begun(began: float = BEGAN) -> Record:
+    """Make a record that holds no event yet."""
+    kept = store.create(began)
+    kept.begin(header(kept.id, began=began), "steps: [restart]\n")
+    return kept
+
+
+def wrote(kept: Record, *events: tuple[str, dict[str, Any]], at: float = BEGAN) -> Past:
+    """Write events, a second after one another, and give the run as it is read again."""
+    writer = Writer(kept, lambda _: None)
+    for number, (event, data) in enumerate(events):
+        writer(Event(at + number, kept.id, event, data))
+    writer.close()
+    return history.find(kept.id)
+
+
+STARTED = ("run-started", {"name": "upgrade web", "file": "x.yaml", "unit": "web.service", "units": ["web.service"]})
+
+
+def acting(name: str) -> tuple[str, dict[str, Any]]:
+    """Make the event of a step that begins to act."""
+    return "step-acting", {"id": name, "type": "run", "reason": "run it", "evidence": {}}
+
+
+def finished(name: str, status: str = "changed", **data: Any) -> tuple[str, dict[str, Any]]:
+    """Make the event of a step that ended."""
+    known = {"verdict": "job-done", "reason": "it is so", "attempts": 1, "seconds": 0.5, "evidence": {}}
+    return "step-finished", {"id": name, "type": "run", "status": status, **known, **data}
+
+
+def ended(status: str = "changed", code: int = 0) -> tuple[str, dict[str, Any]]:
+    """Make the event with which a run ends."""
+    return "run-finished", {"status": status, "exit": code, "reason": "web.service runs"}

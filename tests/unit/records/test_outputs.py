@@ -1,0 +1,84 @@
+"""Secrets in what commands printed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from runbook.engine.execution.events import Events
+from runbook.model import Event, SystemClock
+from runbook.records import outputs
+from runbook.records.outputs import Printed
+
+
+def mask(folder: Path, *secrets: str) -> Printed:
+    return Printed(folder, Events("", SystemClock(), (), secrets).forms)
+
+
+def test_a_secret_is_starred_where_it_stands(tmp_path: Path) -> None:
+    file = tmp_path / "update.log"
+    file.write_bytes(b"token=s3cret!\nand s3cret!s3cret!\n\xff\n")
+    mask(tmp_path, "s3cret!").mask("")
+    assert file.read_bytes() == b"token=*******\nand **************\n\xff\n"
+
+
+@pytest.mark.parametrize("at", range(20))
+def test_one_that_lies_across_two_pieces_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, at: int) -> None:
+    monkeypatch.setattr(outputs, "CHUNK", 8)
+    file = tmp_path / "run.log"
+    file.write_text("-" * at + "s3cret!" + "-" * (30 - at))
+    mask(tmp_path, "s3cret!", "abc").mask("")
+    assert "s3cret!" not in file.read_text()
+    assert len(file.read_text()) == 37
+
+
+def test_the_longest_comes_first(tmp_path: Path) -> None:
+    file = tmp_path / "run.log"
+    file.write_text("abcdef abc")
+    mask(tmp_path, "abc", "abcdef").mask("")
+    assert file.read_text() == "****** ***"
+
+
+def test_it_comes_with_the_end_of_a_step_and_the_end_of_the_run(tmp_path: Path) -> None:
+    names = ["a.log", "a.log.1", "b.log"]
+    for name in names:
+        (tmp_path / name).write_text("s3cret!")
+    sink = mask(tmp_path, "s3cret!")
+    sink(Event(0, "", "step-acting", {"id": "b"}))
+    sink(Event(0, "", "step-finished", {"id": "a"}))
+    assert [(tmp_path / name).read_text() for name in names] == ["*******", "*******", "s3cret!"]
+    sink(Event(0, "", "run-finished", {}))
+    assert (tmp_path / "b.log").read_text() == "*******"
+
+
+def test_neither_links_nor_what_is_given_to_a_command_is_touched(tmp_path: Path) -> None:
+    outside = tmp_path / "outside"
+    outside.write_text("s3cret!")
+    folder = tmp_path / "output"
+    folder.mkdir()
+    (folder / "a.log").symlink_to(outside)
+    (folder / "a.log.start").write_text("s3cret!")
+    mask(folder, "s3cret!").mask("")
+    assert outside.read_text() == (folder / "a.log.start").read_text() == "s3cret!"
+    assert outputs.files(tmp_path / "nowhere") == []
+
+
+def test_without_secrets_nothing_is_opened(tmp_path: Path) -> None:
+    (tmp_path / "a.log").write_text("")
+    mask(tmp_path).mask("")
+    assert (tmp_path / "a.log").read_text() == ""
+
+
+@pytest.mark.parametrize("event", ["run-finished", "run-abandoned", "run-superseded"])
+@pytest.mark.parametrize("secrets", [(), ("s3cret!",)])
+def test_what_a_command_was_given_and_a_power_cut_left_goes_at_the_end(
+    tmp_path: Path, event: str, secrets: tuple[str, ...]
+) -> None:
+    names = ["a.log", "a.log.result", "a.log.script", "a.log.start", "a.log.unit"]
+    for name in names:
+        (tmp_path / name).write_text("")
+    mask(tmp_path, *secrets)(Event(0, "", "step-finished", {"id": "a"}))
+    assert sorted(path.name for path in tmp_path.iterdir()) == names
+    mask(tmp_path, *secrets)(Event(0, "", event, {}))
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.log", "a.log.result", "a.log.unit"]

@@ -1,0 +1,95 @@
+"""The names of units, and ports."""
+
+from __future__ import annotations
+
+import pytest
+
+from runbook.model import Port
+from runbook.util.names import parse_port, unit_name
+
+
+@pytest.mark.parametrize(
+    ("text", "name"),
+    [
+        ("gw", "gw.service"),
+        ("gw.service", "gw.service"),
+        ("gw.socket", "gw.socket"),
+        ("gw.v2", "gw.v2.service"),
+        ("getty@tty1", "getty@tty1.service"),
+        ("a@b.service", "a@b.service"),
+        (r"dev-disk\x2d1.mount", r"dev-disk\x2d1.mount"),
+        ("x" * 247, "x" * 247 + ".service"),
+    ],
+)
+def test_a_unit_has_its_full_name(text: str, name: str) -> None:
+    assert unit_name(text) == name
+    assert unit_name(name) == name
+
+
+@pytest.mark.parametrize(
+    ("text", "why"),
+    [
+        ("", "is missing"),
+        ("/etc/systemd/system/gw.service", "is a path, not the name of a unit; write its name, `gw.service`"),
+        ("../gw", "is a path"),
+        ("my gw", "a space cannot stand in one"),
+        ("gw\n", r"U\+000A cannot stand in one"),
+        ("gw*", r"`\*` cannot stand in one"),
+        ("gwé", "`é` cannot stand in one"),
+        (".service", "nothing stands before"),
+        ("@x.service", "nothing stands before"),
+        ("getty@.service", "is a template; name one of its instances, `getty@NAME.service`"),
+        ("getty@", "is a template"),
+        ("x" * 248, "longer than 255"),
+    ],
+)
+def test_what_cannot_be_a_unit_is_refused_in_words(text: str, why: str) -> None:
+    with pytest.raises(ValueError, match=why):
+        unit_name(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "port"),
+    [
+        ("18789", Port(18789)),
+        ("1", Port(1)),
+        ("65535", Port(65535)),
+        ("tcp:80", Port(80)),
+        ("udp:53", Port(53, "udp")),
+        ("127.0.0.1:8080", Port(8080, "tcp", "127.0.0.1")),
+        ("[::1]:8080", Port(8080, "tcp", "::1")),
+        ("[0:0::1]:8080", Port(8080, "tcp", "::1")),
+        ("udp:[::1]:53", Port(53, "udp", "::1")),
+    ],
+)
+def test_a_port_is_read(text: str, port: Port) -> None:
+    assert parse_port(text) == port
+    assert parse_port(str(port)) == port or port.protocol == "udp"
+
+
+@pytest.mark.parametrize("text", ["0", "65536", "99999999999999999999999", "127.0.0.1:0"])
+def test_a_port_out_of_range_is_refused(text: str) -> None:
+    with pytest.raises(ValueError, match="out of range; ports go from 1 to 65535"):
+        parse_port(text)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "http",
+        "-1",
+        "8_0",
+        "٨٠",
+        "80.0",
+        "localhost:80",
+        "::1:80",
+        "[127.0.0.1]:80",
+        "[::1%lo]:80",
+        "sctp:80",
+        ":80",
+    ],
+)
+def test_what_is_no_port_is_refused(text: str) -> None:
+    with pytest.raises(ValueError, match=r"cannot read port .*write 18789"):
+        parse_port(text)

@@ -1,0 +1,81 @@
+"""The command with streams that are closed, full, or read by nobody: no traceback, and its own exit status."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from runbook.util.stdio import visible
+
+GOOD = "steps: [{run: {run: x}}]\n"
+BAD = "steps: [{nosuch: {}}]\n"
+BOTH_GONE = ">&- 2>&-"
+
+
+def shell(script: str, folder: Path, text: str = GOOD) -> tuple[int, str]:
+    """Run a line of shell, `runbook` being the command; give its exit status and what it said in all."""
+    (folder / "good.yaml").write_text(text)
+    program = folder / "runbook"
+    program.write_text(f'#!/bin/sh\nexec {sys.executable} -c "from runbook.cli import main; main()" "$@"\n')
+    program.chmod(0o755)
+    done = subprocess.run(
+        ["bash", "-o", "pipefail", "-c", script],
+        cwd=folder,
+        env={**os.environ, "PATH": f"{folder}:{os.environ['PATH']}"},
+        input=text,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    return done.returncode, done.stdout + done.stderr
+
+
+@pytest.mark.parametrize("where", [">&-", "2>&-", BOTH_GONE, "<&- >&- 2>&-", "2>/dev/full"])
+@pytest.mark.parametrize(("text", "status"), [(GOOD, 0), (BAD, 2)])
+def test_a_closed_stream_changes_nothing(tmp_path: Path, where: str, text: str, status: int) -> None:
+    code, said = shell(f"runbook validate good.yaml {where}", tmp_path, text)
+    assert code == status
+    assert "Traceback" not in said
+    assert "Exception" not in said
+
+
+@pytest.mark.parametrize("command", ["steps", "steps run", "schema", "validate good.yaml", "--help"])
+@pytest.mark.parametrize("where", [">/dev/full", ">/dev/full 2>&1"])
+def test_a_full_disk_is_said_in_words(tmp_path: Path, command: str, where: str) -> None:
+    code, said = shell(f"runbook {command} {where}", tmp_path)
+    assert code == 1
+    assert said == ("" if "2>" in where else "runbook: cannot print: no space left on device\n")
+
+
+def test_a_reader_that_has_gone(tmp_path: Path) -> None:
+    code, said = shell("runbook schema | true; exit ${PIPESTATUS[0]}", tmp_path)
+    assert code in (0, 1)  # It may have been faster.
+    assert said == ""
+
+
+@pytest.mark.parametrize("where", ["<&-", "</dev/null"])
+def test_no_standard_input(tmp_path: Path, where: str) -> None:
+    code, said = shell(f"runbook validate - {where}", tmp_path)
+    assert code == 2
+    assert said.startswith("-:1:1: ")
+
+
+def test_standard_input_that_cannot_be_read(tmp_path: Path) -> None:
+    code, said = shell("runbook validate - 0>there", tmp_path)
+    assert (code, "cannot read -: " in said, "Traceback" in said) == (2, True, False)
+
+
+def test_a_folder_that_is_gone(tmp_path: Path) -> None:
+    code, said = shell("mkdir gone; cd gone; rmdir ../gone; runbook validate -", tmp_path)
+    assert code == 2
+    assert "cannot read -: the folder that this was started in is gone" in said
+    assert "Traceback" not in said
+
+
+def test_control_characters_are_shown() -> None:
+    assert visible("a\x1b[0m\x9b\x7f\x00é☃\t\n") == "a\\x1b[0m\\x9b\\x7f\\x00é☃\t\n"
+    assert visible("a\r\u202eb\u2066\u2028\u200f") == "a\\r\\u202eb\\u2066\\u2028\\u200f"

@@ -1,0 +1,113 @@
+"""Time spans: read as systemd reads them, written as people read them."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from runbook.util.timespan import format_span, parse_span
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"),
+    [
+        ("5", 5),
+        ("0", 0),
+        ("500ms", 0.5),
+        ("250us", 0.00025),
+        ("1.5h", 5400),
+        ("90s", 90),
+        ("2min 30s", 150),
+        ("2min30s", 150),
+        ("1h 30", 3630),
+        (" 1 h  30 min ", 5400),
+        ("1 day", 86400),
+        ("2weeks", 1209600),
+        ("1M", 2629800),
+        ("1m", 60),
+        ("1y", 31557600),
+        ("30seconds 1minute 1hour", 3690),
+        (".5s", 0.5),
+    ],
+)
+def test_it_reads_what_systemd_reads(text: str, seconds: float) -> None:
+    assert parse_span(text) == pytest.approx(seconds)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        " ",
+        "5 parsecs",
+        "s",
+        "min 5",
+        "5s,",
+        "1e3",
+        "0x10",
+        "5 s s",
+        "infinity",
+        "1_000",
+        "5S",
+        "1..5s",
+        "1.5.5",
+        "5.",
+        "\u0665s",
+    ],
+)
+def test_what_it_cannot_read_it_says(text: str) -> None:
+    with pytest.raises(ValueError, match=r"cannot read time span `.*`; write 5s, 2min, 1h 30min"):
+        parse_span(text)
+
+
+@pytest.mark.parametrize("text", ["-5s", "-1", "- 3min", "-.5"])
+def test_a_negative_one_is_called_negative(text: str) -> None:
+    with pytest.raises(ValueError, match="cannot be negative"):
+        parse_span(text)
+
+
+@pytest.mark.parametrize("text", ["101y", "9" * 400, "99999999999999 days"])
+def test_one_without_end_is_refused(text: str) -> None:
+    with pytest.raises(ValueError, match="is too long"):
+        parse_span(text)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [
+        (0, "0s"),
+        (-3, "0s"),
+        (0.0004, "1ms"),
+        (0.04, "40ms"),
+        (0.4, "0.4s"),
+        (5, "5s"),
+        (22.44, "22.4s"),
+        (59.94, "59.9s"),
+        (59.96, "1min"),
+        (90, "1min 30s"),
+        (120, "2min"),
+        (3600, "1h"),
+        (3605, "1h"),
+        (7860, "2h 11min"),
+        (90000, "1d 1h"),
+        (86400 * 3 + 59, "3d"),
+    ],
+)
+def test_it_writes_two_units_at_most(seconds: float, text: str) -> None:
+    assert format_span(seconds) == text
+
+
+@given(st.integers(0, 10**9))
+def test_what_it_writes_it_reads_back_to_the_unit_shown(seconds: int) -> None:
+    text = format_span(seconds)
+    smallest = {"s": 1, "n": 60, "h": 3600, "d": 86400}[text[-1]]
+    assert 0 <= seconds - parse_span(text) < max(smallest * 60, 86400 if "d" in text else 0)
+
+
+@given(st.text(max_size=30))
+def test_any_text_is_read_or_refused(text: str) -> None:
+    with suppress(ValueError):
+        assert parse_span(text) >= 0
