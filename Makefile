@@ -82,11 +82,11 @@ shell: $(STAMP) ## a shell in a throwaway machine: make shell SUITE=trixie
 	@$(SUDO) $(BIN)/python -m tests.machine.shell $(SUITE)
 
 docs: $(STAMP) ## writes the parts of the pages that the code tells anew
-	$(BIN)/python -m tests.papers
+	$(BIN)/python -m tests.docs
 
 docs-output: $(STAMP) ## records what the pages show anew, from real runs in throwaway machines
 	@$(SUDO) $(BIN)/python -m tests.machine.tree
-	@$(SUDO) $(BIN)/python -m tests.machine.papers
+	@$(SUDO) $(BIN)/python -m tests.machine.record_docs
 
 bench: $(STAMP) ## how fast it is
 	$(SUDO) $(BIN)/python -m tests.bench.bench $(BENCH_ARGS)

@@ -18,10 +18,10 @@ from runbook.errors import DocumentError
 from runbook.model import Verdict
 from runbook.report import journal
 from runbook.steps import registry
-from tests import papers
-from tests.papers import DOCS, REFERENCE, ROOT, SOURCE
+from tests import docs
+from tests.docs import DOCS, REFERENCE, ROOT, SOURCE
 
-PAGES = papers.papers()
+PAGES = docs.pages()
 STEP_PAGES = sorted((REFERENCE / "steps").glob("*.md"))
 BESIDES = {"wait-ready": "runbook.checks.health", "remediate": "runbook.engine.remediation"}
 """Modules that judge on behalf of a step type."""
@@ -66,10 +66,10 @@ def name_of(value: object) -> str:
 # -- what is generated
 
 
-@pytest.mark.parametrize("page", papers.parts(), ids=name_of)
+@pytest.mark.parametrize("page", docs.parts(), ids=name_of)
 def test_a_page_says_what_the_code_says(page: Path) -> None:
     text = page.read_text()
-    assert text == papers.written(text, papers.parts()[page]), "make docs writes it anew"
+    assert text == docs.written(text, docs.parts()[page]), "make docs writes it anew"
 
 
 @pytest.mark.parametrize("page", PAGES, ids=name_of)
@@ -174,7 +174,7 @@ def test_every_command_that_is_shown_exists() -> None:
     assert len(shown) > 20
     for typed in shown:
         command, *rest = typed.words
-        options = {"--help", "-h"} if command.startswith("-") else papers.options_of(command)
+        options = {"--help", "-h"} if command.startswith("-") else docs.options_of(command)
         given = {word.partition("=")[0] for word in typed.words if re.match(r"-{1,2}[a-z]", word)}
         if options is None or not given <= options:
             wrong.append(f"{typed.where}: runbook {shlex.join((command, *rest))}")
@@ -202,7 +202,7 @@ def test_a_step_types_page_tells_its_verdicts(page: Path) -> None:
         word for row in re.findall(r"^\| (`.*?) \|", section, re.MULTILINE) for word in re.findall(r"`([^`]+)`", row)
     }
     assert told <= set(Verdict)
-    assert papers.given_verdicts(*judges(page.stem)) | {registry()[page.stem].fails_as} <= told
+    assert docs.given_verdicts(*judges(page.stem)) | {registry()[page.stem].fails_as} <= told
 
 
 def judges(kind: str) -> list[Path]:

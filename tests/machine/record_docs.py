@@ -1,4 +1,4 @@
-"""Records what the papers show, from real runs in throwaway machines: `python -m tests.machine.papers [PAGE...]`.
+"""Records what the papers show, from real runs in throwaway machines: `python -m tests.machine.record_docs [PAGE...]`.
 
 A page says in comments, which nobody sees, how its blocks came to be. Each speaks of the block below it.
 
@@ -33,7 +33,7 @@ from typing import Any
 from tests.machine.demo import RUNBOOK, WIDTH
 from tests.machine.incident import loop, stage
 from tests.machine.machine import Machine
-from tests.papers import ROOT, papers
+from tests.docs import ROOT, pages
 
 DIRECTIVE = re.compile(
     r"^<!-- (?P<word>machine|staged|file|run|shown|event|demo)(?:: (?P<argument>.*?))? -->\n"
@@ -172,10 +172,10 @@ def _pretty(value: Any, indent: int = 0, before: int = 0) -> str:
 
 def main() -> int:
     """Record the pages that are named, or all of them."""
-    pages = [Path(name).resolve() for name in sys.argv[1:]] or papers()
+    chosen = [Path(name).resolve() for name in sys.argv[1:]] or pages()
     recorder = Recorder()
     with contextlib.closing(recorder):
-        for path in pages:
+        for path in chosen:
             text = path.read_text()
             if DIRECTIVE.search(text):
                 print(shlex.quote(str(path.relative_to(ROOT))), flush=True)

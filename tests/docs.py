@@ -1,4 +1,4 @@
-"""The parts of the papers that the code tells by itself: `python -m tests.papers` writes them anew.
+"""The parts of the papers that the code tells by itself: `python -m tests.docs` writes them anew.
 
 A part stands between `<!-- NAME -->` and `<!-- /NAME -->`. What is between the two is nobody's to edit.
 """
@@ -37,7 +37,7 @@ Parts = dict[str, Callable[[], str]]
 """What a page's parts are made by, under their names."""
 
 
-def papers() -> list[Path]:
+def pages() -> list[Path]:
     """Find every page of the project."""
     return sorted([*ROOT.glob("*.md"), *DOCS.rglob("*.md")])
 
@@ -54,7 +54,7 @@ def parts() -> dict[Path, Parts]:
         REFERENCE / "verdicts.md": {"verdicts": verdicts},
         REFERENCE / "command-line.md": {"commands": commands},
         DOCS / "explanation" / "architecture.md": {"layers": layers},
-        DOCS / "explanation" / "whose-is-the-port.md": {"roles": roles},
+        DOCS / "explanation" / "port-ownership.md": {"roles": roles},
     }
     for entry in reference.kinds():
         made[REFERENCE / "steps" / f"{entry.kind}.md"] = {"fields": lambda kind=entry.kind: fields(kind)}  # type: ignore[misc]
