@@ -30,10 +30,10 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from tests.docs import ROOT, pages
 from tests.machine.demo import RUNBOOK, WIDTH
 from tests.machine.incident import loop, stage
 from tests.machine.machine import Machine
-from tests.docs import ROOT, pages
 
 DIRECTIVE = re.compile(
     r"^<!-- (?P<word>machine|staged|file|run|shown|event|demo)(?:: (?P<argument>.*?))? -->\n"

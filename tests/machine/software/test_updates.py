@@ -8,10 +8,10 @@ from dataclasses import dataclass
 
 import pytest
 
+from tests.docs import DOCS
 from tests.machine.machine import Machine, until
 from tests.machine.runs import Run, parsed, runbook, write_runbook
 from tests.machine.software.updates import TOOLS, Tool, kill_half_way
-from tests.docs import DOCS
 
 PAGE = (DOCS / "how-to/update-with.md").read_text()
 BOOKS = dict(re.findall(r"<!-- file: /root/(\w+)\.yaml -->\n```yaml\n(.*?)^```$", PAGE, re.MULTILINE | re.DOTALL))
