@@ -218,7 +218,7 @@ def judges(kind: str) -> list[Path]:
 def test_a_step_types_page_has_its_sections(page: Path) -> None:
     headings = re.findall(r"^#+ (.+)$", prose(page.read_text()), re.MULTILINE)
     assert headings[0] == page.stem
-    assert {"Fields", "Verdicts", "What it never does", "What it answers"} <= set(headings)
+    assert {"Fields", "Verdicts", "Guarantees", "Background"} <= set(headings)
 
 
 def test_every_event_has_an_example() -> None:
