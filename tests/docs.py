@@ -33,6 +33,12 @@ SOURCE = ROOT / "src" / "runbook"
 
 PART = re.compile(r"^<!-- ([a-z]+) -->\n.*?^<!-- /\1 -->$", re.MULTILINE | re.DOTALL)
 
+BLOCK = re.compile(
+    r"(?P<source>(?:^<!-- [^\n]*-->\n)*)^```(?P<language>\w+)(?: (?P<kind>\w+))?\n(?P<text>.*?)^```$",
+    re.MULTILINE | re.DOTALL,
+)
+"""A fenced block, with the comments right above it, which name its source."""
+
 Parts = dict[str, Callable[[], str]]
 """What a page's parts are made by, under their names."""
 
@@ -40,6 +46,17 @@ Parts = dict[str, Callable[[], str]]
 def pages() -> list[Path]:
     """Find every page of the project."""
     return sorted([*ROOT.glob("*.md"), *DOCS.rglob("*.md")])
+
+
+def blocks_of_test(name: str) -> list[str]:
+    """Return the blocks whose commands the test `name` runs: those below a comment `<!-- tested: NAME -->`."""
+    blocks = [block for page in pages() for block in BLOCK.finditer(page.read_text())]
+    return [block["text"] for block in blocks if f"<!-- tested: {name} -->\n" in block["source"]]
+
+
+def commands_in(block: str) -> list[str]:
+    """Return the commands of a console block: the text after each prompt, with its continuation lines."""
+    return [command.removeprefix("$ ") for command in re.findall(r"^\$ (?:.*\\\n)*.*$", block, re.MULTILINE)]
 
 
 def parts() -> dict[Path, Parts]:

@@ -6,9 +6,11 @@ import ast
 import itertools
 import re
 import shlex
+import subprocess
 import textwrap
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -26,18 +28,20 @@ STEP_PAGES = sorted((REFERENCE / "steps").glob("*.md"))
 BESIDES = {"wait-ready": "runbook.checks.health", "remediate": "runbook.engine.remediation"}
 """Modules that judge on behalf of a step type."""
 
-FENCE = re.compile(r"^```(\w+)(?: (\w+))?\n(.*?)^```$", re.MULTILINE | re.DOTALL)
-
 
 @dataclass(frozen=True)
 class Block:
-    """A fenced block of a page. `kind` is the word behind its language, as in `yaml wrong`."""
+    """A fenced block of a page.
+
+    `kind` is the word after its language, as in `yaml wrong`. `source` are the comments above it.
+    """
 
     page: Path
     line: int
     language: str
     kind: str
     text: str
+    source: str
 
     @property
     def name(self) -> str:
@@ -50,13 +54,14 @@ def blocks(*languages: str) -> list[Block]:
 
 
 def _blocks(page: Path, text: str) -> Iterator[Block]:
-    for match in FENCE.finditer(text):
-        yield Block(page, text.count("\n", 0, match.start()) + 1, match[1], match[2] or "", match[3])
+    for match in docs.BLOCK.finditer(text):
+        line = text.count("\n", 0, match.start("language")) + 1
+        yield Block(page, line, match["language"], match["kind"] or "", match["text"], match["source"])
 
 
 def prose(text: str) -> str:
     """Give a page without its fenced blocks."""
-    return FENCE.sub("", text)
+    return docs.BLOCK.sub("", text)
 
 
 def name_of(value: object) -> str:
@@ -179,6 +184,83 @@ def test_every_command_that_is_shown_exists() -> None:
         if options is None or not given <= options:
             wrong.append(f"{typed.where}: runbook {shlex.join((command, *rest))}")
     assert wrong == []
+
+
+TESTED = re.compile(r"<!-- tested: (.+) -->")
+RECORDED = re.compile(r"<!-- (?:shown|run|demo)\b")
+
+
+@pytest.mark.parametrize("block", blocks("console", "sh"), ids=name_of)
+def test_every_command_is_run(block: Block) -> None:
+    """Each is recorded from a real run, or a named test runs it, or the continuous integration does."""
+    if RECORDED.search(block.source):
+        return
+    named = TESTED.search(block.source)
+    assert named, f"no <!-- shown -->, <!-- run --> or <!-- tested: NAME --> above {block.name}"
+    if all(command.startswith("make ") for command in docs.commands_in(block.text)):
+        assert (ROOT / named[1]).is_file() or sources_of_tests()[named[1]]
+    else:
+        assert f'blocks_of_test("{named[1]}")' in sources_of_tests()[named[1]]
+
+
+@cache
+def sources_of_tests() -> dict[str, str]:
+    """Return the source of the test functions, by name."""
+    trees = [(path.read_text(), path) for path in (ROOT / "tests").rglob("test_*.py")]
+    found = {}
+    for text, path in trees:
+        for node in ast.parse(text, str(path)).body:
+            if isinstance(node, ast.FunctionDef) and node.name.startswith("test_"):
+                found[node.name] = ast.get_source_segment(text, node) or ""
+    return found
+
+
+def test_every_make_target_exists() -> None:
+    targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    shown = [
+        word for block in blocks("console") for word in re.findall(r"^\$ make ([a-z-]+)", block.text, re.MULTILINE)
+    ]
+    shown += [word for page in PAGES for word in re.findall(r"`make ([a-z-]+)", prose(page.read_text()))]
+    assert len(shown) > 5
+    assert set(shown) <= targets
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
+def test_a_page_names_the_files_that_it_shows(page: Path) -> None:
+    text = page.read_text()
+    files = re.findall(r"^<!-- file: (\S+) -->$", text, re.MULTILINE)
+    assert [file for file in files if f"`{file}`" not in prose(text)] == []
+
+
+@pytest.mark.parametrize(
+    ("applied", "resumed", "status", "printed"),
+    [
+        (0, 0, 0, "deployed"),
+        (3, 0, 0, "deployed"),
+        (3, 3, 3, "not ready yet"),
+        (3, 4, 4, "rolled back"),
+        (4, 0, 4, "rolled back"),
+        (6, 0, 6, "a fix was needed"),
+        (75, 0, 75, "has the lock"),
+        (1, 0, 1, '"event": "run-finished"'),
+    ],
+)
+def test_the_ci_script_maps_each_status(tmp_path: Path, applied: int, resumed: int, status: int, printed: str) -> None:
+    [script] = docs.blocks_of_test("test_the_ci_script_maps_each_status")
+    line = '{"time": "2026-11-29T18:23:51Z", "run": "20261129-1823-cvu", "event": "run-finished"}'
+    ssh = tmp_path / "ssh"
+    ssh.write_text(
+        f"#!/bin/sh\necho \"$*\" >>calls\necho '{line}'\n"
+        f"case $* in *resume*20261129-1823-cvu*) exit {resumed} ;; *apply*) exit {applied} ;; esac\nexit 99\n"
+    )
+    ssh.chmod(0o755)
+    environment = {"PATH": f"{tmp_path}:/usr/bin:/bin", "VERSION": "2026.5.5"}
+    done = subprocess.run(
+        ["sh", "-e", "-c", script], cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == status, done
+    assert printed in done.stdout
+    assert "--set version=2026.5.5 /etc/runbook/gateway.yaml" in (tmp_path / "calls").read_text()
 
 
 @pytest.mark.parametrize("page", PAGES, ids=name_of)

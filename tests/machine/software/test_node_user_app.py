@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from tests.docs import blocks_of_test, commands_in
 from tests.machine.incident import control_group, in_login, remove_unit
 from tests.machine.machine import Machine, until
 from tests.machine.runs import Run, parsed, runbook
@@ -232,3 +233,15 @@ def test_a_user_who_does_not_linger(app: Machine) -> None:
         app.run(["loginctl", "terminate-user", "guest"], check=False)
         until(lambda: app.run(["pgrep", "-u", "guest"], check=False).returncode == 1, "guest to be gone", 20)
         app.run(["userdel", "--remove", "guest"], check=False)
+
+
+def test_the_commands_of_the_page(app: Machine) -> None:
+    [block] = blocks_of_test("test_the_commands_of_the_page")
+    node.write(app, f"/home/{USER}/node-user-app.yaml", app.read(BOOK))
+    for command in commands_in(block):
+        as_root = command.startswith("sudo ")
+        script = command.removeprefix("sudo ")
+        app.run(
+            ["bash", "-ec", f"cd ~{USER}; {script}"], user=None if as_root else USER, env={"USER": USER}, timeout=100
+        )
+    assert_the_unit_serves_alone(app)
