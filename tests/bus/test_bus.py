@@ -163,11 +163,11 @@ def _restart_bus(bus: PrivateBus) -> None:
 PROGRAM = """
 import sys
 from runbook.errors import Interrupted
-from runbook.host.commands import Commands
+from runbook.host.systemd.transient import Commands
 from runbook.host.facts import JobVerb
 from runbook.host.loop import Loop
 from runbook.host.systemd import Systemd
-from runbook.host.tasks import Command
+from runbook.host.queries import Command
 from runbook.model import Deadline, Wake
 
 loop = Loop(look=lambda port: frozenset(), pidfd=lambda process: None)
