@@ -166,7 +166,7 @@ from runbook.errors import Interrupted
 from runbook.host.systemd.transient import Commands
 from runbook.host.facts import JobVerb
 from runbook.host.loop import Loop
-from runbook.host.systemd import Systemd
+from runbook.host.systemd.manager import Systemd
 from runbook.host.queries import Command
 from runbook.model import Deadline, Wake
 
