@@ -81,10 +81,10 @@ demo: $(STAMP) ## the incident, staged in a throwaway machine and mended before 
 shell: $(STAMP) ## a shell in a throwaway machine: make shell SUITE=trixie
 	@$(SUDO) $(BIN)/python -m tests.machine.shell $(SUITE)
 
-docs: $(STAMP) ## writes the parts of the pages that the code tells anew
+docs: $(STAMP) ## write the generated parts of the pages again
 	$(BIN)/python -m tests.docs
 
-docs-output: $(STAMP) ## records what the pages show anew, from real runs in throwaway machines
+docs-output: $(STAMP) ## record the output in the pages again, from real runs in throwaway machines
 	@$(SUDO) $(BIN)/python -m tests.machine.tree
 	@$(SUDO) $(BIN)/python -m tests.machine.record_docs
 

@@ -1,6 +1,6 @@
-"""The parts of the papers that the code tells by itself: `python -m tests.docs` writes them anew.
+"""The parts of the pages that are generated from the code: `python -m tests.docs` writes them again.
 
-A part stands between `<!-- NAME -->` and `<!-- /NAME -->`. What is between the two is nobody's to edit.
+A part is between `<!-- NAME -->` and `<!-- /NAME -->`. Do not edit it by hand.
 """
 
 from __future__ import annotations
@@ -40,11 +40,11 @@ BLOCK = re.compile(
 """A fenced block, with the comments right above it, which name its source."""
 
 Parts = dict[str, Callable[[], str]]
-"""What a page's parts are made by, under their names."""
+"""Functions that make the parts of a page, by the names of the parts."""
 
 
 def pages() -> list[Path]:
-    """Find every page of the project."""
+    """Return the paths of all pages of the project."""
     return sorted([*ROOT.glob("*.md"), *DOCS.rglob("*.md")])
 
 
@@ -60,7 +60,7 @@ def commands_in(block: str) -> list[str]:
 
 
 def parts() -> dict[Path, Parts]:
-    """Tell which page has which parts."""
+    """Return the generated parts of each page."""
     made: dict[Path, Parts] = {
         REFERENCE / "runbook-file.md": {
             "top": lambda: _table(reference.describe_top()),
@@ -79,10 +79,10 @@ def parts() -> dict[Path, Parts]:
 
 
 def written(text: str, made: Parts) -> str:
-    """Give a page with its parts as they should be. Raises ValueError where one has no place in it."""
+    """Return the text of a page with its parts made again. Raises ValueError if the page lacks the comments of a part."""
     missing = made.keys() - {match[1] for match in PART.finditer(text)}
     if missing:
-        raise ValueError(f"the page has no place for: {', '.join(sorted(missing))}")
+        raise ValueError(f"the page has no comments for the parts {', '.join(sorted(missing))}")
 
     def part(match: re.Match[str]) -> str:
         name = match[1]
@@ -95,7 +95,7 @@ def written(text: str, made: Parts) -> str:
 
 
 def fields(kind: str) -> str:
-    """Make the tables of a step type's fields: its own, its time-out, and those of the mappings within."""
+    """Return the tables of a step type's fields: its own, its time-out, and those of nested mappings."""
     rows = reference.describe(kind).rows
     own = [row for row in rows if not row.common or row.key == "timeout"]
     tables = [_table(own), "Every step also takes the [fields of every step](../runbook-file.md#fields-of-every-step)."]
@@ -104,7 +104,7 @@ def fields(kind: str) -> str:
 
 
 def step_types() -> str:
-    """List the step types, what each does, and whether it changes anything."""
+    """Return the table of the step types, what each does, and whether it changes anything."""
     lines = [
         f"| [`{entry.kind}`](steps/{entry.kind}.md) | {_cell(entry.summary)} | {'yes' if entry.changes else 'no'} |"
         for entry in reference.kinds()
@@ -113,7 +113,7 @@ def step_types() -> str:
 
 
 def verdicts() -> str:
-    """List the verdicts by what they are about, in the order of the code."""
+    """Return the tables of the verdicts, by subject, in the order of the code."""
     given = given_verdicts()
     lines: list[str] = []
     for line in inspect.getsource(Verdict).splitlines():
@@ -127,7 +127,7 @@ def verdicts() -> str:
 
 
 def given_verdicts(*modules: Path) -> set[Verdict]:
-    """Find the verdicts that modules can give: all of the program, unless some are named.
+    """Return the verdicts that modules can return: the given modules, or all of the program.
 
     One that is only compared with is not given; what a step type `fails_as` is asked of the type itself.
     """
@@ -148,13 +148,13 @@ def _given(node: ast.AST) -> Iterator[Verdict]:
 
 
 def commands() -> str:
-    """Show what each command says about itself."""
+    """Return the `--help` of each command."""
     shown = [("runbook", ["--help"]), *((f"runbook {name}", [name, "--help"]) for name in _commands())]
     return "\n\n".join(f"## {title}\n\n```text\n{_said(argv)}\n```" for title, argv in shown)
 
 
 def layers() -> str:
-    """Give the layers that import-linter checks, the highest first; what stands side by side shares a line."""
+    """Return the layers that import-linter checks, the highest first; modules of the same layer share a line."""
     read = configparser.ConfigParser()
     read.read(ROOT / ".importlinter")
     lines = read["importlinter:contract:layers"]["layers"].strip().splitlines()
@@ -162,13 +162,13 @@ def layers() -> str:
 
 
 def roles() -> str:
-    """Show the drawing of the judgement: what is indented in the module's docstring."""
+    """Return the drawing of the roles: the indented part of the module's docstring."""
     drawing = re.findall(r"^(?: {4}.*\n)+", inspect.getdoc(judgement) or "", re.MULTILINE)
     return f"```text\n{textwrap.dedent(drawing[0]).rstrip()}\n```"
 
 
 def options_of(command: str) -> set[str] | None:
-    """Give the options of a command, or None where there is no such command."""
+    """Return the options of a command, or None if there is no such command."""
     found = _commands().get(command)
     return None if found is None else {"-h", "--help", *found}
 
@@ -195,7 +195,7 @@ def _said(argv: list[str]) -> str:
 
 
 def _common() -> list[Row]:
-    """Give the fields of every step. The default of `timeout` is each type's own."""
+    """Return the fields of every step. The default of `timeout` is that of the type."""
     entry = next(iter(reference.kinds()))
     rows = [row for row in entry.rows if row.common]
     return [Row(**{**vars(row), "default": "that of the type"}) if row.key == "timeout" else row for row in rows]
@@ -224,12 +224,12 @@ def _inner(rows: Iterable[Row], above: str) -> Iterator[str]:
 
 
 def _cell(text: str) -> str:
-    """Write a text into a cell of a table, where a bar would end it even within backticks."""
+    """Escape a text for the cell of a table, which a bar ends even inside backticks."""
     return text.replace("|", "\\|").replace("\n", " ")
 
 
 def main() -> int:
-    """Write every part anew; tell which pages it changed."""
+    """Write all parts again, and print the pages that changed."""
     for path, made in parts().items():
         text = path.read_text()
         new = written(text, made)

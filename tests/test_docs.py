@@ -1,4 +1,4 @@
-"""The papers agree with the code: tables, links, examples, commands, verdicts, events."""
+"""The pages agree with the code: tables, links, examples, commands, verdicts, events."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from tests.docs import DOCS, REFERENCE, ROOT, SOURCE
 PAGES = docs.pages()
 STEP_PAGES = sorted((REFERENCE / "steps").glob("*.md"))
 BESIDES = {"wait-ready": "runbook.checks.health", "remediate": "runbook.engine.remediation"}
-"""Modules that judge on behalf of a step type."""
+"""Modules that decide verdicts for a step type."""
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ class Block:
 
     @property
     def name(self) -> str:
-        """Its place, for a test's name."""
+        """Its page and line, for the name of a test."""
         return f"{self.page.relative_to(ROOT)}:{self.line}"
 
 
@@ -60,7 +60,7 @@ def _blocks(page: Path, text: str) -> Iterator[Block]:
 
 
 def prose(text: str) -> str:
-    """Give a page without its fenced blocks."""
+    """Return a page without its fenced blocks."""
     return docs.BLOCK.sub("", text)
 
 
@@ -68,18 +68,18 @@ def name_of(value: object) -> str:
     return value.name if isinstance(value, Block) else str(Path(str(value)).relative_to(ROOT))
 
 
-# -- what is generated
+# -- generated parts
 
 
 @pytest.mark.parametrize("page", docs.parts(), ids=name_of)
-def test_a_page_says_what_the_code_says(page: Path) -> None:
+def test_the_generated_parts_are_up_to_date(page: Path) -> None:
     text = page.read_text()
-    assert text == docs.written(text, docs.parts()[page]), "make docs writes it anew"
+    assert text == docs.written(text, docs.parts()[page]), "run make docs"
 
 
 @pytest.mark.parametrize("page", PAGES, ids=name_of)
 def test_every_block_is_closed(page: Path) -> None:
-    """An open one would hide the rest of the page from these tests."""
+    """An open block would hide the rest of the page from these tests."""
     assert "```" not in prose(page.read_text()).replace("${{`", "")
 
 
@@ -99,7 +99,7 @@ def leads_somewhere(page: Path, link: str) -> bool:
 
 
 def anchors(page: Path) -> set[str]:
-    """Give the anchors that GitHub makes of a page's headings."""
+    """Return the anchors that GitHub makes from the headings of a page."""
     headings = re.findall(r"^#+ (.+)$", prose(page.read_text()), re.MULTILINE)
     return {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings}
 
@@ -114,25 +114,25 @@ def test_every_page_is_in_the_index() -> None:
 
 
 @pytest.mark.parametrize("block", [b for b in blocks("yaml") if not b.kind], ids=name_of)
-def test_an_example_is_right(block: Block) -> None:
+def test_an_example_is_valid(block: Block) -> None:
     document.parse(whole(block.text), environ={})
 
 
 @pytest.mark.parametrize("block", [b for b in blocks("yaml") if b.kind == "wrong"], ids=name_of)
-def test_a_wrong_example_is_refused_as_the_page_says(block: Block) -> None:
+def test_a_wrong_example_is_refused_with_the_errors_on_the_page(block: Block) -> None:
     with pytest.raises(DocumentError) as refused:
         document.parse(block.text, "upgrade.yaml", environ={})
     shown = block.page.read_text()
     assert [str(problem) for problem in refused.value.problems if f"{problem}\n" not in shown] == []
 
 
-def test_a_yaml_block_is_whole_or_says_that_it_is_not() -> None:
+def test_a_yaml_block_is_complete_or_marked_as_a_part() -> None:
     assert {block.kind for block in blocks("yaml")} <= {"", "part", "wrong"}
     assert [b.name for b in blocks("yaml") if b.kind == "part" and re.search(r"^steps:", b.text, re.MULTILINE)] == []
 
 
 def whole(text: str) -> str:
-    """Make a runbook of a list of steps, or of a file without its `unit` and `port`."""
+    """Make a complete runbook from a list of steps, or from a file without `unit` and `port`."""
     if text.startswith("- "):
         text = f"vars: {{version: '2.0', old: '1.0'}}\nsteps:\n{textwrap.indent(text, '  ')}"
     for line in ("unit: gateway", "port: 18789"):
@@ -192,7 +192,7 @@ RECORDED = re.compile(r"<!-- (?:shown|run|demo)\b")
 
 @pytest.mark.parametrize("block", blocks("console", "sh"), ids=name_of)
 def test_every_command_is_run(block: Block) -> None:
-    """Each is recorded from a real run, or a named test runs it, or the continuous integration does."""
+    """Each is recorded from a real run, or run by a named test or by .ci/run."""
     if RECORDED.search(block.source):
         return
     named = TESTED.search(block.source)
@@ -268,7 +268,7 @@ def test_no_recorded_run_went_wrong(page: Path) -> None:
     assert "Traceback" not in page.read_text()
 
 
-# -- words
+# -- tables
 
 
 def test_every_verdict_has_a_line() -> None:
@@ -277,8 +277,8 @@ def test_every_verdict_has_a_line() -> None:
 
 
 @pytest.mark.parametrize("page", STEP_PAGES, ids=name_of)
-def test_a_step_types_page_tells_its_verdicts(page: Path) -> None:
-    """All that its own module gives, and those that it is built on; and no word that is none."""
+def test_a_step_types_page_lists_its_verdicts(page: Path) -> None:
+    """All that its module and its base classes return, and no word that is not a verdict."""
     section = page.read_text().partition("\n## Verdicts\n")[2].partition("\n## ")[0]
     told = {
         word for row in re.findall(r"^\| (`.*?) \|", section, re.MULTILINE) for word in re.findall(r"`([^`]+)`", row)
@@ -288,7 +288,7 @@ def test_a_step_types_page_tells_its_verdicts(page: Path) -> None:
 
 
 def judges(kind: str) -> list[Path]:
-    """Find the modules in which a step type's verdicts are given: those of its class and the classes it is built on."""
+    """Return the modules that decide the verdicts of a step type: those of its class and its base classes."""
     # pydantic leaves `Step[Memory]` in the module that first wrote it, whichever that was.
     written = [cls for cls in registry()[kind].__mro__ if "[" not in cls.__name__]
     names = {cls.__module__ for cls in written} - {"runbook.spec.step"}
@@ -320,7 +320,7 @@ def test_every_event_has_an_example() -> None:
 
 
 def event_names(tree: ast.Module) -> Iterator[ast.expr]:
-    """Give what stands for an event's name: first in an `emit`, third in an `Event`."""
+    """Yield the expressions of event names: the first argument of `emit`, the third of `Event`."""
     for node in ast.walk(tree):
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr == "emit":
             yield from node.args[:1]
@@ -329,7 +329,7 @@ def event_names(tree: ast.Module) -> Iterator[ast.expr]:
 
 
 def words_of(argument: ast.expr, words: Mapping[str, str]) -> Iterator[str]:
-    """Give the words that an expression can be: itself, one of two, a constant of the program."""
+    """Yield the words that an expression can be: a literal, one of two, a constant of the program."""
     for node in ast.walk(argument):
         match node:
             case ast.Constant(value=str(word)):
@@ -351,7 +351,7 @@ def test_every_kind_of_journal_message_has_its_id_on_the_page() -> None:
     )
 
 
-def test_the_architecture_names_every_room() -> None:
+def test_the_architecture_names_every_folder() -> None:
     text = (DOCS / "explanation" / "architecture.md").read_text()
     rooms = {f"{path.name}/" if path.is_dir() else path.name for path in SOURCE.iterdir()}
     rooms -= {"__init__.py", "py.typed", "__pycache__/"}

@@ -1,4 +1,4 @@
-"""The rules of the house, as tests: layers, one room for each thing, and papers that agree with the code."""
+"""The rules of the house, as tests: layers, one room for each thing, and pages that agree with the code."""
 
 from __future__ import annotations
 

@@ -1,20 +1,21 @@
-"""Records what the papers show, from real runs in throwaway machines: `python -m tests.machine.record_docs [PAGE...]`.
+"""Records the output in the pages, from real runs in throwaway machines: `python -m tests.machine.record_docs [PAGE...]`.
 
-A page says in comments, which nobody sees, how its blocks came to be. Each speaks of the block below it.
+Comments in a page, which readers do not see, name the source of its blocks. Each applies to the block below it.
 
-    <!-- machine -->            a machine of the page's own from here on; `machine: incident` for one in trouble,
-                                `machine: software` for one with the software of tests/machine/software
-    <!-- staged: nginx.orphan --> a function of a module in tests/machine/software is called with the machine
-    <!-- file: /root/x.yaml --> the block is put into this file
-    <!-- run -->                the block is run by a shell, and must succeed
-    <!-- shown -->              the commands of the block (`$ ...`) are run, and what they print is put below them
-    <!-- event: RUN EVENT ID -->  one event of a run with `--output json`; RUN is one of RUNS, each done once a machine,
+    <!-- machine -->            from here on the page uses a new machine; `machine: incident` for one with the incident
+                                staged, `machine: software` for one with the software of tests/machine/software
+    <!-- staged: nginx.orphan --> call a function of a module in tests/machine/software with the machine
+    <!-- file: /root/x.yaml --> write the block to this file
+    <!-- run -->                run the block in a shell; it must succeed
+    <!-- shown -->              run the commands of the block (`$ ...`), and write their output below them
+    <!-- event: RUN EVENT ID -->  one event of a run with `--output json`; RUN is one of RUNS, each run once a machine,
                                 or `record`: then it is one of those that are recorded at this moment
-    <!-- demo: 3 -->            a part of what `make demo` prints: 1 to 4, or `end`
+    <!-- demo: 3 -->            a part of the output of `make demo`: 1 to 4, or `end`
+    <!-- tested: NAME -->       not for the recorder: the test with this name runs the commands (tests/test_docs.py)
 
-`sudo` is left out in a machine, where everybody is root. `shown: USER` runs the commands as another user.
+`sudo` is removed, because commands run as root. `shown: USER` runs them as another user.
 
-What runs in a machine is this checkout as it is at that moment: nobody should be editing src/ meanwhile.
+The machines run this checkout as it is at that moment, so do not edit src/ meanwhile.
 """
 
 from __future__ import annotations
@@ -53,7 +54,7 @@ RECORDED = "cat /var/lib/runbook/runs/*/events.jsonl"
 
 
 class Recorder:
-    """Plays the pages through, one after the other. It is to be closed."""
+    """Records pages, one after the other. The caller must close it."""
 
     def __init__(self) -> None:
         self._machines = contextlib.ExitStack()
@@ -62,13 +63,13 @@ class Recorder:
         self._runs: dict[str, list[dict[str, Any]]] = {}
 
     def close(self) -> None:
-        """Throw the machine away."""
+        """Delete the machine."""
         self._machines.close()
         self._machine = None
         self._runs = {}
 
     def page(self, text: str) -> str:
-        """Give a page with what it shows recorded anew."""
+        """Return the text of a page with its output recorded again."""
         self.close()
         return DIRECTIVE.sub(self._block, text)
 
@@ -154,7 +155,7 @@ class Recorder:
 
 
 def _pretty(value: Any, indent: int = 0, before: int = 0) -> str:
-    """Write JSON as people read it: what fits into a line is one. A line of the output itself has no breaks."""
+    """Format JSON for reading: a value that fits into a line has no breaks. The output itself has none at all."""
     flat = json.dumps(value)
     if not isinstance(value, (dict, list)) or len(flat) + indent + before <= WIDTH:
         return flat
@@ -171,7 +172,7 @@ def _pretty(value: Any, indent: int = 0, before: int = 0) -> str:
 
 
 def main() -> int:
-    """Record the pages that are named, or all of them."""
+    """Record the given pages, or all of them."""
     chosen = [Path(name).resolve() for name in sys.argv[1:]] or pages()
     recorder = Recorder()
     with contextlib.closing(recorder):
