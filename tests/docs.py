@@ -79,7 +79,7 @@ def parts() -> dict[Path, Parts]:
 
 
 def written(text: str, made: Parts) -> str:
-    """Return the text of a page with its parts made again. Raises ValueError if the page lacks the comments of a part."""
+    """Return a page with its parts made again. Raises ValueError if it lacks the comments of a part."""
     missing = made.keys() - {match[1] for match in PART.finditer(text)}
     if missing:
         raise ValueError(f"the page has no comments for the parts {', '.join(sorted(missing))}")

@@ -1,4 +1,6 @@
-"""Records the output in the pages, from real runs in throwaway machines: `python -m tests.machine.record_docs [PAGE...]`.
+"""Records the output in the pages, from real runs in throwaway machines.
+
+`python -m tests.machine.record_docs [PAGE...]` records the given pages, or all of them.
 
 Comments in a page, which readers do not see, name the source of its blocks. Each applies to the block below it.
 
