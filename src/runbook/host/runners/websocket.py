@@ -1,14 +1,19 @@
-"""One websocket, opened as a client would: to the very server that the URL names, through no proxy.
+"""One websocket, opened as a client opens it: with the server that the URL names, through no proxy.
 
-The handshake is the `websockets` library's, with its part that does no input or output; the socket is this
-module's own, so that the work on it can be cut at any moment, and ends at its time-out.
+The protocol is that of the `websockets` library, in its form without input and output; the socket is opened and read
+here. Two promises cannot be kept through the library's own `sync.client`:
 
-    connect ── request ── 101, and the right key? ── no ──────────► not good: what it answered instead
+- A probe ends at its time-out. That client reads in a thread of its own and joins it without a limit: if a server
+  stops in the middle of a TLS record, closing the connection blocks for ever.
+- A response other than 101 is reported by its status line. That client reads the response to its end, and an event
+  stream has none.
+
+    connect ── request ── 101, and the right key? ── no ──────────► not good: what the server answered instead
                                   │ yes
-                         watched for a moment ── closed, with a code that means an error, or cut off ──► not good
-                                  │ open, or it said something, or it closed in good order
+                         watched for a moment ── closed with an error's code, or cut off ──► not good
+                                  │ open, or closed without an error
                                   ▼
-                                good; a closing frame goes out, and its answer is waited for a moment
+                                good; a closing frame is sent, and its answer is waited for a moment
 """
 
 from __future__ import annotations
@@ -18,6 +23,7 @@ import re
 import socket
 import ssl
 import time
+from collections.abc import Callable
 
 from websockets.client import ClientProtocol
 from websockets.exceptions import PayloadTooBig, WebSocketException
@@ -48,6 +54,15 @@ GOOD_ENDS = (CloseCode.NORMAL_CLOSURE, CloseCode.NO_STATUS_RCVD)
 _STATUS = re.compile(rb"HTTP/\d(?:\.\d)? (\d{3})\b[^\r\n]*\r?\n")
 
 
+_MEANINGS = {
+    b"200": ": it serves pages there, and no websocket",
+    b"401": ": it does not let this client in",
+    b"403": ": it does not let this client in",
+    b"404": ": there is no websocket at this path",
+}
+"""What it means that a server answers the handshake with this status."""
+
+
 class _No(Exception):
     """The answer is no; the message says why."""
 
@@ -63,7 +78,7 @@ class Opening:
         self.reached: Port | None = None
 
     def get(self) -> tuple[bool, str, str]:
-        """Open it, and tell whether it stands, and what came of it in words."""
+        """Open it; return whether the server lets it stand, how it went in words, and no output."""
         try:
             protocol = ClientProtocol(parse_uri(self._probe.url), max_size=LONGEST)
         except (WebSocketException, ValueError):
@@ -81,7 +96,8 @@ class Opening:
         except (OSError, ValueError) as error:
             return False, in_words(error), ""
         finally:
-            self._close()
+            if self._socket is not None:
+                self._socket.close()
 
     def cut(self) -> None:
         """End the connection under the thread that reads from it. May be called at any moment."""
@@ -104,46 +120,41 @@ class Opening:
             secured.do_handshake()
 
     def _shake_hands(self, protocol: ClientProtocol) -> None:
-        """Ask for a websocket, and see that one is granted. Raises _No."""
+        """Ask for a websocket. Raise _No unless it is granted."""
         request = protocol.connect()
-        request.headers["User-Agent"] = "runbook"
-        for name, value in self._probe.headers:
-            with contextlib.suppress(KeyError):
-                del request.headers[name]
+        for name, value in (("User-Agent", "runbook"), *self._probe.headers):
+            request.headers.pop(name, None)
             request.headers[name] = value
         protocol.send_request(request)
-        self._send(protocol)
-        while protocol.state is State.CONNECTING and protocol.handshake_exc is None:
-            more = self._receive(protocol, self._until)
-            # By its first line: the rest of a page may be long in coming.
+
+        def undecided() -> bool:
+            # By the status line: the rest of a page may be long in coming.
             status = _STATUS.match(self._first)
             if status and status[1] != b"101":
-                raise _No(_no_websocket(int(status[1])))
-            if not more:
-                break
-        if protocol.handshake_exc is not None or protocol.state is State.CONNECTING:
-            if not self._first:
-                raise _No("it closed the connection without an answer")
-            raise _No(f"answered the handshake wrongly: {_why(protocol.handshake_exc)}")
+                meaning = _MEANINGS.get(status[1], "")
+                raise _No(f"answered {status[1].decode()} to the handshake, not 101{meaning}")
+            return protocol.state is State.CONNECTING and protocol.handshake_exc is None
+
+        self._exchange(protocol, self._until, undecided)
+        if error := protocol.handshake_exc:
+            wrong = f"answered the handshake wrongly: {error.__cause__ or error}"
+            raise _No(wrong if self._first else "it closed the connection without an answer")
 
     def _watch(self, protocol: ClientProtocol) -> str:
-        """See that the server lets it stand. Raises _No."""
-        watched = min(time.monotonic() + WATCHED, self._until)
-        more = True
-        while more and protocol.state is State.OPEN:
-            try:
-                more = self._receive(protocol, watched)
-            except TimeoutError:
-                break
-            except (ConnectionError, ssl.SSLError):
-                more = False
-            protocol.events_received()
+        """Return how the server lets the websocket stand, in words. Raise _No if it does not."""
+        whole = True
+        try:
+            whole = self._exchange(protocol, min(time.monotonic() + WATCHED, self._until), lambda: _is_open(protocol))
+        except TimeoutError:
+            pass
+        except (ConnectionError, ssl.SSLError):
+            whole = False
         if closed := protocol.close_rcvd:
             if closed.code not in GOOD_ENDS:
-                said = f" ({closed.reason})" if closed.reason else ""
-                raise _No(f"the handshake was done, and then it closed with {closed.code}{said}")
+                reason = f" ({closed.reason})" if closed.reason else ""
+                raise _No(f"the handshake was done, and then it closed with {closed.code}{reason}")
             return "opened, and was closed in good order"
-        if not more:
+        if not whole:
             raise _No("the handshake was done, and then it cut the connection off")
         if protocol.parser_exc is not None and not isinstance(protocol.parser_exc, PayloadTooBig):
             raise _No(f"the handshake was done, and then it spoke something else: {protocol.parser_exc}")
@@ -151,64 +162,48 @@ class Opening:
         return "opened"
 
     def _take_leave(self, protocol: ClientProtocol) -> None:
-        until = min(time.monotonic() + GOODBYE, self._until)
+        """Send a closing frame, and wait a moment for its answer."""
         with contextlib.suppress(OSError, WebSocketException):
-            if protocol.state is State.OPEN:
+            if _is_open(protocol):
                 protocol.send_close(CloseCode.NORMAL_CLOSURE)
-            self._send(protocol)
-            while protocol.close_rcvd is None and time.monotonic() < until and self._receive(protocol, until):
-                protocol.events_received()
+            until = min(time.monotonic() + GOODBYE, self._until)
+            self._exchange(protocol, until, lambda: protocol.close_rcvd is None)
 
-    def _receive(self, protocol: ClientProtocol, until: float) -> bool:
-        """Read once; tell whether there was anything. Raises TimeoutError when the time is over."""
+    def _exchange(self, protocol: ClientProtocol, until: float, more: Callable[[], bool]) -> bool:
+        """Send and receive while there is to be more. Return False if the server ends the connection first.
+
+        Raise TimeoutError at a moment of CLOCK_MONOTONIC, however much the server sends.
+        """
         assert self._socket is not None
-        left = until - time.monotonic()
-        if left <= 0:
-            raise TimeoutError
-        self._socket.settimeout(left)
-        data = self._socket.recv(PIECE)
-        if len(self._first) < PIECE:
-            self._first += data[: PIECE - len(self._first)]
-        if data:
-            protocol.receive_data(data)
-        else:
-            protocol.receive_eof()
         self._send(protocol)
-        return bool(data)
+        while more():
+            left = until - time.monotonic()
+            if left <= 0:
+                raise TimeoutError
+            self._socket.settimeout(left)
+            data = self._socket.recv(PIECE)
+            self._first += data[: PIECE - len(self._first)]
+            if data:
+                protocol.receive_data(data)
+            else:
+                protocol.receive_eof()
+            self._send(protocol)
+            protocol.events_received()  # They would be kept otherwise.
+            if not data:
+                return False
+        return True
 
     def _send(self, protocol: ClientProtocol) -> None:
+        """Send what the protocol has to send, unless the server has ended the connection."""
         assert self._socket is not None
-        for data in protocol.data_to_send():
-            # An empty one stands for the end of what is sent; the socket is closed soon enough.
-            if data:
-                self._socket.settimeout(self._left)
-                with contextlib.suppress(BrokenPipeError, ConnectionResetError):
-                    self._socket.sendall(data)
+        self._socket.settimeout(self._left)
+        with contextlib.suppress(BrokenPipeError, ConnectionResetError):
+            self._socket.sendall(b"".join(protocol.data_to_send()))
 
     @property
     def _left(self) -> float:
         return max(0.01, self._until - time.monotonic())
 
-    def _close(self) -> None:
-        if self._socket is not None:
-            self._socket.close()
 
-
-def _no_websocket(status: int) -> str:
-    """Say what it means that a server answers the handshake with another status than 101."""
-    answered = f"answered {status} to the handshake, not 101"
-    match status:
-        case 200:
-            return f"{answered}: it serves pages there, and no websocket"
-        case 401 | 403:
-            return f"{answered}: it does not let this client in"
-        case 404:
-            return f"{answered}: there is no websocket at this path"
-        case _:
-            return answered
-
-
-def _why(error: Exception | None) -> str:
-    if error is None:
-        return "it ends in the middle"
-    return str(error.__cause__ or error)
+def _is_open(protocol: ClientProtocol) -> bool:
+    return protocol.state is State.OPEN

@@ -137,6 +137,7 @@ def test_a_server_whose_handler_fails(ask: Ask, serves: Serve) -> None:
         ("HTTP/1.1 404 No\n\n", "answered 404 to the handshake, not 101: there is no websocket at this path"),
         ("HTTP/1.1 401 No\n\n", "answered 401 to the handshake, not 101: it does not let this client in"),
         ("HTTP/1.0 502 Bad Gateway\n\n", "answered 502 to the handshake, not 101"),
+        ("HTTP/1.1 100 Continue\n\n" * 1000, "answered 100 to the handshake, not 101"),
         ("HTTP/1.1 101 Yes\n\n", "answered the handshake wrongly: missing Connection header"),
         (
             "HTTP/1.1 101 Yes\nConnection: Upgrade\nUpgrade: websocket\nSec-WebSocket-Accept: x\n\n",
@@ -274,6 +275,22 @@ def test_with_tls_it_is_cut_off(
     monkeypatch.setenv("SSL_CERT_FILE", str(certificate))
     answer = ask(WebsocketProbe(secured(granted)))
     assert (answer.good, answer.detail) == (False, "the handshake was done, and then it cut the connection off")
+
+
+def test_with_tls_a_record_is_never_finished(
+    ask: Ask, secured: Callable[[Handler], str], certificate: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stop(connection: socket.socket) -> None:
+        granted(connection)
+        with socket.socket(fileno=connection.detach()) as beneath:
+            beneath.sendall(b"\x17\x03\x03\x01\x00" + b"x" * 10)
+            while beneath.recv(65536):
+                pass
+
+    monkeypatch.setenv("SSL_CERT_FILE", str(certificate))
+    answer = ask(WebsocketProbe(secured(stop)))
+    assert (answer.good, answer.detail) == (True, "opened")
+    assert answer.seconds < PROMPT
 
 
 def test_a_certificate_that_nobody_vouches_for(ask: Ask, secured: Callable[[Handler], str]) -> None:
