@@ -17,6 +17,14 @@ SUDO   := $(shell [ "$$(id -u)" = 0 ] || echo sudo --preserve-env=XDG_CACHE_HOME
 SUITE  ?= bookworm
 # More arguments for pytest: make test-unit PYTEST_ARGS="-k kill_orphan -x"
 PYTEST_ARGS ?=
+# Tests in machines mostly wait, for a time-out or for systemd, so two workers a core are not too many.
+MACHINE_WORKERS ?= $(shell echo $$((2 * $$(nproc))))
+# `make test` names the file to which each tier adds its line.
+TALLY ?=
+tally = $(if $(TALLY),--tally=$(1)=$(TALLY))
+# The tests start Python thousands of times; compiled modules are a third of its start.
+unexport PYTHONDONTWRITEBYTECODE
+
 # CUTS_ARGS="--only power --suite trixie": a part of the round of cuts; --help tells more.
 CUTS_ARGS ?=
 # BENCH_ARGS=--record puts the figures into docs/explanation/speed.md.
@@ -25,7 +33,7 @@ BENCH_ARGS ?=
 PACKAGES := ca-certificates curl dbus debian-archive-keyring iproute2 mmdebstrap procps \
             python3-gi python3-venv systemd systemd-container util-linux
 
-.PHONY: help setup demo test test-unit test-bus test-machine lint acceptance cuts bench shell docs docs-output clean
+.PHONY: help setup demo check test test-unit test-bus test-machine lint acceptance cuts bench shell docs docs-output clean
 
 help: ## this list
 	@sed -nE 's/^([a-z-]+):.*## (.*)/  \1\t\2/p' $(MAKEFILE_LIST) | expand -t 18
@@ -50,19 +58,27 @@ lint: $(STAMP) ## ruff and mypy --strict
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-test: lint test-unit test-bus test-machine ## everything but the acceptance with OpenClaw
+check: lint test-unit ## before each commit: ruff, mypy and the unit tests; a minute
+
+test: $(STAMP) ## everything but the acceptance with OpenClaw
+	@mkdir -p build && : >build/tally; status=0; \
+	{ $(MAKE) lint && printf '%-10s %11s  %3d min %2d s\n' lint '' $$((SECONDS / 60)) $$((SECONDS % 60)) >>build/tally && \
+	  $(MAKE) TALLY=build/tally test-unit test-bus test-machine; } || status=$$?; \
+	echo; cat build/tally; exit $$status
 
 test-unit: $(STAMP) ## pure tests, and the rules of the house
-	$(BIN)/pytest -n 2 -m "not root" --ignore=tests/bus --ignore=tests/machine $(PYTEST_ARGS)
+	$(BIN)/pytest -n 2 -m "not root" --ignore=tests/bus --ignore=tests/machine $(call tally,unit) $(PYTEST_ARGS)
 
 test-bus: $(STAMP) ## against a private dbus-daemon with a fake systemd on it
-	$(BIN)/pytest -n 2 tests/bus $(PYTEST_ARGS)
+	$(BIN)/pytest -n 2 tests/bus $(call tally,bus) $(PYTEST_ARGS)
 
-# The trees come first: building one takes longer than a single test may.
+# The trees come first: building one takes longer than a single test may. The folders with the longest tests come
+# first too, in the order of their names, so that no worker is left alone with them at the end.
 test-machine: $(STAMP) ## on booted throwaway machines, systemd 252 and 257
 	$(SUDO) $(BIN)/python -m tests.machine.tree
-	$(SUDO) $(BIN)/pytest -n 2 -m root tests/unit $(PYTEST_ARGS)
-	$(SUDO) $(BIN)/pytest -n 2 --dist loadscope -m "not acceptance" tests/machine $(PYTEST_ARGS)
+	$(SUDO) $(BIN)/pytest -n 2 -m root tests/unit $(call tally,root) $(PYTEST_ARGS)
+	$(SUDO) $(BIN)/pytest -n $(MACHINE_WORKERS) --dist loadscope --no-loadscope-reorder -m "not acceptance" \
+	    tests/machine $(call tally,machine) $(PYTEST_ARGS)
 
 acceptance: $(STAMP) ## the incident with the real OpenClaw, mended by runbooks/openclaw-gateway.yaml
 	@command -v npm >/dev/null || { $(SUDO) apt-get update -q; \
@@ -93,5 +109,5 @@ bench: $(STAMP) ## how fast it is
 
 clean: ## removes what the other targets made, the trees in the cache too
 	rm -rf $(VENV) build dist src/*.egg-info .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
-	find . -name __pycache__ -prune -exec rm -rf {} +
+	$(SUDO) find . -name __pycache__ -prune -exec rm -rf {} +
 	$(SUDO) rm -rf "$${XDG_CACHE_HOME:-$$HOME/.cache}/runbook"

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import IO, Self, TypeVar
 
 from tests.machine import keeper
-from tests.machine.tree import CHECKOUT, PROJECT, tree
+from tests.machine.tree import CHECKOUT, PROJECT, compile_checkout, tree
 
 T = TypeVar("T")
 
@@ -89,6 +89,7 @@ class Machine:
         if os.geteuid() != 0:
             raise MachineError("a throwaway machine needs root: systemd-nspawn mounts and makes namespaces")
         root = tree(self.suite, software=self.software, rivals=self.rivals)
+        compile_checkout(self.suite)
         deadline = time.monotonic() + self._boot_timeout
         self._console = os.memfd_create("console")
         with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as notify:

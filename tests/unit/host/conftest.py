@@ -44,7 +44,8 @@ def played(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder with a journalctl that gives its `entries`, ends with its `status`, and notes its last `call` and
     the first word of all `calls`."""
     program = tmp_path / "journalctl"
-    program.write_text(f"#!{sys.executable}\n{JOURNALCTL}")
+    # Not the virtual environment's: a `#!` line ends at a space, which the path of a checkout may have.
+    program.write_text(f"#!{Path(sys.executable).resolve()}\n{JOURNALCTL}")
     program.chmod(0o755)
     (tmp_path / "entries").touch()
     (tmp_path / "status").write_text("0")

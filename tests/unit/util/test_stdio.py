@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -20,7 +21,8 @@ def shell(script: str, folder: Path, text: str = GOOD) -> tuple[int, str]:
     """Run a line of shell, `runbook` being the command; give its exit status and what it said in all."""
     (folder / "good.yaml").write_text(text)
     program = folder / "runbook"
-    program.write_text(f'#!/bin/sh\nexec {sys.executable} -c "from runbook.cli import main; main()" "$@"\n')
+    python = shlex.quote(sys.executable)
+    program.write_text(f'#!/bin/sh\nexec {python} -c "from runbook.cli import main; main()" "$@"\n')
     program.chmod(0o755)
     done = subprocess.run(
         ["bash", "-o", "pipefail", "-c", script],

@@ -48,7 +48,8 @@ class Played:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         program = folder / "journalctl"
-        program.write_text(f"#!{sys.executable}\n{STAND_IN}")
+        # Not the virtual environment's: a `#!` line ends at a space, which the path of a checkout may have.
+        program.write_text(f"#!{Path(sys.executable).resolve()}\n{STAND_IN}")
         program.chmod(0o755)
         (folder / "entries").touch()
         (folder / "status").write_text("0")
