@@ -143,10 +143,10 @@ class Opening:
     def _watch(self, protocol: ClientProtocol) -> str:
         """Return how the server lets the websocket stand, in words. Raise _No if it does not."""
         whole = True
+        until = min(time.monotonic() + WATCHED, self._until)
         try:
-            whole = self._exchange(protocol, min(time.monotonic() + WATCHED, self._until), lambda: _is_open(protocol))
-        except TimeoutError:
-            pass
+            with contextlib.suppress(TimeoutError):
+                whole = self._exchange(protocol, until, lambda: protocol.state is State.OPEN)
         except (ConnectionError, ssl.SSLError):
             whole = False
         if closed := protocol.close_rcvd:
@@ -164,7 +164,7 @@ class Opening:
     def _take_leave(self, protocol: ClientProtocol) -> None:
         """Send a closing frame, and wait a moment for its answer."""
         with contextlib.suppress(OSError, WebSocketException):
-            if _is_open(protocol):
+            if protocol.state is State.OPEN:
                 protocol.send_close(CloseCode.NORMAL_CLOSURE)
             until = min(time.monotonic() + GOODBYE, self._until)
             self._exchange(protocol, until, lambda: protocol.close_rcvd is None)
@@ -181,16 +181,13 @@ class Opening:
             if left <= 0:
                 raise TimeoutError
             self._socket.settimeout(left)
-            data = self._socket.recv(PIECE)
-            self._first += data[: PIECE - len(self._first)]
-            if data:
-                protocol.receive_data(data)
-            else:
+            if not (data := self._socket.recv(PIECE)):
                 protocol.receive_eof()
+                return False
+            self._first += data[: PIECE - len(self._first)]
+            protocol.receive_data(data)
             self._send(protocol)
             protocol.events_received()  # They would be kept otherwise.
-            if not data:
-                return False
         return True
 
     def _send(self, protocol: ClientProtocol) -> None:
@@ -203,7 +200,3 @@ class Opening:
     @property
     def _left(self) -> float:
         return max(0.01, self._until - time.monotonic())
-
-
-def _is_open(protocol: ClientProtocol) -> bool:
-    return protocol.state is State.OPEN
