@@ -20,7 +20,7 @@ from typer.testing import CliRunner
 
 from runbook import cli
 from runbook.document import reference
-from runbook.document.reference import Row
+from runbook.document.reference import FieldReference
 from runbook.host.ownership import roles as judgement
 from runbook.model import Verdict
 from runbook.steps import registry
@@ -63,7 +63,7 @@ def parts() -> dict[Path, Parts]:
     """Return the generated parts of each page."""
     made: dict[Path, Parts] = {
         REFERENCE / "runbook-file.md": {
-            "top": lambda: _table(reference.describe_top()),
+            "top": lambda: _table(reference.describe_top_level()),
             "steps": step_types,
             "common": lambda: _table(_common()),
             "filters": lambda: ", ".join(f"`{name}`" for name in ("raw", *FILTERS)),
@@ -73,7 +73,7 @@ def parts() -> dict[Path, Parts]:
         DOCS / "explanation" / "architecture.md": {"layers": layers},
         DOCS / "explanation" / "port-ownership.md": {"roles": roles},
     }
-    for entry in reference.kinds():
+    for entry in reference.describe_types():
         made[REFERENCE / "steps" / f"{entry.kind}.md"] = {"fields": lambda kind=entry.kind: fields(kind)}  # type: ignore[misc]
     return made
 
@@ -96,7 +96,7 @@ def written(text: str, made: Parts) -> str:
 
 def fields(kind: str) -> str:
     """Return the tables of a step type's fields: its own, its time-out, and those of nested mappings."""
-    rows = reference.describe(kind).rows
+    rows = reference.describe_type(kind).rows
     own = [row for row in rows if not row.common or row.key == "timeout"]
     tables = [_table(own), "Every step also takes the [fields of every step](../runbook-file.md#fields-of-every-step)."]
     tables += _inner(own, "")
@@ -107,7 +107,7 @@ def step_types() -> str:
     """Return the table of the step types, what each does, and whether it changes anything."""
     lines = [
         f"| [`{entry.kind}`](steps/{entry.kind}.md) | {_cell(entry.summary)} | {'yes' if entry.changes else 'no'} |"
-        for entry in reference.kinds()
+        for entry in reference.describe_types()
     ]
     return "\n".join(["| type | what it does | changes the host |", "|---|---|---|", *lines])
 
@@ -129,17 +129,17 @@ def verdicts() -> str:
 def given_verdicts(*modules: Path) -> set[Verdict]:
     """Return the verdicts that modules can return: the given modules, or all of the program.
 
-    One that is only compared with is not given; what a step type `fails_as` is asked of the type itself.
+    One that is only compared with is not given; what a step type `failure_verdict` is asked of the type itself.
     """
     found = set()
     for path in modules or SOURCE.rglob("*.py"):
         found |= set(_given(ast.parse(path.read_text())))
-    return found if modules else found | {cls.fails_as for cls in registry().values()}
+    return found if modules else found | {cls.failure_verdict for cls in registry().values()}
 
 
 def _given(node: ast.AST) -> Iterator[Verdict]:
     match node:
-        case ast.Compare() | ast.AnnAssign(target=ast.Name(id="fails_as")):
+        case ast.Compare() | ast.AnnAssign(target=ast.Name(id="failure_verdict")):
             return
         case ast.Attribute(value=ast.Name(id="Verdict"), attr=name) if name in Verdict.__members__:
             yield Verdict[name]
@@ -194,14 +194,14 @@ def _said(argv: list[str]) -> str:
     return "\n".join(line.rstrip() for line in result.output.strip().splitlines())
 
 
-def _common() -> list[Row]:
+def _common() -> list[FieldReference]:
     """Return the fields of every step. The default of `timeout` is that of the type."""
-    entry = next(iter(reference.kinds()))
+    entry = next(iter(reference.describe_types()))
     rows = [row for row in entry.rows if row.common]
-    return [Row(**{**vars(row), "default": "that of the type"}) if row.key == "timeout" else row for row in rows]
+    return [FieldReference(**{**vars(row), "default": "that of the type"}) if row.key == "timeout" else row for row in rows]
 
 
-def _table(rows: Iterable[Row]) -> str:
+def _table(rows: Iterable[FieldReference]) -> str:
     lines = ["| field | type | default | |", "|---|---|---|---|"]
     for row in rows:
         default = "**required**" if row.required else _default(row)
@@ -209,13 +209,13 @@ def _table(rows: Iterable[Row]) -> str:
     return "\n".join(lines)
 
 
-def _default(row: Row) -> str:
+def _default(row: FieldReference) -> str:
     if not row.default or row.default.startswith("that of"):
         return row.default
     return f"`{_cell(row.default)}`"
 
 
-def _inner(rows: Iterable[Row], above: str) -> Iterator[str]:
+def _inner(rows: Iterable[FieldReference], above: str) -> Iterator[str]:
     for row in rows:
         if row.fields:
             path = f"{above}{row.key}"

@@ -284,7 +284,7 @@ def test_a_step_types_page_lists_its_verdicts(page: Path) -> None:
         word for row in re.findall(r"^\| (`.*?) \|", section, re.MULTILINE) for word in re.findall(r"`([^`]+)`", row)
     }
     assert told <= set(Verdict)
-    assert docs.given_verdicts(*judges(page.stem)) | {registry()[page.stem].fails_as} <= told
+    assert docs.given_verdicts(*judges(page.stem)) | {registry()[page.stem].failure_verdict} <= told
 
 
 def judges(kind: str) -> list[Path]:
@@ -347,7 +347,7 @@ def test_every_exit_status_has_a_line() -> None:
 def test_every_kind_of_journal_message_has_its_id_on_the_page() -> None:
     page = (REFERENCE / "journal.md").read_text()
     assert sorted(re.findall(r"^\| `([0-9a-f]{32})` \|", page, re.MULTILINE)) == sorted(
-        [*journal.MESSAGE_IDS.values(), journal.ENDING_ID]
+        [*journal.MESSAGE_IDS.values(), journal.KILL_MESSAGE_ID]
     )
 
 

@@ -91,9 +91,9 @@ class Locked(RunbookError):
 class HostError(RunbookError):
     """The machine refused. `remote` is the D-Bus error's name where there is one."""
 
-    def __init__(self, message: str, *, hint: str = "", remote: str = "") -> None:
+    def __init__(self, message: str, *, hint: str = "", dbus_error: str = "") -> None:
         super().__init__(message, hint=hint)
-        self.remote = remote
+        self.dbus_error = dbus_error
 
 
 class AccessDenied(HostError):
@@ -125,5 +125,5 @@ class Interrupted(RunbookError):
     def __init__(self, signum: int) -> None:
         super().__init__(f"interrupted by {signal.Signals(signum).name}")
         self.signum = signum
-        self.goes_on = ""
+        self.still_running = ""
         self.exit_status = 128 + signum

@@ -24,7 +24,7 @@ class Verdict(StrEnum):
         return verdict
 
     @classmethod
-    def of(cls, word: str) -> Verdict:
+    def from_word(cls, word: str) -> Verdict:
         """Give the verdict of a word, as a record has it. Raises KeyError for none of these."""
         found: Verdict = cls._value2member_map_[word]  # type: ignore[assignment]
         return found
@@ -91,8 +91,8 @@ class Verdict(StrEnum):
     TIMED_OUT = "timed-out", "the step was not finished in time, and what it had started was stopped"
     # Remediation
     HOLDS = "holds", "every check held the first time; nothing was touched"
-    MENDED = "mended", "the checks hold after the fix"
-    NOT_MENDED = "not-mended", "a check still fails, or the fix was refused or failed"
+    FIXED = "fixed", "the checks hold after the fix"
+    NOT_FIXED = "not-fixed", "a check still fails, or the fix was refused or failed"
 
 
 class Impact(StrEnum):
@@ -129,14 +129,14 @@ class RunStatus(StrEnum):
     LOCKED = "locked"
 
 
-class State(StrEnum):
+class FindingState(StrEnum):
     """Where a step stands, as its `check` sees it."""
 
     HOLDS = "holds"  # what the step is for is so
     TO_DO = "to-do"  # it is not so, and `apply` can go a move further
     NOT_YET = "not-yet"  # nothing to do but wait
     FAILS = "fails"  # it is not so, and this try cannot make it so
-    LEFT_ALONE = "left-alone"  # not so in time, but on its way: nothing to mend, nothing to undo
+    STILL_STARTING = "left-alone"  # not so in time, but on its way: nothing to mend, nothing to undo
 
 
 @dataclass(frozen=True)
@@ -173,7 +173,7 @@ class Finding:
     `reason` of a TO_DO is what would be done, in the infinitive: "restart gw.service".
     """
 
-    state: State
+    state: FindingState
     verdict: Verdict
     reason: str
     evidence: Mapping[str, Any] = field(default_factory=dict)
@@ -182,22 +182,22 @@ class Finding:
 
 def holds(verdict: Verdict, reason: str, **evidence: Any) -> Finding:
     """What the step is for is so."""
-    return Finding(State.HOLDS, verdict, reason, evidence)
+    return Finding(FindingState.HOLDS, verdict, reason, evidence)
 
 
 def to_do(verdict: Verdict, reason: str, **evidence: Any) -> Finding:
     """There is something to do; `reason` says what, in the infinitive."""
-    return Finding(State.TO_DO, verdict, reason, evidence)
+    return Finding(FindingState.TO_DO, verdict, reason, evidence)
 
 
 def fails(verdict: Verdict, reason: str, **evidence: Any) -> Finding:
     """It is not so, and neither waiting nor acting will make it so."""
-    return Finding(State.FAILS, verdict, reason, evidence)
+    return Finding(FindingState.FAILS, verdict, reason, evidence)
 
 
 def not_yet(verdict: Verdict, reason: str, wake: Wake, **evidence: Any) -> Finding:
     """It is not so yet; `wake` says what could change that."""
-    return Finding(State.NOT_YET, verdict, reason, evidence, wake)
+    return Finding(FindingState.NOT_YET, verdict, reason, evidence, wake)
 
 
 @dataclass(frozen=True)
@@ -250,16 +250,16 @@ class Deadline:
         return cls(clock, clock.monotonic() + seconds)
 
     @property
-    def left(self) -> float:
+    def remaining(self) -> float:
         """Seconds that are left, never less than 0."""
         return max(0.0, self.at - self.clock.monotonic())
 
     @property
-    def passed(self) -> bool:
+    def expired(self) -> bool:
         """Whether it is over."""
         return self.clock.monotonic() >= self.at
 
-    def sooner(self, seconds: float) -> Deadline:
+    def at_most(self, seconds: float) -> Deadline:
         """Give this deadline, or one `seconds` from now if that comes first."""
         return Deadline(self.clock, min(self.at, self.clock.monotonic() + seconds))
 
@@ -277,13 +277,13 @@ class Event:
     event: str
     data: Mapping[str, Any] = field(default_factory=dict)
 
-    def line(self) -> str:
+    def to_line(self) -> str:
         """Write it as one JSON object on a line. `time` is RFC 3339, in UTC, with milliseconds."""
         stamp = datetime.fromtimestamp(self.time, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
         return json.dumps({"time": stamp, "run": self.run, "event": self.event, **self.data}, default=str)
 
     @classmethod
-    def of_line(cls, line: str) -> Self:
+    def from_line(cls, line: str) -> Self:
         """Read what `line` wrote. Raises ValueError for anything else."""
         data = json.loads(line)
         try:

@@ -62,23 +62,23 @@ def ports(rounds: int) -> dict[str, list[float]]:
 
     port = Port(PORT)
     step = document.parse(WAIT).steps[0]
-    memory = step.memory(RunState("bench", Path("/root")))
+    state = step.new_state(RunState("bench", Path("/root")))
     with LocalHost() as host, SocketTable() as table:
         unit = host.unit(UNIT)
 
         def verdict() -> None:
             # It looks at the unit anew when it has looked at the processes.
-            assert host.ownership(unit, port).verdict is Verdict.OWNED
+            assert host.judge_port(unit, port).verdict is Verdict.OWNED
 
         def check() -> None:
-            assert step.check(host, memory).verdict is Verdict.STILL_STARTING
+            assert step.check(host, state).verdict is Verdict.STILL_STARTING
 
-        while "healthy for" not in (finding := step.check(host, memory)).reason:
+        while "healthy for" not in (finding := step.check(host, state)).reason:
             assert finding.wake is not None, finding.reason
             host.wait(finding.wake, Deadline.after(host.clock, 10))
         # As the command does before it begins: what was loaded is no garbage.
         gc.freeze()
-        took = in_turns({LOOK: lambda: table.look(port), CHECK: check}, OFTEN)
+        took = in_turns({LOOK: lambda: table.list_inodes(port), CHECK: check}, OFTEN)
         acts = {VERDICT: verdict, rivals.PSUTIL: ask_psutil}
         whole = {name: command(argv) for name, argv in rivals.WHO_HAS_THE_PORT.items()}
         return took | in_turns({**acts, **whole}, rounds)

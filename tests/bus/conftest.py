@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from runbook.host.loop import Loop
-from runbook.host.systemd.manager import Systemd
+from runbook.host.systemd.manager import SystemdManager
 
 from .private_bus import PrivateBus
 
@@ -30,8 +30,8 @@ def loop() -> Iterator[Loop]:
 
 
 @pytest.fixture
-def systemd(bus: PrivateBus, loop: Loop) -> Iterator[Systemd]:
+def systemd(bus: PrivateBus, loop: Loop) -> Iterator[SystemdManager]:
     """The program's side of the private bus."""
-    made = Systemd("system", loop)
+    made = SystemdManager("system", loop)
     yield made
     made.close()

@@ -17,7 +17,7 @@ from runbook.host.facts import JobVerb
 from runbook.host.loop import Loop
 from runbook.host.systemd import bus as bus_module
 from runbook.host.systemd import manager as systemd_module
-from runbook.host.systemd.manager import Systemd
+from runbook.host.systemd.manager import SystemdManager
 
 from .private_bus import PATIENCE, PROMPT, PrivateBus
 
@@ -25,15 +25,15 @@ from .private_bus import PATIENCE, PROMPT, PrivateBus
 @pytest.fixture
 def short(monkeypatch: pytest.MonkeyPatch) -> float:
     """A time-out of connections, and of calls that do not say otherwise, that a test can wait for."""
-    monkeypatch.setattr(bus_module, "TIMEOUT", 0.5)
+    monkeypatch.setattr(bus_module, "CALL_TIMEOUT", 0.5)
     return 0.5
 
 
-def restart(systemd: Systemd, unit: str, timeout: float = 5) -> None:
-    systemd.manager("RestartUnit", "(ss)", unit, "replace", what=f"restart {unit}", timeout=timeout)
+def restart(systemd: SystemdManager, unit: str, timeout: float = 5) -> None:
+    systemd.call_manager("RestartUnit", "(ss)", unit, "replace", what=f"restart {unit}", timeout=timeout)
 
 
-def test_a_call_that_is_not_answered_ends_at_its_time_out(systemd: Systemd) -> None:
+def test_a_call_that_is_not_answered_ends_at_its_time_out(systemd: SystemdManager) -> None:
     began = time.monotonic()
     with pytest.raises(errors.BusTimeout) as caught:
         restart(systemd, "hang.service", timeout=0.2)
@@ -41,7 +41,7 @@ def test_a_call_that_is_not_answered_ends_at_its_time_out(systemd: Systemd) -> N
     assert caught.value.message == "cannot restart hang.service: it did not answer in time"
 
 
-def test_the_connection_is_good_after_a_time_out(systemd: Systemd) -> None:
+def test_the_connection_is_good_after_a_time_out(systemd: SystemdManager) -> None:
     with pytest.raises(errors.BusTimeout):
         restart(systemd, "hang.service", timeout=0.05)
     assert systemd.unit("web.service").active_state == "active"
@@ -59,33 +59,33 @@ def test_the_connection_is_good_after_a_time_out(systemd: Systemd) -> None:
         ("manual.service", errors.HostError),
     ],
 )
-def test_errors_are_told_apart_by_name(systemd: Systemd, unit: str, kind: type[errors.HostError]) -> None:
+def test_errors_are_told_apart_by_name(systemd: SystemdManager, unit: str, kind: type[errors.HostError]) -> None:
     with pytest.raises(errors.HostError) as caught:
         restart(systemd, unit)
     assert type(caught.value) is kind
-    assert caught.value.remote
+    assert caught.value.dbus_error
     if kind is not errors.BusTimeout:
         # systemd's own words, in whatever language, without GLib's prefix.
         assert caught.value.message == f"cannot restart {unit}: Ça ne va pas."
 
 
-def test_what_a_message_cannot_hold_is_an_error_in_words(systemd: Systemd) -> None:
+def test_what_a_message_cannot_hold_is_an_error_in_words(systemd: SystemdManager) -> None:
     with pytest.raises(errors.HostError, match="cannot restart it: "):
-        systemd.manager("RestartUnit", "(ss)", "not utf-8: \udcff", "replace", what="restart it")
+        systemd.call_manager("RestartUnit", "(ss)", "not utf-8: \udcff", "replace", what="restart it")
 
 
 def test_a_daemon_that_accepts_and_says_nothing(bus: PrivateBus, loop: Loop, short: float) -> None:
     os.kill(bus.daemon, signal.SIGSTOP)
     began = time.monotonic()
     with pytest.raises(errors.BusUnavailable, match="does not answer"):
-        Systemd("system", loop)
+        SystemdManager("system", loop)
     assert time.monotonic() - began < short + 1
 
 
 def test_no_bus(loop: Loop, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DBUS_SYSTEM_BUS_ADDRESS", "unix:path=/nowhere/bus")
     with pytest.raises(errors.BusUnavailable) as caught:
-        Systemd("system", loop)
+        SystemdManager("system", loop)
     assert "there is no bus at /nowhere/bus" in caught.value.message
     assert caught.value.hint
     assert caught.value.exit_status == errors.EXIT_NOT_BEGUN
@@ -94,31 +94,31 @@ def test_no_bus(loop: Loop, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_bus_that_is_there_before_systemd(bus: PrivateBus, loop: Loop) -> None:
     """As a user's, which starts with the first who asks; the manager then comes to it."""
     bus.order("leave")
-    loop.after(0.2, lambda: bus.order("return"))
-    systemd = Systemd("system", loop)
+    loop.call_later(0.2, lambda: bus.order("return"))
+    systemd = SystemdManager("system", loop)
     assert systemd.unit("web.service").active_state == "active"
     systemd.close()
 
 
 def test_a_bus_without_systemd(bus: PrivateBus, loop: Loop, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(systemd_module, "ARRIVAL", 0.2)
+    monkeypatch.setattr(systemd_module, "MANAGER_WAIT", 0.2)
     bus.kill_systemd()
     with pytest.raises(errors.BusUnavailable, match="no systemd is on the bus"):
-        Systemd("system", loop)
+        SystemdManager("system", loop)
 
 
-def test_the_bus_dies_under_a_call(systemd: Systemd, bus: PrivateBus, loop: Loop, short: float) -> None:
+def test_the_bus_dies_under_a_call(systemd: SystemdManager, bus: PrivateBus, loop: Loop, short: float) -> None:
     """GLib's shared connections end the program with SIGTERM here; this one raises."""
-    loop.after(0.1, bus.kill_daemon)
+    loop.call_later(0.1, bus.kill_daemon)
     with pytest.raises(errors.BusLost) as caught:
         restart(systemd, "hang.service")
     assert caught.value.message == "cannot restart hang.service: the connection broke"
     # Nothing comes back: what merely reads gives up at its time-out, too.
     with pytest.raises(errors.BusLost, match=r"cannot look at web\.service: nobody answers at"):
-        systemd.manager("GetUnit", "(s)", "web.service", what="look at web.service", again=True, timeout=short)
+        systemd.call_manager("GetUnit", "(s)", "web.service", what="look at web.service", again=True, timeout=short)
 
 
-def test_systemd_leaves_before_it_answers(systemd: Systemd, bus: PrivateBus) -> None:
+def test_systemd_leaves_before_it_answers(systemd: SystemdManager, bus: PrivateBus) -> None:
     """As on re-execution: what was asked may have happened, so it is not asked a second time."""
     with pytest.raises(errors.BusLost):
         restart(systemd, "vanish.service")
@@ -126,15 +126,15 @@ def test_systemd_leaves_before_it_answers(systemd: Systemd, bus: PrivateBus) -> 
     assert bus.calls.count("RestartUnit vanish.service replace") == 1
 
 
-def test_what_reads_is_asked_again_when_systemd_is_back(systemd: Systemd, bus: PrivateBus, loop: Loop) -> None:
+def test_what_reads_is_asked_again_when_systemd_is_back(systemd: SystemdManager, bus: PrivateBus, loop: Loop) -> None:
     bus.order("leave")
     with pytest.raises(errors.BusLost):
         restart(systemd, "quick.service")
-    loop.after(0.2, lambda: bus.order("return"))
+    loop.call_later(0.2, lambda: bus.order("return"))
     assert systemd.unit("web.service").active_state == "active"
 
 
-def test_a_new_connection_after_the_bus_was_restarted(systemd: Systemd, bus: PrivateBus, loop: Loop) -> None:
+def test_a_new_connection_after_the_bus_was_restarted(systemd: SystemdManager, bus: PrivateBus, loop: Loop) -> None:
     assert systemd.unit("web.service").n_restarts == 0
     _restart_bus(bus)
     assert systemd.unit("web.service").active_state == "active"
@@ -145,11 +145,11 @@ def test_a_new_connection_after_the_bus_was_restarted(systemd: Systemd, bus: Pri
     assert systemd.unit("web.service").n_restarts == 1
 
 
-def test_a_write_goes_out_on_the_new_connection(systemd: Systemd, bus: PrivateBus, loop: Loop) -> None:
+def test_a_write_goes_out_on_the_new_connection(systemd: SystemdManager, bus: PrivateBus, loop: Loop) -> None:
     _restart_bus(bus)
     # The program has noticed, and nothing is under way: there is no doubt what became of it.
     assert loop.run_until(systemd.bus._connection.is_closed, PATIENCE)
-    assert systemd.begin_job(JobVerb.RESTART, "web.service").path
+    assert systemd.enqueue_job(JobVerb.RESTART, "web.service").path
     assert bus.calls.count("RestartUnit web.service replace") == 1
 
 
@@ -163,27 +163,27 @@ def _restart_bus(bus: PrivateBus) -> None:
 PROGRAM = """
 import sys
 from runbook.errors import Interrupted
-from runbook.host.systemd.transient import Commands
+from runbook.host.systemd.transient import TransientCommands
 from runbook.host.facts import JobVerb
 from runbook.host.loop import Loop
-from runbook.host.systemd.manager import Systemd
+from runbook.host.systemd.manager import SystemdManager
 from runbook.host.queries import Command
 from runbook.model import Deadline, Wake
 
 loop = Loop(look=lambda port: frozenset(), pidfd=lambda process: None)
 try:
-    systemd = Systemd("system", loop)
+    systemd = SystemdManager("system", loop)
     print("there", flush=True)
     {body}
 except Interrupted as error:
     print("interrupted", error.signum, flush=True)
 """
 
-CALL = 'systemd.begin_job(JobVerb.RESTART, "hang.service")'
+CALL = 'systemd.enqueue_job(JobVerb.RESTART, "hang.service")'
 WAIT = 'print("waiting", flush=True); loop.wait(Wake(within=60), Deadline.after(loop.clock, 60))'
-BEGIN = 'print(systemd.begin_job(JobVerb.RESTART, "late.service").path); systemd.unit("web.service")'
+BEGIN = 'print(systemd.enqueue_job(JobVerb.RESTART, "late.service").path); systemd.unit("web.service")'
 
-COMMAND = 'Commands(systemd, loop).begin("hang", Command(("true",), output="/tmp/hang.out"))'
+COMMAND = 'TransientCommands(systemd, loop).start("hang", Command(("true",), output="/tmp/hang.out"))'
 
 
 @pytest.fixture

@@ -10,8 +10,8 @@ from runbook.errors import BusLost
 from runbook.host.facts import JobRef, JobResult
 from runbook.host.loop import Loop
 from runbook.host.queries import Command, CommandResult
-from runbook.host.systemd.manager import Systemd
-from runbook.host.systemd.transient import Commands
+from runbook.host.systemd.manager import SystemdManager
+from runbook.host.systemd.transient import TransientCommands
 
 from .private_bus import PrivateBus
 
@@ -21,18 +21,18 @@ STARTED = "StartTransientUnit runbook-vanish.service fail"
 class Lost:
     """A command whose start makes systemd leave the bus."""
 
-    def __init__(self, systemd: Systemd, bus: PrivateBus, loop: Loop, output: Path) -> None:
-        self.commands = Commands(systemd, loop)
+    def __init__(self, systemd: SystemdManager, bus: PrivateBus, loop: Loop, output: Path) -> None:
+        self.commands = TransientCommands(systemd, loop)
         self._bus = bus
         self._loop = loop
         self._command = Command(("true",), output=str(output))
 
     def begin(self) -> JobRef:
-        return self.commands.begin("vanish", self._command)
+        return self.commands.start("vanish", self._command)
 
     def begin_and_lose(self) -> None:
         """Begin, and be left without an answer; soon afterwards systemd is back."""
-        self._loop.after(0.2, self._return)
+        self._loop.call_later(0.2, self._return)
         with pytest.raises(BusLost):
             self.begin()
 
@@ -46,7 +46,7 @@ class Lost:
 
 
 @pytest.fixture
-def lost(bus: PrivateBus, systemd: Systemd, loop: Loop, tmp_path: Path) -> Lost:
+def lost(bus: PrivateBus, systemd: SystemdManager, loop: Loop, tmp_path: Path) -> Lost:
     """A command that was asked for and not answered; systemd is back, and knows no such unit."""
     made = Lost(systemd, bus, loop, tmp_path / "out")
     made.leave("exit-code exited 7\n")  # Of an earlier try, which wrote to the same files.
@@ -55,7 +55,9 @@ def lost(bus: PrivateBus, systemd: Systemd, loop: Loop, tmp_path: Path) -> Lost:
     return made
 
 
-def test_a_command_that_has_ended_unheard_is_not_run_twice(lost: Lost, bus: PrivateBus, systemd: Systemd) -> None:
+def test_a_command_that_has_ended_unheard_is_not_run_twice(
+    lost: Lost, bus: PrivateBus, systemd: SystemdManager
+) -> None:
     lost.leave("success exited 0\n")
     ref = lost.begin()
     assert bus.calls.count(STARTED) == 1

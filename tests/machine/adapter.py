@@ -19,7 +19,7 @@ from runbook.host.facts import JobRef, JobResult, JobVerb
 from runbook.host.local import LocalHost
 from runbook.host.queries import Command
 from runbook.host.systemd import transient
-from runbook.host.systemd.addresses import Scope
+from runbook.host.systemd.addresses import ManagerScope
 from runbook.model import Deadline, Wake
 
 PATIENCE = 20.0
@@ -39,7 +39,7 @@ def pause(**values: Any) -> None:
 def finish(host: LocalHost, ref: JobRef) -> JobResult | None:
     """Wait for the end of a job as the engine does."""
     deadline = Deadline.after(host.clock, PATIENCE)
-    while (result := host.job(ref)) is None and not deadline.passed:
+    while (result := host.job(ref)) is None and not deadline.expired:
         host.wait(Wake(frozenset({ref.unit})), deadline)
     return result
 
@@ -48,7 +48,7 @@ def job(host: LocalHost, verb: str, unit: str) -> None:
     """One job from its beginning to its end."""
     before = host.unit(unit)
     began = time.monotonic()
-    result = finish(host, host.begin_job(JobVerb(verb), unit))
+    result = finish(host, host.enqueue_job(JobVerb(verb), unit))
     seconds = time.monotonic() - began
     after = host.unit(unit)
     say(
@@ -68,7 +68,7 @@ def job(host: LocalHost, verb: str, unit: str) -> None:
 def look(host: LocalHost, unit: str) -> None:
     """One look at a unit."""
     seen = host.unit(unit)
-    say(name=seen.name, load=seen.load_state, state=seen.active_state, live=host.systemd.live_state(unit))
+    say(name=seen.name, load=seen.load_state, state=seen.active_state, live=host.systemd.read_loaded_state(unit))
 
 
 def crash(host: LocalHost, unit: str) -> None:
@@ -77,7 +77,7 @@ def crash(host: LocalHost, unit: str) -> None:
     began = time.monotonic()
     os.kill(before.main_pid, signal.SIGKILL)
     deadline = Deadline.after(host.clock, PATIENCE)
-    while host.unit(unit).invocation_id in ("", before.invocation_id) and not deadline.passed:
+    while host.unit(unit).invocation_id in ("", before.invocation_id) and not deadline.expired:
         host.wait(Wake(frozenset({unit}), within=PATIENCE), deadline)
     say(seconds=time.monotonic() - began, restarts=host.unit(unit).n_restarts)
 
@@ -96,9 +96,9 @@ def command(host: LocalHost, script: str, *options: str) -> None:
         timeout=float(given.get("timeout", "60")),
         output=str(output),
     )
-    ref = host.begin_command(given.get("name", "adapter"), wanted)
+    ref = host.start_command(given.get("name", "adapter"), wanted)
     job_result = finish(host, ref)
-    result = host.command_result(ref)
+    result = host.read_command_result(ref)
     left = Path(f"{output}.result")
     say(
         job=job_result,
@@ -107,7 +107,7 @@ def command(host: LocalHost, script: str, *options: str) -> None:
         output=result.output,
         mode=oct(output.stat().st_mode & 0o777),
         left=left.read_text() if left.exists() else "",
-        still=host.systemd.live_state(ref.unit),
+        still=host.systemd.read_loaded_state(ref.unit),
         files=sorted(found.name for found in output.parent.glob(f"{output.name}*")),
     )
 
@@ -115,7 +115,7 @@ def command(host: LocalHost, script: str, *options: str) -> None:
 def begin(host: LocalHost, name: str, script: str, output: str) -> None:
     """Begin a command, say how it is called, and wait to be killed."""
     wanted = Command(("/bin/sh", "-e", "-c", script), cwd="/", env={"TOKEN": "open sesame"}, output=output)
-    ref = host.begin_command(name, wanted)
+    ref = host.start_command(name, wanted)
     pause(path=ref.path, unit=ref.unit)
 
 
@@ -123,33 +123,33 @@ def resume(host: LocalHost, path: str, unit: str, output: str) -> None:
     """Take up a command that another process began."""
     ref = JobRef(path, unit, "start", output)
     job_result = finish(host, ref)
-    result = host.command_result(ref)
+    result = host.read_command_result(ref)
     say(job=job_result, result=result.result, status=result.status, output=result.output)
 
 
 def again(host: LocalHost, name: str, script: str, output: str) -> None:
     """Begin a command under the name of one that may be running, and wait until the test has let that end."""
-    ref = host.begin_command(name, Command(("/bin/sh", "-e", "-c", script), cwd="/", output=output))
+    ref = host.start_command(name, Command(("/bin/sh", "-e", "-c", script), cwd="/", output=output))
     pause(unit=ref.unit)
     job_result = finish(host, ref)
-    say(job=job_result, output=host.command_result(ref).output)
+    say(job=job_result, output=host.read_command_result(ref).output)
 
 
 def twice(host: LocalHost) -> None:
     """Begin a command under a name that is still referred to: nobody has asked how the first one ended."""
     for script in ("echo first; exit 1", "echo second"):
         wanted = Command(("/bin/sh", "-c", script), cwd="/", output="/tmp/twice.out")
-        ref = host.begin_command("twice", wanted)
+        ref = host.start_command("twice", wanted)
         finish(host, ref)
-    result = host.command_result(ref)
+    result = host.read_command_result(ref)
     say(result=result.result, output=result.output)
 
 
 def stop(host: LocalHost, script: str, grace: str) -> None:
     """Stop a command that would rather not, which has so many seconds from TERM to KILL."""
-    transient.GRACE = float(grace)
+    transient.STOP_GRACE = float(grace)
     wanted = Command(("/bin/sh", "-c", script), cwd="/", output="/tmp/stop.out")
-    ref = host.begin_command("stop", wanted)
+    ref = host.start_command("stop", wanted)
     while not Path("/tmp/stop.out").read_text():
         host.wait(Wake(within=0.02), Deadline.after(host.clock, PATIENCE))
     pids = [int(word) for word in Path("/tmp/stop.out").read_text().split()]
@@ -157,32 +157,32 @@ def stop(host: LocalHost, script: str, grace: str) -> None:
     host.stop_command(ref)
     seconds = time.monotonic() - began
     left = [pid for pid in pids if Path(f"/proc/{pid}").exists()]
-    result = host.command_result(ref)
+    result = host.read_command_result(ref)
     host.stop_command(ref)  # It is no error to stop what has ended.
     say(seconds=seconds, pids=len(pids), left=left, job=host.job(ref), result=result.result)
 
 
 def interrupted(host: LocalHost, script: str) -> None:
     """Be interrupted while a command runs, and stop it, as a run does."""
-    ref = host.begin_command("interrupted", Command(("/bin/sh", "-c", script), cwd="/", output="/tmp/int.out"))
+    ref = host.start_command("interrupted", Command(("/bin/sh", "-c", script), cwd="/", output="/tmp/int.out"))
     say(unit=ref.unit)
     try:
         finish(host, ref)
     except Interrupted as error:
         host.stop_command(ref)
-        say(signal=error.signum, state=host.systemd.live_state(ref.unit))
+        say(signal=error.signum, state=host.systemd.read_loaded_state(ref.unit))
 
 
 def across(host: LocalHost, unit: str) -> None:
     """Have a job in flight while the test takes the connection away."""
     before = host.unit(unit)
-    ref = host.begin_job(JobVerb.RESTART, unit)
+    ref = host.enqueue_job(JobVerb.RESTART, unit)
     pause(job=host.job(ref))
     result = finish(host, ref)
     after = host.unit(unit)
     # The new connection hears signals, too.
     began = time.monotonic()
-    second = finish(host, host.begin_job(JobVerb.RESTART, unit))
+    second = finish(host, host.enqueue_job(JobVerb.RESTART, unit))
     say(
         result=result,
         new=after.invocation_id != before.invocation_id,
@@ -195,9 +195,9 @@ def across(host: LocalHost, unit: str) -> None:
 def refused(host: LocalHost, unit: str) -> None:
     """All that changes something, asked for by whoever may not."""
     for what in (
-        lambda: host.begin_job(JobVerb.RESTART, unit),
+        lambda: host.enqueue_job(JobVerb.RESTART, unit),
         host.daemon_reload,
-        lambda: host.begin_command("refused", Command(("true",), cwd="/", output="/tmp/refused.out")),
+        lambda: host.start_command("refused", Command(("true",), cwd="/", output="/tmp/refused.out")),
         lambda: host.reset_failed(unit),
     ):
         try:
@@ -218,7 +218,7 @@ def often(host: LocalHost, times: str) -> None:
 
 def speed(host: LocalHost, unit: str) -> None:
     """What a look and a job cost, in milliseconds."""
-    say(look=_median(lambda: host.unit(unit)), live=_median(lambda: host.systemd.live_state(unit)))
+    say(look=_median(lambda: host.unit(unit)), live=_median(lambda: host.systemd.read_loaded_state(unit)))
 
 
 def _median(what: Any) -> float:
@@ -251,7 +251,7 @@ SCENARIOS = (
 def main() -> None:
     scope, name, *words = sys.argv[1:]
     scenario: Any = {found.__name__: found for found in SCENARIOS}[name]
-    chosen: Scope = "user" if scope == "user" else "system"
+    chosen: ManagerScope = "user" if scope == "user" else "system"
     try:
         with LocalHost(chosen) as host:
             scenario(host, *words)

@@ -73,7 +73,7 @@ def test_the_incident_is_healed(machine: Machine, incident: Incident) -> None:
         ("remediate.fix.start", "changed", "job-done"),
         ("remediate.check.wait-ready", "ok", "ready"),
         ("remediate.check.verify-port-owner", "ok", "owned"),
-        ("remediate", "remediated", "mended"),
+        ("remediate", "remediated", "fixed"),
     ]
     killed = run.step("remediate.fix.kill-orphan")["evidence"]["killed"]
     assert [(k["pid"], k["role"], k["user"]) for k in killed] == [(incident.orphan, "orphan", "agentops")]

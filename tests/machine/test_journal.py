@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from runbook.report.journal import ENDING_ID, MESSAGE_IDS
+from runbook.report.journal import KILL_MESSAGE_ID, MESSAGE_IDS
 from tests.machine.conftest import StartService
 from tests.machine.incident import PORT, UNIT, Incident, loop
 from tests.machine.machine import Machine, until
@@ -106,7 +106,7 @@ def test_who_is_ended_is_told_before(machine: Machine, incident: Incident) -> No
     assert run.last["status"] == "remediated", run.last
     told = of_run(machine, run.last["run"])
     assert {entry["MESSAGE_ID"] for entry in told} >= {MESSAGE_IDS["fix-started"], MESSAGE_IDS["step-acting"]}
-    [ending] = [entry for entry in told if entry["MESSAGE_ID"] == ENDING_ID]
+    [ending] = [entry for entry in told if entry["MESSAGE_ID"] == KILL_MESSAGE_ID]
     assert ending["MESSAGE"].startswith(f"about to end PID {incident.orphan} (")
     assert ending["OBJECT_PID"] == str(incident.orphan)
     assert ending["OBJECT_UID"] == "1000"

@@ -52,7 +52,7 @@ def test_the_incident_is_mended(staged: Incident) -> None:
     steps = finished(events)
     assert steps["update"]["verdict"] == "updated"
     assert steps["remediate"]["status"] == "remediated"
-    assert steps["remediate"]["verdict"] == "mended"
+    assert steps["remediate"]["verdict"] == "fixed"
 
     # systemd: a new invocation that runs, with its restarts behind it.
     seen = machine.show(UNIT, "ActiveState", "SubState", "InvocationID", "MainPID", "Result")

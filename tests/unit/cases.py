@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import yaml
 
-from runbook.engine.execution.attempt import attempt, glance
+from runbook.engine.execution.attempt import attempt, check_once
 from runbook.engine.execution.events import Events
 from runbook.host.facts import JobResult
 from runbook.host.queries import Answer, CommandResult
@@ -37,10 +37,10 @@ def run_case(path: Path) -> None:
     machine = machine_of(case)
     ((kind, fields),) = case["step"].items()
     step = registry()[kind].model_validate({"id": kind, **(fields or {})})
-    run = RunState("run-1", Path("/srv"), starts=dict(case.get("started-by-run", {})))
+    run = RunState("run-1", Path("/srv"), baseline_restarts=dict(case.get("started-by-run", {})))
     expect = case["expect"]
-    if case.get("glance"):
-        finding = glance(step, machine, machine, run)
+    if case.get("check-once"):
+        finding = check_once(step, machine, machine, run)
         acted = False
     else:
         tried = attempt(step, machine, machine, run, Events("run-1", machine.clock, ()))
@@ -57,9 +57,9 @@ def run_case(path: Path) -> None:
 def machine_of(case: dict[str, Any]) -> FakeMachine:
     """Make the machine that a case describes."""
     machine = FakeMachine(
-        hidden=case.get("hidden", 0), hinders=dict(case.get("hinders", {})), slow=case.get("slow", 0.0)
+        hidden=case.get("hidden", 0), hinders=dict(case.get("obstacles", {})), slow=case.get("slow", 0.0)
     )
-    machine.blurred = case.get("blurred", False)
+    machine.blurred = case.get("pid-churn", False)
     machine.reload_loses = case.get("reload-loses", [])
     for name, facts in case.get("units", {}).items():
         machine.units[name] = unit(name, **facts_of(facts or {}))
@@ -69,7 +69,8 @@ def machine_of(case: dict[str, Any]) -> FakeMachine:
         machine.later.append((1000.0 + moment["at"], partial(_happen, moment=moment)))
     for question, answers in case.get("answers", {}).items():
         machine.answers[question] = [
-            Answer(a.get("good", True), a.get("detail", ""), a.get("output", ""), reached=_reached(a)) for a in answers
+            Answer(a.get("good", True), a.get("detail", ""), a.get("output", ""), reached_port=_reached(a))
+            for a in answers
         ]
     for verb, how in case.get("jobs", {}).items():
         machine.on_job[verb] = _job(how)

@@ -18,5 +18,5 @@ settings.load_profile("house")
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A place of the test's own for the records of runs; it is not there yet."""
     found = tmp_path / "state" / "runbook" / "runs"
-    monkeypatch.setattr(store, "home", lambda: found)
+    monkeypatch.setattr(store, "runs_folder", lambda: found)
     return found

@@ -14,12 +14,20 @@ from typing import Any
 
 from runbook.errors import HostError
 from runbook.host.facts import ActiveState, JobRef, JobResult, JobVerb, LoadState, Unit
-from runbook.host.holders import Holder, Listener, PortOwnership, Process, Sent
+from runbook.host.holders import Holder, Listener, PortOwnership, Process, SignalResult
 from runbook.host.kernel import protected
-from runbook.host.ownership.judge import Judge
+from runbook.host.ownership.judge import PortJudge
 from runbook.host.ownership.verdict import WILDCARDS
-from runbook.host.queries import Answer, Command, CommandResult, EndBefore, LastWords, Question, Starts
-from runbook.host.requesters import Asked, Asker
+from runbook.host.queries import (
+    Answer,
+    Command,
+    CommandResult,
+    JournalTailQuery,
+    PreviousExitQuery,
+    Query,
+    StartTimesQuery,
+)
+from runbook.host.requesters import JobRequest, Requester
 from runbook.model import Deadline, Port, ProcessId, Wake
 
 INVOCATION = "a" * 32
@@ -125,26 +133,26 @@ class FakeMachine:
     clock: FakeClock = field(default_factory=FakeClock)
     jobs: dict[str, JobResult | None] = field(default_factory=dict)
     results: dict[str, CommandResult | None] = field(default_factory=dict)
-    asked: dict[Question, Answer] = field(default_factory=dict)
+    asked: dict[Query, Answer] = field(default_factory=dict)
     slow: float = 0.0
     judged: dict[tuple[str, Port], tuple[float, PortOwnership]] = field(default_factory=dict)
-    asked_at: dict[Question, float] = field(default_factory=dict)
+    asked_at: dict[Query, float] = field(default_factory=dict)
 
     # -- HostView
 
-    def unit(self, name: str, *, recent: float = 0.0) -> Unit:
+    def unit(self, name: str, *, max_age: float = 0.0) -> Unit:
         return self.units.get(name) or Unit(name, load_state=LoadState.NOT_FOUND)
 
-    def ownership(self, unit: Unit, port: Port, *, recent: float = 0.0) -> PortOwnership:
+    def judge_port(self, unit: Unit, port: Port, *, max_age: float = 0.0) -> PortOwnership:
         """Give what was judged before as long as that may be, whatever has changed: the most that a host may do."""
         at, known = self.judged.get((unit.name, port), (0.0, None))
-        if known is not None and known.owned and self.clock.monotonic() - at <= recent:
+        if known is not None and known.is_owned and self.clock.monotonic() - at <= max_age:
             return known
-        found = self._judge(unit).judge(port)
+        found = self._judge(unit).judge_port(port)
         self.judged[unit.name, port] = (self.clock.monotonic(), found)
         return found
 
-    def listens_on(self, unit: Unit) -> tuple[str, ...]:
+    def list_unit_listeners(self, unit: Unit) -> tuple[str, ...]:
         return tuple(
             str(listener)
             for pid, held in self.sockets.items()
@@ -152,34 +160,34 @@ class FakeMachine:
             if pid in self.processes and self.processes[pid].cgroup == unit.control_group
         )
 
-    def near(self, name: str) -> str:
+    def find_similar_unit(self, name: str) -> str:
         return next(iter(difflib.get_close_matches(name, self.units, n=1, cutoff=0.8)), "")
 
-    def network_of(self, unit: Unit, port: Port | None = None) -> ProcessId | None:
+    def find_network_process(self, unit: Unit, port: Port | None = None) -> ProcessId | None:
         if not unit.private_network and not unit.network_namespace_path:
             return None
         if not unit.main_pid:
             raise HostError(f"{unit.name} has a network of its own, and no main process to ask from within it")
         return self.processes[unit.main_pid].id
 
-    def leftovers(self, unit: Unit) -> tuple[Holder, ...]:
-        return self._judge(unit).leftovers()
+    def find_leftovers(self, unit: Unit) -> tuple[Holder, ...]:
+        return self._judge(unit).find_leftovers()
 
-    def populated(self, unit: Unit) -> bool:
-        return self.blurred or bool(unit.control_group and self.in_cgroup(unit.control_group))
+    def is_populated(self, unit: Unit) -> bool:
+        return self.blurred or bool(unit.control_group and self.list_cgroup_pids(unit.control_group))
 
-    def _judge(self, unit: Unit) -> Judge:
+    def _judge(self, unit: Unit) -> PortJudge:
         own_network = unit.private_network or bool(unit.network_namespace_path)
         manager = USER if unit.of_user else None
-        return Judge(unit, self, self, own_network, manager)
+        return PortJudge(unit, self, self, own_network, manager)
 
-    def unit_of_invocation(self, invocation: str) -> Unit | None:
+    def find_unit_of_invocation(self, invocation: str) -> Unit | None:
         return next((u for u in self.units.values() if u.invocation_id == invocation), None)
 
-    def open_sockets(self) -> list[str]:
-        return [name for name, known in self.units.items() if name.endswith(".socket") and known.runs]
+    def list_open_sockets(self) -> list[str]:
+        return [name for name, known in self.units.items() if name.endswith(".socket") and known.is_running]
 
-    def live_state(self, name: str) -> ActiveState | None:
+    def read_loaded_state(self, name: str) -> ActiveState | None:
         known = self.units.get(name)
         return known.active_state if known else None
 
@@ -188,28 +196,28 @@ class FakeMachine:
             return JobResult.DONE if self.results[ref.path] else None
         return self.jobs[ref.path]
 
-    def command_result(self, ref: JobRef) -> CommandResult:
+    def read_command_result(self, ref: JobRef) -> CommandResult:
         result = self.results[ref.path]
         assert result is not None
         return result
 
-    def process(self, pid: int) -> Process | None:
+    def find_process(self, pid: int) -> Process | None:
         return self.processes.get(pid)
 
-    def began(self, process: Process) -> float:
+    def find_start_time(self, process: Process) -> float:
         return EPOCH + process.started
 
-    def lives(self, process: ProcessId) -> bool:
+    def is_alive(self, process: ProcessId) -> bool:
         known = self.processes.get(process.pid)
         return known is not None and known.id == process
 
-    def process_state(self, process: ProcessId) -> str:
+    def describe_process_state(self, process: ProcessId) -> str:
         return "D (uninterruptible)"
 
-    def hindrance(self, command: Command) -> str:
+    def find_start_obstacle(self, command: Command) -> str:
         return self.hinders.get(command.user) or self.hinders.get(command.cwd, "")
 
-    def ask(self, question: Question) -> Answer | None:
+    def query(self, question: Query) -> Answer | None:
         if self.slow and question not in self.asked_at:
             self.asked_at[question] = self.clock.time
             self.later.append((self.clock.time + self.slow, lambda machine: None))
@@ -218,12 +226,12 @@ class FakeMachine:
             return None
         return self._answer(question)
 
-    def _answer(self, question: Question) -> Answer:
+    def _answer(self, question: Query) -> Answer:
         if question not in self.asked:
-            within = f" within PID {question.inside.pid}" if question.inside else ""
-            if isinstance(question.what, LastWords | EndBefore):
+            within = f" within PID {question.netns_process.pid}" if question.netns_process else ""
+            if isinstance(question.what, JournalTailQuery | PreviousExitQuery):
                 self.answers.setdefault(str(question.what), [Answer(True, "")])
-            if isinstance(question.what, Starts):
+            if isinstance(question.what, StartTimesQuery):
                 self.answers.setdefault(str(question.what), [Answer(True, "", "[]")])
             script = self.answers[f"{question.what}{within}"]
             self.asked[question] = script.pop(0) if len(script) > 1 else script[0]
@@ -231,20 +239,20 @@ class FakeMachine:
 
     # -- the kernel, for the judgement
 
-    def listeners(self, port: Port) -> tuple[Listener, ...]:
+    def list_listeners(self, port: Port) -> tuple[Listener, ...]:
         alike = [s for held in self.sockets.values() for s in held if s.number == port.number]
         if port.address not in (None, *WILDCARDS):
             alike = [s for s in alike if s.address in (port.address, *WILDCARDS)]
         found = {s.inode: s for s in alike}
         return tuple(found[inode] for inode in sorted(found))
 
-    def listeners_of(self, pid: int, port: Port) -> tuple[Listener, ...]:
+    def list_netns_listeners(self, pid: int, port: Port) -> tuple[Listener, ...]:
         return tuple(s for s in self.sockets.get(pid, []) if s.number == port.number)
 
-    def in_cgroup(self, path: str) -> tuple[int, ...]:
+    def list_cgroup_pids(self, path: str) -> tuple[int, ...]:
         return tuple(pid for pid, found in self.processes.items() if f"{found.cgroup}/".startswith(f"{path}/"))
 
-    def holders(self, inodes: Collection[int], likely: Sequence[int]) -> Held:
+    def scan_holders(self, inodes: Collection[int], likely: Sequence[int]) -> Held:
         held = {
             pid: {s.inode for s in sockets if s.inode in inodes}
             for pid, sockets in self.sockets.items()
@@ -252,21 +260,21 @@ class FakeMachine:
         }
         return Held({pid: found for pid, found in held.items() if found}, self.hidden)
 
-    def read(self, pid: int) -> Process | None:
+    def read_process(self, pid: int) -> Process | None:
         return self.processes.get(pid)
 
-    def contained(self, process: Process) -> str:
+    def describe_container(self, process: Process) -> str:
         return "it runs in another PID namespace" if process.pid_namespace else ""
 
-    def keeps_container(self, process: Process) -> str:
-        return protected.keeps_container(process)
+    def describe_container_keeper(self, process: Process) -> str:
+        return protected.describe_container_keeper(process)
 
-    def spared_by(self, process: Process) -> str:
+    def find_protection(self, process: Process) -> str:
         return self.spared.get(process.pid, "")
 
     # -- Host
 
-    def begin_job(self, verb: JobVerb, unit: str) -> JobRef:
+    def enqueue_job(self, verb: JobVerb, unit: str) -> JobRef:
         self._write(f"{verb} {unit}")
         path = f"/job/{len(self.jobs) + 1}"
         self.jobs[path] = self.on_job.get(str(verb), does_as_told)(self, unit)
@@ -278,7 +286,7 @@ class FakeMachine:
     def daemon_reload(self) -> None:
         self._write("daemon-reload")
         # What systemd has lost sight of it forgets altogether now (seen on 252 and 257).
-        self.units |= {name: replace(known, main_pid=0) for name, known in self.units.items() if known.lost}
+        self.units |= {name: replace(known, main_pid=0) for name, known in self.units.items() if known.is_untracked}
         for name in self.reload_loses:
             known = self.units[name]
             self.units[name] = replace(known, active_state=ActiveState.INACTIVE, need_daemon_reload=False)
@@ -289,7 +297,7 @@ class FakeMachine:
         down = ActiveState.INACTIVE if known.active_state is ActiveState.FAILED else known.active_state
         self.units[unit] = replace(known, active_state=down, n_restarts=0, result="success")
 
-    def begin_command(self, name: str, command: Command) -> JobRef:
+    def start_command(self, name: str, command: Command) -> JobRef:
         self._write(f"command {command}")
         path = f"/command/{len(self.results) + 1}"
         self.results[path] = self.on_command(self, command)
@@ -301,19 +309,19 @@ class FakeMachine:
     def stop_command(self, ref: JobRef) -> None:
         self._write(f"stop-command {ref.unit}")
 
-    def runs_inside(self, unit: Unit) -> bool:
+    def is_inside(self, unit: Unit) -> bool:
         return unit.name == self.inside
 
     def is_main(self, unit: Unit) -> bool:
         return False
 
-    def login(self) -> str:
+    def find_login(self) -> str:
         return self.session
 
-    def running_commands(self) -> tuple[str, ...]:
+    def list_running_commands(self) -> tuple[str, ...]:
         return self.running
 
-    def begin_scope(self, name: str) -> JobRef:
+    def start_scope(self, name: str) -> JobRef:
         self._write(f"scope {name}")
         if not self.stuck:
             self.inside = self.session = ""
@@ -321,27 +329,29 @@ class FakeMachine:
         self.jobs[path] = JobResult.DONE
         return JobRef(path, f"runbook-{name}.scope", "start")
 
-    def end(self, unit: Unit, holder: Holder, signum: signal.Signals) -> Sent:
+    def signal_process(self, unit: Unit, holder: Holder, signum: signal.Signals) -> SignalResult:
         self._write(f"end {holder.process.pid} {signum.name}")
-        if not self.lives(holder.process.id):
-            return Sent.GONE
+        if not self.is_alive(holder.process.id):
+            return SignalResult.GONE
         deadly = self.dies_on.get(holder.process.pid, signal.SIGTERM)
         if deadly in (signum, signal.SIGTERM):
             self.kill(holder.process.pid)
-        return Sent.SENT
+        return SignalResult.SENT
 
-    def end_all_left(self, unit: Unit, expected: Callable[[Holder], bool]) -> Sent:
+    def kill_cgroup(self, unit: Unit, expected: Callable[[Holder], bool]) -> SignalResult:
         self._write(f"end all {unit.name}")
         now = self.units[unit.name]
-        left = [self._judge(now).holder(self.processes[pid], ()) for pid in self.in_cgroup(unit.control_group)]
-        if now.runs or not all(holder.may_be_ended and expected(holder) for holder in left):
-            return Sent.NOT_THE_SAME
+        left = [
+            self._judge(now).judge_process(self.processes[pid], ()) for pid in self.list_cgroup_pids(unit.control_group)
+        ]
+        if now.is_running or not all(holder.may_be_killed and expected(holder) for holder in left):
+            return SignalResult.CHANGED
         for holder in left:
             self.kill(holder.process.pid)
         if self.blurred:
             self.blurred = False
             self.sockets.clear()
-        return Sent.SENT
+        return SignalResult.SENT
 
     def kill(self, pid: int) -> None:
         """Let a process be gone, with its sockets."""
@@ -416,12 +426,12 @@ def listen(machine: FakeMachine, pid: int, *addresses: str, first_inode: int | N
         machine.sockets.setdefault(pid, []).append(Listener("tcp", host.strip("[]"), int(port), inode, cgroup_id=77))
 
 
-def _asked(entry: Mapping[str, Any]) -> Asked:
+def _asked(entry: Mapping[str, Any]) -> JobRequest:
     """Make a job of somebody else's: its number, and of whoever is known to have asked for it PID and command."""
     if "pid" not in entry:
-        return Asked(entry["job"])
+        return JobRequest(entry["job"])
     own = entry.get("own", False)
-    return Asked(entry["job"], (Asker(entry["pid"], tuple(entry["command"].split()), "root", own=own),))
+    return JobRequest(entry["job"], (Requester(entry["pid"], tuple(entry["command"].split()), "root", is_own=own),))
 
 
 def facts_of(mapping: Mapping[str, Any]) -> dict[str, Any]:
@@ -430,8 +440,8 @@ def facts_of(mapping: Mapping[str, Any]) -> dict[str, Any]:
     named = {key.replace("-", "_"): value for key, value in mapping.items()}
     if "listen" in named:
         named["listen"] = tuple(tuple(entry) for entry in named["listen"])
-    if "asked" in named:
-        named["asked"] = tuple(map(_asked, named["asked"]))
+    if "job_requests" in named:
+        named["job_requests"] = tuple(map(_asked, named["job_requests"]))
     if "activation" in named:
         named["activation"] = tuple(named["activation"].items())
     return {key: words[key](value) if key in words else value for key, value in named.items()}

@@ -6,13 +6,13 @@ from typing import Any
 
 from runbook.model import Event
 from runbook.records import history, store
-from runbook.records.history import Past
-from runbook.records.store import Header, Record, Writer
+from runbook.records.history import RunRecord
+from runbook.records.store import EventWriter, RunFolder, RunHeader
 
 BEGAN = 1_790_000_000.0
 
 
-def header(name: str, **fields: Any) -> Header:
+def header(name: str, **fields: Any) -> RunHeader:
     """Make a header."""
     known = {
         "file": "/root/upgrade.yaml",
@@ -23,23 +23,23 @@ def header(name: str, **fields: Any) -> Header:
         "boot": "boot",
         "version": "1",
     }
-    return Header(id=name, **{**known, **fields})
+    return RunHeader(id=name, **{**known, **fields})
 
 
-def begun(began: float = BEGAN) -> Record:
+def begun(began: float = BEGAN) -> RunFolder:
     """Make a record that holds no event yet."""
-    kept = store.create(began)
-    kept.begin(header(kept.id, began=began), "steps: [restart]\n")
+    kept = store.create_folder(began)
+    kept.write_header(header(kept.id, began=began), "steps: [restart]\n")
     return kept
 
 
-def wrote(kept: Record, *events: tuple[str, dict[str, Any]], at: float = BEGAN) -> Past:
+def wrote(kept: RunFolder, *events: tuple[str, dict[str, Any]], at: float = BEGAN) -> RunRecord:
     """Write events, a second after one another, and give the run as it is read again."""
-    writer = Writer(kept, lambda _: None)
+    writer = EventWriter(kept, lambda _: None)
     for number, (event, data) in enumerate(events):
         writer(Event(at + number, kept.id, event, data))
     writer.close()
-    return history.find(kept.id)
+    return history.find_run(kept.id)
 
 
 STARTED = ("run-started", {"name": "upgrade web", "file": "x.yaml", "unit": "web.service", "units": ["web.service"]})

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from runbook.engine.execution.events import Events
-from runbook.engine.runner import RunEnd, Runner
+from runbook.engine.runner import Runner, RunResult
 from runbook.host.facts import ActiveState, JobResult
 from runbook.model import Event
 from runbook.spec.state import RunState
@@ -21,7 +21,7 @@ def step(kind: str, **fields: Any) -> Step[Any]:
     """Make a step with its id, as the document would."""
     takes = {"unit": "gw.service", "port": "80"}
     model = registry()[kind]
-    filled = {name: takes[name] for name in model.takes if name not in fields}
+    filled = {name: takes[name] for name in model.inherited if name not in fields}
     return model.model_validate({"id": kind, **filled, **fields})
 
 
@@ -61,7 +61,7 @@ def incident() -> FakeMachine:
     return machine
 
 
-def run(machine: FakeMachine, *steps: Step[Any], **book: Any) -> tuple[RunEnd, list[Event]]:
+def run(machine: FakeMachine, *steps: Step[Any], **book: Any) -> tuple[RunResult, list[Event]]:
     """Carry steps out and give the end and the events."""
     seen: list[Event] = []
     runbook = Runbook.model_validate(

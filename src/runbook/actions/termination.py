@@ -7,30 +7,30 @@ from dataclasses import dataclass, field
 from signal import Signals
 from typing import Any
 
-from runbook.actions.cgroup_kill import Sweep
+from runbook.actions.cgroup_kill import CgroupKill
 from runbook.errors import HostError
-from runbook.host.cgroups import Kind, unit_of
+from runbook.host.cgroups import CgroupKind, parse_cgroup_path
 from runbook.host.facts import Unit
 from runbook.host.holders import Holder, PortOwnership, Process, Role
 from runbook.host.interface import HostView
-from runbook.host.kernel.ancestry import ancestry
-from runbook.host.ownership.describe import SHOWN
-from runbook.host.queries import LastWords, Question
-from runbook.host.requesters import telling
+from runbook.host.kernel.ancestry import find_ancestors
+from runbook.host.ownership.describe import MAX_SHOWN
+from runbook.host.queries import JournalTailQuery, Query
+from runbook.host.requesters import name_program
 from runbook.model import ProcessId
-from runbook.spec.state import Memory
-from runbook.util.stdio import lines
+from runbook.spec.state import StepState
+from runbook.util.stdio import split_lines
 
-MOST_HEARD = 100
+MAX_TAIL_PIDS = 100
 """Of so many processes the journal is asked for their last lines."""
 
-HEARING = 2.0
+EVIDENCE_TIMEOUT = 2.0
 """Seconds for that: evidence is worth a moment, and no more."""
 
-SLACK = 0.05
+CLOCK_TICK_SLACK = 0.05
 """Seconds by which a process may seem older than it is: /proc counts in ticks of 10 ms."""
 
-MOST_COMMAND = 60
+MAX_COMMAND_TEXT = 60
 """So many characters of a command line stand in a sentence."""
 
 STATE_ADVICE = {
@@ -42,16 +42,16 @@ STATE_ADVICE = {
 
 
 @dataclass
-class Target:
+class KillTarget:
     """A process that was signalled: who it is, with what, and when (seconds of the monotonic clock)."""
 
     holder: Holder
     signum: Signals
-    at: float
+    signalled_at: float
 
 
 @dataclass
-class KillMemory(Memory):
+class KillOrphanState(StepState):
     """The processes that were signalled, by PID and start; and what was seen of them before.
 
     Seconds are those of the monotonic clock. `sockets` are what strangers held; `quiet` says since when all have ended
@@ -60,126 +60,130 @@ class KillMemory(Memory):
     process that it had lost sight of.
     """
 
-    targets: dict[ProcessId, Target] = field(default_factory=dict)
+    targets: dict[ProcessId, KillTarget] = field(default_factory=dict)
     sockets: set[int] = field(default_factory=set)
     rounds: int = 0
-    question: Question | None = None
-    heard_until: float = 0.0
-    quiet: float | None = None
-    sweep: Sweep = field(default_factory=Sweep)
+    query: Query | None = None
+    query_deadline: float = 0.0
+    port_free_since: float | None = None
+    cgroup_kill: CgroupKill = field(default_factory=CgroupKill)
     reloaded: bool = False
 
 
-def started_again(view: HostView, unit: Unit, memory: KillMemory, fresh: Sequence[Holder]) -> str:
+def find_respawner(view: HostView, unit: Unit, state: KillOrphanState, fresh: Sequence[Holder]) -> str:
     """Say who started one of these after its like was ended, and how to stop that; nothing if nobody is seen to."""
     for holder in fresh:
-        for up in ancestry(view.process, holder.process):
-            if up.id in memory.targets:
+        for up in find_ancestors(view.find_process, holder.process):
+            if up.id in state.targets:
                 break  # What is being ended may bear children to its last moment.
-            ended, when = memory.run.ended_below.get(up.id, ("", 0.0))
-            if ended and holder.process.started >= when - SLACK:
-                return _by_starter(unit, ended, holder, up)
+            ended, when = state.run.ancestors_of_killed.get(up.id, ("", 0.0))
+            if ended and holder.process.started >= when - CLOCK_TICK_SLACK:
+                return _describe_respawner(unit, ended, holder, up)
     return ""
 
 
-def remember(view: HostView, memory: KillMemory, holder: Holder) -> None:
+def record_ancestors(view: HostView, state: KillOrphanState, holder: Holder) -> None:
     """Keep from whom a process descends that is about to be ended."""
-    when = holder.process.started + view.clock.now() - view.began(holder.process)
-    for up in ancestry(view.process, holder.process):
-        memory.run.ended_below.setdefault(up.id, (str(holder.process), when))
+    when = holder.process.started + view.clock.now() - view.find_start_time(holder.process)
+    for up in find_ancestors(view.find_process, holder.process):
+        state.run.ancestors_of_killed.setdefault(up.id, (str(holder.process), when))
 
 
-def supervised(view: HostView, memory: KillMemory) -> bool:
+def has_supervisor(view: HostView, state: KillOrphanState) -> bool:
     """Whether a process lives from which one of these descended, and that is no mere shell: it may start another."""
-    for above in memory.run.ended_below:
-        up = view.process(above.pid)
-        if up is not None and up.id == above and above not in memory.targets and telling(up.name, up.command):
+    for above in state.run.ancestors_of_killed:
+        up = view.find_process(above.pid)
+        if up is not None and up.id == above and above not in state.targets and name_program(up.name, up.command):
             return True
     return False
 
 
-def _by_starter(unit: Unit, ended: str, holder: Holder, starter: Process) -> str:
+def _describe_respawner(unit: Unit, ended: str, holder: Holder, starter: Process) -> str:
     line = " ".join(starter.command) or starter.name
-    line = line if len(line) <= MOST_COMMAND else line[:MOST_COMMAND] + "..."
-    place = unit_of(starter.cgroup)
-    service = place.kind is Kind.SERVICE
-    stop = _stopped(unit, place.unit, place.user_uid is not None, starter.user) if service else f"kill {starter.pid}"
+    line = line if len(line) <= MAX_COMMAND_TEXT else line[:MAX_COMMAND_TEXT] + "..."
+    place = parse_cgroup_path(starter.cgroup)
+    service = place.kind is CgroupKind.SERVICE
+    stop = (
+        _stop_command(unit, place.unit, place.user_uid is not None, starter.user) if service else f"kill {starter.pid}"
+    )
     return (
         f"{ended} ended, and {holder.process} came instead: it was started by {starter}, as that was: {line}, in "
         f"{place.unit or starter.cgroup}; have that stop it, or stop that first ({stop})"
     )
 
 
-def unknown_starter(memory: KillMemory, fresh: Sequence[Holder]) -> str:
+def describe_unknown_respawner(state: KillOrphanState, fresh: Sequence[Holder]) -> str:
     """Say that something starts them again, where no parent of theirs is left to tell, and where to look."""
     process = fresh[0].process
     return (
-        f"something starts it again: {process} came after {len(memory.targets)} were ended, and what started it is "
+        f"something starts it again: {process} came after {len(state.targets)} were ended, and what started it is "
         f"gone; stop that first; see what else runs there: systemd-cgls {process.cgroup}"
     )
 
 
-def evidence(view: HostView, unit: Unit, memory: KillMemory, fresh: Sequence[Holder], *, secret: bool) -> Any:
+def gather_evidence(
+    view: HostView, unit: Unit, state: KillOrphanState, fresh: Sequence[Holder], *, secret: bool
+) -> Any:
     """Give what is to be known of processes before they are ended; None while the journal is being read.
 
     Of their environment there are the names alone: its values are where programs keep their secrets.
     """
     now = view.clock.monotonic()
-    if memory.question is None:
-        pids = tuple(holder.process.pid for holder in fresh[:MOST_HEARD])
-        since = min(view.began(holder.process) for holder in fresh)
-        wanted = LastWords("", since, unit.of_user, pids=pids)
-        memory.question = Question(wanted, memory.run.new_question(), HEARING)
-        memory.heard_until = now + HEARING
+    if state.query is None:
+        pids = tuple(holder.process.pid for holder in fresh[:MAX_TAIL_PIDS])
+        since = min(view.find_start_time(holder.process) for holder in fresh)
+        wanted = JournalTailQuery("", since, unit.of_user, pids=pids)
+        state.query = Query(wanted, state.run.next_query_id(), EVIDENCE_TIMEOUT)
+        state.query_deadline = now + EVIDENCE_TIMEOUT
     said: list[str] = []
     if not secret:
         try:
-            answer = view.ask(memory.question)
+            answer = view.query(state.query)
         except HostError:
             answer = None
         else:
-            if answer is None and now < memory.heard_until:
+            if answer is None and now < state.query_deadline:
                 return None
-        said = lines(answer.output) if answer is not None and answer.good else []
-    return [_known(holder, said) for holder in fresh]
+        said = split_lines(answer.output) if answer is not None and answer.ok else []
+    return [_holder_evidence(holder, said) for holder in fresh]
 
 
-def _known(holder: Holder, said: Sequence[str]) -> Mapping[str, Any]:
+def _holder_evidence(holder: Holder, said: Sequence[str]) -> Mapping[str, Any]:
     mine = f"{holder.process.pid}: "
     words = [line.removeprefix(mine) for line in said if line.startswith(mine)]
     known = {**holder.evidence(), "environment": list(holder.process.environment)}
     return {**known, "journal": words} if words else known
 
 
-def strangers(seen: Iterable[PortOwnership]) -> list[Holder]:
+def collect_foreign_holders(seen: Iterable[PortOwnership]) -> list[Holder]:
     """Give the processes on the ports that are not the unit's, each once."""
     found: dict[ProcessId, Holder] = {}
     for ownership in seen:
-        for holder in ownership.strangers:
+        for holder in ownership.foreign_holders:
             found.setdefault(holder.process.id, holder)
     return list(found.values())
 
 
-def why_it_lives(unit: Unit, ownership: PortOwnership, holder: Holder) -> str:
+def explain_refusal(unit: Unit, ownership: PortOwnership, holder: Holder) -> str:
     """Say why a process on a port is not ended, and what can be done instead."""
-    why = f"port {ownership.port} is held by {holder.process}: {holder.spared}"
-    place = unit_of(holder.process.cgroup)
-    if holder.role is Role.OTHER_UNIT and (other := unit.instead_of(holder.unit)):
+    why = f"port {ownership.port} is held by {holder.process}: {holder.protection}"
+    place = parse_cgroup_path(holder.process.cgroup)
+    if holder.role is Role.OTHER_UNIT and (other := unit.describe_alternative(holder.unit)):
         return why + other
     if place.container:
-        return why + _container_stopped(place.unit, place.machine)
-    if holder.stop:
-        return why + f"; stop the container ({holder.stop}) or give one of them another port"
-    has_unit = holder.unit.endswith(".socket") or (holder.unit.endswith(".service") and not holder.beside_manager)
-    if holder.role is Role.OTHER_UNIT and has_unit and holder.ended_by:
-        end = _stopped(unit, holder.unit, holder.of_user(unit.of_user), holder.process.user, holder.ended_by)
-        why += f"; {holder.ended_by} it ({end}) or give one of them another port"
-    elif holder.role is not Role.UNKNOWN and holder.ended_by and not holder.beside_manager:
+        return why + _container_stop_hint(place.unit, place.machine)
+    if holder.stop_command:
+        return why + f"; stop the container ({holder.stop_command}) or give one of them another port"
+    has_unit = holder.unit.endswith(".socket") or (holder.unit.endswith(".service") and not holder.in_manager_cgroup)
+    if holder.role is Role.OTHER_UNIT and has_unit and holder.stop_verb:
+        end = _stop_command(unit, holder.unit, holder.is_user_unit(unit.of_user), holder.process.user, holder.stop_verb)
+        why += f"; {holder.stop_verb} it ({end}) or give one of them another port"
+    elif holder.role is not Role.UNKNOWN and holder.stop_verb and not holder.in_manager_cgroup:
         why += f"; if it may go, end it by hand: kill {holder.process.pid}"
     return why
 
 
-def _container_stopped(scope: str, machine: str) -> str:
+def _container_stop_hint(scope: str, machine: str) -> str:
     """Give the command that stops a container, by the way its engine names its scope."""
     if scope.startswith("docker-"):
         return f"; stop the container (docker stop {machine}) or give one of them another port"
@@ -190,7 +194,7 @@ def _container_stopped(scope: str, machine: str) -> str:
     return ""
 
 
-def _stopped(unit: Unit, service: str, of_user: bool, user: str, verb: str = "stop") -> str:
+def _stop_command(unit: Unit, service: str, of_user: bool, user: str, verb: str = "stop") -> str:
     """Give the command that stops a service, whose manager may be another than the unit's."""
     if not of_user:
         return f"systemctl {verb} {service}" + (" as root" if unit.of_user else "")
@@ -198,13 +202,13 @@ def _stopped(unit: Unit, service: str, of_user: bool, user: str, verb: str = "st
     return f"systemctl --user{whose} {verb} {service}"
 
 
-def stuck(view: HostView, targets: Iterable[Target]) -> str:
+def describe_stuck(view: HostView, targets: Iterable[KillTarget]) -> str:
     """Say of those that did not end in which state they are, and what they need: of a few, for they may be many."""
     told, targets = [], list(targets)
-    for target in targets[:SHOWN]:
+    for target in targets[:MAX_SHOWN]:
         process = target.holder.process
-        state = view.process_state(process.id)
+        state = view.describe_process_state(process.id)
         advice = STATE_ADVICE.get(state[:1], "")
         told.append(f"{process} is in state {state}" + (f": {advice}" if advice else ""))
-    more = len(targets) - SHOWN
+    more = len(targets) - MAX_SHOWN
     return "; ".join(told) + (f"; and {more} more did not end" if more > 0 else "")

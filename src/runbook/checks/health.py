@@ -10,28 +10,28 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from runbook.checks.exit_reason import (
-    awaited,
-    being_stopped,
-    gave_up_starting,
-    how_it_ended,
-    needs,
-    never_notified,
-    restart_prevented,
-    restarts_by_itself,
-    unmet,
+    describe_awaited,
+    describe_exit,
+    describe_failed_requirement,
+    describe_stop_job,
+    describe_unmet_conditions,
+    has_not_notified,
+    is_restart_prevented,
+    is_start_limit_hit,
+    will_auto_restart,
 )
 from runbook.host.facts import ActiveState, LoadState, Unit
 from runbook.host.holders import Holder, PortOwnership, Role
 from runbook.host.interface import HostView
-from runbook.host.requesters import SOMEBODY, Asked, last_stop, somebody
+from runbook.host.requesters import UNKNOWN_REQUESTER, JobRequest, describe_requester, find_last_stop
 from runbook.model import Port, ProcessId, Verdict, Wake
 from runbook.util.timespan import format_span
-from runbook.util.wording import ordinal, shown
+from runbook.util.wording import ordinal, shorten
 
-ON_ITS_WAY_OUT = 2.0
+EXIT_GRACE = 2.0
 """Seconds that a stranger on the port has to go: right after a restart it may be the old process, still ending."""
 
-SETTLE = 0.25
+DOWN_SETTLE = 0.25
 """Seconds for which a unit must stay down before it counts as down.
 
 On its way to an automatic restart systemd lets a unit pass through `failed` (systemd issues 20412 and 33710).
@@ -39,7 +39,7 @@ On its way to an automatic restart systemd lets a unit pass through `failed` (sy
 
 
 @dataclass
-class Patience:
+class HealthState:
     """What a look remembers: moments are seconds of the monotonic clock, `restarts` is NRestarts when counting began,
     `ended` how the last process that was seen to end did so, which systemd forgets with the next one; `silent` that it
     had not reported in time that it is ready.
@@ -50,32 +50,32 @@ class Patience:
     was looked at for that, `activation` what systemd knew of the unit's trigger then.
     """
 
-    stranger_since: float | None = None
+    foreign_since: float | None = None
     down_since: float | None = None
     restarts: int | None = None
-    ended: str = ""
-    silent: bool = False
+    last_exit: str = ""
+    not_notified: bool = False
     invocation: str = ""
-    others: int = 0
-    starter: str = ""
-    told: int = 0
+    foreign_starts: int = 0
+    start_requester: str = ""
+    last_job: int = 0
     activation: tuple[tuple[str, str], ...] | None = None
-    jobs: int | None = None
-    up: bool = False
-    stopped: bool = False
+    other_jobs_seen: int | None = None
+    was_running: bool = False
+    was_stopped: bool = False
 
-    def others_told(self, unit: Unit) -> str:
+    def describe_foreign_starts(self, unit: Unit) -> str:
         """Say how often somebody else started the unit, and who, as far as that is known; or nothing."""
-        if not self.others:
+        if not self.foreign_starts:
             return ""
-        once = self.others == 1
-        who = f" ({'' if once else 'last seen: '}{self.starter})" if self.starter else ""
-        times = "once" if once else f"{self.others} times"
-        return f"{SOMEBODY}{who} started {unit.name} again {times} while it was watched"
+        once = self.foreign_starts == 1
+        who = f" ({'' if once else 'last seen: '}{self.start_requester})" if self.start_requester else ""
+        times = "once" if once else f"{self.foreign_starts} times"
+        return f"{UNKNOWN_REQUESTER}{who} started {unit.name} again {times} while it was watched"
 
 
 @dataclass(frozen=True)
-class Look:
+class HealthReport:
     """What was seen. `final` says that waiting will not change it; a healthy look has the verdict READY.
 
     `untold`: the unit does not tell any more how its last process ended.
@@ -86,8 +86,8 @@ class Look:
     verdict: Verdict
     reason: str
     final: bool = False
-    again_within: float = 1.0
-    untold: bool = False
+    recheck_within: float = 1.0
+    exit_unknown: bool = False
 
     @property
     def healthy(self) -> bool:
@@ -119,7 +119,7 @@ class Look:
 
 
 @dataclass(frozen=True)
-class Looker:
+class HealthChecker:
     """Looks at one unit. `restarts_allowed` by systemd are forgiven.
 
     `counted_from` is the NRestarts from which they are counted, where the run itself started the unit, `began` the
@@ -133,89 +133,89 @@ class Looker:
     view: HostView
     unit: Unit
     ports: Collection[Port]
-    counted_from: int | None
-    restarts_allowed: int
-    patience: Patience | None
-    began: str = ""
-    recent: float = 0.0
+    baseline_restarts: int | None
+    max_restarts: int
+    state: HealthState | None
+    own_invocation: str = ""
+    max_age: float = 0.0
 
-    def look(self) -> Look:
+    def check(self) -> HealthReport:
         """See who has the ports, whether the unit is down, and what is still missing, in this order."""
-        seen = tuple(self.view.ownership(self.unit, port, recent=self.recent) for port in self.ports)
-        if self.patience:
-            self._somebody_else(self.patience)
+        seen = tuple(self.view.judge_port(self.unit, port, max_age=self.max_age) for port in self.ports)
+        if self.state:
+            self._track_foreign_jobs(self.state)
         return (
-            self._absent(seen)
-            or self._stranger(seen)
-            or self._down(seen)
-            or self._stopping(seen)
-            or self._starting(seen)
-            or self._ready(seen)
+            self._check_loaded(seen)
+            or self._check_holders(seen)
+            or self._check_down(seen)
+            or self._check_stopping(seen)
+            or self._check_starting(seen)
+            or self._report_ready(seen)
         )
 
-    def _somebody_else(self, patience: Patience) -> None:
+    def _track_foreign_jobs(self, patience: HealthState) -> None:
         """Notice starts and stops that neither the run asked for nor systemd's Restart= explains."""
         unit = self.unit
-        known = patience.restarts if patience.restarts is not None else self.counted_from
-        last = patience.invocation or self.began
+        known = patience.restarts if patience.restarts is not None else self.baseline_restarts
+        last = patience.invocation or self.own_invocation
         if unit.invocation_id and unit.invocation_id != last:
             # systemd's own restarts count up, and every other start sets the count back.
             by_itself = known is not None and unit.n_restarts > known
             # A reload or a stop that came after the start did not begin it.
-            later = (one for one in reversed(unit.asked) if one.job > patience.told)
+            later = (one for one in reversed(unit.job_requests) if one.job > patience.last_job)
             asked = next((one for one in later if one.may_start), None)
-            if last and not by_itself and not (asked and asked.own):
-                patience.others += 1
-                patience.starter = self._starter(patience, asked) or patience.starter
-            patience.told = max((one.job for one in unit.asked), default=patience.told)
+            if last and not by_itself and not (asked and asked.is_own):
+                patience.foreign_starts += 1
+                patience.start_requester = self._find_start_requester(patience, asked) or patience.start_requester
+            patience.last_job = max((one.job for one in unit.job_requests), default=patience.last_job)
             patience.activation = unit.activation
             patience.invocation = unit.invocation_id
-            patience.jobs, patience.stopped, patience.up = unit.other_jobs, False, False
-        if unit.runs:
-            patience.up = True
-        elif patience.jobs is None or not patience.up:
-            patience.jobs = unit.other_jobs
-        elif unit.active_state is ActiveState.INACTIVE and unit.other_jobs > patience.jobs:
+            patience.other_jobs_seen, patience.was_stopped, patience.was_running = unit.other_jobs, False, False
+        if unit.is_running:
+            patience.was_running = True
+        elif patience.other_jobs_seen is None or not patience.was_running:
+            patience.other_jobs_seen = unit.other_jobs
+        elif unit.active_state is ActiveState.INACTIVE and unit.other_jobs > patience.other_jobs_seen:
             # In the same invocation, and it is down: what ended was a stop.
-            patience.stopped = True
+            patience.was_stopped = True
 
-    def _starter(self, patience: Patience, asked: Asked | None) -> str:
+    def _find_start_requester(self, patience: HealthState, asked: JobRequest | None) -> str:
         """Say who began the invocation, by the last job before it, or by what triggers the unit; nothing if unknown."""
-        if asked and asked.askers:
-            return str(asked) if asked.starts else ""
-        trigger = self.unit.triggered_since(patience.activation)
+        if asked and asked.requesters:
+            return str(asked) if asked.is_start else ""
+        trigger = self.unit.find_trigger(patience.activation)
         return f"{trigger}, which triggers it" if trigger else ""
 
-    def _absent(self, seen: tuple[PortOwnership, ...]) -> Look | None:
+    def _check_loaded(self, seen: tuple[PortOwnership, ...]) -> HealthReport | None:
         """Say that there is nothing to start: whoever has its ports is in nobody's way then."""
         unit = self.unit
-        if unit.load_state is LoadState.NOT_FOUND and not unit.runs:
-            reason = unit.unknown(self.view.near(unit.name))
-            return Look(unit, seen, Verdict.UNIT_NOT_FOUND, reason, final=True)
-        if unit.load_state is LoadState.MASKED and not unit.runs:
-            reason = f"{unit.name} is masked ({unit.command('unmask')} lifts it)"
-            return Look(unit, seen, Verdict.UNIT_MASKED, reason, final=True)
+        if unit.load_state is LoadState.NOT_FOUND and not unit.is_running:
+            reason = unit.describe_not_found(self.view.find_similar_unit(unit.name))
+            return HealthReport(unit, seen, Verdict.UNIT_NOT_FOUND, reason, final=True)
+        if unit.load_state is LoadState.MASKED and not unit.is_running:
+            reason = f"{unit.name} is masked ({unit.systemctl_command('unmask')} lifts it)"
+            return HealthReport(unit, seen, Verdict.UNIT_MASKED, reason, final=True)
         return None
 
-    def _stranger(self, seen: tuple[PortOwnership, ...]) -> Look | None:
-        bad = next((o for o in seen if o.strangers or o.verdict is Verdict.OWNER_UNKNOWN), None)
+    def _check_holders(self, seen: tuple[PortOwnership, ...]) -> HealthReport | None:
+        bad = next((o for o in seen if o.foreign_holders or o.verdict is Verdict.OWNER_UNKNOWN), None)
         if bad is None:
-            if self.patience:
-                self.patience.stranger_since = None
+            if self.state:
+                self.state.foreign_since = None
             return None
-        granted = max((self._time_to_go(holder) for holder in bad.strangers), default=ON_ITS_WAY_OUT)
+        granted = max((self._exit_grace(holder) for holder in bad.foreign_holders), default=EXIT_GRACE)
         final = True
-        if self.patience:
+        if self.state:
             now = self.view.clock.monotonic()
-            if self.patience.stranger_since is None:
-                self.patience.stranger_since = now
-            final = now - self.patience.stranger_since >= granted
-        return Look(self.unit, seen, bad.verdict, bad.reason + self._symptom(), final, again_within=0.1)
+            if self.state.foreign_since is None:
+                self.state.foreign_since = now
+            final = now - self.state.foreign_since >= granted
+        return HealthReport(self.unit, seen, bad.verdict, bad.reason + self._symptom(), final, recheck_within=0.1)
 
-    def _time_to_go(self, holder: Holder) -> float:
+    def _exit_grace(self, holder: Holder) -> float:
         """Give how long a stranger on the port may still take to go, in seconds."""
         if holder.role is not Role.OTHER_UNIT:
-            return ON_ITS_WAY_OUT
+            return EXIT_GRACE
         if not holder.unit.endswith(".service"):
             return 0.0
         other = self.view.unit(holder.unit)
@@ -227,43 +227,52 @@ class Looker:
         if unit.active_state is ActiveState.ACTIVE and not unit.n_restarts:
             return ""
         restarts = f", {unit.n_restarts} restart{'' if unit.n_restarts == 1 else 's'}" if unit.n_restarts else ""
-        ended = f", {how_it_ended(unit)}" if unit.exec_main_code else ""
+        ended = f", {describe_exit(unit)}" if unit.exec_main_code else ""
         return f"; {unit.name} is {unit.state}{restarts}{ended}"
 
-    def _down(self, seen: tuple[PortOwnership, ...]) -> Look | None:
+    def _check_down(self, seen: tuple[PortOwnership, ...]) -> HealthReport | None:
         """Say that the unit is not coming up."""
         unit = self.unit
 
-        def wrong(verdict: Verdict, reason: str, *, final: bool = True) -> Look:
-            return Look(unit, seen, verdict, reason, final, again_within=SETTLE / 2)
+        def wrong(verdict: Verdict, reason: str, *, final: bool = True) -> HealthReport:
+            return HealthReport(unit, seen, verdict, reason, final, recheck_within=DOWN_SETTLE / 2)
 
         restarts = self._restarts()
         # In the pause before it the next restart is as good as done, and the pause may be an hour.
         coming = unit.sub_state == "auto-restart" and not unit.job
-        if self.patience and _ended(unit):
-            self.patience.ended, self.patience.silent = how_it_ended(unit), never_notified(unit)
-        silent = self.patience.silent if self.patience else never_notified(unit)
+        if self.state and _has_exited(unit):
+            self.state.last_exit, self.state.not_notified = describe_exit(unit), has_not_notified(unit)
+        silent = self.state.not_notified if self.state else has_not_notified(unit)
         loops = Verdict.NOT_NOTIFYING if silent else Verdict.CRASH_LOOP
-        if restarts > self.restarts_allowed:
+        if restarts > self.max_restarts:
             times = "once" if restarts == 1 else f"{restarts} times"
-            look = wrong(loops, f"systemd restarted {unit.name} {times}: {self._last_end()}{self._endless()}")
-            return replace(look, untold=not _ended(unit) and self.patience is not None and not self.patience.ended)
-        if coming and (self.patience is None or restarts + 1 > self.restarts_allowed):
+            look = wrong(
+                loops,
+                f"systemd restarted {unit.name} {times}: {self._describe_last_exit()}{self._describe_endless_loop()}",
+            )
+            return replace(
+                look, exit_unknown=not _has_exited(unit) and self.state is not None and not self.state.last_exit
+            )
+        if coming and (self.state is None or restarts + 1 > self.max_restarts):
             pause = f" in {format_span(unit.restart_usec / 1e6)}" if unit.restart_usec else ""
             again = f", for the {ordinal(restarts + 1)} time" if restarts else ""
-            return wrong(loops, f"systemd will restart {unit.name}{pause}{again}: {self._last_end()}{self._endless()}")
+            return wrong(
+                loops,
+                f"systemd will restart {unit.name}{pause}{again}:"
+                f" {self._describe_last_exit()}{self._describe_endless_loop()}",
+            )
         if unit.active_state not in (ActiveState.FAILED, ActiveState.INACTIVE) or unit.job:
-            if self.patience:
-                self.patience.down_since = None
+            if self.state:
+                self.state.down_since = None
             return None
-        return wrong(*self._why_down(), final=self._stays_down())
+        return wrong(*self._find_down_cause(), final=self._stays_down())
 
-    def _last_end(self) -> str:
+    def _describe_last_exit(self) -> str:
         """Say how the last process ended."""
-        seen = self.patience.ended if self.patience else ""
-        return how_it_ended(self.unit) if _ended(self.unit) else seen or "its main process keeps ending"
+        seen = self.state.last_exit if self.state else ""
+        return describe_exit(self.unit) if _has_exited(self.unit) else seen or "its main process keeps ending"
 
-    def _endless(self) -> str:
+    def _describe_endless_loop(self) -> str:
         """Say that the start limit will never end the loop, where its pauses alone take too long for that."""
         unit = self.unit
         if not unit.start_limit_burst or not unit.start_limit_interval_usec:
@@ -278,89 +287,99 @@ class Looker:
         NRestarts goes back with every start that somebody asked for: then it is counted from there.
         """
         count = self.unit.n_restarts
-        if self.patience is None:
-            return 0 if self.counted_from is None else max(0, count - self.counted_from)
-        if self.patience.restarts is None:
-            self.patience.restarts = count if self.counted_from is None else self.counted_from
-        self.patience.restarts = min(self.patience.restarts, count)
-        return count - self.patience.restarts
+        if self.state is None:
+            return 0 if self.baseline_restarts is None else max(0, count - self.baseline_restarts)
+        if self.state.restarts is None:
+            self.state.restarts = count if self.baseline_restarts is None else self.baseline_restarts
+        self.state.restarts = min(self.state.restarts, count)
+        return count - self.state.restarts
 
     def _stays_down(self) -> bool:
-        if self.patience is None:
+        if self.state is None:
             return True
         now = self.view.clock.monotonic()
-        if self.patience.down_since is None:
-            self.patience.down_since = now
-        return now - self.patience.down_since >= SETTLE
+        if self.state.down_since is None:
+            self.state.down_since = now
+        return now - self.state.down_since >= DOWN_SETTLE
 
-    def _why_down(self) -> tuple[Verdict, str]:
+    def _find_down_cause(self) -> tuple[Verdict, str]:
         unit = self.unit
         if unit.result == "exec-condition":
-            why = unit.broke or "ExecCondition= ended with a status that says so"
+            why = unit.failed_command or "ExecCondition= ended with a status that says so"
             return Verdict.CONDITION_NOT_MET, f"{unit.name} was not started: its {why}"
         if not unit.condition_result or not unit.assert_result:
-            return Verdict.CONDITION_NOT_MET, f"{unmet(unit, 'a Condition or Assert')} does not hold"
+            return (
+                Verdict.CONDITION_NOT_MET,
+                f"{describe_unmet_conditions(unit, 'a Condition or Assert')} does not hold",
+            )
         if unit.active_state is ActiveState.INACTIVE and self._was_stopped():
-            return Verdict.UNIT_CHANGED, f"{somebody(last_stop(unit.asked))} stopped {unit.name} while it was watched"
+            return (
+                Verdict.UNIT_CHANGED,
+                f"{describe_requester(find_last_stop(unit.job_requests))} stopped {unit.name} while it was watched",
+            )
         if unit.active_state is ActiveState.INACTIVE:
-            if why := "" if unit.invocation_id else needs(self.view, unit):
+            if why := "" if unit.invocation_id else describe_failed_requirement(self.view, unit):
                 return Verdict.JOB_DEPENDENCY, f"{unit.name} is down: {why}"
-            ended = self._last_end() if self.patience and self.patience.ended else how_it_ended(unit)
-            return Verdict.UNIT_EXITED, f"{unit.name} is down: {ended}{_never_up(unit)}"
-        if never_notified(unit):
-            return Verdict.NOT_NOTIFYING, f"{unit.name} failed: {how_it_ended(unit)}"
-        if unit.name.endswith(".socket") and gave_up_starting(unit):
+            ended = self._describe_last_exit() if self.state and self.state.last_exit else describe_exit(unit)
+            return Verdict.UNIT_EXITED, f"{unit.name} is down: {ended}{_describe_oneshot(unit)}"
+        if has_not_notified(unit):
+            return Verdict.NOT_NOTIFYING, f"{unit.name} failed: {describe_exit(unit)}"
+        if unit.name.endswith(".socket") and is_start_limit_hit(unit):
             behind = " and ".join(unit.triggers) or "the service behind it"
-            reason = f"systemd closed {unit.name}, because {behind} was started too often: {how_it_ended(unit)}"
+            reason = f"systemd closed {unit.name}, because {behind} was started too often: {describe_exit(unit)}"
             return Verdict.START_LIMIT_HIT, reason
-        if gave_up_starting(unit):
+        if is_start_limit_hit(unit):
             limit = f"{unit.start_limit_burst} in {unit.start_limit_interval_usec / 1e6:g}s"
             return (
                 Verdict.START_LIMIT_HIT,
-                f"systemd gave {unit.name} up, its starts ({limit}) are used up: {how_it_ended(unit)}",
+                f"systemd gave {unit.name} up, its starts ({limit}) are used up: {describe_exit(unit)}",
             )
-        quiet = "; RestartPreventExitStatus= names that, so systemd leaves it down" if restart_prevented(unit) else ""
-        return Verdict.UNIT_FAILED, f"{unit.name} failed: {how_it_ended(unit)}{quiet}"
+        quiet = (
+            "; RestartPreventExitStatus= names that, so systemd leaves it down" if is_restart_prevented(unit) else ""
+        )
+        return Verdict.UNIT_FAILED, f"{unit.name} failed: {describe_exit(unit)}{quiet}"
 
     def _was_stopped(self) -> bool:
         """Whether a request stopped it: a job of somebody else's, or an end after which Restart= would restart it."""
         unit = self.unit
-        asked = unit.exec_main_code and unit.restart != "on-success" and restarts_by_itself(unit)
-        return bool(self.patience and self.patience.up and (self.patience.stopped or asked))
+        asked = unit.exec_main_code and unit.restart != "on-success" and will_auto_restart(unit)
+        return bool(self.state and self.state.was_running and (self.state.was_stopped or asked))
 
-    def _stopping(self, seen: tuple[PortOwnership, ...]) -> Look | None:
+    def _check_stopping(self, seen: tuple[PortOwnership, ...]) -> HealthReport | None:
         """Say that somebody has asked for its stop: it goes on serving until then, for as long as TimeoutStopSec=."""
         unit = self.unit
         if unit.active_state is not ActiveState.DEACTIVATING or unit.job_type != "stop":
             return None
-        return Look(unit, seen, Verdict.UNIT_CHANGED, being_stopped(unit), final=True)
+        return HealthReport(unit, seen, Verdict.UNIT_CHANGED, describe_stop_job(unit), final=True)
 
-    def _starting(self, seen: tuple[PortOwnership, ...]) -> Look | None:
+    def _check_starting(self, seen: tuple[PortOwnership, ...]) -> HealthReport | None:
         """Say what is still missing."""
         unit = self.unit
         if unit.active_state is not ActiveState.ACTIVE:
-            if again := being_stopped(unit):
-                return Look(unit, seen, Verdict.STILL_STARTING, again)
-            says = f", and says `{shown(unit.status_text)}`" if unit.status_text else ""
-            return Look(unit, seen, Verdict.STILL_STARTING, f"{unit.name} is {unit.describe()}{awaited(unit)}{says}")
-        missing = [str(ownership.port) for ownership in seen if not ownership.owned]
+            if again := describe_stop_job(unit):
+                return HealthReport(unit, seen, Verdict.STILL_STARTING, again)
+            says = f", and says `{shorten(unit.status_text)}`" if unit.status_text else ""
+            return HealthReport(
+                unit, seen, Verdict.STILL_STARTING, f"{unit.name} is {unit.describe()}{describe_awaited(unit)}{says}"
+            )
+        missing = [str(ownership.port) for ownership in seen if not ownership.is_owned]
         if missing:
             reason = f"{unit.name} does not listen on {', '.join(missing)} yet"
-            return Look(unit, seen, Verdict.NOT_LISTENING, reason)
+            return HealthReport(unit, seen, Verdict.NOT_LISTENING, reason)
         return None
 
-    def _ready(self, seen: tuple[PortOwnership, ...]) -> Look:
+    def _report_ready(self, seen: tuple[PortOwnership, ...]) -> HealthReport:
         alone = "; ".join(ownership.reason for ownership in seen)
         reason = f"{self.unit.name} is {self.unit.describe()}" + (f"; {alone}" if alone else "")
-        return Look(self.unit, seen, Verdict.READY, reason)
+        return HealthReport(self.unit, seen, Verdict.READY, reason)
 
 
-def _ended(unit: Unit) -> bool:
+def _has_exited(unit: Unit) -> bool:
     """Whether a process of the unit has come to its end that is worth telling."""
-    return bool(unit.exec_main_code or unit.broke)
+    return bool(unit.exec_main_code or unit.failed_command)
 
 
-def _never_up(unit: Unit) -> str:
+def _describe_oneshot(unit: Unit) -> str:
     """Say that a unit cannot be waited for: once it has done its work it is down."""
     if unit.type == "oneshot" and not unit.remain_after_exit and unit.result == "success":
         return "; a Type=oneshot without RemainAfterExit= is down once its work is done, and is not to be waited for"

@@ -7,73 +7,75 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from runbook.checks.exit_reason import how_it_ended, never_notified
+from runbook.checks.exit_reason import describe_exit, has_not_notified
 from runbook.host.facts import Unit
 from runbook.host.interface import HostView
-from runbook.host.queries import EndBefore, Question
+from runbook.host.queries import PreviousExitQuery, Query
 from runbook.spec.state import RunState
 
-PATIENCE = 1.0
+EXIT_LOOKUP_TIMEOUT = 1.0
 """Seconds for the journal to be read, and for what systemd wrote to have come there."""
 
-EXPIRY = 0.2
+ANSWER_GRACE = 0.2
 """Seconds after its time within which a question has its answer, and be it that there is none."""
 
-CODES = {"exited": 1, "killed": 2, "dumped": 3}
+CLD_CODES = {"exited": 1, "killed": 2, "dumped": 3}
 """The numbers of waitid(2) that ExecMainCode holds."""
 
 
 @dataclass(frozen=True)
-class End:
+class PreviousExit:
     """An end in words; `silent`: it had not reported in time that it is ready."""
 
     text: str
-    silent: bool = False
+    not_notified: bool = False
 
 
-UNKNOWN = End("its main process keeps ending")
+UNKNOWN_EXIT = PreviousExit("its main process keeps ending")
 """Nobody tells."""
 
 
 @dataclass
-class Asking:
+class PreviousExitLookup:
     """What the journal is asked, and until when; `until` is in seconds of the monotonic clock."""
 
-    question: Question | None = None
-    until: float = 0.0
+    query: Query | None = None
+    deadline: float = 0.0
 
-    def tell(self, view: HostView, unit: Unit, run: RunState) -> End | None:
+    def poll(self, view: HostView, unit: Unit, run: RunState) -> PreviousExit | None:
         """Tell how it ended; None as long as the answer is on its way."""
         now = view.clock.monotonic()
-        self.until = self.until or now + PATIENCE
-        if self.question is None:
+        self.deadline = self.deadline or now + EXIT_LOOKUP_TIMEOUT
+        if self.query is None:
             # One at a time: in a fast loop each look may find another invocation, and any end of it tells enough.
-            what = EndBefore(unit.name, unit.invocation_id, unit.of_user)
-            self.question = Question(what, run.new_question(), max(0.05, self.until - now))
-        answer = view.ask(self.question)
+            what = PreviousExitQuery(unit.name, unit.invocation_id, unit.of_user)
+            self.query = Query(what, run.next_query_id(), max(0.05, self.deadline - now))
+        answer = view.query(self.query)
         if answer is None:
-            return None if now < self.until + EXPIRY else UNKNOWN
-        if answer.good and answer.output:
+            return None if now < self.deadline + ANSWER_GRACE else UNKNOWN_EXIT
+        if answer.ok and answer.output:
             return _read(unit, json.loads(answer.output))
         # The journal takes its entries a little later than systemd goes on.
-        self.question = None
-        return None if answer.good and now < self.until else UNKNOWN
+        self.query = None
+        return None if answer.ok and now < self.deadline else UNKNOWN_EXIT
 
 
-def _read(unit: Unit, told: Mapping[str, Any]) -> End:
+def _read(unit: Unit, told: Mapping[str, Any]) -> PreviousExit:
     """Say it in the words that are used of a unit that tells it itself."""
     result, command, status = told["result"], told.get("command", ""), told.get("status", 0)
     if result == "success":
-        return End("it ended, and systemd takes that for a success")
+        return PreviousExit("it ended, and systemd takes that for a success")
     if not result:
-        return UNKNOWN
-    code = CODES.get(told.get("code", ""), 0)
+        return UNKNOWN_EXIT
+    code = CLD_CODES.get(told.get("code", ""), 0)
     # Its start had come to its end, or not: that is all that is known of the moments.
     entered = unit.inactive_exit_monotonic - (not told["started"])
-    ended = replace(unit, result=result, exec_main_code=0, exec_main_status=0, broke="", active_enter_monotonic=entered)
+    ended = replace(
+        unit, result=result, exec_main_code=0, exec_main_status=0, failed_command="", active_enter_monotonic=entered
+    )
     if command == "ExecStart":
         ended = replace(ended, exec_main_code=code, exec_main_status=status)
     elif command:
         how = f"ended with status {status}" if code == 1 else f"was killed by signal {status}"
-        ended = replace(ended, broke=f"{command}= {how}")
-    return End(how_it_ended(ended), never_notified(ended))
+        ended = replace(ended, failed_command=f"{command}= {how}")
+    return PreviousExit(describe_exit(ended), has_not_notified(ended))

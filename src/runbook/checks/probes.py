@@ -15,16 +15,25 @@ from pydantic import Field, model_validator
 
 from runbook.host.queries import Command, HttpProbe, JournalProbe, TcpProbe, WebsocketProbe
 from runbook.model import Port, ProcessId
-from runbook.spec.fields import Environment, Headers, Limit, Pattern, PortField, Shell, Text, Words
+from runbook.spec.fields import (
+    CommandField,
+    Environment,
+    Headers,
+    Pattern,
+    PortField,
+    PositiveSpan,
+    TextField,
+    TextList,
+)
 from runbook.spec.state import RunState
-from runbook.spec.step import Document
-from runbook.util.wording import brief
+from runbook.spec.step import FileModel
+from runbook.util.wording import brief_command
 
 LOOPBACK = "127.0.0.1"
 
 
 @dataclass(frozen=True)
-class Round:
+class ProbeRound:
     """What the probes of one round were asked of: an answer counts only while it is still so.
 
     `invocation` and the `sockets` on the ports are the unit's. `networks` has for each probe the process in whose
@@ -37,10 +46,10 @@ class Round:
     leftovers: tuple[int, ...] = field(default=(), compare=False)
 
 
-class ProbeFields(Document):
+class ProbeFields(FileModel):
     """One kind of probe. All have a `timeout`, and say what is `asked` in a sentence."""
 
-    networked: ClassVar[bool] = True
+    uses_network: ClassVar[bool] = True
     """Whether it asks over the network, and so from within the unit's."""
 
     @property
@@ -53,14 +62,14 @@ class TcpFields(ProbeFields):
     """Connects to a port, and is content when the connection stands."""
 
     port: PortField = Field(..., description="A port of this machine, or ADDRESS:NUMBER.")
-    timeout: Limit = Field(5.0, description="How long one try may take.")
+    timeout: PositiveSpan = Field(5.0, description="How long one try may take.")
 
     @property
-    def asked(self) -> str:
+    def label(self) -> str:
         """What is asked, in a sentence."""
         return f"tcp {Port(self.port.number, address=self.port.address or LOOPBACK)}"
 
-    def question(self, run: RunState, of: Round) -> TcpProbe:
+    def make_query(self, run: RunState, of: ProbeRound) -> TcpProbe:
         """Make what is asked."""
         return TcpProbe(self.port.address or LOOPBACK, self.port.number)
 
@@ -72,11 +81,11 @@ class TcpFields(ProbeFields):
 class HttpFields(ProbeFields):
     """Asks an HTTP server once, with GET."""
 
-    url: Text = Field(..., description="What is asked: http:// or https://.")
-    status: Words = Field(("200",), description="The statuses that are good, one or a list.")
+    url: TextField = Field(..., description="What is asked: http:// or https://.")
+    status: TextList = Field(("200",), description="The statuses that are good, one or a list.")
     body: Pattern | None = Field(None, description="A pattern to be found in the answer.")
     headers: Headers = Field(default_factory=dict, description="What is sent along.")
-    timeout: Limit = Field(5.0, description="How long one try may take.")
+    timeout: PositiveSpan = Field(5.0, description="How long one try may take.")
 
     @model_validator(mode="after")
     def _speaks_http(self) -> HttpFields:
@@ -88,11 +97,11 @@ class HttpFields(ProbeFields):
         return self
 
     @property
-    def asked(self) -> str:
+    def label(self) -> str:
         """What is asked, in a sentence."""
         return self.url
 
-    def question(self, run: RunState, of: Round) -> HttpProbe:
+    def make_query(self, run: RunState, of: ProbeRound) -> HttpProbe:
         """Make what is asked."""
         return HttpProbe(self.url, tuple(map(int, self.status)), self.body or "", tuple(self.headers.items()))
 
@@ -104,9 +113,9 @@ class HttpFields(ProbeFields):
 class WebsocketFields(ProbeFields):
     """Opens a websocket, and is content when the server lets it stand."""
 
-    url: Text = Field(..., description="What is opened: ws:// or wss://.")
+    url: TextField = Field(..., description="What is opened: ws:// or wss://.")
     headers: Headers = Field(default_factory=dict, description="What is sent along with the handshake.")
-    timeout: Limit = Field(5.0, description="How long one try may take.")
+    timeout: PositiveSpan = Field(5.0, description="How long one try may take.")
 
     @model_validator(mode="after")
     def _speaks_websocket(self) -> WebsocketFields:
@@ -120,11 +129,11 @@ class WebsocketFields(ProbeFields):
         return self
 
     @property
-    def asked(self) -> str:
+    def label(self) -> str:
         """What is asked, in a sentence."""
         return self.url
 
-    def question(self, run: RunState, of: Round) -> WebsocketProbe:
+    def make_query(self, run: RunState, of: ProbeRound) -> WebsocketProbe:
         """Make what is asked."""
         return WebsocketProbe(self.url, tuple(self.headers.items()))
 
@@ -136,17 +145,17 @@ class WebsocketFields(ProbeFields):
 class JournalFields(ProbeFields):
     """Looks for a pattern in what the unit's current invocation has written into the journal."""
 
-    networked: ClassVar[bool] = False
+    uses_network: ClassVar[bool] = False
 
     pattern: Pattern = Field(..., description="A pattern to be found in an entry.")
-    timeout: Limit = Field(5.0, description="How long one try may take.")
+    timeout: PositiveSpan = Field(5.0, description="How long one try may take.")
 
     @property
-    def asked(self) -> str:
+    def label(self) -> str:
         """What is asked, in a sentence."""
         return "journal"
 
-    def question(self, run: RunState, of: Round) -> JournalProbe:
+    def make_query(self, run: RunState, of: ProbeRound) -> JournalProbe:
         """Make what is asked."""
         return JournalProbe(self.pattern, of.invocation, of.leftovers)
 
@@ -154,20 +163,20 @@ class JournalFields(ProbeFields):
 class RunFields(ProbeFields):
     """Runs a command that merely looks, and is content when it ends with status 0."""
 
-    run: Shell = Field(..., description="The command: a string for `/bin/sh -e`, or a list of its arguments.")
-    user: Text = Field("", description="Who runs it; by default who runs `runbook`.")
-    cwd: Text = Field("", description="Where it starts; by default the runbook's folder.")
+    run: CommandField = Field(..., description="The command: a string for `/bin/sh -e`, or a list of its arguments.")
+    user: TextField = Field("", description="Who runs it; by default who runs `runbook`.")
+    cwd: TextField = Field("", description="Where it starts; by default the runbook's folder.")
     env: Environment = Field(default_factory=dict, description="What is added to its environment.")
-    timeout: Limit = Field(5.0, description="How long one try may take.")
+    timeout: PositiveSpan = Field(5.0, description="How long one try may take.")
 
     @property
-    def asked(self) -> str:
+    def label(self) -> str:
         """What is asked, in a sentence."""
-        return brief(self.run)
+        return brief_command(self.run)
 
-    def question(self, run: RunState, of: Round) -> Command:
+    def make_query(self, run: RunState, of: ProbeRound) -> Command:
         """Make what is asked."""
-        return run.command(self.run, timeout=self.timeout, user=self.user, cwd=self.cwd, env=self.env)
+        return run.make_command(self.run, timeout=self.timeout, user=self.user, cwd=self.cwd, env=self.env)
 
 
 def _local_port(url: str) -> Port | None:
@@ -192,10 +201,10 @@ def _on_loopback(host: str, number: int) -> Port | None:
     return Port(number, address=host) if address.is_loopback else None
 
 
-Kind = TcpFields | HttpFields | WebsocketFields | JournalFields | RunFields
+ProbeKind = TcpFields | HttpFields | WebsocketFields | JournalFields | RunFields
 
 
-class Probe(Document):
+class Probe(FileModel):
     """One entry of `probes`: exactly one kind of probe."""
 
     tcp: TcpFields | None = Field(None, description="Connects to a port.")
@@ -206,15 +215,15 @@ class Probe(Document):
 
     @model_validator(mode="after")
     def _one_kind(self) -> Probe:
-        if len([kind for kind in self._kinds if kind is not None]) != 1:
+        if len([kind for kind in self._all_kinds if kind is not None]) != 1:
             raise ValueError("a probe is exactly one of `tcp`, `http`, `websocket`, `journal` and `run`")
         return self
 
     @property
-    def _kinds(self) -> tuple[Kind | None, ...]:
+    def _all_kinds(self) -> tuple[ProbeKind | None, ...]:
         return self.tcp, self.http, self.websocket, self.journal, self.run
 
     @property
-    def asks(self) -> Kind:
+    def chosen(self) -> ProbeKind:
         """The one kind that it is."""
-        return next(kind for kind in self._kinds if kind is not None)
+        return next(kind for kind in self._all_kinds if kind is not None)

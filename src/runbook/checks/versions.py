@@ -16,26 +16,26 @@ from runbook.host.interface import HostView
 from runbook.host.queries import Answer
 from runbook.util import regex
 from runbook.util.timespan import format_span
-from runbook.util.wording import shown
+from runbook.util.wording import shorten
 
 VERSION = r"\d+(?:\.\d+)+(?:[a-z]\w*)?(?:\.(?:dev|post)\d+)?(?:[-+~][0-9A-Za-z.+~-]*[0-9A-Za-z])?"
 """The first thing like 1.2, 1.2.3-rc1, 1.2rc1 or 1.2.dev3 in what a program prints: 1.2rc1 is not 1.2."""
 
-TICK = 0.01
+CLOCK_TOLERANCE = 0.01
 """Seconds by which two moments must be apart, to say which of them came first.
 
 A process's start is cut to a hundredth (proc(5)), and a file's time is that of the kernel's last tick.
 """
 
 DELETED = " (deleted)"
-UNREACHABLE = "/"
+NO_PATH_EXE = "/"
 """What /proc/PID/exe says of a program that is mounted over itself, as ExecPaths= does it: it has no path out here."""
-MEMORY = "/memfd:"
+MEMFD_PREFIX = "/memfd:"
 """What the name of a program begins with that never had a file (memfd_create(2))."""
 
 
 @lru_cache(maxsize=16)
-def version_in(output: str, pattern: str) -> str | None:
+def find_version(output: str, pattern: str) -> str | None:
     """Find the version in what was printed: the first group of the pattern, if it has one, else all of it.
 
     It is asked at every look, and the search takes a child. Raises HostError for a pattern that takes too long.
@@ -44,12 +44,12 @@ def version_in(output: str, pattern: str) -> str | None:
     return found[:2][-1] if found else None
 
 
-def told(answer: Answer, pattern: str) -> str | None:
+def parse_version_answer(answer: Answer, pattern: str) -> str | None:
     """Give the version that a command told; one that failed has told none."""
-    return version_in(answer.output, pattern) if answer.good else None
+    return find_version(answer.output, pattern) if answer.ok else None
 
 
-def earlier(text: str, versions: Mapping[str, str], *, pattern: bool = False) -> str:
+def rewrite_versions(text: str, versions: Mapping[str, str], *, pattern: bool = False) -> str:
     """Give a text with the earlier version in each place where a later one stands; `versions` leads back.
 
     In a `pattern` also where its dots, or all of its signs, are quoted; the earlier one is quoted there. Only a whole
@@ -71,31 +71,31 @@ def earlier(text: str, versions: Mapping[str, str], *, pattern: bool = False) ->
     return re.sub(f"{before}(?:{alternatives}){behind}", lambda found: known[found[0]], text)
 
 
-def unreachable(version: str, pattern: str) -> str:
+def describe_unmatchable(version: str, pattern: str) -> str:
     """Say why the default pattern can never find this version, or nothing.
 
     It looks at nothing around what it takes, so what it makes of the version alone is what it makes of it anywhere.
     Of another pattern that cannot be known.
     """
-    found = version_in(version, VERSION)
+    found = find_version(version, VERSION)
     if pattern != VERSION or found == version:
         return ""
     taken = f"it takes `{found}` of it" if found else "it wants digits and dots"
-    return f"`{shown(version)}` is never found by the default pattern: {taken}; add a `pattern`, such as '\\S+'"
+    return f"`{shorten(version)}` is never found by the default pattern: {taken}; add a `pattern`, such as '\\S+'"
 
 
-def why_none(asked: str, answer: Answer, *, secret: bool = False) -> str:
+def describe_missing_version(asked: str, answer: Answer, *, secret: bool = False) -> str:
     """Say why a command told no version; what it printed is not told where that is `secret`."""
-    if not answer.good:
+    if not answer.ok:
         return f"{asked} {answer.detail}"
     if secret:
         return f"{asked} prints no version"
     said = answer.output.strip()
-    return f"{asked} prints " + (f"`{shown(said)}`, and no version in it" if said else "nothing")
+    return f"{asked} prints " + (f"`{shorten(said)}`, and no version in it" if said else "nothing")
 
 
 @dataclass(frozen=True)
-class Change:
+class FileChange:
     """The latest change among some files. `changed` is in seconds since the epoch."""
 
     path: str
@@ -103,13 +103,13 @@ class Change:
     files: int
 
     @classmethod
-    def read(cls, output: str) -> Self:
+    def from_json(cls, output: str) -> Self:
         """Read the answer to a LatestChange."""
         return cls(**json.loads(output))
 
     def evidence(self) -> dict[str, Any]:
         """Give it for the record."""
-        return {"file": self.path, "file-changed": _moment(self.changed), "files": self.files}
+        return {"file": self.path, "file-changed": _format_time(self.changed), "files": self.files}
 
 
 @dataclass(frozen=True)
@@ -117,65 +117,68 @@ class Server:
     """A process that serves, and when it began, in seconds since the epoch."""
 
     process: Process
-    began: float
+    started_at: float
 
     def replaced(self) -> bool:
         """Whether the program that it runs is no longer what its file holds."""
         exe = self.process.exe
-        return exe.endswith(DELETED) and not exe.startswith(MEMORY)
+        return exe.endswith(DELETED) and not exe.startswith(MEMFD_PREFIX)
 
-    def older_than(self, change: Change) -> bool:
+    def older_than(self, change: FileChange) -> bool:
         """Whether it was there before the change."""
-        return change.changed >= self.began + TICK
+        return change.changed >= self.started_at + CLOCK_TOLERANCE
 
     def evidence(self) -> dict[str, Any]:
         """Give it for the record."""
-        return {"pid": self.process.pid, "began": _moment(self.began), "exe": self.process.exe}
+        return {"pid": self.process.pid, "began": _format_time(self.started_at), "exe": self.process.exe}
 
 
-def servers(view: HostView, unit: Unit, ports: Iterable[PortOwnership]) -> list[Server]:
+def find_servers(view: HostView, unit: Unit, ports: Iterable[PortOwnership]) -> list[Server]:
     """Give the unit's main process and all of its processes that hold one of the ports, the oldest first."""
     held = [h.process for seen in ports for h in seen.holders if h.role is Role.CURRENT]
-    main = view.process(unit.main_pid) if unit.main_pid else None
+    main = view.find_process(unit.main_pid) if unit.main_pid else None
     found = {process.id: process for process in (*held, *((main,) if main else ()))}
-    return sorted((Server(p, _began(view, unit, p)) for p in found.values()), key=lambda server: server.began)
+    return sorted(
+        (Server(p, _find_start_time(view, unit, p)) for p in found.values()), key=lambda server: server.started_at
+    )
 
 
-def _began(view: HostView, unit: Unit, process: Process) -> float:
+def _find_start_time(view: HostView, unit: Unit, process: Process) -> float:
     """Say when a process began, by the clock that files get their times from.
 
     Where the clock was set since, the kernel's answer is off by as much. systemd noted the clock of that moment
     for the main process: of the two the earlier one counts, so that no old process passes for a new one.
     """
-    began = view.began(process)
+    began = view.find_start_time(process)
     if process.pid == unit.main_pid == unit.exec_main_pid and unit.exec_main_start:
         return min(began, unit.exec_main_start / 1e6)
     return began
 
 
-def old_code(found: list[Server], change: Change) -> str:
+def describe_old_code(found: list[Server], change: FileChange) -> str:
     """Say which process is older than the files it was started from, or nothing."""
     for server in found:
         process = server.process
         if server.replaced():
             gone = process.exe.removesuffix(DELETED)
-            if gone == UNREACHABLE:
+            if gone == NO_PATH_EXE:
                 return f"{process}: the file of its program was replaced or removed since it began"
             return f"{process} runs {gone}, and that file was replaced or removed since"
         if server.older_than(change):
-            return f"{process} began {_apart(change.changed - server.began)} before {change.path} changed"
+            return f"{process} began {_format_gap(change.changed - server.started_at)} before {change.path} changed"
     return ""
 
 
-def new_code(found: list[Server], change: Change) -> str:
+def describe_new_code(found: list[Server], change: FileChange) -> str:
     """Say that all of them are younger; they are not none."""
     oldest = found[0]
-    return f"{oldest.process} began {_apart(oldest.began - change.changed)} after {change.path}, the last file, changed"
+    gap = _format_gap(oldest.started_at - change.changed)
+    return f"{oldest.process} began {gap} after {change.path}, the last file, changed"
 
 
-def _apart(seconds: float) -> str:
+def _format_gap(seconds: float) -> str:
     return format_span(seconds) if seconds >= 1 else "less than a second"
 
 
-def _moment(seconds: float) -> str:
+def _format_time(seconds: float) -> str:
     return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="milliseconds")

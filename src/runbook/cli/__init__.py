@@ -21,7 +21,7 @@ import typer
 
 from runbook import errors
 from runbook.cli import looking, running, telling
-from runbook.cli.base import complain, program_version, say, show
+from runbook.cli.base import print_error, print_message, print_result, program_version
 from runbook.util import stdio
 
 app = typer.Typer(
@@ -37,7 +37,7 @@ app = typer.Typer(
 
 def _version(wanted: bool) -> None:
     if wanted:
-        show(f"runbook {program_version()}")
+        print_result(f"runbook {program_version()}")
         raise typer.Exit
 
 
@@ -69,9 +69,9 @@ def main() -> None:
     gc.disable()
     # Until a run takes it, Ctrl-C ends the program as SIGTERM does: at once, and with nothing touched.
     signal.signal(signal.SIGINT, signal.SIG_DFL)
-    stdio.provide()
+    stdio.open_missing_streams()
     status = _status()
-    stdio.settle()
+    stdio.flush_streams()
     gc.freeze()  # Nor at the end, when Python looks for some all the same: that takes 20 ms.
     sys.exit(status)
 
@@ -82,12 +82,12 @@ def _status() -> int | str | None:
     except SystemExit as end:
         return end.code
     except errors.RunbookError as error:
-        complain(error)
+        print_error(error)
         return error.exit_status
     except BrokenPipeError:
         return errors.EXIT_FAILED
     except OSError as error:
-        say(f"runbook: cannot print: {(error.strerror or str(error)).lower()}")
+        print_message(f"runbook: cannot print: {(error.strerror or str(error)).lower()}")
         return errors.EXIT_FAILED
     return errors.EXIT_OK
 

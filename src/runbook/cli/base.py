@@ -39,14 +39,14 @@ LockWaitOption = Annotated[
 UserOption = Annotated[bool, typer.Option("--user", help="Talk to your own user manager, not to the system's.")]
 
 
-def complain(error: errors.RunbookError) -> None:
+def print_error(error: errors.RunbookError) -> None:
     """Say what went wrong, and what to do."""
-    say(wrapped(f"runbook: {error.message}"))
+    print_message(wrap(f"runbook: {error.message}"))
     if error.hint:
-        say(wrapped(f"  {error.hint}"))
+        print_message(wrap(f"  {error.hint}"))
 
 
-def wrapped(text: str) -> str:
+def wrap(text: str) -> str:
     """Break a sentence into lines as wide as all others; a path stays whole, to be copied."""
     import textwrap  # noqa: PLC0415
 
@@ -54,16 +54,16 @@ def wrapped(text: str) -> str:
     return "\n".join(lines)
 
 
-def show(text: str) -> None:
+def print_result(text: str) -> None:
     """Print a result."""
-    typer.echo(stdio.visible(text))
+    typer.echo(stdio.escape_controls(text))
 
 
-def say(text: str) -> None:
+def print_message(text: str) -> None:
     """Say something beside the result: on standard error."""
     # Where nobody takes it, there is nobody left to tell.
     with contextlib.suppress(OSError):
-        typer.echo(stdio.visible(text), err=True)
+        typer.echo(stdio.escape_controls(text), err=True)
 
 
 def program_version() -> str:

@@ -7,8 +7,8 @@ from typing import Annotated
 import typer
 
 from runbook import errors
-from runbook.cli.base import FilesArgument, SetOption, complain, say, show
-from runbook.cli.reading import load
+from runbook.cli.base import FilesArgument, SetOption, print_error, print_message, print_result
+from runbook.cli.reading import load_runbook
 
 
 def validate(files: FilesArgument, set_: SetOption = None) -> None:
@@ -16,17 +16,17 @@ def validate(files: FilesArgument, set_: SetOption = None) -> None:
     problems = 0
     for file in files:
         try:
-            load(file, set_)
+            load_runbook(file, set_)
         except errors.DocumentError as error:
             problems += len(error.problems)
-            say(error.message)
+            print_message(error.message)
         except errors.RunbookError as error:
             problems += 1
-            complain(error)
+            print_error(error)
     if problems:
-        say(f"{problems} error{'' if problems == 1 else 's'}")
+        print_message(f"{problems} error{'' if problems == 1 else 's'}")
         raise typer.Exit(errors.EXIT_INVALID)
-    show(f"{len(files)} file{'' if len(files) == 1 else 's'}, no mistakes")
+    print_result(f"{len(files)} file{'' if len(files) == 1 else 's'}, no mistakes")
 
 
 def schema() -> None:
@@ -35,7 +35,7 @@ def schema() -> None:
 
     from runbook.document import reference  # noqa: PLC0415
 
-    show(json.dumps(reference.schema(), indent=2))
+    print_result(json.dumps(reference.make_schema(), indent=2))
 
 
 def steps(
@@ -44,13 +44,13 @@ def steps(
     """List the step types; with TYPE, its fields."""
     from runbook.cli import tables  # noqa: PLC0415
     from runbook.document import reference  # noqa: PLC0415
-    from runbook.util.wording import near  # noqa: PLC0415
+    from runbook.util.wording import suggest  # noqa: PLC0415
 
-    entries = {entry.kind: entry for entry in reference.kinds()}
+    entries = {entry.kind: entry for entry in reference.describe_types()}
     if kind is None:
-        show(tables.kinds(entries.values()))
+        print_result(tables.format_types(entries.values()))
     elif kind in entries:
-        show(tables.fields(entries[kind]))
+        print_result(tables.format_fields(entries[kind]))
     else:
-        meant = near(kind, entries)
+        meant = suggest(kind, entries)
         raise errors.UsageError(f"unknown step type `{kind}`{meant}", hint="runbook steps lists them")

@@ -9,54 +9,56 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from runbook import errors
-from runbook.cli.base import say, wrapped
-from runbook.util.wording import in_words
+from runbook.cli.base import print_message, wrap
+from runbook.util.wording import describe_error
 
 if TYPE_CHECKING:
     from runbook.document import Source
-    from runbook.records.history import Past
+    from runbook.records.history import RunRecord
     from runbook.spec.step import Runbook
 
 
-def load(file: str, set_: list[str] | None, *, to_run: bool = False, user: bool = False) -> Runbook:
+def load_runbook(file: str, set_: list[str] | None, *, to_run: bool = False, user: bool = False) -> Runbook:
     """Read a runbook. One that others may write is refused to root where it is `to_run`, else only warned of."""
     from runbook import document  # noqa: PLC0415
-    from runbook.document.trust import distrust  # noqa: PLC0415
+    from runbook.document.trust import find_distrust  # noqa: PLC0415
 
     source = document.read_source(file)
     if source.status is not None:
         sudo = os.environ.get("SUDO_UID", "")
         uid = int(sudo) if sudo.isascii() and sudo.isdigit() else None
-        why = distrust(file, source.status, euid=os.geteuid(), sudo_uid=uid)
+        why = find_distrust(file, source.status, euid=os.geteuid(), sudo_uid=uid)
         if why and to_run:
-            raise errors.NotBegun(f"cannot run {file} as root: {why}", hint=_trusted(source, file, set_, user))
+            raise errors.NotBegun(f"cannot run {file} as root: {why}", hint=_trust_hint(source, file, set_, user))
         if why:
-            say(wrapped(f"warning: root would refuse to run it: {why}"))
-    return document.parse(source.data, file, sets=sets(set_))
+            print_message(wrap(f"warning: root would refuse to run it: {why}"))
+    return document.parse(source.data, file, sets=parse_sets(set_))
 
 
-def _trusted(source: Source, file: str, set_: list[str] | None, user: bool) -> str:
+def _trust_hint(source: Source, file: str, set_: list[str] | None, user: bool) -> str:
     """Say how a runbook that root refuses is run: by its owner, if it is about a user's own units."""
     import pwd  # noqa: PLC0415
 
     from runbook import document  # noqa: PLC0415
-    from runbook.host.systemd.addresses import as_that_user  # noqa: PLC0415
+    from runbook.host.systemd.addresses import run_as_user_hint  # noqa: PLC0415
 
     with contextlib.suppress(errors.RunbookError, KeyError):
-        if source.status is not None and (user or document.parse(source.data, file, sets=sets(set_)).scope == "user"):
+        if source.status is not None and (
+            user or document.parse(source.data, file, sets=parse_sets(set_)).scope == "user"
+        ):
             owner = source.status.st_uid
-            return as_that_user(pwd.getpwuid(owner).pw_name if owner else "USER")
+            return run_as_user_hint(pwd.getpwuid(owner).pw_name if owner else "USER")
     return "whoever may write it would run commands as root; chown root and chmod go-w mend that"
 
 
-def notices(scope: Literal["system", "user"]) -> tuple[str, ...]:
+def find_notices(scope: Literal["system", "user"]) -> tuple[str, ...]:
     """Give what a person should know of this machine before anything is done."""
-    from runbook.host.systemd.addresses import fleeting  # noqa: PLC0415
+    from runbook.host.systemd.addresses import describe_no_linger  # noqa: PLC0415
 
-    return tuple(filter(None, (fleeting(scope),)))
+    return tuple(filter(None, (describe_no_linger(scope),)))
 
 
-def sets(pairs: list[str] | None) -> dict[str, str]:
+def parse_sets(pairs: list[str] | None) -> dict[str, str]:
     """Read what `--set` says. Raises UsageError."""
     found = {}
     for pair in pairs or []:
@@ -67,7 +69,7 @@ def sets(pairs: list[str] | None) -> dict[str, str]:
     return found
 
 
-def span_of(option: str, text: str | None) -> float:
+def parse_span_option(option: str, text: str | None) -> float:
     """Read an option's time span, in seconds; 0 where it was not given. Raises UsageError."""
     from runbook.util.timespan import parse_span  # noqa: PLC0415
 
@@ -77,7 +79,7 @@ def span_of(option: str, text: str | None) -> float:
         raise errors.UsageError(f"cannot read {option}: {error}") from error
 
 
-def scope_of(book: Runbook, user: bool) -> Literal["system", "user"]:
+def find_scope(book: Runbook, user: bool) -> Literal["system", "user"]:
     """Say whose manager a runbook is for. Raises UsageError where `--user` contradicts the file."""
     if user and "scope" in book.model_fields_set and book.scope == "system":
         raise errors.UsageError(
@@ -86,7 +88,7 @@ def scope_of(book: Runbook, user: bool) -> Literal["system", "user"]:
     return "user" if user else book.scope
 
 
-def recorded(past: Past, env: Mapping[str, str], *, as_recorded: bool) -> Runbook:
+def load_recorded(past: RunRecord, env: Mapping[str, str], *, as_recorded: bool) -> Runbook:
     """Read the runbook of a run again, as it was read then.
 
     Raises NotBegun where its file says something else by now, unless that is to be taken `as_recorded`.
@@ -94,12 +96,12 @@ def recorded(past: Past, env: Mapping[str, str], *, as_recorded: bool) -> Runboo
     from runbook import document  # noqa: PLC0415
     from runbook.records.store import open_file  # noqa: PLC0415
 
-    header, kept = past.header, past.record.runbook
+    header, kept = past.header, past.folder.runbook
     try:
         with open_file(kept) as opened:
             text = opened.read()
     except OSError as error:
-        raise errors.NotBegun(f"cannot resume {past.id}: {kept}: {in_words(error)}") from error
+        raise errors.NotBegun(f"cannot resume {past.id}: {kept}: {describe_error(error)}") from error
     if header.file != "-" and not as_recorded and (why := _differs(header.file, text)):
         raise errors.NotBegun(
             f"cannot resume {past.id}: {header.file} {why}",
@@ -117,6 +119,6 @@ def _differs(file: str, text: bytes) -> str:
             return "is no file any more"
         return "" if document.read_source(file).data == text else "has changed since"
     except OSError as error:
-        return f"cannot be read any more: {in_words(error)}"
+        return f"cannot be read any more: {describe_error(error)}"
     except errors.UsageError as error:
         return f"cannot be read any more: {error.message.partition(': ')[2]}"

@@ -12,26 +12,26 @@ from typing import TYPE_CHECKING
 import typer
 
 from runbook import errors
-from runbook.cli.base import Output, complain, say
+from runbook.cli.base import Output, print_error, print_message
 
 if TYPE_CHECKING:
     from runbook.model import Event
     from runbook.report.json_lines import JsonLines
-    from runbook.report.layout import Page
+    from runbook.report.layout import Layout
 
 
-BEFORE = {errors.EXIT_INVALID: "invalid", errors.EXIT_NOT_BEGUN: "not-begun", errors.EXIT_LOCKED: "locked"}
+STATUS_BEFORE_RUN = {errors.EXIT_INVALID: "invalid", errors.EXIT_NOT_BEGUN: "not-begun", errors.EXIT_LOCKED: "locked"}
 """How a run ends that has not begun, by its exit status."""
 
 
-def reported(output: Output, last: str, act: Callable[[Callable[[Event], None]], int]) -> None:
+def run_reported(output: Output, last: str, act: Callable[[Callable[[Event], None]], int]) -> None:
     """Run with a report; what keeps it from beginning is said in the report's own form too."""
     with contextlib.ExitStack() as shown:
-        code = _told(output, last, act, _report(output, shown))
+        code = _run(output, last, act, _report(output, shown))
     raise typer.Exit(code)
 
 
-def _told(
+def _run(
     output: Output, last: str, act: Callable[[Callable[[Event], None]], int], report: Callable[[Event], None]
 ) -> int:
     from runbook.model import Event, SystemClock  # noqa: PLC0415
@@ -41,11 +41,11 @@ def _told(
     except errors.RunbookError as error:
         code = error.exit_status
         if isinstance(error, errors.DocumentError):
-            say(error.message)
+            print_message(error.message)
         elif output is not Output.JSON:
-            complain(error)
+            print_error(error)
         if output is Output.JSON:
-            status = BEFORE.get(code, "failed")
+            status = STATUS_BEFORE_RUN.get(code, "failed")
             if isinstance(error, errors.Interrupted):
                 status = "interrupted"
             data = {"status": status, "exit": code, "reason": error.message}
@@ -62,23 +62,23 @@ def _told(
 
 def _report(output: Output, shown: contextlib.ExitStack) -> Callable[[Event], None]:
     if output is Output.JSON:
-        return json_lines()
-    from runbook.report.text import Text  # noqa: PLC0415
+        return make_json_lines()
+    from runbook.report.text import TextReport  # noqa: PLC0415
 
-    return Text(page(output, shown))
+    return TextReport(make_layout(output, shown))
 
 
-def json_lines() -> JsonLines:
+def make_json_lines() -> JsonLines:
     """Report in JSON lines."""
     from runbook.report.json_lines import JsonLines  # noqa: PLC0415
 
     return JsonLines(sys.stdout)
 
 
-def page(output: Output, shown: contextlib.ExitStack) -> Page:
+def make_layout(output: Output, shown: contextlib.ExitStack) -> Layout:
     """Make a page for people, on a terminal or in a file, which is closed with `shown`."""
-    from runbook.report.layout import Page, Plain, Terminal  # noqa: PLC0415
+    from runbook.report.layout import Layout, PlainScreen, TerminalScreen  # noqa: PLC0415
 
     terminal = sys.stdout.isatty() and os.environ.get("TERM", "dumb") != "dumb"
-    screen = Terminal(sys.stdout) if terminal and output is Output.AUTO else Plain(sys.stdout)
-    return shown.enter_context(Page(screen))
+    screen = TerminalScreen(sys.stdout) if terminal and output is Output.AUTO else PlainScreen(sys.stdout)
+    return shown.enter_context(Layout(screen))

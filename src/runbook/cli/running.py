@@ -19,15 +19,15 @@ from runbook.cli.base import (
     RunArgument,
     SetOption,
     UserOption,
+    print_result,
     program_version,
-    show,
 )
-from runbook.cli.reading import load, notices, recorded, scope_of, sets, span_of
-from runbook.cli.reporting import reported
+from runbook.cli.reading import find_notices, find_scope, load_recorded, load_runbook, parse_sets, parse_span_option
+from runbook.cli.reporting import run_reported
 
 if TYPE_CHECKING:
-    from runbook.engine.resume import Resumption
-    from runbook.engine.runner import RunEnd
+    from runbook.engine.resume import ResumeOptions
+    from runbook.engine.runner import RunResult
     from runbook.host.local import LocalHost
     from runbook.model import Event
 
@@ -39,24 +39,24 @@ def apply(
     user: UserOption = False,
     fail_on_remediation: Annotated[
         bool,
-        typer.Option("--fail-on-remediation", help="End with status 6 where something had to be mended."),
+        typer.Option("--fail-on-remediation", help="End with status 6 where something had to be fixed."),
     ] = False,
     lock_wait: LockWaitOption = None,
     output: OutputOption = Output.AUTO,
 ) -> None:
     """Carry a runbook out."""
-    patience = span_of("--lock-wait", lock_wait)
+    patience = parse_span_option("--lock-wait", lock_wait)
     if dry_run:
-        _look(file, set_, user, output, lambda planner: planner.plan(), "plan-finished")
+        _run_planner(file, set_, user, output, lambda planner: planner.plan(), "plan-finished")
         return
-    reported(output, "run-finished", lambda report: _apply(file, set_, user, fail_on_remediation, patience, report))
+    run_reported(output, "run-finished", lambda report: _apply(file, set_, user, fail_on_remediation, patience, report))
 
 
 def check(
     file: FileArgument, set_: SetOption = None, user: UserOption = False, output: OutputOption = Output.AUTO
 ) -> None:
     """Look once, now, at every step that only reads; change nothing."""
-    _look(file, set_, user, output, lambda planner: planner.check(), "run-finished")
+    _run_planner(file, set_, user, output, lambda planner: planner.check(), "run-finished")
 
 
 def resume(
@@ -76,17 +76,17 @@ def resume(
     """Go on with a run that was interrupted, or left alone while its unit was starting."""
     if abandon and (rerun or skip):
         raise errors.UsageError("--abandon does nothing to a step", hint="leave --rerun and --skip out")
-    patience = span_of("--lock-wait", lock_wait)
+    patience = parse_span_option("--lock-wait", lock_wait)
 
     def act(report: Callable[[Event], None]) -> int:
         from runbook.engine import resume as resuming  # noqa: PLC0415
 
         if abandon:
             return _abandon(run)
-        said = resuming.Resumption(tuple(rerun or ()), tuple(skip or ()))
+        said = resuming.ResumeOptions(tuple(rerun or ()), tuple(skip or ()))
         return _resume(run, said, as_recorded, patience, report)
 
-    reported(output, "run-finished", act)
+    run_reported(output, "run-finished", act)
 
 
 def _apply(
@@ -98,45 +98,45 @@ def _apply(
     report: Callable[[Event], None],
 ) -> int:
     from runbook.engine import launch  # noqa: PLC0415
-    from runbook.engine.preflight import needs_another_process  # noqa: PLC0415
+    from runbook.engine.preflight import is_main_of_stopped_unit  # noqa: PLC0415
     from runbook.host.journal.writer import send  # noqa: PLC0415
-    from runbook.report.journal import Journal  # noqa: PLC0415
+    from runbook.report.journal import JournalReport  # noqa: PLC0415
 
-    book = load(file, set_, to_run=True, user=user)
-    scope = scope_of(book, user)
-    order = launch.Order(
-        scope, sets(set_), os.environ, fail_on_remediation, notices(scope), program_version(), patience
+    book = load_runbook(file, set_, to_run=True, user=user)
+    scope = find_scope(book, user)
+    order = launch.RunRequest(
+        scope, parse_sets(set_), os.environ, fail_on_remediation, find_notices(scope), program_version(), patience
     )
-    with _machine(scope) as host:
-        if not needs_another_process(host, book):
-            return launch.begin(book, order, host, host, (report, Journal(scope, send))).exit
+    with _open_host(scope) as host:
+        if not is_main_of_stopped_unit(host, book):
+            return launch.start_run(book, order, host, host, (report, JournalReport(scope, send))).exit
     # Standard input is used up: what was read from it is handed on.
-    return _by_another_process(book.text if file == "-" else None)
+    return _run_in_child(book.text if file == "-" else None)
 
 
 def _resume(
-    run: str | None, said: Resumption, as_recorded: bool, patience: float, report: Callable[[Event], None]
+    run: str | None, said: ResumeOptions, as_recorded: bool, patience: float, report: Callable[[Event], None]
 ) -> int:
     from runbook.engine import launch  # noqa: PLC0415
     from runbook.engine import resume as resuming  # noqa: PLC0415
-    from runbook.engine.preflight import needs_another_process  # noqa: PLC0415
+    from runbook.engine.preflight import is_main_of_stopped_unit  # noqa: PLC0415
     from runbook.host.journal.writer import send  # noqa: PLC0415
     from runbook.records import history  # noqa: PLC0415
-    from runbook.report.journal import Journal  # noqa: PLC0415
+    from runbook.report.journal import JournalReport  # noqa: PLC0415
 
-    found = history.resumable(run)
-    book = recorded(found, resuming.surroundings(found, os.environ), as_recorded=as_recorded)
+    found = history.find_resumable(run)
+    book = load_recorded(found, resuming.restore_environment(found, os.environ), as_recorded=as_recorded)
     scope: Literal["system", "user"] = "user" if found.header.scope == "user" else "system"
-    order = launch.Order(
-        scope, {}, os.environ, found.header.fail_on_remediation, notices(scope), program_version(), patience
+    order = launch.RunRequest(
+        scope, {}, os.environ, found.header.fail_on_remediation, find_notices(scope), program_version(), patience
     )
-    with _machine(scope) as host:
-        if not needs_another_process(host, book):
-            return resuming.go_on(found, book, order, said, host, host, (report, Journal(scope, send))).exit
-    return _by_another_process()
+    with _open_host(scope) as host:
+        if not is_main_of_stopped_unit(host, book):
+            return resuming.resume_run(found, book, order, said, host, host, (report, JournalReport(scope, send))).exit
+    return _run_in_child()
 
 
-def _by_another_process(read: str | None = None) -> int:
+def _run_in_child(read: str | None = None) -> int:
     """Have the same command carried out by a child, which is free to leave, and wait for it.
 
     systemd stops a unit's main process wherever it has gone, so the run must be in another one.
@@ -153,34 +153,34 @@ def _abandon(run: str | None) -> int:
     from runbook.engine import resume as resuming  # noqa: PLC0415
     from runbook.records import history  # noqa: PLC0415
 
-    found = history.resumable(run)
+    found = history.find_resumable(run)
     resuming.abandon(found)
-    show(f"{found.id} is given up; nothing was changed")
+    print_result(f"{found.id} is given up; nothing was changed")
     return errors.EXIT_OK
 
 
-def _look(
-    file: str, set_: list[str] | None, user: bool, output: Output, what: Callable[[Any], RunEnd], last: str
+def _run_planner(
+    file: str, set_: list[str] | None, user: bool, output: Output, what: Callable[[Any], RunResult], last: str
 ) -> None:
     """Do what only looks: the host that is handed over has no writing methods."""
 
     def look(report: Callable[[Event], None]) -> int:
         from runbook.engine.execution.events import Events  # noqa: PLC0415
-        from runbook.engine.launch import secrets_of  # noqa: PLC0415
+        from runbook.engine.launch import find_secret_values  # noqa: PLC0415
         from runbook.engine.planner import Planner  # noqa: PLC0415
         from runbook.host.interface import ReadOnlyHost  # noqa: PLC0415
         from runbook.model import SystemClock  # noqa: PLC0415
         from runbook.records import store  # noqa: PLC0415
-        from runbook.records.lock import holders  # noqa: PLC0415
+        from runbook.records.lock import find_lock_holders  # noqa: PLC0415
         from runbook.spec.state import RunState  # noqa: PLC0415
 
-        book = load(file, set_)
-        scope = scope_of(book, user)
-        with _machine(scope) as host:
+        book = load_runbook(file, set_)
+        scope = find_scope(book, user)
+        with _open_host(scope) as host:
             clock = SystemClock()
             # An id for the events; there is no record of a look.
-            name = store.new_id(clock.now())
-            events = Events(name, clock, (report,), secrets_of(book, os.environ))
+            name = store.new_run_id(clock.now())
+            events = Events(name, clock, (report,), find_secret_values(book, os.environ))
             state = RunState(name, book.folder, book.env)
             planner = Planner(
                 book,
@@ -188,15 +188,15 @@ def _look(
                 host,
                 events,
                 state,
-                notices(scope),
-                locked=lambda units: holders(units, scope),
+                find_notices(scope),
+                find_lock_holders=lambda units: find_lock_holders(units, scope),
             )
             return what(planner).exit
 
-    reported(output, last, look)
+    run_reported(output, last, look)
 
 
-def _machine(scope: Literal["system", "user"]) -> LocalHost:
+def _open_host(scope: Literal["system", "user"]) -> LocalHost:
     """Open this machine. PyGObject comes from the distribution, so it may be missing where all else is there."""
     try:
         from runbook.host.local import LocalHost  # noqa: PLC0415

@@ -8,14 +8,14 @@ from __future__ import annotations
 import textwrap
 from collections.abc import Iterable, Sequence
 
-from runbook.document.reference import Entry, Row
+from runbook.document.reference import FieldReference, StepReference
 from runbook.report.layout import WIDTH
 
-KEY = 18
+KEY_WIDTH = 18
 """Columns of a step type's or a field's name."""
 
 
-def kinds(entries: Iterable[Entry]) -> str:
+def format_types(entries: Iterable[StepReference]) -> str:
     """List the step types: what each does, in a line or two. What only reads is marked."""
     lines = []
     for entry in entries:
@@ -25,7 +25,7 @@ def kinds(entries: Iterable[Entry]) -> str:
     return "\n".join(lines)
 
 
-def fields(entry: Entry) -> str:
+def format_fields(entry: StepReference) -> str:
     """Describe one step type: its own fields first, then those that every step has."""
     lines = [entry.kind]
     for paragraph in filter(None, [entry.summary, *entry.details.split("\n\n")]):
@@ -37,7 +37,7 @@ def fields(entry: Entry) -> str:
     return "\n".join(lines)
 
 
-def _rows(rows: Sequence[Row], indent: int) -> list[str]:
+def _rows(rows: Sequence[FieldReference], indent: int) -> list[str]:
     lines = []
     for row in rows:
         default = "required" if row.required else f"default {row.default}" if row.default else ""
@@ -48,5 +48,5 @@ def _rows(rows: Sequence[Row], indent: int) -> list[str]:
 
 
 def _item(name: str, text: str, indent: int) -> list[str]:
-    lead = f"{' ' * indent}{name}".ljust(indent + KEY) + " "
-    return textwrap.wrap(text, WIDTH, initial_indent=lead, subsequent_indent=" " * (indent + KEY + 1))
+    lead = f"{' ' * indent}{name}".ljust(indent + KEY_WIDTH) + " "
+    return textwrap.wrap(text, WIDTH, initial_indent=lead, subsequent_indent=" " * (indent + KEY_WIDTH + 1))

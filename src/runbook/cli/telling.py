@@ -11,20 +11,20 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from runbook import errors
-from runbook.cli.base import Output, OutputOption, RunArgument, say, wrapped
-from runbook.cli.base import show as put
-from runbook.cli.reporting import json_lines, page
-from runbook.util.wording import in_words
+from runbook.cli.base import Output, OutputOption, RunArgument, print_message, wrap
+from runbook.cli.base import print_result as put
+from runbook.cli.reporting import make_json_lines, make_layout
+from runbook.util.wording import describe_error
 
 if TYPE_CHECKING:
-    from runbook.records.history import Past
+    from runbook.records.history import RunRecord
 
-NEWEST = 20
+MAX_LISTED = 20
 """So many runs are listed unless all are asked for."""
 
 
 def history(
-    all_: Annotated[bool, typer.Option("--all", help=f"List all runs, not only the newest {NEWEST}.")] = False,
+    all_: Annotated[bool, typer.Option("--all", help=f"List all runs, not only the newest {MAX_LISTED}.")] = False,
     output: OutputOption = Output.AUTO,
 ) -> None:
     """List past runs, the latest first: those of the user who asks."""
@@ -32,24 +32,24 @@ def history(
 
     from runbook.records import history as past  # noqa: PLC0415
     from runbook.records import store  # noqa: PLC0415
-    from runbook.report.story import history as listed  # noqa: PLC0415
+    from runbook.report.story import print_history as listed  # noqa: PLC0415
 
-    runs = past.runs()
-    told = (one.summary() for one in islice(runs, None if all_ else NEWEST))
+    runs = past.list_runs()
+    told = (one.summary_event() for one in islice(runs, None if all_ else MAX_LISTED))
     with contextlib.ExitStack() as shown:
         if output is Output.JSON:
-            lines = json_lines()
+            lines = make_json_lines()
             for summary in told:
                 lines(summary)
         else:
-            listed(told, page(output, shown))
-    more = 0 if all_ else len(runs) - NEWEST
+            listed(told, make_layout(output, shown))
+    more = 0 if all_ else len(runs) - MAX_LISTED
     if more > 0 and output is not Output.JSON:
         put(f"{more} older: runbook history --all")
     if not runs:
-        say(wrapped(f"no run is recorded in {store.home()}; each user's runs are recorded by themselves"))
-    for folder in past.unreadable():
-        say(wrapped(f"warning: {folder} cannot be read; another version of runbook may have made it"))
+        print_message(wrap(f"no run is recorded in {store.runs_folder()}; each user's runs are recorded by themselves"))
+    for folder in past.list_unreadable():
+        print_message(wrap(f"warning: {folder} cannot be read; another version of runbook may have made it"))
 
 
 def show(
@@ -67,49 +67,49 @@ def show(
         raise errors.UsageError("--html writes a page: neither --follow nor --output json goes with it")
     from runbook.records import history as past  # noqa: PLC0415
 
-    found = past.find(run)
+    found = past.find_run(run)
     if html is not None:
-        _write(found, Path(html))
+        _write_page(found, Path(html))
         return
     # Ctrl-C ends the following with a status of its own, not the program by a signal.
     signal.signal(signal.SIGINT, signal.default_int_handler)
-    _tell(found, follow, output)
+    _print_run(found, follow, output)
 
 
-def _tell(found: Past, follow: bool, output: Output) -> None:
-    from runbook.report.story import Story  # noqa: PLC0415
+def _print_run(found: RunRecord, follow: bool, output: Output) -> None:
+    from runbook.report.story import StoryReport  # noqa: PLC0415
 
     events = found.follow(time.sleep) if follow else iter(found.events)
     with contextlib.ExitStack() as shown:
         if output is Output.JSON:
-            lines = json_lines()
+            lines = make_json_lines()
             for event in events:
                 lines(event)
-                if lines.unread:  # A run may go on for hours after `| head`.
+                if lines.is_reader_gone:  # A run may go on for hours after `| head`.
                     return
             return
-        sheet = page(output, shown)
-        story = Story(sheet)
-        story.begin(found.summary())
+        sheet = make_layout(output, shown)
+        story = StoryReport(sheet)
+        story.begin(found.summary_event())
         for event in events:
             story(event)
-            if sheet.unread:
+            if sheet.is_reader_gone:
                 return
-        story.end(found.again().summary())
+        story.end(found.reload().summary_event())
 
 
-def _write(found: Past, file: Path) -> None:
+def _write_page(found: RunRecord, file: Path) -> None:
     """Write the page where it is asked for. Raises UsageError."""
     from runbook.records.store import replace_file  # noqa: PLC0415
-    from runbook.report.html import Sheet  # noqa: PLC0415
-    from runbook.report.layout import Page  # noqa: PLC0415
-    from runbook.report.story import Story  # noqa: PLC0415
+    from runbook.report.html import HtmlScreen  # noqa: PLC0415
+    from runbook.report.layout import Layout  # noqa: PLC0415
+    from runbook.report.story import StoryReport  # noqa: PLC0415
 
     if file.is_symlink() or (file.exists() and not file.is_file()):
         raise errors.UsageError(f"cannot write {file}: it is there, and no file", hint="name another one")
-    sheet = Sheet()
-    story = Story(Page(sheet))
-    summary = found.summary()
+    sheet = HtmlScreen()
+    story = StoryReport(Layout(sheet))
+    summary = found.summary_event()
     story.begin(summary)
     for event in found.events:
         story(event)
@@ -117,5 +117,5 @@ def _write(found: Past, file: Path) -> None:
     try:
         replace_file(file, sheet.page(f"{found.title}: run {found.id}", found.events))
     except OSError as error:
-        raise errors.RunbookError(f"cannot write {file}: {in_words(error)}") from error
+        raise errors.RunbookError(f"cannot write {file}: {describe_error(error)}") from error
     put(f"{file} tells run {found.id}; only you can read it")

@@ -17,15 +17,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
-from runbook.document.nodes import MOST_BYTES, Problems, compose
+from runbook.document.nodes import MAX_BYTES, Problems, compose
 from runbook.document.reader import Reader
 from runbook.errors import DocumentError, Problem, UsageError
 from runbook.spec.step import Runbook
 from runbook.steps import registry
-from runbook.template import Scope
-from runbook.util.wording import shown
+from runbook.template import TemplateScope
+from runbook.util.wording import shorten
 
-LONGEST = 500
+MAX_MESSAGE = 500
 """Characters of a message, whatever the file makes it quote."""
 
 
@@ -45,12 +45,12 @@ def read_source(path: str, stdin: BinaryIO | None = None) -> Source:
     """
     try:
         if path == "-":
-            return Source(path, (stdin or sys.stdin.buffer).read(MOST_BYTES + 1), None)
+            return Source(path, (stdin or sys.stdin.buffer).read(MAX_BYTES + 1), None)
         with Path(path).open("rb") as file:
             status = os.fstat(file.fileno())
             if stat.S_ISDIR(status.st_mode):
                 raise IsADirectoryError
-            return Source(path, file.read(MOST_BYTES + 1), status)
+            return Source(path, file.read(MAX_BYTES + 1), status)
     except (OSError, ValueError) as error:
         raise UsageError(f"cannot read {path}: {_cause(error)}") from error
 
@@ -84,16 +84,18 @@ def parse(
     book: Runbook | None = None
     root = compose(data, problems)
     if root is not None and not isinstance(root.value, dict):
-        problems.append((root.place, "a runbook is a mapping of keys to values (`steps:` and more)"))
+        problems.append((root.position, "a runbook is a mapping of keys to values (`steps:` and more)"))
     elif root is not None:
-        scope = Scope(
+        scope = TemplateScope(
             env=dict(os.environ if environ is None else environ),
             host=socket.gethostname() if host is None else host,
         )
         text = data.decode() if isinstance(data, bytes) else data
         book = Reader(root, registry(), scope, problems).runbook(sets or {}, name, folder or _folder(name), text)
     if problems or book is None:
-        raise DocumentError(sorted({Problem(name, p.line, p.column, shown(said, LONGEST)) for p, said in problems}))
+        raise DocumentError(
+            sorted({Problem(name, p.line, p.column, shorten(said, MAX_MESSAGE)) for p, said in problems})
+        )
     return book
 
 

@@ -14,13 +14,13 @@ from typing import Any
 
 import yaml
 
-from runbook.util.wording import shown
+from runbook.util.wording import shorten
 
-MOST_BYTES = 1 << 20
+MAX_BYTES = 1 << 20
 """Size of a file: runbooks have some hundred lines."""
-MOST_DEPTH = 32
+MAX_YAML_DEPTH = 32
 """How deep lists and mappings may be nested; a header of a probe of a check is at ten."""
-MOST_NODES = 50_000
+MAX_NODES = 50_000
 """Values that a file may hold, each counted as often as aliases repeat it."""
 
 # PyYAML is there without libyaml as well, only slower.
@@ -33,14 +33,14 @@ _MERGE = "<<"
 
 
 @dataclass(frozen=True, order=True)
-class Place:
+class Position:
     """A place in a file. Lines and columns count from 1, as editors do."""
 
     line: int
     column: int
 
 
-Problems = list[tuple[Place, str]]
+Problems = list[tuple[Position, str]]
 """What is wrong, and where."""
 
 
@@ -51,18 +51,18 @@ class Node:
     `keys` are the places of a mapping's keys. `size` counts the node and all below it, `height` the levels.
     """
 
-    place: Place
+    position: Position
     value: str | list[Node] | dict[str, Node] | None
-    keys: dict[str, Place] = field(default_factory=dict)
+    keys: dict[str, Position] = field(default_factory=dict)
     size: int = 1
     height: int = 1
 
-    def plain(self) -> Any:
+    def to_plain(self) -> Any:
         """Give it as texts, lists and mappings."""
         if isinstance(self.value, list):
-            return [node.plain() for node in self.value]
+            return [node.to_plain() for node in self.value]
         if isinstance(self.value, dict):
-            return {key: node.plain() for key, node in self.value.items()}
+            return {key: node.to_plain() for key, node in self.value.items()}
         return self.value
 
     def get(self, part: str | int) -> Node | None:
@@ -77,9 +77,9 @@ class Node:
 class Unreadable(Exception):
     """The file cannot be taken apart: nothing beyond this one mistake is known of it."""
 
-    def __init__(self, place: Place, message: str) -> None:
+    def __init__(self, position: Position, message: str) -> None:
         super().__init__(message)
-        self.place = place
+        self.position = position
         self.message = message
 
 
@@ -88,15 +88,15 @@ def compose(data: bytes | str, problems: Problems) -> Node | None:
     try:
         return _Composer(_decoded(data), problems).document()
     except Unreadable as error:
-        problems[:] = [(error.place, error.message)]
+        problems[:] = [(error.position, error.message)]
         return None
 
 
 def _decoded(data: bytes | str) -> str:
     """Turn a file into text, or say where it is none."""
-    if len(data) > MOST_BYTES:
-        limit = f"{MOST_BYTES >> 20} MiB"
-        raise Unreadable(Place(1, 1), f"the file is larger than {limit}; a runbook is a short text")
+    if len(data) > MAX_BYTES:
+        limit = f"{MAX_BYTES >> 20} MiB"
+        raise Unreadable(Position(1, 1), f"the file is larger than {limit}; a runbook is a short text")
     if isinstance(data, bytes):
         try:
             text = data.decode("utf-8")
@@ -113,9 +113,9 @@ def _decoded(data: bytes | str) -> str:
     return text
 
 
-def _end_of(text: str) -> Place:
+def _end_of(text: str) -> Position:
     lines = text.split("\n")
-    return Place(len(lines), len(lines[-1]) + 1)
+    return Position(len(lines), len(lines[-1]) + 1)
 
 
 class _Composer:
@@ -136,10 +136,10 @@ class _Composer:
             if "end of stream" in str(error.problem) and error.context_mark:
                 # Where it began says more than the end of the file.
                 mark = error.context_mark
-            place = _place(mark) if mark else Place(1, 1)
-            raise Unreadable(place, _in_words(error, self.text, place)) from error
+            place = _position(mark) if mark else Position(1, 1)
+            raise Unreadable(place, _describe_error(error, self.text, place)) from error
         except (yaml.YAMLError, RecursionError, ValueError) as error:
-            raise Unreadable(Place(1, 1), "cannot read the file as YAML") from error
+            raise Unreadable(Position(1, 1), "cannot read the file as YAML") from error
 
     def document(self) -> Node:
         """Make the node of the one document there is."""
@@ -151,14 +151,14 @@ class _Composer:
             if isinstance(event, yaml.NodeEvent):
                 root = self._node(event, 0)
         if root is None or root.value is None:
-            raise Unreadable(Place(1, 1), "the file is empty; a runbook needs `steps`")
+            raise Unreadable(Position(1, 1), "the file is empty; a runbook needs `steps`")
         return root
 
     def _node(self, event: Any, depth: int) -> Node:
         place = _start(event)
         if isinstance(event, yaml.AliasEvent):
             return self._alias(event, place, depth)
-        if depth > MOST_DEPTH:
+        if depth > MAX_YAML_DEPTH:
             raise _too_deep(place)
         if event.tag is not None:
             self.problems.append((place, f"the tag `{_tag(event.tag)}` is not taken here; remove it"))
@@ -171,7 +171,7 @@ class _Composer:
         elif isinstance(event, yaml.SequenceStartEvent):
             node.value = list(self._items(depth))
             for item in node.value:
-                _hold(node, item)
+                _add_size(node, item)
         else:
             self._fill(node, depth)
         self._count(node, 1)
@@ -189,59 +189,59 @@ class _Composer:
             merges = isinstance(event, yaml.ScalarEvent) and not event.style and event.value == _MERGE
             key = self._node(event, depth + 1)
             value = self._node(next(self.events), depth + 1)
-            _hold(node, key)
-            _hold(node, value)
+            _add_size(node, key)
+            _add_size(node, value)
             if isinstance(key.value, (list, dict)):
-                self.problems.append((key.place, "a key must be a single word, not a list or a mapping"))
+                self.problems.append((key.position, "a key must be a single word, not a list or a mapping"))
                 continue
             name = event.value if isinstance(event, yaml.ScalarEvent) else key.value or ""
             if merges:
-                self.problems.append((key.place, "`<<` does not merge mappings here; write the keys out"))
+                self.problems.append((key.position, "`<<` does not merge mappings here; write the keys out"))
             elif name in entries:
                 first = node.keys[name].line
-                self.problems.append((key.place, f"`{shown(name)}` stands twice; it is in line {first} already"))
+                self.problems.append((key.position, f"`{shorten(name)}` stands twice; it is in line {first} already"))
             else:
-                entries[name], node.keys[name] = value, key.place
+                entries[name], node.keys[name] = value, key.position
 
-    def _alias(self, event: Any, place: Place, depth: int) -> Node:
-        name = shown(event.anchor)
+    def _alias(self, event: Any, place: Position, depth: int) -> Node:
+        name = shorten(event.anchor)
         if event.anchor not in self.anchors:
             raise Unreadable(place, f"`*{name}` stands for nothing: there is no `&{name}` before it")
         target = self.anchors[event.anchor]
         if target is None:
             raise Unreadable(place, f"`*{name}` would hold itself")
-        if depth + target.height > MOST_DEPTH:
+        if depth + target.height > MAX_YAML_DEPTH:
             raise _too_deep(place)
-        node = replace(target, place=place)
+        node = replace(target, position=place)
         self._count(node, target.size)
         return node
 
     def _count(self, node: Node, size: int) -> None:
         self.total += size
-        if self.total > MOST_NODES:
-            raise Unreadable(node.place, f"the file holds more than {MOST_NODES} values, aliases counted out")
+        if self.total > MAX_NODES:
+            raise Unreadable(node.position, f"the file holds more than {MAX_NODES} values, aliases counted out")
 
 
-def _hold(node: Node, below: Node) -> None:
+def _add_size(node: Node, below: Node) -> None:
     node.size += below.size
     node.height = max(node.height, below.height + 1)
 
 
-def _too_deep(place: Place) -> Unreadable:
-    return Unreadable(place, f"lists and mappings are nested more than {MOST_DEPTH} deep here")
+def _too_deep(place: Position) -> Unreadable:
+    return Unreadable(place, f"lists and mappings are nested more than {MAX_YAML_DEPTH} deep here")
 
 
-def _place(mark: Any) -> Place:
-    return Place(mark.line + 1, mark.column + 1)
+def _position(mark: Any) -> Position:
+    return Position(mark.line + 1, mark.column + 1)
 
 
-def _start(event: Any) -> Place:
-    return _place(event.start_mark)
+def _start(event: Any) -> Position:
+    return _position(event.start_mark)
 
 
 def _tag(tag: str) -> str:
     standard = "tag:yaml.org,2002:"
-    return shown("!!" + tag.removeprefix(standard) if tag.startswith(standard) else tag)
+    return shorten("!!" + tag.removeprefix(standard) if tag.startswith(standard) else tag)
 
 
 _UNALIGNED = "this does not line up with the lines above; check how far it is indented"
@@ -262,7 +262,7 @@ _SYNTAX = (
 """What YAML's parsers say, and what it means for who wrote the line. The first that fits counts."""
 
 
-def _in_words(error: yaml.MarkedYAMLError, text: str, place: Place) -> str:
+def _describe_error(error: yaml.MarkedYAMLError, text: str, place: Position) -> str:
     """Say what is wrong with the YAML, in words of our own."""
     said = f"{error.problem or ''} {error.context or ''}"
     lines = text.split("\n")

@@ -9,11 +9,11 @@ from typing import Any
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
-from runbook.document.nodes import Node, Place, Problems
-from runbook.spec.fields import StepId, Unfit, what
+from runbook.document.nodes import Node, Position, Problems
+from runbook.spec.fields import FieldError, StepId, describe_kind
 from runbook.spec.step import Nested, Step
 from runbook.template import FACTS, VERSIONS
-from runbook.util.wording import listed, near, shown
+from runbook.util.wording import join_words, shorten, suggest
 
 Types = Mapping[str, type[Step[Any]]]
 
@@ -21,14 +21,14 @@ _ID = TypeAdapter[str](StepId, config=ConfigDict(defer_build=True))
 
 
 @dataclass
-class Site:
+class StepNode:
     """One step in the file. `body` is the mapping of its fields, if any; `nested` are the steps it holds."""
 
-    place: Place
+    position: Position
     cls: type[Step[Any]]
     body: Node | None
     id: str = ""
-    nested: dict[str, list[Site]] = field(default_factory=dict)
+    nested: dict[str, list[StepNode]] = field(default_factory=dict)
 
     @property
     def kind(self) -> str:
@@ -38,10 +38,10 @@ class Site:
     @property
     def facts(self) -> frozenset[str]:
         """What templates may ask of it."""
-        versions = set(VERSIONS) & set(self.cls.offers)
+        versions = set(VERSIONS) & set(self.cls.template_vars)
         return frozenset({*FACTS, *versions})
 
-    def walk(self) -> Iterator[Site]:
+    def walk(self) -> Iterator[StepNode]:
         """Give it and all that it holds."""
         yield self
         for sites in self.nested.values():
@@ -49,64 +49,64 @@ class Site:
                 yield from site.walk()
 
 
-def sites_of(node: Node | None, key: str, types: Types, problems: Problems) -> list[Site]:
+def find_steps(node: Node | None, key: str, types: Types, problems: Problems) -> list[StepNode]:
     """Find the steps in a list. What is no step is noted and left out."""
     if node is None:
         return []
     if node.value is None:
-        problems.append((node.place, f"`{key}` is empty; it needs at least one step"))
+        problems.append((node.position, f"`{key}` is empty; it needs at least one step"))
         return []
     if not isinstance(node.value, list):
-        problems.append((node.place, f"`{key}` wants a list of steps (`- …`), not {what(node.value)}"))
+        problems.append((node.position, f"`{key}` wants a list of steps (`- …`), not {describe_kind(node.value)}"))
         return []
     if not node.value:
-        problems.append((node.place, f"`{key}` is an empty list; it needs at least one step"))
-    found = (_site(item, types, problems) for item in node.value)
+        problems.append((node.position, f"`{key}` is an empty list; it needs at least one step"))
+    found = (_read_step(item, types, problems) for item in node.value)
     return [site for site in found if site is not None]
 
 
-def _site(item: Node, types: Types, problems: Problems) -> Site | None:
+def _read_step(item: Node, types: Types, problems: Problems) -> StepNode | None:
     """Read an item: the bare name of a type, or a mapping with one type as its key."""
     if isinstance(item.value, str):
-        return _of_type(item.value, Node(item.place, None), item, types, problems)
+        return _make_step_node(item.value, Node(item.position, None), item, types, problems)
     if not isinstance(item.value, dict) or not item.value:
         how = "write the name of its type, or a mapping with that as its key"
-        problems.append((item.place, f"a step cannot be {what(item.value)}; {how}"))
+        problems.append((item.position, f"a step cannot be {describe_kind(item.value)}; {how}"))
         return None
     if len(item.value) == 1:
         ((kind, body),) = item.value.items()
-        return _of_type(kind, body, item, types, problems)
+        return _make_step_node(kind, body, item, types, problems)
     kinds = [key for key in item.value if key in types]
     if len(kinds) != 1:
-        these = listed(kinds or list(item.value)[:3])
+        these = join_words(kinds or list(item.value)[:3])
         how = "write one step for each" if kinds else "its fields stand below that"
-        problems.append((item.place, f"a step has exactly one type as its key, not {these}; {how}"))
+        problems.append((item.position, f"a step has exactly one type as its key, not {these}; {how}"))
         return None
     (kind,) = kinds
     for key in item.value:
         if key != kind:
             how = f"indent it below `{kind}`, as one of its fields"
-            problems.append((item.keys[key], f"`{shown(key)}` stands beside `{kind}`; {how}"))
-    return _of_type(kind, item.value[kind], item, types, problems)
+            problems.append((item.keys[key], f"`{shorten(key)}` stands beside `{kind}`; {how}"))
+    return _make_step_node(kind, item.value[kind], item, types, problems)
 
 
-def _of_type(kind: str, body: Node, item: Node, types: Types, problems: Problems) -> Site | None:
+def _make_step_node(kind: str, body: Node, item: Node, types: Types, problems: Problems) -> StepNode | None:
     cls = types.get(kind)
     if cls is None:
-        hint = near(kind, types) or f"; there are {listed(types)}"
-        problems.append((item.keys.get(kind, item.place), f"unknown step type `{shown(kind)}`{hint}"))
+        hint = suggest(kind, types) or f"; there are {join_words(types)}"
+        problems.append((item.keys.get(kind, item.position), f"unknown step type `{shorten(kind)}`{hint}"))
         return None
     if body.value is not None and not isinstance(body.value, dict):
-        sentence = f"`{kind}` wants its fields below it (`key: value`), not {what(body.value)}"
-        problems.append((body.place, f"{sentence}{_meant(kind, body.value, cls)}"))
+        sentence = f"`{kind}` wants its fields below it (`key: value`), not {describe_kind(body.value)}"
+        problems.append((body.position, f"{sentence}{_suggest_field(kind, body.value, cls)}"))
         return None
-    site = Site(item.place, cls, body if body.value is not None else None)
-    for key in nested_keys(cls):
-        site.nested[key] = sites_of(body.get(key), key, types, problems)
+    site = StepNode(item.position, cls, body if body.value is not None else None)
+    for key in find_nested_keys(cls):
+        site.nested[key] = find_steps(body.get(key), key, types, problems)
     return site
 
 
-def _meant(kind: str, value: object, cls: type[Step[Any]]) -> str:
+def _suggest_field(kind: str, value: object, cls: type[Step[Any]]) -> str:
     """Suggest where a single value belongs: to the field that is called like the type, or to `unit`."""
     key = next((key for key in (kind, "unit") if key in cls.model_fields), None)
     if key is None or not isinstance(value, str):
@@ -116,7 +116,7 @@ def _meant(kind: str, value: object, cls: type[Step[Any]]) -> str:
     return f"; write `{kind}: {{{key}: {text}}}`"
 
 
-def nested_keys(cls: type[Step[Any]]) -> dict[str, Nested]:
+def find_nested_keys(cls: type[Step[Any]]) -> dict[str, Nested]:
     """Give the keys of a type that hold steps."""
     found = {}
     for name, info in cls.model_fields.items():
@@ -126,44 +126,44 @@ def nested_keys(cls: type[Step[Any]]) -> dict[str, Nested]:
     return found
 
 
-def name_all(lists: Mapping[str, list[Site]], problems: Problems) -> None:
+def assign_ids(lists: Mapping[str, list[StepNode]], problems: Problems) -> None:
     """Give each step its id: its own, or the type, then `type-2`, …
 
     `lists` are the lists of steps by what the ids in them begin with. A step that another one holds is called
     after that: `remediate.check.wait-ready`.
     """
-    taken: dict[str, Place] = {}
+    taken: dict[str, Position] = {}
     everyone = [site for sites in lists.values() for outer in sites for site in outer.walk()]
     for site in everyone:
         node = site.body.get("id") if site.body else None
         if node is None:
             continue
         try:
-            name = _ID.validate_python(node.plain())
+            name = _ID.validate_python(node.to_plain())
         except ValidationError as error:
             cause = error.errors()[0]["ctx"]["error"]
-            problems.append((node.place, f"`id` {cause}" if isinstance(cause, Unfit) else str(cause)))
+            problems.append((node.position, f"`id` {cause}" if isinstance(cause, FieldError) else str(cause)))
             continue
         if "." in name:
-            problems.append((node.place, f"`{shown(name)}` cannot be an id; dots are for steps within steps"))
+            problems.append((node.position, f"`{shorten(name)}` cannot be an id; dots are for steps within steps"))
         elif name in taken:
             first = taken[name].line
-            problems.append((node.place, f"the id `{name}` stands twice; it is in line {first} already"))
+            problems.append((node.position, f"the id `{name}` stands twice; it is in line {first} already"))
         else:
-            taken[name] = node.place
+            taken[name] = node.position
             site.id = name
     for prefix, sites in lists.items():
-        _name(sites, prefix, taken)
+        _assign_ids(sites, prefix, taken)
 
 
-def _name(sites: list[Site], prefix: str, taken: dict[str, Place]) -> None:
+def _assign_ids(sites: list[StepNode], prefix: str, taken: dict[str, Position]) -> None:
     for site in sites:
         number = 1
         while not site.id:
             name = f"{prefix}{site.kind}" + (f"-{number}" if number > 1 else "")
             if name not in taken:
-                taken[name] = site.place
+                taken[name] = site.position
                 site.id = name
             number += 1
         for key, nested in site.nested.items():
-            _name(nested, f"{site.id}.{key}.", taken)
+            _assign_ids(nested, f"{site.id}.{key}.", taken)

@@ -16,14 +16,14 @@ from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from runbook.document import wording
 from runbook.document.nodes import Node, Problems
-from runbook.document.outline import Site, Types, name_all, nested_keys, sites_of
+from runbook.document.outline import StepNode, Types, assign_ids, find_nested_keys, find_steps
 from runbook.errors import UsageError
 from runbook.model import Impact, Port
-from runbook.spec.fields import PortList, UnitName, what
+from runbook.spec.fields import PortList, UnitName, describe_kind
 from runbook.spec.step import Runbook, Step
-from runbook.template import Scope, Template, TemplateError, read
+from runbook.template import Template, TemplateError, TemplateScope, parse
 from runbook.template.scope import ROOTS, Value
-from runbook.util.wording import near, shown
+from runbook.util.wording import shorten, suggest
 
 _UNIT: TypeAdapter[str] = TypeAdapter(UnitName, config=ConfigDict(defer_build=True))
 _PORTS: TypeAdapter[tuple[Port, ...]] = TypeAdapter(PortList, config=ConfigDict(defer_build=True))
@@ -37,12 +37,12 @@ _WHOLE = "the runbook"
 class Reader:
     """Reads one file. `problems` grows while it does."""
 
-    def __init__(self, root: Node, types: Types, scope: Scope, problems: Problems) -> None:
+    def __init__(self, root: Node, types: Types, scope: TemplateScope, problems: Problems) -> None:
         self.root = root
         self.types = types
         self.scope = scope
         self.problems = problems
-        self.built: list[tuple[Site, Step[Any]]] = []
+        self.built: list[tuple[StepNode, Step[Any]]] = []
         self.before: dict[str, frozenset[str]] = {}
         self.ids: frozenset[str] = frozenset()
 
@@ -50,33 +50,33 @@ class Reader:
         """Make the runbook; None if there were problems that leave nothing to make it of."""
         variables = self._variables(sets)
         head = replace(self.scope, vars=variables, roots=("vars", "env", "host"))
-        head = replace(head, roots=(*head.roots, "unit", "port"), unit=self._early("unit", _UNIT, head))
-        head = replace(head, port=self._early("port", _PORTS, head) or ())
+        head = replace(head, roots=(*head.roots, "unit", "port"), unit=self._read_early("unit", _UNIT, head))
+        head = replace(head, port=self._read_early("port", _PORTS, head) or ())
         self.scope = replace(head, roots=ROOTS)
         lists = self._lists()
         # Not every field of a Runbook is the file's to set: where it was read from is none of its keys.
         unknown = self._fields().keys() - set(wording.keys_of(Runbook))
-        self.problems += [(self.root.keys[key], wording.unknown(key, Runbook, _WHOLE)) for key in unknown]
+        self.problems += [(self.root.keys[key], wording.describe_unknown_key(key, Runbook, _WHOLE)) for key in unknown]
         apart = {*_LISTS, "vars", *unknown}
-        data = {key: node.plain() for key, node in self._fields().items() if key not in apart}
+        data = {key: node.to_plain() for key, node in self._fields().items() if key not in apart}
         for key, sites in lists.items():
             steps = tuple(step for site in sites if (step := self._step(site)) is not None)
             if key in self._fields() and (key != "rollback" or sites):
                 data[key] = steps
         data.setdefault("rollback", self._rollback())
-        data.update(vars=variables, path=path, folder=folder, text=text, names=self.scope, types=self.types)
+        data.update(vars=variables, path=path, folder=folder, text=text, namespace=self.scope, types=self.types)
         if "steps" not in self._fields():
-            self.problems.append((self.root.place, f"{_WHOLE} needs `steps`, a list with at least one step"))
+            self.problems.append((self.root.position, f"{_WHOLE} needs `steps`, a list with at least one step"))
             data["steps"] = ()
         try:
             book = Runbook.model_validate(data, context=head, by_alias=True, by_name=False)
         except ValidationError as error:
-            self.problems += wording.problems(error, Runbook, self.root, self.root.place, _WHOLE)
+            self.problems += wording.describe_problems(error, Runbook, self.root, self.root.position, _WHOLE)
             return None
         for site, step in self.built:
-            for key, sentence in step.misfits(book):
+            for key, sentence in step.validate_in(book):
                 node = site.body.get(key) if site.body else None
-                self.problems.append((node.place if node else site.place, sentence))
+                self.problems.append((node.position if node else site.position, sentence))
         return book
 
     def _fields(self) -> dict[str, Node]:
@@ -90,61 +90,63 @@ class Reader:
         node = self._fields().get("vars")
         found: dict[str, Value] = {}
         if node is not None and not isinstance(node.value, dict):
-            self.problems.append((node.place, f"`vars` wants a mapping (`NAME: value`), not {what(node.value)}"))
+            self.problems.append(
+                (node.position, f"`vars` wants a mapping (`NAME: value`), not {describe_kind(node.value)}")
+            )
             return dict(sets)
         entries = node.value if node is not None and isinstance(node.value, dict) else {}
         for name in sets:
             if name not in entries:
-                hint = near(name, entries) or "; `vars` is where they stand"
-                raise UsageError(f"cannot set `{shown(name)}`: the runbook has no such variable{hint}")
+                hint = suggest(name, entries) or "; `vars` is where they stand"
+                raise UsageError(f"cannot set `{shorten(name)}`: the runbook has no such variable{hint}")
         for name, value in entries.items():
             assert node is not None
             if not re.fullmatch(r"[A-Za-z]\w*(?:-+\w+)*", name, re.ASCII):
                 how = "write letters, digits, - and _, a letter first"
-                sentence = f"`{shown(name)}` cannot be the name of a variable; {how}"
+                sentence = f"`{shorten(name)}` cannot be the name of a variable; {how}"
                 self.problems.append((node.keys[name], sentence))
             scope = replace(self.scope, vars=dict(found), roots=("vars", "env", "host"))
             read_one = self._variable(name, value, scope)
             found[name] = sets.get(name, read_one)
         return found
 
-    def _variable(self, name: str, node: Node, scope: Scope) -> Value:
+    def _variable(self, name: str, node: Node, scope: TemplateScope) -> Value:
         if isinstance(node.value, list):
             return tuple(self._text(name, item, scope) for item in node.value)
         return self._text(name, node, scope)
 
-    def _text(self, name: str, node: Node, scope: Scope) -> str:
+    def _text(self, name: str, node: Node, scope: TemplateScope) -> str:
         if not isinstance(node.value, str):
-            sentence = f"the variable `{shown(name)}` is a text or a list of texts, not {what(node.value)}"
+            sentence = f"the variable `{shorten(name)}` is a text or a list of texts, not {describe_kind(node.value)}"
             if node.value is None:
-                sentence = f'the variable `{shown(name)}` is empty; give it a value, or "" for no text at all'
-            self.problems.append((node.place, sentence))
+                sentence = f'the variable `{shorten(name)}` is empty; give it a value, or "" for no text at all'
+            self.problems.append((node.position, sentence))
             return ""
         try:
-            text = read(node.value)
-            return text.filled(scope) if isinstance(text, Template) else text
+            text = parse(node.value)
+            return text.fill(scope) if isinstance(text, Template) else text
         except TemplateError as error:
-            self.problems.append((node.place, error.message))
+            self.problems.append((node.position, error.message))
             return ""
 
-    def _early(self, key: str, adapter: TypeAdapter[Any], scope: Scope) -> Any:
+    def _read_early(self, key: str, adapter: TypeAdapter[Any], scope: TemplateScope) -> Any:
         """Read a field that the scope of the others needs. What is wrong with it is said in its turn."""
         node = self._fields().get(key)
         try:
-            return adapter.validate_python(node.plain(), context=scope) if node is not None else None
+            return adapter.validate_python(node.to_plain(), context=scope) if node is not None else None
         except ValidationError:
             return None
 
     # Steps
 
-    def _lists(self) -> dict[str, list[Site]]:
+    def _lists(self) -> dict[str, list[StepNode]]:
         """Find all steps and give them their ids."""
         lists = {}
         for key in _LISTS:
             node = self._fields().get(key)
             words = key == "rollback" and node is not None and not isinstance(node.value, list)
-            lists[key] = [] if words else sites_of(node, key, self.types, self.problems)
-        name_all({_LISTS[key]: sites for key, sites in lists.items()}, self.problems)
+            lists[key] = [] if words else find_steps(node, key, self.types, self.problems)
+        assign_ids({_LISTS[key]: sites for key, sites in lists.items()}, self.problems)
         everyone = (site for sites in lists.values() for outer in sites for site in outer.walk())
         self.ids = frozenset(site.id for site in everyone)
         return lists
@@ -155,69 +157,69 @@ class Reader:
             return "off"
         if node.value in ("off", "auto"):
             return str(node.value)
-        given = f"`{shown(node.value)}`" if isinstance(node.value, str) else what(node.value)
-        hint = near(node.value, ("off", "auto")) if isinstance(node.value, str) else ""
-        self.problems.append((node.place, f"`rollback` is off, auto or a list of steps, not {given}{hint}"))
+        given = f"`{shorten(node.value)}`" if isinstance(node.value, str) else describe_kind(node.value)
+        hint = suggest(node.value, ("off", "auto")) if isinstance(node.value, str) else ""
+        self.problems.append((node.position, f"`rollback` is off, auto or a list of steps, not {given}{hint}"))
         return "off"
 
-    def _step(self, site: Site) -> Step[Any] | None:
+    def _step(self, site: StepNode) -> Step[Any] | None:
         """Make one step, after those that it holds."""
-        outer = replace(self.scope, before=dict(self.before), later=self.ids - self.before.keys())
+        outer = replace(self.scope, earlier_steps=dict(self.before), later_steps=self.ids - self.before.keys())
         fields = site.body.value if site.body else {}
         assert isinstance(fields, dict)
-        holders = nested_keys(site.cls)
-        data = {key: node.plain() for key, node in fields.items() if key not in holders}
+        holders = find_nested_keys(site.cls)
+        data = {key: node.to_plain() for key, node in fields.items() if key not in holders}
         for key, mark in holders.items():
             steps = [(inner, self._step(inner)) for inner in site.nested.get(key, ())]
             if key in fields:
                 data[key] = tuple(step for _, step in steps if step is not None)
-            if mark.reading:
-                self._only_reading(key, steps)
-        lacking = self._from_the_top(site, data)
+            if mark.read_only:
+                self._require_read_only(key, steps)
+        lacking = self._inherit(site, data)
         data["id"] = site.id
-        unit = self._own(data.get("unit"), _UNIT, outer)
-        port = self._own(data.get("port"), _PORTS, outer)
-        scope = outer.of_step(unit, port, site.cls.offers)
+        unit = self._read_own(data.get("unit"), _UNIT, outer)
+        port = self._read_own(data.get("port"), _PORTS, outer)
+        scope = outer.for_step(unit, port, site.cls.template_vars)
         self.before[site.id] = site.facts
         try:
             step = site.cls.model_validate(data, context=scope, by_alias=True, by_name=False)
         except ValidationError as error:
-            self.problems += wording.problems(error, site.cls, site.body, site.place, site.kind)
+            self.problems += wording.describe_problems(error, site.cls, site.body, site.position, site.kind)
             return None
         if lacking:
             return None
         self.built.append((site, step))
         return step
 
-    def _own(self, value: Any, adapter: TypeAdapter[Any], scope: Scope) -> Any:
+    def _read_own(self, value: Any, adapter: TypeAdapter[Any], scope: TemplateScope) -> Any:
         try:
             return adapter.validate_python(value, context=scope) if value is not None else None
         except ValidationError:
             return None
 
-    def _from_the_top(self, site: Site, data: dict[str, Any]) -> bool:
+    def _inherit(self, site: StepNode, data: dict[str, Any]) -> bool:
         """Fill in what the step takes from the top of the file. True if what it needs is not there."""
         top = {"unit": self.scope.unit, "port": self.scope.port or None}
         lacking = False
-        for key in dict.fromkeys((*site.cls.takes, *site.cls.needs)):
+        for key in dict.fromkeys((*site.cls.inherited, *site.cls.required)):
             if key in data:
                 continue
             if top[key] is not None:
                 data[key] = top[key]
-            elif key in site.cls.needs:
+            elif key in site.cls.required:
                 lacking = True
                 if key not in self._fields():
                     sentence = f"{site.kind} needs `{key}`, here or at the top of the file"
-                    self.problems.append((site.place, sentence))
+                    self.problems.append((site.position, sentence))
         return lacking
 
-    def _only_reading(self, key: str, steps: list[tuple[Site, Step[Any] | None]]) -> None:
+    def _require_read_only(self, key: str, steps: list[tuple[StepNode, Step[Any] | None]]) -> None:
         for site, step in steps:
             if step is not None:
-                impact = step.impact_here()
+                impact = step.effective_impact()
             else:
                 # It is wrong, and what it does may hang on a field that is; only a type that is sure counts.
-                impact = site.cls.impact if site.cls.impact_here is Step.impact_here else Impact.READ_ONLY
+                impact = site.cls.impact if site.cls.effective_impact is Step.effective_impact else Impact.READ_ONLY
             if impact is Impact.MUTATING:
                 sentence = f"{site.kind} changes something; `{key}` takes only steps that merely read"
-                self.problems.append((site.place, sentence))
+                self.problems.append((site.position, sentence))

@@ -23,7 +23,7 @@ DRAFT = "https://json-schema.org/draft/2020-12/schema"
 
 
 @dataclass(frozen=True)
-class Row:
+class FieldReference:
     """One field, as a table shows it. `fields` are those of the mapping that it holds, if it holds one.
 
     `default` is empty where there is none. `common` says that every step type has it.
@@ -35,21 +35,21 @@ class Row:
     required: bool
     description: str
     common: bool = False
-    fields: tuple[Row, ...] = ()
+    fields: tuple[FieldReference, ...] = ()
 
 
 @dataclass(frozen=True)
-class Entry:
+class StepReference:
     """One step type: what it does in a line, what else there is to say, and its fields, its own first."""
 
     kind: str
     summary: str
     details: str
     changes: bool
-    rows: tuple[Row, ...]
+    rows: tuple[FieldReference, ...]
 
 
-def describe(kind: str) -> Entry:
+def describe_type(kind: str) -> StepReference:
     """Describe a step type. Raises KeyError if there is none of this name."""
     cls = registry()[kind]
     summary, _, details = inspect.cleandoc(cls.__doc__ or "").partition("\n")
@@ -58,20 +58,20 @@ def describe(kind: str) -> Entry:
     # `timeout` is every step's, but its default is the type's own.
     own = [row for row in rows if not row.common]
     common = [row for row in rows if row.common]
-    return Entry(kind, summary, details.strip(), str(cls.impact) == "mutating", (*own, *common))
+    return StepReference(kind, summary, details.strip(), str(cls.impact) == "mutating", (*own, *common))
 
 
-def kinds() -> tuple[Entry, ...]:
+def describe_types() -> tuple[StepReference, ...]:
     """Describe every step type."""
-    return tuple(describe(kind) for kind in registry())
+    return tuple(describe_type(kind) for kind in registry())
 
 
-def describe_top() -> tuple[Row, ...]:
+def describe_top_level() -> tuple[FieldReference, ...]:
     """Describe the keys at the top of a file."""
     return tuple(_row(name, info, Runbook) for name, info in _fields(Runbook))
 
 
-def schema() -> dict[str, Any]:
+def make_schema() -> dict[str, Any]:
     """Make the JSON Schema of a runbook (draft 2020-12), by which editors complete and check."""
     step_types = registry()
     definitions: dict[str, Any] = {}
@@ -149,17 +149,17 @@ def _fields(cls: type[BaseModel]) -> Iterator[tuple[str, FieldInfo]]:
     return ((name, info) for name, info in cls.model_fields.items() if not info.exclude)
 
 
-def _row(name: str, info: FieldInfo, cls: type[BaseModel], *, common: bool = False) -> Row:
+def _row(name: str, info: FieldInfo, cls: type[BaseModel], *, common: bool = False) -> FieldReference:
     key = info.alias or name
     required = info.is_required()
     default = _default(info)
-    needs = getattr(cls, "needs", ())
-    if key in (*getattr(cls, "takes", ()), *needs):
+    needs = getattr(cls, "required", ())
+    if key in (*getattr(cls, "inherited", ()), *needs):
         default = "that of the runbook"
         required = False
     models = list(_models(info.annotation))
     fields = tuple(_row(n, i, model) for model in models for n, i in _fields(model))
-    return Row(key, _words(info), default, required, info.description or "", common, fields)
+    return FieldReference(key, _words(info), default, required, info.description or "", common, fields)
 
 
 def _words(info: FieldInfo) -> str:
@@ -206,4 +206,4 @@ def _models(annotation: Any) -> Iterator[type[BaseModel]]:
             yield from _models(argument)
 
 
-__all__ = ["Entry", "Row", "describe", "describe_top", "kinds", "schema"]
+__all__ = ["FieldReference", "StepReference", "describe_top_level", "describe_type", "describe_types", "make_schema"]

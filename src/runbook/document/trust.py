@@ -9,7 +9,7 @@ import stat
 from pathlib import Path
 
 
-def distrust(path: str, status: os.stat_result, *, euid: int, sudo_uid: int | None) -> str:
+def find_distrust(path: str, status: os.stat_result, *, euid: int, sudo_uid: int | None) -> str:
     """Say why root should not run the file at `path`, or nothing; for anybody else, nothing.
 
     `status` is that of the file that was read. It must belong to root or to the user behind sudo, and neither it
@@ -19,7 +19,7 @@ def distrust(path: str, status: os.stat_result, *, euid: int, sudo_uid: int | No
     if euid != 0:
         return ""
     trusted = {0} if sudo_uid is None else {0, sudo_uid}
-    if why := _writable(status, trusted):
+    if why := _describe_writable(status, trusted):
         return f"{path} {why}"
     named, real = Path(path).absolute().parent, Path(path).resolve().parent
     for folder in dict.fromkeys((named, real)):
@@ -28,12 +28,12 @@ def distrust(path: str, status: os.stat_result, *, euid: int, sudo_uid: int | No
         except OSError as error:
             return f"its folder {folder} cannot be looked at: {error.strerror}"
         # In a sticky folder nobody can replace what is not his own (unlink(2), EPERM).
-        if not kept.st_mode & stat.S_ISVTX and (why := _writable(kept, trusted)):
+        if not kept.st_mode & stat.S_ISVTX and (why := _describe_writable(kept, trusted)):
             return f"its folder {folder} {why}"
     return ""
 
 
-def _writable(status: os.stat_result, trusted: set[int]) -> str:
+def _describe_writable(status: os.stat_result, trusted: set[int]) -> str:
     """Say who else may write a file or a folder, or nothing."""
     if status.st_uid not in trusted:
         return f"belongs to {_user(status.st_uid)}, not to root or to the user behind sudo"

@@ -9,16 +9,16 @@ from typing import Annotated, Any, Union, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
 
-from runbook.document.nodes import Node, Place
-from runbook.spec.fields import Unfit, what
+from runbook.document.nodes import Node, Position
+from runbook.spec.fields import FieldError, describe_kind
 from runbook.template import OPEN
-from runbook.util.wording import listed, near, shown
+from runbook.util.wording import join_words, shorten, suggest
 
 Loc = Sequence[str | int]
 
 MAPPINGS = ("model_type", "model_attributes_type", "dict_type", "mapping_type", "dataclass_type")
 LISTS = ("tuple_type", "list_type", "set_type", "iterable_type")
-TEXTS = ("string_type", "int_type", "float_type", "bool_type")
+SCALAR_TYPES = ("string_type", "int_type", "float_type", "bool_type")
 LIMITS = {
     "greater_than_equal": ("ge", "at least {}"),
     "greater_than": ("gt", "more than {}"),
@@ -27,9 +27,9 @@ LIMITS = {
 }
 
 
-def problems(
-    error: ValidationError, model: type[BaseModel], node: Node | None, item: Place, name: str
-) -> Iterator[tuple[Place, str]]:
+def describe_problems(
+    error: ValidationError, model: type[BaseModel], node: Node | None, item: Position, name: str
+) -> Iterator[tuple[Position, str]]:
     """Give the place and the sentence of each mistake, each once.
 
     `node` is the mapping that was read as `model`, if there is one; `item` the place of what it belongs to;
@@ -44,7 +44,7 @@ def problems(
         if key in told:
             continue
         told.add(key)
-        yield _place(details, path, node, item), _sentence(details, path, model, name)
+        yield _find_position(details, path, node, item), _sentence(details, path, model, name)
 
 
 def keys_of(model: type[BaseModel]) -> list[str]:
@@ -52,11 +52,11 @@ def keys_of(model: type[BaseModel]) -> list[str]:
     return [f.alias or n for n, f in model.model_fields.items() if not f.exclude]
 
 
-def unknown(key: str, model: type[BaseModel], owner: str) -> str:
+def describe_unknown_key(key: str, model: type[BaseModel], owner: str) -> str:
     """Say that a key is unknown, and what was meant."""
     known = keys_of(model)
-    hint = near(key, known) or f"; {owner} takes {listed(sorted(known))}"
-    return f"unknown key `{shown(key)}`{hint}"
+    hint = suggest(key, known) or f"; {owner} takes {join_words(sorted(known))}"
+    return f"unknown key `{shorten(key)}`{hint}"
 
 
 def _path(loc: Loc, node: Node | None) -> tuple[str | int, ...]:
@@ -70,7 +70,7 @@ def _path(loc: Loc, node: Node | None) -> tuple[str | int, ...]:
     return tuple(path)
 
 
-def _place(details: Any, path: Loc, node: Node | None, item: Place) -> Place:
+def _find_position(details: Any, path: Loc, node: Node | None, item: Position) -> Position:
     if node is None:
         return item
     above = node
@@ -78,16 +78,16 @@ def _place(details: Any, path: Loc, node: Node | None, item: Place) -> Place:
         above = above.get(part) or above
     here = (above.get(path[-1]) or above) if path else node
     if path and (details["type"] == "extra_forbidden" or details["loc"][-1] == "[key]"):
-        return above.keys.get(str(path[-1]), here.place)
+        return above.keys.get(str(path[-1]), here.position)
     if not path:
         # A sentence on the whole that begins with a key belongs to that key.
-        key = re.match(r"`([\w-]+)`", _raised(details))
+        key = re.match(r"`([\w-]+)`", _raised_text(details))
         named = node.get(key[1]) if key else None
-        return named.place if named else item
-    return here.place
+        return named.position if named else item
+    return here.position
 
 
-def _raised(details: Any) -> str:
+def _raised_text(details: Any) -> str:
     error = details.get("ctx", {}).get("error")
     return str(error) if error is not None else ""
 
@@ -100,20 +100,20 @@ def _sentence(details: Any, path: Loc, model: type[BaseModel], name: str) -> str
         key = f"an entry of {key}"
     if kind in ("value_error", "assertion_error"):
         error = ctx["error"]
-        return f"{key} {error}" if isinstance(error, Unfit) else str(error)
+        return f"{key} {error}" if isinstance(error, FieldError) else str(error)
     if kind == "missing":
         return f"{names[-1] if names else name} needs `{details['loc'][-1]}`"
     if kind == "extra_forbidden":
         owner = names[-2] if len(names) > 1 else name
-        return unknown(str(path[-1]), _model_at(model, path[:-1]) or model, owner)
+        return describe_unknown_key(str(path[-1]), _model_at(model, path[:-1]) or model, owner)
     if kind == "literal_error":
         return _choice(key, details)
     if kind in MAPPINGS:
-        return f"{key} wants a mapping (`key: value`), not {what(details['input'])}"
+        return f"{key} wants a mapping (`key: value`), not {describe_kind(details['input'])}"
     if kind in LISTS:
-        return f"{key} wants a list (`- …`), not {what(details['input'])}"
-    if kind in TEXTS:
-        return f"{key} wants a single value, not {what(details['input'])}"
+        return f"{key} wants a list (`- …`), not {describe_kind(details['input'])}"
+    if kind in SCALAR_TYPES:
+        return f"{key} wants a single value, not {describe_kind(details['input'])}"
     if kind in LIMITS:
         limit, words = LIMITS[kind]
         return f"{key} must be {words.format(format(ctx[limit], 'g'))}"
@@ -129,10 +129,10 @@ def _choice(key: str, details: Any) -> str:
     one = f"{', '.join(words[:-1])} or {words[-1]}" if len(words) > 1 else "".join(words)
     value = details["input"]
     if not isinstance(value, str):
-        return f"{key} is {one}, not {what(value)}"
+        return f"{key} is {one}, not {describe_kind(value)}"
     if OPEN in value:
         return f"{key} takes no template; write {one}"
-    return f"{key} is {one}, not `{shown(value)}`{near(value, words)}"
+    return f"{key} is {one}, not `{shorten(value)}`{suggest(value, words)}"
 
 
 def _model_at(model: type[BaseModel], path: Loc) -> type[BaseModel] | None:

@@ -11,22 +11,22 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from runbook.engine.execution.events import MASK, Events, Sink
-from runbook.engine.runner import RunEnd, Runner
+from runbook.engine.runner import Runner, RunResult
 from runbook.errors import HostError, NotBegun
 from runbook.host.interface import Host, HostView, Waiter
 from runbook.model import Event, Impact, SystemClock
 from runbook.records import history as records
 from runbook.records import store
 from runbook.records.history import SUPERSEDED
-from runbook.records.lock import Locker, Locks, names_of
-from runbook.records.outputs import Printed
-from runbook.records.store import Header, Writer
+from runbook.records.lock import Locker, Locks, find_canonical_names
+from runbook.records.outputs import OutputMasker
+from runbook.records.store import EventWriter, RunHeader
 from runbook.spec.state import RunState
 from runbook.spec.step import Runbook
 
 
 @dataclass(frozen=True)
-class Order:
+class RunRequest:
     """What was asked on the command line. `env` is what this program was started with."""
 
     scope: str
@@ -43,39 +43,39 @@ class Order:
         return self.env.get("SUDO_USER") or getpass.getuser()
 
 
-def begin(book: Runbook, order: Order, host: Host, waiter: Waiter, sinks: Iterable[Sink]) -> RunEnd:
+def start_run(book: Runbook, order: RunRequest, host: Host, waiter: Waiter, sinks: Iterable[Sink]) -> RunResult:
     """Carry a runbook out from its beginning. Raises NotBegun, Locked, and Interrupted while it waits for a lock."""
     clock = SystemClock()
     sinks = tuple(sinks)
     with ExitStack() as held:
-        units = names_of(host, book.unit_names())
+        units = find_canonical_names(host, book.unit_names())
         locks = take_locks(units, book, order, host, waiter, sinks, held)
         refuse_running_commands(units, host)
-        kept = store.create(clock.now())
-        locks.tell(kept.id, order.user)
-        secrets = secrets_of(book, order.env)
-        kept.begin(_header(book, order, kept.id, clock.now(), secrets), book.text)
+        kept = store.create_folder(clock.now())
+        locks.write_holder(kept.id, order.user)
+        secrets = find_secret_values(book, order.env)
+        kept.write_header(_make_header(book, order, kept.id, clock.now(), secrets), book.text)
         events = open_events(kept, sinks, secrets, held)
         records.prune(clock.now())
         state = RunState(kept.id, book.folder, book.env, kept.outputs)
         runner = Runner(book, host, waiter, events, state, order.fail_on_remediation, order.notices)
-        runner.on_begun = lambda: supersede(units, events.run)
+        runner.on_started = lambda: supersede(units, events.run)
         return runner.run()
 
 
-def secrets_of(book: Runbook, env: Mapping[str, str]) -> tuple[str, ...]:
+def find_secret_values(book: Runbook, env: Mapping[str, str]) -> tuple[str, ...]:
     """Give the values that must show nowhere, the longest first: one may be a part of another."""
     return tuple(sorted(filter(None, (env.get(name, "") for name in book.secrets)), key=len, reverse=True))
 
 
-def _header(book: Runbook, order: Order, name: str, now: float, secrets: tuple[str, ...]) -> Header:
-    hide = Events(name, SystemClock(), (), secrets).masked
+def _make_header(book: Runbook, order: RunRequest, name: str, now: float, secrets: tuple[str, ...]) -> RunHeader:
+    hide = Events(name, SystemClock(), (), secrets).mask
     used = set(re.findall(r"\benv\.(\w+)", book.text)) & order.env.keys()
     sets = {key: hide(value) for key, value in order.sets.items()}
     env = {key: hide(order.env[key]) for key in sorted(used)}
     withheld = [key for key, value in {**sets, **env}.items() if MASK in value]
     named = [key for key in book.secrets if key in order.env]
-    return Header(
+    return RunHeader(
         id=name,
         file=book.path if book.path == "-" else str(Path(book.path).absolute()),
         cwd=str(book.folder),
@@ -91,16 +91,16 @@ def _header(book: Runbook, order: Order, name: str, now: float, secrets: tuple[s
     )
 
 
-def open_events(kept: store.Record, sinks: Iterable[Sink], secrets: tuple[str, ...], held: ExitStack) -> Events:
+def open_events(kept: store.RunFolder, sinks: Iterable[Sink], secrets: tuple[str, ...], held: ExitStack) -> Events:
     """Make the stream of a run's events: each is on disk before anybody else hears of it."""
 
     def lost(why: str) -> None:
         events.emit("notice", text=why)
 
-    writer = Writer(kept, lost)
+    writer = EventWriter(kept, lost)
     held.callback(writer.close)
     events = Events(kept.id, SystemClock(), (), secrets)
-    printed = Printed(kept.outputs, events.forms)
+    printed = OutputMasker(kept.outputs, events.secret_forms)
     printed.mask("")  # What a command printed whose end an earlier part of this run did not see.
     events.sinks = (printed, writer, *sinks)
     return events
@@ -109,7 +109,7 @@ def open_events(kept: store.Record, sinks: Iterable[Sink], secrets: tuple[str, .
 def take_locks(
     units: Iterable[str],
     book: Runbook,
-    order: Order,
+    order: RunRequest,
     host: Host,
     waiter: Waiter,
     sinks: tuple[Sink, ...],
@@ -126,7 +126,7 @@ def take_locks(
     try:
         return held.enter_context(locker.take(units))
     except NotBegun as error:
-        if any(step.impact_here() is not Impact.READ_ONLY for step in book.walk()):
+        if any(step.effective_impact() is not Impact.READ_ONLY for step in book.walk()):
             raise
         told(f"{error.message}; nothing is changed, so the run needs no lock")
         return Locks()
@@ -135,15 +135,15 @@ def take_locks(
 def refuse_running_commands(units: Iterable[str], host: HostView, but: str = "") -> None:
     """Raise NotBegun where a command of an earlier run, which died, still works on one of the units."""
     try:
-        running = host.running_commands()
+        running = host.list_running_commands()
     except HostError as error:
         raise NotBegun(f"cannot begin: {error.message}", hint=error.hint) from error
     for unit in running:
         name = records.ID.search(unit)
-        past = next((one for one in records.runs() if name and one.id == name[0] != but), None)
+        past = next((one for one in records.list_runs() if name and one.id == name[0] != but), None)
         if past is None or not (shared := sorted({*units}.intersection(past.units))):
             continue
-        goes_on = f"runbook resume {past.id} waits for it and goes on; " if past.unfinished else ""
+        goes_on = f"runbook resume {past.id} waits for it and goes on; " if past.is_resumable else ""
         raise NotBegun(
             f"cannot begin: a command of run {past.id}, which was cut short, still works on {shared[0]} in {unit}",
             hint=f"{goes_on}systemctl {'--user ' if past.header.scope == 'user' else ''}stop {unit} ends it",
@@ -155,14 +155,14 @@ def supersede(units: Iterable[str], by: str, until: float = math.inf) -> Iterato
 
     Says of each what became of it.
     """
-    for past in records.runs():
+    for past in records.list_runs():
         if past.id == by or past.header.began > until:
             continue
-        if past.unfinished and (shared := sorted({*units}.intersection(past.units))):
+        if past.is_resumable and (shared := sorted({*units}.intersection(past.units))):
             stood = past.status.replace("-", " ")
             try:
                 with ExitStack() as held:
-                    open_events(past.record, (), (), held).emit(SUPERSEDED, by=by, unit=shared[0])
+                    open_events(past.folder, (), (), held).emit(SUPERSEDED, by=by, unit=shared[0])
             except NotBegun as error:
                 # Somebody else goes on with it by now, or its folder is broken: for them to see, when they resume it.
                 yield f"{past.id}, which acted on {shared[0]} too, is not closed: {error.message}"

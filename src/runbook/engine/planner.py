@@ -11,24 +11,24 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from runbook import template
-from runbook.checks.start_limit import PATIENCE, StartsLeft, limited, starts_left
-from runbook.engine.execution.attempt import glance
+from runbook.checks.start_limit import STARTS_QUERY_TIMEOUT, StartBudget, has_start_limit, query_start_budget
+from runbook.engine.execution.attempt import check_once
 from runbook.engine.execution.events import Events
-from runbook.engine.execution.outcome import EXITS, Outcome
-from runbook.engine.execution.predicted_host import Foreseen
-from runbook.engine.preflight import begin
-from runbook.engine.runner import RunEnd
-from runbook.engine.summary import advice
+from runbook.engine.execution.outcome import EXIT_STATUSES, Outcome
+from runbook.engine.execution.predicted_host import PredictedHost
+from runbook.engine.preflight import check_units_exist
+from runbook.engine.runner import RunResult
+from runbook.engine.summary import find_advice
 from runbook.errors import HostError, Interrupted, NotBegun, RunbookError
 from runbook.host.facts import Unit
 from runbook.host.interface import HostView, Waiter
-from runbook.model import Deadline, Finding, Impact, RunStatus, State, StepStatus, Verdict, Wake
-from runbook.records.lock import LockHolder, names_of
+from runbook.model import Deadline, Finding, FindingState, Impact, RunStatus, StepStatus, Verdict, Wake
+from runbook.records.lock import LockHolder, find_canonical_names
 from runbook.spec.state import RunState
 from runbook.spec.step import Remedy, Runbook, Step
-from runbook.template import Scope
+from runbook.template import TemplateScope
 
-BRINGS = (Verdict.UNIT_NOT_FOUND,)
+MAY_APPEAR = (Verdict.UNIT_NOT_FOUND,)
 """What an earlier command may change even where it touches another unit: it may bring the unit."""
 
 
@@ -42,69 +42,71 @@ class Planner:
     events: Events
     state: RunState
     notices: tuple[str, ...] = ()
-    locked: Callable[[Iterable[str]], Sequence[LockHolder]] = lambda _units: ()
+    find_lock_holders: Callable[[Iterable[str]], Sequence[LockHolder]] = lambda _units: ()
     """Tells who has the locks of units, known by systemd's own names."""
-    earlier: list[Step[Any]] = field(default_factory=list)
+    changing_steps: list[Step[Any]] = field(default_factory=list)
     would_change: bool = False
     ends_at: str = ""
     holders: Sequence[LockHolder] = ()
 
-    def plan(self) -> RunEnd:
+    def plan(self) -> RunResult:
         """Tell for each step what it would find and do. The exit status is 0 when the plan could be made."""
         try:
-            self._now()
-            self._locked()
-            self._doubts()
+            self._emit_observed()
+            self._emit_lock_holders()
+            self._emit_doubts()
             for step in (*self.runbook.steps, *self.runbook.always):
                 self._plan(step)
         except Interrupted as error:
-            return self._planned(RunEnd(RunStatus.INTERRUPTED, error.exit_status, error.message))
+            return self._planned(RunResult(RunStatus.INTERRUPTED, error.exit_status, error.message))
         except NotBegun as error:
-            return self._planned(RunEnd(RunStatus.NOT_BEGUN, error.exit_status, error.message, error.hint))
+            return self._planned(RunResult(RunStatus.NOT_BEGUN, error.exit_status, error.message, error.hint))
         ends = f"; a run would end at {self.ends_at}" if self.ends_at else ""
-        return self._planned(RunEnd(RunStatus.OK, 0, f"nothing was changed{ends}"))
+        return self._planned(RunResult(RunStatus.OK, 0, f"nothing was changed{ends}"))
 
-    def check(self) -> RunEnd:
+    def check(self) -> RunResult:
         """Look at every reading step once, now. The exit status is 0 if all hold and 1 if one does not."""
         wrong = []
         looked = 0
         try:
-            self._now()
-            for step in self._reading():
-                outcome = self._checked(step)
+            self._emit_observed()
+            for step in self._read_only_steps():
+                outcome = self._check_step(step)
                 looked += outcome.status is not StepStatus.SKIPPED
                 self.events.emit("step-finished", **outcome.data(), **({"name": step.name} if step.name else {}))
                 wrong += [outcome] if outcome.failed else []
         except Interrupted as error:
-            return self._finished(RunEnd(RunStatus.INTERRUPTED, error.exit_status, error.message))
+            return self._finished(RunResult(RunStatus.INTERRUPTED, error.exit_status, error.message))
         except NotBegun as error:
-            return self._finished(RunEnd(RunStatus.NOT_BEGUN, error.exit_status, error.message, error.hint))
+            return self._finished(RunResult(RunStatus.NOT_BEGUN, error.exit_status, error.message, error.hint))
         if wrong:
-            return self._finished(self._wrong(wrong[0]))
-        return self._finished(RunEnd(RunStatus.OK, 0, "everything holds" if looked else "no step of it merely reads"))
+            return self._finished(self._end_failed(wrong[0]))
+        return self._finished(
+            RunResult(RunStatus.OK, 0, "everything holds" if looked else "no step of it merely reads")
+        )
 
-    def _wrong(self, outcome: Outcome) -> RunEnd:
+    def _end_failed(self, outcome: Outcome) -> RunResult:
         """End a check at the first step that does not hold, with what to do next."""
         step = next((step for step in self.runbook.walk() if step.id == outcome.id), None)
-        return RunEnd(
+        return RunResult(
             RunStatus.FAILED,
-            EXITS[RunStatus.FAILED],
+            EXIT_STATUSES[RunStatus.FAILED],
             f"{outcome.id}: {outcome.reason}",
-            hint=advice(self.view, outcome, step, self.runbook),
+            hint=find_advice(self.view, outcome, step, self.runbook),
             step=outcome.id,
             verdict=str(outcome.verdict or ""),
         )
 
-    def _planned(self, end: RunEnd) -> RunEnd:
+    def _planned(self, end: RunResult) -> RunResult:
         locked = {"locked-by": [holder.data() for holder in self.holders]} if self.holders else {}
         self.events.emit("plan-finished", **{"would-change": self.would_change}, **end.data(), **locked)
         return end
 
-    def _finished(self, end: RunEnd) -> RunEnd:
+    def _finished(self, end: RunResult) -> RunResult:
         self.events.emit("run-finished", **end.data())
         return end
 
-    def _now(self) -> None:
+    def _emit_observed(self) -> None:
         """Say what both witnesses see before anything is planned."""
         book = self.runbook
         seen: dict[str, Any] = {"name": book.title, "file": book.path, "unit": book.unit}
@@ -115,40 +117,40 @@ class Planner:
                 seen["starts"] = {**left.evidence(), "says": str(left)}
             seen["ports"] = [
                 {**owner.evidence(), "verdict": str(owner.verdict), "reason": owner.reason}
-                for owner in (self.view.ownership(unit, port) for port in book.port)
+                for owner in (self.view.judge_port(unit, port) for port in book.port)
             ]
         self.events.emit("observed", **seen)
         for text in self.notices:
             self.events.emit("notice", text=text)
 
-    def _starts_left(self, unit: Unit) -> StartsLeft | None:
+    def _starts_left(self, unit: Unit) -> StartBudget | None:
         """Count the starts of the unit; nothing where there was one at most, and nobody needs the number."""
-        if not limited(unit):
+        if not has_start_limit(unit):
             return None
-        deadline = Deadline.after(self.view.clock, PATIENCE)
-        number, asked = self.state.new_question(), self.view.clock.now()
-        while not deadline.passed:
-            known, left = starts_left(self.view, unit, number, asked, self.state)
+        deadline = Deadline.after(self.view.clock, STARTS_QUERY_TIMEOUT)
+        number, asked = self.state.next_query_id(), self.view.clock.now()
+        while not deadline.expired:
+            known, left = query_start_budget(self.view, unit, number, asked, self.state)
             if known:
                 return left if left and left.used > 1 else None
             self.waiter.wait(Wake(pending=True), deadline)
         return None
 
-    def _locked(self) -> None:
+    def _emit_lock_holders(self) -> None:
         """Say who has the locks that a run would need."""
-        self.holders = self.locked(names_of(self.view, self.runbook.unit_names()))
+        self.holders = self.find_lock_holders(find_canonical_names(self.view, self.runbook.unit_names()))
         for holder in self.holders:
             self.events.emit("notice", text=f"{holder.unit} is locked by {holder}; a run could not begin now")
 
-    def _doubts(self) -> None:
+    def _emit_doubts(self) -> None:
         """Say what is doubtful, and what would keep the run from beginning. The plan is made all the same."""
         try:
-            for doubt in begin(self.view, self.runbook):
+            for doubt in check_units_exist(self.view, self.runbook):
                 self.events.emit("notice", text=doubt)
         except NotBegun as error:
             self.events.emit("notice", text=f"{error.message}; {error.hint}")
 
-    def _reading(self) -> list[Step[Any]]:
+    def _read_only_steps(self) -> list[Step[Any]]:
         """Give what merely reads, of what a run that finds nothing wrong would come by: no fix, no roll back."""
         found: list[Step[Any]] = []
         for step in (*self.runbook.steps, *self.runbook.always):
@@ -156,49 +158,49 @@ class Planner:
             # What a remediation runs only sometimes, its checks do as well.
             checks = remedy.checks if remedy else (step,)
             found += [check if check.when else check.model_copy(update={"when": step.when}) for check in checks]
-        return [step for step in found if step.impact_here() is Impact.READ_ONLY]
+        return [step for step in found if step.effective_impact() is Impact.READ_ONLY]
 
-    def _checked(self, step: Step[Any]) -> Outcome:
+    def _check_step(self, step: Step[Any]) -> Outcome:
         assert step.id is not None
         began = self.view.clock.monotonic()
         try:
-            if step.when is not None and not template.expression(step.when).value(self._scope):
+            if step.when is not None and not template.parse_expression(step.when).value(self._scope):
                 return Outcome(step.id, step.kind, StepStatus.SKIPPED, None, f"runs only when {step.when}")
             step = template.fill(step, self._scope)
-            finding = glance(step, self.view, self.waiter, self.state)
+            finding = check_once(step, self.view, self.waiter, self.state)
         except HostError:
             raise
         except RunbookError as error:
-            finding = Finding(State.FAILS, step.fails_as, error.message)
-        status = StepStatus.OK if finding.state is State.HOLDS else StepStatus.FAILED
+            finding = Finding(FindingState.FAILS, step.failure_verdict, error.message)
+        status = StepStatus.OK if finding.state is FindingState.HOLDS else StepStatus.FAILED
         seconds = self.view.clock.monotonic() - began
         assert step.id is not None
         return Outcome(step.id, step.kind, status, finding.verdict, finding.reason, 1, seconds, finding.evidence)
 
     def _plan(self, step: Step[Any]) -> None:
-        if step.when is not None and not self._wanted(step, step.when):
+        if step.when is not None and not self._plan_condition(step, step.when):
             return
         remedy = step.remedy()
         if remedy is not None:
             self._plan_remedy(step, remedy)
             return
-        finding = self._glance(step)
+        finding = self._check_once(step)
         impact, because = self._impact(step, finding)
-        self._tell(step, finding, impact, because)
+        self._emit_planned(step, finding, impact, because)
         if impact in (Impact.MUTATING, Impact.UNDETERMINED):
-            self.earlier.append(step)
+            self.changing_steps.append(step)
 
-    def _wanted(self, step: Step[Any], when: str) -> bool:
+    def _plan_condition(self, step: Step[Any], when: str) -> bool:
         """Tell a step that would be skipped, or whose `when` is up to earlier steps, and whether to look further."""
-        condition = template.expression(when)
+        condition = template.parse_expression(when)
         try:
             if condition.value(self._scope) is None:
                 later = dict.fromkeys(".".join(r.path[:-1]) for r in condition.references if r.root == "steps")
-                finding = Finding(State.NOT_YET, step.fails_as, f"runs only when {when}")
-                self._tell(step, finding, Impact.UNDETERMINED, list(later))
-                self.earlier.append(step)
+                finding = Finding(FindingState.NOT_YET, step.failure_verdict, f"runs only when {when}")
+                self._emit_planned(step, finding, Impact.UNDETERMINED, list(later))
+                self.changing_steps.append(step)
                 return False
-            if template.holds(when, self._scope):
+            if template.is_true(when, self._scope):
                 return True
             self.events.emit(
                 "step-planned",
@@ -210,99 +212,101 @@ class Planner:
                 evidence={},
             )
         except RunbookError as error:
-            self._tell(step, Finding(State.FAILS, step.fails_as, error.message), Impact.NONE, [])
+            self._emit_planned(step, Finding(FindingState.FAILS, step.failure_verdict, error.message), Impact.NONE, [])
         return False
 
     def _plan_remedy(self, step: Step[Any], remedy: Remedy) -> None:
-        findings = [(check, self._glance(check)) for check in remedy.checks]
-        wrong = next(((c, f) for c, f in findings if f.state is not State.HOLDS), None)
-        fixes = self._glance_fixes(remedy) if wrong else []
-        refused = next((f for fix, f in fixes if f.state is State.FAILS and fix.on_failure == "abort"), None)
-        because = self._because(step)
+        findings = [(check, self._check_once(check)) for check in remedy.checks]
+        wrong = next(((c, f) for c, f in findings if f.state is not FindingState.HOLDS), None)
+        fixes = self._check_fixes_once(remedy) if wrong else []
+        refused = next((f for fix, f in fixes if f.state is FindingState.FAILS and fix.on_failure == "abort"), None)
+        because = self._find_earlier_changes(step)
         if wrong is None:
-            summary = Finding(State.HOLDS, Verdict.HOLDS, "every check holds now")
+            summary = Finding(FindingState.HOLDS, Verdict.HOLDS, "every check holds now")
         elif refused is not None:
-            summary = Finding(State.FAILS, wrong[1].verdict, f"could not fix: {refused.reason}")
+            summary = Finding(FindingState.FAILS, wrong[1].verdict, f"could not fix: {refused.reason}")
         else:
-            summary = Finding(State.TO_DO, wrong[1].verdict, f"would fix: {wrong[1].reason}")
-        acts = Impact.MUTATING if summary.state is State.TO_DO else Impact.NONE
+            summary = Finding(FindingState.TO_DO, wrong[1].verdict, f"would fix: {wrong[1].reason}")
+        acts = Impact.MUTATING if summary.state is FindingState.TO_DO else Impact.NONE
         impact = Impact.UNDETERMINED if because else acts
-        self._tell(step, summary, impact, because)
+        self._emit_planned(step, summary, impact, because)
         for check, finding in findings:
-            self._tell(check, finding, Impact.READ_ONLY, self._because(check))
+            self._emit_planned(check, finding, Impact.READ_ONLY, self._find_earlier_changes(check))
         if impact is Impact.NONE:
-            self._tell_idle(remedy, fixes)
+            self._emit_idle_fixes(remedy, fixes)
             return
-        for fix, finding in fixes or self._glance_fixes(remedy):
-            acts_here = finding.state is State.TO_DO or (fix.settled and self._runs(fix) is not False)
-            one = Impact.READ_ONLY if fix.impact_here() is Impact.READ_ONLY else impact if acts_here else Impact.NONE
-            self._tell(fix, finding, one, because if one is Impact.UNDETERMINED else [])
-        self.earlier = [*self.earlier, step]
+        for fix, finding in fixes or self._check_fixes_once(remedy):
+            acts_here = finding.state is FindingState.TO_DO or (fix.always_acts and self._would_run(fix) is not False)
+            one = (
+                Impact.READ_ONLY if fix.effective_impact() is Impact.READ_ONLY else impact if acts_here else Impact.NONE
+            )
+            self._emit_planned(fix, finding, one, because if one is Impact.UNDETERMINED else [])
+        self.changing_steps = [*self.changing_steps, step]
 
-    def _glance_fixes(self, remedy: Remedy) -> list[tuple[Step[Any], Finding]]:
+    def _check_fixes_once(self, remedy: Remedy) -> list[tuple[Step[Any], Finding]]:
         """Look at each fix as if those before it were done."""
-        foreseen = Foreseen(self.view)
+        predicted = PredictedHost(self.view)
         found = []
         for fix in remedy.fixes:
-            found.append((fix, self._glance(fix, foreseen)))
-            if self._runs(fix):
-                foreseen.after(fix)
+            found.append((fix, self._check_once(fix, predicted)))
+            if self._would_run(fix):
+                predicted.assume_done(fix)
         return found
 
-    def _runs(self, step: Step[Any]) -> bool | None:
+    def _would_run(self, step: Step[Any]) -> bool | None:
         """Whether a step's `when` holds; None where earlier steps decide, or it cannot be told."""
         if step.when is None:
             return True
         try:
-            value = template.expression(step.when).value(self._scope)
+            value = template.parse_expression(step.when).value(self._scope)
         except RunbookError:
             return None
         return None if value is None else bool(value)
 
-    def _tell_idle(self, remedy: Remedy, fixes: list[tuple[Step[Any], Finding]]) -> None:
+    def _emit_idle_fixes(self, remedy: Remedy, fixes: list[tuple[Step[Any], Finding]]) -> None:
         """Tell of fixes that would not be begun: for none is needed, or one is bound to be refused."""
-        held = Finding(State.HOLDS, Verdict.HOLDS, "not needed: every check holds")
-        idle = Finding(State.HOLDS, Verdict.HOLDS, "would not be begun")
-        known = {fix.id: finding for fix, finding in fixes if finding.state is State.FAILS}
+        held = Finding(FindingState.HOLDS, Verdict.HOLDS, "not needed: every check holds")
+        idle = Finding(FindingState.HOLDS, Verdict.HOLDS, "would not be begun")
+        known = {fix.id: finding for fix, finding in fixes if finding.state is FindingState.FAILS}
         for fix in remedy.fixes:
-            self._tell(fix, known.get(fix.id, idle if fixes else held), Impact.NONE, [])
+            self._emit_planned(fix, known.get(fix.id, idle if fixes else held), Impact.NONE, [])
 
     @property
-    def _scope(self) -> Scope:
+    def _scope(self) -> TemplateScope:
         """What templates know in a plan: no step has run, and what only a run can tell stays as it is."""
-        foretold = {str(step.id): step.foretold() for step in self.runbook.walk()}
-        return self.runbook.names.during(self.state.id, foretold, partial=True)
+        foretold = {str(step.id): step.known_facts() for step in self.runbook.walk()}
+        return self.runbook.namespace.for_run(self.state.id, foretold, partial=True)
 
-    def _glance(self, step: Step[Any], view: HostView | None = None) -> Finding:
-        if self._runs(step) is False:
-            return Finding(State.HOLDS, Verdict.HOLDS, f"would be skipped: `when` is false ({step.when})")
+    def _check_once(self, step: Step[Any], view: HostView | None = None) -> Finding:
+        if self._would_run(step) is False:
+            return Finding(FindingState.HOLDS, Verdict.HOLDS, f"would be skipped: `when` is false ({step.when})")
         try:
             if step.when is not None:
-                template.expression(step.when).value(self._scope)  # What is wrong with it is this step's failure.
-            return glance(template.fill(step, self._scope), view or self.view, self.waiter, self.state)
+                template.parse_expression(step.when).value(self._scope)  # What is wrong with it is this step's failure.
+            return check_once(template.fill(step, self._scope), view or self.view, self.waiter, self.state)
         except NotBegun:
             raise
         except RunbookError as error:
-            return Finding(State.FAILS, step.fails_as, error.message)
+            return Finding(FindingState.FAILS, step.failure_verdict, error.message)
 
     def _impact(self, step: Step[Any], finding: Finding) -> tuple[Impact, list[str]]:
-        because = self._because(step)
-        if step.impact_here() is Impact.READ_ONLY:
+        because = self._find_earlier_changes(step)
+        if step.effective_impact() is Impact.READ_ONLY:
             return Impact.READ_ONLY, because
-        missing = finding.verdict in BRINGS and any(earlier.brings_units for earlier in self.earlier)
+        missing = finding.verdict in MAY_APPEAR and any(earlier.may_create_units for earlier in self.changing_steps)
         # Of a step that is sure to act only what keeps it from acting is up to the earlier ones.
-        if because and (missing or not step.settled or finding.state is State.FAILS):
+        if because and (missing or not step.always_acts or finding.state is FindingState.FAILS):
             return Impact.UNDETERMINED, because
-        return (Impact.MUTATING if finding.state is State.TO_DO else Impact.NONE), []
+        return (Impact.MUTATING if finding.state is FindingState.TO_DO else Impact.NONE), []
 
-    def _because(self, step: Step[Any]) -> list[str]:
+    def _find_earlier_changes(self, step: Step[Any]) -> list[str]:
         """Give the ids of the earlier steps of this plan that can change the answer."""
         units = _units(step)
-        return [str(e.id) for e in self.earlier if e.brings_units or units & _units(e)]
+        return [str(e.id) for e in self.changing_steps if e.may_create_units or units & _units(e)]
 
-    def _tell(self, step: Step[Any], finding: Finding, impact: Impact, because: list[str]) -> None:
-        does = "would " if finding.state is State.TO_DO and not finding.reason.startswith("would ") else ""
-        if finding.state is State.FAILS and impact is not Impact.READ_ONLY and not step.remedy():
+    def _emit_planned(self, step: Step[Any], finding: Finding, impact: Impact, because: list[str]) -> None:
+        does = "would " if finding.state is FindingState.TO_DO and not finding.reason.startswith("would ") else ""
+        if finding.state is FindingState.FAILS and impact is not Impact.READ_ONLY and not step.remedy():
             does = "would fail: "
         reason = f"{does}{finding.reason}"
         self.would_change = self.would_change or impact is Impact.MUTATING
@@ -317,7 +321,12 @@ class Planner:
             **({"name": step.name} if step.name else {}),
             **({"undetermined-by": because} if because else {}),
         )
-        ends = finding.state is State.FAILS and not because and step.on_failure == "abort" and "." not in str(step.id)
+        ends = (
+            finding.state is FindingState.FAILS
+            and not because
+            and step.on_failure == "abort"
+            and "." not in str(step.id)
+        )
         self.ends_at = self.ends_at or (str(step.id) if ends else "")
 
 

@@ -9,24 +9,31 @@ from typing import Any
 
 from runbook.engine.execution.events import MASK, Sink
 from runbook.engine.execution.outcome import Outcome
-from runbook.engine.execution.replay import BY_OPERATOR, Done
-from runbook.engine.launch import Order, open_events, refuse_running_commands, secrets_of, supersede, take_locks
-from runbook.engine.rollback_plan import steps_of
-from runbook.engine.runner import RunEnd, Runner
-from runbook.engine.summary import again
+from runbook.engine.execution.replay import BY_OPERATOR, ResumeState
+from runbook.engine.launch import (
+    RunRequest,
+    find_secret_values,
+    open_events,
+    refuse_running_commands,
+    supersede,
+    take_locks,
+)
+from runbook.engine.rollback_plan import list_rollback_steps
+from runbook.engine.runner import Runner, RunResult
+from runbook.engine.summary import resume_command
 from runbook.errors import HostError, NotBegun, UsageError
 from runbook.host.facts import DOWN
 from runbook.host.interface import Host, HostView, Waiter
 from runbook.model import Event, StepStatus, SystemClock
 from runbook.records import history as records
 from runbook.records import store
-from runbook.records.history import ABANDONED, SUPERSEDED, Past
-from runbook.records.lock import names_of
+from runbook.records.history import ABANDONED, SUPERSEDED, RunRecord
+from runbook.records.lock import find_canonical_names
 from runbook.spec.state import RunState
 from runbook.spec.step import Runbook, Step
 
 
-def taken(view: HostView, steps: Iterable[Step[Any]], done: Done, boot: str) -> dict[str, str]:
+def find_undone_by_boot(view: HostView, steps: Iterable[Step[Any]], done: ResumeState, boot: str) -> dict[str, str]:
     """Say, for steps that ended on an earlier boot, what of it this one has taken. Raises HostError.
 
     All that was done counts, and all that was begun: where one step started a unit and a later one stopped it, it is to
@@ -34,26 +41,26 @@ def taken(view: HostView, steps: Iterable[Step[Any]], done: Done, boot: str) -> 
     """
     known = {str(step.id): step for step in steps}
     held = {name for name, outcome in done.finished.items() if outcome.status in (StepStatus.OK, StepStatus.CHANGED)}
-    tried = {name for name, outcome in done.finished.items() if outcome.failed} | done.passed_over
+    tried = {name for name, outcome in done.finished.items() if outcome.failed} | done.skipped_by_operator
     names = [name for name in done.finished if name in held | tried]
-    begun = [known[name] for name in (*names, *(done.acted - done.finished.keys())) if name in known]
+    begun = [known[name] for name in (*names, *(done.in_progress - done.finished.keys())) if name in known]
     found: dict[str, str] = {}
     for at, step in enumerate(begun):
         name = str(step.id)
-        if name in held and done.boots.get(name, boot) != boot and done.kept(step):
-            said = [why for unit in step.units() if (why := _taken(view, unit, begun[at:]))]
+        if name in held and done.boot_of_step.get(name, boot) != boot and done.find_kept_outcome(step):
+            said = [why for unit in step.units() if (why := _describe_undone_by_boot(view, unit, begun[at:]))]
             found |= {name: "; ".join(said)} if said else {}
     return found
 
 
-def _taken(view: HostView, name: str, steps: list[Step[Any]]) -> str:
+def _describe_undone_by_boot(view: HostView, name: str, steps: list[Step[Any]]) -> str:
     """Say that a unit is not what the first of these steps made of it, and what all of them leave."""
     unit = view.unit(name)
-    made = steps[0].leaves(unit)
+    made = steps[0].predict(unit)
     left = made
     for step in steps[1:]:
         if unit.name in {view.unit(one).name for one in step.units()}:
-            left = step.leaves(left)
+            left = step.predict(left)
     is_down, was_down, should = (one.active_state in DOWN for one in (unit, made, left))
     if is_down == was_down or was_down != should:
         return ""
@@ -63,36 +70,44 @@ def _taken(view: HostView, name: str, steps: list[Step[Any]]) -> str:
 
 
 @dataclass(frozen=True)
-class Resumption:
+class ResumeOptions:
     """What an operator says of the steps of a run that is gone on with."""
 
     rerun: tuple[str, ...] = ()
     skip: tuple[str, ...] = ()
 
 
-def go_on(
-    past: Past, book: Runbook, order: Order, said: Resumption, host: Host, waiter: Waiter, sinks: Iterable[Sink]
-) -> RunEnd:
+def resume_run(
+    past: RunRecord,
+    book: Runbook,
+    order: RunRequest,
+    said: ResumeOptions,
+    host: Host,
+    waiter: Waiter,
+    sinks: Iterable[Sink],
+) -> RunResult:
     """Go on with a run that was cut short or left alone. Raises as `begin` does, and NotBegun where it cannot be."""
-    resumable(past)
+    require_resumable(past)
     sinks = tuple(sinks)
     with ExitStack() as held:
-        units = names_of(host, book.unit_names())
+        units = find_canonical_names(host, book.unit_names())
         locks = take_locks(units, book, order, host, waiter, sinks, held)
-        past = records.find(past.id)  # Whoever had the lock may have superseded it.
-        resumable(past)
+        past = records.find_run(past.id)  # Whoever had the lock may have superseded it.
+        require_resumable(past)
         refuse_running_commands(units, host, past.id)
-        locks.tell(past.id, order.user)
-        events = open_events(past.record, sinks, secrets_of(book, order.env), held)
-        if past.again().events != past.events:
+        locks.write_holder(past.id, order.user)
+        events = open_events(past.folder, sinks, find_secret_values(book, order.env), held)
+        if past.reload().events != past.events:
             raise NotBegun(f"cannot resume {past.id}: somebody else has gone on with it in this moment")
-        state = RunState(past.id, book.folder, book.env, past.record.outputs)
-        decided = _decided(past, book, said)
+        state = RunState(past.id, book.folder, book.env, past.folder.outputs)
+        decided = _make_operator_events(past, book, said)
         before = (*past.events, *decided)
-        done = _done(past, before)
+        done = _load_resume_state(past, before)
         try:
-            unknown = _unknown(book, done, before, host, state) or _withheld(book, done)
-            done.taken = taken(host, (*book.walk(), *steps_of(book, before)), done, store.boot_id())
+            unknown = _find_unknown_step(book, done, before, host, state) or _find_withheld_result(book, done)
+            done.undone_by_boot = find_undone_by_boot(
+                host, (*book.walk(), *list_rollback_steps(book, before)), done, store.boot_id()
+            )
         except HostError as error:
             raise NotBegun(f"cannot resume {past.id}: {error.message}", hint=error.hint) from error
         except ValueError as error:
@@ -102,45 +117,45 @@ def go_on(
             name, why = unknown
             raise NotBegun(
                 f"cannot resume {past.id}: {why}",
-                hint=f"look what it left, then: {again(past.id)} --rerun {name}, or --skip {name}",
+                hint=f"look what it left, then: {resume_command(past.id)} --rerun {name}, or --skip {name}",
             )
         for event in decided:
             events.emit(event.event, **event.data)
         runner = Runner(book, host, waiter, events, state, order.fail_on_remediation, order.notices, done, before)
         # Its program may have been killed before it had closed all that it took the place of.
-        runner.on_begun = lambda: supersede(units, past.id, until=past.header.began)
+        runner.on_started = lambda: supersede(units, past.id, until=past.header.began)
         return runner.run()
 
 
-def abandon(past: Past) -> None:
+def abandon(past: RunRecord) -> None:
     """Give a run up for good. Raises NotBegun where it is under way, or needs no giving up."""
-    resumable(past)
+    require_resumable(past)
     with ExitStack() as held:
-        open_events(past.record, (), (), held).emit(ABANDONED)
+        open_events(past.folder, (), (), held).emit(ABANDONED)
 
 
-def resumable(past: Past) -> None:
+def require_resumable(past: RunRecord) -> None:
     """Raise NotBegun with the reason where a run cannot be gone on with."""
     why = ""
-    if past.under_way:
+    if past.is_running:
         why = "it is under way"
-    elif past.closed is not None and past.closed.event == SUPERSEDED:
-        by, unit = (past.closed.data.get(name, "") for name in ("by", "unit"))
+    elif past.closing_event is not None and past.closing_event.event == SUPERSEDED:
+        by, unit = (past.closing_event.data.get(name, "") for name in ("by", "unit"))
         why = f"a later run, {by}, has acted on {unit} since"
-    elif past.closed is not None:
+    elif past.closing_event is not None:
         why = "it was abandoned"
-    elif past.lost and past.end is None:
-        why = f"its record is not whole ({past.lost}): what it did in the end is not known"
-    elif past.lost:
-        why = f"its record is not whole ({past.lost})"
-    elif not past.unfinished:
+    elif past.incomplete_reason and past.finished_event is None:
+        why = f"its record is not whole ({past.incomplete_reason}): what it did in the end is not known"
+    elif past.incomplete_reason:
+        why = f"its record is not whole ({past.incomplete_reason})"
+    elif not past.is_resumable:
         why = f"it has ended: {past.status}"
     if why:
-        hint = "runbook apply begins anew" if not past.under_way else f"runbook show --follow {past.id} watches it"
+        hint = "runbook apply begins anew" if not past.is_running else f"runbook show --follow {past.id} watches it"
         raise NotBegun(f"cannot resume {past.id}: {why}", hint=hint)
 
 
-def surroundings(past: Past, env: Mapping[str, str]) -> dict[str, str]:
+def restore_environment(past: RunRecord, env: Mapping[str, str]) -> dict[str, str]:
     """Give the environment that a run which is gone on with knows: what it was begun with, and its secrets anew.
 
     Raises NotBegun where a secret is missing.
@@ -159,10 +174,10 @@ def surroundings(past: Past, env: Mapping[str, str]) -> dict[str, str]:
     return {**env, **past.header.env}
 
 
-def _done(past: Past, before: Iterable[Event]) -> Done:
+def _load_resume_state(past: RunRecord, before: Iterable[Event]) -> ResumeState:
     """Fold what earlier parts did. Raises NotBegun for a record of another version that cannot be understood."""
     try:
-        return Done.of(before, past.header.boot)
+        return ResumeState.from_events(before, past.header.boot)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise NotBegun(
             f"cannot resume {past.id}: its record cannot be understood; runbook {past.header.version} wrote it",
@@ -170,18 +185,18 @@ def _done(past: Past, before: Iterable[Event]) -> Done:
         ) from error
 
 
-def _withheld(book: Runbook, done: Done) -> tuple[str, str] | None:
+def _find_withheld_result(book: Runbook, done: ResumeState) -> tuple[str, str] | None:
     """Name a step whose result a later one uses, and which was not kept as it was: a secret stood in it."""
     for name, outcome in done.finished.items():
-        for what, text in outcome.told().items():
+        for what, text in outcome.template_facts().items():
             if MASK in text and f"steps.{name}.{what}" in book.text:
                 return name, f"{name} gave a secret, which was not kept, and a later step uses steps.{name}.{what}"
     return None
 
 
-def _decided(past: Past, book: Runbook, said: Resumption) -> list[Event]:
+def _make_operator_events(past: RunRecord, book: Runbook, said: ResumeOptions) -> list[Event]:
     """Make events of what the operator says. Raises UsageError for a step that is not there."""
-    known = {str(step.id): step for step in (*book.walk(), *steps_of(book, past.events))}
+    known = {str(step.id): step for step in (*book.walk(), *list_rollback_steps(book, past.events))}
     for name in (*said.rerun, *said.skip):
         if name not in known:
             raise UsageError(f"no step has the id `{name}`", hint=f"runbook show {past.id} lists them")
@@ -195,12 +210,14 @@ def _decided(past: Past, book: Runbook, said: Resumption) -> list[Event]:
     return [*rerun, *(Event(now, past.id, "step-finished", outcome.data()) for outcome in skipped)]
 
 
-def _unknown(book: Runbook, done: Done, before: Iterable[Event], host: Host, state: RunState) -> tuple[str, str] | None:
+def _find_unknown_step(
+    book: Runbook, done: ResumeState, before: Iterable[Event], host: Host, state: RunState
+) -> tuple[str, str] | None:
     """Name a step of which nobody knows how far it came, and say why; None where all is known."""
-    for step in (*book.walk(), *steps_of(book, before)):
+    for step in (*book.walk(), *list_rollback_steps(book, before)):
         name = str(step.id)
-        if done.under_way(name) and step.remedy() is None:
-            cut = done.peek(name)
-            if why := step.take_up(host, cut.memory_for(step, state), stopped=cut.stopped):
+        if done.is_in_progress(name) and step.remedy() is None:
+            cut = done.peek_partial(name)
+            if why := step.resume(host, cut.state_for(step, state), stopped=cut.stopped):
                 return name, why
     return None

@@ -9,28 +9,28 @@ from typing import Any
 
 from runbook.engine.execution.outcome import Outcome
 from runbook.engine.execution.replay import BY_OPERATOR
-from runbook.engine.rollback_versions import named_updates, speaking, versions_back
+from runbook.engine.rollback_versions import find_named_updates, map_previous_versions, rewrite_step
 from runbook.errors import HostError
 from runbook.host.facts import DOWN
 from runbook.host.interface import HostView
 from runbook.model import Event, StepStatus
 from runbook.spec.step import Runbook, Step
 
-PREFIX = "rollback."
+ROLLBACK_PREFIX = "rollback."
 """What the ids of its steps begin with."""
 
-STARTS = ("restart", "start")
+START_TYPES = ("restart", "start")
 """The types of steps whose units are started again."""
 
-PROOFS = ("wait-ready", "verify-port-owner")
+PROOF_TYPES = ("wait-ready", "verify-port-owner")
 """The types of steps that must hold in the end, where no `remediate` says which."""
 
-TELLS = "verify-version"
+VERSION_TYPE = "verify-version"
 """The type of those that tell which version serves: they must hold besides."""
 
 
 @dataclass(frozen=True)
-class Plan:
+class RollbackPlan:
     """The steps of a roll back, in order. `undoing` has the id of the one that takes an update back.
 
     `instead` are those of its steps that are carried out only where no other has proved anything; `only_down` those
@@ -38,18 +38,18 @@ class Plan:
     """
 
     steps: Sequence[Step[Any]] = ()
-    undoing: Mapping[str, str] = field(default_factory=dict)
-    instead: Sequence[Step[Any]] = ()
-    only_down: Mapping[str, Sequence[str]] = field(default_factory=dict)
-    doubts: Sequence[str] = ()
-    listed: bool = False
+    undo_step_ids: Mapping[str, str] = field(default_factory=dict)
+    fallback_checks: Sequence[Step[Any]] = ()
+    only_if_down: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    warnings: Sequence[str] = ()
+    is_listed: bool = False
 
     @classmethod
-    def of(cls, book: Runbook, events: Iterable[Event]) -> Plan:
+    def build(cls, book: Runbook, events: Iterable[Event]) -> RollbackPlan:
         """Make it; the same one whenever it is asked for."""
         events = tuple(events)
-        ran = updates_that_ran(book, events)
-        versions, ambiguous = versions_back(ran.values())
+        ran = find_updates_that_ran(book, events)
+        versions, ambiguous = map_previous_versions(ran.values())
         made: list[Step[Any]] = []
         undoing: dict[str, str] = {}
         only_down: dict[str, Sequence[str]] = {}
@@ -57,46 +57,53 @@ class Plan:
         taken: set[str] = set()
         if isinstance(book.rollback, tuple):
             made += book.rollback
-            taken = {str(step.id).removeprefix(PREFIX) for step in book.rollback}
+            taken = {str(step.id).removeprefix(ROLLBACK_PREFIX) for step in book.rollback}
         else:
             by_id = {str(step.id): step for step in book.walk()}
             for id_, facts in reversed(list(ran.items())):
                 if (step := by_id[id_].undo(facts)) is not None:
-                    made.append(_named(speaking(step, versions, ("name",))[0], id_, taken))
+                    made.append(_with_id(rewrite_step(step, versions, ("name",))[0], id_, taken))
                     undoing[id_] = str(made[-1].id)
             if not undoing:
                 return cls()
-            made += _started(book, events, taken, only_down)
-        unknown = {id_: ran[id_]["to"] for id_ in ran if ran[id_]["to"] in ambiguous} | _not_reached(book, events)
-        checks = _proofs(book, unknown, doubts)
+            made += _make_start_steps(book, events, taken, only_down)
+        unknown = {id_: ran[id_]["to"] for id_ in ran if ran[id_]["to"] in ambiguous} | _find_unreached_updates(
+            book, events
+        )
+        checks = _find_proofs(book, unknown, doubts)
         for check in checks:
-            told, kept = speaking(check, versions, type(check).model_fields)
-            made.append(_named(told, str(check.id).rpartition(".")[2], taken))
+            told, kept = rewrite_step(check, versions, type(check).model_fields)
+            made.append(_with_id(told, str(check.id).rpartition(".")[2], taken))
             doubts += [
                 f"{made[-1].id} names {new} in its `{name}`: it asks as it is written, not for {versions[new]}"
                 for name, new in kept.items()
             ]
         conditional = all(check.when is not None for check in checks)
-        instead = [_named(one, str(one.id), taken) for one in _proofs_of(_units(book), book) if conditional]
+        instead = [
+            _with_id(one, str(one.id), taken) for one in _make_proofs(_find_started_units(book), book) if conditional
+        ]
         return cls((*made, *instead), undoing, instead, only_down, doubts, isinstance(book.rollback, tuple))
 
-    def told(self, ran: Mapping[str, Mapping[str, Any]], outcomes: Mapping[str, Outcome]) -> str:
+    def describe_updates(self, ran: Mapping[str, Mapping[str, Any]], outcomes: Mapping[str, Outcome]) -> str:
         """Say where what was done stands now: of each update that ran, or of the steps of a list."""
-        if not self.listed:
-            return ", ".join(_stands(id_, facts, outcomes.get(self.undoing.get(id_, ""))) for id_, facts in ran.items())
+        if not self.is_listed:
+            return ", ".join(
+                _describe_update(id_, facts, outcomes.get(self.undo_step_ids.get(id_, "")))
+                for id_, facts in ran.items()
+            )
         *_, last = outcomes.values()
-        until = f", as far as {last.id}" if last.failed or last.left_alone else ""
+        until = f", as far as {last.id}" if last.failed or last.still_starting else ""
         return f"the steps of `rollback` were carried out{until}"
 
 
-def steps_of(book: Runbook, events: Iterable[Event]) -> Iterator[Step[Any]]:
+def list_rollback_steps(book: Runbook, events: Iterable[Event]) -> Iterator[Step[Any]]:
     """Give the steps of a roll back, in order; the same ones whenever they are asked for."""
-    yield from Plan.of(book, events).steps
+    yield from RollbackPlan.build(book, events).steps
 
 
-def updates_that_ran(book: Runbook, events: Iterable[Event]) -> Mapping[str, Mapping[str, Any]]:
+def find_updates_that_ran(book: Runbook, events: Iterable[Event]) -> Mapping[str, Mapping[str, Any]]:
     """Give the steps that can be undone and began to act, in order, with the versions `from` and `to`."""
-    ids = {str(step.id) for outer in book.steps for step in outer.walk() if "from" in step.offers}
+    ids = {str(step.id) for outer in book.steps for step in outer.walk() if "from" in step.template_vars}
     found: dict[str, Mapping[str, Any]] = {}
     for event in events:
         if event.event == "step-acting" and event.data["id"] in ids:
@@ -105,7 +112,7 @@ def updates_that_ran(book: Runbook, events: Iterable[Event]) -> Mapping[str, Map
     return found
 
 
-def _not_reached(book: Runbook, events: Iterable[Event]) -> dict[str, str | None]:
+def _find_unreached_updates(book: Runbook, events: Iterable[Event]) -> dict[str, str | None]:
     """Give the updates that did not run, and of which no look said that they were there already, with their `to`."""
     events = tuple(events)
     there = {
@@ -113,17 +120,17 @@ def _not_reached(book: Runbook, events: Iterable[Event]) -> dict[str, str | None
         for event in events
         if event.event == "step-finished" and event.data.get("status") in (StepStatus.OK, StepStatus.CHANGED)
     }
-    reached = there | updates_that_ran(book, events).keys()
-    updates = [step for outer in book.steps for step in outer.walk() if "from" in step.offers]
-    return {str(step.id): step.foretold().get("to") for step in updates if str(step.id) not in reached}
+    reached = there | find_updates_that_ran(book, events).keys()
+    updates = [step for outer in book.steps for step in outer.walk() if "from" in step.template_vars]
+    return {str(step.id): step.known_facts().get("to") for step in updates if str(step.id) not in reached}
 
 
-def _started(
+def _make_start_steps(
     book: Runbook, events: Iterable[Event], taken: set[str], only_down: dict[str, Sequence[str]]
 ) -> Iterator[Step[Any]]:
     """Give the steps that bring the units up, past their start limits, with what was up before and would start them."""
     began = next((event.data for event in events if event.event == "run-started"), {})
-    for unit in _units(book):
+    for unit in _find_started_units(book):
         waking = began.get("waking", {}).get(unit, ())
         asked = [("reset-failed", unit)]
         sockets = [name for name in waking if name.endswith(".socket")]
@@ -132,7 +139,7 @@ def _started(
         asked += [("start", name) for name in waking]
         for kind, name in (*asked, ("restart", unit)):
             fields = {"unit": name, **({"name": f"{kind} {name}"} if name != unit else {})}
-            step = _named(book.types[kind].model_validate(fields), kind, taken)
+            step = _with_id(book.types[kind].model_validate(fields), kind, taken)
             if kind == "stop":
                 # Something else may start it at once. Whether the sockets open is for their own steps to say.
                 step = step.model_copy(update={"on_failure": "continue"})
@@ -140,65 +147,65 @@ def _started(
             yield step
 
 
-def _units(book: Runbook) -> list[str]:
+def _find_started_units(book: Runbook) -> list[str]:
     """Name the units that the runbook starts; where it starts none, its own."""
     walked = [step for outer in book.steps for step in outer.walk()]
-    started = dict.fromkeys(unit for step in walked if step.kind in STARTS for unit in step.units())
+    started = dict.fromkeys(unit for step in walked if step.kind in START_TYPES for unit in step.units())
     return list(started) or ([book.unit] if book.unit is not None else [])
 
 
-def _proofs(book: Runbook, unknown: Mapping[str, str | None], doubts: list[str]) -> list[Step[Any]]:
+def _find_proofs(book: Runbook, unknown: Mapping[str, str | None], doubts: list[str]) -> list[Step[Any]]:
     """Give the checks of the last `remediate`, else what the runbook waits for and proves; and what tells versions.
 
     `unknown` are updates of which it is not known what was there before, with their `to`: who asks for such a version
     is left out, and `doubts` say so.
     """
     remedies = [remedy for step in book.steps if (remedy := step.remedy()) is not None]
-    checks = list(remedies[-1].checks) if remedies else [step for step in book.steps if step.kind in PROOFS]
-    tell = [step for step in book.steps if step.kind == TELLS]
-    for step in [step for step in (*checks, *tell) if step.kind == TELLS]:
-        if why := _unprovable(step, unknown):
+    checks = list(remedies[-1].checks) if remedies else [step for step in book.steps if step.kind in PROOF_TYPES]
+    tell = [step for step in book.steps if step.kind == VERSION_TYPE]
+    for step in [step for step in (*checks, *tell) if step.kind == VERSION_TYPE]:
+        if why := _describe_unprovable(step, unknown):
             doubts.append(f"{step.id} is left out of the roll back: {why}")
             checks, tell = ([one for one in some if one is not step] for some in (checks, tell))
     if not checks:
         # Which version it is says nothing of whether it stays up.
-        checks = _proofs_of(_units(book), book)
+        checks = _make_proofs(_find_started_units(book), book)
     return [*checks, *tell]
 
 
-def _unprovable(step: Step[Any], unknown: Mapping[str, str | None]) -> str:
+def _describe_unprovable(step: Step[Any], unknown: Mapping[str, str | None]) -> str:
     """Say why it cannot be known which version a step should find once all is taken back; or nothing."""
     expect: str | None = getattr(step, "expect", None)
-    asked = named_updates(expect)
+    asked = find_named_updates(expect)
     meant = [id_ for id_, to in unknown.items() if (id_ in asked if asked else expect is not None and to == expect)]
     return f"which version was there before {' and '.join(meant)} is not known" if meant else ""
 
 
-def _proofs_of(units: Iterable[str], book: Runbook) -> list[Step[Any]]:
+def _make_proofs(units: Iterable[str], book: Runbook) -> list[Step[Any]]:
     """Make the checks of a runbook that has none: an earlier version is not said to serve on trust."""
     kind = book.types["wait-ready"]
     ports = {book.unit: [str(port) for port in book.port]}
     return [kind.model_validate({"id": kind.kind, "unit": unit, "port": ports.get(unit, ())}) for unit in units]
 
 
-def _named(step: Step[Any], name: str, taken: set[str]) -> Step[Any]:
+def _with_id(step: Step[Any], name: str, taken: set[str]) -> Step[Any]:
     """Give a step an id of the roll back's own, which none of those `taken` has.
 
     Nothing may be passed over here: what was not taken back would be called so, and what does not serve, too.
     """
     free = next(one for n in itertools.count(1) if (one := name if n == 1 else f"{name}-{n}") not in taken)
     taken.add(free)
-    return step.model_copy(update={"id": f"{PREFIX}{free}", "on_failure": "abort"})
+    return step.model_copy(update={"id": f"{ROLLBACK_PREFIX}{free}", "on_failure": "abort"})
 
 
-def waking(view: HostView, book: Runbook) -> dict[str, list[str]]:
+def find_active_triggers(view: HostView, book: Runbook) -> dict[str, list[str]]:
     """Name what is up and would start the units that `auto` starts again: sockets, timers, paths.
 
     With a version that does not start they fail together with the unit, once its start limit is hit; and nothing that
     is done to the unit brings them back. Sockets come first: a path may start the service at once, and then none opens.
     """
     found: dict[str, list[str]] = {}
-    for name in _units(book) if book.rollback == "auto" else ():
+    for name in _find_started_units(book) if book.rollback == "auto" else ():
         try:
             unit = view.unit(name)
             up = [one.name for one in map(view.unit, unit.triggered_by) if one.active_state not in DOWN]
@@ -209,7 +216,7 @@ def waking(view: HostView, book: Runbook) -> dict[str, list[str]]:
     return found
 
 
-def _stands(id_: str, facts: Mapping[str, Any], undone: Outcome | None) -> str:
+def _describe_update(id_: str, facts: Mapping[str, Any], undone: Outcome | None) -> str:
     """Say where an update stands. `undone` is how it was taken back, as far as that was begun."""
     before = facts["from"]
     if not before:

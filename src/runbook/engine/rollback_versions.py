@@ -8,21 +8,21 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from runbook.checks.versions import earlier
+from runbook.checks.versions import rewrite_versions
 from runbook.spec.step import Step
-from runbook.template import Reference, Template, rewritten
+from runbook.template import Reference, Template, rewrite
 
-TEXTS = ("name", "expect")
+VERSION_TEXT_FIELDS = ("name", "expect")
 """Fields that speak of a version in so many words."""
 
-PATTERNS = ("pattern", "body", "expect_output")
+PATTERN_FIELDS = ("pattern", "body", "expect_output")
 """Fields that are looked for in an answer."""
 
-NOT_READ = ("id", "unit", "when")
+UNVERSIONED_FIELDS = ("id", "unit", "when")
 """Fields of a check in which no version is looked for: what they name is there under that name, whatever serves."""
 
 
-def versions_back(updates: Iterable[Mapping[str, Any]]) -> tuple[dict[str, str], set[str]]:
+def map_previous_versions(updates: Iterable[Mapping[str, Any]]) -> tuple[dict[str, str], set[str]]:
     """Lead each new version back to the earlier one; and give those of which it is not known which one that is."""
     found: dict[str, set[str]] = {}
     for facts in updates:
@@ -33,7 +33,7 @@ def versions_back(updates: Iterable[Mapping[str, Any]]) -> tuple[dict[str, str],
 
 
 @dataclass
-class Speaking:
+class VersionRewriter:
     """Changes the fields of one step. `kept` are those that name a new version themselves, and stay as they are.
 
     A command, an address or a path may hold a version's digits for another reason, and a shell reads what stands in
@@ -41,21 +41,21 @@ class Speaking:
     """
 
     versions: Mapping[str, str]
-    kept: dict[str, str] = field(default_factory=dict)
+    unchanged: dict[str, str] = field(default_factory=dict)
 
     def text(self, text: str, name: str) -> str:
         """Give a text that stands in the field `name`, whole."""
-        if name in TEXTS or name in PATTERNS:
-            return earlier(text, self.versions, pattern=name in PATTERNS)
-        named = (new for new in self.versions if "." in new and earlier(text, {new: ""}) != text)
+        if name in VERSION_TEXT_FIELDS or name in PATTERN_FIELDS:
+            return rewrite_versions(text, self.versions, pattern=name in PATTERN_FIELDS)
+        named = (new for new in self.versions if "." in new and rewrite_versions(text, {new: ""}) != text)
         if (new := next(named, None)) is not None:
-            self.kept[name.replace("_", "-")] = new
+            self.unchanged[name.replace("_", "-")] = new
         return text
 
     def value(self, value: str, name: str, references: Iterable[Reference], *, quoted: bool) -> str:
         """Give a value that a template puts into the field `name`."""
         old = self.versions.get(value)
-        if old is None or name in TEXTS or name in PATTERNS:
+        if old is None or name in VERSION_TEXT_FIELDS or name in PATTERN_FIELDS:
             return value  # Of those the whole text is changed.
         if not quoted and not re.fullmatch(r"\w[\w.+~-]*", old, re.ASCII) and shlex.quote(old) != old:
             return value  # It is what a program printed, and a shell may read it here.
@@ -64,17 +64,19 @@ class Speaking:
         return old if "." in value or asked else value
 
 
-def speaking(step: Step[Any], versions: Mapping[str, str], names: Iterable[str]) -> tuple[Step[Any], dict[str, str]]:
+def rewrite_step(
+    step: Step[Any], versions: Mapping[str, str], names: Iterable[str]
+) -> tuple[Step[Any], dict[str, str]]:
     """Let a step speak of the earlier version, in the fields `names`; and give those that name a new one all the same.
 
     They lead to the version that they name.
     """
-    change = Speaking(versions)
-    read = {name: rewritten(getattr(step, name), change, name) for name in names if name not in NOT_READ}
-    return step.model_copy(update=read), dict(change.kept)
+    change = VersionRewriter(versions)
+    read = {name: rewrite(getattr(step, name), change, name) for name in names if name not in UNVERSIONED_FIELDS}
+    return step.model_copy(update=read), dict(change.unchanged)
 
 
-def named_updates(expect: str | None) -> set[str] | None:
+def find_named_updates(expect: str | None) -> set[str] | None:
     """Give the updates whose `to` an `expect` asks for; None for one that is whole, and asks for nothing."""
     if not isinstance(expect, Template):
         return None

@@ -7,26 +7,33 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from runbook import template
-from runbook.engine.execution.attempt import attempt, refusal
+from runbook.engine.execution.attempt import attempt, make_refusal
 from runbook.engine.execution.events import Events
-from runbook.engine.execution.outcome import EXITS, Outcome, Try
-from runbook.engine.execution.replay import Done
-from runbook.engine.execution.retry import retried
-from runbook.engine.preflight import begin, gone_along, leave, needing
+from runbook.engine.execution.outcome import EXIT_STATUSES, AttemptResult, Outcome
+from runbook.engine.execution.replay import ResumeState
+from runbook.engine.execution.retry import run_with_retries
+from runbook.engine.preflight import check_units_exist, find_dependents, find_stopped_dependents, move_to_scope
 from runbook.engine.remediation import remediate
-from runbook.engine.rollback import Undone, roll_back
-from runbook.engine.rollback_plan import waking
-from runbook.engine.summary import advice, again, bring_up, last_words, left_behind, running_now
+from runbook.engine.rollback import RollbackResult, roll_back
+from runbook.engine.rollback_plan import find_active_triggers
+from runbook.engine.summary import (
+    describe_running,
+    describe_start,
+    describe_state_left,
+    find_advice,
+    read_journal_tail,
+    resume_command,
+)
 from runbook.errors import EXIT_REMEDIATED, AccessDenied, HostError, Interrupted, NotBegun, RunbookError
-from runbook.host.interface import SAME_MOMENT, Host, Waiter
+from runbook.host.interface import SHARED_READ_AGE, Host, Waiter
 from runbook.model import Deadline, Event, RunStatus, StepStatus, Wake
-from runbook.records.store import boot_id, booted
+from runbook.records.store import boot_id, boot_time
 from runbook.spec.state import RunState
 from runbook.spec.step import Runbook, Step
 
 
 @dataclass(frozen=True)
-class RunEnd:
+class RunResult:
     """How a run ended: for the exit status, and the last words."""
 
     status: RunStatus
@@ -59,49 +66,49 @@ class Runner:
     state: RunState
     fail_on_remediation: bool = False
     notices: tuple[str, ...] = ()
-    done: Done = field(default_factory=Done)
+    resume_state: ResumeState = field(default_factory=ResumeState)
     """What earlier parts of this run have done: empty unless it is gone on with."""
-    before: tuple[Event, ...] = ()
+    earlier_events: tuple[Event, ...] = ()
     """The events of those parts."""
-    on_begun: Callable[[], Iterable[str]] = tuple
+    on_started: Callable[[], Iterable[str]] = tuple
     """Called once it is sure that the run begins; gives what there is to say of that."""
     outcomes: dict[str, Outcome] = field(default_factory=dict)
     changed: bool = False
-    until: Deadline | None = None
-    _acted: set[str] = field(default_factory=set)
-    _began: float = 0.0
+    deadline: Deadline | None = None
+    _acted_steps: set[str] = field(default_factory=set)
+    _started_at: float = 0.0
     _current: str = ""
     _was_up: bool = False
-    _needing: dict[str, str] = field(default_factory=dict)
-    _ids: dict[str, str] = field(default_factory=dict)
-    _remembered: dict[str, Any] = field(default_factory=dict)
+    _dependents: dict[str, str] = field(default_factory=dict)
+    _canonical_names: dict[str, str] = field(default_factory=dict)
+    _last_state: dict[str, Any] = field(default_factory=dict)
 
-    def run(self) -> RunEnd:
+    def run(self) -> RunResult:
         """Carry it out to its end, whatever that is.
 
         Raises Interrupted before it has begun, and NotBegun where it cannot be gone on with at this moment: then
         nothing was touched, and its record stays as it was.
         """
-        self._began = self.host.clock.now()
+        self._started_at = self.host.clock.now()
         if self.runbook.timeout is not None:
-            self.until = Deadline.after(self.host.clock, self.runbook.timeout)
+            self.deadline = Deadline.after(self.host.clock, self.runbook.timeout)
         begun = False
         try:
             self._begin()
             begun = True
             end = self._steps()
         except NotBegun as error:
-            if self.before:
+            if self.earlier_events:
                 raise
-            end = RunEnd(RunStatus.NOT_BEGUN, EXITS[RunStatus.NOT_BEGUN], error.message, error.hint)
+            end = RunResult(RunStatus.NOT_BEGUN, EXIT_STATUSES[RunStatus.NOT_BEGUN], error.message, error.hint)
         except Interrupted as error:
             if not begun:
                 raise
-            end = self._interrupted(error)
+            end = self._end_interrupted(error)
         except HostError as error:
-            end = replace(self._end(RunStatus.FAILED, error.message), now=self._left_behind())
+            end = replace(self._end(RunStatus.FAILED, error.message), now=self._describe_state_left())
         if end.status not in (RunStatus.NOT_BEGUN, RunStatus.INTERRUPTED):
-            for text in gone_along(self.host, self._needing):
+            for text in find_stopped_dependents(self.host, self._dependents):
                 self.events.emit("notice", text=text)
         self.events.emit("run-finished", **end.data())
         return end
@@ -109,106 +116,112 @@ class Runner:
     @property
     def _scope_name(self) -> str:
         """Name the scope of this part of the run: what earlier ones left behind may keep theirs."""
-        parts = sum(event.event in ("run-started", "run-resumed") for event in self.before)
+        parts = sum(event.event in ("run-started", "run-resumed") for event in self.earlier_events)
         return f"{self.state.id}-{parts + 1}" if parts else self.state.id
 
     def _begin(self) -> None:
         """Say what is to be done, once all that this rests on was seen. Raises NotBegun: nothing was touched."""
         book = self.runbook
         try:
-            doubts = begin(self.host, book)
-            left = leave(self.host, self.waiter, book, self._scope_name)
-            self._ids = {name: self.host.unit(name, recent=SAME_MOMENT).name for name in book.unit_names()}
-            self._take_over()
-            self._needing = needing(self.host, book)
-            self._was_up = book.unit is not None and self.host.unit(book.unit, recent=SAME_MOMENT).runs
+            doubts = check_units_exist(self.host, book)
+            left = move_to_scope(self.host, self.waiter, book, self._scope_name)
+            self._canonical_names = {
+                name: self.host.unit(name, max_age=SHARED_READ_AGE).name for name in book.unit_names()
+            }
+            self._restore()
+            self._dependents = find_dependents(self.host, book)
+            self._was_up = book.unit is not None and self.host.unit(book.unit, max_age=SHARED_READ_AGE).is_running
         except HostError as error:
             raise NotBegun(error.message, hint=error.hint) from error
         self.events.emit(
-            "run-resumed" if self.before else "run-started",
+            "run-resumed" if self.earlier_events else "run-started",
             name=book.title,
             file=book.path,
             unit=book.unit,
-            units=sorted(set(self._ids.values())),
+            units=sorted(set(self._canonical_names.values())),
             steps=[{"id": step.id, "type": step.kind} for step in book.steps],
-            booted=round(booted(self.host.clock.now()), 3),
-            **({"boot": boot_id()} if self.before else {}),
-            **({"left": left.place} if left.place else {}),
-            **({"waking": up} if (up := waking(self.host, book)) and not self.before else {}),
-            **({"rollback": self.done.rollback["failed"]} if self.done.rollback is not None else {}),
+            booted=round(boot_time(self.host.clock.now()), 3),
+            **({"boot": boot_id()} if self.earlier_events else {}),
+            **({"left": left.left_unit} if left.left_unit else {}),
+            **({"waking": up} if (up := find_active_triggers(self.host, book)) and not self.earlier_events else {}),
+            **({"rollback": self.resume_state.rollback["failed"]} if self.resume_state.rollback is not None else {}),
         )
-        for text in filter(None, (*self.notices, left.doubt, *doubts, *self.on_begun())):
+        for text in filter(None, (*self.notices, left.warning, *doubts, *self.on_started())):
             self.events.emit("notice", text=text)
 
-    def _steps(self) -> RunEnd:
-        broken = self._broken_before() or self._in_order(self.runbook.steps)
+    def _steps(self) -> RunResult:
+        broken = self._find_rollback_cause() or self._run_in_order(self.runbook.steps)
         # What always runs has its own time, and so has a roll back: the run's may be used up.
-        self.until = None
-        undone = None if broken is None or broken.left_alone else roll_back(self, self.runbook, broken)
-        broken_always = self._in_order(self.runbook.always)
-        if broken is not None and broken.left_alone:
-            return self._broken(RunStatus.STILL_STARTING, broken, broken.reason)
+        self.deadline = None
+        undone = None if broken is None or broken.still_starting else roll_back(self, self.runbook, broken)
+        broken_always = self._run_in_order(self.runbook.always)
+        if broken is not None and broken.still_starting:
+            return self._end_failed(RunStatus.STILL_STARTING, broken, broken.reason)
         if broken is not None and undone is not None:
-            return self._rolled_back(broken, undone, broken_always)
+            return self._end_rolled_back(broken, undone, broken_always)
         failed = broken or broken_always
         if failed is not None:
-            return self._broken(RunStatus.FAILED, failed, f"{failed.id}: {failed.reason}")
+            return self._end_failed(RunStatus.FAILED, failed, f"{failed.id}: {failed.reason}")
         statuses = {outcome.status for outcome in self.outcomes.values()}
         if StepStatus.REMEDIATED in statuses:
-            return self._end(RunStatus.REMEDIATED, self._running_now())
+            return self._end(RunStatus.REMEDIATED, self._describe_running())
         passed_over = [o.id for o in self.outcomes.values() if o.failed and "." not in o.id]
         but = f"; but {', '.join(passed_over)} failed, and the run went on" if passed_over else ""
         status = RunStatus.CHANGED if StepStatus.CHANGED in statuses else RunStatus.OK
-        return self._end(status, self._running_now() + but)
+        return self._end(status, self._describe_running() + but)
 
-    def _rolled_back(self, broken: Outcome, undone: Undone, broken_always: Outcome | None) -> RunEnd:
+    def _end_rolled_back(self, broken: Outcome, undone: RollbackResult, broken_always: Outcome | None) -> RunResult:
         """End a run that failed at a step and was rolled back, or was to be."""
         reason = f"{broken.id}: {broken.reason}; {undone.reason}"
-        at = undone.broken or broken_always
+        at = undone.failed_step or broken_always
         first = {"step": broken.id, "verdict": str(broken.verdict or "")}
         if at is None:
             end = self._end(RunStatus.ROLLED_BACK, reason)
             end = replace(end, step=first["step"], verdict=first["verdict"])
         else:
-            status = RunStatus.STILL_STARTING if at.left_alone else RunStatus.FAILED
-            end = self._broken(status, at, reason, undone.steps)
+            status = RunStatus.STILL_STARTING if at.still_starting else RunStatus.FAILED
+            end = self._end_failed(status, at, reason, undone.steps)
             end = replace(end, after=first if at.id != broken.id else None)
-        return replace(end, back=undone.told, now=self._left_behind(*undone.steps))
+        return replace(end, back=undone.updates_now, now=self._describe_state_left(*undone.steps))
 
-    def _take_over(self) -> None:
+    def _restore(self) -> None:
         """Know what earlier parts of this run did, as if this one had done it."""
-        self.outcomes.update(self.done.finished)
-        self.changed = self.done.changed
-        self.state.restore(self.done.state)
+        self.outcomes.update(self.resume_state.finished)
+        self.changed = self.resume_state.changed
+        self.state.load(self.resume_state.run_state)
 
-    def _broken_before(self) -> Outcome | None:
+    def _find_rollback_cause(self) -> Outcome | None:
         """Give the step that an earlier part of this run failed at, if it had begun to roll back."""
-        return self.outcomes.get(self.done.rollback["failed"]) if self.done.rollback is not None else None
+        return (
+            self.outcomes.get(self.resume_state.rollback["failed"]) if self.resume_state.rollback is not None else None
+        )
 
     @property
-    def _acts(self) -> bool:
+    def _is_acting(self) -> bool:
         """Whether the step that is under way had begun to act."""
         told = ("step-started", "step-acting", "step-finished")
-        last = next((event.event for event in reversed(self.events.seen) if event.event in told), "")
+        last = next((event.event for event in reversed(self.events.emitted) if event.event in told), "")
         return last == "step-acting"
 
-    def _interrupted(self, error: Interrupted) -> RunEnd:
+    def _end_interrupted(self, error: Interrupted) -> RunResult:
         where = f" at {self._current}" if self._current else ""
-        stopped = ", which was stopped half way" if self._acts else ""
-        if error.goes_on:
-            stopped = f", which may go on: {error.goes_on}"
+        stopped = ", which was stopped half way" if self._is_acting else ""
+        if error.still_running:
+            stopped = f", which may go on: {error.still_running}"
         always = "; the `always` steps were not run" if self.runbook.always else ""
-        up = self._bring_up()
-        return RunEnd(
+        up = self._describe_start()
+        return RunResult(
             RunStatus.INTERRUPTED,
             error.exit_status,
             f"{error.message}{where}{stopped}{always}",
             step=self._current,
-            now=self._left_behind(),
-            hint=f"{again(self.state.id)} goes on from there" + (f"; {up} until then" if up else ""),
+            now=self._describe_state_left(),
+            hint=f"{resume_command(self.state.id)} goes on from there" + (f"; {up} until then" if up else ""),
         )
 
-    def _broken(self, status: RunStatus, outcome: Outcome, reason: str, besides: Sequence[Step[Any]] = ()) -> RunEnd:
+    def _end_failed(
+        self, status: RunStatus, outcome: Outcome, reason: str, besides: Sequence[Step[Any]] = ()
+    ) -> RunResult:
         """End the run at a step that did not hold, of the runbook or `besides`: what it leaves, and what to do next."""
         step = next((step for step in (*self.runbook.walk(), *besides) if step.id == outcome.id), None)
         printed = self.state.outputs / f"{outcome.id}.log" if self.state.outputs else None
@@ -216,56 +229,56 @@ class Runner:
             self._end(status, reason),
             step=outcome.id,
             verdict=str(outcome.verdict or ""),
-            now=self._left_behind(*([step] if step is not None else [])),
-            hint=advice(self.host, outcome, step, self.runbook, self._recorded) or self._bring_up(),
+            now=self._describe_state_left(*([step] if step is not None else [])),
+            hint=find_advice(self.host, outcome, step, self.runbook, self._resumable_id) or self._describe_start(),
             log=str(printed) if printed and printed.is_file() and printed.stat().st_size else "",
         )
 
     @property
-    def _recorded(self) -> str:
+    def _resumable_id(self) -> str:
         """The id under which this run can be gone on with."""
         return self.state.id if self.state.outputs is not None else ""
 
-    def _bring_up(self) -> str:
-        return bring_up(self.host, self.runbook) if self._was_up else ""
+    def _describe_start(self) -> str:
+        return describe_start(self.host, self.runbook) if self._was_up else ""
 
-    def _running_now(self) -> str:
-        return running_now(self.host, self.runbook, self.outcomes.values())
+    def _describe_running(self) -> str:
+        return describe_running(self.host, self.runbook, self.outcomes.values())
 
-    def _left_behind(self, *steps: Step[Any]) -> str:
-        return left_behind(self.host, self.runbook, *steps)
+    def _describe_state_left(self, *steps: Step[Any]) -> str:
+        return describe_state_left(self.host, self.runbook, *steps)
 
-    def _end(self, status: RunStatus, reason: str) -> RunEnd:
-        exit_status = EXITS[status]
+    def _end(self, status: RunStatus, reason: str) -> RunResult:
+        exit_status = EXIT_STATUSES[status]
         if status is RunStatus.REMEDIATED and self.fail_on_remediation:
             exit_status = EXIT_REMEDIATED
-        return RunEnd(status, exit_status, reason)
+        return RunResult(status, exit_status, reason)
 
-    def _in_order(self, steps: Sequence[Step[Any]]) -> Outcome | None:
+    def _run_in_order(self, steps: Sequence[Step[Any]]) -> Outcome | None:
         """Carry steps out one after the other; give the one that ended it, if one did."""
         for step in steps:
             outcome = self.step(step)
-            if outcome.left_alone or (outcome.failed and step.on_failure == "abort"):
+            if outcome.still_starting or (outcome.failed and step.on_failure == "abort"):
                 return outcome
         return None
 
     def step(self, step: Step[Any]) -> Outcome:
         """Carry out one step with all its tries, and tell how it ended; one that ended in an earlier part is kept."""
         assert step.id is not None
-        if kept := self.done.kept(step):
+        if kept := self.resume_state.find_kept_outcome(step):
             self.outcomes[step.id] = kept
             self.events.emit("step-kept", **kept.data())
             return kept
-        if why := self.done.taken.pop(step.id, ""):
+        if why := self.resume_state.undone_by_boot.pop(step.id, ""):
             self.events.emit("notice", text=f"{why}, so {step.id}, which had ended, is carried out again")
         began = self.host.clock.monotonic()
-        if step.id in self.done.touched:
-            self._acted.add(step.id)  # It may have done its work, and been cut short before that was seen.
+        if step.id in self.resume_state.ever_acted:
+            self._acted_steps.add(step.id)  # It may have done its work, and been cut short before that was seen.
         else:
-            self._acted.discard(step.id)
+            self._acted_steps.discard(step.id)
         self._current = step.id
         outcome = self._step(step, began)
-        earlier = self.done.finished.get(step.id)
+        earlier = self.resume_state.finished.get(step.id)
         if earlier is not None and earlier.status is StepStatus.REMEDIATED and outcome.status is StepStatus.OK:
             # A rescue stays one, also where it is looked at again.
             outcome = replace(outcome, status=earlier.status, verdict=earlier.verdict, reason=earlier.reason)
@@ -273,30 +286,30 @@ class Runner:
         self.changed = self.changed or outcome.status in (StepStatus.CHANGED, StepStatus.REMEDIATED)
         goes_on = {"continues": True} if outcome.failed and step.on_failure == "continue" else {}
         named = {"name": step.name} if step.name else {}
-        self.events.emit("step-finished", **outcome.data(), **named, **goes_on, **self._remembers())
+        self.events.emit("step-finished", **outcome.data(), **named, **goes_on, **self._state_if_changed())
         return outcome
 
-    def _remembers(self) -> dict[str, Any]:
+    def _state_if_changed(self) -> dict[str, Any]:
         """Give what the run as a whole remembers by now, where that has changed."""
-        before, self._remembered = self._remembered, self.state.kept()
-        return {"remembers": self._remembered} if self._remembered != before else {}
+        before, self._last_state = self._last_state, self.state.dump()
+        return {"remembers": self._last_state} if self._last_state != before else {}
 
     def _step(self, step: Step[Any], began: float) -> Outcome:
         name = str(step.id)
-        results = {one: outcome.told() for one, outcome in self.outcomes.items()}
-        scope = self.runbook.names.during(self.state.id, results)
+        results = {one: outcome.template_facts() for one, outcome in self.outcomes.items()}
+        scope = self.runbook.namespace.for_run(self.state.id, results)
         try:
-            if step.when is not None and not template.holds(step.when, scope):
+            if step.when is not None and not template.is_true(step.when, scope):
                 return Outcome(name, step.kind, StepStatus.SKIPPED, None, f"`when` is false: {step.when}")
             step = template.fill(step, scope)
         except RunbookError as error:
-            return Outcome(name, step.kind, StepStatus.FAILED, step.fails_as, error.message)
-        units = [self._ids.get(one, one) for one in step.units()]
+            return Outcome(name, step.kind, StepStatus.FAILED, step.failure_verdict, error.message)
+        units = [self._canonical_names.get(one, one) for one in step.units()]
         self.events.emit("step-started", id=step.id, type=step.kind, name=step.title, units=units)
-        outcome, tries = retried(step, lambda: self._once(step), self._sleep, self._retrying(step))
+        outcome, tries = run_with_retries(step, lambda: self._run_once(step), self._sleep, self._make_on_retry(step))
         if outcome.status is StepStatus.FAILED:
             try:
-                said = last_words(self.host, self.waiter, self.state, step, outcome.verdict, self._began)
+                said = read_journal_tail(self.host, self.waiter, self.state, step, outcome.verdict, self._started_at)
             except Interrupted:
                 # The step had ended by then, and whoever reads the events must know how.
                 self.events.emit("step-finished", **outcome.data())
@@ -304,46 +317,46 @@ class Runner:
             outcome = replace(outcome, evidence={**outcome.evidence, **said})
         return replace(outcome, attempts=tries, seconds=self.host.clock.monotonic() - began)
 
-    def prepared(self, step: Step[Any]) -> Step[Any] | None:
+    def prepare(self, step: Step[Any]) -> Step[Any] | None:
         """Give a step with its templates filled as far as is known; None if its `when` is false or not known.
 
         Raises RunbookError for a template that cannot be filled.
         """
-        results = {one: outcome.told() for one, outcome in self.outcomes.items()}
-        scope = self.runbook.names.during(self.state.id, results, partial=True)
-        if step.when is not None and not template.expression(step.when).value(scope):
+        results = {one: outcome.template_facts() for one, outcome in self.outcomes.items()}
+        scope = self.runbook.namespace.for_run(self.state.id, results, partial=True)
+        if step.when is not None and not template.parse_expression(step.when).value(scope):
             return None
         return template.fill(step, scope)
 
-    def _once(self, step: Step[Any]) -> Outcome:
+    def _run_once(self, step: Step[Any]) -> Outcome:
         """Try a step once, whether it acts itself or holds the steps that do."""
-        before = self.until
+        before = self.deadline
         if (remedy := step.remedy()) is None:
-            return self._try(step)
+            return self._attempt(step)
         if step.timeout is not None:
-            self.until = Deadline.after(self.host.clock, step.timeout)
-            if before is not None and before.at < self.until.at:
-                self.until = before
+            self.deadline = Deadline.after(self.host.clock, step.timeout)
+            if before is not None and before.at < self.deadline.at:
+                self.deadline = before
         try:
             return remediate(self, step, remedy)
         finally:
-            self.until = before
+            self.deadline = before
 
-    def _try(self, step: Step[Any]) -> Outcome:
+    def _attempt(self, step: Step[Any]) -> Outcome:
         try:
-            cut = self.done.cut(str(step.id))
-            tried = attempt(step, self.host, self.waiter, self.state, self.events, self.until, cut)
+            cut = self.resume_state.take_partial(str(step.id))
+            tried = attempt(step, self.host, self.waiter, self.state, self.events, self.deadline, cut)
         except AccessDenied as error:
             if not self.changed:
                 hint = error.hint or "run it as root, or with --user for your own units"
                 raise NotBegun(error.message, hint=hint) from error
-            tried = Try(refusal(step, error), acted=False)
+            tried = AttemptResult(make_refusal(step, error), acted=False)
         if tried.acted:
             self.changed = True
-            self._acted.add(str(step.id))
+            self._acted_steps.add(str(step.id))
         finding = tried.finding
         status = tried.status
-        if status is StepStatus.OK and str(step.id) in self._acted:
+        if status is StepStatus.OK and str(step.id) in self._acted_steps:
             status = StepStatus.CHANGED  # An earlier try did it, and could not see that it had.
         return Outcome(
             str(step.id),
@@ -352,15 +365,15 @@ class Runner:
             finding.verdict,
             finding.reason,
             evidence=finding.evidence,
-            left_alone=tried.left_alone,
+            still_starting=tried.still_starting,
         )
 
     def _sleep(self, seconds: float) -> None:
         deadline = Deadline.after(self.host.clock, seconds)
-        while not deadline.passed:
-            self.waiter.wait(Wake(within=deadline.left), deadline)
+        while not deadline.expired:
+            self.waiter.wait(Wake(within=deadline.remaining), deadline)
 
-    def _retrying(self, step: Step[Any]) -> Any:
+    def _make_on_retry(self, step: Step[Any]) -> Any:
         def told(number: int, outcome: Outcome, pause: float) -> None:
             self.events.emit(
                 "step-retrying",

@@ -13,7 +13,7 @@ from enum import StrEnum
 from itertools import dropwhile
 
 
-class Kind(StrEnum):
+class CgroupKind(StrEnum):
     """What a cgroup belongs to.
 
     A socket, mount or swap unit counts as SERVICE: it has processes only while systemd runs a command for it.
@@ -28,7 +28,7 @@ class Kind(StrEnum):
 
 
 @dataclass(frozen=True)
-class Place:
+class CgroupUnit:
     """Where a cgroup is, in systemd's words.
 
     `unit` is the unit's name with its escapes (`\\x2d`), as systemd writes it; empty where no unit is.
@@ -37,7 +37,7 @@ class Place:
     name or the start of its id, and may be empty.
     """
 
-    kind: Kind
+    kind: CgroupKind
     unit: str = ""
     user_uid: int | None = None
     container: bool = False
@@ -62,36 +62,36 @@ _MACHINE_SCOPE = re.compile(r"(?:machine-)?(.+)\.scope")
 _ESCAPE = re.compile(r"\\x([0-9a-fA-F]{2})")
 
 
-def unit_of(cgroup: str) -> Place:
+def parse_cgroup_path(cgroup: str) -> CgroupUnit:
     """Give the place of a cgroup path, as /proc/PID/cgroup shows it."""
     names = [_plain(name) for name in cgroup.removesuffix(" (deleted)").split("/") if name]
     kind, unit, uid = _unit(names)
     machine = _machine(names)
-    return Place(kind, unit, uid, container=machine is not None, machine=machine or "")
+    return CgroupUnit(kind, unit, uid, container=machine is not None, machine=machine or "")
 
 
-def _unit(names: list[str]) -> tuple[Kind, str, int | None]:
+def _unit(names: list[str]) -> tuple[CgroupKind, str, int | None]:
     if names == ["init.scope"]:
-        return Kind.MANAGER, "init.scope", None
-    slices, below = _apart(names)
+        return CgroupKind.MANAGER, "init.scope", None
+    slices, below = _split_slices(names)
     manager = _USER_MANAGER.fullmatch(below[0]) if below else None
     if manager is None:
         return (*_lowest(slices, below), None)
     if below[1:2] in ([], ["init.scope"]):
-        return Kind.MANAGER, below[0], int(manager[1])
-    slices, below = _apart(below[1:])
+        return CgroupKind.MANAGER, below[0], int(manager[1])
+    slices, below = _split_slices(below[1:])
     return (*_lowest(slices, below), int(manager[1]))
 
 
-def _lowest(slices: list[str], below: list[str]) -> tuple[Kind, str]:
+def _lowest(slices: list[str], below: list[str]) -> tuple[CgroupKind, str]:
     if below and _UNIT.fullmatch(below[0]):
         if _SESSION.fullmatch(below[0]):
-            return Kind.SESSION, below[0]
-        return (Kind.SCOPE if below[0].endswith(".scope") else Kind.SERVICE), below[0]
-    return (Kind.SLICE, slices[-1]) if slices else (Kind.NONE, "")
+            return CgroupKind.SESSION, below[0]
+        return (CgroupKind.SCOPE if below[0].endswith(".scope") else CgroupKind.SERVICE), below[0]
+    return (CgroupKind.SLICE, slices[-1]) if slices else (CgroupKind.NONE, "")
 
 
-def _apart(names: list[str]) -> tuple[list[str], list[str]]:
+def _split_slices(names: list[str]) -> tuple[list[str], list[str]]:
     below = list(dropwhile(lambda name: name.endswith(".slice"), names))
     return names[: len(names) - len(below)], below
 

@@ -10,14 +10,14 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 
-from runbook.host.requesters import Asked, evidence
+from runbook.host.requesters import JobRequest, requester_evidence
 
 
-class SystemdWord(StrEnum):
+class SystemdEnum(StrEnum):
     """A word of systemd's. One that is not listed becomes a member of its own, equal to its text."""
 
     @classmethod
-    def _missing_(cls, value: object) -> SystemdWord | None:
+    def _missing_(cls, value: object) -> SystemdEnum | None:
         if not isinstance(value, str):
             return None
         member = str.__new__(cls, value)
@@ -26,7 +26,7 @@ class SystemdWord(StrEnum):
         return member
 
 
-class LoadState(SystemdWord):
+class LoadState(SystemdEnum):
     """Whether systemd found the unit's file and could read it."""
 
     STUB = "stub"
@@ -38,7 +38,7 @@ class LoadState(SystemdWord):
     MASKED = "masked"
 
 
-class ActiveState(SystemdWord):
+class ActiveState(SystemdEnum):
     """The state that `systemctl is-active` prints."""
 
     ACTIVE = "active"
@@ -58,7 +58,7 @@ DOWN = (ActiveState.INACTIVE, ActiveState.FAILED)
 """What a unit reads that is down, and stays so."""
 
 
-class JobResult(SystemdWord):
+class JobResult(SystemdEnum):
     """How a job ended (systemd, src/core/job.h). GONE is ours: it ended while nobody could listen."""
 
     DONE = "done"
@@ -100,10 +100,10 @@ class JobRef:
     @property
     def number(self) -> int:
         """Its number, which is the end of its path; a later job of the same boot has a higher one."""
-        return number_of(self.path)
+        return job_number(self.path)
 
 
-def number_of(path: str) -> int:
+def job_number(path: str) -> int:
     """Give the number of a job by the path of its object."""
     return int(path.rpartition("/")[2])
 
@@ -139,25 +139,25 @@ class Unit:
     job: int = 0
     job_type: str = ""
     other_jobs: int = 0
-    asked: tuple[Asked, ...] = ()
+    job_requests: tuple[JobRequest, ...] = ()
     activation: tuple[tuple[str, str], ...] = ()
-    follows: tuple[str, ...] = ()
+    propagated_from: tuple[str, ...] = ()
     need_daemon_reload: bool = False
     can_reload: bool = False
     can_stop: bool = True
     condition_result: bool = True
     assert_result: bool = True
-    unmet: tuple[str, ...] = ()
+    unmet_conditions: tuple[str, ...] = ()
     requires: tuple[str, ...] = ()
     triggered_by: tuple[str, ...] = ()
     triggers: tuple[str, ...] = ()
-    restarts_with: tuple[str, ...] = ()
+    propagates_to: tuple[str, ...] = ()
     listen: tuple[tuple[str, str], ...] = ()
     fragment_path: str = ""
     unit_file_state: str = ""
     start_limit_interval_usec: int = 0
     start_limit_burst: int = 0
-    starts_cleared: bool = False
+    start_limit_cleared: bool = False
     inactive_enter_monotonic: int = 0
     inactive_exit: int = 0
     inactive_exit_monotonic: int = 0
@@ -185,7 +185,7 @@ class Unit:
     watchdog_usec: int = 0
     bus_name: str = ""
     pid_file: str = ""
-    broke: str = ""
+    failed_command: str = ""
     restart_prevent_statuses: tuple[int, ...] = ()
     restart_prevent_signals: tuple[int, ...] = ()
     restart_force_statuses: tuple[int, ...] = ()
@@ -195,7 +195,7 @@ class Unit:
     status_text: str = ""
     stored_fds: int = 0
     private_network: bool = False
-    joins: tuple[str, ...] = ()
+    joins_namespace_of: tuple[str, ...] = ()
     """The units whose namespaces it shares (JoinsNamespaceOf=), which goes both ways."""
     network_namespace_path: str = ""
     of_user: bool = False
@@ -215,7 +215,7 @@ class Unit:
         return self.name.endswith(".service")
 
     @property
-    def runs(self) -> bool:
+    def is_running(self) -> bool:
         """Whether an invocation is under way, from the start of its start to the end of its stop.
 
         The pause before an automatic restart reads `activating (auto-restart)`, and nothing runs in it.
@@ -231,14 +231,14 @@ class Unit:
         With RestartMode=direct (systemd 254) it is not down between two of them, and InactiveExitTimestamp stays that
         of the first: then the later one came after the end of an earlier one.
         """
-        return max(self.inactive_exit_monotonic, self._left_active)
+        return max(self.inactive_exit_monotonic, self._left_active_monotonic)
 
     @property
-    def ended_monotonic(self) -> int:
+    def previous_end_monotonic(self) -> int:
         """When the invocation before its current one ended; 0 where there was none."""
-        return max(self.inactive_enter_monotonic, self._left_active)
+        return max(self.inactive_enter_monotonic, self._left_active_monotonic)
 
-    def triggered_since(self, before: tuple[tuple[str, str], ...] | None) -> str:
+    def find_trigger(self, before: tuple[tuple[str, str], ...] | None) -> str:
         """Name the timer or path unit that began its invocation; nothing where that is not sure.
 
         systemd keeps these details over a restart that somebody asked for (seen on 252 and 257). So a timer's moment
@@ -246,20 +246,20 @@ class Unit:
         """
         details = dict(self.activation)
         moment = int(details.get("trigger_timer_monotonic_usec", 0))
-        anew = moment >= self.ended_monotonic if moment else before is not None and self.activation != before
+        anew = moment >= self.previous_end_monotonic if moment else before is not None and self.activation != before
         return details.get("trigger_unit", "") if anew else ""
 
     @property
-    def _left_active(self) -> int:
+    def _left_active_monotonic(self) -> int:
         down = self.active_state in (ActiveState.DEACTIVATING, *DOWN)
         return 0 if down else self.active_exit_monotonic
 
     @property
-    def lost(self) -> bool:
+    def is_untracked(self) -> bool:
         """Whether systemd has lost sight of it: it reads down, and systemd knows its main process (see naming.lost)."""
         return self.active_state in DOWN and self.main_pid != 0
 
-    def stop_ends(self, pid: int, ppid: int) -> bool:
+    def stop_kills(self, pid: int, ppid: int) -> bool:
         """Whether a stop is sure to end a process of it: KillMode= may spare all but the main one (systemd.kill(5)).
 
         That one takes its own workers along.
@@ -267,20 +267,20 @@ class Unit:
         return self.kill_mode not in ("process", "none") or self.main_pid in (pid, ppid)
 
     @property
-    def is_roof(self) -> bool:
+    def is_umbrella(self) -> bool:
         """Whether it runs no server itself, and may be mistaken for one that does."""
         return self.type == "oneshot"
 
-    def instead_of(self, other: str) -> str:
+    def describe_alternative(self, other: str) -> str:
         """Say that another service may be the one that is meant: a Type=oneshot one is mostly a roof over several.
 
         Debian's postgresql.service is one: it runs /bin/true, and postgresql@15-main.service is the database.
         """
-        if not self.is_roof or not other.endswith(".service"):
+        if not self.is_umbrella or not other.endswith(".service"):
             return ""
         return f"; {self.name} runs no server (Type=oneshot): if {other} is meant, name that as `unit`"
 
-    def command(self, verb: str) -> str:
+    def systemctl_command(self, verb: str) -> str:
         """Give the command by which a person acts on it: "systemctl unmask gw.service"."""
         return f"systemctl{' --user' if self.of_user else ''} {verb} {self.name}"
 
@@ -289,14 +289,14 @@ class Unit:
         """Its ActiveState, and its SubState where that says more: "active (running)", "failed"."""
         return str(self.active_state) + (f" ({self.sub_state})" if self.sub_state != self.active_state else "")
 
-    def unknown(self, near: str = "") -> str:
+    def describe_not_found(self, near: str = "") -> str:
         """Say that its manager knows no such unit, and which one may be meant."""
         who = "the user manager" if self.of_user else "systemd"
         return f"{who} knows no unit {self.name}" + (f"; did you mean {near}?" if near else "")
 
     def describe(self) -> str:
         """Say its state as `systemctl status` would: "active (running), PID 315"."""
-        if self.load_state in (LoadState.NOT_FOUND, LoadState.MASKED) and not self.runs:
+        if self.load_state in (LoadState.NOT_FOUND, LoadState.MASKED) and not self.is_running:
             return "not found" if self.load_state is LoadState.NOT_FOUND else "masked"
         return self.state + (f", PID {self.main_pid}" if self.main_pid else "")
 
@@ -310,5 +310,5 @@ class Unit:
             "NRestarts": self.n_restarts,
             "ExecMainStatus": self.exec_main_status,
             "InvocationID": self.invocation_id,
-            **({"asked-by": named} if (named := evidence(self.asked)) else {}),
+            **({"asked-by": named} if (named := requester_evidence(self.job_requests)) else {}),
         }

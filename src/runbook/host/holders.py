@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 
-from runbook.host.cgroups import Kind, unit_of
+from runbook.host.cgroups import CgroupKind, parse_cgroup_path
 from runbook.model import Port, ProcessId, Verdict
 
 
@@ -93,26 +93,26 @@ class Holder:
     unit: str
     why: str
     sockets: tuple[Listener, ...]
-    spared: str = ""
-    ended_by: str = "stop"
-    stop: str = ""
+    protection: str = ""
+    stop_verb: str = "stop"
+    stop_command: str = ""
 
     @property
-    def beside_manager(self) -> bool:
+    def in_manager_cgroup(self) -> bool:
         """Whether it is a manager or sits in the cgroup of one: what would stop that stops all of a user's services."""
-        return unit_of(self.process.cgroup).kind is Kind.MANAGER
+        return parse_cgroup_path(self.process.cgroup).kind is CgroupKind.MANAGER
 
-    def of_user(self, unit_is: bool) -> bool:
+    def is_user_unit(self, unit_is: bool) -> bool:
         """Whether `unit` is a user manager's. Where it was moved out of that, it is known to ours, as `unit_is`."""
-        place = unit_of(self.process.cgroup)
-        if place.kind is Kind.MANAGER:
+        place = parse_cgroup_path(self.process.cgroup)
+        if place.kind is CgroupKind.MANAGER:
             return unit_is and self.unit.endswith(".socket")  # user@1000.service itself is the system's.
         return place.user_uid is not None if place.unit == self.unit else unit_is
 
     @property
-    def may_be_ended(self) -> bool:
+    def may_be_killed(self) -> bool:
         """Whether kill-orphan may signal it."""
-        return not self.spared and self.role in (Role.ORPHAN, Role.LEFTOVER)
+        return not self.protection and self.role in (Role.ORPHAN, Role.LEFTOVER)
 
     def evidence(self) -> dict[str, Any]:
         """Give the facts the judgement rests on."""
@@ -130,7 +130,7 @@ class Holder:
             "started": process.started,
             "sockets": [str(socket) for socket in self.sockets],
             "why": self.why,
-            **({"spared": self.spared} if self.spared else {}),
+            **({"spared": self.protection} if self.protection else {}),
         }
 
 
@@ -149,12 +149,12 @@ class PortOwnership:
     unseen: tuple[Listener, ...] = ()
 
     @property
-    def owned(self) -> bool:
+    def is_owned(self) -> bool:
         """Whether the unit, and nobody else, has the port."""
         return self.verdict is Verdict.OWNED
 
     @property
-    def strangers(self) -> tuple[Holder, ...]:
+    def foreign_holders(self) -> tuple[Holder, ...]:
         """The holders that are not the unit's current invocation."""
         return tuple(h for h in self.holders if h.role not in (Role.CURRENT, Role.SOCKET_UNIT))
 
@@ -173,9 +173,9 @@ class PortOwnership:
         }
 
 
-class Sent(StrEnum):
+class SignalResult(StrEnum):
     """What became of a signal."""
 
     SENT = "sent"
     GONE = "gone"  # the process had ended before
-    NOT_THE_SAME = "not-the-same"  # it lives, but is no longer what was judged: nothing was sent
+    CHANGED = "not-the-same"  # it lives, but is no longer what was judged: nothing was sent

@@ -12,11 +12,11 @@ from collections.abc import Callable
 from typing import Protocol
 
 from runbook.host.facts import JobRef, JobResult, JobVerb, Unit
-from runbook.host.holders import Holder, PortOwnership, Process, Sent
-from runbook.host.queries import Answer, Command, CommandResult, Question
+from runbook.host.holders import Holder, PortOwnership, Process, SignalResult
+from runbook.host.queries import Answer, Command, CommandResult, Query
 from runbook.model import Clock, Deadline, Port, ProcessId, Wake
 
-SAME_MOMENT = 1.0
+SHARED_READ_AGE = 1.0
 """Seconds within which one look serves all who ask: before a run begins, and for what it says at its end."""
 
 
@@ -27,7 +27,7 @@ class HostView(Protocol):
     def clock(self) -> Clock:
         """Where it takes the time from."""
 
-    def unit(self, name: str, *, recent: float = 0.0) -> Unit:
+    def unit(self, name: str, *, max_age: float = 0.0) -> Unit:
         """Look at a unit. One that does not exist reads LoadState=not-found.
 
         An earlier look will do that is no older than so many seconds (`recent`), unless systemd has announced a
@@ -36,7 +36,7 @@ class HostView(Protocol):
         Raises HostError when systemd does not answer.
         """
 
-    def ownership(self, unit: Unit, port: Port, *, recent: float = 0.0) -> PortOwnership:
+    def judge_port(self, unit: Unit, port: Port, *, max_age: float = 0.0) -> PortOwnership:
         """Judge who listens on `port`, as seen by `unit`.
 
         That the unit owns it need not be found anew within so many seconds (`recent`), as long as nothing has
@@ -44,41 +44,41 @@ class HostView(Protocol):
         nothing announces, is missed by that: no step ends on what is recent.
         """
 
-    def listens_on(self, unit: Unit) -> tuple[str, ...]:
+    def list_unit_listeners(self, unit: Unit) -> tuple[str, ...]:
         """Name the TCP sockets that the unit's processes listen on, whatever the port: "127.0.0.1:8080"."""
 
-    def network_of(self, unit: Unit, port: Port | None = None) -> ProcessId | None:
+    def find_network_process(self, unit: Unit, port: Port | None = None) -> ProcessId | None:
         """Give the process in whose network namespace a unit is asked; None where that is this program's own.
 
         What listens on `port` for a socket unit is in the manager's network, wherever the unit itself is. Raises
         HostError where the unit has a network of its own, and nobody through whom it could be entered.
         """
 
-    def leftovers(self, unit: Unit) -> tuple[Holder, ...]:
+    def find_leftovers(self, unit: Unit) -> tuple[Holder, ...]:
         """Give the processes of earlier invocations that are still in the unit's cgroup."""
 
-    def populated(self, unit: Unit) -> bool:
+    def is_populated(self, unit: Unit) -> bool:
         """Whether there is any process in the unit's cgroup, whosever, and however short it lives."""
 
-    def near(self, name: str) -> str:
+    def find_similar_unit(self, name: str) -> str:
         """Give the name of an installed unit that is spelled nearly so, or nothing."""
 
-    def runs_inside(self, unit: Unit) -> bool:
+    def is_inside(self, unit: Unit) -> bool:
         """Whether this very program is a process of the unit, and would be stopped with it."""
 
     def is_main(self, unit: Unit) -> bool:
         """Whether this very program is the unit's main process: systemd ends that one wherever it has gone."""
 
-    def login(self) -> str:
+    def find_login(self) -> str:
         """Name the login that this program was started in and would end with; empty where there is none."""
 
-    def running_commands(self) -> tuple[str, ...]:
+    def list_running_commands(self) -> tuple[str, ...]:
         """Name the units in which a command of `Host.begin_command` is at work, whoever began it."""
 
     def job(self, ref: JobRef) -> JobResult | None:
         """Tell how a job ended, or None while it is queued or running."""
 
-    def command_result(self, ref: JobRef) -> CommandResult:
+    def read_command_result(self, ref: JobRef) -> CommandResult:
         """Tell how the command of an ended job of `Host.begin_command` ended."""
 
     def find_command(self, name: str, output: str, token: str) -> JobRef | None:
@@ -88,22 +88,22 @@ class HostView(Protocol):
         nobody knows whether it was begun.
         """
 
-    def process(self, pid: int) -> Process | None:
+    def find_process(self, pid: int) -> Process | None:
         """Look at the process that has this PID now; None if there is none."""
 
-    def began(self, process: Process) -> float:
+    def find_start_time(self, process: Process) -> float:
         """Say when a process began, in seconds since the epoch, by the clock as it goes now."""
 
-    def lives(self, process: ProcessId) -> bool:
+    def is_alive(self, process: ProcessId) -> bool:
         """Whether this very process is still there. A zombie is not."""
 
-    def process_state(self, process: ProcessId) -> str:
+    def describe_process_state(self, process: ProcessId) -> str:
         """Give the state letter of proc(5) (`S`, `D`, …) and where it waits, for a message."""
 
-    def hindrance(self, command: Command) -> str:
+    def find_start_obstacle(self, command: Command) -> str:
         """Say what is sure to keep a command from starting: no such user, no such folder. Empty if nothing is."""
 
-    def ask(self, question: Question) -> Answer | None:
+    def query(self, question: Query) -> Answer | None:
         """Ask something that may take a while: None as long as the answer is on its way.
 
         It runs beside, as a child or a thread of this program, and is stopped at its time-out. This is the
@@ -117,31 +117,31 @@ class ReadOnlyHost:
     def __init__(self, view: HostView) -> None:
         self.clock = view.clock
         self.unit = view.unit
-        self.ownership = view.ownership
-        self.listens_on = view.listens_on
-        self.network_of = view.network_of
-        self.leftovers = view.leftovers
-        self.populated = view.populated
-        self.near = view.near
-        self.runs_inside = view.runs_inside
+        self.judge_port = view.judge_port
+        self.list_unit_listeners = view.list_unit_listeners
+        self.find_network_process = view.find_network_process
+        self.find_leftovers = view.find_leftovers
+        self.is_populated = view.is_populated
+        self.find_similar_unit = view.find_similar_unit
+        self.is_inside = view.is_inside
         self.is_main = view.is_main
-        self.login = view.login
-        self.running_commands = view.running_commands
+        self.find_login = view.find_login
+        self.list_running_commands = view.list_running_commands
         self.job = view.job
-        self.command_result = view.command_result
+        self.read_command_result = view.read_command_result
         self.find_command = view.find_command
-        self.process = view.process
-        self.began = view.began
-        self.lives = view.lives
-        self.process_state = view.process_state
-        self.hindrance = view.hindrance
-        self.ask = view.ask
+        self.find_process = view.find_process
+        self.find_start_time = view.find_start_time
+        self.is_alive = view.is_alive
+        self.describe_process_state = view.describe_process_state
+        self.find_start_obstacle = view.find_start_obstacle
+        self.query = view.query
 
 
 class Host(HostView, Protocol):
     """A machine that may be changed."""
 
-    def begin_job(self, verb: JobVerb, unit: str) -> JobRef:
+    def enqueue_job(self, verb: JobVerb, unit: str) -> JobRef:
         """Ask systemd for a job and do not wait. Its end is heard even if it comes before the answer.
 
         Raises AccessDenied, NoSuchUnit, UnitMasked, HostError.
@@ -156,13 +156,13 @@ class Host(HostView, Protocol):
     def reset_failed(self, unit: str) -> None:
         """Clear the failed state, and the start-limit counter, of this one unit."""
 
-    def begin_command(self, name: str, command: Command) -> JobRef:
+    def start_command(self, name: str, command: Command) -> JobRef:
         """Start a command in a transient unit of its own, so that it outlives this program.
 
         `name` becomes part of the unit's name. Its output goes to `command.output`.
         """
 
-    def begin_scope(self, name: str) -> JobRef:
+    def start_scope(self, name: str) -> JobRef:
         """Let this program go into a scope of its own, called by `name`, out of whatever it was started in.
 
         It has gone when the job has ended well.
@@ -174,14 +174,14 @@ class Host(HostView, Protocol):
         It takes ten seconds at most. Raises BusTimeout if it did not end.
         """
 
-    def end(self, unit: Unit, holder: Holder, signum: signal.Signals) -> Sent:
+    def signal_process(self, unit: Unit, holder: Holder, signum: signal.Signals) -> SignalResult:
         """Signal one process that is in the unit's way, if it is still the one that was judged.
 
         Through a pidfd: its start, cgroup and sockets are read again after the pidfd was opened, so that
         neither a PID that was used again nor a process that moved is hit (pidfd_open(2)).
         """
 
-    def end_all_left(self, unit: Unit, expected: Callable[[Holder], bool]) -> Sent:
+    def kill_cgroup(self, unit: Unit, expected: Callable[[Holder], bool]) -> SignalResult:
         """Send KILL to all at once that is left in the cgroup of a unit that is down, through systemd.
 
         For processes that fork faster than they can be ended one by one. NOT_THE_SAME, and nothing was sent: the

@@ -21,13 +21,13 @@ from gi.repository import GLib
 from runbook.errors import HostError, Interrupted
 from runbook.model import Clock, Deadline, Port, ProcessId, SystemClock, Wake
 
-TICK = 0.01
+SOCKET_POLL = 0.01
 """Seconds between two looks at the sockets. The kernel tells nobody of a listen(2); a look costs 0.1 ms."""
 
-SETTLE = 0.5
+INTERRUPTED_SETTLE = 0.5
 """Seconds that the answer to a request which begins something may still take after SIGTERM."""
 
-EVERYTHING = "*"
+ANY_TOPIC = "*"
 """The topic that wakes whoever waits, whatever for."""
 
 
@@ -53,7 +53,7 @@ class Loop:
         self._sockets: dict[Port, frozenset[int]] = {}
         self._ended: set[ProcessId] = set()
         self._signum = 0
-        self._told = False
+        self._raised = False
         self._undo = contextlib.ExitStack()
         if threading.current_thread() is threading.main_thread():
             self._catch_signals()
@@ -67,12 +67,12 @@ class Loop:
         """The number of the SIGINT or SIGTERM that has arrived, else 0."""
         return self._signum
 
-    def tell(self, topics: Iterable[str] = (EVERYTHING,)) -> None:
+    def notify(self, topics: Iterable[str] = (ANY_TOPIC,)) -> None:
         """Wake whoever waits for one of these topics, now or next. Any thread may call it."""
         self._news.update(topics)
         self._context.wakeup()
 
-    def after(self, seconds: float, call: Callable[[], object]) -> None:
+    def call_later(self, seconds: float, call: Callable[[], object]) -> None:
         """Have something called once, in so many seconds, whatever is waited for by then."""
 
         def once() -> bool:
@@ -81,11 +81,11 @@ class Loop:
 
         GLib.timeout_add(math.ceil(seconds * 1000), once)
 
-    def forget(self, topics: Iterable[str]) -> None:
+    def discard(self, topics: Iterable[str]) -> None:
         """Drop the news of topics that were just looked at."""
         self._news.difference_update(topics)
 
-    def saw(self, port: Port, sockets: frozenset[int]) -> None:
+    def record_sockets(self, port: Port, sockets: frozenset[int]) -> None:
         """Remember the sockets that a check saw: `wait` returns when they are others."""
         self._sockets[port] = sockets
 
@@ -94,19 +94,19 @@ class Loop:
 
         Units are told of by `tell`, under the names that they were looked at. Raises Interrupted.
         """
-        self.check()
-        wanted = {*wake.units, EVERYTHING}
+        self.raise_if_interrupted()
+        wanted = {*wake.units, ANY_TOPIC}
         ended: set[ProcessId] = set()
         with contextlib.ExitStack() as watches:
             for process in wake.processes - self._ended:
                 watches.enter_context(self._watch(process, ended))
             for port in wake.ports - self._sockets.keys():
-                self.saw(port, self._look(port))
+                self.record_sockets(port, self._look(port))
             if wake.ports:
-                watches.enter_context(_timer(TICK))
+                watches.enter_context(_timer(SOCKET_POLL))
             self.run_until(
                 lambda: bool(ended) or not self._news.isdisjoint(wanted) or self._changed(wake.ports),
-                min(wake.within, deadline.left),
+                min(wake.within, deadline.remaining),
             )
         self._news -= wanted
         # Told once: a step that goes on naming a process that is gone must not make its wait return at once.
@@ -122,31 +122,31 @@ class Loop:
         until = self.clock.monotonic() + seconds
         if self._serve(done, seconds):
             return True
-        if self._unheard and settle:
+        if self._is_interrupt_pending and settle:
             left = until - self.clock.monotonic()
-            if self._serve(done, min(SETTLE, left), deaf=True):
+            if self._serve(done, min(INTERRUPTED_SETTLE, left), deaf=True):
                 return True
-        self.check()
+        self.raise_if_interrupted()
         return False
 
-    def check(self) -> None:
+    def raise_if_interrupted(self) -> None:
         """Raise Interrupted if SIGINT or SIGTERM has arrived and nobody was told yet.
 
         Only once, so that what cleans up afterwards can use the same calls; all of them are bounded.
         """
-        if self._unheard:
-            self._told = True
+        if self._is_interrupt_pending:
+            self._raised = True
             raise Interrupted(self._signum)
 
     @property
-    def _unheard(self) -> bool:
-        return bool(self._signum) and not self._told
+    def _is_interrupt_pending(self) -> bool:
+        return bool(self._signum) and not self._raised
 
     def _serve(self, done: Callable[[], bool], seconds: float, *, deaf: bool = False) -> bool:
         until = self.clock.monotonic() + seconds
         with _timer(seconds):
             while not done():
-                if (self._unheard and not deaf) or self.clock.monotonic() >= until:
+                if (self._is_interrupt_pending and not deaf) or self.clock.monotonic() >= until:
                     return False
                 self._context.iteration(True)
         return True
@@ -156,7 +156,7 @@ class Loop:
         for port in ports:
             now = self._look(port)
             changed |= now != self._sockets[port]
-            self.saw(port, now)
+            self.record_sockets(port, now)
         return changed
 
     @contextlib.contextmanager
@@ -194,12 +194,12 @@ class Loop:
         self._undo.callback(signal.set_wakeup_fd, before)
         self._undo.callback(GLib.source_remove, _on_readable(reader.fileno(), lambda: _drain(reader)))
         # SIGHUP gets a function rather than SIG_IGN, which the commands that are started would inherit.
-        handlers = {signal.SIGINT: self._note, signal.SIGTERM: self._note, signal.SIGHUP: _let_pass}
+        handlers = {signal.SIGINT: self._record_signal, signal.SIGTERM: self._record_signal, signal.SIGHUP: _let_pass}
         for signum, handler in handlers.items():
             former = signal.signal(signum, handler)
             self._undo.callback(signal.signal, signum, signal.SIG_DFL if former is None else former)
 
-    def _note(self, signum: int, _frame: FrameType | None) -> None:
+    def _record_signal(self, signum: int, _frame: FrameType | None) -> None:
         self._signum = self._signum or signum
 
 

@@ -26,7 +26,7 @@ class Command:
     env: Mapping[str, str] = field(default_factory=dict)
     timeout: float = 60.0
     output: str = ""
-    kept: bool = True
+    keep_output: bool = True
     token: str = ""
 
     @property
@@ -122,7 +122,7 @@ class JournalProbe:
 
 
 @dataclass(frozen=True)
-class LatestChange:
+class LatestChangeQuery:
     """Looks when any of these files, and what is in these folders, changed last; patterns are allowed.
 
     The answer's `output` is JSON: `path`, `changed` (seconds since the epoch), `files` (how many were seen).
@@ -135,7 +135,7 @@ class LatestChange:
 
 
 @dataclass(frozen=True)
-class LastWords:
+class JournalTailQuery:
     """Reads the last lines that a unit's processes wrote into the journal since a moment, in seconds since the epoch.
 
     They are the answer's `output`. `of_user`: it is a unit of the user's own manager. Where `pids` are given, what
@@ -153,7 +153,7 @@ class LastWords:
 
 
 @dataclass(frozen=True)
-class Starts:
+class StartTimesQuery:
     """Reads from the journal when a unit was started since a moment, in seconds since the epoch.
 
     The answer's `output` is JSON: a list of pairs, each a moment and `start` or `cleared`.
@@ -168,7 +168,7 @@ class Starts:
 
 
 @dataclass(frozen=True)
-class EndBefore:
+class PreviousExitQuery:
     """Reads from the journal how the invocation before this one ended.
 
     The answer's `output` is JSON: `result` is systemd's Result, empty where it is not told; `started` whether its start
@@ -185,22 +185,32 @@ class EndBefore:
         return f"end before {self.invocation} of {self.unit}"
 
 
-Askable = TcpProbe | HttpProbe | WebsocketProbe | JournalProbe | LatestChange | LastWords | Starts | EndBefore | Command
+QueryKind = (
+    TcpProbe
+    | HttpProbe
+    | WebsocketProbe
+    | JournalProbe
+    | LatestChangeQuery
+    | JournalTailQuery
+    | StartTimesQuery
+    | PreviousExitQuery
+    | Command
+)
 """All that can be asked."""
 
 
 @dataclass(frozen=True)
-class Question:
+class Query:
     """Something to ask that may take a while: a probe, or a command that merely observes.
 
     The same question is asked once and keeps its answer; another `asked` makes it a new question.
     `timeout` is in seconds. `inside` is a process in whose network namespace it is asked; None for this program's.
     """
 
-    what: Askable
-    asked: int
+    what: QueryKind
+    id: int
     timeout: float
-    inside: ProcessId | None = None
+    netns_process: ProcessId | None = None
 
 
 @dataclass(frozen=True)
@@ -210,8 +220,8 @@ class Answer:
     `reached` is the port of this machine that a connection led to; None where it led to another machine.
     """
 
-    good: bool
+    ok: bool
     detail: str
     output: str = ""
     seconds: float = 0.0
-    reached: Port | None = None
+    reached_port: Port | None = None

@@ -13,47 +13,47 @@ from pathlib import PurePosixPath
 from typing import Any
 
 from runbook.util.names import UNIT_TYPES
-from runbook.util.wording import shown
+from runbook.util.wording import shorten
 
-SOMEBODY = "somebody else"
+UNKNOWN_REQUESTER = "somebody else"
 """What is said of whoever is not known."""
 
-MOST_NAMED = 2
+MAX_NAMED = 2
 """Of more that may have asked, none is named."""
 
-MOST_COMMAND = 80
+MAX_COMMAND_SHOWN = 80
 """So many characters of a command line stand in a sentence."""
 
-MOST_EVIDENCE = 1000
+MAX_COMMAND_EVIDENCE = 1000
 """So many of them stand in the evidence."""
 
-MOST_WORDS = 100
+MAX_COMMAND_WORDS = 100
 """A command line of more words is not judged: whoever may run a program can make it as long as the kernel lets him."""
 
-LONGEST_WORD = 1000
+MAX_WORD = 1000
 """Nor is one with a longer word."""
 
-LONGEST_NAME = 256
+MAX_PATTERN = 256
 """A unit's name is no longer (UNIT_NAME_MAX), nor is a pattern that is tried."""
 
-MOST_WILD = 8
+MAX_WILDCARDS = 8
 """So many of `*`, `?` and `[` may a pattern have: each more makes it dearer to try."""
 
-MOST_PATTERNS = 8
+MAX_PATTERNS = 8
 """So many patterns of a command line are tried."""
 
-STARTS = frozenset((
+START_COMMANDS = frozenset((
     "start", "restart", "try-restart", "condrestart", "reload-or-restart", "force-reload", "try-reload-or-restart",
     "reload-or-try-restart", "isolate", "enable", "reenable",
 ))  # fmt: skip
 """What systemctl is told that may begin an invocation."""
 
-STOPS = frozenset(("stop", "disable", "mask"))
+STOP_COMMANDS = frozenset(("stop", "disable", "mask"))
 """What systemctl is told that may leave a unit down."""
 
 _NOW = frozenset(("enable", "reenable", "disable", "mask"))
 _PASSES_ON = frozenset(("restart", "try-restart", "condrestart", "stop"))
-_ACTS = STARTS | STOPS | {"reload", "condreload"}
+_ACTS = START_COMMANDS | STOP_COMMANDS | {"reload", "condreload"}
 
 # Options of systemctl(1) whose value may be a word of its own; the same with `=` is one word.
 _TAKE_A_VALUE = frozenset((
@@ -74,7 +74,7 @@ _ELSEWHERE = ("-M", "--machine", "-H", "--host", "--root", "--image", "--global"
 
 
 @dataclass(frozen=True)
-class Asker:
+class Requester:
     """A process that asked for a job, as it was seen while it waited for the job's end.
 
     `login` is the user who logged in, where that is another one; `starter` the nearest process above it that tells
@@ -85,85 +85,87 @@ class Asker:
     command: tuple[str, ...]
     user: str
     login: str = ""
-    starter: str = ""
-    place: str = ""
-    own: bool = False
+    started_by: str = ""
+    unit: str = ""
+    is_own: bool = False
 
     @property
     def verb(self) -> str:
         """What systemctl was told to do."""
-        words = _Words.of(self.command)
+        words = _SystemctlCall.parse(self.command)
         return words.verb if words else ""
 
     def __str__(self) -> str:
-        started = f", run by {self.starter}" if self.starter else ""
+        started = f", run by {self.started_by}" if self.started_by else ""
         whom = f"{self.user} for {self.login}" if self.login else self.user
-        place = f" in {self.place}" if self.place else ""
-        return f"PID {self.pid} `{shown(' '.join(self.command), MOST_COMMAND)}`{started} as {whom}{place}"
+        place = f" in {self.unit}" if self.unit else ""
+        return f"PID {self.pid} `{shorten(' '.join(self.command), MAX_COMMAND_SHOWN)}`{started} as {whom}{place}"
 
     def evidence(self) -> dict[str, Any]:
         """Give what is known of it."""
-        facts = {"user": self.user, "login": self.login, "run-by": self.starter, "unit": self.place}
+        facts = {"user": self.user, "login": self.login, "run-by": self.started_by, "unit": self.unit}
         told = {name: value for name, value in facts.items() if value}
         # The names are short, and a command line is as long as whoever gave it likes.
-        mine = {"own": True} if self.own else {}
-        return {"pid": self.pid, "command": shown(" ".join(self.command), MOST_EVIDENCE), **told, **mine}
+        mine = {"own": True} if self.is_own else {}
+        return {"pid": self.pid, "command": shorten(" ".join(self.command), MAX_COMMAND_EVIDENCE), **told, **mine}
 
 
 @dataclass(frozen=True)
-class Asked:
+class JobRequest:
     """A job that this program did not ask for, by its number, and who may have; nobody where that is not known."""
 
     job: int
-    askers: tuple[Asker, ...] = ()
+    requesters: tuple[Requester, ...] = ()
 
     @property
-    def own(self) -> bool:
+    def is_own(self) -> bool:
         """Whether a command of this very run asked for it."""
-        return bool(self.askers) and all(asker.own for asker in self.askers)
+        return bool(self.requesters) and all(requester.is_own for requester in self.requesters)
 
     @property
-    def starts(self) -> bool:
+    def is_start(self) -> bool:
         """Whether it is known to have been to begin an invocation."""
-        return bool(self.askers) and all(asker.verb in STARTS for asker in self.askers)
+        return bool(self.requesters) and all(requester.verb in START_COMMANDS for requester in self.requesters)
 
     @property
     def may_start(self) -> bool:
         """Whether it may have been to begin an invocation: nobody is known, or one who would."""
-        return not self.askers or any(asker.verb in STARTS for asker in self.askers)
+        return not self.requesters or any(requester.verb in START_COMMANDS for requester in self.requesters)
 
     @property
-    def stops(self) -> bool:
+    def is_stop(self) -> bool:
         """Whether it is known to have been to leave the unit down."""
-        return bool(self.askers) and all(asker.verb in STOPS for asker in self.askers)
+        return bool(self.requesters) and all(requester.verb in STOP_COMMANDS for requester in self.requesters)
 
     def __str__(self) -> str:
-        return " or ".join(map(str, self.askers))
+        return " or ".join(map(str, self.requesters))
 
 
-def somebody(asked: Asked | None) -> str:
+def describe_requester(asked: JobRequest | None) -> str:
     """Name whoever asked for a job, as far as it is known: "somebody else (PID 412 `systemctl stop gw` as root)"."""
-    if asked is None or not asked.askers:
-        return SOMEBODY
-    return f"{'a command of this run' if asked.own else SOMEBODY} ({asked})"
+    if asked is None or not asked.requesters:
+        return UNKNOWN_REQUESTER
+    return f"{'a command of this run' if asked.is_own else UNKNOWN_REQUESTER} ({asked})"
 
 
-def last_stop(asked: Sequence[Asked]) -> Asked | None:
+def find_last_stop(asked: Sequence[JobRequest]) -> JobRequest | None:
     """Give the last of some jobs, if it is known to have been a stop. One that nobody knows says nothing."""
-    return asked[-1] if asked and asked[-1].stops else None
+    return asked[-1] if asked and asked[-1].is_stop else None
 
 
-def last_start(asked: Sequence[Asked], after: int) -> Asked | None:
+def find_last_start(asked: Sequence[JobRequest], after: int) -> JobRequest | None:
     """Give the last of some jobs that is known to have been a start, and came after a job of this number."""
-    return next((one for one in reversed(asked) if one.starts and one.job > after), None)
+    return next((one for one in reversed(asked) if one.is_start and one.job > after), None)
 
 
-def asks_for(command: Sequence[str], names: Iterable[str], above: Iterable[str] = (), *, of_user: bool = False) -> bool:
+def requests_job(
+    command: Sequence[str], names: Iterable[str], above: Iterable[str] = (), *, of_user: bool = False
+) -> bool:
     """Whether a command line of systemctl asks for a job of a unit.
 
     `names` are the unit's, aliases among them; `above` are the units whose stop or restart it follows.
     """
-    words = _Words.of(command)
+    words = _SystemctlCall.parse(command)
     if words is None or words.of_user != of_user or words.verb not in _ACTS:
         return False
     if words.verb in _NOW and not words.now:
@@ -173,7 +175,7 @@ def asks_for(command: Sequence[str], names: Iterable[str], above: Iterable[str] 
         return True
     # systemctl takes patterns, too.
     patterns = [said for said in words.units if not _WILD.isdisjoint(said)]
-    if len(patterns) > MOST_PATTERNS:
+    if len(patterns) > MAX_PATTERNS:
         return False
     return any(fnmatchcase(name, said) for said in patterns if _is_cheap(said) for name in wanted)
 
@@ -182,11 +184,11 @@ _WILD = frozenset("*?[")
 
 
 def _is_cheap(pattern: str) -> bool:
-    return len(pattern) <= LONGEST_NAME and sum(map(pattern.count, _WILD)) <= MOST_WILD
+    return len(pattern) <= MAX_PATTERN and sum(map(pattern.count, _WILD)) <= MAX_WILDCARDS
 
 
 @dataclass(frozen=True)
-class _Words:
+class _SystemctlCall:
     """What systemctl was told."""
 
     verb: str
@@ -195,9 +197,9 @@ class _Words:
     now: bool
 
     @classmethod
-    def of(cls, command: Sequence[str]) -> _Words | None:
+    def parse(cls, command: Sequence[str]) -> _SystemctlCall | None:
         """Take a command line apart; None where it is for another machine, says nothing, or is too long."""
-        if len(command) > MOST_WORDS or any(len(word) > LONGEST_WORD for word in command):
+        if len(command) > MAX_COMMAND_WORDS or any(len(word) > MAX_WORD for word in command):
             return None
         words: list[str] = []
         busctl = bool(command) and PurePosixPath(command[0]).name == "busctl"
@@ -219,10 +221,10 @@ class _Words:
             words = [_METHODS.get(words[4], ""), words[6]] if words[:1] == ["call"] and len(words) > 6 else []  # noqa: PLR2004
         if not words:
             return None
-        return cls(words[0], tuple(map(_full, words[1:])), "--user" in flags, "--now" in flags)
+        return cls(words[0], tuple(map(_full_unit_name, words[1:])), "--user" in flags, "--now" in flags)
 
 
-def _full(name: str) -> str:
+def _full_unit_name(name: str) -> str:
     """Give a unit's full name as systemctl makes it: a pattern without a type is one of services, too."""
     return name if name.endswith(tuple(f".{kind}" for kind in UNIT_TYPES)) else f"{name}.service"
 
@@ -266,7 +268,7 @@ _PASS_ON = frozenset((
 ))  # fmt: skip
 
 
-def telling(name: str, command: Sequence[str]) -> str:
+def name_program(name: str, command: Sequence[str]) -> str:
     """Name what a process is to a person, by the name of the process and its command line; nothing if it tells nothing.
 
     A shell that was given no script tells nothing, nor does sudo.
@@ -275,14 +277,14 @@ def telling(name: str, command: Sequence[str]) -> str:
     if name.removeprefix("-") in _SHELLS:
         if command and PurePosixPath(command[0]).name == "busybox" and words and words[0] in _SHELLS:
             del words[0]
-        return _script(words, _SHELL)
+        return _find_script(words, _SHELL)
     options = next((options for kind, options in _INTERPRETERS.items() if name.startswith(kind)), None)
     if options is not None:
-        return _script(words, options) or name
+        return _find_script(words, options) or name
     return "" if name in _PASS_ON else name
 
 
-def _script(words: Iterable[str], options: _Options) -> str:
+def _find_script(words: Iterable[str], options: _Options) -> str:
     """Name the script that an interpreter was given; nothing where it was given none, or it is not sure which.
 
     What is no script may be the text of one, with a password in it.
@@ -290,24 +292,24 @@ def _script(words: Iterable[str], options: _Options) -> str:
     rest = iter(words)
     for word in rest:
         if word == "--":
-            return _file(next(rest, ""))
+            return _script_name(next(rest, ""))
         if word.startswith("--"):
             if word.startswith(_LONG_TEXTS) and word not in _LONG_VALUES:
                 return ""
             if word in _LONG_VALUES:
                 next(rest, None)
         elif word.startswith("-") or (word.startswith("+") and options is _SHELL):
-            none, takes_next = _reads(word[1:], options)
+            none, takes_next = _read_options(word[1:], options)
             if none:
                 return ""
             if takes_next:
                 next(rest, None)
         else:
-            return _file(word)
+            return _script_name(word)
     return ""
 
 
-def _reads(letters: str, options: _Options) -> tuple[bool, bool]:
+def _read_options(letters: str, options: _Options) -> tuple[bool, bool]:
     """Read the options in one word: whether no script comes behind it, and whether the next word is a value."""
     takes_next = False
     for at, letter in enumerate(letters, 1):
@@ -321,10 +323,10 @@ def _reads(letters: str, options: _Options) -> tuple[bool, bool]:
     return not letters, takes_next  # A lone `-` stands for the standard input.
 
 
-def _file(word: str) -> str:
+def _script_name(word: str) -> str:
     return PurePosixPath(word).name if _LIKE_A_PATH.fullmatch(word) else ""
 
 
-def evidence(asked: Iterable[Asked]) -> list[dict[str, Any]]:
+def requester_evidence(asked: Iterable[JobRequest]) -> list[dict[str, Any]]:
     """Give what is known of those who asked."""
-    return [asker.evidence() for one in asked for asker in one.askers]
+    return [requester.evidence() for one in asked for requester in one.requesters]

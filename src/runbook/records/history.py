@@ -14,12 +14,12 @@ from typing import Any
 from runbook.errors import NotBegun, UsageError
 from runbook.model import Event, RunStatus
 from runbook.records import store
-from runbook.records.outputs import files
-from runbook.records.store import ALPHABET, LOST, Header, Record, open_file
+from runbook.records.outputs import list_output_files
+from runbook.records.store import ALPHABET, RECORD_LOST, RunFolder, RunHeader, open_file
 
 ID = re.compile(rf"\d{{8}}-\d{{4}}-[{ALPHABET}]{{3}}")
 
-GOES_ON = (RunStatus.INTERRUPTED, RunStatus.STILL_STARTING)
+RESUMABLE_STATUSES = (RunStatus.INTERRUPTED, RunStatus.STILL_STARTING)
 """Ends after which a run may be gone on with."""
 
 SUPERSEDED = "run-superseded"
@@ -28,34 +28,34 @@ SUPERSEDED = "run-superseded"
 ABANDONED = "run-abandoned"
 """The event that says that an operator gave the run up."""
 
-KEPT_RUNS = 200
+MAX_RUNS = 200
 """So many runs are kept."""
 
-KEPT_SECONDS = 180 * 86400.0
+MAX_RUN_AGE = 180 * 86400.0
 """Seconds for which a run is kept, unless more than KEPT_RUNS came after it."""
 
-LEFTOVER_SECONDS = 86400.0
+MAX_INCOMPLETE_AGE = 86400.0
 """Seconds after which a folder that never became a run is removed: its program was killed while it made it."""
 
-MOST_LINE = 16 * 1024 * 1024
+MAX_EVENT = 16 * 1024 * 1024
 """Bytes of an event that is read. None is as long; what is, is no event."""
 
-MOST_RECORD = 64 * 1024 * 1024
+MAX_RECORD = 64 * 1024 * 1024
 """Bytes of events that are read of one run. A long night fills a hundredth of it."""
 
-TAIL = 64 * 1024
+TAIL_BYTES = 64 * 1024
 """Bytes of the end of a record that tell whether its run has ended: the last event is much shorter."""
 
-PAUSE = 0.2
+FOLLOW_INTERVAL = 0.2
 """Seconds between two looks at a record that grows."""
 
 
 @dataclass(frozen=True)
-class Past:
+class RunRecord:
     """One run as it is recorded. A last line that was cut short says nothing, and is not there."""
 
-    record: Record
-    header: Header
+    folder: RunFolder
+    header: RunHeader
 
     @property
     def id(self) -> str:
@@ -64,7 +64,7 @@ class Past:
 
     @cached_property
     def _lines(self) -> tuple[Event | None, ...]:
-        return tuple(read(self.record.events))
+        return tuple(read_events(self.folder.events))
 
     @cached_property
     def events(self) -> tuple[Event, ...]:
@@ -72,78 +72,88 @@ class Past:
         return tuple(event for event in self._lines if event is not None)
 
     @cached_property
-    def _told(self) -> tuple[Event, ...]:
+    def _all_events(self) -> tuple[Event, ...]:
         """What happened, with how it ended: of a record that is too long the end is read by itself."""
-        last = _last(self.record.events) if self._too_long else None
+        last = _read_last_event(self.folder.events) if self._too_long else None
         return (*self.events, last) if last is not None else self.events
 
     @property
-    def begin(self) -> Event | None:
+    def started_event(self) -> Event | None:
         """The event with which it began, if it came so far."""
         return next((event for event in self.events if event.event == "run-started"), None)
 
     @property
     def title(self) -> str:
         """What a person calls it."""
-        name = self.begin.data.get("name") if self.begin else None
+        name = self.started_event.data.get("name") if self.started_event else None
         return str(name) if name else Path(self.header.file).name
 
     @property
     def units(self) -> tuple[str, ...]:
         """The units that it acts on or judges, under systemd's own names."""
-        return tuple(self.begin.data.get("units", ())) if self.begin else ()
+        return tuple(self.started_event.data.get("units", ())) if self.started_event else ()
 
     @property
-    def end(self) -> Event | None:
+    def finished_event(self) -> Event | None:
         """How it ended the last time, unless it was gone on with since or never came to an end."""
-        last = next((e for e in reversed(self._told) if e.event in ("run-finished", "run-resumed")), None)
+        last = next((e for e in reversed(self._all_events) if e.event in ("run-finished", "run-resumed")), None)
         return last if last is not None and last.event == "run-finished" else None
 
     @property
-    def closed(self) -> Event | None:
+    def closing_event(self) -> Event | None:
         """The event after which it may not be gone on with, if there was one."""
-        return next((event for event in self._told if event.event in (SUPERSEDED, ABANDONED)), None)
+        return next((event for event in self._all_events if event.event in (SUPERSEDED, ABANDONED)), None)
 
     @property
-    def lost(self) -> str:
+    def incomplete_reason(self) -> str:
         """Why not all that happened is recorded; empty where all is."""
-        if said := next((event for event in self.events if event.event == LOST), None):
+        if said := next((event for event in self.events if event.event == RECORD_LOST), None):
             return str(said.data.get("reason") or "nobody knows why")
         if None in self._lines:
-            return f"of its events, only the first {MOST_RECORD >> 20} MiB can be read" if self._too_long else _GARBLED
-        return "" if os.path.lexists(self.record.spare) else "its end could not be written"
+            return (
+                f"of its events, only the first {MAX_RECORD >> 20} MiB can be read"
+                if self._too_long
+                else _UNREADABLE_LINE
+            )
+        return "" if os.path.lexists(self.folder.spare) else "its end could not be written"
 
     @property
     def _too_long(self) -> bool:
         try:
-            return self.record.events.lstat().st_size > MOST_RECORD
+            return self.folder.events.lstat().st_size > MAX_RECORD
         except OSError:
             return False
 
     @property
-    def under_way(self) -> bool:
+    def is_running(self) -> bool:
         """Whether its program is at work at this moment."""
-        return self.record.under_way
+        return self.folder.is_running
 
     @property
-    def unfinished(self) -> bool:
+    def is_resumable(self) -> bool:
         """Whether it may be gone on with: cut short, or left alone while its unit was starting."""
-        return not self._settled and not self.under_way and not self.lost and self.closed is None and self._open
+        return (
+            not self._is_closed
+            and not self.is_running
+            and not self.incomplete_reason
+            and self.closing_event is None
+            and self._is_open
+        )
 
     @cached_property
-    def _settled(self) -> bool:
+    def _is_closed(self) -> bool:
         """Whether its last event is one after which none can come.
 
         Nearly all runs are, and a run that begins asks it of every one: so only the end of the file is read.
         """
-        last = _last(self.record.events)
+        last = _read_last_event(self.folder.events)
         if last is None or last.event != "run-finished":
             return last is not None and last.event in (SUPERSEDED, ABANDONED)
-        return last.data.get("status") not in GOES_ON
+        return last.data.get("status") not in RESUMABLE_STATUSES
 
     @property
-    def _open(self) -> bool:
-        return self.end is None or self.end.data.get("status") in GOES_ON
+    def _is_open(self) -> bool:
+        return self.finished_event is None or self.finished_event.data.get("status") in RESUMABLE_STATUSES
 
     @property
     def status(self) -> str:
@@ -151,13 +161,13 @@ class Past:
 
         `under-way`; `cut-short`: its program was killed; `superseded`; `abandoned`; `record-lost`: its end is unknown.
         """
-        if self.under_way:
+        if self.is_running:
             return "under-way"
-        if self.closed is not None and self._open:
-            return self.closed.event.removeprefix("run-")
-        if self.end is not None:
-            return str(self.end.data.get("status", ""))
-        return "record-lost" if self.lost else "cut-short"
+        if self.closing_event is not None and self._is_open:
+            return self.closing_event.event.removeprefix("run-")
+        if self.finished_event is not None:
+            return str(self.finished_event.data.get("status", ""))
+        return "record-lost" if self.incomplete_reason else "cut-short"
 
     @property
     def seconds(self) -> float:
@@ -171,7 +181,7 @@ class Past:
         return round(total + last - begun, 3)
 
     @property
-    def cut(self) -> tuple[str, ...]:
+    def unfinished_steps(self) -> tuple[str, ...]:
         """The steps that had begun to act and whose end is not recorded, the outermost first."""
         acting: dict[str, None] = {}
         for event in self.events:
@@ -185,14 +195,14 @@ class Past:
         return tuple(acting)
 
     @property
-    def printed(self) -> list[tuple[str, int]]:
+    def output_files(self) -> list[tuple[str, int]]:
         """The files that hold what its commands printed, and their sizes."""
-        sizes = [(str(path), path.lstat().st_size) for path in files(self.record.outputs)]
+        sizes = [(str(path), path.lstat().st_size) for path in list_output_files(self.folder.outputs)]
         return [(name, size) for name, size in sizes if size]
 
-    def summary(self) -> Event:
+    def summary_event(self) -> Event:
         """Give what is known of it as a whole, as one event of the moment at which it began."""
-        end = self.end.data if self.end is not None else {}
+        end = self.finished_event.data if self.finished_event is not None else {}
         data = {
             "name": self.title,
             "file": self.header.file,
@@ -201,47 +211,51 @@ class Past:
             "user": self.header.user,
             "status": self.status,
             "seconds": self.seconds,
-            "resumable": self.unfinished,
+            "resumable": self.is_resumable,
             **({"exit": end["exit"], "reason": end["reason"]} if {"exit", "reason"} <= end.keys() else {}),
-            **({"lost": self.lost} if self.lost else {}),
-            **({"cut": list(self.cut)} if self.cut else {}),
-            **({self.closed.event.removeprefix("run-"): dict(self.closed.data)} if self.closed else {}),
-            "folder": str(self.record.folder),
-            "printed": [{"file": name, "bytes": size} for name, size in self.printed],
+            **({"lost": self.incomplete_reason} if self.incomplete_reason else {}),
+            **({"cut": list(self.unfinished_steps)} if self.unfinished_steps else {}),
+            **(
+                {self.closing_event.event.removeprefix("run-"): dict(self.closing_event.data)}
+                if self.closing_event
+                else {}
+            ),
+            "folder": str(self.folder.folder),
+            "printed": [{"file": name, "bytes": size} for name, size in self.output_files],
         }
         return Event(self.header.began, self.id, "run-recorded", data)
 
-    def again(self) -> Past:
+    def reload(self) -> RunRecord:
         """Look at it again: it may have grown."""
-        return Past(self.record, self.header)
+        return RunRecord(self.folder, self.header)
 
     def follow(self, pause: Callable[[float], None]) -> Iterator[Event]:
         """Give its events, and those to come: until its program ends it, or is no more."""
         try:
-            file = open_file(self.record.events)
+            file = open_file(self.folder.events)
         except OSError:
             return
         with file:
             line = b""
             while True:
                 # Asked before the look, so that all is seen that was written until then.
-                goes_on = self.under_way
+                goes_on = self.is_running
                 before = len(line)
-                line += file.readline(MOST_LINE)
-                if line.endswith(b"\n") and (event := _event(line)) is not None:
+                line += file.readline(MAX_EVENT)
+                if line.endswith(b"\n") and (event := _parse_event(line)) is not None:
                     yield event
                 if line.endswith(b"\n"):
                     line = b""
                 elif len(line) == before:
                     if not goes_on:
                         return
-                    pause(PAUSE)
+                    pause(FOLLOW_INTERVAL)
 
 
-_GARBLED = "a line of it cannot be read"
+_UNREADABLE_LINE = "a line of it cannot be read"
 
 
-def read(path: Path) -> Iterator[Event | None]:
+def read_events(path: Path) -> Iterator[Event | None]:
     """Read events; None stands for a line that is none, and for all that comes after MOST_RECORD.
 
     A last line that was cut short says nothing.
@@ -251,65 +265,67 @@ def read(path: Path) -> Iterator[Event | None]:
     except OSError:
         return
     with file:
-        while line := file.readline(MOST_LINE):
-            if file.tell() > MOST_RECORD:
+        while line := file.readline(MAX_EVENT):
+            if file.tell() > MAX_RECORD:
                 yield None
                 return
             if line.endswith(b"\n"):
-                yield _event(line)
-            elif len(line) == MOST_LINE:
+                yield _parse_event(line)
+            elif len(line) == MAX_EVENT:
                 yield None
-                while not line.endswith(b"\n") and file.tell() < MOST_RECORD and (line := file.readline(MOST_LINE)):
+                while not line.endswith(b"\n") and file.tell() < MAX_RECORD and (line := file.readline(MAX_EVENT)):
                     pass
 
 
-def _last(path: Path) -> Event | None:
+def _read_last_event(path: Path) -> Event | None:
     """Read the last event alone; None where it cannot be read, is cut short, or is longer than TAIL."""
     try:
         with open_file(path) as file:
-            file.seek(max(0, file.seek(0, os.SEEK_END) - TAIL))
-            *_, line, cut = (b"", *file.read(TAIL).rsplit(b"\n", 2))
+            file.seek(max(0, file.seek(0, os.SEEK_END) - TAIL_BYTES))
+            *_, line, cut = (b"", *file.read(TAIL_BYTES).rsplit(b"\n", 2))
     except OSError:
         return None
-    return _event(line) if not cut else None
+    return _parse_event(line) if not cut else None
 
 
-def _event(line: bytes) -> Event | None:
+def _parse_event(line: bytes) -> Event | None:
     try:
-        return Event.of_line(line.decode())
+        return Event.from_line(line.decode())
     except (ValueError, RecursionError):  # UnicodeDecodeError is a ValueError.
         return None
 
 
-def runs() -> list[Past]:
+def list_runs() -> list[RunRecord]:
     """Give all runs that are recorded for this user, the latest first."""
-    found = (_past(kept) for kept in _folders())
+    found = (_read_header(kept) for kept in _list_folders())
     return sorted((past for past in found if past is not None), key=lambda past: past.header.began, reverse=True)
 
 
-def unreadable() -> list[Path]:
+def list_unreadable() -> list[Path]:
     """Name the folders with a header that this version cannot read."""
-    return [kept.folder for kept in _folders() if os.path.lexists(kept.header) and _past(kept) is None]
+    return [kept.folder for kept in _list_folders() if os.path.lexists(kept.header) and _read_header(kept) is None]
 
 
-def _folders() -> list[Record]:
+def _list_folders() -> list[RunFolder]:
     """Give the folders that have the name of a run; no symbolic link is one."""
     try:
-        with os.scandir(store.home()) as found:
+        with os.scandir(store.runs_folder()) as found:
             names = [one.name for one in found if ID.fullmatch(one.name) and one.is_dir(follow_symlinks=False)]
     except OSError:
         return []
-    return [Record(name, store.home() / name) for name in sorted(names)]
+    return [RunFolder(name, store.runs_folder() / name) for name in sorted(names)]
 
 
-def find(name: str | None) -> Past:
+def find_run(name: str | None) -> RunRecord:
     """Find a run by its id, or by as much of the end of it as tells it from the others; the latest without one.
 
     Raises NotBegun where there is none, UsageError for an id that cannot be one or is not clear.
     """
-    known = runs()
+    known = list_runs()
     if not known and name is None:
-        raise NotBegun("there is no run", hint=f"runs are recorded in {store.home()}, for each user by themselves")
+        raise NotBegun(
+            "there is no run", hint=f"runs are recorded in {store.runs_folder()}, for each user by themselves"
+        )
     if name is None:
         return known[0]
     if not re.fullmatch(r"[0-9a-z-]+", name):
@@ -322,17 +338,17 @@ def find(name: str | None) -> Past:
     return meant[0]
 
 
-def resumable(name: str | None) -> Past:
+def find_resumable(name: str | None) -> RunRecord:
     """Find the run that is to be gone on with: the latest that can be, or the one that is named.
 
     Raises NotBegun with the reason where there is none.
     """
     if name is None:
-        found = next((past for past in runs() if past.unfinished), None)
+        found = next((past for past in list_runs() if past.is_resumable), None)
         if found is None:
             raise NotBegun("there is no run to go on with", hint="runbook history lists them all")
         return found
-    return find(name)
+    return find_run(name)
 
 
 def prune(now: float) -> None:
@@ -340,33 +356,35 @@ def prune(now: float) -> None:
 
     And the folders that never became a run.
     """
-    for position, past in enumerate(runs()):
-        old = now - past.header.began > KEPT_SECONDS
-        if (old or position >= KEPT_RUNS) and not past.unfinished and not past.under_way:
-            past.record.remove()
-    for kept in _folders():
+    for position, past in enumerate(list_runs()):
+        old = now - past.header.began > MAX_RUN_AGE
+        if (old or position >= MAX_RUNS) and not past.is_resumable and not past.is_running:
+            past.folder.remove()
+    for kept in _list_folders():
         try:
-            left = not os.path.lexists(kept.header) and now - kept.folder.lstat().st_mtime > LEFTOVER_SECONDS
+            left = not os.path.lexists(kept.header) and now - kept.folder.lstat().st_mtime > MAX_INCOMPLETE_AGE
         except OSError:
             continue
-        if left and not kept.under_way:
+        if left and not kept.is_running:
             kept.remove()
 
 
-def _past(kept: Record) -> Past | None:
+def _read_header(kept: RunFolder) -> RunRecord | None:
     """Read what was asked of a run; None for a folder that holds no run, as one that was never begun."""
     try:
         with open_file(kept.header) as file:
-            data: dict[str, Any] = json.loads(file.read(MOST_LINE))
-        known = {name: data[name] for name in Header.__dataclass_fields__ if name in data}
-        header = Header(**{**known, "withheld": tuple(data.get("withheld", ()))})
-        fits = all(isinstance(getattr(header, name), _KINDS.get(name, str)) for name in Header.__dataclass_fields__)
+            data: dict[str, Any] = json.loads(file.read(MAX_EVENT))
+        known = {name: data[name] for name in RunHeader.__dataclass_fields__ if name in data}
+        header = RunHeader(**{**known, "withheld": tuple(data.get("withheld", ()))})
+        fits = all(
+            isinstance(getattr(header, name), _HEADER_TYPES.get(name, str)) for name in RunHeader.__dataclass_fields__
+        )
     except (OSError, ValueError, TypeError, AttributeError, RecursionError):
         return None
-    return Past(kept, header) if fits and header.id == kept.id else None
+    return RunRecord(kept, header) if fits and header.id == kept.id else None
 
 
-_KINDS: dict[str, type | tuple[type, ...]] = {
+_HEADER_TYPES: dict[str, type | tuple[type, ...]] = {
     "began": (int, float),
     "sets": dict,
     "env": dict,

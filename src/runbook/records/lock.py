@@ -28,23 +28,23 @@ from types import TracebackType
 from typing import Any, Self
 
 from runbook.errors import HostError, Locked, NotBegun
-from runbook.host.interface import SAME_MOMENT, HostView, Waiter
-from runbook.host.systemd.addresses import runtime_folder
+from runbook.host.interface import SHARED_READ_AGE, HostView, Waiter
+from runbook.host.systemd.addresses import find_runtime_folder
 from runbook.model import Deadline, ProcessId, Wake
 from runbook.records.store import open_file
 from runbook.util.timespan import format_span
-from runbook.util.wording import in_words
+from runbook.util.wording import describe_error
 
 SYSTEM = Path("/run")
 """Where the folders of the system's locks are made."""
 
-LOOK = 0.5
+RETRY_INTERVAL = 0.5
 """Seconds between two tries while somebody else has a lock; the end of that process is heard besides."""
 
-TRIES = 5
+NO_HOLDER_TRIES = 5
 """So many tries where the kernel names nobody who has the lock: it was let go in this very moment."""
 
-LONGEST = 4096
+MAX_LOCK_LINE = 4096
 """Bytes of a line that says who has a lock."""
 
 _OPEN = os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
@@ -92,7 +92,7 @@ class Locks:
         self._files[unit] = fd
         os.ftruncate(fd, 0)  # Whoever had it last is nobody any more.
 
-    def tell(self, run: str, user: str) -> None:
+    def write_holder(self, run: str, user: str) -> None:
         """Let everybody see whose they are. Where the disk takes no more, they hold all the same."""
         line = json.dumps({"pid": os.getpid(), "run": run, "user": user, "since": round(time.time(), 3)})
         for fd in self._files.values():
@@ -116,8 +116,8 @@ class Locker:
     scope: str
     view: HostView
     waiter: Waiter
-    patience: float = 0.0
-    told: Callable[[str], None] = lambda _: None
+    max_wait: float = 0.0
+    on_wait: Callable[[str], None] = lambda _: None
 
     def take(self, units: Iterable[str]) -> Locks:
         """Lock units, known by systemd's own names; always in the same order, so that no two runs wait for each other.
@@ -125,15 +125,15 @@ class Locker:
         Raises Locked at once, or when the patience is over; NotBegun where there can be no lock; Interrupted.
         """
         locks = Locks()
-        deadline = Deadline.after(self.view.clock, self.patience)
+        deadline = Deadline.after(self.view.clock, self.max_wait)
         with contextlib.ExitStack() as undo:
             undo.callback(locks.close)
             for unit in sorted(set(units)):
-                locks.add(unit, self._held(unit, deadline))
+                locks.add(unit, self._lock_unit(unit, deadline))
             undo.pop_all()
         return locks
 
-    def _held(self, unit: str, deadline: Deadline) -> int:
+    def _lock_unit(self, unit: str, deadline: Deadline) -> int:
         said, tries = "", 0
         while True:
             fd = _open(self.scope, unit)
@@ -144,23 +144,23 @@ class Locker:
                     undo.pop_all()
                     return fd
                 except BlockingIOError:
-                    holder = _holder(unit, os.fstat(fd), os.pread(fd, LONGEST, 0))
+                    holder = _holder(unit, os.fstat(fd), os.pread(fd, MAX_LOCK_LINE, 0))
                 except OSError as error:
-                    raise NotBegun(f"cannot lock {unit}: {in_words(error)}") from error
+                    raise NotBegun(f"cannot lock {unit}: {describe_error(error)}") from error
             tries += holder is None
-            if deadline.passed and (holder is not None or tries >= TRIES):
+            if deadline.expired and (holder is not None or tries >= NO_HOLDER_TRIES):
                 raise self._locked(holder or LockHolder(unit))
-            if holder is not None and str(holder) != said and not deadline.passed:
+            if holder is not None and str(holder) != said and not deadline.expired:
                 said = str(holder)
-                self.told(f"{unit} is locked by {said}; waiting for it, at most {format_span(deadline.left)}")
-            self.waiter.wait(Wake(processes=self._process(holder), within=LOOK), deadline)
+                self.on_wait(f"{unit} is locked by {said}; waiting for it, at most {format_span(deadline.remaining)}")
+            self.waiter.wait(Wake(processes=self._process(holder), within=RETRY_INTERVAL), deadline)
 
     def _process(self, holder: LockHolder | None) -> frozenset[ProcessId]:
-        process = self.view.process(holder.pid) if holder is not None and holder.pid else None
+        process = self.view.find_process(holder.pid) if holder is not None and holder.pid else None
         return frozenset({process.id} if process is not None else ())
 
     def _locked(self, holder: LockHolder) -> Locked:
-        waited = f"; waited {format_span(self.patience)} for it" if self.patience else ""
+        waited = f"; waited {format_span(self.max_wait)} for it" if self.max_wait else ""
         watch = f"runbook show --follow {holder.run} watches it; " if holder.run else ""
         return Locked(
             f"cannot begin: {holder.unit} is locked by {holder}{waited}",
@@ -168,36 +168,36 @@ class Locker:
         )
 
 
-def holders(units: Iterable[str], scope: str) -> tuple[LockHolder, ...]:
+def find_lock_holders(units: Iterable[str], scope: str) -> tuple[LockHolder, ...]:
     """Name whoever has the lock of one of these units, without touching any lock.
 
     Who may not read a file is told no more than the kernel tells everybody: the process, and its user.
     """
     found = []
     for unit in sorted(set(units)):
-        path, said = _home(scope) / unit, b""
+        path, said = _lock_folder(scope) / unit, b""
         with contextlib.suppress(OSError):
             with contextlib.suppress(PermissionError), open_file(path) as file:
-                said = file.read(LONGEST)
+                said = file.read(MAX_LOCK_LINE)
             found.append(_holder(unit, path.lstat(), said))
     return tuple(holder for holder in found if holder is not None)
 
 
-def _home(scope: str) -> Path:
-    base, parts, _ = _place(scope)
+def _lock_folder(scope: str) -> Path:
+    base, parts, _ = _lock_location(scope)
     return base.joinpath(*parts)
 
 
-def _place(scope: str) -> tuple[Path, tuple[str, ...], int]:
+def _lock_location(scope: str) -> tuple[Path, tuple[str, ...], int]:
     """Say where the locks of a scope are: in which folder that is there, in which below it, and whose they are."""
     if scope == "system":
         return SYSTEM, ("runbook", "system"), 0
-    return runtime_folder(), ("runbook",), os.geteuid()
+    return find_runtime_folder(), ("runbook",), os.geteuid()
 
 
 def _open(scope: str, unit: str) -> int:
     """Open the file of a unit, made if it is not there. Raises NotBegun."""
-    base, parts, owner = _place(scope)
+    base, parts, owner = _lock_location(scope)
     if os.geteuid() != owner:
         raise NotBegun(
             f"cannot lock {unit}: only root may lock the units of the system's manager",
@@ -210,16 +210,16 @@ def _open(scope: str, unit: str) -> int:
             undo.callback(os.close, folder)
             for part in parts:
                 path /= part
-                folder = _enter(folder, part, path, owner)
+                folder = _open_folder(folder, part, path, owner)
                 undo.callback(os.close, folder)
             path /= unit
             fd = os.open(unit, os.O_RDWR | os.O_CREAT | _OPEN, 0o600, dir_fd=folder)
         except OSError as error:
-            raise _no_lock(unit, path, error) from error
+            raise _lock_error(unit, path, error) from error
     try:
         status = os.fstat(fd)
         if not stat.S_ISREG(status.st_mode) or status.st_uid != owner:
-            raise _strange(path, "is no plain file" if status.st_uid == owner else f"is of user {status.st_uid}")
+            raise _unsafe_error(path, "is no plain file" if status.st_uid == owner else f"is of user {status.st_uid}")
         if stat.S_IMODE(status.st_mode) != 0o600:  # noqa: PLR2004 - earlier versions made it for all to read
             os.fchmod(fd, 0o600)
     except BaseException:
@@ -228,7 +228,7 @@ def _open(scope: str, unit: str) -> int:
     return fd
 
 
-def _enter(above: int, name: str, path: Path, owner: int) -> int:
+def _open_folder(above: int, name: str, path: Path, owner: int) -> int:
     """Open a folder on the way to the locks, made if it is not there; refuse one into which others may put things."""
     made = False
     with contextlib.suppress(FileExistsError):
@@ -241,17 +241,17 @@ def _enter(above: int, name: str, path: Path, owner: int) -> int:
     if status.st_uid != owner or status.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
         os.close(fd)
         why = f"is of user {status.st_uid}" if status.st_uid != owner else "may be written by others"
-        raise _strange(path, why)
+        raise _unsafe_error(path, why)
     return fd
 
 
-def _no_lock(unit: str, path: Path, error: OSError) -> NotBegun:
+def _lock_error(unit: str, path: Path, error: OSError) -> NotBegun:
     if error.errno in (errno.ELOOP, errno.ENOTDIR, errno.EISDIR, errno.ENXIO):
-        return _strange(path, "is not what it should be")
-    return NotBegun(f"cannot lock {unit}: {path}: {in_words(error)}", hint=f"ls -ld {path.parent} tells more")
+        return _unsafe_error(path, "is not what it should be")
+    return NotBegun(f"cannot lock {unit}: {path}: {describe_error(error)}", hint=f"ls -ld {path.parent} tells more")
 
 
-def _strange(path: Path, why: str) -> NotBegun:
+def _unsafe_error(path: Path, why: str) -> NotBegun:
     return NotBegun(f"cannot lock {path.name}: {path} {why}", hint=f"ls -ld {path} tells whose it is; move it away")
 
 
@@ -300,9 +300,9 @@ def _user_of(pid: int) -> str:
         return str(uid)
 
 
-def names_of(view: HostView, spelled: Iterable[str]) -> tuple[str, ...]:
+def find_canonical_names(view: HostView, spelled: Iterable[str]) -> tuple[str, ...]:
     """Give systemd's own names of units, each once: an alias is locked as what it is an alias of. Raises NotBegun."""
     try:
-        return tuple(sorted({view.unit(name, recent=SAME_MOMENT).name for name in spelled}))
+        return tuple(sorted({view.unit(name, max_age=SHARED_READ_AGE).name for name in spelled}))
     except HostError as error:
         raise NotBegun(f"cannot begin: {error.message}", hint=error.hint) from error

@@ -18,19 +18,19 @@ from runbook.model import Event
 CHUNK = 1024 * 1024
 """Bytes that are looked at together."""
 
-FILES = re.compile(r"\.log(\.\d+)?$")
+OUTPUT_FILES = re.compile(r"\.log(\.\d+)?$")
 """The names of such files: of the last try, and of those before it."""
 
-GIVEN = re.compile(r"\.log\.(start|script)$")
+INPUT_FILES = re.compile(r"\.log\.(start|script)$")
 """The names of files with what a command was given, its variables among it. Its unit removes them, unless it died with
 the machine; a command that runs has read them."""
 
-ENDS = ("run-finished", "run-abandoned", "run-superseded")
+RUN_END_EVENTS = ("run-finished", "run-abandoned", "run-superseded")
 """The events after which no command of the run is to be begun."""
 
 
 @dataclass(frozen=True)
-class Printed:
+class OutputMasker:
     """Masks what was printed: a sink, to stand before the record. `secrets` are values, the longest first."""
 
     folder: Path
@@ -40,9 +40,9 @@ class Printed:
         """Mask what the step printed that this event is about; at the end of the run, all that is left of commands."""
         if event.event in ("step-finished", "step-retrying"):
             self.mask(f"{event.data['id']}.log")
-        elif event.event in ENDS:
+        elif event.event in RUN_END_EVENTS:
             self.mask("")
-            for path in _named(self.folder, GIVEN):
+            for path in _list_files(self.folder, INPUT_FILES):
                 with contextlib.suppress(OSError):
                     path.unlink()
 
@@ -50,17 +50,17 @@ class Printed:
         """Mask all files whose names begin so. One that cannot be written is as it was: nobody else may read it."""
         if not self.secrets:
             return
-        for path in files(self.folder):
+        for path in list_output_files(self.folder):
             if path.name.startswith(begins):
                 _mask(path, self.secrets)
 
 
-def files(folder: Path) -> list[Path]:
+def list_output_files(folder: Path) -> list[Path]:
     """Give the files with what was printed, by name; no symbolic link is one."""
-    return _named(folder, FILES)
+    return _list_files(folder, OUTPUT_FILES)
 
 
-def _named(folder: Path, names: re.Pattern[str]) -> list[Path]:
+def _list_files(folder: Path, names: re.Pattern[str]) -> list[Path]:
     try:
         return [
             path for path in sorted(folder.iterdir()) if names.search(path.name) and stat.S_ISREG(path.lstat().st_mode)

@@ -35,15 +35,15 @@ ALPHABET = "23456789abcdefghjkmnpqrstuvwxyz"
 SPARE = 8192
 """Bytes that are kept free on the disk, for the record to be able to say that it cannot grow any more."""
 
-LOST = "record-lost"
+RECORD_LOST = "record-lost"
 """The event that says that whatever came after it is not in the record."""
 
-PASSING = frozenset({"step-waiting", "notice"})
+TRANSIENT_EVENTS = frozenset({"step-waiting", "notice"})
 """Events that nothing rests on: they are written, and not waited for."""
 
 
 @dataclass(frozen=True)
-class Header:
+class RunHeader:
     """What was asked of a run. `env` are the variables of its surroundings that the runbook names.
 
     `withheld` are the variables of the runbook, and of the surroundings, whose values hold a secret: they are kept
@@ -65,7 +65,7 @@ class Header:
 
 
 @dataclass(frozen=True)
-class Record:
+class RunFolder:
     """The folder of one run."""
 
     id: str
@@ -96,7 +96,7 @@ class Record:
         """Room that is given back when there is no other. A record without it is not whole."""
         return self.folder / "spare"
 
-    def begin(self, header: Header, text: str) -> None:
+    def write_header(self, header: RunHeader, text: str) -> None:
         """Put on disk what was asked: a folder without a header is no run. Raises NotBegun, and leaves nothing then."""
         try:
             replace_file(self.runbook, text.encode())
@@ -105,7 +105,7 @@ class Record:
             _sync(self.folder.parent)
         except OSError as error:
             self.remove()
-            raise _no_place(self.folder.parent, error) from error
+            raise _folder_error(self.folder.parent, error) from error
 
     def remove(self) -> None:
         """Let it be gone, the header first: what is left if that is cut short is no run any more."""
@@ -114,7 +114,7 @@ class Record:
         shutil.rmtree(self.folder, ignore_errors=True)
 
     @property
-    def under_way(self) -> bool:
+    def is_running(self) -> bool:
         """Whether a program is writing its events at this moment."""
         with contextlib.suppress(OSError):
             with open_file(self.events) as file:
@@ -123,14 +123,14 @@ class Record:
         return False
 
 
-class Writer:
+class EventWriter:
     """Appends the events of one run to its record: a sink.
 
     Where the record cannot grow any more the run goes on without it: `lost` is told why, once, and the record says
     at its end that it is not whole. How the run ended is written all the same if there is room for it by then.
     """
 
-    def __init__(self, record: Record, lost: Callable[[str], None]) -> None:
+    def __init__(self, record: RunFolder, lost: Callable[[str], None]) -> None:
         self._record = record
         self._tell = lost
         self._lost = False
@@ -141,14 +141,14 @@ class Writer:
             )
             fcntl.fcntl(self._fd, fcntl.F_OFD_SETLK, _lock(fcntl.F_WRLCK))
             os.fchmod(self._fd, 0o600)
-            self._end = _whole(self._fd)
+            self._end = _find_whole_length(self._fd)
             os.ftruncate(self._fd, self._end)  # A line that was cut short says nothing.
             _sync(record.folder)
         except OSError as error:
             self.close()
-            if isinstance(error, BlockingIOError | PermissionError) and record.under_way:  # EAGAIN or EACCES, fcntl(2)
+            if isinstance(error, BlockingIOError | PermissionError) and record.is_running:  # EAGAIN or EACCES, fcntl(2)
                 raise NotBegun(f"cannot begin: run {record.id} is under way") from error
-            raise _no_place(record.folder, error) from error
+            raise _folder_error(record.folder, error) from error
 
     def __call__(self, event: Event) -> None:
         """Write one event; it is on disk when this returns."""
@@ -166,11 +166,11 @@ class Writer:
             self._fd = -1
 
     def _append(self, event: Event) -> None:
-        data = event.line().encode() + b"\n"
+        data = event.to_line().encode() + b"\n"
         written = 0
         while written < len(data):
             written += os.write(self._fd, data[written:])
-        if event.event not in PASSING:
+        if event.event not in TRANSIENT_EVENTS:
             os.fdatasync(self._fd)
         self._end += len(data)
 
@@ -181,7 +181,7 @@ class Writer:
             os.ftruncate(self._fd, self._end)
             if not told:
                 self._record.spare.unlink()
-                self._append(Event(event.time, event.run, LOST, {"reason": why}))
+                self._append(Event(event.time, event.run, RECORD_LOST, {"reason": why}))
         if not told:
             self._tell(f"the record of this run cannot grow any more ({why}); the run goes on, and cannot be resumed")
 
@@ -201,18 +201,18 @@ def boot_id() -> str:
     return ""
 
 
-def booted(now: float) -> float:
+def boot_time(now: float) -> float:
     """Give the moment of this boot, in seconds since the epoch: what a process's start counts from."""
     return now - time.clock_gettime(time.CLOCK_BOOTTIME)
 
 
-def new_id(now: float) -> str:
+def new_run_id(now: float) -> str:
     """Make a run's id, which sorts by time: 20261123-0547-k3f."""
     stamp = time.strftime("%Y%m%d-%H%M", time.localtime(now))
     return f"{stamp}-{''.join(ALPHABET[byte % len(ALPHABET)] for byte in os.urandom(3))}"
 
 
-def home() -> Path:
+def runs_folder() -> Path:
     """Give the folder of all runs: the system's for root, else the user's own (XDG base directories)."""
     if os.geteuid() == 0:
         return Path("/var/lib/runbook/runs")
@@ -221,15 +221,15 @@ def home() -> Path:
     return base / "runbook" / "runs"
 
 
-def create(now: float) -> Record:
+def create_folder(now: float) -> RunFolder:
     """Make the folder of a new run. Raises NotBegun where there is no place for it."""
-    parent = home()
+    parent = runs_folder()
     try:
         for folder in (*reversed(parent.parents), parent):
-            _provide(folder, ours=folder in (parent, parent.parent))
+            _make_parent(folder, ours=folder in (parent, parent.parent))
         while True:
-            name = new_id(now)
-            record = Record(name, parent / name)
+            name = new_run_id(now)
+            record = RunFolder(name, parent / name)
             try:
                 _make(record.folder)
             except FileExistsError:
@@ -241,10 +241,10 @@ def create(now: float) -> Record:
                 raise
             return record
     except OSError as error:
-        raise _no_place(parent, error) from error
+        raise _folder_error(parent, error) from error
 
 
-def _provide(folder: Path, *, ours: bool) -> None:
+def _make_parent(folder: Path, *, ours: bool) -> None:
     """Make a folder on the way to the record, if it is not there; refuse one into which others may put things.
 
     What is `ours` must be of the user who runs this, and of nobody else.
@@ -269,7 +269,7 @@ def _make(folder: Path) -> None:
     folder.chmod(0o700)
 
 
-def _no_place(parent: Path, error: OSError) -> NotBegun:
+def _folder_error(parent: Path, error: OSError) -> NotBegun:
     return NotBegun(
         f"cannot begin: no place for the run's record in {parent}: {error.strerror}",
         hint=f"df -h {parent.parent} and ls -ld {parent} tell more",
@@ -314,7 +314,7 @@ def _sync(folder: Path) -> None:
         os.close(fd)
 
 
-def _whole(fd: int) -> int:
+def _find_whole_length(fd: int) -> int:
     """Give the length of a file up to the end of its last whole line."""
     size = os.fstat(fd).st_size
     end = size

@@ -12,7 +12,7 @@ from collections.abc import Iterable
 
 from runbook.model import Event
 from runbook.report.layout import Piece
-from runbook.util.stdio import visible
+from runbook.util.stdio import escape_controls
 
 _STYLE = """\
 :root { color-scheme: light dark; }
@@ -47,7 +47,7 @@ _PAGE = """\
 """
 
 
-class Sheet:
+class HtmlScreen:
     """A screen whose lines become a page."""
 
     def __init__(self) -> None:
@@ -70,7 +70,7 @@ class Sheet:
     def page(self, title: str, events: Iterable[Event]) -> bytes:
         """Make the page: the lines that were taken, and the events as they are recorded."""
         made = _PAGE.format(
-            title=html.escape(visible(title)),
+            title=html.escape(escape_controls(title)),
             style=_STYLE,
             lines="\n".join(self._lines),
             events="\n".join(_details(event) for event in events),
@@ -83,7 +83,7 @@ def _span(text: str, style: str) -> str:
 
 
 def _details(event: Event) -> str:
-    facts = json.loads(event.line())
+    facts = json.loads(event.to_line())
     told = " ".join(str(event.data.get(name) or "") for name in ("id", "status", "verdict"))
     head = html.escape(f"{facts['time']} {event.event} {told}".rstrip())
     return f"<details><summary>{head}</summary><pre>{html.escape(json.dumps(facts, indent=2))}</pre></details>"

@@ -10,7 +10,7 @@ from enum import IntEnum
 from typing import Any, Literal
 
 from runbook.model import Event
-from runbook.util.stdio import visible
+from runbook.util.stdio import escape_controls
 
 MESSAGE_IDS = {
     "run-started": "1a96052838114eed995f32f7cfda32c4",
@@ -24,10 +24,10 @@ MESSAGE_IDS = {
 }
 """The events that become entries, and the id of each."""
 
-ENDING_ID = "d99fa678bb9b42c4a89aac7377b61dff"
+KILL_MESSAGE_ID = "d99fa678bb9b42c4a89aac7377b61dff"
 """The id of the entry about a process that is about to be ended."""
 
-ENDED = ("orphan", "leftover")
+KILLED_ROLES = ("orphan", "leftover")
 """What a process that holds a port must be to be ended."""
 
 OBJECTS = {"system": "OBJECT_SYSTEMD_UNIT", "user": "OBJECT_SYSTEMD_USER_UNIT"}
@@ -54,7 +54,7 @@ _PRIORITIES = {
 }
 
 
-class Journal:
+class JournalReport:
     """Puts the events of a run into the journal."""
 
     def __init__(
@@ -79,9 +79,9 @@ class Journal:
             return
         message, priority = _sentence(event)
         self._entry(event, MESSAGE_IDS[event.event], message, priority)
-        for holder in _about_to_end(event):
+        for holder in _find_kill_targets(event):
             said = f"about to end PID {holder['pid']} ({holder['command']}): {holder['why']}"
-            self._entry(event, ENDING_ID, said, Priority.NOTICE, OBJECT_PID=str(holder["pid"]))
+            self._entry(event, KILL_MESSAGE_ID, said, Priority.NOTICE, OBJECT_PID=str(holder["pid"]))
 
     def _entry(self, event: Event, id_: str, message: str, priority: Priority, **more: str) -> None:
         data = event.data
@@ -96,7 +96,7 @@ class Journal:
         }
         fields = [
             # journalctl shows none of a message with control characters in it, only how long it is.
-            ("MESSAGE", visible(message)),
+            ("MESSAGE", escape_controls(message)),
             ("PRIORITY", str(int(priority))),
             ("SYSLOG_IDENTIFIER", "runbook"),
             ("MESSAGE_ID", id_),
@@ -131,13 +131,13 @@ def _sentence(event: Event) -> tuple[str, Priority]:
             return str(data["text"]), Priority.NOTICE
 
 
-def _about_to_end(event: Event) -> Iterator[Mapping[str, Any]]:
+def _find_kill_targets(event: Event) -> Iterator[Mapping[str, Any]]:
     """Give the processes that a step is about to end, each once: journald still finds who they are."""
     if event.event != "step-acting" or event.data["type"] != "kill-orphan":
         return
     seen = set()
     for port in event.data["evidence"].get("ports", ()):
         for holder in port["holders"]:
-            if holder["role"] in ENDED and holder["pid"] not in seen:
+            if holder["role"] in KILLED_ROLES and holder["pid"] not in seen:
                 seen.add(holder["pid"])
                 yield holder

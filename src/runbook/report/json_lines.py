@@ -14,7 +14,7 @@ class JsonLines:
         self._out: TextIO | None = out
 
     @property
-    def unread(self) -> bool:
+    def is_reader_gone(self) -> bool:
         """Whether whoever read it went away."""
         return self._out is None
 
@@ -23,6 +23,6 @@ class JsonLines:
         if self._out is None:
             return
         try:
-            print(event.line(), file=self._out, flush=True)
+            print(event.to_line(), file=self._out, flush=True)
         except OSError:
             self._out = None

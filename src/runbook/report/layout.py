@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from types import TracebackType
 from typing import TYPE_CHECKING, Protocol, Self, TextIO
 
-from runbook.util.stdio import lines, visible
+from runbook.util.stdio import escape_controls, split_lines
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 WIDTH = 80
 MARK = 6
 NAME = 21
-LEAST_TEXT = 20
+MIN_TEXT = 20
 """Characters that a text keeps for itself, however long the name before it."""
 
 MARKS = {
@@ -52,7 +52,7 @@ class Screen(Protocol):
         """Take the status away."""
 
 
-class Plain:
+class PlainScreen:
     """A file or a pipe: no escape codes, nothing that is written over."""
 
     def __init__(self, out: TextIO) -> None:
@@ -73,7 +73,7 @@ class Plain:
         """Do nothing."""
 
 
-class Terminal:
+class TerminalScreen:
     """A terminal: colours (but with NO_COLOR), and a last line that says what is under way."""
 
     def __init__(self, out: TextIO) -> None:
@@ -126,7 +126,7 @@ class Terminal:
             self._status = None
 
 
-class Page:
+class Layout:
     """Lays lines out on a screen.
 
     A terminal or a reader that went away does not end the run: what cannot be shown any more is dropped.
@@ -145,7 +145,7 @@ class Page:
             self._screen.close()
 
     @property
-    def unread(self) -> bool:
+    def is_reader_gone(self) -> bool:
         """Whether whoever read it went away."""
         return self._screen is None
 
@@ -153,7 +153,7 @@ class Page:
         """Show one line."""
         try:
             if self._screen is not None:
-                self._screen.line([(_flat(text), style) for text, style in pieces])
+                self._screen.line([(_one_line(text), style) for text, style in pieces])
         except OSError:
             self._screen = None
 
@@ -161,7 +161,7 @@ class Page:
         """Show what is under way, where that can be written over."""
         try:
             if self._screen is not None:
-                self._screen.status(_flat(text))
+                self._screen.status(_one_line(text))
         except OSError:
             self._screen = None
 
@@ -175,7 +175,7 @@ class Page:
 
     def heading(self, left: str, right: str) -> None:
         """Show a title, with something small at the right edge."""
-        left, right = _flat(left), _flat(right)
+        left, right = _one_line(left), _one_line(right)
         room = WIDTH - len(right) - 2
         title = left if len(left) <= room else left[: room - 3] + "..."
         self.line((title, "bold"), (right.rjust(WIDTH - len(title)), "dim"))
@@ -195,47 +195,49 @@ class Page:
         for pieces in _entry(mark, name, text, time, depth):
             self.line(*pieces)
 
-    def below(self, text: str, *, depth: int = 0) -> None:
+    def detail(self, text: str, *, depth: int = 0) -> None:
         """Show what belongs to the entry above it."""
         lead = " " * (2 + MARK + 2 * depth + 2)
-        for part in lines(text):
-            for piece in textwrap.wrap(visible(part), WIDTH - len(lead), break_on_hyphens=False) or [""]:
+        for part in split_lines(text):
+            for piece in textwrap.wrap(escape_controls(part), WIDTH - len(lead), break_on_hyphens=False) or [""]:
                 self.line((lead + piece, ""))
 
     def quote(self, text: str, *, depth: int = 0) -> None:
         """Show a line that somebody else wrote."""
         lead = " " * (2 + MARK + 2 * depth + 2) + "| "
-        wrapped = textwrap.wrap(_flat(text), WIDTH - len(lead), max_lines=3, placeholder=" ...", break_on_hyphens=False)
+        wrapped = textwrap.wrap(
+            _one_line(text), WIDTH - len(lead), max_lines=3, placeholder=" ...", break_on_hyphens=False
+        )
         for line in wrapped:
             self.line((lead, "dim"), (line, ""))
 
-    def words(self, text: str, *, style: str = "") -> None:
+    def sentence(self, text: str, *, style: str = "") -> None:
         """Show a sentence from the left edge, its further lines indented."""
-        for line in textwrap.wrap(_flat(text), WIDTH, subsequent_indent="  ", break_on_hyphens=False):
+        for line in textwrap.wrap(_one_line(text), WIDTH, subsequent_indent="  ", break_on_hyphens=False):
             self.line((line, style))
 
     def item(self, name: str, text: str) -> None:
         """Show a small name, and what belongs to it beside it."""
         lead = f"  {name:<{MARK}}"
-        for line in textwrap.wrap(_flat(text), WIDTH - len(lead), break_on_hyphens=False, break_long_words=False):
+        for line in textwrap.wrap(_one_line(text), WIDTH - len(lead), break_on_hyphens=False, break_long_words=False):
             self.line((lead, "dim"), (line, ""))
             lead = " " * len(lead)
 
 
 def _entry(mark: str, name: str, text: str, time: str, depth: int) -> list[list[Piece]]:
     """Lay one step out."""
-    name, text = _flat(name), _flat(text)
+    name, text = _one_line(name), _one_line(text)
     indent = "  " * depth
     column = 2 + MARK + max(NAME, len(indent) + len(name) + 2)
     if column > 2 + MARK + NAME and column + len(text) + len(time) + 2 > WIDTH:
         # A long name has a line of its own, where there is too little room beside it.
         head = [(f"  {mark:<{MARK}}", MARKS.get(mark, "")), (f"{indent}{name}", "")]
         return [head, *_entry("", "", text, time, depth)] if text or time else [head]
-    room = max(WIDTH - column - (len(time) + 2 if time else 0), LEAST_TEXT)
+    room = max(WIDTH - column - (len(time) + 2 if time else 0), MIN_TEXT)
     first, *rest = textwrap.wrap(text, room, break_on_hyphens=False) or [""]
     label = f"{indent}{name}".ljust(column - 2 - MARK)
     gap = max(WIDTH - column - len(first) - len(time), 1) if time else 0
-    more = textwrap.wrap(" ".join(rest), max(WIDTH - column, LEAST_TEXT), break_on_hyphens=False)
+    more = textwrap.wrap(" ".join(rest), max(WIDTH - column, MIN_TEXT), break_on_hyphens=False)
     head = [(f"  {mark:<{MARK}}", MARKS.get(mark, "")), (f"{label}{first}{' ' * gap}", ""), (time, "dim")]
     return [head, *([(" " * column + line, "")] for line in more)]
 
@@ -243,6 +245,6 @@ def _entry(mark: str, name: str, text: str, time: str, depth: int) -> list[list[
 _WHITE = str.maketrans("\t\n\x0b\x0c\r", "     ")
 
 
-def _flat(text: str) -> str:
+def _one_line(text: str) -> str:
     """Give a text as it stands on one line."""
-    return visible(text.translate(_WHITE))
+    return escape_controls(text.translate(_WHITE))

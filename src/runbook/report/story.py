@@ -7,21 +7,21 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from runbook.model import Event
-from runbook.report.layout import WIDTH, Page
-from runbook.report.text import Text
+from runbook.report.layout import WIDTH, Layout
+from runbook.report.text import TextReport
 from runbook.util.timespan import format_span
 
-MOST_HOLDERS = 12
+MAX_HOLDERS = 12
 """So many processes of one step are named; the record has all."""
 
-OUTPUT_NAMES = 3
+MAX_OUTPUT_FILES = 3
 """So many files of what was printed are named."""
 
 
-class Story(Text):
+class StoryReport(TextReport):
     """Tells a run from its events. `summary` says how it stands as a whole: before its events, and after them."""
 
-    def __init__(self, page: Page) -> None:
+    def __init__(self, page: Layout) -> None:
         super().__init__(page)
         self._booted: float | None = None
         self._last = 0.0
@@ -40,7 +40,7 @@ class Story(Text):
         data = summary.data
         self._page.heading(str(data["name"]), f"run {summary.run}")
         manager = ", of the user's own manager" if data["scope"] == "user" else ""
-        self._page.item("began", f"{moment(summary.time)}, by {data['user']}")
+        self._page.item("began", f"{format_time(summary.time)}, by {data['user']}")
         self._page.item("file", "standard input" if data["file"] == "-" else data["file"])
         if data["units"]:
             self._page.item("unit", f"{', '.join(data['units'])}{manager}")
@@ -50,13 +50,13 @@ class Story(Text):
         """Tell how the run stands, where its files are, and what to do next."""
         self._page.idle()
         data = summary.data
-        if said := _standing(data, self._last):
+        if said := _describe_status(data, self._last):
             self._page.line()
-            self._page.words(said, style="yellow")
+            self._page.sentence(said, style="yellow")
         for name in data.get("cut", ()) if data["status"] != "under-way" else ():
             self._page.item("cut", f"{name} had begun to act, and its end is not recorded")
         # The last words of the run may have said it.
-        if (hint := _next(summary)) and f"runbook resume {summary.run}" not in self._advised:
+        if (hint := _find_next_command(summary)) and f"runbook resume {summary.run}" not in self._advised:
             self._page.item("next", hint)
         self._page.line()
         for text in _files(data):
@@ -71,12 +71,12 @@ class Story(Text):
         self._parents.clear()
         self._page.idle()
         self._page.line()
-        self._page.entry("note", "", f"gone on with, {moment(event.time)}")
+        self._page.entry("note", "", f"gone on with, {format_time(event.time)}")
 
     def _run_finished(self, event: Event, data: Mapping[str, Any]) -> None:
         super()._run_finished(event, data)
         self._advised = str(data.get("hint", ""))
-        self._page.item("ended", f"{moment(event.time)}, with exit status {data['exit']}")
+        self._page.item("ended", f"{format_time(event.time)}, with exit status {data['exit']}")
 
     def _step_rerun(self, event: Event, data: Mapping[str, Any]) -> None:
         self._page.entry("note", data["id"], "to be carried out again, as the operator said")
@@ -86,7 +86,7 @@ class Story(Text):
         super()._step_finished(event, data)
         evidence = data["evidence"]
         killed = evidence.get("killed", [])
-        for one in killed[:MOST_HOLDERS]:
+        for one in killed[:MAX_HOLDERS]:
             self._process("ended", one, depth)
         if data["status"] == "failed":
             left = [one for port in evidence.get("ports", ()) for one in port.get("holders", ())]
@@ -97,21 +97,21 @@ class Story(Text):
         """Say who a process is: as the evidence has it, which was taken while it lived."""
         since = ""
         if self._booted is not None and (began := _number(one.get("started"))) is not None and one.get("pid") != 1:
-            since = f", since {moment(self._booted + began)}"
+            since = f", since {format_time(self._booted + began)}"
         sockets = ", ".join(str(text) for text in one.get("sockets", ()))
         of = f" in {one['unit']}" if one.get("unit") else ""
         user = f" of user {one['user']}" if one.get("user") else ""
-        self._page.below(f"{what}: PID {one.get('pid')}{of}{user}{since}: {sockets}", depth=depth)
+        self._page.detail(f"{what}: PID {one.get('pid')}{of}{user}{since}: {sockets}", depth=depth)
         if one.get("command"):
             self._page.quote(str(one["command"]), depth=depth)
 
 
-def history(summaries: Iterator[Event], page: Page) -> None:
+def print_history(summaries: Iterator[Event], page: Layout) -> None:
     """List runs, two lines for each: which and when and how it stands; what it was about."""
     for summary in summaries:
         data = summary.data
         took = format_span(float(f"{data['seconds']:.3g}"))
-        left = f"{summary.run}  {moment(summary.time)}  {data['status']}"
+        left = f"{summary.run}  {format_time(summary.time)}  {data['status']}"
         style = {"ok": "green", "changed": "green", "failed": "red"}.get(str(data["status"]), "yellow")
         page.line((left, style), (took.rjust(max(WIDTH - len(left), len(took) + 2)), "dim"))
         units = ", ".join(data["units"])
@@ -121,7 +121,7 @@ def history(summaries: Iterator[Event], page: Page) -> None:
         page.line((indent, ""), (about if len(about) <= room else f"{about[: room - 3]}...", ""))
 
 
-def moment(seconds: float) -> str:
+def format_time(seconds: float) -> str:
     """Give a moment as clocks here show it."""
     try:
         return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(seconds))
@@ -129,10 +129,10 @@ def moment(seconds: float) -> str:
         return "an unknown moment"
 
 
-def _standing(data: Mapping[str, Any], last: float) -> str:
+def _describe_status(data: Mapping[str, Any], last: float) -> str:
     """Say how a run stands whose last words do not say it."""
     status = data["status"]
-    until = f"; the last that is recorded is of {moment(last)}" if last else ""
+    until = f"; the last that is recorded is of {format_time(last)}" if last else ""
     if data.get("lost"):
         return f"the record is not whole: {data['lost']}{until}"
     if status == "under-way":
@@ -145,7 +145,7 @@ def _standing(data: Mapping[str, Any], last: float) -> str:
     return "abandoned: an operator gave it up" if status == "abandoned" else ""
 
 
-def _next(summary: Event) -> str:
+def _find_next_command(summary: Event) -> str:
     data = summary.data
     if data["status"] == "under-way":
         return f"runbook show --follow {summary.run} watches it"
@@ -161,10 +161,10 @@ def _next(summary: Event) -> str:
 def _files(data: Mapping[str, Any]) -> Iterator[str]:
     yield str(data["folder"])
     printed = data["printed"]
-    for one in printed[-OUTPUT_NAMES:]:
+    for one in printed[-MAX_OUTPUT_FILES:]:
         yield f"output/{str(one['file']).rpartition('/')[2]}: what was printed, {one['bytes']} bytes"
-    if len(printed) > OUTPUT_NAMES:
-        yield f"output/ holds {len(printed) - OUTPUT_NAMES} more"
+    if len(printed) > MAX_OUTPUT_FILES:
+        yield f"output/ holds {len(printed) - MAX_OUTPUT_FILES} more"
 
 
 def _number(value: object) -> float | None:

@@ -7,29 +7,29 @@ from collections.abc import Mapping
 from typing import Any
 
 from runbook.model import Event, Verdict
-from runbook.report.layout import Page
-from runbook.util.stdio import lines
+from runbook.report.layout import Layout
+from runbook.util.stdio import split_lines
 from runbook.util.timespan import format_span
-from runbook.util.wording import shown
+from runbook.util.wording import shorten
 
-SLOW = 0.05
+MIN_SHOWN_SECONDS = 0.05
 """Seconds from which on it is worth a person's while to read how long a step took."""
 
-WORTH_A_LINE = 10.0
+MIN_LOGGED_WAIT = 10.0
 """Seconds of waiting from which on a log says what is waited for."""
 
-MOST_PRINTED = 6
+MAX_OUTPUT_LINES = 6
 """So many last lines of what a failed command printed are shown."""
 
 
-PIDS = 4
+MAX_PIDS = 4
 """So many processes of one kind are named; the rest is counted."""
 
 
-class Text:
+class TextReport:
     """Shows a run as it goes on: one line for what went well, the facts for what did not."""
 
-    def __init__(self, page: Page) -> None:
+    def __init__(self, page: Layout) -> None:
         self._page = page
         self._parents: list[str] = []
         self._fixing = False
@@ -75,7 +75,7 @@ class Text:
     def _step_waiting(self, event: Event, data: Mapping[str, Any]) -> None:
         name, patience = self._name(data), f"at most {format_span(max(1, round(data['left'])))} more"
         self._status(name, f"{patience}: {data['reason']}")
-        if data["seconds"] >= WORTH_A_LINE:
+        if data["seconds"] >= MIN_LOGGED_WAIT:
             # Where nothing can be written over, a line now and then says that it is not stuck.
             waited = f"{format_span(round(data['seconds']))}: {data['reason']}; {patience}"
             self._page.log("..", name, waited, depth=len(self._parents))
@@ -99,7 +99,7 @@ class Text:
         self._page.entry(
             "again", self._name(data), f"{data['verdict']}; try {data['attempt'] + 1} in {pause}", depth=depth
         )
-        self._page.below(data["reason"], depth=depth)
+        self._page.detail(data["reason"], depth=depth)
 
     def _step_finished(self, event: Event, data: Mapping[str, Any]) -> None:
         self._page.idle()
@@ -111,7 +111,7 @@ class Text:
                 self._failed(data, "", len(self._parents))
             return
         depth = len(self._parents)
-        took = format_span(data["seconds"]) if data["seconds"] >= SLOW else ""
+        took = format_span(data["seconds"]) if data["seconds"] >= MIN_SHOWN_SECONDS else ""
         if data["status"] == "failed":
             self._failed(data, took, depth)
             return
@@ -130,16 +130,16 @@ class Text:
         self._last_reason = data["reason"]
         goes_on = "; the run goes on" if data.get("continues") else ""
         self._page.entry("--", self._name(data), f"{data['verdict'] or ''}{goes_on}", took, depth=depth)
-        self._page.below(reason, depth=depth)
+        self._page.detail(reason, depth=depth)
         self._quote(data, depth)
 
     def _quote(self, data: Mapping[str, Any], depth: int) -> None:
         """Show what a failed command, or a unit, wrote at last: many say what is wrong first, and then that it is."""
         text = str(data["evidence"].get("output") or "") or "\n".join(data["evidence"].get("journal", ()))
-        printed = [line.rstrip() for line in lines(text) if line.strip()]
-        if printed and str(data["reason"]).endswith(shown(printed[-1].strip(), len(data["reason"]))):
+        printed = [line.rstrip() for line in split_lines(text) if line.strip()]
+        if printed and str(data["reason"]).endswith(shorten(printed[-1].strip(), len(data["reason"]))):
             printed.pop()  # The reason ends with it.
-        for line in printed[-MOST_PRINTED:]:
+        for line in printed[-MAX_OUTPUT_LINES:]:
             self._page.quote(line, depth=depth)
 
     def _notice(self, event: Event, data: Mapping[str, Any]) -> None:
@@ -155,12 +155,12 @@ class Text:
         )
         if not begun:
             # The reason begins with that word itself.
-            self._page.words(data["reason"], style="red")
+            self._page.sentence(data["reason"], style="red")
         elif data["exit"] and data.get("step"):
             # The steps' own lines say the rest.
-            self._page.words(self._ended(data), style="red" if data["status"] == "failed" else style)
+            self._page.sentence(self._ended(data), style="red" if data["status"] == "failed" else style)
         else:
-            self._page.words(
+            self._page.sentence(
                 f"{data['status']}: {data['reason']}",
                 style=style if data["status"] in ("rolled-back", "still-starting") or not data["exit"] else "red",
             )
@@ -176,7 +176,7 @@ class Text:
             return f"rolled-back: it had failed at {name}: {verdict}"
         after = data.get("after")
         if after is None:
-            alone = "still-starting: the unit was left alone; nothing was mended"
+            alone = "still-starting: the unit was left alone; nothing was fixed"
             return alone if status == "still-starting" else f"{status} at {name}: {verdict}"
         first = f"{self._names.get(after['step'], after['step'])}: {after['verdict']}"
         if status == "still-starting":
@@ -194,7 +194,7 @@ class Text:
         self._numbers = {}
         self._said = set()
         if data.get("systemd"):
-            for position, (who, text) in enumerate(_witnesses(data)):
+            for position, (who, text) in enumerate(_describe_sources(data)):
                 self._page.entry("now" if position == 0 else "", who, text)
             self._page.line()
 
@@ -226,12 +226,12 @@ class Text:
 
     def _plan_finished(self, event: Event, data: Mapping[str, Any]) -> None:
         self._page.line()
-        self._page.words(data["reason"] if not data["exit"] else f"{data['status']}: {data['reason']}")
+        self._page.sentence(data["reason"] if not data["exit"] else f"{data['status']}: {data['reason']}")
         if data.get("hint"):
             self._page.item("next", data["hint"])
 
 
-def _witnesses(data: Mapping[str, Any]) -> list[tuple[str, str]]:
+def _describe_sources(data: Mapping[str, Any]) -> list[tuple[str, str]]:
     """Say what systemd and the kernel tell at this moment."""
     unit = data["systemd"]
     said = [("systemd", f"{data['unit']} is {unit['says']}")]
@@ -255,11 +255,11 @@ def _holders(holders: list[Mapping[str, Any]]) -> list[str]:
     told = []
     for (sockets, why), group in alike.items():
         pids = [str(holder["pid"]) for holder in group]
-        more = f" and {len(pids) - PIDS} more" if len(pids) > PIDS else ""
+        more = f" and {len(pids) - MAX_PIDS} more" if len(pids) > MAX_PIDS else ""
         oldest = min(holder["started"] for holder in group)
         # How long systemd runs says nothing about a socket of its.
         age = format_span(max(0.0, time.clock_gettime(time.CLOCK_BOOTTIME) - oldest))
         since = "" if pids == ["1"] else f" for {age}"
         each = "each: " if len(pids) > 1 else ""
-        told.append(f"PID {', '.join(pids[:PIDS])}{more}: {sockets}{since}; {each}{why}")
+        told.append(f"PID {', '.join(pids[:MAX_PIDS])}{more}: {sockets}{since}; {each}{why}")
     return told

@@ -12,7 +12,7 @@ from pydantic import TypeAdapter
 from runbook.host.queries import Command
 from runbook.model import ProcessId
 
-LASTING = ("starts", "invocations", "first_starts", "cleared")
+PERSISTED_FIELDS = ("baseline_restarts", "invocations", "first_starts", "cleared")
 """What of a run's state lasts beyond the program's end."""
 
 
@@ -31,28 +31,28 @@ class RunState:
     folder: Path
     env: Mapping[str, str] = field(default_factory=dict)
     outputs: Path | None = None
-    starts: dict[str, int] = field(default_factory=dict)
+    baseline_restarts: dict[str, int] = field(default_factory=dict)
     invocations: dict[str, str] = field(default_factory=dict)
     first_starts: dict[str, float] = field(default_factory=dict)
     cleared: dict[str, float] = field(default_factory=dict)
-    ended_below: dict[ProcessId, tuple[str, float]] = field(default_factory=dict)
-    asked: int = 0
+    ancestors_of_killed: dict[ProcessId, tuple[str, float]] = field(default_factory=dict)
+    query_count: int = 0
 
-    def kept(self) -> dict[str, dict[str, Any]]:
+    def dump(self) -> dict[str, dict[str, Any]]:
         """Give what of it goes into the record, for whoever goes on with the run."""
-        return {name: dict(getattr(self, name)) for name in LASTING if getattr(self, name)}
+        return {name: dict(getattr(self, name)) for name in PERSISTED_FIELDS if getattr(self, name)}
 
-    def restore(self, kept: Mapping[str, Mapping[str, Any]]) -> None:
+    def load(self, kept: Mapping[str, Mapping[str, Any]]) -> None:
         """Know what an earlier part of the run knew."""
-        for name in LASTING:
+        for name in PERSISTED_FIELDS:
             getattr(self, name).update(kept.get(name, {}))
 
-    def new_question(self) -> int:
+    def next_query_id(self) -> int:
         """Give a number that makes a question another one than all those before it."""
-        self.asked += 1
-        return self.asked
+        self.query_count += 1
+        return self.query_count
 
-    def command(
+    def make_command(
         self,
         run: str | tuple[str, ...],
         *,
@@ -79,27 +79,27 @@ class RunState:
 
 
 @dataclass
-class Memory:
+class StepState:
     """What a step remembers from one look to the next. A step type adds fields.
 
     A memory that is `lasting` goes into the record, so that a step which was cut short can be gone on with: its fields
     are then of what JSON can hold. One that is not is made anew, and the step looks again at what is there.
     """
 
-    lasting: ClassVar[bool] = False
+    persistent: ClassVar[bool] = False
 
     run: RunState
     id: str = ""
 
-    def kept(self) -> dict[str, Any]:
+    def dump(self) -> dict[str, Any]:
         """Give it as the record keeps it."""
         kept: dict[str, Any] = TypeAdapter(type(self)).dump_python(self, mode="json", exclude={"run", "id"})
         return kept
 
     @classmethod
-    def restored(cls, run: RunState, id_: str, kept: Mapping[str, Any]) -> Self:
+    def load(cls, run: RunState, id_: str, kept: Mapping[str, Any]) -> Self:
         """Make it of what the record kept. Raises ValueError where that is of another version of this program."""
         return TypeAdapter(cls).validate_python({**kept, "run": run, "id": id_})
 
 
-M = TypeVar("M", bound=Memory)
+StateT = TypeVar("StateT", bound=StepState)

@@ -36,26 +36,26 @@ from runbook.host.facts import Unit
 from runbook.host.interface import Host, HostView
 from runbook.model import Finding, Impact, Verdict, fails
 from runbook.spec.fields import (
+    Boolean,
     Environment,
-    Expression,
-    Flag,
+    ExpressionField,
+    FieldError,
     FormatNumber,
-    Limit,
+    Integer,
     Number,
     PortList,
-    Span,
+    PositiveSpan,
     StepId,
-    Text,
-    Unfit,
+    TextField,
+    TextList,
+    TimeSpan,
     UnitName,
-    Whole,
-    Words,
 )
-from runbook.spec.state import M, Memory, RunState
-from runbook.template import Scope
+from runbook.spec.state import RunState, StateT, StepState
+from runbook.template import TemplateScope
 
 
-def key_of(name: str) -> str:
+def yaml_key(name: str) -> str:
     """Turn a field's name into its YAML key: `on_failure` into `on-failure`."""
     return name.replace("_", "-")
 
@@ -69,13 +69,13 @@ class Remedy:
     rounds: int
 
 
-class Document(BaseModel):
+class FileModel(BaseModel):
     """A part of a runbook file: kebab-case keys, nothing unknown, nothing changed after it was read."""
 
     model_config = ConfigDict(
         extra="forbid",
         frozen=True,
-        alias_generator=key_of,
+        alias_generator=yaml_key,
         populate_by_name=True,
         arbitrary_types_allowed=True,
         # Most runbooks use a few of the types: the others are not made ready, which saves a quarter of a `validate`.
@@ -89,56 +89,56 @@ class Document(BaseModel):
         if info.context is not None and (value is None or value == []):
             required = info.field_name is not None and cls.model_fields[info.field_name].is_required()
             remedy = "give it a value" if required else "give it a value or leave it out"
-            raise Unfit(f"is empty; {remedy}" if value is None else f"is an empty list; {remedy}")
+            raise FieldError(f"is empty; {remedy}" if value is None else f"is an empty list; {remedy}")
         return value
 
 
-class Step(Document, Generic[M]):
+class Step(FileModel, Generic[StateT]):
     """The contract of a step type, and the fields that every step has."""
 
     kind: ClassVar[str] = ""
     """Its name in YAML; the file's name with dashes."""
     impact: ClassVar[Impact] = Impact.MUTATING
     """What it does to the machine at most."""
-    needs: ClassVar[tuple[str, ...]] = ()
+    required: ClassVar[tuple[str, ...]] = ()
     """Fields (`unit`, `port`) that must stand here or at the top of the file."""
-    takes: ClassVar[tuple[str, ...]] = ()
+    inherited: ClassVar[tuple[str, ...]] = ()
     """Fields (`unit`, `port`) that are filled from the top of the file where the step is silent."""
-    remembers: ClassVar[type[Memory]] = Memory
+    state_type: ClassVar[type[StepState]] = StepState
     """The class of its memory."""
-    fails_as: ClassVar[Verdict] = Verdict.TIMED_OUT
+    failure_verdict: ClassVar[Verdict] = Verdict.TIMED_OUT
     """The verdict where the machine refuses in a way that says no more."""
-    brings_units: ClassVar[bool] = False
+    may_create_units: ClassVar[bool] = False
     """Whether it may bring a unit into being, as a command may."""
-    offers: ClassVar[tuple[str, ...]] = ()
+    template_vars: ClassVar[tuple[str, ...]] = ()
     """Names beyond those of the runbook that its own templates may use: `to` and `from` of an update."""
-    settled: ClassVar[bool] = False
+    always_acts: ClassVar[bool] = False
     """Whether it will act whatever the steps before it do: a plan can then promise it."""
 
     id: StepId | None = Field(None, description="What templates and messages call it; by default its type.")
-    name: Text | None = Field(None, description="What people read instead of the type.")
-    when: Expression | None = Field(None, description="An expression; the step is skipped where it is false.")
-    retries: Whole = Field(0, description="Extra tries after a failed one.")
-    delay: Span = Field(1.0, description="The pause before the first extra try.")
+    name: TextField | None = Field(None, description="What people read instead of the type.")
+    when: ExpressionField | None = Field(None, description="An expression; the step is skipped where it is false.")
+    retries: Integer = Field(0, description="Extra tries after a failed one.")
+    delay: TimeSpan = Field(1.0, description="The pause before the first extra try.")
     backoff: Number = Field(1.0, ge=1, description="What the pause is multiplied by from try to try.")
-    max_delay: Span = Field(60.0, description="What the pause never exceeds.")
-    timeout: Limit | None = Field(None, description="How long one try may take.")
+    max_delay: TimeSpan = Field(60.0, description="What the pause never exceeds.")
+    timeout: PositiveSpan | None = Field(None, description="How long one try may take.")
     on_failure: Literal["abort", "continue"] = Field("abort", description="Whether the run ends when it fails.")
-    secret: Flag = Field(False, description="Keep its output out of every report and file.")
+    secret: Boolean = Field(False, description="Keep its output out of every report and file.")
 
-    def memory(self, run: RunState) -> M:
+    def new_state(self, run: RunState) -> StateT:
         """Make the memory of a new try."""
-        return self.remembers(run, self.id or self.kind)  # type: ignore[return-value]
+        return self.state_type(run, self.id or self.kind)  # type: ignore[return-value]
 
-    def check(self, view: HostView, memory: M) -> Finding:
+    def check(self, view: HostView, state: StateT) -> Finding:
         """Say where this step stands, by looking only."""
         raise NotImplementedError
 
-    def glance(self, view: HostView, memory: M) -> Finding:
+    def check_once(self, view: HostView, state: StateT) -> Finding:
         """Say how it looks at this moment, for a dry run and `runbook check`: no window, no patience."""
-        return self.check(view, memory)
+        return self.check(view, state)
 
-    def apply(self, host: Host, memory: M) -> None:
+    def apply(self, host: Host, state: StateT) -> None:
         """Make the move that `check` called TO_DO. Raises HostError when the machine refuses."""
         raise NotImplementedError
 
@@ -147,11 +147,11 @@ class Step(Document, Generic[M]):
         assert self.timeout is not None, f"{self.kind} has no default time-out"
         return self.timeout
 
-    def timed_out(self, view: HostView, memory: M, last: Finding) -> Finding:
+    def judge_timeout(self, view: HostView, state: StateT, last: Finding) -> Finding:
         """Say what it means that the time is over, given what was last seen."""
         return fails(Verdict.TIMED_OUT, f"not finished in time: {last.reason}", **last.evidence)
 
-    def take_up(self, view: HostView, memory: M, *, stopped: bool) -> str:
+    def resume(self, view: HostView, state: StateT, *, stopped: bool) -> str:
         """Go on with a try that was cut short after it had begun to act, of which `memory` is what is left.
 
         `stopped`: not by a sudden death; what it had started was stopped, as far as it had not ended. Say what cannot
@@ -163,14 +163,14 @@ class Step(Document, Generic[M]):
         """Give the step that undoes this one, which ended with this evidence; None where there is nothing to undo."""
         return None
 
-    def let_go(self, host: Host, memory: M) -> None:
+    def cancel(self, host: Host, state: StateT) -> None:
         """Stop what a try had started, after a time-out or an interruption. May be called at any moment."""
 
-    def leaves(self, unit: Unit) -> Unit:
+    def predict(self, unit: Unit) -> Unit:
         """Say what its unit will be once it is done, as far as that is sure: for the plan of the steps after it."""
         return unit
 
-    def foretold(self) -> Mapping[str, str]:
+    def known_facts(self) -> Mapping[str, str]:
         """Give what templates may ask of it and is sure before it has run: for a plan."""
         return {}
 
@@ -178,11 +178,11 @@ class Step(Document, Generic[M]):
         """Give the steps it holds, if it is one that holds steps."""
         return None
 
-    def impact_here(self) -> Impact:
+    def effective_impact(self) -> Impact:
         """What this very step does to the machine, its fields considered."""
         return self.impact
 
-    def misfits(self, runbook: Runbook) -> Iterable[tuple[str, str]]:
+    def validate_in(self, runbook: Runbook) -> Iterable[tuple[str, str]]:
         """Say why it does not fit into this runbook, if it does not: pairs of a key of its own and a sentence."""
         return ()
 
@@ -208,23 +208,23 @@ class Step(Document, Generic[M]):
 class Nested:
     """Marks a field that holds steps. `reading`: only such as change nothing."""
 
-    reading: bool = False
+    read_only: bool = False
 
 
 STEPS_TITLE = "list of steps"
 _STEPS = WithJsonSchema({"title": STEPS_TITLE, "type": "array", "minItems": 1})
 StepList = Annotated[tuple[InstanceOf[Step[Any]], ...], Nested(), _STEPS]
 """Steps, in order. The document makes each of them by itself and hands them over."""
-ReadingSteps = Annotated[tuple[InstanceOf[Step[Any]], ...], Nested(reading=True), _STEPS]
+ReadOnlyStepList = Annotated[tuple[InstanceOf[Step[Any]], ...], Nested(read_only=True), _STEPS]
 """Steps that merely read."""
 
 
-class Runbook(Document):
+class Runbook(FileModel):
     """A whole file, checked. Its steps have their ids, units and ports filled in."""
 
     format: FormatNumber = Field(1, description="The format of the file: 1.")
-    name: Text = Field("", description="What people read as the title; the file's name by default.")
-    description: Text = Field("", description="What it is for, in as many words as it takes.")
+    name: TextField = Field("", description="What people read as the title; the file's name by default.")
+    description: TextField = Field("", description="What it is for, in as many words as it takes.")
     unit: UnitName | None = Field(
         None, description="What the steps act on, unless a step names another; `gw` is `gw.service`."
     )
@@ -232,8 +232,8 @@ class Runbook(Document):
     port: PortList = Field((), description="The port, or a list of ports, that the unit must own.")
     vars: Mapping[str, Any] = Field(default_factory=dict, description="Values for templates; `--set` overrides them.")
     env: Environment = Field(default_factory=dict, description="What is added to the environment of every command.")
-    secrets: Words = Field((), description="Names of environment variables whose values are masked everywhere.")
-    timeout: Limit | None = Field(None, description="How long all of `steps` may take.")
+    secrets: TextList = Field((), description="Names of environment variables whose values are masked everywhere.")
+    timeout: PositiveSpan | None = Field(None, description="How long all of `steps` may take.")
     steps: StepList = Field(..., description="What is done, in order.")
     rollback: Literal["off", "auto"] | StepList = Field(
         "off",
@@ -249,7 +249,7 @@ class Runbook(Document):
     """The file as it was read."""
     types: SkipValidation[Mapping[str, type[Step[Any]]]] = Field(default_factory=dict, exclude=True)
     """The step types, for the engine: it makes steps of its own for a roll back."""
-    names: Scope = Field(default_factory=Scope, exclude=True)
+    namespace: TemplateScope = Field(default_factory=TemplateScope, exclude=True)
     """What the names in its templates stand for, as far as the file itself tells."""
 
     @property

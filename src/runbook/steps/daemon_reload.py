@@ -9,19 +9,19 @@ from pydantic import Field
 
 from runbook.host.interface import Host, HostView
 from runbook.model import Finding, Verdict, holds, to_do
-from runbook.spec.fields import Limit
-from runbook.spec.state import Memory
+from runbook.spec.fields import PositiveSpan
+from runbook.spec.state import StepState
 from runbook.spec.step import Step
 
 
 @dataclass
-class DaemonReloadMemory(Memory):
+class DaemonReloadState(StepState):
     """Whether systemd has answered that it is done."""
 
     done: bool = False
 
 
-class DaemonReload(Step[DaemonReloadMemory]):
+class DaemonReload(Step[DaemonReloadState]):
     """Let systemd read all of its unit files again, and run its generators.
 
     It does so whatever systemd says of a single unit: NeedDaemonReload knows the files of the units that are
@@ -29,18 +29,18 @@ class DaemonReload(Step[DaemonReloadMemory]):
     """
 
     kind: ClassVar[str] = "daemon-reload"
-    remembers: ClassVar[type[Memory]] = DaemonReloadMemory
-    fails_as: ClassVar[Verdict] = Verdict.JOB_FAILED
-    brings_units: ClassVar[bool] = True
-    settled: ClassVar[bool] = True
+    state_type: ClassVar[type[StepState]] = DaemonReloadState
+    failure_verdict: ClassVar[Verdict] = Verdict.JOB_FAILED
+    may_create_units: ClassVar[bool] = True
+    always_acts: ClassVar[bool] = True
 
-    timeout: Limit | None = Field(120.0, description="How long one try may take.")
+    timeout: PositiveSpan | None = Field(120.0, description="How long one try may take.")
 
-    def check(self, view: HostView, memory: DaemonReloadMemory) -> Finding:
-        if memory.done:
+    def check(self, view: HostView, state: DaemonReloadState) -> Finding:
+        if state.done:
             return holds(Verdict.RELOADED, "systemd has read its unit files again")
         return to_do(Verdict.RELOADED, "let systemd read its unit files again")
 
-    def apply(self, host: Host, memory: DaemonReloadMemory) -> None:
+    def apply(self, host: Host, state: DaemonReloadState) -> None:
         host.daemon_reload()
-        memory.done = True
+        state.done = True

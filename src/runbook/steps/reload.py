@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-from runbook.actions.job_step import JobMemory, JobStep
-from runbook.checks.exit_reason import how_it_ended
+from runbook.actions.job_step import JobStep, JobStepState
+from runbook.checks.exit_reason import describe_exit
 from runbook.host.facts import UP, JobVerb, Unit
 from runbook.model import Finding, Verdict, fails, holds, to_do
 from runbook.util.timespan import format_span
@@ -21,7 +21,7 @@ class Reload(JobStep):
     kind: ClassVar[str] = "reload"
     verb: ClassVar[JobVerb] = JobVerb.RELOAD
 
-    def wanted(self, unit: Unit) -> Finding:
+    def decide(self, unit: Unit) -> Finding:
         if not unit.can_reload:
             how = "its unit file has no ExecReload=" if unit.is_service else "its kind of unit knows no reload"
             stale = "; that file changed on disk, and daemon-reload reads it" if unit.need_daemon_reload else ""
@@ -34,8 +34,8 @@ class Reload(JobStep):
             )
         return to_do(Verdict.RELOADED, f"reload {unit.name}, now {unit.describe()}", **unit.evidence())
 
-    def judge(self, unit: Unit, memory: JobMemory) -> Finding:
-        if unit.invocation_id != memory.invocation:
+    def judge_done(self, unit: Unit, state: JobStepState) -> Finding:
+        if unit.invocation_id != state.invocation:
             return fails(
                 Verdict.UNIT_CHANGED,
                 f"{unit.name} did not live through its reload: another invocation is there, {unit.describe()}",
@@ -44,18 +44,18 @@ class Reload(JobStep):
         if unit.active_state not in UP:
             return fails(
                 Verdict.JOB_FAILED,
-                f"{unit.name} did not live through its reload: {how_it_ended(unit)}",
+                f"{unit.name} did not live through its reload: {describe_exit(unit)}",
                 **unit.evidence(),
             )
         if unit.reload_result not in ("", "success"):
             # It matters where nobody heard how the job ended.
-            return fails(Verdict.JOB_FAILED, f"the reload of {unit.name} failed: {self.why_failed(unit)}")
+            return fails(Verdict.JOB_FAILED, f"the reload of {unit.name} failed: {self.describe_failure(unit)}")
         pid = f", PID {unit.main_pid}" if unit.main_pid else ""
         return holds(Verdict.RELOADED, f"same invocation{pid}", **unit.evidence())
 
-    def why_failed(self, unit: Unit) -> str:
+    def describe_failure(self, unit: Unit) -> str:
         if unit.active_state not in UP:
-            return how_it_ended(unit)
+            return describe_exit(unit)
         if unit.type == "notify-reload" and unit.reload_result == "timeout":
             limit = f"the {format_span(unit.timeout_start_usec / 1e6)} of TimeoutStartSec="
             unsaid = f"it did not report the end of its reload within {limit} (Type=notify-reload)"

@@ -7,12 +7,12 @@ from typing import ClassVar
 from pydantic import Field, model_validator
 
 from runbook.model import Verdict
-from runbook.spec.fields import Limit, Whole
-from runbook.spec.state import Memory
-from runbook.spec.step import ReadingSteps, Remedy, Step, StepList
+from runbook.spec.fields import Integer, PositiveSpan
+from runbook.spec.state import StepState
+from runbook.spec.step import ReadOnlyStepList, Remedy, Step, StepList
 
 
-class Remediate(Step[Memory]):
+class Remediate(Step[StepState]):
     """Until every check holds, at most `rounds` times: run the fix, then the checks again.
 
     Checks that hold the first time leave the machine untouched. Before the first fix, all of its steps are
@@ -20,12 +20,14 @@ class Remediate(Step[Memory]):
     """
 
     kind: ClassVar[str] = "remediate"
-    fails_as: ClassVar[Verdict] = Verdict.NOT_MENDED
+    failure_verdict: ClassVar[Verdict] = Verdict.NOT_FIXED
 
-    check_steps: ReadingSteps = Field(..., alias="check", description="Steps that merely read; all must hold.")
+    check_steps: ReadOnlyStepList = Field(..., alias="check", description="Steps that merely read; all must hold.")
     fix: StepList = Field(..., description="Steps that mend, in order.")
-    rounds: Whole = Field(1, ge=1, description="How often the fix may be tried.")
-    timeout: Limit | None = Field(None, description="How long all of it may take; its steps have their own limits.")
+    rounds: Integer = Field(1, ge=1, description="How often the fix may be tried.")
+    timeout: PositiveSpan | None = Field(
+        None, description="How long all of it may take; its steps have their own limits."
+    )
 
     @model_validator(mode="after")
     def _keeps_all_of_it_secret(self) -> Remediate:

@@ -10,13 +10,13 @@ from pydantic import Field
 from runbook.host.facts import ActiveState, LoadState, Unit
 from runbook.host.interface import Host, HostView
 from runbook.model import Finding, Verdict, fails, holds, to_do
-from runbook.spec.fields import Limit, UnitName
-from runbook.spec.state import Memory
+from runbook.spec.fields import PositiveSpan, UnitName
+from runbook.spec.state import StepState
 from runbook.spec.step import Step
 
 
 @dataclass
-class ResetMemory(Memory):
+class ResetFailedState(StepState):
     """What stood there before it was cleared: nobody can read it afterwards."""
 
     cleared: bool = False
@@ -24,7 +24,7 @@ class ResetMemory(Memory):
     restarts: int = 0
 
 
-class ResetFailed(Step[ResetMemory]):
+class ResetFailed(Step[ResetFailedState]):
     """Clear the failed state and the start-limit counter of this one unit.
 
     systemd shows nobody the counter, so it is cleared even where nothing seems to be set
@@ -32,39 +32,39 @@ class ResetFailed(Step[ResetMemory]):
     """
 
     kind: ClassVar[str] = "reset-failed"
-    takes: ClassVar[tuple[str, ...]] = ("unit",)
-    needs: ClassVar[tuple[str, ...]] = ("unit",)
-    remembers: ClassVar[type[Memory]] = ResetMemory
-    fails_as: ClassVar[Verdict] = Verdict.JOB_FAILED
-    settled: ClassVar[bool] = True
+    inherited: ClassVar[tuple[str, ...]] = ("unit",)
+    required: ClassVar[tuple[str, ...]] = ("unit",)
+    state_type: ClassVar[type[StepState]] = ResetFailedState
+    failure_verdict: ClassVar[Verdict] = Verdict.JOB_FAILED
+    always_acts: ClassVar[bool] = True
 
     unit: UnitName | None = Field(None, description="The unit whose failures are forgotten.")
-    timeout: Limit | None = Field(10.0, description="How long one try may take.")
+    timeout: PositiveSpan | None = Field(10.0, description="How long one try may take.")
 
-    def check(self, view: HostView, memory: ResetMemory) -> Finding:
+    def check(self, view: HostView, state: ResetFailedState) -> Finding:
         assert self.unit is not None
         unit = view.unit(self.unit)
-        if unit.load_state is LoadState.NOT_FOUND and not unit.runs:
+        if unit.load_state is LoadState.NOT_FOUND and not unit.is_running:
             return fails(Verdict.UNIT_NOT_FOUND, f"systemd knows no unit {unit.name}", **unit.evidence())
-        if not memory.cleared:
-            return to_do(Verdict.RESET, f"clear {_what(unit.n_restarts)} of {unit.name}", **unit.evidence())
+        if not state.cleared:
+            return to_do(Verdict.RESET, f"clear {_describe_cleared(unit.n_restarts)} of {unit.name}", **unit.evidence())
         if unit.active_state is ActiveState.FAILED:
             return fails(Verdict.UNIT_FAILED, f"{unit.name} failed again at once", **unit.evidence())
-        before = {"Result-before": memory.result, "NRestarts-before": memory.restarts}
-        return holds(Verdict.RESET, f"{_what(memory.restarts)} cleared", **before)
+        before = {"Result-before": state.result, "NRestarts-before": state.restarts}
+        return holds(Verdict.RESET, f"{_describe_cleared(state.restarts)} cleared", **before)
 
-    def apply(self, host: Host, memory: ResetMemory) -> None:
+    def apply(self, host: Host, state: ResetFailedState) -> None:
         assert self.unit is not None
         unit = host.unit(self.unit)
-        memory.result, memory.restarts = unit.result, unit.n_restarts
+        state.result, state.restarts = unit.result, unit.n_restarts
         host.reset_failed(self.unit)
-        memory.cleared = True
-        memory.run.cleared[unit.name] = host.clock.now()
+        state.cleared = True
+        state.run.cleared[unit.name] = host.clock.now()
 
-    def leaves(self, unit: Unit) -> Unit:
-        return replace(unit, starts_cleared=True)
+    def predict(self, unit: Unit) -> Unit:
+        return replace(unit, start_limit_cleared=True)
 
 
-def _what(restarts: int) -> str:
+def _describe_cleared(restarts: int) -> str:
     """Name what is cleared; NRestarts only where there is any."""
     return f"{restarts} restart{'' if restarts == 1 else 's'} and the start limit" if restarts else "the start limit"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-from runbook.actions.job_step import JobMemory, JobStep, begun, started
+from runbook.actions.job_step import JobStep, JobStepState, judge_start, predict_started
 from runbook.host.facts import JobVerb, Unit
 from runbook.model import Finding, Verdict, fails, to_do
 
@@ -18,16 +18,16 @@ class Restart(JobStep):
 
     kind: ClassVar[str] = "restart"
     verb: ClassVar[JobVerb] = JobVerb.RESTART
-    settled: ClassVar[bool] = True
+    always_acts: ClassVar[bool] = True
 
-    def wanted(self, unit: Unit) -> Finding:
+    def decide(self, unit: Unit) -> Finding:
         return to_do(Verdict.JOB_DONE, f"restart {unit.name}, now {unit.describe()}", **unit.evidence())
 
-    def leaves(self, unit: Unit) -> Unit:
-        return started(unit)
+    def predict(self, unit: Unit) -> Unit:
+        return predict_started(unit)
 
-    def judge(self, unit: Unit, memory: JobMemory) -> Finding:
-        return begun(unit, memory) or fails(
+    def judge_done(self, unit: Unit, state: JobStepState) -> Finding:
+        return judge_start(unit, state) or fails(
             Verdict.NOT_RESTARTED,
             f"systemd calls the restart done, but {unit.name} still runs the invocation from before",
             **unit.evidence(),

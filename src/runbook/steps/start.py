@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-from runbook.actions.job_step import JobMemory, JobStep, begun, started
-from runbook.checks.exit_reason import how_it_ended
+from runbook.actions.job_step import JobStep, JobStepState, judge_start, predict_started
+from runbook.checks.exit_reason import describe_exit
 from runbook.host.facts import UP, JobVerb, Unit
 from runbook.model import Finding, Verdict, fails, holds, to_do
 
@@ -16,15 +16,15 @@ class Start(JobStep):
     kind: ClassVar[str] = "start"
     verb: ClassVar[JobVerb] = JobVerb.START
 
-    def wanted(self, unit: Unit) -> Finding:
+    def decide(self, unit: Unit) -> Finding:
         if unit.active_state in UP and not unit.job:
             return holds(Verdict.ALREADY_SO, f"{unit.name} is {unit.describe()} already", **unit.evidence())
         return to_do(Verdict.JOB_DONE, f"start {unit.name}", **unit.evidence())
 
-    def leaves(self, unit: Unit) -> Unit:
-        return started(unit)
+    def predict(self, unit: Unit) -> Unit:
+        return predict_started(unit)
 
-    def judge(self, unit: Unit, memory: JobMemory) -> Finding:
-        return begun(unit, memory) or fails(
-            Verdict.JOB_FAILED, f"{unit.name} did not start: {how_it_ended(unit)}", **unit.evidence()
+    def judge_done(self, unit: Unit, state: JobStepState) -> Finding:
+        return judge_start(unit, state) or fails(
+            Verdict.JOB_FAILED, f"{unit.name} did not start: {describe_exit(unit)}", **unit.evidence()
         )

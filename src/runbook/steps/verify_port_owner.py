@@ -6,17 +6,17 @@ from typing import ClassVar, Literal
 
 from pydantic import Field
 
-from runbook.checks.exit_reason import being_stopped
+from runbook.checks.exit_reason import describe_stop_job
 from runbook.host.facts import LoadState, Unit
 from runbook.host.holders import PortOwnership, Role
 from runbook.host.interface import HostView
 from runbook.model import Finding, Impact, Verdict, fails, holds
-from runbook.spec.fields import Limit, PortList, UnitName
-from runbook.spec.state import Memory
+from runbook.spec.fields import PortList, PositiveSpan, UnitName
+from runbook.spec.state import StepState
 from runbook.spec.step import Step
 
 
-class VerifyPortOwner(Step[Memory]):
+class VerifyPortOwner(Step[StepState]):
     """See that every socket which listens on the port belongs to the unit's current invocation.
 
     A main process with workers, or a wrapper with the server as its child, shares one socket among several
@@ -25,35 +25,37 @@ class VerifyPortOwner(Step[Memory]):
 
     kind: ClassVar[str] = "verify-port-owner"
     impact: ClassVar[Impact] = Impact.READ_ONLY
-    takes: ClassVar[tuple[str, ...]] = ("unit", "port")
-    needs: ClassVar[tuple[str, ...]] = ("unit", "port")
-    fails_as: ClassVar[Verdict] = Verdict.OWNER_UNKNOWN
+    inherited: ClassVar[tuple[str, ...]] = ("unit", "port")
+    required: ClassVar[tuple[str, ...]] = ("unit", "port")
+    failure_verdict: ClassVar[Verdict] = Verdict.OWNER_UNKNOWN
 
     unit: UnitName | None = Field(None, description="The unit that must own the port.")
     port: PortList = Field((), description="The port, or a list of ports.")
     owner: Literal["unit", "main-pid"] = Field(
         "unit", description="`unit`: any process of the current invocation; `main-pid`: MainPID and no other."
     )
-    timeout: Limit | None = Field(30.0, description="How long one try may take.")
+    timeout: PositiveSpan | None = Field(30.0, description="How long one try may take.")
 
-    def check(self, view: HostView, memory: Memory) -> Finding:
+    def check(self, view: HostView, state: StepState) -> Finding:
         assert self.unit is not None
         unit = view.unit(self.unit)
-        if unit.load_state is LoadState.NOT_FOUND and not unit.runs:
-            return fails(Verdict.UNIT_NOT_FOUND, unit.unknown(view.near(unit.name)), **unit.evidence())
-        seen = [view.ownership(unit, port) for port in self.port]
+        if unit.load_state is LoadState.NOT_FOUND and not unit.is_running:
+            return fails(
+                Verdict.UNIT_NOT_FOUND, unit.describe_not_found(view.find_similar_unit(unit.name)), **unit.evidence()
+            )
+        seen = [view.judge_port(unit, port) for port in self.port]
         facts = {"ports": [ownership.evidence() for ownership in seen], **unit.evidence()}
         for ownership in seen:
             verdict, reason = self._judge(unit, ownership)
             if verdict is not Verdict.OWNED:
                 return fails(verdict, reason, **facts)
         owned = "; ".join(ownership.reason for ownership in seen)
-        if ending := being_stopped(unit):
+        if ending := describe_stop_job(unit):
             return fails(Verdict.UNIT_CHANGED, f"{ending}; {owned}", **facts)
         return holds(Verdict.OWNED, owned, **facts)
 
     def _judge(self, unit: Unit, ownership: PortOwnership) -> tuple[Verdict, str]:
-        if not ownership.owned or self.owner == "unit":
+        if not ownership.is_owned or self.owner == "unit":
             return ownership.verdict, ownership.reason
         others = [h for h in ownership.holders if h.role is Role.CURRENT and h.process.pid != unit.main_pid]
         if others or not ownership.holders:

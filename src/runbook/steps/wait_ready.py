@@ -9,48 +9,48 @@ from typing import ClassVar, Literal
 from pydantic import Field, model_validator
 
 from runbook.checks import previous_exit
-from runbook.checks.exit_reason import how_it_ended, in_its_file
-from runbook.checks.health import Look, Looker, Patience
-from runbook.checks.prober import PROBE_EVERY, Asking, Prober
+from runbook.checks.exit_reason import describe_exit, describe_unit_file
+from runbook.checks.health import HealthChecker, HealthReport, HealthState
+from runbook.checks.prober import PROBE_INTERVAL, Prober, ProbeRoundState
 from runbook.checks.probes import Probe
 from runbook.host.facts import ActiveState, Unit
 from runbook.host.interface import HostView
-from runbook.model import Finding, Impact, State, Verdict, fails, holds, not_yet
-from runbook.spec.fields import Limit, PortList, Span, UnitName, Whole
-from runbook.spec.state import Memory
+from runbook.model import Finding, FindingState, Impact, Verdict, fails, holds, not_yet
+from runbook.spec.fields import Integer, PortList, PositiveSpan, TimeSpan, UnitName
+from runbook.spec.state import StepState
 from runbook.spec.step import Runbook, Step
 from runbook.util.timespan import format_span
 
-RECENT = 2.0
+OWNERSHIP_MAX_AGE = 2.0
 """Seconds for which it need not be found anew that the unit owns its ports, between two rounds of probes.
 
 A look at all processes for each would keep a machine of some thousand busy. A window begins and ends with one.
 """
 
-NO_LOOP = (Verdict.READY, Verdict.STILL_STARTING, Verdict.NOT_LISTENING)
+NO_CRASH_LOOP = (Verdict.READY, Verdict.STILL_STARTING, Verdict.NOT_LISTENING)
 """What a unit that was restarted more often than allowed is not, until somebody else starts it anew."""
 
-OFTEN = 2
+MAX_FOREIGN_STARTS = 2
 """Starts by somebody else in one wait from which on it is they that keep the unit from being ready."""
 
 
 @dataclass
-class WaitMemory(Memory):
+class WaitReadyState(StepState):
     """The clocks of one wait, in seconds of the monotonic clock, and what is asked of the probes.
 
     `invocation` is what has been healthy since `healthy_since`. `only_words`: it has failed, and is to be told how.
     """
 
-    patience: Patience = field(default_factory=Patience)
-    began: float | None = None
+    health: HealthState = field(default_factory=HealthState)
+    started_at: float | None = None
     invocation: str = ""
     healthy_since: float | None = None
-    asking: Asking = field(default_factory=Asking)
-    previous_exit: previous_exit.Asking = field(default_factory=previous_exit.Asking)
-    only_words: bool = False
+    probe_round: ProbeRoundState = field(default_factory=ProbeRoundState)
+    previous_exit: previous_exit.PreviousExitLookup = field(default_factory=previous_exit.PreviousExitLookup)
+    awaits_exit_reason: bool = False
 
 
-class WaitReady(Step[WaitMemory]):
+class WaitReady(Step[WaitReadyState]):
     """Hold until the unit has been healthy without a break for `healthy-for`.
 
     Healthy is: one and the same invocation, active in the way its Type= means it, every port owned by it alone,
@@ -60,16 +60,16 @@ class WaitReady(Step[WaitMemory]):
 
     kind: ClassVar[str] = "wait-ready"
     impact: ClassVar[Impact] = Impact.READ_ONLY
-    takes: ClassVar[tuple[str, ...]] = ("unit", "port")
-    needs: ClassVar[tuple[str, ...]] = ("unit",)
-    remembers: ClassVar[type[Memory]] = WaitMemory
-    fails_as: ClassVar[Verdict] = Verdict.PROBE_FAILED
+    inherited: ClassVar[tuple[str, ...]] = ("unit", "port")
+    required: ClassVar[tuple[str, ...]] = ("unit",)
+    state_type: ClassVar[type[StepState]] = WaitReadyState
+    failure_verdict: ClassVar[Verdict] = Verdict.PROBE_FAILED
 
     unit: UnitName | None = Field(None, description="The unit that is waited for.")
     port: PortList = Field((), description="The port, or a list of ports, that it must own.")
-    healthy_for: Span = Field(5.0, description="How long it must have been healthy without a break.")
-    timeout: Limit | None = Field(120.0, description="How long one try may take.")
-    max_restarts: Whole = Field(0, description="Restarts by systemd that are allowed.")
+    healthy_for: TimeSpan = Field(5.0, description="How long it must have been healthy without a break.")
+    timeout: PositiveSpan | None = Field(120.0, description="How long one try may take.")
+    max_restarts: Integer = Field(0, description="Restarts by systemd that are allowed.")
     probes: tuple[Probe, ...] = Field((), description="What must answer, each with a `timeout`.")
     on_timeout: Literal["leave", "fail"] = Field(
         "leave",
@@ -83,43 +83,43 @@ class WaitReady(Step[WaitMemory]):
             raise ValueError("`healthy-for` ({}) is longer than `timeout` ({}); it could never be met".format(*spans))
         return self
 
-    def misfits(self, runbook: Runbook) -> Iterator[tuple[str, str]]:
+    def validate_in(self, runbook: Runbook) -> Iterator[tuple[str, str]]:
         if self.unit is not None and self.unit.endswith(".socket") and any(probe.journal for probe in self.probes):
             yield "probes", f"{self.unit} writes nothing into the journal; ask for the `journal` of its service"
 
-    def check(self, view: HostView, memory: WaitMemory) -> Finding:
+    def check(self, view: HostView, state: WaitReadyState) -> Finding:
         now = view.clock.monotonic()
-        if memory.began is None:
-            memory.began = now
+        if state.started_at is None:
+            state.started_at = now
         # Without probes it looks only when something has changed, or at the end.
-        look = self._look(view, memory, memory.patience, RECENT if self.probes else 0.0)
-        look = self._told(view, look, memory)
-        finding = self._found(view, look, memory, now)
-        if self.probes and finding.state is State.HOLDS and self._begins_or_ends(look, memory, now):
-            look, finding = self._confirmed(view, look, finding, memory, now)
-        if finding.state is State.HOLDS:
-            return self._held(look, finding, memory, now)
+        look = self._check_health(view, state, state.health, OWNERSHIP_MAX_AGE if self.probes else 0.0)
+        look = self._add_exit_reason(view, look, state)
+        finding = self._make_finding(view, look, state, now)
+        if self.probes and finding.state is FindingState.HOLDS and self._is_window_edge(look, state, now):
+            look, finding = self._confirm(view, look, finding, state, now)
+        if finding.state is FindingState.HOLDS:
+            return self._check_window(look, finding, state, now)
         # A round of probes that is still out breaks nothing: its answers will.
         if not (look.healthy and finding.wake is not None and finding.wake.pending):
-            memory.healthy_since = None
+            state.healthy_since = None
         return finding
 
-    def glance(self, view: HostView, memory: WaitMemory) -> Finding:
-        return self._found(view, self._look(view, memory, None), memory, view.clock.monotonic())
+    def check_once(self, view: HostView, state: WaitReadyState) -> Finding:
+        return self._make_finding(view, self._check_health(view, state, None), state, view.clock.monotonic())
 
-    def timed_out(self, view: HostView, memory: WaitMemory, last: Finding) -> Finding:
-        if memory.only_words:
+    def judge_timeout(self, view: HostView, state: WaitReadyState, last: Finding) -> Finding:
+        if state.awaits_exit_reason:
             return fails(last.verdict, last.reason, **last.evidence)
         unit = view.unit(self._unit)
         waited = f"not ready within {self.timeout:g}s: {last.reason}"
-        if last.verdict is Verdict.NOT_LISTENING and (elsewhere := view.listens_on(unit)):
+        if last.verdict is Verdict.NOT_LISTENING and (elsewhere := view.list_unit_listeners(unit)):
             waited += f" (it listens on {', '.join(elsewhere)}: is `port` right?)"
-        if not unit.runs:
+        if not unit.is_running:
             # Between two restarts it reads activating; but nothing of it lives.
             dead = Verdict.UNIT_FAILED if last.verdict is Verdict.STILL_STARTING else last.verdict
-            return fails(dead, f"{waited}; {unit.name} is {unit.describe()}: {how_it_ended(unit)}", **last.evidence)
-        if memory.patience.others >= OFTEN:
-            why = memory.patience.others_told(unit)
+            return fails(dead, f"{waited}; {unit.name} is {unit.describe()}: {describe_exit(unit)}", **last.evidence)
+        if state.health.foreign_starts >= MAX_FOREIGN_STARTS:
+            why = state.health.describe_foreign_starts(unit)
             return fails(Verdict.UNIT_CHANGED, f"{waited}; {why}", **last.evidence)
         if unit.active_state is ActiveState.DEACTIVATING and unit.job_type not in ("start", "restart"):
             why = f"{unit.name} is {unit.describe()}: it is being stopped, and no start is to follow"
@@ -129,83 +129,88 @@ class WaitReady(Step[WaitMemory]):
         now = f"{unit.name} is {unit.describe()}"
         alone = "it was left alone" if unit.describe() in last.reason else f"{now} and was left alone"
         return Finding(
-            State.LEFT_ALONE, Verdict.STILL_STARTING, f"{waited}; {alone}{_leftovers(view, unit)}", last.evidence
+            FindingState.STILL_STARTING,
+            Verdict.STILL_STARTING,
+            f"{waited}; {alone}{_describe_leftovers(view, unit)}",
+            last.evidence,
         )
 
-    def _begins_or_ends(self, look: Look, memory: WaitMemory, now: float) -> bool:
+    def _is_window_edge(self, look: HealthReport, state: WaitReadyState, now: float) -> bool:
         """Whether the window begins or ends with this look."""
-        begun = memory.healthy_since is not None and memory.invocation == look.unit.invocation_id
-        return not begun or now - (memory.healthy_since or now) >= self.healthy_for
+        begun = state.healthy_since is not None and state.invocation == look.unit.invocation_id
+        return not begun or now - (state.healthy_since or now) >= self.healthy_for
 
-    def _confirmed(
-        self, view: HostView, look: Look, finding: Finding, memory: WaitMemory, now: float
-    ) -> tuple[Look, Finding]:
+    def _confirm(
+        self, view: HostView, look: HealthReport, finding: Finding, state: WaitReadyState, now: float
+    ) -> tuple[HealthReport, Finding]:
         """Look at all processes: somebody may have been given a socket since, which nothing announces."""
-        fresh = self._look(view, memory, memory.patience)
+        fresh = self._check_health(view, state, state.health)
         same = fresh.sockets == look.sockets and fresh.unit.invocation_id == look.unit.invocation_id
         if fresh.healthy and same:
             return fresh, replace(finding, evidence={**finding.evidence, **fresh.evidence()})
-        return fresh, self._found(view, fresh, memory, now)
+        return fresh, self._make_finding(view, fresh, state, now)
 
     @property
     def _unit(self) -> str:
         assert self.unit is not None
         return self.unit
 
-    def _look(self, view: HostView, memory: WaitMemory, patience: Patience | None, recent: float = 0.0) -> Look:
-        unit = view.unit(self._unit, recent=recent)
-        counted_from = memory.run.starts.get(unit.name)
-        began = memory.run.invocations.get(unit.name, "")
-        return Looker(view, unit, self.port, counted_from, self.max_restarts, patience, began, recent).look()
+    def _check_health(
+        self, view: HostView, state: WaitReadyState, patience: HealthState | None, max_age: float = 0.0
+    ) -> HealthReport:
+        unit = view.unit(self._unit, max_age=max_age)
+        counted_from = state.run.baseline_restarts.get(unit.name)
+        began = state.run.invocations.get(unit.name, "")
+        return HealthChecker(view, unit, self.port, counted_from, self.max_restarts, patience, began, max_age).check()
 
-    def _found(self, view: HostView, look: Look, memory: WaitMemory, now: float) -> Finding:
+    def _make_finding(self, view: HostView, look: HealthReport, state: WaitReadyState, now: float) -> Finding:
         if look.healthy:
-            return Prober(view, look, self.probes, memory.run, memory.asking, secret=self.secret).finding(now)
-        if look.final and not memory.only_words:
+            return Prober(view, look, self.probes, state.run, state.probe_round, secret=self.secret).check(now)
+        if look.final and not state.awaits_exit_reason:
             return fails(look.verdict, look.reason, **look.evidence())
-        wake = replace(look.wake(look.again_within), pending=memory.only_words)
+        wake = replace(look.wake(look.recheck_within), pending=state.awaits_exit_reason)
         return not_yet(look.verdict, look.reason, wake, **look.evidence())
 
-    def _told(self, view: HostView, look: Look, memory: WaitMemory) -> Look:
+    def _add_exit_reason(self, view: HostView, look: HealthReport, state: WaitReadyState) -> HealthReport:
         """Have the journal tell how the last process ended, where the unit tells it no more."""
-        memory.only_words = False
-        if look.verdict in NO_LOOP:
-            memory.previous_exit = previous_exit.Asking()
-        if not look.untold:
+        state.awaits_exit_reason = False
+        if look.verdict in NO_CRASH_LOOP:
+            state.previous_exit = previous_exit.PreviousExitLookup()
+        if not look.exit_unknown:
             return look
-        end = memory.previous_exit.tell(view, look.unit, memory.run)
+        end = state.previous_exit.poll(view, look.unit, state.run)
         if end is None:
-            memory.only_words = True
+            state.awaits_exit_reason = True
             return look
-        memory.patience.ended, memory.patience.silent = end.text, end.silent
-        return self._look(view, memory, memory.patience)
+        state.health.last_exit, state.health.not_notified = end.text, end.not_notified
+        return self._check_health(view, state, state.health)
 
-    def _held(self, look: Look, finding: Finding, memory: WaitMemory, now: float) -> Finding:
+    def _check_window(self, look: HealthReport, finding: Finding, state: WaitReadyState, now: float) -> Finding:
         """Let the clock of the window run on, or start it anew with another invocation."""
-        if memory.healthy_since is None or memory.invocation != look.unit.invocation_id:
-            memory.healthy_since, memory.invocation = now, look.unit.invocation_id
-        healthy = now - memory.healthy_since
+        if state.healthy_since is None or state.invocation != look.unit.invocation_id:
+            state.healthy_since, state.invocation = now, look.unit.invocation_id
+        healthy = now - state.healthy_since
         if healthy < self.healthy_for:
             left = self.healthy_for - healthy
-            wake = look.wake(min(left, PROBE_EVERY) if self.probes else left)
+            wake = look.wake(min(left, PROBE_INTERVAL) if self.probes else left)
             reason = f"healthy for {healthy:.1f}s of {self.healthy_for:g}s"
             return not_yet(Verdict.STILL_STARTING, reason, wake, **finding.evidence)
-        took = memory.healthy_since - (memory.began or now)
+        took = state.healthy_since - (state.started_at or now)
         times = {"ready-after": round(took, 3), "healthy-for": self.healthy_for}
         stayed = f"healthy for {self.healthy_for:g}s, " if self.healthy_for else ""
-        reason = f"{stayed}ready after {took:.1f}s{_besides(look, memory)}"
+        reason = f"{stayed}ready after {took:.1f}s{_describe_notes(look, state)}"
         return holds(Verdict.READY, reason, **finding.evidence, **times)
 
 
-def _besides(look: Look, memory: WaitMemory) -> str:
+def _describe_notes(look: HealthReport, state: WaitReadyState) -> str:
     """Say what an operator must know of a unit that is ready all the same."""
-    started = memory.patience.others_told(look.unit)
-    return "".join(f"; {text}" for text in (started, in_its_file(look.unit)) if text)
+    started = state.health.describe_foreign_starts(look.unit)
+    return "".join(f"; {text}" for text in (started, describe_unit_file(look.unit)) if text)
 
 
-def _leftovers(view: HostView, unit: Unit) -> str:
+def _describe_leftovers(view: HostView, unit: Unit) -> str:
     """Name what is left over from earlier runs in a unit that has no main process yet: it may be what it waits for."""
-    found = () if unit.main_pid else view.leftovers(unit)
+    found = () if unit.main_pid else view.find_leftovers(unit)
     if not found:
         return ""
     named = ", ".join(str(holder.process) for holder in found[:3])

@@ -14,18 +14,18 @@ from functools import cache, lru_cache
 from typing import TYPE_CHECKING, Any
 
 from runbook.template.filters import ARGUMENTS, FILTERS
-from runbook.template.quotes import ALONE, Place
-from runbook.template.scope import ROOTS, Reference, Scope, TemplateError, Word
-from runbook.util.wording import listed, near, shown
+from runbook.template.quotes import NO_CONTEXT, ShellContext
+from runbook.template.scope import ROOTS, Reference, TemplateError, TemplateScope, Word
+from runbook.util.wording import join_words, shorten, suggest
 
 if TYPE_CHECKING:
     from jinja2 import nodes
     from jinja2.environment import TemplateExpression
     from jinja2.sandbox import SandboxedEnvironment
 
-MOST_SOURCE = 1000
+MAX_SOURCE = 1000
 """Characters of one expression. Jinja2 parses recursively, and nobody reads a longer one."""
-MOST_DEPTH = 40
+MAX_EXPRESSION_DEPTH = 40
 """How deep an expression may be nested."""
 
 
@@ -41,9 +41,9 @@ class Expression:
     optional: frozenset[Reference]
     raw: bool
     evaluate: TemplateExpression
-    place: Place = ALONE
+    context: ShellContext = NO_CONTEXT
 
-    def value(self, scope: Scope) -> Any:
+    def value(self, scope: TemplateScope) -> Any:
         """Compute it, or give None where a name is not known yet. Raises TemplateError."""
         found: dict[str, Word | tuple[Word, ...]] = {}
         missing: list[TemplateError] = []
@@ -70,18 +70,18 @@ class Expression:
         return "" if result is None else result
 
     def __str__(self) -> str:
-        return shown(self.source)
+        return shorten(self.source)
 
 
 @lru_cache(maxsize=1024)
-def compiled(source: str) -> Expression:
+def compile_expression(source: str) -> Expression:
     """Check an expression and make it ready. Raises TemplateError for all that it may not hold."""
     if not source:
         raise TemplateError("the expression is empty; write a name such as `vars.version`")
-    if len(source) > MOST_SOURCE:
-        raise TemplateError(f"the expression `{shown(source, 20)}` is longer than {MOST_SOURCE} characters")
+    if len(source) > MAX_SOURCE:
+        raise TemplateError(f"the expression `{shorten(source, 20)}` is longer than {MAX_SOURCE} characters")
     references: list[Reference] = []
-    stripped = _take_out(source, references)
+    stripped = _extract_references(source, references)
     environment = _environment()
     from jinja2 import TemplateSyntaxError, parser  # noqa: PLC0415 - only files with templates pay for it
 
@@ -89,20 +89,20 @@ def compiled(source: str) -> Expression:
         reader = parser.Parser(environment, stripped, state="variable")
         tree = reader.parse_expression()
         if not reader.stream.eos:
-            raise TemplateError(f"cannot read `{shown(source)}`: it is not one expression")
+            raise TemplateError(f"cannot read `{shorten(source)}`: it is not one expression")
         inner, raw = _without_raw(tree)
-        check = _Check(shown(source), references)
+        check = _Check(shorten(source), references)
         check.visit(inner, 0)
         ready = environment.compile_expression(stripped, undefined_to_none=False)
     except TemplateSyntaxError as error:
-        raise TemplateError(f"cannot read `{shown(source)}`: it is not an expression") from error
+        raise TemplateError(f"cannot read `{shorten(source)}`: it is not an expression") from error
     except (RecursionError, MemoryError, SyntaxError, OverflowError) as error:
-        raise TemplateError(f"cannot read `{shown(source)}`: it is nested too deeply") from error
+        raise TemplateError(f"cannot read `{shorten(source)}`: it is nested too deeply") from error
     # Jinja2 reads a number with int(), which refuses very long ones.
     except ValueError as error:
         if isinstance(error, TemplateError):
             raise
-        raise TemplateError(f"cannot read `{shown(source)}`: it is not an expression") from error
+        raise TemplateError(f"cannot read `{shorten(source)}`: it is not an expression") from error
     return Expression(source, tuple(references), frozenset(check.optional), raw, ready)
 
 
@@ -115,7 +115,7 @@ _TOKEN = re.compile(
 _SEGMENT = re.compile(r"""\.([\w-]+)|\[\s*['"]([^'"]*)['"]\s*\]""", re.ASCII)
 
 
-def _take_out(source: str, references: list[Reference]) -> str:
+def _extract_references(source: str, references: list[Reference]) -> str:
     """Put `_0`, `_1`, … where the expression names something, and note what that was."""
     made: list[str] = []
     before = ""
@@ -156,7 +156,7 @@ class _Check:
         """Check a node and all below it. Raises TemplateError."""
         from jinja2 import nodes  # noqa: PLC0415
 
-        if depth > MOST_DEPTH:
+        if depth > MAX_EXPRESSION_DEPTH:
             raise TemplateError(f"cannot read `{self.source}`: it is nested too deeply")
         match node:
             case nodes.Name():
@@ -194,7 +194,7 @@ class _Check:
 
     def _name(self, node: nodes.Name) -> None:
         if not node.name.startswith("_"):
-            hint = near(node.name, ROOTS) or f"; write `vars.{node.name}` for a variable of the file"
+            hint = suggest(node.name, ROOTS) or f"; write `vars.{node.name}` for a variable of the file"
             raise TemplateError(f"`{node.name}` is not defined{hint}")
 
     def _compare(self, node: nodes.Compare) -> None:
@@ -211,7 +211,7 @@ class _Check:
         if node.name == "raw":
             raise TemplateError(f"`raw` must come last in `{self.source}`, and once")
         if node.name not in FILTERS:
-            hint = near(node.name, FILTERS) or f"; there are {listed(('raw', *FILTERS))}"
+            hint = suggest(node.name, FILTERS) or f"; there are {join_words(('raw', *FILTERS))}"
             raise TemplateError(f"unknown filter `{node.name}`{hint}")
         least, most = ARGUMENTS.get(node.name, (0, 0))
         if node.kwargs or node.dyn_args or node.dyn_kwargs or not least <= len(node.args) <= most:

@@ -7,33 +7,33 @@ from typing import Any
 
 from runbook.template.scope import TemplateError, Word
 
-MOST_OUTPUT = 100_000
+MAX_TEXT = 100_000
 """Characters that an expression may give. The kernel takes 128 KiB as one argument (execve(2))."""
 
 
-def too_long() -> TemplateError:
+def make_too_long() -> TemplateError:
     """Make the error of an expression that gives too much."""
-    return TemplateError(f"it gives more than {MOST_OUTPUT} characters")
+    return TemplateError(f"it gives more than {MAX_TEXT} characters")
 
 
 def _replace(text: str, old: str, new: str) -> Word:
     # Counted first: a chain of replacements could fill the memory before anybody looks at its end.
-    if len(text) + str(text).count(old) * len(new) > MOST_OUTPUT:
-        raise too_long()
+    if len(text) + str(text).count(old) * len(new) > MAX_TEXT:
+        raise make_too_long()
     return Word(str(text).replace(old, new))
 
 
 def _join(items: Sequence[str], between: str = "") -> Word:
     if isinstance(items, str):
         return Word(items)
-    if sum(map(len, items)) + len(items) * len(between) > MOST_OUTPUT:
-        raise too_long()
+    if sum(map(len, items)) + len(items) * len(between) > MAX_TEXT:
+        raise make_too_long()
     return Word(between.join(items))
 
 
 def _upper(text: str) -> Word:
-    if len(text) > MOST_OUTPUT:
-        raise too_long()
+    if len(text) > MAX_TEXT:
+        raise make_too_long()
     return Word(text.upper())
 
 

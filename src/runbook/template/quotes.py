@@ -24,7 +24,7 @@ class Quotes(StrEnum):
 
 
 @dataclass(frozen=True)
-class Place:
+class ShellContext:
     """A place in a script: what it is within, and what around it would take a part of the value for its own.
 
     `joined`: a variable's name ends right before it, or `<` or `>` comes right behind it. `ends` is what stands
@@ -32,12 +32,12 @@ class Place:
     """
 
     quotes: Quotes = Quotes.BARE
-    joined: bool = False
-    ends: tuple[str, ...] = ()
+    is_joined: bool = False
+    heredoc_ends: tuple[str, ...] = ()
 
-    def quoted(self, text: str) -> str:
+    def quote(self, text: str) -> str:
         """Write a text there, so that it is itself only. Raises ValueError where it cannot be."""
-        apart = '""' if self.joined else ""
+        apart = '""' if self.is_joined else ""
         match self.quotes:
             case Quotes.SINGLE:
                 return text.replace("'", "'\\''")
@@ -50,12 +50,12 @@ class Place:
                 if "\n" in text:
                     raise ValueError("in a comment: a line break would end it")
                 return text
-        if self.joined or not _PLAIN.fullmatch(text) or any(text in end for end in self.ends):
+        if self.is_joined or not _PLAIN.fullmatch(text) or any(text in end for end in self.heredoc_ends):
             raise ValueError(f"{_NO_QUOTES}: no quotes would keep a shell from acting on it there")
         return text
 
 
-ALONE = Place()
+NO_CONTEXT = ShellContext()
 """A bare place with nothing around it."""
 
 _NO_QUOTES = (
@@ -84,7 +84,7 @@ _ESCAPED, _VALUE = "x", "\0"
 """What stands for an escaped character and for a value, where it matters what came before."""
 
 
-class Shell:
+class ShellReader:
     """Reads a script from its beginning, piece by piece, and tells what the place is to which it has come."""
 
     def __init__(self, script: str = "") -> None:
@@ -93,14 +93,14 @@ class Shell:
         self._scripts = [False]
         """For each command that is not yet at its end, the outer ones first: whether a script may be in its words."""
         self._word = ""
-        self._lost = False
+        self._is_unknown = False
         self._before = "\n"
 
     @property
     def quotes(self) -> Quotes:
         """What the place is within."""
         top = self._within[-1]
-        if self._lost:
+        if self._is_unknown:
             return Quotes.UNKNOWN
         if top == _COMMENT:
             return Quotes.COMMENT if self._within[:-1] == [Quotes.BARE] else Quotes.UNKNOWN
@@ -108,16 +108,16 @@ class Shell:
             return Quotes.UNKNOWN
         return Quotes(top)
 
-    def place(self, before: str, behind: str) -> Place:
+    def find_context(self, before: str, behind: str) -> ShellContext:
         """Give the place, with the text of the script right before and behind it."""
         quotes = self.quotes
         joined = quotes not in (Quotes.SINGLE, Quotes.COMMENT) and bool(_NAME_BEFORE.search(before))
-        return Place(quotes, joined or (quotes is Quotes.BARE and behind[:1] in ("<", ">")), self._ends)
+        return ShellContext(quotes, joined or (quotes is Quotes.BARE and behind[:1] in ("<", ">")), self._ends)
 
     def read(self, text: str) -> None:
         """Read on."""
         at = 0
-        while at < len(text) and not self._lost:
+        while at < len(text) and not self._is_unknown:
             taken = self._step(text, at)
             read = text[at : at + taken]
             if read != _GOES_ON:
@@ -126,7 +126,7 @@ class Shell:
 
     def pass_value(self, *, raw: bool) -> None:
         """Go on behind a value. One that was quoted for its place changes nothing; a raw one may change all."""
-        self._lost = self._lost or raw
+        self._is_unknown = self._is_unknown or raw
         self._before = _VALUE
 
     @property
@@ -139,15 +139,15 @@ class Shell:
         if top in _ENDS:
             return self._to_the_end(char, top)
         if top == _BRACE and (char in "'\\`" or two in (_SUBSTITUTION, "$'")):
-            self._lost = True
+            self._is_unknown = True
         if char == "\\" or two in ("$", "$$"):
-            self._lost = self._lost or self._cut_at(text, at)
+            self._is_unknown = self._is_unknown or self._cut_at(text, at)
             self._spell(two[1:].strip("\n"))
             return 2
         if char == "`" or two in (_BRACE, _SUBSTITUTION) or (two == "$'" and top != Quotes.DOUBLE):
             return self._open(two if char == "$" else char)
         if char == '"':
-            self._lost = top == _BRACE and self._within[-2] != Quotes.BARE
+            self._is_unknown = top == _BRACE and self._within[-2] != Quotes.BARE
             self._within.append(Quotes.DOUBLE) if top != Quotes.DOUBLE else self._within.pop()
         elif top == _BRACE:
             if char == "}":
@@ -179,7 +179,7 @@ class Shell:
         return 2 if top == _TICKS and char == "\\" else 1
 
     def _open(self, what: str) -> int:
-        self._lost = self._lost or what == "$'"
+        self._is_unknown = self._is_unknown or what == "$'"
         if what == _SUBSTITUTION:
             self._go_in(what)
         else:
@@ -203,16 +203,16 @@ class Shell:
         if char == "'":
             self._within.append(Quotes.SINGLE)
         elif char == "#":
-            self._lost = self._before == _VALUE  # An empty list is no word.
+            self._is_unknown = self._before == _VALUE  # An empty list is no word.
             if begins:
                 self._within.append(_COMMENT)
         elif text.startswith("<<", at):
             # Its lines are the shell's own affair; what comes after them is seldom worth the trouble.
-            self._lost = True
+            self._is_unknown = True
         elif char == "[":
-            self._lost = not begins  # An index, or bash's own test: it computes, and runs what stands in it.
+            self._is_unknown = not begins  # An index, or bash's own test: it computes, and runs what stands in it.
         elif char == "(":
-            self._lost = self._before == "("  # So does arithmetic.
+            self._is_unknown = self._before == "("  # So does arithmetic.
             self._go_in(char)
         elif char == ")" and len(self._within) > 1:
             del self._within[-2:]
@@ -220,4 +220,4 @@ class Shell:
         elif char in _COMMAND_ENDS:
             self._scripts[-1] = len(self._scripts) > 1 and self._scripts[-2]
         elif char == "c" and begins and re.match(r"case(?:\s|\Z)", text[at : at + 5]) and len(self._within) > 1:
-            self._lost = True  # Its patterns end in brackets that were never opened.
+            self._is_unknown = True  # Its patterns end in brackets that were never opened.

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 
 from runbook.errors import RunbookError
 from runbook.model import Port
-from runbook.util.wording import listed, near
+from runbook.util.wording import join_words, suggest
 
 FACTS = ("status", "changed", "verdict", "output")
 """What `steps.<id>` tells of every step."""
@@ -57,7 +57,7 @@ class Reference:
 
 
 @dataclass(frozen=True)
-class Scope:
+class TemplateScope:
     """What the names of a template stand for, and which of them are known by now.
 
     While a file is read `results` is None: then `run.id` and `steps.…` are not known yet, and only steps in
@@ -73,28 +73,30 @@ class Scope:
     unit: str | None = None
     port: tuple[Port, ...] = ()
     roots: tuple[str, ...] = ROOTS
-    before: Mapping[str, frozenset[str]] = field(default_factory=dict)
-    later: frozenset[str] = frozenset()
-    offers: tuple[str, ...] = ()
-    own: Mapping[str, str] = field(default_factory=dict)
+    earlier_steps: Mapping[str, frozenset[str]] = field(default_factory=dict)
+    later_steps: frozenset[str] = frozenset()
+    template_vars: tuple[str, ...] = ()
+    own_values: Mapping[str, str] = field(default_factory=dict)
     run_id: str | None = None
     results: Mapping[str, Mapping[str, str]] | None = None
     partial: bool = False
 
-    def during(self, run_id: str | None, results: Mapping[str, Mapping[str, str]], *, partial: bool = False) -> Scope:
+    def for_run(
+        self, run_id: str | None, results: Mapping[str, Mapping[str, str]], *, partial: bool = False
+    ) -> TemplateScope:
         """Give the scope of a run.
 
         `results` holds `status`, `changed`, … of the steps by their id, as texts; it may go on growing.
         """
         return replace(self, run_id=run_id, results=results, partial=partial)
 
-    def of_step(self, unit: object, port: object, offers: tuple[str, ...] = ()) -> Scope:
+    def for_step(self, unit: object, port: object, offers: tuple[str, ...] = ()) -> TemplateScope:
         """Give the scope inside a step, whose own unit and port come before those of the file."""
         return replace(
             self,
             unit=unit if isinstance(unit, str) else self.unit,
             port=port if isinstance(port, tuple) and port else self.port,
-            offers=offers,
+            template_vars=offers,
         )
 
     def look_up(self, reference: Reference) -> Value | None:
@@ -104,7 +106,7 @@ class Scope:
         """
         root = reference.root
         if root not in self.roots:
-            raise TemplateError(f"`{reference}` cannot be used here; {listed(self.roots)} can")
+            raise TemplateError(f"`{reference}` cannot be used here; {join_words(self.roots)} can")
         match root:
             case "vars" | "env":
                 return self._one_of_many(reference, self.vars if root == "vars" else self.env)
@@ -119,7 +121,7 @@ class Scope:
         return self._single(root)
 
     def _single(self, root: str) -> Value | None:
-        if root in VERSIONS and root not in self.offers:
+        if root in VERSIONS and root not in self.template_vars:
             hint = f"elsewhere write `steps.ID.{root}`, after that update"
             raise TemplateError(f"`{root}` is only defined in the commands of an update; {hint}")
         if root == "port" and len(self.port) > 1:
@@ -128,7 +130,7 @@ class Scope:
             "host": self.host,
             "unit": self.unit,
             "port": str(self.port[0].number) if self.port else None,
-        }.get(root, self.own.get(root))
+        }.get(root, self.own_values.get(root))
         if value is None and root not in VERSIONS:
             raise TemplateError(f"`{root}` is not defined; name it at the top of the file")
         return value
@@ -142,8 +144,8 @@ class Scope:
         if root == "env":
             how = f"set it, or write `env.{name} | default('…')`"
             raise TemplateError(f"environment variable `{name}` is not set; {how}")
-        known = f"; `vars` has {listed(names)}" if names else "; there are no `vars` to this point"
-        raise TemplateError(f"`{reference}` is not defined{near(name, names, 'vars.') or known}")
+        known = f"; `vars` has {join_words(names)}" if names else "; there are no `vars` to this point"
+        raise TemplateError(f"`{reference}` is not defined{suggest(name, names, 'vars.') or known}")
 
     def _of_step(self, reference: Reference) -> Value | None:
         *parts, fact = reference.path or ("",)
@@ -154,15 +156,15 @@ class Scope:
             if fact in known or "status" in known or not self.partial:
                 return known.get(fact, "")
             return None
-        if step in self.before:
-            if fact not in self.before[step]:
-                told = listed(name for name in (*FACTS, *VERSIONS) if name in self.before[step])
+        if step in self.earlier_steps:
+            if fact not in self.earlier_steps[step]:
+                told = join_words(name for name in (*FACTS, *VERSIONS) if name in self.earlier_steps[step])
                 raise TemplateError(f"step `{step}` has no `{fact}`; it has {told}")
             return None
-        if step in self.later:
+        if step in self.later_steps:
             raise TemplateError(f"step `{step}` does not come before this one; a step can only look back")
-        if ".".join(reference.path) in {*self.before, *self.later}:
+        if ".".join(reference.path) in {*self.earlier_steps, *self.later_steps}:
             raise TemplateError(f"`{reference}` is a step, not a value; write `{reference}.{FACTS[0]}`")
         if not step:
             raise TemplateError(f"`{reference}` names no value; write `steps.ID.{FACTS[0]}`")
-        raise TemplateError(f"no step has the id `{step}`{near(step, (*self.before, *self.later))}")
+        raise TemplateError(f"no step has the id `{step}`{suggest(step, (*self.earlier_steps, *self.later_steps))}")

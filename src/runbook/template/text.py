@@ -15,20 +15,20 @@ from typing import Any, Protocol, TypeVar, cast
 
 from pydantic import BaseModel
 
-from runbook.template.expression import Expression, compiled
-from runbook.template.filters import MOST_OUTPUT
-from runbook.template.quotes import Shell
-from runbook.template.scope import Reference, Scope, TemplateError, Word
+from runbook.template.expression import Expression, compile_expression
+from runbook.template.filters import MAX_TEXT
+from runbook.template.quotes import ShellReader
+from runbook.template.scope import Reference, TemplateError, TemplateScope, Word
 
 OPEN, CLOSE = "${{", "}}"
 
 Part = str | Expression
-Put = Callable[[Any, Expression], str]
-Finish = Callable[[str], str]
+ValueWriter = Callable[[Any, Expression], str]
+TextFinisher = Callable[[str], str]
 Model = TypeVar("Model", bound=BaseModel)
 
 
-NOTHING_KNOWN = Scope(results={}, partial=True)
+NOTHING_KNOWN = TemplateScope(results={}, partial=True)
 
 
 def _same(text: str) -> str:
@@ -43,17 +43,21 @@ class Template(str):
     """
 
     parts: tuple[Part, ...]
-    put: Put
-    finish: Finish
-    known: Scope
+    write_value: ValueWriter
+    finish: TextFinisher
+    known_scope: TemplateScope
 
     def __new__(
-        cls, parts: tuple[Part, ...], put: Put, finish: Finish = _same, known: Scope = NOTHING_KNOWN
+        cls,
+        parts: tuple[Part, ...],
+        put: ValueWriter,
+        finish: TextFinisher = _same,
+        known: TemplateScope = NOTHING_KNOWN,
     ) -> Template:
         """Show the pieces as they stand in the file."""
         shown = (part if isinstance(part, str) else f"{OPEN} {part.source} {CLOSE}" for part in parts)
         template = super().__new__(cls, "".join(shown))
-        template.parts, template.put, template.finish, template.known = parts, put, finish, known
+        template.parts, template.write_value, template.finish, template.known_scope = parts, put, finish, known
         return template
 
     def __deepcopy__(self, memo: object) -> Template:
@@ -64,7 +68,7 @@ class Template(str):
         """The names in the pieces that are still to be filled."""
         return tuple(r for part in self.parts if isinstance(part, Expression) for r in part.references)
 
-    def filled(self, scope: Scope) -> str:
+    def fill(self, scope: TemplateScope) -> str:
         """Put in what is known: a plain str when that is all of it, else a Template of the rest.
 
         Raises TemplateError, and what `finish` raises.
@@ -75,13 +79,13 @@ class Template(str):
             if value is None or isinstance(part, str):
                 parts.append(part)
             else:
-                parts.append(self.put(value, part))
+                parts.append(self.write_value(value, part))
         if any(isinstance(part, Expression) for part in parts):
-            return Template(tuple(parts), self.put, self.finish, scope)
+            return Template(tuple(parts), self.write_value, self.finish, scope)
         return self.finish("".join(str(part) for part in parts))
 
 
-def plain(value: Any, piece: Expression) -> str:
+def write_plain(value: Any, piece: Expression) -> str:
     """Write a value into a text, as it is."""
     if isinstance(value, bool):
         return "true" if value else "false"
@@ -89,8 +93,8 @@ def plain(value: Any, piece: Expression) -> str:
         how = "choose one with `| first` or `[0]`, or write `| join(' ')`"
         raise TemplateError(f"`{piece}` is a list; {how}")
     text = str(value)
-    if len(text) > MOST_OUTPUT:
-        raise TemplateError(f"`{piece}` gives more than {MOST_OUTPUT} characters")
+    if len(text) > MAX_TEXT:
+        raise TemplateError(f"`{piece}` gives more than {MAX_TEXT} characters")
     if "\0" in text:
         raise TemplateError(f"`{piece}` gives a NUL, which no command can take")
     try:
@@ -100,13 +104,13 @@ def plain(value: Any, piece: Expression) -> str:
     return text
 
 
-def quoted(value: Any, piece: Expression) -> str:
+def write_quoted(value: Any, piece: Expression) -> str:
     """Write a value into a script, quoted for the place where it stands unless it is `| raw`; a list word by word."""
     if piece.raw:
-        return plain(value, piece)
+        return write_plain(value, piece)
     items = value if isinstance(value, (tuple, list)) else (value,)
     try:
-        return " ".join(piece.place.quoted(plain(item, piece)) for item in items)
+        return " ".join(piece.context.quote(write_plain(item, piece)) for item in items)
     except TemplateError:
         raise
     except ValueError as error:
@@ -114,74 +118,74 @@ def quoted(value: Any, piece: Expression) -> str:
         raise TemplateError(f"`{piece}` stands {error}; {how}") from error
 
 
-def literal(value: Any, piece: Expression) -> str:
+def write_literal(value: Any, piece: Expression) -> str:
     """Write a value into a pattern, where it matches nothing but itself unless it is `| raw`."""
-    text = plain(value, piece)
+    text = write_plain(value, piece)
     return text if piece.raw else re.escape(text)
 
 
-def read(text: str, put: Put = plain, finish: Finish = _same) -> str:
+def parse(text: str, put: ValueWriter = write_plain, finish: TextFinisher = _same) -> str:
     """Cut a text at its pieces: a Template, or the text itself if it has none. Raises TemplateError."""
     if isinstance(text, Template) or OPEN not in text:
         return text
     parts = _parts(text)
-    return Template(_placed(parts) if put is quoted else parts, put, finish)
+    return Template(_add_contexts(parts) if put is write_quoted else parts, put, finish)
 
 
-def _placed(parts: tuple[Part, ...]) -> tuple[Part, ...]:
+def _add_contexts(parts: tuple[Part, ...]) -> tuple[Part, ...]:
     """Note for each piece of a script where it stands."""
     texts = ["", *(part if isinstance(part, str) else "" for part in parts), ""]
-    shell, placed = Shell("\n".join(texts)), list[Part]()
+    shell, placed = ShellReader("\n".join(texts)), list[Part]()
     for part, before, behind in zip(parts, texts, texts[2:], strict=False):
         if isinstance(part, str):
             shell.read(part)
             placed.append(part)
         else:
-            placed.append(replace(part, place=shell.place(before, behind)))
+            placed.append(replace(part, context=shell.find_context(before, behind)))
             shell.pass_value(raw=part.raw)
     return tuple(placed)
 
 
-def expression(text: str) -> Expression:
+def parse_expression(text: str) -> Expression:
     """Check a bare expression, the value of `when`. Raises TemplateError."""
     if OPEN in text:
         raise TemplateError(f"`when` is an expression already; write it without `{OPEN}` and `{CLOSE}`")
-    return compiled(text.strip())
+    return compile_expression(text.strip())
 
 
-def holds(text: str, scope: Scope) -> bool:
+def is_true(text: str, scope: TemplateScope) -> bool:
     """Tell whether a bare expression is true. Raises TemplateError where that cannot be told."""
-    checked = expression(text)
+    checked = parse_expression(text)
     value = checked.value(scope)
     if value is None:
         raise TemplateError(f"cannot tell yet whether `{checked}` is true")
     return bool(Word(value)) if isinstance(value, str) else bool(value)
 
 
-def fill(step: Model, scope: Scope) -> Model:
+def fill(step: Model, scope: TemplateScope) -> Model:
     """Put into a step what is known now. A step without templates is given back as it is.
 
     A step's own `to` is filled first, and its other fields may use it; `from` stays until the step itself
     completes it. Steps that it holds are left alone: each is filled when its turn comes.
     Raises TemplateError, also for a value that the field cannot take.
     """
-    if not _unfilled(dict(step)):
+    if not _has_template(dict(step)):
         return step
-    offers = getattr(type(step), "offers", ())
-    inner = scope.of_step(getattr(step, "unit", None), getattr(step, "port", None), offers)
+    offers = getattr(type(step), "template_vars", ())
+    inner = scope.for_step(getattr(step, "unit", None), getattr(step, "port", None), offers)
     if "to" in offers:
-        to = _filled(getattr(step, "to", None), inner)
+        to = _fill(getattr(step, "to", None), inner)
         if isinstance(to, str) and not isinstance(to, Template):
-            inner = replace(inner, own={**inner.own, "to": to})
-    return cast(Model, _filled(step, inner))
+            inner = replace(inner, own_values={**inner.own_values, "to": to})
+    return cast(Model, _fill(step, inner))
 
 
-def complete(value: Any, **own: str) -> Any:
+def fill_own(value: Any, **own: str) -> Any:
     """Put into a field what its step itself found out: `complete(self.run, **{"from": before})`."""
-    return _filled(value, own)
+    return _fill(value, own)
 
 
-class Change(Protocol):
+class TextRewriter(Protocol):
     """Changes what stands in a field: a whole text, or a value before it is put into one, and quoted for its place."""
 
     def text(self, text: str, name: str) -> str:
@@ -191,26 +195,26 @@ class Change(Protocol):
         """Give a value of the field `name` that these names made, changed; `quoted` if it will be, for a shell."""
 
 
-def rewritten(value: Any, change: Change, name: str) -> Any:
+def rewrite(value: Any, change: TextRewriter, name: str) -> Any:
     """Give a field with every text in it changed; one that is not whole yet is changed when it is."""
     if isinstance(value, Template):
-        put, finish = value.put, value.finish
+        put, finish = value.write_value, value.finish
 
         def changed(it: Any, piece: Expression) -> str:
             if isinstance(it, str):
-                it = change.value(str(it), name, piece.references, quoted=put is quoted and not piece.raw)
+                it = change.value(str(it), name, piece.references, quoted=put is write_quoted and not piece.raw)
             return put(it, piece)
 
-        return Template(value.parts, changed, lambda text: finish(change.text(text, name)), value.known)
+        return Template(value.parts, changed, lambda text: finish(change.text(text, name)), value.known_scope)
     if isinstance(value, str):
         text = change.text(value, name)
         return value if text == value else text
     if isinstance(value, tuple):
-        return tuple(rewritten(item, change, name) for item in value)
+        return tuple(rewrite(item, change, name) for item in value)
     if isinstance(value, Mapping):
-        return {key: rewritten(item, change, name) for key, item in value.items()}
+        return {key: rewrite(item, change, name) for key, item in value.items()}
     if isinstance(value, BaseModel) and not _is_step(value):
-        return value.model_copy(update={inner: rewritten(held, change, inner) for inner, held in value})
+        return value.model_copy(update={inner: rewrite(held, change, inner) for inner, held in value})
     return value
 
 
@@ -219,36 +223,38 @@ def _is_step(value: BaseModel) -> bool:
     return hasattr(type(value), "kind")
 
 
-def _unfilled(value: Any) -> bool:
+def _has_template(value: Any) -> bool:
     """Whether a value holds a Template anywhere, other than in a step of its own."""
     if isinstance(value, str):
         return isinstance(value, Template)
     if isinstance(value, (tuple, list)):
-        return any(_unfilled(item) for item in value)
+        return any(_has_template(item) for item in value)
     if isinstance(value, Mapping):
-        return any(_unfilled(item) for item in value.values())
-    return isinstance(value, BaseModel) and not _is_step(value) and _unfilled(dict(value))
+        return any(_has_template(item) for item in value.values())
+    return isinstance(value, BaseModel) and not _is_step(value) and _has_template(dict(value))
 
 
-def _filled(value: Any, scope: Scope | Mapping[str, str]) -> Any:
+def _fill(value: Any, scope: TemplateScope | Mapping[str, str]) -> Any:
     """Fill whatever is in a value, from a scope, or with names beside those that each was filled from before."""
     if isinstance(value, Template):
-        if not isinstance(scope, Scope):
-            known = value.known
-            scope = replace(known, offers=(*known.offers, *scope), own={**known.own, **scope})
-        return value.filled(scope)
+        if not isinstance(scope, TemplateScope):
+            known = value.known_scope
+            scope = replace(
+                known, template_vars=(*known.template_vars, *scope), own_values={**known.own_values, **scope}
+            )
+        return value.fill(scope)
     if isinstance(value, tuple):
-        return tuple(_filled(item, scope) for item in value) if _unfilled(value) else value
+        return tuple(_fill(item, scope) for item in value) if _has_template(value) else value
     if isinstance(value, Mapping):
-        return {key: _filled(item, scope) for key, item in value.items()}
+        return {key: _fill(item, scope) for key, item in value.items()}
     if isinstance(value, BaseModel):
-        return value.model_copy(update={n: _known(n, v, scope) for n, v in value if _unfilled(v)})
+        return value.model_copy(update={n: _fill_field(n, v, scope) for n, v in value if _has_template(v)})
     return value
 
 
-def _known(name: str, value: Any, scope: Scope | Mapping[str, str]) -> Any:
+def _fill_field(name: str, value: Any, scope: TemplateScope | Mapping[str, str]) -> Any:
     try:
-        return _filled(value, scope)
+        return _fill(value, scope)
     except ValueError as error:
         if isinstance(error, TemplateError):
             raise
@@ -270,7 +276,7 @@ def _parts(text: str) -> tuple[Part, ...]:
         if end is None:
             what = "a quote" if CLOSE in text[start:] else f"`{OPEN}`"
             raise TemplateError(f"{what} is never closed in a template; write `{OPEN} vars.NAME {CLOSE}`")
-        parts.append(compiled(end[0].removesuffix(CLOSE).strip()))
+        parts.append(compile_expression(end[0].removesuffix(CLOSE).strip()))
         at = end.end()
     if at < len(text):
         parts.append(text[at:])

@@ -7,12 +7,12 @@ import re
 from difflib import get_close_matches
 
 from runbook.model import Port
-from runbook.util.wording import shown
+from runbook.util.wording import shorten
 
-NEAR = 0.8
+TYPE_SIMILARITY = 0.8
 """How alike (difflib's ratio) the end of a name and a type of units are, where that type is meant."""
 
-MOST_UNIT_NAME = 255
+UNIT_NAME_MAX = 255
 """Characters of a unit's name (systemd.unit(5); UNIT_NAME_MAX)."""
 
 UNIT_TYPES = (
@@ -20,7 +20,7 @@ UNIT_TYPES = (
 )  # fmt: skip
 
 
-def unit_name(text: str) -> str:
+def parse_unit_name(text: str) -> str:
     """Give the full name of a unit: `gw` is `gw.service`. Raises ValueError for what cannot be one.
 
     The rules are those of systemd.unit(5); a name that systemctl would have to escape first is refused.
@@ -30,25 +30,25 @@ def unit_name(text: str) -> str:
     if "/" in text:
         last = text.rstrip("/").rpartition("/")[2]
         meant = f"; write its name, `{last}`" if last.endswith(tuple(f".{t}" for t in UNIT_TYPES)) else ""
-        raise ValueError(f"`{shown(text)}` is a path, not the name of a unit{meant}")
+        raise ValueError(f"`{shorten(text)}` is a path, not the name of a unit{meant}")
     strange = re.search(r"[^A-Za-z0-9:_.\\@-]", text)
     name = text if text.endswith(tuple(f".{kind}" for kind in UNIT_TYPES)) else f"{text}.service"
     stem, _, kind = name.rpartition(".")
     why = ""
-    types = get_close_matches(text.rpartition(".")[2], UNIT_TYPES, n=1, cutoff=NEAR) if "." in text else []
+    types = get_close_matches(text.rpartition(".")[2], UNIT_TYPES, n=1, cutoff=TYPE_SIMILARITY) if "." in text else []
     if types and name != text:
         right = f"{text.rpartition('.')[0]}.{types[0]}"
-        raise ValueError(f"`{shown(text)}` ends in no type of a unit; did you mean `{shown(right)}`?")
+        raise ValueError(f"`{shorten(text)}` ends in no type of a unit; did you mean `{shorten(right)}`?")
     if strange:
         why = f"{_character(strange[0])} cannot stand in one"
-    elif len(name) > MOST_UNIT_NAME:
-        why = f"it is longer than {MOST_UNIT_NAME} characters"
+    elif len(name) > UNIT_NAME_MAX:
+        why = f"it is longer than {UNIT_NAME_MAX} characters"
     elif not stem or stem.startswith("@"):
         why = f"nothing stands before `{text[:1]}`"
     if why:
-        raise ValueError(f"`{shown(text)}` is no name of a unit: {why}")
+        raise ValueError(f"`{shorten(text)}` is no name of a unit: {why}")
     if stem.endswith("@") and stem.count("@") == 1:
-        raise ValueError(f"`{shown(text)}` is a template; name one of its instances, `{stem}NAME.{kind}`")
+        raise ValueError(f"`{shorten(text)}` is a template; name one of its instances, `{stem}NAME.{kind}`")
     return name
 
 
@@ -60,11 +60,11 @@ def parse_port(text: str) -> Port:
     address, colon, number = rest.rpartition(":")
     how = "write 18789, udp:53, 127.0.0.1:8080 or [::1]:8080"
     if "," in text:
-        how = f"write a list: [{', '.join(shown(part.strip()) for part in text.split(','))}]"
+        how = f"write a list: [{', '.join(shorten(part.strip()) for part in text.split(','))}]"
     if not re.fullmatch(r"\d+", number, re.ASCII):
-        raise ValueError(f"cannot read port `{shown(text)}`; {how}")
+        raise ValueError(f"cannot read port `{shorten(text)}`; {how}")
     if len(number) > 5 or not 1 <= int(number) <= 65535:  # noqa: PLR2004
-        raise ValueError(f"port `{shown(text)}` is out of range; ports go from 1 to 65535")
+        raise ValueError(f"port `{shorten(text)}` is out of range; ports go from 1 to 65535")
     if not colon:
         return Port(int(number), protocol)
     bracketed = re.fullmatch(r"\[(.*)\]", address)
@@ -73,7 +73,7 @@ def parse_port(text: str) -> Port:
     except ValueError:
         ip = None
     if ip is None or (ip.version == 6) != bool(bracketed) or "%" in str(ip):  # noqa: PLR2004
-        raise ValueError(f"cannot read port `{shown(text)}`: `{shown(address)}` is no IP address; {how}")
+        raise ValueError(f"cannot read port `{shorten(text)}`: `{shorten(address)}` is no IP address; {how}")
     return Port(int(number), protocol, str(ip))
 
 

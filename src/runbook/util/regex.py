@@ -23,10 +23,10 @@ from collections.abc import Sequence
 
 from runbook.errors import HostError
 
-LIMIT = 0.25
+CPU_LIMIT = 0.25
 """Seconds of processor time that a search may take; an ordinary one of 64 KiB takes a thousandth of that."""
 
-PATIENCE = 3.0
+CHILD_TIMEOUT = 3.0
 """Seconds that the child may take in all, on a busy machine."""
 
 _REPEATS = re.compile(r"[*+?{|]")
@@ -51,7 +51,7 @@ def search(pattern: str, text: str, *, multiline: bool = False) -> list[str | No
     return found[1] if found else None
 
 
-def first(pattern: str, texts: Sequence[str], *, multiline: bool = False) -> int | None:
+def find_first(pattern: str, texts: Sequence[str], *, multiline: bool = False) -> int | None:
     """Return the index of the first text that a pattern is found in, or None. Raise HostError as `search` does."""
     found = _search(pattern, texts, multiline)
     return found[0] if found else None
@@ -65,10 +65,10 @@ def _search(pattern: str, texts: Sequence[str], multiline: bool) -> tuple[int, l
         return next(((at, [match[0], *match.groups()]) for at, match in matches), None)
     try:
         done = subprocess.run(  # noqa: S603 - this very Python; the pattern is input, not code
-            [sys.executable, "-IS", "-c", _CHILD, str(LIMIT)],
+            [sys.executable, "-IS", "-c", _CHILD, str(CPU_LIMIT)],
             input=json.dumps([pattern, list(texts), flags]).encode(),
             capture_output=True,
-            timeout=PATIENCE,
+            timeout=CHILD_TIMEOUT,
             check=False,
             # Ctrl-C at a terminal is for this program to handle.
             process_group=0,

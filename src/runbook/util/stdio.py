@@ -6,18 +6,18 @@ import os
 import re
 import sys
 
-NAMES = ("stdin", "stdout", "stderr")
+STREAM_NAMES = ("stdin", "stdout", "stderr")
 
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]")
 """Control characters; and those that turn the direction of a line, or end it: it would read otherwise than it is."""
 
 
-def provide() -> None:
+def open_missing_streams() -> None:
     """Put /dev/null where a stream is missing.
 
     It is missing to Python too (None); and the next file to be opened would get its number, and what is printed.
     """
-    for number, name in enumerate(NAMES):
+    for number, name in enumerate(STREAM_NAMES):
         try:
             os.fstat(number)
         except OSError:
@@ -30,7 +30,7 @@ def provide() -> None:
         stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
 
 
-def settle() -> None:
+def flush_streams() -> None:
     """Write what is still to be written. What nobody takes is dropped, and does not change the exit status.
 
     Else Python tries again at its very end, and ends with status 120.
@@ -44,7 +44,7 @@ def settle() -> None:
                 os.dup2(os.open(os.devnull, os.O_WRONLY), number)
 
 
-def lines(text: str) -> list[str]:
+def split_lines(text: str) -> list[str]:
     """Give the lines of what somebody else wrote. They end at a newline and nowhere else.
 
     str.splitlines() also ends them at \\x0b, \\x1c, \\x85 and the like: what stands behind one of those in a log would
@@ -54,7 +54,7 @@ def lines(text: str) -> list[str]:
     return [*most, last] if last else most
 
 
-def visible(text: str) -> str:
+def escape_controls(text: str) -> str:
     """Show control characters as what they are: \\x1b. Only tabs and ends of lines are let through.
 
     A terminal obeys them, and what a command printed or a process is called is somebody else's word.

@@ -20,7 +20,7 @@ _UNITS = {
 _SECONDS = {word: seconds for seconds, words in _UNITS.items() for word in words}
 _PIECE = re.compile(r"(\d+(?:\.\d+)?|\.\d+)\s*([A-Za-zµμ]*)\s*", re.ASCII)
 
-LONGEST = 100 * 31557600.0
+MAX_SPAN = 100 * 31557600.0
 """A hundred years: what is longer was not meant."""
 
 _TENTH = 0.1
@@ -36,7 +36,7 @@ def parse_span(text: str) -> float:
     """
     total, at, bare = 0.0, 0, text.strip()
     if re.match(r"-\s*[\d.]", bare):
-        raise ValueError(f"a time span cannot be negative, as `{_shown(text)}` is; write 5s, 2min, 1h 30min")
+        raise ValueError(f"a time span cannot be negative, as `{_shorten(text)}` is; write 5s, 2min, 1h 30min")
     while at < len(bare):
         piece = _PIECE.match(bare, at)
         # "1.5.5" is no sum of two numbers: only a unit or a space ends the first.
@@ -46,9 +46,9 @@ def parse_span(text: str) -> float:
         total += float(piece[1]) * _SECONDS[piece[2]]
         at = piece.end()
     if not bare or at < len(bare):
-        raise ValueError(f"cannot read time span `{_shown(text)}`; write 5s, 2min, 1h 30min")
-    if total > LONGEST:
-        raise ValueError(f"time span `{_shown(text)}` is too long; write 5s, 2min, 1h 30min")
+        raise ValueError(f"cannot read time span `{_shorten(text)}`; write 5s, 2min, 1h 30min")
+    if total > MAX_SPAN:
+        raise ValueError(f"time span `{_shorten(text)}` is too long; write 5s, 2min, 1h 30min")
     return total
 
 
@@ -74,5 +74,5 @@ def format_span(seconds: float) -> str:
     return " ".join(pieces)
 
 
-def _shown(text: str) -> str:
+def _shorten(text: str) -> str:
     return text if len(text) <= 40 else text[:37] + "..."  # noqa: PLR2004

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from runbook.util.stdio import lines
+from runbook.util.stdio import split_lines
 
 
-def near(word: str, words: Iterable[str], prefix: str = "") -> str:
+def suggest(word: str, words: Iterable[str], prefix: str = "") -> str:
     """Suggest what was meant: "; did you mean `version`?", or nothing."""
     import difflib  # noqa: PLC0415 - Only a mistake needs it.
 
@@ -15,7 +15,7 @@ def near(word: str, words: Iterable[str], prefix: str = "") -> str:
     return f"; did you mean `{prefix}{close[0]}`?" if close else ""
 
 
-def listed(words: Iterable[str]) -> str:
+def join_words(words: Iterable[str]) -> str:
     """Name several things in a sentence: "`a`, `b` and `c`"."""
     *most, last = [f"`{word}`" for word in words] or ["nothing"]
     return f"{', '.join(most)} and {last}" if most else last
@@ -27,7 +27,7 @@ def ordinal(number: int) -> str:
     return f"{number}{'th' if teen else {1: 'st', 2: 'nd', 3: 'rd'}.get(number % 10, 'th')}"
 
 
-def shown(text: str, most: int = 60) -> str:
+def shorten(text: str, most: int = 60) -> str:
     """Give a value as it goes into a message: on one line, nothing unprintable, and not too long.
 
     Printed as it is, a text from a file could move the cursor, or add a line that looks like another message.
@@ -36,30 +36,30 @@ def shown(text: str, most: int = 60) -> str:
     return line if len(line) <= most else line[: most - 3] + "..."
 
 
-MOST_BRIEF = 60
+MAX_BRIEF = 60
 """Characters of a command in a sentence."""
 
 
-MOST_WORDS = 200
+MAX_LAST_LINE = 200
 """Characters of a command's last line in a sentence."""
 
 
-def last_words(output: str) -> str:
+def describe_last_line(output: str) -> str:
     """Give the last line that a failed command printed, to stand behind how it ended; mostly it says why."""
-    printed = lines(output.strip())
-    return f": {shown(printed[-1].strip(), MOST_WORDS)}" if printed else ""
+    printed = split_lines(output.strip())
+    return f": {shorten(printed[-1].strip(), MAX_LAST_LINE)}" if printed else ""
 
 
-def brief(run: str | tuple[str, ...]) -> str:
+def brief_command(run: str | tuple[str, ...]) -> str:
     """Name a command in a sentence: its first line, shortened, and that there are more."""
     text = run.strip() if isinstance(run, str) else " ".join(run)
-    line, *rest = lines(text) or [""]
+    line, *rest = split_lines(text) or [""]
     more = f" (and {len(rest)} more line{'s' if len(rest) > 1 else ''})" if rest else ""
-    most = MOST_BRIEF - len(more)
+    most = MAX_BRIEF - len(more)
     return f"`{line if len(line) <= most else f'{line[: most - 3]}...'}`{more}"
 
 
-def in_words(error: Exception) -> str:
+def describe_error(error: Exception) -> str:
     """Say what went wrong, without Python's own decoration."""
     if isinstance(error, TimeoutError):
         return "no answer in time"

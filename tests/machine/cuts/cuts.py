@@ -194,7 +194,7 @@ def judge(facts: Facts) -> list[str]:
         and facts["how"] == "resume"
         and not any(event["event"] == "fix-started" for event in events)
     ):
-        statuses = ["changed"]  # The orphan was gone with the power, and nothing was left to be mended.
+        statuses = ["changed"]  # The orphan was gone with the power, and nothing was left to be fixed.
     ended = (last.get("event"), last.get("exit"), last.get("status") in statuses)
     if ended != ("run-finished", whole["exit"], True):
         wrong.append(f"it ended {last}")

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from runbook.host.systemd.transient import GRACE
+from runbook.host.systemd.transient import STOP_GRACE
 from tests.machine.cuts.cuts import (
     DISTURBANCES,
     ENDS,
@@ -73,7 +73,7 @@ def test_an_interrupted_run_ends_within_a_second_and_the_same_later(
         took.append(facts["ended-in"])
     # A second is the promise. This machine is shared, by these runs as well: one of them at least must come near it,
     # and none may wait for what does not heed it, which has GRACE.
-    assert not took or (min(took) < 2.0 and max(took) < GRACE), took
+    assert not took or (min(took) < 2.0 and max(took) < STOP_GRACE), took
 
 
 @pytest.mark.parametrize("what", DISTURBANCES)

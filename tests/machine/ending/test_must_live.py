@@ -245,7 +245,7 @@ def test_a_refusal_is_foreseen_before_anything_is_stopped(machine: Machine, serv
               - remediate: {check: [verify-port-owner], fix: [stop, kill-orphan, start]}
             """,
         )
-        assert (run.exit, run.step("remediate")["verdict"]) == (1, "not-mended"), run.last
+        assert (run.exit, run.step("remediate")["verdict"]) == (1, "not-fixed"), run.last
         assert "no fix was begun: kill-orphan would fail: port 9335 is held by PID" in run.step("remediate")["reason"]
         assert machine.show("web.service", "MainPID", "InvocationID") == before
 

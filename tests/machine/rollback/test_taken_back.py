@@ -209,7 +209,7 @@ def test_an_orphan_that_the_runbook_ends(stage: Stage) -> None:
     stage.let("leaves")
     run = stage.apply(APP, "- restart", REMEDY)
     assert run.step("remediate.fix.kill-orphan")["verdict"] == "killed"
-    assert run.step("remediate")["verdict"] == "not-mended"
+    assert run.step("remediate")["verdict"] == "not-fixed"
     assert rolled_back(stage, run) == ["app", "reset-failed", "restart", "wait-ready", "verify-port-owner"]
 
 

@@ -144,7 +144,7 @@ def refused(machine: Machine) -> Run:
     before = [holder.pid for holder in node.held(machine)]
     run = carry_out(machine)
     assert (run.exit, run.last["status"]) == (1, "failed"), run.last
-    assert ("remediate", "failed", "not-mended") in run.verdicts
+    assert ("remediate", "failed", "not-fixed") in run.verdicts
     assert not any(name.startswith("remediate.fix") for name, _, _ in run.verdicts)
     assert [holder.pid for holder in node.held(machine)] == before
     return run

@@ -138,7 +138,7 @@ def test_new_files_and_the_old_process(server: Machine) -> None:
     assert (checked.exit, checked.step("remediate.check.verify-version")["verdict"]) == (1, "old-code-serving")
     run = book(server)
     assert (run.exit, run.last["status"]) == (0, "remediated"), run.last
-    assert run.step("remediate")["reason"] == "old-code-serving was mended"
+    assert run.step("remediate")["reason"] == "old-code-serving was fixed"
     assert pg.postmaster(server) != before
     assert_serves(server, "unit")
 
@@ -201,7 +201,7 @@ def test_a_server_process_that_outlived_its_postmaster(server: Machine) -> None:
     assert not holders(server, PORT)
     run = book(server)
     assert (run.exit, run.last["status"]) == (1, "failed"), run.last
-    assert run.step("remediate")["verdict"] == "not-mended"
+    assert run.step("remediate")["verdict"] == "not-fixed"
     assert run.last["hint"] == f"journalctl -u {pg.unit(server)} -n 30 tells why"
     assert "pre-existing shared memory block" in server.run(["journalctl", "-u", pg.unit(server), "-n", "20"]).stdout
     server.run(["kill", "-INT", busy])
@@ -231,7 +231,7 @@ def test_a_server_process_left_in_the_unit(server: Machine) -> None:
         server.run(["systemctl", "stop", pg.unit(server)])
         mended = book(server)
         assert (mended.exit, mended.last["status"]) == (0, "remediated"), mended.last
-        assert mended.step("remediate")["reason"] == "unit-exited was mended"
+        assert mended.step("remediate")["reason"] == "unit-exited was fixed"
         assert mended.step("remediate.fix.kill-orphan")["reason"].startswith(f"PID {busy} (postgres) ended on INT")
         assert_serves(server, "unit")
     finally:

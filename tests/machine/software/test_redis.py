@@ -156,7 +156,7 @@ def test_a_redis_that_never_reports(server: Machine) -> None:
     run = book(server)
     assert (run.exit, run.last["status"]) == (1, "failed"), run.last
     assert run.step("remediate.check.wait-ready")["verdict"] == "not-notifying"
-    assert run.step("remediate")["verdict"] == "not-mended"
+    assert run.step("remediate")["verdict"] == "not-fixed"
     assert "did not report that it is ready within the 2s of TimeoutStartSec= (Type=notify)" in run.last["reason"]
 
 
@@ -176,6 +176,6 @@ def test_new_files_and_the_old_process(server: Machine) -> None:
     assert "the file of its program was replaced or removed since" in verdict["reason"]
     run = book(server)
     assert (run.exit, run.last["status"]) == (0, "remediated"), run.last
-    assert run.step("remediate")["reason"] == "old-code-serving was mended"
+    assert run.step("remediate")["reason"] == "old-code-serving was fixed"
     assert redis.told(server)["run_id"] != before["run_id"]
     assert_serves(server, "unit")

@@ -112,7 +112,7 @@ def test_a_real_upgrade(fresh_machine: Machine) -> None:
         assert (run.exit, run.last["status"]) == (0, "remediated"), run.last
         assert verdict(run, "update") == "updated"
         assert ("remediate.check.wait-ready", "failed", "other-unit-holds-port") in run.verdicts
-        assert verdict(run, "remediate") == "mended"
+        assert verdict(run, "remediate") == "fixed"
         assert main_pid(fresh_machine) != before
         assert session.answers("still here")
     said = fresh_machine.run(["journalctl", "-u", SOCKET, "--no-pager"]).stdout

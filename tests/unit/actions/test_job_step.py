@@ -24,7 +24,7 @@ class Between(FakeMachine):
 
     looks = 0
 
-    def unit(self, name: str, *, recent: float = 0.0) -> Unit:
+    def unit(self, name: str, *, max_age: float = 0.0) -> Unit:
         self.looks += 1
         return super().unit(name)
 
@@ -52,7 +52,7 @@ def test_an_automatic_restart_just_before_the_job_is_none_of_the_new_invocation(
     machine.on_job["restart"] = anew
     run = RunState("r", Path("/"))
     attempt(step("restart"), machine, machine, run, Events("r", machine.clock, ()))
-    assert run.starts == {"gw.service": 2}
+    assert run.baseline_restarts == {"gw.service": 2}
 
 
 @dataclass
@@ -64,12 +64,12 @@ class Silent(FakeMachine):
     """Whether the job still waits when the unit is looked at, instead of having ended."""
     orders: list[str] = field(default_factory=list)
 
-    def begin_job(self, verb: JobVerb, unit: str) -> JobRef:
+    def enqueue_job(self, verb: JobVerb, unit: str) -> JobRef:
         self.orders.append(str(verb))
         if len(self.orders) > 1:
-            return super().begin_job(verb, unit)
+            return super().enqueue_job(verb, unit)
         if self.hears:
-            ref = super().begin_job(verb, unit)
+            ref = super().enqueue_job(verb, unit)
             if self.queues:
                 self.units[unit] = replace(self.units[unit], job=7, job_type=str(verb))
                 self.jobs[job_path(7)] = self.jobs[ref.path]

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from runbook.checks.start_limit import both, counted, known_since
+from runbook.checks.start_limit import count_starts, count_window, find_count_start
 from runbook.host.facts import ActiveState
 from tests.unit.fake_machine import unit
 
@@ -32,13 +32,13 @@ def starts(*moments: float) -> list[tuple[float, str]]:
 def test_a_window_opens_with_a_start_and_closes_when_its_time_is_over(
     moments: list[float], now: float, used: int
 ) -> None:
-    found = counted(unit(), starts(*moments), 100.0 + now)
-    assert (found.used, found.left) == (used, 5 - used)
+    found = count_window(unit(), starts(*moments), 100.0 + now)
+    assert (found.used, found.remaining) == (used, 5 - used)
 
 
 def test_what_was_cleared_before_does_not_count() -> None:
     moments = sorted([*starts(0, 1, 2, 10), (105.0, "cleared")])
-    assert counted(unit(), moments, 111.0).used == 1
+    assert count_window(unit(), moments, 111.0).used == 1
 
 
 @pytest.mark.parametrize(
@@ -52,9 +52,9 @@ def test_what_was_cleared_before_does_not_count() -> None:
     ],
 )
 def test_what_is_sure_to_count(facts: dict[str, Any], first: float | None, sure: int) -> None:
-    found = both(unit(**facts), starts(0, 1, 2, 3, 4), 110.0, first)
-    assert (found.used, found.sure) == (5, sure)
-    assert found.over_in == 50.0
+    found = count_starts(unit(**facts), starts(0, 1, 2, 3, 4), 110.0, first)
+    assert (found.used, found.certain) == (5, sure)
+    assert found.expires_in == 50.0
 
 
 @pytest.mark.parametrize(
@@ -68,7 +68,7 @@ def test_what_is_sure_to_count(facts: dict[str, Any], first: float | None, sure:
     ids=["it went down before", "its first start", "restarted without going down", "never started"],
 )
 def test_since_when_systemd_knows_of_its_starts(facts: dict[str, Any], since: float) -> None:
-    assert known_since(unit(**facts)) == since
+    assert find_count_start(unit(**facts)) == since
 
 
 @pytest.mark.parametrize(
@@ -82,5 +82,5 @@ def test_since_when_systemd_knows_of_its_starts(facts: dict[str, Any], since: fl
 def test_a_clock_that_was_set_back(facts: dict[str, Any], now: float, used: int, sure: int) -> None:
     """By their times three of the starts are an hour from the fourth; by systemd's clock they are not."""
     moments = sorted([*starts(3600, 3601, 3602), (162.0, "start"), (170.0, "cleared")])
-    found = both(unit(**facts), moments, 100.0 + now, None, asked=162.5)
-    assert (found.used, found.sure) == (used, sure)
+    found = count_starts(unit(**facts), moments, 100.0 + now, None, asked=162.5)
+    assert (found.used, found.certain) == (used, sure)

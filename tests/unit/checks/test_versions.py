@@ -6,7 +6,7 @@ import re
 
 import pytest
 
-from runbook.checks.versions import earlier
+from runbook.checks.versions import rewrite_versions
 
 BACK = {"1.1.0": "1.0.0", "2:3.1-1+deb12": "2:3.0-9"}
 
@@ -28,7 +28,7 @@ BACK = {"1.1.0": "1.0.0", "2:3.1-1+deb12": "2:3.0-9"}
     ],
 )
 def test_only_a_whole_version_is_one(text: str, becomes: str) -> None:
-    assert earlier(text, BACK) == becomes
+    assert rewrite_versions(text, BACK) == becomes
 
 
 @pytest.mark.parametrize(
@@ -47,13 +47,13 @@ def test_only_a_whole_version_is_one(text: str, becomes: str) -> None:
 )
 def test_in_a_pattern_it_is_quoted(pattern: str, becomes: str) -> None:
     back = {**BACK, "1.2.0-rc1": "1.1.0+b1", "5": "4"}
-    assert earlier(pattern, back, pattern=True) == becomes
+    assert rewrite_versions(pattern, back, pattern=True) == becomes
 
 
 def test_one_becomes_the_other_once() -> None:
-    assert earlier("1.2 1.1", {"1.2": "1.1", "1.1": "1.0"}) == "1.1 1.0"
+    assert rewrite_versions("1.2 1.1", {"1.2": "1.1", "1.1": "1.0"}) == "1.1 1.0"
 
 
 def test_a_number_is_a_version_only_where_it_stands_alone() -> None:
-    assert earlier("5", {"5": "4"}) == "4"
-    assert earlier(r"within 5 s, \d{5}", {"5": "4"}) == r"within 5 s, \d{5}"
+    assert rewrite_versions("5", {"5": "4"}) == "4"
+    assert rewrite_versions(r"within 5 s, \d{5}", {"5": "4"}) == r"within 5 s, \d{5}"

@@ -15,7 +15,7 @@ from runbook import cli, errors
 from runbook.cli import telling
 from runbook.cli.base import Output
 from runbook.model import Event
-from runbook.records.history import Past
+from runbook.records.history import RunRecord
 from tests.unit.recorded import BEGAN, STARTED, acting, begun, ended, finished, wrote
 
 pytestmark = pytest.mark.usefixtures("home")
@@ -31,7 +31,7 @@ def failure(*argv: str) -> errors.RunbookError:
     return error
 
 
-def a_run() -> Past:
+def a_run() -> RunRecord:
     return wrote(begun(), STARTED, acting("x"), finished("x"), ended())
 
 
@@ -68,7 +68,7 @@ def test_a_line_of_the_list_is_an_event_of_its_own() -> None:
         "resumable": False,
         "exit": 0,
         "reason": "web.service runs",
-        "folder": str(past.record.folder),
+        "folder": str(past.folder.folder),
         "printed": [],
     }
 
@@ -91,8 +91,8 @@ def test_show_tells_the_latest_or_the_one_that_is_named() -> None:
 
 def test_in_json_it_is_the_record_as_it_is() -> None:
     past = a_run()
-    assert runbook("show", "--output", "json").stdout == past.record.events.read_text()
-    assert runbook("show", "--output", "json", "--follow").stdout == past.record.events.read_text()
+    assert runbook("show", "--output", "json").stdout == past.folder.events.read_text()
+    assert runbook("show", "--output", "json", "--follow").stdout == past.folder.events.read_text()
 
 
 def test_there_is_nothing_to_show() -> None:
@@ -147,7 +147,7 @@ def test_ctrl_c_ends_following(monkeypatch: pytest.MonkeyPatch) -> None:
     def pressed(*_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(Past, "follow", pressed)
+    monkeypatch.setattr(RunRecord, "follow", pressed)
     result = runbook("show", "--follow", past.id)
     assert (result.exit_code, result.stderr) == (130, "")
 
@@ -166,7 +166,7 @@ def test_following_ends_when_nobody_reads_any_more(output: str, monkeypatch: pyt
         while True:
             yield Event(BEGAN, past.id, "notice", {"text": "it goes on"})
 
-    monkeypatch.setattr(Past, "follow", forever)
+    monkeypatch.setattr(RunRecord, "follow", forever)
     monkeypatch.setattr("sys.stdout", Gone())
     telling.show(past.id, follow=True, output=Output(output))
     assert len(told) == 1

@@ -10,12 +10,12 @@ from pathlib import Path
 import pytest
 
 from runbook.document import parse
-from runbook.document.nodes import MOST_BYTES
+from runbook.document.nodes import MAX_BYTES
 from runbook.errors import DocumentError, UsageError
-from runbook.host.systemd.transient import unit_name as command_unit
-from runbook.template import Scope, TemplateError, expression
-from runbook.util.names import unit_name
-from runbook.util.wording import shown
+from runbook.host.systemd.transient import transient_unit_name as command_unit
+from runbook.template import TemplateError, TemplateScope, parse_expression
+from runbook.util.names import parse_unit_name
+from runbook.util.wording import shorten
 from tests.unit.document.test_robust import judge, problems_of
 
 HOSTILE = {
@@ -55,10 +55,10 @@ def yaml(value: str) -> str:
 @pytest.mark.parametrize("value", HOSTILE.values(), ids=HOSTILE)
 def test_a_unit(value: str) -> None:
     if value in UNITS:
-        assert unit_name(value) == UNITS[value]
+        assert parse_unit_name(value) == UNITS[value]
         return
     with pytest.raises(ValueError, match=r"name|path|template") as refused:
-        unit_name(value)
+        parse_unit_name(value)
     assert str(refused.value).isprintable()
 
 
@@ -152,10 +152,10 @@ SLOW = [
 
 @pytest.mark.parametrize("source", SLOW, ids=range(len(SLOW)))
 def test_no_template_takes_long(source: str) -> None:
-    scope = replace(Scope(), vars={"x": "a" * 50_000})
+    scope = replace(TemplateScope(), vars={"x": "a" * 50_000})
     begun = time.process_time()
     with contextlib.suppress(TemplateError):
-        expression(source).value(scope)
+        parse_expression(source).value(scope)
     assert time.process_time() - begun < 5, "seconds of the processor, where all of them take some thousandths"
 
 
@@ -171,7 +171,7 @@ FILES: dict[str, tuple[bytes, str]] = {
     "deep lists": (b"steps: " + b"[" * 100_000, "nested more than 32 deep"),
     "deep mappings": (b"steps: " + b"{a: " * 100_000, "nested more than 32 deep"),
     "deep lines": (b"\n".join(b" " * at + b"a:" for at in range(1000)), "nested more than 32 deep"),
-    "50 MB": (b"steps: [restart]\n#" + b"x" * 50 * MOST_BYTES, "larger than 1 MiB"),
+    "50 MB": (b"steps: [restart]\n#" + b"x" * 50 * MAX_BYTES, "larger than 1 MiB"),
     "a NUL": (b"steps: [restart]\0\n", "U+0000 has no place"),
     "not UTF-8": (b"steps: [restart]\n\xff\xfe", "not UTF-8"),
     "UTF-16": ("steps: [restart]".encode("utf-16"), "not UTF-8"),
@@ -180,7 +180,7 @@ FILES: dict[str, tuple[bytes, str]] = {
     "a key twice": (b"unit: a\nunit: b\nsteps: [restart]\n", "stands twice"),
     "only comments": (b"#\n" * 100_000, "the file is empty"),
     "many documents": (b"--- a\n" * 10_000, "a second document"),
-    "a long line": (b"name: " + b"x" * (MOST_BYTES - 10), ""),
+    "a long line": (b"name: " + b"x" * (MAX_BYTES - 10), ""),
     "many anchors": (b"steps: [" + b"".join(b"&a%d x, " % at for at in range(4_000)) + b"]", ""),
     "directives": (b"%YAML 9.9\n---\nsteps: [restart]", ""),
     "tags": (b"!!python/object/apply:os.system ['id']", "the tag"),
@@ -216,4 +216,4 @@ def test_what_other_editors_write_is_read(change: object) -> None:
 
 def test_names_in_messages_are_shown_on_one_line(tmp_path: Path) -> None:
     for value in HOSTILE.values():
-        assert shown(value).isprintable()
+        assert shorten(value).isprintable()

@@ -91,7 +91,16 @@ def test_quotes_make_a_text_of_nothing() -> None:
     node = nodes.compose("a: ''\nb:\nc: ~\nd: 'null'\ne: null\nf: no\ng: 1.10\nh: 010\n", problems)
     assert not problems
     assert node is not None
-    assert node.plain() == {"a": "", "b": None, "c": None, "d": "null", "e": None, "f": "no", "g": "1.10", "h": "010"}
+    assert node.to_plain() == {
+        "a": "",
+        "b": None,
+        "c": None,
+        "d": "null",
+        "e": None,
+        "f": "no",
+        "g": "1.10",
+        "h": "010",
+    }
 
 
 def test_places_count_from_one_and_by_characters() -> None:
@@ -101,8 +110,8 @@ def test_places_count_from_one_and_by_characters() -> None:
     assert entry is not None
     inner = entry.get(1)
     assert inner is not None
-    assert (node.keys["näme"], entry.place) == (nodes.Place(2, 1), nodes.Place(2, 7))
-    assert inner.keys["z"] == nodes.Place(2, 18)
+    assert (node.keys["näme"], entry.position) == (nodes.Position(2, 1), nodes.Position(2, 7))
+    assert inner.keys["z"] == nodes.Position(2, 18)
     assert (inner.get("nope"), inner.get(0), entry.get(7), entry.get("x")) == (None, None, None, None)
 
 

@@ -66,7 +66,7 @@ def test_the_runbook_of_the_incident() -> None:
     ]
     assert {step.units() for step in book.walk()} - {()} == {("openclaw-gateway.service",)}
     assert (book.rollback, book.text, book.path, book.folder) == ("auto", GATEWAY, "upgrade.yaml", Path.cwd())
-    update = fill(book.steps[0], book.names.during("r", {}))
+    update = fill(book.steps[0], book.namespace.for_run("r", {}))
     assert (update.run, update.timeout) == ("npm install --global openclaw@2026.5.5", 600)  # type: ignore[attr-defined]
 
 

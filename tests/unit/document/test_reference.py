@@ -14,7 +14,7 @@ from runbook.document.wording import keys_of
 from runbook.spec.step import Runbook
 from runbook.steps import registry
 
-SCHEMA = reference.schema()
+SCHEMA = reference.make_schema()
 
 
 def parts(schema: Any) -> Iterator[dict[str, Any]]:
@@ -66,7 +66,7 @@ def test_nothing_of_python_shows() -> None:
 
 @pytest.mark.parametrize("kind", sorted(registry()))
 def test_every_field_is_described(kind: str) -> None:
-    entry = reference.describe(kind)
+    entry = reference.describe_type(kind)
     assert entry.summary.endswith(".")
     assert [row.key for row in entry.rows if row.common][:3] == ["id", "name", "when"]
     for row in (*entry.rows, *(inner for outer in entry.rows for inner in outer.fields)):
@@ -76,24 +76,24 @@ def test_every_field_is_described(kind: str) -> None:
 
 
 def test_defaults_are_written_as_a_runbook_writes_them() -> None:
-    rows = {row.key: row for row in reference.describe("wait-ready").rows}
+    rows = {row.key: row for row in reference.describe_type("wait-ready").rows}
     assert rows["healthy-for"].default == "5s"
     assert rows["timeout"].default == "2min"
     assert rows["on-timeout"].type == "`leave` or `fail`"
     assert rows["unit"].default == "that of the runbook"
     assert rows["secret"].default == "false"
     assert [row.key for row in rows["probes"].fields][:2] == ["tcp", "http"]
-    required = {row.key for row in reference.describe("update").rows if row.required}
+    required = {row.key for row in reference.describe_type("update").rows if row.required}
     assert required == {"run", "version", "to"}
 
 
 def test_a_type_that_is_not_there() -> None:
     with pytest.raises(KeyError):
-        reference.describe("restrat")
+        reference.describe_type("restrat")
 
 
 def test_the_top_of_a_file_is_described_as_well() -> None:
-    rows = {row.key: row for row in reference.describe_top()}
+    rows = {row.key: row for row in reference.describe_top_level()}
     assert set(rows) == set(keys_of(Runbook))
     assert rows["rollback"].type == "`off` or `auto` or list of steps"
-    assert [entry.kind for entry in reference.kinds()] == sorted(registry())
+    assert [entry.kind for entry in reference.describe_types()] == sorted(registry())

@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import BaseModel
 
-from runbook.document import LONGEST, parse, wording
+from runbook.document import MAX_MESSAGE, parse, wording
 from runbook.document.nodes import compose
 from runbook.errors import DocumentError, Problem
 from runbook.spec.step import Runbook
@@ -49,7 +49,7 @@ def problems_of(text: str | bytes) -> list[Problem]:
 def tree_of(text: str) -> Any:
     """Give a file of ours as lists and mappings; None for one that is wrong on purpose."""
     root = compose(text, [])
-    return root.plain() if root is not None else None
+    return root.to_plain() if root is not None else None
 
 
 def judge(text: str | bytes) -> None:
@@ -60,7 +60,7 @@ def judge(text: str | bytes) -> None:
     for problem in problems:
         assert not FOREIGN.search(re.sub(r"`[^`]*`", "``", problem.message)), problem
         assert problem.message.isprintable()
-        assert len(problem.message) <= LONGEST
+        assert len(problem.message) <= MAX_MESSAGE
         assert 1 <= problem.line <= lines + 1
         assert problem.column >= 1
 

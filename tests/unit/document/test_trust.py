@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from runbook.document.trust import distrust
+from runbook.document.trust import find_distrust
 
 NOBODY = 65534
 
@@ -26,7 +26,7 @@ def file(tmp_path: Path) -> Path:
 
 
 def asked(file: Path, *, euid: int = 0, sudo_uid: int | None = None) -> str:
-    return distrust(str(file), file.stat(), euid=euid, sudo_uid=sudo_uid)
+    return find_distrust(str(file), file.stat(), euid=euid, sudo_uid=sudo_uid)
 
 
 def test_a_file_of_root_s_is_trusted(file: Path) -> None:

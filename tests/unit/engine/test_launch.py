@@ -12,13 +12,13 @@ import pytest
 
 from runbook import document
 from runbook.engine import launch, resume
-from runbook.engine.runner import RunEnd
+from runbook.engine.runner import RunResult
 from runbook.errors import Interrupted, NotBegun
 from runbook.host.queries import Command, CommandResult
 from runbook.model import Event
 from runbook.records import history
-from runbook.records.history import Past
-from runbook.records.store import Writer
+from runbook.records.history import RunRecord
+from runbook.records.store import EventWriter
 from runbook.spec.step import Runbook
 from tests.unit.fake_machine import FakeMachine, process, unit
 from tests.unit.recorded import BEGAN, STARTED, acting, begun, ended, finished, wrote
@@ -59,33 +59,33 @@ def book(text: str = BOOK, env: Mapping[str, str] = ENV, **sets: str) -> Runbook
     return document.parse(text.encode(), "/root/x.yaml", sets=sets, environ=env)
 
 
-def begin(host: FakeMachine, made: Runbook, **sets: str) -> tuple[RunEnd, list[Event]]:
+def begin(host: FakeMachine, made: Runbook, **sets: str) -> tuple[RunResult, list[Event]]:
     seen: list[Event] = []
-    order = launch.Order("system", sets, ENV)
-    return launch.begin(made, order, host, host, (seen.append,)), seen
+    order = launch.RunRequest("system", sets, ENV)
+    return launch.start_run(made, order, host, host, (seen.append,)), seen
 
 
 def interrupt() -> None:
     raise Interrupted(signal.SIGTERM)
 
 
-def go_on(found: Past, *, skip: tuple[str, ...] = (), env: Mapping[str, str] = ENV, text: str = BOOK) -> RunEnd:
-    known = resume.surroundings(found, env)
+def go_on(found: RunRecord, *, skip: tuple[str, ...] = (), env: Mapping[str, str] = ENV, text: str = BOOK) -> RunResult:
+    known = resume.restore_environment(found, env)
     host = machine()
-    order, said = launch.Order("system", {}, known), resume.Resumption(skip=skip)
-    return resume.go_on(found, book(text, known), order, said, host, host, ())
+    order, said = launch.RunRequest("system", {}, known), resume.ResumeOptions(skip=skip)
+    return resume.resume_run(found, book(text, known), order, said, host, host, ())
 
 
-def everything(kept: Past) -> str:
-    return "\n".join(path.read_text() for path in kept.record.folder.rglob("*") if path.is_file())
+def everything(kept: RunRecord) -> str:
+    return "\n".join(path.read_text() for path in kept.folder.folder.rglob("*") if path.is_file())
 
 
 def test_a_secret_goes_nowhere_wherever_it_came_from() -> None:
     end, events = begin(machine(), book(key=TOKEN), key=TOKEN)
-    kept = history.find(None)
+    kept = history.find_run(None)
     assert end.exit == 0
     assert "t0ken" not in everything(kept) + json.dumps([event.data for event in events])
-    assert (kept.record.outputs / "prints.log").read_text() == f"it is {'*' * len(TOKEN)}\n"
+    assert (kept.folder.outputs / "prints.log").read_text() == f"it is {'*' * len(TOKEN)}\n"
     assert (kept.header.sets, kept.header.env, set(kept.header.withheld)) == (
         {"key": "***"},
         {"PLAIN": "plain"},
@@ -96,26 +96,26 @@ def test_a_secret_goes_nowhere_wherever_it_came_from() -> None:
 def test_what_an_interrupted_command_printed_is_starred_too() -> None:
     end, _ = begin(machine(interrupt), book())
     assert end.status == "interrupted"
-    assert "t0ken" not in everything(history.find(None))
+    assert "t0ken" not in everything(history.find_run(None))
 
 
 def test_a_secret_that_was_not_kept_is_asked_for() -> None:
     begin(machine(interrupt), book())
     with pytest.raises(NotBegun, match="TOKEN is not set"):
-        go_on(history.find(None), env={})
+        go_on(history.find_run(None), env={})
 
 
 def test_one_that_came_with_set_cannot_be_asked_for() -> None:
     begin(machine(interrupt), book(key=TOKEN), key=TOKEN)
     with pytest.raises(NotBegun, match="--set key held a secret"):
-        go_on(history.find(None))
+        go_on(history.find_run(None))
 
 
 def test_no_mask_goes_into_a_command() -> None:
     """`steps.prints.output` held the secret: what is kept of it is no value to go on with."""
     begin(machine(interrupt), book())
     with pytest.raises(NotBegun, match="prints gave a secret, which was not kept") as refused:
-        go_on(history.find(None))
+        go_on(history.find_run(None))
     assert "--rerun prints" in refused.value.hint
 
 
@@ -137,7 +137,7 @@ def test_a_record_of_another_version_is_not_gone_on_with() -> None:
 )  # fmt: skip
 def test_why_a_run_is_not_gone_on_with(events: list[Any], why: str) -> None:
     with pytest.raises(NotBegun, match=why):
-        resume.resumable(wrote(begun(), *events))
+        resume.require_resumable(wrote(begun(), *events))
 
 
 def test_a_later_run_takes_the_place_of_an_unfinished_one() -> None:
@@ -151,7 +151,7 @@ def test_a_later_run_takes_the_place_of_an_unfinished_one() -> None:
         f" no more; runbook show {old.id} tells how far it had come"
     )
     assert [event.event for event in events[:2]] == ["run-started", "notice"]
-    assert [old.again().status, other.again().status] == ["superseded", "cut-short"]
+    assert [old.reload().status, other.reload().status] == ["superseded", "cut-short"]
 
 
 def test_a_run_that_is_gone_on_with_takes_the_place_of_earlier_ones_too() -> None:
@@ -159,7 +159,7 @@ def test_a_run_that_is_gone_on_with_takes_the_place_of_earlier_ones_too() -> Non
     units = {"name": "x", "units": ["gw.service"]}
     first, between, last = (wrote(begun(BEGAN + at), ("run-started", units), acting("x")) for at in (0, 10, 20))
     go_on(between, text="unit: gw\nsteps: [reset-failed]\n")
-    assert [one.again().status for one in (first, last)] == ["superseded", "cut-short"]
+    assert [one.reload().status for one in (first, last)] == ["superseded", "cut-short"]
 
 
 def test_a_run_that_could_not_begin_takes_nobodys_place() -> None:
@@ -167,7 +167,7 @@ def test_a_run_that_could_not_begin_takes_nobodys_place() -> None:
     units = {"name": "x", "units": ["gone.service"]}
     old = wrote(begun(BEGAN), ("run-started", units), acting("x"))
     end, _ = begin(machine(), book("unit: gone\nsteps: [restart]\n"))
-    assert (end.status, old.again().status) == ("not-begun", "cut-short")
+    assert (end.status, old.reload().status) == ("not-begun", "cut-short")
 
 
 def test_a_run_that_begins_reads_only_the_ends_of_those_that_have_ended(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -181,9 +181,9 @@ def test_a_run_that_begins_reads_only_the_ends_of_those_that_have_ended(monkeypa
         read.add(path)
         return iter(())
 
-    monkeypatch.setattr(history, "read", nothing)
+    monkeypatch.setattr(history, "read_events", nothing)
     begin(machine(), book("unit: gw\nsteps: [reset-failed]\n"))
-    assert read == {whole.record.events}
+    assert read == {whole.folder.events}
 
 
 def test_one_whose_place_cannot_be_taken_is_told_of_and_keeps_nobody_from_beginning(
@@ -194,9 +194,9 @@ def test_one_whose_place_cannot_be_taken_is_told_of_and_keeps_nobody_from_beginn
     def writer(kept: Any, lost: Any) -> Any:
         if kept.id == old.id:
             raise NotBegun(f"cannot begin: run {old.id} is under way")
-        return Writer(kept, lost)
+        return EventWriter(kept, lost)
 
-    monkeypatch.setattr("runbook.engine.launch.Writer", writer)
+    monkeypatch.setattr("runbook.engine.launch.EventWriter", writer)
     end, events = begin(machine(), book("unit: gw\nsteps: [reset-failed]\n"))
     assert end.exit == 0
     [told] = [event.data["text"] for event in events if event.event == "notice"]
@@ -205,4 +205,4 @@ def test_one_whose_place_cannot_be_taken_is_told_of_and_keeps_nobody_from_beginn
 
 def test_the_end_of_an_interrupted_run_names_the_way_on() -> None:
     end, _ = begin(machine(interrupt), book())
-    assert end.hint == f"runbook resume {history.find(None).id} goes on from there"
+    assert end.hint == f"runbook resume {history.find_run(None).id} goes on from there"

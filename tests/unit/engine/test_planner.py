@@ -10,19 +10,19 @@ from typing import Any
 from runbook import document
 from runbook.engine.execution.events import Events
 from runbook.engine.planner import Planner
-from runbook.engine.runner import RunEnd, Runner
+from runbook.engine.runner import Runner, RunResult
 from runbook.host.queries import Answer
 from runbook.model import Event
 from runbook.records.lock import LockHolder
 from runbook.spec.state import RunState
 from runbook.spec.step import Runbook, Step
-from runbook.template import Scope
+from runbook.template import TemplateScope
 from tests.unit.fake_machine import FakeMachine, listen, process, unit
 from tests.unit.runs import FIX, finished, incident, remediate, replace_id, step
 
 
 def plan(
-    machine: FakeMachine, *steps: Step[Any], act: Callable[[Planner], RunEnd] = Planner.plan, **book: Any
+    machine: FakeMachine, *steps: Step[Any], act: Callable[[Planner], RunResult] = Planner.plan, **book: Any
 ) -> list[Event]:
     """Plan steps and give the events; whatever the steps are, nothing may be written."""
     seen: list[Event] = []
@@ -38,7 +38,7 @@ def planned(events: list[Event]) -> list[tuple[str, str]]:
 
 def test_a_plan_tells_who_has_the_lock_and_a_check_does_not() -> None:
     def locked(planner: Planner) -> Planner:
-        planner.locked = lambda units: [LockHolder(one, 7, "20261124-1200-abc", "bob", 1.0) for one in units]
+        planner.find_lock_holders = lambda units: [LockHolder(one, 7, "20261124-1200-abc", "bob", 1.0) for one in units]
         return planner
 
     events = plan(incident(), step("restart"), act=lambda planner: locked(planner).plan())
@@ -181,20 +181,20 @@ def test_a_fix_that_would_be_skipped_does_nothing_in_a_plan_either() -> None:
     listen(machine, 981, "0.0.0.0:80")
 
     def told_of(what: Step[Any], really: str) -> dict[str, Any]:
-        events = plan(machine, what, names=Scope(vars={"really": really}))
+        events = plan(machine, what, namespace=TemplateScope(vars={"really": really}))
         return {e.data["id"]: e.data for e in events if e.event == "step-planned"}
 
     rival = replace_id(step("stop", unit="nginx.service", when="vars.really"), "stop-rival")
     remedy = remediate(step("verify-port-owner"), fix=(rival, *map(step, FIX)))
     told = {
         e.data["id"]: e.data
-        for e in plan(machine, remedy, names=Scope(vars={"really": ""}))
+        for e in plan(machine, remedy, namespace=TemplateScope(vars={"really": ""}))
         if e.event == "step-planned"
     }
     assert told["remediate"]["reason"].startswith("could not fix: port 80 is held by PID 981 (nginx)")
     told = {
         e.data["id"]: e.data
-        for e in plan(machine, remedy, names=Scope(vars={"really": "yes"}))
+        for e in plan(machine, remedy, namespace=TemplateScope(vars={"really": "yes"}))
         if e.event == "step-planned"
     }
     assert told["remediate"]["impact"] == "mutating"
@@ -202,7 +202,7 @@ def test_a_fix_that_would_be_skipped_does_nothing_in_a_plan_either() -> None:
     other = remediate(replace_id(step("verify-port-owner", when="vars.really"), "a"), fix=tuple(map(step, FIX)))
     told = {
         e.data["id"]: e.data
-        for e in plan(machine, other, names=Scope(vars={"really": ""}))
+        for e in plan(machine, other, namespace=TemplateScope(vars={"really": ""}))
         if e.event == "step-planned"
     }
     assert told["remediate"]["verdict"] == "holds"

@@ -4,8 +4,8 @@ from typing import Any
 
 import pytest
 
-from runbook.engine.execution.replay import Done
-from runbook.engine.resume import taken
+from runbook.engine.execution.replay import ResumeState
+from runbook.engine.resume import find_undone_by_boot
 from runbook.host.facts import ActiveState
 from runbook.model import Event
 from tests.unit.fake_machine import FakeMachine, unit
@@ -28,7 +28,7 @@ def lost(ended: tuple[str, ...], now: dict[str, Any], *, status: str = "changed"
     steps = [step(kind) for kind in ended]
     events = [Event(1.0, "x", event, data) for event, data in (finished(kind, status) for kind in ended)]
     machine = FakeMachine(units={"gw.service": unit(**now)})
-    return list(taken(machine, steps, Done.of(events, "first"), boot))
+    return list(find_undone_by_boot(machine, steps, ResumeState.from_events(events, "first"), boot))
 
 
 @pytest.mark.parametrize("kind", ["start", "restart"])
@@ -72,7 +72,7 @@ def test_what_a_later_step_had_begun_to_start_is_not_stopped_again() -> None:
     steps = [step("stop"), step("start")]
     events = [Event(1.0, "x", *finished("stop")), Event(2.0, "x", *acting("start"))]
     machine = FakeMachine(units={"gw.service": unit()})
-    assert taken(machine, steps, Done.of(events, "first"), "second") == {}
+    assert find_undone_by_boot(machine, steps, ResumeState.from_events(events, "first"), "second") == {}
 
 
 def test_what_does_not_make_a_unit_run_is_not_lost() -> None:
@@ -87,8 +87,8 @@ def test_a_step_that_was_gone_on_with_counts_on_the_boot_of_that_part() -> None:
     ]
     machine = FakeMachine(units={"gw.service": unit(**DOWN)})
     steps = [step("stop"), step("start")]
-    assert list(taken(machine, steps, Done.of(events, "first"), "second")) == []
-    assert taken(machine, steps, Done.of(events, "first"), "third") == {
+    assert list(find_undone_by_boot(machine, steps, ResumeState.from_events(events, "first"), "second")) == []
+    assert find_undone_by_boot(machine, steps, ResumeState.from_events(events, "first"), "third") == {
         "start": "gw.service is inactive (dead) since the machine was booted"
     }
 
@@ -101,4 +101,4 @@ def test_what_was_stopped_for_a_start_that_is_not_made_again_is_let_be(status: s
     steps = [step("stop"), step("start")]
     events = [Event(1.0, "x", *finished("stop")), Event(2.0, "x", *finished("start", status, evidence=evidence))]
     machine = FakeMachine(units={"gw.service": unit()})
-    assert taken(machine, steps, Done.of(events, "first"), "second") == {}
+    assert find_undone_by_boot(machine, steps, ResumeState.from_events(events, "first"), "second") == {}

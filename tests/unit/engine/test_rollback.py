@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 
 from runbook.engine.execution.outcome import Outcome
-from runbook.engine.rollback import _stopped_by_somebody
+from runbook.engine.rollback import _find_foreign_stop
 from runbook.host.facts import ActiveState, JobResult
 from runbook.host.queries import Answer, Command, CommandResult
-from runbook.host.requesters import Asked, Asker
+from runbook.host.requesters import JobRequest, Requester
 from runbook.model import Event, StepStatus, Verdict
 from runbook.spec.step import Runbook, Step
 from tests.unit.fake_machine import FakeMachine, listen, process, start_anew, unit
@@ -283,11 +283,11 @@ def test_the_stop_of_somebody_else_is_not_overridden() -> None:
 
 def test_whose_stop_is_not_overridden() -> None:
     made = Installed("one")
-    stop = Asked(7, (Asker(70, ("systemctl", "stop", "gw"), "root"),))
+    stop = JobRequest(7, (Requester(70, ("systemctl", "stop", "gw"), "root"),))
 
     def stops(machine: FakeMachine, name: str) -> JobResult:
         result = somebody_stops(machine, name)
-        machine.units[name] = replace(machine.units[name], asked=(stop,))
+        machine.units[name] = replace(machine.units[name], job_requests=(stop,))
         return result
 
     made.machine.on_job = {"restart": stops}
@@ -302,15 +302,15 @@ def test_a_stop_by_a_command_of_the_run_is_nobody_elses(others: tuple[int, ...],
     """It does not keep the roll back from being begun; a stop of somebody else's beside it does, the 7th job."""
     made = Installed("one")
     restarts = made.machine.on_job["restart"]
-    own = Asker(70, ("systemctl", "stop", "gw"), "root", own=True)
-    theirs = tuple(Asked(job, (replace(own, own=False),)) for job in others)
-    asked = tuple(sorted((Asked(7, (own,)), *theirs), key=lambda one: one.job))
+    own = Requester(70, ("systemctl", "stop", "gw"), "root", is_own=True)
+    theirs = tuple(JobRequest(job, (replace(own, is_own=False),)) for job in others)
+    asked = tuple(sorted((JobRequest(7, (own,)), *theirs), key=lambda one: one.job))
 
     def stops(machine: FakeMachine, name: str) -> JobResult | None:
         if NEW not in made.versions.values():
             return restarts(machine, name)
         result = somebody_stops(machine, name)
-        machine.units[name] = replace(machine.units[name], asked=asked)
+        machine.units[name] = replace(machine.units[name], job_requests=asked)
         return result
 
     made.machine.on_job = {"restart": stops}
@@ -322,7 +322,7 @@ def test_nor_is_one_that_a_fix_came_upon() -> None:
     made.machine.on_job = {"restart": somebody_stops}
     mends = remediate(step("verify-port-owner", port="81"), fix=(step("restart"),))
     end, events = run(made.machine, *_book("one"), mends, rollback="auto")
-    assert (str(end.status), end.verdict) == ("failed", "not-mended")
+    assert (str(end.status), end.verdict) == ("failed", "not-fixed")
     assert end.back == "gw.service was stopped by somebody else, which is not overridden, so nothing was rolled back"
     assert end.hint.startswith("ask who else acts on gw.service")
     assert not undone(events)
@@ -454,7 +454,7 @@ def test_what_counts_as_a_stop_by_somebody_else(state: ActiveState, job_type: st
     failed = Outcome("verify-port-owner", "verify-port-owner", StepStatus.FAILED, Verdict.UNIT_CHANGED, "so")
     book = Runbook.model_validate({"unit": "gw", "port": "80", "steps": [step("verify-port-owner")], "path": "x.yaml"})
     made.machine.units["gw.service"] = unit(active_state=state, job_type=job_type)
-    assert (_stopped_by_somebody(made.machine, book, failed) is not None) == stopped
+    assert (_find_foreign_stop(made.machine, book, failed) is not None) == stopped
 
 
 def verifies(name: str, expect: str) -> Step[Any]:

@@ -6,12 +6,12 @@ from typing import Any
 
 import pytest
 
-from runbook.engine.rollback_versions import speaking, versions_back
+from runbook.engine.rollback_versions import map_previous_versions, rewrite_step
 from runbook.spec.step import Step
-from runbook.template import Scope, Template, fill
+from runbook.template import Template, TemplateScope, fill
 from tests.unit.runs import step
 
-SCOPE = Scope(
+SCOPE = TemplateScope(
     vars={"new": "1.1.0", "count": "2"}, results={"app": {"to": "1.1.0"}, "seven": {"to": "2"}}, run_id="1.1.0"
 )
 SHUT = "1.0 $(touch PWN)"
@@ -19,7 +19,7 @@ SHUT = "1.0 $(touch PWN)"
 
 def told(check: Step[Any], **versions: str) -> Step[Any]:
     """Give a check as it is carried out."""
-    changed, _ = speaking(check, versions or {"1.1.0": "1.0.0"}, type(check).model_fields)
+    changed, _ = rewrite_step(check, versions or {"1.1.0": "1.0.0"}, type(check).model_fields)
     return fill(changed, SCOPE)
 
 
@@ -66,7 +66,7 @@ def test_digits_that_stand_for_something_else_are_left_alone() -> None:
 
 def test_a_new_version_that_stays_is_named() -> None:
     check = step("run", run="check --expect 1.1.0", cwd="/srv", **{"read-only": True})
-    same, kept = speaking(check, {"1.1.0": SHUT}, type(check).model_fields)
+    same, kept = rewrite_step(check, {"1.1.0": SHUT}, type(check).model_fields)
     assert (same, kept) == (check, {"run": "1.1.0"})
 
 
@@ -77,10 +77,10 @@ def test_of_two_versions_before_neither_is_meant() -> None:
         {"from": "5", "to": "6"},
         {"from": None, "to": "7"},
     ]
-    assert versions_back(updates) == ({"6": "5"}, {"2"})
+    assert map_previous_versions(updates) == ({"6": "5"}, {"2"})
 
 
 def test_a_text_that_is_not_whole_yet_is_changed_when_it_is() -> None:
-    later, _ = speaking(step("wait-ready", name="app ${{ run.id }}"), {"1.1.0": "1.0.0"}, ("name",))
+    later, _ = rewrite_step(step("wait-ready", name="app ${{ run.id }}"), {"1.1.0": "1.0.0"}, ("name",))
     assert isinstance(later.name, Template)
-    assert later.name.filled(SCOPE) == "app 1.0.0"
+    assert later.name.fill(SCOPE) == "app 1.0.0"

@@ -123,7 +123,7 @@ def test_a_bus_that_goes_away_for_a_moment_is_waited_for() -> None:
     class Flaky(FakeMachine):
         lost = 3
 
-        def unit(self, name: str, *, recent: float = 0.0) -> Unit:
+        def unit(self, name: str, *, max_age: float = 0.0) -> Unit:
             if self.waits and self.lost:
                 self.lost -= 1
                 raise BusLost("cannot reach systemd: the connection is closed")
@@ -241,7 +241,7 @@ def test_a_program_that_cannot_leave_the_unit_that_it_would_stop_does_not_begin(
     "where", [{"inside": "gw.service"}, {"inside": "needs.service"}, {"session": "session-3.scope"}]
 )
 def test_what_would_take_the_run_along_is_left_before_anything_is_done(where: dict[str, str]) -> None:
-    units = {"gw.service": unit(restarts_with=("needs.service",)), "needs.service": unit("needs.service")}
+    units = {"gw.service": unit(propagates_to=("needs.service",)), "needs.service": unit("needs.service")}
     machine = FakeMachine(units=units, processes={100: process(100)}, **where)  # type: ignore[arg-type]
     end, events = run(machine, step("restart"))
     assert (end.exit, machine.written) == (0, ["scope run-1", "restart gw.service"])
@@ -294,7 +294,7 @@ def test_an_interruption_after_the_end_of_a_step_does_not_lose_its_end(monkeypat
     def interrupted(*_: object) -> None:
         raise Interrupted(signal.SIGTERM)
 
-    monkeypatch.setattr("runbook.engine.runner.last_words", interrupted)
+    monkeypatch.setattr("runbook.engine.runner.read_journal_tail", interrupted)
     machine = FakeMachine(units={"gw.service": unit()}, processes={100: process(100)})
     end, events = run(machine, step("verify-port-owner"))
     assert end.status == "interrupted"

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from runbook.engine.execution.outcome import Outcome
-from runbook.engine.summary import NEXT, advice
+from runbook.engine.summary import ADVICE, find_advice
 from runbook.errors import BusTimeout
 from runbook.host.facts import ActiveState, JobResult, Unit
 from runbook.host.queries import Answer, Command, CommandResult
@@ -41,7 +41,7 @@ def test_a_remediation_advises_on_what_its_check_still_finds() -> None:
     machine.processes = {100: process(100), 981: process(981, name="nginx", cgroup="/system.slice/nginx.service")}
     listen(machine, 981, "0.0.0.0:80")
     end, _ = run(machine, remediate(step("verify-port-owner"), fix=tuple(map(step, FIX))))
-    assert (end.verdict, end.hint) == ("not-mended", "stop that service, or give one of the two another port")
+    assert (end.verdict, end.hint) == ("not-fixed", "stop that service, or give one of the two another port")
 
 
 def test_nobody_is_advised_to_stop_the_server_for_the_roof_over_it() -> None:
@@ -56,7 +56,7 @@ def test_a_remediation_that_failed_is_not_advised_to_remediate() -> None:
     machine = incident()
     machine.dies_on[74] = None
     end, _ = run(machine, remediate(step("verify-port-owner"), fix=tuple(map(step, FIX))))
-    assert end.verdict == "not-mended"
+    assert end.verdict == "not-fixed"
     assert "kill-orphan" not in end.hint
 
 
@@ -66,7 +66,7 @@ def test_what_is_still_starting_after_a_fix_is_to_be_waited_for() -> None:
     facts = {"rounds": 1, "found": "orphan-holds-port"}
     ended = Outcome("remediate", "remediate", StepStatus.FAILED, Verdict.STILL_STARTING, "x", evidence=facts)
     machine = FakeMachine(units={"gw.service": unit()})
-    said = advice(machine, replace(ended, left_alone=True), mends, book, "run-1")
+    said = find_advice(machine, replace(ended, still_starting=True), mends, book, "run-1")
     assert said.startswith("runbook resume run-1 waits on; journalctl -u gw.service -f"), said
 
 
@@ -78,11 +78,11 @@ def test_who_is_known_to_act_is_to_be_asked(verdict: Verdict) -> None:
     facts: dict[str, Any] = {"asked-by": [{"pid": 412, "command": "systemctl stop gw", "user": "root"}]}
     ended = Outcome("restart", "restart", StepStatus.FAILED, verdict, "x", evidence=facts)
     assert (
-        advice(machine, ended, restart, book)
+        find_advice(machine, ended, restart, book)
         == "ask whoever is named there what they want of gw.service, then run this again"
     )
     for others in ({}, {"asked-by": [{**facts["asked-by"][0], "own": True}]}):
-        unknown = advice(machine, replace(ended, evidence=others), restart, book)
+        unknown = find_advice(machine, replace(ended, evidence=others), restart, book)
         assert unknown.startswith("ask who else acts on gw.service: systemctl list-jobs"), unknown
 
 
@@ -126,7 +126,7 @@ def test_a_secret_step_does_not_show_what_its_unit_wrote() -> None:
     assert "12345" not in str(events)
 
 
-@pytest.mark.parametrize("text", NEXT.values())
+@pytest.mark.parametrize("text", ADVICE.values())
 def test_every_advice_can_be_filled(text: str) -> None:
     known = {"unit": "gw.service", "systemctl": "systemctl", "journalctl": "journalctl", "again": "runbook check"}
     assert "{" not in text.format(**known)
@@ -135,9 +135,9 @@ def test_every_advice_can_be_filled(text: str) -> None:
 @pytest.mark.parametrize(("verb", "exit_status"), [("start", 0), ("fail", 1)])
 def test_what_needs_a_stopped_unit_and_is_down_is_told(verb: str, exit_status: int) -> None:
     """systemd stops it along, and the start of the one does not start the other."""
-    app, job, web = unit("app.service", restarts_with=("web.service",)), unit("job.service"), unit("web.service")
+    app, job, web = unit("app.service", propagates_to=("web.service",)), unit("job.service"), unit("web.service")
     down: dict[str, Any] = {"active_state": ActiveState.INACTIVE, "sub_state": "dead", "main_pid": 0}
-    machine = FakeMachine(units={"gw.service": unit(restarts_with=("app.service", "job.service"))})
+    machine = FakeMachine(units={"gw.service": unit(propagates_to=("app.service", "job.service"))})
     machine.units |= {"app.service": app, "job.service": replace(job, **down), "web.service": web}
 
     def stop(machine: FakeMachine, name: str) -> JobResult:

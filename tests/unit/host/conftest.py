@@ -14,8 +14,8 @@ import pytest
 from runbook.host.journal import reader
 from runbook.host.kernel import signals
 from runbook.host.loop import Loop
-from runbook.host.queries import Answer, Askable, Question
-from runbook.host.runners.query_runner import Questions
+from runbook.host.queries import Answer, Query, QueryKind
+from runbook.host.runners.query_runner import QueryRunner
 from runbook.model import Deadline, ProcessId, Wake
 from tests.unit.host.kernel.family import Family
 
@@ -62,28 +62,28 @@ def family() -> Iterator[Family]:
 
 @pytest.fixture
 def loop() -> Iterator[Loop]:
-    made = Loop(look=lambda _port: frozenset(), pidfd=signals.pidfd)
+    made = Loop(look=lambda _port: frozenset(), pidfd=signals.open_pidfd)
     yield made
     made.close()
 
 
 @pytest.fixture
-def questions(loop: Loop) -> Iterator[Questions]:
-    made = Questions(loop, lambda: {"PATH": "/usr/bin:/bin", "LANG": "C.UTF-8"})
+def questions(loop: Loop) -> Iterator[QueryRunner]:
+    made = QueryRunner(loop, lambda: {"PATH": "/usr/bin:/bin", "LANG": "C.UTF-8"})
     yield made
     made.close()
 
 
 @pytest.fixture
-def ask(loop: Loop, questions: Questions) -> Ask:
+def ask(loop: Loop, questions: QueryRunner) -> Ask:
     """Asks, and waits for the answer as the engine does."""
     asked = iter(range(1000))
 
-    def ask(what: Askable, timeout: float = PATIENCE, inside: ProcessId | None = None) -> Answer:
-        question = Question(what, next(asked), timeout, inside)
+    def ask(what: QueryKind, timeout: float = PATIENCE, inside: ProcessId | None = None) -> Answer:
+        question = Query(what, next(asked), timeout, inside)
         deadline = Deadline.after(loop.clock, PATIENCE)
-        while (answer := questions.ask(question)) is None:
-            assert not deadline.passed
+        while (answer := questions.query(question)) is None:
+            assert not deadline.expired
             loop.wait(Wake(pending=True, within=PATIENCE), deadline)
         return answer
 

@@ -9,7 +9,7 @@ from types import SimpleNamespace
 import pytest
 
 from runbook.host.facts import ActiveState, Unit
-from runbook.host.kernel.sock_diag import SocketTable, listeners
+from runbook.host.kernel.sock_diag import SocketTable, list_listeners
 from runbook.host.local import LocalHost
 from runbook.model import SystemClock
 from tests.unit.host.kernel.family import Family
@@ -23,23 +23,23 @@ def host(family: Family) -> Iterator[LocalHost]:
     made: LocalHost = object.__new__(LocalHost)
     made.scope = "system"
     made.clock = SystemClock()
-    made._elsewhere, made._owned = set(), {}
+    made._own_networks, made._owned = set(), {}
     running = {"active_state": ActiveState.ACTIVE, "main_pid": family.parent.pid, "invocation_id": "a" * 32}
     # Where a process may not be looked into, the kernel's word on which cgroup made the socket is enough.
-    (listener,) = listeners(family.port)
+    (listener,) = list_listeners(family.port)
     unit = Unit("family.service", control_group_id=listener.cgroup_id, **running)  # type: ignore[arg-type]
     known = {"unit": lambda _: unit, "unit_of_invocation": lambda _: None, "live_state": lambda _: None}
     made.systemd = SimpleNamespace(**known)  # type: ignore[assignment]
-    made.loop = SimpleNamespace(saw=lambda *_: None)  # type: ignore[assignment]
+    made.loop = SimpleNamespace(record_sockets=lambda *_: None)  # type: ignore[assignment]
     with SocketTable() as table:
         made._sockets = table
         yield made
 
 
-def holders(host: LocalHost, family: Family, recent: float, unit: Unit | None = None) -> int:
+def holders(host: LocalHost, family: Family, max_age: float, unit: Unit | None = None) -> int:
     """Judge, and count the holders."""
-    seen = host.ownership(unit or host.systemd.unit("family.service"), family.port, recent=recent)
-    assert seen.owned, seen.reason
+    seen = host.judge_port(unit or host.systemd.unit("family.service"), family.port, max_age=max_age)
+    assert seen.is_owned, seen.reason
     return len(seen.holders)
 
 
@@ -74,9 +74,9 @@ def test_another_invocation_is_a_change(host: LocalHost, family: Family) -> None
 def test_another_socket_is_a_change(host: LocalHost, family: Family, monkeypatch: pytest.MonkeyPatch) -> None:
     assert holders(host, family, 0.0) == 1
     family.bear()
-    plain = host._sockets.listeners
+    plain = host._sockets.list_listeners
     anew = lambda port: tuple(replace(one, cookie=one.cookie + 1) for one in plain(port))  # noqa: E731
-    monkeypatch.setattr(host._sockets, "listeners", anew)
+    monkeypatch.setattr(host._sockets, "list_listeners", anew)
     assert holders(host, family, LONG) == 2
 
 
@@ -85,6 +85,6 @@ def test_what_is_not_owned_is_judged_each_time(
 ) -> None:
     down = replace(host.systemd.unit("family.service"), active_state=ActiveState.FAILED, main_pid=0)
     monkeypatch.setattr(host.systemd, "unit", lambda _: down)
-    assert len(host.ownership(down, family.port, recent=LONG).holders) == 1
+    assert len(host.judge_port(down, family.port, max_age=LONG).holders) == 1
     family.bear()
-    assert len(host.ownership(down, family.port, recent=LONG).holders) == 2
+    assert len(host.judge_port(down, family.port, max_age=LONG).holders) == 2

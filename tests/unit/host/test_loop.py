@@ -16,7 +16,7 @@ import pytest
 from runbook.errors import HostError, Interrupted
 from runbook.host.kernel import processes, signals
 from runbook.host.kernel.sock_diag import SocketTable
-from runbook.host.loop import EVERYTHING, TICK, Loop
+from runbook.host.loop import ANY_TOPIC, SOCKET_POLL, Loop
 from runbook.model import Deadline, Port, ProcessId, Wake
 
 from .conftest import PATIENCE, PROMPT
@@ -41,7 +41,7 @@ def sockets() -> Sockets:
 
 @pytest.fixture
 def loop(sockets: Sockets) -> Iterator[Loop]:
-    made = Loop(look=sockets.look, pidfd=signals.pidfd)
+    made = Loop(look=sockets.look, pidfd=signals.open_pidfd)
     yield made
     made.close()
 
@@ -93,13 +93,13 @@ def test_sockets_change_while_it_waits(loop: Loop, sockets: Sockets) -> None:
 
 def test_sockets_changed_since_a_check_saw_them(loop: Loop, sockets: Sockets) -> None:
     """Between the look of the check and the wait, so that no look of the wait itself sees a change."""
-    loop.saw(PORT, frozenset())
+    loop.record_sockets(PORT, frozenset())
     sockets.now = frozenset({7})
     assert wait(loop, Wake(ports=frozenset({PORT}), within=PATIENCE)) < PROMPT
 
 
 def test_a_change_is_told_once(loop: Loop, sockets: Sockets) -> None:
-    loop.saw(PORT, frozenset())
+    loop.record_sockets(PORT, frozenset())
     sockets.now = frozenset({7})
     wait(loop, Wake(ports=frozenset({PORT}), within=PATIENCE))
     assert wait(loop, Wake(ports=frozenset({PORT}), within=0.05)) >= 0.05
@@ -107,7 +107,7 @@ def test_a_change_is_told_once(loop: Loop, sockets: Sockets) -> None:
 
 def test_another_listener_with_the_same_number_of_sockets_is_a_change(loop: Loop, sockets: Sockets) -> None:
     sockets.now = frozenset({7})
-    loop.saw(PORT, sockets.now)
+    loop.record_sockets(PORT, sockets.now)
     sockets.now = frozenset({8})
     assert wait(loop, Wake(ports=frozenset({PORT}), within=PATIENCE)) < PROMPT
 
@@ -115,10 +115,10 @@ def test_another_listener_with_the_same_number_of_sockets_is_a_change(loop: Loop
 def test_real_sockets() -> None:
     with SocketTable() as table, socket.create_server(("127.0.0.1", 0), backlog=1) as first:
         port = Port(first.getsockname()[1])
-        loop = Loop(look=table.look, pidfd=signals.pidfd)
+        loop = Loop(look=table.list_inodes, pidfd=signals.open_pidfd)
         try:
             wake = Wake(ports=frozenset({port}), within=PATIENCE)
-            loop.saw(port, table.look(port))
+            loop.record_sockets(port, table.list_inodes(port))
             with soon(first.close):
                 assert wait(loop, wake) < 1
                 assert first.fileno() < 0
@@ -168,7 +168,7 @@ def test_news_from_another_thread(loop: Loop) -> None:
 
     def tell() -> None:
         told.append(True)
-        loop.tell()
+        loop.notify()
 
     with soon(tell):
         assert wait(loop, Wake(within=PATIENCE)) < PROMPT
@@ -176,22 +176,22 @@ def test_news_from_another_thread(loop: Loop) -> None:
 
 
 def test_news_are_kept_for_whoever_waits_for_them(loop: Loop) -> None:
-    loop.tell({"web.service"})
+    loop.notify({"web.service"})
     assert wait(loop, Wake(units=frozenset({"db.service"}), within=0.05)) >= 0.05
     assert wait(loop, Wake(units=frozenset({"web.service"}), within=PATIENCE)) < PROMPT
     assert wait(loop, Wake(units=frozenset({"web.service"}), within=0.05)) >= 0.05
 
 
 def test_news_that_were_looked_at_are_none(loop: Loop) -> None:
-    loop.tell({"web.service"})
-    loop.forget({"web.service"})
+    loop.notify({"web.service"})
+    loop.discard({"web.service"})
     assert wait(loop, Wake(units=frozenset({"web.service"}), within=0.05)) >= 0.05
 
 
 def test_what_has_come_in_meanwhile_counts(loop: Loop) -> None:
     """A source that is ready, but was not dispatched yet, as a bus signal that nobody has read."""
-    loop.after(0, lambda: loop.tell({EVERYTHING}))
-    time.sleep(2 * TICK)
+    loop.call_later(0, lambda: loop.notify({ANY_TOPIC}))
+    time.sleep(2 * SOCKET_POLL)
     assert wait(loop, Wake(within=PATIENCE)) < PROMPT
 
 
@@ -219,28 +219,28 @@ def test_an_interruption_is_told_once(loop: Loop) -> None:
     os.kill(os.getpid(), signal.SIGTERM)
     os.kill(os.getpid(), signal.SIGINT)
     with pytest.raises(Interrupted, match="SIGTERM"):
-        loop.check()
+        loop.raise_if_interrupted()
     assert wait(loop, Wake(within=0.01)) < 1
 
 
 def test_a_signal_before_the_wait(loop: Loop) -> None:
     os.kill(os.getpid(), signal.SIGTERM)
-    loop.tell()
+    loop.notify()
     with pytest.raises(Interrupted):
         wait(loop, Wake(within=PATIENCE))
 
 
 def test_a_signal_lets_what_was_begun_settle(loop: Loop) -> None:
     answers: list[str] = []
-    loop.after(0.05, lambda: os.kill(os.getpid(), signal.SIGTERM))
-    loop.after(0.1, lambda: answers.append("job 1"))
+    loop.call_later(0.05, lambda: os.kill(os.getpid(), signal.SIGTERM))
+    loop.call_later(0.1, lambda: answers.append("job 1"))
     assert loop.run_until(lambda: bool(answers), PATIENCE, settle=True)
     with pytest.raises(Interrupted):
-        loop.check()
+        loop.raise_if_interrupted()
 
 
 def test_but_not_for_long(loop: Loop) -> None:
-    loop.after(0.05, lambda: os.kill(os.getpid(), signal.SIGTERM))
+    loop.call_later(0.05, lambda: os.kill(os.getpid(), signal.SIGTERM))
     began = time.monotonic()
     with pytest.raises(Interrupted):
         loop.run_until(lambda: False, PATIENCE, settle=True)
@@ -250,7 +250,7 @@ def test_but_not_for_long(loop: Loop) -> None:
 def test_the_signals_are_given_back(sockets: Sockets) -> None:
     numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
     before = [signal.getsignal(number) for number in numbers]
-    loop = Loop(look=sockets.look, pidfd=signals.pidfd)
+    loop = Loop(look=sockets.look, pidfd=signals.open_pidfd)
     assert [signal.getsignal(number) for number in numbers] != before
     loop.close()
     assert [signal.getsignal(number) for number in numbers] == before
@@ -264,6 +264,6 @@ def test_children_do_not_inherit_that_a_lost_terminal_is_ignored(loop: Loop) -> 
 
 
 def _ids(child: subprocess.Popen[bytes]) -> frozenset[ProcessId]:
-    identity = processes.identity(child.pid)
+    identity = processes.read_id(child.pid)
     assert identity is not None
     return frozenset({identity})

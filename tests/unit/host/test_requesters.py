@@ -8,7 +8,15 @@ from dataclasses import replace
 import pytest
 
 from runbook.host import requesters
-from runbook.host.requesters import Asked, Asker, asks_for, last_start, last_stop, somebody, telling
+from runbook.host.requesters import (
+    JobRequest,
+    Requester,
+    describe_requester,
+    find_last_start,
+    find_last_stop,
+    name_program,
+    requests_job,
+)
 
 NAMES = ("ssh.service", "sshd.service")
 
@@ -31,7 +39,7 @@ NAMES = ("ssh.service", "sshd.service")
     ],
 )
 def test_what_asks(line: str) -> None:
-    assert asks_for(shlex.split(line), NAMES, ("roof.service",))
+    assert requests_job(shlex.split(line), NAMES, ("roof.service",))
 
 
 @pytest.mark.parametrize(
@@ -64,12 +72,12 @@ def test_what_asks(line: str) -> None:
 )
 def test_what_does_not_ask(line: str) -> None:
     """It reads, means another unit or another machine, or makes no job."""
-    assert not asks_for(shlex.split(line), NAMES, ("roof.service",))
+    assert not requests_job(shlex.split(line), NAMES, ("roof.service",))
 
 
 def test_a_users_manager_is_another_one() -> None:
-    assert asks_for(["systemctl", "--user", "restart", "ssh"], NAMES, of_user=True)
-    assert not asks_for(["systemctl", "restart", "ssh"], NAMES, of_user=True)
+    assert requests_job(["systemctl", "--user", "restart", "ssh"], NAMES, of_user=True)
+    assert not requests_job(["systemctl", "restart", "ssh"], NAMES, of_user=True)
 
 
 @pytest.mark.parametrize(
@@ -99,7 +107,7 @@ def test_a_users_manager_is_another_one() -> None:
     ],
 )
 def test_what_tells_a_person_something(name: str, command: str, told: str) -> None:
-    assert telling(name, shlex.split(command)) == told
+    assert name_program(name, shlex.split(command)) == told
 
 
 @pytest.mark.parametrize(
@@ -145,7 +153,7 @@ def test_what_tells_a_person_something(name: str, command: str, told: str) -> No
 )
 def test_the_text_of_a_script_is_never_shown(name: str, command: str) -> None:
     shell = name in ("bash", "sh", "fish", "busybox")
-    assert telling(name, shlex.split(command)) == ("" if shell else name)
+    assert name_program(name, shlex.split(command)) == ("" if shell else name)
 
 
 def patterns_tried(monkeypatch: pytest.MonkeyPatch) -> list[str]:
@@ -174,66 +182,71 @@ def patterns_tried(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 )
 def test_a_command_line_that_takes_long_to_judge_is_not(monkeypatch: pytest.MonkeyPatch, words: list[str]) -> None:
     tried = patterns_tried(monkeypatch)
-    assert not asks_for(["systemctl", "stop", *words], NAMES)
+    assert not requests_job(["systemctl", "stop", *words], NAMES)
     assert tried == []
 
 
 def test_plain_words_are_compared_and_no_patterns(monkeypatch: pytest.MonkeyPatch) -> None:
     tried = patterns_tried(monkeypatch)
-    assert not asks_for(["systemctl", "stop", "other", "gw", "db*"], NAMES)
+    assert not requests_job(["systemctl", "stop", "other", "gw", "db*"], NAMES)
     assert set(tried) == {"db*.service"}
 
 
-STOP = Asker(70, ("systemctl", "stop", "gw"), "root", "anna", "PID 60 (roll.sh)", "session-3.scope")
-START = Asker(71, ("systemctl", "start", "gw"), "root")
+STOP = Requester(70, ("systemctl", "stop", "gw"), "root", "anna", "PID 60 (roll.sh)", "session-3.scope")
+START = Requester(71, ("systemctl", "start", "gw"), "root")
 
 
 def test_names() -> None:
-    assert somebody(None) == somebody(Asked(1)) == "somebody else"
-    assert somebody(Asked(1, (START,))) == "somebody else (PID 71 `systemctl start gw` as root)"
-    assert somebody(Asked(1, (STOP,))) == (
+    assert describe_requester(None) == describe_requester(JobRequest(1)) == "somebody else"
+    assert describe_requester(JobRequest(1, (START,))) == "somebody else (PID 71 `systemctl start gw` as root)"
+    assert describe_requester(JobRequest(1, (STOP,))) == (
         "somebody else (PID 70 `systemctl stop gw`, run by PID 60 (roll.sh) as root for anna in session-3.scope)"
     )
     both = "PID 71 `systemctl start gw` as root or PID 70"
-    assert both in somebody(Asked(1, (START, STOP)))
+    assert both in describe_requester(JobRequest(1, (START, STOP)))
 
 
 def test_a_command_of_the_run_is_not_somebody_else() -> None:
-    own = Asker(72, ("systemctl", "start", "gw"), "root", own=True)
-    assert somebody(Asked(1, (own,))).startswith("a command of this run (PID 72 ")
-    assert somebody(Asked(1, (own, START))).startswith("somebody else (")
+    own = Requester(72, ("systemctl", "start", "gw"), "root", is_own=True)
+    assert describe_requester(JobRequest(1, (own,))).startswith("a command of this run (PID 72 ")
+    assert describe_requester(JobRequest(1, (own, START))).startswith("somebody else (")
 
 
 def test_a_command_line_is_shown_on_one_line_and_not_too_long() -> None:
-    long = Asker(70, ("systemctl", "stop", "gw\n\x1b[2J" + "x" * 200), "root")
+    long = Requester(70, ("systemctl", "stop", "gw\n\x1b[2J" + "x" * 200), "root")
     assert str(long).isprintable()
     assert len(str(long)) < 120
     assert long.evidence()["command"].endswith("x" * 200)
-    longer = Asker(70, ("systemctl", "stop", "x" * 50_000), "root").evidence()["command"]
+    longer = Requester(70, ("systemctl", "stop", "x" * 50_000), "root").evidence()["command"]
     assert (len(longer), longer.isprintable()) == (1000, True)
 
 
 def test_the_evidence_tells_what_is_the_runs_own() -> None:
-    assert replace(START, own=True).evidence()["own"] is True
+    assert replace(START, is_own=True).evidence()["own"] is True
     assert "own" not in START.evidence()
 
 
 def test_a_stop_is_the_last_job_or_is_not_known() -> None:
-    stop = Asked(1, (STOP,))
-    assert last_stop([stop]) is stop
-    assert last_stop([]) is last_stop([stop, Asked(2)]) is last_stop([stop, Asked(2, (START,))]) is None
-    assert last_stop([Asked(1, (STOP, START))]) is None
+    stop = JobRequest(1, (STOP,))
+    assert find_last_stop([stop]) is stop
+    assert (
+        find_last_stop([])
+        is find_last_stop([stop, JobRequest(2)])
+        is find_last_stop([stop, JobRequest(2, (START,))])
+        is None
+    )
+    assert find_last_stop([JobRequest(1, (STOP, START))]) is None
 
 
 def test_a_start_that_came_after_a_job() -> None:
-    first, second = Asked(3, (START,)), Asked(5, (START,))
-    jobs = [first, second, Asked(6, (STOP,)), Asked(7)]
-    assert last_start(jobs, 0) is last_start(jobs, 4) is second
-    assert last_start(jobs, 5) is last_start([], 0) is None
+    first, second = JobRequest(3, (START,)), JobRequest(5, (START,))
+    jobs = [first, second, JobRequest(6, (STOP,)), JobRequest(7)]
+    assert find_last_start(jobs, 0) is find_last_start(jobs, 4) is second
+    assert find_last_start(jobs, 5) is find_last_start([], 0) is None
 
 
 def test_what_may_have_begun_an_invocation() -> None:
-    assert Asked(1).may_start
-    assert Asked(1, (STOP, START)).may_start
-    assert not Asked(1, (STOP,)).may_start
-    assert not Asked(1, (Asker(70, ("systemctl", "reload", "gw"), "root"),)).may_start
+    assert JobRequest(1).may_start
+    assert JobRequest(1, (STOP, START)).may_start
+    assert not JobRequest(1, (STOP,)).may_start
+    assert not JobRequest(1, (Requester(70, ("systemctl", "reload", "gw"), "root"),)).may_start

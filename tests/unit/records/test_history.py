@@ -14,8 +14,8 @@ from runbook.engine import resume
 from runbook.errors import NotBegun, UsageError
 from runbook.model import Event
 from runbook.records import history, store
-from runbook.records.history import Past
-from runbook.records.store import Record, Writer
+from runbook.records.history import RunRecord
+from runbook.records.store import EventWriter, RunFolder
 from tests.unit.recorded import BEGAN, STARTED, acting, begun, ended, finished, header, wrote
 
 pytestmark = pytest.mark.usefixtures("home")
@@ -23,22 +23,22 @@ pytestmark = pytest.mark.usefixtures("home")
 
 def test_the_latest_is_the_first_and_an_end_of_an_id_will_do() -> None:
     old, new = begun(BEGAN), begun(BEGAN + 60)
-    assert [one.id for one in history.runs()] == [new.id, old.id]
-    assert history.find(None).id == new.id
-    assert history.find(old.id[-3:]).id in (old.id, new.id)
-    assert history.find(old.id).id == old.id
+    assert [one.id for one in history.list_runs()] == [new.id, old.id]
+    assert history.find_run(None).id == new.id
+    assert history.find_run(old.id[-3:]).id in (old.id, new.id)
+    assert history.find_run(old.id).id == old.id
 
 
 @pytest.mark.parametrize(("name", "error"), [("../x", UsageError), ("20200101-0000-abc", NotBegun), ("", UsageError)])
 def test_a_run_that_is_not_there(name: str, error: type[Exception]) -> None:
     begun()
     with pytest.raises(error):
-        history.find(name)
+        history.find_run(name)
 
 
 def test_without_any_run_it_is_said_where_they_would_be(home: Path) -> None:
     with pytest.raises(NotBegun) as said:
-        history.find(None)
+        history.find_run(None)
     assert str(home) in said.value.hint
 
 
@@ -57,27 +57,31 @@ def test_without_any_run_it_is_said_where_they_would_be(home: Path) -> None:
         ([STARTED, ("record-lost", {"reason": "no space left"}), ended("interrupted", 143)], "interrupted", False),
     ],
 )
-@pytest.mark.parametrize("read", [history.TAIL, 10])
+@pytest.mark.parametrize("read", [history.TAIL_BYTES, 10])
 def test_how_a_run_stands(
     read: int, events: list[Any], status: str, unfinished: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(history, "TAIL", read)
+    monkeypatch.setattr(history, "TAIL_BYTES", read)
     found = wrote(begun(), *events)
-    assert (found.status, found.unfinished, found.summary().data["resumable"]) == (status, unfinished, unfinished)
+    assert (found.status, found.is_resumable, found.summary_event().data["resumable"]) == (
+        status,
+        unfinished,
+        unfinished,
+    )
 
 
 def test_of_a_run_that_has_ended_only_the_end_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
     found = wrote(begun(), STARTED, ended())
-    monkeypatch.setattr(history, "read", None)
-    assert not found.unfinished
+    monkeypatch.setattr(history, "read_events", None)
+    assert not found.is_resumable
 
 
 def test_a_run_that_is_written_is_under_way() -> None:
     kept = begun()
-    writer = Writer(kept, lambda _: None)
-    assert (history.find(kept.id).status, history.find(kept.id).unfinished) == ("under-way", False)
+    writer = EventWriter(kept, lambda _: None)
+    assert (history.find_run(kept.id).status, history.find_run(kept.id).is_resumable) == ("under-way", False)
     writer.close()
-    assert history.find(kept.id).status == "cut-short"
+    assert history.find_run(kept.id).status == "cut-short"
 
 
 def test_only_work_counts_as_time() -> None:
@@ -91,40 +95,40 @@ def test_only_work_counts_as_time() -> None:
 
 def test_what_was_cut_is_named() -> None:
     found = wrote(begun(), STARTED, acting("a"), finished("a"), acting("b"))
-    assert found.cut == ("b",)
-    assert found.summary().data["cut"] == ["b"]
-    assert wrote(begun(), STARTED, acting("b"), ended("interrupted", 143)).cut == ()
+    assert found.unfinished_steps == ("b",)
+    assert found.summary_event().data["cut"] == ["b"]
+    assert wrote(begun(), STARTED, acting("b"), ended("interrupted", 143)).unfinished_steps == ()
 
 
 # -- what cannot be read
 
 
-def broken(content: bytes) -> Callable[[Record], None]:
-    def write(kept: Record) -> None:
+def broken(content: bytes) -> Callable[[RunFolder], None]:
+    def write(kept: RunFolder) -> None:
         kept.header.write_bytes(content)
 
     return write
 
 
-def _link(kept: Record) -> None:
+def _link(kept: RunFolder) -> None:
     elsewhere = kept.folder.parent.parent / "elsewhere"
     kept.header.rename(elsewhere)
     kept.header.symlink_to(elsewhere)
 
 
-def _fifo(kept: Record) -> None:
+def _fifo(kept: RunFolder) -> None:
     kept.header.unlink()
     os.mkfifo(kept.header)
 
 
-def changed(**fields: Any) -> Callable[[Record], None]:
-    def change(kept: Record) -> None:
+def changed(**fields: Any) -> Callable[[RunFolder], None]:
+    def change(kept: RunFolder) -> None:
         kept.header.write_text(json.dumps({**json.loads(kept.header.read_text()), **fields}))
 
     return change
 
 
-HEADERS: dict[str, Callable[[Record], None]] = {
+HEADERS: dict[str, Callable[[RunFolder], None]] = {
     "empty": broken(b""),
     "half": broken(b'{"id": "2026'),
     "not text": broken(b"\xff\xfe\x00"),
@@ -141,11 +145,11 @@ HEADERS: dict[str, Callable[[Record], None]] = {
 
 
 @pytest.mark.parametrize("breaks", HEADERS.values(), ids=HEADERS)
-def test_a_header_that_is_none_hides_no_other_run(breaks: Callable[[Record], None]) -> None:
-    good, bad = begun(), begun(BEGAN - history.KEPT_SECONDS - 1)
+def test_a_header_that_is_none_hides_no_other_run(breaks: Callable[[RunFolder], None]) -> None:
+    good, bad = begun(), begun(BEGAN - history.MAX_RUN_AGE - 1)
     breaks(bad)
-    assert [one.id for one in history.runs()] == [good.id]
-    assert history.unreadable() == [bad.folder]
+    assert [one.id for one in history.list_runs()] == [good.id]
+    assert history.list_unreadable() == [bad.folder]
     history.prune(BEGAN)
     assert bad.folder.is_dir(), "what cannot be understood is not removed"
 
@@ -153,7 +157,7 @@ def test_a_header_that_is_none_hides_no_other_run(breaks: Callable[[Record], Non
 def test_a_field_of_a_later_version_is_passed_over() -> None:
     kept = begun()
     changed(colour="blue")(kept)
-    assert history.find(kept.id).header == header(kept.id)
+    assert history.find_run(kept.id).header == header(kept.id)
 
 
 NO_EVENTS = [
@@ -175,29 +179,33 @@ NO_EVENTS = [
 def test_a_line_that_is_no_event_hides_no_other_and_ends_the_trust(
     line: bytes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(history, "MOST_LINE", 4096)
-    kept = wrote(begun(), STARTED).record
+    monkeypatch.setattr(history, "MAX_EVENT", 4096)
+    kept = wrote(begun(), STARTED).folder
     with kept.events.open("ab") as file:
         file.write(line)
     found = wrote(kept, ended("interrupted", 143))
     assert [event.event for event in found.events] == ["run-started", "run-finished"]
-    assert (found.status, found.lost, found.unfinished) == ("interrupted", "a line of it cannot be read", False)
+    assert (found.status, found.incomplete_reason, found.is_resumable) == (
+        "interrupted",
+        "a line of it cannot be read",
+        False,
+    )
     with pytest.raises(NotBegun, match="a line of it cannot be read"):
-        resume.resumable(found)
+        resume.require_resumable(found)
 
 
 @pytest.mark.parametrize("data", [{}, {"name": None, "units": []}, {"status": 7}])
 def test_an_event_of_another_version_breaks_no_list(data: dict[str, Any]) -> None:
     found = wrote(begun(), ("run-started", data), ("run-finished", data), ("from-the-future", {"id": []}))
-    assert found.summary().data["name"] == "upgrade.yaml"
+    assert found.summary_event().data["name"] == "upgrade.yaml"
 
 
 def test_events_that_are_no_file_are_none(home: Path) -> None:
     kept = begun()
     kept.events.symlink_to("/dev/zero")
-    assert history.find(kept.id).events == ()
+    assert history.find_run(kept.id).events == ()
     with pytest.raises(NotBegun, match="no place"):
-        Writer(kept, lambda _: None)
+        EventWriter(kept, lambda _: None)
 
 
 @pytest.mark.parametrize(
@@ -212,27 +220,27 @@ def test_events_that_are_no_file_are_none(home: Path) -> None:
 def test_only_a_last_line_that_is_whole_tells_that_a_run_has_ended(line: bytes, unfinished: bool) -> None:
     """A program that was killed may have left half of one, or more of the run after it."""
     found = wrote(begun(), STARTED, ended("interrupted", 143))
-    with found.record.events.open("ab") as file:
+    with found.folder.events.open("ab") as file:
         file.write(line)
-    assert found.again().unfinished == unfinished
+    assert found.reload().is_resumable == unfinished
 
 
 def test_a_record_that_is_too_long_is_read_to_a_point(monkeypatch: pytest.MonkeyPatch) -> None:
     found = wrote(begun(), STARTED, *[acting("x")] * 100)
-    monkeypatch.setattr(history, "MOST_RECORD", 2000)
-    assert 1 < len(found.again().events) < 20
-    assert found.again().lost == "of its events, only the first 0 MiB can be read"
+    monkeypatch.setattr(history, "MAX_RECORD", 2000)
+    assert 1 < len(found.reload().events) < 20
+    assert found.reload().incomplete_reason == "of its events, only the first 0 MiB can be read"
     with pytest.raises(NotBegun, match="only the first"):
-        resume.resumable(found.again())
+        resume.require_resumable(found.reload())
 
 
 def test_a_record_that_is_too_long_still_tells_how_it_ended(monkeypatch: pytest.MonkeyPatch) -> None:
     good = wrote(begun(), STARTED, *[acting("x")] * 100, ended())
     given_up = wrote(begun(), STARTED, *[acting("x")] * 100, ("run-abandoned", {}))
-    monkeypatch.setattr(history, "MOST_RECORD", 2000)
-    assert [one.again().status for one in (good, given_up)] == ["changed", "abandoned"]
-    assert "only the first" in good.again().summary().data["lost"]
-    assert (good.again().summary().data["exit"], good.again().unfinished) == (0, False)
+    monkeypatch.setattr(history, "MAX_RECORD", 2000)
+    assert [one.reload().status for one in (good, given_up)] == ["changed", "abandoned"]
+    assert "only the first" in good.reload().summary_event().data["lost"]
+    assert (good.reload().summary_event().data["exit"], good.reload().is_resumable) == (0, False)
 
 
 def test_a_link_is_no_run(home: Path) -> None:
@@ -242,39 +250,39 @@ def test_a_link_is_no_run(home: Path) -> None:
     elsewhere.folder.symlink_to(home.parent / elsewhere.id)
     (home / "notes").mkdir()
     (home / "20200101-0000-abd").write_text("")
-    assert [one.id for one in history.runs()] == [kept.id]
+    assert [one.id for one in history.list_runs()] == [kept.id]
 
 
 # -- what is kept
 
 
 def test_runs_that_are_old_or_many_go_but_none_that_can_be_gone_on_with(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(history, "KEPT_RUNS", 3)
-    now = BEGAN + history.KEPT_SECONDS
+    monkeypatch.setattr(history, "MAX_RUNS", 3)
+    now = BEGAN + history.MAX_RUN_AGE
     old = BEGAN - 10
     kept_old = [wrote(begun(old), STARTED, acting("x")), wrote(begun(old), STARTED, ended("still-starting", 3))]
     under_way = begun(old)
-    writer = Writer(under_way, lambda _: None)
+    writer = EventWriter(under_way, lambda _: None)
     gone = [wrote(begun(old), STARTED, ended()), wrote(begun(old), ("record-lost", {"reason": ""}))]
     many = [wrote(begun(now - at), STARTED, ended()) for at in range(5)]
     history.prune(now)
-    left = {one.id for one in history.runs()}
+    left = {one.id for one in history.list_runs()}
     assert left == {under_way.id, *(one.id for one in (*kept_old, *many[:3]))}
-    assert all(not one.record.folder.exists() for one in gone)
+    assert all(not one.folder.folder.exists() for one in gone)
     writer.close()
 
 
 def test_what_never_became_a_run_goes_after_a_day(home: Path) -> None:
-    fresh, old = store.create(BEGAN), store.create(BEGAN)
+    fresh, old = store.create_folder(BEGAN), store.create_folder(BEGAN)
     (old.folder / ".run.json.12345678").write_text('{"id"')  # It was being written.
-    at_work = store.create(BEGAN)
-    writer = Writer(at_work, lambda _: None)
+    at_work = store.create_folder(BEGAN)
+    writer = EventWriter(at_work, lambda _: None)
     os.utime(fresh.folder, (BEGAN, BEGAN))
     for one in (old, at_work):
         os.utime(one.folder, (BEGAN - 90_000, BEGAN - 90_000))
     history.prune(BEGAN)
     assert {path.name for path in home.iterdir()} == {fresh.id, at_work.id}
-    assert history.runs() == []
+    assert history.list_runs() == []
     writer.close()
 
 
@@ -283,7 +291,7 @@ def test_what_never_became_a_run_goes_after_a_day(home: Path) -> None:
 
 def test_following_ends_with_the_run_and_sees_all_of_it() -> None:
     kept = begun()
-    writer = Writer(kept, lambda _: None)
+    writer = EventWriter(kept, lambda _: None)
     coming = [Event(BEGAN, kept.id, *STARTED), Event(BEGAN, kept.id, *acting("x")), Event(BEGAN, kept.id, *ended())]
     paused = []
 
@@ -294,14 +302,14 @@ def test_following_ends_with_the_run_and_sees_all_of_it() -> None:
         else:
             writer.close()
 
-    seen = [event.event for event in history.find(kept.id).follow(pause)]
+    seen = [event.event for event in history.find_run(kept.id).follow(pause)]
     assert seen == ["run-started", "step-acting", "run-finished"]
     assert len(paused) == 4
 
 
 def test_following_ends_when_the_program_is_killed_in_the_middle_of_a_line() -> None:
     kept = begun()
-    writer = Writer(kept, lambda _: None)
+    writer = EventWriter(kept, lambda _: None)
     writer(Event(BEGAN, kept.id, *STARTED))
 
     def killed(_: float) -> None:
@@ -309,7 +317,7 @@ def test_following_ends_when_the_program_is_killed_in_the_middle_of_a_line() -> 
             file.write(b'{"time": ')
         writer.close()
 
-    assert [event.event for event in history.find(kept.id).follow(killed)] == ["run-started"]
+    assert [event.event for event in history.find_run(kept.id).follow(killed)] == ["run-started"]
 
 
 def test_following_what_has_ended_is_reading_it() -> None:
@@ -319,4 +327,4 @@ def test_following_what_has_ended_is_reading_it() -> None:
         raise AssertionError("there is nothing to wait for")
 
     assert tuple(found.follow(never)) == found.events
-    assert list(Past(Record("x", Path("/nowhere")), header("x")).follow(never)) == []
+    assert list(RunRecord(RunFolder("x", Path("/nowhere")), header("x")).follow(never)) == []

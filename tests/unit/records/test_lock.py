@@ -65,16 +65,16 @@ def free(path: Path) -> bool:
 
 def test_a_lock_says_whose_it_is_and_ends_with_its_run(home: Path) -> None:
     with locker().take(["b.service", "a.service", "b.service"]) as locks:
-        locks.tell("20261124-1200-abc", "alice")
+        locks.write_holder("20261124-1200-abc", "alice")
         assert [path.name for path in sorted(home.iterdir())] == ["a.service", "b.service"]
         said = json.loads((home / "a.service").read_text())
         assert (said["pid"], said["run"], said["user"]) == (os.getpid(), "20261124-1200-abc", "alice")
         assert not free(home / "a.service")
-        [holder] = lock.holders(["a.service"], "user")
+        [holder] = lock.find_lock_holders(["a.service"], "user")
         assert holder.data() == {"unit": "a.service", **said}
         assert str(holder).startswith(f"run 20261124-1200-abc (PID {os.getpid()}, user alice), since 20")
     assert free(home / "a.service")
-    assert lock.holders(["a.service", "none.service"], "user") == ()
+    assert lock.find_lock_holders(["a.service", "none.service"], "user") == ()
 
 
 @pytest.mark.parametrize("umask", [0o000, 0o077])
@@ -112,9 +112,9 @@ def test_who_may_not_read_a_lock_is_told_what_the_kernel_tells_everybody(
         raise PermissionError(13, "Permission denied")
 
     with locker().take(["a.service"]) as locks:
-        locks.tell("20261124-1200-abc", "alice")
+        locks.write_holder("20261124-1200-abc", "alice")
         monkeypatch.setattr(lock, "open_file", closed)
-        [holder] = lock.holders(["a.service", "none.service"], "user")
+        [holder] = lock.find_lock_holders(["a.service", "none.service"], "user")
     assert (holder.pid, holder.run) == (os.getpid(), "")
 
 
@@ -125,26 +125,26 @@ def test_a_file_of_the_same_number_on_another_disk_is_another(home: Path, monkey
     elsewhere = f"{os.major(there.st_dev):02x}:{os.minor(there.st_dev) + 1:02x}:{there.st_ino}"
     line = f"1: FLOCK  ADVISORY  WRITE {os.getpid()} {elsewhere} 0 EOF\n"
     monkeypatch.setattr(Path, "read_text", lambda *_: line)
-    assert lock.holders(["a.service"], "user") == ()
+    assert lock.find_lock_holders(["a.service"], "user") == ()
     monkeypatch.setattr(
         Path,
         "read_text",
         lambda *_: line.replace(f"{os.minor(there.st_dev) + 1:02x}:", f"{os.minor(there.st_dev):02x}:"),
     )
-    assert [holder.pid for holder in lock.holders(["a.service"], "user")] == [os.getpid()]
+    assert [holder.pid for holder in lock.find_lock_holders(["a.service"], "user")] == [os.getpid()]
 
 
 def test_a_disk_that_the_kernel_calls_by_another_number(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """So it is on btrfs and overlayfs: there the process counts that the file itself names, and no other."""
     with locker().take(["a.service"]) as locks:
-        locks.tell("20261124-1200-abc", "alice")
+        locks.write_holder("20261124-1200-abc", "alice")
         there = (home / "a.service").stat()
         for pid, run in ((os.getpid(), ["20261124-1200-abc"]), (1, [])):
             elsewhere = f"{os.major(there.st_dev):02x}:{os.minor(there.st_dev) + 1:02x}:{there.st_ino}"
             line = f"1: FLOCK  ADVISORY  WRITE {pid} {elsewhere} 0 EOF\n"
             with monkeypatch.context() as patched:
                 patched.setattr(Path, "read_text", lambda *_, line=line: line)
-                assert [holder.run for holder in lock.holders(["a.service"], "user")] == run
+                assert [holder.run for holder in lock.find_lock_holders(["a.service"], "user")] == run
 
 
 def test_the_kernel_is_believed_and_not_the_file(home: Path) -> None:
@@ -152,7 +152,7 @@ def test_the_kernel_is_believed_and_not_the_file(home: Path) -> None:
     locker().take(["a.service"]).close()
     stale = {"pid": 1, "run": "20200101-0000-abc", "user": "bob", "since": 1.0}
     (home / "a.service").write_text(json.dumps(stale))
-    assert lock.holders(["a.service"], "user") == ()
+    assert lock.find_lock_holders(["a.service"], "user") == ()
     with other(home / "a.service") as pid, pytest.raises(Locked) as refused:
         locker().take(["a.service"])
     assert refused.value.exit_status == 75

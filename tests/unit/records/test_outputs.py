@@ -9,11 +9,11 @@ import pytest
 from runbook.engine.execution.events import Events
 from runbook.model import Event, SystemClock
 from runbook.records import outputs
-from runbook.records.outputs import Printed
+from runbook.records.outputs import OutputMasker
 
 
-def mask(folder: Path, *secrets: str) -> Printed:
-    return Printed(folder, Events("", SystemClock(), (), secrets).forms)
+def mask(folder: Path, *secrets: str) -> OutputMasker:
+    return OutputMasker(folder, Events("", SystemClock(), (), secrets).secret_forms)
 
 
 def test_a_secret_is_starred_where_it_stands(tmp_path: Path) -> None:
@@ -61,7 +61,7 @@ def test_neither_links_nor_what_is_given_to_a_command_is_touched(tmp_path: Path)
     (folder / "a.log.start").write_text("s3cret!")
     mask(folder, "s3cret!").mask("")
     assert outside.read_text() == (folder / "a.log.start").read_text() == "s3cret!"
-    assert outputs.files(tmp_path / "nowhere") == []
+    assert outputs.list_output_files(tmp_path / "nowhere") == []
 
 
 def test_without_secrets_nothing_is_opened(tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ import pytest
 from runbook.errors import NotBegun
 from runbook.model import Event
 from runbook.records import history, store
-from runbook.records.store import LOST, Record, Writer
+from runbook.records.store import RECORD_LOST, EventWriter, RunFolder
 from tests.unit.recorded import STARTED, begun, ended, header, wrote
 
 pytestmark = pytest.mark.usefixtures("home")
@@ -29,7 +29,7 @@ def umask(request: pytest.FixtureRequest) -> Iterator[int]:
 
 
 def test_nobody_else_gets_at_a_record_whatever_the_umask(home: Path, umask: int) -> None:
-    kept = store.create(0)
+    kept = store.create_folder(0)
     for folder in (kept.outputs, kept.folder, home, home.parent, home.parent.parent):
         assert stat.S_IMODE(folder.stat().st_mode) == 0o700, folder
 
@@ -37,7 +37,7 @@ def test_nobody_else_gets_at_a_record_whatever_the_umask(home: Path, umask: int)
 def test_what_is_there_is_taken_as_it_is(home: Path) -> None:
     home.mkdir(parents=True)
     home.parent.chmod(0o755)
-    store.create(0)
+    store.create_folder(0)
     assert stat.S_IMODE(home.parent.stat().st_mode) == 0o755
 
 
@@ -47,7 +47,7 @@ def test_a_folder_that_others_may_write_is_refused(home: Path, up: int, mode: in
     folder = [home, *home.parents][up]
     folder.chmod(mode)
     with pytest.raises(NotBegun, match=f"no safe place for the run's record: others may write in {folder}$"):
-        store.create(0)
+        store.create_folder(0)
     assert list(home.iterdir()) == []
 
 
@@ -55,7 +55,7 @@ def test_a_folder_that_others_may_write_is_refused(home: Path, up: int, mode: in
 def test_the_folder_above_may_be_shared(home: Path, mode: int) -> None:
     home.mkdir(parents=True)
     home.parent.parent.chmod(mode)
-    assert store.create(0).outputs.is_dir()
+    assert store.create_folder(0).outputs.is_dir()
 
 
 @pytest.mark.root
@@ -63,37 +63,37 @@ def test_a_folder_of_somebody_else_is_refused(home: Path) -> None:
     home.mkdir(parents=True)
     os.chown(home.parent, 65534, 65534)
     with pytest.raises(NotBegun, match="runbook belongs to user 65534"):
-        store.create(0)
+        store.create_folder(0)
 
 
 def test_a_file_in_the_way_is_said_in_words(home: Path) -> None:
     home.parent.parent.mkdir()
     home.parent.write_text("")
     with pytest.raises(NotBegun, match="no place for the run's record"):
-        store.create(0)
+        store.create_folder(0)
 
 
 def test_files_are_their_owners_alone(home: Path, umask: int) -> None:
-    kept = wrote(begun(), STARTED).record
+    kept = wrote(begun(), STARTED).folder
     for path in (kept.header, kept.runbook, kept.spare, kept.events):
         assert stat.S_IMODE(path.stat().st_mode) == 0o600, path
 
 
 def test_a_run_that_cannot_be_put_on_disk_leaves_nothing(home: Path) -> None:
-    kept = store.create(0)
+    kept = store.create_folder(0)
     kept.runbook.mkdir()
     with pytest.raises(NotBegun, match="no place for the run's record"):
-        kept.begin(header(kept.id), "")
+        kept.write_header(header(kept.id), "")
     assert list(home.iterdir()) == []
 
 
 def test_one_program_at_a_time_writes(home: Path) -> None:
     kept = begun()
-    writer = Writer(kept, lambda _: None)
+    writer = EventWriter(kept, lambda _: None)
     with pytest.raises(NotBegun, match=f"run {kept.id} is under way"):
-        Writer(kept, lambda _: None)
+        EventWriter(kept, lambda _: None)
     writer.close()
-    Writer(kept, lambda _: None).close()
+    EventWriter(kept, lambda _: None).close()
 
 
 def test_a_look_never_keeps_a_run_from_being_written(home: Path) -> None:
@@ -103,33 +103,33 @@ def test_a_look_never_keeps_a_run_from_being_written(home: Path) -> None:
 
     def look() -> None:
         while not over.is_set():
-            assert kept.under_way in (True, False)
+            assert kept.is_running in (True, False)
 
     looking = threading.Thread(target=look)
     looking.start()
     try:
         for _ in range(500):
-            writer = Writer(kept, lambda _: None)
-            assert kept.under_way
+            writer = EventWriter(kept, lambda _: None)
+            assert kept.is_running
             writer.close()
     finally:
         over.set()
         looking.join()
-    assert not kept.under_way
+    assert not kept.is_running
 
 
 def test_a_torn_line_is_cut_off_before_anything_is_written(home: Path) -> None:
-    kept = wrote(begun(), STARTED).record
+    kept = wrote(begun(), STARTED).folder
     with kept.events.open("ab") as file:
         file.write(b'{"time": "2026-11-23T05:47:00Z", "run": "x", "ev' + b"\0" * 5000)
-    assert [event.event for event in history.find(kept.id).events] == ["run-started"]
+    assert [event.event for event in history.find_run(kept.id).events] == ["run-started"]
     found = wrote(kept, ended())
     assert [event.event for event in found.events] == ["run-started", "run-finished"]
-    assert found.lost == ""
+    assert found.incomplete_reason == ""
 
 
 @pytest.fixture
-def full(home: Path) -> Iterator[Record]:
+def full(home: Path) -> Iterator[RunFolder]:
     """A record on a disk that has room for 40 kB more: a limit for files does the same to a write."""
     kept = begun()
     handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
@@ -140,33 +140,37 @@ def full(home: Path) -> Iterator[Record]:
     signal.signal(signal.SIGXFSZ, handler)
 
 
-def test_a_record_that_cannot_grow_says_so_and_how_the_run_ended(full: Record) -> None:
+def test_a_record_that_cannot_grow_says_so_and_how_the_run_ended(full: RunFolder) -> None:
     told: list[str] = []
-    writer = Writer(full, told.append)
+    writer = EventWriter(full, told.append)
     for number in range(3):
         writer(Event(number, full.id, "step-started", {"id": "x", "text": "-" * 19_000}))
-    assert full.under_way
+    assert full.is_running
     assert told == [
         "the record of this run cannot grow any more (file too large); the run goes on, and cannot be resumed"
     ]
     writer(Event(4, full.id, *ended()))
     writer.close()
-    found = history.find(full.id)
-    assert [e.event for e in found.events] == ["step-started", "step-started", LOST, "run-finished"]
-    assert (found.status, found.lost, found.unfinished) == ("changed", "file too large", False)
+    found = history.find_run(full.id)
+    assert [e.event for e in found.events] == ["step-started", "step-started", RECORD_LOST, "run-finished"]
+    assert (found.status, found.incomplete_reason, found.is_resumable) == ("changed", "file too large", False)
     assert not full.spare.exists()
 
 
-def test_a_record_that_cannot_even_say_so_is_known_for_it(full: Record) -> None:
+def test_a_record_that_cannot_even_say_so_is_known_for_it(full: RunFolder) -> None:
     told: list[str] = []
-    writer = Writer(full, told.append)
+    writer = EventWriter(full, told.append)
     for number in range(3):
         writer(Event(number, full.id, "step-started", {"id": "x", "text": "-" * 39_850}))
     writer(Event(4, full.id, *ended()))
     writer.close()
-    found = history.find(full.id)
+    found = history.find_run(full.id)
     assert [e.event for e in found.events] == ["step-started"]
-    assert (found.status, found.lost, found.unfinished) == ("record-lost", "its end could not be written", False)
+    assert (found.status, found.incomplete_reason, found.is_resumable) == (
+        "record-lost",
+        "its end could not be written",
+        False,
+    )
     assert len(told) == 1
 
 

@@ -8,7 +8,7 @@ import pytest
 
 from runbook.engine.execution.events import Events
 from runbook.model import Event
-from runbook.report.journal import ENDING_ID, MESSAGE_IDS, Journal
+from runbook.report.journal import KILL_MESSAGE_ID, MESSAGE_IDS, JournalReport
 from tests.unit.runs import FIX, incident, remediate, run, step
 
 Entry = dict[str, list[str]]
@@ -24,7 +24,7 @@ def entries(events: Iterable[Event], scope: str = "system") -> list[Entry]:
             entry.setdefault(name, []).append(value)
         sent.append(entry)
 
-    journal = Journal("user" if scope == "user" else "system", send)
+    journal = JournalReport("user" if scope == "user" else "system", send)
     for event in events:
         journal(event)
     return sent
@@ -48,7 +48,7 @@ def test_an_entry_has_the_fields_to_search_for() -> None:
 
 
 def test_each_kind_of_message_has_an_id_of_its_own() -> None:
-    assert len({*MESSAGE_IDS.values(), ENDING_ID}) == len(MESSAGE_IDS) + 1
+    assert len({*MESSAGE_IDS.values(), KILL_MESSAGE_ID}) == len(MESSAGE_IDS) + 1
     ids = [entry["MESSAGE_ID"][0] for entry in entries(mended())]
     assert (ids[0], ids[-1]) == (MESSAGE_IDS["run-started"], MESSAGE_IDS["run-finished"])
     assert ids.count(MESSAGE_IDS["fix-started"]) == 1
@@ -56,7 +56,7 @@ def test_each_kind_of_message_has_an_id_of_its_own() -> None:
 
 def test_only_who_is_ended_is_told_of_as_an_object() -> None:
     [ending] = [entry for entry in entries(mended()) if "OBJECT_PID" in entry]
-    assert (ending["OBJECT_PID"], ending["MESSAGE_ID"]) == (["74"], [ENDING_ID])
+    assert (ending["OBJECT_PID"], ending["MESSAGE_ID"]) == (["74"], [KILL_MESSAGE_ID])
 
 
 def test_a_user_s_unit_is_an_object_of_another_name() -> None:
@@ -75,7 +75,7 @@ def test_what_matters_more_has_a_higher_priority(status: str, priority: str) -> 
 
 def test_a_secret_is_masked_before_the_journal_hears_of_it() -> None:
     sent: list[str] = []
-    journal = Journal("system", lambda fields: sent.extend(value for _, value in fields))
+    journal = JournalReport("system", lambda fields: sent.extend(value for _, value in fields))
     _, seen = run(incident(), step("restart"))
     events = Events("run-1", incident().clock, (journal,), ("sesame",))
     events.emit("run-started", **{**seen[0].data, "name": "open sesame"})

@@ -11,11 +11,11 @@ from typing import Any
 import pytest
 
 from runbook.model import Event
-from runbook.records.history import Past
+from runbook.records.history import RunRecord
 from runbook.report import story
-from runbook.report.html import Sheet
-from runbook.report.layout import WIDTH, Page, Plain
-from runbook.report.story import Story
+from runbook.report.html import HtmlScreen
+from runbook.report.layout import WIDTH, Layout, PlainScreen
+from runbook.report.story import StoryReport
 from tests.unit.recorded import BEGAN, STARTED, acting, begun, ended, finished, wrote
 from tests.unit.runs import incident, run, upgrade
 
@@ -31,21 +31,21 @@ def _utc(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     time.tzset()
 
 
-def told(past: Past) -> list[str]:
+def told(past: RunRecord) -> list[str]:
     out = io.StringIO()
-    teller = Story(Page(Plain(out)))
-    teller.begin(past.summary())
+    teller = StoryReport(Layout(PlainScreen(out)))
+    teller.begin(past.summary_event())
     for event in past.events:
         teller(event)
-    teller.end(past.summary())
-    lines = out.getvalue().replace(str(past.record.folder), "FOLDER").replace(past.id, "ID").splitlines()
+    teller.end(past.summary_event())
+    lines = out.getvalue().replace(str(past.folder.folder), "FOLDER").replace(past.id, "ID").splitlines()
     assert [line for line in lines if len(line) > WIDTH] == []
     return lines
 
 
-def listed(*pasts: Past) -> list[str]:
+def listed(*pasts: RunRecord) -> list[str]:
     out = io.StringIO()
-    story.history((past.summary() for past in pasts), Page(Plain(out)))
+    story.print_history((past.summary_event() for past in pasts), Layout(PlainScreen(out)))
     return out.getvalue().splitlines()
 
 
@@ -91,7 +91,7 @@ def test_the_incident_as_it_is_read_afterwards() -> None:
 
 def test_one_that_was_cut_short_names_the_step_and_the_way_on() -> None:
     past = wrote(begun(), STARTED, finished("update"), acting("migrate"))
-    (past.record.outputs / "migrate.log").write_text("half way\n")
+    (past.folder.outputs / "migrate.log").write_text("half way\n")
     text = " ".join(" ".join(told(past)).split())
     assert "cut short: its program ended without a word; the last that is recorded is of 2026-09-21 14:13:22" in text
     assert "cut migrate had begun to act, and its end is not recorded" in text
@@ -151,13 +151,13 @@ def test_a_list_of_runs() -> None:
 # -- as a page
 
 
-def page_of(past: Past) -> str:
-    sheet = Sheet()
-    teller = Story(Page(sheet))
-    teller.begin(past.summary())
+def page_of(past: RunRecord) -> str:
+    sheet = HtmlScreen()
+    teller = StoryReport(Layout(sheet))
+    teller.begin(past.summary_event())
     for event in past.events:
         teller(event)
-    teller.end(past.summary())
+    teller.end(past.summary_event())
     return sheet.page(past.title, past.events).decode()
 
 
@@ -189,7 +189,7 @@ def test_hostile_text_stays_text() -> None:
 
 
 def test_an_event_is_one_line_of_details() -> None:
-    sheet = Sheet()
+    sheet = HtmlScreen()
     text = sheet.page("x", [Event(BEGAN, "r", "notice", {"text": "hello"})]).decode()
     assert text.count("<details>") == 1
     assert "&quot;text&quot;: &quot;hello&quot;" in text

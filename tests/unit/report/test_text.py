@@ -15,8 +15,8 @@ from runbook.errors import Interrupted
 from runbook.host.facts import ActiveState, JobResult
 from runbook.host.queries import Answer, Command, CommandResult
 from runbook.model import Event
-from runbook.report.layout import WIDTH, Page, Plain, Terminal
-from runbook.report.text import Text
+from runbook.report.layout import WIDTH, Layout, PlainScreen, TerminalScreen
+from runbook.report.text import TextReport
 from runbook.spec.state import RunState
 from runbook.spec.step import Runbook
 from tests.unit.fake_machine import FakeMachine, listen, process, unit
@@ -26,7 +26,7 @@ from tests.unit.runs import FIX, incident, remediate, run, step, upgrade
 def shown(events: Iterable[Event]) -> str:
     """Show events as plain text."""
     out = io.StringIO()
-    text = Text(Page(Plain(out)))
+    text = TextReport(Layout(PlainScreen(out)))
     for event in events:
         text(event)
     return out.getvalue()
@@ -70,12 +70,12 @@ def test_a_refusal() -> None:
         "        remediate",
         "  --      wait-ready         other-unit-holds-port",
         "            port 80 is held by PID 981 (nginx), in nginx.service",
-        "  --    remediate            not-mended",
+        "  --    remediate            not-fixed",
         "          no fix was begun: kill-orphan would fail: port 80 is held by PID 981",
         "          (nginx): nginx.service is a live service; stop it (systemctl stop",
         "          nginx.service) or give one of them another port",
         "",
-        "failed at remediate: not-mended",
+        "failed at remediate: not-fixed",
         "  now   gw.service is active (running), PID 100; port 80 is held by PID 981",
         "        (nginx), in nginx.service",
         "  next  stop that service, or give one of the two another port",
@@ -185,10 +185,10 @@ def test_a_remediation_does_not_say_again_what_its_check_has_just_said() -> None
     assert lines(shown(events))[-9:] == [
         "  --      verify-port-owner  not-listening",
         "            nobody listens on port 80",
-        "  --    remediate            not-mended",
+        "  --    remediate            not-fixed",
         "          fixed once, and verify-port-owner still finds not-listening",
         "",
-        "failed at remediate: not-mended",
+        "failed at remediate: not-fixed",
         "  now   gw.service is active (running), PID 100; nobody listens on port 80",
         "  next  ss -tlnp shows what gw.service listens on instead, journalctl -u",
         "        gw.service -n 30 what it says",
@@ -209,7 +209,7 @@ def test_a_long_wait_says_in_a_log_what_it_waits_for_and_how_long_it_may_last() 
         "          on 127.0.0.1:8080: is `port` right?); gw.service is active (running),",
         "          PID 100 and was left alone",
         "",
-        "still-starting: the unit was left alone; nothing was mended",
+        "still-starting: the unit was left alone; nothing was fixed",
         "  now   gw.service is active (running), PID 100; nobody listens on port 80",
         "  next  runbook resume run-1 waits on; journalctl -u gw.service -f shows what it",
         "        is doing",
@@ -293,10 +293,10 @@ class Gone(io.StringIO):
         raise BrokenPipeError
 
 
-@pytest.mark.parametrize("screen", [Plain(Gone()), Terminal(Gone())])
-def test_a_reader_that_went_away_does_not_end_the_run(screen: Plain | Terminal) -> None:
+@pytest.mark.parametrize("screen", [PlainScreen(Gone()), TerminalScreen(Gone())])
+def test_a_reader_that_went_away_does_not_end_the_run(screen: PlainScreen | TerminalScreen) -> None:
     machine = incident()
-    text = Text(Page(screen))
+    text = TextReport(Layout(screen))
     seen: list[str] = []
     book = Runbook.model_validate({"unit": "gw.service", "steps": (step("restart"),), "path": "x"})
     events = Events("r", machine.clock, (text, lambda event: seen.append(event.event)))
@@ -306,15 +306,15 @@ def test_a_reader_that_went_away_does_not_end_the_run(screen: Plain | Terminal) 
     assert (end.status, seen[-1]) == ("changed", "run-finished")
 
 
-@pytest.mark.parametrize("screen", [Plain, Terminal])
-def test_what_others_wrote_does_not_steer_the_terminal(screen: type[Plain | Terminal]) -> None:
+@pytest.mark.parametrize("screen", [PlainScreen, TerminalScreen])
+def test_what_others_wrote_does_not_steer_the_terminal(screen: type[PlainScreen | TerminalScreen]) -> None:
     evil = "a\x1b[2J\x07b\x9b31mc\r\nd\te\x7f"
     out = io.StringIO()
-    with Page(screen(out)) as page:
+    with Layout(screen(out)) as page:
         page.heading(evil, evil)
         page.entry("--", evil, evil)
-        page.below(evil)
-        page.words(evil)
+        page.detail(evil)
+        page.sentence(evil)
         page.line((evil, ""))
     printed = out.getvalue()
     assert {c for c in printed if not c.isprintable()} == {"\n"}
@@ -325,9 +325,9 @@ def test_what_others_wrote_does_not_steer_the_terminal(screen: type[Plain | Term
 def test_the_status_of_a_terminal_is_plain_text() -> None:
     seen: list[str] = []
 
-    class Screen(Plain):
+    class Screen(PlainScreen):
         def status(self, text: str) -> None:
             seen.append(text)
 
-    Page(Screen(io.StringIO())).status("run \x1b]0;evil\x07")
+    Layout(Screen(io.StringIO())).status("run \x1b]0;evil\x07")
     assert seen == ["run \\x1b]0;evil\\x07"]

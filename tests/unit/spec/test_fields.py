@@ -10,21 +10,21 @@ from pydantic import TypeAdapter, ValidationError
 from runbook import template
 from runbook.model import Port
 from runbook.spec import fields
-from runbook.template import Scope, Template
+from runbook.template import Template, TemplateScope
 
-SCOPE = Scope(
+SCOPE = TemplateScope(
     vars={"n": "3", "v": "1.2+b", "words": ("a b", "c")},
     unit="gw.service",
     port=(Port(80),),
-    before={"up": frozenset({"status", "output", "to"})},
+    earlier_steps={"up": frozenset({"status", "output", "to"})},
 )
 
 
-def read(field: Any, value: object, scope: Scope | None = SCOPE) -> Any:
+def read(field: Any, value: object, scope: TemplateScope | None = SCOPE) -> Any:
     return TypeAdapter(field).validate_python(value, context=scope)
 
 
-def refusal(field: Any, value: object, scope: Scope | None = SCOPE) -> str:
+def refusal(field: Any, value: object, scope: TemplateScope | None = SCOPE) -> str:
     with pytest.raises(ValidationError) as caught:
         read(field, value, scope)
     return str(caught.value.errors()[0]["ctx"]["error"])
@@ -33,31 +33,31 @@ def refusal(field: Any, value: object, scope: Scope | None = SCOPE) -> str:
 @pytest.mark.parametrize(
     ("field", "value", "expected"),
     [
-        (fields.Text, "no", "no"),
-        (fields.Text, "v${{ vars.v }}", "v1.2+b"),
-        (fields.Whole, "0", 0),
-        (fields.Whole, "007", 7),
-        (fields.Whole, "${{ vars.n }}", 3),
-        (fields.Whole, 4, 4),
-        (fields.WholeList, "200", (200,)),
-        (fields.WholeList, ["200", "204"], (200, 204)),
+        (fields.TextField, "no", "no"),
+        (fields.TextField, "v${{ vars.v }}", "v1.2+b"),
+        (fields.Integer, "0", 0),
+        (fields.Integer, "007", 7),
+        (fields.Integer, "${{ vars.n }}", 3),
+        (fields.Integer, 4, 4),
+        (fields.IntegerList, "200", (200,)),
+        (fields.IntegerList, ["200", "204"], (200, 204)),
         (fields.Number, "1.5", 1.5),
         (fields.Number, 2.0, 2.0),
-        (fields.Flag, "yes", True),
-        (fields.Flag, "Off", False),
-        (fields.Flag, True, True),
-        (fields.Span, "1min", 60.0),
-        (fields.Span, "0", 0.0),
-        (fields.Span, 2.5, 2.5),
-        (fields.Span, "${{ vars.n }}s", 3.0),
-        (fields.Limit, "1ms", 0.001),
+        (fields.Boolean, "yes", True),
+        (fields.Boolean, "Off", False),
+        (fields.Boolean, True, True),
+        (fields.TimeSpan, "1min", 60.0),
+        (fields.TimeSpan, "0", 0.0),
+        (fields.TimeSpan, 2.5, 2.5),
+        (fields.TimeSpan, "${{ vars.n }}s", 3.0),
+        (fields.PositiveSpan, "1ms", 0.001),
         (fields.UnitName, "${{ unit }}", "gw.service"),
         (fields.PortField, "udp:53", Port(53, "udp")),
         (fields.PortList, "80", (Port(80),)),
         (fields.PortList, ["80", "${{ vars.n }}"], (Port(80), Port(3))),
         (fields.PortList, (Port(80),), (Port(80),)),
-        (fields.Words, "one", ("one",)),
-        (fields.Words, ["one", "${{ vars.n }}"], ("one", "3")),
+        (fields.TextList, "one", ("one",)),
+        (fields.TextList, ["one", "${{ vars.n }}"], ("one", "3")),
         (fields.Version, "1.10", "1.10"),
         (fields.Version, "${{ vars.v }}", "1.2+b"),
         (fields.Environment, {"A": "${{ vars.n }}"}, {"A": "3"}),
@@ -75,33 +75,33 @@ def test_it_reads(field: Any, value: object, expected: object) -> None:
 @pytest.mark.parametrize(
     ("field", "value", "why"),
     [
-        (fields.Text, None, "is empty"),
-        (fields.Text, ["a"], "wants a single value, not a list"),
-        (fields.Whole, "-1", "cannot read `-1` as a whole number"),
-        (fields.Whole, "1_000", "as a whole number"),
-        (fields.Whole, "0o17", "as a whole number"),
-        (fields.Whole, "9" * 5000, "as a whole number"),
+        (fields.TextField, None, "is empty"),
+        (fields.TextField, ["a"], "wants a single value, not a list"),
+        (fields.Integer, "-1", "cannot read `-1` as a whole number"),
+        (fields.Integer, "1_000", "as a whole number"),
+        (fields.Integer, "0o17", "as a whole number"),
+        (fields.Integer, "9" * 5000, "as a whole number"),
         (fields.Number, "nan", "as a number"),
         (fields.Number, "1e9", "as a number"),
-        (fields.Flag, "maybe", "write true or false"),
-        (fields.Flag, "1", "write true or false"),
-        (fields.Span, "-1s", "cannot be negative"),
-        (fields.Limit, "0s", "must be longer than nothing"),
-        (fields.Span, "${{ steps.up.output }}", "only known while it goes on"),
-        (fields.Whole, "${{ run.id }}", "`run.id` is only known while it goes on"),
+        (fields.Boolean, "maybe", "write true or false"),
+        (fields.Boolean, "1", "write true or false"),
+        (fields.TimeSpan, "-1s", "cannot be negative"),
+        (fields.PositiveSpan, "0s", "must be longer than nothing"),
+        (fields.TimeSpan, "${{ steps.up.output }}", "only known while it goes on"),
+        (fields.Integer, "${{ run.id }}", "`run.id` is only known while it goes on"),
         (fields.UnitName, "a/b", "is a path"),
         (fields.PortList, ["80", "80"], "stands twice"),
         (fields.Version, "latest", "is a tag, not a version"),
         (fields.Version, "1.2 3", "is not one version"),
         (fields.Version, "", "is empty"),
         (fields.Version, "${{ to }}", "cannot use them"),
-        (fields.Shell, "  ", "is empty"),
-        (fields.Shell, [], "is an empty list"),
-        (fields.Shell, ["", "x"], "begins with an empty word"),
-        (fields.Shell, {"a": "b"}, "wants a single value, not a mapping"),
+        (fields.CommandField, "  ", "is empty"),
+        (fields.CommandField, [], "is an empty list"),
+        (fields.CommandField, ["", "x"], "begins with an empty word"),
+        (fields.CommandField, {"a": "b"}, "wants a single value, not a mapping"),
         (fields.Pattern, "(", "is not a valid regular expression: mistake at its character 1"),
-        (fields.Expression, "steps.nope.status", "no step has the id"),
-        (fields.Expression, "${{ unit }}", "is an expression already"),
+        (fields.ExpressionField, "steps.nope.status", "no step has the id"),
+        (fields.ExpressionField, "${{ unit }}", "is an expression already"),
         (fields.Environment, {"A-B": "x"}, "cannot be the name of an environment variable"),
         (fields.Headers, {"A": "x\ny"}, "holds a line break"),
         (fields.StepId, "a b", "cannot be an id"),
@@ -114,21 +114,21 @@ def test_what_it_cannot_read_it_says(field: Any, value: object, why: str) -> Non
 
 
 def test_a_script_waits_for_its_values_and_quotes_them() -> None:
-    script = read(fields.Shell, "echo ${{ vars.words }} ${{ vars.v | raw }}")
+    script = read(fields.CommandField, "echo ${{ vars.words }} ${{ vars.v | raw }}")
     assert isinstance(script, Template)
     assert script == "echo ${{ vars.words }} ${{ vars.v | raw }}"
-    assert script.filled(SCOPE) == "echo 'a b' c 1.2+b"
+    assert script.fill(SCOPE) == "echo 'a b' c 1.2+b"
 
 
 def test_arguments_wait_for_their_values_and_are_not_quoted() -> None:
-    words = read(fields.Shell, ["echo", "${{ vars.words | first }}"])
+    words = read(fields.CommandField, ["echo", "${{ vars.words | first }}"])
     assert words == ("echo", "${{ vars.words | first }}")
-    assert [word.filled(SCOPE) if isinstance(word, Template) else word for word in words] == ["echo", "a b"]
+    assert [word.fill(SCOPE) if isinstance(word, Template) else word for word in words] == ["echo", "a b"]
 
 
 def test_the_names_in_a_script_are_checked_at_once() -> None:
-    assert "`vars.m` is not defined" in refusal(fields.Shell, "echo ${{ vars.m }}")
-    assert "`vars.m` is not defined" in refusal(fields.Shell, ["echo", "${{ vars.m }}"])
+    assert "`vars.m` is not defined" in refusal(fields.CommandField, "echo ${{ vars.m }}")
+    assert "`vars.m` is not defined" in refusal(fields.CommandField, ["echo", "${{ vars.m }}"])
 
 
 def test_a_value_in_a_pattern_matches_itself_only() -> None:
@@ -137,26 +137,26 @@ def test_a_value_in_a_pattern_matches_itself_only() -> None:
 
 
 def test_a_text_that_needs_the_run_stays_as_it_is() -> None:
-    text = read(fields.Text, "from ${{ vars.n }} to ${{ steps.up.to }}")
+    text = read(fields.TextField, "from ${{ vars.n }} to ${{ steps.up.to }}")
     assert isinstance(text, Template)
     assert text == "from ${{ vars.n }} to ${{ steps.up.to }}"
-    assert text.filled(SCOPE.during("r", {"up": {"to": "2"}})) == "from 3 to 2"
+    assert text.fill(SCOPE.for_run("r", {"up": {"to": "2"}})) == "from 3 to 2"
 
 
 def test_a_version_of_an_earlier_step_is_looked_at_when_it_is_known() -> None:
     version = read(fields.Version, "${{ steps.up.output }}")
     assert isinstance(version, Template)
-    assert version.filled(SCOPE.during("r", {"up": {"output": "1.4"}})) == "1.4"
+    assert version.fill(SCOPE.for_run("r", {"up": {"output": "1.4"}})) == "1.4"
     with pytest.raises(ValueError, match="is a tag"):
-        version.filled(SCOPE.during("r", {"up": {"output": "latest"}}))
+        version.fill(SCOPE.for_run("r", {"up": {"output": "latest"}}))
 
 
 def test_in_python_a_template_waits_as_well() -> None:
-    assert isinstance(read(fields.Text, "${{ steps.up.output }}", None), Template)
-    assert read(fields.Text, "plain", None) == "plain"
+    assert isinstance(read(fields.TextField, "${{ steps.up.output }}", None), Template)
+    assert read(fields.TextField, "plain", None) == "plain"
 
 
 def test_an_expression_stays_a_text() -> None:
-    text = read(fields.Expression, "steps.up.status == 'ok' and vars.n == 3")
+    text = read(fields.ExpressionField, "steps.up.status == 'ok' and vars.n == 3")
     assert type(text) is str
-    assert template.holds(text, SCOPE.during("r", {"up": {"status": "ok"}}))
+    assert template.is_true(text, SCOPE.for_run("r", {"up": {"status": "ok"}}))

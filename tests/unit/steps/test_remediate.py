@@ -29,7 +29,7 @@ def test_the_incident_is_healed() -> None:
         ("remediate.fix.start", "changed", "job-done"),
         ("remediate.check.wait-ready", "ok", "ready"),
         ("remediate.check.verify-port-owner", "ok", "owned"),
-        ("remediate", "remediated", "mended"),
+        ("remediate", "remediated", "fixed"),
     ]
     assert [w for w in machine.written if w.startswith("end")] == ["end 74 SIGTERM"]
     assert events[0].event == "run-started"
@@ -58,7 +58,7 @@ def test_a_refusal_that_can_be_foreseen_stops_nothing() -> None:
     assert "nginx.service is a live service" in end.reason
     assert "no fix was begun" in end.reason
     assert end.now.endswith("port 80 is held by PID 981 (nginx), in nginx.service")
-    assert finished(events)[-1] == ("remediate", "failed", "not-mended")
+    assert finished(events)[-1] == ("remediate", "failed", "not-fixed")
 
 
 def test_a_fix_that_stops_the_other_unit_by_its_name() -> None:
@@ -197,7 +197,7 @@ def test_a_manager_that_is_busy_for_a_while_does_not_leave_the_unit_down() -> No
     class Busy(FakeMachine):
         silent = 0
 
-        def unit(self, name: str, *, recent: float = 0.0) -> Unit:
+        def unit(self, name: str, *, max_age: float = 0.0) -> Unit:
             if self.written == ["stop gw.service"]:
                 self.silent += 1
                 if self.silent < 5:

@@ -12,7 +12,7 @@ from runbook.host.facts import JobRef, JobVerb
 from runbook.host.queries import Answer, CommandResult
 from runbook.model import Deadline, Wake
 from runbook.spec.step import Step
-from runbook.template import Scope, TemplateError, fill, quoted, read
+from runbook.template import TemplateError, TemplateScope, fill, parse, write_quoted
 from tests.unit.cases import cases, run_case
 from tests.unit.fake_machine import FakeMachine, process, unit
 from tests.unit.runs import run, step
@@ -56,10 +56,10 @@ def test_an_interruption_lets_go() -> None:
 
 def test_a_unit_that_may_not_be_stopped_lets_go_of_its_socket() -> None:
     class Guarded(FakeMachine):
-        def begin_job(self, verb: JobVerb, unit: str) -> JobRef:
+        def enqueue_job(self, verb: JobVerb, unit: str) -> JobRef:
             if (verb, unit) == (JobVerb.STOP, "gw.service"):
                 raise AccessDenied("cannot stop gw.service: not allowed")
-            return super().begin_job(verb, unit)
+            return super().enqueue_job(verb, unit)
 
     machine = machine_of(Guarded)
     machine.units["gw.service"] = unit(triggered_by=("gw.socket",))
@@ -79,7 +79,7 @@ def test_a_command_that_cannot_be_started_lets_go() -> None:
 
 def test_a_result_that_nobody_knows_lets_go() -> None:
     class Forgetful(FakeMachine):
-        def command_result(self, ref: JobRef) -> CommandResult:
+        def read_command_result(self, ref: JobRef) -> CommandResult:
             raise HostError(f"cannot tell how {ref.unit} ended: it left no result")
 
     machine = machine_of(Forgetful)
@@ -134,12 +134,12 @@ def test_what_cannot_be_put_in_lets_go_of_what_is_held(monkeypatch: pytest.Monke
 
     machine = machine_of()
     update = held()
-    monkeypatch.setattr(type(update), "begin", refuses)
+    monkeypatch.setattr(type(update), "start_command", refuses)
     end, _ = run(machine, update)
     assert (end.status, "cannot be put in" in end.reason) == ("failed", True)
     assert machine.written == ["stop gw.service", "reset-failed gw.service", "start gw.service"]
 
 
 def _templated(text: str, **fields: Any) -> Step[Any]:
-    made = step("update", run=read(text, quoted), version="app --version", to="1.1.0", **fields)
-    return fill(made, Scope(results={}))
+    made = step("update", run=parse(text, write_quoted), version="app --version", to="1.1.0", **fields)
+    return fill(made, TemplateScope(results={}))

@@ -29,4 +29,4 @@ def test_a_start_alone_does_not_tell_whose_it_is_once_the_machine_was_suspended(
     machine = FakeMachine(units={gw.name: gw})
     machine.processes = {100: process(100, started=4950.0), 101: process(101, started=started)}
     listen(machine, 101, "0.0.0.0:80")
-    assert machine.ownership(gw, Port(80)).verdict == verdict
+    assert machine.judge_port(gw, Port(80)).verdict == verdict

@@ -30,7 +30,7 @@ class Leaving(FakeMachine):
     seen = 0
     then: HostError | ProcessId = ProcessId(100, 1000)
 
-    def network_of(self, unit: Unit, port: Port | None = None) -> ProcessId | None:
+    def find_network_process(self, unit: Unit, port: Port | None = None) -> ProcessId | None:
         self.seen += 1
         if self.seen == 1:
             return None
@@ -90,8 +90,8 @@ def test_a_loop_that_is_faster_than_the_journal(lives: float) -> None:
 
     machine.later = [(machine.clock.time + count * lives, anew(count)) for count in range(2, 400)]
     step = registry()["wait-ready"].model_validate({"id": "wait", "unit": "gw.service", "timeout": 120})
-    run = RunState("run-1", Path("/srv"), starts={"gw.service": 0})
+    run = RunState("run-1", Path("/srv"), baseline_restarts={"gw.service": 0})
     found = attempt(step, machine, machine, run, Events("run-1", machine.clock, ()))
     assert found.finding.verdict is Verdict.CRASH_LOOP
     assert machine.clock.time < 1000 + 1.5
-    assert run.asked < 20
+    assert run.query_count < 20

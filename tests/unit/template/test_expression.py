@@ -9,19 +9,22 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from runbook.model import Port
-from runbook.template import Scope, TemplateError, expression, holds
-from runbook.template.filters import MOST_OUTPUT
+from runbook.template import TemplateError, TemplateScope, is_true, parse_expression
+from runbook.template.filters import MAX_TEXT
 
-SCOPE = Scope(
+SCOPE = TemplateScope(
     vars={"a": "x", "empty": "", "no": "no", "yes": "yes", "three": "3", "my-var": "dashed", "l": ("p", "q r")},
     env={"HOME": "/root", "EMPTY": ""},
     host="box",
     unit="gw.service",
     port=(Port(80),),
-    before={"update": frozenset({"status", "changed", "to"}), "remediate.check.wait-ready": frozenset({"status"})},
-    later=frozenset({"stop"}),
+    earlier_steps={
+        "update": frozenset({"status", "changed", "to"}),
+        "remediate.check.wait-ready": frozenset({"status"}),
+    },
+    later_steps=frozenset({"stop"}),
 )
-RUN = SCOPE.during(
+RUN = SCOPE.for_run(
     "run-1",
     {"update": {"status": "ok", "changed": "false", "to": "1.2"}, "remediate.check.wait-ready": {"status": "failed"}},
 )
@@ -59,7 +62,7 @@ RUN = SCOPE.during(
     ],
 )
 def test_it_gives(source: str, value: str) -> None:
-    assert expression(source).value(RUN) == value
+    assert parse_expression(source).value(RUN) == value
 
 
 @pytest.mark.parametrize(
@@ -95,7 +98,7 @@ def test_it_gives(source: str, value: str) -> None:
     ],
 )
 def test_it_is_true_or_false_as_a_person_reads_it(source: str, true: bool) -> None:
-    assert holds(source, RUN) is true
+    assert is_true(source, RUN) is true
 
 
 @pytest.mark.parametrize(
@@ -165,20 +168,20 @@ def test_it_is_true_or_false_as_a_person_reads_it(source: str, true: bool) -> No
 )
 def test_everything_else_is_refused(source: str) -> None:
     with pytest.raises(TemplateError):
-        expression(source).value(SCOPE)
+        parse_expression(source).value(SCOPE)
 
 
 def test_no_chain_of_filters_fills_the_memory() -> None:
     source = "'a'" + " | replace('a', 'aaaaaaaaaa')" * 30
-    with pytest.raises(TemplateError, match=f"more than {MOST_OUTPUT}"):
-        expression(source).value(SCOPE)
+    with pytest.raises(TemplateError, match=f"more than {MAX_TEXT}"):
+        parse_expression(source).value(SCOPE)
 
 
 def test_what_is_not_known_yet_is_none() -> None:
-    assert expression("steps.update.to ~ vars.a").value(SCOPE) is None
-    assert expression("run.id").value(SCOPE) is None
+    assert parse_expression("steps.update.to ~ vars.a").value(SCOPE) is None
+    assert parse_expression("run.id").value(SCOPE) is None
     with pytest.raises(TemplateError, match="cannot tell yet"):
-        holds("steps.update.changed", SCOPE)
+        is_true("steps.update.changed", SCOPE)
 
 
 def test_names_are_checked_before_they_are_known() -> None:
@@ -188,26 +191,26 @@ def test_names_are_checked_before_they_are_known() -> None:
         "steps.stop.status": "does not come before",
     }.items():
         with pytest.raises(TemplateError, match=why):
-            expression(source).value(SCOPE)
+            parse_expression(source).value(SCOPE)
 
 
 def test_a_plan_leaves_open_what_has_not_run() -> None:
-    plan = SCOPE.during(None, {"update": {"to": "2"}}, partial=True)
-    assert expression("steps.update.to").value(plan) == "2"
-    assert expression("steps.remediate.check.wait-ready.status").value(plan) is None
+    plan = SCOPE.for_run(None, {"update": {"to": "2"}}, partial=True)
+    assert parse_expression("steps.update.to").value(plan) == "2"
+    assert parse_expression("steps.remediate.check.wait-ready.status").value(plan) is None
 
 
 def test_a_value_that_is_missing_is_said_even_where_its_absence_was_thought_of() -> None:
     with pytest.raises(TemplateError, match="environment variable `NOPE` is not set"):
-        expression("env.NOPE is defined or env.NOPE == 'x'").value(SCOPE)
+        parse_expression("env.NOPE is defined or env.NOPE == 'x'").value(SCOPE)
 
 
 @given(st.text(alphabet="varsenv.a_|()[]{}'\"\\ ~=!<>+-*%0123456789,:", max_size=60))
 def test_any_text_is_computed_or_refused(source: str) -> None:
     with suppress(TemplateError):
-        expression(source).value(RUN)
+        parse_expression(source).value(RUN)
 
 
 def test_a_mistake_in_what_is_constant_is_one_of_the_file() -> None:
     with pytest.raises(TemplateError, match=r"cannot compute `\[\]\[0\] ~ 'a'`"):
-        expression("[][0] ~ 'a'").value(Scope())
+        parse_expression("[][0] ~ 'a'").value(TemplateScope())

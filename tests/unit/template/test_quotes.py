@@ -10,8 +10,8 @@ from shutil import which
 
 import pytest
 
-from runbook.template import Scope, Template, TemplateError, quoted, read
-from runbook.template.quotes import Quotes, Shell
+from runbook.template import Template, TemplateError, TemplateScope, parse, write_quoted
+from runbook.template.quotes import Quotes, ShellReader
 
 VALUES = [
     "plain", "1.2.3-x", "two words", "", "it's", 'say "so"', "$(touch pwned)", "`touch pwned`", "$HOME", "\ntouch x",
@@ -95,9 +95,9 @@ LOST = {
 
 def script(place: str, value: str, tmp_path: Path) -> str:
     text = place.format("${{ vars.x }}")
-    template = read(text, quoted)
+    template = parse(text, write_quoted)
     assert isinstance(template, Template)
-    return template.filled(Scope(vars={"x": value}))
+    return template.fill(TemplateScope(vars={"x": value}))
 
 
 def output(text: str, folder: Path, shell: Sequence[str] = ("/bin/sh",)) -> str:
@@ -157,22 +157,22 @@ def test_a_value_sets_no_variable(tmp_path: Path) -> None:
 
 
 def test_no_list_begins_a_comment(tmp_path: Path) -> None:
-    template = read("echo ${{ vars.none }}#'\necho '${{ vars.x }}'", quoted)
+    template = parse("echo ${{ vars.none }}#'\necho '${{ vars.x }}'", write_quoted)
     assert isinstance(template, Template)
     with pytest.raises(TemplateError, match="behind such a thing"):
-        template.filled(Scope(vars={"none": (), "x": "; touch pwned"}))
+        template.fill(TemplateScope(vars={"none": (), "x": "; touch pwned"}))
 
 
 def test_raw_is_what_it_says(tmp_path: Path) -> None:
-    template = read('printf %s "${{ vars.x | raw }}"', quoted)
+    template = parse('printf %s "${{ vars.x | raw }}"', write_quoted)
     assert isinstance(template, Template)
-    assert template.filled(Scope(vars={"x": "$((1+1))"})) == 'printf %s "$((1+1))"'
+    assert template.fill(TemplateScope(vars={"x": "$((1+1))"})) == 'printf %s "$((1+1))"'
 
 
 def test_a_list_is_quoted_word_by_word(tmp_path: Path) -> None:
-    template = read("printf '<%s>' ${{ vars.x }}", quoted)
+    template = parse("printf '<%s>' ${{ vars.x }}", write_quoted)
     assert isinstance(template, Template)
-    filled = template.filled(Scope(vars={"x": ("a b", "$c")}))
+    filled = template.fill(TemplateScope(vars={"x": ("a b", "$c")}))
     assert output(filled, tmp_path) == "<a b><$c>"
 
 
@@ -220,11 +220,11 @@ def test_any_script_at_all(tmp_path: Path) -> None:
     for _ in range(600):
         place = "".join(chance.choice(pieces) for _ in range(chance.randint(2, 9))).replace("{}", "V")
         place = place.replace("V", "", max(0, place.count("V") - 1)) + (" V" if "V" not in place else "")
-        template = read(place.replace("V", "${{ vars.x }}"), quoted)
+        template = parse(place.replace("V", "${{ vars.x }}"), write_quoted)
         assert isinstance(template, Template)
         for value in ("$(touch pwned)", "';touch pwned;'", '";touch pwned;"', "\ntouch pwned\n", "`touch pwned`"):
             try:
-                text = template.filled(Scope(vars={"x": value}))
+                text = template.fill(TemplateScope(vars={"x": value}))
             except TemplateError:
                 continue
             asked += 1
@@ -239,6 +239,6 @@ def test_any_script_at_all(tmp_path: Path) -> None:
 
 
 def test_it_takes_linear_time_and_no_depth() -> None:
-    shell = Shell()
+    shell = ShellReader()
     shell.read("$(" * 200_000 + '"' * 200_001)
     assert shell.quotes is Quotes.DOUBLE

@@ -12,36 +12,36 @@ from hypothesis import strategies as st
 from pydantic import Field
 
 from runbook.model import Port
-from runbook.spec.fields import Environment, Pattern, Shell, Text, Version
-from runbook.spec.state import Memory
-from runbook.spec.step import Document, Step, StepList
-from runbook.template import Scope, Template, TemplateError, complete, fill, read
+from runbook.spec.fields import CommandField, Environment, Pattern, TextField, Version
+from runbook.spec.state import StepState
+from runbook.spec.step import FileModel, Step, StepList
+from runbook.template import Template, TemplateError, TemplateScope, fill, fill_own, parse
 
-SCOPE = Scope(vars={"v": "2.0", "evil": "${{ vars.v }}; $(rm -rf /)"}, unit="gw.service", port=(Port(80),))
-RUN = SCOPE.during("run-1", {"ask": {"output": "it's ${{ vars.v }}"}})
+SCOPE = TemplateScope(vars={"v": "2.0", "evil": "${{ vars.v }}; $(rm -rf /)"}, unit="gw.service", port=(Port(80),))
+RUN = SCOPE.for_run("run-1", {"ask": {"output": "it's ${{ vars.v }}"}})
 
 
-class Inner(Document):
+class Inner(FileModel):
     """A mapping within a step."""
 
-    url: Text
+    url: TextField
 
 
-class Bring(Step[Memory]):
+class Bring(Step[StepState]):
     """A step like an update."""
 
     kind: ClassVar[str] = "bring"
-    offers: ClassVar[tuple[str, ...]] = ("from", "to")
+    template_vars: ClassVar[tuple[str, ...]] = ("from", "to")
 
-    run: Shell
+    run: CommandField
     to: Version = "1.0"
     body: Pattern = "x"
     env: Environment = Field(default_factory=dict)
     probes: tuple[Inner, ...] = ()
-    unit: Text | None = None
+    unit: TextField | None = None
 
 
-class Hold(Step[Memory]):
+class Hold(Step[StepState]):
     """A step that holds others."""
 
     kind: ClassVar[str] = "hold"
@@ -51,19 +51,19 @@ class Hold(Step[Memory]):
 
 def test_a_text_without_templates_is_itself() -> None:
     for text in ("", "plain", "$ { { }}", "{{ x }}", "${ x }", "}}"):
-        assert read(text) is text
+        assert parse(text) is text
 
 
 def test_only_what_stands_between_the_marks_is_touched() -> None:
-    template = read("a ${{ vars.v }} {{ b }} ${{vars.v}}c $HOME ${X}")
+    template = parse("a ${{ vars.v }} {{ b }} ${{vars.v}}c $HOME ${X}")
     assert isinstance(template, Template)
-    assert template.filled(SCOPE) == "a 2.0 {{ b }} 2.0c $HOME ${X}"
+    assert template.fill(SCOPE) == "a 2.0 {{ b }} 2.0c $HOME ${X}"
 
 
 def test_a_mark_can_be_written_as_a_value() -> None:
-    template = read("a ${{ '${{' }} b ${{ '}}' }}")
+    template = parse("a ${{ '${{' }} b ${{ '}}' }}")
     assert isinstance(template, Template)
-    assert template.filled(SCOPE) == "a ${{ b }}"
+    assert template.fill(SCOPE) == "a ${{ b }}"
 
 
 def test_a_step_without_templates_is_not_made_again() -> None:
@@ -112,9 +112,9 @@ def test_an_undone_update_fills_its_command_with_the_earlier_version() -> None:
 def test_from_waits_for_the_step_itself() -> None:
     step = fill(Bring(run="migrate ${{ from }} ${{ to }} ${{ vars.v ~ from }}", to="2.0"), RUN)
     assert step.run == "migrate ${{ from }} 2.0 ${{ vars.v ~ from }}"
-    assert complete(step.run, **{"from": "1 9"}) == "migrate '1 9' 2.0 '2.01 9'"
-    assert complete(step, **{"from": "1.9"}).run == "migrate 1.9 2.0 2.01.9"
-    assert complete("plain", **{"from": "1"}) == "plain"
+    assert fill_own(step.run, **{"from": "1 9"}) == "migrate '1 9' 2.0 '2.01 9'"
+    assert fill_own(step, **{"from": "1.9"}).run == "migrate 1.9 2.0 2.01.9"
+    assert fill_own("plain", **{"from": "1"}) == "plain"
 
 
 def test_held_steps_wait_for_their_turn() -> None:
@@ -124,10 +124,10 @@ def test_held_steps_wait_for_their_turn() -> None:
 
 def test_a_plan_keeps_what_is_not_known() -> None:
     step = Bring(run="echo ${{ vars.v }} ${{ steps.later.output }}")
-    filled = fill(step, SCOPE.during(None, {}, partial=True))
+    filled = fill(step, SCOPE.for_run(None, {}, partial=True))
     assert filled.run == "echo 2.0 ${{ steps.later.output }}"
     assert isinstance(filled.run, Template)
-    assert fill(filled, SCOPE.during("r", {"later": {"output": "x"}})).run == "echo 2.0 x"
+    assert fill(filled, SCOPE.for_run("r", {"later": {"output": "x"}})).run == "echo 2.0 x"
 
 
 def test_a_value_that_the_field_cannot_take_is_told_with_its_key() -> None:
@@ -152,9 +152,9 @@ def test_a_copy_in_depth_keeps_its_templates() -> None:
 @given(st.text(alphabet="${} '\"\\ab.|vars", max_size=80))
 def test_any_text_is_cut_or_refused(text: str) -> None:
     with suppress(TemplateError):
-        assert isinstance(read(text), Template) == ("${{" in text)
+        assert isinstance(parse(text), Template) == ("${{" in text)
 
 
 def test_a_text_that_never_ends_its_quotes_is_refused_in_no_time() -> None:
     with pytest.raises(TemplateError, match="never closed"):
-        read("${{ " + "'\"" * 50_000)
+        parse("${{ " + "'\"" * 50_000)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from runbook.model import Port
-from runbook.util.names import parse_port, unit_name
+from runbook.util.names import parse_port, parse_unit_name
 
 
 @pytest.mark.parametrize(
@@ -22,8 +22,8 @@ from runbook.util.names import parse_port, unit_name
     ],
 )
 def test_a_unit_has_its_full_name(text: str, name: str) -> None:
-    assert unit_name(text) == name
-    assert unit_name(name) == name
+    assert parse_unit_name(text) == name
+    assert parse_unit_name(name) == name
 
 
 @pytest.mark.parametrize(
@@ -45,7 +45,7 @@ def test_a_unit_has_its_full_name(text: str, name: str) -> None:
 )
 def test_what_cannot_be_a_unit_is_refused_in_words(text: str, why: str) -> None:
     with pytest.raises(ValueError, match=why):
-        unit_name(text)
+        parse_unit_name(text)
 
 
 @pytest.mark.parametrize(

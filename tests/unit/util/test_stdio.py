@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from runbook.util.stdio import visible
+from runbook.util.stdio import escape_controls
 
 GOOD = "steps: [{run: {run: x}}]\n"
 BAD = "steps: [{nosuch: {}}]\n"
@@ -79,5 +79,5 @@ def test_a_folder_that_is_gone(tmp_path: Path) -> None:
 
 
 def test_control_characters_are_shown() -> None:
-    assert visible("a\x1b[0m\x9b\x7f\x00é☃\t\n") == "a\\x1b[0m\\x9b\\x7f\\x00é☃\t\n"
-    assert visible("a\r\u202eb\u2066\u2028\u200f") == "a\\r\\u202eb\\u2066\\u2028\\u200f"
+    assert escape_controls("a\x1b[0m\x9b\x7f\x00é☃\t\n") == "a\\x1b[0m\\x9b\\x7f\\x00é☃\t\n"
+    assert escape_controls("a\r\u202eb\u2066\u2028\u200f") == "a\\r\\u202eb\\u2066\\u2028\\u200f"

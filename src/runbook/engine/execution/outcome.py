@@ -7,9 +7,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from runbook import errors
-from runbook.model import Finding, RunStatus, State, StepStatus, Verdict
+from runbook.model import Finding, FindingState, RunStatus, StepStatus, Verdict
 
-EXITS: Mapping[RunStatus, int] = {
+EXIT_STATUSES: Mapping[RunStatus, int] = {
     RunStatus.OK: errors.EXIT_OK,
     RunStatus.CHANGED: errors.EXIT_OK,
     RunStatus.REMEDIATED: errors.EXIT_OK,
@@ -35,29 +35,29 @@ class Outcome:
     attempts: int = 0
     seconds: float = 0.0
     evidence: Mapping[str, Any] = field(default_factory=dict)
-    left_alone: bool = False
+    still_starting: bool = False
 
     @property
     def failed(self) -> bool:
         """Whether what the step is for is not so, and nothing is on its way to make it so."""
-        return self.status is StepStatus.FAILED and not self.left_alone
+        return self.status is StepStatus.FAILED and not self.still_starting
 
     @classmethod
-    def of(cls, data: Mapping[str, Any]) -> Outcome:
+    def from_data(cls, data: Mapping[str, Any]) -> Outcome:
         """Read what `data` gave, as a `step-finished` carried it."""
         return cls(
             data["id"],
             data["type"],
             StepStatus(data["status"]),
-            Verdict.of(data["verdict"]) if data["verdict"] else None,
+            Verdict.from_word(data["verdict"]) if data["verdict"] else None,
             data["reason"],
             data["attempts"],
             data["seconds"],
             data["evidence"],
-            left_alone=data["verdict"] == Verdict.STILL_STARTING and data["status"] == StepStatus.FAILED,
+            still_starting=data["verdict"] == Verdict.STILL_STARTING and data["status"] == StepStatus.FAILED,
         )
 
-    def told(self) -> dict[str, str]:
+    def template_facts(self) -> dict[str, str]:
         """Give what a template may ask of it, `steps.ID.…`, as texts."""
         asked = {name: self.evidence.get(name) for name in ("output", "from", "to")}
         changed = self.status in (StepStatus.CHANGED, StepStatus.REMEDIATED)
@@ -83,7 +83,7 @@ class Outcome:
 
 
 @dataclass(frozen=True)
-class Try:
+class AttemptResult:
     """How one try of a step ended, and whether it had changed anything."""
 
     finding: Finding
@@ -92,11 +92,11 @@ class Try:
     @property
     def status(self) -> StepStatus:
         """The status of a step whose last try this was."""
-        if self.finding.state is not State.HOLDS:
+        if self.finding.state is not FindingState.HOLDS:
             return StepStatus.FAILED
         return StepStatus.CHANGED if self.acted else StepStatus.OK
 
     @property
-    def left_alone(self) -> bool:
+    def still_starting(self) -> bool:
         """Whether the time was over, but not the hope."""
-        return self.finding.state is State.LEFT_ALONE
+        return self.finding.state is FindingState.STILL_STARTING

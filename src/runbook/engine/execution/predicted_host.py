@@ -13,7 +13,7 @@ from runbook.model import Port, Verdict
 from runbook.spec.step import Step
 
 
-class Foreseen(ReadOnlyHost):
+class PredictedHost(ReadOnlyHost):
     """A view of the machine in which the earlier steps of a fix are done, as far as that is sure.
 
     Who holds a port is asked of the machine as it is: a stop that has not happened ended nobody. Only another
@@ -25,33 +25,33 @@ class Foreseen(ReadOnlyHost):
         self._view = view
         self._units: dict[str, Unit] = {}
         self.unit = self._unit
-        self.ownership = self._ownership
+        self.judge_port = self._ownership
         self._sure = True
-        self.hindrance = self._hindrance
+        self.find_start_obstacle = self._hindrance
 
-    def after(self, step: Step[Any]) -> None:
+    def assume_done(self, step: Step[Any]) -> None:
         """Take a step as done."""
         for name in step.units():
-            self._units[name] = step.leaves(self.unit(name))
+            self._units[name] = step.predict(self.unit(name))
         # A command may make the user, or the folder, that a later one needs.
-        self._sure = self._sure and not step.brings_units
+        self._sure = self._sure and not step.may_create_units
 
-    def _unit(self, name: str, *, recent: float = 0.0) -> Unit:
-        return self._units.get(name) or self._view.unit(name, recent=recent)
+    def _unit(self, name: str, *, max_age: float = 0.0) -> Unit:
+        return self._units.get(name) or self._view.unit(name, max_age=max_age)
 
-    def _ownership(self, unit: Unit, port: Port, *, recent: float = 0.0) -> PortOwnership:
-        owner = self._view.ownership(self._view.unit(unit.name), port, recent=recent)
-        down = [name for name, other in self._units.items() if name != unit.name and not other.runs]
+    def _ownership(self, unit: Unit, port: Port, *, max_age: float = 0.0) -> PortOwnership:
+        owner = self._view.judge_port(self._view.unit(unit.name), port, max_age=max_age)
+        down = [name for name, other in self._units.items() if name != unit.name and not other.is_running]
         # What such a unit left behind when it went down earlier will not go by stopping it once more.
-        stopped = {name: other for name in down if (other := self._view.unit(name)).runs}
+        stopped = {name: other for name in down if (other := self._view.unit(name)).is_running}
 
         def goes(holder: Holder) -> bool:
             if holder.role is not Role.OTHER_UNIT or holder.unit not in stopped:
                 return False
             other = stopped[holder.unit]
             # Another manager may have a unit of the very same name.
-            ours = holder.of_user(unit.of_user) == unit.of_user
-            return ours and other.stop_ends(holder.process.pid, holder.process.ppid)
+            ours = holder.is_user_unit(unit.of_user) == unit.of_user
+            return ours and other.stop_kills(holder.process.pid, holder.process.ppid)
 
         left = tuple(holder for holder in owner.holders if not goes(holder))
         if len(left) == len(owner.holders) or owner.unseen:
@@ -61,4 +61,4 @@ class Foreseen(ReadOnlyHost):
         return PortOwnership(port, Verdict.NOT_LISTENING, f"nobody listens on port {port} by then")
 
     def _hindrance(self, command: Command) -> str:
-        return self._view.hindrance(command) if self._sure else ""
+        return self._view.find_start_obstacle(command) if self._sure else ""

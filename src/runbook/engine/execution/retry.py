@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     import tenacity
 
 
-def retried(
+def run_with_retries(
     step: Step[Any],
     attempt: Callable[[], Outcome],
     sleep: Callable[[float], None],

@@ -15,14 +15,14 @@ from typing import Any, Generic, Protocol, TypeVar
 
 from runbook.errors import HostError
 from runbook.host.kernel import processes
-from runbook.util.wording import in_words
+from runbook.util.wording import describe_error
 
 INVOCATION = "_SYSTEMD_INVOCATION_ID"
 
 FIELDS = ("MESSAGE", "_PID", "_STREAM_ID", INVOCATION)
 """What is read of an entry, besides its place and its time."""
 
-JOURNALD = "/system.slice/systemd-journald.service"
+JOURNALD_CGROUP = "/system.slice/systemd-journald.service"
 """Its cgroup, which is there as long as it runs."""
 
 PATH = "/usr/bin:/bin"
@@ -30,10 +30,10 @@ PATH = "/usr/bin:/bin"
 
 FOLDERS = (Path("/var/log/journal"), Path("/run/log/journal"))
 
-PIECE = 64 * 1024
+READ_BYTES = 64 * 1024
 """Bytes of one read."""
 
-LONGEST = 1024 * 1024
+MAX_ENTRY = 1024 * 1024
 """Bytes of an entry, as JSON; a longer one is passed over."""
 
 
@@ -46,27 +46,27 @@ class Journalctl:
         self._child: subprocess.Popen[bytes] | None = None
         self._cut = False
 
-    def cut(self) -> None:
+    def abort(self) -> None:
         """End the child under the thread that reads from it. May be called at any moment."""
         self._cut = True
         if self._child is not None:
             self._child.kill()
 
     @property
-    def over(self) -> bool:
+    def is_over(self) -> bool:
         """Whether its time is over, or it was cut."""
         return self._cut or time.monotonic() >= self._until
 
-    def catch_up(self) -> None:
+    def sync(self) -> None:
         """Have journald file what it was sent up to now: what a unit said a moment ago it may not have read yet.
 
         Only root may ask for that. Where it takes longer than half of the time, what is filed must do.
         """
         program = shutil.which("journalctl", path=PATH)
-        if program is None or os.geteuid() != 0 or self.over:
+        if program is None or os.geteuid() != 0 or self.is_over:
             return
         seconds = (self._until - time.monotonic()) / 2
-        with contextlib.suppress(OSError, subprocess.TimeoutExpired), self._begun([program, "--sync"]) as child:
+        with contextlib.suppress(OSError, subprocess.TimeoutExpired), self._start([program, "--sync"]) as child:
             try:
                 child.wait(max(0.0, seconds))
             finally:
@@ -81,20 +81,22 @@ class Journalctl:
         if program is None:
             raise HostError("there is no journalctl on this machine")
         try:
-            child = self._begun([program, *options, *arguments])
+            child = self._start([program, *options, *arguments])
         except OSError as error:
-            raise HostError(f"cannot run journalctl: {in_words(error)}") from None
+            raise HostError(f"cannot run journalctl: {describe_error(error)}") from None
         assert child.stdout is not None
         with child, child.stdout as pipe:
             try:
                 for line in self._split(pipe.fileno()):
                     yield json.loads(line)
-                if not self.over and child.wait() != 0:
-                    raise HostError(unreadable(own=self._own) or f"journalctl ended with status {child.returncode}")
+                if not self.is_over and child.wait() != 0:
+                    raise HostError(
+                        describe_unreadable(own=self._own) or f"journalctl ended with status {child.returncode}"
+                    )
             finally:
                 child.kill()
 
-    def _begun(self, argv: Sequence[str]) -> subprocess.Popen[bytes]:
+    def _start(self, argv: Sequence[str]) -> subprocess.Popen[bytes]:
         self._child = subprocess.Popen(  # noqa: S603 - no word of anybody's but an invocation, a cursor
             argv,
             env={"LC_ALL": "C.UTF-8"},
@@ -114,10 +116,10 @@ class Journalctl:
         passing = False
         poll = select.poll()
         poll.register(pipe, select.POLLIN)
-        while not self.over:
+        while not self.is_over:
             if not poll.poll(max(0.0, self._until - time.monotonic()) * 1000):
                 return
-            piece = os.read(pipe, PIECE)
+            piece = os.read(pipe, READ_BYTES)
             if not piece:
                 return
             *lines, rest = (rest + piece).split(b"\n")
@@ -125,11 +127,11 @@ class Journalctl:
                 del lines[0]
                 passing = False
             yield from lines
-            if len(rest) > LONGEST:
+            if len(rest) > MAX_ENTRY:
                 rest, passing = b"", True
 
 
-class Wanted(Protocol):
+class JournalTarget(Protocol):
     """What is looked for. `of_user`: the unit is one of the user's own manager."""
 
     @property
@@ -137,33 +139,33 @@ class Wanted(Protocol):
         """Whether it is."""
 
 
-W = TypeVar("W", bound=Wanted)
+TargetT = TypeVar("TargetT", bound=JournalTarget)
 
 
-class Look(Generic[W]):
+class JournalReader(Generic[TargetT]):
     """One look into the journal, which goes on until a moment of CLOCK_MONOTONIC."""
 
-    def __init__(self, wanted: W, until: float) -> None:
+    def __init__(self, wanted: TargetT, until: float) -> None:
         self._wanted = wanted
         self._reader = Journalctl(until, own=wanted.of_user)
 
-    def cut(self) -> None:
+    def abort(self) -> None:
         """End it under the thread that looks. May be called at any moment."""
-        self._reader.cut()
+        self._reader.abort()
 
-    def by_manager(self, unit: str) -> tuple[str, ...]:
+    def manager_matches(self, unit: str) -> tuple[str, ...]:
         """Give the matches for what the unit's own manager has written of it."""
         if self._wanted.of_user:
             return f"_UID={os.getuid()}", f"USER_UNIT={unit}"
         return "_PID=1", f"UNIT={unit}"
 
     @property
-    def invocation(self) -> str:
+    def invocation_field(self) -> str:
         """The field in which that manager names the invocation that it writes of."""
         return f"{'USER_' if self._wanted.of_user else ''}INVOCATION_ID"
 
 
-def texts(message: object) -> Iterator[str]:
+def message_texts(message: object) -> Iterator[str]:
     """Give the messages of an entry: a text, bytes that are none as a list of numbers, or several of these."""
     if isinstance(message, str):
         yield message
@@ -171,16 +173,16 @@ def texts(message: object) -> Iterator[str]:
         yield bytes(message).decode(errors="replace")
     elif isinstance(message, list):
         for part in message:
-            yield from texts(part)
+            yield from message_texts(part)
 
 
-def stopped() -> str:
+def describe_stopped() -> str:
     """Say that nobody writes into the journal, if so."""
-    group = processes.cgroup_mount() / JOURNALD.lstrip("/")
+    group = processes.find_cgroup_mount() / JOURNALD_CGROUP.lstrip("/")
     return "systemd-journald does not run" if group.parent.is_dir() and not group.is_dir() else ""
 
 
-def unreadable(*, own: bool) -> str:
+def describe_unreadable(*, own: bool) -> str:
     """Say why the journal may show less than was written, if it may."""
     # A user's own entries have a file of their own, where journals are kept on a disk.
     names = ["system.journal", *([f"user-{os.getuid()}.journal"] if own else [])]

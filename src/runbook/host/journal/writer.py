@@ -16,7 +16,7 @@ import socket
 import struct
 from collections.abc import Iterable
 
-JOURNALD = "/run/systemd/journal/socket"
+JOURNALD_SOCKET = "/run/systemd/journal/socket"
 """Where journald listens."""
 
 _SEALS = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_WRITE | fcntl.F_SEAL_SEAL
@@ -26,9 +26,9 @@ Field = tuple[str, str]
 """A field's name, of capitals, digits and `_`, and its value. One name may stand more than once."""
 
 
-def send(fields: Iterable[Field], *, to: str = JOURNALD) -> None:
+def send(fields: Iterable[Field], *, to: str = JOURNALD_SOCKET) -> None:
     """Send an entry. Where nobody takes it, or not at once, it is dropped."""
-    data = b"".join(_written(name, value) for name, value in fields)
+    data = b"".join(_encode(name, value) for name, value in fields)
     with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as out:
         out.setblocking(False)
         try:
@@ -39,7 +39,7 @@ def send(fields: Iterable[Field], *, to: str = JOURNALD) -> None:
             _send_sealed(out, data, to)
 
 
-def _written(name: str, value: str) -> bytes:
+def _encode(name: str, value: str) -> bytes:
     text = value.encode(errors="backslashreplace")
     if b"\n" in text:
         return b"%s\n%s%s\n" % (name.encode(), struct.pack("<Q", len(text)), text)

@@ -10,12 +10,12 @@ from pathlib import Path
 from runbook.errors import AccessDenied, HostError
 from runbook.host.queries import Command
 
-USERS = Path("/etc/passwd")
+PASSWD = Path("/etc/passwd")
 """Where the users of this machine stand; others may be known elsewhere (nsswitch.conf(5))."""
 
 
 @cache
-def name_of(uid: int) -> str:
+def find_user_name(uid: int) -> str:
     """Name a user; the number where nobody knows a name. May wait for a name server."""
     try:
         return pwd.getpwuid(uid).pw_name
@@ -23,10 +23,10 @@ def name_of(uid: int) -> str:
         return str(uid)
 
 
-def listed(uid: int) -> str:
+def find_local_user_name(uid: int) -> str:
     """Name a user by USERS alone: whoever else knows names may take its time to answer."""
     try:
-        with USERS.open("rb") as file:
+        with PASSWD.open("rb") as file:
             changed = os.fstat(file.fileno())
         name = _listed(changed.st_ino, changed.st_mtime_ns).get(uid)
     except (OSError, ValueError):  # A number may be too long for Python.
@@ -37,7 +37,7 @@ def listed(uid: int) -> str:
 @lru_cache(maxsize=1)
 def _listed(_inode: int, _changed: int) -> dict[int, str]:
     users: dict[int, str] = {}
-    with USERS.open("rb") as file:
+    with PASSWD.open("rb") as file:
         for line in file:
             name, _, rest = line.partition(b":")
             uid = rest.split(b":", 2)[1:2]
@@ -46,15 +46,15 @@ def _listed(_inode: int, _changed: int) -> dict[int, str]:
     return users
 
 
-def environment(command: Command) -> dict[str, str]:
+def command_environment(command: Command) -> dict[str, str]:
     """Give what a command sees beside the manager's environment."""
     return {**account_environment(command.user), **command.env}
 
 
-def hindrance(command: Command) -> str:
+def find_start_obstacle(command: Command) -> str:
     """Say what is sure to keep a command from starting, or nothing."""
     try:
-        account_of(command.user)
+        find_account(command.user)
     except AccessDenied:
         return ""  # Whoever may not act is told so when there is something to do.
     except HostError as error:
@@ -70,7 +70,7 @@ def account_environment(user: str) -> dict[str, str]:
     Set by hand, because systemd sets HOME and its like only where User= is (252), or by
     SetLoginEnvironment= (255).
     """
-    account = account_of(user)
+    account = find_account(user)
     return {
         "HOME": account.pw_dir,
         "USER": account.pw_name,
@@ -79,7 +79,7 @@ def account_environment(user: str) -> dict[str, str]:
     }
 
 
-def account_of(user: str) -> pwd.struct_passwd:
+def find_account(user: str) -> pwd.struct_passwd:
     """Look a user up; without a name, the one this program runs as, which is the manager's too."""
     try:
         account = pwd.getpwnam(user) if user else pwd.getpwuid(os.geteuid())

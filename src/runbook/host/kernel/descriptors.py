@@ -23,10 +23,10 @@ TABLE = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 THREADS = min(4, len(os.sched_getaffinity(0)))
 """How many threads share a look at all processes, at most."""
 
-MOST_LIKELY = 16
+MAX_LIKELY = 16
 """So many processes are asked, at most, for one that holds the socket, so that others can be compared with it."""
 
-SHARE = 100
+PIDS_PER_THREAD = 100
 """A thread is not worth its start for fewer processes."""
 
 NUMBERS = tuple(b"%d" % number for number in range(65))
@@ -34,7 +34,7 @@ NUMBERS = tuple(b"%d" % number for number in range(65))
 
 
 @dataclass
-class Scan:
+class DescriptorScan:
     """Which processes hold which of the sockets; `hidden` counts those that could not be looked into.
 
     `hidden` is at least 1 where /proc does not even show the others (its mount option hidepid=).
@@ -44,7 +44,7 @@ class Scan:
     hidden: int = 0
 
 
-def holders(inodes: Collection[int], likely: Sequence[int] = ()) -> Scan:
+def scan_holders(inodes: Collection[int], likely: Sequence[int] = ()) -> DescriptorScan:
     """Find every process that holds one of these sockets in its table of descriptors.
 
     Who is `likely` to hold it is asked first: it is faster then, and no less sure.
@@ -58,19 +58,19 @@ def holders(inodes: Collection[int], likely: Sequence[int] = ()) -> Scan:
     look.
     """
     wanted = _links(inodes)
-    scan = Scan(hidden=0 if os.path.exists("/proc/1") else 1)
+    scan = DescriptorScan(hidden=0 if os.path.exists("/proc/1") else 1)
     if not wanted:
         return scan
-    everyone: Sequence[int] = list(processes.pids())
+    everyone: Sequence[int] = list(processes.list_pids())
     # Two sockets would take two comparisons for each descriptor, and no less time than one look.
-    place = _place(likely, wanted) if len(wanted) == 1 else None
+    place = _find_descriptor(likely, wanted) if len(wanted) == 1 else None
     if place is not None:
-        everyone = kcmp.candidates(everyone, place)
-    for part in _shared(everyone, wanted):
+        everyone = kcmp.filter_candidates(everyone, place)
+    for part in _scan_in_threads(everyone, wanted):
         scan.holders.update(part.holders)
         scan.hidden += part.hidden
     if set(inodes).difference(*scan.holders.values()):
-        for pid in processes.pids():
+        for pid in processes.list_pids():
             with contextlib.suppress(OSError):
                 held = _held(f"/proc/{pid}/fd", wanted)[0] | _held_by_threads(pid, wanted)
                 if held:
@@ -78,7 +78,7 @@ def holders(inodes: Collection[int], likely: Sequence[int] = ()) -> Scan:
     return scan
 
 
-def holds(pid: int, inodes: Collection[int]) -> bool:
+def holds_any_socket(pid: int, inodes: Collection[int]) -> bool:
     """Whether it holds one of these sockets, in any thread's table. No if it may not be looked into."""
     wanted = _links(inodes)
     with contextlib.suppress(OSError):
@@ -90,31 +90,31 @@ def _links(inodes: Collection[int]) -> dict[bytes, int]:
     return {b"socket:[%d]" % inode: inode for inode in inodes}
 
 
-def _place(likely: Sequence[int], wanted: Mapping[bytes, int]) -> kcmp.Place | None:
+def _find_descriptor(likely: Sequence[int], wanted: Mapping[bytes, int]) -> kcmp.KnownDescriptor | None:
     """Find a descriptor in which the socket is."""
-    for pid in likely[:MOST_LIKELY]:
+    for pid in likely[:MAX_LIKELY]:
         with contextlib.suppress(OSError):
             for descriptor in os.listdir(f"/proc/{pid}/fd"):
                 with contextlib.suppress(FileNotFoundError):
                     link = os.readlink(b"/proc/%d/fd/%s" % (pid, descriptor.encode()))
                     if link in wanted:
-                        return kcmp.Place(pid, int(descriptor), link)
+                        return kcmp.KnownDescriptor(pid, int(descriptor), link)
     return None
 
 
-def _shared(everyone: Sequence[int], wanted: Mapping[bytes, int]) -> list[Scan]:
+def _scan_in_threads(everyone: Sequence[int], wanted: Mapping[bytes, int]) -> list[DescriptorScan]:
     """Look into all of them, each thread into its share. Raises HostError rather than give less than all."""
-    count = max(1, min(THREADS, len(everyone) // SHARE))
+    count = max(1, min(THREADS, len(everyone) // PIDS_PER_THREAD))
     shares = [everyone[first::count] for first in range(count)]
-    found: list[Scan] = []
-    helpers = [threading.Thread(target=lambda share=share: found.append(_look(share, wanted))) for share in shares[1:]]
+    found: list[DescriptorScan] = []
+    helpers = [threading.Thread(target=lambda share=share: found.append(_scan(share, wanted))) for share in shares[1:]]
     mine = shares[:1]
     for helper, share in zip(helpers, shares[1:], strict=True):
         try:
             helper.start()
         except RuntimeError:  # No more threads are allowed here.
             mine.append(share)
-    found += [_look(share, wanted) for share in mine]
+    found += [_scan(share, wanted) for share in mine]
     for helper in helpers:
         if helper.ident is not None:
             helper.join()
@@ -123,8 +123,8 @@ def _shared(everyone: Sequence[int], wanted: Mapping[bytes, int]) -> list[Scan]:
     return found
 
 
-def _look(pids: Sequence[int], wanted: Mapping[bytes, int]) -> Scan:
-    scan = Scan()
+def _scan(pids: Sequence[int], wanted: Mapping[bytes, int]) -> DescriptorScan:
+    scan = DescriptorScan()
     for pid in pids:
         try:
             held, count = _held(f"/proc/{pid}/fd", wanted)
@@ -191,8 +191,8 @@ def _held_by_threads(pid: int, wanted: Mapping[bytes, int]) -> set[int]:
 
 def _may_hold(pid: int) -> bool:
     """Whether what could not be looked into could hold a socket: a kernel thread or a zombie does not."""
-    stat = processes.stat_of(pid)
+    stat = processes.read_stat(pid)
     if stat is None:
         # Under hidepid=1 the folder shows, and even its stat may not be read.
         return os.path.exists(f"/proc/{pid}")
-    return stat.lives and not stat.flags & processes.PF_KTHREAD
+    return stat.is_alive and not stat.flags & processes.PF_KTHREAD

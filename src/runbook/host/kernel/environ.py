@@ -12,13 +12,13 @@ _INVOCATION = re.compile(rb"INVOCATION_ID=([0-9a-f]{32})")
 _ENTRY = re.compile(rb"([A-Za-z_][A-Za-z0-9_]*)=")
 
 
-def invocation(environ: bytes) -> str:
+def parse_invocation_id(environ: bytes) -> str:
     """Give the INVOCATION_ID of an environment, empty unless there is exactly one, and well-formed."""
     found = {match[1] for entry in environ.split(b"\0") if (match := _INVOCATION.fullmatch(entry))}
     return found.pop().decode("ascii") if len(found) == 1 else ""
 
 
-def names(environ: bytes) -> tuple[str, ...]:
+def parse_names(environ: bytes) -> tuple[str, ...]:
     """Give the names of the variables, and never a piece of a value.
 
     What stands behind something malformed may be the rest of an entry whose beginning was written over: the end of

@@ -19,10 +19,10 @@ import threading
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-PATIENCE = 0.5
+STALL_TIMEOUT = 0.5
 """Seconds without a process compared after which the comparison is given up."""
 
-MOST = 64
+MAX_DESCRIPTORS = 64
 """A process with more descriptors is not compared, but looked at: their number may change too often meanwhile."""
 
 _KCMP_FILE = 0  # linux/kcmp.h
@@ -33,7 +33,7 @@ _syscall = ctypes.CDLL(None).syscall
 
 
 @dataclass(frozen=True)
-class Place:
+class KnownDescriptor:
     """Where a file is known to be: a descriptor of a process, and what /proc shows of it."""
 
     pid: int
@@ -41,7 +41,7 @@ class Place:
     link: bytes
 
     @property
-    def stands(self) -> bool:
+    def is_current(self) -> bool:
         """Whether the file is still there."""
         try:
             return os.readlink(b"/proc/%d/fd/%d" % (self.pid, self.descriptor)) == self.link
@@ -52,7 +52,7 @@ class Place:
 class _Comparison:
     """Goes through processes, in a thread of its own."""
 
-    def __init__(self, pids: Sequence[int], place: Place) -> None:
+    def __init__(self, pids: Sequence[int], place: KnownDescriptor) -> None:
         self._pids = pids
         self._place = place
         self.left: list[int] = []
@@ -79,7 +79,7 @@ _stuck: list[_Comparison] = []
 """Those that were given up; while one of them waits in the kernel no other is begun."""
 
 
-def candidates(pids: Sequence[int], place: Place) -> Sequence[int]:
+def filter_candidates(pids: Sequence[int], place: KnownDescriptor) -> Sequence[int]:
     """Give those of the processes that may hold the file of `place`: all of them, where it cannot be said."""
     _stuck[:] = [one for one in _stuck if one.thread.is_alive()]
     comparison = _Comparison(pids, place)
@@ -91,16 +91,16 @@ def candidates(pids: Sequence[int], place: Place) -> Sequence[int]:
         return pids
     while comparison.thread.is_alive():
         before = comparison.compared
-        comparison.thread.join(PATIENCE)
+        comparison.thread.join(STALL_TIMEOUT)
         if comparison.thread.is_alive() and comparison.compared == before:
             comparison.given_up = True
             _stuck.append(comparison)
             return pids
     # What was compared with was the file only if it has been there all the while.
-    return comparison.left if comparison.complete and place.stands else pids
+    return comparison.left if comparison.complete and place.is_current else pids
 
 
-def _comparable(place: Place) -> bool:
+def _comparable(place: KnownDescriptor) -> bool:
     """Whether the kernel compares at all, and means the same process by a PID as /proc does."""
     try:
         return os.readlink("/proc/self") == str(os.getpid()) and _compare(place, place.pid, (place.descriptor,)) == [0]
@@ -108,13 +108,13 @@ def _comparable(place: Place) -> bool:
         return False
 
 
-def _rules_out(place: Place, pid: int) -> bool:
+def _rules_out(place: KnownDescriptor, pid: int) -> bool:
     """Whether it is sure that a process has the file in none of its descriptors."""
     table = b"/proc/%d/fd" % pid
     try:
         # Since Linux 6.2 that is how many there are. Mostly they have no gap, and need not be listed.
         count = os.stat(table).st_size
-        if not 0 < count <= MOST:
+        if not 0 < count <= MAX_DESCRIPTORS:
             return False
         *found, above = _compare(place, pid, range(count + 1))
         # A gap that was filled before it was reached hides what is above: there is more then, or there was.
@@ -126,6 +126,6 @@ def _rules_out(place: Place, pid: int) -> bool:
     return bool(found) and min(found) > 0
 
 
-def _compare(place: Place, pid: int, descriptors: Iterable[int]) -> list[int]:
+def _compare(place: KnownDescriptor, pid: int, descriptors: Iterable[int]) -> list[int]:
     holder, its = place.pid, place.descriptor
     return [_syscall(_NUMBER, holder, pid, _KCMP_FILE, its, one) for one in descriptors]

@@ -26,11 +26,11 @@ from runbook.host.kernel import accounts, environ
 from runbook.model import ProcessId
 
 PF_KTHREAD = 0x0020_0000  # include/linux/sched.h
-NO_LOGIN = 0xFFFF_FFFF
+LOGINUID_UNSET = 0xFFFF_FFFF
 """What /proc/PID/loginuid says of a process that came from no login."""
 
-DEAD = ("Z", "X", "x")
-TICKS = os.sysconf("SC_CLK_TCK")
+DEAD_STATES = ("Z", "X", "x")
+CLOCK_TICKS = os.sysconf("SC_CLK_TCK")
 STATES = {
     "R": "running",
     "S": "sleeping",
@@ -43,10 +43,10 @@ STATES = {
 }
 
 CGROUP_ROOT = Path("/sys/fs/cgroup")
-LONGEST_COMMAND = 64 * 1024
+MAX_COMMAND_BYTES = 64 * 1024
 """So much of a command line is read in a glance; what is longer counts as not told."""
 
-MOST_ARGUMENTS = 1000
+MAX_ARGUMENTS = 1000
 """Nor is one told that has more arguments."""
 
 
@@ -62,14 +62,14 @@ class Stat:
     start: int
 
     @property
-    def lives(self) -> bool:
+    def is_alive(self) -> bool:
         """Whether it runs. A zombie does not, unless only its first thread has ended and others go on."""
-        return self.state not in DEAD or self.threads > 1
+        return self.state not in DEAD_STATES or self.threads > 1
 
 
-def read(pid: int) -> Process | None:
+def read_process(pid: int) -> Process | None:
     """Look at a process once. None when it is gone; a zombie is still there."""
-    with _opened(pid) as folder:
+    with _open_proc(pid) as folder:
         if folder is None:
             return None
         process = _process(pid, folder)
@@ -77,31 +77,31 @@ def read(pid: int) -> Process | None:
         if process is None or stat is None:
             return None
         # If it ended in between, its pieces are missing for that, and not because they may not be read.
-        return process if stat.lives else replace(process, dead=True)
+        return process if stat.is_alive else replace(process, dead=True)
 
 
-def glance(pid: int, uid: int, may: Callable[[Process], bool]) -> Process | None:
+def read_owned(pid: int, uid: int, may: Callable[[Process], bool]) -> Process | None:
     """Look at a process of a user, with work that has a bound, whatever the process is.
 
     None where it is another user's, where `may` says no before its command line is read, or it is gone. Its environment
     is not read, of its command line no more than `LONGEST_COMMAND`, and no name server is asked for its user.
     """
-    with _opened(pid) as folder:
+    with _open_proc(pid) as folder:
         # Root's, too, is the folder of one that may not be traced (PR_SET_DUMPABLE, proc(5)).
         if folder is None or _owner(folder) not in (uid, 0):
             return None
         process = _process(pid, folder, whole=False)
         if process is None or process.uid != uid or not may(process):
             return None
-        return replace(process, command=_bounded_command(folder))
+        return replace(process, command=_read_bounded_command(folder))
 
 
-def brief(pid: int) -> Process | None:
+def read_brief(pid: int) -> Process | None:
     """Look at a process as `glance` does, whosever it is."""
-    with _opened(pid) as folder:
+    with _open_proc(pid) as folder:
         if folder is None or (process := _process(pid, folder, whole=False)) is None:
             return None
-        return replace(process, command=_bounded_command(folder))
+        return replace(process, command=_read_bounded_command(folder))
 
 
 def parse_stat(text: bytes) -> Stat:
@@ -133,19 +133,19 @@ def parse_cgroup(text: str, *, unified: bool) -> str:
     return paths.get(first, paths.get(second, ""))
 
 
-def identity(pid: int) -> ProcessId | None:
+def read_id(pid: int) -> ProcessId | None:
     """Say who has this PID now; None if nobody does."""
-    stat = stat_of(pid)
+    stat = read_stat(pid)
     return None if stat is None else ProcessId(pid, stat.start)
 
 
-def stat_of(pid: int) -> Stat | None:
+def read_stat(pid: int) -> Stat | None:
     """Read /proc/PID/stat; None when the process is gone."""
-    with _opened(pid) as folder:
+    with _open_proc(pid) as folder:
         return None if folder is None else _stat(folder)
 
 
-def name_of(pid: int) -> str:
+def read_name(pid: int) -> str:
     """Give the name of a process, which is cut at 15 characters; empty when it is gone. The cheapest look there is."""
     try:
         # One look at one file needs no descriptor of the folder, which costs three times as much.
@@ -155,51 +155,51 @@ def name_of(pid: int) -> str:
         return ""
 
 
-def login_of(pid: int) -> str:
+def read_login_user(pid: int) -> str:
     """Name the user who logged in, wherever that led since; empty where nobody did, or it is not known.
 
     pam_loginuid(8) writes it once for a login, and sudo does not change it. A kernel without audit has none.
     """
-    with _opened(pid) as folder:
+    with _open_proc(pid) as folder:
         text = b"" if folder is None else _read(folder, "loginuid").strip()
-    return accounts.listed(int(text)) if text.isdigit() and int(text) != NO_LOGIN else ""
+    return accounts.find_local_user_name(int(text)) if text.isdigit() and int(text) != LOGINUID_UNSET else ""
 
 
-def lives(process: ProcessId) -> bool:
+def is_alive(process: ProcessId) -> bool:
     """Whether this very process still runs. A zombie does not."""
-    stat = stat_of(process.pid)
-    return stat is not None and stat.start == process.start and stat.lives
+    stat = read_stat(process.pid)
+    return stat is not None and stat.start == process.start and stat.is_alive
 
 
-def began(process: Process) -> float:
+def find_start_time(process: Process) -> float:
     """Say when it began, in seconds since the epoch, by the clock as it goes now, which may have been set since."""
     return time.time() - time.clock_gettime(time.CLOCK_BOOTTIME) + process.started
 
 
-def state_of(process: ProcessId) -> str:
+def describe_state(process: ProcessId) -> str:
     """Say in which state it is, and where it waits: "D (uninterruptible), in nfs_wait_on_request"; "gone".
 
     One that is traced (ptrace(2)) goes on only when its tracer lets it.
     """
-    with _opened(process.pid) as folder:
+    with _open_proc(process.pid) as folder:
         stat = None if folder is None else _stat(folder)
         if folder is None or stat is None or stat.start != process.start:
             return "gone"
         said = f"{stat.state} ({STATES.get(stat.state, 'unknown')})"
         where = _text(_read(folder, "wchan")).strip()
         tracer = re.search(rb"^TracerPid:\t([1-9]\d*)", _read(folder, "status"), re.MULTILINE)
-    if tracer and (by := stat_of(int(tracer[1]))):
+    if tracer and (by := read_stat(int(tracer[1]))):
         said += f", by PID {int(tracer[1])} ({by.name})"
     # "0" is what the kernel says for a process that does not wait, and to those who may not know.
     return f"{said}, in {where}" if where not in ("", "0") else said
 
 
-def ancestors(pid: int) -> tuple[ProcessId, ...]:
+def read_ancestor_ids(pid: int) -> tuple[ProcessId, ...]:
     """List its parent, the parent of that, and so on to PID 1, nearest first."""
     line: list[ProcessId] = []
-    stat = stat_of(pid)
+    stat = read_stat(pid)
     while stat is not None and stat.ppid > 0:
-        parent = stat_of(stat.ppid)
+        parent = read_stat(stat.ppid)
         # A parent is never younger than its child: this PID was its parent's, and is somebody else's now.
         if parent is None or parent.start > stat.start:
             break
@@ -208,10 +208,10 @@ def ancestors(pid: int) -> tuple[ProcessId, ...]:
     return tuple(line)
 
 
-def in_cgroup(path: str) -> tuple[int, ...]:
+def list_cgroup_pids(path: str) -> tuple[int, ...]:
     """List the processes of a cgroup and all below it; `path` as in a unit's ControlGroup. Empty if gone."""
     pids: set[int] = set()
-    for folder, _folders, files in os.walk(cgroup_mount() / path.lstrip("/")):
+    for folder, _folders, files in os.walk(find_cgroup_mount() / path.lstrip("/")):
         if "cgroup.procs" in files:
             # A group that vanishes, and a threaded one (EOPNOTSUPP): its processes are listed by its domain.
             with contextlib.suppress(OSError):
@@ -219,14 +219,14 @@ def in_cgroup(path: str) -> tuple[int, ...]:
     return tuple(sorted(pids - {0}))  # 0 stands for a process outside of our PID namespace
 
 
-def populated(path: str) -> bool:
+def is_populated(path: str) -> bool:
     """Whether a cgroup, or one below it, has a process: the kernel counts also those that are gone in a moment."""
     with contextlib.suppress(OSError):
-        return "populated 1" in (cgroup_mount() / path.lstrip("/") / "cgroup.events").read_text("ascii")
-    return bool(in_cgroup(path))
+        return "populated 1" in (find_cgroup_mount() / path.lstrip("/") / "cgroup.events").read_text("ascii")
+    return bool(list_cgroup_pids(path))
 
 
-def in_other_network(pid: int) -> bool:
+def is_in_other_netns(pid: int) -> bool:
     """Whether a process is in another network namespace than this one. No if that may not be seen.
 
     Who may not look at the namespaces of others sees it by the tables: each namespace has files of its own.
@@ -237,9 +237,9 @@ def in_other_network(pid: int) -> bool:
     return False
 
 
-def open_network(process: ProcessId) -> int:
+def open_netns(process: ProcessId) -> int:
     """Open the network namespace of this very process. Raises OSError."""
-    with _opened(process.pid) as folder:
+    with _open_proc(process.pid) as folder:
         stat = None if folder is None else _stat(folder)
         if folder is None or stat is None or stat.start != process.start:
             raise ProcessLookupError(errno.ESRCH, os.strerror(errno.ESRCH))
@@ -247,7 +247,7 @@ def open_network(process: ProcessId) -> int:
 
 
 @cache
-def cgroup_mount() -> Path:
+def find_cgroup_mount() -> Path:
     """Say where systemd's hierarchy is mounted, by systemd's own rules (cgroup-util.c, cg_unified_cached)."""
     for mount in (CGROUP_ROOT, CGROUP_ROOT / "unified", CGROUP_ROOT / "systemd"):
         if (mount / "cgroup.controllers").exists():
@@ -257,11 +257,11 @@ def cgroup_mount() -> Path:
 
 @cache
 def _unified() -> bool:
-    return (cgroup_mount() / "cgroup.controllers").exists()
+    return (find_cgroup_mount() / "cgroup.controllers").exists()
 
 
 @contextlib.contextmanager
-def _opened(pid: int) -> Iterator[int | None]:
+def _open_proc(pid: int) -> Iterator[int | None]:
     """Open /proc/PID, for as long as it is looked at; None if there is no such process."""
     try:
         folder = os.open(f"/proc/{pid}", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
@@ -284,16 +284,16 @@ def _process(pid: int, folder: int, *, whole: bool = True) -> Process | None:
         id=ProcessId(pid, stat.start),
         ppid=stat.ppid,
         uid=uid,
-        user=accounts.name_of(uid) if whole else accounts.listed(uid),
+        user=accounts.find_user_name(uid) if whole else accounts.find_local_user_name(uid),
         name=stat.name,
         state=stat.state,
         cgroup=parse_cgroup(_text(_read(folder, "cgroup")), unified=_unified()),
         command=_command(_read(folder, "cmdline")) if whole else (),
         exe=_exe(folder),
-        invocation_id=environ.invocation(variables),
-        environment=environ.names(variables),
-        started=stat.start / TICKS,
-        dead=not whole and not stat.lives,
+        invocation_id=environ.parse_invocation_id(variables),
+        environment=environ.parse_names(variables),
+        started=stat.start / CLOCK_TICKS,
+        dead=not whole and not stat.is_alive,
         kernel=bool(stat.flags & PF_KTHREAD),
         pid_namespace=_namespace(folder, "pid"),
         user_namespace=_namespace(folder, "user"),
@@ -348,10 +348,10 @@ def _owner(folder: int) -> int | None:
         return None  # hidepid= came between.
 
 
-def _bounded_command(folder: int) -> tuple[str, ...]:
+def _read_bounded_command(folder: int) -> tuple[str, ...]:
     """Give the arguments; none where they are too long to be judged."""
-    cmdline = _read(folder, "cmdline", LONGEST_COMMAND + 1)
-    short = len(cmdline) <= LONGEST_COMMAND and cmdline.rstrip(b"\0").count(0) < MOST_ARGUMENTS
+    cmdline = _read(folder, "cmdline", MAX_COMMAND_BYTES + 1)
+    short = len(cmdline) <= MAX_COMMAND_BYTES and cmdline.rstrip(b"\0").count(0) < MAX_ARGUMENTS
     return _command(cmdline) if short else ()
 
 
@@ -366,6 +366,6 @@ def _text(data: bytes) -> str:
     return data.decode("utf-8", "backslashreplace")
 
 
-def pids() -> Iterator[int]:
+def list_pids() -> Iterator[int]:
     """List the processes that /proc shows."""
     return (int(name) for name in os.listdir("/proc") if name.isdecimal())

@@ -18,7 +18,7 @@ DELETED = " (deleted)"
 _LOGINS = "it keeps people's connections or terminals, and their logins may end with it"
 _BUS = "it is a message bus, which the machine's services talk over"
 _CONTAINERS = "it keeps a container, or passes on a container's port: the container's engine can stop it"
-_SPARED = {
+_PROTECTED = {
     **dict.fromkeys(("sshd", "sshd-session", "sshd-auth", "dropbear", "mosh-server"), _LOGINS),
     **dict.fromkeys(("tmux", "screen", "SCREEN", "zellij", "byobu", "dtach", "abduco"), _LOGINS),
     # A process's name is cut at 15 characters.
@@ -34,7 +34,7 @@ _NAME = re.compile(r"[A-Za-z0-9][\w.-]*", re.ASCII)
 """What an engine lets a container be called."""
 
 
-def why_spared(process: Process) -> str:
+def find_program_protection(process: Process) -> str:
     """Say why it must live, or nothing.
 
     Its program's file, argv[0] and the process's name are judged: one of them is enough to be spared.
@@ -44,8 +44,8 @@ def why_spared(process: Process) -> str:
     if exe == "systemd" or (process.name == "systemd" and "--user" in process.command):
         return "it is a systemd manager"
     for name in _names(process):
-        if name in _SPARED:
-            return _SPARED[name]
+        if name in _PROTECTED:
+            return _PROTECTED[name]
         if name.startswith("qemu-system"):
             return "it runs a virtual machine, which can be shut down from within"
     if process.uid == 0 and title.startswith("@"):
@@ -53,17 +53,17 @@ def why_spared(process: Process) -> str:
     return ""
 
 
-def keeps_logins(process: Process) -> bool:
+def is_login_server(process: Process) -> bool:
     """Say whether people's logins or terminals are its children, whatever those go on to start."""
-    return any(_SPARED.get(name) == _LOGINS for name in _names(process))
+    return any(_PROTECTED.get(name) == _LOGINS for name in _names(process))
 
 
-def keeps_container(process: Process) -> str:
+def describe_container_keeper(process: Process) -> str:
     """Say that it is a container's keeper or proxy; what would stop the service around it stops all its containers."""
-    return _CONTAINERS if any(_SPARED.get(name) == _CONTAINERS for name in _names(process)) else ""
+    return _CONTAINERS if any(_PROTECTED.get(name) == _CONTAINERS for name in _names(process)) else ""
 
 
-def engine_stop(line: Iterable[Process]) -> str:
+def find_stop_command(line: Iterable[Process]) -> str:
     """Give the command that stops a container, by its keeper among what a process in it descends from; or nothing.
 
     Its name stands in the command line of conmon(8), or of containerd's shim.

@@ -22,8 +22,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from runbook.errors import AccessDenied, HostError
-from runbook.host.cgroups import Kind, unit_of
-from runbook.host.holders import Holder, Process, Sent
+from runbook.host.cgroups import CgroupKind, parse_cgroup_path
+from runbook.host.holders import Holder, Process, SignalResult
 from runbook.host.kernel import descriptors, processes
 from runbook.host.kernel import protected as keepers
 from runbook.model import ProcessId
@@ -32,7 +32,7 @@ _UNSEEN = "its namespaces may not be looked at, so that it could be in a contain
 
 
 @dataclass(frozen=True)
-class Me:
+class OwnProcess:
     """This program, so that it does not saw off the branch it sits on: its ancestors, its session, its namespaces.
 
     Its session's leader is an ancestor too, though a parent in between may have ended (`(runbook apply FILE &)`).
@@ -44,18 +44,18 @@ class Me:
     user_namespace: int
 
     @classmethod
-    def now(cls) -> Me:
+    def read(cls) -> OwnProcess:
         """Look at this very process. Raises HostError where /proc does not show it, or shows others' PIDs."""
         pid = os.getpid()
-        me = processes.read(pid)
+        me = processes.read_process(pid)
         if me is None or os.readlink("/proc/self") != str(pid):  # noqa: PTH115
             raise HostError("cannot tell processes apart: /proc is not that of this program's PID namespace")
-        leader = processes.identity(os.getsid(0))  # 0, and nobody, where it is outside of our PID namespace.
-        above = {*processes.ancestors(pid), *([leader] if leader is not None else [])}
+        leader = processes.read_id(os.getsid(0))  # 0, and nobody, where it is outside of our PID namespace.
+        above = {*processes.read_ancestor_ids(pid), *([leader] if leader is not None else [])}
         return cls(me.id, frozenset(above), me.pid_namespace, me.user_namespace)
 
 
-def protected(process: Process, *, me: Me) -> str:
+def find_protection(process: Process, *, me: OwnProcess) -> str:
     """Say why a process may never be ended, whatever it holds; nothing if it may."""
     if process.pid == 1:
         return "it is PID 1, which the machine cannot do without"
@@ -65,16 +65,16 @@ def protected(process: Process, *, me: Me) -> str:
         return "it is this very program"
     if process.id in me.ancestors:
         return "this program was started from it; start it from elsewhere"
-    return contained(process, me) or _by_place(process) or keepers.why_spared(process)
+    return describe_container(process, me) or _protection_by_cgroup(process) or keepers.find_program_protection(process)
 
 
-def end(
+def signal_process(
     holder: Holder,
     signum: signal.Signals,
     *,
     still: Callable[[Process], bool] = lambda _: True,
     moment: Callable[[str], None] = lambda _: None,
-) -> Sent:
+) -> SignalResult:
     """Signal the holder's process through a pidfd, if it is still what was judged.
 
     `still` has the last word about a process that is the same. `moment` is told the name of each point
@@ -86,31 +86,33 @@ def end(
         fd = os.pidfd_open(judged.pid)
     except OSError as error:
         if error.errno in (errno.ESRCH, errno.EINVAL, errno.ENOENT):
-            return Sent.GONE  # EINVAL, and since Linux 6.14 ENOENT: the PID is that of somebody's thread now
+            return SignalResult.GONE  # EINVAL, and since Linux 6.14 ENOENT: the PID is that of somebody's thread now
         raise HostError(f"cannot signal {judged}: {error.strerror}") from error
     try:
         moment("opened")
-        now = processes.read(judged.pid)
-        allowed = now is not None and _same(holder, now) and not protected(now, me=Me.now()) and still(now)
+        now = processes.read_process(judged.pid)
+        allowed = (
+            now is not None and _same(holder, now) and not find_protection(now, me=OwnProcess.read()) and still(now)
+        )
         moment("checked")
-        if now is None or now.id != judged.id or _ended(fd):
-            return Sent.GONE
+        if now is None or now.id != judged.id or _has_exited(fd):
+            return SignalResult.GONE
         if not allowed:
-            return Sent.NOT_THE_SAME
+            return SignalResult.CHANGED
         moment("about to signal")
         signal.pidfd_send_signal(fd, signum)
     except ProcessLookupError:
-        return Sent.GONE
+        return SignalResult.GONE
     except PermissionError as error:
         raise AccessDenied(
             f"cannot send {signum.name} to {judged}: it belongs to user {judged.user}", hint="run it as root"
         ) from error
     finally:
         os.close(fd)
-    return Sent.SENT
+    return SignalResult.SENT
 
 
-def pidfd(process: ProcessId) -> int | None:
+def open_pidfd(process: ProcessId) -> int | None:
     """Open a descriptor that is readable once this very process has ended, or None if it has.
 
     Raises HostError when no descriptor is to be had.
@@ -122,13 +124,13 @@ def pidfd(process: ProcessId) -> int | None:
             return None
         raise HostError(f"cannot watch PID {process.pid}: {error.strerror}") from error
     # Only now: what is asked after the opening is asked of the process that the descriptor names.
-    if processes.lives(process) and not _ended(fd):
+    if processes.is_alive(process) and not _has_exited(fd):
         return fd
     os.close(fd)
     return None
 
 
-def _ended(fd: int) -> bool:
+def _has_exited(fd: int) -> bool:
     poll = select.poll()
     poll.register(fd, select.POLLIN)
     return bool(poll.poll(0))
@@ -142,24 +144,24 @@ def _same(holder: Holder, now: Process) -> bool:
         and now.cgroup == judged.cgroup
         # The same file, even if an upgrade has removed it in the meantime.
         and now.exe.removesuffix(keepers.DELETED) == judged.exe.removesuffix(keepers.DELETED)
-        and (not holder.sockets or descriptors.holds(now.pid, {socket.inode for socket in holder.sockets}))
+        and (not holder.sockets or descriptors.holds_any_socket(now.pid, {socket.inode for socket in holder.sockets}))
     )
 
 
-def contained(process: Process, me: Me) -> str:
+def describe_container(process: Process, me: OwnProcess) -> str:
     """Say that a process runs in a container, by its namespaces, or that this cannot be seen; nothing if neither."""
     if process.pid_namespace != me.pid_namespace:
         return "it runs in a container (another PID namespace)" if process.pid_namespace else _UNSEEN
     # A service with PrivateUsers= has a user namespace too, and is no container for that.
-    if process.user_namespace != me.user_namespace and unit_of(process.cgroup).kind is not Kind.SERVICE:
+    if process.user_namespace != me.user_namespace and parse_cgroup_path(process.cgroup).kind is not CgroupKind.SERVICE:
         return "it runs in a container (another user namespace)" if process.user_namespace else _UNSEEN
     return ""
 
 
-def _by_place(process: Process) -> str:
-    place = unit_of(process.cgroup)
+def _protection_by_cgroup(process: Process) -> str:
+    place = parse_cgroup_path(process.cgroup)
     if place.container:
         return f"it belongs to the container {place.machine or place.unit or process.cgroup}"
-    if place.kind is Kind.MANAGER:
+    if place.kind is CgroupKind.MANAGER:
         return f"it is in the cgroup of a systemd manager ({place.unit})"
     return ""

@@ -44,25 +44,25 @@ ANSWER = struct.Struct("=BBxx2s2x16s16x4xQ4xIIII")  # inet_diag_msg, see _listen
 
 PROTOCOLS = {"tcp": (socket.IPPROTO_TCP, TCP_LISTEN), "udp": (socket.IPPROTO_UDP, TCP_CLOSE)}
 FAMILIES = (socket.AF_INET, socket.AF_INET6)
-TRIES = 8
+DUMP_TRIES = 8
 """How often a dump is asked for again that the kernel says was disturbed."""
 
-TIMEOUT = 1.0
+NETLINK_TIMEOUT = 1.0
 """Seconds; the kernel answers within the call, so that this is never reached."""
 
 
-ANY = 0
+ANY_PORT = 0
 """No port that anybody listens on: in a look at the tables of /proc it stands for all of them."""
 
 
-def listeners(port: Port) -> tuple[Listener, ...]:
+def list_listeners(port: Port) -> tuple[Listener, ...]:
     """List every socket that listens on the port, over both families, in this network namespace.
 
     For UDP these are all that are bound to it and not connected. With an address, those that take what is
     sent to that address, or are in the way of a bind to it: its own, and the wildcards. Raises HostError.
     """
     with SocketTable() as table:
-        return table.listeners(port)
+        return table.list_listeners(port)
 
 
 class _Disturbed(Exception):
@@ -92,22 +92,22 @@ class SocketTable:
             self._netlink.close()
             self._netlink = None
 
-    def look(self, port: Port) -> frozenset[int]:
+    def list_inodes(self, port: Port) -> frozenset[int]:
         """Give the inodes of the sockets that listen on the port: another set tells that one came or went."""
-        return frozenset(listener.inode for listener in self.listeners(port))
+        return frozenset(listener.inode for listener in self.list_listeners(port))
 
-    def listeners(self, port: Port) -> tuple[Listener, ...]:
+    def list_listeners(self, port: Port) -> tuple[Listener, ...]:
         """List every socket that listens on the port. Raises HostError."""
         wanted = _address(port)
         found = self._from_kernel(port)
         if found is None:
             found = _from_proc(Path("/proc/net"), port)
-        return tuple(listener for listener in found if wanted is None or _serves(listener, wanted))
+        return tuple(listener for listener in found if wanted is None or _accepts(listener, wanted))
 
     def _from_kernel(self, port: Port) -> list[Listener] | None:
         if self._blind:
             return None
-        for _ in range(TRIES):
+        for _ in range(DUMP_TRIES):
             try:
                 return [listener for family in FAMILIES for listener in self._dump(family, port)]
             except _Disturbed:
@@ -126,7 +126,7 @@ class SocketTable:
         """Ask for one family's sockets. Raises _Disturbed when the table changed under the answer."""
         if self._netlink is None:
             self._netlink = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, NETLINK_SOCK_DIAG)
-            self._netlink.settimeout(TIMEOUT)
+            self._netlink.settimeout(NETLINK_TIMEOUT)
         self._sequence += 1
         self._netlink.send(_request(family, port, self._sequence))
         while True:
@@ -143,7 +143,7 @@ class SocketTable:
                 yield _listener(port.protocol, body)
 
 
-def listeners_of(pid: int, port: Port) -> tuple[Listener, ...]:
+def list_netns_listeners(pid: int, port: Port) -> tuple[Listener, ...]:
     """List the same for the network namespace of a process, from its /proc/PID/net.
 
     Nothing if the process is gone. There is no cookie and no cgroup, and a wildcard of IPv6 is taken to serve
@@ -151,12 +151,12 @@ def listeners_of(pid: int, port: Port) -> tuple[Listener, ...]:
     """
     wanted = _address(port)
     found = _from_proc(Path(f"/proc/{pid}/net"), port)
-    return tuple(listener for listener in found if wanted is None or _serves(listener, wanted))
+    return tuple(listener for listener in found if wanted is None or _accepts(listener, wanted))
 
 
-def every_listener_of(pid: int, protocol: str = "tcp") -> tuple[Listener, ...]:
+def list_all_listeners(pid: int, protocol: str = "tcp") -> tuple[Listener, ...]:
     """List all listening sockets of the network namespace of a process, whoever holds them, on any port."""
-    return tuple(_from_proc(Path(f"/proc/{pid}/net"), Port(ANY, protocol)))
+    return tuple(_from_proc(Path(f"/proc/{pid}/net"), Port(ANY_PORT, protocol)))
 
 
 def _request(family: int, port: Port, sequence: int) -> bytes:
@@ -227,7 +227,7 @@ def _from_proc(net: Path, port: Port) -> list[Listener]:
 def _row(port: Port, state: int, line: str) -> Listener | None:
     _, local, _remote, its_state, _queues, _timer, _retransmits, uid, _timeout, inode, *_ = line.split()
     address, _, number = local.partition(":")
-    if int(its_state, 16) != state or port.number not in (ANY, int(number, 16)):
+    if int(its_state, 16) != state or port.number not in (ANY_PORT, int(number, 16)):
         return None
     # Each 32-bit word of the address is printed as a number in the machine's byte order.
     words = (int(address[at : at + 8], 16) for at in range(0, len(address), 8))
@@ -245,7 +245,7 @@ def _address(port: Port) -> IPv4Address | IPv6Address | None:
         raise HostError(f"cannot look at port {port}: {port.address!r} is not an IP address") from None
 
 
-def _serves(listener: Listener, wanted: IPv4Address | IPv6Address) -> bool:
+def _accepts(listener: Listener, wanted: IPv4Address | IPv6Address) -> bool:
     """Whether the socket takes what is sent to that address, or would be in the way of a bind to it."""
     dual = IPv6Address("::")
     own = ip_address(listener.address)

@@ -8,25 +8,25 @@ from runbook.host.facts import Unit
 from runbook.host.holders import Holder, Listener
 from runbook.model import Port
 
-SHOWN = 3
+MAX_SHOWN = 3
 """So many places are named; the rest is counted."""
 
 
-def named(holders: Sequence[Holder]) -> str:
+def describe_processes(holders: Sequence[Holder]) -> str:
     """Name some holders in few words: "PID 70, 71, 72 and 2 more (gunicorn), PID 90 (python3)"."""
     groups: dict[str, list[Holder]] = {}
     for holder in holders:
         groups.setdefault(holder.process.name, []).append(holder)
     told = []
-    for name, group in list(groups.items())[:SHOWN]:
-        pids = ", ".join(str(holder.process.pid) for holder in group[:SHOWN])
-        more = f" and {len(group) - SHOWN} more" if len(group) > SHOWN else ""
+    for name, group in list(groups.items())[:MAX_SHOWN]:
+        pids = ", ".join(str(holder.process.pid) for holder in group[:MAX_SHOWN])
+        more = f" and {len(group) - MAX_SHOWN} more" if len(group) > MAX_SHOWN else ""
         told.append(f"PID {pids}{more} ({name})")
-    rest = sum(len(group) for group in list(groups.values())[SHOWN:])
+    rest = sum(len(group) for group in list(groups.values())[MAX_SHOWN:])
     return ", ".join(told) + (f" and {rest} more" if rest else "")
 
 
-def people(holders: Collection[Holder], manager_uid: int | None) -> str:
+def describe_holders(holders: Collection[Holder], manager_uid: int | None) -> str:
     """Name them: "PID 74 (openclaw), in session-9.scope of user agentops". Those of one kind stand together.
 
     `manager_uid` is whose manager the unit belongs to: a service of another one's is told apart, for it may have
@@ -36,12 +36,15 @@ def people(holders: Collection[Holder], manager_uid: int | None) -> str:
     # A master comes before its workers, and speaks for all: they may run as somebody else.
     for holder in sorted(holders, key=lambda one: (one.process.id.start, one.process.pid)):
         kinds.setdefault((holder.unit, holder.process.name), []).append(holder)
-    told = [f"{named(alike)}, {_place(alike[0], manager_uid)}" for alike in list(kinds.values())[:SHOWN]]
-    more = sum(len(alike) for alike in list(kinds.values())[SHOWN:])
+    told = [
+        f"{describe_processes(alike)}, {_describe_place(alike[0], manager_uid)}"
+        for alike in list(kinds.values())[:MAX_SHOWN]
+    ]
+    more = sum(len(alike) for alike in list(kinds.values())[MAX_SHOWN:])
     return "; ".join(told) + (f" and {more} more" if more else "")
 
 
-def lost(unit: Unit) -> str:
+def describe_untracked(unit: Unit) -> str:
     """Say that systemd has lost sight of a unit that runs, and what must not be done now.
 
     It happens over a daemon-reload that gives the unit an alias which systemd knew as a name without a file, as from
@@ -55,7 +58,7 @@ def lost(unit: Unit) -> str:
     )
 
 
-def unseen(port: Port, listeners: Collection[Listener], manager_uid: int | None, hidden: int) -> str:
+def describe_unseen(port: Port, listeners: Collection[Listener], manager_uid: int | None, hidden: int) -> str:
     """Say that the holders of these sockets are not seen, why, and what would show them.
 
     `hidden` processes may not be looked at. Where that is none, no process has the socket in its table.
@@ -75,11 +78,11 @@ def unseen(port: Port, listeners: Collection[Listener], manager_uid: int | None,
     return f"{told}root sees it: ss -ln{kind}p sport = :{port.number}"
 
 
-def _place(holder: Holder, manager_uid: int | None) -> str:
+def _describe_place(holder: Holder, manager_uid: int | None) -> str:
     what = f"{'for' if holder.unit.endswith('.socket') else 'in'} {holder.unit}"
     if not holder.unit.endswith((".service", ".socket")):
         return f"{what} of user {holder.process.user}"
     ours = manager_uid is not None
-    if (theirs := holder.of_user(ours)) == ours and (not theirs or holder.process.uid == manager_uid):
+    if (theirs := holder.is_user_unit(ours)) == ours and (not theirs or holder.process.uid == manager_uid):
         return what
     return f"{what} of {f'the user manager of {holder.process.user}' if theirs else 'the system'}"

@@ -10,7 +10,7 @@ from runbook.host.holders import Listener, Process
 from runbook.model import Port
 
 
-class Scan(Protocol):
+class HolderScan(Protocol):
     """Which processes hold which sockets, and how many processes could not be looked into."""
 
     @property
@@ -20,51 +20,51 @@ class Scan(Protocol):
     def hidden(self) -> int: ...
 
 
-class Kernel(Protocol):
+class KernelSource(Protocol):
     """The kernel's side of the judgement."""
 
-    def listeners(self, port: Port) -> tuple[Listener, ...]:
+    def list_listeners(self, port: Port) -> tuple[Listener, ...]:
         """Every socket that listens on the port."""
 
-    def listeners_of(self, pid: int, port: Port) -> tuple[Listener, ...]:
+    def list_netns_listeners(self, pid: int, port: Port) -> tuple[Listener, ...]:
         """The same in the network namespace of a process."""
 
-    def in_cgroup(self, path: str) -> tuple[int, ...]:
+    def list_cgroup_pids(self, path: str) -> tuple[int, ...]:
         """Every process of a cgroup and all below it."""
 
-    def holders(self, inodes: Collection[int], likely: Sequence[int]) -> Scan:
+    def scan_holders(self, inodes: Collection[int], likely: Sequence[int]) -> HolderScan:
         """Every process that holds one of these sockets; who is `likely` to is asked first."""
 
-    def read(self, pid: int) -> Process | None:
+    def read_process(self, pid: int) -> Process | None:
         """One look at a process; None when it is gone."""
 
-    def contained(self, process: Process) -> str:
+    def describe_container(self, process: Process) -> str:
         """Say that a process is in other namespaces than this program, as in a container; else nothing."""
 
-    def keeps_container(self, process: Process) -> str:
+    def describe_container_keeper(self, process: Process) -> str:
         """Say that a process keeps a container, or passes on its port; else nothing."""
 
-    def spared_by(self, process: Process) -> str:
+    def find_protection(self, process: Process) -> str:
         """Why this process may never be ended, or nothing."""
 
 
-class Manager(Protocol):
+class ManagerSource(Protocol):
     """systemd's side: the manager that runs the unit."""
 
     def unit(self, name: str) -> Unit:
         """Look at a unit."""
 
-    def live_state(self, name: str) -> ActiveState | None:
+    def read_loaded_state(self, name: str) -> ActiveState | None:
         """Tell the state of a unit; None where the manager does not know it."""
 
-    def unit_of_invocation(self, invocation: str) -> Unit | None:
+    def find_unit_of_invocation(self, invocation: str) -> Unit | None:
         """Look at the unit of an invocation; None where that is over."""
 
-    def open_sockets(self) -> Collection[str]:
+    def list_open_sockets(self) -> Collection[str]:
         """Name the socket units that are up."""
 
 
-def witness_inside(unit: Unit, manager: Manager) -> int:
+def find_network_pid(unit: Unit, manager: ManagerSource) -> int:
     """Give a process in a unit's own network: its main one, or that of a unit which it shares it with; 0 if none."""
-    others = (manager.unit(name) for name in unit.joins) if not unit.main_pid else ()
+    others = (manager.unit(name) for name in unit.joins_namespace_of) if not unit.main_pid else ()
     return unit.main_pid or next((one.main_pid for one in others if one.private_network and one.main_pid), 0)

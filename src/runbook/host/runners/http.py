@@ -13,22 +13,22 @@ from runbook.host.queries import HttpProbe
 from runbook.host.runners import netns
 from runbook.model import Port
 from runbook.util import regex
-from runbook.util.wording import in_words
+from runbook.util.wording import describe_error
 
-KEPT = 64 * 1024
+MAX_BODY = 64 * 1024
 """Bytes of a page that are read."""
 
 
-class Page:
+class HttpRequest:
     """A page to be asked for until a moment of CLOCK_MONOTONIC."""
 
     def __init__(self, probe: HttpProbe, until: float) -> None:
         self._probe = probe
         self._until = until
         self._connection: http.client.HTTPConnection | None = None
-        self.reached: Port | None = None
+        self.reached_port: Port | None = None
 
-    def get(self) -> tuple[bool, str, str]:
+    def run(self) -> tuple[bool, str, str]:
         """Ask, and tell whether the answer will do, what it was in words, and its body."""
         probe = self._probe
         try:
@@ -38,14 +38,14 @@ class Page:
         try:
             headers = {"User-Agent": "runbook", "Connection": "close", **dict(probe.headers)}
             self._connection.connect()
-            self.reached = netns.reached(self._connection.sock)
+            self.reached_port = netns.find_reached_port(self._connection.sock)
             self._connection.request("GET", path, headers=headers)
             response = self._connection.getresponse()
             body = self._body(response)
         except http.client.RemoteDisconnected:
             return False, "it closed the connection without an answer", ""
         except (OSError, http.client.HTTPException, ValueError) as error:
-            return False, in_words(error), ""
+            return False, describe_error(error), ""
         finally:
             self._connection.close()
         detail = f"answered {response.status}"
@@ -60,7 +60,7 @@ class Page:
             return False, f"{detail}, but {error.message}", body
         return True, detail, body
 
-    def cut(self) -> None:
+    def abort(self) -> None:
         """End the connection under the thread that reads from it. May be called at any moment."""
         with contextlib.suppress(OSError, AttributeError):
             self._connection.sock.shutdown(socket.SHUT_RDWR)  # type: ignore[union-attr]
@@ -74,7 +74,7 @@ class Page:
     def _body(self, response: http.client.HTTPResponse) -> str:
         """Read what comes of the body in time, KEPT bytes at most; a stream need not end."""
         parts: list[bytes] = []
-        room = KEPT
+        room = MAX_BODY
         with contextlib.suppress(TimeoutError):
             while room and self._until > time.monotonic() and (part := response.read1(room)):
                 parts.append(part)

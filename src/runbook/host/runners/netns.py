@@ -17,15 +17,15 @@ import socket
 from runbook.errors import HostError
 from runbook.host.kernel import processes
 from runbook.model import Port, ProcessId
-from runbook.util.wording import in_words
+from runbook.util.wording import describe_error
 
 _CLONE_NEWNET = 0x4000_0000
 
 
-def enter(process: ProcessId) -> None:
+def enter_netns(process: ProcessId) -> None:
     """Take this thread into the network namespace of this very process, for good. Raises HostError."""
     try:
-        namespace = processes.open_network(process)
+        namespace = processes.open_netns(process)
         try:
             _setns(namespace)
         finally:
@@ -33,10 +33,10 @@ def enter(process: ProcessId) -> None:
     except OSError as error:
         hint = "; only root may" if isinstance(error, PermissionError) and os.geteuid() else ""
         what = f"the network namespace of PID {process.pid}"
-        raise HostError(f"cannot enter {what}: {in_words(error)}{hint}") from None
+        raise HostError(f"cannot enter {what}: {describe_error(error)}{hint}") from None
 
 
-def reached(connection: socket.socket) -> Port | None:
+def find_reached_port(connection: socket.socket) -> Port | None:
     """Give the port of this machine that a connection leads to; None where that is another machine's.
 
     To an address of its own the kernel also goes from that very address.

@@ -20,60 +20,60 @@ from typing import Any, Protocol
 
 from runbook.errors import HostError
 from runbook.host.journal import previous_exit, starts, tail
-from runbook.host.journal.search import Journal
-from runbook.host.kernel.accounts import environment
+from runbook.host.journal.search import JournalSearches
+from runbook.host.kernel.accounts import command_environment
 from runbook.host.loop import Loop
 from runbook.host.queries import (
     Answer,
-    Askable,
     Command,
-    EndBefore,
     HttpProbe,
     JournalProbe,
-    LastWords,
-    LatestChange,
-    Question,
-    Starts,
+    JournalTailQuery,
+    LatestChangeQuery,
+    PreviousExitQuery,
+    Query,
+    QueryKind,
+    StartTimesQuery,
     TcpProbe,
     WebsocketProbe,
 )
 from runbook.host.runners import files, netns
-from runbook.host.runners.subreaper import Strays
+from runbook.host.runners.subreaper import Subreaper
 from runbook.model import Port
-from runbook.util.wording import in_words
+from runbook.util.wording import describe_error
 
-KEPT = 64 * 1024
+MAX_OUTPUT = 64 * 1024
 """Bytes that are kept of what a command prints or a page holds."""
 
-LEFT_IN_PIPE = 16
+PIPE_READS = 16
 """Reads of KEPT bytes that empty any pipe: it holds 1 MiB at most (fs.pipe-max-size)."""
 
-LAST_WAIT = 0.5
+CLOSE_WAIT = 0.5
 """Seconds that the end of the program waits for what it has just killed."""
 
-REMEMBERED = 256
+MAX_ANSWERS = 256
 """How many questions keep their answers; a probe that is asked again and again is a new one each time."""
 
 
-class _Look(Protocol):
+class _Work(Protocol):
     """Work of a thread's that can be ended early by another."""
 
-    def get(self) -> tuple[bool, str, str]:
+    def run(self) -> tuple[bool, str, str]:
         """Do it: whether it is good, how it stands in words, and what was printed."""
 
-    def cut(self) -> None:
+    def abort(self) -> None:
         """End it. May be called at any moment."""
 
 
-class _Connection(_Look, Protocol):
+class _Connection(_Work, Protocol):
     """Such work that goes over a connection."""
 
-    reached: Port | None
+    reached_port: Port | None
     """The port of this machine that it led to."""
 
 
 @dataclass
-class _Asked:
+class _PendingQuery:
     """One question on its way. `abort` ends the work on it early, and may be called at any moment.
 
     `reached` tells which port of this machine a connection led to.
@@ -82,7 +82,7 @@ class _Asked:
     until: float
     answer: Answer | None = None
     abort: Callable[[], None] = lambda: None
-    reached: Callable[[], Port | None] = lambda: None
+    find_reached_port: Callable[[], Port | None] = lambda: None
     thread: threading.Thread | None = None
 
     @property
@@ -90,15 +90,15 @@ class _Asked:
         return max(0.01, self.until - time.monotonic())
 
 
-class Questions:
+class QueryRunner:
     """Asks, and keeps the answers; each answer wakes the loop. `own`: the units are those of the user who asks."""
 
     def __init__(self, loop: Loop, manager_environment: Callable[[], Mapping[str, str]], *, own: bool = False) -> None:
         self._loop = loop
         self._manager_environment = manager_environment
-        self._journal = Journal(own=own)
-        self._asked: dict[Question, _Asked] = {}
-        self._strays = Strays()
+        self._journal = JournalSearches(of_user=own)
+        self._pending: dict[Query, _PendingQuery] = {}
+        self._subreaper = Subreaper()
         # Readable from the moment of closing on, for every child that is still waited for.
         self._closing = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
 
@@ -107,28 +107,28 @@ class Questions:
         if self._closing < 0:
             return
         os.eventfd_write(self._closing, 1)
-        until = time.monotonic() + LAST_WAIT
-        for asked in self._asked.values():
+        until = time.monotonic() + CLOSE_WAIT
+        for asked in self._pending.values():
             asked.abort()
-        threads = [asked.thread for asked in self._asked.values() if asked.thread is not None]
+        threads = [asked.thread for asked in self._pending.values() if asked.thread is not None]
         for thread in threads:
             thread.join(max(0.0, until - time.monotonic()))
         if not any(thread.is_alive() for thread in threads):
             os.close(self._closing)
             self._closing = -1
-        self._asked.clear()
+        self._pending.clear()
 
-    def ask(self, question: Question) -> Answer | None:
+    def query(self, question: Query) -> Answer | None:
         """Give the answer, or None as long as it is on its way."""
-        if question not in self._asked:
-            self._begin(question)
-        return self._asked[question].answer
+        if question not in self._pending:
+            self._start(question)
+        return self._pending[question].answer
 
-    def _begin(self, question: Question) -> None:
-        done = [known for known, asked in self._asked.items() if asked.answer is not None]
-        for known in done[: max(0, len(done) - REMEMBERED)]:
-            del self._asked[known]
-        asked = self._asked[question] = _Asked(time.monotonic() + question.timeout)
+    def _start(self, question: Query) -> None:
+        done = [known for known, asked in self._pending.items() if asked.answer is not None]
+        for known in done[: max(0, len(done) - MAX_ANSWERS)]:
+            del self._pending[known]
+        asked = self._pending[question] = _PendingQuery(time.monotonic() + question.timeout)
         try:
             work = self._work(question.what, asked)
         except HostError as error:
@@ -138,58 +138,62 @@ class Questions:
         def answer() -> None:
             started = time.monotonic()
             try:
-                if question.inside is not None:
-                    netns.enter(question.inside)
+                if question.netns_process is not None:
+                    netns.enter_netns(question.netns_process)
                 good, detail, output = work()
             except Exception as error:  # It would end the thread, and nobody would ever get an answer.
-                good, detail, output = False, in_words(error), ""
+                good, detail, output = False, describe_error(error), ""
             # A late answer is none: the expiry has spoken already.
             took = time.monotonic() - started
-            asked.answer = asked.answer or Answer(good, detail, output, took, asked.reached())
-            self._loop.tell()
+            asked.answer = asked.answer or Answer(good, detail, output, took, asked.find_reached_port())
+            self._loop.notify()
 
         def expire() -> None:
             late = Answer(False, f"no answer within {question.timeout:g}s", "", question.timeout)
             asked.answer = asked.answer or late
             asked.abort()
-            self._loop.tell()
+            self._loop.notify()
 
         # Past the time-outs of the work itself: it speaks only where that hangs, in a name server's silence,
         # or gets its answer drop by drop.
-        self._loop.after(question.timeout + 0.1, expire)
+        self._loop.call_later(question.timeout + 0.1, expire)
         asked.thread = threading.Thread(target=answer, name=str(question.what), daemon=True)
         asked.thread.start()
 
-    def _work(self, what: Askable, asked: _Asked) -> Callable[[], tuple[bool, str, str]]:
+    def _work(self, what: QueryKind, asked: _PendingQuery) -> Callable[[], tuple[bool, str, str]]:
         match what:
             case HttpProbe() | WebsocketProbe() | TcpProbe():
                 connection = _connection(what, asked.until)
-                asked.abort, asked.reached = connection.cut, lambda: connection.reached
-                return connection.get
+                asked.abort, asked.find_reached_port = connection.abort, lambda: connection.reached_port
+                return connection.run
             case Command():
-                surroundings = {**self._manager_environment(), **environment(what)}
+                surroundings = {**self._manager_environment(), **command_environment(what)}
 
                 def run() -> tuple[bool, str, str]:
-                    with self._strays.caught():
+                    with self._subreaper.adopt_orphans():
                         return _run(what, asked, surroundings, self._closing)
 
                 return run
-        look = self._look(what, asked.until)
-        asked.abort = look.cut
-        return look.get
+        look = self._make_reader(what, asked.until)
+        asked.abort = look.abort
+        return look.run
 
-    def _look(self, what: JournalProbe | LastWords | Starts | EndBefore | LatestChange, until: float) -> _Look:
+    def _make_reader(
+        self,
+        what: JournalProbe | JournalTailQuery | StartTimesQuery | PreviousExitQuery | LatestChangeQuery,
+        until: float,
+    ) -> _Work:
         match what:
             case JournalProbe():
-                return self._journal.reading(what, until)
-            case LastWords():
-                return tail.Tail(what, until)
-            case Starts():
-                return starts.History(what, until)
-            case EndBefore():
-                return previous_exit.Ending(what, until)
-            case LatestChange():
-                return files.Scan(what.paths, until)
+                return self._journal.new_search(what, until)
+            case JournalTailQuery():
+                return tail.JournalTail(what, until)
+            case StartTimesQuery():
+                return starts.StartTimesReader(what, until)
+            case PreviousExitQuery():
+                return previous_exit.PreviousExitReader(what, until)
+            case LatestChangeQuery():
+                return files.FileScan(what.paths, until)
 
 
 def _connection(what: HttpProbe | WebsocketProbe | TcpProbe, until: float) -> _Connection:
@@ -198,37 +202,39 @@ def _connection(what: HttpProbe | WebsocketProbe | TcpProbe, until: float) -> _C
             # Only where it is needed: http.client takes 17 ms to load.
             from runbook.host.runners import http  # noqa: PLC0415
 
-            return http.Page(what, until)
+            return http.HttpRequest(what, until)
         case WebsocketProbe():
             from runbook.host.runners import websocket  # noqa: PLC0415
 
-            return websocket.Opening(what, until)
+            return websocket.WebsocketConnection(what, until)
         case TcpProbe():
-            return _Connecting(what, until)
+            return _TcpConnection(what, until)
 
 
 @dataclass
-class _Connecting:
+class _TcpConnection:
     """A TCP connection to be made until a moment of CLOCK_MONOTONIC. It needs no cut: it ends at its time-out."""
 
     probe: TcpProbe
     until: float
-    reached: Port | None = None
+    reached_port: Port | None = None
 
-    def get(self) -> tuple[bool, str, str]:
+    def run(self) -> tuple[bool, str, str]:
         left = max(0.01, self.until - time.monotonic())
         try:
             with socket.create_connection((self.probe.host, self.probe.port), left) as connection:
-                self.reached = netns.reached(connection)
+                self.reached_port = netns.find_reached_port(connection)
                 return True, "connected", ""
         except OSError as error:
-            return False, in_words(error), ""
+            return False, describe_error(error), ""
 
-    def cut(self) -> None:
+    def abort(self) -> None:
         pass
 
 
-def _run(command: Command, asked: _Asked, surroundings: Mapping[str, str], closing: int) -> tuple[bool, str, str]:
+def _run(
+    command: Command, asked: _PendingQuery, surroundings: Mapping[str, str], closing: int
+) -> tuple[bool, str, str]:
     """Run a command in a group of its own, which ends with it, at its time-out, or with this program."""
     try:
         # A thread is no place for code between fork and exec; all of this is done in C.
@@ -240,10 +246,10 @@ def _run(command: Command, asked: _Asked, surroundings: Mapping[str, str], closi
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             start_new_session=True,
-            **_identity(command.user),
+            **_user_arguments(command.user),
         )
     except OSError as error:
-        return False, f"cannot run {command}: {in_words(error)}", ""
+        return False, f"cannot run {command}: {describe_error(error)}", ""
     assert child.stdout is not None
     with child, child.stdout as pipe:
         ended, output = _follow(child.pid, pipe.fileno(), asked, closing)
@@ -259,7 +265,7 @@ def _run(command: Command, asked: _Asked, surroundings: Mapping[str, str], closi
     return status == 0, f"ended with status {status}", text
 
 
-def _follow(pid: int, pipe: int, asked: _Asked, closing: int) -> tuple[bool, bytes]:
+def _follow(pid: int, pipe: int, asked: _PendingQuery, closing: int) -> tuple[bool, bytes]:
     """Read a child's output until it ends; tell whether it did. Somebody else may keep the pipe open."""
     output = bytearray()
     os.set_blocking(pipe, False)
@@ -272,11 +278,11 @@ def _follow(pid: int, pipe: int, asked: _Asked, closing: int) -> tuple[bool, byt
             ready = dict(poll.poll(asked.left * 1000))
             if child in ready:
                 # What it wrote before it ended is in the pipe by now; what others go on writing is not waited for.
-                for _ in range(LEFT_IN_PIPE):
-                    if not _take(pipe, output):
+                for _ in range(PIPE_READS):
+                    if not _read_once(pipe, output):
                         break
                 return True, bytes(output)
-            if pipe in ready and not _take(pipe, output):
+            if pipe in ready and not _read_once(pipe, output):
                 poll.unregister(pipe)
             if closing in ready:
                 break
@@ -285,17 +291,17 @@ def _follow(pid: int, pipe: int, asked: _Asked, closing: int) -> tuple[bool, byt
         os.close(child)
 
 
-def _take(pipe: int, output: bytearray) -> bool:
+def _read_once(pipe: int, output: bytearray) -> bool:
     """Read once, and keep KEPT bytes in all; tell whether there was anything."""
     try:
-        part = os.read(pipe, KEPT)
+        part = os.read(pipe, MAX_OUTPUT)
     except BlockingIOError:
         return False
-    output += part[: KEPT - len(output)]
+    output += part[: MAX_OUTPUT - len(output)]
     return bool(part)
 
 
-def _identity(user: str) -> dict[str, Any]:
+def _user_arguments(user: str) -> dict[str, Any]:
     """Give the arguments that let a child of root's be another user."""
     if not user or os.geteuid() != 0:
         return {}

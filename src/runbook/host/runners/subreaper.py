@@ -18,43 +18,43 @@ from pathlib import Path
 
 from runbook.host.kernel import processes
 
-LIMIT = 0.4
+REAP_TIMEOUT = 0.4
 """Seconds that ending them may take; what sits in the kernel is left to init."""
 
 _PR_SET_CHILD_SUBREAPER = 36
 
 
-class Strays:
+class Subreaper:
     """Ends what came to this program while commands were asked, and nothing that was there before."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._asked = 0
+        self._users = 0
         self._children: frozenset[int] = frozenset()
         self._sessions: frozenset[int] = frozenset()
 
     @contextlib.contextmanager
-    def caught(self) -> Iterator[None]:
+    def adopt_orphans(self) -> Iterator[None]:
         """Catch them while this lasts. Several threads may be in it; the last one out ends the strays."""
         with self._lock:
-            if not self._asked:
+            if not self._users:
                 self._children = frozenset(_children())
                 self._sessions = frozenset({os.getsid(0), *filter(None, map(_session, self._children))})
                 _adopt(True)
-            self._asked += 1
+            self._users += 1
         try:
             yield
         finally:
             with self._lock:
-                self._asked -= 1
-                if not self._asked:
-                    self._end()
+                self._users -= 1
+                if not self._users:
+                    self._kill_orphans()
                     _adopt(False)
 
-    def _end(self) -> None:
-        until = time.monotonic() + LIMIT
+    def _kill_orphans(self) -> None:
+        until = time.monotonic() + REAP_TIMEOUT
         # What is killed hands its own children on.
-        while (strays := self._strays()) and time.monotonic() < until:
+        while (strays := self._find_orphans()) and time.monotonic() < until:
             for pid in strays:
                 # It is a child of this program's: until it is waited for, its PID is its own.
                 with contextlib.suppress(ProcessLookupError, PermissionError):
@@ -63,7 +63,7 @@ class Strays:
                     os.waitpid(pid, os.WNOHANG)
             time.sleep(0.002)
 
-    def _strays(self) -> list[int]:
+    def _find_orphans(self) -> list[int]:
         """List children that came from a command: one in a session of its own, which none of the others is in."""
         found = []
         for pid in _children():
@@ -81,7 +81,7 @@ def _children() -> set[int]:
             found.update(map(int, (thread / "children").read_text().split()))
     except OSError:
         # A thread that has just ended, or a kernel without CONFIG_PROC_CHILDREN.
-        return {pid for pid in processes.pids() if (stat := processes.stat_of(pid)) and stat.ppid == me}
+        return {pid for pid in processes.list_pids() if (stat := processes.read_stat(pid)) and stat.ppid == me}
     return found
 
 

@@ -34,21 +34,21 @@ from websockets.uri import parse_uri
 from runbook.host.queries import WebsocketProbe
 from runbook.host.runners import netns
 from runbook.model import Port
-from runbook.util.wording import in_words
+from runbook.util.wording import describe_error
 
-WATCHED = 0.25
+WATCH_SECONDS = 0.25
 """Seconds for which an open connection is watched: a server that cannot serve it closes it at once."""
 
-GOODBYE = 0.25
+CLOSE_HANDSHAKE_WAIT = 0.25
 """Seconds that the server has to answer a closing frame, so that its log knows of an orderly end."""
 
-LONGEST = 64 * 1024
+MAX_MESSAGE = 64 * 1024
 """Bytes of a message that are kept; a server that sends a longer one talks to its clients."""
 
-PIECE = 4096
+RECEIVE_BYTES = 4096
 """Bytes of one read."""
 
-GOOD_ENDS = (CloseCode.NORMAL_CLOSURE, CloseCode.NO_STATUS_RCVD)
+CLEAN_CLOSE_CODES = (CloseCode.NORMAL_CLOSURE, CloseCode.NO_STATUS_RCVD)
 """What a server that has nothing to complain of closes with."""
 
 _STATUS = re.compile(rb"HTTP/\d(?:\.\d)? (\d{3})\b[^\r\n]*\r?\n")
@@ -63,11 +63,11 @@ _MEANINGS = {
 """What it means that a server answers the handshake with this status."""
 
 
-class _No(Exception):
+class _ProbeFailed(Exception):
     """The answer is no; the message says why."""
 
 
-class Opening:
+class WebsocketConnection:
     """A websocket to be opened until a moment of CLOCK_MONOTONIC."""
 
     def __init__(self, probe: WebsocketProbe, until: float) -> None:
@@ -75,31 +75,31 @@ class Opening:
         self._until = until
         self._socket: socket.socket | None = None
         self._first = b""
-        self.reached: Port | None = None
+        self.reached_port: Port | None = None
 
-    def get(self) -> tuple[bool, str, str]:
+    def run(self) -> tuple[bool, str, str]:
         """Open it; return whether the server lets it stand, how it went in words, and no output."""
         try:
-            protocol = ClientProtocol(parse_uri(self._probe.url), max_size=LONGEST)
+            protocol = ClientProtocol(parse_uri(self._probe.url), max_size=MAX_MESSAGE)
         except (WebSocketException, ValueError):
             return False, f"{self._probe.url} is no ws or wss URL", ""
         try:
             self._connect(protocol)
-            self._shake_hands(protocol)
+            self._handshake(protocol)
             return True, self._watch(protocol), ""
-        except _No as no:
+        except _ProbeFailed as no:
             return False, str(no), ""
         except ssl.SSLCertVerificationError as error:
             return False, f"its certificate does not verify: {error.verify_message}", ""
         except ssl.SSLError as error:
-            return False, f"it does not speak TLS as it should: {error.reason or in_words(error)}", ""
+            return False, f"it does not speak TLS as it should: {error.reason or describe_error(error)}", ""
         except (OSError, ValueError) as error:
-            return False, in_words(error), ""
+            return False, describe_error(error), ""
         finally:
             if self._socket is not None:
                 self._socket.close()
 
-    def cut(self) -> None:
+    def abort(self) -> None:
         """End the connection under the thread that reads from it. May be called at any moment."""
         if self._socket is not None:
             with contextlib.suppress(OSError):
@@ -109,7 +109,7 @@ class Opening:
     def _connect(self, protocol: ClientProtocol) -> None:
         uri = protocol.uri
         self._socket = socket.create_connection((uri.host, uri.port), self._left)
-        self.reached = netns.reached(self._socket)
+        self.reached_port = netns.find_reached_port(self._socket)
         if uri.secure:
             self._socket.settimeout(self._left)
             secured = ssl.create_default_context().wrap_socket(
@@ -119,8 +119,8 @@ class Opening:
             self._socket = secured
             secured.do_handshake()
 
-    def _shake_hands(self, protocol: ClientProtocol) -> None:
-        """Ask for a websocket. Raise _No unless it is granted."""
+    def _handshake(self, protocol: ClientProtocol) -> None:
+        """Ask for a websocket. Raise _ProbeFailed unless it is granted."""
         request = protocol.connect()
         for name, value in (("User-Agent", "runbook"), *self._probe.headers):
             request.headers.pop(name, None)
@@ -132,41 +132,41 @@ class Opening:
             status = _STATUS.match(self._first)
             if status and status[1] != b"101":
                 meaning = _MEANINGS.get(status[1], "")
-                raise _No(f"answered {status[1].decode()} to the handshake, not 101{meaning}")
+                raise _ProbeFailed(f"answered {status[1].decode()} to the handshake, not 101{meaning}")
             return protocol.state is State.CONNECTING and protocol.handshake_exc is None
 
         self._exchange(protocol, self._until, undecided)
         if error := protocol.handshake_exc:
             wrong = f"answered the handshake wrongly: {error.__cause__ or error}"
-            raise _No(wrong if self._first else "it closed the connection without an answer")
+            raise _ProbeFailed(wrong if self._first else "it closed the connection without an answer")
 
     def _watch(self, protocol: ClientProtocol) -> str:
-        """Return how the server lets the websocket stand, in words. Raise _No if it does not."""
+        """Return how the server lets the websocket stand, in words. Raise _ProbeFailed if it does not."""
         whole = True
-        until = min(time.monotonic() + WATCHED, self._until)
+        until = min(time.monotonic() + WATCH_SECONDS, self._until)
         try:
             with contextlib.suppress(TimeoutError):
                 whole = self._exchange(protocol, until, lambda: protocol.state is State.OPEN)
         except (ConnectionError, ssl.SSLError):
             whole = False
         if closed := protocol.close_rcvd:
-            if closed.code not in GOOD_ENDS:
+            if closed.code not in CLEAN_CLOSE_CODES:
                 reason = f" ({closed.reason})" if closed.reason else ""
-                raise _No(f"the handshake was done, and then it closed with {closed.code}{reason}")
+                raise _ProbeFailed(f"the handshake was done, and then it closed with {closed.code}{reason}")
             return "opened, and was closed in good order"
         if not whole:
-            raise _No("the handshake was done, and then it cut the connection off")
+            raise _ProbeFailed("the handshake was done, and then it cut the connection off")
         if protocol.parser_exc is not None and not isinstance(protocol.parser_exc, PayloadTooBig):
-            raise _No(f"the handshake was done, and then it spoke something else: {protocol.parser_exc}")
-        self._take_leave(protocol)
+            raise _ProbeFailed(f"the handshake was done, and then it spoke something else: {protocol.parser_exc}")
+        self._send_close(protocol)
         return "opened"
 
-    def _take_leave(self, protocol: ClientProtocol) -> None:
+    def _send_close(self, protocol: ClientProtocol) -> None:
         """Send a closing frame, and wait a moment for its answer."""
         with contextlib.suppress(OSError, WebSocketException):
             if protocol.state is State.OPEN:
                 protocol.send_close(CloseCode.NORMAL_CLOSURE)
-            until = min(time.monotonic() + GOODBYE, self._until)
+            until = min(time.monotonic() + CLOSE_HANDSHAKE_WAIT, self._until)
             self._exchange(protocol, until, lambda: protocol.close_rcvd is None)
 
     def _exchange(self, protocol: ClientProtocol, until: float, more: Callable[[], bool]) -> bool:
@@ -181,10 +181,10 @@ class Opening:
             if left <= 0:
                 raise TimeoutError
             self._socket.settimeout(left)
-            if not (data := self._socket.recv(PIECE)):
+            if not (data := self._socket.recv(RECEIVE_BYTES)):
                 protocol.receive_eof()
                 return False
-            self._first += data[: PIECE - len(self._first)]
+            self._first += data[: RECEIVE_BYTES - len(self._first)]
             protocol.receive_data(data)
             self._send(protocol)
             protocol.events_received()  # They would be kept otherwise.

@@ -10,7 +10,7 @@ from typing import Literal
 
 from runbook.errors import BusUnavailable
 
-Scope = Literal["system", "user"]
+ManagerScope = Literal["system", "user"]
 
 _SYSTEM_BUS = "unix:path=/run/dbus/system_bus_socket"
 _SYSTEM_PRIVATE = "/run/systemd/private"
@@ -26,7 +26,7 @@ class Endpoint:
     peer: bool = False
 
 
-def endpoints(scope: Scope) -> tuple[Endpoint, ...]:
+def find_endpoints(scope: ManagerScope) -> tuple[Endpoint, ...]:
     """Give the places to try, in order: the bus first, for it outlives a re-execution of systemd.
 
     Raises BusUnavailable where root would have to reach into another user's manager.
@@ -37,14 +37,14 @@ def endpoints(scope: Scope) -> tuple[Endpoint, ...]:
         bus = Endpoint(_SYSTEM_BUS)
         # Open to root alone; it works while dbus-daemon is down or not installed.
         return (bus, Endpoint(f"unix:path={_SYSTEM_PRIVATE}", peer=True)) if os.geteuid() == 0 else (bus,)
-    folder = runtime_folder()
+    folder = find_runtime_folder()
     return (
         Endpoint(f"unix:path={folder}/bus"),
         Endpoint(f"unix:path={folder}/systemd/private", peer=True),
     )
 
 
-def runtime_folder() -> Path:
+def find_runtime_folder() -> Path:
     """Give the user's runtime folder.
 
     Over SSH and sudo the variable that names it is often missing, and `su` without a dash may leave that of another.
@@ -63,12 +63,12 @@ def runtime_folder() -> Path:
     return folder
 
 
-def as_that_user(name: str) -> str:
+def run_as_user_hint(name: str) -> str:
     """Say how root runs a runbook of a user's own units."""
     return f"run it as the user whose units they are: su - {name} -c 'runbook …'"
 
 
-def fleeting(scope: Scope) -> str:
+def describe_no_linger(scope: ManagerScope) -> str:
     """Say that the user's manager will end with the last login, or nothing (loginctl(1), enable-linger)."""
     name = _name(os.geteuid())
     if scope == "system" or _owner(_LINGER / name) is not None:
@@ -79,14 +79,14 @@ def fleeting(scope: Scope) -> str:
     )
 
 
-def unavailable(scope: Scope, cause: str) -> BusUnavailable:
+def make_unavailable(scope: ManagerScope, cause: str) -> BusUnavailable:
     """Say in words that no systemd answers, and what may help."""
     if scope == "user":
         name = _name(os.geteuid())
         hint = f"without a login it runs only with linger: loginctl enable-linger {name}"
         if os.geteuid() == 0:
             # Hardly anybody means root's own.
-            hint = as_that_user("USER")
+            hint = run_as_user_hint("USER")
         return BusUnavailable(f"cannot reach the user manager of {name}: {cause}", hint=hint)
     if Path("/run/systemd/system").is_dir():
         return BusUnavailable(

@@ -22,22 +22,22 @@ from runbook.errors import AccessDenied, BusLost, BusTimeout, HostError, NoSuchU
 from runbook.host.loop import Loop
 from runbook.host.systemd.addresses import Endpoint
 
-TIMEOUT = 10.0
+CALL_TIMEOUT = 10.0
 """Seconds that a call may take unless it says otherwise."""
 
-HURRY = 0.3
+INTERRUPTED_TIMEOUT = 0.3
 """Seconds for a call after SIGTERM: what was asked is done even if the answer is not awaited."""
 
-SILENT = 0.02
+SEND_ONLY_TIMEOUT = 0.02
 """Seconds for each call after that once one has not been answered in a hurry: it is sent, and hardly waited for."""
 
-PAUSE = 0.05
+RECONNECT_INTERVAL = 0.05
 """Seconds between two tries to reach a bus that is being restarted."""
 
-FLUSH = 0.2
+FLUSH_TIMEOUT = 0.2
 """Seconds that a message without an answer may take to leave."""
 
-KNOCKS, KNOCK = 20, 0.1
+PING_TRIES, PING_TIMEOUT = 20, 0.1
 """How often, and for how many seconds each, systemd's own socket is asked whether it is there."""
 
 PROPERTIES = "org.freedesktop.DBus.Properties"
@@ -64,7 +64,7 @@ _CAUSES: dict[type[HostError], str] = {
 }
 
 
-Heard = Callable[[str, Any], None]
+SignalHandler = Callable[[str, Any], None]
 """Takes the path and the arguments, a GVariant tuple, of a signal."""
 
 
@@ -88,7 +88,7 @@ class _Subscription:
     path: str
     interface: str
     member: str
-    heard: Heard
+    handler: SignalHandler
 
 
 class Bus:
@@ -111,7 +111,7 @@ class Bus:
         self._stale = False
         self._silent = False
         self._watched: tuple[int, int] | None = None
-        self._connect(TIMEOUT)
+        self._connect(CALL_TIMEOUT)
 
     @property
     def peer(self) -> bool:
@@ -133,7 +133,7 @@ class Bus:
         arguments: tuple[str, tuple[Any, ...]] | None = None,
         *,
         what: str,
-        timeout: float = TIMEOUT,
+        timeout: float = CALL_TIMEOUT,
         again: bool = False,
         settle: bool = False,
     ) -> Any:
@@ -146,7 +146,7 @@ class Bus:
         Raises AccessDenied, NoSuchUnit, UnitMasked, BusTimeout, BusLost, HostError, Interrupted.
         """
         if self._loop.interrupted:
-            timeout = min(timeout, SILENT if self._silent else HURRY)
+            timeout = min(timeout, SEND_ONLY_TIMEOUT if self._silent else INTERRUPTED_TIMEOUT)
         deadline = self._loop.clock.monotonic() + timeout
         try:
             parameters = GLib.Variant(*arguments) if arguments else None
@@ -167,9 +167,9 @@ class Bus:
                 raise
             except BusLost:
                 # systemd may be absent from the bus for a moment: it re-executes, or the bus is new.
-                if not again or self._loop.clock.monotonic() + PAUSE >= deadline:
+                if not again or self._loop.clock.monotonic() + RECONNECT_INTERVAL >= deadline:
                     raise
-                self._loop.run_until(lambda: False, PAUSE)
+                self._loop.run_until(lambda: False, RECONNECT_INTERVAL)
 
     def properties(self, path: str, *, what: str) -> Properties:
         """Give all properties of an object, of all its interfaces."""
@@ -197,9 +197,9 @@ class Bus:
             raise _translated(error, f"send {method}") from None
         flushed: list[Any] = []
         self._connection.flush(None, lambda _source, result: flushed.append(result))
-        self._loop.run_until(lambda: bool(flushed), FLUSH, settle=True)
+        self._loop.run_until(lambda: bool(flushed), FLUSH_TIMEOUT, settle=True)
 
-    def subscribe(self, path: str, interface: str, member: str, heard: Heard) -> None:
+    def subscribe(self, path: str, interface: str, member: str, heard: SignalHandler) -> None:
         """Have `heard` called, in the main context, with the path and the arguments of each such signal.
 
         The match is on the bus before any call that is made afterwards.
@@ -221,14 +221,14 @@ class Bus:
             None,
             Gio.DBusSignalFlags.NONE,
             # connection, sender, path, interface, member, arguments
-            lambda *signal: subscription.heard(signal[2], signal[5]),
+            lambda *signal: subscription.handler(signal[2], signal[5]),
         )
 
     def _ask(self, target: tuple[Any, ...], what: str, left: float, *, settle: bool) -> Any:
         answers: list[Any] = []
         cancellable = Gio.Cancellable()
         connection = self._connection
-        self._loop.check()
+        self._loop.raise_if_interrupted()
         connection.call(
             *target,
             None,
@@ -258,9 +258,9 @@ class Bus:
                 self._connect(max(0.0, deadline - self._loop.clock.monotonic()))
                 break
             except BusLost as error:
-                if self._loop.clock.monotonic() + PAUSE >= deadline:
+                if self._loop.clock.monotonic() + RECONNECT_INTERVAL >= deadline:
                     raise BusLost(f"cannot {what}: {error.message}") from None
-                self._loop.run_until(lambda: False, PAUSE)
+                self._loop.run_until(lambda: False, RECONNECT_INTERVAL)
         for subscription in self._subscriptions:
             self._listen(subscription)
         self._stale = True
@@ -273,7 +273,7 @@ class Bus:
         except BaseException:
             self._stale = True
             raise
-        self._loop.tell()
+        self._loop.notify()
 
     def _connect(self, seconds: float) -> None:
         refusals = []
@@ -281,7 +281,7 @@ class Bus:
             try:
                 self._connection = self._open(endpoint, seconds)
             except GLib.Error as error:
-                refusals.append(_refusal(error, endpoint))
+                refusals.append(_describe_refusal(error, endpoint))
                 continue
             self._peer = endpoint.peer
             self._connection.set_exit_on_close(False)
@@ -299,7 +299,7 @@ class Bus:
 
         def ended(*_: object) -> bool:
             self._unwatch()
-            self._loop.tell()
+            self._loop.notify()
             return False
 
         source = GLib.unix_fd_add_full(GLib.PRIORITY_DEFAULT, watched, GLib.IOCondition.HUP, ended)
@@ -320,7 +320,7 @@ class Bus:
                 opened.append(_connection_to(endpoint))
             except GLib.Error as error:
                 opened.append(error)
-            self._loop.tell(())
+            self._loop.notify(())
 
         threading.Thread(target=connect, name="connect", daemon=True).start()
         if not self._loop.run_until(lambda: bool(opened), seconds):
@@ -350,15 +350,15 @@ def _connection_to(endpoint: Endpoint) -> Any:
     connection = Gio.DBusConnection.new_for_address_sync(endpoint.address, flags, None, None)
     # systemd reads a first message that comes along with the last line of the authentication, and then waits
     # for more before it looks at it: one in ten first calls was never answered (252, 257). The next wakes it.
-    for _ in range(KNOCKS - 1):
+    for _ in range(PING_TRIES - 1):
         with contextlib.suppress(GLib.Error):
-            return _knock(connection)
-    return _knock(connection)
+            return _ping(connection)
+    return _ping(connection)
 
 
-def _knock(connection: Any) -> Any:
+def _ping(connection: Any) -> Any:
     ping = (None, "/", "org.freedesktop.DBus.Peer", "Ping", None, None)
-    connection.call_sync(*ping, Gio.DBusCallFlags.NONE, round(KNOCK * 1000), None)
+    connection.call_sync(*ping, Gio.DBusCallFlags.NONE, round(PING_TIMEOUT * 1000), None)
     return connection
 
 
@@ -370,10 +370,10 @@ def _translated(error: Any, what: str) -> HostError:
         kind = _local_kind(error)
     cause = _CAUSES.get(kind) or error.message.removeprefix(f"GDBus.Error:{name}: ")
     hint = "run it as root: sudo runbook …" if kind is AccessDenied and os.geteuid() != 0 else ""
-    return kind(f"cannot {what}: {cause}", hint=hint, remote=name)
+    return kind(f"cannot {what}: {cause}", hint=hint, dbus_error=name)
 
 
-def _refusal(error: Any, endpoint: Endpoint) -> str:
+def _describe_refusal(error: Any, endpoint: Endpoint) -> str:
     """Say why there is no connection."""
     place = endpoint.address.removeprefix("unix:path=")
     words = {

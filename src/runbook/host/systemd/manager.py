@@ -13,13 +13,13 @@ from dataclasses import replace
 from typing import Any
 
 from runbook.errors import BusLost, BusTimeout, HostError, NoSuchUnit
-from runbook.host.facts import ActiveState, JobRef, JobResult, JobVerb, Unit, job_path, number_of
+from runbook.host.facts import ActiveState, JobRef, JobResult, JobVerb, Unit, job_number, job_path
 from runbook.host.loop import Loop
-from runbook.host.requesters import Asked
-from runbook.host.systemd.addresses import Scope, endpoints, unavailable
-from runbook.host.systemd.bus import PAUSE, PROPERTIES, Bus
-from runbook.host.systemd.properties import unit_of
-from runbook.host.systemd.requester_scan import Callers, Spelled
+from runbook.host.requesters import JobRequest
+from runbook.host.systemd.addresses import ManagerScope, find_endpoints, make_unavailable
+from runbook.host.systemd.bus import PROPERTIES, RECONNECT_INTERVAL, Bus
+from runbook.host.systemd.properties import make_unit
+from runbook.host.systemd.requester_scan import RequesterScan, UnitNames
 
 SERVICE = "org.freedesktop.systemd1"
 MANAGER_PATH = "/org/freedesktop/systemd1"
@@ -30,13 +30,13 @@ JOB = "org.freedesktop.systemd1.Job"
 RELOAD_TIMEOUT = 90.0
 """Seconds for daemon-reload: its answer comes after the generators, which have as long."""
 
-SILENCE = 1.0
+JOB_QUIET_SECONDS = 1.0
 """Seconds without a word about a job after which systemd is asked whether it still has it."""
 
-ARRIVAL = 3.0
+MANAGER_WAIT = 3.0
 """Seconds that systemd may take to appear on a bus that is there."""
 
-KEPT = 1000
+MAX_JOB_RESULTS = 1000
 """How many ends of jobs are remembered."""
 
 _METHODS = {
@@ -50,33 +50,33 @@ _NO_SUCH_JOB = ("org.freedesktop.systemd1.NoSuchJob", "org.freedesktop.DBus.Erro
 _ALREADY_SUBSCRIBED = "org.freedesktop.systemd1.AlreadySubscribed"
 
 
-class Systemd:
+class SystemdManager:
     """The manager of one scope. Raises BusUnavailable when there is none."""
 
-    def __init__(self, scope: Scope, loop: Loop) -> None:
+    def __init__(self, scope: ManagerScope, loop: Loop) -> None:
         self.scope = scope
         self._loop = loop
         self._paths: dict[str, str] = {}
         self._names: dict[str, set[str]] = {}
-        self._looks: dict[str, tuple[float, Unit]] = {}
+        self._units: dict[str, tuple[float, Unit]] = {}
         self._results: dict[str, tuple[str, JobResult]] = {}
-        self._heard: dict[str, float] = {}
-        self._held: set[str] = set()
+        self._last_heard: dict[str, float] = {}
+        self._referenced: set[str] = set()
         self._own: set[str] = set()
         self._ended: dict[str, set[str]] = {}
-        self._callers = Callers(of_user=scope == "user")
-        self._spelled: dict[str, Spelled] = {}
-        self._asking = False
-        self._unsorted: list[tuple[str, str]] = []
+        self._requesters = RequesterScan(of_user=scope == "user")
+        self._unit_names: dict[str, UnitNames] = {}
+        self._enqueuing = False
+        self._new_jobs: list[tuple[str, str]] = []
         try:
-            self.bus = Bus(loop, endpoints(scope), SERVICE, renewed=self._subscribe_again)
+            self.bus = Bus(loop, find_endpoints(scope), SERVICE, renewed=self._subscribe_again)
         except BusLost as error:
-            raise unavailable(scope, error.message) from None
+            raise make_unavailable(scope, error.message) from None
         try:
             self.bus.subscribe(MANAGER_PATH, MANAGER, "JobNew", self._job_new)
             self.bus.subscribe(MANAGER_PATH, MANAGER, "JobRemoved", self._job_removed)
             self.bus.subscribe(MANAGER_PATH, MANAGER, "Reloading", self._reloading)
-            self._arrive()
+            self._subscribe_first()
         except BaseException:
             self.bus.close()
             raise
@@ -87,59 +87,59 @@ class Systemd:
 
     # Units
 
-    def unit(self, name: str, *, recent: float = 0.0) -> Unit:
+    def unit(self, name: str, *, max_age: float = 0.0) -> Unit:
         """Look at a unit, under its own name or an alias. One that does not exist reads not-found.
 
         See `HostView.unit` for `recent`. Raises HostError for a name that cannot be one.
         """
-        path = self._watched(_named(name))
-        at, known = self._looks.get(path, (0.0, None))
+        path = self._watched(_require_name(name))
+        at, known = self._units.get(path, (0.0, None))
         now = self._loop.clock.monotonic()
-        if known is not None and recent and now - at <= recent:
+        if known is not None and max_age and now - at <= max_age:
             return known
         properties = self.bus.properties(path, what=f"look at {name}")
         # What was announced before this answer is in it; the bus keeps the order.
-        self._loop.forget(self._names[path])
-        unit = replace(unit_of(properties), of_user=self.scope == "user", other_jobs=self._other_jobs(path))
+        self._loop.discard(self._names[path])
+        unit = replace(make_unit(properties), of_user=self.scope == "user", other_jobs=self._other_jobs(path))
         unit = replace(unit, job_type=self._job_type(unit.job)) if unit.job else unit
-        unit = replace(unit, asked=self._asked(path, unit))
-        self._looks[path] = now, unit
+        unit = replace(unit, job_requests=self._find_requests(path, unit))
+        self._units[path] = now, unit
         return unit
 
     def watch(self, name: str) -> None:
         """Be told of the changes of a unit from now on, as after a look at it."""
-        self._watched(_named(name))
+        self._watched(_require_name(name))
 
-    def live_state(self, name: str) -> ActiveState | None:
+    def read_loaded_state(self, name: str) -> ActiveState | None:
         """Give the state of a unit that is loaded, and None for one that is not. Loads nothing."""
         what = f"look at {name}"
         try:
-            self.manager("GetUnit", "(s)", name, what=what, again=True)
+            self.call_manager("GetUnit", "(s)", name, what=what, again=True)
         except NoSuchUnit:
             return None
         return ActiveState(self.bus.read(unit_path(name), UNIT, "ActiveState", what=what))
 
-    def unit_files(self) -> list[str]:
+    def list_unit_files(self) -> list[str]:
         """Name all unit files that are installed."""
-        (found,) = self.manager("ListUnitFiles", what="list the unit files", again=True)
+        (found,) = self.call_manager("ListUnitFiles", what="list the unit files", again=True)
         return [path.rpartition("/")[2] for path, _state in found]
 
-    def open_sockets(self) -> list[str]:
+    def list_open_sockets(self) -> list[str]:
         """Name the socket units that are up."""
         wanted = (["active"], ["*.socket"])
-        (found,) = self.manager("ListUnitsByPatterns", "(asas)", *wanted, what="list the socket units", again=True)
+        (found,) = self.call_manager("ListUnitsByPatterns", "(asas)", *wanted, what="list the socket units", again=True)
         return [unit[0] for unit in found]
 
-    def unit_of_invocation(self, invocation: str) -> Unit | None:
+    def find_unit_of_invocation(self, invocation: str) -> Unit | None:
         """Look at the unit whose current invocation this is; None where that is over, or another manager's."""
         what = f"look for invocation {invocation}"
         try:
-            path = self.manager("GetUnitByInvocationID", "(ay)", bytes.fromhex(invocation), what=what, again=True)
+            path = self.call_manager("GetUnitByInvocationID", "(ay)", bytes.fromhex(invocation), what=what, again=True)
         except HostError as error:
             if isinstance(error, BusLost | BusTimeout):
                 raise
             return None
-        return unit_of(self.bus.properties(path.unpack()[0], what=what))
+        return make_unit(self.bus.properties(path.unpack()[0], what=what))
 
     def version(self) -> str:
         """Give systemd's own version, such as `252.39-1~deb12u2`."""
@@ -153,50 +153,50 @@ class Systemd:
 
     def daemon_reload(self) -> None:
         """Let systemd read its unit files again; the answer comes when that is done."""
-        self.manager("Reload", what="reload systemd's unit files", timeout=RELOAD_TIMEOUT)
+        self.call_manager("Reload", what="reload systemd's unit files", timeout=RELOAD_TIMEOUT)
         # An alias may point elsewhere now.
         self._paths.clear()
 
     def reset_failed(self, name: str) -> None:
         """Clear the failed state and the start-limit counter. A unit that is not loaded has neither."""
         with contextlib.suppress(NoSuchUnit):
-            self.manager("ResetFailedUnit", "(s)", name, what=f"reset the failed state of {name}")
+            self.call_manager("ResetFailedUnit", "(s)", name, what=f"reset the failed state of {name}")
 
-    def kill_all(self, name: str) -> None:
+    def kill_cgroup(self, name: str) -> None:
         """Send KILL to every process in a unit's cgroup, in one (cgroup.kill), so that no fork escapes it."""
-        self.manager("KillUnit", "(ssi)", name, "all", int(signal.SIGKILL), what=f"kill what is left of {name}")
+        self.call_manager("KillUnit", "(ssi)", name, "all", int(signal.SIGKILL), what=f"kill what is left of {name}")
 
     # Jobs
 
-    def begin_job(self, verb: JobVerb, name: str) -> JobRef:
+    def enqueue_job(self, verb: JobVerb, name: str) -> JobRef:
         """Ask for a job, in mode `replace`. Its end is heard even if it comes before the answer."""
-        what = f"{verb} {_named(name)}"
-        self._hold(name)
-        self._asking = True
+        what = f"{verb} {_require_name(name)}"
+        self._ref(name)
+        self._enqueuing = True
         try:
-            answer = self.manager(_METHODS[verb], "(ss)", name, "replace", what=what, settle=True)
-            self._callers.forget(self._paths.get(name, unit_path(name)))
-            begun = self.began(answer, name, verb)
-            self._unsorted = [one for one in self._unsorted if not self._is_older(one, begun)]
+            answer = self.call_manager(_METHODS[verb], "(ss)", name, "replace", what=what, settle=True)
+            self._requesters.forget(self._paths.get(name, unit_path(name)))
+            begun = self.make_job_ref(answer, name, verb)
+            self._new_jobs = [one for one in self._new_jobs if not self._is_older(one, begun)]
             return begun
         finally:
-            self._asking = False
-            self._sort()
+            self._enqueuing = False
+            self._scan_new_jobs()
 
-    def began(self, answer: Any, name: str, verb: str, output: str = "") -> JobRef:
+    def make_job_ref(self, answer: Any, name: str, verb: str, output: str = "") -> JobRef:
         """Make the reference of a job that a method's answer names."""
         path = answer.unpack()[0]
-        self._heard[path] = self._loop.clock.monotonic()
+        self._last_heard[path] = self._loop.clock.monotonic()
         self._own.add(path)
         if output:
-            self.is_own(name)
+            self.mark_own_unit(name)
         return JobRef(path, name, verb, output)
 
-    def is_own(self, name: str) -> None:
+    def mark_own_unit(self, name: str) -> None:
         """Know a unit in which a command of this run is at work: what that asks for is the run's own doing."""
-        self._callers.starts(name)
+        self._requesters.add_own_unit(name)
 
-    def has_heard(self, ref: JobRef) -> bool:
+    def has_job_ended(self, ref: JobRef) -> bool:
         """Whether the end of a job was announced."""
         return ref.path in self._results
 
@@ -210,9 +210,9 @@ class Systemd:
             name, result = self._results[ref.path]
             return result if self._is_of(ref, name) else JobResult.GONE
         now = self._loop.clock.monotonic()
-        if now - self._heard.get(ref.path, 0.0) < SILENCE:
+        if now - self._last_heard.get(ref.path, 0.0) < JOB_QUIET_SECONDS:
             return None
-        self._heard[ref.path] = now
+        self._last_heard[ref.path] = now
         if not self._has_job(ref):
             # The announcement comes before this answer, if it came at all.
             return self._results.setdefault(ref.path, (ref.unit, JobResult.GONE))[1]
@@ -221,7 +221,7 @@ class Systemd:
     def cancel_job(self, ref: JobRef) -> None:
         """Take a job back; one that has ended is let be."""
         with self._unless_gone():
-            self.manager("CancelJob", "(u)", ref.number, what=f"cancel the {ref.verb} of {ref.unit}")
+            self.call_manager("CancelJob", "(u)", ref.number, what=f"cancel the {ref.verb} of {ref.unit}")
 
     def _job_type(self, number: int) -> str:
         """Tell what a job does: "restart" until its first half is over, then "start". Empty for one that has ended."""
@@ -233,34 +233,34 @@ class Systemd:
         """Count the ends of jobs that somebody else asked for, automatic restarts among them, since it is watched."""
         return len(self._ended.get(path, set()) - self._own)
 
-    def _asked(self, path: str, unit: Unit) -> tuple[Asked, ...]:
+    def _find_requests(self, path: str, unit: Unit) -> tuple[JobRequest, ...]:
         """Give the jobs that this program did not ask for; a job that nobody was heard to begin is looked into once."""
         names = frozenset((unit.name, *unit.names, *self._names[path]))
-        self._spelled[path] = Spelled(names, frozenset(unit.follows))
+        self._unit_names[path] = UnitNames(names, frozenset(unit.propagated_from))
         if unit.job:
-            self._look_who(path, job_path(unit.job), began=False)
-        return self._callers.asked(path)
+            self._scan_requester(path, job_path(unit.job), began=False)
+        return self._requesters.requests(path)
 
-    def _look_who(self, unit: str, job: str, *, began: bool) -> None:
-        number = number_of(job)
-        if job not in self._own and not self._callers.knows(unit, number):
-            spelled = self._spelled.get(unit) or Spelled(frozenset(self._names[unit]))
-            self._callers.look(unit, number, spelled, began=began)
+    def _scan_requester(self, unit: str, job: str, *, began: bool) -> None:
+        number = job_number(job)
+        if job not in self._own and not self._requesters.has_scanned(unit, number):
+            spelled = self._unit_names.get(unit) or UnitNames(frozenset(self._names[unit]))
+            self._requesters.scan(unit, number, spelled, began=began)
 
-    def _sort(self) -> None:
+    def _scan_new_jobs(self) -> None:
         """Look who began what was begun while this program asked for something itself."""
-        while self._unsorted:
-            self._look_who(*self._unsorted.pop(0), began=True)
+        while self._new_jobs:
+            self._scan_requester(*self._new_jobs.pop(0), began=True)
 
     def _is_older(self, announced: tuple[str, str], begun: JobRef) -> bool:
         """Whether a job of a unit was begun before the one that this program asked for, which took its place."""
         unit, job = announced
-        return unit == self._paths.get(begun.unit, unit_path(begun.unit)) and number_of(job) < begun.number
+        return unit == self._paths.get(begun.unit, unit_path(begun.unit)) and job_number(job) < begun.number
 
     def _has_job(self, ref: JobRef) -> bool:
         with self._unless_gone():
             what = f"ask for the job of {ref.unit}"
-            self.manager("GetJob", "(u)", ref.number, what=what, again=True)
+            self.call_manager("GetJob", "(u)", ref.number, what=what, again=True)
             return self._is_of(ref, self.bus.read(ref.path, JOB, "Unit", what=what)[0])
         return False
 
@@ -273,12 +273,12 @@ class Systemd:
         try:
             yield
         except HostError as error:
-            if error.remote not in _NO_SUCH_JOB:
+            if error.dbus_error not in _NO_SUCH_JOB:
                 raise
 
     # How it is done
 
-    def manager(self, method: str, signature: str = "", *values: Any, **options: Any) -> Any:
+    def call_manager(self, method: str, signature: str = "", *values: Any, **options: Any) -> Any:
         """Call a method of the manager; see `Bus.call` for the options."""
         arguments = (signature, values) if signature else None
         return self.bus.call(MANAGER_PATH, MANAGER, method, arguments, **options)
@@ -286,72 +286,72 @@ class Systemd:
     def _watched(self, name: str) -> str:
         """Give the path of a unit's object, and be told of its changes from now on."""
         if name not in self._paths:
-            path: str = self.manager("LoadUnit", "(s)", name, what=f"look at {name}", again=True).unpack()[0]
+            path: str = self.call_manager("LoadUnit", "(s)", name, what=f"look at {name}", again=True).unpack()[0]
             self._paths[name] = path
             if path not in self._names:
                 self.bus.subscribe(path, PROPERTIES, "PropertiesChanged", self._changed)
             self._names.setdefault(path, set()).add(name)
         return self._paths[name]
 
-    def _hold(self, name: str) -> None:
+    def _ref(self, name: str) -> None:
         """Keep a unit loaded while this program is there.
 
         A unit that is skipped by a Condition is collected at once, and its ConditionResult with it (252).
         """
-        if name not in self._held:
+        if name not in self._referenced:
             with contextlib.suppress(HostError):  # Whoever may not do this is told so by the job itself.
-                self.manager("RefUnit", "(s)", name, what=f"hold {name}")
-                self._held.add(name)
+                self.call_manager("RefUnit", "(s)", name, what=f"hold {name}")
+                self._referenced.add(name)
 
-    def _arrive(self) -> None:
+    def _subscribe_first(self) -> None:
         """Subscribe for the first time.
 
         A bus that starts with its first client, as a user's does, is there a moment before the manager is.
         """
-        until = self._loop.clock.monotonic() + ARRIVAL
+        until = self._loop.clock.monotonic() + MANAGER_WAIT
         while True:
             try:
                 return self._subscribe()
             except BusTimeout:
-                raise unavailable(self.scope, "it does not answer") from None
+                raise make_unavailable(self.scope, "it does not answer") from None
             except BusLost:
                 if self._loop.clock.monotonic() >= until:
-                    raise unavailable(self.scope, "no systemd is on the bus") from None
-                self._loop.run_until(lambda: False, PAUSE)
+                    raise make_unavailable(self.scope, "no systemd is on the bus") from None
+                self._loop.run_until(lambda: False, RECONNECT_INTERVAL)
 
     def _subscribe(self) -> None:
         try:
-            self.manager("Subscribe", what="subscribe to systemd's signals")
+            self.call_manager("Subscribe", what="subscribe to systemd's signals")
         except HostError as error:
-            if error.remote != _ALREADY_SUBSCRIBED:
+            if error.dbus_error != _ALREADY_SUBSCRIBED:
                 raise
 
     def _subscribe_again(self) -> None:
         """On a new connection: what was announced meanwhile is lost, and references are gone."""
-        self._heard.clear()
-        self._held.clear()
-        self._looks.clear()
+        self._last_heard.clear()
+        self._referenced.clear()
+        self._units.clear()
         self._subscribe()
 
     def _changed(self, path: str, _arguments: Any) -> None:
-        self._looks.pop(path, None)
-        self._loop.tell(self._names[path])
+        self._units.pop(path, None)
+        self._loop.notify(self._names[path])
 
     def _reloading(self, _path: str, _arguments: Any) -> None:
         self._paths.clear()
-        self._looks.clear()
-        self._loop.tell()
+        self._units.clear()
+        self._loop.notify()
 
     def _job_new(self, _path: str, arguments: Any) -> None:
         _id, job, name = arguments.unpack()
         unit = unit_path(name)
         if unit not in self._names:
             return
-        self._looks.pop(unit, None)
+        self._units.pop(unit, None)
         # Whoever asked may be gone in a few milliseconds. Which job is ours is known only after the answer.
-        self._unsorted.append((unit, job))
-        if not self._asking:
-            self._sort()
+        self._new_jobs.append((unit, job))
+        if not self._enqueuing:
+            self._scan_new_jobs()
 
     def _job_removed(self, _path: str, arguments: Any) -> None:
         _id, path, name, result = arguments.unpack()
@@ -359,10 +359,10 @@ class Systemd:
         if (unit := unit_path(name)) in self._names:
             self._ended.setdefault(unit, set()).add(path)
         # Jobs of all the machine are heard: which of them is ours is known only after the answer.
-        while len(self._results) > KEPT:
+        while len(self._results) > MAX_JOB_RESULTS:
             del self._results[next(iter(self._results))]
         # Not under the unit's name: a look at the unit in between would drop the news, and the job is no part of it.
-        self._loop.tell()
+        self._loop.notify()
 
 
 def unit_path(name: str) -> str:
@@ -377,7 +377,7 @@ def unit_path(name: str) -> str:
     return f"{MANAGER_PATH}/unit/{''.join(escaped)}"
 
 
-def _named(name: str) -> str:
+def _require_name(name: str) -> str:
     # The empty name is the caller's own unit to systemd.
     if not name:
         raise HostError("cannot act on a unit without a name")

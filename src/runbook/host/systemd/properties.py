@@ -56,25 +56,25 @@ _PROPERTIES = {
     "status_text": "StatusText",
     "stored_fds": "NFileDescriptorStore",
     "private_network": "PrivateNetwork",
-    "joins": "JoinsNamespaceOf",
+    "joins_namespace_of": "JoinsNamespaceOf",
     "network_namespace_path": "NetworkNamespacePath",
 }
 
 
-_PROPAGATE = ("RequiredBy", "BoundBy", "ConsistsOf")
+_PROPAGATES_TO = ("RequiredBy", "BoundBy", "ConsistsOf")
 """Dependencies along which a restart goes on to other units (systemd, src/core/unit-dependency-atom.c)."""
 
-_FOLLOWS = ("Requires", "Requisite", "BindsTo", "PartOf", "StopPropagatedFrom")
+_PROPAGATED_FROM = ("Requires", "Requisite", "BindsTo", "PartOf", "StopPropagatedFrom")
 """Dependencies along which a stop or a restart of the other unit comes to this one."""
 
-_BESIDE = ("ExecCondition", "ExecStartPre", "ExecStart", "ExecStartPost")
+_START_COMMANDS = ("ExecCondition", "ExecStartPre", "ExecStart", "ExecStartPost")
 """Settings of commands that end a start when they fail, in the order in which they run.
 
 With Type=forking the main process is a child of what ExecStart= runs; with the others it is that itself.
 """
 
 
-def unit_of(properties: Properties) -> Unit:
+def make_unit(properties: Properties) -> Unit:
     """Make a look at a unit of its properties. One that has no processes lacks those of a service."""
 
     def held(kind: str) -> bool:
@@ -97,11 +97,11 @@ def unit_of(properties: Properties) -> Unit:
         job=properties.get("Job", (0, "/"))[0],
         condition_result=held("Condition"),
         assert_result=held("Assert"),
-        restarts_with=tuple(name for kind in _PROPAGATE for name in properties.get(kind, [])),
+        propagates_to=tuple(name for kind in _PROPAGATES_TO for name in properties.get(kind, [])),
         activation=tuple(map(tuple, properties.get("ActivationDetails", []))),
-        follows=tuple(name for kind in _FOLLOWS for name in properties.get(kind, [])),
-        unmet=tuple(_unmet(properties)),
-        broke=_broke(properties),
+        propagated_from=tuple(name for kind in _PROPAGATED_FROM for name in properties.get(kind, [])),
+        unmet_conditions=tuple(_find_unmet(properties)),
+        failed_command=_find_failed_command(properties),
         restart_prevent_statuses=prevent[0],
         restart_prevent_signals=prevent[1],
         restart_force_statuses=force[0],
@@ -110,7 +110,7 @@ def unit_of(properties: Properties) -> Unit:
     )
 
 
-def _unmet(properties: Properties) -> Iterator[str]:
+def _find_unmet(properties: Properties) -> Iterator[str]:
     """Name what was checked and did not hold, as it stands in the unit's file: "ConditionPathExists=/etc/gw"."""
     for name in ("Conditions", "Asserts"):
         for kind, trigger, negated, value, state in properties.get(name, []):
@@ -118,7 +118,7 @@ def _unmet(properties: Properties) -> Iterator[str]:
                 yield f"{kind}={'|' if trigger else ''}{'!' if negated else ''}{value}"
 
 
-def _broke(properties: Properties) -> str:
+def _find_failed_command(properties: Properties) -> str:
     """Say which command beside the main one failed first in this invocation: "ExecStartPre=/bin/sh ended with …".
 
     systemd forgets how they ended with each start. Nothing where the main process ended while the command ran: what
@@ -126,7 +126,7 @@ def _broke(properties: Properties) -> str:
     """
     main_exit = properties.get("ExecMainExitTimestampMonotonic", 0)
     forks = properties.get("Type") == "forking"
-    for setting in _BESIDE if forks else (name for name in _BESIDE if name != "ExecStart"):
+    for setting in _START_COMMANDS if forks else (name for name in _START_COMMANDS if name != "ExecStart"):
         for path, _argv, ignored, _, started, _, exited, _pid, code, status in properties.get(setting, []):
             failed = not ignored and exited and (code != 1 or status)
             if failed and not started <= main_exit < exited:

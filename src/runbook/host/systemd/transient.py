@@ -20,23 +20,23 @@ from typing import Any
 
 from runbook.errors import BusLost, BusTimeout, HostError, Interrupted, NoSuchUnit
 from runbook.host.facts import ActiveState, JobRef, JobResult, LoadState
-from runbook.host.kernel.accounts import account_environment, account_of
+from runbook.host.kernel.accounts import account_environment, find_account
 from runbook.host.loop import Loop
 from runbook.host.queries import Command, CommandResult
 from runbook.host.systemd.bus import variant
-from runbook.host.systemd.manager import MANAGER, MANAGER_PATH, UNIT, Systemd, unit_path
+from runbook.host.systemd.manager import MANAGER, MANAGER_PATH, UNIT, SystemdManager, unit_path
 from runbook.host.systemd.transient_files import CANNOT_ENTER, CommandFiles
 
-KEPT = 64 * 1024
+OUTPUT_TAIL_BYTES = 64 * 1024
 """Bytes of a command's output that are given back, from its end."""
 
-BACKSTOP = 5.0
+BACKSTOP_MARGIN = 5.0
 """Seconds after a command's time-out at which systemd ends it, should this program be gone by then."""
 
-GRACE = 5.0
+STOP_GRACE = 5.0
 """Seconds from TERM to KILL for a command that is stopped."""
 
-SHORT_GRACE = 0.3
+INTERRUPTED_STOP_GRACE = 0.3
 """The same when this program was interrupted, which has a second for all that it must do."""
 
 STOP_LIMIT = 10.0
@@ -46,32 +46,32 @@ NO_JOB = f"{MANAGER_PATH}/job/0"
 """The job of a command that ended before anybody knew its job: systemd counts from 1."""
 
 
-class Commands:
+class TransientCommands:
     """Starts, judges and stops commands through one manager."""
 
-    def __init__(self, systemd: Systemd, loop: Loop) -> None:
+    def __init__(self, systemd: SystemdManager, loop: Loop) -> None:
         self._systemd = systemd
         self._loop = loop
         self._results: dict[str, CommandResult] = {}
         self._unanswered: set[str] = set()
 
-    def begin(self, name: str, command: Command) -> JobRef:
+    def start(self, name: str, command: Command) -> JobRef:
         """Start a command, or join it if a unit of this name is running it already.
 
         Raises BusLost where nobody knows whether it was started; asked once more, it finds that out first.
         """
-        unit = unit_name(name)
+        unit = transient_unit_name(name)
         if joined := self._join(unit, command):
             return joined
         self._unanswered.discard(unit)
         self._results.pop(unit, None)
         if not command.output:
             raise HostError(f"cannot start {command}: there is no place for its result")
-        CommandFiles(command.output).write(command, account_of(command.user))
+        CommandFiles(command.output).write(command, find_account(command.user))
         what = f"start {unit}"
         arguments: tuple[Any, ...] = (unit, "fail", self._properties(name, command), [])
         try:
-            answer = self._systemd.manager(
+            answer = self._systemd.call_manager(
                 "StartTransientUnit", "(ssa(sv)a(sa(sv)))", *arguments, what=what, settle=True
             )
         except (Interrupted, BusTimeout):
@@ -87,34 +87,34 @@ class Commands:
         except HostError:
             CommandFiles(command.output).clear()  # It was not begun, and will not clear them away.
             raise
-        return self._systemd.began(answer, unit, "start", command.output)
+        return self._systemd.make_job_ref(answer, unit, "start", command.output)
 
     def find(self, name: str, output: str, token: str) -> JobRef | None:
         """Find a command that another program began under this name: by its unit, else by the result that left."""
-        unit = unit_name(name)
-        state = self._systemd.live_state(unit)
+        unit = transient_unit_name(name)
+        state = self._systemd.read_loaded_state(unit)
         if state in (ActiveState.ACTIVATING, ActiveState.DEACTIVATING):
             with contextlib.suppress(NoSuchUnit):  # It may end in this very moment.
                 path = self._systemd.bus.read(unit_path(unit), UNIT, "Job", what=f"look for {unit}")[1]
-                self._systemd.is_own(unit)
+                self._systemd.mark_own_unit(unit)
                 return JobRef(path, unit, "start", output)
         if CommandFiles(output).read_result(token):
             return JobRef(NO_JOB, unit, "start", output)
         return None
 
-    def running(self) -> tuple[str, ...]:
+    def list_running(self) -> tuple[str, ...]:
         """Name the units of commands that are at work, whoever began them."""
         states = [str(state) for state in (ActiveState.ACTIVATING, ActiveState.ACTIVE, ActiveState.DEACTIVATING)]
         arguments = (states, ["runbook-*.service"])
         what = "look for commands that are at work"
-        (found,) = self._systemd.manager("ListUnitsByPatterns", "(asas)", *arguments, what=what, again=True)
+        (found,) = self._systemd.call_manager("ListUnitsByPatterns", "(asas)", *arguments, what=what, again=True)
         return tuple(entry[0] for entry in found)
 
     def result(self, ref: JobRef) -> CommandResult:
         """Tell how a command ended: from its unit while that is there, else from what that left on disk."""
         if ref.unit not in self._results:
             self._results[ref.unit] = self._from_unit(ref) or self._from_disk(ref)
-            self._let_go(ref.unit)
+            self._unref(ref.unit)
             # Where systemd could not start it at all, the unit itself could not clear them away.
             if ref.output:
                 CommandFiles(ref.output).clear()
@@ -125,11 +125,13 @@ class Commands:
         until = self._loop.clock.monotonic() + STOP_LIMIT
         what = f"stop {ref.unit}"
         try:
-            answer = self._systemd.manager("StopUnit", "(ss)", ref.unit, "replace", what=what, again=True, settle=True)
-            job = self._systemd.began(answer, ref.unit, "stop")
-            grace = SHORT_GRACE if self._loop.interrupted else GRACE
+            answer = self._systemd.call_manager(
+                "StopUnit", "(ss)", ref.unit, "replace", what=what, again=True, settle=True
+            )
+            job = self._systemd.make_job_ref(answer, ref.unit, "stop")
+            grace = INTERRUPTED_STOP_GRACE if self._loop.interrupted else STOP_GRACE
             if not self._ended(job, grace):
-                self._systemd.kill_all(ref.unit)
+                self._systemd.kill_cgroup(ref.unit)
                 if not self._ended(job, until - self._loop.clock.monotonic()):
                     raise BusTimeout(f"cannot {what}: its processes do not end")
         except NoSuchUnit:
@@ -143,7 +145,7 @@ class Commands:
             left = until - self._loop.clock.monotonic()
             if left <= 0:
                 return False
-            self._loop.run_until(lambda: self._systemd.has_heard(job), min(left, 0.25))
+            self._loop.run_until(lambda: self._systemd.has_job_ended(job), min(left, 0.25))
         return True
 
     def _join(self, unit: str, command: Command) -> JobRef | None:
@@ -155,23 +157,23 @@ class Commands:
         if unit in self._unanswered and CommandFiles(command.output).read_result(command.token):
             self._unanswered.discard(unit)
             return JobRef(NO_JOB, unit, "start", command.output)
-        state = self._systemd.live_state(unit)
+        state = self._systemd.read_loaded_state(unit)
         # A start job goes on while the unit, deactivating, writes the result.
         if state is ActiveState.ACTIVATING or (state is ActiveState.DEACTIVATING and unit in self._unanswered):
             self._unanswered.discard(unit)
             path = self._systemd.bus.read(unit_path(unit), UNIT, "Job", what=f"look for {unit}")[1]
-            self._systemd.is_own(unit)
+            self._systemd.mark_own_unit(unit)
             return JobRef(path, unit, "start", command.output)
         if state is ActiveState.FAILED:
             self._systemd.reset_failed(unit)
         if state is not None:
-            self._let_go(unit)
+            self._unref(unit)
         return None
 
-    def _let_go(self, unit: str) -> None:
+    def _unref(self, unit: str) -> None:
         """Let systemd forget a unit, which it does at once."""
         with contextlib.suppress(HostError):  # It may be gone, or held by an earlier connection.
-            self._systemd.manager("UnrefUnit", "(s)", unit, what=f"let go of {unit}")
+            self._systemd.call_manager("UnrefUnit", "(s)", unit, what=f"let go of {unit}")
 
     def _from_unit(self, ref: JobRef) -> CommandResult | None:
         if ref.path == NO_JOB:
@@ -183,9 +185,9 @@ class Commands:
         if self._systemd.job(ref) is JobResult.CANCELED:
             # Stopped by somebody. It may have been polite enough to end with 0: it was cut short all the same.
             result = "canceled"
-        elif unit.runs:
+        elif unit.is_running:
             raise HostError(f"cannot tell how {ref.unit} ended: it still runs")
-        return CommandResult(result, status, _tail(ref, result, status))
+        return CommandResult(result, status, _read_tail(ref, result, status))
 
     def _from_disk(self, ref: JobRef) -> CommandResult:
         try:
@@ -194,7 +196,7 @@ class Commands:
             number = int(status) if code == "exited" else int(signal.Signals[f"SIG{status}"])
         except (ValueError, IndexError, KeyError):
             raise HostError(f"cannot tell how {ref.unit} ended: it left no result") from None
-        return CommandResult(result, number, _tail(ref, result, number))
+        return CommandResult(result, number, _read_tail(ref, result, number))
 
     def _properties(self, name: str, command: Command) -> list[tuple[str, Any]]:
         """Give the settings of the unit, each under its D-Bus name and in its D-Bus type."""
@@ -207,7 +209,7 @@ class Commands:
             "AddRef": ("b", not self._systemd.bus.peer),
             "CollectMode": ("s", "inactive-or-failed"),
             # A oneshot has no start time-out of its own.
-            "TimeoutStartUSec": ("t", round((command.timeout + BACKSTOP) * 1_000_000)),
+            "TimeoutStartUSec": ("t", round((command.timeout + BACKSTOP_MARGIN) * 1_000_000)),
             "TimeoutStopUSec": ("t", round(STOP_LIMIT * 1_000_000)),
             "KillMode": ("s", "control-group"),
             "IgnoreSIGPIPE": ("b", False),  # Shell pipelines count on it.
@@ -215,18 +217,18 @@ class Commands:
             "Environment": ("as", [f"{key}={value}" for key, value in known.items()]),
             "WorkingDirectory": ("s", files.folder),
             # The plain ones: 252 writes `ExecStartEx=` into the unit's file, and at a daemon-reload knows no such key.
-            "ExecStart": ("a(sasb)", [(files.begin[0], files.begin, False)]),
-            "ExecStopPost": ("a(sasb)", [(files.end[0], files.end, True)]),
+            "ExecStart": ("a(sasb)", [(files.start_argv[0], files.start_argv, False)]),
+            "ExecStopPost": ("a(sasb)", [(files.stop_post_argv[0], files.stop_post_argv, True)]),
         }
         for stream in ("StandardOutput", "StandardError"):
-            if command.kept:
+            if command.keep_output:
                 settings[f"{stream}FileToAppend"] = ("s", command.output)
             else:
                 settings[stream] = ("s", "null")
         return [(key, variant(*value)) for key, value in settings.items()]
 
 
-def unit_name(name: str) -> str:
+def transient_unit_name(name: str) -> str:
     """Make the name of a command's unit: `runbook-NAME.service`, of characters that systemd takes."""
     plain = re.sub(r"[^A-Za-z0-9:_.-]+", "-", name).strip("-")
     if len(plain) > 200:  # noqa: PLR2004 - systemd takes 255 in all
@@ -234,9 +236,9 @@ def unit_name(name: str) -> str:
     return f"runbook-{plain}.service"
 
 
-def _tail(ref: JobRef, result: str, status: int) -> str:
+def _read_tail(ref: JobRef, result: str, status: int) -> str:
     """Give the end of what a command printed; where its folder could not be entered, that."""
-    text = CommandFiles(ref.output).tail(KEPT) if ref.output else ""
+    text = CommandFiles(ref.output).tail(OUTPUT_TAIL_BYTES) if ref.output else ""
     if not text and result == "exit-code" and status == CANNOT_ENTER:
         text = f"it could not be started: {CANNOT_ENTER}/CHDIR: its folder cannot be entered; `cwd` names another\n"
     return text
@@ -246,7 +248,7 @@ SLICES = {"system": "system.slice", "user": "app.slice"}
 """Where a scope goes: to the services, not to the logins."""
 
 
-def begin(systemd: Systemd, name: str) -> JobRef:
+def start_scope(systemd: SystemdManager, name: str) -> JobRef:
     """Ask for a scope with this program in it. Raises AccessDenied, HostError.
 
     The kernel moves a process with all its threads. Whoever started it stays where it was.
@@ -261,5 +263,5 @@ def begin(systemd: Systemd, name: str) -> JobRef:
     properties = [(key, variant(*value)) for key, value in settings.items()]
     arguments: tuple[Any, ...] = (unit, "fail", properties, [])
     what = f"go into {unit}"
-    answer = systemd.manager("StartTransientUnit", "(ssa(sv)a(sa(sv)))", *arguments, what=what, settle=True)
-    return systemd.began(answer, unit, "start")
+    answer = systemd.call_manager("StartTransientUnit", "(ssa(sv)a(sa(sv)))", *arguments, what=what, settle=True)
+    return systemd.make_job_ref(answer, unit, "start")

@@ -21,12 +21,12 @@ from pathlib import Path
 
 from runbook.errors import HostError
 from runbook.host.queries import Command
-from runbook.util.wording import in_words
+from runbook.util.wording import describe_error
 
 CANNOT_ENTER = 200
 """The status of a command whose folder cannot be entered; systemd's own number for it (systemd.exec(5))."""
 
-MOST_TRIES = 1000
+MAX_OUTPUTS = 1000
 """So many earlier outputs of one command are kept apart."""
 
 _SPECIAL = frozenset({"BASHOPTS", "BASH_VERSINFO", "EUID", "OPTIND", "PPID", "SHELLOPTS", "UID"})
@@ -64,12 +64,12 @@ class CommandFiles:
         self._script = Path(f"{output}.script")
 
     @property
-    def begin(self) -> list[str]:
+    def start_argv(self) -> list[str]:
         """The words that begin the command, in `folder`."""
         return ["/bin/sh", f"./{self._unit.name}", "begin"]
 
     @property
-    def end(self) -> list[str]:
+    def stop_post_argv(self) -> list[str]:
         """The words that write how it ended, in `folder`."""
         return ["/bin/sh", f"./{self._unit.name}", "end"]
 
@@ -83,14 +83,14 @@ class CommandFiles:
         other = account.pw_uid != os.geteuid()
         owner = (account.pw_uid, account.pw_gid) if other else None
         names = {name: shlex.quote(str(getattr(self, f"_{name}"))) for name in ("start", "script")}
-        become = _become(account) if other else ""
+        become = _setpriv_prefix(account) if other else ""
         token = shlex.quote(f" {command.token}") if command.token else ""
         unit = _UNIT.format(become=become, result=shlex.quote(str(self.result)), token=token, **names)
         try:
             self.clear()
             self.result.unlink(missing_ok=True)
             self._put_aside()
-            if command.kept:
+            if command.keep_output:
                 os.close(_open(self.output, os.O_APPEND))
             _write(self._unit, unit, None)
             _write(self._start, _start(command), owner)
@@ -99,7 +99,7 @@ class CommandFiles:
         except UnicodeEncodeError:
             raise HostError(f"cannot start {command}: its words or its env are not valid UTF-8") from None
         except OSError as error:
-            raise HostError(f"cannot write {self.output}: {in_words(error)}") from None
+            raise HostError(f"cannot write {self.output}: {describe_error(error)}") from None
 
     def clear(self) -> None:
         """Remove what the command was given."""
@@ -127,14 +127,14 @@ class CommandFiles:
             return
         if self.output.is_file() and not self.output.is_symlink() and not self.output.stat().st_size:
             return
-        for number in range(1, MOST_TRIES):
+        for number in range(1, MAX_OUTPUTS):
             aside = Path(f"{self.output}.{number}")
             if not os.path.lexists(aside):
                 break
         self.output.rename(aside)
 
 
-def _become(account: pwd.struct_passwd) -> str:
+def _setpriv_prefix(account: pwd.struct_passwd) -> str:
     program = shutil.which("setpriv", path="/usr/bin:/bin:/usr/sbin:/sbin:/run/current-system/sw/bin")
     if program is None:
         raise HostError(f"cannot run a command as {account.pw_name}: setpriv is missing", hint="install util-linux")

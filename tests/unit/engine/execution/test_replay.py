@@ -9,8 +9,8 @@ import pytest
 
 from runbook.engine.execution.events import Events
 from runbook.engine.execution.outcome import Outcome
-from runbook.engine.execution.replay import BY_OPERATOR, Done
-from runbook.engine.runner import RunEnd, Runner
+from runbook.engine.execution.replay import BY_OPERATOR, ResumeState
+from runbook.engine.runner import Runner, RunResult
 from runbook.errors import BusTimeout, Interrupted, NotBegun
 from runbook.host.facts import JobRef, JobResult, Unit
 from runbook.host.queries import Answer, CommandResult
@@ -50,7 +50,7 @@ def machine() -> FakeMachine:
     return made
 
 
-def part(made: FakeMachine, before: list[Event], die_after: int | None = None) -> tuple[RunEnd | None, list[Event]]:
+def part(made: FakeMachine, before: list[Event], die_after: int | None = None) -> tuple[RunResult | None, list[Event]]:
     """Carry the run out, or on, until it ends or dies after so many events of its own."""
     told: list[Event] = []
 
@@ -61,7 +61,9 @@ def part(made: FakeMachine, before: list[Event], die_after: int | None = None) -
 
     events = Events("run-1", made.clock, (sink,))
     state = RunState("run-1", Path("/srv"), outputs=Path("/out"))
-    runner = Runner(book(), made, made, events, state, done=Done.of(before), before=tuple(before))
+    runner = Runner(
+        book(), made, made, events, state, resume_state=ResumeState.from_events(before), earlier_events=tuple(before)
+    )
     try:
         return runner.run(), told
     except Cut:
@@ -78,14 +80,14 @@ def test_cut_after_any_event_it_ends_the_same(n: int) -> None:
     whole, _ = part(machine(), [])
     assert whole is not None
     made = machine()
-    begun = made.begin_command
+    begun = made.start_command
 
     def begin_command(name: str, command: object) -> JobRef:
         ref = begun(name, command)  # type: ignore[arg-type]
         made.found_commands[name] = ref
         return ref
 
-    made.begin_command = begin_command  # type: ignore[method-assign]
+    made.start_command = begin_command  # type: ignore[method-assign]
     end, before = part(made, [], die_after=n)
     assert end is None
     unknown = _unknown(made, before)
@@ -104,12 +106,12 @@ def test_cut_after_any_event_it_ends_the_same(n: int) -> None:
 
 def _unknown(made: FakeMachine, before: list[Event]) -> str:
     """Name the command that the record says was about to begin, where nothing is to be found of it."""
-    done = Done.of(before)
+    done = ResumeState.from_events(before)
     for one in book().walk():
-        if done.under_way(str(one.id)) and one.remedy() is None:
-            cut = done.peek(str(one.id))
-            memory = cut.memory_for(one, RunState("run-1", Path("/srv"), outputs=Path("/out")))
-            if one.take_up(made, memory, stopped=cut.stopped):
+        if done.is_in_progress(str(one.id)) and one.remedy() is None:
+            cut = done.peek_partial(str(one.id))
+            state = cut.state_for(one, RunState("run-1", Path("/srv"), outputs=Path("/out")))
+            if one.resume(made, state, stopped=cut.stopped):
                 return str(one.id)
     return ""
 
@@ -119,8 +121,8 @@ def test_a_step_that_an_operator_skips_is_skipped_also_if_it_only_reads() -> Non
         outcome = Outcome("wait-ready", "wait-ready", StepStatus.SKIPPED, None, "", evidence=evidence)
         return Event(0.0, "run-1", "step-finished", outcome.data())
 
-    assert Done.of([skipped(**{BY_OPERATOR: True})]).kept(step("wait-ready")) is not None
-    assert Done.of([skipped()]).kept(step("wait-ready")) is None
+    assert ResumeState.from_events([skipped(**{BY_OPERATOR: True})]).find_kept_outcome(step("wait-ready")) is not None
+    assert ResumeState.from_events([skipped()]).find_kept_outcome(step("wait-ready")) is None
 
 
 def test_an_update_that_was_stopped_after_it_had_done_its_work_has_changed_something() -> None:
@@ -148,22 +150,22 @@ def test_an_update_that_was_stopped_after_it_had_done_its_work_has_changed_somet
 def test_a_job_that_was_lost_is_asked_for_anew_and_one_that_was_done_is_not() -> None:
     made = machine()
     restart = step("restart")
-    memory = restart.memory(RunState("run-1", Path("/srv")))
-    restart.apply(made, memory)
-    asked = memory.job
+    state = restart.new_state(RunState("run-1", Path("/srv")))
+    restart.apply(made, state)
+    asked = state.job
     made.jobs[asked.path] = JobResult.GONE
-    restart.take_up(made, memory, stopped=False)
-    assert memory.job == asked
-    memory.invocation = made.units["gw.service"].invocation_id  # As if nothing had begun since.
-    restart.take_up(made, memory, stopped=False)
-    assert memory.job is None
+    restart.resume(made, state, stopped=False)
+    assert state.job == asked
+    state.invocation = made.units["gw.service"].invocation_id  # As if nothing had begun since.
+    restart.resume(made, state, stopped=False)
+    assert state.job is None
 
 
 def test_a_run_that_cannot_be_gone_on_with_now_stays_one_that_can() -> None:
     made = machine()
     _, before = part(made, [], die_after=12)
 
-    def no_answer(name: str, *, recent: float = 0.0) -> Unit:
+    def no_answer(name: str, *, max_age: float = 0.0) -> Unit:
         raise BusTimeout("cannot look at gw.service: it did not answer in time")
 
     made.unit = no_answer  # type: ignore[method-assign]
@@ -176,9 +178,9 @@ def test_what_the_run_remembers_of_its_starts_lasts() -> None:
     made = machine()
     whole, told = part(made, [])
     assert whole is not None
-    kept = Done.of(told).state
+    kept = ResumeState.from_events(told).run_state
     state = RunState("run-1", Path("/srv"))
-    state.restore(kept)
-    assert state.starts == {"gw.service": 0}
+    state.load(kept)
+    assert state.baseline_restarts == {"gw.service": 0}
     assert state.invocations == {"gw.service": made.units["gw.service"].invocation_id}
     assert state.cleared.keys() == {"gw.service"}

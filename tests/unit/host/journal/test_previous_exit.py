@@ -10,11 +10,11 @@ from typing import Any
 import pytest
 
 from runbook.host.journal import previous_exit, starts
-from runbook.host.queries import EndBefore
+from runbook.host.queries import PreviousExitQuery
 from tests.unit.host.conftest import Ask
 
-STARTED = starts.BEGAN[1]
-NOW = EndBefore("gw.service", "c")
+STARTED = starts.START_MESSAGE_IDS[1]
+NOW = PreviousExitQuery("gw.service", "c")
 
 
 def entry(invocation: str, message: str, **fields: str) -> dict[str, str]:
@@ -48,7 +48,7 @@ def test_the_end_of_the_invocation_before(played: Path, ask: Ask) -> None:
     killed = {"command": "ExecStart", "code": "killed", "status": 9, "result": "signal", "started": True}
     assert told(ask(NOW).output) == killed
     call = (played / "call").read_text()
-    assert f" --reverse --lines={previous_exit.ENTRIES} _PID=1 UNIT=gw.service MESSAGE_ID=" in call
+    assert f" --reverse --lines={previous_exit.MAX_ENTRIES} _PID=1 UNIT=gw.service MESSAGE_ID=" in call
 
 
 def test_what_came_after_is_of_no_account(played: Path, ask: Ask) -> None:
@@ -67,7 +67,7 @@ def test_what_has_not_come_to_the_journal_yet(played: Path, ask: Ask) -> None:
     """Not the one that is asked for: what stands before it may be older than the invocation before."""
     write(played, entry("a", STARTED), exited("a", "ExecStart", "exited", "3"))
     answer = ask(NOW)
-    assert (answer.good, answer.output) == (True, "")
+    assert (answer.ok, answer.output) == (True, "")
 
 
 def test_a_journal_without_the_end_of_the_one_before(played: Path, ask: Ask) -> None:
@@ -108,7 +108,7 @@ def test_what_took_the_others_along(played: Path, ask: Ask, between: list[dict[s
 def test_a_start_that_did_not_come_to_its_end(played: Path, ask: Ask) -> None:
     write(
         played,
-        entry("b", starts.BEGAN[0]),
+        entry("b", starts.START_MESSAGE_IDS[0]),
         entry("b", previous_exit.FAILURE, UNIT_RESULT="timeout"),
         entry("c", STARTED),
     )
@@ -118,5 +118,5 @@ def test_a_start_that_did_not_come_to_its_end(played: Path, ask: Ask) -> None:
 def test_a_unit_of_the_users_own_is_his_managers(played: Path, ask: Ask) -> None:
     failed = {**exited("", "ExecStart", "exited", "3"), "USER_INVOCATION_ID": "b"}
     (played / "entries").write_text(json.dumps({"USER_INVOCATION_ID": "c"}) + "\n" + json.dumps(failed) + "\n")
-    assert told(ask(EndBefore("gw.service", "c", of_user=True)).output)["status"] == 3
+    assert told(ask(PreviousExitQuery("gw.service", "c", of_user=True)).output)["status"] == 3
     assert f" _UID={os.getuid()} USER_UNIT=gw.service " in (played / "call").read_text()

@@ -13,8 +13,8 @@ import pytest
 
 from runbook.host.journal import reader, search
 from runbook.host.loop import Loop
-from runbook.host.queries import Answer, Command, JournalProbe, Question
-from runbook.host.runners.query_runner import Questions
+from runbook.host.queries import Answer, Command, JournalProbe, Query
+from runbook.host.runners.query_runner import QueryRunner
 from runbook.model import Deadline, Wake
 from tests.unit.host.conftest import PATIENCE, PROMPT, Ask
 
@@ -88,13 +88,13 @@ def probe(pattern: str = "ready", **options: Any) -> JournalProbe:
 def test_it_asks_for_one_invocation(ask: Ask, played: Played) -> None:
     played.says("ready", invocation=EARLIER)
     answer = ask(probe())
-    assert (answer.good, answer.detail) == (False, "nothing of this invocation is in it yet")
+    assert (answer.ok, answer.detail) == (False, "nothing of this invocation is in it yet")
     played.says("starting")
     assert ask(probe()).detail == "`ready` is not in this invocation's 1 entry yet"
     played.says("more")
     assert ask(probe()).detail == "`ready` is not in this invocation's 2 entries yet"
     played.says("ready")
-    assert (ask(probe()).good, ask(probe()).detail) == (True, "`ready` is there")
+    assert (ask(probe()).ok, ask(probe()).detail) == (True, "`ready` is there")
     assert played.calls[0].endswith(f" _SYSTEMD_INVOCATION_ID={NOW}")
 
 
@@ -106,17 +106,17 @@ def test_it_goes_on_where_it_ended(ask: Ask, played: Played) -> None:
     assert ask(probe()).detail == "`ready` is not in this invocation's 1001 entries yet"
     assert "--after-cursor=c1000 " in played.calls[1]
     # Another pattern is another search.
-    assert ask(probe("line 7")).good
+    assert ask(probe("line 7")).ok
 
 
 def test_what_was_found_stays_found(ask: Ask, played: Played) -> None:
     """For this invocation, though the journal may have thrown it away; and journalctl is not asked again."""
     played.says("ready")
-    assert ask(probe()).good
+    assert ask(probe()).ok
     (played.folder / "entries").write_text("")
-    assert ask(probe()).good
+    assert ask(probe()).ok
     assert len(played.calls) == 1
-    assert not ask(probe(invocation="b" * 32)).good
+    assert not ask(probe(invocation="b" * 32)).ok
 
 
 @pytest.mark.parametrize(
@@ -135,14 +135,14 @@ def test_what_was_found_stays_found(ask: Ask, played: Played) -> None:
 )
 def test_kinds_of_messages(ask: Ask, played: Played, message: Any, pattern: str, good: bool) -> None:
     played.says(message)
-    assert ask(probe(pattern)).good == good
+    assert ask(probe(pattern)).ok == good
 
 
 def test_a_pattern_does_not_span_two_entries(ask: Ask, played: Played) -> None:
     played.says("one")
     played.says("two")
-    assert not ask(probe(r"one\s+two")).good
-    assert ask(probe("^two$")).good
+    assert not ask(probe(r"one\s+two")).ok
+    assert ask(probe("^two$")).ok
 
 
 def test_a_pattern_that_never_ends(ask: Ask, played: Played) -> None:
@@ -153,24 +153,24 @@ def test_a_pattern_that_never_ends(ask: Ask, played: Played) -> None:
 def test_an_entry_without_measure_is_passed_over(ask: Ask, played: Played) -> None:
     played.says("x" * 3_000_000)
     played.says("ready")
-    assert ask(probe()).good
+    assert ask(probe()).ok
     played.says("ready later")
-    assert ask(probe("later$")).good
+    assert ask(probe("later$")).ok
 
 
 def test_leftovers_are_not_heard(ask: Ask, played: Played) -> None:
     """journald takes them for the current invocation's. One is known by its PID, another by its stream."""
     played.says("old", invocation=EARLIER, stream="s1")
     played.says("ready", pid=74)
-    assert not ask(probe(leftovers=(74,))).good
+    assert not ask(probe(leftovers=(74,))).ok
     played.says("ready", pid=75, stream="s1")
     played.says("ready", pid=76, stream="s1")
-    assert not ask(probe(leftovers=(74,))).good
+    assert not ask(probe(leftovers=(74,))).ok
     assert len([call for call in played.calls if "_STREAM_ID=s1" in call]) == 1
     played.says("ready", stream="s1")
-    assert not ask(probe(leftovers=(74,))).good
+    assert not ask(probe(leftovers=(74,))).ok
     played.says("ready", stream="s2")
-    assert ask(probe(leftovers=(74,))).good
+    assert ask(probe(leftovers=(74,))).ok
 
 
 def test_a_long_journal_is_read_in_turns(ask: Ask, played: Played, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -180,7 +180,7 @@ def test_a_long_journal_is_read_in_turns(ask: Ask, played: Played, monkeypatch: 
         played.says(f"line {number}")
     played.hangs()
     answer = ask(probe(), 0.5)
-    assert not answer.good
+    assert not answer.ok
     assert answer.seconds < PROMPT
     told = "`ready` is not in this invocation's first "
     assert answer.detail.startswith(told)
@@ -196,18 +196,20 @@ def test_it_ends_at_its_first_hit(ask: Ask, played: Played, monkeypatch: pytest.
     played.says("more")
     played.hangs()
     answer = ask(probe())
-    assert answer.good
+    assert answer.ok
     assert answer.seconds < PROMPT
 
 
-def test_the_end_of_the_program_ends_it(questions: Questions, played: Played, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_end_of_the_program_ends_it(
+    questions: QueryRunner, played: Played, monkeypatch: pytest.MonkeyPatch
+) -> None:
     played.hangs()
-    assert questions.ask(Question(probe(), 1, 60)) is None
+    assert questions.query(Query(probe(), 1, 60)) is None
     began = time.monotonic()
     while not played.calls:
         assert time.monotonic() - began < PATIENCE
     began = time.monotonic()
-    monkeypatch.setattr("runbook.host.runners.query_runner.LAST_WAIT", PATIENCE)
+    monkeypatch.setattr("runbook.host.runners.query_runner.CLOSE_WAIT", PATIENCE)
     questions.close()
     assert time.monotonic() - began < PROMPT
     with pytest.raises(ChildProcessError):
@@ -215,7 +217,7 @@ def test_the_end_of_the_program_ends_it(questions: Questions, played: Played, mo
 
 
 def test_a_command_that_ends_meanwhile_takes_nothing_along(
-    loop: Loop, questions: Questions, ask: Ask, played: Played
+    loop: Loop, questions: QueryRunner, ask: Ask, played: Played
 ) -> None:
     """What a command leaves behind is ended with it; journalctl is none of that."""
     (played.folder / "slow").touch()
@@ -223,14 +225,14 @@ def test_a_command_that_ends_meanwhile_takes_nothing_along(
     seen: list[Answer | None] = []
 
     def reading() -> None:
-        seen.append(questions.ask(Question(probe(), 1, PATIENCE)))
+        seen.append(questions.query(Query(probe(), 1, PATIENCE)))
 
-    loop.after(0.1, reading)
-    assert ask(Command(("/bin/sh", "-c", "sleep 0.3; setsid sleep 60 &"), cwd="/")).good
+    loop.call_later(0.1, reading)
+    assert ask(Command(("/bin/sh", "-c", "sleep 0.3; setsid sleep 60 &"), cwd="/")).ok
     assert seen == [None]
-    while (answer := questions.ask(Question(probe(), 1, PATIENCE))) is None:
+    while (answer := questions.query(Query(probe(), 1, PATIENCE))) is None:
         loop.wait(Wake(pending=True, within=PATIENCE), Deadline.after(loop.clock, PATIENCE))
-    assert (answer.good, answer.detail) == (True, "`ready` is there")
+    assert (answer.ok, answer.detail) == (True, "`ready` is there")
 
 
 def test_journalctl_fails(ask: Ask, played: Played) -> None:
@@ -249,7 +251,7 @@ def test_whose_journal_may_be_read(played: Played, monkeypatch: pytest.MonkeyPat
     mine = played.folder / "var" / "machine" / f"user-{os.getuid()}.journal"
     mine.touch()
     monkeypatch.setattr(os, "access", lambda file, mode: file == mine or not str(file).endswith(".journal"))
-    good, detail, _ = search.Journal(own=own).reading(probe(), time.monotonic() + PATIENCE).get()
+    good, detail, _ = search.JournalSearches(of_user=own).new_search(probe(), time.monotonic() + PATIENCE).run()
     assert not good
     assert ("this user may not read all of it" in detail) == hint
 
@@ -270,7 +272,7 @@ def test_journals_of_their_own(ask: Ask, played: Played, apart: bool) -> None:
     assert ("--namespace=*" in played.calls[0]) == apart
 
 
-def test_nothing_is_left(ask: Ask, played: Played, questions: Questions) -> None:
+def test_nothing_is_left(ask: Ask, played: Played, questions: QueryRunner) -> None:
     before = len(list(Path("/proc/self/fd").iterdir()))
     for _ in range(5):
         ask(probe())

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from runbook.host.journal import reader as journalctl
-from runbook.host.queries import LastWords
-from runbook.util.stdio import lines
+from runbook.host.queries import JournalTailQuery
+from runbook.util.stdio import split_lines
 from tests.unit.host.conftest import Ask
 
 
@@ -22,8 +22,8 @@ def said(played: Path) -> None:
 
 
 def test_its_lines_are_the_answer(played: Path, ask: Ask) -> None:
-    answer = ask(LastWords("gw.service", 12.5, lines=5))
-    assert (answer.good, answer.output) == (True, "one\ntwo\nhi\N{REPLACEMENT CHARACTER}")
+    answer = ask(JournalTailQuery("gw.service", 12.5, lines=5))
+    assert (answer.ok, answer.output) == (True, "one\ntwo\nhi\N{REPLACEMENT CHARACTER}")
     call = (played / "call").read_text()
     assert call.endswith("--since=@12.500000 --reverse --lines=5 _SYSTEMD_UNIT=gw.service")
 
@@ -33,16 +33,16 @@ def test_what_was_just_said_is_waited_for_by_whoever_may(
     played: Path, ask: Ask, monkeypatch: pytest.MonkeyPatch, uid: int, calls: list[str]
 ) -> None:
     monkeypatch.setattr(os, "geteuid", lambda: uid)
-    assert ask(LastWords("gw.service", 0)).good
+    assert ask(JournalTailQuery("gw.service", 0)).ok
     assert (played / "calls").read_text().split() == calls
 
 
 def test_no_more_lines_than_were_asked_for(played: Path, ask: Ask) -> None:
-    assert ask(LastWords("gw.service", 0, lines=2)).output == "two\nhi\N{REPLACEMENT CHARACTER}"
+    assert ask(JournalTailQuery("gw.service", 0, lines=2)).output == "two\nhi\N{REPLACEMENT CHARACTER}"
 
 
 def test_a_unit_of_the_users_own_is_his_managers(played: Path, ask: Ask) -> None:
-    ask(LastWords("gw.service", 0, of_user=True))
+    ask(JournalTailQuery("gw.service", 0, of_user=True))
     call = (played / "call").read_text()
     assert call.endswith(f"_SYSTEMD_USER_UNIT=gw.service _UID={os.getuid()}")
 
@@ -51,31 +51,31 @@ def test_a_unit_of_the_users_own_is_his_managers(played: Path, ask: Ask) -> None
     ("of_user", "whose"), [(False, "_PID=1 UNIT=gw.socket"), (True, f"_UID={os.getuid()} USER_UNIT=gw.socket")]
 )
 def test_for_a_socket_its_manager_speaks(played: Path, ask: Ask, of_user: bool, whose: str) -> None:
-    ask(LastWords("gw.socket", 0, of_user=of_user))
+    ask(JournalTailQuery("gw.socket", 0, of_user=of_user))
     assert (played / "call").read_text().endswith(f" {whose}")
 
 
 def test_a_journal_that_cannot_be_read_is_no_answer(played: Path, ask: Ask) -> None:
     (played / "status").write_text("1")
-    assert not ask(LastWords("gw.service", 0)).good
+    assert not ask(JournalTailQuery("gw.service", 0)).ok
 
 
 def test_no_process_speaks_for_another(played: Path, ask: Ask) -> None:
     """What str.splitlines() takes for the end of a line is none: behind it there would be a line of PID 7's."""
     said = json.dumps({"_PID": "6", "MESSAGE": "well\x0b7: a\x1c7: b\x857: c\u20287: d\r7: e"})
     (played / "entries").write_text(f"{said}\n")
-    answer = ask(LastWords("", 0, pids=(6, 7)))
-    assert lines(answer.output) == ["6: well\x0b7: a\x1c7: b\x857: c\u20287: d\r7: e"]
+    answer = ask(JournalTailQuery("", 0, pids=(6, 7)))
+    assert split_lines(answer.output) == ["6: well\x0b7: a\x1c7: b\x857: c\u20287: d\r7: e"]
 
 
 def test_where_a_line_ends() -> None:
-    assert lines("") == []
-    assert lines("a\n\nb\n") == ["a", "", "b"]
-    assert lines("a\x0bb") == ["a\x0bb"]
+    assert split_lines("") == []
+    assert split_lines("a\n\nb\n") == ["a", "", "b"]
+    assert split_lines("a\x0bb") == ["a\x0bb"]
 
 
 def test_a_look_that_was_cut_before_it_began(played: Path) -> None:
     reader = journalctl.Journalctl(time.monotonic() + 60)
-    reader.cut()
-    reader.catch_up()
+    reader.abort()
+    reader.sync()
     assert not (played / "call").exists()

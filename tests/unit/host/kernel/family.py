@@ -17,7 +17,7 @@ from typing import Self
 
 from runbook.host.holders import Holder, Role
 from runbook.host.kernel import processes
-from runbook.host.kernel.sock_diag import listeners
+from runbook.host.kernel.sock_diag import list_listeners
 from runbook.model import Port
 
 PARENT = """
@@ -100,15 +100,15 @@ class Family:
 
     def judged(self, pid: int) -> Holder:
         """Give a child as an orphan that holds the port, once its start lies a tick of the clock behind."""
-        process = processes.read(pid)
+        process = processes.read_process(pid)
         assert process is not None
-        while time.clock_gettime(time.CLOCK_BOOTTIME) * processes.TICKS < process.id.start + 2:
+        while time.clock_gettime(time.CLOCK_BOOTTIME) * processes.CLOCK_TICKS < process.id.start + 2:
             time.sleep(0.001)
-        return Holder(process, Role.ORPHAN, "no unit", "", listeners(self.port))
+        return Holder(process, Role.ORPHAN, "no unit", "", list_listeners(self.port))
 
     def sockets(self) -> set[int]:
         """Give the inode of the socket that they all hold."""
-        return {listener.inode for listener in listeners(self.port)}
+        return {listener.inode for listener in list_listeners(self.port)}
 
     def _ask(self, what: str, pid: int) -> int:
         assert self.parent.stdin is not None

@@ -14,9 +14,9 @@ import signal
 import sys
 from collections import Counter
 
-from runbook.host.holders import Sent
+from runbook.host.holders import SignalResult
 from runbook.host.kernel import processes
-from runbook.host.kernel.signals import end, pidfd
+from runbook.host.kernel.signals import open_pidfd, signal_process
 
 from .family import Family, was_hit
 
@@ -38,13 +38,13 @@ def main(moment: str) -> None:
 
                 if moment == "watched":
                     family.replace(pid)
-                    sent = Sent.GONE if pidfd(holder.process.id) is None else Sent.SENT
+                    sent = SignalResult.GONE if open_pidfd(holder.process.id) is None else SignalResult.SENT
                 else:
-                    sent = end(holder, signal.SIGTERM, moment=change)
-                heir = processes.identity(pid)
+                    sent = signal_process(holder, signal.SIGTERM, moment=change)
+                heir = processes.read_id(pid)
                 counts["reused"] += heir is not None and heir != holder.process.id
-                counts["gone"] += sent is Sent.GONE
-                counts["alive"] += heir is not None and processes.lives(heir)
+                counts["gone"] += sent is SignalResult.GONE
+                counts["alive"] += heir is not None and processes.is_alive(heir)
                 counts["hit"] += was_hit(pid)
                 family.end(pid)
     print(json.dumps(counts))

@@ -17,8 +17,8 @@ import pytest
 
 from runbook.errors import HostError
 from runbook.host.kernel import descriptors
-from runbook.host.kernel.descriptors import holders, holds
-from runbook.host.kernel.processes import identity, lives
+from runbook.host.kernel.descriptors import holds_any_socket, scan_holders
+from runbook.host.kernel.processes import is_alive, read_id
 
 from .family import Family
 
@@ -43,17 +43,17 @@ def test_every_holder_is_found(family: Family) -> None:
     (listener,) = family.sockets()
     with socket.socket() as mine:
         own = os.fstat(mine.fileno()).st_ino
-        found = holders({listener, own, 1}).holders
+        found = scan_holders({listener, own, 1}).holders
     assert found == {**{pid: {listener} for pid in (family.parent.pid, *children)}, os.getpid(): {own}}
     family.end(children.pop())
-    assert holders([listener]).holders.keys() == {family.parent.pid, *children}
-    assert holds(family.parent.pid, [1, listener])
-    assert not holds(family.parent.pid, [own])
-    assert not holds(2**22 + 1, [listener])
+    assert scan_holders([listener]).holders.keys() == {family.parent.pid, *children}
+    assert holds_any_socket(family.parent.pid, [1, listener])
+    assert not holds_any_socket(family.parent.pid, [own])
+    assert not holds_any_socket(2**22 + 1, [listener])
 
 
 def test_nothing_is_searched_for_nothing() -> None:
-    assert holders([]).holders == {}
+    assert scan_holders([]).holders == {}
 
 
 UNSHARED = """
@@ -88,8 +88,8 @@ ctypes.CDLL(None).syscall({exit}, 0)
 
 def test_a_table_of_a_single_thread_is_found() -> None:
     with python(UNSHARED) as (child, inode):
-        assert holders([int(inode)]).holders == {child.pid: {int(inode)}}
-        assert holds(child.pid, [int(inode)])
+        assert scan_holders([int(inode)]).holders == {child.pid: {int(inode)}}
+        assert holds_any_socket(child.pid, [int(inode)])
 
 
 EXIT = {"x86_64": 60, "aarch64": 93, "riscv64": 93, "loongarch64": 93}
@@ -102,23 +102,23 @@ def test_a_process_whose_first_thread_has_ended_is_found() -> None:
     with python(FIRST_THREAD_ENDED.replace("{exit}", str(number))) as (child, line):
         fork, inode = map(int, line.split())
         for likely in (), (fork,), (child.pid,):
-            assert holders([inode], likely).holders == {child.pid: {inode}, fork: {inode}}
-        process = identity(child.pid)
+            assert scan_holders([inode], likely).holders == {child.pid: {inode}, fork: {inode}}
+        process = read_id(child.pid)
         assert process is not None
-        assert lives(process)
+        assert is_alive(process)
 
 
 AS_NOBODY = f"""
 import json, os, socket, sys
 sys.path.insert(0, {str(SOURCE)!r})
-from runbook.host import descriptors
+from runbook.host.kernel import descriptors
 os.setgroups([])
 os.setresgid(65534, 65534, 65534)
 os.setresuid(65534, 65534, 65534)
 other = int(sys.argv[1])
-scan = descriptors.holders([other])
+scan = descriptors.scan_holders([other])
 print(json.dumps([scan.holders.get(int(sys.argv[2]), None) is not None, scan.hidden,
-                  descriptors.holders([]).hidden]))
+                  descriptors.scan_holders([]).hidden]))
 """
 
 
@@ -166,30 +166,30 @@ sys.stdin.read()
 @pytest.mark.parametrize("numbers", [(3,), (5,), (9,), (3, 40), (500, 200)])
 def test_a_table_with_gaps_is_read_to_its_end(numbers: tuple[int, ...]) -> None:
     with python(GAPS.format(numbers=numbers)) as (child, inode):
-        assert holders([int(inode)]).holders == {child.pid: {int(inode)}}
+        assert scan_holders([int(inode)]).holders == {child.pid: {int(inode)}}
 
 
 def test_a_kernel_that_does_not_count_descriptors(family: Family, monkeypatch: pytest.MonkeyPatch) -> None:
     """Before Linux 6.2 the folder's size is 0: it is listed."""
     monkeypatch.setattr(descriptors, "NUMBERS", ())
     (listener,) = family.sockets()
-    assert holders([listener]).holders == {family.parent.pid: {listener}}
+    assert scan_holders([listener]).holders == {family.parent.pid: {listener}}
 
 
 def test_each_thread_looks_into_its_share(family: Family, monkeypatch: pytest.MonkeyPatch) -> None:
     children = {family.bear() for _ in range(7)}
     (listener,) = family.sockets()
     seen = set[threading.Thread]()
-    plain = descriptors._look
+    plain = descriptors._scan
 
-    def look(*given: object) -> descriptors.Scan:
+    def look(*given: object) -> descriptors.DescriptorScan:
         seen.add(threading.current_thread())
         return plain(*given)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(descriptors, "_look", look)
+    monkeypatch.setattr(descriptors, "_scan", look)
     monkeypatch.setattr(descriptors, "THREADS", 3)
-    monkeypatch.setattr(descriptors, "SHARE", 1)
-    assert holders([listener]).holders.keys() == {family.parent.pid, *children}
+    monkeypatch.setattr(descriptors, "PIDS_PER_THREAD", 1)
+    assert scan_holders([listener]).holders.keys() == {family.parent.pid, *children}
     assert len(seen) == 3
 
 
@@ -201,25 +201,25 @@ def test_where_no_thread_may_be_started_it_looks_by_itself(family: Family, monke
     (listener,) = family.sockets()
     monkeypatch.setattr(threading.Thread, "start", refuse)
     monkeypatch.setattr(descriptors, "THREADS", 3)
-    monkeypatch.setattr(descriptors, "SHARE", 1)
+    monkeypatch.setattr(descriptors, "PIDS_PER_THREAD", 1)
     for likely in (), (family.parent.pid,):
-        assert holders([listener], likely).holders.keys() == {family.parent.pid, *children}
+        assert scan_holders([listener], likely).holders.keys() == {family.parent.pid, *children}
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
 def test_a_share_that_was_not_looked_into_is_no_answer(family: Family, monkeypatch: pytest.MonkeyPatch) -> None:
-    plain = descriptors._look
+    plain = descriptors._scan
 
-    def look(*given: object) -> descriptors.Scan:
+    def look(*given: object) -> descriptors.DescriptorScan:
         if threading.current_thread() is not threading.main_thread():
             raise MemoryError
         return plain(*given)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(descriptors, "_look", look)
+    monkeypatch.setattr(descriptors, "_scan", look)
     monkeypatch.setattr(descriptors, "THREADS", 2)
-    monkeypatch.setattr(descriptors, "SHARE", 1)
+    monkeypatch.setattr(descriptors, "PIDS_PER_THREAD", 1)
     with pytest.raises(HostError, match="cannot look through all processes"):
-        holders(family.sockets())
+        scan_holders(family.sockets())
 
 
 def test_who_has_no_descriptor_left_has_not_looked(family: Family) -> None:
@@ -231,7 +231,7 @@ def test_who_has_no_descriptor_left_has_not_looked(family: Family) -> None:
         with contextlib.suppress(OSError):
             while True:
                 taken.append(os.dup(0))
-        scan = descriptors._look([family.parent.pid], descriptors._links([listener]))
+        scan = descriptors._scan([family.parent.pid], descriptors._links([listener]))
     finally:
         for one in taken:
             os.close(one)

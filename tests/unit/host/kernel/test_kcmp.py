@@ -14,13 +14,13 @@ from contextlib import ExitStack
 import pytest
 
 from runbook.host.kernel import descriptors, kcmp
-from runbook.host.kernel.descriptors import holders
-from runbook.host.kernel.kcmp import Place, candidates
-from runbook.host.kernel.processes import pids
+from runbook.host.kernel.descriptors import scan_holders
+from runbook.host.kernel.kcmp import KnownDescriptor, filter_candidates
+from runbook.host.kernel.processes import list_pids
 
 from .family import Family
 
-COMPARES = kcmp._NUMBER is not None and kcmp._compare(Place(os.getpid(), 0, b""), os.getpid(), [0]) == [0]
+COMPARES = kcmp._NUMBER is not None and kcmp._compare(KnownDescriptor(os.getpid(), 0, b""), os.getpid(), [0]) == [0]
 """Whether this kernel compares at all, and lets us: a sandbox may not. Then nobody is ruled out."""
 
 
@@ -48,8 +48,8 @@ def child(kept: ExitStack, *passed: int) -> int:
     return process.pid
 
 
-def place_of(sock: socket.socket) -> Place:
-    return Place(os.getpid(), sock.fileno(), b"socket:[%d]" % os.fstat(sock.fileno()).st_ino)
+def place_of(sock: socket.socket) -> KnownDescriptor:
+    return KnownDescriptor(os.getpid(), sock.fileno(), b"socket:[%d]" % os.fstat(sock.fileno()).st_ino)
 
 
 def test_who_does_not_hold_it_is_ruled_out(mine: socket.socket, children: ExitStack) -> None:
@@ -59,7 +59,7 @@ def test_who_does_not_hold_it_is_ruled_out(mine: socket.socket, children: ExitSt
     stranger, heir, far = child(children), child(children, mine.fileno()), child(children, with_gaps)
     other = child(children, not_it)
     everyone = [os.getpid(), stranger, heir, far, other]
-    assert candidates(everyone, place_of(mine)) == ([os.getpid(), heir, far] if COMPARES else everyone)
+    assert filter_candidates(everyone, place_of(mine)) == ([os.getpid(), heir, far] if COMPARES else everyone)
 
 
 def test_every_holder_is_found_beside_one_that_is_known(mine: socket.socket, children: ExitStack) -> None:
@@ -69,21 +69,21 @@ def test_every_holder_is_found_beside_one_that_is_known(mine: socket.socket, chi
     held_by = {os.getpid(), child(children, mine.fileno()), child(children, high), child(children, mine.fileno(), high)}
     child(children)
     for likely in (), (1,), (os.getpid(),), (2**22 + 1, os.getpid()), tuple(held_by):
-        assert holders([inode], likely).holders == {pid: {inode} for pid in held_by}
+        assert scan_holders([inode], likely).holders == {pid: {inode} for pid in held_by}
 
 
 def test_of_two_sockets_nobody_is_ruled_out_by_the_one(mine: socket.socket, children: ExitStack) -> None:
     with socket.socket() as second:
         heir = child(children, second.fileno())
         one, two = (os.fstat(sock.fileno()).st_ino for sock in (mine, second))
-        assert holders([one, two], [os.getpid()]).holders == {os.getpid(): {one, two}, heir: {two}}
+        assert scan_holders([one, two], [os.getpid()]).holders == {os.getpid(): {one, two}, heir: {two}}
 
 
 def test_who_may_not_be_compared_is_left(mine: socket.socket, monkeypatch: pytest.MonkeyPatch) -> None:
     plain = kcmp._syscall
     monkeypatch.setattr(kcmp, "_syscall", lambda *given: plain(*given) if given[2] == os.getpid() else -1)
-    everyone = [*pids()]
-    assert {*candidates(everyone, place_of(mine))} == {*everyone}
+    everyone = [*list_pids()]
+    assert {*filter_candidates(everyone, place_of(mine))} == {*everyone}
 
 
 @pytest.mark.parametrize("answer", [-1, 1, 2, 3])
@@ -92,10 +92,10 @@ def test_a_kernel_that_does_not_compare_rules_nobody_out(
 ) -> None:
     """As one without kcmp(2), one that a sandbox keeps it from, one that takes our PIDs for others."""
     monkeypatch.setattr(kcmp, "_syscall", lambda *_: answer)
-    everyone = [*pids()]
-    assert [*candidates(everyone, place_of(mine))] == everyone
+    everyone = [*list_pids()]
+    assert [*filter_candidates(everyone, place_of(mine))] == everyone
     monkeypatch.setattr(kcmp, "_NUMBER", None)
-    assert [*candidates(everyone, place_of(mine))] == everyone
+    assert [*filter_candidates(everyone, place_of(mine))] == everyone
 
 
 def test_where_the_file_did_not_stay_nobody_is_ruled_out(mine: socket.socket, children: ExitStack) -> None:
@@ -105,7 +105,7 @@ def test_where_the_file_did_not_stay_nobody_is_ruled_out(mine: socket.socket, ch
     fd = os.open(os.devnull, os.O_RDONLY)
     os.dup2(fd, mine.fileno())
     os.close(fd)
-    assert [*candidates([os.getpid(), heir], place)] == [os.getpid(), heir]
+    assert [*filter_candidates([os.getpid(), heir], place)] == [os.getpid(), heir]
 
 
 def test_a_comparison_that_does_not_return_is_left_alone(family: Family, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -121,18 +121,18 @@ def test_a_comparison_that_does_not_return_is_left_alone(family: Family, monkeyp
         return int(plain(*given))
 
     monkeypatch.setattr(kcmp, "_syscall", compare)
-    monkeypatch.setattr(kcmp, "PATIENCE", 0.05)
+    monkeypatch.setattr(kcmp, "STALL_TIMEOUT", 0.05)
     everyone = {family.parent.pid: {listener}, **{pid: {listener} for pid in others}}
     try:
         for _ in range(3):  # And while it waits no other is begun.
-            assert holders([listener], [family.parent.pid]).holders == everyone
+            assert scan_holders([listener], [family.parent.pid]).holders == everyone
             assert len(begun) <= 1
     finally:
         blocked.set()
         for thread in begun:
             thread.join(60)
-    assert holders([listener], [family.parent.pid]).holders == everyone
-    assert descriptors.holders([listener]).holders == everyone
+    assert scan_holders([listener], [family.parent.pid]).holders == everyone
+    assert descriptors.scan_holders([listener]).holders == everyone
 
 
 # A table of 0, 1, 2 and 4, in which the socket is 4; 3 is filled when a line comes.
@@ -176,7 +176,7 @@ def test_a_gap_that_is_filled_while_it_is_compared_hides_nothing(
 ) -> None:
     compare, filled = kcmp._compare, list[bool]()
 
-    def late(place: Place, pid: int, numbers: Iterable[int]) -> list[int]:
+    def late(place: KnownDescriptor, pid: int, numbers: Iterable[int]) -> list[int]:
         if not filled:
             filled.append(True)
             fill(gap)
@@ -199,5 +199,5 @@ def test_a_gap_that_is_filled_while_it_is_read_hides_nothing(
         return read(path, dir_fd=dir_fd)
 
     monkeypatch.setattr(os, "readlink", late)
-    assert descriptors.holds(gap.pid, {os.fstat(mine.fileno()).st_ino})
+    assert descriptors.holds_any_socket(gap.pid, {os.fstat(mine.fileno()).st_ino})
     assert filled

@@ -16,7 +16,14 @@ from pathlib import Path
 import pytest
 
 from runbook.host.kernel import environ, processes
-from runbook.host.kernel.processes import ancestors, identity, in_cgroup, lives, read, state_of
+from runbook.host.kernel.processes import (
+    describe_state,
+    is_alive,
+    list_cgroup_pids,
+    read_ancestor_ids,
+    read_id,
+    read_process,
+)
 from runbook.model import ProcessId
 
 from .family import Family, may_choose_pids
@@ -46,7 +53,7 @@ def test_a_name_cannot_lead_the_parser_astray(name: bytes) -> None:
     [(b"S", 1, True), (b"D", 1, True), (b"T", 1, True), (b"Z", 1, False), (b"X", 0, False), (b"Z", 3, True)],
 )
 def test_a_zombie_does_not_live_unless_its_threads_do(state: bytes, threads: int, alive: bool) -> None:
-    assert processes.parse_stat(stat(b"x", state, threads)).lives is alive
+    assert processes.parse_stat(stat(b"x", state, threads)).is_alive is alive
 
 
 PURE = "0::/system.slice/nginx.service\n"
@@ -90,7 +97,7 @@ def test_the_line_of_systemd_is_picked(text: str, unified: bool, path: str) -> N
     ],
 )
 def test_only_a_whole_invocation_id_is_believed(text: str, found: str) -> None:
-    assert environ.invocation(text.encode()) == found
+    assert environ.parse_invocation_id(text.encode()) == found
 
 
 @pytest.mark.parametrize(
@@ -107,7 +114,7 @@ def test_only_a_whole_invocation_id_is_believed(text: str, found: str) -> None:
     ids=["whole", "lines", "written over", "cut", "title", "no name", "none"],
 )
 def test_of_an_environment_there_are_names_and_no_piece_of_a_value(text: str, found: tuple[str, ...]) -> None:
-    assert environ.names(text.encode()) == found
+    assert environ.parse_names(text.encode()) == found
 
 
 # One look -------------------------------------------------------------------------------------------------------
@@ -128,8 +135,8 @@ def cat(*argv: str | Path, **environment: str) -> Iterator[int]:
 
 def test_a_child_is_seen_whole() -> None:
     with cat("cat", "-u", INVOCATION_ID=ID, PATH="/usr/bin:/bin") as pid:
-        seen, me = read(pid), read(os.getpid())
-        alive = seen is not None and lives(seen.id)
+        seen, me = read_process(pid), read_process(os.getpid())
+        alive = seen is not None and is_alive(seen.id)
     assert seen is not None
     assert me is not None
     assert (seen.pid, seen.ppid, seen.uid) == (pid, os.getpid(), os.geteuid())
@@ -140,18 +147,18 @@ def test_a_child_is_seen_whole() -> None:
     assert seen.pid_namespace == Path("/proc/self/ns/pid").stat().st_ino
     assert me.started <= seen.started <= time.clock_gettime(time.CLOCK_BOOTTIME)
     assert alive
-    assert read(pid) is None
-    assert identity(pid) is None
-    assert not lives(seen.id)
-    assert state_of(seen.id) == "gone"
+    assert read_process(pid) is None
+    assert read_id(pid) is None
+    assert not is_alive(seen.id)
+    assert describe_state(seen.id) == "gone"
 
 
 def test_another_start_is_another_process() -> None:
-    me = identity(os.getpid())
+    me = read_id(os.getpid())
     assert me is not None
-    assert lives(me)
-    assert not lives(ProcessId(me.pid, me.start + 1))
-    assert state_of(ProcessId(me.pid, me.start + 1)) == "gone"
+    assert is_alive(me)
+    assert not is_alive(ProcessId(me.pid, me.start + 1))
+    assert describe_state(ProcessId(me.pid, me.start + 1)) == "gone"
 
 
 def test_a_program_that_was_removed_and_has_an_odd_name(tmp_path: Path) -> None:
@@ -159,7 +166,7 @@ def test_a_program_that_was_removed_and_has_an_odd_name(tmp_path: Path) -> None:
     shutil.copy(shutil.which("cat") or "", odd)
     with cat(odd) as pid:
         odd.unlink()
-        seen = read(pid)
+        seen = read_process(pid)
     assert seen is not None
     assert (seen.name, seen.exe) == ("we (ird) 1", f"{odd} (deleted)")
 
@@ -194,7 +201,7 @@ sys.stdin.read()
         ) as child:
             assert child.stdout is not None
             assert int(child.stdout.readline()) > 0
-            seen = read(child.pid)
+            seen = read_process(child.pid)
             child.communicate()
         assert seen is not None
         assert seen.invocation_id == found
@@ -203,22 +210,22 @@ sys.stdin.read()
 def test_a_zombie_is_there_and_does_not_live() -> None:
     child = subprocess.Popen(["true"])
     os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)
-    seen = read(child.pid)
+    seen = read_process(child.pid)
     assert seen is not None
     assert seen.state == "Z"
-    assert not lives(seen.id)
-    assert state_of(seen.id).startswith("Z (zombie)")
+    assert not is_alive(seen.id)
+    assert describe_state(seen.id).startswith("Z (zombie)")
     child.wait()
 
 
 def test_a_stopped_process_says_so() -> None:
     child = subprocess.Popen(["sleep", "60"])
-    process = identity(child.pid)
+    process = read_id(child.pid)
     assert process is not None
     child.send_signal(signal.SIGSTOP)
     os.waitpid(child.pid, os.WUNTRACED)
     try:
-        assert state_of(process).startswith("T (stopped)")
+        assert describe_state(process).startswith("T (stopped)")
     finally:
         child.kill()
         child.wait()
@@ -226,18 +233,18 @@ def test_a_stopped_process_says_so() -> None:
 
 @pytest.mark.skipif(not Path("/proc/2/stat").exists(), reason="no kernel threads are to be seen here")
 def test_a_kernel_thread_is_known() -> None:
-    seen = read(2)
+    seen = read_process(2)
     assert seen is not None
     assert (seen.kernel, seen.name, seen.command, seen.exe) == (True, "kthreadd", (), "")
 
 
 def test_ancestors_lead_to_the_first_process() -> None:
-    line = ancestors(os.getpid())
-    assert line[0] == identity(os.getppid())
+    line = read_ancestor_ids(os.getpid())
+    assert line[0] == read_id(os.getppid())
     assert all(child.start >= parent.start for child, parent in itertools.pairwise(line))
-    assert ancestors(1) == ()
+    assert read_ancestor_ids(1) == ()
     child = subprocess.Popen(["sleep", "60"])
-    assert ancestors(child.pid)[1:] == line
+    assert read_ancestor_ids(child.pid)[1:] == line
     child.kill()
     child.wait()
 
@@ -247,7 +254,7 @@ def test_ancestors_lead_to_the_first_process() -> None:
 
 @ROOT
 def test_the_processes_of_a_cgroup_and_below(family: Family) -> None:
-    group = processes.cgroup_mount() / f"runbook-test-{os.getpid()}.slice"
+    group = processes.find_cgroup_mount() / f"runbook-test-{os.getpid()}.slice"
     try:
         (group / "below").mkdir(parents=True)
     except OSError:
@@ -256,9 +263,9 @@ def test_the_processes_of_a_cgroup_and_below(family: Family) -> None:
     try:
         (group / "cgroup.procs").write_text(str(one))
         (group / "below" / "cgroup.procs").write_text(str(other))
-        assert in_cgroup(f"/{group.name}") == (one, other)
-        assert in_cgroup(f"/{group.name}/below") == (other,)
-        seen = read(other)
+        assert list_cgroup_pids(f"/{group.name}") == (one, other)
+        assert list_cgroup_pids(f"/{group.name}/below") == (other,)
+        seen = read_process(other)
         assert seen is not None
         assert seen.cgroup == f"/{group.name}/below"
     finally:
@@ -266,7 +273,7 @@ def test_the_processes_of_a_cgroup_and_below(family: Family) -> None:
         family.end(other)
         (group / "below").rmdir()
         group.rmdir()
-    assert in_cgroup(f"/{group.name}") == ()
+    assert list_cgroup_pids(f"/{group.name}") == ()
 
 
 @pytest.mark.parametrize(
@@ -285,7 +292,7 @@ def test_the_mount_is_found_as_systemd_finds_it(
         (tmp_path / file).parent.mkdir(exist_ok=True)
         (tmp_path / file).touch()
     monkeypatch.setattr(processes, "CGROUP_ROOT", tmp_path)
-    assert processes.cgroup_mount.__wrapped__() == tmp_path / mount
+    assert processes.find_cgroup_mount.__wrapped__() == tmp_path / mount
 
 
 # One PID, two processes -----------------------------------------------------------------------------------------
@@ -303,20 +310,20 @@ def test_a_look_never_mixes_two_processes(family: Family, monkeypatch: pytest.Mo
         return plain(status)
 
     monkeypatch.setattr(processes, "_uid", change_hands)
-    assert read(pid) is None
+    assert read_process(pid) is None
     monkeypatch.undo()
-    second = read(pid)
+    second = read_process(pid)
     assert second is not None
     assert second.id != first
-    assert not lives(first)
+    assert not is_alive(first)
 
 
 def test_when_a_process_began() -> None:
     """By the clock that files get their times from, to the tick."""
     before = time.time()
     with subprocess.Popen(["sleep", "60"]) as child:
-        found = processes.read(child.pid)
+        found = processes.read_process(child.pid)
         after = time.time()
         child.kill()
     assert found is not None
-    assert before - 0.02 <= processes.began(found) <= after + 0.02
+    assert before - 0.02 <= processes.find_start_time(found) <= after + 0.02

@@ -15,9 +15,9 @@ from typing import Any
 import pytest
 
 from runbook.errors import AccessDenied, HostError
-from runbook.host.holders import Holder, Process, Role, Sent
+from runbook.host.holders import Holder, Process, Role, SignalResult
 from runbook.host.kernel import processes
-from runbook.host.kernel.signals import Me, end, pidfd, protected
+from runbook.host.kernel.signals import OwnProcess, find_protection, open_pidfd, signal_process
 from runbook.model import ProcessId
 
 from . import recycling
@@ -29,7 +29,7 @@ MOMENTS = ("judged", "opened", "checked", "about to signal")
 def test_what_was_judged_is_signalled_and_its_like_are_not(family: Family) -> None:
     twin, victim = family.bear(), family.bear()
     moments: list[str] = []
-    assert end(family.judged(victim), signal.SIGTERM, moment=moments.append) is Sent.SENT
+    assert signal_process(family.judged(victim), signal.SIGTERM, moment=moments.append) is SignalResult.SENT
     assert was_hit(victim)
     assert not was_hit(twin)
     assert tuple(moments) == MOMENTS
@@ -51,7 +51,10 @@ def test_a_pid_that_is_used_again_is_not_hit(moment: str) -> None:
 def test_a_process_that_ends_in_between_is_gone(family: Family, moment: str) -> None:
     pid = family.bear()
     holder = family.judged(pid)
-    assert end(holder, signal.SIGTERM, moment=lambda now: family.end(pid) if now == moment else None) is Sent.GONE
+    assert (
+        signal_process(holder, signal.SIGTERM, moment=lambda now: family.end(pid) if now == moment else None)
+        is SignalResult.GONE
+    )
 
 
 @pytest.mark.parametrize(
@@ -66,7 +69,7 @@ def test_one_that_is_no_longer_what_was_judged_is_not_hit(family: Family, other:
     pid = family.bear()
     holder = family.judged(pid)
     judged = dataclasses.replace(holder, process=dataclasses.replace(holder.process, **other))
-    assert end(judged, signal.SIGTERM) is Sent.NOT_THE_SAME
+    assert signal_process(judged, signal.SIGTERM) is SignalResult.CHANGED
     assert not was_hit(pid)
 
 
@@ -75,33 +78,33 @@ def test_one_that_gave_the_socket_up_is_not_hit(family: Family) -> None:
     holder = family.judged(pid)
     (held,) = holder.sockets
     former = dataclasses.replace(held, inode=1)
-    assert end(dataclasses.replace(holder, sockets=(former,)), signal.SIGTERM) is Sent.NOT_THE_SAME
+    assert signal_process(dataclasses.replace(holder, sockets=(former,)), signal.SIGTERM) is SignalResult.CHANGED
     assert not was_hit(pid)
     # One of several is enough, and a leftover may hold none at all.
-    assert end(dataclasses.replace(holder, sockets=(former, held)), signal.SIGTERM) is Sent.SENT
-    assert end(dataclasses.replace(holder, sockets=()), signal.SIGTERM) is Sent.SENT
+    assert signal_process(dataclasses.replace(holder, sockets=(former, held)), signal.SIGTERM) is SignalResult.SENT
+    assert signal_process(dataclasses.replace(holder, sockets=()), signal.SIGTERM) is SignalResult.SENT
 
 
 def test_a_program_that_an_upgrade_removed_is_still_the_same(family: Family) -> None:
     pid = family.bear()
     holder = family.judged(pid)
     process = dataclasses.replace(holder.process, exe=holder.process.exe + " (deleted)")
-    assert end(dataclasses.replace(holder, process=process), signal.SIGTERM) is Sent.SENT
+    assert signal_process(dataclasses.replace(holder, process=process), signal.SIGTERM) is SignalResult.SENT
 
 
 def test_the_caller_has_the_last_word(family: Family) -> None:
     pid = family.bear()
     holder = family.judged(pid)
-    assert end(holder, signal.SIGTERM, still=lambda now: now.id != holder.process.id) is Sent.NOT_THE_SAME
+    assert signal_process(holder, signal.SIGTERM, still=lambda now: now.id != holder.process.id) is SignalResult.CHANGED
     assert not was_hit(pid)
 
 
 def test_one_that_must_live_is_not_hit_whatever_was_judged() -> None:
     for pid in (os.getpid(), os.getppid()):
-        process = processes.read(pid)
+        process = processes.read_process(pid)
         assert process is not None
         # SIGURG: nobody minds it, should this fail.
-        assert end(Holder(process, Role.ORPHAN, "", "", ()), signal.SIGURG) is Sent.NOT_THE_SAME
+        assert signal_process(Holder(process, Role.ORPHAN, "", "", ()), signal.SIGURG) is SignalResult.CHANGED
 
 
 def test_the_thread_of_another_is_nobody() -> None:
@@ -111,8 +114,8 @@ def test_the_thread_of_another_is_nobody() -> None:
     assert thread.native_id is not None
     someone = Process(ProcessId(thread.native_id, 1), 1, 0, "root", "x", "S", "/")
     try:
-        assert end(Holder(someone, Role.ORPHAN, "", "", ()), signal.SIGURG) is Sent.GONE
-        assert pidfd(someone.id) is None
+        assert signal_process(Holder(someone, Role.ORPHAN, "", "", ()), signal.SIGURG) is SignalResult.GONE
+        assert open_pidfd(someone.id) is None
     finally:
         release.set()
         thread.join()
@@ -125,7 +128,7 @@ def test_no_permission_is_said_in_words(family: Family, monkeypatch: pytest.Monk
     monkeypatch.setattr(signal, "pidfd_send_signal", refuse)
     holder = family.judged(family.bear())
     with pytest.raises(AccessDenied, match=r"cannot send SIGTERM to PID \d+ \(.+\): it belongs to user") as caught:
-        end(holder, signal.SIGTERM)
+        signal_process(holder, signal.SIGTERM)
     assert caught.value.hint == "run it as root"
 
 
@@ -136,24 +139,26 @@ def test_without_descriptors_nothing_is_taken_for_gone(family: Family, monkeypat
     monkeypatch.setattr(os, "pidfd_open", refuse)
     holder = family.judged(family.bear())
     with pytest.raises(HostError, match=r"cannot signal PID \d+ \(.+\): Too many open files"):
-        end(holder, signal.SIGTERM)
+        signal_process(holder, signal.SIGTERM)
     with pytest.raises(HostError, match=r"cannot watch PID \d+: Too many open files"):
-        pidfd(holder.process.id)
+        open_pidfd(holder.process.id)
 
 
 def test_no_descriptor_is_left_behind(family: Family) -> None:
     holder = family.judged(family.bear())
     before = os.listdir("/proc/self/fd")  # noqa: PTH208
-    end(holder, signal.SIGTERM)
-    end(dataclasses.replace(holder, sockets=(dataclasses.replace(holder.sockets[0], inode=1),)), signal.SIGTERM)
-    assert pidfd(ProcessId(holder.process.pid, 1)) is None
+    signal_process(holder, signal.SIGTERM)
+    signal_process(
+        dataclasses.replace(holder, sockets=(dataclasses.replace(holder.sockets[0], inode=1),)), signal.SIGTERM
+    )
+    assert open_pidfd(ProcessId(holder.process.pid, 1)) is None
     assert os.listdir("/proc/self/fd") == before  # noqa: PTH208
 
 
 def test_a_pidfd_tells_of_the_end(family: Family) -> None:
     pid = family.bear()
     process = family.judged(pid).process.id
-    fd = pidfd(process)
+    fd = open_pidfd(process)
     assert fd is not None
     try:
         assert not select.select([fd], [], [], 0)[0]
@@ -161,12 +166,12 @@ def test_a_pidfd_tells_of_the_end(family: Family) -> None:
         assert select.select([fd], [], [], 0)[0]
     finally:
         os.close(fd)
-    assert pidfd(process) is None
+    assert open_pidfd(process) is None
 
 
 # Who must live --------------------------------------------------------------------------------------------------
 
-ME = Me(ProcessId(500, 50), frozenset({ProcessId(400, 40), ProcessId(1, 0)}), 4026531836, 4026531837)
+ME = OwnProcess(ProcessId(500, 50), frozenset({ProcessId(400, 40), ProcessId(1, 0)}), 4026531836, 4026531837)
 ORDINARY = Process(
     ProcessId(900, 90),
     ppid=1,
@@ -201,7 +206,7 @@ USER = "/user.slice/user-1000.slice/user@1000.service"
     ],
 )
 def test_an_ordinary_process_may_be_ended(ordinary: dict[str, Any]) -> None:
-    assert protected(dataclasses.replace(ORDINARY, **ordinary), me=ME) == ""
+    assert find_protection(dataclasses.replace(ORDINARY, **ordinary), me=ME) == ""
 
 
 @pytest.mark.parametrize(
@@ -239,25 +244,25 @@ def test_an_ordinary_process_may_be_ended(ordinary: dict[str, Any]) -> None:
     ],
 )
 def test_it_says_why_a_process_must_live(special: dict[str, Any], why: str) -> None:
-    assert why in protected(dataclasses.replace(ORDINARY, **special), me=ME)
+    assert why in find_protection(dataclasses.replace(ORDINARY, **special), me=ME)
 
 
 def test_this_program_and_all_above_it_must_live() -> None:
-    me = Me.now()
+    me = OwnProcess.read()
     pid = os.getpid()
     while pid:
-        process = processes.read(pid)
+        process = processes.read_process(pid)
         assert process is not None
-        assert protected(process, me=me)
+        assert find_protection(process, me=me)
         pid = process.ppid
 
 
 def test_a_child_of_this_program_may_be_ended() -> None:
     child = subprocess.Popen(["sleep", "60"])
     try:
-        process = processes.read(child.pid)
+        process = processes.read_process(child.pid)
         assert process is not None
-        assert protected(process, me=Me.now()) == ""
+        assert find_protection(process, me=OwnProcess.read()) == ""
     finally:
         child.kill()
         child.wait()
@@ -266,4 +271,4 @@ def test_a_child_of_this_program_may_be_ended() -> None:
 def test_a_proc_of_another_pid_namespace_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "readlink", lambda path, *, dir_fd=None: b"" if dir_fd else "4711")
     with pytest.raises(HostError, match="cannot tell processes apart"):
-        Me.now()
+        OwnProcess.read()

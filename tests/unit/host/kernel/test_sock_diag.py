@@ -22,7 +22,7 @@ import pytest
 from runbook.errors import HostError
 from runbook.host.holders import Listener
 from runbook.host.kernel import sock_diag
-from runbook.host.kernel.sock_diag import SocketTable, listeners, listeners_of
+from runbook.host.kernel.sock_diag import SocketTable, list_listeners, list_netns_listeners
 from runbook.model import Port
 
 V4, V6 = socket.AF_INET, socket.AF_INET6
@@ -77,7 +77,7 @@ def free_port() -> int:
 
 def test_a_v4_listener_is_described_whole(opened: Open) -> None:
     mine = opened("127.0.0.1")
-    (found,) = listeners(Port(number(mine)))
+    (found,) = list_listeners(Port(number(mine)))
     assert (found.protocol, found.address, found.number) == ("tcp", "127.0.0.1", number(mine))
     assert (found.inode, found.uid, found.only_v6) == (inode(mine), os.geteuid(), False)
     cookie = mine.getsockopt(socket.SOL_SOCKET, 57, 8)  # SO_COOKIE
@@ -91,42 +91,42 @@ def test_the_cgroup_of_a_socket_is_that_of_the_process_that_made_it(opened: Open
     roots = [root for root in ("/sys/fs/cgroup", "/sys/fs/cgroup/unified") if Path(root, "cgroup.procs").exists()]
     if not roots:
         pytest.skip("no cgroup v2 is mounted here")
-    (found,) = listeners(Port(number(opened("127.0.0.1"))))
+    (found,) = list_listeners(Port(number(opened("127.0.0.1"))))
     assert found.cgroup_id == Path(roots[0] + own).stat().st_ino
 
 
 def test_a_v6_wildcard_tells_whether_it_serves_v4(opened: Open) -> None:
     dual, alone = opened("::"), opened("::", v6only=True)
-    assert [(found.address, found.only_v6) for found in listeners(Port(number(dual)))] == [("::", False)]
-    assert [(found.address, found.only_v6) for found in listeners(Port(number(alone)))] == [("::", True)]
+    assert [(found.address, found.only_v6) for found in list_listeners(Port(number(dual)))] == [("::", False)]
+    assert [(found.address, found.only_v6) for found in list_listeners(Port(number(alone)))] == [("::", True)]
 
 
 def test_both_families_are_seen_on_one_port(opened: Open, free_port: int) -> None:
     four, six = opened("0.0.0.0", free_port), opened("::", free_port, v6only=True)
-    assert {found.inode for found in listeners(Port(free_port))} == {inode(four), inode(six)}
+    assert {found.inode for found in list_listeners(Port(free_port))} == {inode(four), inode(six)}
 
 
 def test_twins_by_reuseport_are_two(opened: Open) -> None:
     one = opened("127.0.0.1", shared=True)
     other = opened("127.0.0.1", number(one), shared=True)
-    assert {found.inode for found in listeners(Port(number(one)))} == {inode(one), inode(other)}
+    assert {found.inode for found in list_listeners(Port(number(one)))} == {inode(one), inode(other)}
 
 
 def test_neither_connections_nor_bound_sockets_are_listeners(opened: Open, free_port: int) -> None:
     mine = opened("127.0.0.1", free_port)
     with socket.create_connection(("127.0.0.1", free_port)) as client, mine.accept()[0], socket.socket(V4) as bound:
         bound.bind(("127.0.0.2", free_port))
-        assert [found.inode for found in listeners(Port(free_port))] == [inode(mine)]
-        assert not listeners(Port(number(client)))
+        assert [found.inode for found in list_listeners(Port(free_port))] == [inode(mine)]
+        assert not list_listeners(Port(number(client)))
 
 
 def test_udp_is_what_is_bound_and_not_connected(opened: Open) -> None:
     mine = opened("127.0.0.1", udp=True)
     with socket.socket(V4, socket.SOCK_DGRAM) as client:
         client.connect(("127.0.0.1", number(mine)))
-        assert [found.inode for found in listeners(Port(number(mine), "udp"))] == [inode(mine)]
-        assert not listeners(Port(number(client), "udp"))
-    assert not [found for found in listeners(Port(number(mine), "tcp")) if found.inode == inode(mine)]
+        assert [found.inode for found in list_listeners(Port(number(mine), "udp"))] == [inode(mine)]
+        assert not list_listeners(Port(number(client), "udp"))
+    assert not [found for found in list_listeners(Port(number(mine), "tcp")) if found.inode == inode(mine)]
 
 
 def test_mptcp_listens_under_the_inode_that_processes_hold(opened: Open) -> None:
@@ -134,7 +134,7 @@ def test_mptcp_listens_under_the_inode_that_processes_hold(opened: Open) -> None
         mine = opened("127.0.0.1", protocol=262)  # IPPROTO_MPTCP, which Go takes by default since 1.24
     except OSError:
         pytest.skip("no MPTCP here")
-    assert [found.inode for found in listeners(Port(number(mine)))] == [inode(mine)]
+    assert [found.inode for found in list_listeners(Port(number(mine)))] == [inode(mine)]
 
 
 @pytest.mark.parametrize(
@@ -164,41 +164,41 @@ def test_mptcp_listens_under_the_inode_that_processes_hold(opened: Open) -> None
 )
 def test_an_address_picks_the_sockets_that_serve_it(own: str, only_v6: bool, wanted: str, serves: bool) -> None:
     listener = Listener("tcp", own, 80, 1, only_v6=only_v6)
-    assert sock_diag._serves(listener, sock_diag._address(Port(80, address=wanted)) or ip_address("::")) is serves
+    assert sock_diag._accepts(listener, sock_diag._address(Port(80, address=wanted)) or ip_address("::")) is serves
 
 
 def test_an_address_is_asked_of_the_kernel_too(opened: Open, free_port: int) -> None:
     one, two = opened("127.0.0.1", free_port), opened("127.0.0.2", free_port)
     mapped = opened("::ffff:127.0.0.3", free_port)
     for address, holder in (("127.0.0.1", one), ("127.0.0.2", two), ("127.0.0.3", mapped)):
-        assert [found.inode for found in listeners(Port(free_port, address=address))] == [inode(holder)]
+        assert [found.inode for found in list_listeners(Port(free_port, address=address))] == [inode(holder)]
 
 
 def test_a_word_is_no_address() -> None:
     with pytest.raises(HostError, match="'localhost' is not an IP address"):
-        listeners(Port(80, address="localhost"))
+        list_listeners(Port(80, address="localhost"))
 
 
 def test_only_the_asked_port_is_seen_among_many(opened: Open) -> None:
     many = [opened("127.0.0.1") for _ in range(200)]
     for mine in (many[0], many[100], many[-1]):
-        assert [found.inode for found in listeners(Port(number(mine)))] == [inode(mine)]
+        assert [found.inode for found in list_listeners(Port(number(mine)))] == [inode(mine)]
 
 
 def test_more_sockets_than_fit_into_one_answer_are_all_seen(opened: Open, free_port: int) -> None:
     many = {inode(opened(f"127.0.{i // 250}.{i % 250 + 1}", free_port)) for i in range(900)}
-    found = listeners(Port(free_port))
+    found = list_listeners(Port(free_port))
     assert {listener.inode for listener in found} == many
     assert len(found) == len(many)
 
 
 def test_a_table_looks_again_and_again(opened: Open, free_port: int) -> None:
     with SocketTable() as table:
-        assert table.look(Port(free_port)) == frozenset()
+        assert table.list_inodes(Port(free_port)) == frozenset()
         mine = opened("127.0.0.1", free_port)
-        assert table.look(Port(free_port)) == {inode(mine)}
+        assert table.list_inodes(Port(free_port)) == {inode(mine)}
         mine.close()
-        assert table.look(Port(free_port)) == frozenset()
+        assert table.list_inodes(Port(free_port)) == frozenset()
 
 
 def test_a_look_does_not_leak_descriptors(opened: Open) -> None:
@@ -206,8 +206,8 @@ def test_a_look_does_not_leak_descriptors(opened: Open) -> None:
     before = len(list(Path("/proc/self/fd").iterdir()))
     with SocketTable() as table:
         for _ in range(50):
-            table.look(port)
-    listeners(port)
+            table.list_inodes(port)
+    list_listeners(port)
     assert len(list(Path("/proc/self/fd").iterdir())) == before
 
 
@@ -224,18 +224,18 @@ def test_proc_says_the_same_as_the_kernel(opened: Open, free_port: int, udp: boo
     opened("::1", free_port, udp=udp)
     opened("::ffff:127.0.0.9", free_port, udp=udp)
     port = Port(free_port, "udp" if udp else "tcp")
-    assert {without(found) for found in listeners_of(os.getpid(), port)} == {
-        without(found) for found in listeners(port)
+    assert {without(found) for found in list_netns_listeners(os.getpid(), port)} == {
+        without(found) for found in list_listeners(port)
     }
-    assert len(listeners(port)) == 3
+    assert len(list_listeners(port)) == 3
     near = Port(free_port, port.protocol, "127.0.0.9")
-    assert [found.address for found in listeners_of(os.getpid(), near)] == ["::ffff:127.0.0.9"]
+    assert [found.address for found in list_netns_listeners(os.getpid(), near)] == ["::ffff:127.0.0.9"]
 
 
 def test_a_process_that_is_gone_has_no_sockets(free_port: int) -> None:
     child = subprocess.Popen(["true"])
     child.wait()
-    assert listeners_of(child.pid, Port(free_port)) == ()
+    assert list_netns_listeners(child.pid, Port(free_port)) == ()
 
 
 @pytest.mark.root
@@ -250,8 +250,8 @@ def test_another_network_is_seen_through_a_process_of_it() -> None:
     try:
         assert child.stdout is not None
         port = Port(int(child.stdout.readline()))
-        (found,) = listeners_of(child.pid, port)
-        assert found.inode not in {listener.inode for listener in listeners(port)}
+        (found,) = list_netns_listeners(child.pid, port)
+        assert found.inode not in {listener.inode for listener in list_listeners(port)}
         assert Path(f"/proc/{child.pid}/ns/net").readlink() != Path("/proc/self/ns/net").readlink()
     finally:
         child.communicate("\n")
@@ -310,30 +310,30 @@ def kernel(monkeypatch: pytest.MonkeyPatch) -> Callable[..., FakeNetlink]:
 
 def test_an_answer_in_several_parts_is_put_together(kernel: Callable[..., FakeNetlink]) -> None:
     kernel(row(V4, 80, 1) + row(V4, 80, 2), row(V4, 80, 3), DONE, row(V6, 80, 4) + DONE)
-    assert [found.inode for found in listeners(Port(80))] == [1, 2, 3, 4]
+    assert [found.inode for found in list_listeners(Port(80))] == [1, 2, 3, 4]
 
 
 def test_a_disturbed_dump_is_asked_for_again(kernel: Callable[..., FakeNetlink]) -> None:
     fake = kernel(row(V4, 80, 1), message(3, flags=0x10), row(V4, 80, 2) + DONE, DONE)
-    assert [found.inode for found in listeners(Port(80))] == [2]
+    assert [found.inode for found in list_listeners(Port(80))] == [2]
     assert fake.closed == 2
 
 
 def test_a_table_that_never_rests_is_an_error(kernel: Callable[..., FakeNetlink]) -> None:
     kernel(*[message(3, flags=0x10)] * 100)
     with pytest.raises(HostError, match="they change faster than they can be read"):
-        listeners(Port(80))
+        list_listeners(Port(80))
 
 
 def test_a_full_buffer_is_tried_again(kernel: Callable[..., FakeNetlink]) -> None:
     kernel(OSError(errno.ENOBUFS, "full"), row(V4, 80, 1) + DONE, DONE)
-    assert [found.inode for found in listeners(Port(80))] == [1]
+    assert [found.inode for found in list_listeners(Port(80))] == [1]
 
 
 def test_what_belongs_to_another_request_is_skipped(kernel: Callable[..., FakeNetlink]) -> None:
     stale = row(V4, 80, 9).replace(b"SEQ!", b"old!")
     kernel(stale + row(V4, 80, 1) + DONE, DONE)
-    assert [found.inode for found in listeners(Port(80))] == [1]
+    assert [found.inode for found in list_listeners(Port(80))] == [1]
 
 
 @pytest.mark.parametrize(
@@ -352,5 +352,5 @@ def test_without_sock_diag_proc_is_read_and_nothing_asked_again(
     fake = kernel(refusal)
     with SocketTable() as table:
         for _ in range(2):
-            assert [found.inode for found in table.listeners(Port(number(mine)))] == [inode(mine)]
+            assert [found.inode for found in table.list_listeners(Port(number(mine)))] == [inode(mine)]
     assert fake.answers == []

@@ -11,20 +11,20 @@ from typing import Any
 
 import pytest
 
-from runbook.host.runners.files import Scan
+from runbook.host.runners.files import FileScan
 
 OLD = 500_000_000.0
 
 
 def latest(*paths: Path | str) -> dict[str, Any]:
-    good, detail, output = Scan(tuple(map(str, paths)), time.monotonic() + 10).get()
+    good, detail, output = FileScan(tuple(map(str, paths)), time.monotonic() + 10).run()
     assert good, detail
     found: dict[str, Any] = json.loads(output)
     return found
 
 
 def wrong(*paths: Path | str) -> str:
-    good, detail, output = Scan(tuple(map(str, paths)), time.monotonic() + 10).get()
+    good, detail, output = FileScan(tuple(map(str, paths)), time.monotonic() + 10).run()
     assert (good, output) == (False, "")
     return detail
 
@@ -142,7 +142,7 @@ def test_a_name_that_is_no_utf_8(app: Path) -> None:
 
 
 def test_it_ends_in_time_and_when_it_is_cut(app: Path) -> None:
-    assert Scan((str(app),), time.monotonic()).get()[1] == f"it takes too long to look at {app}"
-    scan = Scan((str(app),), time.monotonic() + 10)
-    scan.cut()
-    assert scan.get()[0] is False
+    assert FileScan((str(app),), time.monotonic()).run()[1] == f"it takes too long to look at {app}"
+    scan = FileScan((str(app),), time.monotonic() + 10)
+    scan.abort()
+    assert scan.run()[0] is False

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from runbook.host.kernel import processes
-from runbook.host.queries import Askable, Command, HttpProbe, TcpProbe, WebsocketProbe
+from runbook.host.queries import Command, HttpProbe, QueryKind, TcpProbe, WebsocketProbe
 from runbook.model import ProcessId
 from tests.unit.host.conftest import Ask
 
@@ -62,7 +62,7 @@ def start() -> Iterator[Start]:
         out = started[-1].stdout
         assert out is not None
         number = int(out.readline())
-        identity = processes.identity(started[-1].pid)
+        identity = processes.read_id(started[-1].pid)
         assert identity is not None
         return Served(identity, number)
 
@@ -75,7 +75,7 @@ def start() -> Iterator[Start]:
 GET = "import sys, urllib.request as r; print(r.urlopen(sys.argv[1]).read().decode())"
 
 
-def asked(port: int) -> list[Askable]:
+def asked(port: int) -> list[QueryKind]:
     url = f"127.0.0.1:{port}"
     return [
         TcpProbe("127.0.0.1", port),
@@ -91,9 +91,9 @@ def test_who_answers_within(ask: Ask, start: Start, kind: int) -> None:
     inside = start("inside", alone=True)
     before = Path("/proc/thread-self/ns/net").stat().st_ino
     what = asked(inside.port)[kind]
-    assert not ask(what).good
-    assert ask(what, inside=inside.process).good
-    assert not ask(what).good
+    assert not ask(what).ok
+    assert ask(what, inside=inside.process).ok
+    assert not ask(what).ok
     assert Path("/proc/thread-self/ns/net").stat().st_ino == before
 
 
@@ -102,7 +102,7 @@ def test_who_answers_outside_is_not_heard(ask: Ask, start: Start, kind: int) -> 
     outside = start("outside")
     inside = start("inside", 1, alone=True)
     answer = ask(asked(outside.port)[kind], inside=inside.process)
-    assert not answer.good
+    assert not answer.ok
     assert "404" not in answer.detail
 
 
@@ -121,7 +121,7 @@ def test_a_process_that_is_gone_or_another_one(ask: Ask, start: Start) -> None:
     other = replace(inside.process, start=inside.process.start + 1)
     answer = ask(probe, inside=other)
     pid = inside.process.pid
-    assert (answer.good, answer.detail) == (
+    assert (answer.ok, answer.detail) == (
         False,
         f"cannot enter the network namespace of PID {pid}: no such process",
     )
@@ -136,10 +136,10 @@ os.setgid(65534); os.setuid(65534)
 from runbook.errors import HostError
 from runbook.host.kernel import processes
 from runbook.host.runners import netns
-assert processes.in_other_network({inside.process.pid})
-assert not processes.in_other_network(os.getppid())
+assert processes.is_in_other_netns({inside.process.pid})
+assert not processes.is_in_other_netns(os.getppid())
 try:
-    netns.enter(processes.identity({inside.process.pid}))
+    netns.enter_netns(processes.read_id({inside.process.pid}))
 except HostError as error:
     print(error)
 """

@@ -15,8 +15,8 @@ from pathlib import Path
 import pytest
 
 from runbook.host.loop import Loop
-from runbook.host.queries import Command, HttpProbe, LatestChange, Question, TcpProbe
-from runbook.host.runners.query_runner import KEPT, Questions, _Asked, _follow
+from runbook.host.queries import Command, HttpProbe, LatestChangeQuery, Query, TcpProbe
+from runbook.host.runners.query_runner import MAX_OUTPUT, QueryRunner, _follow, _PendingQuery
 from runbook.host.runners.subreaper import _children
 from runbook.model import Deadline, Port, Wake
 from tests.unit.host.conftest import PATIENCE, PROMPT, Ask, Handler
@@ -31,7 +31,7 @@ def script(text: str, **options: object) -> Command:
 
 def test_what_a_command_sees(ask: Ask, tmp_path: Path) -> None:
     answer = ask(script("pwd; echo $LANG $X; cat; echo oops >&2", cwd=str(tmp_path), env={"X": "a b"}))
-    assert answer.good
+    assert answer.ok
     assert answer.detail == "ended with status 0"
     assert answer.output == f"{tmp_path}\nC.UTF-8 a b\noops\n"
 
@@ -50,7 +50,7 @@ def test_another_user(ask: Ask) -> None:
 
 def test_a_user_that_does_not_exist(ask: Ask) -> None:
     answer = ask(script("true", user="nosuchuser"))
-    assert not answer.good
+    assert not answer.ok
     assert answer.detail == "cannot run a command as nosuchuser: there is no such user"
 
 
@@ -66,7 +66,7 @@ def test_a_user_that_does_not_exist(ask: Ask) -> None:
 )
 def test_a_command_that_fails(ask: Ask, command: Command, detail: str) -> None:
     answer = ask(command)
-    assert not answer.good
+    assert not answer.ok
     assert answer.detail == detail
 
 
@@ -101,7 +101,7 @@ def lifeline(tmp_path: Path) -> Iterator[Lifeline]:
 
 def test_at_its_time_out_a_command_ends_with_its_group(ask: Ask, lifeline: Lifeline) -> None:
     answer = ask(script(f"trap '' TERM; exec 3> {lifeline.path}; (trap '' TERM; sleep 60) & echo there; sleep 60"), 1)
-    assert not answer.good
+    assert not answer.ok
     assert answer.detail == "did not end in time and was stopped"
     assert answer.output == "there\n"
     assert answer.seconds < PROMPT
@@ -111,7 +111,7 @@ def test_at_its_time_out_a_command_ends_with_its_group(ask: Ask, lifeline: Lifel
 def test_what_a_command_leaves_in_its_group_ends_with_it(ask: Ask, lifeline: Lifeline) -> None:
     """It keeps the pipe open, too: the end of the command counts, not that of its output."""
     answer = ask(script(f"exec 3> {lifeline.path}; sleep 60 & echo done"))
-    assert answer.good
+    assert answer.ok
     assert answer.output == "done\n"
     assert answer.seconds < PROMPT
     assert lifeline.ended()
@@ -129,7 +129,7 @@ def test_what_a_command_leaves_in_its_group_ends_with_it(ask: Ask, lifeline: Lif
 @pytest.mark.parametrize("end", ["exit 0", "sleep 60"])
 def test_what_left_the_group_ends_too(ask: Ask, lifeline: Lifeline, away: str, end: str) -> None:
     answer = ask(script(f"exec 3> {lifeline.path}; {away}\nsleep 0.1; exec 3>&-; {end}"), 0.5)
-    assert answer.good == (end == "exit 0")
+    assert answer.ok == (end == "exit 0")
     assert lifeline.ended()
     began = time.monotonic()
     while _children():  # They are waited for, too.
@@ -140,7 +140,7 @@ def test_what_was_there_before_is_let_be(ask: Ask, lifeline: Lifeline) -> None:
     """A child that this program was started with, and one that comes while a command is asked; and theirs."""
     with subprocess.Popen(["sleep", "60"], start_new_session=True) as before:
         with subprocess.Popen(["sh", "-c", "sleep 0.2; sleep 60 & echo $!"], stdout=subprocess.PIPE) as child:
-            assert ask(script("sleep 0.5; setsid sleep 60 &")).good
+            assert ask(script("sleep 0.5; setsid sleep 60 &")).ok
             assert child.stdout is not None
             pid = int(child.stdout.readline())
             os.kill(pid, signal.SIGTERM)  # It is still there.
@@ -151,20 +151,20 @@ def test_what_was_there_before_is_let_be(ask: Ask, lifeline: Lifeline) -> None:
 
 
 def test_a_command_that_runs_beside_keeps_what_it_started(
-    questions: Questions, ask: Ask, loop: Loop, tmp_path: Path
+    questions: QueryRunner, ask: Ask, loop: Loop, tmp_path: Path
 ) -> None:
-    slow = Question(script("(setsid sh -c 'sleep 0.6; echo well' &); sleep 1"), 1, PATIENCE)
-    assert questions.ask(slow) is None
-    assert ask(script("sleep 0.2")).good
-    while (answer := questions.ask(slow)) is None:
+    slow = Query(script("(setsid sh -c 'sleep 0.6; echo well' &); sleep 1"), 1, PATIENCE)
+    assert questions.query(slow) is None
+    assert ask(script("sleep 0.2")).ok
+    while (answer := questions.query(slow)) is None:
         loop.wait(Wake(pending=True, within=PATIENCE), Deadline.after(loop.clock, PATIENCE))
     assert answer.output == "well\n"
 
 
 def test_endless_output_is_bounded_and_stopped(ask: Ask) -> None:
     answer = ask(Command(("yes",), cwd="/"), 0.3)
-    assert not answer.good
-    assert len(answer.output) == KEPT
+    assert not answer.ok
+    assert len(answer.output) == MAX_OUTPUT
     assert answer.seconds < PROMPT
 
 
@@ -178,7 +178,7 @@ def test_what_is_in_the_pipe_when_the_command_has_ended_is_read() -> None:
         assert child.stdout is not None
         os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)
         never = os.eventfd(0)
-        assert _follow(child.pid, child.stdout.fileno(), _Asked(time.monotonic() + PATIENCE), never) == (
+        assert _follow(child.pid, child.stdout.fileno(), _PendingQuery(time.monotonic() + PATIENCE), never) == (
             True,
             b"late\n",
         )
@@ -202,21 +202,21 @@ def test_output_that_is_no_text(ask: Ask) -> None:
     assert ask(script("printf 'a\\377b'")).output == "a\N{REPLACEMENT CHARACTER}b"
 
 
-def test_a_question_is_asked_once(questions: Questions, ask: Ask, loop: Loop, tmp_path: Path) -> None:
+def test_a_question_is_asked_once(questions: QueryRunner, ask: Ask, loop: Loop, tmp_path: Path) -> None:
     count = tmp_path / "count"
-    question = Question(script(f"echo once >> {count}"), 1, PATIENCE)
-    while questions.ask(question) is None:
+    question = Query(script(f"echo once >> {count}"), 1, PATIENCE)
+    while questions.query(question) is None:
         loop.wait(Wake(pending=True, within=PATIENCE), Deadline.after(loop.clock, PATIENCE))
-    again = Question(script(f"echo once >> {count}"), 1, PATIENCE)
-    assert questions.ask(again) is questions.ask(question)
+    again = Query(script(f"echo once >> {count}"), 1, PATIENCE)
+    assert questions.query(again) is questions.query(question)
     assert count.read_text() == "once\n"
     ask(question.what)  # the same, asked at another time
     assert count.read_text() == "once\nonce\n"
 
 
-def test_the_end_of_the_program_ends_what_is_asked(loop: Loop, questions: Questions, lifeline: Lifeline) -> None:
-    question = Question(script(f"exec 3> {lifeline.path}; trap '' TERM; sleep 60"), 1, 60)
-    assert questions.ask(question) is None
+def test_the_end_of_the_program_ends_what_is_asked(loop: Loop, questions: QueryRunner, lifeline: Lifeline) -> None:
+    question = Query(script(f"exec 3> {lifeline.path}; trap '' TERM; sleep 60"), 1, 60)
+    assert questions.query(question) is None
     began = time.monotonic()
     while not lifeline.held():
         assert time.monotonic() - began < PATIENCE
@@ -242,7 +242,7 @@ OK = "HTTP/1.1 200 OK\nContent-Length: 5\n\nhello"
 
 def test_tcp(ask: Ask, server: Callable[[Handler], str]) -> None:
     port = int(server(lambda _: None).rpartition(":")[2])
-    assert ask(TcpProbe("127.0.0.1", port)).good
+    assert ask(TcpProbe("127.0.0.1", port)).ok
 
 
 @pytest.mark.parametrize("name", ["127.0.0.1", "localhost", "127.1", "[::ffff:127.0.0.1]"])
@@ -251,19 +251,19 @@ def test_which_port_of_this_machine_answered(ask: Ask, server: Callable[[Handler
     url = server(replying(OK))
     number = int(url.rpartition(":")[2].strip("/"))
     probe = TcpProbe(name.strip("[]"), number) if kind == "tcp" else HttpProbe(f"http://{name}:{number}/")
-    assert ask(probe).reached == Port(number, address="127.0.0.1")
+    assert ask(probe).reached_port == Port(number, address="127.0.0.1")
 
 
 def test_tcp_with_nobody_there(ask: Ask) -> None:
     with socket.socket() as held:
         held.bind(("127.0.0.1", 0))  # bound, so that nobody else listens there; never listening
         answer = ask(TcpProbe("127.0.0.1", held.getsockname()[1]))
-    assert (answer.good, answer.detail) == (False, "connection refused")
+    assert (answer.ok, answer.detail) == (False, "connection refused")
 
 
 def test_http(ask: Ask, server: Callable[[Handler], str]) -> None:
     answer = ask(HttpProbe(server(replying(OK))))
-    assert (answer.good, answer.detail, answer.output) == (True, "answered 200", "hello")
+    assert (answer.ok, answer.detail, answer.output) == (True, "answered 200", "hello")
 
 
 def test_http_asks_what_the_url_says(ask: Ask, server: Callable[[Handler], str]) -> None:
@@ -302,14 +302,14 @@ def test_http_answers(
     ask: Ask, server: Callable[[Handler], str], probe: dict[str, object], text: str, good: bool, detail: str
 ) -> None:
     answer = ask(HttpProbe(server(replying(text)), **probe))  # type: ignore[arg-type]
-    assert (answer.good, answer.detail) == (good, detail)
+    assert (answer.ok, answer.detail) == (good, detail)
 
 
 def test_http_goes_through_no_proxy(
     ask: Ask, server: Callable[[Handler], str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("http_proxy", "http://127.0.0.1:1")
-    assert ask(HttpProbe(server(replying(OK)))).good
+    assert ask(HttpProbe(server(replying(OK)))).ok
 
 
 def test_http_that_never_answers(ask: Ask, server: Callable[[Handler], str]) -> None:
@@ -318,7 +318,7 @@ def test_http_that_never_answers(ask: Ask, server: Callable[[Handler], str]) -> 
             pass
 
     answer = ask(HttpProbe(server(hang)), 0.2)
-    assert (answer.good, answer.detail) == (False, "no answer in time")
+    assert (answer.ok, answer.detail) == (False, "no answer in time")
     assert answer.seconds < PROMPT
 
 
@@ -333,7 +333,7 @@ def test_http_that_answers_drop_by_drop(ask: Ask, server: Callable[[Handler], st
 
     began = time.monotonic()
     answer = ask(HttpProbe(server(drip)), 0.3)
-    assert (answer.good, answer.detail) == (False, "no answer within 0.3s")
+    assert (answer.ok, answer.detail) == (False, "no answer within 0.3s")
     assert time.monotonic() - began < PROMPT
 
 
@@ -347,32 +347,32 @@ def test_a_body_that_does_not_end(ask: Ask, server: Callable[[Handler], str]) ->
             pass
 
     answer = ask(HttpProbe(server(stream), body="event"), 0.2)
-    assert (answer.good, answer.output) == (True, "event\n")
+    assert (answer.ok, answer.output) == (True, "event\n")
 
 
 def test_a_body_is_read_in_part(ask: Ask, server: Callable[[Handler], str]) -> None:
     answer = ask(HttpProbe(server(replying("HTTP/1.1 200 OK\n\n" + "x" * 100_000))))
-    assert answer.good
-    assert len(answer.output) == KEPT
+    assert answer.ok
+    assert len(answer.output) == MAX_OUTPUT
 
 
 def test_no_url(ask: Ask) -> None:
     assert ask(HttpProbe("ftp://127.0.0.1/")).detail == "ftp://127.0.0.1/ is no http or https URL"
-    assert not ask(HttpProbe("http://127.0.0.1:notaport/")).good
+    assert not ask(HttpProbe("http://127.0.0.1:notaport/")).ok
 
 
 def test_a_pattern_that_is_none_does_not_leave_the_question_open(ask: Ask, server: Callable[[Handler], str]) -> None:
-    assert not ask(HttpProbe(server(replying(OK)), body="(")).good
+    assert not ask(HttpProbe(server(replying(OK)), body="(")).ok
 
 
 def test_the_latest_change_of_files(ask: Ask, tmp_path: Path) -> None:
     (tmp_path / "a").touch()
-    answer = ask(LatestChange((str(tmp_path / "*"),)))
-    assert (answer.good, answer.detail) == (True, f"{tmp_path}/a changed last of 1")
-    assert not ask(LatestChange((str(tmp_path / "b"),))).good
+    answer = ask(LatestChangeQuery((str(tmp_path / "*"),)))
+    assert (answer.ok, answer.detail) == (True, f"{tmp_path}/a changed last of 1")
+    assert not ask(LatestChangeQuery((str(tmp_path / "b"),))).ok
 
 
-def test_nothing_is_left(questions: Questions, ask: Ask) -> None:
+def test_nothing_is_left(questions: QueryRunner, ask: Ask) -> None:
     before = len(list(Path("/proc/self/fd").iterdir()))
     for _ in range(5):
         ask(script("true"))

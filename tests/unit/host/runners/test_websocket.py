@@ -18,8 +18,8 @@ from pathlib import Path
 import pytest
 from websockets.sync.server import Server, ServerConnection, serve
 
-from runbook.host.queries import Question, WebsocketProbe
-from runbook.host.runners.query_runner import Questions
+from runbook.host.queries import Query, WebsocketProbe
+from runbook.host.runners.query_runner import QueryRunner
 from tests.unit.host.conftest import PATIENCE, PROMPT, Ask, Handler
 
 Serve = Callable[[Callable[[ServerConnection], None]], str]
@@ -71,7 +71,7 @@ def test_one_that_is_served(ask: Ask, serves: Serve) -> None:
         ended.put(connection.close_code)
 
     answer = ask(WebsocketProbe(serves(echo)))
-    assert (answer.good, answer.detail) == (True, "opened")
+    assert (answer.ok, answer.detail) == (True, "opened")
     assert answer.seconds < PROMPT
     assert ended.get(timeout=PATIENCE) == 1000  # The server's log knows of an orderly end.
 
@@ -90,7 +90,7 @@ def test_what_is_sent_along(ask: Ask, serves: Serve, monkeypatch: pytest.MonkeyP
             connection.recv()
 
     headers = (("Authorization", "Bearer x"), ("user-agent", "me"))
-    assert ask(WebsocketProbe(f"{serves(note)}/a/b?c=d", headers)).good
+    assert ask(WebsocketProbe(f"{serves(note)}/a/b?c=d", headers)).ok
     assert seen == [("/a/b?c=d", "Bearer x", "me")]
 
 
@@ -101,7 +101,7 @@ def test_a_server_that_greets(ask: Ask, serves: Serve) -> None:
         with contextlib.suppress(Exception):
             connection.recv()
 
-    assert ask(WebsocketProbe(serves(greet))).good
+    assert ask(WebsocketProbe(serves(greet))).ok
 
 
 @pytest.mark.parametrize(
@@ -115,7 +115,7 @@ def test_a_server_that_greets(ask: Ask, serves: Serve) -> None:
 )
 def test_a_server_that_closes_at_once(ask: Ask, serves: Serve, code: int, reason: str, good: bool, detail: str) -> None:
     answer = ask(WebsocketProbe(serves(lambda connection: connection.close(code, reason))))
-    assert (answer.good, answer.detail) == (good, detail)
+    assert (answer.ok, answer.detail) == (good, detail)
 
 
 def test_a_server_whose_handler_fails(ask: Ask, serves: Serve) -> None:
@@ -124,7 +124,7 @@ def test_a_server_whose_handler_fails(ask: Ask, serves: Serve) -> None:
         raise RuntimeError
 
     answer = ask(WebsocketProbe(serves(fail)))
-    assert (answer.good, answer.detail) == (False, "the handshake was done, and then it closed with 1011")
+    assert (answer.ok, answer.detail) == (False, "the handshake was done, and then it closed with 1011")
 
 
 @pytest.mark.parametrize(
@@ -154,7 +154,7 @@ def test_a_server_of_something_else(ask: Ask, raw: Raw, text: str, detail: str) 
         connection.sendall(text.replace("\n", "\r\n").encode())
 
     answer = ask(WebsocketProbe(raw(reply)))
-    assert not answer.good
+    assert not answer.ok
     assert answer.detail.startswith(detail)
 
 
@@ -176,12 +176,12 @@ def test_nobody_there(ask: Ask) -> None:
     with socket.socket() as held:
         held.bind(("127.0.0.1", 0))  # bound, so that nobody else listens there; never listening
         answer = ask(WebsocketProbe(f"ws://127.0.0.1:{held.getsockname()[1]}"))
-    assert (answer.good, answer.detail) == (False, "connection refused")
+    assert (answer.ok, answer.detail) == (False, "connection refused")
 
 
 def test_the_connection_is_cut_off_after_the_handshake(ask: Ask, raw: Raw) -> None:
     answer = ask(WebsocketProbe(raw(granted)))
-    assert (answer.good, answer.detail) == (False, "the handshake was done, and then it cut the connection off")
+    assert (answer.ok, answer.detail) == (False, "the handshake was done, and then it cut the connection off")
 
 
 def test_something_else_after_the_handshake(ask: Ask, raw: Raw) -> None:
@@ -192,7 +192,7 @@ def test_something_else_after_the_handshake(ask: Ask, raw: Raw) -> None:
             pass
 
     answer = ask(WebsocketProbe(raw(babble)))
-    assert not answer.good
+    assert not answer.ok
     assert answer.detail.startswith("the handshake was done, and then it spoke something else: ")
 
 
@@ -203,7 +203,7 @@ def test_a_server_that_never_stops_talking(ask: Ask, raw: Raw) -> None:
             connection.sendall(b"\x82\x7e\x10\x00" + b"x" * 4096)
 
     answer = ask(WebsocketProbe(raw(flood)))
-    assert answer.good
+    assert answer.ok
     assert answer.seconds < PROMPT
 
 
@@ -215,7 +215,7 @@ def test_a_handshake_that_never_ends(ask: Ask, raw: Raw) -> None:
             time.sleep(0.05)
 
     answer = ask(WebsocketProbe(raw(drip)), 0.3)
-    assert (answer.good, answer.detail) == (False, "no answer in time")
+    assert (answer.ok, answer.detail) == (False, "no answer in time")
     assert answer.seconds < PROMPT
 
 
@@ -225,7 +225,7 @@ def test_a_server_that_never_answers(ask: Ask, raw: Raw) -> None:
             pass
 
     answer = ask(WebsocketProbe(raw(hang)), 0.2)
-    assert (answer.good, answer.detail) == (False, "no answer in time")
+    assert (answer.ok, answer.detail) == (False, "no answer in time")
 
 
 @pytest.fixture
@@ -266,7 +266,7 @@ def test_with_tls(
 ) -> None:
     monkeypatch.setenv("SSL_CERT_FILE", str(certificate))
     answer = ask(WebsocketProbe(secured(still)))
-    assert (answer.good, answer.detail) == (True, "opened")
+    assert (answer.ok, answer.detail) == (True, "opened")
 
 
 def test_with_tls_it_is_cut_off(
@@ -274,7 +274,7 @@ def test_with_tls_it_is_cut_off(
 ) -> None:
     monkeypatch.setenv("SSL_CERT_FILE", str(certificate))
     answer = ask(WebsocketProbe(secured(granted)))
-    assert (answer.good, answer.detail) == (False, "the handshake was done, and then it cut the connection off")
+    assert (answer.ok, answer.detail) == (False, "the handshake was done, and then it cut the connection off")
 
 
 def test_with_tls_a_record_is_never_finished(
@@ -295,7 +295,7 @@ def test_with_tls_a_record_is_never_finished(
 
 def test_a_certificate_that_nobody_vouches_for(ask: Ask, secured: Callable[[Handler], str]) -> None:
     answer = ask(WebsocketProbe(secured(still)))
-    assert not answer.good
+    assert not answer.ok
     assert answer.detail.startswith("its certificate does not verify: self")
 
 
@@ -320,16 +320,16 @@ def test_a_url_of_ipv6(ask: Ask) -> None:
 def test_no_tls(ask: Ask, serves: Serve) -> None:
     url = serves(lambda connection: None).replace("ws:", "wss:")
     answer = ask(WebsocketProbe(url))
-    assert not answer.good
+    assert not answer.ok
     assert answer.detail.startswith("it does not speak TLS as it should: ")
 
 
 def test_no_url(ask: Ask) -> None:
     assert ask(WebsocketProbe("http://127.0.0.1/")).detail == "http://127.0.0.1/ is no ws or wss URL"
-    assert not ask(WebsocketProbe("ws://127.0.0.1:notaport/")).good
+    assert not ask(WebsocketProbe("ws://127.0.0.1:notaport/")).ok
 
 
-def test_the_end_of_the_program_cuts_it(questions: Questions, raw: Raw, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_end_of_the_program_cuts_it(questions: QueryRunner, raw: Raw, monkeypatch: pytest.MonkeyPatch) -> None:
     asked = threading.Event()
 
     def hang(connection: socket.socket) -> None:
@@ -338,11 +338,11 @@ def test_the_end_of_the_program_cuts_it(questions: Questions, raw: Raw, monkeypa
         while connection.recv(65536):
             pass
 
-    assert questions.ask(Question(WebsocketProbe(raw(hang)), 1, 60)) is None
+    assert questions.query(Query(WebsocketProbe(raw(hang)), 1, 60)) is None
     assert asked.wait(PATIENCE)
     threads = threading.active_count()
     began = time.monotonic()
-    monkeypatch.setattr("runbook.host.runners.query_runner.LAST_WAIT", PATIENCE)
+    monkeypatch.setattr("runbook.host.runners.query_runner.CLOSE_WAIT", PATIENCE)
     questions.close()
     assert time.monotonic() - began < PROMPT
     assert threading.active_count() < threads

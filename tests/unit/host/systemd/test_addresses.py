@@ -10,7 +10,7 @@ import pytest
 
 from runbook.errors import EXIT_NOT_BEGUN, BusUnavailable
 from runbook.host.systemd import addresses
-from runbook.host.systemd.addresses import Endpoint, endpoints, fleeting, unavailable
+from runbook.host.systemd.addresses import Endpoint, describe_no_linger, find_endpoints, make_unavailable
 
 PRIVATE = Endpoint("unix:path=/run/systemd/private", peer=True)
 
@@ -28,25 +28,25 @@ def be(monkeypatch: pytest.MonkeyPatch, uid: int) -> None:
 def test_the_systems_bus_and_for_root_systemds_own_socket(monkeypatch: pytest.MonkeyPatch) -> None:
     bus = Endpoint("unix:path=/run/dbus/system_bus_socket")
     be(monkeypatch, 1000)
-    assert endpoints("system") == (bus,)
+    assert find_endpoints("system") == (bus,)
     be(monkeypatch, 0)
-    assert endpoints("system") == (bus, PRIVATE)
+    assert find_endpoints("system") == (bus, PRIVATE)
 
 
 def test_a_bus_that_is_named_is_the_only_one(monkeypatch: pytest.MonkeyPatch) -> None:
     be(monkeypatch, 0)
     monkeypatch.setenv("DBUS_SYSTEM_BUS_ADDRESS", "unix:path=/elsewhere")
-    assert endpoints("system") == (Endpoint("unix:path=/elsewhere"),)
+    assert find_endpoints("system") == (Endpoint("unix:path=/elsewhere"),)
 
 
 def test_the_users_bus(monkeypatch: pytest.MonkeyPatch) -> None:
     be(monkeypatch, 4711)
-    assert [e.address for e in endpoints("user")] == [
+    assert [e.address for e in find_endpoints("user")] == [
         "unix:path=/run/user/4711/bus",
         "unix:path=/run/user/4711/systemd/private",
     ]
     monkeypatch.setenv("XDG_RUNTIME_DIR", "/elsewhere")
-    assert endpoints("user")[0].address == "unix:path=/elsewhere/bus"
+    assert find_endpoints("user")[0].address == "unix:path=/elsewhere/bus"
 
 
 @pytest.mark.root
@@ -54,7 +54,7 @@ def test_root_does_not_reach_into_a_users_manager(monkeypatch: pytest.MonkeyPatc
     os.chown(tmp_path, 4711, 4711)
     monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
     with pytest.raises(BusUnavailable) as caught:
-        endpoints("user")
+        find_endpoints("user")
     assert caught.value.exit_status == EXIT_NOT_BEGUN
     assert caught.value.message == "cannot act on the user manager of 4711 as root"
     assert "sudo -u 4711 XDG_RUNTIME_DIR=/run/user/4711 runbook" in caught.value.hint
@@ -65,18 +65,18 @@ def test_nor_does_sudo(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_RUNTIME_DIR", "/nowhere")
     monkeypatch.setenv("SUDO_UID", "4711")
     with pytest.raises(BusUnavailable, match="the user manager of 4711 as root"):
-        endpoints("user")
+        find_endpoints("user")
 
 
 def test_roots_own_manager_is_root_s(monkeypatch: pytest.MonkeyPatch) -> None:
     be(monkeypatch, 0)
     monkeypatch.setenv("XDG_RUNTIME_DIR", "/nowhere")
-    assert endpoints("user")[0].address == "unix:path=/nowhere/bus"
+    assert find_endpoints("user")[0].address == "unix:path=/nowhere/bus"
 
 
 def test_root_is_told_how_to_run_it_as_the_user(monkeypatch: pytest.MonkeyPatch) -> None:
     be(monkeypatch, 0)
-    error = unavailable("user", "there is no bus")
+    error = make_unavailable("user", "there is no bus")
     assert error.message == "cannot reach the user manager of root: there is no bus"
     assert error.hint == "run it as the user whose units they are: su - USER -c 'runbook …'"
 
@@ -87,25 +87,25 @@ def test_the_folder_of_another_user_is_none_of_ours(monkeypatch: pytest.MonkeyPa
     os.chown(tmp_path, 4712, 4712)
     monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
     be(monkeypatch, 4712)
-    assert endpoints("user")[0].address == f"unix:path={tmp_path}/bus"
+    assert find_endpoints("user")[0].address == f"unix:path={tmp_path}/bus"
     be(monkeypatch, 4711)
-    assert endpoints("user")[0].address == "unix:path=/run/user/4711/bus"
+    assert find_endpoints("user")[0].address == "unix:path=/run/user/4711/bus"
     monkeypatch.setenv("XDG_RUNTIME_DIR", "/run/user/4712")
-    assert endpoints("user")[0].address == "unix:path=/run/user/4711/bus"
+    assert find_endpoints("user")[0].address == "unix:path=/run/user/4711/bus"
 
 
 def test_a_manager_that_ends_with_the_last_login(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(addresses, "_LINGER", tmp_path)
     name = pwd.getpwuid(os.geteuid()).pw_name
-    assert f"loginctl enable-linger {name}" in fleeting("user")
-    assert fleeting("system") == ""
+    assert f"loginctl enable-linger {name}" in describe_no_linger("user")
+    assert describe_no_linger("system") == ""
     (tmp_path / name).touch()
-    assert fleeting("user") == ""
+    assert describe_no_linger("user") == ""
 
 
 def test_a_user_without_linger_is_told_of_it(monkeypatch: pytest.MonkeyPatch) -> None:
     be(monkeypatch, 4711)
-    error = unavailable("user", "there is no bus")
+    error = make_unavailable("user", "there is no bus")
     assert error.message == "cannot reach the user manager of 4711: there is no bus"
     assert "loginctl enable-linger 4711" in error.hint
 
@@ -116,6 +116,6 @@ def test_a_user_without_linger_is_told_of_it(monkeypatch: pytest.MonkeyPatch) ->
 )
 def test_a_container_without_systemd(monkeypatch: pytest.MonkeyPatch, booted: bool, words: str, hint: str) -> None:
     monkeypatch.setattr(Path, "is_dir", lambda _self: booted)
-    error = unavailable("system", "why")
+    error = make_unavailable("system", "why")
     assert words in error.message
     assert hint in error.hint

@@ -9,7 +9,7 @@ import pytest
 from runbook.host.facts import ActiveState, LoadState, Unit
 from runbook.host.systemd.bus import Properties, variant
 from runbook.host.systemd.manager import unit_path
-from runbook.host.systemd.properties import unit_of
+from runbook.host.systemd.properties import make_unit
 
 
 @pytest.mark.parametrize(
@@ -30,7 +30,7 @@ def test_the_path_of_a_unit(name: str, last: str) -> None:
 
 
 def look(**values: tuple[str, Any]) -> Unit:
-    return unit_of(Properties(variant("a{sv}", {name: variant(*value) for name, value in values.items()})))
+    return make_unit(Properties(variant("a{sv}", {name: variant(*value) for name, value in values.items()})))
 
 
 def test_a_service() -> None:
@@ -75,7 +75,7 @@ def test_what_a_restart_takes_along() -> None:
         BoundBy=("as", []),
         ConsistsOf=("as", ["part.service"]),
     )
-    assert unit.restarts_with == ("web.service", "part.service")
+    assert unit.propagates_to == ("web.service", "part.service")
 
 
 def test_a_socket_has_one_time_out_for_both_ways() -> None:
@@ -131,18 +131,20 @@ def test_a_command_beside_the_main_one(
         ExecMainExitTimestampMonotonic=("t", main_exit),
         **{setting: (COMMAND, [ran])},
     )
-    assert unit.broke == said
+    assert unit.failed_command == said
 
 
 @pytest.mark.parametrize(("kind", "said"), [("forking", "ExecStart=/bin/sh ended with status 7"), ("simple", "")])
 def test_the_command_that_forks_is_beside_the_main_process(kind: str, said: str) -> None:
     ran = ("/bin/sh", ["/bin/sh", "-c", "exit 7"], False, 1, 5, 1, 9, 70, 1, 7)
-    assert look(Id=("s", "web.service"), Type=("s", kind), ExecStart=(COMMAND, [ran])).broke == said
+    assert look(Id=("s", "web.service"), Type=("s", kind), ExecStart=(COMMAND, [ran])).failed_command == said
 
 
 def test_a_condition_is_named() -> None:
     conditions = [("ConditionPathExists", False, True, "/etc/gw", -1), ("ConditionHost", False, False, "a", 1)]
-    assert look(Id=("s", "web.service"), Conditions=("a(sbbsi)", conditions)).unmet == ("ConditionPathExists=!/etc/gw",)
+    assert look(Id=("s", "web.service"), Conditions=("a(sbbsi)", conditions)).unmet_conditions == (
+        "ConditionPathExists=!/etc/gw",
+    )
 
 
 def test_a_word_of_a_later_systemd_is_taken_as_it_is() -> None:

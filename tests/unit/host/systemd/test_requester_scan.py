@@ -13,12 +13,12 @@ import pytest
 
 from runbook.host.holders import Process
 from runbook.host.kernel import processes
-from runbook.host.requesters import Asked
+from runbook.host.requesters import JobRequest
 from runbook.host.systemd import requester_scan as callers_module
-from runbook.host.systemd.requester_scan import FRESH, Callers, Spelled
+from runbook.host.systemd.requester_scan import MAX_REQUESTER_AGE, RequesterScan, UnitNames
 from tests.unit.fake_machine import process
 
-GW = Spelled(frozenset({"gw.service"}))
+GW = UnitNames(frozenset({"gw.service"}))
 NOW = 1000.0
 
 
@@ -39,25 +39,25 @@ class FakeProc:
         facts = {"cgroup": "/user.slice/user-0.slice/session-3.scope", "exe": f"/usr/bin/{name}", "started": NOW - 0.1}
         self.processes[pid] = replace(process(pid, name=name, command=command), **{**facts, **changes})
 
-    def pids(self) -> Iterable[int]:
+    def list_pids(self) -> Iterable[int]:
         return list(self.processes)
 
-    def name(self, pid: int) -> str:
+    def read_name(self, pid: int) -> str:
         self.looked_at += 1
         self.time += self.slow
         return self.processes[pid].name
 
-    def glance(self, pid: int, uid: int, may: Callable[[Process], bool]) -> Process | None:
+    def read_owned(self, pid: int, uid: int, may: Callable[[Process], bool]) -> Process | None:
         process = self.processes[pid]
         if process.uid != uid or not may(replace(process, command=())):
             return None
         self.judged.append(pid)
         return process
 
-    def read(self, pid: int) -> Process | None:
+    def read_brief(self, pid: int) -> Process | None:
         return self.processes.get(pid)
 
-    def login(self, pid: int) -> str:
+    def read_login_user(self, pid: int) -> str:
         return self.logins.get(pid, "")
 
     def uptime(self) -> float:
@@ -69,10 +69,10 @@ def proc() -> FakeProc:
     return FakeProc()
 
 
-def look(proc: FakeProc, *, began: bool = True, of_user: bool = False, spelled: Spelled = GW) -> Asked:
-    callers = Callers(of_user=of_user, proc=proc)
-    callers.look("gw", 7, spelled, began=began)
-    [asked] = callers.asked("gw")
+def look(proc: FakeProc, *, began: bool = True, of_user: bool = False, spelled: UnitNames = GW) -> JobRequest:
+    callers = RequesterScan(of_user=of_user, proc=proc)
+    callers.scan("gw", 7, spelled, began=began)
+    [asked] = callers.requests("gw")
     return asked
 
 
@@ -119,9 +119,9 @@ def test_a_line_of_parents_ends_at_a_manager_and_at_a_pid_that_was_used_again(pr
 def test_two_are_both_named_and_three_are_not(proc: FakeProc) -> None:
     proc.add(70, "systemctl restart gw")
     proc.add(71, "systemctl stop gw")
-    assert [asker.pid for asker in look(proc).askers] == [71, 70]
+    assert [requester.pid for requester in look(proc).requesters] == [71, 70]
     proc.add(72, "systemctl start gw")
-    assert look(proc).askers == ()
+    assert look(proc).requesters == ()
 
 
 @pytest.mark.parametrize(
@@ -130,7 +130,7 @@ def test_two_are_both_named_and_three_are_not(proc: FakeProc) -> None:
         {"uid": 1000, "user": "anna"},  # it may wait for polkit's password
         {"exe": "/home/anna/systemctl-of-mine"},
         {"dead": True},
-        {"started": NOW - FRESH - 1},  # it waits for something that it asked for long ago
+        {"started": NOW - MAX_REQUESTER_AGE - 1},  # it waits for something that it asked for long ago
         {"pid_namespace": 4026532000},
         {"cgroup": "/machine.slice/systemd-nspawn@box.service/payload/system.slice/x.service"},
         {"name": "python3"},
@@ -139,7 +139,7 @@ def test_two_are_both_named_and_three_are_not(proc: FakeProc) -> None:
 def test_who_cannot_have_asked_or_may_not_have(proc: FakeProc, changes: dict[str, Any]) -> None:
     proc.add(os.getpid(), "runbook apply x", pid_namespace=4026531836)
     proc.add(70, "systemctl restart gw", **changes)
-    assert look(proc).askers == ()
+    assert look(proc).requesters == ()
     assert proc.judged == []  # Nothing of its command line, which may be a trap.
 
 
@@ -148,49 +148,49 @@ def test_a_program_that_is_not_seen(proc: FakeProc, monkeypatch: pytest.MonkeyPa
     """Root sees that of every process, but for a path that is too long: nobody but a pretender has one."""
     monkeypatch.setattr(os, "geteuid", lambda: uid)
     proc.add(70, "systemctl restart gw", exe="")
-    assert bool(look(proc).askers) == named
+    assert bool(look(proc).requesters) == named
 
 
 def test_a_job_that_nobody_heard_begin_may_be_old(proc: FakeProc) -> None:
     proc.add(70, "systemctl stop gw", started=NOW - 300)
-    assert [asker.pid for asker in look(proc, began=False).askers] == [70]
+    assert [requester.pid for requester in look(proc, began=False).requesters] == [70]
 
 
 def test_a_program_that_an_upgrade_has_replaced(proc: FakeProc) -> None:
     proc.add(70, "systemctl restart gw", exe="/usr/bin/systemctl (deleted)")
-    assert look(proc).askers
+    assert look(proc).requesters
 
 
 def test_a_child_that_has_not_become_what_it_will_be(proc: FakeProc) -> None:
     proc.add(70, "systemctl restart gw")
     proc.add(71, "systemctl restart gw", ppid=70)
-    assert [asker.pid for asker in look(proc).askers] == [70]
+    assert [requester.pid for requester in look(proc).requesters] == [70]
 
 
 def test_who_was_found_for_one_job_has_not_asked_for_the_next(proc: FakeProc) -> None:
     """It learns in this moment that its own was taken back."""
-    callers = Callers(of_user=False, proc=proc)
+    callers = RequesterScan(of_user=False, proc=proc)
     proc.add(70, "systemctl restart gw")
-    callers.look("gw", 7, GW, began=True)
+    callers.scan("gw", 7, GW, began=True)
     proc.add(71, "systemctl stop gw")
-    callers.look("gw", 8, GW, began=True)
-    assert [[asker.pid for asker in one.askers] for one in callers.asked("gw")] == [[70], [71]]
+    callers.scan("gw", 8, GW, began=True)
+    assert [[requester.pid for requester in one.requesters] for one in callers.requests("gw")] == [[70], [71]]
 
 
 def test_a_command_of_the_run_and_a_child_of_the_program(proc: FakeProc) -> None:
-    callers = Callers(of_user=False, proc=proc)
-    callers.starts("runbook-r1-run.service")
+    callers = RequesterScan(of_user=False, proc=proc)
+    callers.add_own_unit("runbook-r1-run.service")
     proc.add(70, "systemctl restart gw", cgroup="/system.slice/runbook-r1-run.service")
-    callers.look("gw", 7, GW, began=True)
-    assert callers.asked("gw")[-1].own
+    callers.scan("gw", 7, GW, began=True)
+    assert callers.requests("gw")[-1].is_own
     del proc.processes[70]
     proc.add(os.getpid(), "runbook apply x")
     proc.add(os.getpid() + 1, "systemctl restart gw", ppid=os.getpid())
-    callers.look("gw", 8, GW, began=True)
-    assert callers.asked("gw")[-1].own
+    callers.scan("gw", 8, GW, began=True)
+    assert callers.requests("gw")[-1].is_own
     proc.add(70, "systemctl restart gw", cgroup="/system.slice/runbook-r2-run.service")
-    callers.look("gw", 9, GW, began=True)
-    assert not callers.asked("gw")[-1].own
+    callers.scan("gw", 9, GW, began=True)
+    assert not callers.requests("gw")[-1].is_own
 
 
 def test_a_look_ends_in_time_and_then_names_nobody(proc: FakeProc) -> None:
@@ -198,18 +198,18 @@ def test_a_look_ends_in_time_and_then_names_nobody(proc: FakeProc) -> None:
         proc.add(pid, "/usr/bin/worker")
     proc.add(2000, "systemctl restart gw")
     proc.slow = 0.001
-    assert look(proc).askers == ()
+    assert look(proc).requesters == ()
     assert proc.looked_at < 300
     proc.slow = 0.0
-    assert look(proc).askers
+    assert look(proc).requesters
 
 
-def jobs_every(seconds: float, proc: FakeProc, callers: Callers, *, count: int) -> float:
+def jobs_every(seconds: float, proc: FakeProc, callers: RequesterScan, *, count: int) -> float:
     """Announce jobs at a steady pace, and give the share of the time that went to looks."""
     began, spent = proc.time, 0.0
     for job in range(count):
         at = proc.time
-        callers.look("gw", job, GW, began=True)
+        callers.scan("gw", job, GW, began=True)
         spent += proc.time - at
         proc.time = max(proc.time, at + seconds)
     return spent / (proc.time - began)
@@ -220,59 +220,59 @@ def test_looks_take_a_tenth_of_the_time_at_most(proc: FakeProc) -> None:
     for pid in range(10, 160):
         proc.add(pid, "/usr/bin/worker")
     proc.slow = 0.001
-    callers = Callers(of_user=False, proc=proc)
+    callers = RequesterScan(of_user=False, proc=proc)
     assert jobs_every(0.1, proc, callers, count=1000) < 0.11
     assert proc.looked_at > 150 * 30
-    assert all(one.askers == () for one in callers.asked("gw"))
-    assert callers.knows("gw", 999)
+    assert all(one.requesters == () for one in callers.requests("gw"))
+    assert callers.has_scanned("gw", 999)
 
 
 def test_a_burst_is_looked_into_where_there_was_rest_before(proc: FakeProc) -> None:
     for pid in range(10, 60):
         proc.add(pid, "/usr/bin/worker")
     proc.slow = 0.001
-    callers = Callers(of_user=False, proc=proc)
+    callers = RequesterScan(of_user=False, proc=proc)
     for unit in ("web", "db", "gw"):
         proc.add(70, "systemctl restart gw", started=proc.time)
-        callers.look(unit, 1, GW, began=True)
-        assert callers.asked(unit)[0].askers
+        callers.scan(unit, 1, GW, began=True)
+        assert callers.requests(unit)[0].requesters
 
 
 def test_who_may_have_asked_for_what_was_not_looked_into_is_not_taken_for_the_next(proc: FakeProc) -> None:
     for pid in range(100, 400):
         proc.add(pid, "/usr/bin/worker")
-    callers = Callers(of_user=False, proc=proc)
+    callers = RequesterScan(of_user=False, proc=proc)
     proc.slow = 0.001
-    callers.look("gw", 1, GW, began=True)
+    callers.scan("gw", 1, GW, began=True)
     proc.slow = 0.0
     proc.add(70, "systemctl restart gw", started=proc.time - 0.01)
-    callers.look("gw", 2, GW, began=True)  # No look: too soon.
+    callers.scan("gw", 2, GW, began=True)  # No look: too soon.
     proc.time += 5
-    callers.look("gw", 3, GW, began=True)
-    assert [one.askers for one in callers.asked("gw")] == [(), (), ()]
+    callers.scan("gw", 3, GW, began=True)
+    assert [one.requesters for one in callers.requests("gw")] == [(), (), ()]
     proc.add(71, "systemctl stop gw", started=proc.time)
-    callers.look("gw", 4, GW, began=True)
-    assert [asker.pid for asker in callers.asked("gw")[-1].askers] == [71]
+    callers.scan("gw", 4, GW, began=True)
+    assert [requester.pid for requester in callers.requests("gw")[-1].requesters] == [71]
 
 
 def test_only_the_latest_jobs_are_kept(proc: FakeProc) -> None:
-    callers = Callers(of_user=False, proc=proc)
+    callers = RequesterScan(of_user=False, proc=proc)
     for job in range(100):
-        callers.look("gw", job, GW, began=True)
-    assert [one.job for one in callers.asked("gw")] == [*range(100 - callers_module.KEPT, 100)]
-    assert callers.knows("gw", 99)
+        callers.scan("gw", job, GW, began=True)
+    assert [one.job for one in callers.requests("gw")] == [*range(100 - callers_module.MAX_JOBS_PER_UNIT, 100)]
+    assert callers.has_scanned("gw", 99)
     callers.forget("gw")
-    assert not callers.knows("gw", 99)
+    assert not callers.has_scanned("gw", 99)
 
 
 def test_the_real_proc() -> None:
     """Names, and the login of whoever has one."""
-    me = processes.read(os.getpid())
+    me = processes.read_process(os.getpid())
     assert me is not None
-    assert processes.name_of(os.getpid()) == me.name
-    assert processes.name_of(2**22 + 1) == processes.login_of(2**22 + 1) == ""
-    assert isinstance(processes.login_of(os.getpid()), str)
-    Callers(of_user=False).look("gw", 1, Spelled(frozenset({"no-such-unit.service"})), began=True)
+    assert processes.read_name(os.getpid()) == me.name
+    assert processes.read_name(2**22 + 1) == processes.read_login_user(2**22 + 1) == ""
+    assert isinstance(processes.read_login_user(os.getpid()), str)
+    RequesterScan(of_user=False).scan("gw", 1, UnitNames(frozenset({"no-such-unit.service"})), began=True)
 
 
 def test_a_real_process_is_looked_at_within_bounds() -> None:
@@ -285,19 +285,19 @@ def test_a_real_process_is_looked_at_within_bounds() -> None:
 
     with subprocess.Popen(["sleep", "600", *["0.1"] * 20]) as short, subprocess.Popen(["sleep", "6" * 70000]) as long:
         try:
-            assert processes.glance(short.pid, os.geteuid() + 1, no) is None
-            assert processes.glance(short.pid, os.geteuid(), no) is None
+            assert processes.read_owned(short.pid, os.geteuid() + 1, no) is None
+            assert processes.read_owned(short.pid, os.geteuid(), no) is None
             assert [one.command for one in seen] == [()]
-            known = processes.glance(short.pid, os.geteuid(), lambda _one: True)
+            known = processes.read_owned(short.pid, os.geteuid(), lambda _one: True)
             assert known is not None
             assert (known.command[:3], known.environment) == (("sleep", "600", "0.1"), ())
-            too_long = processes.brief(long.pid)
+            too_long = processes.read_brief(long.pid)
             assert too_long is not None
             assert too_long.command == ()
         finally:
             short.kill()
             long.kill()
-    assert processes.glance(short.pid, os.geteuid(), lambda _one: True) is None
+    assert processes.read_owned(short.pid, os.geteuid(), lambda _one: True) is None
 
 
 def test_a_users_manager(proc: FakeProc) -> None:
@@ -306,4 +306,4 @@ def test_a_users_manager(proc: FakeProc) -> None:
     proc.add(70, "systemctl --user restart gw", uid=mine, user="anna")
     proc.add(71, "systemctl restart gw", uid=mine, user="anna")
     proc.add(72, "systemctl --user restart gw", uid=other, user="otto")
-    assert [asker.pid for asker in look(proc, of_user=True).askers] == [70]
+    assert [requester.pid for requester in look(proc, of_user=True).requesters] == [70]

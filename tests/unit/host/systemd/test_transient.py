@@ -12,11 +12,11 @@ import pytest
 
 from runbook.errors import AccessDenied, BusLost, HostError, NoSuchUnit
 from runbook.host.facts import ActiveState, JobRef, LoadState, Unit
-from runbook.host.kernel.accounts import environment, hindrance
+from runbook.host.kernel.accounts import command_environment, find_start_obstacle
 from runbook.host.loop import Loop
 from runbook.host.queries import Command, CommandResult
-from runbook.host.systemd.manager import Systemd
-from runbook.host.systemd.transient import KEPT, Commands, unit_name
+from runbook.host.systemd.manager import SystemdManager
+from runbook.host.systemd.transient import OUTPUT_TAIL_BYTES, TransientCommands, transient_unit_name
 
 
 @pytest.mark.parametrize(
@@ -29,18 +29,18 @@ from runbook.host.systemd.transient import KEPT, Commands, unit_name
     ],
 )
 def test_the_name_of_a_unit(name: str, unit: str) -> None:
-    assert unit_name(name) == unit
+    assert transient_unit_name(name) == unit
 
 
 def test_long_names_stay_apart() -> None:
-    one, other = unit_name("x" * 300), unit_name("x" * 301)
+    one, other = transient_unit_name("x" * 300), transient_unit_name("x" * 301)
     assert one != other
     assert max(len(one), len(other)) < 256
 
 
 def test_the_environment_is_that_of_the_user() -> None:
     account = pwd.getpwuid(os.geteuid())
-    assert environment(Command(("true",), env={"A": "b", "HOME": "/else"})) == {
+    assert command_environment(Command(("true",), env={"A": "b", "HOME": "/else"})) == {
         "HOME": "/else",
         "USER": account.pw_name,
         "LOGNAME": account.pw_name,
@@ -60,13 +60,13 @@ def test_the_environment_is_that_of_the_user() -> None:
     ],
 )
 def test_what_keeps_a_command_from_starting(command: Command, why: str) -> None:
-    assert hindrance(command) == why
+    assert find_start_obstacle(command) == why
 
 
 def test_only_root_becomes_another_user(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "geteuid", lambda: 1)
     with pytest.raises(AccessDenied, match="cannot run a command as root: only root may"):
-        environment(Command(("true",), user="root"))
+        command_environment(Command(("true",), user="root"))
 
 
 class Forgetful:
@@ -74,19 +74,19 @@ class Forgetful:
 
     bus: SimpleNamespace
 
-    def unit(self, name: str, *, recent: float = 0.0) -> Unit:
+    def unit(self, name: str, *, max_age: float = 0.0) -> Unit:
         return Unit(name, load_state=LoadState.NOT_FOUND)
 
-    def live_state(self, name: str) -> None:
+    def read_loaded_state(self, name: str) -> None:
         return None
 
-    def manager(self, *_: Any, **__: Any) -> None:
+    def call_manager(self, *_: Any, **__: Any) -> None:
         raise NoSuchUnit("cannot let go of it: there is no such unit")
 
 
 @pytest.fixture
-def commands() -> Commands:
-    return Commands(cast("Systemd", Forgetful()), cast("Loop", SimpleNamespace()))
+def commands() -> TransientCommands:
+    return TransientCommands(cast("SystemdManager", Forgetful()), cast("Loop", SimpleNamespace()))
 
 
 class Flaky(Forgetful):
@@ -97,40 +97,40 @@ class Flaky(Forgetful):
     def __init__(self) -> None:
         self.asked = 0
 
-    def manager(self, method: str, *_: Any, **__: Any) -> None:
+    def call_manager(self, method: str, *_: Any, **__: Any) -> None:
         self.asked += method == "StartTransientUnit"
         if self.asked == 1:
             raise BusLost("cannot start it: the connection broke")
 
-    def began(self, answer: None, name: str, verb: str, output: str) -> JobRef:
+    def make_job_ref(self, answer: None, name: str, verb: str, output: str) -> JobRef:
         return JobRef(f"/org/freedesktop/systemd1/job/{self.asked}", name, verb, output)
 
 
 def test_each_try_runs_after_one_that_was_answered(tmp_path: Path) -> None:
     """Only a start that nobody answered is looked for on disk: what an answered one left is of that try alone."""
     systemd = Flaky()
-    commands = Commands(cast("Systemd", systemd), cast("Loop", SimpleNamespace()))
+    commands = TransientCommands(cast("SystemdManager", systemd), cast("Loop", SimpleNamespace()))
     command = Command(("true",), output=str(tmp_path / "out"))
     with pytest.raises(BusLost):
-        commands.begin("x", command)
-    assert commands.begin("x", command).path.endswith("/2")
+        commands.start("x", command)
+    assert commands.start("x", command).path.endswith("/2")
     (tmp_path / "out.result").write_text("exit-code exited 7\n")
-    assert commands.begin("x", command).path.endswith("/3")
+    assert commands.start("x", command).path.endswith("/3")
 
 
 def test_one_that_is_just_writing_its_result_is_joined(tmp_path: Path) -> None:
     class Ending(Flaky):
         bus = SimpleNamespace(peer=True, read=lambda *_, **__: (5, "/org/freedesktop/systemd1/job/5"))
 
-        def live_state(self, name: str) -> ActiveState | None:  # type: ignore[override]
+        def read_loaded_state(self, name: str) -> ActiveState | None:  # type: ignore[override]
             return ActiveState.DEACTIVATING if self.asked else None
 
-        def is_own(self, name: str) -> None:
+        def mark_own_unit(self, name: str) -> None:
             assert name == "runbook-x.service"
 
     systemd = Ending()
-    commands = Commands(cast("Systemd", systemd), cast("Loop", SimpleNamespace()))
-    assert commands.begin("x", Command(("true",), output=str(tmp_path / "out"))).path.endswith("/5")
+    commands = TransientCommands(cast("SystemdManager", systemd), cast("Loop", SimpleNamespace()))
+    assert commands.start("x", Command(("true",), output=str(tmp_path / "out"))).path.endswith("/5")
     assert systemd.asked == 1
 
 
@@ -151,18 +151,18 @@ def ended(folder: Path, result: str, output: bytes = b"said\n") -> JobRef:
     ],
 )
 def test_a_result_that_the_unit_left_on_disk(
-    commands: Commands, tmp_path: Path, result: str, expected: CommandResult
+    commands: TransientCommands, tmp_path: Path, result: str, expected: CommandResult
 ) -> None:
     assert commands.result(ended(tmp_path, result)) == expected
 
 
 @pytest.mark.parametrize("result", ["", "succ", "exit-code exited", "signal killed NOSUCH\n", "exit-code exited x\n"])
-def test_half_a_result_is_none(commands: Commands, tmp_path: Path, result: str) -> None:
+def test_half_a_result_is_none(commands: TransientCommands, tmp_path: Path, result: str) -> None:
     with pytest.raises(HostError, match=r"cannot tell how runbook-x\.service ended"):
         commands.result(ended(tmp_path, result))
 
 
-def test_no_result(commands: Commands, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_result(commands: TransientCommands, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     # A command without an output has left nothing anywhere; files of like names are somebody else's.
     (tmp_path / ".script").touch()
     (tmp_path / ".result").write_text("success exited 0\n")
@@ -172,12 +172,12 @@ def test_no_result(commands: Commands, tmp_path: Path, monkeypatch: pytest.Monke
     assert (tmp_path / ".script").exists()
 
 
-def test_the_end_of_a_long_output(commands: Commands, tmp_path: Path) -> None:
-    ref = ended(tmp_path, "success exited 0\n", b"begin" + b"x" * KEPT)
-    assert commands.result(ref).output == "x" * KEPT
+def test_the_end_of_a_long_output(commands: TransientCommands, tmp_path: Path) -> None:
+    ref = ended(tmp_path, "success exited 0\n", b"begin" + b"x" * OUTPUT_TAIL_BYTES)
+    assert commands.result(ref).output == "x" * OUTPUT_TAIL_BYTES
 
 
-def test_a_folder_that_cannot_be_entered_says_so(commands: Commands, tmp_path: Path) -> None:
+def test_a_folder_that_cannot_be_entered_says_so(commands: TransientCommands, tmp_path: Path) -> None:
     result = commands.result(ended(tmp_path, "exit-code exited 200\n", b""))
     assert result.output == "it could not be started: 200/CHDIR: its folder cannot be entered; `cwd` names another\n"
 
@@ -185,13 +185,13 @@ def test_a_folder_that_cannot_be_entered_says_so(commands: Commands, tmp_path: P
 def test_a_command_that_was_refused_leaves_nothing_that_it_was_given(tmp_path: Path) -> None:
     systemd = Forgetful()
     systemd.bus = SimpleNamespace(peer=False)
-    refusing = Commands(cast("Systemd", systemd), cast("Loop", SimpleNamespace()))
+    refusing = TransientCommands(cast("SystemdManager", systemd), cast("Loop", SimpleNamespace()))
     command = Command(("/bin/sh", "-e", "-c", "echo sesame"), output=str(tmp_path / "x.log"))
     with pytest.raises(NoSuchUnit):
-        refusing.begin("x", command)
+        refusing.start("x", command)
     assert [path.name for path in tmp_path.iterdir()] == ["x.log"]
 
 
-def test_a_command_needs_a_place_for_its_result(commands: Commands) -> None:
+def test_a_command_needs_a_place_for_its_result(commands: TransientCommands) -> None:
     with pytest.raises(HostError, match="no place for its result"):
-        commands.begin("x", Command(("true",)))
+        commands.start("x", Command(("true",)))

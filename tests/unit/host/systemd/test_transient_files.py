@@ -25,9 +25,9 @@ def files_of(folder: Path, command: Command) -> CommandFiles:
 
 def carried_out(files: CommandFiles) -> str:
     """Do what the unit would do, and give what was printed."""
-    done = subprocess.run(files.begin, cwd=files.folder, capture_output=True, check=False)
+    done = subprocess.run(files.start_argv, cwd=files.folder, capture_output=True, check=False)
     ended = {"SERVICE_RESULT": "success", "EXIT_CODE": "exited", "EXIT_STATUS": str(done.returncode)}
-    subprocess.run(files.end, cwd=files.folder, env={"PATH": os.environ["PATH"], **ended}, check=True)
+    subprocess.run(files.stop_post_argv, cwd=files.folder, env={"PATH": os.environ["PATH"], **ended}, check=True)
     return done.stdout.decode(errors="surrogateescape")
 
 
@@ -55,7 +55,7 @@ def test_it_starts_in_its_folder(tmp_path: Path) -> None:
 
 def test_nothing_of_it_is_in_the_words_of_the_unit(tmp_path: Path) -> None:
     files = files_of(tmp_path, Command((*SCRIPT, "echo sesame"), env={"A": "sesame"}))
-    assert "sesame" not in " ".join([*files.begin, *files.end])
+    assert "sesame" not in " ".join([*files.start_argv, *files.stop_post_argv])
     assert {path.stat().st_mode & 0o077 for path in tmp_path.iterdir()} == {0}
 
 
@@ -67,7 +67,7 @@ def test_what_is_left_is_the_output_and_the_result(tmp_path: Path) -> None:
 
 
 def test_a_command_that_is_not_kept_has_no_output_file(tmp_path: Path) -> None:
-    files = files_of(tmp_path, Command((*SCRIPT, "echo sesame"), kept=False))
+    files = files_of(tmp_path, Command((*SCRIPT, "echo sesame"), keep_output=False))
     carried_out(files)
     assert {path.name for path in tmp_path.iterdir()} == {"run it's.log.result"}
 
