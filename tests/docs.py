@@ -198,7 +198,9 @@ def _common() -> list[FieldReference]:
     """Return the fields of every step. The default of `timeout` is that of the type."""
     entry = next(iter(reference.describe_types()))
     rows = [row for row in entry.rows if row.common]
-    return [FieldReference(**{**vars(row), "default": "that of the type"}) if row.key == "timeout" else row for row in rows]
+    return [
+        FieldReference(**{**vars(row), "default": "that of the type"}) if row.key == "timeout" else row for row in rows
+    ]
 
 
 def _table(rows: Iterable[FieldReference]) -> str:

@@ -289,7 +289,7 @@ def test_with_tls_a_record_is_never_finished(
 
     monkeypatch.setenv("SSL_CERT_FILE", str(certificate))
     answer = ask(WebsocketProbe(secured(stop)))
-    assert (answer.good, answer.detail) == (True, "opened")
+    assert (answer.ok, answer.detail) == (True, "opened")
     assert answer.seconds < PROMPT
 
 
