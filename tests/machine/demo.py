@@ -1,7 +1,6 @@
-"""`make demo`: the incident staged in a throwaway machine, looked at, planned, mended and proved.
+"""`make demo`: the incident staged in a throwaway machine, shown, planned, repaired and proved.
 
-Ends with status 0 only if the end is proved by what systemd, the kernel and the service itself say,
-each asked here and not through runbook.
+Exits with 0 only if systemd, the kernel and the service prove the result. They are asked here, not through runbook.
 """
 
 from __future__ import annotations
@@ -18,31 +17,31 @@ from tests.machine.machine import Machine
 RUNBOOK = "/root/upgrade.yaml"
 WIDTH = 80
 PAUSE = 0.7
-"""Seconds to read a heading by; the whole demo has four."""
+"""Seconds after each of the four headings, so that it can be read."""
 
 
 def main() -> int:
     started = time.monotonic()
-    say("A throwaway Debian boots. Its gateway is to be upgraded, and is in trouble:")
-    say(f"an older copy, started by hand in somebody's login, holds port {PORT}.")
+    say("A throwaway Debian boots. Its gateway needs an upgrade, but cannot start:")
+    say(f"an older copy, started by hand in a login session, holds port {PORT}.")
     with Machine("bookworm") as machine:
         incident = stage(machine)
         loop(machine)
         machine.write(RUNBOOK, Path(__file__).with_name("demo.yaml").read_text())
 
-        heading(1, "Two witnesses")
+        heading(1, "Two sources")
         look(machine)
         say()
         say(f"systemd   the unit is active (running), PID {main_pid(machine)}.")
         say(f"kernel    the port is PID {incident.orphan}'s, in {control_group(machine, incident.orphan)}.")
         say()
-        say("Each process that systemd starts finds the port taken and dies, and another")
-        say("one is started. The old copy answers every probe all the while.")
+        say("Each process that systemd starts finds the port in use and exits, and systemd")
+        say("starts another one. Meanwhile the old copy answers every probe.")
 
-        heading(2, "What would be done")
+        heading(2, "The plan")
         show(machine, ["runbook", "apply", "--dry-run", RUNBOOK])
 
-        heading(3, "Do it")
+        heading(3, "The run")
         status = show(machine, ["runbook", "apply", RUNBOOK])
 
         heading(4, "The proof")
@@ -61,7 +60,7 @@ def main() -> int:
 
 
 def disproved(machine: Machine, incident: Incident) -> list[str]:
-    """What speaks against the end that the demo promises; nothing if it is proved."""
+    """Return the facts that contradict the promised result; none if it is proved."""
     wrong = []
     state = machine.show(UNIT, "ActiveState", "SubState")
     if state != {"ActiveState": "active", "SubState": "running"}:
@@ -70,13 +69,13 @@ def disproved(machine: Machine, incident: Incident) -> list[str]:
     if held != {(f"127.0.0.1:{PORT}", main_pid(machine)), (f"[::1]:{PORT}", main_pid(machine))}:
         wrong.append(f"port {PORT} is held by {sorted(held)}, MainPID is {main_pid(machine)}")
     if machine.run(["kill", "-0", str(incident.orphan)], check=False).returncode == 0:
-        wrong.append(f"PID {incident.orphan} still lives")
+        wrong.append(f"PID {incident.orphan} still runs")
     try:
         said = answer(machine)
     except subprocess.CalledProcessError as silent:
         return [*wrong, f"the gateway does not answer: {silent}"]
     if said != {"version": NEW, "pid": main_pid(machine)}:
-        wrong.append(f"the gateway says {said}")
+        wrong.append(f"the gateway answers {said}")
     return wrong
 
 
@@ -85,7 +84,7 @@ def main_pid(machine: Machine) -> int:
 
 
 def look(machine: Machine) -> None:
-    """What an administrator would ask: systemd, the kernel, the service."""
+    """Run the commands of an administrator: for systemd, the kernel and the service."""
     show(machine, ["systemctl", "status", "--no-pager", "--lines=0", UNIT], only=("Active:", "Main PID:"))
     show(machine, ["systemctl", "show", "--property=NRestarts,Result", UNIT])
     show(machine, ["ss", "-Hltnp", f"sport = :{PORT}"])
@@ -93,8 +92,7 @@ def look(machine: Machine) -> None:
 
 
 def show(machine: Machine, argv: list[str], only: tuple[str, ...] = ()) -> int:
-    """Types a command, shows what it says (of long answers, `only` the lines with these words), and
-    returns its exit status."""
+    """Print a command and its output (with `only`: the lines that contain these words), and return its exit status."""
     say(f"\n  $ {' '.join(word if ' ' not in word else repr(word) for word in argv)}")
     if argv[0] == "runbook":
         # As it is: on a terminal runbook draws its live view, in a pipe plain text.

@@ -1,4 +1,4 @@
-"""The demo shows what it promises, and would say so if it did not."""
+"""The demo shows the promised result, and fails if it does not."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ def test_the_demo_proves_its_end_within_80_columns() -> None:
         assert words in done.stdout
 
 
-def test_an_incident_that_goes_on_is_not_proved_mended(machine: Machine, incident: Incident) -> None:
+def test_an_incident_that_continues_is_not_proved_fixed(machine: Machine, incident: Incident) -> None:
     loop(machine)
     wrong = "\n".join(demo.disproved(machine, incident))
-    assert f"PID {incident.orphan} still lives" in wrong
+    assert f"PID {incident.orphan} still runs" in wrong
     assert "is held by" in wrong
-    assert "the gateway says" in wrong
+    assert "the gateway answers" in wrong
