@@ -18,8 +18,14 @@ from runbook.util import regex
 from runbook.util.timespan import format_span
 from runbook.util.wording import shorten
 
-VERSION = r"\d+(?:\.\d+)+(?:[a-z]\w*)?(?:\.(?:dev|post)\d+)?(?:[-+~][0-9A-Za-z.+~-]*[0-9A-Za-z])?"
-"""The first thing like 1.2, 1.2.3-rc1, 1.2rc1 or 1.2.dev3 in what a program prints: 1.2rc1 is not 1.2."""
+VERSION = r"(?<!\d)\d+(?:\.\d+)+(?:[a-z]\w*)?(?:\.(?:dev|post)\d+)?(?:[-+~][0-9A-Za-z.+~-]*[0-9A-Za-z])?"
+"""The first thing like 1.2, 1.2.3-rc1, 1.2rc1 or 1.2.dev3 in what a program prints: 1.2rc1 is not 1.2.
+
+It begins where a run of digits begins, so that the time of a search grows with the text and not with its square:
+no child process is needed to bound it.
+"""
+
+_VERSION = re.compile(VERSION)
 
 CLOCK_TOLERANCE = 0.01
 """Seconds by which two moments must be apart, to say which of them came first.
@@ -38,8 +44,12 @@ MEMFD_PREFIX = "/memfd:"
 def find_version(output: str, pattern: str) -> str | None:
     """Find the version in what was printed: the first group of the pattern, if it has one, else all of it.
 
-    It is asked at every look, and the search takes a child. Raises HostError for a pattern that takes too long.
+    The search for an operator's pattern takes a child process, so results are cached. Raises HostError for a pattern
+    that takes too long.
     """
+    if pattern == VERSION:
+        match = _VERSION.search(output)
+        return match[0] if match else None
     found = regex.search(pattern, output)
     return found[:2][-1] if found else None
 

@@ -19,7 +19,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Generic, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Generic, Literal
 
 from pydantic import (
     BaseModel,
@@ -95,6 +95,12 @@ class FileModel(BaseModel):
 
 class Step(FileModel, Generic[StateT]):
     """The contract of a step type, and the fields that every step has."""
+
+    if not TYPE_CHECKING:
+
+        def __class_getitem__(cls, state_type: object) -> type:
+            """Return the class itself: the state type is for the type checker; pydantic would make another model."""
+            return cls
 
     kind: ClassVar[str] = ""
     """Its name in YAML; the file's name with dashes."""

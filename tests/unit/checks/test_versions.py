@@ -6,7 +6,7 @@ import re
 
 import pytest
 
-from runbook.checks.versions import rewrite_versions
+from runbook.checks.versions import VERSION, find_version, rewrite_versions
 
 BACK = {"1.1.0": "1.0.0", "2:3.1-1+deb12": "2:3.0-9"}
 
@@ -57,3 +57,10 @@ def test_one_becomes_the_other_once() -> None:
 def test_a_number_is_a_version_only_where_it_stands_alone() -> None:
     assert rewrite_versions("5", {"5": "4"}) == "4"
     assert rewrite_versions(r"within 5 s, \d{5}", {"5": "4"}) == r"within 5 s, \d{5}"
+
+
+def test_the_default_pattern_takes_no_child_and_linear_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("subprocess.run", None)
+    digits = "1" * 200_000  # The square of this is hours, and the test would end at its time-out.
+    assert find_version(f"{digits} app 1.2.3-rc1", VERSION) == "1.2.3-rc1"
+    assert find_version(f"{digits}.5", VERSION) == f"{digits}.5"
