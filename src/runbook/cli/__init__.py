@@ -1,11 +1,11 @@
 """The command line: the only room that reads argv, prints, and chooses the exit status.
 
-base.py        options, and how a person is spoken to
-reading.py     from the words of a command line to a runbook
-reporting.py   text or JSON lines
-running.py     apply, check, resume
-looking.py     validate, schema, steps
-telling.py     history, show
+options.py     options, and how a person is spoken to
+arguments.py   from the words of a command line to a runbook
+output.py      text or JSON lines
+runs.py        apply, check, resume
+reference.py   validate, schema, steps
+past_runs.py   history, show
 
 What only some commands need is imported where they need it: `--help` loads neither D-Bus nor pydantic.
 """
@@ -20,8 +20,8 @@ from typing import Annotated
 import typer
 
 from runbook import errors
-from runbook.cli import looking, running, telling
-from runbook.cli.base import print_error, print_message, print_result, program_version
+from runbook.cli import past_runs, reference, runs
+from runbook.cli.options import print_error, print_message, print_result, program_version
 from runbook.util import stdio
 
 app = typer.Typer(
@@ -51,14 +51,14 @@ def options(
 
 
 for command in (
-    running.apply,
-    running.check,
-    looking.validate,
-    running.resume,
-    telling.history,
-    telling.show,
-    looking.schema,
-    looking.steps,
+    runs.apply,
+    runs.check,
+    reference.validate,
+    runs.resume,
+    past_runs.history,
+    past_runs.show,
+    reference.schema,
+    reference.steps,
 ):
     app.command()(command)
 

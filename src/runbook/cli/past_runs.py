@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from runbook import errors
-from runbook.cli.base import Output, OutputOption, RunArgument, print_message, wrap
-from runbook.cli.base import print_result as put
-from runbook.cli.reporting import make_json_lines, make_layout
+from runbook.cli.options import Output, OutputOption, RunArgument, print_message, wrap
+from runbook.cli.options import print_result as put
+from runbook.cli.output import make_json_lines, make_layout
 from runbook.util.wording import describe_error
 
 if TYPE_CHECKING:

@@ -12,8 +12,8 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from runbook import cli, errors
-from runbook.cli import telling
-from runbook.cli.base import Output
+from runbook.cli import past_runs
+from runbook.cli.options import Output
 from runbook.model import Event
 from runbook.records.history import RunRecord
 from tests.unit.recorded import BEGAN, STARTED, acting, begun, ended, finished, wrote
@@ -168,5 +168,5 @@ def test_following_ends_when_nobody_reads_any_more(output: str, monkeypatch: pyt
 
     monkeypatch.setattr(RunRecord, "follow", forever)
     monkeypatch.setattr("sys.stdout", Gone())
-    telling.show(past.id, follow=True, output=Output(output))
+    past_runs.show(past.id, follow=True, output=Output(output))
     assert len(told) == 1

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from runbook import errors
-from runbook.cli.base import (
+from runbook.cli.arguments import find_notices, find_scope, load_recorded, load_runbook, parse_sets, parse_span_option
+from runbook.cli.options import (
     FileArgument,
     LockWaitOption,
     Output,
@@ -22,8 +23,7 @@ from runbook.cli.base import (
     print_result,
     program_version,
 )
-from runbook.cli.reading import find_notices, find_scope, load_recorded, load_runbook, parse_sets, parse_span_option
-from runbook.cli.reporting import run_reported
+from runbook.cli.output import run_reported
 
 if TYPE_CHECKING:
     from runbook.engine.resume import ResumeOptions

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import typer
 
 from runbook import errors
-from runbook.cli.base import Output, print_error, print_message
+from runbook.cli.options import Output, print_error, print_message
 
 if TYPE_CHECKING:
     from runbook.model import Event

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from runbook import errors
-from runbook.cli.base import print_message, wrap
+from runbook.cli.options import print_message, wrap
 from runbook.util.wording import describe_error
 
 if TYPE_CHECKING:

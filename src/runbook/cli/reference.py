@@ -7,8 +7,8 @@ from typing import Annotated
 import typer
 
 from runbook import errors
-from runbook.cli.base import FilesArgument, SetOption, print_error, print_message, print_result
-from runbook.cli.reading import load_runbook
+from runbook.cli.arguments import load_runbook
+from runbook.cli.options import FilesArgument, SetOption, print_error, print_message, print_result
 
 
 def validate(files: FilesArgument, set_: SetOption = None) -> None:
