@@ -68,7 +68,7 @@ def job(host: LocalHost, verb: str, unit: str) -> None:
 def look(host: LocalHost, unit: str) -> None:
     """One look at a unit."""
     seen = host.unit(unit)
-    say(name=seen.name, load=seen.load_state, state=seen.active_state, live=host.systemd.read_loaded_state(unit))
+    say(name=seen.name, load=seen.load_state, state=seen.active_state, live=host._systemd.read_loaded_state(unit))
 
 
 def crash(host: LocalHost, unit: str) -> None:
@@ -107,7 +107,7 @@ def command(host: LocalHost, script: str, *options: str) -> None:
         output=result.output,
         mode=oct(output.stat().st_mode & 0o777),
         left=left.read_text() if left.exists() else "",
-        still=host.systemd.read_loaded_state(ref.unit),
+        still=host._systemd.read_loaded_state(ref.unit),
         files=sorted(found.name for found in output.parent.glob(f"{output.name}*")),
     )
 
@@ -170,7 +170,7 @@ def interrupted(host: LocalHost, script: str) -> None:
         finish(host, ref)
     except Interrupted as error:
         host.stop_command(ref)
-        say(signal=error.signum, state=host.systemd.read_loaded_state(ref.unit))
+        say(signal=error.signum, state=host._systemd.read_loaded_state(ref.unit))
 
 
 def across(host: LocalHost, unit: str) -> None:
@@ -218,7 +218,7 @@ def often(host: LocalHost, times: str) -> None:
 
 def speed(host: LocalHost, unit: str) -> None:
     """What a look and a job cost, in milliseconds."""
-    say(look=_median(lambda: host.unit(unit)), live=_median(lambda: host.systemd.read_loaded_state(unit)))
+    say(look=_median(lambda: host.unit(unit)), live=_median(lambda: host._systemd.read_loaded_state(unit)))
 
 
 def _median(what: Any) -> float:

@@ -393,7 +393,7 @@ def test_without_a_bus_root_talks_to_systemd_itself(fresh_machine: Machine) -> N
     seen = found(fresh_machine, "command", "echo hello; exit 3")
     assert (seen["result"], seen["status"], seen["output"]) == ("exit-code", 3, "hello\n")
     seen = found(fresh_machine, "look", "web.service", user=USER)
-    assert (seen["error"], "nobody answers at" in seen["message"]) == ("BusUnavailable", True)
+    assert (seen["error"], "nothing answers at" in seen["message"]) == ("BusUnavailable", True)
 
 
 def _inside(machine: Machine, process: subprocess.Popen[str]) -> int:

@@ -167,7 +167,7 @@ class FakeMachine:
         if not unit.private_network and not unit.network_namespace_path:
             return None
         if not unit.main_pid:
-            raise HostError(f"{unit.name} has a network of its own, and no main process to ask from within it")
+            raise HostError(f"{unit.name} has its own network namespace, and no main process to enter it through")
         return self.processes[unit.main_pid].id
 
     def find_leftovers(self, unit: Unit) -> tuple[Holder, ...]:

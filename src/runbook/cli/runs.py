@@ -28,7 +28,7 @@ from runbook.cli.output import run_reported
 if TYPE_CHECKING:
     from runbook.engine.resume import ResumeOptions
     from runbook.engine.runner import RunResult
-    from runbook.host.local import LocalHost
+    from runbook.host.local import LocalHost, LocalView
     from runbook.model import Event
 
 
@@ -168,7 +168,6 @@ def _run_planner(
         from runbook.engine.execution.events import Events  # noqa: PLC0415
         from runbook.engine.launch import find_secret_values  # noqa: PLC0415
         from runbook.engine.planner import Planner  # noqa: PLC0415
-        from runbook.host.interface import ReadOnlyHost  # noqa: PLC0415
         from runbook.model import SystemClock  # noqa: PLC0415
         from runbook.records import store  # noqa: PLC0415
         from runbook.records.lock import find_lock_holders  # noqa: PLC0415
@@ -176,7 +175,7 @@ def _run_planner(
 
         book = load_runbook(file, set_)
         scope = find_scope(book, user)
-        with _open_host(scope) as host:
+        with _open_view(scope) as view:
             clock = SystemClock()
             # An id for the events; there is no record of a look.
             name = store.new_run_id(clock.now())
@@ -184,8 +183,8 @@ def _run_planner(
             state = RunState(name, book.folder, book.env)
             planner = Planner(
                 book,
-                ReadOnlyHost(host),
-                host,
+                view,
+                view,
                 events,
                 state,
                 find_notices(scope),
@@ -197,9 +196,19 @@ def _run_planner(
 
 
 def _open_host(scope: Literal["system", "user"]) -> LocalHost:
-    """Open this machine. PyGObject comes from the distribution, so it may be missing where all else is there."""
+    host: LocalHost = _import_local().LocalHost(scope)
+    return host
+
+
+def _open_view(scope: Literal["system", "user"]) -> LocalView:
+    view: LocalView = _import_local().LocalView(scope)
+    return view
+
+
+def _import_local() -> Any:
+    """Import this machine. PyGObject comes from the distribution, so it may be missing where all else is there."""
     try:
-        from runbook.host.local import LocalHost  # noqa: PLC0415
+        from runbook.host import local  # noqa: PLC0415
     except ModuleNotFoundError as error:
         if error.name not in ("gi", "pydbus"):
             raise
@@ -209,4 +218,4 @@ def _open_host(scope: Literal["system", "user"]) -> LocalHost:
         ) from error
     gc.freeze()
     gc.enable()
-    return LocalHost(scope)
+    return local

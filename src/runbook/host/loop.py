@@ -43,9 +43,8 @@ class Loop:
         *,
         look: Callable[[Port], frozenset[int]],
         pidfd: Callable[[ProcessId], int | None],
-        clock: Clock | None = None,
     ) -> None:
-        self.clock: Clock = clock or SystemClock()
+        self.clock: Clock = SystemClock()
         self._look = look
         self._pidfd = pidfd
         self._context = GLib.MainContext.default()

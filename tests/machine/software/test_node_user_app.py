@@ -201,7 +201,7 @@ def test_root_is_sent_to_the_user(app: Machine) -> None:
     for book, hint in ((BOOK, "su - USER -c 'runbook …'"), (node.FILE, "su - agentops -c 'runbook …'")):
         run = carry_out(app, user="root", book=book)
         assert (run.exit, run.last["status"]) == (5, "not-begun")
-        assert run.last["hint"] == f"run it as the user whose units they are: {hint}"
+        assert run.last["hint"] == f"run it as the owner of the units: {hint}"
     assert invocation(app) == before
     # As it says:
     said = app.run(["su", "-", USER, "-c", f"runbook check {node.FILE} --set version={OLD}"])

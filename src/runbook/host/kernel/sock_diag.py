@@ -55,16 +55,6 @@ ANY_PORT = 0
 """No port that anybody listens on: in a look at the tables of /proc it stands for all of them."""
 
 
-def list_listeners(port: Port) -> tuple[Listener, ...]:
-    """List every socket that listens on the port, over both families, in this network namespace.
-
-    For UDP these are all that are bound to it and not connected. With an address, those that take what is
-    sent to that address, or are in the way of a bind to it: its own, and the wildcards. Raises HostError.
-    """
-    with SocketTable() as table:
-        return table.list_listeners(port)
-
-
 class _Disturbed(Exception):
     """The table changed while it was dumped."""
 

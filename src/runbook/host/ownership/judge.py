@@ -12,8 +12,9 @@ from dataclasses import dataclass, replace
 from runbook.host.cgroups import CgroupKind, parse_cgroup_path
 from runbook.host.facts import Unit
 from runbook.host.holders import Holder, Listener, PortOwnership, Process, Role
+from runbook.host.ownership.network import find_network_pid
 from runbook.host.ownership.roles import RoleJudge, listen_addresses
-from runbook.host.ownership.sources import KernelSource, ManagerSource, find_network_pid
+from runbook.host.ownership.sources import KernelSource, ManagerSource
 from runbook.host.ownership.verdict import PortFacts, make_changing
 from runbook.model import Port, Verdict
 
@@ -40,7 +41,7 @@ class PortJudge:
             why = f"{self.unit.name} has a network namespace of its own, which cannot be looked into while it is down"
             return PortOwnership(port, Verdict.OWNER_UNKNOWN, why)
         if self.own_network and not find_network_pid(self.unit, self.manager):
-            why = f"{self.unit.name} has a network of its own, and is down: nothing of it holds a port there"
+            why = f"{self.unit.name} has its own network namespace and is down: it holds no port there"
             return PortOwnership(port, Verdict.NOT_LISTENING, why)
         for _ in range(MAX_READS):
             listeners = self.list_listeners(port)

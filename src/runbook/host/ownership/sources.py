@@ -62,9 +62,3 @@ class ManagerSource(Protocol):
 
     def list_open_sockets(self) -> Collection[str]:
         """Name the socket units that are up."""
-
-
-def find_network_pid(unit: Unit, manager: ManagerSource) -> int:
-    """Give a process in a unit's own network: its main one, or that of a unit which it shares it with; 0 if none."""
-    others = (manager.unit(name) for name in unit.joins_namespace_of) if not unit.main_pid else ()
-    return unit.main_pid or next((one.main_pid for one in others if one.private_network and one.main_pid), 0)

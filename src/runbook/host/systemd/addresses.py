@@ -65,7 +65,7 @@ def find_runtime_folder() -> Path:
 
 def run_as_user_hint(name: str) -> str:
     """Say how root runs a runbook of a user's own units."""
-    return f"run it as the user whose units they are: su - {name} -c 'runbook …'"
+    return f"run it as the owner of the units: su - {name} -c 'runbook …'"
 
 
 def describe_no_linger(scope: ManagerScope) -> str:

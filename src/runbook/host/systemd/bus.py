@@ -378,7 +378,7 @@ def _describe_refusal(error: Any, endpoint: Endpoint) -> str:
     place = endpoint.address.removeprefix("unix:path=")
     words = {
         Gio.IOErrorEnum.NOT_FOUND: f"there is no bus at {place}",
-        Gio.IOErrorEnum.CONNECTION_REFUSED: f"nobody answers at {place}",
+        Gio.IOErrorEnum.CONNECTION_REFUSED: f"nothing answers at {place}",
         Gio.IOErrorEnum.PERMISSION_DENIED: f"{place} may not be used",
     }
     for code, text in words.items():

@@ -19,7 +19,7 @@ from runbook.host.requesters import JobRequest
 from runbook.host.systemd.addresses import ManagerScope, find_endpoints, make_unavailable
 from runbook.host.systemd.bus import PROPERTIES, RECONNECT_INTERVAL, Bus
 from runbook.host.systemd.properties import make_unit
-from runbook.host.systemd.requester_scan import RequesterScan, UnitNames
+from runbook.host.systemd.requester_scan import LocalProc, RequesterScan, UnitNames
 
 SERVICE = "org.freedesktop.systemd1"
 MANAGER_PATH = "/org/freedesktop/systemd1"
@@ -64,7 +64,7 @@ class SystemdManager:
         self._referenced: set[str] = set()
         self._own: set[str] = set()
         self._ended: dict[str, set[str]] = {}
-        self._requesters = RequesterScan(of_user=scope == "user")
+        self._requesters = RequesterScan(LocalProc(), of_user=scope == "user")
         self._unit_names: dict[str, UnitNames] = {}
         self._enqueuing = False
         self._new_jobs: list[tuple[str, str]] = []

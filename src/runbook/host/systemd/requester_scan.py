@@ -71,9 +71,9 @@ class UnitNames:
 class RequesterScan:
     """The jobs of units that this program did not ask for, and who did."""
 
-    def __init__(self, *, of_user: bool, proc: ProcSource | None = None) -> None:
+    def __init__(self, proc: ProcSource, *, of_user: bool) -> None:
         self._of_user = of_user
-        self._proc: ProcSource = proc or _Proc()
+        self._proc = proc
         self._me = os.getpid()
         self._uid = os.geteuid() if of_user else 0
         self._credit = MAX_SCAN
@@ -181,8 +181,8 @@ def _name_unit(place: CgroupUnit) -> str:
     return place.unit if place.user_uid is None else f"{place.unit} of user {place.user_uid}"
 
 
-class _Proc:
-    """This machine's."""
+class LocalProc:
+    """The /proc of this machine: a `ProcSource`."""
 
     list_pids: Callable[[], Iterable[int]] = staticmethod(processes.list_pids)
     read_name: Callable[[int], str] = staticmethod(processes.read_name)
@@ -192,4 +192,5 @@ class _Proc:
 
     @staticmethod
     def uptime() -> float:
+        """Return the time by the clock of `Process.started`."""
         return time.clock_gettime(time.CLOCK_BOOTTIME)

@@ -15,9 +15,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from runbook.host.holders import Holder, Role
+from runbook.host.holders import Holder, Listener, Role
 from runbook.host.kernel import processes
-from runbook.host.kernel.sock_diag import list_listeners
+from runbook.host.kernel.sock_diag import SocketTable
 from runbook.model import Port
 
 PARENT = """
@@ -51,6 +51,12 @@ for line in sys.stdin:
 """
 
 LAST_PID = Path("/proc/sys/kernel/ns_last_pid")
+
+
+def list_listeners(port: Port) -> tuple[Listener, ...]:
+    """List the sockets that listen on a port, read once."""
+    with SocketTable() as table:
+        return table.list_listeners(port)
 
 
 def may_choose_pids() -> bool:

@@ -2,7 +2,7 @@
 
 Command: `python -m tests.unit.host.kernel.recycling MOMENT`.
 
-MOMENT is a point between two moves of `signals.end`, or `watched`: the PID is used again before a pidfd is asked for.
+MOMENT is one of `moments.MOMENTS`, or `watched`: the PID is used again before a pidfd is asked for.
 It prints, as JSON, how many PIDs got another owner at that moment, how many signals found nobody, and how many of the
 new owners live, or were hit.
 """
@@ -10,15 +10,15 @@ new owners live, or were hit.
 from __future__ import annotations
 
 import json
-import signal
 import sys
 from collections import Counter
 
 from runbook.host.holders import SignalResult
 from runbook.host.kernel import processes
-from runbook.host.kernel.signals import open_pidfd, signal_process
+from runbook.host.kernel.signals import open_pidfd
 
 from .family import Family, was_hit
+from .moments import signal_with_change
 
 ROUNDS, AT_ONCE = 1000, 100
 
@@ -40,7 +40,7 @@ def main(moment: str) -> None:
                     family.replace(pid)
                     sent = SignalResult.GONE if open_pidfd(holder.process.id) is None else SignalResult.SENT
                 else:
-                    sent = signal_process(holder, signal.SIGTERM, moment=change)
+                    sent = signal_with_change(holder, change)
                 heir = processes.read_id(pid)
                 counts["reused"] += heir is not None and heir != holder.process.id
                 counts["gone"] += sent is SignalResult.GONE

@@ -10,26 +10,32 @@ import signal
 import subprocess
 import sys
 import threading
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 
 from runbook.errors import AccessDenied, HostError
 from runbook.host.holders import Holder, Process, Role, SignalResult
-from runbook.host.kernel import processes
-from runbook.host.kernel.signals import OwnProcess, find_protection, open_pidfd, signal_process
+from runbook.host.kernel import processes, signals
+from runbook.host.kernel.signals import OwnProcess, find_protection, open_pidfd
 from runbook.model import ProcessId
 
 from . import recycling
 from .family import Family, was_hit
+from .moments import MOMENTS, signal_with_change
 
-MOMENTS = ("judged", "opened", "checked", "about to signal")
+
+def signal_process(
+    holder: Holder, signum: signal.Signals = signal.SIGTERM, confirm: Callable[[Process], bool] = lambda _: True
+) -> SignalResult:
+    return signals.signal_process(holder, signum, confirm=confirm)
 
 
 def test_what_was_judged_is_signalled_and_its_like_are_not(family: Family) -> None:
     twin, victim = family.bear(), family.bear()
     moments: list[str] = []
-    assert signal_process(family.judged(victim), signal.SIGTERM, moment=moments.append) is SignalResult.SENT
+    assert signal_with_change(family.judged(victim), moments.append) is SignalResult.SENT
     assert was_hit(victim)
     assert not was_hit(twin)
     assert tuple(moments) == MOMENTS
@@ -51,10 +57,8 @@ def test_a_pid_that_is_used_again_is_not_hit(moment: str) -> None:
 def test_a_process_that_ends_in_between_is_gone(family: Family, moment: str) -> None:
     pid = family.bear()
     holder = family.judged(pid)
-    assert (
-        signal_process(holder, signal.SIGTERM, moment=lambda now: family.end(pid) if now == moment else None)
-        is SignalResult.GONE
-    )
+    gone = signal_with_change(holder, lambda now: family.end(pid) if now == moment else None)
+    assert gone is SignalResult.GONE
 
 
 @pytest.mark.parametrize(
@@ -95,7 +99,7 @@ def test_a_program_that_an_upgrade_removed_is_still_the_same(family: Family) -> 
 def test_the_caller_has_the_last_word(family: Family) -> None:
     pid = family.bear()
     holder = family.judged(pid)
-    assert signal_process(holder, signal.SIGTERM, still=lambda now: now.id != holder.process.id) is SignalResult.CHANGED
+    assert signal_process(holder, confirm=lambda now: now.id != holder.process.id) is SignalResult.CHANGED
     assert not was_hit(pid)
 
 
@@ -218,7 +222,7 @@ def test_an_ordinary_process_may_be_ended(ordinary: dict[str, Any]) -> None:
         ({"id": ProcessId(400, 40)}, "started from it"),
         ({"pid_namespace": 5}, "a container (another PID namespace)"),
         ({"user_namespace": 5}, "a container (another user namespace)"),
-        ({"pid_namespace": 0}, "may not be looked at"),
+        ({"pid_namespace": 0}, "cannot be read"),
         ({"cgroup": "/system.slice/gw.service", "pid_namespace": 5}, "a container (another PID namespace)"),
         ({"cgroup": f"/docker/{'0' * 64}"}, "the container 000000000000"),
         ({"cgroup": "/machine.slice/machine-web.scope"}, "the container web"),

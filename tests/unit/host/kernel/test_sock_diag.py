@@ -22,8 +22,10 @@ import pytest
 from runbook.errors import HostError
 from runbook.host.holders import Listener
 from runbook.host.kernel import sock_diag
-from runbook.host.kernel.sock_diag import SocketTable, list_listeners, list_netns_listeners
+from runbook.host.kernel.sock_diag import SocketTable, list_netns_listeners
 from runbook.model import Port
+
+from .family import list_listeners
 
 V4, V6 = socket.AF_INET, socket.AF_INET6
 Open = Callable[..., socket.socket]

@@ -78,7 +78,7 @@ def test_root_is_told_how_to_run_it_as_the_user(monkeypatch: pytest.MonkeyPatch)
     be(monkeypatch, 0)
     error = make_unavailable("user", "there is no bus")
     assert error.message == "cannot reach the user manager of root: there is no bus"
-    assert error.hint == "run it as the user whose units they are: su - USER -c 'runbook …'"
+    assert error.hint == "run it as the owner of the units: su - USER -c 'runbook …'"
 
 
 @pytest.mark.root

@@ -15,7 +15,7 @@ from runbook.host.holders import Process
 from runbook.host.kernel import processes
 from runbook.host.requesters import JobRequest
 from runbook.host.systemd import requester_scan as callers_module
-from runbook.host.systemd.requester_scan import MAX_REQUESTER_AGE, RequesterScan, UnitNames
+from runbook.host.systemd.requester_scan import MAX_REQUESTER_AGE, LocalProc, RequesterScan, UnitNames
 from tests.unit.fake_machine import process
 
 GW = UnitNames(frozenset({"gw.service"}))
@@ -70,7 +70,7 @@ def proc() -> FakeProc:
 
 
 def look(proc: FakeProc, *, began: bool = True, of_user: bool = False, spelled: UnitNames = GW) -> JobRequest:
-    callers = RequesterScan(of_user=of_user, proc=proc)
+    callers = RequesterScan(proc, of_user=of_user)
     callers.scan("gw", 7, spelled, began=began)
     [asked] = callers.requests("gw")
     return asked
@@ -169,7 +169,7 @@ def test_a_child_that_has_not_become_what_it_will_be(proc: FakeProc) -> None:
 
 def test_who_was_found_for_one_job_has_not_asked_for_the_next(proc: FakeProc) -> None:
     """It learns in this moment that its own was taken back."""
-    callers = RequesterScan(of_user=False, proc=proc)
+    callers = RequesterScan(proc, of_user=False)
     proc.add(70, "systemctl restart gw")
     callers.scan("gw", 7, GW, began=True)
     proc.add(71, "systemctl stop gw")
@@ -178,7 +178,7 @@ def test_who_was_found_for_one_job_has_not_asked_for_the_next(proc: FakeProc) ->
 
 
 def test_a_command_of_the_run_and_a_child_of_the_program(proc: FakeProc) -> None:
-    callers = RequesterScan(of_user=False, proc=proc)
+    callers = RequesterScan(proc, of_user=False)
     callers.add_own_unit("runbook-r1-run.service")
     proc.add(70, "systemctl restart gw", cgroup="/system.slice/runbook-r1-run.service")
     callers.scan("gw", 7, GW, began=True)
@@ -220,7 +220,7 @@ def test_looks_take_a_tenth_of_the_time_at_most(proc: FakeProc) -> None:
     for pid in range(10, 160):
         proc.add(pid, "/usr/bin/worker")
     proc.slow = 0.001
-    callers = RequesterScan(of_user=False, proc=proc)
+    callers = RequesterScan(proc, of_user=False)
     assert jobs_every(0.1, proc, callers, count=1000) < 0.11
     assert proc.looked_at > 150 * 30
     assert all(one.requesters == () for one in callers.requests("gw"))
@@ -231,7 +231,7 @@ def test_a_burst_is_looked_into_where_there_was_rest_before(proc: FakeProc) -> N
     for pid in range(10, 60):
         proc.add(pid, "/usr/bin/worker")
     proc.slow = 0.001
-    callers = RequesterScan(of_user=False, proc=proc)
+    callers = RequesterScan(proc, of_user=False)
     for unit in ("web", "db", "gw"):
         proc.add(70, "systemctl restart gw", started=proc.time)
         callers.scan(unit, 1, GW, began=True)
@@ -241,7 +241,7 @@ def test_a_burst_is_looked_into_where_there_was_rest_before(proc: FakeProc) -> N
 def test_who_may_have_asked_for_what_was_not_looked_into_is_not_taken_for_the_next(proc: FakeProc) -> None:
     for pid in range(100, 400):
         proc.add(pid, "/usr/bin/worker")
-    callers = RequesterScan(of_user=False, proc=proc)
+    callers = RequesterScan(proc, of_user=False)
     proc.slow = 0.001
     callers.scan("gw", 1, GW, began=True)
     proc.slow = 0.0
@@ -256,7 +256,7 @@ def test_who_may_have_asked_for_what_was_not_looked_into_is_not_taken_for_the_ne
 
 
 def test_only_the_latest_jobs_are_kept(proc: FakeProc) -> None:
-    callers = RequesterScan(of_user=False, proc=proc)
+    callers = RequesterScan(proc, of_user=False)
     for job in range(100):
         callers.scan("gw", job, GW, began=True)
     assert [one.job for one in callers.requests("gw")] == [*range(100 - callers_module.MAX_JOBS_PER_UNIT, 100)]
@@ -272,7 +272,7 @@ def test_the_real_proc() -> None:
     assert processes.read_name(os.getpid()) == me.name
     assert processes.read_name(2**22 + 1) == processes.read_login_user(2**22 + 1) == ""
     assert isinstance(processes.read_login_user(os.getpid()), str)
-    RequesterScan(of_user=False).scan("gw", 1, UnitNames(frozenset({"no-such-unit.service"})), began=True)
+    RequesterScan(LocalProc(), of_user=False).scan("gw", 1, UnitNames(frozenset({"no-such-unit.service"})), began=True)
 
 
 def test_a_real_process_is_looked_at_within_bounds() -> None:

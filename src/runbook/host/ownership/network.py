@@ -1,0 +1,67 @@
+"""In which network namespace a unit's sockets are, and the process through which that namespace is entered.
+
+A port number of the host's namespace says nothing about the same number in another one.
+"""
+
+from __future__ import annotations
+
+from pathlib import PurePosixPath
+
+from runbook.errors import HostError
+from runbook.host.facts import Unit
+from runbook.host.kernel import processes
+from runbook.host.ownership.sources import ManagerSource
+from runbook.model import Port, ProcessId
+
+EXECUTORS = ("systemd", "systemd-executor")
+"""Programs of a new main process before its execve(2) of the service: it enters the unit's namespaces meanwhile."""
+
+
+class UnitNetworks:
+    """The network namespaces of the units of one manager."""
+
+    def __init__(self, manager: ManagerSource) -> None:
+        self._manager = manager
+        self._seen_separate: set[str] = set()
+
+    def is_separate(self, unit: Unit) -> bool:
+        """True if a unit is in another network namespace than this program, by its settings or by its own action.
+
+        `ip netns exec` in ExecStart= changes the namespace, and no setting shows it. A unit that was found so once
+        counts as separate while it is down, too.
+        """
+        if unit.private_network or unit.network_namespace_path:
+            return True
+        if unit.main_pid and processes.is_in_other_netns(unit.main_pid):
+            self._seen_separate.add(unit.name)
+        return unit.name in self._seen_separate
+
+    def find_process(self, unit: Unit, port: Port | None = None) -> ProcessId | None:
+        """Return the process in whose network namespace a unit is probed; None if that is this program's own.
+
+        Raises HostError if the unit has its own namespace and no process through which it can be entered.
+        """
+        if not self.is_separate(unit) or (port is not None and self._is_socket_activated(unit, port)):
+            return None
+        process = processes.read_process(unit.main_pid) if unit.main_pid else None
+        if process is None:
+            raise HostError(f"{unit.name} has its own network namespace, and no main process to enter it through")
+        if processes.is_in_other_netns(process.pid):
+            return process.id
+        if PurePosixPath(process.exe).name in EXECUTORS:
+            raise HostError(f"{process} of {unit.name} has not entered the unit's network namespace yet")
+        # Inside a container that forbids it, systemd does without PrivateNetwork=; or the process enters it itself,
+        # a little later, as with `ip netns exec`.
+        return None
+
+    def _is_socket_activated(self, unit: Unit, port: Port) -> bool:
+        """True if a socket unit listens on a port for a unit: it does so in the manager's own namespace."""
+        units = [self._manager.unit(name) for name in unit.triggered_by if name.endswith(".socket")]
+        addresses = (address for one in units if one.is_running for _, address in one.listen)
+        return any(address.rpartition(":")[2] == str(port.number) for address in addresses)
+
+
+def find_network_pid(unit: Unit, manager: ManagerSource) -> int:
+    """Return the main PID of a unit, or that of a unit which shares its namespace (JoinsNamespaceOf=); 0 if none."""
+    others = (manager.unit(name) for name in unit.joins_namespace_of) if not unit.main_pid else ()
+    return unit.main_pid or next((one.main_pid for one in others if one.private_network and one.main_pid), 0)
