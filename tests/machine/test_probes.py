@@ -202,7 +202,7 @@ def test_who_may_not_read_the_journal_is_told(machine: Machine, service: StartSe
     run = runbook(machine, "check", wait(READY), user="agentops")
     assert judged(run) == (1, "probe-failed"), run.last
     assert reason(run) == (
-        "journal: nothing of this invocation is in it: "
+        "journal: there is no entry of this invocation: "
         "this user may not read all of it; root may, and the group systemd-journal"
     )
 
@@ -215,7 +215,7 @@ def test_nobody_writes_the_journal(fresh_machine: Machine) -> None:
     machine.run(["systemctl", "stop", *names])
     run = runbook(machine, "check", wait(READY))
     assert judged(run) == (1, "probe-failed"), run.last
-    assert reason(run) == "journal: nothing of this invocation is in it: systemd-journald does not run"
+    assert reason(run) == "journal: there is no entry of this invocation: systemd-journald does not run"
 
 
 @pytest.fixture

@@ -15,7 +15,7 @@ import yaml
 from runbook.engine.execution.attempt import attempt, check_once
 from runbook.engine.execution.events import Events
 from runbook.host.facts import JobResult
-from runbook.host.queries import Answer, CommandResult
+from runbook.host.queries import Answer, CommandResult, FileChange, PreviousExit, StartEvent, StartEventKind
 from runbook.model import Port
 from runbook.spec.state import RunState
 from runbook.steps import registry
@@ -69,8 +69,7 @@ def machine_of(case: dict[str, Any]) -> FakeMachine:
         machine.later.append((1000.0 + moment["at"], partial(_happen, moment=moment)))
     for question, answers in case.get("answers", {}).items():
         machine.answers[question] = [
-            Answer(a.get("good", True), a.get("detail", ""), a.get("output", ""), reached_port=_reached(a))
-            for a in answers
+            Answer(a.get("ok", True), a.get("detail", ""), _value(a), reached_port=_reached(a)) for a in answers
         ]
     for verb, how in case.get("jobs", {}).items():
         machine.on_job[verb] = _job(how)
@@ -79,6 +78,18 @@ def machine_of(case: dict[str, Any]) -> FakeMachine:
         result = CommandResult(how["result"], how.get("status", 0), how.get("output", "")) if how else None
         machine.on_command = lambda m, command: result
     return machine
+
+
+def _value(answer: dict[str, Any]) -> str | FileChange | PreviousExit | tuple[StartEvent, ...] | None:
+    """Return the value of an answer, by the key that the case has for it."""
+    if "change" in answer:
+        return FileChange(**answer["change"])
+    if "exit" in answer:
+        return PreviousExit(**answer["exit"])
+    if "starts" in answer:
+        return tuple(StartEvent(at, StartEventKind.START) for at in answer["starts"])
+    output: str | None = answer.get("output")
+    return output
 
 
 def _reached(answer: dict[str, Any]) -> Port | None:

@@ -10,7 +10,7 @@ import difflib
 import signal
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, TypeVar
 
 from runbook.errors import HostError
 from runbook.host.facts import ActiveState, JobRef, JobResult, JobVerb, LoadState, Unit
@@ -22,6 +22,7 @@ from runbook.host.queries import (
     Answer,
     Command,
     CommandResult,
+    JournalLine,
     JournalTailQuery,
     PreviousExitQuery,
     Query,
@@ -29,6 +30,8 @@ from runbook.host.queries import (
 )
 from runbook.host.requesters import JobRequest, Requester
 from runbook.model import Deadline, Port, ProcessId, Wake
+
+T = TypeVar("T")
 
 INVOCATION = "a" * 32
 EARLIER = "e" * 32
@@ -102,6 +105,11 @@ def process(pid: int, **changes: Any) -> Process:
     return Process(ProcessId(pid, pid * 10), **{**facts, **changes})
 
 
+def journal_lines(*texts: str, pid: int = 100) -> Answer[tuple[JournalLine, ...]]:
+    """Return the answer to a query of the journal's tail."""
+    return Answer(True, "", tuple(JournalLine(pid, text) for text in texts))
+
+
 @dataclass
 class FakeMachine:
     """A Host and a Waiter in one."""
@@ -109,7 +117,7 @@ class FakeMachine:
     units: dict[str, Unit] = field(default_factory=dict)
     processes: dict[int, Process] = field(default_factory=dict)
     sockets: dict[int, list[Listener]] = field(default_factory=dict)
-    answers: dict[str, list[Answer]] = field(default_factory=dict)
+    answers: dict[str, list[Answer[Any]]] = field(default_factory=dict)
     later: list[tuple[float, Callable[[FakeMachine], None]]] = field(default_factory=list)
     on_job: dict[str, Callable[[FakeMachine, str], JobResult | None]] = field(default_factory=dict)
     on_command: Callable[[FakeMachine, Command], CommandResult | None] = lambda machine, command: CommandResult(
@@ -133,10 +141,10 @@ class FakeMachine:
     clock: FakeClock = field(default_factory=FakeClock)
     jobs: dict[str, JobResult | None] = field(default_factory=dict)
     results: dict[str, CommandResult | None] = field(default_factory=dict)
-    asked: dict[Query, Answer] = field(default_factory=dict)
+    asked: dict[Query[Any], Answer[Any]] = field(default_factory=dict)
     slow: float = 0.0
     judged: dict[tuple[str, Port], tuple[float, PortOwnership]] = field(default_factory=dict)
-    asked_at: dict[Query, float] = field(default_factory=dict)
+    asked_at: dict[Query[Any], float] = field(default_factory=dict)
 
     # -- HostView
 
@@ -217,25 +225,24 @@ class FakeMachine:
     def find_start_obstacle(self, command: Command) -> str:
         return self.hinders.get(command.user) or self.hinders.get(command.cwd, "")
 
-    def query(self, question: Query) -> Answer | None:
-        if self.slow and question not in self.asked_at:
-            self.asked_at[question] = self.clock.time
+    def query(self, query: Query[T]) -> Answer[T] | None:
+        if self.slow and query not in self.asked_at:
+            self.asked_at[query] = self.clock.time
             self.later.append((self.clock.time + self.slow, lambda machine: None))
-            self._answer(question)
-        if self.slow and self.clock.time < self.asked_at[question] + self.slow:
+            self._answer(query)
+        if self.slow and self.clock.time < self.asked_at[query] + self.slow:
             return None
-        return self._answer(question)
+        return self._answer(query)
 
-    def _answer(self, question: Query) -> Answer:
-        if question not in self.asked:
-            within = f" within PID {question.netns_process.pid}" if question.netns_process else ""
-            if isinstance(question.what, JournalTailQuery | PreviousExitQuery):
-                self.answers.setdefault(str(question.what), [Answer(True, "")])
-            if isinstance(question.what, StartTimesQuery):
-                self.answers.setdefault(str(question.what), [Answer(True, "", "[]")])
-            script = self.answers[f"{question.what}{within}"]
-            self.asked[question] = script.pop(0) if len(script) > 1 else script[0]
-        return self.asked[question]
+    def _answer(self, query: Query[T]) -> Answer[T]:
+        if query not in self.asked:
+            within = f" within PID {query.netns_process.pid}" if query.netns_process else ""
+            if isinstance(query.kind, JournalTailQuery | PreviousExitQuery | StartTimesQuery):
+                empty = None if isinstance(query.kind, PreviousExitQuery) else ()
+                self.answers.setdefault(str(query.kind), [Answer(True, "", empty)])
+            script = self.answers[f"{query.kind}{within}"]
+            self.asked[query] = script.pop(0) if len(script) > 1 else script[0]
+        return self.asked[query]
 
     # -- the kernel, for the judgement
 

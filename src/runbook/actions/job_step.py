@@ -221,11 +221,11 @@ class JobStep(Step[JobStepState]):
             return finding
         if not state.query_id:
             state.query_id, state.query_time = state.run.next_query_id(), view.clock.now()
-        known, left = query_start_budget(view, unit, state.query_id, state.query_time, state.run)
-        if not known:
+        answer = query_start_budget(view, unit, state.query_id, state.query_time, state.run)
+        if answer is None:
             wake = Wake(pending=True)
             return not_yet(finding.verdict, f"counting the starts of {unit.name}", wake, **finding.evidence)
-        if left is None:
+        if (left := answer.value) is None:
             return finding
         facts = {**finding.evidence, "starts": left.evidence()}
         over = format_span(max(1, round(left.expires_in)))

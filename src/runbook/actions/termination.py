@@ -15,11 +15,10 @@ from runbook.host.holders import Holder, PortOwnership, Process, Role
 from runbook.host.interface import HostView
 from runbook.host.kernel.ancestry import find_ancestors
 from runbook.host.ownership.describe import MAX_SHOWN
-from runbook.host.queries import JournalTailQuery, Query
+from runbook.host.queries import JournalLine, JournalTailQuery, Query
 from runbook.host.requesters import name_program
 from runbook.model import ProcessId
 from runbook.spec.state import StepState
-from runbook.util.stdio import split_lines
 
 MAX_TAIL_PIDS = 100
 """Of so many processes the journal is asked for their last lines."""
@@ -63,7 +62,7 @@ class KillOrphanState(StepState):
     targets: dict[ProcessId, KillTarget] = field(default_factory=dict)
     sockets: set[int] = field(default_factory=set)
     rounds: int = 0
-    query: Query | None = None
+    query: Query[tuple[JournalLine, ...]] | None = None
     query_deadline: float = 0.0
     port_free_since: float | None = None
     cgroup_kill: CgroupKill = field(default_factory=CgroupKill)
@@ -135,7 +134,7 @@ def gather_evidence(
         wanted = JournalTailQuery("", since, unit.of_user, pids=pids)
         state.query = Query(wanted, state.run.next_query_id(), EVIDENCE_TIMEOUT)
         state.query_deadline = now + EVIDENCE_TIMEOUT
-    said: list[str] = []
+    lines: tuple[JournalLine, ...] = ()
     if not secret:
         try:
             answer = view.query(state.query)
@@ -144,15 +143,14 @@ def gather_evidence(
         else:
             if answer is None and now < state.query_deadline:
                 return None
-        said = split_lines(answer.output) if answer is not None and answer.ok else []
-    return [_holder_evidence(holder, said) for holder in fresh]
+        lines = (answer.value or ()) if answer is not None else ()
+    return [_holder_evidence(holder, lines) for holder in fresh]
 
 
-def _holder_evidence(holder: Holder, said: Sequence[str]) -> Mapping[str, Any]:
-    mine = f"{holder.process.pid}: "
-    words = [line.removeprefix(mine) for line in said if line.startswith(mine)]
+def _holder_evidence(holder: Holder, lines: Sequence[JournalLine]) -> Mapping[str, Any]:
+    journal = [line.text for line in lines if line.pid == holder.process.pid]
     known = {**holder.evidence(), "environment": list(holder.process.environment)}
-    return {**known, "journal": words} if words else known
+    return {**known, "journal": journal} if journal else known
 
 
 def collect_foreign_holders(seen: Iterable[PortOwnership]) -> list[Holder]:

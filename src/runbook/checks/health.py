@@ -270,7 +270,7 @@ class HealthChecker:
     def _describe_last_exit(self) -> str:
         """Say how the last process ended."""
         seen = self.state.last_exit if self.state else ""
-        return describe_exit(self.unit) if _has_exited(self.unit) else seen or "its main process keeps ending"
+        return describe_exit(self.unit) if _has_exited(self.unit) else seen or "its main process keeps exiting"
 
     def _describe_endless_loop(self) -> str:
         """Say that the start limit will never end the loop, where its pauses alone take too long for that."""

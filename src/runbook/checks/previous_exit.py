@@ -1,81 +1,83 @@
-"""How the invocation before ended, where a unit was restarted so fast that it does not tell any more."""
+"""How the previous invocation ended, for a unit that restarts so fast that its properties no longer show it."""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any
 
 from runbook.checks.exit_reason import describe_exit, has_not_notified
 from runbook.host.facts import Unit
 from runbook.host.interface import HostView
-from runbook.host.queries import PreviousExitQuery, Query
+from runbook.host.queries import PreviousExit, PreviousExitQuery, Query
 from runbook.spec.state import RunState
 
 EXIT_LOOKUP_TIMEOUT = 1.0
-"""Seconds for the journal to be read, and for what systemd wrote to have come there."""
+"""Seconds for systemd's entries to arrive in the journal and to be read."""
 
 ANSWER_GRACE = 0.2
-"""Seconds after its time within which a question has its answer, and be it that there is none."""
+"""Seconds after its time-out within which a query has an answer, even if that is a time-out."""
 
 CLD_CODES = {"exited": 1, "killed": 2, "dumped": 3}
 """The numbers of waitid(2) that ExecMainCode holds."""
 
 
 @dataclass(frozen=True)
-class PreviousExit:
-    """An end in words; `silent`: it had not reported in time that it is ready."""
+class ExitDescription:
+    """An exit in words."""
 
     text: str
     not_notified: bool = False
+    """True if the service had not reported in time that it is ready."""
 
 
-UNKNOWN_EXIT = PreviousExit("its main process keeps ending")
-"""Nobody tells."""
+UNKNOWN_EXIT = ExitDescription("its main process keeps exiting")
 
 
 @dataclass
 class PreviousExitLookup:
-    """What the journal is asked, and until when; `until` is in seconds of the monotonic clock."""
+    """A lookup in the journal, repeated until the entries are there or the time is over."""
 
-    query: Query | None = None
+    query: Query[PreviousExit] | None = None
     deadline: float = 0.0
+    """Seconds of the monotonic clock; 0 before the first poll."""
 
-    def poll(self, view: HostView, unit: Unit, run: RunState) -> PreviousExit | None:
-        """Tell how it ended; None as long as the answer is on its way."""
+    def poll(self, view: HostView, unit: Unit, run: RunState) -> ExitDescription | None:
+        """Return how the previous invocation ended; None while the query runs."""
         now = view.clock.monotonic()
         self.deadline = self.deadline or now + EXIT_LOOKUP_TIMEOUT
         if self.query is None:
-            # One at a time: in a fast loop each look may find another invocation, and any end of it tells enough.
-            what = PreviousExitQuery(unit.name, unit.invocation_id, unit.of_user)
-            self.query = Query(what, run.next_query_id(), max(0.05, self.deadline - now))
+            # One query at a time. In a fast loop each poll may find another invocation; any exit of the loop will do.
+            kind = PreviousExitQuery(unit.name, unit.invocation_id, unit.of_user)
+            self.query = Query(kind, run.next_query_id(), max(0.05, self.deadline - now))
         answer = view.query(self.query)
         if answer is None:
             return None if now < self.deadline + ANSWER_GRACE else UNKNOWN_EXIT
-        if answer.ok and answer.output:
-            return _read(unit, json.loads(answer.output))
-        # The journal takes its entries a little later than systemd goes on.
+        if answer.value is not None:
+            return _describe_previous(unit, answer.value)
+        # The entries arrive in the journal a little after systemd has restarted the unit.
         self.query = None
         return None if answer.ok and now < self.deadline else UNKNOWN_EXIT
 
 
-def _read(unit: Unit, told: Mapping[str, Any]) -> PreviousExit:
-    """Say it in the words that are used of a unit that tells it itself."""
-    result, command, status = told["result"], told.get("command", ""), told.get("status", 0)
-    if result == "success":
-        return PreviousExit("it ended, and systemd takes that for a success")
-    if not result:
+def _describe_previous(unit: Unit, previous: PreviousExit) -> ExitDescription:
+    """Describe the exit as that of a unit whose properties still show it."""
+    if previous.result == "success":
+        return ExitDescription("it exited, and systemd counts that as a success")
+    if not previous.result:
         return UNKNOWN_EXIT
-    code = CLD_CODES.get(told.get("code", ""), 0)
-    # Its start had come to its end, or not: that is all that is known of the moments.
-    entered = unit.inactive_exit_monotonic - (not told["started"])
-    ended = replace(
-        unit, result=result, exec_main_code=0, exec_main_status=0, failed_command="", active_enter_monotonic=entered
+    code = CLD_CODES.get(previous.code, 0)
+    # has_start_timed_out() compares these two moments. Of them the journal shows only which one was later.
+    entered = unit.inactive_exit_monotonic - (not previous.started)
+    exited = replace(
+        unit,
+        result=previous.result,
+        exec_main_code=0,
+        exec_main_status=0,
+        failed_command="",
+        active_enter_monotonic=entered,
     )
-    if command == "ExecStart":
-        ended = replace(ended, exec_main_code=code, exec_main_status=status)
-    elif command:
-        how = f"ended with status {status}" if code == 1 else f"was killed by signal {status}"
-        ended = replace(ended, failed_command=f"{command}= {how}")
-    return PreviousExit(describe_exit(ended), has_not_notified(ended))
+    if previous.command == "ExecStart":
+        exited = replace(exited, exec_main_code=code, exec_main_status=previous.status)
+    elif previous.command:
+        how = f"ended with status {previous.status}" if code == 1 else f"was killed by signal {previous.status}"
+        exited = replace(exited, failed_command=f"{previous.command}= {how}")
+    return ExitDescription(describe_exit(exited), has_not_notified(exited))

@@ -1,6 +1,6 @@
-"""What a `probes` list may hold: `tcp`, `http`, `websocket`, `journal` and `run`, each with a time-out.
+"""The kinds of probes in a `probes` list: `tcp`, `http`, `websocket`, `journal` and `run`, each with a time-out.
 
-All but `journal` are asked from within the unit's network namespace.
+All but `journal` run in the unit's network namespace.
 """
 
 from __future__ import annotations
@@ -34,43 +34,43 @@ LOOPBACK = "127.0.0.1"
 
 @dataclass(frozen=True)
 class ProbeRound:
-    """What the probes of one round were asked of: an answer counts only while it is still so.
-
-    `invocation` and the `sockets` on the ports are the unit's. `networks` has for each probe the process in whose
-    network namespace it is asked. `leftovers` are the PIDs of the unit's earlier invocations, which come and go.
-    """
+    """What the probes of one round are asked of. Their answers count only while it stays equal."""
 
     invocation: str = ""
+    """The unit's invocation."""
     sockets: frozenset[int] = frozenset()
+    """The inodes of the sockets on the probed ports."""
     networks: tuple[ProcessId | None, ...] = ()
+    """For each probe, the process whose network namespace it runs in; None for this program's own."""
     leftovers: tuple[int, ...] = field(default=(), compare=False)
+    """PIDs of earlier invocations in the unit's cgroup. Not compared: they exit at any time."""
 
 
 class ProbeFields(FileModel):
-    """One kind of probe. All have a `timeout`, and say what is `asked` in a sentence."""
+    """The fields of one kind of probe."""
 
     uses_network: ClassVar[bool] = True
-    """Whether it asks over the network, and so from within the unit's."""
+    """True if it runs in the unit's network namespace."""
 
     @property
     def local_port(self) -> Port | None:
-        """The port of this machine's loopback that answers, if it is one."""
+        """The port of this machine that the probe names; None if it names another machine, or no port."""
         return None
 
 
 class TcpFields(ProbeFields):
-    """Connects to a port, and is content when the connection stands."""
+    """Passes if a TCP connection is established."""
 
     port: PortField = Field(..., description="A port of this machine, or ADDRESS:NUMBER.")
-    timeout: PositiveSpan = Field(5.0, description="How long one try may take.")
+    timeout: PositiveSpan = Field(5.0, description="How long one attempt may take.")
 
     @property
     def label(self) -> str:
-        """What is asked, in a sentence."""
+        """What is probed, for a message."""
         return f"tcp {Port(self.port.number, address=self.port.address or LOOPBACK)}"
 
     def make_query(self, run: RunState, of: ProbeRound) -> TcpProbe:
-        """Make what is asked."""
+        """Return the query."""
         return TcpProbe(self.port.address or LOOPBACK, self.port.number)
 
     @property
@@ -81,28 +81,28 @@ class TcpFields(ProbeFields):
 class HttpFields(ProbeFields):
     """Asks an HTTP server once, with GET."""
 
-    url: TextField = Field(..., description="What is asked: http:// or https://.")
-    status: TextList = Field(("200",), description="The statuses that are good, one or a list.")
-    body: Pattern | None = Field(None, description="A pattern to be found in the answer.")
-    headers: Headers = Field(default_factory=dict, description="What is sent along.")
-    timeout: PositiveSpan = Field(5.0, description="How long one try may take.")
+    url: TextField = Field(..., description="An http:// or https:// URL.")
+    status: TextList = Field(("200",), description="The expected statuses, one or a list.")
+    body: Pattern | None = Field(None, description="A pattern to find in the body.")
+    headers: Headers = Field(default_factory=dict, description="Headers of the request.")
+    timeout: PositiveSpan = Field(5.0, description="How long one attempt may take.")
 
     @model_validator(mode="after")
     def _speaks_http(self) -> HttpFields:
         if "${{" not in self.url and not re.match(r"https?://[^/\s]+", self.url):
-            raise ValueError(f"`{self.url}` is no URL to ask; write http://127.0.0.1:8080/health")
+            raise ValueError(f"`{self.url}` is not an http or https URL; write http://127.0.0.1:8080/health")
         for status in self.status:
             if not re.fullmatch(r"[1-5]\d\d", status):
-                raise ValueError(f"`{status}` is no HTTP status; write 200, or a list such as [200, 204]")
+                raise ValueError(f"`{status}` is not an HTTP status; write 200, or a list such as [200, 204]")
         return self
 
     @property
     def label(self) -> str:
-        """What is asked, in a sentence."""
+        """What is probed, for a message."""
         return self.url
 
     def make_query(self, run: RunState, of: ProbeRound) -> HttpProbe:
-        """Make what is asked."""
+        """Return the query."""
         return HttpProbe(self.url, tuple(map(int, self.status)), self.body or "", tuple(self.headers.items()))
 
     @property
@@ -111,30 +111,30 @@ class HttpFields(ProbeFields):
 
 
 class WebsocketFields(ProbeFields):
-    """Opens a websocket, and is content when the server lets it stand."""
+    """Passes if a websocket opens, and the server does not close it at once."""
 
-    url: TextField = Field(..., description="What is opened: ws:// or wss://.")
-    headers: Headers = Field(default_factory=dict, description="What is sent along with the handshake.")
-    timeout: PositiveSpan = Field(5.0, description="How long one try may take.")
+    url: TextField = Field(..., description="A ws:// or wss:// URL.")
+    headers: Headers = Field(default_factory=dict, description="Headers of the handshake.")
+    timeout: PositiveSpan = Field(5.0, description="How long one attempt may take.")
 
     @model_validator(mode="after")
     def _speaks_websocket(self) -> WebsocketFields:
         if "${{" in self.url:
             return self
         if "#" in self.url:
-            raise ValueError(f"`{self.url}` is no URL of a websocket: it may have no #")
+            raise ValueError(f"`{self.url}` is not a websocket URL: it must not have a #")
         if not re.fullmatch(r"wss?://[^/\s]+\S*", self.url):
             near = re.sub("^http", "ws", self.url) if self.url.startswith("http") else "ws://127.0.0.1:8080/path"
-            raise ValueError(f"`{self.url}` is no URL of a websocket; write {near}")
+            raise ValueError(f"`{self.url}` is not a websocket URL; write {near}")
         return self
 
     @property
     def label(self) -> str:
-        """What is asked, in a sentence."""
+        """What is probed, for a message."""
         return self.url
 
     def make_query(self, run: RunState, of: ProbeRound) -> WebsocketProbe:
-        """Make what is asked."""
+        """Return the query."""
         return WebsocketProbe(self.url, tuple(self.headers.items()))
 
     @property
@@ -143,39 +143,39 @@ class WebsocketFields(ProbeFields):
 
 
 class JournalFields(ProbeFields):
-    """Looks for a pattern in what the unit's current invocation has written into the journal."""
+    """Passes if a pattern is found in the journal entries of the unit's current invocation."""
 
     uses_network: ClassVar[bool] = False
 
-    pattern: Pattern = Field(..., description="A pattern to be found in an entry.")
-    timeout: PositiveSpan = Field(5.0, description="How long one try may take.")
+    pattern: Pattern = Field(..., description="A pattern to find in an entry.")
+    timeout: PositiveSpan = Field(5.0, description="How long one attempt may take.")
 
     @property
     def label(self) -> str:
-        """What is asked, in a sentence."""
+        """What is probed, for a message."""
         return "journal"
 
     def make_query(self, run: RunState, of: ProbeRound) -> JournalProbe:
-        """Make what is asked."""
+        """Return the query."""
         return JournalProbe(self.pattern, of.invocation, of.leftovers)
 
 
 class RunFields(ProbeFields):
-    """Runs a command that merely looks, and is content when it ends with status 0."""
+    """Passes if a command that only reads exits with status 0."""
 
     run: CommandField = Field(..., description="The command: a string for `/bin/sh -e`, or a list of its arguments.")
-    user: TextField = Field("", description="Who runs it; by default who runs `runbook`.")
-    cwd: TextField = Field("", description="Where it starts; by default the runbook's folder.")
-    env: Environment = Field(default_factory=dict, description="What is added to its environment.")
-    timeout: PositiveSpan = Field(5.0, description="How long one try may take.")
+    user: TextField = Field("", description="The user to run it as; by default the caller.")
+    cwd: TextField = Field("", description="The working directory; by default the runbook's folder.")
+    env: Environment = Field(default_factory=dict, description="Variables to add to its environment.")
+    timeout: PositiveSpan = Field(5.0, description="How long one attempt may take.")
 
     @property
     def label(self) -> str:
-        """What is asked, in a sentence."""
+        """What is probed, for a message."""
         return brief_command(self.run)
 
     def make_query(self, run: RunState, of: ProbeRound) -> Command:
-        """Make what is asked."""
+        """Return the query."""
         return run.make_command(self.run, timeout=self.timeout, user=self.user, cwd=self.cwd, env=self.env)
 
 
@@ -189,15 +189,15 @@ def _local_port(url: str) -> Port | None:
 
 
 def _on_loopback(host: str, number: int) -> Port | None:
-    """Give the port of this machine that is reached by a host; None where that may be another machine."""
+    """Return the port of this machine that a host leads to; None if it may lead to another machine."""
     if host == "localhost":
-        return Port(number)  # The name stands for an address of either family.
+        return Port(number)  # An address of either family.
     try:
         address = ipaddress.ip_address(host)
     except ValueError:
         return None
     if address.is_unspecified:
-        return Port(number)  # Linux takes it for the machine itself.
+        return Port(number)  # Linux connects 0.0.0.0 and :: to the machine itself.
     return Port(number, address=host) if address.is_loopback else None
 
 
@@ -207,16 +207,16 @@ ProbeKind = TcpFields | HttpFields | WebsocketFields | JournalFields | RunFields
 class Probe(FileModel):
     """One entry of `probes`: exactly one kind of probe."""
 
-    tcp: TcpFields | None = Field(None, description="Connects to a port.")
-    http: HttpFields | None = Field(None, description="Asks an HTTP server, with GET.")
+    tcp: TcpFields | None = Field(None, description="Connects to a TCP port.")
+    http: HttpFields | None = Field(None, description="Sends a GET request to an HTTP server.")
     websocket: WebsocketFields | None = Field(None, description="Opens a websocket.")
-    journal: JournalFields | None = Field(None, description="Looks for a pattern in this invocation's entries.")
-    run: RunFields | None = Field(None, description="Runs a command that merely looks.")
+    journal: JournalFields | None = Field(None, description="Searches this invocation's journal entries for a pattern.")
+    run: RunFields | None = Field(None, description="Runs a command that only reads.")
 
     @model_validator(mode="after")
     def _one_kind(self) -> Probe:
         if len([kind for kind in self._all_kinds if kind is not None]) != 1:
-            raise ValueError("a probe is exactly one of `tcp`, `http`, `websocket`, `journal` and `run`")
+            raise ValueError("a probe must be exactly one of `tcp`, `http`, `websocket`, `journal` and `run`")
         return self
 
     @property
@@ -225,5 +225,5 @@ class Probe(FileModel):
 
     @property
     def chosen(self) -> ProbeKind:
-        """The one kind that it is."""
+        """The kind that the entry has."""
         return next(kind for kind in self._all_kinds if kind is not None)

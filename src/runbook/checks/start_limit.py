@@ -1,17 +1,17 @@
-"""What is left of a unit's start limit, as far as that can be known.
+"""How many starts are left of a unit's start limit, as far as that can be determined.
 
-systemd refuses a start when StartLimitBurst= starts have begun within StartLimitIntervalSec=, whoever asked for them;
-and it shows nobody its counter. So it is counted again, from the starts that its manager wrote into the journal: by
-the same rule (ratelimit_below() in systemd's src/basic/ratelimit.c), a window that opens with a first start and is
-closed when its time is over. What somebody else cleared by `reset-failed` is not to be seen there, and only sometimes
-what systemd forgot when it unloaded the unit. So there are two counts: all that is in the journal; and what is sure,
-because the run's own first start, or a row of automatic restarts, came after whatever was cleared, or because the unit
-is down for its limit.
+systemd refuses a start after StartLimitBurst= starts within StartLimitIntervalSec=, whatever requested them. It has no
+property for its counter, so the starts in the journal are counted again by the same rule (ratelimit_below() in
+systemd's src/basic/ratelimit.c): a window opens with a first start and closes when its time is over.
+
+A `reset-failed` by another program clears the counter and is not in the journal; neither is, in most cases, the loss of
+the counter when systemd unloads the unit. So there are two counts: all starts in the journal, and those that certainly
+count. The latter are the starts since the run's own first start, or those of a row of automatic restarts, because
+nothing cleared the counter since; or all, if the unit failed because of its limit.
 """
 
 from __future__ import annotations
 
-import json
 import math
 from dataclasses import dataclass, replace
 from typing import Any
@@ -19,7 +19,7 @@ from typing import Any
 from runbook.checks.exit_reason import is_start_limit_hit
 from runbook.host.facts import ActiveState, Unit
 from runbook.host.interface import HostView
-from runbook.host.queries import Query, StartTimesQuery
+from runbook.host.queries import Answer, Query, StartEvent, StartEventKind, StartTimesQuery
 from runbook.spec.state import RunState
 from runbook.util.timespan import format_span
 
@@ -27,22 +27,24 @@ STARTS_QUERY_TIMEOUT = 3.0
 """Seconds for the journal to be read."""
 
 JITTER = 0.01
-"""Seconds between a unit's own time of a start and the journal's."""
+"""Seconds by which the time of a start may differ between the unit's property and the journal."""
 
 
 @dataclass(frozen=True)
 class StartBudget:
-    """How many starts were counted in the window that is open, how many of them are sure to count, and in how many
-    seconds the window is over."""
+    """The starts in the window that is open now."""
 
     unit: Unit
     used: int
+    """How many starts the journal has."""
     expires_in: float = 0.0
+    """Seconds until the window closes."""
     certain: int = 0
+    """How many of the starts certainly count."""
 
     @property
     def remaining(self) -> int:
-        """How many more starts systemd should grant now."""
+        """How many more starts systemd should accept now."""
         return max(0, self.unit.start_limit_burst - self.used)
 
     @property
@@ -55,7 +57,7 @@ class StartBudget:
         return f"{starts} counted, {self.remaining} left before the start limit ({self.limit})"
 
     def evidence(self) -> dict[str, Any]:
-        """Give the count, and the limit in systemd's names."""
+        """Return the counts, and the limit by systemd's names."""
         return {
             "counted": self.used,
             "sure": self.certain,
@@ -67,38 +69,39 @@ class StartBudget:
 
 
 def has_start_limit(unit: Unit) -> bool:
-    """Whether a start of it may be refused for its limit."""
+    """True if systemd may refuse a start because of a limit."""
     return unit.is_service and unit.start_limit_burst > 0 and unit.start_limit_interval_usec > 0
 
 
 def query_start_budget(
-    view: HostView, unit: Unit, number: int, asked: float, run: RunState
-) -> tuple[bool, StartBudget | None]:
-    """Ask what is left: tell whether the answer is there, and give it; None where it cannot be known.
+    view: HostView, unit: Unit, query_id: int, asked: float, run: RunState
+) -> Answer[StartBudget] | None:
+    """Return the starts in the window; no value if the journal cannot be read, None while the query runs.
 
-    `number` is that of the question, `asked` when it was first asked, in seconds since the epoch. The journal is read
-    from two windows before that: what happened before the last but one has no part in this one. It need not be read
-    where the unit has been up for longer than a window.
+    `asked` is when the query was first made, in seconds since the epoch. The journal is read from two windows before
+    that: an earlier start cannot be in the current window. It is not read if the unit has been up for longer than a
+    window.
     """
     if _is_up_longer(unit, view.clock.monotonic()):
-        return True, StartBudget(unit, 0)
+        return Answer(True, "", StartBudget(unit, 0))
     since = asked - 2 * unit.start_limit_interval_usec / 1e6
-    answer = view.query(Query(StartTimesQuery(unit.name, since, unit.of_user), number, STARTS_QUERY_TIMEOUT))
+    answer = view.query(Query(StartTimesQuery(unit.name, since, unit.of_user), query_id, STARTS_QUERY_TIMEOUT))
     if answer is None:
-        return False, None
-    if not answer.ok:
-        return True, None
-    known = find_count_start(unit)
-    moments = [(float(at), str(what)) for at, what in json.loads(answer.output or "[]") if at >= known]
+        return None
+    if answer.value is None:
+        return Answer(False, answer.detail)
+    count_start = find_count_start(unit)
+    events = [event for event in answer.value if event.at >= count_start]
     if unit.name in run.cleared:
-        moments.append((run.cleared[unit.name], "cleared"))
-    return True, count_starts(unit, sorted(moments), view.clock.now(), run.first_starts.get(unit.name), asked)
+        events.append(StartEvent(run.cleared[unit.name], StartEventKind.CLEARED))
+    budget = count_starts(unit, sorted(events), view.clock.now(), run.first_starts.get(unit.name), asked)
+    return Answer(True, "", budget)
 
 
 def _is_up_longer(unit: Unit, now: float) -> bool:
-    """Whether it has been up for longer than the interval, so that no start of it is in the window.
+    """True if it has been up for longer than the interval, so that no start of it is in the window.
 
-    A start of what is up does nothing, and a restart comes by way of inactive. The one way around that is
+    Starting a unit that is up does nothing, and a restart passes through inactive. The one exception is
     RestartMode=direct, which NRestarts counts.
     """
     up = unit.active_state is ActiveState.ACTIVE and not unit.n_restarts
@@ -106,11 +109,12 @@ def _is_up_longer(unit: Unit, now: float) -> bool:
 
 
 def find_count_start(unit: Unit) -> float:
-    """Give a moment before which no start counts, in seconds since the epoch; 0 where there is no such moment.
+    """Return the moment before which no start counts, in seconds since the epoch; 0 if there is no such moment.
 
-    systemd unloads a unit that is down and that no other one names, and the counter goes with it. One that it has not
-    seen go down was loaded since the last time that it did: what it has not seen start has no start at all. One that
-    was restarted by itself, without a way through inactive (RestartMode=direct), may have had its clock set back since.
+    systemd unloads a unit that is down and that no other unit refers to, and loses the counter. A unit without
+    InactiveEnterTimestamp has not gone down since it was loaded, so only its current start counts; if it has no
+    InactiveExitTimestamp either, none does. If a unit restarted without passing through inactive (RestartMode=direct),
+    the clock may have been set back since that start, so it is no limit.
     """
     if unit.inactive_enter_monotonic or unit.n_restarts:
         return 0.0
@@ -118,39 +122,41 @@ def find_count_start(unit: Unit) -> float:
 
 
 def count_starts(
-    unit: Unit, moments: list[tuple[float, str]], now: float, first: float | None, asked: float = math.inf
+    unit: Unit, events: list[StartEvent], now: float, first: float | None, asked: float = math.inf
 ) -> StartBudget:
-    """Make both counts; `first` is when the run itself first asked for a start, `asked` when the journal was asked."""
-    set_back = any(at > asked + JITTER for at, _ in moments)
-    all_of_it = _count_at_most(unit, moments, asked, now) if set_back else count_window(unit, moments, now)
+    """Return both counts. `first` is when the run first requested a start, `asked` when the journal was queried."""
+    set_back = any(event.at > asked + JITTER for event in events)
+    budget = _count_at_most(unit, events, asked, now) if set_back else count_window(unit, events, now)
     if unit.active_state is ActiveState.FAILED and is_start_limit_hit(unit):
-        return replace(all_of_it, certain=all_of_it.used)
+        return replace(budget, certain=budget.used)
     if set_back:
-        return all_of_it
-    by_itself = moments[max(0, len(moments) - unit.n_restarts) :] if unit.n_restarts else []
-    own = [] if first is None else [moment for moment in moments if moment[0] >= first]
-    sure = max(count_window(unit, some, now).used for some in (by_itself, own))
-    return replace(all_of_it, certain=min(sure, all_of_it.used))
+        return budget
+    automatic = events[max(0, len(events) - unit.n_restarts) :] if unit.n_restarts else []
+    since_own = [] if first is None else [event for event in events if event.at >= first]
+    certain = max(count_window(unit, some, now).used for some in (automatic, since_own))
+    return replace(budget, certain=min(certain, budget.used))
 
 
-def _count_at_most(unit: Unit, moments: list[tuple[float, str]], asked: float, now: float) -> StartBudget:
-    """Count where the clock was set back, so that what stands in the journal seems to be yet to come.
+def _count_at_most(unit: Unit, events: list[StartEvent], asked: float, now: float) -> StartBudget:
+    """Count after the clock was set back, so that entries of the journal seem to lie in the future.
 
-    systemd counts by another clock. Which of these starts are within its window cannot be told: so all are, and none is
-    sure to be; the window is over when its time has gone by since they were looked for.
+    systemd counts by another clock, so which of the starts are within its window is unknown. All are counted, and none
+    is certain. The window closes one interval after the query.
     """
     left = asked + unit.start_limit_interval_usec / 1e6 - now
-    return StartBudget(unit, sum(what == "start" for _, what in moments), left) if left > 0 else StartBudget(unit, 0)
+    starts = sum(event.kind is StartEventKind.START for event in events)
+    return StartBudget(unit, starts, left) if left > 0 else StartBudget(unit, 0)
 
 
-def count_window(unit: Unit, moments: list[tuple[float, str]], now: float) -> StartBudget:
-    """Count as systemd does; moments are in seconds since the epoch, in order."""
+def count_window(unit: Unit, events: list[StartEvent], now: float) -> StartBudget:
+    """Count as systemd does. The events are in order."""
     interval = unit.start_limit_interval_usec / 1e6
     opened, used = 0.0, 0
-    for at, what in moments:
-        if what != "start" or at > opened + interval:
+    for at, kind in events:
+        started = kind is StartEventKind.START
+        if not started or at > opened + interval:
             opened, used = at, 0
-        used += what == "start"
+        used += started
     if used == 0 or now > opened + interval:
         return StartBudget(unit, 0)
     return StartBudget(unit, used, opened + interval - now)

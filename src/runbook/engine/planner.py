@@ -130,9 +130,8 @@ class Planner:
         deadline = Deadline.after(self.view.clock, STARTS_QUERY_TIMEOUT)
         number, asked = self.state.next_query_id(), self.view.clock.now()
         while not deadline.expired:
-            known, left = query_start_budget(self.view, unit, number, asked, self.state)
-            if known:
-                return left if left and left.used > 1 else None
+            if answer := query_start_budget(self.view, unit, number, asked, self.state):
+                return answer.value if answer.value and answer.value.used > 1 else None
             self.waiter.wait(Wake(pending=True), deadline)
         return None
 

@@ -14,7 +14,6 @@ from runbook.host.queries import JournalTailQuery, Query
 from runbook.model import Deadline, Port, Verdict, Wake
 from runbook.spec.state import RunState
 from runbook.spec.step import Runbook, Step
-from runbook.util.stdio import split_lines
 
 _WHY_IT_ENDED = "{journalctl} -u {unit} -n 30 tells why"
 _THEN = "then {systemctl} reset-failed {unit} and {systemctl} restart {unit}"
@@ -198,4 +197,4 @@ def read_journal_tail(
             waiter.wait(Wake(pending=True), deadline)
     except HostError:
         return {}
-    return {"journal": split_lines(answer.output)} if answer is not None and answer.ok and answer.output else {}
+    return {"journal": [line.text for line in answer.value]} if answer is not None and answer.value else {}

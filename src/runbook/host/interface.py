@@ -9,12 +9,14 @@ from __future__ import annotations
 
 import signal
 from collections.abc import Callable
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 from runbook.host.facts import JobRef, JobResult, JobVerb, Unit
 from runbook.host.holders import Holder, PortOwnership, Process, SignalResult
 from runbook.host.queries import Answer, Command, CommandResult, Query
 from runbook.model import Clock, Deadline, Port, ProcessId, Wake
+
+T = TypeVar("T")
 
 SHARED_READ_AGE = 1.0
 """Seconds within which several checks may share one read: before a run begins, and for its final message."""
@@ -101,7 +103,7 @@ class HostView(Protocol):
     def find_start_obstacle(self, command: Command) -> str:
         """Return what is certain to prevent a command from starting: no such user, no such folder. Empty if nothing."""
 
-    def query(self, question: Query) -> Answer | None:
+    def query(self, query: Query[T]) -> Answer[T] | None:
         """Ask something that may take a while: None as long as the answer is on its way.
 
         It runs beside, as a child or a thread of this program, and is stopped at its time-out. This is the

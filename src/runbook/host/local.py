@@ -11,7 +11,7 @@ import signal
 from collections.abc import Callable, Mapping
 from functools import cached_property
 from types import TracebackType
-from typing import Self
+from typing import Self, TypeVar
 
 from runbook.host import cgroups
 from runbook.host.facts import JobRef, JobResult, JobVerb, Unit
@@ -31,6 +31,8 @@ from runbook.host.systemd.addresses import ManagerScope
 from runbook.host.systemd.manager import SystemdManager
 from runbook.host.systemd.transient import TransientCommands
 from runbook.model import Deadline, Port, ProcessId, Wake
+
+T = TypeVar("T")
 
 NAME_SIMILARITY = 0.8
 """How similar two unit names must be (difflib's ratio). The shared suffix `.service` alone makes 0.5."""
@@ -185,9 +187,9 @@ class LocalView:
         """Return what is certain to prevent a command from starting; empty if nothing is."""
         return find_start_obstacle(command)
 
-    def query(self, question: Query) -> Answer | None:
+    def query(self, query: Query[T]) -> Answer[T] | None:
         """Ask something that may take a while: None as long as the answer is on its way."""
-        return self._queries.query(question)
+        return self._queries.query(query)
 
 
 class LocalHost(LocalView):

@@ -1,33 +1,72 @@
-"""What a host can be asked to run or to ask, as plain data: commands, probes, and what came of them."""
+"""Queries and commands as plain data: what a host is asked to read, probe or run, and the answers."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Generic, NamedTuple, TypeVar
 
 from runbook.model import Port, ProcessId
+
+T_co = TypeVar("T_co", covariant=True)
 
 SCRIPT_WORDS = 4
 """A script is `/bin/sh -e -c SCRIPT`."""
 
 
-@dataclass(frozen=True)
-class Command:
-    """A command as it is to be started. `env` is the whole of what is added to the user's own environment.
+class QueryKind(Generic[T_co]):
+    """What is asked. `T` is the type of the answer's value; None if there is only a yes or a no."""
 
-    `timeout` is in seconds. `output` is the file that takes what it prints, and beside which its unit leaves how
-    it ended; empty for a command that is only asked something. One that is not `kept` prints to nowhere.
-    `token` stands in what its unit leaves: so the end of one try is not taken for that of another.
-    """
+
+@dataclass(frozen=True)
+class Query(Generic[T_co]):
+    """A query that may take a while: a probe, a look at the journal or at files, a command that only reads."""
+
+    kind: QueryKind[T_co]
+    """What is asked."""
+    id: int
+    """A query that is equal to an earlier one gets its answer; another id makes it a new query."""
+    timeout: float
+    """Seconds until it is stopped."""
+    netns_process: ProcessId | None = None
+    """The process whose network namespace it is asked in; None for this program's own."""
+
+
+@dataclass(frozen=True)
+class Answer(Generic[T_co]):
+    """The answer to a query, good or bad. A time-out, a refusal and a missing file are bad answers, not exceptions."""
+
+    ok: bool
+    """True if the probe passed, the command exited with status 0, or the journal or the files could be read."""
+    detail: str
+    """What went wrong, or what a probe found: the end of a sentence that names the query."""
+    value: T_co | None = None
+    """What was read or printed. None if there is nothing; what a command printed before it failed is here as well."""
+    reached_port: Port | None = None
+    """The port of this machine that a probe's connection led to; None if it led to another machine, or nowhere."""
+
+
+@dataclass(frozen=True)
+class Command(QueryKind[str]):
+    """A command to run. As a query it is answered by its output, stdout and stderr together."""
 
     argv: tuple[str, ...]
+    """The program and its arguments."""
     user: str = ""
+    """The user to run it as; empty for the caller."""
     cwd: str = ""
+    """The working directory; empty for `/`."""
     env: Mapping[str, str] = field(default_factory=dict)
+    """All variables to add to the user's own environment."""
     timeout: float = 60.0
+    """Seconds."""
     output: str = ""
+    """The file for its output; its unit writes the result to a file beside it. Empty for a query."""
     keep_output: bool = True
+    """If False, the output goes to /dev/null."""
     token: str = ""
+    """Written into the result, so that the result of one attempt is not taken for that of another."""
 
     @property
     def script(self) -> str | None:
@@ -35,28 +74,32 @@ class Command:
         return self.argv[3] if self.argv[:3] == ("/bin/sh", "-e", "-c") and len(self.argv) == SCRIPT_WORDS else None
 
     def __hash__(self) -> int:
+        # `env` is a mapping, which has no hash of its own.
         return hash((self.argv, self.user, self.cwd, tuple(sorted(self.env.items())), self.timeout))
 
     def __str__(self) -> str:
-        # People know a script by its text.
+        # The operator wrote the script, not the shell around it.
         return " ".join(self.argv) if self.script is None else self.script
 
 
 @dataclass(frozen=True)
 class CommandResult:
-    """How a command ended. `result` is systemd's Result (`success`, `exit-code`, `timeout`, …)."""
+    """The result of a command that ran in a unit of its own."""
 
     result: str
+    """systemd's Result: `success`, `exit-code`, `timeout`, …"""
     status: int
+    """The exit status, or the number of the signal."""
     output: str = ""
+    """The end of its output."""
 
     @property
     def succeeded(self) -> bool:
-        """Whether it ended by itself, with status 0."""
+        """True if it exited by itself with status 0."""
         return self.result == "success"
 
     def describe(self) -> str:
-        """Say how it ended: "ended with status 3"."""
+        """Return the result in words: "ended with status 3"."""
         match self.result:
             case "success":
                 return "ended with status 0"
@@ -71,8 +114,8 @@ class CommandResult:
 
 
 @dataclass(frozen=True)
-class TcpProbe:
-    """Connects, and is content when the connection stands."""
+class TcpProbe(QueryKind[None]):
+    """Passes if a TCP connection is established."""
 
     host: str
     port: int
@@ -82,12 +125,14 @@ class TcpProbe:
 
 
 @dataclass(frozen=True)
-class HttpProbe:
-    """Asks once with GET. `status` are the answers that will do, `body` a pattern to be found, if any."""
+class HttpProbe(QueryKind[str]):
+    """Passes if one GET request gets an expected response. Answered by the body."""
 
     url: str
     status: tuple[int, ...] = (200,)
+    """The statuses that are accepted."""
     body: str = ""
+    """A pattern to find in the body, if any."""
     headers: tuple[tuple[str, str], ...] = ()
 
     def __str__(self) -> str:
@@ -95,8 +140,8 @@ class HttpProbe:
 
 
 @dataclass(frozen=True)
-class WebsocketProbe:
-    """Opens a websocket, and is content when it is not closed at once."""
+class WebsocketProbe(QueryKind[None]):
+    """Passes if a websocket opens, and the server does not close it at once."""
 
     url: str
     headers: tuple[tuple[str, str], ...] = ()
@@ -106,27 +151,33 @@ class WebsocketProbe:
 
 
 @dataclass(frozen=True)
-class JournalProbe:
-    """Looks for a pattern in what the processes of one invocation have written into the journal.
-
-    `leftovers` are the PIDs of processes of earlier invocations that still live in the unit's cgroup: journald
-    takes what they write for the current one's.
-    """
+class JournalProbe(QueryKind[None]):
+    """Passes if a pattern is found in what the processes of one invocation wrote into the journal."""
 
     pattern: str
     invocation: str
     leftovers: tuple[int, ...] = ()
+    """PIDs of earlier invocations in the unit's cgroup: journald files their entries under the current invocation."""
 
     def __str__(self) -> str:
         return f"journal {self.pattern}"
 
 
 @dataclass(frozen=True)
-class LatestChangeQuery:
-    """Looks when any of these files, and what is in these folders, changed last; patterns are allowed.
+class FileChange:
+    """The latest change among some files."""
 
-    The answer's `output` is JSON: `path`, `changed` (seconds since the epoch), `files` (how many were seen).
-    """
+    path: str
+    """The file, folder or link that changed last."""
+    changed: float
+    """When, in seconds since the epoch."""
+    files: int
+    """How many files were looked at."""
+
+
+@dataclass(frozen=True)
+class LatestChangeQuery(QueryKind[FileChange]):
+    """Reads which file changed last among files, folders with all that they contain, and glob patterns."""
 
     paths: tuple[str, ...]
 
@@ -134,94 +185,86 @@ class LatestChangeQuery:
         return f"latest change of {', '.join(self.paths)}"
 
 
-@dataclass(frozen=True)
-class JournalTailQuery:
-    """Reads the last lines that a unit's processes wrote into the journal since a moment, in seconds since the epoch.
+class JournalLine(NamedTuple):
+    """One line of a journal entry."""
 
-    They are the answer's `output`. `of_user`: it is a unit of the user's own manager. Where `pids` are given, what
-    these have written, in whatever unit they are; each line begins with its PID then.
-    """
+    pid: int
+    """The process that wrote it; 0 if the entry does not name one."""
+    text: str
+
+
+@dataclass(frozen=True)
+class JournalTailQuery(QueryKind[tuple[JournalLine, ...]]):
+    """Reads the last lines that a unit's processes wrote into the journal."""
 
     unit: str
     since: float
+    """Seconds since the epoch."""
     of_user: bool = False
+    """True for a unit of the user's own manager."""
     lines: int = 10
+    """How many lines at most."""
     pids: tuple[int, ...] = ()
+    """If any, the lines of these processes instead, whatever unit they are in."""
 
     def __str__(self) -> str:
-        return f"last words of {self.unit or 'PID ' + ', '.join(map(str, self.pids))}"
+        return f"journal tail of {self.unit or 'PID ' + ', '.join(map(str, self.pids))}"
+
+
+class StartEventKind(StrEnum):
+    """What an event does to the start-limit counter."""
+
+    START = "start"
+    CLEARED = "cleared"
+
+
+class StartEvent(NamedTuple):
+    """A start of a unit, or a moment at which systemd cleared its start-limit counter."""
+
+    at: float
+    """Seconds since the epoch."""
+    kind: StartEventKind
 
 
 @dataclass(frozen=True)
-class StartTimesQuery:
-    """Reads from the journal when a unit was started since a moment, in seconds since the epoch.
-
-    The answer's `output` is JSON: a list of pairs, each a moment and `start` or `cleared`.
-    """
+class StartTimesQuery(QueryKind[tuple[StartEvent, ...]]):
+    """Reads from the journal when a unit was started."""
 
     unit: str
     since: float
+    """Seconds since the epoch."""
     of_user: bool = False
+    """True for a unit of the user's own manager."""
 
     def __str__(self) -> str:
         return f"starts of {self.unit}"
 
 
 @dataclass(frozen=True)
-class PreviousExitQuery:
-    """Reads from the journal how the invocation before this one ended.
+class PreviousExit:
+    """How the previous invocation of a unit ended. `command`, `code` and `status` are of the first process to fail."""
 
-    The answer's `output` is JSON: `result` is systemd's Result, empty where it is not told; `started` whether its start
-    had come to its end; and of the first process that failed, if one did, `command` is the setting (`ExecStart`),
-    `code` one of `exited`, `killed` and `dumped`, `status` a number. It is empty where this invocation is not in the
-    journal yet.
-    """
+    result: str = ""
+    """systemd's Result; empty if the journal does not have it."""
+    started: bool = False
+    """True if the start had completed."""
+    command: str = ""
+    """The setting that the process was started by (`ExecStart`); empty if none failed."""
+    code: str = ""
+    """`exited`, `killed` or `dumped`."""
+    status: int = 0
+    """The exit status, or the number of the signal."""
+
+
+@dataclass(frozen=True)
+class PreviousExitQuery(QueryKind[PreviousExit]):
+    """Reads from the journal how the previous invocation ended; no value if this one is not in the journal yet."""
 
     unit: str
     invocation: str
+    """The current invocation."""
     of_user: bool = False
+    """True for a unit of the user's own manager."""
 
     def __str__(self) -> str:
-        return f"end before {self.invocation} of {self.unit}"
-
-
-QueryKind = (
-    TcpProbe
-    | HttpProbe
-    | WebsocketProbe
-    | JournalProbe
-    | LatestChangeQuery
-    | JournalTailQuery
-    | StartTimesQuery
-    | PreviousExitQuery
-    | Command
-)
-"""All that can be asked."""
-
-
-@dataclass(frozen=True)
-class Query:
-    """Something to ask that may take a while: a probe, or a command that merely observes.
-
-    The same question is asked once and keeps its answer; another `asked` makes it a new question.
-    `timeout` is in seconds. `inside` is a process in whose network namespace it is asked; None for this program's.
-    """
-
-    what: QueryKind
-    id: int
-    timeout: float
-    netns_process: ProcessId | None = None
-
-
-@dataclass(frozen=True)
-class Answer:
-    """What came back. `detail` says in words what was wrong, or what was seen. `output` is what was printed.
-
-    `reached` is the port of this machine that a connection led to; None where it led to another machine.
-    """
-
-    ok: bool
-    detail: str
-    output: str = ""
-    seconds: float = 0.0
-    reached_port: Port | None = None
+        return f"exit before {self.invocation} of {self.unit}"

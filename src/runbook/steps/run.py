@@ -61,11 +61,11 @@ class Run(CommandStep[CommandStepState]):
         if answer is None:
             return not_yet(Verdict.TIMED_OUT, f"waiting for {self._label}", Wake(pending=True))
         if not answer.ok:
-            kept = self._evidence_output(answer.output)
+            kept = self._evidence_output(answer.value or "")
             return fails(
                 Verdict.COMMAND_FAILED, f"{self._label} {answer.detail}{describe_last_line(kept)}", output=kept
             )
-        return self._check_output(answer.output)
+        return self._check_output(answer.value or "")
 
     def _check_output(self, output: str) -> Finding:
         if self.expect_output is not None and not regex.search(self.expect_output, output, multiline=True):

@@ -169,7 +169,7 @@ class Update(CommandStep[UpdateState]):
         answer = self._query_version(view, state)
         return self._judge_before(state, answer) if answer else self._await_version()
 
-    def _query_version(self, view: HostView, state: UpdateState) -> Answer | None:
+    def _query_version(self, view: HostView, state: UpdateState) -> Answer[str] | None:
         """Ask for the installed version; None while the answer is not there."""
         command = state.run.make_command(
             self.version, timeout=VERSION_TIMEOUT, user=self.user, cwd=self.cwd, env=self.env
@@ -179,10 +179,10 @@ class Update(CommandStep[UpdateState]):
     def _await_version(self) -> Finding:
         return not_yet(Verdict.VERSION_MISMATCH, f"asking {brief_command(self.version)}", Wake(pending=True))
 
-    def _describe_missing_version(self, answer: Answer) -> str:
+    def _describe_missing_version(self, answer: Answer[str]) -> str:
         return describe_missing_version(brief_command(self.version), answer, secret=self.secret)
 
-    def _judge_before(self, state: UpdateState, answer: Answer) -> Finding:
+    def _judge_before(self, state: UpdateState, answer: Answer[str]) -> Finding:
         found = parse_version_answer(answer, self.pattern)
         if found == self.to and state.previous_version not in (None, found):
             # A part of this try that was cut short had brought it in.
@@ -199,7 +199,7 @@ class Update(CommandStep[UpdateState]):
         )
         return to_do(Verdict.VERSION_MISMATCH, f"run {brief_command(self.run)}; {now}", **facts)
 
-    def _judge_failure(self, state: UpdateState, result: CommandResult, answer: Answer) -> Finding:
+    def _judge_failure(self, state: UpdateState, result: CommandResult, answer: Answer[str]) -> Finding:
         """Say that the command failed, and what it left: nothing done, done all the same, or something between."""
         found = parse_version_answer(answer, self.pattern)
         still = " still" if found and found == state.previous_version else ""
@@ -212,7 +212,7 @@ class Update(CommandStep[UpdateState]):
         finding = make_failure(Verdict.UPDATE_FAILED, brief_command(self.run), result, **facts)
         return replace(finding, reason=f"{finding.reason}; {left}")
 
-    def _judge_after(self, state: UpdateState, answer: Answer) -> Finding:
+    def _judge_after(self, state: UpdateState, answer: Answer[str]) -> Finding:
         found = parse_version_answer(answer, self.pattern)
         facts = {"from": state.previous_version, "to": self.to, "version": found}
         if found == self.to:

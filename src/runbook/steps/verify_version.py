@@ -13,7 +13,7 @@ from runbook.checks.prober import ANSWER_POLL, describe_foreign_answer, does_ans
 from runbook.checks.probes import HttpFields, ProbeRound
 from runbook.checks.versions import (
     VERSION,
-    FileChange,
+    change_evidence,
     describe_new_code,
     describe_old_code,
     find_servers,
@@ -159,10 +159,9 @@ class VerifyVersion(Step[VerifyVersionState]):
         answer = view.query(Query(LatestChangeQuery(self.newer_than), state.query_id, limit))
         if answer is None:
             return _await_answer(f"looking at {', '.join(self.newer_than)}")
-        if not answer.ok:
+        if (change := answer.value) is None:
             return fails(Verdict.VERSION_MISMATCH, f"cannot tell how old the code is: {answer.detail}", **facts)
-        change = FileChange.from_json(answer.output)
-        facts = {**facts, **change.evidence(), "servers": [server.evidence() for server in found]}
+        facts = {**facts, **change_evidence(change), "servers": [server.evidence() for server in found]}
         if why := describe_old_code(found, change):
             return fails(Verdict.OLD_CODE_SERVING, f"{why}; a restart brings the new code up", **facts)
         return holds(Verdict.VERSION_OK, describe_new_code(found, change), **facts)
@@ -199,7 +198,7 @@ class VerifyVersion(Step[VerifyVersionState]):
             return not_yet(Verdict.VERSION_MISMATCH, f"asking {who}", Wake(pending=True, within=ANSWER_POLL))
         if not answer.ok:
             return fails(Verdict.PROBE_FAILED, f"{who} {answer.detail}", **facts)
-        found = find_version(answer.output, self.pattern)
+        found = find_version(answer.value or "", self.pattern)
         facts = {**facts, "version": found, "expected": self.expect}
         if found is None:
             return fails(Verdict.VERSION_MISMATCH, f"{who} tells no version", **facts)

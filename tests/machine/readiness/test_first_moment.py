@@ -192,7 +192,7 @@ def test_shape(machine: Machine, unit: InstallUnit, name: str) -> None:
 FIRST_END = {
     "exit 7": "its main process ended with status 7",
     "kill -9 $$$$": "its main process was killed by signal 9, which systemd did not send",
-    "exit 0": "it ended, and systemd takes that for a success",
+    "exit 0": "it exited, and systemd counts that as a success",
 }
 
 

@@ -9,11 +9,12 @@ import pytest
 
 from runbook.checks.start_limit import count_starts, count_window, find_count_start
 from runbook.host.facts import ActiveState
+from runbook.host.queries import StartEvent, StartEventKind
 from tests.unit.fake_machine import unit
 
 
-def starts(*moments: float) -> list[tuple[float, str]]:
-    return [(100.0 + moment, "start") for moment in moments]
+def starts(*moments: float) -> list[StartEvent]:
+    return [StartEvent(100.0 + moment, StartEventKind.START) for moment in moments]
 
 
 @pytest.mark.parametrize(
@@ -37,7 +38,7 @@ def test_a_window_opens_with_a_start_and_closes_when_its_time_is_over(
 
 
 def test_what_was_cleared_before_does_not_count() -> None:
-    moments = sorted([*starts(0, 1, 2, 10), (105.0, "cleared")])
+    moments = sorted([*starts(0, 1, 2, 10), StartEvent(105.0, StartEventKind.CLEARED)])
     assert count_window(unit(), moments, 111.0).used == 1
 
 
@@ -81,6 +82,8 @@ def test_since_when_systemd_knows_of_its_starts(facts: dict[str, Any], since: fl
 )
 def test_a_clock_that_was_set_back(facts: dict[str, Any], now: float, used: int, sure: int) -> None:
     """By their times three of the starts are an hour from the fourth; by systemd's clock they are not."""
-    moments = sorted([*starts(3600, 3601, 3602), (162.0, "start"), (170.0, "cleared")])
+    moments = sorted(
+        [*starts(3600, 3601, 3602), StartEvent(162.0, StartEventKind.START), StartEvent(170.0, StartEventKind.CLEARED)]
+    )
     found = count_starts(unit(**facts), moments, 100.0 + now, None, asked=162.5)
     assert (found.used, found.certain) == (used, sure)

@@ -14,7 +14,7 @@ from runbook.host.facts import ActiveState, JobResult, Unit
 from runbook.host.queries import Answer, Command, CommandResult
 from runbook.model import StepStatus, Verdict
 from runbook.spec.step import Runbook
-from tests.unit.fake_machine import FakeMachine, listen, process, unit
+from tests.unit.fake_machine import FakeMachine, journal_lines, listen, process, unit
 from tests.unit.runs import FIX, incident, remediate, run, step
 
 
@@ -104,16 +104,16 @@ def test_a_machine_that_does_not_answer_is_said_to_be_unknown(monkeypatch: pytes
 
 def test_what_the_unit_wrote_last_stands_beside_the_failure() -> None:
     machine = down()
-    machine.answers["last words of gw.service"] = [Answer(True, "", "starting\nconfig line 3: no such word")]
+    machine.answers["journal tail of gw.service"] = [journal_lines("starting", "config line 3: no such word")]
     _, events = run(machine, step("wait-ready"))
     [told] = [e.data for e in events if e.event == "step-finished"]
     assert told["evidence"]["journal"] == ["starting", "config line 3: no such word"]
 
 
 @pytest.mark.parametrize("answer", [Answer(True, ""), Answer(False, "this user may not read it")])
-def test_a_unit_that_wrote_nothing_and_a_journal_that_cannot_be_read_add_nothing(answer: Answer) -> None:
+def test_a_unit_that_wrote_nothing_and_a_journal_that_cannot_be_read_add_nothing(answer: Answer[None]) -> None:
     machine = down()
-    machine.answers["last words of gw.service"] = [answer]
+    machine.answers["journal tail of gw.service"] = [answer]
     _, events = run(machine, step("wait-ready"))
     [told] = [e.data for e in events if e.event == "step-finished"]
     assert "journal" not in told["evidence"]
@@ -121,7 +121,7 @@ def test_a_unit_that_wrote_nothing_and_a_journal_that_cannot_be_read_add_nothing
 
 def test_a_secret_step_does_not_show_what_its_unit_wrote() -> None:
     machine = down()
-    machine.answers["last words of gw.service"] = [Answer(True, "", "token 12345")]
+    machine.answers["journal tail of gw.service"] = [journal_lines("token 12345")]
     _, events = run(machine, step("wait-ready", secret=True))
     assert "12345" not in str(events)
 

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import socket
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TypeVar
 
 import pytest
 
@@ -24,7 +27,7 @@ PATIENCE = 10.0
 PROMPT = 5.0
 """Seconds in which a busy machine gets to it, and far fewer than what would end it otherwise."""
 
-Ask = Callable[..., Answer]
+T = TypeVar("T")
 Handler = Callable[[socket.socket], None]
 
 
@@ -68,26 +71,36 @@ def loop() -> Iterator[Loop]:
 
 
 @pytest.fixture
-def questions(loop: Loop) -> Iterator[QueryRunner]:
+def queries(loop: Loop) -> Iterator[QueryRunner]:
     made = QueryRunner(loop, lambda: {"PATH": "/usr/bin:/bin", "LANG": "C.UTF-8"})
     yield made
     made.close()
 
 
-@pytest.fixture
-def ask(loop: Loop, questions: QueryRunner) -> Ask:
-    """Asks, and waits for the answer as the engine does."""
-    asked = iter(range(1000))
+class Ask:
+    """Makes queries, and waits for the answer as the engine does."""
 
-    def ask(what: QueryKind, timeout: float = PATIENCE, inside: ProcessId | None = None) -> Answer:
-        question = Query(what, next(asked), timeout, inside)
-        deadline = Deadline.after(loop.clock, PATIENCE)
-        while (answer := questions.query(question)) is None:
+    def __init__(self, loop: Loop, runner: QueryRunner) -> None:
+        self._loop = loop
+        self._runner = runner
+        self._ids = itertools.count()
+        self.seconds = 0.0
+        """How long the last query took."""
+
+    def __call__(self, kind: QueryKind[T], timeout: float = PATIENCE, inside: ProcessId | None = None) -> Answer[T]:
+        query = Query(kind, next(self._ids), timeout, inside)
+        began = time.monotonic()
+        deadline = Deadline.after(self._loop.clock, PATIENCE)
+        while (answer := self._runner.query(query)) is None:
             assert not deadline.expired
-            loop.wait(Wake(pending=True, within=PATIENCE), deadline)
+            self._loop.wait(Wake(pending=True, within=PATIENCE), deadline)
+        self.seconds = time.monotonic() - began
         return answer
 
-    return ask
+
+@pytest.fixture
+def ask(loop: Loop, queries: QueryRunner) -> Ask:
+    return Ask(loop, queries)
 
 
 @pytest.fixture

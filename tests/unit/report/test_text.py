@@ -13,13 +13,13 @@ from runbook.engine.execution.events import Events
 from runbook.engine.planner import Planner
 from runbook.errors import Interrupted
 from runbook.host.facts import ActiveState, JobResult
-from runbook.host.queries import Answer, Command, CommandResult
+from runbook.host.queries import Command, CommandResult
 from runbook.model import Event
 from runbook.report.layout import WIDTH, Layout, PlainScreen, TerminalScreen
 from runbook.report.text import TextReport
 from runbook.spec.state import RunState
 from runbook.spec.step import Runbook
-from tests.unit.fake_machine import FakeMachine, listen, process, unit
+from tests.unit.fake_machine import FakeMachine, journal_lines, listen, process, unit
 from tests.unit.runs import FIX, incident, remediate, run, step, upgrade
 
 
@@ -105,7 +105,7 @@ def test_a_command_that_failed_shows_what_it_printed_and_its_own_name() -> None:
 
 def test_what_a_unit_wrote_last_stands_below_its_failure() -> None:
     machine = FakeMachine(units={"gw.service": unit(active_state=ActiveState.FAILED, sub_state="failed", restart="no")})
-    machine.answers["last words of gw.service"] = [Answer(True, "", "starting\nconfig line 3: no such word")]
+    machine.answers["journal tail of gw.service"] = [journal_lines("starting", "config line 3: no such word")]
     _, events = run(machine, step("wait-ready"))
     assert lines(shown(events))[2:6] == [
         "  --    wait-ready           unit-failed                                    0.2s",

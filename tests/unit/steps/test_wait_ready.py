@@ -83,8 +83,7 @@ def test_a_loop_that_is_faster_than_the_journal(lives: float) -> None:
     def anew(count: int) -> Callable[[FakeMachine], None]:
         def happen(machine: FakeMachine) -> None:
             machine.units["gw.service"] = unit(n_restarts=count, invocation_id=f"{count:032x}")
-            told = [Answer(True, "", "")]
-            machine.answers[f"end before {count:032x} of gw.service"] = told
+            machine.answers[f"exit before {count:032x} of gw.service"] = [Answer(True, "")]
 
         return happen
 

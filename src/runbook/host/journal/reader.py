@@ -1,4 +1,4 @@
-"""journalctl as a child that ends with its question: the journal's entries, one by one, as long as there is time."""
+"""Runs journalctl as a child until a deadline, and yields the journal's entries one by one."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import select
 import shutil
 import subprocess
 import time
-from collections.abc import Generator, Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Generic, Protocol, TypeVar
 
@@ -20,47 +20,48 @@ from runbook.util.wording import describe_error
 INVOCATION = "_SYSTEMD_INVOCATION_ID"
 
 FIELDS = ("MESSAGE", "_PID", "_STREAM_ID", INVOCATION)
-"""What is read of an entry, besides its place and its time."""
+"""The fields that are read of an entry, besides its cursor and its time."""
 
 JOURNALD_CGROUP = "/system.slice/systemd-journald.service"
-"""Its cgroup, which is there as long as it runs."""
+"""The cgroup of systemd-journald, which exists as long as it runs."""
 
 PATH = "/usr/bin:/bin"
-"""Where journalctl is looked for."""
+"""Where journalctl is searched for."""
 
 FOLDERS = (Path("/var/log/journal"), Path("/run/log/journal"))
+"""Where journald keeps its files: on disk, and in memory (Storage= in journald.conf)."""
 
 READ_BYTES = 64 * 1024
 """Bytes of one read."""
 
 MAX_ENTRY = 1024 * 1024
-"""Bytes of an entry, as JSON; a longer one is passed over."""
+"""Bytes of an entry as JSON; a longer one is skipped."""
 
 
 class Journalctl:
-    """Reads until a moment of CLOCK_MONOTONIC. `own` says that the units are those of the user who looks."""
+    """Reads until a moment of CLOCK_MONOTONIC. `own`: the units belong to the caller's own manager."""
 
     def __init__(self, until: float, *, own: bool = False) -> None:
         self._until = until
         self._own = own
         self._child: subprocess.Popen[bytes] | None = None
-        self._cut = False
+        self._aborted = False
 
     def abort(self) -> None:
-        """End the child under the thread that reads from it. May be called at any moment."""
-        self._cut = True
+        """Kill the child while another thread reads from it. May be called at any moment."""
+        self._aborted = True
         if self._child is not None:
             self._child.kill()
 
     @property
     def is_over(self) -> bool:
-        """Whether its time is over, or it was cut."""
-        return self._cut or time.monotonic() >= self._until
+        """True if the time is over, or the reader was aborted."""
+        return self._aborted or time.monotonic() >= self._until
 
     def sync(self) -> None:
-        """Have journald file what it was sent up to now: what a unit said a moment ago it may not have read yet.
+        """Make journald write what it was sent up to now: it may not have read a unit's last message yet.
 
-        Only root may ask for that. Where it takes longer than half of the time, what is filed must do.
+        Only root may request that. If it takes longer than half of the time, the entries written so far are used.
         """
         program = shutil.which("journalctl", path=PATH)
         if program is None or os.geteuid() != 0 or self.is_over:
@@ -73,7 +74,7 @@ class Journalctl:
                 child.kill()
 
     def entries(self, *arguments: str, fields: Iterable[str] = FIELDS) -> Generator[dict[str, Any]]:
-        """Read the entries that some arguments ask for, as long as there is time. Raises HostError."""
+        """Yield the entries that match the arguments, until the time is over. Raises HostError."""
         # Units may have journals of their own (LogNamespace=).
         spaces = ["--namespace=*"] if any(True for folder in FOLDERS for _ in folder.glob("*.*/")) else []
         options = ("--quiet", "--no-pager", "--all", "--output=json", f"--output-fields={','.join(fields)}", *spaces)
@@ -97,23 +98,23 @@ class Journalctl:
                 child.kill()
 
     def _start(self, argv: Sequence[str]) -> subprocess.Popen[bytes]:
-        self._child = subprocess.Popen(  # noqa: S603 - no word of anybody's but an invocation, a cursor
+        self._child = subprocess.Popen(  # noqa: S603 - no argument comes from a user: invocations, cursors, unit names
             argv,
             env={"LC_ALL": "C.UTF-8"},
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
-            # Ctrl-C at a terminal is this program's to answer; a session of its own is for commands (`Strays`).
+            # Ctrl-C at a terminal is for this program. Not a new session: `Subreaper` kills children that have one.
             process_group=0,
         )
-        if self._cut:  # Before there was a child to be killed.
+        if self._aborted:  # abort() was called before there was a child to kill.
             self._child.kill()
         return self._child
 
     def _split(self, pipe: int) -> Iterator[bytes]:
-        """Read lines while there is time. One that is longer than LONGEST is passed over."""
+        """Yield lines until the time is over. A line that is longer than MAX_ENTRY is skipped."""
         rest = b""
-        passing = False
+        skipping = False
         poll = select.poll()
         poll.register(pipe, select.POLLIN)
         while not self.is_over:
@@ -123,50 +124,58 @@ class Journalctl:
             if not piece:
                 return
             *lines, rest = (rest + piece).split(b"\n")
-            if lines and passing:
+            if lines and skipping:
                 del lines[0]
-                passing = False
+                skipping = False
             yield from lines
             if len(rest) > MAX_ENTRY:
-                rest, passing = b"", True
+                rest, skipping = b"", True
 
 
-class JournalTarget(Protocol):
-    """What is looked for. `of_user`: the unit is one of the user's own manager."""
+class JournalQuery(Protocol):
+    """A query of the journal."""
 
     @property
     def of_user(self) -> bool:
-        """Whether it is."""
+        """True for a unit of the user's own manager."""
 
 
-TargetT = TypeVar("TargetT", bound=JournalTarget)
+QueryT = TypeVar("QueryT", bound=JournalQuery)
 
 
-class JournalReader(Generic[TargetT]):
-    """One look into the journal, which goes on until a moment of CLOCK_MONOTONIC."""
+class JournalReader(Generic[QueryT]):
+    """Answers a query from the journal until a moment of CLOCK_MONOTONIC."""
 
-    def __init__(self, wanted: TargetT, until: float) -> None:
-        self._wanted = wanted
-        self._reader = Journalctl(until, own=wanted.of_user)
+    def __init__(self, query: QueryT, until: float) -> None:
+        self._query = query
+        self._reader = Journalctl(until, own=query.of_user)
 
     def abort(self) -> None:
-        """End it under the thread that looks. May be called at any moment."""
+        """End the read in another thread. May be called at any moment."""
         self._reader.abort()
 
+    def read_all(self, *arguments: str, fields: Iterable[str]) -> list[dict[str, Any]]:
+        """Sync the journal, and return all entries that match. Raises HostError if the time is over before the last."""
+        self._reader.sync()
+        entries = list(self._reader.entries(*arguments, fields=fields))
+        if self._reader.is_over:
+            raise HostError("no answer in time")
+        return entries
+
     def manager_matches(self, unit: str) -> tuple[str, ...]:
-        """Give the matches for what the unit's own manager has written of it."""
-        if self._wanted.of_user:
+        """Return the matches for what the unit's own manager logs of it."""
+        if self._query.of_user:
             return f"_UID={os.getuid()}", f"USER_UNIT={unit}"
         return "_PID=1", f"UNIT={unit}"
 
     @property
     def invocation_field(self) -> str:
-        """The field in which that manager names the invocation that it writes of."""
-        return f"{'USER_' if self._wanted.of_user else ''}INVOCATION_ID"
+        """The field in which that manager names the invocation of the unit."""
+        return f"{'USER_' if self._query.of_user else ''}INVOCATION_ID"
 
 
 def message_texts(message: object) -> Iterator[str]:
-    """Give the messages of an entry: a text, bytes that are none as a list of numbers, or several of these."""
+    """Yield the messages of an entry: a text, a list of numbers for bytes that are not UTF-8, or a list of these."""
     if isinstance(message, str):
         yield message
     elif isinstance(message, list) and message and all(isinstance(part, int) for part in message):
@@ -176,15 +185,21 @@ def message_texts(message: object) -> Iterator[str]:
             yield from message_texts(part)
 
 
+def parse_pid(entry: Mapping[str, Any]) -> int:
+    """Return the PID of the process that wrote an entry; 0 if the entry does not name one."""
+    pid = entry.get("_PID")
+    return int(pid) if isinstance(pid, str) and pid.isdecimal() else 0
+
+
 def describe_stopped() -> str:
-    """Say that nobody writes into the journal, if so."""
+    """Return that systemd-journald does not run; empty if it runs."""
     group = processes.find_cgroup_mount() / JOURNALD_CGROUP.lstrip("/")
     return "systemd-journald does not run" if group.parent.is_dir() and not group.is_dir() else ""
 
 
 def describe_unreadable(*, own: bool) -> str:
-    """Say why the journal may show less than was written, if it may."""
-    # A user's own entries have a file of their own, where journals are kept on a disk.
+    """Return why the caller may not read all of the journal; empty if there is no reason known."""
+    # On disk, the entries of a user's own processes have a file of their own.
     names = ["system.journal", *([f"user-{os.getuid()}.journal"] if own else [])]
     files = [file for folder in FOLDERS for name in names for file in folder.glob(f"*/{name}")]
     if not files:

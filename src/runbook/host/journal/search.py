@@ -1,12 +1,12 @@
-"""What a unit's processes wrote into the journal, searched for a pattern: one invocation's entries alone.
+"""Searches the journal entries of one invocation for a pattern.
 
-A service may have logged for weeks: each look goes
-on where the one before it ended, and the first entry that has the pattern ends the search for good.
+A service may have logged for weeks: each search continues where the previous one ended, and the first entry that
+matches ends the search for good.
 
-journald files an entry under the invocation that its unit is in at that moment. So it takes what a leftover of an
-earlier invocation writes for the current one's. Such entries are told apart by their writer, and by the stream
-(`_STREAM_ID`), which systemd makes anew for each process that it starts: one that began in another invocation is a
-leftover's.
+journald files an entry under the invocation that its unit is in at that moment, so an entry of a leftover process of
+an earlier invocation is filed under the current one. Such entries are recognised by their PID, and by their stream
+(`_STREAM_ID`). systemd makes a new stream for each process that it starts: a stream that began in another invocation
+belongs to a leftover.
 """
 
 from __future__ import annotations
@@ -16,61 +16,73 @@ import time
 from collections.abc import Generator
 from dataclasses import dataclass, replace
 
-from runbook.errors import HostError
-from runbook.host.journal.reader import INVOCATION, Journalctl, describe_stopped, describe_unreadable, message_texts
-from runbook.host.queries import JournalProbe
+from runbook.host.journal.reader import (
+    INVOCATION,
+    Journalctl,
+    describe_stopped,
+    describe_unreadable,
+    message_texts,
+    parse_pid,
+)
+from runbook.host.queries import Answer, JournalProbe
 from runbook.util import regex
 
 BATCH = 256 * 1024
-"""Characters of messages that are searched at once: the time that a search may take is made for so many."""
+"""Characters of messages that are searched at once. The time limit of a search is chosen for this many."""
 
 ENTRY_WEIGHT = 32
-"""What an entry counts for without its text, so that a batch of very many does not grow without end."""
+"""Characters added for each entry, so that a batch of many empty entries stays small."""
 
 SEARCH_RESERVE = 0.5
-"""Seconds before its time is over at which reading ends, for the search in what was read; at most a tenth of it."""
+"""Seconds of the query's time that are left for the search in what was read; at most a tenth of it."""
 
 MAX_SEARCHES = 256
-"""How many searches are remembered: one for each pattern and invocation."""
+"""How many searches keep their progress: one for each pattern and invocation."""
 
 
 @dataclass(frozen=True)
 class JournalEntry:
-    """One entry: its place in the journal, and what of it counts."""
+    """One entry of the journal."""
 
     cursor: str
+    """Its position in the journal."""
     messages: tuple[str, ...]
     pid: int
+    """The process that wrote it."""
     stream: str
+    """The stream that it came through; empty if it was not written to stdout or stderr."""
 
 
 @dataclass(frozen=True)
 class SearchProgress:
-    """How far a search has come. `foreign` are the streams that other invocations began."""
+    """How far a search has come."""
 
     cursor: str = ""
+    """The last entry that was searched."""
     count: int = 0
+    """How many entries were searched."""
     found: bool = False
     foreign_streams: frozenset[str] = frozenset()
+    """Streams that began in other invocations."""
 
 
 class JournalSearches:
-    """Remembers what was searched. `own` says that the units are those of the user who looks."""
+    """Keeps the progress of all searches. `of_user`: the units belong to the caller's own manager."""
 
     def __init__(self, *, of_user: bool = False) -> None:
         self.of_user = of_user
         self._progress: dict[tuple[str, str], SearchProgress] = {}
 
     def new_search(self, probe: JournalProbe, until: float) -> JournalSearch:
-        """Make a look that goes on until a moment of CLOCK_MONOTONIC."""
+        """Return a search that ends at a moment of CLOCK_MONOTONIC."""
         return JournalSearch(self, probe, until)
 
     def progress(self, probe: JournalProbe) -> SearchProgress:
-        """Tell how far the search has come."""
+        """Return how far the search has come."""
         return self._progress.get((probe.invocation, probe.pattern), SearchProgress())
 
     def save_progress(self, probe: JournalProbe, progress: SearchProgress) -> None:
-        """Remember how far the search has come, unless another look has come further."""
+        """Record how far the search has come, unless a search in another thread has come further."""
         before = self.progress(probe)
         if not before.found and progress.count >= before.count:
             self._progress[probe.invocation, probe.pattern] = progress
@@ -79,30 +91,26 @@ class JournalSearches:
 
 
 class JournalSearch:
-    """One look into the journal."""
+    """One part of a search, which continues where the previous part ended."""
 
     def __init__(self, journal: JournalSearches, probe: JournalProbe, until: float) -> None:
         self._journal = journal
         self._probe = probe
         self._reader = Journalctl(until - min(SEARCH_RESERVE, (until - time.monotonic()) / 10), own=journal.of_user)
 
-    def run(self) -> tuple[bool, str, str]:
-        """Look, and tell whether the pattern is there, and how it stands in words."""
+    def run(self) -> Answer[None]:
+        """Search, and return whether the pattern was found. Raises HostError."""
         progress = self._journal.progress(self._probe)
         whole = progress.found
-        try:
-            if not progress.found:
-                progress, whole = self._search(progress)
-        except HostError as error:
-            return False, error.message, ""
-        finally:
-            self._journal.save_progress(self._probe, progress)
+        if not progress.found:
+            progress, whole = self._search(progress)
+        self._journal.save_progress(self._probe, progress)
         if progress.found:
-            return True, f"`{self._probe.pattern}` is there", ""
-        return False, self._describe_missing(progress, whole=whole), ""
+            return Answer(True, f"`{self._probe.pattern}` is there")
+        return Answer(False, self._describe_missing(progress, whole=whole))
 
     def abort(self) -> None:
-        """End the child under the thread that reads from it. May be called at any moment."""
+        """Kill journalctl while another thread reads from it. May be called at any moment."""
         self._reader.abort()
 
     def _describe_missing(self, progress: SearchProgress, *, whole: bool) -> str:
@@ -110,14 +118,14 @@ class JournalSearch:
         if not whole:
             return f"{pattern} is not in this invocation's first {progress.count} entries; there are more to read"
         entries = "1 entry" if progress.count == 1 else f"{progress.count} entries"
-        said = f"{pattern} is not in this invocation's {entries}"
+        missing = f"{pattern} is not in this invocation's {entries}"
         if not progress.count:
-            said = "nothing of this invocation is in it"
+            missing = "there is no entry of this invocation"
         why = describe_stopped() or ("" if progress.count else describe_unreadable(own=self._journal.of_user))
-        return f"{said}: {why}" if why else f"{said} yet"
+        return f"{missing}: {why}" if why else f"{missing} yet"
 
     def _search(self, progress: SearchProgress) -> tuple[SearchProgress, bool]:
-        """Search on from where it stands; tell whether the end of the journal was reached. Raises HostError."""
+        """Continue the search; return how far it came, and whether that is the end of the journal. Raises HostError."""
         match = f"{INVOCATION}={self._probe.invocation}"
         after = [f"--after-cursor={progress.cursor}"] if progress.cursor else []
         batch: list[JournalEntry] = []
@@ -137,7 +145,7 @@ class JournalSearch:
         return self._search_batch(batch, progress), True
 
     def _search_batch(self, batch: list[JournalEntry], progress: SearchProgress) -> SearchProgress:
-        """Search entries, and judge whose those are that have the pattern. Raises HostError."""
+        """Search entries; a match counts unless a leftover wrote it. Raises HostError."""
         left = [entry for entry in batch if entry.pid not in self._probe.leftovers]
         while left:
             texts = [(at, message) for at, entry in enumerate(left) for message in entry.messages]
@@ -148,13 +156,13 @@ class JournalSearch:
             progress = self._judge_stream(entry.stream, progress)
             if entry.stream not in progress.foreign_streams:
                 return replace(progress, found=True)
-            left = [one for one in left[texts[first][0] + 1 :] if one.stream != entry.stream]
+            left = [later for later in left[texts[first][0] + 1 :] if later.stream != entry.stream]
         if not batch:
             return progress
         return replace(progress, cursor=batch[-1].cursor, count=progress.count + len(batch))
 
     def _judge_stream(self, stream: str, progress: SearchProgress) -> SearchProgress:
-        """Find out whether a stream began in another invocation, by its first entry."""
+        """Add a stream to the foreign ones if its first entry is of another invocation."""
         if not stream or stream in progress.foreign_streams:
             return progress
         with contextlib.closing(self._reader.entries(f"_STREAM_ID={stream}")) as lines:
@@ -165,10 +173,9 @@ class JournalSearch:
 
     def _entries(self, *arguments: str) -> Generator[JournalEntry]:
         for line in self._reader.entries(*arguments):
-            pid = line.get("_PID")
             yield JournalEntry(
                 str(line.get("__CURSOR", "")),
                 tuple(message_texts(line.get("MESSAGE"))),
-                int(pid) if isinstance(pid, str) and pid.isdecimal() else 0,
+                parse_pid(line),
                 str(line.get("_STREAM_ID") or ""),
             )

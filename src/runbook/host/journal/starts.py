@@ -1,55 +1,48 @@
-"""When a unit was started, as its manager wrote it into the journal: systemd shows nobody its start-limit counter."""
+"""When a unit was started, as its manager logged it: systemd has no property for its start-limit counter."""
 
 from __future__ import annotations
 
-import contextlib
-import json
-
 from runbook.host.journal.reader import JournalReader
-from runbook.host.queries import StartTimesQuery
+from runbook.host.queries import Answer, StartEvent, StartEventKind, StartTimesQuery
 
 START_MESSAGE_IDS = ("7d4958e842da4a758f6c1cdc7b36dcc5", "39f53479d3a045ac8e11786248231fbf")
 """MESSAGE_ID= of "Starting …" and "Started …" (systemd, src/systemd/sd-messages.h); Type=simple has only the second."""
 
 RESTART_MESSAGE_ID = "5eb03494b6584870a536b337290809b3"
 ON_REQUEST = "immediately on client request"
-"""MESSAGE_ID= of "Scheduled restart job …", and what 257 says in it where somebody asked for a start in the pause
-before an automatic restart: it counts that start, and then the restart that it makes of it."""
+"""MESSAGE_ID= of "Scheduled restart job …", and the words that 257 adds if a start is requested in the pause before an
+automatic restart: it counts the requested start, and then the restart that it turns the request into."""
 
 RELOAD_MESSAGES = ("Reloading.", "Reexecuting.")
-"""What systemd 252 says when it reloads, and forgets all counters. 257 says it otherwise, and keeps them."""
+"""What systemd 252 logs when it reloads and clears all counters. 257 has other messages, and keeps the counters."""
 
 SENT_TIME_FIELD = "_SOURCE_REALTIME_TIMESTAMP"
-"""When it was sent; the entry's own time is when journald came to file it, which on a busy machine is seconds later."""
+"""When systemd sent the entry. The entry's own time is when journald received it: on a busy machine, seconds later."""
 
 
 class StartTimesReader(JournalReader[StartTimesQuery]):
-    """One look for it."""
+    """Reads the starts of a unit, and the moments at which its counter was cleared."""
 
-    def run(self) -> tuple[bool, str, str]:
-        """Look; the answer's output holds the moments. Raises HostError."""
-        manager, unit = self.manager_matches(self._wanted.unit)
-        began = (manager, unit, *(f"MESSAGE_ID={word}" for word in (*START_MESSAGE_IDS, RESTART_MESSAGE_ID)))
-        forgets = (manager, *(f"MESSAGE={word}" for word in RELOAD_MESSAGES))
-        arguments = (f"--since=@{self._wanted.since:.6f}", *began, "+", *forgets)
+    def run(self) -> Answer[tuple[StartEvent, ...]]:
+        """Return the events in the order of the journal. Raises HostError."""
+        manager, unit = self.manager_matches(self._query.unit)
+        starts = (manager, unit, *(f"MESSAGE_ID={word}" for word in (*START_MESSAGE_IDS, RESTART_MESSAGE_ID)))
+        reloads = (manager, *(f"MESSAGE={word}" for word in RELOAD_MESSAGES))
+        arguments = (f"--since=@{self._query.since:.6f}", *starts, "+", *reloads)
         fields = ("MESSAGE", "MESSAGE_ID", self.invocation_field, SENT_TIME_FIELD)
-        found: list[tuple[float, str]] = []
+        found: list[StartEvent] = []
         seen: set[str] = set()
-        self._reader.sync()  # A start that is not counted may be one too many.
-        with contextlib.closing(self._reader.entries(*arguments, fields=fields)) as entries:
-            for entry in entries:
-                at = int(entry.get(SENT_TIME_FIELD) or entry.get("__REALTIME_TIMESTAMP", 0)) / 1e6
-                invocation = str(entry.get(self.invocation_field) or "")
-                kind = entry.get("MESSAGE_ID")
-                if kind == RESTART_MESSAGE_ID:
-                    if ON_REQUEST in str(entry.get("MESSAGE")):
-                        found.append((at, "start"))
-                elif kind not in START_MESSAGE_IDS:
-                    found.append((at, "cleared"))
-                elif invocation and invocation not in seen:
-                    # One that a Condition skipped has no invocation.
-                    seen.add(invocation)
-                    found.append((at, "start"))
-        if self._reader.is_over:
-            return False, "no answer in time", ""
-        return True, "", json.dumps(found)
+        for entry in self.read_all(*arguments, fields=fields):
+            at = int(entry.get(SENT_TIME_FIELD) or entry.get("__REALTIME_TIMESTAMP", 0)) / 1e6
+            invocation = str(entry.get(self.invocation_field) or "")
+            message_id = entry.get("MESSAGE_ID")
+            if message_id == RESTART_MESSAGE_ID:
+                if ON_REQUEST in str(entry.get("MESSAGE")):
+                    found.append(StartEvent(at, StartEventKind.START))
+            elif message_id not in START_MESSAGE_IDS:
+                found.append(StartEvent(at, StartEventKind.CLEARED))
+            elif invocation and invocation not in seen:
+                # "Starting" and "Started" are one start. A start that a Condition skipped has no invocation.
+                seen.add(invocation)
+                found.append(StartEvent(at, StartEventKind.START))
+        return Answer(True, "", tuple(found))

@@ -1,41 +1,44 @@
-"""The last that a unit's processes wrote into the journal: what a person would look at first when it failed."""
+"""The last lines that a unit's processes wrote into the journal: what an operator reads first after a failure."""
 
 from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
-from runbook.host.journal.reader import JournalReader, message_texts
-from runbook.host.queries import JournalTailQuery
+from runbook.host.journal.reader import JournalReader, message_texts, parse_pid
+from runbook.host.queries import Answer, JournalLine, JournalTailQuery
 from runbook.util.stdio import split_lines
 
 
 class JournalTail(JournalReader[JournalTailQuery]):
-    """One look at the end of the journal."""
+    """Reads the end of the journal."""
 
-    def run(self) -> tuple[bool, str, str]:
-        """Look; the lines are the answer's output. Raises HostError."""
-        unit, since = self._wanted.unit, self._wanted.since
-        # What its own processes wrote: what systemd says of them is known already. A socket has none; the manager
-        # says for it why it could not open.
-        if self._wanted.pids:
-            whose = tuple(f"_PID={pid}" for pid in self._wanted.pids)
-        elif unit.endswith(".socket"):
-            whose = self.manager_matches(unit)
-        elif self._wanted.of_user:
-            whose = (f"_SYSTEMD_USER_UNIT={unit}", f"_UID={os.getuid()}")
-        else:
-            whose = (f"_SYSTEMD_UNIT={unit}",)
-        # With --since alone, --lines would count from there.
-        arguments = (f"--since=@{since:.6f}", "--reverse", f"--lines={self._wanted.lines}", *whose)
+    def run(self) -> Answer[tuple[JournalLine, ...]]:
+        """Return the lines, the oldest first. Raises HostError."""
+        # With --since alone, --lines would count from that moment.
+        arguments = (f"--since=@{self._query.since:.6f}", "--reverse", f"--lines={self._query.lines}")
         self._reader.sync()
-        with contextlib.closing(self._reader.entries(*arguments)) as entries:
-            said = ["\n".join(self._lines(entry)) for entry in entries]
-        found = [line for text in reversed(said) for line in split_lines(text) if line.strip()]
-        return True, "", "\n".join(found[-self._wanted.lines :])
+        with contextlib.closing(self._reader.entries(*arguments, *self._matches())) as newest_first:
+            entries = [tuple(_lines(entry)) for entry in newest_first]
+        found = [line for lines in reversed(entries) for line in lines if line.text.strip()]
+        return Answer(True, "", tuple(found[-self._query.lines :]))
 
-    def _lines(self, entry: Mapping[str, Any]) -> list[str]:
-        said = [line for text in message_texts(entry.get("MESSAGE")) for line in split_lines(text)]
-        return [f"{entry.get('_PID')}: {line}" for line in said] if self._wanted.pids else said
+    def _matches(self) -> tuple[str, ...]:
+        """Return the matches for the entries of the unit's own processes: what systemd logs of them is known."""
+        unit = self._query.unit
+        if self._query.pids:
+            return tuple(f"_PID={pid}" for pid in self._query.pids)
+        if unit.endswith(".socket"):
+            # A socket unit has no process; its manager logs why it could not listen.
+            return self.manager_matches(unit)
+        if self._query.of_user:
+            return f"_SYSTEMD_USER_UNIT={unit}", f"_UID={os.getuid()}"
+        return (f"_SYSTEMD_UNIT={unit}",)
+
+
+def _lines(entry: Mapping[str, Any]) -> Iterator[JournalLine]:
+    for message in message_texts(entry.get("MESSAGE")):
+        for line in split_lines(message):
+            yield JournalLine(parse_pid(entry), line)

@@ -1,8 +1,8 @@
-"""Puts entries into the journal by journald's native protocol, and never waits for it, nor fails because of it.
+"""Writes entries into the journal by journald's native protocol. It never waits for journald, and never fails.
 
-An entry is one datagram: `NAME=value` a line, or, where the value has line breaks, the name, its length in 64 bits and
-the value. One that is too long for a datagram goes into a sealed memfd, whose descriptor is sent instead
-(https://systemd.io/JOURNAL_NATIVE_PROTOCOL).
+An entry is one datagram. Each field is a line `NAME=value`; if the value has line breaks, it is the name, the value's
+length in 64 bits, and the value. An entry that is too long for a datagram goes into a sealed memfd, and the memfd's
+descriptor is sent instead (https://systemd.io/JOURNAL_NATIVE_PROTOCOL).
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ _SEALS = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_WRITE | fcntl.F_
 _TOO_LONG = (errno.EMSGSIZE, errno.ENOBUFS)
 
 Field = tuple[str, str]
-"""A field's name, of capitals, digits and `_`, and its value. One name may stand more than once."""
+"""A field's name, of capitals, digits and `_`, and its value. A name may occur more than once."""
 
 
 def send(fields: Iterable[Field], *, to: str = JOURNALD_SOCKET) -> None:
-    """Send an entry. Where nobody takes it, or not at once, it is dropped."""
+    """Send an entry. If journald does not take it at once, it is dropped: a run must not wait for the journal."""
     data = b"".join(_encode(name, value) for name, value in fields)
     with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as out:
         out.setblocking(False)

@@ -1,65 +1,59 @@
-"""When files changed last, by the one time that nobody can set: that of the inode's last change (inode(7), ctime).
+"""When files changed last, by the one time that no program can set: the inode's last change (inode(7), ctime).
 
-A file's own mtime says when its content was made, and npm, tar, apt and rsync carry that over from where they
-took it; a file that came by rename(2) keeps it as well. Its ctime is the moment at which it came.
+A file's mtime is when its content was made: npm, tar, apt and rsync copy it from the source, and rename(2) keeps it.
+Its ctime is when the file came to this place.
 """
 
 from __future__ import annotations
 
 import glob
-import json
 import os
 import stat
 import time
 from collections import deque
 from collections.abc import Iterator
 
+from runbook.errors import HostError
+from runbook.host.queries import Answer, FileChange
 from runbook.util.wording import describe_error
 
 MAX_LINKS = 40
-"""So many links may lead to a file, as in the kernel (path_resolution(7))."""
+"""How many symbolic links may lead to a file, as in the kernel (path_resolution(7))."""
 
 CACHE_FOLDER = "__pycache__"
-"""Python writes its caches beside the code while it runs: they come after the start of any process."""
+"""Python writes its caches beside the code while it runs, so they are newer than any process."""
 
 
 class FileScan:
-    """A look at files and folders until a moment of CLOCK_MONOTONIC; it may be cut short by another thread."""
+    """Looks at files and folders until a moment of CLOCK_MONOTONIC; another thread may abort it."""
 
     def __init__(self, paths: tuple[str, ...], until: float) -> None:
         self._paths = paths
         self._until = until
-        self._cut = False
+        self._aborted = False
         self._files = 0
         self._path = ""
-        self._changed = 0
+        self._changed_ns = 0
 
     def abort(self) -> None:
-        """End it. May be called at any moment."""
-        self._cut = True
+        """End the scan. May be called at any moment."""
+        self._aborted = True
 
-    def run(self) -> tuple[bool, str, str]:
-        """Look, and tell whether all could be seen, in words, and as JSON: `path`, `changed`, `files`.
-
-        `changed` is in seconds since the epoch.
-        """
+    def run(self) -> Answer[FileChange]:
+        """Return the latest change. Raises HostError if a file is missing or cannot be read, or the time is over."""
         try:
             for named in self._paths:
                 before = self._files
                 for path in _expand(named):
                     self._scan(path)
                 if self._files == before:
-                    return False, f"there is no file {named}", ""
-        except TimeoutError as error:
-            return False, str(error), ""
+                    raise HostError(f"there is no file {named}")
         except OSError as error:
-            return False, f"cannot look at {_decode(error.filename or '')}: {describe_error(error)}", ""
-        path = _decode(self._path)
-        found = {"path": path, "changed": self._changed / 1e9, "files": self._files}
-        return True, f"{path} changed last of {self._files}", json.dumps(found)
+            raise HostError(f"cannot look at {_decode(error.filename or '')}: {describe_error(error)}") from None
+        return Answer(True, "", FileChange(_decode(self._path), self._changed_ns / 1e9, self._files))
 
     def _scan(self, path: str) -> None:
-        """Look at what a path leads to: every link and every folder on the way, then all that is below."""
+        """Record every link and folder on the way to a path, then everything below it."""
         try:
             real, status = self._follow(path)
         except FileNotFoundError:
@@ -68,7 +62,7 @@ class FileScan:
             self._scan_folder(real)
 
     def _follow(self, path: str) -> tuple[str, os.stat_result]:
-        """Go a path part by part. A link that was set anew brings other code, however old that is."""
+        """Return where a path leads to. A link that was replaced brings other code, however old that code is."""
         here, links = "/", 0
         status = os.lstat(here)
         parts = deque(path.split("/"))
@@ -95,7 +89,7 @@ class FileScan:
         return here, status
 
     def _scan_folder(self, folder: str) -> None:
-        """Look at everything in a folder. Links to folders are not followed; those within it are seen anyway."""
+        """Record everything in a folder. Links to folders are not followed; a target in it is recorded anyway."""
         folders = [folder]
         while folders:
             try:
@@ -104,7 +98,7 @@ class FileScan:
                         self._check_time()
                         self._entry(entry, folders)
             except FileNotFoundError:
-                continue  # gone meanwhile
+                continue  # removed meanwhile
 
     def _entry(self, entry: os.DirEntry[str], folders: list[str]) -> None:
         if entry.name == CACHE_FOLDER:
@@ -121,24 +115,24 @@ class FileScan:
     def _record(self, path: str, status: os.stat_result) -> None:
         self._check_time()
         if stat.S_ISDIR(status.st_mode):
-            # A folder in which something came or went has mtime and ctime alike, and what came is seen itself: it
-            # may be a cache. One that was moved here has a later ctime, until something comes or goes in it.
+            # A folder whose entries changed has equal mtime and ctime. It does not count: the new entry is recorded
+            # itself, or is a cache. A folder that was moved here has a later ctime, until its entries change.
             if status.st_ctime_ns == status.st_mtime_ns:
                 return
         elif (not stat.S_ISREG(status.st_mode) and not stat.S_ISLNK(status.st_mode)) or path.endswith(".pyc"):
             return
         else:
             self._files += 1
-        if status.st_ctime_ns > self._changed:
-            self._changed, self._path = status.st_ctime_ns, path
+        if status.st_ctime_ns > self._changed_ns:
+            self._changed_ns, self._path = status.st_ctime_ns, path
 
     def _check_time(self) -> None:
-        if self._cut or time.monotonic() >= self._until:
-            raise TimeoutError(f"it takes too long to look at {', '.join(self._paths)}")
+        if self._aborted or time.monotonic() >= self._until:
+            raise HostError(f"it takes too long to look at {', '.join(self._paths)}")
 
 
 def _expand(named: str) -> Iterator[str]:
-    """Give the paths that a name stands for: itself, or what matches it where it is a pattern."""
+    """Yield the paths that a name stands for: itself, or the matches of a pattern."""
     if not glob.has_magic(named) or os.path.lexists(named):
         return iter((named,))
     return glob.iglob(named, recursive=True)  # noqa: PTH207

@@ -1,4 +1,4 @@
-"""One question to a web server: the very one that the URL names, through no proxy, following no redirection."""
+"""Sends one HTTP request to the server that the URL names: through no proxy, and without following redirections."""
 
 from __future__ import annotations
 
@@ -7,61 +7,65 @@ import http.client
 import socket
 import time
 import urllib.parse
+from dataclasses import replace
 
 from runbook.errors import HostError
-from runbook.host.queries import HttpProbe
+from runbook.host.queries import Answer, HttpProbe
 from runbook.host.runners import netns
 from runbook.model import Port
 from runbook.util import regex
 from runbook.util.wording import describe_error
 
 MAX_BODY = 64 * 1024
-"""Bytes of a page that are read."""
+"""Bytes of a response's body that are read."""
 
 
 class HttpRequest:
-    """A page to be asked for until a moment of CLOCK_MONOTONIC."""
+    """A GET request that ends at a moment of CLOCK_MONOTONIC."""
 
     def __init__(self, probe: HttpProbe, until: float) -> None:
         self._probe = probe
         self._until = until
         self._connection: http.client.HTTPConnection | None = None
-        self.reached_port: Port | None = None
+        self._reached_port: Port | None = None
 
-    def run(self) -> tuple[bool, str, str]:
-        """Ask, and tell whether the answer will do, what it was in words, and its body."""
+    def run(self) -> Answer[str]:
+        """Return whether the response is as expected, and its body."""
+        return replace(self._request(), reached_port=self._reached_port)
+
+    def _request(self) -> Answer[str]:
         probe = self._probe
         try:
             self._connection, path = self._prepare()
         except (KeyError, ValueError):
-            return False, f"{probe.url} is no http or https URL", ""
+            return Answer(False, f"{probe.url} is not an http or https URL")
         try:
             headers = {"User-Agent": "runbook", "Connection": "close", **dict(probe.headers)}
             self._connection.connect()
-            self.reached_port = netns.find_reached_port(self._connection.sock)
+            self._reached_port = netns.find_reached_port(self._connection.sock)
             self._connection.request("GET", path, headers=headers)
             response = self._connection.getresponse()
             body = self._body(response)
         except http.client.RemoteDisconnected:
-            return False, "it closed the connection without an answer", ""
+            return Answer(False, "it closed the connection without an answer")
         except (OSError, http.client.HTTPException, ValueError) as error:
-            return False, describe_error(error), ""
+            return Answer(False, describe_error(error))
         finally:
             self._connection.close()
         detail = f"answered {response.status}"
         if response.status not in probe.status:
             if where := response.getheader("Location"):
                 detail += f", to {where}"
-            return False, f"{detail}; expected {' or '.join(map(str, probe.status))}", body
+            return Answer(False, f"{detail}; expected {' or '.join(map(str, probe.status))}", body)
         try:
             if probe.body and regex.search(probe.body, body) is None:
-                return False, f"{detail}, without `{probe.body}` in it", body
+                return Answer(False, f"{detail}, without `{probe.body}` in it", body)
         except HostError as error:
-            return False, f"{detail}, but {error.message}", body
-        return True, detail, body
+            return Answer(False, f"{detail}, but {error.message}", body)
+        return Answer(True, detail, body)
 
     def abort(self) -> None:
-        """End the connection under the thread that reads from it. May be called at any moment."""
+        """Shut the connection down while another thread reads from it. May be called at any moment."""
         with contextlib.suppress(OSError, AttributeError):
             self._connection.sock.shutdown(socket.SHUT_RDWR)  # type: ignore[union-attr]
 
@@ -72,7 +76,7 @@ class HttpRequest:
         return connection, urllib.parse.urlunsplit(("", "", url.path or "/", url.query, ""))
 
     def _body(self, response: http.client.HTTPResponse) -> str:
-        """Read what comes of the body in time, KEPT bytes at most; a stream need not end."""
+        """Return what arrives of the body in time, at most MAX_BODY bytes: an event stream has no end."""
         parts: list[bytes] = []
         room = MAX_BODY
         with contextlib.suppress(TimeoutError):

@@ -1,9 +1,9 @@
-"""Where a question goes: into the network namespace of a process, and to which port of this machine.
+"""Where a query goes: into the network namespace of a process, and to which port of this machine.
 
-What is asked in a network namespace is answered by whoever listens there.
+A connection in a network namespace reaches the listeners of that namespace.
 
-A namespace is entered by a thread for itself (setns(2)). A thread of this program's that has entered one asks its
-question and ends; the commands that it starts are in that namespace from their beginning.
+setns(2) moves one thread. The thread that has entered a namespace runs its one query there and ends; the commands that
+it starts begin in that namespace.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _CLONE_NEWNET = 0x4000_0000
 
 
 def enter_netns(process: ProcessId) -> None:
-    """Take this thread into the network namespace of this very process, for good. Raises HostError."""
+    """Move this thread into the network namespace of a process, until the thread ends. Raises HostError."""
     try:
         namespace = processes.open_netns(process)
         try:
@@ -37,9 +37,9 @@ def enter_netns(process: ProcessId) -> None:
 
 
 def find_reached_port(connection: socket.socket) -> Port | None:
-    """Give the port of this machine that a connection leads to; None where that is another machine's.
+    """Return the port of this machine that a connection leads to; None if it leads to another machine.
 
-    To an address of its own the kernel also goes from that very address.
+    If the kernel connects to one of its own addresses, it also uses that address as the source.
     """
     with contextlib.suppress(OSError, ValueError):
         peer, number = connection.getpeername()[:2]

@@ -1,6 +1,10 @@
-"""Questions that may take a while, answered beside: probes and looks at files in threads, commands in children.
+"""Runs queries in the background: probes and reads in threads, commands as children.
 
-Each is asked once and keeps its answer. None outlives its time-out, nor this program's orderly end.
+Each query runs once and keeps its answer. None runs past its time-out, nor past an orderly exit of this program.
+
+                    ┌─ work ends, in a thread ──► its answer, or the message of what it raised ─┐
+    query() ── start┤                                                                           ├─ the first one counts
+                    └─ time-out, in the loop ───► "no answer within 5s"; the work is aborted ───┘
 """
 
 from __future__ import annotations
@@ -16,7 +20,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 from runbook.errors import HostError
 from runbook.host.journal import previous_exit, starts, tail
@@ -39,234 +43,214 @@ from runbook.host.queries import (
 )
 from runbook.host.runners import files, netns
 from runbook.host.runners.subreaper import Subreaper
-from runbook.model import Port
 from runbook.util.wording import describe_error
 
+T = TypeVar("T")
+
 MAX_OUTPUT = 64 * 1024
-"""Bytes that are kept of what a command prints or a page holds."""
+"""Bytes of a command's output that are kept."""
 
 PIPE_READS = 16
-"""Reads of KEPT bytes that empty any pipe: it holds 1 MiB at most (fs.pipe-max-size)."""
+"""Reads of MAX_OUTPUT bytes that empty any pipe: it holds at most 1 MiB (fs.pipe-max-size)."""
 
 CLOSE_WAIT = 0.5
-"""Seconds that the end of the program waits for what it has just killed."""
+"""Seconds that the exit of the program waits for the children that it has just killed."""
+
+EXPIRY_DELAY = 0.1
+"""Seconds by which the loop's time-out is later than the work's own, which has the better message."""
 
 MAX_ANSWERS = 256
-"""How many questions keep their answers; a probe that is asked again and again is a new one each time."""
+"""How many queries keep their answers. Each round of a probe is a new query."""
 
 
 class _Work(Protocol):
-    """Work of a thread's that can be ended early by another."""
+    """What a thread does for a query."""
 
-    def run(self) -> tuple[bool, str, str]:
-        """Do it: whether it is good, how it stands in words, and what was printed."""
+    def run(self) -> Answer[Any]:
+        """Do it, and return the answer. The message of an exception becomes a bad answer."""
 
     def abort(self) -> None:
-        """End it. May be called at any moment."""
-
-
-class _Connection(_Work, Protocol):
-    """Such work that goes over a connection."""
-
-    reached_port: Port | None
-    """The port of this machine that it led to."""
+        """End it, from another thread. May be called at any moment."""
 
 
 @dataclass
 class _PendingQuery:
-    """One question on its way. `abort` ends the work on it early, and may be called at any moment.
-
-    `reached` tells which port of this machine a connection led to.
-    """
+    """A query that was started."""
 
     until: float
-    answer: Answer | None = None
-    abort: Callable[[], None] = lambda: None
-    find_reached_port: Callable[[], Port | None] = lambda: None
+    """The end of its time, a moment of CLOCK_MONOTONIC."""
+    answer: Answer[Any] | None = None
+    work: _Work | None = None
     thread: threading.Thread | None = None
-
-    @property
-    def left(self) -> float:
-        return max(0.01, self.until - time.monotonic())
 
 
 class QueryRunner:
-    """Asks, and keeps the answers; each answer wakes the loop. `own`: the units are those of the user who asks."""
+    """Runs queries and keeps the answers; each answer wakes the loop. `own`: units belong to the caller's manager."""
 
     def __init__(self, loop: Loop, manager_environment: Callable[[], Mapping[str, str]], *, own: bool = False) -> None:
         self._loop = loop
         self._manager_environment = manager_environment
         self._journal = JournalSearches(of_user=own)
-        self._pending: dict[Query, _PendingQuery] = {}
+        self._pending: dict[Query[Any], _PendingQuery] = {}
         self._subreaper = Subreaper()
-        # Readable from the moment of closing on, for every child that is still waited for.
+        # Readable from close() on: it ends the wait for every child at once.
         self._closing = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
 
     def close(self) -> None:
-        """Stop everything that is still under way. Children are killed, with all that they started, and reaped."""
+        """End all queries. Children are killed, with all that they started, and reaped."""
         if self._closing < 0:
             return
         os.eventfd_write(self._closing, 1)
         until = time.monotonic() + CLOSE_WAIT
-        for asked in self._pending.values():
-            asked.abort()
-        threads = [asked.thread for asked in self._pending.values() if asked.thread is not None]
+        for pending in self._pending.values():
+            if pending.work is not None:
+                pending.work.abort()
+        threads = [pending.thread for pending in self._pending.values() if pending.thread is not None]
         for thread in threads:
             thread.join(max(0.0, until - time.monotonic()))
+        # A thread that still runs would poll a closed descriptor, or another file with the same number.
         if not any(thread.is_alive() for thread in threads):
             os.close(self._closing)
             self._closing = -1
         self._pending.clear()
 
-    def query(self, question: Query) -> Answer | None:
-        """Give the answer, or None as long as it is on its way."""
-        if question not in self._pending:
-            self._start(question)
-        return self._pending[question].answer
+    def query(self, query: Query[T]) -> Answer[T] | None:
+        """Return the answer, or None while the query runs."""
+        if query not in self._pending:
+            self._start(query)
+        return self._pending[query].answer
 
-    def _start(self, question: Query) -> None:
-        done = [known for known, asked in self._pending.items() if asked.answer is not None]
-        for known in done[: max(0, len(done) - MAX_ANSWERS)]:
+    def _start(self, query: Query[Any]) -> None:
+        answered = [known for known, pending in self._pending.items() if pending.answer is not None]
+        for known in answered[: max(0, len(answered) - MAX_ANSWERS)]:
             del self._pending[known]
-        asked = self._pending[question] = _PendingQuery(time.monotonic() + question.timeout)
+        pending = self._pending[query] = _PendingQuery(time.monotonic() + query.timeout)
         try:
-            work = self._work(question.what, asked)
+            work = pending.work = self._make_work(query.kind, pending.until)
         except HostError as error:
-            asked.answer = Answer(False, error.message)
+            pending.answer = Answer(False, error.message)
             return
 
-        def answer() -> None:
-            started = time.monotonic()
+        def run() -> None:
+            answer: Answer[Any]
             try:
-                if question.netns_process is not None:
-                    netns.enter_netns(question.netns_process)
-                good, detail, output = work()
-            except Exception as error:  # It would end the thread, and nobody would ever get an answer.
-                good, detail, output = False, describe_error(error), ""
-            # A late answer is none: the expiry has spoken already.
-            took = time.monotonic() - started
-            asked.answer = asked.answer or Answer(good, detail, output, took, asked.find_reached_port())
+                if query.netns_process is not None:
+                    netns.enter_netns(query.netns_process)
+                answer = work.run()
+            except Exception as error:  # It would end the thread, and the query would never be answered.
+                answer = Answer(False, describe_error(error))
+            pending.answer = pending.answer or answer
             self._loop.notify()
 
         def expire() -> None:
-            late = Answer(False, f"no answer within {question.timeout:g}s", "", question.timeout)
-            asked.answer = asked.answer or late
-            asked.abort()
+            pending.answer = pending.answer or Answer(False, f"no answer within {query.timeout:g}s")
+            work.abort()
             self._loop.notify()
 
-        # Past the time-outs of the work itself: it speaks only where that hangs, in a name server's silence,
-        # or gets its answer drop by drop.
-        self._loop.call_later(question.timeout + 0.1, expire)
-        asked.thread = threading.Thread(target=answer, name=str(question.what), daemon=True)
-        asked.thread.start()
+        # For work that exceeds its own time-out: a name server that is silent, an answer that arrives byte by byte.
+        self._loop.call_later(query.timeout + EXPIRY_DELAY, expire)
+        pending.thread = threading.Thread(target=run, name=str(query.kind), daemon=True)
+        pending.thread.start()
 
-    def _work(self, what: QueryKind, asked: _PendingQuery) -> Callable[[], tuple[bool, str, str]]:
-        match what:
-            case HttpProbe() | WebsocketProbe() | TcpProbe():
-                connection = _connection(what, asked.until)
-                asked.abort, asked.find_reached_port = connection.abort, lambda: connection.reached_port
-                return connection.run
+    def _make_work(self, kind: QueryKind[Any], until: float) -> _Work:
+        """Return the work that answers a kind of query. Raises HostError if it cannot begin."""
+        match kind:
+            case HttpProbe():
+                # Imported only if needed: http.client takes 17 ms to load.
+                from runbook.host.runners import http  # noqa: PLC0415
+
+                return http.HttpRequest(kind, until)
+            case WebsocketProbe():
+                from runbook.host.runners import websocket  # noqa: PLC0415
+
+                return websocket.WebsocketConnection(kind, until)
+            case TcpProbe():
+                return _TcpConnection(kind, until)
             case Command():
-                surroundings = {**self._manager_environment(), **command_environment(what)}
-
-                def run() -> tuple[bool, str, str]:
-                    with self._subreaper.adopt_orphans():
-                        return _run(what, asked, surroundings, self._closing)
-
-                return run
-        look = self._make_reader(what, asked.until)
-        asked.abort = look.abort
-        return look.run
-
-    def _make_reader(
-        self,
-        what: JournalProbe | JournalTailQuery | StartTimesQuery | PreviousExitQuery | LatestChangeQuery,
-        until: float,
-    ) -> _Work:
-        match what:
+                environment = {**self._manager_environment(), **command_environment(kind)}
+                return _ChildCommand(kind, until, environment, self._closing, self._subreaper)
             case JournalProbe():
-                return self._journal.new_search(what, until)
+                return self._journal.new_search(kind, until)
             case JournalTailQuery():
-                return tail.JournalTail(what, until)
+                return tail.JournalTail(kind, until)
             case StartTimesQuery():
-                return starts.StartTimesReader(what, until)
+                return starts.StartTimesReader(kind, until)
             case PreviousExitQuery():
-                return previous_exit.PreviousExitReader(what, until)
+                return previous_exit.PreviousExitReader(kind, until)
             case LatestChangeQuery():
-                return files.FileScan(what.paths, until)
-
-
-def _connection(what: HttpProbe | WebsocketProbe | TcpProbe, until: float) -> _Connection:
-    match what:
-        case HttpProbe():
-            # Only where it is needed: http.client takes 17 ms to load.
-            from runbook.host.runners import http  # noqa: PLC0415
-
-            return http.HttpRequest(what, until)
-        case WebsocketProbe():
-            from runbook.host.runners import websocket  # noqa: PLC0415
-
-            return websocket.WebsocketConnection(what, until)
-        case TcpProbe():
-            return _TcpConnection(what, until)
+                return files.FileScan(kind.paths, until)
+        raise TypeError(f"no runner for {kind!r}")
 
 
 @dataclass
 class _TcpConnection:
-    """A TCP connection to be made until a moment of CLOCK_MONOTONIC. It needs no cut: it ends at its time-out."""
+    """A TCP connection that is established until a moment of CLOCK_MONOTONIC."""
 
     probe: TcpProbe
     until: float
-    reached_port: Port | None = None
 
-    def run(self) -> tuple[bool, str, str]:
-        left = max(0.01, self.until - time.monotonic())
+    def run(self) -> Answer[None]:
         try:
-            with socket.create_connection((self.probe.host, self.probe.port), left) as connection:
-                self.reached_port = netns.find_reached_port(connection)
-                return True, "connected", ""
+            timeout = _seconds_left(self.until)
+            with socket.create_connection((self.probe.host, self.probe.port), timeout) as connection:
+                return Answer(True, "connected", reached_port=netns.find_reached_port(connection))
         except OSError as error:
-            return False, describe_error(error), ""
+            return Answer(False, describe_error(error))
 
     def abort(self) -> None:
-        pass
+        pass  # connect(2) ends at its own time-out.
 
 
-def _run(
-    command: Command, asked: _PendingQuery, surroundings: Mapping[str, str], closing: int
-) -> tuple[bool, str, str]:
-    """Run a command in a group of its own, which ends with it, at its time-out, or with this program."""
-    try:
-        # A thread is no place for code between fork and exec; all of this is done in C.
-        child = subprocess.Popen(  # noqa: S603 - the operator's own words, as argv
-            command.argv,
-            cwd=command.cwd or "/",
-            env=surroundings,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-            **_user_arguments(command.user),
-        )
-    except OSError as error:
-        return False, f"cannot run {command}: {describe_error(error)}", ""
-    assert child.stdout is not None
-    with child, child.stdout as pipe:
-        ended, output = _follow(child.pid, pipe.fileno(), asked, closing)
-        # Its PID is not free before it is reaped, so the group is still its own.
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(child.pid, signal.SIGKILL)
-        status = child.wait()
-    text = output.decode(errors="replace")
-    if not ended:
-        return False, "did not end in time and was stopped", text
-    if status < 0:
-        return False, f"was killed by signal {-status}", text
-    return status == 0, f"ended with status {status}", text
+@dataclass
+class _ChildCommand:
+    """A command in a process group of its own, which is killed when it exits, at its time-out, or with this program."""
+
+    command: Command
+    until: float
+    environment: Mapping[str, str]
+    closing: int
+    """A descriptor that becomes readable when this program exits."""
+    subreaper: Subreaper
+
+    def abort(self) -> None:
+        pass  # `until` and `closing` end it.
+
+    def run(self) -> Answer[str]:
+        with self.subreaper.adopt_orphans():
+            return self._run()
+
+    def _run(self) -> Answer[str]:
+        try:
+            # No preexec_fn: Python code between fork and exec may deadlock if there are threads.
+            child = subprocess.Popen(  # noqa: S603 - the operator's own words, as argv
+                self.command.argv,
+                cwd=self.command.cwd or "/",
+                env=self.environment,
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+                **_user_arguments(self.command.user),
+            )
+        except OSError as error:
+            return Answer(False, f"cannot run {self.command}: {describe_error(error)}")
+        assert child.stdout is not None
+        with child, child.stdout as pipe:
+            exited, output = _read_until_exit(child.pid, pipe.fileno(), self.until, self.closing)
+            # Until the child is reaped, its PID, and so its group, is not used again.
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(child.pid, signal.SIGKILL)
+            status = child.wait()
+        text = output.decode(errors="replace")
+        if not exited:
+            return Answer(False, "did not end in time and was stopped", text)
+        if status < 0:
+            return Answer(False, f"was killed by signal {-status}", text)
+        return Answer(status == 0, f"ended with status {status}", text)
 
 
-def _follow(pid: int, pipe: int, asked: _PendingQuery, closing: int) -> tuple[bool, bytes]:
-    """Read a child's output until it ends; tell whether it did. Somebody else may keep the pipe open."""
+def _read_until_exit(pid: int, pipe: int, until: float, closing: int) -> tuple[bool, bytes]:
+    """Read a child's output until it exits; return whether it did. Other processes may keep the pipe open."""
     output = bytearray()
     os.set_blocking(pipe, False)
     child = os.pidfd_open(pid)
@@ -274,10 +258,10 @@ def _follow(pid: int, pipe: int, asked: _PendingQuery, closing: int) -> tuple[bo
         poll = select.poll()
         for fd in (child, pipe, closing):
             poll.register(fd, select.POLLIN)
-        while asked.until > time.monotonic():
-            ready = dict(poll.poll(asked.left * 1000))
+        while until > time.monotonic():
+            ready = dict(poll.poll(_seconds_left(until) * 1000))
             if child in ready:
-                # What it wrote before it ended is in the pipe by now; what others go on writing is not waited for.
+                # All that it wrote is in the pipe. What its children write from now on is not waited for.
                 for _ in range(PIPE_READS):
                     if not _read_once(pipe, output):
                         break
@@ -292,7 +276,7 @@ def _follow(pid: int, pipe: int, asked: _PendingQuery, closing: int) -> tuple[bo
 
 
 def _read_once(pipe: int, output: bytearray) -> bool:
-    """Read once, and keep KEPT bytes in all; tell whether there was anything."""
+    """Read once, and keep MAX_OUTPUT bytes in all; return whether there was anything to read."""
     try:
         part = os.read(pipe, MAX_OUTPUT)
     except BlockingIOError:
@@ -301,8 +285,13 @@ def _read_once(pipe: int, output: bytearray) -> bool:
     return bool(part)
 
 
+def _seconds_left(until: float) -> float:
+    """Return the seconds until a moment of CLOCK_MONOTONIC, and more than 0: sockets take 0 for "do not block"."""
+    return max(0.01, until - time.monotonic())
+
+
 def _user_arguments(user: str) -> dict[str, Any]:
-    """Give the arguments that let a child of root's be another user."""
+    """Return the arguments of Popen that let root start a child as another user."""
     if not user or os.geteuid() != 0:
         return {}
     account = pwd.getpwnam(user)

@@ -1,8 +1,8 @@
-"""What a command that was only asked something leaves behind: processes that went where no signal finds them.
+"""Kills what a query's command leaves behind: processes that left the command's process group.
 
-A process that calls setsid(2) is no more in its command's group, and when its parent ends it would be init's.
-While commands are asked, this program takes init's place for all that descends from it (PR_SET_CHILD_SUBREAPER,
-prctl(2)): what loses its parent comes to it, and is ended with the last command that runs.
+A process that calls setsid(2) is no longer in its command's group, and when its parent exits it becomes a child of
+init. While commands run as queries, this program is the subreaper of its descendants (PR_SET_CHILD_SUBREAPER,
+prctl(2)): it becomes the parent of orphans instead, and kills them when the last of these commands has ended.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ from pathlib import Path
 from runbook.host.kernel import processes
 
 REAP_TIMEOUT = 0.4
-"""Seconds that ending them may take; what sits in the kernel is left to init."""
+"""Seconds for the killed processes to exit; a process in uninterruptible sleep is left to init."""
 
 _PR_SET_CHILD_SUBREAPER = 36
 
 
 class Subreaper:
-    """Ends what came to this program while commands were asked, and nothing that was there before."""
+    """Kills the orphans that became children of this program while commands ran, and no earlier child."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -35,7 +35,7 @@ class Subreaper:
 
     @contextlib.contextmanager
     def adopt_orphans(self) -> Iterator[None]:
-        """Catch them while this lasts. Several threads may be in it; the last one out ends the strays."""
+        """Adopt orphans inside the context. Several threads may be inside; the last to leave kills the orphans."""
         with self._lock:
             if not self._users:
                 self._children = frozenset(_children())
@@ -53,10 +53,10 @@ class Subreaper:
 
     def _kill_orphans(self) -> None:
         until = time.monotonic() + REAP_TIMEOUT
-        # What is killed hands its own children on.
-        while (strays := self._find_orphans()) and time.monotonic() < until:
-            for pid in strays:
-                # It is a child of this program's: until it is waited for, its PID is its own.
+        # The children of a killed orphan become orphans themselves.
+        while (orphans := self._find_orphans()) and time.monotonic() < until:
+            for pid in orphans:
+                # A child of this program: until it is waited for, its PID is not used again.
                 with contextlib.suppress(ProcessLookupError, PermissionError):
                     os.kill(pid, signal.SIGKILL)
                 with contextlib.suppress(ChildProcessError):
@@ -64,7 +64,7 @@ class Subreaper:
             time.sleep(0.002)
 
     def _find_orphans(self) -> list[int]:
-        """List children that came from a command: one in a session of its own, which none of the others is in."""
+        """Return the children that a command left: new ones, in a session that no earlier child is in."""
         found = []
         for pid in _children():
             session = _session(pid)
@@ -80,7 +80,7 @@ def _children() -> set[int]:
         for thread in Path("/proc/self/task").iterdir():
             found.update(map(int, (thread / "children").read_text().split()))
     except OSError:
-        # A thread that has just ended, or a kernel without CONFIG_PROC_CHILDREN.
+        # A thread has just ended, or the kernel has no CONFIG_PROC_CHILDREN.
         return {pid for pid in processes.list_pids() if (stat := processes.read_stat(pid)) and stat.ppid == me}
     return found
 
@@ -92,6 +92,6 @@ def _session(pid: int) -> int | None:
         return None
 
 
-def _adopt(whether: bool) -> None:
-    # Where it is not to be had, strays stay init's.
-    ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, int(whether), 0, 0, 0)
+def _adopt(enable: bool) -> None:
+    # If the kernel refuses, orphans become children of init, as without this program.
+    ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, int(enable), 0, 0, 0)

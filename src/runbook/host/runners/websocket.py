@@ -1,6 +1,6 @@
-"""One websocket, opened as a client opens it: with the server that the URL names, through no proxy.
+"""Opens one websocket to the server that the URL names, as a client does, and through no proxy.
 
-The protocol is that of the `websockets` library, in its form without input and output; the socket is opened and read
+The protocol comes from the `websockets` library, in its form without input and output; the socket is opened and read
 here. Two promises cannot be kept through the library's own `sync.client`:
 
 - A probe ends at its time-out. That client reads in a thread of its own and joins it without a limit: if a server
@@ -8,12 +8,12 @@ here. Two promises cannot be kept through the library's own `sync.client`:
 - A response other than 101 is reported by its status line. That client reads the response to its end, and an event
   stream has none.
 
-    connect ── request ── 101, and the right key? ── no ──────────► not good: what the server answered instead
+    connect ── request ── 101, and the right key? ── no ──────────► failed: what the server answered instead
                                   │ yes
-                         watched for a moment ── closed with an error's code, or cut off ──► not good
+                         watched for a moment ── closed with an error code, or cut off ──► failed
                                   │ open, or closed without an error
                                   ▼
-                                good; a closing frame is sent, and its answer is waited for a moment
+                                passed; a closing frame is sent, and the server has a moment to answer it
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ import socket
 import ssl
 import time
 from collections.abc import Callable
+from dataclasses import replace
 
 from websockets.client import ClientProtocol
 from websockets.exceptions import PayloadTooBig, WebSocketException
@@ -31,7 +32,7 @@ from websockets.frames import CloseCode
 from websockets.protocol import State
 from websockets.uri import parse_uri
 
-from runbook.host.queries import WebsocketProbe
+from runbook.host.queries import Answer, WebsocketProbe
 from runbook.host.runners import netns
 from runbook.model import Port
 from runbook.util.wording import describe_error
@@ -40,87 +41,89 @@ WATCH_SECONDS = 0.25
 """Seconds for which an open connection is watched: a server that cannot serve it closes it at once."""
 
 CLOSE_HANDSHAKE_WAIT = 0.25
-"""Seconds that the server has to answer a closing frame, so that its log knows of an orderly end."""
+"""Seconds for the server to answer a closing frame, so that its log has an orderly end of the connection."""
 
 MAX_MESSAGE = 64 * 1024
-"""Bytes of a message that are kept; a server that sends a longer one talks to its clients."""
+"""Bytes of a message that are kept. A server that sends a longer one passes: it serves its clients."""
 
 RECEIVE_BYTES = 4096
 """Bytes of one read."""
 
 CLEAN_CLOSE_CODES = (CloseCode.NORMAL_CLOSURE, CloseCode.NO_STATUS_RCVD)
-"""What a server that has nothing to complain of closes with."""
+"""The codes of a server that closes the connection without an error."""
 
 _STATUS = re.compile(rb"HTTP/\d(?:\.\d)? (\d{3})\b[^\r\n]*\r?\n")
 
-
 _MEANINGS = {
     b"200": ": it serves pages there, and no websocket",
-    b"401": ": it does not let this client in",
-    b"403": ": it does not let this client in",
+    b"401": ": it does not accept this client",
+    b"403": ": it does not accept this client",
     b"404": ": there is no websocket at this path",
 }
-"""What it means that a server answers the handshake with this status."""
+"""What each status means if a server answers the handshake with it."""
 
 
 class _ProbeFailed(Exception):
-    """The answer is no; the message says why."""
+    """The probe failed; the message is why."""
 
 
 class WebsocketConnection:
-    """A websocket to be opened until a moment of CLOCK_MONOTONIC."""
+    """A websocket whose probe ends at a moment of CLOCK_MONOTONIC."""
 
     def __init__(self, probe: WebsocketProbe, until: float) -> None:
         self._probe = probe
         self._until = until
         self._socket: socket.socket | None = None
         self._first = b""
-        self.reached_port: Port | None = None
+        self._reached_port: Port | None = None
 
-    def run(self) -> tuple[bool, str, str]:
-        """Open it; return whether the server lets it stand, how it went in words, and no output."""
+    def run(self) -> Answer[None]:
+        """Open the websocket, and return whether the server keeps it open."""
+        return replace(self._probe_once(), reached_port=self._reached_port)
+
+    def _probe_once(self) -> Answer[None]:
         try:
             protocol = ClientProtocol(parse_uri(self._probe.url), max_size=MAX_MESSAGE)
         except (WebSocketException, ValueError):
-            return False, f"{self._probe.url} is no ws or wss URL", ""
+            return Answer(False, f"{self._probe.url} is not a ws or wss URL")
         try:
             self._connect(protocol)
             self._handshake(protocol)
-            return True, self._watch(protocol), ""
-        except _ProbeFailed as no:
-            return False, str(no), ""
+            return Answer(True, self._watch(protocol))
+        except _ProbeFailed as failure:
+            return Answer(False, str(failure))
         except ssl.SSLCertVerificationError as error:
-            return False, f"its certificate does not verify: {error.verify_message}", ""
+            return Answer(False, f"its certificate does not verify: {error.verify_message}")
         except ssl.SSLError as error:
-            return False, f"it does not speak TLS as it should: {error.reason or describe_error(error)}", ""
+            return Answer(False, f"TLS failed: {error.reason or describe_error(error)}")
         except (OSError, ValueError) as error:
-            return False, describe_error(error), ""
+            return Answer(False, describe_error(error))
         finally:
             if self._socket is not None:
                 self._socket.close()
 
     def abort(self) -> None:
-        """End the connection under the thread that reads from it. May be called at any moment."""
+        """Shut the connection down while another thread reads from it. May be called at any moment."""
         if self._socket is not None:
             with contextlib.suppress(OSError):
-                # Of the socket, not of TLS: that one may be in the middle of a read.
+                # The socket's own method, not that of TLS, which may be in the middle of a read.
                 socket.socket.shutdown(self._socket, socket.SHUT_RDWR)
 
     def _connect(self, protocol: ClientProtocol) -> None:
         uri = protocol.uri
         self._socket = socket.create_connection((uri.host, uri.port), self._left)
-        self.reached_port = netns.find_reached_port(self._socket)
+        self._reached_port = netns.find_reached_port(self._socket)
         if uri.secure:
             self._socket.settimeout(self._left)
             secured = ssl.create_default_context().wrap_socket(
                 self._socket, server_hostname=uri.host, do_handshake_on_connect=False
             )
-            # First it is known to whoever cuts it.
+            # Before the handshake, so that abort() can end it.
             self._socket = secured
             secured.do_handshake()
 
     def _handshake(self, protocol: ClientProtocol) -> None:
-        """Ask for a websocket. Raise _ProbeFailed unless it is granted."""
+        """Request a websocket. Raises _ProbeFailed if the server refuses it."""
         request = protocol.connect()
         for name, value in (("User-Agent", "runbook"), *self._probe.headers):
             request.headers.pop(name, None)
@@ -128,7 +131,7 @@ class WebsocketConnection:
         protocol.send_request(request)
 
         def undecided() -> bool:
-            # By the status line: the rest of a page may be long in coming.
+            # The status line decides: the rest of the response may take long to arrive.
             status = _STATUS.match(self._first)
             if status and status[1] != b"101":
                 meaning = _MEANINGS.get(status[1], "")
@@ -137,24 +140,24 @@ class WebsocketConnection:
 
         self._exchange(protocol, self._until, undecided)
         if error := protocol.handshake_exc:
-            wrong = f"answered the handshake wrongly: {error.__cause__ or error}"
-            raise _ProbeFailed(wrong if self._first else "it closed the connection without an answer")
+            invalid = f"answered the handshake wrongly: {error.__cause__ or error}"
+            raise _ProbeFailed(invalid if self._first else "it closed the connection without an answer")
 
     def _watch(self, protocol: ClientProtocol) -> str:
-        """Return how the server lets the websocket stand, in words. Raise _ProbeFailed if it does not."""
-        whole = True
+        """Return how the websocket was opened, in words. Raises _ProbeFailed if the server ends it with an error."""
+        connected = True
         until = min(time.monotonic() + WATCH_SECONDS, self._until)
         try:
             with contextlib.suppress(TimeoutError):
-                whole = self._exchange(protocol, until, lambda: protocol.state is State.OPEN)
+                connected = self._exchange(protocol, until, lambda: protocol.state is State.OPEN)
         except (ConnectionError, ssl.SSLError):
-            whole = False
+            connected = False
         if closed := protocol.close_rcvd:
             if closed.code not in CLEAN_CLOSE_CODES:
                 reason = f" ({closed.reason})" if closed.reason else ""
                 raise _ProbeFailed(f"the handshake was done, and then it closed with {closed.code}{reason}")
-            return "opened, and was closed in good order"
-        if not whole:
+            return "opened, and the server closed it without an error"
+        if not connected:
             raise _ProbeFailed("the handshake was done, and then it cut the connection off")
         if protocol.parser_exc is not None and not isinstance(protocol.parser_exc, PayloadTooBig):
             raise _ProbeFailed(f"the handshake was done, and then it spoke something else: {protocol.parser_exc}")
@@ -162,7 +165,7 @@ class WebsocketConnection:
         return "opened"
 
     def _send_close(self, protocol: ClientProtocol) -> None:
-        """Send a closing frame, and wait a moment for its answer."""
+        """Send a closing frame, and wait CLOSE_HANDSHAKE_WAIT for its answer."""
         with contextlib.suppress(OSError, WebSocketException):
             if protocol.state is State.OPEN:
                 protocol.send_close(CloseCode.NORMAL_CLOSURE)
@@ -170,9 +173,9 @@ class WebsocketConnection:
             self._exchange(protocol, until, lambda: protocol.close_rcvd is None)
 
     def _exchange(self, protocol: ClientProtocol, until: float, more: Callable[[], bool]) -> bool:
-        """Send and receive while there is to be more. Return False if the server ends the connection first.
+        """Send and receive while `more()`. Return False if the server ends the connection first.
 
-        Raise TimeoutError at a moment of CLOCK_MONOTONIC, however much the server sends.
+        Raises TimeoutError at a moment of CLOCK_MONOTONIC, however much the server sends.
         """
         assert self._socket is not None
         self._send(protocol)
@@ -187,7 +190,7 @@ class WebsocketConnection:
             self._first += data[: RECEIVE_BYTES - len(self._first)]
             protocol.receive_data(data)
             self._send(protocol)
-            protocol.events_received()  # They would be kept otherwise.
+            protocol.events_received()  # Taken and dropped: otherwise the library collects them.
         return True
 
     def _send(self, protocol: ClientProtocol) -> None:

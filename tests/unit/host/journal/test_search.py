@@ -88,7 +88,7 @@ def probe(pattern: str = "ready", **options: Any) -> JournalProbe:
 def test_it_asks_for_one_invocation(ask: Ask, played: Played) -> None:
     played.says("ready", invocation=EARLIER)
     answer = ask(probe())
-    assert (answer.ok, answer.detail) == (False, "nothing of this invocation is in it yet")
+    assert (answer.ok, answer.detail) == (False, "there is no entry of this invocation yet")
     played.says("starting")
     assert ask(probe()).detail == "`ready` is not in this invocation's 1 entry yet"
     played.says("more")
@@ -181,7 +181,7 @@ def test_a_long_journal_is_read_in_turns(ask: Ask, played: Played, monkeypatch: 
     played.hangs()
     answer = ask(probe(), 0.5)
     assert not answer.ok
-    assert answer.seconds < PROMPT
+    assert ask.seconds < PROMPT
     told = "`ready` is not in this invocation's first "
     assert answer.detail.startswith(told)
     assert answer.detail.endswith(" entries; there are more to read")
@@ -197,40 +197,38 @@ def test_it_ends_at_its_first_hit(ask: Ask, played: Played, monkeypatch: pytest.
     played.hangs()
     answer = ask(probe())
     assert answer.ok
-    assert answer.seconds < PROMPT
+    assert ask.seconds < PROMPT
 
 
-def test_the_end_of_the_program_ends_it(
-    questions: QueryRunner, played: Played, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_end_of_the_program_ends_it(queries: QueryRunner, played: Played, monkeypatch: pytest.MonkeyPatch) -> None:
     played.hangs()
-    assert questions.query(Query(probe(), 1, 60)) is None
+    assert queries.query(Query(probe(), 1, 60)) is None
     began = time.monotonic()
     while not played.calls:
         assert time.monotonic() - began < PATIENCE
     began = time.monotonic()
     monkeypatch.setattr("runbook.host.runners.query_runner.CLOSE_WAIT", PATIENCE)
-    questions.close()
+    queries.close()
     assert time.monotonic() - began < PROMPT
     with pytest.raises(ChildProcessError):
         os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG)
 
 
 def test_a_command_that_ends_meanwhile_takes_nothing_along(
-    loop: Loop, questions: QueryRunner, ask: Ask, played: Played
+    loop: Loop, queries: QueryRunner, ask: Ask, played: Played
 ) -> None:
     """What a command leaves behind is ended with it; journalctl is none of that."""
     (played.folder / "slow").touch()
     played.says("ready")
-    seen: list[Answer | None] = []
+    seen: list[Answer[None] | None] = []
 
     def reading() -> None:
-        seen.append(questions.query(Query(probe(), 1, PATIENCE)))
+        seen.append(queries.query(Query(probe(), 1, PATIENCE)))
 
     loop.call_later(0.1, reading)
     assert ask(Command(("/bin/sh", "-c", "sleep 0.3; setsid sleep 60 &"), cwd="/")).ok
     assert seen == [None]
-    while (answer := questions.query(Query(probe(), 1, PATIENCE))) is None:
+    while (answer := queries.query(Query(probe(), 1, PATIENCE))) is None:
         loop.wait(Wake(pending=True, within=PATIENCE), Deadline.after(loop.clock, PATIENCE))
     assert (answer.ok, answer.detail) == (True, "`ready` is there")
 
@@ -251,15 +249,15 @@ def test_whose_journal_may_be_read(played: Played, monkeypatch: pytest.MonkeyPat
     mine = played.folder / "var" / "machine" / f"user-{os.getuid()}.journal"
     mine.touch()
     monkeypatch.setattr(os, "access", lambda file, mode: file == mine or not str(file).endswith(".journal"))
-    good, detail, _ = search.JournalSearches(of_user=own).new_search(probe(), time.monotonic() + PATIENCE).run()
-    assert not good
-    assert ("this user may not read all of it" in detail) == hint
+    answer = search.JournalSearches(of_user=own).new_search(probe(), time.monotonic() + PATIENCE).run()
+    assert not answer.ok
+    assert ("this user may not read all of it" in answer.detail) == hint
 
 
 def test_no_journal(ask: Ask, played: Played) -> None:
     (played.folder / "var" / "machine" / "system.journal").unlink()
     assert ask(probe()).detail == (
-        "nothing of this invocation is in it: there is no journal on this machine (Storage= in journald.conf)"
+        "there is no entry of this invocation: there is no journal on this machine (Storage= in journald.conf)"
     )
 
 
@@ -272,7 +270,7 @@ def test_journals_of_their_own(ask: Ask, played: Played, apart: bool) -> None:
     assert ("--namespace=*" in played.calls[0]) == apart
 
 
-def test_nothing_is_left(ask: Ask, played: Played, questions: QueryRunner) -> None:
+def test_nothing_is_left(ask: Ask, played: Played, queries: QueryRunner) -> None:
     before = len(list(Path("/proc/self/fd").iterdir()))
     for _ in range(5):
         ask(probe())

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from runbook.host.journal import reader as journalctl
-from runbook.host.queries import JournalTailQuery
+from runbook.host.queries import Answer, JournalLine, JournalTailQuery
 from runbook.util.stdio import split_lines
 from tests.unit.host.conftest import Ask
 
@@ -21,9 +21,13 @@ def said(played: Path) -> None:
     (played / "entries").write_text('{"MESSAGE": [104, 105, 255]}\n{"MESSAGE": "one\\n\\ntwo"}\n')
 
 
+def texts(answer: Answer[tuple[JournalLine, ...]]) -> list[str]:
+    return [line.text for line in answer.value or ()]
+
+
 def test_its_lines_are_the_answer(played: Path, ask: Ask) -> None:
     answer = ask(JournalTailQuery("gw.service", 12.5, lines=5))
-    assert (answer.ok, answer.output) == (True, "one\ntwo\nhi\N{REPLACEMENT CHARACTER}")
+    assert (answer.ok, texts(answer)) == (True, ["one", "two", "hi\N{REPLACEMENT CHARACTER}"])
     call = (played / "call").read_text()
     assert call.endswith("--since=@12.500000 --reverse --lines=5 _SYSTEMD_UNIT=gw.service")
 
@@ -38,7 +42,7 @@ def test_what_was_just_said_is_waited_for_by_whoever_may(
 
 
 def test_no_more_lines_than_were_asked_for(played: Path, ask: Ask) -> None:
-    assert ask(JournalTailQuery("gw.service", 0, lines=2)).output == "two\nhi\N{REPLACEMENT CHARACTER}"
+    assert texts(ask(JournalTailQuery("gw.service", 0, lines=2))) == ["two", "hi\N{REPLACEMENT CHARACTER}"]
 
 
 def test_a_unit_of_the_users_own_is_his_managers(played: Path, ask: Ask) -> None:
@@ -65,7 +69,7 @@ def test_no_process_speaks_for_another(played: Path, ask: Ask) -> None:
     said = json.dumps({"_PID": "6", "MESSAGE": "well\x0b7: a\x1c7: b\x857: c\u20287: d\r7: e"})
     (played / "entries").write_text(f"{said}\n")
     answer = ask(JournalTailQuery("", 0, pids=(6, 7)))
-    assert split_lines(answer.output) == ["6: well\x0b7: a\x1c7: b\x857: c\u20287: d\r7: e"]
+    assert answer.value == (JournalLine(6, "well\x0b7: a\x1c7: b\x857: c\u20287: d\r7: e"),)
 
 
 def test_where_a_line_ends() -> None:

@@ -7,6 +7,7 @@ import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -75,7 +76,7 @@ def start() -> Iterator[Start]:
 GET = "import sys, urllib.request as r; print(r.urlopen(sys.argv[1]).read().decode())"
 
 
-def asked(port: int) -> list[QueryKind]:
+def asked(port: int) -> list[QueryKind[Any]]:
     url = f"127.0.0.1:{port}"
     return [
         TcpProbe("127.0.0.1", port),
@@ -110,9 +111,9 @@ def test_both_have_the_port(ask: Ask, start: Start) -> None:
     outside = start("outside")
     inside = start("inside", outside.port, alone=True)
     page = HttpProbe(f"http://127.0.0.1:{outside.port}/")
-    assert (ask(page).output, ask(page, inside=inside.process).output) == ("outside", "inside")
+    assert (ask(page).value, ask(page, inside=inside.process).value) == ("outside", "inside")
     name = HttpProbe(f"http://localhost:{outside.port}/")
-    assert ask(name, inside=inside.process).output == "inside"
+    assert ask(name, inside=inside.process).value == "inside"
 
 
 def test_a_process_that_is_gone_or_another_one(ask: Ask, start: Start) -> None:

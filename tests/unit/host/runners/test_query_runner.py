@@ -15,8 +15,8 @@ from pathlib import Path
 import pytest
 
 from runbook.host.loop import Loop
-from runbook.host.queries import Command, HttpProbe, LatestChangeQuery, Query, TcpProbe
-from runbook.host.runners.query_runner import MAX_OUTPUT, QueryRunner, _follow, _PendingQuery
+from runbook.host.queries import Command, FileChange, HttpProbe, LatestChangeQuery, Query, TcpProbe
+from runbook.host.runners.query_runner import MAX_OUTPUT, QueryRunner, _read_until_exit
 from runbook.host.runners.subreaper import _children
 from runbook.model import Deadline, Port, Wake
 from tests.unit.host.conftest import PATIENCE, PROMPT, Ask, Handler
@@ -33,19 +33,19 @@ def test_what_a_command_sees(ask: Ask, tmp_path: Path) -> None:
     answer = ask(script("pwd; echo $LANG $X; cat; echo oops >&2", cwd=str(tmp_path), env={"X": "a b"}))
     assert answer.ok
     assert answer.detail == "ended with status 0"
-    assert answer.output == f"{tmp_path}\nC.UTF-8 a b\noops\n"
+    assert answer.value == f"{tmp_path}\nC.UTF-8 a b\noops\n"
 
 
 def test_it_sees_nothing_of_this_program(ask: Ask, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PRIVATE", "x")
-    names = {line.partition("=")[0] for line in ask(Command(("env",), cwd="/")).output.splitlines()}
+    names = {line.partition("=")[0] for line in (ask(Command(("env",), cwd="/")).value or "").splitlines()}
     assert names == {"PATH", "LANG", "HOME", "USER", "LOGNAME", "SHELL"}
 
 
 @pytest.mark.root
 def test_another_user(ask: Ask) -> None:
     answer = ask(script("id -un; id -Gn; echo $USER $HOME", user="nobody"))
-    assert answer.output == "nobody\nnogroup\nnobody /nonexistent\n"
+    assert answer.value == "nobody\nnogroup\nnobody /nonexistent\n"
 
 
 def test_a_user_that_does_not_exist(ask: Ask) -> None:
@@ -103,8 +103,8 @@ def test_at_its_time_out_a_command_ends_with_its_group(ask: Ask, lifeline: Lifel
     answer = ask(script(f"trap '' TERM; exec 3> {lifeline.path}; (trap '' TERM; sleep 60) & echo there; sleep 60"), 1)
     assert not answer.ok
     assert answer.detail == "did not end in time and was stopped"
-    assert answer.output == "there\n"
-    assert answer.seconds < PROMPT
+    assert answer.value == "there\n"
+    assert ask.seconds < PROMPT
     assert lifeline.ended()
 
 
@@ -112,8 +112,8 @@ def test_what_a_command_leaves_in_its_group_ends_with_it(ask: Ask, lifeline: Lif
     """It keeps the pipe open, too: the end of the command counts, not that of its output."""
     answer = ask(script(f"exec 3> {lifeline.path}; sleep 60 & echo done"))
     assert answer.ok
-    assert answer.output == "done\n"
-    assert answer.seconds < PROMPT
+    assert answer.value == "done\n"
+    assert ask.seconds < PROMPT
     assert lifeline.ended()
 
 
@@ -151,26 +151,26 @@ def test_what_was_there_before_is_let_be(ask: Ask, lifeline: Lifeline) -> None:
 
 
 def test_a_command_that_runs_beside_keeps_what_it_started(
-    questions: QueryRunner, ask: Ask, loop: Loop, tmp_path: Path
+    queries: QueryRunner, ask: Ask, loop: Loop, tmp_path: Path
 ) -> None:
     slow = Query(script("(setsid sh -c 'sleep 0.6; echo well' &); sleep 1"), 1, PATIENCE)
-    assert questions.query(slow) is None
+    assert queries.query(slow) is None
     assert ask(script("sleep 0.2")).ok
-    while (answer := questions.query(slow)) is None:
+    while (answer := queries.query(slow)) is None:
         loop.wait(Wake(pending=True, within=PATIENCE), Deadline.after(loop.clock, PATIENCE))
-    assert answer.output == "well\n"
+    assert answer.value == "well\n"
 
 
 def test_endless_output_is_bounded_and_stopped(ask: Ask) -> None:
     answer = ask(Command(("yes",), cwd="/"), 0.3)
     assert not answer.ok
-    assert len(answer.output) == MAX_OUTPUT
-    assert answer.seconds < PROMPT
+    assert len(answer.value or "") == MAX_OUTPUT
+    assert ask.seconds < PROMPT
 
 
 def test_a_burst_at_the_end_is_taken_whole(ask: Ask) -> None:
     answer = ask(script("head -c 60000 /dev/zero | tr '\\0' x"))
-    assert answer.output == "x" * 60000
+    assert answer.value == "x" * 60000
 
 
 def test_what_is_in_the_pipe_when_the_command_has_ended_is_read() -> None:
@@ -178,10 +178,8 @@ def test_what_is_in_the_pipe_when_the_command_has_ended_is_read() -> None:
         assert child.stdout is not None
         os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)
         never = os.eventfd(0)
-        assert _follow(child.pid, child.stdout.fileno(), _PendingQuery(time.monotonic() + PATIENCE), never) == (
-            True,
-            b"late\n",
-        )
+        until = time.monotonic() + PATIENCE
+        assert _read_until_exit(child.pid, child.stdout.fileno(), until, never) == (True, b"late\n")
         os.close(never)
 
 
@@ -191,7 +189,7 @@ def test_it_cannot_read_what_this_program_is_given(ask: Ask) -> None:
     before = os.dup(0)
     os.dup2(reader, 0)
     try:
-        assert ask(Command(("cat",), cwd="/")).output == ""
+        assert ask(Command(("cat",), cwd="/")).value == ""
     finally:
         os.dup2(before, 0)
         for fd in (reader, writer, before):
@@ -199,29 +197,29 @@ def test_it_cannot_read_what_this_program_is_given(ask: Ask) -> None:
 
 
 def test_output_that_is_no_text(ask: Ask) -> None:
-    assert ask(script("printf 'a\\377b'")).output == "a\N{REPLACEMENT CHARACTER}b"
+    assert ask(script("printf 'a\\377b'")).value == "a\N{REPLACEMENT CHARACTER}b"
 
 
-def test_a_question_is_asked_once(questions: QueryRunner, ask: Ask, loop: Loop, tmp_path: Path) -> None:
+def test_a_question_is_asked_once(queries: QueryRunner, ask: Ask, loop: Loop, tmp_path: Path) -> None:
     count = tmp_path / "count"
     question = Query(script(f"echo once >> {count}"), 1, PATIENCE)
-    while questions.query(question) is None:
+    while queries.query(question) is None:
         loop.wait(Wake(pending=True, within=PATIENCE), Deadline.after(loop.clock, PATIENCE))
     again = Query(script(f"echo once >> {count}"), 1, PATIENCE)
-    assert questions.query(again) is questions.query(question)
+    assert queries.query(again) is queries.query(question)
     assert count.read_text() == "once\n"
-    ask(question.what)  # the same, asked at another time
+    ask(question.kind)  # the same, asked at another time
     assert count.read_text() == "once\nonce\n"
 
 
-def test_the_end_of_the_program_ends_what_is_asked(loop: Loop, questions: QueryRunner, lifeline: Lifeline) -> None:
+def test_the_end_of_the_program_ends_what_is_asked(loop: Loop, queries: QueryRunner, lifeline: Lifeline) -> None:
     question = Query(script(f"exec 3> {lifeline.path}; trap '' TERM; sleep 60"), 1, 60)
-    assert questions.query(question) is None
+    assert queries.query(question) is None
     began = time.monotonic()
     while not lifeline.held():
         assert time.monotonic() - began < PATIENCE
     began = time.monotonic()
-    questions.close()
+    queries.close()
     assert time.monotonic() - began < PROMPT
     assert lifeline.ended()
 
@@ -263,7 +261,7 @@ def test_tcp_with_nobody_there(ask: Ask) -> None:
 
 def test_http(ask: Ask, server: Callable[[Handler], str]) -> None:
     answer = ask(HttpProbe(server(replying(OK))))
-    assert (answer.ok, answer.detail, answer.output) == (True, "answered 200", "hello")
+    assert (answer.ok, answer.detail, answer.value) == (True, "answered 200", "hello")
 
 
 def test_http_asks_what_the_url_says(ask: Ask, server: Callable[[Handler], str]) -> None:
@@ -319,7 +317,7 @@ def test_http_that_never_answers(ask: Ask, server: Callable[[Handler], str]) -> 
 
     answer = ask(HttpProbe(server(hang)), 0.2)
     assert (answer.ok, answer.detail) == (False, "no answer in time")
-    assert answer.seconds < PROMPT
+    assert ask.seconds < PROMPT
 
 
 def test_http_that_answers_drop_by_drop(ask: Ask, server: Callable[[Handler], str]) -> None:
@@ -347,17 +345,17 @@ def test_a_body_that_does_not_end(ask: Ask, server: Callable[[Handler], str]) ->
             pass
 
     answer = ask(HttpProbe(server(stream), body="event"), 0.2)
-    assert (answer.ok, answer.output) == (True, "event\n")
+    assert (answer.ok, answer.value) == (True, "event\n")
 
 
 def test_a_body_is_read_in_part(ask: Ask, server: Callable[[Handler], str]) -> None:
     answer = ask(HttpProbe(server(replying("HTTP/1.1 200 OK\n\n" + "x" * 100_000))))
     assert answer.ok
-    assert len(answer.output) == MAX_OUTPUT
+    assert len(answer.value or "") == MAX_OUTPUT
 
 
 def test_no_url(ask: Ask) -> None:
-    assert ask(HttpProbe("ftp://127.0.0.1/")).detail == "ftp://127.0.0.1/ is no http or https URL"
+    assert ask(HttpProbe("ftp://127.0.0.1/")).detail == "ftp://127.0.0.1/ is not an http or https URL"
     assert not ask(HttpProbe("http://127.0.0.1:notaport/")).ok
 
 
@@ -368,11 +366,12 @@ def test_a_pattern_that_is_none_does_not_leave_the_question_open(ask: Ask, serve
 def test_the_latest_change_of_files(ask: Ask, tmp_path: Path) -> None:
     (tmp_path / "a").touch()
     answer = ask(LatestChangeQuery((str(tmp_path / "*"),)))
-    assert (answer.ok, answer.detail) == (True, f"{tmp_path}/a changed last of 1")
-    assert not ask(LatestChangeQuery((str(tmp_path / "b"),))).ok
+    assert answer.value == FileChange(f"{tmp_path}/a", (tmp_path / "a").stat().st_ctime_ns / 1e9, 1)
+    missing = ask(LatestChangeQuery((str(tmp_path / "b"),)))
+    assert (missing.ok, missing.detail) == (False, f"there is no file {tmp_path}/b")
 
 
-def test_nothing_is_left(questions: QueryRunner, ask: Ask) -> None:
+def test_nothing_is_left(queries: QueryRunner, ask: Ask) -> None:
     before = len(list(Path("/proc/self/fd").iterdir()))
     for _ in range(5):
         ask(script("true"))
