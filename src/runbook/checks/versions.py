@@ -84,8 +84,8 @@ def rewrite_versions(text: str, versions: Mapping[str, str], *, pattern: bool = 
 def describe_unmatchable(version: str, pattern: str) -> str:
     """Return why the default pattern can never find this version; empty if it can.
 
-    The default pattern looks at no text around a version, so it matches one alone as it does inside a text. Another pattern may
-    have context, so nothing is known of it.
+    The default pattern looks at no text around a version, so it matches one alone as it does inside a text. Another
+    pattern may look around, so nothing is known of it.
     """
     found = find_version(version, VERSION)
     if pattern != VERSION or found == version:
