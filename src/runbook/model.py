@@ -86,7 +86,7 @@ class Verdict(StrEnum):
     REFUSED_TO_KILL = "refused-to-kill", "the port is held by a process that must live"
     PORT_STILL_HELD = "port-still-held", "the port is still held after all that may be done"
     # Commands
-    COMMAND_DONE = "command-done", "the command ended with status 0"
+    COMMAND_DONE = "command-done", "the command exited with status 0"
     COMMAND_FAILED = "command-failed", "the command ended with another status than 0, or not as expected"
     TIMED_OUT = "timed-out", "the step was not finished in time, and what it had started was stopped"
     # Remediation

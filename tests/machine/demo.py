@@ -46,7 +46,7 @@ def main() -> int:
 
         heading(4, "The proof")
         look(machine)
-        wrong = [] if status == 0 else [f"runbook apply ended with status {status}"]
+        wrong = [] if status == 0 else [f"runbook apply exited with status {status}"]
         wrong += disproved(machine, incident)
     say()
     if wrong:

@@ -268,7 +268,7 @@ def test_an_update_that_fails_says_why(machine: Machine) -> None:
         remove_unit(machine, "gateway.service")
         machine.run(["rm", "-rf", "/opt/gateway", "/usr/local/bin/gatewayctl"])
     assert (run.exit, run.step("update")["verdict"]) == (1, "update-failed")
-    assert "ended with status 7: no such version" in run.step("update")["reason"]
+    assert "exited with status 7: no such version" in run.step("update")["reason"]
 
 
 def test_a_unit_with_a_network_of_its_own(machine: Machine, service: StartService) -> None:

@@ -49,7 +49,7 @@ def test_a_reload_of_systemd_loses_nothing(machine: Machine, verb: str, user: st
     """
     run = amid(machine, book, ["systemctl", verb])
     assert run.last["status"] == status, run.last
-    assert f"ended with status {end[-1]}" in run.step("run")["reason"]
+    assert f"exited with status {end[-1]}" in run.step("run")["reason"]
     output = run.step("run")["evidence"]["output"]
     assert output.splitlines()[0] == user
     assert f"{ODD}|" in output

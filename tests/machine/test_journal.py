@@ -33,7 +33,7 @@ def test_a_run_is_told_beside_its_unit(machine: Machine, service: StartService) 
     assert [entry["MESSAGE"] for entry in told] == [
         f"run {name} begins: a new web",
         "run: about to run `true`",
-        "run: changed, command-done: `true` ended with status 0",
+        "run: changed, command-done: `true` exited with status 0",
         *(f"restart: {text}" for text in (f"about to {acting(run)}", f"changed, job-done: {reason(run, 'restart')}")),
         f"run {name} ended, changed: {run.last['reason']}",
     ]
@@ -66,7 +66,7 @@ def test_what_fails_is_an_error_and_a_secret_stays_one(machine: Machine, service
     done = machine.run(["env", "TOKEN=open-sesame", "runbook", "apply", "/root/secret.yaml"], check=False)
     assert done.returncode == 1
     errors = entries(machine, "--unit", "web.service", "--priority", "err", "SYSLOG_IDENTIFIER=runbook")
-    assert "command-failed: `echo no use for *** >&2; exit 7` ended with status 7" in errors[-2]["MESSAGE"]
+    assert "command-failed: `echo no use for *** >&2; exit 7` exited with status 7" in errors[-2]["MESSAGE"]
     assert errors[-1]["RUNBOOK_STATUS"] == "failed"
     machine.run(["journalctl", "--sync"])
     assert "open-sesame" not in machine.run(["journalctl", "--no-pager", "--output=export", "-a"]).stdout

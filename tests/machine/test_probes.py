@@ -300,7 +300,7 @@ def test_asked_from_within(machine: Machine, service: StartService, stranger: Ca
     waits = run.of("step-finished")
     assert [ended["verdict"] for ended in waits] == ["probe-failed"] * 4, run.last
     assert all(ended["reason"].endswith("connection refused") for ended in waits[:3]), waits
-    assert "ended with status 1: " in waits[3]["reason"]
+    assert "exited with status 1: " in waits[3]["reason"]
 
 
 def test_right_after_its_start(machine: Machine, service: StartService, stranger: Callable[[int], None]) -> None:

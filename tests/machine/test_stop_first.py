@@ -69,7 +69,7 @@ def test_it_is_held_and_let_go(web: Machine) -> None:
 def test_an_update_that_fails(web: Machine) -> None:
     run = runbook(web, "apply", book("exit 7"))
     assert (run.exit, run.step("update")["verdict"]) == (1, "update-failed"), run.last
-    assert "ended with status 7" in run.step("update")["reason"]
+    assert "exited with status 7" in run.step("update")["reason"]
     assert "web.service was started again and is active (running), PID" in run.step("update")["reason"]
     assert states(web) == ["active"] * 3
 

@@ -78,6 +78,6 @@ def _describe_previous(unit: Unit, previous: PreviousExit) -> ExitDescription:
     if previous.command == "ExecStart":
         exited = replace(exited, exec_main_code=code, exec_main_status=previous.status)
     elif previous.command:
-        how = f"ended with status {previous.status}" if code == 1 else f"was killed by signal {previous.status}"
+        how = f"exited with status {previous.status}" if code == 1 else f"was killed by signal {previous.status}"
         exited = replace(exited, failed_command=f"{previous.command}= {how}")
     return ExitDescription(describe_exit(exited), has_not_notified(exited))

@@ -99,16 +99,16 @@ class CommandResult:
         return self.result == "success"
 
     def describe(self) -> str:
-        """Return the result in words: "ended with status 3"."""
+        """Return the result in words: "exited with status 3"."""
         match self.result:
             case "success":
-                return "ended with status 0"
+                return "exited with status 0"
             case "exit-code":
-                return f"ended with status {self.status}"
+                return f"exited with status {self.status}"
             case "signal" | "core-dump":
                 return f"was killed by signal {self.status}"
             case "timeout":
-                return "did not end in time and was stopped"
+                return "did not exit in time and was stopped"
             case other:
                 return f"failed ({other})"
 

@@ -237,7 +237,7 @@ def _describe_sources(data: Mapping[str, Any]) -> list[tuple[str, str]]:
     said = [("systemd", f"{data['unit']} is {unit['says']}")]
     restarts = unit["NRestarts"]
     if restarts:
-        ended = f", the last ended with status {unit['ExecMainStatus']}" if not unit["MainPID"] else ""
+        ended = f", the last exited with status {unit['ExecMainStatus']}" if not unit["MainPID"] else ""
         said.append(("", f"{restarts} restart{'' if restarts == 1 else 's'} by systemd{ended}"))
     if starts := data.get("starts"):
         said.append(("", starts["says"]))

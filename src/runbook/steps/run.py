@@ -74,7 +74,7 @@ class Run(CommandStep[CommandStepState]):
                 f"{self._label} did not print {self.expect_output}",
                 output=self._evidence_output(output),
             )
-        return holds(Verdict.COMMAND_DONE, f"{self._label} ended with status 0", output=self._evidence_output(output))
+        return holds(Verdict.COMMAND_DONE, f"{self._label} exited with status 0", output=self._evidence_output(output))
 
     @property
     def _label(self) -> str:

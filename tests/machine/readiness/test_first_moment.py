@@ -37,7 +37,7 @@ SHAPES = {
     "loop": Shape(
         unit_file(script("exit 1"), Restart="always"),
         "crash-loop",
-        "its main process ended with status 1$",
+        "its main process exited with status 1$",
     ),
     "loop without a start limit": Shape(
         unit_file(script("exit 1"), Restart="always", RestartSec="2s", Unit_StartLimitIntervalSec="0"),
@@ -47,25 +47,25 @@ SHAPES = {
     "loop that is faster than the journal": Shape(
         unit_file(script("exit 1"), Restart="always", RestartSec="0", Unit_StartLimitIntervalSec="0"),
         "crash-loop",
-        "its main process (ended with status 1|keeps ending); it has no start limit, and will be restarted for ever$",
+        "its main process (exited with status 1|keeps exiting); it has no start limit, and will be restarted for ever$",
     ),
     "loop with pauses of an hour": Shape(
         unit_file(script("exit 1"), Restart="always", RestartSec="1h"),
         "crash-loop",
-        "^systemd will restart web.service in 1h: its main process ended with status 1; with its RestartSec= the start "
-        "limit is never reached, and it will be restarted for ever$",
+        "^systemd will restart web.service in 1h: its main process exited with status 1; with its RestartSec= the "
+        "start limit is never reached, and it will be restarted for ever$",
     ),
     "loop of a command before it": Shape(
         unit_file(SLEEPS, ExecStartPre=script("exit 7"), Restart="always", RestartSec="1h"),
         "crash-loop",
-        "its ExecStartPre=/bin/sh ended with status 7",
+        "its ExecStartPre=/bin/sh exited with status 7",
         restart="job-failed",
         first=GOES_ON,
     ),
     "loop of a command after it": Shape(
         unit_file(SLEEPS, ExecStartPost=script("exit 8"), Restart="always", RestartSec="1h"),
         "crash-loop",
-        "its ExecStartPost=/bin/sh ended with status 8",
+        "its ExecStartPost=/bin/sh exited with status 8",
         restart="job-failed",
         first=GOES_ON,
     ),
@@ -79,21 +79,21 @@ SHAPES = {
             RestartSec="1h",
         ),
         "crash-loop",
-        "it gave no sign of life within the 0.5s of WatchdogSec=, and systemd ended it",
+        "it sent no keep-alive ping within the 0.5s of WatchdogSec=, and systemd stopped it",
         wait="healthy-for: 30s",
     ),
     # Quiet: down, and nothing is to come.
     "prevented": Shape(
         unit_file(script("sleep 0.3; exit 78"), Restart="on-failure", RestartPreventExitStatus="78"),
         "unit-failed",
-        "^web.service failed: its main process ended with status 78; "
+        "^web.service failed: its main process exited with status 78; "
         "RestartPreventExitStatus= names that, so systemd leaves it down$",
         wait="healthy-for: 30s",
     ),
     "clean exit": Shape(
         unit_file(script("sleep 0.3; exit 0"), Restart="on-failure"),
         "unit-exited",
-        "^web.service is down: its main process ended with status 0$",
+        "^web.service is down: its main process exited with status 0$",
         wait="healthy-for: 30s",
     ),
     "condition": Shape(
@@ -106,14 +106,14 @@ SHAPES = {
     "command as condition": Shape(
         unit_file(SLEEPS, ExecCondition=script("exit 3")),
         "condition-not-met",
-        "^web.service was not started: its ExecCondition=/bin/sh ended with status 3$",
+        "^web.service was not started: its ExecCondition=/bin/sh exited with status 3$",
         restart="condition-not-met",
         first=GOES_ON,
     ),
     "dependency": Shape(
         unit_file(SLEEPS, Unit_Requires="db.service", Unit_After="db.service"),
         "job-dependency",
-        "web.service needs db.service, which failed: its main process ended with status 3$",
+        "web.service needs db.service, which failed: its main process exited with status 3$",
         restart="job-dependency",
         first=GOES_ON,
     ),
@@ -122,7 +122,7 @@ SHAPES = {
         "unit-exited",
         "a Type=oneshot without RemainAfterExit= is down once its work is done, and is not to be waited for$",
     ),
-    "no such program": Shape(unit_file("/nowhere/web"), "unit-failed", "ended with status 203$"),
+    "no such program": Shape(unit_file("/nowhere/web"), "unit-failed", "exited with status 203$"),
     "no such program, and Type=exec": Shape(
         unit_file("/nowhere/web", Type="exec"), "unit-failed", "status 203$", restart="job-failed", first=GOES_ON
     ),
@@ -130,7 +130,7 @@ SHAPES = {
     "never notifies": Shape(
         unit_file(SLEEPS, Type="notify", TimeoutStartSec="1s"),
         "not-notifying",
-        "it did not report that it is ready within the 1s of TimeoutStartSec= .Type=notify., and systemd ended it$",
+        "it did not report that it is ready within the 1s of TimeoutStartSec= .Type=notify., and systemd stopped it$",
         restart="not-notifying",
         first=GOES_ON,
     ),
@@ -150,21 +150,21 @@ SHAPES = {
     "a name that never comes": Shape(
         unit_file(SLEEPS, Type="dbus", BusName="org.example.Never", TimeoutStartSec="1s"),
         "not-notifying",
-        "its name org.example.Never did not come to the bus within the 1s",
+        "its name org.example.Never did not appear on the bus within the 1s",
         restart="not-notifying",
         first=GOES_ON,
     ),
     "the wrong PIDFile": Shape(
         unit_file(script("sleep infinity & exit 0"), Type="forking", PIDFile="/run/wrong.pid", TimeoutStartSec="1s"),
         "unit-failed",
-        "its start did not end within the 1s of TimeoutStartSec= .Type=forking., nobody wrote PIDFile=/run/wrong.pid",
+        "did not complete within the 1s of TimeoutStartSec= .Type=forking., PIDFile=/run/wrong.pid was not written",
         restart="job-failed",
         first=GOES_ON,
     ),
     "a fork that fails": Shape(
         unit_file(script("exit 9"), Type="forking"),
         "unit-failed",
-        "^web.service failed: its ExecStart=/bin/sh ended with status 9$",
+        "^web.service failed: its ExecStart=/bin/sh exited with status 9$",
         restart="job-failed",
         first=GOES_ON,
     ),
@@ -190,7 +190,7 @@ def test_shape(machine: Machine, unit: InstallUnit, name: str) -> None:
 
 
 FIRST_END = {
-    "exit 7": "its main process ended with status 7",
+    "exit 7": "its main process exited with status 7",
     "kill -9 $$$$": "its main process was killed by signal 9, which systemd did not send",
     "exit 0": "it exited, and systemd counts that as a success",
 }
@@ -228,7 +228,7 @@ def test_a_silence_that_systemd_has_forgotten(machine: Machine, unit: InstallUni
     assert (waited["verdict"], waited["reason"]) == (
         "not-notifying",
         "systemd restarted web.service 2 times: it did not report that it is ready within the 1s of TimeoutStartSec= "
-        "(Type=notify), and systemd ended it",
+        "(Type=notify), and systemd stopped it",
     )
 
 
@@ -243,7 +243,7 @@ def test_a_loop_that_is_forgiven_once(machine: Machine, unit: InstallUnit) -> No
     assert waited["reason"] == "systemd will restart web.service in 3s, for the 2nd time: " + ENDED
 
 
-ENDED = "its main process ended with status 1"
+ENDED = "its main process exited with status 1"
 
 
 def test_a_start_limit_that_is_latched_already(machine: Machine, service: StartService) -> None:
@@ -260,7 +260,7 @@ def test_a_start_limit_that_is_latched_already(machine: Machine, service: StartS
 FILES = {
     "changed": (
         "echo >> /etc/systemd/system/web.service",
-        "; the file of web.service changed since systemd read it: what runs is not what it says "
+        "; the file of web.service changed since systemd read it: the unit runs by the old file "
         "(systemctl daemon-reload)",
     ),
     "gone": (
@@ -269,7 +269,7 @@ FILES = {
     ),
     "masked": (
         "rm /etc/systemd/system/web.service; systemctl mask --quiet web.service",
-        "; web.service was masked meanwhile: once it stops, it cannot be started (systemctl unmask web.service)",
+        "; web.service has been masked: once it stops, it cannot be started (systemctl unmask web.service)",
     ),
 }
 

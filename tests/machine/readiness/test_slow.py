@@ -22,7 +22,7 @@ SLOW = {
     ),
     "a PID file to come": (
         unit_file(script("sleep infinity & exit 0"), Type="forking", PIDFile="/run/late.pid"),
-        "web.service is activating (start): it waits for PIDFile=/run/late.pid (Type=forking)",
+        "web.service is activating (start): systemd waits for PIDFile=/run/late.pid (Type=forking)",
     ),
     "listens late": (unit_file("/usr/bin/sleep infinity"), "web.service does not listen on 9402 yet"),
 }

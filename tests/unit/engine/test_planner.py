@@ -237,7 +237,7 @@ def test_a_unit_that_nobody_knows_is_told_with_the_one_that_was_meant() -> None:
 
 def test_a_plan_says_where_a_run_would_end() -> None:
     machine = FakeMachine(units={"gw.service": unit()}, processes={100: process(100)})
-    machine.answers["whose data"] = [Answer(False, "ended with status 1")]
+    machine.answers["whose data"] = [Answer(False, "exited with status 1")]
     guard = step("run", id="guard", run="whose data", **{"read-only": True})
     assert plan(machine, guard, step("restart"))[-1].data["reason"] == "nothing was changed; a run would end at guard"
     passed_over = guard.model_copy(update={"on_failure": "continue"})

@@ -113,7 +113,7 @@ def test_an_update_whose_failure_is_passed_over_is_not_passed_over_here() -> Non
     steps = [*_book("one", **{"on-failure": "continue"}), step("restart"), step("verify-port-owner")]
     status, exit_status, reason, _ = carry_out(made, *steps)
     assert (status, exit_status) == ("failed", 1)
-    assert f"the roll back failed at rollback.one: `install one {OLD}` ended with status 1" in reason
+    assert f"the roll back failed at rollback.one: `install one {OLD}` exited with status 1" in reason
     assert f"{NEW} is installed" in reason
 
 
@@ -233,7 +233,7 @@ def test_without_a_unit_a_list_that_reads_nothing_proves_nothing() -> None:
     status, exit_status, reason, _ = carry_out(made, *_book("one"), bad, rollback=(back,), **book)
     assert (status, exit_status) == ("failed", 1)
     assert "the steps of `rollback` were carried out, but nothing in the runbook tells" in reason
-    made.machine.answers[f"install one {OLD}"] = [Answer(True, "ended with status 0")]
+    made.machine.answers[f"install one {OLD}"] = [Answer(True, "exited with status 0")]
     assert carry_out(made, *_book("one"), bad, rollback=(back, looks), **book)[0] == "rolled-back"
     # An update proves by itself what is installed, and there is nothing that could serve.
     assert carry_out(made, *_book("one"), bad, **book)[0] == "rolled-back"
@@ -509,8 +509,8 @@ def test_a_version_that_was_there_already_is_still_asked_for() -> None:
 def test_a_check_that_names_the_new_version_itself_asks_as_it_is_written() -> None:
     made = Installed("one")
     asks = step("run", run=f"check --expect {NEW}", **{"read-only": True})
-    made.machine.answers[f"check --expect {NEW}"] = [Answer(False, "ended with status 1")]
+    made.machine.answers[f"check --expect {NEW}"] = [Answer(False, "exited with status 1")]
     status, _, reason, events = carry_out(made, *_book("one"), remediate(asks, fix=(step("restart"),)))
     assert status == "failed"
-    assert f"the roll back failed at rollback.run: `check --expect {NEW}` ended with status 1" in reason
+    assert f"the roll back failed at rollback.run: `check --expect {NEW}` exited with status 1" in reason
     assert notices(events) == [f"rollback.run names {NEW} in its `run`: it asks as it is written, not for {OLD}"]

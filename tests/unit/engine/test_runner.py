@@ -82,7 +82,7 @@ def test_the_last_of_the_tries_decides() -> None:
     machine.on_command = lambda m, command: CommandResult("exit-code", 4)
     end, _ = run(machine, step("run", run="broken", retries="1"))
     assert (end.status, len(machine.written)) == ("failed", 2)
-    assert "ended with status 4" in end.reason
+    assert "exited with status 4" in end.reason
 
 
 def test_a_first_change_that_is_denied_means_nothing_was_begun() -> None:
@@ -188,7 +188,7 @@ def test_a_piece_of_a_secret_is_masked_too(secret: str, run: str, printed: str, 
     """Texts are cut for a sentence, shown line by line, and quoted for the shell."""
     machine = FakeMachine(units={"gw.service": unit()})
     machine.on_command = lambda m, command: CommandResult("exit-code", 1, printed)
-    machine.answers = {"look": [Answer(False, "ended with status 1", printed)]}
+    machine.answers = {"look": [Answer(False, "exited with status 1", printed)]}
     look = step("run", id="look", run="look", **{"read-only": True, "on-failure": "continue"})
     runbook = Runbook.model_validate({"steps": [look, step("run", run=run)], "path": "x"})
     seen: list[Event] = []
@@ -200,7 +200,7 @@ def test_a_piece_of_a_secret_is_masked_too(secret: str, run: str, printed: str, 
 
 def test_a_remediation_keeps_the_secrets_of_what_it_holds() -> None:
     machine = FakeMachine(units={"gw.service": unit()})
-    machine.answers = {"look": [Answer(False, "ended with status 1", "hunter2")]}
+    machine.answers = {"look": [Answer(False, "exited with status 1", "hunter2")]}
     look = step("run", id="look", run="look", **{"read-only": True})
     _, events = run(machine, remediate(look, fix=(step("reset-failed"),), secret=True))
     assert "hunter2" not in repr(events)

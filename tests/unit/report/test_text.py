@@ -90,11 +90,11 @@ def test_a_command_that_failed_shows_what_it_printed_and_its_own_name() -> None:
     _, events = run(machine, failing, step("run", id="last", run="fetch"))
     assert lines(shown(events))[2:] == [
         "  --    fetch it             command-failed; the run goes on",
-        '          "fetch it" ended with status 7: \N{REPLACEMENT CHARACTER}[31mno such version',
+        '          "fetch it" exited with status 7: \N{REPLACEMENT CHARACTER}[31mno such version',
         *["          | two"] * 5,
         "          | fetching",
         "  --    run                  command-failed",
-        "          `fetch` ended with status 7: \N{REPLACEMENT CHARACTER}[31mno such version",
+        "          `fetch` exited with status 7: \N{REPLACEMENT CHARACTER}[31mno such version",
         *["          | two"] * 5,
         "          | fetching",
         "",
@@ -118,7 +118,7 @@ def test_what_a_unit_wrote_last_stands_below_its_failure() -> None:
 def test_a_long_name_has_a_line_of_its_own_and_is_not_said_twice() -> None:
     machine = FakeMachine(units={"gw.service": unit()}, processes={100: process(100)})
     _, events = run(machine, step("run", name="tell the load balancer to wait", run="drain"))
-    assert lines(shown(events))[2] == "  ok    tell the load balancer to wait  ended with status 0"
+    assert lines(shown(events))[2] == "  ok    tell the load balancer to wait  exited with status 0"
 
 
 def test_a_long_name_leaves_the_line_to_itself_where_the_text_is_long_too() -> None:

@@ -92,7 +92,7 @@ class Journalctl:
                     yield json.loads(line)
                 if not self.is_over and child.wait() != 0:
                     raise HostError(
-                        describe_unreadable(own=self._own) or f"journalctl ended with status {child.returncode}"
+                        describe_unreadable(own=self._own) or f"journalctl exited with status {child.returncode}"
                     )
             finally:
                 child.kill()

@@ -243,10 +243,10 @@ class _ChildCommand:
             status = child.wait()
         text = output.decode(errors="replace")
         if not exited:
-            return Answer(False, "did not end in time and was stopped", text)
+            return Answer(False, "did not exit in time and was stopped", text)
         if status < 0:
             return Answer(False, f"was killed by signal {-status}", text)
-        return Answer(status == 0, f"ended with status {status}", text)
+        return Answer(status == 0, f"exited with status {status}", text)
 
 
 def _read_until_exit(pid: int, pipe: int, until: float, closing: int) -> tuple[bool, bytes]:

@@ -130,6 +130,6 @@ def _find_failed_command(properties: Properties) -> str:
         for path, _argv, ignored, _, started, _, exited, _pid, code, status in properties.get(setting, []):
             failed = not ignored and exited and (code != 1 or status)
             if failed and not started <= main_exit < exited:
-                how = f"ended with status {status}" if code == 1 else f"was killed by signal {status}"
+                how = f"exited with status {status}" if code == 1 else f"was killed by signal {status}"
                 return f"{setting}={path} {how}"
     return ""

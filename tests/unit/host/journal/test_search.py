@@ -235,7 +235,7 @@ def test_a_command_that_ends_meanwhile_takes_nothing_along(
 
 def test_journalctl_fails(ask: Ask, played: Played) -> None:
     (played.folder / "status").write_text("3")
-    assert ask(probe()).detail == "journalctl ended with status 3"
+    assert ask(probe()).detail == "journalctl exited with status 3"
 
 
 def test_no_journalctl(ask: Ask, played: Played) -> None:

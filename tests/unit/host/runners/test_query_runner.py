@@ -32,7 +32,7 @@ def script(text: str, **options: object) -> Command:
 def test_what_a_command_sees(ask: Ask, tmp_path: Path) -> None:
     answer = ask(script("pwd; echo $LANG $X; cat; echo oops >&2", cwd=str(tmp_path), env={"X": "a b"}))
     assert answer.ok
-    assert answer.detail == "ended with status 0"
+    assert answer.detail == "exited with status 0"
     assert answer.value == f"{tmp_path}\nC.UTF-8 a b\noops\n"
 
 
@@ -57,7 +57,7 @@ def test_a_user_that_does_not_exist(ask: Ask) -> None:
 @pytest.mark.parametrize(
     ("command", "detail"),
     [
-        (script("exit 3"), "ended with status 3"),
+        (script("exit 3"), "exited with status 3"),
         (script("kill -9 $$"), "was killed by signal 9"),
         (Command(("/nowhere/at/all",), cwd="/"), "cannot run /nowhere/at/all: no such file or directory"),
         (Command(("nowhere",), cwd="/"), "cannot run nowhere: no such file or directory"),
@@ -102,7 +102,7 @@ def lifeline(tmp_path: Path) -> Iterator[Lifeline]:
 def test_at_its_time_out_a_command_ends_with_its_group(ask: Ask, lifeline: Lifeline) -> None:
     answer = ask(script(f"trap '' TERM; exec 3> {lifeline.path}; (trap '' TERM; sleep 60) & echo there; sleep 60"), 1)
     assert not answer.ok
-    assert answer.detail == "did not end in time and was stopped"
+    assert answer.detail == "did not exit in time and was stopped"
     assert answer.value == "there\n"
     assert ask.seconds < PROMPT
     assert lifeline.ended()

@@ -114,8 +114,8 @@ COMMAND = "a(sasbttttuii)"
 @pytest.mark.parametrize(
     ("setting", "started", "exited", "code", "status", "main_exit", "said"),
     [
-        ("ExecStartPre", 5, 9, 1, 7, 0, "ExecStartPre=/bin/sh ended with status 7"),
-        ("ExecStartPre", 5, 9, 1, 7, 3, "ExecStartPre=/bin/sh ended with status 7"),
+        ("ExecStartPre", 5, 9, 1, 7, 0, "ExecStartPre=/bin/sh exited with status 7"),
+        ("ExecStartPre", 5, 9, 1, 7, 3, "ExecStartPre=/bin/sh exited with status 7"),
         ("ExecStartPost", 5, 9, 2, 15, 7, ""),  # The main process ended first.
         ("ExecStartPost", 5, 9, 3, 11, 12, "ExecStartPost=/bin/sh was killed by signal 11"),
         ("ExecStartPre", 5, 0, 0, 0, 0, ""),  # It runs.
@@ -134,7 +134,7 @@ def test_a_command_beside_the_main_one(
     assert unit.failed_command == said
 
 
-@pytest.mark.parametrize(("kind", "said"), [("forking", "ExecStart=/bin/sh ended with status 7"), ("simple", "")])
+@pytest.mark.parametrize(("kind", "said"), [("forking", "ExecStart=/bin/sh exited with status 7"), ("simple", "")])
 def test_the_command_that_forks_is_beside_the_main_process(kind: str, said: str) -> None:
     ran = ("/bin/sh", ["/bin/sh", "-c", "exit 7"], False, 1, 5, 1, 9, 70, 1, 7)
     assert look(Id=("s", "web.service"), Type=("s", kind), ExecStart=(COMMAND, [ran])).failed_command == said
