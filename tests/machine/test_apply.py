@@ -182,7 +182,7 @@ def test_a_port_that_the_unit_does_not_listen_on(machine: Machine, service: Star
     run = runbook(machine, "apply", book)
     assert (run.exit, run.last["status"]) == (3, "still-starting")
     assert "does not listen on 8099 yet (it listens on 127.0.0.1:8080: is `port` right?)" in run.last["reason"]
-    assert run.last["now"].endswith("nobody listens on port 8099")
+    assert run.last["now"].endswith("no process listens on port 8099")
 
 
 def test_a_user_who_may_not(machine: Machine, service: StartService) -> None:

@@ -292,7 +292,7 @@ class FakeMachine:
 
     def daemon_reload(self) -> None:
         self._write("daemon-reload")
-        # What systemd has lost sight of it forgets altogether now (seen on 252 and 257).
+        # What systemd has lost track of it forgets altogether now (seen on 252 and 257).
         self.units |= {name: replace(known, main_pid=0) for name, known in self.units.items() if known.is_untracked}
         for name in self.reload_loses:
             known = self.units[name]

@@ -214,4 +214,4 @@ def _describe_leftovers(view: HostView, unit: Unit) -> str:
     if not found:
         return ""
     named = ", ".join(str(holder.process) for holder in found[:3])
-    return f"; in it {'is' if len(found) == 1 else 'are'} {named}, left over from an earlier run"
+    return f"; in it {'is' if len(found) == 1 else 'are'} {named}, left over from an earlier invocation"

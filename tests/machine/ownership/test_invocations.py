@@ -13,28 +13,28 @@ GIVEN = "c" * 32
 BARE = f"env -i {ACTOR}"
 
 
-def current(unit: str, port: int, reason: str = "alone") -> House:
+def current(unit: str, port: int, reason: str = "held only by") -> House:
     return House(unit, str(port), "owned", reason)
 
 
 def leftover(unit: str, port: int) -> House:
-    reason = rf"PID \d+ \(python3\), in {unit}\.service, left over from an earlier run"
+    reason = rf"PID \d+ \(python3\), in {unit}\.service, left over from an earlier invocation"
     return House(unit, str(port), "leftover-holds-port", reason, "leftover-holds-port", "end PID")
 
 
 def doubtful(unit: str, port: int, why: str) -> House:
-    told = f"whose that is cannot be told: .*{why}"
-    return House(unit, str(port), "owner-unknown", told, "refused-to-kill", f"{why}.*stop {unit}.service to tell")
+    told = f"owns it is unknown: .*{why}"
+    return House(unit, str(port), "owner-unknown", told, "refused-to-kill", f"{why}.*stop {unit}.service to find out")
 
 
 HOUSES = (
     current("wrapped", 9201),
-    current("workers", 9202, r"workers\.service's \(3 processes\) alone"),
+    current("workers", 9202, r"only by workers\.service \(3 processes\)"),
     current("handed", 9203),
     current("handedbare", 9204),
-    current("forking", 9205, r"\(2 processes\) alone"),
+    current("forking", 9205, r"only by .* \(2 processes\)"),
     # Delegate=: the payload in a sub-group, and a manager there that gives out INVOCATION_IDs of its own.
-    current("payload", 9206, r"\(2 processes\) alone"),
+    current("payload", 9206, r"only by .* \(2 processes\)"),
     current("manager", 9207),
     doubtful("detached", 9208, "an earlier one or one of a manager inside the unit"),
     # It left for a cgroup of no unit. As long as its invocation runs it may be the unit's all the same.

@@ -31,7 +31,7 @@ def street(machine: Machine) -> Iterator[Street]:
 
 @pytest.fixture(scope="module")
 def lost(street: Street) -> int:
-    """The number of a unit that systemd has lost sight of, which is that of its port too."""
+    """The number of a unit that systemd has lost track of, which is that of its port too."""
     for first in range(9300, 9300 + MANY_TIMES * AT_ONCE, AT_ONCE):
         numbers = range(first, first + AT_ONCE)
         for number in numbers:
@@ -65,13 +65,13 @@ def test_what_is_said(street: Street, lost: int) -> None:
     """By every step that looks at it: nobody says that it is down, and no more."""
     assert _state(street, lost) == ("inactive", _serves(street, lost))
     first = "first run systemctl daemon-reload again"
-    told = rf"lost sight of s{lost}\.service .*PID {_serves(street, lost)}, lives; .*{first}"
+    told = rf"lost track of s{lost}\.service .*PID {_serves(street, lost)}, is running; .*{first}"
     for step in ("verify-port-owner", "wait-ready"):
         house = House(f"alias{lost}", str(lost), "leftover-holds-port", told)
         assert_said(ask(street.machine, "check", step, [house])[str(house)], house)
     stop = runbook(street.machine, "apply", f"unit: s{lost}\nsteps: [stop]\n").step("stop")
     assert (stop["status"], stop["verdict"]) == ("ok", "already-so")
-    assert "has lost sight of" in stop["reason"]
+    assert "has lost track of" in stop["reason"]
 
 
 def test_another_unit_is_not_told_to_kill_it(street: Street, lost: int) -> None:
@@ -88,9 +88,9 @@ def test_nothing_is_started_beside_it(street: Street, lost: int) -> None:
     steps = [UPDATE, "start: {on-failure: continue}", "restart: {retries: 1, delay: 0}"]
     run = runbook(street.machine, "apply", f"unit: s{lost}\nsteps:\n" + "".join(f"  - {step}\n" for step in steps))
     assert [verdict for *_, verdict in run.verdicts] == ["update-failed", "job-failed", "job-failed"], run.last
-    said = f"systemd has lost sight of s{lost}.service over a daemon-reload: it reads inactive, and its main process, "
+    said = f"systemd has lost track of s{lost}.service in a daemon-reload: it reads inactive, but its main process, "
     for step in run.of("step-finished"):
-        assert step["reason"].startswith(f"{said}PID {before[1]}, lives"), step["reason"]
+        assert step["reason"].startswith(f"{said}PID {before[1]}, is running"), step["reason"]
         assert step["reason"].endswith("a `kill-orphan` before this step reloads, and then ends what runs")
     assert not run.of("step-acting")
     assert not street.exists("/run/swapped")

@@ -8,7 +8,7 @@ from tests.machine.machine import until
 from tests.machine.ownership.street import ACTOR, House, Street, shell
 from tests.machine.runs import runbook
 
-TAKEN = r"left over from an earlier run; systemd took it for the main process of {}\.service, but it is older"
+TAKEN = r"left over from an earlier invocation; systemd took it for the main process of {}\.service, but it is older"
 
 
 def taken(unit: str, port: int) -> House:
@@ -25,7 +25,7 @@ HOUSES = (
         "stranger",
         "9403",
         "owner-unknown",
-        r"which systemd took for the main process.*, in run-\S+\.scope; stop stranger\.service to tell",
+        r"which systemd took for the main process.*, in run-\S+\.scope; stop stranger\.service to find out",
         "refused-to-kill",
     ),
     House("thief", "9404", "other-unit-holds-port", r"in victim\.service$", "refused-to-kill", "is a live service"),
@@ -39,10 +39,17 @@ HOUSES = (
         "other-unit-holds-port",
         r"in jobs\.service$",
         "refused-to-kill",
-        r"would leave this process \(KillMode=process\); if it may go, end it by hand: kill \d+$",
+        r"would leave this process running \(KillMode=process\); if it may go, end it by hand: kill \d+$",
     ),
     # RestartMode=direct, which 252 does not know: it was never down since its first start.
-    House("direct", "9407", "leftover-holds-port", "left over from an earlier run", "leftover-holds-port", "end PID"),
+    House(
+        "direct",
+        "9407",
+        "leftover-holds-port",
+        "left over from an earlier invocation",
+        "leftover-holds-port",
+        "end PID",
+    ),
 )
 
 

@@ -36,7 +36,7 @@ HOUSES = (
     house(
         "left", "9006", "port-shared", r"by left\.service and by .*in right\.service", "refused-to-kill", "stop right"
     ),
-    house("pool", "9007", "owned", r"pool\.service's \(2 processes\) alone"),
+    house("pool", "9007", "owned", r"only by pool\.service \(2 processes\)"),
     house("packets", "udp:9008", "port-shared", SCOPE, why=END),
     house("datagrams", "udp:9009", "owned"),
     house("master", "9010", "owned", r"\(2 processes\)"),

@@ -80,14 +80,14 @@ BY_USER = (
     House("idle", "9113", "other-unit-holds-port", r"\(systemd\), for wakes\.socket$"),
     House("idle", "9104", "orphan-holds-port"),
     House("idle", "9103", "orphan-holds-port"),
-    House("idle", "9108", "owner-unknown", r"cannot be seen; root sees it: ss -lntp sport = :9108"),
+    House("idle", "9108", "owner-unknown", r"cannot be found; root can see it: ss -lntp sport = :9108"),
     # A leftover whose parent is the user's manager, which is the subreaper of all that is in it.
     House("lingers", "9123", "leftover-holds-port", rf"{PID}, in lingers\.service, left over"),
 )
 BY_NOBODY = (
-    House("live", "9108", "owner-unknown", "cannot be seen; run it as root to see every process"),
-    House("idle", "9108", "owner-unknown", "cannot be seen; run it as root to see every process"),
-    House("idle", "9122", "owner-unknown", "cannot be seen; run it as root to see every process"),
+    House("live", "9108", "owner-unknown", "cannot be found; run it as root, which can read every process"),
+    House("idle", "9108", "owner-unknown", "cannot be found; run it as root, which can read every process"),
+    House("idle", "9122", "owner-unknown", "cannot be found; run it as root, which can read every process"),
     House("idle", "9101", "owner-unknown", "run it as root"),
 )
 

@@ -110,7 +110,7 @@ def test_one_that_will_not_end(machine: Machine, service: StartService, verb: st
         f"PID {pid}; it serves until its processes have exited; they get KILL after the 10min of TimeoutStopSec="
     )
     waited = "unit-changed" if verb == "stop" else "still-starting"
-    owner = f"{says}; port 9404 is PID {pid}'s alone"
+    owner = f"{says}; port 9404 is held only by PID {pid}"
     try:
         run = runbook(machine, "check", text)
         assert [(step["verdict"], step["reason"]) for step in run.of("step-finished")] == [

@@ -150,7 +150,7 @@ def test_the_earlier_version_cannot_be_installed(stage: Stage) -> None:
     assert "no package app-1.0.0 in the index" in told
     assert stage.installed == [NEW, NEW]
     assert "app.service is" in run.last["now"]
-    assert "nobody listens on port 8070" in run.last["now"]
+    assert "no process listens on port 8070" in run.last["now"]
 
 
 def test_the_earlier_version_does_not_come_up(stage: Stage) -> None:

@@ -155,7 +155,7 @@ def test_a_copy_of_roots(app: Machine) -> None:
     node.of_root(app)
     run = refused(app)
     assert run.step(HOLDER)["verdict"] == "owner-unknown"
-    assert "made by uid 0) cannot be seen; root sees it: ss -lntp sport = :3000" in run.last["reason"]
+    assert "made by uid 0) cannot be found; root can see it: ss -lntp sport = :3000" in run.last["reason"]
     # What it advises does tell.
     assert "node" in app.run(["sh", "-c", "ss -lntp sport = :3000"]).stdout
 

@@ -226,7 +226,7 @@ def test_a_server_process_left_in_the_unit(server: Machine) -> None:
         until(lambda: server.show(pg.unit(server), *waits) == waits, "systemd to wait for the lock file")
         run = book(server, "--set=wait=3s")
         assert (run.exit, run.last["status"]) == (3, "still-starting"), run.last
-        assert run.last["reason"].endswith(f"in it is PID {busy} (postgres), left over from an earlier run")
+        assert run.last["reason"].endswith(f"in it is PID {busy} (postgres), left over from an earlier invocation")
         # By hand, as the page says.
         server.run(["systemctl", "stop", pg.unit(server)])
         mended = book(server)

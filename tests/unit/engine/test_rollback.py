@@ -188,7 +188,7 @@ def test_a_check_that_fails_is_not_passed_over_either() -> None:
     checks = step("verify-port-owner", **{"on-failure": "continue"}), step("verify-port-owner", id="again")
     status, exit_status, reason, _ = carry_out(made, *_book("one"), step("restart"), *checks)
     assert (status, exit_status) == ("failed", 1)
-    assert "the roll back failed at rollback.verify-port-owner: nobody listens on port 80" in reason
+    assert "the roll back failed at rollback.verify-port-owner: no process listens on port 80" in reason
 
 
 def test_where_every_check_is_skipped_the_unit_must_be_ready() -> None:

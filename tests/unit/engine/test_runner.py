@@ -31,7 +31,7 @@ def test_always_runs_after_a_failure_and_does_not_hide_it() -> None:
     machine = FakeMachine(units={"gw.service": unit()}, processes={100: process(100)})
     end, _ = run(machine, step("verify-port-owner"), always=(step("run", id="tell", run="tell people"),))
     assert machine.written == ["command tell people"]
-    assert (end.status, end.reason) == ("failed", "verify-port-owner: nobody listens on port 80")
+    assert (end.status, end.reason) == ("failed", "verify-port-owner: no process listens on port 80")
 
 
 def test_the_last_words_of_a_socket_name_its_port() -> None:

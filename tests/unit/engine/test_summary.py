@@ -26,7 +26,7 @@ def down(**changes: Any) -> FakeMachine:
 def test_a_failed_run_tells_how_things_stand_and_what_to_do() -> None:
     end, events = run(down(n_restarts=2), step("wait-ready"))
     assert (end.step, end.verdict) == ("wait-ready", "unit-failed")
-    assert end.now == "gw.service is failed, 2 restarts; nobody listens on port 80"
+    assert end.now == "gw.service is failed, 2 restarts; no process listens on port 80"
     assert end.hint == "journalctl -u gw.service -n 30 tells why"
     assert {"step", "verdict", "now", "hint"} <= events[-1].data.keys()
 

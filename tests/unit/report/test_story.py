@@ -81,7 +81,7 @@ def test_the_incident_as_it_is_read_afterwards() -> None:
         "  fix     reset-failed       the start limit cleared",
         "  fix     start              new invocation, PID 200",
         "  ok      wait-ready         healthy for 2s, ready after 0.0s                 2s",
-        "  ok      verify-port-owner  port 80 is PID 200's alone",
+        "  ok      verify-port-owner  port 80 is held only by PID 200",
         "",
         "remediated: gw.service is active (running), PID 200, port 80",
         "",

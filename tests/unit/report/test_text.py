@@ -55,7 +55,7 @@ def test_a_remediated_run() -> None:
         "  fix     reset-failed       the start limit cleared",
         "  fix     start              new invocation, PID 200",
         "  ok      wait-ready         healthy for 2s, ready after 0.0s                 2s",
-        "  ok      verify-port-owner  port 80 is PID 200's alone",
+        "  ok      verify-port-owner  port 80 is held only by PID 200",
         "",
         "remediated: gw.service is active (running), PID 200, port 80",
     ]
@@ -99,7 +99,7 @@ def test_a_command_that_failed_shows_what_it_printed_and_its_own_name() -> None:
         "          | fetching",
         "",
         "failed at run: command-failed",
-        "  now   gw.service is active (running), PID 100; nobody listens on port 80",
+        "  now   gw.service is active (running), PID 100; no process listens on port 80",
     ]
 
 
@@ -165,7 +165,7 @@ def test_an_interruption_says_where_and_how_the_unit_comes_up_again() -> None:
         "",
         "interrupted by SIGINT at run, which was stopped half way; the `always` steps",
         "  were not run",
-        "  now   gw.service is inactive (dead); nobody listens on port 80",
+        "  now   gw.service is inactive (dead); no process listens on port 80",
         "  next  runbook resume run-1 goes on from there; systemctl start gw.service",
         "        brings it up until then",
     ]
@@ -184,12 +184,12 @@ def test_a_remediation_does_not_say_again_what_its_check_has_just_said() -> None
     _, events = run(machine, remediate(step("verify-port-owner"), fix=(step("reset-failed"),)))
     assert lines(shown(events))[-9:] == [
         "  --      verify-port-owner  not-listening",
-        "            nobody listens on port 80",
+        "            no process listens on port 80",
         "  --    remediate            not-fixed",
         "          fixed once, and verify-port-owner still finds not-listening",
         "",
         "failed at remediate: not-fixed",
-        "  now   gw.service is active (running), PID 100; nobody listens on port 80",
+        "  now   gw.service is active (running), PID 100; no process listens on port 80",
         "  next  ss -tlnp shows what gw.service listens on instead, journalctl -u",
         "        gw.service -n 30 what it says",
     ]
@@ -210,7 +210,7 @@ def test_a_long_wait_says_in_a_log_what_it_waits_for_and_how_long_it_may_last() 
         "          PID 100 and was left alone",
         "",
         "still-starting: the unit was left alone; nothing was fixed",
-        "  now   gw.service is active (running), PID 100; nobody listens on port 80",
+        "  now   gw.service is active (running), PID 100; no process listens on port 80",
         "  next  runbook resume run-1 waits on; journalctl -u gw.service -f shows what it",
         "        is doing",
     ]

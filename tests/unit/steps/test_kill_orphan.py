@@ -63,7 +63,7 @@ def test_another_socket_that_nobody_is_seen_with_is_no_matter_of_patience() -> N
 
 
 class Stubborn(FakeMachine):
-    """A machine whose systemd has lost sight of a unit and knows its main process whatever it is told."""
+    """A machine whose systemd has lost track of a unit and knows its main process whatever it is told."""
 
     def daemon_reload(self) -> None:
         self.written.append("daemon-reload")

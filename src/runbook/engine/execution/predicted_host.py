@@ -62,7 +62,7 @@ class PredictedHost:
             return owner
         if left:
             return replace(owner, holders=left)
-        return PortOwnership(port, Verdict.NOT_LISTENING, f"nobody listens on port {port} by then")
+        return PortOwnership(port, Verdict.NOT_LISTENING, f"no process listens on port {port} by then")
 
     def find_start_obstacle(self, command: Command) -> str:
         return self._view.find_start_obstacle(command) if self._sure else ""

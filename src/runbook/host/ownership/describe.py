@@ -1,4 +1,4 @@
-"""Names the holders of a port in a sentence, so that a person finds them: who, how many, in what, of whose manager."""
+"""Describes holders in a sentence, so that an operator finds them: which processes, in which unit, of which manager."""
 
 from __future__ import annotations
 
@@ -9,59 +9,59 @@ from runbook.host.holders import Holder, Listener
 from runbook.model import Port
 
 MAX_SHOWN = 3
-"""So many places are named; the rest is counted."""
+"""How many processes, names and units a sentence shows; the others are counted."""
 
 
 def describe_processes(holders: Sequence[Holder]) -> str:
-    """Name some holders in few words: "PID 70, 71, 72 and 2 more (gunicorn), PID 90 (python3)"."""
+    """Describe some holders in few words: "PID 70, 71, 72 and 2 more (gunicorn), PID 90 (python3)"."""
     groups: dict[str, list[Holder]] = {}
     for holder in holders:
         groups.setdefault(holder.process.name, []).append(holder)
-    told = []
+    parts = []
     for name, group in list(groups.items())[:MAX_SHOWN]:
         pids = ", ".join(str(holder.process.pid) for holder in group[:MAX_SHOWN])
         more = f" and {len(group) - MAX_SHOWN} more" if len(group) > MAX_SHOWN else ""
-        told.append(f"PID {pids}{more} ({name})")
+        parts.append(f"PID {pids}{more} ({name})")
     rest = sum(len(group) for group in list(groups.values())[MAX_SHOWN:])
-    return ", ".join(told) + (f" and {rest} more" if rest else "")
+    return ", ".join(parts) + (f" and {rest} more" if rest else "")
 
 
 def describe_holders(holders: Collection[Holder], manager_uid: int | None) -> str:
-    """Name them: "PID 74 (openclaw), in session-9.scope of user agentops". Those of one kind stand together.
+    """Describe holders with their units: "PID 74 (openclaw), in session-9.scope of user agentops".
 
-    `manager_uid` is whose manager the unit belongs to: a service of another one's is told apart, for it may have
-    the very same name.
+    `manager_uid` is the user whose manager runs the judged unit. The manager of a holder's unit is named if it is
+    another one: it may have a unit of the same name.
     """
-    kinds: dict[tuple[str, str], list[Holder]] = {}
-    # A master comes before its workers, and speaks for all: they may run as somebody else.
+    groups: dict[tuple[str, str], list[Holder]] = {}
+    # A master process is older than its workers, and its user describes the group: they may run as another user.
     for holder in sorted(holders, key=lambda one: (one.process.id.start, one.process.pid)):
-        kinds.setdefault((holder.unit, holder.process.name), []).append(holder)
-    told = [
+        groups.setdefault((holder.unit, holder.process.name), []).append(holder)
+    parts = [
         f"{describe_processes(alike)}, {_describe_place(alike[0], manager_uid)}"
-        for alike in list(kinds.values())[:MAX_SHOWN]
+        for alike in list(groups.values())[:MAX_SHOWN]
     ]
-    more = sum(len(alike) for alike in list(kinds.values())[MAX_SHOWN:])
-    return "; ".join(told) + (f" and {more} more" if more else "")
+    more = sum(len(alike) for alike in list(groups.values())[MAX_SHOWN:])
+    return "; ".join(parts) + (f" and {more} more" if more else "")
 
 
 def describe_untracked(unit: Unit) -> str:
-    """Say that systemd has lost sight of a unit that runs, and what must not be done now.
+    """Describe a unit that runs while systemd shows it as down, and what must not be done now.
 
-    It happens over a daemon-reload that gives the unit an alias which systemd knew as a name without a file, as from
-    another unit's After= (seen on 252 and 257). The end of the main process is then more than systemd can take: it
-    crashes. Another daemon-reload makes systemd forget that process, which is a leftover like any other from then on.
+    This happens in a daemon-reload that gives the unit an alias which systemd already knew as a name without a file,
+    for example from another unit's After= (seen on 252 and 257). If the main process exits then, systemd crashes.
+    Another daemon-reload makes systemd forget that process, which from then on is a leftover like any other.
     """
     reload = f"systemctl{' --user' if unit.of_user else ''} daemon-reload"
     return (
-        f"systemd has lost sight of {unit.name} over a daemon-reload: it reads {unit.active_state}, and its main "
-        f"process, PID {unit.main_pid}, lives; were that to end now, systemd would crash: first run {reload} again"
+        f"systemd has lost track of {unit.name} in a daemon-reload: it reads {unit.active_state}, but its main "
+        f"process, PID {unit.main_pid}, is running; if that exits now, systemd crashes: first run {reload} again"
     )
 
 
 def describe_unseen(port: Port, listeners: Collection[Listener], manager_uid: int | None, hidden: int) -> str:
-    """Say that the holders of these sockets are not seen, why, and what would show them.
+    """Describe sockets for which no holder was found, the reason, and the command that shows more.
 
-    `hidden` processes may not be looked at. Where that is none, no process has the socket in its table.
+    `hidden` processes could not be read. If it is 0, no process has the socket in its descriptor table.
     """
     uids = sorted({listener.uid for listener in listeners})
     of = f" (made by uid {', '.join(map(str, uids))})" if uids else ""
@@ -69,13 +69,13 @@ def describe_unseen(port: Port, listeners: Collection[Listener], manager_uid: in
     if not hidden:
         return (
             f"port {port}{of} is open, and no process has it: the kernel itself listens (as for NFS or WireGuard), "
-            f"or the socket is on its way from one process to another; ss -ln{kind}e sport = :{port.number} shows it"
+            f"or one process is passing the socket to another; ss -ln{kind}e sport = :{port.number} shows it"
         )
-    told = f"who holds port {port}{of} cannot be seen; "
+    unknown = f"the process that holds port {port}{of} cannot be found; "
     if manager_uid is None:
-        return f"{told}run it as root to see every process"
-    # A runbook of a user's is not for root to run.
-    return f"{told}root sees it: ss -ln{kind}p sport = :{port.number}"
+        return f"{unknown}run it as root, which can read every process"
+    # Root does not act in a user's manager, so `run it as root` would not help.
+    return f"{unknown}root can see it: ss -ln{kind}p sport = :{port.number}"
 
 
 def _describe_place(holder: Holder, manager_uid: int | None) -> str:

@@ -1,4 +1,4 @@
-"""What the judgement on ports asks of the two witnesses, the kernel and systemd."""
+"""The two sources of a judgement, as interfaces: the kernel, and the manager that runs the unit."""
 
 from __future__ import annotations
 
@@ -11,54 +11,56 @@ from runbook.model import Port
 
 
 class HolderScan(Protocol):
-    """Which processes hold which sockets, and how many processes could not be looked into."""
+    """The processes that hold some sockets."""
 
     @property
-    def holders(self) -> dict[int, set[int]]: ...
+    def holders(self) -> dict[int, set[int]]:
+        """The inodes of the sockets that each PID holds."""
 
     @property
-    def hidden(self) -> int: ...
+    def hidden(self) -> int:
+        """How many processes could not be read."""
 
 
 class KernelSource(Protocol):
-    """The kernel's side of the judgement."""
+    """What the kernel reports: sockets and processes."""
 
     def list_listeners(self, port: Port) -> tuple[Listener, ...]:
-        """Every socket that listens on the port."""
+        """List every socket that listens on the port, in this program's network namespace."""
 
     def list_netns_listeners(self, pid: int, port: Port) -> tuple[Listener, ...]:
-        """The same in the network namespace of a process."""
+        """List them in the network namespace of a process."""
 
     def list_cgroup_pids(self, path: str) -> tuple[int, ...]:
-        """Every process of a cgroup and all below it."""
+        """List the processes of a cgroup and of all cgroups below it."""
 
     def scan_holders(self, inodes: Collection[int], likely: Sequence[int]) -> HolderScan:
-        """Every process that holds one of these sockets; who is `likely` to is asked first."""
+        """Find every process that holds one of these sockets; processes in `likely` are read first."""
 
     def read_process(self, pid: int) -> Process | None:
-        """One look at a process; None when it is gone."""
+        """Read a process; None if it has exited."""
 
     def describe_container(self, process: Process) -> str:
-        """Say that a process is in other namespaces than this program, as in a container; else nothing."""
+        """Return why a process counts as in a container, by its namespaces; empty if it does not."""
 
     def describe_container_keeper(self, process: Process) -> str:
-        """Say that a process keeps a container, or passes on its port; else nothing."""
+        """Return the reason if a process keeps a container running or forwards its port; else empty."""
 
     def find_protection(self, process: Process) -> str:
-        """Why this process may never be ended, or nothing."""
+        """Return why a process must never be killed; empty if it may be."""
 
 
 class ManagerSource(Protocol):
-    """systemd's side: the manager that runs the unit."""
+    """What systemd reports: the manager that runs the unit."""
 
     def unit(self, name: str) -> Unit:
-        """Look at a unit."""
+        """Read a unit."""
 
     def read_loaded_state(self, name: str) -> ActiveState | None:
-        """Tell the state of a unit; None where the manager does not know it."""
+        """Return the state of a unit; None if it is not loaded."""
 
     def find_unit_of_invocation(self, invocation: str) -> Unit | None:
-        """Look at the unit of an invocation; None where that is over."""
+        """Return the unit whose current invocation this is; None if there is none."""
 
     def list_open_sockets(self) -> Collection[str]:
-        """Name the socket units that are up."""
+        """List the names of all socket units that are up."""

@@ -1,4 +1,4 @@
-"""What it means who holds a port: one verdict from the roles of all its holders, the worst first."""
+"""The verdict on a port, from the roles of all its holders: the worst role decides."""
 
 from __future__ import annotations
 
@@ -15,85 +15,121 @@ WILDCARDS = ("0.0.0.0", "::")  # noqa: S104 - compared with, not bound to
 
 @dataclass(frozen=True)
 class PortFacts:
-    """The sockets that listen on a port, who holds them, and what could not be seen.
-
-    `unseen` are sockets without a holder that was seen; `hidden` processes could not be looked into; `opened` are
-    those that the unit's manager made for the unit's own socket units, by the kernel's word and not by their holders.
-    `manager_uid` is None for the system's manager, else the user whose manager runs the unit.
-    """
+    """What was read about a port."""
 
     port: Port
     unit: Unit
+    """The unit that should own the port."""
     manager_uid: int | None
+    """None for the system's manager, else the user whose manager runs the unit."""
     listeners: tuple[Listener, ...]
     holders: tuple[Holder, ...]
     unseen: tuple[Listener, ...]
+    """Sockets for which no holder was found."""
     hidden: int
+    """How many processes could not be read."""
     manager_sockets: tuple[Listener, ...] = ()
+    """Sockets that the manager created for the unit's own socket units, as the kernel reports. No holder shows it."""
 
     def decide(self) -> PortOwnership:
-        """Say whose the port is."""
-        roles = {holder.role for holder in self.holders}
-        unit, port = self.unit.name, self.port
-        ours = [h for h in self.holders if h.role is Role.CURRENT]
-        others = [h for h in self.holders if h.role not in (Role.CURRENT, Role.SOCKET_UNIT)]
+        """Decide by the first rule that applies."""
+        verdict, reason = (
+            self._if_shared()
+            or self._if_other_unit()
+            or self._if_unknown()
+            or self._if_orphan()
+            or self._if_leftover()
+            or self._if_partly_hidden()
+            or self._if_other_address()
+            or self._owned()
+        )
+        return PortOwnership(self.port, verdict, reason, self.listeners, self.holders, self.unseen)
 
-        def judged(verdict: Verdict, reason: str) -> PortOwnership:
-            return PortOwnership(port, verdict, reason, self.listeners, self.holders, self.unseen)
+    @property
+    def _ours(self) -> list[Holder]:
+        return [holder for holder in self.holders if holder.role is Role.CURRENT]
 
-        if ours and others and roles & {Role.OTHER_UNIT, Role.ORPHAN, Role.LEFTOVER}:
-            return judged(Verdict.PORT_SHARED, f"port {port} is held by {unit} and by {self._describe_holders(others)}")
-        if Role.OTHER_UNIT in roles:
-            them = [h for h in others if h.role is Role.OTHER_UNIT]
-            return judged(
-                Verdict.OTHER_UNIT_HOLDS_PORT,
-                f"port {port} is held by {self._describe_holders(them)}" + self.unit.describe_alternative(them[0].unit),
-            )
-        if Role.UNKNOWN in roles or self.unseen:
-            return judged(Verdict.OWNER_UNKNOWN, self._describe_unknown())
-        if Role.ORPHAN in roles:
-            return judged(
-                Verdict.ORPHAN_HOLDS_PORT, f"port {port} is held by {self._describe_holders(others)}: not this unit"
-            )
-        if Role.LEFTOVER in roles and self.unit.is_untracked:
-            told = f"port {port} is held by {self._describe_holders(others)}; {describe.describe_untracked(self.unit)}"
-            return judged(Verdict.LEFTOVER_HOLDS_PORT, told)
-        if Role.LEFTOVER in roles:
-            told = f"port {port} is held by {self._describe_holders(others)}, left over from an earlier run"
-            if any(self.unit.is_running and holder.process.pid == self.unit.main_pid for holder in others):
-                # `systemctl status` says otherwise.
-                told += f"; systemd took it for the main process of {unit}, but it is older than this start"
-            return judged(Verdict.LEFTOVER_HOLDS_PORT, told)
-        if self.hidden and not self._are_created_by_unit(ours):
-            return judged(Verdict.OWNER_UNKNOWN, self._describe_unseen(self.listeners))
-        if port.address in WILDCARDS and not any(listener.address in WILDCARDS for listener in self.listeners):
-            where = ", ".join(str(listener) for listener in self.listeners)
-            return judged(Verdict.NOT_LISTENING, f"{unit} listens on {where} only, not on {port}")
-        if ours and self.unit.name.endswith(".socket"):
-            return judged(
-                Verdict.OWNED, f"systemd listens on port {port} for {unit}; {self._describe_holders(ours)}, serves it"
-            )
-        if ours:
-            alone = f"PID {ours[0].process.pid}'s" if len(ours) == 1 else f"{unit}'s ({len(ours)} processes)"
-            return judged(Verdict.OWNED, f"port {port} is {alone} alone")
-        return judged(Verdict.OWNED, f"systemd listens on port {port} for {unit}")
+    @property
+    def _foreign(self) -> list[Holder]:
+        return [holder for holder in self.holders if holder.role not in (Role.CURRENT, Role.SOCKET_UNIT)]
 
-    def _are_created_by_unit(self, ours: list[Holder]) -> bool:
-        # Not everyone may look into every process. The kernel tells everyone, though, in which cgroup a socket
-        # was made (INET_DIAG_CGROUP_ID, Linux 5.8): a second witness where the first is half blind.
-        group = self.unit.control_group_id
-        told = [
-            one for one in self.listeners if one in self.manager_sockets or (ours and group and one.cgroup_id == group)
-        ]
-        return len(told) == len(self.listeners)
+    @property
+    def _roles(self) -> set[Role]:
+        return {holder.role for holder in self.holders}
 
-    def _describe_unknown(self) -> str:
-        """Say of whom it cannot be told whose they are; or that nobody is to be seen at all."""
-        told = [holder for holder in self.holders if holder.role is Role.UNKNOWN and holder.process.cgroup]
-        if self.unseen or not told:
-            return self._describe_unseen(self.unseen)
-        held = f"port {self.port} is held by {self._describe_holders(told)}"
-        return f"{held}, and whose that is cannot be told: {told[0].why}"
+    @property
+    def _held_by_foreign(self) -> str:
+        return f"port {self.port} is held by {self._describe_holders(self._foreign)}"
+
+    def _if_shared(self) -> tuple[Verdict, str] | None:
+        if not self._ours or not self._roles & {Role.OTHER_UNIT, Role.ORPHAN, Role.LEFTOVER}:
+            return None
+        them = self._describe_holders(self._foreign)
+        return Verdict.PORT_SHARED, f"port {self.port} is held by {self.unit.name} and by {them}"
+
+    def _if_other_unit(self) -> tuple[Verdict, str] | None:
+        them = [holder for holder in self.holders if holder.role is Role.OTHER_UNIT]
+        if not them:
+            return None
+        held = f"port {self.port} is held by {self._describe_holders(them)}"
+        return Verdict.OTHER_UNIT_HOLDS_PORT, held + self.unit.describe_alternative(them[0].unit)
+
+    def _if_unknown(self) -> tuple[Verdict, str] | None:
+        if Role.UNKNOWN not in self._roles and not self.unseen:
+            return None
+        readable = [one for one in self.holders if one.role is Role.UNKNOWN and one.process.cgroup]
+        if self.unseen or not readable:
+            return Verdict.OWNER_UNKNOWN, self._describe_unseen(self.unseen)
+        held = f"port {self.port} is held by {self._describe_holders(readable)}"
+        return Verdict.OWNER_UNKNOWN, f"{held}; whether {self.unit.name} owns it is unknown: {readable[0].why}"
+
+    def _if_orphan(self) -> tuple[Verdict, str] | None:
+        if Role.ORPHAN not in self._roles:
+            return None
+        return Verdict.ORPHAN_HOLDS_PORT, f"{self._held_by_foreign}: not this unit"
+
+    def _if_leftover(self) -> tuple[Verdict, str] | None:
+        if Role.LEFTOVER not in self._roles:
+            return None
+        if self.unit.is_untracked:
+            return Verdict.LEFTOVER_HOLDS_PORT, f"{self._held_by_foreign}; {describe.describe_untracked(self.unit)}"
+        reason = f"{self._held_by_foreign}, left over from an earlier invocation"
+        if any(self.unit.is_running and holder.process.pid == self.unit.main_pid for holder in self._foreign):
+            # `systemctl status` shows it as the main process.
+            reason += f"; systemd took it for the main process of {self.unit.name}, but it is older than this start"
+        return Verdict.LEFTOVER_HOLDS_PORT, reason
+
+    def _if_partly_hidden(self) -> tuple[Verdict, str] | None:
+        if not self.hidden or self._are_created_by_unit():
+            return None
+        return Verdict.OWNER_UNKNOWN, self._describe_unseen(self.listeners)
+
+    def _if_other_address(self) -> tuple[Verdict, str] | None:
+        is_wildcard = any(listener.address in WILDCARDS for listener in self.listeners)
+        if self.port.address not in WILDCARDS or is_wildcard:
+            return None
+        where = ", ".join(str(listener) for listener in self.listeners)
+        return Verdict.NOT_LISTENING, f"{self.unit.name} listens on {where} only, not on {self.port}"
+
+    def _owned(self) -> tuple[Verdict, str]:
+        unit, port, ours = self.unit.name, self.port, self._ours
+        if ours and unit.endswith(".socket"):
+            reason = f"systemd listens on port {port} for {unit}; {self._describe_holders(ours)}, serves it"
+        elif ours:
+            only = f"PID {ours[0].process.pid}" if len(ours) == 1 else f"{unit} ({len(ours)} processes)"
+            reason = f"port {port} is held only by {only}"
+        else:
+            reason = f"systemd listens on port {port} for {unit}"
+        return Verdict.OWNED, reason
+
+    def _are_created_by_unit(self) -> bool:
+        """True if every socket was created in the unit's cgroup, or by the manager for the unit's socket units.
+
+        An ordinary user may not read every process. The kernel reports to every user in which cgroup a socket was
+        created (INET_DIAG_CGROUP_ID, Linux 5.8), which is sufficient where processes are hidden.
+        """
+        group = self.unit.control_group_id if self._ours else 0
+        return all(one in self.manager_sockets or (group and one.cgroup_id == group) for one in self.listeners)
 
     def _describe_unseen(self, listeners: Collection[Listener]) -> str:
         return describe.describe_unseen(self.port, listeners, self.manager_uid, self.hidden)
@@ -103,5 +139,6 @@ class PortFacts:
 
 
 def make_changing(port: Port) -> PortOwnership:
-    """Say that nothing can be said, because it is another thing at every look."""
-    return PortOwnership(port, Verdict.OWNER_UNKNOWN, f"who holds port {port} changes faster than it can be looked at")
+    """Make the verdict on a port that is different at every read."""
+    reason = f"the processes that hold port {port} change faster than they can be read"
+    return PortOwnership(port, Verdict.OWNER_UNKNOWN, reason)

@@ -1,0 +1,82 @@
+"""What every rule about a process works with: the unit as it is now, both sources, and the ruling that results."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from runbook.host.cgroups import CgroupKind, CgroupUnit, parse_cgroup_path
+from runbook.host.facts import Unit
+from runbook.host.holders import Process, Role
+from runbook.host.kernel.ancestry import MAX_ANCESTORS
+from runbook.host.ownership.sources import KernelSource, ManagerSource
+
+
+class RoleRuling(NamedTuple):
+    """The role of a process, and what follows from it for an operator."""
+
+    role: Role
+    unit: str
+    """Where the process is: the name of a service, a scope or a session, or "no unit"."""
+    why: str
+    """The fact that decided."""
+    protection: str = ""
+    """Why the process must not be killed; empty if it may be."""
+    stop_verb: str = "stop"
+    """The verb of systemctl that stops `unit`; empty if none should."""
+    stop_command: str = ""
+    """The command by which a container's engine stops the container."""
+
+
+def rule_other_unit(unit: str, why: str, *, stop_verb: str = "stop", stop_command: str = "") -> RoleRuling:
+    """Make the ruling that a process belongs to another unit, which protects it for the same reason."""
+    return RoleRuling(Role.OTHER_UNIT, unit, why, why, stop_verb, stop_command)
+
+
+@dataclass(frozen=True)
+class UnitContext:
+    """One unit at one moment, with the kernel and the manager to ask about it."""
+
+    unit: Unit
+    kernel: KernelSource
+    manager: ManagerSource
+    manager_uid: int | None = None
+    """None for the system's manager, else the user whose manager runs the unit."""
+
+    def is_in_unit(self, process: Process, place: CgroupUnit) -> bool:
+        """True if a process is in the unit's own cgroup, or in one below it."""
+        named = place.unit in {self.unit.name, *self.unit.names}
+        if not self.unit.is_service or place.kind is not CgroupKind.SERVICE or not named:
+            # A slice contains other units, and user@.service those of a user: they are not its processes.
+            return False
+        if group := self.unit.control_group:
+            return process.cgroup == group or process.cgroup.startswith(group + "/")
+        # If the unit is down and systemd has released its cgroup, only the name can decide.
+        return place.user_uid == self.manager_uid
+
+    def list_open_sockets(self) -> list[Unit]:
+        """List the unit's own socket units that are up. One that is down has no sockets."""
+        names = (name for name in (self.unit.name, *self.unit.triggered_by) if name.endswith(".socket"))
+        return [one for one in map(self.manager.unit, names) if one.is_running]
+
+    def list_ancestry(self, process: Process) -> list[Process]:
+        """List a process and its ancestors, nearest first, without PID 1."""
+        line = [process]
+        while (
+            len(line) < MAX_ANCESTORS
+            and line[-1].ppid > 1
+            and (parent := self.kernel.read_process(line[-1].ppid)) is not None
+        ):
+            line.append(parent)
+        return line
+
+    def list_ancestry_in_unit(self, process: Process) -> list[Process]:
+        """List a process and those of its ancestors that are in the unit too, up to the main process."""
+        line = [process]
+        while len(line) < MAX_ANCESTORS and (parent := self.kernel.read_process(line[-1].ppid)) is not None:
+            if parent.pid == self.unit.main_pid:
+                return [*line, parent]
+            if not self.is_in_unit(parent, parse_cgroup_path(parent.cgroup)):
+                break
+            line.append(parent)
+        return line
