@@ -1,7 +1,6 @@
-"""What the two witnesses say, as plain data: systemd's units and jobs, the kernel's sockets and processes.
+"""What systemd reports about units and jobs, as plain data under systemd's own names.
 
-systemd's words stay systemd's words. An enum here takes a word it does not know as it is, because the next
-systemd may have one more.
+An enum here accepts words that it does not list, because the next systemd may have one more.
 """
 
 from __future__ import annotations
@@ -52,14 +51,14 @@ class ActiveState(SystemdEnum):
 
 
 UP = (ActiveState.ACTIVE, ActiveState.RELOADING, ActiveState.REFRESHING)
-"""What a unit reads that is up."""
+"""States of a unit that is up."""
 
 DOWN = (ActiveState.INACTIVE, ActiveState.FAILED)
-"""What a unit reads that is down, and stays so."""
+"""States of a unit that is down, and stays down."""
 
 
 class JobResult(SystemdEnum):
-    """How a job ended (systemd, src/core/job.h). GONE is ours: it ended while nobody could listen."""
+    """How a job ended (systemd, src/core/job.h). GONE is ours: it ended while this program was not connected."""
 
     DONE = "done"
     CANCELED = "canceled"
@@ -87,45 +86,38 @@ class JobVerb(StrEnum):
 
 @dataclass(frozen=True)
 class JobRef:
-    """A job that was asked for: its object path, which systemd never uses twice while it runs.
-
-    `output` is the file of a command's job, next to which the command's unit leaves its result.
-    """
+    """A job that this program requested."""
 
     path: str
+    """Its object path, which systemd never uses twice while it runs."""
     unit: str
     verb: str
     output: str = ""
+    """For the job of a command: the file of its output. The command's unit writes its result next to it."""
 
     @property
     def number(self) -> int:
-        """Its number, which is the end of its path; a later job of the same boot has a higher one."""
+        """The end of its path. A later job of the same boot has a higher number."""
         return job_number(self.path)
 
 
 def job_number(path: str) -> int:
-    """Give the number of a job by the path of its object."""
+    """Return the number of a job from the path of its object."""
     return int(path.rpartition("/")[2])
 
 
 def job_path(number: int) -> str:
-    """Give the path of a job's object."""
+    """Return the path of a job's object."""
     return f"/org/freedesktop/systemd1/job/{number}"
 
 
 @dataclass(frozen=True)
 class Unit:
-    """One look at a unit: the properties of its D-Bus object, under systemd's own names.
+    """One read of a unit: the properties of its D-Bus object, under systemd's own names.
 
-    Timestamps and spans ending in `_usec` are microseconds; `…_monotonic` ones of CLOCK_MONOTONIC; 0 means
-    never. `exec_main_start` and `inactive_exit` are in microseconds since the epoch, by the clock of that moment.
-    `invocation_id` is 32 hex digits, or empty. `restarts_with` are the units that systemd stops and starts together
-    with this one, which they require or are a part of. `job` is the id of a queued or running job, 0 for none,
-    `job_type` what it does; `other_jobs` counts ends of jobs that this program did not ask for, and `asked` are the
-    latest that were begun since it last asked for one itself, oldest first; `activation` is what systemd knows of the
-    timer or path that started it; `follows` are the units whose stop or restart goes on to it. `unmet` are conditions
-    that did not hold; `broke` is the command beside the main one that failed first, in words. `starts_cleared`: a
-    reset-failed stands before its next start. `listen` is a socket's; fields below `main_pid` are a service's.
+    Timestamps and spans that end in `_usec` are microseconds. `…_monotonic` are microseconds of CLOCK_MONOTONIC; other
+    timestamps are microseconds since the epoch, by the clock at that moment. 0 means never. Fields from `type` on are
+    those of a service, except `listen`, which is a socket's.
     """
 
     name: str
@@ -136,28 +128,38 @@ class Unit:
     names: tuple[str, ...] = ()
     description: str = ""
     invocation_id: str = ""
+    """32 hex digits, or empty."""
     job: int = 0
+    """The number of a queued or running job; 0 if there is none."""
     job_type: str = ""
     other_jobs: int = 0
+    """How many jobs have ended that this program did not request."""
     job_requests: tuple[JobRequest, ...] = ()
+    """The latest jobs that began since this program requested one itself, oldest first."""
     activation: tuple[tuple[str, str], ...] = ()
+    """What systemd reports of the timer or path unit that started it (ActivationDetails)."""
     propagated_from: tuple[str, ...] = ()
+    """The units whose stop or restart continues to this one."""
     need_daemon_reload: bool = False
     can_reload: bool = False
     can_stop: bool = True
     condition_result: bool = True
     assert_result: bool = True
     unmet_conditions: tuple[str, ...] = ()
+    """The conditions and asserts that were not met, as in the unit file."""
     requires: tuple[str, ...] = ()
     triggered_by: tuple[str, ...] = ()
     triggers: tuple[str, ...] = ()
     propagates_to: tuple[str, ...] = ()
+    """The units that are stopped and started together with this one: they require it or are a part of it."""
     listen: tuple[tuple[str, str], ...] = ()
+    """The kinds and addresses on which a socket unit listens."""
     fragment_path: str = ""
     unit_file_state: str = ""
     start_limit_interval_usec: int = 0
     start_limit_burst: int = 0
     start_limit_cleared: bool = False
+    """True if a reset-failed comes before its next start."""
     inactive_enter_monotonic: int = 0
     inactive_exit: int = 0
     inactive_exit_monotonic: int = 0
@@ -186,6 +188,7 @@ class Unit:
     bus_name: str = ""
     pid_file: str = ""
     failed_command: str = ""
+    """The command beside the main process that failed first, in words."""
     restart_prevent_statuses: tuple[int, ...] = ()
     restart_prevent_signals: tuple[int, ...] = ()
     restart_force_statuses: tuple[int, ...] = ()
@@ -196,29 +199,29 @@ class Unit:
     stored_fds: int = 0
     private_network: bool = False
     joins_namespace_of: tuple[str, ...] = ()
-    """The units whose namespaces it shares (JoinsNamespaceOf=), which goes both ways."""
+    """The units that share its namespaces (JoinsNamespaceOf=), in either direction."""
     network_namespace_path: str = ""
     of_user: bool = False
-    """Whether it belongs to a user's manager, not to the system's."""
+    """True if it belongs to a user's manager, not to the system's."""
 
     def job_of(self, verb: JobVerb) -> JobRef | None:
-        """Give the job that it has at this moment, if that does what `verb` asks for.
+        """Return the job that it has at this moment, if that does what `verb` asks for.
 
-        systemd makes a start of a restart when the first half of that is over.
+        systemd turns a restart into a start when the first half of it is over.
         """
         types = (JobVerb.RESTART, JobVerb.START) if verb is JobVerb.RESTART else (verb,)
         return JobRef(job_path(self.job), self.name, verb) if self.job and self.job_type in types else None
 
     @property
     def is_service(self) -> bool:
-        """Whether it has processes of its own."""
+        """True if it has processes of its own."""
         return self.name.endswith(".service")
 
     @property
     def is_running(self) -> bool:
-        """Whether an invocation is under way, from the start of its start to the end of its stop.
+        """True from the beginning of its start to the end of its stop.
 
-        The pause before an automatic restart reads `activating (auto-restart)`, and nothing runs in it.
+        The pause before an automatic restart reads `activating (auto-restart)`, and no process runs in it.
         """
         if self.sub_state.startswith("auto-restart"):
             return False
@@ -228,21 +231,22 @@ class Unit:
     def began_monotonic(self) -> int:
         """When its invocation began, at the latest known moment before its first process.
 
-        With RestartMode=direct (systemd 254) it is not down between two of them, and InactiveExitTimestamp stays that
-        of the first: then the later one came after the end of an earlier one.
+        With RestartMode=direct (systemd 254) it is not down between two invocations, and InactiveExitTimestamp stays
+        that of the first. Then the later one began after the end of the earlier one.
         """
         return max(self.inactive_exit_monotonic, self._left_active_monotonic)
 
     @property
     def previous_end_monotonic(self) -> int:
-        """When the invocation before its current one ended; 0 where there was none."""
+        """When the invocation before its current one ended; 0 if there was none."""
         return max(self.inactive_enter_monotonic, self._left_active_monotonic)
 
     def find_trigger(self, before: tuple[tuple[str, str], ...] | None) -> str:
-        """Name the timer or path unit that began its invocation; nothing where that is not sure.
+        """Return the timer or path unit that started its invocation; empty if that is not certain.
 
-        systemd keeps these details over a restart that somebody asked for (seen on 252 and 257). So a timer's moment
-        must be later than the end of the invocation before; a path's has none, and must be other than it was `before`.
+        systemd keeps these details over a restart that another client requested (seen on 252 and 257). So the time of a
+        timer must be later than the end of the previous invocation. A path unit has no time, so its details must differ
+        from those `before`.
         """
         details = dict(self.activation)
         moment = int(details.get("trigger_timer_monotonic_usec", 0))
@@ -256,23 +260,24 @@ class Unit:
 
     @property
     def is_untracked(self) -> bool:
-        """Whether systemd has lost sight of it: it reads down, and systemd knows its main process (see naming.lost)."""
+        """True if systemd has lost track of it: it reads down, with a main process. See `describe_untracked`."""
         return self.active_state in DOWN and self.main_pid != 0
 
     def stop_kills(self, pid: int, ppid: int) -> bool:
-        """Whether a stop is sure to end a process of it: KillMode= may spare all but the main one (systemd.kill(5)).
+        """Return whether a stop certainly kills a process of it: KillMode= may spare all but the main one
+        (systemd.kill(5)).
 
-        That one takes its own workers along.
+        The main process takes its own workers along.
         """
         return self.kill_mode not in ("process", "none") or self.main_pid in (pid, ppid)
 
     @property
     def is_umbrella(self) -> bool:
-        """Whether it runs no server itself, and may be mistaken for one that does."""
+        """True if it runs no server itself, and may be mistaken for a unit that does."""
         return self.type == "oneshot"
 
     def describe_alternative(self, other: str) -> str:
-        """Say that another service may be the one that is meant: a Type=oneshot one is mostly a roof over several.
+        """Return a hint that another service may be meant: a Type=oneshot unit often only groups several services.
 
         Debian's postgresql.service is one: it runs /bin/true, and postgresql@15-main.service is the database.
         """
@@ -281,27 +286,27 @@ class Unit:
         return f"; {self.name} runs no server (Type=oneshot): if {other} is meant, name that as `unit`"
 
     def systemctl_command(self, verb: str) -> str:
-        """Give the command by which a person acts on it: "systemctl unmask gw.service"."""
+        """Return the command for an operator: "systemctl unmask gw.service"."""
         return f"systemctl{' --user' if self.of_user else ''} {verb} {self.name}"
 
     @property
     def state(self) -> str:
-        """Its ActiveState, and its SubState where that says more: "active (running)", "failed"."""
+        """Its ActiveState, and its SubState if that adds something: "active (running)", "failed"."""
         return str(self.active_state) + (f" ({self.sub_state})" if self.sub_state != self.active_state else "")
 
     def describe_not_found(self, near: str = "") -> str:
-        """Say that its manager knows no such unit, and which one may be meant."""
-        who = "the user manager" if self.of_user else "systemd"
-        return f"{who} knows no unit {self.name}" + (f"; did you mean {near}?" if near else "")
+        """Describe that its manager has no such unit, and which unit may be meant."""
+        manager = "the user manager" if self.of_user else "systemd"
+        return f"{manager} knows no unit {self.name}" + (f"; did you mean {near}?" if near else "")
 
     def describe(self) -> str:
-        """Say its state as `systemctl status` would: "active (running), PID 315"."""
+        """Describe its state as `systemctl status` does: "active (running), PID 315"."""
         if self.load_state in (LoadState.NOT_FOUND, LoadState.MASKED) and not self.is_running:
             return "not found" if self.load_state is LoadState.NOT_FOUND else "masked"
         return self.state + (f", PID {self.main_pid}" if self.main_pid else "")
 
     def evidence(self) -> dict[str, Any]:
-        """Give what an operator would ask for first, in systemd's names."""
+        """Return the facts that an operator looks at first, under systemd's names."""
         return {
             "ActiveState": str(self.active_state),
             "SubState": self.sub_state,

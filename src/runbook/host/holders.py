@@ -1,4 +1,4 @@
-"""Who holds a port, as plain data: the sockets that listen, the processes that hold them, and whose those are."""
+"""Who holds a port, as plain data: listening sockets, the processes that hold them, and their roles."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ from runbook.model import Port, ProcessId, Verdict
 
 @dataclass(frozen=True)
 class Listener:
-    """One socket that takes connections (TCP) or datagrams (UDP), as the kernel lists it.
-
-    `inode` is what /proc/PID/fd shows, `cookie` is never used again while the machine is up. `cgroup_id` is
-    the cgroup that created the socket, 0 where the kernel does not say; `uid` its creator.
-    """
+    """One socket that accepts connections (TCP) or datagrams (UDP), as the kernel lists it."""
 
     protocol: str
     address: str
     number: int
     inode: int
+    """The number that /proc/PID/fd shows."""
     cookie: int = 0
+    """Never used again until the machine is rebooted; 0 if the kernel has no sock_diag."""
     uid: int = 0
+    """The user who created the socket."""
     cgroup_id: int = 0
+    """The cgroup in which the socket was created; 0 if the kernel does not report it."""
     only_v6: bool = False
 
     def __str__(self) -> str:
@@ -34,34 +34,38 @@ class Listener:
 
 @dataclass(frozen=True)
 class Process:
-    """One look at a process, from /proc/PID.
-
-    `cgroup` is its path in systemd's hierarchy. `invocation_id` comes from its environment and is empty where
-    that has none or may not be read; of `environment` there are the names alone. `started` is in seconds of
-    CLOCK_BOOTTIME. One that is `dead` waits for its parent to hear of it, and holds nothing. The namespaces are
-    inode numbers, 0 where they may not be seen.
-    """
+    """One read of a process, from /proc/PID."""
 
     id: ProcessId
     ppid: int
     uid: int
+    """Its effective user; -1 if that cannot be read."""
     user: str
     name: str
     state: str
+    """The state letter of proc(5)."""
     cgroup: str
+    """Its path in systemd's hierarchy."""
     command: tuple[str, ...] = ()
     exe: str = ""
     invocation_id: str = ""
+    """From its environment; empty if that has none, or cannot be read."""
     environment: tuple[str, ...] = ()
+    """The names of the variables, without their values."""
     started: float = 0.0
+    """Seconds of CLOCK_BOOTTIME."""
     kernel: bool = False
+    """True if it is a thread of the kernel."""
     dead: bool = False
+    """True if it is a zombie: it waits for its parent to reap it, and holds nothing."""
     pid_namespace: int = 0
+    """The inode number of the namespace; 0 if it cannot be read."""
     user_namespace: int = 0
+    """The same."""
 
     @property
     def pid(self) -> int:
-        """Its PID, which alone does not say who it is."""
+        """Its PID, which another process may have later."""
         return self.id.pid
 
     def __str__(self) -> str:
@@ -69,7 +73,7 @@ class Process:
 
 
 class Role(StrEnum):
-    """Whose a process is that holds the port."""
+    """The role of a process that holds the port, towards the unit that should own it."""
 
     CURRENT = "current"
     LEFTOVER = "leftover"
@@ -81,29 +85,31 @@ class Role(StrEnum):
 
 @dataclass(frozen=True)
 class Holder:
-    """A process that holds listening sockets of the port, whose it is, and by which facts.
-
-    `unit` names where it lives: a service, a scope, a login's session, a container. `spared` says why it may
-    never be ended, and is empty for a process that may; `ended_by` is systemctl's verb that ends it, empty if none may;
-    `stop` is the command by which a container's engine does.
-    """
+    """A process that holds listening sockets of the port, and its role."""
 
     process: Process
     role: Role
     unit: str
+    """The service, scope, session or container that it is in."""
     why: str
+    """The fact that decided its role."""
     sockets: tuple[Listener, ...]
     protection: str = ""
+    """Why it must never be killed; empty if it may be."""
     stop_verb: str = "stop"
+    """The verb of systemctl that stops `unit`; empty if none should."""
     stop_command: str = ""
+    """The command by which a container's engine stops the container."""
 
     @property
     def in_manager_cgroup(self) -> bool:
-        """Whether it is a manager or sits in the cgroup of one: what would stop that stops all of a user's services."""
+        """True if it is a manager or in the cgroup of one: to stop that cgroup would stop all of a user's services."""
         return parse_cgroup_path(self.process.cgroup).kind is CgroupKind.MANAGER
 
     def is_user_unit(self, unit_is: bool) -> bool:
-        """Whether `unit` is a user manager's. Where it was moved out of that, it is known to ours, as `unit_is`."""
+        """Return whether `unit` is a user manager's. If the process was moved out of it, our manager has it, as
+        `unit_is`.
+        """
         place = parse_cgroup_path(self.process.cgroup)
         if place.kind is CgroupKind.MANAGER:
             return unit_is and self.unit.endswith(".socket")  # user@1000.service itself is the system's.
@@ -111,11 +117,11 @@ class Holder:
 
     @property
     def may_be_killed(self) -> bool:
-        """Whether kill-orphan may signal it."""
+        """True if kill-orphan may signal it."""
         return not self.protection and self.role in (Role.ORPHAN, Role.LEFTOVER)
 
     def evidence(self) -> dict[str, Any]:
-        """Give the facts the judgement rests on."""
+        """Return the facts that the judgement is based on."""
         process = self.process
         return {
             "pid": process.pid,
@@ -136,35 +142,34 @@ class Holder:
 
 @dataclass(frozen=True)
 class PortOwnership:
-    """Who listens on a port, held against the unit that is to own it, at one moment.
-
-    `unseen` are sockets none of whose holders could be seen. `reason` is a sentence for people.
-    """
+    """Which processes listen on a port, compared with the unit that should own it, at one moment."""
 
     port: Port
     verdict: Verdict
     reason: str
+    """A sentence for an operator."""
     listeners: tuple[Listener, ...] = ()
     holders: tuple[Holder, ...] = ()
     unseen: tuple[Listener, ...] = ()
+    """Sockets for which no holder was found."""
 
     @property
     def is_owned(self) -> bool:
-        """Whether the unit, and nobody else, has the port."""
+        """True if the unit has the port, and no other process has."""
         return self.verdict is Verdict.OWNED
 
     @property
     def foreign_holders(self) -> tuple[Holder, ...]:
-        """The holders that are not the unit's current invocation."""
+        """The holders that are not of the unit's current invocation."""
         return tuple(h for h in self.holders if h.role not in (Role.CURRENT, Role.SOCKET_UNIT))
 
     @property
     def sockets(self) -> frozenset[int]:
-        """The identity of the set of sockets: it changes when any of them is closed or opened."""
+        """The inodes of the sockets: the set changes when any of them is closed or opened."""
         return frozenset(listener.inode for listener in self.listeners)
 
     def evidence(self) -> dict[str, Any]:
-        """Give the sockets and their holders."""
+        """Return the sockets and their holders."""
         return {
             "port": str(self.port),
             "listeners": [str(listener) for listener in self.listeners],
@@ -177,5 +182,5 @@ class SignalResult(StrEnum):
     """What became of a signal."""
 
     SENT = "sent"
-    GONE = "gone"  # the process had ended before
-    CHANGED = "not-the-same"  # it lives, but is no longer what was judged: nothing was sent
+    GONE = "gone"  # the process had exited before
+    CHANGED = "not-the-same"  # it runs, but is no longer what was judged: nothing was sent

@@ -23,7 +23,8 @@ def rule_process_in_unit(context: UnitContext, process: Process) -> RoleRuling:
     """Rule on a process in the unit's cgroup."""
     unit = context.unit
     if unit.is_untracked:
-        return RoleRuling(Role.LEFTOVER, unit.name, *[describe_untracked(unit)] * 2, stop_verb="")
+        why = describe_untracked(unit)
+        return RoleRuling(Role.LEFTOVER, unit.name, why, why, stop_verb="")
     if not unit.is_running:
         return RoleRuling(Role.LEFTOVER, unit.name, f"it is still running, while {unit.name} is {unit.active_state}")
     line = context.list_ancestry_in_unit(process)
