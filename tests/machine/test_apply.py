@@ -150,7 +150,7 @@ def test_a_masked_unit(machine: Machine, service: StartService) -> None:
 def test_a_unit_that_does_not_exist(machine: Machine) -> None:
     run = runbook(machine, "apply", "unit: nosuch\nsteps: [restart]\n")
     assert (run.exit, run.last["status"]) == (5, "not-begun")
-    assert "systemd knows no unit nosuch.service" in run.last["reason"]
+    assert "systemd has no unit nosuch.service" in run.last["reason"]
 
 
 def test_a_unit_that_is_spelled_wrongly(machine: Machine, service: StartService) -> None:
@@ -159,7 +159,7 @@ def test_a_unit_that_is_spelled_wrongly(machine: Machine, service: StartService)
     assert (refused.exit, refused.last["hint"]) == (5, "did you mean gateway.service?")
     doubtful = runbook(machine, "apply", "unit: gatewey\nsteps: [run: {run: 'true'}, restart]\n")
     [notice] = doubtful.of("notice")
-    assert notice["text"] == "systemd knows no unit gatewey.service yet; did you mean gateway.service?"
+    assert notice["text"] == "systemd has no unit gatewey.service yet; did you mean gateway.service?"
     assert (doubtful.exit, doubtful.last["verdict"]) == (1, "unit-not-found")
 
 

@@ -22,7 +22,7 @@ from runbook.errors import HostError
 from runbook.host.facts import UP, ActiveState, JobRef, JobResult, JobVerb, LoadState, Unit
 from runbook.host.interface import SHARED_READ_AGE, Host, HostView
 from runbook.host.ownership.describe import describe_untracked
-from runbook.host.requesters import UNKNOWN_REQUESTER, describe_requester
+from runbook.host.requesters import describe_requester
 from runbook.model import Finding, FindingState, Verdict, Wake, fails, holds, not_yet, to_do
 from runbook.spec.fields import PositiveSpan, UnitName
 from runbook.spec.state import StepState
@@ -300,7 +300,7 @@ def find_refusal(unit: Unit, verb: JobVerb) -> Finding | None:
             **unit.evidence(),
         )
     if unit.load_state is LoadState.NOT_FOUND and not unit.is_running:
-        return fails(Verdict.UNIT_NOT_FOUND, f"systemd knows no unit {unit.name}", **unit.evidence())
+        return fails(Verdict.UNIT_NOT_FOUND, f"systemd has no unit {unit.name}", **unit.evidence())
     if unit.load_state is LoadState.NOT_FOUND and verb is JobVerb.RESTART:
         # Refused before anything is stopped: what runs still serves.
         why = f"the file of {unit.name} is gone: systemd cannot start it again, and it still runs"
@@ -365,7 +365,7 @@ def _describe_replacing_job(unit: Unit, state: JobStepState) -> str:
     """Name the job that took the place of this run's: the first that came after it, by its number."""
     mine = state.job.number if state.job else 0
     first = next((one for one in unit.job_requests if one.job > mine), None)
-    return f"the job of {describe_requester(first)}" if first and first.requesters else f"{UNKNOWN_REQUESTER}'s job"
+    return f"the job of {describe_requester(first)}" if first and first.requesters else "another job"
 
 
 def _seconds(usec: int) -> float:

@@ -58,7 +58,7 @@ def remediate(runner: StepRunner, step: Step[Any], remedy: Remedy) -> Outcome:
     if wrong is not None and wrong.still_starting:
         return ended(StepStatus.FAILED, Verdict.STILL_STARTING, wrong.reason, rounds=0, left_alone=True)
     if wrong is not None and _is_foreign_change(wrong):
-        reason = f"no fix was begun, for somebody else acts on the unit: {wrong.reason}"
+        reason = f"no fix was begun, for something else acts on the unit: {wrong.reason}"
         return ended(StepStatus.FAILED, Verdict.NOT_FIXED, reason, rounds=0)
     try:
         # What had been begun is gone on with: its refusals were foreseen then.

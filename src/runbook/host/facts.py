@@ -297,7 +297,7 @@ class Unit:
     def describe_not_found(self, near: str = "") -> str:
         """Describe that its manager has no such unit, and which unit may be meant."""
         manager = "the user manager" if self.of_user else "systemd"
-        return f"{manager} knows no unit {self.name}" + (f"; did you mean {near}?" if near else "")
+        return f"{manager} has no unit {self.name}" + (f"; did you mean {near}?" if near else "")
 
     def describe(self) -> str:
         """Describe its state as `systemctl status` does: "active (running), PID 315"."""

@@ -15,7 +15,7 @@ from typing import Any
 from runbook.util.names import UNIT_TYPES
 from runbook.util.wording import shorten
 
-UNKNOWN_REQUESTER = "somebody else"
+UNKNOWN_REQUESTER = "something else"
 """What is said of whoever is not known."""
 
 MAX_NAMED = 2

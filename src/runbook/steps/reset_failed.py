@@ -45,7 +45,7 @@ class ResetFailed(Step[ResetFailedState]):
         assert self.unit is not None
         unit = view.unit(self.unit)
         if unit.load_state is LoadState.NOT_FOUND and not unit.is_running:
-            return fails(Verdict.UNIT_NOT_FOUND, f"systemd knows no unit {unit.name}", **unit.evidence())
+            return fails(Verdict.UNIT_NOT_FOUND, f"systemd has no unit {unit.name}", **unit.evidence())
         if not state.cleared:
             return to_do(Verdict.RESET, f"clear {_describe_cleared(unit.n_restarts)} of {unit.name}", **unit.evidence())
         if unit.active_state is ActiveState.FAILED:

@@ -14,7 +14,7 @@ LONG = 60.0
 """Seconds that a wait may take. A verdict that was known before came long before that."""
 
 
-SOMEBODY = r"somebody else( \(PID \d+ .*\))?"
+SOMEBODY = r"something else( \(PID \d+ .*\))?"
 """Who acts so fast may be gone before anybody has looked, and is named then or is not."""
 
 

@@ -52,7 +52,7 @@ def test_a_restart_before_the_wait(machine: Machine, service: StartService) -> N
     other = "systemd-run --quiet --wait --unit=other systemctl restart web.service"
     run = runbook(machine, "apply", book("web", "restart", f"run: {{run: {other}}}", wait("healthy-for: 200ms")))
     expected = (
-        r"; somebody else \(PID \d+ `\S*systemctl restart web.service` as root in other.service\) "
+        r"; something else \(PID \d+ `\S*systemctl restart web.service` as root in other.service\) "
         r"started web.service again once while it was watched$"
     )
     assert re.search(expected, run.step(WAITS)["reason"]), run.last
@@ -67,7 +67,7 @@ def test_a_watchdog_that_never_lets_it_be(machine: Machine, service: StartServic
     assert (run.exit, run.last["verdict"]) == (1, "unit-changed"), run.last
     # Each is gone after milliseconds, but nearly all are found, and here are several.
     named = r"\(last seen: PID \d+ `systemctl restart web.service` as root in dog.service\)"
-    expected = rf"somebody else( {named})? started web.service again ([2-9]|\d\d) times while it was watched"
+    expected = rf"something else( {named})? started web.service again ([2-9]|\d\d) times while it was watched"
     assert re.search(expected, run.last["reason"]), run.last
 
 
@@ -80,7 +80,7 @@ def test_a_stop_is_not_undone(machine: Machine, service: StartService) -> None:
     # Where the look comes in the middle of the stop, it says that.
     expected = f"^{SOMEBODY} (stopped web.service while it was watched$|is stopping web.service, which)"
     assert re.search(expected, run.step(CHECKS)["reason"]), run.last
-    assert run.last["reason"].startswith("remediate: no fix was begun, for somebody else acts on the unit")
+    assert run.last["reason"].startswith("remediate: no fix was begun, for something else acts on the unit")
     assert machine.show("web.service", "ActiveState")["ActiveState"] == "inactive"
 
 
@@ -106,7 +106,7 @@ def test_one_that_will_not_end(machine: Machine, service: StartService, verb: st
     probes = 'healthy-for: 0, on-failure: continue, probes: [{http: {url: "http://127.0.0.1:9404/"}}]'
     text = book("web", wait(probes, seconds=2), "verify-port-owner", port=9404)
     says = (
-        f"somebody else is {verb}{'p' if verb == 'stop' else ''}ing web.service, which is deactivating (stop-sigterm), "
+        f"something else is {verb}{'p' if verb == 'stop' else ''}ing web.service, which is deactivating (stop-sigterm), "
         f"PID {pid}; it serves until its processes have exited; they get KILL after the 10min of TimeoutStopSec="
     )
     waited = "unit-changed" if verb == "stop" else "still-starting"
@@ -177,7 +177,7 @@ def test_a_stop_in_the_middle_of_a_restart(machine: Machine, service: StartServi
     restarted = run.step("remediate.fix.restart")
     assert restarted["verdict"] == "job-canceled", restarted
     expected = (
-        r"^the job of somebody else \(PID \d+ `systemctl stop web.service` as root\) "
+        r"^the job of something else \(PID \d+ `systemctl stop web.service` as root\) "
         r"took the place of this restart of web.service, which is"
     )
     assert re.search(expected, restarted["reason"]), restarted
@@ -215,7 +215,7 @@ def test_an_administrator_is_named(machine: Machine, service: StartService) -> N
     service("web.service", leaves_late(1))
     reason, asked = acts(machine, lasting("systemctl restart web"))
     pid = machine.read("/run/asker").strip()
-    named = f"somebody else (PID {pid} `systemctl restart web` as root)"
+    named = f"something else (PID {pid} `systemctl restart web` as root)"
     assert reason.endswith(f"; {named} started web.service again once while it was watched")
     assert asked == [{"pid": int(pid), "command": "systemctl restart web", "user": "root"}]
 
@@ -224,7 +224,7 @@ def test_a_stop_is_named_while_it_goes_on_and_after_it(machine: Machine, service
     service("web.service", leaves_late(3))
     reason, _asked = acts(machine, lasting("systemctl stop web.service"))
     pid = machine.read("/run/asker").strip()
-    named = f"somebody else (PID {pid} `systemctl stop web.service` as root)"
+    named = f"something else (PID {pid} `systemctl stop web.service` as root)"
     assert reason.startswith(f"{named} is stopping web.service, which is deactivating")
 
 
@@ -235,7 +235,7 @@ def test_a_job_that_was_there_before(machine: Machine, service: StartService) ->
         until(lambda: machine.show("web.service", "SubState")["SubState"] == "stop-sigterm", "its stop")
         run = runbook(machine, "check", book("web", wait()))
         assert stop.wait(20) == 0
-    expected = r"^somebody else \(PID \d+ `systemctl stop web.service` as root\) is stopping web.service"
+    expected = r"^something else \(PID \d+ `systemctl stop web.service` as root\) is stopping web.service"
     assert re.search(expected, run.step(WAITS)["reason"]), run.last
 
 
@@ -244,7 +244,7 @@ def test_a_watchdog_is_named_by_its_unit(machine: Machine, service: StartService
     unit("dog.service", "[Service]\nType=oneshot\nExecStart=/bin/sh -c 'systemctl restart web.service; true'\n")
     reason, _asked = acts(machine, "systemctl start dog.service")
     assert re.search(
-        r"somebody else \(PID \d+ `systemctl restart web.service` as root in dog.service\) started", reason
+        r"something else \(PID \d+ `systemctl restart web.service` as root in dog.service\) started", reason
     ), reason
 
 
@@ -305,7 +305,7 @@ def test_who_speaks_to_systemd_by_itself_is_not_named(machine: Machine, service:
     """It leaves nothing behind by which it could be known."""
     service("web.service", leaves_late(1))
     reason, asked = acts(machine, CALL)
-    assert reason.endswith("; somebody else started web.service again once while it was watched")
+    assert reason.endswith("; something else started web.service again once while it was watched")
     assert asked is None
 
 
@@ -316,7 +316,7 @@ def test_who_only_reads_is_not_named(machine: Machine, service: StartService) ->
     reads = 'systemctl show web.service >&9 & until grep -q systemctl "/proc/$!/comm"; do sleep 0.01; done'
     done = "while systemctl list-jobs | grep -q web.service; do sleep 0.05; done; kill $!"
     reason, asked = acts(machine, f"{full}; {reads}; {CALL}; {done}")
-    assert reason.endswith("; somebody else started web.service again once while it was watched")
+    assert reason.endswith("; something else started web.service again once while it was watched")
     assert asked is None
 
 
@@ -327,7 +327,7 @@ def test_a_timer_is_told_as_such(machine: Machine, service: StartService, unit: 
     up = "until systemctl --quiet is-active web.service; do sleep 0.05; done"
     by_timer = f"systemctl stop web.service; systemctl start web.timer; {up}"
     run = runbook(machine, "apply", book("web", "restart", f"run: {{run: '{by_timer}'}}", wait("healthy-for: 200ms")))
-    triggered = "somebody else (web.timer, which triggers it) started web.service again once while it was watched"
+    triggered = "something else (web.timer, which triggers it) started web.service again once while it was watched"
     assert run.step(WAITS)["reason"].endswith(triggered), run.last
     machine.run(["systemctl", "stop", "web.timer"])
     run = runbook(machine, "apply", book("web", "restart", f"run: {{run: '{CALL}'}}", wait("healthy-for: 200ms")))

@@ -231,7 +231,7 @@ def test_a_unit_that_nobody_knows_is_told_with_the_one_that_was_meant() -> None:
     update = step("update", run="install", version="app --version", to="1.1.0")
     events = plan(machine, update, step("restart", unit="gatewey.service"))
     assert [e.data["text"] for e in events if e.event == "notice"] == [
-        "systemd knows no unit gatewey.service yet; did you mean gateway.service?"
+        "systemd has no unit gatewey.service yet; did you mean gateway.service?"
     ]
 
 

@@ -276,7 +276,7 @@ def test_the_stop_of_somebody_else_is_not_overridden() -> None:
     made.machine.on_job = {"restart": somebody_stops}
     end, events = run(made.machine, *_book("one"), step("restart"), rollback="auto")
     assert (str(end.status), end.exit, end.verdict) == ("failed", 1, "job-canceled")
-    assert end.back == "gw.service was stopped by somebody else, which is not overridden, so nothing was rolled back"
+    assert end.back == "gw.service was stopped by something else, which is not overridden, so nothing was rolled back"
     assert (made.versions, undone(events)) == ({"one": NEW}, [])
     assert made.machine.units["gw.service"].active_state is ActiveState.INACTIVE
 
@@ -293,7 +293,7 @@ def test_whose_stop_is_not_overridden() -> None:
     made.machine.on_job = {"restart": stops}
     end, _ = run(made.machine, *_book("one"), step("restart"), rollback="auto")
     assert end.back.startswith(
-        "gw.service was stopped by somebody else (PID 70 `systemctl stop gw` as root), which is not"
+        "gw.service was stopped by something else (PID 70 `systemctl stop gw` as root), which is not"
     )
 
 
@@ -323,7 +323,7 @@ def test_nor_is_one_that_a_fix_came_upon() -> None:
     mends = remediate(step("verify-port-owner", port="81"), fix=(step("restart"),))
     end, events = run(made.machine, *_book("one"), mends, rollback="auto")
     assert (str(end.status), end.verdict) == ("failed", "not-fixed")
-    assert end.back == "gw.service was stopped by somebody else, which is not overridden, so nothing was rolled back"
+    assert end.back == "gw.service was stopped by something else, which is not overridden, so nothing was rolled back"
     assert end.hint.startswith("ask who else acts on gw.service")
     assert not undone(events)
 

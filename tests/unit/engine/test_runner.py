@@ -104,7 +104,7 @@ def test_a_unit_that_nothing_could_bring_is_told_before_anything_is_touched() ->
     machine = FakeMachine()
     end, _ = run(machine, step("restart"))
     assert (end.status, end.exit, machine.written) == ("not-begun", 5, [])
-    assert "systemd knows no unit gw.service" in end.reason
+    assert "systemd has no unit gw.service" in end.reason
 
 
 def test_a_unit_may_be_brought_by_an_earlier_command() -> None:

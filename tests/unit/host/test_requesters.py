@@ -197,10 +197,10 @@ START = Requester(71, ("systemctl", "start", "gw"), "root")
 
 
 def test_names() -> None:
-    assert describe_requester(None) == describe_requester(JobRequest(1)) == "somebody else"
-    assert describe_requester(JobRequest(1, (START,))) == "somebody else (PID 71 `systemctl start gw` as root)"
+    assert describe_requester(None) == describe_requester(JobRequest(1)) == "something else"
+    assert describe_requester(JobRequest(1, (START,))) == "something else (PID 71 `systemctl start gw` as root)"
     assert describe_requester(JobRequest(1, (STOP,))) == (
-        "somebody else (PID 70 `systemctl stop gw`, run by PID 60 (roll.sh) as root for anna in session-3.scope)"
+        "something else (PID 70 `systemctl stop gw`, run by PID 60 (roll.sh) as root for anna in session-3.scope)"
     )
     both = "PID 71 `systemctl start gw` as root or PID 70"
     assert both in describe_requester(JobRequest(1, (START, STOP)))
@@ -209,7 +209,7 @@ def test_names() -> None:
 def test_a_command_of_the_run_is_not_somebody_else() -> None:
     own = Requester(72, ("systemctl", "start", "gw"), "root", is_own=True)
     assert describe_requester(JobRequest(1, (own,))).startswith("a command of this run (PID 72 ")
-    assert describe_requester(JobRequest(1, (own, START))).startswith("somebody else (")
+    assert describe_requester(JobRequest(1, (own, START))).startswith("something else (")
 
 
 def test_a_command_line_is_shown_on_one_line_and_not_too_long() -> None:

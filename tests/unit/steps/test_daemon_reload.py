@@ -29,4 +29,4 @@ def test_it_may_bring_a_unit() -> None:
     machine = FakeMachine(units={"gw.service": unit()})
     end, _ = run(machine, step("daemon-reload"), step("start", unit="made.service"))
     assert (end.status, machine.written) == ("failed", ["daemon-reload"])
-    assert "systemd knows no unit made.service" in end.reason
+    assert "systemd has no unit made.service" in end.reason

@@ -167,7 +167,7 @@ def test_a_start_that_is_bound_to_fail_stops_nothing() -> None:
     machine = FakeMachine(units={"gw.service": unit(load_state=LoadState.NOT_FOUND)}, processes={100: process(100)})
     end, _ = run(machine, remediate(step("verify-port-owner"), fix=tuple(map(step, FIX))))
     assert (end.status, machine.written) == ("failed", [])
-    assert "no fix was begun: reset-failed would fail: systemd knows no unit gw.service" in end.reason
+    assert "no fix was begun: reset-failed would fail: systemd has no unit gw.service" in end.reason
 
 
 def test_unit_files_are_read_again_before_anything_is_stopped() -> None:
@@ -230,7 +230,7 @@ def test_a_stop_by_somebody_else_is_not_undone() -> None:
     end, events = run(machine, remediate(step("wait-ready"), fix=(step("reset-failed"), step("start"))))
     assert (end.status, end.exit, machine.written) == ("failed", 1, [])
     assert finished(events)[0] == ("remediate.check.wait-ready", "failed", "unit-changed")
-    assert "no fix was begun, for somebody else acts on the unit: somebody else stopped gw.service" in end.reason
+    assert "no fix was begun, for something else acts on the unit: something else stopped gw.service" in end.reason
 
 
 def test_a_fix_whose_job_somebody_replaced_starts_nothing_again() -> None:
@@ -244,6 +244,4 @@ def test_a_fix_whose_job_somebody_replaced_starts_nothing_again() -> None:
     machine.on_job["restart"] = canceled
     end, _ = run(machine, remediate(step("verify-port-owner"), fix=(step("restart"),)))
     assert machine.written == ["restart gw.service"]
-    assert (
-        "somebody else's job took the place of this restart of gw.service, which is inactive (dead) now" in end.reason
-    )
+    assert "another job took the place of this restart of gw.service, which is inactive (dead) now" in end.reason
