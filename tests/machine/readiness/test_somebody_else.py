@@ -106,8 +106,8 @@ def test_one_that_will_not_end(machine: Machine, service: StartService, verb: st
     probes = 'healthy-for: 0, on-failure: continue, probes: [{http: {url: "http://127.0.0.1:9404/"}}]'
     text = book("web", wait(probes, seconds=2), "verify-port-owner", port=9404)
     says = (
-        f"something else is {verb}{'p' if verb == 'stop' else ''}ing web.service, which is deactivating (stop-sigterm), "
-        f"PID {pid}; it serves until its processes have exited; they get KILL after the 10min of TimeoutStopSec="
+        f"something else is {verb}{'p' if verb == 'stop' else ''}ing web.service, which is deactivating (stop-sigterm)"
+        f", PID {pid}; it serves until its processes have exited; they get KILL after the 10min of TimeoutStopSec="
     )
     waited = "unit-changed" if verb == "stop" else "still-starting"
     owner = f"{says}; port 9404 is held only by PID {pid}"
