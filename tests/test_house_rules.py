@@ -79,6 +79,17 @@ def test_a_step_type_has_one_file_one_test_one_page(stem: str) -> None:
     assert "".join(part.capitalize() for part in stem.split("_")) in classes
 
 
+def test_the_engine_and_the_reports_name_no_step_type() -> None:
+    """What they must know of a step type, its class says."""
+    kinds = {stem.replace("_", "-") for stem in STEPS}
+    found = []
+    for path in (path for folder in ("engine", "report") for path in (SOURCE / folder).rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Constant) and node.value in kinds:
+                found.append(f"{path.relative_to(SOURCE)}:{node.lineno}: {node.value}")
+    assert found == []
+
+
 def test_every_page_and_case_belongs_to_a_step_type() -> None:
     kinds = {stem.replace("_", "-") for stem in STEPS}
     assert {p.stem for p in (ROOT / "docs" / "reference" / "steps").glob("*.md")} == kinds

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from runbook.engine.execution.events import Events
+from runbook.engine.planner import Planner
 from runbook.engine.runner import Runner, RunResult
 from runbook.host.facts import ActiveState, JobResult
 from runbook.model import Event
 from runbook.spec.state import RunState
-from runbook.spec.step import Runbook, Step
+from runbook.spec.step import INHERITED_FIELDS, Runbook, Step
 from runbook.steps import registry
 from tests.unit.fake_machine import FakeMachine, listen, process, start_anew, unit
 
@@ -21,7 +23,7 @@ def step(kind: str, **fields: Any) -> Step[Any]:
     """Make a step with its id, as the document would."""
     takes = {"unit": "gw.service", "port": "80"}
     model = registry()[kind]
-    filled = {name: takes[name] for name in model.inherited if name not in fields}
+    filled = {name: takes[name] for name in INHERITED_FIELDS if name in model.model_fields and name not in fields}
     return model.model_validate({"id": kind, **filled, **fields})
 
 
@@ -70,6 +72,17 @@ def run(machine: FakeMachine, *steps: Step[Any], **book: Any) -> tuple[RunResult
     events = Events("run-1", machine.clock, (seen.append,))
     runner = Runner(runbook, machine, machine, events, RunState("run-1", Path("/srv"), outputs=Path("/out")))
     return runner.run(), seen
+
+
+def plan(
+    machine: FakeMachine, *steps: Step[Any], act: Callable[[Planner], RunResult] = Planner.plan, **book: Any
+) -> list[Event]:
+    """Plan steps and give the events; whatever the steps are, nothing may be written."""
+    seen: list[Event] = []
+    runbook = Runbook.model_validate({"unit": "gw.service", "port": "80", "steps": steps, "path": "x.yaml", **book})
+    act(Planner(runbook, machine, machine, Events("r", machine.clock, (seen.append,)), RunState("r", Path("/srv"))))
+    assert machine.written == []
+    return seen
 
 
 def finished(events: list[Event]) -> list[tuple[str, str, str]]:

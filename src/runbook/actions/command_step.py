@@ -49,7 +49,6 @@ class CommandStep(Step[StateT]):
     There it outlives this program and the service it changes, and all that it starts can be found and ended.
     """
 
-    state_type: ClassVar[type[StepState]] = CommandStepState
     failure_verdict: ClassVar[Verdict] = Verdict.COMMAND_FAILED
     may_create_units: ClassVar[bool] = True
     always_acts: ClassVar[bool] = True

@@ -65,12 +65,8 @@ class JobStep(Step[JobStepState]):
     """A step that is one job of systemd's, judged by its result and by what is there afterwards."""
 
     verb: ClassVar[JobVerb]
-    inherited: ClassVar[tuple[str, ...]] = ("unit",)
-    required: ClassVar[tuple[str, ...]] = ("unit",)
-    state_type: ClassVar[type[StepState]] = JobStepState
-    failure_verdict: ClassVar[Verdict] = Verdict.JOB_FAILED
 
-    unit: UnitName | None = Field(None, description="The unit to act on.")
+    unit: UnitName = Field(description="The unit to act on.")
     timeout: PositiveSpan | None = Field(
         None, description="How long one try may take; by default the unit's own stop and start time-outs, and 10s."
     )
@@ -90,7 +86,7 @@ class JobStep(Step[JobStepState]):
     def check(self, view: HostView, state: JobStepState) -> Finding:
         # The job first, then the unit: looked at the other way round, the unit could be that from before its end.
         result = view.job(state.job) if state.job is not None else None
-        unit = view.unit(self.unit_name)
+        unit = view.unit(self.unit)
         if state.request_unanswered and (learned := self._resolve_unanswered(view, unit, state)) is not None:
             return learned
         if state.job is None:
@@ -108,11 +104,11 @@ class JobStep(Step[JobStepState]):
         return self._judge_failed_job(view, unit, state, result)
 
     def apply(self, host: Host, state: JobStepState) -> None:
-        before = host.unit(self.unit_name)
+        before = host.unit(self.unit)
         if before.need_daemon_reload and self.verb in START_VERBS:
             # What would be started is not what the unit's file says now.
             host.daemon_reload()
-            if host.unit(self.unit_name).is_untracked:
+            if host.unit(self.unit).is_untracked:
                 return  # By that very reload; the next look says so.
         state.invocation = before.invocation_id
         state.main_start = before.exec_main_start_monotonic
@@ -120,12 +116,12 @@ class JobStep(Step[JobStepState]):
         if self.verb in START_VERBS:
             state.run.first_starts.setdefault(before.name, host.clock.now())
         state.request_unanswered = True  # Where the answer does not come, the next look learns whether it was heard.
-        state.job = host.enqueue_job(self.verb, self.unit_name)
+        state.job = host.enqueue_job(self.verb, self.unit)
         state.request_unanswered = False
         if self.verb in START_VERBS:
             # An automatic restart may have come between the look and the request: it is not one of what is started now.
             with contextlib.suppress(HostError):
-                state.restarts = max(state.restarts, host.unit(self.unit_name).n_restarts)
+                state.restarts = max(state.restarts, host.unit(self.unit).n_restarts)
 
     def resume(self, view: HostView, state: JobStepState, *, stopped: bool) -> str:
         if state.job is not None and view.job(state.job) is JobResult.GONE:
@@ -137,11 +133,11 @@ class JobStep(Step[JobStepState]):
     def time_limit(self, view: HostView) -> float:
         if self.timeout is not None:
             return self.timeout
-        unit = view.unit(self.unit_name, max_age=SHARED_READ_AGE)
+        unit = view.unit(self.unit, max_age=SHARED_READ_AGE)
         return _seconds(unit.timeout_start_usec) + _seconds(unit.timeout_stop_usec) + TIMEOUT_MARGIN
 
     def judge_timeout(self, view: HostView, state: JobStepState, last: Finding) -> Finding:
-        unit = view.unit(self.unit_name)
+        unit = view.unit(self.unit)
         if state.job is None:
             over = last.verdict if last.verdict is Verdict.START_LIMIT_HIT else Verdict.JOB_TIMEOUT
             return fails(over, f"the {self.verb} was not asked for: {last.reason}", **last.evidence)
@@ -162,10 +158,10 @@ class JobStep(Step[JobStepState]):
 
     def cancel(self, host: Host, state: JobStepState) -> None:
         if state.job is None and state.request_unanswered:
-            raise HostError(f"the {self.verb} of {self.unit_name} was asked for, and systemd has not answered since")
+            raise HostError(f"the {self.verb} of {self.unit} was asked for, and systemd has not answered since")
         if state.job is None:
             return
-        unit = host.unit(self.unit_name)
+        unit = host.unit(self.unit)
         # Taking a start back would not end it: it would only fail what waits for it.
         if not (
             self.verb in START_VERBS and unit.active_state is ActiveState.ACTIVATING and has_new_invocation(unit, state)
@@ -183,12 +179,6 @@ class JobStep(Step[JobStepState]):
             return self.check(view, state)
         there = self.judge_done(unit, state)
         return there if there.state is FindingState.HOLDS and self.verb is not JobVerb.RELOAD else None
-
-    @property
-    def unit_name(self) -> str:
-        """The unit, which a checked runbook always has."""
-        assert self.unit is not None, f"{self.kind} was not given a unit"
-        return self.unit
 
     def _check_socket_start(self, view: HostView, unit: Unit) -> Finding | None:
         """Say that systemd would not open a socket: it refuses while the service behind it runs (socket_start()).
@@ -257,7 +247,7 @@ class JobStep(Step[JobStepState]):
         if state.job is None and finding.verdict is Verdict.START_LIMIT_HIT and finding.state is FindingState.NOT_YET:
             # It would wait, and then act.
             return to_do(
-                Verdict.JOB_DONE, f"{self.verb} {self.unit_name}, after a wait: {finding.reason}", **finding.evidence
+                Verdict.JOB_DONE, f"{self.verb} {self.unit}, after a wait: {finding.reason}", **finding.evidence
             )
         return finding
 

@@ -11,7 +11,7 @@ from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from runbook.document.nodes import Node, Position, Problems
 from runbook.spec.fields import FieldError, StepId, describe_kind
-from runbook.spec.step import Nested, Step
+from runbook.spec.step import Nested, ReplacesVersion, Step
 from runbook.template import FACTS, VERSIONS
 from runbook.util.wording import join_words, shorten, suggest
 
@@ -38,8 +38,7 @@ class StepNode:
     @property
     def facts(self) -> frozenset[str]:
         """What templates may ask of it."""
-        versions = set(VERSIONS) & set(self.cls.template_vars)
-        return frozenset({*FACTS, *versions})
+        return frozenset((*FACTS, *VERSIONS) if issubclass(self.cls, ReplacesVersion) else FACTS)
 
     def walk(self) -> Iterator[StepNode]:
         """Give it and all that it holds."""

@@ -18,10 +18,10 @@ from runbook.document import wording
 from runbook.document.nodes import Node, Problems
 from runbook.document.outline import StepNode, Types, assign_ids, find_nested_keys, find_steps
 from runbook.errors import UsageError
-from runbook.model import Impact, Port
+from runbook.model import Port
 from runbook.spec.fields import PortList, UnitName, describe_kind
-from runbook.spec.step import Runbook, Step
-from runbook.template import Template, TemplateError, TemplateScope, parse
+from runbook.spec.step import INHERITED_FIELDS, ReplacesVersion, Runbook, Step
+from runbook.template import VERSIONS, Template, TemplateError, TemplateScope, parse
 from runbook.template.scope import ROOTS, Value
 from runbook.util.wording import shorten, suggest
 
@@ -179,7 +179,9 @@ class Reader:
         data["id"] = site.id
         unit = self._read_own(data.get("unit"), _UNIT, outer)
         port = self._read_own(data.get("port"), _PORTS, outer)
-        scope = outer.for_step(unit, port, site.cls.template_vars)
+        scope = outer.for_step(unit, port, VERSIONS if issubclass(site.cls, ReplacesVersion) else ())
+        # What is missing was reported. With something in its place, the other mistakes are found as well.
+        data.update(dict.fromkeys(lacking, "1"))
         self.before[site.id] = site.facts
         try:
             step = site.cls.model_validate(data, context=scope, by_alias=True, by_name=False)
@@ -197,17 +199,15 @@ class Reader:
         except ValidationError:
             return None
 
-    def _inherit(self, site: StepNode, data: dict[str, Any]) -> bool:
-        """Fill in what the step takes from the top of the file. True if what it needs is not there."""
+    def _inherit(self, site: StepNode, data: dict[str, Any]) -> list[str]:
+        """Fill in what the step takes from the top of the file. Return the fields that are in neither place."""
         top = {"unit": self.scope.unit, "port": self.scope.port or None}
-        lacking = False
-        for key in dict.fromkeys((*site.cls.inherited, *site.cls.required)):
-            if key in data:
-                continue
+        lacking = []
+        for key in (key for key in INHERITED_FIELDS if key in site.cls.model_fields and key not in data):
             if top[key] is not None:
                 data[key] = top[key]
-            elif key in site.cls.required:
-                lacking = True
+            elif site.cls.model_fields[key].is_required():
+                lacking.append(key)
                 if key not in self._fields():
                     sentence = f"{site.kind} needs `{key}`, here or at the top of the file"
                     self.problems.append((site.position, sentence))
@@ -215,11 +215,8 @@ class Reader:
 
     def _require_read_only(self, key: str, steps: list[tuple[StepNode, Step[Any] | None]]) -> None:
         for site, step in steps:
-            if step is not None:
-                impact = step.effective_impact()
-            else:
-                # It is wrong, and what it does may hang on a field that is; only a type that is sure counts.
-                impact = site.cls.impact if site.cls.effective_impact is Step.effective_impact else Impact.READ_ONLY
-            if impact is Impact.MUTATING:
+            # If the step has a mistake, what it does may depend on a field that is wrong: then only the type counts.
+            sure = site.cls.only_reads is Step.only_reads and site.cls.can_change()
+            if sure if step is None else not step.only_reads():
                 sentence = f"{site.kind} changes something; `{key}` takes only steps that merely read"
                 self.problems.append((site.position, sentence))

@@ -15,7 +15,7 @@ from pydantic import BaseModel, TypeAdapter
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
-from runbook.spec.step import STEPS_TITLE, Runbook, Step
+from runbook.spec.step import INHERITED_FIELDS, STEPS_TITLE, Runbook, Step, must_be_written
 from runbook.steps import registry
 from runbook.util.timespan import format_span
 
@@ -58,7 +58,7 @@ def describe_type(kind: str) -> StepReference:
     # `timeout` is every step's, but its default is the type's own.
     own = [row for row in rows if not row.common]
     common = [row for row in rows if row.common]
-    return StepReference(kind, summary, details.strip(), str(cls.impact) == "mutating", (*own, *common))
+    return StepReference(kind, summary, details.strip(), cls.can_change(), (*own, *common))
 
 
 def describe_types() -> tuple[StepReference, ...]:
@@ -77,7 +77,7 @@ def make_schema() -> dict[str, Any]:
     definitions: dict[str, Any] = {}
     for kind, cls in step_types.items():
         definitions[kind] = _mapping(cls, definitions)
-    bare = [kind for kind, cls in step_types.items() if not any(info.is_required() for _, info in _fields(cls))]
+    bare = [kind for kind, cls in step_types.items() if not any(must_be_written(cls, name) for name, _ in _fields(cls))]
     definitions["step"] = {
         "description": "One step: the name of its type, or a mapping with that as its one key.",
         "anyOf": [
@@ -117,7 +117,7 @@ def _mapping(cls: type[BaseModel], definitions: dict[str, Any]) -> dict[str, Any
         part.pop("$defs", None)
         part.pop("default", None)
         properties[info.alias or name] = {**part, "description": info.description or ""}
-    required = [info.alias or name for name, info in _fields(cls) if info.is_required()]
+    required = [info.alias or name for name, info in _fields(cls) if must_be_written(cls, name)]
     made: dict[str, Any] = {
         "type": "object",
         "description": inspect.cleandoc(cls.__doc__ or "").partition("\n")[0],
@@ -151,12 +151,9 @@ def _fields(cls: type[BaseModel]) -> Iterator[tuple[str, FieldInfo]]:
 
 def _row(name: str, info: FieldInfo, cls: type[BaseModel], *, common: bool = False) -> FieldReference:
     key = info.alias or name
-    required = info.is_required()
-    default = _default(info)
-    needs = getattr(cls, "required", ())
-    if key in (*getattr(cls, "inherited", ()), *needs):
-        default = "that of the runbook"
-        required = False
+    required = must_be_written(cls, name)
+    inherited = issubclass(cls, Step) and name in INHERITED_FIELDS
+    default = "that of the runbook" if inherited else _default(info)
     models = list(_models(info.annotation))
     fields = tuple(_row(n, i, model) for model in models for n, i in _fields(model))
     return FieldReference(key, _words(info), default, required, info.description or "", common, fields)

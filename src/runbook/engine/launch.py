@@ -14,7 +14,7 @@ from runbook.engine.execution.events import MASK, Events, Sink
 from runbook.engine.runner import Runner, RunResult
 from runbook.errors import HostError, NotBegun
 from runbook.host.interface import Host, HostView, Waiter
-from runbook.model import Event, Impact, SystemClock
+from runbook.model import Event, SystemClock
 from runbook.records import history as records
 from runbook.records import store
 from runbook.records.history import SUPERSEDED
@@ -126,7 +126,7 @@ def take_locks(
     try:
         return held.enter_context(locker.take(units))
     except NotBegun as error:
-        if any(step.effective_impact() is not Impact.READ_ONLY for step in book.walk()):
+        if any(not step.only_reads() for step in book.walk()):
             raise
         told(f"{error.message}; nothing is changed, so the run needs no lock")
         return Locks()

@@ -25,7 +25,7 @@ from runbook.host.interface import HostView, Waiter
 from runbook.model import Deadline, Finding, FindingState, Impact, RunStatus, StepStatus, Verdict, Wake
 from runbook.records.lock import LockHolder, find_canonical_names
 from runbook.spec.state import RunState
-from runbook.spec.step import Remedy, Runbook, Step
+from runbook.spec.step import Remedy, ReplacesVersion, Runbook, Step
 from runbook.template import TemplateScope
 
 MAY_APPEAR = (Verdict.UNIT_NOT_FOUND,)
@@ -157,7 +157,7 @@ class Planner:
             # What a remediation runs only sometimes, its checks do as well.
             checks = remedy.checks if remedy else (step,)
             found += [check if check.when else check.model_copy(update={"when": step.when}) for check in checks]
-        return [step for step in found if step.effective_impact() is Impact.READ_ONLY]
+        return [step for step in found if step.only_reads()]
 
     def _check_step(self, step: Step[Any]) -> Outcome:
         assert step.id is not None
@@ -236,9 +236,7 @@ class Planner:
             return
         for fix, finding in fixes or self._check_fixes_once(remedy):
             acts_here = finding.state is FindingState.TO_DO or (fix.always_acts and self._would_run(fix) is not False)
-            one = (
-                Impact.READ_ONLY if fix.effective_impact() is Impact.READ_ONLY else impact if acts_here else Impact.NONE
-            )
+            one = Impact.READ_ONLY if fix.only_reads() else impact if acts_here else Impact.NONE
             self._emit_planned(fix, finding, one, because if one is Impact.UNDETERMINED else [])
         self.changing_steps = [*self.changing_steps, step]
 
@@ -273,7 +271,10 @@ class Planner:
     @property
     def _scope(self) -> TemplateScope:
         """What templates know in a plan: no step has run, and what only a run can tell stays as it is."""
-        foretold = {str(step.id): step.known_facts() for step in self.runbook.walk()}
+        foretold = {
+            str(step.id): {"to": step.known_to} if isinstance(step, ReplacesVersion) and step.known_to else {}
+            for step in self.runbook.walk()
+        }
         return self.runbook.namespace.for_run(self.state.id, foretold, partial=True)
 
     def _check_once(self, step: Step[Any], view: HostView | None = None) -> Finding:
@@ -290,7 +291,7 @@ class Planner:
 
     def _impact(self, step: Step[Any], finding: Finding) -> tuple[Impact, list[str]]:
         because = self._find_earlier_changes(step)
-        if step.effective_impact() is Impact.READ_ONLY:
+        if step.only_reads():
             return Impact.READ_ONLY, because
         missing = finding.verdict in MAY_APPEAR and any(earlier.may_create_units for earlier in self.changing_steps)
         # Of a step that is sure to act only what keeps it from acting is up to the earlier ones.

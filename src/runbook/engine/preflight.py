@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from runbook.errors import HostError, NotBegun
 from runbook.host.facts import DOWN, UP, JobResult, LoadState, Unit
 from runbook.host.interface import SHARED_READ_AGE, Host, HostView, Waiter
-from runbook.model import Deadline, Impact, Wake
+from runbook.model import Deadline, Wake
 from runbook.spec.step import Runbook
 
 SCOPE_TIMEOUT = 5.0
@@ -73,8 +73,13 @@ def _find_enclosing_unit(view: HostView, book: Runbook) -> Unit | None:
 
 def _find_stopped_units(view: HostView, book: Runbook) -> list[Unit]:
     """Give the units that the run may stop: those it acts on, and those that are stopped along with them."""
-    acting = {n for one in book.walk() if one.effective_impact() is Impact.MUTATING for n in one.units()}
-    return [view.unit(name, max_age=SHARED_READ_AGE) for name in sorted({*acting, *find_dependents(view, book)})]
+    names = _find_changed_units(book) | find_dependents(view, book).keys()
+    return [view.unit(name, max_age=SHARED_READ_AGE) for name in sorted(names)]
+
+
+def _find_changed_units(book: Runbook) -> set[str]:
+    """Return the names of the units that the runbook changes."""
+    return {name for step in book.walk() if not step.only_reads() for name in step.units()}
 
 
 def _outside_command(unit: Unit) -> str:
@@ -87,10 +92,9 @@ def find_dependents(view: HostView, book: Runbook) -> dict[str, str]:
     systemd stops it with that one, and a start of that one does not bring it back (systemd.unit(5), Requires=).
     """
     try:
-        changed = {n for one in book.walk() if one.effective_impact() is Impact.MUTATING for n in one.units()}
         named = {view.unit(name, max_age=SHARED_READ_AGE).name for step in book.walk() for name in step.units()}
         found: dict[str, str] = {}
-        left = [(name, name) for name in sorted(changed)]
+        left = [(name, name) for name in sorted(_find_changed_units(book))]
         while left:
             name, of = left.pop(0)
             for other in view.unit(name, max_age=SHARED_READ_AGE).propagates_to:

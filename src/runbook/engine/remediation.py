@@ -14,7 +14,7 @@ from runbook.errors import BusLost, BusTimeout, HostError, RunbookError
 from runbook.host.facts import UP, ActiveState, JobVerb
 from runbook.host.interface import Host, Waiter
 from runbook.host.ownership.describe import describe_untracked
-from runbook.model import Deadline, FindingState, Impact, StepStatus, Verdict, Wake
+from runbook.model import Deadline, FindingState, StepStatus, Verdict, Wake
 from runbook.spec.state import RunState
 from runbook.spec.step import Remedy, Step
 
@@ -120,7 +120,7 @@ def find_certain_refusal(runner: StepRunner, fixes: Sequence[Step[Any]]) -> str:
             ready = runner.prepare(fix)
         except RunbookError as error:
             return f"{fix.kind} would fail: {error.message}"
-        if ready is None or ready.effective_impact() is not Impact.MUTATING or ready.remedy() is not None:
+        if ready is None or ready.only_reads() or ready.remedy() is not None:
             continue
         finding = check_once(ready, view, runner.waiter, runner.state)
         if finding.state is FindingState.FAILS and fix.on_failure == "abort":

@@ -11,15 +11,12 @@ from runbook.engine.execution.outcome import Outcome
 from runbook.engine.execution.replay import BY_OPERATOR
 from runbook.engine.rollback_plan import RollbackPlan, find_updates_that_ran
 from runbook.errors import HostError
-from runbook.host.facts import DOWN, ActiveState, Unit
+from runbook.host.facts import DOWN, ActiveState, JobVerb, Unit
 from runbook.host.interface import Host, HostView
 from runbook.host.requesters import describe_requester, find_last_stop
-from runbook.model import Event, Impact, StepStatus, Verdict
+from runbook.model import Event, StepStatus, Verdict
 from runbook.spec.state import RunState
-from runbook.spec.step import Runbook, Step
-
-NOT_STOPPED_KINDS = ("reload", "stop")
-"""The types of steps that end with `unit-changed` where the unit came up again, and nobody stopped it."""
+from runbook.spec.step import ReplacesVersion, Runbook, Step
 
 
 class StepRunner(Protocol):
@@ -126,8 +123,10 @@ def _find_foreign_stop(host: Host, book: Runbook, failed: Outcome) -> Unit | Non
     if verdict not in (Verdict.UNIT_CHANGED, Verdict.JOB_CANCELED):
         return None
     step = next((step for step in book.walk() if step.id == failed.id), None)
-    if step is None or (verdict == Verdict.UNIT_CHANGED and step.kind in NOT_STOPPED_KINDS):
+    if step is None:
         return None
+    if verdict == Verdict.UNIT_CHANGED and not step.only_reads() and step.remedy() is None:
+        return None  # A step that acts ends so if the unit came up again: it was not stopped.
     names = [name for one in step.walk() for name in one.units()]
     try:
         units = [host.unit(name) for name in dict.fromkeys(names)]
@@ -146,7 +145,7 @@ def _is_foreign_stop(unit: Unit, *, canceled: bool) -> bool:
     ):
         return False
     if unit.active_state is ActiveState.DEACTIVATING:
-        return canceled or unit.job_type == "stop"
+        return canceled or unit.job_type == JobVerb.STOP
     return unit.active_state is ActiveState.INACTIVE or (canceled and unit.active_state in DOWN)
 
 
@@ -155,8 +154,8 @@ def _proves(outcome: Outcome, step: Step[Any], book: Runbook) -> bool:
 
     Of a runbook without a unit nothing serves: which version is there is all that can be proved.
     """
-    reads = step.effective_impact() is Impact.READ_ONLY or step.remedy() is not None
-    if not reads and not ("from" in step.template_vars and not book.unit_names()):
+    reads = step.only_reads() or step.remedy() is not None
+    if not reads and not (isinstance(step, ReplacesVersion) and not book.unit_names()):
         return False
     held = outcome.status in (StepStatus.OK, StepStatus.CHANGED, StepStatus.REMEDIATED)
     return held or bool(outcome.evidence.get(BY_OPERATOR))

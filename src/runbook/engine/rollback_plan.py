@@ -14,19 +14,16 @@ from runbook.errors import HostError
 from runbook.host.facts import DOWN
 from runbook.host.interface import HostView
 from runbook.model import Event, StepStatus
-from runbook.spec.step import Runbook, Step
+from runbook.spec.step import ReplacesVersion, RollbackRole, Runbook, Step
 
 ROLLBACK_PREFIX = "rollback."
 """What the ids of its steps begin with."""
 
-START_TYPES = ("restart", "start")
-"""The types of steps whose units are started again."""
+START_ROLES = (RollbackRole.START, RollbackRole.RESTART)
+"""Roles of the steps whose units a rollback restarts."""
 
-PROOF_TYPES = ("wait-ready", "verify-port-owner")
-"""The types of steps that must hold in the end, where no `remediate` says which."""
-
-VERSION_TYPE = "verify-version"
-"""The type of those that tell which version serves: they must hold besides."""
+PROOF_ROLES = (RollbackRole.PROVE_HEALTH, RollbackRole.PROVE_OWNER)
+"""Roles of the steps that must hold at the end if the runbook has no `remediate`."""
 
 
 @dataclass(frozen=True)
@@ -59,7 +56,7 @@ class RollbackPlan:
             made += book.rollback
             taken = {str(step.id).removeprefix(ROLLBACK_PREFIX) for step in book.rollback}
         else:
-            by_id = {str(step.id): step for step in book.walk()}
+            by_id = {str(step.id): step for step in _list_updates(book)}
             for id_, facts in reversed(list(ran.items())):
                 if (step := by_id[id_].undo(facts)) is not None:
                     made.append(_with_id(rewrite_step(step, versions, ("name",))[0], id_, taken))
@@ -103,13 +100,19 @@ def list_rollback_steps(book: Runbook, events: Iterable[Event]) -> Iterator[Step
 
 def find_updates_that_ran(book: Runbook, events: Iterable[Event]) -> Mapping[str, Mapping[str, Any]]:
     """Give the steps that can be undone and began to act, in order, with the versions `from` and `to`."""
-    ids = {str(step.id) for outer in book.steps for step in outer.walk() if "from" in step.template_vars}
+    ids = {str(step.id) for step in _list_updates(book)}
     found: dict[str, Mapping[str, Any]] = {}
     for event in events:
         if event.event == "step-acting" and event.data["id"] in ids:
             facts = event.data["evidence"]
             found.setdefault(event.data["id"], {"from": facts.get("from"), "to": facts.get("to")})
     return found
+
+
+def _list_updates(book: Runbook) -> list[ReplacesVersion[Any]]:
+    """Return the steps of the runbook that replace a version, in order."""
+    walked = (step for outer in book.steps for step in outer.walk())
+    return [step for step in walked if isinstance(step, ReplacesVersion)]
 
 
 def _find_unreached_updates(book: Runbook, events: Iterable[Event]) -> dict[str, str | None]:
@@ -121,8 +124,7 @@ def _find_unreached_updates(book: Runbook, events: Iterable[Event]) -> dict[str,
         if event.event == "step-finished" and event.data.get("status") in (StepStatus.OK, StepStatus.CHANGED)
     }
     reached = there | find_updates_that_ran(book, events).keys()
-    updates = [step for outer in book.steps for step in outer.walk() if "from" in step.template_vars]
-    return {str(step.id): step.known_facts().get("to") for step in updates if str(step.id) not in reached}
+    return {str(step.id): step.known_to or None for step in _list_updates(book) if str(step.id) not in reached}
 
 
 def _make_start_steps(
@@ -132,15 +134,16 @@ def _make_start_steps(
     began = next((event.data for event in events if event.event == "run-started"), {})
     for unit in _find_started_units(book):
         waking = began.get("waking", {}).get(unit, ())
-        asked = [("reset-failed", unit)]
+        asked = [(RollbackRole.CLEAR_LIMIT, unit)]
         sockets = [name for name in waking if name.endswith(".socket")]
         if sockets:
-            asked.append(("stop", unit))  # systemd opens no socket while the service behind it runs.
-        asked += [("start", name) for name in waking]
-        for kind, name in (*asked, ("restart", unit)):
-            fields = {"unit": name, **({"name": f"{kind} {name}"} if name != unit else {})}
-            step = _with_id(book.types[kind].model_validate(fields), kind, taken)
-            if kind == "stop":
+            asked.append((RollbackRole.STOP, unit))  # systemd opens no socket while the service behind it runs.
+        asked += [(RollbackRole.START, name) for name in waking]
+        for role, name in (*asked, (RollbackRole.RESTART, unit)):
+            cls = book.type_for(role)
+            fields = {"unit": name, **({"name": f"{cls.kind} {name}"} if name != unit else {})}
+            step = _with_id(cls.model_validate(fields), cls.kind, taken)
+            if role is RollbackRole.STOP:
                 # Something else may start it at once. Whether the sockets open is for their own steps to say.
                 step = step.model_copy(update={"on_failure": "continue"})
                 only_down[str(step.id)] = sockets
@@ -150,7 +153,7 @@ def _make_start_steps(
 def _find_started_units(book: Runbook) -> list[str]:
     """Name the units that the runbook starts; where it starts none, its own."""
     walked = [step for outer in book.steps for step in outer.walk()]
-    started = dict.fromkeys(unit for step in walked if step.kind in START_TYPES for unit in step.units())
+    started = dict.fromkeys(unit for step in walked if step.rollback_role in START_ROLES for unit in step.units())
     return list(started) or ([book.unit] if book.unit is not None else [])
 
 
@@ -161,9 +164,10 @@ def _find_proofs(book: Runbook, unknown: Mapping[str, str | None], doubts: list[
     is left out, and `doubts` say so.
     """
     remedies = [remedy for step in book.steps if (remedy := step.remedy()) is not None]
-    checks = list(remedies[-1].checks) if remedies else [step for step in book.steps if step.kind in PROOF_TYPES]
-    tell = [step for step in book.steps if step.kind == VERSION_TYPE]
-    for step in [step for step in (*checks, *tell) if step.kind == VERSION_TYPE]:
+    proofs = [step for step in book.steps if step.rollback_role in PROOF_ROLES]
+    checks = list(remedies[-1].checks) if remedies else proofs
+    tell = [step for step in book.steps if step.rollback_role is RollbackRole.PROVE_VERSION]
+    for step in [step for step in (*checks, *tell) if step.rollback_role is RollbackRole.PROVE_VERSION]:
         if why := _describe_unprovable(step, unknown):
             doubts.append(f"{step.id} is left out of the roll back: {why}")
             checks, tell = ([one for one in some if one is not step] for some in (checks, tell))
@@ -183,9 +187,9 @@ def _describe_unprovable(step: Step[Any], unknown: Mapping[str, str | None]) -> 
 
 def _make_proofs(units: Iterable[str], book: Runbook) -> list[Step[Any]]:
     """Make the checks of a runbook that has none: an earlier version is not said to serve on trust."""
-    kind = book.types["wait-ready"]
+    cls = book.type_for(RollbackRole.PROVE_HEALTH)
     ports = {book.unit: [str(port) for port in book.port]}
-    return [kind.model_validate({"id": kind.kind, "unit": unit, "port": ports.get(unit, ())}) for unit in units]
+    return [cls.model_validate({"id": cls.kind, "unit": unit, "port": ports.get(unit, ())}) for unit in units]
 
 
 def _with_id(step: Step[Any], name: str, taken: set[str]) -> Step[Any]:

@@ -13,7 +13,7 @@ from runbook.host.interface import SHARED_READ_AGE, HostView, Waiter
 from runbook.host.queries import JournalTailQuery, Query
 from runbook.model import Deadline, Port, Verdict, Wake
 from runbook.spec.state import RunState
-from runbook.spec.step import Runbook, Step
+from runbook.spec.step import ReplacesVersion, Runbook, Step
 
 _WHY_IT_ENDED = "{journalctl} -u {unit} -n 30 tells why"
 _THEN = "then {systemctl} reset-failed {unit} and {systemctl} restart {unit}"
@@ -116,7 +116,7 @@ def find_advice(view: HostView, outcome: Outcome, step: Step[Any] | None, book: 
     text = next((text for known, text in ADVICE.items() if known == verdict), "")
     units = [name for one in step.walk() for name in one.units()] if step is not None else []
     unit = next(iter(units), book.unit)
-    to = step.known_facts().get("to", "") if step is not None else ""
+    to = step.known_to if isinstance(step, ReplacesVersion) else ""
     if to and outcome.id.startswith(ROLLBACK_PREFIX):
         text = _BRING_IN
     elif text == _WHO_ACTS and any(not one.get("own") for one in outcome.evidence.get("asked-by", ())):

@@ -1,23 +1,25 @@
-"""What a step type is, what a runbook is, and how a step type is found.
+"""What a step type is, and what a runbook is.
 
-A step type is a model whose fields are its YAML keys. It holds no state: whatever it must remember between two
-looks lives in its `Memory`. The engine asks `check` again and again, calls `apply` when there is something to
-do, and waits in between:
+A step type is a model whose fields are its YAML keys. It has no state of its own: what an attempt must remember
+from one check to the next is in its `StepState`. The engine calls `check` again and again, calls `apply` when there
+is something to do, and waits in between:
 
-    check ──HOLDS────────► done (`changed` if apply ran, else `ok`)
+    check ──HOLDS──────────► done (`changed` if apply ran, else `ok`)
       ▲  ├──TO_DO──► apply ──┐
-      │  ├──NOT_YET─► wait ──┤   until the step's time-out
+      │  ├──NOT_YET─► wait ──┤   until the step's time limit
       │  ├──FAILS────► failed │
       └──┼────────────────────┘
-         └──LEFT_ALONE─► the run ends `still-starting`
+         └──STILL_STARTING─► the run ends `still-starting`
 
-`apply` makes one move and never waits. It may be cut short and may run twice: `check` sees what is there.
+`apply` makes one change and never waits. It may be interrupted and may run twice: `check` finds out what is there.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from enum import Enum, auto
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Generic, Literal
 
@@ -34,7 +36,7 @@ from pydantic import (
 
 from runbook.host.facts import Unit
 from runbook.host.interface import Host, HostView
-from runbook.model import Finding, Impact, Verdict, fails
+from runbook.model import Finding, Verdict, fails
 from runbook.spec.fields import (
     Boolean,
     Environment,
@@ -50,9 +52,13 @@ from runbook.spec.fields import (
     TextList,
     TimeSpan,
     UnitName,
+    Version,
 )
 from runbook.spec.state import RunState, StateT, StepState
-from runbook.template import TemplateScope
+from runbook.template import VERSIONS, Template, TemplateScope
+
+INHERITED_FIELDS = ("unit", "port")
+"""Fields of a step that are filled from the top of the file if the step leaves them out."""
 
 
 def yaml_key(name: str) -> str:
@@ -85,16 +91,61 @@ class FileModel(BaseModel):
     @field_validator("*", mode="before")
     @classmethod
     def _not_empty(cls, value: object, info: ValidationInfo) -> object:
-        # A key without a value is a line that somebody did not finish. In Python, None may stand for itself.
+        # A key without a value is an unfinished line. In Python, None may stand for itself.
         if info.context is not None and (value is None or value == []):
-            required = info.field_name is not None and cls.model_fields[info.field_name].is_required()
-            remedy = "give it a value" if required else "give it a value or leave it out"
+            remedy = "give it a value" if must_be_written(cls, info.field_name) else "give it a value or leave it out"
             raise FieldError(f"is empty; {remedy}" if value is None else f"is an empty list; {remedy}")
         return value
 
 
+def must_be_written(model: type[BaseModel], name: str | None) -> bool:
+    """True if a mapping of the file must have this field: it has no default, and the top of the file cannot fill it."""
+    inherited = issubclass(model, Step) and name in INHERITED_FIELDS
+    return name is not None and not inherited and model.model_fields[name].is_required()
+
+
+class RollbackRole(Enum):
+    """What `rollback: auto` uses a step type for."""
+
+    CLEAR_LIMIT = auto()
+    """Clears the start limit of `unit`."""
+    STOP = auto()
+    """Stops `unit`."""
+    START = auto()
+    """Starts `unit`. A unit that the runbook starts is restarted by a rollback."""
+    RESTART = auto()
+    """Restarts `unit`, which counts as a start too."""
+    PROVE_HEALTH = auto()
+    """Proves that `unit` is healthy and owns `port`. A rollback makes such a step if the runbook has no proof."""
+    PROVE_OWNER = auto()
+    """Proves that `unit` owns `port`."""
+    PROVE_VERSION = auto()
+    """Proves that the version in `expect` serves."""
+
+
 class Step(FileModel, Generic[StateT]):
-    """The contract of a step type, and the fields that every step has."""
+    """The base class of every step type, and the fields that every step has.
+
+    A step type `Freeze` is the class of that name in `steps/freeze.py`; in YAML it is `freeze`.
+
+    | every step type defines | |
+    |---|---|
+    | its fields | A field `unit` or `port` is filled from the top of the file; without a default it is required. |
+    | `check` | Where the step stands. |
+
+    | it may define | when |
+    |---|---|
+    | `apply` | It changes something. A type without `apply` only reads, and may stand in a `remediate`'s `check`. |
+    | a class derived from `StepState`, in `Step[…]` | It must remember something from one check to the next. |
+    | `failure_verdict` | `job-failed` is not the word for a refusal. |
+    | `time_limit`, `judge_timeout` | The limit depends on the machine; the end of it means more than `timed-out`. |
+    | `resume`, `cancel` | What `apply` starts outlives the call, such as a job or a command. |
+    | `validate_in` | It does not fit into every runbook. |
+    | `only_reads`, `units` | What it changes, or which units it concerns, depends on its fields. |
+    | `check_once`, `predict`, `always_acts`, `may_create_units` | A plan would be wrong otherwise. |
+    | `remedy` | It holds other steps. |
+    | `rollback_role`; `ReplacesVersion` as a second base | A rollback uses it; a rollback undoes it. |
+    """
 
     if not TYPE_CHECKING:
 
@@ -103,23 +154,17 @@ class Step(FileModel, Generic[StateT]):
             return cls
 
     kind: ClassVar[str] = ""
-    """Its name in YAML; the file's name with dashes."""
-    impact: ClassVar[Impact] = Impact.MUTATING
-    """What it does to the machine at most."""
-    required: ClassVar[tuple[str, ...]] = ()
-    """Fields (`unit`, `port`) that must stand here or at the top of the file."""
-    inherited: ClassVar[tuple[str, ...]] = ()
-    """Fields (`unit`, `port`) that are filled from the top of the file where the step is silent."""
+    """The type's name in YAML, derived from the name of the class."""
     state_type: ClassVar[type[StepState]] = StepState
-    """The class of its memory."""
-    failure_verdict: ClassVar[Verdict] = Verdict.TIMED_OUT
-    """The verdict where the machine refuses in a way that says no more."""
-    may_create_units: ClassVar[bool] = False
-    """Whether it may bring a unit into being, as a command may."""
-    template_vars: ClassVar[tuple[str, ...]] = ()
-    """Names beyond those of the runbook that its own templates may use: `to` and `from` of an update."""
+    """The class of its state, derived from `Step[…]`."""
+    failure_verdict: ClassVar[Verdict] = Verdict.JOB_FAILED
+    """The verdict if systemd or the kernel refuses and no other verdict says why."""
     always_acts: ClassVar[bool] = False
-    """Whether it will act whatever the steps before it do: a plan can then promise it."""
+    """True if it acts whatever the steps before it did, so that a plan can promise it."""
+    may_create_units: ClassVar[bool] = False
+    """True if units may exist afterwards that did not exist before."""
+    rollback_role: ClassVar[RollbackRole | None] = None
+    """What `rollback: auto` uses it for."""
 
     id: StepId | None = Field(None, description="What templates and messages call it; by default its type.")
     name: TextField | None = Field(None, description="What people read instead of the type.")
@@ -128,86 +173,121 @@ class Step(FileModel, Generic[StateT]):
     delay: TimeSpan = Field(1.0, description="The pause before the first extra try.")
     backoff: Number = Field(1.0, ge=1, description="What the pause is multiplied by from try to try.")
     max_delay: TimeSpan = Field(60.0, description="What the pause never exceeds.")
-    timeout: PositiveSpan | None = Field(None, description="How long one try may take.")
+    timeout: PositiveSpan | None = Field(30.0, description="How long one try may take.")
     on_failure: Literal["abort", "continue"] = Field("abort", description="Whether the run ends when it fails.")
     secret: Boolean = Field(False, description="Keep its output out of every report and file.")
 
-    def new_state(self, run: RunState) -> StateT:
-        """Make the memory of a new try."""
-        return self.state_type(run, self.id or self.kind)  # type: ignore[return-value]
+    @classmethod
+    def __pydantic_init_subclass__(cls, **options: Any) -> None:
+        """Derive `kind` and `state_type` from `class WaitReady(Step[WaitReadyState])`."""
+        super().__pydantic_init_subclass__(**options)
+        cls.kind = re.sub(r"(?<=[a-z])(?=[A-Z])", "-", cls.__name__).lower()
+        for argument in cls.__pydantic_generic_metadata__["args"]:
+            if isinstance(argument, type) and issubclass(argument, StepState):
+                cls.state_type = argument
+
+    # What a step type defines
 
     def check(self, view: HostView, state: StateT) -> Finding:
-        """Say where this step stands, by looking only."""
+        """Return where this step stands. It only reads."""
         raise NotImplementedError
 
-    def check_once(self, view: HostView, state: StateT) -> Finding:
-        """Say how it looks at this moment, for a dry run and `runbook check`: no window, no patience."""
-        return self.check(view, state)
-
     def apply(self, host: Host, state: StateT) -> None:
-        """Make the move that `check` called TO_DO. Raises HostError when the machine refuses."""
+        """Make the change that `check` called TO_DO. Raises HostError if the machine refuses."""
         raise NotImplementedError
 
     def time_limit(self, view: HostView) -> float:
-        """Give how long one try may take, in seconds."""
+        """Return how long one attempt may take, in seconds."""
         assert self.timeout is not None, f"{self.kind} has no default time-out"
         return self.timeout
 
     def judge_timeout(self, view: HostView, state: StateT, last: Finding) -> Finding:
-        """Say what it means that the time is over, given what was last seen."""
+        """Return what the end of the time limit means; `last` is what `check` found last."""
         return fails(Verdict.TIMED_OUT, f"not finished in time: {last.reason}", **last.evidence)
 
     def resume(self, view: HostView, state: StateT, *, stopped: bool) -> str:
-        """Go on with a try that was cut short after it had begun to act, of which `memory` is what is left.
+        """Prepare `state` for an attempt that continues one which was interrupted after `apply`.
 
-        `stopped`: not by a sudden death; what it had started was stopped, as far as it had not ended. Say what cannot
-        be known, so that the operator must decide; mostly nothing: `check` sees what is there.
+        `stopped`: the interruption was orderly, and `cancel` was called. Returns what cannot be known and the operator
+        must decide; mostly nothing, because `check` finds out what is there.
         """
         return ""
 
-    def undo(self, evidence: Mapping[str, Any]) -> Step[Any] | None:
-        """Give the step that undoes this one, which ended with this evidence; None where there is nothing to undo."""
-        return None
-
     def cancel(self, host: Host, state: StateT) -> None:
-        """Stop what a try had started, after a time-out or an interruption. May be called at any moment."""
-
-    def predict(self, unit: Unit) -> Unit:
-        """Say what its unit will be once it is done, as far as that is sure: for the plan of the steps after it."""
-        return unit
-
-    def known_facts(self) -> Mapping[str, str]:
-        """Give what templates may ask of it and is sure before it has run: for a plan."""
-        return {}
-
-    def remedy(self) -> Remedy | None:
-        """Give the steps it holds, if it is one that holds steps."""
-        return None
-
-    def effective_impact(self) -> Impact:
-        """What this very step does to the machine, its fields considered."""
-        return self.impact
+        """Stop what this attempt started, after a time-out or an interruption. May be called at any moment."""
 
     def validate_in(self, runbook: Runbook) -> Iterable[tuple[str, str]]:
-        """Say why it does not fit into this runbook, if it does not: pairs of a key of its own and a sentence."""
+        """Return what is wrong with it in this runbook: pairs of one of its keys and a sentence."""
         return ()
 
+    def only_reads(self) -> bool:
+        """True if this step changes nothing. By default the type decides: it has no `apply`."""
+        return not self.can_change()
+
     def units(self) -> tuple[str, ...]:
-        """The units it acts on or judges."""
+        """Return the units it acts on or judges."""
         unit = getattr(self, "unit", None)
         return (unit,) if isinstance(unit, str) else ()
 
+    def check_once(self, view: HostView, state: StateT) -> Finding:
+        """Return where it stands at this moment, for a plan and for `runbook check`, which do not wait."""
+        return self.check(view, state)
+
+    def predict(self, unit: Unit) -> Unit:
+        """Return its unit as it will surely be afterwards, for the plan of the steps that follow."""
+        return unit
+
+    def remedy(self) -> Remedy | None:
+        """Return the steps it holds, or None if it holds none."""
+        return None
+
+    # What the engine uses
+
+    def new_state(self, run: RunState, saved: Mapping[str, Any] | None = None) -> StateT:
+        """Return the state of a new attempt, or that of an interrupted one, which the record has `saved`."""
+        name = self.id or self.kind
+        if saved is not None:
+            return self.state_type.load(run, name, saved)  # type: ignore[return-value]  # It is the class of StateT.
+        return self.state_type(run, name)  # type: ignore[return-value]
+
+    @classmethod
+    def can_change(cls) -> bool:
+        """True if a step of this type can change something: the type has `apply`, or holds steps."""
+        return cls.apply is not Step.apply or cls.remedy is not Step.remedy
+
     @property
     def title(self) -> str:
-        """What a person calls it."""
+        """The step's name for people."""
         return self.name or self.kind
 
     def walk(self) -> Iterator[Step[Any]]:
-        """Give it and every step that it holds."""
+        """Yield the step and every step that it holds."""
         yield self
         if remedy := self.remedy():
             for nested in (*remedy.checks, *remedy.fixes):
                 yield from nested.walk()
+
+
+class ReplacesVersion(Step[StateT]):
+    """The second base of a step type that replaces an installed version by `to`, and can be undone.
+
+    Its templates may use `to` and `from`, and those of later steps `steps.ID.to` and `steps.ID.from`. The evidence of
+    its TO_DO and of its end holds both.
+    """
+
+    template_vars: ClassVar[tuple[str, ...]] = VERSIONS
+    """Names that its own templates may use besides those of the runbook."""
+
+    to: Version = Field(description="The version that is wanted: a version, not a tag.")
+
+    @property
+    def known_to(self) -> str:
+        """The version `to`, or an empty text if a template in it is not filled in yet."""
+        return "" if isinstance(self.to, Template) else self.to
+
+    def undo(self, evidence: Mapping[str, Any]) -> Step[Any] | None:
+        """Return the step that undoes this one, which ended with this evidence; None if there is nothing to undo."""
+        raise NotImplementedError
 
 
 @dataclass(frozen=True)
@@ -268,6 +348,10 @@ class Runbook(FileModel):
         listed = self.rollback if isinstance(self.rollback, tuple) else ()
         for step in (*self.steps, *listed, *self.always):
             yield from step.walk()
+
+    def type_for(self, role: RollbackRole) -> type[Step[Any]]:
+        """Return the step type that a rollback uses for this."""
+        return next(cls for cls in self.types.values() if cls.rollback_role is role)
 
     def unit_names(self) -> tuple[str, ...]:
         """Name the units that it acts on or judges, as they are spelled, each once."""

@@ -44,18 +44,11 @@ class StepTypes(Mapping[str, type[Step[Any]]]):
 
 
 def _step_type(module: ModuleType, kind: str) -> type[Step[Any]]:
-    types = [
-        value
-        for value in vars(module).values()
-        if isinstance(value, type)
-        and issubclass(value, Step)
-        and value.__module__ == module.__name__
-        # pydantic leaves `Step[Memory]` in the module that first wrote it; it has no `kind` of its own.
-        and "kind" in vars(value)
-    ]
-    if [t.kind for t in types] != [kind]:
-        raise ImportError(f"{module.__name__} must hold one step type, of kind {kind!r}")
-    return types[0]
+    name = "".join(word.capitalize() for word in kind.split("-"))
+    found = getattr(module, name, None)
+    if not (isinstance(found, type) and issubclass(found, Step)):
+        raise ImportError(f"{module.__name__} must define the step type {kind} as the class {name}")
+    return found
 
 
 @cache

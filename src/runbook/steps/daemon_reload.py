@@ -28,9 +28,6 @@ class DaemonReload(Step[DaemonReloadState]):
     loaded, and nothing of one that a generator is yet to make (systemd.generator(7)).
     """
 
-    kind: ClassVar[str] = "daemon-reload"
-    state_type: ClassVar[type[StepState]] = DaemonReloadState
-    failure_verdict: ClassVar[Verdict] = Verdict.JOB_FAILED
     may_create_units: ClassVar[bool] = True
     always_acts: ClassVar[bool] = True
 

@@ -17,7 +17,6 @@ from runbook.host.interface import Host, HostView
 from runbook.host.ownership.describe import describe_processes, describe_untracked
 from runbook.model import Finding, Verdict, Wake, fails, holds, not_yet, to_do
 from runbook.spec.fields import Boolean, Pattern, PortList, PositiveSpan, TextField, TimeSpan, UnitName
-from runbook.spec.state import StepState
 from runbook.spec.step import FileModel, Step
 from runbook.util import regex
 from runbook.util.timespan import format_span
@@ -73,14 +72,10 @@ class KillOrphan(Step[KillOrphanState]):
     signalled, and the message says who it is.
     """
 
-    kind: ClassVar[str] = "kill-orphan"
-    inherited: ClassVar[tuple[str, ...]] = ("unit", "port")
-    required: ClassVar[tuple[str, ...]] = ("unit", "port")
-    state_type: ClassVar[type[StepState]] = KillOrphanState
     failure_verdict: ClassVar[Verdict] = Verdict.REFUSED_TO_KILL
 
-    unit: UnitName | None = Field(None, description="The unit that is to own the port.")
-    port: PortList = Field((), description="The port, or a list of ports, to be freed.")
+    unit: UnitName = Field(description="The unit that is to own the port.")
+    port: PortList = Field(description="The port, or a list of ports, to be freed.")
     signal: Literal["TERM", "INT", "QUIT", "HUP", "KILL"] = Field("TERM", description="The signal to begin with.")
     grace: TimeSpan = Field(5.0, description="How long a process has before it gets KILL.")
     expect: Expect | None = Field(None, description="What a process must be, to be ended: `exe`, `user`, `command`.")
@@ -91,7 +86,6 @@ class KillOrphan(Step[KillOrphanState]):
     )
 
     def check(self, view: HostView, state: KillOrphanState) -> Finding:
-        assert self.unit is not None
         unit = view.unit(self.unit)
         if ending := state.cgroup_kill.await_exit(view, unit):
             return ending
@@ -151,7 +145,6 @@ class KillOrphan(Step[KillOrphanState]):
         return None
 
     def apply(self, host: Host, state: KillOrphanState) -> None:
-        assert self.unit is not None
         unit = host.unit(self.unit)
         seen = [host.judge_port(unit, port) for port in self.port]
         blurred = cgroup_kill.has_pid_churn(host, unit, seen) or (

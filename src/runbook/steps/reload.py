@@ -18,7 +18,6 @@ class Reload(JobStep):
     calls the job of an inactive unit `invalid` (systemd, src/core/job.c).
     """
 
-    kind: ClassVar[str] = "reload"
     verb: ClassVar[JobVerb] = JobVerb.RELOAD
 
     def decide(self, unit: Unit) -> Finding:

@@ -19,7 +19,6 @@ class Remediate(Step[StepState]):
     looked at: one that is bound to be refused fails the remediation before anything is stopped.
     """
 
-    kind: ClassVar[str] = "remediate"
     failure_verdict: ClassVar[Verdict] = Verdict.NOT_FIXED
 
     check_steps: ReadOnlyStepList = Field(..., alias="check", description="Steps that merely read; all must hold.")

@@ -12,7 +12,7 @@ from runbook.host.interface import Host, HostView
 from runbook.model import Finding, Verdict, fails, holds, to_do
 from runbook.spec.fields import PositiveSpan, UnitName
 from runbook.spec.state import StepState
-from runbook.spec.step import Step
+from runbook.spec.step import RollbackRole, Step
 
 
 @dataclass
@@ -31,18 +31,13 @@ class ResetFailed(Step[ResetFailedState]):
     (org.freedesktop.systemd1(5), ResetFailedUnit).
     """
 
-    kind: ClassVar[str] = "reset-failed"
-    inherited: ClassVar[tuple[str, ...]] = ("unit",)
-    required: ClassVar[tuple[str, ...]] = ("unit",)
-    state_type: ClassVar[type[StepState]] = ResetFailedState
-    failure_verdict: ClassVar[Verdict] = Verdict.JOB_FAILED
     always_acts: ClassVar[bool] = True
+    rollback_role: ClassVar[RollbackRole] = RollbackRole.CLEAR_LIMIT
 
-    unit: UnitName | None = Field(None, description="The unit whose failures are forgotten.")
+    unit: UnitName = Field(description="The unit whose failures are forgotten.")
     timeout: PositiveSpan | None = Field(10.0, description="How long one try may take.")
 
     def check(self, view: HostView, state: ResetFailedState) -> Finding:
-        assert self.unit is not None
         unit = view.unit(self.unit)
         if unit.load_state is LoadState.NOT_FOUND and not unit.is_running:
             return fails(Verdict.UNIT_NOT_FOUND, f"systemd has no unit {unit.name}", **unit.evidence())
@@ -54,7 +49,6 @@ class ResetFailed(Step[ResetFailedState]):
         return holds(Verdict.RESET, f"{_describe_cleared(state.restarts)} cleared", **before)
 
     def apply(self, host: Host, state: ResetFailedState) -> None:
-        assert self.unit is not None
         unit = host.unit(self.unit)
         state.result, state.restarts = unit.result, unit.n_restarts
         host.reset_failed(self.unit)

@@ -7,6 +7,7 @@ from typing import ClassVar
 from runbook.actions.job_step import JobStep, JobStepState, judge_start, predict_started
 from runbook.host.facts import JobVerb, Unit
 from runbook.model import Finding, Verdict, fails, to_do
+from runbook.spec.step import RollbackRole
 
 
 class Restart(JobStep):
@@ -16,9 +17,9 @@ class Restart(JobStep):
     soon as the process is forked (systemd.service(5)).
     """
 
-    kind: ClassVar[str] = "restart"
     verb: ClassVar[JobVerb] = JobVerb.RESTART
     always_acts: ClassVar[bool] = True
+    rollback_role: ClassVar[RollbackRole] = RollbackRole.RESTART
 
     def decide(self, unit: Unit) -> Finding:
         return to_do(Verdict.JOB_DONE, f"restart {unit.name}, now {unit.describe()}", **unit.evidence())

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import ClassVar
 
 from pydantic import Field
 
 from runbook.actions.command_step import CommandStep, CommandStepState, make_failure
 from runbook.host.interface import Host, HostView
 from runbook.host.queries import Query
-from runbook.model import Finding, Impact, Verdict, Wake, fails, holds, not_yet, to_do
+from runbook.model import Finding, Verdict, Wake, fails, holds, not_yet, to_do
 from runbook.spec.fields import Boolean, Pattern, PositiveSpan
 from runbook.spec.step import Runbook
 from runbook.util import regex
@@ -27,14 +26,12 @@ class Run(CommandStep[CommandStepState]):
     and in `runbook check` too.
     """
 
-    kind: ClassVar[str] = "run"
-
     read_only: Boolean = Field(False, description="It changes nothing, so that a dry run may run it as well.")
     expect_output: Pattern | None = Field(None, description="A pattern to be found in what it prints.")
     timeout: PositiveSpan | None = Field(300.0, description="How long one try may take.")
 
-    def effective_impact(self) -> Impact:
-        return Impact.READ_ONLY if self.read_only else Impact.MUTATING
+    def only_reads(self) -> bool:
+        return self.read_only
 
     def validate_in(self, runbook: Runbook) -> Iterator[tuple[str, str]]:
         if self.secret and self.expect_output is not None and not self.read_only:

@@ -8,13 +8,14 @@ from runbook.actions.job_step import JobStep, JobStepState, judge_start, predict
 from runbook.checks.exit_reason import describe_exit
 from runbook.host.facts import UP, JobVerb, Unit
 from runbook.model import Finding, Verdict, fails, holds, to_do
+from runbook.spec.step import RollbackRole
 
 
 class Start(JobStep):
     """Start the unit. Whether what was started lives is the question of wait-ready."""
 
-    kind: ClassVar[str] = "start"
     verb: ClassVar[JobVerb] = JobVerb.START
+    rollback_role: ClassVar[RollbackRole] = RollbackRole.START
 
     def decide(self, unit: Unit) -> Finding:
         if unit.active_state in UP and not unit.job:

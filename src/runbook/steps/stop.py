@@ -10,13 +10,14 @@ from runbook.host.facts import DOWN, ActiveState, JobVerb, Unit
 from runbook.host.ownership.describe import describe_untracked
 from runbook.host.requesters import describe_requester, find_last_start
 from runbook.model import Finding, Verdict, fails, holds, to_do
+from runbook.spec.step import RollbackRole
 
 
 class Stop(JobStep):
     """Stop the unit, and wait until all of its processes that systemd ends are gone."""
 
-    kind: ClassVar[str] = "stop"
     verb: ClassVar[JobVerb] = JobVerb.STOP
+    rollback_role: ClassVar[RollbackRole] = RollbackRole.STOP
 
     def decide(self, unit: Unit) -> Finding:
         if unit.active_state in DOWN and not unit.job:

@@ -15,9 +15,9 @@ from runbook.errors import BusLost, HostError
 from runbook.host.interface import Host, HostView
 from runbook.host.queries import Answer, Command, CommandResult, Query
 from runbook.model import Finding, FindingState, Verdict, Wake, fails, holds, not_yet, to_do
-from runbook.spec.fields import Boolean, CommandField, Pattern, PositiveSpan, UnitName, Version
+from runbook.spec.fields import Boolean, CommandField, Pattern, PositiveSpan, UnitName
 from runbook.spec.state import StepState
-from runbook.spec.step import Runbook, Step
+from runbook.spec.step import ReplacesVersion, Runbook, Step
 from runbook.template import Template, TemplateError, fill_own
 from runbook.util.wording import brief_command
 
@@ -38,21 +38,16 @@ class UpdateState(CommandStepState):
     refusal: str = ""
 
 
-class Update(CommandStep[UpdateState]):
+class Update(CommandStep[UpdateState], ReplacesVersion[UpdateState]):
     """Run the update's command in a transient unit of its own; afterwards the version must be `to`.
 
     Neither the stop of the service nor a lost login can end it half way. Where the version is `to` already,
     nothing is run. With `stop-first` the unit is held stopped while the command runs, and what would start it too.
     """
 
-    kind: ClassVar[str] = "update"
-    state_type: ClassVar[type[StepState]] = UpdateState
     failure_verdict: ClassVar[Verdict] = Verdict.UPDATE_FAILED
-    inherited: ClassVar[tuple[str, ...]] = ("unit",)
-    template_vars: ClassVar[tuple[str, ...]] = ("from", "to")
 
     version: CommandField = Field(..., description="The command that prints the version which is installed.")
-    to: Version = Field(..., description="The version that is wanted: a version, not a tag.")
     pattern: Pattern = Field(VERSION, description="What of the output of `version` is the version.")
     unit: UnitName | None = Field(None, description="The unit that `stop-first` holds stopped.")
     stop_first: Boolean = Field(
@@ -79,9 +74,6 @@ class Update(CommandStep[UpdateState]):
 
     def units(self) -> tuple[str, ...]:
         return (self.unit,) if self.stop_first and self.unit is not None else ()
-
-    def known_facts(self) -> dict[str, str]:
-        return {} if isinstance(self.to, Template) else {"to": self.to}
 
     def make_command(self, state: StepState, limit: float) -> Command:
         before = state.previous_version if isinstance(state, UpdateState) else None
@@ -143,7 +135,7 @@ class Update(CommandStep[UpdateState]):
     @property
     def _unmatchable(self) -> str:
         """Why `to` can never be found, as far as it is known."""
-        return "" if isinstance(self.to, Template) else describe_unmatchable(self.to, self.pattern)
+        return describe_unmatchable(self.to, self.pattern) if self.known_to else ""
 
     def _check_update(self, view: HostView, state: UpdateState) -> Finding:
         """Say where the update itself stands, whatever is held stopped for it."""

@@ -10,10 +10,10 @@ from runbook.checks.exit_reason import describe_stop_job
 from runbook.host.facts import LoadState, Unit
 from runbook.host.holders import PortOwnership, Role
 from runbook.host.interface import HostView
-from runbook.model import Finding, Impact, Verdict, fails, holds
-from runbook.spec.fields import PortList, PositiveSpan, UnitName
+from runbook.model import Finding, Verdict, fails, holds
+from runbook.spec.fields import PortList, UnitName
 from runbook.spec.state import StepState
-from runbook.spec.step import Step
+from runbook.spec.step import RollbackRole, Step
 
 
 class VerifyPortOwner(Step[StepState]):
@@ -23,21 +23,16 @@ class VerifyPortOwner(Step[StepState]):
     processes: all of them are the unit's. `owner: main-pid` is for a unit that must not do that.
     """
 
-    kind: ClassVar[str] = "verify-port-owner"
-    impact: ClassVar[Impact] = Impact.READ_ONLY
-    inherited: ClassVar[tuple[str, ...]] = ("unit", "port")
-    required: ClassVar[tuple[str, ...]] = ("unit", "port")
     failure_verdict: ClassVar[Verdict] = Verdict.OWNER_UNKNOWN
+    rollback_role: ClassVar[RollbackRole] = RollbackRole.PROVE_OWNER
 
-    unit: UnitName | None = Field(None, description="The unit that must own the port.")
-    port: PortList = Field((), description="The port, or a list of ports.")
+    unit: UnitName = Field(description="The unit that must own the port.")
+    port: PortList = Field(description="The port, or a list of ports.")
     owner: Literal["unit", "main-pid"] = Field(
         "unit", description="`unit`: any process of the current invocation; `main-pid`: MainPID and no other."
     )
-    timeout: PositiveSpan | None = Field(30.0, description="How long one try may take.")
 
     def check(self, view: HostView, state: StepState) -> Finding:
-        assert self.unit is not None
         unit = view.unit(self.unit)
         if unit.load_state is LoadState.NOT_FOUND and not unit.is_running:
             return fails(

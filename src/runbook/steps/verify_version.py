@@ -22,7 +22,7 @@ from runbook.checks.versions import (
 from runbook.host.holders import PortOwnership
 from runbook.host.interface import HostView
 from runbook.host.queries import LatestChangeQuery, Query
-from runbook.model import Finding, FindingState, Impact, Port, Verdict, Wake, fails, holds, not_yet
+from runbook.model import Finding, FindingState, Port, Verdict, Wake, fails, holds, not_yet
 from runbook.spec.fields import (
     CommandField,
     Environment,
@@ -35,7 +35,7 @@ from runbook.spec.fields import (
     Version,
 )
 from runbook.spec.state import StepState
-from runbook.spec.step import Step
+from runbook.spec.step import RollbackRole, Step
 from runbook.template import OPEN, Template
 from runbook.util.wording import brief_command
 
@@ -75,14 +75,10 @@ class VerifyVersion(Step[VerifyVersionState]):
     they were started from. An answer counts only while the unit, and nobody else, has its ports.
     """
 
-    kind: ClassVar[str] = "verify-version"
-    impact: ClassVar[Impact] = Impact.READ_ONLY
-    inherited: ClassVar[tuple[str, ...]] = ("unit", "port")
-    required: ClassVar[tuple[str, ...]] = ("unit",)
-    state_type: ClassVar[type[StepState]] = VerifyVersionState
     failure_verdict: ClassVar[Verdict] = Verdict.VERSION_MISMATCH
+    rollback_role: ClassVar[RollbackRole] = RollbackRole.PROVE_VERSION
 
-    unit: UnitName | None = Field(None, description="The unit that serves.")
+    unit: UnitName = Field(description="The unit that serves.")
     port: PortList = Field((), description="The port, or a list of ports, that it must own meanwhile.")
     run: CommandField | None = Field(
         None, description="A command that asks the running service and prints its version."
@@ -114,7 +110,6 @@ class VerifyVersion(Step[VerifyVersionState]):
         return self
 
     def check(self, view: HostView, state: VerifyVersionState) -> Finding:
-        assert self.unit is not None
         if waits := [text for text in (self.expect, *self.newer_than) if isinstance(text, Template)]:
             missing = ", ".join(dict.fromkeys(str(name) for text in waits for name in text.references))
             return not_yet(Verdict.VERSION_MISMATCH, f"what is wanted is known once {missing} is", Wake())

@@ -15,10 +15,10 @@ from runbook.checks.prober import PROBE_INTERVAL, Prober, ProbeRoundState
 from runbook.checks.probes import Probe
 from runbook.host.facts import ActiveState, Unit
 from runbook.host.interface import HostView
-from runbook.model import Finding, FindingState, Impact, Verdict, fails, holds, not_yet
+from runbook.model import Finding, FindingState, Verdict, fails, holds, not_yet
 from runbook.spec.fields import Integer, PortList, PositiveSpan, TimeSpan, UnitName
 from runbook.spec.state import StepState
-from runbook.spec.step import Runbook, Step
+from runbook.spec.step import RollbackRole, Runbook, Step
 from runbook.util.timespan import format_span
 
 OWNERSHIP_MAX_AGE = 2.0
@@ -58,14 +58,10 @@ class WaitReady(Step[WaitReadyState]):
     orphan of the old version answers as well.
     """
 
-    kind: ClassVar[str] = "wait-ready"
-    impact: ClassVar[Impact] = Impact.READ_ONLY
-    inherited: ClassVar[tuple[str, ...]] = ("unit", "port")
-    required: ClassVar[tuple[str, ...]] = ("unit",)
-    state_type: ClassVar[type[StepState]] = WaitReadyState
     failure_verdict: ClassVar[Verdict] = Verdict.PROBE_FAILED
+    rollback_role: ClassVar[RollbackRole] = RollbackRole.PROVE_HEALTH
 
-    unit: UnitName | None = Field(None, description="The unit that is waited for.")
+    unit: UnitName = Field(description="The unit that is waited for.")
     port: PortList = Field((), description="The port, or a list of ports, that it must own.")
     healthy_for: TimeSpan = Field(5.0, description="How long it must have been healthy without a break.")
     timeout: PositiveSpan | None = Field(120.0, description="How long one try may take.")
@@ -84,7 +80,7 @@ class WaitReady(Step[WaitReadyState]):
         return self
 
     def validate_in(self, runbook: Runbook) -> Iterator[tuple[str, str]]:
-        if self.unit is not None and self.unit.endswith(".socket") and any(probe.journal for probe in self.probes):
+        if self.unit.endswith(".socket") and any(probe.journal for probe in self.probes):
             yield "probes", f"{self.unit} writes nothing into the journal; ask for the `journal` of its service"
 
     def check(self, view: HostView, state: WaitReadyState) -> Finding:
@@ -110,7 +106,7 @@ class WaitReady(Step[WaitReadyState]):
     def judge_timeout(self, view: HostView, state: WaitReadyState, last: Finding) -> Finding:
         if state.awaits_exit_reason:
             return fails(last.verdict, last.reason, **last.evidence)
-        unit = view.unit(self._unit)
+        unit = view.unit(self.unit)
         waited = f"not ready within {self.timeout:g}s: {last.reason}"
         if last.verdict is Verdict.NOT_LISTENING and (elsewhere := view.list_unit_listeners(unit)):
             waited += f" (it listens on {', '.join(elsewhere)}: is `port` right?)"
@@ -150,15 +146,10 @@ class WaitReady(Step[WaitReadyState]):
             return fresh, replace(finding, evidence={**finding.evidence, **fresh.evidence()})
         return fresh, self._make_finding(view, fresh, state, now)
 
-    @property
-    def _unit(self) -> str:
-        assert self.unit is not None
-        return self.unit
-
     def _check_health(
         self, view: HostView, state: WaitReadyState, patience: HealthState | None, max_age: float = 0.0
     ) -> HealthReport:
-        unit = view.unit(self._unit, max_age=max_age)
+        unit = view.unit(self.unit, max_age=max_age)
         counted_from = state.run.baseline_restarts.get(unit.name)
         began = state.run.invocations.get(unit.name, "")
         return HealthChecker(view, unit, self.port, counted_from, self.max_restarts, patience, began, max_age).check()

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from runbook import document
 from runbook.engine.execution.events import Events
 from runbook.engine.planner import Planner
-from runbook.engine.runner import Runner, RunResult
+from runbook.engine.runner import Runner
 from runbook.host.queries import Answer
 from runbook.model import Event
 from runbook.records.lock import LockHolder
@@ -18,18 +17,7 @@ from runbook.spec.state import RunState
 from runbook.spec.step import Runbook, Step
 from runbook.template import TemplateScope
 from tests.unit.fake_machine import FakeMachine, listen, process, unit
-from tests.unit.runs import FIX, finished, incident, remediate, replace_id, step
-
-
-def plan(
-    machine: FakeMachine, *steps: Step[Any], act: Callable[[Planner], RunResult] = Planner.plan, **book: Any
-) -> list[Event]:
-    """Plan steps and give the events; whatever the steps are, nothing may be written."""
-    seen: list[Event] = []
-    runbook = Runbook.model_validate({"unit": "gw.service", "port": "80", "steps": steps, "path": "x.yaml", **book})
-    act(Planner(runbook, machine, machine, Events("r", machine.clock, (seen.append,)), RunState("r", Path("/srv"))))
-    assert machine.written == []
-    return seen
+from tests.unit.runs import FIX, finished, incident, plan, remediate, replace_id, step
 
 
 def planned(events: list[Event]) -> list[tuple[str, str]]:

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from runbook.engine.execution.outcome import Outcome
-from runbook.model import Event, Impact, RunStatus, StepStatus
+from runbook.model import Event, RunStatus, StepStatus
 from runbook.spec.state import RunState, StepState
 from runbook.spec.step import Step
 
@@ -31,10 +31,8 @@ class PartialAttempt:
 
     def state_for(self, step: Step[Any], run: RunState) -> StepState:
         """Make the step's memory of it, or a new one where nothing of it was kept."""
-        if self.state is not None:
-            return step.state_type.load(run, step.id or step.kind, self.state)
-        fresh: StepState = step.new_state(run)
-        return fresh
+        made: StepState = step.new_state(run, self.state)
+        return made
 
 
 @dataclass(frozen=True)
@@ -86,7 +84,7 @@ class ResumeState:
         name = str(step.id)
         if name in self.undone_by_boot:
             return None
-        proves = step.effective_impact() is Impact.READ_ONLY or step.remedy() is not None
+        proves = step.only_reads() or step.remedy() is not None
         return None if proves and name not in self.skipped_by_operator else self.finished.get(name)
 
     def take_partial(self, name: str) -> PartialAttempt | None:
