@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from runbook.errors import HostError, NotBegun
-from runbook.host.facts import DOWN, UP, JobResult, LoadState, Unit
+from runbook.host.facts import DOWN, UP, JobResult, JobVerb, LoadState, Unit
 from runbook.host.interface import SHARED_READ_AGE, Host, HostView, Waiter
 from runbook.model import Deadline, Wake
 from runbook.spec.step import Runbook
@@ -114,7 +114,7 @@ def find_stopped_dependents(view: HostView, needing: Mapping[str, str]) -> list[
         return []
     return [
         f"{name}, which needs {needing[name]}, was up before and is {unit.describe()} now;"
-        f" {unit.systemctl_command('start')}"
+        f" {unit.systemctl_command(JobVerb.START)}"
         for name, unit in units.items()
         if unit.active_state in DOWN
     ]

@@ -8,7 +8,7 @@ from typing import Any
 from runbook.engine.execution.outcome import Outcome
 from runbook.engine.rollback_plan import ROLLBACK_PREFIX
 from runbook.errors import HostError
-from runbook.host.facts import LoadState, Unit
+from runbook.host.facts import JobVerb, LoadState, Unit
 from runbook.host.interface import SHARED_READ_AGE, HostView, Waiter
 from runbook.host.queries import JournalTailQuery, Query
 from runbook.model import Deadline, Port, Verdict, Wake
@@ -147,7 +147,7 @@ def describe_start(view: HostView, book: Runbook) -> str:
     unit = _find_unit(view, book.unit)
     if unit is None or unit.is_running or unit.load_state is not LoadState.LOADED:
         return ""
-    return f"{unit.systemctl_command('start')} brings it up"
+    return f"{unit.systemctl_command(JobVerb.START)} brings it up"
 
 
 def _find_unit(view: HostView, name: str | None) -> Unit | None:

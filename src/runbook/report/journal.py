@@ -133,7 +133,7 @@ def _sentence(event: Event) -> tuple[str, Priority]:
 
 def _find_kill_targets(event: Event) -> Iterator[Mapping[str, Any]]:
     """Give the processes that a step is about to end, each once: journald still finds who they are."""
-    if event.event != "step-acting" or event.data["type"] != "kill-orphan":
+    if event.event != "step-acting":
         return
     seen = set()
     for port in event.data["evidence"].get("ports", ()):
