@@ -21,7 +21,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from enum import Enum, auto
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Generic, Literal
+from types import GenericAlias
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Generic, Literal, TypeGuard, get_args
 
 from pydantic import (
     BaseModel,
@@ -123,6 +124,10 @@ class RollbackRole(Enum):
     """Proves that the version in `expect` serves."""
 
 
+def _is_state_type(value: object) -> TypeGuard[type[StepState]]:
+    return isinstance(value, type) and issubclass(value, StepState)
+
+
 class Step(FileModel, Generic[StateT]):
     """The base class of every step type, and the fields that every step has.
 
@@ -149,9 +154,9 @@ class Step(FileModel, Generic[StateT]):
 
     if not TYPE_CHECKING:
 
-        def __class_getitem__(cls, state_type: object) -> type:
-            """Return the class itself: the state type is for the type checker; pydantic would make another model."""
-            return cls
+        def __class_getitem__(cls, state_type: object) -> object:
+            """Return the class, or an alias that names its class of states: pydantic would make another model."""
+            return GenericAlias(cls, (state_type,)) if _is_state_type(state_type) else cls
 
     kind: ClassVar[str] = ""
     """The type's name in YAML, derived from the name of the class."""
@@ -182,9 +187,8 @@ class Step(FileModel, Generic[StateT]):
         """Derive `kind` and `state_type` from `class WaitReady(Step[WaitReadyState])`."""
         super().__pydantic_init_subclass__(**options)
         cls.kind = re.sub(r"(?<=[a-z])(?=[A-Z])", "-", cls.__name__).lower()
-        for argument in cls.__pydantic_generic_metadata__["args"]:
-            if isinstance(argument, type) and issubclass(argument, StepState):
-                cls.state_type = argument
+        for base in cls.__dict__.get("__orig_bases__", ()):
+            cls.state_type = next(filter(_is_state_type, get_args(base)), cls.state_type)
 
     # What a step type defines
 
