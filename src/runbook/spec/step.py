@@ -149,7 +149,7 @@ class Step(FileModel, Generic[StateT]):
     | `only_reads`, `units` | What it changes, or which units it concerns, depends on its fields. |
     | `check_once`, `predict`, `always_acts`, `may_create_units` | A plan would be wrong otherwise. |
     | `remedy` | It holds other steps. |
-    | `rollback_role`; `ReplacesVersion` as a second base | A rollback uses it; a rollback undoes it. |
+    | `rollback_role`; `ReplacesVersion` as a base | A rollback uses it; a rollback undoes it. |
     """
 
     if not TYPE_CHECKING:
@@ -273,7 +273,7 @@ class Step(FileModel, Generic[StateT]):
 
 
 class ReplacesVersion(Step[StateT]):
-    """The second base of a step type that replaces an installed version by `to`, and can be undone.
+    """A base of a step type that replaces an installed version by `to`, and can be undone.
 
     Its templates may use `to` and `from`, and those of later steps `steps.ID.to` and `steps.ID.from`. The evidence of
     its TO_DO and of its end holds both.

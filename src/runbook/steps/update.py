@@ -38,7 +38,7 @@ class UpdateState(CommandStepState):
     refusal: str = ""
 
 
-class Update(CommandStep[UpdateState], ReplacesVersion[UpdateState]):
+class Update(ReplacesVersion[UpdateState], CommandStep[UpdateState]):
     """Run the update's command in a transient unit of its own; afterwards the version must be `to`.
 
     Neither the stop of the service nor a lost login can end it half way. Where the version is `to` already,
