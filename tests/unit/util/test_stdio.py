@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from runbook.util.stdio import escape_controls
+from runbook.util.stdio import escape_controls, split_lines
 
 GOOD = "steps: [{run: {run: x}}]\n"
 BAD = "steps: [{nosuch: {}}]\n"
@@ -81,3 +81,9 @@ def test_a_folder_that_is_gone(tmp_path: Path) -> None:
 def test_control_characters_are_shown() -> None:
     assert escape_controls("a\x1b[0m\x9b\x7f\x00é☃\t\n") == "a\\x1b[0m\\x9b\\x7f\\x00é☃\t\n"
     assert escape_controls("a\r\u202eb\u2066\u2028\u200f") == "a\\r\\u202eb\\u2066\\u2028\\u200f"
+
+
+def test_where_a_line_ends() -> None:
+    assert split_lines("") == []
+    assert split_lines("a\n\nb\n") == ["a", "", "b"]
+    assert split_lines("a\x0bb") == ["a\x0bb"]

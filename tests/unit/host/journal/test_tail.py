@@ -4,14 +4,11 @@ from __future__ import annotations
 
 import json
 import os
-import time
 from pathlib import Path
 
 import pytest
 
-from runbook.host.journal import reader as journalctl
 from runbook.host.queries import Answer, JournalLine, JournalTailQuery
-from runbook.util.stdio import split_lines
 from tests.unit.host.conftest import Ask
 
 
@@ -70,16 +67,3 @@ def test_no_process_speaks_for_another(played: Path, ask: Ask) -> None:
     (played / "entries").write_text(f"{said}\n")
     answer = ask(JournalTailQuery("", 0, pids=(6, 7)))
     assert answer.value == (JournalLine(6, "well\x0b7: a\x1c7: b\x857: c\u20287: d\r7: e"),)
-
-
-def test_where_a_line_ends() -> None:
-    assert split_lines("") == []
-    assert split_lines("a\n\nb\n") == ["a", "", "b"]
-    assert split_lines("a\x0bb") == ["a\x0bb"]
-
-
-def test_a_look_that_was_cut_before_it_began(played: Path) -> None:
-    reader = journalctl.Journalctl(time.monotonic() + 60)
-    reader.abort()
-    reader.sync()
-    assert not (played / "call").exists()
