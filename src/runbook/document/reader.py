@@ -180,7 +180,7 @@ class Reader:
         unit = self._read_own(data.get("unit"), _UNIT, outer)
         port = self._read_own(data.get("port"), _PORTS, outer)
         scope = outer.for_step(unit, port, VERSIONS if issubclass(site.cls, ReplacesVersion) else ())
-        # What is missing was reported. With something in its place, the other mistakes are found as well.
+        # What is missing was reported. With a placeholder, the other mistakes of the step are found as well.
         data.update(dict.fromkeys(lacking, "1"))
         self.before[site.id] = site.facts
         try:

@@ -1,8 +1,8 @@
-"""The types of the fields of a runbook. Each reads what a file says, which is text, a list or a mapping.
+"""The types of the fields of a runbook. Each reads a value of the file: a text, a list or a mapping.
 
-Every type takes a value of its own as well, so that a step can be made in Python: `Span` takes "2min" and
-120.0. `info.context` is the `Scope` while a file is read; templates are filled or checked here.
-What is wrong is said in a sentence by a ValueError; an `Unfit` is to be read after the name of the key.
+Every type also accepts a value of its own kind, so that a step can be made in Python: `TimeSpan` accepts "2min" and
+120.0. While a file is read, `info.context` is the `TemplateScope`, and templates are filled or checked here.
+A ValueError says what is wrong, as a sentence. The sentence of a `FieldError` follows the name of the key.
 """
 
 from __future__ import annotations
@@ -30,16 +30,18 @@ from runbook.util.wording import join_words, shorten
 
 
 class FieldError(ValueError):
-    """What is wrong with a value, to be said after its key: "wants one value, not a list"."""
+    """What is wrong with a value, as the end of a sentence that begins with its key: "wants one value, not a list"."""
 
 
 MAX_ID = 200
-"""Characters of an id: files are called after it, and their names hold 255 bytes."""
+"""Characters of an id: it becomes part of file names, which are limited to 255 bytes."""
+
 MAX_NUMBER = 2**31 - 1
+"""The largest whole number of a field: more cannot be meant, and none is too large for the kernel."""
 
 
 def describe_kind(value: object) -> str:
-    """Name the kind of a value as people would: a list, a mapping, a single value."""
+    """Return what kind of value this is, for a message: a list, a mapping, a single value."""
     if value is None:
         return "nothing"
     if isinstance(value, Mapping):
@@ -50,7 +52,7 @@ def describe_kind(value: object) -> str:
 
 
 def _single(value: object) -> str:
-    """Take a single value, as its text."""
+    """Return the text of a single value. Raises FieldError for any other."""
     if isinstance(value, str):
         return value
     if isinstance(value, bool):
@@ -67,7 +69,7 @@ def _scope(info: ValidationInfo) -> TemplateScope | None:
 
 
 def _text(value: object, info: ValidationInfo, put: ValueWriter, finish: TextFinisher, *, now: bool = True) -> str:
-    """Read a text: whole if all of its values are known, else a Template. `now` False only checks them."""
+    """Return a text if all values in it are known, else a Template. If not `now`, the values are only checked."""
     read = template.parse(_single(value), put, finish)
     if not isinstance(read, Template):
         return finish(read)
@@ -79,7 +81,7 @@ def _text(value: object, info: ValidationInfo, put: ValueWriter, finish: TextFin
 
 
 def _known(value: object, info: ValidationInfo) -> str:
-    """Read a text whose values must all be known when the file is read."""
+    """Return a text. Raises FieldError if a value in it becomes known during the run only."""
     text = template.parse(_single(value))
     scope = _scope(info)
     if not isinstance(text, Template) or scope is None:
@@ -87,7 +89,7 @@ def _known(value: object, info: ValidationInfo) -> str:
     filled = text.fill(scope)
     if isinstance(filled, Template):
         missing = join_words(dict.fromkeys(str(reference) for reference in filled.references))
-        raise FieldError(f"must be known before the run begins, and {missing} is only known while it goes on")
+        raise FieldError(f"must be known before the run begins, but {missing} is known during the run only")
     return filled
 
 
@@ -101,7 +103,7 @@ def _read_text(value: object, info: ValidationInfo) -> str:
 
 def _read_shell(value: object, info: ValidationInfo) -> str | tuple[str, ...]:
     if not isinstance(value, (list, tuple)):
-        # Its values are put in when the step begins, so that an update can be undone with another `to`.
+        # The values are filled in when the step begins, so that an update can be undone with another `to`.
         return _text(value, info, template.write_quoted, _some_command, now=False)
     if not value:
         raise FieldError("is an empty list; write the command and its arguments")
@@ -115,7 +117,7 @@ def _read_argument(value: object, info: ValidationInfo) -> str:
     return _text(value, info, template.write_plain, _as_is, now=False)
 
 
-# It is made ready when the first list of arguments is read: most commands are strings.
+# Built when the first list of arguments is read: most commands are strings.
 _ARGUMENTS: TypeAdapter[tuple[str, ...]] = TypeAdapter(
     tuple[Annotated[str, PlainValidator(_read_argument)], ...], config=ConfigDict(defer_build=True)
 )
@@ -125,7 +127,7 @@ def _some_command(text: str) -> str:
     if not text.strip():
         raise FieldError("is empty; write a command")
     if "\0" in text:
-        raise FieldError("holds a NUL, which no command can take")
+        raise FieldError("contains a NUL byte, which no command accepts")
     return text
 
 
@@ -211,14 +213,14 @@ def _read_unit(value: object, info: ValidationInfo) -> str:
 
 
 def _as_list(value: object) -> object:
-    """Let a single value stand for a list of one."""
+    """Return a list as it is, and any other value as a list of one."""
     return value if isinstance(value, (list, tuple)) else (value,)
 
 
 def _each_once(ports: tuple[Port, ...]) -> tuple[Port, ...]:
     for number, port in enumerate(ports):
         if port in ports[:number]:
-            raise ValueError(f"port `{port}` stands twice in the list")
+            raise ValueError(f"port `{port}` is in the list twice")
     return ports
 
 
@@ -264,7 +266,7 @@ def _read_header(value: object, info: ValidationInfo) -> str:
 
 def _one_line(text: str) -> str:
     if re.search(r"[\r\n\0]", text):
-        raise FieldError("holds a line break, which no HTTP header can")
+        raise FieldError("contains a line break, which is invalid in an HTTP header")
     return text
 
 
@@ -272,18 +274,18 @@ _TEXT: dict[str, Any] = {"type": ["string", "number", "boolean"]}
 
 
 def _schema(words: str, **schema: Any) -> WithJsonSchema:
-    """Give a type its place in the JSON Schema; its title is the word people use for it."""
+    """Return the JSON Schema of a type. Its title is the name of the type in the reference."""
     return WithJsonSchema({"title": words, **(schema or _TEXT)})
 
 
 _PORT = {"anyOf": [{"type": "integer", "minimum": 1, "maximum": 65535}, {"type": "string"}]}
 
 TextField = Annotated[str, PlainValidator(_read_text), _schema("text")]
-"""A text; every scalar is its text."""
+"""A text. A number or a boolean is read as the text that the file has."""
 Version = Annotated[str, PlainValidator(_read_version), _schema("version")]
-"""A version: a text with a digit in it, so no tag such as `latest`."""
+"""A version: a text that contains a digit, and not a tag such as `latest`."""
 Pattern = Annotated[str, PlainValidator(_read_pattern), _schema("pattern", type="string", format="regex")]
-"""A regular expression of Python's; a value put into it matches itself only."""
+"""A regular expression in Python's syntax. A value that a template inserts matches itself only."""
 CommandField = Annotated[
     str | tuple[str, ...],
     PlainValidator(_read_shell),
@@ -298,7 +300,7 @@ TextList = Annotated[
     BeforeValidator(_as_list),
     _schema("list of texts", anyOf=[_TEXT, {"type": "array", "items": _TEXT}]),
 ]
-"""A list of texts; a single one stands for a list of one."""
+"""A list of texts. A single text is read as a list of one."""
 Integer = Annotated[int, BeforeValidator(_read_whole), _schema("whole number", type=["integer", "string"], minimum=0)]
 """A whole number, 0 or more."""
 IntegerList = Annotated[
@@ -308,7 +310,7 @@ IntegerList = Annotated[
 ]
 """One whole number or several."""
 FormatNumber = Annotated[int, PlainValidator(_read_format), _schema("1", const=1)]
-"""The number of the file's format."""
+"""The version of the file format."""
 Number = Annotated[float, BeforeValidator(_read_number), _schema("number", type=["number", "string"], minimum=0)]
 """A number, 0 or more."""
 Boolean = Annotated[bool, BeforeValidator(_read_flag), _schema("true or false", type=["boolean", "string"])]
@@ -329,9 +331,9 @@ PortList = Annotated[
 ]
 """One port or several."""
 StepId = Annotated[str, BeforeValidator(_read_id), _schema("id", type="string", minLength=1)]
-"""What templates and messages call a step."""
+"""The name of a step in templates and messages."""
 ExpressionField = Annotated[str, BeforeValidator(_read_expression), _schema("expression", type=["string", "boolean"])]
-"""A bare expression, checked; `template.holds` evaluates it."""
+"""An expression without `${{ }}`, checked; `template.is_true` evaluates it."""
 Environment = Annotated[
     dict[Annotated[str, AfterValidator(_variable)], TextField],
     _schema("mapping of names to texts", type="object", additionalProperties=_TEXT),

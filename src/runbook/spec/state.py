@@ -1,4 +1,4 @@
-"""What a run and its steps remember, from one look to the next; and what of that lasts beyond the program's end."""
+"""The state of a run and of its steps between two checks, and the part of it that is recorded for `resume`."""
 
 from __future__ import annotations
 
@@ -13,42 +13,45 @@ from runbook.host.queries import Command
 from runbook.model import ProcessId
 
 PERSISTED_FIELDS = ("baseline_restarts", "invocations", "first_starts", "cleared")
-"""What of a run's state lasts beyond the program's end."""
+"""Fields of a run's state that are recorded, so that `resume` can restore them."""
 
 
 @dataclass
 class RunState:
-    """What all steps of a run share.
-
-    `outputs` is the folder that takes what commands print; None in a dry run, where no command is started.
-    `starts` remembers each unit that the run started: what NRestarts counts from; and `invocations` the invocation
-    that began then. `first_starts` is when the run first asked for a start of a unit, `cleared` when it last cleared
-    its start limit, in seconds since the epoch. `ended_below` remembers from whom the processes descended that the run
-    ended: the name of one, and when (in seconds of CLOCK_BOOTTIME).
-    """
+    """The state that all steps of a run share. The dictionaries have the names of units as keys, unless stated."""
 
     id: str
+    """The id of the run."""
     folder: Path
+    """The folder in which commands start."""
     env: Mapping[str, str] = field(default_factory=dict)
+    """The runbook's `env`, which is added to the environment of every command."""
     outputs: Path | None = None
+    """The folder for the output of commands; None in a dry run, which starts no command in a unit."""
     baseline_restarts: dict[str, int] = field(default_factory=dict)
+    """NRestarts of each unit that the run started, right after the start: automatic restarts count from it."""
     invocations: dict[str, str] = field(default_factory=dict)
+    """The InvocationID that began when the run last started the unit."""
     first_starts: dict[str, float] = field(default_factory=dict)
+    """When the run first requested a start of the unit, in seconds since the epoch."""
     cleared: dict[str, float] = field(default_factory=dict)
+    """When the run last cleared the unit's start limit, in seconds since the epoch."""
     ancestors_of_killed: dict[ProcessId, tuple[str, float]] = field(default_factory=dict)
+    """Maps each ancestor of a killed process to that process's name and kill time, in seconds of CLOCK_BOOTTIME."""
     query_count: int = 0
+    """The number of queries so far."""
 
     def dump(self) -> dict[str, dict[str, Any]]:
-        """Give what of it goes into the record, for whoever goes on with the run."""
+        """Return the part that is recorded, for `resume`."""
         return {name: dict(getattr(self, name)) for name in PERSISTED_FIELDS if getattr(self, name)}
 
-    def load(self, kept: Mapping[str, Mapping[str, Any]]) -> None:
-        """Know what an earlier part of the run knew."""
+    def load(self, recorded: Mapping[str, Mapping[str, Any]]) -> None:
+        """Add what an earlier part of the run recorded."""
         for name in PERSISTED_FIELDS:
-            getattr(self, name).update(kept.get(name, {}))
+            getattr(self, name).update(recorded.get(name, {}))
 
     def next_query_id(self) -> int:
-        """Give a number that makes a question another one than all those before it."""
+        """Return a new number: a query with the same content and another number is asked anew."""
         self.query_count += 1
         return self.query_count
 
@@ -64,42 +67,44 @@ class RunState:
         kept: bool = True,
         token: str = "",
     ) -> Command:
-        """Make a command of a step's field: a string is a script for `/bin/sh -e`, a tuple is argv.
+        """Make a command from a step's field: a string is a script for `/bin/sh -e`, a tuple is argv.
 
-        A relative `cwd` counts from the runbook's folder, which is also the default. `output` is a file name; of a
-        command that is not `kept`, only how it ended is.
+        A relative `cwd` is relative to the runbook's folder, which is also the default. `output` is a file name. If not
+        `kept`, the output is discarded and only the exit status is recorded.
         """
         argv = ("/bin/sh", "-e", "-c", run) if isinstance(run, str) else run
         merged = {**self.env, **(env or {})}
         return Command(argv, user, str(self.folder / cwd), merged, timeout, self.output_path(output), kept, token)
 
     def output_path(self, name: str) -> str:
-        """Give the file that takes what a command prints; none in a dry run."""
+        """Return the path of the file for a command's output; empty in a dry run."""
         return str(self.outputs / name) if self.outputs and name else ""
 
 
 @dataclass
 class StepState:
-    """What a step remembers from one look to the next. A step type adds fields.
+    """The state of one attempt of a step, kept from one check to the next. A step type derives a class with its fields.
 
-    A memory that is `lasting` goes into the record, so that a step which was cut short can be gone on with: its fields
-    are then of what JSON can hold. One that is not is made anew, and the step looks again at what is there.
+    If it is not persistent, a resumed attempt begins with a new state, and `check` finds out what is there.
     """
 
     persistent: ClassVar[bool] = False
+    """True if it is recorded, so that an interrupted attempt can be continued. JSON must be able to hold its fields."""
 
     run: RunState
+    """The state that all steps share."""
     id: str = ""
+    """The id of the step."""
 
     def dump(self) -> dict[str, Any]:
-        """Give it as the record keeps it."""
-        kept: dict[str, Any] = TypeAdapter(type(self)).dump_python(self, mode="json", exclude={"run", "id"})
-        return kept
+        """Return it as the record holds it."""
+        data: dict[str, Any] = TypeAdapter(type(self)).dump_python(self, mode="json", exclude={"run", "id"})
+        return data
 
     @classmethod
-    def load(cls, run: RunState, id_: str, kept: Mapping[str, Any]) -> Self:
-        """Make it of what the record kept. Raises ValueError where that is of another version of this program."""
-        return TypeAdapter(cls).validate_python({**kept, "run": run, "id": id_})
+    def load(cls, run: RunState, id_: str, recorded: Mapping[str, Any]) -> Self:
+        """Make it from the record. Raises ValueError if another version of this program wrote that differently."""
+        return TypeAdapter(cls).validate_python({**recorded, "run": run, "id": id_})
 
 
 StateT = TypeVar("StateT", bound=StepState)

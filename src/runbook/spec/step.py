@@ -63,13 +63,13 @@ INHERITED_FIELDS = ("unit", "port")
 
 
 def yaml_key(name: str) -> str:
-    """Turn a field's name into its YAML key: `on_failure` into `on-failure`."""
+    """Return the YAML key of a field: `on-failure` for `on_failure`."""
     return name.replace("_", "-")
 
 
 @dataclass(frozen=True)
 class Remedy:
-    """Steps that a step holds as data, for the engine to carry out: check, fix, check again."""
+    """The steps that a step holds, for the engine to carry out: check, fix, check again, at most `rounds` times."""
 
     checks: tuple[Step[Any], ...]
     fixes: tuple[Step[Any], ...]
@@ -77,7 +77,7 @@ class Remedy:
 
 
 class FileModel(BaseModel):
-    """A part of a runbook file: kebab-case keys, nothing unknown, nothing changed after it was read."""
+    """A mapping of a runbook file: its keys are kebab-case, unknown keys are errors, and it is immutable."""
 
     model_config = ConfigDict(
         extra="forbid",
@@ -85,7 +85,7 @@ class FileModel(BaseModel):
         alias_generator=yaml_key,
         populate_by_name=True,
         arbitrary_types_allowed=True,
-        # Most runbooks use a few of the types: the others are not made ready, which saves a quarter of a `validate`.
+        # Most runbooks use a few step types. The others are not built, which saves a quarter of a `validate`.
         defer_build=True,
     )
 
@@ -296,7 +296,7 @@ class ReplacesVersion(Step[StateT]):
 
 @dataclass(frozen=True)
 class Nested:
-    """Marks a field that holds steps. `reading`: only such as change nothing."""
+    """Marks a field that holds steps; if `read_only`, only steps that change nothing."""
 
     read_only: bool = False
 
@@ -304,13 +304,13 @@ class Nested:
 STEPS_TITLE = "list of steps"
 _STEPS = WithJsonSchema({"title": STEPS_TITLE, "type": "array", "minItems": 1})
 StepList = Annotated[tuple[InstanceOf[Step[Any]], ...], Nested(), _STEPS]
-"""Steps, in order. The document makes each of them by itself and hands them over."""
+"""Steps, in order. The document reads each of them separately and passes the finished steps."""
 ReadOnlyStepList = Annotated[tuple[InstanceOf[Step[Any]], ...], Nested(read_only=True), _STEPS]
-"""Steps that merely read."""
+"""Steps that only read."""
 
 
 class Runbook(FileModel):
-    """A whole file, checked. Its steps have their ids, units and ports filled in."""
+    """A whole runbook, checked. Its steps have their ids, units and ports filled in."""
 
     format: FormatNumber = Field(1, description="The format of the file: 1.")
     name: TextField = Field("", description="What people read as the title; the file's name by default.")
@@ -332,23 +332,23 @@ class Runbook(FileModel):
     always: StepList = Field((), description="Steps that run last, whether the run failed or not.")
 
     path: str = Field("", exclude=True)
-    """The file as it was named, for messages; `-` for standard input."""
+    """The path of the file as the user wrote it; `-` for standard input."""
     folder: Path = Field(Path(), exclude=True)
-    """Where commands start."""
+    """The folder in which commands start."""
     text: str = Field("", exclude=True)
-    """The file as it was read."""
+    """The text of the file."""
     types: SkipValidation[Mapping[str, type[Step[Any]]]] = Field(default_factory=dict, exclude=True)
-    """The step types, for the engine: it makes steps of its own for a roll back."""
+    """The step types, from which a rollback makes steps of its own."""
     namespace: TemplateScope = Field(default_factory=TemplateScope, exclude=True)
-    """What the names in its templates stand for, as far as the file itself tells."""
+    """The values of the names in its templates, as far as they are known before the run."""
 
     @property
     def title(self) -> str:
-        """What a person calls it."""
+        """The runbook's name for people."""
         return self.name or Path(self.path).name
 
     def walk(self) -> Iterator[Step[Any]]:
-        """Give every step of the file, nested ones too, in order."""
+        """Yield every step of the file in order, each followed by the steps that it holds."""
         listed = self.rollback if isinstance(self.rollback, tuple) else ()
         for step in (*self.steps, *listed, *self.always):
             yield from step.walk()
@@ -358,6 +358,6 @@ class Runbook(FileModel):
         return next(cls for cls in self.types.values() if cls.rollback_role is role)
 
     def unit_names(self) -> tuple[str, ...]:
-        """Name the units that it acts on or judges, as they are spelled, each once."""
+        """Return the names of the units that it acts on or judges, as the file spells them, each once."""
         own = () if self.unit is None else (self.unit,)
         return tuple(dict.fromkeys((*own, *(name for step in self.walk() for name in step.units()))))

@@ -16,11 +16,10 @@ from runbook.spec.step import Step
 
 
 class StepTypes(Mapping[str, type[Step[Any]]]):
-    """The step types by their names: each module of `runbook.steps` holds one, and is called as it is.
+    """The step types by name: each module of `runbook.steps` defines the one after which it is named.
 
-    A module is loaded when its type is asked for: a runbook names few of them. That raises ImportError for a
-    file that holds none, or one of another name: a step type that silently is not there would read as a mistake
-    in the runbook.
+    A module is imported when its type is looked up, because a runbook uses few of them. The lookup raises ImportError
+    if the module does not define the type: a type that is silently missing would look like a mistake in the runbook.
     """
 
     def __init__(self) -> None:
@@ -53,5 +52,5 @@ def _step_type(module: ModuleType, kind: str) -> type[Step[Any]]:
 
 @cache
 def registry() -> Mapping[str, type[Step[Any]]]:
-    """Give all step types."""
+    """Return the step types."""
     return StepTypes()
