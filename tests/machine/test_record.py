@@ -59,7 +59,7 @@ def test_the_incident_is_told_afterwards(machine: Machine, incident: Incident) -
     for what in ("holds", "ended"):
         assert f"{what}: PID {incident.orphan} in {unit} of user agentops, since {since}" in shown
     assert "| /usr/bin/python3 /opt/gateway" in shown
-    assert f"PID {incident.orphan} (gateway) ended on TERM" in shown
+    assert f"PID {incident.orphan} (gateway) exited on TERM" in shown
     assert f"files {RUNS}/{name}" in shown
     assert [json.loads(line) for line in machine.run(["runbook", "show", "--output", "json"]).stdout.splitlines()] == [
         json.loads(line) for line in machine.read(f"{RUNS}/{name}/events.jsonl").splitlines()

@@ -21,6 +21,9 @@ from runbook.spec.state import RunState
 from runbook.steps import registry
 from tests.unit.fake_machine import FakeMachine, facts_of, listen, process, start_anew, unit
 
+UNSEEN = 9999
+"""The PID of a process that holds sockets and cannot be read."""
+
 CASES = Path(__file__).parent.parent / "cases"
 
 
@@ -59,12 +62,14 @@ def machine_of(case: dict[str, Any]) -> FakeMachine:
     machine = FakeMachine(
         hidden=case.get("hidden", 0), hinders=dict(case.get("obstacles", {})), slow=case.get("slow", 0.0)
     )
-    machine.blurred = case.get("pid-churn", False)
+    machine.pid_churn = case.get("pid-churn", False)
+    machine.unreadable = tuple(case.get("unreadable-pids", ()))
     machine.reload_loses = case.get("reload-loses", [])
     for name, facts in case.get("units", {}).items():
         machine.units[name] = unit(name, **facts_of(facts or {}))
     for pid, facts in case.get("processes", {}).items():
         _add_process(machine, pid, dict(facts or {}))
+    listen(machine, UNSEEN, *case.get("unseen-sockets", ()))
     for moment in case.get("later", []):
         machine.later.append((1000.0 + moment["at"], partial(_happen, moment=moment)))
     for question, answers in case.get("answers", {}).items():
@@ -117,6 +122,10 @@ def _happen(machine: FakeMachine, moment: dict[str, Any]) -> None:
         machine.units[name] = replace(machine.units[name], **facts_of(facts))
     for pid in moment.get("gone", []):
         machine.kill(pid)
+    machine.unreadable = tuple(moment.get("unreadable-pids", machine.unreadable))
+    if "unseen-sockets" in moment:
+        machine.sockets.pop(UNSEEN, None)
+        listen(machine, UNSEEN, *moment["unseen-sockets"])
     if "command-ends" in moment:
         machine.results |= dict.fromkeys(machine.results, CommandResult(moment["command-ends"], 0))
     for pid, facts in moment.get("processes", {}).items():

@@ -129,7 +129,11 @@ class FakeMachine:
     refuse: dict[str, Exception] = field(default_factory=dict)
     hinders: dict[str, str] = field(default_factory=dict)
     hidden: int = 0
-    blurred: bool = False
+    pid_churn: bool = False
+    """Whether processes that cannot be read fork and exit in the unit's cgroup."""
+    last_pid: int = 5000
+    unreadable: tuple[int, ...] = ()
+    """PIDs in the unit's cgroup that stay, and that cannot be read."""
     reload_loses: list[str] = field(default_factory=list)
     inside: str = ""
     session: str = ""
@@ -182,7 +186,13 @@ class FakeMachine:
         return self._judge(unit).find_leftovers()
 
     def is_populated(self, unit: Unit) -> bool:
-        return self.blurred or bool(unit.control_group and self.list_cgroup_pids(unit.control_group))
+        hidden = self.pid_churn or self.unreadable
+        return bool(hidden or (unit.control_group and self.list_cgroup_pids(unit.control_group)))
+
+    def list_unit_pids(self, unit: Unit) -> tuple[int, ...]:
+        self.last_pid += self.pid_churn
+        churning = (self.last_pid,) if self.pid_churn else ()
+        return (*churning, *self.unreadable, *self.list_cgroup_pids(unit.control_group))
 
     def _judge(self, unit: Unit) -> PortJudge:
         own_network = unit.private_network or bool(unit.network_namespace_path)
@@ -355,8 +365,8 @@ class FakeMachine:
             return SignalResult.CHANGED
         for holder in left:
             self.kill(holder.process.pid)
-        if self.blurred:
-            self.blurred = False
+        if self.pid_churn:
+            self.pid_churn = False
             self.sockets.clear()
         return SignalResult.SENT
 

@@ -1,127 +1,116 @@
-"""Ends all that is left of a unit at once, where one after the other would be outrun.
+"""Kill a whole cgroup at once, where its processes change their PIDs faster than they can be read.
 
-A unit that is down may have left something in its cgroup that forks and exits faster than anybody looks: each new
-one is another PID. KILL for the whole cgroup ends that; `kill-orphan` does it where it was asked for `leftovers`.
+A unit that is down may have left processes in its cgroup that fork and exit within milliseconds: each reading finds
+other PIDs, and a signal to one of them comes too late. systemd's `kill --signal=KILL` of the unit reaches all of them.
+`kill-orphan` uses it only with `leftovers: true`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from enum import Enum, auto
 
 from runbook.host.facts import Unit
 from runbook.host.holders import Holder, PortOwnership, Role, SignalResult
 from runbook.host.interface import Host, HostView
-from runbook.model import Finding, Verdict, Wake, fails, not_yet, to_do
 
 CHURN_SECONDS = 0.5
-"""Seconds for which a unit's cgroup must hold processes, and none that stays, to be outrun by them."""
+"""Seconds for which a cgroup must hold processes, and no PID that stays, before that counts as PID churn."""
 
 UNSEEN_SECONDS = 2.0
-"""Seconds in which a socket made in that cgroup may have no holder while one of its processes is seen now and then."""
+"""The same if PIDs stay, but the holder of a socket made in the cgroup is none of those that can be read."""
+
+
+class PidChurn(Enum):
+    """Whether the PIDs in a cgroup change faster than they can be read."""
+
+    NONE = auto()
+    SUSPECTED = auto()  # too early to tell it from a process that is just exiting
+    PROVEN = auto()
 
 
 @dataclass
 class CgroupKill:
-    """What became of it. `since` is the moment of the monotonic clock from which on nobody could be looked at.
-
-    `done`: all that was left got KILL. `refused`: that was refused, because one of them must live.
-    """
+    """The readings of a unit's cgroup so far, and the result of the kill. Times are seconds of the monotonic clock."""
 
     churn_since: float | None = None
+    """When the present series of readings began, each of which missed processes of the cgroup."""
+    stable_pids: frozenset[int] = frozenset()
+    """The PIDs that each reading of the series found."""
+    port_held: bool = False
+    """True if a reading of the series found a listening socket."""
     done: bool = False
+    """True once systemd sent KILL to the whole cgroup."""
     refused: bool = False
+    """True once the kill was refused, because the cgroup held a process that must not be killed."""
 
-    @property
-    def may_run(self) -> bool:
-        """Whether it may be asked for: once is enough."""
-        return not self.done and not self.refused
+    def judge_churn(self, view: HostView, unit: Unit, seen: Sequence[PortOwnership], *, suspected: bool) -> PidChurn:
+        """Return whether the cgroup's PIDs change faster than they can be read, by this reading and those before it.
 
-    def await_exit(self, view: HostView, unit: Unit) -> Finding | None:
-        """Wait for the end of all that got KILL, if it was done. Who is seen there could just be ending."""
-        if self.done and may_kill_cgroup(unit) and view.is_populated(unit):
-            return not_yet(Verdict.PORT_STILL_HELD, f"waiting for all of {unit.name} to end", Wake(within=0.05))
-        return None
-
-    def check_churn(self, view: HostView, unit: Unit, facts: Mapping[str, Any], *, wanted: bool) -> Finding:
-        """Make sure that it is no process that just ends; then say that all is to end, if that is `wanted`."""
-        now = view.clock.monotonic()
-        self.churn_since = now if self.churn_since is None else self.churn_since
-        what = (
-            f"{unit.name} is {unit.active_state}, and what is left in its cgroup changes its PID faster than one looks"
-        )
-        if now - self.churn_since < CHURN_SECONDS:
-            return not_yet(Verdict.PORT_STILL_HELD, what, Wake(within=0.05))
-        if wanted:
-            return to_do(Verdict.LEFTOVER_HOLDS_PORT, f"end all of {unit.name} at once, with KILL: {what}", **facts)
-        return fails(Verdict.PORT_STILL_HELD, f"{what}{kill_hint(unit)}", **facts)
-
-    def recheck_unseen(self, view: HostView, unit: Unit, seen: Sequence[PortOwnership]) -> Finding | None:
-        """Look again where the port is held by none that is seen: it may be one that is gone at the next look."""
-        if not _is_held_in_cgroup(unit, seen) or not may_kill_cgroup(unit) or not view.is_populated(unit):
-            return None
-        now = view.clock.monotonic()
-        self.churn_since = now if self.churn_since is None else self.churn_since
-        what = f"looking again for who holds the port in the cgroup of {unit.name}"
-        return (
-            not_yet(Verdict.PORT_STILL_HELD, what, Wake(within=0.02))
-            if now - self.churn_since < UNSEEN_SECONDS
-            else None
-        )
-
-    def is_churn_lasting(self, view: HostView, unit: Unit) -> bool:
-        """Whether it has gone on for so long that all of them are to end at once."""
-        late = self.churn_since is not None and view.clock.monotonic() - self.churn_since >= CHURN_SECONDS
-        return late and may_kill_cgroup(unit) and view.is_populated(unit)
+        One populated cgroup without a readable leftover proves nothing. Its last process may be exiting, which takes a
+        moment; or a process stays in it that is no leftover, is in another PID namespace, or may not be read by this
+        user. So only an unbroken series counts, and only if no PID lasted through all of it.
+        """
+        if not suspected:
+            self.churn_since = None
+            return PidChurn.NONE
+        now, pids = view.clock.monotonic(), frozenset(view.list_unit_pids(unit))
+        if self.churn_since is None:
+            self.churn_since, self.stable_pids, self.port_held = now, pids, False
+        self.stable_pids &= pids
+        self.port_held = self.port_held or any(ownership.listeners for ownership in seen)
+        unseen = any(ownership.unseen for ownership in seen)
+        if now - self.churn_since < (UNSEEN_SECONDS if self.stable_pids and unseen else CHURN_SECONDS):
+            return PidChurn.SUSPECTED
+        if self.stable_pids:
+            self.churn_since = None
+        return PidChurn.NONE if self.stable_pids else PidChurn.PROVEN
 
     def kill(self, host: Host, unit: Unit, expected: Callable[[Holder], bool]) -> None:
-        """Have all that is left end, unless one of them must live or is not `expected`."""
+        """Kill all processes of the cgroup, unless one of them must not be killed or is not `expected`."""
         self.done = host.kill_cgroup(unit, expected) is not SignalResult.CHANGED
         self.refused = not self.done
 
 
-def has_pid_churn(view: HostView, unit: Unit, seen: Sequence[PortOwnership]) -> bool:
-    """Whether nobody at all is seen, though the cgroup of the unit, which is down, holds processes.
-
-    So it looks when each of them forks and exits at once: it is another PID whenever somebody looks.
-    """
-    nobody = not any(ownership.holders for ownership in seen) and _created_in_cgroup(unit, seen)
-    return nobody and may_kill_cgroup(unit) and view.is_populated(unit) and not view.find_leftovers(unit)
+def misses_processes(view: HostView, unit: Unit, seen: Sequence[PortOwnership]) -> bool:
+    """True if the unit is down and processes are in its cgroup, but no leftover, or not the holder of the port."""
+    if any(ownership.holders for ownership in seen) or not is_created_in_cgroup(unit, seen):
+        return False
+    unseen = any(ownership.unseen for ownership in seen)
+    return is_left(view, unit) and (unseen or not view.find_leftovers(unit))
 
 
 def may_kill_all(view: HostView, unit: Unit, expected: Callable[[Holder], bool]) -> bool:
-    """Whether the cgroup of the unit, which is down, holds processes, and none of them must live."""
-    if not may_kill_cgroup(unit) or not view.is_populated(unit):
-        return False
-    return all(holder.may_be_killed and expected(holder) for holder in view.find_leftovers(unit))
+    """True if the unit is down, its cgroup populated, and each leftover that can be read may be killed."""
+    leftovers = view.find_leftovers(unit) if is_left(view, unit) else None
+    return leftovers is not None and all(holder.may_be_killed and expected(holder) for holder in leftovers)
 
 
-def are_all_leftovers(fresh: Sequence[Holder], unit: Unit) -> bool:
-    """Whether those that come after each other are all left over in the cgroup of the unit, which is down."""
-    return bool(fresh) and may_kill_cgroup(unit) and all(holder.role is Role.LEFTOVER for holder in fresh)
+def are_all_leftovers(holders: Sequence[Holder], unit: Unit) -> bool:
+    """True if the unit is down and each of these processes, one at least, is a leftover in its cgroup."""
+    return bool(holders) and may_kill_cgroup(unit) and all(holder.role is Role.LEFTOVER for holder in holders)
+
+
+def is_left(view: HostView, unit: Unit) -> bool:
+    """True if the unit is down and its cgroup holds processes, whether they can be read or not."""
+    return may_kill_cgroup(unit) and view.is_populated(unit)
 
 
 def may_kill_cgroup(unit: Unit) -> bool:
-    """Whether nothing good can be in the unit's cgroup, so that all of it may be ended at once."""
-    return (
-        unit.is_service and not unit.is_running and not unit.is_untracked and not unit.job and bool(unit.control_group)
-    )
+    """True if no process of a current invocation can be in the unit's cgroup: the unit is a service, and is down."""
+    down = not unit.is_running and not unit.is_untracked and not unit.job
+    return unit.is_service and down and bool(unit.control_group)
 
 
 def kill_hint(unit: Unit) -> str:
-    """Say how all that is left can be ended."""
+    """Return how an operator kills the whole cgroup, to be added to a message."""
     command = unit.systemctl_command("kill --signal=KILL")
-    return f"; only all of them at once can be ended: `leftovers: true` does that, or {command}"
+    return f"; only all of them at once can be killed: `leftovers: true` does that, or {command}"
 
 
-def _is_held_in_cgroup(unit: Unit, seen: Sequence[PortOwnership]) -> bool:
-    """Whether a port is held, by sockets made in the unit's cgroup, and nobody is seen with one."""
-    unseen = any(ownership.unseen for ownership in seen)
-    return unseen and not any(ownership.holders for ownership in seen) and _created_in_cgroup(unit, seen)
-
-
-def _created_in_cgroup(unit: Unit, seen: Iterable[PortOwnership]) -> bool:
-    """Whether all sockets that nobody is seen with were made in the unit's cgroup, by the kernel's word."""
+def is_created_in_cgroup(unit: Unit, seen: Iterable[PortOwnership]) -> bool:
+    """True if every socket without a visible holder was created in the unit's cgroup, as the kernel reports it."""
     unseen = [socket for ownership in seen for socket in ownership.unseen]
     return all(socket.cgroup_id and socket.cgroup_id == unit.control_group_id for socket in unseen)
+

@@ -1,212 +1,435 @@
-"""What `kill-orphan` knows of the processes it ends: who they are, who starts them anew, and why one must live."""
+"""Kill the processes that hold a port and belong to no service: the state machine behind `kill-orphan`."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+import contextlib
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from enum import StrEnum
+from functools import cached_property
 from signal import Signals
 from typing import Any
 
-from runbook.actions.cgroup_kill import CgroupKill
+from runbook.actions import cgroup_kill, kill_advice
+from runbook.actions.cgroup_kill import CgroupKill, PidChurn
 from runbook.errors import HostError
-from runbook.host.cgroups import CgroupKind, parse_cgroup_path
-from runbook.host.facts import Unit
-from runbook.host.holders import Holder, PortOwnership, Process, Role
-from runbook.host.interface import HostView
-from runbook.host.kernel.ancestry import find_ancestors
-from runbook.host.ownership.describe import MAX_SHOWN
-from runbook.host.queries import JournalLine, JournalTailQuery, Query
-from runbook.host.requesters import name_program
-from runbook.model import ProcessId
+from runbook.host.holders import Holder, PortOwnership, SignalResult
+from runbook.host.interface import Host, HostView
+from runbook.host.ownership.describe import describe_processes, describe_untracked
+from runbook.host.queries import JournalTailQuery, Query
+from runbook.model import Finding, Port, ProcessId, Verdict, Wake, fails, holds, not_yet, to_do
 from runbook.spec.state import StepState
+from runbook.util.stdio import split_lines
+from runbook.util.timespan import format_span
+
+MAX_RESPAWNS = 3
+"""How often another process may take the place of a killed one before the step gives up."""
+
+SOCKET_CLOSE_WAIT = 2.0
+"""Seconds for which a socket may stay open after its holder was killed.
+
+A process that exits gives up its descriptors before the kernel closes the sockets, and another user may not read the
+descriptors of an exiting process: for a moment the port is held, and no holder is visible.
+"""
+
+RESPAWN_WAIT = 0.5
+"""Seconds in which another process may take the place of the killed one, before the port counts as free."""
+
+SUPERVISED_RESPAWN_WAIT = 2.0
+"""The same if an ancestor of the killed process runs on: an interpreter needs time until its program listens."""
+
+MAX_WATCHED = 100
+"""Processes whose exit is awaited at once: each takes a file descriptor, and the usual limit is 1024."""
 
 MAX_TAIL_PIDS = 100
-"""Of so many processes the journal is asked for their last lines."""
+"""Processes whose last journal lines are read at once."""
 
 EVIDENCE_TIMEOUT = 2.0
-"""Seconds for that: evidence is worth a moment, and no more."""
+"""Seconds for reading those lines: evidence is worth a moment, and no more."""
 
-CLOCK_TICK_SLACK = 0.05
-"""Seconds by which a process may seem older than it is: /proc counts in ticks of 10 ms."""
 
-MAX_COMMAND_TEXT = 60
-"""So many characters of a command line stand in a sentence."""
+class Phase(StrEnum):
+    """The phases of the state machine; see `Termination`."""
 
-STATE_ADVICE = {
-    "D": "it waits in the kernel, where no signal reaches it: see what it waits for (a dead NFS or FUSE mount, a disk)",
-    "t": "another program traces it and does not let it go: end that one",
-    "T": "it is stopped and heeds nothing but KILL until it goes on: kill -CONT",
-}
-"""What a process in such a state (proc(5)) needs, that does not end."""
+    JUDGE = "judge"
+    RELOAD = "reload"
+    SIGNAL = "signal"
+    AWAIT_EXIT = "await-exit"
+    ESCALATE = "escalate"
+    AWAIT_CLOSE = "await-close"
+    AWAIT_RESPAWN = "await-respawn"
+    READ_AGAIN = "read-again"
+    KILL_CGROUP = "kill-cgroup"
+    AWAIT_CGROUP_EXIT = "await-cgroup-exit"
+    DONE = "done"
+    REFUSED = "refused"
+    STILL_HELD = "still-held"
 
 
 @dataclass
 class KillTarget:
-    """A process that was signalled: who it is, with what, and when (seconds of the monotonic clock)."""
+    """A process that was signalled."""
 
     holder: Holder
+    """The process, as it was judged."""
     signum: Signals
+    """The last signal that it got."""
     signalled_at: float
+    """When it got that, in seconds of the monotonic clock."""
 
 
 @dataclass
 class KillOrphanState(StepState):
-    """The processes that were signalled, by PID and start; and what was seen of them before.
+    """The phase of a `kill-orphan`, and what it has done so far. Times are seconds of the monotonic clock."""
 
-    Seconds are those of the monotonic clock. `sockets` are what strangers held; `quiet` says since when all have ended
-    and nobody has come in their place. `question` asks for the last words of those that are next, until `heard_until`.
-    `sweep` is what became of ending all that is left at once. `reloaded` says that systemd was made to let go of a main
-    process that it had lost sight of.
-    """
-
+    phase: Phase = Phase.JUDGE
+    """The phase that the last reading led to."""
     targets: dict[ProcessId, KillTarget] = field(default_factory=dict)
+    """The processes that were signalled."""
     sockets: set[int] = field(default_factory=set)
+    """The inodes of the sockets that they held."""
     rounds: int = 0
-    query: Query[tuple[JournalLine, ...]] | None = None
+    """How often signals were sent."""
+    query: Query | None = None
+    """The query for the last journal lines of the next targets."""
     query_deadline: float = 0.0
+    """When that query is given up."""
     port_free_since: float | None = None
+    """Since when all targets have exited and no process took their place."""
     cgroup_kill: CgroupKill = field(default_factory=CgroupKill)
+    """The kill of the whole cgroup."""
     reloaded: bool = False
+    """True once a daemon-reload was requested, so that systemd forgets a main process that it no longer tracks."""
 
 
-def find_respawner(view: HostView, unit: Unit, state: KillOrphanState, fresh: Sequence[Holder]) -> str:
-    """Say who started one of these after its like was ended, and how to stop that; nothing if nobody is seen to."""
-    for holder in fresh:
-        for up in find_ancestors(view.find_process, holder.process):
-            if up.id in state.targets:
-                break  # What is being ended may bear children to its last moment.
-            ended, when = state.run.ancestors_of_killed.get(up.id, ("", 0.0))
-            if ended and holder.process.started >= when - CLOCK_TICK_SLACK:
-                return _describe_respawner(unit, ended, holder, up)
-    return ""
+@dataclass(frozen=True)
+class KillOptions:
+    """The fields of the step, resolved."""
+
+    unit: str
+    ports: tuple[Port, ...]
+    signum: Signals
+    grace: float
+    sends_kill: bool
+    """True if KILL follows the grace: a shorter `timeout` means that the process is to be spared."""
+    leftovers: bool
+    secret: bool
+    find_mismatch: Callable[[Holder], str]
+    """Returns in what a process differs from `expect`; empty if it matches."""
 
 
-def record_ancestors(view: HostView, state: KillOrphanState, holder: Holder) -> None:
-    """Keep from whom a process descends that is about to be ended."""
-    when = holder.process.started + view.clock.now() - view.find_start_time(holder.process)
-    for up in find_ancestors(view.find_process, holder.process):
-        state.run.ancestors_of_killed.setdefault(up.id, (str(holder.process), when))
+#              ┌─ apply ◄─┬─ RELOAD             systemd no longer tracks the main process: a daemon-reload forgets it
+#              │          ├─ KILL_CGROUP        with `leftovers`: PIDs change faster than they can be read
+#              │          ├─ SIGNAL             a process may be killed, and had no signal yet
+#              ▼          └─ ESCALATE           a target runs after its grace: it gets KILL
+#   start ─► JUDGE ─►
+#              ▲          ┌─ AWAIT_CGROUP_EXIT  the whole cgroup got KILL, and is not empty yet
+#              │          ├─ AWAIT_CLOSE        the sockets of exited targets are not closed yet
+#              │          ├─ READ_AGAIN         the cgroup holds processes that could not be read
+#              │          ├─ AWAIT_EXIT         a target runs, within its grace
+#              └── wait ◄─┴─ AWAIT_RESPAWN      all targets have exited: another process may take their place
+#
+#                         ┌─ REFUSED            a holder must not be killed, or is unknown
+#                  end ◄──┼─ STILL_HELD         killed processes are started again, or PIDs change too fast
+#                         └─ DONE               no process to kill is left
+class Termination:
+    """One reading of the unit, its ports and its cgroup, and the phase that follows from it.
 
-
-def has_supervisor(view: HostView, state: KillOrphanState) -> bool:
-    """Whether a process lives from which one of these descended, and that is no mere shell: it may start another."""
-    for above in state.run.ancestors_of_killed:
-        up = view.find_process(above.pid)
-        if up is not None and up.id == above and above not in state.targets and name_program(up.name, up.command):
-            return True
-    return False
-
-
-def _describe_respawner(unit: Unit, ended: str, holder: Holder, starter: Process) -> str:
-    line = " ".join(starter.command) or starter.name
-    line = line if len(line) <= MAX_COMMAND_TEXT else line[:MAX_COMMAND_TEXT] + "..."
-    place = parse_cgroup_path(starter.cgroup)
-    service = place.kind is CgroupKind.SERVICE
-    stop = (
-        _stop_command(unit, place.unit, place.user_uid is not None, starter.user) if service else f"kill {starter.pid}"
-    )
-    return (
-        f"{ended} ended, and {holder.process} came instead: it was started by {starter}, as that was: {line}, in "
-        f"{place.unit or starter.cgroup}; have that stop it, or stop that first ({stop})"
-    )
-
-
-def describe_unknown_respawner(state: KillOrphanState, fresh: Sequence[Holder]) -> str:
-    """Say that something starts them again, where no parent of theirs is left to tell, and where to look."""
-    process = fresh[0].process
-    return (
-        f"something starts it again: {process} came after {len(state.targets)} were ended, and what started it is "
-        f"gone; stop that first; see what else runs there: systemd-cgls {process.cgroup}"
-    )
-
-
-def gather_evidence(
-    view: HostView, unit: Unit, state: KillOrphanState, fresh: Sequence[Holder], *, secret: bool
-) -> Any:
-    """Give what is to be known of processes before they are ended; None while the journal is being read.
-
-    Of their environment there are the names alone: its values are where programs keep their secrets.
+    Each reading judges anew which processes may be killed, whatever the phase before it was: the owner of a port may
+    change between two readings. If one holder must not be killed, or is unknown, no process is signalled.
     """
-    now = view.clock.monotonic()
-    if state.query is None:
-        pids = tuple(holder.process.pid for holder in fresh[:MAX_TAIL_PIDS])
-        since = min(view.find_start_time(holder.process) for holder in fresh)
-        wanted = JournalTailQuery("", since, unit.of_user, pids=pids)
-        state.query = Query(wanted, state.run.next_query_id(), EVIDENCE_TIMEOUT)
-        state.query_deadline = now + EVIDENCE_TIMEOUT
-    lines: tuple[JournalLine, ...] = ()
-    if not secret:
-        try:
-            answer = view.query(state.query)
-        except HostError:
-            answer = None
-        else:
-            if answer is None and now < state.query_deadline:
+
+    def __init__(self, view: HostView, options: KillOptions, state: KillOrphanState) -> None:
+        self.view, self.options, self.state = view, options, state
+        self.unit = view.unit(options.unit)
+
+    def check(self) -> Finding:
+        """Enter the first phase whose condition holds. Doubt comes before any signal."""
+        phases: dict[Phase, Callable[[], Finding | None]] = {
+            Phase.AWAIT_CGROUP_EXIT: self._await_cgroup_exit,
+            Phase.AWAIT_CLOSE: self._await_close,
+            Phase.READ_AGAIN: self._read_again,
+            Phase.REFUSED: self._refuse,
+            Phase.RELOAD: self._plan_reload,
+            Phase.STILL_HELD: self._report_still_held,
+            Phase.KILL_CGROUP: self._plan_cgroup_kill,
+            Phase.SIGNAL: self._plan_signal,
+            Phase.ESCALATE: self._plan_escalation,
+            Phase.AWAIT_EXIT: self._await_exit,
+            Phase.AWAIT_RESPAWN: self._await_respawn,
+        }
+        for phase, enter in phases.items():
+            if (finding := enter()) is not None:
+                self.state.phase = phase
+                return finding
+        self.state.phase = Phase.DONE
+        return self._report_done()
+
+    def act(self, host: Host) -> None:
+        """Make the move of the phase, unless this reading, which is later than that of `check`, forbids it."""
+        phase, state = self.state.phase, self.state
+        if (self._refusal and phase is not Phase.KILL_CGROUP) or self.unit.is_untracked != (phase is Phase.RELOAD):
+            return
+        if phase is Phase.RELOAD:
+            state.reloaded = True
+            host.daemon_reload()
+            return
+        state.rounds += 1
+        state.query = state.port_free_since = None
+        state.sockets.update(socket.inode for holder in self._foreign_holders for socket in holder.sockets)
+        if phase is Phase.KILL_CGROUP:
+            self._kill_cgroup(host)
+            return
+        now = self.view.clock.monotonic()
+        for holder in self._fresh:
+            kill_advice.record_ancestors(host, state.run, holder)
+            self._send_signal(host, holder, self.options.signum, now)
+        for target in [one for one in self._living if self._is_overdue(one)]:
+            # It may have closed its sockets on TERM and run on: so its identity is checked again, its sockets are not.
+            self._send_signal(host, replace(target.holder, sockets=()), Signals.SIGKILL, now)
+
+    def judge_timeout(self, last: Finding) -> Finding:
+        """Return what did not happen in time. A port on which nothing listens is not called held."""
+        why = kill_advice.describe_stuck(self.view, [one.holder.process for one in self._living]) or last.reason
+        if self._living and not self.options.sends_kill:
+            why += f"; it got {_name(self.options.signum)}, and `timeout` left no time for KILL"
+        if any(ownership.listeners for ownership in self._seen):
+            return fails(Verdict.PORT_STILL_HELD, f"the port is not free: {why}", **last.evidence)
+        return fails(Verdict.TIMED_OUT, f"the port is free, but not all processes exited: {why}", **last.evidence)
+
+    # The phases
+
+    def _await_cgroup_exit(self) -> Finding | None:
+        if not self.state.cgroup_kill.done or not cgroup_kill.is_left(self.view, self.unit):
+            return None
+        return _wait(f"waiting for all processes of {self.unit.name} to exit", Wake(within=0.05))
+
+    def _await_close(self) -> Finding | None:
+        unseen = {socket.inode for ownership in self._seen for socket in ownership.unseen}
+        last = max((target.signalled_at for target in self.state.targets.values()), default=-SOCKET_CLOSE_WAIT)
+        late = self.view.clock.monotonic() - last >= SOCKET_CLOSE_WAIT
+        if late or not unseen or not unseen <= self.state.sockets or self._foreign_holders:
+            return None
+        return _wait(f"waiting for the sockets of {_names(self.state.targets.values())} to close", Wake(within=0.05))
+
+    def _read_again(self) -> Finding | None:
+        if self._churn is not PidChurn.SUSPECTED:
+            return None
+        return _wait(f"reading the processes of {self.unit.name} again", Wake(within=0.02))
+
+    def _refuse(self) -> Finding | None:
+        if self._is_churning:
+            return None  # The holder is unknown, but certainly in the cgroup of a unit that is down.
+        again = self.unit.is_untracked and self._foreign_holders and self.state.reloaded
+        why = self._refusal or (describe_untracked(self.unit) if again else "")
+        return fails(Verdict.REFUSED_TO_KILL, why, **self._facts) if why else None
+
+    def _plan_reload(self) -> Finding | None:
+        if not self.unit.is_untracked or not self._foreign_holders:
+            return None
+        plan = f"reload systemd's unit files, so that systemd forgets PID {self.unit.main_pid}"
+        plan += f"; then kill {describe_processes(self._foreign_holders)}"
+        return to_do(self._holder_verdict, plan, **self._facts)
+
+    def _report_still_held(self) -> Finding | None:
+        hint = cgroup_kill.kill_hint(self.unit)
+        in_cgroup = cgroup_kill.are_all_leftovers(self._fresh, self.unit)
+        if self._is_churning and not self._may_kill_cgroup:
+            why = self._describe_churn() + hint
+        elif not self._fresh:
+            return None
+        elif not (why := self._explain_respawn()):
+            if self.state.rounds <= MAX_RESPAWNS or (in_cgroup and self._may_kill_cgroup):
                 return None
-        lines = (answer.value or ()) if answer is not None else ()
-    return [_holder_evidence(holder, lines) for holder in fresh]
+            unknown = kill_advice.explain_unknown_respawn(len(self.state.targets), self._fresh)
+            why = unknown + (hint if in_cgroup else "")
+        # Leftovers without a port may be started again, too: then the port is free.
+        held = self._is_churning or any(ownership.listeners for ownership in self._seen)
+        return fails(Verdict.PORT_STILL_HELD if held else Verdict.REFUSED_TO_KILL, why, **self._facts)
+
+    def _plan_cgroup_kill(self) -> Finding | None:
+        plan = f"kill all processes of {self.unit.name} at once, with KILL"
+        if self._is_churning:
+            return to_do(Verdict.LEFTOVER_HOLDS_PORT, f"{plan}: {self._describe_churn()}", **self._facts)
+        if self._fresh and self.state.rounds > MAX_RESPAWNS:
+            return self._plan_with_evidence(f"{plan}: they start others faster than they exit")
+        return None
+
+    def _plan_signal(self) -> Finding | None:
+        if not self._fresh:
+            return None
+        first, kill = _name(self.options.signum), f", KILL after {format_span(self.options.grace)}"
+        then = "" if first == "KILL" else kill if self.options.sends_kill else ", and no KILL"
+        return self._plan_with_evidence(f"kill {describe_processes(self._fresh)}: {first}{then}")
+
+    def _plan_escalation(self) -> Finding | None:
+        if not any(self._is_overdue(target) for target in self._living):
+            return None
+        plan = f"kill {_names(self._living)} with KILL: {format_span(self.options.grace)} have passed"
+        return to_do(Verdict.PORT_STILL_HELD, plan, **self._facts)
+
+    def _await_exit(self) -> Finding | None:
+        if not self._living:
+            return None
+        mild = [target.signalled_at for target in self._living if target.signum is not Signals.SIGKILL]
+        left = min(mild) + self.options.grace - self.view.clock.monotonic() if mild else 1.0
+        some = frozenset(target.holder.process.id for target in self._living[:MAX_WATCHED])
+        wake = Wake(processes=some, within=max(left, 0.01))
+        return _wait(f"waiting for {_names(self._living)} to exit", wake, **self._facts)
+
+    def _await_respawn(self) -> Finding | None:
+        state, now = self.state, self.view.clock.monotonic()
+        if not state.targets and not state.cgroup_kill.done:
+            return None
+        state.port_free_since = now if state.port_free_since is None else state.port_free_since
+        supervised = kill_advice.has_supervisor(self.view, state.run, state.targets)
+        left = state.port_free_since + (SUPERVISED_RESPAWN_WAIT if supervised else RESPAWN_WAIT) - now
+        wake = Wake(ports=frozenset(self.options.ports), within=max(left, 0.01))
+        return _wait("waiting whether another process takes the port", wake) if left > 0 else None
+
+    def _report_done(self) -> Finding:
+        targets, whole = self.state.targets.values(), self.state.cgroup_kill.done
+        if not targets and not whole:
+            return holds(Verdict.NOTHING_TO_KILL, "; ".join(own.reason for own in self._seen), **self._facts)
+        killed = any(target.signum is Signals.SIGKILL for target in targets)
+        parts = [f"{_names(targets)} exited on {'KILL' if killed else _name(self.options.signum)}"] if targets else []
+        parts += [f"all processes of {self.unit.name} got KILL at once"] if whole else []
+        reason = f"{', and '.join(parts)}; {', '.join(map(str, self.options.ports))} is free"
+        return holds(Verdict.KILLED, reason, killed=[target.holder.evidence() for target in targets], **self._facts)
+
+    # What this reading found
+
+    @cached_property
+    def _seen(self) -> list[PortOwnership]:
+        return [self.view.judge_port(self.unit, port) for port in self.options.ports]
+
+    @cached_property
+    def _facts(self) -> Mapping[str, Any]:
+        return {"ports": [ownership.evidence() for ownership in self._seen]}
+
+    @cached_property
+    def _foreign_holders(self) -> list[Holder]:
+        """The holders of the ports that do not belong to the unit's current invocation, each once."""
+        return list({holder.process.id: holder for own in self._seen for holder in own.foreign_holders}.values())
+
+    @property
+    def _holder_verdict(self) -> Verdict:
+        # If no port is held, the processes to kill are leftovers without one.
+        return next((own.verdict for own in self._seen if own.foreign_holders), Verdict.LEFTOVER_HOLDS_PORT)
+
+    @cached_property
+    def _refusal(self) -> str:
+        """Why no process at all may be signalled; empty if there is no such reason."""
+        for ownership in self._seen:
+            for holder in ownership.foreign_holders:
+                if not holder.may_be_killed and holder.protection != describe_untracked(self.unit):
+                    return kill_advice.explain_refusal(self.unit, ownership, holder)
+                if mismatch := self.options.find_mismatch(holder):
+                    held = f"port {ownership.port} is held by {holder.process}"
+                    return f"{held}, which is not what was expected: {mismatch}"
+            if ownership.verdict is Verdict.OWNER_UNKNOWN:
+                return ownership.reason
+        return ""
+
+    @cached_property
+    def _fresh(self) -> list[Holder]:
+        """The processes to kill that had no signal yet: foreign holders, and with `leftovers` those without a port."""
+        found = {holder.process.id: holder for holder in self._foreign_holders}
+        for holder in self.view.find_leftovers(self.unit) if self.options.leftovers else ():
+            # A leftover that must not be killed holds no port, so it may stay.
+            if holder.may_be_killed and self._is_expected(holder):
+                found.setdefault(holder.process.id, holder)
+        return [holder for id_, holder in found.items() if id_ not in self.state.targets]
+
+    @cached_property
+    def _living(self) -> list[KillTarget]:
+        return [one for one in self.state.targets.values() if self.view.is_alive(one.holder.process.id)]
+
+    @cached_property
+    def _churn(self) -> PidChurn:
+        suspected = cgroup_kill.misses_processes(self.view, self.unit, self._seen)
+        if not suspected and self._may_kill_cgroup and not (self._refusal or self._fresh or self._living):
+            suspected = cgroup_kill.may_kill_all(self.view, self.unit, self._is_expected)
+        return self.state.cgroup_kill.judge_churn(self.view, self.unit, self._seen, suspected=suspected)
+
+    @property
+    def _is_churning(self) -> bool:
+        """True if PID churn is proven, and matters: it held the port, or all leftovers are to be killed."""
+        matters = self._may_kill_cgroup or self.state.cgroup_kill.port_held
+        return self._churn is PidChurn.PROVEN and matters
+
+    @property
+    def _may_kill_cgroup(self) -> bool:
+        """True if all processes left in the cgroup may get KILL at once, those without a port too; once is enough."""
+        kill = self.state.cgroup_kill
+        return self.options.leftovers and self.options.sends_kill and not kill.done and not kill.refused
+
+    def _is_expected(self, holder: Holder) -> bool:
+        return not self.options.find_mismatch(holder)
+
+    def _is_overdue(self, target: KillTarget) -> bool:
+        over = self.view.clock.monotonic() >= target.signalled_at + self.options.grace
+        return over and self.options.sends_kill and target.signum is not Signals.SIGKILL
+
+    def _explain_respawn(self) -> str:
+        return kill_advice.explain_respawn(self.view, self.unit, self.state.run, self.state.targets, self._fresh)
+
+    def _describe_churn(self) -> str:
+        state = f"{self.unit.name} is {self.unit.active_state}"
+        return f"{state}, and the processes in its cgroup change their PIDs faster than they can be read"
+
+    # Evidence and signals
+
+    def _plan_with_evidence(self, plan: str) -> Finding:
+        """Plan to kill the fresh processes once the journal has returned their last lines, or its time is over.
+
+        Of their environment only the names are recorded: programs keep their secrets in its values.
+        """
+        state, now = self.state, self.view.clock.monotonic()
+        if state.query is None:
+            pids = tuple(holder.process.pid for holder in self._fresh[:MAX_TAIL_PIDS])
+            since = min(self.view.find_start_time(holder.process) for holder in self._fresh)
+            wanted = JournalTailQuery("", since, self.unit.of_user, pids=pids)
+            state.query = Query(wanted, state.run.next_query_id(), EVIDENCE_TIMEOUT)
+            state.query_deadline = now + EVIDENCE_TIMEOUT
+        lines: list[str] = []
+        with contextlib.suppress(HostError):
+            answer = None if self.options.secret else self.view.query(state.query)
+            if answer is None and not self.options.secret and now < state.query_deadline:
+                return _wait("reading the journal", Wake(pending=True, within=EVIDENCE_TIMEOUT))
+            lines = split_lines(answer.output) if answer is not None and answer.ok else []
+        evidence = [_make_evidence(holder, lines) for holder in self._fresh]
+        return to_do(self._holder_verdict, plan, processes=evidence, **self._facts)
+
+    def _kill_cgroup(self, host: Host) -> None:
+        """Kill the whole cgroup, if all that this reading found is left over in it."""
+        unseen = not self._foreign_holders and cgroup_kill.is_created_in_cgroup(self.unit, self._seen)
+        leftovers = not self._refusal and cgroup_kill.are_all_leftovers(self._fresh, self.unit)
+        if self._may_kill_cgroup and cgroup_kill.may_kill_cgroup(self.unit) and (unseen or leftovers):
+            self.state.cgroup_kill.kill(host, self.unit, self._is_expected)
+
+    def _send_signal(self, host: Host, holder: Holder, signum: Signals, now: float) -> None:
+        if host.signal_process(self.unit, holder, signum) is SignalResult.CHANGED:
+            # It became another program, as by execve(2): the next reading judges it anew.
+            self.state.targets.pop(holder.process.id, None)
+        else:
+            self.state.targets[holder.process.id] = KillTarget(holder, signum, now)
 
 
-def _holder_evidence(holder: Holder, lines: Sequence[JournalLine]) -> Mapping[str, Any]:
-    journal = [line.text for line in lines if line.pid == holder.process.pid]
+def _wait(reason: str, wake: Wake, **evidence: Any) -> Finding:
+    return not_yet(Verdict.PORT_STILL_HELD, reason, wake, **evidence)
+
+
+def _names(targets: Iterable[KillTarget]) -> str:
+    return describe_processes([target.holder for target in targets])
+
+
+def _name(signum: Signals) -> str:
+    return signum.name.removeprefix("SIG")
+
+
+def _make_evidence(holder: Holder, lines: Sequence[str]) -> Mapping[str, Any]:
+    prefix = f"{holder.process.pid}: "
+    own = [line.removeprefix(prefix) for line in lines if line.startswith(prefix)]
     known = {**holder.evidence(), "environment": list(holder.process.environment)}
-    return {**known, "journal": journal} if journal else known
-
-
-def collect_foreign_holders(seen: Iterable[PortOwnership]) -> list[Holder]:
-    """Give the processes on the ports that are not the unit's, each once."""
-    found: dict[ProcessId, Holder] = {}
-    for ownership in seen:
-        for holder in ownership.foreign_holders:
-            found.setdefault(holder.process.id, holder)
-    return list(found.values())
-
-
-def explain_refusal(unit: Unit, ownership: PortOwnership, holder: Holder) -> str:
-    """Say why a process on a port is not ended, and what can be done instead."""
-    why = f"port {ownership.port} is held by {holder.process}: {holder.protection}"
-    place = parse_cgroup_path(holder.process.cgroup)
-    if holder.role is Role.OTHER_UNIT and (other := unit.describe_alternative(holder.unit)):
-        return why + other
-    if place.container:
-        return why + _container_stop_hint(place.unit, place.machine)
-    if holder.stop_command:
-        return why + f"; stop the container ({holder.stop_command}) or give one of them another port"
-    has_unit = holder.unit.endswith(".socket") or (holder.unit.endswith(".service") and not holder.in_manager_cgroup)
-    if holder.role is Role.OTHER_UNIT and has_unit and holder.stop_verb:
-        end = _stop_command(unit, holder.unit, holder.is_user_unit(unit.of_user), holder.process.user, holder.stop_verb)
-        why += f"; {holder.stop_verb} it ({end}) or give one of them another port"
-    elif holder.role is not Role.UNKNOWN and holder.stop_verb and not holder.in_manager_cgroup:
-        why += f"; if it may go, end it by hand: kill {holder.process.pid}"
-    return why
-
-
-def _container_stop_hint(scope: str, machine: str) -> str:
-    """Give the command that stops a container, by the way its engine names its scope."""
-    if scope.startswith("docker-"):
-        return f"; stop the container (docker stop {machine}) or give one of them another port"
-    if scope.startswith("libpod-"):
-        return f"; stop the container (podman stop {machine}) or give one of them another port"
-    if scope.startswith(("systemd-nspawn@", "machine-")) and machine:
-        return f"; stop the container (machinectl poweroff {machine}) or give one of them another port"
-    return ""
-
-
-def _stop_command(unit: Unit, service: str, of_user: bool, user: str, verb: str = "stop") -> str:
-    """Give the command that stops a service, whose manager may be another than the unit's."""
-    if not of_user:
-        return f"systemctl {verb} {service}" + (" as root" if unit.of_user else "")
-    whose = "" if unit.of_user else f" -M {user}@"
-    return f"systemctl --user{whose} {verb} {service}"
-
-
-def describe_stuck(view: HostView, targets: Iterable[KillTarget]) -> str:
-    """Say of those that did not end in which state they are, and what they need: of a few, for they may be many."""
-    told, targets = [], list(targets)
-    for target in targets[:MAX_SHOWN]:
-        process = target.holder.process
-        state = view.describe_process_state(process.id)
-        advice = STATE_ADVICE.get(state[:1], "")
-        told.append(f"{process} is in state {state}" + (f": {advice}" if advice else ""))
-    more = len(targets) - MAX_SHOWN
-    return "; ".join(told) + (f"; and {more} more did not end" if more > 0 else "")
+    return {**known, "journal": own} if own else known

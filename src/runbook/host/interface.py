@@ -60,6 +60,9 @@ class HostView(Protocol):
     def is_populated(self, unit: Unit) -> bool:
         """True if there is any process in the unit's cgroup, even one that exits before it can be read."""
 
+    def list_unit_pids(self, unit: Unit) -> tuple[int, ...]:
+        """Return the PIDs in the unit's cgroup and below, readable or not; 0 for one of an outer PID namespace."""
+
     def find_similar_unit(self, name: str) -> str:
         """Return the name of an installed unit that is spelled almost like `name`; empty if there is none."""
 

@@ -121,6 +121,10 @@ class LocalView:
         """True if there is any process in the unit's cgroup."""
         return bool(unit.control_group) and processes.is_populated(unit.control_group)
 
+    def list_unit_pids(self, unit: Unit) -> tuple[int, ...]:
+        """Return the PIDs in the unit's cgroup and below."""
+        return processes.read_cgroup_procs(unit.control_group) if unit.control_group else ()
+
     def _judge(self, unit: Unit) -> PortJudge:
         uid = None if self.scope == "system" else os.geteuid()
         kernel = LocalKernel(self._sockets, self._loop)
@@ -242,9 +246,11 @@ class LocalHost(LocalView):
         begins between the read of the unit's state and the kill, both made here, could be.
         """
         judge = self._judge(self._systemd.unit(unit.name))
-        found = [processes.read_process(pid) for pid in processes.list_cgroup_pids(unit.control_group)]
+        pids = self.list_unit_pids(unit)
+        found = [processes.read_process(pid) for pid in pids]
         holders = [judge.judge_process(one, ()) for one in found if one is not None and not one.dead]
-        if not all(holder.may_be_killed and expected(holder) for holder in holders):
+        # PID 0 stands for a process of an outer PID namespace, which cannot be judged.
+        if 0 in pids or not all(holder.may_be_killed and expected(holder) for holder in holders):
             return SignalResult.CHANGED
         now = self._systemd.unit(unit.name)
         if now.is_running or now.is_untracked or now.job or not _is_same_invocation(unit, now):

@@ -77,7 +77,7 @@ def test_what_does_not_end_is_named_with_its_state(machine: Machine) -> None:
     assert "is in state t (traced), " in reasons[9205]
     assert "end that one" in reasons[9205]
     assert "is in state T (stopped)" in run.step("gentle")["reason"]
-    assert "and was to get no KILL" in run.step("gentle")["reason"]
+    assert "and `timeout` left no time for KILL" in run.step("gentle")["reason"]
 
 
 def _state(machine: Machine, pid: int) -> str:
@@ -97,8 +97,8 @@ def test_who_starts_it_again_is_named_and_not_fought(machine: Machine, how: str)
         run = kill(machine, 9211)
         step = run.step("kill-orphan")
         assert (run.exit, step["verdict"]) == (1, "port-still-held"), step["reason"]
-        assert f"it was started by PID {supervisor} (python3), as that was: " in step["reason"]
-        assert f"or stop that first (kill {supervisor})" in step["reason"]
+        assert f"PID {supervisor} (python3) started it, and runs this command: " in step["reason"]
+        assert f"or stop it first (kill {supervisor})" in step["reason"]
         assert len(run.of("step-acting")) == 1
         assert process(machine, int(supervisor))
     finally:
@@ -115,7 +115,7 @@ def test_a_loop_of_a_shell_in_a_login(machine: Machine) -> None:
         run = kill(machine, 9212)
         step = run.step("kill-orphan")
         assert (run.exit, step["verdict"]) == (1, "port-still-held"), step["reason"]
-        assert "(bash), as that was: bash -c while :; do /usr/bin/perl" in step["reason"]
+        assert "(bash) started it, and runs this command: bash -c while :; do /usr/bin/perl" in step["reason"]
     finally:
         machine.run(["pkill", "-KILL", "bash"], check=False)
         machine.run(["pkill", "-KILL", "perl"], check=False)
@@ -129,7 +129,7 @@ def test_what_nobody_is_seen_to_start_is_given_up_after_a_few(machine: Machine) 
         run = kill(machine, 9213)
         step = run.step("kill-orphan")
         assert (run.exit, step["verdict"]) == (1, "port-still-held"), step["reason"]
-        assert "something starts it again" in step["reason"]
+        assert "another process starts it again" in step["reason"]
         where = step["reason"].rpartition("see what else runs there: ")[2]
         assert "actors.py forgets" in machine.run(where.split()).stdout
 
@@ -164,7 +164,7 @@ def test_leftovers_that_fork_faster_than_they_can_be_ended(machine: Machine) -> 
         run = kill(machine, 9221, unit="many", grace="300ms", leftovers="true")
         step = run.step("kill-orphan")
         assert (run.exit, step["verdict"]) == (0, "killed"), step["reason"]
-        assert "all that was left of many.service got KILL at once" in step["reason"]
+        assert "all processes of many.service got KILL at once" in step["reason"]
         assert _tasks(machine, "many.service") == 0
         assert not holders(machine, 9221)
     finally:

@@ -19,7 +19,7 @@ def current(unit: str, port: int, reason: str = "held only by") -> House:
 
 def leftover(unit: str, port: int) -> House:
     reason = rf"PID \d+ \(python3\), in {unit}\.service, left over from an earlier invocation"
-    return House(unit, str(port), "leftover-holds-port", reason, "leftover-holds-port", "end PID")
+    return House(unit, str(port), "leftover-holds-port", reason, "leftover-holds-port", "kill PID")
 
 
 def doubtful(unit: str, port: int, why: str) -> House:
@@ -45,7 +45,7 @@ HOUSES = (
         "has the current INVOCATION_ID of heir.service, but left its cgroup",
         "refused-to-kill",
     ),
-    House("died", "9210", "orphan-holds-port", "in no unit of user root", "orphan-holds-port", "end PID"),
+    House("died", "9210", "orphan-holds-port", "in no unit of user root", "orphan-holds-port", "kill PID"),
     # KillMode=process: what listens only after the restart, or from before it.
     leftover("late", 9211),
     leftover("lateparent", 9212),

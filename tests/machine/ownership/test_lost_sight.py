@@ -110,7 +110,7 @@ def test_it_is_mended_and_systemd_lives(street: Street, lost: int) -> None:
         """
     plan = runbook(street.machine, "apply", book, "--dry-run")
     fix = next(e for e in plan.of("step-planned") if e["type"] == "kill-orphan")
-    assert f"so that it lets go of PID {old}; then end" in fix["reason"]
+    assert f"so that systemd forgets PID {old}; then kill" in fix["reason"]
     assert _state(street, lost) == ("inactive", old)
     run = runbook(street.machine, "apply", book)
     assert (run.exit, run.last["status"]) == (0, "remediated"), run.last

@@ -13,7 +13,7 @@ TAKEN = r"left over from an earlier invocation; systemd took it for the main pro
 
 def taken(unit: str, port: int) -> House:
     """An old process of the unit, which systemd supervises as the new one."""
-    return House(unit, str(port), "leftover-holds-port", TAKEN.format(unit), "leftover-holds-port", "end PID")
+    return House(unit, str(port), "leftover-holds-port", TAKEN.format(unit), "leftover-holds-port", "kill PID")
 
 
 HOUSES = (
@@ -30,8 +30,8 @@ HOUSES = (
     ),
     House("thief", "9404", "other-unit-holds-port", r"in victim\.service$", "refused-to-kill", "is a live service"),
     # Names that hold what Python takes for an end of a line, and the kernel for a part of the name.
-    House("idle", "9405", "orphan-holds-port", "in no unit of user root", "orphan-holds-port", "end PID"),
-    House("idle", "9406", "orphan-holds-port", "in no unit of user root", "orphan-holds-port", "end PID"),
+    House("idle", "9405", "orphan-holds-port", "in no unit of user root", "orphan-holds-port", "kill PID"),
+    House("idle", "9406", "orphan-holds-port", "in no unit of user root", "orphan-holds-port", "kill PID"),
     # As of cron: its stop would end cron, and not this.
     House(
         "idle",
@@ -48,7 +48,7 @@ HOUSES = (
         "leftover-holds-port",
         "left over from an earlier invocation",
         "leftover-holds-port",
-        "end PID",
+        "kill PID",
     ),
 )
 

@@ -10,7 +10,7 @@ from tests.machine.ownership.street import ACTOR, House, Street, ask, assert_sai
 from tests.machine.runs import runbook, unit_file
 
 SCOPE = r"PID \d+ \(python3\), in run-\S+\.scope of user root"
-END = "end PID"
+END = "kill PID"
 
 
 def house(unit: str, port: str, verdict: str, reason: str = "", kill: str = "", why: str = "") -> House:

@@ -20,7 +20,7 @@ PODS = "/sys/fs/cgroup/kubepods.slice/kubepods-besteffort.slice/cri-containerd-"
 
 def orphan(port: int, where: str) -> House:
     return House(
-        "idle", str(port), "orphan-holds-port", f"{PID}, in {where}: not this unit", "orphan-holds-port", "end PID"
+        "idle", str(port), "orphan-holds-port", f"{PID}, in {where}: not this unit", "orphan-holds-port", "kill PID"
     )
 
 

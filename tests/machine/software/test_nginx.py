@@ -124,7 +124,7 @@ def test_an_upgrade_past_a_master_started_by_hand(fresh_machine: Machine) -> Non
     dry = apply(web, "--dry-run", version=offered)
     planned = {e["id"]: e for e in dry.of("step-planned")}
     assert (dry.exit, planned["remediate"]["verdict"]) == (0, "orphan-holds-port")
-    assert planned["remediate.fix.kill-orphan"]["reason"].startswith(f"would end PID {master}, ")
+    assert planned["remediate.fix.kill-orphan"]["reason"].startswith(f"would kill PID {master}, ")
     looked = apply(web, command="check")
     assert (looked.exit, verdict(looked, "remediate.check.verify-port-owner")) == (1, "orphan-holds-port")
     assert (nginx.served(web), identity(web)) == before
@@ -138,7 +138,7 @@ def test_an_upgrade_past_a_master_started_by_hand(fresh_machine: Machine) -> Non
     killed = run.step("remediate.fix.kill-orphan")
     # A worker that its master took along in that very moment is not in the list.
     assert (killed["verdict"], killed["evidence"]["killed"][0]["pid"]) == ("killed", master)
-    assert killed["reason"].endswith("ended on TERM; 80 is free")
+    assert killed["reason"].endswith("exited on TERM; 80 is free")
     assert_the_unit_serves_alone(web)
     assert master not in nginx.masters(web)
     assert_it_runs(web, offered)

@@ -112,7 +112,7 @@ def test_an_upgrade_beside_an_orphan(server: Machine) -> None:
     planned = book(server, "--dry-run", version=new)
     assert (planned.exit, planned.last["would-change"]) == (0, True)
     fix = next(e for e in planned.of("step-planned") if e["id"] == "remediate.fix.kill-orphan")
-    assert fix["reason"] == f"would end PID {orphan} (postgres): INT, and no KILL"
+    assert fix["reason"] == f"would kill PID {orphan} (postgres): INT, and no KILL"
     assert (pg.postmaster(server), pg.installed(server)) == (orphan, old)
     with connected(server, PORT) as client:
         run = book(server, version=new)
@@ -121,7 +121,7 @@ def test_an_upgrade_beside_an_orphan(server: Machine) -> None:
     assert run.step("update")["verdict"] == "updated"
     checks = [e["verdict"] for e in run.of("step-finished") if e["id"] == "remediate.check.wait-ready"]
     assert checks == ["orphan-holds-port", "ready"]
-    assert run.step("remediate.fix.kill-orphan")["reason"].startswith(f"PID {orphan} (postgres) ended on INT")
+    assert run.step("remediate.fix.kill-orphan")["reason"].startswith(f"PID {orphan} (postgres) exited on INT")
     assert new in pg.ask(server, "SHOW server_version")
     # A fast shutdown, not a crash: nothing had to be recovered.
     assert "database system was shut down at" in last_start(server)
@@ -232,7 +232,7 @@ def test_a_server_process_left_in_the_unit(server: Machine) -> None:
         mended = book(server)
         assert (mended.exit, mended.last["status"]) == (0, "remediated"), mended.last
         assert mended.step("remediate")["reason"] == "unit-exited was fixed"
-        assert mended.step("remediate.fix.kill-orphan")["reason"].startswith(f"PID {busy} (postgres) ended on INT")
+        assert mended.step("remediate.fix.kill-orphan")["reason"].startswith(f"PID {busy} (postgres) exited on INT")
         assert_serves(server, "unit")
     finally:
         pg.settings(server, "")

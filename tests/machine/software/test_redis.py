@@ -86,7 +86,7 @@ def test_an_upgrade_beside_an_orphan(server: Machine) -> None:
         "orphan-holds-port",
         "ready",
     ]
-    assert run.step("remediate.fix.kill-orphan")["reason"].startswith(f"PID {orphan} (redis-server) ended on TERM")
+    assert run.step("remediate.fix.kill-orphan")["reason"].startswith(f"PID {orphan} (redis-server) exited on TERM")
     assert redis.installed(server) == new
     assert_serves(server, "orphan")
 
@@ -102,7 +102,7 @@ def test_a_plan_beside_an_orphan(server: Machine) -> None:
     assert (run.exit, run.last["would-change"]) == (0, True)
     assert planned["remediate.check.wait-ready"]["verdict"] == "orphan-holds-port"
     assert planned["remediate.fix.kill-orphan"]["reason"] == (
-        f"would end PID {orphan['process_id']} (redis-server): TERM, and no KILL"
+        f"would kill PID {orphan['process_id']} (redis-server): TERM, and no KILL"
     )
     assert redis.told(server)["run_id"] == orphan["run_id"]
     assert server.show(UNIT, "ActiveState", "NRestarts") == {"ActiveState": "failed", "NRestarts": "5"}

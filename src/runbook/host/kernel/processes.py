@@ -208,15 +208,23 @@ def read_ancestor_ids(pid: int) -> tuple[ProcessId, ...]:
     return tuple(line)
 
 
-def list_cgroup_pids(path: str) -> tuple[int, ...]:
-    """List the processes of a cgroup and all below it; `path` as in a unit's ControlGroup. Empty if gone."""
+def read_cgroup_procs(path: str) -> tuple[int, ...]:
+    """Return the PIDs of a cgroup and all below it; `path` as in a unit's ControlGroup. Empty if it is gone.
+
+    The kernel lists a process of an outer PID namespace as 0.
+    """
     pids: set[int] = set()
     for folder, _folders, files in os.walk(find_cgroup_mount() / path.lstrip("/")):
         if "cgroup.procs" in files:
             # A group that vanishes, and a threaded one (EOPNOTSUPP): its processes are listed by its domain.
             with contextlib.suppress(OSError):
                 pids.update(int(line) for line in (Path(folder) / "cgroup.procs").read_text("ascii").split())
-    return tuple(sorted(pids - {0}))  # 0 stands for a process outside of our PID namespace
+    return tuple(sorted(pids))
+
+
+def list_cgroup_pids(path: str) -> tuple[int, ...]:
+    """Return the PIDs of a cgroup and all below it, as far as they are in this PID namespace."""
+    return tuple(pid for pid in read_cgroup_procs(path) if pid)
 
 
 def is_populated(path: str) -> bool:

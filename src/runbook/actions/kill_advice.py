@@ -1,0 +1,128 @@
+"""Explain why a process is not killed, did not exit, or was started again, and what the operator can do about it."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+
+from runbook.host.cgroups import CgroupKind, parse_cgroup_path
+from runbook.host.facts import Unit
+from runbook.host.holders import Holder, PortOwnership, Process, Role
+from runbook.host.interface import HostView
+from runbook.host.kernel.ancestry import find_ancestors
+from runbook.host.ownership.describe import MAX_SHOWN
+from runbook.host.requesters import name_program
+from runbook.model import ProcessId
+from runbook.spec.state import RunState
+
+CLOCK_TICK_SLACK = 0.05
+"""Seconds by which a process may seem older than it is: /proc counts in ticks of 10 ms."""
+
+MAX_COMMAND_TEXT = 60
+"""Characters of a command line that a message shows."""
+
+STATE_ADVICE = {
+    "D": "it waits in the kernel, where no signal reaches it: find out for what (a dead NFS or FUSE mount, a disk)",
+    "t": "another program traces it and holds it stopped: end that program",
+    "T": "it is stopped, and acts on no signal but KILL until it is continued: kill -CONT",
+}
+"""Advice for a process that does not exit, by its state in proc(5)."""
+
+
+def explain_refusal(unit: Unit, ownership: PortOwnership, holder: Holder) -> str:
+    """Return why a holder of a port is not killed, and the command that stops it, if there is one."""
+    why = f"port {ownership.port} is held by {holder.process}: {holder.protection}"
+    place = parse_cgroup_path(holder.process.cgroup)
+    if holder.role is Role.OTHER_UNIT and (other := unit.describe_alternative(holder.unit)):
+        return why + other
+    if place.container:
+        stop = _container_stop_command(place.unit, place.machine)
+        return why + (f"; stop the container ({stop}) or give one of them another port" if stop else "")
+    if holder.stop_command:
+        return why + f"; stop the container ({holder.stop_command}) or give one of them another port"
+    has_unit = holder.unit.endswith(".socket") or (holder.unit.endswith(".service") and not holder.in_manager_cgroup)
+    if holder.role is Role.OTHER_UNIT and has_unit and holder.stop_verb:
+        end = _stop_command(unit, holder.unit, holder.is_user_unit(unit.of_user), holder.process.user, holder.stop_verb)
+        return why + f"; {holder.stop_verb} it ({end}) or give one of them another port"
+    if holder.role is not Role.UNKNOWN and holder.stop_verb and not holder.in_manager_cgroup:
+        return why + f"; if it may go, end it by hand: kill {holder.process.pid}"
+    return why
+
+
+def _container_stop_command(scope: str, machine: str) -> str:
+    """Return the command that stops a container, by the name that its engine gave to the scope."""
+    if scope.startswith("docker-"):
+        return f"docker stop {machine}"
+    if scope.startswith("libpod-"):
+        return f"podman stop {machine}"
+    return f"machinectl poweroff {machine}" if machine and scope.startswith(("systemd-nspawn@", "machine-")) else ""
+
+
+def _stop_command(unit: Unit, service: str, of_user: bool, user: str, verb: str = "stop") -> str:
+    """Return the command that stops a service, which may belong to another manager than `unit`."""
+    if not of_user:
+        return f"systemctl {verb} {service}" + (" as root" if unit.of_user else "")
+    manager = "" if unit.of_user else f" -M {user}@"
+    return f"systemctl --user{manager} {verb} {service}"
+
+
+def describe_stuck(view: HostView, processes: Sequence[Process]) -> str:
+    """Return the state of processes that did not exit, with advice: of the first few, and the number of the rest."""
+    states = []
+    for process in processes[:MAX_SHOWN]:
+        state = view.describe_process_state(process.id)
+        advice = STATE_ADVICE.get(state[:1], "")
+        states.append(f"{process} is in state {state}" + (f": {advice}" if advice else ""))
+    more = len(processes) - MAX_SHOWN
+    return "; ".join(states) + (f"; and {more} more did not exit" if more > 0 else "")
+
+
+def record_ancestors(view: HostView, run: RunState, holder: Holder) -> None:
+    """Record the ancestors of a process that is about to be killed."""
+    when = holder.process.started + view.clock.now() - view.find_start_time(holder.process)
+    for up in find_ancestors(view.find_process, holder.process):
+        run.ancestors_of_killed.setdefault(up.id, (str(holder.process), when))
+
+
+def explain_respawn(
+    view: HostView, unit: Unit, run: RunState, killed: Collection[ProcessId], fresh: Sequence[Holder]
+) -> str:
+    """Return which process started one of `fresh` in the place of a killed one, and how to stop that; or nothing."""
+    for holder in fresh:
+        for up in find_ancestors(view.find_process, holder.process):
+            if up.id in killed:
+                break  # A process that was signalled may fork until it exits.
+            name, when = run.ancestors_of_killed.get(up.id, ("", 0.0))
+            if name and holder.process.started >= when - CLOCK_TICK_SLACK:
+                return _describe_respawner(unit, name, holder, up)
+    return ""
+
+
+def has_supervisor(view: HostView, run: RunState, killed: Collection[ProcessId]) -> bool:
+    """True if an ancestor of a killed process runs that is more than an interactive shell: it may start another."""
+    for above in run.ancestors_of_killed:
+        up = view.find_process(above.pid)
+        if up is not None and up.id == above and above not in killed and name_program(up.name, up.command):
+            return True
+    return False
+
+
+def _describe_respawner(unit: Unit, killed: str, holder: Holder, starter: Process) -> str:
+    line = " ".join(starter.command) or starter.name
+    line = line if len(line) <= MAX_COMMAND_TEXT else line[:MAX_COMMAND_TEXT] + "..."
+    place = parse_cgroup_path(starter.cgroup)
+    stop = f"kill {starter.pid}"
+    if place.kind is CgroupKind.SERVICE:
+        stop = _stop_command(unit, place.unit, place.user_uid is not None, starter.user)
+    return (
+        f"{killed} was killed, and {holder.process} took its place; {starter} started it, and runs this command: "
+        f"{line}, in {place.unit or starter.cgroup}; make it stop the process, or stop it first ({stop})"
+    )
+
+
+def explain_unknown_respawn(killed: int, fresh: Sequence[Holder]) -> str:
+    """Return that an unknown process starts them again, and where to look for it."""
+    process = fresh[0].process
+    return (
+        f"another process starts it again: {process} appeared after {killed} were killed, and its parent has exited; "
+        f"stop that other process first; see what else runs there: systemd-cgls {process.cgroup}"
+    )
