@@ -113,4 +113,3 @@ def is_created_in_cgroup(unit: Unit, seen: Iterable[PortOwnership]) -> bool:
     """True if every socket without a visible holder was created in the unit's cgroup, as the kernel reports it."""
     unseen = [socket for ownership in seen for socket in ownership.unseen]
     return all(socket.cgroup_id and socket.cgroup_id == unit.control_group_id for socket in unseen)
-
