@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from functools import cached_property
@@ -12,14 +11,12 @@ from typing import Any
 
 from runbook.actions import cgroup_kill, kill_advice
 from runbook.actions.cgroup_kill import CgroupKill, PidChurn
-from runbook.errors import HostError
+from runbook.actions.kill_evidence import EvidenceLookup, make_evidence
 from runbook.host.holders import Holder, PortOwnership, SignalResult
 from runbook.host.interface import Host, HostView
 from runbook.host.ownership.describe import describe_processes, describe_untracked
-from runbook.host.queries import JournalTailQuery, Query
 from runbook.model import Finding, Port, ProcessId, Verdict, Wake, fails, holds, not_yet, to_do
 from runbook.spec.state import StepState
-from runbook.util.stdio import split_lines
 from runbook.util.timespan import format_span
 
 MAX_RESPAWNS = 3
@@ -40,12 +37,6 @@ SUPERVISED_RESPAWN_WAIT = 2.0
 
 MAX_WATCHED = 100
 """Processes whose exit is awaited at once: each takes a file descriptor, and the usual limit is 1024."""
-
-MAX_TAIL_PIDS = 100
-"""Processes whose last journal lines are read at once."""
-
-EVIDENCE_TIMEOUT = 2.0
-"""Seconds for reading those lines: evidence is worth a moment, and no more."""
 
 
 class Phase(StrEnum):
@@ -90,10 +81,8 @@ class KillOrphanState(StepState):
     """The inodes of the sockets that they held."""
     rounds: int = 0
     """How often signals were sent."""
-    query: Query | None = None
-    """The query for the last journal lines of the next targets."""
-    query_deadline: float = 0.0
-    """When that query is given up."""
+    evidence: EvidenceLookup = field(default_factory=EvidenceLookup)
+    """The last journal lines of the next targets."""
     port_free_since: float | None = None
     """Since when all targets have exited and no process took their place."""
     cgroup_kill: CgroupKill = field(default_factory=CgroupKill)
@@ -175,7 +164,7 @@ class Termination:
             host.daemon_reload()
             return
         state.rounds += 1
-        state.query = state.port_free_since = None
+        state.evidence, state.port_free_since = EvidenceLookup(), None
         state.sockets.update(socket.inode for holder in self._foreign_holders for socket in holder.sockets)
         if phase is Phase.KILL_CGROUP:
             self._kill_cgroup(host)
@@ -381,24 +370,11 @@ class Termination:
     # Evidence and signals
 
     def _plan_with_evidence(self, plan: str) -> Finding:
-        """Plan to kill the fresh processes once the journal has returned their last lines, or its time is over.
-
-        Of their environment only the names are recorded: programs keep their secrets in its values.
-        """
-        state, now = self.state, self.view.clock.monotonic()
-        if state.query is None:
-            pids = tuple(holder.process.pid for holder in self._fresh[:MAX_TAIL_PIDS])
-            since = min(self.view.find_start_time(holder.process) for holder in self._fresh)
-            wanted = JournalTailQuery("", since, self.unit.of_user, pids=pids)
-            state.query = Query(wanted, state.run.next_query_id(), EVIDENCE_TIMEOUT)
-            state.query_deadline = now + EVIDENCE_TIMEOUT
-        lines: list[str] = []
-        with contextlib.suppress(HostError):
-            answer = None if self.options.secret else self.view.query(state.query)
-            if answer is None and not self.options.secret and now < state.query_deadline:
-                return _wait("reading the journal", Wake(pending=True, within=EVIDENCE_TIMEOUT))
-            lines = split_lines(answer.output) if answer is not None and answer.ok else []
-        evidence = [_make_evidence(holder, lines) for holder in self._fresh]
+        lookup, run, secret = self.state.evidence, self.state.run, self.options.secret
+        lines = [] if secret else lookup.poll(self.view, self.unit, run, self._fresh)
+        if lines is None:
+            return _wait("reading the journal", Wake(pending=True))
+        evidence = [make_evidence(holder, lines) for holder in self._fresh]
         return to_do(self._holder_verdict, plan, processes=evidence, **self._facts)
 
     def _kill_cgroup(self, host: Host) -> None:
@@ -426,10 +402,3 @@ def _names(targets: Iterable[KillTarget]) -> str:
 
 def _name(signum: Signals) -> str:
     return signum.name.removeprefix("SIG")
-
-
-def _make_evidence(holder: Holder, lines: Sequence[str]) -> Mapping[str, Any]:
-    prefix = f"{holder.process.pid}: "
-    own = [line.removeprefix(prefix) for line in lines if line.startswith(prefix)]
-    known = {**holder.evidence(), "environment": list(holder.process.environment)}
-    return {**known, "journal": own} if own else known

@@ -74,7 +74,7 @@ def test_the_incident_as_it_is_read_afterwards() -> None:
         "            12:29:10: 127.0.0.1:80, [::1]:80",
         "            | /usr/bin/gateway",
         "  fix     stop               gw.service is inactive",
-        "  fix     kill-orphan        PID 74 (openclaw) exited on TERM; 80 is free    0.5s",
+        "  fix     kill-orphan        PID 74 (openclaw) exited on TERM; 80 is free   0.5s",
         "            ended: PID 74 in session-9.scope of user agentops, since 2026-09-21",
         "            12:29:10: 127.0.0.1:80, [::1]:80",
         "            | /usr/bin/gateway",

@@ -51,7 +51,7 @@ def test_a_remediated_run() -> None:
         "            port 80 is held by PID 74 (openclaw), in session-9.scope of user",
         "            agentops: not this unit",
         "  fix     stop               gw.service is inactive",
-        "  fix     kill-orphan        PID 74 (openclaw) exited on TERM; 80 is free    0.5s",
+        "  fix     kill-orphan        PID 74 (openclaw) exited on TERM; 80 is free   0.5s",
         "  fix     reset-failed       the start limit cleared",
         "  fix     start              new invocation, PID 200",
         "  ok      wait-ready         healthy for 2s, ready after 0.0s                 2s",

@@ -1,0 +1,54 @@
+"""Gather what is known of processes before they are killed: afterwards neither /proc nor journald can tell."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from runbook.errors import HostError
+from runbook.host.facts import Unit
+from runbook.host.holders import Holder
+from runbook.host.interface import HostView
+from runbook.host.queries import JournalTailQuery, Query
+from runbook.spec.state import RunState
+from runbook.util.stdio import split_lines
+
+MAX_PIDS = 100
+"""Processes whose last journal lines are read."""
+
+TIMEOUT = 2.0
+"""Seconds for reading those lines: evidence is worth a moment, and no more."""
+
+
+@dataclass
+class EvidenceLookup:
+    """The query for the last journal lines of some processes."""
+
+    query: Query | None = None
+    deadline: float = 0.0
+    """When the query is given up, in seconds of the monotonic clock."""
+
+    def poll(self, view: HostView, unit: Unit, run: RunState, holders: Sequence[Holder]) -> list[str] | None:
+        """Return the lines, each with its PID before it; None while the journal is being read."""
+        now = view.clock.monotonic()
+        if self.query is None:
+            pids = tuple(holder.process.pid for holder in holders[:MAX_PIDS])
+            since = min(view.find_start_time(holder.process) for holder in holders)
+            wanted = JournalTailQuery("", since, unit.of_user, pids=pids)
+            self.query, self.deadline = Query(wanted, run.next_query_id(), TIMEOUT), now + TIMEOUT
+        try:
+            answer = view.query(self.query)
+        except HostError:
+            return []  # Without its journal lines a process is killed all the same.
+        if answer is None:
+            return None if now < self.deadline else []
+        return split_lines(answer.output) if answer.ok else []
+
+
+def make_evidence(holder: Holder, lines: Sequence[str]) -> Mapping[str, Any]:
+    """Return what is known of a process. Of its environment only the names: programs keep secrets in its values."""
+    prefix = f"{holder.process.pid}: "
+    own = [line.removeprefix(prefix) for line in lines if line.startswith(prefix)]
+    known = {**holder.evidence(), "environment": list(holder.process.environment)}
+    return {**known, "journal": own} if own else known
