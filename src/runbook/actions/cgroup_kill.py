@@ -103,6 +103,12 @@ def may_kill_cgroup(unit: Unit) -> bool:
     return unit.is_service and down and bool(unit.control_group)
 
 
+def describe_churn(unit: Unit) -> str:
+    """Return what PID churn means, in a sentence."""
+    why = "the processes in its cgroup change their PIDs faster than they can be read"
+    return f"{unit.name} is {unit.active_state}, and {why}"
+
+
 def kill_hint(unit: Unit) -> str:
     """Return how an operator kills the whole cgroup, to be added to a message."""
     command = unit.systemctl_command("kill --signal=KILL")

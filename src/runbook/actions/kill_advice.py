@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 
 from runbook.host.cgroups import CgroupKind, parse_cgroup_path
 from runbook.host.facts import Unit
 from runbook.host.holders import Holder, PortOwnership, Process, Role
 from runbook.host.interface import HostView
 from runbook.host.kernel.ancestry import find_ancestors
-from runbook.host.ownership.describe import MAX_SHOWN
+from runbook.host.ownership.describe import MAX_SHOWN, describe_untracked
 from runbook.host.requesters import name_program
-from runbook.model import ProcessId
+from runbook.model import ProcessId, Verdict
 from runbook.spec.state import RunState
 
 CLOCK_TICK_SLACK = 0.05
@@ -28,7 +28,21 @@ STATE_ADVICE = {
 """Advice for a process that does not exit, by its state in proc(5)."""
 
 
-def explain_refusal(unit: Unit, ownership: PortOwnership, holder: Holder) -> str:
+def find_refusal(unit: Unit, seen: Iterable[PortOwnership], find_mismatch: Callable[[Holder], str]) -> str:
+    """Return why no process at all may be signalled; empty if there is no such reason."""
+    for ownership in seen:
+        for holder in ownership.foreign_holders:
+            # A main process that systemd no longer tracks may be killed after a daemon-reload.
+            if not holder.may_be_killed and holder.protection != describe_untracked(unit):
+                return _explain_protection(unit, ownership, holder)
+            if mismatch := find_mismatch(holder):
+                return f"port {ownership.port} is held by {holder.process}, which is not what was expected: {mismatch}"
+        if ownership.verdict is Verdict.OWNER_UNKNOWN:
+            return ownership.reason
+    return ""
+
+
+def _explain_protection(unit: Unit, ownership: PortOwnership, holder: Holder) -> str:
     """Return why a holder of a port is not killed, and the command that stops it, if there is one."""
     why = f"port {ownership.port} is held by {holder.process}: {holder.protection}"
     place = parse_cgroup_path(holder.process.cgroup)

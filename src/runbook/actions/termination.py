@@ -173,7 +173,7 @@ class Termination:
         for holder in self._fresh:
             kill_advice.record_ancestors(host, state.run, holder)
             self._send_signal(host, holder, self.options.signum, now)
-        for target in [one for one in self._living if self._is_overdue(one)]:
+        for target in self._overdue:
             # It may have closed its sockets on TERM and run on: so its identity is checked again, its sockets are not.
             self._send_signal(host, replace(target.holder, sockets=()), Signals.SIGKILL, now)
 
@@ -209,28 +209,28 @@ class Termination:
     def _refuse(self) -> Finding | None:
         if self._is_churning:
             return None  # The holder is unknown, but certainly in the cgroup of a unit that is down.
-        again = self.unit.is_untracked and self._foreign_holders and self.state.reloaded
+        again = self._needs_reload and self.state.reloaded
         why = self._refusal or (describe_untracked(self.unit) if again else "")
         return fails(Verdict.REFUSED_TO_KILL, why, **self._facts) if why else None
 
     def _plan_reload(self) -> Finding | None:
-        if not self.unit.is_untracked or not self._foreign_holders:
+        if not self._needs_reload:
             return None
-        plan = f"reload systemd's unit files, so that systemd forgets PID {self.unit.main_pid}"
-        plan += f"; then kill {describe_processes(self._foreign_holders)}"
-        return to_do(self._holder_verdict, plan, **self._facts)
+        plan = f"reload systemd's unit files, so that systemd forgets PID {self.unit.main_pid}; "
+        next_ones = self._foreign_holders or self._fresh or [target.holder for target in self._living]
+        return to_do(self._holder_verdict, f"{plan}then kill {describe_processes(next_ones)}", **self._facts)
 
     def _report_still_held(self) -> Finding | None:
-        hint = cgroup_kill.kill_hint(self.unit)
+        state, hint = self.state, cgroup_kill.kill_hint(self.unit)
         in_cgroup = cgroup_kill.are_all_leftovers(self._fresh, self.unit)
         if self._is_churning and not self._may_kill_cgroup:
-            why = self._describe_churn() + hint
+            why = cgroup_kill.describe_churn(self.unit) + hint
         elif not self._fresh:
             return None
-        elif not (why := self._explain_respawn()):
-            if self.state.rounds <= MAX_RESPAWNS or (in_cgroup and self._may_kill_cgroup):
+        elif not (why := kill_advice.explain_respawn(self.view, self.unit, state.run, state.targets, self._fresh)):
+            if state.rounds <= MAX_RESPAWNS or (in_cgroup and self._may_kill_cgroup):
                 return None
-            unknown = kill_advice.explain_unknown_respawn(len(self.state.targets), self._fresh)
+            unknown = kill_advice.explain_unknown_respawn(len(state.targets), self._fresh)
             why = unknown + (hint if in_cgroup else "")
         # Leftovers without a port may be started again, too: then the port is free.
         held = self._is_churning or any(ownership.listeners for ownership in self._seen)
@@ -239,7 +239,7 @@ class Termination:
     def _plan_cgroup_kill(self) -> Finding | None:
         plan = f"kill all processes of {self.unit.name} at once, with KILL"
         if self._is_churning:
-            return to_do(Verdict.LEFTOVER_HOLDS_PORT, f"{plan}: {self._describe_churn()}", **self._facts)
+            return to_do(Verdict.LEFTOVER_HOLDS_PORT, f"{plan}: {cgroup_kill.describe_churn(self.unit)}", **self._facts)
         if self._fresh and self.state.rounds > MAX_RESPAWNS:
             return self._plan_with_evidence(f"{plan}: they start others faster than they exit")
         return None
@@ -252,7 +252,7 @@ class Termination:
         return self._plan_with_evidence(f"kill {describe_processes(self._fresh)}: {first}{then}")
 
     def _plan_escalation(self) -> Finding | None:
-        if not any(self._is_overdue(target) for target in self._living):
+        if not self._overdue:
             return None
         plan = f"kill {_names(self._living)} with KILL: {format_span(self.options.grace)} have passed"
         return to_do(Verdict.PORT_STILL_HELD, plan, **self._facts)
@@ -308,17 +308,7 @@ class Termination:
 
     @cached_property
     def _refusal(self) -> str:
-        """Why no process at all may be signalled; empty if there is no such reason."""
-        for ownership in self._seen:
-            for holder in ownership.foreign_holders:
-                if not holder.may_be_killed and holder.protection != describe_untracked(self.unit):
-                    return kill_advice.explain_refusal(self.unit, ownership, holder)
-                if mismatch := self.options.find_mismatch(holder):
-                    held = f"port {ownership.port} is held by {holder.process}"
-                    return f"{held}, which is not what was expected: {mismatch}"
-            if ownership.verdict is Verdict.OWNER_UNKNOWN:
-                return ownership.reason
-        return ""
+        return kill_advice.find_refusal(self.unit, self._seen, self.options.find_mismatch)
 
     @cached_property
     def _fresh(self) -> list[Holder]:
@@ -333,6 +323,18 @@ class Termination:
     @cached_property
     def _living(self) -> list[KillTarget]:
         return [one for one in self.state.targets.values() if self.view.is_alive(one.holder.process.id)]
+
+    @property
+    def _overdue(self) -> list[KillTarget]:
+        """The targets that run on after their grace, and did not get KILL yet."""
+        latest = self.view.clock.monotonic() - self.options.grace
+        late = [one for one in self._living if one.signalled_at <= latest and one.signum is not Signals.SIGKILL]
+        return late if self.options.sends_kill else []
+
+    @property
+    def _needs_reload(self) -> bool:
+        """True if a signal would be next, and systemd would crash if the main process exited now."""
+        return self.unit.is_untracked and bool(self._foreign_holders or self._fresh or self._overdue)
 
     @cached_property
     def _churn(self) -> PidChurn:
@@ -356,31 +358,21 @@ class Termination:
     def _is_expected(self, holder: Holder) -> bool:
         return not self.options.find_mismatch(holder)
 
-    def _is_overdue(self, target: KillTarget) -> bool:
-        over = self.view.clock.monotonic() >= target.signalled_at + self.options.grace
-        return over and self.options.sends_kill and target.signum is not Signals.SIGKILL
-
-    def _explain_respawn(self) -> str:
-        return kill_advice.explain_respawn(self.view, self.unit, self.state.run, self.state.targets, self._fresh)
-
-    def _describe_churn(self) -> str:
-        state = f"{self.unit.name} is {self.unit.active_state}"
-        return f"{state}, and the processes in its cgroup change their PIDs faster than they can be read"
-
     # Evidence and signals
 
     def _plan_with_evidence(self, plan: str) -> Finding:
         lookup, run, secret = self.state.evidence, self.state.run, self.options.secret
         lines = [] if secret else lookup.poll(self.view, self.unit, run, self._fresh)
         if lines is None:
-            return _wait("reading the journal", Wake(pending=True))
+            return not_yet(self._holder_verdict, "reading the journal", Wake(pending=True))
         evidence = [make_evidence(holder, lines) for holder in self._fresh]
         return to_do(self._holder_verdict, plan, processes=evidence, **self._facts)
 
     def _kill_cgroup(self, host: Host) -> None:
-        """Kill the whole cgroup, if all that this reading found is left over in it."""
+        """Kill the whole cgroup, if this reading finds nothing but what is left over in it."""
         unseen = not self._foreign_holders and cgroup_kill.is_created_in_cgroup(self.unit, self._seen)
-        leftovers = not self._refusal and cgroup_kill.are_all_leftovers(self._fresh, self.unit)
+        again = self.state.rounds > MAX_RESPAWNS + 1 and not self._refusal
+        leftovers = again and cgroup_kill.are_all_leftovers(self._fresh, self.unit)
         if self._may_kill_cgroup and cgroup_kill.may_kill_cgroup(self.unit) and (unseen or leftovers):
             self.state.cgroup_kill.kill(host, self.unit, self._is_expected)
 
