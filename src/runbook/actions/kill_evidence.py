@@ -10,9 +10,8 @@ from runbook.errors import HostError
 from runbook.host.facts import Unit
 from runbook.host.holders import Holder
 from runbook.host.interface import HostView
-from runbook.host.queries import JournalTailQuery, Query
+from runbook.host.queries import JournalLine, JournalTailQuery, Query
 from runbook.spec.state import RunState
-from runbook.util.stdio import split_lines
 
 MAX_PIDS = 100
 """Processes whose last journal lines are read."""
@@ -20,17 +19,19 @@ MAX_PIDS = 100
 TIMEOUT = 2.0
 """Seconds for reading those lines: evidence is worth a moment, and no more."""
 
+Lines = tuple[JournalLine, ...]
+
 
 @dataclass
 class EvidenceLookup:
     """The query for the last journal lines of some processes."""
 
-    query: Query | None = None
+    query: Query[Lines] | None = None
     deadline: float = 0.0
     """When the query is given up, in seconds of the monotonic clock."""
 
-    def poll(self, view: HostView, unit: Unit, run: RunState, holders: Sequence[Holder]) -> list[str] | None:
-        """Return the lines, each with its PID before it; None while the journal is being read."""
+    def poll(self, view: HostView, unit: Unit, run: RunState, holders: Sequence[Holder]) -> Lines | None:
+        """Return the lines; None while the journal is being read."""
         now = view.clock.monotonic()
         if self.query is None:
             pids = tuple(holder.process.pid for holder in holders[:MAX_PIDS])
@@ -40,15 +41,14 @@ class EvidenceLookup:
         try:
             answer = view.query(self.query)
         except HostError:
-            return []  # Without its journal lines a process is killed all the same.
+            return ()  # Without its journal lines a process is killed all the same.
         if answer is None:
-            return None if now < self.deadline else []
-        return split_lines(answer.output) if answer.ok else []
+            return None if now < self.deadline else ()
+        return answer.value or ()
 
 
-def make_evidence(holder: Holder, lines: Sequence[str]) -> Mapping[str, Any]:
+def make_evidence(holder: Holder, lines: Lines) -> Mapping[str, Any]:
     """Return what is known of a process. Of its environment only the names: programs keep secrets in its values."""
-    prefix = f"{holder.process.pid}: "
-    own = [line.removeprefix(prefix) for line in lines if line.startswith(prefix)]
+    journal = [line.text for line in lines if line.pid == holder.process.pid]
     known = {**holder.evidence(), "environment": list(holder.process.environment)}
-    return {**known, "journal": own} if own else known
+    return {**known, "journal": journal} if journal else known

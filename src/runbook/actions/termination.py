@@ -362,7 +362,7 @@ class Termination:
 
     def _plan_with_evidence(self, plan: str) -> Finding:
         lookup, run, secret = self.state.evidence, self.state.run, self.options.secret
-        lines = [] if secret else lookup.poll(self.view, self.unit, run, self._fresh)
+        lines = () if secret else lookup.poll(self.view, self.unit, run, self._fresh)
         if lines is None:
             return not_yet(self._holder_verdict, "reading the journal", Wake(pending=True))
         evidence = [make_evidence(holder, lines) for holder in self._fresh]

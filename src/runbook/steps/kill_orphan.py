@@ -14,7 +14,6 @@ from runbook.host.holders import Holder
 from runbook.host.interface import Host, HostView
 from runbook.model import Finding, Verdict
 from runbook.spec.fields import Boolean, Pattern, PortList, PositiveSpan, TextField, TimeSpan, UnitName
-from runbook.spec.state import StepState
 from runbook.spec.step import FileModel, Step
 from runbook.util import regex
 
@@ -23,14 +22,14 @@ KILL_GRACE = 25.0
 
 
 class Expect(FileModel):
-    """What a process must be, to be ended. All that is given must match."""
+    """What a process must match to be killed. All that is given must match."""
 
     exe: TextField | None = Field(None, description="The path of its executable.")
-    user: TextField | None = Field(None, description="The user it runs as.")
+    user: TextField | None = Field(None, description="The user that it runs as.")
     command: Pattern | None = Field(None, description="A pattern to be found in its command line.")
 
     def find_mismatch(self, holder: Holder) -> str:
-        """Say what does not match, or nothing."""
+        """Return what does not match; empty if all does."""
         process = holder.process
         line = " ".join(process.command)
         if self.exe is not None and process.exe.removesuffix(" (deleted)") != self.exe:
@@ -43,28 +42,27 @@ class Expect(FileModel):
 
 
 class KillOrphan(Step[KillOrphanState]):
-    """End the processes that hold the port and belong to no service; then prove that they are gone.
+    """Kill the processes that hold the port and belong to no service; then prove that they are gone.
 
-    TERM, `grace`, KILL. It never signals a live service, a container, systemd, sshd, a terminal multiplexer,
-    this program or what started it, nor a client of the port: if one of those holds the port, nothing at all is
-    signalled, and the message says who it is.
+    TERM, `grace`, KILL. It never signals a live service, a container, systemd, sshd, a terminal multiplexer, this
+    program or a process that it was started from, nor a client of the port. If one of those holds the port, no process
+    at all is signalled, and the message names it.
     """
 
-    kind: ClassVar[str] = "kill-orphan"
-    inherited: ClassVar[tuple[str, ...]] = ("unit", "port")
-    required: ClassVar[tuple[str, ...]] = ("unit", "port")
-    state_type: ClassVar[type[StepState]] = KillOrphanState
     failure_verdict: ClassVar[Verdict] = Verdict.REFUSED_TO_KILL
 
-    unit: UnitName | None = Field(None, description="The unit that is to own the port.")
-    port: PortList = Field((), description="The port, or a list of ports, to be freed.")
-    signal: Literal["TERM", "INT", "QUIT", "HUP", "KILL"] = Field("TERM", description="The signal to begin with.")
-    grace: TimeSpan = Field(5.0, description="How long a process has before it gets KILL.")
-    expect: Expect | None = Field(None, description="What a process must be, to be ended: `exe`, `user`, `command`.")
-    leftovers: Boolean = Field(False, description="End also the processes of earlier invocations that hold no port.")
+    unit: UnitName = Field(description="The unit that is to own the port.")
+    port: PortList = Field(description="The port, or a list of ports, to be freed.")
+    signal: Literal["TERM", "INT", "QUIT", "HUP", "KILL"] = Field("TERM", description="The first signal.")
+    grace: TimeSpan = Field(5.0, description="How long a process may take to exit before it gets KILL.")
+    expect: Expect | None = Field(
+        None, description="What a process must match to be killed: `exe`, `user`, `command`; all that are given."
+    )
+    leftovers: Boolean = Field(False, description="Kill also processes of earlier invocations that hold no port.")
     timeout: PositiveSpan | None = Field(
         None,
-        description="How long one try may take; by default `grace` and 25s. Where it ends first, nothing gets KILL.",
+        description="How long one try may take; `grace` and 25s by default. If it is shorter than `grace`, no process "
+        "gets KILL.",
     )
 
     def check(self, view: HostView, state: KillOrphanState) -> Finding:
@@ -84,7 +82,6 @@ class KillOrphan(Step[KillOrphanState]):
 
     @property
     def _options(self) -> KillOptions:
-        assert self.unit is not None
         mismatch = self.expect.find_mismatch if self.expect is not None else lambda _: ""
         # A `timeout` that ends before the grace means that the process is to be spared.
         kill = self.timeout is None or self.timeout > self.grace
