@@ -1,4 +1,7 @@
-"""A run leaves what it was started in, where that would take it along: a login, or a unit that it acts on."""
+"""Before a run begins: do its units exist, what depends on them, and does the run have to leave where it was started.
+
+A run that was started in a login session, or inside a unit that it acts on, would be stopped together with that.
+"""
 
 from __future__ import annotations
 
@@ -12,21 +15,21 @@ from runbook.model import Deadline, Wake
 from runbook.spec.step import Runbook
 
 SCOPE_TIMEOUT = 5.0
-"""Seconds for systemd to make a scope."""
+"""Seconds for systemd to create a scope."""
 
 
 @dataclass(frozen=True)
 class ScopeMove:
-    """What a run has left, if it was in anything that it had to leave; and what is doubtful, where it could not."""
+    """The session or unit that the run left, if any, and the warning if it could not leave."""
 
     left_unit: str = ""
     warning: str = ""
 
 
 def move_to_scope(host: Host, waiter: Waiter, book: Runbook, name: str) -> ScopeMove:
-    """Go into a scope of one's own, called by `name`, where there is anything to leave.
+    """Move this program to a scope of its own, if it is in a login session or in a unit that the run acts on.
 
-    Raises NotBegun where it stays inside a unit that the run acts on, and Interrupted.
+    Raises NotBegun if it stays inside such a unit, and Interrupted.
     """
     around = _find_enclosing_unit(host, book)
     place = around.name if around is not None else host.find_login()
@@ -47,15 +50,15 @@ def move_to_scope(host: Host, waiter: Waiter, book: Runbook, name: str) -> Scope
 
 
 def is_main_of_stopped_unit(view: HostView, book: Runbook) -> bool:
-    """Whether this very program is the main process of a unit that the run would stop: no scope saves that one."""
+    """True if this program is the main process of a unit that the run would stop: a scope would not prevent that."""
     try:
         return any(view.is_main(unit) for unit in _find_stopped_units(view, book))
     except HostError:
-        return False  # What keeps the units from being looked at keeps the run from beginning, too.
+        return False  # If the units cannot be read, the run does not begin.
 
 
 def _enter_scope(host: Host, waiter: Waiter, name: str) -> str:
-    """Go, and say why that did not work; mostly nothing."""
+    """Move to a scope. Return why that failed, or an empty text."""
     try:
         ref = host.start_scope(name)
         deadline = Deadline.after(host.clock, SCOPE_TIMEOUT)
@@ -63,16 +66,16 @@ def _enter_scope(host: Host, waiter: Waiter, name: str) -> str:
             waiter.wait(Wake(units=frozenset({ref.unit})), deadline)
     except HostError as error:
         return error.message
-    return "" if result is JobResult.DONE else f"systemd did not make {ref.unit} ({result or 'no answer'})"
+    return "" if result is JobResult.DONE else f"systemd did not create {ref.unit} ({result or 'no answer'})"
 
 
 def _find_enclosing_unit(view: HostView, book: Runbook) -> Unit | None:
-    """Give the unit that this program runs inside of and that the run would stop."""
+    """Return the unit that this program runs in and that the run would stop."""
     return next((u for u in _find_stopped_units(view, book) if view.is_inside(u) or view.is_main(u)), None)
 
 
 def _find_stopped_units(view: HostView, book: Runbook) -> list[Unit]:
-    """Give the units that the run may stop: those it acts on, and those that are stopped along with them."""
+    """Return the units that the run may stop: those it changes, and those that systemd stops together with them."""
     names = _find_changed_units(book) | find_dependents(view, book).keys()
     return [view.unit(name, max_age=SHARED_READ_AGE) for name in sorted(names)]
 
@@ -87,9 +90,9 @@ def _outside_command(unit: Unit) -> str:
 
 
 def find_dependents(view: HostView, book: Runbook) -> dict[str, str]:
-    """Name what is up and needs a unit that the runbook changes, with that unit.
+    """Return the units that are up and need a unit that the runbook changes, each with the latter.
 
-    systemd stops it with that one, and a start of that one does not bring it back (systemd.unit(5), Requires=).
+    systemd stops them with that unit and does not start them with it again (systemd.unit(5), Requires=).
     """
     try:
         named = {view.unit(name, max_age=SHARED_READ_AGE).name for step in book.walk() for name in step.units()}
@@ -102,12 +105,12 @@ def find_dependents(view: HostView, book: Runbook) -> dict[str, str]:
                     found[other] = of
                     left.append((other, of))
     except HostError:
-        return {}  # Whether the units can be looked at is for the steps to say.
+        return {}  # The steps will report that the units cannot be read.
     return found
 
 
 def find_stopped_dependents(view: HostView, needing: Mapping[str, str]) -> list[str]:
-    """Say what of that is down now, in sentences."""
+    """Return a sentence for each of these units that is down now."""
     try:
         units = {name: view.unit(name) for name in needing}
     except HostError:
@@ -121,7 +124,7 @@ def find_stopped_dependents(view: HostView, needing: Mapping[str, str]) -> list[
 
 
 def check_units_exist(view: HostView, book: Runbook) -> list[str]:
-    """Give what is doubtful, in sentences. Raises NotBegun for what is sure to go wrong before anything is touched."""
+    """Return a sentence for each doubtful unit name. Raises NotBegun if a unit is missing and no step creates it."""
     could_come, doubts = False, dict[str, str]()
     for step in book.walk():
         could_come = could_come or step.may_create_units
@@ -132,7 +135,7 @@ def check_units_exist(view: HostView, book: Runbook) -> list[str]:
             near = view.find_similar_unit(name)
             if not could_come:
                 user = " --user" if unit.of_user else ""
-                nearly = f"systemctl{user} list-unit-files '{unit.name.split('.')[0][:4]}*' lists what is near"
+                nearly = f"systemctl{user} list-unit-files '{unit.name.split('.')[0][:4]}*' lists similar names"
                 raise NotBegun(
                     f"cannot begin: {unit.describe_not_found()}",
                     hint=f"did you mean {near}?" if near else nearly,

@@ -1,4 +1,4 @@
-"""Lets a check that was written for the new version speak of the earlier one, and says where it cannot."""
+"""Rewrites checks of the new version for the previous one, so that a rollback can use them."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from runbook.spec.step import Step
 from runbook.template import Reference, Template, rewrite
 
 VERSION_TEXT_FIELDS = ("name", "expect")
-"""Fields that speak of a version in so many words."""
+"""Fields whose text may contain a version: all of the text is rewritten."""
 
 PATTERN_FIELDS = ("pattern", "body", "expect_output")
-"""Fields that are looked for in an answer."""
+"""Fields that are patterns: a version in them is written as a pattern writes it."""
 
 UNVERSIONED_FIELDS = ("id", "unit", "when")
-"""Fields of a check in which no version is looked for: what they name is there under that name, whatever serves."""
+"""Fields that stay as they are: what they name has this name whichever version serves."""
 
 
 def map_previous_versions(updates: Iterable[Mapping[str, Any]]) -> tuple[dict[str, str], set[str]]:
-    """Lead each new version back to the earlier one; and give those of which it is not known which one that is."""
+    """Return the previous version of each new one, and the new ones whose previous version is ambiguous."""
     found: dict[str, set[str]] = {}
     for facts in updates:
         if facts["from"]:
@@ -34,17 +34,19 @@ def map_previous_versions(updates: Iterable[Mapping[str, Any]]) -> tuple[dict[st
 
 @dataclass
 class VersionRewriter:
-    """Changes the fields of one step. `kept` are those that name a new version themselves, and stay as they are.
+    """Rewrites the fields of one step.
 
-    A command, an address or a path may hold a version's digits for another reason, and a shell reads what stands in
-    it. So there only a value that a template puts in is changed, and only where it is quoted, or needs no quotes.
+    A command, a URL or a path may contain a version's digits for another reason, and a shell may interpret them. So in
+    these only a value that a template inserts is replaced, and only if it is quoted or needs no quotes.
     """
 
     versions: Mapping[str, str]
+    """The previous version of each new one."""
     unchanged: dict[str, str] = field(default_factory=dict)
+    """The YAML keys that contain a new version themselves and were left as they are, with that version."""
 
     def text(self, text: str, name: str) -> str:
-        """Give a text that stands in the field `name`, whole."""
+        """Return the rewritten text of the field `name`."""
         if name in VERSION_TEXT_FIELDS or name in PATTERN_FIELDS:
             return rewrite_versions(text, self.versions, pattern=name in PATTERN_FIELDS)
         named = (new for new in self.versions if "." in new and rewrite_versions(text, {new: ""}) != text)
@@ -53,13 +55,13 @@ class VersionRewriter:
         return text
 
     def value(self, value: str, name: str, references: Iterable[Reference], *, quoted: bool) -> str:
-        """Give a value that a template puts into the field `name`."""
+        """Return the replacement of a value that a template inserts in the field `name`."""
         old = self.versions.get(value)
         if old is None or name in VERSION_TEXT_FIELDS or name in PATTERN_FIELDS:
-            return value  # Of those the whole text is changed.
+            return value  # `text` rewrites all of it.
         if not quoted and not re.fullmatch(r"\w[\w.+~-]*", old, re.ASCII) and shlex.quote(old) != old:
-            return value  # It is what a program printed, and a shell may read it here.
-        # A version without a dot is any number, unless it is asked for as a version.
+            return value  # A program printed it, and here a shell would interpret it.
+        # A version without a dot could be any number, unless the template refers to it as a version.
         asked = all(name.root == "steps" and name.path[-1:] == ("to",) for name in references)
         return old if "." in value or asked else value
 
@@ -67,9 +69,9 @@ class VersionRewriter:
 def rewrite_step(
     step: Step[Any], versions: Mapping[str, str], names: Iterable[str]
 ) -> tuple[Step[Any], dict[str, str]]:
-    """Let a step speak of the earlier version, in the fields `names`; and give those that name a new one all the same.
+    """Return the step with the previous versions in the fields `names`.
 
-    They lead to the version that they name.
+    Also returns the YAML keys that contain a new version and could not be rewritten, with that version.
     """
     change = VersionRewriter(versions)
     read = {name: rewrite(getattr(step, name), change, name) for name in names if name not in UNVERSIONED_FIELDS}
@@ -77,7 +79,7 @@ def rewrite_step(
 
 
 def find_named_updates(expect: str | None) -> set[str] | None:
-    """Give the updates whose `to` an `expect` asks for; None for one that is whole, and asks for nothing."""
+    """Return the updates whose `to` an `expect` refers to; None if it is no template."""
     if not isinstance(expect, Template):
         return None
     return {name.path[0] for name in expect.references if name.root == "steps" and name.path[1:] == ("to",)}

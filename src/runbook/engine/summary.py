@@ -1,4 +1,4 @@
-"""The last words of a run: what runs now, and what a person may do next."""
+"""The end of a run for people: what runs now, and what to do next."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ from runbook.model import Deadline, Port, Verdict, Wake
 from runbook.spec.state import RunState
 from runbook.spec.step import ReplacesVersion, Runbook, Step
 
-_WHY_IT_ENDED = "{journalctl} -u {unit} -n 30 tells why"
+_WHY_IT_ENDED = "{journalctl} -u {unit} -n 30 shows why"
 _THEN = "then {systemctl} reset-failed {unit} and {systemctl} restart {unit}"
-_END_IT = f"end it by hand if it may go, {_THEN}"
-_BRING_IN = f"bring {{to}} in by hand, {_THEN}"
-_WHO_ACTS = "ask who else acts on {unit}: {systemctl} list-jobs shows what is asked now, {journalctl} -u {unit} when"
-_ASK_THEM = "ask whoever is named there what they want of {unit}, then run this again"
+_END_IT = f"kill it by hand if it is not needed, {_THEN}"
+_BRING_IN = f"install {{to}} by hand, {_THEN}"
+_WHO_ACTS = "find out who else acts on {unit}: {systemctl} list-jobs shows jobs, {journalctl} -u {unit} earlier ones"
+_ASK_THEM = "agree with the requester named there on what {unit} is to do, then run this again"
 
 ADVICE: Mapping[Verdict, str] = {
-    Verdict.NOT_LISTENING: "ss -tlnp shows what {unit} listens on instead, {journalctl} -u {unit} -n 30 what it says",
-    Verdict.ORPHAN_HOLDS_PORT: "a `remediate` with kill-orphan among its fixes mends this",
-    Verdict.LEFTOVER_HOLDS_PORT: "a `remediate` with kill-orphan among its fixes mends this",
+    Verdict.NOT_LISTENING: "ss -tlnp shows where {unit} listens instead, {journalctl} -u {unit} -n 30 its log",
+    Verdict.ORPHAN_HOLDS_PORT: "a `remediate` step with kill-orphan as a fix solves this",
+    Verdict.LEFTOVER_HOLDS_PORT: "a `remediate` step with kill-orphan as a fix solves this",
     Verdict.OTHER_UNIT_HOLDS_PORT: "stop that service, or give one of the two another port",
     Verdict.STILL_STARTING: "{again}; {journalctl} -u {unit} -f shows what it is doing",
     Verdict.CRASH_LOOP: _WHY_IT_ENDED,
@@ -33,36 +33,36 @@ ADVICE: Mapping[Verdict, str] = {
     Verdict.UNIT_FAILED: _WHY_IT_ENDED,
     Verdict.UNIT_EXITED: _WHY_IT_ENDED,
     Verdict.CONDITION_NOT_MET: "{systemctl} status {unit} names the condition",
-    Verdict.UNIT_MASKED: "somebody wants it down; {systemctl} unmask {unit} if that is over",
+    Verdict.UNIT_MASKED: "if it may run again, {systemctl} unmask {unit}",
     Verdict.UNIT_NOT_FOUND: "{systemctl} list-unit-files shows what there is",
     Verdict.UNIT_CHANGED: _WHO_ACTS,
     Verdict.JOB_FAILED: _WHY_IT_ENDED,
     Verdict.JOB_TIMEOUT: "{systemctl} list-jobs shows what it waits for",
     Verdict.JOB_CANCELED: _WHO_ACTS,
-    Verdict.JOB_DEPENDENCY: "{systemctl} --failed shows which of those it needs is down",
-    Verdict.PROBE_FAILED: "{journalctl} -u {unit} -n 30 shows what it said meanwhile",
-    Verdict.NOT_NOTIFYING: "its Type= promises that it says when it is ready (sd_notify): see {systemctl} cat {unit}; "
-    "what NotifyAccess= refuses stands in {journalctl} -u {unit} -n 30",
+    Verdict.JOB_DEPENDENCY: "{systemctl} --failed shows which of the units that it needs failed",
+    Verdict.PROBE_FAILED: "{journalctl} -u {unit} -n 30 shows what it logged meanwhile",
+    Verdict.NOT_NOTIFYING: "its Type= requires that it reports when it is ready (sd_notify): see {systemctl} cat "
+    "{unit}; {journalctl} -u {unit} -n 30 shows what NotifyAccess= refused",
     Verdict.OLD_CODE_SERVING: "{systemctl} restart {unit}, or a `restart` step before this one",
 }
-"""What to do about what was found, where a sentence can tell. The reason of the step stands before it."""
+"""What to do next, by verdict. It is shown after the reason of the step."""
 
 
 def describe_running(view: HostView, book: Runbook, outcomes: Iterable[Outcome]) -> str:
-    """Say what runs at the end of a run that went well."""
+    """Return what runs at the end of a successful run."""
     if book.unit is None:
         return "all steps hold"
     try:
         unit = view.unit(book.unit)
     except HostError as error:
-        return f"what runs now cannot be told: {error.message}"
+        return f"what runs now is not known: {error.message}"
     told = [*outcomes]
     at, version = _find_installed(told)
     began = any(
         o.verdict is Verdict.JOB_DONE and o.evidence.get("InvocationID") == unit.invocation_id for o in told[at:]
     )
     serves = unit.main_pid and (began or any(o.verdict is Verdict.VERSION_OK for o in told[at:]))
-    # What was started before the update may be the old version still.
+    # A process that was started before the update may still be the old version.
     runs = f"runs {version}" if version and serves else f"is {unit.state}"
     pid = f", PID {unit.main_pid}" if unit.main_pid else ""
     installed = f"; {version} is installed" if version and not serves else ""
@@ -75,16 +75,16 @@ def describe_running(view: HostView, book: Runbook, outcomes: Iterable[Outcome])
 
 
 def _find_installed(outcomes: list[Outcome]) -> tuple[int, str]:
-    """Say which version the last update left, and how many steps had ended by then."""
+    """Return how many steps had ended when the last update had, and the version that it left."""
     known = (Verdict.UPDATED, Verdict.UP_TO_DATE)
     updates = [(at, str(o.evidence["to"])) for at, o in enumerate(outcomes, 1) if o.verdict in known]
     return updates[-1] if updates else (0, "")
 
 
 def describe_state_left(view: HostView, book: Runbook, *steps: Step[Any]) -> str:
-    """Say in what state a run leaves its units and their ports, by both witnesses: of `steps`, or of the runbook.
+    """Return the state in which a run leaves units and ports: those of `steps`, or else those of the runbook.
 
-    Empty where neither names a unit.
+    The state is that of systemd and of the kernel. Empty if there is no unit.
     """
     ports: dict[str, tuple[Port, ...]] = {}
     for one in (one for step in steps for one in step.walk()):
@@ -95,7 +95,7 @@ def describe_state_left(view: HostView, book: Runbook, *steps: Step[Any]) -> str
     try:
         return "; ".join(_describe_state(view, view.unit(name), ports[name]) for name in ports)
     except HostError as error:
-        return f"what runs now cannot be told: {error.message}"
+        return f"what runs now is not known: {error.message}"
 
 
 def _describe_state(view: HostView, unit: Unit, ports: Iterable[Port]) -> str:
@@ -107,11 +107,11 @@ def _describe_state(view: HostView, unit: Unit, ports: Iterable[Port]) -> str:
 
 
 def find_advice(view: HostView, outcome: Outcome, step: Step[Any] | None, book: Runbook, run: str = "") -> str:
-    """Say what to do next about a step that failed; empty where its own reason says it.
+    """Return what to do next about a step that failed; empty if its reason says that already.
 
-    `run` is the id of a run that can be gone on with.
+    `run` is the id of a run that can be resumed.
     """
-    # What was found before a fix is of no account where what the fix started was left alone.
+    # If the fix started a unit that is still starting, what was found before the fix no longer matters.
     verdict = outcome.verdict if outcome.still_starting else outcome.evidence.get("found", outcome.verdict)
     text = next((text for known, text in ADVICE.items() if known == verdict), "")
     units = [name for one in step.walk() for name in one.units()] if step is not None else []
@@ -124,30 +124,30 @@ def find_advice(view: HostView, outcome: Outcome, step: Step[Any] | None, book: 
     if not text or ("{unit}" in text and unit is None):
         return ""
     if verdict in (Verdict.ORPHAN_HOLDS_PORT, Verdict.LEFTOVER_HOLDS_PORT) and outcome.id.startswith(ROLLBACK_PREFIX):
-        text = _END_IT  # A roll back carries out no fix.
+        text = _END_IT  # A rollback carries out no fix.
     elif verdict in (Verdict.ORPHAN_HOLDS_PORT, Verdict.LEFTOVER_HOLDS_PORT) and step and step.remedy() is not None:
-        return "end it by hand if it may go, then run this again"  # The fix has tried that, or was refused.
+        return "kill it by hand if it is not needed, then run this again"  # The fix tried that, or was refused.
     if verdict in (Verdict.ORPHAN_HOLDS_PORT, Verdict.LEFTOVER_HOLDS_PORT) and ".check." in outcome.id:
-        return "runbook apply, called like this, carries out the fix"
+        return "runbook apply with the same arguments carries out the fix"
     known = _find_unit(view, unit)
     if verdict == Verdict.OTHER_UNIT_HOLDS_PORT and known is not None and known.is_umbrella:
-        return "name that service as `unit` in the runbook, if it is the one that is meant"
+        return "name that service as `unit` in the runbook, if that is the one you mean"
     user = " --user" if known is not None and known.of_user else ""
-    again = f"runbook resume {run} waits on" if run else "runbook check, called like this run, looks again"
+    again = f"runbook resume {run} continues to wait" if run else "runbook check checks again"
     return text.format(unit=unit, to=to, systemctl=f"systemctl{user}", journalctl=f"journalctl{user}", again=again)
 
 
 def resume_command(run: str) -> str:
-    """Name the command that goes on with a run."""
+    """Return the command that resumes a run."""
     return f"runbook resume {run}"
 
 
 def describe_start(view: HostView, book: Runbook) -> str:
-    """Say how the runbook's unit comes up again, where a run that found it up leaves it down."""
+    """Return how to start the runbook's unit, if it is down and can be started."""
     unit = _find_unit(view, book.unit)
     if unit is None or unit.is_running or unit.load_state is not LoadState.LOADED:
         return ""
-    return f"{unit.systemctl_command(JobVerb.START)} brings it up"
+    return f"{unit.systemctl_command(JobVerb.START)} starts it"
 
 
 def _find_unit(view: HostView, name: str | None) -> Unit | None:
@@ -171,19 +171,18 @@ JOURNAL_VERDICTS = frozenset(
         Verdict.JOB_TIMEOUT,
     }
 )
-"""What the unit itself may have said a word about."""
-
+"""Verdicts for which the journal of the unit may show the reason."""
 
 TAIL_QUERY_TIMEOUT = 2.0
-"""Seconds for the journal to be read."""
+"""Seconds for reading the journal."""
 
 
 def read_journal_tail(
     view: HostView, waiter: Waiter, run: RunState, step: Step[Any], verdict: Verdict | None, since: float
 ) -> Mapping[str, list[str]]:
-    """Give what the step's unit has written into the journal since a moment (in seconds since the epoch), as evidence.
+    """Return as evidence what the step's unit wrote to the journal since a moment (in seconds since the epoch).
 
-    Nothing where it has written nothing, or that cannot be read: a failure is told all the same. Raises Interrupted.
+    Empty if it wrote nothing, or the journal cannot be read: the failure is reported anyway. Raises Interrupted.
     """
     if verdict not in JOURNAL_VERDICTS or step.secret or not step.units():
         return {}

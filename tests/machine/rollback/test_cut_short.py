@@ -102,7 +102,7 @@ def test_somebody_stops_the_new_version(stage: Stage) -> None:
     expected = rf"back app.service was stopped by {SOMEBODY}, which is not overridden, so nothing was rolled back"
     assert re.search(expected, told), told
     assert "now app.service is inactive" in told
-    assert "next ask who" in told  # Who else acts, or whoever is named there.
+    assert "next find out who" in told or "next agree with the requester" in told
 
 
 def test_somebody_stops_the_earlier_version(stage: Stage) -> None:

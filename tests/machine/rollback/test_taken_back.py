@@ -146,7 +146,7 @@ def test_the_earlier_version_cannot_be_installed(stage: Stage) -> None:
     told = not_rolled_back(stage, run)
     assert "failed at wait-ready: crash-loop; the roll back failed at update: update-failed" in told
     assert f"back lib was not taken back to {OLD}, app is at {NEW}, not back at {OLD}" in told
-    assert f"next bring {OLD} in by hand, then systemctl reset-failed app.service and systemctl restart" in told
+    assert f"next install {OLD} by hand, then systemctl reset-failed app.service and systemctl restart" in told
     assert "no package app-1.0.0 in the index" in told
     assert stage.installed == [NEW, NEW]
     assert "app.service is" in run.last["now"]
@@ -161,7 +161,7 @@ def test_the_earlier_version_does_not_come_up(stage: Stage) -> None:
     assert "the roll back failed at wait-ready: crash-loop" in told
     assert f"back app is back at {OLD} now app.service is" in told
     assert "cannot read the configuration: it is of a later version" in told
-    assert "next journalctl -u app.service -n 30 tells why" in told
+    assert "next journalctl -u app.service -n 30 shows why" in told
 
 
 def test_the_earlier_version_is_not_proved(stage: Stage) -> None:
@@ -180,7 +180,7 @@ def test_an_earlier_version_that_is_slow_is_waited_for(stage: Stage) -> None:
     told = stage.told(run)
     assert "still-starting: it had failed at wait-ready: crash-loop; the earlier version was left alone" in told
     assert f"back app is back at {OLD}" in told
-    assert f"next runbook resume {run.last['run']} waits on" in told
+    assert f"next runbook resume {run.last['run']} continues to wait" in told
     stage.no_more("slow")
     until(lambda: stage.serves, "it to serve")
     done = stage.machine.run(["runbook", "resume"], check=False)
@@ -199,7 +199,8 @@ def test_an_orphan_of_the_new_version_holds_the_port(stage: Stage) -> None:
     assert f'"app": "{NEW}"' in stage.serves
     assert f"back app is back at {OLD} now app.service is" in told
     assert "port 8070 is held by PID" in run.last["now"]
-    assert "next end it by hand if it may go, then systemctl reset-failed app.service and systemctl restart" in told
+    advice = "next kill it by hand if it is not needed, then systemctl reset-failed app.service and systemctl restart"
+    assert advice in told
     # And that is what mends it.
     stage.sh("systemctl stop stray.scope; systemctl reset-failed app.service; systemctl restart app.service")
     until(lambda: stage.serves == SERVES_OLD, "the earlier version to serve")

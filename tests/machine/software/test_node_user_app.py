@@ -116,7 +116,7 @@ def test_a_release_that_dies_at_once(app: Machine) -> None:
     assert (run.exit, run.last["status"]) == (1, "failed"), run.last
     assert (HOLDER, "failed", "crash-loop") in run.verdicts
     assert run.step(HOLDER)["reason"].endswith("exited with status 3")
-    assert run.last["hint"] == "journalctl --user -u notes.service -n 30 tells why"
+    assert run.last["hint"] == "journalctl --user -u notes.service -n 30 shows why"
     back = carry_out(app, "apply", "--set", f"version={OLD}")
     assert back.exit == 0, back.last
     assert_the_unit_serves_alone(app, OLD)

@@ -202,7 +202,7 @@ def test_a_server_process_that_outlived_its_postmaster(server: Machine) -> None:
     run = book(server)
     assert (run.exit, run.last["status"]) == (1, "failed"), run.last
     assert run.step("remediate")["verdict"] == "not-fixed"
-    assert run.last["hint"] == f"journalctl -u {pg.unit(server)} -n 30 tells why"
+    assert run.last["hint"] == f"journalctl -u {pg.unit(server)} -n 30 shows why"
     assert "pre-existing shared memory block" in server.run(["journalctl", "-u", pg.unit(server), "-n", "20"]).stdout
     server.run(["kill", "-INT", busy])
     until(lambda: server.run(["test", "-e", f"/proc/{busy}"], check=False).returncode, "the query to end")

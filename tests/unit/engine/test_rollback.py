@@ -250,9 +250,7 @@ def test_it_stops_at_what_cannot_be_taken_back_and_says_how_far_it_came() -> Non
     )
     told = f"one was not taken back to {OLD}, two is at {NEW}, not back at {OLD}, three is back at {OLD}"
     assert end.back == told
-    assert (
-        end.hint == f"bring {OLD} in by hand, then systemctl reset-failed gw.service and systemctl restart gw.service"
-    )
+    assert end.hint == f"install {OLD} by hand, then systemctl reset-failed gw.service and systemctl restart gw.service"
 
 
 def test_an_earlier_version_that_still_starts_is_left_alone() -> None:
@@ -324,7 +322,7 @@ def test_nor_is_one_that_a_fix_came_upon() -> None:
     end, events = run(made.machine, *_book("one"), mends, rollback="auto")
     assert (str(end.status), end.verdict) == ("failed", "not-fixed")
     assert end.back == "gw.service was stopped by something else, which is not overridden, so nothing was rolled back"
-    assert end.hint.startswith("ask who else acts on gw.service")
+    assert end.hint.startswith("find out who else acts on gw.service")
     assert not undone(events)
 
 

@@ -27,13 +27,13 @@ def test_a_failed_run_tells_how_things_stand_and_what_to_do() -> None:
     end, events = run(down(n_restarts=2), step("wait-ready"))
     assert (end.step, end.verdict) == ("wait-ready", "unit-failed")
     assert end.now == "gw.service is failed, 2 restarts; no process listens on port 80"
-    assert end.hint == "journalctl -u gw.service -n 30 tells why"
+    assert end.hint == "journalctl -u gw.service -n 30 shows why"
     assert {"step", "verdict", "now", "hint"} <= events[-1].data.keys()
 
 
 def test_the_journal_of_a_users_own_unit_is_his_managers() -> None:
     end, _ = run(down(of_user=True), step("wait-ready"))
-    assert end.hint == "journalctl --user -u gw.service -n 30 tells why"
+    assert end.hint == "journalctl --user -u gw.service -n 30 shows why"
 
 
 def test_a_remediation_advises_on_what_its_check_still_finds() -> None:
@@ -49,7 +49,7 @@ def test_nobody_is_advised_to_stop_the_server_for_the_roof_over_it() -> None:
     machine.processes = {981: process(981, name="db", cgroup="/system.slice/db.service")}
     listen(machine, 981, "0.0.0.0:80")
     end, _ = run(machine, step("verify-port-owner"))
-    assert end.hint == "name that service as `unit` in the runbook, if it is the one that is meant"
+    assert end.hint == "name that service as `unit` in the runbook, if that is the one you mean"
 
 
 def test_a_remediation_that_failed_is_not_advised_to_remediate() -> None:
@@ -67,7 +67,7 @@ def test_what_is_still_starting_after_a_fix_is_to_be_waited_for() -> None:
     ended = Outcome("remediate", "remediate", StepStatus.FAILED, Verdict.STILL_STARTING, "x", evidence=facts)
     machine = FakeMachine(units={"gw.service": unit()})
     said = find_advice(machine, replace(ended, still_starting=True), mends, book, "run-1")
-    assert said.startswith("runbook resume run-1 waits on; journalctl -u gw.service -f"), said
+    assert said.startswith("runbook resume run-1 continues to wait; journalctl -u gw.service -f"), said
 
 
 @pytest.mark.parametrize("verdict", [Verdict.UNIT_CHANGED, Verdict.JOB_CANCELED])
@@ -79,11 +79,11 @@ def test_who_is_known_to_act_is_to_be_asked(verdict: Verdict) -> None:
     ended = Outcome("restart", "restart", StepStatus.FAILED, verdict, "x", evidence=facts)
     assert (
         find_advice(machine, ended, restart, book)
-        == "ask whoever is named there what they want of gw.service, then run this again"
+        == "agree with the requester named there on what gw.service is to do, then run this again"
     )
     for others in ({}, {"asked-by": [{**facts["asked-by"][0], "own": True}]}):
         unknown = find_advice(machine, replace(ended, evidence=others), restart, book)
-        assert unknown.startswith("ask who else acts on gw.service: systemctl list-jobs"), unknown
+        assert unknown.startswith("find out who else acts on gw.service: systemctl list-jobs"), unknown
 
 
 def test_a_machine_that_does_not_answer_is_said_to_be_unknown(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -99,7 +99,7 @@ def test_a_machine_that_does_not_answer_is_said_to_be_unknown(monkeypatch: pytes
     machine.on_command = breaks
     end, _ = run(machine, step("run", run="false"))
     assert end.verdict == "command-failed"
-    assert end.now == "what runs now cannot be told: systemd does not answer"
+    assert end.now == "what runs now is not known: systemd does not answer"
 
 
 def test_what_the_unit_wrote_last_stands_beside_the_failure() -> None:

@@ -167,7 +167,7 @@ def test_an_interruption_says_where_and_how_the_unit_comes_up_again() -> None:
         "  were not run",
         "  now   gw.service is inactive (dead); no process listens on port 80",
         "  next  runbook resume run-1 goes on from there; systemctl start gw.service",
-        "        brings it up until then",
+        "        starts it until then",
     ]
 
 
@@ -190,8 +190,8 @@ def test_a_remediation_does_not_say_again_what_its_check_has_just_said() -> None
         "",
         "failed at remediate: not-fixed",
         "  now   gw.service is active (running), PID 100; no process listens on port 80",
-        "  next  ss -tlnp shows what gw.service listens on instead, journalctl -u",
-        "        gw.service -n 30 what it says",
+        "  next  ss -tlnp shows where gw.service listens instead, journalctl -u",
+        "        gw.service -n 30 its log",
     ]
 
 
@@ -211,8 +211,8 @@ def test_a_long_wait_says_in_a_log_what_it_waits_for_and_how_long_it_may_last() 
         "",
         "still-starting: the unit was left alone; nothing was fixed",
         "  now   gw.service is active (running), PID 100; no process listens on port 80",
-        "  next  runbook resume run-1 waits on; journalctl -u gw.service -f shows what it",
-        "        is doing",
+        "  next  runbook resume run-1 continues to wait; journalctl -u gw.service -f",
+        "        shows what it is doing",
     ]
 
 
