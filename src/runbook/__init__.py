@@ -1,1 +1,1 @@
-"""Upgrade a systemd service, and believe it only when systemd and the kernel agree."""
+"""Upgrade a systemd service, and report success only if systemd and the kernel agree."""

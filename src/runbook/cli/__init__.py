@@ -1,13 +1,14 @@
-"""The command line: the only room that reads argv, prints, and chooses the exit status.
+"""The command line: the only folder that reads argv, prints, and chooses the exit status.
 
-options.py     options, and how a person is spoken to
-arguments.py   from the words of a command line to a runbook
-output.py      text or JSON lines
-runs.py        apply, check, resume
-reference.py   validate, schema, steps
+runs.py        apply, check, validate, resume
 past_runs.py   history, show
+reference.py   schema, steps
+tables.py      the tables of `runbook steps`
+arguments.py   from the arguments to a runbook
+options.py     arguments and options that several commands share
+output.py      text or JSON lines, messages and errors
 
-What only some commands need is imported where they need it: `--help` loads neither D-Bus nor pydantic.
+Modules that only some commands need are imported inside functions: `--help` loads neither D-Bus nor pydantic.
 """
 
 from __future__ import annotations
@@ -21,12 +22,12 @@ import typer
 
 from runbook import errors
 from runbook.cli import past_runs, reference, runs
-from runbook.cli.options import print_error, print_message, print_result, program_version
+from runbook.cli.options import program_version
+from runbook.cli.output import print_error, print_message, print_result
 from runbook.util import stdio
 
 app = typer.Typer(
     name="runbook",
-    help="Upgrade a systemd service, and believe it only when systemd and the kernel agree.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -35,7 +36,7 @@ app = typer.Typer(
 )
 
 
-def _version(wanted: bool) -> None:
+def _print_version(wanted: bool) -> None:
     if wanted:
         print_result(f"runbook {program_version()}")
         raise typer.Exit
@@ -44,16 +45,17 @@ def _version(wanted: bool) -> None:
 @app.callback()
 def options(
     version: Annotated[
-        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and exit.")
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit.")
     ] = False,
 ) -> None:
-    """Upgrade a systemd service, and believe it only when systemd and the kernel agree."""
+    """Upgrade a systemd service, and report success only if systemd and the kernel agree."""
 
 
+# In the order of `--help`.
 for command in (
     runs.apply,
     runs.check,
-    reference.validate,
+    runs.validate,
     runs.resume,
     past_runs.history,
     past_runs.show,
@@ -64,19 +66,20 @@ for command in (
 
 
 def main() -> None:
-    """Be the command `runbook`."""
-    # What is loaded stays: there is no garbage among it to be looked for.
+    """Run the command `runbook`."""
+    # The modules loaded at the start hold no garbage: a collection would only take time.
     gc.disable()
-    # Until a run takes it, Ctrl-C ends the program as SIGTERM does: at once, and with nothing touched.
+    # Until a run installs its own handler, Ctrl-C ends the program at once, as SIGTERM does: nothing was changed yet.
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     stdio.open_missing_streams()
-    status = _status()
+    status = _run_app()
     stdio.flush_streams()
-    gc.freeze()  # Nor at the end, when Python looks for some all the same: that takes 20 ms.
+    gc.freeze()  # Python collects once more at exit, although it is disabled: 20 ms.
     sys.exit(status)
 
 
-def _status() -> int | str | None:
+def _run_app() -> int | str | None:
+    """Run the command and return its exit status."""
     try:
         app()
     except SystemExit as end:

@@ -1,4 +1,4 @@
-"""From the words of a command line to a runbook and the manager that it is for."""
+"""From the arguments of a command to a runbook and the manager that it is for."""
 
 from __future__ import annotations
 
@@ -6,20 +6,25 @@ import contextlib
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 from runbook import errors
-from runbook.cli.options import print_message, wrap
+from runbook.cli.output import print_message, wrap
 from runbook.util.wording import describe_error
 
 if TYPE_CHECKING:
     from runbook.document import Source
+    from runbook.host.systemd.addresses import ManagerScope
     from runbook.records.history import RunRecord
     from runbook.spec.step import Runbook
 
 
 def load_runbook(file: str, set_: list[str] | None, *, to_run: bool = False, user: bool = False) -> Runbook:
-    """Read a runbook. One that others may write is refused to root where it is `to_run`, else only warned of."""
+    """Return the runbook in a file.
+
+    If other users can write the file, root is refused `to_run` it and is warned otherwise. `user` is the option
+    `--user`. Raises DocumentError, UsageError and NotBegun.
+    """
     from runbook import document  # noqa: PLC0415
     from runbook.document.trust import find_distrust  # noqa: PLC0415
 
@@ -36,30 +41,30 @@ def load_runbook(file: str, set_: list[str] | None, *, to_run: bool = False, use
 
 
 def _trust_hint(source: Source, file: str, set_: list[str] | None, user: bool) -> str:
-    """Say how a runbook that root refuses is run: by its owner, if it is about a user's own units."""
+    """Return what to do with a runbook that root refuses: run it as its owner if it is for a user manager."""
     import pwd  # noqa: PLC0415
 
     from runbook import document  # noqa: PLC0415
     from runbook.host.systemd.addresses import run_as_user_hint  # noqa: PLC0415
 
+    # The file may be invalid as well, and its owner unknown. The refusal counts, not the hint.
     with contextlib.suppress(errors.RunbookError, KeyError):
-        if source.status is not None and (
-            user or document.parse(source.data, file, sets=parse_sets(set_)).scope == "user"
-        ):
+        for_user = user or document.parse(source.data, file, sets=parse_sets(set_)).scope == "user"
+        if source.status is not None and for_user:
             owner = source.status.st_uid
             return run_as_user_hint(pwd.getpwuid(owner).pw_name if owner else "USER")
-    return "whoever may write it would run commands as root; chown root and chmod go-w mend that"
+    return "who can write there could run commands as root; correct it with chown root and chmod go-w"
 
 
-def find_notices(scope: Literal["system", "user"]) -> tuple[str, ...]:
-    """Give what a person should know of this machine before anything is done."""
+def find_notices(scope: ManagerScope) -> tuple[str, ...]:
+    """Return what an operator should know about this machine before the run begins."""
     from runbook.host.systemd.addresses import describe_no_linger  # noqa: PLC0415
 
     return tuple(filter(None, (describe_no_linger(scope),)))
 
 
 def parse_sets(pairs: list[str] | None) -> dict[str, str]:
-    """Read what `--set` says. Raises UsageError."""
+    """Return the names and values of `--set`. Raises UsageError."""
     found = {}
     for pair in pairs or []:
         name, equals, value = pair.partition("=")
@@ -70,7 +75,7 @@ def parse_sets(pairs: list[str] | None) -> dict[str, str]:
 
 
 def parse_span_option(option: str, text: str | None) -> float:
-    """Read an option's time span, in seconds; 0 where it was not given. Raises UsageError."""
+    """Return the time span of an option in seconds, 0 if the option is absent. Raises UsageError."""
     from runbook.util.timespan import parse_span  # noqa: PLC0415
 
     try:
@@ -79,45 +84,44 @@ def parse_span_option(option: str, text: str | None) -> float:
         raise errors.UsageError(f"cannot read {option}: {error}") from error
 
 
-def find_scope(book: Runbook, user: bool) -> Literal["system", "user"]:
-    """Say whose manager a runbook is for. Raises UsageError where `--user` contradicts the file."""
+def find_scope(book: Runbook, user: bool) -> ManagerScope:
+    """Return the manager that a runbook is for. Raises UsageError if `--user` contradicts the file."""
     if user and "scope" in book.model_fields_set and book.scope == "system":
-        raise errors.UsageError(
-            f"--user contradicts {book.path}, which says `scope: system`", hint="leave one of the two out"
-        )
+        raise errors.UsageError(f"--user contradicts `scope: system` in {book.path}", hint="remove one of the two")
     return "user" if user else book.scope
 
 
 def load_recorded(past: RunRecord, env: Mapping[str, str], *, as_recorded: bool) -> Runbook:
-    """Read the runbook of a run again, as it was read then.
+    """Return the runbook of a run as it was when the run began.
 
-    Raises NotBegun where its file says something else by now, unless that is to be taken `as_recorded`.
+    Raises NotBegun if its file has changed since, unless `as_recorded`.
     """
     from runbook import document  # noqa: PLC0415
     from runbook.records.store import open_file  # noqa: PLC0415
 
-    header, kept = past.header, past.folder.runbook
+    header, recorded = past.header, past.folder.runbook
     try:
-        with open_file(kept) as opened:
+        with open_file(recorded) as opened:
             text = opened.read()
     except OSError as error:
-        raise errors.NotBegun(f"cannot resume {past.id}: {kept}: {describe_error(error)}") from error
-    if header.file != "-" and not as_recorded and (why := _differs(header.file, text)):
+        raise errors.NotBegun(f"cannot resume {past.id}: {recorded}: {describe_error(error)}") from error
+    if header.file != "-" and not as_recorded and (why := _describe_change(header.file, text)):
         raise errors.NotBegun(
             f"cannot resume {past.id}: {header.file} {why}",
-            hint="--as-recorded goes on with it as it was then; runbook apply begins anew with what it says now",
+            hint="--as-recorded continues with the runbook as it was; runbook apply starts anew with the file as it is",
         )
     return document.parse(text, header.file, sets=header.sets, environ=env, folder=Path(header.cwd))
 
 
-def _differs(file: str, text: bytes) -> str:
+def _describe_change(file: str, text: bytes) -> str:
+    """Return how a file differs from the recorded `text`; empty if it does not."""
     from runbook import document  # noqa: PLC0415
 
     try:
-        # A pipe that somebody put there would be waited for.
+        # Opening a named pipe would block until another process writes to it.
         if Path(file).exists() and not Path(file).is_file():
-            return "is no file any more"
-        return "" if document.read_source(file).data == text else "has changed since"
+            return "is no longer a regular file"
+        return "" if document.read_source(file).data == text else "has changed since the run began"
     except OSError as error:
         return f"cannot be read any more: {describe_error(error)}"
     except errors.UsageError as error:

@@ -1,4 +1,4 @@
-"""Tells what a command does: in text or JSON lines; and what kept it from beginning, in the same form."""
+"""What the commands print: results, messages, errors, and the report of a run."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING
 import typer
 
 from runbook import errors
-from runbook.cli.options import Output, print_error, print_message
+from runbook.cli.options import Output
+from runbook.util import stdio
 
 if TYPE_CHECKING:
     from runbook.model import Event
@@ -21,46 +22,35 @@ if TYPE_CHECKING:
 
 
 STATUS_BEFORE_RUN = {errors.EXIT_INVALID: "invalid", errors.EXIT_NOT_BEGUN: "not-begun", errors.EXIT_LOCKED: "locked"}
-"""How a run ends that has not begun, by its exit status."""
+"""The status of a run that could not begin, by its exit status."""
 
 
 def run_reported(output: Output, last: str, act: Callable[[Callable[[Event], None]], int]) -> None:
-    """Run with a report; what keeps it from beginning is said in the report's own form too."""
+    """Run `act` with a report, and exit with the status that it returns.
+
+    In JSON, an error that ends `act` becomes the event `last`, so that the last line always has a status.
+    """
     with contextlib.ExitStack() as shown:
-        code = _run(output, last, act, _report(output, shown))
+        report = _make_report(output, shown)
+        try:
+            code = act(report)
+        except errors.RunbookError as error:
+            code = error.exit_status
+            if output is Output.JSON:
+                report(_make_last_event(last, error))
+            # In every output mode, standard error gets the errors in a file.
+            if output is not Output.JSON or isinstance(error, errors.DocumentError):
+                print_error(error)
+        except Exception as error:
+            # A bug of this program. Readers of the report still get a last event.
+            with contextlib.suppress(OSError):
+                traceback.print_exc()
+            report(_make_last_event(last, errors.RunbookError(f"internal error: {type(error).__name__}: {error}")))
+            code = errors.EXIT_FAILED
     raise typer.Exit(code)
 
 
-def _run(
-    output: Output, last: str, act: Callable[[Callable[[Event], None]], int], report: Callable[[Event], None]
-) -> int:
-    from runbook.model import Event, SystemClock  # noqa: PLC0415
-
-    try:
-        return act(report)
-    except errors.RunbookError as error:
-        code = error.exit_status
-        if isinstance(error, errors.DocumentError):
-            print_message(error.message)
-        elif output is not Output.JSON:
-            print_error(error)
-        if output is Output.JSON:
-            status = STATUS_BEFORE_RUN.get(code, "failed")
-            if isinstance(error, errors.Interrupted):
-                status = "interrupted"
-            data = {"status": status, "exit": code, "reason": error.message}
-            report(Event(SystemClock().now(), "", last, {**data, **({"hint": error.hint} if error.hint else {})}))
-        return code
-    except Exception as error:
-        # A mistake of this program's own. Whoever reads the lines is told how it ended all the same.
-        with contextlib.suppress(OSError):
-            traceback.print_exc()
-        reason = f"runbook itself went wrong: {type(error).__name__}: {error}"
-        report(Event(SystemClock().now(), "", last, {"status": "failed", "exit": errors.EXIT_FAILED, "reason": reason}))
-        return errors.EXIT_FAILED
-
-
-def _report(output: Output, shown: contextlib.ExitStack) -> Callable[[Event], None]:
+def _make_report(output: Output, shown: contextlib.ExitStack) -> Callable[[Event], None]:
     if output is Output.JSON:
         return make_json_lines()
     from runbook.report.text import TextReport  # noqa: PLC0415
@@ -68,17 +58,58 @@ def _report(output: Output, shown: contextlib.ExitStack) -> Callable[[Event], No
     return TextReport(make_layout(output, shown))
 
 
+def _make_last_event(name: str, error: errors.RunbookError) -> Event:
+    from runbook.model import Event, SystemClock  # noqa: PLC0415
+
+    code = error.exit_status
+    interrupted = isinstance(error, errors.Interrupted)
+    status = "interrupted" if interrupted else STATUS_BEFORE_RUN.get(code, "failed")
+    hint = {"hint": error.hint} if error.hint else {}
+    return Event(SystemClock().now(), "", name, {"status": status, "exit": code, "reason": error.message, **hint})
+
+
 def make_json_lines() -> JsonLines:
-    """Report in JSON lines."""
+    """Return a report that prints one JSON object per line."""
     from runbook.report.json_lines import JsonLines  # noqa: PLC0415
 
     return JsonLines(sys.stdout)
 
 
 def make_layout(output: Output, shown: contextlib.ExitStack) -> Layout:
-    """Make a page for people, on a terminal or in a file, which is closed with `shown`."""
+    """Return the layout for text on standard output. It is closed together with `shown`."""
     from runbook.report.layout import Layout, PlainScreen, TerminalScreen  # noqa: PLC0415
 
     terminal = sys.stdout.isatty() and os.environ.get("TERM", "dumb") != "dumb"
     screen = TerminalScreen(sys.stdout) if terminal and output is Output.AUTO else PlainScreen(sys.stdout)
     return shown.enter_context(Layout(screen))
+
+
+def print_error(error: errors.RunbookError) -> None:
+    """Print an error and its hint on standard error; of a wrong file, one line for each problem."""
+    if isinstance(error, errors.DocumentError):
+        # Not wrapped: editors and grep read FILE:LINE:COLUMN from the start of a line.
+        print_message(error.message)
+        return
+    print_message(wrap(f"runbook: {error.message}"))
+    if error.hint:
+        print_message(wrap(f"  {error.hint}"))
+
+
+def wrap(text: str) -> str:
+    """Break a sentence into lines of 80 characters. A path is never broken, so that it can be copied."""
+    import textwrap  # noqa: PLC0415
+
+    lines = textwrap.wrap(text, 80, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False)
+    return "\n".join(lines)
+
+
+def print_result(text: str) -> None:
+    """Print a result on standard output."""
+    typer.echo(stdio.escape_controls(text))
+
+
+def print_message(text: str) -> None:
+    """Print a message on standard error."""
+    # If standard error cannot be written, there is no other place for a message.
+    with contextlib.suppress(OSError):
+        typer.echo(stdio.escape_controls(text), err=True)

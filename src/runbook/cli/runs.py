@@ -1,4 +1,4 @@
-"""The commands that carry a runbook out, or look at what it would find."""
+"""The commands that take a runbook or continue a run: apply, check, validate, resume."""
 
 from __future__ import annotations
 
@@ -6,30 +6,44 @@ import gc
 import os
 import sys
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from runbook import errors
-from runbook.cli.arguments import find_notices, find_scope, load_recorded, load_runbook, parse_sets, parse_span_option
+from runbook.cli.arguments import (
+    find_notices,
+    find_scope,
+    load_recorded,
+    load_runbook,
+    parse_sets,
+    parse_span_option,
+)
 from runbook.cli.options import (
     FileArgument,
+    FilesArgument,
     LockWaitOption,
     Output,
     OutputOption,
     RunArgument,
     SetOption,
     UserOption,
-    print_result,
     program_version,
 )
-from runbook.cli.output import run_reported
+from runbook.cli.output import print_error, print_message, print_result, run_reported
 
 if TYPE_CHECKING:
+    from runbook.engine.launch import RunRequest
+    from runbook.engine.planner import Planner
     from runbook.engine.resume import ResumeOptions
     from runbook.engine.runner import RunResult
     from runbook.host.local import LocalHost, LocalView
+    from runbook.host.systemd.addresses import ManagerScope
     from runbook.model import Event
+    from runbook.report.journal import JournalReport
+    from runbook.spec.step import Runbook
+
+    Report = Callable[[Event], None]
 
 
 def apply(
@@ -39,112 +53,130 @@ def apply(
     user: UserOption = False,
     fail_on_remediation: Annotated[
         bool,
-        typer.Option("--fail-on-remediation", help="End with status 6 where something had to be fixed."),
+        typer.Option("--fail-on-remediation", help="Exit with status 6 if something had to be fixed."),
     ] = False,
     lock_wait: LockWaitOption = None,
     output: OutputOption = Output.AUTO,
 ) -> None:
-    """Carry a runbook out."""
-    patience = parse_span_option("--lock-wait", lock_wait)
+    """Run a runbook."""
+    seconds = parse_span_option("--lock-wait", lock_wait)
     if dry_run:
         _run_planner(file, set_, user, output, lambda planner: planner.plan(), "plan-finished")
         return
-    run_reported(output, "run-finished", lambda report: _apply(file, set_, user, fail_on_remediation, patience, report))
+    run_reported(output, "run-finished", lambda report: _apply(file, set_, user, fail_on_remediation, seconds, report))
 
 
 def check(
     file: FileArgument, set_: SetOption = None, user: UserOption = False, output: OutputOption = Output.AUTO
 ) -> None:
-    """Look once, now, at every step that only reads; change nothing."""
+    """Run every step that only reads, once; change nothing."""
     _run_planner(file, set_, user, output, lambda planner: planner.check(), "run-finished")
+
+
+def validate(files: FilesArgument, set_: SetOption = None) -> None:
+    """Report every error in the files. Needs no systemd."""
+    count = 0
+    for file in files:
+        try:
+            load_runbook(file, set_)
+        except errors.RunbookError as error:
+            count += len(error.problems) if isinstance(error, errors.DocumentError) else 1
+            print_error(error)
+    if count:
+        print_message(f"{count} error{'' if count == 1 else 's'}")
+        raise typer.Exit(errors.EXIT_INVALID)
+    print_result(f"{len(files)} file{'' if len(files) == 1 else 's'}, no errors")
 
 
 def resume(
     run: RunArgument = None,
-    rerun: Annotated[
-        list[str] | None, typer.Option("--rerun", metavar="STEP", help="Carry this step out again.")
-    ] = None,
-    skip: Annotated[list[str] | None, typer.Option("--skip", metavar="STEP", help="Take this step as done.")] = None,
+    rerun: Annotated[list[str] | None, typer.Option("--rerun", metavar="STEP", help="Run this step again.")] = None,
+    skip: Annotated[list[str] | None, typer.Option("--skip", metavar="STEP", help="Treat this step as done.")] = None,
     as_recorded: Annotated[
         bool,
-        typer.Option("--as-recorded", help="Go on with the runbook as it was read then, though its file has changed."),
+        typer.Option(
+            "--as-recorded", help="Continue with the runbook as it was when the run began, if its file has changed."
+        ),
     ] = False,
-    abandon: Annotated[bool, typer.Option("--abandon", help="Give the run up for good; change nothing.")] = False,
+    abandon: Annotated[
+        bool, typer.Option("--abandon", help="Record that the run will not be continued; change nothing.")
+    ] = False,
     lock_wait: LockWaitOption = None,
     output: OutputOption = Output.AUTO,
 ) -> None:
-    """Go on with a run that was interrupted, or left alone while its unit was starting."""
+    """Continue a run that was interrupted, or that left its unit still starting."""
     if abandon and (rerun or skip):
-        raise errors.UsageError("--abandon does nothing to a step", hint="leave --rerun and --skip out")
-    patience = parse_span_option("--lock-wait", lock_wait)
+        raise errors.UsageError("cannot combine --abandon with --rerun or --skip")
+    seconds = parse_span_option("--lock-wait", lock_wait)
 
-    def act(report: Callable[[Event], None]) -> int:
-        from runbook.engine import resume as resuming  # noqa: PLC0415
+    def act(report: Report) -> int:
+        from runbook.engine.resume import ResumeOptions  # noqa: PLC0415
 
         if abandon:
             return _abandon(run)
-        said = resuming.ResumeOptions(tuple(rerun or ()), tuple(skip or ()))
-        return _resume(run, said, as_recorded, patience, report)
+        return _resume(run, ResumeOptions(tuple(rerun or ()), tuple(skip or ())), as_recorded, seconds, report)
 
     run_reported(output, "run-finished", act)
 
 
 def _apply(
-    file: str,
-    set_: list[str] | None,
-    user: bool,
-    fail_on_remediation: bool,
-    patience: float,
-    report: Callable[[Event], None],
+    file: str, set_: list[str] | None, user: bool, fail_on_remediation: bool, lock_wait: float, report: Report
 ) -> int:
     from runbook.engine import launch  # noqa: PLC0415
-    from runbook.engine.preflight import is_main_of_stopped_unit  # noqa: PLC0415
-    from runbook.host.journal.writer import send  # noqa: PLC0415
-    from runbook.report.journal import JournalReport  # noqa: PLC0415
 
     book = load_runbook(file, set_, to_run=True, user=user)
     scope = find_scope(book, user)
-    order = launch.RunRequest(
-        scope, parse_sets(set_), os.environ, fail_on_remediation, find_notices(scope), program_version(), patience
+    request = _make_request(scope, parse_sets(set_), fail_on_remediation, lock_wait)
+    # If a child runs it, standard input has been read already.
+    text = book.text if file == "-" else None
+    return _run_outside_units(
+        book, scope, lambda host, journal: launch.start_run(book, request, host, host, (report, journal)), text
     )
-    with _open_host(scope) as host:
-        if not is_main_of_stopped_unit(host, book):
-            return launch.start_run(book, order, host, host, (report, JournalReport(scope, send))).exit
-    # Standard input is used up: what was read from it is handed on.
-    return _run_in_child(book.text if file == "-" else None)
 
 
-def _resume(
-    run: str | None, said: ResumeOptions, as_recorded: bool, patience: float, report: Callable[[Event], None]
-) -> int:
-    from runbook.engine import launch  # noqa: PLC0415
-    from runbook.engine import resume as resuming  # noqa: PLC0415
-    from runbook.engine.preflight import is_main_of_stopped_unit  # noqa: PLC0415
-    from runbook.host.journal.writer import send  # noqa: PLC0415
+def _resume(run: str | None, options: ResumeOptions, as_recorded: bool, lock_wait: float, report: Report) -> int:
+    from runbook.engine.resume import restore_environment, resume_run  # noqa: PLC0415
     from runbook.records import history  # noqa: PLC0415
-    from runbook.report.journal import JournalReport  # noqa: PLC0415
 
     found = history.find_resumable(run)
-    book = load_recorded(found, resuming.restore_environment(found, os.environ), as_recorded=as_recorded)
-    scope: Literal["system", "user"] = "user" if found.header.scope == "user" else "system"
-    order = launch.RunRequest(
-        scope, {}, os.environ, found.header.fail_on_remediation, find_notices(scope), program_version(), patience
+    book = load_recorded(found, restore_environment(found, os.environ), as_recorded=as_recorded)
+    scope: ManagerScope = "user" if found.header.scope == "user" else "system"
+    request = _make_request(scope, {}, found.header.fail_on_remediation, lock_wait)
+    return _run_outside_units(
+        book, scope, lambda host, journal: resume_run(found, book, request, options, host, host, (report, journal))
     )
+
+
+def _make_request(scope: ManagerScope, sets: dict[str, str], fail_on_remediation: bool, lock_wait: float) -> RunRequest:
+    from runbook.engine.launch import RunRequest  # noqa: PLC0415
+
+    notices = find_notices(scope)
+    return RunRequest(scope, sets, os.environ, fail_on_remediation, notices, program_version(), lock_wait)
+
+
+def _run_outside_units(
+    book: Runbook, scope: ManagerScope, start: Callable[[LocalHost, JournalReport], RunResult], text: str | None = None
+) -> int:
+    """Return the exit status of `start`, or of a child if this process is the main process of a unit to be stopped."""
+    from runbook.engine.preflight import is_main_of_stopped_unit  # noqa: PLC0415
+    from runbook.host.journal.writer import send  # noqa: PLC0415
+    from runbook.report.journal import JournalReport  # noqa: PLC0415
+
     with _open_host(scope) as host:
         if not is_main_of_stopped_unit(host, book):
-            return resuming.resume_run(found, book, order, said, host, host, (report, JournalReport(scope, send))).exit
-    return _run_in_child()
+            return start(host, JournalReport(scope, send)).exit
+    return _run_in_child(text)
 
 
-def _run_in_child(read: str | None = None) -> int:
-    """Have the same command carried out by a child, which is free to leave, and wait for it.
+def _run_in_child(text: str | None) -> int:
+    """Run the same command in a child process, with `text` as its standard input, and return its exit status.
 
-    systemd stops a unit's main process wherever it has gone, so the run must be in another one.
+    systemd stops a unit's main process by its PID, in whatever cgroup it is. A child can move to a scope of its own.
     """
     import subprocess  # noqa: PLC0415
 
-    # No signal is passed on: systemd's own, to this process, is the one that the run must outlive.
-    given = None if read is None else read.encode()
+    # Signals are not forwarded: systemd sends one to this process when it stops the unit, and the run must survive it.
+    given = None if text is None else text.encode()
     code = subprocess.run(sys.orig_argv, input=given, check=False).returncode  # noqa: S603 - the very command this is
     return code if code >= 0 else 128 - code
 
@@ -155,16 +187,16 @@ def _abandon(run: str | None) -> int:
 
     found = history.find_resumable(run)
     resuming.abandon(found)
-    print_result(f"{found.id} is given up; nothing was changed")
+    print_result(f"{found.id} is abandoned; nothing was changed")
     return errors.EXIT_OK
 
 
 def _run_planner(
-    file: str, set_: list[str] | None, user: bool, output: Output, what: Callable[[Any], RunResult], last: str
+    file: str, set_: list[str] | None, user: bool, output: Output, what: Callable[[Planner], RunResult], last: str
 ) -> None:
-    """Do what only looks: the host that is handed over has no writing methods."""
+    """Run `what` of a planner, whose view of the machine has no writing methods."""
 
-    def look(report: Callable[[Event], None]) -> int:
+    def look(report: Report) -> int:
         from runbook.engine.execution.events import Events  # noqa: PLC0415
         from runbook.engine.launch import find_secret_values  # noqa: PLC0415
         from runbook.engine.planner import Planner  # noqa: PLC0415
@@ -177,7 +209,7 @@ def _run_planner(
         scope = find_scope(book, user)
         with _open_view(scope) as view:
             clock = SystemClock()
-            # An id for the events; there is no record of a look.
+            # Events need a run id, although there is no record.
             name = store.new_run_id(clock.now())
             events = Events(name, clock, (report,), find_secret_values(book, os.environ))
             state = RunState(name, book.folder, book.env)
@@ -195,18 +227,21 @@ def _run_planner(
     run_reported(output, last, look)
 
 
-def _open_host(scope: Literal["system", "user"]) -> LocalHost:
+def _open_host(scope: ManagerScope) -> LocalHost:
     host: LocalHost = _import_local().LocalHost(scope)
     return host
 
 
-def _open_view(scope: Literal["system", "user"]) -> LocalView:
+def _open_view(scope: ManagerScope) -> LocalView:
     view: LocalView = _import_local().LocalView(scope)
     return view
 
 
 def _import_local() -> Any:
-    """Import this machine. PyGObject comes from the distribution, so it may be missing where all else is there."""
+    """Import this machine.
+
+    PyGObject comes from the distribution, so it may be missing although pip installed everything else.
+    """
     try:
         from runbook.host import local  # noqa: PLC0415
     except ModuleNotFoundError as error:

@@ -1,6 +1,6 @@
-"""The step types and their fields, as a person reads them in a terminal.
+"""The tables of `runbook steps`, as text for a terminal.
 
-A table of rich's would show the same lines, but end them with spaces, and take 28 ms more to load than textwrap.
+rich's Table would print the same lines with spaces at their ends, and takes 28 ms longer to import than textwrap.
 """
 
 from __future__ import annotations
@@ -12,21 +12,21 @@ from runbook.document.reference import FieldReference, StepReference
 from runbook.report.layout import WIDTH
 
 KEY_WIDTH = 18
-"""Columns of a step type's or a field's name."""
+"""Width of the column with the names."""
 
 
 def format_types(entries: Iterable[StepReference]) -> str:
-    """List the step types: what each does, in a line or two. What only reads is marked."""
+    """Return a list of the step types: what each does, and whether it only reads."""
     lines = []
     for entry in entries:
         reads = "" if entry.changes else " Only reads."
         lines += _item(entry.kind, f"{entry.summary}{reads}", 2)
-    lines += ["", "runbook steps TYPE tells the fields of one."]
+    lines += ["", "`runbook steps TYPE` lists the fields of a type."]
     return "\n".join(lines)
 
 
 def format_fields(entry: StepReference) -> str:
-    """Describe one step type: its own fields first, then those that every step has."""
+    """Return the description of a step type: its own fields first, then those that every step has."""
     lines = [entry.kind]
     for paragraph in filter(None, [entry.summary, *entry.details.split("\n\n")]):
         lines += ["", *textwrap.wrap(paragraph, WIDTH - 2, initial_indent="  ", subsequent_indent="  ")]
