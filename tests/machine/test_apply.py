@@ -341,7 +341,7 @@ def test_root_does_not_run_what_others_may_write(machine: Machine) -> None:
     done = machine.run(["runbook", "apply", "/tmp/evil.yaml", "--output", "json"], check=False)
     run = parsed(done.stdout, done.returncode, done.stderr)
     assert (run.exit, run.last["status"]) == (5, "not-begun")
-    assert "may be written by everybody" in run.last["reason"]
+    assert "is writable by every user" in run.last["reason"]
     looked = machine.run(["runbook", "apply", "--dry-run", "/tmp/evil.yaml"], check=False)
     assert (looked.returncode, "warning: root would refuse" in looked.stderr) == (0, True)
     assert machine.run(["test", "-e", "/run/evil"], check=False).returncode == 1

@@ -201,8 +201,8 @@ def test_a_runbook_that_another_user_may_change_is_refused_wherever_he_may(machi
     plants = {
         "/tmp/evil/root.yaml": f"its folder /tmp/evil belongs to {USER}",
         "/opt/evil/his.yaml": f"/opt/evil/his.yaml belongs to {USER}",
-        "/opt/evil/group.yaml": "may be written by the group users",
-        "/opt/evil/to-it.yaml": "may be written by the group users",
+        "/opt/evil/group.yaml": "is writable by the group users",
+        "/opt/evil/to-it.yaml": "is writable by the group users",
         "/tmp/evil/link.yaml": f"its folder /tmp/evil belongs to {USER}",
     }
     for path, why in plants.items():

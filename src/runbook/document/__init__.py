@@ -1,16 +1,17 @@
-"""A YAML file into a Runbook, or every mistake in it with its place.
+"""A YAML file into a Runbook, or every error in it with its position.
 
-nodes.py     YAML into nodes, within bounds; the only importer of yaml
-outline.py   which steps stand where, and their ids
-reader.py    the nodes into a Runbook
-wording.py   pydantic's findings in words
+nodes.py       YAML into nodes, within limits; the only importer of yaml
+outline.py     where the steps are, their types and ids
+reader.py      the nodes into a Runbook
+wording.py     pydantic's errors as sentences with positions
+trust.py       whether root may run the file
+reference.py   the JSON Schema, and the tables of fields
 """
 
 from __future__ import annotations
 
 import os
 import socket
-import stat
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -23,23 +24,25 @@ from runbook.errors import DocumentError, Problem, UsageError
 from runbook.spec.step import Runbook
 from runbook.steps import registry
 from runbook.template import TemplateScope
-from runbook.util.wording import shorten
+from runbook.util.wording import describe_error, shorten
 
 MAX_MESSAGE = 500
-"""Characters of a message, whatever the file makes it quote."""
+"""Characters of a message, which may quote the file."""
 
 
 @dataclass(frozen=True)
 class Source:
-    """A file as it was read, in one go. `status` tells whose it was then; standard input has none."""
+    """A file as it was read."""
 
     path: str
+    """Its name on the command line; `-` is standard input."""
     data: bytes
     status: os.stat_result | None
+    """Its owner and mode when it was read; None for standard input."""
 
 
 def read_source(path: str, stdin: BinaryIO | None = None) -> Source:
-    """Read a file, `-` being standard input. No more is read than a runbook may hold.
+    """Return a file, or standard input for `-`. At most MAX_BYTES + 1 are read.
 
     Raises UsageError if it cannot be read.
     """
@@ -47,12 +50,9 @@ def read_source(path: str, stdin: BinaryIO | None = None) -> Source:
         if path == "-":
             return Source(path, (stdin or sys.stdin.buffer).read(MAX_BYTES + 1), None)
         with Path(path).open("rb") as file:
-            status = os.fstat(file.fileno())
-            if stat.S_ISDIR(status.st_mode):
-                raise IsADirectoryError
-            return Source(path, file.read(MAX_BYTES + 1), status)
-    except (OSError, ValueError) as error:
-        raise UsageError(f"cannot read {path}: {_cause(error)}") from error
+            return Source(path, file.read(MAX_BYTES + 1), os.fstat(file.fileno()))
+    except (OSError, ValueError) as error:  # ValueError: the path contains a NUL.
+        raise UsageError(f"cannot read {path}: {describe_error(error)}") from error
 
 
 def load(
@@ -62,9 +62,9 @@ def load(
     stdin: BinaryIO | None = None,
     environ: Mapping[str, str] | None = None,
 ) -> Runbook:
-    """Read a runbook. `sets` override its variables; `environ` is what templates know as `env`.
+    """Return the runbook in a file. `sets` override its variables; `environ` is `env` in templates.
 
-    Raises DocumentError with all of its problems, UsageError if it cannot be read or has no such variable.
+    Raises DocumentError with all of its errors, UsageError if it cannot be read or does not have such a variable.
     """
     source = read_source(path, stdin)
     return parse(source.data, path, sets=sets, environ=environ)
@@ -79,12 +79,12 @@ def parse(
     host: str | None = None,
     folder: Path | None = None,
 ) -> Runbook:
-    """Read a runbook from memory. `name` is what messages call it; commands start in `folder`, by default its own."""
+    """Return the runbook in a text. `name` is the file for messages; its folder is the default of `folder`, the cwd."""
     problems: Problems = []
     book: Runbook | None = None
     root = compose(data, problems)
     if root is not None and not isinstance(root.value, dict):
-        problems.append((root.position, "a runbook is a mapping of keys to values (`steps:` and more)"))
+        problems.append((root.position, "a runbook must be a mapping with keys such as `steps:`"))
     elif root is not None:
         scope = TemplateScope(
             env=dict(os.environ if environ is None else environ),
@@ -94,7 +94,7 @@ def parse(
         book = Reader(root, registry(), scope, problems).runbook(sets or {}, name, folder or _folder(name), text)
     if problems or book is None:
         raise DocumentError(
-            sorted({Problem(name, p.line, p.column, shorten(said, MAX_MESSAGE)) for p, said in problems})
+            sorted({Problem(name, at.line, at.column, shorten(what, MAX_MESSAGE)) for at, what in problems})
         )
     return book
 
@@ -103,19 +103,7 @@ def _folder(name: str) -> Path:
     try:
         return Path.cwd() if name == "-" else Path(name).absolute().parent
     except FileNotFoundError:
-        raise UsageError(f"cannot read {name}: the folder that this was started in is gone") from None
-
-
-def _cause(error: Exception) -> str:
-    if isinstance(error, FileNotFoundError):
-        return "no such file"
-    if isinstance(error, PermissionError):
-        return "permission denied"
-    if isinstance(error, IsADirectoryError):
-        return "it is a folder"
-    if isinstance(error, OSError) and error.strerror:
-        return error.strerror.lower()
-    return "no such file"
+        raise UsageError(f"cannot read {name}: the working directory does not exist any more") from None
 
 
 __all__ = ["Source", "load", "parse", "read_source"]

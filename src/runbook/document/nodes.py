@@ -1,8 +1,8 @@
-"""YAML into nodes: every scalar as its text, every key and value with its place. The only importer of yaml.
+"""YAML into nodes: every scalar as its text, every key and value with its position. The only importer of yaml.
 
-PyYAML's events are read one by one, and nothing is built from them that was not counted first: neither the
-depth nor the size of what a file asks for can hurt (its composer recurses in C, where deep nesting ends the
-process). What YAML would make of a word (`no`, 1.10, 010) is nobody's business here.
+PyYAML's events are read one by one, and depth and size are checked before anything is built from them. PyYAML's own
+composer recurses in C, where deep nesting crashes the process. YAML's types are not used: `no`, 1.10 and 010 stay
+what is written.
 """
 
 from __future__ import annotations
@@ -17,48 +17,49 @@ import yaml
 from runbook.util.wording import shorten
 
 MAX_BYTES = 1 << 20
-"""Size of a file: runbooks have some hundred lines."""
+"""Bytes of a file. A runbook has some hundred lines."""
 MAX_YAML_DEPTH = 32
-"""How deep lists and mappings may be nested; a header of a probe of a check is at ten."""
+"""Levels of nested lists and mappings. A header of a probe in a check is at level ten."""
 MAX_NODES = 50_000
-"""Values that a file may hold, each counted as often as aliases repeat it."""
+"""Values of a file, each counted as often as aliases repeat it."""
 
-# PyYAML is there without libyaml as well, only slower.
+# PyYAML may be installed without libyaml; the loader in Python is slower.
 _LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 _NOTHING = frozenset({"", "~", "null", "Null", "NULL"})
 _UNUSUAL = re.compile(r"[^\t\n\r\x20-\x7e]")
-# Made ready when there is something unusual: that takes longer than to read most runbooks.
+# Compiled only if a character is unusual: compiling it takes longer than reading most runbooks.
 _STRANGE = r"[^\t\n\r\x20-\x7e\x85\xa0-\ud7ff\ue000-\ufefe\uff00-\ufffd\U00010000-\U0010ffff]"
 _MERGE = "<<"
 
 
 @dataclass(frozen=True, order=True)
 class Position:
-    """A place in a file. Lines and columns count from 1, as editors do."""
+    """A position in a file. Lines and columns count from 1, as in editors."""
 
     line: int
     column: int
 
 
 Problems = list[tuple[Position, str]]
-"""What is wrong, and where."""
+"""Every error found so far: where, and a sentence."""
 
 
 @dataclass
 class Node:
-    """A value of the file: a text, None for nothing, a list of nodes, or a mapping of names to nodes.
-
-    `keys` are the places of a mapping's keys. `size` counts the node and all below it, `height` the levels.
-    """
+    """A value of the file."""
 
     position: Position
     value: str | list[Node] | dict[str, Node] | None
+    """A text, a list, a mapping, or None for an empty value."""
     keys: dict[str, Position] = field(default_factory=dict)
+    """The positions of a mapping's keys."""
     size: int = 1
+    """The number of nodes: this one and all below it."""
     height: int = 1
+    """The number of levels: this one and those below it."""
 
     def to_plain(self) -> Any:
-        """Give it as texts, lists and mappings."""
+        """Return it as texts, lists and mappings."""
         if isinstance(self.value, list):
             return [node.to_plain() for node in self.value]
         if isinstance(self.value, dict):
@@ -66,7 +67,7 @@ class Node:
         return self.value
 
     def get(self, part: str | int) -> Node | None:
-        """Give what stands under a key or at an index, if anything does."""
+        """Return the node of a key or an index, or None if there is none."""
         if isinstance(self.value, dict) and isinstance(part, str):
             return self.value.get(part)
         if isinstance(self.value, list) and isinstance(part, int) and part < len(self.value):
@@ -75,7 +76,7 @@ class Node:
 
 
 class Unreadable(Exception):
-    """The file cannot be taken apart: nothing beyond this one mistake is known of it."""
+    """The file cannot be parsed: nothing but this one error is known of it."""
 
     def __init__(self, position: Position, message: str) -> None:
         super().__init__(message)
@@ -84,7 +85,7 @@ class Unreadable(Exception):
 
 
 def compose(data: bytes | str, problems: Problems) -> Node | None:
-    """Take a file apart. None if that cannot be done; `problems` takes this, and what is wrong in single places."""
+    """Return the nodes of a file, or None if it cannot be parsed. The errors are added to `problems`."""
     try:
         return _Composer(_decoded(data), problems).document()
     except Unreadable as error:
@@ -93,23 +94,23 @@ def compose(data: bytes | str, problems: Problems) -> Node | None:
 
 
 def _decoded(data: bytes | str) -> str:
-    """Turn a file into text, or say where it is none."""
+    """Return a file as text. Raises Unreadable at the first byte or character that is not text."""
     if len(data) > MAX_BYTES:
         limit = f"{MAX_BYTES >> 20} MiB"
-        raise Unreadable(Position(1, 1), f"the file is larger than {limit}; a runbook is a short text")
+        raise Unreadable(Position(1, 1), f"the file is larger than {limit}, the limit for a runbook")
     if isinstance(data, bytes):
         try:
             text = data.decode("utf-8")
         except UnicodeDecodeError as error:
             before = data[: error.start].decode("utf-8")
-            raise Unreadable(_end_of(before), "this is no text: the file is not UTF-8 from here on") from error
+            raise Unreadable(_end_of(before), "the file is not UTF-8 from here on; save it as UTF-8") from error
     else:
         text = data
     text = text.removeprefix("\N{ZERO WIDTH NO-BREAK SPACE}")
     if _UNUSUAL.search(text) and (strange := re.search(_STRANGE, text)):
         code = f"U+{ord(strange[0]):04X}"
         place = _end_of(text[: strange.start()])
-        raise Unreadable(place, f"the character {code} has no place in a text file")
+        raise Unreadable(place, f"the character {code} is not allowed in a text file; remove it")
     return text
 
 
@@ -119,7 +120,7 @@ def _end_of(text: str) -> Position:
 
 
 class _Composer:
-    """Makes nodes of events. What is wrong in one place is noted, and the rest goes on."""
+    """Makes nodes from events. An error in one place is recorded, and the rest of the file is still read."""
 
     def __init__(self, text: str, problems: Problems) -> None:
         self.text = text
@@ -134,7 +135,7 @@ class _Composer:
         except yaml.MarkedYAMLError as error:
             mark = error.problem_mark or error.context_mark
             if "end of stream" in str(error.problem) and error.context_mark:
-                # Where it began says more than the end of the file.
+                # The start of the unclosed quote or bracket is a better position than the end of the file.
                 mark = error.context_mark
             place = _position(mark) if mark else Position(1, 1)
             raise Unreadable(place, _describe_error(error, self.text, place)) from error
@@ -142,11 +143,11 @@ class _Composer:
             raise Unreadable(Position(1, 1), "cannot read the file as YAML") from error
 
     def document(self) -> Node:
-        """Make the node of the one document there is."""
+        """Return the node of the file's only document."""
         root: Node | None = None
         for event in self.events:
             if isinstance(event, yaml.DocumentStartEvent) and root is not None:
-                what = "a second document begins here; a file holds one runbook (remove the `---`)"
+                what = "a second document begins here; a file contains one runbook, so remove the `---`"
                 raise Unreadable(_start(event), what)
             if isinstance(event, yaml.NodeEvent):
                 root = self._node(event, 0)
@@ -161,12 +162,12 @@ class _Composer:
         if depth > MAX_YAML_DEPTH:
             raise _too_deep(place)
         if event.tag is not None:
-            self.problems.append((place, f"the tag `{_tag(event.tag)}` is not taken here; remove it"))
+            self.problems.append((place, f"the tag `{_tag(event.tag)}` is not supported; remove it"))
         if event.anchor is not None:
             self.anchors[event.anchor] = None
         node = Node(place, None)
         if isinstance(event, yaml.ScalarEvent):
-            # A text in quotes is a text, even an empty one.
+            # "" is an empty text, not an empty value.
             node.value = None if not event.style and event.value in _NOTHING else event.value
         elif isinstance(event, yaml.SequenceStartEvent):
             node.value = list(self._items(depth))
@@ -192,24 +193,26 @@ class _Composer:
             _add_size(node, key)
             _add_size(node, value)
             if isinstance(key.value, (list, dict)):
-                self.problems.append((key.position, "a key must be a single word, not a list or a mapping"))
+                self.problems.append((key.position, "a key cannot be a list or a mapping; write a single word"))
                 continue
             name = event.value if isinstance(event, yaml.ScalarEvent) else key.value or ""
             if merges:
-                self.problems.append((key.position, "`<<` does not merge mappings here; write the keys out"))
+                self.problems.append((key.position, "`<<` does not merge mappings here; write the keys themselves"))
             elif name in entries:
                 first = node.keys[name].line
-                self.problems.append((key.position, f"`{shorten(name)}` stands twice; it is in line {first} already"))
+                self.problems.append(
+                    (key.position, f"duplicate key `{shorten(name)}`; the first one is in line {first}")
+                )
             else:
                 entries[name], node.keys[name] = value, key.position
 
     def _alias(self, event: Any, place: Position, depth: int) -> Node:
         name = shorten(event.anchor)
         if event.anchor not in self.anchors:
-            raise Unreadable(place, f"`*{name}` stands for nothing: there is no `&{name}` before it")
+            raise Unreadable(place, f"`*{name}` is not defined; there is no `&{name}` before it")
         target = self.anchors[event.anchor]
         if target is None:
-            raise Unreadable(place, f"`*{name}` would hold itself")
+            raise Unreadable(place, f"`*{name}` is inside its own definition `&{name}`")
         if depth + target.height > MAX_YAML_DEPTH:
             raise _too_deep(place)
         node = replace(target, position=place)
@@ -219,7 +222,7 @@ class _Composer:
     def _count(self, node: Node, size: int) -> None:
         self.total += size
         if self.total > MAX_NODES:
-            raise Unreadable(node.position, f"the file holds more than {MAX_NODES} values, aliases counted out")
+            raise Unreadable(node.position, f"the file has more than {MAX_NODES} values, with its aliases expanded")
 
 
 def _add_size(node: Node, below: Node) -> None:
@@ -228,7 +231,7 @@ def _add_size(node: Node, below: Node) -> None:
 
 
 def _too_deep(place: Position) -> Unreadable:
-    return Unreadable(place, f"lists and mappings are nested more than {MAX_YAML_DEPTH} deep here")
+    return Unreadable(place, f"lists and mappings are nested more than {MAX_YAML_DEPTH} levels deep here")
 
 
 def _position(mark: Any) -> Position:
@@ -244,41 +247,42 @@ def _tag(tag: str) -> str:
     return shorten("!!" + tag.removeprefix(standard) if tag.startswith(standard) else tag)
 
 
-_UNALIGNED = "this does not line up with the lines above; check how far it is indented"
-_STRAY = "this does not belong to what stands above; check how far it is indented"
+_UNALIGNED = "the indentation does not match the lines above"
+_STRAY = "this does not continue the lines above; check its indentation"
+_ESCAPE = "unknown escape `\\` in double quotes; use single quotes"
 _SYNTAX = (
-    ("expected ',' or '", "a list or mapping in brackets is not closed, or a comma is missing"),
-    ("could not find expected ':'", "a key without a `:` after it"),
+    ("expected ',' or '", "a `[` or `{` is not closed, or a comma is missing"),
+    ("could not find expected ':'", "a key has no `:` after it"),
     ("expected <block end>", _UNALIGNED),
-    ("block sequence entries are not allowed", "a list begins in the middle of a line; give it its own line"),
-    ("unexpected end of stream", "a quote or a bracket is never closed"),
+    ("block sequence entries are not allowed", "a list cannot begin in the middle of a line; begin a new line"),
+    ("unexpected end of stream", "a quote or a bracket is not closed"),
     ("expected the node content", "a value is missing"),
     ("expected <document start>", _STRAY),
     ("expected '<document start>'", _STRAY),
     ("block mapping", _UNALIGNED),
-    ("unknown escape character", "an unknown `\\` in double quotes; write it in single quotes"),
-    ("expected escape sequence", "an unknown `\\` in double quotes; write it in single quotes"),
+    ("unknown escape character", _ESCAPE),
+    ("expected escape sequence", _ESCAPE),
 )
-"""What YAML's parsers say, and what it means for who wrote the line. The first that fits counts."""
+"""Parts of the messages of PyYAML and libyaml, and what to report instead. The first that matches counts."""
 
 
 def _describe_error(error: yaml.MarkedYAMLError, text: str, place: Position) -> str:
-    """Say what is wrong with the YAML, in words of our own."""
-    said = f"{error.problem or ''} {error.context or ''}"
+    """Return what is wrong with the YAML, in the words of a runbook's author."""
+    raw = f"{error.problem or ''} {error.context or ''}"
     lines = text.split("\n")
     line = lines[place.line - 1] if place.line <= len(lines) else ""
     here = line[place.column - 1 : place.column]
-    if "cannot start any token" in said:
+    if "cannot start any token" in raw:
         if here == "\t":
-            return "a tab cannot indent in YAML; use spaces"
+            return "YAML cannot be indented with tabs; use spaces"
         return f"a value cannot begin with `{here}`; put it in quotes" if here else "a value cannot begin like this"
-    if "mapping values are not allowed" in said:
+    if "mapping values are not allowed" in raw:
         if re.search(r":\s", line[: place.column - 1]):
-            return "a second `: ` in one line; put the value in quotes"
-        return "this does not fit the line above: a `:` is missing there, or this is indented too far"
-    if "${{" in line and "flow" in said:
-        return "`${{ }}` within a list or mapping in brackets must stand in quotes"
-    for sign, words in _SYNTAX:
-        if sign in said:
-            return words
-    return "cannot read this as YAML; the mistake is here, or in the lines above"
+            return "there is a second `: ` in this line; put the value in quotes"
+        return "a `:` is missing in the line above, or this line is indented too far"
+    if "${{" in line and "flow" in raw:
+        return "`${{ }}` inside `[ ]` or `{ }` must be in quotes"
+    for part, sentence in _SYNTAX:
+        if part in raw:
+            return sentence
+    return "cannot read this as YAML; the error is here or in the lines above"

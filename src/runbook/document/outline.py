@@ -56,7 +56,7 @@ def find_steps(node: Node | None, key: str, types: Types, problems: Problems) ->
         problems.append((node.position, f"`{key}` is empty; it needs at least one step"))
         return []
     if not isinstance(node.value, list):
-        problems.append((node.position, f"`{key}` wants a list of steps (`- …`), not {describe_kind(node.value)}"))
+        problems.append((node.position, f"`{key}` must be a list of steps (`- …`), not {describe_kind(node.value)}"))
         return []
     if not node.value:
         problems.append((node.position, f"`{key}` is an empty list; it needs at least one step"))
@@ -69,7 +69,7 @@ def _read_step(item: Node, types: Types, problems: Problems) -> StepNode | None:
     if isinstance(item.value, str):
         return _make_step_node(item.value, Node(item.position, None), item, types, problems)
     if not isinstance(item.value, dict) or not item.value:
-        how = "write the name of its type, or a mapping with that as its key"
+        how = "write a step type, or a mapping with a step type as its key"
         problems.append((item.position, f"a step cannot be {describe_kind(item.value)}; {how}"))
         return None
     if len(item.value) == 1:
@@ -78,25 +78,25 @@ def _read_step(item: Node, types: Types, problems: Problems) -> StepNode | None:
     kinds = [key for key in item.value if key in types]
     if len(kinds) != 1:
         these = join_words(kinds or list(item.value)[:3])
-        how = "write one step for each" if kinds else "its fields stand below that"
-        problems.append((item.position, f"a step has exactly one type as its key, not {these}; {how}"))
+        how = "write a step for each" if kinds else "write its fields below the step type"
+        problems.append((item.position, f"a step must have one step type as its key, not {these}; {how}"))
         return None
     (kind,) = kinds
     for key in item.value:
         if key != kind:
-            how = f"indent it below `{kind}`, as one of its fields"
-            problems.append((item.keys[key], f"`{shorten(key)}` stands beside `{kind}`; {how}"))
+            how = "indent it further, as a field of the step"
+            problems.append((item.keys[key], f"`{shorten(key)}` is beside `{kind}`; {how}"))
     return _make_step_node(kind, item.value[kind], item, types, problems)
 
 
 def _make_step_node(kind: str, body: Node, item: Node, types: Types, problems: Problems) -> StepNode | None:
     cls = types.get(kind)
     if cls is None:
-        hint = suggest(kind, types) or f"; there are {join_words(types)}"
+        hint = suggest(kind, types) or f"; the step types are {join_words(types)}"
         problems.append((item.keys.get(kind, item.position), f"unknown step type `{shorten(kind)}`{hint}"))
         return None
     if body.value is not None and not isinstance(body.value, dict):
-        sentence = f"`{kind}` wants its fields below it (`key: value`), not {describe_kind(body.value)}"
+        sentence = f"`{kind}` must be a mapping of its fields (`key: value`), not {describe_kind(body.value)}"
         problems.append((body.position, f"{sentence}{_suggest_field(kind, body.value, cls)}"))
         return None
     site = StepNode(item.position, cls, body if body.value is not None else None)
@@ -144,10 +144,10 @@ def assign_ids(lists: Mapping[str, list[StepNode]], problems: Problems) -> None:
             problems.append((node.position, f"`id` {cause}" if isinstance(cause, FieldError) else str(cause)))
             continue
         if "." in name:
-            problems.append((node.position, f"`{shorten(name)}` cannot be an id; dots are for steps within steps"))
+            problems.append((node.position, f"`{shorten(name)}` is not a valid id; only ids of nested steps have dots"))
         elif name in taken:
             first = taken[name].line
-            problems.append((node.position, f"the id `{name}` stands twice; it is in line {first} already"))
+            problems.append((node.position, f"duplicate id `{name}`; the first one is in line {first}"))
         else:
             taken[name] = node.position
             site.id = name

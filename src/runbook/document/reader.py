@@ -91,19 +91,19 @@ class Reader:
         found: dict[str, Value] = {}
         if node is not None and not isinstance(node.value, dict):
             self.problems.append(
-                (node.position, f"`vars` wants a mapping (`NAME: value`), not {describe_kind(node.value)}")
+                (node.position, f"`vars` must be a mapping (`NAME: value`), not {describe_kind(node.value)}")
             )
             return dict(sets)
         entries = node.value if node is not None and isinstance(node.value, dict) else {}
         for name in sets:
             if name not in entries:
-                hint = suggest(name, entries) or "; `vars` is where they stand"
+                hint = suggest(name, entries) or "; add it to `vars`"
                 raise UsageError(f"cannot set `{shorten(name)}`: the runbook has no such variable{hint}")
         for name, value in entries.items():
             assert node is not None
             if not re.fullmatch(r"[A-Za-z]\w*(?:-+\w+)*", name, re.ASCII):
-                how = "write letters, digits, - and _, a letter first"
-                sentence = f"`{shorten(name)}` cannot be the name of a variable; {how}"
+                how = "use letters, digits, - and _, a letter first"
+                sentence = f"`{shorten(name)}` is not a valid name of a variable; {how}"
                 self.problems.append((node.keys[name], sentence))
             scope = replace(self.scope, vars=dict(found), roots=("vars", "env", "host"))
             read_one = self._variable(name, value, scope)
@@ -117,9 +117,11 @@ class Reader:
 
     def _text(self, name: str, node: Node, scope: TemplateScope) -> str:
         if not isinstance(node.value, str):
-            sentence = f"the variable `{shorten(name)}` is a text or a list of texts, not {describe_kind(node.value)}"
+            sentence = (
+                f"the variable `{shorten(name)}` must be a text or a list of texts, not {describe_kind(node.value)}"
+            )
             if node.value is None:
-                sentence = f'the variable `{shorten(name)}` is empty; give it a value, or "" for no text at all'
+                sentence = f'the variable `{shorten(name)}` is empty; give it a value, or "" for an empty text'
             self.problems.append((node.position, sentence))
             return ""
         try:
@@ -159,7 +161,7 @@ class Reader:
             return str(node.value)
         given = f"`{shorten(node.value)}`" if isinstance(node.value, str) else describe_kind(node.value)
         hint = suggest(node.value, ("off", "auto")) if isinstance(node.value, str) else ""
-        self.problems.append((node.position, f"`rollback` is off, auto or a list of steps, not {given}{hint}"))
+        self.problems.append((node.position, f"`rollback` must be off, auto or a list of steps, not {given}{hint}"))
         return "off"
 
     def _step(self, site: StepNode) -> Step[Any] | None:
@@ -218,5 +220,5 @@ class Reader:
             # If the step has a mistake, what it does may depend on a field that is wrong: then only the type counts.
             sure = site.cls.only_reads is Step.only_reads and site.cls.can_change()
             if sure if step is None else not step.only_reads():
-                sentence = f"{site.kind} changes something; `{key}` takes only steps that merely read"
+                sentence = f"{site.kind} changes something; `{key}` accepts only steps that change nothing"
                 self.problems.append((site.position, sentence))

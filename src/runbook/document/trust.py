@@ -1,4 +1,4 @@
-"""Whether root may run a file: commands in it run as root, so nobody else may be able to write it."""
+"""Whether root may run a file: its commands run as root, so no other user may be able to write it."""
 
 from __future__ import annotations
 
@@ -8,13 +8,16 @@ import pwd
 import stat
 from pathlib import Path
 
+from runbook.host.kernel.accounts import find_user_name
+from runbook.util.wording import describe_error
+
 
 def find_distrust(path: str, status: os.stat_result, *, euid: int, sudo_uid: int | None) -> str:
-    """Say why root should not run the file at `path`, or nothing; for anybody else, nothing.
+    """Return why root should not run the file at `path`; empty if it may, and for every other user.
 
-    `status` is that of the file that was read. It must belong to root or to the user behind sudo, and neither it
-    nor its folder may be writable by others; a sticky folder will do. Where `path` is a link, the link's folder
-    counts as well.
+    `status` is that of the file that was read. It must belong to root or to the user behind sudo, and neither it nor
+    its folder may be writable by others; a sticky folder is accepted. If `path` is a link, the link's folder is
+    checked as well.
     """
     if euid != 0:
         return ""
@@ -24,41 +27,34 @@ def find_distrust(path: str, status: os.stat_result, *, euid: int, sudo_uid: int
     named, real = Path(path).absolute().parent, Path(path).resolve().parent
     for folder in dict.fromkeys((named, real)):
         try:
-            kept = folder.stat()
+            found = folder.stat()
         except OSError as error:
-            return f"its folder {folder} cannot be looked at: {error.strerror}"
-        # In a sticky folder nobody can replace what is not his own (unlink(2), EPERM).
-        if not kept.st_mode & stat.S_ISVTX and (why := _describe_writable(kept, trusted)):
+            return f"its folder {folder} cannot be read: {describe_error(error)}"
+        # In a sticky folder, a user can replace only their own files (unlink(2), EPERM).
+        if not found.st_mode & stat.S_ISVTX and (why := _describe_writable(found, trusted)):
             return f"its folder {folder} {why}"
     return ""
 
 
 def _describe_writable(status: os.stat_result, trusted: set[int]) -> str:
-    """Say who else may write a file or a folder, or nothing."""
+    """Return who else may write a file or a folder; empty if no other user may."""
     if status.st_uid not in trusted:
-        return f"belongs to {_user(status.st_uid)}, not to root or to the user behind sudo"
+        return f"belongs to {find_user_name(status.st_uid)}, not to root or to the user behind sudo"
     if status.st_mode & stat.S_IWOTH:
-        return "may be written by everybody"
+        return "is writable by every user"
     if status.st_mode & stat.S_IWGRP and not _is_own_group(status.st_uid, status.st_gid):
-        return f"may be written by the group {_group(status.st_gid)}"
+        return f"is writable by the group {_group(status.st_gid)}"
     return ""
 
 
 def _is_own_group(uid: int, gid: int) -> bool:
-    """Whether a group is the user's own, with nobody else in it."""
+    """True if a group is the user's own, and the user its only member."""
     try:
         user, group = pwd.getpwuid(uid), grp.getgrgid(gid)
     except KeyError:
         return False
     others = [one.pw_name for one in pwd.getpwall() if one.pw_gid == gid and one.pw_uid != uid]
     return user.pw_gid == gid and not others and set(group.gr_mem) <= {user.pw_name}
-
-
-def _user(uid: int) -> str:
-    try:
-        return pwd.getpwuid(uid).pw_name
-    except KeyError:
-        return str(uid)
 
 
 def _group(gid: int) -> str:

@@ -1,4 +1,4 @@
-"""What pydantic finds wrong with a part of a file, in words of our own and at its place in the file."""
+"""pydantic's errors as sentences for the author of a runbook, each with its position in the file."""
 
 from __future__ import annotations
 
@@ -30,37 +30,37 @@ LIMITS = {
 def describe_problems(
     error: ValidationError, model: type[BaseModel], node: Node | None, item: Position, name: str
 ) -> Iterator[tuple[Position, str]]:
-    """Give the place and the sentence of each mistake, each once.
+    """Yield the position and the sentence of each error, each once.
 
-    `node` is the mapping that was read as `model`, if there is one; `item` the place of what it belongs to;
-    `name` what people call that: `restart`.
+    `node` is the mapping that was read as `model`, if there is one. `item` is the position of the step that it
+    belongs to, and `name` that step's name in messages: `restart`.
     """
-    told: set[tuple[str | int, ...]] = set()
+    described: set[tuple[str | int, ...]] = set()
     for details in error.errors(include_url=False):
         path = _path(details["loc"], node)
         missing = details["type"] == "missing"
         key = (*path, details["loc"][-1]) if missing else path
-        # A value that fits none of several types is one mistake.
-        if key in told:
+        # pydantic reports one error for each type of a union. It is one error of the author.
+        if key in described:
             continue
-        told.add(key)
+        described.add(key)
         yield _find_position(details, path, node, item), _sentence(details, path, model, name)
 
 
 def keys_of(model: type[BaseModel]) -> list[str]:
-    """Give the keys that a mapping of this kind may have."""
+    """Return the keys of the mapping that is read as this model."""
     return [f.alias or n for n, f in model.model_fields.items() if not f.exclude]
 
 
 def describe_unknown_key(key: str, model: type[BaseModel], owner: str) -> str:
-    """Say that a key is unknown, and what was meant."""
+    """Return the sentence about an unknown key, with the key that was probably meant."""
     known = keys_of(model)
-    hint = suggest(key, known) or f"; {owner} takes {join_words(sorted(known))}"
+    hint = suggest(key, known) or f"; the keys of {owner} are {join_words(sorted(known))}"
     return f"unknown key `{shorten(key)}`{hint}"
 
 
 def _path(loc: Loc, node: Node | None) -> tuple[str | int, ...]:
-    """Give the part of a location that stands in the file: pydantic adds the names of types that it tried."""
+    """Return the parts of a location that are in the file: pydantic adds the names of the types that it tried."""
     path: list[str | int] = []
     for part in loc:
         below = node.get(part) if node else None
@@ -80,7 +80,7 @@ def _find_position(details: Any, path: Loc, node: Node | None, item: Position) -
     if path and (details["type"] == "extra_forbidden" or details["loc"][-1] == "[key]"):
         return above.keys.get(str(path[-1]), here.position)
     if not path:
-        # A sentence on the whole that begins with a key belongs to that key.
+        # An error of a whole step whose sentence begins with a key is reported at that key.
         key = re.match(r"`([\w-]+)`", _raised_text(details))
         named = node.get(key[1]) if key else None
         return named.position if named else item
@@ -109,19 +109,19 @@ def _sentence(details: Any, path: Loc, model: type[BaseModel], name: str) -> str
     if kind == "literal_error":
         return _choice(key, details)
     if kind in MAPPINGS:
-        return f"{key} wants a mapping (`key: value`), not {describe_kind(details['input'])}"
+        return f"{key} must be a mapping (`key: value`), not {describe_kind(details['input'])}"
     if kind in LISTS:
-        return f"{key} wants a list (`- …`), not {describe_kind(details['input'])}"
+        return f"{key} must be a list (`- …`), not {describe_kind(details['input'])}"
     if kind in SCALAR_TYPES:
-        return f"{key} wants a single value, not {describe_kind(details['input'])}"
+        return f"{key} must be a single value, not {describe_kind(details['input'])}"
     if kind in LIMITS:
         limit, words = LIMITS[kind]
         return f"{key} must be {words.format(format(ctx[limit], 'g'))}"
     if kind == "too_short":
-        return f"{key} is an empty list; it needs at least {ctx['min_length']}"
+        return f"{key} is an empty list; write at least {ctx['min_length']}"
     if kind == "too_long":
-        return f"{key} takes no more than {ctx['max_length']}"
-    return f"{key} cannot be read as it stands; see `runbook steps`"
+        return f"{key} is too long; write at most {ctx['max_length']}"
+    return f"{key} cannot be read; see `runbook steps`"
 
 
 def _choice(key: str, details: Any) -> str:
@@ -129,14 +129,14 @@ def _choice(key: str, details: Any) -> str:
     one = f"{', '.join(words[:-1])} or {words[-1]}" if len(words) > 1 else "".join(words)
     value = details["input"]
     if not isinstance(value, str):
-        return f"{key} is {one}, not {describe_kind(value)}"
+        return f"{key} must be {one}, not {describe_kind(value)}"
     if OPEN in value:
-        return f"{key} takes no template; write {one}"
-    return f"{key} is {one}, not `{shorten(value)}`{suggest(value, words)}"
+        return f"{key} cannot be a template; write {one}"
+    return f"{key} must be {one}, not `{shorten(value)}`{suggest(value, words)}"
 
 
 def _model_at(model: type[BaseModel], path: Loc) -> type[BaseModel] | None:
-    """Find the class that a part of the file was read as."""
+    """Return the model that a part of the file was read as."""
     found: type[BaseModel] | None = model
     for part in path:
         if isinstance(part, int) or found is None:

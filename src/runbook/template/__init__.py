@@ -1,9 +1,10 @@
 """`${{ … }}` in texts, and `when`: strict, sandboxed expressions. The only importer of jinja2.
 
-scope.py        what the names stand for, and which of them are known by now
-expression.py   one expression, checked and computed
-filters.py      what may follow a `|`
-text.py         a text with expressions in it, filled in one go or in two
+scope.py        the values of the names, and which of them are known already
+expression.py   one expression: checked, evaluated
+filters.py      the filters, which follow a `|`
+quotes.py       where a value is in a shell script, and how it is quoted there
+text.py         a text with expressions in it, filled at once or in two passes
 """
 
 from runbook.template.expression import Expression

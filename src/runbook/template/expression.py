@@ -1,9 +1,9 @@
 """One expression of a template or of `when`: checked against a short list, then run in Jinja2's sandbox.
 
-References (`vars.version`, `steps.wait-ready.changed`) are taken out before Jinja2 sees the expression: names
-may hold dashes, and nothing is ever looked up in a Python object. What is left are values, `==` `!=` `in`,
-`and` `or` `not`, `~`, `… if … else …` and the filters of `filters.py`; nothing that calls code or grows
-without bound.
+References (`vars.version`, `steps.wait-ready.changed`) are replaced by `_0`, `_1`, … before Jinja2 parses the
+expression: names may contain dashes, and no attribute of a Python object is ever read. What remains are values, `==`
+`!=` `in`, `and` `or` `not`, `~`, `… if … else …` and the filters of `filters.py`: nothing that calls code or grows
+without limit.
 """
 
 from __future__ import annotations
@@ -24,27 +24,28 @@ if TYPE_CHECKING:
     from jinja2.sandbox import SandboxedEnvironment
 
 MAX_SOURCE = 1000
-"""Characters of one expression. Jinja2 parses recursively, and nobody reads a longer one."""
+"""Characters of one expression. Jinja2 parses recursively."""
 MAX_EXPRESSION_DEPTH = 40
 """How deep an expression may be nested."""
 
 
 @dataclass(frozen=True)
 class Expression:
-    """A checked expression. `optional` are references whose absence it deals with itself, `raw` ends it.
-
-    `place` is where it stands, where it is a piece of a script.
-    """
+    """A checked expression."""
 
     source: str
     references: tuple[Reference, ...]
+    """The names in it; the first is `_0` for Jinja2."""
     optional: frozenset[Reference]
+    """Those that may be undefined, because of `| default(…)` or `is defined`."""
     raw: bool
+    """True if it ends in `| raw`."""
     evaluate: TemplateExpression
     context: ShellContext = NO_CONTEXT
+    """Its place in a script."""
 
     def value(self, scope: TemplateScope) -> Any:
-        """Compute it, or give None where a name is not known yet. Raises TemplateError."""
+        """Return its value, or None if a name is not known yet. Raises TemplateError."""
         found: dict[str, Word | tuple[Word, ...]] = {}
         missing: list[TemplateError] = []
         waiting = False
@@ -64,9 +65,9 @@ class Expression:
             return None
         try:
             result = self.evaluate(**found)
-        # Whatever an expression does wrong with its values, it is a mistake in the file, not in the program.
+        # An expression can fail in many ways with its values: each is an error in the file, not in this program.
         except Exception as error:
-            raise (missing[0] if missing else TemplateError(f"cannot compute `{self}`: {_cause(error)}")) from error
+            raise (missing[0] if missing else TemplateError(f"cannot evaluate `{self}`: {_cause(error)}")) from error
         return "" if result is None else result
 
     def __str__(self) -> str:
@@ -75,7 +76,7 @@ class Expression:
 
 @lru_cache(maxsize=1024)
 def compile_expression(source: str) -> Expression:
-    """Check an expression and make it ready. Raises TemplateError for all that it may not hold."""
+    """Return an expression, checked and compiled. Raises TemplateError for everything that is not allowed in it."""
     if not source:
         raise TemplateError("the expression is empty; write a name such as `vars.version`")
     if len(source) > MAX_SOURCE:
@@ -89,7 +90,7 @@ def compile_expression(source: str) -> Expression:
         reader = parser.Parser(environment, stripped, state="variable")
         tree = reader.parse_expression()
         if not reader.stream.eos:
-            raise TemplateError(f"cannot read `{shorten(source)}`: it is not one expression")
+            raise TemplateError(f"cannot read `{shorten(source)}`: it is not a single expression")
         inner, raw = _without_raw(tree)
         check = _Check(shorten(source), references)
         check.visit(inner, 0)
@@ -98,7 +99,7 @@ def compile_expression(source: str) -> Expression:
         raise TemplateError(f"cannot read `{shorten(source)}`: it is not an expression") from error
     except (RecursionError, MemoryError, SyntaxError, OverflowError) as error:
         raise TemplateError(f"cannot read `{shorten(source)}`: it is nested too deeply") from error
-    # Jinja2 reads a number with int(), which refuses very long ones.
+    # Jinja2 reads numbers with int(), which refuses more than 4300 digits.
     except ValueError as error:
         if isinstance(error, TemplateError):
             raise
@@ -116,13 +117,13 @@ _SEGMENT = re.compile(r"""\.([\w-]+)|\[\s*['"]([^'"]*)['"]\s*\]""", re.ASCII)
 
 
 def _extract_references(source: str, references: list[Reference]) -> str:
-    """Put `_0`, `_1`, … where the expression names something, and note what that was."""
+    """Return the expression with `_0`, `_1`, … in the place of its references, and add these to `references`."""
     made: list[str] = []
     before = ""
     for token in _TOKEN.finditer(source):
         word = token["name"]
         if word is not None and word.startswith("_"):
-            raise TemplateError(f"`{word}` cannot be used in a template: no name begins with `_`")
+            raise TemplateError(f"`{word}` cannot be used in a template: names do not begin with `_`")
         if word in ROOTS and before not in ("|", "is"):
             names = (dotted or bracketed for dotted, bracketed in _SEGMENT.findall(token["path"]))
             reference = Reference(word, tuple(part for name in names for part in name.split(".")))
@@ -136,7 +137,7 @@ def _extract_references(source: str, references: list[Reference]) -> str:
 
 
 def _without_raw(tree: nodes.Expr) -> tuple[nodes.Node, bool]:
-    """Take `| raw` from the end of an expression, the one place for it."""
+    """Return an expression without `| raw` at its end, the only place for it, and whether it was there."""
     from jinja2 import nodes  # noqa: PLC0415
 
     if isinstance(tree, nodes.Filter) and tree.name == "raw" and tree.node is not None and not tree.args:
@@ -145,7 +146,7 @@ def _without_raw(tree: nodes.Expr) -> tuple[nodes.Node, bool]:
 
 
 class _Check:
-    """Walks through an expression and refuses what is not on the list."""
+    """Refuses everything in an expression that is not on a short list."""
 
     def __init__(self, source: str, references: list[Reference]) -> None:
         self.source = source
@@ -183,14 +184,14 @@ class _Check:
 
         match node:
             case nodes.Call():
-                return f"`{self.source}` calls something; a template only puts values in"
+                return f"`{self.source}` is a call; a template only inserts values"
             case nodes.Getattr():
                 if isinstance(node.node, nodes.Name):
                     self._name(node.node)
                 return f"`.{node.attr}` is not defined in `{self.source}`: a single value has no parts"
             case nodes.Getitem():
-                return f"cannot read `{self.source}`: only a number can stand in `[ ]` here"
-        return f"`{self.source}` computes; a template only puts values in (`~` joins two texts)"
+                return f"cannot read `{self.source}`: only a number is allowed in `[ ]` here"
+        return f"`{self.source}` is a computation; a template only inserts values (`~` joins two texts)"
 
     def _name(self, node: nodes.Name) -> None:
         if not node.name.startswith("_"):
@@ -199,24 +200,24 @@ class _Check:
 
     def _compare(self, node: nodes.Compare) -> None:
         if any(operand.op not in ("eq", "ne", "in", "notin") for operand in node.ops):
-            why = "values are texts, which have no order; compare with ==, !=, in, not in"
-            raise TemplateError(f"cannot compute `{self.source}`: {why}")
+            why = "values are texts, which have no order; compare with ==, !=, in or not in"
+            raise TemplateError(f"cannot evaluate `{self.source}`: {why}")
 
     def _test(self, node: nodes.Test) -> None:
         if node.name not in ("defined", "undefined") or node.args:
-            raise TemplateError(f"unknown test `is {node.name}`; there is `is defined`")
+            raise TemplateError(f"unknown test `is {node.name}`; write `is defined`")
         self._may_be_missing(node.node)
 
     def _filter(self, node: nodes.Filter) -> None:
         if node.name == "raw":
-            raise TemplateError(f"`raw` must come last in `{self.source}`, and once")
+            raise TemplateError(f"`raw` must be the last filter in `{self.source}`, and used once")
         if node.name not in FILTERS:
-            hint = suggest(node.name, FILTERS) or f"; there are {join_words(('raw', *FILTERS))}"
+            hint = suggest(node.name, FILTERS) or f"; the filters are {join_words(('raw', *FILTERS))}"
             raise TemplateError(f"unknown filter `{node.name}`{hint}")
         least, most = ARGUMENTS.get(node.name, (0, 0))
         if node.kwargs or node.dyn_args or node.dyn_kwargs or not least <= len(node.args) <= most:
-            takes = "no arguments" if not most else str(most) if least == most else f"{least} or {most}"
-            raise TemplateError(f"filter `{node.name}` takes {takes} in its brackets, in `{self.source}`")
+            count = "no" if not most else str(most) if least == most else f"{least} or {most}"
+            raise TemplateError(f"filter `{node.name}` takes {count} arguments, in `{self.source}`")
         if node.name == "default":
             self._may_be_missing(node.node)
 
@@ -231,11 +232,11 @@ class _Check:
 
 @cache
 def _environment() -> SandboxedEnvironment:
-    """Make Jinja2's sandbox. It is imported here, so that a file without templates does not pay for it."""
+    """Return Jinja2's sandbox. It is imported here, because most files have no templates."""
     from jinja2 import StrictUndefined  # noqa: PLC0415
     from jinja2.sandbox import ImmutableSandboxedEnvironment  # noqa: PLC0415
 
-    # Not optimized: that would compute what is constant while it is compiled, and fail there: `[][0] ~ 'a'`.
+    # With optimized=True, constants are evaluated during compilation, and `[][0] ~ 'a'` fails there.
     environment = ImmutableSandboxedEnvironment(undefined=StrictUndefined, autoescape=False, optimized=False)
     tests = {name: environment.tests[name] for name in ("defined", "undefined")}
     for table in (environment.globals, environment.filters, environment.tests):
@@ -249,5 +250,5 @@ def _cause(error: Exception) -> str:
     if isinstance(error, TemplateError):
         return error.message
     if isinstance(error, (IndexError, KeyError)):
-        return "there are not so many values"
-    return "its values do not fit together"
+        return "the list has fewer values"
+    return "its values have the wrong types"

@@ -1,4 +1,4 @@
-"""The filters of an expression. None of them can make much out of little, and none reaches code."""
+"""The filters of an expression. Their results are limited in size, and none of them calls code of a value."""
 
 from __future__ import annotations
 
@@ -8,33 +8,30 @@ from typing import Any
 from runbook.template.scope import TemplateError, Word
 
 MAX_TEXT = 100_000
-"""Characters that an expression may give. The kernel takes 128 KiB as one argument (execve(2))."""
-
-
-def make_too_long() -> TemplateError:
-    """Make the error of an expression that gives too much."""
-    return TemplateError(f"it gives more than {MAX_TEXT} characters")
+"""Characters of a result. The kernel accepts 128 KiB as one argument (execve(2))."""
 
 
 def _replace(text: str, old: str, new: str) -> Word:
-    # Counted first: a chain of replacements could fill the memory before anybody looks at its end.
-    if len(text) + str(text).count(old) * len(new) > MAX_TEXT:
-        raise make_too_long()
+    # Checked before the text is made: a chain of replacements could fill the memory.
+    _check_size(len(text) + str(text).count(old) * len(new))
     return Word(str(text).replace(old, new))
 
 
 def _join(items: Sequence[str], between: str = "") -> Word:
     if isinstance(items, str):
         return Word(items)
-    if sum(map(len, items)) + len(items) * len(between) > MAX_TEXT:
-        raise make_too_long()
+    _check_size(sum(map(len, items)) + len(items) * len(between))
     return Word(between.join(items))
 
 
 def _upper(text: str) -> Word:
-    if len(text) > MAX_TEXT:
-        raise make_too_long()
+    _check_size(len(text))  # Upper case is at most three times as long: ΐ becomes three characters.
     return Word(text.upper())
+
+
+def _check_size(size: int) -> None:
+    if size > MAX_TEXT:
+        raise TemplateError(f"the result has more than {MAX_TEXT} characters")
 
 
 def _split(text: str, at: str | None = None) -> tuple[Word, ...]:
@@ -58,7 +55,7 @@ FILTERS: dict[str, Callable[..., Any]] = {
     "trim": lambda text: Word(text.strip()),
     "upper": _upper,
 }
-"""The filters there are, beside `raw`."""
+"""All filters except `raw`, which `expression` handles."""
 
 ARGUMENTS = {"default": (1, 2), "join": (0, 1), "replace": (2, 2), "split": (0, 1)}
-"""How many arguments a filter takes, at least and at most; the others take none."""
+"""The least and the greatest number of arguments of a filter; the other filters take none."""

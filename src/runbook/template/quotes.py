@@ -1,8 +1,8 @@
-"""Where in a script of the shell a value stands: bare, or within quotes of one kind, so that it can be quoted for that.
+"""Where a value is in a shell script: bare, or inside quotes of one kind, so that it can be quoted for that place.
 
-Only as much of the shell's grammar (POSIX, 2.2 to 2.6) is known here as it takes to tell that. Where it cannot be told
-for sure, in a here-document, backticks, arithmetic, a script within the script, or after something unusual, the answer
-is UNKNOWN: no way to quote a value is right there, so it may be put in only where it needs no quotes at all.
+This module knows only the part of the shell's grammar (POSIX, 2.2 to 2.6) that this needs. In a here-document,
+backticks, arithmetic, a script inside the script, or behind anything unusual, the place is UNKNOWN: quoting is
+impossible there, so a value is refused unless it needs no quotes.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from enum import StrEnum
 
 
 class Quotes(StrEnum):
-    """What a place in a script is within."""
+    """What a place in a script is inside of."""
 
     BARE = "bare"
     SINGLE = "single"
@@ -25,18 +25,16 @@ class Quotes(StrEnum):
 
 @dataclass(frozen=True)
 class ShellContext:
-    """A place in a script: what it is within, and what around it would take a part of the value for its own.
-
-    `joined`: a variable's name ends right before it, or `<` or `>` comes right behind it. `ends` is what stands
-    behind each `<<` of the script: a line of it ends the here-document.
-    """
+    """A place in a script, and what its neighbours would make of a value there."""
 
     quotes: Quotes = Quotes.BARE
     is_joined: bool = False
+    """True if the name of a variable ends right before it, or `<` or `>` is right behind it."""
     heredoc_ends: tuple[str, ...] = ()
+    """The words behind each `<<` of the script. A value that is such a word would end the here-document."""
 
     def quote(self, text: str) -> str:
-        """Write a text there, so that it is itself only. Raises ValueError where it cannot be."""
+        """Return a text quoted so that the shell takes it literally there. Raises ValueError if it cannot be quoted."""
         apart = '""' if self.is_joined else ""
         match self.quotes:
             case Quotes.SINGLE:
@@ -44,61 +42,58 @@ class ShellContext:
             case Quotes.DOUBLE:
                 return apart + _SPECIAL.sub(r"\\\g<0>", text)
             case Quotes.BARE:
-                # With a `=` in it, it would set a variable where a command is expected.
+                # shlex.quote leaves A=1 bare, which would set a variable where a command is expected.
                 return apart + (f"'{text}'" if "=" in text and shlex.quote(text) == text else shlex.quote(text))
             case Quotes.COMMENT:
                 if "\n" in text:
-                    raise ValueError("in a comment: a line break would end it")
+                    raise ValueError("in a comment, which the line break in its value would end")
                 return text
         if self.is_joined or not _PLAIN.fullmatch(text) or any(text in end for end in self.heredoc_ends):
-            raise ValueError(f"{_NO_QUOTES}: no quotes would keep a shell from acting on it there")
+            raise ValueError(f"{_NO_QUOTES}, where a value cannot be quoted")
         return text
 
 
 NO_CONTEXT = ShellContext()
-"""A bare place with nothing around it."""
+"""A bare place without neighbours."""
 
-_NO_QUOTES = (
-    "in a here-document, backticks, arithmetic or what a second shell reads (`ssh`, `-c`, `-e`), or behind such a thing"
-)
+_NO_QUOTES = "in or behind a here-document, backticks, arithmetic, or a script for a second shell (`ssh`, `-c`, `-e`)"
 _SPECIAL = re.compile(r'[\\"$`]')
-"""What the shell acts on within double quotes."""
+"""What is special inside double quotes."""
 _PLAIN = re.compile(r"(?:[\w@%+:,./-]|(?<=\w)~)+", re.ASCII)
-"""What is itself wherever it stands. A `~` is, unless a word, or a part of it behind `:` or `=`, begins with it."""
+"""What needs no quotes anywhere. A `~` is special at the start of a word, and behind `:` or `=`."""
 _NAME_BEFORE = re.compile(r"\$[A-Za-z_]\w*\Z", re.ASCII)
 _HERE = re.compile(r"<<-?([^\n;&|<>]*)")
 
 _RUNS_SCRIPTS = re.compile(r"(?:.*\$.*)?(?:(?:.*/)?(?:eval|trap|ssh|su|runuser)|-[A-Za-z]*[ce]|--command=?)", re.DOTALL)
-"""A word behind which what the shell has read once may be read again, as a script: of a shell, or of Perl or Python.
-A variable in the word may be empty."""
+"""A word whose arguments may be run as a script again, by a shell, Perl or Python. A variable in it may be empty."""
 _LONGEST_WORD = 64
-"""Characters of a word that are looked at."""
+"""Characters of a word that are kept for _RUNS_SCRIPTS."""
 
 _COMMAND_ENDS = "\n;&|()"
 _WORD_ENDS = f" \t<>{_COMMAND_ENDS}"
 _SUBSTITUTION, _BRACE, _TICKS, _COMMENT = "$(", "${", "`", "#"
 _ENDS: dict[str, str] = {_COMMENT: "\n", Quotes.SINGLE: "'", _TICKS: "`"}
-"""What ends with one character, and with which, whatever else stands in it."""
+"""What ends at the next character of one kind, whatever is in between; and that character."""
 _GOES_ON = "\\\n"
 _ESCAPED, _VALUE = "x", "\0"
-"""What stands for an escaped character and for a value, where it matters what came before."""
+"""Stand for an escaped character and for a value in `ShellReader._before`."""
 
 
 class ShellReader:
-    """Reads a script from its beginning, piece by piece, and tells what the place is to which it has come."""
+    """Reads a script from its beginning, piece by piece, and finds what the place behind each piece is inside of."""
 
     def __init__(self, script: str = "") -> None:
         self._ends = tuple(re.sub(r"[\\'\"]", "", end).strip() for end in _HERE.findall(script))
         self._within: list[str] = [Quotes.BARE]
         self._scripts = [False]
-        """For each command that is not yet at its end, the outer ones first: whether a script may be in its words."""
+        """For each command that is still open, the outermost first: True if one of its words may be a script."""
         self._word = ""
         self._is_unknown = False
         self._before = "\n"
 
     @property
     def quotes(self) -> Quotes:
-        """What the place is within."""
+        """What the current place is inside of."""
         top = self._within[-1]
         if self._is_unknown:
             return Quotes.UNKNOWN
@@ -109,13 +104,13 @@ class ShellReader:
         return Quotes(top)
 
     def find_context(self, before: str, behind: str) -> ShellContext:
-        """Give the place, with the text of the script right before and behind it."""
+        """Return the current place. `before` and `behind` are the texts of the script around it."""
         quotes = self.quotes
         joined = quotes not in (Quotes.SINGLE, Quotes.COMMENT) and bool(_NAME_BEFORE.search(before))
         return ShellContext(quotes, joined or (quotes is Quotes.BARE and behind[:1] in ("<", ">")), self._ends)
 
     def read(self, text: str) -> None:
-        """Read on."""
+        """Read the next piece of the script."""
         at = 0
         while at < len(text) and not self._is_unknown:
             taken = self._step(text, at)
@@ -125,7 +120,7 @@ class ShellReader:
             at += taken
 
     def pass_value(self, *, raw: bool) -> None:
-        """Go on behind a value. One that was quoted for its place changes nothing; a raw one may change all."""
+        """Continue behind a value. A quoted value does not change the place; after a raw one, the place is unknown."""
         self._is_unknown = self._is_unknown or raw
         self._before = _VALUE
 
@@ -134,7 +129,7 @@ class ShellReader:
         return self._scripts[-1] or bool(_RUNS_SCRIPTS.fullmatch(self._word))
 
     def _step(self, text: str, at: int) -> int:
-        """Read a character or two; give how many."""
+        """Read one or two characters, and return how many."""
         char, two, top = text[at], text[at : at + 2], self._within[-1]
         if top in _ENDS:
             return self._to_the_end(char, top)
@@ -159,10 +154,10 @@ class ShellReader:
         return 1
 
     def _cut_at(self, text: str, at: int) -> bool:
-        """Tell whether what comes next may not be what it seems, behind a `$` or a backslash."""
+        """True if a `$` or a backslash may have another meaning than the piece alone shows."""
         if at + 1 == len(text):
-            return True  # It may be a value: it would lose its first character, or be a variable's name.
-        # A line that goes on may cut a word, or an operator, in two.
+            return True  # A value may follow: it would lose its first character, or become a variable's name.
+        # An escaped line break may be inside a word or an operator.
         return text[at : at + 2] == _GOES_ON and (self._before not in " \t" or text[at + 2 : at + 3] == "#")
 
     def _spell(self, char: str) -> None:
@@ -170,7 +165,7 @@ class ShellReader:
             self._word += char
 
     def _to_the_end(self, char: str, top: str) -> int:
-        """Read on in what ends with one character, whatever stands in it."""
+        """Read one or two characters of what ends at one character (_ENDS), and return how many."""
         if char == _ENDS[top]:
             self._within.pop()
             return 0 if top == _COMMENT else 1
@@ -187,7 +182,7 @@ class ShellReader:
         return len(what)
 
     def _go_in(self, bracket: str) -> None:
-        """Begin with the commands in a bracket. What they print may be of a script, where the bracket is."""
+        """Enter the commands in a bracket. If the bracket is in a script, their output is a part of the script."""
         self._scripts.append(self._in_a_script)
         self._word = ""
         self._within += [bracket, Quotes.BARE]
@@ -207,12 +202,12 @@ class ShellReader:
             if begins:
                 self._within.append(_COMMENT)
         elif text.startswith("<<", at):
-            # Its lines are the shell's own affair; what comes after them is seldom worth the trouble.
+            # A here-document is not parsed, nor what follows it: few scripts have a value there.
             self._is_unknown = True
         elif char == "[":
-            self._is_unknown = not begins  # An index, or bash's own test: it computes, and runs what stands in it.
+            self._is_unknown = not begins  # An array index, or [[ ]]: bash evaluates what is in it.
         elif char == "(":
-            self._is_unknown = self._before == "("  # So does arithmetic.
+            self._is_unknown = self._before == "("  # Arithmetic: bash evaluates it too.
             self._go_in(char)
         elif char == ")" and len(self._within) > 1:
             del self._within[-2:]
@@ -220,4 +215,4 @@ class ShellReader:
         elif char in _COMMAND_ENDS:
             self._scripts[-1] = len(self._scripts) > 1 and self._scripts[-2]
         elif char == "c" and begins and re.match(r"case(?:\s|\Z)", text[at : at + 5]) and len(self._within) > 1:
-            self._is_unknown = True  # Its patterns end in brackets that were never opened.
+            self._is_unknown = True  # Its patterns end with `)` without a `(`.

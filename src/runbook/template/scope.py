@@ -1,4 +1,4 @@
-"""What the names in a template stand for, and which of them are known by now."""
+"""The values of the names in a template, and which of them are known already."""
 
 from __future__ import annotations
 
@@ -10,23 +10,24 @@ from runbook.model import Port
 from runbook.util.wording import join_words, suggest
 
 FACTS = ("status", "changed", "verdict", "output")
-"""What `steps.<id>` tells of every step."""
+"""What `steps.<id>` has for every step."""
 VERSIONS = ("from", "to")
-"""What it tells of an update beside them, and what an update's own templates may use."""
+"""What it also has for an update, and what an update's own templates may use."""
 ROOTS = ("vars", "env", "unit", "port", "host", "run", "steps", *VERSIONS)
+"""The first part of every name that a template can use."""
 
 Value = str | tuple[str, ...]
-"""What a name stands for: a text, or a list of texts."""
+"""The value of a name: a text, or a list of texts."""
 
 
 class TemplateError(RunbookError, ValueError):
-    """A template is wrong, or what it asks for does not exist."""
+    """A template is wrong, or a name in it is not defined."""
 
 
 class Word(str):
-    """A text as an expression sees it: `false`, `no`, `off`, `0` and nothing at all count as false.
+    """A text in an expression: `false`, `no`, `off`, `0` and the empty text count as false.
 
-    Whatever a runbook knows is text, so a comparison with `true`, `false` or a number compares what is meant.
+    Every value of a runbook is a text, so `==` with `true`, `false` or a number compares with the text's meaning.
     """
 
     __slots__ = ()
@@ -47,7 +48,7 @@ class Word(str):
 
 @dataclass(frozen=True)
 class Reference:
-    """A name in an expression, `steps.wait-ready.changed`: the root and what follows, without the dots."""
+    """A name in an expression, `steps.wait-ready.changed`: its first part and the other parts."""
 
     root: str
     path: tuple[str, ...]
@@ -58,14 +59,7 @@ class Reference:
 
 @dataclass(frozen=True)
 class TemplateScope:
-    """What the names of a template stand for, and which of them are known by now.
-
-    While a file is read `results` is None: then `run.id` and `steps.…` are not known yet, and only steps in
-    `before` (id to what can be asked of it) may be referred to. In a run `results` holds what is known of the
-    steps; one that is missing there has not run and tells nothing, unless the scope is `partial`, for a plan:
-    then what it does not hold stays as it is. `offers` are names that a step itself can tell, some of them already
-    in `own`. `roots` are the names that have a place here at all.
-    """
+    """The values of the names in a template, and which of them are known already."""
 
     vars: Mapping[str, Value] = field(default_factory=dict)
     env: Mapping[str, str] = field(default_factory=dict)
@@ -73,25 +67,30 @@ class TemplateScope:
     unit: str | None = None
     port: tuple[Port, ...] = ()
     roots: tuple[str, ...] = ROOTS
+    """The roots that may be used in this place of the file."""
     earlier_steps: Mapping[str, frozenset[str]] = field(default_factory=dict)
+    """While a file is read: the steps that a template may refer to, by id, with their facts."""
     later_steps: frozenset[str] = frozenset()
+    """While a file is read: the ids of the other steps, for messages."""
     template_vars: tuple[str, ...] = ()
+    """Names that the step itself defines: `to` and `from` of an update."""
     own_values: Mapping[str, str] = field(default_factory=dict)
+    """The values of those of them that are known already."""
     run_id: str | None = None
+    """None while a file is read."""
     results: Mapping[str, Mapping[str, str]] | None = None
+    """The facts of the steps by id; None while a file is read. A step that has not run is missing."""
     partial: bool = False
+    """True for a plan: the facts of a missing step are not known. In a run, they are empty texts."""
 
     def for_run(
         self, run_id: str | None, results: Mapping[str, Mapping[str, str]], *, partial: bool = False
     ) -> TemplateScope:
-        """Give the scope of a run.
-
-        `results` holds `status`, `changed`, … of the steps by their id, as texts; it may go on growing.
-        """
+        """Return the scope of a run. `results` may grow while the scope is in use."""
         return replace(self, run_id=run_id, results=results, partial=partial)
 
     def for_step(self, unit: object, port: object, offers: tuple[str, ...] = ()) -> TemplateScope:
-        """Give the scope inside a step, whose own unit and port come before those of the file."""
+        """Return the scope inside a step, whose own unit and port take precedence over those of the file."""
         return replace(
             self,
             unit=unit if isinstance(unit, str) else self.unit,
@@ -100,13 +99,10 @@ class TemplateScope:
         )
 
     def look_up(self, reference: Reference) -> Value | None:
-        """Give what a name stands for, or None where it is not known yet.
-
-        Raises TemplateError for a name that stands for nothing.
-        """
+        """Return the value of a name, or None if it is not known yet. Raises TemplateError if it is not defined."""
         root = reference.root
         if root not in self.roots:
-            raise TemplateError(f"`{reference}` cannot be used here; {join_words(self.roots)} can")
+            raise TemplateError(f"`{reference}` cannot be used here, only {join_words(self.roots)}")
         match root:
             case "vars" | "env":
                 return self._one_of_many(reference, self.vars if root == "vars" else self.env)
@@ -114,7 +110,7 @@ class TemplateScope:
                 return self._of_step(reference)
             case "run":
                 if reference.path != ("id",):
-                    raise TemplateError(f"`{reference}` is not defined; of the run there is `run.id`")
+                    raise TemplateError(f"`{reference}` is not defined; write `run.id`")
                 return self.run_id
         if reference.path:
             raise TemplateError(f"`{reference}` is not defined; `{root}` is a single value")
@@ -122,8 +118,8 @@ class TemplateScope:
 
     def _single(self, root: str) -> Value | None:
         if root in VERSIONS and root not in self.template_vars:
-            hint = f"elsewhere write `steps.ID.{root}`, after that update"
-            raise TemplateError(f"`{root}` is only defined in the commands of an update; {hint}")
+            hint = f"in a later step, write `steps.ID.{root}`"
+            raise TemplateError(f"`{root}` is only defined inside an update; {hint}")
         if root == "port" and len(self.port) > 1:
             return tuple(str(port.number) for port in self.port)
         value = {
@@ -132,19 +128,19 @@ class TemplateScope:
             "port": str(self.port[0].number) if self.port else None,
         }.get(root, self.own_values.get(root))
         if value is None and root not in VERSIONS:
-            raise TemplateError(f"`{root}` is not defined; name it at the top of the file")
+            raise TemplateError(f"`{root}` is not defined; set it at the top of the file")
         return value
 
     def _one_of_many(self, reference: Reference, names: Mapping[str, Value]) -> Value:
         name, root = ".".join(reference.path), reference.root
         if not name:
-            raise TemplateError(f"`{root}` holds many values; write `{root}.NAME`")
+            raise TemplateError(f"`{root}` has several values; write `{root}.NAME`")
         if name in names:
             return names[name]
         if root == "env":
             how = f"set it, or write `env.{name} | default('…')`"
             raise TemplateError(f"environment variable `{name}` is not set; {how}")
-        known = f"; `vars` has {join_words(names)}" if names else "; there are no `vars` to this point"
+        known = f"; `vars` has {join_words(names)}" if names else "; no variable is defined before it"
         raise TemplateError(f"`{reference}` is not defined{suggest(name, names, 'vars.') or known}")
 
     def _of_step(self, reference: Reference) -> Value | None:
@@ -152,19 +148,19 @@ class TemplateScope:
         step = ".".join(parts)
         if self.results is not None:
             known = self.results.get(step, {})
-            # What a step tells that has not run is what is sure before.
+            # A step that has not run may have facts that are sure beforehand, but no `status`.
             if fact in known or "status" in known or not self.partial:
                 return known.get(fact, "")
             return None
         if step in self.earlier_steps:
             if fact not in self.earlier_steps[step]:
-                told = join_words(name for name in (*FACTS, *VERSIONS) if name in self.earlier_steps[step])
-                raise TemplateError(f"step `{step}` has no `{fact}`; it has {told}")
+                facts = join_words(name for name in (*FACTS, *VERSIONS) if name in self.earlier_steps[step])
+                raise TemplateError(f"step `{step}` has no `{fact}`; it has {facts}")
             return None
         if step in self.later_steps:
-            raise TemplateError(f"step `{step}` does not come before this one; a step can only look back")
+            raise TemplateError(f"step `{step}` does not come before this one; only earlier steps have results")
         if ".".join(reference.path) in {*self.earlier_steps, *self.later_steps}:
             raise TemplateError(f"`{reference}` is a step, not a value; write `{reference}.{FACTS[0]}`")
         if not step:
-            raise TemplateError(f"`{reference}` names no value; write `steps.ID.{FACTS[0]}`")
+            raise TemplateError(f"`{reference}` is not a value; write `steps.ID.{FACTS[0]}`")
         raise TemplateError(f"no step has the id `{step}`{suggest(step, (*self.earlier_steps, *self.later_steps))}")

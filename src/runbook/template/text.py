@@ -1,8 +1,8 @@
-"""Texts with `${{ … }}` in them: cut into parts, and filled in one go or in two.
+"""Texts with `${{ … }}` in them: split into parts, and filled at once or in two passes.
 
-A text whose values are all known when the file is read becomes a plain str. Another stays a `Template`, a
-str that shows its source and knows its parts, until `fill` or `complete` puts the rest in. What was put in is
-never read as a template again.
+A text whose values are all known when the file is read becomes a plain str. Any other text stays a `Template`, a
+str of its source that also has its parts, until `fill` or `fill_own` inserts the rest. An inserted value is never
+read as a template again.
 """
 
 from __future__ import annotations
@@ -36,16 +36,16 @@ def _same(text: str) -> str:
 
 
 class Template(str):
-    """A text that is not whole yet. As a str it is its source; `parts` are what it is made of.
-
-    `put` writes a value into it; `finish` takes the whole text last, and may refuse it with a ValueError.
-    `known` is the scope that it was filled from, if there were names that this did not know.
-    """
+    """A text with values that are not known yet. As a str it is its source."""
 
     parts: tuple[Part, ...]
+    """Its texts and expressions, in order."""
     write_value: ValueWriter
+    """Writes a value as it is inserted: plain, or quoted for a shell or a pattern."""
     finish: TextFinisher
+    """Gets the whole text last and returns it. It may raise ValueError."""
     known_scope: TemplateScope
+    """The scope from which it was filled, except the names that were not known there."""
 
     def __new__(
         cls,
@@ -54,7 +54,7 @@ class Template(str):
         finish: TextFinisher = _same,
         known: TemplateScope = NOTHING_KNOWN,
     ) -> Template:
-        """Show the pieces as they stand in the file."""
+        """Make the str: the source, as it is in the file."""
         shown = (part if isinstance(part, str) else f"{OPEN} {part.source} {CLOSE}" for part in parts)
         template = super().__new__(cls, "".join(shown))
         template.parts, template.write_value, template.finish, template.known_scope = parts, put, finish, known
@@ -65,11 +65,11 @@ class Template(str):
 
     @property
     def references(self) -> tuple[Reference, ...]:
-        """The names in the pieces that are still to be filled."""
+        """The names in its expressions."""
         return tuple(r for part in self.parts if isinstance(part, Expression) for r in part.references)
 
     def fill(self, scope: TemplateScope) -> str:
-        """Put in what is known: a plain str when that is all of it, else a Template of the rest.
+        """Insert the values that are known. Return a plain str if that is all of them, else a Template of the rest.
 
         Raises TemplateError, and what `finish` raises.
         """
@@ -86,7 +86,7 @@ class Template(str):
 
 
 def write_plain(value: Any, piece: Expression) -> str:
-    """Write a value into a text, as it is."""
+    """Return a value as a text. Raises TemplateError if no text can hold it."""
     if isinstance(value, bool):
         return "true" if value else "false"
     if not isinstance(value, (str, int)):
@@ -94,18 +94,18 @@ def write_plain(value: Any, piece: Expression) -> str:
         raise TemplateError(f"`{piece}` is a list; {how}")
     text = str(value)
     if len(text) > MAX_TEXT:
-        raise TemplateError(f"`{piece}` gives more than {MAX_TEXT} characters")
+        raise TemplateError(f"the value of `{piece}` has more than {MAX_TEXT} characters")
     if "\0" in text:
-        raise TemplateError(f"`{piece}` gives a NUL, which no command can take")
+        raise TemplateError(f"the value of `{piece}` contains a NUL, which no command accepts")
     try:
         text.encode()
     except UnicodeEncodeError as error:
-        raise TemplateError(f"`{piece}` gives a text that UTF-8 cannot write") from error
+        raise TemplateError(f"the value of `{piece}` cannot be encoded as UTF-8") from error
     return text
 
 
 def write_quoted(value: Any, piece: Expression) -> str:
-    """Write a value into a script, quoted for the place where it stands unless it is `| raw`; a list word by word."""
+    """Return a value quoted for its place in a script, unless it is `| raw`; each item of a list is one word."""
     if piece.raw:
         return write_plain(value, piece)
     items = value if isinstance(value, (tuple, list)) else (value,)
@@ -114,18 +114,18 @@ def write_quoted(value: Any, piece: Expression) -> str:
     except TemplateError:
         raise
     except ValueError as error:
-        how = "give it to the command by `env`, and write $NAME there"
-        raise TemplateError(f"`{piece}` stands {error}; {how}") from error
+        how = "put it into the `env` of the step, and write $NAME there"
+        raise TemplateError(f"`{piece}` is {error}; {how}") from error
 
 
 def write_literal(value: Any, piece: Expression) -> str:
-    """Write a value into a pattern, where it matches nothing but itself unless it is `| raw`."""
+    """Return a value for a pattern, where it matches only itself unless it is `| raw`."""
     text = write_plain(value, piece)
     return text if piece.raw else re.escape(text)
 
 
 def parse(text: str, put: ValueWriter = write_plain, finish: TextFinisher = _same) -> str:
-    """Cut a text at its pieces: a Template, or the text itself if it has none. Raises TemplateError."""
+    """Return a text as a Template, or unchanged if it has no expression. Raises TemplateError."""
     if isinstance(text, Template) or OPEN not in text:
         return text
     parts = _parts(text)
@@ -133,7 +133,7 @@ def parse(text: str, put: ValueWriter = write_plain, finish: TextFinisher = _sam
 
 
 def _add_contexts(parts: tuple[Part, ...]) -> tuple[Part, ...]:
-    """Note for each piece of a script where it stands."""
+    """Return the parts of a script; each expression with its place in the shell's grammar."""
     texts = ["", *(part if isinstance(part, str) else "" for part in parts), ""]
     shell, placed = ShellReader("\n".join(texts)), list[Part]()
     for part, before, behind in zip(parts, texts, texts[2:], strict=False):
@@ -154,20 +154,20 @@ def parse_expression(text: str) -> Expression:
 
 
 def is_true(text: str, scope: TemplateScope) -> bool:
-    """Tell whether a bare expression is true. Raises TemplateError where that cannot be told."""
+    """True if a bare expression is true. Raises TemplateError if a name in it is not known yet."""
     checked = parse_expression(text)
     value = checked.value(scope)
     if value is None:
-        raise TemplateError(f"cannot tell yet whether `{checked}` is true")
+        raise TemplateError(f"cannot evaluate `{checked}` yet")
     return bool(Word(value)) if isinstance(value, str) else bool(value)
 
 
 def fill(step: Model, scope: TemplateScope) -> Model:
-    """Put into a step what is known now. A step without templates is given back as it is.
+    """Return a step with the values that are known now. A step without templates is returned unchanged.
 
-    A step's own `to` is filled first, and its other fields may use it; `from` stays until the step itself
-    completes it. Steps that it holds are left alone: each is filled when its turn comes.
-    Raises TemplateError, also for a value that the field cannot take.
+    An update's own `to` is filled first, so that its other fields can use it; `from` stays until the update itself
+    fills it. Nested steps stay: each is filled when it runs.
+    Raises TemplateError, also for a value that the field refuses.
     """
     if not _has_template(dict(step)):
         return step
@@ -181,22 +181,25 @@ def fill(step: Model, scope: TemplateScope) -> Model:
 
 
 def fill_own(value: Any, **own: str) -> Any:
-    """Put into a field what its step itself found out: `complete(self.run, **{"from": before})`."""
+    """Return a field with the values that its step found out: `fill_own(self.run, **{"from": before})`."""
     return _fill(value, own)
 
 
 class TextRewriter(Protocol):
-    """Changes what stands in a field: a whole text, or a value before it is put into one, and quoted for its place."""
+    """Changes the texts of a field, and the values before they are inserted and quoted."""
 
     def text(self, text: str, name: str) -> str:
-        """Give a whole text of the field `name`, changed."""
+        """Return a whole text of the field `name`, changed."""
 
     def value(self, value: str, name: str, references: Iterable[Reference], *, quoted: bool) -> str:
-        """Give a value of the field `name` that these names made, changed; `quoted` if it will be, for a shell."""
+        """Return a value of the field `name`, changed.
+
+        `references` are the names that it was made of. `quoted` if it will be quoted for a shell.
+        """
 
 
 def rewrite(value: Any, change: TextRewriter, name: str) -> Any:
-    """Give a field with every text in it changed; one that is not whole yet is changed when it is."""
+    """Return a field with every text in it changed; a Template changes its text when it is filled."""
     if isinstance(value, Template):
         put, finish = value.write_value, value.finish
 
@@ -219,12 +222,12 @@ def rewrite(value: Any, change: TextRewriter, name: str) -> Any:
 
 
 def _is_step(value: BaseModel) -> bool:
-    # Only step types have a kind. They cannot be asked for by name here: they are built upon this module.
+    # Only step types have a `kind`. This module cannot import them: they import this module.
     return hasattr(type(value), "kind")
 
 
 def _has_template(value: Any) -> bool:
-    """Whether a value holds a Template anywhere, other than in a step of its own."""
+    """True if there is a Template in a value, outside of nested steps."""
     if isinstance(value, str):
         return isinstance(value, Template)
     if isinstance(value, (tuple, list)):
@@ -235,7 +238,7 @@ def _has_template(value: Any) -> bool:
 
 
 def _fill(value: Any, scope: TemplateScope | Mapping[str, str]) -> Any:
-    """Fill whatever is in a value, from a scope, or with names beside those that each was filled from before."""
+    """Return a value with its Templates filled: from a scope, or with more names than each was filled from before."""
     if isinstance(value, Template):
         if not isinstance(scope, TemplateScope):
             known = value.known_scope
@@ -261,7 +264,7 @@ def _fill_field(name: str, value: Any, scope: TemplateScope | Mapping[str, str])
         raise TemplateError(f"`{name.replace('_', '-')}`: {error}") from error
 
 
-# No character can be read in two ways, so that it takes linear time.
+# The alternatives begin with different characters, so that a match takes linear time.
 _PIECE_END = re.compile(r"""(?:'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*"|(?!\}\})[^'"])*\}\}""", re.DOTALL)
 
 
@@ -274,8 +277,8 @@ def _parts(text: str) -> tuple[Part, ...]:
             parts.append(text[at:start])
         end = _PIECE_END.match(text, start + len(OPEN))
         if end is None:
-            what = "a quote" if CLOSE in text[start:] else f"`{OPEN}`"
-            raise TemplateError(f"{what} is never closed in a template; write `{OPEN} vars.NAME {CLOSE}`")
+            what = "a quote in a template" if CLOSE in text[start:] else f"`{OPEN}`"
+            raise TemplateError(f"{what} is not closed; write `{OPEN} vars.NAME {CLOSE}`")
         parts.append(compile_expression(end[0].removesuffix(CLOSE).strip()))
         at = end.end()
     if at < len(text):

@@ -1,13 +1,13 @@
-"""Search for an operator's pattern, within a time limit: `(a+)+$` takes years for forty letters.
+"""Search for a pattern from a runbook, within a time limit: `(a+)+$` takes years on forty letters.
 
-While `re` searches, no other thread of this process runs and no signal is handled. So a child searches, and the
-kernel kills it at the limit. A search takes 12 ms so; an interpreter that does nothing takes 7.
+While `re` searches, no other thread of this process runs and no signal is handled. Therefore a child process
+searches, and the kernel kills it at the limit. Such a search takes 12 ms; an interpreter that does nothing takes 7.
 
-The package `regex` has a time-out of its own, and is not used:
+The package `regex` has a time-out of its own. It is not used:
 
-- It reads some patterns otherwise than `re`: `a{e}` matches approximately, `[[:alpha:]]` is a class.
-  Of 60,000 random patterns 298 found other text, 2,287 were accepted that `re` refuses, and 2,092 the reverse; of
-  403 patterns of Python's own tests 27 had their mistake at another character.
+- It reads some patterns differently from `re`: `a{e}` matches approximately, `[[:alpha:]]` is a class.
+  Of 60,000 random patterns, 298 matched a different text, 2,287 were accepted that `re` refuses, and 2,092 were
+  refused that `re` accepts. Of 403 patterns of Python's own tests, 27 had their error at another character.
 - Its time-out does not cover compilation: `(?:()()…){500}` with 80 groups (169 characters) took 13 seconds, and
   `(?:a{1000}){1000}` took 263 MB. `re` compiles both at once.
 """
@@ -24,13 +24,13 @@ from collections.abc import Sequence
 from runbook.errors import HostError
 
 CPU_LIMIT = 0.25
-"""Seconds of processor time that a search may take; an ordinary one of 64 KiB takes a thousandth of that."""
+"""Seconds of processor time for a search. An ordinary search of 64 KiB takes a thousandth of it."""
 
 CHILD_TIMEOUT = 3.0
-"""Seconds that the child may take in all, on a busy machine."""
+"""Seconds until the child is killed, for a busy machine."""
 
 _REPEATS = re.compile(r"[*+?{|]")
-"""A pattern without any of these cannot backtrack: it is searched for without a child."""
+"""A pattern without any of these characters cannot backtrack, so no child is needed."""
 
 _CHILD = """
 import json, re, signal, sys
@@ -80,12 +80,12 @@ def _search(pattern: str, texts: Sequence[str], multiline: bool) -> tuple[int, l
     if done.returncode == -signal.SIGVTALRM:
         raise _too_slow(pattern)
     if done.returncode:
-        last = (done.stderr.decode(errors="replace").strip().splitlines() or ["its search broke off"])[-1]
+        last = (done.stderr.decode(errors="replace").strip().splitlines() or ["the search was interrupted"])[-1]
         raise HostError(f"cannot search for `{pattern}`: {last}")
     result = json.loads(done.stdout)
     return (result[0], result[1:]) if result else None
 
 
 def _too_slow(pattern: str) -> HostError:
-    hint = "a repetition within a repetition, as in (a+)+, is tried in every way there is: write it without"
+    hint = "a repetition inside a repetition, as in (a+)+, can take years: write the pattern without it"
     return HostError(f"cannot search for `{pattern}`: it takes too long", hint=hint)

@@ -1,8 +1,10 @@
-"""Time spans as systemd writes them: "2min 30s", "500ms", "1.5h"; a bare number is seconds."""
+"""Time spans in systemd's syntax: "2min 30s", "500ms", "1.5h"; a bare number means seconds."""
 
 from __future__ import annotations
 
 import re
+
+from runbook.util.wording import shorten
 
 _UNITS = {
     1e-6: ("us", "usec", "µs", "μs"),
@@ -21,7 +23,10 @@ _SECONDS = {word: seconds for seconds, words in _UNITS.items() for word in words
 _PIECE = re.compile(r"(\d+(?:\.\d+)?|\.\d+)\s*([A-Za-zµμ]*)\s*", re.ASCII)
 
 MAX_SPAN = 100 * 31557600.0
-"""A hundred years: what is longer was not meant."""
+"""A hundred years, in seconds. A longer span is a mistake."""
+
+MAX_SHOWN = 40
+"""Characters of a wrong span in a message."""
 
 _TENTH = 0.1
 _MINUTE = 60.0
@@ -29,33 +34,34 @@ _STEPS = ((86400, "d"), (3600, "h"), (60, "min"), (1, "s"))
 
 
 def parse_span(text: str) -> float:
-    """Read a time span, in seconds.
+    """Return a time span in seconds.
 
-    Raises ValueError with a sentence for people, also for a negative one and for `infinity`: every wait of a
+    Raises ValueError with a sentence for the operator, also for a negative span and for `infinity`: every wait of a
     runbook has an end. The grammar is that of systemd.time(7), PARSING TIME SPANS.
     """
     total, at, bare = 0.0, 0, text.strip()
+    shown, how = f"time span `{shorten(text, MAX_SHOWN)}`", "write one such as 5s, 2min or 1h 30min"
     if re.match(r"-\s*[\d.]", bare):
-        raise ValueError(f"a time span cannot be negative, as `{_shorten(text)}` is; write 5s, 2min, 1h 30min")
+        raise ValueError(f"{shown} is negative; {how}")
     while at < len(bare):
         piece = _PIECE.match(bare, at)
-        # "1.5.5" is no sum of two numbers: only a unit or a space ends the first.
+        # "1.5.5" is not 1.5 and .5: only a unit or a space ends a number.
         runs_on = piece and not piece[2] and piece.end() < len(bare) and not piece[0][-1].isspace()
         if piece is None or runs_on or piece[2] not in _SECONDS:
             break
         total += float(piece[1]) * _SECONDS[piece[2]]
         at = piece.end()
     if not bare or at < len(bare):
-        raise ValueError(f"cannot read time span `{_shorten(text)}`; write 5s, 2min, 1h 30min")
+        raise ValueError(f"cannot read {shown}; {how}")
     if total > MAX_SPAN:
-        raise ValueError(f"time span `{_shorten(text)}` is too long; write 5s, 2min, 1h 30min")
+        raise ValueError(f"{shown} is longer than 100 years; {how}")
     return total
 
 
 def format_span(seconds: float) -> str:
-    """Write seconds as people read them: "40ms", "0.4s", "41s", "1min 30s", "2h 11min".
+    """Return a span in text: "40ms", "0.4s", "41s", "1min 30s", "2h 11min".
 
-    Below a minute it is exact to a tenth of a second, above to the smaller of the two units that it shows.
+    Below a minute it is exact to a tenth of a second; above, to the smaller of the two units that it shows.
     """
     if 0 < seconds < _TENTH:
         return f"{max(1, round(seconds * 1000))}ms"
@@ -72,7 +78,3 @@ def format_span(seconds: float) -> str:
         if len(pieces) == 2:  # noqa: PLR2004
             break
     return " ".join(pieces)
-
-
-def _shorten(text: str) -> str:
-    return text if len(text) <= 40 else text[:37] + "..."  # noqa: PLR2004

@@ -1,4 +1,4 @@
-"""How messages speak of words that a person wrote."""
+"""Words, values and errors as they are written into messages."""
 
 from __future__ import annotations
 
@@ -8,29 +8,29 @@ from runbook.util.stdio import split_lines
 
 
 def suggest(word: str, words: Iterable[str], prefix: str = "") -> str:
-    """Suggest what was meant: "; did you mean `version`?", or nothing."""
-    import difflib  # noqa: PLC0415 - Only a mistake needs it.
+    """Return a suggestion to put behind a message: "; did you mean `version`?", or an empty text."""
+    import difflib  # noqa: PLC0415 - only errors need it
 
     close = difflib.get_close_matches(word, list(words), n=1)
     return f"; did you mean `{prefix}{close[0]}`?" if close else ""
 
 
 def join_words(words: Iterable[str]) -> str:
-    """Name several things in a sentence: "`a`, `b` and `c`"."""
+    """Return several words for a sentence: "`a`, `b` and `c`"."""
     *most, last = [f"`{word}`" for word in words] or ["nothing"]
     return f"{', '.join(most)} and {last}" if most else last
 
 
 def ordinal(number: int) -> str:
-    """Give a number as a place in a row: "2nd"."""
+    """Return an ordinal number: "2nd"."""
     teen = number % 100 // 10 == 1
     return f"{number}{'th' if teen else {1: 'st', 2: 'nd', 3: 'rd'}.get(number % 10, 'th')}"
 
 
 def shorten(text: str, most: int = 60) -> str:
-    """Give a value as it goes into a message: on one line, nothing unprintable, and not too long.
+    """Return a text for a message: in one line of at most `most` characters, all of them printable.
 
-    Printed as it is, a text from a file could move the cursor, or add a line that looks like another message.
+    Printed unchanged, a text from a file could move the cursor, or add a line that looks like another message.
     """
     line = "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text[: most + 1])
     return line if len(line) <= most else line[: most - 3] + "..."
@@ -39,19 +39,18 @@ def shorten(text: str, most: int = 60) -> str:
 MAX_BRIEF = 60
 """Characters of a command in a sentence."""
 
-
 MAX_LAST_LINE = 200
-"""Characters of a command's last line in a sentence."""
+"""Characters of the last line of a command's output in a sentence."""
 
 
 def describe_last_line(output: str) -> str:
-    """Give the last line that a failed command printed, to stand behind how it ended; mostly it says why."""
+    """Return ": " and the last line that a failed command printed, mostly the cause; empty if it printed nothing."""
     printed = split_lines(output.strip())
     return f": {shorten(printed[-1].strip(), MAX_LAST_LINE)}" if printed else ""
 
 
 def brief_command(run: str | tuple[str, ...]) -> str:
-    """Name a command in a sentence: its first line, shortened, and that there are more."""
+    """Return a command for a sentence: its first line, shortened, and the number of lines that follow."""
     text = run.strip() if isinstance(run, str) else " ".join(run)
     line, *rest = split_lines(text) or [""]
     more = f" (and {len(rest)} more line{'s' if len(rest) > 1 else ''})" if rest else ""
@@ -60,7 +59,7 @@ def brief_command(run: str | tuple[str, ...]) -> str:
 
 
 def describe_error(error: Exception) -> str:
-    """Say what went wrong, without Python's own decoration."""
+    """Return the cause of an error without the error number and the path that Python adds."""
     if isinstance(error, TimeoutError):
         return "no answer in time"
     if isinstance(error, OSError) and error.strerror:

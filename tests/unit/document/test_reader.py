@@ -142,7 +142,7 @@ def test_variables_see_those_before_them_and_may_be_set() -> None:
 def test_a_variable_that_is_not_there_cannot_be_set() -> None:
     with pytest.raises(UsageError, match="no such variable; did you mean `version`"):
         parse(GATEWAY, sets={"verison": "1"})
-    with pytest.raises(UsageError, match="no such variable; `vars` is where they stand"):
+    with pytest.raises(UsageError, match="no such variable; add it to `vars`"):
         book_of("  - restart\n", sets={"x": "1"})
 
 
@@ -238,10 +238,10 @@ def test_standard_input_is_read() -> None:
 
 def test_what_cannot_be_read_is_said(tmp_path: Path) -> None:
     for path, why in {
-        "nope.yaml": "no such file",
-        ".": "it is a folder",
+        "nope.yaml": "no such file or directory",
+        ".": "is a directory",
         "x" * 300: "file name too long",
-        "nul\0": "no such file",
+        "nul\0": "embedded null byte",
     }.items():
         with pytest.raises(UsageError, match=f"cannot read .*: {why}") as caught:
             load(str(tmp_path / path))

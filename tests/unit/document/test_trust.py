@@ -33,7 +33,7 @@ def test_a_file_of_root_s_is_trusted(file: Path) -> None:
     assert asked(file) == ""
 
 
-@pytest.mark.parametrize(("mode", "who"), [(0o666, "everybody"), (0o646, "everybody")])
+@pytest.mark.parametrize(("mode", "who"), [(0o666, "every user"), (0o646, "every user")])
 def test_a_file_that_others_may_write_is_not(file: Path, mode: int, who: str) -> None:
     file.chmod(mode)
     assert who in asked(file)
@@ -43,7 +43,7 @@ def test_a_group_of_one_s_own_may_write(file: Path) -> None:
     file.chmod(0o664)
     assert asked(file) == ""  # root's own group
     os.chown(file, 0, NOBODY)
-    assert "may be written by the group" in asked(file)
+    assert "is writable by the group" in asked(file)
 
 
 def test_a_file_of_somebody_else_s_is_not_trusted_but_that_of_the_user_behind_sudo_is(file: Path) -> None:
@@ -55,7 +55,7 @@ def test_a_file_of_somebody_else_s_is_not_trusted_but_that_of_the_user_behind_su
 
 def test_a_folder_counts_as_its_file_does(file: Path) -> None:
     file.parent.chmod(0o777)
-    assert f"its folder {file.parent} may be written by everybody" in asked(file)
+    assert f"its folder {file.parent} is writable by every user" in asked(file)
     file.parent.chmod(0o1777)
     assert asked(file) == ""
 

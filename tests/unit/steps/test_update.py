@@ -122,8 +122,8 @@ def test_what_cannot_be_put_in_ends_the_run_before_anything_is_stopped() -> None
     update = _templated("cat <<EOF\nfrom=${{ from }}\nEOF", **{"stop-first": True})
     end, events = run(machine, update, always=(step("run", id="tell", run="tell people"),))
     assert (end.status, end.step, end.verdict) == ("failed", "update", "update-failed")
-    assert "`from` stands in a here-document" in end.reason
-    assert "give it to the command by `env`" in end.reason
+    assert "`from` is in or behind a here-document" in end.reason
+    assert "put it into the `env` of the step" in end.reason
     assert machine.written == ["command tell people"]
     assert events[-1].event == "run-finished"
 

@@ -180,7 +180,7 @@ def test_no_chain_of_filters_fills_the_memory() -> None:
 def test_what_is_not_known_yet_is_none() -> None:
     assert parse_expression("steps.update.to ~ vars.a").value(SCOPE) is None
     assert parse_expression("run.id").value(SCOPE) is None
-    with pytest.raises(TemplateError, match="cannot tell yet"):
+    with pytest.raises(TemplateError, match="cannot evaluate `steps.update.changed` yet"):
         is_true("steps.update.changed", SCOPE)
 
 
@@ -212,5 +212,5 @@ def test_any_text_is_computed_or_refused(source: str) -> None:
 
 
 def test_a_mistake_in_what_is_constant_is_one_of_the_file() -> None:
-    with pytest.raises(TemplateError, match=r"cannot compute `\[\]\[0\] ~ 'a'`"):
+    with pytest.raises(TemplateError, match=r"cannot evaluate `\[\]\[0\] ~ 'a'`"):
         parse_expression("[][0] ~ 'a'").value(TemplateScope())

@@ -123,7 +123,7 @@ def test_where_no_quotes_would_do_only_a_plain_word_may_stand(place: str, tmp_pa
         if value in PLAIN:
             script(place, value, tmp_path)
             continue
-        with pytest.raises(TemplateError, match=r"give it to the command by `env`"):
+        with pytest.raises(TemplateError, match=r"put it into the `env` of the step"):
             script(place, value, tmp_path)
 
 
@@ -133,7 +133,7 @@ def test_a_comment_takes_all_but_a_line_break(tmp_path: Path) -> None:
         if "\n" not in value:
             assert output(script(place, value, tmp_path), tmp_path) == value
             continue
-        with pytest.raises(TemplateError, match="in a comment: a line break would end it"):
+        with pytest.raises(TemplateError, match="in a comment, which the line break in its value would end"):
             script(place, value, tmp_path)
     assert list(tmp_path.iterdir()) == []
 
@@ -148,7 +148,7 @@ def test_a_comment_takes_all_but_a_line_break(tmp_path: Path) -> None:
     ],
 )
 def test_a_plain_word_may_be_more_where_no_quotes_would_do(place: str, value: str, tmp_path: Path) -> None:
-    with pytest.raises(TemplateError, match=r"give it to the command by `env`"):
+    with pytest.raises(TemplateError, match=r"put it into the `env` of the step"):
         script(place, value, tmp_path)
 
 
@@ -159,7 +159,7 @@ def test_a_value_sets_no_variable(tmp_path: Path) -> None:
 def test_no_list_begins_a_comment(tmp_path: Path) -> None:
     template = parse("echo ${{ vars.none }}#'\necho '${{ vars.x }}'", write_quoted)
     assert isinstance(template, Template)
-    with pytest.raises(TemplateError, match="behind such a thing"):
+    with pytest.raises(TemplateError, match="in or behind a here-document"):
         template.fill(TemplateScope(vars={"none": (), "x": "; touch pwned"}))
 
 

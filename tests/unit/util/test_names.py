@@ -29,17 +29,17 @@ def test_a_unit_has_its_full_name(text: str, name: str) -> None:
 @pytest.mark.parametrize(
     ("text", "why"),
     [
-        ("", "is missing"),
-        ("/etc/systemd/system/gw.service", "is a path, not the name of a unit; write its name, `gw.service`"),
+        ("", "the unit name is empty"),
+        ("/etc/systemd/system/gw.service", "is a path, not a unit name; write `gw.service`"),
         ("../gw", "is a path"),
-        ("my gw", "a space cannot stand in one"),
-        ("gw\n", r"U\+000A cannot stand in one"),
-        ("gw*", r"`\*` cannot stand in one"),
-        ("gwé", "`é` cannot stand in one"),
-        (".service", "nothing stands before"),
-        ("@x.service", "nothing stands before"),
-        ("getty@.service", "is a template; name one of its instances, `getty@NAME.service`"),
-        ("getty@", "is a template"),
+        ("my gw", "it contains a space"),
+        ("gw\n", r"it contains U\+000A"),
+        ("gw*", r"it contains `\*`"),
+        ("gwé", "it contains `é`"),
+        (".service", "there is nothing before"),
+        ("@x.service", "there is nothing before"),
+        ("getty@.service", "is a template unit; write one of its instances, `getty@NAME.service`"),
+        ("getty@", "is a template unit"),
         ("x" * 248, "longer than 255"),
     ],
 )
@@ -69,7 +69,7 @@ def test_a_port_is_read(text: str, port: Port) -> None:
 
 @pytest.mark.parametrize("text", ["0", "65536", "99999999999999999999999", "127.0.0.1:0"])
 def test_a_port_out_of_range_is_refused(text: str) -> None:
-    with pytest.raises(ValueError, match="out of range; ports go from 1 to 65535"):
+    with pytest.raises(ValueError, match="out of range; write a number from 1 to 65535"):
         parse_port(text)
 
 

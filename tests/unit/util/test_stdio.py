@@ -74,7 +74,7 @@ def test_standard_input_that_cannot_be_read(tmp_path: Path) -> None:
 def test_a_folder_that_is_gone(tmp_path: Path) -> None:
     code, said = shell("mkdir gone; cd gone; rmdir ../gone; runbook validate -", tmp_path)
     assert code == 2
-    assert "cannot read -: the folder that this was started in is gone" in said
+    assert "cannot read -: the working directory does not exist any more" in said
     assert "Traceback" not in said
 
 
