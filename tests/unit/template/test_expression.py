@@ -180,7 +180,7 @@ def test_no_chain_of_filters_fills_the_memory() -> None:
 def test_what_is_not_known_yet_is_none() -> None:
     assert parse_expression("steps.update.to ~ vars.a").value(SCOPE) is None
     assert parse_expression("run.id").value(SCOPE) is None
-    with pytest.raises(TemplateError, match="cannot evaluate `steps.update.changed` yet"):
+    with pytest.raises(TemplateError, match=r"cannot evaluate `steps\.update\.changed` yet"):
         is_true("steps.update.changed", SCOPE)
 
 
