@@ -61,7 +61,7 @@ def _single(value: object) -> str:
         return str(value)
     if value is None:
         raise FieldError("is empty; give it a value or leave it out")
-    raise FieldError(f"wants a single value, not {describe_kind(value)}")
+    raise FieldError(f"must be a single value, not {describe_kind(value)}")
 
 
 def _scope(info: ValidationInfo) -> TemplateScope | None:
@@ -89,7 +89,7 @@ def _known(value: object, info: ValidationInfo) -> str:
     filled = text.fill(scope)
     if isinstance(filled, Template):
         missing = join_words(dict.fromkeys(str(reference) for reference in filled.references))
-        raise FieldError(f"must be known before the run begins, but {missing} is known during the run only")
+        raise FieldError(f"must be known before the run begins, but {missing} is known only during the run")
     return filled
 
 
@@ -140,15 +140,15 @@ def _valid_pattern(text: str) -> str:
         re.compile(text)
     except (re.error, RecursionError, OverflowError) as error:
         where = getattr(error, "pos", None)
-        place = f" at its character {where + 1}" if isinstance(where, int) else ""
-        raise ValueError(f"`{shorten(text)}` is not a valid regular expression: mistake{place}") from error
+        place = f" at character {where + 1}" if isinstance(where, int) else ""
+        raise ValueError(f"`{shorten(text)}` is not a valid regular expression: error{place}") from error
     return text
 
 
 def _read_version(value: object, info: ValidationInfo) -> str:
     text = template.parse(_single(value))
     if isinstance(text, Template) and any(reference.root in VERSIONS for reference in text.references):
-        raise FieldError("is what `to` and `from` are taken from, so it cannot use them")
+        raise FieldError("cannot use `to` or `from`; write the version")
     return _text(value, info, template.write_plain, _valid_version)
 
 
@@ -204,7 +204,7 @@ def _read_span(value: object, info: ValidationInfo) -> float:
 def _read_limit(value: object, info: ValidationInfo) -> float:
     seconds = _read_span(value, info)
     if seconds <= 0:
-        raise FieldError("must be longer than nothing; write 5s, 2min, 1h 30min")
+        raise FieldError("must be longer than 0; write a time span such as 5s, 2min or 1h 30min")
     return seconds
 
 
@@ -231,10 +231,10 @@ def _read_port(value: object, info: ValidationInfo) -> Port:
 def _read_id(value: object) -> str:
     text = _single(value)
     if not re.fullmatch(r"[A-Za-z]\w*(?:[-.]\w+)*", text, re.ASCII):
-        how = "write letters, digits and single dashes, a letter first"
-        raise ValueError(f"`{shorten(text)}` cannot be an id; {how}")
+        how = "use letters, digits and single dashes, a letter first"
+        raise ValueError(f"`{shorten(text)}` is not a valid id; {how}")
     if len(text) > MAX_ID:
-        raise ValueError(f"`{shorten(text)}` cannot be an id: it is longer than {MAX_ID} characters")
+        raise ValueError(f"`{shorten(text)}` is not a valid id: it is longer than {MAX_ID} characters")
     return text
 
 
@@ -249,14 +249,14 @@ def _read_expression(value: object, info: ValidationInfo) -> str:
 
 def _variable(name: str) -> str:
     if not re.fullmatch(r"[A-Za-z_]\w*", name, re.ASCII):
-        how = "write letters, digits and _"
-        raise ValueError(f"`{shorten(name)}` cannot be the name of an environment variable; {how}")
+        how = "use letters, digits and _, no digit first"
+        raise ValueError(f"`{shorten(name)}` is not a valid name of an environment variable; {how}")
     return name
 
 
 def _header(name: str) -> str:
     if not re.fullmatch(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+", name, re.ASCII):
-        raise ValueError(f"`{shorten(name)}` cannot be the name of an HTTP header")
+        raise ValueError(f"`{shorten(name)}` is not a valid name of an HTTP header")
     return name
 
 
