@@ -36,7 +36,7 @@ class EvidenceLookup:
         if self.query is None:
             pids = tuple(holder.process.pid for holder in holders[:MAX_PIDS])
             since = min(view.find_start_time(holder.process) for holder in holders)
-            wanted = JournalTailQuery("", since, unit.of_user, pids=pids)
+            wanted = JournalTailQuery("", since, of_user=unit.of_user, pids=pids)
             self.query, self.deadline = Query(wanted, run.next_query_id(), TIMEOUT), now + TIMEOUT
         try:
             answer = view.query(self.query)

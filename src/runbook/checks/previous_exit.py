@@ -46,7 +46,7 @@ class PreviousExitLookup:
         self.deadline = self.deadline or now + EXIT_LOOKUP_TIMEOUT
         if self.query is None:
             # One query at a time. In a fast loop each poll may find another invocation; any exit of the loop will do.
-            kind = PreviousExitQuery(unit.name, unit.invocation_id, unit.of_user)
+            kind = PreviousExitQuery(unit.name, unit.invocation_id, of_user=unit.of_user)
             self.query = Query(kind, run.next_query_id(), max(0.05, self.deadline - now))
         answer = view.query(self.query)
         if answer is None:

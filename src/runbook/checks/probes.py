@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 
 from pydantic import Field, model_validator
 
-from runbook.host.queries import Command, HttpProbe, JournalProbe, TcpProbe, WebsocketProbe
+from runbook.host.queries import Command, HttpProbe, JournalProbe, QueryKind, TcpProbe, WebsocketProbe
 from runbook.model import Port, ProcessId
 from runbook.spec.fields import (
     CommandField,
@@ -53,9 +53,32 @@ class ProbeFields(FileModel):
     """True if it runs in the unit's network namespace."""
 
     @property
+    def label(self) -> str:
+        """What is probed, for a message."""
+        raise NotImplementedError
+
+    @property
     def local_port(self) -> Port | None:
         """The port of this machine that the probe names; None if it names another machine, or no port."""
         return None
+
+    def make_query(self, run: RunState, of: ProbeRound) -> QueryKind[str | None]:
+        """Return the query."""
+        raise NotImplementedError
+
+
+class UrlFields(ProbeFields):
+    """The fields of a probe of a URL."""
+
+    url: TextField
+
+    @property
+    def label(self) -> str:
+        return self.url
+
+    @property
+    def local_port(self) -> Port | None:
+        return _local_port(self.url)
 
 
 class TcpFields(ProbeFields):
@@ -66,11 +89,9 @@ class TcpFields(ProbeFields):
 
     @property
     def label(self) -> str:
-        """What is probed, for a message."""
         return f"tcp {Port(self.port.number, address=self.port.address or LOOPBACK)}"
 
     def make_query(self, run: RunState, of: ProbeRound) -> TcpProbe:
-        """Return the query."""
         return TcpProbe(self.port.address or LOOPBACK, self.port.number)
 
     @property
@@ -78,8 +99,8 @@ class TcpFields(ProbeFields):
         return _on_loopback(self.port.address or LOOPBACK, self.port.number)
 
 
-class HttpFields(ProbeFields):
-    """Asks an HTTP server once, with GET."""
+class HttpFields(UrlFields):
+    """Passes if one GET request gets an expected response."""
 
     url: TextField = Field(..., description="An http:// or https:// URL.")
     status: TextList = Field(("200",), description="The expected statuses, one or a list.")
@@ -96,21 +117,11 @@ class HttpFields(ProbeFields):
                 raise ValueError(f"`{status}` is not an HTTP status; write 200, or a list such as [200, 204]")
         return self
 
-    @property
-    def label(self) -> str:
-        """What is probed, for a message."""
-        return self.url
-
     def make_query(self, run: RunState, of: ProbeRound) -> HttpProbe:
-        """Return the query."""
         return HttpProbe(self.url, tuple(map(int, self.status)), self.body or "", tuple(self.headers.items()))
 
-    @property
-    def local_port(self) -> Port | None:
-        return _local_port(self.url)
 
-
-class WebsocketFields(ProbeFields):
+class WebsocketFields(UrlFields):
     """Passes if a websocket opens, and the server does not close it at once."""
 
     url: TextField = Field(..., description="A ws:// or wss:// URL.")
@@ -128,18 +139,8 @@ class WebsocketFields(ProbeFields):
             raise ValueError(f"`{self.url}` is not a websocket URL; write {near}")
         return self
 
-    @property
-    def label(self) -> str:
-        """What is probed, for a message."""
-        return self.url
-
     def make_query(self, run: RunState, of: ProbeRound) -> WebsocketProbe:
-        """Return the query."""
         return WebsocketProbe(self.url, tuple(self.headers.items()))
-
-    @property
-    def local_port(self) -> Port | None:
-        return _local_port(self.url)
 
 
 class JournalFields(ProbeFields):
@@ -152,11 +153,9 @@ class JournalFields(ProbeFields):
 
     @property
     def label(self) -> str:
-        """What is probed, for a message."""
         return "journal"
 
     def make_query(self, run: RunState, of: ProbeRound) -> JournalProbe:
-        """Return the query."""
         return JournalProbe(self.pattern, of.invocation, of.leftovers)
 
 
@@ -171,11 +170,9 @@ class RunFields(ProbeFields):
 
     @property
     def label(self) -> str:
-        """What is probed, for a message."""
         return brief_command(self.run)
 
     def make_query(self, run: RunState, of: ProbeRound) -> Command:
-        """Return the query."""
         return run.make_command(self.run, timeout=self.timeout, user=self.user, cwd=self.cwd, env=self.env)
 
 

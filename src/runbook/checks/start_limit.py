@@ -85,7 +85,8 @@ def query_start_budget(
     if _is_up_longer(unit, view.clock.monotonic()):
         return Answer(True, "", StartBudget(unit, 0))
     since = asked - 2 * unit.start_limit_interval_usec / 1e6
-    answer = view.query(Query(StartTimesQuery(unit.name, since, unit.of_user), query_id, STARTS_QUERY_TIMEOUT))
+    kind = StartTimesQuery(unit.name, since, of_user=unit.of_user)
+    answer = view.query(Query(kind, query_id, STARTS_QUERY_TIMEOUT))
     if answer is None:
         return None
     if answer.value is None:

@@ -189,10 +189,9 @@ def read_journal_tail(
     (name, *_) = step.units()
     deadline = Deadline.after(view.clock, TAIL_QUERY_TIMEOUT)
     try:
-        question = Query(
-            JournalTailQuery(name, since, view.unit(name).of_user), run.next_query_id(), TAIL_QUERY_TIMEOUT
-        )
-        while (answer := view.query(question)) is None and not deadline.expired:
+        tail = JournalTailQuery(name, since, of_user=view.unit(name).of_user)
+        query = Query(tail, run.next_query_id(), TAIL_QUERY_TIMEOUT)
+        while (answer := view.query(query)) is None and not deadline.expired:
             waiter.wait(Wake(pending=True), deadline)
     except HostError:
         return {}

@@ -185,6 +185,15 @@ class LatestChangeQuery(QueryKind[FileChange]):
         return f"latest change of {', '.join(self.paths)}"
 
 
+@dataclass(frozen=True)
+class JournalQuery(QueryKind[T_co]):
+    """Reads what the journal has of a unit."""
+
+    unit: str
+    of_user: bool = field(default=False, kw_only=True)
+    """True for a unit of the user's own manager."""
+
+
 class JournalLine(NamedTuple):
     """One line of a journal entry."""
 
@@ -194,14 +203,11 @@ class JournalLine(NamedTuple):
 
 
 @dataclass(frozen=True)
-class JournalTailQuery(QueryKind[tuple[JournalLine, ...]]):
+class JournalTailQuery(JournalQuery[tuple[JournalLine, ...]]):
     """Reads the last lines that a unit's processes wrote into the journal."""
 
-    unit: str
     since: float
     """Seconds since the epoch."""
-    of_user: bool = False
-    """True for a unit of the user's own manager."""
     lines: int = 10
     """How many lines at most."""
     pids: tuple[int, ...] = ()
@@ -227,14 +233,11 @@ class StartEvent(NamedTuple):
 
 
 @dataclass(frozen=True)
-class StartTimesQuery(QueryKind[tuple[StartEvent, ...]]):
+class StartTimesQuery(JournalQuery[tuple[StartEvent, ...]]):
     """Reads from the journal when a unit was started."""
 
-    unit: str
     since: float
     """Seconds since the epoch."""
-    of_user: bool = False
-    """True for a unit of the user's own manager."""
 
     def __str__(self) -> str:
         return f"starts of {self.unit}"
@@ -257,14 +260,11 @@ class PreviousExit:
 
 
 @dataclass(frozen=True)
-class PreviousExitQuery(QueryKind[PreviousExit]):
+class PreviousExitQuery(JournalQuery[PreviousExit]):
     """Reads from the journal how the previous invocation ended; no value if this one is not in the journal yet."""
 
-    unit: str
     invocation: str
     """The current invocation."""
-    of_user: bool = False
-    """True for a unit of the user's own manager."""
 
     def __str__(self) -> str:
         return f"exit before {self.invocation} of {self.unit}"

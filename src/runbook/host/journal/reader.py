@@ -11,11 +11,14 @@ import subprocess
 import time
 from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Any, Generic, TypeVar
 
 from runbook.errors import HostError
 from runbook.host.kernel import processes
+from runbook.host.queries import JournalQuery
 from runbook.util.wording import describe_error
+
+QueryT = TypeVar("QueryT", bound=JournalQuery[Any])
 
 INVOCATION = "_SYSTEMD_INVOCATION_ID"
 
@@ -130,17 +133,6 @@ class Journalctl:
             yield from lines
             if len(rest) > MAX_ENTRY:
                 rest, skipping = b"", True
-
-
-class JournalQuery(Protocol):
-    """A query of the journal."""
-
-    @property
-    def of_user(self) -> bool:
-        """True for a unit of the user's own manager."""
-
-
-QueryT = TypeVar("QueryT", bound=JournalQuery)
 
 
 class JournalReader(Generic[QueryT]):

@@ -77,8 +77,6 @@ class _Work(Protocol):
 class _PendingQuery:
     """A query that was started."""
 
-    until: float
-    """The end of its time, a moment of CLOCK_MONOTONIC."""
     answer: Answer[Any] | None = None
     work: _Work | None = None
     thread: threading.Thread | None = None
@@ -124,9 +122,9 @@ class QueryRunner:
         answered = [known for known, pending in self._pending.items() if pending.answer is not None]
         for known in answered[: max(0, len(answered) - MAX_ANSWERS)]:
             del self._pending[known]
-        pending = self._pending[query] = _PendingQuery(time.monotonic() + query.timeout)
+        pending = self._pending[query] = _PendingQuery()
         try:
-            work = pending.work = self._make_work(query.kind, pending.until)
+            work = pending.work = self._make_work(query.kind, time.monotonic() + query.timeout)
         except HostError as error:
             pending.answer = Answer(False, error.message)
             return
