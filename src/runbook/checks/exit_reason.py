@@ -125,6 +125,7 @@ def describe_awaited(unit: Unit) -> str:
     """Return what a unit that is starting or reloading waits for by its Type=; empty if it is unknown."""
     if unit.active_state is ActiveState.RELOADING and unit.type == "notify-reload":
         return ": it has not reported the end of its reload yet (Type=notify-reload)"
+    # `start-pre` and `start-post` run commands; only `start` waits for the service.
     if unit.active_state is not ActiveState.ACTIVATING or unit.sub_state != "start":
         return ""
     if unit.type in NOTIFY_TYPES:

@@ -74,6 +74,7 @@ class Prober:
             current = self._make_round(owners)
         except HostError as error:
             return not_yet(Verdict.PROBE_FAILED, error.message, report.wake(PROBE_INTERVAL), **facts)
+        # If the unit changed since the probes were asked, another process may have answered.
         if not state.query_id or current != state.round:
             self._start_round(current, now)
         answers = self._answers(owners)
@@ -82,6 +83,7 @@ class Prober:
         failures += _find_foreign_ports(owners)
         complete = len(results) == len(answers)
         if complete and not failures and (self._found_new_ports(answers, owners) or self._network_changed()):
+            # The new port is judged first; then the probes run again.
             state.query_id = 0
             wake = replace(report.wake(ANSWER_POLL), pending=True)
             return not_yet(Verdict.STILL_STARTING, f"probing {report.unit.name}", wake, **facts)
@@ -113,6 +115,7 @@ class Prober:
         """Return what the probes are asked of now. Raises HostError if the unit's network cannot be entered."""
         unit = self.report.unit
         leftovers: tuple[int, ...] = ()
+        # Only a journal probe needs them, and finding them reads the whole cgroup.
         if any(isinstance(probe.chosen, JournalFields) for probe in self.probes):
             leftovers = tuple(holder.process.pid for holder in self.view.find_leftovers(unit))
         sockets = self.report.sockets.union(*(owner.sockets for judged in owners for owner in judged))

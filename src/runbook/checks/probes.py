@@ -110,6 +110,7 @@ class HttpFields(UrlFields):
 
     @model_validator(mode="after")
     def _speaks_http(self) -> HttpFields:
+        # A template is not a URL yet.
         if "${{" not in self.url and not re.match(r"https?://[^/\s]+", self.url):
             raise ValueError(f"`{self.url}` is not an http or https URL; write http://127.0.0.1:8080/health")
         for status in self.status:

@@ -93,6 +93,7 @@ def query_start_budget(
         return Answer(False, answer.detail)
     count_start = find_count_start(unit)
     events = [event for event in answer.value if event.at >= count_start]
+    # systemd does not log a reset-failed. The run records its own.
     if unit.name in run.cleared:
         events.append(StartEvent(run.cleared[unit.name], StartEventKind.CLEARED))
     budget = count_starts(unit, sorted(events), view.clock.now(), run.first_starts.get(unit.name), asked)
@@ -126,6 +127,7 @@ def count_starts(
     unit: Unit, events: list[StartEvent], now: float, first: float | None, asked: float = math.inf
 ) -> StartBudget:
     """Return both counts. `first` is when the run first requested a start, `asked` when the journal was queried."""
+    # An entry is later than the query: the clock was set back since.
     set_back = any(event.at > asked + JITTER for event in events)
     budget = _count_at_most(unit, events, asked, now) if set_back else count_window(unit, events, now)
     if unit.active_state is ActiveState.FAILED and is_start_limit_hit(unit):
@@ -135,6 +137,7 @@ def count_starts(
     automatic = events[max(0, len(events) - unit.n_restarts) :] if unit.n_restarts else []
     since_own = [] if first is None else [event for event in events if event.at >= first]
     certain = max(count_window(unit, some, now).used for some in (automatic, since_own))
+    # A window over fewer events may open at another start, and hold more of them than the open one.
     return replace(budget, certain=min(certain, budget.used))
 
 
@@ -155,6 +158,7 @@ def count_window(unit: Unit, events: list[StartEvent], now: float) -> StartBudge
     opened, used = 0.0, 0
     for at, kind in events:
         started = kind is StartEventKind.START
+        # The first start after the end of a window opens the next; a cleared counter leaves an empty one.
         if not started or at > opened + interval:
             opened, used = at, 0
         used += started

@@ -77,6 +77,7 @@ def rewrite_versions(text: str, versions: Mapping[str, str], *, pattern: bool = 
     if not known:
         return text
     alternatives = "|".join(re.escape(version) for version in sorted(known, key=len, reverse=True))
+    # No digit before it, nor the dot of a longer version or the colon of an epoch; no suffix behind it.
     before, behind = r"(?<!\d)(?<!\d[.:])(?<!\d\\\.)", r"(?![0-9A-Za-z])(?!\\?[-.+~][0-9A-Za-z])"
     return re.sub(f"{before}(?:{alternatives}){behind}", lambda found: known[found[0]], text)
 
@@ -135,6 +136,7 @@ def find_servers(view: HostView, unit: Unit, ports: Iterable[PortOwnership]) -> 
     """Return the unit's main process, and its processes that hold one of the ports, the oldest first."""
     held = [h.process for ownership in ports for h in ownership.holders if h.role is Role.CURRENT]
     main = view.find_process(unit.main_pid) if unit.main_pid else None
+    # The main process may hold no port: its workers do, or a socket unit.
     found = {process.id: process for process in (*held, *((main,) if main else ()))}
     return sorted(
         (Server(p, _find_start_time(view, unit, p)) for p in found.values()), key=lambda server: server.started_at

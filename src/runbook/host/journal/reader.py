@@ -98,7 +98,7 @@ class Journalctl:
                         describe_unreadable(own=self._own) or f"journalctl exited with status {child.returncode}"
                     )
             finally:
-                child.kill()
+                child.kill()  # The caller may stop before the last entry.
 
     def _start(self, argv: Sequence[str]) -> subprocess.Popen[bytes]:
         self._child = subprocess.Popen(  # noqa: S603 - no argument comes from a user: invocations, cursors, unit names

@@ -84,6 +84,7 @@ class JournalSearches:
     def save_progress(self, probe: JournalProbe, progress: SearchProgress) -> None:
         """Record how far the search has come, unless a search in another thread has come further."""
         before = self.progress(probe)
+        # A pattern that was found stays found, even if journald removes the entry.
         if not before.found and progress.count >= before.count:
             self._progress[probe.invocation, probe.pattern] = progress
         while len(self._progress) > MAX_SEARCHES:
@@ -136,6 +137,7 @@ class JournalSearch:
                 size += sum(map(len, entry.messages)) + ENTRY_WEIGHT
                 if size >= BATCH:
                     progress = self._search_batch(batch, progress)
+                    # Saved now, so that a search that exceeds its time does not begin again.
                     self._journal.save_progress(self._probe, progress)
                     batch, size = [], 0
                     if progress.found:
@@ -146,6 +148,7 @@ class JournalSearch:
 
     def _search_batch(self, batch: list[JournalEntry], progress: SearchProgress) -> SearchProgress:
         """Search entries; a match counts unless a leftover wrote it. Raises HostError."""
+        # One search for all messages of the batch: each search may start a child.
         left = [entry for entry in batch if entry.pid not in self._probe.leftovers]
         while left:
             texts = [(at, message) for at, entry in enumerate(left) for message in entry.messages]
@@ -156,6 +159,7 @@ class JournalSearch:
             progress = self._judge_stream(entry.stream, progress)
             if entry.stream not in progress.foreign_streams:
                 return replace(progress, found=True)
+            # All entries of that stream belong to the same leftover.
             left = [later for later in left[texts[first][0] + 1 :] if later.stream != entry.stream]
         if not batch:
             return progress
@@ -163,6 +167,7 @@ class JournalSearch:
 
     def _judge_stream(self, stream: str, progress: SearchProgress) -> SearchProgress:
         """Add a stream to the foreign ones if its first entry is of another invocation."""
+        # Without a stream (a native or syslog message) the PID alone decides.
         if not stream or stream in progress.foreign_streams:
             return progress
         with contextlib.closing(self._reader.entries(f"_STREAM_ID={stream}")) as lines:

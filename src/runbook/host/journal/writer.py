@@ -30,7 +30,7 @@ def send(fields: Iterable[Field], *, to: str = JOURNALD_SOCKET) -> None:
     """Send an entry. If journald does not take it at once, it is dropped: a run must not wait for the journal."""
     data = b"".join(_encode(name, value) for name, value in fields)
     with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as out:
-        out.setblocking(False)
+        out.setblocking(False)  # The socket is full if journald hangs.
         try:
             out.sendto(data, to)
         except OSError as error:
@@ -51,6 +51,7 @@ def _send_sealed(out: socket.socket, data: bytes, to: str) -> None:
     try:
         with os.fdopen(os.dup(fd), "wb") as file:
             file.write(data)
+        # journald maps the file, so it accepts only one that can no longer change.
         fcntl.fcntl(fd, fcntl.F_ADD_SEALS, _SEALS)
         out.sendmsg([], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [fd]))], 0, to)
     finally:

@@ -46,6 +46,7 @@ class FileScan:
                 before = self._files
                 for path in _expand(named):
                     self._scan(path)
+                # A pattern without a match, or an empty folder: its age proves nothing.
                 if self._files == before:
                     raise HostError(f"there is no file {named}")
         except OSError as error:

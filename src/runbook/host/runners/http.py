@@ -37,7 +37,7 @@ class HttpRequest:
         probe = self._probe
         try:
             self._connection, path = self._prepare()
-        except (KeyError, ValueError):
+        except (KeyError, ValueError):  # Another scheme; a port that is not a number.
             return Answer(False, f"{probe.url} is not an http or https URL")
         try:
             headers = {"User-Agent": "runbook", "Connection": "close", **dict(probe.headers)}
@@ -80,6 +80,7 @@ class HttpRequest:
         parts: list[bytes] = []
         room = MAX_BODY
         with contextlib.suppress(TimeoutError):
+            # read1() returns what is there; read() waits for all of it.
             while room and self._until > time.monotonic() and (part := response.read1(room)):
                 parts.append(part)
                 room -= len(part)

@@ -43,7 +43,8 @@ def find_reached_port(connection: socket.socket) -> Port | None:
     """
     with contextlib.suppress(OSError, ValueError):
         peer, number = connection.getpeername()[:2]
-        address = ipaddress.ip_address(peer.partition("%")[0])
+        address = ipaddress.ip_address(peer.partition("%")[0])  # fe80::1%eth0
+        # An IPv6 socket shows an IPv4 peer as ::ffff:127.0.0.1.
         address = getattr(address, "ipv4_mapped", None) or address
         if address.is_loopback or connection.getsockname()[0] == peer:
             return Port(number, address=str(address))

@@ -39,6 +39,7 @@ class Subreaper:
         with self._lock:
             if not self._users:
                 self._children = frozenset(_children())
+                # A command starts in a session of its own, so its orphans are in none of these.
                 self._sessions = frozenset({os.getsid(0), *filter(None, map(_session, self._children))})
                 _adopt(True)
             self._users += 1

@@ -126,7 +126,7 @@ class WebsocketConnection:
         """Request a websocket. Raises _ProbeFailed if the server refuses it."""
         request = protocol.connect()
         for name, value in (("User-Agent", "runbook"), *self._probe.headers):
-            request.headers.pop(name, None)
+            request.headers.pop(name, None)  # The library has a User-Agent of its own.
             request.headers[name] = value
         protocol.send_request(request)
 
