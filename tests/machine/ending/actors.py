@@ -147,19 +147,22 @@ def again(port: str, *argv: str) -> NoReturn:
 
 
 def forgets(port: str) -> NoReturn:
-    """Starts a server whenever none listens, and lets it go at once: it has no parent that could be named."""
+    """Start a server whenever none runs, and leave it at once: the server has no parent that could be named."""
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)
     while True:
-        probe = socket.socket()
-        free = probe.connect_ex(("127.0.0.1", int(port))) != 0
-        probe.close()
-        if free and os.fork() == 0:
+        # The server holds the other end for as long as it runs. A look from time to time would come too late on a
+        # busy machine: a port that stays free for half a second counts as free.
+        ended, held = os.pipe()
+        if os.fork() == 0:
             os.setsid()
             if os.fork():
                 os._exit(0)
             with contextlib.suppress(OSError):
                 server(port)
-        time.sleep(0.02)
+            os._exit(1)
+        os.close(held)
+        os.read(ended, 1)
+        os.close(ended)
 
 
 def guardians(port: str) -> NoReturn:
