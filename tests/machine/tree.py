@@ -21,7 +21,8 @@ import shutil
 import subprocess
 import sys
 import tomllib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -338,7 +339,13 @@ def _install_project(recipe: Recipe, root: Path) -> None:
         (root / "usr/local/bin" / name).symlink_to(VENV / "bin" / name)
 
 
+def main(suites: Sequence[str]) -> None:
+    """Build the trees of these suites that the cache lacks, two at a time, and print the path of each."""
+    wanted = [(suite, software) for suite in suites for software in (False, True)]
+    with ThreadPoolExecutor(2) as pool:
+        for root in pool.map(lambda one: tree(one[0], software=one[1]), wanted):
+            print(root)
+
+
 if __name__ == "__main__":
-    for wanted in sys.argv[1:] or SUITES:
-        print(tree(wanted))
-        print(tree(wanted, software=True))
+    main(sys.argv[1:] or SUITES)

@@ -59,16 +59,22 @@ esac
 if [ -e /run/stage/migrates ]; then
     touch /run/stage/migrated
 fi
-if [ -e /run/stage/leaves ]; then
-    rm /run/stage/leaves
-    systemd-run --scope --slice=user.slice --unit=stray python3 /opt/app/server.py &
-    while ! ss -Hltn 'sport = :8070' | grep -q .; do sleep 0.02; done
-fi
 if [ -e /run/stage/hangs ]; then
     exec sleep infinity
 fi
 echo "cannot read the configuration: no key 'mode'" >&2
 exit 3
+"""
+
+BEFORE = """\
+#!/bin/sh
+# The orphan listens before the service is active: nothing can take the service for a healthy one meanwhile.
+read version </opt/app/version
+if [ "$version" != 1.0.0 ] && [ -e /run/stage/leaves ]; then
+    rm /run/stage/leaves
+    systemd-run --scope --slice=user.slice --unit=stray python3 /opt/app/server.py &
+    while ! ss -Hltn 'sport = :8070' | grep -q .; do sleep 0.02; done
+fi
 """
 
 INSTALL = """\
@@ -90,6 +96,7 @@ echo "$2" >"/opt/$1/version"
 
 UNIT = unit_file(
     "/opt/app/run",
+    ExecStartPre="/opt/app/before",
     Restart="always",
     # A pause in which a slow machine looks before the start limit is reached.
     RestartSec="1s",
@@ -176,6 +183,7 @@ class Stage:
         """Put the files and the unit in place."""
         self.machine.write("/opt/app/server.py", SERVER)
         self.machine.write("/opt/app/run", PROGRAM, 0o755)
+        self.machine.write("/opt/app/before", BEFORE, 0o755)
         self.machine.write("/usr/local/sbin/install", INSTALL, 0o755)
 
     def begin(self) -> None:
