@@ -1,8 +1,8 @@
-"""From the path of a cgroup to what systemd, or a container engine, calls it.
+"""Parses the path of a cgroup into what systemd, or a container engine, calls it.
 
-Pure: nothing here looks at the machine. The rules are systemd's own (src/basic/cgroup-util.c): skip the
-slices, then the user's manager, then the slices again; the first name that is left is the unit, and what
-comes below it are sub-groups that the unit made for itself.
+Pure: nothing here reads the machine. The rules are systemd's own (src/basic/cgroup-util.c): skip the slices, then the
+user's manager, then the slices again. The first name that is left is the unit. Names below it are sub-groups that the
+unit created for itself.
 """
 
 from __future__ import annotations
@@ -29,29 +29,27 @@ class CgroupKind(StrEnum):
 
 @dataclass(frozen=True)
 class CgroupUnit:
-    """Where a cgroup is, in systemd's words.
-
-    `unit` is the unit's name with its escapes (`\\x2d`), as systemd writes it; empty where no unit is.
-    `user_uid` is the user whose manager has the unit, None for the system's manager. `container` says that
-    the cgroup is that of a container or a virtual machine, or of its keeper on the host; `machine` is its
-    name or the start of its id, and may be empty.
-    """
+    """Where a cgroup is, in systemd's words."""
 
     kind: CgroupKind
     unit: str = ""
+    """The unit's name with its escapes (`\\x2d`), as systemd writes it; empty if there is no unit."""
     user_uid: int | None = None
+    """The user whose manager has the unit; None for the system's manager."""
     container: bool = False
+    """True if the cgroup is that of a container or virtual machine, or of its keeper on the host."""
     machine: str = ""
+    """The container's name or the start of its id; may be empty."""
 
 
 _UNIT = re.compile(r"[\w:.\\@-]+\.(?:service|scope|socket|mount|swap)", re.ASCII)
 _USER_MANAGER = re.compile(r"user@(\d+)\.service", re.ASCII)
 _SESSION = re.compile(r"session-.+\.scope")
 
-# 64 hex digits are how docker, podman, containerd and cri-o name a container: docker-ID.scope,
+# 64 hex digits: docker, podman, containerd and cri-o name containers so: docker-ID.scope,
 # libpod-ID.scope, libpod-conmon-ID.scope, cri-containerd-ID.scope, crio-ID, kubepods/…/ID, ecs/TASK/ID.
 _CONTAINER_ID = re.compile(r"(?:.*[-:])?([0-9a-f]{64})(?:\.scope)?")
-# Where engines put containers that carry no such id.
+# Where engines put containers without such an id.
 _ENGINE = re.compile(r"docker|libpod_parent|ecs|garden|actions_job|kubepods(?:-.+)?(?:\.slice)?")
 # LXC, LXD and Incus: lxc/NAME, lxc.payload/NAME, lxc.payload.NAME; lxc.monitor.NAME is its keeper.
 _LXC = re.compile(r"lxc|lxc\.(?:payload|monitor)(?:\.(.+))?")
@@ -63,7 +61,7 @@ _ESCAPE = re.compile(r"\\x([0-9a-fA-F]{2})")
 
 
 def parse_cgroup_path(cgroup: str) -> CgroupUnit:
-    """Give the place of a cgroup path, as /proc/PID/cgroup shows it."""
+    """Parse a cgroup path, as /proc/PID/cgroup shows it."""
     names = [_plain(name) for name in cgroup.removesuffix(" (deleted)").split("/") if name]
     kind, unit, uid = _unit(names)
     machine = _machine(names)
@@ -97,26 +95,26 @@ def _split_slices(names: list[str]) -> tuple[list[str], list[str]]:
 
 
 def _plain(name: str) -> str:
-    """Take away the `_` that systemd puts before a name which the kernel would take for a file of its own."""
+    """Remove the `_` that systemd puts before a name that would collide with a file of the kernel."""
     return name.removeprefix("_")
 
 
 def _machine(names: list[str]) -> str | None:
-    """Name the innermost container on the path: empty where it has no name, None if there is none."""
+    """Return the innermost container on the path: empty if it has no name, None if there is none."""
     found: str | None = None
     for at, name in enumerate(names):
         after = names[at + 1] if at + 1 < len(names) else ""
         if match := _CONTAINER_ID.fullmatch(name):
             found = match[1][:12]
         elif match := _SPAWNED.fullmatch(name):
-            # Its keeper is a process of the host, but ends the machine with itself.
+            # Its keeper is a process of the host, but the machine ends with it.
             found = _unescape(match[1])
         elif match := _LXC.fullmatch(name):
             found = match[1] or after
         elif _MACHINE_SLICE.fullmatch(name) and (match := _MACHINE_SCOPE.fullmatch(after)):
             found = _unescape(match[1])
         elif name == ".." or _ENGINE.fullmatch(name):
-            # `..` leads out of our own cgroup namespace, into what is none of ours.
+            # `..` leads out of our own cgroup namespace, into another container or the host.
             found = found or ""
     return found
 

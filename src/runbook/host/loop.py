@@ -1,8 +1,8 @@
-"""The one place where the program waits: a GLib main context for the bus, processes, sockets and signals.
+"""The only place where the program waits: a GLib main context for the bus, processes, sockets and signals.
 
-Nothing is missed between a look and a wait. A bus signal that arrives while nobody waits is kept as news
-until somebody looks at its unit or waits for it, and a change of sockets counts from the last look of a
-check, not from the moment when the waiting began.
+Nothing is missed between a check and a wait. The topic of a bus signal that arrives outside of a wait is kept until its
+unit is read or waited for. A change of sockets counts from the last read by a check, not from the beginning of the
+wait.
 """
 
 from __future__ import annotations
@@ -22,20 +22,20 @@ from runbook.errors import HostError, Interrupted
 from runbook.model import Clock, Deadline, Port, ProcessId, SystemClock, Wake
 
 SOCKET_POLL = 0.01
-"""Seconds between two looks at the sockets. The kernel tells nobody of a listen(2); a look costs 0.1 ms."""
+"""Seconds between two reads of the sockets. The kernel has no event for listen(2); a read takes 0.1 ms."""
 
 INTERRUPTED_SETTLE = 0.5
-"""Seconds that the answer to a request which begins something may still take after SIGTERM."""
+"""Seconds that the answer to a request which starts something may still take after SIGTERM."""
 
 ANY_TOPIC = "*"
-"""The topic that wakes whoever waits, whatever for."""
+"""The topic that wakes every wait."""
 
 
 class Loop:
-    """Waits in the default main context. It belongs to the main thread; only `tell` may be called by others.
+    """Waits in the default main context. Use it in the main thread; only `notify` may be called by other threads.
 
-    `look` gives the identity of the sockets that listen on a port; `pidfd` a descriptor that becomes readable
-    when this very process ends, or None if it has.
+    `look` returns the inodes of the sockets that listen on a port. `pidfd` returns a descriptor that becomes readable
+    when this very process exits, or None if it has exited.
     """
 
     def __init__(
@@ -50,7 +50,7 @@ class Loop:
         self._context = GLib.MainContext.default()
         self._news: set[str] = set()
         self._sockets: dict[Port, frozenset[int]] = {}
-        self._ended: set[ProcessId] = set()
+        self._exited: set[ProcessId] = set()
         self._signum = 0
         self._raised = False
         self._undo = contextlib.ExitStack()
@@ -58,7 +58,7 @@ class Loop:
             self._catch_signals()
 
     def close(self) -> None:
-        """Give the signals back to whoever had them."""
+        """Restore the earlier signal handlers."""
         self._undo.close()
 
     @property
@@ -67,12 +67,12 @@ class Loop:
         return self._signum
 
     def notify(self, topics: Iterable[str] = (ANY_TOPIC,)) -> None:
-        """Wake whoever waits for one of these topics, now or next. Any thread may call it."""
+        """Wake the wait for one of these topics, the present one or the next. Any thread may call it."""
         self._news.update(topics)
         self._context.wakeup()
 
     def call_later(self, seconds: float, call: Callable[[], object]) -> None:
-        """Have something called once, in so many seconds, whatever is waited for by then."""
+        """Call a function once, after so many seconds, in whatever wait is under way then."""
 
         def once() -> bool:
             call()
@@ -81,57 +81,57 @@ class Loop:
         GLib.timeout_add(math.ceil(seconds * 1000), once)
 
     def discard(self, topics: Iterable[str]) -> None:
-        """Drop the news of topics that were just looked at."""
+        """Drop topics whose units were just read."""
         self._news.difference_update(topics)
 
     def record_sockets(self, port: Port, sockets: frozenset[int]) -> None:
-        """Remember the sockets that a check saw: `wait` returns when they are others."""
+        """Remember the sockets that a check has read: `wait` returns when they change."""
         self._sockets[port] = sockets
 
     def wait(self, wake: Wake, deadline: Deadline) -> None:
         """Return when something of `wake` happened, or its `within` or the deadline is over.
 
-        Units are told of by `tell`, under the names that they were looked at. Raises Interrupted.
+        `notify` reports units, by the names under which they were read. Raises Interrupted.
         """
         self.raise_if_interrupted()
         wanted = {*wake.units, ANY_TOPIC}
-        ended: set[ProcessId] = set()
+        exited: set[ProcessId] = set()
         with contextlib.ExitStack() as watches:
-            for process in wake.processes - self._ended:
-                watches.enter_context(self._watch(process, ended))
+            for process in wake.processes - self._exited:
+                watches.enter_context(self._watch(process, exited))
             for port in wake.ports - self._sockets.keys():
                 self.record_sockets(port, self._look(port))
             if wake.ports:
                 watches.enter_context(_timer(SOCKET_POLL))
             self.run_until(
-                lambda: bool(ended) or not self._news.isdisjoint(wanted) or self._changed(wake.ports),
+                lambda: bool(exited) or not self._news.isdisjoint(wanted) or self._changed(wake.ports),
                 min(wake.within, deadline.remaining),
             )
         self._news -= wanted
-        # Told once: a step that goes on naming a process that is gone must not make its wait return at once.
-        self._ended |= ended
+        # Reported once: a step that continues to name a process that is gone would never wait.
+        self._exited |= exited
 
     def run_until(self, done: Callable[[], bool], seconds: float, *, settle: bool = False) -> bool:
-        """Serve the main context until `done` or the time is over; tell whether it is done.
+        """Serve the main context until `done` or until the time is over; return whether it is done.
 
-        Raises Interrupted, once, when SIGINT or SIGTERM has arrived. With `settle` a signal that arrives in
-        the middle waits for the end, SETTLE at most, so that what was begun is known to whoever must end it.
+        Raises Interrupted, once, if SIGINT or SIGTERM has arrived. With `settle`, a signal that arrives meanwhile waits
+        for the end, for INTERRUPTED_SETTLE at most: what was started must be known, so that it can be stopped.
         """
-        # No check before: a request has gone out by now, and to drop its answer is what `settle` is against.
+        # No check for a signal before: a request has been sent by now, and `settle` is there to get its answer.
         until = self.clock.monotonic() + seconds
         if self._serve(done, seconds):
             return True
         if self._is_interrupt_pending and settle:
             left = until - self.clock.monotonic()
-            if self._serve(done, min(INTERRUPTED_SETTLE, left), deaf=True):
+            if self._serve(done, min(INTERRUPTED_SETTLE, left), ignore_interrupt=True):
                 return True
         self.raise_if_interrupted()
         return False
 
     def raise_if_interrupted(self) -> None:
-        """Raise Interrupted if SIGINT or SIGTERM has arrived and nobody was told yet.
+        """Raise Interrupted if SIGINT or SIGTERM has arrived and was not raised yet.
 
-        Only once, so that what cleans up afterwards can use the same calls; all of them are bounded.
+        Only once, so that the cleanup afterwards can use the same calls; all of them are bounded.
         """
         if self._is_interrupt_pending:
             self._raised = True
@@ -141,11 +141,11 @@ class Loop:
     def _is_interrupt_pending(self) -> bool:
         return bool(self._signum) and not self._raised
 
-    def _serve(self, done: Callable[[], bool], seconds: float, *, deaf: bool = False) -> bool:
+    def _serve(self, done: Callable[[], bool], seconds: float, *, ignore_interrupt: bool = False) -> bool:
         until = self.clock.monotonic() + seconds
         with _timer(seconds):
             while not done():
-                if (self._is_interrupt_pending and not deaf) or self.clock.monotonic() >= until:
+                if (self._is_interrupt_pending and not ignore_interrupt) or self.clock.monotonic() >= until:
                     return False
                 self._context.iteration(True)
         return True
@@ -159,19 +159,19 @@ class Loop:
         return changed
 
     @contextlib.contextmanager
-    def _watch(self, process: ProcessId, ended: set[ProcessId]) -> Iterator[None]:
-        """Add the process to `ended` when it is gone."""
+    def _watch(self, process: ProcessId, exited: set[ProcessId]) -> Iterator[None]:
+        """Add the process to `exited` when it is gone."""
         try:
             fd = self._pidfd(process)
         except HostError:
-            # It cannot be watched (no descriptor left): the wake's `within` is what is left.
+            # It cannot be watched (no descriptor left); the wake's `within` ends the wait.
             yield
             return
         if fd is None:
-            ended.add(process)
+            exited.add(process)
             yield
             return
-        source = _on_readable(fd, lambda: ended.add(process))
+        source = _on_readable(fd, lambda: exited.add(process))
         try:
             yield
         finally:
@@ -179,10 +179,10 @@ class Loop:
             os.close(fd)
 
     def _catch_signals(self) -> None:
-        """Let the handlers only take a note, and let a signal wake the context from its poll.
+        """Install handlers that only record a signal, and let the signal wake the context from its poll.
 
-        The descriptor does that: the kernel may deliver a signal to any thread, and PyGObject wakes by itself
-        only in `MainLoop.run`.
+        A descriptor does that: the kernel may deliver a signal to any thread, and PyGObject wakes by itself only in
+        `MainLoop.run`.
         """
         reader, writer = socket.socketpair()
         for end in (reader, writer):
@@ -192,7 +192,7 @@ class Loop:
         before = signal.set_wakeup_fd(writer.fileno(), warn_on_full_buffer=False)
         self._undo.callback(signal.set_wakeup_fd, before)
         self._undo.callback(GLib.source_remove, _on_readable(reader.fileno(), lambda: _drain(reader)))
-        # SIGHUP gets a function rather than SIG_IGN, which the commands that are started would inherit.
+        # SIGHUP gets a function and not SIG_IGN, which started commands would inherit.
         handlers = {signal.SIGINT: self._record_signal, signal.SIGTERM: self._record_signal, signal.SIGHUP: _let_pass}
         for signum, handler in handlers.items():
             former = signal.signal(signum, handler)
@@ -203,7 +203,7 @@ class Loop:
 
 
 def _let_pass(_signum: int, _frame: FrameType | None) -> None:
-    """A lost terminal does not end a run."""
+    """Ignore SIGHUP: a lost terminal does not end a run."""
 
 
 def _drain(reader: socket.socket) -> None:
@@ -224,7 +224,7 @@ def _on_readable(fd: int, call: Callable[[], object]) -> int:
 @contextlib.contextmanager
 def _timer(seconds: float) -> Iterator[None]:
     """Wake the main context every so many seconds."""
-    # Rounded up: one that fires a moment before the clock agrees would let another whole turn pass.
+    # Rounded up: if it fired a moment before the time is over by the clock, another whole turn would pass.
     source = GLib.timeout_add(max(1, math.ceil(seconds * 1000)), lambda: True)
     try:
         yield

@@ -1,6 +1,6 @@
-"""Who else asked systemd for a job of a unit: what a command line asks for, and how a sentence names its process.
+"""Which other client requested a job of a unit: what a command line requests, and how a message names its process.
 
-Pure: it judges what was seen, and looks at nothing. `callers` is what looks.
+Pure: it judges what was read, and reads nothing itself. `systemd.requester_scan` reads.
 """
 
 from __future__ import annotations
@@ -16,46 +16,46 @@ from runbook.util.names import UNIT_TYPES
 from runbook.util.wording import shorten
 
 UNKNOWN_REQUESTER = "something else"
-"""What is said of whoever is not known."""
+"""The word for a requester that was not found."""
 
 MAX_NAMED = 2
-"""Of more that may have asked, none is named."""
+"""If more processes may have requested a job, none is named."""
 
 MAX_COMMAND_SHOWN = 80
-"""So many characters of a command line stand in a sentence."""
+"""How many characters of a command line are in a sentence."""
 
 MAX_COMMAND_EVIDENCE = 1000
-"""So many of them stand in the evidence."""
+"""How many of them are in the evidence."""
 
 MAX_COMMAND_WORDS = 100
-"""A command line of more words is not judged: whoever may run a program can make it as long as the kernel lets him."""
+"""A command line of more words is not judged: any user can make one as long as the kernel permits."""
 
 MAX_WORD = 1000
-"""Nor is one with a longer word."""
+"""Nor is a command line with a longer word."""
 
 MAX_PATTERN = 256
-"""A unit's name is no longer (UNIT_NAME_MAX), nor is a pattern that is tried."""
+"""No unit name is longer (UNIT_NAME_MAX), so no longer pattern is tried."""
 
 MAX_WILDCARDS = 8
-"""So many of `*`, `?` and `[` may a pattern have: each more makes it dearer to try."""
+"""How many of `*`, `?` and `[` a pattern may have: each one multiplies the cost of a match."""
 
 MAX_PATTERNS = 8
-"""So many patterns of a command line are tried."""
+"""How many patterns of a command line are tried."""
 
 START_COMMANDS = frozenset((
     "start", "restart", "try-restart", "condrestart", "reload-or-restart", "force-reload", "try-reload-or-restart",
     "reload-or-try-restart", "isolate", "enable", "reenable",
 ))  # fmt: skip
-"""What systemctl is told that may begin an invocation."""
+"""Verbs of systemctl that may begin an invocation."""
 
 STOP_COMMANDS = frozenset(("stop", "disable", "mask"))
-"""What systemctl is told that may leave a unit down."""
+"""Verbs of systemctl that may leave a unit down."""
 
 _NOW = frozenset(("enable", "reenable", "disable", "mask"))
 _PASSES_ON = frozenset(("restart", "try-restart", "condrestart", "stop"))
 _ACTS = START_COMMANDS | STOP_COMMANDS | {"reload", "condreload"}
 
-# Options of systemctl(1) whose value may be a word of its own; the same with `=` is one word.
+# Options of systemctl(1) with a value in the next word; with `=` option and value are one word.
 _TAKE_A_VALUE = frozenset((
     "-t", "--type", "--state", "-p", "--property", "-P", "-n", "--lines", "-o", "--output", "-s", "--signal",
     "--kill-whom", "--kill-who", "--kill-value", "--job-mode", "--check-inhibitors", "--preset-mode", "--message",
@@ -69,72 +69,72 @@ _METHODS = {
     "ReloadOrRestartUnit": "reload-or-restart",
     "ReloadUnit": "reload",
 }
-# These name another machine, or no running one.
+# These address another machine, or none that runs.
 _ELSEWHERE = ("-M", "--machine", "-H", "--host", "--root", "--image", "--global")
 
 
 @dataclass(frozen=True)
 class Requester:
-    """A process that asked for a job, as it was seen while it waited for the job's end.
-
-    `login` is the user who logged in, where that is another one; `starter` the nearest process above it that tells
-    something, `place` the unit that it runs in. `own`: it was started by this run.
-    """
+    """A process that requested a job, as it was read while it waited for the end of the job."""
 
     pid: int
     command: tuple[str, ...]
     user: str
     login: str = ""
+    """The user who logged in, if that is another one than `user`."""
     started_by: str = ""
+    """The nearest ancestor with a meaningful name: not a shell without a script, not sudo."""
     unit: str = ""
+    """The unit that it runs in."""
     is_own: bool = False
+    """True if this run started it."""
 
     @property
     def verb(self) -> str:
-        """What systemctl was told to do."""
+        """The verb of its systemctl command."""
         words = _SystemctlCall.parse(self.command)
         return words.verb if words else ""
 
     def __str__(self) -> str:
         started = f", run by {self.started_by}" if self.started_by else ""
-        whom = f"{self.user} for {self.login}" if self.login else self.user
+        user = f"{self.user} for {self.login}" if self.login else self.user
         place = f" in {self.unit}" if self.unit else ""
-        return f"PID {self.pid} `{shorten(' '.join(self.command), MAX_COMMAND_SHOWN)}`{started} as {whom}{place}"
+        return f"PID {self.pid} `{shorten(' '.join(self.command), MAX_COMMAND_SHOWN)}`{started} as {user}{place}"
 
     def evidence(self) -> dict[str, Any]:
-        """Give what is known of it."""
+        """Return everything that is known of it."""
         facts = {"user": self.user, "login": self.login, "run-by": self.started_by, "unit": self.unit}
-        told = {name: value for name, value in facts.items() if value}
-        # The names are short, and a command line is as long as whoever gave it likes.
-        mine = {"own": True} if self.is_own else {}
-        return {"pid": self.pid, "command": shorten(" ".join(self.command), MAX_COMMAND_EVIDENCE), **told, **mine}
+        known = {name: value for name, value in facts.items() if value}
+        # Names are short; a command line may have any length.
+        own = {"own": True} if self.is_own else {}
+        return {"pid": self.pid, "command": shorten(" ".join(self.command), MAX_COMMAND_EVIDENCE), **known, **own}
 
 
 @dataclass(frozen=True)
 class JobRequest:
-    """A job that this program did not ask for, by its number, and who may have; nobody where that is not known."""
+    """A job that this program did not request, and the processes that may have; none if they were not found."""
 
     job: int
     requesters: tuple[Requester, ...] = ()
 
     @property
     def is_own(self) -> bool:
-        """Whether a command of this very run asked for it."""
+        """True if a command of this very run requested it."""
         return bool(self.requesters) and all(requester.is_own for requester in self.requesters)
 
     @property
     def is_start(self) -> bool:
-        """Whether it is known to have been to begin an invocation."""
+        """True if it certainly was to begin an invocation."""
         return bool(self.requesters) and all(requester.verb in START_COMMANDS for requester in self.requesters)
 
     @property
     def may_start(self) -> bool:
-        """Whether it may have been to begin an invocation: nobody is known, or one who would."""
+        """True if it may have been to begin an invocation: its requester is unknown, or its verb begins one."""
         return not self.requesters or any(requester.verb in START_COMMANDS for requester in self.requesters)
 
     @property
     def is_stop(self) -> bool:
-        """Whether it is known to have been to leave the unit down."""
+        """True if it certainly was to leave the unit down."""
         return bool(self.requesters) and all(requester.verb in STOP_COMMANDS for requester in self.requesters)
 
     def __str__(self) -> str:
@@ -142,26 +142,26 @@ class JobRequest:
 
 
 def describe_requester(asked: JobRequest | None) -> str:
-    """Name whoever asked for a job, as far as it is known: "somebody else (PID 412 `systemctl stop gw` as root)"."""
+    """Name the requester of a job, as far as it is known: "something else (PID 412 `systemctl stop gw` as root)"."""
     if asked is None or not asked.requesters:
         return UNKNOWN_REQUESTER
     return f"{'a command of this run' if asked.is_own else UNKNOWN_REQUESTER} ({asked})"
 
 
 def find_last_stop(asked: Sequence[JobRequest]) -> JobRequest | None:
-    """Give the last of some jobs, if it is known to have been a stop. One that nobody knows says nothing."""
+    """Return the last of some jobs, if it certainly was a stop. An unknown one proves nothing."""
     return asked[-1] if asked and asked[-1].is_stop else None
 
 
 def find_last_start(asked: Sequence[JobRequest], after: int) -> JobRequest | None:
-    """Give the last of some jobs that is known to have been a start, and came after a job of this number."""
+    """Return the last of some jobs that certainly was a start and came after the job of this number."""
     return next((one for one in reversed(asked) if one.is_start and one.job > after), None)
 
 
 def requests_job(
     command: Sequence[str], names: Iterable[str], above: Iterable[str] = (), *, of_user: bool = False
 ) -> bool:
-    """Whether a command line of systemctl asks for a job of a unit.
+    """Return whether a command line of systemctl requests a job of a unit.
 
     `names` are the unit's, aliases among them; `above` are the units whose stop or restart it follows.
     """
@@ -173,11 +173,11 @@ def requests_job(
     wanted = {*names, *(above if words.verb in _PASSES_ON else ())}
     if not wanted.isdisjoint(words.units):
         return True
-    # systemctl takes patterns, too.
-    patterns = [said for said in words.units if not _WILD.isdisjoint(said)]
+    # systemctl accepts patterns, too.
+    patterns = [name for name in words.units if not _WILD.isdisjoint(name)]
     if len(patterns) > MAX_PATTERNS:
         return False
-    return any(fnmatchcase(name, said) for said in patterns if _is_cheap(said) for name in wanted)
+    return any(fnmatchcase(name, pattern) for pattern in patterns if _is_cheap(pattern) for name in wanted)
 
 
 _WILD = frozenset("*?[")
@@ -189,7 +189,7 @@ def _is_cheap(pattern: str) -> bool:
 
 @dataclass(frozen=True)
 class _SystemctlCall:
-    """What systemctl was told."""
+    """The arguments of a systemctl command."""
 
     verb: str
     units: tuple[str, ...]
@@ -198,7 +198,7 @@ class _SystemctlCall:
 
     @classmethod
     def parse(cls, command: Sequence[str]) -> _SystemctlCall | None:
-        """Take a command line apart; None where it is for another machine, says nothing, or is too long."""
+        """Parse a command line; None if it is for another machine, has no verb, or is too long."""
         if len(command) > MAX_COMMAND_WORDS or any(len(word) > MAX_WORD for word in command):
             return None
         words: list[str] = []
@@ -225,7 +225,7 @@ class _SystemctlCall:
 
 
 def _full_unit_name(name: str) -> str:
-    """Give a unit's full name as systemctl makes it: a pattern without a type is one of services, too."""
+    """Return a unit's full name as systemctl completes it: a pattern without a type matches services, too."""
     return name if name.endswith(tuple(f".{kind}" for kind in UNIT_TYPES)) else f"{name}.service"
 
 
@@ -234,16 +234,16 @@ _SHELLS = frozenset(("sh", "bash", "dash", "ash", "busybox", "zsh", "ksh", "mksh
 
 @dataclass(frozen=True)
 class _Options:
-    """The options of an interpreter that matter here, by their letters.
-
-    After one of `texts` no script comes, but its text, a module, or words for what comes from elsewhere. One of
-    `values` takes the rest of its own word, or else the next; one of `rests` that rest alone, one of `nexts` the next.
-    """
+    """The options of an interpreter that matter here, by their letters."""
 
     texts: str
+    """No script follows these: a program text, a module, or words for standard input."""
     values: str = ""
+    """These take the rest of their own word, or else the next word."""
     rests: str = ""
+    """These take only the rest of their own word."""
     nexts: str = ""
+    """These take the next word."""
 
 
 _SHELL = _Options(texts="csC", nexts="oO")
@@ -260,7 +260,7 @@ _LONG_TEXTS = ("--c", "--eval", "--print", "--require", "--import", "--run", "--
 _LONG_VALUES = frozenset(("--rcfile", "--init-file", "--check-hash-based-pycs", "--php-ini", "--define", "--env-file"))
 _LIKE_A_PATH = re.compile(r"[\w./@+-]{1,256}")
 
-# What only passes a command on, by the name of its process, which is cut at 15 characters.
+# Programs that only run another command, by the name of their process, which is cut at 15 characters.
 _PASS_ON = frozenset((
     "systemctl", "service", "invoke-rc.d", "deb-systemd-inv", "su", "sudo", "doas", "runuser", "setpriv", "pkexec",
     "env", "nice", "ionice", "timeout", "nohup", "setsid", "xargs", "flock", "watch", "script", "login", "nsenter",
@@ -269,9 +269,9 @@ _PASS_ON = frozenset((
 
 
 def name_program(name: str, command: Sequence[str]) -> str:
-    """Name what a process is to a person, by the name of the process and its command line; nothing if it tells nothing.
+    """Return a meaningful name of a process, by its name and command line; empty if it has none.
 
-    A shell that was given no script tells nothing, nor does sudo.
+    A shell without a script has none, nor has sudo.
     """
     words = list(command[1:])
     if name.removeprefix("-") in _SHELLS:
@@ -285,9 +285,9 @@ def name_program(name: str, command: Sequence[str]) -> str:
 
 
 def _find_script(words: Iterable[str], options: _Options) -> str:
-    """Name the script that an interpreter was given; nothing where it was given none, or it is not sure which.
+    """Return the script that an interpreter runs; empty if there is none, or it is not certain which.
 
-    What is no script may be the text of one, with a password in it.
+    A word that is not a script may be a program text, with a password in it.
     """
     rest = iter(words)
     for word in rest:
@@ -310,7 +310,7 @@ def _find_script(words: Iterable[str], options: _Options) -> str:
 
 
 def _read_options(letters: str, options: _Options) -> tuple[bool, bool]:
-    """Read the options in one word: whether no script comes behind it, and whether the next word is a value."""
+    """Parse the options in one word: whether no script follows it, and whether the next word is a value."""
     takes_next = False
     for at, letter in enumerate(letters, 1):
         if letter in options.texts:
@@ -328,5 +328,5 @@ def _script_name(word: str) -> str:
 
 
 def requester_evidence(asked: Iterable[JobRequest]) -> list[dict[str, Any]]:
-    """Give what is known of those who asked."""
+    """Return everything that is known of the requesters."""
     return [requester.evidence() for one in asked for requester in one.requesters]

@@ -1,4 +1,4 @@
-"""The names of users, by their numbers."""
+"""User accounts: names by number, and the environment that a command gets from its account."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from runbook.errors import AccessDenied, HostError
 from runbook.host.queries import Command
 
 PASSWD = Path("/etc/passwd")
-"""Where the users of this machine stand; others may be known elsewhere (nsswitch.conf(5))."""
+"""The users of this machine; others may be known elsewhere (nsswitch.conf(5))."""
 
 
 @cache
 def find_user_name(uid: int) -> str:
-    """Name a user; the number where nobody knows a name. May wait for a name server."""
+    """Return the name of a user, or the number if it has none. May wait for a name server."""
     try:
         return pwd.getpwuid(uid).pw_name
     except (KeyError, OverflowError):
@@ -24,7 +24,7 @@ def find_user_name(uid: int) -> str:
 
 
 def find_local_user_name(uid: int) -> str:
-    """Name a user by USERS alone: whoever else knows names may take its time to answer."""
+    """Return the name of a user by PASSWD alone: a name server may take long to answer."""
     try:
         with PASSWD.open("rb") as file:
             changed = os.fstat(file.fileno())
@@ -47,16 +47,16 @@ def _listed(_inode: int, _changed: int) -> dict[int, str]:
 
 
 def command_environment(command: Command) -> dict[str, str]:
-    """Give what a command sees beside the manager's environment."""
+    """Return the variables of a command beside the manager's environment."""
     return {**account_environment(command.user), **command.env}
 
 
 def find_start_obstacle(command: Command) -> str:
-    """Say what is sure to keep a command from starting, or nothing."""
+    """Return what is certain to prevent a command from starting; empty if nothing is."""
     try:
         find_account(command.user)
     except AccessDenied:
-        return ""  # Whoever may not act is told so when there is something to do.
+        return ""  # Reported when the command is started: a check needs no permission.
     except HostError as error:
         return error.message
     if command.cwd and not Path(command.cwd).is_dir():
@@ -65,10 +65,9 @@ def find_start_obstacle(command: Command) -> str:
 
 
 def account_environment(user: str) -> dict[str, str]:
-    """Give what a command sees of its user.
+    """Return the variables that a command gets from its account.
 
-    Set by hand, because systemd sets HOME and its like only where User= is (252), or by
-    SetLoginEnvironment= (255).
+    Set here, because systemd sets HOME and the others only with User= (252) or SetLoginEnvironment= (255).
     """
     account = find_account(user)
     return {
@@ -80,7 +79,7 @@ def account_environment(user: str) -> dict[str, str]:
 
 
 def find_account(user: str) -> pwd.struct_passwd:
-    """Look a user up; without a name, the one this program runs as, which is the manager's too."""
+    """Return the account of a user; without a name, that of this program, which is the manager's too."""
     try:
         account = pwd.getpwnam(user) if user else pwd.getpwuid(os.geteuid())
     except KeyError:

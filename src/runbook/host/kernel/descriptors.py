@@ -1,10 +1,10 @@
 # ruff: noqa: PTH110, PTH115, PTH116, PTH208 - pathlib knows no descriptors of folders
-"""Which processes hold which sockets, by the tables of descriptors that /proc shows (proc_pid_fd(5)).
+"""Finds which processes hold which sockets, by the descriptor tables in /proc (proc_pid_fd(5)).
 
-The kernel has no other way to ask. So every descriptor of every process is looked at, each time: a socket is
-often held by several, and any of them may be a stranger. Nearly all of that time is the kernel's, for one
-readlink(2) for each descriptor, during which Python's lock is free: threads share the work. Where one socket is
-looked for, and somebody is known who holds it, a cheaper comparison rules most processes out before (comparing.py).
+The kernel has no other way to ask. So every descriptor of every process is read, each time: a socket is often held by
+several processes, and any of them may be foreign. Nearly all of the time is the kernel's, for one readlink(2) for each
+descriptor, during which Python's lock is free: threads share the work. If one socket is looked for and one of its
+holders is known, a cheaper comparison rules most processes out before (kcmp.py).
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ from runbook.host.kernel import kcmp, processes
 TABLE = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 
 THREADS = min(4, len(os.sched_getaffinity(0)))
-"""How many threads share a look at all processes, at most."""
+"""How many threads share a scan of all processes, at most."""
 
 MAX_LIKELY = 16
-"""So many processes are asked, at most, for one that holds the socket, so that others can be compared with it."""
+"""How many likely processes are read, at most, to find one that holds the socket, for the comparison."""
 
 PIDS_PER_THREAD = 100
-"""A thread is not worth its start for fewer processes."""
+"""For fewer processes a thread costs more than it saves."""
 
 NUMBERS = tuple(b"%d" % number for number in range(65))
 """The names of the descriptors in a table without a gap. As bytes, which Python passes on as they are."""
@@ -35,38 +35,35 @@ NUMBERS = tuple(b"%d" % number for number in range(65))
 
 @dataclass
 class DescriptorScan:
-    """Which processes hold which of the sockets; `hidden` counts those that could not be looked into.
-
-    `hidden` is at least 1 where /proc does not even show the others (its mount option hidepid=).
-    """
+    """Which processes hold which of the sockets."""
 
     holders: dict[int, set[int]] = field(default_factory=dict)
     hidden: int = 0
+    """How many processes could not be read; at least 1 if /proc hides the others (its mount option hidepid=)."""
 
 
 def scan_holders(inodes: Collection[int], likely: Sequence[int] = ()) -> DescriptorScan:
-    """Find every process that holds one of these sockets in its table of descriptors.
+    """Find every process that holds one of these sockets in its descriptor table.
 
-    Who is `likely` to hold it is asked first: it is faster then, and no less sure.
+    Processes in `likely` are read first: that is faster, and no less certain.
 
     Links are read, never followed: a stat(2) through a descriptor on a dead NFS mount would hang.
 
-    Threads share one table unless they asked for another (unshare(2), CLONE_FILES), and to look into each
-    thread costs many times as much. So their tables are read only where a socket was found nowhere else, or
-    where the first thread, whose table /proc/PID/fd shows, has ended. A further holder that only such a
-    table shows, of a socket that others hold openly, is missed; whoever frees the port finds it in the next
-    look.
+    Threads share one table unless they requested another (unshare(2), CLONE_FILES), and to read each thread costs many
+    times as much. So their tables are read only if a socket was found nowhere else, or if the first thread, whose table
+    /proc/PID/fd shows, has exited. A further holder that only such a table shows, of a socket that others hold openly,
+    is missed; the next read after the port was freed finds it.
     """
     wanted = _links(inodes)
     scan = DescriptorScan(hidden=0 if os.path.exists("/proc/1") else 1)
     if not wanted:
         return scan
-    everyone: Sequence[int] = list(processes.list_pids())
-    # Two sockets would take two comparisons for each descriptor, and no less time than one look.
+    pids: Sequence[int] = list(processes.list_pids())
+    # Two sockets would take two comparisons for each descriptor, and no less time than one readlink(2).
     place = _find_descriptor(likely, wanted) if len(wanted) == 1 else None
     if place is not None:
-        everyone = kcmp.filter_candidates(everyone, place)
-    for part in _scan_in_threads(everyone, wanted):
+        pids = kcmp.filter_candidates(pids, place)
+    for part in _scan_in_threads(pids, wanted):
         scan.holders.update(part.holders)
         scan.hidden += part.hidden
     if set(inodes).difference(*scan.holders.values()):
@@ -79,7 +76,7 @@ def scan_holders(inodes: Collection[int], likely: Sequence[int] = ()) -> Descrip
 
 
 def holds_any_socket(pid: int, inodes: Collection[int]) -> bool:
-    """Whether it holds one of these sockets, in any thread's table. No if it may not be looked into."""
+    """True if a process holds one of these sockets, in any thread's table. False if it cannot be read."""
     wanted = _links(inodes)
     with contextlib.suppress(OSError):
         return bool(_held(f"/proc/{pid}/fd", wanted)[0] or _held_by_threads(pid, wanted))
@@ -91,7 +88,7 @@ def _links(inodes: Collection[int]) -> dict[bytes, int]:
 
 
 def _find_descriptor(likely: Sequence[int], wanted: Mapping[bytes, int]) -> kcmp.KnownDescriptor | None:
-    """Find a descriptor in which the socket is."""
+    """Find a descriptor that is the socket."""
     for pid in likely[:MAX_LIKELY]:
         with contextlib.suppress(OSError):
             for descriptor in os.listdir(f"/proc/{pid}/fd"):
@@ -102,10 +99,10 @@ def _find_descriptor(likely: Sequence[int], wanted: Mapping[bytes, int]) -> kcmp
     return None
 
 
-def _scan_in_threads(everyone: Sequence[int], wanted: Mapping[bytes, int]) -> list[DescriptorScan]:
-    """Look into all of them, each thread into its share. Raises HostError rather than give less than all."""
-    count = max(1, min(THREADS, len(everyone) // PIDS_PER_THREAD))
-    shares = [everyone[first::count] for first in range(count)]
+def _scan_in_threads(pids: Sequence[int], wanted: Mapping[bytes, int]) -> list[DescriptorScan]:
+    """Read all of the processes, each thread its share. Raises HostError rather than return less than all."""
+    count = max(1, min(THREADS, len(pids) // PIDS_PER_THREAD))
+    shares = [pids[first::count] for first in range(count)]
     found: list[DescriptorScan] = []
     helpers = [threading.Thread(target=lambda share=share: found.append(_scan(share, wanted))) for share in shares[1:]]
     mine = shares[:1]
@@ -131,11 +128,11 @@ def _scan(pids: Sequence[int], wanted: Mapping[bytes, int]) -> DescriptorScan:
             if not count:
                 held = _held_by_threads(pid, wanted)
         except (FileNotFoundError, ProcessLookupError):
-            continue  # It has ended.
+            continue  # It has exited.
         except PermissionError:
             scan.hidden += _may_hold(pid)
         except OSError:
-            scan.hidden += 1  # No descriptor or memory is left to look with.
+            scan.hidden += 1  # No descriptor or memory is left.
         else:
             if held:
                 scan.holders[pid] = held
@@ -143,11 +140,11 @@ def _scan(pids: Sequence[int], wanted: Mapping[bytes, int]) -> DescriptorScan:
 
 
 def _held(table: str, wanted: Mapping[bytes, int]) -> tuple[set[int], int]:
-    """Give those of the sockets that a table holds, and how many descriptors are in it. Raises OSError."""
+    """Return which of the sockets a table holds, and how many descriptors are in it. Raises OSError."""
     folder = os.open(table, TABLE)
     try:
-        # Since Linux 6.2 that is how many there are; before, it is 0. Mostly they have no gap, and their names are
-        # known: to list them is a fifth of the work.
+        # Since Linux 6.2 that is the number of descriptors; before, it is 0. Mostly they have no gap, and their names
+        # are known: to list them is a fifth of the work.
         count = os.fstat(folder).st_size
         if 0 < count < len(NUMBERS) and (held := _held_by_number(folder, count, wanted)) is not None:
             return held, count
@@ -166,12 +163,12 @@ def _held(table: str, wanted: Mapping[bytes, int]) -> tuple[set[int], int]:
 
 
 def _held_by_number(folder: int, count: int, wanted: Mapping[bytes, int]) -> set[int] | None:
-    """Look at the descriptors from 0 to `count`; None where these may not be all. A gap shows soonest at the top."""
+    """Read the descriptors from 0 to `count`; None if these may not be all. A gap shows soonest at the top."""
     try:
         links = [os.readlink(name, dir_fd=folder) for name in NUMBERS[count - 1 :: -1]]
     except FileNotFoundError:
         return None
-    # A gap that was filled before it was reached hides what is above: there is more then, or there was.
+    # A gap that was filled before it was reached hides descriptors above it: then there are more, or there were.
     with contextlib.suppress(FileNotFoundError):
         os.readlink(NUMBERS[count], dir_fd=folder)
         return None
@@ -190,9 +187,9 @@ def _held_by_threads(pid: int, wanted: Mapping[bytes, int]) -> set[int]:
 
 
 def _may_hold(pid: int) -> bool:
-    """Whether what could not be looked into could hold a socket: a kernel thread or a zombie does not."""
+    """True if a process that could not be read may hold a socket: a kernel thread or a zombie does not."""
     stat = processes.read_stat(pid)
     if stat is None:
-        # Under hidepid=1 the folder shows, and even its stat may not be read.
+        # With hidepid=1 the folder is listed, but not even its stat can be read.
         return os.path.exists(f"/proc/{pid}")
     return stat.is_alive and not stat.flags & processes.PF_KTHREAD

@@ -1,4 +1,4 @@
-"""Reads /proc/PID/environ (proc(5)): which invocation a process is of, and the names of its variables.
+"""Parses /proc/PID/environ (proc(5)): the INVOCATION_ID of a process, and the names of its variables.
 
 Programs that write their title over their environment (setproctitle) leave pieces of it behind. So an entry counts
 whole, or not at all.
@@ -13,16 +13,16 @@ _ENTRY = re.compile(rb"([A-Za-z_][A-Za-z0-9_]*)=")
 
 
 def parse_invocation_id(environ: bytes) -> str:
-    """Give the INVOCATION_ID of an environment, empty unless there is exactly one, and well-formed."""
+    """Return the INVOCATION_ID of an environment; empty unless there is exactly one, and it is well-formed."""
     found = {match[1] for entry in environ.split(b"\0") if (match := _INVOCATION.fullmatch(entry))}
     return found.pop().decode("ascii") if len(found) == 1 else ""
 
 
 def parse_names(environ: bytes) -> tuple[str, ...]:
-    """Give the names of the variables, and never a piece of a value.
+    """Return the names of the variables, and never a piece of a value.
 
-    What stands behind something malformed may be the rest of an entry whose beginning was written over: the end of
-    a secret, with an `=` in it. Nothing from there on is given.
+    An entry after a malformed one may be the rest of an overwritten entry: the end of a secret, with an `=` in it. So
+    the list ends at the first malformed entry.
     """
     found = []
     for entry in environ.rstrip(b"\0").split(b"\0"):

@@ -1,13 +1,12 @@
 # ruff: noqa: PTH115, PTH116, PTH208 - pathlib takes its time, and there are thousands of processes
-"""Which processes do not hold an open file, by kcmp(2): the kernel compares descriptors and names nothing.
+"""Rules out processes that do not hold an open file, by kcmp(2): the kernel compares two descriptors and names nothing.
 
-That takes less than half the time of a readlink(2), for which the kernel writes down what each descriptor is. It
-needs one process of which it is known that it holds the file, and it only ever rules a process out: who is not ruled
-out, for whatever reason, is looked at as if nothing had been compared.
+That takes less than half the time of a readlink(2), for which the kernel formats the name of each descriptor. It needs
+one process that is known to hold the file, and it only ever rules a process out. A process that is not ruled out, for
+whatever reason, is read as if nothing had been compared.
 
-While a process enters a program (execve(2)) the kernel lets its comparisons wait, and that may be for ever: its
-descriptors are closed meanwhile, and one of them may be on a dead NFS mount. So a thread compares, and is left alone
-when it does not get on.
+While a process is in execve(2), the kernel makes comparisons with it wait, perhaps for ever: execve closes descriptors,
+and one of them may be on a dead NFS mount. So a thread compares, and is abandoned if it makes no progress.
 """
 
 from __future__ import annotations
@@ -20,21 +19,21 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 STALL_TIMEOUT = 0.5
-"""Seconds without a process compared after which the comparison is given up."""
+"""Seconds without a process compared after which the comparison is abandoned."""
 
 MAX_DESCRIPTORS = 64
-"""A process with more descriptors is not compared, but looked at: their number may change too often meanwhile."""
+"""A process with more descriptors is not compared, but read: their number may change too often meanwhile."""
 
 _KCMP_FILE = 0  # linux/kcmp.h
 _NUMBER = {"x86_64": 312, "aarch64": 272}.get(os.uname().machine) if sys.maxsize > 1 << 32 else None
-"""The number of kcmp(2), for which the C library has no function; None where it is not known."""
+"""The number of kcmp(2), for which the C library has no function; None on other architectures."""
 
 _syscall = ctypes.CDLL(None).syscall
 
 
 @dataclass(frozen=True)
 class KnownDescriptor:
-    """Where a file is known to be: a descriptor of a process, and what /proc shows of it."""
+    """Where a file is known to be: a descriptor of a process, and its link in /proc."""
 
     pid: int
     descriptor: int
@@ -42,7 +41,7 @@ class KnownDescriptor:
 
     @property
     def is_current(self) -> bool:
-        """Whether the file is still there."""
+        """True if the file is still there."""
         try:
             return os.readlink(b"/proc/%d/fd/%d" % (self.pid, self.descriptor)) == self.link
         except OSError:
@@ -50,14 +49,14 @@ class KnownDescriptor:
 
 
 class _Comparison:
-    """Goes through processes, in a thread of its own."""
+    """Compares one file with the descriptors of many processes, in a thread of its own."""
 
     def __init__(self, pids: Sequence[int], place: KnownDescriptor) -> None:
         self._pids = pids
         self._place = place
         self.left: list[int] = []
         self.compared = 0
-        self.given_up = False
+        self.abandoned = False
         self.thread = threading.Thread(target=self._run, name="compare", daemon=True)
 
     @property
@@ -68,7 +67,7 @@ class _Comparison:
         if not _comparable(self._place):
             return
         for pid in self._pids:
-            if self.given_up:
+            if self.abandoned:
                 return
             if not _rules_out(self._place, pid):
                 self.left.append(pid)
@@ -76,11 +75,11 @@ class _Comparison:
 
 
 _stuck: list[_Comparison] = []
-"""Those that were given up; while one of them waits in the kernel no other is begun."""
+"""Comparisons that were abandoned. While one of them waits in the kernel no other is begun."""
 
 
 def filter_candidates(pids: Sequence[int], place: KnownDescriptor) -> Sequence[int]:
-    """Give those of the processes that may hold the file of `place`: all of them, where it cannot be said."""
+    """Return those of the processes that may hold the file of `place`; all of them if nothing could be compared."""
     _stuck[:] = [one for one in _stuck if one.thread.is_alive()]
     comparison = _Comparison(pids, place)
     if _NUMBER is None or _stuck:
@@ -93,15 +92,15 @@ def filter_candidates(pids: Sequence[int], place: KnownDescriptor) -> Sequence[i
         before = comparison.compared
         comparison.thread.join(STALL_TIMEOUT)
         if comparison.thread.is_alive() and comparison.compared == before:
-            comparison.given_up = True
+            comparison.abandoned = True
             _stuck.append(comparison)
             return pids
-    # What was compared with was the file only if it has been there all the while.
+    # The comparison is valid only if the known descriptor has been the file all the time.
     return comparison.left if comparison.complete and place.is_current else pids
 
 
 def _comparable(place: KnownDescriptor) -> bool:
-    """Whether the kernel compares at all, and means the same process by a PID as /proc does."""
+    """True if the kernel permits the comparison, and PIDs mean the same to it as in /proc."""
     try:
         return os.readlink("/proc/self") == str(os.getpid()) and _compare(place, place.pid, (place.descriptor,)) == [0]
     except OSError:
@@ -109,20 +108,20 @@ def _comparable(place: KnownDescriptor) -> bool:
 
 
 def _rules_out(place: KnownDescriptor, pid: int) -> bool:
-    """Whether it is sure that a process has the file in none of its descriptors."""
+    """True if it is certain that no descriptor of a process is the file."""
     table = b"/proc/%d/fd" % pid
     try:
-        # Since Linux 6.2 that is how many there are. Mostly they have no gap, and need not be listed.
+        # Since Linux 6.2 that is the number of descriptors. Mostly they have no gap, and need not be listed.
         count = os.stat(table).st_size
         if not 0 < count <= MAX_DESCRIPTORS:
             return False
         *found, above = _compare(place, pid, range(count + 1))
-        # A gap that was filled before it was reached hides what is above: there is more then, or there was.
+        # A gap that was filled before it was reached hides descriptors above it: then there are more, or there were.
         if -1 in found or above != -1 or os.stat(table).st_size != count:
             found = _compare(place, pid, map(int, os.listdir(table)))
     except OSError:
         return False
-    # 0 is the same file, -1 none, or one that may not be compared.
+    # 0: the same file. -1: no such descriptor, or no permission to compare it.
     return bool(found) and min(found) > 0
 
 

@@ -1,11 +1,11 @@
 # ruff: noqa: PTH123, PTH208 - pathlib knows no descriptors of folders
-"""Looks at processes through /proc (proc(5)): who one is, and where it lives.
+"""Reads processes through /proc (proc(5)).
 
-A look goes through one descriptor of the directory /proc/PID, which stays with the process it was opened
-for: when that one has ended, it reads nothing more, whoever has the PID by then. So no look mixes two
-processes.
+A read goes through one descriptor of the directory /proc/PID, which stays with the process that it was opened for. When
+that process has exited, nothing more can be read through it, even if another process has the PID by then. So no read
+mixes two processes.
 
-What may not be read is left empty. Nothing here raises for a process that is gone or closed to us.
+What cannot be read is left empty. Nothing here raises for a process that has exited or is not readable.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from runbook.model import ProcessId
 
 PF_KTHREAD = 0x0020_0000  # include/linux/sched.h
 LOGINUID_UNSET = 0xFFFF_FFFF
-"""What /proc/PID/loginuid says of a process that came from no login."""
+"""The content of /proc/PID/loginuid for a process that came from no login."""
 
 DEAD_STATES = ("Z", "X", "x")
 CLOCK_TICKS = os.sysconf("SC_CLK_TCK")
@@ -44,15 +44,15 @@ STATES = {
 
 CGROUP_ROOT = Path("/sys/fs/cgroup")
 MAX_COMMAND_BYTES = 64 * 1024
-"""So much of a command line is read in a glance; what is longer counts as not told."""
+"""How much of a command line a bounded read accepts; a longer one reads as empty."""
 
 MAX_ARGUMENTS = 1000
-"""Nor is one told that has more arguments."""
+"""How many arguments a bounded read accepts; more of them read as empty."""
 
 
 @dataclass(frozen=True)
 class Stat:
-    """What is needed of /proc/PID/stat. `start` is in clock ticks since boot."""
+    """The fields of /proc/PID/stat that are needed."""
 
     name: str
     state: str
@@ -60,15 +60,16 @@ class Stat:
     flags: int
     threads: int
     start: int
+    """Clock ticks since boot."""
 
     @property
     def is_alive(self) -> bool:
-        """Whether it runs. A zombie does not, unless only its first thread has ended and others go on."""
+        """True if it runs. A zombie does not, unless only its first thread has exited and others go on."""
         return self.state not in DEAD_STATES or self.threads > 1
 
 
 def read_process(pid: int) -> Process | None:
-    """Look at a process once. None when it is gone; a zombie is still there."""
+    """Read a process once. None if it is gone; a zombie is still there."""
     with _open_proc(pid) as folder:
         if folder is None:
             return None
@@ -76,18 +77,18 @@ def read_process(pid: int) -> Process | None:
         stat = _stat(folder)
         if process is None or stat is None:
             return None
-        # If it ended in between, its pieces are missing for that, and not because they may not be read.
+        # If it exited meanwhile, its fields are empty for that reason, and not because they are unreadable.
         return process if stat.is_alive else replace(process, dead=True)
 
 
 def read_owned(pid: int, uid: int, may: Callable[[Process], bool]) -> Process | None:
-    """Look at a process of a user, with work that has a bound, whatever the process is.
+    """Read a process of a user with bounded work, whatever the process is.
 
-    None where it is another user's, where `may` says no before its command line is read, or it is gone. Its environment
-    is not read, of its command line no more than `LONGEST_COMMAND`, and no name server is asked for its user.
+    None if it belongs to another user, if it is gone, or if `may` returns False before its command line is read. Its
+    environment is not read, and no name server is asked for its user.
     """
     with _open_proc(pid) as folder:
-        # Root's, too, is the folder of one that may not be traced (PR_SET_DUMPABLE, proc(5)).
+        # The folder of a process that may not be traced belongs to root, too (PR_SET_DUMPABLE, proc(5)).
         if folder is None or _owner(folder) not in (uid, 0):
             return None
         process = _process(pid, folder, whole=False)
@@ -97,7 +98,7 @@ def read_owned(pid: int, uid: int, may: Callable[[Process], bool]) -> Process | 
 
 
 def read_brief(pid: int) -> Process | None:
-    """Look at a process as `glance` does, whosever it is."""
+    """Read a process with bounded work, of any user."""
     with _open_proc(pid) as folder:
         if folder is None or (process := _process(pid, folder, whole=False)) is None:
             return None
@@ -105,7 +106,7 @@ def read_brief(pid: int) -> Process | None:
 
 
 def parse_stat(text: bytes) -> Stat:
-    """Take /proc/PID/stat apart. The name may hold spaces and parentheses: it ends at the last one."""
+    """Parse /proc/PID/stat. The name may contain spaces and parentheses: it ends at the last one."""
     head, _, tail = text.rpartition(b")")
     rest = tail.split()
     return Stat(
@@ -119,13 +120,13 @@ def parse_stat(text: bytes) -> Stat:
 
 
 def parse_cgroup(text: str, *, unified: bool) -> str:
-    """Give the path in systemd's hierarchy from /proc/PID/cgroup; empty if it is not in it.
+    """Return the path in systemd's hierarchy from /proc/PID/cgroup; empty if the process is not in it.
 
-    `unified` is whether systemd lives in cgroup v2, as it does on hybrid machines too (since systemd 233).
+    `unified` is True if systemd uses cgroup v2, as it does on hybrid machines too (since systemd 233).
     """
     paths = {}
-    # By the one character that no cgroup's name may have: at the others that str.splitlines() takes for an end of a
-    # line, whoever may make a cgroup could write further lines of this file, and be in any unit.
+    # Split at the one character that no cgroup's name may contain. str.splitlines() splits at others, too: then any
+    # user who may create a cgroup could forge further lines of this file, and seem to be in any unit.
     for line in filter(None, text.split("\n")):
         _number, controllers, path = line.split(":", 2)
         paths[controllers] = path
@@ -134,21 +135,21 @@ def parse_cgroup(text: str, *, unified: bool) -> str:
 
 
 def read_id(pid: int) -> ProcessId | None:
-    """Say who has this PID now; None if nobody does."""
+    """Return the identity of the process that has this PID now; None if there is none."""
     stat = read_stat(pid)
     return None if stat is None else ProcessId(pid, stat.start)
 
 
 def read_stat(pid: int) -> Stat | None:
-    """Read /proc/PID/stat; None when the process is gone."""
+    """Read /proc/PID/stat; None if the process is gone."""
     with _open_proc(pid) as folder:
         return None if folder is None else _stat(folder)
 
 
 def read_name(pid: int) -> str:
-    """Give the name of a process, which is cut at 15 characters; empty when it is gone. The cheapest look there is."""
+    """Return the name of a process, cut at 15 characters; empty if it is gone. The cheapest read there is."""
     try:
-        # One look at one file needs no descriptor of the folder, which costs three times as much.
+        # One read of one file needs no descriptor of the folder, which costs three times as much.
         with open(f"/proc/{pid}/comm", "rb", buffering=0) as file:
             return _text(file.read(64).removesuffix(b"\n"))
     except OSError:
@@ -156,7 +157,7 @@ def read_name(pid: int) -> str:
 
 
 def read_login_user(pid: int) -> str:
-    """Name the user who logged in, wherever that led since; empty where nobody did, or it is not known.
+    """Return the user who logged in, before any sudo or su; empty if there was no login, or it is unknown.
 
     pam_loginuid(8) writes it once for a login, and sudo does not change it. A kernel without audit has none.
     """
@@ -166,32 +167,32 @@ def read_login_user(pid: int) -> str:
 
 
 def is_alive(process: ProcessId) -> bool:
-    """Whether this very process still runs. A zombie does not."""
+    """True if this very process still runs. A zombie does not."""
     stat = read_stat(process.pid)
     return stat is not None and stat.start == process.start and stat.is_alive
 
 
 def find_start_time(process: Process) -> float:
-    """Say when it began, in seconds since the epoch, by the clock as it goes now, which may have been set since."""
+    """Return when a process started, in seconds since the epoch, by the clock as it is set now."""
     return time.time() - time.clock_gettime(time.CLOCK_BOOTTIME) + process.started
 
 
 def describe_state(process: ProcessId) -> str:
-    """Say in which state it is, and where it waits: "D (uninterruptible), in nfs_wait_on_request"; "gone".
+    """Describe the state of a process and where it waits: "D (uninterruptible), in nfs_wait_on_request"; "gone".
 
-    One that is traced (ptrace(2)) goes on only when its tracer lets it.
+    A process that is traced (ptrace(2)) continues only when its tracer lets it.
     """
     with _open_proc(process.pid) as folder:
         stat = None if folder is None else _stat(folder)
         if folder is None or stat is None or stat.start != process.start:
             return "gone"
-        said = f"{stat.state} ({STATES.get(stat.state, 'unknown')})"
+        state = f"{stat.state} ({STATES.get(stat.state, 'unknown')})"
         where = _text(_read(folder, "wchan")).strip()
         tracer = re.search(rb"^TracerPid:\t([1-9]\d*)", _read(folder, "status"), re.MULTILINE)
     if tracer and (by := read_stat(int(tracer[1]))):
-        said += f", by PID {int(tracer[1])} ({by.name})"
-    # "0" is what the kernel says for a process that does not wait, and to those who may not know.
-    return f"{said}, in {where}" if where not in ("", "0") else said
+        state += f", by PID {int(tracer[1])} ({by.name})"
+    # The kernel writes "0" for a process that does not wait, and for readers without permission.
+    return f"{state}, in {where}" if where not in ("", "0") else state
 
 
 def read_ancestor_ids(pid: int) -> tuple[ProcessId, ...]:
@@ -200,7 +201,7 @@ def read_ancestor_ids(pid: int) -> tuple[ProcessId, ...]:
     stat = read_stat(pid)
     while stat is not None and stat.ppid > 0:
         parent = read_stat(stat.ppid)
-        # A parent is never younger than its child: this PID was its parent's, and is somebody else's now.
+        # A parent is never younger than its child: the parent has exited, and another process has its PID now.
         if parent is None or parent.start > stat.start:
             break
         line.append(ProcessId(stat.ppid, parent.start))
@@ -216,7 +217,7 @@ def read_cgroup_procs(path: str) -> tuple[int, ...]:
     pids: set[int] = set()
     for folder, _folders, files in os.walk(find_cgroup_mount() / path.lstrip("/")):
         if "cgroup.procs" in files:
-            # A group that vanishes, and a threaded one (EOPNOTSUPP): its processes are listed by its domain.
+            # OSError: the group was removed, or is threaded (EOPNOTSUPP); its domain lists its processes.
             with contextlib.suppress(OSError):
                 pids.update(int(line) for line in (Path(folder) / "cgroup.procs").read_text("ascii").split())
     return tuple(sorted(pids))
@@ -228,16 +229,16 @@ def list_cgroup_pids(path: str) -> tuple[int, ...]:
 
 
 def is_populated(path: str) -> bool:
-    """Whether a cgroup, or one below it, has a process: the kernel counts also those that are gone in a moment."""
+    """True if a cgroup, or one below it, has a process. The kernel also counts processes that exit in a moment."""
     with contextlib.suppress(OSError):
         return "populated 1" in (find_cgroup_mount() / path.lstrip("/") / "cgroup.events").read_text("ascii")
     return bool(list_cgroup_pids(path))
 
 
 def is_in_other_netns(pid: int) -> bool:
-    """Whether a process is in another network namespace than this one. No if that may not be seen.
+    """True if a process is in another network namespace than this one. False if that cannot be read.
 
-    Who may not look at the namespaces of others sees it by the tables: each namespace has files of its own.
+    A user who may not read the namespaces of others can compare the tables: each namespace has its own files.
     """
     for name in ("ns/net", "net/dev"):
         with contextlib.suppress(OSError):
@@ -256,7 +257,7 @@ def open_netns(process: ProcessId) -> int:
 
 @cache
 def find_cgroup_mount() -> Path:
-    """Say where systemd's hierarchy is mounted, by systemd's own rules (cgroup-util.c, cg_unified_cached)."""
+    """Return where systemd's hierarchy is mounted, by systemd's own rules (cgroup-util.c, cg_unified_cached)."""
     for mount in (CGROUP_ROOT, CGROUP_ROOT / "unified", CGROUP_ROOT / "systemd"):
         if (mount / "cgroup.controllers").exists():
             return mount
@@ -270,7 +271,7 @@ def _unified() -> bool:
 
 @contextlib.contextmanager
 def _open_proc(pid: int) -> Iterator[int | None]:
-    """Open /proc/PID, for as long as it is looked at; None if there is no such process."""
+    """Open /proc/PID for the duration of a read; None if there is no such process."""
     try:
         folder = os.open(f"/proc/{pid}", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     except OSError:
@@ -322,7 +323,7 @@ def _read(folder: int, name: str, most: int | None = None) -> bytes:
 
 
 def _up_to(file: FileIO, most: int) -> bytes:
-    # The kernel gives a command line a page at a time.
+    # The kernel returns a command line one page at a time.
     data = b""
     while len(data) < most and (piece := file.read(most - len(data))):
         data += piece
@@ -344,7 +345,7 @@ def _namespace(folder: int, kind: str) -> int:
 
 
 def _uid(status: bytes) -> int:
-    """Give the effective one, by which ps(1) names the user; -1 if it cannot be read."""
+    """Return the effective user, which ps(1) shows; -1 if it cannot be read."""
     match = re.search(rb"^Uid:\t\d+\t(\d+)", status, re.MULTILINE)
     return int(match[1]) if match else -1
 
@@ -353,11 +354,11 @@ def _owner(folder: int) -> int | None:
     try:
         return os.fstat(folder).st_uid
     except OSError:
-        return None  # hidepid= came between.
+        return None  # With hidepid= it may be hidden.
 
 
 def _read_bounded_command(folder: int) -> tuple[str, ...]:
-    """Give the arguments; none where they are too long to be judged."""
+    """Return the arguments; none if they are too long."""
     cmdline = _read(folder, "cmdline", MAX_COMMAND_BYTES + 1)
     short = len(cmdline) <= MAX_COMMAND_BYTES and cmdline.rstrip(b"\0").count(0) < MAX_ARGUMENTS
     return _command(cmdline) if short else ()
@@ -370,7 +371,7 @@ def _command(cmdline: bytes) -> tuple[str, ...]:
 
 
 def _text(data: bytes) -> str:
-    # It goes to terminals and into JSON: what is no UTF-8 is shown, not dropped.
+    # It is written to terminals and into JSON: bytes that are not UTF-8 are shown escaped, not dropped.
     return data.decode("utf-8", "backslashreplace")
 
 

@@ -1,6 +1,6 @@
-"""Knows by their names the programs that others depend on: logins, message buses, containers, virtual machines.
+"""Recognises, by their names, programs that others depend on: logins, message buses, containers, virtual machines.
 
-Pure: it judges a process as it was seen, and looks at nothing.
+Pure: it judges a process as it was read, and reads nothing itself.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from pathlib import PurePosixPath
 from runbook.host.holders import Process
 
 DELETED = " (deleted)"
-"""What /proc/PID/exe says behind the path of a program that an upgrade has removed or replaced."""
+"""The suffix of /proc/PID/exe for a program that an upgrade has removed or replaced."""
 
 _LOGINS = "it keeps people's connections or terminals, and their logins may end with it"
 _BUS = "it is a message bus, which the machine's services talk over"
@@ -31,13 +31,13 @@ _PROTECTED = {
 
 
 _NAME = re.compile(r"[A-Za-z0-9][\w.-]*", re.ASCII)
-"""What an engine lets a container be called."""
+"""The names that engines permit for a container."""
 
 
 def find_program_protection(process: Process) -> str:
-    """Say why it must live, or nothing.
+    """Return why a program must not be killed; empty if it may be.
 
-    Its program's file, argv[0] and the process's name are judged: one of them is enough to be spared.
+    Its executable, argv[0] and the process's name are compared: one match is enough to protect it.
     """
     exe = PurePosixPath(process.exe.removesuffix(DELETED)).name
     title = process.command[0] if process.command else ""
@@ -49,24 +49,27 @@ def find_program_protection(process: Process) -> str:
         if name.startswith("qemu-system"):
             return "it runs a virtual machine, which can be shut down from within"
     if process.uid == 0 and title.startswith("@"):
-        return "its @ asks to be left alone to the very end, as root's storage daemons do"
+        return "its name begins with @, as of root's storage daemons, which must run until the end of a shutdown"
     return ""
 
 
 def is_login_server(process: Process) -> bool:
-    """Say whether people's logins or terminals are its children, whatever those go on to start."""
+    """True if logins or terminals are its children, whatever those start."""
     return any(_PROTECTED.get(name) == _LOGINS for name in _names(process))
 
 
 def describe_container_keeper(process: Process) -> str:
-    """Say that it is a container's keeper or proxy; what would stop the service around it stops all its containers."""
+    """Return the reason if it keeps a container or forwards its port; else empty.
+
+    To stop the service around it would stop all its containers.
+    """
     return _CONTAINERS if any(_PROTECTED.get(name) == _CONTAINERS for name in _names(process)) else ""
 
 
 def find_stop_command(line: Iterable[Process]) -> str:
-    """Give the command that stops a container, by its keeper among what a process in it descends from; or nothing.
+    """Return the command that stops a container, by the keeper among the ancestors of a process in it; else empty.
 
-    Its name stands in the command line of conmon(8), or of containerd's shim.
+    The container's name is in the command line of conmon(8), or of containerd's shim.
     """
     for process in line:
         words = process.command
@@ -88,6 +91,6 @@ def _names(process: Process) -> tuple[str, ...]:
 
 
 def _program(title: str) -> str:
-    """Give the program of a title: `sshd: root@pts/0` is sshd, `tmux: server` is tmux, `-bash` is bash."""
+    """Return the program of a title: `sshd: root@pts/0` is sshd, `tmux: server` is tmux, `-bash` is bash."""
     first = title.split(maxsplit=1)[0] if title.strip() else ""
     return PurePosixPath(first.rstrip(":")).name.removeprefix("-")

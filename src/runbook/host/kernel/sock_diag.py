@@ -1,11 +1,10 @@
-"""Which sockets listen on a port: asked of the kernel itself, through sock_diag (sock_diag(7)).
+"""Reads which sockets listen on a port, from the kernel through sock_diag (sock_diag(7)).
 
-A netlink request goes out for each address family, with a small filter program that the kernel runs for each
-socket (INET_DIAG_REQ_BYTECODE), so that only the port's own sockets come back. The answer fits into one
-message, which is why none is missed between two of them, and what it costs does not depend on the number of
-processes.
+One netlink request is sent for each address family, with a small filter program that the kernel runs for each socket
+(INET_DIAG_REQ_BYTECODE), so that only the port's own sockets come back. The answer fits into one message. So no socket
+is missed between two messages, and the cost does not depend on the number of processes.
 
-Where the kernel has no sock_diag, /proc/net says the same, more slowly and without the cookie and the cgroup.
+If the kernel has no sock_diag, /proc/net has the same data, more slowly and without the cookie and the cgroup.
 """
 
 from __future__ import annotations
@@ -25,8 +24,8 @@ from runbook.errors import HostError
 from runbook.host.holders import Listener
 from runbook.model import Port
 
-# linux/netlink.h, linux/sock_diag.h, linux/inet_diag.h. Netlink speaks the machine's own byte order, but
-# ports and addresses are in the network's.
+# linux/netlink.h, linux/sock_diag.h, linux/inet_diag.h. Netlink uses the machine's byte order; only ports and
+# addresses are in network byte order.
 NETLINK_SOCK_DIAG = 4
 SOCK_DIAG_BY_FAMILY = 20
 NLM_F_REQUEST, NLM_F_DUMP, NLM_F_DUMP_INTR = 0x1, 0x300, 0x10
@@ -39,20 +38,20 @@ TCP_CLOSE, TCP_LISTEN = 7, 10  # net/tcp_states.h; a UDP socket that is not conn
 NLMSGHDR = struct.Struct("=IHHII")  # length, type, flags, sequence, port id
 REQUEST = struct.Struct("=BBBxI48x")  # inet_diag_req_v2: family, protocol, extensions, states, no sockid
 ATTRIBUTE = struct.Struct("=HH")  # length with this header, type
-FILTER = struct.Struct("=BBH")  # inet_diag_bc_op: code, where to go on at yes, and at no
+FILTER = struct.Struct("=BBH")  # inet_diag_bc_op: code, jump if true, jump if false
 ANSWER = struct.Struct("=BBxx2s2x16s16x4xQ4xIIII")  # inet_diag_msg, see _listener
 
 PROTOCOLS = {"tcp": (socket.IPPROTO_TCP, TCP_LISTEN), "udp": (socket.IPPROTO_UDP, TCP_CLOSE)}
 FAMILIES = (socket.AF_INET, socket.AF_INET6)
 DUMP_TRIES = 8
-"""How often a dump is asked for again that the kernel says was disturbed."""
+"""How often a dump is repeated that the kernel reports as disturbed."""
 
 NETLINK_TIMEOUT = 1.0
 """Seconds; the kernel answers within the call, so that this is never reached."""
 
 
 ANY_PORT = 0
-"""No port that anybody listens on: in a look at the tables of /proc it stands for all of them."""
+"""Stands for all ports in a read of the tables of /proc: no socket listens on it."""
 
 
 class _Disturbed(Exception):
@@ -60,15 +59,15 @@ class _Disturbed(Exception):
 
 
 class SocketTable:
-    """The same for a loop that looks again and again: it keeps its netlink socket, and a look takes 0.1 ms.
+    """The sockets that listen on a port. It keeps its netlink socket, so that a repeated read takes 0.1 ms.
 
-    It belongs to one thread, and to the network namespace it was made in.
+    Use it in one thread, and in the network namespace in which it was created.
     """
 
     def __init__(self) -> None:
         self._netlink: socket.socket | None = None
         self._sequence = 0
-        self._blind = False  # the kernel has no sock_diag
+        self._unavailable = False  # the kernel has no sock_diag
 
     def __enter__(self) -> Self:
         return self
@@ -77,17 +76,21 @@ class SocketTable:
         self.close()
 
     def close(self) -> None:
-        """Close the netlink socket; the next look would open another."""
+        """Close the netlink socket; the next read opens another."""
         if self._netlink is not None:
             self._netlink.close()
             self._netlink = None
 
     def list_inodes(self, port: Port) -> frozenset[int]:
-        """Give the inodes of the sockets that listen on the port: another set tells that one came or went."""
+        """Return the inodes of the sockets that listen on the port: another set means that one was opened or closed."""
         return frozenset(listener.inode for listener in self.list_listeners(port))
 
     def list_listeners(self, port: Port) -> tuple[Listener, ...]:
-        """List every socket that listens on the port. Raises HostError."""
+        """List every socket that listens on the port, in both families, in this network namespace.
+
+        For UDP these are all that are bound to it and not connected. With an address, those that accept what is sent to
+        that address, or prevent a bind to it: its own, and the wildcards. Raises HostError.
+        """
         wanted = _address(port)
         found = self._from_kernel(port)
         if found is None:
@@ -95,7 +98,7 @@ class SocketTable:
         return tuple(listener for listener in found if wanted is None or _accepts(listener, wanted))
 
     def _from_kernel(self, port: Port) -> list[Listener] | None:
-        if self._blind:
+        if self._unavailable:
             return None
         for _ in range(DUMP_TRIES):
             try:
@@ -106,14 +109,14 @@ class SocketTable:
                 self.close()
                 if error.errno in (errno.ENOBUFS, errno.EBUSY, errno.EAGAIN):
                     continue
-                # ENOENT: the module tcp_diag or udp_diag is missing and may not be loaded. Else it is a
-                # sandbox, or a kernel without any of it.
-                self._blind = True
+                # ENOENT: the module tcp_diag or udp_diag is missing and cannot be loaded. Other errors: a sandbox,
+                # or a kernel without sock_diag.
+                self._unavailable = True
                 return None
         raise HostError(f"cannot list the sockets of port {port}: they change faster than they can be read")
 
     def _dump(self, family: int, port: Port) -> Iterator[Listener]:
-        """Ask for one family's sockets. Raises _Disturbed when the table changed under the answer."""
+        """Request the sockets of one family. Raises _Disturbed if the table changed under the answer."""
         if self._netlink is None:
             self._netlink = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, NETLINK_SOCK_DIAG)
             self._netlink.settimeout(NETLINK_TIMEOUT)
@@ -134,10 +137,10 @@ class SocketTable:
 
 
 def list_netns_listeners(pid: int, port: Port) -> tuple[Listener, ...]:
-    """List the same for the network namespace of a process, from its /proc/PID/net.
+    """List the sockets that listen on the port in the network namespace of a process, from its /proc/PID/net.
 
-    Nothing if the process is gone. There is no cookie and no cgroup, and a wildcard of IPv6 is taken to serve
-    IPv4 as well, since /proc does not say. Raises HostError.
+    Empty if the process is gone. There is no cookie and no cgroup, and an IPv6 wildcard counts as serving IPv4 as well,
+    since /proc does not show that. Raises HostError.
     """
     wanted = _address(port)
     found = _from_proc(Path(f"/proc/{pid}/net"), port)
@@ -145,7 +148,7 @@ def list_netns_listeners(pid: int, port: Port) -> tuple[Listener, ...]:
 
 
 def list_all_listeners(pid: int, protocol: str = "tcp") -> tuple[Listener, ...]:
-    """List all listening sockets of the network namespace of a process, whoever holds them, on any port."""
+    """List all listening sockets in the network namespace of a process, on any port."""
     return tuple(_from_proc(Path(f"/proc/{pid}/net"), Port(ANY_PORT, protocol)))
 
 
@@ -166,7 +169,7 @@ def _request(family: int, port: Port, sequence: int) -> bytes:
 
 
 def _messages(data: bytes) -> Iterator[tuple[int, int, int, bytes]]:
-    """Take a datagram of netlink messages apart: type, flags, sequence and body of each."""
+    """Split a datagram of netlink messages: type, flags, sequence and body of each."""
     while len(data) >= NLMSGHDR.size:
         length, kind, flags, sequence, _ = NLMSGHDR.unpack_from(data)
         if length < NLMSGHDR.size:
@@ -204,7 +207,7 @@ def _aligned(length: int) -> int:
 
 
 def _from_proc(net: Path, port: Port) -> list[Listener]:
-    """Read the tables of proc_net_tcp(5). A table that is not there, for want of IPv6, has no sockets."""
+    """Read the tables of proc_net_tcp(5). A missing table, as without IPv6, has no sockets."""
     _, state = PROTOCOLS[port.protocol]
     found = []
     for table in (port.protocol, f"{port.protocol}6"):
@@ -232,11 +235,11 @@ def _address(port: Port) -> IPv4Address | IPv6Address | None:
     try:
         return _unmapped(ip_address(port.address))
     except ValueError:
-        raise HostError(f"cannot look at port {port}: {port.address!r} is not an IP address") from None
+        raise HostError(f"cannot read port {port}: {port.address!r} is not an IP address") from None
 
 
 def _accepts(listener: Listener, wanted: IPv4Address | IPv6Address) -> bool:
-    """Whether the socket takes what is sent to that address, or would be in the way of a bind to it."""
+    """True if the socket accepts what is sent to that address, or prevents a bind to it."""
     dual = IPv6Address("::")
     own = ip_address(listener.address)
     if own == dual:
@@ -250,5 +253,5 @@ def _accepts(listener: Listener, wanted: IPv4Address | IPv6Address) -> bool:
 
 
 def _unmapped(address: IPv4Address | IPv6Address) -> IPv4Address | IPv6Address:
-    """Take an IPv4-mapped address (`::ffff:127.0.0.1`) for the IPv4 address that it serves."""
+    """Convert an IPv4-mapped address (`::ffff:127.0.0.1`) to the IPv4 address that it serves."""
     return (address.ipv4_mapped or address) if isinstance(address, IPv6Address) else address

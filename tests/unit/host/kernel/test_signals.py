@@ -244,7 +244,7 @@ def test_an_ordinary_process_may_be_ended(ordinary: dict[str, Any]) -> None:
         ({"exe": "", "name": "dbus-broker-lau", "command": ()}, "message bus"),
         ({"exe": "/usr/bin/conmon", "name": "conmon"}, "keeps a container"),
         ({"exe": "/usr/bin/pasta.avx2", "name": "pasta.avx2"}, "keeps a container"),
-        ({"uid": 0, "command": ("@lvmstore",)}, "left alone to the very end"),
+        ({"uid": 0, "command": ("@lvmstore",)}, "must run until the end"),
     ],
 )
 def test_it_says_why_a_process_must_live(special: dict[str, Any], why: str) -> None:
