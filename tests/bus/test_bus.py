@@ -114,8 +114,8 @@ def test_the_bus_dies_under_a_call(systemd: SystemdManager, bus: PrivateBus, loo
         restart(systemd, "hang.service")
     assert caught.value.message == "cannot restart hang.service: the connection broke"
     # Nothing comes back: what merely reads gives up at its time-out, too.
-    with pytest.raises(errors.BusLost, match=r"cannot look at web\.service: nothing answers at"):
-        systemd.call_manager("GetUnit", "(s)", "web.service", what="look at web.service", again=True, timeout=short)
+    with pytest.raises(errors.BusLost, match=r"cannot read web\.service: nothing answers at"):
+        systemd.call_manager("GetUnit", "(s)", "web.service", what="read web.service", again=True, timeout=short)
 
 
 def test_systemd_leaves_before_it_answers(systemd: SystemdManager, bus: PrivateBus) -> None:

@@ -73,7 +73,7 @@ def test_a_job_that_ended_while_the_bus_was_gone(systemd: SystemdManager, bus: P
     assert systemd.job(ref) is JobResult.GONE
 
 
-def test_a_job_of_an_earlier_process_is_asked_for(systemd: SystemdManager, bus: PrivateBus, loop: Loop) -> None:
+def test_a_job_of_an_earlier_process_is_jobs_for(systemd: SystemdManager, bus: PrivateBus, loop: Loop) -> None:
     theirs = systemd.enqueue_job(JobVerb.RESTART, "web.service")
     ended = JobRef("/org/freedesktop/systemd1/job/4711", "web.service", "start")
     systemd._last_heard.clear()
@@ -97,7 +97,7 @@ def test_the_number_of_a_job_of_an_earlier_boot(systemd: SystemdManager, bus: Pr
     assert (systemd.job(second), systemd.job(ended)) == (JobResult.DONE, JobResult.GONE)
 
 
-def test_systemd_is_asked_after_a_while_of_silence(
+def test_systemd_is_jobs_after_a_while_of_silence(
     systemd: SystemdManager, bus: PrivateBus, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(systemd_module, "JOB_QUIET_SECONDS", PATIENCE)
@@ -214,7 +214,7 @@ def looks(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, int, bool]]:
     def look(callers: RequesterScan, unit: str, job: int, _spelled: UnitNames, *, began: bool) -> None:
         seen.append((unit.rpartition("/")[2], job, began))
         requester = Requester(70, ("systemctl", "stop", "web"), "root")
-        callers._asked.setdefault(unit, []).append(JobRequest(job, (requester,)))
+        callers._jobs.setdefault(unit, []).append(JobRequest(job, (requester,)))
 
     monkeypatch.setattr(RequesterScan, "scan", look)
     return seen
@@ -270,7 +270,7 @@ def test_a_strangers_job_that_is_older_than_ones_own(
     assert [one.job for one in systemd.unit("late.service").job_requests] == [4]
 
 
-def test_what_was_asked_before_ends_with_a_job_of_ones_own(
+def test_what_was_jobs_before_ends_with_a_job_of_ones_own(
     systemd: SystemdManager, bus: PrivateBus, loop: Loop, looks: list[tuple[str, int, bool]]
 ) -> None:
     systemd.unit("web.service")

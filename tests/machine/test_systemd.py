@@ -136,10 +136,8 @@ def test_a_unit_that_does_not_exist(machine: Machine) -> None:
 @pytest.mark.parametrize("name", ["web", "a/b.service", "x.nosuchtype"])
 def test_a_name_that_cannot_be_one(machine: Machine, name: str) -> None:
     seen = found(machine, "look", name)
-    assert (seen["error"], seen["message"][: 13 + len(name)]) == (
-        "HostError",
-        f"cannot look at {name}"[: 13 + len(name)],
-    )
+    assert seen["error"] == "HostError"
+    assert seen["message"].startswith(f"cannot read {name}: ")
 
 
 def test_a_crash_is_heard_of(machine: Machine, service: StartService) -> None:

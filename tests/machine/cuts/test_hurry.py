@@ -93,7 +93,7 @@ def test_in_an_update_that_ignores_it(machine: Machine, hurry: str, number: str)
 @pytest.mark.parametrize("number", STATUS)
 def test_before_a_job_is_asked_for_and_the_bus_does_not_answer(machine: Machine, hurry: str, number: str) -> None:
     end = ended(machine, "  - restart\n", number, "step-acting", "restart", "--freeze")
-    assert end["now"].startswith("what runs now is not known: cannot look at hurry.service"), end
+    assert end["now"].startswith("what runs now is not known: cannot read hurry.service"), end
     resumed(machine)
 
 
@@ -101,7 +101,7 @@ def test_before_a_job_is_asked_for_and_the_bus_does_not_answer(machine: Machine,
 def test_while_a_unit_is_looked_at_and_the_bus_does_not_answer(machine: Machine, hurry: str, number: str) -> None:
     steps = "  - wait-ready: {healthy-for: 2s, timeout: 80s}\n"
     end = ended(machine, steps, number, "step-waiting", "wait-ready", "--freeze")
-    assert end["now"].startswith("what runs now is not known: cannot look at hurry.service"), end
+    assert end["now"].startswith("what runs now is not known: cannot read hurry.service"), end
     resumed(machine)
 
 

@@ -250,13 +250,13 @@ def test_what_would_take_the_run_along_is_left_before_anything_is_done(where: di
 
 def test_a_login_that_cannot_be_left_is_told_and_the_run_goes_on() -> None:
     machine = FakeMachine(units={"gw.service": unit()}, session="session-3.scope", stuck=True)
-    machine.refuse = {"scope": AccessDenied("cannot go into runbook-run-1.scope: Access denied")}
+    machine.refuse = {"scope": AccessDenied("cannot move to runbook-run-1.scope: Access denied")}
     end, events = run(machine, step("restart"))
     assert (end.exit, machine.written) == (0, ["scope run-1", "restart gw.service"])
     [notice] = [event.data["text"] for event in events if event.event == "notice"]
     assert notice == (
         "this run may end with the login that it was started in (session-3.scope), and stays there: "
-        "cannot go into runbook-run-1.scope: Access denied"
+        "cannot move to runbook-run-1.scope: Access denied"
     )
 
 

@@ -201,7 +201,7 @@ def test_a_manager_that_is_busy_for_a_while_does_not_leave_the_unit_down() -> No
             if self.written == ["stop gw.service"]:
                 self.silent += 1
                 if self.silent < 5:
-                    raise BusTimeout(f"cannot look at {name}: it did not answer in time")
+                    raise BusTimeout(f"cannot read {name}: it did not answer in time")
             return super().unit(name)
 
     machine = Busy(units={"gw.service": unit()}, processes={100: process(100)})

@@ -80,7 +80,7 @@ def test_a_command_that_cannot_be_started_lets_go() -> None:
 def test_a_result_that_nobody_knows_lets_go() -> None:
     class Forgetful(FakeMachine):
         def read_command_result(self, ref: JobRef) -> CommandResult:
-            raise HostError(f"cannot tell how {ref.unit} ended: it left no result")
+            raise HostError(f"cannot find out how {ref.unit} ended: it left no result")
 
     machine = machine_of(Forgetful)
     end, _ = run(machine, held())

@@ -1,4 +1,4 @@
-"""Where the bus of each scope is, and what to say when it is not there."""
+"""Where the bus of each scope is, and the error if it is not there."""
 
 from __future__ import annotations
 
@@ -15,27 +15,28 @@ ManagerScope = Literal["system", "user"]
 _SYSTEM_BUS = "unix:path=/run/dbus/system_bus_socket"
 _SYSTEM_PRIVATE = "/run/systemd/private"
 _LINGER = Path("/var/lib/systemd/linger")
-"""Where logind keeps a file for each user who lingers, for everybody to see."""
+"""logind keeps a file for each user with linger here, which every user can list."""
 
 
 @dataclass(frozen=True)
 class Endpoint:
-    """Where a bus is. `peer` is systemd's own socket, without a daemon and without names."""
+    """The address of a bus."""
 
     address: str
     peer: bool = False
+    """True if it is systemd's own socket, without a bus daemon and without names."""
 
 
 def find_endpoints(scope: ManagerScope) -> tuple[Endpoint, ...]:
-    """Give the places to try, in order: the bus first, for it outlives a re-execution of systemd.
+    """Return the addresses to try, in order: the bus first, because it survives a re-execution of systemd.
 
-    Raises BusUnavailable where root would have to reach into another user's manager.
+    Raises BusUnavailable if root would have to act in another user's manager.
     """
     if scope == "system":
         if address := os.environ.get("DBUS_SYSTEM_BUS_ADDRESS"):
-            return (Endpoint(address),)  # Whoever names a bus means this one and no other.
+            return (Endpoint(address),)  # An address in the environment is the only one to try.
         bus = Endpoint(_SYSTEM_BUS)
-        # Open to root alone; it works while dbus-daemon is down or not installed.
+        # Only for root; it works while dbus-daemon is down or not installed.
         return (bus, Endpoint(f"unix:path={_SYSTEM_PRIVATE}", peer=True)) if os.geteuid() == 0 else (bus,)
     folder = find_runtime_folder()
     return (
@@ -45,9 +46,9 @@ def find_endpoints(scope: ManagerScope) -> tuple[Endpoint, ...]:
 
 
 def find_runtime_folder() -> Path:
-    """Give the user's runtime folder.
+    """Return the user's runtime folder.
 
-    Over SSH and sudo the variable that names it is often missing, and `su` without a dash may leave that of another.
+    Over SSH and sudo, XDG_RUNTIME_DIR is often unset, and `su` without a dash may leave that of another user.
     """
     uid = os.geteuid()
     own = Path(f"/run/user/{uid}")
@@ -64,12 +65,12 @@ def find_runtime_folder() -> Path:
 
 
 def run_as_user_hint(name: str) -> str:
-    """Say how root runs a runbook of a user's own units."""
+    """Return how root runs a runbook of a user's own units."""
     return f"run it as the owner of the units: su - {name} -c 'runbook …'"
 
 
 def describe_no_linger(scope: ManagerScope) -> str:
-    """Say that the user's manager will end with the last login, or nothing (loginctl(1), enable-linger)."""
+    """Describe that the user's manager ends with the last login; empty if it does not (loginctl(1), enable-linger)."""
     name = _name(os.geteuid())
     if scope == "system" or _owner(_LINGER / name) is not None:
         return ""
@@ -80,17 +81,17 @@ def describe_no_linger(scope: ManagerScope) -> str:
 
 
 def make_unavailable(scope: ManagerScope, cause: str) -> BusUnavailable:
-    """Say in words that no systemd answers, and what may help."""
+    """Make the error for a systemd that does not answer, with a hint that may help."""
     if scope == "user":
         name = _name(os.geteuid())
         hint = f"without a login it runs only with linger: loginctl enable-linger {name}"
         if os.geteuid() == 0:
-            # Hardly anybody means root's own.
+            # Root's own user manager is hardly ever meant.
             hint = run_as_user_hint("USER")
         return BusUnavailable(f"cannot reach the user manager of {name}: {cause}", hint=hint)
     if Path("/run/systemd/system").is_dir():
         return BusUnavailable(
-            f"cannot reach systemd: {cause}", hint="see whether the bus runs: systemctl status dbus.socket"
+            f"cannot reach systemd: {cause}", hint="check that the bus runs: systemctl status dbus.socket"
         )
     return BusUnavailable(
         f"cannot reach systemd: it is not the init of this machine or container ({cause})",
@@ -99,7 +100,7 @@ def make_unavailable(scope: ManagerScope, cause: str) -> BusUnavailable:
 
 
 def _other_user(folder: Path) -> tuple[str, int] | None:
-    """Give the user whose manager root would reach into: the folder's owner, or whoever called sudo."""
+    """Return the user in whose manager root would act: the folder's owner, or the user behind sudo."""
     owner = _owner(folder)
     if owner is None:
         owner = int(os.environ.get("SUDO_UID", "0"))

@@ -1,9 +1,9 @@
-"""One private connection to a bus, with a time-out on every call; the only importer of pydbus.
+"""One private connection to a bus, with a time-out for every call; the only importer of pydbus.
 
-pydbus gives the connection and no more: its proxies introspect, and wait for ever. A connection of
-`pydbus.SystemBus()` would be shared, and end the program with SIGTERM when dbus-daemon goes away.
+pydbus only provides the connection: its proxies introspect, and wait for ever. A connection of `pydbus.SystemBus()`
+would be shared, and would end the program with SIGTERM if dbus-daemon exits.
 
-D-Bus errors become the program's own here, by their names: their texts are translated.
+D-Bus errors become the program's own here, by their names: their texts are localised.
 """
 
 from __future__ import annotations
@@ -23,19 +23,19 @@ from runbook.host.loop import Loop
 from runbook.host.systemd.addresses import Endpoint
 
 CALL_TIMEOUT = 10.0
-"""Seconds that a call may take unless it says otherwise."""
+"""Seconds that a call may take, unless it passes another time-out."""
 
 INTERRUPTED_TIMEOUT = 0.3
-"""Seconds for a call after SIGTERM: what was asked is done even if the answer is not awaited."""
+"""Seconds for a call after SIGTERM: the request takes effect even if its answer is not awaited."""
 
 SEND_ONLY_TIMEOUT = 0.02
-"""Seconds for each call after that once one has not been answered in a hurry: it is sent, and hardly waited for."""
+"""Seconds for each further call after SIGTERM, once one was not answered in time: it is sent and hardly awaited."""
 
 RECONNECT_INTERVAL = 0.05
-"""Seconds between two tries to reach a bus that is being restarted."""
+"""Seconds between two attempts to reach a bus that is being restarted."""
 
 FLUSH_TIMEOUT = 0.2
-"""Seconds that a message without an answer may take to leave."""
+"""Seconds that sending a message without an answer may take."""
 
 PING_TRIES, PING_TIMEOUT = 20, 0.1
 """How often, and for how many seconds each, systemd's own socket is asked whether it is there."""
@@ -45,13 +45,13 @@ PROPERTIES = "org.freedesktop.DBus.Properties"
 _ERRORS: dict[str, type[HostError]] = {
     "org.freedesktop.DBus.Error.AccessDenied": AccessDenied,
     "org.freedesktop.DBus.Error.AuthFailed": AccessDenied,
-    # What polkit's absence, or that of an agent, looks like to a user who is not root.
+    # For a user who is not root, if polkit or its agent is missing.
     "org.freedesktop.DBus.Error.InteractiveAuthorizationRequired": AccessDenied,
     "org.freedesktop.systemd1.NoSuchUnit": NoSuchUnit,
     "org.freedesktop.systemd1.UnitMasked": UnitMasked,
     "org.freedesktop.DBus.Error.Timeout": BusTimeout,
     "org.freedesktop.DBus.Error.TimedOut": BusTimeout,
-    # Whoever was asked left the bus before it answered, as systemd does while it re-executes itself.
+    # The service left the bus before it answered, as systemd does while it re-executes itself.
     "org.freedesktop.DBus.Error.NoReply": BusLost,
     "org.freedesktop.DBus.Error.Disconnected": BusLost,
     "org.freedesktop.DBus.Error.ServiceUnknown": BusLost,
@@ -69,16 +69,16 @@ SignalHandler = Callable[[str, Any], None]
 
 
 class Properties:
-    """The properties of an object, as they came; only what is asked for is unpacked.
+    """The properties of an object, as received; only those that are read are unpacked.
 
-    A service has some 300 of them, and unpacking all takes longer than fetching them.
+    A service has about 300 of them, and to unpack all takes longer than to fetch them.
     """
 
     def __init__(self, values: Any) -> None:
         self._values = GLib.VariantDict.new(values)
 
     def get(self, name: str, default: Any = None) -> Any:
-        """Give one property as a plain value, or `default` where the object has none of that name."""
+        """Return one property as a plain value, or `default` if the object has none of that name."""
         value = self._values.lookup_value(name, None)
         return default if value is None else value.unpack()
 
@@ -92,10 +92,10 @@ class _Subscription:
 
 
 class Bus:
-    """A connection to one service on one bus, opened again when it was closed.
+    """A connection to one service on one bus, which is opened again if it was closed.
 
-    `service` is the well-known name: the unique one changes when systemd re-executes itself. `renewed` is
-    called after a new connection took the place of a lost one, with its subscriptions already made.
+    `service` is the well-known name: the unique one changes when systemd re-executes itself. `renewed` is called after
+    a new connection has replaced a lost one; the subscriptions are made by then.
     """
 
     def __init__(
@@ -109,17 +109,17 @@ class Bus:
         self._connection: Any = None
         self._peer = False
         self._stale = False
-        self._silent = False
+        self._unresponsive = False
         self._watched: tuple[int, int] | None = None
         self._connect(CALL_TIMEOUT)
 
     @property
     def peer(self) -> bool:
-        """Whether it is a connection to the service itself: nobody has a name on it, or can hold a reference."""
+        """True if it is a connection to the service itself: no client has a name on it, or can hold a reference."""
         return self._peer
 
     def close(self) -> None:
-        """Close the connection. What the service held on its behalf is let go."""
+        """Close the connection. The service then releases what it held for it."""
         self._unwatch()
         if self._connection is not None and not self._connection.is_closed():
             self._connection.close(None, None)
@@ -137,21 +137,21 @@ class Bus:
         again: bool = False,
         settle: bool = False,
     ) -> Any:
-        """Call a method and give its answer, a GVariant tuple, serving the main context meanwhile.
+        """Call a method and return its answer, a GVariant tuple, while serving the main context.
 
-        `arguments` are a D-Bus signature and its values. `what` completes "cannot …" in a message. `again`
-        is for what merely reads: it is asked once more on a new connection when the old one broke. `settle`
-        is for what begins something: see `Loop.run_until`.
+        `arguments` are a D-Bus signature and its values. `what` completes "cannot …" in a message. `again` is for
+        reading calls: if the connection broke, the call is repeated on a new one. `settle` is for calls that start
+        something: see `Loop.run_until`.
 
         Raises AccessDenied, NoSuchUnit, UnitMasked, BusTimeout, BusLost, HostError, Interrupted.
         """
         if self._loop.interrupted:
-            timeout = min(timeout, SEND_ONLY_TIMEOUT if self._silent else INTERRUPTED_TIMEOUT)
+            timeout = min(timeout, SEND_ONLY_TIMEOUT if self._unresponsive else INTERRUPTED_TIMEOUT)
         deadline = self._loop.clock.monotonic() + timeout
         try:
             parameters = GLib.Variant(*arguments) if arguments else None
         except (TypeError, ValueError, OverflowError) as error:
-            # A file's name or a variable that is not UTF-8, which a D-Bus message cannot hold.
+            # A file name or a variable that is not UTF-8, which a D-Bus message cannot contain.
             raise HostError(f"cannot {what}: {error}") from None
         while True:
             try:
@@ -163,28 +163,28 @@ class Bus:
                 left = deadline - self._loop.clock.monotonic()
                 return self._ask(target, what, left, settle=settle)
             except BusTimeout:
-                self._silent = bool(self._loop.interrupted)
+                self._unresponsive = bool(self._loop.interrupted)
                 raise
             except BusLost:
-                # systemd may be absent from the bus for a moment: it re-executes, or the bus is new.
+                # systemd may be absent from the bus for a moment: it re-executes itself, or the bus is new.
                 if not again or self._loop.clock.monotonic() + RECONNECT_INTERVAL >= deadline:
                     raise
                 self._loop.run_until(lambda: False, RECONNECT_INTERVAL)
 
     def properties(self, path: str, *, what: str) -> Properties:
-        """Give all properties of an object, of all its interfaces."""
+        """Return all properties of an object, of all its interfaces."""
         answer = self.call(path, PROPERTIES, "GetAll", ("(s)", ("",)), what=what, again=True)
         return Properties(answer.get_child_value(0))
 
     def read(self, path: str, interface: str, name: str, *, what: str) -> Any:
-        """Give one property of an object, as a plain value."""
+        """Return one property of an object, as a plain value."""
         answer = self.call(path, PROPERTIES, "Get", ("(ss)", (interface, name)), what=what, again=True)
         return answer.unpack()[0]
 
     def send(self, path: str, interface: str, method: str, arguments: tuple[str, tuple[Any, ...]]) -> None:
-        """Call a method and do not wait for its answer: for cleaning up when time is short.
+        """Call a method and do not wait for its answer: for cleanup if time is short.
 
-        It is on its way when this returns, unless the bus takes nothing for FLUSH seconds.
+        The message has been sent when this returns, unless the bus accepts nothing for FLUSH_TIMEOUT seconds.
         """
         if self._connection.is_closed():
             return
@@ -199,12 +199,12 @@ class Bus:
         self._connection.flush(None, lambda _source, result: flushed.append(result))
         self._loop.run_until(lambda: bool(flushed), FLUSH_TIMEOUT, settle=True)
 
-    def subscribe(self, path: str, interface: str, member: str, heard: SignalHandler) -> None:
-        """Have `heard` called, in the main context, with the path and the arguments of each such signal.
+    def subscribe(self, path: str, interface: str, member: str, handler: SignalHandler) -> None:
+        """Call `handler` in the main context with the path and the arguments of each such signal.
 
-        The match is on the bus before any call that is made afterwards.
+        The match rule reaches the bus before any later call.
         """
-        subscription = _Subscription(path, interface, member, heard)
+        subscription = _Subscription(path, interface, member, handler)
         self._subscriptions.append(subscription)
         self._listen(subscription)
 
@@ -233,13 +233,13 @@ class Bus:
             *target,
             None,
             Gio.DBusCallFlags.NO_AUTO_START,
-            # GDBus takes 0 for "at once" and a negative number for its own default.
+            # For GDBus, 0 means at once and a negative number its own default.
             max(1, round(left * 1000)),
             cancellable,
             lambda _source, result: answers.append(result),
         )
         try:
-            # Its own time-out ends the call; a little more lets that be heard.
+            # Its own time-out ends the call; one second more, so that this is reported.
             self._loop.run_until(lambda: bool(answers), left + 1, settle=settle)
         finally:
             if not answers:
@@ -266,7 +266,7 @@ class Bus:
         self._stale = True
 
     def _renew(self) -> None:
-        """Tell whoever must ask again what it missed; not done before that went well."""
+        """Call `renewed`, which reads again what was missed. The connection counts as stale until that has succeeded."""
         self._stale = False
         try:
             self._renewed()
@@ -290,19 +290,19 @@ class Bus:
         raise BusLost(refusals[0])
 
     def _watch(self) -> None:
-        """Wake whoever waits when the connection ends.
+        """Wake every wait when the connection ends.
 
         By its socket, and not by its signal `closed`: see `_connection_to`.
         """
         self._unwatch()
         watched = os.dup(self._connection.get_stream().get_socket().get_fd())
 
-        def ended(*_: object) -> bool:
+        def closed(*_: object) -> bool:
             self._unwatch()
             self._loop.notify()
             return False
 
-        source = GLib.unix_fd_add_full(GLib.PRIORITY_DEFAULT, watched, GLib.IOCondition.HUP, ended)
+        source = GLib.unix_fd_add_full(GLib.PRIORITY_DEFAULT, watched, GLib.IOCondition.HUP, closed)
         self._watched = (source, watched)
 
     def _unwatch(self) -> None:
@@ -312,7 +312,7 @@ class Bus:
             os.close(watched[1])
 
     def _open(self, endpoint: Endpoint, seconds: float) -> Any:
-        """Connect in a thread: a daemon that accepts and then says nothing would hold up SIGTERM for ever."""
+        """Connect in a thread: a daemon that accepts and never answers would otherwise delay SIGTERM for ever."""
         opened: list[Any] = []
 
         def connect() -> None:
@@ -331,25 +331,25 @@ class Bus:
 
 
 def variant(signature: str, value: Any) -> Any:
-    """Make a value of a D-Bus type of its own choice, which a dictionary of properties wants."""
+    """Make a value of a given D-Bus type, as a dictionary of properties needs it."""
     return GLib.Variant(signature, value)
 
 
 def _connection_to(endpoint: Endpoint) -> Any:
-    """Connect. Nothing of Python's may be hung on what this gives: no attribute, no function that hears a signal.
+    """Connect. Never attach a Python object to the connection: no attribute, no handler of one of its signals.
 
-    PyGObject would then be told of its references (toggle references): GDBus's own thread asks for the interpreter's
-    lock at each message, with GDBus's message_bus_lock held. The end of an older connection takes the two the other
-    way round, and both wait for ever. Seen within a few restarts of dbus-daemon, after `pydbus.connect()`, which sets
-    an attribute.
+    PyGObject would then be notified of its references (toggle references): GDBus's own thread takes the interpreter's
+    lock at each message, with GDBus's message_bus_lock held. The end of an older connection takes the two locks in the
+    opposite order, and both wait for ever. Seen within a few restarts of dbus-daemon, after `pydbus.connect()`, which
+    sets an attribute.
     """
     flags = Gio.DBusConnectionFlags.AUTHENTICATION_CLIENT
     if not endpoint.peer:
         flags |= Gio.DBusConnectionFlags.MESSAGE_BUS_CONNECTION
         return pydbus.bus.Bus(Gio.DBusConnection.new_for_address_sync(endpoint.address, flags, None, None)).con
     connection = Gio.DBusConnection.new_for_address_sync(endpoint.address, flags, None, None)
-    # systemd reads a first message that comes along with the last line of the authentication, and then waits
-    # for more before it looks at it: one in ten first calls was never answered (252, 257). The next wakes it.
+    # If the first message arrives together with the last line of the authentication, systemd reads it, but handles it
+    # only when more arrives: one in ten first calls was never answered (252, 257). The next ping wakes it.
     for _ in range(PING_TRIES - 1):
         with contextlib.suppress(GLib.Error):
             return _ping(connection)
@@ -363,7 +363,7 @@ def _ping(connection: Any) -> Any:
 
 
 def _translated(error: Any, what: str) -> HostError:
-    """Make one of the program's errors of GLib's, by the D-Bus error's name."""
+    """Convert one of GLib's errors to the program's own, by the name of the D-Bus error."""
     name = Gio.DBusError.get_remote_error(error) or ""
     kind = _ERRORS.get(name, HostError)
     if not name:
@@ -374,12 +374,12 @@ def _translated(error: Any, what: str) -> HostError:
 
 
 def _describe_refusal(error: Any, endpoint: Endpoint) -> str:
-    """Say why there is no connection."""
+    """Return why there is no connection."""
     place = endpoint.address.removeprefix("unix:path=")
     words = {
         Gio.IOErrorEnum.NOT_FOUND: f"there is no bus at {place}",
         Gio.IOErrorEnum.CONNECTION_REFUSED: f"nothing answers at {place}",
-        Gio.IOErrorEnum.PERMISSION_DENIED: f"{place} may not be used",
+        Gio.IOErrorEnum.PERMISSION_DENIED: f"no permission to use {place}",
     }
     for code, text in words.items():
         if error.matches(Gio.io_error_quark(), code):

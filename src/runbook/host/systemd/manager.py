@@ -1,6 +1,6 @@
-"""systemd's manager, in its own words: units, jobs, and what it says about itself.
+"""systemd's manager over D-Bus: units, jobs, and its own properties.
 
-Nothing here waits for a job: JobRemoved is heard whenever it comes, kept, and given to whoever asks for it.
+Nothing here waits for a job: the result of each JobRemoved is kept until it is read.
 """
 
 from __future__ import annotations
@@ -28,16 +28,16 @@ UNIT = "org.freedesktop.systemd1.Unit"
 JOB = "org.freedesktop.systemd1.Job"
 
 RELOAD_TIMEOUT = 90.0
-"""Seconds for daemon-reload: its answer comes after the generators, which have as long."""
+"""Seconds for daemon-reload: its answer comes after the generators, which may take as long."""
 
 JOB_QUIET_SECONDS = 1.0
-"""Seconds without a word about a job after which systemd is asked whether it still has it."""
+"""Seconds without a signal about a job after which systemd is asked whether the job still exists."""
 
 MANAGER_WAIT = 3.0
 """Seconds that systemd may take to appear on a bus that is there."""
 
 MAX_JOB_RESULTS = 1000
-"""How many ends of jobs are remembered."""
+"""How many results of jobs are kept."""
 
 _METHODS = {
     JobVerb.START: "StartUnit",
@@ -51,7 +51,7 @@ _ALREADY_SUBSCRIBED = "org.freedesktop.systemd1.AlreadySubscribed"
 
 
 class SystemdManager:
-    """The manager of one scope. Raises BusUnavailable when there is none."""
+    """The manager of one scope. Raises BusUnavailable if there is none."""
 
     def __init__(self, scope: ManagerScope, loop: Loop) -> None:
         self.scope = scope
@@ -82,23 +82,23 @@ class SystemdManager:
             raise
 
     def close(self) -> None:
-        """Leave the bus; references to units go with it."""
+        """Close the connection; references to units end with it."""
         self.bus.close()
 
     # Units
 
     def unit(self, name: str, *, max_age: float = 0.0) -> Unit:
-        """Look at a unit, under its own name or an alias. One that does not exist reads not-found.
+        """Read a unit, by its own name or an alias. A unit that does not exist has LoadState=not-found.
 
-        See `HostView.unit` for `recent`. Raises HostError for a name that cannot be one.
+        See `HostView.unit` for `max_age`. Raises HostError for a name that no unit can have.
         """
         path = self._watched(_require_name(name))
         at, known = self._units.get(path, (0.0, None))
         now = self._loop.clock.monotonic()
         if known is not None and max_age and now - at <= max_age:
             return known
-        properties = self.bus.properties(path, what=f"look at {name}")
-        # What was announced before this answer is in it; the bus keeps the order.
+        properties = self.bus.properties(path, what=f"read {name}")
+        # Changes that were announced before this answer are in it: the bus keeps the order.
         self._loop.discard(self._names[path])
         unit = replace(make_unit(properties), of_user=self.scope == "user", other_jobs=self._other_jobs(path))
         unit = replace(unit, job_type=self._job_type(unit.job)) if unit.job else unit
@@ -107,12 +107,12 @@ class SystemdManager:
         return unit
 
     def watch(self, name: str) -> None:
-        """Be told of the changes of a unit from now on, as after a look at it."""
+        """Subscribe to the changes of a unit, as a read of it does."""
         self._watched(_require_name(name))
 
     def read_loaded_state(self, name: str) -> ActiveState | None:
-        """Give the state of a unit that is loaded, and None for one that is not. Loads nothing."""
-        what = f"look at {name}"
+        """Return the state of a unit that is loaded; None for one that is not. Loads nothing."""
+        what = f"read {name}"
         try:
             self.call_manager("GetUnit", "(s)", name, what=what, again=True)
         except NoSuchUnit:
@@ -120,19 +120,19 @@ class SystemdManager:
         return ActiveState(self.bus.read(unit_path(name), UNIT, "ActiveState", what=what))
 
     def list_unit_files(self) -> list[str]:
-        """Name all unit files that are installed."""
+        """List the names of all installed unit files."""
         (found,) = self.call_manager("ListUnitFiles", what="list the unit files", again=True)
         return [path.rpartition("/")[2] for path, _state in found]
 
     def list_open_sockets(self) -> list[str]:
-        """Name the socket units that are up."""
+        """List the names of the socket units that are up."""
         wanted = (["active"], ["*.socket"])
         (found,) = self.call_manager("ListUnitsByPatterns", "(asas)", *wanted, what="list the socket units", again=True)
         return [unit[0] for unit in found]
 
     def find_unit_of_invocation(self, invocation: str) -> Unit | None:
-        """Look at the unit whose current invocation this is; None where that is over, or another manager's."""
-        what = f"look for invocation {invocation}"
+        """Return the unit whose current invocation this is; None if it is over, or another manager's."""
+        what = f"find invocation {invocation}"
         try:
             path = self.call_manager("GetUnitByInvocationID", "(ay)", bytes.fromhex(invocation), what=what, again=True)
         except HostError as error:
@@ -141,20 +141,15 @@ class SystemdManager:
             return None
         return make_unit(self.bus.properties(path.unpack()[0], what=what))
 
-    def version(self) -> str:
-        """Give systemd's own version, such as `252.39-1~deb12u2`."""
-        text: str = self.bus.read(MANAGER_PATH, MANAGER, "Version", what="ask systemd for its version")
-        return text
-
     def manager_environment(self) -> dict[str, str]:
-        """Give the environment that the manager starts commands with; PATH is in it."""
+        """Return the environment with which the manager starts commands; PATH is in it."""
         words = self.bus.read(MANAGER_PATH, MANAGER, "Environment", what="read the manager's environment")
         return dict(word.split("=", 1) for word in words)
 
     def daemon_reload(self) -> None:
-        """Let systemd read its unit files again; the answer comes when that is done."""
+        """Make systemd read its unit files again; the answer comes when that is done."""
         self.call_manager("Reload", what="reload systemd's unit files", timeout=RELOAD_TIMEOUT)
-        # An alias may point elsewhere now.
+        # An alias may name another unit now.
         self._paths.clear()
 
     def reset_failed(self, name: str) -> None:
@@ -163,22 +158,22 @@ class SystemdManager:
             self.call_manager("ResetFailedUnit", "(s)", name, what=f"reset the failed state of {name}")
 
     def kill_cgroup(self, name: str) -> None:
-        """Send KILL to every process in a unit's cgroup, in one (cgroup.kill), so that no fork escapes it."""
-        self.call_manager("KillUnit", "(ssi)", name, "all", int(signal.SIGKILL), what=f"kill what is left of {name}")
+        """Send SIGKILL to every process in a unit's cgroup at once (cgroup.kill), so that no fork escapes it."""
+        self.call_manager("KillUnit", "(ssi)", name, "all", int(signal.SIGKILL), what=f"kill the processes of {name}")
 
     # Jobs
 
     def enqueue_job(self, verb: JobVerb, name: str) -> JobRef:
-        """Ask for a job, in mode `replace`. Its end is heard even if it comes before the answer."""
+        """Request a job in mode `replace`. Its result is recorded even if it comes before the answer."""
         what = f"{verb} {_require_name(name)}"
         self._ref(name)
         self._enqueuing = True
         try:
             answer = self.call_manager(_METHODS[verb], "(ss)", name, "replace", what=what, settle=True)
             self._requesters.forget(self._paths.get(name, unit_path(name)))
-            begun = self.make_job_ref(answer, name, verb)
-            self._new_jobs = [one for one in self._new_jobs if not self._is_older(one, begun)]
-            return begun
+            job = self.make_job_ref(answer, name, verb)
+            self._new_jobs = [one for one in self._new_jobs if not self._is_older(one, job)]
+            return job
         finally:
             self._enqueuing = False
             self._scan_new_jobs()
@@ -193,18 +188,18 @@ class SystemdManager:
         return JobRef(path, name, verb, output)
 
     def mark_own_unit(self, name: str) -> None:
-        """Know a unit in which a command of this run is at work: what that asks for is the run's own doing."""
+        """Mark a unit in which a command of this run is running: what the command requests is the run's own doing."""
         self._requesters.add_own_unit(name)
 
     def has_job_ended(self, ref: JobRef) -> bool:
-        """Whether the end of a job was announced."""
+        """True if the end of a job was announced."""
         return ref.path in self._results
 
     def job(self, ref: JobRef) -> JobResult | None:
-        """Tell how a job ended, or None while it is queued or running.
+        """Return how a job ended, or None while it is queued or running.
 
-        Its end is announced once. When nothing was heard of it for a while, or the connection was another
-        when it began, systemd is asked whether it still has the job.
+        Its end is announced once. If there was no signal about it for a while, or the connection was replaced since it
+        began, systemd is asked whether the job still exists.
         """
         if ref.path in self._results:
             name, result = self._results[ref.path]
@@ -214,27 +209,27 @@ class SystemdManager:
             return None
         self._last_heard[ref.path] = now
         if not self._has_job(ref):
-            # The announcement comes before this answer, if it came at all.
+            # A JobRemoved would have come before this answer: the job ended while no connection was there.
             return self._results.setdefault(ref.path, (ref.unit, JobResult.GONE))[1]
         return None
 
     def cancel_job(self, ref: JobRef) -> None:
-        """Take a job back; one that has ended is let be."""
+        """Cancel a job; do nothing if it has ended."""
         with self._unless_gone():
             self.call_manager("CancelJob", "(u)", ref.number, what=f"cancel the {ref.verb} of {ref.unit}")
 
     def _job_type(self, number: int) -> str:
-        """Tell what a job does: "restart" until its first half is over, then "start". Empty for one that has ended."""
+        """Return what a job does: "restart" until its first half is over, then "start". Empty for one that has ended."""
         with self._unless_gone():
-            return str(self.bus.read(job_path(number), JOB, "JobType", what=f"look at job {number}"))
+            return str(self.bus.read(job_path(number), JOB, "JobType", what=f"read job {number}"))
         return ""
 
     def _other_jobs(self, path: str) -> int:
-        """Count the ends of jobs that somebody else asked for, automatic restarts among them, since it is watched."""
+        """Count the jobs of others that ended while the unit was watched, automatic restarts among them."""
         return len(self._ended.get(path, set()) - self._own)
 
     def _find_requests(self, path: str, unit: Unit) -> tuple[JobRequest, ...]:
-        """Give the jobs that this program did not ask for; a job that nobody was heard to begin is looked into once."""
+        """Return the jobs that this program did not request; a job whose beginning was missed is looked into once."""
         names = frozenset((unit.name, *unit.names, *self._names[path]))
         self._unit_names[path] = UnitNames(names, frozenset(unit.propagated_from))
         if unit.job:
@@ -244,28 +239,28 @@ class SystemdManager:
     def _scan_requester(self, unit: str, job: str, *, began: bool) -> None:
         number = job_number(job)
         if job not in self._own and not self._requesters.has_scanned(unit, number):
-            spelled = self._unit_names.get(unit) or UnitNames(frozenset(self._names[unit]))
-            self._requesters.scan(unit, number, spelled, began=began)
+            names = self._unit_names.get(unit) or UnitNames(frozenset(self._names[unit]))
+            self._requesters.scan(unit, number, names, began=began)
 
     def _scan_new_jobs(self) -> None:
-        """Look who began what was begun while this program asked for something itself."""
+        """Find the requesters of jobs that began while this program requested one itself."""
         while self._new_jobs:
             self._scan_requester(*self._new_jobs.pop(0), began=True)
 
-    def _is_older(self, announced: tuple[str, str], begun: JobRef) -> bool:
-        """Whether a job of a unit was begun before the one that this program asked for, which took its place."""
+    def _is_older(self, announced: tuple[str, str], own: JobRef) -> bool:
+        """True if a job of a unit began before the one that this program requested, which replaced it."""
         unit, job = announced
-        return unit == self._paths.get(begun.unit, unit_path(begun.unit)) and job_number(job) < begun.number
+        return unit == self._paths.get(own.unit, unit_path(own.unit)) and job_number(job) < own.number
 
     def _has_job(self, ref: JobRef) -> bool:
         with self._unless_gone():
-            what = f"ask for the job of {ref.unit}"
+            what = f"find the job of {ref.unit}"
             self.call_manager("GetJob", "(u)", ref.number, what=what, again=True)
             return self._is_of(ref, self.bus.read(ref.path, JOB, "Unit", what=what)[0])
         return False
 
     def _is_of(self, ref: JobRef, name: str) -> bool:
-        """Whether a job of this unit can be the one: its number may be of an earlier boot, and used again."""
+        """True if a job of this unit can be the one: its number may be of an earlier boot, and reused."""
         return name == ref.unit or self._watched(ref.unit) == unit_path(name)
 
     @contextlib.contextmanager
@@ -284,9 +279,9 @@ class SystemdManager:
         return self.bus.call(MANAGER_PATH, MANAGER, method, arguments, **options)
 
     def _watched(self, name: str) -> str:
-        """Give the path of a unit's object, and be told of its changes from now on."""
+        """Return the path of a unit's object, and subscribe to its changes."""
         if name not in self._paths:
-            path: str = self.call_manager("LoadUnit", "(s)", name, what=f"look at {name}", again=True).unpack()[0]
+            path: str = self.call_manager("LoadUnit", "(s)", name, what=f"read {name}", again=True).unpack()[0]
             self._paths[name] = path
             if path not in self._names:
                 self.bus.subscribe(path, PROPERTIES, "PropertiesChanged", self._changed)
@@ -294,19 +289,19 @@ class SystemdManager:
         return self._paths[name]
 
     def _ref(self, name: str) -> None:
-        """Keep a unit loaded while this program is there.
+        """Keep a unit loaded as long as this program runs.
 
-        A unit that is skipped by a Condition is collected at once, and its ConditionResult with it (252).
+        A unit that a Condition skips is unloaded at once, and its ConditionResult is lost (252).
         """
         if name not in self._referenced:
-            with contextlib.suppress(HostError):  # Whoever may not do this is told so by the job itself.
-                self.call_manager("RefUnit", "(s)", name, what=f"hold {name}")
+            with contextlib.suppress(HostError):  # Without permission the request of the job reports that.
+                self.call_manager("RefUnit", "(s)", name, what=f"keep {name} loaded")
                 self._referenced.add(name)
 
     def _subscribe_first(self) -> None:
         """Subscribe for the first time.
 
-        A bus that starts with its first client, as a user's does, is there a moment before the manager is.
+        A bus that starts with its first client, as a user's does, is there a moment before the manager.
         """
         until = self._loop.clock.monotonic() + MANAGER_WAIT
         while True:
@@ -327,7 +322,7 @@ class SystemdManager:
                 raise
 
     def _subscribe_again(self) -> None:
-        """On a new connection: what was announced meanwhile is lost, and references are gone."""
+        """Subscribe on a new connection: signals in between are lost, and so are references."""
         self._last_heard.clear()
         self._referenced.clear()
         self._units.clear()
@@ -348,7 +343,8 @@ class SystemdManager:
         if unit not in self._names:
             return
         self._units.pop(unit, None)
-        # Whoever asked may be gone in a few milliseconds. Which job is ours is known only after the answer.
+        # Now, because the requester may exit in a few milliseconds. But while this program requests a job itself, only
+        # the answer shows which job is its own.
         self._new_jobs.append((unit, job))
         if not self._enqueuing:
             self._scan_new_jobs()
@@ -358,17 +354,17 @@ class SystemdManager:
         self._results[path] = (name, JobResult(result))
         if (unit := unit_path(name)) in self._names:
             self._ended.setdefault(unit, set()).add(path)
-        # Jobs of all the machine are heard: which of them is ours is known only after the answer.
+        # The signal comes for every job of the manager, and which one is ours is known only after the answer.
         while len(self._results) > MAX_JOB_RESULTS:
             del self._results[next(iter(self._results))]
-        # Not under the unit's name: a look at the unit in between would drop the news, and the job is no part of it.
+        # Not under the unit's name: a read of the unit in between would discard the topic, and does not show the job.
         self._loop.notify()
 
 
 def unit_path(name: str) -> str:
-    """Give the object path of a unit: what is neither letter nor digit is written as `_` and its hex code.
+    """Return the object path of a unit: a byte that is neither a letter nor a digit is written as `_` and its hex code.
 
-    A digit that comes first is written so too (systemd, src/shared/bus-label.c).
+    A leading digit is written so too (systemd, src/shared/bus-label.c).
     """
     plain = set(string.ascii_letters + string.digits)
     escaped = [chr(byte) if chr(byte) in plain else f"_{byte:02x}" for byte in name.encode()]
@@ -378,7 +374,7 @@ def unit_path(name: str) -> str:
 
 
 def _require_name(name: str) -> str:
-    # The empty name is the caller's own unit to systemd.
+    # For systemd the empty name means the unit of the caller.
     if not name:
         raise HostError("cannot act on a unit without a name")
     return name

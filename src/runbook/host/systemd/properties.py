@@ -1,4 +1,4 @@
-"""A unit's D-Bus properties, made into the facts that the program knows of a unit."""
+"""Converts a unit's D-Bus properties to `facts.Unit`."""
 
 from __future__ import annotations
 
@@ -62,28 +62,28 @@ _PROPERTIES = {
 
 
 _PROPAGATES_TO = ("RequiredBy", "BoundBy", "ConsistsOf")
-"""Dependencies along which a restart goes on to other units (systemd, src/core/unit-dependency-atom.c)."""
+"""Dependencies along which a restart continues to other units (systemd, src/core/unit-dependency-atom.c)."""
 
 _PROPAGATED_FROM = ("Requires", "Requisite", "BindsTo", "PartOf", "StopPropagatedFrom")
-"""Dependencies along which a stop or a restart of the other unit comes to this one."""
+"""Dependencies along which a stop or a restart of the other unit continues to this one."""
 
 _START_COMMANDS = ("ExecCondition", "ExecStartPre", "ExecStart", "ExecStartPost")
-"""Settings of commands that end a start when they fail, in the order in which they run.
+"""Settings of commands that fail a start when they fail, in the order in which they run.
 
-With Type=forking the main process is a child of what ExecStart= runs; with the others it is that itself.
+With Type=forking the main process is a child of what ExecStart= runs; with other types it is that process itself.
 """
 
 
 def make_unit(properties: Properties) -> Unit:
-    """Make a look at a unit of its properties. One that has no processes lacks those of a service."""
+    """Make a unit from its properties. A unit without processes lacks those of a service."""
 
-    def held(kind: str) -> bool:
-        # What was never checked reads false too; it says nothing yet.
+    def is_met(kind: str) -> bool:
+        # A condition that was never checked reads false, too.
         return bool(properties.get(f"{kind}Result")) or not properties.get(f"{kind}TimestampMonotonic")
 
     facts = {field: properties.get(name) for field, name in _PROPERTIES.items()}
     if (both := properties.get("TimeoutUSec")) is not None:
-        # A socket or a mount has one for both ways.
+        # A socket or a mount has one time-out for start and stop.
         facts["timeout_start_usec"] = facts["timeout_stop_usec"] = both
     prevent, force = (
         tuple(map(tuple, properties.get(f"Restart{kind}ExitStatus", ([], [])))) for kind in ("Prevent", "Force")
@@ -95,8 +95,8 @@ def make_unit(properties: Properties) -> Unit:
         active_state=ActiveState(properties.get("ActiveState", "")),
         invocation_id=bytes(properties.get("InvocationID", [])).hex(),
         job=properties.get("Job", (0, "/"))[0],
-        condition_result=held("Condition"),
-        assert_result=held("Assert"),
+        condition_result=is_met("Condition"),
+        assert_result=is_met("Assert"),
         propagates_to=tuple(name for kind in _PROPAGATES_TO for name in properties.get(kind, [])),
         activation=tuple(map(tuple, properties.get("ActivationDetails", []))),
         propagated_from=tuple(name for kind in _PROPAGATED_FROM for name in properties.get(kind, [])),
@@ -111,7 +111,7 @@ def make_unit(properties: Properties) -> Unit:
 
 
 def _find_unmet(properties: Properties) -> Iterator[str]:
-    """Name what was checked and did not hold, as it stands in the unit's file: "ConditionPathExists=/etc/gw"."""
+    """List conditions that were checked and not met, as in the unit file: "ConditionPathExists=/etc/gw"."""
     for name in ("Conditions", "Asserts"):
         for kind, trigger, negated, value, state in properties.get(name, []):
             if state < 0:
@@ -119,10 +119,10 @@ def _find_unmet(properties: Properties) -> Iterator[str]:
 
 
 def _find_failed_command(properties: Properties) -> str:
-    """Say which command beside the main one failed first in this invocation: "ExecStartPre=/bin/sh ended with …".
+    """Return the command beside the main one that failed first in this invocation: "ExecStartPre=/bin/sh ended with …".
 
-    systemd forgets how they ended with each start. Nothing where the main process ended while the command ran: what
-    came after that is of no account.
+    systemd forgets these results with each start. Empty if the main process exited while the command ran: the command's
+    failure is then a consequence.
     """
     main_exit = properties.get("ExecMainExitTimestampMonotonic", 0)
     forks = properties.get("Type") == "forking"

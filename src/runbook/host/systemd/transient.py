@@ -1,12 +1,11 @@
-"""Commands in transient units of their own, which outlive this program and end with all that they started.
+"""Commands in transient units of their own, which outlive this program; all their processes end with the unit.
 
-A unit's output goes to a file, never through a pipe of this program. When the command is over, the unit
-itself writes how it ended beside that file: systemd forgets a transient unit as soon as nobody refers to it,
-and whoever resumes a run must still be able to know.
+A command's output goes to a file, never through a pipe of this program. When the command is over, the unit itself
+writes the result next to that file: systemd forgets a transient unit as soon as it has no reference, and `resume` must
+still find the result.
 
-Every user of the machine may read a unit's settings over D-Bus, and its description stands in the journal.
-Therefore what a runbook gives a command to know goes through files that only its owner can read
-(`command_files`).
+Every user of the machine may read a unit's settings over D-Bus, and its description is in the journal. Therefore
+everything that a runbook passes to a command goes through files that only its owner can read (`transient_files`).
 """
 
 from __future__ import annotations
@@ -28,22 +27,22 @@ from runbook.host.systemd.manager import MANAGER, MANAGER_PATH, UNIT, SystemdMan
 from runbook.host.systemd.transient_files import CANNOT_ENTER, CommandFiles
 
 OUTPUT_TAIL_BYTES = 64 * 1024
-"""Bytes of a command's output that are given back, from its end."""
+"""Bytes of a command's output that are returned, from its end."""
 
 BACKSTOP_MARGIN = 5.0
-"""Seconds after a command's time-out at which systemd ends it, should this program be gone by then."""
+"""Seconds after a command's time-out at which systemd stops it, in case this program is gone by then."""
 
 STOP_GRACE = 5.0
-"""Seconds from TERM to KILL for a command that is stopped."""
+"""Seconds from SIGTERM to SIGKILL for a command that is stopped."""
 
 INTERRUPTED_STOP_GRACE = 0.3
-"""The same when this program was interrupted, which has a second for all that it must do."""
+"""The same if this program was interrupted: it has one second for its whole cleanup."""
 
 STOP_LIMIT = 10.0
 """Seconds that stopping a command may take in all."""
 
 NO_JOB = f"{MANAGER_PATH}/job/0"
-"""The job of a command that ended before anybody knew its job: systemd counts from 1."""
+"""The job of a command that ended before its job was known: systemd counts from 1."""
 
 
 class TransientCommands:
@@ -58,10 +57,10 @@ class TransientCommands:
     def start(self, name: str, command: Command) -> JobRef:
         """Start a command, or join it if a unit of this name is running it already.
 
-        Raises BusLost where nobody knows whether it was started; asked once more, it finds that out first.
+        Raises BusLost if it is unknown whether it was started; the next call finds that out first.
         """
         unit = transient_unit_name(name)
-        if joined := self._join(unit, command):
+        if (joined := self._join(unit, command)) is not None:
             return joined
         self._unanswered.discard(unit)
         self._results.pop(unit, None)
@@ -75,7 +74,7 @@ class TransientCommands:
                 "StartTransientUnit", "(ssa(sv)a(sa(sv)))", *arguments, what=what, settle=True
             )
         except (Interrupted, BusTimeout):
-            # It may have been started all the same. The bus keeps the order, so this one finds it.
+            # It may have been started all the same. The bus keeps the order, so this request comes after the start.
             with contextlib.suppress(HostError):
                 self._systemd.bus.send(MANAGER_PATH, MANAGER, "StopUnit", ("(ss)", (unit, "replace")))
             raise
@@ -85,17 +84,17 @@ class TransientCommands:
                 return joined
             raise
         except HostError:
-            CommandFiles(command.output).clear()  # It was not begun, and will not clear them away.
+            CommandFiles(command.output).clear()  # The unit was not started, so it will not remove them.
             raise
         return self._systemd.make_job_ref(answer, unit, "start", command.output)
 
     def find(self, name: str, output: str, token: str) -> JobRef | None:
-        """Find a command that another program began under this name: by its unit, else by the result that left."""
+        """Find a command that another process started under this name: by its unit, else by the result that it left."""
         unit = transient_unit_name(name)
         state = self._systemd.read_loaded_state(unit)
         if state in (ActiveState.ACTIVATING, ActiveState.DEACTIVATING):
-            with contextlib.suppress(NoSuchUnit):  # It may end in this very moment.
-                path = self._systemd.bus.read(unit_path(unit), UNIT, "Job", what=f"look for {unit}")[1]
+            with contextlib.suppress(NoSuchUnit):  # It may end at this moment.
+                path = self._systemd.bus.read(unit_path(unit), UNIT, "Job", what=f"find {unit}")[1]
                 self._systemd.mark_own_unit(unit)
                 return JobRef(path, unit, "start", output)
         if CommandFiles(output).read_result(token):
@@ -103,25 +102,25 @@ class TransientCommands:
         return None
 
     def list_running(self) -> tuple[str, ...]:
-        """Name the units of commands that are at work, whoever began them."""
+        """List the units of commands that are running, of this run or of another."""
         states = [str(state) for state in (ActiveState.ACTIVATING, ActiveState.ACTIVE, ActiveState.DEACTIVATING)]
         arguments = (states, ["runbook-*.service"])
-        what = "look for commands that are at work"
+        what = "list the running commands"
         (found,) = self._systemd.call_manager("ListUnitsByPatterns", "(asas)", *arguments, what=what, again=True)
         return tuple(entry[0] for entry in found)
 
     def result(self, ref: JobRef) -> CommandResult:
-        """Tell how a command ended: from its unit while that is there, else from what that left on disk."""
+        """Return how a command ended: from its unit while that exists, else from the result on disk."""
         if ref.unit not in self._results:
             self._results[ref.unit] = self._from_unit(ref) or self._from_disk(ref)
             self._unref(ref.unit)
-            # Where systemd could not start it at all, the unit itself could not clear them away.
+            # If systemd could not start it at all, the unit itself could not remove them.
             if ref.output:
                 CommandFiles(ref.output).clear()
         return self._results[ref.unit]
 
     def stop(self, ref: JobRef) -> None:
-        """End a command with all that it started, and wait until that is so. Raises BusTimeout."""
+        """Stop a command and all its processes, and wait until they have exited. Raises BusTimeout."""
         until = self._loop.clock.monotonic() + STOP_LIMIT
         what = f"stop {ref.unit}"
         try:
@@ -133,7 +132,7 @@ class TransientCommands:
             if not self._ended(job, grace):
                 self._systemd.kill_cgroup(ref.unit)
                 if not self._ended(job, until - self._loop.clock.monotonic()):
-                    raise BusTimeout(f"cannot {what}: its processes do not end")
+                    raise BusTimeout(f"cannot {what}: its processes do not exit")
         except NoSuchUnit:
             return
         with contextlib.suppress(HostError):
@@ -149,19 +148,19 @@ class TransientCommands:
         return True
 
     def _join(self, unit: str, command: Command) -> JobRef | None:
-        """Give the job of a unit that is running; let one that has ended give the name free.
+        """Return the job of a unit that is running; free the name of one that has ended.
 
-        One whose start was asked for and never answered may have ended already, too: the result on disk is its own,
-        because that of an earlier try was removed before it.
+        A unit whose start was requested and never answered may have ended already, too: then the result on disk is its
+        own, because that of an earlier attempt was removed before.
         """
         if unit in self._unanswered and CommandFiles(command.output).read_result(command.token):
             self._unanswered.discard(unit)
             return JobRef(NO_JOB, unit, "start", command.output)
         state = self._systemd.read_loaded_state(unit)
-        # A start job goes on while the unit, deactivating, writes the result.
+        # The start job continues while the unit is deactivating and writes the result.
         if state is ActiveState.ACTIVATING or (state is ActiveState.DEACTIVATING and unit in self._unanswered):
             self._unanswered.discard(unit)
-            path = self._systemd.bus.read(unit_path(unit), UNIT, "Job", what=f"look for {unit}")[1]
+            path = self._systemd.bus.read(unit_path(unit), UNIT, "Job", what=f"find {unit}")[1]
             self._systemd.mark_own_unit(unit)
             return JobRef(path, unit, "start", command.output)
         if state is ActiveState.FAILED:
@@ -171,9 +170,9 @@ class TransientCommands:
         return None
 
     def _unref(self, unit: str) -> None:
-        """Let systemd forget a unit, which it does at once."""
-        with contextlib.suppress(HostError):  # It may be gone, or held by an earlier connection.
-            self._systemd.call_manager("UnrefUnit", "(s)", unit, what=f"let go of {unit}")
+        """Make systemd forget a unit, which it does at once."""
+        with contextlib.suppress(HostError):  # It may be gone, or referenced by an earlier connection.
+            self._systemd.call_manager("UnrefUnit", "(s)", unit, what=f"release {unit}")
 
     def _from_unit(self, ref: JobRef) -> CommandResult | None:
         if ref.path == NO_JOB:
@@ -183,10 +182,10 @@ class TransientCommands:
             return None
         result, status = unit.result, unit.exec_main_status
         if self._systemd.job(ref) is JobResult.CANCELED:
-            # Stopped by somebody. It may have been polite enough to end with 0: it was cut short all the same.
+            # It was stopped. Even if it exited with 0 then, it was cut short.
             result = "canceled"
         elif unit.is_running:
-            raise HostError(f"cannot tell how {ref.unit} ended: it still runs")
+            raise HostError(f"cannot find out how {ref.unit} ended: it is still running")
         return CommandResult(result, status, _read_tail(ref, result, status))
 
     def _from_disk(self, ref: JobRef) -> CommandResult:
@@ -195,28 +194,28 @@ class TransientCommands:
             result, code, status = words[0], words[1], words[2]
             number = int(status) if code == "exited" else int(signal.Signals[f"SIG{status}"])
         except (ValueError, IndexError, KeyError):
-            raise HostError(f"cannot tell how {ref.unit} ended: it left no result") from None
+            raise HostError(f"cannot find out how {ref.unit} ended: it left no result") from None
         return CommandResult(result, number, _read_tail(ref, result, number))
 
     def _properties(self, name: str, command: Command) -> list[tuple[str, Any]]:
-        """Give the settings of the unit, each under its D-Bus name and in its D-Bus type."""
+        """Return the settings of the unit, each under its D-Bus name and in its D-Bus type."""
         files = CommandFiles(command.output)
-        known = account_environment(command.user)
+        environment = account_environment(command.user)
         settings = {
             "Description": ("s", f"runbook: {name}"),
             "Type": ("s", "oneshot"),
-            # Without a reference a unit that ended well is gone before its exit status can be read.
+            # Without a reference a unit that succeeded is gone before its exit status can be read.
             "AddRef": ("b", not self._systemd.bus.peer),
             "CollectMode": ("s", "inactive-or-failed"),
             # A oneshot has no start time-out of its own.
             "TimeoutStartUSec": ("t", round((command.timeout + BACKSTOP_MARGIN) * 1_000_000)),
             "TimeoutStopUSec": ("t", round(STOP_LIMIT * 1_000_000)),
             "KillMode": ("s", "control-group"),
-            "IgnoreSIGPIPE": ("b", False),  # Shell pipelines count on it.
+            "IgnoreSIGPIPE": ("b", False),  # Shell pipelines depend on it.
             "StandardInput": ("s", "null"),
-            "Environment": ("as", [f"{key}={value}" for key, value in known.items()]),
+            "Environment": ("as", [f"{key}={value}" for key, value in environment.items()]),
             "WorkingDirectory": ("s", files.folder),
-            # The plain ones: 252 writes `ExecStartEx=` into the unit's file, and at a daemon-reload knows no such key.
+            # Not the Ex properties: 252 writes `ExecStartEx=` to the unit's file, and rejects it at a daemon-reload.
             "ExecStart": ("a(sasb)", [(files.start_argv[0], files.start_argv, False)]),
             "ExecStopPost": ("a(sasb)", [(files.stop_post_argv[0], files.stop_post_argv, True)]),
         }
@@ -229,7 +228,7 @@ class TransientCommands:
 
 
 def transient_unit_name(name: str) -> str:
-    """Make the name of a command's unit: `runbook-NAME.service`, of characters that systemd takes."""
+    """Make the name of a command's unit: `runbook-NAME.service`, of characters that systemd accepts."""
     plain = re.sub(r"[^A-Za-z0-9:_.-]+", "-", name).strip("-")
     if len(plain) > 200:  # noqa: PLR2004 - systemd takes 255 in all
         plain = f"{plain[:180]}-{hashlib.sha256(name.encode()).hexdigest()[:16]}"
@@ -237,7 +236,7 @@ def transient_unit_name(name: str) -> str:
 
 
 def _read_tail(ref: JobRef, result: str, status: int) -> str:
-    """Give the end of what a command printed; where its folder could not be entered, that."""
+    """Return the end of a command's output; if its folder could not be entered, a line that says so."""
     text = CommandFiles(ref.output).tail(OUTPUT_TAIL_BYTES) if ref.output else ""
     if not text and result == "exit-code" and status == CANNOT_ENTER:
         text = f"it could not be started: {CANNOT_ENTER}/CHDIR: its folder cannot be entered; `cwd` names another\n"
@@ -245,13 +244,13 @@ def _read_tail(ref: JobRef, result: str, status: int) -> str:
 
 
 SLICES = {"system": "system.slice", "user": "app.slice"}
-"""Where a scope goes: to the services, not to the logins."""
+"""The slice of a scope: that of the services, not that of the logins."""
 
 
 def start_scope(systemd: SystemdManager, name: str) -> JobRef:
-    """Ask for a scope with this program in it. Raises AccessDenied, HostError.
+    """Request a scope with this program in it. Raises AccessDenied, HostError.
 
-    The kernel moves a process with all its threads. Whoever started it stays where it was.
+    The kernel moves a process with all its threads. Its parent stays where it was.
     """
     unit = f"runbook-{name}.scope"
     settings = {
@@ -262,6 +261,6 @@ def start_scope(systemd: SystemdManager, name: str) -> JobRef:
     }
     properties = [(key, variant(*value)) for key, value in settings.items()]
     arguments: tuple[Any, ...] = (unit, "fail", properties, [])
-    what = f"go into {unit}"
+    what = f"move to {unit}"
     answer = systemd.call_manager("StartTransientUnit", "(ssa(sv)a(sa(sv)))", *arguments, what=what, settle=True)
     return systemd.make_job_ref(answer, unit, "start")

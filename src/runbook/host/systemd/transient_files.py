@@ -1,13 +1,13 @@
-"""The files of a command in a transient unit: what it is given, what it prints, and how it ended.
+"""The files of a command in a transient unit: its script and environment, its output, its result.
 
-Everybody on the machine may read a unit's words and its Environment= (`systemctl show`), and `ps` shows what a
-shell is given as an argument. So the unit is told nothing but the name of a file, and the script, the variables
-and the folder stand in files that nobody else can open.
+Any user of the machine may read a unit's command line and its Environment= (`systemctl show`), and `ps` shows a shell's
+arguments. So the unit's command line contains only the name of a file. The script, the variables and the folder are in
+files that no other user can open.
 
-That keeps the unit's words free of `$`, `%` and quotes, too, and the unit free of what systemd 252 writes into
-a transient unit's file and cannot read back at a daemon-reload: the flags of ExecStartEx= and ExecStopPostEx=.
-Without the flag `privileged` there can be no User=, for the unit's last words must be written as root: the
-command's user comes in with setpriv(1).
+This also keeps the unit's command line free of `$`, `%` and quotes, and of flags that systemd 252 writes to a transient
+unit's file and cannot read back at a daemon-reload: those of ExecStartEx= and ExecStopPostEx=. Without the flag
+`privileged` there can be no User=, because the result must be written as root: setpriv(1) changes to the command's
+user.
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ from runbook.host.queries import Command
 from runbook.util.wording import describe_error
 
 CANNOT_ENTER = 200
-"""The status of a command whose folder cannot be entered; systemd's own number for it (systemd.exec(5))."""
+"""The exit status of a command whose folder cannot be entered; systemd's own number for it (systemd.exec(5))."""
 
 MAX_OUTPUTS = 1000
-"""So many earlier outputs of one command are kept apart."""
+"""How many earlier outputs of one command are kept."""
 
 _SPECIAL = frozenset({"BASHOPTS", "BASH_VERSINFO", "EUID", "OPTIND", "PPID", "SHELLOPTS", "UID"})
-"""Variables that a shell will not have set, or not to any value: bash's own, where it is /bin/sh."""
+"""Variables that a shell does not accept, or not with any value: bash's own, if it is /bin/sh."""
 
 _UNIT = """\
 case $1 in
@@ -65,21 +65,21 @@ class CommandFiles:
 
     @property
     def start_argv(self) -> list[str]:
-        """The words that begin the command, in `folder`."""
+        """The arguments that start the command, in `folder`."""
         return ["/bin/sh", f"./{self._unit.name}", "begin"]
 
     @property
     def stop_post_argv(self) -> list[str]:
-        """The words that write how it ended, in `folder`."""
+        """The arguments that write the result, in `folder`."""
         return ["/bin/sh", f"./{self._unit.name}", "end"]
 
     @property
     def folder(self) -> str:
-        """Where those words are to be said."""
+        """The folder in which both are run."""
         return str(self.output.parent)
 
     def write(self, command: Command, account: pwd.struct_passwd) -> None:
-        """Write what the command is given; what an earlier try printed is put aside, its result removed."""
+        """Write the command's files; rename the output of an earlier attempt, and remove its result."""
         other = account.pw_uid != os.geteuid()
         owner = (account.pw_uid, account.pw_gid) if other else None
         names = {name: shlex.quote(str(getattr(self, f"_{name}"))) for name in ("start", "script")}
@@ -94,20 +94,20 @@ class CommandFiles:
                 os.close(_open(self.output, os.O_APPEND))
             _write(self._unit, unit, None)
             _write(self._start, _start(command), owner)
-            # On the script's own first line, whose number is in the shell's messages.
+            # On the same line as the script's first one: the shell's messages contain line numbers.
             _write(self._script, f"exec 4<&-; {command.script or ''}\n", owner)
         except UnicodeEncodeError:
-            raise HostError(f"cannot start {command}: its words or its env are not valid UTF-8") from None
+            raise HostError(f"cannot start {command}: its command line or its env is not valid UTF-8") from None
         except OSError as error:
             raise HostError(f"cannot write {self.output}: {describe_error(error)}") from None
 
     def clear(self) -> None:
-        """Remove what the command was given."""
+        """Remove the script and the environment."""
         for path in (self._unit, self._start, self._script):
             path.unlink(missing_ok=True)
 
     def read_result(self, token: str = "") -> list[str]:
-        """Give the words that the unit left; none where it left none, or one of another `token` did."""
+        """Return the words that the unit wrote; none if it wrote none, or if they are of another `token`."""
         try:
             words = self.result.read_text().split()
         except (OSError, ValueError):
@@ -115,14 +115,14 @@ class CommandFiles:
         return words if not token or words[3:] == [token] else []
 
     def tail(self, size: int) -> str:
-        """Give the end of what the command printed."""
+        """Return the end of the command's output."""
         with contextlib.suppress(OSError), self.output.open("rb") as file:
             file.seek(max(0, file.seek(0, os.SEEK_END) - size))
             return file.read().decode(errors="replace")
         return ""
 
     def _put_aside(self) -> None:
-        """Give the name free: what an earlier try printed is no answer of this one."""
+        """Rename the output of an earlier attempt, so that it is not taken for that of this one."""
         if not os.path.lexists(self.output):
             return
         if self.output.is_file() and not self.output.is_symlink() and not self.output.stat().st_size:
@@ -142,7 +142,7 @@ def _setpriv_prefix(account: pwd.struct_passwd) -> str:
 
 
 def _start(command: Command) -> str:
-    """Write what the command's own user does before the command: so neither LD_PRELOAD nor PATH is root's."""
+    """Make the script that runs as the command's own user, so that neither LD_PRELOAD nor PATH is root's."""
     exports = [f"export {name}={shlex.quote(value)}" for name, value in command.env.items() if name not in _SPECIAL]
     special = [f"{name}={value}" for name, value in command.env.items() if name in _SPECIAL]
     words = ["/bin/sh", "-e", "/dev/fd/4"] if command.script is not None else list(command.argv)
@@ -156,7 +156,7 @@ def _start(command: Command) -> str:
 
 
 def _write(path: Path, text: str, owner: tuple[int, int] | None) -> None:
-    """Write a file that only its owner can read; a command's user gets no right to change it."""
+    """Write a file that only its owner can read; the command's user may not change it."""
     with os.fdopen(_open(path, os.O_EXCL), "w", encoding="utf-8", errors="surrogateescape") as file:
         file.write(text)
         if owner is not None:

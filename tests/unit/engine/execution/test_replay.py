@@ -166,7 +166,7 @@ def test_a_run_that_cannot_be_gone_on_with_now_stays_one_that_can() -> None:
     _, before = part(made, [], die_after=12)
 
     def no_answer(name: str, *, max_age: float = 0.0) -> Unit:
-        raise BusTimeout("cannot look at gw.service: it did not answer in time")
+        raise BusTimeout("cannot read gw.service: it did not answer in time")
 
     made.unit = no_answer  # type: ignore[method-assign]
     with pytest.raises(NotBegun, match="did not answer"):

@@ -81,7 +81,7 @@ class Forgetful:
         return None
 
     def call_manager(self, *_: Any, **__: Any) -> None:
-        raise NoSuchUnit("cannot let go of it: there is no such unit")
+        raise NoSuchUnit("cannot release it: there is no such unit")
 
 
 @pytest.fixture
@@ -158,7 +158,7 @@ def test_a_result_that_the_unit_left_on_disk(
 
 @pytest.mark.parametrize("result", ["", "succ", "exit-code exited", "signal killed NOSUCH\n", "exit-code exited x\n"])
 def test_half_a_result_is_none(commands: TransientCommands, tmp_path: Path, result: str) -> None:
-    with pytest.raises(HostError, match=r"cannot tell how runbook-x\.service ended"):
+    with pytest.raises(HostError, match=r"cannot find out how runbook-x\.service ended"):
         commands.result(ended(tmp_path, result))
 
 
@@ -167,7 +167,7 @@ def test_no_result(commands: TransientCommands, tmp_path: Path, monkeypatch: pyt
     (tmp_path / ".script").touch()
     (tmp_path / ".result").write_text("success exited 0\n")
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(HostError, match="cannot tell how"):
+    with pytest.raises(HostError, match="cannot find out how"):
         commands.result(JobRef("/org/freedesktop/systemd1/job/1", "runbook-x.service", "start"))
     assert (tmp_path / ".script").exists()
 
