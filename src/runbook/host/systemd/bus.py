@@ -266,7 +266,7 @@ class Bus:
         self._stale = True
 
     def _renew(self) -> None:
-        """Call `renewed`, which reads again what was missed. The connection counts as stale until that has succeeded."""
+        """Call `renewed`, which reads again what was missed. The connection is stale until that has succeeded."""
         self._stale = False
         try:
             self._renewed()

@@ -219,7 +219,7 @@ class SystemdManager:
             self.call_manager("CancelJob", "(u)", ref.number, what=f"cancel the {ref.verb} of {ref.unit}")
 
     def _job_type(self, number: int) -> str:
-        """Return what a job does: "restart" until its first half is over, then "start". Empty for one that has ended."""
+        """Return what a job does: "restart" until its first half is over, then "start". Empty if it has ended."""
         with self._unless_gone():
             return str(self.bus.read(job_path(number), JOB, "JobType", what=f"read job {number}"))
         return ""
