@@ -1,14 +1,12 @@
-"""The values that travel through the program: verdicts, statuses, findings, events, deadlines."""
+"""The values that travel through the program: verdicts, statuses, findings, deadlines."""
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from enum import StrEnum
-from typing import Any, Protocol, Self
+from typing import Any, Protocol
 
 
 class Verdict(StrEnum):
@@ -127,6 +125,16 @@ class RunStatus(StrEnum):
     INVALID = "invalid"
     NOT_BEGUN = "not-begun"
     LOCKED = "locked"
+
+
+class RecordState(StrEnum):
+    """How a run stands that has not ended, or not for good: what only its record shows."""
+
+    UNDER_WAY = "under-way"  # its program is running
+    CUT_SHORT = "cut-short"  # its program was killed, or the machine went down
+    SUPERSEDED = "superseded"  # a later run has acted on one of its units
+    ABANDONED = "abandoned"  # the operator has given it up
+    RECORD_LOST = "record-lost"  # the record could not grow, so the end is unknown
 
 
 class FindingState(StrEnum):
@@ -262,32 +270,3 @@ class Deadline:
     def at_most(self, seconds: float) -> Deadline:
         """Give this deadline, or one `seconds` from now if that comes first."""
         return Deadline(self.clock, min(self.at, self.clock.monotonic() + seconds))
-
-
-@dataclass(frozen=True)
-class Event:
-    """One thing that happened. Whatever anybody sees of a run is a fold over its events.
-
-    `time` is in seconds since the epoch; `event` a kebab-case word, such as `step-finished`; `data` holds
-    nothing but what JSON can say.
-    """
-
-    time: float
-    run: str
-    event: str
-    data: Mapping[str, Any] = field(default_factory=dict)
-
-    def to_line(self) -> str:
-        """Write it as one JSON object on a line. `time` is RFC 3339, in UTC, with milliseconds."""
-        stamp = datetime.fromtimestamp(self.time, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
-        return json.dumps({"time": stamp, "run": self.run, "event": self.event, **self.data}, default=str)
-
-    @classmethod
-    def from_line(cls, line: str) -> Self:
-        """Read what `line` wrote. Raises ValueError for anything else."""
-        data = json.loads(line)
-        try:
-            time, run, event = data.pop("time"), data.pop("run"), data.pop("event")
-            return cls(datetime.fromisoformat(time).timestamp(), str(run), str(event), data)
-        except (AttributeError, KeyError, TypeError, OverflowError, OSError) as error:
-            raise ValueError(f"no event: {error}") from None

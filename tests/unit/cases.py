@@ -13,7 +13,7 @@ import pytest
 import yaml
 
 from runbook.engine.execution.attempt import attempt, check_once
-from runbook.engine.execution.events import Events
+from runbook.engine.execution.stream import EventStream
 from runbook.host.facts import JobResult
 from runbook.host.queries import Answer, CommandResult, FileChange, PreviousExit, StartEvent, StartEventKind
 from runbook.model import Port
@@ -46,7 +46,7 @@ def run_case(path: Path) -> None:
         finding = check_once(step, machine, machine, run)
         acted = False
     else:
-        tried = attempt(step, machine, machine, run, Events("run-1", machine.clock, ()))
+        tried = attempt(step, machine, machine, run, EventStream("run-1", machine.clock, ()))
         finding, acted = tried.finding, tried.acted
         assert str(tried.status) == expect["status"], finding
     assert str(finding.verdict) == expect["verdict"], finding

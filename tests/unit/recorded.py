@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from runbook.model import Event
+from runbook.events import Event
 from runbook.records import history, store
 from runbook.records.history import RunRecord
 from runbook.records.store import EventWriter, RunFolder, RunHeader

@@ -6,11 +6,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from runbook.engine.execution.events import Events
+from runbook.engine.execution.stream import EventStream
 from runbook.engine.planner import Planner
-from runbook.engine.runner import Runner, RunResult
+from runbook.engine.runner import Runner
+from runbook.events import Event, RunFinished
 from runbook.host.facts import ActiveState, JobResult
-from runbook.model import Event
 from runbook.spec.state import RunState
 from runbook.spec.step import INHERITED_FIELDS, Runbook, Step
 from runbook.steps import registry
@@ -63,24 +63,26 @@ def incident() -> FakeMachine:
     return machine
 
 
-def run(machine: FakeMachine, *steps: Step[Any], **book: Any) -> tuple[RunResult, list[Event]]:
+def run(machine: FakeMachine, *steps: Step[Any], **book: Any) -> tuple[RunFinished, list[Event]]:
     """Carry steps out and give the end and the events."""
     seen: list[Event] = []
     runbook = Runbook.model_validate(
         {"unit": "gw.service", "port": "80", "steps": steps, "path": "x.yaml", "types": registry(), **book}
     )
-    events = Events("run-1", machine.clock, (seen.append,))
+    events = EventStream("run-1", machine.clock, (seen.append,))
     runner = Runner(runbook, machine, machine, events, RunState("run-1", Path("/srv"), outputs=Path("/out")))
     return runner.run(), seen
 
 
 def plan(
-    machine: FakeMachine, *steps: Step[Any], act: Callable[[Planner], RunResult] = Planner.plan, **book: Any
+    machine: FakeMachine, *steps: Step[Any], act: Callable[[Planner], object] = Planner.plan, **book: Any
 ) -> list[Event]:
     """Plan steps and give the events; whatever the steps are, nothing may be written."""
     seen: list[Event] = []
     runbook = Runbook.model_validate({"unit": "gw.service", "port": "80", "steps": steps, "path": "x.yaml", **book})
-    act(Planner(runbook, machine, machine, Events("r", machine.clock, (seen.append,)), RunState("r", Path("/srv"))))
+    act(
+        Planner(runbook, machine, machine, EventStream("r", machine.clock, (seen.append,)), RunState("r", Path("/srv")))
+    )
     assert machine.written == []
     return seen
 

@@ -16,7 +16,7 @@ from runbook.cli.options import Output
 from runbook.util import stdio
 
 if TYPE_CHECKING:
-    from runbook.model import Event
+    from runbook.events import Event
     from runbook.report.json_lines import JsonLines
     from runbook.report.layout import Layout
 
@@ -25,10 +25,10 @@ STATUS_BEFORE_RUN = {errors.EXIT_INVALID: "invalid", errors.EXIT_NOT_BEGUN: "not
 """The status of a run that could not begin, by its exit status."""
 
 
-def run_reported(output: Output, last: str, act: Callable[[Callable[[Event], None]], int]) -> None:
+def run_reported(output: Output, act: Callable[[Callable[[Event], None]], int], *, plan: bool = False) -> None:
     """Run `act` with a report, and exit with the status that it returns.
 
-    In JSON, an error that ends `act` becomes the event `last`, so that the last line always has a status.
+    In JSON, an error that ends `act` becomes the last event, of a plan or of a run, so that the last line always has a status.
     """
     with contextlib.ExitStack() as shown:
         report = _make_report(output, shown)
@@ -37,7 +37,7 @@ def run_reported(output: Output, last: str, act: Callable[[Callable[[Event], Non
         except errors.RunbookError as error:
             code = error.exit_status
             if output is Output.JSON:
-                report(_make_last_event(last, error))
+                report(_make_last_event(error, plan=plan))
             # In every output mode, standard error gets the errors in a file.
             if output is not Output.JSON or isinstance(error, errors.DocumentError):
                 print_error(error)
@@ -45,7 +45,8 @@ def run_reported(output: Output, last: str, act: Callable[[Callable[[Event], Non
             # A bug of this program. Readers of the report still get a last event.
             with contextlib.suppress(OSError):
                 traceback.print_exc()
-            report(_make_last_event(last, errors.RunbookError(f"internal error: {type(error).__name__}: {error}")))
+            failure = errors.RunbookError(f"internal error: {type(error).__name__}: {error}")
+            report(_make_last_event(failure, plan=plan))
             code = errors.EXIT_FAILED
     raise typer.Exit(code)
 
@@ -58,14 +59,16 @@ def _make_report(output: Output, shown: contextlib.ExitStack) -> Callable[[Event
     return TextReport(make_layout(output, shown))
 
 
-def _make_last_event(name: str, error: errors.RunbookError) -> Event:
-    from runbook.model import Event, SystemClock  # noqa: PLC0415
+def _make_last_event(error: errors.RunbookError, *, plan: bool) -> Event:
+    from runbook.events import Event, PlanFinished, RunFinished  # noqa: PLC0415
+    from runbook.model import SystemClock  # noqa: PLC0415
 
     code = error.exit_status
     interrupted = isinstance(error, errors.Interrupted)
     status = "interrupted" if interrupted else STATUS_BEFORE_RUN.get(code, "failed")
-    hint = {"hint": error.hint} if error.hint else {}
-    return Event(SystemClock().now(), "", name, {"status": status, "exit": code, "reason": error.message, **hint})
+    kind = PlanFinished if plan else RunFinished
+    end = kind(status=status, exit=code, reason=error.message, hint=error.hint)
+    return Event.of(SystemClock().now(), "", end)
 
 
 def make_json_lines() -> JsonLines:

@@ -34,12 +34,10 @@ from runbook.cli.output import print_error, print_message, print_result, run_rep
 
 if TYPE_CHECKING:
     from runbook.engine.launch import RunRequest
-    from runbook.engine.planner import Planner
     from runbook.engine.resume import ResumeOptions
-    from runbook.engine.runner import RunResult
+    from runbook.events import Event, RunFinished
     from runbook.host.local import LocalHost, LocalView
     from runbook.host.systemd.addresses import ManagerScope
-    from runbook.model import Event
     from runbook.report.journal import JournalReport
     from runbook.spec.step import Runbook
 
@@ -61,16 +59,16 @@ def apply(
     """Run a runbook."""
     seconds = parse_span_option("--lock-wait", lock_wait)
     if dry_run:
-        _run_planner(file, set_, user, output, lambda planner: planner.plan(), "plan-finished")
+        _run_planner(file, set_, user, output, plan=True)
         return
-    run_reported(output, "run-finished", lambda report: _apply(file, set_, user, fail_on_remediation, seconds, report))
+    run_reported(output, lambda report: _apply(file, set_, user, fail_on_remediation, seconds, report))
 
 
 def check(
     file: FileArgument, set_: SetOption = None, user: UserOption = False, output: OutputOption = Output.AUTO
 ) -> None:
     """Run every step that only reads, once; change nothing."""
-    _run_planner(file, set_, user, output, lambda planner: planner.check(), "run-finished")
+    _run_planner(file, set_, user, output, plan=False)
 
 
 def validate(files: FilesArgument, set_: SetOption = None) -> None:
@@ -116,7 +114,7 @@ def resume(
             return _abandon(run)
         return _resume(run, ResumeOptions(tuple(rerun or ()), tuple(skip or ())), as_recorded, seconds, report)
 
-    run_reported(output, "run-finished", act)
+    run_reported(output, act)
 
 
 def _apply(
@@ -155,7 +153,10 @@ def _make_request(scope: ManagerScope, sets: dict[str, str], fail_on_remediation
 
 
 def _run_outside_units(
-    book: Runbook, scope: ManagerScope, start: Callable[[LocalHost, JournalReport], RunResult], text: str | None = None
+    book: Runbook,
+    scope: ManagerScope,
+    start: Callable[[LocalHost, JournalReport], RunFinished],
+    text: str | None = None,
 ) -> int:
     """Return the exit status of `start`, or of a child if this process is the main process of a unit to be stopped."""
     from runbook.engine.preflight import is_main_of_stopped_unit  # noqa: PLC0415
@@ -191,13 +192,11 @@ def _abandon(run: str | None) -> int:
     return errors.EXIT_OK
 
 
-def _run_planner(
-    file: str, set_: list[str] | None, user: bool, output: Output, what: Callable[[Planner], RunResult], last: str
-) -> None:
-    """Run `what` of a planner, whose view of the machine has no writing methods."""
+def _run_planner(file: str, set_: list[str] | None, user: bool, output: Output, *, plan: bool) -> None:
+    """Plan a run, or check once what it would find. The planner's view of the machine has no writing methods."""
 
     def look(report: Report) -> int:
-        from runbook.engine.execution.events import Events  # noqa: PLC0415
+        from runbook.engine.execution.stream import EventStream  # noqa: PLC0415
         from runbook.engine.launch import find_secret_values  # noqa: PLC0415
         from runbook.engine.planner import Planner  # noqa: PLC0415
         from runbook.model import SystemClock  # noqa: PLC0415
@@ -211,7 +210,7 @@ def _run_planner(
             clock = SystemClock()
             # Events need a run id, although there is no record.
             name = store.new_run_id(clock.now())
-            events = Events(name, clock, (report,), find_secret_values(book, os.environ))
+            events = EventStream(name, clock, (report,), find_secret_values(book, os.environ))
             state = RunState(name, book.folder, book.env)
             planner = Planner(
                 book,
@@ -222,9 +221,9 @@ def _run_planner(
                 find_notices(scope),
                 find_lock_holders=lambda units: find_lock_holders(units, scope),
             )
-            return what(planner).exit
+            return (planner.plan() if plan else planner.check()).exit
 
-    run_reported(output, last, look)
+    run_reported(output, look, plan=plan)
 
 
 def _open_host(scope: ManagerScope) -> LocalHost:

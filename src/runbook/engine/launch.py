@@ -10,14 +10,14 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from runbook.engine.execution.events import MASK, Events, Sink
-from runbook.engine.runner import Runner, RunResult
+from runbook.engine.execution.stream import MASK, EventStream, Sink
+from runbook.engine.runner import Runner
 from runbook.errors import HostError, NotBegun
+from runbook.events import Event, Notice, RunFinished, RunSuperseded
 from runbook.host.interface import Host, HostView, Waiter
-from runbook.model import Event, SystemClock
+from runbook.model import SystemClock
 from runbook.records import history as records
 from runbook.records import store
-from runbook.records.history import SUPERSEDED
 from runbook.records.lock import Locker, Locks, find_canonical_names
 from runbook.records.outputs import OutputMasker
 from runbook.records.store import EventWriter, RunHeader
@@ -43,7 +43,7 @@ class RunRequest:
         return self.env.get("SUDO_USER") or getpass.getuser()
 
 
-def start_run(book: Runbook, order: RunRequest, host: Host, waiter: Waiter, sinks: Iterable[Sink]) -> RunResult:
+def start_run(book: Runbook, order: RunRequest, host: Host, waiter: Waiter, sinks: Iterable[Sink]) -> RunFinished:
     """Carry a runbook out from its beginning. Raises NotBegun, Locked, and Interrupted while it waits for a lock."""
     clock = SystemClock()
     sinks = tuple(sinks)
@@ -69,7 +69,7 @@ def find_secret_values(book: Runbook, env: Mapping[str, str]) -> tuple[str, ...]
 
 
 def _make_header(book: Runbook, order: RunRequest, name: str, now: float, secrets: tuple[str, ...]) -> RunHeader:
-    hide = Events(name, SystemClock(), (), secrets).mask
+    hide = EventStream(name, SystemClock(), (), secrets).mask
     used = set(re.findall(r"\benv\.(\w+)", book.text)) & order.env.keys()
     sets = {key: hide(value) for key, value in order.sets.items()}
     env = {key: hide(order.env[key]) for key in sorted(used)}
@@ -91,15 +91,15 @@ def _make_header(book: Runbook, order: RunRequest, name: str, now: float, secret
     )
 
 
-def open_events(kept: store.RunFolder, sinks: Iterable[Sink], secrets: tuple[str, ...], held: ExitStack) -> Events:
+def open_events(kept: store.RunFolder, sinks: Iterable[Sink], secrets: tuple[str, ...], held: ExitStack) -> EventStream:
     """Make the stream of a run's events: each is on disk before anybody else hears of it."""
 
     def lost(why: str) -> None:
-        events.emit("notice", text=why)
+        events.emit(Notice(text=why))
 
     writer = EventWriter(kept, lost)
     held.callback(writer.close)
-    events = Events(kept.id, SystemClock(), (), secrets)
+    events = EventStream(kept.id, SystemClock(), (), secrets)
     printed = OutputMasker(kept.outputs, events.secret_forms)
     printed.mask("")  # What a command printed whose end an earlier part of this run did not see.
     events.sinks = (printed, writer, *sinks)
@@ -120,7 +120,7 @@ def take_locks(
     def told(text: str) -> None:
         # There is no run yet, and no record: only those who watch are told.
         for sink in sinks:
-            sink(Event(SystemClock().now(), "", "notice", {"text": text}))
+            sink(Event.of(SystemClock().now(), "", Notice(text=text)))
 
     locker = Locker(order.scope, host, waiter, order.lock_wait, told)
     try:
@@ -162,7 +162,7 @@ def supersede(units: Iterable[str], by: str, until: float = math.inf) -> Iterato
             stood = past.status.replace("-", " ")
             try:
                 with ExitStack() as held:
-                    open_events(past.folder, (), (), held).emit(SUPERSEDED, by=by, unit=shared[0])
+                    open_events(past.folder, (), (), held).emit(RunSuperseded(by=by, unit=shared[0]))
             except NotBegun as error:
                 # Somebody else goes on with it by now, or its folder is broken: for them to see, when they resume it.
                 yield f"{past.id}, which acted on {shared[0]} too, is not closed: {error.message}"

@@ -7,19 +7,19 @@ earlier one has acted: then, and only then, its impact is `undetermined`, and th
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from runbook import template
 from runbook.checks.start_limit import STARTS_QUERY_TIMEOUT, StartBudget, has_start_limit, query_start_budget
 from runbook.engine.execution.attempt import check_once
-from runbook.engine.execution.events import Events
 from runbook.engine.execution.outcome import EXIT_STATUSES, Outcome
 from runbook.engine.execution.predicted_host import PredictedHost
+from runbook.engine.execution.stream import EventStream
 from runbook.engine.preflight import check_units_exist
-from runbook.engine.runner import RunResult
 from runbook.engine.summary import find_advice
 from runbook.errors import HostError, Interrupted, NotBegun, RunbookError
+from runbook.events import Notice, Observed, PlanFinished, RunFinished, StepFinished, StepPlanned
 from runbook.host.facts import Unit
 from runbook.host.interface import HostView, Waiter
 from runbook.model import Deadline, Finding, FindingState, Impact, RunStatus, StepStatus, Verdict, Wake
@@ -39,7 +39,7 @@ class Planner:
     runbook: Runbook
     view: HostView
     waiter: Waiter
-    events: Events
+    events: EventStream
     state: RunState
     notices: tuple[str, ...] = ()
     find_lock_holders: Callable[[Iterable[str]], Sequence[LockHolder]] = lambda _units: ()
@@ -49,7 +49,7 @@ class Planner:
     ends_at: str = ""
     holders: Sequence[LockHolder] = ()
 
-    def plan(self) -> RunResult:
+    def plan(self) -> PlanFinished:
         """Tell for each step what it would find and do. The exit status is 0 when the plan could be made."""
         try:
             self._emit_observed()
@@ -58,70 +58,80 @@ class Planner:
             for step in (*self.runbook.steps, *self.runbook.always):
                 self._plan(step)
         except Interrupted as error:
-            return self._planned(RunResult(RunStatus.INTERRUPTED, error.exit_status, error.message))
+            return self._planned(RunStatus.INTERRUPTED, error.exit_status, error.message)
         except NotBegun as error:
-            return self._planned(RunResult(RunStatus.NOT_BEGUN, error.exit_status, error.message, error.hint))
+            return self._planned(RunStatus.NOT_BEGUN, error.exit_status, error.message, error.hint)
         ends = f"; a run would end at {self.ends_at}" if self.ends_at else ""
-        return self._planned(RunResult(RunStatus.OK, 0, f"nothing was changed{ends}"))
+        return self._planned(RunStatus.OK, 0, f"nothing was changed{ends}")
 
-    def check(self) -> RunResult:
+    def check(self) -> RunFinished:
         """Look at every reading step once, now. The exit status is 0 if all hold and 1 if one does not."""
-        wrong = []
+        wrong: list[Outcome] = []
         looked = 0
         try:
             self._emit_observed()
             for step in self._read_only_steps():
                 outcome = self._check_step(step)
                 looked += outcome.status is not StepStatus.SKIPPED
-                self.events.emit("step-finished", **outcome.data(), **({"name": step.name} if step.name else {}))
+                self.events.emit(StepFinished(**outcome.facts(), name=step.name or ""))
                 wrong += [outcome] if outcome.failed else []
         except Interrupted as error:
-            return self._finished(RunResult(RunStatus.INTERRUPTED, error.exit_status, error.message))
+            end = RunFinished(status=RunStatus.INTERRUPTED, exit=error.exit_status, reason=error.message)
+            return self._finished(end)
         except NotBegun as error:
-            return self._finished(RunResult(RunStatus.NOT_BEGUN, error.exit_status, error.message, error.hint))
+            end = RunFinished(status=RunStatus.NOT_BEGUN, exit=error.exit_status, reason=error.message, hint=error.hint)
+            return self._finished(end)
         if wrong:
             return self._finished(self._end_failed(wrong[0]))
-        return self._finished(
-            RunResult(RunStatus.OK, 0, "everything holds" if looked else "no step of it merely reads")
-        )
+        reason = "everything holds" if looked else "no step of it merely reads"
+        return self._finished(RunFinished(status=RunStatus.OK, exit=0, reason=reason))
 
-    def _end_failed(self, outcome: Outcome) -> RunResult:
-        """End a check at the first step that does not hold, with what to do next."""
+    def _end_failed(self, outcome: Outcome) -> RunFinished:
+        """Return the end of a check at the first step that does not hold, with what to do next."""
         step = next((step for step in self.runbook.walk() if step.id == outcome.id), None)
-        return RunResult(
-            RunStatus.FAILED,
-            EXIT_STATUSES[RunStatus.FAILED],
-            f"{outcome.id}: {outcome.reason}",
-            hint=find_advice(self.view, outcome, step, self.runbook),
+        return RunFinished(
+            status=RunStatus.FAILED,
+            exit=EXIT_STATUSES[RunStatus.FAILED],
+            reason=f"{outcome.id}: {outcome.reason}",
             step=outcome.id,
             verdict=str(outcome.verdict or ""),
+            hint=find_advice(self.view, outcome, step, self.runbook),
         )
 
-    def _planned(self, end: RunResult) -> RunResult:
-        locked = {"locked-by": [holder.data() for holder in self.holders]} if self.holders else {}
-        self.events.emit("plan-finished", **{"would-change": self.would_change}, **end.data(), **locked)
+    def _planned(self, status: RunStatus, exit_status: int, reason: str, hint: str = "") -> PlanFinished:
+        locked = tuple(holder.data() for holder in self.holders)
+        end = PlanFinished(
+            would_change=self.would_change,
+            status=status,
+            exit=exit_status,
+            reason=reason,
+            hint=hint,
+            locked_by=locked,
+        )
+        self.events.emit(end)
         return end
 
-    def _finished(self, end: RunResult) -> RunResult:
-        self.events.emit("run-finished", **end.data())
+    def _finished(self, end: RunFinished) -> RunFinished:
+        self.events.emit(end)
         return end
 
     def _emit_observed(self) -> None:
         """Say what both witnesses see before anything is planned."""
         book = self.runbook
-        seen: dict[str, Any] = {"name": book.title, "file": book.path, "unit": book.unit}
+        seen = Observed(name=book.title, file=book.path, unit=book.unit)
         if book.unit is not None:
             unit = self.view.unit(book.unit)
-            seen["systemd"] = {**unit.evidence(), "LoadState": str(unit.load_state), "says": unit.describe()}
-            if (left := self._starts_left(unit)) is not None:
-                seen["starts"] = {**left.evidence(), "says": str(left)}
-            seen["ports"] = [
-                {**owner.evidence(), "verdict": str(owner.verdict), "reason": owner.reason}
-                for owner in (self.view.judge_port(unit, port) for port in book.port)
-            ]
-        self.events.emit("observed", **seen)
+            left = self._starts_left(unit)
+            owners = [self.view.judge_port(unit, port) for port in book.port]
+            seen = replace(
+                seen,
+                systemd={**unit.evidence(), "LoadState": str(unit.load_state), "says": unit.describe()},
+                starts={**left.evidence(), "says": str(left)} if left is not None else None,
+                ports=[{**one.evidence(), "verdict": str(one.verdict), "reason": one.reason} for one in owners],
+            )
+        self.events.emit(seen)
         for text in self.notices:
-            self.events.emit("notice", text=text)
+            self.events.emit(Notice(text=text))
 
     def _starts_left(self, unit: Unit) -> StartBudget | None:
         """Count the starts of the unit; nothing where there was one at most, and nobody needs the number."""
@@ -139,15 +149,15 @@ class Planner:
         """Say who has the locks that a run would need."""
         self.holders = self.find_lock_holders(find_canonical_names(self.view, self.runbook.unit_names()))
         for holder in self.holders:
-            self.events.emit("notice", text=f"{holder.unit} is locked by {holder}; a run could not begin now")
+            self.events.emit(Notice(text=f"{holder.unit} is locked by {holder}; a run could not begin now"))
 
     def _emit_doubts(self) -> None:
         """Say what is doubtful, and what would keep the run from beginning. The plan is made all the same."""
         try:
             for doubt in check_units_exist(self.view, self.runbook):
-                self.events.emit("notice", text=doubt)
+                self.events.emit(Notice(text=doubt))
         except NotBegun as error:
-            self.events.emit("notice", text=f"{error.message}; {error.hint}")
+            self.events.emit(Notice(text=f"{error.message}; {error.hint}"))
 
     def _read_only_steps(self) -> list[Step[Any]]:
         """Give what merely reads, of what a run that finds nothing wrong would come by: no fix, no roll back."""
@@ -201,14 +211,10 @@ class Planner:
                 return False
             if template.is_true(when, self._scope):
                 return True
+            reason = f"would be skipped: `when` is false ({when})"
+            name, none = str(step.id), Impact.NONE
             self.events.emit(
-                "step-planned",
-                id=step.id,
-                type=step.kind,
-                impact=str(Impact.NONE),
-                verdict=None,
-                reason=f"would be skipped: `when` is false ({when})",
-                evidence={},
+                StepPlanned(id=name, type=step.kind, impact=none, verdict=None, reason=reason, evidence={})
             )
         except RunbookError as error:
             self._emit_planned(step, Finding(FindingState.FAILS, step.failure_verdict, error.message), Impact.NONE, [])
@@ -311,15 +317,16 @@ class Planner:
         reason = f"{does}{finding.reason}"
         self.would_change = self.would_change or impact is Impact.MUTATING
         self.events.emit(
-            "step-planned",
-            id=step.id,
-            type=step.kind,
-            impact=str(impact),
-            verdict=str(finding.verdict),
-            reason=reason,
-            evidence=dict(finding.evidence),
-            **({"name": step.name} if step.name else {}),
-            **({"undetermined-by": because} if because else {}),
+            StepPlanned(
+                id=str(step.id),
+                type=step.kind,
+                impact=impact,
+                verdict=finding.verdict,
+                reason=reason,
+                evidence=finding.evidence,
+                name=step.name or "",
+                undetermined_by=tuple(because),
+            )
         )
         ends = (
             finding.state is FindingState.FAILS

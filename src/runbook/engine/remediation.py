@@ -6,11 +6,12 @@ from collections.abc import Sequence
 from typing import Any, Protocol
 
 from runbook.engine.execution.attempt import BUS_RETRY_INTERVAL, check_once
-from runbook.engine.execution.events import Events
 from runbook.engine.execution.outcome import Outcome
 from runbook.engine.execution.predicted_host import PredictedHost
 from runbook.engine.execution.replay import ResumeState
+from runbook.engine.execution.stream import EventStream
 from runbook.errors import BusLost, BusTimeout, HostError, RunbookError
+from runbook.events import FixStarted, UnitStartedAgain
 from runbook.host.facts import UP, ActiveState, JobVerb
 from runbook.host.interface import Host, Waiter
 from runbook.host.ownership.describe import describe_untracked
@@ -30,7 +31,7 @@ class StepRunner(Protocol):
 
     host: Host
     waiter: Waiter
-    events: Events
+    events: EventStream
     state: RunState
     resume_state: ResumeState
 
@@ -74,12 +75,7 @@ def remediate(runner: StepRunner, step: Step[Any], remedy: Remedy) -> Outcome:
             because = str(wrong.verdict)
             runner.resume_state.begin_fix_round(step.id)
             runner.events.emit(
-                "fix-started",
-                id=step.id,
-                round=number,
-                rounds=remedy.rounds,
-                because=because,
-                up=up_before,
+                FixStarted(id=step.id, round=number, rounds=remedy.rounds, because=because, up=up_before)
             )
         broken = _find_first_failure(runner, remedy.fixes)
         if broken is not None and broken.still_starting:
@@ -161,7 +157,7 @@ def _restart_unit(runner: StepRunner, name: str) -> str:
             if ref is None and unit.is_untracked:
                 return describe_untracked(unit)  # It runs, and a start would put another beside it.
             if ref is None and unit.active_state not in UP_OR_STARTING:
-                runner.events.emit("unit-started-again", unit=name)
+                runner.events.emit(UnitStartedAgain(unit=name))
                 # It was up before the fix, which may have used up its start limit.
                 runner.host.reset_failed(name)
                 runner.state.cleared[name] = runner.host.clock.now()

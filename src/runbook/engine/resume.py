@@ -7,9 +7,9 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
 
-from runbook.engine.execution.events import MASK, Sink
 from runbook.engine.execution.outcome import Outcome
 from runbook.engine.execution.replay import BY_OPERATOR, ResumeState
+from runbook.engine.execution.stream import MASK, Sink
 from runbook.engine.launch import (
     RunRequest,
     find_secret_values,
@@ -19,15 +19,16 @@ from runbook.engine.launch import (
     take_locks,
 )
 from runbook.engine.rollback_plan import list_rollback_steps
-from runbook.engine.runner import Runner, RunResult
+from runbook.engine.runner import Runner
 from runbook.engine.summary import resume_command
 from runbook.errors import HostError, NotBegun, UsageError
+from runbook.events import Event, Payload, RunAbandoned, RunFinished, RunSuperseded, StepFinished, StepRerun
 from runbook.host.facts import DOWN
 from runbook.host.interface import Host, HostView, Waiter
-from runbook.model import Event, StepStatus, SystemClock
+from runbook.model import StepStatus, SystemClock
 from runbook.records import history as records
 from runbook.records import store
-from runbook.records.history import ABANDONED, SUPERSEDED, RunRecord
+from runbook.records.history import RunRecord
 from runbook.records.lock import find_canonical_names
 from runbook.spec.state import RunState
 from runbook.spec.step import Runbook, Step
@@ -85,7 +86,7 @@ def resume_run(
     host: Host,
     waiter: Waiter,
     sinks: Iterable[Sink],
-) -> RunResult:
+) -> RunFinished:
     """Go on with a run that was cut short or left alone. Raises as `begin` does, and NotBegun where it cannot be."""
     require_resumable(past)
     sinks = tuple(sinks)
@@ -101,7 +102,7 @@ def resume_run(
             raise NotBegun(f"cannot resume {past.id}: somebody else has gone on with it in this moment")
         state = RunState(past.id, book.folder, book.env, past.folder.outputs)
         decided = _make_operator_events(past, book, said)
-        before = (*past.events, *decided)
+        before = (*past.events, *(Event.of(SystemClock().now(), past.id, payload) for payload in decided))
         done = _load_resume_state(past, before)
         try:
             unknown = _find_unknown_step(book, done, before, host, state) or _find_withheld_result(book, done)
@@ -119,8 +120,8 @@ def resume_run(
                 f"cannot resume {past.id}: {why}",
                 hint=f"look what it left, then: {resume_command(past.id)} --rerun {name}, or --skip {name}",
             )
-        for event in decided:
-            events.emit(event.event, **event.data)
+        for payload in decided:
+            events.emit(payload)
         runner = Runner(book, host, waiter, events, state, order.fail_on_remediation, order.notices, done, before)
         # Its program may have been killed before it had closed all that it took the place of.
         runner.on_started = lambda: supersede(units, past.id, until=past.header.began)
@@ -131,18 +132,18 @@ def abandon(past: RunRecord) -> None:
     """Give a run up for good. Raises NotBegun where it is under way, or needs no giving up."""
     require_resumable(past)
     with ExitStack() as held:
-        open_events(past.folder, (), (), held).emit(ABANDONED)
+        open_events(past.folder, (), (), held).emit(RunAbandoned())
 
 
 def require_resumable(past: RunRecord) -> None:
     """Raise NotBegun with the reason where a run cannot be gone on with."""
     why = ""
+    closing = past.closing_event.payload if past.closing_event is not None else None
     if past.is_running:
         why = "it is under way"
-    elif past.closing_event is not None and past.closing_event.event == SUPERSEDED:
-        by, unit = (past.closing_event.data.get(name, "") for name in ("by", "unit"))
-        why = f"a later run, {by}, has acted on {unit} since"
-    elif past.closing_event is not None:
+    elif isinstance(closing, RunSuperseded):
+        why = f"a later run, {closing.by}, has acted on {closing.unit} since"
+    elif closing is not None:
         why = "it was abandoned"
     elif past.incomplete_reason and past.finished_event is None:
         why = f"its record is not whole ({past.incomplete_reason}): what it did in the end is not known"
@@ -194,20 +195,18 @@ def _find_withheld_result(book: Runbook, done: ResumeState) -> tuple[str, str] |
     return None
 
 
-def _make_operator_events(past: RunRecord, book: Runbook, said: ResumeOptions) -> list[Event]:
-    """Make events of what the operator says. Raises UsageError for a step that is not there."""
+def _make_operator_events(past: RunRecord, book: Runbook, said: ResumeOptions) -> list[Payload]:
+    """Return the events for the options of the operator. Raises UsageError if there is no such step."""
     known = {str(step.id): step for step in (*book.walk(), *list_rollback_steps(book, past.events))}
     for name in (*said.rerun, *said.skip):
         if name not in known:
             raise UsageError(f"no step has the id `{name}`", hint=f"runbook show {past.id} lists them")
-    now = SystemClock().now()
-    rerun = [Event(now, past.id, "step-rerun", {"id": name}) for name in said.rerun]
     reason = "skipped, as the operator said"
     skipped = [
         Outcome(name, known[name].kind, StepStatus.SKIPPED, None, reason, evidence={BY_OPERATOR: True})
         for name in said.skip
     ]
-    return [*rerun, *(Event(now, past.id, "step-finished", outcome.data()) for outcome in skipped)]
+    return [*(StepRerun(id=name) for name in said.rerun), *(StepFinished(**one.facts()) for one in skipped)]
 
 
 def _find_unknown_step(

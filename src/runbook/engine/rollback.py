@@ -6,15 +6,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from runbook.engine.execution.events import Events
 from runbook.engine.execution.outcome import Outcome
 from runbook.engine.execution.replay import BY_OPERATOR
+from runbook.engine.execution.stream import EventStream
 from runbook.engine.rollback_plan import RollbackPlan, find_updates_that_ran
 from runbook.errors import HostError
+from runbook.events import Event, EventName, Notice, RollbackStarted
 from runbook.host.facts import DOWN, ActiveState, JobVerb, Unit
 from runbook.host.interface import Host, HostView
 from runbook.host.requesters import describe_requester, find_last_stop
-from runbook.model import Event, StepStatus, Verdict
+from runbook.model import StepStatus, Verdict
 from runbook.spec.state import RunState
 from runbook.spec.step import ReplacesVersion, Runbook, Step
 
@@ -24,7 +25,7 @@ class StepRunner(Protocol):
 
     host: Host
     state: RunState
-    events: Events
+    events: EventStream
     earlier_events: tuple[Event, ...]
     changed: bool
 
@@ -53,11 +54,11 @@ def roll_back(runner: StepRunner, book: Runbook, failed: Outcome) -> RollbackRes
     nothing_done = not runner.changed if isinstance(book.rollback, tuple) else not ran
     if book.rollback == "off" or nothing_done:
         return None
-    if all(event.event != "rollback-started" for event in events):
+    if all(event.event != EventName.ROLLBACK_STARTED for event in events):
         if left := _find_obstacle(runner, book, events, failed):
             return RollbackResult(left, left, failed_step=failed)
         updates = [{"id": id_, **ran[id_]} for id_ in ran]
-        runner.events.emit("rollback-started", failed=failed.id, updates=updates)
+        runner.events.emit(RollbackStarted(failed=failed.id, updates=updates))
     return _run_plan(runner, book, failed, events)
 
 
@@ -68,7 +69,7 @@ def _run_plan(runner: StepRunner, book: Runbook, failed: Outcome, events: Sequen
     outcomes: dict[str, Outcome] = {}
     proved = False
     for text in plan.warnings:
-        runner.events.emit("notice", text=text)
+        runner.events.emit(Notice(text=text))
     for step in plan.steps:
         if (proved and step in plan.fallback_checks) or _is_unneeded(step, plan, runner.host):
             continue

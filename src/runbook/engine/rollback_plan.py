@@ -11,9 +11,10 @@ from runbook.engine.execution.outcome import Outcome
 from runbook.engine.execution.replay import BY_OPERATOR
 from runbook.engine.rollback_versions import find_named_updates, map_previous_versions, rewrite_step
 from runbook.errors import HostError
+from runbook.events import Event, RunStarted, StepActing, StepFinished, select
 from runbook.host.facts import DOWN
 from runbook.host.interface import HostView
-from runbook.model import Event, StepStatus
+from runbook.model import StepStatus
 from runbook.spec.step import ReplacesVersion, RollbackRole, Runbook, Step
 
 ROLLBACK_PREFIX = "rollback."
@@ -102,10 +103,9 @@ def find_updates_that_ran(book: Runbook, events: Iterable[Event]) -> Mapping[str
     """Give the steps that can be undone and began to act, in order, with the versions `from` and `to`."""
     ids = {str(step.id) for step in _list_updates(book)}
     found: dict[str, Mapping[str, Any]] = {}
-    for event in events:
-        if event.event == "step-acting" and event.data["id"] in ids:
-            facts = event.data["evidence"]
-            found.setdefault(event.data["id"], {"from": facts.get("from"), "to": facts.get("to")})
+    for acting in select(events, StepActing):
+        if acting.id in ids:
+            found.setdefault(acting.id, {name: acting.evidence.get(name) for name in ("from", "to")})
     return found
 
 
@@ -118,11 +118,8 @@ def _list_updates(book: Runbook) -> list[ReplacesVersion[Any]]:
 def _find_unreached_updates(book: Runbook, events: Iterable[Event]) -> dict[str, str | None]:
     """Give the updates that did not run, and of which no look said that they were there already, with their `to`."""
     events = tuple(events)
-    there = {
-        event.data["id"]
-        for event in events
-        if event.event == "step-finished" and event.data.get("status") in (StepStatus.OK, StepStatus.CHANGED)
-    }
+    held = (StepStatus.OK, StepStatus.CHANGED)
+    there = {finished.id for finished in select(events, StepFinished) if finished.status in held}
     reached = there | find_updates_that_ran(book, events).keys()
     return {str(step.id): step.known_to or None for step in _list_updates(book) if str(step.id) not in reached}
 
@@ -131,9 +128,9 @@ def _make_start_steps(
     book: Runbook, events: Iterable[Event], taken: set[str], only_down: dict[str, Sequence[str]]
 ) -> Iterator[Step[Any]]:
     """Give the steps that bring the units up, past their start limits, with what was up before and would start them."""
-    began = next((event.data for event in events if event.event == "run-started"), {})
+    began = next(select(events, RunStarted), None)
     for unit in _find_started_units(book):
-        waking = began.get("waking", {}).get(unit, ())
+        waking = began.waking.get(unit, ()) if began and began.waking else ()
         asked = [(RollbackRole.CLEAR_LIMIT, unit)]
         sockets = [name for name in waking if name.endswith(".socket")]
         if sockets:

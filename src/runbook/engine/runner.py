@@ -8,10 +8,10 @@ from typing import Any
 
 from runbook import template
 from runbook.engine.execution.attempt import attempt, make_refusal
-from runbook.engine.execution.events import Events
 from runbook.engine.execution.outcome import EXIT_STATUSES, AttemptResult, Outcome
 from runbook.engine.execution.replay import ResumeState
 from runbook.engine.execution.retry import run_with_retries
+from runbook.engine.execution.stream import EventStream
 from runbook.engine.preflight import check_units_exist, find_dependents, find_stopped_dependents, move_to_scope
 from runbook.engine.remediation import remediate
 from runbook.engine.rollback import RollbackResult, roll_back
@@ -25,34 +25,23 @@ from runbook.engine.summary import (
     resume_command,
 )
 from runbook.errors import EXIT_REMEDIATED, AccessDenied, HostError, Interrupted, NotBegun, RunbookError
+from runbook.events import (
+    Event,
+    EventName,
+    Notice,
+    RunFinished,
+    RunResumed,
+    RunStarted,
+    StepFinished,
+    StepKept,
+    StepRetrying,
+    StepStarted,
+)
 from runbook.host.interface import SHARED_READ_AGE, Host, Waiter
-from runbook.model import Deadline, Event, RunStatus, StepStatus, Wake
+from runbook.model import Deadline, RunStatus, StepStatus, Wake
 from runbook.records.store import boot_id, boot_time
 from runbook.spec.state import RunState
 from runbook.spec.step import Runbook, Step
-
-
-@dataclass(frozen=True)
-class RunResult:
-    """How a run ended: for the exit status, and the last words."""
-
-    status: RunStatus
-    exit: int
-    reason: str
-    hint: str = ""
-    step: str = ""
-    verdict: str = ""
-    after: Mapping[str, str] | None = None
-    back: str = ""
-    now: str = ""
-    log: str = ""
-
-    def data(self) -> dict[str, Any]:
-        """Give it as `run-finished` carries it: what is not known is left out."""
-        always = {"status": str(self.status), "exit": self.exit, "reason": self.reason}
-        more = {"step": self.step, "verdict": self.verdict, "after": self.after, "back": self.back}
-        more |= {"now": self.now, "hint": self.hint, "log": self.log}
-        return {**always, **{name: fact for name, fact in more.items() if fact}}
 
 
 @dataclass
@@ -62,7 +51,7 @@ class Runner:
     runbook: Runbook
     host: Host
     waiter: Waiter
-    events: Events
+    events: EventStream
     state: RunState
     fail_on_remediation: bool = False
     notices: tuple[str, ...] = ()
@@ -83,7 +72,7 @@ class Runner:
     _canonical_names: dict[str, str] = field(default_factory=dict)
     _last_state: dict[str, Any] = field(default_factory=dict)
 
-    def run(self) -> RunResult:
+    def run(self) -> RunFinished:
         """Carry it out to its end, whatever that is.
 
         Raises Interrupted before it has begun, and NotBegun where it cannot be gone on with at this moment: then
@@ -100,7 +89,7 @@ class Runner:
         except NotBegun as error:
             if self.earlier_events:
                 raise
-            end = RunResult(RunStatus.NOT_BEGUN, EXIT_STATUSES[RunStatus.NOT_BEGUN], error.message, error.hint)
+            end = replace(self._end(RunStatus.NOT_BEGUN, error.message), hint=error.hint)
         except Interrupted as error:
             if not begun:
                 raise
@@ -109,14 +98,14 @@ class Runner:
             end = replace(self._end(RunStatus.FAILED, error.message), now=self._describe_state_left())
         if end.status not in (RunStatus.NOT_BEGUN, RunStatus.INTERRUPTED):
             for text in find_stopped_dependents(self.host, self._dependents):
-                self.events.emit("notice", text=text)
-        self.events.emit("run-finished", **end.data())
+                self.events.emit(Notice(text=text))
+        self.events.emit(end)
         return end
 
     @property
     def _scope_name(self) -> str:
         """Name the scope of this part of the run: what earlier ones left behind may keep theirs."""
-        parts = sum(event.event in ("run-started", "run-resumed") for event in self.earlier_events)
+        parts = sum(event.event in (EventName.RUN_STARTED, EventName.RUN_RESUMED) for event in self.earlier_events)
         return f"{self.state.id}-{parts + 1}" if parts else self.state.id
 
     def _begin(self) -> None:
@@ -133,23 +122,25 @@ class Runner:
             self._was_up = book.unit is not None and self.host.unit(book.unit, max_age=SHARED_READ_AGE).is_running
         except HostError as error:
             raise NotBegun(error.message, hint=error.hint) from error
+        begun = RunResumed if self.earlier_events else RunStarted
         self.events.emit(
-            "run-resumed" if self.earlier_events else "run-started",
-            name=book.title,
-            file=book.path,
-            unit=book.unit,
-            units=sorted(set(self._canonical_names.values())),
-            steps=[{"id": step.id, "type": step.kind} for step in book.steps],
-            booted=round(boot_time(self.host.clock.now()), 3),
-            **({"boot": boot_id()} if self.earlier_events else {}),
-            **({"left": left.left_unit} if left.left_unit else {}),
-            **({"waking": up} if (up := find_active_triggers(self.host, book)) and not self.earlier_events else {}),
-            **({"rollback": self.resume_state.rollback["failed"]} if self.resume_state.rollback is not None else {}),
+            begun(
+                name=book.title,
+                file=book.path,
+                unit=book.unit,
+                units=sorted(set(self._canonical_names.values())),
+                steps=[{"id": str(step.id), "type": step.kind} for step in book.steps],
+                booted=round(boot_time(self.host.clock.now()), 3),
+                boot=boot_id() if self.earlier_events else None,
+                left=left.left_unit,
+                waking=(None if self.earlier_events else find_active_triggers(self.host, book)) or None,
+                rollback=self.resume_state.rollback_cause,
+            )
         )
         for text in filter(None, (*self.notices, left.warning, *doubts, *self.on_started())):
-            self.events.emit("notice", text=text)
+            self.events.emit(Notice(text=text))
 
-    def _steps(self) -> RunResult:
+    def _steps(self) -> RunFinished:
         broken = self._find_rollback_cause() or self._run_in_order(self.runbook.steps)
         # What always runs has its own time, and so has a roll back: the run's may be used up.
         self.deadline = None
@@ -170,7 +161,7 @@ class Runner:
         status = RunStatus.CHANGED if StepStatus.CHANGED in statuses else RunStatus.OK
         return self._end(status, self._describe_running() + but)
 
-    def _end_rolled_back(self, broken: Outcome, undone: RollbackResult, broken_always: Outcome | None) -> RunResult:
+    def _end_rolled_back(self, broken: Outcome, undone: RollbackResult, broken_always: Outcome | None) -> RunFinished:
         """End a run that failed at a step and was rolled back, or was to be."""
         reason = f"{broken.id}: {broken.reason}; {undone.reason}"
         at = undone.failed_step or broken_always
@@ -192,28 +183,26 @@ class Runner:
 
     def _find_rollback_cause(self) -> Outcome | None:
         """Give the step that an earlier part of this run failed at, if it had begun to roll back."""
-        return (
-            self.outcomes.get(self.resume_state.rollback["failed"]) if self.resume_state.rollback is not None else None
-        )
+        return self.outcomes.get(self.resume_state.rollback_cause or "")
 
     @property
     def _is_acting(self) -> bool:
         """Whether the step that is under way had begun to act."""
-        told = ("step-started", "step-acting", "step-finished")
+        told = (EventName.STEP_STARTED, EventName.STEP_ACTING, EventName.STEP_FINISHED)
         last = next((event.event for event in reversed(self.events.emitted) if event.event in told), "")
-        return last == "step-acting"
+        return last == EventName.STEP_ACTING
 
-    def _end_interrupted(self, error: Interrupted) -> RunResult:
+    def _end_interrupted(self, error: Interrupted) -> RunFinished:
         where = f" at {self._current}" if self._current else ""
         stopped = ", which was stopped half way" if self._is_acting else ""
         if error.still_running:
             stopped = f", which may go on: {error.still_running}"
         always = "; the `always` steps were not run" if self.runbook.always else ""
         up = self._describe_start()
-        return RunResult(
-            RunStatus.INTERRUPTED,
-            error.exit_status,
-            f"{error.message}{where}{stopped}{always}",
+        return RunFinished(
+            status=RunStatus.INTERRUPTED,
+            exit=error.exit_status,
+            reason=f"{error.message}{where}{stopped}{always}",
             step=self._current,
             now=self._describe_state_left(),
             hint=f"{resume_command(self.state.id)} goes on from there" + (f"; {up} until then" if up else ""),
@@ -221,7 +210,7 @@ class Runner:
 
     def _end_failed(
         self, status: RunStatus, outcome: Outcome, reason: str, besides: Sequence[Step[Any]] = ()
-    ) -> RunResult:
+    ) -> RunFinished:
         """End the run at a step that did not hold, of the runbook or `besides`: what it leaves, and what to do next."""
         step = next((step for step in (*self.runbook.walk(), *besides) if step.id == outcome.id), None)
         printed = self.state.outputs / f"{outcome.id}.log" if self.state.outputs else None
@@ -248,11 +237,11 @@ class Runner:
     def _describe_state_left(self, *steps: Step[Any]) -> str:
         return describe_state_left(self.host, self.runbook, *steps)
 
-    def _end(self, status: RunStatus, reason: str) -> RunResult:
+    def _end(self, status: RunStatus, reason: str) -> RunFinished:
         exit_status = EXIT_STATUSES[status]
         if status is RunStatus.REMEDIATED and self.fail_on_remediation:
             exit_status = EXIT_REMEDIATED
-        return RunResult(status, exit_status, reason)
+        return RunFinished(status=status, exit=exit_status, reason=reason)
 
     def _run_in_order(self, steps: Sequence[Step[Any]]) -> Outcome | None:
         """Carry steps out one after the other; give the one that ended it, if one did."""
@@ -267,10 +256,10 @@ class Runner:
         assert step.id is not None
         if kept := self.resume_state.find_kept_outcome(step):
             self.outcomes[step.id] = kept
-            self.events.emit("step-kept", **kept.data())
+            self.events.emit(StepKept(**kept.facts()))
             return kept
         if why := self.resume_state.undone_by_boot.pop(step.id, ""):
-            self.events.emit("notice", text=f"{why}, so {step.id}, which had ended, is carried out again")
+            self.events.emit(Notice(text=f"{why}, so {step.id}, which had ended, is carried out again"))
         began = self.host.clock.monotonic()
         if step.id in self.resume_state.ever_acted:
             self._acted_steps.add(step.id)  # It may have done its work, and been cut short before that was seen.
@@ -284,15 +273,15 @@ class Runner:
             outcome = replace(outcome, status=earlier.status, verdict=earlier.verdict, reason=earlier.reason)
         self.outcomes[step.id] = outcome
         self.changed = self.changed or outcome.status in (StepStatus.CHANGED, StepStatus.REMEDIATED)
-        goes_on = {"continues": True} if outcome.failed and step.on_failure == "continue" else {}
-        named = {"name": step.name} if step.name else {}
-        self.events.emit("step-finished", **outcome.data(), **named, **goes_on, **self._state_if_changed())
+        goes_on = outcome.failed and step.on_failure == "continue"
+        remembers = self._state_if_changed()
+        self.events.emit(StepFinished(**outcome.facts(), name=step.name or "", continues=goes_on, remembers=remembers))
         return outcome
 
-    def _state_if_changed(self) -> dict[str, Any]:
-        """Give what the run as a whole remembers by now, where that has changed."""
+    def _state_if_changed(self) -> Mapping[str, Any] | None:
+        """Return what the run as a whole remembers, if it has changed since the last call."""
         before, self._last_state = self._last_state, self.state.dump()
-        return {"remembers": self._last_state} if self._last_state != before else {}
+        return self._last_state if self._last_state != before else None
 
     def _step(self, step: Step[Any], began: float) -> Outcome:
         name = str(step.id)
@@ -305,14 +294,14 @@ class Runner:
         except RunbookError as error:
             return Outcome(name, step.kind, StepStatus.FAILED, step.failure_verdict, error.message)
         units = [self._canonical_names.get(one, one) for one in step.units()]
-        self.events.emit("step-started", id=step.id, type=step.kind, name=step.title, units=units)
+        self.events.emit(StepStarted(id=name, type=step.kind, name=step.title, units=units))
         outcome, tries = run_with_retries(step, lambda: self._run_once(step), self._sleep, self._make_on_retry(step))
         if outcome.status is StepStatus.FAILED:
             try:
                 said = read_journal_tail(self.host, self.waiter, self.state, step, outcome.verdict, self._started_at)
             except Interrupted:
                 # The step had ended by then, and whoever reads the events must know how.
-                self.events.emit("step-finished", **outcome.data())
+                self.events.emit(StepFinished(**outcome.facts()))
                 raise
             outcome = replace(outcome, evidence={**outcome.evidence, **said})
         return replace(outcome, attempts=tries, seconds=self.host.clock.monotonic() - began)
@@ -375,14 +364,9 @@ class Runner:
 
     def _make_on_retry(self, step: Step[Any]) -> Any:
         def told(number: int, outcome: Outcome, pause: float) -> None:
+            verdict, reason = str(outcome.verdict), outcome.reason
             self.events.emit(
-                "step-retrying",
-                id=step.id,
-                type=step.kind,
-                attempt=number,
-                pause=pause,
-                verdict=str(outcome.verdict),
-                reason=outcome.reason,
+                StepRetrying(id=outcome.id, type=step.kind, attempt=number, pause=pause, verdict=verdict, reason=reason)
             )
 
         return told

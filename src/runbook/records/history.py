@@ -12,21 +12,19 @@ from pathlib import Path
 from typing import Any
 
 from runbook.errors import NotBegun, UsageError
-from runbook.model import Event, RunStatus
+from runbook.events import Event, EventName, RecordLost, RunRecorded, RunStarted, select
+from runbook.model import RecordState, RunStatus
 from runbook.records import store
 from runbook.records.outputs import list_output_files
-from runbook.records.store import ALPHABET, RECORD_LOST, RunFolder, RunHeader, open_file
+from runbook.records.store import ALPHABET, RunFolder, RunHeader, open_file
 
 ID = re.compile(rf"\d{{8}}-\d{{4}}-[{ALPHABET}]{{3}}")
 
 RESUMABLE_STATUSES = (RunStatus.INTERRUPTED, RunStatus.STILL_STARTING)
 """Ends after which a run may be gone on with."""
 
-SUPERSEDED = "run-superseded"
-"""The event that says that a later run acted on the same unit."""
-
-ABANDONED = "run-abandoned"
-"""The event that says that an operator gave the run up."""
+CLOSING_EVENTS = (EventName.RUN_SUPERSEDED, EventName.RUN_ABANDONED)
+"""Events after which a run cannot be resumed any more."""
 
 MAX_RUNS = 200
 """So many runs are kept."""
@@ -78,37 +76,37 @@ class RunRecord:
         return (*self.events, last) if last is not None else self.events
 
     @property
-    def started_event(self) -> Event | None:
+    def started(self) -> RunStarted | None:
         """The event with which it began, if it came so far."""
-        return next((event for event in self.events if event.event == "run-started"), None)
+        return next(select(self.events, RunStarted), None)
 
     @property
     def title(self) -> str:
         """What a person calls it."""
-        name = self.started_event.data.get("name") if self.started_event else None
-        return str(name) if name else Path(self.header.file).name
+        return str(self.started.name) if self.started and self.started.name else Path(self.header.file).name
 
     @property
     def units(self) -> tuple[str, ...]:
         """The units that it acts on or judges, under systemd's own names."""
-        return tuple(self.started_event.data.get("units", ())) if self.started_event else ()
+        return tuple(self.started.units) if self.started else ()
 
     @property
     def finished_event(self) -> Event | None:
         """How it ended the last time, unless it was gone on with since or never came to an end."""
-        last = next((e for e in reversed(self._all_events) if e.event in ("run-finished", "run-resumed")), None)
-        return last if last is not None and last.event == "run-finished" else None
+        ends = (EventName.RUN_FINISHED, EventName.RUN_RESUMED)
+        last = next((event for event in reversed(self._all_events) if event.event in ends), None)
+        return last if last is not None and last.event == EventName.RUN_FINISHED else None
 
     @property
     def closing_event(self) -> Event | None:
         """The event after which it may not be gone on with, if there was one."""
-        return next((event for event in self._all_events if event.event in (SUPERSEDED, ABANDONED)), None)
+        return next((event for event in self._all_events if event.event in CLOSING_EVENTS), None)
 
     @property
     def incomplete_reason(self) -> str:
         """Why not all that happened is recorded; empty where all is."""
-        if said := next((event for event in self.events if event.event == RECORD_LOST), None):
-            return str(said.data.get("reason") or "nobody knows why")
+        if lost := next(select(self.events, RecordLost), None):
+            return str(lost.reason or "nobody knows why")
         if None in self._lines:
             return (
                 f"of its events, only the first {MAX_RECORD >> 20} MiB can be read"
@@ -147,8 +145,8 @@ class RunRecord:
         Nearly all runs are, and a run that begins asks it of every one: so only the end of the file is read.
         """
         last = _read_last_event(self.folder.events)
-        if last is None or last.event != "run-finished":
-            return last is not None and last.event in (SUPERSEDED, ABANDONED)
+        if last is None or last.event != EventName.RUN_FINISHED:
+            return last is not None and last.event in CLOSING_EVENTS
         return last.data.get("status") not in RESUMABLE_STATUSES
 
     @property
@@ -162,21 +160,21 @@ class RunRecord:
         `under-way`; `cut-short`: its program was killed; `superseded`; `abandoned`; `record-lost`: its end is unknown.
         """
         if self.is_running:
-            return "under-way"
+            return RecordState.UNDER_WAY
         if self.closing_event is not None and self._is_open:
             return self.closing_event.event.removeprefix("run-")
         if self.finished_event is not None:
             return str(self.finished_event.data.get("status", ""))
-        return "record-lost" if self.incomplete_reason else "cut-short"
+        return RecordState.RECORD_LOST if self.incomplete_reason else RecordState.CUT_SHORT
 
     @property
     def seconds(self) -> float:
         """How long it was at work, in all its parts: from the beginning of each to the last that is known of it."""
         total, begun, last = 0.0, self.header.began, self.header.began
         for event in self.events:
-            if event.event == "run-resumed":
+            if event.event == EventName.RUN_RESUMED:
                 total, begun = total + last - begun, event.time
-            if event.event not in (SUPERSEDED, ABANDONED):
+            if event.event not in CLOSING_EVENTS:
                 last = max(event.time, begun)
         return round(total + last - begun, 3)
 
@@ -186,11 +184,11 @@ class RunRecord:
         acting: dict[str, None] = {}
         for event in self.events:
             name = str(event.data.get("id", ""))
-            if event.event == "step-acting":
+            if event.event == EventName.STEP_ACTING:
                 acting[name] = None
-            elif event.event in ("step-finished", "step-retrying", "step-rerun"):
+            elif event.event in (EventName.STEP_FINISHED, EventName.STEP_RETRYING, EventName.STEP_RERUN):
                 acting.pop(name, None)
-            elif event.event == "run-finished":
+            elif event.event == EventName.RUN_FINISHED:
                 acting.clear()
         return tuple(acting)
 
@@ -203,27 +201,26 @@ class RunRecord:
     def summary_event(self) -> Event:
         """Give what is known of it as a whole, as one event of the moment at which it began."""
         end = self.finished_event.data if self.finished_event is not None else {}
-        data = {
-            "name": self.title,
-            "file": self.header.file,
-            "units": list(self.units),
-            "scope": self.header.scope,
-            "user": self.header.user,
-            "status": self.status,
-            "seconds": self.seconds,
-            "resumable": self.is_resumable,
-            **({"exit": end["exit"], "reason": end["reason"]} if {"exit", "reason"} <= end.keys() else {}),
-            **({"lost": self.incomplete_reason} if self.incomplete_reason else {}),
-            **({"cut": list(self.unfinished_steps)} if self.unfinished_steps else {}),
-            **(
-                {self.closing_event.event.removeprefix("run-"): dict(self.closing_event.data)}
-                if self.closing_event
-                else {}
-            ),
-            "folder": str(self.folder.folder),
-            "printed": [{"file": name, "bytes": size} for name, size in self.output_files],
-        }
-        return Event(self.header.began, self.id, "run-recorded", data)
+        closing, by = self.closing_event, EventName.RUN_SUPERSEDED
+        summary = RunRecorded(
+            name=self.title,
+            file=self.header.file,
+            units=list(self.units),
+            scope=self.header.scope,
+            user=self.header.user,
+            status=self.status,
+            seconds=self.seconds,
+            resumable=self.is_resumable,
+            exit=end.get("exit") if "reason" in end else None,
+            reason=end.get("reason") if "exit" in end else None,
+            lost=self.incomplete_reason,
+            cut=self.unfinished_steps,
+            superseded=closing.data if closing is not None and closing.event == by else None,
+            abandoned=closing.data if closing is not None and closing.event != by else None,
+            folder=str(self.folder.folder),
+            printed=[{"file": name, "bytes": size} for name, size in self.output_files],
+        )
+        return Event.of(self.header.began, self.id, summary)
 
     def reload(self) -> RunRecord:
         """Look at it again: it may have grown."""

@@ -13,7 +13,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from runbook.model import Event
+from runbook.events import Event, EventName, StepFinished, StepRetrying
 
 CHUNK = 1024 * 1024
 """Bytes that are looked at together."""
@@ -25,7 +25,7 @@ INPUT_FILES = re.compile(r"\.log\.(start|script)$")
 """The names of files with what a command was given, its variables among it. Its unit removes them, unless it died with
 the machine; a command that runs has read them."""
 
-RUN_END_EVENTS = ("run-finished", "run-abandoned", "run-superseded")
+RUN_END_EVENTS = (EventName.RUN_FINISHED, EventName.RUN_ABANDONED, EventName.RUN_SUPERSEDED)
 """The events after which no command of the run is to be begun."""
 
 
@@ -38,13 +38,13 @@ class OutputMasker:
 
     def __call__(self, event: Event) -> None:
         """Mask what the step printed that this event is about; at the end of the run, all that is left of commands."""
-        if event.event in ("step-finished", "step-retrying"):
-            self.mask(f"{event.data['id']}.log")
-        elif event.event in RUN_END_EVENTS:
+        if event.event in RUN_END_EVENTS:
             self.mask("")
             for path in _list_files(self.folder, INPUT_FILES):
                 with contextlib.suppress(OSError):
                     path.unlink()
+        elif isinstance(event.payload, StepFinished | StepRetrying):
+            self.mask(f"{event.payload.id}.log")
 
     def mask(self, begins: str) -> None:
         """Mask all files whose names begin so. One that cannot be written is as it was: nobody else may read it."""

@@ -27,7 +27,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from runbook.errors import NotBegun
-from runbook.model import Event
+from runbook.events import Event, EventName, RecordLost
 
 ALPHABET = "23456789abcdefghjkmnpqrstuvwxyz"
 """Letters and digits that are not taken for one another when an id is read aloud."""
@@ -35,10 +35,7 @@ ALPHABET = "23456789abcdefghjkmnpqrstuvwxyz"
 SPARE = 8192
 """Bytes that are kept free on the disk, for the record to be able to say that it cannot grow any more."""
 
-RECORD_LOST = "record-lost"
-"""The event that says that whatever came after it is not in the record."""
-
-TRANSIENT_EVENTS = frozenset({"step-waiting", "notice"})
+TRANSIENT_EVENTS = frozenset({EventName.STEP_WAITING, EventName.NOTICE})
 """Events that nothing rests on: they are written, and not waited for."""
 
 
@@ -152,7 +149,7 @@ class EventWriter:
 
     def __call__(self, event: Event) -> None:
         """Write one event; it is on disk when this returns."""
-        if self._fd < 0 or (self._lost and event.event != "run-finished"):
+        if self._fd < 0 or (self._lost and event.event != EventName.RUN_FINISHED):
             return
         try:
             self._append(event)
@@ -181,7 +178,7 @@ class EventWriter:
             os.ftruncate(self._fd, self._end)
             if not told:
                 self._record.spare.unlink()
-                self._append(Event(event.time, event.run, RECORD_LOST, {"reason": why}))
+                self._append(Event.of(event.time, event.run, RecordLost(reason=why)))
         if not told:
             self._tell(f"the record of this run cannot grow any more ({why}); the run goes on, and cannot be resumed")
 

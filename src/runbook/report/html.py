@@ -10,7 +10,7 @@ import html
 import json
 from collections.abc import Iterable
 
-from runbook.model import Event
+from runbook.events import Event
 from runbook.report.layout import Piece
 from runbook.util.stdio import escape_controls
 

@@ -9,18 +9,32 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from enum import IntEnum
 from typing import Any, Literal
 
-from runbook.model import Event
+from runbook.events import (
+    Event,
+    EventName,
+    FixStarted,
+    Notice,
+    Payload,
+    RollbackStarted,
+    RunFinished,
+    RunResumed,
+    RunStarted,
+    StepActing,
+    StepFinished,
+    StepStarted,
+)
+from runbook.model import RunStatus
 from runbook.util.stdio import escape_controls
 
-MESSAGE_IDS = {
-    "run-started": "1a96052838114eed995f32f7cfda32c4",
-    "run-resumed": "c297acd7940a4297aea33a6613735555",
-    "run-finished": "145027819395443b9386deea7c755f2f",
-    "step-acting": "e73161c7d2dc4f1c81c053abfad98f01",
-    "step-finished": "522add6d48bd434d8eb9ffe531e2ea91",
-    "fix-started": "bd1dfd4e714f47f083d87a94d46f6787",
-    "rollback-started": "a71705331fdc43fcb5fabfbe13fac219",
-    "notice": "a43d1ee7439b4e5c829bdb86f3688278",
+MESSAGE_IDS: Mapping[str, str] = {
+    EventName.RUN_STARTED: "1a96052838114eed995f32f7cfda32c4",
+    EventName.RUN_RESUMED: "c297acd7940a4297aea33a6613735555",
+    EventName.RUN_FINISHED: "145027819395443b9386deea7c755f2f",
+    EventName.STEP_ACTING: "e73161c7d2dc4f1c81c053abfad98f01",
+    EventName.STEP_FINISHED: "522add6d48bd434d8eb9ffe531e2ea91",
+    EventName.FIX_STARTED: "bd1dfd4e714f47f083d87a94d46f6787",
+    EventName.ROLLBACK_STARTED: "a71705331fdc43fcb5fabfbe13fac219",
+    EventName.NOTICE: "a43d1ee7439b4e5c829bdb86f3688278",
 }
 """The events that become entries, and the id of each."""
 
@@ -43,14 +57,14 @@ class Priority(IntEnum):
     INFO = 6
 
 
-_PRIORITIES = {
-    "failed": Priority.ERROR,
-    "interrupted": Priority.WARNING,
-    "not-begun": Priority.WARNING,
-    "rolled-back": Priority.WARNING,
-    "still-starting": Priority.WARNING,
-    "changed": Priority.NOTICE,
-    "remediated": Priority.NOTICE,
+_PRIORITIES: Mapping[str, Priority] = {
+    RunStatus.FAILED: Priority.ERROR,
+    RunStatus.INTERRUPTED: Priority.WARNING,
+    RunStatus.NOT_BEGUN: Priority.WARNING,
+    RunStatus.ROLLED_BACK: Priority.WARNING,
+    RunStatus.STILL_STARTING: Priority.WARNING,
+    RunStatus.CHANGED: Priority.NOTICE,
+    RunStatus.REMEDIATED: Priority.NOTICE,
 }
 
 
@@ -70,16 +84,16 @@ class JournalReport:
 
     def __call__(self, event: Event) -> None:
         """Send an entry about an event, if it becomes one."""
-        data = event.data
-        if event.event in ("run-started", "run-resumed"):
-            self._name, self._units = str(data["name"]), tuple(data["units"])
-        elif event.event == "step-started":
-            self._step_units[data["id"]] = tuple(data["units"])
+        payload = event.payload
+        if isinstance(payload, RunStarted | RunResumed):
+            self._name, self._units = payload.name, tuple(payload.units)
+        elif isinstance(payload, StepStarted):
+            self._step_units[payload.id] = tuple(payload.units)
         if event.event not in MESSAGE_IDS:
             return
-        message, priority = _sentence(event)
+        message, priority = _sentence(event.run, payload)
         self._entry(event, MESSAGE_IDS[event.event], message, priority)
-        for holder in _find_kill_targets(event):
+        for holder in _find_kill_targets(payload):
             said = f"about to end PID {holder['pid']} ({holder['command']}): {holder['why']}"
             self._entry(event, KILL_MESSAGE_ID, said, Priority.NOTICE, OBJECT_PID=str(holder["pid"]))
 
@@ -108,35 +122,34 @@ class JournalReport:
         self._send(fields)
 
 
-def _sentence(event: Event) -> tuple[str, Priority]:
-    data = event.data
-    priority = _PRIORITIES.get(str(data.get("status")), Priority.INFO)
-    match event.event:
-        case "run-started":
-            return f"run {event.run} begins: {data['name']}", priority
-        case "run-resumed":
-            return f"run {event.run} goes on: {data['name']}", priority
-        case "run-finished":
-            return f"run {event.run} ended, {data['status']}: {data['reason']}", priority
-        case "step-acting":
-            return f"{data['id']}: about to {data['reason']}", Priority.NOTICE
-        case "step-finished":
-            found = f", {data['verdict']}" if data["verdict"] else ""
-            return f"{data['id']}: {data['status']}{found}: {data['reason']}", priority
-        case "fix-started":
-            return f"{data['id']}: round {data['round']} of the fix begins, for {data['because']}", Priority.NOTICE
-        case "rollback-started":
-            return f"the roll back begins: {data['failed']} failed", Priority.WARNING
-        case _:
-            return str(data["text"]), Priority.NOTICE
+def _sentence(run: str, payload: Payload | None) -> tuple[str, Priority]:
+    match payload:
+        case RunStarted(name=name):
+            return f"run {run} begins: {name}", Priority.INFO
+        case RunResumed(name=name):
+            return f"run {run} goes on: {name}", Priority.INFO
+        case RunFinished(status=status, reason=reason):
+            return f"run {run} ended, {status}: {reason}", _PRIORITIES.get(status, Priority.INFO)
+        case StepActing(id=step, reason=reason):
+            return f"{step}: about to {reason}", Priority.NOTICE
+        case StepFinished(id=step, status=status, verdict=verdict, reason=reason):
+            found = f", {verdict}" if verdict else ""
+            return f"{step}: {status}{found}: {reason}", _PRIORITIES.get(status, Priority.INFO)
+        case FixStarted(id=step, round=number, because=because):
+            return f"{step}: round {number} of the fix begins, for {because}", Priority.NOTICE
+        case RollbackStarted(failed=step):
+            return f"the roll back begins: {step} failed", Priority.WARNING
+        case Notice(text=text):
+            return text, Priority.NOTICE
+    raise AssertionError(f"no entry for {payload}")
 
 
-def _find_kill_targets(event: Event) -> Iterator[Mapping[str, Any]]:
+def _find_kill_targets(payload: Payload | None) -> Iterator[Mapping[str, Any]]:
     """Give the processes that a step is about to end, each once: journald still finds who they are."""
-    if event.event != "step-acting":
+    if not isinstance(payload, StepActing):
         return
     seen = set()
-    for port in event.data["evidence"].get("ports", ()):
+    for port in payload.evidence.get("ports", ()):
         for holder in port["holders"]:
             if holder["role"] in KILLED_ROLES and holder["pid"] not in seen:
                 seen.add(holder["pid"])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TextIO
 
-from runbook.model import Event
+from runbook.events import Event
 
 
 class JsonLines:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Mapping
+from functools import singledispatchmethod
 from typing import Any
 
-from runbook.model import Event
+from runbook.events import Event, Payload, RunFinished, RunRecorded, RunResumed, RunStarted, StepFinished, StepRerun
+from runbook.model import RecordState, RunStatus, StepStatus
 from runbook.report.layout import WIDTH, Layout
 from runbook.report.text import TextReport
 from runbook.util.timespan import format_span
@@ -16,6 +18,8 @@ MAX_HOLDERS = 12
 
 MAX_OUTPUT_FILES = 3
 """So many files of what was printed are named."""
+
+_COLOURS: Mapping[str, str] = {RunStatus.OK: "green", RunStatus.CHANGED: "green", RunStatus.FAILED: "red"}
 
 
 class StoryReport(TextReport):
@@ -37,58 +41,67 @@ class StoryReport(TextReport):
 
     def begin(self, summary: Event) -> None:
         """Tell what was asked, when, and by whom."""
-        data = summary.data
-        self._page.heading(str(data["name"]), f"run {summary.run}")
-        manager = ", of the user's own manager" if data["scope"] == "user" else ""
-        self._page.item("began", f"{format_time(summary.time)}, by {data['user']}")
-        self._page.item("file", "standard input" if data["file"] == "-" else data["file"])
-        if data["units"]:
-            self._page.item("unit", f"{', '.join(data['units'])}{manager}")
+        run = _read(summary)
+        self._page.heading(run.name, f"run {summary.run}")
+        manager = ", of the user's own manager" if run.scope == "user" else ""
+        self._page.item("began", f"{format_time(summary.time)}, by {run.user}")
+        self._page.item("file", "standard input" if run.file == "-" else run.file)
+        if run.units:
+            self._page.item("unit", f"{', '.join(run.units)}{manager}")
         self._page.line()
 
     def end(self, summary: Event) -> None:
         """Tell how the run stands, where its files are, and what to do next."""
         self._page.idle()
-        data = summary.data
-        if said := _describe_status(data, self._last):
+        run = _read(summary)
+        if said := _describe_status(run, self._last):
             self._page.line()
             self._page.sentence(said, style="yellow")
-        for name in data.get("cut", ()) if data["status"] != "under-way" else ():
+        for name in run.cut if run.status != RecordState.UNDER_WAY else ():
             self._page.item("cut", f"{name} had begun to act, and its end is not recorded")
         # The last words of the run may have said it.
         if (hint := _find_next_command(summary)) and f"runbook resume {summary.run}" not in self._advised:
             self._page.item("next", hint)
         self._page.line()
-        for text in _files(data):
+        for text in _files(run):
             self._page.item("files", text)
 
-    def _run_started(self, event: Event, data: Mapping[str, Any]) -> None:
-        self._booted = _number(data.get("booted"))
+    @singledispatchmethod
+    def _show(self, payload: Payload) -> None:
+        super()._show(payload)
 
-    def _run_resumed(self, event: Event, data: Mapping[str, Any]) -> None:
-        self._booted = _number(data.get("booted"))
+    @_show.register
+    def _run_started(self, run: RunStarted) -> None:
+        self._booted = _number(run.booted)
+
+    @_show.register
+    def _run_resumed(self, run: RunResumed) -> None:
+        self._booted = _number(run.booted)
         self._advised = ""
         self._parents.clear()
         self._page.idle()
         self._page.line()
-        self._page.entry("note", "", f"gone on with, {format_time(event.time)}")
+        self._page.entry("note", "", f"gone on with, {format_time(self._last)}")
 
-    def _run_finished(self, event: Event, data: Mapping[str, Any]) -> None:
-        super()._run_finished(event, data)
-        self._advised = str(data.get("hint", ""))
-        self._page.item("ended", f"{format_time(event.time)}, with exit status {data['exit']}")
+    @_show.register
+    def _run_finished(self, end: RunFinished) -> None:
+        super()._show(end)
+        self._advised = end.hint
+        self._page.item("ended", f"{format_time(self._last)}, with exit status {end.exit}")
 
-    def _step_rerun(self, event: Event, data: Mapping[str, Any]) -> None:
-        self._page.entry("note", data["id"], "to be carried out again, as the operator said")
+    @_show.register
+    def _step_rerun(self, step: StepRerun) -> None:
+        self._page.entry("note", step.id, "to be carried out again, as the operator said")
 
-    def _step_finished(self, event: Event, data: Mapping[str, Any]) -> None:
-        depth = len(self._parents) - (1 if self._parents and data["id"] == self._parents[-1] else 0)
-        super()._step_finished(event, data)
-        evidence = data["evidence"]
+    @_show.register
+    def _step_finished(self, step: StepFinished) -> None:
+        depth = len(self._parents) - (1 if self._parents and step.id == self._parents[-1] else 0)
+        super()._show(step)
+        evidence = step.evidence
         killed = evidence.get("killed", [])
         for one in killed[:MAX_HOLDERS]:
             self._process("ended", one, depth)
-        if data["status"] == "failed":
+        if step.status == StepStatus.FAILED:
             left = [one for port in evidence.get("ports", ()) for one in port.get("holders", ())]
             for one in {str(one.get("pid")): one for one in left}.values():
                 self._process("holds", one, depth)
@@ -109,13 +122,13 @@ class StoryReport(TextReport):
 def print_history(summaries: Iterator[Event], page: Layout) -> None:
     """List runs, two lines for each: which and when and how it stands; what it was about."""
     for summary in summaries:
-        data = summary.data
-        took = format_span(float(f"{data['seconds']:.3g}"))
-        left = f"{summary.run}  {format_time(summary.time)}  {data['status']}"
-        style = {"ok": "green", "changed": "green", "failed": "red"}.get(str(data["status"]), "yellow")
+        run = _read(summary)
+        took = format_span(float(f"{run.seconds:.3g}"))
+        left = f"{summary.run}  {format_time(summary.time)}  {run.status}"
+        style = _COLOURS.get(run.status, "yellow")
         page.line((left, style), (took.rjust(max(WIDTH - len(left), len(took) + 2)), "dim"))
-        units = ", ".join(data["units"])
-        about = f"{data['name']}: {units}" if units and units not in data["name"] else str(data["name"])
+        units = ", ".join(run.units)
+        about = f"{run.name}: {units}" if units and units not in run.name else run.name
         indent = " " * (len(summary.run) + 2)
         room = WIDTH - len(indent)
         page.line((indent, ""), (about if len(about) <= room else f"{about[: room - 3]}...", ""))
@@ -129,42 +142,47 @@ def format_time(seconds: float) -> str:
         return "an unknown moment"
 
 
-def _describe_status(data: Mapping[str, Any], last: float) -> str:
+def _describe_status(run: RunRecorded, last: float) -> str:
     """Say how a run stands whose last words do not say it."""
-    status = data["status"]
+    status = run.status
     until = f"; the last that is recorded is of {format_time(last)}" if last else ""
-    if data.get("lost"):
-        return f"the record is not whole: {data['lost']}{until}"
-    if status == "under-way":
-        return f"under way, for {format_span(round(data['seconds']))} of work by now"
-    if status == "cut-short":
+    if run.lost:
+        return f"the record is not whole: {run.lost}{until}"
+    if status == RecordState.UNDER_WAY:
+        return f"under way, for {format_span(round(run.seconds))} of work by now"
+    if status == RecordState.CUT_SHORT:
         return f"cut short: its program ended without a word{until}"
-    if status == "superseded":
-        by = data["superseded"]
+    if status == RecordState.SUPERSEDED and run.superseded:
+        by = run.superseded
         return f"superseded: a later run, {by.get('by')}, has acted on {by.get('unit')} since"
-    return "abandoned: an operator gave it up" if status == "abandoned" else ""
+    return "abandoned: an operator gave it up" if status == RecordState.ABANDONED else ""
 
 
 def _find_next_command(summary: Event) -> str:
-    data = summary.data
-    if data["status"] == "under-way":
+    run = _read(summary)
+    if run.status == RecordState.UNDER_WAY:
         return f"runbook show --follow {summary.run} watches it"
-    if data.get("lost") and "exit" not in data:
+    if run.lost and run.exit is None:
         return "look at the unit itself; runbook apply begins anew, as this run cannot be resumed"
-    if not data["resumable"]:
+    if not run.resumable:
         return ""
-    cut = data.get("cut", ())
+    cut = run.cut
     choice = f"; where it cannot know how {cut[-1]} ended: --rerun {cut[-1]} or --skip {cut[-1]}" if cut else ""
     return f"runbook resume {summary.run} goes on with it{choice}; --abandon gives it up"
 
 
-def _files(data: Mapping[str, Any]) -> Iterator[str]:
-    yield str(data["folder"])
-    printed = data["printed"]
+def _files(run: RunRecorded) -> Iterator[str]:
+    yield run.folder
+    printed = run.printed
     for one in printed[-MAX_OUTPUT_FILES:]:
         yield f"output/{str(one['file']).rpartition('/')[2]}: what was printed, {one['bytes']} bytes"
     if len(printed) > MAX_OUTPUT_FILES:
         yield f"output/ holds {len(printed) - MAX_OUTPUT_FILES} more"
+
+
+def _read(summary: Event) -> RunRecorded:
+    assert isinstance(summary.payload, RunRecorded)
+    return summary.payload
 
 
 def _number(value: object) -> float | None:

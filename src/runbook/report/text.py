@@ -3,10 +3,32 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from functools import singledispatchmethod
 from typing import Any
 
-from runbook.model import Event, Verdict
+from runbook.events import (
+    Event,
+    FixStarted,
+    Notice,
+    Observed,
+    Payload,
+    PlanFinished,
+    RollbackStarted,
+    RunFinished,
+    RunResumed,
+    RunStarted,
+    StepActing,
+    StepFinished,
+    StepKept,
+    StepPayload,
+    StepPlanned,
+    StepRetrying,
+    StepStarted,
+    StepWaiting,
+    UnitStartedAgain,
+)
+from runbook.model import Impact, RunStatus, StepStatus, Verdict
 from runbook.report.layout import Layout
 from runbook.util.stdio import split_lines
 from runbook.util.timespan import format_span
@@ -21,6 +43,8 @@ MIN_LOGGED_WAIT = 10.0
 MAX_OUTPUT_LINES = 6
 """So many last lines of what a failed command printed are shown."""
 
+HALF_GOOD = (RunStatus.ROLLED_BACK, RunStatus.STILL_STARTING)
+"""Ends that are not good, but no failure that needs a person at once."""
 
 MAX_PIDS = 4
 """So many processes of one kind are named; the rest is counted."""
@@ -37,151 +61,166 @@ class TextReport:
         self._said: set[str] = set()
         self._names: dict[str, str] = {}
         self._last_reason = ""
+        self._run = ""
 
     def __call__(self, event: Event) -> None:
         """Print one event, if a person needs it."""
-        tell = getattr(self, "_" + event.event.replace("-", "_"), None)
-        if tell is not None:
-            tell(event, event.data)
+        self._run = event.run
+        if (payload := event.payload) is not None:
+            self._show(payload)
 
-    def _run_started(self, event: Event, data: Mapping[str, Any]) -> None:
-        self._page.heading(data["name"], f"run {event.run}")
+    @singledispatchmethod
+    def _show(self, payload: Payload) -> None:
+        """Print an event of this type. Those without a method of their own are not shown."""
 
-    def _run_resumed(self, event: Event, data: Mapping[str, Any]) -> None:
-        self._page.heading(data["name"], f"run {event.run} goes on")
-        if failed := data.get("rollback"):
+    @_show.register
+    def _run_started(self, run: RunStarted) -> None:
+        self._page.heading(run.name, f"run {self._run}")
+
+    @_show.register
+    def _run_resumed(self, run: RunResumed) -> None:
+        self._page.heading(run.name, f"run {self._run} goes on")
+        if failed := run.rollback:
             self._page.entry("back", "roll back", f"gone on with; the run had failed at {failed}")
 
-    def _step_kept(self, event: Event, data: Mapping[str, Any]) -> None:
-        mark = "--" if data["status"] == "failed" else "done"
-        depth = 1 if "." in data["id"].removeprefix("rollback.") else 0
-        self._page.entry(mark, self._name(data), data["reason"], depth=depth)
+    @_show.register
+    def _step_kept(self, step: StepKept) -> None:
+        mark = "--" if step.status == StepStatus.FAILED else "done"
+        depth = 1 if "." in step.id.removeprefix("rollback.") else 0
+        self._page.entry(mark, self._name(step), step.reason, depth=depth)
 
-    def _rollback_started(self, event: Event, data: Mapping[str, Any]) -> None:
+    @_show.register
+    def _rollback_started(self, rollback: RollbackStarted) -> None:
         self._parents.clear()
-        updates = [one for one in data["updates"] if one["from"]]
+        updates = [one for one in rollback.updates if one["from"]]
         versions = [f"{one['id']} to {one['from']}" if len(updates) > 1 else f"to {one['from']}" for one in updates]
         self._page.entry("back", "roll back", ", ".join(reversed(versions)))
 
-    def _step_started(self, event: Event, data: Mapping[str, Any]) -> None:
-        self._names[data["id"]] = data["name"]
-        if data["type"] == "remediate":
-            self._page.entry("", data["name"], "")
-            self._parents.append(data["id"])
+    @_show.register
+    def _step_started(self, step: StepStarted) -> None:
+        self._names[step.id] = step.name
+        if step.type == "remediate":
+            self._page.entry("", step.name, "")
+            self._parents.append(step.id)
             self._fixing = False
         else:
-            self._status(data["name"], "")
+            self._status(step.name, "")
 
-    def _step_waiting(self, event: Event, data: Mapping[str, Any]) -> None:
-        name, patience = self._name(data), f"at most {format_span(max(1, round(data['left'])))} more"
-        self._status(name, f"{patience}: {data['reason']}")
-        if data["seconds"] >= MIN_LOGGED_WAIT:
+    @_show.register
+    def _step_waiting(self, step: StepWaiting) -> None:
+        name, patience = self._name(step), f"at most {format_span(max(1, round(step.left)))} more"
+        self._status(name, f"{patience}: {step.reason}")
+        if step.seconds >= MIN_LOGGED_WAIT:
             # Where nothing can be written over, a line now and then says that it is not stuck.
-            waited = f"{format_span(round(data['seconds']))}: {data['reason']}; {patience}"
+            waited = f"{format_span(round(step.seconds))}: {step.reason}; {patience}"
             self._page.log("..", name, waited, depth=len(self._parents))
 
-    def _step_acting(self, event: Event, data: Mapping[str, Any]) -> None:
-        self._status(self._name(data), data["reason"])
+    @_show.register
+    def _step_acting(self, step: StepActing) -> None:
+        self._status(self._name(step), step.reason)
 
-    def _name(self, data: Mapping[str, Any]) -> str:
-        """Give what people read: the step's name, or its type."""
-        return str(data.get("name") or self._names.get(data["id"], data["type"]))
+    def _name(self, step: StepPayload) -> str:
+        """Return what people read: the step's name, or its type."""
+        named = isinstance(step, StepFinished | StepPlanned) and step.name
+        return str(named or self._names.get(step.id, step.type))
 
-    def _fix_started(self, event: Event, data: Mapping[str, Any]) -> None:
+    @_show.register
+    def _fix_started(self, _fix: FixStarted) -> None:
         self._fixing = True
 
-    def _unit_started_again(self, event: Event, data: Mapping[str, Any]) -> None:
-        self._page.entry("note", "start", f"{data['unit']}, which the fix had stopped", depth=len(self._parents))
+    @_show.register
+    def _unit_started_again(self, again: UnitStartedAgain) -> None:
+        self._page.entry("note", "start", f"{again.unit}, which the fix had stopped", depth=len(self._parents))
 
-    def _step_retrying(self, event: Event, data: Mapping[str, Any]) -> None:
+    @_show.register
+    def _step_retrying(self, step: StepRetrying) -> None:
         depth = len(self._parents)
-        pause = format_span(data["pause"])
-        self._page.entry(
-            "again", self._name(data), f"{data['verdict']}; try {data['attempt'] + 1} in {pause}", depth=depth
-        )
-        self._page.detail(data["reason"], depth=depth)
+        pause = format_span(step.pause)
+        self._page.entry("again", self._name(step), f"{step.verdict}; try {step.attempt + 1} in {pause}", depth=depth)
+        self._page.detail(step.reason, depth=depth)
 
-    def _step_finished(self, event: Event, data: Mapping[str, Any]) -> None:
+    @_show.register
+    def _step_finished(self, step: StepFinished) -> None:
         self._page.idle()
-        self._names[data["id"]] = self._name(data)
-        if self._parents and data["id"] == self._parents[-1]:
+        self._names[step.id] = self._name(step)
+        if self._parents and step.id == self._parents[-1]:
             self._parents.pop()
             self._fixing = False
-            if data["status"] == "failed" and data["verdict"] != "still-starting":
-                self._failed(data, "", len(self._parents))
+            if step.status == StepStatus.FAILED and step.verdict != Verdict.STILL_STARTING:
+                self._failed(step, "", len(self._parents))
             return
         depth = len(self._parents)
-        took = format_span(data["seconds"]) if data["seconds"] >= MIN_SHOWN_SECONDS else ""
-        if data["status"] == "failed":
-            self._failed(data, took, depth)
+        took = format_span(step.seconds) if step.seconds >= MIN_SHOWN_SECONDS else ""
+        if step.status == StepStatus.FAILED:
+            self._failed(step, took, depth)
             return
-        if data["status"] == "skipped":
-            self._page.entry("skip", self._name(data), data["reason"], depth=depth)
+        if step.status == StepStatus.SKIPPED:
+            self._page.entry("skip", self._name(step), step.reason, depth=depth)
             return
         # What mends is marked as that, but the checks after it are checks.
-        mark = "fix" if self._fixing and ".fix." in data["id"] else "ok"
-        name = self._name(data)
+        mark = "fix" if self._fixing and ".fix." in step.id else "ok"
+        name = self._name(step)
         # A command goes by its step's name, which stands before it here.
-        self._page.entry(mark, name, data["reason"].removeprefix(f'"{name}" '), took, depth=depth)
+        self._page.entry(mark, name, step.reason.removeprefix(f'"{name}" '), took, depth=depth)
 
-    def _failed(self, data: Mapping[str, Any], took: str, depth: int) -> None:
+    def _failed(self, step: StepFinished, took: str, depth: int) -> None:
         # What a step has just said, the one that holds it need not say again.
-        reason = str(data["reason"]).removesuffix(f": {self._last_reason}")
-        self._last_reason = data["reason"]
-        goes_on = "; the run goes on" if data.get("continues") else ""
-        self._page.entry("--", self._name(data), f"{data['verdict'] or ''}{goes_on}", took, depth=depth)
+        reason = step.reason.removesuffix(f": {self._last_reason}")
+        self._last_reason = step.reason
+        goes_on = "; the run goes on" if step.continues else ""
+        self._page.entry("--", self._name(step), f"{step.verdict or ''}{goes_on}", took, depth=depth)
         self._page.detail(reason, depth=depth)
-        self._quote(data, depth)
+        self._quote(step, depth)
 
-    def _quote(self, data: Mapping[str, Any], depth: int) -> None:
+    def _quote(self, step: StepFinished | StepPlanned, depth: int) -> None:
         """Show what a failed command, or a unit, wrote at last: many say what is wrong first, and then that it is."""
-        text = str(data["evidence"].get("output") or "") or "\n".join(data["evidence"].get("journal", ()))
+        text = str(step.evidence.get("output") or "") or "\n".join(step.evidence.get("journal", ()))
         printed = [line.rstrip() for line in split_lines(text) if line.strip()]
-        if printed and str(data["reason"]).endswith(shorten(printed[-1].strip(), len(data["reason"]))):
+        if printed and step.reason.endswith(shorten(printed[-1].strip(), len(step.reason))):
             printed.pop()  # The reason ends with it.
         for line in printed[-MAX_OUTPUT_LINES:]:
             self._page.quote(line, depth=depth)
 
-    def _notice(self, event: Event, data: Mapping[str, Any]) -> None:
-        self._page.entry("note", "", data["text"])
+    @_show.register
+    def _notice(self, notice: Notice) -> None:
+        self._page.entry("note", "", notice.text)
 
-    def _run_finished(self, event: Event, data: Mapping[str, Any]) -> None:
-        begun = data["status"] not in ("not-begun", "interrupted")
+    @_show.register
+    def _run_finished(self, end: RunFinished) -> None:
+        begun = end.status not in (RunStatus.NOT_BEGUN, RunStatus.INTERRUPTED)
         self._page.idle()
-        if data["status"] != "not-begun":
+        if end.status != RunStatus.NOT_BEGUN:
             self._page.line()
-        style = {"still-starting": "yellow", "remediated": "yellow", "rolled-back": "yellow"}.get(
-            data["status"], "green"
-        )
+        style = "yellow" if end.status in (*HALF_GOOD, RunStatus.REMEDIATED) else "green"
         if not begun:
             # The reason begins with that word itself.
-            self._page.sentence(data["reason"], style="red")
-        elif data["exit"] and data.get("step"):
+            self._page.sentence(end.reason, style="red")
+        elif end.exit and end.step:
             # The steps' own lines say the rest.
-            self._page.sentence(self._ended(data), style="red" if data["status"] == "failed" else style)
+            self._page.sentence(self._ended(end), style="red" if end.status == RunStatus.FAILED else style)
         else:
             self._page.sentence(
-                f"{data['status']}: {data['reason']}",
-                style=style if data["status"] in ("rolled-back", "still-starting") or not data["exit"] else "red",
+                f"{end.status}: {end.reason}",
+                style=style if end.status in HALF_GOOD or not end.exit else "red",
             )
-        for name, key in (("back", "back"), ("now", "now"), ("next", "hint"), ("log", "log")):
-            if text := data.get(key):
+        for name, text in (("back", end.back), ("now", end.now), ("next", end.hint), ("log", end.log)):
+            if text:
                 self._page.item(name, text)
 
-    def _ended(self, data: Mapping[str, Any]) -> str:
+    def _ended(self, end: RunFinished) -> str:
         """Say in a line how a run ended that did not end well."""
-        status, verdict = data["status"], data["verdict"]
-        name = self._names.get(data["step"], data["step"])
-        if status == "rolled-back":
+        status, verdict = end.status, end.verdict
+        name = self._names.get(end.step, end.step)
+        if status == RunStatus.ROLLED_BACK:
             return f"rolled-back: it had failed at {name}: {verdict}"
-        after = data.get("after")
+        after = end.after
         if after is None:
             alone = "still-starting: the unit was left alone; nothing was fixed"
-            return alone if status == "still-starting" else f"{status} at {name}: {verdict}"
+            return alone if status == RunStatus.STILL_STARTING else f"{status} at {name}: {verdict}"
         first = f"{self._names.get(after['step'], after['step'])}: {after['verdict']}"
-        if status == "still-starting":
+        if status == RunStatus.STILL_STARTING:
             return f"still-starting: it had failed at {first}; the earlier version was left alone"
-        where = "the roll back failed" if data["step"].startswith("rollback.") else "it was rolled back, but it failed"
+        where = "the roll back failed" if end.step.startswith("rollback.") else "it was rolled back, but it failed"
         return f"failed at {first}; {where} at {name}: {verdict}"
 
     def _status(self, name: str, reason: str) -> None:
@@ -189,59 +228,61 @@ class TextReport:
 
     # -- the plan ---------------------------------------------------------------------------------------------
 
-    def _observed(self, event: Event, data: Mapping[str, Any]) -> None:
-        self._page.heading(data["name"], "nothing is changed")
+    @_show.register
+    def _observed(self, seen: Observed) -> None:
+        self._page.heading(seen.name, "nothing is changed")
         self._numbers = {}
         self._said = set()
-        if data.get("systemd"):
-            for position, (who, text) in enumerate(_describe_sources(data)):
+        if seen.systemd:
+            for position, (who, text) in enumerate(_describe_sources(seen, seen.systemd)):
                 self._page.entry("now" if position == 0 else "", who, text)
             self._page.line()
 
-    def _step_planned(self, event: Event, data: Mapping[str, Any]) -> None:
-        nested = [part for part in data["id"].split(".") if part in ("check", "fix")]
+    @_show.register
+    def _step_planned(self, step: StepPlanned) -> None:
+        nested = [part for part in step.id.split(".") if part in ("check", "fix")]
         if not nested:
-            self._numbers[data["id"]] = len(self._numbers) + 1
-        text = data["reason"]
-        if data["type"] == "remediate" and data["impact"] in ("mutating", "undetermined"):
-            text = text.partition(":")[0] if data["verdict"] != "holds" else text
-        elif data["impact"] == "read-only" and data["verdict"]:
+            self._numbers[step.id] = len(self._numbers) + 1
+        text = step.reason
+        if step.type == "remediate" and step.impact in (Impact.MUTATING, Impact.UNDETERMINED):
+            text = text.partition(":")[0] if step.verdict != Verdict.HOLDS else text
+        elif step.impact == Impact.READ_ONLY and step.verdict:
             # Two checks that found the same need not tell it twice.
             told = any(said.startswith(text) for said in self._said)
-            text = data["verdict"] if told else f"{data['verdict']}: {text}"
-        self._said.add(data["reason"])
-        if not nested and data.get("undetermined-by"):
-            steps = self._steps(data["undetermined-by"])
-            text += f"; {steps} that perhaps" if data["verdict"] == "holds" else f", unless {steps} this"
-        mark = "fix" if nested and nested[-1] == "fix" else str(self._numbers.get(data["id"], ""))
-        self._page.entry(mark, self._name(data), text, depth=1 if nested else 0)
-        if data["verdict"] == Verdict.COMMAND_FAILED:
-            self._quote(data, 1 + bool(nested))
+            text = step.verdict if told else f"{step.verdict}: {text}"
+        self._said.add(step.reason)
+        if not nested and step.undetermined_by:
+            steps = self._steps(step.undetermined_by)
+            text += f"; {steps} that perhaps" if step.verdict == Verdict.HOLDS else f", unless {steps} this"
+        mark = "fix" if nested and nested[-1] == "fix" else str(self._numbers.get(step.id, ""))
+        self._page.entry(mark, self._name(step), text, depth=1 if nested else 0)
+        if step.verdict == Verdict.COMMAND_FAILED:
+            self._quote(step, 1 + bool(nested))
 
-    def _steps(self, ids: list[str]) -> str:
+    def _steps(self, ids: Sequence[str]) -> str:
         numbers = [str(self._numbers.get(one, one)) for one in ids]
         if len(numbers) == 1:
             return f"step {numbers[0]} changes"
         return f"steps {', '.join(numbers[:-1])} or {numbers[-1]} change"
 
-    def _plan_finished(self, event: Event, data: Mapping[str, Any]) -> None:
+    @_show.register
+    def _plan_finished(self, end: PlanFinished) -> None:
         self._page.line()
-        self._page.sentence(data["reason"] if not data["exit"] else f"{data['status']}: {data['reason']}")
-        if data.get("hint"):
-            self._page.item("next", data["hint"])
+        self._page.sentence(end.reason if not end.exit else f"{end.status}: {end.reason}")
+        if end.hint:
+            self._page.item("next", end.hint)
 
 
-def _describe_sources(data: Mapping[str, Any]) -> list[tuple[str, str]]:
+def _describe_sources(seen: Observed, unit: Mapping[str, Any]) -> list[tuple[str, str]]:
     """Say what systemd and the kernel tell at this moment."""
-    unit = data["systemd"]
-    said = [("systemd", f"{data['unit']} is {unit['says']}")]
+    said = [("systemd", f"{seen.unit} is {unit['says']}")]
     restarts = unit["NRestarts"]
     if restarts:
         ended = f", the last exited with status {unit['ExecMainStatus']}" if not unit["MainPID"] else ""
         said.append(("", f"{restarts} restart{'' if restarts == 1 else 's'} by systemd{ended}"))
-    if starts := data.get("starts"):
+    if starts := seen.starts:
         said.append(("", starts["says"]))
-    for number, port in enumerate(data["ports"]):
+    for number, port in enumerate(seen.ports or ()):
         said.append(("kernel" if number == 0 else "", port["reason"]))
         said += [("", text) for text in _holders(port["holders"])]
     return said

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from runbook.engine.execution.attempt import attempt
-from runbook.engine.execution.events import Events
+from runbook.engine.execution.stream import EventStream
 from runbook.errors import BusTimeout
 from runbook.host.facts import ActiveState, JobRef, JobResult, JobVerb, Unit, job_path
 from runbook.spec.state import RunState
@@ -36,7 +36,7 @@ class Between(FakeMachine):
 def test_a_unit_is_looked_at_after_its_job_has_ended() -> None:
     machine = Between(units={"gw.service": unit(active_state=ActiveState.DEACTIVATING, sub_state="stop-sigterm")})
     machine.on_job["stop"] = lambda m, name: None
-    tried = attempt(step("stop"), machine, machine, RunState("r", Path("/")), Events("r", machine.clock, ()))
+    tried = attempt(step("stop"), machine, machine, RunState("r", Path("/")), EventStream("r", machine.clock, ()))
     assert (tried.status, tried.finding.verdict) == ("changed", "job-done"), tried.finding.reason
 
 
@@ -51,7 +51,7 @@ def test_an_automatic_restart_just_before_the_job_is_none_of_the_new_invocation(
 
     machine.on_job["restart"] = anew
     run = RunState("r", Path("/"))
-    attempt(step("restart"), machine, machine, run, Events("r", machine.clock, ()))
+    attempt(step("restart"), machine, machine, run, EventStream("r", machine.clock, ()))
     assert run.baseline_restarts == {"gw.service": 2}
 
 
@@ -78,7 +78,7 @@ class Silent(FakeMachine):
 
 def tried(machine: FakeMachine, kind: str) -> tuple[str, str]:
     """Try such a step once; give the status, and the verdict."""
-    done = attempt(step(kind), machine, machine, RunState("r", Path("/")), Events("r", machine.clock, ()))
+    done = attempt(step(kind), machine, machine, RunState("r", Path("/")), EventStream("r", machine.clock, ()))
     return str(done.status), str(done.finding.verdict)
 
 

@@ -14,7 +14,7 @@ from typer.testing import CliRunner, Result
 from runbook import cli, errors
 from runbook.cli import past_runs
 from runbook.cli.options import Output
-from runbook.model import Event
+from runbook.events import Event
 from runbook.records.history import RunRecord
 from tests.unit.recorded import BEGAN, STARTED, acting, begun, ended, finished, wrote
 

@@ -12,10 +12,9 @@ import pytest
 
 from runbook import document
 from runbook.engine import launch, resume
-from runbook.engine.runner import RunResult
 from runbook.errors import Interrupted, NotBegun
+from runbook.events import Event, RunFinished
 from runbook.host.queries import Command, CommandResult
-from runbook.model import Event
 from runbook.records import history
 from runbook.records.history import RunRecord
 from runbook.records.store import EventWriter
@@ -59,7 +58,7 @@ def book(text: str = BOOK, env: Mapping[str, str] = ENV, **sets: str) -> Runbook
     return document.parse(text.encode(), "/root/x.yaml", sets=sets, environ=env)
 
 
-def begin(host: FakeMachine, made: Runbook, **sets: str) -> tuple[RunResult, list[Event]]:
+def begin(host: FakeMachine, made: Runbook, **sets: str) -> tuple[RunFinished, list[Event]]:
     seen: list[Event] = []
     order = launch.RunRequest("system", sets, ENV)
     return launch.start_run(made, order, host, host, (seen.append,)), seen
@@ -69,7 +68,9 @@ def interrupt() -> None:
     raise Interrupted(signal.SIGTERM)
 
 
-def go_on(found: RunRecord, *, skip: tuple[str, ...] = (), env: Mapping[str, str] = ENV, text: str = BOOK) -> RunResult:
+def go_on(
+    found: RunRecord, *, skip: tuple[str, ...] = (), env: Mapping[str, str] = ENV, text: str = BOOK
+) -> RunFinished:
     known = resume.restore_environment(found, env)
     host = machine()
     order, said = launch.RunRequest("system", {}, known), resume.ResumeOptions(skip=skip)

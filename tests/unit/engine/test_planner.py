@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from runbook import document
-from runbook.engine.execution.events import Events
+from runbook.engine.execution.stream import EventStream
 from runbook.engine.planner import Planner
 from runbook.engine.runner import Runner
+from runbook.events import Event
 from runbook.host.queries import Answer
-from runbook.model import Event
 from runbook.records.lock import LockHolder
 from runbook.spec.state import RunState
 from runbook.spec.step import Runbook, Step
@@ -71,7 +71,7 @@ def test_what_a_person_should_know_first_is_told_in_plan_and_run() -> None:
     machine = FakeMachine(units={"gw.service": unit()}, processes={100: process(100)})
     seen: list[Event] = []
     book = Runbook.model_validate({"unit": "gw.service", "steps": (step("start"),), "path": "x.yaml"})
-    events = Events("r", machine.clock, (seen.append,))
+    events = EventStream("r", machine.clock, (seen.append,))
     state = RunState("r", Path("/srv"))
     Planner(book, machine, machine, events, state, ("it ends with you",)).plan()
     assert [(e.event, e.data.get("text")) for e in seen][:2] == [("observed", None), ("notice", "it ends with you")]
@@ -138,7 +138,9 @@ def test_a_plan_knows_the_version_that_an_update_will_bring() -> None:
     machine.answers = {"app --version": [Answer(True, "", "1.0.0")], "gwctl": [Answer(True, "", "1.0.0")]}
     seen: list[Event] = []
     runbook = document.parse(textwrap.dedent(book))
-    Planner(runbook, machine, machine, Events("r", machine.clock, (seen.append,)), RunState("r", Path("/srv"))).plan()
+    Planner(
+        runbook, machine, machine, EventStream("r", machine.clock, (seen.append,)), RunState("r", Path("/srv"))
+    ).plan()
     reasons = [e.data["reason"] for e in seen if e.data.get("type") == "verify-version"]
     assert reasons == ["1.0.0 serves, not 1.1.0", "what is wanted is known once steps.update.output is"]
     assert machine.written == []

@@ -6,8 +6,8 @@ import pytest
 
 from runbook.engine.execution.replay import ResumeState
 from runbook.engine.resume import find_undone_by_boot
+from runbook.events import Event
 from runbook.host.facts import ActiveState
-from runbook.model import Event
 from tests.unit.fake_machine import FakeMachine, unit
 from tests.unit.recorded import acting, finished
 from tests.unit.runs import step

@@ -10,10 +10,11 @@ import pytest
 
 from runbook.engine.execution.outcome import Outcome
 from runbook.engine.rollback import _find_foreign_stop
+from runbook.events import Event
 from runbook.host.facts import ActiveState, JobResult
 from runbook.host.queries import Answer, Command, CommandResult
 from runbook.host.requesters import JobRequest, Requester
-from runbook.model import Event, StepStatus, Verdict
+from runbook.model import StepStatus, Verdict
 from runbook.spec.step import Runbook, Step
 from tests.unit.fake_machine import FakeMachine, listen, process, start_anew, unit
 from tests.unit.runs import finished, remediate, run, step

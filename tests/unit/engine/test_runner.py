@@ -8,12 +8,12 @@ from typing import Any
 
 import pytest
 
-from runbook.engine.execution.events import Events
+from runbook.engine.execution.stream import EventStream
 from runbook.engine.runner import Runner
 from runbook.errors import AccessDenied, BusLost, BusTimeout, Interrupted
+from runbook.events import Event
 from runbook.host.facts import ActiveState, Unit
 from runbook.host.queries import Answer, CommandResult
-from runbook.model import Event
 from runbook.spec.state import RunState
 from runbook.spec.step import Runbook
 from tests.unit.fake_machine import FakeMachine, listen, process, unit
@@ -139,7 +139,7 @@ def test_the_intent_is_told_before_the_machine_is_touched() -> None:
     machine = incident()
     written_when_told: list[int] = []
     runbook = Runbook.model_validate({"unit": "gw.service", "steps": [step("restart")], "path": "x"})
-    events = Events(
+    events = EventStream(
         "r",
         machine.clock,
         (lambda e: written_when_told.append(len(machine.written)) if e.event == "step-acting" else None,),
@@ -166,7 +166,7 @@ def test_secrets_are_masked_in_every_event() -> None:
         runbook,
         machine,
         machine,
-        Events("r", machine.clock, (seen.append,), ("hunter2",)),
+        EventStream("r", machine.clock, (seen.append,), ("hunter2",)),
         RunState("r", Path("/")),
     ).run()
     assert "hunter2" not in repr(seen)
@@ -192,7 +192,7 @@ def test_a_piece_of_a_secret_is_masked_too(secret: str, run: str, printed: str, 
     look = step("run", id="look", run="look", **{"read-only": True, "on-failure": "continue"})
     runbook = Runbook.model_validate({"steps": [look, step("run", run=run)], "path": "x"})
     seen: list[Event] = []
-    events = Events("r", machine.clock, (seen.append,), (secret,))
+    events = EventStream("r", machine.clock, (seen.append,), (secret,))
     Runner(runbook, machine, machine, events, RunState("r", Path("/"))).run()
     assert leaks not in repr(seen)
     assert "***" in repr(seen)

@@ -12,7 +12,7 @@ import pytest
 
 from runbook.engine import resume
 from runbook.errors import NotBegun, UsageError
-from runbook.model import Event
+from runbook.events import Event
 from runbook.records import history, store
 from runbook.records.history import RunRecord
 from runbook.records.store import EventWriter, RunFolder

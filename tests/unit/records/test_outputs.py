@@ -6,14 +6,16 @@ from pathlib import Path
 
 import pytest
 
-from runbook.engine.execution.events import Events
-from runbook.model import Event, SystemClock
+from runbook.engine.execution.stream import EventStream
+from runbook.events import Event
+from runbook.model import SystemClock
 from runbook.records import outputs
 from runbook.records.outputs import OutputMasker
+from tests.unit.recorded import acting, ended, finished
 
 
 def mask(folder: Path, *secrets: str) -> OutputMasker:
-    return OutputMasker(folder, Events("", SystemClock(), (), secrets).secret_forms)
+    return OutputMasker(folder, EventStream("", SystemClock(), (), secrets).secret_forms)
 
 
 def test_a_secret_is_starred_where_it_stands(tmp_path: Path) -> None:
@@ -45,10 +47,10 @@ def test_it_comes_with_the_end_of_a_step_and_the_end_of_the_run(tmp_path: Path) 
     for name in names:
         (tmp_path / name).write_text("s3cret!")
     sink = mask(tmp_path, "s3cret!")
-    sink(Event(0, "", "step-acting", {"id": "b"}))
-    sink(Event(0, "", "step-finished", {"id": "a"}))
+    sink(Event(0, "", *acting("b")))
+    sink(Event(0, "", *finished("a")))
     assert [(tmp_path / name).read_text() for name in names] == ["*******", "*******", "s3cret!"]
-    sink(Event(0, "", "run-finished", {}))
+    sink(Event(0, "", *ended()))
     assert (tmp_path / "b.log").read_text() == "*******"
 
 
@@ -78,7 +80,7 @@ def test_what_a_command_was_given_and_a_power_cut_left_goes_at_the_end(
     names = ["a.log", "a.log.result", "a.log.script", "a.log.start", "a.log.unit"]
     for name in names:
         (tmp_path / name).write_text("")
-    mask(tmp_path, *secrets)(Event(0, "", "step-finished", {"id": "a"}))
+    mask(tmp_path, *secrets)(Event(0, "", *finished("a")))
     assert sorted(path.name for path in tmp_path.iterdir()) == names
-    mask(tmp_path, *secrets)(Event(0, "", event, {}))
+    mask(tmp_path, *secrets)(Event(0, "", event))
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a.log", "a.log.result", "a.log.unit"]

@@ -13,9 +13,9 @@ from pathlib import Path
 import pytest
 
 from runbook.errors import NotBegun
-from runbook.model import Event
+from runbook.events import Event
 from runbook.records import history, store
-from runbook.records.store import RECORD_LOST, EventWriter, RunFolder
+from runbook.records.store import EventWriter, RunFolder
 from tests.unit.recorded import STARTED, begun, ended, header, wrote
 
 pytestmark = pytest.mark.usefixtures("home")
@@ -152,7 +152,7 @@ def test_a_record_that_cannot_grow_says_so_and_how_the_run_ended(full: RunFolder
     writer(Event(4, full.id, *ended()))
     writer.close()
     found = history.find_run(full.id)
-    assert [e.event for e in found.events] == ["step-started", "step-started", RECORD_LOST, "run-finished"]
+    assert [e.event for e in found.events] == ["step-started", "step-started", "record-lost", "run-finished"]
     assert (found.status, found.incomplete_reason, found.is_resumable) == ("changed", "file too large", False)
     assert not full.spare.exists()
 

@@ -6,8 +6,8 @@ from collections.abc import Iterable
 
 import pytest
 
-from runbook.engine.execution.events import Events
-from runbook.model import Event
+from runbook.engine.execution.stream import EventStream
+from runbook.events import Event, Notice, RunStarted
 from runbook.report.journal import KILL_MESSAGE_ID, MESSAGE_IDS, JournalReport
 from tests.unit.runs import FIX, incident, remediate, run, step
 
@@ -77,8 +77,8 @@ def test_a_secret_is_masked_before_the_journal_hears_of_it() -> None:
     sent: list[str] = []
     journal = JournalReport("system", lambda fields: sent.extend(value for _, value in fields))
     _, seen = run(incident(), step("restart"))
-    events = Events("run-1", incident().clock, (journal,), ("sesame",))
-    events.emit("run-started", **{**seen[0].data, "name": "open sesame"})
-    events.emit("notice", text="it is sesame")
+    events = EventStream("run-1", incident().clock, (journal,), ("sesame",))
+    events.emit(RunStarted.from_data({**seen[0].data, "name": "open sesame"}))
+    events.emit(Notice(text="it is sesame"))
     assert "it is ***" in sent
     assert not [text for text in sent if "sesame" in text]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import json
 
-from runbook.model import Event
+from runbook.events import Event
 from runbook.report.json_lines import JsonLines
 from tests.unit.runs import FIX, incident, remediate, run, step
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from runbook.model import Event
+from runbook.events import Event
 from runbook.records.history import RunRecord
 from runbook.report import story
 from runbook.report.html import HtmlScreen

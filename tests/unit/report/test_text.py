@@ -9,12 +9,12 @@ from pathlib import Path
 
 import pytest
 
-from runbook.engine.execution.events import Events
+from runbook.engine.execution.stream import EventStream
 from runbook.engine.planner import Planner
 from runbook.errors import Interrupted
+from runbook.events import Event
 from runbook.host.facts import ActiveState, JobResult
 from runbook.host.queries import Command, CommandResult
-from runbook.model import Event
 from runbook.report.layout import WIDTH, Layout, PlainScreen, TerminalScreen
 from runbook.report.text import TextReport
 from runbook.spec.state import RunState
@@ -221,7 +221,7 @@ def test_the_plan_in_the_incident() -> None:
     seen: list[Event] = []
     steps = (step("restart"), remediate(step("wait-ready"), step("verify-port-owner"), fix=tuple(map(step, FIX))))
     book = Runbook.model_validate({"unit": "gw.service", "port": "80", "steps": steps, "name": "upgrade", "path": "x"})
-    events = Events("run-1", machine.clock, (seen.append,))
+    events = EventStream("run-1", machine.clock, (seen.append,))
     Planner(book, machine, machine, events, RunState("run-1", Path("/srv"))).plan()
     # The two lines before say since when, by the clock of the machine that runs the test.
     assert (
@@ -253,7 +253,7 @@ def test_workers_of_one_master_are_one_line() -> None:
         listen(machine, pid, "0.0.0.0:80", first_inode=7)
     seen: list[Event] = []
     book = Runbook.model_validate({"unit": "gw.service", "port": "80", "steps": (step("restart"),), "path": "x"})
-    events = Events("run-1", machine.clock, (seen.append,))
+    events = EventStream("run-1", machine.clock, (seen.append,))
     Planner(book, machine, machine, events, RunState("run-1", Path("/srv"))).plan()
     told = shown(seen)
     assert "PID 100: 0.0.0.0:80 for " in told
@@ -278,7 +278,7 @@ def test_processes_of_one_kind_share_a_line() -> None:
         listen(machine, pid, "0.0.0.0:80", first_inode=5)
     seen: list[Event] = []
     book = Runbook.model_validate({"unit": "gw.service", "port": "80", "steps": (step("restart"),), "path": "x"})
-    events = Events("run-1", machine.clock, (seen.append,))
+    events = EventStream("run-1", machine.clock, (seen.append,))
     Planner(book, machine, machine, events, RunState("run-1", Path("/srv"))).plan()
     told = shown(seen)
     assert "PID 100: 0.0.0.0:80 for" in told
@@ -299,7 +299,7 @@ def test_a_reader_that_went_away_does_not_end_the_run(screen: PlainScreen | Term
     text = TextReport(Layout(screen))
     seen: list[str] = []
     book = Runbook.model_validate({"unit": "gw.service", "steps": (step("restart"),), "path": "x"})
-    events = Events("r", machine.clock, (text, lambda event: seen.append(event.event)))
+    events = EventStream("r", machine.clock, (text, lambda event: seen.append(event.event)))
     from runbook.engine.runner import Runner
 
     end = Runner(book, machine, machine, events, RunState("r", Path("/srv"))).run()

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from runbook.engine.execution.attempt import attempt
-from runbook.engine.execution.events import Events
+from runbook.engine.execution.stream import EventStream
 from runbook.errors import HostError
 from runbook.host.facts import Unit
 from runbook.host.queries import Answer
@@ -50,7 +50,7 @@ def test_it_leaves_this_network_while_it_is_judged_who_answered(then: HostError 
     }
     fields = {"unit": "gw.service", "healthy-for": 0, "timeout": 5, "on-timeout": "fail"}
     step = registry()["wait-ready"].model_validate({"id": "wait", **fields, "probes": [{"tcp": {"port": 80}}]})
-    found = attempt(step, machine, machine, RunState("run-1", Path("/srv")), Events("run-1", machine.clock, ()))
+    found = attempt(step, machine, machine, RunState("run-1", Path("/srv")), EventStream("run-1", machine.clock, ()))
     said = then.message if isinstance(then, HostError) else "tcp 127.0.0.1:80 in the unit's network: connection refused"
     assert (str(found.finding.verdict), found.finding.reason) == ("probe-failed", f"not ready within 5s: {said}")
 
@@ -70,7 +70,7 @@ def test_who_was_given_the_socket_meanwhile_is_found_at_the_end(healthy_for: int
     machine.later = [(machine.clock.time + max(0.2, healthy_for - 0.1), given)]
     fields = {"unit": "gw.service", "port": 80, "healthy-for": healthy_for, "timeout": 20}
     step = registry()["wait-ready"].model_validate({"id": "wait", **fields, "probes": [{"tcp": {"port": 80}}]})
-    found = attempt(step, machine, machine, RunState("run-1", Path("/srv")), Events("run-1", machine.clock, ()))
+    found = attempt(step, machine, machine, RunState("run-1", Path("/srv")), EventStream("run-1", machine.clock, ()))
     assert found.finding.verdict is Verdict.PORT_SHARED, found.finding.reason
     assert machine.clock.time < 1000 + healthy_for + 4
 
@@ -90,7 +90,7 @@ def test_a_loop_that_is_faster_than_the_journal(lives: float) -> None:
     machine.later = [(machine.clock.time + count * lives, anew(count)) for count in range(2, 400)]
     step = registry()["wait-ready"].model_validate({"id": "wait", "unit": "gw.service", "timeout": 120})
     run = RunState("run-1", Path("/srv"), baseline_restarts={"gw.service": 0})
-    found = attempt(step, machine, machine, run, Events("run-1", machine.clock, ()))
+    found = attempt(step, machine, machine, run, EventStream("run-1", machine.clock, ()))
     assert found.finding.verdict is Verdict.CRASH_LOOP
     assert machine.clock.time < 1000 + 1.5
     assert run.query_count < 20

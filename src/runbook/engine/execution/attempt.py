@@ -6,9 +6,9 @@ import contextlib
 from dataclasses import replace
 from typing import Any
 
-from runbook.engine.execution.events import Events
 from runbook.engine.execution.outcome import AttemptResult
 from runbook.engine.execution.replay import PartialAttempt
+from runbook.engine.execution.stream import EventStream
 from runbook.errors import (
     AccessDenied,
     BusLost,
@@ -19,6 +19,7 @@ from runbook.errors import (
     RunbookError,
     UnitMasked,
 )
+from runbook.events import StepActing, StepRemembers, StepWaiting
 from runbook.host.interface import Host, HostView, Waiter
 from runbook.model import Deadline, Finding, FindingState, Verdict, Wake, fails, not_yet
 from runbook.spec.state import RunState, StepState
@@ -43,7 +44,7 @@ def attempt(
     host: Host,
     waiter: Waiter,
     run: RunState,
-    events: Events,
+    events: EventStream,
     until: Deadline | None = None,
     cut: PartialAttempt | None = None,
 ) -> AttemptResult:
@@ -74,13 +75,7 @@ def attempt(
             if finding.state is FindingState.TO_DO:
                 # The intent, and the state it starts from, are with every sink before the step acts.
                 _save_state(state, events)
-                events.emit(
-                    "step-acting",
-                    id=state.id,
-                    type=step.kind,
-                    reason=finding.reason,
-                    evidence=dict(finding.evidence),
-                )
+                events.emit(StepActing(id=state.id, type=step.kind, reason=finding.reason, evidence=finding.evidence))
                 _apply(step, host, state, first=not acted)
                 _save_state(state, events)
                 acted = True
@@ -103,10 +98,10 @@ def attempt(
         raise
 
 
-def _save_state(state: StepState, events: Events) -> None:
+def _save_state(state: StepState, events: EventStream) -> None:
     """Let the record have what whoever goes on with this try must know."""
     if state.persistent:
-        events.emit("step-remembers", id=state.id, memory=state.dump())
+        events.emit(StepRemembers(id=state.id, memory=state.dump()))
 
 
 def _check_or_resume(step: Step[Any], host: Host, state: StepState, cuts: list[PartialAttempt]) -> Finding:
@@ -132,7 +127,7 @@ def _resume(step: Step[Any], host: Host, state: StepState, cut: PartialAttempt) 
 class _WaitReporter:
     """Says what a try waits for: when that changes, and again after a while."""
 
-    def __init__(self, step: Step[Any], name: str, events: Events) -> None:
+    def __init__(self, step: Step[Any], name: str, events: EventStream) -> None:
         self._step, self._name, self._events = step, name, events
         self._said: Verdict | None = None
         self._began = self._again = 0.0
@@ -144,13 +139,9 @@ class _WaitReporter:
         elif finding.verdict is self._said and now < self._again:
             return
         self._said, self._again = finding.verdict, now + REPORT_INTERVAL
+        waited, left = round(now - self._began, 3), round(deadline.remaining, 3)
         self._events.emit(
-            "step-waiting",
-            id=self._name,
-            type=self._step.kind,
-            reason=finding.reason,
-            seconds=round(now - self._began, 3),
-            left=round(deadline.remaining, 3),
+            StepWaiting(id=self._name, type=self._step.kind, reason=finding.reason, seconds=waited, left=left)
         )
 
 

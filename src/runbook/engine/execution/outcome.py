@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from runbook import errors
+from runbook.events import StepKept
 from runbook.model import Finding, FindingState, RunStatus, StepStatus, Verdict
 
 EXIT_STATUSES: Mapping[RunStatus, int] = {
@@ -43,19 +44,11 @@ class Outcome:
         return self.status is StepStatus.FAILED and not self.still_starting
 
     @classmethod
-    def from_data(cls, data: Mapping[str, Any]) -> Outcome:
-        """Read what `data` gave, as a `step-finished` carried it."""
-        return cls(
-            data["id"],
-            data["type"],
-            StepStatus(data["status"]),
-            Verdict.from_word(data["verdict"]) if data["verdict"] else None,
-            data["reason"],
-            data["attempts"],
-            data["seconds"],
-            data["evidence"],
-            still_starting=data["verdict"] == Verdict.STILL_STARTING and data["status"] == StepStatus.FAILED,
-        )
+    def from_payload(cls, end: StepKept) -> Outcome:
+        """Read what `facts` returned. Raises KeyError or ValueError for a word of another version."""
+        status, verdict = StepStatus(end.status), Verdict.from_word(end.verdict) if end.verdict else None
+        left_alone = verdict is Verdict.STILL_STARTING and status is StepStatus.FAILED
+        return cls(end.id, end.type, status, verdict, end.reason, end.attempts, end.seconds, end.evidence, left_alone)
 
     def template_facts(self) -> dict[str, str]:
         """Give what a template may ask of it, `steps.ID.…`, as texts."""
@@ -68,18 +61,10 @@ class Outcome:
             **{name: str(value) for name, value in asked.items() if value is not None},
         }
 
-    def data(self) -> dict[str, Any]:
-        """Give it as `step-finished` carries it."""
-        return {
-            "id": self.id,
-            "type": self.kind,
-            "status": str(self.status),
-            "verdict": str(self.verdict) if self.verdict else None,
-            "reason": self.reason,
-            "attempts": self.attempts,
-            "seconds": round(self.seconds, 3),
-            "evidence": dict(self.evidence),
-        }
+    def facts(self) -> dict[str, Any]:
+        """Return the fields that a StepFinished and a StepKept have in common."""
+        names = ("id", "status", "verdict", "reason", "attempts", "evidence")
+        return {"type": self.kind, "seconds": round(self.seconds, 3), **{name: getattr(self, name) for name in names}}
 
 
 @dataclass(frozen=True)

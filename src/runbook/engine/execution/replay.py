@@ -6,12 +6,26 @@ it was. Between two rounds of a fix everything is looked at afresh; within a rou
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from functools import singledispatchmethod
 from typing import Any
 
 from runbook.engine.execution.outcome import Outcome
-from runbook.model import Event, RunStatus, StepStatus
+from runbook.events import (
+    Event,
+    FixStarted,
+    Payload,
+    RollbackStarted,
+    RunFinished,
+    RunResumed,
+    StepActing,
+    StepFinished,
+    StepRemembers,
+    StepRerun,
+    StepRetrying,
+)
+from runbook.model import RunStatus, StepStatus
 from runbook.spec.state import RunState, StepState
 from runbook.spec.step import Step
 
@@ -61,8 +75,8 @@ class ResumeState:
     fix_rounds: dict[str, FixRound] = field(default_factory=dict)
     run_state: Mapping[str, Any] = field(default_factory=dict)
     """What the run as a whole remembers."""
-    rollback: Mapping[str, Any] | None = None
-    """What the roll back began for, if it had begun."""
+    rollback_cause: str | None = None
+    """The step at which the run failed, if the rollback had begun."""
     boot: str = ""
     """The id of the boot on which the last part was at work."""
     boot_of_step: dict[str, str] = field(default_factory=dict)
@@ -75,8 +89,8 @@ class ResumeState:
         """Fold the events of all earlier parts, the first of which began on `boot`."""
         done = cls(boot=boot)
         for event in events:
-            if fold := done._folds.get(event.event):
-                fold(event.data)
+            if (payload := event.payload) is not None:
+                done._fold(payload)
         return done
 
     def find_kept_outcome(self, step: Step[Any]) -> Outcome | None:
@@ -113,54 +127,55 @@ class ResumeState:
             self._forget(one)
         self.ever_acted = {n for n in self.ever_acted if not n.startswith(fixes)}
 
-    @property
-    def _folds(self) -> Mapping[str, Callable[[Mapping[str, Any]], None]]:
-        return {
-            "step-acting": self._acting,
-            "step-remembers": self._remembers,
-            "step-retrying": lambda data: self._forget(data["id"]),
-            "step-finished": self._finished,
-            "step-rerun": lambda data: self._forget(data["id"]),
-            "fix-started": self._fix_started,
-            "rollback-started": self._rollback_started,
-            "run-finished": self._run_finished,
-            "run-resumed": self._run_resumed,
-        }
+    @singledispatchmethod
+    def _fold(self, payload: Payload) -> None:
+        """Take in one event; most change nothing."""
 
-    def _acting(self, data: Mapping[str, Any]) -> None:
-        self.in_progress.add(data["id"])
-        self.ever_acted.add(data["id"])
-        self.stopped_steps.discard(data["id"])
-        self.finished.pop(data["id"], None)
+    @_fold.register
+    def _acting(self, acting: StepActing) -> None:
+        self.in_progress.add(acting.id)
+        self.ever_acted.add(acting.id)
+        self.stopped_steps.discard(acting.id)
+        self.finished.pop(acting.id, None)
 
-    def _remembers(self, data: Mapping[str, Any]) -> None:
-        self.saved_states[data["id"]] = data["memory"]
+    @_fold.register
+    def _remembers(self, remembers: StepRemembers) -> None:
+        self.saved_states[remembers.id] = remembers.memory
 
-    def _finished(self, data: Mapping[str, Any]) -> None:
-        name = data["id"]
+    @_fold.register
+    def _repeated(self, repeated: StepRetrying | StepRerun) -> None:
+        self._forget(repeated.id)
+
+    @_fold.register
+    def _finished(self, end: StepFinished) -> None:
+        name = end.id
         self.in_progress.discard(name)
         self.saved_states.pop(name, None)
         self.fix_rounds.pop(name, None)
         self.finished.pop(name, None)  # They stand in the order in which they ended.
-        self.finished[name] = Outcome.from_data(data)
+        self.finished[name] = Outcome.from_payload(end)
         self.boot_of_step[name] = self.boot
-        self.run_state = data.get("remembers", self.run_state)
-        if data["evidence"].get(BY_OPERATOR):
+        self.run_state = self.run_state if end.remembers is None else end.remembers
+        if end.evidence.get(BY_OPERATOR):
             self.skipped_by_operator.add(name)
 
-    def _fix_started(self, data: Mapping[str, Any]) -> None:
-        self.begin_fix_round(data["id"])
-        self.fix_rounds[data["id"]] = FixRound(data["round"], data["because"], tuple(data.get("up", ())))
+    @_fold.register
+    def _fix_started(self, fix: FixStarted) -> None:
+        self.begin_fix_round(fix.id)
+        self.fix_rounds[fix.id] = FixRound(fix.round, fix.because, tuple(fix.up))
 
-    def _rollback_started(self, data: Mapping[str, Any]) -> None:
-        self.rollback = data
+    @_fold.register
+    def _rollback_started(self, rollback: RollbackStarted) -> None:
+        self.rollback_cause = rollback.failed
 
-    def _run_finished(self, data: Mapping[str, Any]) -> None:
-        if data.get("status") == RunStatus.INTERRUPTED:
+    @_fold.register
+    def _run_finished(self, end: RunFinished) -> None:
+        if end.status == RunStatus.INTERRUPTED:
             self.stopped_steps = set(self.in_progress)
 
-    def _run_resumed(self, data: Mapping[str, Any]) -> None:
-        self.boot = str(data.get("boot", self.boot))
+    @_fold.register
+    def _run_resumed(self, resumed: RunResumed) -> None:
+        self.boot = self.boot if resumed.boot is None else str(resumed.boot)
 
     def _forget(self, name: str) -> None:
         """Let a step be one that is still to be done, with the steps it holds."""

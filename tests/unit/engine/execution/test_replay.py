@@ -7,14 +7,15 @@ from pathlib import Path
 
 import pytest
 
-from runbook.engine.execution.events import Events
 from runbook.engine.execution.outcome import Outcome
 from runbook.engine.execution.replay import BY_OPERATOR, ResumeState
-from runbook.engine.runner import Runner, RunResult
+from runbook.engine.execution.stream import EventStream
+from runbook.engine.runner import Runner
 from runbook.errors import BusTimeout, Interrupted, NotBegun
+from runbook.events import Event, RunFinished, StepFinished
 from runbook.host.facts import JobRef, JobResult, Unit
 from runbook.host.queries import Answer, CommandResult
-from runbook.model import Event, StepStatus
+from runbook.model import StepStatus
 from runbook.spec.state import RunState
 from runbook.spec.step import Runbook
 from tests.unit.fake_machine import FakeMachine
@@ -50,7 +51,9 @@ def machine() -> FakeMachine:
     return made
 
 
-def part(made: FakeMachine, before: list[Event], die_after: int | None = None) -> tuple[RunResult | None, list[Event]]:
+def part(
+    made: FakeMachine, before: list[Event], die_after: int | None = None
+) -> tuple[RunFinished | None, list[Event]]:
     """Carry the run out, or on, until it ends or dies after so many events of its own."""
     told: list[Event] = []
 
@@ -59,7 +62,7 @@ def part(made: FakeMachine, before: list[Event], die_after: int | None = None) -
         if len(told) == die_after:
             raise Cut
 
-    events = Events("run-1", made.clock, (sink,))
+    events = EventStream("run-1", made.clock, (sink,))
     state = RunState("run-1", Path("/srv"), outputs=Path("/out"))
     runner = Runner(
         book(), made, made, events, state, resume_state=ResumeState.from_events(before), earlier_events=tuple(before)
@@ -119,7 +122,7 @@ def _unknown(made: FakeMachine, before: list[Event]) -> str:
 def test_a_step_that_an_operator_skips_is_skipped_also_if_it_only_reads() -> None:
     def skipped(**evidence: bool) -> Event:
         outcome = Outcome("wait-ready", "wait-ready", StepStatus.SKIPPED, None, "", evidence=evidence)
-        return Event(0.0, "run-1", "step-finished", outcome.data())
+        return Event.of(0.0, "run-1", StepFinished(**outcome.facts()))
 
     assert ResumeState.from_events([skipped(**{BY_OPERATOR: True})]).find_kept_outcome(step("wait-ready")) is not None
     assert ResumeState.from_events([skipped()]).find_kept_outcome(step("wait-ready")) is None

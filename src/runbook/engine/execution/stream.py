@@ -8,7 +8,8 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
-from runbook.model import Clock, Event
+from runbook.events import Event, Payload
+from runbook.model import Clock
 
 Sink = Callable[[Event], None]
 """Takes each event as it happens: the text on the terminal, JSON lines, the record."""
@@ -26,7 +27,7 @@ MIN_SECRET_LINE = 8
 
 
 @dataclass
-class Events:
+class EventStream:
     """Stamps events, takes secrets out of them, and hands them to every sink, in order.
 
     `secrets` are values, not names: wherever one stands in an event, a mask stands instead.
@@ -38,9 +39,9 @@ class Events:
     secrets: tuple[str, ...] = ()
     emitted: list[Event] = field(default_factory=list)
 
-    def emit(self, event: str, **data: Any) -> Event:
+    def emit(self, payload: Payload) -> Event:
         """Let an event happen. What it announces counts as done when every sink has it."""
-        happened = Event(self.clock.now(), self.run, event, self.mask(data))
+        happened = Event(self.clock.now(), self.run, payload.event, self.mask(payload.to_data()))
         self.emitted.append(happened)
         for sink in self.sinks:
             sink(happened)
