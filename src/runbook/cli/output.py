@@ -28,7 +28,7 @@ STATUS_BEFORE_RUN = {errors.EXIT_INVALID: "invalid", errors.EXIT_NOT_BEGUN: "not
 def run_reported(output: Output, act: Callable[[Callable[[Event], None]], int], *, plan: bool = False) -> None:
     """Run `act` with a report, and exit with the status that it returns.
 
-    In JSON, an error that ends `act` becomes the last event, of a plan or of a run, so that the last line always has a status.
+    In JSON, an error that ends `act` becomes the last event, so that the last line always has a status.
     """
     with contextlib.ExitStack() as shown:
         report = _make_report(output, shown)
