@@ -69,7 +69,7 @@ class Quiesce:
             return finding  # Whether there is anything to do is being asked.
         if not began and not self.is_active and (unit := view.unit(name)).is_untracked:
             # There is nothing to stop for systemd, and the files would be swapped under what runs.
-            why = f"{describe_untracked(unit)}; it cannot be held stopped for the update, so nothing was begun"
+            why = f"{describe_untracked(unit)}; it cannot be kept stopped for the update, so nothing was started"
             mend = "a `kill-orphan` before this step reloads, and then ends what runs"
             return fails(Verdict.UPDATE_FAILED, f"{why}; {mend}", **finding.evidence)
         stopping = self.find_stopping(view)
@@ -209,7 +209,7 @@ class Quiesce:
                 if self.started_by_others
                 else ""
             )
-            return f"{self.unit} was held stopped meanwhile{interrupted}"
+            return f"{self.unit} was kept stopped meanwhile{interrupted}"
         going_on = self.find_starting(view)
         now = [
             f"{name} {'is to start' if name in going_on else 'was started'} again and is {view.unit(name).describe()}"

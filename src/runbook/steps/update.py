@@ -1,4 +1,4 @@
-"""`update`: brings new code in, and sees that it is the version that was asked for."""
+"""`update`: installs new code, and proves that it is the wanted version."""
 
 from __future__ import annotations
 
@@ -8,13 +8,14 @@ from typing import Any, ClassVar
 
 from pydantic import Field
 
-from runbook.actions.command_step import CommandStep, CommandStepState, make_failure
+from runbook.actions.command_step import CommandStep, CommandStepState
 from runbook.actions.quiesce import Quiesce, is_started_later
-from runbook.checks.versions import VERSION, describe_missing_version, describe_unmatchable, parse_version_answer
+from runbook.actions.update_result import InstalledVersion
+from runbook.checks.versions import VERSION, describe_unmatchable
 from runbook.errors import BusLost, HostError
 from runbook.host.interface import Host, HostView
-from runbook.host.queries import Answer, Command, CommandResult, Query
-from runbook.model import Finding, FindingState, Verdict, Wake, fails, holds, not_yet, to_do
+from runbook.host.queries import Command, Query
+from runbook.model import Finding, FindingState, Verdict, Wake, fails, not_yet
 from runbook.spec.fields import Boolean, CommandField, Pattern, PositiveSpan, UnitName
 from runbook.spec.state import StepState
 from runbook.spec.step import ReplacesVersion, Runbook, Step
@@ -27,37 +28,37 @@ VERSION_TIMEOUT = 60.0
 
 @dataclass
 class UpdateState(CommandStepState):
-    """Whether the command has ended, the version that was there before it, and what is held stopped meanwhile.
-
-    `refusal` says why it could not go on, once it holds something.
-    """
+    """What an update remembers."""
 
     command_ended: bool = False
     previous_version: str | None = None
+    """The version that was installed before the command."""
     quiesce: Quiesce = field(default_factory=Quiesce)
+    """What is kept stopped meanwhile."""
     refusal: str = ""
+    """Why the update cannot go on, although something is kept stopped."""
 
 
 class Update(ReplacesVersion[UpdateState], CommandStep[UpdateState]):
     """Run the update's command in a transient unit of its own; afterwards the version must be `to`.
 
-    Neither the stop of the service nor a lost login can end it half way. Where the version is `to` already,
-    nothing is run. With `stop-first` the unit is held stopped while the command runs, and what would start it too.
+    Neither the stop of the service nor a lost login can kill it half way. If the version is `to` already, nothing is
+    run. With `stop-first` the unit, and the units that would start it, are kept stopped while the command runs.
     """
 
     failure_verdict: ClassVar[Verdict] = Verdict.UPDATE_FAILED
 
-    version: CommandField = Field(..., description="The command that prints the version which is installed.")
-    pattern: Pattern = Field(VERSION, description="What of the output of `version` is the version.")
-    unit: UnitName | None = Field(None, description="The unit that `stop-first` holds stopped.")
+    version: CommandField = Field(..., description="The command that prints the installed version.")
+    pattern: Pattern = Field(VERSION, description="The part of its output that is the version.")
+    unit: UnitName | None = Field(None, description="The unit that `stop-first` keeps stopped.")
     stop_first: Boolean = Field(
-        False, description="Hold the unit, and what would start it, stopped while the command runs."
+        False, description="Keep the unit, and the units that would start it, stopped while the command runs."
     )
     timeout: PositiveSpan | None = Field(900.0, description="How long one try may take.")
 
     def validate_in(self, runbook: Runbook) -> Iterator[tuple[str, str]]:
         if runbook.rollback == "auto" and "to" not in _find_names(self.run):
-            # It is undone by its own command, with the earlier version as `to`.
+            # Its own command undoes it, with the earlier version as `to`.
             yield (
                 "run",
                 "`rollback: auto` undoes an update by its own command, so its `run` must use `${{ to }}`",
@@ -67,10 +68,8 @@ class Update(ReplacesVersion[UpdateState], CommandStep[UpdateState]):
         if self.stop_first and self.unit is None:
             yield ("stop-first", "stop-first needs `unit`, here or at the top of the file")
         elif self.stop_first and not is_started_later(self, self.unit, runbook):
-            yield (
-                "stop-first",
-                f"stop-first leaves {self.unit} down after the update; add a `start` or `restart` of it behind",
-            )
+            down = f"stop-first leaves {self.unit} down after the update"
+            yield "stop-first", f"{down}; add a `start` or `restart` of it after this step"
 
     def units(self) -> tuple[str, ...]:
         return (self.unit,) if self.stop_first and self.unit is not None else ()
@@ -80,14 +79,14 @@ class Update(ReplacesVersion[UpdateState], CommandStep[UpdateState]):
         return super(Update, fill_own(self, **{"from": before or ""})).make_command(state, limit)
 
     def check_startable(self, view: HostView, state: StepState) -> Finding | None:
-        # Which version was there is not asked yet, and whether the command can be started does not hang on it.
+        # The previous version is not known yet, and whether the command can be started does not depend on it.
         return super(Update, fill_own(self, **{"from": "0"})).check_startable(view, state)
 
     def resume(self, view: HostView, state: UpdateState, *, stopped: bool) -> str:
         unknown = super().resume(view, state, stopped=stopped)
         if state.job is None and stopped:
             state.command_ended, state.quiesce, state.refusal = False, Quiesce(), ""
-        # What was about to be done then was to stop the unit: the command had not been begun.
+        # The next move was to stop the unit: the command had not been started.
         return "" if state.quiesce.next_move == "stop" else unknown
 
     def undo(self, evidence: Mapping[str, Any]) -> Step[Any] | None:
@@ -111,12 +110,12 @@ class Update(ReplacesVersion[UpdateState], CommandStep[UpdateState]):
         except (HostError, TemplateError) as error:
             if state.job is not None or not state.quiesce.stop_jobs:
                 raise
-            state.refusal = error.message  # What is held by now is let go first.
+            state.refusal = error.message  # What is kept stopped is released first.
 
     def judge_timeout(self, view: HostView, state: UpdateState, last: Finding) -> Finding:
         late = super().judge_timeout(view, state, last)
         if state.job is None:
-            why = f"{brief_command(self.run)} was not begun within {self.time_limit(view):g}s: {last.reason}"
+            why = f"{brief_command(self.run)} was not started within {self.time_limit(view):g}s: {last.reason}"
             late = replace(late, reason=why)
         return state.quiesce.add_summary(view, late)
 
@@ -134,86 +133,57 @@ class Update(ReplacesVersion[UpdateState], CommandStep[UpdateState]):
 
     @property
     def _unmatchable(self) -> str:
-        """Why `to` can never be found, as far as it is known."""
+        """Why `to` can never be found; empty if it can, or is not known yet."""
         return describe_unmatchable(self.to, self.pattern) if self.known_to else ""
 
     def _check_update(self, view: HostView, state: UpdateState) -> Finding:
-        """Say where the update itself stands, whatever is held stopped for it."""
+        """Return where the update itself stands, whatever is kept stopped for it."""
+        run = brief_command(self.run)
         if state.job is None:
-            return self._check_before(view, state)
+            return self._check_before(view, state, run)
         if not state.command_ended:
             if view.job(state.job) is None:
                 return self.await_command(state)
             state.command_ended = True
             state.query_id = state.run.next_query_id()
         result = view.read_command_result(state.job)
-        answer = self._query_version(view, state)
-        if answer is None:
+        installed = self._query_version(view, state)
+        if installed is None:
             return self._await_version()
-        return self._judge_after(state, answer) if result.succeeded else self._judge_failure(state, result, answer)
+        return installed.judge_after() if result.succeeded else installed.judge_failure(run, result)
 
-    def _check_before(self, view: HostView, state: UpdateState) -> Finding:
+    def _check_before(self, view: HostView, state: UpdateState, run: str) -> Finding:
         state.refusal = state.refusal or state.quiesce.find_stop_refusal(view) or self._unmatchable
         if state.refusal:
             return fails(Verdict.UPDATE_FAILED, state.refusal, to=self.to, **{"from": state.previous_version})
-        if hindered := self.check_startable(view, state):
-            return hindered
-        answer = self._query_version(view, state)
-        return self._judge_before(state, answer) if answer else self._await_version()
+        if obstacle := self.check_startable(view, state):
+            return obstacle
+        installed = self._query_version(view, state)
+        if installed is None:
+            return self._await_version()
+        finding = installed.judge_before(run)
+        if finding.verdict is not Verdict.UPDATED:
+            state.previous_version = installed.found
+            # A value that cannot be inserted is refused before anything is stopped.
+            fill_own(self.run, **{"from": state.previous_version or ""})
+        return finding
 
-    def _query_version(self, view: HostView, state: UpdateState) -> Answer[str] | None:
-        """Ask for the installed version; None while the answer is not there."""
+    def _query_version(self, view: HostView, state: UpdateState) -> InstalledVersion | None:
+        """Query the installed version; None while the answer is awaited."""
         command = state.run.make_command(
             self.version, timeout=VERSION_TIMEOUT, user=self.user, cwd=self.cwd, env=self.env
         )
-        return view.query(Query(command, id=state.query_id, timeout=VERSION_TIMEOUT))
+        answer = view.query(Query(command, id=state.query_id, timeout=VERSION_TIMEOUT))
+        if answer is None:
+            return None
+        previous, label = state.previous_version, brief_command(self.version)
+        return InstalledVersion(answer, label, self.pattern, self.to, previous, self.secret)
 
     def _await_version(self) -> Finding:
         return not_yet(Verdict.VERSION_MISMATCH, f"asking {brief_command(self.version)}", Wake(pending=True))
 
-    def _describe_missing_version(self, answer: Answer[str]) -> str:
-        return describe_missing_version(brief_command(self.version), answer, secret=self.secret)
-
-    def _judge_before(self, state: UpdateState, answer: Answer[str]) -> Finding:
-        found = parse_version_answer(answer, self.pattern)
-        if found == self.to and state.previous_version not in (None, found):
-            # A part of this try that was cut short had brought it in.
-            return holds(
-                Verdict.UPDATED, f"{state.previous_version} -> {found}", to=self.to, **{"from": state.previous_version}
-            )
-        state.previous_version = found
-        fill_own(self.run, **{"from": found or ""})  # What cannot be put in is refused before anything is stopped.
-        facts = {"from": found, "to": self.to}
-        if found == self.to:
-            return holds(Verdict.UP_TO_DATE, f"{found} is installed already", **facts)
-        now = (
-            f"{found} is installed" if found else f"no version is installed ({self._describe_missing_version(answer)})"
-        )
-        return to_do(Verdict.VERSION_MISMATCH, f"run {brief_command(self.run)}; {now}", **facts)
-
-    def _judge_failure(self, state: UpdateState, result: CommandResult, answer: Answer[str]) -> Finding:
-        """Say that the command failed, and what it left: nothing done, done all the same, or something between."""
-        found = parse_version_answer(answer, self.pattern)
-        still = " still" if found and found == state.previous_version else ""
-        left = (
-            f"{found} is installed{still}"
-            if found
-            else f"which version is installed cannot be told: {self._describe_missing_version(answer)}"
-        )
-        facts = {"from": state.previous_version, "to": self.to, "version": found}
-        finding = make_failure(Verdict.UPDATE_FAILED, brief_command(self.run), result, **facts)
-        return replace(finding, reason=f"{finding.reason}; {left}")
-
-    def _judge_after(self, state: UpdateState, answer: Answer[str]) -> Finding:
-        found = parse_version_answer(answer, self.pattern)
-        facts = {"from": state.previous_version, "to": self.to, "version": found}
-        if found == self.to:
-            return holds(Verdict.UPDATED, f"{state.previous_version or 'nothing'} -> {found}", **facts)
-        what = f"{found} is installed, not {self.to}" if found else self._describe_missing_version(answer)
-        return fails(Verdict.VERSION_MISMATCH, f"the update ended well, but {what}", **facts)
-
 
 def _find_names(run: str | tuple[str, ...]) -> set[str]:
-    """Give the names that a command's templates use."""
+    """Return the names that a command's templates use."""
     words = run if isinstance(run, tuple) else (run,)
     return {name.root for word in words if isinstance(word, Template) for name in word.references}

@@ -51,7 +51,7 @@ HOUSES = (
     house("named", "9016", "orphan-holds-port", SCOPE, why=END),
     house("private", "9016", "not-listening"),
     # systemd itself.
-    house("given", "9017", "owned", r"given\.service|alone"),
+    house("given", "9017", "owned", r"given\.service|held only by"),
     house("given.socket", "9017", "owned"),
     house("waits", "9018", "owned", r"systemd listens on port 9018 for waits\.service"),
     house("waits", "udp:9018", "owned"),
@@ -64,7 +64,7 @@ HOUSES = (
         "refused-to-kill",
         "stop waits.sock",
     ),
-    house("keeps", "9020", "owned", "alone"),
+    house("keeps", "9020", "owned", "held only by"),
     house("idle", "9020", "other-unit-holds-port", r"in keeps\.service", "refused-to-kill"),
     # Names.
     house("twin@a", "9021", "owned"),
@@ -155,7 +155,7 @@ def test_the_evidence_names_every_holder(street: Street) -> None:
     assert (stranger["role"], stranger["sockets"]) == ("orphan", ["0.0.0.0:9011"])
 
 
-KEPT = House("keep", "9030", "owned", "alone")
+KEPT = House("keep", "9030", "owned", "held only by")
 KEEP = House("keep", "9030", "owned", r"systemd listens on port 9030 for keep\.service")
 
 

@@ -74,7 +74,7 @@ HOUSES = (
 )
 
 BY_USER = (
-    House("idle", "9112", "owned", "alone"),
+    House("idle", "9112", "owned", "held only by"),
     House("wakes", "9113", "owned", r"systemd listens on port 9113 for wakes\.service"),
     House("wakes.socket", "9113", "owned"),
     House("idle", "9113", "other-unit-holds-port", r"\(systemd\), for wakes\.socket$"),

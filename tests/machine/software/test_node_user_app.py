@@ -54,7 +54,7 @@ def test_an_upgrade(app: Machine) -> None:
     run = carry_out(app)
     assert (run.exit, run.last["status"]) == (0, "changed"), run.last
     assert run.verdicts[:2] == [("update", "changed", "updated"), ("start", "changed", "job-done")]
-    assert "notes.service was held stopped meanwhile" in run.step("update")["reason"]
+    assert "notes.service was kept stopped meanwhile" in run.step("update")["reason"]
     assert run.step("remediate")["verdict"] == "holds"
     assert run.of("notice") == []
     assert_the_unit_serves_alone(app)

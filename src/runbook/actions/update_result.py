@@ -1,0 +1,64 @@
+"""Judge an update by the version that is installed before and after its command."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from runbook.actions.command_step import make_failure
+from runbook.checks.versions import describe_missing_version, parse_version_answer
+from runbook.host.queries import Answer, CommandResult
+from runbook.model import Finding, Verdict, fails, holds, to_do
+
+
+@dataclass(frozen=True)
+class InstalledVersion:
+    """The answer of an update's `version` command, against the version that is wanted."""
+
+    answer: Answer[str]
+    command: str
+    """The `version` command, as messages call it."""
+    pattern: str
+    wanted: str
+    previous: str | None
+    """The version that was installed before the update, if known."""
+    secret: bool
+    """True if messages must not contain what the command printed."""
+
+    @property
+    def found(self) -> str | None:
+        """The version that is installed; None if the command returned none."""
+        return parse_version_answer(self.answer, self.pattern)
+
+    def describe_missing(self) -> str:
+        """Return why no version was found."""
+        return describe_missing_version(self.command, self.answer, secret=self.secret)
+
+    def judge_before(self, run: str) -> Finding:
+        """Return what is to be done before the update's command, which messages call `run`, was started."""
+        found, facts = self.found, {"from": self.found, "to": self.wanted}
+        if found == self.wanted and self.previous not in (None, found):
+            # A part of this try that was cut short has installed it.
+            return holds(Verdict.UPDATED, f"{self.previous} -> {found}", to=self.wanted, **{"from": self.previous})
+        if found == self.wanted:
+            return holds(Verdict.UP_TO_DATE, f"{found} is installed already", **facts)
+        now = f"{found} is installed" if found else f"no version is installed ({self.describe_missing()})"
+        return to_do(Verdict.VERSION_MISMATCH, f"run {run}; {now}", **facts)
+
+    def judge_failure(self, run: str, result: CommandResult) -> Finding:
+        """Return that the command failed, and what it left: nothing done, all done, or something in between."""
+        found = self.found
+        if found:
+            left = f"{found} is installed{' still' if found == self.previous else ''}"
+        else:
+            left = f"which version is installed cannot be determined: {self.describe_missing()}"
+        facts = {"from": self.previous, "to": self.wanted, "version": found}
+        finding = make_failure(Verdict.UPDATE_FAILED, run, result, **facts)
+        return replace(finding, reason=f"{finding.reason}; {left}")
+
+    def judge_after(self) -> Finding:
+        """Return whether the command, which succeeded, installed the wanted version."""
+        found, facts = self.found, {"from": self.previous, "to": self.wanted, "version": self.found}
+        if found == self.wanted:
+            return holds(Verdict.UPDATED, f"{self.previous or 'nothing'} -> {found}", **facts)
+        what = f"{found} is installed, not {self.wanted}" if found else self.describe_missing()
+        return fails(Verdict.VERSION_MISMATCH, f"the update succeeded, but {what}", **facts)
