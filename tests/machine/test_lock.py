@@ -148,9 +148,9 @@ def test_who_died_holds_nothing_but_its_command_is_not_forgotten(machine: Machin
         beside = runbook(machine, "apply", "unit: web\nsteps: [restart]\n")
         other = apply(machine, "other.service")
     assert (beside.exit, beside.last["status"]) == (5, "not-begun")
-    assert f"a command of run {name}, which was cut short, still works on web.service" in beside.last["reason"]
+    assert f"a command of run {name}, which was interrupted, still acts on web.service" in beside.last["reason"]
     assert command in beside.last["reason"]
-    assert beside.last["hint"].startswith(f"runbook resume {name} waits for it and goes on; systemctl stop {command}")
+    assert beside.last["hint"].startswith(f"runbook resume {name} waits for it and continues; systemctl stop {command}")
     assert other.exit == 0
     until(lambda: machine.show(command, "ActiveState")["ActiveState"] == "inactive", "the command to end")
     with held(machine, HOLDS.replace("unit: web", "unit: other")):

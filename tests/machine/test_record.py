@@ -194,7 +194,7 @@ def test_a_disk_that_fills_up_does_not_stop_a_run(small: Machine, service: Start
     assert "cannot grow any more (no space left on device); the run goes on, and cannot be resumed" in notice["text"]
     shown = ask(small, "show")
     assert "the record is not whole: no space left on device; the last that is recorded is of 2" in shown
-    assert "its record is not whole (no space left on device)" in ask(small, "resume", run.last["run"], status=5)
+    assert "its record is incomplete (no space left on device)" in ask(small, "resume", run.last["run"], status=5)
     assert "there is no run to go on with" in ask(small, "resume", status=5)
 
 

@@ -1,4 +1,7 @@
-"""Begins a run, or goes on with one: its record, its events, and what must be known before anything is touched."""
+"""Starts a run: takes the locks, opens the record and the event stream, supersedes earlier runs, and runs.
+
+`resume` does the same for a run that was interrupted, with the parts that are public here.
+"""
 
 from __future__ import annotations
 
@@ -8,8 +11,10 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 
+from runbook.engine.execution.replay import ResumeState
 from runbook.engine.execution.stream import MASK, EventStream, Sink
 from runbook.engine.runner import Runner
 from runbook.errors import HostError, NotBegun
@@ -27,147 +32,198 @@ from runbook.spec.step import Runbook
 
 @dataclass(frozen=True)
 class RunRequest:
-    """What was asked on the command line. `env` is what this program was started with."""
+    """What the command line asks for."""
 
     scope: str
+    """Whose manager: `system` or `user`."""
     sets: Mapping[str, str] = field(default_factory=dict)
+    """The variables of `--set`."""
     env: Mapping[str, str] = field(default_factory=dict)
+    """The environment of this program."""
     fail_on_remediation: bool = False
+    """True if a remediated run has an exit status of its own."""
     notices: tuple[str, ...] = ()
+    """Sentences to report when the run begins."""
     version: str = ""
+    """The version of this program, for the record."""
     lock_wait: float = 0.0
+    """How long to wait for a lock, in seconds."""
 
     @property
     def user(self) -> str:
-        """The person who gave it."""
+        """The user who started this program, also through sudo."""
         return self.env.get("SUDO_USER") or getpass.getuser()
 
 
-def start_run(book: Runbook, order: RunRequest, host: Host, waiter: Waiter, sinks: Iterable[Sink]) -> RunFinished:
-    """Carry a runbook out from its beginning. Raises NotBegun, Locked, and Interrupted while it waits for a lock."""
+def start_run(book: Runbook, request: RunRequest, host: Host, waiter: Waiter, sinks: Iterable[Sink]) -> RunFinished:
+    """Carry out a runbook from its beginning. Raises NotBegun, Locked, and Interrupted while it waits for a lock."""
     clock = SystemClock()
-    sinks = tuple(sinks)
     with ExitStack() as held:
-        units = find_canonical_names(host, book.unit_names())
-        locks = take_locks(units, book, order, host, waiter, sinks, held)
-        refuse_running_commands(units, host)
-        kept = store.create_folder(clock.now())
-        locks.write_holder(kept.id, order.user)
-        secrets = find_secret_values(book, order.env)
-        kept.write_header(_make_header(book, order, kept.id, clock.now(), secrets), book.text)
-        events = open_events(kept, sinks, secrets, held)
+        launch = Launch(book, request, host, waiter, tuple(sinks), held)
+        locks = launch.take_locks()
+        refuse_running_commands(launch.units, host)
+        folder = store.create_folder(clock.now())
+        locks.write_holder(folder.id, request.user)
+        folder.write_header(_make_header(book, request, folder.id, clock.now()), book.text)
+        launch.open_events(folder)
         records.prune(clock.now())
-        state = RunState(kept.id, book.folder, book.env, kept.outputs)
-        runner = Runner(book, host, waiter, events, state, order.fail_on_remediation, order.notices)
-        runner.on_started = lambda: supersede(units, events.run)
-        return runner.run()
+        return launch.run(folder)
+
+
+@dataclass
+class Launch:
+    """The parts of a run that is about to begin or to be resumed."""
+
+    book: Runbook
+    request: RunRequest
+    host: Host
+    waiter: Waiter
+    sinks: tuple[Sink, ...]
+    """Where events go besides the record."""
+    held: ExitStack
+    """Releases locks and files when the run has ended."""
+    events: EventStream = field(init=False)
+
+    @cached_property
+    def units(self) -> tuple[str, ...]:
+        """The canonical names of all units of the runbook."""
+        return tuple(find_canonical_names(self.host, self.book.unit_names()))
+
+    def take_locks(self) -> Locks:
+        """Lock all units of the runbook. Raises NotBegun, Locked and Interrupted."""
+        locker = Locker(self.request.scope, self.host, self.waiter, self.request.lock_wait, self._notify)
+        try:
+            return self.held.enter_context(locker.take(self.units))
+        except NotBegun as error:
+            if any(not step.only_reads() for step in self.book.walk()):
+                raise
+            self._notify(f"{error.message}; nothing is changed, so the run needs no lock")
+            return Locks()
+
+    def _notify(self, text: str) -> None:
+        # There is no run yet, and so no record.
+        for sink in self.sinks:
+            sink(Event.of(SystemClock().now(), "", Notice(text=text)))
+
+    def open_events(self, folder: store.RunFolder) -> None:
+        """Open the event stream of the run. Raises NotBegun if another process writes to its record."""
+        self.events = open_events(folder, self.held, self.sinks, find_secret_values(self.book, self.request.env))
+
+    def make_state(self, folder: store.RunFolder) -> RunState:
+        """Return the state of a run that begins."""
+        return RunState(folder.id, self.book.folder, self.book.env, folder.outputs)
+
+    def run(
+        self,
+        folder: store.RunFolder,
+        state: RunState | None = None,
+        resume_state: ResumeState | None = None,
+        earlier_events: tuple[Event, ...] = (),
+        superseded_until: float = math.inf,
+    ) -> RunFinished:
+        """Carry out the runbook, and close the earlier runs that it supersedes once it has begun."""
+        return Runner(
+            self.book,
+            self.host,
+            self.waiter,
+            self.events,
+            state or self.make_state(folder),
+            self.request.fail_on_remediation,
+            self.request.notices,
+            resume_state or ResumeState(),
+            earlier_events,
+            on_started=lambda: supersede(self.units, folder.id, superseded_until),
+        ).run()
+
+
+def open_events(
+    folder: store.RunFolder, held: ExitStack, sinks: Iterable[Sink] = (), secrets: tuple[str, ...] = ()
+) -> EventStream:
+    """Return the event stream of a run. Each event is on disk before any sink gets it.
+
+    Raises NotBegun if another process writes to the record.
+    """
+
+    def report_loss(why: str) -> None:
+        events.emit(Notice(text=why))
+
+    writer = EventWriter(folder, report_loss)
+    held.callback(writer.close)
+    events = EventStream(folder.id, SystemClock(), (), secrets)
+    masker = OutputMasker(folder.outputs, events.secret_forms)
+    masker.mask("")  # Output of a command that ended after an earlier part of this run was killed.
+    events.sinks = (masker, writer, *sinks)
+    return events
 
 
 def find_secret_values(book: Runbook, env: Mapping[str, str]) -> tuple[str, ...]:
-    """Give the values that must show nowhere, the longest first: one may be a part of another."""
+    """Return the values to be masked, the longest first, because one may be a part of another."""
     return tuple(sorted(filter(None, (env.get(name, "") for name in book.secrets)), key=len, reverse=True))
 
 
-def _make_header(book: Runbook, order: RunRequest, name: str, now: float, secrets: tuple[str, ...]) -> RunHeader:
-    hide = EventStream(name, SystemClock(), (), secrets).mask
-    used = set(re.findall(r"\benv\.(\w+)", book.text)) & order.env.keys()
-    sets = {key: hide(value) for key, value in order.sets.items()}
-    env = {key: hide(order.env[key]) for key in sorted(used)}
+def _make_header(book: Runbook, request: RunRequest, name: str, now: float) -> RunHeader:
+    mask = EventStream(name, SystemClock(), (), find_secret_values(book, request.env)).mask
+    used = set(re.findall(r"\benv\.(\w+)", book.text)) & request.env.keys()
+    sets = {key: mask(value) for key, value in request.sets.items()}
+    env = {key: mask(request.env[key]) for key in sorted(used)}
+    # A value that contains a secret is not recorded: `resume` must get it anew.
     withheld = [key for key, value in {**sets, **env}.items() if MASK in value]
-    named = [key for key in book.secrets if key in order.env]
+    secrets = [key for key in book.secrets if key in request.env]
     return RunHeader(
         id=name,
         file=book.path if book.path == "-" else str(Path(book.path).absolute()),
         cwd=str(book.folder),
-        scope=order.scope,
-        user=order.user,
+        scope=request.scope,
+        user=request.user,
         began=now,
         boot=store.boot_id(),
-        version=order.version,
+        version=request.version,
         sets=sets,
         env={key: value for key, value in env.items() if MASK not in value},
-        withheld=tuple(dict.fromkeys((*withheld, *named))),
-        fail_on_remediation=order.fail_on_remediation,
+        withheld=tuple(dict.fromkeys((*withheld, *secrets))),
+        fail_on_remediation=request.fail_on_remediation,
     )
 
 
-def open_events(kept: store.RunFolder, sinks: Iterable[Sink], secrets: tuple[str, ...], held: ExitStack) -> EventStream:
-    """Make the stream of a run's events: each is on disk before anybody else hears of it."""
-
-    def lost(why: str) -> None:
-        events.emit(Notice(text=why))
-
-    writer = EventWriter(kept, lost)
-    held.callback(writer.close)
-    events = EventStream(kept.id, SystemClock(), (), secrets)
-    printed = OutputMasker(kept.outputs, events.secret_forms)
-    printed.mask("")  # What a command printed whose end an earlier part of this run did not see.
-    events.sinks = (printed, writer, *sinks)
-    return events
-
-
-def take_locks(
-    units: Iterable[str],
-    book: Runbook,
-    order: RunRequest,
-    host: Host,
-    waiter: Waiter,
-    sinks: tuple[Sink, ...],
-    held: ExitStack,
-) -> Locks:
-    """Take the locks of all units of a runbook."""
-
-    def told(text: str) -> None:
-        # There is no run yet, and no record: only those who watch are told.
-        for sink in sinks:
-            sink(Event.of(SystemClock().now(), "", Notice(text=text)))
-
-    locker = Locker(order.scope, host, waiter, order.lock_wait, told)
-    try:
-        return held.enter_context(locker.take(units))
-    except NotBegun as error:
-        if any(not step.only_reads() for step in book.walk()):
-            raise
-        told(f"{error.message}; nothing is changed, so the run needs no lock")
-        return Locks()
-
-
 def refuse_running_commands(units: Iterable[str], host: HostView, but: str = "") -> None:
-    """Raise NotBegun where a command of an earlier run, which died, still works on one of the units."""
+    """Raise NotBegun if a command of an earlier run, which was killed, still acts on one of the units.
+
+    `but` is the id of a run whose commands are ignored.
+    """
     try:
         running = host.list_running_commands()
     except HostError as error:
         raise NotBegun(f"cannot begin: {error.message}", hint=error.hint) from error
     for unit in running:
         name = records.ID.search(unit)
-        past = next((one for one in records.list_runs() if name and one.id == name[0] != but), None)
-        if past is None or not (shared := sorted({*units}.intersection(past.units))):
+        run = next((one for one in records.list_runs() if name and one.id == name[0] != but), None)
+        if run is None or not (shared := sorted({*units}.intersection(run.units))):
             continue
-        goes_on = f"runbook resume {past.id} waits for it and goes on; " if past.is_resumable else ""
+        resume = f"runbook resume {run.id} waits for it and continues; " if run.is_resumable else ""
         raise NotBegun(
-            f"cannot begin: a command of run {past.id}, which was cut short, still works on {shared[0]} in {unit}",
-            hint=f"{goes_on}systemctl {'--user ' if past.header.scope == 'user' else ''}stop {unit} ends it",
+            f"cannot begin: a command of run {run.id}, which was interrupted, still acts on {shared[0]} in {unit}",
+            hint=f"{resume}systemctl {'--user ' if run.header.scope == 'user' else ''}stop {unit} stops it",
         )
 
 
 def supersede(units: Iterable[str], by: str, until: float = math.inf) -> Iterator[str]:
-    """Close the runs that began before `until`, were cut short, and acted on a unit that this one acts on.
+    """Close the runs that began before `until`, can be resumed, and acted on one of the units. Yield a notice for each.
 
-    Says of each what became of it.
+    After this run, resuming one of them would undo what this run does.
     """
-    for past in records.list_runs():
-        if past.id == by or past.header.began > until:
+    for run in records.list_runs():
+        if run.id == by or run.header.began > until or not run.is_resumable:
             continue
-        if past.is_resumable and (shared := sorted({*units}.intersection(past.units))):
-            stood = past.status.replace("-", " ")
-            try:
-                with ExitStack() as held:
-                    open_events(past.folder, (), (), held).emit(RunSuperseded(by=by, unit=shared[0]))
-            except NotBegun as error:
-                # Somebody else goes on with it by now, or its folder is broken: for them to see, when they resume it.
-                yield f"{past.id}, which acted on {shared[0]} too, is not closed: {error.message}"
-            else:
-                yield (
-                    f"run {past.id}, which acted on {shared[0]} too, was {stood}: this run takes its place, and it can"
-                    f" be resumed no more; runbook show {past.id} tells how far it had come"
-                )
+        if not (shared := sorted({*units}.intersection(run.units))):
+            continue
+        try:
+            with ExitStack() as held:
+                open_events(run.folder, held).emit(RunSuperseded(by=by, unit=shared[0]))
+        except NotBegun as error:
+            # Another process has resumed it, or its folder is broken, which the next `resume` reports.
+            yield f"run {run.id}, which acted on {shared[0]} too, is not closed: {error.message}"
+        else:
+            yield (
+                f"run {run.id}, which acted on {shared[0]} too, was {run.status.replace('-', ' ')}: this run supersedes"
+                f" it, and it cannot be resumed any more; runbook show {run.id} shows how far it came"
+            )

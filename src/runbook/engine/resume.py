@@ -1,8 +1,8 @@
-"""What a boot takes of what a run had done: files outlast it, a unit that was started or stopped need not."""
+"""Resumes a run that was interrupted, or that ended while a unit was still starting; or abandons it for good."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
@@ -10,16 +10,8 @@ from typing import Any
 from runbook.engine.execution.outcome import Outcome
 from runbook.engine.execution.replay import BY_OPERATOR, ResumeState
 from runbook.engine.execution.stream import MASK, Sink
-from runbook.engine.launch import (
-    RunRequest,
-    find_secret_values,
-    open_events,
-    refuse_running_commands,
-    supersede,
-    take_locks,
-)
+from runbook.engine.launch import Launch, RunRequest, open_events, refuse_running_commands
 from runbook.engine.rollback_plan import list_rollback_steps
-from runbook.engine.runner import Runner
 from runbook.engine.summary import resume_command
 from runbook.errors import HostError, NotBegun, UsageError
 from runbook.events import Event, Payload, RunAbandoned, RunFinished, RunSuperseded, StepFinished, StepRerun
@@ -29,16 +21,180 @@ from runbook.model import StepStatus, SystemClock
 from runbook.records import history as records
 from runbook.records import store
 from runbook.records.history import RunRecord
-from runbook.records.lock import find_canonical_names
 from runbook.spec.state import RunState
 from runbook.spec.step import Runbook, Step
 
 
-def find_undone_by_boot(view: HostView, steps: Iterable[Step[Any]], done: ResumeState, boot: str) -> dict[str, str]:
-    """Say, for steps that ended on an earlier boot, what of it this one has taken. Raises HostError.
+@dataclass(frozen=True)
+class ResumeOptions:
+    """What the operator decides about steps whose outcome is unknown."""
 
-    All that was done counts, and all that was begun: where one step started a unit and a later one stopped it, it is to
-    be down. What failed, or was passed over by the operator, is not done again, but what it was to leave counts too.
+    rerun: tuple[str, ...] = ()
+    """Ids of steps to carry out again."""
+    skip: tuple[str, ...] = ()
+    """Ids of steps to take as done."""
+
+
+def resume_run(
+    run: RunRecord,
+    book: Runbook,
+    request: RunRequest,
+    options: ResumeOptions,
+    host: Host,
+    waiter: Waiter,
+    sinks: Iterable[Sink],
+) -> RunFinished:
+    """Continue a run. Raises as `start_run` does, NotBegun if it cannot be resumed, and UsageError."""
+    require_resumable(run)
+    with ExitStack() as held:
+        launch = Launch(book, request, host, waiter, tuple(sinks), held)
+        locks = launch.take_locks()
+        run = records.find_run(run.id)  # The process that had the lock may have superseded it.
+        require_resumable(run)
+        refuse_running_commands(launch.units, host, run.id)
+        locks.write_holder(run.id, request.user)
+        launch.open_events(run.folder)
+        if run.reload().events != run.events:
+            raise NotBegun(f"cannot resume {run.id}: another process has resumed it at this moment")
+        decisions = _make_operator_events(run, book, options)
+        earlier = (*run.events, *(Event.of(SystemClock().now(), run.id, payload) for payload in decisions))
+        state = launch.make_state(run.folder)
+        resume_state = _load_resume_state(run, earlier)
+        steps = (*book.walk(), *list_rollback_steps(book, earlier))
+        _require_known_outcomes(run, book, steps, resume_state, host, state)
+        for payload in decisions:
+            launch.events.emit(payload)
+        # Its program may have been killed before all runs that it superseded were closed.
+        return launch.run(run.folder, state, resume_state, earlier, run.header.began)
+
+
+def abandon(run: RunRecord) -> None:
+    """Close a run so that it can never be resumed. Raises NotBegun if it is in progress, or has ended."""
+    require_resumable(run)
+    with ExitStack() as held:
+        open_events(run.folder, held).emit(RunAbandoned())
+
+
+def require_resumable(run: RunRecord) -> None:
+    """Raise NotBegun with the reason if a run cannot be resumed."""
+    if not (why := _find_obstacle(run)):
+        return
+    hint = f"runbook show --follow {run.id} watches it" if run.is_running else "runbook apply begins anew"
+    raise NotBegun(f"cannot resume {run.id}: {why}", hint=hint)
+
+
+def _find_obstacle(run: RunRecord) -> str:
+    closing = run.closing_event.payload if run.closing_event is not None else None
+    if run.is_running:
+        return "it is in progress"
+    if isinstance(closing, RunSuperseded):
+        return f"a later run, {closing.by}, has acted on {closing.unit} since"
+    if closing is not None:
+        return "it was abandoned"
+    if run.incomplete_reason:
+        lost = "" if run.finished_event is not None else ": its last actions are not known"
+        return f"its record is incomplete ({run.incomplete_reason}){lost}"
+    return "" if run.is_resumable else f"it has ended: {run.status}"
+
+
+def restore_environment(run: RunRecord, env: Mapping[str, str]) -> dict[str, str]:
+    """Return the environment for a resumed run: what it began with, with the secrets from `env`.
+
+    Raises NotBegun if a secret is missing.
+    """
+    for name in run.header.withheld:
+        if name in run.header.sets:
+            raise NotBegun(
+                f"cannot resume {run.id}: --set {name} contained a secret, which is not recorded",
+                hint="runbook apply begins anew",
+            )
+        if name not in env:
+            raise NotBegun(
+                f"cannot resume {run.id}: {name} is not set",
+                hint="it contains a secret, which is not recorded: set it as it was for the run",
+            )
+    return {**env, **run.header.env}
+
+
+def _make_operator_events(run: RunRecord, book: Runbook, options: ResumeOptions) -> list[Payload]:
+    """Return the events for the options of the operator. Raises UsageError if there is no such step."""
+    known = {str(step.id): step for step in (*book.walk(), *list_rollback_steps(book, run.events))}
+    for name in (*options.rerun, *options.skip):
+        if name not in known:
+            raise UsageError(f"no step has the id `{name}`", hint=f"runbook show {run.id} lists them")
+    reason = "skipped by the operator"
+    skipped = [
+        Outcome(name, known[name].kind, StepStatus.SKIPPED, None, reason, evidence={BY_OPERATOR: True})
+        for name in options.skip
+    ]
+    return [*(StepRerun(id=name) for name in options.rerun), *(StepFinished(**one.facts()) for one in skipped)]
+
+
+def _load_resume_state(run: RunRecord, earlier: Iterable[Event]) -> ResumeState:
+    """Replay what earlier parts did. Raises NotBegun if another version wrote the record in another form."""
+    try:
+        return ResumeState.from_events(earlier, run.header.boot)
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise NotBegun(
+            f"cannot resume {run.id}: its record cannot be read; runbook {run.header.version} wrote it",
+            hint="runbook apply begins anew",
+        ) from error
+
+
+def _require_known_outcomes(
+    run: RunRecord,
+    book: Runbook,
+    steps: Sequence[Step[Any]],
+    resume_state: ResumeState,
+    host: Host,
+    state: RunState,
+) -> None:
+    """Note what the boot undid. Raises NotBegun if the operator must decide about a step first."""
+    try:
+        unknown = _find_unknown_step(steps, resume_state, host, state) or _find_withheld_result(book, resume_state)
+        resume_state.undone_by_boot = find_undone_by_boot(host, steps, resume_state, store.boot_id())
+    except HostError as error:
+        raise NotBegun(f"cannot resume {run.id}: {error.message}", hint=error.hint) from error
+    except ValueError as error:
+        why = f"its record is of another version of this program, {run.header.version}"
+        raise NotBegun(f"cannot resume {run.id}: {why}", hint="runbook apply begins anew") from error
+    if unknown:
+        name, why = unknown
+        raise NotBegun(
+            f"cannot resume {run.id}: {why}",
+            hint=f"look what it left, then: {resume_command(run.id)} --rerun {name}, or --skip {name}",
+        )
+
+
+def _find_unknown_step(
+    steps: Iterable[Step[Any]], resume_state: ResumeState, host: Host, state: RunState
+) -> tuple[str, str] | None:
+    """Return the first step whose outcome is unknown, and why; None if there is none."""
+    for step in steps:
+        name = str(step.id)
+        if resume_state.is_in_progress(name) and step.remedy() is None:
+            partial = resume_state.peek_partial(name)
+            if why := step.resume(host, partial.state_for(step, state), stopped=partial.stopped):
+                return name, why
+    return None
+
+
+def _find_withheld_result(book: Runbook, resume_state: ResumeState) -> tuple[str, str] | None:
+    """Return the first step with a result that a later step uses and that is not recorded, because it has a secret."""
+    for name, outcome in resume_state.finished.items():
+        for fact, text in outcome.template_facts().items():
+            if MASK in text and f"steps.{name}.{fact}" in book.text:
+                why = f"the result of {name} contains a secret, which is not recorded"
+                return name, f"{why}, and a later step uses steps.{name}.{fact}"
+    return None
+
+
+def find_undone_by_boot(view: HostView, steps: Iterable[Step[Any]], done: ResumeState, boot: str) -> dict[str, str]:
+    """Return the steps that ended on an earlier boot and whose result this boot undid, each with a sentence.
+
+    A file that was changed survives a boot; a unit that was started or stopped may not. All steps that began count: if
+    one step started a unit and a later one stopped it, the unit must be down. Steps that failed, or that the operator
+    skipped, are not repeated, but what they were to leave counts as well. Raises HostError.
     """
     known = {str(step.id): step for step in steps}
     held = {name for name, outcome in done.finished.items() if outcome.status in (StepStatus.OK, StepStatus.CHANGED)}
@@ -49,13 +205,13 @@ def find_undone_by_boot(view: HostView, steps: Iterable[Step[Any]], done: Resume
     for at, step in enumerate(begun):
         name = str(step.id)
         if name in held and done.boot_of_step.get(name, boot) != boot and done.find_kept_outcome(step):
-            said = [why for unit in step.units() if (why := _describe_undone_by_boot(view, unit, begun[at:]))]
-            found |= {name: "; ".join(said)} if said else {}
+            reasons = [why for unit in step.units() if (why := _describe_undone_by_boot(view, unit, begun[at:]))]
+            found |= {name: "; ".join(reasons)} if reasons else {}
     return found
 
 
 def _describe_undone_by_boot(view: HostView, name: str, steps: list[Step[Any]]) -> str:
-    """Say that a unit is not what the first of these steps made of it, and what all of them leave."""
+    """Return a sentence if a unit is not in the state that the first step left, and the later ones did not change."""
     unit = view.unit(name)
     made = steps[0].predict(unit)
     left = made
@@ -66,157 +222,5 @@ def _describe_undone_by_boot(view: HostView, name: str, steps: list[Step[Any]]) 
     if is_down == was_down or was_down != should:
         return ""
     if is_down and unit.inactive_enter_monotonic:
-        return ""  # It has run since then, and failed, or somebody stopped it: for the checks to judge.
-    return f"{unit.name} is {unit.describe()} since the machine was booted"
-
-
-@dataclass(frozen=True)
-class ResumeOptions:
-    """What an operator says of the steps of a run that is gone on with."""
-
-    rerun: tuple[str, ...] = ()
-    skip: tuple[str, ...] = ()
-
-
-def resume_run(
-    past: RunRecord,
-    book: Runbook,
-    order: RunRequest,
-    said: ResumeOptions,
-    host: Host,
-    waiter: Waiter,
-    sinks: Iterable[Sink],
-) -> RunFinished:
-    """Go on with a run that was cut short or left alone. Raises as `begin` does, and NotBegun where it cannot be."""
-    require_resumable(past)
-    sinks = tuple(sinks)
-    with ExitStack() as held:
-        units = find_canonical_names(host, book.unit_names())
-        locks = take_locks(units, book, order, host, waiter, sinks, held)
-        past = records.find_run(past.id)  # Whoever had the lock may have superseded it.
-        require_resumable(past)
-        refuse_running_commands(units, host, past.id)
-        locks.write_holder(past.id, order.user)
-        events = open_events(past.folder, sinks, find_secret_values(book, order.env), held)
-        if past.reload().events != past.events:
-            raise NotBegun(f"cannot resume {past.id}: somebody else has gone on with it in this moment")
-        state = RunState(past.id, book.folder, book.env, past.folder.outputs)
-        decided = _make_operator_events(past, book, said)
-        before = (*past.events, *(Event.of(SystemClock().now(), past.id, payload) for payload in decided))
-        done = _load_resume_state(past, before)
-        try:
-            unknown = _find_unknown_step(book, done, before, host, state) or _find_withheld_result(book, done)
-            done.undone_by_boot = find_undone_by_boot(
-                host, (*book.walk(), *list_rollback_steps(book, before)), done, store.boot_id()
-            )
-        except HostError as error:
-            raise NotBegun(f"cannot resume {past.id}: {error.message}", hint=error.hint) from error
-        except ValueError as error:
-            why = f"its record is of another version of this program, {past.header.version}"
-            raise NotBegun(f"cannot resume {past.id}: {why}", hint="runbook apply begins anew") from error
-        if unknown:
-            name, why = unknown
-            raise NotBegun(
-                f"cannot resume {past.id}: {why}",
-                hint=f"look what it left, then: {resume_command(past.id)} --rerun {name}, or --skip {name}",
-            )
-        for payload in decided:
-            events.emit(payload)
-        runner = Runner(book, host, waiter, events, state, order.fail_on_remediation, order.notices, done, before)
-        # Its program may have been killed before it had closed all that it took the place of.
-        runner.on_started = lambda: supersede(units, past.id, until=past.header.began)
-        return runner.run()
-
-
-def abandon(past: RunRecord) -> None:
-    """Give a run up for good. Raises NotBegun where it is under way, or needs no giving up."""
-    require_resumable(past)
-    with ExitStack() as held:
-        open_events(past.folder, (), (), held).emit(RunAbandoned())
-
-
-def require_resumable(past: RunRecord) -> None:
-    """Raise NotBegun with the reason where a run cannot be gone on with."""
-    why = ""
-    closing = past.closing_event.payload if past.closing_event is not None else None
-    if past.is_running:
-        why = "it is under way"
-    elif isinstance(closing, RunSuperseded):
-        why = f"a later run, {closing.by}, has acted on {closing.unit} since"
-    elif closing is not None:
-        why = "it was abandoned"
-    elif past.incomplete_reason and past.finished_event is None:
-        why = f"its record is not whole ({past.incomplete_reason}): what it did in the end is not known"
-    elif past.incomplete_reason:
-        why = f"its record is not whole ({past.incomplete_reason})"
-    elif not past.is_resumable:
-        why = f"it has ended: {past.status}"
-    if why:
-        hint = "runbook apply begins anew" if not past.is_running else f"runbook show --follow {past.id} watches it"
-        raise NotBegun(f"cannot resume {past.id}: {why}", hint=hint)
-
-
-def restore_environment(past: RunRecord, env: Mapping[str, str]) -> dict[str, str]:
-    """Give the environment that a run which is gone on with knows: what it was begun with, and its secrets anew.
-
-    Raises NotBegun where a secret is missing.
-    """
-    for name in past.header.withheld:
-        if name in past.header.sets:
-            raise NotBegun(
-                f"cannot resume {past.id}: --set {name} held a secret, which was not kept",
-                hint="runbook apply begins anew",
-            )
-        if name not in env:
-            raise NotBegun(
-                f"cannot resume {past.id}: {name} is not set",
-                hint="it holds a secret, which was not kept: set it as it was for the run",
-            )
-    return {**env, **past.header.env}
-
-
-def _load_resume_state(past: RunRecord, before: Iterable[Event]) -> ResumeState:
-    """Fold what earlier parts did. Raises NotBegun for a record of another version that cannot be understood."""
-    try:
-        return ResumeState.from_events(before, past.header.boot)
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise NotBegun(
-            f"cannot resume {past.id}: its record cannot be understood; runbook {past.header.version} wrote it",
-            hint="runbook apply begins anew",
-        ) from error
-
-
-def _find_withheld_result(book: Runbook, done: ResumeState) -> tuple[str, str] | None:
-    """Name a step whose result a later one uses, and which was not kept as it was: a secret stood in it."""
-    for name, outcome in done.finished.items():
-        for what, text in outcome.template_facts().items():
-            if MASK in text and f"steps.{name}.{what}" in book.text:
-                return name, f"{name} gave a secret, which was not kept, and a later step uses steps.{name}.{what}"
-    return None
-
-
-def _make_operator_events(past: RunRecord, book: Runbook, said: ResumeOptions) -> list[Payload]:
-    """Return the events for the options of the operator. Raises UsageError if there is no such step."""
-    known = {str(step.id): step for step in (*book.walk(), *list_rollback_steps(book, past.events))}
-    for name in (*said.rerun, *said.skip):
-        if name not in known:
-            raise UsageError(f"no step has the id `{name}`", hint=f"runbook show {past.id} lists them")
-    reason = "skipped, as the operator said"
-    skipped = [
-        Outcome(name, known[name].kind, StepStatus.SKIPPED, None, reason, evidence={BY_OPERATOR: True})
-        for name in said.skip
-    ]
-    return [*(StepRerun(id=name) for name in said.rerun), *(StepFinished(**one.facts()) for one in skipped)]
-
-
-def _find_unknown_step(
-    book: Runbook, done: ResumeState, before: Iterable[Event], host: Host, state: RunState
-) -> tuple[str, str] | None:
-    """Name a step of which nobody knows how far it came, and say why; None where all is known."""
-    for step in (*book.walk(), *list_rollback_steps(book, before)):
-        name = str(step.id)
-        if done.is_in_progress(name) and step.remedy() is None:
-            cut = done.peek_partial(name)
-            if why := step.resume(host, cut.state_for(step, state), stopped=cut.stopped):
-                return name, why
-    return None
+        return ""  # It ran on this boot, and failed or was stopped: the checks judge that.
+    return f"{unit.name} is {unit.describe()} since the boot"

@@ -108,21 +108,21 @@ def test_a_secret_that_was_not_kept_is_asked_for() -> None:
 
 def test_one_that_came_with_set_cannot_be_asked_for() -> None:
     begin(machine(interrupt), book(key=TOKEN), key=TOKEN)
-    with pytest.raises(NotBegun, match="--set key held a secret"):
+    with pytest.raises(NotBegun, match="--set key contained a secret"):
         go_on(history.find_run(None))
 
 
 def test_no_mask_goes_into_a_command() -> None:
     """`steps.prints.output` held the secret: what is kept of it is no value to go on with."""
     begin(machine(interrupt), book())
-    with pytest.raises(NotBegun, match="prints gave a secret, which was not kept") as refused:
+    with pytest.raises(NotBegun, match="the result of prints contains a secret, which is not recorded") as refused:
         go_on(history.find_run(None))
     assert "--rerun prints" in refused.value.hint
 
 
 def test_a_record_of_another_version_is_not_gone_on_with() -> None:
     found = wrote(begun(), STARTED, ("step-finished", {"id": "prints", "verdict": "from-the-future", "status": "ok"}))
-    with pytest.raises(NotBegun, match="its record cannot be understood; runbook 1 wrote it"):
+    with pytest.raises(NotBegun, match="its record cannot be read; runbook 1 wrote it"):
         go_on(found)
 
 
@@ -132,8 +132,8 @@ def test_a_record_of_another_version_is_not_gone_on_with() -> None:
         ([STARTED, ended()], "it has ended: changed"),
         ([STARTED, ("run-superseded", {"by": "X", "unit": "u"})], "a later run, X, has acted on u since"),
         ([STARTED, ("run-abandoned", {})], "it was abandoned"),
-        ([STARTED, ("record-lost", {"reason": "disk full"})], r"\(disk full\): what it did in the end is not known"),
-        ([STARTED, ("record-lost", {"reason": "disk full"}), ended("interrupted", 143)], r"not whole \(disk full\)$"),
+        ([STARTED, ("record-lost", {"reason": "disk full"})], r"\(disk full\): its last actions are not known"),
+        ([STARTED, ("record-lost", {"reason": "disk full"}), ended("interrupted", 143)], r"incomplete \(disk full\)$"),
     ],
 )  # fmt: skip
 def test_why_a_run_is_not_gone_on_with(events: list[Any], why: str) -> None:
@@ -148,8 +148,8 @@ def test_a_later_run_takes_the_place_of_an_unfinished_one() -> None:
     _, events = begin(machine(), book("unit: gw\nsteps: [reset-failed]\n"))
     [told] = [event.data["text"] for event in events if event.event == "notice"]
     assert told == (
-        f"run {old.id}, which acted on gw.service too, was cut short: this run takes its place, and it can be resumed"
-        f" no more; runbook show {old.id} tells how far it had come"
+        f"run {old.id}, which acted on gw.service too, was cut short: this run supersedes it, and it cannot be resumed"
+        f" any more; runbook show {old.id} shows how far it came"
     )
     assert [event.event for event in events[:2]] == ["run-started", "notice"]
     assert [old.reload().status, other.reload().status] == ["superseded", "cut-short"]
@@ -201,7 +201,7 @@ def test_one_whose_place_cannot_be_taken_is_told_of_and_keeps_nobody_from_beginn
     end, events = begin(machine(), book("unit: gw\nsteps: [reset-failed]\n"))
     assert end.exit == 0
     [told] = [event.data["text"] for event in events if event.event == "notice"]
-    assert told == f"{old.id}, which acted on gw.service too, is not closed: cannot begin: run {old.id} is under way"
+    assert told == f"run {old.id}, which acted on gw.service too, is not closed: cannot begin: run {old.id} is under way"
 
 
 def test_the_end_of_an_interrupted_run_names_the_way_on() -> None:

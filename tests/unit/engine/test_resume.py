@@ -89,7 +89,7 @@ def test_a_step_that_was_gone_on_with_counts_on_the_boot_of_that_part() -> None:
     steps = [step("stop"), step("start")]
     assert list(find_undone_by_boot(machine, steps, ResumeState.from_events(events, "first"), "second")) == []
     assert find_undone_by_boot(machine, steps, ResumeState.from_events(events, "first"), "third") == {
-        "start": "gw.service is inactive (dead) since the machine was booted"
+        "start": "gw.service is inactive (dead) since the boot"
     }
 
 
