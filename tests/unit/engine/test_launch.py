@@ -201,7 +201,8 @@ def test_one_whose_place_cannot_be_taken_is_told_of_and_keeps_nobody_from_beginn
     end, events = begin(machine(), book("unit: gw\nsteps: [reset-failed]\n"))
     assert end.exit == 0
     [told] = [event.data["text"] for event in events if event.event == "notice"]
-    assert told == f"run {old.id}, which acted on gw.service too, is not closed: cannot begin: run {old.id} is under way"
+    why = f"cannot begin: run {old.id} is under way"
+    assert told == f"run {old.id}, which acted on gw.service too, is not closed: {why}"
 
 
 def test_the_end_of_an_interrupted_run_names_the_way_on() -> None:
