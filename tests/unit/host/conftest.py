@@ -1,4 +1,4 @@
-"""What the tests of the host's rooms share."""
+"""What the tests of the host's folders share."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from tests.unit.host.kernel.family import Family
 PATIENCE = 10.0
 
 PROMPT = 5.0
-"""Seconds in which a busy machine gets to it, and far fewer than what would end it otherwise."""
+"""Seconds in which a busy machine gets to it, and far fewer than any other limit that would end it."""
 
 T = TypeVar("T")
 Handler = Callable[[socket.socket], None]
@@ -44,7 +44,7 @@ sys.exit(int((here / "status").read_text()))
 
 @pytest.fixture
 def played(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder with a journalctl that gives its `entries`, ends with its `status`, and notes its last `call` and
+    """A folder with a journalctl that prints its `entries`, exits with its `status`, and writes its last `call` and
     the first word of all `calls`."""
     program = tmp_path / "journalctl"
     # Not the virtual environment's: a `#!` line ends at a space, which the path of a checkout may have.
@@ -105,7 +105,7 @@ def ask(loop: Loop, queries: QueryRunner) -> Ask:
 
 @pytest.fixture
 def server() -> Iterator[Callable[[Handler], str]]:
-    """Starts a server that handles each connection as it is told; gives its URL."""
+    """Start a server that passes each connection to a handler; return its URL."""
     listening = socket.create_server(("127.0.0.1", 0))
     threads: list[threading.Thread] = []
 

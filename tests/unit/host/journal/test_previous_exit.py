@@ -1,4 +1,4 @@
-"""How the invocation before ended, as systemd 252 and 257 write it. journalctl is played by a script."""
+"""How the previous invocation ended, as systemd 252 and 257 log it. journalctl is a script."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ def exited(invocation: str, command: str, code: str, status: str) -> dict[str, s
 
 
 def write(played: Path, *entries: dict[str, str]) -> None:
-    """Write entries as they are given, and have them read the latest first."""
+    """Write entries in the order of time; journalctl prints the latest first."""
     (played / "entries").write_text("".join(json.dumps(each) + "\n" for each in reversed(entries)))
 
 
-def test_the_end_of_the_invocation_before(played: Path, ask: Ask) -> None:
+def test_the_exit_of_the_previous_invocation(played: Path, ask: Ask) -> None:
     write(
         played,
         entry("a", STARTED),
@@ -45,7 +45,7 @@ def test_the_end_of_the_invocation_before(played: Path, ask: Ask) -> None:
     assert f" --reverse --lines={previous_exit.MAX_ENTRIES} _PID=1 UNIT=gw.service MESSAGE_ID=" in call
 
 
-def test_what_came_after_is_of_no_account(played: Path, ask: Ask) -> None:
+def test_entries_of_a_later_invocation_are_ignored(played: Path, ask: Ask) -> None:
     write(
         played,
         entry("b", STARTED),
@@ -57,14 +57,14 @@ def test_what_came_after_is_of_no_account(played: Path, ask: Ask) -> None:
     assert ask(NOW).value == PreviousExit("success", True)
 
 
-def test_what_has_not_come_to_the_journal_yet(played: Path, ask: Ask) -> None:
-    """Not the one that is asked for: what stands before it may be older than the invocation before."""
+def test_an_invocation_that_is_not_in_the_journal_yet(played: Path, ask: Ask) -> None:
+    """The entries there may be older than those of the previous invocation."""
     write(played, entry("a", STARTED), exited("a", "ExecStart", "exited", "3"))
     answer = ask(NOW)
     assert (answer.ok, answer.value) == (True, None)
 
 
-def test_a_journal_without_the_end_of_the_one_before(played: Path, ask: Ask) -> None:
+def test_a_journal_without_the_previous_exit(played: Path, ask: Ask) -> None:
     write(
         played, entry("a", STARTED), exited("a", "ExecStart", "exited", "3"), entry("b", STARTED), entry("c", STARTED)
     )
@@ -80,9 +80,9 @@ FAILED = entry("b", previous_exit.FAILURE, UNIT_RESULT="exit-code")
 @pytest.mark.parametrize(
     ("between", "first"),
     [
-        # A reload that failed, however long ago, ended nothing.
+        # A failed reload, however long ago, ends no invocation.
         ([exited("b", "ExecReload", "exited", "1"), exited("b", "ExecStart", "killed", "9")], "ExecStart"),
-        # At the level debug systemd writes of good ends, too, and of those that a `-` has it ignore.
+        # At the level debug, systemd logs successful exits too, and those that it ignores because of a `-`.
         (
             [{**exited("b", "ExecStartPre", "exited", "0"), "PRIORITY": "7"}, exited("b", "ExecStart", "exited", "1")],
             "ExecStart",
@@ -93,14 +93,14 @@ FAILED = entry("b", previous_exit.FAILURE, UNIT_RESULT="exit-code")
         ([], ""),
     ],
 )
-def test_what_took_the_others_along(played: Path, ask: Ask, between: list[dict[str, str]], first: str) -> None:
+def test_the_first_process_that_failed(played: Path, ask: Ask, between: list[dict[str, str]], first: str) -> None:
     write(played, entry("b", STARTED), *between, FAILED, entry("c", STARTED))
     found = ask(NOW).value
     assert found is not None
     assert (found.command, found.result) == (first, "exit-code")
 
 
-def test_a_start_that_did_not_come_to_its_end(played: Path, ask: Ask) -> None:
+def test_a_start_that_did_not_complete(played: Path, ask: Ask) -> None:
     write(
         played,
         entry("b", starts.START_MESSAGE_IDS[0]),
@@ -110,7 +110,7 @@ def test_a_start_that_did_not_come_to_its_end(played: Path, ask: Ask) -> None:
     assert ask(NOW).value == PreviousExit("timeout", False)
 
 
-def test_a_unit_of_the_users_own_is_his_managers(played: Path, ask: Ask) -> None:
+def test_a_unit_of_the_users_own_manager(played: Path, ask: Ask) -> None:
     failed = {**exited("", "ExecStart", "exited", "3"), "USER_INVOCATION_ID": "b"}
     (played / "entries").write_text(json.dumps({"USER_INVOCATION_ID": "c"}) + "\n" + json.dumps(failed) + "\n")
     found = ask(PreviousExitQuery("gw.service", "c", of_user=True)).value

@@ -1,4 +1,4 @@
-"""A search in the journal. journalctl is played by a script that knows some of its options, and notes each call."""
+"""A search in the journal. journalctl is a script that has some of its options, and writes down each call."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ def probe(pattern: str = "ready", **options: Any) -> JournalProbe:
     return JournalProbe(pattern, **{"invocation": NOW, **options})
 
 
-def test_it_asks_for_one_invocation(ask: Ask, played: Played) -> None:
+def test_it_searches_one_invocation(ask: Ask, played: Played) -> None:
     played.says("ready", invocation=EARLIER)
     answer = ask(probe())
     assert (answer.ok, answer.detail) == (False, "there is no entry of this invocation yet")
@@ -98,7 +98,7 @@ def test_it_asks_for_one_invocation(ask: Ask, played: Played) -> None:
     assert played.calls[0].endswith(f" _SYSTEMD_INVOCATION_ID={NOW}")
 
 
-def test_it_goes_on_where_it_ended(ask: Ask, played: Played) -> None:
+def test_it_continues_where_it_ended(ask: Ask, played: Played) -> None:
     for number in range(1000):
         played.says(f"line {number}")
     ask(probe())
@@ -110,7 +110,7 @@ def test_it_goes_on_where_it_ended(ask: Ask, played: Played) -> None:
 
 
 def test_what_was_found_stays_found(ask: Ask, played: Played) -> None:
-    """For this invocation, though the journal may have thrown it away; and journalctl is not asked again."""
+    """For this invocation, even if the journal has removed the entry; and journalctl is not started again."""
     played.says("ready")
     assert ask(probe()).ok
     (played.folder / "entries").write_text("")
@@ -150,7 +150,7 @@ def test_a_pattern_that_never_ends(ask: Ask, played: Played) -> None:
     assert ask(probe("(a+)+$")).detail == "cannot search for `(a+)+$`: it takes too long"
 
 
-def test_an_entry_without_measure_is_passed_over(ask: Ask, played: Played) -> None:
+def test_an_entry_that_is_too_long_is_skipped(ask: Ask, played: Played) -> None:
     played.says("x" * 3_000_000)
     played.says("ready")
     assert ask(probe()).ok
@@ -158,8 +158,8 @@ def test_an_entry_without_measure_is_passed_over(ask: Ask, played: Played) -> No
     assert ask(probe("later$")).ok
 
 
-def test_leftovers_are_not_heard(ask: Ask, played: Played) -> None:
-    """journald takes them for the current invocation's. One is known by its PID, another by its stream."""
+def test_entries_of_leftovers_do_not_count(ask: Ask, played: Played) -> None:
+    """journald files them under the current invocation. One is recognised by its PID, another by its stream."""
     played.says("old", invocation=EARLIER, stream="s1")
     played.says("ready", pid=74)
     assert not ask(probe(leftovers=(74,))).ok
@@ -173,8 +173,8 @@ def test_leftovers_are_not_heard(ask: Ask, played: Played) -> None:
     assert ask(probe(leftovers=(74,))).ok
 
 
-def test_a_long_journal_is_read_in_turns(ask: Ask, played: Played, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What a look has searched, the next one does not read again."""
+def test_a_long_journal_is_read_in_parts(ask: Ask, played: Played, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What one query has searched, the next one does not read again."""
     monkeypatch.setattr(search, "BATCH", 100)
     for number in range(50):
         played.says(f"line {number}")
@@ -182,15 +182,15 @@ def test_a_long_journal_is_read_in_turns(ask: Ask, played: Played, monkeypatch: 
     answer = ask(probe(), 0.5)
     assert not answer.ok
     assert ask.seconds < PROMPT
-    told = "`ready` is not in this invocation's first "
-    assert answer.detail.startswith(told)
+    prefix = "`ready` is not in this invocation's first "
+    assert answer.detail.startswith(prefix)
     assert answer.detail.endswith(" entries; there are more to read")
-    assert int(answer.detail.removeprefix(told).split()[0]) >= 40
+    assert int(answer.detail.removeprefix(prefix).split()[0]) >= 40
     ask(probe(), 0.5)
     assert "--after-cursor=c4" in played.calls[1]
 
 
-def test_it_ends_at_its_first_hit(ask: Ask, played: Played, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_it_ends_at_the_first_match(ask: Ask, played: Played, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(search, "BATCH", 1)
     played.says("ready")
     played.says("more")
@@ -200,7 +200,7 @@ def test_it_ends_at_its_first_hit(ask: Ask, played: Played, monkeypatch: pytest.
     assert ask.seconds < PROMPT
 
 
-def test_the_end_of_the_program_ends_it(queries: QueryRunner, played: Played, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_exit_of_the_program_ends_it(queries: QueryRunner, played: Played, monkeypatch: pytest.MonkeyPatch) -> None:
     played.hangs()
     assert queries.query(Query(probe(), 1, 60)) is None
     began = time.monotonic()
@@ -214,10 +214,10 @@ def test_the_end_of_the_program_ends_it(queries: QueryRunner, played: Played, mo
         os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG)
 
 
-def test_a_command_that_ends_meanwhile_takes_nothing_along(
+def test_a_command_that_exits_meanwhile_does_not_end_it(
     loop: Loop, queries: QueryRunner, ask: Ask, played: Played
 ) -> None:
-    """What a command leaves behind is ended with it; journalctl is none of that."""
+    """What a command leaves behind is killed with it; journalctl is not a child of the command."""
     (played.folder / "slow").touch()
     played.says("ready")
     seen: list[Answer[None] | None] = []
@@ -245,7 +245,7 @@ def test_no_journalctl(ask: Ask, played: Played) -> None:
 
 @pytest.mark.parametrize(("own", "hint"), [(True, False), (False, True)])
 def test_whose_journal_may_be_read(played: Played, monkeypatch: pytest.MonkeyPatch, own: bool, hint: bool) -> None:
-    """A user's own entries have a file of their own; those of the system's services have not."""
+    """The entries of a user's own processes have a file of their own; those of the system's services do not."""
     mine = played.folder / "var" / "machine" / f"user-{os.getuid()}.journal"
     mine.touch()
     monkeypatch.setattr(os, "access", lambda file, mode: file == mine or not str(file).endswith(".journal"))

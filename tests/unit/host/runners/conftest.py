@@ -30,7 +30,7 @@ def replying(text: str) -> Handler:
 
 
 class Lifeline:
-    """A FIFO that processes hold open for writing, so that their end can be seen."""
+    """A FIFO that processes hold open for writing, so that their exit can be awaited."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -38,14 +38,14 @@ class Lifeline:
         self.reader = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
 
     def held(self) -> bool:
-        """Whether anybody holds it now."""
+        """True if a process holds it now."""
         try:
             return bool(os.read(self.reader, 1))
         except BlockingIOError:
             return True
 
     def ended(self) -> bool:
-        """Wait until nobody holds it any more."""
+        """Wait until no process holds it."""
         poll = select.poll()
         poll.register(self.reader, 0)
         return bool(poll.poll(1000 * PATIENCE))

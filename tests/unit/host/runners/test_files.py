@@ -1,4 +1,4 @@
-"""When files changed last: by their coming, whatever their own times say."""
+"""When files changed last: when they came to their place, whatever their mtime is."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def refusal(*paths: Path | str) -> str:
 
 
 def last(act: Callable[[], object], *others: Path) -> None:
-    """Do something until the kernel's clock, which goes in ticks, has gone on since all that was before."""
+    """Act once the kernel's clock, which advances in ticks, is later than every change before."""
     newest = max(path.lstat().st_ctime_ns for other in others for path in (other, *other.rglob("*")))
     probe = others[0].parent / "clock"
     probe.touch()
@@ -56,8 +56,8 @@ def test_what_was_written_last(app: Path) -> None:
     assert found.changed == pytest.approx((app / "lib" / "a.js").stat().st_ctime)
 
 
-def test_a_time_that_was_carried_over_does_not_count(app: Path) -> None:
-    """npm, tar and apt give a file the time of its making."""
+def test_a_copied_mtime_does_not_count(app: Path) -> None:
+    """npm, tar and apt set the mtime to when the content was made."""
     new = app.parent / "new.js"
     new.write_text("new")
     os.utime(new, (OLD, OLD))
@@ -77,12 +77,12 @@ def test_a_folder_that_was_moved_here(app: Path) -> None:
     assert latest(app / "server.js").path == str(app)
 
 
-def test_a_folder_in_which_something_came_is_not_what_changed(app: Path) -> None:
+def test_a_folder_with_a_new_entry_is_not_what_changed(app: Path) -> None:
     last((app / "gateway.sock").mkdir, app)
     assert latest(app).path != str(app)
 
 
-def test_a_link_that_was_set_anew(app: Path) -> None:
+def test_a_link_that_was_replaced(app: Path) -> None:
     current = app.parent / "current"
     last(lambda: current.symlink_to("app"), app)
     assert latest(current).path == str(current)
@@ -124,11 +124,11 @@ def test_nothing_there(app: Path) -> None:
         assert refusal(app, named) == f"there is no file {named}"
 
 
-def test_a_part_of_the_path_that_is_no_folder(app: Path) -> None:
+def test_a_part_of_the_path_that_is_not_a_folder(app: Path) -> None:
     assert "server.js/x" in refusal(app / "server.js" / "x")
 
 
-def test_what_may_not_be_looked_into(app: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_folder_that_may_not_be_read(app: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def refused(path: str) -> None:
         raise PermissionError(13, "Permission denied", path)
 
@@ -136,12 +136,12 @@ def test_what_may_not_be_looked_into(app: Path, monkeypatch: pytest.MonkeyPatch)
     assert refusal(app) == f"cannot look at {app}: permission denied"
 
 
-def test_a_name_that_is_no_utf_8(app: Path) -> None:
+def test_a_name_that_is_not_utf_8(app: Path) -> None:
     last(lambda: Path(os.fsdecode(os.fsencode(app) + b"/\xff.js")).touch(), app)
     assert latest(app).path == f"{app}/\\xff.js"
 
 
-def test_it_ends_in_time_and_when_it_is_cut(app: Path) -> None:
+def test_it_ends_in_time_and_when_it_is_aborted(app: Path) -> None:
     too_long = f"it takes too long to look at {app}"
     with pytest.raises(HostError, match=too_long):
         FileScan((str(app),), time.monotonic()).run()

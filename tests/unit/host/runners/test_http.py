@@ -19,7 +19,7 @@ def test_http(ask: Ask, server: Callable[[Handler], str]) -> None:
     assert (answer.ok, answer.detail, answer.value) == (True, "answered 200", "hello")
 
 
-def test_http_asks_what_the_url_says(ask: Ask, server: Callable[[Handler], str]) -> None:
+def test_http_requests_what_the_url_names(ask: Ask, server: Callable[[Handler], str]) -> None:
     asked: list[str] = []
 
     def reply(connection: socket.socket) -> None:
@@ -76,7 +76,7 @@ def test_http_that_never_answers(ask: Ask, server: Callable[[Handler], str]) -> 
 
 
 def test_http_that_answers_drop_by_drop(ask: Ask, server: Callable[[Handler], str]) -> None:
-    """Each drop comes in time; the answer does not."""
+    """Each byte comes in time; the whole response does not."""
 
     def drip(connection: socket.socket) -> None:
         connection.sendall(b"HTTP/1.1 200 OK\r\n")
@@ -91,7 +91,7 @@ def test_http_that_answers_drop_by_drop(ask: Ask, server: Callable[[Handler], st
 
 
 def test_a_body_that_does_not_end(ask: Ask, server: Callable[[Handler], str]) -> None:
-    """As of an event stream: it has answered, and goes on."""
+    """An event stream has answered, and continues."""
 
     def stream(connection: socket.socket) -> None:
         connection.recv(65536)
@@ -114,5 +114,5 @@ def test_no_url(ask: Ask) -> None:
     assert not ask(HttpProbe("http://127.0.0.1:notaport/")).ok
 
 
-def test_a_pattern_that_is_none_does_not_leave_the_question_open(ask: Ask, server: Callable[[Handler], str]) -> None:
+def test_an_invalid_pattern_is_answered(ask: Ask, server: Callable[[Handler], str]) -> None:
     assert not ask(HttpProbe(server(replying(OK)), body="(")).ok

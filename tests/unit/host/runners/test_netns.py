@@ -1,4 +1,4 @@
-"""Questions asked from within another network namespace, where another server has the same port."""
+"""Queries in another network namespace, where another server has the same port."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ def asked(port: int) -> list[QueryKind[Any]]:
 
 @pytest.mark.parametrize("kind", range(4), ids=["tcp", "http", "websocket", "run"])
 def test_who_answers_within(ask: Ask, start: Start, kind: int) -> None:
-    """Outside there is nobody; and this program stays where it is."""
+    """Outside no server listens; and this program stays in its own namespace."""
     inside = start("inside", alone=True)
     before = Path("/proc/thread-self/ns/net").stat().st_ino
     what = asked(inside.port)[kind]
@@ -145,9 +145,9 @@ except HostError as error:
     print(error)
 """
     source = Path(processes.__file__).parents[3]
-    said = subprocess.run([sys.executable, "-c", look], cwd=source, capture_output=True, text=True, check=True).stdout
+    output = subprocess.run([sys.executable, "-c", look], cwd=source, capture_output=True, text=True, check=True).stdout
     where = f"the network namespace of PID {inside.process.pid}"
-    assert said == f"cannot enter {where}: permission denied; only root may\n"
+    assert output == f"cannot enter {where}: permission denied; only root may\n"
 
 
 def test_nothing_of_the_namespace_is_kept(ask: Ask, start: Start) -> None:

@@ -72,7 +72,7 @@ def test_at_its_time_out_a_command_ends_with_its_group(ask: Ask, lifeline: Lifel
 
 
 def test_what_a_command_leaves_in_its_group_ends_with_it(ask: Ask, lifeline: Lifeline) -> None:
-    """It keeps the pipe open, too: the end of the command counts, not that of its output."""
+    """It keeps the pipe open, too: the exit of the command counts, not the end of its output."""
     answer = ask(script(f"exec 3> {lifeline.path}; sleep 60 & echo done"))
     assert answer.ok
     assert answer.value == "done\n"
@@ -131,7 +131,7 @@ def test_a_query_runs_once(queries: QueryRunner, ask: Ask, loop: Loop, tmp_path:
     assert count.read_text() == "once\nonce\n"
 
 
-def test_the_end_of_the_program_ends_what_is_asked(loop: Loop, queries: QueryRunner, lifeline: Lifeline) -> None:
+def test_the_exit_of_the_program_ends_all_queries(loop: Loop, queries: QueryRunner, lifeline: Lifeline) -> None:
     query = Query(script(f"exec 3> {lifeline.path}; trap '' TERM; sleep 60"), 1, 60)
     assert queries.query(query) is None
     began = time.monotonic()
@@ -160,9 +160,9 @@ def test_which_port_of_this_machine_answered(ask: Ask, server: Callable[[Handler
     assert ask(probe).reached_port == Port(number, address="127.0.0.1")
 
 
-def test_tcp_with_nobody_there(ask: Ask) -> None:
+def test_tcp_without_a_listener(ask: Ask) -> None:
     with socket.socket() as held:
-        held.bind(("127.0.0.1", 0))  # bound, so that nobody else listens there; never listening
+        held.bind(("127.0.0.1", 0))  # bound, so that no other process listens there; never listening
         answer = ask(TcpProbe("127.0.0.1", held.getsockname()[1]))
     assert (answer.ok, answer.detail) == (False, "connection refused")
 

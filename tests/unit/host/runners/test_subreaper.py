@@ -29,7 +29,7 @@ from tests.unit.host.runners.conftest import Lifeline, script
     ],
 )
 @pytest.mark.parametrize("end", ["exit 0", "sleep 60"])
-def test_what_left_the_group_ends_too(ask: Ask, lifeline: Lifeline, away: str, end: str) -> None:
+def test_what_left_the_group_is_killed_too(ask: Ask, lifeline: Lifeline, away: str, end: str) -> None:
     answer = ask(script(f"exec 3> {lifeline.path}; {away}\nsleep 0.1; exec 3>&-; {end}"), 0.5)
     assert answer.ok == (end == "exit 0")
     assert lifeline.ended()
@@ -38,8 +38,8 @@ def test_what_left_the_group_ends_too(ask: Ask, lifeline: Lifeline, away: str, e
         assert time.monotonic() - began < PATIENCE
 
 
-def test_what_was_there_before_is_let_be(ask: Ask, lifeline: Lifeline) -> None:
-    """A child that this program was started with, and one that comes while a command is asked; and theirs."""
+def test_other_children_are_left_alone(ask: Ask, lifeline: Lifeline) -> None:
+    """A child from before the command, one that was started while it ran, and their children."""
     with subprocess.Popen(["sleep", "60"], start_new_session=True) as before:
         with subprocess.Popen(["sh", "-c", "sleep 0.2; sleep 60 & echo $!"], stdout=subprocess.PIPE) as child:
             assert ask(script("sleep 0.5; setsid sleep 60 &")).ok
@@ -52,7 +52,7 @@ def test_what_was_there_before_is_let_be(ask: Ask, lifeline: Lifeline) -> None:
         os.waitpid(pid, 0)
 
 
-def test_a_command_that_runs_beside_keeps_what_it_started(queries: QueryRunner, ask: Ask, loop: Loop) -> None:
+def test_a_second_command_keeps_its_children(queries: QueryRunner, ask: Ask, loop: Loop) -> None:
     slow = Query(script("(setsid sh -c 'sleep 0.6; echo well' &); sleep 1"), 1, PATIENCE)
     assert queries.query(slow) is None
     assert ask(script("sleep 0.2")).ok

@@ -28,7 +28,7 @@ Raw = Callable[[Handler], str]
 
 @pytest.fixture
 def serves() -> Iterator[Serve]:
-    """Starts a real websocket server that handles each connection as it is told; gives its URL."""
+    """Start a real websocket server that passes each connection to a handler; return its URL."""
     servers: list[tuple[Server, threading.Thread]] = []
 
     def start(handler: Callable[[ServerConnection], None]) -> str:
@@ -46,7 +46,7 @@ def serves() -> Iterator[Serve]:
 
 @pytest.fixture
 def raw(server: Callable[[Handler], str]) -> Raw:
-    """Starts a server that is none of websockets."""
+    """Start a server that does not serve websockets."""
     return lambda handler: server(handler).replace("http:", "ws:")
 
 
@@ -77,7 +77,7 @@ def test_one_that_is_served(ask: Ask, serves: Serve) -> None:
 
 
 def test_what_is_sent_along(ask: Ask, serves: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
-    """And it goes through no proxy, whatever the environment says."""
+    """And it goes through no proxy, whatever the environment has."""
     monkeypatch.setenv("http_proxy", "http://127.0.0.1:1")
     monkeypatch.setenv("all_proxy", "http://127.0.0.1:1")
     seen: list[tuple[str, str | None, str | None]] = []
@@ -159,7 +159,7 @@ def test_a_server_of_something_else(ask: Ask, raw: Raw, text: str, detail: str) 
 
 
 def test_a_page_that_does_not_end(ask: Ask, raw: Raw) -> None:
-    """Its first line tells enough."""
+    """Its first line decides."""
 
     def stream(connection: socket.socket) -> None:
         connection.recv(65536)
@@ -172,9 +172,9 @@ def test_a_page_that_does_not_end(ask: Ask, raw: Raw) -> None:
     assert ask.seconds < PROMPT
 
 
-def test_nobody_there(ask: Ask) -> None:
+def test_no_listener(ask: Ask) -> None:
     with socket.socket() as held:
-        held.bind(("127.0.0.1", 0))  # bound, so that nobody else listens there; never listening
+        held.bind(("127.0.0.1", 0))  # bound, so that no other process listens there; never listening
         answer = ask(WebsocketProbe(f"ws://127.0.0.1:{held.getsockname()[1]}"))
     assert (answer.ok, answer.detail) == (False, "connection refused")
 
@@ -230,7 +230,7 @@ def test_a_server_that_never_answers(ask: Ask, raw: Raw) -> None:
 
 @pytest.fixture
 def certificate(tmp_path: Path) -> Path:
-    """A certificate that localhost gave itself, with its key."""
+    """A self-signed certificate of localhost, with its key."""
     file = tmp_path / "localhost.pem"
     made = ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-noenc"]
     name = ["-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost,IP:127.0.0.1"]
@@ -240,7 +240,7 @@ def certificate(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def secured(certificate: Path, server: Callable[[Handler], str]) -> Callable[[Handler], str]:
-    """Starts a server of TLS that handles each connection as it is told; gives its URL."""
+    """Start a TLS server that passes each connection to a handler; return its URL."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(certificate)
 
@@ -255,7 +255,7 @@ def secured(certificate: Path, server: Callable[[Handler], str]) -> Callable[[Ha
 
 
 def still(connection: socket.socket) -> None:
-    """Grant the websocket, and say nothing more."""
+    """Accept the websocket, and send nothing more."""
     granted(connection)
     while connection.recv(65536):
         pass
@@ -293,7 +293,7 @@ def test_with_tls_a_record_is_never_finished(
     assert ask.seconds < PROMPT
 
 
-def test_a_certificate_that_nobody_vouches_for(ask: Ask, secured: Callable[[Handler], str]) -> None:
+def test_a_certificate_without_a_trusted_issuer(ask: Ask, secured: Callable[[Handler], str]) -> None:
     answer = ask(WebsocketProbe(secured(still)))
     assert not answer.ok
     assert answer.detail.startswith("its certificate does not verify: self")
@@ -329,7 +329,7 @@ def test_no_url(ask: Ask) -> None:
     assert not ask(WebsocketProbe("ws://127.0.0.1:notaport/")).ok
 
 
-def test_the_end_of_the_program_cuts_it(queries: QueryRunner, raw: Raw, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_exit_of_the_program_ends_it(queries: QueryRunner, raw: Raw, monkeypatch: pytest.MonkeyPatch) -> None:
     asked = threading.Event()
 
     def hang(connection: socket.socket) -> None:
