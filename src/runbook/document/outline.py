@@ -1,4 +1,4 @@
-"""The steps of a file as they stand there, before any is checked: where, of which type, under which id."""
+"""The steps of a file before they are checked: their positions, types and ids."""
 
 from __future__ import annotations
 
@@ -22,26 +22,28 @@ _ID = TypeAdapter[str](StepId, config=ConfigDict(defer_build=True))
 
 @dataclass
 class StepNode:
-    """One step in the file. `body` is the mapping of its fields, if any; `nested` are the steps it holds."""
+    """One step in the file."""
 
     position: Position
     cls: type[Step[Any]]
     body: Node | None
+    """The mapping of its fields, if there is one."""
     id: str = ""
     nested: dict[str, list[StepNode]] = field(default_factory=dict)
+    """The lists of steps in it, by key: `check` and `fix` of a `remediate`."""
 
     @property
     def kind(self) -> str:
-        """Its type's name."""
+        """The name of its type."""
         return self.cls.kind
 
     @property
     def facts(self) -> frozenset[str]:
-        """What templates may ask of it."""
+        """What templates of later steps can use of it."""
         return frozenset((*FACTS, *VERSIONS) if issubclass(self.cls, ReplacesVersion) else FACTS)
 
     def walk(self) -> Iterator[StepNode]:
-        """Give it and all that it holds."""
+        """Yield it and every step nested in it."""
         yield self
         for sites in self.nested.values():
             for site in sites:
@@ -49,7 +51,7 @@ class StepNode:
 
 
 def find_steps(node: Node | None, key: str, types: Types, problems: Problems) -> list[StepNode]:
-    """Find the steps in a list. What is no step is noted and left out."""
+    """Return the steps in a list. An item that is not a step is left out and added to `problems`."""
     if node is None:
         return []
     if node.value is None:
@@ -65,7 +67,7 @@ def find_steps(node: Node | None, key: str, types: Types, problems: Problems) ->
 
 
 def _read_step(item: Node, types: Types, problems: Problems) -> StepNode | None:
-    """Read an item: the bare name of a type, or a mapping with one type as its key."""
+    """Return the step of an item: the bare name of a type, or a mapping with one type as its key."""
     if isinstance(item.value, str):
         return _make_step_node(item.value, Node(item.position, None), item, types, problems)
     if not isinstance(item.value, dict) or not item.value:
@@ -106,17 +108,17 @@ def _make_step_node(kind: str, body: Node, item: Node, types: Types, problems: P
 
 
 def _suggest_field(kind: str, value: object, cls: type[Step[Any]]) -> str:
-    """Suggest where a single value belongs: to the field that is called like the type, or to `unit`."""
+    """Return the field that a single value probably belongs to: the one named like the type, or `unit`."""
     key = next((key for key in (kind, "unit") if key in cls.model_fields), None)
     if key is None or not isinstance(value, str):
         return ""
-    # What would need quotes of its own is not repeated.
+    # The suggestion must be valid YAML, so a value that would need quotes is left out.
     text = value if re.fullmatch(r"[\w ./=@+-]{1,40}", value) else "..."
     return f"; write `{kind}: {{{key}: {text}}}`"
 
 
 def find_nested_keys(cls: type[Step[Any]]) -> dict[str, Nested]:
-    """Give the keys of a type that hold steps."""
+    """Return the keys of a type whose values are lists of steps."""
     found = {}
     for name, info in cls.model_fields.items():
         for mark in info.metadata:
@@ -126,14 +128,14 @@ def find_nested_keys(cls: type[Step[Any]]) -> dict[str, Nested]:
 
 
 def assign_ids(lists: Mapping[str, list[StepNode]], problems: Problems) -> None:
-    """Give each step its id: its own, or the type, then `type-2`, …
+    """Set the id of each step: the one in the file, or else the type, then `type-2`, …
 
-    `lists` are the lists of steps by what the ids in them begin with. A step that another one holds is called
-    after that: `remediate.check.wait-ready`.
+    `lists` are the lists of steps by the prefix of their ids. The id of a nested step begins with that of the outer
+    one: `remediate.check.wait-ready`.
     """
     taken: dict[str, Position] = {}
-    everyone = [site for sites in lists.values() for outer in sites for site in outer.walk()]
-    for site in everyone:
+    # The ids in the file come first, wherever they are: a generated id must not take one of them.
+    for site in (site for sites in lists.values() for outer in sites for site in outer.walk()):
         node = site.body.get("id") if site.body else None
         if node is None:
             continue

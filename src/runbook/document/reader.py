@@ -1,7 +1,7 @@
-"""Nodes into a Runbook, or every mistake with its place.
+"""Nodes into a Runbook, or every error with its position.
 
-The order is that of what must be known first: variables, the unit and the port, the ids of all steps, then
-the steps one by one, each with a scope that knows those before it. A mistake in one does not hide the others.
+What others need is read first: the variables, the unit and the port, the ids of all steps; then the steps one by one,
+each with a scope that has the steps before it. An error in one does not hide the others.
 """
 
 from __future__ import annotations
@@ -29,43 +29,48 @@ _UNIT: TypeAdapter[str] = TypeAdapter(UnitName, config=ConfigDict(defer_build=Tr
 _PORTS: TypeAdapter[tuple[Port, ...]] = TypeAdapter(PortList, config=ConfigDict(defer_build=True))
 
 _LISTS = {"steps": "", "rollback": "rollback.", "always": "always."}
-"""The lists of steps of a runbook, and what the ids of their steps begin with."""
+"""The lists of steps of a runbook, and the prefixes of their ids."""
 
 _WHOLE = "the runbook"
 
 
 class Reader:
-    """Reads one file. `problems` grows while it does."""
+    """Reads one file, and adds its errors to `problems`."""
 
     def __init__(self, root: Node, types: Types, scope: TemplateScope, problems: Problems) -> None:
+        assert isinstance(root.value, dict)
         self.root = root
+        self.fields = root.value
         self.types = types
         self.scope = scope
         self.problems = problems
         self.built: list[tuple[StepNode, Step[Any]]] = []
+        """The steps without errors."""
         self.before: dict[str, frozenset[str]] = {}
+        """The steps that are read already, by id, with their facts."""
         self.ids: frozenset[str] = frozenset()
 
     def runbook(self, sets: Mapping[str, str], path: str, folder: Path, text: str) -> Runbook | None:
-        """Make the runbook; None if there were problems that leave nothing to make it of."""
-        variables = self._variables(sets)
-        head = replace(self.scope, vars=variables, roots=("vars", "env", "host"))
-        head = replace(head, roots=(*head.roots, "unit", "port"), unit=self._read_early("unit", _UNIT, head))
-        head = replace(head, port=self._read_early("port", _PORTS, head) or ())
-        self.scope = replace(head, roots=ROOTS)
-        lists = self._lists()
-        # Not every field of a Runbook is the file's to set: where it was read from is none of its keys.
-        unknown = self._fields().keys() - set(wording.keys_of(Runbook))
+        """Return the runbook, or None if an error leaves nothing to make it from."""
+        # Some fields of a Runbook, such as its path, are not keys of the file.
+        unknown = self.fields.keys() - set(wording.keys_of(Runbook))
         self.problems += [(self.root.keys[key], wording.describe_unknown_key(key, Runbook, _WHOLE)) for key in unknown]
         apart = {*_LISTS, "vars", *unknown}
-        data = {key: node.to_plain() for key, node in self._fields().items() if key not in apart}
+        data = {key: node.to_plain() for key, node in self.fields.items() if key not in apart}
+        variables = self._variables(sets)
+        head = replace(self.scope, vars=variables, roots=("vars", "env", "host"))
+        # Templates of the other fields can use `unit` and `port`; that of `port` can use `unit`.
+        head = replace(head, roots=(*head.roots, "unit", "port"), unit=_read_early(data.get("unit"), _UNIT, head))
+        head = replace(head, port=_read_early(data.get("port"), _PORTS, head) or ())
+        self.scope = replace(head, roots=ROOTS)
+        lists = self._lists()
         for key, sites in lists.items():
             steps = tuple(step for site in sites if (step := self._step(site)) is not None)
-            if key in self._fields() and (key != "rollback" or sites):
+            if key in self.fields and (key != "rollback" or sites):
                 data[key] = steps
         data.setdefault("rollback", self._rollback())
         data.update(vars=variables, path=path, folder=folder, text=text, namespace=self.scope, types=self.types)
-        if "steps" not in self._fields():
+        if "steps" not in self.fields:
             self.problems.append((self.root.position, f"{_WHOLE} needs `steps`, a list with at least one step"))
             data["steps"] = ()
         try:
@@ -79,15 +84,11 @@ class Reader:
                 self.problems.append((node.position if node else site.position, sentence))
         return book
 
-    def _fields(self) -> dict[str, Node]:
-        assert isinstance(self.root.value, dict)
-        return self.root.value
-
     # Names
 
     def _variables(self, sets: Mapping[str, str]) -> dict[str, Value]:
-        """Read `vars`, from the first to the last: each may use those before it."""
-        node = self._fields().get("vars")
+        """Return `vars`. Each may use those before it."""
+        node = self.fields.get("vars")
         found: dict[str, Value] = {}
         if node is not None and not isinstance(node.value, dict):
             self.problems.append(
@@ -131,21 +132,13 @@ class Reader:
             self.problems.append((node.position, error.message))
             return ""
 
-    def _read_early(self, key: str, adapter: TypeAdapter[Any], scope: TemplateScope) -> Any:
-        """Read a field that the scope of the others needs. What is wrong with it is said in its turn."""
-        node = self._fields().get(key)
-        try:
-            return adapter.validate_python(node.to_plain(), context=scope) if node is not None else None
-        except ValidationError:
-            return None
-
     # Steps
 
     def _lists(self) -> dict[str, list[StepNode]]:
-        """Find all steps and give them their ids."""
+        """Return all steps, with their ids."""
         lists = {}
         for key in _LISTS:
-            node = self._fields().get(key)
+            node = self.fields.get(key)
             words = key == "rollback" and node is not None and not isinstance(node.value, list)
             lists[key] = [] if words else find_steps(node, key, self.types, self.problems)
         assign_ids({_LISTS[key]: sites for key, sites in lists.items()}, self.problems)
@@ -154,7 +147,7 @@ class Reader:
         return lists
 
     def _rollback(self) -> str:
-        node = self._fields().get("rollback")
+        node = self.fields.get("rollback")
         if node is None or isinstance(node.value, list):
             return "off"
         if node.value in ("off", "auto"):
@@ -165,7 +158,7 @@ class Reader:
         return "off"
 
     def _step(self, site: StepNode) -> Step[Any] | None:
-        """Make one step, after those that it holds."""
+        """Return one step, or None if it has an error. The steps nested in it are made first."""
         outer = replace(self.scope, earlier_steps=dict(self.before), later_steps=self.ids - self.before.keys())
         fields = site.body.value if site.body else {}
         assert isinstance(fields, dict)
@@ -179,8 +172,8 @@ class Reader:
                 self._require_read_only(key, steps)
         lacking = self._inherit(site, data)
         data["id"] = site.id
-        unit = self._read_own(data.get("unit"), _UNIT, outer)
-        port = self._read_own(data.get("port"), _PORTS, outer)
+        unit = _read_early(data.get("unit"), _UNIT, outer)
+        port = _read_early(data.get("port"), _PORTS, outer)
         scope = outer.for_step(unit, port, VERSIONS if issubclass(site.cls, ReplacesVersion) else ())
         # What is missing was reported. With a placeholder, the other mistakes of the step are found as well.
         data.update(dict.fromkeys(lacking, "1"))
@@ -195,12 +188,6 @@ class Reader:
         self.built.append((site, step))
         return step
 
-    def _read_own(self, value: Any, adapter: TypeAdapter[Any], scope: TemplateScope) -> Any:
-        try:
-            return adapter.validate_python(value, context=scope) if value is not None else None
-        except ValidationError:
-            return None
-
     def _inherit(self, site: StepNode, data: dict[str, Any]) -> list[str]:
         """Fill in what the step takes from the top of the file. Return the fields that are in neither place."""
         top = {"unit": self.scope.unit, "port": self.scope.port or None}
@@ -210,7 +197,7 @@ class Reader:
                 data[key] = top[key]
             elif site.cls.model_fields[key].is_required():
                 lacking.append(key)
-                if key not in self._fields():
+                if key not in self.fields:
                     sentence = f"{site.kind} needs `{key}`, here or at the top of the file"
                     self.problems.append((site.position, sentence))
         return lacking
@@ -222,3 +209,11 @@ class Reader:
             if sure if step is None else not step.only_reads():
                 sentence = f"{site.kind} changes something; `{key}` accepts only steps that change nothing"
                 self.problems.append((site.position, sentence))
+
+
+def _read_early(value: Any, adapter: TypeAdapter[Any], scope: TemplateScope) -> Any:
+    """Return a field that the scope of other fields needs. An error in it is reported when the field itself is read."""
+    try:
+        return adapter.validate_python(value, context=scope) if value is not None else None
+    except ValidationError:
+        return None

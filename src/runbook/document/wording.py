@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import re
-import types
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Annotated, Any, Union, get_args, get_origin
+from collections.abc import Iterator, Sequence
+from typing import Any, get_args
 
 from pydantic import BaseModel, ValidationError
 
 from runbook.document.nodes import Node, Position
 from runbook.spec.fields import FieldError, describe_kind
+from runbook.spec.step import Step
 from runbook.template import OPEN
 from runbook.util.wording import join_words, shorten, suggest
 
@@ -50,6 +50,16 @@ def describe_problems(
 def keys_of(model: type[BaseModel]) -> list[str]:
     """Return the keys of the mapping that is read as this model."""
     return [f.alias or n for n, f in model.model_fields.items() if not f.exclude]
+
+
+def find_models(annotation: Any) -> Iterator[type[BaseModel]]:
+    """Yield the models of the mappings in a type, except steps: each step is read by itself."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        if not issubclass(annotation, Step):
+            yield annotation
+    else:
+        for argument in get_args(annotation):
+            yield from find_models(argument)
 
 
 def describe_unknown_key(key: str, model: type[BaseModel], owner: str) -> str:
@@ -142,13 +152,5 @@ def _model_at(model: type[BaseModel], path: Loc) -> type[BaseModel] | None:
         if isinstance(part, int) or found is None:
             continue
         fields = {f.alias or n: f for n, f in found.model_fields.items()}
-        found = next(_models(fields[part].annotation), None) if part in fields else None
+        found = next(find_models(fields[part].annotation), None) if part in fields else None
     return found
-
-
-def _models(annotation: Any) -> Iterator[type[BaseModel]]:
-    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        yield annotation
-    elif get_origin(annotation) in (Union, types.UnionType, tuple, list, Annotated, Mapping, dict):
-        for argument in get_args(annotation):
-            yield from _models(argument)

@@ -7,14 +7,11 @@ quotes.py       where a value is in a shell script, and how it is quoted there
 text.py         a text with expressions in it, filled at once or in two passes
 """
 
-from runbook.template.expression import Expression
-from runbook.template.filters import FILTERS
 from runbook.template.scope import FACTS, VERSIONS, Reference, TemplateError, TemplateScope
 from runbook.template.text import (
     OPEN,
     Template,
     TextFinisher,
-    TextRewriter,
     ValueWriter,
     fill,
     fill_own,
@@ -29,16 +26,13 @@ from runbook.template.text import (
 
 __all__ = [
     "FACTS",
-    "FILTERS",
     "OPEN",
     "VERSIONS",
-    "Expression",
     "Reference",
     "Template",
     "TemplateError",
     "TemplateScope",
     "TextFinisher",
-    "TextRewriter",
     "ValueWriter",
     "fill",
     "fill_own",
