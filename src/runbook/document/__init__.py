@@ -16,7 +16,6 @@ import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
 
 from runbook.document.nodes import MAX_BYTES, Problems, compose
 from runbook.document.reader import Reader
@@ -41,33 +40,18 @@ class Source:
     """Its owner and mode when it was read; None for standard input."""
 
 
-def read_source(path: str, stdin: BinaryIO | None = None) -> Source:
+def read_source(path: str) -> Source:
     """Return a file, or standard input for `-`. At most MAX_BYTES + 1 are read.
 
     Raises UsageError if it cannot be read.
     """
     try:
         if path == "-":
-            return Source(path, (stdin or sys.stdin.buffer).read(MAX_BYTES + 1), None)
+            return Source(path, sys.stdin.buffer.read(MAX_BYTES + 1), None)
         with Path(path).open("rb") as file:
             return Source(path, file.read(MAX_BYTES + 1), os.fstat(file.fileno()))
     except (OSError, ValueError) as error:  # ValueError: the path contains a NUL.
         raise UsageError(f"cannot read {path}: {describe_error(error)}") from error
-
-
-def load(
-    path: str,
-    *,
-    sets: Mapping[str, str] | None = None,
-    stdin: BinaryIO | None = None,
-    environ: Mapping[str, str] | None = None,
-) -> Runbook:
-    """Return the runbook in a file. `sets` override its variables; `environ` is `env` in templates.
-
-    Raises DocumentError with all of its errors, UsageError if it cannot be read or does not have such a variable.
-    """
-    source = read_source(path, stdin)
-    return parse(source.data, path, sets=sets, environ=environ)
 
 
 def parse(
@@ -79,7 +63,11 @@ def parse(
     host: str | None = None,
     folder: Path | None = None,
 ) -> Runbook:
-    """Return the runbook in a text. `name` is the file for messages; its folder is the default of `folder`, the cwd."""
+    """Return the runbook in a text. `name` is the file for messages; its folder is the default of `folder`, the cwd.
+
+    `sets` override the variables; `environ` is `env` in templates. Raises DocumentError with all errors of the file,
+    and UsageError if a variable in `sets` does not exist.
+    """
     problems: Problems = []
     book: Runbook | None = None
     root = compose(data, problems)
@@ -106,4 +94,4 @@ def _folder(name: str) -> Path:
         raise UsageError(f"cannot read {name}: the working directory does not exist any more") from None
 
 
-__all__ = ["Source", "load", "parse", "read_source"]
+__all__ = ["Source", "parse", "read_source"]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import os
 import subprocess
 import sys
@@ -11,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from runbook.document import load, parse, read_source
+from runbook.document import parse
 from runbook.errors import DocumentError, UsageError
 from runbook.model import Port
 from runbook.spec.step import Runbook
@@ -219,53 +218,9 @@ def test_a_message_is_one_line_whatever_the_file_makes_it_quote() -> None:
         assert len(problem.message) <= 500
 
 
-def test_a_file_is_read_from_where_it_is(tmp_path: Path) -> None:
-    path = tmp_path / "up.yaml"
-    path.write_text(GATEWAY)
-    book = load(str(path), sets={"version": "2.0"})
-    assert (book.path, book.folder, book.vars) == (str(path), tmp_path, {"version": "2.0"})
-    source = read_source(str(path))
-    assert source.status is not None
-    assert source.status.st_ino == path.stat().st_ino
-
-
-def test_standard_input_is_read() -> None:
-    book = load("-", stdin=io.BytesIO(GATEWAY.encode()))
-    assert (book.path, book.folder) == ("-", Path.cwd())
-    with pytest.raises(DocumentError, match="-:1:1: the file is larger than 1 MiB"):
-        load("-", stdin=io.BytesIO(b"#" * 3_000_000))
-
-
-def test_what_cannot_be_read_is_said(tmp_path: Path) -> None:
-    for path, why in {
-        "nope.yaml": "no such file or directory",
-        ".": "is a directory",
-        "x" * 300: "file name too long",
-        "nul\0": "embedded null byte",
-    }.items():
-        with pytest.raises(UsageError, match=f"cannot read .*: {why}") as caught:
-            load(str(tmp_path / path))
-        assert caught.value.exit_status == 2
-
-
-def test_what_may_not_be_read_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def denied(*_: object) -> None:
-        raise PermissionError(13, "Permission denied")
-
-    monkeypatch.setattr(Path, "open", denied)
-    with pytest.raises(UsageError, match=r"cannot read .*up.yaml: permission denied"):
-        load(str(tmp_path / "up.yaml"))
-
-
 def test_a_file_without_templates_does_not_pay_for_jinja() -> None:
     code = (
         "import sys; from runbook.document import parse; parse('unit: gw\\nsteps: [restart]\\n'); print(*sys.modules)"
     )
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
     assert not {"jinja2", "gi", "tenacity"} & set(result.stdout.split())
-
-
-def test_names_and_phrases_are_cheap() -> None:
-    code = "import sys; import runbook.util.names, runbook.util.timespan; print(*sys.modules)"
-    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
-    assert not {"jinja2", "pydantic", "yaml"} & set(result.stdout.split())

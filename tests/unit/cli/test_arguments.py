@@ -1,0 +1,134 @@
+"""From the arguments to a runbook: options, trust, and the file as a run recorded it."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from runbook.cli import arguments
+from runbook.document import parse, trust
+from runbook.errors import NotBegun, UsageError
+from runbook.records import history, store
+from tests.unit.recorded import header
+
+TEXT = "steps: [run: {run: 'true'}]\n"
+
+
+def test_sets_are_names_and_values() -> None:
+    assert arguments.parse_sets(None) == {}
+    assert arguments.parse_sets(["a=1", "b=x=y", "c="]) == {"a": "1", "b": "x=y", "c": ""}
+    for wrong in ("a", "=1"):
+        with pytest.raises(UsageError, match="write NAME=VALUE"):
+            arguments.parse_sets([wrong])
+
+
+def test_a_span_is_seconds_and_an_absent_one_is_none() -> None:
+    assert arguments.parse_span_option("--lock-wait", None) == 0
+    assert arguments.parse_span_option("--lock-wait", "2min") == 120
+    with pytest.raises(UsageError, match="cannot read --lock-wait: cannot read time span `soon`"):
+        arguments.parse_span_option("--lock-wait", "soon")
+
+
+@pytest.mark.parametrize(("head", "user", "scope"), [("", False, "system"), ("", True, "user"), ("user", True, "user")])
+def test_the_scope_is_that_of_the_file_or_of_the_option(head: str, user: bool, scope: str) -> None:
+    book = parse(f"scope: {head}\n{TEXT}" if head else TEXT)
+    assert arguments.find_scope(book, user) == scope
+
+
+def test_the_option_must_not_contradict_the_file() -> None:
+    with pytest.raises(UsageError, match=r"--user contradicts `scope: system` in up\.yaml"):
+        arguments.find_scope(parse(f"scope: system\n{TEXT}", "up.yaml"), user=True)
+
+
+def distrusted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str = TEXT) -> str:
+    monkeypatch.setattr(trust, "find_distrust", lambda *_, **__: "it is writable by every user")
+    path = tmp_path / "up.yaml"
+    path.write_text(text)
+    return str(path)
+
+
+def test_a_file_that_others_can_write_is_not_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = distrusted(tmp_path, monkeypatch)
+    with pytest.raises(NotBegun, match=r"as root: it is writable by every user$") as caught:
+        arguments.load_runbook(path, None, to_run=True)
+    assert "chown root and chmod go-w" in caught.value.hint
+
+
+@pytest.mark.parametrize(("text", "user"), [(TEXT, True), (f"scope: user\n{TEXT}", False)])
+def test_a_file_for_a_user_manager_is_run_as_its_owner(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str, user: bool
+) -> None:
+    path = distrusted(tmp_path, monkeypatch, text)
+    with pytest.raises(NotBegun) as caught:
+        arguments.load_runbook(path, None, to_run=True, user=user)
+    assert "su - " in caught.value.hint
+
+
+def test_reading_a_file_that_others_can_write_is_a_warning(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert arguments.load_runbook(distrusted(tmp_path, monkeypatch), None).steps
+    assert "warning: root would refuse to run it" in capsys.readouterr().err
+
+
+def test_the_user_behind_sudo_is_trusted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[object] = []
+
+    def find_distrust(*_: object, sudo_uid: int | None, **__: object) -> str:
+        asked.append(sudo_uid)
+        return ""
+
+    monkeypatch.setattr(trust, "find_distrust", find_distrust)
+    path = tmp_path / "up.yaml"
+    path.write_text(TEXT)
+    for uid in ("1000", "x", ""):
+        monkeypatch.setenv("SUDO_UID", uid)
+        arguments.load_runbook(str(path), None)
+    assert asked == [1000, None, None]
+
+
+def recorded(file: Path) -> history.RunRecord:
+    """Return the record of a run of a file, as it is now."""
+    folder = store.create_folder(1_790_000_000.0)
+    folder.write_header(replace(header(folder.id), file=str(file), cwd="/srv", sets={"v": "2"}), file.read_text())
+    return history.find_run(folder.id)
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    path = tmp_path / "up.yaml"
+    path.write_text("vars: {v: '1', e: '${{ env.E }}'}\n" + TEXT)
+    return path
+
+
+@pytest.mark.usefixtures("home")
+def test_a_run_continues_with_its_own_values(file: Path) -> None:
+    book = arguments.load_recorded(recorded(file), {"E": "x"}, as_recorded=False)
+    assert (book.vars, book.folder, book.path) == ({"v": "2", "e": "x"}, Path("/srv"), str(file))
+
+
+@pytest.mark.usefixtures("home")
+def test_a_run_is_not_continued_with_another_file(file: Path) -> None:
+    past = recorded(file)
+    file.write_text(file.read_text() + "# changed\n")
+    with pytest.raises(NotBegun, match=r"up\.yaml has changed since the run began") as caught:
+        arguments.load_recorded(past, {"E": "x"}, as_recorded=False)
+    assert "--as-recorded" in caught.value.hint
+    assert arguments.load_recorded(past, {"E": "x"}, as_recorded=True).steps
+    file.unlink()
+    with pytest.raises(NotBegun, match=r"up\.yaml cannot be read any more: no such file or directory"):
+        arguments.load_recorded(past, {"E": "x"}, as_recorded=False)
+    os.mkfifo(file)
+    with pytest.raises(NotBegun, match=r"up\.yaml is no longer a regular file"):
+        arguments.load_recorded(past, {"E": "x"}, as_recorded=False)
+
+
+@pytest.mark.usefixtures("home")
+def test_a_record_without_its_runbook_cannot_be_resumed(file: Path) -> None:
+    past = recorded(file)
+    past.folder.runbook.unlink()
+    with pytest.raises(NotBegun, match=r"cannot resume .*: no such file or directory"):
+        arguments.load_recorded(past, {}, as_recorded=True)

@@ -1,0 +1,59 @@
+"""The command itself: its commands, its help, and its exit status for what no command handles."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+
+import pytest
+from typer.testing import CliRunner
+
+from runbook import cli, errors
+from runbook.cli.options import program_version
+
+
+def test_the_commands_are_listed_in_their_order() -> None:
+    result = CliRunner().invoke(cli.app, ["--help"])
+    listed = [line.split()[0] for line in result.stdout.partition("Commands:")[2].splitlines() if line.strip()]
+    assert listed == ["apply", "check", "validate", "resume", "history", "show", "schema", "steps"]
+
+
+def test_without_a_command_it_shows_the_help() -> None:
+    assert "Commands:" in CliRunner().invoke(cli.app, []).output
+
+
+def test_the_version_is_printed() -> None:
+    result = CliRunner().invoke(cli.app, ["--version"])
+    assert (result.exit_code, result.stdout) == (0, f"runbook {program_version()}\n")
+
+
+def failing(error: BaseException) -> Callable[[], None]:
+    def app() -> None:
+        raise error
+
+    return app
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "printed"),
+    [
+        (SystemExit(3), 3, ""),
+        (errors.NotBegun("cannot begin", hint="begin later"), 5, "runbook: cannot begin\n  begin later\n"),
+        (BrokenPipeError(), 1, ""),
+        (OSError(28, "No space left on device"), 1, "runbook: cannot print: no space left on device\n"),
+    ],
+)
+def test_an_error_becomes_a_message_and_an_exit_status(
+    error: BaseException, status: int, printed: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(cli, "app", failing(error))
+    assert cli._run_app() == status
+    assert capsys.readouterr() == ("", printed)
+
+
+def test_a_wrong_option_is_an_error_of_usage(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["runbook", "apply", "--nope"])
+    assert cli._run_app() == errors.EXIT_INVALID
+    assert "No such option" in capsys.readouterr().err
