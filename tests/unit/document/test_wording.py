@@ -28,6 +28,7 @@ class Outer(FileModel):
     names: TextList = ()
     inner: Inner | None = None
     many: tuple[Inner, ...] = ()
+    either: Inner | tuple[Inner, ...] = ()
 
 
 ITEM = Position(9, 9)
@@ -55,6 +56,7 @@ def problems(text: str) -> list[tuple[int, int, str]]:
         ("inner: {}", (1, 8, "inner needs `url`")),
         ("many: {url: x}", (1, 7, "`many` must be a list (`- …`), not a mapping")),
         ("many: [x]", (1, 8, "an entry of `many` must be a mapping (`key: value`), not a single value")),
+        ("either: x", (1, 9, "`either` must be a mapping (`key: value`), not a single value")),
         ("many: [{url: [x]}]", (1, 14, "`url` must be a single value, not a list")),
     ],
 )
@@ -73,7 +75,7 @@ def test_an_unknown_key_that_resembles_none_is_answered_with_all_keys() -> None:
 
 
 def test_keys_are_those_of_the_file() -> None:
-    assert keys_of(Outer) == ["mode", "max-count", "names", "inner", "many"]
+    assert keys_of(Outer) == ["mode", "max-count", "names", "inner", "many", "either"]
 
 
 def test_models_are_found_in_unions_and_lists_and_steps_are_not() -> None:
