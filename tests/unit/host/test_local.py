@@ -30,8 +30,8 @@ def test_a_view_reads_everything_and_waits() -> None:
     assert names(HostView) | names(Waiter) <= names(LocalView) | {"clock"}  # Set by the constructor.
 
 
-def test_a_view_can_be_planned_with() -> None:
-    """For the type checker: a LocalView is no `Host`, which `mypy` proves by the ignored error."""
+def test_a_view_is_no_host_for_the_type_checker() -> None:
+    """Without the error that is ignored here, mypy reports an unused comment."""
 
     def read(view: HostView) -> None: ...
 

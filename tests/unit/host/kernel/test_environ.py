@@ -1,0 +1,47 @@
+"""What is read of an environment: a whole INVOCATION_ID, names, and never a piece of a value."""
+
+from __future__ import annotations
+
+import pytest
+
+from runbook.host.kernel import environ
+
+ID = "0123456789abcdef0123456789abcdef"
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        (f"HOME=/root\0INVOCATION_ID={ID}\0X=1\0", ID),
+        (f"INVOCATION_ID={ID}", ID),
+        (f"OLD_INVOCATION_ID={ID}\0", ""),
+        (f"INVOCATION_ID={ID}0\0", ""),
+        (f"INVOCATION_ID={ID[:-1]}\0", ""),
+        (f"INVOCATION_ID={ID.upper()}\0", ""),
+        (f"nginx: worker process\0TION_ID={ID}\0", ""),
+        (f"INVOCATION_ID={ID}\nX\0", ""),
+        (f"NOTE=it says INVOCATION_ID={ID}\0", ""),
+        (f"INVOCATION_ID={ID}\0INVOCATION_ID={ID}\0", ID),
+        (f"INVOCATION_ID={ID}\0INVOCATION_ID={ID[::-1]}\0", ""),
+        ("", ""),
+    ],
+)
+def test_only_a_whole_invocation_id_is_believed(text: str, found: str) -> None:
+    assert environ.parse_invocation_id(text.encode()) == found
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        ("HOME=/root\0API_TOKEN=a=b\0X=\0", ("HOME", "API_TOKEN", "X")),
+        ("NOTE=two\nlines=1\0X=1", ("NOTE", "X")),
+        ("worker: gw\0\0\0QWxhZGRpbg==\0HOME=/root\0", ()),
+        ("HOME=/root\0\0bGV0bWVpbg==\0", ("HOME",)),
+        ("ker process\0c2VjcmV0=\0", ()),
+        ("2=x\0HOME=/root\0", ()),
+        ("", ()),
+    ],
+    ids=["whole", "lines", "written over", "cut", "title", "no name", "none"],
+)
+def test_of_an_environment_there_are_names_and_no_piece_of_a_value(text: str, found: tuple[str, ...]) -> None:
+    assert environ.parse_names(text.encode()) == found

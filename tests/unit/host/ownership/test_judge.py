@@ -1,0 +1,106 @@
+"""What the judge does around the rules: reading again, network namespaces, stored and passed-on sockets."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from runbook.host.holders import Listener, Role
+from runbook.host.ownership.judge import PortJudge
+from runbook.model import Port, Verdict
+from tests.unit.fake_machine import FakeMachine
+
+from .scene import MANAGER, SESSION, listener, process, unit
+
+PORT = Port(80)
+INIT = process(1, ppid=0, name="systemd", cgroup="/init.scope")
+
+
+def machine(**facts: Any) -> FakeMachine:
+    known = {"units": {"gw.service": unit()}, "processes": {100: process(100)}, "sockets": {100: [listener()]}}
+    return FakeMachine(**{**known, **facts})
+
+
+def judge(on: FakeMachine, name: str = "gw.service", **options: Any) -> PortJudge:
+    return PortJudge(on.units[name], on, on, **options)
+
+
+class Churning(FakeMachine):
+    """Its sockets are others at each of the first reads."""
+
+    changes = 0
+
+    def list_listeners(self, port: Port) -> tuple[Listener, ...]:
+        self.changes -= 1
+        return (listener(inode=100 + self.changes if self.changes > 0 else 7),)
+
+
+@pytest.mark.parametrize(("changes", "verdict"), [(3, Verdict.OWNED), (99, Verdict.OWNER_UNKNOWN)])
+def test_sockets_that_change_are_read_again_a_few_times(changes: int, verdict: Verdict) -> None:
+    on = Churning(units={"gw.service": unit()}, processes={100: process(100)}, sockets={100: [listener()]})
+    on.changes = changes
+    assert judge(on).judge_port(PORT).verdict is verdict
+
+
+def test_a_port_without_a_socket() -> None:
+    found = judge(machine(sockets={})).judge_port(PORT)
+    assert (found.verdict, found.reason) == (Verdict.NOT_LISTENING, "no process listens on port 80")
+
+
+@pytest.mark.parametrize(
+    ("settings", "verdict"),
+    [
+        ({"private_network": True}, Verdict.NOT_LISTENING),
+        ({"network_namespace_path": "/run/netns/blue"}, Verdict.OWNER_UNKNOWN),
+    ],
+)
+def test_a_network_namespace_of_a_unit_that_is_down(settings: dict[str, Any], verdict: Verdict) -> None:
+    on = machine(units={"gw.service": unit(main_pid=0, **settings)})
+    assert judge(on, own_network=True).judge_port(PORT).verdict is verdict
+
+
+def test_a_manager_that_stores_the_units_sockets() -> None:
+    on = machine(processes={100: process(100), 1: INIT}, sockets={100: [listener()], 1: [listener()]})
+    found = judge(on).judge_port(PORT)
+    assert found.verdict is Verdict.OWNED
+    assert {holder.process.pid: holder.role for holder in found.holders} == {1: Role.SOCKET_UNIT, 100: Role.CURRENT}
+
+
+@pytest.mark.parametrize(("inode", "verdict"), [(7, Verdict.OWNED), (8, Verdict.OTHER_UNIT_HOLDS_PORT)])
+def test_a_service_that_was_passed_the_sockets_of_its_socket_unit(inode: int, verdict: Verdict) -> None:
+    """With a socket of its own it is a rival."""
+    socket = unit(
+        "gw.socket", triggers=("gw.service",), listen=(("Stream", "0.0.0.0:80"),), main_pid=0, control_group=""
+    )
+    on = machine(
+        units={"gw.service": unit(), "gw.socket": socket},
+        processes={100: process(100), 1: INIT},
+        sockets={100: [listener(inode=inode)], 1: [listener()]},
+    )
+    assert judge(on, "gw.socket").judge_port(PORT).verdict is verdict
+
+
+@pytest.mark.parametrize(("made_in", "verdict"), [(55, Verdict.OWNED), (56, Verdict.OWNER_UNKNOWN)])
+def test_a_users_manager_that_its_user_may_not_read(made_in: int, verdict: Verdict) -> None:
+    socket = unit("gw.socket", listen=(("Stream", "0.0.0.0:80"),))
+    gw = unit(triggered_by=("gw.socket",), of_user=True)
+    on = machine(
+        units={"gw.service": gw, "gw.socket": socket, "init.scope": unit("init.scope", control_group_id=55)},
+        processes={9: process(9, cgroup=MANAGER)},
+        sockets={8: [listener(uid=1000, cgroup_id=made_in)]},
+        hidden=1,
+    )
+    assert judge(on, manager_uid=1000).judge_port(PORT).verdict is verdict
+
+
+def test_leftovers_hold_a_port_or_not() -> None:
+    on = machine(processes={100: process(100), 90: process(90, started=700.0), 91: process(91, dead=True, started=1.0)})
+    assert [holder.process.pid for holder in judge(on).find_leftovers()] == [90]
+
+
+def test_protection_is_asked_for_what_could_be_killed() -> None:
+    on = machine(spared={70: "it is a terminal multiplexer", 100: "never read"})
+    orphan, current = process(70, cgroup=SESSION), process(100)
+    assert judge(on).judge_process(orphan, ()).protection == "it is a terminal multiplexer"
+    assert judge(on).judge_process(current, ()).protection == ""

@@ -1,0 +1,44 @@
+"""The kernel of this machine as a source: real processes and sockets."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+
+import pytest
+
+from runbook.host.kernel.sock_diag import SocketTable
+from runbook.host.loop import Loop
+from runbook.host.ownership.kernel_source import LocalKernel
+from runbook.model import Deadline, Wake
+from tests.unit.host.kernel.family import Family
+
+
+@pytest.fixture
+def kernel(loop: Loop) -> Iterator[LocalKernel]:
+    with SocketTable() as table:
+        yield LocalKernel(table, loop)
+
+
+def test_the_holders_of_a_port(kernel: LocalKernel, family: Family) -> None:
+    inodes = {one.inode for one in kernel.list_listeners(family.port)}
+    child = family.bear()
+    assert {family.parent.pid, child} <= set(kernel.scan_holders(inodes, ()).holders)
+    assert {one.inode for one in kernel.list_netns_listeners(child, family.port)} == inodes
+
+
+def test_this_program_is_protected_and_in_no_container(kernel: LocalKernel, family: Family) -> None:
+    me, other = kernel.read_process(os.getpid()), kernel.read_process(family.parent.pid)
+    assert me is not None
+    assert other is not None
+    assert kernel.find_protection(me) == "it is this very program"
+    assert kernel.describe_container(other) == ""
+    assert kernel.describe_container_keeper(other) == ""
+
+
+def test_a_wait_begins_from_the_sockets_that_were_read(kernel: LocalKernel, family: Family, loop: Loop) -> None:
+    """The loop of this test reads no socket at any port, so what was read has changed."""
+    kernel.list_listeners(family.port)
+    deadline = Deadline.after(loop.clock, 10)
+    loop.wait(Wake(ports=frozenset({family.port}), within=10.0), deadline)
+    assert deadline.remaining > 5

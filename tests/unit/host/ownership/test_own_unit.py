@@ -1,0 +1,99 @@
+"""Each fact that makes a process of the unit current or a leftover, alone. `unit()` began at 900 s."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from runbook.host.facts import ActiveState
+from runbook.host.holders import Process, Role
+from runbook.host.ownership.own_unit import MISTAKEN_MAIN, rule_process_in_unit, rule_process_moved_out
+from tests.unit.fake_machine import EARLIER, INVOCATION
+
+from .scene import SESSION, process, scene
+
+BEFORE, SINCE = 700.0, 1e9
+"""Start times that are before and after any beginning, however long this machine was suspended."""
+
+
+def rule(one: Process, *others: Process, **of_unit: Any) -> tuple[Role, str]:
+    ruling = rule_process_in_unit(scene(one, *others, **of_unit), one)
+    return ruling.role, ruling.why
+
+
+MAIN = process(100, started=SINCE)
+
+
+def test_the_main_process_and_its_descendants() -> None:
+    assert rule(MAIN) == (Role.CURRENT, "it is the main process, PID 100")
+    # INVOCATION_ID does not matter: a manager inside the unit sets others.
+    worker = process(101, ppid=100, invocation_id=EARLIER)
+    assert rule(worker, MAIN) == (Role.CURRENT, "it descends from the main process, PID 100")
+
+
+def test_a_leftover_that_systemd_took_for_the_main_process() -> None:
+    assert rule(process(100, started=BEFORE)) == (Role.LEFTOVER, f"it is PID 100, {MISTAKEN_MAIN}")
+    # Its own INVOCATION_ID proves that a busy systemd took the timestamp late.
+    assert rule(process(100, started=BEFORE, invocation_id=INVOCATION))[0] is Role.CURRENT
+
+
+@pytest.mark.parametrize(
+    ("invocation", "cgroup", "role"),
+    [
+        (INVOCATION, "/system.slice/gw.service", Role.CURRENT),
+        (EARLIER, "/system.slice/gw.service", Role.LEFTOVER),
+        (EARLIER, "/system.slice/gw.service/payload", Role.UNKNOWN),
+    ],
+)
+def test_the_invocation_id(invocation: str, cgroup: str, role: Role) -> None:
+    assert rule(process(101, invocation_id=invocation, started=SINCE, cgroup=cgroup), MAIN)[0] is role
+
+
+def test_the_invocation_id_of_an_ancestor() -> None:
+    parent = process(90, invocation_id=EARLIER, started=BEFORE)
+    role, why = rule(process(101, ppid=90, started=SINCE), parent, MAIN)
+    assert (role, why) == (Role.LEFTOVER, f"its ancestor PID 90's INVOCATION_ID is {EARLIER}, an earlier one")
+
+
+def test_the_start_time() -> None:
+    assert rule(process(101, started=BEFORE), MAIN)[0] is Role.LEFTOVER
+    assert rule(process(101, started=SINCE), MAIN)[0] is Role.CURRENT
+    # A leftover beside it may have forked it.
+    assert rule(process(101, started=SINCE), process(90, started=BEFORE), MAIN)[0] is Role.UNKNOWN
+
+
+def test_a_unit_that_is_down_has_only_leftovers() -> None:
+    down = {"active_state": ActiveState.FAILED, "main_pid": 0}
+    assert rule(process(101, invocation_id=INVOCATION), **down) == (
+        Role.LEFTOVER,
+        "it is still running, while gw.service is failed",
+    )
+    lost = rule_process_in_unit(scene(MAIN, active_state=ActiveState.INACTIVE), MAIN)
+    assert (lost.role, lost.stop_verb, bool(lost.protection)) == (Role.LEFTOVER, "", True)
+
+
+def test_a_process_that_pam_moved() -> None:
+    child = process(102, ppid=100, cgroup=SESSION)
+    ruling = rule_process_moved_out(scene(MAIN, child), child)
+    assert ruling is not None
+    assert (ruling.role, ruling.why) == (
+        Role.CURRENT,
+        "it descends from the main process, PID 100, though in another scope",
+    )
+    assert rule_process_moved_out(scene(child), child) is None
+    assert rule_process_moved_out(scene(MAIN, child, active_state=ActiveState.FAILED), child) is None
+
+
+def test_an_environment_alone_never_makes_a_process_current() -> None:
+    forged = process(102, invocation_id=INVOCATION, cgroup=SESSION)
+    ruling = rule_process_moved_out(scene(forged), forged)
+    assert ruling is not None
+    assert ruling.role is Role.UNKNOWN
+
+
+@pytest.mark.parametrize(("cgroup", "role"), [(SESSION, Role.UNKNOWN), ("/system.slice/web.service", None)])
+def test_a_pid_file_that_names_a_foreign_process(cgroup: str, role: Role | None) -> None:
+    named = process(100, started=BEFORE, cgroup=cgroup)
+    ruling = rule_process_moved_out(scene(named), named)
+    assert (ruling.role if ruling else None) is role

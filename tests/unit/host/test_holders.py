@@ -1,0 +1,53 @@
+"""What a holder of a port is, and what it is called in evidence."""
+
+from __future__ import annotations
+
+import pytest
+
+from runbook.host.holders import Holder, Listener, PortOwnership, Role
+from runbook.model import Port, Verdict
+from tests.unit.fake_machine import process
+
+SOCKET = Listener("tcp", "0.0.0.0", 80, inode=7)
+USER = "/user.slice/user-1000.slice/user@1000.service"
+
+
+def holder(role: Role = Role.ORPHAN, cgroup: str = "/system.slice/gw.service", **changes: str) -> Holder:
+    facts = {"unit": "gw.service", "why": "it is a test", **changes}
+    return Holder(process(100, cgroup=cgroup), role, sockets=(SOCKET,), **facts)
+
+
+def test_a_socket_in_words() -> None:
+    assert str(SOCKET) == "0.0.0.0:80"
+    assert str(Listener("tcp", "::", 80, inode=8)) == "[::]:80"
+
+
+@pytest.mark.parametrize("role", Role)
+def test_only_orphans_and_leftovers_may_be_killed(role: Role) -> None:
+    assert holder(role).may_be_killed is (role in (Role.ORPHAN, Role.LEFTOVER))
+    assert not holder(role, protection="it is a systemd manager").may_be_killed
+
+
+def test_whose_manager_has_its_unit() -> None:
+    inside = holder(cgroup=f"{USER}/app.slice/gw.service")
+    assert (inside.is_user_unit(False), inside.is_user_unit(True)) == (True, True)
+    # Moved to a session by PAM: our manager has the unit, so the answer is what ours is.
+    moved = holder(cgroup="/user.slice/user-1000.slice/session-3.scope")
+    assert (moved.is_user_unit(False), moved.is_user_unit(True)) == (False, True)
+    manager = holder(cgroup=f"{USER}/init.scope", unit="user@1000.service")
+    assert manager.in_manager_cgroup
+    assert not manager.is_user_unit(True)
+
+
+def test_evidence() -> None:
+    owner = PortOwnership(Port(80), Verdict.OWNED, "", (SOCKET,), (holder(protection="because"),), (SOCKET,))
+    found = owner.evidence()
+    assert (found["listeners"], found["unseen"]) == (["0.0.0.0:80"], ["0.0.0.0:80"])
+    assert (found["holders"][0]["pid"], found["holders"][0]["role"], found["holders"][0]["spared"]) == (
+        100,
+        "orphan",
+        "because",
+    )
+    assert owner.is_owned
+    assert owner.sockets == {7}
+    assert "spared" not in holder().evidence()
