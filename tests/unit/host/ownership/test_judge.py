@@ -36,7 +36,7 @@ class Churning(FakeMachine):
         return (listener(inode=100 + self.changes if self.changes > 0 else 7),)
 
 
-@pytest.mark.parametrize(("changes", "verdict"), [(3, Verdict.OWNED), (99, Verdict.OWNER_UNKNOWN)])
+@pytest.mark.parametrize(("changes", "verdict"), [(7, Verdict.OWNED), (99, Verdict.OWNER_UNKNOWN)])
 def test_sockets_that_change_are_read_again_a_few_times(changes: int, verdict: Verdict) -> None:
     on = Churning(units={"gw.service": unit()}, processes={100: process(100)}, sockets={100: [listener()]})
     on.changes = changes
@@ -81,14 +81,17 @@ def test_a_service_that_was_passed_the_sockets_of_its_socket_unit(inode: int, ve
     assert judge(on, "gw.socket").judge_port(PORT).verdict is verdict
 
 
-@pytest.mark.parametrize(("made_in", "verdict"), [(55, Verdict.OWNED), (56, Verdict.OWNER_UNKNOWN)])
-def test_a_users_manager_that_its_user_may_not_read(made_in: int, verdict: Verdict) -> None:
+@pytest.mark.parametrize(
+    ("made_in", "by", "verdict"),
+    [(55, 1000, Verdict.OWNED), (56, 1000, Verdict.OWNER_UNKNOWN), (55, 0, Verdict.OWNER_UNKNOWN)],
+)
+def test_a_users_manager_that_its_user_may_not_read(made_in: int, by: int, verdict: Verdict) -> None:
     socket = unit("gw.socket", listen=(("Stream", "0.0.0.0:80"),))
     gw = unit(triggered_by=("gw.socket",), of_user=True)
     on = machine(
         units={"gw.service": gw, "gw.socket": socket, "init.scope": unit("init.scope", control_group_id=55)},
         processes={9: process(9, cgroup=MANAGER)},
-        sockets={8: [listener(uid=1000, cgroup_id=made_in)]},
+        sockets={8: [listener(uid=by, cgroup_id=made_in)]},
         hidden=1,
     )
     assert judge(on, manager_uid=1000).judge_port(PORT).verdict is verdict

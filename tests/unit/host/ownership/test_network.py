@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from runbook.errors import HostError
+from runbook.host.facts import ActiveState
 from runbook.host.kernel import processes
 from runbook.host.ownership.network import UnitNetworks, find_network_pid
 from runbook.model import Port, ProcessId
@@ -70,6 +72,8 @@ def test_a_socket_unit_listens_in_the_managers_namespace(namespaces: Namespaces)
     activated = unit(private_network=True, triggered_by=("gw.socket", "gw.timer"))
     assert known.find_process(activated, Port(80)) is None
     assert known.find_process(activated, Port(8080)) is not None
+    closed = UnitNetworks(FakeMachine(units={"gw.socket": replace(socket, active_state=ActiveState.FAILED)}))
+    assert closed.find_process(activated, Port(80)) is not None
 
 
 def test_a_namespace_that_is_shared() -> None:

@@ -92,7 +92,10 @@ def test_an_environment_alone_never_makes_a_process_current() -> None:
     assert ruling.role is Role.UNKNOWN
 
 
-@pytest.mark.parametrize(("cgroup", "role"), [(SESSION, Role.UNKNOWN), ("/system.slice/web.service", None)])
+@pytest.mark.parametrize(
+    ("cgroup", "role"),
+    [(SESSION, Role.UNKNOWN), ("/system.slice/web.service", None), (f"/docker/{'0' * 64}", None)],
+)
 def test_a_pid_file_that_names_a_foreign_process(cgroup: str, role: Role | None) -> None:
     named = process(100, started=BEFORE, cgroup=cgroup)
     ruling = rule_process_moved_out(scene(named), named)

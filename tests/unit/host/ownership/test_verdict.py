@@ -36,6 +36,7 @@ def decide(
         ([Role.SOCKET_UNIT, Role.OTHER_UNIT], Verdict.OTHER_UNIT_HOLDS_PORT),
         ([Role.OTHER_UNIT, Role.UNKNOWN, Role.ORPHAN], Verdict.OTHER_UNIT_HOLDS_PORT),
         ([Role.CURRENT, Role.UNKNOWN], Verdict.OWNER_UNKNOWN),
+        ([Role.UNKNOWN, Role.ORPHAN], Verdict.OWNER_UNKNOWN),
         ([Role.ORPHAN, Role.LEFTOVER], Verdict.ORPHAN_HOLDS_PORT),
         ([Role.LEFTOVER], Verdict.LEFTOVER_HOLDS_PORT),
         ([Role.CURRENT, Role.SOCKET_UNIT], Verdict.OWNED),
