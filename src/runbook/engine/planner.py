@@ -1,7 +1,7 @@
-"""What a run would find and do, from the live state: the dry run, and `runbook check`. Nothing here can write.
+"""What a run would find and do, from the live state: the dry run, and `runbook check`. It changes nothing.
 
-The host is a HostView; there is no record, no lock, no scope. A later step may be answered differently once an
-earlier one has acted: then, and only then, its impact is `undetermined`, and the earlier step is named.
+The host is a HostView; there is no record, no lock, no scope. If an earlier step can change what a later one finds,
+and only then, the impact of the later one is `undetermined`, and the earlier step is named.
 """
 
 from __future__ import annotations
@@ -29,12 +29,12 @@ from runbook.spec.step import Remedy, ReplacesVersion, Runbook, Step
 from runbook.template import TemplateScope
 
 MAY_APPEAR = (Verdict.UNIT_NOT_FOUND,)
-"""What an earlier command may change even where it touches another unit: it may bring the unit."""
+"""Verdicts that an earlier command may change, whatever its unit is: it may create the missing unit."""
 
 
 @dataclass
 class Planner:
-    """Looks at every step of a runbook, as things stand."""
+    """Checks every step of a runbook once, and changes nothing."""
 
     runbook: Runbook
     view: HostView
@@ -43,14 +43,14 @@ class Planner:
     state: RunState
     notices: tuple[str, ...] = ()
     find_lock_holders: Callable[[Iterable[str]], Sequence[LockHolder]] = lambda _units: ()
-    """Tells who has the locks of units, known by systemd's own names."""
+    """Returns who holds the locks of units, given by their canonical names."""
     changing_steps: list[Step[Any]] = field(default_factory=list)
     would_change: bool = False
     ends_at: str = ""
     holders: Sequence[LockHolder] = ()
 
     def plan(self) -> PlanFinished:
-        """Tell for each step what it would find and do. The exit status is 0 when the plan could be made."""
+        """Report for each step what it would find and do. The exit status is 0 if the plan could be made."""
         try:
             self._emit_observed()
             self._emit_lock_holders()
@@ -65,7 +65,7 @@ class Planner:
         return self._planned(RunStatus.OK, 0, f"nothing was changed{ends}")
 
     def check(self) -> RunFinished:
-        """Look at every reading step once, now. The exit status is 0 if all hold and 1 if one does not."""
+        """Check every step that only reads, once. The exit status is 0 if all hold, else 1."""
         wrong: list[Outcome] = []
         looked = 0
         try:
@@ -83,7 +83,7 @@ class Planner:
             return self._finished(end)
         if wrong:
             return self._finished(self._end_failed(wrong[0]))
-        reason = "everything holds" if looked else "no step of it merely reads"
+        reason = "everything holds" if looked else "no step only reads"
         return self._finished(RunFinished(status=RunStatus.OK, exit=0, reason=reason))
 
     def _end_failed(self, outcome: Outcome) -> RunFinished:
@@ -116,7 +116,7 @@ class Planner:
         return end
 
     def _emit_observed(self) -> None:
-        """Say what both witnesses see before anything is planned."""
+        """Report what systemd and the kernel report of the runbook's unit and ports."""
         book = self.runbook
         seen = Observed(name=book.title, file=book.path, unit=book.unit)
         if book.unit is not None:
@@ -134,7 +134,7 @@ class Planner:
             self.events.emit(Notice(text=text))
 
     def _starts_left(self, unit: Unit) -> StartBudget | None:
-        """Count the starts of the unit; nothing where there was one at most, and nobody needs the number."""
+        """Return how many starts the unit has left; None if there was at most one, and the number does not matter."""
         if not has_start_limit(unit):
             return None
         deadline = Deadline.after(self.view.clock, STARTS_QUERY_TIMEOUT)
@@ -146,13 +146,13 @@ class Planner:
         return None
 
     def _emit_lock_holders(self) -> None:
-        """Say who has the locks that a run would need."""
+        """Report who holds the locks that a run would need."""
         self.holders = self.find_lock_holders(find_canonical_names(self.view, self.runbook.unit_names()))
         for holder in self.holders:
             self.events.emit(Notice(text=f"{holder.unit} is locked by {holder}; a run could not begin now"))
 
     def _emit_doubts(self) -> None:
-        """Say what is doubtful, and what would keep the run from beginning. The plan is made all the same."""
+        """Report doubts, and what would prevent a run from beginning. The plan is made anyway."""
         try:
             for doubt in check_units_exist(self.view, self.runbook):
                 self.events.emit(Notice(text=doubt))
@@ -160,11 +160,11 @@ class Planner:
             self.events.emit(Notice(text=f"{error.message}; {error.hint}"))
 
     def _read_only_steps(self) -> list[Step[Any]]:
-        """Give what merely reads, of what a run that finds nothing wrong would come by: no fix, no roll back."""
+        """Return the steps that only read, without those that a successful run does not carry out: fixes, rollback."""
         found: list[Step[Any]] = []
         for step in (*self.runbook.steps, *self.runbook.always):
             remedy = step.remedy()
-            # What a remediation runs only sometimes, its checks do as well.
+            # If a remediation has a `when`, its checks depend on that too.
             checks = remedy.checks if remedy else (step,)
             found += [check if check.when else check.model_copy(update={"when": step.when}) for check in checks]
         return [step for step in found if step.only_reads()]
@@ -200,7 +200,7 @@ class Planner:
             self.changing_steps.append(step)
 
     def _plan_condition(self, step: Step[Any], when: str) -> bool:
-        """Tell a step that would be skipped, or whose `when` is up to earlier steps, and whether to look further."""
+        """Evaluate a `when`. Report the step and return False if it is false, wrong, or depends on earlier steps."""
         condition = template.parse_expression(when)
         try:
             if condition.value(self._scope) is None:
@@ -247,7 +247,7 @@ class Planner:
         self.changing_steps = [*self.changing_steps, step]
 
     def _check_fixes_once(self, remedy: Remedy) -> list[tuple[Step[Any], Finding]]:
-        """Look at each fix as if those before it were done."""
+        """Check each fix as if those before it were done."""
         predicted = PredictedHost(self.view)
         found = []
         for fix in remedy.fixes:
@@ -257,7 +257,7 @@ class Planner:
         return found
 
     def _would_run(self, step: Step[Any]) -> bool | None:
-        """Whether a step's `when` holds; None where earlier steps decide, or it cannot be told."""
+        """Return the value of a step's `when`; None if it depends on earlier steps, or is wrong."""
         if step.when is None:
             return True
         try:
@@ -267,7 +267,7 @@ class Planner:
         return None if value is None else bool(value)
 
     def _emit_idle_fixes(self, remedy: Remedy, fixes: list[tuple[Step[Any], Finding]]) -> None:
-        """Tell of fixes that would not be begun: for none is needed, or one is bound to be refused."""
+        """Report fixes that would not begin, because none is needed or one would certainly be refused."""
         held = Finding(FindingState.HOLDS, Verdict.HOLDS, "not needed: every check holds")
         idle = Finding(FindingState.HOLDS, Verdict.HOLDS, "would not be begun")
         known = {fix.id: finding for fix, finding in fixes if finding.state is FindingState.FAILS}
@@ -276,7 +276,7 @@ class Planner:
 
     @property
     def _scope(self) -> TemplateScope:
-        """What templates know in a plan: no step has run, and what only a run can tell stays as it is."""
+        """The values for templates in a plan: no step has run, and a template that needs results stays unfilled."""
         foretold = {
             str(step.id): {"to": step.known_to} if isinstance(step, ReplacesVersion) and step.known_to else {}
             for step in self.runbook.walk()
@@ -288,7 +288,7 @@ class Planner:
             return Finding(FindingState.HOLDS, Verdict.HOLDS, f"would be skipped: `when` is false ({step.when})")
         try:
             if step.when is not None:
-                template.parse_expression(step.when).value(self._scope)  # What is wrong with it is this step's failure.
+                template.parse_expression(step.when).value(self._scope)  # A mistake in it is a failure of this step.
             return check_once(template.fill(step, self._scope), view or self.view, self.waiter, self.state)
         except NotBegun:
             raise
@@ -300,13 +300,13 @@ class Planner:
         if step.only_reads():
             return Impact.READ_ONLY, because
         missing = finding.verdict in MAY_APPEAR and any(earlier.may_create_units for earlier in self.changing_steps)
-        # Of a step that is sure to act only what keeps it from acting is up to the earlier ones.
+        # A step that always acts is undetermined only if something prevents it that an earlier step can change.
         if because and (missing or not step.always_acts or finding.state is FindingState.FAILS):
             return Impact.UNDETERMINED, because
         return (Impact.MUTATING if finding.state is FindingState.TO_DO else Impact.NONE), []
 
     def _find_earlier_changes(self, step: Step[Any]) -> list[str]:
-        """Give the ids of the earlier steps of this plan that can change the answer."""
+        """Return the ids of the earlier steps of this plan that can change what this one finds."""
         units = _units(step)
         return [str(e.id) for e in self.changing_steps if e.may_create_units or units & _units(e)]
 

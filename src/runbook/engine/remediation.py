@@ -1,4 +1,4 @@
-"""Check; where a check fails, fix, and check again. No half a fix: what can be foreseen is foreseen."""
+"""Check; if a check fails, fix, and check again. If a fix would certainly be refused, none begins."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ from runbook.spec.state import RunState
 from runbook.spec.step import Remedy, Step
 
 RESTART_TIMEOUT = 60.0
-"""Seconds for a unit that is started again after a fix that failed."""
+"""Seconds for starting a unit again after a failed fix."""
 
 UP_OR_STARTING = (*UP, ActiveState.ACTIVATING)
-"""What a unit reads that is up, or comes up."""
+"""The states of a unit that is up or starting."""
 
 
 class StepRunner(Protocol):
-    """What carries single steps out: the runner."""
+    """The part of the runner that carries out single steps."""
 
     host: Host
     waiter: Waiter
@@ -36,14 +36,14 @@ class StepRunner(Protocol):
     resume_state: ResumeState
 
     def step(self, step: Step[Any]) -> Outcome:
-        """Carry out one step with all its tries, and tell how it ended."""
+        """Carry out one step with its retries, and return its outcome."""
 
     def prepare(self, step: Step[Any]) -> Step[Any] | None:
-        """Give a step with its templates filled as far as is known; None if its `when` is false or not known."""
+        """Return a step with its templates filled as far as possible; None if its `when` is false or not known."""
 
 
 def remediate(runner: StepRunner, step: Step[Any], remedy: Remedy) -> Outcome:
-    """Carry out a step that holds checks and fixes, at most `rounds` times."""
+    """Carry out the checks and fixes of a step, at most `rounds` times, and return its outcome."""
 
     def ended(status: StepStatus, verdict: Verdict, reason: str, *, rounds: int, left_alone: bool = False) -> Outcome:
         assert step.id is not None
@@ -55,18 +55,18 @@ def remediate(runner: StepRunner, step: Step[Any], remedy: Remedy) -> Outcome:
     because = begun.because if begun else ""
     wrong = None if begun else _find_first_failure(runner, remedy.checks)
     if begun is None and wrong is None:
-        return ended(StepStatus.OK, Verdict.HOLDS, "every check holds; nothing was touched", rounds=0)
+        return ended(StepStatus.OK, Verdict.HOLDS, "every check holds; nothing was changed", rounds=0)
     if wrong is not None and wrong.still_starting:
         return ended(StepStatus.FAILED, Verdict.STILL_STARTING, wrong.reason, rounds=0, left_alone=True)
     if wrong is not None and _is_foreign_change(wrong):
         reason = f"no fix was begun, for something else acts on the unit: {wrong.reason}"
         return ended(StepStatus.FAILED, Verdict.NOT_FIXED, reason, rounds=0)
     try:
-        # What had been begun is gone on with: its refusals were foreseen then.
+        # A resumed round continues: its refusals were checked when it began.
         refusal = "" if begun else find_certain_refusal(runner, remedy.fixes)
         up_before = [*begun.units_up] if begun else _find_units_up(runner, remedy.fixes)
     except HostError as error:
-        refusal = f"what the fix would find cannot be seen: {error.message}"
+        refusal = f"what the fix would find is not known: {error.message}"
     if refusal:
         return ended(StepStatus.FAILED, Verdict.NOT_FIXED, f"no fix was begun: {refusal}", rounds=0)
     for number in range(begun.number if begun else 1, remedy.rounds + 1):
@@ -82,7 +82,7 @@ def remediate(runner: StepRunner, step: Step[Any], remedy: Remedy) -> Outcome:
             return ended(StepStatus.FAILED, Verdict.STILL_STARTING, broken.reason, rounds=number, left_alone=True)
         if broken is not None:
             if _is_foreign_change(broken):
-                wrong = broken  # That is what it ends for, whatever it began for.
+                wrong = broken  # This is the reason of the end, whatever the reason of the fix was.
             now = "" if _is_foreign_change(broken) else _restart_units(runner, up_before)
             reason = f"{broken.kind}: {broken.reason}; {now}" if now else f"{broken.kind}: {broken.reason}"
             return ended(StepStatus.FAILED, Verdict.NOT_FIXED, reason, rounds=number)
@@ -102,13 +102,13 @@ def remediate(runner: StepRunner, step: Step[Any], remedy: Remedy) -> Outcome:
 
 
 def find_certain_refusal(runner: StepRunner, fixes: Sequence[Step[Any]]) -> str:
-    """Say which fix is bound to be refused, or nothing. Each is looked at as if those before it were done.
+    """Return why a fix would certainly be refused, or an empty text. Each is checked as if those before it were done.
 
-    Only what changes things is looked at, and only what would run. Raises HostError.
+    Only fixes that change something and would run are checked. Raises HostError.
     """
     names = dict.fromkeys(name for fix in fixes for name in fix.units())
     if any(runner.host.unit(name).need_daemon_reload for name in names):
-        # What would be started is what the files say now: better to know that before anything is stopped.
+        # A start uses the files as they are now: a mistake in them must be found before anything is stopped.
         runner.host.daemon_reload()
     view = PredictedHost(runner.host)
     for fix in fixes:
@@ -134,7 +134,7 @@ def _find_first_failure(runner: StepRunner, steps: Sequence[Step[Any]]) -> Outco
 
 
 def _is_foreign_change(outcome: Outcome) -> bool:
-    """Whether somebody else acts on the unit: what they want of it is not undone."""
+    """True if another requester acts on the unit: its change is not overridden."""
     return outcome.verdict in (Verdict.UNIT_CHANGED, Verdict.JOB_CANCELED, Verdict.UNIT_MASKED)
 
 
@@ -144,7 +144,7 @@ def _find_units_up(runner: StepRunner, fixes: Sequence[Step[Any]]) -> list[str]:
 
 
 def _restart_units(runner: StepRunner, units: list[str]) -> str:
-    """Start what the broken fix had stopped; say what is running now."""
+    """Start the units that the failed fix stopped. Return what is running now."""
     return "; ".join(_restart_unit(runner, name) for name in units)
 
 
@@ -155,7 +155,7 @@ def _restart_unit(runner: StepRunner, name: str) -> str:
         try:
             unit = runner.host.unit(name)
             if ref is None and unit.is_untracked:
-                return describe_untracked(unit)  # It runs, and a start would put another beside it.
+                return describe_untracked(unit)  # It runs, and a start would add a second process.
             if ref is None and unit.active_state not in UP_OR_STARTING:
                 runner.events.emit(UnitStartedAgain(unit=name))
                 # It was up before the fix, which may have used up its start limit.
@@ -167,7 +167,7 @@ def _restart_unit(runner: StepRunner, name: str) -> str:
                 return f"{unit.name} is {unit.describe()}"
             runner.waiter.wait(Wake(units=frozenset({name})), deadline)
         except (BusLost, BusTimeout) as error:
-            # A manager that is busy for a while must not be what leaves the unit down.
+            # A systemd that is busy for a while must not be the reason why the unit stays down.
             if deadline.expired:
                 return f"{name} could not be started again: {error.message}"
             runner.waiter.wait(Wake(within=BUS_RETRY_INTERVAL), deadline)

@@ -1,4 +1,4 @@
-"""Takes the updates of a failed run back, last first, and proves that the earlier version serves."""
+"""Undoes the updates of a failed run, the last one first, and proves that the previous version serves."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from runbook.engine.execution.replay import BY_OPERATOR
 from runbook.engine.execution.stream import EventStream
 from runbook.engine.rollback_plan import RollbackPlan, find_updates_that_ran
 from runbook.errors import HostError
-from runbook.events import Event, EventName, Notice, RollbackStarted
+from runbook.events import Event, Notice, RollbackStarted, select
 from runbook.host.facts import DOWN, ActiveState, JobVerb, Unit
 from runbook.host.interface import Host, HostView
 from runbook.host.requesters import describe_requester, find_last_stop
@@ -21,7 +21,7 @@ from runbook.spec.step import ReplacesVersion, Runbook, Step
 
 
 class StepRunner(Protocol):
-    """What carries single steps out: the runner."""
+    """The part of the runner that carries out single steps."""
 
     host: Host
     state: RunState
@@ -30,64 +30,89 @@ class StepRunner(Protocol):
     changed: bool
 
     def step(self, step: Step[Any]) -> Outcome:
-        """Carry out one step with all its tries, and tell how it ended."""
+        """Carry out one step with its retries, and return its outcome."""
 
 
-@dataclass(frozen=True)
-class RollbackResult:
-    """How a roll back ended: at the step `broken`, or well. `told` says of each update where it stands now.
+@dataclass
+class Rollback:
+    """A rollback after the failure of a step. `run` carries it out; the fields below `failed` are its result."""
 
-    `reason` is how it ended, `steps` are those of the roll back.
-    """
-
-    reason: str
-    updates_now: str
+    runner: StepRunner
+    book: Runbook
+    failed: Outcome
+    """The step whose failure ended the run."""
+    reason: str = ""
+    """How the rollback ended."""
+    updates_now: str = ""
+    """The present state of each update."""
     steps: Sequence[Step[Any]] = ()
+    """The steps of the rollback."""
     failed_step: Outcome | None = None
+    """The step that keeps the run from being rolled back; None if the previous version serves, proved."""
 
+    @property
+    def is_wanted(self) -> bool:
+        """True if the runbook asks for a rollback and there is something to undo.
 
-def roll_back(runner: StepRunner, book: Runbook, failed: Outcome) -> RollbackResult | None:
-    """Roll back what the runbook's updates did, if it is to be; None where no update ran, or it is off."""
-    events = (*runner.earlier_events, *runner.events.emitted)
-    ran = find_updates_that_ran(book, events)
-    # A list may take back whatever the steps did; `auto` knows how to take updates back.
-    nothing_done = not runner.changed if isinstance(book.rollback, tuple) else not ran
-    if book.rollback == "off" or nothing_done:
-        return None
-    if all(event.event != EventName.ROLLBACK_STARTED for event in events):
-        if left := _find_obstacle(runner, book, events, failed):
-            return RollbackResult(left, left, failed_step=failed)
-        updates = [{"id": id_, **ran[id_]} for id_ in ran]
-        runner.events.emit(RollbackStarted(failed=failed.id, updates=updates))
-    return _run_plan(runner, book, failed, events)
+        A list of steps may undo whatever the run changed; `auto` undoes updates.
+        """
+        if isinstance(self.book.rollback, tuple):
+            return self.runner.changed
+        return self.book.rollback == "auto" and bool(find_updates_that_ran(self.book, self._events))
 
+    def run(self) -> None:
+        """Carry out the rollback, or continue the one that an earlier part of this run began."""
+        plan = RollbackPlan.build(self.book, self._events)
+        if not any(select(self._events, RollbackStarted)):
+            if obstacle := self._find_obstacle(plan):
+                self.reason, self.updates_now, self.failed_step = obstacle, obstacle, self.failed
+                return
+            updates = [{"id": id_, **facts} for id_, facts in plan.updates.items()]
+            self.runner.events.emit(RollbackStarted(failed=self.failed.id, updates=updates))
+        for text in plan.warnings:
+            self.runner.events.emit(Notice(text=text))
+        self._run_steps(plan)
 
-def _run_plan(runner: StepRunner, book: Runbook, failed: Outcome, events: Sequence[Event]) -> RollbackResult:
-    """Carry out the steps of a roll back. How it ends is never taken on trust."""
-    ran = find_updates_that_ran(book, events)
-    plan = RollbackPlan.build(book, events)
-    outcomes: dict[str, Outcome] = {}
-    proved = False
-    for text in plan.warnings:
-        runner.events.emit(Notice(text=text))
-    for step in plan.steps:
-        if (proved and step in plan.fallback_checks) or _is_unneeded(step, plan, runner.host):
-            continue
-        outcome = outcomes[str(step.id)] = runner.step(step)
-        if outcome.still_starting or (outcome.failed and step.on_failure == "abort"):
-            how = "the roll back waits" if outcome.still_starting else "and the roll back failed"
-            why = f"{how} at {outcome.id}: {outcome.reason}"
-            return RollbackResult(why, plan.describe_updates(ran, outcomes), plan.steps, outcome)
-        proved = proved or _proves(outcome, step, book)
-    told = plan.describe_updates(ran, outcomes)
-    if not proved:
-        why = "nothing in the runbook tells whether the earlier version serves; a step that reads, behind them, would"
-        return RollbackResult(f"{told}, but {why}", told, plan.steps, failed)
-    return RollbackResult(f"rolled back: {told}", told, plan.steps)
+    @property
+    def _events(self) -> tuple[Event, ...]:
+        return (*self.runner.earlier_events, *self.runner.events.emitted)
+
+    def _run_steps(self, plan: RollbackPlan) -> None:
+        """Carry out the steps. The run counts as rolled back only if a check proved it."""
+        self.steps = plan.steps
+        outcomes: dict[str, Outcome] = {}
+        proved = False
+        for step in plan.steps:
+            if (proved and step in plan.fallback_checks) or _is_unneeded(step, plan, self.runner.host):
+                continue
+            outcome = outcomes[str(step.id)] = self.runner.step(step)
+            if outcome.still_starting or (outcome.failed and step.on_failure == "abort"):
+                how = "the roll back waits" if outcome.still_starting else "and the roll back failed"
+                self.reason, self.failed_step = f"{how} at {outcome.id}: {outcome.reason}", outcome
+                break
+            proved = proved or _proves(outcome, step, self.book)
+        self.updates_now = plan.describe_updates(outcomes)
+        if self.failed_step is None and proved:
+            self.reason = f"rolled back: {self.updates_now}"
+        elif self.failed_step is None:
+            why = "nothing in the runbook tells whether the earlier version serves"
+            self.reason = f"{self.updates_now}, but {why}; a step that reads, behind them, would"
+            self.failed_step = self.failed
+
+    def _find_obstacle(self, plan: RollbackPlan) -> str:
+        """Return why the rollback must not begin, or an empty text."""
+        if unit := _find_foreign_stop(self.runner.host, self.book, self.failed):
+            who = describe_requester(find_last_stop(unit.job_requests))
+            return f"{unit.name} was stopped by {who}, which is not overridden, so nothing was rolled back"
+        if working := _find_running_command(self.runner):
+            return f"the command in {working} could not be stopped, so nothing was rolled back beside it"
+        if not plan.steps:
+            return f"there was no version before {', '.join(plan.updates)}, so nothing was undone"
+        return ""
 
 
 def _is_unneeded(step: Step[Any], plan: RollbackPlan, host: HostView) -> bool:
-    """Whether a unit need not be stopped for its sockets: they are up."""
+    """True if a unit need not be stopped for its sockets, because they are up."""
     sockets = plan.only_if_down.get(str(step.id), ())
     try:
         return bool(sockets) and all(host.unit(name).active_state not in DOWN for name in sockets)
@@ -95,20 +120,8 @@ def _is_unneeded(step: Step[Any], plan: RollbackPlan, host: HostView) -> bool:
         return False
 
 
-def _find_obstacle(runner: StepRunner, book: Runbook, events: Sequence[Event], failed: Outcome) -> str:
-    """Say why a roll back is not even begun; or nothing."""
-    if unit := _find_foreign_stop(runner.host, book, failed):
-        who = describe_requester(find_last_stop(unit.job_requests))
-        return f"{unit.name} was stopped by {who}, which is not overridden, so nothing was rolled back"
-    if working := _find_running_command(runner):
-        return f"the command in {working} could not be stopped, so nothing was rolled back beside it"
-    if not RollbackPlan.build(book, events).steps:
-        return f"there was no version before {', '.join(find_updates_that_ran(book, events))}, so nothing was undone"
-    return ""
-
-
 def _find_running_command(runner: StepRunner) -> str:
-    """Name the unit of a command of this run that goes on: two that swap the same files leave neither version."""
+    """Return the unit of a command of this run that still runs: two on the same files would leave neither version."""
     try:
         return next((unit for unit in runner.host.list_running_commands() if runner.state.id in unit), "")
     except HostError:
@@ -116,9 +129,9 @@ def _find_running_command(runner: StepRunner) -> str:
 
 
 def _find_foreign_stop(host: Host, book: Runbook, failed: Outcome) -> Unit | None:
-    """Give the unit that is down because somebody else wants it so, if that is why the run failed.
+    """Return the unit that is down because another requester stopped it, if that is why the run failed.
 
-    A version that ends by itself is no such unit, also where somebody else had started or reloaded it before.
+    A unit whose process exited by itself does not count, even if another requester started or reloaded it before.
     """
     verdict = failed.evidence.get("found", failed.verdict)
     if verdict not in (Verdict.UNIT_CHANGED, Verdict.JOB_CANCELED):
@@ -127,7 +140,7 @@ def _find_foreign_stop(host: Host, book: Runbook, failed: Outcome) -> Unit | Non
     if step is None:
         return None
     if verdict == Verdict.UNIT_CHANGED and not step.only_reads() and step.remedy() is None:
-        return None  # A step that acts ends so if the unit came up again: it was not stopped.
+        return None  # A step that acts ends so if the unit was started again: then it was not stopped.
     names = [name for one in step.walk() for name in one.units()]
     try:
         units = [host.unit(name) for name in dict.fromkeys(names)]
@@ -138,7 +151,7 @@ def _find_foreign_stop(host: Host, book: Runbook, failed: Outcome) -> Unit | Non
 
 
 def _is_foreign_stop(unit: Unit, *, canceled: bool) -> bool:
-    """Whether it is down, or on its way there, by a stop of somebody else's; `canceled`: a job took the run's place."""
+    """True if another requester stopped the unit, or is stopping it; `canceled`: a job replaced that of the run."""
     if (
         (stop := find_last_stop(unit.job_requests))
         and stop.is_own
@@ -151,9 +164,9 @@ def _is_foreign_stop(unit: Unit, *, canceled: bool) -> bool:
 
 
 def _proves(outcome: Outcome, step: Step[Any], book: Runbook) -> bool:
-    """Whether something was looked at and held, or the operator vouches for it.
+    """True if the step proves the rollback: it checked something that holds, or the operator skipped it.
 
-    Of a runbook without a unit nothing serves: which version is there is all that can be proved.
+    In a runbook without a unit no process serves. There the installed version, which an update checks, is the proof.
     """
     reads = step.only_reads() or step.remedy() is not None
     if not reads and not (isinstance(step, ReplacesVersion) and not book.unit_names()):

@@ -1,9 +1,9 @@
-"""What a roll back is to do: its steps, in order, made of the runbook and of what was recorded."""
+"""The steps of a rollback, in order, made from the runbook and from the events so far."""
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -18,7 +18,7 @@ from runbook.model import StepStatus
 from runbook.spec.step import ReplacesVersion, RollbackRole, Runbook, Step
 
 ROLLBACK_PREFIX = "rollback."
-"""What the ids of its steps begin with."""
+"""The beginning of the ids of a rollback's steps."""
 
 START_ROLES = (RollbackRole.START, RollbackRole.RESTART)
 """Roles of the steps whose units a rollback restarts."""
@@ -27,80 +27,140 @@ PROOF_ROLES = (RollbackRole.PROVE_HEALTH, RollbackRole.PROVE_OWNER)
 """Roles of the steps that must hold at the end if the runbook has no `remediate`."""
 
 
-@dataclass(frozen=True)
+@dataclass
 class RollbackPlan:
-    """The steps of a roll back, in order. `undoing` has the id of the one that takes an update back.
+    """The steps of a rollback, in order. The same runbook and events make the same plan."""
 
-    `instead` are those of its steps that are carried out only where no other has proved anything; `only_down` those
-    that are where one of some sockets is down. `doubts` say what is not held against the earlier version, and why.
-    """
-
-    steps: Sequence[Step[Any]] = ()
-    undo_step_ids: Mapping[str, str] = field(default_factory=dict)
-    fallback_checks: Sequence[Step[Any]] = ()
-    only_if_down: Mapping[str, Sequence[str]] = field(default_factory=dict)
-    warnings: Sequence[str] = ()
-    is_listed: bool = False
+    book: Runbook
+    updates: Mapping[str, Mapping[str, Any]]
+    """The updates that ran, by id, with their versions `from` and `to`."""
+    steps: list[Step[Any]] = field(default_factory=list)
+    undo_step_ids: dict[str, str] = field(default_factory=dict)
+    """The id of the step that undoes an update, by the id of the update."""
+    fallback_checks: list[Step[Any]] = field(default_factory=list)
+    """Those of the steps that are carried out only if no other check proved anything."""
+    only_if_down: dict[str, Sequence[str]] = field(default_factory=dict)
+    """Sockets by the id of a step that is carried out only if one of them is down."""
+    warnings: list[str] = field(default_factory=list)
+    """What is not checked of the previous version, and why."""
 
     @classmethod
     def build(cls, book: Runbook, events: Iterable[Event]) -> RollbackPlan:
-        """Make it; the same one whenever it is asked for."""
+        """Return the plan; it has no steps if there is nothing to undo."""
         events = tuple(events)
-        ran = find_updates_that_ran(book, events)
-        versions, ambiguous = map_previous_versions(ran.values())
-        made: list[Step[Any]] = []
-        undoing: dict[str, str] = {}
-        only_down: dict[str, Sequence[str]] = {}
-        doubts: list[str] = []
-        taken: set[str] = set()
+        plan = cls(book, find_updates_that_ran(book, events))
+        versions, ambiguous = map_previous_versions(plan.updates.values())
         if isinstance(book.rollback, tuple):
-            made += book.rollback
-            taken = {str(step.id).removeprefix(ROLLBACK_PREFIX) for step in book.rollback}
+            plan.steps += book.rollback
         else:
-            by_id = {str(step.id): step for step in _list_updates(book)}
-            for id_, facts in reversed(list(ran.items())):
-                if (step := by_id[id_].undo(facts)) is not None:
-                    made.append(_with_id(rewrite_step(step, versions, ("name",))[0], id_, taken))
-                    undoing[id_] = str(made[-1].id)
-            if not undoing:
-                return cls()
-            made += _make_start_steps(book, events, taken, only_down)
-        unknown = {id_: ran[id_]["to"] for id_ in ran if ran[id_]["to"] in ambiguous} | _find_unreached_updates(
-            book, events
-        )
-        checks = _find_proofs(book, unknown, doubts)
-        for check in checks:
-            told, kept = rewrite_step(check, versions, type(check).model_fields)
-            made.append(_with_id(told, str(check.id).rpartition(".")[2], taken))
-            doubts += [
-                f"{made[-1].id} names {new} in its `{name}`: it asks as it is written, not for {versions[new]}"
-                for name, new in kept.items()
-            ]
-        conditional = all(check.when is not None for check in checks)
-        instead = [
-            _with_id(one, str(one.id), taken) for one in _make_proofs(_find_started_units(book), book) if conditional
-        ]
-        return cls((*made, *instead), undoing, instead, only_down, doubts, isinstance(book.rollback, tuple))
+            plan._add_undo_steps(versions)
+            if not plan.undo_step_ids:
+                return plan
+            plan._add_start_steps(next(select(events, RunStarted), None))
+        unknown = {id_: facts["to"] for id_, facts in plan.updates.items() if facts["to"] in ambiguous}
+        plan._add_checks(versions, unknown | _find_unreached_updates(book, events))
+        return plan
 
-    def describe_updates(self, ran: Mapping[str, Mapping[str, Any]], outcomes: Mapping[str, Outcome]) -> str:
-        """Say where what was done stands now: of each update that ran, or of the steps of a list."""
+    @property
+    def is_listed(self) -> bool:
+        """True if the runbook lists the steps itself."""
+        return isinstance(self.book.rollback, tuple)
+
+    def describe_updates(self, outcomes: Mapping[str, Outcome]) -> str:
+        """Return the present state of each update, or how far the listed steps came."""
         if not self.is_listed:
             return ", ".join(
                 _describe_update(id_, facts, outcomes.get(self.undo_step_ids.get(id_, "")))
-                for id_, facts in ran.items()
+                for id_, facts in self.updates.items()
             )
         *_, last = outcomes.values()
         until = f", as far as {last.id}" if last.failed or last.still_starting else ""
         return f"the steps of `rollback` were carried out{until}"
 
+    def _add(self, step: Step[Any], name: str) -> Step[Any]:
+        """Add a step under the id `rollback.NAME`, or `rollback.NAME-2` and so on.
 
-def list_rollback_steps(book: Runbook, events: Iterable[Event]) -> Iterator[Step[Any]]:
-    """Give the steps of a roll back, in order; the same ones whenever they are asked for."""
-    yield from RollbackPlan.build(book, events).steps
+        A failure of it ends the rollback: otherwise an update that was not undone would be reported as undone.
+        """
+        taken = {str(one.id) for one in self.steps}
+        names = (name if number == 1 else f"{name}-{number}" for number in itertools.count(1))
+        free = next(one for one in names if f"{ROLLBACK_PREFIX}{one}" not in taken)
+        self.steps.append(step.model_copy(update={"id": f"{ROLLBACK_PREFIX}{free}", "on_failure": "abort"}))
+        return self.steps[-1]
+
+    def _add_undo_steps(self, versions: Mapping[str, str]) -> None:
+        by_id = {str(step.id): step for step in _list_updates(self.book)}
+        for id_, facts in reversed(list(self.updates.items())):
+            if (step := by_id[id_].undo(facts)) is not None:
+                self.undo_step_ids[id_] = str(self._add(rewrite_step(step, versions, ("name",))[0], id_).id)
+
+    def _add_start_steps(self, begun: RunStarted | None) -> None:
+        """Add the steps that restart the units: reset-failed, the triggers that were active, the unit."""
+        for unit in _find_started_units(self.book):
+            triggers = begun.waking.get(unit, ()) if begun and begun.waking else ()
+            sockets = [name for name in triggers if name.endswith(".socket")]
+            self._add_job(RollbackRole.CLEAR_LIMIT, unit, unit)
+            if sockets:  # systemd does not open a socket while its service runs.
+                stop = self._add_job(RollbackRole.STOP, unit, unit)
+                # Another trigger may start the service at once. The steps of the sockets report if they do not open.
+                self.steps[-1] = stop.model_copy(update={"on_failure": "continue"})
+                self.only_if_down[str(stop.id)] = sockets
+            for name in triggers:
+                self._add_job(RollbackRole.START, name, unit)
+            self._add_job(RollbackRole.RESTART, unit, unit)
+
+    def _add_job(self, role: RollbackRole, name: str, unit: str) -> Step[Any]:
+        cls = self.book.type_for(role)
+        title = {"name": f"{cls.kind} {name}"} if name != unit else {}
+        return self._add(cls.model_validate({"unit": name, **title}), cls.kind)
+
+    def _add_checks(self, versions: Mapping[str, str], unknown: Mapping[str, str | None]) -> None:
+        """Add the checks, rewritten for the previous versions.
+
+        If each of them has a `when`, none may be carried out: then health checks follow that need not be.
+        """
+        checks = self._find_checks(unknown)
+        for check in checks:
+            rewritten, unchanged = rewrite_step(check, versions, type(check).model_fields)
+            made = self._add(rewritten, str(check.id).rpartition(".")[2])
+            self.warnings += [
+                f"{made.id} names {new} in its `{key}`: it asks as it is written, not for {versions[new]}"
+                for key, new in unchanged.items()
+            ]
+        if all(check.when is not None for check in checks):
+            self.fallback_checks = [self._add(one, str(one.id)) for one in self._make_health_checks()]
+
+    def _find_checks(self, unknown: Mapping[str, str | None]) -> list[Step[Any]]:
+        """Return the checks of the last `remediate`, or else the runbook's own; and those of the version.
+
+        `unknown` are updates whose previous version is not known, with their `to`: a check of such a version is left
+        out, with a warning.
+        """
+        remedies = [remedy for step in self.book.steps if (remedy := step.remedy()) is not None]
+        proofs = [step for step in self.book.steps if step.rollback_role in PROOF_ROLES]
+        checks = list(remedies[-1].checks) if remedies else proofs
+        of_version = [step for step in self.book.steps if step.rollback_role is RollbackRole.PROVE_VERSION]
+        for step in [one for one in (*checks, *of_version) if one.rollback_role is RollbackRole.PROVE_VERSION]:
+            if why := _describe_unprovable(step, unknown):
+                self.warnings.append(f"{step.id} is left out of the roll back: {why}")
+                checks, of_version = ([one for one in some if one is not step] for some in (checks, of_version))
+        # A check of the version does not prove that the unit stays up.
+        return [*(checks or self._make_health_checks()), *of_version]
+
+    def _make_health_checks(self) -> list[Step[Any]]:
+        cls = self.book.type_for(RollbackRole.PROVE_HEALTH)
+        ports = {self.book.unit: [str(port) for port in self.book.port]}
+        units = _find_started_units(self.book)
+        return [cls.model_validate({"id": cls.kind, "unit": unit, "port": ports.get(unit, ())}) for unit in units]
+
+
+def list_rollback_steps(book: Runbook, events: Iterable[Event]) -> Sequence[Step[Any]]:
+    """Return the steps of a rollback, in order."""
+    return RollbackPlan.build(book, events).steps
 
 
 def find_updates_that_ran(book: Runbook, events: Iterable[Event]) -> Mapping[str, Mapping[str, Any]]:
-    """Give the steps that can be undone and began to act, in order, with the versions `from` and `to`."""
+    """Return the updates that began to act, in order, with their versions `from` and `to`."""
     ids = {str(step.id) for step in _list_updates(book)}
     found: dict[str, Mapping[str, Any]] = {}
     for acting in select(events, StepActing):
@@ -116,7 +176,7 @@ def _list_updates(book: Runbook) -> list[ReplacesVersion[Any]]:
 
 
 def _find_unreached_updates(book: Runbook, events: Iterable[Event]) -> dict[str, str | None]:
-    """Give the updates that did not run, and of which no look said that they were there already, with their `to`."""
+    """Return the updates that did not run and did not find their version installed either, with their `to`."""
     events = tuple(events)
     held = (StepStatus.OK, StepStatus.CHANGED)
     there = {finished.id for finished in select(events, StepFinished) if finished.status in held}
@@ -124,86 +184,26 @@ def _find_unreached_updates(book: Runbook, events: Iterable[Event]) -> dict[str,
     return {str(step.id): step.known_to or None for step in _list_updates(book) if str(step.id) not in reached}
 
 
-def _make_start_steps(
-    book: Runbook, events: Iterable[Event], taken: set[str], only_down: dict[str, Sequence[str]]
-) -> Iterator[Step[Any]]:
-    """Give the steps that bring the units up, past their start limits, with what was up before and would start them."""
-    began = next(select(events, RunStarted), None)
-    for unit in _find_started_units(book):
-        waking = began.waking.get(unit, ()) if began and began.waking else ()
-        asked = [(RollbackRole.CLEAR_LIMIT, unit)]
-        sockets = [name for name in waking if name.endswith(".socket")]
-        if sockets:
-            asked.append((RollbackRole.STOP, unit))  # systemd opens no socket while the service behind it runs.
-        asked += [(RollbackRole.START, name) for name in waking]
-        for role, name in (*asked, (RollbackRole.RESTART, unit)):
-            cls = book.type_for(role)
-            fields = {"unit": name, **({"name": f"{cls.kind} {name}"} if name != unit else {})}
-            step = _with_id(cls.model_validate(fields), cls.kind, taken)
-            if role is RollbackRole.STOP:
-                # Something else may start it at once. Whether the sockets open is for their own steps to say.
-                step = step.model_copy(update={"on_failure": "continue"})
-                only_down[str(step.id)] = sockets
-            yield step
-
-
 def _find_started_units(book: Runbook) -> list[str]:
-    """Name the units that the runbook starts; where it starts none, its own."""
+    """Return the units that the runbook starts, or else its own unit."""
     walked = [step for outer in book.steps for step in outer.walk()]
     started = dict.fromkeys(unit for step in walked if step.rollback_role in START_ROLES for unit in step.units())
     return list(started) or ([book.unit] if book.unit is not None else [])
 
 
-def _find_proofs(book: Runbook, unknown: Mapping[str, str | None], doubts: list[str]) -> list[Step[Any]]:
-    """Give the checks of the last `remediate`, else what the runbook waits for and proves; and what tells versions.
-
-    `unknown` are updates of which it is not known what was there before, with their `to`: who asks for such a version
-    is left out, and `doubts` say so.
-    """
-    remedies = [remedy for step in book.steps if (remedy := step.remedy()) is not None]
-    proofs = [step for step in book.steps if step.rollback_role in PROOF_ROLES]
-    checks = list(remedies[-1].checks) if remedies else proofs
-    tell = [step for step in book.steps if step.rollback_role is RollbackRole.PROVE_VERSION]
-    for step in [step for step in (*checks, *tell) if step.rollback_role is RollbackRole.PROVE_VERSION]:
-        if why := _describe_unprovable(step, unknown):
-            doubts.append(f"{step.id} is left out of the roll back: {why}")
-            checks, tell = ([one for one in some if one is not step] for some in (checks, tell))
-    if not checks:
-        # Which version it is says nothing of whether it stays up.
-        checks = _make_proofs(_find_started_units(book), book)
-    return [*checks, *tell]
-
-
 def _describe_unprovable(step: Step[Any], unknown: Mapping[str, str | None]) -> str:
-    """Say why it cannot be known which version a step should find once all is taken back; or nothing."""
+    """Return why it is not known which version the step must find after the rollback, or an empty text."""
     expect: str | None = getattr(step, "expect", None)
-    asked = find_named_updates(expect)
-    meant = [id_ for id_, to in unknown.items() if (id_ in asked if asked else expect is not None and to == expect)]
+    named = find_named_updates(expect)
+    meant = [id_ for id_, to in unknown.items() if (id_ in named if named else expect is not None and to == expect)]
     return f"which version was there before {' and '.join(meant)} is not known" if meant else ""
 
 
-def _make_proofs(units: Iterable[str], book: Runbook) -> list[Step[Any]]:
-    """Make the checks of a runbook that has none: an earlier version is not said to serve on trust."""
-    cls = book.type_for(RollbackRole.PROVE_HEALTH)
-    ports = {book.unit: [str(port) for port in book.port]}
-    return [cls.model_validate({"id": cls.kind, "unit": unit, "port": ports.get(unit, ())}) for unit in units]
-
-
-def _with_id(step: Step[Any], name: str, taken: set[str]) -> Step[Any]:
-    """Give a step an id of the roll back's own, which none of those `taken` has.
-
-    Nothing may be passed over here: what was not taken back would be called so, and what does not serve, too.
-    """
-    free = next(one for n in itertools.count(1) if (one := name if n == 1 else f"{name}-{n}") not in taken)
-    taken.add(free)
-    return step.model_copy(update={"id": f"{ROLLBACK_PREFIX}{free}", "on_failure": "abort"})
-
-
 def find_active_triggers(view: HostView, book: Runbook) -> dict[str, list[str]]:
-    """Name what is up and would start the units that `auto` starts again: sockets, timers, paths.
+    """Return the active sockets, timers and paths of each unit that `rollback: auto` restarts.
 
-    With a version that does not start they fail together with the unit, once its start limit is hit; and nothing that
-    is done to the unit brings them back. Sockets come first: a path may start the service at once, and then none opens.
+    If a version does not start, they fail together with the unit when its start limit is hit, and starting the unit
+    does not start them again. Sockets come first: a path may start the service at once, and then no socket opens.
     """
     found: dict[str, list[str]] = {}
     for name in _find_started_units(book) if book.rollback == "auto" else ():
@@ -211,14 +211,14 @@ def find_active_triggers(view: HostView, book: Runbook) -> dict[str, list[str]]:
             unit = view.unit(name)
             up = [one.name for one in map(view.unit, unit.triggered_by) if one.active_state not in DOWN]
         except HostError:
-            continue  # Whether it can be looked at is for the steps to say.
+            continue  # The steps will report that the unit cannot be read.
         if up:
             found[name] = sorted(up, key=lambda one: not one.endswith(".socket"))
     return found
 
 
 def _describe_update(id_: str, facts: Mapping[str, Any], undone: Outcome | None) -> str:
-    """Say where an update stands. `undone` is how it was taken back, as far as that was begun."""
+    """Return the present state of an update; `undone` is the outcome of the step that undoes it, if that began."""
     before = facts["from"]
     if not before:
         return f"{id_} stays, for there was no version before it"

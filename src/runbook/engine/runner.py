@@ -14,7 +14,7 @@ from runbook.engine.execution.retry import run_with_retries
 from runbook.engine.execution.stream import EventStream
 from runbook.engine.preflight import check_units_exist, find_dependents, find_stopped_dependents, move_to_scope
 from runbook.engine.remediation import remediate
-from runbook.engine.rollback import RollbackResult, roll_back
+from runbook.engine.rollback import Rollback
 from runbook.engine.rollback_plan import find_active_triggers
 from runbook.engine.summary import (
     describe_running,
@@ -56,11 +56,11 @@ class Runner:
     fail_on_remediation: bool = False
     notices: tuple[str, ...] = ()
     resume_state: ResumeState = field(default_factory=ResumeState)
-    """What earlier parts of this run have done: empty unless it is gone on with."""
+    """What earlier parts of this run did; empty unless it is resumed."""
     earlier_events: tuple[Event, ...] = ()
     """The events of those parts."""
     on_started: Callable[[], Iterable[str]] = tuple
-    """Called once it is sure that the run begins; gives what there is to say of that."""
+    """Called as soon as it is certain that the run begins; returns notices."""
     outcomes: dict[str, Outcome] = field(default_factory=dict)
     changed: bool = False
     deadline: Deadline | None = None
@@ -73,10 +73,10 @@ class Runner:
     _last_state: dict[str, Any] = field(default_factory=dict)
 
     def run(self) -> RunFinished:
-        """Carry it out to its end, whatever that is.
+        """Carry the runbook out, and return how the run ended.
 
-        Raises Interrupted before it has begun, and NotBegun where it cannot be gone on with at this moment: then
-        nothing was touched, and its record stays as it was.
+        Raises Interrupted before it began, and NotBegun if it cannot be resumed at this moment: then nothing
+        was changed, and its record stays as it was.
         """
         self._started_at = self.host.clock.now()
         if self.runbook.timeout is not None:
@@ -104,12 +104,12 @@ class Runner:
 
     @property
     def _scope_name(self) -> str:
-        """Name the scope of this part of the run: what earlier ones left behind may keep theirs."""
+        """The name of the scope of this part of the run: processes of an earlier part may still be in theirs."""
         parts = sum(event.event in (EventName.RUN_STARTED, EventName.RUN_RESUMED) for event in self.earlier_events)
         return f"{self.state.id}-{parts + 1}" if parts else self.state.id
 
     def _begin(self) -> None:
-        """Say what is to be done, once all that this rests on was seen. Raises NotBegun: nothing was touched."""
+        """Check what must hold before anything is changed, and report the beginning. Raises NotBegun."""
         book = self.runbook
         try:
             doubts = check_units_exist(self.host, book)
@@ -142,14 +142,16 @@ class Runner:
 
     def _steps(self) -> RunFinished:
         broken = self._find_rollback_cause() or self._run_in_order(self.runbook.steps)
-        # What always runs has its own time, and so has a roll back: the run's may be used up.
+        # A rollback and the `always` steps have their own time limits, because that of the run may be used up.
         self.deadline = None
-        undone = None if broken is None or broken.still_starting else roll_back(self, self.runbook, broken)
+        rollback = None if broken is None or broken.still_starting else Rollback(self, self.runbook, broken)
+        if rollback is not None and rollback.is_wanted:
+            rollback.run()
         broken_always = self._run_in_order(self.runbook.always)
         if broken is not None and broken.still_starting:
             return self._end_failed(RunStatus.STILL_STARTING, broken, broken.reason)
-        if broken is not None and undone is not None:
-            return self._end_rolled_back(broken, undone, broken_always)
+        if rollback is not None and rollback.reason:
+            return self._end_rolled_back(rollback, broken_always)
         failed = broken or broken_always
         if failed is not None:
             return self._end_failed(RunStatus.FAILED, failed, f"{failed.id}: {failed.reason}")
@@ -161,33 +163,34 @@ class Runner:
         status = RunStatus.CHANGED if StepStatus.CHANGED in statuses else RunStatus.OK
         return self._end(status, self._describe_running() + but)
 
-    def _end_rolled_back(self, broken: Outcome, undone: RollbackResult, broken_always: Outcome | None) -> RunFinished:
-        """End a run that failed at a step and was rolled back, or was to be."""
-        reason = f"{broken.id}: {broken.reason}; {undone.reason}"
-        at = undone.failed_step or broken_always
+    def _end_rolled_back(self, rollback: Rollback, broken_always: Outcome | None) -> RunFinished:
+        """Return the end of a run that failed at a step, after its rollback."""
+        broken = rollback.failed
+        reason = f"{broken.id}: {broken.reason}; {rollback.reason}"
+        at = rollback.failed_step or broken_always
         first = {"step": broken.id, "verdict": str(broken.verdict or "")}
         if at is None:
             end = self._end(RunStatus.ROLLED_BACK, reason)
             end = replace(end, step=first["step"], verdict=first["verdict"])
         else:
             status = RunStatus.STILL_STARTING if at.still_starting else RunStatus.FAILED
-            end = self._end_failed(status, at, reason, undone.steps)
+            end = self._end_failed(status, at, reason, rollback.steps)
             end = replace(end, after=first if at.id != broken.id else None)
-        return replace(end, back=undone.updates_now, now=self._describe_state_left(*undone.steps))
+        return replace(end, back=rollback.updates_now, now=self._describe_state_left(*rollback.steps))
 
     def _restore(self) -> None:
-        """Know what earlier parts of this run did, as if this one had done it."""
+        """Restore the state of earlier parts of this run."""
         self.outcomes.update(self.resume_state.finished)
         self.changed = self.resume_state.changed
         self.state.load(self.resume_state.run_state)
 
     def _find_rollback_cause(self) -> Outcome | None:
-        """Give the step that an earlier part of this run failed at, if it had begun to roll back."""
+        """Return the step at which an earlier part of this run failed, if that part began a rollback."""
         return self.outcomes.get(self.resume_state.rollback_cause or "")
 
     @property
     def _is_acting(self) -> bool:
-        """Whether the step that is under way had begun to act."""
+        """True if the current step began to act and has not ended."""
         told = (EventName.STEP_STARTED, EventName.STEP_ACTING, EventName.STEP_FINISHED)
         last = next((event.event for event in reversed(self.events.emitted) if event.event in told), "")
         return last == EventName.STEP_ACTING
@@ -211,7 +214,7 @@ class Runner:
     def _end_failed(
         self, status: RunStatus, outcome: Outcome, reason: str, besides: Sequence[Step[Any]] = ()
     ) -> RunFinished:
-        """End the run at a step that did not hold, of the runbook or `besides`: what it leaves, and what to do next."""
+        """Return the end of a run that failed at a step of the runbook or of `besides`."""
         step = next((step for step in (*self.runbook.walk(), *besides) if step.id == outcome.id), None)
         printed = self.state.outputs / f"{outcome.id}.log" if self.state.outputs else None
         return replace(
@@ -225,7 +228,7 @@ class Runner:
 
     @property
     def _resumable_id(self) -> str:
-        """The id under which this run can be gone on with."""
+        """The id with which this run can be resumed; empty if it has no record."""
         return self.state.id if self.state.outputs is not None else ""
 
     def _describe_start(self) -> str:
@@ -244,7 +247,7 @@ class Runner:
         return RunFinished(status=status, exit=exit_status, reason=reason)
 
     def _run_in_order(self, steps: Sequence[Step[Any]]) -> Outcome | None:
-        """Carry steps out one after the other; give the one that ended it, if one did."""
+        """Carry out steps in order. Return the outcome that ended the run, or None."""
         for step in steps:
             outcome = self.step(step)
             if outcome.still_starting or (outcome.failed and step.on_failure == "abort"):
@@ -252,7 +255,7 @@ class Runner:
         return None
 
     def step(self, step: Step[Any]) -> Outcome:
-        """Carry out one step with all its tries, and tell how it ended; one that ended in an earlier part is kept."""
+        """Carry out one step with its retries, and return its outcome. The outcome of an earlier part is kept."""
         assert step.id is not None
         if kept := self.resume_state.find_kept_outcome(step):
             self.outcomes[step.id] = kept
@@ -262,14 +265,14 @@ class Runner:
             self.events.emit(Notice(text=f"{why}, so {step.id}, which had ended, is carried out again"))
         began = self.host.clock.monotonic()
         if step.id in self.resume_state.ever_acted:
-            self._acted_steps.add(step.id)  # It may have done its work, and been cut short before that was seen.
+            self._acted_steps.add(step.id)  # It may have done its work before it was interrupted.
         else:
             self._acted_steps.discard(step.id)
         self._current = step.id
         outcome = self._step(step, began)
         earlier = self.resume_state.finished.get(step.id)
         if earlier is not None and earlier.status is StepStatus.REMEDIATED and outcome.status is StepStatus.OK:
-            # A rescue stays one, also where it is looked at again.
+            # A remediation is reported as such, even if a later part of the run only confirms it.
             outcome = replace(outcome, status=earlier.status, verdict=earlier.verdict, reason=earlier.reason)
         self.outcomes[step.id] = outcome
         self.changed = self.changed or outcome.status in (StepStatus.CHANGED, StepStatus.REMEDIATED)
@@ -279,7 +282,7 @@ class Runner:
         return outcome
 
     def _state_if_changed(self) -> Mapping[str, Any] | None:
-        """Return what the run as a whole remembers, if it has changed since the last call."""
+        """Return the state of the run for the record, if it has changed since the last call."""
         before, self._last_state = self._last_state, self.state.dump()
         return self._last_state if self._last_state != before else None
 
@@ -300,14 +303,14 @@ class Runner:
             try:
                 said = read_journal_tail(self.host, self.waiter, self.state, step, outcome.verdict, self._started_at)
             except Interrupted:
-                # The step had ended by then, and whoever reads the events must know how.
+                # The step had ended: its outcome must be in the record.
                 self.events.emit(StepFinished(**outcome.facts()))
                 raise
             outcome = replace(outcome, evidence={**outcome.evidence, **said})
         return replace(outcome, attempts=tries, seconds=self.host.clock.monotonic() - began)
 
     def prepare(self, step: Step[Any]) -> Step[Any] | None:
-        """Give a step with its templates filled as far as is known; None if its `when` is false or not known.
+        """Return a step with its templates filled as far as possible; None if its `when` is false or not known.
 
         Raises RunbookError for a template that cannot be filled.
         """
@@ -318,7 +321,7 @@ class Runner:
         return template.fill(step, scope)
 
     def _run_once(self, step: Step[Any]) -> Outcome:
-        """Try a step once, whether it acts itself or holds the steps that do."""
+        """Attempt a step once: the step itself, or the steps that it holds."""
         before = self.deadline
         if (remedy := step.remedy()) is None:
             return self._attempt(step)
@@ -346,7 +349,7 @@ class Runner:
         finding = tried.finding
         status = tried.status
         if status is StepStatus.OK and str(step.id) in self._acted_steps:
-            status = StepStatus.CHANGED  # An earlier try did it, and could not see that it had.
+            status = StepStatus.CHANGED  # An earlier attempt made the change, and failed before it found that.
         return Outcome(
             str(step.id),
             step.kind,
