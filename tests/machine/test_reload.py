@@ -112,7 +112,7 @@ def test_systemd_reads_a_changed_unit_file(machine: Machine, service: StartServi
     service("web.service", unit_file("/usr/bin/sleep infinity"))
     machine.write("/etc/systemd/system/web.service", unit_file("/usr/bin/sleep infinity", ExecReload=COUNT))
     refused = runbook(machine, "apply", BOOK)
-    assert "that file changed on disk, and daemon-reload reads it" in refused.step("reload")["reason"]
+    assert "that file has changed on disk, and daemon-reload reads it" in refused.step("reload")["reason"]
     run = runbook(machine, "apply", "unit: web\nsteps: [daemon-reload, reload]\n")
     machine.run(["rm", "-f", "/run/reloads"])
     assert (run.exit, run.verdicts) == (

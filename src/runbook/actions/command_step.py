@@ -1,4 +1,4 @@
-"""What the steps that run an operator's command have in common: a transient unit, its end, its output."""
+"""The base of the steps that run a command: a transient unit, its result, its output."""
 
 from __future__ import annotations
 
@@ -21,24 +21,24 @@ from runbook.util.stdio import split_lines
 from runbook.util.wording import brief_command, describe_last_line
 
 OUTPUT_TAIL_LINES = 12
-"""So many last lines of a failed command go into the evidence; all of it is in its output file."""
+"""Last lines of a failed command that go into the evidence; all of its output is in a file."""
 
 
 @dataclass
 class CommandStepState(StepState):
-    """The job that runs the command, once it was asked for; for one that merely looks, its question's number.
-
-    `token` is this try's own: an earlier try of the same command may have left a word of how it ended.
-    """
+    """The job that runs the command, or the query."""
 
     persistent: ClassVar[bool] = True
 
     job: JobRef | None = None
+    """The job, once the command was started."""
     query_id: int = 0
+    """The number of the query, for a command that only reads."""
     token: str = ""
+    """Distinguishes this try: an earlier one of the same command may have left its result on disk."""
 
     def __post_init__(self) -> None:
-        """Make what is asked a question of this try's own."""
+        """Give this try a query number and a token of its own."""
         self.query_id = self.run.next_query_id()
         self.token = self.token or os.urandom(4).hex()
 
@@ -46,20 +46,20 @@ class CommandStepState(StepState):
 class CommandStep(Step[StateT]):
     """A step with a command that runs in a transient unit of its own.
 
-    There it outlives this program and the service it changes, and all that it starts can be found and ended.
+    There it outlives this program and the service that it changes, and all that it starts can be found and stopped.
     """
 
     failure_verdict: ClassVar[Verdict] = Verdict.COMMAND_FAILED
     may_create_units: ClassVar[bool] = True
     always_acts: ClassVar[bool] = True
 
-    run: CommandField = Field(..., description="The command: a string for `/bin/sh -e`, or a list of its arguments.")
-    user: TextField = Field("", description="Who runs it; by default who runs `runbook`.")
+    run: CommandField = Field(..., description="The command: a string for `/bin/sh -e`, or a list of arguments.")
+    user: TextField = Field("", description="The user that runs it; by default the one that runs `runbook`.")
     cwd: TextField = Field("", description="Where it starts; by default the runbook's folder.")
     env: Environment = Field(default_factory=dict, description="What is added to its environment.")
 
     def make_command(self, state: StepState, limit: float) -> Command:
-        """Make the command as it is to be started."""
+        """Return the command as it is to be started."""
         return state.run.make_command(
             self.run,
             timeout=limit,
@@ -72,24 +72,24 @@ class CommandStep(Step[StateT]):
         )
 
     def check_startable(self, view: HostView, state: StepState) -> Finding | None:
-        """Say that it cannot be started, where that is sure: before anything else is stopped for it."""
+        """Return why the command certainly cannot be started, before anything is stopped for it."""
         if isinstance(self.user, Template) or isinstance(self.cwd, Template):
-            return None  # In a plan, of what an earlier step has yet to say.
+            return None  # In a plan, if the value comes from an earlier step.
         why = view.find_start_obstacle(self.make_command(state, self.time_limit(view)))
         return fails(self.failure_verdict, why) if why else None
 
     def resume(self, view: HostView, state: StateT, *, stopped: bool) -> str:
         assert isinstance(state, CommandStepState)
-        # By its names alone: what its templates stand for need not be known yet.
+        # By its names alone: the values of its templates may not be known yet.
         output = state.run.output_path(self._output_of(state))
         state.job = view.find_command(self._unit_of(state), output, state.token)
         if stopped and not (state.job and _still_counts(view, state.job)):
             state.job, state.token = None, os.urandom(4).hex()
             return ""
-        return "" if state.job else f"whether {brief_command(self.run)} was carried out, and to its end, is not known"
+        return "" if state.job else f"it is unknown whether {brief_command(self.run)} was run to its end"
 
     def await_command(self, state: StepState) -> Finding:
-        """Say that the command goes on."""
+        """Wait for the end of the command."""
         assert isinstance(state, CommandStepState)
         assert state.job is not None
         wake = Wake(units=frozenset({state.job.unit}))
@@ -101,14 +101,14 @@ class CommandStep(Step[StateT]):
         try:
             state.job = host.start_command(self._unit_of(state), self.make_command(state, self.time_limit(host)))
         except BusTimeout as error:
-            # It may have begun, and was told to stop. Unlike a job, it is not to be begun a second time.
+            # It may have been started, and was stopped. Unlike a job, it must not be started a second time.
             raise HostError(error.message) from error
 
     def _output_of(self, state: StepState) -> str:
         return f"{state.id}.log"
 
     def _unit_of(self, state: StepState) -> str:
-        """Name the command's unit so that it is found again, whoever goes on with the run."""
+        """Return the name of the command's unit, by which a resumed run finds it again."""
         return f"{state.run.id}-{state.id}"
 
     def judge_timeout(self, view: HostView, state: StateT, last: Finding) -> Finding:
@@ -126,11 +126,11 @@ class CommandStep(Step[StateT]):
 
 
 def _still_counts(view: HostView, job: JobRef) -> bool:
-    """Whether a command that was to be stopped had ended well before, or goes on all the same."""
+    """True if a command that was to be stopped had succeeded before, or is still running."""
     return view.job(job) is None or view.read_command_result(job).succeeded
 
 
 def make_failure(verdict: Verdict, command: str, result: CommandResult, **facts: object) -> Finding:
-    """Say that a command, as it is called in a sentence, failed, with the last it printed."""
+    """Return that a command failed, with its last output lines."""
     tail = "\n".join(split_lines(result.output.rstrip())[-OUTPUT_TAIL_LINES:])
     return fails(verdict, f"{command} {result.describe()}{describe_last_line(tail)}", output=tail, **facts)

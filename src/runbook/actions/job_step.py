@@ -1,4 +1,4 @@
-"""What the steps that ask systemd for a job have in common: ask once, wait for its end, look at what is there."""
+"""The base of the steps that request a job from systemd: request it once, wait for its end, check the unit."""
 
 from __future__ import annotations
 
@@ -30,39 +30,42 @@ from runbook.spec.step import Step
 from runbook.util.timespan import format_span
 
 MAX_HALF_JOB = 600.0
-"""Seconds granted to each half of a job whose unit has no time-out of its own: every wait has an end."""
+"""Seconds for the stop and for the start of a unit without time-outs of its own: every wait has an end."""
 
 TIMEOUT_MARGIN = 10.0
-"""Seconds beyond the unit's own time-outs, so that systemd's verdict comes before ours."""
+"""Seconds beyond the unit's own time-outs, so that systemd's own result comes first."""
 
 
 @dataclass
 class JobStepState(StepState):
-    """The job that was asked for, and what was there before: the invocation, its start, its NRestarts.
-
-    `asked` is the number of the question what is left of the start limit, and `asked_at` its moment; `held_back` says
-    that the job had to wait for that. `unanswered`: the job was asked for, and whether systemd has heard that is not
-    known.
-    """
+    """The job, and what the unit was before it."""
 
     persistent: ClassVar[bool] = True
 
     job: JobRef | None = None
+    """The job, once it was requested."""
     query_id: int = 0
+    """The number of the query for the starts that the start limit still allows."""
     query_time: float = 0.0
+    """When that query was made, in seconds since the epoch."""
     delayed_by_limit: bool = False
+    """True if the job had to wait for the start limit."""
     invocation: str = ""
+    """The InvocationID before the job."""
     main_start: int = 0
+    """ExecMainStartTimestampMonotonic before the job."""
     restarts: int = 0
+    """NRestarts before the job."""
     request_unanswered: bool = False
+    """True if the job was requested, and systemd has not answered."""
 
 
 START_VERBS = (JobVerb.START, JobVerb.RESTART)
-"""What begins an invocation."""
+"""The jobs that begin an invocation."""
 
 
 class JobStep(Step[JobStepState]):
-    """A step that is one job of systemd's, judged by its result and by what is there afterwards."""
+    """A step that is one job of systemd, judged by its result and by the state of the unit afterwards."""
 
     verb: ClassVar[JobVerb]
 
@@ -72,19 +75,19 @@ class JobStep(Step[JobStepState]):
     )
 
     def decide(self, unit: Unit) -> Finding:
-        """Say, before the job is asked for, whether there is anything to do."""
+        """Return, before the job is requested, whether there is anything to do."""
         raise NotImplementedError
 
     def judge_done(self, unit: Unit, state: JobStepState) -> Finding:
-        """Say what is there after a job that ended `done`."""
+        """Return what the unit is after a job that ended `done`."""
         raise NotImplementedError
 
     def describe_failure(self, unit: Unit) -> str:
-        """Say what is known of why the job failed."""
+        """Return why the job failed, as far as it is known."""
         return describe_exit(unit)
 
     def check(self, view: HostView, state: JobStepState) -> Finding:
-        # The job first, then the unit: looked at the other way round, the unit could be that from before its end.
+        # The job is read before the unit: in the other order the unit could be read before the end of the job.
         result = view.job(state.job) if state.job is not None else None
         unit = view.unit(self.unit)
         if state.request_unanswered and (learned := self._resolve_unanswered(view, unit, state)) is not None:
@@ -99,35 +102,37 @@ class JobStep(Step[JobStepState]):
             wake = Wake(units=frozenset({unit.name}))
             return not_yet(Verdict.JOB_TIMEOUT, f"waiting for the {self.verb} job of {unit.name}", wake)
         if result in (JobResult.DONE, JobResult.GONE):
-            # Nobody heard how a GONE job ended; what is there afterwards tells.
+            # How a GONE job ended was missed; the unit shows it.
             return self.judge_done(unit, state)
         return self._judge_failed_job(view, unit, state, result)
 
     def apply(self, host: Host, state: JobStepState) -> None:
         before = host.unit(self.unit)
         if before.need_daemon_reload and self.verb in START_VERBS:
-            # What would be started is not what the unit's file says now.
+            # systemd would start what the unit's file contained before.
             host.daemon_reload()
             if host.unit(self.unit).is_untracked:
-                return  # By that very reload; the next look says so.
+                return  # Because of that reload; the next check reports it.
         state.invocation = before.invocation_id
         state.main_start = before.exec_main_start_monotonic
         state.restarts = before.n_restarts
         if self.verb in START_VERBS:
             state.run.first_starts.setdefault(before.name, host.clock.now())
-        state.request_unanswered = True  # Where the answer does not come, the next look learns whether it was heard.
+        state.request_unanswered = (
+            True  # If the answer does not come, the next check finds out whether it was received.
+        )
         state.job = host.enqueue_job(self.verb, self.unit)
         state.request_unanswered = False
         if self.verb in START_VERBS:
-            # An automatic restart may have come between the look and the request: it is not one of what is started now.
+            # An automatic restart between reading and request does not count for the new invocation.
             with contextlib.suppress(HostError):
                 state.restarts = max(state.restarts, host.unit(self.unit).n_restarts)
 
     def resume(self, view: HostView, state: JobStepState, *, stopped: bool) -> str:
         if state.job is not None and view.job(state.job) is JobResult.GONE:
-            # Taken back, lost in a boot, or done: if what it promised is not there, it is asked for anew.
-            there = self.judge_done(view.unit(state.job.unit), state)
-            state.job = state.job if there.state is FindingState.HOLDS else None
+            # Canceled, lost in a boot, or done: if the unit is not what it promised, the job is requested again.
+            finding = self.judge_done(view.unit(state.job.unit), state)
+            state.job = state.job if finding.state is FindingState.HOLDS else None
         return ""
 
     def time_limit(self, view: HostView) -> float:
@@ -140,9 +145,9 @@ class JobStep(Step[JobStepState]):
         unit = view.unit(self.unit)
         if state.job is None:
             over = last.verdict if last.verdict is Verdict.START_LIMIT_HIT else Verdict.JOB_TIMEOUT
-            return fails(over, f"the {self.verb} was not asked for: {last.reason}", **last.evidence)
+            return fails(over, f"the {self.verb} was not requested: {last.reason}", **last.evidence)
         if self.verb in START_VERBS and unit.active_state is ActiveState.ACTIVATING and has_new_invocation(unit, state):
-            # It may need longer, and its own TimeoutStartSec= is systemd's to enforce, and the service's to extend.
+            # It may need longer: systemd enforces its TimeoutStartSec=, and the service may extend that.
             return Finding(
                 FindingState.STILL_STARTING,
                 Verdict.STILL_STARTING,
@@ -162,28 +167,29 @@ class JobStep(Step[JobStepState]):
         if state.job is None:
             return
         unit = host.unit(self.unit)
-        # Taking a start back would not end it: it would only fail what waits for it.
+        # To cancel a start would not stop it: it would only fail the jobs that wait for it.
         if not (
             self.verb in START_VERBS and unit.active_state is ActiveState.ACTIVATING and has_new_invocation(unit, state)
         ):
             host.cancel_job(state.job)
 
     def _resolve_unanswered(self, view: HostView, unit: Unit, state: JobStepState) -> Finding | None:
-        """Learn of the unit what became of a job whose asking was not answered; None where there is nothing of it.
+        """Find out from the unit what became of a job whose request was not answered; None if there is no trace of it.
 
-        The bus keeps the order: a look that is answered comes after the asking was heard, if it was.
+        The bus keeps the order: a reading that is answered was made after the request was received, if it was.
         """
         state.request_unanswered = False
         state.job = unit.job_of(self.verb)
         if state.job is not None:
             return self.check(view, state)
-        there = self.judge_done(unit, state)
-        return there if there.state is FindingState.HOLDS and self.verb is not JobVerb.RELOAD else None
+        finding = self.judge_done(unit, state)
+        return finding if finding.state is FindingState.HOLDS and self.verb is not JobVerb.RELOAD else None
 
     def _check_socket_start(self, view: HostView, unit: Unit) -> Finding | None:
-        """Say that systemd would not open a socket: it refuses while the service behind it runs (socket_start()).
+        """Refuse to start a socket while its service runs: systemd would refuse that, too (socket_start()).
 
-        A restart would close it first. With a service that requires its socket, as docker.service does, it stops both.
+        A restart would close the socket first. If the service requires its socket, as docker.service does, a restart
+        stops both.
         """
         opens = self.verb is JobVerb.RESTART or (self.verb is JobVerb.START and unit.active_state not in UP)
         if not opens or not unit.name.endswith(".socket"):
@@ -200,7 +206,7 @@ class JobStep(Step[JobStepState]):
         return None
 
     def _check_start_limit(self, view: HostView, unit: Unit, state: JobStepState) -> Finding:
-        """Say what there is to do; and do not start into a start limit: systemd would stop it, and then refuse."""
+        """Return what is to be done; not a start beyond the start limit: systemd would stop the unit, then refuse."""
         finding = self.decide(unit)
         if (
             self.verb not in START_VERBS
@@ -225,18 +231,18 @@ class JobStep(Step[JobStepState]):
         often = f"{unit.name} was started {left.used} times, and its start limit is {left.limit}"
         if left.certain >= unit.start_limit_burst:
             refused = "stop it, and then refuse to start it" if unit.is_running else "refuse to start it"
-            why = f"{often}: systemd would {refused}, so nothing was asked of it"
+            why = f"{often}: systemd would {refused}, so no job was requested"
             return fails(
                 Verdict.START_LIMIT_HIT, f"{why}; reset-failed clears the limit, or it is over in {over}", **facts
             )
         if not unit.is_running:
-            # Nothing can be lost by asking systemd, which alone knows whether somebody cleared it.
+            # The unit is down, so a request does no harm; and only systemd knows whether the limit was cleared.
             return replace(finding, reason=f"{finding.reason}; its start limit ({left.limit}) may be used up")
         state.delayed_by_limit = True
         wake = Wake(units=frozenset({unit.name}), within=left.expires_in + 0.01)
         return not_yet(
             Verdict.START_LIMIT_HIT,
-            f"{often}: unless somebody cleared that, systemd would stop it, and then refuse to start it; "
+            f"{often}: unless it was cleared, systemd would stop it, and then refuse to start it; "
             f"it is over in {over}, which is waited for",
             wake,
             **facts,
@@ -245,7 +251,7 @@ class JobStep(Step[JobStepState]):
     def check_once(self, view: HostView, state: JobStepState) -> Finding:
         finding = self.check(view, state)
         if state.job is None and finding.verdict is Verdict.START_LIMIT_HIT and finding.state is FindingState.NOT_YET:
-            # It would wait, and then act.
+            # The run would wait, and then request the job.
             return to_do(
                 Verdict.JOB_DONE, f"{self.verb} {self.unit}, after a wait: {finding.reason}", **finding.evidence
             )
@@ -282,7 +288,7 @@ class JobStep(Step[JobStepState]):
 
 
 def find_refusal(unit: Unit, verb: JobVerb) -> Finding | None:
-    """Say why no such job may be asked for at all: the unit is masked, or there is none, or no file any more."""
+    """Return why no such job may be requested at all: the unit is masked, unknown, or without a file."""
     if unit.load_state is LoadState.MASKED:
         return fails(
             Verdict.UNIT_MASKED,
@@ -292,7 +298,7 @@ def find_refusal(unit: Unit, verb: JobVerb) -> Finding | None:
     if unit.load_state is LoadState.NOT_FOUND and not unit.is_running:
         return fails(Verdict.UNIT_NOT_FOUND, f"systemd has no unit {unit.name}", **unit.evidence())
     if unit.load_state is LoadState.NOT_FOUND and verb is JobVerb.RESTART:
-        # Refused before anything is stopped: what runs still serves.
+        # Refused before anything is stopped: the unit still serves.
         why = f"the file of {unit.name} is gone: systemd cannot start it again, and it still runs"
         return fails(Verdict.UNIT_NOT_FOUND, f"{why} ({unit.describe()})", **unit.evidence())
     if unit.is_untracked and verb in START_VERBS:
@@ -304,30 +310,30 @@ def find_refusal(unit: Unit, verb: JobVerb) -> Finding | None:
 
 
 def describe_second_process(unit: Unit) -> str:
-    """Say that a start would set a rival beside what systemd has lost sight of, and what ends that."""
-    start = f"a start would put a second main process beside it, so nothing was asked of {unit.name}"
-    return f"{describe_untracked(unit)}; {start}; a `kill-orphan` before this step reloads, and then ends what runs"
+    """Return that a start would put a second process beside an untracked one, and what helps."""
+    start = f"a start would put a second main process beside it, so no job was requested for {unit.name}"
+    return f"{describe_untracked(unit)}; {start}; a `kill-orphan` before this step reloads, and then kills that process"
 
 
 def has_new_invocation(unit: Unit, state: JobStepState) -> bool:
-    """Whether an invocation began since the job was asked for."""
+    """True if an invocation began since the job was requested."""
     return unit.invocation_id not in ("", state.invocation)
 
 
 def has_new_main_process(unit: Unit, state: JobStepState) -> bool:
-    """Whether an invocation began since the job was asked for, with a main process where a service has one."""
+    """True if an invocation began since the job was requested, with a main process if the service has one."""
     if unit.invocation_id == state.invocation:
         return False
     return not unit.is_service or unit.exec_main_start_monotonic > state.main_start
 
 
 def judge_start(unit: Unit, state: JobStepState) -> Finding | None:
-    """Judge a start that systemd calls done; None where no new invocation is to be seen.
+    """Judge a start that systemd reports as done; None if no new invocation began.
 
-    `done` also covers a start that a Condition skipped, and one whose process died at once.
+    `done` also covers a start that a Condition skipped, and one whose process exited at once.
     """
     if unit.result == "exec-condition":
-        why = unit.failed_command or "ExecCondition= ended with a status that says so"
+        why = unit.failed_command or "ExecCondition= exited with a status that prevents the start"
         return fails(Verdict.CONDITION_NOT_MET, f"{unit.name} was not started: its {why}", **unit.evidence())
     if not unit.condition_result:
         return fails(
@@ -337,22 +343,22 @@ def judge_start(unit: Unit, state: JobStepState) -> Finding | None:
         )
     if not has_new_main_process(unit, state):
         return None
-    # A start that was asked for sets NRestarts back to 0, but not when it came in the pause before an automatic
-    # restart (seen on systemd 252): then the restarts from before are still in it.
+    # A requested start resets NRestarts to 0, except during the pause before an automatic restart (seen on systemd
+    # 252): then the earlier restarts are still counted.
     state.run.baseline_restarts[unit.name] = state.restarts if unit.n_restarts >= state.restarts else 0
     state.run.invocations[unit.name] = unit.invocation_id
     pid = f", PID {unit.main_pid}" if unit.main_pid else ""
-    late = ", held back by its start limit" if state.delayed_by_limit else ""
+    late = ", delayed by its start limit" if state.delayed_by_limit else ""
     return holds(Verdict.JOB_DONE, f"new invocation{pid}{late}", **unit.evidence())
 
 
 def predict_started(unit: Unit) -> Unit:
-    """Say what a unit will be after a start that went well, for the plan of what comes after it."""
+    """Return what a unit will be after a successful start, for the plan of the later steps."""
     return unit if unit.active_state in UP else replace(unit, active_state=ActiveState.ACTIVE, sub_state="running")
 
 
 def _describe_replacing_job(unit: Unit, state: JobStepState) -> str:
-    """Name the job that took the place of this run's: the first that came after it, by its number."""
+    """Return which job replaced that of this run: the first with a higher number."""
     mine = state.job.number if state.job else 0
     first = next((one for one in unit.job_requests if one.job > mine), None)
     return f"the job of {describe_requester(first)}" if first and first.requesters else "another job"

@@ -1,8 +1,8 @@
-"""Holds a unit stopped, and what would start it, while its files are swapped; and lets all of it go again.
+"""Keep a unit, and the units that would start it, stopped while its files are replaced; then release them.
 
-look ──something is up──► stop it ──► wait ──► the command ──► let go ──► wait ──► say so
-          ▲                                        │
-          └──────── somebody started it ◄──────────┘
+check ──a unit is up──► stop it ──► wait ──► the command ──► release ──► wait ──► report
+             ▲                                    │
+             └────── it was started again ◄───────┘
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from runbook.errors import BusLost, HostError
 from runbook.host.facts import DOWN, UP, ActiveState, JobRef, JobResult, JobVerb
 from runbook.host.interface import Host, HostView
 from runbook.host.ownership.describe import describe_untracked
-from runbook.host.requesters import describe_requester, find_last_start
+from runbook.host.requesters import UNKNOWN_REQUESTER, describe_requester, find_last_start
 from runbook.model import Finding, FindingState, Verdict, Wake, fails, not_yet, to_do
 from runbook.spec.state import RunState
 from runbook.spec.step import Runbook, Step
@@ -26,52 +26,55 @@ from runbook.spec.step import Runbook, Step
 DOWN_OR_STOPPING = (*DOWN, ActiveState.DEACTIVATING)
 
 STOP_JOB_RESULTS = (JobResult.DONE, JobResult.GONE, JobResult.CANCELED)
-"""Ends of a stop job after which the unit itself tells how it is: canceled is what somebody's start makes of it."""
+"""Results of a stop job after which the unit is read: another start, for example, cancels a stop."""
 
 
 @dataclass
 class Quiesce:
-    """What is held, and what was up before: to be read by whoever lets it go.
-
-    `triggers` are the units that would start the unit and were up: sockets, timers, paths. `stops` and `starts`
-    are the jobs that were asked for, by unit; `started` is what somebody else started in between, `starter` who did, in
-    words. `up` is noted
-    before the first of them. `move` is what was found to be next: `stop`, `let go`, `start again`, or nothing.
-    """
+    """What is kept stopped, and what was up before. It goes into the record, so that a resumed run can release it."""
 
     unit: str = ""
+    """The unit; empty if nothing was stopped."""
     was_up: bool = False
+    """True if it was up before."""
     triggers: list[str] = field(default_factory=list)
+    """The sockets, timers and paths that would start the unit, and were up."""
     stop_jobs: dict[str, JobRef] = field(default_factory=dict)
+    """The last stop job of each unit."""
     started_by_others: list[str] = field(default_factory=list)
+    """The units that another requester started in between."""
     start_requester: str = ""
+    """Who that was, in words."""
     start_jobs: dict[str, JobRef] = field(default_factory=dict)
+    """The start jobs of the release."""
     start_errors: list[str] = field(default_factory=list)
+    """Why units could not be started."""
     released: bool = False
     next_move: str = ""
+    """What `apply` is to do: `stop`, `let go`, `start again`, or nothing."""
 
     @property
     def is_active(self) -> bool:
-        """Whether anything was touched."""
+        """True if anything was stopped."""
         return bool(self.unit)
 
     @property
     def units(self) -> frozenset[str]:
-        """All that is held."""
+        """All units that are kept stopped."""
         return frozenset({self.unit, *self.triggers} if self.is_active else ())
 
     # What is next
 
     def check_quiesced(self, view: HostView, name: str, finding: Finding, *, began: bool) -> Finding:
-        """Hold the unit down before the command, and while it runs once it `began`; `finding` is where that stands."""
+        """Keep the unit down before the command, and while it runs once it `began`; `finding` is the command's."""
         self.next_move = ""
         if finding.state is FindingState.NOT_YET and not began:
-            return finding  # Whether there is anything to do is being asked.
+            return finding  # It is not known yet whether there is anything to do.
         if not began and not self.is_active and (unit := view.unit(name)).is_untracked:
-            # There is nothing to stop for systemd, and the files would be swapped under what runs.
+            # For systemd there is nothing to stop, and the files would be replaced under a running process.
             why = f"{describe_untracked(unit)}; it cannot be kept stopped for the update, so nothing was started"
-            mend = "a `kill-orphan` before this step reloads, and then ends what runs"
-            return fails(Verdict.UPDATE_FAILED, f"{why}; {mend}", **finding.evidence)
+            remedy = "a `kill-orphan` before this step reloads, and then kills that process"
+            return fails(Verdict.UPDATE_FAILED, f"{why}; {remedy}", **finding.evidence)
         stopping = self.find_stopping(view)
         if not stopping and not self.find_stop_refusal(view) and (up := find_up(view, name)):
             if (
@@ -79,7 +82,7 @@ class Quiesce:
                 and not self.is_active
                 and (never := next((one for one in up if not view.unit(one).can_stop), ""))
             ):
-                # Before anything is touched: a socket that is closed does not open again while its service runs.
+                # Before anything is stopped: a closed socket does not open again while its service runs.
                 why = f"cannot stop {never} for the update: its file forbids that (RefuseManualStop=)"
                 return fails(Verdict.UPDATE_FAILED, why, **finding.evidence)
             self.next_move = "stop"
@@ -97,7 +100,7 @@ class Quiesce:
         return finding
 
     def check_released(self, view: HostView, finding: Finding) -> Finding:
-        """Let go of what is held before all ends as `finding` says."""
+        """Release what is kept stopped before the step ends with `finding`."""
         failed = finding.state is FindingState.FAILS
         if not self.is_active:
             return finding
@@ -112,11 +115,11 @@ class Quiesce:
         return self.add_summary(view, finding)
 
     def add_summary(self, view: HostView, finding: Finding) -> Finding:
-        """Add to a finding what became of what was held, if anything was."""
+        """Add to a finding what became of the units that were kept stopped."""
         return replace(finding, reason=f"{finding.reason}; {self.describe(view)}") if self.is_active else finding
 
     def apply(self, host: Host, name: str, run: RunState) -> bool:
-        """Make the move that was found to be next; false if there is none."""
+        """Make the next move; false if there is none."""
         match self.next_move:
             case "stop":
                 self.request_stops(host, name)
@@ -127,7 +130,7 @@ class Quiesce:
     # The jobs
 
     def request_stops(self, host: Host, name: str) -> None:
-        """Ask for the stop of all that is up. What would start the unit comes first."""
+        """Request the stop of all that is up. The units that would start the unit come first."""
         unit = host.unit(name)
         if not self.is_active:
             self.unit, self.was_up = name, unit.active_state not in DOWN_OR_STOPPING
@@ -140,11 +143,11 @@ class Quiesce:
             self.stop_jobs[one] = host.enqueue_job(JobVerb.STOP, one)
 
     def find_stopping(self, view: HostView) -> list[str]:
-        """Give what is on its way down."""
+        """Return the units that are stopping."""
         return [name for name, ref in self.stop_jobs.items() if view.job(ref) is None]
 
     def find_stop_refusal(self, view: HostView) -> str:
-        """Say what could not be stopped, or nothing."""
+        """Return what could not be stopped; empty if all could."""
         for name, ref in self.stop_jobs.items():
             result = view.job(ref)
             if result not in (None, *STOP_JOB_RESULTS) and view.unit(name).active_state not in DOWN:
@@ -152,24 +155,24 @@ class Quiesce:
         return ""
 
     def units_to_start(self, *, failed: bool) -> list[str]:
-        """Give what is to be started again: what would start the unit; and the unit itself, if the update failed.
+        """Return the units to start again: those that would start the unit; and the unit itself, if the update failed.
 
-        After an update that went well the unit stays down for the step that starts it. Sockets come first: one whose
-        service runs already is refused, and a timer may start that at once.
+        After a successful update the unit stays down for the step that starts it. Sockets come first: systemd refuses
+        one whose service runs already, and a timer may start that at once.
         """
         sockets_first = sorted(self.triggers, key=lambda name: not name.endswith(".socket"))
         return [*sockets_first, *([self.unit] if failed and self.was_up else [])]
 
     def release(self, host: Host, run: RunState, *, failed: bool) -> None:
-        """Ask for the start of all that is owed.
+        """Request the start of all units that are to be started again.
 
-        The unit was up, and it was the update that took it down: its start limit must not be what keeps it down.
+        The unit was up, and the update stopped it: its start limit must not keep it down.
         """
         owed = self.units_to_start(failed=failed)
         verbs = dict.fromkeys(owed, JobVerb.START)
         if self.unit in owed and self._still_stops(host):
-            # A start would take the place of the stop that goes on, and systemd refuses a socket until that is over.
-            # A restart goes on with it, and what is asked for after it waits for its first half.
+            # A start would replace the stop job, and systemd refuses a socket until the stop is over. A restart
+            # continues the stop, and the jobs that are requested after it wait for its first half.
             verbs[self.unit] = JobVerb.RESTART
             owed = [self.unit, *(name for name in owed if name != self.unit)]
         for name in owed:
@@ -179,9 +182,9 @@ class Quiesce:
                         _clear_limit(host, run, name)
                     self.start_jobs[name] = host.enqueue_job(verbs[name], name)
                 except BusLost:
-                    raise  # It may be asked again.
+                    raise  # The request may be repeated.
                 except HostError as error:
-                    # One that cannot be started must not keep the others down.
+                    # A unit that cannot be started must not keep the others down.
                     self.start_errors.append(error.message)
         self.released = True
 
@@ -194,18 +197,18 @@ class Quiesce:
             return False
 
     def find_starting(self, view: HostView) -> list[str]:
-        """Give what is on its way up."""
+        """Return the units that are starting."""
         return [name for name, ref in self.start_jobs.items() if view.job(ref) is None]
 
     def find_still_down(self, view: HostView) -> list[str]:
-        """Give what was to be started, and is not up."""
+        """Return the units that were to be started, and are down."""
         return [name for name in self.start_jobs if view.unit(name).active_state in DOWN]
 
     def describe(self, view: HostView) -> str:
-        """Say what is running now, of what was held."""
+        """Return what became of the units that were kept stopped."""
         if not self.start_jobs and not self.start_errors:
             interrupted = (
-                f", and stopped again when {self.start_requester or 'somebody'} started it"
+                f", and stopped again when {self.start_requester or UNKNOWN_REQUESTER} started it"
                 if self.started_by_others
                 else ""
             )
@@ -219,7 +222,7 @@ class Quiesce:
 
 
 def _clear_limit(host: Host, run: RunState, name: str) -> None:
-    """Let a unit be started however often it was; systemd shows nobody how often that is, and counts by itself."""
+    """Clear the start limit of a unit. systemd does not show its counter, so it is cleared in any case."""
     unit = host.unit(name)
     if has_start_limit(unit) and unit.active_state not in UP:
         host.reset_failed(name)
@@ -227,20 +230,20 @@ def _clear_limit(host: Host, run: RunState, name: str) -> None:
 
 
 def _find_start_requester(view: HostView, names: Sequence[str], stops: Mapping[str, JobRef]) -> str:
-    """Name whoever started one of these since this program stopped it, as far as that is known."""
+    """Return who started one of the units since this program stopped it, as far as that is known."""
     numbers = {name: stops[name].number if name in stops else 0 for name in names}
     known = (find_last_start(view.unit(name).job_requests, number) for name, number in numbers.items())
-    return next((describe_requester(one) for one in known if one is not None), "somebody")
+    return next((describe_requester(one) for one in known if one is not None), UNKNOWN_REQUESTER)
 
 
 def find_up(view: HostView, name: str) -> list[str]:
-    """Give what is up of a unit and what would start it, the unit last."""
+    """Return which of a unit and the units that would start it are up, the unit last."""
     unit = view.unit(name)
     return [one.name for one in (*map(view.unit, unit.triggered_by), unit) if one.active_state not in DOWN]
 
 
 def is_started_later(step: Step[Any], unit: str | None, runbook: Runbook) -> bool:
-    """Whether a step behind this one starts the unit that it leaves down."""
+    """True if a step after this one starts the unit that this one leaves down."""
     undoing = runbook.rollback if isinstance(runbook.rollback, tuple) else ()
     for steps in (undoing, (*runbook.steps, *runbook.always)):
         walked = [inner for outer in steps for inner in outer.walk()]

@@ -16,16 +16,16 @@ from runbook.spec.step import Step
 
 @dataclass
 class DaemonReloadState(StepState):
-    """Whether systemd has answered that it is done."""
+    """Remembers that the reload is done."""
 
     done: bool = False
 
 
 class DaemonReload(Step[DaemonReloadState]):
-    """Let systemd read all of its unit files again, and run its generators.
+    """Make systemd read all of its unit files again, and run its generators.
 
-    It does so whatever systemd says of a single unit: NeedDaemonReload knows the files of the units that are
-    loaded, and nothing of one that a generator is yet to make (systemd.generator(7)).
+    It does not ask first whether a unit needs it: NeedDaemonReload covers the files of loaded units, and not a file
+    that a generator would only write now (systemd.generator(7)).
     """
 
     may_create_units: ClassVar[bool] = True
@@ -36,7 +36,7 @@ class DaemonReload(Step[DaemonReloadState]):
     def check(self, view: HostView, state: DaemonReloadState) -> Finding:
         if state.done:
             return holds(Verdict.RELOADED, "systemd has read its unit files again")
-        return to_do(Verdict.RELOADED, "let systemd read its unit files again")
+        return to_do(Verdict.RELOADED, "make systemd read its unit files again")
 
     def apply(self, host: Host, state: DaemonReloadState) -> None:
         host.daemon_reload()

@@ -1,4 +1,4 @@
-"""`reload`: one reload job; the unit lives on, with its configuration taken in again."""
+"""`reload`: one reload job; the unit keeps running, and reads its configuration again."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ from runbook.util.timespan import format_span
 
 
 class Reload(JobStep):
-    """Reload the unit, and see the same invocation active afterwards.
+    """Reload the unit, and prove that the same invocation is active afterwards.
 
-    What is said no to before the job is asked for, systemd would refuse as well, and in words of its own: it
-    calls the job of an inactive unit `invalid` (systemd, src/core/job.c).
+    systemd would refuse the same reloads that are refused here, but with less of a reason: it calls the reload job of
+    an inactive unit `invalid` (systemd, src/core/job.c).
     """
 
     verb: ClassVar[JobVerb] = JobVerb.RELOAD
 
     def decide(self, unit: Unit) -> Finding:
         if not unit.can_reload:
-            how = "its unit file has no ExecReload=" if unit.is_service else "its kind of unit knows no reload"
-            stale = "; that file changed on disk, and daemon-reload reads it" if unit.need_daemon_reload else ""
+            how = "its unit file has no ExecReload=" if unit.is_service else "units of its kind cannot reload"
+            stale = "; that file has changed on disk, and daemon-reload reads it" if unit.need_daemon_reload else ""
             return fails(Verdict.JOB_FAILED, f"{unit.name} cannot reload: {how}{stale}", **unit.evidence())
         if unit.active_state not in UP:
             return fails(
@@ -37,17 +37,17 @@ class Reload(JobStep):
         if unit.invocation_id != state.invocation:
             return fails(
                 Verdict.UNIT_CHANGED,
-                f"{unit.name} did not live through its reload: another invocation is there, {unit.describe()}",
+                f"{unit.name} did not survive its reload: another invocation has begun, {unit.describe()}",
                 **unit.evidence(),
             )
         if unit.active_state not in UP:
             return fails(
                 Verdict.JOB_FAILED,
-                f"{unit.name} did not live through its reload: {describe_exit(unit)}",
+                f"{unit.name} did not survive its reload: {describe_exit(unit)}",
                 **unit.evidence(),
             )
         if unit.reload_result not in ("", "success"):
-            # It matters where nobody heard how the job ended.
+            # This decides if the result of the job was missed.
             return fails(Verdict.JOB_FAILED, f"the reload of {unit.name} failed: {self.describe_failure(unit)}")
         pid = f", PID {unit.main_pid}" if unit.main_pid else ""
         return holds(Verdict.RELOADED, f"same invocation{pid}", **unit.evidence())
@@ -57,7 +57,7 @@ class Reload(JobStep):
             return describe_exit(unit)
         if unit.type == "notify-reload" and unit.reload_result == "timeout":
             limit = f"the {format_span(unit.timeout_start_usec / 1e6)} of TimeoutStartSec="
-            unsaid = f"it did not report the end of its reload within {limit} (Type=notify-reload)"
-            return f"{unsaid}; it is still {unit.describe()}, and whether it took its configuration in is not known"
-        said = f" ({unit.reload_result})" if unit.reload_result not in ("", "success") else ""
-        return f"its reload command did not succeed{said}; it is still {unit.describe()}"
+            late = f"it did not report the end of its reload within {limit} (Type=notify-reload)"
+            return f"{late}; it is still {unit.describe()}, and whether it has read its configuration is unknown"
+        result = f" ({unit.reload_result})" if unit.reload_result not in ("", "success") else ""
+        return f"its reload command did not succeed{result}; it is still {unit.describe()}"

@@ -1,4 +1,4 @@
-"""`remediate`: checks; where one fails, a fix, and the checks again."""
+"""`remediate`: runs checks; if one fails, a fix, and the checks again."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from runbook.spec.step import ReadOnlyStepList, Remedy, Step, StepList
 
 
 class Remediate(Step[StepState]):
-    """Until every check holds, at most `rounds` times: run the fix, then the checks again.
+    """Run the fix, then the checks again, until every check passes, at most `rounds` times.
 
-    Checks that hold the first time leave the machine untouched. Before the first fix, all of its steps are
-    looked at: one that is bound to be refused fails the remediation before anything is stopped.
+    If the checks pass at first, nothing is changed. Before the first fix all of its steps are checked: if a refusal is
+    foreseeable, the remediation fails before anything is stopped.
     """
 
     failure_verdict: ClassVar[Verdict] = Verdict.NOT_FIXED
 
-    check_steps: ReadOnlyStepList = Field(..., alias="check", description="Steps that merely read; all must hold.")
-    fix: StepList = Field(..., description="Steps that mend, in order.")
+    check_steps: ReadOnlyStepList = Field(..., alias="check", description="Steps that only read; all must pass.")
+    fix: StepList = Field(..., description="Steps that fix the cause, in order.")
     rounds: Integer = Field(1, ge=1, description="How often the fix may be tried.")
     timeout: PositiveSpan | None = Field(
         None, description="How long all of it may take; its steps have their own limits."
@@ -31,10 +31,10 @@ class Remediate(Step[StepState]):
     @model_validator(mode="after")
     def _keeps_all_of_it_secret(self) -> Remediate:
         if self.secret:
-            # What it holds prints and fails under names of its own.
+            # The nested steps are reported under their own names.
             for name in ("check_steps", "fix"):
-                held = getattr(self, name)
-                self.__dict__[name] = tuple(step.model_copy(update={"secret": True}) for step in held)
+                nested = getattr(self, name)
+                self.__dict__[name] = tuple(step.model_copy(update={"secret": True}) for step in nested)
         return self
 
     def remedy(self) -> Remedy:

@@ -1,4 +1,4 @@
-"""`reset-failed`: lets systemd start a unit again that it has given up."""
+"""`reset-failed`: lets systemd start a unit again after its start limit was reached."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from runbook.spec.step import RollbackRole, Step
 
 @dataclass
 class ResetFailedState(StepState):
-    """What stood there before it was cleared: nobody can read it afterwards."""
+    """What was cleared: afterwards it cannot be read any more."""
 
     cleared: bool = False
     result: str = ""
@@ -27,14 +27,14 @@ class ResetFailedState(StepState):
 class ResetFailed(Step[ResetFailedState]):
     """Clear the failed state and the start-limit counter of this one unit.
 
-    systemd shows nobody the counter, so it is cleared even where nothing seems to be set
-    (org.freedesktop.systemd1(5), ResetFailedUnit).
+    systemd does not show the counter, so it is cleared even if nothing seems to be set (org.freedesktop.systemd1(5),
+    ResetFailedUnit).
     """
 
     always_acts: ClassVar[bool] = True
     rollback_role: ClassVar[RollbackRole] = RollbackRole.CLEAR_LIMIT
 
-    unit: UnitName = Field(description="The unit whose failures are forgotten.")
+    unit: UnitName = Field(description="The unit whose failed state is cleared.")
     timeout: PositiveSpan | None = Field(10.0, description="How long one try may take.")
 
     def check(self, view: HostView, state: ResetFailedState) -> Finding:
@@ -60,5 +60,5 @@ class ResetFailed(Step[ResetFailedState]):
 
 
 def _describe_cleared(restarts: int) -> str:
-    """Name what is cleared; NRestarts only where there is any."""
+    """Return what is cleared; NRestarts only if there is any."""
     return f"{restarts} restart{'' if restarts == 1 else 's'} and the start limit" if restarts else "the start limit"

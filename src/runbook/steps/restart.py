@@ -11,10 +11,10 @@ from runbook.spec.step import RollbackRole
 
 
 class Restart(JobStep):
-    """Restart the unit, and see a new invocation with a main process.
+    """Restart the unit, and prove that a new invocation began, with a main process if the unit has one.
 
-    Whether that lives is the question of wait-ready: systemd calls the restart of a Type=simple unit done as
-    soon as the process is forked (systemd.service(5)).
+    Whether it keeps running is checked by wait-ready: systemd calls the restart of a Type=simple unit done as soon as
+    the process is forked (systemd.service(5)).
     """
 
     verb: ClassVar[JobVerb] = JobVerb.RESTART
@@ -30,6 +30,6 @@ class Restart(JobStep):
     def judge_done(self, unit: Unit, state: JobStepState) -> Finding:
         return judge_start(unit, state) or fails(
             Verdict.NOT_RESTARTED,
-            f"systemd calls the restart done, but {unit.name} still runs the invocation from before",
+            f"systemd reports the restart as done, but {unit.name} still runs the invocation from before",
             **unit.evidence(),
         )

@@ -1,4 +1,4 @@
-"""`run`: any other command."""
+"""`run`: runs any other command."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ MAX_EVIDENCE_OUTPUT = 4000
 
 
 class Run(CommandStep[CommandStepState]):
-    """Run a command in a transient unit of its own, and see it end with status 0.
+    """Run a command in a transient unit of its own; it must exit with status 0.
 
-    A command with `read-only: true` is one that merely looks: it runs as a child of this program, in the dry run
-    and in `runbook check` too.
+    A command with `read-only: true` changes nothing: it runs as a child of this program, in the dry run and in
+    `runbook check` too.
     """
 
     read_only: Boolean = Field(False, description="It changes nothing, so that a dry run may run it as well.")
@@ -35,7 +35,10 @@ class Run(CommandStep[CommandStepState]):
 
     def validate_in(self, runbook: Runbook) -> Iterator[tuple[str, str]]:
         if self.secret and self.expect_output is not None and not self.read_only:
-            yield "expect-output", "what a `secret: true` command prints is kept nowhere, so nothing is found in it"
+            yield (
+                "expect-output",
+                "the output of a `secret: true` command is not kept, so nothing can be found in it",
+            )
 
     def check(self, view: HostView, state: CommandStepState) -> Finding:
         if self.read_only:
@@ -75,14 +78,14 @@ class Run(CommandStep[CommandStepState]):
 
     @property
     def _label(self) -> str:
-        """Name it in a sentence: by the name that the runbook gives it, or else by its command."""
+        """What messages call it: its name in the runbook, or else its command."""
         return f'"{self.name}"' if self.name else brief_command(self.run)
 
     def _evidence_output(self, output: str) -> str:
-        """Give what goes into the evidence of what was printed."""
+        """Return the part of the output that goes into the evidence."""
         if self.secret or len(output) <= MAX_EVIDENCE_OUTPUT:
             return "" if self.secret else output
-        # Whole lines: half a secret at the beginning would not be known for one.
+        # Whole lines: half a secret at the beginning would not be recognised and masked.
         if lines := output[-MAX_EVIDENCE_OUTPUT:].partition("\n")[2]:
             return lines
         return output.rstrip().rpartition("\n")[2][: MAX_EVIDENCE_OUTPUT - 3] + "..."

@@ -1,4 +1,4 @@
-"""`start`: one start job; a unit that runs is left as it is."""
+"""`start`: one start job; a running unit is left alone."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from runbook.spec.step import RollbackRole
 
 
 class Start(JobStep):
-    """Start the unit. Whether what was started lives is the question of wait-ready."""
+    """Start the unit. Whether it keeps running is checked by wait-ready."""
 
     verb: ClassVar[JobVerb] = JobVerb.START
     rollback_role: ClassVar[RollbackRole] = RollbackRole.START

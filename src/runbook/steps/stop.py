@@ -14,26 +14,26 @@ from runbook.spec.step import RollbackRole
 
 
 class Stop(JobStep):
-    """Stop the unit, and wait until all of its processes that systemd ends are gone."""
+    """Stop the unit, and wait until all processes that systemd kills (KillMode=) have exited."""
 
     verb: ClassVar[JobVerb] = JobVerb.STOP
     rollback_role: ClassVar[RollbackRole] = RollbackRole.STOP
 
     def decide(self, unit: Unit) -> Finding:
         if unit.active_state in DOWN and not unit.job:
-            told = describe_untracked(unit) if unit.is_untracked else f"{unit.name} is {unit.active_state} already"
-            return holds(Verdict.ALREADY_SO, told, **unit.evidence())
+            reason = describe_untracked(unit) if unit.is_untracked else f"{unit.name} is {unit.active_state} already"
+            return holds(Verdict.ALREADY_SO, reason, **unit.evidence())
         return to_do(Verdict.JOB_DONE, f"stop {unit.name}, now {unit.describe()}", **unit.evidence())
 
     def predict(self, unit: Unit) -> Unit:
         if unit.is_untracked:
-            return unit  # There is nothing to stop for systemd, and its main process stays.
+            return unit  # For systemd there is nothing to stop, so its main process keeps running.
         return replace(unit, active_state=ActiveState.INACTIVE, sub_state="dead", main_pid=0, job=0)
 
     def judge_done(self, unit: Unit, state: JobStepState) -> Finding:
         if unit.active_state in DOWN:
             return holds(Verdict.JOB_DONE, f"{unit.name} is {unit.active_state}", **unit.evidence())
-        # A socket, a timer, a watchdog or a person: the unit was down, and is not any more.
+        # A socket, a timer, a watchdog or a person started it again after the stop.
         return fails(
             Verdict.UNIT_CHANGED,
             f"{unit.name} was stopped and {_find_start_requester(unit, state)} started it again;"

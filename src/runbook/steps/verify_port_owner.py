@@ -1,4 +1,4 @@
-"""`verify-port-owner`: the port is the unit's, and nobody else's."""
+"""`verify-port-owner`: proves that the unit alone owns the port."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from runbook.spec.step import RollbackRole, Step
 
 
 class VerifyPortOwner(Step[StepState]):
-    """See that every socket which listens on the port belongs to the unit's current invocation.
+    """Prove that every socket that listens on the port belongs to the unit's current invocation.
 
-    A main process with workers, or a wrapper with the server as its child, shares one socket among several
-    processes: all of them are the unit's. `owner: main-pid` is for a unit that must not do that.
+    Several processes may share one socket: a main process with workers, or a wrapper with the server as its child. All
+    of them belong to the unit. `owner: main-pid` is for a unit that must not do that.
     """
 
     failure_verdict: ClassVar[Verdict] = Verdict.OWNER_UNKNOWN
@@ -54,7 +54,7 @@ class VerifyPortOwner(Step[StepState]):
             return ownership.verdict, ownership.reason
         others = [h for h in ownership.holders if h.role is Role.CURRENT and h.process.pid != unit.main_pid]
         if others or not ownership.holders:
-            who = ", ".join(str(holder.process) for holder in others) or "nobody"
+            who = ", ".join(str(holder.process) for holder in others) or "no process"
             return (
                 Verdict.OWNER_MISMATCH,
                 f"port {ownership.port} is held by {who}, not by MainPID {unit.main_pid} alone",

@@ -91,7 +91,7 @@ def test_nothing_is_started_beside_it(street: Street, lost: int) -> None:
     said = f"systemd has lost track of s{lost}.service in a daemon-reload: it reads inactive, but its main process, "
     for step in run.of("step-finished"):
         assert step["reason"].startswith(f"{said}PID {before[1]}, is running"), step["reason"]
-        assert step["reason"].endswith("a `kill-orphan` before this step reloads, and then ends what runs")
+        assert step["reason"].endswith("a `kill-orphan` before this step reloads, and then kills that process")
     assert not run.of("step-acting")
     assert not street.exists("/run/swapped")
     assert (_state(street, lost), _serves(street, lost)) == before

@@ -174,7 +174,9 @@ def test_a_package_that_starts_its_unit_while_it_is_held(app: App) -> None:
     run = app.apply(changes=HELD)
     app.proved_new(run, invocation)
     # It was the package's script, which may be gone before anybody has looked.
-    expected = r"app.service was kept stopped meanwhile, and stopped again when (somebody|a command .*\)) started it$"
+    expected = (
+        r"app.service was kept stopped meanwhile, and stopped again when (something else|a command .*\)) started it$"
+    )
     assert re.search(expected, run.step("update")["reason"]), run.step("update")
     assert run.step("start")["verdict"] == "job-done"
 
