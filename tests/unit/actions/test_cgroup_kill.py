@@ -1,0 +1,90 @@
+"""PID churn: what is told from it, and when a whole cgroup may be killed."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import pytest
+
+from runbook.actions.cgroup_kill import CHURN_SECONDS, UNSEEN_SECONDS, CgroupKill, PidChurn, may_kill_cgroup
+from runbook.host.facts import ActiveState, Unit
+from runbook.host.holders import Listener, PortOwnership
+from runbook.model import Port, Verdict
+from tests.unit.fake_machine import FakeMachine, unit
+
+DOWN = unit(active_state=ActiveState.INACTIVE, main_pid=0)
+FREE = PortOwnership(Port(80), Verdict.NOT_LISTENING, "no process listens on port 80")
+SOCKET = Listener("tcp", "127.0.0.1", 80, 7, cgroup_id=77)
+UNSEEN = PortOwnership(Port(80), Verdict.OWNER_UNKNOWN, "", (SOCKET,), (), (SOCKET,))
+
+
+class Readings:
+    """Readings of a cgroup, one after the other."""
+
+    def __init__(self, **machine: object) -> None:
+        self.machine = FakeMachine(units={"gw.service": DOWN}, **machine)  # type: ignore[arg-type]
+        self.kill = CgroupKill()
+
+    def read(
+        self, seconds: float = 0.0, seen: Sequence[PortOwnership] = (FREE,), *, suspected: bool = True
+    ) -> PidChurn:
+        """Read the cgroup after some seconds."""
+        self.machine.clock.time += seconds
+        return self.kill.judge_churn(self.machine, DOWN, seen, suspected=suspected)
+
+
+def test_pids_that_change_for_long_enough_are_churn() -> None:
+    readings = Readings(pid_churn=True)
+    assert [readings.read(), readings.read(CHURN_SECONDS / 2)] == [PidChurn.SUSPECTED] * 2
+    assert readings.read(CHURN_SECONDS / 2) is PidChurn.PROVEN
+
+
+def test_a_reading_without_suspicion_begins_the_series_anew() -> None:
+    readings = Readings(pid_churn=True)
+    readings.read()
+    assert readings.read(60.0, suspected=False) is PidChurn.NONE
+    assert readings.read() is PidChurn.SUSPECTED
+
+
+def test_a_pid_that_stays_is_no_churn() -> None:
+    readings = Readings(pid_churn=True, unreadable=(0,))
+    readings.read()
+    assert readings.read(CHURN_SECONDS) is PidChurn.NONE
+    assert readings.read() is PidChurn.SUSPECTED
+
+
+def test_the_holder_of_a_socket_gets_more_time_to_be_read() -> None:
+    readings = Readings(unreadable=(90,))
+    readings.read(seen=(UNSEEN,))
+    assert readings.read(CHURN_SECONDS, (UNSEEN,)) is PidChurn.SUSPECTED
+    assert readings.read(UNSEEN_SECONDS, (UNSEEN,)) is PidChurn.NONE
+
+
+def test_a_socket_at_any_reading_of_the_series_counts() -> None:
+    readings = Readings(pid_churn=True)
+    readings.read(seen=(UNSEEN,))
+    readings.read(CHURN_SECONDS)
+    assert readings.kill.port_held
+
+
+@pytest.mark.parametrize(
+    ("of", "may"),
+    [
+        (DOWN, True),
+        (unit(), False),
+        (unit(active_state=ActiveState.INACTIVE), False),
+        (unit(active_state=ActiveState.INACTIVE, main_pid=0, job=7), False),
+        (unit(active_state=ActiveState.INACTIVE, main_pid=0, control_group=""), False),
+        (unit("system.slice", active_state=ActiveState.INACTIVE, main_pid=0), False),
+    ],
+    ids=["down", "up", "untracked", "with a job", "without a cgroup", "a slice"],
+)
+def test_which_cgroup_may_be_killed(of: Unit, may: bool) -> None:
+    assert may_kill_cgroup(of) is may
+
+
+def test_a_kill_that_is_refused_is_remembered() -> None:
+    readings = Readings()
+    readings.machine.units["gw.service"] = unit()
+    readings.kill.kill(readings.machine, unit(), lambda _: True)
+    assert (readings.kill.done, readings.kill.refused) == (False, True)
