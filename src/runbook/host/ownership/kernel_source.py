@@ -19,35 +19,27 @@ class LocalKernel:
         self._me = signals.OwnProcess.read()
 
     def list_listeners(self, port: Port) -> tuple[Listener, ...]:
-        """List the sockets that listen on the port, in this program's network namespace."""
         listeners = self._sockets.list_listeners(port)
         self._loop.record_sockets(port, frozenset(listener.inode for listener in listeners))
         return listeners
 
     def list_netns_listeners(self, pid: int, port: Port) -> tuple[Listener, ...]:
-        """List them in the network namespace of a process."""
         return sock_diag.list_netns_listeners(pid, port)
 
     def list_cgroup_pids(self, path: str) -> tuple[int, ...]:
-        """List the processes of a cgroup and of all cgroups below it."""
         return processes.list_cgroup_pids(path)
 
     def scan_holders(self, inodes: Collection[int], likely: Sequence[int]) -> descriptors.DescriptorScan:
-        """Find every process that holds one of these sockets; processes in `likely` are read first."""
         return descriptors.scan_holders(inodes, likely)
 
     def read_process(self, pid: int) -> Process | None:
-        """Read a process; None if it has exited."""
         return processes.read_process(pid)
 
     def describe_container(self, process: Process) -> str:
-        """Return why a process counts as in a container, by its namespaces; empty if it does not."""
         return signals.describe_container(process, self._me)
 
     def describe_container_keeper(self, process: Process) -> str:
-        """Return the reason if a process keeps a container running or forwards its port; else empty."""
         return protected.describe_container_keeper(process)
 
     def find_protection(self, process: Process) -> str:
-        """Return why a process must never be killed; empty if it may be."""
         return signals.find_protection(process, me=self._me)

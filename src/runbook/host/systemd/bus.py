@@ -148,20 +148,12 @@ class Bus:
         if self._loop.interrupted:
             timeout = min(timeout, SEND_ONLY_TIMEOUT if self._unresponsive else INTERRUPTED_TIMEOUT)
         deadline = self._loop.clock.monotonic() + timeout
-        try:
-            parameters = GLib.Variant(*arguments) if arguments else None
-        except (TypeError, ValueError, OverflowError) as error:
-            # A file name or a variable that is not UTF-8, which a D-Bus message cannot contain.
-            raise HostError(f"cannot {what}: {error}") from None
+        parameters = _make_parameters(arguments, what)
         while True:
             try:
-                if self._connection.is_closed():
-                    self._reconnect(deadline, what)
-                if self._stale:
-                    self._renew()
+                self._ensure_connected(deadline, what)
                 target = (self._destination, path, interface, method, parameters)
-                left = deadline - self._loop.clock.monotonic()
-                return self._ask(target, what, left, settle=settle)
+                return self._ask(target, what, deadline - self._loop.clock.monotonic(), settle=settle)
             except BusTimeout:
                 self._unresponsive = bool(self._loop.interrupted)
                 raise
@@ -251,6 +243,12 @@ class Bus:
         except GLib.Error as error:
             raise _translated(error, what) from None
 
+    def _ensure_connected(self, deadline: float, what: str) -> None:
+        if self._connection.is_closed():
+            self._reconnect(deadline, what)
+        if self._stale:
+            self._renew()
+
     def _reconnect(self, deadline: float, what: str) -> None:
         """Open a new connection and subscribe again."""
         while True:
@@ -335,6 +333,14 @@ def variant(signature: str, value: Any) -> Any:
     return GLib.Variant(signature, value)
 
 
+def _make_parameters(arguments: tuple[str, tuple[Any, ...]] | None, what: str) -> Any:
+    try:
+        return GLib.Variant(*arguments) if arguments else None
+    except (TypeError, ValueError, OverflowError) as error:
+        # A file name or a variable that is not UTF-8, which a D-Bus message cannot contain.
+        raise HostError(f"cannot {what}: {error}") from None
+
+
 def _connection_to(endpoint: Endpoint) -> Any:
     """Connect. Never attach a Python object to the connection: no attribute, no handler of one of its signals.
 
@@ -365,9 +371,7 @@ def _ping(connection: Any) -> Any:
 def _translated(error: Any, what: str) -> HostError:
     """Convert one of GLib's errors to the program's own, by the name of the D-Bus error."""
     name = Gio.DBusError.get_remote_error(error) or ""
-    kind = _ERRORS.get(name, HostError)
-    if not name:
-        kind = _local_kind(error)
+    kind = _ERRORS.get(name, HostError) if name else _local_kind(error)
     cause = _CAUSES.get(kind) or error.message.removeprefix(f"GDBus.Error:{name}: ")
     hint = "run it as root: sudo runbook …" if kind is AccessDenied and os.geteuid() != 0 else ""
     return kind(f"cannot {what}: {cause}", hint=hint, dbus_error=name)
@@ -384,8 +388,7 @@ def _describe_refusal(error: Any, endpoint: Endpoint) -> str:
     for code, text in words.items():
         if error.matches(Gio.io_error_quark(), code):
             return text
-    message: str = error.message
-    return message
+    return str(error.message)
 
 
 def _local_kind(error: Any) -> type[HostError]:
@@ -393,6 +396,4 @@ def _local_kind(error: Any) -> type[HostError]:
     if error.matches(quark, Gio.IOErrorEnum.TIMED_OUT):
         return BusTimeout
     lost = (Gio.IOErrorEnum.CLOSED, Gio.IOErrorEnum.CONNECTION_CLOSED, Gio.IOErrorEnum.NOT_CONNECTED)
-    if any(error.matches(quark, code) for code in lost):
-        return BusLost
-    return HostError
+    return BusLost if any(error.matches(quark, code) for code in lost) else HostError
