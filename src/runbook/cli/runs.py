@@ -195,7 +195,7 @@ def _abandon(run: str | None) -> int:
 def _run_planner(file: str, set_: list[str] | None, user: bool, output: Output, *, plan: bool) -> None:
     """Plan a run, or check once what it would find. The planner's view of the machine has no writing methods."""
 
-    def look(report: Report) -> int:
+    def act(report: Report) -> int:
         from runbook.engine.execution.stream import EventStream  # noqa: PLC0415
         from runbook.engine.launch import find_secret_values  # noqa: PLC0415
         from runbook.engine.planner import Planner  # noqa: PLC0415
@@ -223,7 +223,7 @@ def _run_planner(file: str, set_: list[str] | None, user: bool, output: Output, 
             )
             return (planner.plan() if plan else planner.check()).exit
 
-    run_reported(output, look, plan=plan)
+    run_reported(output, act, plan=plan)
 
 
 def _open_host(scope: ManagerScope) -> LocalHost:

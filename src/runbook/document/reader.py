@@ -175,7 +175,7 @@ class Reader:
         unit = _read_early(data.get("unit"), _UNIT, outer)
         port = _read_early(data.get("port"), _PORTS, outer)
         scope = outer.for_step(unit, port, VERSIONS if issubclass(site.cls, ReplacesVersion) else ())
-        # What is missing was reported. With a placeholder, the other mistakes of the step are found as well.
+        # What is missing was reported. With a placeholder, the other errors of the step are found as well.
         data.update(dict.fromkeys(lacking, "1"))
         self.before[site.id] = site.facts
         try:
@@ -204,7 +204,7 @@ class Reader:
 
     def _require_read_only(self, key: str, steps: list[tuple[StepNode, Step[Any] | None]]) -> None:
         for site, step in steps:
-            # If the step has a mistake, what it does may depend on a field that is wrong: then only the type counts.
+            # If the step has an error, what it does may depend on a field that is wrong: then only the type counts.
             sure = site.cls.only_reads is Step.only_reads and site.cls.can_change()
             if sure if step is None else not step.only_reads():
                 sentence = f"{site.kind} changes something; `{key}` accepts only steps that change nothing"

@@ -1,4 +1,4 @@
-"""`history` and `show`: what they print, write, and end with."""
+"""`history` and `show`: their output, their files and their exit status."""
 
 from __future__ import annotations
 
@@ -35,13 +35,13 @@ def a_run() -> RunRecord:
     return wrote(begun(), STARTED, acting("x"), finished("x"), ended())
 
 
-def test_no_run_is_no_failure(home: Path) -> None:
+def test_an_empty_history_is_not_a_failure(home: Path) -> None:
     result = runbook("history")
     assert (result.exit_code, result.stdout) == (0, "")
     assert str(home) in result.stderr.replace("\n  ", "")
 
 
-def test_the_newest_are_listed_and_all_where_all_are_asked_for() -> None:
+def test_the_newest_runs_are_listed_and_with_all_every_run() -> None:
     for minute in range(23):
         wrote(begun(BEGAN + 60 * minute), STARTED, ended())
     few, all_ = runbook("history"), runbook("history", "--all")
@@ -51,7 +51,7 @@ def test_the_newest_are_listed_and_all_where_all_are_asked_for() -> None:
     assert max(map(len, all_.stdout.splitlines())) <= 80
 
 
-def test_a_line_of_the_list_is_an_event_of_its_own() -> None:
+def test_in_json_each_run_is_an_event() -> None:
     past = a_run()
     [line] = map(json.loads, runbook("history", "--output", "json").stdout.splitlines())
     assert line == {
@@ -73,7 +73,7 @@ def test_a_line_of_the_list_is_an_event_of_its_own() -> None:
     }
 
 
-def test_a_folder_that_cannot_be_read_is_named_beside_the_list() -> None:
+def test_an_unreadable_record_is_a_warning() -> None:
     a_run()
     broken = begun()
     broken.header.write_text("{")
@@ -82,14 +82,14 @@ def test_a_folder_that_cannot_be_read_is_named_beside_the_list() -> None:
     assert f"{broken.folder} cannot be read" in result.stderr.replace("\n  ", " ")
 
 
-def test_show_tells_the_latest_or_the_one_that_is_named() -> None:
+def test_show_prints_the_latest_run_or_the_named_one() -> None:
     first = a_run()
     latest = wrote(begun(BEGAN + 60), STARTED, acting("y"))
     assert f"run {latest.id}" in runbook("show").stdout
     assert f"run {first.id}" in runbook("show", first.id).stdout
 
 
-def test_in_json_it_is_the_record_as_it_is() -> None:
+def test_in_json_show_prints_the_record() -> None:
     past = a_run()
     assert runbook("show", "--output", "json").stdout == past.folder.events.read_text()
     assert runbook("show", "--output", "json", "--follow").stdout == past.folder.events.read_text()
@@ -102,7 +102,7 @@ def test_there_is_nothing_to_show() -> None:
     assert failure("show", "../../etc").exit_status == errors.EXIT_INVALID
 
 
-def test_a_page_is_written_for_its_owner_alone(tmp_path: Path) -> None:
+def test_only_the_owner_can_read_a_page(tmp_path: Path) -> None:
     past = a_run()
     page = tmp_path / "run.html"
     page.write_text("an old one, and a much longer one" * 1000)
@@ -116,7 +116,7 @@ def test_a_page_is_written_for_its_owner_alone(tmp_path: Path) -> None:
     assert stat.S_IMODE(page.stat().st_mode) == 0o600
 
 
-def test_a_page_is_never_written_through_a_link(tmp_path: Path) -> None:
+def test_a_page_never_replaces_a_link(tmp_path: Path) -> None:
     a_run()
     target = tmp_path / "passwd"
     target.write_text("theirs")
@@ -135,7 +135,7 @@ def test_a_page_that_cannot_be_written_is_a_failure(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("argv", [("--follow",), ("--output", "json")])
-def test_a_page_goes_with_nothing_else(argv: tuple[str, ...]) -> None:
+def test_html_cannot_be_combined_with_other_output(argv: tuple[str, ...]) -> None:
     a_run()
     assert failure("show", "--html", "x.html", *argv).exit_status == errors.EXIT_INVALID
 
@@ -153,13 +153,13 @@ def test_ctrl_c_ends_following(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("output", ["plain", "json"])
-def test_following_ends_when_nobody_reads_any_more(output: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_following_ends_when_the_reader_exits(output: str, monkeypatch: pytest.MonkeyPatch) -> None:
     past = a_run()
-    told: list[str] = []
+    written: list[str] = []
 
     class Gone(io.StringIO):
         def write(self, text: str) -> int:
-            told.append(text)
+            written.append(text)
             raise BrokenPipeError
 
     def forever(*_: object) -> Iterator[Event]:
@@ -169,4 +169,4 @@ def test_following_ends_when_nobody_reads_any_more(output: str, monkeypatch: pyt
     monkeypatch.setattr(RunRecord, "follow", forever)
     monkeypatch.setattr("sys.stdout", Gone())
     past_runs.show(past.id, follow=True, output=Output(output))
-    assert len(told) == 1
+    assert len(written) == 1

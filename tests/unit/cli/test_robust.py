@@ -1,4 +1,4 @@
-"""The whole command, on files in which something was changed: a status of the contract and words, never a traceback."""
+"""The whole command with mutated files: an exit status of the contract and a message, never a traceback."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tests.unit.document.test_robust import structure_changed, text_changed
 
 
 @pytest.mark.parametrize("seed", range(8))
-def test_a_file_in_which_something_was_changed(seed: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_mutated_file(seed: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DBUS_SYSTEM_BUS_ADDRESS", f"unix:path={tmp_path}/none")
     monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
     chance = random.Random(seed)
@@ -28,9 +28,9 @@ def test_a_file_in_which_something_was_changed(seed: int, tmp_path: Path, monkey
             monkeypatch.setattr(sys, "stdout", out)
             monkeypatch.setattr(sys, "stderr", err)
             status = cli._run_app()
-            told = out.getvalue() + err.getvalue()
-            assert status in ((0, 2) if words == ["validate"] else (2, 5)), (text, told)
-            assert "Traceback" not in told, text
-            assert "internal error" not in told, text
-            assert all(char.isprintable() or char in "\n\t" for char in told), repr(told)
-            assert told
+            output = out.getvalue() + err.getvalue()
+            assert status in ((0, 2) if words == ["validate"] else (2, 5)), (text, output)
+            assert "Traceback" not in output, text
+            assert "internal error" not in output, text
+            assert all(char.isprintable() or char in "\n\t" for char in output), repr(output)
+            assert output

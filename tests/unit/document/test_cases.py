@@ -1,4 +1,4 @@
-"""The wrong files of tests/cases/document: each names, in its first lines, all that is to be said about it."""
+"""The wrong files of tests/cases/document. Their first lines are the errors that each must be reported with."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ CASES = sorted((Path(__file__).parents[2] / "cases" / "document").glob("*.yaml")
 
 
 @pytest.mark.parametrize("path", CASES, ids=lambda path: path.stem)
-def test_a_wrong_file_is_told_all_that_is_wrong_with_it(path: Path) -> None:
+def test_every_error_of_a_wrong_file_is_reported(path: Path) -> None:
     text = path.read_text()
     expected = re.findall(r"^# (\d+:\d+: .*)$", text, re.MULTILINE)
     assert expected, "a case that expects nothing"

@@ -1,4 +1,4 @@
-"""Names and values made to look like something else: refused, or taken for what they are; and never slow."""
+"""Malicious names and values: refused or taken literally, and never slow."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ HOSTILE = {
 }
 
 UNITS = {"-h": "-h.service", "--now": "--now.service", "..": "...service"}
-"""What may be the name of a unit all the same (systemd.unit(5)), and what it is then: never a path, nor an option."""
+"""Odd names that are valid for a unit (systemd.unit(5)), and their full names: never a path, nor an option."""
 
 
 def yaml(value: str) -> str:
@@ -89,7 +89,7 @@ PLACES = {
 
 @pytest.mark.parametrize("place", PLACES.values(), ids=PLACES)
 @pytest.mark.parametrize("value", HOSTILE.values(), ids=HOSTILE)
-def test_a_hostile_word_in_a_file(place: str, value: str) -> None:
+def test_a_hostile_value_in_a_file(place: str, value: str) -> None:
     judge(place.format(yaml(value)))
 
 
@@ -103,7 +103,7 @@ def test_an_id_is_the_name_of_a_file_and_of_a_unit(value: str) -> None:
 
 
 @pytest.mark.parametrize("value", HOSTILE.values(), ids=HOSTILE)
-def test_what_set_says_is_a_text_and_no_name(value: str) -> None:
+def test_a_value_of_set_is_a_text_and_never_a_name(value: str) -> None:
     text = "vars: {x: a}\nsteps: [run: {run: [echo, '${{ vars.x }}']}]"
     if value in (HOSTILE["a NUL"], HOSTILE["half a surrogate"]):  # Which no command can take.
         with pytest.raises(DocumentError) as wrong:
@@ -195,7 +195,7 @@ FILES: dict[str, tuple[bytes, str]] = {
 
 
 @pytest.mark.parametrize("kind", FILES)
-def test_a_file_that_is_made_to_hurt(kind: str) -> None:
+def test_a_malicious_file_is_refused_quickly(kind: str) -> None:
     data, why = FILES[kind]
     begun = time.process_time()
     judge(data)
@@ -208,7 +208,7 @@ def test_a_file_that_is_made_to_hurt(kind: str) -> None:
 @pytest.mark.parametrize(
     "change", [lambda t: b"\xef\xbb\xbf" + t, lambda t: t.replace(b"\n", b"\r\n")], ids=["BOM", "CRLF"]
 )
-def test_what_other_editors_write_is_read(change: object) -> None:
+def test_files_of_other_editors_are_read(change: object) -> None:
     assert callable(change)
     text: bytes = change(b"unit: gw\nsteps:\n  - restart\n  - run: |\n      echo a\n")
     assert problems_of(text) == problems_of(b"unit: gw\nsteps:\n  - restart\n  - run: |\n      echo a\n")

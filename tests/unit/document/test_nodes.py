@@ -1,4 +1,4 @@
-"""Files that were never runbooks: too large, too deep, no text, no YAML. Each is refused at once, with a place."""
+"""Files that are too large, too deep, not text or not YAML. Each is refused at once, with a position."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def _loader(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> 
     ids=lambda value: repr(value[:24]),
 )
 @pytest.mark.usefixtures("_loader")
-def test_it_is_refused_with_its_place(data: bytes | str, message: str) -> None:
+def test_it_is_refused_with_a_position(data: bytes | str, message: str) -> None:
     assert refusal(data).startswith(message) or message in refusal(data)
 
 
@@ -80,13 +80,13 @@ def test_it_is_refused_with_its_place(data: bytes | str, message: str) -> None:
     ],
 )
 @pytest.mark.usefixtures("_loader")
-def test_what_is_no_yaml_is_said_in_words_of_our_own(text: str) -> None:
-    said = refusal("unit: gw\n" + text if text[0] not in "%-" else text)
+def test_yaml_errors_are_reported_without_yaml_jargon(text: str) -> None:
+    message = refusal("unit: gw\n" + text if text[0] not in "%-" else text)
     for foreign in ("token", "expected", "while", "block mapping", "flow", "node", "directive", "document start"):
-        assert foreign not in said.partition("`")[0]
+        assert foreign not in message.partition("`")[0]
 
 
-def test_quotes_make_a_text_of_nothing() -> None:
+def test_an_empty_text_in_quotes_is_a_text() -> None:
     problems: nodes.Problems = []
     node = nodes.compose("a: ''\nb:\nc: ~\nd: 'null'\ne: null\nf: no\ng: 1.10\nh: 010\n", problems)
     assert not problems
@@ -103,7 +103,7 @@ def test_quotes_make_a_text_of_nothing() -> None:
     }
 
 
-def test_places_count_from_one_and_by_characters() -> None:
+def test_positions_count_characters_from_one() -> None:
     node = nodes.compose("# ü\nnäme: [x, {y: ü, z: w}]\n", [])
     assert node is not None
     entry = node.get("näme")
@@ -116,6 +116,6 @@ def test_places_count_from_one_and_by_characters() -> None:
 
 
 @pytest.mark.parametrize("ends", ["\n", "\r\n"])
-def test_a_windows_file_will_do(ends: str) -> None:
+def test_a_file_from_windows_is_read(ends: str) -> None:
     data = b"\xef\xbb\xbf" + ends.join(["unit: gw", "steps:", "  - restart", ""]).encode()
     assert [step.id for step in parse(data).steps] == ["restart"]

@@ -1,4 +1,4 @@
-"""Right files: what becomes of them."""
+"""Valid files, and the runbooks that they become."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def test_the_runbook_of_the_incident() -> None:
     assert (update.run, update.timeout) == ("npm install --global openclaw@2026.5.5", 600)  # type: ignore[attr-defined]
 
 
-def test_a_second_one_of_a_type_is_numbered() -> None:
+def test_a_second_step_of_a_type_is_numbered() -> None:
     steps = """
   - restart
   - stop
@@ -95,24 +95,24 @@ def test_a_second_one_of_a_type_is_numbered() -> None:
     ]
 
 
-def test_the_steps_of_roll_back_and_always_have_ids_of_their_own() -> None:
+def test_steps_of_rollback_and_always_have_prefixed_ids() -> None:
     book = book_of("  - restart\n", "unit: gw\nrollback: [stop, restart]\nalways: [restart: {id: last}, restart]\n")
     assert ids(book) == ["restart", "rollback.stop", "rollback.restart", "last", "always.restart"]
 
 
-def test_a_step_may_be_written_in_three_ways() -> None:
+def test_a_step_can_be_written_in_three_ways() -> None:
     book = book_of("  - restart\n  - restart:\n  - restart: {timeout: 7s}\n")
     assert [step.timeout for step in book.steps] == [None, None, 7]
 
 
-def test_what_the_step_names_comes_before_the_top_of_the_file() -> None:
+def test_unit_and_port_of_a_step_override_those_of_the_file() -> None:
     book = book_of("  - verify-port-owner: {unit: other, port: [81, 'udp:82']}\n  - verify-port-owner\n")
     first, second = book.steps
     assert (first.unit, first.port) == ("other.service", (Port(81), Port(82, "udp")))  # type: ignore[attr-defined]
     assert (second.unit, second.port) == ("gw.service", (Port(80),))  # type: ignore[attr-defined]
 
 
-def test_a_template_knows_the_unit_and_port_of_its_step() -> None:
+def test_a_template_uses_the_unit_and_port_of_its_step() -> None:
     book = book_of(
         "  - wait-ready: {unit: other, port: 81, probes: [http: {url: 'http://[::1]:${{ port }}/${{ unit }}'}]}\n"
     )
@@ -128,7 +128,7 @@ def test_scalars_are_their_text() -> None:
     assert book.steps[1].run == ("kill", "-0", "010", "no", "1e3")  # type: ignore[attr-defined]
 
 
-def test_variables_see_those_before_them_and_may_be_set() -> None:
+def test_variables_use_earlier_ones_and_can_be_set() -> None:
     head = "vars: {a: '1', b: 'b${{ vars.a }}', c: [x, '${{ vars.b }}'], d: '${{ env.D | default(host) }}'}\n"
     run = "  - run: {run: x, name: '${{ vars.b }} ${{ vars.c | join(\"+\") }} ${{ vars.d }}'}\n"
     assert book_of(run, head, host="box").steps[0].name == "b1 x+b1 box"
@@ -138,19 +138,19 @@ def test_variables_see_those_before_them_and_may_be_set() -> None:
     assert book.vars["c"] == ("x", "b${{ 2 }}")
 
 
-def test_a_variable_that_is_not_there_cannot_be_set() -> None:
+def test_an_undefined_variable_cannot_be_set() -> None:
     with pytest.raises(UsageError, match="no such variable; did you mean `version`"):
         parse(GATEWAY, sets={"verison": "1"})
     with pytest.raises(UsageError, match="no such variable; add it to `vars`"):
         book_of("  - restart\n", sets={"x": "1"})
 
 
-def test_a_variable_that_is_set_is_looked_at_like_any_other() -> None:
+def test_a_variable_that_is_set_is_checked_like_any_other() -> None:
     with pytest.raises(DocumentError, match="`latest` is a tag, not a version"):
         parse(GATEWAY, sets={"version": "latest"})
 
 
-def test_later_steps_know_earlier_ones_nested_ones_too() -> None:
+def test_later_steps_can_use_earlier_ones_and_nested_ones() -> None:
     steps = """
   - update: {id: new, run: "x ${{ to }} ${{ from }}", version: x, to: "1.0"}
   - remediate:
@@ -177,13 +177,13 @@ def test_later_steps_know_earlier_ones_nested_ones_too() -> None:
         "  - run: {run: 'x ${{ steps.always.run.status }}'}\n",
     ],
 )
-def test_nobody_knows_what_comes_later(steps: str) -> None:
+def test_results_of_later_steps_cannot_be_used(steps: str) -> None:
     steps = steps.replace("remediate: {", "remediate: {id: fixes, ")
     with pytest.raises(DocumentError, match="does not come before this one"):
         book_of(steps, "unit: gw\nport: 80\nalways: [run: {run: x}]\n")
 
 
-def test_what_a_runbook_is_started_with_is_env() -> None:
+def test_the_environment_of_the_program_is_env() -> None:
     os.environ["RUNBOOK_TEST"] = "seen"
     try:
         book = parse("env: {A: '${{ env.RUNBOOK_TEST }}'}\nsteps: [run: {run: x}]\n")
@@ -192,12 +192,12 @@ def test_what_a_runbook_is_started_with_is_env() -> None:
     assert book.env == {"A": "seen"}
 
 
-def test_aliases_will_do() -> None:
+def test_aliases_are_expanded() -> None:
     book = book_of("  - run: &r {run: x, env: &e {A: '1'}}\n  - run: {run: y, env: *e}\n  - run: *r\n")
     assert [step.env for step in book.steps] == [{"A": "1"}] * 3  # type: ignore[attr-defined]
 
 
-def test_all_problems_of_all_kinds_are_told_in_the_order_of_the_file() -> None:
+def test_all_errors_are_reported_in_the_order_of_the_file() -> None:
     text = "unit: a b\nport: x\nunit: c\nsteps:\n  - restrat\n  - stop: {timeout: x}\nrollback: no\nnmae: !t x\n"
     with pytest.raises(DocumentError) as caught:
         parse(text, "f")
@@ -218,7 +218,7 @@ def test_a_message_is_one_line_whatever_the_file_makes_it_quote() -> None:
         assert len(problem.message) <= 500
 
 
-def test_a_file_without_templates_does_not_pay_for_jinja() -> None:
+def test_a_file_without_templates_does_not_import_jinja() -> None:
     code = (
         "import sys; from runbook.document import parse; parse('unit: gw\\nsteps: [restart]\\n'); print(*sys.modules)"
     )

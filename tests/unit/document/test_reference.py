@@ -38,7 +38,7 @@ def test_every_reference_leads_somewhere() -> None:
     assert references == {f"#/$defs/{name}" for name in SCHEMA["$defs"]}
 
 
-def test_it_has_the_keys_that_the_document_takes() -> None:
+def test_it_has_the_keys_that_the_document_accepts() -> None:
     assert set(SCHEMA["properties"]) == set(keys_of(Runbook))
     assert SCHEMA["required"] == ["steps"]
     for kind, cls in registry().items():
@@ -58,7 +58,7 @@ def test_a_step_is_a_bare_name_or_a_mapping_with_one_key() -> None:
     assert mapping["properties"]["update"] == {"$ref": "#/$defs/update"}
 
 
-def test_nothing_of_python_shows() -> None:
+def test_no_python_names_are_in_it() -> None:
     text = json.dumps(SCHEMA)
     assert not re.search(r"_restarts|healthy_for|on_failure|NoneType|check_steps", text)
     assert all(made["description"] for made in (SCHEMA, *SCHEMA["$defs"].values()))
@@ -87,12 +87,12 @@ def test_defaults_are_written_as_a_runbook_writes_them() -> None:
     assert required == {"run", "version", "to"}
 
 
-def test_a_type_that_is_not_there() -> None:
+def test_an_unknown_type_is_a_key_error() -> None:
     with pytest.raises(KeyError):
         reference.describe_type("restrat")
 
 
-def test_the_top_of_a_file_is_described_as_well() -> None:
+def test_the_top_level_is_described() -> None:
     rows = {row.key: row for row in reference.describe_top_level()}
     assert set(rows) == set(keys_of(Runbook))
     assert rows["rollback"].type == "`off` or `auto` or list of steps"

@@ -1,4 +1,4 @@
-"""Whatever stands in a file, it is read or refused in words of our own: never a traceback, never pydantic's text."""
+"""Any file is read, or refused with messages of this program: never a traceback, never a text of pydantic."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ FOREIGN = re.compile(
     r"Input should|valid (?:integer|string|dictionary)|Extra inputs|Field required|Value error|Assertion|pydantic"
     r"|\bNone\b|\bdict\b|\bstr\b|\bint\b|\btuple\b|Traceback|object at 0x|jinja|yaml\.|cannot be read as it stands"
 )
-"""What no message may hold: the words of libraries, and what is said when no words were found."""
+"""Words that must not be in a message: those of libraries, and those of the message of last resort."""
 
 JUNK = [
     "", "~", "[]", "{}", "[[]]", "{a: b}", "-1", "0", "1.5", "99999999999999999999", "yes", "''", '"a\\nb"',
@@ -66,7 +66,7 @@ def judge(text: str | bytes) -> None:
 
 
 MUTANTS = 10_000
-"""Files with something changed in them that are read in all, by the seeds together. RUNBOOK_MUTANTS asks for more."""
+"""Mutated files of all seeds together. RUNBOOK_MUTANTS sets another number."""
 
 SEEDED = 40
 
@@ -207,7 +207,7 @@ def structure_changed(chance: random.Random) -> str:
 
 
 @pytest.mark.parametrize("seed", range(SEEDED))
-def test_a_file_in_which_something_was_changed(seed: int) -> None:
+def test_a_mutated_file(seed: int) -> None:
     chance = random.Random(seed)
     for number in range(int(os.environ.get("RUNBOOK_MUTANTS", MUTANTS)) // SEEDED):
         judge(structure_changed(chance) if number % 2 else text_changed(chance))
@@ -236,7 +236,7 @@ steps = st.lists(
 
 @settings(max_examples=80)
 @given(st.dictionaries(st.sampled_from(KEYS), values, max_size=5), steps)
-def test_a_file_of_words_that_belong_elsewhere(head: dict[str, object], body: list[object]) -> None:
+def test_a_file_of_misplaced_keys(head: dict[str, object], body: list[object]) -> None:
     # JSON is YAML, apart from characters that no text file should hold.
     judge(json.dumps({**head, "steps": body}, ensure_ascii=True))
 

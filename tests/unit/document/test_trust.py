@@ -1,4 +1,4 @@
-"""Whom root trusts to write what it runs. Real files and folders; the ids are handed in."""
+"""Which users root trusts to write what it runs: real files and folders, with given user ids."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 
 from runbook.document.trust import find_distrust
 
-NOBODY = 65534
+OTHER_USER = 65534
 
 pytestmark = pytest.mark.root
 
@@ -29,38 +29,38 @@ def asked(file: Path, *, euid: int = 0, sudo_uid: int | None = None) -> str:
     return find_distrust(str(file), file.stat(), euid=euid, sudo_uid=sudo_uid)
 
 
-def test_a_file_of_root_s_is_trusted(file: Path) -> None:
+def test_a_file_of_root_is_trusted(file: Path) -> None:
     assert asked(file) == ""
 
 
 @pytest.mark.parametrize(("mode", "who"), [(0o666, "every user"), (0o646, "every user")])
-def test_a_file_that_others_may_write_is_not(file: Path, mode: int, who: str) -> None:
+def test_a_file_that_others_can_write_is_not_trusted(file: Path, mode: int, who: str) -> None:
     file.chmod(mode)
     assert who in asked(file)
 
 
-def test_a_group_of_one_s_own_may_write(file: Path) -> None:
+def test_the_owner_s_own_group_may_write(file: Path) -> None:
     file.chmod(0o664)
     assert asked(file) == ""  # root's own group
-    os.chown(file, 0, NOBODY)
+    os.chown(file, 0, OTHER_USER)
     assert "is writable by the group" in asked(file)
 
 
-def test_a_file_of_somebody_else_s_is_not_trusted_but_that_of_the_user_behind_sudo_is(file: Path) -> None:
-    os.chown(file, NOBODY, 0)
+def test_a_file_of_another_user_is_trusted_only_if_that_user_is_behind_sudo(file: Path) -> None:
+    os.chown(file, OTHER_USER, 0)
     file.chmod(0o644)
     assert "belongs to nobody" in asked(file)
-    assert asked(file, sudo_uid=NOBODY) == ""
+    assert asked(file, sudo_uid=OTHER_USER) == ""
 
 
-def test_a_folder_counts_as_its_file_does(file: Path) -> None:
+def test_the_folder_is_checked_like_the_file(file: Path) -> None:
     file.parent.chmod(0o777)
     assert f"its folder {file.parent} is writable by every user" in asked(file)
     file.parent.chmod(0o1777)
     assert asked(file) == ""
 
 
-def test_the_folder_of_a_link_counts_too(file: Path, tmp_path: Path) -> None:
+def test_the_folder_of_a_link_is_checked_too(file: Path, tmp_path: Path) -> None:
     loose = tmp_path / "loose"
     loose.mkdir()
     loose.chmod(0o777)
@@ -69,6 +69,6 @@ def test_the_folder_of_a_link_counts_too(file: Path, tmp_path: Path) -> None:
     assert f"its folder {loose}" in asked(link)
 
 
-def test_who_is_not_root_is_not_asked(file: Path) -> None:
+def test_other_users_may_run_any_file(file: Path) -> None:
     file.chmod(0o666)
     assert asked(file, euid=1000) == ""

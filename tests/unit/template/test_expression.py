@@ -1,4 +1,4 @@
-"""Expressions: what they may hold, what they give, and that nothing else gets through."""
+"""Expressions: their values, and that everything which is not allowed is refused."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ RUN = SCOPE.for_run(
         ("vars.a|upper", "X"),
     ],
 )
-def test_it_gives(source: str, value: str) -> None:
+def test_an_expression_has_a_value(source: str, value: str) -> None:
     assert parse_expression(source).value(RUN) == value
 
 
@@ -97,7 +97,7 @@ def test_it_gives(source: str, value: str) -> None:
         ("steps.stop.status == ''", True),
     ],
 )
-def test_it_is_true_or_false_as_a_person_reads_it(source: str, true: bool) -> None:
+def test_an_expression_is_true_or_false_by_its_meaning(source: str, true: bool) -> None:
     assert is_true(source, RUN) is true
 
 
@@ -177,7 +177,7 @@ def test_no_chain_of_filters_fills_the_memory() -> None:
         parse_expression(source).value(SCOPE)
 
 
-def test_what_is_not_known_yet_is_none() -> None:
+def test_a_value_that_is_not_known_yet_is_none() -> None:
     assert parse_expression("steps.update.to ~ vars.a").value(SCOPE) is None
     assert parse_expression("run.id").value(SCOPE) is None
     with pytest.raises(TemplateError, match=r"cannot evaluate `steps\.update\.changed` yet"):
@@ -194,23 +194,23 @@ def test_names_are_checked_before_they_are_known() -> None:
             parse_expression(source).value(SCOPE)
 
 
-def test_a_plan_leaves_open_what_has_not_run() -> None:
+def test_in_a_plan_results_of_steps_are_not_known() -> None:
     plan = SCOPE.for_run(None, {"update": {"to": "2"}}, partial=True)
     assert parse_expression("steps.update.to").value(plan) == "2"
     assert parse_expression("steps.remediate.check.wait-ready.status").value(plan) is None
 
 
-def test_a_value_that_is_missing_is_said_even_where_its_absence_was_thought_of() -> None:
+def test_a_missing_value_is_reported_although_another_part_tests_for_it() -> None:
     with pytest.raises(TemplateError, match="environment variable `NOPE` is not set"):
         parse_expression("env.NOPE is defined or env.NOPE == 'x'").value(SCOPE)
 
 
 @given(st.text(alphabet="varsenv.a_|()[]{}'\"\\ ~=!<>+-*%0123456789,:", max_size=60))
-def test_any_text_is_computed_or_refused(source: str) -> None:
+def test_any_text_is_evaluated_or_refused(source: str) -> None:
     with suppress(TemplateError):
         parse_expression(source).value(RUN)
 
 
-def test_a_mistake_in_what_is_constant_is_one_of_the_file() -> None:
+def test_an_error_in_a_constant_is_an_error_of_the_file() -> None:
     with pytest.raises(TemplateError, match=r"cannot evaluate `\[\]\[0\] ~ 'a'`"):
         parse_expression("[][0] ~ 'a'").value(TemplateScope())

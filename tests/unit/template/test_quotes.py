@@ -1,4 +1,4 @@
-"""What a value is to the shell, wherever in a script it stands: itself, or refused. The shell is asked."""
+"""Values in scripts, run by real shells: in every place the shell reads exactly the value, or it is refused."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ VALUES = [
 ]  # fmt: skip
 
 PLAIN = {"plain", "1.2.3-x", "-n", "2", "abc", "1.2~rc1"}
-"""Those of them that are themselves wherever they stand."""
+"""Those of them that need no quotes in any place."""
 
 SHELLS = [shell for shell in (["dash"], ["bash", "--posix"]) if which(shell[0])]
 
@@ -51,7 +51,7 @@ PLACES = {
     "[ -e / ] && printf %s {}": Quotes.BARE,
     "true a\\ #'\n'; printf %s '{}'": Quotes.SINGLE,
 }
-"""Scripts that print the value and nothing else, and what it stands within."""
+"""Scripts that print only the value, and what the value is inside of."""
 
 LOST = {
     "echo $(( {} + 1 ))",
@@ -90,7 +90,7 @@ LOST = {
     'x=1; printf %s "${}"',
     "cat <<EOF >/dev/null\nit's\nEOF\nprintf %s {}",
 }
-"""Scripts in which no quotes would do: only a word that needs none may stand there."""
+"""Scripts with a place where quoting is impossible: only a word that needs no quotes is accepted there."""
 
 
 def script(place: str, value: str, tmp_path: Path) -> str:
@@ -107,7 +107,7 @@ def output(text: str, folder: Path, shell: Sequence[str] = ("/bin/sh",)) -> str:
 
 @pytest.mark.parametrize("shell", SHELLS, ids=" ".join)
 @pytest.mark.parametrize("place", PLACES)
-def test_a_value_is_itself_and_nothing_else(place: str, shell: list[str], tmp_path: Path) -> None:
+def test_the_shell_reads_exactly_the_value(place: str, shell: list[str], tmp_path: Path) -> None:
     for value in VALUES:
         if "sed" in place and value.endswith("\n"):
             continue
@@ -118,7 +118,7 @@ def test_a_value_is_itself_and_nothing_else(place: str, shell: list[str], tmp_pa
 
 
 @pytest.mark.parametrize("place", sorted(LOST))
-def test_where_no_quotes_would_do_only_a_plain_word_may_stand(place: str, tmp_path: Path) -> None:
+def test_where_quoting_is_impossible_only_plain_words_are_accepted(place: str, tmp_path: Path) -> None:
     for value in VALUES:
         if value in PLAIN:
             script(place, value, tmp_path)
@@ -127,7 +127,7 @@ def test_where_no_quotes_would_do_only_a_plain_word_may_stand(place: str, tmp_pa
             script(place, value, tmp_path)
 
 
-def test_a_comment_takes_all_but_a_line_break(tmp_path: Path) -> None:
+def test_a_comment_accepts_everything_but_a_line_break(tmp_path: Path) -> None:
     place = "# from {0} to {0}\n: it\\'s; printf %s '{0}'"
     for value in VALUES:
         if "\n" not in value:
@@ -147,23 +147,23 @@ def test_a_comment_takes_all_but_a_line_break(tmp_path: Path) -> None:
         ("echo `echo $dir{}`", "abc"),
     ],
 )
-def test_a_plain_word_may_be_more_where_no_quotes_would_do(place: str, value: str, tmp_path: Path) -> None:
+def test_a_plain_word_that_would_be_special_is_refused(place: str, value: str, tmp_path: Path) -> None:
     with pytest.raises(TemplateError, match=r"put it into the `env` of the step"):
         script(place, value, tmp_path)
 
 
-def test_a_value_sets_no_variable(tmp_path: Path) -> None:
+def test_a_value_never_sets_a_variable(tmp_path: Path) -> None:
     assert script("{} env", "FOO=bar", tmp_path) == "'FOO=bar' env"
 
 
-def test_no_list_begins_a_comment(tmp_path: Path) -> None:
+def test_an_empty_list_never_begins_a_comment(tmp_path: Path) -> None:
     template = parse("echo ${{ vars.none }}#'\necho '${{ vars.x }}'", write_quoted)
     assert isinstance(template, Template)
     with pytest.raises(TemplateError, match="in or behind a here-document"):
         template.fill(TemplateScope(vars={"none": (), "x": "; touch pwned"}))
 
 
-def test_raw_is_what_it_says(tmp_path: Path) -> None:
+def test_a_raw_value_is_not_quoted(tmp_path: Path) -> None:
     template = parse('printf %s "${{ vars.x | raw }}"', write_quoted)
     assert isinstance(template, Template)
     assert template.fill(TemplateScope(vars={"x": "$((1+1))"})) == 'printf %s "$((1+1))"'
@@ -176,7 +176,7 @@ def test_a_list_is_quoted_word_by_word(tmp_path: Path) -> None:
     assert output(filled, tmp_path) == "<a b><$c>"
 
 
-def test_any_script_at_all(tmp_path: Path) -> None:
+def test_random_scripts(tmp_path: Path) -> None:
     """Pieces thrown together: no value is ever a command, wrong as the script may be."""
     chance = random.Random(7)
     pieces = [
@@ -238,7 +238,7 @@ def test_any_script_at_all(tmp_path: Path) -> None:
     assert asked > 100
 
 
-def test_it_takes_linear_time_and_no_depth() -> None:
+def test_time_is_linear_and_depth_is_constant() -> None:
     shell = ShellReader()
     shell.read("$(" * 200_000 + '"' * 200_001)
     assert shell.quotes is Quotes.DOUBLE

@@ -1,4 +1,4 @@
-"""Texts with templates: cut, filled, completed; and that a value is never read as a template again."""
+"""Texts with templates: parsed, filled in two passes; a value is never read as a template again."""
 
 from __future__ import annotations
 
@@ -49,24 +49,24 @@ class Hold(Step[StepState]):
     inner: StepList
 
 
-def test_a_text_without_templates_is_itself() -> None:
+def test_a_text_without_templates_is_unchanged() -> None:
     for text in ("", "plain", "$ { { }}", "{{ x }}", "${ x }", "}}"):
         assert parse(text) is text
 
 
-def test_only_what_stands_between_the_marks_is_touched() -> None:
+def test_only_the_text_between_the_marks_is_evaluated() -> None:
     template = parse("a ${{ vars.v }} {{ b }} ${{vars.v}}c $HOME ${X}")
     assert isinstance(template, Template)
     assert template.fill(SCOPE) == "a 2.0 {{ b }} 2.0c $HOME ${X}"
 
 
-def test_a_mark_can_be_written_as_a_value() -> None:
+def test_a_mark_can_be_inserted_as_a_value() -> None:
     template = parse("a ${{ '${{' }} b ${{ '}}' }}")
     assert isinstance(template, Template)
     assert template.fill(SCOPE) == "a ${{ b }}"
 
 
-def test_a_step_without_templates_is_not_made_again() -> None:
+def test_a_step_without_templates_is_returned_unchanged() -> None:
     step = Bring(run="true")
     assert fill(step, RUN) is step
 
@@ -109,7 +109,7 @@ def test_an_undone_update_fills_its_command_with_the_earlier_version() -> None:
     assert fill(step.model_copy(update={"to": "1.9"}), RUN).run == "npm i x@1.9"
 
 
-def test_from_waits_for_the_step_itself() -> None:
+def test_from_is_filled_by_the_step_itself() -> None:
     step = fill(Bring(run="migrate ${{ from }} ${{ to }} ${{ vars.v ~ from }}", to="2.0"), RUN)
     assert step.run == "migrate ${{ from }} 2.0 ${{ vars.v ~ from }}"
     assert fill_own(step.run, **{"from": "1 9"}) == "migrate '1 9' 2.0 '2.01 9'"
@@ -117,12 +117,12 @@ def test_from_waits_for_the_step_itself() -> None:
     assert fill_own("plain", **{"from": "1"}) == "plain"
 
 
-def test_held_steps_wait_for_their_turn() -> None:
+def test_nested_steps_are_not_filled() -> None:
     outer = Hold(inner=(Bring(run="echo ${{ run.id }}"),))
     assert fill(outer, RUN) is outer
 
 
-def test_a_plan_keeps_what_is_not_known() -> None:
+def test_a_plan_keeps_templates_that_are_not_known() -> None:
     step = Bring(run="echo ${{ vars.v }} ${{ steps.later.output }}")
     filled = fill(step, SCOPE.for_run(None, {}, partial=True))
     assert filled.run == "echo 2.0 ${{ steps.later.output }}"
@@ -130,7 +130,7 @@ def test_a_plan_keeps_what_is_not_known() -> None:
     assert fill(filled, SCOPE.for_run("r", {"later": {"output": "x"}})).run == "echo 2.0 x"
 
 
-def test_a_value_that_the_field_cannot_take_is_told_with_its_key() -> None:
+def test_a_value_that_a_field_refuses_is_reported_with_its_key() -> None:
     step = Bring(run="true", body="(${{ vars.p | raw }}")
     with pytest.raises(TemplateError, match="is not a valid regular expression"):
         fill(step, replace(RUN, vars={"p": "("}))
@@ -144,17 +144,17 @@ def test_a_value_that_the_field_cannot_take_is_told_with_its_key() -> None:
         fill(Bring(run=("x", "${{ vars.e }}")), replace(RUN, vars={"e": ("a", "b")}))
 
 
-def test_a_copy_in_depth_keeps_its_templates() -> None:
+def test_a_deep_copy_keeps_its_templates() -> None:
     step = Bring(run="echo ${{ run.id }}").model_copy(deep=True)
     assert fill(step, RUN).run == "echo run-1"
 
 
 @given(st.text(alphabet="${} '\"\\ab.|vars", max_size=80))
-def test_any_text_is_cut_or_refused(text: str) -> None:
+def test_any_text_is_parsed_or_refused(text: str) -> None:
     with suppress(TemplateError):
         assert isinstance(parse(text), Template) == ("${{" in text)
 
 
-def test_a_text_that_never_ends_its_quotes_is_refused_in_no_time() -> None:
+def test_unclosed_quotes_are_refused_quickly() -> None:
     with pytest.raises(TemplateError, match="is not closed"):
         parse("${{ " + "'\"" * 50_000)

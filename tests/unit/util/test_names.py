@@ -1,4 +1,4 @@
-"""The names of units, and ports."""
+"""Unit names and ports."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def test_a_unit_has_its_full_name(text: str, name: str) -> None:
         ("x" * 248, "longer than 255"),
     ],
 )
-def test_what_cannot_be_a_unit_is_refused_in_words(text: str, why: str) -> None:
+def test_an_invalid_unit_name_is_refused_with_a_reason(text: str, why: str) -> None:
     with pytest.raises(ValueError, match=why):
         parse_unit_name(text)
 
@@ -90,6 +90,6 @@ def test_a_port_out_of_range_is_refused(text: str) -> None:
         ":80",
     ],
 )
-def test_what_is_no_port_is_refused(text: str) -> None:
+def test_an_invalid_port_is_refused(text: str) -> None:
     with pytest.raises(ValueError, match=r"cannot read port .*write 18789"):
         parse_port(text)

@@ -1,4 +1,4 @@
-"""Time spans: read as systemd reads them, written as people read them."""
+"""Time spans: read with systemd's syntax, and written."""
 
 from __future__ import annotations
 
@@ -58,19 +58,19 @@ def test_it_reads_what_systemd_reads(text: str, seconds: float) -> None:
         "\u0665s",
     ],
 )
-def test_what_it_cannot_read_it_says(text: str) -> None:
+def test_an_unreadable_value_is_refused_with_a_reason(text: str) -> None:
     with pytest.raises(ValueError, match=r"cannot read time span `.*`; write one such as 5s, 2min or 1h 30min"):
         parse_span(text)
 
 
 @pytest.mark.parametrize("text", ["-5s", "-1", "- 3min", "-.5"])
-def test_a_negative_one_is_called_negative(text: str) -> None:
+def test_a_negative_span_is_refused(text: str) -> None:
     with pytest.raises(ValueError, match="is negative; write one"):
         parse_span(text)
 
 
 @pytest.mark.parametrize("text", ["101y", "9" * 400, "99999999999999 days"])
-def test_one_without_end_is_refused(text: str) -> None:
+def test_a_span_of_more_than_100_years_is_refused(text: str) -> None:
     with pytest.raises(ValueError, match="is longer than 100 years"):
         parse_span(text)
 
@@ -101,7 +101,7 @@ def test_it_writes_two_units_at_most(seconds: float, text: str) -> None:
 
 
 @given(st.integers(0, 10**9))
-def test_what_it_writes_it_reads_back_to_the_unit_shown(seconds: int) -> None:
+def test_a_written_span_is_read_back_to_the_unit_shown(seconds: int) -> None:
     text = format_span(seconds)
     smallest = {"s": 1, "n": 60, "h": 3600, "d": 86400}[text[-1]]
     assert 0 <= seconds - parse_span(text) < max(smallest * 60, 86400 if "d" in text else 0)
