@@ -79,11 +79,11 @@ def test_a_step_type_has_one_file_one_test_one_page(stem: str) -> None:
     assert "".join(part.capitalize() for part in stem.split("_")) in classes
 
 
-def test_the_engine_names_no_step_type() -> None:
+def test_the_engine_and_the_reports_name_no_step_type() -> None:
     """What they must know of a step type, its class says."""
     kinds = {stem.replace("_", "-") for stem in STEPS}
     found = []
-    for path in (SOURCE / "engine").rglob("*.py"):
+    for path in (path for folder in ("engine", "report") for path in (SOURCE / folder).rglob("*.py")):
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.Constant) and node.value in kinds:
                 found.append(f"{path.relative_to(SOURCE)}:{node.lineno}: {node.value}")

@@ -6,7 +6,7 @@ A run that was started in a login session, or inside a unit that it acts on, wou
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from runbook.errors import HostError, NotBegun
 from runbook.host.facts import DOWN, UP, JobResult, JobVerb, LoadState, Unit
@@ -18,35 +18,54 @@ SCOPE_TIMEOUT = 5.0
 """Seconds for systemd to create a scope."""
 
 
-@dataclass(frozen=True)
-class ScopeMove:
-    """The session or unit that the run left, if any, and the warning if it could not leave."""
+@dataclass
+class Preflight:
+    """What a run does before it changes anything, and what it knows from then on."""
 
+    host: Host
+    waiter: Waiter
+    book: Runbook
     left_unit: str = ""
-    warning: str = ""
+    """The session or unit that this program left for a scope of its own."""
+    warnings: list[str] = field(default_factory=list)
+    """Sentences to report when the run begins."""
+    canonical_names: dict[str, str] = field(default_factory=dict)
+    """systemd's name of each unit, by the name in the runbook."""
+    dependents: dict[str, str] = field(default_factory=dict)
+    """Units that are up and need a unit that the run changes, with the latter."""
+    was_up: bool = False
+    """True if the runbook's unit was running before the run."""
 
+    def run(self, scope: str) -> None:
+        """Check the units, and move to a scope of this name if necessary. Raises NotBegun and Interrupted."""
+        try:
+            doubts = check_units_exist(self.host, self.book)
+            self._move_to_scope(scope)
+            self.warnings += doubts
+            units = {name: self.host.unit(name, max_age=SHARED_READ_AGE) for name in self.book.unit_names()}
+            self.dependents = find_dependents(self.host, self.book)
+        except HostError as error:
+            raise NotBegun(error.message, hint=error.hint) from error
+        self.canonical_names = {name: unit.name for name, unit in units.items()}
+        self.was_up = self.book.unit is not None and units[self.book.unit].is_running
 
-def move_to_scope(host: Host, waiter: Waiter, book: Runbook, name: str) -> ScopeMove:
-    """Move this program to a scope of its own, if it is in a login session or in a unit that the run acts on.
-
-    Raises NotBegun if it stays inside such a unit, and Interrupted.
-    """
-    around = _find_enclosing_unit(host, book)
-    place = around.name if around is not None else host.find_login()
-    if not place:
-        return ScopeMove()
-    why = _enter_scope(host, waiter, name)
-    still = _find_enclosing_unit(host, book)
-    if still is not None:
-        raise NotBegun(
-            f"cannot begin: this program runs inside {still.name}, and would be stopped with it",
-            hint=f"run it from outside: {_outside_command(still)} --scope runbook apply …",
-        )
-    if login := host.find_login():
-        return ScopeMove(
-            warning=f"this run may end with the login that it was started in ({login}), and stays there: {why}"
-        )
-    return ScopeMove(place)
+    def _move_to_scope(self, scope: str) -> None:
+        """Move this program to a scope of its own, if it is in a login session or in a unit that the run stops."""
+        around = _find_enclosing_unit(self.host, self.book)
+        place = around.name if around is not None else self.host.find_login()
+        if not place:
+            return
+        why = _enter_scope(self.host, self.waiter, scope)
+        still = _find_enclosing_unit(self.host, self.book)
+        if still is not None:
+            raise NotBegun(
+                f"cannot begin: this program runs inside {still.name}, and would be stopped with it",
+                hint=f"run it from outside: {_outside_command(still)} --scope runbook apply …",
+            )
+        if login := self.host.find_login():
+            self.warnings.append(f"this run stays in the login session {login}, and may end with it: {why}")
+        else:
+            self.left_unit = place
 
 
 def is_main_of_stopped_unit(view: HostView, book: Runbook) -> bool:

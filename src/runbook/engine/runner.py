@@ -12,7 +12,7 @@ from runbook.engine.execution.outcome import EXIT_STATUSES, AttemptResult, Outco
 from runbook.engine.execution.replay import ResumeState
 from runbook.engine.execution.retry import run_with_retries
 from runbook.engine.execution.stream import EventStream
-from runbook.engine.preflight import check_units_exist, find_dependents, find_stopped_dependents, move_to_scope
+from runbook.engine.preflight import Preflight, find_stopped_dependents
 from runbook.engine.remediation import remediate
 from runbook.engine.rollback import Rollback
 from runbook.engine.rollback_plan import find_active_triggers
@@ -37,7 +37,7 @@ from runbook.events import (
     StepRetrying,
     StepStarted,
 )
-from runbook.host.interface import SHARED_READ_AGE, Host, Waiter
+from runbook.host.interface import Host, Waiter
 from runbook.model import Deadline, RunStatus, StepStatus, Wake
 from runbook.records.store import boot_id, boot_time
 from runbook.spec.state import RunState
@@ -67,10 +67,11 @@ class Runner:
     _acted_steps: set[str] = field(default_factory=set)
     _started_at: float = 0.0
     _current: str = ""
-    _was_up: bool = False
-    _dependents: dict[str, str] = field(default_factory=dict)
-    _canonical_names: dict[str, str] = field(default_factory=dict)
     _last_state: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        """Prepare the checks before the run."""
+        self._preflight = Preflight(self.host, self.waiter, self.runbook)
 
     def run(self) -> RunFinished:
         """Carry the runbook out, and return how the run ended.
@@ -97,7 +98,7 @@ class Runner:
         except HostError as error:
             end = replace(self._end(RunStatus.FAILED, error.message), now=self._describe_state_left())
         if end.status not in (RunStatus.NOT_BEGUN, RunStatus.INTERRUPTED):
-            for text in find_stopped_dependents(self.host, self._dependents):
+            for text in find_stopped_dependents(self.host, self._preflight.dependents):
                 self.events.emit(Notice(text=text))
         self.events.emit(end)
         return end
@@ -111,33 +112,24 @@ class Runner:
     def _begin(self) -> None:
         """Check what must hold before anything is changed, and report the beginning. Raises NotBegun."""
         book = self.runbook
-        try:
-            doubts = check_units_exist(self.host, book)
-            left = move_to_scope(self.host, self.waiter, book, self._scope_name)
-            self._canonical_names = {
-                name: self.host.unit(name, max_age=SHARED_READ_AGE).name for name in book.unit_names()
-            }
-            self._restore()
-            self._dependents = find_dependents(self.host, book)
-            self._was_up = book.unit is not None and self.host.unit(book.unit, max_age=SHARED_READ_AGE).is_running
-        except HostError as error:
-            raise NotBegun(error.message, hint=error.hint) from error
+        self._preflight.run(self._scope_name)
+        self._restore()
         begun = RunResumed if self.earlier_events else RunStarted
         self.events.emit(
             begun(
                 name=book.title,
                 file=book.path,
                 unit=book.unit,
-                units=sorted(set(self._canonical_names.values())),
+                units=sorted(set(self._preflight.canonical_names.values())),
                 steps=[{"id": str(step.id), "type": step.kind} for step in book.steps],
                 booted=round(boot_time(self.host.clock.now()), 3),
                 boot=boot_id() if self.earlier_events else None,
-                left=left.left_unit,
+                left=self._preflight.left_unit,
                 waking=(None if self.earlier_events else find_active_triggers(self.host, book)) or None,
                 rollback=self.resume_state.rollback_cause,
             )
         )
-        for text in filter(None, (*self.notices, left.warning, *doubts, *self.on_started())):
+        for text in (*self.notices, *self._preflight.warnings, *self.on_started()):
             self.events.emit(Notice(text=text))
 
     def _steps(self) -> RunFinished:
@@ -232,7 +224,7 @@ class Runner:
         return self.state.id if self.state.outputs is not None else ""
 
     def _describe_start(self) -> str:
-        return describe_start(self.host, self.runbook) if self._was_up else ""
+        return describe_start(self.host, self.runbook) if self._preflight.was_up else ""
 
     def _describe_running(self) -> str:
         return describe_running(self.host, self.runbook, self.outcomes.values())
@@ -296,8 +288,11 @@ class Runner:
             step = template.fill(step, scope)
         except RunbookError as error:
             return Outcome(name, step.kind, StepStatus.FAILED, step.failure_verdict, error.message)
-        units = [self._canonical_names.get(one, one) for one in step.units()]
-        self.events.emit(StepStarted(id=name, type=step.kind, name=step.title, units=units))
+        units, holds = (
+            [self._preflight.canonical_names.get(one, one) for one in step.units()],
+            step.remedy() is not None,
+        )
+        self.events.emit(StepStarted(id=name, type=step.kind, name=step.title, units=units, holds_steps=holds))
         outcome, tries = run_with_retries(step, lambda: self._run_once(step), self._sleep, self._make_on_retry(step))
         if outcome.status is StepStatus.FAILED:
             try:

@@ -28,6 +28,7 @@ from runbook.events import (
     StepWaiting,
     UnitStartedAgain,
 )
+from runbook.host.facts import JobVerb
 from runbook.model import Impact, RunStatus, StepStatus, Verdict
 from runbook.report.layout import Layout
 from runbook.util.stdio import split_lines
@@ -99,7 +100,7 @@ class TextReport:
     @_show.register
     def _step_started(self, step: StepStarted) -> None:
         self._names[step.id] = step.name
-        if step.type == "remediate":
+        if step.holds_steps:
             self._page.entry("", step.name, "")
             self._parents.append(step.id)
             self._fixing = False
@@ -130,7 +131,7 @@ class TextReport:
 
     @_show.register
     def _unit_started_again(self, again: UnitStartedAgain) -> None:
-        self._page.entry("note", "start", f"{again.unit}, which the fix had stopped", depth=len(self._parents))
+        self._page.entry("note", JobVerb.START, f"{again.unit}, which the fix had stopped", depth=len(self._parents))
 
     @_show.register
     def _step_retrying(self, step: StepRetrying) -> None:
@@ -244,8 +245,8 @@ class TextReport:
         if not nested:
             self._numbers[step.id] = len(self._numbers) + 1
         text = step.reason
-        if step.type == "remediate" and step.impact in (Impact.MUTATING, Impact.UNDETERMINED):
-            text = text.partition(":")[0] if step.verdict != Verdict.HOLDS else text
+        if text.startswith(("would fix: ", "could not fix: ")):
+            text = text.partition(":")[0]  # The checks, which follow, give the reason.
         elif step.impact == Impact.READ_ONLY and step.verdict:
             # Two checks that found the same need not tell it twice.
             told = any(said.startswith(text) for said in self._said)

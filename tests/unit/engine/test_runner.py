@@ -229,44 +229,6 @@ def test_what_cannot_be_stopped_in_time_is_said() -> None:
     assert "cannot stop runbook-x.service" in end.reason
 
 
-def test_a_program_that_cannot_leave_the_unit_that_it_would_stop_does_not_begin() -> None:
-    machine = FakeMachine(units={"gw.service": unit()}, processes={100: process(100)}, inside="gw.service", stuck=True)
-    end, _ = run(machine, step("restart"))
-    assert (end.exit, machine.written) == (5, ["scope run-1"])
-    assert "inside gw.service" in end.reason
-    assert "systemd-run --scope" in end.hint
-
-
-@pytest.mark.parametrize(
-    "where", [{"inside": "gw.service"}, {"inside": "needs.service"}, {"session": "session-3.scope"}]
-)
-def test_what_would_take_the_run_along_is_left_before_anything_is_done(where: dict[str, str]) -> None:
-    units = {"gw.service": unit(propagates_to=("needs.service",)), "needs.service": unit("needs.service")}
-    machine = FakeMachine(units=units, processes={100: process(100)}, **where)  # type: ignore[arg-type]
-    end, events = run(machine, step("restart"))
-    assert (end.exit, machine.written) == (0, ["scope run-1", "restart gw.service"])
-    assert events[0].data["left"] == next(iter(where.values()))
-
-
-def test_a_login_that_cannot_be_left_is_told_and_the_run_goes_on() -> None:
-    machine = FakeMachine(units={"gw.service": unit()}, session="session-3.scope", stuck=True)
-    machine.refuse = {"scope": AccessDenied("cannot move to runbook-run-1.scope: Access denied")}
-    end, events = run(machine, step("restart"))
-    assert (end.exit, machine.written) == (0, ["scope run-1", "restart gw.service"])
-    [notice] = [event.data["text"] for event in events if event.event == "notice"]
-    assert notice == (
-        "this run may end with the login that it was started in (session-3.scope), and stays there: "
-        "cannot move to runbook-run-1.scope: Access denied"
-    )
-
-
-def test_a_run_that_is_inside_a_unit_which_it_only_looks_at_stays() -> None:
-    machine = FakeMachine(units={"gw.service": unit()}, processes={100: process(100)}, inside="gw.service")
-    _, events = run(machine, step("verify-port-owner"))
-    assert machine.written == []
-    assert "left" not in events[0].data
-
-
 def test_an_interruption_wins_over_what_cannot_be_stopped_in_time() -> None:
     class Stubborn(FakeMachine):
         def stop_command(self, ref: Any) -> None:

@@ -1,0 +1,90 @@
+"""Before a run begins: where it was started, whether its units exist, and what depends on them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from runbook.engine.preflight import check_units_exist, find_dependents, is_main_of_stopped_unit
+from runbook.errors import AccessDenied, NotBegun
+from runbook.host.facts import ActiveState, Unit
+from runbook.spec.step import Runbook, Step
+from tests.unit.fake_machine import FakeMachine, process, unit
+from tests.unit.runs import run, step
+
+
+def test_a_program_that_cannot_leave_the_unit_that_it_would_stop_does_not_begin() -> None:
+    machine = FakeMachine(units={"gw.service": unit()}, processes={100: process(100)}, inside="gw.service", stuck=True)
+    end, _ = run(machine, step("restart"))
+    assert (end.exit, machine.written) == (5, ["scope run-1"])
+    assert "inside gw.service" in end.reason
+    assert "systemd-run --scope" in end.hint
+
+
+@pytest.mark.parametrize(
+    "where", [{"inside": "gw.service"}, {"inside": "needs.service"}, {"session": "session-3.scope"}]
+)
+def test_what_would_take_the_run_along_is_left_before_anything_is_done(where: dict[str, str]) -> None:
+    units = {"gw.service": unit(propagates_to=("needs.service",)), "needs.service": unit("needs.service")}
+    machine = FakeMachine(units=units, processes={100: process(100)}, **where)  # type: ignore[arg-type]
+    end, events = run(machine, step("restart"))
+    assert (end.exit, machine.written) == (0, ["scope run-1", "restart gw.service"])
+    assert events[0].data["left"] == next(iter(where.values()))
+
+
+def test_a_login_that_cannot_be_left_is_told_and_the_run_goes_on() -> None:
+    machine = FakeMachine(units={"gw.service": unit()}, session="session-3.scope", stuck=True)
+    machine.refuse = {"scope": AccessDenied("cannot move to runbook-run-1.scope: Access denied")}
+    end, events = run(machine, step("restart"))
+    assert (end.exit, machine.written) == (0, ["scope run-1", "restart gw.service"])
+    [notice] = [event.data["text"] for event in events if event.event == "notice"]
+    assert notice == (
+        "this run stays in the login session session-3.scope, and may end with it: "
+        "cannot move to runbook-run-1.scope: Access denied"
+    )
+
+
+def test_a_run_that_is_inside_a_unit_which_it_only_looks_at_stays() -> None:
+    machine = FakeMachine(units={"gw.service": unit()}, processes={100: process(100)}, inside="gw.service")
+    _, events = run(machine, step("verify-port-owner"))
+    assert machine.written == []
+    assert "left" not in events[0].data
+
+
+def book(*steps: Step[Any]) -> Runbook:
+    return Runbook.model_validate({"unit": "gw.service", "steps": steps, "path": "x.yaml"})
+
+
+def test_a_unit_that_no_step_can_create_is_refused_with_a_similar_name() -> None:
+    machine = FakeMachine(units={"gw.service": unit()})
+    with pytest.raises(NotBegun, match=r"^cannot begin: .*gx\.service") as refused:
+        check_units_exist(machine, book(step("restart", unit="gx.service")))
+    assert refused.value.hint == "did you mean gw.service?"
+
+
+def test_a_unit_that_a_command_may_create_is_a_doubt() -> None:
+    machine = FakeMachine(units={"gw.service": unit()})
+    install = step("run", run="install gx")
+    [doubt] = check_units_exist(machine, book(install, step("restart", unit="gx.service")))
+    assert "gx.service yet" in doubt
+    assert check_units_exist(machine, book(install, step("restart", unit="other.service"))) == []
+
+
+def test_units_that_need_a_changed_unit_are_found_over_several_others() -> None:
+    names = {"gw.service": ("app.service",), "app.service": ("web.service", "down.service")}
+    machine = FakeMachine(units={name: unit(name, propagates_to=after) for name, after in names.items()})
+    machine.units |= {"web.service": unit("web.service")}
+    machine.units["down.service"] = unit("down.service", active_state=ActiveState.INACTIVE)
+    assert find_dependents(machine, book(step("restart"))) == {"app.service": "gw.service", "web.service": "gw.service"}
+    assert find_dependents(machine, book(step("verify-port-owner"))) == {}
+
+
+def test_the_main_process_counts_only_for_a_unit_that_the_run_stops() -> None:
+    class Main(FakeMachine):
+        def is_main(self, unit: Unit) -> bool:
+            return unit.name == "gw.service"
+
+    machine = Main(units={"gw.service": unit()})
+    assert is_main_of_stopped_unit(machine, book(step("restart")))
+    assert not is_main_of_stopped_unit(machine, book(step("verify-port-owner")))

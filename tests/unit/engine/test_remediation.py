@@ -1,0 +1,208 @@
+"""The rounds of a remediation: refusals found before the first fix, and what a failed fix leaves."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from runbook.errors import BusTimeout
+from runbook.host.facts import ActiveState, JobResult, LoadState, Unit
+from tests.unit.fake_machine import FakeMachine, listen, process, unit
+from tests.unit.runs import FIX, finished, incident, remediate, run, step
+
+
+def test_a_refusal_that_can_be_foreseen_stops_nothing() -> None:
+    """Half a fix is worse than none: the unit would be down, and the port still taken."""
+    machine = FakeMachine(units={"gw.service": unit(), "nginx.service": unit("nginx.service", main_pid=981)})
+    machine.processes = {
+        100: process(100),
+        981: process(981, name="nginx", cgroup="/system.slice/nginx.service"),
+    }
+    listen(machine, 981, "0.0.0.0:80")
+    end, events = run(machine, remediate(step("wait-ready"), fix=tuple(map(step, FIX))))
+    assert (end.status, end.exit, machine.written) == ("failed", 1, [])
+    assert "nginx.service is a live service" in end.reason
+    assert "no fix was begun" in end.reason
+    assert end.now.endswith("port 80 is held by PID 981 (nginx), in nginx.service")
+    assert finished(events)[-1] == ("remediate", "failed", "not-fixed")
+
+
+def test_a_fix_that_stops_the_other_unit_by_its_name() -> None:
+    """Then that unit is no reason for a refusal beforehand; what else is on the port, is."""
+    fixes = (step("stop", unit="nginx.service"), *map(step, FIX))
+
+    def with_nginx() -> FakeMachine:
+        nginx = unit("nginx.service", main_pid=981)
+        machine = FakeMachine(units={"gw.service": unit(), "nginx.service": nginx})
+        machine.processes = {100: process(100), 981: process(981, name="nginx", cgroup="/system.slice/nginx.service")}
+        listen(machine, 981, "0.0.0.0:80")
+        return machine
+
+    machine = with_nginx()
+    _, events = run(machine, remediate(step("wait-ready", **{"healthy-for": "0"}), fix=fixes))
+    assert ("remediate.fix.kill-orphan", "ok", "nothing-to-kill") in finished(events)
+    assert machine.written == ["stop nginx.service", "stop gw.service", "reset-failed gw.service", "start gw.service"]
+
+    machine = with_nginx()
+    machine.processes[74] = process(74, name="sshd", cgroup="/user.slice/user-0.slice/session-9.scope")
+    machine.spared[74] = "it must live"
+    listen(machine, 74, "127.0.0.1:80")
+    end, _ = run(machine, remediate(step("wait-ready"), fix=fixes))
+    assert (end.status, machine.written) == ("failed", [])
+    assert "PID 74 (sshd): it must live" in end.reason
+
+    # What it left behind when it went down does not go by stopping it once more.
+    machine = with_nginx()
+    machine.units["nginx.service"] = unit(
+        "nginx.service", active_state=ActiveState.INACTIVE, sub_state="dead", main_pid=0, control_group=""
+    )
+    end, _ = run(machine, remediate(step("wait-ready"), fix=fixes))
+    assert (end.status, machine.written) == ("failed", [])
+    assert "it was left over by nginx.service, which is inactive" in end.reason
+
+    # Nor does what has lost its parent, where a stop ends the main process alone.
+    machine = with_nginx()
+    machine.units["nginx.service"] = unit("nginx.service", main_pid=980, kill_mode="process")
+    end, _ = run(machine, remediate(step("wait-ready"), fix=fixes))
+    assert (end.status, machine.written) == ("failed", [])
+
+    # And the service of that name may be one of a user's manager.
+    machine = with_nginx()
+    theirs = "/user.slice/user-1001.slice/user@1001.service/app.slice/nginx.service"
+    machine.processes[981] = process(981, name="nginx", user="bob", cgroup=theirs)
+    end, _ = run(machine, remediate(step("wait-ready"), fix=fixes))
+    assert (end.status, machine.written) == ("failed", [])
+    assert "systemctl --user -M bob@ stop nginx.service" in end.reason
+
+
+def test_a_fix_that_breaks_later_starts_the_unit_again() -> None:
+    machine = incident()
+    machine.dies_on[74] = None
+    end, _ = run(machine, remediate(step("wait-ready"), fix=tuple(map(step, FIX))))
+    assert end.status == "failed"
+    assert machine.written == [
+        "stop gw.service",
+        "end 74 SIGTERM",
+        "end 74 SIGKILL",
+        "reset-failed gw.service",
+        "start gw.service",
+    ]
+    assert "gw.service is active (running), PID 200" in end.reason
+
+
+def test_a_unit_that_was_down_before_the_fix_is_not_started() -> None:
+    machine = incident()
+    machine.dies_on[74] = None
+    machine.units["gw.service"] = unit(
+        active_state=ActiveState.FAILED, sub_state="failed", main_pid=0, control_group=""
+    )
+    run(machine, remediate(step("wait-ready"), fix=tuple(map(step, FIX))))
+    assert "start gw.service" not in machine.written
+
+
+def test_still_starting_sets_off_no_fix() -> None:
+    machine = FakeMachine(units={"gw.service": unit()}, processes={100: process(100)})
+    end, events = run(machine, remediate(step("wait-ready", timeout="20s"), fix=tuple(map(step, FIX))), step("stop"))
+    assert (end.status, end.exit, machine.written) == ("still-starting", 3, [])
+    assert finished(events)[-1] == ("remediate", "failed", "still-starting")
+
+
+def test_rounds_are_counted() -> None:
+    machine = FakeMachine(units={"gw.service": unit()}, processes={100: process(100)})
+    end, _ = run(machine, remediate(step("verify-port-owner"), fix=(step("restart"),), rounds="3"))
+    assert machine.written == ["restart gw.service"] * 3
+    assert "fixed 3 times, and verify-port-owner still finds not-listening" in end.reason
+
+
+def test_the_time_of_a_remediation_bounds_its_steps() -> None:
+    machine = FakeMachine(units={"gw.service": unit()}, processes={100: process(100)})
+    wait = step("wait-ready", timeout="60s", **{"on-timeout": "fail"})
+    run(machine, remediate(wait, fix=(step("restart"),), timeout="5s"))
+    assert machine.clock.time - 1000.0 == pytest.approx(5.0)
+
+
+def test_a_start_that_is_bound_to_fail_stops_nothing() -> None:
+    """The unit runs, but its file is gone: once it is stopped nothing can start it."""
+    machine = FakeMachine(units={"gw.service": unit(load_state=LoadState.NOT_FOUND)}, processes={100: process(100)})
+    end, _ = run(machine, remediate(step("verify-port-owner"), fix=tuple(map(step, FIX))))
+    assert (end.status, machine.written) == ("failed", [])
+    assert "no fix was begun: reset-failed would fail: systemd has no unit gw.service" in end.reason
+
+
+def test_unit_files_are_read_again_before_anything_is_stopped() -> None:
+    machine = FakeMachine(units={"gw.service": unit(need_daemon_reload=True)}, processes={100: process(100)})
+    run(machine, remediate(step("verify-port-owner"), fix=(step("stop"), step("start"))))
+    assert machine.written[:2] == ["daemon-reload", "stop gw.service"]
+
+
+def test_a_fix_that_would_be_skipped_is_not_foreseen() -> None:
+    machine = FakeMachine(units={"gw.service": unit(), "nginx.service": unit("nginx.service", main_pid=981)})
+    machine.processes = {100: process(100), 981: process(981, name="nginx", cgroup="/system.slice/nginx.service")}
+    listen(machine, 981, "0.0.0.0:80")
+    skipped = step("kill-orphan", when="false")
+    _, events = run(machine, remediate(step("verify-port-owner"), fix=(skipped, step("restart"))))
+    assert machine.written == ["restart gw.service"]
+    assert [status for name, status, _ in finished(events) if name.endswith("kill-orphan")] == ["skipped"]
+
+
+def test_a_wait_in_a_fix_that_is_left_alone_is_no_failure() -> None:
+    machine = FakeMachine(units={"gw.service": unit()}, processes={100: process(100)})
+    fix = (step("restart"), step("wait-ready", timeout="10s"))
+    end, _ = run(machine, remediate(step("verify-port-owner"), fix=fix))
+    assert (end.status, end.exit) == ("still-starting", 3)
+
+
+def test_a_manager_that_is_busy_for_a_while_does_not_leave_the_unit_down() -> None:
+    class Busy(FakeMachine):
+        silent = 0
+
+        def unit(self, name: str, *, max_age: float = 0.0) -> Unit:
+            if self.written == ["stop gw.service"]:
+                self.silent += 1
+                if self.silent < 5:
+                    raise BusTimeout(f"cannot read {name}: it did not answer in time")
+            return super().unit(name)
+
+    machine = Busy(units={"gw.service": unit()}, processes={100: process(100)})
+    machine.on_job["start"] = lambda m, name: JobResult.FAILED
+    fix = (step("stop"), step("start", timeout="1s"))
+    run(machine, remediate(step("verify-port-owner"), fix=fix))
+    assert machine.written.count("start gw.service") >= 1
+
+
+def test_a_stop_by_somebody_else_is_not_undone() -> None:
+    """They stop it while it is watched: no fix starts it again."""
+
+    def stop(machine: FakeMachine) -> None:
+        down: dict[str, Any] = {
+            "active_state": ActiveState.INACTIVE,
+            "sub_state": "dead",
+            "main_pid": 0,
+            "other_jobs": 1,
+        }
+        machine.units["gw.service"] = replace(machine.units["gw.service"], **down)
+        machine.kill(100)
+
+    machine = FakeMachine(units={"gw.service": unit(restart="no")}, processes={100: process(100)})
+    listen(machine, 100, "0.0.0.0:80")
+    machine.later.append((1001.0, stop))
+    end, events = run(machine, remediate(step("wait-ready"), fix=(step("reset-failed"), step("start"))))
+    assert (end.status, end.exit, machine.written) == ("failed", 1, [])
+    assert finished(events)[0] == ("remediate.check.wait-ready", "failed", "unit-changed")
+    assert "no fix was begun, for something else acts on the unit: something else stopped gw.service" in end.reason
+
+
+def test_a_fix_whose_job_somebody_replaced_starts_nothing_again() -> None:
+    machine = FakeMachine(units={"gw.service": unit()}, processes={100: process(100)})
+
+    def canceled(machine: FakeMachine, name: str) -> JobResult:
+        down: dict[str, Any] = {"active_state": ActiveState.INACTIVE, "sub_state": "dead", "main_pid": 0}
+        machine.units[name] = replace(machine.units[name], **down)
+        return JobResult.CANCELED
+
+    machine.on_job["restart"] = canceled
+    end, _ = run(machine, remediate(step("verify-port-owner"), fix=(step("restart"),)))
+    assert machine.written == ["restart gw.service"]
+    assert "another job took the place of this restart of gw.service, which is inactive (dead) now" in end.reason
