@@ -1,4 +1,4 @@
-"""Runs the case files of tests/cases: a machine as data, a step, and what must come of it."""
+"""Run the case files of tests/cases: a machine as data, a step, and the expected result."""
 
 from __future__ import annotations
 
@@ -28,14 +28,14 @@ CASES = Path(__file__).parent.parent / "cases"
 
 
 def cases(kind: str) -> list[Any]:
-    """Give the case files of a step type, as pytest's parameters. There must be some."""
+    """Return the case files of a step type, as pytest's parameters. There must be some."""
     found = sorted((CASES / kind).glob("*.yaml"))
     assert found, f"no case for {kind}"
     return [pytest.param(path, id=path.stem) for path in found]
 
 
 def run_case(path: Path) -> None:
-    """Set the machine up, try the step once, and compare."""
+    """Set up the machine, try the step once, and compare."""
     case = yaml.safe_load(path.read_text())
     machine = machine_of(case)
     ((kind, fields),) = case["step"].items()
