@@ -74,7 +74,7 @@ SHAPES = [
     Shape("machine-web.scope", 9305, actor("server", 9305), "(machinectl poweroff web)", ("--slice=machine.slice",)),
     Shape("tmux.scope", 9306, _under("tmux", "parent", 9306, "tmux: server"), "it keeps people's connections"),
     Shape("screen.scope", 9308, _under("screen", "named", 9308, "SCREEN"), "it keeps people's connections"),
-    Shape("at.scope", 9309, ["bash", "-c", f"exec -a @lvm python3 {ACTORS} server 9309"], "its @ asks to be left"),
+    Shape("at.scope", 9309, ["bash", "-c", f"exec -a @lvm python3 {ACTORS} server 9309"], "its name begins with @"),
     Shape("dns.scope", 9310, _under("aardvark-dns", "server", 9310), "it keeps a container"),
     Shape("vm.scope", 9311, _under("qemu-system-x86_64", "server", 9311), "it runs a virtual machine"),
 ]
