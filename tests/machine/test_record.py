@@ -195,7 +195,7 @@ def test_a_disk_that_fills_up_does_not_stop_a_run(small: Machine, service: Start
     shown = ask(small, "show")
     assert "the record is not whole: no space left on device; the last that is recorded is of 2" in shown
     assert "its record is incomplete (no space left on device)" in ask(small, "resume", run.last["run"], status=5)
-    assert "there is no run to go on with" in ask(small, "resume", status=5)
+    assert "there is no run to resume" in ask(small, "resume", status=5)
 
 
 def test_a_disk_without_room_lets_nothing_begin(small: Machine, service: StartService) -> None:

@@ -76,7 +76,7 @@ def show(
 def _print_run(found: RunRecord, follow: bool, output: Output) -> None:
     from runbook.report.story import StoryReport  # noqa: PLC0415
 
-    events = found.follow(time.sleep) if follow else iter(found.events)
+    events = found.follow(time.sleep) if follow else found.read()
     with contextlib.ExitStack() as shown:
         if output is Output.JSON:
             lines = make_json_lines()
@@ -87,12 +87,13 @@ def _print_run(found: RunRecord, follow: bool, output: Output) -> None:
             return
         layout = make_layout(output, shown)
         story = StoryReport(layout)
-        story.begin(found.summary_event())
+        summary = found.summary_event()
+        story.begin(summary)
         for event in events:
             story(event)
             if layout.is_reader_gone:
                 return
-        story.end(found.reload().summary_event())
+        story.end(found.reload().summary_event() if follow or found.is_running else summary)
 
 
 def _write_page(found: RunRecord, file: Path) -> None:
@@ -109,11 +110,11 @@ def _write_page(found: RunRecord, file: Path) -> None:
     story = StoryReport(Layout(screen))
     summary = found.summary_event()
     story.begin(summary)
-    for event in found.events:
+    for event in found.read():
         story(event)
     story.end(summary)
     try:
-        replace_file(file, screen.page(f"{found.title}: run {found.id}", found.events))
+        replace_file(file, screen.page(f"{found.title}: run {found.id}", found.read()))
     except OSError as error:
         raise errors.RunbookError(f"cannot write {file}: {describe_error(error)}") from error
     print_result(f"wrote run {found.id} to {file}; only you can read the file")

@@ -118,7 +118,6 @@ class Launch:
         folder: store.RunFolder,
         state: RunState | None = None,
         resume_state: ResumeState | None = None,
-        earlier_events: tuple[Event, ...] = (),
         superseded_until: float = math.inf,
     ) -> RunFinished:
         """Carry out the runbook, and close the earlier runs that it supersedes once it has begun."""
@@ -131,7 +130,6 @@ class Launch:
             self.request.fail_on_remediation,
             self.request.notices,
             resume_state or ResumeState(),
-            earlier_events,
             on_started=lambda: supersede(self.units, folder.id, superseded_until),
         ).run()
 

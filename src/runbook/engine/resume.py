@@ -49,23 +49,25 @@ def resume_run(
     with ExitStack() as held:
         launch = Launch(book, request, host, waiter, tuple(sinks), held)
         locks = launch.take_locks()
+        length = run.folder.measure()
         run = records.find_run(run.id)  # The process that had the lock may have superseded it.
         require_resumable(run)
         refuse_running_commands(launch.units, host, run.id)
         locks.write_holder(run.id, request.user)
         launch.open_events(run.folder)
-        if run.reload().events != run.events:
+        if run.folder.measure() != length:
             raise NotBegun(f"cannot resume {run.id}: another process has resumed it at this moment")
-        decisions = _make_operator_events(run, book, options)
-        earlier = (*run.events, *(Event.of(SystemClock().now(), run.id, payload) for payload in decisions))
+        resume_state = _load_resume_state(run)
+        decisions = _make_operator_events(run, book, resume_state, options)
+        for payload in decisions:
+            resume_state.add(Event.of(SystemClock().now(), run.id, payload))
         state = launch.make_state(run.folder)
-        resume_state = _load_resume_state(run, earlier)
-        steps = (*book.walk(), *list_rollback_steps(book, earlier))
+        steps = (*book.walk(), *list_rollback_steps(book, resume_state.plan_events))
         _require_known_outcomes(run, book, steps, resume_state, host, state)
         for payload in decisions:
             launch.events.emit(payload)
         # Its program may have been killed before all runs that it superseded were closed.
-        return launch.run(run.folder, state, resume_state, earlier, run.header.began)
+        return launch.run(run.folder, state, resume_state, run.header.began)
 
 
 def abandon(run: RunRecord) -> None:
@@ -116,9 +118,11 @@ def restore_environment(run: RunRecord, env: Mapping[str, str]) -> dict[str, str
     return {**env, **run.header.env}
 
 
-def _make_operator_events(run: RunRecord, book: Runbook, options: ResumeOptions) -> list[Payload]:
+def _make_operator_events(
+    run: RunRecord, book: Runbook, resume_state: ResumeState, options: ResumeOptions
+) -> list[Payload]:
     """Return the events for the options of the operator. Raises UsageError if there is no such step."""
-    known = {str(step.id): step for step in (*book.walk(), *list_rollback_steps(book, run.events))}
+    known = {str(step.id): step for step in (*book.walk(), *list_rollback_steps(book, resume_state.plan_events))}
     for name in (*options.rerun, *options.skip):
         if name not in known:
             raise UsageError(f"no step has the id `{name}`", hint=f"runbook show {run.id} lists them")
@@ -130,10 +134,10 @@ def _make_operator_events(run: RunRecord, book: Runbook, options: ResumeOptions)
     return [*(StepRerun(id=name) for name in options.rerun), *(StepFinished(**one.facts()) for one in skipped)]
 
 
-def _load_resume_state(run: RunRecord, earlier: Iterable[Event]) -> ResumeState:
+def _load_resume_state(run: RunRecord) -> ResumeState:
     """Replay what earlier parts did. Raises NotBegun if another version wrote the record in another form."""
     try:
-        return ResumeState.from_events(earlier, run.header.boot)
+        return ResumeState.from_events(run.read(), run.header.boot)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise NotBegun(
             f"cannot resume {run.id}: its record cannot be read; runbook {run.header.version} wrote it",

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from runbook.engine.execution.outcome import Outcome
-from runbook.engine.execution.replay import BY_OPERATOR
+from runbook.engine.execution.replay import BY_OPERATOR, ResumeState
 from runbook.engine.execution.stream import EventStream
 from runbook.engine.rollback_plan import RollbackPlan, find_updates_that_ran
 from runbook.errors import HostError
@@ -26,7 +26,7 @@ class StepRunner(Protocol):
     host: Host
     state: RunState
     events: EventStream
-    earlier_events: tuple[Event, ...]
+    resume_state: ResumeState
     changed: bool
 
     def step(self, step: Step[Any]) -> Outcome:
@@ -75,7 +75,7 @@ class Rollback:
 
     @property
     def _events(self) -> tuple[Event, ...]:
-        return (*self.runner.earlier_events, *self.runner.events.emitted)
+        return (*self.runner.resume_state.plan_events, *self.runner.events.emitted)
 
     def _run_steps(self, plan: RollbackPlan) -> None:
         """Carry out the steps. The run counts as rolled back only if a check proved it."""

@@ -26,7 +26,6 @@ from runbook.engine.summary import (
 )
 from runbook.errors import EXIT_REMEDIATED, AccessDenied, HostError, Interrupted, NotBegun, RunbookError
 from runbook.events import (
-    Event,
     EventName,
     Notice,
     RunFinished,
@@ -57,8 +56,6 @@ class Runner:
     notices: tuple[str, ...] = ()
     resume_state: ResumeState = field(default_factory=ResumeState)
     """What earlier parts of this run did; empty unless it is resumed."""
-    earlier_events: tuple[Event, ...] = ()
-    """The events of those parts."""
     on_started: Callable[[], Iterable[str]] = tuple
     """Called as soon as it is certain that the run begins; returns notices."""
     outcomes: dict[str, Outcome] = field(default_factory=dict)
@@ -88,7 +85,7 @@ class Runner:
             begun = True
             end = self._steps()
         except NotBegun as error:
-            if self.earlier_events:
+            if self.resume_state.parts:
                 raise
             end = replace(self._end(RunStatus.NOT_BEGUN, error.message), hint=error.hint)
         except Interrupted as error:
@@ -106,7 +103,7 @@ class Runner:
     @property
     def _scope_name(self) -> str:
         """The name of the scope of this part of the run: processes of an earlier part may still be in theirs."""
-        parts = sum(event.event in (EventName.RUN_STARTED, EventName.RUN_RESUMED) for event in self.earlier_events)
+        parts = self.resume_state.parts
         return f"{self.state.id}-{parts + 1}" if parts else self.state.id
 
     def _begin(self) -> None:
@@ -114,7 +111,8 @@ class Runner:
         book = self.runbook
         self._preflight.run(self._scope_name)
         self._restore()
-        begun = RunResumed if self.earlier_events else RunStarted
+        resumed = self.resume_state.parts > 0
+        begun = RunResumed if resumed else RunStarted
         self.events.emit(
             begun(
                 name=book.title,
@@ -123,9 +121,9 @@ class Runner:
                 units=sorted(set(self._preflight.canonical_names.values())),
                 steps=[{"id": str(step.id), "type": step.kind} for step in book.steps],
                 booted=round(boot_time(self.host.clock.now()), 3),
-                boot=boot_id() if self.earlier_events else None,
+                boot=boot_id() if resumed else None,
                 left=self._preflight.left_unit,
-                waking=(None if self.earlier_events else find_active_triggers(self.host, book)) or None,
+                waking=(None if resumed else find_active_triggers(self.host, book)) or None,
                 rollback=self.resume_state.rollback_cause,
             )
         )

@@ -1,4 +1,7 @@
-"""Past runs, as their records tell them: which there are, how each ended, and which may still be gone on with."""
+"""Past runs, from their records: which ones exist, how each ended, and which ones can be resumed.
+
+A record is read as a stream, and never held in memory as a whole: nothing limits its size.
+"""
 
 from __future__ import annotations
 
@@ -6,13 +9,13 @@ import json
 import os
 import re
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from runbook.errors import NotBegun, UsageError
-from runbook.events import Event, EventName, RecordLost, RunRecorded, RunStarted, select
+from runbook.events import Event, EventName, RecordLost, RunRecorded, RunStarted
 from runbook.model import RecordState, RunStatus
 from runbook.records import store
 from runbook.records.outputs import list_output_files
@@ -21,115 +24,135 @@ from runbook.records.store import ALPHABET, RunFolder, RunHeader, open_file
 ID = re.compile(rf"\d{{8}}-\d{{4}}-[{ALPHABET}]{{3}}")
 
 RESUMABLE_STATUSES = (RunStatus.INTERRUPTED, RunStatus.STILL_STARTING)
-"""Ends after which a run may be gone on with."""
+"""The statuses of runs that have ended and can be resumed."""
 
 CLOSING_EVENTS = (EventName.RUN_SUPERSEDED, EventName.RUN_ABANDONED)
 """Events after which a run cannot be resumed any more."""
 
 MAX_RUNS = 200
-"""So many runs are kept."""
+"""The number of runs that are kept."""
 
 MAX_RUN_AGE = 180 * 86400.0
-"""Seconds for which a run is kept, unless more than KEPT_RUNS came after it."""
+"""Seconds for which a run is kept."""
 
 MAX_INCOMPLETE_AGE = 86400.0
-"""Seconds after which a folder that never became a run is removed: its program was killed while it made it."""
+"""Seconds after which a folder without a header is removed: the program was killed while it made the folder."""
 
 MAX_EVENT = 16 * 1024 * 1024
-"""Bytes of an event that is read. None is as long; what is, is no event."""
-
-MAX_RECORD = 64 * 1024 * 1024
-"""Bytes of events that are read of one run. A long night fills a hundredth of it."""
+"""Bytes of a line. No event is as long; a longer line is not an event."""
 
 TAIL_BYTES = 64 * 1024
-"""Bytes of the end of a record that tell whether its run has ended: the last event is much shorter."""
+"""Bytes that are read to find the last event of a record. The events that end a run are much shorter."""
+
+LIST_HINT = "runbook history --all lists all runs"
 
 FOLLOW_INTERVAL = 0.2
-"""Seconds between two looks at a record that grows."""
+"""Seconds between two reads of a record that grows."""
+
+
+@dataclass
+class _Digest:
+    """What the events of a record amount to, added one by one.
+
+    An event of another version may lack a key, so the keys of untrusted events are read with `get`.
+    """
+
+    part_began: float  # the time at which the latest part of the run began
+    last: float  # the time of the latest event of the run itself
+    earlier_seconds: float = 0.0  # the duration of all earlier parts
+    started: RunStarted | None = None
+    finished: Event | None = None  # the last `run-finished`, unless the run was resumed after it
+    closing: Event | None = None  # the event after which the run cannot be resumed any more
+    incomplete: str = ""  # why not all that happened is recorded
+    acting: dict[str, None] = field(default_factory=dict)  # the steps that began to act and whose end is missing
+
+    def add(self, event: Event) -> None:
+        """Take one more event into account."""
+        step = str(event.data.get("id", ""))
+        match event.event:
+            case EventName.RUN_STARTED if isinstance(event.payload, RunStarted):
+                self.started = self.started or event.payload
+            case EventName.RUN_RESUMED:
+                self.finished = None
+                self.earlier_seconds += self.last - self.part_began
+                self.part_began = event.time
+            case EventName.RUN_FINISHED:
+                self.finished = event
+                self.acting.clear()
+            case EventName.RUN_SUPERSEDED | EventName.RUN_ABANDONED:
+                self.closing = self.closing or event
+                return  # Another run, or the operator, wrote it: no work of this run took until then.
+            case EventName.RECORD_LOST if isinstance(event.payload, RecordLost):
+                self.incomplete = str(event.payload.reason or "the reason is not recorded")
+            case EventName.STEP_ACTING:
+                self.acting[step] = None
+            case EventName.STEP_FINISHED | EventName.STEP_RETRYING | EventName.STEP_RERUN:
+                self.acting.pop(step, None)
+        self.last = max(event.time, self.part_began)
 
 
 @dataclass(frozen=True)
 class RunRecord:
-    """One run as it is recorded. A last line that was cut short says nothing, and is not there."""
+    """One run as it is recorded. An incomplete last line is ignored."""
 
     folder: RunFolder
     header: RunHeader
 
     @property
     def id(self) -> str:
-        """The run's id."""
+        """The ID of the run."""
         return self.header.id
 
-    @cached_property
-    def _lines(self) -> tuple[Event | None, ...]:
-        return tuple(read_events(self.folder.events))
+    def read(self) -> Iterator[Event]:
+        """Return the events that can be read, in order."""
+        return (event for event in read_events(self.folder.events) if event is not None)
 
     @cached_property
-    def events(self) -> tuple[Event, ...]:
-        """What happened, as far as it was recorded and can be read."""
-        return tuple(event for event in self._lines if event is not None)
-
-    @cached_property
-    def _all_events(self) -> tuple[Event, ...]:
-        """What happened, with how it ended: of a record that is too long the end is read by itself."""
-        last = _read_last_event(self.folder.events) if self._too_long else None
-        return (*self.events, last) if last is not None else self.events
-
-    @property
-    def started(self) -> RunStarted | None:
-        """The event with which it began, if it came so far."""
-        return next(select(self.events, RunStarted), None)
+    def _digest(self) -> _Digest:
+        digest = _Digest(self.header.began, self.header.began)
+        for event in read_events(self.folder.events):
+            if event is not None:
+                digest.add(event)
+            else:
+                digest.incomplete = digest.incomplete or "a line of it cannot be read"
+        return digest
 
     @property
     def title(self) -> str:
-        """What a person calls it."""
-        return str(self.started.name) if self.started and self.started.name else Path(self.header.file).name
+        """The name of the runbook, or of its file."""
+        started = self._digest.started
+        return str(started.name) if started and started.name else Path(self.header.file).name
 
     @property
     def units(self) -> tuple[str, ...]:
-        """The units that it acts on or judges, under systemd's own names."""
-        return tuple(self.started.units) if self.started else ()
+        """The units that the run acts on or checks, by systemd's own names."""
+        return tuple(self._digest.started.units) if self._digest.started else ()
 
     @property
     def finished_event(self) -> Event | None:
-        """How it ended the last time, unless it was gone on with since or never came to an end."""
-        ends = (EventName.RUN_FINISHED, EventName.RUN_RESUMED)
-        last = next((event for event in reversed(self._all_events) if event.event in ends), None)
-        return last if last is not None and last.event == EventName.RUN_FINISHED else None
+        """The end of the run; None if it was resumed since, or never came to an end."""
+        return self._digest.finished
 
     @property
     def closing_event(self) -> Event | None:
-        """The event after which it may not be gone on with, if there was one."""
-        return next((event for event in self._all_events if event.event in CLOSING_EVENTS), None)
+        """The event after which the run cannot be resumed any more."""
+        return self._digest.closing
 
     @property
     def incomplete_reason(self) -> str:
-        """Why not all that happened is recorded; empty where all is."""
-        if lost := next(select(self.events, RecordLost), None):
-            return str(lost.reason or "nobody knows why")
-        if None in self._lines:
-            return (
-                f"of its events, only the first {MAX_RECORD >> 20} MiB can be read"
-                if self._too_long
-                else _UNREADABLE_LINE
-            )
-        return "" if os.path.lexists(self.folder.spare) else "its end could not be written"
-
-    @property
-    def _too_long(self) -> bool:
-        try:
-            return self.folder.events.lstat().st_size > MAX_RECORD
-        except OSError:
-            return False
+        """Why not all that happened is recorded; empty if all is."""
+        # The writer gives up `spare` before it gives up the record.
+        lost = "" if os.path.lexists(self.folder.spare) else "its end could not be written"
+        return self._digest.incomplete or lost
 
     @property
     def is_running(self) -> bool:
-        """Whether its program is at work at this moment."""
+        """True if the program of the run is running at this moment."""
         return self.folder.is_running
 
     @property
     def is_resumable(self) -> bool:
-        """Whether it may be gone on with: cut short, or left alone while its unit was starting."""
+        """True if the run can be resumed: it was cut short, interrupted, or left while its unit was starting."""
         return (
             not self._is_closed
             and not self.is_running
@@ -140,9 +163,9 @@ class RunRecord:
 
     @cached_property
     def _is_closed(self) -> bool:
-        """Whether its last event is one after which none can come.
+        """True if the last event is one that no other can follow.
 
-        Nearly all runs are, and a run that begins asks it of every one: so only the end of the file is read.
+        Nearly all runs have ended, and each new run checks all of them: so only the end of the file is read.
         """
         last = _read_last_event(self.folder.events)
         if last is None or last.event != EventName.RUN_FINISHED:
@@ -155,10 +178,7 @@ class RunRecord:
 
     @property
     def status(self) -> str:
-        """How it stands, in one word: one of RunStatus, or one of those that only a record knows.
-
-        `under-way`; `cut-short`: its program was killed; `superseded`; `abandoned`; `record-lost`: its end is unknown.
-        """
+        """How the run stands: a RunStatus, or a RecordState."""
         if self.is_running:
             return RecordState.UNDER_WAY
         if self.closing_event is not None and self._is_open:
@@ -167,41 +187,11 @@ class RunRecord:
             return str(self.finished_event.data.get("status", ""))
         return RecordState.RECORD_LOST if self.incomplete_reason else RecordState.CUT_SHORT
 
-    @property
-    def seconds(self) -> float:
-        """How long it was at work, in all its parts: from the beginning of each to the last that is known of it."""
-        total, begun, last = 0.0, self.header.began, self.header.began
-        for event in self.events:
-            if event.event == EventName.RUN_RESUMED:
-                total, begun = total + last - begun, event.time
-            if event.event not in CLOSING_EVENTS:
-                last = max(event.time, begun)
-        return round(total + last - begun, 3)
-
-    @property
-    def unfinished_steps(self) -> tuple[str, ...]:
-        """The steps that had begun to act and whose end is not recorded, the outermost first."""
-        acting: dict[str, None] = {}
-        for event in self.events:
-            name = str(event.data.get("id", ""))
-            if event.event == EventName.STEP_ACTING:
-                acting[name] = None
-            elif event.event in (EventName.STEP_FINISHED, EventName.STEP_RETRYING, EventName.STEP_RERUN):
-                acting.pop(name, None)
-            elif event.event == EventName.RUN_FINISHED:
-                acting.clear()
-        return tuple(acting)
-
-    @property
-    def output_files(self) -> list[tuple[str, int]]:
-        """The files that hold what its commands printed, and their sizes."""
-        sizes = [(str(path), path.lstat().st_size) for path in list_output_files(self.folder.outputs)]
-        return [(name, size) for name, size in sizes if size]
-
     def summary_event(self) -> Event:
-        """Give what is known of it as a whole, as one event of the moment at which it began."""
-        end = self.finished_event.data if self.finished_event is not None else {}
+        """Return what is known of the run as a whole, as an event at the time when the run began."""
+        digest, end = self._digest, self.finished_event.data if self.finished_event is not None else {}
         closing, by = self.closing_event, EventName.RUN_SUPERSEDED
+        printed = [(str(path), path.lstat().st_size) for path in list_output_files(self.folder.outputs)]
         summary = RunRecorded(
             name=self.title,
             file=self.header.file,
@@ -209,25 +199,25 @@ class RunRecord:
             scope=self.header.scope,
             user=self.header.user,
             status=self.status,
-            seconds=self.seconds,
+            seconds=round(digest.earlier_seconds + digest.last - digest.part_began, 3),
             resumable=self.is_resumable,
             exit=end.get("exit") if "reason" in end else None,
             reason=end.get("reason") if "exit" in end else None,
             lost=self.incomplete_reason,
-            cut=self.unfinished_steps,
+            cut=tuple(digest.acting),
             superseded=closing.data if closing is not None and closing.event == by else None,
             abandoned=closing.data if closing is not None and closing.event != by else None,
             folder=str(self.folder.folder),
-            printed=[{"file": name, "bytes": size} for name, size in self.output_files],
+            printed=[{"file": name, "bytes": size} for name, size in printed if size],
         )
         return Event.of(self.header.began, self.id, summary)
 
     def reload(self) -> RunRecord:
-        """Look at it again: it may have grown."""
+        """Return the same run to be read again: its record may have grown."""
         return RunRecord(self.folder, self.header)
 
     def follow(self, pause: Callable[[float], None]) -> Iterator[Event]:
-        """Give its events, and those to come: until its program ends it, or is no more."""
+        """Return the events, and those that are still written, until the program of the run has exited."""
         try:
             file = open_file(self.folder.events)
         except OSError:
@@ -235,8 +225,8 @@ class RunRecord:
         with file:
             line = b""
             while True:
-                # Asked before the look, so that all is seen that was written until then.
-                goes_on = self.is_running
+                # Checked before the read, so that all events that were written until the exit are read.
+                running = self.is_running
                 before = len(line)
                 line += file.readline(MAX_EVENT)
                 if line.endswith(b"\n") and (event := _parse_event(line)) is not None:
@@ -244,18 +234,15 @@ class RunRecord:
                 if line.endswith(b"\n"):
                     line = b""
                 elif len(line) == before:
-                    if not goes_on:
+                    if not running:
                         return
                     pause(FOLLOW_INTERVAL)
 
 
-_UNREADABLE_LINE = "a line of it cannot be read"
-
-
 def read_events(path: Path) -> Iterator[Event | None]:
-    """Read events; None stands for a line that is none, and for all that comes after MOST_RECORD.
+    """Return the events of a file one by one; None stands for a line that is not an event.
 
-    A last line that was cut short says nothing.
+    An incomplete last line is ignored.
     """
     try:
         file = open_file(path)
@@ -263,26 +250,23 @@ def read_events(path: Path) -> Iterator[Event | None]:
         return
     with file:
         while line := file.readline(MAX_EVENT):
-            if file.tell() > MAX_RECORD:
-                yield None
-                return
             if line.endswith(b"\n"):
                 yield _parse_event(line)
             elif len(line) == MAX_EVENT:
                 yield None
-                while not line.endswith(b"\n") and file.tell() < MAX_RECORD and (line := file.readline(MAX_EVENT)):
+                while not line.endswith(b"\n") and (line := file.readline(MAX_EVENT)):
                     pass
 
 
 def _read_last_event(path: Path) -> Event | None:
-    """Read the last event alone; None where it cannot be read, is cut short, or is longer than TAIL."""
+    """Read only the last event; None if it cannot be read, is incomplete, or is longer than TAIL_BYTES."""
     try:
         with open_file(path) as file:
             file.seek(max(0, file.seek(0, os.SEEK_END) - TAIL_BYTES))
-            *_, line, cut = (b"", *file.read(TAIL_BYTES).rsplit(b"\n", 2))
+            *_, line, incomplete = (b"", *file.read(TAIL_BYTES).rsplit(b"\n", 2))
     except OSError:
         return None
-    return _parse_event(line) if not cut else None
+    return _parse_event(line) if not incomplete else None
 
 
 def _parse_event(line: bytes) -> Event | None:
@@ -293,18 +277,18 @@ def _parse_event(line: bytes) -> Event | None:
 
 
 def list_runs() -> list[RunRecord]:
-    """Give all runs that are recorded for this user, the latest first."""
+    """Return all runs of this user, the latest first."""
     found = (_read_header(kept) for kept in _list_folders())
     return sorted((past for past in found if past is not None), key=lambda past: past.header.began, reverse=True)
 
 
 def list_unreadable() -> list[Path]:
-    """Name the folders with a header that this version cannot read."""
+    """Return the folders whose header this version cannot read."""
     return [kept.folder for kept in _list_folders() if os.path.lexists(kept.header) and _read_header(kept) is None]
 
 
 def _list_folders() -> list[RunFolder]:
-    """Give the folders that have the name of a run; no symbolic link is one."""
+    """Return the folders that have the name of a run. A symbolic link is not one of them."""
     try:
         with os.scandir(store.runs_folder()) as found:
             names = [one.name for one in found if ID.fullmatch(one.name) and one.is_dir(follow_symlinks=False)]
@@ -314,44 +298,42 @@ def _list_folders() -> list[RunFolder]:
 
 
 def find_run(name: str | None) -> RunRecord:
-    """Find a run by its id, or by as much of the end of it as tells it from the others; the latest without one.
+    """Return the run with an ID, or with the only ID that ends with `name`; without a name, the latest run.
 
-    Raises NotBegun where there is none, UsageError for an id that cannot be one or is not clear.
+    Raises NotBegun if there is none, UsageError if the name cannot be an ID or is the end of several.
     """
     known = list_runs()
     if not known and name is None:
-        raise NotBegun(
-            "there is no run", hint=f"runs are recorded in {store.runs_folder()}, for each user by themselves"
-        )
+        raise NotBegun("there is no run", hint=f"your runs are recorded in {store.runs_folder()}")
     if name is None:
         return known[0]
     if not re.fullmatch(r"[0-9a-z-]+", name):
-        raise UsageError(f"`{name}` cannot be the id of a run", hint="runbook history lists them")
+        raise UsageError(f"`{name}` cannot be the ID of a run", hint=LIST_HINT)
     meant = [past for past in known if past.id == name] or [past for past in known if past.id.endswith(name)]
     if not meant:
-        raise NotBegun(f"there is no run {name}", hint="runbook history lists them")
+        raise NotBegun(f"there is no run {name}", hint=LIST_HINT)
     if len(meant) > 1:
-        raise UsageError(f"`{name}` is the end of {len(meant)} runs' ids", hint="runbook history lists them")
+        raise UsageError(f"{len(meant)} runs have an ID that ends with `{name}`", hint=LIST_HINT)
     return meant[0]
 
 
 def find_resumable(name: str | None) -> RunRecord:
-    """Find the run that is to be gone on with: the latest that can be, or the one that is named.
+    """Return the run with a name, as `find_run` does; without a name, the latest run that can be resumed.
 
-    Raises NotBegun with the reason where there is none.
+    Raises NotBegun if there is none.
     """
     if name is None:
         found = next((past for past in list_runs() if past.is_resumable), None)
         if found is None:
-            raise NotBegun("there is no run to go on with", hint="runbook history lists them all")
+            raise NotBegun("there is no run to resume", hint=LIST_HINT)
         return found
     return find_run(name)
 
 
 def prune(now: float) -> None:
-    """Remove runs that are old or many; never one that is under way or may be gone on with.
+    """Remove old runs, and all but the latest MAX_RUNS; but no run that is running or can be resumed.
 
-    And the folders that never became a run.
+    Folders that never became a run are removed too.
     """
     for position, past in enumerate(list_runs()):
         old = now - past.header.began > MAX_RUN_AGE
@@ -359,15 +341,15 @@ def prune(now: float) -> None:
             past.folder.remove()
     for kept in _list_folders():
         try:
-            left = not os.path.lexists(kept.header) and now - kept.folder.lstat().st_mtime > MAX_INCOMPLETE_AGE
+            is_left = not os.path.lexists(kept.header) and now - kept.folder.lstat().st_mtime > MAX_INCOMPLETE_AGE
         except OSError:
             continue
-        if left and not kept.is_running:
+        if is_left and not kept.is_running:
             kept.remove()
 
 
 def _read_header(kept: RunFolder) -> RunRecord | None:
-    """Read what was asked of a run; None for a folder that holds no run, as one that was never begun."""
+    """Read the header of a run; None if there is none, or if it does not fit."""
     try:
         with open_file(kept.header) as file:
             data: dict[str, Any] = json.loads(file.read(MAX_EVENT))
@@ -388,4 +370,4 @@ _HEADER_TYPES: dict[str, type | tuple[type, ...]] = {
     "withheld": tuple,
     "fail_on_remediation": bool,
 }
-"""What the fields of a header are; the others are texts."""
+"""The types of the fields of a header. All others are texts."""

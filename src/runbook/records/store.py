@@ -93,6 +93,12 @@ class RunFolder:
         """Room that is given back when there is no other. A record without it is not whole."""
         return self.folder / "spare"
 
+    def measure(self) -> int:
+        """Return the length of the events up to the end of the last complete line; 0 if they cannot be read."""
+        with contextlib.suppress(OSError), open_file(self.events) as file:
+            return _find_whole_length(file.fileno())
+        return 0
+
     def write_header(self, header: RunHeader, text: str) -> None:
         """Put on disk what was asked: a folder without a header is no run. Raises NotBegun, and leaves nothing then."""
         try:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import signal
+import tracemalloc
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -68,11 +69,21 @@ def interrupt() -> None:
     raise Interrupted(signal.SIGTERM)
 
 
+def retrying(name: str) -> dict[str, Any]:
+    reason = "x" * 250_000
+    return {"id": name, "type": "run", "attempt": 1, "pause": 1.0, "verdict": "command-failed", "reason": reason}
+
+
 def go_on(
-    found: RunRecord, *, skip: tuple[str, ...] = (), env: Mapping[str, str] = ENV, text: str = BOOK
+    found: RunRecord,
+    *,
+    skip: tuple[str, ...] = (),
+    env: Mapping[str, str] = ENV,
+    text: str = BOOK,
+    host: FakeMachine | None = None,
 ) -> RunFinished:
     known = resume.restore_environment(found, env)
-    host = machine()
+    host = host or machine()
     order, said = launch.RunRequest("system", {}, known), resume.ResumeOptions(skip=skip)
     return resume.resume_run(found, book(text, known), order, said, host, host, ())
 
@@ -124,6 +135,26 @@ def test_a_record_of_another_version_is_not_gone_on_with() -> None:
     found = wrote(begun(), STARTED, ("step-finished", {"id": "prints", "verdict": "from-the-future", "status": "ok"}))
     with pytest.raises(NotBegun, match="its record cannot be read; runbook 1 wrote it"):
         go_on(found)
+
+
+TWO_COMMANDS = "steps: [run: {id: first, run: first}, run: {id: breaks, run: break}]"
+
+
+def test_a_run_whose_record_is_larger_than_64_mib_is_resumed_in_bounded_memory() -> None:
+    begin(machine(interrupt), book(TWO_COMMANDS))
+    found = history.find_run(None)
+    again = [Event(BEGAN, found.id, *acting("breaks")), Event(BEGAN, found.id, "step-retrying", retrying("breaks"))]
+    lines = "".join(event.to_line() + "\n" for event in again).encode()
+    with found.folder.events.open("ab") as file:
+        file.writelines([lines] * (65 * 1024**2 // len(lines) + 1))
+        file.write(Event(BEGAN, found.id, *ended("interrupted", 143)).to_line().encode() + b"\n")
+    assert found.folder.events.stat().st_size > 65 * 1024**2
+    host = machine()
+    tracemalloc.start()
+    assert go_on(history.find_run(None), text=TWO_COMMANDS, host=host).status == "changed"
+    assert tracemalloc.get_traced_memory()[1] < 32 * 1024**2
+    tracemalloc.stop()
+    assert host.written == ["command break"]
 
 
 @pytest.mark.parametrize(

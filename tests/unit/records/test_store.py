@@ -122,9 +122,9 @@ def test_a_torn_line_is_cut_off_before_anything_is_written(home: Path) -> None:
     kept = wrote(begun(), STARTED).folder
     with kept.events.open("ab") as file:
         file.write(b'{"time": "2026-11-23T05:47:00Z", "run": "x", "ev' + b"\0" * 5000)
-    assert [event.event for event in history.find_run(kept.id).events] == ["run-started"]
+    assert [event.event for event in history.find_run(kept.id).read()] == ["run-started"]
     found = wrote(kept, ended())
-    assert [event.event for event in found.events] == ["run-started", "run-finished"]
+    assert [event.event for event in found.read()] == ["run-started", "run-finished"]
     assert found.incomplete_reason == ""
 
 
@@ -152,7 +152,7 @@ def test_a_record_that_cannot_grow_says_so_and_how_the_run_ended(full: RunFolder
     writer(Event(4, full.id, *ended()))
     writer.close()
     found = history.find_run(full.id)
-    assert [e.event for e in found.events] == ["step-started", "step-started", "record-lost", "run-finished"]
+    assert [e.event for e in found.read()] == ["step-started", "step-started", "record-lost", "run-finished"]
     assert (found.status, found.incomplete_reason, found.is_resumable) == ("changed", "file too large", False)
     assert not full.spare.exists()
 
@@ -165,7 +165,7 @@ def test_a_record_that_cannot_even_say_so_is_known_for_it(full: RunFolder) -> No
     writer(Event(4, full.id, *ended()))
     writer.close()
     found = history.find_run(full.id)
-    assert [e.event for e in found.events] == ["step-started"]
+    assert [e.event for e in found.read()] == ["step-started"]
     assert (found.status, found.incomplete_reason, found.is_resumable) == (
         "record-lost",
         "its end could not be written",

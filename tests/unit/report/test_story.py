@@ -35,7 +35,7 @@ def told(past: RunRecord) -> list[str]:
     out = io.StringIO()
     teller = StoryReport(Layout(PlainScreen(out)))
     teller.begin(past.summary_event())
-    for event in past.events:
+    for event in past.read():
         teller(event)
     teller.end(past.summary_event())
     lines = out.getvalue().replace(str(past.folder.folder), "FOLDER").replace(past.id, "ID").splitlines()
@@ -155,10 +155,10 @@ def page_of(past: RunRecord) -> str:
     sheet = HtmlScreen()
     teller = StoryReport(Layout(sheet))
     teller.begin(past.summary_event())
-    for event in past.events:
+    for event in past.read():
         teller(event)
     teller.end(past.summary_event())
-    return sheet.page(past.title, past.events).decode()
+    return sheet.page(past.title, past.read()).decode()
 
 
 def test_a_page_is_complete_in_itself_and_runs_nothing() -> None:

@@ -14,11 +14,13 @@ from typing import Any
 from runbook.engine.execution.outcome import Outcome
 from runbook.events import (
     Event,
+    EventName,
     FixStarted,
     Payload,
     RollbackStarted,
     RunFinished,
     RunResumed,
+    RunStarted,
     StepActing,
     StepFinished,
     StepRemembers,
@@ -28,6 +30,9 @@ from runbook.events import (
 from runbook.model import RunStatus, StepStatus
 from runbook.spec.state import RunState, StepState
 from runbook.spec.step import Step
+
+PLAN_EVENTS = (EventName.RUN_STARTED, EventName.ROLLBACK_STARTED, EventName.STEP_ACTING, EventName.STEP_FINISHED)
+"""The names of the events that a rollback is planned from."""
 
 BY_OPERATOR = "by-operator"
 """The fact in the evidence of a step that the operator passed over."""
@@ -62,7 +67,10 @@ class FixRound:
 class ResumeState:
     """What there is of a run by now. Empty for one that begins."""
 
+    parts: int = 0
+    """The number of earlier parts of the run."""
     finished: dict[str, Outcome] = field(default_factory=dict)
+    """How each step ended, in the order of their ends."""
     in_progress: set[str] = field(default_factory=set)
     """What had begun to act and had not ended."""
     stopped_steps: set[str] = field(default_factory=set)
@@ -83,15 +91,27 @@ class ResumeState:
     """On which boot each step ended."""
     undone_by_boot: dict[str, str] = field(default_factory=dict)
     """What a boot has taken of what a step had done, which is to be done again for that."""
+    _plan_events: dict[tuple[Any, ...], Event] = field(default_factory=dict)
 
     @classmethod
     def from_events(cls, events: Iterable[Event], boot: str = "") -> ResumeState:
         """Fold the events of all earlier parts, the first of which began on `boot`."""
         done = cls(boot=boot)
         for event in events:
-            if (payload := event.payload) is not None:
-                done._fold(payload)
+            done.add(event)
         return done
+
+    def add(self, event: Event) -> None:
+        """Take one more event into account. Raises ValueError, TypeError or KeyError for one of another version."""
+        if event.event in PLAN_EVENTS:
+            self._plan_events.setdefault((event.event, event.data.get("id"), event.data.get("status")), event)
+        if (payload := event.payload) is not None:
+            self._fold(payload)
+
+    @property
+    def plan_events(self) -> tuple[Event, ...]:
+        """The events that a rollback is planned from: the first of each name, step and status."""
+        return tuple(self._plan_events.values())
 
     def find_kept_outcome(self, step: Step[Any]) -> Outcome | None:
         """Give how a step ended that is not to be carried out again; None for one that is to be proved, or done."""
@@ -169,12 +189,17 @@ class ResumeState:
         self.rollback_cause = rollback.failed
 
     @_fold.register
+    def _run_started(self, _started: RunStarted) -> None:
+        self.parts += 1
+
+    @_fold.register
     def _run_finished(self, end: RunFinished) -> None:
         if end.status == RunStatus.INTERRUPTED:
             self.stopped_steps = set(self.in_progress)
 
     @_fold.register
     def _run_resumed(self, resumed: RunResumed) -> None:
+        self.parts += 1
         self.boot = self.boot if resumed.boot is None else str(resumed.boot)
 
     def _forget(self, name: str) -> None:

@@ -64,9 +64,7 @@ def part(
 
     events = EventStream("run-1", made.clock, (sink,))
     state = RunState("run-1", Path("/srv"), outputs=Path("/out"))
-    runner = Runner(
-        book(), made, made, events, state, resume_state=ResumeState.from_events(before), earlier_events=tuple(before)
-    )
+    runner = Runner(book(), made, made, events, state, resume_state=ResumeState.from_events(before))
     try:
         return runner.run(), told
     except Cut:
