@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import Field, dataclass, field, fields
+from dataclasses import MISSING, Field, dataclass, field, fields
 from datetime import UTC, datetime
 from enum import StrEnum
 from functools import cached_property
@@ -48,9 +48,8 @@ def optional(default: Any) -> Any:
 
 
 @dataclass_transform(kw_only_default=True, frozen_default=True)
-@dataclass(frozen=True, kw_only=True, eq=False)
 class Payload:
-    """What an event carries: a frozen dataclass for each name.
+    """What an event carries: a dataclass for each name, whose fields are given by name and never change.
 
     A field without a default must be in the line; a plain default is always written.
     """
@@ -60,12 +59,19 @@ class Payload:
     types: ClassVar[dict[str, type[Payload]]] = {}  # the class of each name
 
     def __init_subclass__(cls, event: EventName | None = None) -> None:
-        # Without __eq__, which nothing needs: each method that a dataclass generates costs every command 0.1 ms.
-        made = dataclass(frozen=True, kw_only=True, eq=False)(cls)
-        cls.keys = {one.name.replace("_", "-"): one for one in fields(made)}
+        # The methods that dataclass() can generate would take 4 ms of each command: it compiles them class by class.
+        made = dataclass(init=False, repr=False, eq=False, kw_only=True)(cls)
+        cls.keys = {one.name.replace("_", "-"): one for one in fields(made)}  # type: ignore[arg-type]
         if event is not None:
             cls.event = event
             Payload.types[event] = cls
+
+    def __init__(self, **values: Any) -> None:
+        names = [one.name for one in self.keys.values()]
+        missing = [one.name for one in self.keys.values() if one.default is MISSING and one.name not in values]
+        if missing or not values.keys() <= set(names):
+            raise TypeError(f"{type(self).__name__} has the fields {', '.join(names)}")
+        self.__dict__.update({one.name: one.default for one in self.keys.values()}, **values)
 
     def to_data(self) -> dict[str, Any]:
         """Return the fields under their keys, in their order, as JSON takes them."""
