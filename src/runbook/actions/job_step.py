@@ -17,7 +17,7 @@ from runbook.checks.exit_reason import (
     has_not_notified,
     is_start_limit_hit,
 )
-from runbook.checks.start_limit import has_start_limit, query_start_budget
+from runbook.checks.start_limit import StartBudget, has_start_limit, query_start_budget
 from runbook.errors import HostError
 from runbook.host.facts import UP, ActiveState, JobRef, JobResult, JobVerb, LoadState, Unit
 from runbook.host.interface import SHARED_READ_AGE, Host, HostView
@@ -223,30 +223,12 @@ class JobStep(Step[JobStepState]):
             return not_yet(finding.verdict, f"counting the starts of {unit.name}", wake, **finding.evidence)
         if (left := answer.value) is None:
             return finding
-        facts = {**finding.evidence, "starts": left.evidence()}
-        over = format_span(max(1, round(left.expires_in)))
         if left.remaining:
             last = f"; it would be the last one within its start limit ({left.limit})" if left.remaining == 1 else ""
-            return replace(finding, reason=finding.reason + last, evidence=facts)
-        often = f"{unit.name} was started {left.used} times, and its start limit is {left.limit}"
-        if left.certain >= unit.start_limit_burst:
-            refused = "stop it, and then refuse to start it" if unit.is_running else "refuse to start it"
-            why = f"{often}: systemd would {refused}, so no job was requested"
-            return fails(
-                Verdict.START_LIMIT_HIT, f"{why}; reset-failed clears the limit, or it is over in {over}", **facts
+            return replace(
+                finding, reason=finding.reason + last, evidence={**finding.evidence, "starts": left.evidence()}
             )
-        if not unit.is_running:
-            # The unit is down, so a request does no harm; and only systemd knows whether the limit was cleared.
-            return replace(finding, reason=f"{finding.reason}; its start limit ({left.limit}) may be used up")
-        state.delayed_by_limit = True
-        wake = Wake(units=frozenset({unit.name}), within=left.expires_in + 0.01)
-        return not_yet(
-            Verdict.START_LIMIT_HIT,
-            f"{often}: unless it was cleared, systemd would stop it, and then refuse to start it; "
-            f"it is over in {over}, which is waited for",
-            wake,
-            **facts,
-        )
+        return _judge_used_up(unit, state, left, finding)
 
     def check_once(self, view: HostView, state: JobStepState) -> Finding:
         finding = self.check(view, state)
@@ -285,6 +267,24 @@ class JobStep(Step[JobStepState]):
             )
         verdict = Verdict.NOT_NOTIFYING if starts and has_not_notified(unit) else Verdict.JOB_FAILED
         return fails(verdict, f"the {self.verb} of {unit.name} failed: {self.describe_failure(unit)}", **facts)
+
+
+def _judge_used_up(unit: Unit, state: JobStepState, left: StartBudget, finding: Finding) -> Finding:
+    """Refuse or delay a start for which nothing seems to be left of the start limit."""
+    facts = {**finding.evidence, "starts": left.evidence()}
+    over = format_span(max(1, round(left.expires_in)))
+    often = f"{unit.name} was started {left.used} times, and its start limit is {left.limit}"
+    if left.certain >= unit.start_limit_burst:
+        refused = "stop it, and then refuse to start it" if unit.is_running else "refuse to start it"
+        why = f"{often}: systemd would {refused}, so no job was requested"
+        return fails(Verdict.START_LIMIT_HIT, f"{why}; reset-failed clears the limit, or it is over in {over}", **facts)
+    if not unit.is_running:
+        # The unit is down, so a request does no harm; and only systemd knows whether the limit was cleared.
+        return replace(finding, reason=f"{finding.reason}; its start limit ({left.limit}) may be used up")
+    state.delayed_by_limit = True
+    why = f"{often}: unless it was cleared, systemd would stop it, and then refuse to start it"
+    wake = Wake(units=frozenset({unit.name}), within=left.expires_in + 0.01)
+    return not_yet(Verdict.START_LIMIT_HIT, f"{why}; it is over in {over}, which is waited for", wake, **facts)
 
 
 def find_refusal(unit: Unit, verb: JobVerb) -> Finding | None:
