@@ -335,4 +335,4 @@ def test_who_may_not_enter_is_told(machine: Machine, service: StartService, how:
     service("web.service", apart(how, serving("1.2.3", 9303)))
     run = runbook(machine, "check", wait(f"{{{asking(9303)[0]}}}"), user="agentops")
     assert judged(run) == (1, "probe-failed"), run.last
-    assert re.search("run it as root to see every process$|only root may$", reason(run)), reason(run)
+    assert re.search("run it as root, which can read every process$|only root may$", reason(run)), reason(run)

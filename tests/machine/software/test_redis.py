@@ -136,7 +136,7 @@ def test_data_that_take_long_to_load(server: Machine) -> None:
     run = book(server, "--set", "wait=3s")
     assert (run.exit, run.last["status"]) == (3, "still-starting"), run.last
     assert run.step("remediate.check.wait-ready")["verdict"] == "still-starting"
-    assert "says `Redis is loading...`; it was left alone" in run.step("remediate.check.wait-ready")["reason"]
+    assert "reports `Redis is loading...`; it was left alone" in run.step("remediate.check.wait-ready")["reason"]
     assert not [e for e in run.events if ".fix." in e.get("id", "")]
     assert loading["SubState"] == "start"
     assert redis.ask(server, "PING").startswith("LOADING")
