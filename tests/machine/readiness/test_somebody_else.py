@@ -290,7 +290,7 @@ def test_the_runs_own_command_is_not_somebody_else(machine: Machine, service: St
     text = book("web", "restart", "run: {run: systemctl restart web.service}", wait("healthy-for: 200ms"))
     run = runbook(machine, "apply", text)
     assert (run.exit, run.step(WAITS)["verdict"]) == (0, "ready"), run.last
-    assert "somebody" not in run.step(WAITS)["reason"]
+    assert "something else" not in run.step(WAITS)["reason"]
     assert "asked-by" in run.step(WAITS)["evidence"]
 
 
