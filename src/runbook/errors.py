@@ -1,20 +1,20 @@
-"""Everything that can go wrong, as data.
+"""The exceptions of the program.
 
 RunbookError                 message, hint, and the exit status it leads to
 ├── UsageError               2: the command line is wrong
-├── DocumentError            2: a runbook file is wrong; holds every problem with its place
-├── NotBegun                 5: the run could not begin; nothing was touched
-│   └── BusUnavailable       5: there is no systemd to talk to
-├── Locked                   75: another run holds the lock of a unit; nothing was touched
-├── HostError                1: the machine said no
-│   ├── AccessDenied         the bus or the kernel does not let this user do it
+├── DocumentError            2: a runbook file is wrong; contains every problem with its position
+├── NotBegun                 5: the run could not begin; nothing was changed
+│   └── BusUnavailable       5: systemd cannot be reached
+├── Locked                   75: another run has the lock of a unit; nothing was changed
+├── HostError                1: the machine refused an action or a query
+│   ├── AccessDenied         the bus or the kernel does not permit it to this user
 │   ├── NoSuchUnit           systemd knows no unit of this name
-│   ├── UnitMasked           the operator masked the unit
+│   ├── UnitMasked           the unit is masked
 │   ├── BusTimeout           systemd did not answer in time
-│   └── BusLost              the connection broke in the middle
+│   └── BusLost              the connection broke during a call
 └── Interrupted              130/143: SIGINT or SIGTERM
 
-A class of its own exists only where something reacts to it. Only `cli` prints an error or exits.
+A class exists only if something reacts to it. Only `cli` prints an error or exits.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ EXIT_LOCKED = 75
 
 
 class RunbookError(Exception):
-    """The root. `message` reads "cannot VERB OBJECT: CAUSE"; `hint` names the next command or setting."""
+    """The base of all. `message` reads "cannot VERB OBJECT: CAUSE"; `hint` names the next command or setting."""
 
     exit_status = EXIT_FAILED
 
@@ -44,14 +44,14 @@ class RunbookError(Exception):
 
 
 class UsageError(RunbookError):
-    """The command line cannot be carried out as it stands."""
+    """The command line is wrong."""
 
     exit_status = EXIT_INVALID
 
 
 @dataclass(frozen=True, order=True)
 class Problem:
-    """One mistake in a file. `line` and `column` count from 1, as editors do."""
+    """One mistake in a file. `line` and `column` count from 1, as in editors."""
 
     file: str
     line: int
@@ -63,7 +63,7 @@ class Problem:
 
 
 class DocumentError(RunbookError):
-    """A runbook file is wrong. `problems` holds all of its mistakes, in the order of the file."""
+    """A runbook file is wrong. `problems` are all of its mistakes, in the order of the file."""
 
     exit_status = EXIT_INVALID
 
@@ -73,23 +73,23 @@ class DocumentError(RunbookError):
 
 
 class NotBegun(RunbookError):
-    """The run could not begin. Nothing was touched."""
+    """The run could not begin. Nothing was changed."""
 
     exit_status = EXIT_NOT_BEGUN
 
 
 class BusUnavailable(NotBegun):
-    """No systemd answers here: no bus socket, nobody on it, or a container without an init."""
+    """systemd cannot be reached: there is no bus socket, or no process behind it."""
 
 
 class Locked(RunbookError):
-    """Another run acts on the same unit. Nothing was touched."""
+    """Another run acts on the same unit. Nothing was changed."""
 
     exit_status = EXIT_LOCKED
 
 
 class HostError(RunbookError):
-    """The machine refused. `remote` is the D-Bus error's name where there is one."""
+    """The machine refused an action or a query. `dbus_error` is the name of the D-Bus error, if there is one."""
 
     def __init__(self, message: str, *, hint: str = "", dbus_error: str = "") -> None:
         super().__init__(message, hint=hint)
@@ -97,30 +97,27 @@ class HostError(RunbookError):
 
 
 class AccessDenied(HostError):
-    """This user may not do that."""
+    """This user does not have the permission."""
 
 
 class NoSuchUnit(HostError):
-    """systemd knows no unit of this name, or has not loaded it."""
+    """There is no unit of this name, or systemd has not loaded it."""
 
 
 class UnitMasked(HostError):
-    """The unit is masked: an operator's decision, which is never overridden."""
+    """The unit is masked. An operator has decided that, and it is never overridden."""
 
 
 class BusTimeout(HostError):
-    """systemd did not answer within the call's time-out. What was asked may still happen."""
+    """systemd did not answer within the call's time-out. The request may still take effect."""
 
 
 class BusLost(HostError):
-    """The bus went away while the call was under way. What was asked may have happened."""
+    """The connection to the bus broke during a call. The request may have taken effect."""
 
 
 class Interrupted(RunbookError):
-    """SIGINT or SIGTERM reached the program. `signum` is the signal's number.
-
-    `goes_on` says what could not be stopped for it, if there is such a thing.
-    """
+    """The program got SIGINT or SIGTERM. `still_running` names what could not be stopped, if anything."""
 
     def __init__(self, signum: int) -> None:
         super().__init__(f"interrupted by {signal.Signals(signum).name}")

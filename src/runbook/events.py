@@ -130,7 +130,6 @@ class StepStarted(StepPayload, event=EventName.STEP_STARTED):
 
     name: str
     units: Sequence[str] = ()  # the units that the step acts on or checks
-    holds_steps: bool = optional(False)  # True if it holds other steps, which follow
 
 
 class StepActing(StepPayload, event=EventName.STEP_ACTING):

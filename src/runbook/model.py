@@ -15,7 +15,7 @@ class Verdict(StrEnum):
     meaning: str
 
     def __new__(cls, word: str, meaning: str) -> Verdict:
-        """Keep the sentence of the reference beside the word, so that neither goes without the other."""
+        """Return the member with its meaning, the sentence for the reference."""
         verdict = str.__new__(cls, word)
         verdict._value_ = word
         verdict.meaning = meaning
@@ -23,78 +23,78 @@ class Verdict(StrEnum):
 
     @classmethod
     def from_word(cls, word: str) -> Verdict:
-        """Give the verdict of a word, as a record has it. Raises KeyError for none of these."""
+        """Return the verdict of a word from a record. Raises KeyError for an unknown word."""
         found: Verdict = cls._value2member_map_[word]  # type: ignore[assignment]
         return found
 
     # Ports
     OWNED = "owned", "every socket that listens on the port belongs to the unit's current invocation"
-    NOT_LISTENING = "not-listening", "nobody listens on the port"
+    NOT_LISTENING = "not-listening", "no process listens on the port"
     ORPHAN_HOLDS_PORT = "orphan-holds-port", "a process that belongs to no service holds the port"
     LEFTOVER_HOLDS_PORT = (
         "leftover-holds-port",
         "a process of an earlier invocation of the unit holds the port",
     )
     OTHER_UNIT_HOLDS_PORT = "other-unit-holds-port", "another live service, or a container, holds the port"
-    PORT_SHARED = "port-shared", "the unit listens on the port, and so does somebody else"
-    OWNER_UNKNOWN = "owner-unknown", "who holds the port cannot be seen, or whose that is cannot be told"
-    OWNER_MISMATCH = "owner-mismatch", "the unit holds the port, but not by its main process as was asked"
+    PORT_SHARED = "port-shared", "the unit and another process both listen on the port"
+    OWNER_UNKNOWN = "owner-unknown", "the holder of the port, or its unit, cannot be determined"
+    OWNER_MISMATCH = "owner-mismatch", "the unit holds the port, but not with its main process, as required"
     # Units
-    READY = "ready", "the unit has been healthy without a break for as long as was asked"
-    STILL_STARTING = "still-starting", "the unit lives, but was not ready in time; it was left alone"
+    READY = "ready", "the unit has been healthy for the required time, without interruption"
+    STILL_STARTING = "still-starting", "the unit runs, but was not ready in time; it was left running"
     CRASH_LOOP = "crash-loop", "the unit was restarted by systemd more often than allowed"
     START_LIMIT_HIT = (
         "start-limit-hit",
-        "systemd gave up starting the unit: too many starts in too short a time",
+        "systemd refuses to start the unit: too many starts in too short a time",
     )
-    UNIT_FAILED = "unit-failed", "the unit failed, and no restart is coming"
-    UNIT_EXITED = "unit-exited", "the unit ended without an error, but it was to stay up"
+    UNIT_FAILED = "unit-failed", "the unit failed, and no restart is pending"
+    UNIT_EXITED = "unit-exited", "the unit exited without an error, but it should keep running"
     CONDITION_NOT_MET = (
         "condition-not-met",
-        "a Condition or Assert of the unit did not hold, so it did not start",
+        "a Condition or an Assert of the unit was not met, so it did not start",
     )
-    NOT_NOTIFYING = "not-notifying", "the unit runs, but never reports that it is ready as its Type= promises"
-    UNIT_MASKED = "unit-masked", "the unit is masked, which is an operator's decision"
+    NOT_NOTIFYING = "not-notifying", "the unit runs, but does not report that it is ready, as its Type= requires"
+    UNIT_MASKED = "unit-masked", "the unit is masked, which an operator has decided"
     UNIT_NOT_FOUND = "unit-not-found", "systemd knows no unit of this name"
-    UNIT_CHANGED = "unit-changed", "somebody else started, restarted or stopped the unit while it was watched"
-    PROBE_FAILED = "probe-failed", "a probe does not answer as it should"
+    UNIT_CHANGED = "unit-changed", "another program or user started, restarted or stopped the unit during the step"
+    PROBE_FAILED = "probe-failed", "a probe got a wrong answer"
     # Jobs
-    JOB_DONE = "job-done", "systemd did the job, and the unit is what the job promises"
-    ALREADY_SO = "already-so", "the unit was so already; nothing was done"
-    JOB_FAILED = "job-failed", "systemd tried the job and it failed"
+    JOB_DONE = "job-done", "systemd finished the job, and the unit is in the state that the job should reach"
+    ALREADY_SO = "already-so", "the unit was already in that state; nothing was done"
+    JOB_FAILED = "job-failed", "systemd ran the job, and it failed"
     JOB_TIMEOUT = "job-timeout", "the job was not finished in time"
-    JOB_CANCELED = "job-canceled", "somebody else's job took the place of this one"
-    JOB_DEPENDENCY = "job-dependency", "a unit which this one needs did not start"
-    NOT_RESTARTED = "not-restarted", "the job ended, but the unit still runs the invocation from before"
-    RESET = "reset", "the failed state and the start-limit counter are clear"
-    RELOADED = "reloaded", "the unit took its configuration in again"
+    JOB_CANCELED = "job-canceled", "another job replaced this one"
+    JOB_DEPENDENCY = "job-dependency", "a unit that this one requires did not start"
+    NOT_RESTARTED = "not-restarted", "the job finished, but the unit still runs the previous invocation"
+    RESET = "reset", "the failed state and the start-limit counter are cleared"
+    RELOADED = "reloaded", "the unit reloaded its configuration"
     # Versions
-    UPDATED = "updated", "the version is now the one that was asked for"
-    UP_TO_DATE = "up-to-date", "the version was the one that was asked for already"
+    UPDATED = "updated", "the version is now the wanted one"
+    UP_TO_DATE = "up-to-date", "the version was already the wanted one"
     UPDATE_FAILED = "update-failed", "the update's command failed"
-    VERSION_MISMATCH = "version-mismatch", "the version is not the one that was asked for"
-    VERSION_OK = "version-ok", "what serves is the version that was asked for"
+    VERSION_MISMATCH = "version-mismatch", "the version is not the wanted one"
+    VERSION_OK = "version-ok", "the running service has the wanted version"
     OLD_CODE_SERVING = (
         "old-code-serving",
-        "the process that serves is older than the files it was started from",
+        "the running process is older than the files that it was started from",
     )
     # Killing
-    KILLED = "killed", "the processes that held the port ended, and nothing of theirs listens any more"
-    NOTHING_TO_KILL = "nothing-to-kill", "no process that may be ended holds the port"
-    REFUSED_TO_KILL = "refused-to-kill", "the port is held by a process that must live"
-    PORT_STILL_HELD = "port-still-held", "the port is still held after all that may be done"
+    KILLED = "killed", "the processes that held the port were killed, and none of their sockets listens any more"
+    NOTHING_TO_KILL = "nothing-to-kill", "no process that may be killed holds the port"
+    REFUSED_TO_KILL = "refused-to-kill", "the port is held by a process that must not be killed"
+    PORT_STILL_HELD = "port-still-held", "the port is still held after everything that is allowed was tried"
     # Commands
     COMMAND_DONE = "command-done", "the command exited with status 0"
-    COMMAND_FAILED = "command-failed", "the command ended with another status than 0, or not as expected"
-    TIMED_OUT = "timed-out", "the step was not finished in time, and what it had started was stopped"
+    COMMAND_FAILED = "command-failed", "the command exited with a status other than 0, or its output is not as expected"
+    TIMED_OUT = "timed-out", "the step did not finish in time, and what it had started was stopped"
     # Remediation
-    HOLDS = "holds", "every check held the first time; nothing was touched"
-    FIXED = "fixed", "the checks hold after the fix"
+    HOLDS = "holds", "every check passed at first; nothing was changed"
+    FIXED = "fixed", "every check passes after the fix"
     NOT_FIXED = "not-fixed", "a check still fails, or the fix was refused or failed"
 
 
 class Impact(StrEnum):
-    """What carrying out a step would do to the machine."""
+    """What a step would do to the machine."""
 
     NONE = "none"
     READ_ONLY = "read-only"
@@ -103,7 +103,7 @@ class Impact(StrEnum):
 
 
 class StepStatus(StrEnum):
-    """How a step ended."""
+    """How a step finished."""
 
     OK = "ok"
     CHANGED = "changed"
@@ -113,7 +113,7 @@ class StepStatus(StrEnum):
 
 
 class RunStatus(StrEnum):
-    """How a run ended; `run-finished` carries it."""
+    """How a run finished, as `run-finished` reports it."""
 
     OK = "ok"
     CHANGED = "changed"
@@ -138,83 +138,72 @@ class RecordState(StrEnum):
 
 
 class FindingState(StrEnum):
-    """Where a step stands, as its `check` sees it."""
+    """The result of a step's `check`."""
 
-    HOLDS = "holds"  # what the step is for is so
-    TO_DO = "to-do"  # it is not so, and `apply` can go a move further
-    NOT_YET = "not-yet"  # nothing to do but wait
-    FAILS = "fails"  # it is not so, and this try cannot make it so
-    STILL_STARTING = "left-alone"  # not so in time, but on its way: nothing to mend, nothing to undo
+    HOLDS = "holds"  # the goal of the step is reached
+    TO_DO = "to-do"  # it is not reached, and `apply` can do the next action
+    NOT_YET = "not-yet"  # the step must wait
+    FAILS = "fails"  # it is not reached, and this attempt cannot reach it
+    STILL_STARTING = "left-alone"  # not reached in time, but in progress: no fix, no rollback
 
 
 @dataclass(frozen=True)
 class ProcessId:
-    """A process for good: a PID may be used again, a PID and its start may not.
-
-    `start` is field 22 of /proc/PID/stat, in clock ticks since boot (proc(5)).
-    """
+    """The identity of a process. A PID can be used again, but not together with the same start time."""
 
     pid: int
-    start: int
+    start: int  # field 22 of /proc/PID/stat, in clock ticks since boot (proc(5))
 
 
 @dataclass(frozen=True)
 class Wake:
-    """What could change a NOT_YET, so that the engine knows what to wait for.
+    """What can change a NOT_YET: the engine waits for the first of these."""
 
-    `within` is in seconds: look again then, even if nothing was heard. `ports` are looked at cheaply all the
-    while (there is no event for listen(2)); a change of their sockets wakes. `pending` says that the answer
-    to a question of this very check is still on its way: a dry run waits for it too.
-    """
-
-    units: frozenset[str] = frozenset()
-    processes: frozenset[ProcessId] = frozenset()
-    ports: frozenset[Port] = frozenset()
-    within: float = 1.0
-    pending: bool = False
+    units: frozenset[str] = frozenset()  # a change of one of these units
+    processes: frozenset[ProcessId] = frozenset()  # the exit of one of these processes
+    ports: frozenset[Port] = frozenset()  # a change of their sockets; polled, as listen(2) causes no event
+    within: float = 1.0  # seconds until the next check, even if nothing changes
+    pending: bool = False  # the answer to a query of this check is missing; a dry run waits for it too
 
 
 @dataclass(frozen=True)
 class Finding:
-    """What a step's `check` found: a verdict, a sentence for people, the facts behind it.
-
-    `reason` of a TO_DO is what would be done, in the infinitive: "restart gw.service".
-    """
+    """What a step's `check` found."""
 
     state: FindingState
     verdict: Verdict
-    reason: str
-    evidence: Mapping[str, Any] = field(default_factory=dict)
-    wake: Wake | None = None
+    reason: str  # a sentence; of a TO_DO the action in the infinitive: "restart gw.service"
+    evidence: Mapping[str, Any] = field(default_factory=dict)  # the facts behind the verdict
+    wake: Wake | None = None  # of a NOT_YET: what to wait for
 
 
 def holds(verdict: Verdict, reason: str, **evidence: Any) -> Finding:
-    """What the step is for is so."""
+    """Return a finding that the goal is reached."""
     return Finding(FindingState.HOLDS, verdict, reason, evidence)
 
 
 def to_do(verdict: Verdict, reason: str, **evidence: Any) -> Finding:
-    """There is something to do; `reason` says what, in the infinitive."""
+    """Return a finding that there is something to do: `reason`, in the infinitive."""
     return Finding(FindingState.TO_DO, verdict, reason, evidence)
 
 
 def fails(verdict: Verdict, reason: str, **evidence: Any) -> Finding:
-    """It is not so, and neither waiting nor acting will make it so."""
+    """Return a finding that neither waiting nor acting can reach the goal."""
     return Finding(FindingState.FAILS, verdict, reason, evidence)
 
 
 def not_yet(verdict: Verdict, reason: str, wake: Wake, **evidence: Any) -> Finding:
-    """It is not so yet; `wake` says what could change that."""
+    """Return a finding that the step must wait for `wake`."""
     return Finding(FindingState.NOT_YET, verdict, reason, evidence, wake)
 
 
 @dataclass(frozen=True)
 class Port:
-    """A port that a unit must own. `address` None means any; `protocol` is `tcp` or `udp`."""
+    """A port that a unit must own."""
 
     number: int
-    protocol: str = "tcp"
-    address: str | None = None
+    protocol: str = "tcp"  # or "udp"
+    address: str | None = None  # None means any address
 
     def __str__(self) -> str:
         if self.address is not None:
@@ -224,49 +213,49 @@ class Port:
 
 
 class Clock(Protocol):
-    """Where time comes from, so that a test can hold it in its hand."""
+    """The source of time, so that tests can control it."""
 
     def monotonic(self) -> float:
-        """Seconds that never go back, from a point of no meaning."""
+        """Return seconds that never decrease, since an arbitrary point."""
 
     def now(self) -> float:
-        """Seconds since the epoch."""
+        """Return seconds since the epoch."""
 
 
 class SystemClock:
     """The machine's own clocks."""
 
     def monotonic(self) -> float:
-        """Seconds of CLOCK_MONOTONIC, the clock of systemd's `…TimestampMonotonic`."""
+        """Return seconds of CLOCK_MONOTONIC, the clock of systemd's `…TimestampMonotonic`."""
         return time.monotonic()
 
     def now(self) -> float:
-        """Seconds since the epoch."""
+        """Return seconds since the epoch."""
         return time.time()
 
 
 @dataclass(frozen=True)
 class Deadline:
-    """A moment on a clock by which something must be over. Every wait has one."""
+    """The time at which a wait ends. Every wait has one."""
 
     clock: Clock
     at: float
 
     @classmethod
     def after(cls, clock: Clock, seconds: float) -> Deadline:
-        """Start counting now."""
+        """Return the deadline that is `seconds` from now."""
         return cls(clock, clock.monotonic() + seconds)
 
     @property
     def remaining(self) -> float:
-        """Seconds that are left, never less than 0."""
+        """The seconds that are left, at least 0."""
         return max(0.0, self.at - self.clock.monotonic())
 
     @property
     def expired(self) -> bool:
-        """Whether it is over."""
+        """True if no time is left."""
         return self.clock.monotonic() >= self.at
 
     def at_most(self, seconds: float) -> Deadline:
-        """Give this deadline, or one `seconds` from now if that comes first."""
+        """Return this deadline, or the one `seconds` from now if that is earlier."""
         return Deadline(self.clock, min(self.at, self.clock.monotonic() + seconds))

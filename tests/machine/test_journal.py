@@ -107,7 +107,7 @@ def test_who_is_ended_is_told_before(machine: Machine, incident: Incident) -> No
     told = of_run(machine, run.last["run"])
     assert {entry["MESSAGE_ID"] for entry in told} >= {MESSAGE_IDS["fix-started"], MESSAGE_IDS["step-acting"]}
     [ending] = [entry for entry in told if entry["MESSAGE_ID"] == KILL_MESSAGE_ID]
-    assert ending["MESSAGE"].startswith(f"about to end PID {incident.orphan} (")
+    assert ending["MESSAGE"].startswith(f"about to kill PID {incident.orphan} (")
     assert ending["OBJECT_PID"] == str(incident.orphan)
     assert ending["OBJECT_UID"] == "1000"
     assert UNIT in ending["OBJECT_SYSTEMD_UNIT"]

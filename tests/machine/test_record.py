@@ -147,14 +147,14 @@ def test_killed_followed_and_gone_on_with(machine: Machine) -> None:
         process.wait(20)
         text.wait(20)
         told = " ".join(out.read().split())
-    assert "cut short: its program ended without a word" in told
-    assert "cut second had begun to act, and its end is not recorded" in told
-    assert "--rerun second or --skip second; --abandon gives it up" in told
+    assert "cut short: its program was killed, or the machine went down" in told
+    assert "cut second began to act, and its end is not recorded" in told
+    assert "--rerun second or --skip second; --abandon closes it" in told
     assert "cut-short" in ask(machine, "history")
     machine.run(["touch", "/tmp/go"])
-    assert "goes on" in ask(machine, "resume")
+    assert ", resumed" in ask(machine, "resume")
     shown = ask(machine, "show")
-    assert "gone on with, 2" in shown
+    assert "resumed, 2" in shown
     assert "cut short" not in shown
     assert "runbook resume" not in shown
 
@@ -191,9 +191,9 @@ def test_a_disk_that_fills_up_does_not_stop_a_run(small: Machine, service: Start
     assert (run.exit, run.last["status"]) == (0, "changed"), run.last
     assert small.show("web.service", "InvocationID") != before
     [notice] = run.of("notice")
-    assert "cannot grow any more (no space left on device); the run goes on, and cannot be resumed" in notice["text"]
+    assert "cannot grow any more (no space left on device); the run continues, but cannot be resumed" in notice["text"]
     shown = ask(small, "show")
-    assert "the record is not whole: no space left on device; the last that is recorded is of 2" in shown
+    assert "the record is incomplete: no space left on device; its last event is from 2" in shown
     assert "its record is incomplete (no space left on device)" in ask(small, "resume", run.last["run"], status=5)
     assert "there is no run to resume" in ask(small, "resume", status=5)
 

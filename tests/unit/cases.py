@@ -13,6 +13,7 @@ import pytest
 import yaml
 
 from runbook.engine.execution.attempt import attempt, check_once
+from runbook.engine.execution.outcome import Outcome
 from runbook.engine.execution.stream import EventStream
 from runbook.host.facts import JobResult
 from runbook.host.queries import Answer, CommandResult, FileChange, PreviousExit, StartEvent, StartEventKind
@@ -43,16 +44,14 @@ def run_case(path: Path) -> None:
     run = RunState("run-1", Path("/srv"), baseline_restarts=dict(case.get("started-by-run", {})))
     expect = case["expect"]
     if case.get("check-once"):
-        finding = check_once(step, machine, machine, run)
-        acted = False
+        outcome = Outcome.of_attempt(step, check_once(step, machine, machine, run), acted=False)
     else:
-        tried = attempt(step, machine, machine, run, EventStream("run-1", machine.clock, ()))
-        finding, acted = tried.finding, tried.acted
-        assert str(tried.status) == expect["status"], finding
-    assert str(finding.verdict) == expect["verdict"], finding
-    assert re.search(expect["reason"], finding.reason), finding.reason
+        outcome = attempt(step, machine, machine, run, EventStream("run-1", machine.clock, ()))
+        assert str(outcome.status) == expect["status"], outcome
+    assert str(outcome.verdict) == expect["verdict"], outcome
+    assert re.search(expect["reason"], outcome.reason), outcome.reason
     assert machine.written == expect.get("written", []), machine.written
-    assert acted == bool(machine.written)
+    assert outcome.acted == bool(machine.written)
     if "after" in expect:
         assert machine.clock.time - 1000.0 == pytest.approx(expect["after"], abs=0.06)
 

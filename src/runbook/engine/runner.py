@@ -8,7 +8,7 @@ from typing import Any
 
 from runbook import template
 from runbook.engine.execution.attempt import attempt, make_refusal
-from runbook.engine.execution.outcome import EXIT_STATUSES, AttemptResult, Outcome
+from runbook.engine.execution.outcome import EXIT_STATUSES, Outcome
 from runbook.engine.execution.replay import ResumeState
 from runbook.engine.execution.retry import run_with_retries
 from runbook.engine.execution.stream import EventStream
@@ -286,11 +286,8 @@ class Runner:
             step = template.fill(step, scope)
         except RunbookError as error:
             return Outcome(name, step.kind, StepStatus.FAILED, step.failure_verdict, error.message)
-        units, holds = (
-            [self._preflight.canonical_names.get(one, one) for one in step.units()],
-            step.remedy() is not None,
-        )
-        self.events.emit(StepStarted(id=name, type=step.kind, name=step.title, units=units, holds_steps=holds))
+        units = [self._preflight.canonical_names.get(one, one) for one in step.units()]
+        self.events.emit(StepStarted(id=name, type=step.kind, name=step.title, units=units))
         outcome, tries = run_with_retries(step, lambda: self._run_once(step), self._sleep, self._make_on_retry(step))
         if outcome.status is StepStatus.FAILED:
             try:
@@ -330,28 +327,19 @@ class Runner:
     def _attempt(self, step: Step[Any]) -> Outcome:
         try:
             cut = self.resume_state.take_partial(str(step.id))
-            tried = attempt(step, self.host, self.waiter, self.state, self.events, self.deadline, cut)
+            outcome = attempt(step, self.host, self.waiter, self.state, self.events, self.deadline, cut)
         except AccessDenied as error:
             if not self.changed:
                 hint = error.hint or "run it as root, or with --user for your own units"
                 raise NotBegun(error.message, hint=hint) from error
-            tried = AttemptResult(make_refusal(step, error), acted=False)
-        if tried.acted:
+            outcome = Outcome.of_attempt(step, make_refusal(step, error), acted=False)
+        if outcome.acted:
             self.changed = True
             self._acted_steps.add(str(step.id))
-        finding = tried.finding
-        status = tried.status
-        if status is StepStatus.OK and str(step.id) in self._acted_steps:
-            status = StepStatus.CHANGED  # An earlier attempt made the change, and failed before it found that.
-        return Outcome(
-            str(step.id),
-            step.kind,
-            status,
-            finding.verdict,
-            finding.reason,
-            evidence=finding.evidence,
-            still_starting=tried.still_starting,
-        )
+        if outcome.status is StepStatus.OK and str(step.id) in self._acted_steps:
+            # An earlier attempt made the change, and failed before it found that.
+            return replace(outcome, status=StepStatus.CHANGED)
+        return outcome
 
     def _sleep(self, seconds: float) -> None:
         deadline = Deadline.after(self.host.clock, seconds)

@@ -33,7 +33,7 @@ MAX_RUNS = 200
 """The number of runs that are kept."""
 
 MAX_RUN_AGE = 180 * 86400.0
-"""Seconds for which a run is kept."""
+"""Seconds for which a run is retained."""
 
 MAX_INCOMPLETE_AGE = 86400.0
 """Seconds after which a folder without a header is removed: the program was killed while it made the folder."""
@@ -278,13 +278,15 @@ def _parse_event(line: bytes) -> Event | None:
 
 def list_runs() -> list[RunRecord]:
     """Return all runs of this user, the latest first."""
-    found = (_read_header(kept) for kept in _list_folders())
-    return sorted((past for past in found if past is not None), key=lambda past: past.header.began, reverse=True)
+    found = (_read_header(folder) for folder in _list_folders())
+    return sorted((run for run in found if run is not None), key=lambda run: run.header.began, reverse=True)
 
 
 def list_unreadable() -> list[Path]:
     """Return the folders whose header this version cannot read."""
-    return [kept.folder for kept in _list_folders() if os.path.lexists(kept.header) and _read_header(kept) is None]
+    return [
+        folder.folder for folder in _list_folders() if os.path.lexists(folder.header) and _read_header(folder) is None
+    ]
 
 
 def _list_folders() -> list[RunFolder]:
@@ -309,7 +311,7 @@ def find_run(name: str | None) -> RunRecord:
         return known[0]
     if not re.fullmatch(r"[0-9a-z-]+", name):
         raise UsageError(f"`{name}` cannot be the ID of a run", hint=LIST_HINT)
-    meant = [past for past in known if past.id == name] or [past for past in known if past.id.endswith(name)]
+    meant = [run for run in known if run.id == name] or [run for run in known if run.id.endswith(name)]
     if not meant:
         raise NotBegun(f"there is no run {name}", hint=LIST_HINT)
     if len(meant) > 1:
@@ -323,7 +325,7 @@ def find_resumable(name: str | None) -> RunRecord:
     Raises NotBegun if there is none.
     """
     if name is None:
-        found = next((past for past in list_runs() if past.is_resumable), None)
+        found = next((run for run in list_runs() if run.is_resumable), None)
         if found is None:
             raise NotBegun("there is no run to resume", hint=LIST_HINT)
         return found
@@ -335,23 +337,23 @@ def prune(now: float) -> None:
 
     Folders that never became a run are removed too.
     """
-    for position, past in enumerate(list_runs()):
-        old = now - past.header.began > MAX_RUN_AGE
-        if (old or position >= MAX_RUNS) and not past.is_resumable and not past.is_running:
-            past.folder.remove()
-    for kept in _list_folders():
+    for position, run in enumerate(list_runs()):
+        old = now - run.header.began > MAX_RUN_AGE
+        if (old or position >= MAX_RUNS) and not run.is_resumable and not run.is_running:
+            run.folder.remove()
+    for folder in _list_folders():
         try:
-            is_left = not os.path.lexists(kept.header) and now - kept.folder.lstat().st_mtime > MAX_INCOMPLETE_AGE
+            is_left = not os.path.lexists(folder.header) and now - folder.folder.lstat().st_mtime > MAX_INCOMPLETE_AGE
         except OSError:
             continue
-        if is_left and not kept.is_running:
-            kept.remove()
+        if is_left and not folder.is_running:
+            folder.remove()
 
 
-def _read_header(kept: RunFolder) -> RunRecord | None:
+def _read_header(folder: RunFolder) -> RunRecord | None:
     """Read the header of a run; None if there is none, or if it does not fit."""
     try:
-        with open_file(kept.header) as file:
+        with open_file(folder.header) as file:
             data: dict[str, Any] = json.loads(file.read(MAX_EVENT))
         known = {name: data[name] for name in RunHeader.__dataclass_fields__ if name in data}
         header = RunHeader(**{**known, "withheld": tuple(data.get("withheld", ()))})
@@ -360,7 +362,7 @@ def _read_header(kept: RunFolder) -> RunRecord | None:
         )
     except (OSError, ValueError, TypeError, AttributeError, RecursionError):
         return None
-    return RunRecord(kept, header) if fits and header.id == kept.id else None
+    return RunRecord(folder, header) if fits and header.id == folder.id else None
 
 
 _HEADER_TYPES: dict[str, type | tuple[type, ...]] = {

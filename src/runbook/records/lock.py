@@ -1,14 +1,13 @@
-"""One run at a time for a unit: a file for each unit, locked (flock(2)) for as long as a run lives.
+"""One run at a time for a unit: a file for each unit, locked with flock(2) until the run ends.
 
-    /run/runbook/system/UNIT         for units of the system's manager: root's, and only root locks them
-    $XDG_RUNTIME_DIR/runbook/UNIT    for those of a user's own manager
+    /run/runbook/system/UNIT         for units of the system manager: owned by root, and only root locks them
+    $XDG_RUNTIME_DIR/runbook/UNIT    for units of a user manager
 
-Whoever may read a file may lock it: so the files are for their owner alone. Else anybody could keep root's runs from
-beginning, for as long as they like.
+A user who can read a file can lock it. So the files have mode 0600: otherwise every user could block root's runs.
 
-The kernel's lock is what counts, and it ends with the program that has it, however that ends. What stands in a file,
-one line of JSON, merely says who that is, and is believed where the kernel names the same process (/proc/locks). No
-file is ever removed: whoever had opened it by then would hold a lock that nobody else sees.
+Only the kernel's lock counts. It ends with the process that has it, however that exits. The line of JSON in the file
+describes the run, and is used only if the kernel names the same process (/proc/locks). A file is never removed: a
+process that had it open would have a lock that no other process finds.
 """
 
 from __future__ import annotations
@@ -36,16 +35,16 @@ from runbook.util.timespan import format_span
 from runbook.util.wording import describe_error
 
 SYSTEM = Path("/run")
-"""Where the folders of the system's locks are made."""
+"""The folder in which the locks of the system manager are created."""
 
 RETRY_INTERVAL = 0.5
-"""Seconds between two tries while somebody else has a lock; the end of that process is heard besides."""
+"""Seconds between two attempts while another process has the lock. Its exit causes an attempt too."""
 
 NO_HOLDER_TRIES = 5
-"""So many tries where the kernel names nobody who has the lock: it was let go in this very moment."""
+"""The number of attempts if the kernel names no holder of the lock: it was released at this moment."""
 
 MAX_LOCK_LINE = 4096
-"""Bytes of a line that says who has a lock."""
+"""Bytes of the line that describes the holder of a lock."""
 
 _OPEN = os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -53,13 +52,13 @@ _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 @dataclass(frozen=True)
 class LockHolder:
-    """Who has the lock of a unit. `since` is in seconds since the epoch. There may be no more known than a PID."""
+    """The run that has the lock of a unit, as far as it is known."""
 
     unit: str
     pid: int = 0
     run: str = ""
     user: str = ""
-    since: float = 0.0
+    since: float = 0.0  # in seconds since the epoch
 
     def __str__(self) -> str:
         who = [f"PID {self.pid}"] if self.pid else []
@@ -68,13 +67,13 @@ class LockHolder:
         return (f"run {self.run}" if self.run else "another run") + (f" ({', '.join(who)})" if who else "") + since
 
     def data(self) -> dict[str, Any]:
-        """Give it as an event carries it: what is not known is left out."""
+        """Return it for an event, without what is not known."""
         known = {"pid": self.pid, "run": self.run, "user": self.user, "since": self.since}
         return {"unit": self.unit, **{name: value for name, value in known.items() if value}}
 
 
 class Locks:
-    """The locks of one run, let go when it is closed."""
+    """The locks of one run, released by `close`."""
 
     def __init__(self) -> None:
         self._files: dict[str, int] = {}
@@ -88,19 +87,19 @@ class Locks:
         self.close()
 
     def add(self, unit: str, fd: int) -> None:
-        """Keep a file that was locked."""
+        """Add a file that was locked."""
         self._files[unit] = fd
-        os.ftruncate(fd, 0)  # Whoever had it last is nobody any more.
+        os.ftruncate(fd, 0)  # The line of the previous holder is out of date.
 
     def write_holder(self, run: str, user: str) -> None:
-        """Let everybody see whose they are. Where the disk takes no more, they hold all the same."""
+        """Write the holder into the files. If the disk is full, the locks are valid without it."""
         line = json.dumps({"pid": os.getpid(), "run": run, "user": user, "since": round(time.time(), 3)})
         for fd in self._files.values():
             with contextlib.suppress(OSError):
                 os.pwrite(fd, f"{line}\n".encode(), 0)
 
     def close(self) -> None:
-        """Let all of them go."""
+        """Release all locks."""
         for fd in self._files.values():
             os.close(fd)
         self._files.clear()
@@ -108,21 +107,18 @@ class Locks:
 
 @dataclass(frozen=True)
 class Locker:
-    """Takes the locks of one scope's units, and waits for them for `patience` seconds.
+    """Takes the locks of units of one scope."""
 
-    `told` hears who is waited for.
-    """
-
-    scope: str
+    scope: str  # "system" or "user"
     view: HostView
     waiter: Waiter
-    max_wait: float = 0.0
-    on_wait: Callable[[str], None] = lambda _: None
+    max_wait: float = 0.0  # seconds to wait for other runs
+    on_wait: Callable[[str], None] = lambda _: None  # called with a sentence about the run that is waited for
 
     def take(self, units: Iterable[str]) -> Locks:
-        """Lock units, known by systemd's own names; always in the same order, so that no two runs wait for each other.
+        """Lock units, given by systemd's own names, in one order, so that two runs never wait for each other.
 
-        Raises Locked at once, or when the patience is over; NotBegun where there can be no lock; Interrupted.
+        Raises Locked after `max_wait`, NotBegun if a lock is not possible, and Interrupted.
         """
         locks = Locks()
         deadline = Deadline.after(self.view.clock, self.max_wait)
@@ -134,7 +130,7 @@ class Locker:
         return locks
 
     def _lock_unit(self, unit: str, deadline: Deadline) -> int:
-        said, tries = "", 0
+        reported, tries = "", 0
         while True:
             fd = _open(self.scope, unit)
             with contextlib.ExitStack() as undo:
@@ -150,9 +146,11 @@ class Locker:
             tries += holder is None
             if deadline.expired and (holder is not None or tries >= NO_HOLDER_TRIES):
                 raise self._locked(holder or LockHolder(unit))
-            if holder is not None and str(holder) != said and not deadline.expired:
-                said = str(holder)
-                self.on_wait(f"{unit} is locked by {said}; waiting for it, at most {format_span(deadline.remaining)}")
+            if holder is not None and str(holder) != reported and not deadline.expired:
+                reported = str(holder)
+                self.on_wait(
+                    f"{unit} is locked by {reported}; waiting for it, at most {format_span(deadline.remaining)}"
+                )
             self.waiter.wait(Wake(processes=self._process(holder), within=RETRY_INTERVAL), deadline)
 
     def _process(self, holder: LockHolder | None) -> frozenset[ProcessId]:
@@ -169,17 +167,17 @@ class Locker:
 
 
 def find_lock_holders(units: Iterable[str], scope: str) -> tuple[LockHolder, ...]:
-    """Name whoever has the lock of one of these units, without touching any lock.
+    """Return the holders of the locks of units, without taking a lock.
 
-    Who may not read a file is told no more than the kernel tells everybody: the process, and its user.
+    For a file that may not be read, this is what the kernel shows to every user: the process and its user.
     """
     found = []
     for unit in sorted(set(units)):
-        path, said = _lock_folder(scope) / unit, b""
+        path, line = _lock_folder(scope) / unit, b""
         with contextlib.suppress(OSError):
             with contextlib.suppress(PermissionError), open_file(path) as file:
-                said = file.read(MAX_LOCK_LINE)
-            found.append(_holder(unit, path.lstat(), said))
+                line = file.read(MAX_LOCK_LINE)
+            found.append(_holder(unit, path.lstat(), line))
     return tuple(holder for holder in found if holder is not None)
 
 
@@ -189,14 +187,14 @@ def _lock_folder(scope: str) -> Path:
 
 
 def _lock_location(scope: str) -> tuple[Path, tuple[str, ...], int]:
-    """Say where the locks of a scope are: in which folder that is there, in which below it, and whose they are."""
+    """Return where the locks of a scope are: an existing folder, the folders below it, and the UID of the owner."""
     if scope == "system":
         return SYSTEM, ("runbook", "system"), 0
     return find_runtime_folder(), ("runbook",), os.geteuid()
 
 
 def _open(scope: str, unit: str) -> int:
-    """Open the file of a unit, made if it is not there. Raises NotBegun."""
+    """Open the file of a unit, and create it if it is missing. Raises NotBegun."""
     base, parts, owner = _lock_location(scope)
     if os.geteuid() != owner:
         raise NotBegun(
@@ -219,8 +217,10 @@ def _open(scope: str, unit: str) -> int:
     try:
         status = os.fstat(fd)
         if not stat.S_ISREG(status.st_mode) or status.st_uid != owner:
-            raise _unsafe_error(path, "is no plain file" if status.st_uid == owner else f"is of user {status.st_uid}")
-        if stat.S_IMODE(status.st_mode) != 0o600:  # noqa: PLR2004 - earlier versions made it for all to read
+            raise _unsafe_error(
+                path, "is not a regular file" if status.st_uid == owner else f"is of user {status.st_uid}"
+            )
+        if stat.S_IMODE(status.st_mode) != 0o600:  # noqa: PLR2004 - earlier versions created it with mode 0644
             os.fchmod(fd, 0o600)
     except BaseException:
         os.close(fd)
@@ -229,14 +229,14 @@ def _open(scope: str, unit: str) -> int:
 
 
 def _open_folder(above: int, name: str, path: Path, owner: int) -> int:
-    """Open a folder on the way to the locks, made if it is not there; refuse one into which others may put things."""
+    """Open a folder above the locks, and create it if it is missing. Raises NotBegun if other users can write to it."""
     made = False
     with contextlib.suppress(FileExistsError):
         os.mkdir(name, 0o755, dir_fd=above)
         made = True
     fd = os.open(name, _FOLDER, dir_fd=above)
     if made:
-        os.fchmod(fd, 0o755)  # The umask may have cut it.
+        os.fchmod(fd, 0o755)  # mkdir() applies the umask.
     status = os.fstat(fd)
     if status.st_uid != owner or status.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
         os.close(fd)
@@ -247,34 +247,34 @@ def _open_folder(above: int, name: str, path: Path, owner: int) -> int:
 
 def _lock_error(unit: str, path: Path, error: OSError) -> NotBegun:
     if error.errno in (errno.ELOOP, errno.ENOTDIR, errno.EISDIR, errno.ENXIO):
-        return _unsafe_error(path, "is not what it should be")
-    return NotBegun(f"cannot lock {unit}: {path}: {describe_error(error)}", hint=f"ls -ld {path.parent} tells more")
+        return _unsafe_error(path, "is not a regular file in a folder")
+    return NotBegun(f"cannot lock {unit}: {path}: {describe_error(error)}", hint=f"see ls -ld {path.parent}")
 
 
 def _unsafe_error(path: Path, why: str) -> NotBegun:
-    return NotBegun(f"cannot lock {path.name}: {path} {why}", hint=f"ls -ld {path} tells whose it is; move it away")
+    return NotBegun(f"cannot lock {path.name}: {path} {why}", hint=f"ls -ld {path} shows its owner; move it away")
 
 
 def _holder(unit: str, file: os.stat_result, line: bytes) -> LockHolder | None:
-    """Say who has the lock of a file, in which a line stands; None if nobody has, as far as this program may see."""
+    """Return the holder of the lock of a file that contains `line`; None if there is none that this process can see."""
     lockers, alike = _lockers(file)
     with contextlib.suppress(ValueError, TypeError, KeyError):
-        said = json.loads(line)
-        if said["pid"] in (lockers or alike):
-            return LockHolder(unit, int(said["pid"]), str(said["run"]), str(said["user"]), float(said["since"]))
+        known = json.loads(line)
+        if known["pid"] in (lockers or alike):
+            return LockHolder(unit, int(known["pid"]), str(known["run"]), str(known["user"]), float(known["since"]))
     if not lockers:
         return None
-    # It has not said yet who it is, or may be asked by nobody else.
+    # It has not written its line yet, or this process may not read it.
     pid = min(lockers)
     return LockHolder(unit, pid, user=_user_of(pid))
 
 
 def _lockers(file: os.stat_result) -> tuple[set[int], set[int]]:
-    """Give the PIDs of those who hold a lock of flock(2) on a file (proc_locks(5)), and on any file of its number.
+    """Return the PIDs that have an flock(2) lock on a file (proc_locks(5)), and on any file with its inode number.
 
-    The device counts as well: each tmpfs has its files numbered from one, and everybody has a tmpfs of their own. But
-    stat(2) and that table may name it differently: btrfs gives each subvolume, and overlayfs each layer, one of its
-    own. So there a PID counts too that the file itself names.
+    The inode number alone is not unique: every tmpfs counts from one, and every user has a tmpfs. But the device in
+    /proc/locks can differ from that of stat(2): btrfs has one for each subvolume, overlayfs one for each layer. For
+    these file systems a PID with the same inode number counts if the file itself names it.
     """
     device = f"{os.major(file.st_dev):02x}:{os.minor(file.st_dev):02x}"
     found: set[int] = set()
@@ -301,7 +301,7 @@ def _user_of(pid: int) -> str:
 
 
 def find_canonical_names(view: HostView, spelled: Iterable[str]) -> tuple[str, ...]:
-    """Give systemd's own names of units, each once: an alias is locked as what it is an alias of. Raises NotBegun."""
+    """Return systemd's own names of units, each once, so that an alias gets the lock of its unit. Raises NotBegun."""
     try:
         return tuple(sorted({view.unit(name, max_age=SHARED_READ_AGE).name for name in spelled}))
     except HostError as error:

@@ -1,6 +1,6 @@
-"""What commands printed, in the run's folder: the secrets in it are masked as soon as a command has ended.
+"""The output of commands, in the folder of the run: secrets in it are masked as soon as a command has exited.
 
-A command writes into its file itself, so that it outlives this program: while it runs, nobody stands between.
+A command writes to its file directly, so that it survives this program. While it runs, nothing can mask its output.
 """
 
 from __future__ import annotations
@@ -16,28 +16,28 @@ from pathlib import Path
 from runbook.events import Event, EventName, StepFinished, StepRetrying
 
 CHUNK = 1024 * 1024
-"""Bytes that are looked at together."""
+"""Bytes that are read at a time."""
 
 OUTPUT_FILES = re.compile(r"\.log(\.\d+)?$")
-"""The names of such files: of the last try, and of those before it."""
+"""The names of output files: of the last attempt, and of earlier ones."""
 
 INPUT_FILES = re.compile(r"\.log\.(start|script)$")
-"""The names of files with what a command was given, its variables among it. Its unit removes them, unless it died with
-the machine; a command that runs has read them."""
+"""The names of files with the input of a command, which contains its variables. Its unit removes them, unless the
+machine went down; a running command has already read them."""
 
 RUN_END_EVENTS = (EventName.RUN_FINISHED, EventName.RUN_ABANDONED, EventName.RUN_SUPERSEDED)
-"""The events after which no command of the run is to be begun."""
+"""The events after which no command of the run starts."""
 
 
 @dataclass(frozen=True)
 class OutputMasker:
-    """Masks what was printed: a sink, to stand before the record. `secrets` are values, the longest first."""
+    """Masks secrets in output files: a sink, called before the record is written."""
 
     folder: Path
-    secrets: tuple[str, ...]
+    secrets: tuple[str, ...]  # their values, the longest first, as one may be a part of another
 
     def __call__(self, event: Event) -> None:
-        """Mask what the step printed that this event is about; at the end of the run, all that is left of commands."""
+        """Mask the output of a step that finished; at the end of the run all outputs, and delete the inputs."""
         if event.event in RUN_END_EVENTS:
             self.mask("")
             for path in _list_files(self.folder, INPUT_FILES):
@@ -46,17 +46,17 @@ class OutputMasker:
         elif isinstance(event.payload, StepFinished | StepRetrying):
             self.mask(f"{event.payload.id}.log")
 
-    def mask(self, begins: str) -> None:
-        """Mask all files whose names begin so. One that cannot be written is as it was: nobody else may read it."""
+    def mask(self, prefix: str) -> None:
+        """Mask all files whose names begin with a text. If one cannot be written, only its owner can read it anyway."""
         if not self.secrets:
             return
         for path in list_output_files(self.folder):
-            if path.name.startswith(begins):
+            if path.name.startswith(prefix):
                 _mask(path, self.secrets)
 
 
 def list_output_files(folder: Path) -> list[Path]:
-    """Give the files with what was printed, by name; no symbolic link is one."""
+    """Return the output files, sorted by name. A symbolic link is not one of them."""
     return _list_files(folder, OUTPUT_FILES)
 
 
@@ -70,7 +70,7 @@ def _list_files(folder: Path, names: re.Pattern[str]) -> list[Path]:
 
 
 def _mask(path: Path, secrets: Iterable[str]) -> None:
-    """Write stars over the secrets, where they stand: that needs no room on a full disk, and no second file."""
+    """Overwrite the secrets with asterisks in place, which needs no space on a full disk, and no second file."""
     words = [secret.encode(errors="surrogateescape") for secret in secrets]
     pattern = re.compile(b"|".join(re.escape(word) for word in words))
     most = max(len(word) for word in words)
@@ -80,7 +80,7 @@ def _mask(path: Path, secrets: Iterable[str]) -> None:
         return
     try:
         at = 0
-        # Pieces overlap, so that none is cut in two that matters.
+        # Chunks overlap, so that a secret at the border of two is found.
         while piece := os.pread(fd, CHUNK + most - 1, at):
             for found in pattern.finditer(piece):
                 os.pwrite(fd, b"*" * len(found[0]), at + found.start())

@@ -1,13 +1,13 @@
-"""The record of a run: a folder of its own, which nobody else may read.
+"""The record of a run: a folder that only its owner may read.
 
-    ID/run.json       what was asked: the file, its variables, who, when, on which boot
+    ID/run.json       the request: the file, its variables, the user, the time, the boot
     ID/runbook.yaml   the runbook as it was read
     ID/events.jsonl   every event, each on disk before what it announces counts as done
-    ID/output/        what commands printed, and how they ended
+    ID/output/        the output of commands, and their exit statuses
 
-Whoever writes the events holds a lock on that file, so that anybody can see whether a run is under way. It is one
-that can be asked about without being taken (F_OFD_GETLK, fcntl(2)): with flock(2), a look at the moment at which a
-run begins would keep it from beginning.
+The program that writes the events holds a lock on that file, so that other programs can find out whether the run is
+running. An open file description lock can be queried without taking it (F_OFD_GETLK, fcntl(2)). With flock(2), a query
+at the moment when a run begins would make that run fail.
 """
 
 from __future__ import annotations
@@ -30,34 +30,30 @@ from runbook.errors import NotBegun
 from runbook.events import Event, EventName, RecordLost
 
 ALPHABET = "23456789abcdefghjkmnpqrstuvwxyz"
-"""Letters and digits that are not taken for one another when an id is read aloud."""
+"""Letters and digits that are not confused when an ID is read aloud."""
 
 SPARE = 8192
-"""Bytes that are kept free on the disk, for the record to be able to say that it cannot grow any more."""
+"""Bytes that are reserved, so that a record on a full disk can still note that it is incomplete."""
 
 TRANSIENT_EVENTS = frozenset({EventName.STEP_WAITING, EventName.NOTICE})
-"""Events that nothing rests on: they are written, and not waited for."""
+"""Events that nothing depends on: they are written without a sync."""
 
 
 @dataclass(frozen=True)
 class RunHeader:
-    """What was asked of a run. `env` are the variables of its surroundings that the runbook names.
-
-    `withheld` are the variables of the runbook, and of the surroundings, whose values hold a secret: they are kept
-    nowhere. `began` is in seconds since the epoch; `boot` the id of the boot it began on.
-    """
+    """The request of a run."""
 
     id: str
-    file: str
-    cwd: str
-    scope: str
-    user: str
-    began: float
-    boot: str
-    version: str
-    sets: Mapping[str, str] = field(default_factory=dict)
-    env: Mapping[str, str] = field(default_factory=dict)
-    withheld: tuple[str, ...] = ()
+    file: str  # the path of the runbook, or "-"
+    cwd: str  # the folder in which commands start
+    scope: str  # "system" or "user"
+    user: str  # the user who requested it; behind sudo, the user of sudo
+    began: float  # in seconds since the epoch
+    boot: str  # the ID of the boot
+    version: str  # of this program
+    sets: Mapping[str, str] = field(default_factory=dict)  # the values of --set
+    env: Mapping[str, str] = field(default_factory=dict)  # the environment variables that the runbook names
+    withheld: tuple[str, ...] = ()  # the names in `sets` and in the environment whose values contain a secret
     fail_on_remediation: bool = False
 
 
@@ -70,17 +66,17 @@ class RunFolder:
 
     @property
     def outputs(self) -> Path:
-        """Where the commands' output goes: to files, so that this program's end is not theirs."""
+        """The folder for the output of commands. They write to files, so that they survive this program."""
         return self.folder / "output"
 
     @property
     def events(self) -> Path:
-        """Where the events go, a line each."""
+        """The file of the events, one per line."""
         return self.folder / "events.jsonl"
 
     @property
     def header(self) -> Path:
-        """Where it stands what was asked."""
+        """The file of the header."""
         return self.folder / "run.json"
 
     @property
@@ -90,7 +86,7 @@ class RunFolder:
 
     @property
     def spare(self) -> Path:
-        """Room that is given back when there is no other. A record without it is not whole."""
+        """The reserved space, deleted when the disk is full. A record without it is incomplete."""
         return self.folder / "spare"
 
     def measure(self) -> int:
@@ -100,7 +96,10 @@ class RunFolder:
         return 0
 
     def write_header(self, header: RunHeader, text: str) -> None:
-        """Put on disk what was asked: a folder without a header is no run. Raises NotBegun, and leaves nothing then."""
+        """Write the header and the runbook; a folder without a header is not a run. If that fails, remove the folder.
+
+        Raises NotBegun.
+        """
         try:
             replace_file(self.runbook, text.encode())
             replace_file(self.spare, b"\0" * SPARE)
@@ -111,14 +110,14 @@ class RunFolder:
             raise _folder_error(self.folder.parent, error) from error
 
     def remove(self) -> None:
-        """Let it be gone, the header first: what is left if that is cut short is no run any more."""
+        """Delete the folder, the header first: if that is interrupted, the rest is not a run any more."""
         with contextlib.suppress(OSError):
             self.header.unlink()
         shutil.rmtree(self.folder, ignore_errors=True)
 
     @property
     def is_running(self) -> bool:
-        """Whether a program is writing its events at this moment."""
+        """True if a program has the events open for writing at this moment."""
         with contextlib.suppress(OSError):
             with open_file(self.events) as file:
                 asked = fcntl.fcntl(file, fcntl.F_OFD_GETLK, _lock(fcntl.F_RDLCK))
@@ -129,13 +128,13 @@ class RunFolder:
 class EventWriter:
     """Appends the events of one run to its record: a sink.
 
-    Where the record cannot grow any more the run goes on without it: `lost` is told why, once, and the record says
-    at its end that it is not whole. How the run ended is written all the same if there is room for it by then.
+    If the record cannot grow any more, the run continues without it. `on_loss` is called once with the reason, and a
+    `record-lost` event ends the record. The end of the run is still written if there is space by then.
     """
 
-    def __init__(self, record: RunFolder, lost: Callable[[str], None]) -> None:
+    def __init__(self, record: RunFolder, on_loss: Callable[[str], None]) -> None:
         self._record = record
-        self._tell = lost
+        self._on_loss = on_loss
         self._lost = False
         self._fd = -1
         try:
@@ -145,7 +144,7 @@ class EventWriter:
             fcntl.fcntl(self._fd, fcntl.F_OFD_SETLK, _lock(fcntl.F_WRLCK))
             os.fchmod(self._fd, 0o600)
             self._end = _find_whole_length(self._fd)
-            os.ftruncate(self._fd, self._end)  # A line that was cut short says nothing.
+            os.ftruncate(self._fd, self._end)  # An incomplete last line, of a program that was killed.
             _sync(record.folder)
         except OSError as error:
             self.close()
@@ -154,7 +153,7 @@ class EventWriter:
             raise _folder_error(record.folder, error) from error
 
     def __call__(self, event: Event) -> None:
-        """Write one event; it is on disk when this returns."""
+        """Write one event. It is on disk when this returns, unless it is one of TRANSIENT_EVENTS."""
         if self._fd < 0 or (self._lost and event.event != EventName.RUN_FINISHED):
             return
         try:
@@ -163,7 +162,7 @@ class EventWriter:
             self._give_up(event, error)
 
     def close(self) -> None:
-        """Let go of the record."""
+        """Close the record."""
         if self._fd >= 0:
             os.close(self._fd)
             self._fd = -1
@@ -178,19 +177,21 @@ class EventWriter:
         self._end += len(data)
 
     def _give_up(self, event: Event, error: OSError) -> None:
-        told, self._lost = self._lost, True
+        was_lost, self._lost = self._lost, True
         why = (error.strerror or str(error)).lower()
         with contextlib.suppress(OSError):
             os.ftruncate(self._fd, self._end)
-            if not told:
+            if not was_lost:
                 self._record.spare.unlink()
                 self._append(Event.of(event.time, event.run, RecordLost(reason=why)))
-        if not told:
-            self._tell(f"the record of this run cannot grow any more ({why}); the run goes on, and cannot be resumed")
+        if not was_lost:
+            self._on_loss(
+                f"the record of this run cannot grow any more ({why}); the run continues, but cannot be resumed"
+            )
 
 
 _LOCK = "hhqqi0q"
-"""struct flock: l_type, l_whence, l_start, l_len, l_pid; from 0, of length 0, it is the whole file (fcntl(2))."""
+"""struct flock: l_type, l_whence, l_start, l_len, l_pid. Start 0 and length 0 mean the whole file (fcntl(2))."""
 
 
 def _lock(kind: int) -> bytes:
@@ -198,25 +199,25 @@ def _lock(kind: int) -> bytes:
 
 
 def boot_id() -> str:
-    """Give the id of this boot, which no other has (random(4))."""
+    """Return the ID of this boot, which is unique (random(4))."""
     with contextlib.suppress(OSError):
         return Path("/proc/sys/kernel/random/boot_id").read_text("ascii").strip()
     return ""
 
 
 def boot_time(now: float) -> float:
-    """Give the moment of this boot, in seconds since the epoch: what a process's start counts from."""
+    """Return the time of this boot, in seconds since the epoch. The start times of processes count from it."""
     return now - time.clock_gettime(time.CLOCK_BOOTTIME)
 
 
 def new_run_id(now: float) -> str:
-    """Make a run's id, which sorts by time: 20261123-0547-k3f."""
+    """Return a new ID for a run; IDs sort by time: 20261123-0547-k3f."""
     stamp = time.strftime("%Y%m%d-%H%M", time.localtime(now))
     return f"{stamp}-{''.join(ALPHABET[byte % len(ALPHABET)] for byte in os.urandom(3))}"
 
 
 def runs_folder() -> Path:
-    """Give the folder of all runs: the system's for root, else the user's own (XDG base directories)."""
+    """Return the folder of all runs: root's is in /var/lib, that of a user follows the XDG base directories."""
     if os.geteuid() == 0:
         return Path("/var/lib/runbook/runs")
     state = os.environ.get("XDG_STATE_HOME", "")
@@ -225,7 +226,7 @@ def runs_folder() -> Path:
 
 
 def create_folder(now: float) -> RunFolder:
-    """Make the folder of a new run. Raises NotBegun where there is no place for it."""
+    """Create the folder of a new run. Raises NotBegun if that is not possible."""
     parent = runs_folder()
     try:
         for folder in (*reversed(parent.parents), parent):
@@ -236,7 +237,7 @@ def create_folder(now: float) -> RunFolder:
             try:
                 _make(record.folder)
             except FileExistsError:
-                continue  # Two runs in one minute drew the same letters.
+                continue  # Another run of the same minute has the same ID.
             try:
                 _make(record.outputs)
             except OSError:
@@ -248,9 +249,9 @@ def create_folder(now: float) -> RunFolder:
 
 
 def _make_parent(folder: Path, *, ours: bool) -> None:
-    """Make a folder on the way to the record, if it is not there; refuse one into which others may put things.
+    """Create a folder above the record if it is missing. Raises NotBegun if other users can write to it.
 
-    What is `ours` must be of the user who runs this, and of nobody else.
+    A folder that is `ours` must belong to the user of this process.
     """
     with contextlib.suppress(FileExistsError):
         if not folder.is_dir():
@@ -261,13 +262,13 @@ def _make_parent(folder: Path, *, ours: bool) -> None:
     if ours and status.st_uid != os.geteuid():
         why, hint = f"{folder} belongs to user {status.st_uid}", f"ls -ld {folder}; move it away"
     elif others and (ours or not status.st_mode & stat.S_ISVTX):
-        why, hint = f"others may write in {folder}", f"see that nothing strange is in it, then chmod go-w {folder}"
+        why, hint = f"others may write in {folder}", f"check its content, then chmod go-w {folder}"
     if why:
         raise NotBegun(f"cannot begin: no safe place for the run's record: {why}", hint=hint)
 
 
 def _make(folder: Path) -> None:
-    """Make a folder for its owner only, whatever the umask: mkdir's mode is cut by it."""
+    """Create a folder with mode 0700. chmod, because the umask reduces the mode of mkdir."""
     folder.mkdir(mode=0o700)
     folder.chmod(0o700)
 
@@ -275,21 +276,21 @@ def _make(folder: Path) -> None:
 def _folder_error(parent: Path, error: OSError) -> NotBegun:
     return NotBegun(
         f"cannot begin: no place for the run's record in {parent}: {error.strerror}",
-        hint=f"df -h {parent.parent} and ls -ld {parent} tell more",
+        hint=f"see df -h {parent.parent} and ls -ld {parent}",
     )
 
 
 def open_file(path: Path) -> BinaryIO:
-    """Open a file to be read, never through a symbolic link, and never anything else than a file. Raises OSError."""
+    """Open a regular file for reading; not through a symbolic link, and not a pipe or a device. Raises OSError."""
     fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     if not stat.S_ISREG(os.fstat(fd).st_mode):
         os.close(fd)
-        raise OSError(errno.EINVAL, "it is no file")
+        raise OSError(errno.EINVAL, "not a regular file")
     return os.fdopen(fd, "rb")
 
 
 def replace_file(path: Path, data: bytes) -> None:
-    """Write a file for its owner only, which is there whole, on disk, or not at all. Raises OSError.
+    """Write a file with mode 0600, so that it exists completely, on disk, or not at all. Raises OSError.
 
     A symbolic link of that name is replaced, not followed.
     """
@@ -297,7 +298,7 @@ def replace_file(path: Path, data: bytes) -> None:
     fd = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
     try:
         with os.fdopen(fd, "wb") as file:
-            os.fchmod(fd, 0o600)  # Whatever the umask.
+            os.fchmod(fd, 0o600)  # os.open() applies the umask.
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
@@ -309,7 +310,7 @@ def replace_file(path: Path, data: bytes) -> None:
 
 
 def _sync(folder: Path) -> None:
-    """See that the names in a folder are on disk."""
+    """Sync the names in a folder to disk."""
     fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         os.fsync(fd)
@@ -318,7 +319,7 @@ def _sync(folder: Path) -> None:
 
 
 def _find_whole_length(fd: int) -> int:
-    """Give the length of a file up to the end of its last whole line."""
+    """Return the length of a file up to the end of its last complete line."""
     size = os.fstat(fd).st_size
     end = size
     while end > 0:

@@ -1,7 +1,7 @@
-"""A run as a page for a browser: one file that fetches nothing and runs nothing.
+"""The report of a run as a page for a browser: one file that needs no network and contains no script.
 
-What it shows was written by others too, commands and units and whoever names a process: every text is escaped, and the
-page's own rules (Content-Security-Policy) allow nothing but its style.
+It shows text from commands, units and process names, which others control. So every text is escaped, and the
+Content-Security-Policy of the page permits nothing but its style.
 """
 
 from __future__ import annotations
@@ -48,34 +48,34 @@ _PAGE = """\
 
 
 class HtmlScreen:
-    """A screen whose lines become a page."""
+    """A screen that collects lines for a page."""
 
     def __init__(self) -> None:
         self._lines: list[str] = []
 
     def line(self, pieces: Iterable[Piece]) -> None:
-        """Take one line."""
+        """Add one line."""
         self._lines.append("".join(_span(text, style) for text, style in pieces).rstrip())
 
     def status(self, text: str) -> None:
-        """Show nothing: a page does not change."""
+        """Ignore it: a page has no live line."""
 
     def log(self, pieces: Iterable[Piece]) -> None:
-        """Take one line."""
+        """Add one line."""
         self.line(pieces)
 
     def close(self) -> None:
         """Do nothing."""
 
     def page(self, title: str, events: Iterable[Event]) -> bytes:
-        """Make the page: the lines that were taken, and the events as they are recorded."""
-        made = _PAGE.format(
+        """Return the page: the lines, and the events as they are recorded."""
+        page = _PAGE.format(
             title=html.escape(escape_controls(title)),
             style=_STYLE,
             lines="\n".join(self._lines),
             events="\n".join(_details(event) for event in events),
         )
-        return made.encode(errors="backslashreplace")  # Half a surrogate is text in JSON, and none in UTF-8.
+        return page.encode(errors="backslashreplace")  # JSON can contain a lone surrogate, which UTF-8 cannot encode.
 
 
 def _span(text: str, style: str) -> str:
@@ -84,6 +84,6 @@ def _span(text: str, style: str) -> str:
 
 def _details(event: Event) -> str:
     facts = json.loads(event.to_line())
-    told = " ".join(str(event.data.get(name) or "") for name in ("id", "status", "verdict"))
-    head = html.escape(f"{facts['time']} {event.event} {told}".rstrip())
+    words = " ".join(str(event.data.get(name) or "") for name in ("id", "status", "verdict"))
+    head = html.escape(f"{facts['time']} {event.event} {words}".rstrip())
     return f"<details><summary>{head}</summary><pre>{html.escape(json.dumps(facts, indent=2))}</pre></details>"

@@ -1,6 +1,6 @@
-"""A run as the journal has it: one entry for each thing that a person who looks there later should find.
+"""The report of a run in the journal: one entry for each event that matters to a reader of the journal.
 
-Each kind of message has an id of its own (MESSAGE_ID), which never changes: others may search for it.
+Each kind of message has a MESSAGE_ID, which never changes, because other programs may search for it.
 """
 
 from __future__ import annotations
@@ -36,20 +36,20 @@ MESSAGE_IDS: Mapping[str, str] = {
     EventName.ROLLBACK_STARTED: "a71705331fdc43fcb5fabfbe13fac219",
     EventName.NOTICE: "a43d1ee7439b4e5c829bdb86f3688278",
 }
-"""The events that become entries, and the id of each."""
+"""The events that become entries, with the MESSAGE_ID of each."""
 
 KILL_MESSAGE_ID = "d99fa678bb9b42c4a89aac7377b61dff"
-"""The id of the entry about a process that is about to be ended."""
+"""The MESSAGE_ID of the entry about a process that is about to be killed."""
 
 KILLED_ROLES = ("orphan", "leftover")
-"""What a process that holds a port must be to be ended."""
+"""The roles of processes that may be killed."""
 
 OBJECTS = {"system": "OBJECT_SYSTEMD_UNIT", "user": "OBJECT_SYSTEMD_USER_UNIT"}
-"""The field by which `journalctl --unit` finds what others say of a unit (systemd.journal-fields(7))."""
+"""The field by which `journalctl --unit` finds entries of other programs about a unit (systemd.journal-fields(7))."""
 
 
 class Priority(IntEnum):
-    """How much an entry matters (syslog(3))."""
+    """The priority of an entry (syslog(3))."""
 
     ERROR = 3
     WARNING = 4
@@ -69,7 +69,7 @@ _PRIORITIES: Mapping[str, Priority] = {
 
 
 class JournalReport:
-    """Puts the events of a run into the journal."""
+    """Writes the events of a run into the journal."""
 
     def __init__(
         self,
@@ -83,7 +83,7 @@ class JournalReport:
         self._step_units: dict[str, tuple[str, ...]] = {}
 
     def __call__(self, event: Event) -> None:
-        """Send an entry about an event, if it becomes one."""
+        """Send an entry about an event, if it is one of MESSAGE_IDS."""
         payload = event.payload
         if isinstance(payload, RunStarted | RunResumed):
             self._name, self._units = payload.name, tuple(payload.units)
@@ -94,8 +94,8 @@ class JournalReport:
         message, priority = _sentence(event.run, payload)
         self._entry(event, MESSAGE_IDS[event.event], message, priority)
         for holder in _find_kill_targets(payload):
-            said = f"about to end PID {holder['pid']} ({holder['command']}): {holder['why']}"
-            self._entry(event, KILL_MESSAGE_ID, said, Priority.NOTICE, OBJECT_PID=str(holder["pid"]))
+            text = f"about to kill PID {holder['pid']} ({holder['command']}): {holder['why']}"
+            self._entry(event, KILL_MESSAGE_ID, text, Priority.NOTICE, OBJECT_PID=str(holder["pid"]))
 
     def _entry(self, event: Event, id_: str, message: str, priority: Priority, **more: str) -> None:
         data = event.data
@@ -109,14 +109,14 @@ class JournalReport:
             **more,
         }
         fields = [
-            # journalctl shows none of a message with control characters in it, only how long it is.
+            # Of a message with control characters journalctl shows only the length.
             ("MESSAGE", escape_controls(message)),
             ("PRIORITY", str(int(priority))),
             ("SYSLOG_IDENTIFIER", "runbook"),
             ("MESSAGE_ID", id_),
             *((name, str(value)) for name, value in known.items() if value),
         ]
-        # A command has no unit of its own; it is for the runbook's.
+        # A `run` step names no unit: its entries belong to the units of the runbook.
         for unit in self._step_units.get(str(data.get("id"))) or self._units:
             fields += [("RUNBOOK_UNIT", unit), (self._object, unit)]
         self._send(fields)
@@ -127,7 +127,7 @@ def _sentence(run: str, payload: Payload | None) -> tuple[str, Priority]:
         case RunStarted(name=name):
             return f"run {run} begins: {name}", Priority.INFO
         case RunResumed(name=name):
-            return f"run {run} goes on: {name}", Priority.INFO
+            return f"run {run} is resumed: {name}", Priority.INFO
         case RunFinished(status=status, reason=reason):
             return f"run {run} ended, {status}: {reason}", _PRIORITIES.get(status, Priority.INFO)
         case StepActing(id=step, reason=reason):
@@ -145,7 +145,7 @@ def _sentence(run: str, payload: Payload | None) -> tuple[str, Priority]:
 
 
 def _find_kill_targets(payload: Payload | None) -> Iterator[Mapping[str, Any]]:
-    """Give the processes that a step is about to end, each once: journald still finds who they are."""
+    """Return the processes that a step is about to kill, each once: journald can still add their fields."""
     if not isinstance(payload, StepActing):
         return
     seen = set()

@@ -1,4 +1,4 @@
-"""One JSON object a line, for programs."""
+"""The report of a run for programs: one JSON object per line."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from runbook.events import Event
 
 
 class JsonLines:
-    """Prints every event as it happens. A reader that went away does not end the run."""
+    """Prints every event when it happens. If the reader closes the pipe, the run continues."""
 
     def __init__(self, out: TextIO) -> None:
         self._out: TextIO | None = out
 
     @property
     def is_reader_gone(self) -> bool:
-        """Whether whoever read it went away."""
+        """True if the reader has closed the pipe."""
         return self._out is None
 
     def __call__(self, event: Event) -> None:

@@ -1,4 +1,4 @@
-"""Lines for people: a mark, a name, a text and a time, in columns, at most 80 wide."""
+"""The layout of text: mark, name, text and time in columns, at most 80 characters wide."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ WIDTH = 80
 MARK = 6
 NAME = 21
 MIN_TEXT = 20
-"""Characters that a text keeps for itself, however long the name before it."""
+"""The least width of a text, however long the name before it is."""
 
 MARKS = {
     "ok": "green",
@@ -30,30 +30,30 @@ MARKS = {
     "back": "yellow",
     "done": "dim",
 }
-"""The colour of each mark, where there are colours."""
+"""The colour of each mark."""
 
 Piece = tuple[str, str]
-"""A text and its style, in rich's words; no style for plain."""
+"""A text and its style in the notation of rich; an empty style is plain."""
 
 
 class Screen(Protocol):
-    """Where lines go."""
+    """The destination of lines."""
 
     def line(self, pieces: Iterable[Piece]) -> None:
         """Show one line."""
 
     def status(self, text: str) -> None:
-        """Show what is under way, until the next line or status takes its place."""
+        """Show the current step on the live line, until the next status replaces it."""
 
     def log(self, pieces: Iterable[Piece]) -> None:
-        """Show one line that only a screen without a status needs."""
+        """Show a line that is only needed without a live line."""
 
     def close(self) -> None:
-        """Take the status away."""
+        """Remove the live line."""
 
 
 class PlainScreen:
-    """A file or a pipe: no escape codes, nothing that is written over."""
+    """A file or a pipe: no escape codes, no live line."""
 
     def __init__(self, out: TextIO) -> None:
         self._out = out
@@ -63,7 +63,7 @@ class PlainScreen:
         print("".join(text for text, _ in pieces).rstrip(), file=self._out, flush=True)
 
     def status(self, text: str) -> None:
-        """Show nothing: a file keeps everything that was ever under way."""
+        """Ignore it: a file would keep every status."""
 
     def log(self, pieces: Iterable[Piece]) -> None:
         """Print one line."""
@@ -74,29 +74,29 @@ class PlainScreen:
 
 
 class TerminalScreen:
-    """A terminal: colours (but with NO_COLOR), and a last line that says what is under way."""
+    """A terminal: colours, unless NO_COLOR is set, and a live line for the current step."""
 
     def __init__(self, out: TextIO) -> None:
-        from rich.console import Console  # noqa: PLC0415 - nobody else pays for it
+        from rich.console import Console  # noqa: PLC0415 - other screens do not need it
 
-        class Patient(Console):
-            """Leaves it to the page what a terminal that went away means; rich would end the program."""
+        class ForgivingConsole(Console):
+            """Raises BrokenPipeError if the terminal is gone; rich would exit the program."""
 
             def on_broken_pipe(self) -> None:
                 raise BrokenPipeError
 
-        self._console: Console = Patient(file=out, highlight=False, soft_wrap=True)
+        self._console: Console = ForgivingConsole(file=out, highlight=False, soft_wrap=True)
         self._status: Status | None = None
         self._since = 0.0
 
     def line(self, pieces: Iterable[Piece]) -> None:
-        """Print one line above what is under way."""
+        """Print one line above the live line."""
         from rich.text import Text  # noqa: PLC0415
 
         self._console.print(Text.assemble(*(piece for piece in pieces if piece[0])))
 
     def status(self, text: str) -> None:
-        """Show what is under way."""
+        """Show the current step on the live line."""
         from rich.text import Text  # noqa: PLC0415
 
         if self._status is None:
@@ -105,7 +105,7 @@ class TerminalScreen:
             self._status.start()
 
         class Ticking:
-            """Counts the seconds at every frame: what stands still looks as if it hung."""
+            """Counts the seconds in every frame, so that a long wait does not look like a hang."""
 
             def __init__(self, since: float) -> None:
                 self._since = since
@@ -117,19 +117,19 @@ class TerminalScreen:
         self._status.update(Ticking(self._since))
 
     def log(self, pieces: Iterable[Piece]) -> None:
-        """Show nothing: the status says it."""
+        """Ignore it: the live line shows it."""
 
     def close(self) -> None:
-        """Take the last line away."""
+        """Remove the live line."""
         if self._status is not None:
             self._status.stop()
             self._status = None
 
 
 class Layout:
-    """Lays lines out on a screen.
+    """Arranges text in lines on a screen.
 
-    A terminal or a reader that went away does not end the run: what cannot be shown any more is dropped.
+    If the terminal or the reader is gone, the run continues, and the text is dropped.
     """
 
     def __init__(self, screen: Screen) -> None:
@@ -146,7 +146,7 @@ class Layout:
 
     @property
     def is_reader_gone(self) -> bool:
-        """Whether whoever read it went away."""
+        """True if the terminal or the reader is gone."""
         return self._screen is None
 
     def line(self, *pieces: Piece) -> None:
@@ -158,7 +158,7 @@ class Layout:
             self._screen = None
 
     def status(self, text: str) -> None:
-        """Show what is under way, where that can be written over."""
+        """Show the current step on the live line, if the screen has one."""
         try:
             if self._screen is not None:
                 self._screen.status(_one_line(text))
@@ -166,7 +166,7 @@ class Layout:
             self._screen = None
 
     def idle(self) -> None:
-        """Take away what was under way."""
+        """Remove the live line."""
         try:
             if self._screen is not None:
                 self._screen.close()
@@ -174,7 +174,7 @@ class Layout:
             self._screen = None
 
     def heading(self, left: str, right: str) -> None:
-        """Show a title, with something small at the right edge."""
+        """Show a title, and a small text at the right edge."""
         left, right = _one_line(left), _one_line(right)
         room = WIDTH - len(right) - 2
         title = left if len(left) <= room else left[: room - 3] + "..."
@@ -182,7 +182,7 @@ class Layout:
         self.line()
 
     def log(self, mark: str, name: str, text: str, *, depth: int = 0) -> None:
-        """Show an entry where no status can be shown."""
+        """Show an entry on a screen without a live line."""
         try:
             if self._screen is not None:
                 for pieces in _entry(mark, name, text, "", depth):
@@ -191,19 +191,19 @@ class Layout:
             self._screen = None
 
     def entry(self, mark: str, name: str, text: str, time: str = "", *, depth: int = 0) -> None:
-        """Show one step: its text is wrapped under itself, its time stands at the right edge."""
+        """Show one step: its text in a column, its time at the right edge."""
         for pieces in _entry(mark, name, text, time, depth):
             self.line(*pieces)
 
     def detail(self, text: str, *, depth: int = 0) -> None:
-        """Show what belongs to the entry above it."""
+        """Show a text that belongs to the entry above."""
         lead = " " * (2 + MARK + 2 * depth + 2)
         for part in split_lines(text):
             for piece in textwrap.wrap(escape_controls(part), WIDTH - len(lead), break_on_hyphens=False) or [""]:
                 self.line((lead + piece, ""))
 
     def quote(self, text: str, *, depth: int = 0) -> None:
-        """Show a line that somebody else wrote."""
+        """Show a line of a command or a unit."""
         lead = " " * (2 + MARK + 2 * depth + 2) + "| "
         wrapped = textwrap.wrap(
             _one_line(text), WIDTH - len(lead), max_lines=3, placeholder=" ...", break_on_hyphens=False
@@ -212,12 +212,12 @@ class Layout:
             self.line((lead, "dim"), (line, ""))
 
     def sentence(self, text: str, *, style: str = "") -> None:
-        """Show a sentence from the left edge, its further lines indented."""
+        """Show a sentence at the left edge, with its further lines indented."""
         for line in textwrap.wrap(_one_line(text), WIDTH, subsequent_indent="  ", break_on_hyphens=False):
             self.line((line, style))
 
     def item(self, name: str, text: str) -> None:
-        """Show a small name, and what belongs to it beside it."""
+        """Show a small name, and a text beside it."""
         lead = f"  {name:<{MARK}}"
         for line in textwrap.wrap(_one_line(text), WIDTH - len(lead), break_on_hyphens=False, break_long_words=False):
             self.line((lead, "dim"), (line, ""))
@@ -225,12 +225,12 @@ class Layout:
 
 
 def _entry(mark: str, name: str, text: str, time: str, depth: int) -> list[list[Piece]]:
-    """Lay one step out."""
+    """Return the lines of one step."""
     name, text = _one_line(name), _one_line(text)
     indent = "  " * depth
     column = 2 + MARK + max(NAME, len(indent) + len(name) + 2)
     if column > 2 + MARK + NAME and column + len(text) + len(time) + 2 > WIDTH:
-        # A long name has a line of its own, where there is too little room beside it.
+        # If there is too little room beside a long name, the text begins on the next line.
         head = [(f"  {mark:<{MARK}}", MARKS.get(mark, "")), (f"{indent}{name}", "")]
         return [head, *_entry("", "", text, time, depth)] if text or time else [head]
     room = max(WIDTH - column - (len(time) + 2 if time else 0), MIN_TEXT)
@@ -246,5 +246,5 @@ _WHITE = str.maketrans("\t\n\x0b\x0c\r", "     ")
 
 
 def _one_line(text: str) -> str:
-    """Give a text as it stands on one line."""
+    """Return a text on one line, without control characters."""
     return escape_controls(text.translate(_WHITE))

@@ -1,4 +1,4 @@
-"""A recorded run, told afterwards: what was shown while it ran, with the evidence beside it, and what to do next."""
+"""The report of a recorded run: what was shown while it ran, with the evidence, and what to do next."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from runbook.report.text import TextReport
 from runbook.util.timespan import format_span
 
 MAX_HOLDERS = 12
-"""So many processes of one step are named; the record has all."""
+"""The number of processes of one step that are shown; the record has all."""
 
 MAX_OUTPUT_FILES = 3
-"""So many files of what was printed are named."""
+"""The number of output files that are named."""
 
 _COLOURS: Mapping[str, str] = {RunStatus.OK: "green", RunStatus.CHANGED: "green", RunStatus.FAILED: "red"}
 
 
 class StoryReport(TextReport):
-    """Tells a run from its events. `summary` says how it stands as a whole: before its events, and after them."""
+    """Shows a run from its events, between two parts that come from the summary of its record."""
 
     def __init__(self, page: Layout) -> None:
         super().__init__(page)
@@ -32,7 +32,7 @@ class StoryReport(TextReport):
         self._advised = ""
 
     def __call__(self, event: Event) -> None:
-        """Tell one event. One of another version, or a broken one, must not hide those after it."""
+        """Show one event. An event of another version, or a broken one, must not hide the events after it."""
         self._last = event.time
         try:
             super().__call__(event)
@@ -40,7 +40,7 @@ class StoryReport(TextReport):
             self._page.entry("note", "", f"`{event.event}` is recorded in a form that this version does not know")
 
     def begin(self, summary: Event) -> None:
-        """Tell what was asked, when, and by whom."""
+        """Show what was requested, when, and by whom."""
         run = _read(summary)
         self._page.heading(run.name, f"run {summary.run}")
         manager = ", of the user's own manager" if run.scope == "user" else ""
@@ -51,15 +51,15 @@ class StoryReport(TextReport):
         self._page.line()
 
     def end(self, summary: Event) -> None:
-        """Tell how the run stands, where its files are, and what to do next."""
+        """Show the state of the run, its files, and what to do next."""
         self._page.idle()
         run = _read(summary)
-        if said := _describe_status(run, self._last):
+        if state := _describe_status(run, self._last):
             self._page.line()
-            self._page.sentence(said, style="yellow")
+            self._page.sentence(state, style="yellow")
         for name in run.cut if run.status != RecordState.UNDER_WAY else ():
-            self._page.item("cut", f"{name} had begun to act, and its end is not recorded")
-        # The last words of the run may have said it.
+            self._page.item("cut", f"{name} began to act, and its end is not recorded")
+        # The end of the run may already have shown it.
         if (hint := _find_next_command(summary)) and f"runbook resume {summary.run}" not in self._advised:
             self._page.item("next", hint)
         self._page.line()
@@ -81,7 +81,7 @@ class StoryReport(TextReport):
         self._parents.clear()
         self._page.idle()
         self._page.line()
-        self._page.entry("note", "", f"gone on with, {format_time(self._last)}")
+        self._page.entry("note", "", f"resumed, {format_time(self._last)}")
 
     @_show.register
     def _run_finished(self, end: RunFinished) -> None:
@@ -91,7 +91,7 @@ class StoryReport(TextReport):
 
     @_show.register
     def _step_rerun(self, step: StepRerun) -> None:
-        self._page.entry("note", step.id, "to be carried out again, as the operator said")
+        self._page.entry("note", step.id, "to be carried out again (--rerun)")
 
     @_show.register
     def _step_finished(self, step: StepFinished) -> None:
@@ -100,14 +100,14 @@ class StoryReport(TextReport):
         evidence = step.evidence
         killed = evidence.get("killed", [])
         for one in killed[:MAX_HOLDERS]:
-            self._process("ended", one, depth)
+            self._process("killed", one, depth)
         if step.status == StepStatus.FAILED:
             left = [one for port in evidence.get("ports", ()) for one in port.get("holders", ())]
             for one in {str(one.get("pid")): one for one in left}.values():
                 self._process("holds", one, depth)
 
     def _process(self, what: str, one: Mapping[str, Any], depth: int) -> None:
-        """Say who a process is: as the evidence has it, which was taken while it lived."""
+        """Show a process from the evidence, which was taken while it ran."""
         since = ""
         if self._booted is not None and (began := _number(one.get("started"))) is not None and one.get("pid") != 1:
             since = f", since {format_time(self._booted + began)}"
@@ -120,7 +120,7 @@ class StoryReport(TextReport):
 
 
 def print_history(summaries: Iterator[Event], page: Layout) -> None:
-    """List runs, two lines for each: which and when and how it stands; what it was about."""
+    """List runs, two lines for each: ID, time and state; name and units."""
     for summary in summaries:
         run = _read(summary)
         took = format_span(float(f"{run.seconds:.3g}"))
@@ -135,27 +135,27 @@ def print_history(summaries: Iterator[Event], page: Layout) -> None:
 
 
 def format_time(seconds: float) -> str:
-    """Give a moment as clocks here show it."""
+    """Return a time as local time."""
     try:
         return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(seconds))
     except (OverflowError, ValueError, OSError):
-        return "an unknown moment"
+        return "an unknown time"
 
 
 def _describe_status(run: RunRecorded, last: float) -> str:
-    """Say how a run stands whose last words do not say it."""
+    """Return the state of a run, unless its last event shows it."""
     status = run.status
-    until = f"; the last that is recorded is of {format_time(last)}" if last else ""
+    until = f"; its last event is from {format_time(last)}" if last else ""
     if run.lost:
-        return f"the record is not whole: {run.lost}{until}"
+        return f"the record is incomplete: {run.lost}{until}"
     if status == RecordState.UNDER_WAY:
-        return f"under way, for {format_span(round(run.seconds))} of work by now"
+        return f"under way, for {format_span(round(run.seconds))} so far"
     if status == RecordState.CUT_SHORT:
-        return f"cut short: its program ended without a word{until}"
+        return f"cut short: its program was killed, or the machine went down{until}"
     if status == RecordState.SUPERSEDED and run.superseded:
         by = run.superseded
         return f"superseded: a later run, {by.get('by')}, has acted on {by.get('unit')} since"
-    return "abandoned: an operator gave it up" if status == RecordState.ABANDONED else ""
+    return "abandoned by the operator" if status == RecordState.ABANDONED else ""
 
 
 def _find_next_command(summary: Event) -> str:
@@ -163,19 +163,19 @@ def _find_next_command(summary: Event) -> str:
     if run.status == RecordState.UNDER_WAY:
         return f"runbook show --follow {summary.run} watches it"
     if run.lost and run.exit is None:
-        return "look at the unit itself; runbook apply begins anew, as this run cannot be resumed"
+        return "check the unit itself; this run cannot be resumed, so runbook apply begins anew"
     if not run.resumable:
         return ""
     cut = run.cut
-    choice = f"; where it cannot know how {cut[-1]} ended: --rerun {cut[-1]} or --skip {cut[-1]}" if cut else ""
-    return f"runbook resume {summary.run} goes on with it{choice}; --abandon gives it up"
+    choice = f"; if it cannot determine how {cut[-1]} ended: --rerun {cut[-1]} or --skip {cut[-1]}" if cut else ""
+    return f"runbook resume {summary.run} continues it{choice}; --abandon closes it"
 
 
 def _files(run: RunRecorded) -> Iterator[str]:
     yield run.folder
     printed = run.printed
     for one in printed[-MAX_OUTPUT_FILES:]:
-        yield f"output/{str(one['file']).rpartition('/')[2]}: what was printed, {one['bytes']} bytes"
+        yield f"output/{str(one['file']).rpartition('/')[2]}: output of a command, {one['bytes']} bytes"
     if len(printed) > MAX_OUTPUT_FILES:
         yield f"output/ holds {len(printed) - MAX_OUTPUT_FILES} more"
 

@@ -1,7 +1,8 @@
-"""A run and a plan, as a person reads them: facts first, then what they mean, then what to do."""
+"""The report of a run and of a plan as text: first the facts, then their meaning, then what to do."""
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Mapping, Sequence
 from functools import singledispatchmethod
@@ -36,43 +37,54 @@ from runbook.util.timespan import format_span
 from runbook.util.wording import shorten
 
 MIN_SHOWN_SECONDS = 0.05
-"""Seconds from which on it is worth a person's while to read how long a step took."""
+"""The duration of a step is shown from so many seconds on."""
 
 MIN_LOGGED_WAIT = 10.0
-"""Seconds of waiting from which on a log says what is waited for."""
+"""Without a live line, what a step waits for is shown after so many seconds."""
 
 MAX_OUTPUT_LINES = 6
-"""So many last lines of what a failed command printed are shown."""
+"""The number of last output lines of a failed command that are shown."""
 
 HALF_GOOD = (RunStatus.ROLLED_BACK, RunStatus.STILL_STARTING)
-"""Ends that are not good, but no failure that needs a person at once."""
+"""Statuses in yellow although the exit status is not 0: the service runs, or is still starting."""
 
 MAX_PIDS = 4
-"""So many processes of one kind are named; the rest is counted."""
+"""The number of processes of one kind that are named; the rest is counted."""
 
 
 class TextReport:
-    """Shows a run as it goes on: one line for what went well, the facts for what did not."""
+    """Shows a run while it runs: one line for a step that passed, the facts for one that failed."""
 
     def __init__(self, page: Layout) -> None:
         self._page = page
         self._parents: list[str] = []
         self._fixing = False
         self._numbers: dict[str, int] = {}
-        self._said: set[str] = set()
+        self._reasons: set[str] = set()
         self._names: dict[str, str] = {}
         self._last_reason = ""
         self._run = ""
 
     def __call__(self, event: Event) -> None:
-        """Print one event, if a person needs it."""
+        """Show one event, if its name is one that is shown."""
         self._run = event.run
-        if (payload := event.payload) is not None:
+        payload = event.payload
+        if isinstance(payload, StepPayload) and not isinstance(payload, StepPlanned):
+            self._open_parent(payload.id)
+        if payload is not None:
             self._show(payload)
+
+    def _open_parent(self, step: str) -> None:
+        """Show the name of the remediation that a step belongs to, before the first of its steps."""
+        parent = re.match(r"(.+)\.(?:check|fix)\.", step)
+        if parent and parent[1] not in self._parents:
+            self._page.entry("", self._names.get(parent[1], parent[1]), "")
+            self._parents.append(parent[1])
+            self._fixing = False
 
     @singledispatchmethod
     def _show(self, payload: Payload) -> None:
-        """Print an event of this type. Those without a method of their own are not shown."""
+        """Show an event of this type. A type without a method of its own is not shown."""
 
     @_show.register
     def _run_started(self, run: RunStarted) -> None:
@@ -80,9 +92,9 @@ class TextReport:
 
     @_show.register
     def _run_resumed(self, run: RunResumed) -> None:
-        self._page.heading(run.name, f"run {self._run} goes on")
+        self._page.heading(run.name, f"run {self._run}, resumed")
         if failed := run.rollback:
-            self._page.entry("back", "roll back", f"gone on with; the run had failed at {failed}")
+            self._page.entry("back", "roll back", f"continues; the run had failed at {failed}")
 
     @_show.register
     def _step_kept(self, step: StepKept) -> None:
@@ -100,20 +112,15 @@ class TextReport:
     @_show.register
     def _step_started(self, step: StepStarted) -> None:
         self._names[step.id] = step.name
-        if step.holds_steps:
-            self._page.entry("", step.name, "")
-            self._parents.append(step.id)
-            self._fixing = False
-        else:
-            self._status(step.name, "")
+        self._status(step.name, "")
 
     @_show.register
     def _step_waiting(self, step: StepWaiting) -> None:
-        name, patience = self._name(step), f"at most {format_span(max(1, round(step.left)))} more"
-        self._status(name, f"{patience}: {step.reason}")
+        name, limit = self._name(step), f"at most {format_span(max(1, round(step.left)))} more"
+        self._status(name, f"{limit}: {step.reason}")
         if step.seconds >= MIN_LOGGED_WAIT:
-            # Where nothing can be written over, a line now and then says that it is not stuck.
-            waited = f"{format_span(round(step.seconds))}: {step.reason}; {patience}"
+            # A log has no live line: an entry from time to time shows that the run is not stuck.
+            waited = f"{format_span(round(step.seconds))}: {step.reason}; {limit}"
             self._page.log("..", name, waited, depth=len(self._parents))
 
     @_show.register
@@ -121,7 +128,7 @@ class TextReport:
         self._status(self._name(step), step.reason)
 
     def _name(self, step: StepPayload) -> str:
-        """Return what people read: the step's name, or its type."""
+        """Return the name of a step, or else its type."""
         named = isinstance(step, StepFinished | StepPlanned) and step.name
         return str(named or self._names.get(step.id, step.type))
 
@@ -137,7 +144,9 @@ class TextReport:
     def _step_retrying(self, step: StepRetrying) -> None:
         depth = len(self._parents)
         pause = format_span(step.pause)
-        self._page.entry("again", self._name(step), f"{step.verdict}; try {step.attempt + 1} in {pause}", depth=depth)
+        self._page.entry(
+            "again", self._name(step), f"{step.verdict}; attempt {step.attempt + 1} in {pause}", depth=depth
+        )
         self._page.detail(step.reason, depth=depth)
 
     @_show.register
@@ -158,27 +167,27 @@ class TextReport:
         if step.status == StepStatus.SKIPPED:
             self._page.entry("skip", self._name(step), step.reason, depth=depth)
             return
-        # What mends is marked as that, but the checks after it are checks.
+        # The checks that follow a fix are not part of it.
         mark = "fix" if self._fixing and ".fix." in step.id else "ok"
         name = self._name(step)
-        # A command goes by its step's name, which stands before it here.
+        # The reason of a command begins with the step's name, which is already in its column.
         self._page.entry(mark, name, step.reason.removeprefix(f'"{name}" '), took, depth=depth)
 
     def _failed(self, step: StepFinished, took: str, depth: int) -> None:
-        # What a step has just said, the one that holds it need not say again.
+        # A remediation repeats the reason of its last step, which is in the lines above.
         reason = step.reason.removesuffix(f": {self._last_reason}")
         self._last_reason = step.reason
-        goes_on = "; the run goes on" if step.continues else ""
-        self._page.entry("--", self._name(step), f"{step.verdict or ''}{goes_on}", took, depth=depth)
+        continues = "; the run continues" if step.continues else ""
+        self._page.entry("--", self._name(step), f"{step.verdict or ''}{continues}", took, depth=depth)
         self._page.detail(reason, depth=depth)
         self._quote(step, depth)
 
     def _quote(self, step: StepFinished | StepPlanned, depth: int) -> None:
-        """Show what a failed command, or a unit, wrote at last: many say what is wrong first, and then that it is."""
+        """Show the last lines of a failed command or unit: the cause is often a few lines above the last one."""
         text = str(step.evidence.get("output") or "") or "\n".join(step.evidence.get("journal", ()))
         printed = [line.rstrip() for line in split_lines(text) if line.strip()]
         if printed and step.reason.endswith(shorten(printed[-1].strip(), len(step.reason))):
-            printed.pop()  # The reason ends with it.
+            printed.pop()  # The reason already contains it.
         for line in printed[-MAX_OUTPUT_LINES:]:
             self._page.quote(line, depth=depth)
 
@@ -194,10 +203,10 @@ class TextReport:
             self._page.line()
         style = "yellow" if end.status in (*HALF_GOOD, RunStatus.REMEDIATED) else "green"
         if not begun:
-            # The reason begins with that word itself.
+            # The reason itself begins with the status.
             self._page.sentence(end.reason, style="red")
         elif end.exit and end.step:
-            # The steps' own lines say the rest.
+            # The reason is in the lines of the step.
             self._page.sentence(self._ended(end), style="red" if end.status == RunStatus.FAILED else style)
         else:
             self._page.sentence(
@@ -209,7 +218,7 @@ class TextReport:
                 self._page.item(name, text)
 
     def _ended(self, end: RunFinished) -> str:
-        """Say in a line how a run ended that did not end well."""
+        """Return one line about a run that did not end well."""
         status, verdict = end.status, end.verdict
         name = self._names.get(end.step, end.step)
         if status == RunStatus.ROLLED_BACK:
@@ -233,7 +242,7 @@ class TextReport:
     def _observed(self, seen: Observed) -> None:
         self._page.heading(seen.name, "nothing is changed")
         self._numbers = {}
-        self._said = set()
+        self._reasons = set()
         if seen.systemd:
             for position, (who, text) in enumerate(_describe_sources(seen, seen.systemd)):
                 self._page.entry("now" if position == 0 else "", who, text)
@@ -248,10 +257,10 @@ class TextReport:
         if text.startswith(("would fix: ", "could not fix: ")):
             text = text.partition(":")[0]  # The checks, which follow, give the reason.
         elif step.impact == Impact.READ_ONLY and step.verdict:
-            # Two checks that found the same need not tell it twice.
-            told = any(said.startswith(text) for said in self._said)
-            text = step.verdict if told else f"{step.verdict}: {text}"
-        self._said.add(step.reason)
+            # If two checks have the same reason, it is shown once.
+            shown = any(reason.startswith(text) for reason in self._reasons)
+            text = step.verdict if shown else f"{step.verdict}: {text}"
+        self._reasons.add(step.reason)
         if not nested and step.undetermined_by:
             steps = self._steps(step.undetermined_by)
             text += f"; {steps} that perhaps" if step.verdict == Verdict.HOLDS else f", unless {steps} this"
@@ -275,33 +284,33 @@ class TextReport:
 
 
 def _describe_sources(seen: Observed, unit: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """Say what systemd and the kernel tell at this moment."""
-    said = [("systemd", f"{seen.unit} is {unit['says']}")]
+    """Return what systemd and the kernel report now, each line with its source."""
+    lines = [("systemd", f"{seen.unit} is {unit['says']}")]
     restarts = unit["NRestarts"]
     if restarts:
         ended = f", the last exited with status {unit['ExecMainStatus']}" if not unit["MainPID"] else ""
-        said.append(("", f"{restarts} restart{'' if restarts == 1 else 's'} by systemd{ended}"))
+        lines.append(("", f"{restarts} restart{'' if restarts == 1 else 's'} by systemd{ended}"))
     if starts := seen.starts:
-        said.append(("", starts["says"]))
+        lines.append(("", starts["says"]))
     for number, port in enumerate(seen.ports or ()):
-        said.append(("kernel" if number == 0 else "", port["reason"]))
-        said += [("", text) for text in _holders(port["holders"])]
-    return said
+        lines.append(("kernel" if number == 0 else "", port["reason"]))
+        lines += [("", text) for text in _holders(port["holders"])]
+    return lines
 
 
 def _holders(holders: list[Mapping[str, Any]]) -> list[str]:
-    """Say what each holds, since when, and whose it is; workers of one master are one line."""
+    """Return a line for each kind of holder: sockets, age, why it has its role. Workers of one master share a line."""
     alike: dict[tuple[str, str], list[Mapping[str, Any]]] = {}
     for holder in holders:
         alike.setdefault((", ".join(holder["sockets"]), holder["why"]), []).append(holder)
-    told = []
+    lines = []
     for (sockets, why), group in alike.items():
         pids = [str(holder["pid"]) for holder in group]
         more = f" and {len(pids) - MAX_PIDS} more" if len(pids) > MAX_PIDS else ""
         oldest = min(holder["started"] for holder in group)
-        # How long systemd runs says nothing about a socket of its.
+        # The age of systemd itself is not the age of its socket.
         age = format_span(max(0.0, time.clock_gettime(time.CLOCK_BOOTTIME) - oldest))
         since = "" if pids == ["1"] else f" for {age}"
         each = "each: " if len(pids) > 1 else ""
-        told.append(f"PID {', '.join(pids[:MAX_PIDS])}{more}: {sockets}{since}; {each}{why}")
-    return told
+        lines.append(f"PID {', '.join(pids[:MAX_PIDS])}{more}: {sockets}{since}; {each}{why}")
+    return lines

@@ -185,7 +185,7 @@ def test_an_earlier_version_that_is_slow_is_waited_for(stage: Stage) -> None:
     until(lambda: stage.serves, "it to serve")
     done = stage.machine.run(["runbook", "resume"], check=False)
     assert done.returncode == 4, done.stdout
-    assert "back  roll back            gone on with" in done.stdout
+    assert "back  roll back            continues" in done.stdout
     assert "rolled-back: it had failed at wait-ready: crash-loop" in done.stdout
     assert stage.log == [f"install app {NEW}", f"install app {OLD}"]
 

@@ -37,7 +37,7 @@ def test_a_unit_is_looked_at_after_its_job_has_ended() -> None:
     machine = Between(units={"gw.service": unit(active_state=ActiveState.DEACTIVATING, sub_state="stop-sigterm")})
     machine.on_job["stop"] = lambda m, name: None
     tried = attempt(step("stop"), machine, machine, RunState("r", Path("/")), EventStream("r", machine.clock, ()))
-    assert (tried.status, tried.finding.verdict) == ("changed", "job-done"), tried.finding.reason
+    assert (tried.status, tried.verdict) == ("changed", "job-done"), tried.reason
 
 
 def test_an_automatic_restart_just_before_the_job_is_none_of_the_new_invocation() -> None:
@@ -79,7 +79,7 @@ class Silent(FakeMachine):
 def tried(machine: FakeMachine, kind: str) -> tuple[str, str]:
     """Try such a step once; give the status, and the verdict."""
     done = attempt(step(kind), machine, machine, RunState("r", Path("/")), EventStream("r", machine.clock, ()))
-    return str(done.status), str(done.finding.verdict)
+    return str(done.status), str(done.verdict)
 
 
 DOWN = unit(active_state=ActiveState.INACTIVE, sub_state="dead", main_pid=0)

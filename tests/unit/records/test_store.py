@@ -147,7 +147,7 @@ def test_a_record_that_cannot_grow_says_so_and_how_the_run_ended(full: RunFolder
         writer(Event(number, full.id, "step-started", {"id": "x", "text": "-" * 19_000}))
     assert full.is_running
     assert told == [
-        "the record of this run cannot grow any more (file too large); the run goes on, and cannot be resumed"
+        "the record of this run cannot grow any more (file too large); the run continues, but cannot be resumed"
     ]
     writer(Event(4, full.id, *ended()))
     writer.close()

@@ -75,7 +75,7 @@ def test_the_incident_as_it_is_read_afterwards() -> None:
         "            | /usr/bin/gateway",
         "  fix     stop               gw.service is inactive",
         "  fix     kill-orphan        PID 74 (openclaw) exited on TERM; 80 is free   0.5s",
-        "            ended: PID 74 in session-9.scope of user agentops, since 2026-09-21",
+        "            killed: PID 74 in session-9.scope of user agentops, since 2026-09-21",
         "            12:29:10: 127.0.0.1:80, [::1]:80",
         "            | /usr/bin/gateway",
         "  fix     reset-failed       the start limit cleared",
@@ -93,16 +93,19 @@ def test_one_that_was_cut_short_names_the_step_and_the_way_on() -> None:
     past = wrote(begun(), STARTED, finished("update"), acting("migrate"))
     (past.folder.outputs / "migrate.log").write_text("half way\n")
     text = " ".join(" ".join(told(past)).split())
-    assert "cut short: its program ended without a word; the last that is recorded is of 2026-09-21 14:13:22" in text
-    assert "cut migrate had begun to act, and its end is not recorded" in text
-    assert "next runbook resume ID goes on with it; where it cannot know how migrate ended: --rerun migrate or" in text
-    assert text.endswith("--abandon gives it up files FOLDER files output/migrate.log: what was printed, 9 bytes")
+    assert (
+        "cut short: its program was killed, or the machine went down; its last event is from 2026-09-21 14:13:22"
+        in text
+    )
+    assert "cut migrate began to act, and its end is not recorded" in text
+    assert "next runbook resume ID continues it; if it cannot determine how migrate ended: --rerun migrate or" in text
+    assert text.endswith("--abandon closes it files FOLDER files output/migrate.log: output of a command, 9 bytes")
 
 
 def test_parts_are_told_apart() -> None:
     past = wrote(begun(), STARTED, ended("interrupted", 143), ("run-resumed", STARTED[1]), ended())
     lines = told(past)
-    assert "  note                       gone on with, 2026-09-21 14:13:22" in lines
+    assert "  note                       resumed, 2026-09-21 14:13:22" in lines
     assert [line for line in lines if "next" in line] == []
 
 
@@ -110,8 +113,8 @@ def test_parts_are_told_apart() -> None:
     ("event", "says", "next_"),
     [
         (("run-superseded", {"by": "X", "unit": "web.service"}), "a later run, X, has acted on web.service since", ""),
-        (("run-abandoned", {}), "abandoned: an operator gave it up", ""),
-        (("record-lost", {"reason": "no space left on device"}), "not whole: no space left on device", "begins anew"),
+        (("run-abandoned", {}), "abandoned by the operator", ""),
+        (("record-lost", {"reason": "no space left on device"}), "incomplete: no space left on device", "begins anew"),
     ],
 )
 def test_one_that_cannot_be_gone_on_with_says_why(event: Any, says: str, next_: str) -> None:

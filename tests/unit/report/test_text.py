@@ -89,7 +89,7 @@ def test_a_command_that_failed_shows_what_it_printed_and_its_own_name() -> None:
     failing = step("run", id="fetch", name="fetch it", run="fetch; unpack", **{"on-failure": "continue"})
     _, events = run(machine, failing, step("run", id="last", run="fetch"))
     assert lines(shown(events))[2:] == [
-        "  --    fetch it             command-failed; the run goes on",
+        "  --    fetch it             command-failed; the run continues",
         '          "fetch it" exited with status 7: \N{REPLACEMENT CHARACTER}[31mno such version',
         *["          | two"] * 5,
         "          | fetching",

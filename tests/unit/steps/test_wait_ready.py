@@ -52,7 +52,7 @@ def test_it_leaves_this_network_while_it_is_judged_who_answered(then: HostError 
     step = registry()["wait-ready"].model_validate({"id": "wait", **fields, "probes": [{"tcp": {"port": 80}}]})
     found = attempt(step, machine, machine, RunState("run-1", Path("/srv")), EventStream("run-1", machine.clock, ()))
     said = then.message if isinstance(then, HostError) else "tcp 127.0.0.1:80 in the unit's network: connection refused"
-    assert (str(found.finding.verdict), found.finding.reason) == ("probe-failed", f"not ready within 5s: {said}")
+    assert (str(found.verdict), found.reason) == ("probe-failed", f"not ready within 5s: {said}")
 
 
 @pytest.mark.parametrize("healthy_for", [0, 1, 7])
@@ -71,7 +71,7 @@ def test_who_was_given_the_socket_meanwhile_is_found_at_the_end(healthy_for: int
     fields = {"unit": "gw.service", "port": 80, "healthy-for": healthy_for, "timeout": 20}
     step = registry()["wait-ready"].model_validate({"id": "wait", **fields, "probes": [{"tcp": {"port": 80}}]})
     found = attempt(step, machine, machine, RunState("run-1", Path("/srv")), EventStream("run-1", machine.clock, ()))
-    assert found.finding.verdict is Verdict.PORT_SHARED, found.finding.reason
+    assert found.verdict is Verdict.PORT_SHARED, found.reason
     assert machine.clock.time < 1000 + healthy_for + 4
 
 
@@ -91,6 +91,6 @@ def test_a_loop_that_is_faster_than_the_journal(lives: float) -> None:
     step = registry()["wait-ready"].model_validate({"id": "wait", "unit": "gw.service", "timeout": 120})
     run = RunState("run-1", Path("/srv"), baseline_restarts={"gw.service": 0})
     found = attempt(step, machine, machine, run, EventStream("run-1", machine.clock, ()))
-    assert found.finding.verdict is Verdict.CRASH_LOOP
+    assert found.verdict is Verdict.CRASH_LOOP
     assert machine.clock.time < 1000 + 1.5
     assert run.query_count < 20

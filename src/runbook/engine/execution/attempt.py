@@ -1,4 +1,4 @@
-"""One try of one step: look, act, wait, look again, until it holds, fails, or the time is over."""
+"""One attempt of one step: check, act, wait, check again, until the step passes, fails, or is out of time."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import contextlib
 from dataclasses import replace
 from typing import Any
 
-from runbook.engine.execution.outcome import AttemptResult
+from runbook.engine.execution.outcome import Outcome
 from runbook.engine.execution.replay import PartialAttempt
 from runbook.engine.execution.stream import EventStream
 from runbook.errors import (
@@ -27,16 +27,16 @@ from runbook.spec.step import Step
 from runbook.template import TemplateError
 
 DEFAULT_TIME_LIMIT = 120.0
-"""Seconds for a step whose own limit is the unit's, when systemd does not say it."""
+"""Seconds for a step whose time-out is that of its unit, if systemd does not answer."""
 
 REPORT_INTERVAL = 15.0
-"""Seconds after which a wait says once more what it waits for."""
+"""Seconds after which a wait reports again what it waits for."""
 
 REFUSAL_ERRORS = (HostError, TemplateError)
-"""What ends a try: the machine says no, or a value cannot be put in that only the step itself found out."""
+"""Errors that end an attempt: the machine refuses, or a template needs a value that only the attempt finds."""
 
 BUS_RETRY_INTERVAL = 0.2
-"""Seconds between two looks while the bus is gone: a restart of dbus takes about one."""
+"""Seconds between two checks while the bus is unavailable. A restart of dbus takes about a second."""
 
 
 def attempt(
@@ -46,34 +46,34 @@ def attempt(
     run: RunState,
     events: EventStream,
     until: Deadline | None = None,
-    cut: PartialAttempt | None = None,
-) -> AttemptResult:
-    """Try a step once, within its own time and until `until` at the latest.
+    partial: PartialAttempt | None = None,
+) -> Outcome:
+    """Attempt a step once, within its own time-out and until `until` at the latest.
 
-    `cut` is what is left of a try that an earlier part of this run had begun, and that is gone on with.
+    `partial` is the attempt of an earlier part of this run that is to be continued.
 
-    Raises Interrupted, after what the try had started was stopped, and AccessDenied when its first move was
-    refused to this user, so that the caller can tell "nothing was touched" from a failure.
+    Raises Interrupted, after what the attempt had started was stopped. Raises AccessDenied if this user has no
+    permission for the first action, so that the caller can report that nothing was changed.
     """
-    state = step.new_state(run) if cut is None else cut.state_for(step, run)
-    acted = cut is not None
+    state = step.new_state(run) if partial is None else partial.state_for(step, run)
+    acted = partial is not None
     waiting = _WaitReporter(step, state.id, events)
     try:
         deadline = Deadline.after(host.clock, _time_limit(step, host))
         if until is not None and until.at < deadline.at:
             deadline = until
-        cuts = [] if cut is None else [cut]
+        unresumed = [] if partial is None else [partial]
         while True:
-            finding = _check_or_resume(step, host, state, cuts)
+            finding = _check_or_resume(step, host, state, unresumed)
             if finding.state in (FindingState.HOLDS, FindingState.FAILS, FindingState.STILL_STARTING):
-                return AttemptResult(finding, acted)
+                return Outcome.of_attempt(step, finding, acted=acted)
             if deadline.expired:
                 over = _end_timed_out(step, host, state, finding)
                 if until is not None and deadline is until:
                     over = replace(over, reason=f"the time of all steps is over (`timeout`); {finding.reason}")
-                return AttemptResult(over, acted)
+                return Outcome.of_attempt(step, over, acted=acted)
             if finding.state is FindingState.TO_DO:
-                # The intent, and the state it starts from, are with every sink before the step acts.
+                # The action, and the state before it, are in the record before the step acts.
                 _save_state(state, events)
                 events.emit(StepActing(id=state.id, type=step.kind, reason=finding.reason, evidence=finding.evidence))
                 _apply(step, host, state, first=not acted)
@@ -81,16 +81,16 @@ def attempt(
                 acted = True
                 continue
             waiting.report(finding, deadline)
-            assert finding.wake is not None, f"{step.kind} waits without saying for what"
+            assert finding.wake is not None, f"{step.kind} waits for nothing"
             waiter.wait(finding.wake, deadline)
     except _Refused as refused:
         if acted:
-            # Whatever it had begun must not be left half way.
+            # What it has begun must not stay half done.
             with contextlib.suppress(HostError):
                 step.cancel(host, state)
-        return AttemptResult(refused.finding, acted)
+        return Outcome.of_attempt(step, refused.finding, acted=acted)
     except Interrupted as interrupted:
-        # Whatever cannot be stopped in this hurry: the interruption is what happened, and is told.
+        # Even if something cannot be stopped, the attempt ends with the interruption.
         try:
             step.cancel(host, state)
         except HostError as error:
@@ -99,24 +99,24 @@ def attempt(
 
 
 def _save_state(state: StepState, events: EventStream) -> None:
-    """Let the record have what whoever goes on with this try must know."""
+    """Record the state from which `resume` continues the attempt."""
     if state.persistent:
         events.emit(StepRemembers(id=state.id, memory=state.dump()))
 
 
-def _check_or_resume(step: Step[Any], host: Host, state: StepState, cuts: list[PartialAttempt]) -> Finding:
-    """Look where a try stands; one that was cut short is first gone on with, once."""
-    if cuts:
-        if (taken := _resume(step, host, state, cuts[0])) is not None:
-            return taken
-        cuts.clear()
+def _check_or_resume(step: Step[Any], host: Host, state: StepState, unresumed: list[PartialAttempt]) -> Finding:
+    """Check the step. A partial attempt is resumed first, once."""
+    if unresumed:
+        if (finding := _resume(step, host, state, unresumed[0])) is not None:
+            return finding
+        unresumed.clear()
     return _check(step, host, state)
 
 
-def _resume(step: Step[Any], host: Host, state: StepState, cut: PartialAttempt) -> Finding | None:
-    """Go on where an earlier part was cut short; None once that is known, and can be looked at like any other try."""
+def _resume(step: Step[Any], host: Host, state: StepState, partial: PartialAttempt) -> Finding | None:
+    """Find out how far an earlier part came. Return None when that is known, and the step can be checked."""
     try:
-        unknown = step.resume(host, state, stopped=cut.stopped)
+        unknown = step.resume(host, state, stopped=partial.stopped)
     except (BusLost, BusTimeout) as error:
         return not_yet(step.failure_verdict, error.message, Wake(within=BUS_RETRY_INTERVAL))
     except REFUSAL_ERRORS as error:
@@ -125,20 +125,20 @@ def _resume(step: Step[Any], host: Host, state: StepState, cut: PartialAttempt) 
 
 
 class _WaitReporter:
-    """Says what a try waits for: when that changes, and again after a while."""
+    """Reports what an attempt waits for: when that changes, and again after REPORT_INTERVAL."""
 
     def __init__(self, step: Step[Any], name: str, events: EventStream) -> None:
         self._step, self._name, self._events = step, name, events
-        self._said: Verdict | None = None
-        self._began = self._again = 0.0
+        self._reported: Verdict | None = None
+        self._began = self._next = 0.0
 
     def report(self, finding: Finding, deadline: Deadline) -> None:
         now = deadline.clock.monotonic()
-        if self._said is None:
+        if self._reported is None:
             self._began = now
-        elif finding.verdict is self._said and now < self._again:
+        elif finding.verdict is self._reported and now < self._next:
             return
-        self._said, self._again = finding.verdict, now + REPORT_INTERVAL
+        self._reported, self._next = finding.verdict, now + REPORT_INTERVAL
         waited, left = round(now - self._began, 3), round(deadline.remaining, 3)
         self._events.emit(
             StepWaiting(id=self._name, type=self._step.kind, reason=finding.reason, seconds=waited, left=left)
@@ -146,7 +146,7 @@ class _WaitReporter:
 
 
 class _Refused(Exception):
-    """The machine refused a move; `finding` says so."""
+    """The machine refused an action or a query; `finding` contains the reason."""
 
     def __init__(self, finding: Finding) -> None:
         super().__init__(finding.reason)
@@ -166,14 +166,14 @@ def _check(step: Step[Any], host: Host, state: Any) -> Finding:
     try:
         return step.check(host, state)
     except (BusLost, BusTimeout) as error:
-        # A look can always be repeated: the bus may come back before the time is over.
+        # A check can always be repeated: the bus may come back in time.
         return not_yet(step.failure_verdict, error.message, Wake(within=BUS_RETRY_INTERVAL))
     except REFUSAL_ERRORS as error:
         raise _Refused(make_refusal(step, error)) from error
 
 
 def _end_timed_out(step: Step[Any], host: Host, state: Any, last: Finding) -> Finding:
-    """Stop what the try had started, and say what it means that its time is over."""
+    """Stop what the attempt had started, and return the finding for its time-out."""
     try:
         step.cancel(host, state)
         return step.judge_timeout(host, state, last)
@@ -185,7 +185,7 @@ def _apply(step: Step[Any], host: Host, state: Any, *, first: bool) -> None:
     try:
         step.apply(host, state)
     except (BusLost, BusTimeout):
-        return  # Whether it was heard is for the next look to say; `apply` may run twice.
+        return  # The next check finds out whether systemd got the request; `apply` may run twice.
     except AccessDenied as error:
         if first:
             raise
@@ -195,23 +195,23 @@ def _apply(step: Step[Any], host: Host, state: Any, *, first: bool) -> None:
 
 
 def make_refusal(step: Step[Any], error: RunbookError) -> Finding:
-    """Make a finding of what the machine said no to, or of what could not be put in."""
+    """Return the finding for an error that ends an attempt."""
     verdict = step.failure_verdict
     if isinstance(error, NoSuchUnit):
         verdict = Verdict.UNIT_NOT_FOUND
     elif isinstance(error, UnitMasked):
         verdict = Verdict.UNIT_MASKED
     reason = f"{error.message}; {error.hint}" if error.hint else error.message
-    remote = error.dbus_error if isinstance(error, HostError) else ""
-    return fails(verdict, reason, **({"dbus-error": remote} if remote else {}))
+    dbus_error = error.dbus_error if isinstance(error, HostError) else ""
+    return fails(verdict, reason, **({"dbus-error": dbus_error} if dbus_error else {}))
 
 
 MAX_QUERY_WAIT = 90.0
-"""Seconds for all the questions of one look; each has a time-out of its own besides."""
+"""Seconds for all queries of one check. Each query also has a time-out of its own."""
 
 
 def check_once(step: Step[Any], view: HostView, waiter: Waiter, run: RunState) -> Finding:
-    """Say how a step stands at this moment, without changing anything. Raises Interrupted."""
+    """Return the present state of a step, without changing anything. Raises Interrupted."""
     state = step.new_state(run)
     deadline = Deadline.after(view.clock, MAX_QUERY_WAIT)
     while True:

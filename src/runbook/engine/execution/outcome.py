@@ -1,14 +1,15 @@
-"""How steps and runs end."""
+"""The outcome of a step, and the exit status of a run."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from runbook import errors
 from runbook.events import StepKept
 from runbook.model import Finding, FindingState, RunStatus, StepStatus, Verdict
+from runbook.spec.step import Step
 
 EXIT_STATUSES: Mapping[RunStatus, int] = {
     RunStatus.OK: errors.EXIT_OK,
@@ -21,67 +22,58 @@ EXIT_STATUSES: Mapping[RunStatus, int] = {
     RunStatus.NOT_BEGUN: errors.EXIT_NOT_BEGUN,
     RunStatus.LOCKED: errors.EXIT_LOCKED,
 }
-"""The exit status of each end but `interrupted`, which depends on the signal."""
+"""The exit status for each status of a run, except `interrupted`, where it depends on the signal."""
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a step ended. `seconds` counts all of its tries. `left_alone`: not ready in time, but on its way."""
+    """How a step, or one attempt of it, ended."""
 
     id: str
-    kind: str
+    kind: str  # the type of the step
     status: StepStatus
     verdict: Verdict | None
     reason: str
     attempts: int = 0
-    seconds: float = 0.0
+    seconds: float = 0.0  # of all attempts
     evidence: Mapping[str, Any] = field(default_factory=dict)
-    still_starting: bool = False
+    still_starting: bool = False  # not ready in time, but in progress, so it was left alone
+    acted: bool = False  # the attempt changed something, or tried to
 
     @property
     def failed(self) -> bool:
-        """Whether what the step is for is not so, and nothing is on its way to make it so."""
+        """True if the goal of the step is not reached, and nothing in progress will reach it."""
         return self.status is StepStatus.FAILED and not self.still_starting
 
     @classmethod
+    def of_attempt(cls, step: Step[Any], finding: Finding, *, acted: bool) -> Outcome:
+        """Return the outcome of an attempt that ended with a finding."""
+        status = StepStatus.FAILED
+        if finding.state is FindingState.HOLDS:
+            status = StepStatus.CHANGED if acted else StepStatus.OK
+        left_alone = finding.state is FindingState.STILL_STARTING
+        made = cls(str(step.id), step.kind, status, finding.verdict, finding.reason, evidence=finding.evidence)
+        return replace(made, still_starting=left_alone, acted=acted)
+
+    @classmethod
     def from_payload(cls, end: StepKept) -> Outcome:
-        """Read what `facts` returned. Raises KeyError or ValueError for a word of another version."""
+        """Return the outcome from a record. Raises KeyError or ValueError for a word of another version."""
         status, verdict = StepStatus(end.status), Verdict.from_word(end.verdict) if end.verdict else None
         left_alone = verdict is Verdict.STILL_STARTING and status is StepStatus.FAILED
         return cls(end.id, end.type, status, verdict, end.reason, end.attempts, end.seconds, end.evidence, left_alone)
 
     def template_facts(self) -> dict[str, str]:
-        """Give what a template may ask of it, `steps.ID.…`, as texts."""
-        asked = {name: self.evidence.get(name) for name in ("output", "from", "to")}
+        """Return what a template can use as `steps.ID.…`, as texts."""
+        facts = {name: self.evidence.get(name) for name in ("output", "from", "to")}
         changed = self.status in (StepStatus.CHANGED, StepStatus.REMEDIATED)
         return {
             "status": str(self.status),
             "changed": "true" if changed else "false",
             "verdict": str(self.verdict or ""),
-            **{name: str(value) for name, value in asked.items() if value is not None},
+            **{name: str(value) for name, value in facts.items() if value is not None},
         }
 
     def facts(self) -> dict[str, Any]:
         """Return the fields that a StepFinished and a StepKept have in common."""
         names = ("id", "status", "verdict", "reason", "attempts", "evidence")
         return {"type": self.kind, "seconds": round(self.seconds, 3), **{name: getattr(self, name) for name in names}}
-
-
-@dataclass(frozen=True)
-class AttemptResult:
-    """How one try of a step ended, and whether it had changed anything."""
-
-    finding: Finding
-    acted: bool
-
-    @property
-    def status(self) -> StepStatus:
-        """The status of a step whose last try this was."""
-        if self.finding.state is not FindingState.HOLDS:
-            return StepStatus.FAILED
-        return StepStatus.CHANGED if self.acted else StepStatus.OK
-
-    @property
-    def still_starting(self) -> bool:
-        """Whether the time was over, but not the hope."""
-        return self.finding.state is FindingState.STILL_STARTING

@@ -1,7 +1,7 @@
-"""What earlier parts of a run have done, folded from its events: for whoever goes on with it.
+"""The state from which a run is resumed, rebuilt from the events of its earlier parts.
 
-A step that had ended stays ended, unless it only reads. One that had begun to act and was cut short is taken up where
-it was. Between two rounds of a fix everything is looked at afresh; within a round its finished steps are not repeated.
+A step that had finished is not repeated, unless it only reads. A step that was cut short after it began to act is
+continued. A new round of a fix begins afresh; within a round, finished steps are not repeated.
 """
 
 from __future__ import annotations
@@ -35,71 +35,68 @@ PLAN_EVENTS = (EventName.RUN_STARTED, EventName.ROLLBACK_STARTED, EventName.STEP
 """The names of the events that a rollback is planned from."""
 
 BY_OPERATOR = "by-operator"
-"""The fact in the evidence of a step that the operator passed over."""
+"""The key in the evidence of a step that the operator skipped."""
 
 
 @dataclass(frozen=True)
 class PartialAttempt:
-    """A try that had begun to act and did not end. `memory` is what its step remembered, if that lasts.
+    """An attempt that began to act and did not end."""
 
-    `stopped`: it was interrupted in an orderly way.
-    """
-
-    state: Mapping[str, Any] | None = None
-    stopped: bool = False
+    state: Mapping[str, Any] | None = None  # the saved state of the step, if it has one
+    stopped: bool = False  # it was interrupted, and stopped what it had started
 
     def state_for(self, step: Step[Any], run: RunState) -> StepState:
-        """Make the step's memory of it, or a new one where nothing of it was kept."""
+        """Return the saved state of the step, or a new one if none was saved."""
         made: StepState = step.new_state(run, self.state)
         return made
 
 
 @dataclass(frozen=True)
 class FixRound:
-    """A round of a fix that had begun, for the verdict `because`. `up` are the units that were up before the first."""
+    """A round of a fix that began and did not end."""
 
     number: int
-    because: str
-    units_up: tuple[str, ...] = ()
+    because: str  # the verdict of the check that failed
+    units_up: tuple[str, ...] = ()  # the units that were up before the first round
 
 
 @dataclass
 class ResumeState:
-    """What there is of a run by now. Empty for one that begins."""
+    """What the earlier parts of a run did. Empty for a new run."""
 
     parts: int = 0
     """The number of earlier parts of the run."""
     finished: dict[str, Outcome] = field(default_factory=dict)
     """How each step ended, in the order of their ends."""
     in_progress: set[str] = field(default_factory=set)
-    """What had begun to act and had not ended."""
+    """The steps that began to act and did not finish."""
     stopped_steps: set[str] = field(default_factory=set)
-    """What of that was stopped, because the run was interrupted."""
+    """Those of them that were stopped, because the run was interrupted."""
     ever_acted: set[str] = field(default_factory=set)
-    """What had begun to act at any time: it may have done its work, and only not have seen it."""
+    """The steps that ever began to act: they may have reached their goal, and been cut short before they found that."""
     skipped_by_operator: set[str] = field(default_factory=set)
-    """What the operator said is to be taken as done."""
+    """The steps that the operator takes as done."""
     saved_states: dict[str, Mapping[str, Any]] = field(default_factory=dict)
     fix_rounds: dict[str, FixRound] = field(default_factory=dict)
     run_state: Mapping[str, Any] = field(default_factory=dict)
-    """What the run as a whole remembers."""
+    """The state of the run as a whole."""
     rollback_cause: str | None = None
     """The step at which the run failed, if the rollback had begun."""
     boot: str = ""
-    """The id of the boot on which the last part was at work."""
+    """The ID of the boot of the latest part."""
     boot_of_step: dict[str, str] = field(default_factory=dict)
-    """On which boot each step ended."""
+    """The ID of the boot on which each step finished."""
     undone_by_boot: dict[str, str] = field(default_factory=dict)
-    """What a boot has taken of what a step had done, which is to be done again for that."""
+    """The finished steps whose result a reboot undid, each with a sentence. They are repeated."""
     _plan_events: dict[tuple[Any, ...], Event] = field(default_factory=dict)
 
     @classmethod
     def from_events(cls, events: Iterable[Event], boot: str = "") -> ResumeState:
-        """Fold the events of all earlier parts, the first of which began on `boot`."""
-        done = cls(boot=boot)
+        """Return the state after the events of all earlier parts, the first of which began on `boot`."""
+        state = cls(boot=boot)
         for event in events:
-            done.add(event)
-        return done
+            state.add(event)
+        return state
 
     def add(self, event: Event) -> None:
         """Take one more event into account. Raises ValueError, TypeError or KeyError for one of another version."""
@@ -114,7 +111,7 @@ class ResumeState:
         return tuple(self._plan_events.values())
 
     def find_kept_outcome(self, step: Step[Any]) -> Outcome | None:
-        """Give how a step ended that is not to be carried out again; None for one that is to be proved, or done."""
+        """Return the outcome of a step that is not repeated; None for a step to be done, or to be checked again."""
         name = str(step.id)
         if name in self.undone_by_boot:
             return None
@@ -122,26 +119,26 @@ class ResumeState:
         return None if proves and name not in self.skipped_by_operator else self.finished.get(name)
 
     def take_partial(self, name: str) -> PartialAttempt | None:
-        """Take the try of a step that was cut short after it had begun to act. It is taken up once."""
+        """Return the partial attempt of a step, only once; None if there is none."""
         if name not in self.in_progress or name in self.finished:
             return None
         self.in_progress.discard(name)
         return PartialAttempt(self.saved_states.pop(name, None), name in self.stopped_steps)
 
     def peek_partial(self, name: str) -> PartialAttempt:
-        """Look at the try of a step that was cut short."""
+        """Return the partial attempt of a step that is in progress."""
         return PartialAttempt(self.saved_states.get(name), name in self.stopped_steps)
 
     def is_in_progress(self, name: str) -> bool:
-        """Whether a step had begun to act and had not ended."""
+        """True if a step began to act and did not finish."""
         return name in self.in_progress and name not in self.finished
 
     def take_fix_round(self, name: str) -> FixRound | None:
-        """Take the round of a fix that was cut short. It is gone on with once."""
+        """Return the round of a fix that was cut short, only once; None if there is none."""
         return self.fix_rounds.pop(name, None)
 
     def begin_fix_round(self, name: str) -> None:
-        """Let the fixes of a remediation be ones that are still to be done."""
+        """Forget the outcomes of the fixes of a remediation, so that all are done again."""
         fixes = f"{name}.fix."
         for one in [n for n in (*self.finished, *self.in_progress) if n.startswith(fixes)]:
             self._forget(one)
@@ -149,7 +146,7 @@ class ResumeState:
 
     @singledispatchmethod
     def _fold(self, payload: Payload) -> None:
-        """Take in one event; most change nothing."""
+        """Apply one event to the state. Most events change nothing."""
 
     @_fold.register
     def _acting(self, acting: StepActing) -> None:
@@ -172,7 +169,7 @@ class ResumeState:
         self.in_progress.discard(name)
         self.saved_states.pop(name, None)
         self.fix_rounds.pop(name, None)
-        self.finished.pop(name, None)  # They stand in the order in which they ended.
+        self.finished.pop(name, None)  # The order is that of the latest ends.
         self.finished[name] = Outcome.from_payload(end)
         self.boot_of_step[name] = self.boot
         self.run_state = self.run_state if end.remembers is None else end.remembers
@@ -203,7 +200,7 @@ class ResumeState:
         self.boot = self.boot if resumed.boot is None else str(resumed.boot)
 
     def _forget(self, name: str) -> None:
-        """Let a step be one that is still to be done, with the steps it holds."""
+        """Forget the outcome of a step and of the steps in it, so that they are done again."""
         self.fix_rounds.pop(name, None)
         self.skipped_by_operator.discard(name)
         for one in {name, *(n for n in (*self.finished, *self.in_progress) if n.startswith(f"{name}."))}:
@@ -213,6 +210,6 @@ class ResumeState:
 
     @property
     def changed(self) -> bool:
-        """Whether anything was changed by now."""
+        """True if an earlier part changed something."""
         changes = (StepStatus.CHANGED, StepStatus.REMEDIATED)
         return bool(self.ever_acted) or any(outcome.status in changes for outcome in self.finished.values())

@@ -1,4 +1,4 @@
-"""Extra tries with a growing pause between them: tenacity, with the engine's clock and sleep."""
+"""Retries with growing pauses: tenacity, with the clock and the sleep of the engine."""
 
 from __future__ import annotations
 
@@ -16,30 +16,29 @@ def run_with_retries(
     step: Step[Any],
     attempt: Callable[[], Outcome],
     sleep: Callable[[float], None],
-    told: Callable[[int, Outcome, float], None],
+    on_retry: Callable[[int, Outcome, float], None],
 ) -> tuple[Outcome, int]:
-    """Try until a try does not fail or `retries` are used up; give how the last one ended, and their number.
+    """Return the outcome of the last attempt, and the number of attempts.
 
-    A unit that is on its way already is not tried again.
-
-    `told` hears of every failed try that another one follows: its number, the try, the pause in seconds.
+    A step is attempted until it does not fail or its `retries` are used up. One that is `still_starting` has not
+    failed. `on_retry` gets each failed attempt before the next one: its number, its outcome, the pause in seconds.
     """
     if not step.retries:
         return attempt(), 1
-    # Most steps have no extra tries, and most runs never need it.
+    # Imported late: most runs have no step with retries.
     import tenacity  # noqa: PLC0415
 
-    tries = 0
+    attempts = 0
 
     def once() -> Outcome:
-        nonlocal tries
-        tries += 1
+        nonlocal attempts
+        attempts += 1
         return attempt()
 
     def before_sleep(state: tenacity.RetryCallState) -> None:
         assert state.outcome is not None
         assert state.next_action is not None
-        told(state.attempt_number, state.outcome.result(), state.next_action.sleep)
+        on_retry(state.attempt_number, state.outcome.result(), state.next_action.sleep)
 
     def last(state: tenacity.RetryCallState) -> Outcome:
         assert state.outcome is not None
@@ -54,4 +53,4 @@ def run_with_retries(
         before_sleep=before_sleep,
         retry_error_callback=last,
     )
-    return retrying(once), tries
+    return retrying(once), attempts

@@ -1,4 +1,4 @@
-"""The stream of events that everything anybody sees is made from."""
+"""The stream of events from which all output and the record are made."""
 
 from __future__ import annotations
 
@@ -12,43 +12,41 @@ from runbook.events import Event, Payload
 from runbook.model import Clock
 
 Sink = Callable[[Event], None]
-"""Takes each event as it happens: the text on the terminal, JSON lines, the record."""
+"""A receiver of events: the text report, the JSON lines, the journal, the record."""
 
 MASK = "***"
+"""The text that replaces a secret."""
 
 ELLIPSIS = "..."
-"""What stands where a text was cut off for a sentence."""
+"""The end of a text that was shortened for a sentence."""
 
 MIN_SECRET_PART = 4
-"""Characters of a secret from which on a piece of it gives something away."""
+"""The length from which on a part of a secret is masked."""
 
 MIN_SECRET_LINE = 8
-"""The same of a line of a secret that has several: texts are shown line by line."""
+"""The length from which on a line of a secret of several lines is masked: reports show text line by line."""
 
 
 @dataclass
 class EventStream:
-    """Stamps events, takes secrets out of them, and hands them to every sink, in order.
+    """Adds the time to events, masks the secrets in them, and passes them to every sink, in order."""
 
-    `secrets` are values, not names: wherever one stands in an event, a mask stands instead.
-    """
-
-    run: str
+    run: str  # the ID of the run
     clock: Clock
     sinks: Iterable[Sink]
-    secrets: tuple[str, ...] = ()
+    secrets: tuple[str, ...] = ()  # values, not names
     emitted: list[Event] = field(default_factory=list)
 
     def emit(self, payload: Payload) -> Event:
-        """Let an event happen. What it announces counts as done when every sink has it."""
-        happened = Event(self.clock.now(), self.run, payload.event, self.mask(payload.to_data()))
-        self.emitted.append(happened)
+        """Pass an event to the sinks. What it announces counts as done when every sink has it."""
+        event = Event(self.clock.now(), self.run, payload.event, self.mask(payload.to_data()))
+        self.emitted.append(event)
         for sink in self.sinks:
-            sink(happened)
-        return happened
+            sink(event)
+        return event
 
     def mask(self, value: Any) -> Any:
-        """Give a value, or what is in it, without the secrets."""
+        """Return a value with the secrets in it masked."""
         if not self.secrets:
             return value
         if isinstance(value, str):
@@ -63,7 +61,7 @@ class EventStream:
 
     @cached_property
     def secret_forms(self) -> tuple[str, ...]:
-        """The secrets as they may stand in a text, the longest first: one may be a part of another."""
+        """The forms that a secret can have in a text, the longest first, as one may be a part of another."""
         forms = set[str]()
         for secret in self.secrets:
             forms |= {secret, secret.strip(), shlex.quote(secret).strip("'")}
@@ -73,7 +71,7 @@ class EventStream:
 
 
 def _mask_cut(text: str, secret: str) -> str:
-    """Mask what is left of a secret where the text was cut in the middle of it."""
+    """Mask the beginning of a secret before an ELLIPSIS, where a text was shortened within the secret."""
     at = len(text)
     while (at := text.rfind(ELLIPSIS, 0, at)) >= 0:
         for length in range(min(len(secret) - 1, at), MIN_SECRET_PART - 1, -1):
