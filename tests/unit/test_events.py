@@ -52,6 +52,11 @@ def test_an_optional_field_is_left_out_only_with_its_default() -> None:
     assert made.to_data() == {**known, "evidence": {}, "remembers": {}}
 
 
+def test_a_plain_default_is_always_written() -> None:
+    data = RunStarted(name="x").to_data()
+    assert (data["unit"], data["units"], "left" in data) == (None, [], False)
+
+
 def test_words_are_plain_texts_for_json() -> None:
     data = StepPlanned(id="x", type="run", impact=Impact.NONE, verdict=Verdict.HOLDS, reason="", evidence={}).to_data()
     assert (type(data["impact"]), data["verdict"]) == (str, "holds")

@@ -137,6 +137,17 @@ def test_a_record_of_another_version_is_not_gone_on_with() -> None:
         go_on(found)
 
 
+def test_a_run_that_another_process_has_resumed_meanwhile_is_left_to_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = wrote(begun(), STARTED, ended("interrupted", 143))
+
+    def resumed_elsewhere(*_: object) -> None:
+        wrote(found.folder, ("run-resumed", STARTED[1]), ended("interrupted", 143))
+
+    monkeypatch.setattr(resume, "refuse_running_commands", resumed_elsewhere)
+    with pytest.raises(NotBegun, match="another process has resumed it"):
+        go_on(found)
+
+
 TWO_COMMANDS = "steps: [run: {id: first, run: first}, run: {id: breaks, run: break}]"
 
 

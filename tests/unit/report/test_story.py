@@ -10,10 +10,8 @@ from typing import Any
 
 import pytest
 
-from runbook.events import Event
 from runbook.records.history import RunRecord
 from runbook.report import story
-from runbook.report.html import HtmlScreen
 from runbook.report.layout import WIDTH, Layout, PlainScreen
 from runbook.report.story import StoryReport
 from tests.unit.recorded import BEGAN, STARTED, acting, begun, ended, finished, wrote
@@ -149,50 +147,3 @@ def test_a_list_of_runs() -> None:
         f"{good.id}  2026-09-21 14:13:20  changed{'1s'.rjust(33)}",
         f"{' ' * 19}upgrade web: web.service",
     ]
-
-
-# -- as a page
-
-
-def page_of(past: RunRecord) -> str:
-    sheet = HtmlScreen()
-    teller = StoryReport(Layout(sheet))
-    teller.begin(past.summary_event())
-    for event in past.read():
-        teller(event)
-    teller.end(past.summary_event())
-    return sheet.page(past.title, past.read()).decode()
-
-
-def test_a_page_is_complete_in_itself_and_runs_nothing() -> None:
-    text = page_of(wrote(begun(), STARTED, finished("x"), ended()))
-    assert text.startswith("<!DOCTYPE html>")
-    assert "default-src 'none'" in text
-    assert '<span class="green">' in text
-    assert "<details><summary>2026-09-21T14:13:21.000Z step-finished x changed job-done</summary>" in text
-    for word in ("<script", "http://", "https://", "src=", "@import"):
-        assert word not in text
-
-
-EVIL = "</pre></summary><script>alert(1)</script><img src=x onerror='x'>\" & \ud800"
-
-
-def test_hostile_text_stays_text() -> None:
-    """In the title, a name, a reason, what a command printed, a process's words, a key of the evidence."""
-    evidence = {EVIL: EVIL, "output": EVIL, "killed": [{"pid": EVIL, "unit": EVIL, "command": EVIL}]}
-    events = [
-        ("run-started", {"name": EVIL, "units": [EVIL]}),
-        finished(EVIL, "failed", reason=EVIL, evidence=evidence),
-    ]
-    past = wrote(begun(), *events, (EVIL, {"x": EVIL}), ended(EVIL))
-    text = page_of(past)
-    for word in ("<script", "<img", "</pre></summary>"):
-        assert word not in text.lower()
-    assert text.count("&lt;script&gt;") > 10
-
-
-def test_an_event_is_one_line_of_details() -> None:
-    sheet = HtmlScreen()
-    text = sheet.page("x", [Event(BEGAN, "r", "notice", {"text": "hello"})]).decode()
-    assert text.count("<details>") == 1
-    assert "&quot;text&quot;: &quot;hello&quot;" in text

@@ -20,6 +20,7 @@ from runbook.report.text import TextReport
 from runbook.spec.state import RunState
 from runbook.spec.step import Runbook
 from tests.unit.fake_machine import FakeMachine, journal_lines, listen, process, unit
+from tests.unit.report.test_layout import Gone
 from tests.unit.runs import FIX, incident, remediate, run, step, upgrade
 
 
@@ -286,13 +287,6 @@ def test_processes_of_one_kind_share_a_line() -> None:
     assert told.count("0.0.0.0:80") == 2
 
 
-class Gone(io.StringIO):
-    """A reader that went away."""
-
-    def write(self, text: str) -> int:
-        raise BrokenPipeError
-
-
 @pytest.mark.parametrize("screen", [PlainScreen(Gone()), TerminalScreen(Gone())])
 def test_a_reader_that_went_away_does_not_end_the_run(screen: PlainScreen | TerminalScreen) -> None:
     machine = incident()
@@ -304,30 +298,3 @@ def test_a_reader_that_went_away_does_not_end_the_run(screen: PlainScreen | Term
 
     end = Runner(book, machine, machine, events, RunState("r", Path("/srv"))).run()
     assert (end.status, seen[-1]) == ("changed", "run-finished")
-
-
-@pytest.mark.parametrize("screen", [PlainScreen, TerminalScreen])
-def test_what_others_wrote_does_not_steer_the_terminal(screen: type[PlainScreen | TerminalScreen]) -> None:
-    evil = "a\x1b[2J\x07b\x9b31mc\r\nd\te\x7f"
-    out = io.StringIO()
-    with Layout(screen(out)) as page:
-        page.heading(evil, evil)
-        page.entry("--", evil, evil)
-        page.detail(evil)
-        page.sentence(evil)
-        page.line((evil, ""))
-    printed = out.getvalue()
-    assert {c for c in printed if not c.isprintable()} == {"\n"}
-    assert printed.count("a\\x1b[2J\\x07b\\x9b31mc") == 7
-    assert "\n          d       e\\x7f\n" in printed.replace("d   e", "d       e")
-
-
-def test_the_status_of_a_terminal_is_plain_text() -> None:
-    seen: list[str] = []
-
-    class Screen(PlainScreen):
-        def status(self, text: str) -> None:
-            seen.append(text)
-
-    Layout(Screen(io.StringIO())).status("run \x1b]0;evil\x07")
-    assert seen == ["run \\x1b]0;evil\\x07"]

@@ -12,7 +12,7 @@ from runbook.engine.execution.replay import BY_OPERATOR, ResumeState
 from runbook.engine.execution.stream import EventStream
 from runbook.engine.runner import Runner
 from runbook.errors import BusTimeout, Interrupted, NotBegun
-from runbook.events import Event, RunFinished, StepFinished
+from runbook.events import Event, RunFinished, StepActing, StepFinished
 from runbook.host.facts import JobRef, JobResult, Unit
 from runbook.host.queries import Answer, CommandResult
 from runbook.model import StepStatus
@@ -185,3 +185,18 @@ def test_what_the_run_remembers_of_its_starts_lasts() -> None:
     assert state.baseline_restarts == {"gw.service": 0}
     assert state.invocations == {"gw.service": made.units["gw.service"].invocation_id}
     assert state.cleared.keys() == {"gw.service"}
+
+
+def test_a_rollback_is_planned_from_the_first_event_of_each_step_and_status() -> None:
+    def acting(version: str) -> Event:
+        payload = StepActing(id="update", type="update", reason="", evidence={"from": version, "to": "2"})
+        return Event.of(0.0, "run-1", payload)
+
+    def ended(status: str) -> Event:
+        outcome = Outcome("update", "update", StepStatus(status), None, "")
+        return Event.of(0.0, "run-1", StepFinished(**outcome.facts()))
+
+    first, again, failed, changed = acting("1"), acting("1.5"), ended("failed"), ended("changed")
+    waiting = Event(0.0, "run-1", "notice", {"text": "x"})
+    state = ResumeState.from_events([first, waiting, failed, again, ended("failed"), changed])
+    assert state.plan_events == (first, failed, changed)

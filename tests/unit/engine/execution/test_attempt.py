@@ -1,0 +1,118 @@
+"""One attempt of a step: time-outs, interruptions, refusals, and a bus that is lost."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from runbook.engine.execution.attempt import make_refusal
+from runbook.engine.execution.stream import EventStream
+from runbook.engine.runner import Runner
+from runbook.errors import AccessDenied, BusLost, BusTimeout, Interrupted, NoSuchUnit, UnitMasked
+from runbook.host.facts import Unit
+from runbook.spec.state import RunState
+from runbook.spec.step import Runbook
+from tests.unit.fake_machine import FakeMachine, listen, process, unit
+from tests.unit.runs import incident, run, step
+
+
+def test_a_first_change_that_is_denied_means_nothing_was_begun() -> None:
+    machine = FakeMachine(units={"gw.service": unit()}, processes={100: process(100)})
+    machine.refuse["restart"] = AccessDenied("cannot restart gw.service: not permitted", hint="run it as root")
+    end, events = run(machine, step("restart"))
+    assert (end.status, end.exit, end.hint) == ("not-begun", 5, "run it as root")
+    assert events[-1].data["hint"] == "run it as root"
+
+
+def test_a_later_change_that_is_denied_is_a_failure() -> None:
+    machine = FakeMachine(units={"gw.service": unit()}, processes={100: process(100)})
+    machine.refuse["restart"] = AccessDenied("cannot restart gw.service: not permitted")
+    end, _ = run(machine, step("run", run="first"), step("restart"))
+    assert (end.status, end.exit) == ("failed", 1)
+
+
+def test_a_bus_that_goes_away_for_a_moment_is_waited_for() -> None:
+    class Flaky(FakeMachine):
+        lost = 3
+
+        def unit(self, name: str, *, max_age: float = 0.0) -> Unit:
+            if self.waits and self.lost:
+                self.lost -= 1
+                raise BusLost("cannot reach systemd: the connection is closed")
+            return super().unit(name)
+
+    machine = Flaky(units={"gw.service": unit()}, processes={100: process(100)})
+    listen(machine, 100, "0.0.0.0:80")
+    end, _ = run(machine, step("wait-ready", **{"healthy-for": "2s"}))
+    assert (end.status, machine.lost) == ("ok", 0)
+
+
+def test_the_intent_is_told_before_the_machine_is_touched() -> None:
+    machine = incident()
+    written_when_told: list[int] = []
+    runbook = Runbook.model_validate({"unit": "gw.service", "steps": [step("restart")], "path": "x"})
+    events = EventStream(
+        "r",
+        machine.clock,
+        (lambda e: written_when_told.append(len(machine.written)) if e.event == "step-acting" else None,),
+    )
+    Runner(runbook, machine, machine, events, RunState("r", Path("/srv"))).run()
+    assert written_when_told == [0]
+
+
+def test_what_cannot_be_stopped_in_time_is_said() -> None:
+    class Stubborn(FakeMachine):
+        def stop_command(self, ref: Any) -> None:
+            raise BusTimeout("cannot stop runbook-x.service: it did not end")
+
+    machine = Stubborn(units={"gw.service": unit()})
+    machine.on_command = lambda m, command: None
+    end, _ = run(machine, step("run", run="sleep 100", timeout="5s"))
+    assert (end.status, end.exit) == ("failed", 1)
+    assert "cannot stop runbook-x.service" in end.reason
+
+
+def test_an_interruption_wins_over_what_cannot_be_stopped_in_time() -> None:
+    class Stubborn(FakeMachine):
+        def stop_command(self, ref: Any) -> None:
+            raise BusTimeout("cannot stop runbook-x.service: it did not answer in time")
+
+    def interrupted(machine: FakeMachine) -> None:
+        raise Interrupted(15)
+
+    machine = Stubborn(units={"gw.service": unit()}, later=[(1001.0, interrupted)])
+    machine.on_command = lambda m, command: None
+    end, _ = run(machine, step("run", run="sleep 100"))
+    assert (end.status, end.exit) == ("interrupted", 143)
+
+
+def test_the_time_of_the_whole_run_is_told_as_that() -> None:
+    """Not as the step's own, which is longer."""
+    machine = FakeMachine(units={"gw.service": unit()}, processes={100: process(100)})
+    end, _ = run(machine, step("wait-ready", timeout="120s"), timeout="3s")
+    assert machine.clock.time - 1000.0 == pytest.approx(3.0)
+    assert "the time of all steps is over (`timeout`)" in end.reason
+    assert "120s" not in end.reason
+
+
+def test_a_refusal_has_the_verdict_of_its_error_and_the_hint_in_its_reason() -> None:
+    stop = step("stop")
+    assert [make_refusal(stop, error("x")).verdict for error in (NoSuchUnit, UnitMasked, AccessDenied)] == [
+        "unit-not-found",
+        "unit-masked",
+        "job-failed",
+    ]
+    refused = make_refusal(stop, AccessDenied("no permission", hint="run it as root", dbus_error="org.x.Denied"))
+    assert (refused.reason, refused.evidence) == ("no permission; run it as root", {"dbus-error": "org.x.Denied"})
+
+
+def test_a_wait_is_reported_again_when_the_verdict_changes_or_after_a_while() -> None:
+    machine = FakeMachine(units={"gw.service": unit()}, processes={100: process(100)})
+    machine.later = [(1005.0, lambda m: listen(m, 74, "0.0.0.0:80"))]
+    machine.processes[74] = process(74, cgroup="/user.slice/user-1000.slice/session-9.scope")
+    _, events = run(machine, step("wait-ready", timeout="40s"))
+    waits = [e.data["seconds"] for e in events if e.event == "step-waiting"]
+    assert waits[0] == 0.0
+    assert len(waits) >= 2
