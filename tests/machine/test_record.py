@@ -56,7 +56,7 @@ def test_the_incident_is_told_afterwards(machine: Machine, incident: Incident) -
     assert f"upgrade the gateway run {name}" in shown
     assert f"by root file {RUNBOOK} unit gateway.service" in shown
     unit = run.step("remediate.fix.kill-orphan")["evidence"]["killed"][0]["unit"]
-    for what in ("holds", "ended"):
+    for what in ("holds", "killed"):
         assert f"{what}: PID {incident.orphan} in {unit} of user agentops, since {since}" in shown
     assert "| /usr/bin/python3 /opt/gateway" in shown
     assert f"PID {incident.orphan} (gateway) exited on TERM" in shown
