@@ -81,7 +81,7 @@ class Verdict(StrEnum):
     # Killing
     KILLED = "killed", "the processes that held the port were killed, and none of their sockets listens any more"
     NOTHING_TO_KILL = "nothing-to-kill", "no process that may be killed holds the port"
-    REFUSED_TO_KILL = "refused-to-kill", "the port is held by a process that must not be killed"
+    REFUSED_TO_KILL = "refused-to-kill", "a process must not be killed, or would be started again at once"
     PORT_STILL_HELD = "port-still-held", "the port is still held after everything that is allowed was tried"
     # Commands
     COMMAND_DONE = "command-done", "the command exited with status 0"

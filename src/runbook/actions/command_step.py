@@ -38,7 +38,7 @@ class CommandStepState(StepState):
     """Distinguishes this try: an earlier one of the same command may have left its result on disk."""
 
     def __post_init__(self) -> None:
-        """Give this try a query number and a token of its own."""
+        """Set a query number and a token that no other try has."""
         self.query_id = self.run.next_query_id()
         self.token = self.token or os.urandom(4).hex()
 

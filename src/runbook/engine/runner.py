@@ -181,8 +181,8 @@ class Runner:
     @property
     def _is_acting(self) -> bool:
         """True if the current step began to act and has not ended."""
-        told = (EventName.STEP_STARTED, EventName.STEP_ACTING, EventName.STEP_FINISHED)
-        last = next((event.event for event in reversed(self.events.emitted) if event.event in told), "")
+        progress = (EventName.STEP_STARTED, EventName.STEP_ACTING, EventName.STEP_FINISHED)
+        last = next((event.event for event in reversed(self.events.emitted) if event.event in progress), "")
         return last == EventName.STEP_ACTING
 
     def _end_interrupted(self, error: Interrupted) -> RunFinished:

@@ -56,12 +56,12 @@ def describe_running(view: HostView, book: Runbook, outcomes: Iterable[Outcome])
         unit = view.unit(book.unit)
     except HostError as error:
         return f"what runs now is not known: {error.message}"
-    told = [*outcomes]
-    at, version = _find_installed(told)
+    known = [*outcomes]
+    at, version = _find_installed(known)
     began = any(
-        o.verdict is Verdict.JOB_DONE and o.evidence.get("InvocationID") == unit.invocation_id for o in told[at:]
+        o.verdict is Verdict.JOB_DONE and o.evidence.get("InvocationID") == unit.invocation_id for o in known[at:]
     )
-    serves = unit.main_pid and (began or any(o.verdict is Verdict.VERSION_OK for o in told[at:]))
+    serves = unit.main_pid and (began or any(o.verdict is Verdict.VERSION_OK for o in known[at:]))
     # A process that was started before the update may still be the old version.
     runs = f"runs {version}" if version and serves else f"is {unit.state}"
     pid = f", PID {unit.main_pid}" if unit.main_pid else ""
