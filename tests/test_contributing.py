@@ -93,8 +93,8 @@ def test_it_needs_a_unit(example: Path) -> None:
 
 
 def test_the_example_is_linted() -> None:
-    for action in ("check", "format --diff"):
-        command = f"{sys.executable} -m ruff {action} --stdin-filename src/runbook/steps/freeze.py -".split()
+    for action in (["check"], ["format", "--diff"]):
+        command = [sys.executable, "-m", "ruff", *action, "--stdin-filename", "src/runbook/steps/freeze.py", "-"]
         done = subprocess.run(command, input=block("python"), cwd=ROOT, capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stdout + done.stderr
 
