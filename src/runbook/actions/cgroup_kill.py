@@ -36,14 +36,10 @@ class CgroupKill:
 
     churn_since: float | None = None
     """When the present series of readings began, each of which missed processes of the cgroup."""
-    stable_pids: frozenset[int] = frozenset()
-    """The PIDs that each reading of the series found."""
-    port_held: bool = False
-    """True if a reading of the series found a listening socket."""
-    done: bool = False
-    """True once systemd sent KILL to the whole cgroup."""
-    refused: bool = False
-    """True once the kill was refused, because the cgroup held a process that must not be killed."""
+    stable_pids: frozenset[int] = frozenset()  # the PIDs that each reading of the series found
+    port_held: bool = False  # True if a reading of the series found a listening socket
+    done: bool = False  # True once systemd sent KILL to the whole cgroup
+    refused: bool = False  # True once the kill was refused, because the cgroup held a process that must not be killed
 
     def judge_churn(self, view: HostView, unit: Unit, seen: Sequence[PortOwnership], *, suspected: bool) -> PidChurn:
         """Return whether the cgroup's PIDs change faster than they can be read, by this reading and those before it.

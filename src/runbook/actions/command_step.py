@@ -20,8 +20,7 @@ from runbook.template import Template
 from runbook.util.stdio import split_lines
 from runbook.util.wording import brief_command, describe_last_line
 
-OUTPUT_TAIL_LINES = 12
-"""Last lines of a failed command that go into the evidence; all of its output is in a file."""
+OUTPUT_TAIL_LINES = 12  # last lines of a failed command that go into the evidence; all of its output is in a file
 
 
 @dataclass
@@ -30,12 +29,9 @@ class CommandStepState(StepState):
 
     persistent: ClassVar[bool] = True
 
-    job: JobRef | None = None
-    """The job, once the command was started."""
-    query_id: int = 0
-    """The number of the query, for a command that only reads."""
-    token: str = ""
-    """Distinguishes this try: an earlier one of the same command may have left its result on disk."""
+    job: JobRef | None = None  # the job, once the command was started
+    query_id: int = 0  # the number of the query, for a command that only reads
+    token: str = ""  # distinguishes this try: an earlier one of the same command may have left its result on disk
 
     def __post_init__(self) -> None:
         """Set a query number and a token that no other try has."""

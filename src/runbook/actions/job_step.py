@@ -32,8 +32,7 @@ from runbook.util.timespan import format_span
 MAX_HALF_JOB = 600.0
 """Seconds for the stop and for the start of a unit without time-outs of its own: every wait has an end."""
 
-TIMEOUT_MARGIN = 10.0
-"""Seconds beyond the unit's own time-outs, so that systemd's own result comes first."""
+TIMEOUT_MARGIN = 10.0  # seconds beyond the unit's own time-outs, so that systemd's own result comes first
 
 
 @dataclass
@@ -42,26 +41,17 @@ class JobStepState(StepState):
 
     persistent: ClassVar[bool] = True
 
-    job: JobRef | None = None
-    """The job, once it was requested."""
-    query_id: int = 0
-    """The number of the query for the starts that the start limit still allows."""
-    query_time: float = 0.0
-    """When that query was made, in seconds since the epoch."""
-    delayed_by_limit: bool = False
-    """True if the job had to wait for the start limit."""
-    invocation: str = ""
-    """The InvocationID before the job."""
-    main_start: int = 0
-    """ExecMainStartTimestampMonotonic before the job."""
-    restarts: int = 0
-    """NRestarts before the job."""
-    request_unanswered: bool = False
-    """True if the job was requested, and systemd has not answered."""
+    job: JobRef | None = None  # the job, once it was requested
+    query_id: int = 0  # the number of the query for the starts that the start limit still allows
+    query_time: float = 0.0  # when that query was made, in seconds since the epoch
+    delayed_by_limit: bool = False  # True if the job had to wait for the start limit
+    invocation: str = ""  # the InvocationID before the job
+    main_start: int = 0  # ExecMainStartTimestampMonotonic before the job
+    restarts: int = 0  # NRestarts before the job
+    request_unanswered: bool = False  # True if the job was requested, and systemd has not answered
 
 
-START_VERBS = (JobVerb.START, JobVerb.RESTART)
-"""The jobs that begin an invocation."""
+START_VERBS = (JobVerb.START, JobVerb.RESTART)  # the jobs that begin an invocation
 
 
 class JobStep(Step[JobStepState]):

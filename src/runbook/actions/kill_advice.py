@@ -14,11 +14,8 @@ from runbook.host.requesters import name_program
 from runbook.model import ProcessId, Verdict
 from runbook.spec.state import RunState
 
-CLOCK_TICK_SLACK = 0.05
-"""Seconds by which a process may seem older than it is: /proc counts in ticks of 10 ms."""
-
-MAX_COMMAND_TEXT = 60
-"""Characters of a command line that a message shows."""
+CLOCK_TICK_SLACK = 0.05  # seconds by which a process may seem older than it is: /proc counts in ticks of 10 ms
+MAX_COMMAND_TEXT = 60  # characters of a command line that a message shows
 
 STATE_ADVICE = {
     "D": "it waits in the kernel, where no signal reaches it: find out for what (a dead NFS or FUSE mount, a disk)",

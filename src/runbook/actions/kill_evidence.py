@@ -13,11 +13,8 @@ from runbook.host.interface import HostView
 from runbook.host.queries import JournalLine, JournalTailQuery, Query
 from runbook.spec.state import RunState
 
-MAX_PIDS = 100
-"""Processes whose last journal lines are read."""
-
-TIMEOUT = 2.0
-"""Seconds for reading those lines: evidence is worth a moment, and no more."""
+MAX_PIDS = 100  # processes whose last journal lines are read
+TIMEOUT = 2.0  # seconds for reading those lines: evidence is worth a moment, and no more
 
 Lines = tuple[JournalLine, ...]
 
@@ -27,8 +24,7 @@ class EvidenceLookup:
     """The query for the last journal lines of some processes."""
 
     query: Query[Lines] | None = None
-    deadline: float = 0.0
-    """When the query is given up, in seconds of the monotonic clock."""
+    deadline: float = 0.0  # when the query is given up, in seconds of the monotonic clock
 
     def poll(self, view: HostView, unit: Unit, run: RunState, holders: Sequence[Holder]) -> Lines | None:
         """Return the lines; None while the journal is being read."""

@@ -33,25 +33,17 @@ STOP_JOB_RESULTS = (JobResult.DONE, JobResult.GONE, JobResult.CANCELED)
 class Quiesce:
     """What is kept stopped, and what was up before. It goes into the record, so that a resumed run can release it."""
 
-    unit: str = ""
-    """The unit; empty if nothing was stopped."""
-    was_up: bool = False
-    """True if it was up before."""
+    unit: str = ""  # the unit; empty if nothing was stopped
+    was_up: bool = False  # True if it was up before
     triggers: list[str] = field(default_factory=list)
     """The sockets, timers and paths that would start the unit, and were up."""
-    stop_jobs: dict[str, JobRef] = field(default_factory=dict)
-    """The last stop job of each unit."""
-    started_by_others: list[str] = field(default_factory=list)
-    """The units that another requester started in between."""
-    start_requester: str = ""
-    """Who that was, in words."""
-    start_jobs: dict[str, JobRef] = field(default_factory=dict)
-    """The start jobs of the release."""
-    start_errors: list[str] = field(default_factory=list)
-    """Why units could not be started."""
+    stop_jobs: dict[str, JobRef] = field(default_factory=dict)  # the last stop job of each unit
+    started_by_others: list[str] = field(default_factory=list)  # the units that another requester started in between
+    start_requester: str = ""  # who that was, in words
+    start_jobs: dict[str, JobRef] = field(default_factory=dict)  # the start jobs of the release
+    start_errors: list[str] = field(default_factory=list)  # why units could not be started
     released: bool = False
-    next_move: str = ""
-    """What `apply` is to do: `stop`, `let go`, `start again`, or nothing."""
+    next_move: str = ""  # what `apply` is to do: `stop`, `let go`, `start again`, or nothing
 
     @property
     def is_active(self) -> bool:

@@ -19,8 +19,7 @@ from runbook.model import Finding, Port, ProcessId, Verdict, Wake, fails, holds,
 from runbook.spec.state import StepState
 from runbook.util.timespan import format_span
 
-MAX_RESPAWNS = 3
-"""How often another process may take the place of a killed one before the step gives up."""
+MAX_RESPAWNS = 3  # how often another process may take the place of a killed one before the step gives up
 
 SOCKET_CLOSE_WAIT = 2.0
 """Seconds for which a socket may stay open after its holder was killed.
@@ -61,32 +60,22 @@ class Phase(StrEnum):
 class KillTarget:
     """A process that was signalled."""
 
-    holder: Holder
-    """The process, as it was judged."""
-    signum: Signals
-    """The last signal that it got."""
-    signalled_at: float
-    """When it got that, in seconds of the monotonic clock."""
+    holder: Holder  # the process, as it was judged
+    signum: Signals  # the last signal that it got
+    signalled_at: float  # when it got that, in seconds of the monotonic clock
 
 
 @dataclass
 class KillOrphanState(StepState):
     """The phase of a `kill-orphan`, and what it has done so far. Times are seconds of the monotonic clock."""
 
-    phase: Phase = Phase.JUDGE
-    """The phase that the last reading led to."""
-    targets: dict[ProcessId, KillTarget] = field(default_factory=dict)
-    """The processes that were signalled."""
-    sockets: set[int] = field(default_factory=set)
-    """The inodes of the sockets that they held."""
-    rounds: int = 0
-    """How often signals were sent."""
-    evidence: EvidenceLookup = field(default_factory=EvidenceLookup)
-    """The last journal lines of the next targets."""
-    port_free_since: float | None = None
-    """Since when all targets have exited and no process took their place."""
-    cgroup_kill: CgroupKill = field(default_factory=CgroupKill)
-    """The kill of the whole cgroup."""
+    phase: Phase = Phase.JUDGE  # the phase that the last reading led to
+    targets: dict[ProcessId, KillTarget] = field(default_factory=dict)  # the processes that were signalled
+    sockets: set[int] = field(default_factory=set)  # the inodes of the sockets that they held
+    rounds: int = 0  # how often signals were sent
+    evidence: EvidenceLookup = field(default_factory=EvidenceLookup)  # the last journal lines of the next targets
+    port_free_since: float | None = None  # since when all targets have exited and no process took their place
+    cgroup_kill: CgroupKill = field(default_factory=CgroupKill)  # the kill of the whole cgroup
     reloaded: bool = False
     """True once a daemon-reload was requested, so that systemd forgets a main process that it no longer tracks."""
 
@@ -99,12 +88,10 @@ class KillOptions:
     ports: tuple[Port, ...]
     signum: Signals
     grace: float
-    sends_kill: bool
-    """True if KILL follows the grace: a shorter `timeout` means that the process is to be spared."""
+    sends_kill: bool  # True if KILL follows the grace: a shorter `timeout` means that the process is to be spared
     leftovers: bool
     secret: bool
-    find_mismatch: Callable[[Holder], str]
-    """Returns in what a process differs from `expect`; empty if it matches."""
+    find_mismatch: Callable[[Holder], str]  # returns in what a process differs from `expect`; empty if it matches
 
 
 #              ┌─ apply ◄─┬─ RELOAD             systemd no longer tracks the main process: a daemon-reload forgets it

@@ -15,14 +15,11 @@ class InstalledVersion:
     """The answer of an update's `version` command, against the version that is wanted."""
 
     answer: Answer[str]
-    command: str
-    """The `version` command, as messages call it."""
+    command: str  # the `version` command, as messages call it
     pattern: str
     wanted: str
-    previous: str | None
-    """The version that was installed before the update, if known."""
-    secret: bool
-    """True if messages must not contain what the command printed."""
+    previous: str | None  # the version that was installed before the update, if known
+    secret: bool  # True if messages must not contain what the command printed
 
     @property
     def found(self) -> str | None:

@@ -16,8 +16,7 @@ NOTIFY_TYPES = ("notify", "notify-reload", "dbus")
 START_LIMIT_RESULTS = ("start-limit-hit", "service-start-limit-hit", "trigger-limit-hit")
 """Results of a unit that has reached a limit: its own, that of the service behind a socket, or TriggerLimit*=."""
 
-USEC_INFINITY = 2**64 - 1
-"""systemd's `infinity`, in microseconds."""
+USEC_INFINITY = 2**64 - 1  # systemd's `infinity`, in microseconds
 
 
 def is_start_limit_hit(unit: Unit) -> bool:

@@ -42,32 +42,21 @@ Before an automatic restart systemd lets a unit pass through `failed` (systemd i
 class HealthState:
     """What one check leaves to the next. Times are seconds of the monotonic clock."""
 
-    foreign_since: float | None = None
-    """Since when another process holds a port."""
-    down_since: float | None = None
-    """Since when the unit is down."""
-    restarts: int | None = None
-    """NRestarts when counting began."""
+    foreign_since: float | None = None  # since when another process holds a port
+    down_since: float | None = None  # since when the unit is down
+    restarts: int | None = None  # NRestarts when counting began
     last_exit: str = ""
     """How the last process exited that was found to have exited: systemd forgets that with the next one."""
-    not_notified: bool = False
-    """True if that process had not reported in time that it is ready."""
-    invocation: str = ""
-    """The invocation that was found last."""
-    foreign_starts: int = 0
-    """How often another invocation began that neither this run nor Restart= explains."""
-    start_requester: str = ""
-    """Who requested the last of those starts, in words; empty if unknown."""
-    last_job: int = 0
-    """The number of the last job that was considered for that."""
+    not_notified: bool = False  # True if that process had not reported in time that it is ready
+    invocation: str = ""  # the invocation that was found last
+    foreign_starts: int = 0  # how often another invocation began that neither this run nor Restart= explains
+    start_requester: str = ""  # who requested the last of those starts, in words; empty if unknown
+    last_job: int = 0  # the number of the last job that was considered for that
     activation: tuple[tuple[str, str], ...] | None = None
     """What systemd knew of the unit's trigger when the invocation was found."""
-    other_jobs_seen: int | None = None
-    """How many jobs of others had ended when the invocation was found."""
-    was_running: bool = False
-    """True if this invocation was found running."""
-    was_stopped: bool = False
-    """True if a job of another stopped this invocation."""
+    other_jobs_seen: int | None = None  # how many jobs of others had ended when the invocation was found
+    was_running: bool = False  # True if this invocation was found running
+    was_stopped: bool = False  # True if a job of another stopped this invocation
 
     def describe_foreign_starts(self, unit: Unit) -> str:
         """Return how often another requester started the unit, and which one, if known; empty if none did."""
@@ -85,15 +74,11 @@ class HealthReport:
 
     unit: Unit
     ports: tuple[PortOwnership, ...]
-    verdict: Verdict
-    """READY if the unit is healthy."""
+    verdict: Verdict  # READY if the unit is healthy
     reason: str
-    final: bool = False
-    """True if waiting will not change it."""
-    recheck_within: float = 1.0
-    """Seconds after which to check again, if nothing happens before."""
-    exit_unknown: bool = False
-    """True if the unit no longer shows how its last process exited."""
+    final: bool = False  # True if waiting will not change it
+    recheck_within: float = 1.0  # seconds after which to check again, if nothing happens before
+    exit_unknown: bool = False  # True if the unit no longer shows how its last process exited
 
     @property
     def healthy(self) -> bool:
@@ -131,16 +116,12 @@ class HealthChecker:
     view: HostView
     unit: Unit
     ports: Collection[Port]
-    baseline_restarts: int | None
-    """The NRestarts from which restarts are counted, if the run itself started the unit."""
-    max_restarts: int
-    """How many restarts by systemd are allowed."""
+    baseline_restarts: int | None  # the NRestarts from which restarts are counted, if the run itself started the unit
+    max_restarts: int  # how many restarts by systemd are allowed
     state: HealthState | None
     """What earlier checks left. None for a single check: then nothing is given time to change."""
-    own_invocation: str = ""
-    """The invocation that the run started."""
-    max_age: float = 0.0
-    """How old an ownership of the ports may be, in seconds; see `HostView.judge_port`."""
+    own_invocation: str = ""  # the invocation that the run started
+    max_age: float = 0.0  # how old an ownership of the ports may be, in seconds; see `HostView.judge_port`
 
     def check(self) -> HealthReport:
         """Return the answer to the first question that is not answered well."""

@@ -10,14 +10,9 @@ from runbook.host.interface import HostView
 from runbook.host.queries import PreviousExit, PreviousExitQuery, Query
 from runbook.spec.state import RunState
 
-EXIT_LOOKUP_TIMEOUT = 1.0
-"""Seconds for systemd's entries to arrive in the journal and to be read."""
-
-ANSWER_GRACE = 0.2
-"""Seconds after its time-out within which a query has an answer, even if that is a time-out."""
-
-CLD_CODES = {"exited": 1, "killed": 2, "dumped": 3}
-"""The numbers of waitid(2) that ExecMainCode holds."""
+EXIT_LOOKUP_TIMEOUT = 1.0  # seconds for systemd's entries to arrive in the journal and to be read
+ANSWER_GRACE = 0.2  # seconds after its time-out within which a query has an answer, even if that is a time-out
+CLD_CODES = {"exited": 1, "killed": 2, "dumped": 3}  # the numbers of waitid(2) that ExecMainCode holds
 
 
 @dataclass(frozen=True)
@@ -25,8 +20,7 @@ class ExitDescription:
     """An exit in words."""
 
     text: str
-    not_notified: bool = False
-    """True if the service had not reported in time that it is ready."""
+    not_notified: bool = False  # True if the service had not reported in time that it is ready
 
 
 UNKNOWN_EXIT = ExitDescription("its main process keeps exiting")
@@ -37,8 +31,7 @@ class PreviousExitLookup:
     """A lookup in the journal, repeated until the entries are there or the time is over."""
 
     query: Query[PreviousExit] | None = None
-    deadline: float = 0.0
-    """Seconds of the monotonic clock; 0 before the first poll."""
+    deadline: float = 0.0  # seconds of the monotonic clock; 0 before the first poll
 
     def poll(self, view: HostView, unit: Unit, run: RunState) -> ExitDescription | None:
         """Return how the previous invocation ended; None while the query runs."""

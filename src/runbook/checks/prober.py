@@ -27,28 +27,19 @@ from runbook.model import Finding, Port, ProcessId, Verdict, holds, not_yet
 from runbook.spec.state import RunState
 from runbook.util.wording import describe_last_line
 
-ProbeAnswer = Answer[str | None]
-"""What a probe is answered by: a page or the output of a command, or nothing."""
-
-PROBE_INTERVAL = 0.5
-"""Seconds between two rounds of probes."""
-
-ANSWER_POLL = 0.01
-"""Seconds until the answers of a new round are read."""
+ProbeAnswer = Answer[str | None]  # what a probe is answered by: a page or the output of a command, or nothing
+PROBE_INTERVAL = 0.5  # seconds between two rounds of probes
+ANSWER_POLL = 0.01  # seconds until the answers of a new round are read
 
 
 @dataclass
 class ProbeRoundState:
     """The round of probes that is under way."""
 
-    query_id: int = 0
-    """The id of its queries; 0 before the first round."""
-    started_at: float = 0.0
-    """Seconds of the monotonic clock."""
-    round: ProbeRound = field(default_factory=ProbeRound)
-    """What it was asked of."""
-    last_failure: str = ""
-    """The first failure of the previous round."""
+    query_id: int = 0  # the id of its queries; 0 before the first round
+    started_at: float = 0.0  # seconds of the monotonic clock
+    round: ProbeRound = field(default_factory=ProbeRound)  # what it was asked of
+    last_failure: str = ""  # the first failure of the previous round
     reached_ports: dict[int, frozenset[Port]] = field(default_factory=dict)
     """Ports of this machine that a probe reached and does not name, by the probe's place in the list."""
 

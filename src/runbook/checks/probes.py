@@ -36,10 +36,8 @@ LOOPBACK = "127.0.0.1"
 class ProbeRound:
     """What the probes of one round are asked of. Their answers count only while it stays equal."""
 
-    invocation: str = ""
-    """The unit's invocation."""
-    sockets: frozenset[int] = frozenset()
-    """The inodes of the sockets on the probed ports."""
+    invocation: str = ""  # the unit's invocation
+    sockets: frozenset[int] = frozenset()  # the inodes of the sockets on the probed ports
     networks: tuple[ProcessId | None, ...] = ()
     """For each probe, the process whose network namespace it runs in; None for this program's own."""
     leftovers: tuple[int, ...] = field(default=(), compare=False)

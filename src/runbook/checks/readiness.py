@@ -18,10 +18,8 @@ MAX_FOREIGN_STARTS = 2
 class HealthWindow:
     """The time for which one invocation has been healthy. Times are seconds of the monotonic clock."""
 
-    started_at: float | None = None
-    """When the wait began."""
-    invocation: str = ""
-    """The invocation that has been healthy since `healthy_since`."""
+    started_at: float | None = None  # when the wait began
+    invocation: str = ""  # the invocation that has been healthy since `healthy_since`
     healthy_since: float | None = None
 
     def is_edge(self, report: HealthReport, now: float, healthy_for: float) -> bool:

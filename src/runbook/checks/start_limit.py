@@ -23,11 +23,8 @@ from runbook.host.queries import Answer, Query, StartEvent, StartEventKind, Star
 from runbook.spec.state import RunState
 from runbook.util.timespan import format_span
 
-STARTS_QUERY_TIMEOUT = 3.0
-"""Seconds for the journal to be read."""
-
-JITTER = 0.01
-"""Seconds by which the time of a start may differ between the unit's property and the journal."""
+STARTS_QUERY_TIMEOUT = 3.0  # seconds for the journal to be read
+JITTER = 0.01  # seconds by which the time of a start may differ between the unit's property and the journal
 
 
 @dataclass(frozen=True)
@@ -35,12 +32,9 @@ class StartBudget:
     """The starts in the window that is open now."""
 
     unit: Unit
-    used: int
-    """How many starts the journal has."""
-    expires_in: float = 0.0
-    """Seconds until the window closes."""
-    certain: int = 0
-    """How many of the starts certainly count."""
+    used: int  # how many starts the journal has
+    expires_in: float = 0.0  # seconds until the window closes
+    certain: int = 0  # how many of the starts certainly count
 
     @property
     def remaining(self) -> int:

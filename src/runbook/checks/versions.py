@@ -32,12 +32,10 @@ CLOCK_TOLERANCE = 0.01
 The start of a process is rounded down to a hundredth (proc(5)), and a file's time is that of the kernel's last tick.
 """
 
-DELETED = " (deleted)"
-"""What the kernel adds to /proc/PID/exe once the file was replaced or removed."""
+DELETED = " (deleted)"  # what the kernel adds to /proc/PID/exe once the file was replaced or removed
 NO_PATH_EXE = "/"
 """/proc/PID/exe of a program that is mounted over itself, as ExecPaths= does: it has no path in this namespace."""
-MEMFD_PREFIX = "/memfd:"
-"""How /proc/PID/exe begins for a program that never had a file (memfd_create(2))."""
+MEMFD_PREFIX = "/memfd:"  # how /proc/PID/exe begins for a program that never had a file (memfd_create(2))
 
 
 @lru_cache(maxsize=16)
@@ -115,8 +113,7 @@ class Server:
     """A process that serves."""
 
     process: Process
-    started_at: float
-    """Seconds since the epoch."""
+    started_at: float  # seconds since the epoch
 
     def replaced(self) -> bool:
         """True if the file of its program was replaced or removed since."""

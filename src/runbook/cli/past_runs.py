@@ -18,8 +18,7 @@ from runbook.util.wording import describe_error
 if TYPE_CHECKING:
     from runbook.records.history import RunRecord
 
-MAX_LISTED = 20
-"""Runs that are listed without `--all`."""
+MAX_LISTED = 20  # runs that are listed without `--all`
 
 
 def history(

@@ -11,8 +11,7 @@ from collections.abc import Iterable, Sequence
 from runbook.document.reference import FieldReference, StepReference
 from runbook.report.layout import WIDTH
 
-KEY_WIDTH = 18
-"""Width of the column with the names."""
+KEY_WIDTH = 18  # width of the column with the names
 
 
 def format_types(entries: Iterable[StepReference]) -> str:

@@ -25,19 +25,16 @@ from runbook.steps import registry
 from runbook.template import TemplateScope
 from runbook.util.wording import describe_error, shorten
 
-MAX_MESSAGE = 500
-"""Characters of a message, which may quote the file."""
+MAX_MESSAGE = 500  # characters of a message, which may quote the file
 
 
 @dataclass(frozen=True)
 class Source:
     """A file as it was read."""
 
-    path: str
-    """Its name on the command line; `-` is standard input."""
+    path: str  # its name on the command line; `-` is standard input
     data: bytes
-    status: os.stat_result | None
-    """Its owner and mode when it was read; None for standard input."""
+    status: os.stat_result | None  # its owner and mode when it was read; None for standard input
 
 
 def read_source(path: str) -> Source:

@@ -16,12 +16,9 @@ import yaml
 
 from runbook.util.wording import shorten
 
-MAX_BYTES = 1 << 20
-"""Bytes of a file. A runbook has some hundred lines."""
-MAX_YAML_DEPTH = 32
-"""Levels of nested lists and mappings. A header of a probe in a check is at level ten."""
-MAX_NODES = 50_000
-"""Values of a file, each counted as often as aliases repeat it."""
+MAX_BYTES = 1 << 20  # bytes of a file. A runbook has some hundred lines
+MAX_YAML_DEPTH = 32  # levels of nested lists and mappings. A header of a probe in a check is at level ten
+MAX_NODES = 50_000  # values of a file, each counted as often as aliases repeat it
 
 # PyYAML may be installed without libyaml; the loader in Python is slower.
 _LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
@@ -40,8 +37,7 @@ class Position:
     column: int
 
 
-Problems = list[tuple[Position, str]]
-"""Every error found so far: where, and a sentence."""
+Problems = list[tuple[Position, str]]  # every error found so far: where, and a sentence
 
 
 @dataclass
@@ -49,14 +45,10 @@ class Node:
     """A value of the file."""
 
     position: Position
-    value: str | list[Node] | dict[str, Node] | None
-    """A text, a list, a mapping, or None for an empty value."""
-    keys: dict[str, Position] = field(default_factory=dict)
-    """The positions of a mapping's keys."""
-    size: int = 1
-    """The number of nodes: this one and all below it."""
-    height: int = 1
-    """The number of levels: this one and those below it."""
+    value: str | list[Node] | dict[str, Node] | None  # A text, a list, a mapping, or None for an empty value
+    keys: dict[str, Position] = field(default_factory=dict)  # the positions of a mapping's keys
+    size: int = 1  # the number of nodes: this one and all below it
+    height: int = 1  # the number of levels: this one and those below it
 
     def to_plain(self) -> Any:
         """Return it as texts, lists and mappings."""

@@ -26,8 +26,7 @@ class StepNode:
 
     position: Position
     cls: type[Step[Any]]
-    body: Node | None
-    """The mapping of its fields, if there is one."""
+    body: Node | None  # the mapping of its fields, if there is one
     id: str = ""
     nested: dict[str, list[StepNode]] = field(default_factory=dict)
     """The lists of steps in it, by key: `check` and `fix` of a `remediate`."""

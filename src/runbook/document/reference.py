@@ -27,16 +27,12 @@ class FieldReference:
     """One field, for a table."""
 
     key: str
-    type: str
-    """Its type in words: "time span"."""
-    default: str
-    """As a runbook writes it; empty if there is none."""
+    type: str  # its type in words: "time span"
+    default: str  # as a runbook writes it; empty if there is none
     required: bool
     description: str
-    common: bool = False
-    """True if every step type has it."""
-    fields: tuple[FieldReference, ...] = ()
-    """The fields of the mappings in it."""
+    common: bool = False  # True if every step type has it
+    fields: tuple[FieldReference, ...] = ()  # the fields of the mappings in it
 
 
 @dataclass(frozen=True)
@@ -44,14 +40,10 @@ class StepReference:
     """One step type, for a table."""
 
     kind: str
-    summary: str
-    """What it does, in one line."""
-    details: str
-    """The paragraphs that follow; may be empty."""
-    changes: bool
-    """True if it can change something."""
-    rows: tuple[FieldReference, ...]
-    """Its fields: first its own, then those of every step."""
+    summary: str  # what it does, in one line
+    details: str  # the paragraphs that follow; may be empty
+    changes: bool  # True if it can change something
+    rows: tuple[FieldReference, ...]  # its fields: first its own, then those of every step
 
 
 def describe_type(kind: str) -> StepReference:

@@ -34,20 +34,13 @@ from runbook.spec.step import Runbook
 class RunRequest:
     """What the command line asks for."""
 
-    scope: str
-    """Whose manager: `system` or `user`."""
-    sets: Mapping[str, str] = field(default_factory=dict)
-    """The variables of `--set`."""
-    env: Mapping[str, str] = field(default_factory=dict)
-    """The environment of this program."""
-    fail_on_remediation: bool = False
-    """True if a remediated run has an exit status of its own."""
-    notices: tuple[str, ...] = ()
-    """Sentences to report when the run begins."""
-    version: str = ""
-    """The version of this program, for the record."""
-    lock_wait: float = 0.0
-    """How long to wait for a lock, in seconds."""
+    scope: str  # whose manager: `system` or `user`
+    sets: Mapping[str, str] = field(default_factory=dict)  # the variables of `--set`
+    env: Mapping[str, str] = field(default_factory=dict)  # the environment of this program
+    fail_on_remediation: bool = False  # True if a remediated run has an exit status of its own
+    notices: tuple[str, ...] = ()  # sentences to report when the run begins
+    version: str = ""  # the version of this program, for the record
+    lock_wait: float = 0.0  # how long to wait for a lock, in seconds
 
     @property
     def user(self) -> str:
@@ -78,10 +71,8 @@ class Launch:
     request: RunRequest
     host: Host
     waiter: Waiter
-    sinks: tuple[Sink, ...]
-    """Where events go besides the record."""
-    held: ExitStack
-    """Releases locks and files when the run has ended."""
+    sinks: tuple[Sink, ...]  # where events go besides the record
+    held: ExitStack  # releases locks and files when the run has ended
     events: EventStream = field(init=False)
 
     @cached_property

@@ -14,8 +14,7 @@ from runbook.host.interface import SHARED_READ_AGE, Host, HostView, Waiter
 from runbook.model import Deadline, Wake
 from runbook.spec.step import Runbook
 
-SCOPE_TIMEOUT = 5.0
-"""Seconds for systemd to create a scope."""
+SCOPE_TIMEOUT = 5.0  # seconds for systemd to create a scope
 
 
 @dataclass
@@ -25,16 +24,13 @@ class Preflight:
     host: Host
     waiter: Waiter
     book: Runbook
-    left_unit: str = ""
-    """The session or unit that this program left for a scope of its own."""
-    warnings: list[str] = field(default_factory=list)
-    """Sentences to report when the run begins."""
+    left_unit: str = ""  # the session or unit that this program left for a scope of its own
+    warnings: list[str] = field(default_factory=list)  # sentences to report when the run begins
     canonical_names: dict[str, str] = field(default_factory=dict)
     """systemd's name of each unit, by the name in the runbook."""
     dependents: dict[str, str] = field(default_factory=dict)
     """Units that are up and need a unit that the run changes, with the latter."""
-    was_up: bool = False
-    """True if the runbook's unit was running before the run."""
+    was_up: bool = False  # True if the runbook's unit was running before the run
 
     def run(self, scope: str) -> None:
         """Check the units, and move to a scope of this name if necessary. Raises NotBegun and Interrupted."""

@@ -19,11 +19,8 @@ from runbook.model import Deadline, FindingState, StepStatus, Verdict, Wake
 from runbook.spec.state import RunState
 from runbook.spec.step import Remedy, Step
 
-RESTART_TIMEOUT = 60.0
-"""Seconds for starting a unit again after a failed fix."""
-
-UP_OR_STARTING = (*UP, ActiveState.ACTIVATING)
-"""The states of a unit that is up or starting."""
+RESTART_TIMEOUT = 60.0  # seconds for starting a unit again after a failed fix
+UP_OR_STARTING = (*UP, ActiveState.ACTIVATING)  # the states of a unit that is up or starting
 
 
 class StepRunner(Protocol):

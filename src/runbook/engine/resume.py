@@ -29,10 +29,8 @@ from runbook.spec.step import Runbook, Step
 class ResumeOptions:
     """What the operator decides about steps whose outcome is unknown."""
 
-    rerun: tuple[str, ...] = ()
-    """Ids of steps to carry out again."""
-    skip: tuple[str, ...] = ()
-    """Ids of steps to take as done."""
+    rerun: tuple[str, ...] = ()  # ids of steps to carry out again
+    skip: tuple[str, ...] = ()  # ids of steps to take as done
 
 
 def resume_run(

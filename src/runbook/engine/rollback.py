@@ -39,14 +39,10 @@ class Rollback:
 
     runner: StepRunner
     book: Runbook
-    failed: Outcome
-    """The step whose failure ended the run."""
-    reason: str = ""
-    """How the rollback ended."""
-    updates_now: str = ""
-    """The present state of each update."""
-    steps: Sequence[Step[Any]] = ()
-    """The steps of the rollback."""
+    failed: Outcome  # the step whose failure ended the run
+    reason: str = ""  # how the rollback ended
+    updates_now: str = ""  # the present state of each update
+    steps: Sequence[Step[Any]] = ()  # the steps of the rollback
     failed_step: Outcome | None = None
     """The step that keeps the run from being rolled back; None if the previous version serves, proved."""
 

@@ -17,11 +17,8 @@ from runbook.host.interface import HostView
 from runbook.model import StepStatus
 from runbook.spec.step import ReplacesVersion, RollbackRole, Runbook, Step
 
-ROLLBACK_PREFIX = "rollback."
-"""The beginning of the ids of a rollback's steps."""
-
-START_ROLES = (RollbackRole.START, RollbackRole.RESTART)
-"""Roles of the steps whose units a rollback restarts."""
+ROLLBACK_PREFIX = "rollback."  # the beginning of the ids of a rollback's steps
+START_ROLES = (RollbackRole.START, RollbackRole.RESTART)  # roles of the steps whose units a rollback restarts
 
 PROOF_ROLES = (RollbackRole.PROVE_HEALTH, RollbackRole.PROVE_OWNER)
 """Roles of the steps that must hold at the end if the runbook has no `remediate`."""
@@ -32,8 +29,7 @@ class RollbackPlan:
     """The steps of a rollback, in order. The same runbook and events make the same plan."""
 
     book: Runbook
-    updates: Mapping[str, Mapping[str, Any]]
-    """The updates that ran, by id, with their versions `from` and `to`."""
+    updates: Mapping[str, Mapping[str, Any]]  # the updates that ran, by id, with their versions `from` and `to`
     steps: list[Step[Any]] = field(default_factory=list)
     undo_step_ids: dict[str, str] = field(default_factory=dict)
     """The id of the step that undoes an update, by the id of the update."""
@@ -41,8 +37,7 @@ class RollbackPlan:
     """Those of the steps that are carried out only if no other check proved anything."""
     only_if_down: dict[str, Sequence[str]] = field(default_factory=dict)
     """Sockets by the id of a step that is carried out only if one of them is down."""
-    warnings: list[str] = field(default_factory=list)
-    """What is not checked of the previous version, and why."""
+    warnings: list[str] = field(default_factory=list)  # what is not checked of the previous version, and why
 
     @classmethod
     def build(cls, book: Runbook, events: Iterable[Event]) -> RollbackPlan:

@@ -12,8 +12,7 @@ from runbook.checks.versions import rewrite_versions
 from runbook.spec.step import Step
 from runbook.template import Reference, Template, rewrite
 
-VERSION_TEXT_FIELDS = ("name", "expect")
-"""Fields whose text may contain a version: all of the text is rewritten."""
+VERSION_TEXT_FIELDS = ("name", "expect")  # fields whose text may contain a version: all of the text is rewritten
 
 PATTERN_FIELDS = ("pattern", "body", "expect_output")
 """Fields that are patterns: a version in them is written as a pattern writes it."""
@@ -40,8 +39,7 @@ class VersionRewriter:
     these only a value that a template inserts is replaced, and only if it is quoted or needs no quotes.
     """
 
-    versions: Mapping[str, str]
-    """The previous version of each new one."""
+    versions: Mapping[str, str]  # the previous version of each new one
     unchanged: dict[str, str] = field(default_factory=dict)
     """The YAML keys that contain a new version themselves and were left as they are, with that version."""
 

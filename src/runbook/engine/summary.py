@@ -173,8 +173,7 @@ JOURNAL_VERDICTS = frozenset(
 )
 """Verdicts for which the journal of the unit may show the reason."""
 
-TAIL_QUERY_TIMEOUT = 2.0
-"""Seconds for reading the journal."""
+TAIL_QUERY_TIMEOUT = 2.0  # seconds for reading the journal
 
 
 def read_journal_tail(

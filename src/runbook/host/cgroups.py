@@ -34,12 +34,10 @@ class CgroupUnit:
     kind: CgroupKind
     unit: str = ""
     """The unit's name with its escapes (`\\x2d`), as systemd writes it; empty if there is no unit."""
-    user_uid: int | None = None
-    """The user whose manager has the unit; None for the system's manager."""
+    user_uid: int | None = None  # the user whose manager has the unit; None for the system's manager
     container: bool = False
     """True if the cgroup is that of a container or virtual machine, or of its keeper on the host."""
-    machine: str = ""
-    """The container's name or the start of its id; may be empty."""
+    machine: str = ""  # the container's name or the start of its id; may be empty
 
 
 _UNIT = re.compile(r"[\w:.\\@-]+\.(?:service|scope|socket|mount|swap)", re.ASCII)

@@ -50,11 +50,8 @@ class ActiveState(SystemdEnum):
     MAINTENANCE = "maintenance"
 
 
-UP = (ActiveState.ACTIVE, ActiveState.RELOADING, ActiveState.REFRESHING)
-"""States of a unit that is up."""
-
-DOWN = (ActiveState.INACTIVE, ActiveState.FAILED)
-"""States of a unit that is down, and stays down."""
+UP = (ActiveState.ACTIVE, ActiveState.RELOADING, ActiveState.REFRESHING)  # states of a unit that is up
+DOWN = (ActiveState.INACTIVE, ActiveState.FAILED)  # states of a unit that is down, and stays down
 
 
 class JobResult(SystemdEnum):
@@ -88,8 +85,7 @@ class JobVerb(StrEnum):
 class JobRef:
     """A job that this program requested."""
 
-    path: str
-    """Its object path, which systemd never uses twice while it runs."""
+    path: str  # its object path, which systemd never uses twice while it runs
     unit: str
     verb: str
     output: str = ""
@@ -127,39 +123,32 @@ class Unit:
     sub_state: str = "dead"
     names: tuple[str, ...] = ()
     description: str = ""
-    invocation_id: str = ""
-    """32 hex digits, or empty."""
-    job: int = 0
-    """The number of a queued or running job; 0 if there is none."""
+    invocation_id: str = ""  # 32 hex digits, or empty
+    job: int = 0  # the number of a queued or running job; 0 if there is none
     job_type: str = ""
-    other_jobs: int = 0
-    """How many jobs have ended that this program did not request."""
+    other_jobs: int = 0  # how many jobs have ended that this program did not request
     job_requests: tuple[JobRequest, ...] = ()
     """The latest jobs that began since this program requested one itself, oldest first."""
     activation: tuple[tuple[str, str], ...] = ()
     """What systemd reports of the timer or path unit that started it (ActivationDetails)."""
-    propagated_from: tuple[str, ...] = ()
-    """The units whose stop or restart continues to this one."""
+    propagated_from: tuple[str, ...] = ()  # the units whose stop or restart continues to this one
     need_daemon_reload: bool = False
     can_reload: bool = False
     can_stop: bool = True
     condition_result: bool = True
     assert_result: bool = True
-    unmet_conditions: tuple[str, ...] = ()
-    """The conditions and asserts that were not met, as in the unit file."""
+    unmet_conditions: tuple[str, ...] = ()  # the conditions and asserts that were not met, as in the unit file
     requires: tuple[str, ...] = ()
     triggered_by: tuple[str, ...] = ()
     triggers: tuple[str, ...] = ()
     propagates_to: tuple[str, ...] = ()
     """The units that are stopped and started together with this one: they require it or are a part of it."""
-    listen: tuple[tuple[str, str], ...] = ()
-    """The kinds and addresses on which a socket unit listens."""
+    listen: tuple[tuple[str, str], ...] = ()  # the kinds and addresses on which a socket unit listens
     fragment_path: str = ""
     unit_file_state: str = ""
     start_limit_interval_usec: int = 0
     start_limit_burst: int = 0
-    start_limit_cleared: bool = False
-    """True if a reset-failed comes before its next start."""
+    start_limit_cleared: bool = False  # True if a reset-failed comes before its next start
     inactive_enter_monotonic: int = 0
     inactive_exit: int = 0
     inactive_exit_monotonic: int = 0
@@ -187,8 +176,7 @@ class Unit:
     watchdog_usec: int = 0
     bus_name: str = ""
     pid_file: str = ""
-    failed_command: str = ""
-    """The command beside the main process that failed first, in words."""
+    failed_command: str = ""  # the command beside the main process that failed first, in words
     restart_prevent_statuses: tuple[int, ...] = ()
     restart_prevent_signals: tuple[int, ...] = ()
     restart_force_statuses: tuple[int, ...] = ()
@@ -201,8 +189,7 @@ class Unit:
     joins_namespace_of: tuple[str, ...] = ()
     """The units that share its namespaces (JoinsNamespaceOf=), in either direction."""
     network_namespace_path: str = ""
-    of_user: bool = False
-    """True if it belongs to a user's manager, not to the system's."""
+    of_user: bool = False  # True if it belongs to a user's manager, not to the system's
 
     def job_of(self, verb: JobVerb) -> JobRef | None:
         """Return the job that it has at this moment, if that does what `verb` asks for.

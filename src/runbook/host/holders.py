@@ -17,14 +17,10 @@ class Listener:
     protocol: str
     address: str
     number: int
-    inode: int
-    """The number that /proc/PID/fd shows."""
-    cookie: int = 0
-    """Never used again until the machine is rebooted; 0 if the kernel has no sock_diag."""
-    uid: int = 0
-    """The user who created the socket."""
-    cgroup_id: int = 0
-    """The cgroup in which the socket was created; 0 if the kernel does not report it."""
+    inode: int  # the number that /proc/PID/fd shows
+    cookie: int = 0  # never used again until the machine is rebooted; 0 if the kernel has no sock_diag
+    uid: int = 0  # the user who created the socket
+    cgroup_id: int = 0  # the cgroup in which the socket was created; 0 if the kernel does not report it
     only_v6: bool = False
 
     def __str__(self) -> str:
@@ -38,30 +34,20 @@ class Process:
 
     id: ProcessId
     ppid: int
-    uid: int
-    """Its effective user; -1 if that cannot be read."""
+    uid: int  # its effective user; -1 if that cannot be read
     user: str
     name: str
-    state: str
-    """The state letter of proc(5)."""
-    cgroup: str
-    """Its path in systemd's hierarchy."""
+    state: str  # the state letter of proc(5)
+    cgroup: str  # its path in systemd's hierarchy
     command: tuple[str, ...] = ()
     exe: str = ""
-    invocation_id: str = ""
-    """From its environment; empty if that has none, or cannot be read."""
-    environment: tuple[str, ...] = ()
-    """The names of the variables, without their values."""
-    started: float = 0.0
-    """Seconds of CLOCK_BOOTTIME."""
-    kernel: bool = False
-    """True if it is a thread of the kernel."""
-    dead: bool = False
-    """True if it is a zombie: it waits for its parent to reap it, and holds nothing."""
-    pid_namespace: int = 0
-    """The inode number of the namespace; 0 if it cannot be read."""
-    user_namespace: int = 0
-    """The same."""
+    invocation_id: str = ""  # from its environment; empty if that has none, or cannot be read
+    environment: tuple[str, ...] = ()  # the names of the variables, without their values
+    started: float = 0.0  # seconds of CLOCK_BOOTTIME
+    kernel: bool = False  # True if it is a thread of the kernel
+    dead: bool = False  # True if it is a zombie: it waits for its parent to reap it, and holds nothing
+    pid_namespace: int = 0  # the inode number of the namespace; 0 if it cannot be read
+    user_namespace: int = 0  # the same
 
     @property
     def pid(self) -> int:
@@ -89,17 +75,12 @@ class Holder:
 
     process: Process
     role: Role
-    unit: str
-    """The service, scope, session or container that it is in."""
-    why: str
-    """The fact that decided its role."""
+    unit: str  # the service, scope, session or container that it is in
+    why: str  # the fact that decided its role
     sockets: tuple[Listener, ...]
-    protection: str = ""
-    """Why it must never be killed; empty if it may be."""
-    stop_verb: str = "stop"
-    """The verb of systemctl that stops `unit`; empty if none should."""
-    stop_command: str = ""
-    """The command by which a container's engine stops the container."""
+    protection: str = ""  # why it must never be killed; empty if it may be
+    stop_verb: str = "stop"  # the verb of systemctl that stops `unit`; empty if none should
+    stop_command: str = ""  # the command by which a container's engine stops the container
 
     @property
     def in_manager_cgroup(self) -> bool:
@@ -146,12 +127,10 @@ class PortOwnership:
 
     port: Port
     verdict: Verdict
-    reason: str
-    """A sentence for an operator."""
+    reason: str  # A sentence for an operator
     listeners: tuple[Listener, ...] = ()
     holders: tuple[Holder, ...] = ()
-    unseen: tuple[Listener, ...] = ()
-    """Sockets for which no holder was found."""
+    unseen: tuple[Listener, ...] = ()  # sockets for which no holder was found
 
     @property
     def is_owned(self) -> bool:

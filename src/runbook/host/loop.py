@@ -24,11 +24,8 @@ from runbook.model import Clock, Deadline, Port, ProcessId, SystemClock, Wake
 SOCKET_POLL = 0.01
 """Seconds between two reads of the sockets. The kernel has no event for listen(2); a read takes 0.1 ms."""
 
-INTERRUPTED_SETTLE = 0.5
-"""Seconds that the answer to a request which starts something may still take after SIGTERM."""
-
-ANY_TOPIC = "*"
-"""The topic that wakes every wait."""
+INTERRUPTED_SETTLE = 0.5  # seconds that the answer to a request which starts something may still take after SIGTERM
+ANY_TOPIC = "*"  # the topic that wakes every wait
 
 
 class Loop:

@@ -11,8 +11,7 @@ from runbook.model import Port, ProcessId
 
 T_co = TypeVar("T_co", covariant=True)
 
-SCRIPT_WORDS = 4
-"""A script is `/bin/sh -e -c SCRIPT`."""
+SCRIPT_WORDS = 4  # A script is `/bin/sh -e -c SCRIPT`
 
 
 class QueryKind(Generic[T_co]):
@@ -23,12 +22,9 @@ class QueryKind(Generic[T_co]):
 class Query(Generic[T_co]):
     """A query that may take a while: a probe, a look at the journal or at files, a command that only reads."""
 
-    kind: QueryKind[T_co]
-    """What is asked."""
-    id: int
-    """A query that is equal to an earlier one gets its answer; another id makes it a new query."""
-    timeout: float
-    """Seconds until it is stopped."""
+    kind: QueryKind[T_co]  # what is asked
+    id: int  # A query that is equal to an earlier one gets its answer; another id makes it a new query
+    timeout: float  # seconds until it is stopped
     netns_process: ProcessId | None = None
     """The process whose network namespace it is asked in; None for this program's own."""
 
@@ -37,10 +33,8 @@ class Query(Generic[T_co]):
 class Answer(Generic[T_co]):
     """The answer to a query, good or bad. A time-out, a refusal and a missing file are bad answers, not exceptions."""
 
-    ok: bool
-    """True if the probe passed, the command exited with status 0, or the journal or the files could be read."""
-    detail: str
-    """What went wrong, or what a probe found: the end of a sentence that names the query."""
+    ok: bool  # True if the probe passed, the command exited with status 0, or the journal or the files could be read
+    detail: str  # what went wrong, or what a probe found: the end of a sentence that names the query
     value: T_co | None = None
     """What was read or printed. None if there is nothing; what a command printed before it failed is here as well."""
     reached_port: Port | None = None
@@ -51,22 +45,14 @@ class Answer(Generic[T_co]):
 class Command(QueryKind[str]):
     """A command to run. As a query it is answered by its output, stdout and stderr together."""
 
-    argv: tuple[str, ...]
-    """The program and its arguments."""
-    user: str = ""
-    """The user to run it as; empty for the caller."""
-    cwd: str = ""
-    """The working directory; empty for `/`."""
-    env: Mapping[str, str] = field(default_factory=dict)
-    """All variables to add to the user's own environment."""
-    timeout: float = 60.0
-    """Seconds."""
-    output: str = ""
-    """The file for its output; its unit writes the result to a file beside it. Empty for a query."""
-    keep_output: bool = True
-    """If False, the output goes to /dev/null."""
-    token: str = ""
-    """Written into the result, so that the result of one attempt is not taken for that of another."""
+    argv: tuple[str, ...]  # the program and its arguments
+    user: str = ""  # the user to run it as; empty for the caller
+    cwd: str = ""  # the working directory; empty for `/`
+    env: Mapping[str, str] = field(default_factory=dict)  # all variables to add to the user's own environment
+    timeout: float = 60.0  # seconds
+    output: str = ""  # the file for its output; its unit writes the result to a file beside it. Empty for a query
+    keep_output: bool = True  # if False, the output goes to /dev/null
+    token: str = ""  # written into the result, so that the result of one attempt is not taken for that of another
 
     @property
     def script(self) -> str | None:
@@ -86,12 +72,9 @@ class Command(QueryKind[str]):
 class CommandResult:
     """The result of a command that ran in a unit of its own."""
 
-    result: str
-    """systemd's Result: `success`, `exit-code`, `timeout`, …"""
-    status: int
-    """The exit status, or the number of the signal."""
-    output: str = ""
-    """The end of its output."""
+    result: str  # systemd's Result: `success`, `exit-code`, `timeout`, …
+    status: int  # the exit status, or the number of the signal
+    output: str = ""  # the end of its output
 
     @property
     def succeeded(self) -> bool:
@@ -129,10 +112,8 @@ class HttpProbe(QueryKind[str]):
     """Passes if one GET request gets an expected response. Answered by the body."""
 
     url: str
-    status: tuple[int, ...] = (200,)
-    """The statuses that are accepted."""
-    body: str = ""
-    """A pattern to find in the body, if any."""
+    status: tuple[int, ...] = (200,)  # the statuses that are accepted
+    body: str = ""  # A pattern to find in the body, if any
     headers: tuple[tuple[str, str], ...] = ()
 
     def __str__(self) -> str:
@@ -167,12 +148,9 @@ class JournalProbe(QueryKind[None]):
 class FileChange:
     """The latest change among some files."""
 
-    path: str
-    """The file, folder or link that changed last."""
-    changed: float
-    """When, in seconds since the epoch."""
-    files: int
-    """How many files were looked at."""
+    path: str  # the file, folder or link that changed last
+    changed: float  # when, in seconds since the epoch
+    files: int  # how many files were looked at
 
 
 @dataclass(frozen=True)
@@ -190,15 +168,13 @@ class JournalQuery(QueryKind[T_co]):
     """Reads what the journal has of a unit."""
 
     unit: str
-    of_user: bool = field(default=False, kw_only=True)
-    """True for a unit of the user's own manager."""
+    of_user: bool = field(default=False, kw_only=True)  # True for a unit of the user's own manager
 
 
 class JournalLine(NamedTuple):
     """One line of a journal entry."""
 
-    pid: int
-    """The process that wrote it; 0 if the entry does not name one."""
+    pid: int  # the process that wrote it; 0 if the entry does not name one
     text: str
 
 
@@ -206,12 +182,9 @@ class JournalLine(NamedTuple):
 class JournalTailQuery(JournalQuery[tuple[JournalLine, ...]]):
     """Reads the last lines that a unit's processes wrote into the journal."""
 
-    since: float
-    """Seconds since the epoch."""
-    lines: int = 10
-    """How many lines at most."""
-    pids: tuple[int, ...] = ()
-    """If any, the lines of these processes instead, whatever unit they are in."""
+    since: float  # seconds since the epoch
+    lines: int = 10  # how many lines at most
+    pids: tuple[int, ...] = ()  # if any, the lines of these processes instead, whatever unit they are in
 
     def __str__(self) -> str:
         return f"journal tail of {self.unit or 'PID ' + ', '.join(map(str, self.pids))}"
@@ -227,8 +200,7 @@ class StartEventKind(StrEnum):
 class StartEvent(NamedTuple):
     """A start of a unit, or a moment at which systemd cleared its start-limit counter."""
 
-    at: float
-    """Seconds since the epoch."""
+    at: float  # seconds since the epoch
     kind: StartEventKind
 
 
@@ -236,8 +208,7 @@ class StartEvent(NamedTuple):
 class StartTimesQuery(JournalQuery[tuple[StartEvent, ...]]):
     """Reads from the journal when a unit was started."""
 
-    since: float
-    """Seconds since the epoch."""
+    since: float  # seconds since the epoch
 
     def __str__(self) -> str:
         return f"starts of {self.unit}"
@@ -247,24 +218,18 @@ class StartTimesQuery(JournalQuery[tuple[StartEvent, ...]]):
 class PreviousExit:
     """How the previous invocation of a unit ended. `command`, `code` and `status` are of the first process to fail."""
 
-    result: str = ""
-    """systemd's Result; empty if the journal does not have it."""
-    started: bool = False
-    """True if the start had completed."""
-    command: str = ""
-    """The setting that the process was started by (`ExecStart`); empty if none failed."""
-    code: str = ""
-    """`exited`, `killed` or `dumped`."""
-    status: int = 0
-    """The exit status, or the number of the signal."""
+    result: str = ""  # systemd's Result; empty if the journal does not have it
+    started: bool = False  # True if the start had completed
+    command: str = ""  # the setting that the process was started by (`ExecStart`); empty if none failed
+    code: str = ""  # `exited`, `killed` or `dumped`
+    status: int = 0  # the exit status, or the number of the signal
 
 
 @dataclass(frozen=True)
 class PreviousExitQuery(JournalQuery[PreviousExit]):
     """Reads from the journal how the previous invocation ended; no value if this one is not in the journal yet."""
 
-    invocation: str
-    """The current invocation."""
+    invocation: str  # the current invocation
 
     def __str__(self) -> str:
         return f"exit before {self.invocation} of {self.unit}"

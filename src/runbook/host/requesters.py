@@ -15,32 +15,18 @@ from typing import Any
 from runbook.util.names import UNIT_TYPES
 from runbook.util.wording import shorten
 
-UNKNOWN_REQUESTER = "something else"
-"""The word for a requester that was not found."""
-
-MAX_NAMED = 2
-"""If more processes may have requested a job, none is named."""
-
-MAX_COMMAND_SHOWN = 80
-"""How many characters of a command line are in a sentence."""
-
-MAX_COMMAND_EVIDENCE = 1000
-"""How many of them are in the evidence."""
+UNKNOWN_REQUESTER = "something else"  # the word for a requester that was not found
+MAX_NAMED = 2  # if more processes may have requested a job, none is named
+MAX_COMMAND_SHOWN = 80  # how many characters of a command line are in a sentence
+MAX_COMMAND_EVIDENCE = 1000  # how many of them are in the evidence
 
 MAX_COMMAND_WORDS = 100
 """A command line of more words is not judged: any user can make one as long as the kernel permits."""
 
-MAX_WORD = 1000
-"""Nor is a command line with a longer word."""
-
-MAX_PATTERN = 256
-"""No unit name is longer (UNIT_NAME_MAX), so no longer pattern is tried."""
-
-MAX_WILDCARDS = 8
-"""How many of `*`, `?` and `[` a pattern may have: each one multiplies the cost of a match."""
-
-MAX_PATTERNS = 8
-"""How many patterns of a command line are tried."""
+MAX_WORD = 1000  # nor is a command line with a longer word
+MAX_PATTERN = 256  # no unit name is longer (UNIT_NAME_MAX), so no longer pattern is tried
+MAX_WILDCARDS = 8  # how many of `*`, `?` and `[` a pattern may have: each one multiplies the cost of a match
+MAX_PATTERNS = 8  # how many patterns of a command line are tried
 
 START_COMMANDS = frozenset((
     "start", "restart", "try-restart", "condrestart", "reload-or-restart", "force-reload", "try-reload-or-restart",
@@ -48,8 +34,7 @@ START_COMMANDS = frozenset((
 ))  # fmt: skip
 """Verbs of systemctl that may begin an invocation."""
 
-STOP_COMMANDS = frozenset(("stop", "disable", "mask"))
-"""Verbs of systemctl that may leave a unit down."""
+STOP_COMMANDS = frozenset(("stop", "disable", "mask"))  # verbs of systemctl that may leave a unit down
 
 _NOW = frozenset(("enable", "reenable", "disable", "mask"))
 _PASSES_ON = frozenset(("restart", "try-restart", "condrestart", "stop"))
@@ -80,14 +65,10 @@ class Requester:
     pid: int
     command: tuple[str, ...]
     user: str
-    login: str = ""
-    """The user who logged in, if that is another one than `user`."""
-    started_by: str = ""
-    """The nearest ancestor with a meaningful name: not a shell without a script, not sudo."""
-    unit: str = ""
-    """The unit that it runs in."""
-    is_own: bool = False
-    """True if this run started it."""
+    login: str = ""  # the user who logged in, if that is another one than `user`
+    started_by: str = ""  # the nearest ancestor with a meaningful name: not a shell without a script, not sudo
+    unit: str = ""  # the unit that it runs in
+    is_own: bool = False  # True if this run started it
 
     @property
     def verb(self) -> str:
@@ -236,14 +217,10 @@ _SHELLS = frozenset(("sh", "bash", "dash", "ash", "busybox", "zsh", "ksh", "mksh
 class _Options:
     """The options of an interpreter that matter here, by their letters."""
 
-    texts: str
-    """No script follows these: a program text, a module, or words for standard input."""
-    values: str = ""
-    """These take the rest of their own word, or else the next word."""
-    rests: str = ""
-    """These take only the rest of their own word."""
-    nexts: str = ""
-    """These take the next word."""
+    texts: str  # no script follows these: a program text, a module, or words for standard input
+    values: str = ""  # these take the rest of their own word, or else the next word
+    rests: str = ""  # these take only the rest of their own word
+    nexts: str = ""  # these take the next word
 
 
 _SHELL = _Options(texts="csC", nexts="oO")

@@ -29,25 +29,20 @@ RESUMABLE_STATUSES = (RunStatus.INTERRUPTED, RunStatus.STILL_STARTING)
 CLOSING_EVENTS = (EventName.RUN_SUPERSEDED, EventName.RUN_ABANDONED)
 """Events after which a run cannot be resumed any more."""
 
-MAX_RUNS = 200
-"""The number of runs that are kept."""
-
-MAX_RUN_AGE = 180 * 86400.0
-"""Seconds for which a run is retained."""
+MAX_RUNS = 200  # the number of runs that are kept
+MAX_RUN_AGE = 180 * 86400.0  # seconds for which a run is retained
 
 MAX_INCOMPLETE_AGE = 86400.0
 """Seconds after which a folder without a header is removed: the program was killed while it made the folder."""
 
-MAX_EVENT = 16 * 1024 * 1024
-"""Bytes of a line. No event is as long; a longer line is not an event."""
+MAX_EVENT = 16 * 1024 * 1024  # bytes of a line. No event is as long; a longer line is not an event
 
 TAIL_BYTES = 64 * 1024
 """Bytes that are read to find the last event of a record. The events that end a run are much shorter."""
 
 LIST_HINT = "runbook history --all lists all runs"
 
-FOLLOW_INTERVAL = 0.2
-"""Seconds between two reads of a record that grows."""
+FOLLOW_INTERVAL = 0.2  # seconds between two reads of a record that grows
 
 
 @dataclass

@@ -34,8 +34,7 @@ from runbook.records.store import open_file
 from runbook.util.timespan import format_span
 from runbook.util.wording import describe_error
 
-SYSTEM = Path("/run")
-"""The folder in which the locks of the system manager are created."""
+SYSTEM = Path("/run")  # the folder in which the locks of the system manager are created
 
 RETRY_INTERVAL = 0.5
 """Seconds between two attempts while another process has the lock. Its exit causes an attempt too."""
@@ -43,8 +42,7 @@ RETRY_INTERVAL = 0.5
 NO_HOLDER_TRIES = 5
 """The number of attempts if the kernel names no holder of the lock: it was released at this moment."""
 
-MAX_LOCK_LINE = 4096
-"""Bytes of the line that describes the holder of a lock."""
+MAX_LOCK_LINE = 4096  # bytes of the line that describes the holder of a lock
 
 _OPEN = os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC

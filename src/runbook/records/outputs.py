@@ -15,11 +15,8 @@ from pathlib import Path
 
 from runbook.events import Event, EventName, StepFinished, StepRetrying
 
-CHUNK = 1024 * 1024
-"""Bytes that are read at a time."""
-
-OUTPUT_FILES = re.compile(r"\.log(\.\d+)?$")
-"""The names of output files: of the last attempt, and of earlier ones."""
+CHUNK = 1024 * 1024  # bytes that are read at a time
+OUTPUT_FILES = re.compile(r"\.log(\.\d+)?$")  # the names of output files: of the last attempt, and of earlier ones
 
 INPUT_FILES = re.compile(r"\.log\.(start|script)$")
 """The names of files with the input of a command, which contains its variables. Its unit removes them, unless the

@@ -29,11 +29,8 @@ from typing import BinaryIO
 from runbook.errors import NotBegun
 from runbook.events import Event, EventName, RecordLost
 
-ALPHABET = "23456789abcdefghjkmnpqrstuvwxyz"
-"""Letters and digits that are not confused when an ID is read aloud."""
-
-SPARE = 8192
-"""Bytes that are reserved, so that a record on a full disk can still note that it is incomplete."""
+ALPHABET = "23456789abcdefghjkmnpqrstuvwxyz"  # letters and digits that are not confused when an ID is read aloud
+SPARE = 8192  # bytes that are reserved, so that a record on a full disk can still note that it is incomplete
 
 TRANSIENT_EVENTS = frozenset({EventName.STEP_WAITING, EventName.NOTICE})
 """Events that nothing depends on: they are written without a sync."""

@@ -41,8 +41,7 @@ MESSAGE_IDS: Mapping[str, str] = {
 KILL_MESSAGE_ID = "d99fa678bb9b42c4a89aac7377b61dff"
 """The MESSAGE_ID of the entry about a process that is about to be killed."""
 
-KILLED_ROLES = ("orphan", "leftover")
-"""The roles of processes that may be killed."""
+KILLED_ROLES = ("orphan", "leftover")  # the roles of processes that may be killed
 
 OBJECTS = {"system": "OBJECT_SYSTEMD_UNIT", "user": "OBJECT_SYSTEMD_USER_UNIT"}
 """The field by which `journalctl --unit` finds entries of other programs about a unit (systemd.journal-fields(7))."""

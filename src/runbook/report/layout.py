@@ -17,8 +17,7 @@ if TYPE_CHECKING:
 WIDTH = 80
 MARK = 6
 NAME = 21
-MIN_TEXT = 20
-"""The least width of a text, however long the name before it is."""
+MIN_TEXT = 20  # the least width of a text, however long the name before it is
 
 MARKS = {
     "ok": "green",
@@ -32,8 +31,7 @@ MARKS = {
 }
 """The colour of each mark."""
 
-Piece = tuple[str, str]
-"""A text and its style in the notation of rich; an empty style is plain."""
+Piece = tuple[str, str]  # A text and its style in the notation of rich; an empty style is plain
 
 
 class Screen(Protocol):

@@ -13,11 +13,8 @@ from runbook.report.layout import WIDTH, Layout
 from runbook.report.text import TextReport
 from runbook.util.timespan import format_span
 
-MAX_HOLDERS = 12
-"""The number of processes of one step that are shown; the record has all."""
-
-MAX_OUTPUT_FILES = 3
-"""The number of output files that are named."""
+MAX_HOLDERS = 12  # the number of processes of one step that are shown; the record has all
+MAX_OUTPUT_FILES = 3  # the number of output files that are named
 
 _COLOURS: Mapping[str, str] = {RunStatus.OK: "green", RunStatus.CHANGED: "green", RunStatus.FAILED: "red"}
 

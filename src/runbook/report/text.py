@@ -36,20 +36,14 @@ from runbook.util.stdio import split_lines
 from runbook.util.timespan import format_span
 from runbook.util.wording import shorten
 
-MIN_SHOWN_SECONDS = 0.05
-"""The duration of a step is shown from so many seconds on."""
-
-MIN_LOGGED_WAIT = 10.0
-"""Without a live line, what a step waits for is shown after so many seconds."""
-
-MAX_OUTPUT_LINES = 6
-"""The number of last output lines of a failed command that are shown."""
+MIN_SHOWN_SECONDS = 0.05  # the duration of a step is shown from so many seconds on
+MIN_LOGGED_WAIT = 10.0  # without a live line, what a step waits for is shown after so many seconds
+MAX_OUTPUT_LINES = 6  # the number of last output lines of a failed command that are shown
 
 HALF_GOOD = (RunStatus.ROLLED_BACK, RunStatus.STILL_STARTING)
 """Statuses in yellow although the exit status is not 0: the service runs, or is still starting."""
 
-MAX_PIDS = 4
-"""The number of processes of one kind that are named; the rest is counted."""
+MAX_PIDS = 4  # the number of processes of one kind that are named; the rest is counted
 
 
 class TextReport:

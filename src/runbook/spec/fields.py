@@ -33,8 +33,7 @@ class FieldError(ValueError):
     """What is wrong with a value, as the end of a sentence that begins with its key: "wants one value, not a list"."""
 
 
-MAX_ID = 200
-"""Characters of an id: it becomes part of file names, which are limited to 255 bytes."""
+MAX_ID = 200  # characters of an id: it becomes part of file names, which are limited to 255 bytes
 
 MAX_NUMBER = 2**31 - 1
 """The largest whole number of a field: more cannot be meant, and none is too large for the kernel."""
@@ -309,8 +308,7 @@ IntegerList = Annotated[
     _schema("whole number, or list of them", type=["integer", "string", "array"]),
 ]
 """One whole number or several."""
-FormatNumber = Annotated[int, PlainValidator(_read_format), _schema("1", const=1)]
-"""The version of the file format."""
+FormatNumber = Annotated[int, PlainValidator(_read_format), _schema("1", const=1)]  # the version of the file format
 Number = Annotated[float, BeforeValidator(_read_number), _schema("number", type=["number", "string"], minimum=0)]
 """A number, 0 or more."""
 Boolean = Annotated[bool, BeforeValidator(_read_flag), _schema("true or false", type=["boolean", "string"])]
@@ -321,8 +319,7 @@ PositiveSpan = Annotated[float, BeforeValidator(_read_limit), _schema("time span
 """A time span, in seconds; more than 0."""
 UnitName = Annotated[str, BeforeValidator(_read_unit), _schema("unit", type="string", minLength=1)]
 """The full name of a unit."""
-PortField = Annotated[Port, PlainValidator(_read_port), _schema("port", **_PORT)]
-"""One port."""
+PortField = Annotated[Port, PlainValidator(_read_port), _schema("port", **_PORT)]  # one port
 PortList = Annotated[
     tuple[PortField, ...],
     BeforeValidator(_as_list),

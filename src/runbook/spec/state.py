@@ -20,10 +20,8 @@ PERSISTED_FIELDS = ("baseline_restarts", "invocations", "first_starts", "cleared
 class RunState:
     """The state that all steps of a run share. The dictionaries have the names of units as keys, unless stated."""
 
-    id: str
-    """The id of the run."""
-    folder: Path
-    """The folder in which commands start."""
+    id: str  # the id of the run
+    folder: Path  # the folder in which commands start
     env: Mapping[str, str] = field(default_factory=dict)
     """The runbook's `env`, which is added to the environment of every command."""
     outputs: Path | None = None
@@ -38,8 +36,7 @@ class RunState:
     """When the run last cleared the unit's start limit, in seconds since the epoch."""
     ancestors_of_killed: dict[ProcessId, tuple[str, float]] = field(default_factory=dict)
     """Maps each ancestor of a killed process to that process's name and kill time, in seconds of CLOCK_BOOTTIME."""
-    query_count: int = 0
-    """The number of queries so far."""
+    query_count: int = 0  # the number of queries so far
 
     def dump(self) -> dict[str, dict[str, Any]]:
         """Return the part that is recorded, for `resume`."""
@@ -91,10 +88,8 @@ class StepState:
     persistent: ClassVar[bool] = False
     """True if it is recorded, so that an interrupted attempt can be continued. JSON must be able to hold its fields."""
 
-    run: RunState
-    """The state that all steps share."""
-    id: str = ""
-    """The id of the step."""
+    run: RunState  # the state that all steps share
+    id: str = ""  # the id of the step
 
     def dump(self) -> dict[str, Any]:
         """Return it as the record holds it."""

@@ -108,20 +108,14 @@ def must_be_written(model: type[BaseModel], name: str | None) -> bool:
 class RollbackRole(Enum):
     """What `rollback: auto` uses a step type for."""
 
-    CLEAR_LIMIT = auto()
-    """Clears the start limit of `unit`."""
-    STOP = auto()
-    """Stops `unit`."""
-    START = auto()
-    """Starts `unit`. A unit that the runbook starts is restarted by a rollback."""
-    RESTART = auto()
-    """Restarts `unit`, which counts as a start too."""
+    CLEAR_LIMIT = auto()  # clears the start limit of `unit`
+    STOP = auto()  # stops `unit`
+    START = auto()  # starts `unit`. A unit that the runbook starts is restarted by a rollback
+    RESTART = auto()  # restarts `unit`, which counts as a start too
     PROVE_HEALTH = auto()
     """Proves that `unit` is healthy and owns `port`. A rollback makes such a step if the runbook has no proof."""
-    PROVE_OWNER = auto()
-    """Proves that `unit` owns `port`."""
-    PROVE_VERSION = auto()
-    """Proves that the version in `expect` serves."""
+    PROVE_OWNER = auto()  # proves that `unit` owns `port`
+    PROVE_VERSION = auto()  # proves that the version in `expect` serves
 
 
 def _is_state_type(value: object) -> TypeGuard[type[StepState]]:

@@ -17,8 +17,7 @@ from runbook.spec.fields import Boolean, Pattern, PortList, PositiveSpan, TextFi
 from runbook.spec.step import FileModel, Step
 from runbook.util import regex
 
-KILL_GRACE = 25.0
-"""Seconds beyond `grace` in which a process that got KILL must exit, and the port become free."""
+KILL_GRACE = 25.0  # seconds beyond `grace` in which a process that got KILL must exit, and the port become free
 
 
 class Expect(FileModel):

@@ -31,12 +31,9 @@ class UpdateState(CommandStepState):
     """What an update remembers."""
 
     command_ended: bool = False
-    previous_version: str | None = None
-    """The version that was installed before the command."""
-    quiesce: Quiesce = field(default_factory=Quiesce)
-    """What is kept stopped meanwhile."""
-    refusal: str = ""
-    """Why the update cannot go on, although something is kept stopped."""
+    previous_version: str | None = None  # the version that was installed before the command
+    quiesce: Quiesce = field(default_factory=Quiesce)  # what is kept stopped meanwhile
+    refusal: str = ""  # why the update cannot go on, although something is kept stopped
 
 
 class Update(ReplacesVersion[UpdateState], CommandStep[UpdateState]):

@@ -32,8 +32,7 @@ from runbook.spec.step import RollbackRole, Step
 from runbook.template import OPEN, Template
 from runbook.util.wording import brief_command
 
-UNLIMITED_RESTARTS = 2**31
-"""This step does not judge restarts."""
+UNLIMITED_RESTARTS = 2**31  # this step does not judge restarts
 
 
 def _absolute(paths: tuple[str, ...]) -> tuple[str, ...]:
@@ -51,8 +50,7 @@ class VerifyVersionState(StepState):
     """The query that is under way."""
 
     query_id: int = 0
-    round: ProbeRound = field(default_factory=ProbeRound)
-    """The invocation and the sockets that were asked."""
+    round: ProbeRound = field(default_factory=ProbeRound)  # the invocation and the sockets that were asked
     reached_port: Port | None = None
     """The port of this machine that the connection led to, if it is another than those of the step."""
 

@@ -27,8 +27,7 @@ Reading all processes for each round would keep a machine of some thousand proce
 with a full reading.
 """
 
-NO_CRASH_LOOP = (Verdict.READY, Verdict.STILL_STARTING, Verdict.NOT_LISTENING)
-"""Verdicts that rule out a crash loop."""
+NO_CRASH_LOOP = (Verdict.READY, Verdict.STILL_STARTING, Verdict.NOT_LISTENING)  # verdicts that rule out a crash loop
 
 
 @dataclass
@@ -39,8 +38,7 @@ class WaitReadyState(StepState):
     window: HealthWindow = field(default_factory=HealthWindow)
     probe_round: ProbeRoundState = field(default_factory=ProbeRoundState)
     previous_exit: previous_exit.PreviousExitLookup = field(default_factory=previous_exit.PreviousExitLookup)
-    awaits_exit_reason: bool = False
-    """True if the unit has failed, and the journal is being read for the reason."""
+    awaits_exit_reason: bool = False  # True if the unit has failed, and the journal is being read for the reason
 
 
 class WaitReady(Step[WaitReadyState]):

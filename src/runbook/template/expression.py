@@ -23,10 +23,8 @@ if TYPE_CHECKING:
     from jinja2.environment import TemplateExpression
     from jinja2.sandbox import SandboxedEnvironment
 
-MAX_SOURCE = 1000
-"""Characters of one expression. Jinja2 parses recursively."""
-MAX_EXPRESSION_DEPTH = 40
-"""How deep an expression may be nested."""
+MAX_SOURCE = 1000  # characters of one expression. Jinja2 parses recursively
+MAX_EXPRESSION_DEPTH = 40  # how deep an expression may be nested
 
 
 @dataclass(frozen=True)
@@ -34,15 +32,11 @@ class Expression:
     """A checked expression."""
 
     source: str
-    references: tuple[Reference, ...]
-    """The names in it; the first is `_0` for Jinja2."""
-    optional: frozenset[Reference]
-    """Those that may be undefined, because of `| default(…)` or `is defined`."""
-    raw: bool
-    """True if it ends in `| raw`."""
+    references: tuple[Reference, ...]  # the names in it; the first is `_0` for Jinja2
+    optional: frozenset[Reference]  # those that may be undefined, because of `| default(…)` or `is defined`
+    raw: bool  # True if it ends in `| raw`
     evaluate: TemplateExpression
-    context: ShellContext = NO_CONTEXT
-    """Its place in a script."""
+    context: ShellContext = NO_CONTEXT  # its place in a script
 
     def value(self, scope: TemplateScope) -> Any:
         """Return its value, or None if a name is not known yet. Raises TemplateError."""

@@ -7,8 +7,7 @@ from typing import Any
 
 from runbook.template.scope import TemplateError, Word
 
-MAX_TEXT = 100_000
-"""Characters of a result. The kernel accepts 128 KiB as one argument (execve(2))."""
+MAX_TEXT = 100_000  # characters of a result. The kernel accepts 128 KiB as one argument (execve(2))
 
 
 def _replace(text: str, old: str, new: str) -> Word:

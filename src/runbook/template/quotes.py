@@ -28,8 +28,7 @@ class ShellContext:
     """A place in a script, and what its neighbours would make of a value there."""
 
     quotes: Quotes = Quotes.BARE
-    is_joined: bool = False
-    """True if the name of a variable ends right before it, or `<` or `>` is right behind it."""
+    is_joined: bool = False  # True if the name of a variable ends right before it, or `<` or `>` is right behind it
     heredoc_ends: tuple[str, ...] = ()
     """The words behind each `<<` of the script. A value that is such a word would end the here-document."""
 
@@ -53,12 +52,10 @@ class ShellContext:
         return text
 
 
-NO_CONTEXT = ShellContext()
-"""A bare place without neighbours."""
+NO_CONTEXT = ShellContext()  # A bare place without neighbours
 
 _NO_QUOTES = "in or behind a here-document, backticks, arithmetic, or a script for a second shell (`ssh`, `-c`, `-e`)"
-_SPECIAL = re.compile(r'[\\"$`]')
-"""What is special inside double quotes."""
+_SPECIAL = re.compile(r'[\\"$`]')  # what is special inside double quotes
 _PLAIN = re.compile(r"(?:[\w@%+:,./-]|(?<=\w)~)+", re.ASCII)
 """What needs no quotes anywhere. A `~` is special at the start of a word, and behind `:` or `=`."""
 _NAME_BEFORE = re.compile(r"\$[A-Za-z_]\w*\Z", re.ASCII)
@@ -66,8 +63,7 @@ _HERE = re.compile(r"<<-?([^\n;&|<>]*)")
 
 _RUNS_SCRIPTS = re.compile(r"(?:.*\$.*)?(?:(?:.*/)?(?:eval|trap|ssh|su|runuser)|-[A-Za-z]*[ce]|--command=?)", re.DOTALL)
 """A word whose arguments may be run as a script again, by a shell, Perl or Python. A variable in it may be empty."""
-_LONGEST_WORD = 64
-"""Characters of a word that are kept for _RUNS_SCRIPTS."""
+_LONGEST_WORD = 64  # characters of a word that are kept for _RUNS_SCRIPTS
 
 _COMMAND_ENDS = "\n;&|()"
 _WORD_ENDS = f" \t<>{_COMMAND_ENDS}"
@@ -75,8 +71,7 @@ _SUBSTITUTION, _BRACE, _TICKS, _COMMENT = "$(", "${", "`", "#"
 _ENDS: dict[str, str] = {_COMMENT: "\n", Quotes.SINGLE: "'", _TICKS: "`"}
 """What ends at the next character of one kind, whatever is in between; and that character."""
 _GOES_ON = "\\\n"
-_ESCAPED, _VALUE = "x", "\0"
-"""Stand for an escaped character and for a value in `ShellReader._before`."""
+_ESCAPED, _VALUE = "x", "\0"  # stand for an escaped character and for a value in `ShellReader._before`
 
 
 class ShellReader:

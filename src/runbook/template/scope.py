@@ -9,15 +9,12 @@ from runbook.errors import RunbookError
 from runbook.model import Port
 from runbook.util.wording import join_words, suggest
 
-FACTS = ("status", "changed", "verdict", "output")
-"""What `steps.<id>` has for every step."""
-VERSIONS = ("from", "to")
-"""What it also has for an update, and what an update's own templates may use."""
+FACTS = ("status", "changed", "verdict", "output")  # what `steps.<id>` has for every step
+VERSIONS = ("from", "to")  # what it also has for an update, and what an update's own templates may use
 ROOTS = ("vars", "env", "unit", "port", "host", "run", "steps", *VERSIONS)
 """The first part of every name that a template can use."""
 
-Value = str | tuple[str, ...]
-"""The value of a name: a text, or a list of texts."""
+Value = str | tuple[str, ...]  # the value of a name: a text, or a list of texts
 
 
 class TemplateError(RunbookError, ValueError):
@@ -66,18 +63,13 @@ class TemplateScope:
     host: str = ""
     unit: str | None = None
     port: tuple[Port, ...] = ()
-    roots: tuple[str, ...] = ROOTS
-    """The roots that may be used in this place of the file."""
+    roots: tuple[str, ...] = ROOTS  # the roots that may be used in this place of the file
     earlier_steps: Mapping[str, frozenset[str]] = field(default_factory=dict)
     """While a file is read: the steps that a template may refer to, by id, with their facts."""
-    later_steps: frozenset[str] = frozenset()
-    """While a file is read: the ids of the other steps, for messages."""
-    template_vars: tuple[str, ...] = ()
-    """Names that the step itself defines: `to` and `from` of an update."""
-    own_values: Mapping[str, str] = field(default_factory=dict)
-    """The values of those of them that are known already."""
-    run_id: str | None = None
-    """None while a file is read."""
+    later_steps: frozenset[str] = frozenset()  # while a file is read: the ids of the other steps, for messages
+    template_vars: tuple[str, ...] = ()  # names that the step itself defines: `to` and `from` of an update
+    own_values: Mapping[str, str] = field(default_factory=dict)  # the values of those of them that are known already
+    run_id: str | None = None  # none while a file is read
     results: Mapping[str, Mapping[str, str]] | None = None
     """The facts of the steps by id; None while a file is read. A step that has not run is missing."""
     partial: bool = False

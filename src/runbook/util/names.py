@@ -9,11 +9,8 @@ from difflib import get_close_matches
 from runbook.model import Port
 from runbook.util.wording import shorten
 
-TYPE_SIMILARITY = 0.8
-"""Similarity (difflib's ratio) from which the end of a name is taken for a misspelt unit type."""
-
-UNIT_NAME_MAX = 255
-"""Characters of a unit name (systemd.unit(5); UNIT_NAME_MAX)."""
+TYPE_SIMILARITY = 0.8  # similarity (difflib's ratio) from which the end of a name is taken for a misspelt unit type
+UNIT_NAME_MAX = 255  # characters of a unit name (systemd.unit(5); UNIT_NAME_MAX)
 
 UNIT_TYPES = (
     "service", "socket", "target", "device", "mount", "automount", "swap", "timer", "path", "slice", "scope",

@@ -23,14 +23,9 @@ from collections.abc import Sequence
 
 from runbook.errors import HostError
 
-CPU_LIMIT = 0.25
-"""Seconds of processor time for a search. An ordinary search of 64 KiB takes a thousandth of it."""
-
-CHILD_TIMEOUT = 3.0
-"""Seconds until the child is killed, for a busy machine."""
-
-_REPEATS = re.compile(r"[*+?{|]")
-"""A pattern without any of these characters cannot backtrack, so no child is needed."""
+CPU_LIMIT = 0.25  # seconds of processor time for a search. An ordinary search of 64 KiB takes a thousandth of it
+CHILD_TIMEOUT = 3.0  # seconds until the child is killed, for a busy machine
+_REPEATS = re.compile(r"[*+?{|]")  # A pattern without any of these characters cannot backtrack, so no child is needed
 
 _CHILD = """
 import json, re, signal, sys

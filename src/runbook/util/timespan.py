@@ -22,11 +22,8 @@ _UNITS = {
 _SECONDS = {word: seconds for seconds, words in _UNITS.items() for word in words}
 _PIECE = re.compile(r"(\d+(?:\.\d+)?|\.\d+)\s*([A-Za-zµμ]*)\s*", re.ASCII)
 
-MAX_SPAN = 100 * 31557600.0
-"""A hundred years, in seconds. A longer span is a mistake."""
-
-MAX_SHOWN = 40
-"""Characters of a wrong span in a message."""
+MAX_SPAN = 100 * 31557600.0  # A hundred years, in seconds. A longer span is a mistake
+MAX_SHOWN = 40  # characters of a wrong span in a message
 
 _TENTH = 0.1
 _MINUTE = 60.0

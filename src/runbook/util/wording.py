@@ -36,11 +36,8 @@ def shorten(text: str, most: int = 60) -> str:
     return line if len(line) <= most else line[: most - 3] + "..."
 
 
-MAX_BRIEF = 60
-"""Characters of a command in a sentence."""
-
-MAX_LAST_LINE = 200
-"""Characters of the last line of a command's output in a sentence."""
+MAX_BRIEF = 60  # characters of a command in a sentence
+MAX_LAST_LINE = 200  # characters of the last line of a command's output in a sentence
 
 
 def describe_last_line(output: str) -> str:

@@ -26,11 +26,8 @@ from runbook.spec.state import RunState, StepState
 from runbook.spec.step import Step
 from runbook.template import TemplateError
 
-DEFAULT_TIME_LIMIT = 120.0
-"""Seconds for a step whose time-out is that of its unit, if systemd does not answer."""
-
-REPORT_INTERVAL = 15.0
-"""Seconds after which a wait reports again what it waits for."""
+DEFAULT_TIME_LIMIT = 120.0  # seconds for a step whose time-out is that of its unit, if systemd does not answer
+REPORT_INTERVAL = 15.0  # seconds after which a wait reports again what it waits for
 
 REFUSAL_ERRORS = (HostError, TemplateError)
 """Errors that end an attempt: the machine refuses, or a template needs a value that only the attempt finds."""
@@ -206,8 +203,7 @@ def make_refusal(step: Step[Any], error: RunbookError) -> Finding:
     return fails(verdict, reason, **({"dbus-error": dbus_error} if dbus_error else {}))
 
 
-MAX_QUERY_WAIT = 90.0
-"""Seconds for all queries of one check. Each query also has a time-out of its own."""
+MAX_QUERY_WAIT = 90.0  # seconds for all queries of one check. Each query also has a time-out of its own
 
 
 def check_once(step: Step[Any], view: HostView, waiter: Waiter, run: RunState) -> Finding:

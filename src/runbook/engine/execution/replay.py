@@ -34,8 +34,7 @@ from runbook.spec.step import Step
 PLAN_EVENTS = (EventName.RUN_STARTED, EventName.ROLLBACK_STARTED, EventName.STEP_ACTING, EventName.STEP_FINISHED)
 """The names of the events that a rollback is planned from."""
 
-BY_OPERATOR = "by-operator"
-"""The key in the evidence of a step that the operator skipped."""
+BY_OPERATOR = "by-operator"  # the key in the evidence of a step that the operator skipped
 
 
 @dataclass(frozen=True)
@@ -64,28 +63,20 @@ class FixRound:
 class ResumeState:
     """What the earlier parts of a run did. Empty for a new run."""
 
-    parts: int = 0
-    """The number of earlier parts of the run."""
-    finished: dict[str, Outcome] = field(default_factory=dict)
-    """How each step ended, in the order of their ends."""
-    in_progress: set[str] = field(default_factory=set)
-    """The steps that began to act and did not finish."""
+    parts: int = 0  # the number of earlier parts of the run
+    finished: dict[str, Outcome] = field(default_factory=dict)  # how each step ended, in the order of their ends
+    in_progress: set[str] = field(default_factory=set)  # the steps that began to act and did not finish
     stopped_steps: set[str] = field(default_factory=set)
     """Those of them that were stopped, because the run was interrupted."""
     ever_acted: set[str] = field(default_factory=set)
     """The steps that ever began to act: they may have reached their goal, and been cut short before they found that."""
-    skipped_by_operator: set[str] = field(default_factory=set)
-    """The steps that the operator takes as done."""
+    skipped_by_operator: set[str] = field(default_factory=set)  # the steps that the operator takes as done
     saved_states: dict[str, Mapping[str, Any]] = field(default_factory=dict)
     fix_rounds: dict[str, FixRound] = field(default_factory=dict)
-    run_state: Mapping[str, Any] = field(default_factory=dict)
-    """The state of the run as a whole."""
-    rollback_cause: str | None = None
-    """The step at which the run failed, if the rollback had begun."""
-    boot: str = ""
-    """The ID of the boot of the latest part."""
-    boot_of_step: dict[str, str] = field(default_factory=dict)
-    """The ID of the boot on which each step finished."""
+    run_state: Mapping[str, Any] = field(default_factory=dict)  # the state of the run as a whole
+    rollback_cause: str | None = None  # the step at which the run failed, if the rollback had begun
+    boot: str = ""  # the ID of the boot of the latest part
+    boot_of_step: dict[str, str] = field(default_factory=dict)  # the ID of the boot on which each step finished
     undone_by_boot: dict[str, str] = field(default_factory=dict)
     """The finished steps whose result a reboot undid, each with a sentence. They are repeated."""
     _plan_events: dict[tuple[Any, ...], Event] = field(default_factory=dict)

@@ -11,17 +11,10 @@ from typing import Any
 from runbook.events import Event, Payload
 from runbook.model import Clock
 
-Sink = Callable[[Event], None]
-"""A receiver of events: the text report, the JSON lines, the journal, the record."""
-
-MASK = "***"
-"""The text that replaces a secret."""
-
-ELLIPSIS = "..."
-"""The end of a text that was shortened for a sentence."""
-
-MIN_SECRET_PART = 4
-"""The length from which on a part of a secret is masked."""
+Sink = Callable[[Event], None]  # A receiver of events: the text report, the JSON lines, the journal, the record
+MASK = "***"  # the text that replaces a secret
+ELLIPSIS = "..."  # the end of a text that was shortened for a sentence
+MIN_SECRET_PART = 4  # the length from which on a part of a secret is masked
 
 MIN_SECRET_LINE = 8
 """The length from which on a line of a secret of several lines is masked: reports show text line by line."""

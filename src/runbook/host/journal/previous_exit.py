@@ -18,8 +18,7 @@ FAILURE = "d9b373ed55a64feb8242e02dbe79a49c"
 
 _EVENTS = {START_MESSAGE_IDS[1]: "started", PROCESS_EXIT: "exit", SUCCESS: "end", FAILURE: "end"}
 
-DEBUG = "7"
-"""The PRIORITY= of an exit that counts as a success, and of one that systemd ignores because of a `-`."""
+DEBUG = "7"  # the PRIORITY= of an exit that counts as a success, and of one that systemd ignores because of a `-`
 
 START_SETTINGS = ("ExecCondition", "ExecStartPre", "ExecStart", "ExecStartPost")
 

@@ -28,17 +28,13 @@ FIELDS = ("MESSAGE", "_PID", "_STREAM_ID", INVOCATION)
 JOURNALD_CGROUP = "/system.slice/systemd-journald.service"
 """The cgroup of systemd-journald, which exists as long as it runs."""
 
-PATH = "/usr/bin:/bin"
-"""Where journalctl is searched for."""
+PATH = "/usr/bin:/bin"  # where journalctl is searched for
 
 FOLDERS = (Path("/var/log/journal"), Path("/run/log/journal"))
 """Where journald keeps its files: on disk, and in memory (Storage= in journald.conf)."""
 
-READ_BYTES = 64 * 1024
-"""Bytes of one read."""
-
-MAX_ENTRY = 1024 * 1024
-"""Bytes of an entry as JSON; a longer one is skipped."""
+READ_BYTES = 64 * 1024  # bytes of one read
+MAX_ENTRY = 1024 * 1024  # bytes of an entry as JSON; a longer one is skipped
 
 
 class Journalctl:

@@ -30,40 +30,32 @@ from runbook.util import regex
 BATCH = 256 * 1024
 """Characters of messages that are searched at once. The time limit of a search is chosen for this many."""
 
-ENTRY_WEIGHT = 32
-"""Characters added for each entry, so that a batch of many empty entries stays small."""
+ENTRY_WEIGHT = 32  # characters added for each entry, so that a batch of many empty entries stays small
 
 SEARCH_RESERVE = 0.5
 """Seconds of the query's time that are left for the search in what was read; at most a tenth of it."""
 
-MAX_SEARCHES = 256
-"""How many searches keep their progress: one for each pattern and invocation."""
+MAX_SEARCHES = 256  # how many searches keep their progress: one for each pattern and invocation
 
 
 @dataclass(frozen=True)
 class JournalEntry:
     """One entry of the journal."""
 
-    cursor: str
-    """Its position in the journal."""
+    cursor: str  # its position in the journal
     messages: tuple[str, ...]
-    pid: int
-    """The process that wrote it."""
-    stream: str
-    """The stream that it came through; empty if it was not written to stdout or stderr."""
+    pid: int  # the process that wrote it
+    stream: str  # the stream that it came through; empty if it was not written to stdout or stderr
 
 
 @dataclass(frozen=True)
 class SearchProgress:
     """How far a search has come."""
 
-    cursor: str = ""
-    """The last entry that was searched."""
-    count: int = 0
-    """How many entries were searched."""
+    cursor: str = ""  # the last entry that was searched
+    count: int = 0  # how many entries were searched
     found: bool = False
-    foreign_streams: frozenset[str] = frozenset()
-    """Streams that began in other invocations."""
+    foreign_streams: frozenset[str] = frozenset()  # streams that began in other invocations
 
 
 class JournalSearches:

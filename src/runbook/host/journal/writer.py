@@ -16,14 +16,12 @@ import socket
 import struct
 from collections.abc import Iterable
 
-JOURNALD_SOCKET = "/run/systemd/journal/socket"
-"""Where journald listens."""
+JOURNALD_SOCKET = "/run/systemd/journal/socket"  # where journald listens
 
 _SEALS = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_WRITE | fcntl.F_SEAL_SEAL
 _TOO_LONG = (errno.EMSGSIZE, errno.ENOBUFS)
 
-Field = tuple[str, str]
-"""A field's name, of capitals, digits and `_`, and its value. A name may occur more than once."""
+Field = tuple[str, str]  # A field's name, of capitals, digits and `_`, and its value. A name may occur more than once
 
 
 def send(fields: Iterable[Field], *, to: str = JOURNALD_SOCKET) -> None:

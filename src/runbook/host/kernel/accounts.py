@@ -10,8 +10,7 @@ from pathlib import Path
 from runbook.errors import AccessDenied, HostError
 from runbook.host.queries import Command
 
-PASSWD = Path("/etc/passwd")
-"""The users of this machine; others may be known elsewhere (nsswitch.conf(5))."""
+PASSWD = Path("/etc/passwd")  # the users of this machine; others may be known elsewhere (nsswitch.conf(5))
 
 
 @cache

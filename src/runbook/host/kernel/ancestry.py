@@ -8,8 +8,7 @@ from runbook.host.cgroups import CgroupKind, parse_cgroup_path
 from runbook.host.holders import Process
 from runbook.host.kernel import protected
 
-MAX_ANCESTORS = 64
-"""A longer line of parents is not followed further."""
+MAX_ANCESTORS = 64  # A longer line of parents is not followed further
 
 
 def find_ancestors(read: Callable[[int], Process | None], process: Process) -> list[Process]:

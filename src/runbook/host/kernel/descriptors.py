@@ -20,14 +20,9 @@ from runbook.host.kernel import kcmp, processes
 
 TABLE = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 
-THREADS = min(4, len(os.sched_getaffinity(0)))
-"""How many threads share a scan of all processes, at most."""
-
-MAX_LIKELY = 16
-"""How many likely processes are read, at most, to find one that holds the socket, for the comparison."""
-
-PIDS_PER_THREAD = 100
-"""For fewer processes a thread costs more than it saves."""
+THREADS = min(4, len(os.sched_getaffinity(0)))  # how many threads share a scan of all processes, at most
+MAX_LIKELY = 16  # how many likely processes are read, at most, to find one that holds the socket, for the comparison
+PIDS_PER_THREAD = 100  # for fewer processes a thread costs more than it saves
 
 NUMBERS = tuple(b"%d" % number for number in range(65))
 """The names of the descriptors in a table without a gap. As bytes, which Python passes on as they are."""

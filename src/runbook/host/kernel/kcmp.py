@@ -18,8 +18,7 @@ import threading
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-STALL_TIMEOUT = 0.5
-"""Seconds without a process compared after which the comparison is abandoned."""
+STALL_TIMEOUT = 0.5  # seconds without a process compared after which the comparison is abandoned
 
 MAX_DESCRIPTORS = 64
 """A process with more descriptors is not compared, but read: their number may change too often meanwhile."""

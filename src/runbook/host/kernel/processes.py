@@ -26,8 +26,7 @@ from runbook.host.kernel import accounts, environ
 from runbook.model import ProcessId
 
 PF_KTHREAD = 0x0020_0000  # include/linux/sched.h
-LOGINUID_UNSET = 0xFFFF_FFFF
-"""The content of /proc/PID/loginuid for a process that came from no login."""
+LOGINUID_UNSET = 0xFFFF_FFFF  # the content of /proc/PID/loginuid for a process that came from no login
 
 DEAD_STATES = ("Z", "X", "x")
 CLOCK_TICKS = os.sysconf("SC_CLK_TCK")
@@ -43,11 +42,8 @@ STATES = {
 }
 
 CGROUP_ROOT = Path("/sys/fs/cgroup")
-MAX_COMMAND_BYTES = 64 * 1024
-"""How much of a command line a bounded read accepts; a longer one reads as empty."""
-
-MAX_ARGUMENTS = 1000
-"""How many arguments a bounded read accepts; more of them read as empty."""
+MAX_COMMAND_BYTES = 64 * 1024  # how much of a command line a bounded read accepts; a longer one reads as empty
+MAX_ARGUMENTS = 1000  # how many arguments a bounded read accepts; more of them read as empty
 
 
 @dataclass(frozen=True)
@@ -59,8 +55,7 @@ class Stat:
     ppid: int
     flags: int
     threads: int
-    start: int
-    """Clock ticks since boot."""
+    start: int  # clock ticks since boot
 
     @property
     def is_alive(self) -> bool:

@@ -12,8 +12,7 @@ from pathlib import PurePosixPath
 
 from runbook.host.holders import Process
 
-DELETED = " (deleted)"
-"""The suffix of /proc/PID/exe for a program that an upgrade has removed or replaced."""
+DELETED = " (deleted)"  # the suffix of /proc/PID/exe for a program that an upgrade has removed or replaced
 
 _LOGINS = "it keeps people's connections or terminals, and their logins may end with it"
 _BUS = "it is a message bus, which the machine's services talk over"
@@ -30,8 +29,7 @@ _PROTECTED = {
 }
 
 
-_NAME = re.compile(r"[A-Za-z0-9][\w.-]*", re.ASCII)
-"""The names that engines permit for a container."""
+_NAME = re.compile(r"[A-Za-z0-9][\w.-]*", re.ASCII)  # the names that engines permit for a container
 
 
 def find_program_protection(process: Process) -> str:

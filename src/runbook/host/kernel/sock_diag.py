@@ -43,15 +43,11 @@ ANSWER = struct.Struct("=BBxx2s2x16s16x4xQ4xIIII")  # inet_diag_msg, see _listen
 
 PROTOCOLS = {"tcp": (socket.IPPROTO_TCP, TCP_LISTEN), "udp": (socket.IPPROTO_UDP, TCP_CLOSE)}
 FAMILIES = (socket.AF_INET, socket.AF_INET6)
-DUMP_TRIES = 8
-"""How often a dump is repeated that the kernel reports as disturbed."""
-
-NETLINK_TIMEOUT = 1.0
-"""Seconds; the kernel answers within the call, so that this is never reached."""
+DUMP_TRIES = 8  # how often a dump is repeated that the kernel reports as disturbed
+NETLINK_TIMEOUT = 1.0  # Seconds; the kernel answers within the call, so that this is never reached
 
 
-ANY_PORT = 0
-"""Stands for all ports in a read of the tables of /proc: no socket listens on it."""
+ANY_PORT = 0  # stands for all ports in a read of the tables of /proc: no socket listens on it
 
 
 class _Disturbed(Exception):

@@ -22,10 +22,8 @@ from runbook.model import Clock, Port
 class _CachedOwnership:
     """The judgement that a unit owns a port."""
 
-    unit: Unit
-    """The unit as it was when the judgement began."""
-    judged_at: float
-    """Seconds of the monotonic clock."""
+    unit: Unit  # the unit as it was when the judgement began
+    judged_at: float  # seconds of the monotonic clock
     ownership: PortOwnership
 
 

@@ -8,8 +8,7 @@ from runbook.host.facts import Unit
 from runbook.host.holders import Holder, Listener
 from runbook.model import Port
 
-MAX_SHOWN = 3
-"""How many processes, names and units a sentence shows; the others are counted."""
+MAX_SHOWN = 3  # how many processes, names and units a sentence shows; the others are counted
 
 
 def describe_processes(holders: Sequence[Holder]) -> str:

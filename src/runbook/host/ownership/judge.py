@@ -30,10 +30,8 @@ class PortJudge:
     unit: Unit
     kernel: KernelSource
     manager: ManagerSource
-    own_network: bool = False
-    """True if the unit's processes are in another network namespace than this program."""
-    manager_uid: int | None = None
-    """None for the system's manager, else the user whose manager runs the unit."""
+    own_network: bool = False  # True if the unit's processes are in another network namespace than this program
+    manager_uid: int | None = None  # none for the system's manager, else the user whose manager runs the unit
 
     def judge_port(self, port: Port) -> PortOwnership:
         """Judge which processes listen on `port`. The sockets are read before and after the holders, until equal."""

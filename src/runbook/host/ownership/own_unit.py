@@ -15,8 +15,7 @@ from runbook.host.ownership.ruling import RoleRuling, UnitContext
 MISTAKEN_MAIN = "which systemd took for the main process, and which started before the current invocation began"
 """By its PIDFile=, by MAINPID=, or because a Type=forking unit had no other process in its cgroup."""
 
-START_SLACK = 0.05
-"""Seconds by which a process may seem older than its invocation: /proc counts in ticks of 10 ms."""
+START_SLACK = 0.05  # seconds by which a process may seem older than its invocation: /proc counts in ticks of 10 ms
 
 
 def rule_process_in_unit(context: UnitContext, process: Process) -> RoleRuling:

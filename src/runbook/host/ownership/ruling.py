@@ -16,16 +16,11 @@ class RoleRuling(NamedTuple):
     """The role of a process, and what follows from it for an operator."""
 
     role: Role
-    unit: str
-    """Where the process is: the name of a service, a scope or a session, or "no unit"."""
-    why: str
-    """The fact that decided."""
-    protection: str = ""
-    """Why the process must not be killed; empty if it may be."""
-    stop_verb: str = "stop"
-    """The verb of systemctl that stops `unit`; empty if none should."""
-    stop_command: str = ""
-    """The command by which a container's engine stops the container."""
+    unit: str  # where the process is: the name of a service, a scope or a session, or "no unit"
+    why: str  # the fact that decided
+    protection: str = ""  # why the process must not be killed; empty if it may be
+    stop_verb: str = "stop"  # the verb of systemctl that stops `unit`; empty if none should
+    stop_command: str = ""  # the command by which a container's engine stops the container
 
 
 def rule_other_unit(unit: str, why: str, *, stop_verb: str = "stop", stop_command: str = "") -> RoleRuling:
@@ -40,8 +35,7 @@ class UnitContext:
     unit: Unit
     kernel: KernelSource
     manager: ManagerSource
-    manager_uid: int | None = None
-    """None for the system's manager, else the user whose manager runs the unit."""
+    manager_uid: int | None = None  # none for the system's manager, else the user whose manager runs the unit
 
     def is_in_unit(self, process: Process, place: CgroupUnit) -> bool:
         """True if a process is in the unit's own cgroup, or in one below it."""

@@ -18,16 +18,12 @@ class PortFacts:
     """What was read about a port."""
 
     port: Port
-    unit: Unit
-    """The unit that should own the port."""
-    manager_uid: int | None
-    """None for the system's manager, else the user whose manager runs the unit."""
+    unit: Unit  # the unit that should own the port
+    manager_uid: int | None  # none for the system's manager, else the user whose manager runs the unit
     listeners: tuple[Listener, ...]
     holders: tuple[Holder, ...]
-    unseen: tuple[Listener, ...]
-    """Sockets for which no holder was found."""
-    hidden: int
-    """How many processes could not be read."""
+    unseen: tuple[Listener, ...]  # sockets for which no holder was found
+    hidden: int  # how many processes could not be read
     manager_sockets: tuple[Listener, ...] = ()
     """Sockets that the manager created for the unit's own socket units, as the kernel reports. No holder shows it."""
 

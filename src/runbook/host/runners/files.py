@@ -17,8 +17,7 @@ from runbook.errors import HostError
 from runbook.host.queries import Answer, FileChange
 from runbook.util.wording import describe_error
 
-MAX_LINKS = 40
-"""How many symbolic links may lead to a file, as in the kernel (path_resolution(7))."""
+MAX_LINKS = 40  # how many symbolic links may lead to a file, as in the kernel (path_resolution(7))
 
 CACHE_FOLDER = "__pycache__"
 """Python writes its caches beside the code while it runs, so they are newer than any process."""

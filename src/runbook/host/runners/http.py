@@ -16,8 +16,7 @@ from runbook.model import Port
 from runbook.util import regex
 from runbook.util.wording import describe_error
 
-MAX_BODY = 64 * 1024
-"""Bytes of a response's body that are read."""
+MAX_BODY = 64 * 1024  # bytes of a response's body that are read
 
 
 class HttpRequest:

@@ -47,20 +47,11 @@ from runbook.util.wording import describe_error
 
 T = TypeVar("T")
 
-MAX_OUTPUT = 64 * 1024
-"""Bytes of a command's output that are kept."""
-
-PIPE_READS = 16
-"""Reads of MAX_OUTPUT bytes that empty any pipe: it holds at most 1 MiB (fs.pipe-max-size)."""
-
-CLOSE_WAIT = 0.5
-"""Seconds that the exit of the program waits for the children that it has just killed."""
-
-EXPIRY_DELAY = 0.1
-"""Seconds by which the loop's time-out is later than the work's own, which has the better message."""
-
-MAX_ANSWERS = 256
-"""How many queries keep their answers. Each round of a probe is a new query."""
+MAX_OUTPUT = 64 * 1024  # bytes of a command's output that are kept
+PIPE_READS = 16  # reads of MAX_OUTPUT bytes that empty any pipe: it holds at most 1 MiB (fs.pipe-max-size)
+CLOSE_WAIT = 0.5  # seconds that the exit of the program waits for the children that it has just killed
+EXPIRY_DELAY = 0.1  # seconds by which the loop's time-out is later than the work's own, which has the better message
+MAX_ANSWERS = 256  # how many queries keep their answers. Each round of a probe is a new query
 
 
 class _Work(Protocol):
@@ -206,8 +197,7 @@ class _ChildCommand:
     command: Command
     until: float
     environment: Mapping[str, str]
-    closing: int
-    """A descriptor that becomes readable when this program exits."""
+    closing: int  # A descriptor that becomes readable when this program exits
     subreaper: Subreaper
 
     def abort(self) -> None:

@@ -18,8 +18,7 @@ from pathlib import Path
 
 from runbook.host.kernel import processes
 
-REAP_TIMEOUT = 0.4
-"""Seconds for the killed processes to exit; a process in uninterruptible sleep is left to init."""
+REAP_TIMEOUT = 0.4  # seconds for the killed processes to exit; a process in uninterruptible sleep is left to init
 
 _PR_SET_CHILD_SUBREAPER = 36
 

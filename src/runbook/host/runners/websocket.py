@@ -46,8 +46,7 @@ CLOSE_HANDSHAKE_WAIT = 0.25
 MAX_MESSAGE = 64 * 1024
 """Bytes of a message that are kept. A server that sends a longer one passes: it serves its clients."""
 
-RECEIVE_BYTES = 4096
-"""Bytes of one read."""
+RECEIVE_BYTES = 4096  # bytes of one read
 
 CLEAN_CLOSE_CODES = (CloseCode.NORMAL_CLOSURE, CloseCode.NO_STATUS_RCVD)
 """The codes of a server that closes the connection without an error."""

@@ -23,8 +23,7 @@ class Endpoint:
     """The address of a bus."""
 
     address: str
-    peer: bool = False
-    """True if it is systemd's own socket, without a bus daemon and without names."""
+    peer: bool = False  # True if it is systemd's own socket, without a bus daemon and without names
 
 
 def find_endpoints(scope: ManagerScope) -> tuple[Endpoint, ...]:

@@ -22,8 +22,7 @@ from runbook.errors import AccessDenied, BusLost, BusTimeout, HostError, NoSuchU
 from runbook.host.loop import Loop
 from runbook.host.systemd.addresses import Endpoint
 
-CALL_TIMEOUT = 10.0
-"""Seconds that a call may take, unless it passes another time-out."""
+CALL_TIMEOUT = 10.0  # seconds that a call may take, unless it passes another time-out
 
 INTERRUPTED_TIMEOUT = 0.3
 """Seconds for a call after SIGTERM: the request takes effect even if its answer is not awaited."""
@@ -31,11 +30,8 @@ INTERRUPTED_TIMEOUT = 0.3
 SEND_ONLY_TIMEOUT = 0.02
 """Seconds for each further call after SIGTERM, once one was not answered in time: it is sent and hardly awaited."""
 
-RECONNECT_INTERVAL = 0.05
-"""Seconds between two attempts to reach a bus that is being restarted."""
-
-FLUSH_TIMEOUT = 0.2
-"""Seconds that sending a message without an answer may take."""
+RECONNECT_INTERVAL = 0.05  # seconds between two attempts to reach a bus that is being restarted
+FLUSH_TIMEOUT = 0.2  # seconds that sending a message without an answer may take
 
 PING_TRIES, PING_TIMEOUT = 20, 0.1
 """How often, and for how many seconds each, systemd's own socket is asked whether it is there."""
@@ -64,8 +60,7 @@ _CAUSES: dict[type[HostError], str] = {
 }
 
 
-SignalHandler = Callable[[str, Any], None]
-"""Takes the path and the arguments, a GVariant tuple, of a signal."""
+SignalHandler = Callable[[str, Any], None]  # takes the path and the arguments, a GVariant tuple, of a signal
 
 
 class Properties:

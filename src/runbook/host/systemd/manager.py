@@ -27,17 +27,13 @@ MANAGER = "org.freedesktop.systemd1.Manager"
 UNIT = "org.freedesktop.systemd1.Unit"
 JOB = "org.freedesktop.systemd1.Job"
 
-RELOAD_TIMEOUT = 90.0
-"""Seconds for daemon-reload: its answer comes after the generators, which may take as long."""
+RELOAD_TIMEOUT = 90.0  # seconds for daemon-reload: its answer comes after the generators, which may take as long
 
 JOB_QUIET_SECONDS = 1.0
 """Seconds without a signal about a job after which systemd is asked whether the job still exists."""
 
-MANAGER_WAIT = 3.0
-"""Seconds that systemd may take to appear on a bus that is there."""
-
-MAX_JOB_RESULTS = 1000
-"""How many results of jobs are kept."""
+MANAGER_WAIT = 3.0  # seconds that systemd may take to appear on a bus that is there
+MAX_JOB_RESULTS = 1000  # how many results of jobs are kept
 
 _METHODS = {
     JobVerb.START: "StartUnit",

@@ -22,8 +22,7 @@ from runbook.host.requesters import MAX_NAMED, JobRequest, Requester, name_progr
 from runbook.model import ProcessId
 from runbook.util.wording import shorten
 
-PROGRAMS = ("systemctl", "busctl")
-"""Programs that request jobs and name the unit on their command line."""
+PROGRAMS = ("systemctl", "busctl")  # programs that request jobs and name the unit on their command line
 
 MAX_SCAN = 0.25
 """Seconds that a scan may take: fifteen thousand processes. After that no process is named: it may be incomplete."""
@@ -34,8 +33,7 @@ SCAN_SHARE = 0.1
 MAX_REQUESTER_AGE = 10.0
 """Seconds after its start within which root's systemctl makes its request; an older one waits for something else."""
 
-MAX_JOBS_PER_UNIT = 16
-"""How many jobs of a unit are kept."""
+MAX_JOBS_PER_UNIT = 16  # how many jobs of a unit are kept
 
 
 class ProcSource(Protocol):

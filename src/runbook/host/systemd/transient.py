@@ -26,23 +26,15 @@ from runbook.host.systemd.bus import variant
 from runbook.host.systemd.manager import MANAGER, MANAGER_PATH, UNIT, SystemdManager, unit_path
 from runbook.host.systemd.transient_files import CANNOT_ENTER, CommandFiles
 
-OUTPUT_TAIL_BYTES = 64 * 1024
-"""Bytes of a command's output that are returned, from its end."""
+OUTPUT_TAIL_BYTES = 64 * 1024  # bytes of a command's output that are returned, from its end
 
 BACKSTOP_MARGIN = 5.0
 """Seconds after a command's time-out at which systemd stops it, in case this program is gone by then."""
 
-STOP_GRACE = 5.0
-"""Seconds from SIGTERM to SIGKILL for a command that is stopped."""
-
-INTERRUPTED_STOP_GRACE = 0.3
-"""The same if this program was interrupted: it has one second for its whole cleanup."""
-
-STOP_LIMIT = 10.0
-"""Seconds that stopping a command may take in all."""
-
-NO_JOB = f"{MANAGER_PATH}/job/0"
-"""The job of a command that ended before its job was known: systemd counts from 1."""
+STOP_GRACE = 5.0  # seconds from SIGTERM to SIGKILL for a command that is stopped
+INTERRUPTED_STOP_GRACE = 0.3  # the same if this program was interrupted: it has one second for its whole cleanup
+STOP_LIMIT = 10.0  # seconds that stopping a command may take in all
+NO_JOB = f"{MANAGER_PATH}/job/0"  # the job of a command that ended before its job was known: systemd counts from 1
 
 
 class TransientCommands:

@@ -26,8 +26,7 @@ from runbook.util.wording import describe_error
 CANNOT_ENTER = 200
 """The exit status of a command whose folder cannot be entered; systemd's own number for it (systemd.exec(5))."""
 
-MAX_OUTPUTS = 1000
-"""How many earlier outputs of one command are kept."""
+MAX_OUTPUTS = 1000  # how many earlier outputs of one command are kept
 
 _SPECIAL = frozenset({"BASHOPTS", "BASH_VERSINFO", "EUID", "OPTIND", "PPID", "SHELLOPTS", "UID"})
 """Variables that a shell does not accept, or not with any value: bash's own, if it is /bin/sh."""
