@@ -14,33 +14,45 @@ from runbook.host.queries import JournalLine, JournalTailQuery, Query
 from runbook.spec.state import RunState
 
 MAX_PIDS = 100  # processes whose last journal lines are read
-TIMEOUT = 2.0  # seconds for reading those lines: evidence is worth a moment, and no more
+TIMEOUT = 2.0  # seconds for reading those lines, all readings of a step together: evidence is worth a moment, no more
 
 Lines = tuple[JournalLine, ...]
 
 
 @dataclass
 class EvidenceLookup:
-    """The query for the last journal lines of some processes."""
+    """The queries for the last journal lines of the processes to kill, one after another.
+
+    Leftovers that start others are killed in several rounds, each with a query. On a loaded machine a query takes
+    seconds, so the time is counted over all of them: killing does not wait longer for evidence.
+    """
 
     query: Query[Lines] | None = None
-    deadline: float = 0.0  # when the query is given up, in seconds of the monotonic clock
+    started_at: float = 0.0  # when the query began, in seconds of the monotonic clock
+    left: float = TIMEOUT  # seconds left for this query and all later ones
 
     def poll(self, view: HostView, unit: Unit, run: RunState, holders: Sequence[Holder]) -> Lines | None:
         """Return the lines; None while the journal is being read."""
         now = view.clock.monotonic()
         if self.query is None:
+            if self.left <= 0:
+                return ()
             pids = tuple(holder.process.pid for holder in holders[:MAX_PIDS])
             since = min(view.find_start_time(holder.process) for holder in holders)
             wanted = JournalTailQuery("", since, of_user=unit.of_user, pids=pids)
-            self.query, self.deadline = Query(wanted, run.next_query_id(), TIMEOUT), now + TIMEOUT
+            self.query, self.started_at = Query(wanted, run.next_query_id(), self.left), now
         try:
             answer = view.query(self.query)
         except HostError:
             return ()  # Without its journal lines a process is killed all the same.
         if answer is None:
-            return None if now < self.deadline else ()
+            return None if now - self.started_at < self.left else ()
         return answer.value or ()
+
+    def start_over(self, now: float) -> None:
+        """Forget the processes of the last query, which have got their signal; the time it took is spent."""
+        if self.query is not None:
+            self.query, self.left = None, self.left - (now - self.started_at)
 
 
 def make_evidence(holder: Holder, lines: Lines) -> Mapping[str, Any]:

@@ -150,13 +150,14 @@ class Termination:
             state.reloaded = True
             host.daemon_reload()
             return
+        now = self.view.clock.monotonic()
         state.rounds += 1
-        state.evidence, state.port_free_since = EvidenceLookup(), None
+        state.evidence.start_over(now)
+        state.port_free_since = None
         state.sockets.update(socket.inode for holder in self._foreign_holders for socket in holder.sockets)
         if phase is Phase.KILL_CGROUP:
             self._kill_cgroup(host)
             return
-        now = self.view.clock.monotonic()
         for holder in self._fresh:
             kill_advice.record_ancestors(host, state.run, holder)
             self._send_signal(host, holder, self.options.signum, now)

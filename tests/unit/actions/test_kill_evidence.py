@@ -33,3 +33,14 @@ def test_of_the_environment_there_are_the_names_and_of_the_journal_its_own_lines
     found = make_evidence(HOLDER, (JournalLine(74, "ready"), JournalLine(75, "another's")))
     assert (found["environment"], found["journal"]) == (["PATH", "TOKEN"], ["ready"])
     assert "journal" not in make_evidence(HOLDER, ())
+
+
+def test_the_time_for_the_journal_is_counted_over_all_rounds() -> None:
+    machine, lookup, run = FakeMachine(slow=0.75 * TIMEOUT), EvidenceLookup(), RunState("run-1", Path("/srv"))
+    for answered in (True, False):
+        assert lookup.poll(machine, unit(), run, [HOLDER]) is None
+        machine.clock.time += 0.75 * TIMEOUT if answered else 0.25 * TIMEOUT
+        assert lookup.poll(machine, unit(), run, [HOLDER]) == ()
+        lookup.start_over(machine.clock.time)
+    assert lookup.poll(machine, unit(), run, [HOLDER]) == ()
+    assert len(machine.asked) == 2
