@@ -271,10 +271,32 @@ def test_an_update_that_fails_says_why(machine: Machine) -> None:
     assert "exited with status 7: no such version" in run.step("update")["reason"]
 
 
+CREDENTIAL_SERVER = """
+import contextlib, os, socket, time
+server = socket.socket(socket.AF_UNIX)
+server.bind("/run/credential.sock")
+server.listen()
+socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM).sendto(b"READY=1", os.environ["NOTIFY_SOCKET"])
+while True:
+    connection, _ = server.accept()
+    time.sleep(1)
+    with contextlib.suppress(OSError), connection:
+        connection.sendall(b"secret")
+"""
+
+
 def test_a_unit_with_a_network_of_its_own(machine: Machine, service: StartService) -> None:
-    """A stranger on the same port number of the host is no stranger there."""
+    """Another service on the same port number of the host is no rival, also before the main process has entered it.
+
+    systemd loads credentials before it enters the namespace: so the main process stays outside for a second here.
+    """
     service("other.service", unit_file(listener(port=8080)))
-    service("web.service", unit_file(listener(port=8080), PrivateNetwork="yes"))
+    machine.write("/opt/credential.py", CREDENTIAL_SERVER)
+    service("credential.service", unit_file("/usr/bin/python3 /opt/credential.py", Type="notify"))
+    service(
+        "web.service",
+        unit_file(listener(port=8080), PrivateNetwork="yes", LoadCredential="token:/run/credential.sock"),
+    )
     book = """
         unit: web.service
         port: 8080

@@ -7,6 +7,7 @@ from collections.abc import Collection, Sequence
 from runbook.host.holders import Listener, Process
 from runbook.host.kernel import descriptors, processes, protected, signals, sock_diag
 from runbook.host.loop import Loop
+from runbook.host.ownership.network import is_entering_netns
 from runbook.model import Port
 
 
@@ -24,7 +25,7 @@ class LocalKernel:
         return listeners
 
     def list_netns_listeners(self, pid: int, port: Port) -> tuple[Listener, ...]:
-        return sock_diag.list_netns_listeners(pid, port)
+        return () if is_entering_netns(pid) else sock_diag.list_netns_listeners(pid, port)
 
     def list_cgroup_pids(self, path: str) -> tuple[int, ...]:
         return processes.list_cgroup_pids(path)

@@ -5,7 +5,7 @@ A port number of the host's namespace says nothing about the same number in anot
 
 from __future__ import annotations
 
-from pathlib import PurePosixPath
+from pathlib import Path
 
 from runbook.errors import HostError
 from runbook.host.facts import Unit
@@ -13,8 +13,8 @@ from runbook.host.kernel import processes
 from runbook.host.ownership.sources import ManagerSource
 from runbook.model import Port, ProcessId
 
-EXECUTORS = ("systemd", "systemd-executor")
-"""Programs of a new main process before its execve(2) of the service: it enters the unit's namespaces meanwhile."""
+EXECUTORS = ("systemd", "systemd-executor")  # what a new main process runs before its execve(2) of the service
+NETNS_TOOLS = ("ip", "nsenter")  # in ExecStart= they enter a namespace, and then execute the service
 
 
 class UnitNetworks:
@@ -32,7 +32,8 @@ class UnitNetworks:
         """
         if unit.private_network or unit.network_namespace_path:
             return True
-        if unit.main_pid and processes.is_in_other_netns(unit.main_pid):
+        pid = unit.main_pid
+        if pid and (processes.is_in_other_netns(pid) or read_program(pid) in NETNS_TOOLS):
             self._seen_separate.add(unit.name)
         return unit.name in self._seen_separate
 
@@ -48,7 +49,7 @@ class UnitNetworks:
             raise HostError(f"{unit.name} has its own network namespace, and no main process to enter it through")
         if processes.is_in_other_netns(process.pid):
             return process.id
-        if PurePosixPath(process.exe).name in EXECUTORS:
+        if is_entering_netns(process.pid):
             raise HostError(f"{process} of {unit.name} has not entered the unit's network namespace yet")
         # Inside a container that forbids it, systemd does without PrivateNetwork=; or the process enters it itself,
         # a little later, as with `ip netns exec`.
@@ -59,6 +60,23 @@ class UnitNetworks:
         units = [self._manager.unit(name) for name in unit.triggered_by if name.endswith(".socket")]
         addresses = (address for one in units if one.is_running for _, address in one.listen)
         return any(address.rpartition(":")[2] == str(port.number) for address in addresses)
+
+
+def is_entering_netns(pid: int) -> bool:
+    """True if a new main process has yet to enter the unit's network namespace: it still is in that of this program.
+
+    systemd reports the main process before that process has set up its namespaces. For these milliseconds its
+    /proc/PID/net lists the sockets of the host, where another service may listen on the same port number.
+    """
+    return read_program(pid) in (*EXECUTORS, *NETNS_TOOLS) and not processes.is_in_other_netns(pid)
+
+
+def read_program(pid: int) -> str:
+    """Return the file name of the program that a process executes; empty if that cannot be read."""
+    try:
+        return Path(f"/proc/{pid}/exe").readlink().name
+    except OSError:
+        return ""
 
 
 def find_network_pid(unit: Unit, manager: ManagerSource) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import replace
 from typing import Any
 
@@ -10,7 +11,8 @@ import pytest
 from runbook.errors import HostError
 from runbook.host.facts import ActiveState
 from runbook.host.kernel import processes
-from runbook.host.ownership.network import UnitNetworks, find_network_pid
+from runbook.host.ownership import network
+from runbook.host.ownership.network import UnitNetworks, find_network_pid, is_entering_netns, read_program
 from runbook.model import Port, ProcessId
 from tests.unit.fake_machine import FakeMachine
 
@@ -22,9 +24,10 @@ class Namespaces:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.other: set[int] = set()
-        self.exe = "/usr/bin/gateway"
+        self.program = "gateway"
         monkeypatch.setattr(processes, "is_in_other_netns", lambda pid: pid in self.other)
-        monkeypatch.setattr(processes, "read_process", lambda pid: process(pid, exe=self.exe))
+        monkeypatch.setattr(processes, "read_process", process)
+        monkeypatch.setattr(network, "read_program", lambda pid: self.program)
 
 
 @pytest.fixture
@@ -48,6 +51,29 @@ def test_by_settings_or_by_its_own_action(namespaces: Namespaces) -> None:
     assert not known.is_separate(unit("web.service", main_pid=0))
 
 
+def test_ip_netns_exec_before_it_has_entered(namespaces: Namespaces) -> None:
+    namespaces.program = "ip"
+    assert networks().is_separate(unit())
+    namespaces.program = "systemd-executor"
+    assert not networks().is_separate(unit())
+
+
+@pytest.mark.parametrize(
+    ("program", "other", "entering"),
+    [("systemd-executor", (), True), ("ip", (), True), ("gateway", (), False), ("systemd-executor", (100,), False)],
+)
+def test_a_main_process_that_has_yet_to_enter(
+    namespaces: Namespaces, program: str, other: tuple[int, ...], entering: bool
+) -> None:
+    namespaces.program, namespaces.other = program, set(other)
+    assert is_entering_netns(100) is entering
+
+
+def test_the_program_of_a_process() -> None:
+    assert read_program(os.getpid()).startswith("python3")
+    assert read_program(2**22 + 1) == ""
+
+
 def test_the_process_to_enter_through(namespaces: Namespaces) -> None:
     assert networks().find_process(unit()) is None
     namespaces.other = {100}
@@ -57,11 +83,11 @@ def test_the_process_to_enter_through(namespaces: Namespaces) -> None:
 def test_no_process_to_enter_through(namespaces: Namespaces) -> None:
     with pytest.raises(HostError, match="no main process to enter it through"):
         networks().find_process(unit(private_network=True, main_pid=0))
-    namespaces.exe = "/usr/lib/systemd/systemd-executor"
+    namespaces.program = "systemd-executor"
     with pytest.raises(HostError, match="has not entered the unit's network namespace yet"):
         networks().find_process(unit(private_network=True))
     # A container that forbids it: systemd runs the unit without one.
-    namespaces.exe = "/usr/bin/gateway"
+    namespaces.program = "gateway"
     assert networks().find_process(unit(private_network=True)) is None
 
 
