@@ -80,7 +80,7 @@ test-machine: $(STAMP) ## on booted throwaway machines, systemd 252 and 257
 	$(SUDO) $(BIN)/pytest -n $(MACHINE_WORKERS) --dist loadscope --no-loadscope-reorder -m "not acceptance" \
 	    tests/machine $(call tally,machine) $(PYTEST_ARGS)
 
-acceptance: $(STAMP) ## the incident with the real OpenClaw, mended by runbooks/openclaw-gateway.yaml
+acceptance: $(STAMP) ## the incident with the real OpenClaw, fixed by runbooks/openclaw-gateway.yaml
 	@command -v npm >/dev/null || { $(SUDO) apt-get update -q; \
 	    DEBIAN_FRONTEND=noninteractive $(SUDO) apt-get install -qy --no-install-recommends npm; }
 	$(SUDO) $(BIN)/python -m tests.machine.tree
@@ -91,7 +91,7 @@ cuts: $(STAMP) ## runs cut short at every event, and gone on with; most of an ho
 	$(SUDO) $(BIN)/python -m tests.machine.tree
 	$(SUDO) $(BIN)/python -m tests.machine.cuts $(SEED) $(CUTS_ARGS)
 
-demo: $(STAMP) ## the incident, staged in a throwaway machine and mended before your eyes
+demo: $(STAMP) ## the incident, staged in a throwaway machine and fixed before your eyes
 	@$(SUDO) $(BIN)/python -m tests.machine.demo
 
 shell: $(STAMP) ## a shell in a throwaway machine: make shell SUITE=trixie

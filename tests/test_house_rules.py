@@ -31,6 +31,10 @@ ONLY_IMPORTERS = {
 """Which rooms know which library; everybody else goes through them."""
 
 
+BESIDE_THE_MIRROR = {Path("document/cases"), Path("document/hostile"), Path("document/robust"), Path("cli/robust")}
+"""Tests of what several modules do together."""
+
+
 def modules() -> list[Path]:
     return sorted(SOURCE.rglob("*.py"))
 
@@ -99,6 +103,37 @@ def test_every_page_and_case_belongs_to_a_step_type() -> None:
 @pytest.mark.parametrize("path", modules(), ids=lambda path: str(path.relative_to(SOURCE)))
 def test_a_module_can_be_held_in_the_head(path: Path) -> None:
     assert len(path.read_text().splitlines()) <= MOST_LINES
+
+
+@pytest.mark.parametrize("path", modules(), ids=lambda path: str(path.relative_to(SOURCE)))
+def test_a_module_has_a_test_of_its_name(path: Path) -> None:
+    """An `__init__` without code of its own needs none."""
+    body = ast.parse(path.read_text()).body
+    if path.name == "__init__.py" and not any(isinstance(node, ast.FunctionDef | ast.ClassDef) for node in body):
+        return
+    name = path.stem.strip("_")
+    folder = ROOT / "tests" / "unit" / path.parent.relative_to(SOURCE)
+    assert (folder / f"test_{name}.py").is_file()
+
+
+def test_a_unit_test_belongs_to_a_module() -> None:
+    tests = ROOT / "tests" / "unit"
+    named = {path.relative_to(tests).parent / path.stem.removeprefix("test_") for path in tests.rglob("test_*.py")}
+    made = {path.relative_to(SOURCE).parent / path.stem.strip("_") for path in modules()}
+    assert named - made - BESIDE_THE_MIRROR == set()
+
+
+WORDS = re.compile(
+    r"\b(?:somebody|nobody|whoever|whosever|anybody|everybody|mend(?:s|ed|ing)?)\b|\"\"\"(?:Give|Say|Tell|Have) ",
+    re.IGNORECASE,
+)
+"""What has a plainer word: "another process", "no process", "the caller", "fix", "Return"."""
+
+
+@pytest.mark.parametrize("path", modules(), ids=lambda path: str(path.relative_to(SOURCE)))
+def test_the_prose_names_the_thing(path: Path) -> None:
+    lines = enumerate(path.read_text().splitlines(), 1)
+    assert [f"{number}: {line.strip()}" for number, line in lines if WORDS.search(line)] == []
 
 
 @pytest.mark.parametrize("path", modules(), ids=lambda path: str(path.relative_to(SOURCE)))

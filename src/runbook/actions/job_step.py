@@ -84,7 +84,7 @@ class JobStep(Step[JobStepState]):
             return learned
         if state.job is None:
             return (
-                find_refusal(unit, self.verb)
+                find_job_refusal(unit, self.verb)
                 or self._check_socket_start(view, unit)
                 or self._check_start_limit(view, unit, state)
             )
@@ -277,7 +277,7 @@ def _judge_used_up(unit: Unit, state: JobStepState, left: StartBudget, finding: 
     return not_yet(Verdict.START_LIMIT_HIT, f"{why}; it is over in {over}, which is waited for", wake, **facts)
 
 
-def find_refusal(unit: Unit, verb: JobVerb) -> Finding | None:
+def find_job_refusal(unit: Unit, verb: JobVerb) -> Finding | None:
     """Return why no such job may be requested at all: the unit is masked, unknown, or without a file."""
     if unit.load_state is LoadState.MASKED:
         return fails(

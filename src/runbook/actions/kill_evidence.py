@@ -13,7 +13,7 @@ from runbook.host.interface import HostView
 from runbook.host.queries import JournalLine, JournalTailQuery, Query
 from runbook.spec.state import RunState
 
-MAX_PIDS = 100  # processes whose last journal lines are read
+MAX_EVIDENCE_PIDS = 100  # processes whose last journal lines are read
 TIMEOUT = 2.0  # seconds for reading those lines, all readings of a step together: evidence is worth a moment, no more
 
 Lines = tuple[JournalLine, ...]
@@ -37,7 +37,7 @@ class EvidenceLookup:
         if self.query is None:
             if self.left <= 0:
                 return ()
-            pids = tuple(holder.process.pid for holder in holders[:MAX_PIDS])
+            pids = tuple(holder.process.pid for holder in holders[:MAX_EVIDENCE_PIDS])
             since = min(view.find_start_time(holder.process) for holder in holders)
             wanted = JournalTailQuery("", since, of_user=unit.of_user, pids=pids)
             self.query, self.started_at = Query(wanted, run.next_query_id(), self.left), now

@@ -10,7 +10,7 @@ from functools import lru_cache
 from typing import Any
 
 from runbook.host.facts import Unit
-from runbook.host.holders import PortOwnership, Process, Role
+from runbook.host.holders import DELETED, PortOwnership, Process, Role
 from runbook.host.interface import HostView
 from runbook.host.queries import Answer, FileChange
 from runbook.util import regex
@@ -32,7 +32,6 @@ CLOCK_TOLERANCE = 0.01
 The start of a process is rounded down to a hundredth (proc(5)), and a file's time is that of the kernel's last tick.
 """
 
-DELETED = " (deleted)"  # what the kernel adds to /proc/PID/exe once the file was replaced or removed
 NO_PATH_EXE = "/"
 """/proc/PID/exe of a program that is mounted over itself, as ExecPaths= does: it has no path in this namespace."""
 MEMFD_PREFIX = "/memfd:"  # how /proc/PID/exe begins for a program that never had a file (memfd_create(2))
@@ -157,7 +156,7 @@ def describe_old_code(found: list[Server], change: FileChange) -> str:
     for server in found:
         process = server.process
         if server.replaced():
-            path = process.exe.removesuffix(DELETED)
+            path = process.exe_path
             if path == NO_PATH_EXE:
                 return f"{process}: the file of its program was replaced or removed since it began"
             return f"{process} runs {path}, and that file was replaced or removed since"

@@ -25,7 +25,7 @@ from runbook.steps import registry
 from runbook.template import TemplateScope
 from runbook.util.wording import describe_error, shorten
 
-MAX_MESSAGE = 500  # characters of a message, which may quote the file
+MAX_PROBLEM_TEXT = 500  # characters of a message, which may quote the file
 
 
 @dataclass(frozen=True)
@@ -79,7 +79,7 @@ def parse(
         book = Reader(root, registry(), scope, problems).runbook(sets or {}, name, folder or _folder(name), text)
     if problems or book is None:
         raise DocumentError(
-            sorted({Problem(name, at.line, at.column, shorten(what, MAX_MESSAGE)) for at, what in problems})
+            sorted({Problem(name, at.line, at.column, shorten(what, MAX_PROBLEM_TEXT)) for at, what in problems})
         )
     return book
 

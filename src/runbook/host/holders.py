@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import StrEnum
+from pathlib import PurePosixPath
 from typing import Any
 
 from runbook.host.cgroups import CgroupKind, parse_cgroup_path
 from runbook.model import Port, ProcessId, Verdict
+
+DELETED = " (deleted)"  # the suffix of /proc/PID/exe for a program that an upgrade has removed or replaced
 
 
 @dataclass(frozen=True)
@@ -53,6 +56,16 @@ class Process:
     def pid(self) -> int:
         """Its PID, which another process may have later."""
         return self.id.pid
+
+    @property
+    def exe_path(self) -> str:
+        """The path of its program, also if the file was removed or replaced since."""
+        return self.exe.removesuffix(DELETED)
+
+    @property
+    def program(self) -> str:
+        """The file name of its program."""
+        return PurePosixPath(self.exe_path).name
 
     def __str__(self) -> str:
         return f"PID {self.pid} ({self.name})"

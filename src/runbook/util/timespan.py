@@ -23,7 +23,7 @@ _SECONDS = {word: seconds for seconds, words in _UNITS.items() for word in words
 _PIECE = re.compile(r"(\d+(?:\.\d+)?|\.\d+)\s*([A-Za-zµμ]*)\s*", re.ASCII)
 
 MAX_SPAN = 100 * 31557600.0  # A hundred years, in seconds. A longer span is a mistake
-MAX_SHOWN = 40  # characters of a wrong span in a message
+MAX_SPAN_TEXT = 40  # characters of a wrong span in a message
 
 _TENTH = 0.1
 _MINUTE = 60.0
@@ -37,7 +37,7 @@ def parse_span(text: str) -> float:
     runbook has an end. The grammar is that of systemd.time(7), PARSING TIME SPANS.
     """
     total, at, bare = 0.0, 0, text.strip()
-    shown, how = f"time span `{shorten(text, MAX_SHOWN)}`", "write one such as 5s, 2min or 1h 30min"
+    shown, how = f"time span `{shorten(text, MAX_SPAN_TEXT)}`", "write one such as 5s, 2min or 1h 30min"
     if re.match(r"-\s*[\d.]", bare):
         raise ValueError(f"{shown} is negative; {how}")
     while at < len(bare):

@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import BaseModel
 
-from runbook.document import MAX_MESSAGE, parse, wording
+from runbook.document import MAX_PROBLEM_TEXT, parse, wording
 from runbook.document.nodes import compose
 from runbook.errors import DocumentError, Problem
 from runbook.spec.step import Runbook
@@ -60,7 +60,7 @@ def judge(text: str | bytes) -> None:
     for problem in problems:
         assert not FOREIGN.search(re.sub(r"`[^`]*`", "``", problem.message)), problem
         assert problem.message.isprintable()
-        assert len(problem.message) <= MAX_MESSAGE
+        assert len(problem.message) <= MAX_PROBLEM_TEXT
         assert 1 <= problem.line <= lines + 1
         assert problem.column >= 1
 

@@ -12,8 +12,6 @@ from pathlib import PurePosixPath
 
 from runbook.host.holders import Process
 
-DELETED = " (deleted)"  # the suffix of /proc/PID/exe for a program that an upgrade has removed or replaced
-
 _LOGINS = "it keeps people's connections or terminals, and their logins may end with it"
 _BUS = "it is a message bus, which the machine's services talk over"
 _CONTAINERS = "it keeps a container, or passes on a container's port: the container's engine can stop it"
@@ -37,7 +35,7 @@ def find_program_protection(process: Process) -> str:
 
     Its executable, argv[0] and the process's name are compared: one match is enough to protect it.
     """
-    exe = PurePosixPath(process.exe.removesuffix(DELETED)).name
+    exe = process.program
     title = process.command[0] if process.command else ""
     if exe == "systemd" or (process.name == "systemd" and "--user" in process.command):
         return "it is a systemd manager"
@@ -83,7 +81,7 @@ def find_stop_command(line: Iterable[Process]) -> str:
 
 
 def _names(process: Process) -> tuple[str, ...]:
-    exe = PurePosixPath(process.exe.removesuffix(DELETED)).name
+    exe = process.program
     title = process.command[0] if process.command else ""
     return exe, process.name, _program(process.name), _program(title)
 

@@ -156,6 +156,6 @@ def _is_unchanged(holder: Holder, now: Process) -> bool:
         now.uid == judged.uid
         and now.cgroup == judged.cgroup
         # The same file, even if an upgrade has removed it since.
-        and now.exe.removesuffix(protected.DELETED) == judged.exe.removesuffix(protected.DELETED)
+        and now.exe_path == judged.exe_path
         and (not holder.sockets or descriptors.holds_any_socket(now.pid, {socket.inode for socket in holder.sockets}))
     )

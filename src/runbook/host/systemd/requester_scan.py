@@ -11,12 +11,11 @@ import os
 import time
 from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
-from pathlib import PurePosixPath
 from typing import Protocol
 
 from runbook.host.cgroups import CgroupKind, CgroupUnit, parse_cgroup_path
 from runbook.host.holders import Process
-from runbook.host.kernel import processes, protected
+from runbook.host.kernel import processes
 from runbook.host.kernel.ancestry import find_ancestors
 from runbook.host.requesters import MAX_NAMED, JobRequest, Requester, name_program, requests_job
 from runbook.model import ProcessId
@@ -165,7 +164,7 @@ class RequesterScan:
 
 def _can_request(process: Process, namespaces: Collection[int]) -> bool:
     """True if a process can certainly reach this manager: it is a systemctl of this machine, not of a container."""
-    program = PurePosixPath(process.exe.removesuffix(protected.DELETED)).name
+    program = process.program
     here = not namespaces or process.pid_namespace in namespaces
     inside = parse_cgroup_path(process.cgroup).container
     # Only root can read which program a process of root runs.
