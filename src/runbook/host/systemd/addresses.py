@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import os
-import pwd
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 from runbook.errors import BusUnavailable
+from runbook.host.kernel.accounts import find_user_name
 
 ManagerScope = Literal["system", "user"]
 
 _SYSTEM_BUS = "unix:path=/run/dbus/system_bus_socket"
-_SYSTEM_PRIVATE = "/run/systemd/private"
-_LINGER = Path("/var/lib/systemd/linger")
-"""logind keeps a file for each user with linger here, which every user can list."""
+_SYSTEM_PRIVATE = "unix:path=/run/systemd/private"
+_LINGER = Path("/var/lib/systemd/linger")  # logind keeps a file here for each user with linger; every user can list it
 
 
 @dataclass(frozen=True)
@@ -31,34 +30,33 @@ def find_endpoints(scope: ManagerScope) -> tuple[Endpoint, ...]:
 
     Raises BusUnavailable if root would have to act in another user's manager.
     """
-    if scope == "system":
-        if address := os.environ.get("DBUS_SYSTEM_BUS_ADDRESS"):
-            return (Endpoint(address),)  # An address in the environment is the only one to try.
-        bus = Endpoint(_SYSTEM_BUS)
-        # Only for root; it works while dbus-daemon is down or not installed.
-        return (bus, Endpoint(f"unix:path={_SYSTEM_PRIVATE}", peer=True)) if os.geteuid() == 0 else (bus,)
-    folder = find_runtime_folder()
-    return (
-        Endpoint(f"unix:path={folder}/bus"),
-        Endpoint(f"unix:path={folder}/systemd/private", peer=True),
-    )
+    if scope == "user":
+        folder = find_runtime_folder()
+        return Endpoint(f"unix:path={folder}/bus"), Endpoint(f"unix:path={folder}/systemd/private", peer=True)
+    if address := os.environ.get("DBUS_SYSTEM_BUS_ADDRESS"):
+        return (Endpoint(address),)  # An address in the environment is the only one to try.
+    bus = Endpoint(_SYSTEM_BUS)
+    # Only for root; it works while dbus-daemon is down or not installed.
+    return (bus, Endpoint(_SYSTEM_PRIVATE, peer=True)) if os.geteuid() == 0 else (bus,)
 
 
 def find_runtime_folder() -> Path:
-    """Return the user's runtime folder.
+    """Return the user's runtime folder. Raises BusUnavailable if root would have to act as another user.
 
     Over SSH and sudo, XDG_RUNTIME_DIR is often unset, and `su` without a dash may leave that of another user.
     """
     uid = os.geteuid()
     own = Path(f"/run/user/{uid}")
     folder = Path(os.environ.get("XDG_RUNTIME_DIR") or own)
-    if uid != 0 and (folder.parent == own.parent or _owner(folder) not in (uid, None)):
-        return own
-    if uid == 0 and (other := _other_user(folder)) is not None:
-        name, number = other
+    owner = _owner(folder)
+    if uid != 0:
+        return own if folder.parent == own.parent or owner not in (uid, None) else folder
+    # A folder that does not exist has no owner: then the user behind sudo counts.
+    if other := int(os.environ.get("SUDO_UID", "0")) if owner is None else owner:
+        name = find_user_name(other)
         raise BusUnavailable(
             f"cannot act on the user manager of {name} as root",
-            hint=f"run it as that user: sudo -u {name} XDG_RUNTIME_DIR=/run/user/{number} runbook …",
+            hint=f"run it as that user: sudo -u {name} XDG_RUNTIME_DIR=/run/user/{other} runbook …",
         )
     return folder
 
@@ -70,7 +68,7 @@ def run_as_user_hint(name: str) -> str:
 
 def describe_no_linger(scope: ManagerScope) -> str:
     """Describe that the user's manager ends with the last login; empty if it does not (loginctl(1), enable-linger)."""
-    name = _name(os.geteuid())
+    name = find_user_name(os.geteuid())
     if scope == "system" or _owner(_LINGER / name) is not None:
         return ""
     return (
@@ -82,39 +80,22 @@ def describe_no_linger(scope: ManagerScope) -> str:
 def make_unavailable(scope: ManagerScope, cause: str) -> BusUnavailable:
     """Make the error for a systemd that does not answer, with a hint that may help."""
     if scope == "user":
-        name = _name(os.geteuid())
+        name = find_user_name(os.geteuid())
         hint = f"without a login it runs only with linger: loginctl enable-linger {name}"
-        if os.geteuid() == 0:
-            # Root's own user manager is hardly ever meant.
-            hint = run_as_user_hint("USER")
+        # Root's own user manager is hardly ever meant.
+        hint = hint if os.geteuid() else run_as_user_hint("USER")
         return BusUnavailable(f"cannot reach the user manager of {name}: {cause}", hint=hint)
     if Path("/run/systemd/system").is_dir():
-        return BusUnavailable(
-            f"cannot reach systemd: {cause}", hint="check that the bus runs: systemctl status dbus.socket"
-        )
+        hint = "check that the bus runs: systemctl status dbus.socket"
+        return BusUnavailable(f"cannot reach systemd: {cause}", hint=hint)
     return BusUnavailable(
         f"cannot reach systemd: it is not the init of this machine or container ({cause})",
         hint="run it where systemd is PID 1: on the host, or in a container that boots systemd",
     )
 
 
-def _other_user(folder: Path) -> tuple[str, int] | None:
-    """Return the user in whose manager root would act: the folder's owner, or the user behind sudo."""
-    owner = _owner(folder)
-    if owner is None:
-        owner = int(os.environ.get("SUDO_UID", "0"))
-    return (_name(owner), owner) if owner else None
-
-
-def _owner(folder: Path) -> int | None:
+def _owner(path: Path) -> int | None:
     try:
-        return folder.stat().st_uid
+        return path.stat().st_uid
     except OSError:
         return None
-
-
-def _name(uid: int) -> str:
-    try:
-        return pwd.getpwuid(uid).pw_name
-    except KeyError:
-        return str(uid)

@@ -8,11 +8,9 @@ D-Bus errors become the program's own here, by their names: their texts are loca
 
 from __future__ import annotations
 
-import contextlib
 import os
 import threading
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import pydbus.bus
@@ -23,18 +21,11 @@ from runbook.host.loop import Loop
 from runbook.host.systemd.addresses import Endpoint
 
 CALL_TIMEOUT = 10.0  # seconds that a call may take, unless it passes another time-out
-
-INTERRUPTED_TIMEOUT = 0.3
-"""Seconds for a call after SIGTERM: the request takes effect even if its answer is not awaited."""
-
-SEND_ONLY_TIMEOUT = 0.02
-"""Seconds for each further call after SIGTERM, once one was not answered in time: it is sent and hardly awaited."""
-
+INTERRUPTED_TIMEOUT = 0.3  # seconds for a call after SIGTERM: the request takes effect even without its answer
+SEND_ONLY_TIMEOUT = 0.02  # seconds for each further call after SIGTERM, once one was not answered in time
 RECONNECT_INTERVAL = 0.05  # seconds between two attempts to reach a bus that is being restarted
 FLUSH_TIMEOUT = 0.2  # seconds that sending a message without an answer may take
-
-PING_TRIES, PING_TIMEOUT = 20, 0.1
-"""How often, and for how many seconds each, systemd's own socket is asked whether it is there."""
+PING_TRIES, PING_TIMEOUT = 20, 0.1  # how often, and for how many seconds each, systemd's own socket is pinged
 
 PROPERTIES = "org.freedesktop.DBus.Properties"
 
@@ -54,11 +45,14 @@ _ERRORS: dict[str, type[HostError]] = {
     "org.freedesktop.DBus.Error.NameHasNoOwner": BusLost,
 }
 
-_CAUSES: dict[type[HostError], str] = {
-    BusTimeout: "it did not answer in time",
-    BusLost: "the connection broke",
+_LOCAL_ERRORS: dict[Any, type[HostError]] = {
+    Gio.IOErrorEnum.TIMED_OUT: BusTimeout,
+    Gio.IOErrorEnum.CLOSED: BusLost,
+    Gio.IOErrorEnum.CONNECTION_CLOSED: BusLost,
+    Gio.IOErrorEnum.NOT_CONNECTED: BusLost,
 }
 
+_CAUSES: dict[type[HostError], str] = {BusTimeout: "it did not answer in time", BusLost: "the connection broke"}
 
 SignalHandler = Callable[[str, Any], None]  # takes the path and the arguments, a GVariant tuple, of a signal
 
@@ -78,14 +72,6 @@ class Properties:
         return default if value is None else value.unpack()
 
 
-@dataclass
-class _Subscription:
-    path: str
-    interface: str
-    member: str
-    handler: SignalHandler
-
-
 class Bus:
     """A connection to one service on one bus, which is opened again if it was closed.
 
@@ -100,18 +86,13 @@ class Bus:
         self._endpoints = endpoints
         self._service = service
         self._renewed = renewed
-        self._subscriptions: list[_Subscription] = []
+        self._subscriptions: list[tuple[str, str, str, SignalHandler]] = []  # the arguments of subscribe()
         self._connection: Any = None
-        self._peer = False
+        self.peer = False  # True if it is connected to the service itself: then clients have no names, nor references
         self._stale = False
         self._unresponsive = False
         self._watched: tuple[int, int] | None = None
         self._connect(CALL_TIMEOUT)
-
-    @property
-    def peer(self) -> bool:
-        """True if it is a connection to the service itself: no client has a name on it, or can hold a reference."""
-        return self._peer
 
     def close(self) -> None:
         """Close the connection. The service then releases what it held for it."""
@@ -191,40 +172,28 @@ class Bus:
 
         The match rule reaches the bus before any later call.
         """
-        subscription = _Subscription(path, interface, member, handler)
-        self._subscriptions.append(subscription)
-        self._listen(subscription)
+        self._subscriptions.append((path, interface, member, handler))
+        self._listen(path, interface, member, handler)
 
     @property
     def _destination(self) -> str | None:
-        return None if self._peer else self._service
+        return None if self.peer else self._service
 
-    def _listen(self, subscription: _Subscription) -> None:
-        self._connection.signal_subscribe(
-            self._destination,
-            subscription.interface,
-            subscription.member,
-            subscription.path,
-            None,
-            Gio.DBusSignalFlags.NONE,
-            # connection, sender, path, interface, member, arguments
-            lambda *signal: subscription.handler(signal[2], signal[5]),
-        )
+    def _listen(self, path: str, interface: str, member: str, handler: SignalHandler) -> None:
+        def call_handler(_connection: Any, _sender: Any, path: str, _interface: Any, _member: Any, values: Any) -> None:
+            handler(path, values)
+
+        match = (self._destination, interface, member, path, None)
+        self._connection.signal_subscribe(*match, Gio.DBusSignalFlags.NONE, call_handler)
 
     def _ask(self, target: tuple[Any, ...], what: str, left: float, *, settle: bool) -> Any:
         answers: list[Any] = []
         cancellable = Gio.Cancellable()
         connection = self._connection
         self._loop.raise_if_interrupted()
-        connection.call(
-            *target,
-            None,
-            Gio.DBusCallFlags.NO_AUTO_START,
-            # For GDBus, 0 means at once and a negative number its own default.
-            max(1, round(left * 1000)),
-            cancellable,
-            lambda _source, result: answers.append(result),
-        )
+        milliseconds = max(1, round(left * 1000))  # For GDBus, 0 means at once and a negative number its own default.
+        options = (None, Gio.DBusCallFlags.NO_AUTO_START, milliseconds, cancellable)
+        connection.call(*target, *options, lambda _source, result: answers.append(result))
         try:
             # Its own time-out ends the call; one second more, so that this is reported.
             self._loop.run_until(lambda: bool(answers), left + 1, settle=settle)
@@ -239,10 +208,18 @@ class Bus:
             raise _translated(error, what) from None
 
     def _ensure_connected(self, deadline: float, what: str) -> None:
+        """Open a new connection if the bus closed this one. It is stale until `renewed` has read what was missed."""
         if self._connection.is_closed():
             self._reconnect(deadline, what)
+            self._stale = True
         if self._stale:
-            self._renew()
+            self._stale = False  # The calls of `renewed` come here, too.
+            try:
+                self._renewed()
+            except BaseException:
+                self._stale = True
+                raise
+            self._loop.notify()
 
     def _reconnect(self, deadline: float, what: str) -> None:
         """Open a new connection and subscribe again."""
@@ -255,18 +232,7 @@ class Bus:
                     raise BusLost(f"cannot {what}: {error.message}") from None
                 self._loop.run_until(lambda: False, RECONNECT_INTERVAL)
         for subscription in self._subscriptions:
-            self._listen(subscription)
-        self._stale = True
-
-    def _renew(self) -> None:
-        """Call `renewed`, which reads again what was missed. The connection is stale until that has succeeded."""
-        self._stale = False
-        try:
-            self._renewed()
-        except BaseException:
-            self._stale = True
-            raise
-        self._loop.notify()
+            self._listen(*subscription)
 
     def _connect(self, seconds: float) -> None:
         refusals = []
@@ -275,18 +241,14 @@ class Bus:
                 self._connection = self._open(endpoint, seconds)
             except GLib.Error as error:
                 refusals.append(_describe_refusal(error, endpoint))
-                continue
-            self._peer = endpoint.peer
-            self._connection.set_exit_on_close(False)
-            self._watch()
-            return
+            else:
+                self.peer = endpoint.peer
+                self._connection.set_exit_on_close(False)
+                return self._watch()
         raise BusLost(refusals[0])
 
     def _watch(self) -> None:
-        """Wake every wait when the connection ends.
-
-        By its socket, and not by its signal `closed`: see `_connection_to`.
-        """
+        """Wake every wait when the connection ends: by its socket, not by its signal `closed` (see _connection_to)."""
         self._unwatch()
         watched = os.dup(self._connection.get_stream().get_socket().get_fd())
 
@@ -349,24 +311,23 @@ def _connection_to(endpoint: Endpoint) -> Any:
         flags |= Gio.DBusConnectionFlags.MESSAGE_BUS_CONNECTION
         return pydbus.bus.Bus(Gio.DBusConnection.new_for_address_sync(endpoint.address, flags, None, None)).con
     connection = Gio.DBusConnection.new_for_address_sync(endpoint.address, flags, None, None)
+    ping = (None, "/", "org.freedesktop.DBus.Peer", "Ping", None, None, Gio.DBusCallFlags.NONE)
     # If the first message arrives together with the last line of the authentication, systemd reads it, but handles it
     # only when more arrives: one in ten first calls was never answered (252, 257). The next ping wakes it.
-    for _ in range(PING_TRIES - 1):
-        with contextlib.suppress(GLib.Error):
-            return _ping(connection)
-    return _ping(connection)
-
-
-def _ping(connection: Any) -> Any:
-    ping = (None, "/", "org.freedesktop.DBus.Peer", "Ping", None, None)
-    connection.call_sync(*ping, Gio.DBusCallFlags.NONE, round(PING_TIMEOUT * 1000), None)
+    for left in reversed(range(PING_TRIES)):
+        try:
+            connection.call_sync(*ping, round(PING_TIMEOUT * 1000), None)
+            break
+        except GLib.Error:
+            if not left:
+                raise
     return connection
 
 
 def _translated(error: Any, what: str) -> HostError:
     """Convert one of GLib's errors to the program's own, by the name of the D-Bus error."""
     name = Gio.DBusError.get_remote_error(error) or ""
-    kind = _ERRORS.get(name, HostError) if name else _local_kind(error)
+    kind = (_ERRORS.get(name) if name else _by_code(error, _LOCAL_ERRORS)) or HostError
     cause = _CAUSES.get(kind) or error.message.removeprefix(f"GDBus.Error:{name}: ")
     hint = "run it as root: sudo runbook …" if kind is AccessDenied and os.geteuid() != 0 else ""
     return kind(f"cannot {what}: {cause}", hint=hint, dbus_error=name)
@@ -380,15 +341,9 @@ def _describe_refusal(error: Any, endpoint: Endpoint) -> str:
         Gio.IOErrorEnum.CONNECTION_REFUSED: f"nothing answers at {place}",
         Gio.IOErrorEnum.PERMISSION_DENIED: f"no permission to use {place}",
     }
-    for code, text in words.items():
-        if error.matches(Gio.io_error_quark(), code):
-            return text
-    return str(error.message)
+    return _by_code(error, words) or str(error.message)
 
 
-def _local_kind(error: Any) -> type[HostError]:
-    quark = Gio.io_error_quark()
-    if error.matches(quark, Gio.IOErrorEnum.TIMED_OUT):
-        return BusTimeout
-    lost = (Gio.IOErrorEnum.CLOSED, Gio.IOErrorEnum.CONNECTION_CLOSED, Gio.IOErrorEnum.NOT_CONNECTED)
-    return BusLost if any(error.matches(quark, code) for code in lost) else HostError
+def _by_code(error: Any, table: Mapping[Any, Any]) -> Any:
+    """Return a table's entry for the code of an error of GLib's own; None if the table has none."""
+    return next((value for code, value in table.items() if error.matches(Gio.io_error_quark(), code)), None)
