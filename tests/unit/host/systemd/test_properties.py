@@ -8,11 +8,69 @@ import pytest
 
 from runbook.host.facts import ActiveState, LoadState, Unit
 from runbook.host.systemd.bus import Properties, variant
-from runbook.host.systemd.properties import make_unit
+from runbook.host.systemd.properties import make_unit, property_name
+
+
+PROPERTIES = {
+    "name": "Id",
+    "names": "Names",
+    "description": "Description",
+    "sub_state": "SubState",
+    "need_daemon_reload": "NeedDaemonReload",
+    "can_reload": "CanReload",
+    "requires": "Requires",
+    "can_stop": "CanStop",
+    "triggered_by": "TriggeredBy",
+    "triggers": "Triggers",
+    "listen": "Listen",
+    "fragment_path": "FragmentPath",
+    "unit_file_state": "UnitFileState",
+    "start_limit_interval_usec": "StartLimitIntervalUSec",
+    "start_limit_burst": "StartLimitBurst",
+    "inactive_enter_monotonic": "InactiveEnterTimestampMonotonic",
+    "inactive_exit": "InactiveExitTimestamp",
+    "inactive_exit_monotonic": "InactiveExitTimestampMonotonic",
+    "active_enter_monotonic": "ActiveEnterTimestampMonotonic",
+    "active_exit_monotonic": "ActiveExitTimestampMonotonic",
+    "state_change_monotonic": "StateChangeTimestampMonotonic",
+    "control_group": "ControlGroup",
+    "control_group_id": "ControlGroupId",
+    "main_pid": "MainPID",
+    "control_pid": "ControlPID",
+    "type": "Type",
+    "restart": "Restart",
+    "restart_usec": "RestartUSec",
+    "remain_after_exit": "RemainAfterExit",
+    "result": "Result",
+    "reload_result": "ReloadResult",
+    "n_restarts": "NRestarts",
+    "exec_main_pid": "ExecMainPID",
+    "exec_main_code": "ExecMainCode",
+    "exec_main_status": "ExecMainStatus",
+    "exec_main_start": "ExecMainStartTimestamp",
+    "exec_main_start_monotonic": "ExecMainStartTimestampMonotonic",
+    "timeout_start_usec": "TimeoutStartUSec",
+    "timeout_stop_usec": "TimeoutStopUSec",
+    "watchdog_usec": "WatchdogUSec",
+    "bus_name": "BusName",
+    "pid_file": "PIDFile",
+    "kill_mode": "KillMode",
+    "send_sigkill": "SendSIGKILL",
+    "status_text": "StatusText",
+    "stored_fds": "NFileDescriptorStore",
+    "private_network": "PrivateNetwork",
+    "joins_namespace_of": "JoinsNamespaceOf",
+    "network_namespace_path": "NetworkNamespacePath",
+}
 
 
 def look(**values: tuple[str, Any]) -> Unit:
     return make_unit(Properties(variant("a{sv}", {name: variant(*value) for name, value in values.items()})))
+
+
+@pytest.mark.parametrize(("field", "name"), PROPERTIES.items())
+def test_a_field_is_named_for_its_property(field: str, name: str) -> None:
+    assert property_name(field) == name
 
 
 def test_a_service() -> None:
