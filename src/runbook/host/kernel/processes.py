@@ -167,9 +167,14 @@ def is_alive(process: ProcessId) -> bool:
     return stat is not None and stat.start == process.start and stat.is_alive
 
 
+def uptime() -> float:
+    """Return the seconds since boot, by the clock of `Process.started`."""
+    return time.clock_gettime(time.CLOCK_BOOTTIME)
+
+
 def find_start_time(process: Process) -> float:
     """Return when a process started, in seconds since the epoch, by the clock as it is set now."""
-    return time.time() - time.clock_gettime(time.CLOCK_BOOTTIME) + process.started
+    return time.time() - uptime() + process.started
 
 
 def describe_state(process: ProcessId) -> str:

@@ -14,12 +14,13 @@ from typing import Any
 
 from runbook.errors import BusLost, BusTimeout, HostError, NoSuchUnit
 from runbook.host.facts import ActiveState, JobRef, JobResult, JobVerb, Unit, job_number, job_path
+from runbook.host.kernel import processes
 from runbook.host.loop import Loop
 from runbook.host.requesters import JobRequest
 from runbook.host.systemd.addresses import ManagerScope, find_endpoints, make_unavailable
 from runbook.host.systemd.bus import PROPERTIES, RECONNECT_INTERVAL, Bus
 from runbook.host.systemd.properties import make_unit
-from runbook.host.systemd.requester_scan import LocalProc, RequesterScan, UnitNames
+from runbook.host.systemd.requester_scan import RequesterScan, UnitNames
 
 SERVICE = "org.freedesktop.systemd1"
 MANAGER_PATH = "/org/freedesktop/systemd1"
@@ -60,7 +61,7 @@ class SystemdManager:
         self._referenced: set[str] = set()
         self._own: set[str] = set()
         self._ended: dict[str, set[str]] = {}
-        self._requesters = RequesterScan(LocalProc(), of_user=scope == "user")
+        self._requesters = RequesterScan(processes, of_user=scope == "user")
         self._unit_names: dict[str, UnitNames] = {}
         self._enqueuing = False
         self._new_jobs: list[tuple[str, str]] = []

@@ -8,53 +8,33 @@ back within milliseconds, 49 were found; of 50 calls of busctl, which does not w
 from __future__ import annotations
 
 import os
-import time
 from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
 from typing import Protocol
 
 from runbook.host.cgroups import CgroupKind, CgroupUnit, parse_cgroup_path
 from runbook.host.holders import Process
-from runbook.host.kernel import processes
 from runbook.host.kernel.ancestry import find_ancestors
 from runbook.host.requesters import MAX_NAMED, JobRequest, Requester, name_program, requests_job
 from runbook.model import ProcessId
 from runbook.util.wording import shorten
 
 PROGRAMS = ("systemctl", "busctl")  # programs that request jobs and name the unit on their command line
-
-MAX_SCAN = 0.25
-"""Seconds that a scan may take: fifteen thousand processes. After that no process is named: it may be incomplete."""
-
-SCAN_SHARE = 0.1
-"""The share of the time that scans may take, with `MAX_SCAN` in advance; requesters beyond it are not looked for."""
-
-MAX_REQUESTER_AGE = 10.0
-"""Seconds after its start within which root's systemctl makes its request; an older one waits for something else."""
-
+MAX_SCAN = 0.25  # seconds for a scan: fifteen thousand processes. A longer one names no process, as it may miss some
+SCAN_SHARE = 0.1  # share of the time that scans may take, with MAX_SCAN in advance; beyond it there is no scan
+MAX_REQUESTER_AGE = 10.0  # seconds from its start to the request of root's systemctl; an older one waits for its job
 MAX_JOBS_PER_UNIT = 16  # how many jobs of a unit are kept
 
 
 class ProcSource(Protocol):
-    """What is needed of /proc."""
+    """What is needed of /proc: the functions of `kernel.processes`, which document it."""
 
-    def list_pids(self) -> Iterable[int]:
-        """List the processes."""
-
-    def read_name(self, pid: int) -> str:
-        """Return the name of a process."""
-
-    def read_owned(self, pid: int, uid: int, may: Callable[[Process], bool]) -> Process | None:
-        """Read a process of this user, if `may` returns True before its command line is read."""
-
-    def read_brief(self, pid: int) -> Process | None:
-        """Read a process with bounded work."""
-
-    def read_login_user(self, pid: int) -> str:
-        """Return the user from whose login a process came."""
-
-    def uptime(self) -> float:
-        """Return the time by the clock of `Process.started`."""
+    def list_pids(self) -> Iterable[int]: ...
+    def read_name(self, pid: int) -> str: ...
+    def read_owned(self, pid: int, uid: int, may: Callable[[Process], bool]) -> Process | None: ...
+    def read_brief(self, pid: int) -> Process | None: ...
+    def read_login_user(self, pid: int) -> str: ...
+    def uptime(self) -> float: ...
 
 
 @dataclass(frozen=True)
@@ -176,18 +156,3 @@ def _name_unit(place: CgroupUnit) -> str:
     if place.kind not in (CgroupKind.SERVICE, CgroupKind.SCOPE, CgroupKind.SESSION):
         return ""
     return place.unit if place.user_uid is None else f"{place.unit} of user {place.user_uid}"
-
-
-class LocalProc:
-    """The /proc of this machine: a `ProcSource`."""
-
-    list_pids: Callable[[], Iterable[int]] = staticmethod(processes.list_pids)
-    read_name: Callable[[int], str] = staticmethod(processes.read_name)
-    read_owned: Callable[[int, int, Callable[[Process], bool]], Process | None] = staticmethod(processes.read_owned)
-    read_brief: Callable[[int], Process | None] = staticmethod(processes.read_brief)
-    read_login_user: Callable[[int], str] = staticmethod(processes.read_login_user)
-
-    @staticmethod
-    def uptime() -> float:
-        """Return the time by the clock of `Process.started`."""
-        return time.clock_gettime(time.CLOCK_BOOTTIME)

@@ -10,7 +10,6 @@ from runbook.host.facts import ActiveState, LoadState, Unit
 from runbook.host.systemd.bus import Properties, variant
 from runbook.host.systemd.properties import make_unit, property_name
 
-
 PROPERTIES = {
     "name": "Id",
     "names": "Names",

@@ -15,7 +15,7 @@ from runbook.host.holders import Process
 from runbook.host.kernel import processes
 from runbook.host.requesters import JobRequest
 from runbook.host.systemd import requester_scan as callers_module
-from runbook.host.systemd.requester_scan import MAX_REQUESTER_AGE, LocalProc, RequesterScan, UnitNames
+from runbook.host.systemd.requester_scan import MAX_REQUESTER_AGE, RequesterScan, UnitNames
 from tests.unit.fake_machine import process
 
 GW = UnitNames(frozenset({"gw.service"}))
@@ -272,7 +272,7 @@ def test_the_real_proc() -> None:
     assert processes.read_name(os.getpid()) == me.name
     assert processes.read_name(2**22 + 1) == processes.read_login_user(2**22 + 1) == ""
     assert isinstance(processes.read_login_user(os.getpid()), str)
-    RequesterScan(LocalProc(), of_user=False).scan("gw", 1, UnitNames(frozenset({"no-such-unit.service"})), began=True)
+    RequesterScan(processes, of_user=False).scan("gw", 1, UnitNames(frozenset({"no-such-unit.service"})), began=True)
 
 
 def test_a_real_process_is_looked_at_within_bounds() -> None:
