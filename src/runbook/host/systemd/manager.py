@@ -29,19 +29,9 @@ UNIT = "org.freedesktop.systemd1.Unit"
 JOB = "org.freedesktop.systemd1.Job"
 
 RELOAD_TIMEOUT = 90.0  # seconds for daemon-reload: its answer comes after the generators, which may take as long
-
-JOB_QUIET_SECONDS = 1.0
-"""Seconds without a signal about a job after which systemd is asked whether the job still exists."""
-
+JOB_QUIET_SECONDS = 1.0  # seconds without a signal about a job after which systemd is asked whether it still exists
 MANAGER_WAIT = 3.0  # seconds that systemd may take to appear on a bus that is there
 MAX_JOB_RESULTS = 1000  # how many results of jobs are kept
-
-_METHODS = {
-    JobVerb.START: "StartUnit",
-    JobVerb.STOP: "StopUnit",
-    JobVerb.RESTART: "RestartUnit",
-    JobVerb.RELOAD: "ReloadUnit",
-}
 
 _NO_SUCH_JOB = ("org.freedesktop.systemd1.NoSuchJob", "org.freedesktop.DBus.Error.UnknownObject")
 _ALREADY_SUBSCRIBED = "org.freedesktop.systemd1.AlreadySubscribed"
@@ -89,7 +79,7 @@ class SystemdManager:
 
         See `HostView.unit` for `max_age`. Raises HostError for a name that no unit can have.
         """
-        path = self._watched(_require_name(name))
+        path = self.watch(name)
         at, known = self._units.get(path, (0.0, None))
         now = self._loop.clock.monotonic()
         if known is not None and max_age and now - at <= max_age:
@@ -97,15 +87,23 @@ class SystemdManager:
         properties = self.bus.properties(path, what=f"read {name}")
         # Changes that were announced before this answer are in it: the bus keeps the order.
         self._loop.discard(self._names[path])
-        unit = replace(make_unit(properties), of_user=self.scope == "user", other_jobs=self._other_jobs(path))
-        unit = replace(unit, job_type=self._job_type(unit.job)) if unit.job else unit
-        unit = replace(unit, job_requests=self._find_requests(path, unit))
+        # Automatic restarts are among the jobs of others.
+        other_jobs = len(self._ended.get(path, set()) - self._own)
+        unit = replace(make_unit(properties), of_user=self.scope == "user", other_jobs=other_jobs)
+        job_type = self._job_type(unit.job) if unit.job else ""
+        unit = replace(unit, job_type=job_type, job_requests=self._find_requests(path, unit))
         self._units[path] = now, unit
         return unit
 
-    def watch(self, name: str) -> None:
-        """Subscribe to the changes of a unit, as a read of it does."""
-        self._watched(_require_name(name))
+    def watch(self, name: str) -> str:
+        """Subscribe to the changes of a unit, as a read of it does; return the path of its object."""
+        if _require_name(name) not in self._paths:
+            path: str = self.call_manager("LoadUnit", "(s)", name, what=f"read {name}", again=True).unpack()[0]
+            self._paths[name] = path
+            if path not in self._names:
+                self.bus.subscribe(path, PROPERTIES, "PropertiesChanged", self._changed)
+            self._names.setdefault(path, set()).add(name)
+        return self._paths[name]
 
     def read_loaded_state(self, name: str) -> ActiveState | None:
         """Return the state of a unit that is loaded; None for one that is not. Loads nothing."""
@@ -166,7 +164,7 @@ class SystemdManager:
         self._ref(name)
         self._enqueuing = True
         try:
-            answer = self.call_manager(_METHODS[verb], "(ss)", name, "replace", what=what, settle=True)
+            answer = self.call_manager(f"{verb.capitalize()}Unit", "(ss)", name, "replace", what=what, settle=True)
             self._requesters.forget(self._paths.get(name, unit_path(name)))
             job = self.make_job_ref(answer, name, verb)
             self._new_jobs = [one for one in self._new_jobs if not self._is_older(one, job)]
@@ -186,7 +184,7 @@ class SystemdManager:
 
     def mark_own_unit(self, name: str) -> None:
         """Mark a unit in which a command of this run is running: what the command requests is the run's own doing."""
-        self._requesters.add_own_unit(name)
+        self._requesters.own_units.add(name)
 
     def has_job_ended(self, ref: JobRef) -> bool:
         """True if the end of a job was announced."""
@@ -221,10 +219,6 @@ class SystemdManager:
             return str(self.bus.read(job_path(number), JOB, "JobType", what=f"read job {number}"))
         return ""
 
-    def _other_jobs(self, path: str) -> int:
-        """Count the jobs of others that ended while the unit was watched, automatic restarts among them."""
-        return len(self._ended.get(path, set()) - self._own)
-
     def _find_requests(self, path: str, unit: Unit) -> tuple[JobRequest, ...]:
         """Return the jobs that this program did not request; a job whose beginning was missed is looked into once."""
         names = frozenset((unit.name, *unit.names, *self._names[path]))
@@ -258,7 +252,7 @@ class SystemdManager:
 
     def _is_of(self, ref: JobRef, name: str) -> bool:
         """True if a job of this unit can be the one: its number may be of an earlier boot, and reused."""
-        return name == ref.unit or self._watched(ref.unit) == unit_path(name)
+        return name == ref.unit or self.watch(ref.unit) == unit_path(name)
 
     @contextlib.contextmanager
     def _unless_gone(self) -> Iterator[None]:
@@ -274,16 +268,6 @@ class SystemdManager:
         """Call a method of the manager; see `Bus.call` for the options."""
         arguments = (signature, values) if signature else None
         return self.bus.call(MANAGER_PATH, MANAGER, method, arguments, **options)
-
-    def _watched(self, name: str) -> str:
-        """Return the path of a unit's object, and subscribe to its changes."""
-        if name not in self._paths:
-            path: str = self.call_manager("LoadUnit", "(s)", name, what=f"read {name}", again=True).unpack()[0]
-            self._paths[name] = path
-            if path not in self._names:
-                self.bus.subscribe(path, PROPERTIES, "PropertiesChanged", self._changed)
-            self._names.setdefault(path, set()).add(name)
-        return self._paths[name]
 
     def _ref(self, name: str) -> None:
         """Keep a unit loaded as long as this program runs.

@@ -58,7 +58,7 @@ class RequesterScan:
         self._missed_at: dict[str, float] = {}
         self._jobs: dict[str, list[JobRequest]] = {}
         self._known: dict[str, set[ProcessId]] = {}
-        self._own_units: set[str] = set()
+        self.own_units: set[str] = set()  # the units in which a command of this run is or was running
 
     def requests(self, unit: str) -> tuple[JobRequest, ...]:
         """Return the jobs of a unit, oldest first."""
@@ -67,10 +67,6 @@ class RequesterScan:
     def forget(self, unit: str) -> None:
         """Forget the jobs of a unit: from here on it is what this program made of it."""
         self._jobs.pop(unit, None)
-
-    def add_own_unit(self, name: str) -> None:
-        """Mark a unit in which a command of this run is running."""
-        self._own_units.add(name)
 
     def has_scanned(self, unit: str, job: int) -> bool:
         """True if the requester of a job was looked for already."""
@@ -121,12 +117,8 @@ class RequesterScan:
         for pid in sorted(self._proc.list_pids(), reverse=True):
             if self._proc.uptime() - now > MAX_SCAN:
                 return None
-            if (
-                self._proc.read_name(pid) not in PROGRAMS
-                or (process := self._proc.read_owned(pid, self._uid, may)) is None
-            ):
-                continue
-            if requests_job(process.command, names.names, names.propagating, of_user=self._of_user):
+            process = self._proc.read_owned(pid, self._uid, may) if self._proc.read_name(pid) in PROGRAMS else None
+            if process and requests_job(process.command, names.names, names.propagating, of_user=self._of_user):
                 found.append(process)
         return found
 
@@ -138,7 +130,7 @@ class RequesterScan:
         # An ancestor before sudo or su runs as the user who logged in.
         users = (self._proc.read_login_user(process.pid), *(up.user for up in line))
         login = next((user for user in users if user not in ("", process.user)), "")
-        is_own = place.unit in self._own_units or any(up.pid == self._me for up in (process, *line))
+        is_own = place.unit in self.own_units or any(up.pid == self._me for up in (process, *line))
         return Requester(process.pid, process.command, process.user, login, starter, _name_unit(place), is_own)
 
 

@@ -27,10 +27,7 @@ from runbook.host.systemd.manager import MANAGER, MANAGER_PATH, UNIT, SystemdMan
 from runbook.host.systemd.transient_files import CANNOT_ENTER, CommandFiles
 
 OUTPUT_TAIL_BYTES = 64 * 1024  # bytes of a command's output that are returned, from its end
-
-BACKSTOP_MARGIN = 5.0
-"""Seconds after a command's time-out at which systemd stops it, in case this program is gone by then."""
-
+BACKSTOP_MARGIN = 5.0  # seconds after a command's time-out at which systemd stops it, in case this program is gone
 STOP_GRACE = 5.0  # seconds from SIGTERM to SIGKILL for a command that is stopped
 INTERRUPTED_STOP_GRACE = 0.3  # the same if this program was interrupted: it has one second for its whole cleanup
 STOP_LIMIT = 10.0  # seconds that stopping a command may take in all
@@ -59,12 +56,8 @@ class TransientCommands:
         if not command.output:
             raise HostError(f"cannot start {command}: there is no place for its result")
         CommandFiles(command.output).write(command, find_account(command.user))
-        what = f"start {unit}"
-        arguments: tuple[Any, ...] = (unit, "fail", self._properties(name, command), [])
         try:
-            answer = self._systemd.call_manager(
-                "StartTransientUnit", "(ssa(sv)a(sa(sv)))", *arguments, what=what, settle=True
-            )
+            answer = _start_unit(self._systemd, unit, self._settings(name, command), what=f"start {unit}")
         except (Interrupted, BusTimeout):
             # It may have been started all the same. The bus keeps the order, so this request comes after the start.
             with contextlib.suppress(HostError):
@@ -83,15 +76,10 @@ class TransientCommands:
     def find(self, name: str, output: str, token: str) -> JobRef | None:
         """Find a command that another process started under this name: by its unit, else by the result that it left."""
         unit = transient_unit_name(name)
-        state = self._systemd.read_loaded_state(unit)
-        if state in (ActiveState.ACTIVATING, ActiveState.DEACTIVATING):
+        if self._systemd.read_loaded_state(unit) in (ActiveState.ACTIVATING, ActiveState.DEACTIVATING):
             with contextlib.suppress(NoSuchUnit):  # It may end at this moment.
-                path = self._systemd.bus.read(unit_path(unit), UNIT, "Job", what=f"find {unit}")[1]
-                self._systemd.mark_own_unit(unit)
-                return JobRef(path, unit, "start", output)
-        if CommandFiles(output).read_result(token):
-            return JobRef(NO_JOB, unit, "start", output)
-        return None
+                return self._find_job(unit, output)
+        return JobRef(NO_JOB, unit, "start", output) if CommandFiles(output).read_result(token) else None
 
     def list_running(self) -> tuple[str, ...]:
         """List the units of commands that are running, of this run or of another."""
@@ -116,12 +104,10 @@ class TransientCommands:
         until = self._loop.clock.monotonic() + STOP_LIMIT
         what = f"stop {ref.unit}"
         try:
-            answer = self._systemd.call_manager(
-                "StopUnit", "(ss)", ref.unit, "replace", what=what, again=True, settle=True
-            )
+            arguments = (ref.unit, "replace")
+            answer = self._systemd.call_manager("StopUnit", "(ss)", *arguments, what=what, again=True, settle=True)
             job = self._systemd.make_job_ref(answer, ref.unit, "stop")
-            grace = INTERRUPTED_STOP_GRACE if self._loop.interrupted else STOP_GRACE
-            if not self._ended(job, grace):
+            if not self._ended(job, INTERRUPTED_STOP_GRACE if self._loop.interrupted else STOP_GRACE):
                 self._systemd.kill_cgroup(ref.unit)
                 if not self._ended(job, until - self._loop.clock.monotonic()):
                     raise BusTimeout(f"cannot {what}: its processes do not exit")
@@ -152,14 +138,17 @@ class TransientCommands:
         # The start job continues while the unit is deactivating and writes the result.
         if state is ActiveState.ACTIVATING or (state is ActiveState.DEACTIVATING and unit in self._unanswered):
             self._unanswered.discard(unit)
-            path = self._systemd.bus.read(unit_path(unit), UNIT, "Job", what=f"find {unit}")[1]
-            self._systemd.mark_own_unit(unit)
-            return JobRef(path, unit, "start", command.output)
+            return self._find_job(unit, command.output)
         if state is ActiveState.FAILED:
             self._systemd.reset_failed(unit)
         if state is not None:
             self._unref(unit)
         return None
+
+    def _find_job(self, unit: str, output: str) -> JobRef:
+        path = self._systemd.bus.read(unit_path(unit), UNIT, "Job", what=f"find {unit}")[1]
+        self._systemd.mark_own_unit(unit)
+        return JobRef(path, unit, "start", output)
 
     def _unref(self, unit: str) -> None:
         """Make systemd forget a unit, which it does at once."""
@@ -172,25 +161,22 @@ class TransientCommands:
         unit = self._systemd.unit(ref.unit)
         if unit.load_state is not LoadState.LOADED:
             return None
-        result, status = unit.result, unit.exec_main_status
-        if self._systemd.job(ref) is JobResult.CANCELED:
-            # It was stopped. Even if it exited with 0 then, it was cut short.
-            result = "canceled"
-        elif unit.is_running:
+        # A job that was canceled was stopped. Even if its command exited with 0 then, it was cut short.
+        canceled = self._systemd.job(ref) is JobResult.CANCELED
+        if unit.is_running and not canceled:
             raise HostError(f"cannot find out how {ref.unit} ended: it is still running")
-        return CommandResult(result, status, _read_tail(ref, result, status))
+        return _make_result(ref, "canceled" if canceled else unit.result, unit.exec_main_status)
 
     def _from_disk(self, ref: JobRef) -> CommandResult:
         try:
-            words = CommandFiles(ref.output).read_result() if ref.output else []
-            result, code, status = words[0], words[1], words[2]
+            result, code, status = (CommandFiles(ref.output).read_result() if ref.output else [])[:3]
             number = int(status) if code == "exited" else int(signal.Signals[f"SIG{status}"])
-        except (ValueError, IndexError, KeyError):
+        except (ValueError, KeyError):
             raise HostError(f"cannot find out how {ref.unit} ended: it left no result") from None
-        return CommandResult(result, number, _read_tail(ref, result, number))
+        return _make_result(ref, result, number)
 
-    def _properties(self, name: str, command: Command) -> list[tuple[str, Any]]:
-        """Return the settings of the unit, each under its D-Bus name and in its D-Bus type."""
+    def _settings(self, name: str, command: Command) -> dict[str, tuple[str, Any]]:
+        """Return the settings of the unit, each under its D-Bus name and with its D-Bus type."""
         files = CommandFiles(command.output)
         environment = account_environment(command.user)
         settings = {
@@ -216,7 +202,7 @@ class TransientCommands:
                 settings[f"{stream}FileToAppend"] = ("s", command.output)
             else:
                 settings[stream] = ("s", "null")
-        return [(key, variant(*value)) for key, value in settings.items()]
+        return settings
 
 
 def transient_unit_name(name: str) -> str:
@@ -227,16 +213,15 @@ def transient_unit_name(name: str) -> str:
     return f"runbook-{plain}.service"
 
 
-def _read_tail(ref: JobRef, result: str, status: int) -> str:
-    """Return the end of a command's output; if its folder could not be entered, a line that says so."""
+def _make_result(ref: JobRef, result: str, status: int) -> CommandResult:
+    """Add the end of the command's output to its result; if its folder could not be entered, a line about that."""
     text = CommandFiles(ref.output).tail(OUTPUT_TAIL_BYTES) if ref.output else ""
     if not text and result == "exit-code" and status == CANNOT_ENTER:
         text = f"it could not be started: {CANNOT_ENTER}/CHDIR: its folder cannot be entered; `cwd` names another\n"
-    return text
+    return CommandResult(result, status, text)
 
 
-SLICES = {"system": "system.slice", "user": "app.slice"}
-"""The slice of a scope: that of the services, not that of the logins."""
+SLICES = {"system": "system.slice", "user": "app.slice"}  # the slice of a scope: that of services, not that of logins
 
 
 def start_scope(systemd: SystemdManager, name: str) -> JobRef:
@@ -251,8 +236,10 @@ def start_scope(systemd: SystemdManager, name: str) -> JobRef:
         "Slice": ("s", SLICES[systemd.scope]),
         "CollectMode": ("s", "inactive-or-failed"),
     }
+    return systemd.make_job_ref(_start_unit(systemd, unit, settings, what=f"move to {unit}"), unit, "start")
+
+
+def _start_unit(systemd: SystemdManager, unit: str, settings: dict[str, tuple[str, Any]], *, what: str) -> Any:
     properties = [(key, variant(*value)) for key, value in settings.items()]
     arguments: tuple[Any, ...] = (unit, "fail", properties, [])
-    what = f"move to {unit}"
-    answer = systemd.call_manager("StartTransientUnit", "(ssa(sv)a(sa(sv)))", *arguments, what=what, settle=True)
-    return systemd.make_job_ref(answer, unit, "start")
+    return systemd.call_manager("StartTransientUnit", "(ssa(sv)a(sa(sv)))", *arguments, what=what, settle=True)

@@ -17,19 +17,18 @@ import os
 import pwd
 import shlex
 import shutil
+import stat
 from pathlib import Path
 
 from runbook.errors import HostError
 from runbook.host.queries import Command
 from runbook.util.wording import describe_error
 
-CANNOT_ENTER = 200
-"""The exit status of a command whose folder cannot be entered; systemd's own number for it (systemd.exec(5))."""
-
+CANNOT_ENTER = 200  # systemd's exit status for a command whose folder cannot be entered (systemd.exec(5))
 MAX_OUTPUTS = 1000  # how many earlier outputs of one command are kept
 
+# Variables that a shell does not accept, or not with any value: bash's own, if it is /bin/sh.
 _SPECIAL = frozenset({"BASHOPTS", "BASH_VERSINFO", "EUID", "OPTIND", "PPID", "SHELLOPTS", "UID"})
-"""Variables that a shell does not accept, or not with any value: bash's own, if it is /bin/sh."""
 
 _UNIT = """\
 case $1 in
@@ -61,30 +60,21 @@ class CommandFiles:
         self._unit = Path(f"{output}.unit")
         self._start = Path(f"{output}.start")
         self._script = Path(f"{output}.script")
-
-    @property
-    def start_argv(self) -> list[str]:
-        """The arguments that start the command, in `folder`."""
-        return ["/bin/sh", f"./{self._unit.name}", "begin"]
-
-    @property
-    def stop_post_argv(self) -> list[str]:
-        """The arguments that write the result, in `folder`."""
-        return ["/bin/sh", f"./{self._unit.name}", "end"]
-
-    @property
-    def folder(self) -> str:
-        """The folder in which both are run."""
-        return str(self.output.parent)
+        self.start_argv = ["/bin/sh", f"./{self._unit.name}", "begin"]  # starts the command, in `folder`
+        self.stop_post_argv = ["/bin/sh", f"./{self._unit.name}", "end"]  # writes the result, in `folder`
+        self.folder = str(self.output.parent)
 
     def write(self, command: Command, account: pwd.struct_passwd) -> None:
         """Write the command's files; rename the output of an earlier attempt, and remove its result."""
         other = account.pw_uid != os.geteuid()
         owner = (account.pw_uid, account.pw_gid) if other else None
-        names = {name: shlex.quote(str(getattr(self, f"_{name}"))) for name in ("start", "script")}
-        become = _setpriv_prefix(account) if other else ""
-        token = shlex.quote(f" {command.token}") if command.token else ""
-        unit = _UNIT.format(become=become, result=shlex.quote(str(self.result)), token=token, **names)
+        unit = _UNIT.format(
+            become=_setpriv_prefix(account) if other else "",
+            start=shlex.quote(str(self._start)),
+            script=shlex.quote(str(self._script)),
+            result=shlex.quote(str(self.result)),
+            token=shlex.quote(f" {command.token}") if command.token else "",
+        )
         try:
             self.clear()
             self.result.unlink(missing_ok=True)
@@ -121,16 +111,13 @@ class CommandFiles:
         return ""
 
     def _put_aside(self) -> None:
-        """Rename the output of an earlier attempt, so that it is not taken for that of this one."""
-        if not os.path.lexists(self.output):
-            return
-        if self.output.is_file() and not self.output.is_symlink() and not self.output.stat().st_size:
-            return
-        for number in range(1, MAX_OUTPUTS):
-            aside = Path(f"{self.output}.{number}")
-            if not os.path.lexists(aside):
-                break
-        self.output.rename(aside)
+        """Rename the output of an earlier attempt, so that it is not taken for the output of this one."""
+        with contextlib.suppress(FileNotFoundError):
+            status = self.output.lstat()
+            if status.st_size or not stat.S_ISREG(status.st_mode):
+                names = [f"{self.output}.{number}" for number in range(1, MAX_OUTPUTS)]
+                # If all names are taken, the last one's file is replaced.
+                self.output.rename(next((name for name in names if not os.path.lexists(name)), names[-1]))
 
 
 def _setpriv_prefix(account: pwd.struct_passwd) -> str:

@@ -179,7 +179,7 @@ def test_who_was_found_for_one_job_has_not_asked_for_the_next(proc: FakeProc) ->
 
 def test_a_command_of_the_run_and_a_child_of_the_program(proc: FakeProc) -> None:
     callers = RequesterScan(proc, of_user=False)
-    callers.add_own_unit("runbook-r1-run.service")
+    callers.own_units.add("runbook-r1-run.service")
     proc.add(70, "systemctl restart gw", cgroup="/system.slice/runbook-r1-run.service")
     callers.scan("gw", 7, GW, began=True)
     assert callers.requests("gw")[-1].is_own
