@@ -55,8 +55,7 @@ def scan_holders(inodes: Collection[int], likely: Sequence[int] = ()) -> Descrip
         return scan
     pids: Sequence[int] = list(processes.list_pids())
     # Two sockets would take two comparisons for each descriptor, and no less time than one readlink(2).
-    place = _find_descriptor(likely, wanted) if len(wanted) == 1 else None
-    if place is not None:
+    if len(wanted) == 1 and (place := _find_descriptor(likely, wanted)):
         pids = kcmp.filter_candidates(pids, place)
     for part in _scan_in_threads(pids, wanted):
         scan.holders.update(part.holders)
@@ -64,8 +63,7 @@ def scan_holders(inodes: Collection[int], likely: Sequence[int] = ()) -> Descrip
     if set(inodes).difference(*scan.holders.values()):
         for pid in processes.list_pids():
             with contextlib.suppress(OSError):
-                held = _held(f"/proc/{pid}/fd", wanted)[0] | _held_by_threads(pid, wanted)
-                if held:
+                if held := _held(f"/proc/{pid}/fd", wanted)[0] | _held_by_threads(pid, wanted):
                     scan.holders.setdefault(pid, set()).update(held)
     return scan
 
@@ -99,17 +97,17 @@ def _scan_in_threads(pids: Sequence[int], wanted: Mapping[bytes, int]) -> list[D
     count = max(1, min(THREADS, len(pids) // PIDS_PER_THREAD))
     shares = [pids[first::count] for first in range(count)]
     found: list[DescriptorScan] = []
-    helpers = [threading.Thread(target=lambda share=share: found.append(_scan(share, wanted))) for share in shares[1:]]
-    mine = shares[:1]
-    for helper, share in zip(helpers, shares[1:], strict=True):
+    helpers, mine = [], shares[:1]
+    for share in shares[1:]:
+        helper = threading.Thread(target=lambda share=share: found.append(_scan(share, wanted)))
         try:
             helper.start()
+            helpers.append(helper)
         except RuntimeError:  # No more threads are allowed here.
             mine.append(share)
     found += [_scan(share, wanted) for share in mine]
     for helper in helpers:
-        if helper.ident is not None:
-            helper.join()
+        helper.join()
     if len(found) != len(shares):
         raise HostError("cannot look through all processes: a thread of this program ended early")
     return found

@@ -19,14 +19,11 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 STALL_TIMEOUT = 0.5  # seconds without a process compared after which the comparison is abandoned
-
-MAX_DESCRIPTORS = 64
-"""A process with more descriptors is not compared, but read: their number may change too often meanwhile."""
+MAX_DESCRIPTORS = 64  # of a process that is compared; if it has more, their number may change too often meanwhile
 
 _KCMP_FILE = 0  # linux/kcmp.h
+# The number of kcmp(2), for which the C library has no function; None on other architectures.
 _NUMBER = {"x86_64": 312, "aarch64": 272}.get(os.uname().machine) if sys.maxsize > 1 << 32 else None
-"""The number of kcmp(2), for which the C library has no function; None on other architectures."""
-
 _syscall = ctypes.CDLL(None).syscall
 
 
@@ -47,25 +44,19 @@ class KnownDescriptor:
             return False
 
 
-class _Comparison:
+class _Comparison(threading.Thread):
     """Compares one file with the descriptors of many processes, in a thread of its own."""
 
     def __init__(self, pids: Sequence[int], place: KnownDescriptor) -> None:
+        super().__init__(name="compare", daemon=True)
         self._pids = pids
         self._place = place
-        self.left: list[int] = []
+        self.left: list[int] = []  # the processes that are not ruled out
         self.compared = 0
         self.abandoned = False
-        self.thread = threading.Thread(target=self._run, name="compare", daemon=True)
 
-    @property
-    def complete(self) -> bool:
-        return self.compared == len(self._pids)
-
-    def _run(self) -> None:
-        if not _comparable(self._place):
-            return
-        for pid in self._pids:
+    def run(self) -> None:
+        for pid in self._pids if _comparable(self._place) else ():
             if self.abandoned:
                 return
             if not _rules_out(self._place, pid):
@@ -73,29 +64,28 @@ class _Comparison:
             self.compared += 1
 
 
-_stuck: list[_Comparison] = []
-"""Comparisons that were abandoned. While one of them waits in the kernel no other is begun."""
+_stuck: list[_Comparison] = []  # comparisons that were abandoned. While one of them waits in the kernel none is begun
 
 
 def filter_candidates(pids: Sequence[int], place: KnownDescriptor) -> Sequence[int]:
     """Return those of the processes that may hold the file of `place`; all of them if nothing could be compared."""
-    _stuck[:] = [one for one in _stuck if one.thread.is_alive()]
-    comparison = _Comparison(pids, place)
+    _stuck[:] = filter(_Comparison.is_alive, _stuck)
     if _NUMBER is None or _stuck:
         return pids
+    comparison = _Comparison(pids, place)
     try:
-        comparison.thread.start()
+        comparison.start()
     except RuntimeError:  # No more threads are allowed here.
         return pids
-    while comparison.thread.is_alive():
+    while comparison.is_alive():
         before = comparison.compared
-        comparison.thread.join(STALL_TIMEOUT)
-        if comparison.thread.is_alive() and comparison.compared == before:
+        comparison.join(STALL_TIMEOUT)
+        if comparison.is_alive() and comparison.compared == before:
             comparison.abandoned = True
             _stuck.append(comparison)
             return pids
     # The comparison is valid only if the known descriptor has been the file all the time.
-    return comparison.left if comparison.complete and place.is_current else pids
+    return comparison.left if comparison.compared == len(pids) and place.is_current else pids
 
 
 def _comparable(place: KnownDescriptor) -> bool:

@@ -18,7 +18,6 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import cache
-from io import FileIO
 from pathlib import Path
 
 from runbook.host.holders import Process
@@ -66,11 +65,7 @@ class Stat:
 def read_process(pid: int) -> Process | None:
     """Read a process once. None if it is gone; a zombie is still there."""
     with _open_proc(pid) as folder:
-        if folder is None:
-            return None
-        process = _process(pid, folder)
-        stat = _stat(folder)
-        if process is None or stat is None:
+        if folder is None or (process := _process(pid, folder)) is None or (stat := _stat(folder)) is None:
             return None
         # If it exited meanwhile, its fields are empty for that reason, and not because they are unreadable.
         return process if stat.is_alive else replace(process, dead=True)
@@ -119,20 +114,17 @@ def parse_cgroup(text: str, *, unified: bool) -> str:
 
     `unified` is True if systemd uses cgroup v2, as it does on hybrid machines too (since systemd 233).
     """
-    paths = {}
     # Split at the one character that no cgroup's name may contain. str.splitlines() splits at others, too: then any
     # user who may create a cgroup could forge further lines of this file, and seem to be in any unit.
-    for line in filter(None, text.split("\n")):
-        _number, controllers, path = line.split(":", 2)
-        paths[controllers] = path
+    lines = [line.split(":", 2) for line in text.split("\n") if line]
+    paths = {controllers: path for _number, controllers, path in lines}
     first, second = ("", "name=systemd") if unified else ("name=systemd", "")
     return paths.get(first, paths.get(second, ""))
 
 
 def read_id(pid: int) -> ProcessId | None:
     """Return the identity of the process that has this PID now; None if there is none."""
-    stat = read_stat(pid)
-    return None if stat is None else ProcessId(pid, stat.start)
+    return ProcessId(pid, stat.start) if (stat := read_stat(pid)) else None
 
 
 def read_stat(pid: int) -> Stat | None:
@@ -189,8 +181,8 @@ def describe_state(process: ProcessId) -> str:
         state = f"{stat.state} ({STATES.get(stat.state, 'unknown')})"
         where = _text(_read(folder, "wchan")).strip()
         tracer = re.search(rb"^TracerPid:\t([1-9]\d*)", _read(folder, "status"), re.MULTILINE)
-    if tracer and (by := read_stat(int(tracer[1]))):
-        state += f", by PID {int(tracer[1])} ({by.name})"
+    if tracer and (by := read_stat(pid := int(tracer[1]))):
+        state += f", by PID {pid} ({by.name})"
     # The kernel writes "0" for a process that does not wait, and for readers without permission.
     return f"{state}, in {where}" if where not in ("", "0") else state
 
@@ -258,10 +250,8 @@ def open_netns(process: ProcessId) -> int:
 @cache
 def find_cgroup_mount() -> Path:
     """Return where systemd's hierarchy is mounted, by systemd's own rules (cgroup-util.c, cg_unified_cached)."""
-    for mount in (CGROUP_ROOT, CGROUP_ROOT / "unified", CGROUP_ROOT / "systemd"):
-        if (mount / "cgroup.controllers").exists():
-            return mount
-    return CGROUP_ROOT / "systemd"
+    mounts = (CGROUP_ROOT, CGROUP_ROOT / "unified")
+    return next((mount for mount in mounts if (mount / "cgroup.controllers").exists()), CGROUP_ROOT / "systemd")
 
 
 @cache
@@ -314,20 +304,13 @@ def _stat(folder: int) -> Stat | None:
     return parse_stat(text) if text else None
 
 
-def _read(folder: int, name: str, most: int | None = None) -> bytes:
+def _read(folder: int, name: str, most: int = -1) -> bytes:
     try:
-        with open(os.open(name, os.O_RDONLY | os.O_CLOEXEC, dir_fd=folder), "rb", buffering=0) as file:
-            return file.readall() if most is None else _up_to(file, most)
+        # Buffered: the kernel returns a command line one page at a time, and read() continues until it has them all.
+        with open(os.open(name, os.O_RDONLY | os.O_CLOEXEC, dir_fd=folder), "rb") as file:
+            return file.read(most)
     except OSError:
         return b""
-
-
-def _up_to(file: FileIO, most: int) -> bytes:
-    # The kernel returns a command line one page at a time.
-    data = b""
-    while len(data) < most and (piece := file.read(most - len(data))):
-        data += piece
-    return data
 
 
 def _exe(folder: int) -> str:

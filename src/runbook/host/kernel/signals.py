@@ -52,8 +52,8 @@ class OwnProcess:
             raise HostError("cannot tell processes apart: /proc is not that of this program's PID namespace")
         # 0, which no process has, if the leader is outside of our PID namespace.
         leader = processes.read_id(os.getsid(0))
-        ancestors = {*processes.read_ancestor_ids(pid), *([leader] if leader is not None else [])}
-        return cls(me.id, frozenset(ancestors), me.pid_namespace, me.user_namespace)
+        ancestors = frozenset(filter(None, (leader, *processes.read_ancestor_ids(pid))))
+        return cls(me.id, ancestors, me.pid_namespace, me.user_namespace)
 
 
 def find_protection(process: Process, *, me: OwnProcess) -> str:
@@ -77,16 +77,14 @@ def signal_process(holder: Holder, signum: signal.Signals, *, confirm: Callable[
     `confirm` decides last, about a process that is unchanged. Raises AccessDenied and HostError.
     """
     judged = holder.process
-    try:
-        fd = os.pidfd_open(judged.pid)
-    except OSError as error:
-        if error.errno in _NO_SUCH_PROCESS:
-            return SignalResult.GONE
-        raise HostError(f"cannot signal {judged}: {error.strerror}") from error
+    if (fd := _open(judged.pid, f"signal {judged}")) is None:
+        return SignalResult.GONE
     try:
         now = processes.read_process(judged.pid)
-        allowed = now is not None and _is_unchanged(holder, now) and not _protection(now) and confirm(now)
-        if now is None or now.id != judged.id or _has_exited(fd):
+        if now is None or now.id != judged.id:
+            return SignalResult.GONE
+        allowed = _is_unchanged(holder, now) and not find_protection(now, me=OwnProcess.read()) and confirm(now)
+        if _has_exited(fd):
             return SignalResult.GONE
         if not allowed:
             return SignalResult.CHANGED
@@ -107,12 +105,8 @@ def open_pidfd(process: ProcessId) -> int | None:
 
     Raises HostError if no descriptor can be opened.
     """
-    try:
-        fd = os.pidfd_open(process.pid)
-    except OSError as error:
-        if error.errno in _NO_SUCH_PROCESS:
-            return None
-        raise HostError(f"cannot watch PID {process.pid}: {error.strerror}") from error
+    if (fd := _open(process.pid, f"watch PID {process.pid}")) is None:
+        return None
     # Only after the opening: the start time that is read now is that of the descriptor's process.
     if processes.is_alive(process) and not _has_exited(fd):
         return fd
@@ -130,8 +124,13 @@ def describe_container(process: Process, me: OwnProcess) -> str:
     return ""
 
 
-def _protection(process: Process) -> str:
-    return find_protection(process, me=OwnProcess.read())
+def _open(pid: int, what: str) -> int | None:
+    try:
+        return os.pidfd_open(pid)
+    except OSError as error:
+        if error.errno in _NO_SUCH_PROCESS:
+            return None
+        raise HostError(f"cannot {what}: {error.strerror}") from error
 
 
 def _protection_by_cgroup(process: Process) -> str:

@@ -15,7 +15,7 @@ import os
 import socket
 import struct
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from ipaddress import IPv4Address, IPv6Address, ip_address
 from pathlib import Path
 from typing import Self
@@ -44,9 +44,7 @@ ANSWER = struct.Struct("=BBxx2s2x16s16x4xQ4xIIII")  # inet_diag_msg, see _listen
 PROTOCOLS = {"tcp": (socket.IPPROTO_TCP, TCP_LISTEN), "udp": (socket.IPPROTO_UDP, TCP_CLOSE)}
 FAMILIES = (socket.AF_INET, socket.AF_INET6)
 DUMP_TRIES = 8  # how often a dump is repeated that the kernel reports as disturbed
-NETLINK_TIMEOUT = 1.0  # Seconds; the kernel answers within the call, so that this is never reached
-
-
+NETLINK_TIMEOUT = 1.0  # seconds; the kernel answers within the call, so that this is never reached
 ANY_PORT = 0  # stands for all ports in a read of the tables of /proc: no socket listens on it
 
 
@@ -89,9 +87,7 @@ class SocketTable:
         """
         wanted = _address(port)
         found = self._from_kernel(port)
-        if found is None:
-            found = _from_proc(Path("/proc/net"), port)
-        return tuple(listener for listener in found if wanted is None or _accepts(listener, wanted))
+        return _select(_from_proc(Path("/proc/net"), port) if found is None else found, wanted)
 
     def _from_kernel(self, port: Port) -> list[Listener] | None:
         if self._unavailable:
@@ -119,7 +115,7 @@ class SocketTable:
         self._sequence += 1
         self._netlink.send(_request(family, port, self._sequence))
         while True:
-            for kind, flags, sequence, body in _messages(self._netlink.recv(1 << 16)):
+            for (kind, flags, sequence, _), body in _split(NLMSGHDR, self._netlink.recv(1 << 16)):
                 if sequence != self._sequence:
                     continue
                 if flags & NLM_F_DUMP_INTR:
@@ -139,8 +135,7 @@ def list_netns_listeners(pid: int, port: Port) -> tuple[Listener, ...]:
     since /proc does not show that. Raises HostError.
     """
     wanted = _address(port)
-    found = _from_proc(Path(f"/proc/{pid}/net"), port)
-    return tuple(listener for listener in found if wanted is None or _accepts(listener, wanted))
+    return _select(_from_proc(Path(f"/proc/{pid}/net"), port), wanted)
 
 
 def list_all_listeners(pid: int, protocol: str = "tcp") -> tuple[Listener, ...]:
@@ -152,31 +147,27 @@ def _request(family: int, port: Port, sequence: int) -> bytes:
     protocol, state = PROTOCOLS[port.protocol]
     # Port >= N, then port <= N (S_EQ would need Linux 5.9). Each instruction is followed by its port; a jump
     # to the very end accepts the socket, one to four bytes behind the end drops it.
-    program = (
-        FILTER.pack(INET_DIAG_BC_S_GE, 8, 20)
-        + FILTER.pack(0, 0, port.number)
-        + FILTER.pack(INET_DIAG_BC_S_LE, 8, 12)
-        + FILTER.pack(0, 0, port.number)
-    )
+    number = FILTER.pack(0, 0, port.number)
+    program = FILTER.pack(INET_DIAG_BC_S_GE, 8, 20) + number + FILTER.pack(INET_DIAG_BC_S_LE, 8, 12) + number
     body = REQUEST.pack(family, protocol, 0, 1 << state)
     body += ATTRIBUTE.pack(ATTRIBUTE.size + len(program), INET_DIAG_REQ_BYTECODE) + program
     length = NLMSGHDR.size + len(body)
     return NLMSGHDR.pack(length, SOCK_DIAG_BY_FAMILY, NLM_F_REQUEST | NLM_F_DUMP, sequence, 0) + body
 
 
-def _messages(data: bytes) -> Iterator[tuple[int, int, int, bytes]]:
-    """Split a datagram of netlink messages: type, flags, sequence and body of each."""
-    while len(data) >= NLMSGHDR.size:
-        length, kind, flags, sequence, _ = NLMSGHDR.unpack_from(data)
-        if length < NLMSGHDR.size:
+def _split(header: struct.Struct, data: bytes) -> Iterator[tuple[Sequence[int], bytes]]:
+    """Split netlink messages, or the attributes of one: the other fields of the header, and the body, of each."""
+    while len(data) >= header.size:
+        length, *others = header.unpack_from(data)
+        if length < header.size:
             return
-        yield kind, flags, sequence, data[NLMSGHDR.size : length]
-        data = data[_aligned(length) :]
+        yield others, data[header.size : length]
+        data = data[(length + 3) & ~3 :]  # Each begins at a multiple of 4.
 
 
 def _listener(protocol: str, body: bytes) -> Listener:
     family, _state, number, address, cookie, _recv_queue, _send_queue, uid, inode = ANSWER.unpack_from(body)
-    attributes = dict(_attributes(body[ANSWER.size :]))
+    attributes = {kind: value for (kind,), value in _split(ATTRIBUTE, body[ANSWER.size :])}
     return Listener(
         protocol,
         socket.inet_ntop(family, address[:4] if family == socket.AF_INET else address),
@@ -187,19 +178,6 @@ def _listener(protocol: str, body: bytes) -> Listener:
         int.from_bytes(attributes.get(INET_DIAG_CGROUP_ID, b""), sys.byteorder),
         only_v6=any(attributes.get(INET_DIAG_SKV6ONLY, b"")),
     )
-
-
-def _attributes(data: bytes) -> Iterator[tuple[int, bytes]]:
-    while len(data) >= ATTRIBUTE.size:
-        length, kind = ATTRIBUTE.unpack_from(data)
-        if length < ATTRIBUTE.size:
-            return
-        yield kind, data[ATTRIBUTE.size : length]
-        data = data[_aligned(length) :]
-
-
-def _aligned(length: int) -> int:
-    return (length + 3) & ~3
 
 
 def _from_proc(net: Path, port: Port) -> list[Listener]:
@@ -234,6 +212,10 @@ def _address(port: Port) -> IPv4Address | IPv6Address | None:
         raise HostError(f"cannot read port {port}: {port.address!r} is not an IP address") from None
 
 
+def _select(found: list[Listener], wanted: IPv4Address | IPv6Address | None) -> tuple[Listener, ...]:
+    return tuple(listener for listener in found if wanted is None or _accepts(listener, wanted))
+
+
 def _accepts(listener: Listener, wanted: IPv4Address | IPv6Address) -> bool:
     """True if the socket accepts what is sent to that address, or prevents a bind to it."""
     dual = IPv6Address("::")
@@ -241,11 +223,8 @@ def _accepts(listener: Listener, wanted: IPv4Address | IPv6Address) -> bool:
     if own == dual:
         return wanted.version == 6 or not listener.only_v6  # noqa: PLR2004
     own = _unmapped(own)
-    if wanted == dual:
-        return True
-    if own.version != wanted.version:
-        return False
-    return own == wanted or own.is_unspecified or wanted.is_unspecified
+    same_family = own.version == wanted.version
+    return wanted == dual or (same_family and (own == wanted or own.is_unspecified or wanted.is_unspecified))
 
 
 def _unmapped(address: IPv4Address | IPv6Address) -> IPv4Address | IPv6Address:
