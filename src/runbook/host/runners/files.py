@@ -6,6 +6,7 @@ Its ctime is when the file came to this place.
 
 from __future__ import annotations
 
+import contextlib
 import glob
 import os
 import stat
@@ -18,9 +19,7 @@ from runbook.host.queries import Answer, FileChange
 from runbook.util.wording import describe_error
 
 MAX_LINKS = 40  # how many symbolic links may lead to a file, as in the kernel (path_resolution(7))
-
-CACHE_FOLDER = "__pycache__"
-"""Python writes its caches beside the code while it runs, so they are newer than any process."""
+CACHE_FOLDER = "__pycache__"  # is left out: Python writes its caches while it runs, so they are newer than any process
 
 
 class FileScan:
@@ -54,63 +53,51 @@ class FileScan:
 
     def _scan(self, path: str) -> None:
         """Record every link and folder on the way to a path, then everything below it."""
-        try:
+        with contextlib.suppress(FileNotFoundError):
             real, status = self._follow(path)
-        except FileNotFoundError:
-            return
-        if stat.S_ISDIR(status.st_mode):
-            self._scan_folder(real)
+            if stat.S_ISDIR(status.st_mode):
+                self._scan_folder(real)
 
     def _follow(self, path: str) -> tuple[str, os.stat_result]:
         """Return where a path leads to. A link that was replaced brings other code, however old that code is."""
         here, links = "/", 0
-        status = os.lstat(here)
         parts = deque(path.split("/"))
         while parts:
             part = parts.popleft()
-            if part in ("", "."):
-                continue
             if part == "..":
                 here = os.path.dirname(here)  # noqa: PTH120 - a folder's path as text; pathlib is slow here
-                status = os.lstat(here)
-                continue
-            there = os.path.join(here, part)  # noqa: PTH118
-            status = os.lstat(there)
-            self._record(there, status)
-            if stat.S_ISLNK(status.st_mode):
+            elif part not in ("", "."):
+                there = os.path.join(here, part)  # noqa: PTH118
+                status = os.lstat(there)
+                self._record(there, status)
+                if not stat.S_ISLNK(status.st_mode):
+                    here = there
+                    continue
                 links += 1
                 if links > MAX_LINKS:
                     raise OSError(f"too many links: {path}")
                 target = os.readlink(there)  # noqa: PTH115
                 here = "/" if target.startswith("/") else here
                 parts.extendleft(reversed(target.split("/")))
-            else:
-                here = there
-        return here, status
+        return here, os.lstat(here)
 
     def _scan_folder(self, folder: str) -> None:
         """Record everything in a folder. Links to folders are not followed; a target in it is recorded anyway."""
         folders = [folder]
         while folders:
-            try:
-                with os.scandir(folders.pop()) as entries:
-                    for entry in entries:
-                        self._check_time()
-                        self._entry(entry, folders)
-            except FileNotFoundError:
-                continue  # removed meanwhile
+            with contextlib.suppress(FileNotFoundError), os.scandir(folders.pop()) as entries:
+                for entry in entries:
+                    self._entry(entry, folders)
 
     def _entry(self, entry: os.DirEntry[str], folders: list[str]) -> None:
         if entry.name == CACHE_FOLDER:
             return
-        try:
+        with contextlib.suppress(FileNotFoundError):  # removed meanwhile
             self._record(entry.path, entry.stat(follow_symlinks=False))
             if entry.is_symlink() and entry.is_file():
                 self._record(entry.path, entry.stat())
-        except FileNotFoundError:
-            return
-        if entry.is_dir(follow_symlinks=False):
-            folders.append(entry.path)
+            if entry.is_dir(follow_symlinks=False):
+                folders.append(entry.path)
 
     def _record(self, path: str, status: os.stat_result) -> None:
         self._check_time()

@@ -66,8 +66,6 @@ class _Work(Protocol):
 
 @dataclass
 class _PendingQuery:
-    """A query that was started."""
-
     answer: Answer[Any] | None = None
     work: _Work | None = None
     thread: threading.Thread | None = None
@@ -121,7 +119,6 @@ class QueryRunner:
             return
 
         def run() -> None:
-            answer: Answer[Any]
             try:
                 if query.netns_process is not None:
                     netns.enter_netns(query.netns_process)
@@ -229,12 +226,9 @@ class _ChildCommand:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(child.pid, signal.SIGKILL)
             status = child.wait()
-        text = output.decode(errors="replace")
-        if not exited:
-            return Answer(False, "did not exit in time and was stopped", text)
-        if status < 0:
-            return Answer(False, f"was killed by signal {-status}", text)
-        return Answer(status == 0, f"exited with status {status}", text)
+        detail = f"exited with status {status}" if status >= 0 else f"was killed by signal {-status}"
+        detail = detail if exited else "did not exit in time and was stopped"
+        return Answer(exited and status == 0, detail, output.decode(errors="replace"))
 
 
 def _read_until_exit(pid: int, pipe: int, until: float, closing: int) -> tuple[bool, bytes]:

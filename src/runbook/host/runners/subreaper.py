@@ -19,7 +19,6 @@ from pathlib import Path
 from runbook.host.kernel import processes
 
 REAP_TIMEOUT = 0.4  # seconds for the killed processes to exit; a process in uninterruptible sleep is left to init
-
 _PR_SET_CHILD_SUBREAPER = 36
 
 
@@ -65,24 +64,18 @@ class Subreaper:
 
     def _find_orphans(self) -> list[int]:
         """Return the children that a command left: new ones, in a session that no earlier child is in."""
-        found = []
-        for pid in _children():
-            session = _session(pid)
-            if pid not in self._children and session is not None and session not in self._sessions:
-                found.append(pid)
-        return found
+        new = {pid: _session(pid) for pid in _children() if pid not in self._children}
+        return [pid for pid, session in new.items() if session is not None and session not in self._sessions]
 
 
 def _children() -> set[int]:
-    me = os.getpid()
     try:
-        found: set[int] = set()
-        for thread in Path("/proc/self/task").iterdir():
-            found.update(map(int, (thread / "children").read_text().split()))
+        threads = Path("/proc/self/task").iterdir()
+        return {int(pid) for thread in threads for pid in (thread / "children").read_text().split()}
     except OSError:
         # A thread has just ended, or the kernel has no CONFIG_PROC_CHILDREN.
+        me = os.getpid()
         return {pid for pid in processes.list_pids() if (stat := processes.read_stat(pid)) and stat.ppid == me}
-    return found
 
 
 def _session(pid: int) -> int | None:

@@ -37,29 +37,20 @@ from runbook.host.runners import netns
 from runbook.model import Port
 from runbook.util.wording import describe_error
 
-WATCH_SECONDS = 0.25
-"""Seconds for which an open connection is watched: a server that cannot serve it closes it at once."""
-
-CLOSE_HANDSHAKE_WAIT = 0.25
-"""Seconds for the server to answer a closing frame, so that its log has an orderly end of the connection."""
-
-MAX_MESSAGE = 64 * 1024
-"""Bytes of a message that are kept. A server that sends a longer one passes: it serves its clients."""
-
+WATCH_SECONDS = 0.25  # for which an open connection is watched: a server that cannot serve it closes it at once
+CLOSE_HANDSHAKE_WAIT = 0.25  # seconds for the answer to a closing frame, so that the server logs an orderly end
+MAX_MESSAGE = 64 * 1024  # bytes of a message that are kept. A server that sends a longer one passes: it serves clients
 RECEIVE_BYTES = 4096  # bytes of one read
-
-CLEAN_CLOSE_CODES = (CloseCode.NORMAL_CLOSURE, CloseCode.NO_STATUS_RCVD)
-"""The codes of a server that closes the connection without an error."""
+CLEAN_CLOSE_CODES = (CloseCode.NORMAL_CLOSURE, CloseCode.NO_STATUS_RCVD)  # of a server that closes without an error
 
 _STATUS = re.compile(rb"HTTP/\d(?:\.\d)? (\d{3})\b[^\r\n]*\r?\n")
 
-_MEANINGS = {
+_MEANINGS = {  # of the status with which a server answers the handshake
     b"200": ": it serves pages there, and no websocket",
     b"401": ": it does not accept this client",
     b"403": ": it does not accept this client",
     b"404": ": there is no websocket at this path",
 }
-"""What each status means if a server answers the handshake with it."""
 
 
 class _ProbeFailed(Exception):
@@ -114,9 +105,8 @@ class WebsocketConnection:
         self._reached_port = netns.find_reached_port(self._socket)
         if uri.secure:
             self._socket.settimeout(self._left)
-            secured = ssl.create_default_context().wrap_socket(
-                self._socket, server_hostname=uri.host, do_handshake_on_connect=False
-            )
+            context = ssl.create_default_context()
+            secured = context.wrap_socket(self._socket, server_hostname=uri.host, do_handshake_on_connect=False)
             # Before the handshake, so that abort() can end it.
             self._socket = secured
             secured.do_handshake()
