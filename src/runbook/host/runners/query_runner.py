@@ -50,7 +50,7 @@ T = TypeVar("T")
 MAX_OUTPUT = 64 * 1024  # bytes of a command's output that are kept
 PIPE_READS = 16  # reads of MAX_OUTPUT bytes that empty any pipe: it holds at most 1 MiB (fs.pipe-max-size)
 CLOSE_WAIT = 0.5  # seconds that the exit of the program waits for the children that it has just killed
-EXPIRY_DELAY = 0.1  # seconds by which the loop's time-out is later than the work's own, which has the better message
+EXPIRY_DELAY = 0.5  # seconds by which the loop's time-out is later than the work's own, whose message is better
 MAX_ANSWERS = 256  # how many queries keep their answers. Each round of a probe is a new query
 
 
