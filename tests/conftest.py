@@ -1,4 +1,4 @@
-"""What every tier of the tests shares: the line that `make test` prints of it at its end."""
+"""The summary line of each tier of the tests, which `make test` prints at its end."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
-    """Append the line. With several workers, the process that controls them does, which has all results."""
+    """Append the line. With several workers, only their controller does so, as it has all results."""
     tally: str | None = config.getoption("--tally")
     if tally is None or hasattr(config, "workerinput"):
         return

@@ -1,4 +1,4 @@
-"""The parts of the pages that are generated from the code: `python -m tests.docs` writes them again.
+"""The parts of the pages that are generated from the code. `python -m tests.docs` writes them again.
 
 A part is between `<!-- NAME -->` and `<!-- /NAME -->`. Do not edit it by hand.
 """
@@ -91,7 +91,7 @@ def written(text: str, made: Parts) -> str:
     return PART.sub(part, text)
 
 
-# -- what the code tells ----------------------------------------------------------------------------------------
+# -- the parts ---------------------------------------------------------------------------------------------------
 
 
 def fields(kind: str) -> str:
@@ -129,7 +129,7 @@ def verdicts() -> str:
 def given_verdicts(*modules: Path) -> set[Verdict]:
     """Return the verdicts that modules can return: the given modules, or all of the program.
 
-    One that is only compared with is not given; what a step type `failure_verdict` is asked of the type itself.
+    A verdict that is only compared with is not counted. The `failure_verdict` of a step type is read from its class.
     """
     found = set()
     for path in modules or SOURCE.rglob("*.py"):
@@ -150,7 +150,7 @@ def _given(node: ast.AST) -> Iterator[Verdict]:
 def commands() -> str:
     """Return the `--help` of each command."""
     shown = [("runbook", ["--help"]), *((f"runbook {name}", [name, "--help"]) for name in _commands())]
-    return "\n\n".join(f"## {title}\n\n```text\n{_said(argv)}\n```" for title, argv in shown)
+    return "\n\n".join(f"## {title}\n\n```text\n{_help_of(argv)}\n```" for title, argv in shown)
 
 
 def layers() -> str:
@@ -179,8 +179,8 @@ def _commands() -> dict[str, list[str]]:
     return {name: [option for p in command.params for option in p.opts] for name, command in listed.items()}
 
 
-def _said(argv: list[str]) -> str:
-    # As wide as in a terminal of 80 columns, wherever this runs.
+def _help_of(argv: list[str]) -> str:
+    # The help is as wide as in a terminal of 80 columns, on every computer.
     before = os.environ.get("COLUMNS")
     os.environ["COLUMNS"] = "80"
     try:

@@ -1,4 +1,4 @@
-"""The example of a step type in CONTRIBUTING.md: it is linted, type-checked, loaded, and carried out."""
+"""The example of a step type in CONTRIBUTING.md is linted, type-checked, loaded, and run."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ from tests.unit.runs import finished, plan, run
 ROOT = Path(__file__).parent.parent
 PAGE = (ROOT / "CONTRIBUTING.md").read_text()
 MISSING = {'"Unit" has no attribute "freezer_state"', '"Host" has no attribute "freeze"'}
-"""What the page says must be added to the interface of the host for this example."""
+"""The errors of mypy for what the page adds to the interface of the host in this example."""
 
 
 def block(language: str) -> str:
-    """Return the first code block of the part of the page."""
+    """Return the first code block of a language in the page's part on step types."""
     part = PAGE.partition("## Add a step type")[2]
     found = re.search(rf"^```{language}\n(.*?)^```$", part, re.MULTILINE | re.DOTALL)
     assert found
@@ -53,7 +53,7 @@ class FreezingMachine(FakeMachine):
 
 @pytest.fixture
 def example(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Write the example where the registry finds it, beside the real step types."""
+    """Write the example to a folder in which the registry finds it, beside the real step types."""
     path = tmp_path / "freeze.py"
     path.write_text(block("python"))
     monkeypatch.setattr(steps, "__path__", [*steps.__path__, str(tmp_path)])
@@ -74,20 +74,20 @@ def test_the_example_of_a_step_type_works(example: Path) -> None:
     assert (result.exit, result.reason) == (0, "gw.service is active (running), PID 100")
 
 
-def test_a_second_run_of_it_changes_nothing(example: Path) -> None:
+def test_a_second_run_of_the_example_changes_nothing(example: Path) -> None:
     machine = FreezingMachine(units={"gw.service": unit()}, frozen={"gw.service"})
     _, events = run(machine, *book().steps)
     assert finished(events) == [("freeze", "ok", "job-done")]
     assert machine.written == []
 
 
-def test_a_plan_shows_what_it_would_do(example: Path) -> None:
+def test_a_plan_shows_what_the_example_would_do(example: Path) -> None:
     machine = FreezingMachine(units={"gw.service": unit()})
     planned = [event.data for event in plan(machine, *book().steps) if event.event == "step-planned"]
     assert [(step["impact"], step["reason"]) for step in planned] == [(Impact.MUTATING, "would freeze gw.service")]
 
 
-def test_it_needs_a_unit(example: Path) -> None:
+def test_the_example_needs_a_unit(example: Path) -> None:
     with pytest.raises(Exception, match="freeze needs `unit`, here or at the top of the file"):
         book("steps: [freeze]\n")
 

@@ -46,7 +46,7 @@ class Block:
 
     @property
     def name(self) -> str:
-        """Its page and line, for the name of a test."""
+        """Return the page and the line, as an id for pytest."""
         return f"{self.page.relative_to(ROOT)}:{self.line}"
 
 
@@ -88,7 +88,7 @@ def test_every_block_is_closed(page: Path) -> None:
 
 
 @pytest.mark.parametrize("page", PAGES, ids=name_of)
-def test_no_link_is_dead(page: Path) -> None:
+def test_each_link_leads_to_a_page_and_a_heading(page: Path) -> None:
     links = re.findall(r"\]\(([^)\s]+)\)", prose(page.read_text()))
     assert [link for link in links if not re.match(r"https?://", link) and not leads_somewhere(page, link)] == []
 
@@ -133,7 +133,7 @@ def test_a_yaml_block_is_complete_or_marked_as_a_part() -> None:
 
 
 def whole(text: str) -> str:
-    """Make a complete runbook from a list of steps, or from a file without `unit` and `port`."""
+    """Return a complete runbook, made from a list of steps or from a file without `unit` and `port`."""
     if text.startswith("- "):
         text = f"vars: {{version: '2.0', old: '1.0'}}\nsteps:\n{textwrap.indent(text, '  ')}"
     for line in ("unit: gateway", "port: 18789"):
@@ -155,7 +155,7 @@ class Typed:
 def commands_shown() -> list[Typed]:
     found: list[Typed] = []
     for block in blocks("console", "sh", "text"):
-        # In a transcript a command stands behind its prompt; in a script it is a line.
+        # In a transcript a command follows a prompt; in a script it is a line of its own.
         start = r"^ *\$ " if block.language != "sh" else r"^"
         for line in re.findall(rf"{start}(.*\brunbook .*)$", block.text.replace("\\\n", " "), re.MULTILINE):
             found += _typed(block.name, line)
@@ -168,9 +168,9 @@ def commands_shown() -> list[Typed]:
 def _typed(where: str, line: str) -> Iterator[Typed]:
     words = shlex.split(line, comments=True)
     for at, word in enumerate(words):
-        # `ssh gw1 sudo runbook …` as well; but not /opt/runbook, nor a sentence in quotes.
+        # This finds `ssh gw1 sudo runbook …` as well, but not /opt/runbook or a sentence in quotes.
         if word == "runbook" and at + 1 < len(words):
-            # What stands behind a pipe is another command.
+            # The words behind a pipe are another command.
             yield Typed(where, tuple(itertools.takewhile(lambda word: word != "|", words[at + 1 :])))
 
 
@@ -193,7 +193,7 @@ RECORDED = re.compile(r"<!-- (?:shown|run|demo)\b")
 
 @pytest.mark.parametrize("block", blocks("console", "sh"), ids=name_of)
 def test_every_command_is_run(block: Block) -> None:
-    """Each is recorded from a real run, or run by a named test or by .ci/run."""
+    """Each block is recorded from a real run, or run by a named test or by .ci/run."""
     if RECORDED.search(block.source):
         return
     named = TESTED.search(block.source)
@@ -265,7 +265,7 @@ def test_the_ci_script_maps_each_status(tmp_path: Path, applied: int, resumed: i
 
 
 @pytest.mark.parametrize("page", PAGES, ids=name_of)
-def test_no_recorded_run_went_wrong(page: Path) -> None:
+def test_no_recorded_output_has_a_traceback(page: Path) -> None:
     assert "Traceback" not in page.read_text()
 
 
@@ -278,19 +278,19 @@ def test_every_verdict_has_a_line() -> None:
 
 
 @pytest.mark.parametrize("page", STEP_PAGES, ids=name_of)
-def test_a_step_types_page_lists_its_verdicts(page: Path) -> None:
-    """All that its module and its base classes return, and no word that is not a verdict."""
+def test_the_page_of_a_step_type_lists_its_verdicts(page: Path) -> None:
+    """The list has all verdicts that the module and its base classes return, and no other word."""
     section = page.read_text().partition("\n## Verdicts\n")[2].partition("\n## ")[0]
-    told = {
+    listed = {
         word for row in re.findall(r"^\| (`.*?) \|", section, re.MULTILINE) for word in re.findall(r"`([^`]+)`", row)
     }
-    assert told <= set(Verdict)
-    assert docs.given_verdicts(*judges(page.stem)) | {registry()[page.stem].failure_verdict} <= told
+    assert listed <= set(Verdict)
+    assert docs.given_verdicts(*judges(page.stem)) | {registry()[page.stem].failure_verdict} <= listed
 
 
 def judges(kind: str) -> list[Path]:
     """Return the modules that decide the verdicts of a step type: those of its class and its base classes."""
-    # pydantic leaves `Step[Memory]` in the module that first wrote it, whichever that was.
+    # pydantic puts a class such as `Step[Memory]` into the module that first used it, which may be any.
     written = [cls for cls in registry()[kind].__mro__ if "[" not in cls.__name__]
     names = {cls.__module__ for cls in written} - {"runbook.spec.step"}
     names |= {BESIDES[kind]} if kind in BESIDES else set()
@@ -298,7 +298,7 @@ def judges(kind: str) -> list[Path]:
 
 
 @pytest.mark.parametrize("page", STEP_PAGES, ids=name_of)
-def test_a_step_types_page_has_its_sections(page: Path) -> None:
+def test_the_page_of_a_step_type_has_its_sections(page: Path) -> None:
     headings = re.findall(r"^#+ (.+)$", prose(page.read_text()), re.MULTILINE)
     assert headings[0] == page.stem
     assert {"Fields", "Verdicts", "Guarantees", "Background"} <= set(headings)
@@ -322,8 +322,8 @@ def test_every_kind_of_journal_message_has_its_id_on_the_page() -> None:
     )
 
 
-def test_the_architecture_names_every_folder() -> None:
+def test_the_page_on_architecture_names_every_folder() -> None:
     text = (DOCS / "explanation" / "architecture.md").read_text()
-    rooms = {f"{path.name}/" if path.is_dir() else path.name for path in SOURCE.iterdir()}
-    rooms -= {"__init__.py", "py.typed", "__pycache__/"}
-    assert {room for room in rooms if f"\n  {room} " not in text} == set()
+    entries = {f"{path.name}/" if path.is_dir() else path.name for path in SOURCE.iterdir()}
+    entries -= {"__init__.py", "py.typed", "__pycache__/"}
+    assert {entry for entry in entries if f"\n  {entry} " not in text} == set()

@@ -1,4 +1,4 @@
-"""The rules of the house, as tests: layers, one room for each thing, and pages that agree with the code."""
+"""The rules of the source tree, as tests: layers, one place for each thing, plain words, pages that agree."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ SOURCE = ROOT / "src" / "runbook"
 STEPS = sorted(p.stem for p in (SOURCE / "steps").glob("*.py") if p.stem != "__init__")
 
 MOST_LINES = 400
-"""A module of a size that one can hold in the head."""
+"""The largest number of lines of a module."""
 
 ONLY_IMPORTERS = {
     "gi": {"host/systemd/bus.py", "host/loop.py"},
@@ -28,11 +28,11 @@ ONLY_IMPORTERS = {
     "websockets": {"host/runners/websocket.py"},
     "yaml": {"document/"},
 }
-"""Which rooms know which library; everybody else goes through them."""
+"""The only modules and folders that may import a library."""
 
 
 BESIDE_THE_MIRROR = {Path("document/cases"), Path("document/hostile"), Path("document/robust"), Path("cli/robust")}
-"""Tests of what several modules do together."""
+"""Test files that cover several modules together."""
 
 
 def modules() -> list[Path]:
@@ -40,7 +40,7 @@ def modules() -> list[Path]:
 
 
 def imports(path: Path) -> Iterator[str]:
-    """Give the top-level package of everything that a module imports, wherever in it."""
+    """Yield the top-level package of each import of a module, at any depth."""
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
             yield from (alias.name.split(".")[0] for alias in node.names)
@@ -56,20 +56,20 @@ def tool(name: str) -> str:
     return str(Path(sys.executable).parent / name)
 
 
-def test_imports_go_downwards_only() -> None:
+def test_imports_lead_to_lower_layers_only() -> None:
     result = run(tool("lint-imports"), "--no-cache")
     assert result.returncode == 0, result.stdout[-3000:]
 
 
 @pytest.mark.parametrize("library", ONLY_IMPORTERS)
-def test_a_library_has_one_room(library: str) -> None:
-    rooms = ONLY_IMPORTERS[library]
+def test_a_library_is_imported_in_one_place_only(library: str) -> None:
+    places = ONLY_IMPORTERS[library]
     users = {str(path.relative_to(SOURCE)) for path in modules() if library in imports(path)}
-    assert {user for user in users if not any(user.startswith(room) for room in rooms)} == set()
+    assert {user for user in users if not any(user.startswith(place) for place in places)} == set()
 
 
-def test_the_machine_does_not_know_the_document() -> None:
-    """`doctor` must do without pydantic, so nothing under host/ may need it."""
+def test_host_modules_do_not_import_pydantic() -> None:
+    """`doctor` must work without pydantic, so no module under host/ may import it."""
     assert [str(path) for path in (SOURCE / "host").rglob("*.py") if "pydantic" in imports(path)] == []
 
 
@@ -84,7 +84,7 @@ def test_a_step_type_has_one_file_one_test_one_page(stem: str) -> None:
 
 
 def test_the_engine_and_the_reports_name_no_step_type() -> None:
-    """What they must know of a step type, its class says."""
+    """What they need to know of a step type are attributes of its class."""
     kinds = {stem.replace("_", "-") for stem in STEPS}
     found = []
     for path in (path for folder in ("engine", "report") for path in (SOURCE / folder).rglob("*.py")):
@@ -101,13 +101,13 @@ def test_every_page_and_case_belongs_to_a_step_type() -> None:
 
 
 @pytest.mark.parametrize("path", modules(), ids=lambda path: str(path.relative_to(SOURCE)))
-def test_a_module_can_be_held_in_the_head(path: Path) -> None:
+def test_a_module_is_not_too_long(path: Path) -> None:
     assert len(path.read_text().splitlines()) <= MOST_LINES
 
 
 @pytest.mark.parametrize("path", modules(), ids=lambda path: str(path.relative_to(SOURCE)))
-def test_a_module_has_a_test_of_its_name(path: Path) -> None:
-    """An `__init__` without code of its own needs none."""
+def test_a_module_has_a_test_file_of_its_name(path: Path) -> None:
+    """An `__init__` without functions and classes needs no test file."""
     body = ast.parse(path.read_text()).body
     if path.name == "__init__.py" and not any(isinstance(node, ast.FunctionDef | ast.ClassDef) for node in body):
         return
@@ -116,7 +116,7 @@ def test_a_module_has_a_test_of_its_name(path: Path) -> None:
     assert (folder / f"test_{name}.py").is_file()
 
 
-def test_a_unit_test_belongs_to_a_module() -> None:
+def test_a_unit_test_file_has_the_name_of_a_module() -> None:
     tests = ROOT / "tests" / "unit"
     named = {path.relative_to(tests).parent / path.stem.removeprefix("test_") for path in tests.rglob("test_*.py")}
     made = {path.relative_to(SOURCE).parent / path.stem.strip("_") for path in modules()}
@@ -127,11 +127,11 @@ WORDS = re.compile(
     r"\b(?:somebody|nobody|whoever|whosever|anybody|everybody|mend(?:s|ed|ing)?)\b|\"\"\"(?:Give|Say|Tell|Have) ",
     re.IGNORECASE,
 )
-"""What has a plainer word: "another process", "no process", "the caller", "fix", "Return"."""
+"""Words that have a plainer one, such as "another process", "no process", "the caller", "fix", "Return"."""
 
 
 @pytest.mark.parametrize("path", modules(), ids=lambda path: str(path.relative_to(SOURCE)))
-def test_the_prose_names_the_thing(path: Path) -> None:
+def test_the_prose_uses_plain_words(path: Path) -> None:
     lines = enumerate(path.read_text().splitlines(), 1)
     assert [f"{number}: {line.strip()}" for number, line in lines if WORDS.search(line)] == []
 
@@ -141,22 +141,22 @@ def test_only_cli_prints_and_exits(path: Path) -> None:
     calls = [ast.unparse(node.func) for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Call)]
     if path.parent.name != "cli":
         assert not {"sys.exit", "exit", "quit"} & set(calls)
-        # A report prints to the stream that cli hands it.
+        # A report prints to the stream that cli passes to it.
         assert "print" not in calls or path.parent.name == "report"
 
 
 @pytest.mark.parametrize("path", modules(), ids=lambda path: str(path.relative_to(SOURCE)))
-def test_everything_public_says_what_it_does(path: Path) -> None:
-    """Modules, classes and functions; a method that fulfils a contract of another class is told there."""
+def test_everything_public_has_a_docstring(path: Path) -> None:
+    """This covers modules, classes and functions. A method of an interface is documented at the interface."""
     tree = ast.parse(path.read_text())
-    assert ast.get_docstring(tree), "a module without a first sentence"
+    assert ast.get_docstring(tree), "a module without a docstring"
     for node in tree.body:
         if isinstance(node, ast.ClassDef | ast.FunctionDef) and not node.name.startswith("_"):
             assert ast.get_docstring(node), node.name
 
 
 @pytest.mark.parametrize("runbook", sorted((ROOT / "runbooks").glob("*.yaml")), ids=lambda path: path.stem)
-def test_a_runbook_is_sound_and_has_a_page_and_a_test(runbook: Path) -> None:
+def test_a_shipped_runbook_is_valid_and_has_a_page_and_a_test(runbook: Path) -> None:
     checked = run(tool("runbook"), "validate", str(runbook))
     assert checked.returncode == 0, checked.stderr
     pages = [page for page in (ROOT / "docs").rglob("*.md") if runbook.name in page.read_text()]
@@ -182,23 +182,23 @@ def loaded(*argv: str) -> set[str]:
     return set(run(sys.executable, "-c", LOADED, *argv).stderr.splitlines()[-1].split())
 
 
-def test_help_is_cheap() -> None:
+def test_help_loads_few_libraries() -> None:
     assert not loaded("--help") & {"gi", "pydbus", "pydantic", "yaml", "jinja2", "tenacity"}
 
 
-def test_validate_needs_no_bus() -> None:
+def test_validate_does_not_load_the_bus() -> None:
     names = loaded("validate", "runbooks/openclaw-gateway.yaml")
     assert "pydantic" in names
     assert not names & {"gi", "pydbus", "tenacity", "websockets"}
 
 
 @pytest.mark.parametrize("argv", [("history",), ("show",), ("show", "--output", "json")])
-def test_what_tells_of_past_runs_needs_neither_systemd_nor_the_runbook(argv: tuple[str, ...]) -> None:
+def test_commands_on_past_runs_load_neither_the_bus_nor_the_document(argv: tuple[str, ...]) -> None:
     assert not loaded(*argv) & {"gi", "pydbus", "pydantic", "yaml", "jinja2", "tenacity", "websockets"}
 
 
-def test_the_tree_speaks_of_itself_alone() -> None:
-    """No path of a developer's machine, and no mark of unfinished work."""
+def test_no_file_names_a_developers_path_or_unfinished_work() -> None:
+    """No file contains a path of a developer's computer, or a mark of unfinished work."""
     wrong = re.compile(r"/(?:work|farm)/|\b(?:TODO|FIXME|XXX)\b")
     tracked = run("git", "ls-files", "--cached", "--others", "--exclude-standard").stdout.split()
     assert tracked

@@ -1,6 +1,6 @@
-"""`make bench`: how long it takes, held against others that do the same, in a throwaway machine.
+"""`make bench`: how long the program takes, compared with other programs that do the same, in a throwaway machine.
 
-Every ratio is of two medians of one run, in which both sides took turns (tests/bench/inside.py).
+Each ratio is of two medians of one run, in which both sides took turns (tests/bench/inside.py).
 """
 
 from __future__ import annotations
@@ -28,21 +28,21 @@ WAITS = 10
 PAGE = Path(__file__).parents[2] / "docs/explanation/speed.md"
 PYTHON = f"{VENV}/bin/python"
 
-# The checkout is read-only inside. An installed program has its modules compiled, so this one keeps them too.
+# An installed program has compiled modules. The checkout is read-only inside, so they are compiled to another place.
 ENVIRONMENT = {"PYTHONPATH": str(PROJECT), "PYTHONPYCACHEPREFIX": "/var/tmp/compiled"}
 
 
 def measured(machine: Machine, what: str) -> Seconds:
-    """Have something measured inside."""
+    """Measure inside the machine, and return the seconds."""
     argv = [PYTHON, "-m", "tests.bench.inside", what, str(ROUNDS[what])]
     took: Seconds = json.loads(machine.run(argv, env=ENVIRONMENT, timeout=900).stdout)
     return took
 
 
 def provide(machine: Machine) -> None:
-    """Bring the service up, and what the rivals need."""
+    """Start the service, and install what the rivals need."""
     server = f"/usr/bin/python3 -I -S {inside('server.py')} {rivals.PORT}"
-    # It is restarted more often here than a start limit allows.
+    # The bench restarts the service more often than a start limit allows.
     machine.write(f"/etc/systemd/system/{rivals.UNIT}", unit_file(server, Unit_StartLimitIntervalSec="0"))
     for path, text in rivals.FILES.items():
         machine.write(path, text)
@@ -52,7 +52,7 @@ def provide(machine: Machine) -> None:
 
 
 def inside(name: str) -> str:
-    """Give the path of a file of this folder inside the machine."""
+    """Return the path inside the machine of a file of this folder."""
     return str(PROJECT / Path(__file__).with_name(name).relative_to(Path(__file__).parents[2]))
 
 
@@ -62,20 +62,20 @@ def processes(machine: Machine) -> int:
 
 
 def fill(machine: Machine, size: int) -> None:
-    """Start as many processes as are missing."""
+    """Start processes until the machine has `size` of them."""
     missing = size - processes(machine)
     made = ["systemd-run", "--quiet", "--property=Type=oneshot", "--property=RemainAfterExit=yes"]
     made.append("--property=TasksMax=infinity")
     machine.run([*made, PYTHON, inside("crowd.py"), str(missing), str(DESCRIPTORS)], timeout=120)
 
 
-def said(machine: Machine, argv: list[str]) -> str:
-    """Give the first line that a command prints."""
+def first_line(machine: Machine, argv: list[str]) -> str:
+    """Return the first line that a command prints."""
     return machine.run(argv, env=ENVIRONMENT).stdout.splitlines()[0].strip()
 
 
 def lateness(machine: Machine) -> list[float]:
-    """Take how late wait-ready is: from the moment when the last socket listens to the end of the step."""
+    """Return the seconds from the moment when the service listens to the end of wait-ready, for each restart."""
     late = []
     for _ in range(WAITS):
         done = machine.run(rivals.RESTARTS[rivals.UNASKED], env=ENVIRONMENT)
@@ -89,7 +89,7 @@ def lateness(machine: Machine) -> list[float]:
 
 
 def main() -> int:
-    """Measure; with `--record`, put what was printed into the page on speed as well."""
+    """Measure and print; with `--record`, write the output into the page on speed as well."""
     if "--record" not in sys.argv:
         return bench()
     shown = io.StringIO()
@@ -106,10 +106,10 @@ def bench() -> int:
     """Boot a machine with a healthy service, measure, and print the tables."""
     with Machine("bookworm", rivals=True) as machine:
         provide(machine)
-        systemd = said(machine, ["systemctl", "--version"])
+        systemd = first_line(machine, ["systemctl", "--version"])
         load = os.getloadavg()[0]
         print(f"Linux {platform.release()}, {systemd}, {os.cpu_count()} CPUs, load {load:.1f} before it began")
-        print("; ".join(said(machine, argv) for argv in rivals.VERSIONS.values()))
+        print("; ".join(first_line(machine, argv) for argv in rivals.VERSIONS.values()))
         starts = measured(machine, "starts")
         restarts = measured(machine, "restarts")
         late = lateness(machine)
@@ -131,7 +131,7 @@ def bench() -> int:
 
 
 def requirements(ports: dict[int, Seconds], restarts: Seconds) -> list[tuple[str, float, float]]:
-    """Give what is required: in words, the ratio that was measured, and the most that it may be."""
+    """Return the requirements: a description, the measured ratio, and the largest ratio allowed."""
     found = []
     for size, took in ports.items():
         median = {name: statistics.median(seconds) for name, seconds in took.items()}

@@ -1,6 +1,6 @@
 """Processes with descriptors, files and sockets mixed; inside a machine: `crowd.py PROCESSES DESCRIPTORS`.
 
-Says that they are there, and leaves them to whoever ends the unit that it runs in.
+They run until the unit in which they were started is stopped.
 """
 
 from __future__ import annotations
@@ -11,11 +11,11 @@ import sys
 
 FILE = "/usr/bin/env"
 STANDARD = 3
-"""Standard input, output and error are descriptors too, and the same for all."""
+"""Standard input, output and error count as descriptors too, and are the same for all processes."""
 
 
 def descriptors(count: int) -> list[int]:
-    """Open what a service has open: of three, one is a file, one a socket of this machine, one of the network."""
+    """Open what a service has open: files, Unix sockets and network sockets, a third each."""
     made: list[int] = []
     for number in range(count):
         if number % 3 == 0:
@@ -30,7 +30,7 @@ def descriptors(count: int) -> list[int]:
 
 
 def main() -> None:
-    """Start them all, each with descriptors of its own."""
+    """Start all processes, each with descriptors of its own."""
     processes, count = map(int, sys.argv[1:])
     for _ in range(processes):
         own = descriptors(count - STANDARD)

@@ -1,7 +1,7 @@
-"""Takes the time, inside a machine: `python -m tests.bench.inside ports|starts|restarts ROUNDS` prints JSON.
+"""Measures times inside a machine: `python -m tests.bench.inside ports|starts|restarts ROUNDS` prints JSON.
 
-All that is compared takes turns, so that a busy moment of the computer meets everybody. A first round is not counted:
-it warms the caches.
+The programs that are compared take turns, so that a busy moment of the computer affects all of them. The first round
+warms the caches, and is not counted.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from tests.machine.tree import RIVALS_VENV
 VERDICT, LOOK, CHECK = "runbook, a full verdict", "runbook, the look of a wait", "runbook, a check of a wait"
 
 OFTEN = 300
-"""Rounds of what takes no time."""
+"""Rounds of the measurements that take microseconds."""
 
 WAIT = f"""\
 unit: {UNIT}
@@ -36,7 +36,7 @@ steps: [wait-ready: {{healthy-for: 1h, timeout: 2h, probes: [http: {{url: "{riva
 
 
 def in_turns(acts: Mapping[str, Callable[[], object]], rounds: int) -> dict[str, list[float]]:
-    """Take the seconds of each, round after round."""
+    """Return the seconds that each function takes, round after round."""
     took: dict[str, list[float]] = {name: [] for name in acts}
     for _ in range(rounds + 1):
         for name, act in acts.items():
@@ -47,12 +47,12 @@ def in_turns(acts: Mapping[str, Callable[[], object]], rounds: int) -> dict[str,
 
 
 def command(argv: list[str]) -> Callable[[], object]:
-    """Run a whole command, which must succeed."""
+    """Return a function that runs a command, which must succeed."""
     return lambda: subprocess.run(argv, check=True, stdin=subprocess.DEVNULL, capture_output=True)
 
 
 def ports(rounds: int) -> dict[str, list[float]]:
-    """Ask everybody who has the port."""
+    """Measure how long each program takes to find the holder of the port."""
     sys.path += map(str, RIVALS_VENV.glob("lib/python3*/site-packages"))
     import psutil  # type: ignore[import-untyped, unused-ignore]
 
@@ -67,7 +67,7 @@ def ports(rounds: int) -> dict[str, list[float]]:
         unit = host.unit(UNIT)
 
         def verdict() -> None:
-            # It looks at the unit anew when it has looked at the processes.
+            # The verdict includes a second read of the unit, after the processes.
             assert host.judge_port(unit, port).verdict is Verdict.OWNED
 
         def check() -> None:
@@ -76,7 +76,7 @@ def ports(rounds: int) -> dict[str, list[float]]:
         while "healthy for" not in (finding := step.check(host, state)).reason:
             assert finding.wake is not None, finding.reason
             host.wait(finding.wake, Deadline.after(host.clock, 10))
-        # As the command does before it begins: what was loaded is no garbage.
+        # The command does so before it begins, too: loaded modules are no garbage.
         gc.freeze()
         took = in_turns({LOOK: lambda: table.list_inodes(port), CHECK: check}, OFTEN)
         acts = {VERDICT: verdict, rivals.PSUTIL: ask_psutil}
@@ -85,12 +85,12 @@ def ports(rounds: int) -> dict[str, list[float]]:
 
 
 def commands(which: Mapping[str, list[str]], rounds: int) -> dict[str, list[float]]:
-    """Run whole commands."""
+    """Measure whole commands."""
     return in_turns({name: command(argv) for name, argv in which.items()}, rounds)
 
 
 def main() -> None:
-    """Measure what is asked for."""
+    """Run the measurement that the arguments name."""
     what, rounds = sys.argv[1], int(sys.argv[2])
     if what == "ports":
         took = ports(rounds)

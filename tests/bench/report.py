@@ -1,4 +1,4 @@
-"""The figures of a bench as tables, and what they say about what is required."""
+"""Prints the figures of a bench as tables, and whether each requirement holds."""
 
 from __future__ import annotations
 
@@ -6,13 +6,13 @@ import statistics
 from collections.abc import Iterable, Mapping, Sequence
 
 Seconds = dict[str, list[float]]
-"""How long each took, round after round."""
+"""The seconds that each program took, round after round."""
 
 WIDTH = 36
 
 
 def table(title: str, took: Seconds, *, against: Sequence[str]) -> None:
-    """Print medians, extremes, and how many times as long as others each took."""
+    """Print the median and the extremes of each program, and the ratio to the medians of others."""
     medians = {name: statistics.median(seconds) for name, seconds in took.items()}
     print(f"\n{title}\n")
     print(f"{'ms':{WIDTH}}{'median':>10}{'least':>10}{'most':>10}{'rounds':>8}", end="")
@@ -24,7 +24,7 @@ def table(title: str, took: Seconds, *, against: Sequence[str]) -> None:
 
 
 def growth(title: str, sizes: Mapping[int, Seconds]) -> None:
-    """Print the medians at each size side by side, and how many times the first the last is."""
+    """Print the medians at each size side by side, and the ratio of the last to the first."""
     print(f"\n{title}\n")
     print(f"{'ms, median':{WIDTH}}" + "".join(f"{size:10}" for size in sizes) + f"{'grows':>10}")
     first, *_, last = sizes.values()
@@ -37,7 +37,7 @@ def growth(title: str, sizes: Mapping[int, Seconds]) -> None:
 
 
 def claims(found: Iterable[tuple[str, float, float]]) -> None:
-    """Print which requirement holds: in words, the ratio, and the most that it may be."""
+    """Print for each requirement whether it holds, the ratio, the largest ratio allowed, and its description."""
     print("\nWhat is required\n")
     for words, ratio, most in found:
         print(f"{'holds' if ratio <= most else 'DOES NOT HOLD':14} {ratio:7.3f}, at most {most:g}: {words}")

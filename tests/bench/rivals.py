@@ -1,4 +1,4 @@
-"""What else answers "who has the port?", and what else restarts a service and waits until it answers."""
+"""Other programs that find the holder of a port, or restart a service and wait until it answers."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ UNIT, PORT = "bench.service", 18789
 URL = f"http://127.0.0.1:{PORT}/"
 
 LOOP = f"until curl --silent --fail --output /dev/null {URL}; do sleep 1; done"
-"""The same for bash and for pyinfra."""
+"""The loop of both bash and pyinfra."""
 
 BASH = f"systemctl restart {UNIT}; {LOOP}"
 

@@ -1,6 +1,6 @@
 """The service that the restarts are measured with: it listens a tenth of a second after its start, and answers HTTP.
 
-Nothing but what that takes is loaded, so that the tenth is the whole of it: `python3 -I -S server.py PORT`.
+Only the modules that it needs are loaded, so that the start takes no longer: `python3 -I -S server.py PORT`.
 """
 
 import socket
@@ -12,7 +12,7 @@ ANSWER = b"HTTP/1.1 200 OK\r\nContent-Length: 3\r\nConnection: close\r\n\r\nok\n
 
 
 def main() -> None:
-    """Listen and answer for ever."""
+    """Listen and answer until killed."""
     with open("/proc/self/stat") as stat:  # noqa: PTH123 - pathlib takes its time to load
         ticks = int(stat.read().rpartition(")")[2].split()[19])
     started = ticks / 100

@@ -15,7 +15,7 @@ from .private_bus import PrivateBus
 
 @pytest.fixture
 def bus(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[PrivateBus]:
-    """A private bus with a fake systemd, where the program looks for the system's."""
+    """Start a private bus with a fake systemd, which the program takes for the system bus."""
     with PrivateBus(tmp_path) as private:
         monkeypatch.setenv("DBUS_SYSTEM_BUS_ADDRESS", private.address)
         yield private
@@ -23,7 +23,7 @@ def bus(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[PrivateBus]
 
 @pytest.fixture
 def loop() -> Iterator[Loop]:
-    """A loop whose ports never change and whose processes live for ever."""
+    """Make an event loop whose ports never change and whose processes never exit."""
     made = Loop(look=lambda _port: frozenset(), pidfd=lambda _process: None)
     yield made
     made.close()
@@ -31,7 +31,7 @@ def loop() -> Iterator[Loop]:
 
 @pytest.fixture
 def systemd(bus: PrivateBus, loop: Loop) -> Iterator[SystemdManager]:
-    """The program's side of the private bus."""
+    """Connect the program to the private bus."""
     made = SystemdManager("system", loop)
     yield made
     made.close()

@@ -1,15 +1,15 @@
-"""A systemd1 that does on demand what the real one does seldom: a program of its own, on a private bus.
+"""A program that stands for systemd1 on a private bus, and does on demand what the real one does seldom.
 
-What it does to a job is told by the unit's name. Its behaviours were observed on systemd 252 and 257.
-On standard output it says each call that came in; on standard input it takes orders, one a line, and says
-`ok` when one is carried out:
+What it does with a job depends on the unit's name. Its behaviours were observed on systemd 252 and 257.
+It prints each call that it receives to standard output. It reads orders from standard input, one a line, and
+prints `ok` when one is carried out:
 
-    finish UNIT RESULT   the unit's job ends, and JobRemoved says so
-    begin UNIT           somebody else's job begins, and JobNew says so
-    changed UNIT TIMES   PropertiesChanged, so many times at once; NRestarts counts them
-    leave                give the bus name up, as systemd does while it re-executes
-    return               take it again
-    mark                 nothing; its `ok` comes after all that was said before
+    finish UNIT RESULT   end the unit's job, and send JobRemoved
+    begin UNIT           begin a job of another requester, and send JobNew
+    changed UNIT TIMES   send PropertiesChanged, so many times at once; NRestarts counts them
+    leave                release the bus name, as systemd does while it re-executes
+    return               take the name again
+    mark                 do nothing; its `ok` comes after all that was printed before
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ ROOT = "/org/freedesktop/systemd1"
 MANAGER = f"{NAME}.Manager"
 
 UNITS = (
-    "web.service",  # its jobs last until they are told to finish
-    "quick.service",  # its jobs end before the method has answered: JobRemoved overtakes the reply
-    "hang.service",  # is never answered; nor is the transient unit runbook-hang.service
-    "late.service",  # is answered after 0.1 s
-    "vanish.service",  # systemd leaves the bus before it answers; runbook-vanish.service is a transient unit
+    "web.service",  # its jobs last until the order `finish`
+    "quick.service",  # its jobs end before the method returns: JobRemoved overtakes the reply
+    "hang.service",  # its jobs are never answered; nor are those of the transient unit runbook-hang.service
+    "late.service",  # its jobs are answered after 0.1 s
+    "vanish.service",  # systemd leaves the bus before it answers; so for the transient unit runbook-vanish.service
 )
 
 ERRORS = {
@@ -95,7 +95,7 @@ class FakeSystemd:
     def on_manager(self, *call: Any) -> None:
         _connection, _sender, _path, _interface, method, parameters, invocation = call
         arguments = parameters.unpack()
-        # What a transient unit is made of would fill the line.
+        # The properties of a transient unit would make the line too long.
         say(method, *(str(word) for word in arguments[:2]))
         if method in ("Subscribe", "Reload", "RefUnit", "CancelJob"):
             invocation.return_value(None)
@@ -122,7 +122,7 @@ class FakeSystemd:
             job_path(number), self.properties, self.on_job, None, None
         )
 
-        self.announce(unit, number)  # As the real one does, before the answer.
+        self.announce(unit, number)  # The real systemd sends JobNew before it answers, too.
 
         def answer() -> None:
             invocation.return_value(GLib.Variant("(o)", (job_path(number),)))
@@ -131,7 +131,7 @@ class FakeSystemd:
             self.finish(unit, "done")
             answer()
         elif unit in ("hang.service", "runbook-hang.service"):
-            self.hung = invocation  # Kept: PyGObject would answer for one that is dropped.
+            self.hung = invocation  # Kept: PyGObject answers an invocation that is dropped.
         elif unit == "late.service":
             GLib.timeout_add(100, answer)
         elif unit in ("vanish.service", "runbook-vanish.service"):
@@ -143,7 +143,7 @@ class FakeSystemd:
         body = GLib.Variant("(uos)", (number, job_path(number), unit))
         self.connection.emit_signal(None, ROOT, MANAGER, "JobNew", body)
 
-    def begin_by_somebody(self, unit: str) -> None:
+    def begin_for_another_requester(self, unit: str) -> None:
         self.last_job += 1
         self.announce(unit, self.last_job)
 
@@ -187,11 +187,11 @@ class FakeSystemd:
     def come_back(self) -> None:
         self.bus("RequestName", "(su)", NAME, 4)
 
-    def obey(self, line: str) -> None:
+    def carry_out(self, line: str) -> None:
         order, *words = line.split()
         orders: dict[str, Callable[..., None]] = {
             "finish": self.finish,
-            "begin": self.begin_by_somebody,
+            "begin": self.begin_for_another_requester,
             "changed": self.changed,
             "leave": self.leave,
             "return": self.come_back,
@@ -215,10 +215,10 @@ def main() -> None:
     loop = GLib.MainLoop()
 
     def on_input(*_: Any) -> bool:
-        # One order at a time, each waited for: a line is never half of what is there.
+        # The test waits for each order, so one read returns one whole line.
         data = os.read(0, 4096).decode()
         if data:
-            fake.obey(data)
+            fake.carry_out(data)
         else:
             loop.quit()
         return bool(data)

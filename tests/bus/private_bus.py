@@ -25,21 +25,21 @@ CONFIGURATION = """\
 """
 
 PATIENCE = 10.0
-"""Seconds after which what a test waits for will not come any more."""
+"""Seconds after which a test gives up waiting."""
 
 PROMPT = 4.0
-"""Seconds in which a busy machine gets to it, and fewer than what would end it otherwise."""
+"""Seconds that suffice on a busy machine, and are fewer than any other time-out in the call."""
 
 
 class PrivateBus:
-    """A bus at an address of its own."""
+    """A dbus-daemon at an address of its own, with a fake systemd."""
 
     def __init__(self, folder: Path) -> None:
         self.address = f"unix:path={folder}/bus"
         self._configuration = folder / "bus.conf"
         self._configuration.write_text(CONFIGURATION.format(address=self.address))
-        self._heard: list[str] = []
-        self._said: queue.Queue[str] = queue.Queue()
+        self._lines: list[str] = []
+        self._unread: queue.Queue[str] = queue.Queue()
         self._daemon: subprocess.Popen[str] | None = None
         self._systemd: subprocess.Popen[str] | None = None
 
@@ -54,7 +54,7 @@ class PrivateBus:
 
     @property
     def daemon(self) -> int:
-        """The PID of the dbus-daemon."""
+        """Return the PID of the dbus-daemon."""
         assert self._daemon is not None
         return self._daemon.pid
 
@@ -81,14 +81,14 @@ class PrivateBus:
 
     @property
     def calls(self) -> list[str]:
-        """What systemd was asked up to now, in order."""
+        """Return the calls that the fake systemd has received, in order."""
         if self._systemd is not None:
-            # It says a call before it answers it; this order's answer comes after all of them.
+            # The fake prints a call before it answers it, so the `ok` of `mark` comes after all calls.
             self.order("mark")
-        return [line for line in self._heard if line not in ("ready", "ok")]
+        return [line for line in self._lines if line not in ("ready", "ok")]
 
     def order(self, line: str) -> None:
-        """Have the fake do something, and wait until it has."""
+        """Send an order to the fake systemd, and wait until it is carried out."""
         assert self._systemd is not None
         assert self._systemd.stdin is not None
         self._systemd.stdin.write(f"{line}\n")
@@ -96,16 +96,16 @@ class PrivateBus:
         self.wait_for("ok")
 
     def wait_for(self, line: str) -> None:
-        """Wait until the fake has said this; what it said before is dropped."""
-        while self._said.get(timeout=PATIENCE) != line:
+        """Wait until the fake systemd prints a line; drop the lines before it."""
+        while self._unread.get(timeout=PATIENCE) != line:
             pass
 
     def _listen(self, systemd: subprocess.Popen[str]) -> None:
         assert systemd.stdout is not None
         with systemd.stdout as lines:
             for line in lines:
-                self._heard.append(line.strip())
-                self._said.put(line.strip())
+                self._lines.append(line.strip())
+                self._unread.put(line.strip())
 
 
 def _kill(process: subprocess.Popen[str] | None) -> None:
@@ -113,6 +113,6 @@ def _kill(process: subprocess.Popen[str] | None) -> None:
         process.kill()
         process.wait()
         for pipe in (process.stdin, process.stdout):
-            # The fake's output belongs to the thread that reads it, and ends with it.
+            # The thread that reads the fake's output closes it.
             if pipe is not None and (pipe is process.stdin or process.stdin is None):
                 pipe.close()

@@ -1,4 +1,4 @@
-"""What a connection really does when its other end is slow, rude, or gone."""
+"""The connection to the bus, when its other end is slow, sends errors, or is gone."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from .private_bus import PATIENCE, PROMPT, PrivateBus
 
 @pytest.fixture
 def short(monkeypatch: pytest.MonkeyPatch) -> float:
-    """A time-out of connections, and of calls that do not say otherwise, that a test can wait for."""
+    """Shorten the default time-out of connections and calls, and return it."""
     monkeypatch.setattr(bus_module, "CALL_TIMEOUT", 0.5)
     return 0.5
 
@@ -41,7 +41,7 @@ def test_a_call_that_is_not_answered_ends_at_its_time_out(systemd: SystemdManage
     assert caught.value.message == "cannot restart hang.service: it did not answer in time"
 
 
-def test_the_connection_is_good_after_a_time_out(systemd: SystemdManager) -> None:
+def test_the_connection_is_usable_after_a_time_out(systemd: SystemdManager) -> None:
     with pytest.raises(errors.BusTimeout):
         restart(systemd, "hang.service", timeout=0.05)
     assert systemd.unit("web.service").active_state == "active"
@@ -51,7 +51,7 @@ def test_the_connection_is_good_after_a_time_out(systemd: SystemdManager) -> Non
     ("unit", "kind"),
     [
         ("denied.service", errors.AccessDenied),
-        # What an unprivileged user is told where no polkit, or no agent, runs.
+        # The error that a user without privileges gets if polkit or its agent does not run.
         ("ask.service", errors.AccessDenied),
         ("absent.service", errors.NoSuchUnit),
         ("masked.service", errors.UnitMasked),
@@ -59,22 +59,24 @@ def test_the_connection_is_good_after_a_time_out(systemd: SystemdManager) -> Non
         ("manual.service", errors.HostError),
     ],
 )
-def test_errors_are_told_apart_by_name(systemd: SystemdManager, unit: str, kind: type[errors.HostError]) -> None:
+def test_each_dbus_error_has_its_own_exception(
+    systemd: SystemdManager, unit: str, kind: type[errors.HostError]
+) -> None:
     with pytest.raises(errors.HostError) as caught:
         restart(systemd, unit)
     assert type(caught.value) is kind
     assert caught.value.dbus_error
     if kind is not errors.BusTimeout:
-        # systemd's own words, in whatever language, without GLib's prefix.
+        # The message is that of systemd, in any language, without the prefix that GLib adds.
         assert caught.value.message == f"cannot restart {unit}: Ça ne va pas."
 
 
-def test_what_a_message_cannot_hold_is_an_error_in_words(systemd: SystemdManager) -> None:
+def test_a_text_that_dbus_cannot_carry_is_an_error_with_a_message(systemd: SystemdManager) -> None:
     with pytest.raises(errors.HostError, match="cannot restart it: "):
         systemd.call_manager("RestartUnit", "(ss)", "not utf-8: \udcff", "replace", what="restart it")
 
 
-def test_a_daemon_that_accepts_and_says_nothing(bus: PrivateBus, loop: Loop, short: float) -> None:
+def test_a_dbus_daemon_that_does_not_answer_is_unavailable(bus: PrivateBus, loop: Loop, short: float) -> None:
     os.kill(bus.daemon, signal.SIGSTOP)
     began = time.monotonic()
     with pytest.raises(errors.BusUnavailable, match="does not answer"):
@@ -82,7 +84,7 @@ def test_a_daemon_that_accepts_and_says_nothing(bus: PrivateBus, loop: Loop, sho
     assert time.monotonic() - began < short + 1
 
 
-def test_no_bus(loop: Loop, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_bus_is_unavailable(loop: Loop, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DBUS_SYSTEM_BUS_ADDRESS", "unix:path=/nowhere/bus")
     with pytest.raises(errors.BusUnavailable) as caught:
         SystemdManager("system", loop)
@@ -91,8 +93,8 @@ def test_no_bus(loop: Loop, monkeypatch: pytest.MonkeyPatch) -> None:
     assert caught.value.exit_status == errors.EXIT_NOT_BEGUN
 
 
-def test_a_bus_that_is_there_before_systemd(bus: PrivateBus, loop: Loop) -> None:
-    """As a user's, which starts with the first who asks; the manager then comes to it."""
+def test_a_bus_that_starts_before_systemd_is_waited_for(bus: PrivateBus, loop: Loop) -> None:
+    """A user's bus starts with its first client, and the user's manager connects to it later."""
     bus.order("leave")
     loop.call_later(0.2, lambda: bus.order("return"))
     systemd = SystemdManager("system", loop)
@@ -100,33 +102,37 @@ def test_a_bus_that_is_there_before_systemd(bus: PrivateBus, loop: Loop) -> None
     systemd.close()
 
 
-def test_a_bus_without_systemd(bus: PrivateBus, loop: Loop, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_bus_without_systemd_is_unavailable(bus: PrivateBus, loop: Loop, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(systemd_module, "MANAGER_WAIT", 0.2)
     bus.kill_systemd()
     with pytest.raises(errors.BusUnavailable, match="no systemd is on the bus"):
         SystemdManager("system", loop)
 
 
-def test_the_bus_dies_under_a_call(systemd: SystemdManager, bus: PrivateBus, loop: Loop, short: float) -> None:
-    """GLib's shared connections end the program with SIGTERM here; this one raises."""
+def test_a_bus_that_exits_during_a_call_raises(
+    systemd: SystemdManager, bus: PrivateBus, loop: Loop, short: float
+) -> None:
+    """GLib's shared connections would kill the program with SIGTERM; a private connection raises."""
     loop.call_later(0.1, bus.kill_daemon)
     with pytest.raises(errors.BusLost) as caught:
         restart(systemd, "hang.service")
     assert caught.value.message == "cannot restart hang.service: the connection broke"
-    # Nothing comes back: what merely reads gives up at its time-out, too.
+    # The bus does not come back, so a call that only reads gives up at its time-out, too.
     with pytest.raises(errors.BusLost, match=r"cannot read web\.service: nothing answers at"):
         systemd.call_manager("GetUnit", "(s)", "web.service", what="read web.service", again=True, timeout=short)
 
 
-def test_systemd_leaves_before_it_answers(systemd: SystemdManager, bus: PrivateBus) -> None:
-    """As on re-execution: what was asked may have happened, so it is not asked a second time."""
+def test_a_call_that_changes_something_is_not_repeated(systemd: SystemdManager, bus: PrivateBus) -> None:
+    """If systemd leaves the bus before it answers, as when it re-executes, the call may have taken effect."""
     with pytest.raises(errors.BusLost):
         restart(systemd, "vanish.service")
     bus.kill_systemd()
     assert bus.calls.count("RestartUnit vanish.service replace") == 1
 
 
-def test_what_reads_is_asked_again_when_systemd_is_back(systemd: SystemdManager, bus: PrivateBus, loop: Loop) -> None:
+def test_a_call_that_only_reads_is_repeated_when_systemd_is_back(
+    systemd: SystemdManager, bus: PrivateBus, loop: Loop
+) -> None:
     bus.order("leave")
     with pytest.raises(errors.BusLost):
         restart(systemd, "quick.service")
@@ -134,20 +140,20 @@ def test_what_reads_is_asked_again_when_systemd_is_back(systemd: SystemdManager,
     assert systemd.unit("web.service").active_state == "active"
 
 
-def test_a_new_connection_after_the_bus_was_restarted(systemd: SystemdManager, bus: PrivateBus, loop: Loop) -> None:
+def test_a_restart_of_the_bus_leads_to_a_new_connection(systemd: SystemdManager, bus: PrivateBus, loop: Loop) -> None:
     assert systemd.unit("web.service").n_restarts == 0
     _restart_bus(bus)
     assert systemd.unit("web.service").active_state == "active"
     assert bus.calls.count("Subscribe") == 2
-    # Its signals are heard as before.
+    # Signals arrive as before.
     bus.order("changed web.service 1")
     assert loop.run_until(lambda: "web.service" in loop._news, PATIENCE)
     assert systemd.unit("web.service").n_restarts == 1
 
 
-def test_a_write_goes_out_on_the_new_connection(systemd: SystemdManager, bus: PrivateBus, loop: Loop) -> None:
+def test_a_new_call_is_sent_on_the_new_connection(systemd: SystemdManager, bus: PrivateBus, loop: Loop) -> None:
     _restart_bus(bus)
-    # The program has noticed, and nothing is under way: there is no doubt what became of it.
+    # The program knows that the connection is closed, and no call is in flight whose outcome would be unknown.
     assert loop.run_until(systemd.bus._connection.is_closed, PATIENCE)
     assert systemd.enqueue_job(JobVerb.RESTART, "web.service").path
     assert bus.calls.count("RestartUnit web.service replace") == 1
@@ -232,7 +238,7 @@ def test_a_signal_ends_a_wait(bus: PrivateBus, program: list[subprocess.Popen[st
 def test_a_signal_ends_a_connection_that_hangs(bus: PrivateBus, program: list[subprocess.Popen[str]]) -> None:
     os.kill(bus.daemon, signal.SIGSTOP)
     process = start(program, 'print("no")')
-    # It hangs in the authentication from the moment on when its socket stands.
+    # As soon as its socket exists, it hangs in the authentication.
     deadline = time.monotonic() + PATIENCE
     while not _has_socket(process.pid):
         assert time.monotonic() < deadline
@@ -241,8 +247,8 @@ def test_a_signal_ends_a_connection_that_hangs(bus: PrivateBus, program: list[su
     assert seconds < PROMPT
 
 
-def test_what_a_signal_finds_half_begun_is_known(bus: PrivateBus, program: list[subprocess.Popen[str]]) -> None:
-    """Its answer is still waited for, a moment: else nobody could stop what was begun."""
+def test_a_signal_during_a_request_waits_for_the_answer(bus: PrivateBus, program: list[subprocess.Popen[str]]) -> None:
+    """The answer is waited for briefly, as without it the job could not be stopped."""
     process = start(program, BEGIN)
     bus.wait_for("RestartUnit late.service replace")
     output, seconds = output_after(process, signal.SIGTERM)
@@ -250,8 +256,8 @@ def test_what_a_signal_finds_half_begun_is_known(bus: PrivateBus, program: list[
     assert seconds < PROMPT
 
 
-def test_a_command_that_may_have_begun_is_stopped(bus: PrivateBus, program: list[subprocess.Popen[str]]) -> None:
-    """systemd does not answer in time whether it began; what it is asked next comes after, whatever it did."""
+def test_a_signal_stops_a_command_that_may_have_begun(bus: PrivateBus, program: list[subprocess.Popen[str]]) -> None:
+    """systemd does not answer the start in time. It handles the stop after the start, so the stop takes effect."""
     process = start(program, COMMAND)
     bus.wait_for("StartTransientUnit runbook-hang.service fail")
     output, seconds = output_after(process, signal.SIGTERM)
@@ -260,7 +266,7 @@ def test_a_command_that_may_have_begun_is_stopped(bus: PrivateBus, program: list
     bus.wait_for("StopUnit runbook-hang.service replace")
 
 
-def test_a_lost_terminal_ends_nothing(bus: PrivateBus, program: list[subprocess.Popen[str]]) -> None:
+def test_a_lost_terminal_does_not_end_the_program(bus: PrivateBus, program: list[subprocess.Popen[str]]) -> None:
     process = start(program, WAIT)
     assert process.stdout is not None
     assert [process.stdout.readline() for _ in range(2)] == ["there\n", "waiting\n"]
@@ -270,5 +276,5 @@ def test_a_lost_terminal_ends_nothing(bus: PrivateBus, program: list[subprocess.
 
 
 def _has_socket(pid: int) -> bool:
-    # Two are the loop's own pair, which wakes it.
+    # Two sockets are the pair with which the loop wakes itself.
     return sum(fd.is_socket() for fd in Path(f"/proc/{pid}/fd").iterdir()) > 2

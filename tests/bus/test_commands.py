@@ -1,4 +1,4 @@
-"""Commands whose start was asked for in the very moment in which systemd left the bus."""
+"""Commands whose start was requested when systemd left the bus."""
 
 from __future__ import annotations
 
@@ -31,13 +31,13 @@ class Lost:
         return self.commands.start("vanish", self._command)
 
     def begin_and_lose(self) -> None:
-        """Begin, and be left without an answer; soon afterwards systemd is back."""
+        """Start the command without getting an answer; systemd comes back soon afterwards."""
         self._loop.call_later(0.2, self._return)
         with pytest.raises(BusLost):
             self.begin()
 
     def leave(self, result: str) -> None:
-        """Write what the command's unit leaves on disk."""
+        """Write the result file that the command's unit leaves on disk."""
         Path(f"{self._command.output}.result").write_text(result)
 
     def _return(self) -> None:
@@ -47,15 +47,15 @@ class Lost:
 
 @pytest.fixture
 def lost(bus: PrivateBus, systemd: SystemdManager, loop: Loop, tmp_path: Path) -> Lost:
-    """A command that was asked for and not answered; systemd is back, and knows no such unit."""
+    """Request a command and get no answer. systemd is back, and has no such unit."""
     made = Lost(systemd, bus, loop, tmp_path / "out")
-    made.leave("exit-code exited 7\n")  # Of an earlier try, which wrote to the same files.
+    made.leave("exit-code exited 7\n")  # From an earlier attempt, which wrote the same files.
     made.begin_and_lose()
     assert bus.calls.count(STARTED) == 1
     return made
 
 
-def test_a_command_that_has_ended_unheard_is_not_run_twice(
+def test_a_command_that_exited_without_an_answer_is_not_run_again(
     lost: Lost, bus: PrivateBus, systemd: SystemdManager
 ) -> None:
     lost.leave("success exited 0\n")
@@ -65,14 +65,14 @@ def test_a_command_that_has_ended_unheard_is_not_run_twice(
     assert lost.commands.result(ref) == CommandResult("success", 0)
 
 
-def test_the_try_after_that_is_run(lost: Lost, bus: PrivateBus) -> None:
+def test_the_next_attempt_is_run(lost: Lost, bus: PrivateBus) -> None:
     lost.leave("success exited 0\n")
     lost.begin()
     lost.begin_and_lose()
     assert bus.calls.count(STARTED) == 2
 
 
-def test_a_command_that_was_never_begun_is_begun(lost: Lost, bus: PrivateBus) -> None:
-    """What an earlier try has left is no answer of this one."""
+def test_a_command_that_was_not_started_is_started(lost: Lost, bus: PrivateBus) -> None:
+    """The result of an earlier attempt is not taken for that of this one."""
     lost.begin_and_lose()
     assert bus.calls.count(STARTED) == 2

@@ -1,4 +1,4 @@
-"""Jobs and signals, in the orders in which they can come."""
+"""Jobs and signals of systemd, in the different orders in which they can arrive."""
 
 from __future__ import annotations
 
@@ -22,18 +22,18 @@ WEB = Wake(units=frozenset({"web.service"}), within=PATIENCE)
 
 
 def wait(loop: Loop, wake: Wake = WEB) -> float:
-    """Wait, and give the seconds that it took."""
+    """Wait, and return the seconds that it took."""
     began = time.monotonic()
     loop.wait(wake, Deadline.after(loop.clock, PATIENCE))
     return time.monotonic() - began
 
 
-def test_the_end_of_a_job_may_be_heard_before_its_beginning_is_answered(systemd: SystemdManager) -> None:
+def test_a_job_may_end_before_the_request_is_answered(systemd: SystemdManager) -> None:
     ref = systemd.enqueue_job(JobVerb.RESTART, "quick.service")
     assert systemd.job(ref) is JobResult.DONE
 
 
-def test_a_job_ends_while_it_is_waited_for(systemd: SystemdManager, bus: PrivateBus, loop: Loop) -> None:
+def test_the_end_of_a_job_ends_the_wait(systemd: SystemdManager, bus: PrivateBus, loop: Loop) -> None:
     ref = systemd.enqueue_job(JobVerb.RESTART, "web.service")
     assert systemd.job(ref) is None
     loop.call_later(0.05, lambda: bus.order("finish web.service failed"))
@@ -41,21 +41,21 @@ def test_a_job_ends_while_it_is_waited_for(systemd: SystemdManager, bus: Private
     assert systemd.job(ref) is JobResult.FAILED
 
 
-def test_somebody_elses_job_takes_the_place_of_ours(systemd: SystemdManager, bus: PrivateBus, loop: Loop) -> None:
+def test_a_job_that_another_one_replaces_is_canceled(systemd: SystemdManager, bus: PrivateBus, loop: Loop) -> None:
     ref = systemd.enqueue_job(JobVerb.START, "web.service")
     bus.order("finish web.service canceled")
     wait(loop)
     assert systemd.job(ref) is JobResult.CANCELED
 
 
-def test_a_result_that_nobody_knows_yet_is_kept_as_it_is(systemd: SystemdManager, bus: PrivateBus, loop: Loop) -> None:
+def test_an_unknown_job_result_is_kept_as_a_text(systemd: SystemdManager, bus: PrivateBus, loop: Loop) -> None:
     ref = systemd.enqueue_job(JobVerb.START, "web.service")
     bus.order("finish web.service thawed")
     wait(loop)
     assert systemd.job(ref) == "thawed"
 
 
-def test_another_job_of_the_unit_is_not_taken_for_ours(systemd: SystemdManager, bus: PrivateBus, loop: Loop) -> None:
+def test_two_jobs_of_a_unit_are_kept_apart(systemd: SystemdManager, bus: PrivateBus, loop: Loop) -> None:
     first = systemd.enqueue_job(JobVerb.START, "web.service")
     bus.order("finish web.service done")
     wait(loop)
@@ -63,7 +63,7 @@ def test_another_job_of_the_unit_is_not_taken_for_ours(systemd: SystemdManager, 
     assert (systemd.job(first), systemd.job(second)) == (JobResult.DONE, None)
 
 
-def test_a_job_that_ended_while_the_bus_was_gone(systemd: SystemdManager, bus: PrivateBus) -> None:
+def test_a_job_that_ended_without_the_bus_is_gone(systemd: SystemdManager, bus: PrivateBus) -> None:
     ref = systemd.enqueue_job(JobVerb.RESTART, "web.service")
     bus.kill_daemon()
     bus.kill_systemd()
@@ -73,7 +73,9 @@ def test_a_job_that_ended_while_the_bus_was_gone(systemd: SystemdManager, bus: P
     assert systemd.job(ref) is JobResult.GONE
 
 
-def test_a_job_of_an_earlier_process_is_jobs_for(systemd: SystemdManager, bus: PrivateBus, loop: Loop) -> None:
+def test_systemd_is_queried_for_a_job_of_an_earlier_process(
+    systemd: SystemdManager, bus: PrivateBus, loop: Loop
+) -> None:
     theirs = systemd.enqueue_job(JobVerb.RESTART, "web.service")
     ended = JobRef("/org/freedesktop/systemd1/job/4711", "web.service", "start")
     systemd._last_heard.clear()
@@ -84,8 +86,8 @@ def test_a_job_of_an_earlier_process_is_jobs_for(systemd: SystemdManager, bus: P
     assert systemd.job(theirs) is JobResult.DONE
 
 
-def test_the_number_of_a_job_of_an_earlier_boot(systemd: SystemdManager, bus: PrivateBus, loop: Loop) -> None:
-    """It is somebody else's now, while that one runs and when it has ended."""
+def test_a_job_number_of_an_earlier_boot_is_not_reused(systemd: SystemdManager, bus: PrivateBus, loop: Loop) -> None:
+    """The number now belongs to a job of another unit, which runs or has ended. The earlier job is gone."""
     theirs = systemd.enqueue_job(JobVerb.RESTART, "web.service")
     running = JobRef(theirs.path, "quick.service", "start")
     systemd._last_heard.clear()
@@ -97,7 +99,7 @@ def test_the_number_of_a_job_of_an_earlier_boot(systemd: SystemdManager, bus: Pr
     assert (systemd.job(second), systemd.job(ended)) == (JobResult.DONE, JobResult.GONE)
 
 
-def test_systemd_is_jobs_after_a_while_of_silence(
+def test_systemd_is_queried_for_a_job_only_after_a_quiet_time(
     systemd: SystemdManager, bus: PrivateBus, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(systemd_module, "JOB_QUIET_SECONDS", PATIENCE)
@@ -110,32 +112,30 @@ def test_systemd_is_jobs_after_a_while_of_silence(
     assert [call for call in bus.calls if call.startswith("GetJob")] == ["GetJob 1"]
 
 
-def test_a_signal_between_the_look_and_the_wait_is_not_missed(
-    systemd: SystemdManager, bus: PrivateBus, loop: Loop
-) -> None:
+def test_a_signal_between_a_read_and_a_wait_is_not_missed(systemd: SystemdManager, bus: PrivateBus, loop: Loop) -> None:
     systemd.unit("web.service")
     bus.order("changed web.service 1")
-    # Some other call serves the main context meanwhile, and so hears it before the wait begins.
+    # Another call runs the main context meanwhile, and so receives the signal before the wait begins.
     systemd.read_loaded_state("quick.service")
     assert wait(loop) < PATIENCE / 2
     assert systemd.unit("web.service").n_restarts == 1
 
 
-def test_news_that_a_look_has_seen_wake_nobody(systemd: SystemdManager, bus: PrivateBus, loop: Loop) -> None:
+def test_a_change_that_has_been_read_does_not_end_a_wait(systemd: SystemdManager, bus: PrivateBus, loop: Loop) -> None:
     systemd.unit("web.service")
     bus.order("changed web.service 1")
     assert systemd.unit("web.service").n_restarts == 1
     assert wait(loop, Wake(WEB.units, within=0.2)) >= 0.2
 
 
-def test_news_of_other_units_wake_nobody(systemd: SystemdManager, bus: PrivateBus, loop: Loop) -> None:
+def test_a_change_of_another_unit_does_not_end_a_wait(systemd: SystemdManager, bus: PrivateBus, loop: Loop) -> None:
     for unit in ("web.service", "quick.service"):
         systemd.unit(unit)
     loop.call_later(0.05, lambda: bus.order("changed quick.service 5"))
     assert wait(loop, Wake(WEB.units, within=0.2)) >= 0.2
 
 
-def test_many_signals_are_one_reason_to_look(systemd: SystemdManager, bus: PrivateBus, loop: Loop) -> None:
+def test_many_signals_end_a_wait_once(systemd: SystemdManager, bus: PrivateBus, loop: Loop) -> None:
     systemd.unit("web.service")
     bus.order("changed web.service 200")
     wakes = 0
@@ -143,57 +143,57 @@ def test_many_signals_are_one_reason_to_look(systemd: SystemdManager, bus: Priva
         wait(loop)
         wakes += 1
     assert wakes < 20
-    # None is left over: whatever came was before the last look.
+    # No signal is left over: all of them came before the last read.
     assert wait(loop, Wake(WEB.units, within=0.1)) >= 0.1
 
 
-def test_a_lost_bus_wakes_whoever_waits(systemd: SystemdManager, bus: PrivateBus, loop: Loop) -> None:
+def test_a_lost_bus_ends_a_wait(systemd: SystemdManager, bus: PrivateBus, loop: Loop) -> None:
     systemd.unit("web.service")
     loop.call_later(0.05, bus.kill_daemon)
     assert wait(loop) < PATIENCE / 2
 
 
-def test_the_first_word_to_systemd_comes_after_listening(systemd: SystemdManager, bus: PrivateBus) -> None:
+def test_the_first_call_is_subscribe(systemd: SystemdManager, bus: PrivateBus) -> None:
     assert bus.calls == ["Subscribe"]
 
 
-def test_reset_failed_of_a_unit_that_is_not_loaded(systemd: SystemdManager, bus: PrivateBus) -> None:
+def test_reset_failed_of_a_unit_that_is_not_loaded_succeeds(systemd: SystemdManager, bus: PrivateBus) -> None:
     systemd.reset_failed("absent.service")
     assert bus.calls[-1] == "ResetFailedUnit absent.service"
 
 
-def test_a_unit_without_a_name_is_none(systemd: SystemdManager) -> None:
-    """To systemd the empty name is the caller's own unit."""
+def test_an_empty_unit_name_is_refused(systemd: SystemdManager) -> None:
+    """systemd would take the empty name for the caller's own unit."""
     with pytest.raises(HostError, match="without a name"):
         systemd.enqueue_job(JobVerb.STOP, "")
     with pytest.raises(HostError, match="without a name"):
         systemd.unit("")
 
 
-def test_a_look_may_be_recent_until_a_change_is_announced(
+def test_recent_properties_are_reused_until_a_change_is_announced(
     systemd: SystemdManager, bus: PrivateBus, loop: Loop, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    looks: list[str] = []
+    reads: list[str] = []
     plain = systemd.bus.properties
 
     def counted(path: str, *, what: str) -> Properties:
-        looks.append(path)
+        reads.append(path)
         return plain(path, what=what)
 
     monkeypatch.setattr(systemd.bus, "properties", counted)
     first = systemd.unit("web.service", max_age=PATIENCE)
     assert systemd.unit("web.service", max_age=PATIENCE) is first
-    assert len(looks) == 1
+    assert len(reads) == 1
     systemd.unit("web.service")
     systemd.unit("web.service", max_age=1e-9)
-    assert len(looks) == 3
+    assert len(reads) == 3
     bus.order("changed web.service 1")
     wait(loop)
     systemd.unit("web.service", max_age=PATIENCE)
-    assert len(looks) == 4
+    assert len(reads) == 4
 
 
-def test_no_look_is_recent_on_a_new_connection(systemd: SystemdManager, bus: PrivateBus) -> None:
+def test_properties_are_read_again_on_a_new_connection(systemd: SystemdManager, bus: PrivateBus) -> None:
     first = systemd.unit("web.service")
     bus.kill_daemon()
     bus.start_daemon()
@@ -203,27 +203,27 @@ def test_no_look_is_recent_on_a_new_connection(systemd: SystemdManager, bus: Pri
     assert systemd.unit("web.service", max_age=PATIENCE) is not first
 
 
-# -- who asked for what this program did not ask for
+# -- requesters of jobs that this program did not request
 
 
 @pytest.fixture
-def looks(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, int, bool]]:
-    """Give the looks at all processes, each with the unit, its job, and whether that was announced."""
+def scans(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, int, bool]]:
+    """Return the scans of all processes, each with the unit, its job, and whether the job was announced."""
     seen: list[tuple[str, int, bool]] = []
 
-    def look(callers: RequesterScan, unit: str, job: int, _spelled: UnitNames, *, began: bool) -> None:
+    def scan(callers: RequesterScan, unit: str, job: int, _spelled: UnitNames, *, began: bool) -> None:
         seen.append((unit.rpartition("/")[2], job, began))
         requester = Requester(70, ("systemctl", "stop", "web"), "root")
         callers._jobs.setdefault(unit, []).append(JobRequest(job, (requester,)))
 
-    monkeypatch.setattr(RequesterScan, "scan", look)
+    monkeypatch.setattr(RequesterScan, "scan", scan)
     return seen
 
 
-def test_nobody_is_looked_for_while_nobody_acts(
-    systemd: SystemdManager, bus: PrivateBus, loop: Loop, looks: list[tuple[str, int, bool]]
+def test_no_requester_is_searched_for_while_no_other_requester_acts(
+    systemd: SystemdManager, bus: PrivateBus, loop: Loop, scans: list[tuple[str, int, bool]]
 ) -> None:
-    """This program's own jobs, each announced before it is answered, and those of units that nobody watches."""
+    """Jobs of this program, which are announced before they are answered, and jobs of units that are not watched."""
     systemd.unit("web.service")
     for unit in ("web.service", "quick.service", "late.service"):
         systemd.enqueue_job(JobVerb.RESTART, unit)
@@ -231,47 +231,47 @@ def test_nobody_is_looked_for_while_nobody_acts(
     bus.order("finish web.service done")
     wait(loop)
     assert systemd.unit("web.service").job_requests == ()
-    assert looks == []
+    assert scans == []
 
 
-def test_a_strangers_job_is_looked_into_once_as_it_begins(
-    systemd: SystemdManager, bus: PrivateBus, loop: Loop, looks: list[tuple[str, int, bool]]
+def test_the_requester_of_another_job_is_searched_for_once(
+    systemd: SystemdManager, bus: PrivateBus, loop: Loop, scans: list[tuple[str, int, bool]]
 ) -> None:
     systemd.unit("web.service")
     bus.order("begin web.service")
     bus.order("changed web.service 1")
     wait(loop)
-    assert looks == [("web_2eservice", 1, True)]
+    assert scans == [("web_2eservice", 1, True)]
     assert [one.job for one in systemd.unit("web.service").job_requests] == [1]
-    assert len(looks) == 1
+    assert len(scans) == 1
 
 
-def test_a_strangers_job_in_the_middle_of_a_request(
-    systemd: SystemdManager, bus: PrivateBus, loop: Loop, looks: list[tuple[str, int, bool]]
+def test_another_job_during_a_request_is_detected(
+    systemd: SystemdManager, bus: PrivateBus, loop: Loop, scans: list[tuple[str, int, bool]]
 ) -> None:
-    """It is told from this program's own by the answer, and belongs to what came after that was asked for."""
+    """The answer shows which job is this program's. The other one came after it."""
     systemd.unit("late.service")
     loop.call_later(0.05, lambda: bus.order("begin late.service"))
     systemd.enqueue_job(JobVerb.START, "late.service")
-    assert looks == [("late_2eservice", 2, True)]
+    assert scans == [("late_2eservice", 2, True)]
     assert [one.job for one in systemd.unit("late.service").job_requests] == [2]
 
 
-def test_a_strangers_job_that_is_older_than_ones_own(
-    systemd: SystemdManager, bus: PrivateBus, loop: Loop, looks: list[tuple[str, int, bool]]
+def test_another_job_that_is_older_than_the_requested_one_is_ignored(
+    systemd: SystemdManager, bus: PrivateBus, loop: Loop, scans: list[tuple[str, int, bool]]
 ) -> None:
-    """It is announced in the middle of the request, which took its place. A later one counts."""
+    """It is announced during the request, which replaces it. A later job counts."""
     systemd.unit("late.service")
-    systemd.enqueue_job(JobVerb.START, "late.service")  # The next one is asked for with a single call.
+    systemd.enqueue_job(JobVerb.START, "late.service")  # The unit is known now, so the next request is a single call.
     bus.order("begin late.service")
     loop.call_later(0.05, lambda: bus.order("begin late.service"))
     assert systemd.enqueue_job(JobVerb.START, "late.service").number == 3
-    assert looks == [("late_2eservice", 4, True)]
+    assert scans == [("late_2eservice", 4, True)]
     assert [one.job for one in systemd.unit("late.service").job_requests] == [4]
 
 
-def test_what_was_jobs_before_ends_with_a_job_of_ones_own(
-    systemd: SystemdManager, bus: PrivateBus, loop: Loop, looks: list[tuple[str, int, bool]]
+def test_a_job_of_this_program_clears_the_requests_before_it(
+    systemd: SystemdManager, bus: PrivateBus, loop: Loop, scans: list[tuple[str, int, bool]]
 ) -> None:
     systemd.unit("web.service")
     bus.order("begin web.service")
@@ -279,13 +279,13 @@ def test_what_was_jobs_before_ends_with_a_job_of_ones_own(
     wait(loop)
     systemd.enqueue_job(JobVerb.START, "web.service")
     assert systemd.unit("web.service").job_requests == ()
-    assert len(looks) == 1
+    assert len(scans) == 1
 
 
-def test_a_recent_look_does_not_hide_a_strangers_job(
-    systemd: SystemdManager, bus: PrivateBus, loop: Loop, looks: list[tuple[str, int, bool]]
+def test_recent_properties_do_not_hide_another_job(
+    systemd: SystemdManager, bus: PrivateBus, loop: Loop, scans: list[tuple[str, int, bool]]
 ) -> None:
     systemd.unit("web.service")
     bus.order("begin web.service")
-    assert loop.run_until(lambda: bool(looks), PATIENCE)
+    assert loop.run_until(lambda: bool(scans), PATIENCE)
     assert [one.job for one in systemd.unit("web.service", max_age=60).job_requests] == [1]

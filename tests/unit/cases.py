@@ -29,14 +29,14 @@ CASES = Path(__file__).parent.parent / "cases"
 
 
 def cases(kind: str) -> list[Any]:
-    """Return the case files of a step type, as pytest's parameters. There must be some."""
+    """Return the case files of a step type as pytest's parameters. At least one must exist."""
     found = sorted((CASES / kind).glob("*.yaml"))
     assert found, f"no case for {kind}"
     return [pytest.param(path, id=path.stem) for path in found]
 
 
 def run_case(path: Path) -> None:
-    """Set up the machine, try the step once, and compare."""
+    """Set up the machine of a case, run one attempt of the step, and compare the outcome."""
     case = yaml.safe_load(path.read_text())
     machine = machine_of(case)
     ((kind, fields),) = case["step"].items()
@@ -57,7 +57,7 @@ def run_case(path: Path) -> None:
 
 
 def machine_of(case: dict[str, Any]) -> FakeMachine:
-    """Make the machine that a case describes."""
+    """Return the machine that a case describes."""
     machine = FakeMachine(
         hidden=case.get("hidden", 0), hinders=dict(case.get("obstacles", {})), slow=case.get("slow", 0.0)
     )

@@ -1,4 +1,4 @@
-"""What the pure tests share."""
+"""Fixtures and settings of the unit tests."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from hypothesis import HealthCheck, settings
 
 from runbook.records import store
 
-# Always the same examples, however long a busy machine takes for one: a failure is the fault of what was changed.
+# The examples are always the same, without a deadline on a busy machine, so that only a change of the code fails.
 settings.register_profile("house", deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("house")
 
 
 @pytest.fixture
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A place of the test's own for the records of runs; it is not there yet."""
+    """Give the test its own folder for the records of runs, which does not exist yet, and return its path."""
     found = tmp_path / "state" / "runbook" / "runs"
     monkeypatch.setattr(store, "runs_folder", lambda: found)
     return found

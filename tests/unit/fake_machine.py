@@ -1,7 +1,7 @@
-"""A machine that is made of data: units, processes and sockets, and a clock that only moves when someone waits.
+"""A machine that consists of data: units, processes and sockets, and a clock that moves only during a wait.
 
-The judgement on ports is the real one, over processes and sockets as the case gives them. What happens later is a
-list of moments with what they change. Everything that is written is noted in `written`, in words.
+Ports are judged by the real PortJudge, from the processes and sockets of the test. `later` lists what changes at which
+time. Each change that the program makes is recorded in `written`, as a text.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ T = TypeVar("T")
 INVOCATION = "a" * 32
 EARLIER = "e" * 32
 USER = 1000
-"""Whose manager the units are of that are a user's."""
+"""The user whose manager has the units with `of_user`."""
 
 
 EPOCH = 1_700_000_000.0
@@ -44,7 +44,7 @@ EPOCH = 1_700_000_000.0
 
 
 class FakeClock:
-    """Time that stands still until somebody waits."""
+    """A clock that moves only during a wait."""
 
     def __init__(self) -> None:
         self.time = 1000.0
@@ -65,7 +65,7 @@ class Held:
 
 
 def unit(name: str = "gw.service", **changes: Any) -> Unit:
-    """Make a running service, changed as the test says."""
+    """Return a running service, with some properties changed."""
     running: dict[str, Any] = {
         "active_state": ActiveState.ACTIVE,
         "sub_state": "running",
@@ -90,7 +90,7 @@ def unit(name: str = "gw.service", **changes: Any) -> Unit:
 
 
 def process(pid: int, **changes: Any) -> Process:
-    """Make the main process of `unit()`, changed as the test says."""
+    """Return the main process of `unit()`, with some facts changed."""
     facts: dict[str, Any] = {
         "ppid": 1,
         "uid": 0,
@@ -130,10 +130,10 @@ class FakeMachine:
     hinders: dict[str, str] = field(default_factory=dict)
     hidden: int = 0
     pid_churn: bool = False
-    """Whether processes that cannot be read fork and exit in the unit's cgroup."""
+    """True if unreadable processes fork and exit all the time in the unit's cgroup."""
     last_pid: int = 5000
     unreadable: tuple[int, ...] = ()
-    """PIDs in the unit's cgroup that stay, and that cannot be read."""
+    """PIDs in the unit's cgroup that stay, and cannot be read."""
     reload_loses: list[str] = field(default_factory=list)
     inside: str = ""
     session: str = ""
@@ -156,7 +156,7 @@ class FakeMachine:
         return self.units.get(name) or Unit(name, load_state=LoadState.NOT_FOUND)
 
     def judge_port(self, unit: Unit, port: Port, *, max_age: float = 0.0) -> PortOwnership:
-        """Give what was judged before as long as that may be, whatever has changed: the most that a host may do."""
+        """Return an earlier verdict as long as `max_age` permits, even if the facts have changed, as a host may."""
         at, known = self.judged.get((unit.name, port), (0.0, None))
         if known is not None and known.is_owned and self.clock.monotonic() - at <= max_age:
             return known
@@ -254,7 +254,7 @@ class FakeMachine:
             self.asked[query] = script.pop(0) if len(script) > 1 else script[0]
         return self.asked[query]
 
-    # -- the kernel, for the judgement
+    # -- the kernel, for PortJudge
 
     def list_listeners(self, port: Port) -> tuple[Listener, ...]:
         alike = [s for held in self.sockets.values() for s in held if s.number == port.number]
@@ -294,7 +294,7 @@ class FakeMachine:
     def enqueue_job(self, verb: JobVerb, unit: str) -> JobRef:
         self._write(f"{verb} {unit}")
         path = f"/job/{len(self.jobs) + 1}"
-        self.jobs[path] = self.on_job.get(str(verb), does_as_told)(self, unit)
+        self.jobs[path] = self.on_job.get(str(verb), does_its_job)(self, unit)
         return JobRef(path, unit, str(verb))
 
     def cancel_job(self, ref: JobRef) -> None:
@@ -302,7 +302,7 @@ class FakeMachine:
 
     def daemon_reload(self) -> None:
         self._write("daemon-reload")
-        # What systemd has lost track of it forgets altogether now (seen on 252 and 257).
+        # After a reload systemd no longer has the PID of an untracked main process (seen on 252 and 257).
         self.units |= {name: replace(known, main_pid=0) for name, known in self.units.items() if known.is_untracked}
         for name in self.reload_loses:
             known = self.units[name]
@@ -371,7 +371,7 @@ class FakeMachine:
         return SignalResult.SENT
 
     def kill(self, pid: int) -> None:
-        """Let a process be gone, with its sockets."""
+        """Remove a process and its sockets."""
         self.processes.pop(pid, None)
         self.sockets.pop(pid, None)
 
@@ -383,7 +383,7 @@ class FakeMachine:
     # -- Waiter
 
     def wait(self, wake: Wake, deadline: Deadline) -> None:
-        """Let time pass: to the next moment of the story, the wake's own, or the deadline."""
+        """Move the clock to the next change, the end of the wake, or the deadline, whichever is first."""
         assert "" not in wake.units, "systemd takes no unit without a name"
         self.waits.append(wake)
         until = min(self.clock.time + wake.within, deadline.at)
@@ -397,8 +397,8 @@ class FakeMachine:
             self.clock.time = until
 
 
-def does_as_told(machine: FakeMachine, name: str) -> JobResult | None:
-    """Carry the last job out at once, as systemd does with a well-behaved service."""
+def does_its_job(machine: FakeMachine, name: str) -> JobResult | None:
+    """Finish the last job at once, as systemd does with a well-behaved service."""
     verb = machine.written[-1].split()[0]
     known = machine.units[name]
     if verb == "reload":
@@ -416,7 +416,7 @@ def does_as_told(machine: FakeMachine, name: str) -> JobResult | None:
 
 
 def start_anew(machine: FakeMachine, name: str, *, pid: int = 200) -> None:
-    """Let a new invocation of a unit be active."""
+    """Make a new invocation of a unit active."""
     known = machine.units[name]
     machine.starts += 1
     now = int(machine.clock.time * 1e6) + machine.starts
@@ -436,15 +436,15 @@ def start_anew(machine: FakeMachine, name: str, *, pid: int = 200) -> None:
 
 
 def listen(machine: FakeMachine, pid: int, *addresses: str, first_inode: int | None = None) -> None:
-    """Let a process listen; the same inode twice is one socket with two holders."""
+    """Make a process listen. Two processes with the same inode hold one socket."""
     for number, address in enumerate(addresses):
         host, _, port = address.rpartition(":")
         inode = (first_inode if first_inode is not None else pid * 100) + number
         machine.sockets.setdefault(pid, []).append(Listener("tcp", host.strip("[]"), int(port), inode, cgroup_id=77))
 
 
-def _asked(entry: Mapping[str, Any]) -> JobRequest:
-    """Make a job of somebody else's: its number, and of whoever is known to have asked for it PID and command."""
+def _job_request(entry: Mapping[str, Any]) -> JobRequest:
+    """Return a job of another requester: its number and, if they are known, the requester's PID and command."""
     if "pid" not in entry:
         return JobRequest(entry["job"])
     own = entry.get("own", False)
@@ -452,13 +452,13 @@ def _asked(entry: Mapping[str, Any]) -> JobRequest:
 
 
 def facts_of(mapping: Mapping[str, Any]) -> dict[str, Any]:
-    """Turn the kebab-case facts of a case file into those of a dataclass."""
+    """Return the kebab-case facts of a case file as fields of a dataclass."""
     words = {"active_state": ActiveState, "load_state": LoadState}
     named = {key.replace("-", "_"): value for key, value in mapping.items()}
     if "listen" in named:
         named["listen"] = tuple(tuple(entry) for entry in named["listen"])
     if "job_requests" in named:
-        named["job_requests"] = tuple(map(_asked, named["job_requests"]))
+        named["job_requests"] = tuple(map(_job_request, named["job_requests"]))
     if "activation" in named:
         named["activation"] = tuple(named["activation"].items())
     return {key: words[key](value) if key in words else value for key, value in named.items()}

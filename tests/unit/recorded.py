@@ -1,4 +1,4 @@
-"""Makes records of runs for tests."""
+"""Builders of records of runs."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ BEGAN = 1_790_000_000.0
 
 
 def header(name: str, **fields: Any) -> RunHeader:
-    """Make a header."""
+    """Return the header of a run."""
     known = {
         "file": "/root/upgrade.yaml",
         "cwd": "/root",
@@ -27,14 +27,14 @@ def header(name: str, **fields: Any) -> RunHeader:
 
 
 def begun(began: float = BEGAN) -> RunFolder:
-    """Make a record that holds no event yet."""
+    """Create the record of a run without events."""
     kept = store.create_folder(began)
     kept.write_header(header(kept.id, began=began), "steps: [restart]\n")
     return kept
 
 
 def wrote(kept: RunFolder, *events: tuple[str, dict[str, Any]], at: float = BEGAN) -> RunRecord:
-    """Write events, a second after one another, and give the run as it is read again."""
+    """Write events, one second apart, and return the run as it is read from disk."""
     writer = EventWriter(kept, lambda _: None)
     for number, (event, data) in enumerate(events):
         writer(Event(at + number, kept.id, event, data))
@@ -46,16 +46,16 @@ STARTED = ("run-started", {"name": "upgrade web", "file": "x.yaml", "unit": "web
 
 
 def acting(name: str) -> tuple[str, dict[str, Any]]:
-    """Make the event of a step that begins to act."""
+    """Return the event of a step that begins to act."""
     return "step-acting", {"id": name, "type": "run", "reason": "run it", "evidence": {}}
 
 
 def finished(name: str, status: str = "changed", **data: Any) -> tuple[str, dict[str, Any]]:
-    """Make the event of a step that ended."""
+    """Return the event of a step that has finished."""
     known = {"verdict": "job-done", "reason": "it is so", "attempts": 1, "seconds": 0.5, "evidence": {}}
     return "step-finished", {"id": name, "type": "run", "status": status, **known, **data}
 
 
 def ended(status: str = "changed", code: int = 0) -> tuple[str, dict[str, Any]]:
-    """Make the event with which a run ends."""
+    """Return the last event of a run."""
     return "run-finished", {"status": status, "exit": code, "reason": "web.service runs"}

@@ -1,4 +1,4 @@
-"""Makes steps, runbooks and runs for tests, on a machine made of data."""
+"""Builders of steps, runbooks and runs, for a machine that consists of data."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ ORPHAN = {"name": "openclaw", "user": "agentops", "cgroup": "/user.slice/user-10
 
 
 def step(kind: str, **fields: Any) -> Step[Any]:
-    """Make a step with its id, as the document would."""
+    """Return a step with its id, as the document makes it."""
     takes = {"unit": "gw.service", "port": "80"}
     model = registry()[kind]
     filled = {name: takes[name] for name in INHERITED_FIELDS if name in model.model_fields and name not in fields}
@@ -28,10 +28,10 @@ def step(kind: str, **fields: Any) -> Step[Any]:
 
 
 def remediate(*checks: Step[Any], fix: tuple[Step[Any], ...], **fields: Any) -> Step[Any]:
-    """Make a remediation with the ids of its steps prefixed."""
+    """Return a remediation whose steps have prefixed ids."""
     named = [replace_id(check, f"remediate.check.{check.id}") for check in checks]
-    mends = [replace_id(one, f"remediate.fix.{one.id}") for one in fix]
-    return registry()["remediate"].model_validate({"id": "remediate", "check": named, "fix": mends, **fields})
+    fixes = [replace_id(one, f"remediate.fix.{one.id}") for one in fix]
+    return registry()["remediate"].model_validate({"id": "remediate", "check": named, "fix": fixes, **fields})
 
 
 def replace_id(one: Step[Any], name: str) -> Step[Any]:
@@ -42,13 +42,13 @@ FIX = ("stop", "kill-orphan", "reset-failed", "start")
 
 
 def upgrade() -> tuple[Step[Any], ...]:
-    """Make the steps of an upgrade that heals the birth incident."""
+    """Return the steps of an upgrade that fixes the first incident."""
     checks = (step("wait-ready", **{"healthy-for": "2s"}), step("verify-port-owner"))
     return step("restart"), remediate(*checks, fix=tuple(map(step, FIX)))
 
 
 def incident() -> FakeMachine:
-    """Make the birth incident: the unit dies of an orphan that holds its port."""
+    """Return the machine of the first incident: an orphan holds the unit's port, so the unit exits again and again."""
     machine = FakeMachine(units={"gw.service": unit(active_state=ActiveState.ACTIVE)})
     machine.processes = {100: process(100), 74: process(74, **ORPHAN)}
     listen(machine, 74, "127.0.0.1:80", "[::1]:80")
@@ -64,7 +64,7 @@ def incident() -> FakeMachine:
 
 
 def run(machine: FakeMachine, *steps: Step[Any], **book: Any) -> tuple[RunFinished, list[Event]]:
-    """Carry steps out and give the end and the events."""
+    """Run steps, and return the last event and all events."""
     seen: list[Event] = []
     runbook = Runbook.model_validate(
         {"unit": "gw.service", "port": "80", "steps": steps, "path": "x.yaml", "types": registry(), **book}
@@ -77,7 +77,7 @@ def run(machine: FakeMachine, *steps: Step[Any], **book: Any) -> tuple[RunFinish
 def plan(
     machine: FakeMachine, *steps: Step[Any], act: Callable[[Planner], object] = Planner.plan, **book: Any
 ) -> list[Event]:
-    """Plan steps and give the events; whatever the steps are, nothing may be written."""
+    """Plan steps, and return the events. A plan writes nothing."""
     seen: list[Event] = []
     runbook = Runbook.model_validate({"unit": "gw.service", "port": "80", "steps": steps, "path": "x.yaml", **book})
     act(
@@ -88,5 +88,5 @@ def plan(
 
 
 def finished(events: list[Event]) -> list[tuple[str, str, str]]:
-    """Give id, status and verdict of every step that ended."""
+    """Return id, status and verdict of each step that has finished."""
     return [(e.data["id"], e.data["status"], e.data["verdict"]) for e in events if e.event == "step-finished"]

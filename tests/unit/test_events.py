@@ -1,4 +1,4 @@
-"""The names and keys of events, and what another version may have written."""
+"""The names and keys of events, and events that another version has written."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def test_a_key_is_the_name_of_a_field_with_dashes() -> None:
     assert StepPlanned.from_data(planned.to_data()).undetermined_by == ["y"]
 
 
-def test_the_keys_of_a_line_stand_in_the_order_of_the_fields() -> None:
+def test_the_keys_of_a_line_are_in_the_order_of_the_fields() -> None:
     assert list(json.loads(Event.of(0, "r", END).to_line())) == [
         *("time", "run", "event"),
         *("status", "exit", "reason", "now", "hint"),
@@ -57,12 +57,12 @@ def test_a_plain_default_is_always_written() -> None:
     assert (data["unit"], data["units"], "left" in data) == (None, [], False)
 
 
-def test_words_are_plain_texts_for_json() -> None:
+def test_enum_values_are_written_as_texts() -> None:
     data = StepPlanned(id="x", type="run", impact=Impact.NONE, verdict=Verdict.HOLDS, reason="", evidence={}).to_data()
     assert (type(data["impact"]), data["verdict"]) == (str, "holds")
 
 
-def test_a_line_is_read_as_it_was_written_with_keys_of_another_version() -> None:
+def test_a_line_keeps_the_keys_of_another_version() -> None:
     line = Event(1.5, "r", "run-finished", {**END.to_data(), "from-the-future": [1]}).to_line()
     event = Event.from_line(line)
     assert event.to_line() == line
@@ -70,7 +70,7 @@ def test_a_line_is_read_as_it_was_written_with_keys_of_another_version() -> None
     assert event.payload.to_data() == END.to_data()
 
 
-def test_a_name_of_another_version_means_nothing_and_a_missing_key_is_an_error() -> None:
+def test_an_unknown_name_has_no_payload_and_a_missing_key_is_an_error() -> None:
     assert Event(0, "r", "unheard-of", {"id": 1}).payload is None
     assert RunStarted.from_data({}).units == ()
     with pytest.raises(ValueError, match="no run-finished"):
