@@ -256,6 +256,6 @@ class Deadline:
         """True if no time is left."""
         return self.clock.monotonic() >= self.at
 
-    def at_most(self, seconds: float) -> Deadline:
-        """Return this deadline, or the one `seconds` from now if that is earlier."""
-        return Deadline(self.clock, min(self.at, self.clock.monotonic() + seconds))
+    def no_later_than(self, other: Deadline | None) -> Deadline:
+        """Return the earlier of the two deadlines."""
+        return other if other is not None and other.at < self.at else self

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 from runbook.engine.execution.attempt import BUS_RETRY_INTERVAL, check_once
 from runbook.engine.execution.outcome import Outcome
 from runbook.engine.execution.predicted_host import PredictedHost
-from runbook.engine.execution.replay import ResumeState
+from runbook.engine.execution.replay import FixRound, ResumeState
 from runbook.engine.execution.stream import EventStream
 from runbook.errors import BusLost, BusTimeout, HostError, RunbookError
 from runbook.events import FixStarted, UnitStartedAgain
@@ -24,78 +25,101 @@ UP_OR_STARTING = (*UP, ActiveState.ACTIVATING)  # the states of a unit that is u
 
 
 class StepRunner(Protocol):
-    """The part of the runner that carries out single steps."""
+    """The part of the runner that a remediation and a rollback use."""
 
     host: Host
     waiter: Waiter
     events: EventStream
     state: RunState
     resume_state: ResumeState
+    changed: bool  # the run has changed something
 
     def step(self, step: Step[Any]) -> Outcome:
-        """Carry out one step with its retries, and return its outcome."""
+        """Carry out one step with its retries, and return its outcome. The outcome of an earlier part is kept."""
+
+    def run_in_order(self, steps: Iterable[Step[Any]]) -> Outcome | None:
+        """Carry out steps until one fails, unless it may fail. Return its outcome; None if all were carried out."""
 
     def prepare(self, step: Step[Any]) -> Step[Any] | None:
-        """Return a step with its templates filled as far as possible; None if its `when` is false or not known."""
+        """Return a step with its templates filled as far as possible; None if its `when` is false or not known.
+
+        Raises RunbookError for a template that cannot be filled.
+        """
 
 
-def remediate(runner: StepRunner, step: Step[Any], remedy: Remedy) -> Outcome:
-    """Carry out the checks and fixes of a step, at most `rounds` times, and return its outcome."""
+@dataclass
+class Remediation:
+    """The checks and fixes of a step. `run` carries them out."""
 
-    def ended(status: StepStatus, verdict: Verdict, reason: str, *, rounds: int, left_alone: bool = False) -> Outcome:
-        assert step.id is not None
-        facts = {"rounds": rounds, **({"found": str(wrong.verdict)} if wrong is not None else {})}
-        return Outcome(step.id, step.kind, status, verdict, reason, evidence=facts, still_starting=left_alone)
+    runner: StepRunner
+    step: Step[Any]
+    remedy: Remedy
+    wrong: Outcome | None = None  # what failed last: the reason of the next round, or of the end
+    rounds: int = 0  # the rounds that were begun
 
-    assert step.id is not None
-    begun = runner.resume_state.take_fix_round(step.id)
-    because = begun.because if begun else ""
-    wrong = None if begun else _find_first_failure(runner, remedy.checks)
-    if begun is None and wrong is None:
-        return ended(StepStatus.OK, Verdict.HOLDS, "every check holds; nothing was changed", rounds=0)
-    if wrong is not None and wrong.still_starting:
-        return ended(StepStatus.FAILED, Verdict.STILL_STARTING, wrong.reason, rounds=0, left_alone=True)
-    if wrong is not None and _is_foreign_change(wrong):
-        reason = f"no fix was begun, for something else acts on the unit: {wrong.reason}"
-        return ended(StepStatus.FAILED, Verdict.NOT_FIXED, reason, rounds=0)
-    try:
-        # A resumed round continues: its refusals were checked when it began.
-        refusal = "" if begun else find_certain_refusal(runner, remedy.fixes)
-        up_before = [*begun.units_up] if begun else _find_units_up(runner, remedy.fixes)
-    except HostError as error:
-        refusal = f"what the fix would find is not known: {error.message}"
-    if refusal:
-        return ended(StepStatus.FAILED, Verdict.NOT_FIXED, f"no fix was begun: {refusal}", rounds=0)
-    for number in range(begun.number if begun else 1, remedy.rounds + 1):
-        if begun is None or number > begun.number:
-            assert wrong is not None
-            because = str(wrong.verdict)
-            runner.resume_state.begin_fix_round(step.id)
-            runner.events.emit(
-                FixStarted(id=step.id, round=number, rounds=remedy.rounds, because=because, up=up_before)
-            )
-        broken = _find_first_failure(runner, remedy.fixes)
-        if broken is not None and broken.still_starting:
-            return ended(StepStatus.FAILED, Verdict.STILL_STARTING, broken.reason, rounds=number, left_alone=True)
-        if broken is not None:
-            if _is_foreign_change(broken):
-                wrong = broken  # This is the reason of the end, whatever the reason of the fix was.
-            now = "" if _is_foreign_change(broken) else _restart_units(runner, up_before)
-            reason = f"{broken.kind}: {broken.reason}; {now}" if now else f"{broken.kind}: {broken.reason}"
-            return ended(StepStatus.FAILED, Verdict.NOT_FIXED, reason, rounds=number)
-        wrong = _find_first_failure(runner, remedy.checks)
-        if wrong is None:
-            return ended(StepStatus.REMEDIATED, Verdict.FIXED, f"{because} was fixed", rounds=number)
-        if wrong.still_starting:
-            return ended(StepStatus.FAILED, Verdict.STILL_STARTING, wrong.reason, rounds=number, left_alone=True)
-    assert wrong is not None
-    tried = "once" if remedy.rounds == 1 else f"{remedy.rounds} times"
-    return ended(
-        StepStatus.FAILED,
-        Verdict.NOT_FIXED,
-        f"fixed {tried}, and {wrong.kind} still finds {wrong.verdict}: {wrong.reason}",
-        rounds=remedy.rounds,
-    )
+    def run(self) -> Outcome:
+        """Check; if a check fails, fix and check again, at most as often as the step permits."""
+        if (begun := self.runner.resume_state.take_fix_round(str(self.step.id))) is not None:
+            return self._run_rounds(begun)  # Its refusals were checked when it began.
+        self.wrong = self.runner.run_in_order(self.remedy.checks)
+        if self.wrong is None:
+            return self._end(StepStatus.OK, Verdict.HOLDS, "every check holds; nothing was changed")
+        if self.wrong.still_starting:
+            return self._end_still_starting(self.wrong)
+        if _is_foreign_change(self.wrong):
+            return self._end_failed(f"no fix was begun, for something else acts on the unit: {self.wrong.reason}")
+        fixes = self.remedy.fixes
+        try:
+            refusal = find_certain_refusal(self.runner, fixes)
+            names = dict.fromkeys(name for fix in fixes for name in fix.units())
+            up = tuple(name for name in names if self.runner.host.unit(name).active_state in UP_OR_STARTING)
+        except HostError as error:
+            refusal = f"what the fix would find is not known: {error.message}"
+        return self._end_failed(f"no fix was begun: {refusal}") if refusal else self._run_rounds(FixRound(0, "", up))
+
+    def _run_rounds(self, begun: FixRound) -> Outcome:
+        """Carry out the rounds from `begun` on; round 0 is none."""
+        because, name = begun.because, str(self.step.id)
+        for number in range(max(begun.number, 1), self.remedy.rounds + 1):
+            self.rounds = number
+            if number != begun.number:
+                assert self.wrong is not None
+                because = str(self.wrong.verdict)
+                self.runner.resume_state.begin_fix_round(name)
+                rounds, up = self.remedy.rounds, begun.units_up
+                self.runner.events.emit(FixStarted(id=name, round=number, rounds=rounds, because=because, up=up))
+            if (broken := self.runner.run_in_order(self.remedy.fixes)) is not None:
+                return self._end_broken(broken, begun.units_up)
+            self.wrong = self.runner.run_in_order(self.remedy.checks)
+            if self.wrong is None:
+                return self._end(StepStatus.REMEDIATED, Verdict.FIXED, f"{because} was fixed")
+            if self.wrong.still_starting:
+                return self._end_still_starting(self.wrong)
+        assert self.wrong is not None
+        tried = "once" if self.rounds == 1 else f"{self.rounds} times"
+        still = f"{self.wrong.kind} still finds {self.wrong.verdict}: {self.wrong.reason}"
+        return self._end_failed(f"fixed {tried}, and {still}")
+
+    def _end_broken(self, broken: Outcome, units_up: Iterable[str]) -> Outcome:
+        """Return the end at a fix that failed. The units that it may have stopped are started again."""
+        if broken.still_starting:
+            return self._end_still_starting(broken)
+        reason = f"{broken.kind}: {broken.reason}"
+        if _is_foreign_change(broken):
+            self.wrong = broken  # This is the reason of the end, whatever the reason of the fix was.
+            return self._end_failed(reason)
+        return self._end_failed("; ".join((reason, *(_restart_unit(self.runner, name) for name in units_up))))
+
+    def _end_still_starting(self, left: Outcome) -> Outcome:
+        return replace(self._end(StepStatus.FAILED, Verdict.STILL_STARTING, left.reason), still_starting=True)
+
+    def _end_failed(self, reason: str) -> Outcome:
+        return self._end(StepStatus.FAILED, Verdict.NOT_FIXED, reason)
+
+    def _end(self, status: StepStatus, verdict: Verdict, reason: str) -> Outcome:
+        found = {"found": str(self.wrong.verdict)} if self.wrong is not None else {}
+        evidence = {"rounds": self.rounds, **found}
+        return Outcome(str(self.step.id), self.step.kind, status, verdict, reason, evidence=evidence)
 
 
 def find_certain_refusal(runner: StepRunner, fixes: Sequence[Step[Any]]) -> str:
@@ -122,30 +146,13 @@ def find_certain_refusal(runner: StepRunner, fixes: Sequence[Step[Any]]) -> str:
     return ""
 
 
-def _find_first_failure(runner: StepRunner, steps: Sequence[Step[Any]]) -> Outcome | None:
-    for step in steps:
-        outcome = runner.step(step)
-        if outcome.still_starting or (outcome.failed and step.on_failure == "abort"):
-            return outcome
-    return None
-
-
 def _is_foreign_change(outcome: Outcome) -> bool:
     """True if another requester acts on the unit: its change is not overridden."""
     return outcome.verdict in (Verdict.UNIT_CHANGED, Verdict.JOB_CANCELED, Verdict.UNIT_MASKED)
 
 
-def _find_units_up(runner: StepRunner, fixes: Sequence[Step[Any]]) -> list[str]:
-    names = dict.fromkeys(name for fix in fixes for name in fix.units())
-    return [name for name in names if runner.host.unit(name).active_state in UP_OR_STARTING]
-
-
-def _restart_units(runner: StepRunner, units: list[str]) -> str:
-    """Start the units that the failed fix stopped. Return what is running now."""
-    return "; ".join(_restart_unit(runner, name) for name in units)
-
-
 def _restart_unit(runner: StepRunner, name: str) -> str:
+    """Start a unit if the failed fix has stopped it. Return its state afterwards."""
     deadline = Deadline.after(runner.host.clock, RESTART_TIMEOUT)
     ref = None
     while True:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
@@ -11,8 +11,7 @@ from runbook.engine.execution.outcome import Outcome
 from runbook.engine.execution.replay import BY_OPERATOR, ResumeState
 from runbook.engine.execution.stream import MASK, Sink
 from runbook.engine.launch import Launch, RunRequest, open_events, refuse_running_commands
-from runbook.engine.rollback_plan import list_rollback_steps
-from runbook.engine.summary import resume_command
+from runbook.engine.rollback_plan import RollbackPlan
 from runbook.errors import HostError, NotBegun, UsageError
 from runbook.events import Event, Payload, RunAbandoned, RunFinished, RunSuperseded, StepFinished, StepRerun
 from runbook.host.facts import DOWN
@@ -23,6 +22,8 @@ from runbook.records import store
 from runbook.records.history import RunRecord
 from runbook.spec.state import RunState
 from runbook.spec.step import Runbook, Step
+
+BEGIN_ANEW = "runbook apply begins anew"  # the hint if a run cannot be resumed at all
 
 
 @dataclass(frozen=True)
@@ -54,14 +55,13 @@ def resume_run(
         locks.write_holder(run.id, request.user)
         launch.open_events(run.folder)
         if run.folder.measure() != length:
-            raise NotBegun(f"cannot resume {run.id}: another process has resumed it at this moment")
+            raise _cannot_resume(run, "another process has resumed it at this moment", hint="")
         resume_state = _load_resume_state(run)
         decisions = _make_operator_events(run, book, resume_state, options)
         for payload in decisions:
             resume_state.add(Event.of(SystemClock().now(), run.id, payload))
         state = launch.make_state(run.folder)
-        steps = (*book.walk(), *list_rollback_steps(book, resume_state.plan_events))
-        _require_known_outcomes(run, book, steps, resume_state, host, state)
+        _require_known_outcomes(run, book, resume_state, host, state)
         for payload in decisions:
             launch.events.emit(payload)
         # Its program may have been killed before all runs that it superseded were closed.
@@ -77,10 +77,12 @@ def abandon(run: RunRecord) -> None:
 
 def require_resumable(run: RunRecord) -> None:
     """Raise NotBegun with the reason if a run cannot be resumed."""
-    if not (why := _find_obstacle(run)):
-        return
-    hint = f"runbook show --follow {run.id} watches it" if run.is_running else "runbook apply begins anew"
-    raise NotBegun(f"cannot resume {run.id}: {why}", hint=hint)
+    if why := _find_obstacle(run):
+        raise _cannot_resume(run, why, f"runbook show --follow {run.id} watches it" if run.is_running else BEGIN_ANEW)
+
+
+def _cannot_resume(run: RunRecord, why: str, hint: str = BEGIN_ANEW) -> NotBegun:
+    return NotBegun(f"cannot resume {run.id}: {why}", hint=hint)
 
 
 def _find_obstacle(run: RunRecord) -> str:
@@ -104,15 +106,10 @@ def restore_environment(run: RunRecord, env: Mapping[str, str]) -> dict[str, str
     """
     for name in run.header.withheld:
         if name in run.header.sets:
-            raise NotBegun(
-                f"cannot resume {run.id}: --set {name} contained a secret, which is not recorded",
-                hint="runbook apply begins anew",
-            )
+            raise _cannot_resume(run, f"--set {name} contained a secret, which is not recorded")
         if name not in env:
-            raise NotBegun(
-                f"cannot resume {run.id}: {name} is not set",
-                hint="it contains a secret, which is not recorded: set it as it was for the run",
-            )
+            hint = "it contains a secret, which is not recorded: set it as it was for the run"
+            raise _cannot_resume(run, f"{name} is not set", hint)
     return {**env, **run.header.env}
 
 
@@ -120,16 +117,22 @@ def _make_operator_events(
     run: RunRecord, book: Runbook, resume_state: ResumeState, options: ResumeOptions
 ) -> list[Payload]:
     """Return the events for the options of the operator. Raises UsageError if there is no such step."""
-    known = {str(step.id): step for step in (*book.walk(), *list_rollback_steps(book, resume_state.plan_events))}
+    known = _map_steps(book, resume_state)
     for name in (*options.rerun, *options.skip):
         if name not in known:
             raise UsageError(f"no step has the id `{name}`", hint=f"runbook show {run.id} lists them")
-    reason = "skipped by the operator"
-    skipped = [
-        Outcome(name, known[name].kind, StepStatus.SKIPPED, None, reason, evidence={BY_OPERATOR: True})
-        for name in options.skip
-    ]
-    return [*(StepRerun(id=name) for name in options.rerun), *(StepFinished(**one.facts()) for one in skipped)]
+    events: list[Payload] = [StepRerun(id=name) for name in options.rerun]
+    for name in options.skip:
+        reason, evidence = "skipped by the operator", {BY_OPERATOR: True}
+        skipped = Outcome(name, known[name].kind, StepStatus.SKIPPED, None, reason, evidence=evidence)
+        events.append(StepFinished(**skipped.facts()))
+    return events
+
+
+def _map_steps(book: Runbook, resume_state: ResumeState) -> dict[str, Step[Any]]:
+    """Return the steps of the runbook and of its rollback, by their ids."""
+    rollback = RollbackPlan.build(book, resume_state.plan_events).steps
+    return {str(step.id): step for step in (*book.walk(), *rollback)}
 
 
 def _load_resume_state(run: RunRecord) -> ResumeState:
@@ -137,47 +140,36 @@ def _load_resume_state(run: RunRecord) -> ResumeState:
     try:
         return ResumeState.from_events(run.read(), run.header.boot)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise NotBegun(
-            f"cannot resume {run.id}: its record cannot be read; runbook {run.header.version} wrote it",
-            hint="runbook apply begins anew",
-        ) from error
+        raise _cannot_resume(run, f"its record cannot be read; runbook {run.header.version} wrote it") from error
 
 
 def _require_known_outcomes(
-    run: RunRecord,
-    book: Runbook,
-    steps: Sequence[Step[Any]],
-    resume_state: ResumeState,
-    host: Host,
-    state: RunState,
+    run: RunRecord, book: Runbook, resume_state: ResumeState, host: Host, state: RunState
 ) -> None:
     """Note what the boot undid. Raises NotBegun if the operator must decide about a step first."""
+    steps = _map_steps(book, resume_state)
     try:
         unknown = _find_unknown_step(steps, resume_state, host, state) or _find_withheld_result(book, resume_state)
         resume_state.undone_by_boot = find_undone_by_boot(host, steps, resume_state, store.boot_id())
     except HostError as error:
-        raise NotBegun(f"cannot resume {run.id}: {error.message}", hint=error.hint) from error
+        raise _cannot_resume(run, error.message, error.hint) from error
     except ValueError as error:
         why = f"its record is of another version of this program, {run.header.version}"
-        raise NotBegun(f"cannot resume {run.id}: {why}", hint="runbook apply begins anew") from error
+        raise _cannot_resume(run, why) from error
     if unknown:
         name, why = unknown
-        raise NotBegun(
-            f"cannot resume {run.id}: {why}",
-            hint=f"look what it left, then: {resume_command(run.id)} --rerun {name}, or --skip {name}",
-        )
+        hint = f"look what it left, then: runbook resume {run.id} --rerun {name}, or --skip {name}"
+        raise _cannot_resume(run, why, hint)
 
 
 def _find_unknown_step(
-    steps: Iterable[Step[Any]], resume_state: ResumeState, host: Host, state: RunState
+    steps: Mapping[str, Step[Any]], resume_state: ResumeState, host: Host, state: RunState
 ) -> tuple[str, str] | None:
     """Return the first step whose outcome is unknown, and why; None if there is none."""
-    for step in steps:
-        name = str(step.id)
-        if resume_state.is_in_progress(name) and step.remedy() is None:
-            partial = resume_state.peek_partial(name)
-            if why := step.resume(host, partial.state_for(step, state), stopped=partial.stopped):
-                return name, why
+    for name, step in steps.items():
+        partial = resume_state.find_partial(name) if step.remedy() is None else None
+        if partial and (why := step.resume(host, step.new_state(state, partial.state), stopped=partial.stopped)):
+            return name, why
     return None
 
 
@@ -191,23 +183,22 @@ def _find_withheld_result(book: Runbook, resume_state: ResumeState) -> tuple[str
     return None
 
 
-def find_undone_by_boot(view: HostView, steps: Iterable[Step[Any]], done: ResumeState, boot: str) -> dict[str, str]:
+def find_undone_by_boot(view: HostView, steps: Mapping[str, Step[Any]], done: ResumeState, boot: str) -> dict[str, str]:
     """Return the steps that ended on an earlier boot and whose result this boot undid, each with a sentence.
 
     A file that was changed survives a boot; a unit that was started or stopped may not. All steps that began count: if
     one step started a unit and a later one stopped it, the unit must be down. Steps that failed, or that the operator
     skipped, are not repeated, but what they were to leave counts as well. Raises HostError.
     """
-    known = {str(step.id): step for step in steps}
     held = {name for name, outcome in done.finished.items() if outcome.status in (StepStatus.OK, StepStatus.CHANGED)}
     tried = {name for name, outcome in done.finished.items() if outcome.failed} | done.skipped_by_operator
-    names = [name for name in done.finished if name in held | tried]
-    begun = [known[name] for name in (*names, *(done.in_progress - done.finished.keys())) if name in known]
+    begun = [name for name in done.finished if name in held | tried] + [*done.in_progress]
+    names = [name for name in begun if name in steps]
     found: dict[str, str] = {}
-    for at, step in enumerate(begun):
-        name = str(step.id)
-        if name in held and done.boot_of_step.get(name, boot) != boot and done.find_kept_outcome(step):
-            reasons = [why for unit in step.units() if (why := _describe_undone_by_boot(view, unit, begun[at:]))]
+    for at, name in enumerate(names):
+        if name in held and done.boot_of_step.get(name, boot) != boot and done.find_kept_outcome(steps[name]):
+            since = [steps[one] for one in names[at:]]
+            reasons = [why for unit in since[0].units() if (why := _describe_undone_by_boot(view, unit, since))]
             found |= {name: "; ".join(reasons)} if reasons else {}
     return found
 
@@ -215,14 +206,12 @@ def find_undone_by_boot(view: HostView, steps: Iterable[Step[Any]], done: Resume
 def _describe_undone_by_boot(view: HostView, name: str, steps: list[Step[Any]]) -> str:
     """Return a sentence if a unit is not in the state that the first step left, and the later ones did not change."""
     unit = view.unit(name)
-    made = steps[0].predict(unit)
-    left = made
+    left = made = steps[0].predict(unit)
     for step in steps[1:]:
         if unit.name in {view.unit(one).name for one in step.units()}:
             left = step.predict(left)
     is_down, was_down, should = (one.active_state in DOWN for one in (unit, made, left))
-    if is_down == was_down or was_down != should:
+    # A unit that ran on this boot, and failed or was stopped, is judged by the checks.
+    if is_down == was_down or was_down != should or (is_down and unit.inactive_enter_monotonic):
         return ""
-    if is_down and unit.inactive_enter_monotonic:
-        return ""  # It ran on this boot, and failed or was stopped: the checks judge that.
     return f"{unit.name} is {unit.describe()} since the boot"

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 from runbook.engine.execution.outcome import Outcome
-from runbook.engine.execution.replay import BY_OPERATOR, ResumeState
-from runbook.engine.execution.stream import EventStream
+from runbook.engine.execution.replay import BY_OPERATOR
+from runbook.engine.remediation import StepRunner
 from runbook.engine.rollback_plan import RollbackPlan, find_updates_that_ran
 from runbook.errors import HostError
 from runbook.events import Event, Notice, RollbackStarted, select
@@ -16,21 +16,7 @@ from runbook.host.facts import DOWN, ActiveState, JobVerb, Unit
 from runbook.host.interface import Host, HostView
 from runbook.host.requesters import describe_requester, find_last_stop
 from runbook.model import StepStatus, Verdict
-from runbook.spec.state import RunState
 from runbook.spec.step import ReplacesVersion, Runbook, Step
-
-
-class StepRunner(Protocol):
-    """The part of the runner that carries out single steps."""
-
-    host: Host
-    state: RunState
-    events: EventStream
-    resume_state: ResumeState
-    changed: bool
-
-    def step(self, step: Step[Any]) -> Outcome:
-        """Carry out one step with its retries, and return its outcome."""
 
 
 @dataclass

@@ -149,11 +149,6 @@ class RollbackPlan:
         return [cls.model_validate({"id": cls.kind, "unit": unit, "port": ports.get(unit, ())}) for unit in units]
 
 
-def list_rollback_steps(book: Runbook, events: Iterable[Event]) -> Sequence[Step[Any]]:
-    """Return the steps of a rollback, in order."""
-    return RollbackPlan.build(book, events).steps
-
-
 def find_updates_that_ran(book: Runbook, events: Iterable[Event]) -> Mapping[str, Mapping[str, Any]]:
     """Return the updates that began to act, in order, with their versions `from` and `to`."""
     ids = {str(step.id) for step in _list_updates(book)}

@@ -2,29 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any
 
 from runbook import template
-from runbook.engine.execution.attempt import attempt, make_refusal
+from runbook.engine.execution.attempt import attempt
 from runbook.engine.execution.outcome import EXIT_STATUSES, Outcome
 from runbook.engine.execution.replay import ResumeState
 from runbook.engine.execution.retry import run_with_retries
 from runbook.engine.execution.stream import EventStream
 from runbook.engine.preflight import Preflight, find_stopped_dependents
-from runbook.engine.remediation import remediate
+from runbook.engine.remediation import Remediation
 from runbook.engine.rollback import Rollback
 from runbook.engine.rollback_plan import find_active_triggers
-from runbook.engine.summary import (
-    describe_running,
-    describe_start,
-    describe_state_left,
-    find_advice,
-    read_journal_tail,
-    resume_command,
-)
-from runbook.errors import EXIT_REMEDIATED, AccessDenied, HostError, Interrupted, NotBegun, RunbookError
+from runbook.engine.summary import describe_running, describe_start, describe_state_left, find_advice, read_journal_tail
+from runbook.errors import EXIT_REMEDIATED, HostError, Interrupted, NotBegun, RunbookError
 from runbook.events import (
     EventName,
     Notice,
@@ -41,6 +35,7 @@ from runbook.model import Deadline, RunStatus, StepStatus, Wake
 from runbook.records.store import boot_id, boot_time
 from runbook.spec.state import RunState
 from runbook.spec.step import Runbook, Step
+from runbook.template import TemplateScope
 
 
 @dataclass
@@ -54,21 +49,19 @@ class Runner:
     state: RunState
     fail_on_remediation: bool = False
     notices: tuple[str, ...] = ()
-    resume_state: ResumeState = field(default_factory=ResumeState)
-    """What earlier parts of this run did; empty unless it is resumed."""
-    on_started: Callable[[], Iterable[str]] = tuple
-    """Called as soon as it is certain that the run begins; returns notices."""
-    outcomes: dict[str, Outcome] = field(default_factory=dict)
-    changed: bool = False
-    deadline: Deadline | None = None
+    resume_state: ResumeState = field(default_factory=ResumeState)  # what earlier parts did; empty for a new run
+    on_started: Callable[[], Iterable[str]] = tuple  # called when the run certainly begins; returns notices
+    outcomes: dict[str, Outcome] = field(default_factory=dict)  # by the ids of the steps
+    changed: bool = False  # something was changed
+    deadline: Deadline | None = None  # of the steps that are carried out now
     _acted_steps: set[str] = field(default_factory=set)
     _started_at: float = 0.0
-    _current: str = ""
-    _last_state: dict[str, Any] = field(default_factory=dict)
+    _current: str = ""  # the id of the step that is carried out
+    _last_state: dict[str, Any] = field(default_factory=dict)  # the state of the run, as it was recorded last
 
-    def __post_init__(self) -> None:
-        """Prepare the checks before the run."""
-        self._preflight = Preflight(self.host, self.waiter, self.runbook)
+    @cached_property
+    def _preflight(self) -> Preflight:
+        return Preflight(self.host, self.waiter, self.runbook)
 
     def run(self) -> RunFinished:
         """Carry the runbook out, and return how the run ended.
@@ -93,25 +86,23 @@ class Runner:
                 raise
             end = self._end_interrupted(error)
         except HostError as error:
-            end = replace(self._end(RunStatus.FAILED, error.message), now=self._describe_state_left())
+            now = describe_state_left(self.host, self.runbook)
+            end = replace(self._end(RunStatus.FAILED, error.message), now=now)
         if end.status not in (RunStatus.NOT_BEGUN, RunStatus.INTERRUPTED):
             for text in find_stopped_dependents(self.host, self._preflight.dependents):
                 self.events.emit(Notice(text=text))
         self.events.emit(end)
         return end
 
-    @property
-    def _scope_name(self) -> str:
-        """The name of the scope of this part of the run: processes of an earlier part may still be in theirs."""
-        parts = self.resume_state.parts
-        return f"{self.state.id}-{parts + 1}" if parts else self.state.id
-
     def _begin(self) -> None:
         """Check what must hold before anything is changed, and report the beginning. Raises NotBegun."""
-        book = self.runbook
-        self._preflight.run(self._scope_name)
-        self._restore()
-        resumed = self.resume_state.parts > 0
+        book, earlier = self.runbook, self.resume_state
+        resumed = earlier.parts > 0
+        # Processes of an earlier part of this run may still be in the scope of that part.
+        self._preflight.run(f"{self.state.id}-{earlier.parts + 1}" if resumed else self.state.id)
+        self.outcomes.update(earlier.finished)
+        self.changed = earlier.changed
+        self.state.load(earlier.run_state)
         begun = RunResumed if resumed else RunStarted
         self.events.emit(
             begun(
@@ -124,20 +115,22 @@ class Runner:
                 boot=boot_id() if resumed else None,
                 left=self._preflight.left_unit,
                 waking=(None if resumed else find_active_triggers(self.host, book)) or None,
-                rollback=self.resume_state.rollback_cause,
+                rollback=earlier.rollback_cause,
             )
         )
         for text in (*self.notices, *self._preflight.warnings, *self.on_started()):
             self.events.emit(Notice(text=text))
 
     def _steps(self) -> RunFinished:
-        broken = self._find_rollback_cause() or self._run_in_order(self.runbook.steps)
+        # An earlier part of this run may have begun a rollback.
+        cause = self.outcomes.get(self.resume_state.rollback_cause or "")
+        broken = cause or self.run_in_order(self.runbook.steps)
         # A rollback and the `always` steps have their own time limits, because that of the run may be used up.
         self.deadline = None
         rollback = None if broken is None or broken.still_starting else Rollback(self, self.runbook, broken)
         if rollback is not None and rollback.is_wanted:
             rollback.run()
-        broken_always = self._run_in_order(self.runbook.always)
+        broken_always = self.run_in_order(self.runbook.always)
         if broken is not None and broken.still_starting:
             return self._end_failed(RunStatus.STILL_STARTING, broken, broken.reason)
         if rollback is not None and rollback.reason:
@@ -146,12 +139,13 @@ class Runner:
         if failed is not None:
             return self._end_failed(RunStatus.FAILED, failed, f"{failed.id}: {failed.reason}")
         statuses = {outcome.status for outcome in self.outcomes.values()}
+        running = describe_running(self.host, self.runbook, self.outcomes.values())
         if StepStatus.REMEDIATED in statuses:
-            return self._end(RunStatus.REMEDIATED, self._describe_running())
+            return self._end(RunStatus.REMEDIATED, running)
         passed_over = [o.id for o in self.outcomes.values() if o.failed and "." not in o.id]
         but = f"; but {', '.join(passed_over)} failed, and the run went on" if passed_over else ""
         status = RunStatus.CHANGED if StepStatus.CHANGED in statuses else RunStatus.OK
-        return self._end(status, self._describe_running() + but)
+        return self._end(status, running + but)
 
     def _end_rolled_back(self, rollback: Rollback, broken_always: Outcome | None) -> RunFinished:
         """Return the end of a run that failed at a step, after its rollback."""
@@ -160,23 +154,13 @@ class Runner:
         at = rollback.failed_step or broken_always
         first = {"step": broken.id, "verdict": str(broken.verdict or "")}
         if at is None:
-            end = self._end(RunStatus.ROLLED_BACK, reason)
-            end = replace(end, step=first["step"], verdict=first["verdict"])
+            end = replace(self._end(RunStatus.ROLLED_BACK, reason), step=first["step"], verdict=first["verdict"])
         else:
             status = RunStatus.STILL_STARTING if at.still_starting else RunStatus.FAILED
             end = self._end_failed(status, at, reason, rollback.steps)
             end = replace(end, after=first if at.id != broken.id else None)
-        return replace(end, back=rollback.updates_now, now=self._describe_state_left(*rollback.steps))
-
-    def _restore(self) -> None:
-        """Restore the state of earlier parts of this run."""
-        self.outcomes.update(self.resume_state.finished)
-        self.changed = self.resume_state.changed
-        self.state.load(self.resume_state.run_state)
-
-    def _find_rollback_cause(self) -> Outcome | None:
-        """Return the step at which an earlier part of this run failed, if that part began a rollback."""
-        return self.outcomes.get(self.resume_state.rollback_cause or "")
+        now = describe_state_left(self.host, self.runbook, *rollback.steps)
+        return replace(end, back=rollback.updates_now, now=now)
 
     @property
     def _is_acting(self) -> bool:
@@ -197,8 +181,8 @@ class Runner:
             exit=error.exit_status,
             reason=f"{error.message}{where}{stopped}{always}",
             step=self._current,
-            now=self._describe_state_left(),
-            hint=f"{resume_command(self.state.id)} goes on from there" + (f"; {up} until then" if up else ""),
+            now=describe_state_left(self.host, self.runbook),
+            hint=f"runbook resume {self.state.id} goes on from there" + (f"; {up} until then" if up else ""),
         )
 
     def _end_failed(
@@ -206,38 +190,26 @@ class Runner:
     ) -> RunFinished:
         """Return the end of a run that failed at a step of the runbook or of `besides`."""
         step = next((step for step in (*self.runbook.walk(), *besides) if step.id == outcome.id), None)
-        printed = self.state.outputs / f"{outcome.id}.log" if self.state.outputs else None
+        outputs = self.state.outputs
+        run = self.state.id if outputs else ""  # Without a record, it cannot be resumed.
+        log = outputs / f"{outcome.id}.log" if outputs else None
         return replace(
             self._end(status, reason),
             step=outcome.id,
             verdict=str(outcome.verdict or ""),
-            now=self._describe_state_left(*([step] if step is not None else [])),
-            hint=find_advice(self.host, outcome, step, self.runbook, self._resumable_id) or self._describe_start(),
-            log=str(printed) if printed and printed.is_file() and printed.stat().st_size else "",
+            now=describe_state_left(self.host, self.runbook, *([step] if step is not None else [])),
+            hint=find_advice(self.host, outcome, step, self.runbook, run) or self._describe_start(),
+            log=str(log) if log and log.is_file() and log.stat().st_size else "",
         )
-
-    @property
-    def _resumable_id(self) -> str:
-        """The id with which this run can be resumed; empty if it has no record."""
-        return self.state.id if self.state.outputs is not None else ""
 
     def _describe_start(self) -> str:
         return describe_start(self.host, self.runbook) if self._preflight.was_up else ""
 
-    def _describe_running(self) -> str:
-        return describe_running(self.host, self.runbook, self.outcomes.values())
-
-    def _describe_state_left(self, *steps: Step[Any]) -> str:
-        return describe_state_left(self.host, self.runbook, *steps)
-
     def _end(self, status: RunStatus, reason: str) -> RunFinished:
-        exit_status = EXIT_STATUSES[status]
-        if status is RunStatus.REMEDIATED and self.fail_on_remediation:
-            exit_status = EXIT_REMEDIATED
-        return RunFinished(status=status, exit=exit_status, reason=reason)
+        told_apart = status is RunStatus.REMEDIATED and self.fail_on_remediation
+        return RunFinished(status=status, exit=EXIT_REMEDIATED if told_apart else EXIT_STATUSES[status], reason=reason)
 
-    def _run_in_order(self, steps: Sequence[Step[Any]]) -> Outcome | None:
-        """Carry out steps in order. Return the outcome that ended the run, or None."""
+    def run_in_order(self, steps: Iterable[Step[Any]]) -> Outcome | None:
         for step in steps:
             outcome = self.step(step)
             if outcome.still_starting or (outcome.failed and step.on_failure == "abort"):
@@ -245,7 +217,6 @@ class Runner:
         return None
 
     def step(self, step: Step[Any]) -> Outcome:
-        """Carry out one step with its retries, and return its outcome. The outcome of an earlier part is kept."""
         assert step.id is not None
         if kept := self.resume_state.find_kept_outcome(step):
             self.outcomes[step.id] = kept
@@ -253,13 +224,11 @@ class Runner:
             return kept
         if why := self.resume_state.undone_by_boot.pop(step.id, ""):
             self.events.emit(Notice(text=f"{why}, so {step.id}, which had ended, is carried out again"))
-        began = self.host.clock.monotonic()
+        self._acted_steps.discard(step.id)
         if step.id in self.resume_state.ever_acted:
             self._acted_steps.add(step.id)  # It may have done its work before it was interrupted.
-        else:
-            self._acted_steps.discard(step.id)
         self._current = step.id
-        outcome = self._step(step, began)
+        outcome = self._step(step)
         earlier = self.resume_state.finished.get(step.id)
         if earlier is not None and earlier.status is StepStatus.REMEDIATED and outcome.status is StepStatus.OK:
             # A remediation is reported as such, even if a later part of the run only confirms it.
@@ -267,19 +236,17 @@ class Runner:
         self.outcomes[step.id] = outcome
         self.changed = self.changed or outcome.status in (StepStatus.CHANGED, StepStatus.REMEDIATED)
         goes_on = outcome.failed and step.on_failure == "continue"
-        remembers = self._state_if_changed()
+        before, self._last_state = self._last_state, self.state.dump()
+        remembers = self._last_state if self._last_state != before else None
         self.events.emit(StepFinished(**outcome.facts(), name=step.name or "", continues=goes_on, remembers=remembers))
         return outcome
 
-    def _state_if_changed(self) -> Mapping[str, Any] | None:
-        """Return the state of the run for the record, if it has changed since the last call."""
-        before, self._last_state = self._last_state, self.state.dump()
-        return self._last_state if self._last_state != before else None
+    def _template_scope(self, *, partial: bool = False) -> TemplateScope:
+        results = {name: outcome.template_facts() for name, outcome in self.outcomes.items()}
+        return self.runbook.namespace.for_run(self.state.id, results, partial=partial)
 
-    def _step(self, step: Step[Any], began: float) -> Outcome:
-        name = str(step.id)
-        results = {one: outcome.template_facts() for one, outcome in self.outcomes.items()}
-        scope = self.runbook.namespace.for_run(self.state.id, results)
+    def _step(self, step: Step[Any]) -> Outcome:
+        name, began, scope = str(step.id), self.host.clock.monotonic(), self._template_scope()
         try:
             if step.when is not None and not template.is_true(step.when, scope):
                 return Outcome(name, step.kind, StepStatus.SKIPPED, None, f"`when` is false: {step.when}")
@@ -288,7 +255,7 @@ class Runner:
             return Outcome(name, step.kind, StepStatus.FAILED, step.failure_verdict, error.message)
         units = [self._preflight.canonical_names.get(one, one) for one in step.units()]
         self.events.emit(StepStarted(id=name, type=step.kind, name=step.title, units=units))
-        outcome, tries = run_with_retries(step, lambda: self._run_once(step), self._sleep, self._make_on_retry(step))
+        outcome, tries = run_with_retries(step, lambda: self._run_once(step), self._sleep, self._report_retry)
         if outcome.status is StepStatus.FAILED:
             try:
                 said = read_journal_tail(self.host, self.waiter, self.state, step, outcome.verdict, self._started_at)
@@ -300,43 +267,31 @@ class Runner:
         return replace(outcome, attempts=tries, seconds=self.host.clock.monotonic() - began)
 
     def prepare(self, step: Step[Any]) -> Step[Any] | None:
-        """Return a step with its templates filled as far as possible; None if its `when` is false or not known.
-
-        Raises RunbookError for a template that cannot be filled.
-        """
-        results = {one: outcome.template_facts() for one, outcome in self.outcomes.items()}
-        scope = self.runbook.namespace.for_run(self.state.id, results, partial=True)
+        scope = self._template_scope(partial=True)
         if step.when is not None and not template.parse_expression(step.when).value(scope):
             return None
         return template.fill(step, scope)
 
     def _run_once(self, step: Step[Any]) -> Outcome:
         """Attempt a step once: the step itself, or the steps that it holds."""
-        before = self.deadline
         if (remedy := step.remedy()) is None:
             return self._attempt(step)
+        before = self.deadline
         if step.timeout is not None:
-            self.deadline = Deadline.after(self.host.clock, step.timeout)
-            if before is not None and before.at < self.deadline.at:
-                self.deadline = before
+            self.deadline = Deadline.after(self.host.clock, step.timeout).no_later_than(before)
         try:
-            return remediate(self, step, remedy)
+            return Remediation(self, step, remedy).run()
         finally:
             self.deadline = before
 
     def _attempt(self, step: Step[Any]) -> Outcome:
-        try:
-            cut = self.resume_state.take_partial(str(step.id))
-            outcome = attempt(step, self.host, self.waiter, self.state, self.events, self.deadline, cut)
-        except AccessDenied as error:
-            if not self.changed:
-                hint = error.hint or "run it as root, or with --user for your own units"
-                raise NotBegun(error.message, hint=hint) from error
-            outcome = Outcome.of_attempt(step, make_refusal(step, error), acted=False)
+        name = str(step.id)
+        cut, until = self.resume_state.take_partial(name), self.deadline
+        outcome = attempt(step, self.host, self.waiter, self.state, self.events, until, cut, self.changed)
         if outcome.acted:
             self.changed = True
-            self._acted_steps.add(str(step.id))
-        if outcome.status is StepStatus.OK and str(step.id) in self._acted_steps:
+            self._acted_steps.add(name)
+        if outcome.status is StepStatus.OK and name in self._acted_steps:
             # An earlier attempt made the change, and failed before it found that.
             return replace(outcome, status=StepStatus.CHANGED)
         return outcome
@@ -346,11 +301,7 @@ class Runner:
         while not deadline.expired:
             self.waiter.wait(Wake(within=deadline.remaining), deadline)
 
-    def _make_on_retry(self, step: Step[Any]) -> Any:
-        def told(number: int, outcome: Outcome, pause: float) -> None:
-            verdict, reason = str(outcome.verdict), outcome.reason
-            self.events.emit(
-                StepRetrying(id=outcome.id, type=step.kind, attempt=number, pause=pause, verdict=verdict, reason=reason)
-            )
-
-        return told
+    def _report_retry(self, number: int, outcome: Outcome, pause: float) -> None:
+        id_, kind, verdict, reason = outcome.id, outcome.kind, str(outcome.verdict), outcome.reason
+        retrying = StepRetrying(id=id_, type=kind, attempt=number, pause=pause, verdict=verdict, reason=reason)
+        self.events.emit(retrying)

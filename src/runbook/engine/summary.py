@@ -137,11 +137,6 @@ def find_advice(view: HostView, outcome: Outcome, step: Step[Any] | None, book: 
     return text.format(unit=unit, to=to, systemctl=f"systemctl{user}", journalctl=f"journalctl{user}", again=again)
 
 
-def resume_command(run: str) -> str:
-    """Return the command that resumes a run."""
-    return f"runbook resume {run}"
-
-
 def describe_start(view: HostView, book: Runbook) -> str:
     """Return how to start the runbook's unit, if it is down and can be started."""
     unit = _find_unit(view, book.unit)

@@ -25,7 +25,7 @@ FAILED = {**STOPPED_BY_HAND, "active_state": ActiveState.FAILED, "sub_state": "f
 
 def lost(ended: tuple[str, ...], now: dict[str, Any], *, status: str = "changed", boot: str = "second") -> list[str]:
     """Name what is to be done again after these steps had ended on another boot, with the unit as it is now."""
-    steps = [step(kind) for kind in ended]
+    steps = {kind: step(kind) for kind in ended}
     events = [Event(1.0, "x", event, data) for event, data in (finished(kind, status) for kind in ended)]
     machine = FakeMachine(units={"gw.service": unit(**now)})
     return list(find_undone_by_boot(machine, steps, ResumeState.from_events(events, "first"), boot))
@@ -69,7 +69,7 @@ def test_a_unit_that_was_stopped_and_that_the_boot_started_is_stopped_again() ->
 
 
 def test_what_a_later_step_had_begun_to_start_is_not_stopped_again() -> None:
-    steps = [step("stop"), step("start")]
+    steps = {kind: step(kind) for kind in ("stop", "start")}
     events = [Event(1.0, "x", *finished("stop")), Event(2.0, "x", *acting("start"))]
     machine = FakeMachine(units={"gw.service": unit()})
     assert find_undone_by_boot(machine, steps, ResumeState.from_events(events, "first"), "second") == {}
@@ -86,7 +86,7 @@ def test_a_step_that_was_gone_on_with_counts_on_the_boot_of_that_part() -> None:
         Event(3.0, "x", *finished("start")),
     ]
     machine = FakeMachine(units={"gw.service": unit(**DOWN)})
-    steps = [step("stop"), step("start")]
+    steps = {kind: step(kind) for kind in ("stop", "start")}
     assert list(find_undone_by_boot(machine, steps, ResumeState.from_events(events, "first"), "second")) == []
     assert find_undone_by_boot(machine, steps, ResumeState.from_events(events, "first"), "third") == {
         "start": "gw.service is inactive (dead) since the boot"
@@ -98,7 +98,7 @@ def test_a_step_that_was_gone_on_with_counts_on_the_boot_of_that_part() -> None:
 )
 def test_what_was_stopped_for_a_start_that_is_not_made_again_is_let_be(status: str, evidence: dict[str, Any]) -> None:
     """Nothing would start it again after that stop."""
-    steps = [step("stop"), step("start")]
+    steps = {kind: step(kind) for kind in ("stop", "start")}
     events = [Event(1.0, "x", *finished("stop")), Event(2.0, "x", *finished("start", status, evidence=evidence))]
     machine = FakeMachine(units={"gw.service": unit()})
     assert find_undone_by_boot(machine, steps, ResumeState.from_events(events, "first"), "second") == {}

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from runbook.engine.execution.outcome import Outcome
-from runbook.engine.rollback_plan import RollbackPlan, find_active_triggers, find_updates_that_ran, list_rollback_steps
+from runbook.engine.rollback_plan import RollbackPlan, find_active_triggers, find_updates_that_ran
 from runbook.events import Event, Payload, RunStarted, StepActing
 from runbook.host.facts import ActiveState
 from runbook.model import StepStatus
@@ -42,7 +42,7 @@ def test_updates_are_undone_last_first_and_then_the_unit_is_restarted_and_checke
     names = ["b", "a", "reset-failed", "restart", "verify-port-owner"]
     assert ids(plan) == [f"rollback.{name}" for name in names]
     assert plan.undo_step_ids == {"a": "rollback.a", "b": "rollback.b"}
-    assert list_rollback_steps(made, events(acted("a"), acted("b"))) == plan.steps
+    assert RollbackPlan.build(made, events(acted("a"), acted("b"))).steps == plan.steps
 
 
 def test_nothing_is_planned_if_no_update_has_a_previous_version() -> None:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-from dataclasses import replace
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from typing import Any
 
 from runbook.engine.execution.outcome import Outcome
@@ -16,6 +17,7 @@ from runbook.errors import (
     HostError,
     Interrupted,
     NoSuchUnit,
+    NotBegun,
     RunbookError,
     UnitMasked,
 )
@@ -32,8 +34,8 @@ REPORT_INTERVAL = 15.0  # seconds after which a wait reports again what it waits
 REFUSAL_ERRORS = (HostError, TemplateError)
 """Errors that end an attempt: the machine refuses, or a template needs a value that only the attempt finds."""
 
-BUS_RETRY_INTERVAL = 0.2
-"""Seconds between two checks while the bus is unavailable. A restart of dbus takes about a second."""
+BUS_RETRY_INTERVAL = 0.2  # seconds between two checks while the bus is unavailable. A restart of dbus takes a second
+FINAL_STATES = (FindingState.HOLDS, FindingState.FAILS, FindingState.STILL_STARTING)  # an attempt ends with these
 
 
 def attempt(
@@ -44,48 +46,25 @@ def attempt(
     events: EventStream,
     until: Deadline | None = None,
     partial: PartialAttempt | None = None,
+    run_has_changed: bool = False,
 ) -> Outcome:
     """Attempt a step once, within its own time-out and until `until` at the latest.
 
     `partial` is the attempt of an earlier part of this run that is to be continued.
 
-    Raises Interrupted, after what the attempt had started was stopped. Raises AccessDenied if this user has no
-    permission for the first action, so that the caller can report that nothing was changed.
+    Raises Interrupted, after what the attempt had started was stopped. Raises NotBegun if this user has no permission
+    for the first action and the run has changed nothing before.
     """
-    state = step.new_state(run) if partial is None else partial.state_for(step, run)
-    acted = partial is not None
-    waiting = _WaitReporter(step, state.id, events)
+    state = step.new_state(run, partial.state if partial is not None else None)
+    attempted = _Attempt(step, host, waiter, events, state, partial, partial is not None, run_has_changed)
     try:
-        deadline = Deadline.after(host.clock, _time_limit(step, host))
-        if until is not None and until.at < deadline.at:
-            deadline = until
-        unresumed = [] if partial is None else [partial]
-        while True:
-            finding = _check_or_resume(step, host, state, unresumed)
-            if finding.state in (FindingState.HOLDS, FindingState.FAILS, FindingState.STILL_STARTING):
-                return Outcome.of_attempt(step, finding, acted=acted)
-            if deadline.expired:
-                over = _end_timed_out(step, host, state, finding)
-                if until is not None and deadline is until:
-                    over = replace(over, reason=f"the time of all steps is over (`timeout`); {finding.reason}")
-                return Outcome.of_attempt(step, over, acted=acted)
-            if finding.state is FindingState.TO_DO:
-                # The action, and the state before it, are in the record before the step acts.
-                _save_state(state, events)
-                events.emit(StepActing(id=state.id, type=step.kind, reason=finding.reason, evidence=finding.evidence))
-                _apply(step, host, state, first=not acted)
-                _save_state(state, events)
-                acted = True
-                continue
-            waiting.report(finding, deadline)
-            assert finding.wake is not None, f"{step.kind} waits for nothing"
-            waiter.wait(finding.wake, deadline)
-    except _Refused as refused:
-        if acted:
+        return Outcome.of_attempt(step, attempted.run(until), acted=attempted.acted)
+    except REFUSAL_ERRORS as error:
+        if attempted.acted:
             # What it has begun must not stay half done.
             with contextlib.suppress(HostError):
                 step.cancel(host, state)
-        return Outcome.of_attempt(step, refused.finding, acted=acted)
+        return Outcome.of_attempt(step, make_refusal(step, error), acted=attempted.acted)
     except Interrupted as interrupted:
         # Even if something cannot be stopped, the attempt ends with the interruption.
         try:
@@ -95,112 +74,109 @@ def attempt(
         raise
 
 
-def _save_state(state: StepState, events: EventStream) -> None:
-    """Record the state from which `resume` continues the attempt."""
-    if state.persistent:
-        events.emit(StepRemembers(id=state.id, memory=state.dump()))
+@dataclass
+class _Attempt:
+    """One attempt in progress. Its methods raise REFUSAL_ERRORS, Interrupted and NotBegun."""
 
+    step: Step[Any]
+    host: Host
+    waiter: Waiter
+    events: EventStream
+    state: StepState
+    partial: PartialAttempt | None  # the attempt that is to be continued, until `resume` has found out how far it came
+    acted: bool
+    run_has_changed: bool  # something was changed before this attempt
+    _waiting_for: Verdict | None = None  # the verdict for which the wait was reported last
+    _wait_began: float = 0.0
+    _next_report: float = 0.0
 
-def _check_or_resume(step: Step[Any], host: Host, state: StepState, unresumed: list[PartialAttempt]) -> Finding:
-    """Check the step. A partial attempt is resumed first, once."""
-    if unresumed:
-        if (finding := _resume(step, host, state, unresumed[0])) is not None:
-            return finding
-        unresumed.clear()
-    return _check(step, host, state)
+    def run(self, until: Deadline | None) -> Finding:
+        """Check, act and wait, until the step passes, fails, or is out of time."""
+        deadline = Deadline.after(self.host.clock, self._time_limit()).no_later_than(until)
+        while True:
+            finding = self._check()
+            if finding.state in FINAL_STATES:
+                return finding
+            if deadline.expired:
+                over = self._end_timed_out(finding)
+                whole = f"the time of all steps is over (`timeout`); {finding.reason}"
+                return replace(over, reason=whole) if deadline is until else over
+            if finding.state is FindingState.TO_DO:
+                self._act(finding)
+                continue
+            self._report_wait(finding, deadline)
+            assert finding.wake is not None, f"{self.step.kind} waits for nothing"
+            self.waiter.wait(finding.wake, deadline)
 
+    def _time_limit(self) -> float:
+        try:
+            return self.step.time_limit(self.host)
+        except (BusLost, BusTimeout):
+            return DEFAULT_TIME_LIMIT
 
-def _resume(step: Step[Any], host: Host, state: StepState, partial: PartialAttempt) -> Finding | None:
-    """Find out how far an earlier part came. Return None when that is known, and the step can be checked."""
-    try:
-        unknown = step.resume(host, state, stopped=partial.stopped)
-    except (BusLost, BusTimeout) as error:
-        return not_yet(step.failure_verdict, error.message, Wake(within=BUS_RETRY_INTERVAL))
-    except REFUSAL_ERRORS as error:
-        raise _Refused(make_refusal(step, error)) from error
-    return fails(step.failure_verdict, unknown) if unknown else None
+    def _check(self) -> Finding:
+        """Check the step. A partial attempt is resumed first."""
+        verdict = self.step.failure_verdict
+        try:
+            if self.partial is not None:
+                if unknown := self.step.resume(self.host, self.state, stopped=self.partial.stopped):
+                    return fails(verdict, unknown)
+                self.partial = None
+            return self.step.check(self.host, self.state)
+        except (BusLost, BusTimeout) as error:
+            # A check can always be repeated: the bus may come back in time.
+            return not_yet(verdict, error.message, Wake(within=BUS_RETRY_INTERVAL))
 
+    def _act(self, finding: Finding) -> None:
+        # The action, and the state before it, are in the record before the step acts.
+        self._save_state()
+        acting = StepActing(id=self.state.id, type=self.step.kind, reason=finding.reason, evidence=finding.evidence)
+        self.events.emit(acting)
+        try:
+            self.step.apply(self.host, self.state)
+        except (BusLost, BusTimeout):
+            pass  # The next check finds out whether systemd got the request; `apply` may run twice.
+        except AccessDenied as error:
+            if self.acted or self.run_has_changed:
+                raise
+            hint = error.hint or "run it as root, or with --user for your own units"
+            raise NotBegun(error.message, hint=hint) from error
+        self._save_state()
+        self.acted = True
 
-class _WaitReporter:
-    """Reports what an attempt waits for: when that changes, and again after REPORT_INTERVAL."""
+    def _save_state(self) -> None:
+        """Record the state from which `resume` continues the attempt."""
+        if self.state.persistent:
+            self.events.emit(StepRemembers(id=self.state.id, memory=self.state.dump()))
 
-    def __init__(self, step: Step[Any], name: str, events: EventStream) -> None:
-        self._step, self._name, self._events = step, name, events
-        self._reported: Verdict | None = None
-        self._began = self._next = 0.0
-
-    def report(self, finding: Finding, deadline: Deadline) -> None:
-        now = deadline.clock.monotonic()
-        if self._reported is None:
-            self._began = now
-        elif finding.verdict is self._reported and now < self._next:
+    def _report_wait(self, finding: Finding, deadline: Deadline) -> None:
+        """Report what the attempt waits for: when that changes, and again after REPORT_INTERVAL."""
+        now = self.host.clock.monotonic()
+        if self._waiting_for is None:
+            self._wait_began = now
+        elif finding.verdict is self._waiting_for and now < self._next_report:
             return
-        self._reported, self._next = finding.verdict, now + REPORT_INTERVAL
-        waited, left = round(now - self._began, 3), round(deadline.remaining, 3)
-        self._events.emit(
-            StepWaiting(id=self._name, type=self._step.kind, reason=finding.reason, seconds=waited, left=left)
-        )
+        self._waiting_for, self._next_report = finding.verdict, now + REPORT_INTERVAL
+        waited, left = round(now - self._wait_began, 3), round(deadline.remaining, 3)
+        id_, kind = self.state.id, self.step.kind
+        self.events.emit(StepWaiting(id=id_, type=kind, reason=finding.reason, seconds=waited, left=left))
 
-
-class _Refused(Exception):
-    """The machine refused an action or a query; `finding` contains the reason."""
-
-    def __init__(self, finding: Finding) -> None:
-        super().__init__(finding.reason)
-        self.finding = finding
-
-
-def _time_limit(step: Step[Any], host: Host) -> float:
-    try:
-        return step.time_limit(host)
-    except (BusLost, BusTimeout):
-        return DEFAULT_TIME_LIMIT
-    except REFUSAL_ERRORS as error:
-        raise _Refused(make_refusal(step, error)) from error
-
-
-def _check(step: Step[Any], host: Host, state: Any) -> Finding:
-    try:
-        return step.check(host, state)
-    except (BusLost, BusTimeout) as error:
-        # A check can always be repeated: the bus may come back in time.
-        return not_yet(step.failure_verdict, error.message, Wake(within=BUS_RETRY_INTERVAL))
-    except REFUSAL_ERRORS as error:
-        raise _Refused(make_refusal(step, error)) from error
-
-
-def _end_timed_out(step: Step[Any], host: Host, state: Any, last: Finding) -> Finding:
-    """Stop what the attempt had started, and return the finding for its time-out."""
-    try:
-        step.cancel(host, state)
-        return step.judge_timeout(host, state, last)
-    except REFUSAL_ERRORS as error:
-        return fails(step.failure_verdict, f"not finished in time, and {error.message}; {last.reason}", **last.evidence)
-
-
-def _apply(step: Step[Any], host: Host, state: Any, *, first: bool) -> None:
-    try:
-        step.apply(host, state)
-    except (BusLost, BusTimeout):
-        return  # The next check finds out whether systemd got the request; `apply` may run twice.
-    except AccessDenied as error:
-        if first:
-            raise
-        raise _Refused(make_refusal(step, error)) from error
-    except REFUSAL_ERRORS as error:
-        raise _Refused(make_refusal(step, error)) from error
+    def _end_timed_out(self, last: Finding) -> Finding:
+        """Stop what the attempt had started, and return the finding for its time-out."""
+        try:
+            self.step.cancel(self.host, self.state)
+            return self.step.judge_timeout(self.host, self.state, last)
+        except REFUSAL_ERRORS as error:
+            why = f"not finished in time, and {error.message}; {last.reason}"
+            return fails(self.step.failure_verdict, why, **last.evidence)
 
 
 def make_refusal(step: Step[Any], error: RunbookError) -> Finding:
     """Return the finding for an error that ends an attempt."""
-    verdict = step.failure_verdict
-    if isinstance(error, NoSuchUnit):
-        verdict = Verdict.UNIT_NOT_FOUND
-    elif isinstance(error, UnitMasked):
-        verdict = Verdict.UNIT_MASKED
+    verdicts: Mapping[type, Verdict] = {NoSuchUnit: Verdict.UNIT_NOT_FOUND, UnitMasked: Verdict.UNIT_MASKED}
     reason = f"{error.message}; {error.hint}" if error.hint else error.message
-    dbus_error = error.dbus_error if isinstance(error, HostError) else ""
-    return fails(verdict, reason, **({"dbus-error": dbus_error} if dbus_error else {}))
+    dbus_error = {"dbus-error": error.dbus_error} if isinstance(error, HostError) and error.dbus_error else {}
+    return fails(verdicts.get(type(error), step.failure_verdict), reason, **dbus_error)
 
 
 MAX_QUERY_WAIT = 90.0  # seconds for all queries of one check. Each query also has a time-out of its own
@@ -215,8 +191,7 @@ def check_once(step: Step[Any], view: HostView, waiter: Waiter, run: RunState) -
             finding = step.check_once(view, state)
         except HostError as error:
             return make_refusal(step, error)
-        waits_for_answer = finding.state is FindingState.NOT_YET and finding.wake is not None and finding.wake.pending
-        if not waits_for_answer or deadline.expired:
+        wake = finding.wake
+        if finding.state is not FindingState.NOT_YET or wake is None or not wake.pending or deadline.expired:
             return finding
-        assert finding.wake is not None
-        waiter.wait(finding.wake, deadline)
+        waiter.wait(wake, deadline)

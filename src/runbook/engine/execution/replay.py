@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from functools import singledispatchmethod
 from typing import Any
 
 from runbook.engine.execution.outcome import Outcome
@@ -16,7 +15,6 @@ from runbook.events import (
     Event,
     EventName,
     FixStarted,
-    Payload,
     RollbackStarted,
     RunFinished,
     RunResumed,
@@ -28,7 +26,6 @@ from runbook.events import (
     StepRetrying,
 )
 from runbook.model import RunStatus, StepStatus
-from runbook.spec.state import RunState, StepState
 from runbook.spec.step import Step
 
 PLAN_EVENTS = (EventName.RUN_STARTED, EventName.ROLLBACK_STARTED, EventName.STEP_ACTING, EventName.STEP_FINISHED)
@@ -43,11 +40,6 @@ class PartialAttempt:
 
     state: Mapping[str, Any] | None = None  # the saved state of the step, if it has one
     stopped: bool = False  # it was interrupted, and stopped what it had started
-
-    def state_for(self, step: Step[Any], run: RunState) -> StepState:
-        """Return the saved state of the step, or a new one if none was saved."""
-        made: StepState = step.new_state(run, self.state)
-        return made
 
 
 @dataclass(frozen=True)
@@ -66,8 +58,7 @@ class ResumeState:
     parts: int = 0  # the number of earlier parts of the run
     finished: dict[str, Outcome] = field(default_factory=dict)  # how each step ended, in the order of their ends
     in_progress: set[str] = field(default_factory=set)  # the steps that began to act and did not finish
-    stopped_steps: set[str] = field(default_factory=set)
-    """Those of them that were stopped, because the run was interrupted."""
+    stopped_steps: set[str] = field(default_factory=set)  # those of them that an interruption of the run stopped
     ever_acted: set[str] = field(default_factory=set)
     """The steps that ever began to act: they may have reached their goal, and been cut short before they found that."""
     skipped_by_operator: set[str] = field(default_factory=set)  # the steps that the operator takes as done
@@ -93,69 +84,32 @@ class ResumeState:
         """Take one more event into account. Raises ValueError, TypeError or KeyError for one of another version."""
         if event.event in PLAN_EVENTS:
             self._plan_events.setdefault((event.event, event.data.get("id"), event.data.get("status")), event)
-        if (payload := event.payload) is not None:
-            self._fold(payload)
+        match event.payload:
+            case StepActing(id=name):
+                self.in_progress.add(name)
+                self.ever_acted.add(name)
+                self.stopped_steps.discard(name)
+                self.finished.pop(name, None)
+            case StepRemembers(id=name, memory=state):
+                self.saved_states[name] = state
+            case StepRetrying(id=name) | StepRerun(id=name):
+                self._forget(name)
+            case StepFinished() as end:
+                self._finish(end)
+            case FixStarted(id=name) as fix:
+                self.begin_fix_round(name)
+                self.fix_rounds[name] = FixRound(fix.round, fix.because, tuple(fix.up))
+            case RollbackStarted(failed=name):
+                self.rollback_cause = name
+            case RunStarted():
+                self.parts += 1
+            case RunResumed(boot=boot):
+                self.parts += 1
+                self.boot = self.boot if boot is None else str(boot)
+            case RunFinished(status=RunStatus.INTERRUPTED):
+                self.stopped_steps = set(self.in_progress)
 
-    @property
-    def plan_events(self) -> tuple[Event, ...]:
-        """The events that a rollback is planned from: the first of each name, step and status."""
-        return tuple(self._plan_events.values())
-
-    def find_kept_outcome(self, step: Step[Any]) -> Outcome | None:
-        """Return the outcome of a step that is not repeated; None for a step to be done, or to be checked again."""
-        name = str(step.id)
-        if name in self.undone_by_boot:
-            return None
-        proves = step.only_reads() or step.remedy() is not None
-        return None if proves and name not in self.skipped_by_operator else self.finished.get(name)
-
-    def take_partial(self, name: str) -> PartialAttempt | None:
-        """Return the partial attempt of a step, only once; None if there is none."""
-        if name not in self.in_progress or name in self.finished:
-            return None
-        self.in_progress.discard(name)
-        return PartialAttempt(self.saved_states.pop(name, None), name in self.stopped_steps)
-
-    def peek_partial(self, name: str) -> PartialAttempt:
-        """Return the partial attempt of a step that is in progress."""
-        return PartialAttempt(self.saved_states.get(name), name in self.stopped_steps)
-
-    def is_in_progress(self, name: str) -> bool:
-        """True if a step began to act and did not finish."""
-        return name in self.in_progress and name not in self.finished
-
-    def take_fix_round(self, name: str) -> FixRound | None:
-        """Return the round of a fix that was cut short, only once; None if there is none."""
-        return self.fix_rounds.pop(name, None)
-
-    def begin_fix_round(self, name: str) -> None:
-        """Forget the outcomes of the fixes of a remediation, so that all are done again."""
-        fixes = f"{name}.fix."
-        for one in [n for n in (*self.finished, *self.in_progress) if n.startswith(fixes)]:
-            self._forget(one)
-        self.ever_acted = {n for n in self.ever_acted if not n.startswith(fixes)}
-
-    @singledispatchmethod
-    def _fold(self, payload: Payload) -> None:
-        """Apply one event to the state. Most events change nothing."""
-
-    @_fold.register
-    def _acting(self, acting: StepActing) -> None:
-        self.in_progress.add(acting.id)
-        self.ever_acted.add(acting.id)
-        self.stopped_steps.discard(acting.id)
-        self.finished.pop(acting.id, None)
-
-    @_fold.register
-    def _remembers(self, remembers: StepRemembers) -> None:
-        self.saved_states[remembers.id] = remembers.memory
-
-    @_fold.register
-    def _repeated(self, repeated: StepRetrying | StepRerun) -> None:
-        self._forget(repeated.id)
-
-    @_fold.register
-    def _finished(self, end: StepFinished) -> None:
+    def _finish(self, end: StepFinished) -> None:
         name = end.id
         self.in_progress.discard(name)
         self.saved_states.pop(name, None)
@@ -167,28 +121,42 @@ class ResumeState:
         if end.evidence.get(BY_OPERATOR):
             self.skipped_by_operator.add(name)
 
-    @_fold.register
-    def _fix_started(self, fix: FixStarted) -> None:
-        self.begin_fix_round(fix.id)
-        self.fix_rounds[fix.id] = FixRound(fix.round, fix.because, tuple(fix.up))
+    @property
+    def plan_events(self) -> tuple[Event, ...]:
+        """The events that a rollback is planned from: the first of each name, step and status."""
+        return tuple(self._plan_events.values())
 
-    @_fold.register
-    def _rollback_started(self, rollback: RollbackStarted) -> None:
-        self.rollback_cause = rollback.failed
+    def find_kept_outcome(self, step: Step[Any]) -> Outcome | None:
+        """Return the outcome of a step that is not repeated; None for a step to be done, or to be checked again."""
+        name = str(step.id)
+        proves = step.only_reads() or step.remedy() is not None
+        if name in self.undone_by_boot or (proves and name not in self.skipped_by_operator):
+            return None
+        return self.finished.get(name)
 
-    @_fold.register
-    def _run_started(self, _started: RunStarted) -> None:
-        self.parts += 1
+    def find_partial(self, name: str) -> PartialAttempt | None:
+        """Return the attempt of a step that began to act and did not finish; None if there is none."""
+        if name not in self.in_progress:
+            return None
+        return PartialAttempt(self.saved_states.get(name), name in self.stopped_steps)
 
-    @_fold.register
-    def _run_finished(self, end: RunFinished) -> None:
-        if end.status == RunStatus.INTERRUPTED:
-            self.stopped_steps = set(self.in_progress)
+    def take_partial(self, name: str) -> PartialAttempt | None:
+        """Return the same as `find_partial`, but only once: the attempt is continued now."""
+        partial = self.find_partial(name)
+        self.in_progress.discard(name)
+        self.saved_states.pop(name, None)
+        return partial
 
-    @_fold.register
-    def _run_resumed(self, resumed: RunResumed) -> None:
-        self.parts += 1
-        self.boot = self.boot if resumed.boot is None else str(resumed.boot)
+    def take_fix_round(self, name: str) -> FixRound | None:
+        """Return the round of a fix that was cut short, only once; None if there is none."""
+        return self.fix_rounds.pop(name, None)
+
+    def begin_fix_round(self, name: str) -> None:
+        """Forget the outcomes of the fixes of a remediation, so that all are done again."""
+        fixes = f"{name}.fix."
+        for one in [n for n in (*self.finished, *self.in_progress) if n.startswith(fixes)]:
+            self._forget(one)
+        self.ever_acted = {n for n in self.ever_acted if not n.startswith(fixes)}
 
     def _forget(self, name: str) -> None:
         """Forget the outcome of a step and of the steps in it, so that they are done again."""

@@ -28,22 +28,14 @@ def run_with_retries(
     # Imported late: most runs have no step with retries.
     import tenacity  # noqa: PLC0415
 
-    attempts = 0
-
-    def once() -> Outcome:
-        nonlocal attempts
-        attempts += 1
-        return attempt()
+    def result(state: tenacity.RetryCallState) -> Outcome:
+        assert state.outcome is not None
+        outcome: Outcome = state.outcome.result()
+        return outcome
 
     def before_sleep(state: tenacity.RetryCallState) -> None:
-        assert state.outcome is not None
         assert state.next_action is not None
-        on_retry(state.attempt_number, state.outcome.result(), state.next_action.sleep)
-
-    def last(state: tenacity.RetryCallState) -> Outcome:
-        assert state.outcome is not None
-        result: Outcome = state.outcome.result()
-        return result
+        on_retry(state.attempt_number, result(state), state.next_action.sleep)
 
     retrying = tenacity.Retrying(
         sleep=sleep,
@@ -51,6 +43,6 @@ def run_with_retries(
         wait=tenacity.wait_exponential(multiplier=step.delay, exp_base=step.backoff, max=step.max_delay),
         retry=tenacity.retry_if_result(lambda outcome: outcome.failed),
         before_sleep=before_sleep,
-        retry_error_callback=last,
+        retry_error_callback=result,
     )
-    return retrying(once), attempts
+    return retrying(attempt), retrying.statistics["attempt_number"]

@@ -109,9 +109,8 @@ def _unknown(made: FakeMachine, before: list[Event]) -> str:
     """Name the command that the record says was about to begin, where nothing is to be found of it."""
     done = ResumeState.from_events(before)
     for one in book().walk():
-        if done.is_in_progress(str(one.id)) and one.remedy() is None:
-            cut = done.peek_partial(str(one.id))
-            state = cut.state_for(one, RunState("run-1", Path("/srv"), outputs=Path("/out")))
+        if (cut := done.find_partial(str(one.id))) is not None and one.remedy() is None:
+            state = one.new_state(RunState("run-1", Path("/srv"), outputs=Path("/out")), cut.state)
             if one.resume(made, state, stopped=cut.stopped):
                 return str(one.id)
     return ""
