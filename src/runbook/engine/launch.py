@@ -25,7 +25,7 @@ from runbook.records import history as records
 from runbook.records import store
 from runbook.records.lock import Locker, Locks, find_canonical_names
 from runbook.records.outputs import OutputMasker
-from runbook.records.store import EventWriter, RunHeader
+from runbook.records.store import EventWriter, RunFolder, RunHeader
 from runbook.spec.state import RunState
 from runbook.spec.step import Runbook
 
@@ -60,7 +60,7 @@ def start_run(book: Runbook, request: RunRequest, host: Host, waiter: Waiter, si
         folder.write_header(_make_header(book, request, folder.id, clock.now()), book.text)
         launch.open_events(folder)
         records.prune(clock.now())
-        return launch.run(folder)
+        return launch.run(launch.make_state(folder), ResumeState(), math.inf)
 
 
 @dataclass
@@ -78,7 +78,7 @@ class Launch:
     @cached_property
     def units(self) -> tuple[str, ...]:
         """The canonical names of all units of the runbook."""
-        return tuple(find_canonical_names(self.host, self.book.unit_names()))
+        return find_canonical_names(self.host, self.book.unit_names())
 
     def take_locks(self) -> Locks:
         """Lock all units of the runbook. Raises NotBegun, Locked and Interrupted."""
@@ -96,47 +96,37 @@ class Launch:
         for sink in self.sinks:
             sink(Event.of(SystemClock().now(), "", Notice(text=text)))
 
-    def open_events(self, folder: store.RunFolder) -> None:
+    def open_events(self, folder: RunFolder) -> None:
         """Open the event stream of the run. Raises NotBegun if another process writes to its record."""
         self.events = open_events(folder, self.held, self.sinks, find_secret_values(self.book, self.request.env))
 
-    def make_state(self, folder: store.RunFolder) -> RunState:
+    def make_state(self, folder: RunFolder) -> RunState:
         """Return the state of a run that begins."""
         return RunState(folder.id, self.book.folder, self.book.env, folder.outputs)
 
-    def run(
-        self,
-        folder: store.RunFolder,
-        state: RunState | None = None,
-        resume_state: ResumeState | None = None,
-        superseded_until: float = math.inf,
-    ) -> RunFinished:
+    def run(self, state: RunState, resume_state: ResumeState, superseded_until: float) -> RunFinished:
         """Carry out the runbook, and close the earlier runs that it supersedes once it has begun."""
         return Runner(
             self.book,
             self.host,
             self.waiter,
             self.events,
-            state or self.make_state(folder),
+            state,
             self.request.fail_on_remediation,
             self.request.notices,
-            resume_state or ResumeState(),
-            on_started=lambda: supersede(self.units, folder.id, superseded_until),
+            resume_state,
+            on_started=lambda: supersede(self.units, state.id, superseded_until),
         ).run()
 
 
 def open_events(
-    folder: store.RunFolder, held: ExitStack, sinks: Iterable[Sink] = (), secrets: tuple[str, ...] = ()
+    folder: RunFolder, held: ExitStack, sinks: Iterable[Sink] = (), secrets: tuple[str, ...] = ()
 ) -> EventStream:
     """Return the event stream of a run. Each event is on disk before any sink gets it.
 
     Raises NotBegun if another process writes to the record.
     """
-
-    def report_loss(why: str) -> None:
-        events.emit(Notice(text=why))
-
-    writer = EventWriter(folder, report_loss)
+    writer = EventWriter(folder, lambda why: events.emit(Notice(text=why)))
     held.callback(writer.close)
     events = EventStream(folder.id, SystemClock(), (), secrets)
     masker = OutputMasker(folder.outputs, events.secret_forms)
@@ -146,8 +136,8 @@ def open_events(
 
 
 def find_secret_values(book: Runbook, env: Mapping[str, str]) -> tuple[str, ...]:
-    """Return the values to be masked, the longest first, because one may be a part of another."""
-    return tuple(sorted(filter(None, (env.get(name, "") for name in book.secrets)), key=len, reverse=True))
+    """Return the values to be masked."""
+    return tuple(filter(None, (env.get(name, "") for name in book.secrets)))
 
 
 def _make_header(book: Runbook, request: RunRequest, name: str, now: float) -> RunHeader:
@@ -157,7 +147,7 @@ def _make_header(book: Runbook, request: RunRequest, name: str, now: float) -> R
     env = {key: mask(request.env[key]) for key in sorted(used)}
     # A value that contains a secret is not recorded: `resume` must get it anew.
     withheld = [key for key, value in {**sets, **env}.items() if MASK in value]
-    secrets = [key for key in book.secrets if key in request.env]
+    withheld += [key for key in book.secrets if key in request.env]
     return RunHeader(
         id=name,
         file=book.path if book.path == "-" else str(Path(book.path).absolute()),
@@ -169,7 +159,7 @@ def _make_header(book: Runbook, request: RunRequest, name: str, now: float) -> R
         version=request.version,
         sets=sets,
         env={key: value for key, value in env.items() if MASK not in value},
-        withheld=tuple(dict.fromkeys((*withheld, *secrets))),
+        withheld=tuple(dict.fromkeys(withheld)),
         fail_on_remediation=request.fail_on_remediation,
     )
 

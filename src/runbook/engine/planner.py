@@ -18,18 +18,15 @@ from runbook.engine.execution.predicted_host import PredictedHost
 from runbook.engine.execution.stream import EventStream
 from runbook.engine.preflight import check_units_exist
 from runbook.engine.summary import find_advice
-from runbook.errors import HostError, Interrupted, NotBegun, RunbookError
+from runbook.errors import Interrupted, NotBegun, RunbookError
 from runbook.events import Notice, Observed, PlanFinished, RunFinished, StepFinished, StepPlanned
 from runbook.host.facts import Unit
 from runbook.host.interface import HostView, Waiter
-from runbook.model import Deadline, Finding, FindingState, Impact, RunStatus, StepStatus, Verdict, Wake
+from runbook.model import Deadline, Finding, FindingState, Impact, RunStatus, StepStatus, Verdict, Wake, fails, holds
 from runbook.records.lock import LockHolder, find_canonical_names
 from runbook.spec.state import RunState
 from runbook.spec.step import Remedy, ReplacesVersion, Runbook, Step
 from runbook.template import TemplateScope
-
-MAY_APPEAR = (Verdict.UNIT_NOT_FOUND,)
-"""Verdicts that an earlier command may change, whatever its unit is: it may create the missing unit."""
 
 
 @dataclass
@@ -42,12 +39,11 @@ class Planner:
     events: EventStream
     state: RunState
     notices: tuple[str, ...] = ()
-    find_lock_holders: Callable[[Iterable[str]], Sequence[LockHolder]] = lambda _units: ()
-    """Returns who holds the locks of units, given by their canonical names."""
-    changing_steps: list[Step[Any]] = field(default_factory=list)
+    find_lock_holders: Callable[[Iterable[str]], Sequence[LockHolder]] = lambda _units: ()  # by canonical names
+    changing_steps: list[Step[Any]] = field(default_factory=list)  # those that would, or may, change something
     would_change: bool = False
-    ends_at: str = ""
-    holders: Sequence[LockHolder] = ()
+    ends_at: str = ""  # the id of the step at which a run would end
+    holders: Sequence[LockHolder] = ()  # of the locks that a run would need
 
     def plan(self) -> PlanFinished:
         """Report for each step what it would find and do. The exit status is 0 if the plan could be made."""
@@ -57,34 +53,34 @@ class Planner:
             self._emit_doubts()
             for step in (*self.runbook.steps, *self.runbook.always):
                 self._plan(step)
-        except Interrupted as error:
-            return self._planned(RunStatus.INTERRUPTED, error.exit_status, error.message)
-        except NotBegun as error:
-            return self._planned(RunStatus.NOT_BEGUN, error.exit_status, error.message, error.hint)
-        ends = f"; a run would end at {self.ends_at}" if self.ends_at else ""
-        return self._planned(RunStatus.OK, 0, f"nothing was changed{ends}")
+            ends = f"; a run would end at {self.ends_at}" if self.ends_at else ""
+            facts: dict[str, Any] = {"status": RunStatus.OK, "exit": 0, "reason": f"nothing was changed{ends}"}
+        except (Interrupted, NotBegun) as error:
+            facts = _end_facts(error)
+        locked_by = tuple(holder.data() for holder in self.holders)
+        end = PlanFinished(would_change=self.would_change, locked_by=locked_by, **facts)
+        self.events.emit(end)
+        return end
 
     def check(self) -> RunFinished:
         """Check every step that only reads, once. The exit status is 0 if all hold, else 1."""
-        wrong: list[Outcome] = []
-        looked = 0
         try:
             self._emit_observed()
-            for step in self._read_only_steps():
-                outcome = self._check_step(step)
-                looked += outcome.status is not StepStatus.SKIPPED
-                self.events.emit(StepFinished(**outcome.facts(), name=step.name or ""))
-                wrong += [outcome] if outcome.failed else []
-        except Interrupted as error:
-            end = RunFinished(status=RunStatus.INTERRUPTED, exit=error.exit_status, reason=error.message)
-            return self._finished(end)
-        except NotBegun as error:
-            end = RunFinished(status=RunStatus.NOT_BEGUN, exit=error.exit_status, reason=error.message, hint=error.hint)
-            return self._finished(end)
-        if wrong:
-            return self._finished(self._end_failed(wrong[0]))
-        reason = "everything holds" if looked else "no step only reads"
-        return self._finished(RunFinished(status=RunStatus.OK, exit=0, reason=reason))
+            end = self._check_steps()
+        except (Interrupted, NotBegun) as error:
+            end = RunFinished(**_end_facts(error))
+        self.events.emit(end)
+        return end
+
+    def _check_steps(self) -> RunFinished:
+        outcomes = []
+        for step in self._read_only_steps():
+            outcomes.append(outcome := self._check_step(step))
+            self.events.emit(StepFinished(**outcome.facts(), name=step.name or ""))
+        if (wrong := next((outcome for outcome in outcomes if outcome.failed), None)) is not None:
+            return self._end_failed(wrong)
+        looked = any(outcome.status is not StepStatus.SKIPPED for outcome in outcomes)
+        return RunFinished(status=RunStatus.OK, exit=0, reason="everything holds" if looked else "no step only reads")
 
     def _end_failed(self, outcome: Outcome) -> RunFinished:
         """Return the end of a check at the first step that does not hold, with what to do next."""
@@ -97,23 +93,6 @@ class Planner:
             verdict=str(outcome.verdict or ""),
             hint=find_advice(self.view, outcome, step, self.runbook),
         )
-
-    def _planned(self, status: RunStatus, exit_status: int, reason: str, hint: str = "") -> PlanFinished:
-        locked = tuple(holder.data() for holder in self.holders)
-        end = PlanFinished(
-            would_change=self.would_change,
-            status=status,
-            exit=exit_status,
-            reason=reason,
-            hint=hint,
-            locked_by=locked,
-        )
-        self.events.emit(end)
-        return end
-
-    def _finished(self, end: RunFinished) -> RunFinished:
-        self.events.emit(end)
-        return end
 
     def _emit_observed(self) -> None:
         """Report what systemd and the kernel report of the runbook's unit and ports."""
@@ -170,27 +149,22 @@ class Planner:
         return [step for step in found if step.only_reads()]
 
     def _check_step(self, step: Step[Any]) -> Outcome:
-        assert step.id is not None
-        began = self.view.clock.monotonic()
+        name, began = str(step.id), self.view.clock.monotonic()
         try:
-            if step.when is not None and not template.parse_expression(step.when).value(self._scope):
-                return Outcome(step.id, step.kind, StepStatus.SKIPPED, None, f"runs only when {step.when}")
-            step = template.fill(step, self._scope)
-            finding = check_once(step, self.view, self.waiter, self.state)
-        except HostError:
-            raise
-        except RunbookError as error:
-            finding = Finding(FindingState.FAILS, step.failure_verdict, error.message)
+            is_skipped = step.when is not None and not template.parse_expression(step.when).value(self._scope)
+        except RunbookError:
+            is_skipped = False  # The check reports the mistake.
+        if is_skipped:
+            return Outcome(name, step.kind, StepStatus.SKIPPED, None, f"runs only when {step.when}")
+        finding = self._check_once(step)
         status = StepStatus.OK if finding.state is FindingState.HOLDS else StepStatus.FAILED
         seconds = self.view.clock.monotonic() - began
-        assert step.id is not None
-        return Outcome(step.id, step.kind, status, finding.verdict, finding.reason, 1, seconds, finding.evidence)
+        return Outcome(name, step.kind, status, finding.verdict, finding.reason, 1, seconds, finding.evidence)
 
     def _plan(self, step: Step[Any]) -> None:
         if step.when is not None and not self._plan_condition(step, step.when):
             return
-        remedy = step.remedy()
-        if remedy is not None:
+        if (remedy := step.remedy()) is not None:
             self._plan_remedy(step, remedy)
             return
         finding = self._check_once(step)
@@ -211,13 +185,11 @@ class Planner:
                 return False
             if template.is_true(when, self._scope):
                 return True
-            reason = f"would be skipped: `when` is false ({when})"
-            name, none = str(step.id), Impact.NONE
-            self.events.emit(
-                StepPlanned(id=name, type=step.kind, impact=none, verdict=None, reason=reason, evidence={})
-            )
+            name, reason, none = str(step.id), f"would be skipped: `when` is false ({when})", Impact.NONE
+            skipped = StepPlanned(id=name, type=step.kind, impact=none, verdict=None, reason=reason, evidence={})
+            self.events.emit(skipped)
         except RunbookError as error:
-            self._emit_planned(step, Finding(FindingState.FAILS, step.failure_verdict, error.message), Impact.NONE, [])
+            self._emit_planned(step, fails(step.failure_verdict, error.message), Impact.NONE, [])
         return False
 
     def _plan_remedy(self, step: Step[Any], remedy: Remedy) -> None:
@@ -268,11 +240,10 @@ class Planner:
 
     def _emit_idle_fixes(self, remedy: Remedy, fixes: list[tuple[Step[Any], Finding]]) -> None:
         """Report fixes that would not begin, because none is needed or one would certainly be refused."""
-        held = Finding(FindingState.HOLDS, Verdict.HOLDS, "not needed: every check holds")
-        idle = Finding(FindingState.HOLDS, Verdict.HOLDS, "would not be begun")
+        idle = holds(Verdict.HOLDS, "would not be begun" if fixes else "not needed: every check holds")
         known = {fix.id: finding for fix, finding in fixes if finding.state is FindingState.FAILS}
         for fix in remedy.fixes:
-            self._emit_planned(fix, known.get(fix.id, idle if fixes else held), Impact.NONE, [])
+            self._emit_planned(fix, known.get(fix.id, idle), Impact.NONE, [])
 
     @property
     def _scope(self) -> TemplateScope:
@@ -284,24 +255,25 @@ class Planner:
         return self.runbook.namespace.for_run(self.state.id, foretold, partial=True)
 
     def _check_once(self, step: Step[Any], view: HostView | None = None) -> Finding:
-        if self._would_run(step) is False:
-            return Finding(FindingState.HOLDS, Verdict.HOLDS, f"would be skipped: `when` is false ({step.when})")
+        """Return what a step finds. A mistake in a template is a failure of the step."""
         try:
-            if step.when is not None:
-                template.parse_expression(step.when).value(self._scope)  # A mistake in it is a failure of this step.
+            runs = step.when is None or template.parse_expression(step.when).value(self._scope)
+            if runs is not None and not runs:
+                return holds(Verdict.HOLDS, f"would be skipped: `when` is false ({step.when})")
             return check_once(template.fill(step, self._scope), view or self.view, self.waiter, self.state)
-        except NotBegun:
+        except (Interrupted, NotBegun):
             raise
         except RunbookError as error:
-            return Finding(FindingState.FAILS, step.failure_verdict, error.message)
+            return fails(step.failure_verdict, error.message)
 
     def _impact(self, step: Step[Any], finding: Finding) -> tuple[Impact, list[str]]:
         because = self._find_earlier_changes(step)
         if step.only_reads():
             return Impact.READ_ONLY, because
-        missing = finding.verdict in MAY_APPEAR and any(earlier.may_create_units for earlier in self.changing_steps)
+        is_missing = finding.verdict is Verdict.UNIT_NOT_FOUND
+        may_appear = is_missing and any(earlier.may_create_units for earlier in self.changing_steps)
         # A step that always acts is undetermined only if something prevents it that an earlier step can change.
-        if because and (missing or not step.always_acts or finding.state is FindingState.FAILS):
+        if because and (may_appear or not step.always_acts or finding.state is FindingState.FAILS):
             return Impact.UNDETERMINED, because
         return (Impact.MUTATING if finding.state is FindingState.TO_DO else Impact.NONE), []
 
@@ -314,7 +286,6 @@ class Planner:
         does = "would " if finding.state is FindingState.TO_DO and not finding.reason.startswith("would ") else ""
         if finding.state is FindingState.FAILS and impact is not Impact.READ_ONLY and not step.remedy():
             does = "would fail: "
-        reason = f"{does}{finding.reason}"
         self.would_change = self.would_change or impact is Impact.MUTATING
         self.events.emit(
             StepPlanned(
@@ -322,19 +293,21 @@ class Planner:
                 type=step.kind,
                 impact=impact,
                 verdict=finding.verdict,
-                reason=reason,
+                reason=f"{does}{finding.reason}",
                 evidence=finding.evidence,
                 name=step.name or "",
                 undetermined_by=tuple(because),
             )
         )
-        ends = (
-            finding.state is FindingState.FAILS
-            and not because
-            and step.on_failure == "abort"
-            and "." not in str(step.id)
-        )
-        self.ends_at = self.ends_at or (str(step.id) if ends else "")
+        is_nested = "." in str(step.id)
+        if finding.state is FindingState.FAILS and not because and step.on_failure == "abort" and not is_nested:
+            self.ends_at = self.ends_at or str(step.id)
+
+
+def _end_facts(error: Interrupted | NotBegun) -> dict[str, Any]:
+    """Return the fields of the end of a plan or check that an error has ended."""
+    status = RunStatus.INTERRUPTED if isinstance(error, Interrupted) else RunStatus.NOT_BEGUN
+    return {"status": status, "exit": error.exit_status, "reason": error.message, "hint": error.hint}
 
 
 def _units(step: Step[Any]) -> set[str]:

@@ -65,7 +65,7 @@ def resume_run(
         for payload in decisions:
             launch.events.emit(payload)
         # Its program may have been killed before all runs that it superseded were closed.
-        return launch.run(run.folder, state, resume_state, run.header.began)
+        return launch.run(state, resume_state, run.header.began)
 
 
 def abandon(run: RunRecord) -> None:

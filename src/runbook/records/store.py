@@ -129,7 +129,7 @@ class EventWriter:
     `record-lost` event ends the record. The end of the run is still written if there is space by then.
     """
 
-    def __init__(self, record: RunFolder, on_loss: Callable[[str], None]) -> None:
+    def __init__(self, record: RunFolder, on_loss: Callable[[str], object]) -> None:
         self._record = record
         self._on_loss = on_loss
         self._lost = False

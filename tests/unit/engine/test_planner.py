@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
+import signal
 import textwrap
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+
+import pytest
 
 from runbook import document
 from runbook.engine.execution.stream import EventStream
 from runbook.engine.planner import Planner
 from runbook.engine.runner import Runner
+from runbook.errors import Interrupted
 from runbook.events import Event
+from runbook.host.facts import Unit
+from runbook.host.holders import PortOwnership
 from runbook.host.queries import Answer
+from runbook.model import Port
 from runbook.records.lock import LockHolder
 from runbook.spec.state import RunState
 from runbook.spec.step import Runbook, Step
@@ -232,3 +240,20 @@ def test_a_plan_says_where_a_run_would_end() -> None:
     assert plan(machine, guard, step("restart"))[-1].data["reason"] == "nothing was changed; a run would end at guard"
     passed_over = guard.model_copy(update={"on_failure": "continue"})
     assert plan(machine, passed_over, step("restart"))[-1].data["reason"] == "nothing was changed"
+
+
+@pytest.mark.parametrize("act", [Planner.plan, Planner.check])
+def test_a_signal_during_a_check_ends_the_plan(act: Callable[[Planner], object]) -> None:
+    """It is not a failure of the step that was being checked."""
+
+    class Stopped(FakeMachine):
+        def judge_port(self, unit: Unit, port: Port, *, max_age: float = 0.0) -> PortOwnership:
+            if looks and looks.pop():
+                raise Interrupted(signal.SIGTERM)
+            return super().judge_port(unit, port, max_age=max_age)
+
+    looks = [True, False]  # The first look is at the state before all steps.
+    machine = Stopped(units={"gw.service": unit()}, processes={100: process(100)})
+    events = plan(machine, step("verify-port-owner"), step("verify-port-owner", id="again"), act=act)
+    assert (events[-1].data["status"], events[-1].data["exit"]) == ("interrupted", 143)
+    assert [e.event for e in events[:-1]] == ["observed"]
