@@ -26,10 +26,8 @@ class Preflight:
     book: Runbook
     left_unit: str = ""  # the session or unit that this program left for a scope of its own
     warnings: list[str] = field(default_factory=list)  # sentences to report when the run begins
-    canonical_names: dict[str, str] = field(default_factory=dict)
-    """systemd's name of each unit, by the name in the runbook."""
-    dependents: dict[str, str] = field(default_factory=dict)
-    """Units that are up and need a unit that the run changes, with the latter."""
+    canonical_names: dict[str, str] = field(default_factory=dict)  # systemd's name, by the name in the runbook
+    dependents: dict[str, str] = field(default_factory=dict)  # those of `find_dependents`
     was_up: bool = False  # True if the runbook's unit was running before the run
 
     def run(self, scope: str) -> None:
@@ -54,9 +52,10 @@ class Preflight:
         why = _enter_scope(self.host, self.waiter, scope)
         still = _find_enclosing_unit(self.host, self.book)
         if still is not None:
+            command = "systemd-run --user" if still.of_user else "sudo systemd-run"
             raise NotBegun(
                 f"cannot begin: this program runs inside {still.name}, and would be stopped with it",
-                hint=f"run it from outside: {_outside_command(still)} --scope runbook apply …",
+                hint=f"run it from outside: {command} --scope runbook apply …",
             )
         if login := self.host.find_login():
             self.warnings.append(f"this run stays in the login session {login}, and may end with it: {why}")
@@ -98,10 +97,6 @@ def _find_stopped_units(view: HostView, book: Runbook) -> list[Unit]:
 def _find_changed_units(book: Runbook) -> set[str]:
     """Return the names of the units that the runbook changes."""
     return {name for step in book.walk() if not step.only_reads() for name in step.units()}
-
-
-def _outside_command(unit: Unit) -> str:
-    return "systemd-run --user" if unit.of_user else "sudo systemd-run"
 
 
 def find_dependents(view: HostView, book: Runbook) -> dict[str, str]:
@@ -151,10 +146,8 @@ def check_units_exist(view: HostView, book: Runbook) -> list[str]:
             if not could_come:
                 user = " --user" if unit.of_user else ""
                 nearly = f"systemctl{user} list-unit-files '{unit.name.split('.')[0][:4]}*' lists similar names"
-                raise NotBegun(
-                    f"cannot begin: {unit.describe_not_found()}",
-                    hint=f"did you mean {near}?" if near else nearly,
-                )
+                hint = f"did you mean {near}?" if near else nearly
+                raise NotBegun(f"cannot begin: {unit.describe_not_found()}", hint=hint)
             if near:
                 doubts[name] = unit.describe_not_found(near).replace(name, f"{name} yet", 1)
     return list(doubts.values())

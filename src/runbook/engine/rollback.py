@@ -69,7 +69,7 @@ class Rollback:
                 continue
             outcome = outcomes[str(step.id)] = self.runner.step(step)
             if outcome.still_starting or (outcome.failed and step.on_failure == "abort"):
-                how = "the roll back waits" if outcome.still_starting else "and the roll back failed"
+                how = "the rollback waits" if outcome.still_starting else "and the rollback failed"
                 self.reason, self.failed_step = f"{how} at {outcome.id}: {outcome.reason}", outcome
                 break
             proved = proved or _proves(outcome, step, self.book)

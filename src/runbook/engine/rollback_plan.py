@@ -31,10 +31,8 @@ class RollbackPlan:
     book: Runbook
     updates: Mapping[str, Mapping[str, Any]]  # the updates that ran, by id, with their versions `from` and `to`
     steps: list[Step[Any]] = field(default_factory=list)
-    undo_step_ids: dict[str, str] = field(default_factory=dict)
-    """The id of the step that undoes an update, by the id of the update."""
-    fallback_checks: list[Step[Any]] = field(default_factory=list)
-    """Those of the steps that are carried out only if no other check proved anything."""
+    undo_step_ids: dict[str, str] = field(default_factory=dict)  # the step that undoes an update, by that update's id
+    fallback_checks: list[Step[Any]] = field(default_factory=list)  # carried out only if no other check proved anything
     only_if_down: dict[str, Sequence[str]] = field(default_factory=dict)
     """Sockets by the id of a step that is carried out only if one of them is down."""
     warnings: list[str] = field(default_factory=list)  # what is not checked of the previous version, and why
@@ -53,24 +51,17 @@ class RollbackPlan:
                 return plan
             plan._add_start_steps(next(select(events, RunStarted), None))
         unknown = {id_: facts["to"] for id_, facts in plan.updates.items() if facts["to"] in ambiguous}
-        plan._add_checks(versions, unknown | _find_unreached_updates(book, events))
+        plan._add_checks(versions, unknown | plan._find_unreached_updates(events))
         return plan
-
-    @property
-    def is_listed(self) -> bool:
-        """True if the runbook lists the steps itself."""
-        return isinstance(self.book.rollback, tuple)
 
     def describe_updates(self, outcomes: Mapping[str, Outcome]) -> str:
         """Return the present state of each update, or how far the listed steps came."""
-        if not self.is_listed:
-            return ", ".join(
-                _describe_update(id_, facts, outcomes.get(self.undo_step_ids.get(id_, "")))
-                for id_, facts in self.updates.items()
-            )
-        *_, last = outcomes.values()
-        until = f", as far as {last.id}" if last.failed or last.still_starting else ""
-        return f"the steps of `rollback` were carried out{until}"
+        if isinstance(self.book.rollback, tuple):
+            *_, last = outcomes.values()
+            until = f", as far as {last.id}" if last.failed or last.still_starting else ""
+            return f"the steps of `rollback` were carried out{until}"
+        undone = {id_: outcomes.get(self.undo_step_ids.get(id_, "")) for id_ in self.updates}
+        return ", ".join(_describe_update(id_, facts, undone[id_]) for id_, facts in self.updates.items())
 
     def _add(self, step: Step[Any], name: str) -> Step[Any]:
         """Add a step under the id `rollback.NAME`, or `rollback.NAME-2` and so on.
@@ -118,12 +109,18 @@ class RollbackPlan:
         for check in checks:
             rewritten, unchanged = rewrite_step(check, versions, type(check).model_fields)
             made = self._add(rewritten, str(check.id).rpartition(".")[2])
-            self.warnings += [
-                f"{made.id} names {new} in its `{key}`: it asks as it is written, not for {versions[new]}"
-                for key, new in unchanged.items()
-            ]
+            for key, new in unchanged.items():
+                not_for = f"it asks as it is written, not for {versions[new]}"
+                self.warnings.append(f"{made.id} names {new} in its `{key}`: {not_for}")
         if all(check.when is not None for check in checks):
             self.fallback_checks = [self._add(one, str(one.id)) for one in self._make_health_checks()]
+
+    def _find_unreached_updates(self, events: Iterable[Event]) -> dict[str, str | None]:
+        """Return the updates that did not run and did not find their version installed either, with their `to`."""
+        held = (StepStatus.OK, StepStatus.CHANGED)
+        there = {finished.id for finished in select(events, StepFinished) if finished.status in held}
+        steps = {str(step.id): step for step in _list_updates(self.book)}
+        return {id_: steps[id_].known_to or None for id_ in steps if id_ not in there | self.updates.keys()}
 
     def _find_checks(self, unknown: Mapping[str, str | None]) -> list[Step[Any]]:
         """Return the checks of the last `remediate`, or else the runbook's own; and those of the version.
@@ -137,7 +134,7 @@ class RollbackPlan:
         of_version = [step for step in self.book.steps if step.rollback_role is RollbackRole.PROVE_VERSION]
         for step in [one for one in (*checks, *of_version) if one.rollback_role is RollbackRole.PROVE_VERSION]:
             if why := _describe_unprovable(step, unknown):
-                self.warnings.append(f"{step.id} is left out of the roll back: {why}")
+                self.warnings.append(f"{step.id} is left out of the rollback: {why}")
                 checks, of_version = ([one for one in some if one is not step] for some in (checks, of_version))
         # A check of the version does not prove that the unit stays up.
         return [*(checks or self._make_health_checks()), *of_version]
@@ -163,15 +160,6 @@ def _list_updates(book: Runbook) -> list[ReplacesVersion[Any]]:
     """Return the steps of the runbook that replace a version, in order."""
     walked = (step for outer in book.steps for step in outer.walk())
     return [step for step in walked if isinstance(step, ReplacesVersion)]
-
-
-def _find_unreached_updates(book: Runbook, events: Iterable[Event]) -> dict[str, str | None]:
-    """Return the updates that did not run and did not find their version installed either, with their `to`."""
-    events = tuple(events)
-    held = (StepStatus.OK, StepStatus.CHANGED)
-    there = {finished.id for finished in select(events, StepFinished) if finished.status in held}
-    reached = there | find_updates_that_ran(book, events).keys()
-    return {str(step.id): step.known_to or None for step in _list_updates(book) if str(step.id) not in reached}
 
 
 def _find_started_units(book: Runbook) -> list[str]:

@@ -112,22 +112,24 @@ def find_advice(view: HostView, outcome: Outcome, step: Step[Any] | None, book: 
     `run` is the id of a run that can be resumed.
     """
     # If the fix started a unit that is still starting, what was found before the fix no longer matters.
-    verdict = outcome.verdict if outcome.still_starting else outcome.evidence.get("found", outcome.verdict)
-    text = next((text for known, text in ADVICE.items() if known == verdict), "")
+    verdict: Any = outcome.verdict if outcome.still_starting else outcome.evidence.get("found", outcome.verdict)
+    text = ADVICE.get(verdict, "")
     units = [name for one in step.walk() for name in one.units()] if step is not None else []
     unit = next(iter(units), book.unit)
     to = step.known_to if isinstance(step, ReplacesVersion) else ""
-    if to and outcome.id.startswith(ROLLBACK_PREFIX):
+    is_stray = verdict in (Verdict.ORPHAN_HOLDS_PORT, Verdict.LEFTOVER_HOLDS_PORT)
+    in_rollback = outcome.id.startswith(ROLLBACK_PREFIX)
+    if to and in_rollback:
         text = _BRING_IN
     elif text == _WHO_ACTS and any(not one.get("own") for one in outcome.evidence.get("asked-by", ())):
         text = _ASK_THEM
     if not text or ("{unit}" in text and unit is None):
         return ""
-    if verdict in (Verdict.ORPHAN_HOLDS_PORT, Verdict.LEFTOVER_HOLDS_PORT) and outcome.id.startswith(ROLLBACK_PREFIX):
+    if is_stray and in_rollback:
         text = _END_IT  # A rollback carries out no fix.
-    elif verdict in (Verdict.ORPHAN_HOLDS_PORT, Verdict.LEFTOVER_HOLDS_PORT) and step and step.remedy() is not None:
+    elif is_stray and step and step.remedy() is not None:
         return "kill it by hand if it is not needed, then run this again"  # The fix tried that, or was refused.
-    if verdict in (Verdict.ORPHAN_HOLDS_PORT, Verdict.LEFTOVER_HOLDS_PORT) and ".check." in outcome.id:
+    if is_stray and ".check." in outcome.id:
         return "runbook apply with the same arguments carries out the fix"
     known = _find_unit(view, unit)
     if verdict == Verdict.OTHER_UNIT_HOLDS_PORT and known is not None and known.is_umbrella:

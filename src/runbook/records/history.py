@@ -23,11 +23,8 @@ from runbook.records.store import ALPHABET, RunFolder, RunHeader, open_file
 
 ID = re.compile(rf"\d{{8}}-\d{{4}}-[{ALPHABET}]{{3}}")
 
-RESUMABLE_STATUSES = (RunStatus.INTERRUPTED, RunStatus.STILL_STARTING)
-"""The statuses of runs that have ended and can be resumed."""
-
-CLOSING_EVENTS = (EventName.RUN_SUPERSEDED, EventName.RUN_ABANDONED)
-"""Events after which a run cannot be resumed any more."""
+RESUMABLE_STATUSES = (RunStatus.INTERRUPTED, RunStatus.STILL_STARTING)  # of runs that ended and can be resumed
+CLOSING_EVENTS = (EventName.RUN_SUPERSEDED, EventName.RUN_ABANDONED)  # a run cannot be resumed after these
 
 MAX_RUNS = 200  # the number of runs that are kept
 MAX_RUN_AGE = 180 * 86400.0  # seconds for which a run is retained
@@ -148,13 +145,9 @@ class RunRecord:
     @property
     def is_resumable(self) -> bool:
         """True if the run can be resumed: it was cut short, interrupted, or left while its unit was starting."""
-        return (
-            not self._is_closed
-            and not self.is_running
-            and not self.incomplete_reason
-            and self.closing_event is None
-            and self._is_open
-        )
+        if self._is_closed or self.is_running or self.incomplete_reason:
+            return False
+        return self.closing_event is None and self._is_open
 
     @cached_property
     def _is_closed(self) -> bool:
@@ -185,7 +178,7 @@ class RunRecord:
     def summary_event(self) -> Event:
         """Return what is known of the run as a whole, as an event at the time when the run began."""
         digest, end = self._digest, self.finished_event.data if self.finished_event is not None else {}
-        closing, by = self.closing_event, EventName.RUN_SUPERSEDED
+        closing = {self.closing_event.event: self.closing_event.data} if self.closing_event is not None else {}
         printed = [(str(path), path.lstat().st_size) for path in list_output_files(self.folder.outputs)]
         summary = RunRecorded(
             name=self.title,
@@ -200,8 +193,8 @@ class RunRecord:
             reason=end.get("reason") if "exit" in end else None,
             lost=self.incomplete_reason,
             cut=tuple(digest.acting),
-            superseded=closing.data if closing is not None and closing.event == by else None,
-            abandoned=closing.data if closing is not None and closing.event != by else None,
+            superseded=closing.get(EventName.RUN_SUPERSEDED),
+            abandoned=closing.get(EventName.RUN_ABANDONED),
             folder=str(self.folder.folder),
             printed=[{"file": name, "bytes": size} for name, size in printed if size],
         )
@@ -279,9 +272,7 @@ def list_runs() -> list[RunRecord]:
 
 def list_unreadable() -> list[Path]:
     """Return the folders whose header this version cannot read."""
-    return [
-        folder.folder for folder in _list_folders() if os.path.lexists(folder.header) and _read_header(folder) is None
-    ]
+    return [one.folder for one in _list_folders() if os.path.lexists(one.header) and _read_header(one) is None]
 
 
 def _list_folders() -> list[RunFolder]:
@@ -319,12 +310,11 @@ def find_resumable(name: str | None) -> RunRecord:
 
     Raises NotBegun if there is none.
     """
-    if name is None:
-        found = next((run for run in list_runs() if run.is_resumable), None)
-        if found is None:
-            raise NotBegun("there is no run to resume", hint=LIST_HINT)
-        return found
-    return find_run(name)
+    if name is not None:
+        return find_run(name)
+    if (found := next((run for run in list_runs() if run.is_resumable), None)) is None:
+        raise NotBegun("there is no run to resume", hint=LIST_HINT)
+    return found
 
 
 def prune(now: float) -> None:
@@ -352,9 +342,7 @@ def _read_header(folder: RunFolder) -> RunRecord | None:
             data: dict[str, Any] = json.loads(file.read(MAX_EVENT))
         known = {name: data[name] for name in RunHeader.__dataclass_fields__ if name in data}
         header = RunHeader(**{**known, "withheld": tuple(data.get("withheld", ()))})
-        fits = all(
-            isinstance(getattr(header, name), _HEADER_TYPES.get(name, str)) for name in RunHeader.__dataclass_fields__
-        )
+        fits = all(isinstance(value, _HEADER_TYPES.get(name, str)) for name, value in vars(header).items())
     except (OSError, ValueError, TypeError, AttributeError, RecursionError):
         return None
     return RunRecord(folder, header) if fits and header.id == folder.id else None

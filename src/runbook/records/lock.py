@@ -23,8 +23,7 @@ import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 from runbook.errors import HostError, Locked, NotBegun
 from runbook.host.interface import SHARED_READ_AGE, HostView, Waiter
@@ -70,37 +69,25 @@ class LockHolder:
         return {"unit": self.unit, **{name: value for name, value in known.items() if value}}
 
 
-class Locks:
+class Locks(contextlib.ExitStack):
     """The locks of one run, released by `close`."""
 
     def __init__(self) -> None:
-        self._files: dict[str, int] = {}
+        super().__init__()
+        self._files: list[int] = []
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, _type: type[BaseException] | None, _error: BaseException | None, _trace: TracebackType | None
-    ) -> None:
-        self.close()
-
-    def add(self, unit: str, fd: int) -> None:
+    def add(self, fd: int) -> None:
         """Add a file that was locked."""
-        self._files[unit] = fd
+        self._files.append(fd)
+        self.callback(os.close, fd)
         os.ftruncate(fd, 0)  # The line of the previous holder is out of date.
 
     def write_holder(self, run: str, user: str) -> None:
         """Write the holder into the files. If the disk is full, the locks are valid without it."""
         line = json.dumps({"pid": os.getpid(), "run": run, "user": user, "since": round(time.time(), 3)})
-        for fd in self._files.values():
+        for fd in self._files:
             with contextlib.suppress(OSError):
                 os.pwrite(fd, f"{line}\n".encode(), 0)
-
-    def close(self) -> None:
-        """Release all locks."""
-        for fd in self._files.values():
-            os.close(fd)
-        self._files.clear()
 
 
 @dataclass(frozen=True)
@@ -118,12 +105,11 @@ class Locker:
 
         Raises Locked after `max_wait`, NotBegun if a lock is not possible, and Interrupted.
         """
-        locks = Locks()
         deadline = Deadline.after(self.view.clock, self.max_wait)
         with contextlib.ExitStack() as undo:
-            undo.callback(locks.close)
+            locks = undo.enter_context(Locks())
             for unit in sorted(set(units)):
-                locks.add(unit, self._lock_unit(unit, deadline))
+                locks.add(self._lock_unit(unit, deadline))
             undo.pop_all()
         return locks
 
@@ -145,10 +131,8 @@ class Locker:
             if deadline.expired and (holder is not None or tries >= NO_HOLDER_TRIES):
                 raise self._locked(holder or LockHolder(unit))
             if holder is not None and str(holder) != reported and not deadline.expired:
-                reported = str(holder)
-                self.on_wait(
-                    f"{unit} is locked by {reported}; waiting for it, at most {format_span(deadline.remaining)}"
-                )
+                reported, left = str(holder), format_span(deadline.remaining)
+                self.on_wait(f"{unit} is locked by {reported}; waiting for it, at most {left}")
             self.waiter.wait(Wake(processes=self._process(holder), within=RETRY_INTERVAL), deadline)
 
     def _process(self, holder: LockHolder | None) -> frozenset[ProcessId]:
@@ -170,18 +154,14 @@ def find_lock_holders(units: Iterable[str], scope: str) -> tuple[LockHolder, ...
     For a file that may not be read, this is what the kernel shows to every user: the process and its user.
     """
     found = []
+    base, parts, _ = _lock_location(scope)
     for unit in sorted(set(units)):
-        path, line = _lock_folder(scope) / unit, b""
+        path, line = base.joinpath(*parts, unit), b""
         with contextlib.suppress(OSError):
             with contextlib.suppress(PermissionError), open_file(path) as file:
                 line = file.read(MAX_LOCK_LINE)
             found.append(_holder(unit, path.lstat(), line))
     return tuple(holder for holder in found if holder is not None)
-
-
-def _lock_folder(scope: str) -> Path:
-    base, parts, _ = _lock_location(scope)
-    return base.joinpath(*parts)
 
 
 def _lock_location(scope: str) -> tuple[Path, tuple[str, ...], int]:
@@ -214,10 +194,10 @@ def _open(scope: str, unit: str) -> int:
             raise _lock_error(unit, path, error) from error
     try:
         status = os.fstat(fd)
-        if not stat.S_ISREG(status.st_mode) or status.st_uid != owner:
-            raise _unsafe_error(
-                path, "is not a regular file" if status.st_uid == owner else f"is of user {status.st_uid}"
-            )
+        if status.st_uid != owner:
+            raise _unsafe_error(path, f"is of user {status.st_uid}")
+        if not stat.S_ISREG(status.st_mode):
+            raise _unsafe_error(path, "is not a regular file")
         if stat.S_IMODE(status.st_mode) != 0o600:  # noqa: PLR2004 - earlier versions created it with mode 0644
             os.fchmod(fd, 0o600)
     except BaseException:

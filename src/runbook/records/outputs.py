@@ -22,8 +22,7 @@ INPUT_FILES = re.compile(r"\.log\.(start|script)$")
 """The names of files with the input of a command, which contains its variables. Its unit removes them, unless the
 machine went down; a running command has already read them."""
 
-RUN_END_EVENTS = (EventName.RUN_FINISHED, EventName.RUN_ABANDONED, EventName.RUN_SUPERSEDED)
-"""The events after which no command of the run starts."""
+RUN_END_EVENTS = (EventName.RUN_FINISHED, EventName.RUN_ABANDONED, EventName.RUN_SUPERSEDED)  # no command starts then
 
 
 @dataclass(frozen=True)
@@ -71,18 +70,12 @@ def _mask(path: Path, secrets: Iterable[str]) -> None:
     words = [secret.encode(errors="surrogateescape") for secret in secrets]
     pattern = re.compile(b"|".join(re.escape(word) for word in words))
     most = max(len(word) for word in words)
-    try:
+    with contextlib.suppress(OSError), contextlib.ExitStack() as undo:
         fd = os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
-    except OSError:
-        return
-    try:
+        undo.callback(os.close, fd)
         at = 0
         # Chunks overlap, so that a secret at the border of two is found.
         while piece := os.pread(fd, CHUNK + most - 1, at):
             for found in pattern.finditer(piece):
                 os.pwrite(fd, b"*" * len(found[0]), at + found.start())
             at += CHUNK
-    except OSError:
-        return
-    finally:
-        os.close(fd)

@@ -68,17 +68,14 @@ class RunFolder:
 
     @property
     def events(self) -> Path:
-        """The file of the events, one per line."""
         return self.folder / "events.jsonl"
 
     @property
     def header(self) -> Path:
-        """The file of the header."""
         return self.folder / "run.json"
 
     @property
     def runbook(self) -> Path:
-        """The runbook as it was read."""
         return self.folder / "runbook.yaml"
 
     @property

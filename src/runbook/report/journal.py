@@ -137,7 +137,7 @@ def _sentence(run: str, payload: Payload | None) -> tuple[str, Priority]:
         case FixStarted(id=step, round=number, because=because):
             return f"{step}: round {number} of the fix begins, for {because}", Priority.NOTICE
         case RollbackStarted(failed=step):
-            return f"the roll back begins: {step} failed", Priority.WARNING
+            return f"the rollback begins: {step} failed", Priority.WARNING
         case Notice(text=text):
             return text, Priority.NOTICE
     raise AssertionError(f"no entry for {payload}")

@@ -224,7 +224,7 @@ class TextReport:
         first = f"{self._names.get(after['step'], after['step'])}: {after['verdict']}"
         if status == RunStatus.STILL_STARTING:
             return f"still-starting: it had failed at {first}; the earlier version was left alone"
-        where = "the roll back failed" if end.step.startswith("rollback.") else "it was rolled back, but it failed"
+        where = "the rollback failed" if end.step.startswith("rollback.") else "it was rolled back, but it failed"
         return f"failed at {first}; {where} at {name}: {verdict}"
 
     def _status(self, name: str, reason: str) -> None:

@@ -1,4 +1,4 @@
-"""A roll back in which somebody else steps: the program is killed, or stopped, or an administrator acts on the unit."""
+"""A rollback in which somebody else steps: the program is killed, or stopped, or an administrator acts on the unit."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ def test_cut_while_the_earlier_version_is_watched(stage: Stage, signum: str) -> 
 
 
 def test_the_earlier_version_died_while_nobody_watched(stage: Stage) -> None:
-    """A resumed roll back takes nothing on trust: not that what was up then still is."""
+    """A resumed rollback takes nothing on trust: not that what was up then still is."""
     stage.let("slow")
     cut(stage, "KILL", APP, "- restart", READY)
     stage.let("migrated")
@@ -92,7 +92,7 @@ def stops(stage: Stage) -> Callable[[Any], object]:
 
 
 def test_somebody_stops_the_new_version(stage: Stage) -> None:
-    """A roll back would start it again, and swap files under whoever is looking at it."""
+    """A rollback would start it again, and swap files under whoever is looking at it."""
     stage.let("hangs")
     run = meanwhile(stage.machine, book(APP, "- restart", READY), stops(stage), event="step-waiting", id="wait-ready")
     assert (run.exit, run.last["status"], run.last["verdict"]) == (1, "failed", "unit-changed"), run.last
@@ -112,7 +112,7 @@ def test_somebody_stops_the_earlier_version(stage: Stage) -> None:
     assert (run.exit, run.last["status"], run.last["verdict"]) == (1, "failed", "unit-changed"), run.last
     assert run.last["back"] == f"app is back at {OLD}"
     assert stage.systemd()["ActiveState"] == "inactive"
-    assert "failed at wait-ready: crash-loop; the roll back failed at wait-ready: unit-changed" in stage.told(run)
+    assert "failed at wait-ready: crash-loop; the rollback failed at wait-ready: unit-changed" in stage.told(run)
 
 
 def test_somebody_masks_it(stage: Stage) -> None:

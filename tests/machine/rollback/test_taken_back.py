@@ -28,7 +28,7 @@ REMEDY = """- remediate:
 
 
 def rolled_back(stage: Stage, run: Run) -> list[str]:
-    """See that 1.0.0 serves by its own word, and give the steps of the roll back."""
+    """See that 1.0.0 serves by its own word, and give the steps of the rollback."""
     assert (run.exit, run.last["status"]) == (4, "rolled-back"), run.last
     assert stage.serves == SERVES_OLD
     assert stage.systemd()["ActiveState"] == "active"
@@ -79,7 +79,7 @@ def test_a_list_that_does_not_bring_the_earlier_version(stage: Stage) -> None:
     """The steps all end well; that the earlier version serves must be seen all the same."""
     run = stage.apply(APP, "- restart", READY, rollback=("- reset-failed", "- restart"))
     told = not_rolled_back(stage, run)
-    assert "the roll back failed at wait-ready: crash-loop" in told
+    assert "the rollback failed at wait-ready: crash-loop" in told
     assert "back the steps of `rollback` were carried out, as far as rollback.wait-ready" in told
 
 
@@ -144,7 +144,7 @@ def test_the_earlier_version_cannot_be_installed(stage: Stage) -> None:
     stage.let(f"refuses-{OLD}")
     run = stage.apply(LIB, APP, "- restart", READY)
     told = not_rolled_back(stage, run)
-    assert "failed at wait-ready: crash-loop; the roll back failed at update: update-failed" in told
+    assert "failed at wait-ready: crash-loop; the rollback failed at update: update-failed" in told
     assert f"back lib was not taken back to {OLD}, app is at {NEW}, not back at {OLD}" in told
     assert f"next install {OLD} by hand, then systemctl reset-failed app.service and systemctl restart" in told
     assert "no package app-1.0.0 in the index" in told
@@ -158,7 +158,7 @@ def test_the_earlier_version_does_not_come_up(stage: Stage) -> None:
     stage.let("migrates")
     run = stage.apply(APP, "- restart", READY)
     told = not_rolled_back(stage, run)
-    assert "the roll back failed at wait-ready: crash-loop" in told
+    assert "the rollback failed at wait-ready: crash-loop" in told
     assert f"back app is back at {OLD} now app.service is" in told
     assert "cannot read the configuration: it is of a later version" in told
     assert "next journalctl -u app.service -n 30 shows why" in told
@@ -169,7 +169,7 @@ def test_the_earlier_version_is_not_proved(stage: Stage) -> None:
     stage.let("mute")
     run = stage.apply(APP, "- restart", ANSWERS.replace("timeout: 20s", "timeout: 3s"))
     told = not_rolled_back(stage, run)
-    assert "the roll back failed at wait-ready: probe-failed" in told
+    assert "the rollback failed at wait-ready: probe-failed" in told
     assert f"back app is back at {OLD} now app.service is active (running), PID" in told
 
 
@@ -195,7 +195,7 @@ def test_an_orphan_of_the_new_version_holds_the_port(stage: Stage) -> None:
     stage.let("leaves")
     run = stage.apply(APP, "- restart", READY)
     told = not_rolled_back(stage, run)
-    assert "the roll back failed at wait-ready: orphan-holds-port" in told
+    assert "the rollback failed at wait-ready: orphan-holds-port" in told
     assert f'"app": "{NEW}"' in stage.serves
     assert f"back app is back at {OLD} now app.service is" in told
     assert "port 8070 is held by PID" in run.last["now"]

@@ -114,7 +114,7 @@ def test_an_update_whose_failure_is_passed_over_is_not_passed_over_here() -> Non
     steps = [*_book("one", **{"on-failure": "continue"}), step("restart"), step("verify-port-owner")]
     status, exit_status, reason, _ = carry_out(made, *steps)
     assert (status, exit_status) == ("failed", 1)
-    assert f"the roll back failed at rollback.one: `install one {OLD}` exited with status 1" in reason
+    assert f"the rollback failed at rollback.one: `install one {OLD}` exited with status 1" in reason
     assert f"{NEW} is installed" in reason
 
 
@@ -189,7 +189,7 @@ def test_a_check_that_fails_is_not_passed_over_either() -> None:
     checks = step("verify-port-owner", **{"on-failure": "continue"}), step("verify-port-owner", id="again")
     status, exit_status, reason, _ = carry_out(made, *_book("one"), step("restart"), *checks)
     assert (status, exit_status) == ("failed", 1)
-    assert "the roll back failed at rollback.verify-port-owner: no process listens on port 80" in reason
+    assert "the rollback failed at rollback.verify-port-owner: no process listens on port 80" in reason
 
 
 def test_where_every_check_is_skipped_the_unit_must_be_ready() -> None:
@@ -298,7 +298,7 @@ def test_whose_stop_is_not_overridden() -> None:
 
 @pytest.mark.parametrize(("others", "ended"), [((), "rolled-back"), ((8,), "failed"), ((6,), "failed")])
 def test_a_stop_by_a_command_of_the_run_is_nobody_elses(others: tuple[int, ...], ended: str) -> None:
-    """It does not keep the roll back from being begun; a stop of somebody else's beside it does, the 7th job."""
+    """It does not keep the rollback from being begun; a stop of somebody else's beside it does, the 7th job."""
     made = Installed("one")
     restarts = made.machine.on_job["restart"]
     own = Requester(70, ("systemctl", "stop", "gw"), "root", is_own=True)
@@ -478,7 +478,7 @@ def test_the_version_of_an_update_that_never_ran_is_not_asked_for(expect: str) -
     ids = [name for name, _, _ in undone(events)]
     assert ids == ["rollback.one", "rollback.reset-failed", "rollback.restart", "rollback.wait-ready", "rollback.vone"]
     assert notices(events) == [
-        "vtwo is left out of the roll back: which version was there before two is not known",
+        "vtwo is left out of the rollback: which version was there before two is not known",
     ]
 
 
@@ -489,7 +489,7 @@ def test_a_version_with_two_earlier_ones_is_not_asked_for() -> None:
     status, _, reason, events = carry_out(made, *_book("one", "two"), step("restart"), verifies("one", NEW))
     assert status == "rolled-back", reason
     assert notices(events) == [
-        "vone is left out of the roll back: which version was there before one and two is not known",
+        "vone is left out of the rollback: which version was there before one and two is not known",
     ]
 
 
@@ -511,5 +511,5 @@ def test_a_check_that_names_the_new_version_itself_asks_as_it_is_written() -> No
     made.machine.answers[f"check --expect {NEW}"] = [Answer(False, "exited with status 1")]
     status, _, reason, events = carry_out(made, *_book("one"), remediate(asks, fix=(step("restart"),)))
     assert status == "failed"
-    assert f"the roll back failed at rollback.run: `check --expect {NEW}` exited with status 1" in reason
+    assert f"the rollback failed at rollback.run: `check --expect {NEW}` exited with status 1" in reason
     assert notices(events) == [f"rollback.run names {NEW} in its `run`: it asks as it is written, not for {OLD}"]
