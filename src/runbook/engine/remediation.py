@@ -68,14 +68,15 @@ class Remediation:
             return self._end_still_starting(self.wrong)
         if _is_foreign_change(self.wrong):
             return self._end_failed(f"no fix was begun, for something else acts on the unit: {self.wrong.reason}")
-        fixes = self.remedy.fixes
         try:
-            refusal = find_certain_refusal(self.runner, fixes)
-            names = dict.fromkeys(name for fix in fixes for name in fix.units())
+            refusal = find_certain_refusal(self.runner, self.remedy.fixes)
+            names = dict.fromkeys(name for fix in self.remedy.fixes for name in fix.units())
             up = tuple(name for name in names if self.runner.host.unit(name).active_state in UP_OR_STARTING)
         except HostError as error:
             refusal = f"what the fix would find is not known: {error.message}"
-        return self._end_failed(f"no fix was begun: {refusal}") if refusal else self._run_rounds(FixRound(0, "", up))
+        if refusal:
+            return self._end_failed(f"no fix was begun: {refusal}")
+        return self._run_rounds(FixRound(0, "", up))
 
     def _run_rounds(self, begun: FixRound) -> Outcome:
         """Carry out the rounds from `begun` on; round 0 is none."""

@@ -86,7 +86,7 @@ def _cannot_resume(run: RunRecord, why: str, hint: str = BEGIN_ANEW) -> NotBegun
 
 
 def _find_obstacle(run: RunRecord) -> str:
-    closing = run.closing_event.payload if run.closing_event is not None else None
+    closing = run.digest.closing.payload if run.digest.closing is not None else None
     if run.is_running:
         return "it is in progress"
     if isinstance(closing, RunSuperseded):
@@ -94,7 +94,7 @@ def _find_obstacle(run: RunRecord) -> str:
     if closing is not None:
         return "it was abandoned"
     if run.incomplete_reason:
-        lost = "" if run.finished_event is not None else ": its last actions are not known"
+        lost = "" if run.digest.finished is not None else ": its last actions are not known"
         return f"its record is incomplete ({run.incomplete_reason}){lost}"
     return "" if run.is_resumable else f"it has ended: {run.status}"
 

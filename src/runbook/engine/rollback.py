@@ -77,8 +77,8 @@ class Rollback:
         if self.failed_step is None and proved:
             self.reason = f"rolled back: {self.updates_now}"
         elif self.failed_step is None:
-            why = "nothing in the runbook tells whether the earlier version serves"
-            self.reason = f"{self.updates_now}, but {why}; a step that reads, behind them, would"
+            unproved = "no check proved that the previous version serves; add one at the end of `rollback`"
+            self.reason = f"{self.updates_now}, but {unproved}"
             self.failed_step = self.failed
 
     def _find_obstacle(self, plan: RollbackPlan) -> str:

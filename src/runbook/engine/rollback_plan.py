@@ -20,8 +20,8 @@ from runbook.spec.step import ReplacesVersion, RollbackRole, Runbook, Step
 ROLLBACK_PREFIX = "rollback."  # the beginning of the ids of a rollback's steps
 START_ROLES = (RollbackRole.START, RollbackRole.RESTART)  # roles of the steps whose units a rollback restarts
 
+# Roles of the steps that must hold at the end if the runbook has no `remediate`.
 PROOF_ROLES = (RollbackRole.PROVE_HEALTH, RollbackRole.PROVE_OWNER)
-"""Roles of the steps that must hold at the end if the runbook has no `remediate`."""
 
 
 @dataclass
@@ -110,8 +110,7 @@ class RollbackPlan:
             rewritten, unchanged = rewrite_step(check, versions, type(check).model_fields)
             made = self._add(rewritten, str(check.id).rpartition(".")[2])
             for key, new in unchanged.items():
-                not_for = f"it asks as it is written, not for {versions[new]}"
-                self.warnings.append(f"{made.id} names {new} in its `{key}`: {not_for}")
+                self.warnings.append(f"{made.id} names {new} in its `{key}`: this is not replaced by {versions[new]}")
         if all(check.when is not None for check in checks):
             self.fallback_checks = [self._add(one, str(one.id)) for one in self._make_health_checks()]
 

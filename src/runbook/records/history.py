@@ -29,21 +29,15 @@ CLOSING_EVENTS = (EventName.RUN_SUPERSEDED, EventName.RUN_ABANDONED)  # a run ca
 MAX_RUNS = 200  # the number of runs that are kept
 MAX_RUN_AGE = 180 * 86400.0  # seconds for which a run is retained
 
-MAX_INCOMPLETE_AGE = 86400.0
-"""Seconds after which a folder without a header is removed: the program was killed while it made the folder."""
-
+MAX_INCOMPLETE_AGE = 86400.0  # seconds after which a folder without a header is removed: making it was cut short
 MAX_EVENT = 16 * 1024 * 1024  # bytes of a line. No event is as long; a longer line is not an event
-
-TAIL_BYTES = 64 * 1024
-"""Bytes that are read to find the last event of a record. The events that end a run are much shorter."""
-
-LIST_HINT = "runbook history --all lists all runs"
-
+TAIL_BYTES = 64 * 1024  # bytes that are read to find the last event. The events that end a run are much shorter
 FOLLOW_INTERVAL = 0.2  # seconds between two reads of a record that grows
+LIST_HINT = "runbook history --all lists all runs"
 
 
 @dataclass
-class _Digest:
+class Digest:
     """What the events of a record amount to, added one by one.
 
     An event of another version may lack a key, so the keys of untrusted events are read with `get`.
@@ -100,8 +94,9 @@ class RunRecord:
         return (event for event in read_events(self.folder.events) if event is not None)
 
     @cached_property
-    def _digest(self) -> _Digest:
-        digest = _Digest(self.header.began, self.header.began)
+    def digest(self) -> Digest:
+        """What the events amount to."""
+        digest = Digest(self.header.began, self.header.began)
         for event in read_events(self.folder.events):
             if event is not None:
                 digest.add(event)
@@ -112,30 +107,20 @@ class RunRecord:
     @property
     def title(self) -> str:
         """The name of the runbook, or of its file."""
-        started = self._digest.started
+        started = self.digest.started
         return str(started.name) if started and started.name else Path(self.header.file).name
 
     @property
     def units(self) -> tuple[str, ...]:
         """The units that the run acts on or checks, by systemd's own names."""
-        return tuple(self._digest.started.units) if self._digest.started else ()
-
-    @property
-    def finished_event(self) -> Event | None:
-        """The end of the run; None if it was resumed since, or never came to an end."""
-        return self._digest.finished
-
-    @property
-    def closing_event(self) -> Event | None:
-        """The event after which the run cannot be resumed any more."""
-        return self._digest.closing
+        return tuple(self.digest.started.units) if self.digest.started else ()
 
     @property
     def incomplete_reason(self) -> str:
         """Why not all that happened is recorded; empty if all is."""
         # The writer gives up `spare` before it gives up the record.
         lost = "" if os.path.lexists(self.folder.spare) else "its end could not be written"
-        return self._digest.incomplete or lost
+        return self.digest.incomplete or lost
 
     @property
     def is_running(self) -> bool:
@@ -147,7 +132,7 @@ class RunRecord:
         """True if the run can be resumed: it was cut short, interrupted, or left while its unit was starting."""
         if self._is_closed or self.is_running or self.incomplete_reason:
             return False
-        return self.closing_event is None and self._is_open
+        return self.digest.closing is None and self._is_open
 
     @cached_property
     def _is_closed(self) -> bool:
@@ -162,23 +147,23 @@ class RunRecord:
 
     @property
     def _is_open(self) -> bool:
-        return self.finished_event is None or self.finished_event.data.get("status") in RESUMABLE_STATUSES
+        return self.digest.finished is None or self.digest.finished.data.get("status") in RESUMABLE_STATUSES
 
     @property
     def status(self) -> str:
         """How the run stands: a RunStatus, or a RecordState."""
         if self.is_running:
             return RecordState.UNDER_WAY
-        if self.closing_event is not None and self._is_open:
-            return self.closing_event.event.removeprefix("run-")
-        if self.finished_event is not None:
-            return str(self.finished_event.data.get("status", ""))
+        if self.digest.closing is not None and self._is_open:
+            return self.digest.closing.event.removeprefix("run-")
+        if self.digest.finished is not None:
+            return str(self.digest.finished.data.get("status", ""))
         return RecordState.RECORD_LOST if self.incomplete_reason else RecordState.CUT_SHORT
 
     def summary_event(self) -> Event:
         """Return what is known of the run as a whole, as an event at the time when the run began."""
-        digest, end = self._digest, self.finished_event.data if self.finished_event is not None else {}
-        closing = {self.closing_event.event: self.closing_event.data} if self.closing_event is not None else {}
+        digest, end = self.digest, self.digest.finished.data if self.digest.finished is not None else {}
+        closing = {self.digest.closing.event: self.digest.closing.data} if self.digest.closing is not None else {}
         printed = [(str(path), path.lstat().st_size) for path in list_output_files(self.folder.outputs)]
         summary = RunRecorded(
             name=self.title,

@@ -34,13 +34,8 @@ from runbook.util.timespan import format_span
 from runbook.util.wording import describe_error
 
 SYSTEM = Path("/run")  # the folder in which the locks of the system manager are created
-
-RETRY_INTERVAL = 0.5
-"""Seconds between two attempts while another process has the lock. Its exit causes an attempt too."""
-
-NO_HOLDER_TRIES = 5
-"""The number of attempts if the kernel names no holder of the lock: it was released at this moment."""
-
+RETRY_INTERVAL = 0.5  # seconds between two attempts to lock. The exit of the holder causes an attempt too
+NO_HOLDER_TRIES = 5  # attempts if the kernel names no holder of the lock: it was released at this moment
 MAX_LOCK_LINE = 4096  # bytes of the line that describes the holder of a lock
 
 _OPEN = os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK

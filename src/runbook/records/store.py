@@ -31,9 +31,7 @@ from runbook.events import Event, EventName, RecordLost
 
 ALPHABET = "23456789abcdefghjkmnpqrstuvwxyz"  # letters and digits that are not confused when an ID is read aloud
 SPARE = 8192  # bytes that are reserved, so that a record on a full disk can still note that it is incomplete
-
-TRANSIENT_EVENTS = frozenset({EventName.STEP_WAITING, EventName.NOTICE})
-"""Events that nothing depends on: they are written without a sync."""
+TRANSIENT_EVENTS = (EventName.STEP_WAITING, EventName.NOTICE)  # nothing depends on them: written without a sync
 
 
 @dataclass(frozen=True)

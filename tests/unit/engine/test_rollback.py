@@ -233,7 +233,7 @@ def test_without_a_unit_a_list_that_reads_nothing_proves_nothing() -> None:
     book: dict[str, Any] = {"unit": None, "port": ()}
     status, exit_status, reason, _ = carry_out(made, *_book("one"), bad, rollback=(back,), **book)
     assert (status, exit_status) == ("failed", 1)
-    assert "the steps of `rollback` were carried out, but nothing in the runbook tells" in reason
+    assert "the steps of `rollback` were carried out, but no check proved that the previous version serves" in reason
     made.machine.answers[f"install one {OLD}"] = [Answer(True, "exited with status 0")]
     assert carry_out(made, *_book("one"), bad, rollback=(back, looks), **book)[0] == "rolled-back"
     # An update proves by itself what is installed, and there is nothing that could serve.
@@ -512,4 +512,4 @@ def test_a_check_that_names_the_new_version_itself_asks_as_it_is_written() -> No
     status, _, reason, events = carry_out(made, *_book("one"), remediate(asks, fix=(step("restart"),)))
     assert status == "failed"
     assert f"the rollback failed at rollback.run: `check --expect {NEW}` exited with status 1" in reason
-    assert notices(events) == [f"rollback.run names {NEW} in its `run`: it asks as it is written, not for {OLD}"]
+    assert notices(events) == [f"rollback.run names {NEW} in its `run`: this is not replaced by {OLD}"]

@@ -31,9 +31,8 @@ from runbook.template import TemplateError
 DEFAULT_TIME_LIMIT = 120.0  # seconds for a step whose time-out is that of its unit, if systemd does not answer
 REPORT_INTERVAL = 15.0  # seconds after which a wait reports again what it waits for
 
+# Errors that end an attempt: the machine refuses, or a template needs a value that only the attempt finds.
 REFUSAL_ERRORS = (HostError, TemplateError)
-"""Errors that end an attempt: the machine refuses, or a template needs a value that only the attempt finds."""
-
 BUS_RETRY_INTERVAL = 0.2  # seconds between two checks while the bus is unavailable. A restart of dbus takes a second
 FINAL_STATES = (FindingState.HOLDS, FindingState.FAILS, FindingState.STILL_STARTING)  # an attempt ends with these
 

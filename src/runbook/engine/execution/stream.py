@@ -15,9 +15,7 @@ Sink = Callable[[Event], None]  # A receiver of events: the text report, the JSO
 MASK = "***"  # the text that replaces a secret
 ELLIPSIS = "..."  # the end of a text that was shortened for a sentence
 MIN_SECRET_PART = 4  # the length from which on a part of a secret is masked
-
-MIN_SECRET_LINE = 8
-"""The length from which on a line of a secret of several lines is masked: reports show text line by line."""
+MIN_SECRET_LINE = 8  # the same for a line of a secret that has several: reports show text line by line
 
 
 @dataclass
