@@ -16,6 +16,7 @@ from runbook.errors import HostError
 from runbook.host.facts import ActiveState, JobRef, JobResult, JobVerb, LoadState, Unit
 from runbook.host.holders import Holder, Listener, PortOwnership, Process, SignalResult
 from runbook.host.kernel import protected
+from runbook.host.kernel.descriptors import DescriptorScan
 from runbook.host.ownership.judge import PortJudge
 from runbook.host.ownership.verdict import WILDCARDS
 from runbook.host.queries import (
@@ -54,14 +55,6 @@ class FakeClock:
 
     def now(self) -> float:
         return EPOCH + self.time
-
-
-@dataclass(frozen=True)
-class Held:
-    """Which process holds which sockets."""
-
-    holders: dict[int, set[int]]
-    hidden: int = 0
 
 
 def unit(name: str = "gw.service", **changes: Any) -> Unit:
@@ -197,7 +190,7 @@ class FakeMachine:
     def _judge(self, unit: Unit) -> PortJudge:
         own_network = unit.private_network or bool(unit.network_namespace_path)
         manager = USER if unit.of_user else None
-        return PortJudge(unit, self, self, own_network, manager)
+        return PortJudge(unit, self, self, manager, own_network)
 
     def find_unit_of_invocation(self, invocation: str) -> Unit | None:
         return next((u for u in self.units.values() if u.invocation_id == invocation), None)
@@ -269,13 +262,13 @@ class FakeMachine:
     def list_cgroup_pids(self, path: str) -> tuple[int, ...]:
         return tuple(pid for pid, found in self.processes.items() if f"{found.cgroup}/".startswith(f"{path}/"))
 
-    def scan_holders(self, inodes: Collection[int], likely: Sequence[int]) -> Held:
+    def scan_holders(self, inodes: Collection[int], likely: Sequence[int]) -> DescriptorScan:
         held = {
             pid: {s.inode for s in sockets if s.inode in inodes}
             for pid, sockets in self.sockets.items()
             if pid in self.processes
         }
-        return Held({pid: found for pid, found in held.items() if found}, self.hidden)
+        return DescriptorScan({pid: found for pid, found in held.items() if found}, self.hidden)
 
     def read_process(self, pid: int) -> Process | None:
         return self.processes.get(pid)

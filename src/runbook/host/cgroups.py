@@ -32,11 +32,9 @@ class CgroupUnit:
     """Where a cgroup is, in systemd's words."""
 
     kind: CgroupKind
-    unit: str = ""
-    """The unit's name with its escapes (`\\x2d`), as systemd writes it; empty if there is no unit."""
+    unit: str = ""  # its name with the escapes (`\x2d`), as systemd writes it; empty if there is no unit
     user_uid: int | None = None  # the user whose manager has the unit; None for the system's manager
-    container: bool = False
-    """True if the cgroup is that of a container or virtual machine, or of its keeper on the host."""
+    container: bool = False  # True for a container or virtual machine, and for its keeper on the host
     machine: str = ""  # the container's name or the start of its id; may be empty
 
 
@@ -60,7 +58,8 @@ _ESCAPE = re.compile(r"\\x([0-9a-fA-F]{2})")
 
 def parse_cgroup_path(cgroup: str) -> CgroupUnit:
     """Parse a cgroup path, as /proc/PID/cgroup shows it."""
-    names = [_plain(name) for name in cgroup.removesuffix(" (deleted)").split("/") if name]
+    # systemd puts a `_` before a name that would collide with a file of the kernel.
+    names = [name.removeprefix("_") for name in cgroup.removesuffix(" (deleted)").split("/") if name]
     kind, unit, uid = _unit(names)
     machine = _machine(names)
     return CgroupUnit(kind, unit, uid, container=machine is not None, machine=machine or "")
@@ -90,11 +89,6 @@ def _lowest(slices: list[str], below: list[str]) -> tuple[CgroupKind, str]:
 def _split_slices(names: list[str]) -> tuple[list[str], list[str]]:
     below = list(dropwhile(lambda name: name.endswith(".slice"), names))
     return names[: len(names) - len(below)], below
-
-
-def _plain(name: str) -> str:
-    """Remove the `_` that systemd puts before a name that would collide with a file of the kernel."""
-    return name.removeprefix("_")
 
 
 def _machine(names: list[str]) -> str | None:

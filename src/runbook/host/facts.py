@@ -127,10 +127,8 @@ class Unit:
     job: int = 0  # the number of a queued or running job; 0 if there is none
     job_type: str = ""
     other_jobs: int = 0  # how many jobs have ended that this program did not request
-    job_requests: tuple[JobRequest, ...] = ()
-    """The latest jobs that began since this program requested one itself, oldest first."""
-    activation: tuple[tuple[str, str], ...] = ()
-    """What systemd reports of the timer or path unit that started it (ActivationDetails)."""
+    job_requests: tuple[JobRequest, ...] = ()  # the latest that began since this program requested one, oldest first
+    activation: tuple[tuple[str, str], ...] = ()  # ActivationDetails: the timer or path unit that started it
     propagated_from: tuple[str, ...] = ()  # the units whose stop or restart continues to this one
     need_daemon_reload: bool = False
     can_reload: bool = False
@@ -141,11 +139,8 @@ class Unit:
     requires: tuple[str, ...] = ()
     triggered_by: tuple[str, ...] = ()
     triggers: tuple[str, ...] = ()
-    propagates_to: tuple[str, ...] = ()
-    """The units that are stopped and started together with this one: they require it or are a part of it."""
+    propagates_to: tuple[str, ...] = ()  # the units that require it or are a part of it: they stop and start with it
     listen: tuple[tuple[str, str], ...] = ()  # the kinds and addresses on which a socket unit listens
-    fragment_path: str = ""
-    unit_file_state: str = ""
     start_limit_interval_usec: int = 0
     start_limit_burst: int = 0
     start_limit_cleared: bool = False  # True if a reset-failed comes before its next start
@@ -154,7 +149,6 @@ class Unit:
     inactive_exit_monotonic: int = 0
     active_enter_monotonic: int = 0
     active_exit_monotonic: int = 0
-    state_change_monotonic: int = 0
     control_group: str = ""
     control_group_id: int = 0
     main_pid: int = 0
@@ -186,8 +180,7 @@ class Unit:
     status_text: str = ""
     stored_fds: int = 0
     private_network: bool = False
-    joins_namespace_of: tuple[str, ...] = ()
-    """The units that share its namespaces (JoinsNamespaceOf=), in either direction."""
+    joins_namespace_of: tuple[str, ...] = ()  # the units that share its namespaces, in either direction
     network_namespace_path: str = ""
     of_user: bool = False  # True if it belongs to a user's manager, not to the system's
 
@@ -210,9 +203,7 @@ class Unit:
 
         The pause before an automatic restart reads `activating (auto-restart)`, and no process runs in it.
         """
-        if self.sub_state.startswith("auto-restart"):
-            return False
-        return self.active_state not in (ActiveState.INACTIVE, ActiveState.FAILED)
+        return self.active_state not in DOWN and not self.sub_state.startswith("auto-restart")
 
     @property
     def began_monotonic(self) -> int:
@@ -251,10 +242,8 @@ class Unit:
         return self.active_state in DOWN and self.main_pid != 0
 
     def stop_kills(self, pid: int, ppid: int) -> bool:
-        """Return whether a stop certainly kills a process of it: KillMode= may spare all but the main one
-        (systemd.kill(5)).
-
-        The main process takes its own workers along.
+        """Return whether a stop certainly kills a process of it: KillMode= may spare all but the main one and its
+        own workers (systemd.kill(5)).
         """
         return self.kill_mode not in ("process", "none") or self.main_pid in (pid, ppid)
 
@@ -268,9 +257,8 @@ class Unit:
 
         Debian's postgresql.service is one: it runs /bin/true, and postgresql@15-main.service is the database.
         """
-        if not self.is_umbrella or not other.endswith(".service"):
-            return ""
-        return f"; {self.name} runs no server (Type=oneshot): if {other} is meant, name that as `unit`"
+        hint = f"; {self.name} runs no server (Type=oneshot): if {other} is meant, name that as `unit`"
+        return hint if self.is_umbrella and other.endswith(".service") else ""
 
     def systemctl_command(self, verb: str) -> str:
         """Return the command for an operator: "systemctl unmask gw.service"."""

@@ -101,9 +101,7 @@ class Holder:
         return parse_cgroup_path(self.process.cgroup).kind is CgroupKind.MANAGER
 
     def is_user_unit(self, unit_is: bool) -> bool:
-        """Return whether `unit` is a user manager's. If the process was moved out of it, our manager has it, as
-        `unit_is`.
-        """
+        """Return whether `unit` is a user manager's. If the process has left it, it is our manager's: `unit_is`."""
         place = parse_cgroup_path(self.process.cgroup)
         if place.kind is CgroupKind.MANAGER:
             return unit_is and self.unit.endswith(".socket")  # user@1000.service itself is the system's.

@@ -18,8 +18,7 @@ from runbook.model import Clock, Deadline, Port, ProcessId, Wake
 
 T = TypeVar("T")
 
-SHARED_READ_AGE = 1.0
-"""Seconds within which several checks may share one read: before a run begins, and for its final message."""
+SHARED_READ_AGE = 1.0  # seconds within which several checks share one read: before a run, and for its final message
 
 
 class HostView(Protocol):
@@ -107,10 +106,10 @@ class HostView(Protocol):
         """Return what is certain to prevent a command from starting: no such user, no such folder. Empty if nothing."""
 
     def query(self, query: Query[T]) -> Answer[T] | None:
-        """Ask something that may take a while: None as long as the answer is on its way.
+        """Return the answer to a query that may take a while; None while it runs.
 
-        It runs beside, as a child or a thread of this program, and is stopped at its time-out. This is the
-        one door for commands of the operator's that merely observe.
+        It runs in a child or a thread of this program, and is stopped at its time-out. Commands of the operator's that
+        only read run here and nowhere else.
         """
 
 
@@ -133,21 +132,15 @@ class Host(HostView, Protocol):
         """Clear the failed state and the start-limit counter of this one unit."""
 
     def start_command(self, name: str, command: Command) -> JobRef:
-        """Start a command in a transient unit of its own, so that it outlives this program.
-
-        `name` becomes part of the unit's name. The output goes to `command.output`.
-        """
+        """Start a command in a transient unit, so that it outlives this program. `name` is part of the unit's name."""
 
     def start_scope(self, name: str) -> JobRef:
-        """Move this program from where it was started to a scope of its own, named after `name`.
-
-        It has moved when the job is done.
-        """
+        """Move this program to a scope of its own, named after `name`. When the job is done, it has moved."""
 
     def stop_command(self, ref: JobRef) -> None:
-        """Stop the command of `start_command` and everything that it started, and wait until all have exited.
+        """Stop the command of `start_command` and everything that it started. Raises BusTimeout if processes remain.
 
-        This takes ten seconds at most. Raises BusTimeout if processes remain.
+        It returns when all have exited, after ten seconds at most.
         """
 
     def signal_process(self, unit: Unit, holder: Holder, signum: signal.Signals) -> SignalResult:

@@ -10,7 +10,6 @@ import os
 import signal
 from collections.abc import Callable, Mapping
 from functools import cached_property
-from types import TracebackType
 from typing import Self, TypeVar
 
 from runbook.host import cgroups
@@ -34,8 +33,7 @@ from runbook.model import Deadline, Port, ProcessId, Wake
 
 T = TypeVar("T")
 
-NAME_SIMILARITY = 0.8
-"""How similar two unit names must be (difflib's ratio). The shared suffix `.service` alone makes 0.5."""
+NAME_SIMILARITY = 0.8  # how similar two unit names must be (difflib's ratio); a shared `.service` alone makes 0.5
 
 
 class LocalView:
@@ -64,9 +62,7 @@ class LocalView:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, _type: type[BaseException] | None, _error: BaseException | None, _trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def close(self) -> None:
@@ -100,9 +96,8 @@ class LocalView:
     def list_unit_listeners(self, unit: Unit) -> tuple[str, ...]:
         pids = processes.list_cgroup_pids(unit.control_group) if unit.control_group else ()
         found = sock_diag.list_all_listeners(pids[0]) if pids else ()
-        return tuple(
-            sorted(str(one) for one in found if any(descriptors.holds_any_socket(pid, {one.inode}) for pid in pids))
-        )
+        held = (one for one in found if any(descriptors.holds_any_socket(pid, {one.inode}) for pid in pids))
+        return tuple(sorted(map(str, held)))
 
     def find_network_process(self, unit: Unit, port: Port | None = None) -> ProcessId | None:
         return self._networks.find_process(unit, port)
@@ -119,7 +114,7 @@ class LocalView:
     def _judge(self, unit: Unit) -> PortJudge:
         uid = None if self.scope == "system" else os.geteuid()
         kernel = LocalKernel(self._sockets, self._loop)
-        return PortJudge(unit, kernel, self._systemd, self._networks.is_separate(unit), uid)
+        return PortJudge(unit, kernel, self._systemd, uid, self._networks.is_separate(unit))
 
     # This program's own place
 
@@ -155,20 +150,11 @@ class LocalView:
     def find_command(self, name: str, output: str, token: str) -> JobRef | None:
         return self._commands.find(name, output, token)
 
-    def find_process(self, pid: int) -> Process | None:
-        return processes.read_process(pid)
-
-    def find_start_time(self, process: Process) -> float:
-        return processes.find_start_time(process)
-
-    def is_alive(self, process: ProcessId) -> bool:
-        return processes.is_alive(process)
-
-    def describe_process_state(self, process: ProcessId) -> str:
-        return processes.describe_state(process)
-
-    def find_start_obstacle(self, command: Command) -> str:
-        return find_start_obstacle(command)
+    find_process = staticmethod(processes.read_process)
+    find_start_time = staticmethod(processes.find_start_time)
+    is_alive = staticmethod(processes.is_alive)
+    describe_process_state = staticmethod(processes.describe_state)
+    find_start_obstacle = staticmethod(find_start_obstacle)
 
     def query(self, query: Query[T]) -> Answer[T] | None:
         return self._queries.query(query)
@@ -199,7 +185,6 @@ class LocalHost(LocalView):
         self._commands.stop(ref)
 
     def signal_process(self, unit: Unit, holder: Holder, signum: signal.Signals) -> SignalResult:
-
         def may_be_killed(process: Process) -> bool:
             # The unit may have been started since, with this process as its main process. A socket unit's leftovers
             # are those of the service that it triggers.
@@ -217,18 +202,13 @@ class LocalHost(LocalView):
         """
         judge = self._judge(self._systemd.unit(unit.name))
         pids = self.list_unit_pids(unit)
-        found = [processes.read_process(pid) for pid in pids]
-        holders = [judge.judge_process(one, ()) for one in found if one is not None and not one.dead]
+        holders = [judge.judge_process(one, ()) for one in judge.read_processes(pids)]
         # PID 0 stands for a process of an outer PID namespace, which cannot be judged.
         if 0 in pids or not all(holder.may_be_killed and expected(holder) for holder in holders):
             return SignalResult.CHANGED
         now = self._systemd.unit(unit.name)
-        if now.is_running or now.is_untracked or now.job or not _is_same_invocation(unit, now):
+        same = (now.invocation_id, now.control_group) == (unit.invocation_id, unit.control_group)
+        if now.is_running or now.is_untracked or now.job or not same:
             return SignalResult.CHANGED
         self._systemd.kill_cgroup(unit.name)
         return SignalResult.SENT
-
-
-def _is_same_invocation(before: Unit, now: Unit) -> bool:
-    """True if a unit has the same cgroup in two reads, and no other invocation has begun in it."""
-    return (before.invocation_id, before.control_group) == (now.invocation_id, now.control_group)

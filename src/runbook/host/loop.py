@@ -35,12 +35,7 @@ class Loop:
     when this very process exits, or None if it has exited.
     """
 
-    def __init__(
-        self,
-        *,
-        look: Callable[[Port], frozenset[int]],
-        pidfd: Callable[[ProcessId], int | None],
-    ) -> None:
+    def __init__(self, *, look: Callable[[Port], frozenset[int]], pidfd: Callable[[ProcessId], int | None]) -> None:
         self.clock: Clock = SystemClock()
         self._look = look
         self._pidfd = pidfd
@@ -95,7 +90,7 @@ class Loop:
         exited: set[ProcessId] = set()
         with contextlib.ExitStack() as watches:
             for process in wake.processes - self._exited:
-                watches.enter_context(self._watch(process, exited))
+                self._watch(process, exited, watches)
             for port in wake.ports - self._sockets.keys():
                 self.record_sockets(port, self._look(port))
             if wake.ports:
@@ -148,32 +143,22 @@ class Loop:
         return True
 
     def _changed(self, ports: Iterable[Port]) -> bool:
-        changed = False
-        for port in ports:
-            now = self._look(port)
-            changed |= now != self._sockets[port]
-            self.record_sockets(port, now)
+        now = {port: self._look(port) for port in ports}
+        changed = any(self._sockets[port] != sockets for port, sockets in now.items())
+        self._sockets.update(now)
         return changed
 
-    @contextlib.contextmanager
-    def _watch(self, process: ProcessId, exited: set[ProcessId]) -> Iterator[None]:
+    def _watch(self, process: ProcessId, exited: set[ProcessId], watches: contextlib.ExitStack) -> None:
         """Add the process to `exited` when it is gone."""
         try:
             fd = self._pidfd(process)
         except HostError:
-            # It cannot be watched (no descriptor left); the wake's `within` ends the wait.
-            yield
-            return
+            return  # It cannot be watched (no descriptor left); the wake's `within` ends the wait.
         if fd is None:
             exited.add(process)
-            yield
             return
-        source = _on_readable(fd, lambda: exited.add(process))
-        try:
-            yield
-        finally:
-            GLib.source_remove(source)
-            os.close(fd)
+        watches.callback(os.close, fd)
+        watches.callback(GLib.source_remove, _on_readable(fd, lambda: exited.add(process)))
 
     def _catch_signals(self) -> None:
         """Install handlers that only record a signal, and let the signal wake the context from its poll.
@@ -189,18 +174,14 @@ class Loop:
         before = signal.set_wakeup_fd(writer.fileno(), warn_on_full_buffer=False)
         self._undo.callback(signal.set_wakeup_fd, before)
         self._undo.callback(GLib.source_remove, _on_readable(reader.fileno(), lambda: _drain(reader)))
-        # SIGHUP gets a function and not SIG_IGN, which started commands would inherit.
-        handlers = {signal.SIGINT: self._record_signal, signal.SIGTERM: self._record_signal, signal.SIGHUP: _let_pass}
-        for signum, handler in handlers.items():
-            former = signal.signal(signum, handler)
+        for signum in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            former = signal.signal(signum, self._record_signal)
             self._undo.callback(signal.signal, signum, signal.SIG_DFL if former is None else former)
 
     def _record_signal(self, signum: int, _frame: FrameType | None) -> None:
-        self._signum = self._signum or signum
-
-
-def _let_pass(_signum: int, _frame: FrameType | None) -> None:
-    """Ignore SIGHUP: a lost terminal does not end a run."""
+        # A lost terminal (SIGHUP) does not end a run. It has this handler, as commands would inherit SIG_IGN.
+        if signum != signal.SIGHUP:
+            self._signum = self._signum or signum
 
 
 def _drain(reader: socket.socket) -> None:

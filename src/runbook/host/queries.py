@@ -11,8 +11,6 @@ from runbook.model import Port, ProcessId
 
 T_co = TypeVar("T_co", covariant=True)
 
-SCRIPT_WORDS = 4  # A script is `/bin/sh -e -c SCRIPT`
-
 
 class QueryKind(Generic[T_co]):
     """What is asked. `T` is the type of the answer's value; None if there is only a yes or a no."""
@@ -25,8 +23,7 @@ class Query(Generic[T_co]):
     kind: QueryKind[T_co]  # what is asked
     id: int  # A query that is equal to an earlier one gets its answer; another id makes it a new query
     timeout: float  # seconds until it is stopped
-    netns_process: ProcessId | None = None
-    """The process whose network namespace it is asked in; None for this program's own."""
+    netns_process: ProcessId | None = None  # whose network namespace it runs in; None for this program's own
 
 
 @dataclass(frozen=True)
@@ -37,8 +34,7 @@ class Answer(Generic[T_co]):
     detail: str  # what went wrong, or what a probe found: the end of a sentence that names the query
     value: T_co | None = None
     """What was read or printed. None if there is nothing; what a command printed before it failed is here as well."""
-    reached_port: Port | None = None
-    """The port of this machine that a probe's connection led to; None if it led to another machine, or nowhere."""
+    reached_port: Port | None = None  # the port of this machine that a probe reached; None if it reached none of it
 
 
 @dataclass(frozen=True)
@@ -48,7 +44,7 @@ class Command(QueryKind[str]):
     argv: tuple[str, ...]  # the program and its arguments
     user: str = ""  # the user to run it as; empty for the caller
     cwd: str = ""  # the working directory; empty for `/`
-    env: Mapping[str, str] = field(default_factory=dict)  # all variables to add to the user's own environment
+    env: Mapping[str, str] = field(default_factory=dict, hash=False)  # all variables to add to the user's environment
     timeout: float = 60.0  # seconds
     output: str = ""  # the file for its output; its unit writes the result to a file beside it. Empty for a query
     keep_output: bool = True  # if False, the output goes to /dev/null
@@ -57,11 +53,7 @@ class Command(QueryKind[str]):
     @property
     def script(self) -> str | None:
         """The text of a script for `/bin/sh -e`, if it is one."""
-        return self.argv[3] if self.argv[:3] == ("/bin/sh", "-e", "-c") and len(self.argv) == SCRIPT_WORDS else None
-
-    def __hash__(self) -> int:
-        # `env` is a mapping, which has no hash of its own.
-        return hash((self.argv, self.user, self.cwd, tuple(sorted(self.env.items())), self.timeout))
+        return self.argv[-1] if self.argv[:-1] == ("/bin/sh", "-e", "-c") else None
 
     def __str__(self) -> str:
         # The operator wrote the script, not the shell around it.

@@ -20,9 +20,7 @@ MAX_NAMED = 2  # if more processes may have requested a job, none is named
 MAX_COMMAND_SHOWN = 80  # how many characters of a command line are in a sentence
 MAX_COMMAND_EVIDENCE = 1000  # how many of them are in the evidence
 
-MAX_COMMAND_WORDS = 100
-"""A command line of more words is not judged: any user can make one as long as the kernel permits."""
-
+MAX_COMMAND_WORDS = 100  # a longer command line is not judged: any user can make one as long as the kernel permits
 MAX_WORD = 1000  # nor is a command line with a longer word
 MAX_PATTERN = 256  # no unit name is longer (UNIT_NAME_MAX), so no longer pattern is tried
 MAX_WILDCARDS = 8  # how many of `*`, `?` and `[` a pattern may have: each one multiplies the cost of a match
@@ -37,6 +35,7 @@ START_COMMANDS = frozenset((
 STOP_COMMANDS = frozenset(("stop", "disable", "mask"))  # verbs of systemctl that may leave a unit down
 
 _NOW = frozenset(("enable", "reenable", "disable", "mask"))
+_WILD = frozenset("*?[")
 _PASSES_ON = frozenset(("restart", "try-restart", "condrestart", "stop"))
 _ACTS = START_COMMANDS | STOP_COMMANDS | {"reload", "condreload"}
 
@@ -47,13 +46,9 @@ _TAKE_A_VALUE = frozenset((
     "--what", "--when", "--timestamp", "--drop-in", "--image-policy", "--boot-loader-menu", "--boot-loader-entry",
 ))  # fmt: skip
 _METHODS = {
-    "StartUnit": "start",
-    "StopUnit": "stop",
-    "RestartUnit": "restart",
-    "TryRestartUnit": "try-restart",
-    "ReloadOrRestartUnit": "reload-or-restart",
-    "ReloadUnit": "reload",
-}
+    "StartUnit": "start", "StopUnit": "stop", "RestartUnit": "restart", "TryRestartUnit": "try-restart",
+    "ReloadOrRestartUnit": "reload-or-restart", "ReloadUnit": "reload",
+}  # fmt: skip
 # These address another machine, or none that runs.
 _ELSEWHERE = ("-M", "--machine", "-H", "--host", "--root", "--image", "--global")
 
@@ -84,11 +79,11 @@ class Requester:
 
     def evidence(self) -> dict[str, Any]:
         """Return everything that is known of it."""
-        facts = {"user": self.user, "login": self.login, "run-by": self.started_by, "unit": self.unit}
-        known = {name: value for name, value in facts.items() if value}
         # Names are short; a command line may have any length.
-        own = {"own": True} if self.is_own else {}
-        return {"pid": self.pid, "command": shorten(" ".join(self.command), MAX_COMMAND_EVIDENCE), **known, **own}
+        command = shorten(" ".join(self.command), MAX_COMMAND_EVIDENCE)
+        facts = {"user": self.user, "login": self.login, "run-by": self.started_by, "unit": self.unit}
+        known = {name: value for name, value in {**facts, "own": self.is_own}.items() if value}
+        return {"pid": self.pid, "command": command, **known}
 
 
 @dataclass(frozen=True)
@@ -147,25 +142,15 @@ def requests_job(
     `names` are the unit's, aliases among them; `above` are the units whose stop or restart it follows.
     """
     words = _SystemctlCall.parse(command)
-    if words is None or words.of_user != of_user or words.verb not in _ACTS:
-        return False
-    if words.verb in _NOW and not words.now:
+    if words is None or words.of_user != of_user or words.verb not in _ACTS or (words.verb in _NOW and not words.now):
         return False
     wanted = {*names, *(above if words.verb in _PASSES_ON else ())}
     if not wanted.isdisjoint(words.units):
         return True
     # systemctl accepts patterns, too.
     patterns = [name for name in words.units if not _WILD.isdisjoint(name)]
-    if len(patterns) > MAX_PATTERNS:
-        return False
-    return any(fnmatchcase(name, pattern) for pattern in patterns if _is_cheap(pattern) for name in wanted)
-
-
-_WILD = frozenset("*?[")
-
-
-def _is_cheap(pattern: str) -> bool:
-    return len(pattern) <= MAX_PATTERN and sum(map(pattern.count, _WILD)) <= MAX_WILDCARDS
+    cheap = [p for p in patterns if len(p) <= MAX_PATTERN and sum(map(p.count, _WILD)) <= MAX_WILDCARDS]
+    return len(patterns) <= MAX_PATTERNS and any(fnmatchcase(name, pattern) for pattern in cheap for name in wanted)
 
 
 @dataclass(frozen=True)

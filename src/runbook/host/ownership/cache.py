@@ -62,8 +62,5 @@ class OwnershipCache:
 
 def _is_same_moment(before: Unit, now: Unit) -> bool:
     """True if neither the invocation nor the main process of a unit has changed between two reads."""
-    return (before.invocation_id, before.main_pid, before.is_running) == (
-        now.invocation_id,
-        now.main_pid,
-        now.is_running,
-    )
+    first, second = ((one.invocation_id, one.main_pid, one.is_running) for one in (before, now))
+    return first == second

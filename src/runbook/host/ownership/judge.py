@@ -10,12 +10,11 @@ from collections import Counter
 from dataclasses import dataclass, replace
 
 from runbook.host.cgroups import CgroupKind, parse_cgroup_path
-from runbook.host.facts import Unit
 from runbook.host.holders import Holder, Listener, PortOwnership, Process, Role
 from runbook.host.ownership.network import find_network_pid
 from runbook.host.ownership.other_unit import listen_addresses
-from runbook.host.ownership.roles import RoleJudge
-from runbook.host.ownership.sources import KernelSource, ManagerSource
+from runbook.host.ownership.roles import rule_on_process
+from runbook.host.ownership.ruling import UnitContext
 from runbook.host.ownership.verdict import PortFacts, make_changing
 from runbook.model import Port, Verdict
 
@@ -24,14 +23,10 @@ MAX_READS = 5
 
 
 @dataclass(frozen=True)
-class PortJudge:
+class PortJudge(UnitContext):
     """Judges the ports of one unit, as it is at this moment."""
 
-    unit: Unit
-    kernel: KernelSource
-    manager: ManagerSource
     own_network: bool = False  # True if the unit's processes are in another network namespace than this program
-    manager_uid: int | None = None  # none for the system's manager, else the user whose manager runs the unit
 
     def judge_port(self, port: Port) -> PortOwnership:
         """Judge which processes listen on `port`. The sockets are read before and after the holders, until equal."""
@@ -49,26 +44,16 @@ class PortJudge:
 
     def judge_process(self, process: Process, sockets: tuple[Listener, ...]) -> Holder:
         """Judge which unit a process that holds these sockets belongs to, and whether it may be killed."""
-        ruling = self._roles.judge(process, sockets)
-        protection = ruling.protection
+        ruling = rule_on_process(self, process, sockets)
         if ruling.role in (Role.ORPHAN, Role.LEFTOVER):
-            protection = self.kernel.find_protection(process) or protection
-        return Holder(
-            process, ruling.role, ruling.unit, ruling.why, sockets, protection, ruling.stop_verb, ruling.stop_command
-        )
+            ruling = ruling._replace(protection=self.kernel.find_protection(process) or ruling.protection)
+        return Holder(process, sockets=sockets, **ruling._asdict())
 
     def find_leftovers(self) -> tuple[Holder, ...]:
         """Return the processes of earlier invocations in the unit's cgroup, with or without a socket of the port."""
-        if not self.unit.control_group:
-            return ()
-        found = []
-        for pid in self.kernel.list_cgroup_pids(self.unit.control_group):
-            process = self.kernel.read_process(pid)
-            if process is None or process.dead:
-                continue
-            if self._roles.is_in_unit(process, parse_cgroup_path(process.cgroup)):
-                found.append(self.judge_process(process, ()))
-        return tuple(holder for holder in found if holder.role is Role.LEFTOVER)
+        found = self.read_processes(self.list_unit_pids())
+        mine = [one for one in found if self.is_in_unit(one, parse_cgroup_path(one.cgroup))]
+        return tuple(holder for one in mine if (holder := self.judge_process(one, ())).role is Role.LEFTOVER)
 
     def list_listeners(self, port: Port) -> tuple[Listener, ...]:
         """List the sockets in the unit's own network namespace."""
@@ -76,12 +61,8 @@ class PortJudge:
             return self.kernel.list_listeners(port)
         inside = self.kernel.list_netns_listeners(find_network_pid(self.unit, self.manager), port)
         # Its socket unit listens in the manager's namespace all the same, and passes the sockets on.
-        opened = {address for one in self._roles.list_open_sockets() for _, address in one.listen}
+        opened = {address for one in self.list_open_sockets() for _, address in one.listen}
         return (*inside, *(one for one in self.kernel.list_listeners(port) if str(one) in opened)) if opened else inside
-
-    @property
-    def _roles(self) -> RoleJudge:
-        return RoleJudge(self.unit, self.kernel, self.manager, self.manager_uid)
 
     def _judge_unreadable(self, port: Port) -> PortOwnership | None:
         """Judge the port of a unit that is down, if it has its own network namespace; else None."""
@@ -97,9 +78,7 @@ class PortJudge:
         return None
 
     def _read_facts(self, port: Port, listeners: tuple[Listener, ...]) -> PortFacts:
-        group = self.unit.control_group
-        mine = self.kernel.list_cgroup_pids(group) if group else ()
-        likely = sorted(mine, key=lambda pid: pid != self.unit.main_pid)
+        likely = sorted(self.list_unit_pids(), key=lambda pid: pid != self.unit.main_pid)
         scan = self.kernel.scan_holders({listener.inode for listener in listeners}, likely)
         holders = self._judge_holders(listeners, scan.holders)
         held = {listener for holder in holders for listener in holder.sockets}
@@ -109,11 +88,9 @@ class PortJudge:
 
     def _judge_holders(self, listeners: tuple[Listener, ...], held: dict[int, set[int]]) -> tuple[Holder, ...]:
         holders = []
-        for pid, inodes in sorted(held.items()):
-            process = self.kernel.read_process(pid)
-            if process is None or process.dead:
-                continue  # It exited meanwhile. If its socket is still open, another process or none holds it.
-            sockets = tuple(listener for listener in listeners if listener.inode in inodes)
+        # If a process exited meanwhile and its socket is still open, another process or none holds it.
+        for process in self.read_processes(sorted(held)):
+            sockets = tuple(listener for listener in listeners if listener.inode in held[process.pid])
             holders.append(self.judge_process(process, sockets))
         return self._mark_activated(self._mark_stored_fds(tuple(holders)))
 
@@ -152,7 +129,7 @@ class PortJudge:
         The user may not read the descriptors of the manager, which has one capability more. But the kernel reports to
         every user in which cgroup a socket was created, and in the manager's own cgroup nothing else creates any.
         """
-        if self.manager_uid is None or not (mine := self._roles.list_open_sockets()):
+        if self.manager_uid is None or not (mine := self.list_open_sockets()):
             return ()
         group = self.manager.unit("init.scope").control_group_id
         wanted = sum(map(listen_addresses, mine), Counter())

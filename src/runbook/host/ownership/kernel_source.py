@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
-
 from runbook.host.holders import Listener, Process
 from runbook.host.kernel import descriptors, processes, protected, signals, sock_diag
 from runbook.host.loop import Loop
@@ -24,23 +22,16 @@ class LocalKernel:
         self._loop.record_sockets(port, frozenset(listener.inode for listener in listeners))
         return listeners
 
+    list_cgroup_pids = staticmethod(processes.list_cgroup_pids)
+    scan_holders = staticmethod(descriptors.scan_holders)
+    read_process = staticmethod(processes.read_process)
+    describe_container_keeper = staticmethod(protected.describe_container_keeper)
+
     def list_netns_listeners(self, pid: int, port: Port) -> tuple[Listener, ...]:
         return () if is_entering_netns(pid) else sock_diag.list_netns_listeners(pid, port)
 
-    def list_cgroup_pids(self, path: str) -> tuple[int, ...]:
-        return processes.list_cgroup_pids(path)
-
-    def scan_holders(self, inodes: Collection[int], likely: Sequence[int]) -> descriptors.DescriptorScan:
-        return descriptors.scan_holders(inodes, likely)
-
-    def read_process(self, pid: int) -> Process | None:
-        return processes.read_process(pid)
-
     def describe_container(self, process: Process) -> str:
         return signals.describe_container(process, self._me)
-
-    def describe_container_keeper(self, process: Process) -> str:
-        return protected.describe_container_keeper(process)
 
     def find_protection(self, process: Process) -> str:
         return signals.find_protection(process, me=self._me)

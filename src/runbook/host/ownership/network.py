@@ -38,10 +38,7 @@ class UnitNetworks:
         return unit.name in self._seen_separate
 
     def find_process(self, unit: Unit, port: Port | None = None) -> ProcessId | None:
-        """Return the process in whose network namespace a unit is probed; None if that is this program's own.
-
-        Raises HostError if the unit has its own namespace and no process through which it can be entered.
-        """
+        """Implement `HostView.find_network_process`."""
         if not self.is_separate(unit) or (port is not None and self._is_socket_activated(unit, port)):
             return None
         process = processes.read_process(unit.main_pid) if unit.main_pid else None

@@ -36,7 +36,8 @@ def rule_manager(
     if process.pid != 1 and process.name != "systemd":
         # Only what the user puts there by hand: a stop of that unit would stop all services of the user.
         return rule_other_unit(place.unit, f"it is in the cgroup of {who} itself, and of no service")
-    if others := _find_other_sockets(context, held) if is_ours else []:
+    up = map(context.manager.unit, context.manager.list_open_sockets()) if is_ours else ()
+    if others := [one for one in up if held & listen_addresses(one)]:
         return rule_other_unit(others[0].name, f"{who} listens for {' and '.join(one.name for one in others)}")
     if is_ours and context.unit.stored_fds:
         # FileDescriptorStoreMax=: between two invocations no other process has these sockets.
@@ -72,9 +73,7 @@ def rule_other_service(context: UnitContext, process: Process, place: CgroupUnit
         return rule_other_unit(name, keeper, stop_verb="")
     if place.user_uid != context.manager_uid:
         owner = "the system's manager" if place.user_uid is None else f"the manager of user {place.user_uid}"
-        return RoleRuling(
-            Role.OTHER_UNIT, name, f"it is a service of {owner}", protection=f"{name} is a service of {owner}"
-        )
+        return RoleRuling(Role.OTHER_UNIT, name, f"it is a service of {owner}", f"{name} is a service of {owner}")
     state = context.manager.read_loaded_state(name)
     other = context.manager.unit(name)
     if state not in (None, *DOWN):
@@ -109,12 +108,6 @@ def rule_moved_out_of_other(context: UnitContext, process: Process) -> RoleRulin
 def listen_addresses(unit: Unit) -> Counter[tuple[str, str]]:
     """Return the protocols and addresses that a socket unit listens on."""
     return Counter((_PROTOCOLS.get(kind, kind), address) for kind, address in unit.listen)
-
-
-def _find_other_sockets(context: UnitContext, held: Counter[tuple[str, str]]) -> list[Unit]:
-    """Find the socket units, of all that are up, that listen on one of these addresses."""
-    units = map(context.manager.unit, context.manager.list_open_sockets())
-    return [one for one in units if held & listen_addresses(one)]
 
 
 def _find_live_unit(context: UnitContext, process: Process) -> Unit | None:

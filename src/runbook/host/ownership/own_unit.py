@@ -87,7 +87,7 @@ def _rule_by_invocation_id(context: UnitContext, process: Process, line: list[Pr
     if ancestor.invocation_id == unit.invocation_id:
         return RoleRuling(Role.CURRENT, unit.name, f"{of} INVOCATION_ID is the current one")
     why = f"{of} INVOCATION_ID is {ancestor.invocation_id}, an earlier one"
-    if _oldest_start(line) >= _began(context) and process.cgroup != unit.control_group:
+    if all(one.started >= _began(context) for one in line) and process.cgroup != unit.control_group:
         # Delegate=: a sub-cgroup may contain a manager, which sets INVOCATION_ID too.
         return _rule_undecided(context, f"{why} or one of a manager inside the unit")
     return RoleRuling(Role.LEFTOVER, unit.name, why)
@@ -95,7 +95,7 @@ def _rule_by_invocation_id(context: UnitContext, process: Process, line: list[Pr
 
 def _rule_by_start_time(context: UnitContext, line: list[Process]) -> RoleRuling:
     """Rule by the start of the oldest ancestor: a child of a leftover is one, however late it was forked."""
-    name, began, oldest = context.unit.name, _began(context), _oldest_start(line)
+    name, began, oldest = context.unit.name, _began(context), min(ancestor.started for ancestor in line)
     if oldest < began:
         return RoleRuling(Role.LEFTOVER, name, "it started before the current invocation began")
     # Start times of processes are by CLOCK_BOOTTIME, which runs during suspend; systemd's monotonic timestamps do not.
@@ -129,10 +129,6 @@ def _began(context: UnitContext) -> float:
     return context.unit.began_monotonic / 1e6 - START_SLACK
 
 
-def _oldest_start(line: list[Process]) -> float:
-    return min(ancestor.started for ancestor in line)
-
-
 def _is_mistaken_main(context: UnitContext, main: Process, began: float) -> bool:
     """True if what systemd takes for the main process started before `began`, and has not the current INVOCATION_ID.
 
@@ -145,5 +141,5 @@ def _is_mistaken_main(context: UnitContext, main: Process, began: float) -> bool
 
 def _has_older_process(context: UnitContext, began: float) -> bool:
     """True if the unit contains processes from before the current invocation: a younger one may be their child."""
-    pids = context.kernel.list_cgroup_pids(context.unit.control_group)
-    return any((one := context.kernel.read_process(pid)) is not None and one.started < began for pid in pids)
+    found = map(context.kernel.read_process, context.list_unit_pids())
+    return any(one is not None and one.started < began for one in found)

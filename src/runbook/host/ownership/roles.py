@@ -18,43 +18,35 @@ not be killed.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from runbook.host.cgroups import CgroupKind, CgroupUnit, parse_cgroup_path
 from runbook.host.holders import Listener, Process, Role
 from runbook.host.ownership import other_unit, own_unit
 from runbook.host.ownership.ruling import RoleRuling, UnitContext
 
 
-@dataclass(frozen=True)
-class RoleJudge(UnitContext):
-    """Rules on the role of processes towards one unit, as it is at this moment."""
-
-    def judge(self, process: Process, sockets: tuple[Listener, ...]) -> RoleRuling:
-        """Return the ruling on a process that holds these sockets: that of the first rule that applies."""
-        place = parse_cgroup_path(process.cgroup)
-        return (
-            _rule_unreadable(process)
-            or (own_unit.rule_process_in_unit(self, process) if self.is_in_unit(process, place) else None)
-            # Before the other units: PAM may have moved the process to the scope of a session.
-            or own_unit.rule_process_moved_out(self, process)
-            or other_unit.rule_manager(self, process, place, sockets)
-            # Before the services: systemd-nspawn@NAME.service is a service, and a container.
-            or other_unit.rule_container(self, process, place)
-            or other_unit.rule_other_service(self, process, place)
-            or other_unit.rule_moved_out_of_other(self, process)
-            or _rule_orphan(place)
-        )
-
-
-def _rule_unreadable(process: Process) -> RoleRuling | None:
-    if process.cgroup:
-        return None
-    return RoleRuling(Role.UNKNOWN, "", "its cgroup cannot be read", "its unit cannot be determined")
+def rule_on_process(context: UnitContext, process: Process, sockets: tuple[Listener, ...]) -> RoleRuling:
+    """Return the ruling on a process that holds these sockets: that of the first rule that applies."""
+    place = parse_cgroup_path(process.cgroup)
+    if not process.cgroup:
+        return RoleRuling(Role.UNKNOWN, "", "its cgroup cannot be read", "its unit cannot be determined")
+    if context.is_in_unit(process, place):
+        return own_unit.rule_process_in_unit(context, process)
+    return (
+        # Before the other units: PAM may have moved the process to the scope of a session.
+        own_unit.rule_process_moved_out(context, process)
+        or other_unit.rule_manager(context, process, place, sockets)
+        # Before the services: systemd-nspawn@NAME.service is a service, and a container.
+        or other_unit.rule_container(context, process, place)
+        or other_unit.rule_other_service(context, process, place)
+        or other_unit.rule_moved_out_of_other(context, process)
+        or _rule_orphan(place)
+    )
 
 
 def _rule_orphan(place: CgroupUnit) -> RoleRuling:
     where = place.unit or "no unit"
-    if place.kind is CgroupKind.SESSION:
-        return RoleRuling(Role.ORPHAN, where, f"it was started in a login ({where}), by no service")
-    return RoleRuling(Role.ORPHAN, where, f"it is in {where}, which is no service")
+    in_login = place.kind is CgroupKind.SESSION
+    why = (
+        f"it was started in a login ({where}), by no service" if in_login else f"it is in {where}, which is no service"
+    )
+    return RoleRuling(Role.ORPHAN, where, why)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -53,21 +54,25 @@ class UnitContext:
         names = (name for name in (self.unit.name, *self.unit.triggered_by) if name.endswith(".socket"))
         return [one for one in map(self.manager.unit, names) if one.is_running]
 
+    def list_unit_pids(self) -> tuple[int, ...]:
+        """List the processes in the unit's cgroup and below."""
+        return self.kernel.list_cgroup_pids(self.unit.control_group) if self.unit.control_group else ()
+
+    def read_processes(self, pids: Iterable[int]) -> list[Process]:
+        """Read the processes with these PIDs, except those that have exited."""
+        return [one for one in map(self.kernel.read_process, pids) if one is not None and not one.dead]
+
     def list_ancestry(self, process: Process) -> list[Process]:
         """List a process and its ancestors, nearest first, without PID 1."""
         line = [process]
-        while (
-            len(line) < MAX_ANCESTORS
-            and line[-1].ppid > 1
-            and (parent := self.kernel.read_process(line[-1].ppid)) is not None
-        ):
+        while len(line) < MAX_ANCESTORS and line[-1].ppid > 1 and (parent := self.kernel.read_process(line[-1].ppid)):
             line.append(parent)
         return line
 
     def list_ancestry_in_unit(self, process: Process) -> list[Process]:
         """List a process and those of its ancestors that are in the unit too, up to the main process."""
         line = [process]
-        while len(line) < MAX_ANCESTORS and (parent := self.kernel.read_process(line[-1].ppid)) is not None:
+        while len(line) < MAX_ANCESTORS and (parent := self.kernel.read_process(line[-1].ppid)):
             if parent.pid == self.unit.main_pid:
                 return [*line, parent]
             if not self.is_in_unit(parent, parse_cgroup_path(parent.cgroup)):

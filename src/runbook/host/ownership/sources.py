@@ -7,19 +7,8 @@ from typing import Protocol
 
 from runbook.host.facts import ActiveState, Unit
 from runbook.host.holders import Listener, Process
+from runbook.host.kernel.descriptors import DescriptorScan
 from runbook.model import Port
-
-
-class HolderScan(Protocol):
-    """The processes that hold some sockets."""
-
-    @property
-    def holders(self) -> dict[int, set[int]]:
-        """The inodes of the sockets that each PID holds."""
-
-    @property
-    def hidden(self) -> int:
-        """How many processes could not be read."""
 
 
 class KernelSource(Protocol):
@@ -34,7 +23,7 @@ class KernelSource(Protocol):
     def list_cgroup_pids(self, path: str) -> tuple[int, ...]:
         """List the processes of a cgroup and of all cgroups below it."""
 
-    def scan_holders(self, inodes: Collection[int], likely: Sequence[int]) -> HolderScan:
+    def scan_holders(self, inodes: Collection[int], likely: Sequence[int]) -> DescriptorScan:
         """Find every process that holds one of these sockets; processes in `likely` are read first."""
 
     def read_process(self, pid: int) -> Process | None:

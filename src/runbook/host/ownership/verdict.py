@@ -28,95 +28,57 @@ class PortFacts:
     """Sockets that the manager created for the unit's own socket units, as the kernel reports. No holder shows it."""
 
     def decide(self) -> PortOwnership:
-        """Decide by the first rule that applies."""
-        verdict, reason = (
-            self._if_shared()
-            or self._if_other_unit()
-            or self._if_unknown()
-            or self._if_orphan()
-            or self._if_leftover()
-            or self._if_partly_hidden()
-            or self._if_other_address()
-            or self._owned()
-        )
+        """Decide by the worst role of a holder; if all holders are the unit's, by the sockets."""
+        verdict, reason = self._judge_holders() or self._judge_sockets()
         return PortOwnership(self.port, verdict, reason, self.listeners, self.holders, self.unseen)
 
     @property
     def _ours(self) -> list[Holder]:
         return [holder for holder in self.holders if holder.role is Role.CURRENT]
 
-    @property
-    def _foreign(self) -> list[Holder]:
-        return [holder for holder in self.holders if holder.role not in (Role.CURRENT, Role.SOCKET_UNIT)]
+    def _judge_holders(self) -> tuple[Verdict, str] | None:
+        roles = {holder.role for holder in self.holders}
+        foreign = [holder for holder in self.holders if holder.role not in (Role.CURRENT, Role.SOCKET_UNIT)]
+        held = f"port {self.port} is held by"
+        if self._ours and roles & {Role.OTHER_UNIT, Role.ORPHAN, Role.LEFTOVER}:
+            return Verdict.PORT_SHARED, f"{held} {self.unit.name} and by {self._describe_holders(foreign)}"
+        if others := [holder for holder in foreign if holder.role is Role.OTHER_UNIT]:
+            hint = self.unit.describe_alternative(others[0].unit)
+            return Verdict.OTHER_UNIT_HOLDS_PORT, f"{held} {self._describe_holders(others)}{hint}"
+        if Role.UNKNOWN in roles or self.unseen:
+            readable = [one for one in foreign if one.role is Role.UNKNOWN and one.process.cgroup]
+            if self.unseen or not readable:
+                return Verdict.OWNER_UNKNOWN, self._describe_unseen(self.unseen)
+            unknown = f"whether {self.unit.name} owns it is unknown: {readable[0].why}"
+            return Verdict.OWNER_UNKNOWN, f"{held} {self._describe_holders(readable)}; {unknown}"
+        if Role.ORPHAN in roles:
+            return Verdict.ORPHAN_HOLDS_PORT, f"{held} {self._describe_holders(foreign)}: not this unit"
+        if Role.LEFTOVER in roles:
+            why = self._describe_leftovers(foreign)
+            return Verdict.LEFTOVER_HOLDS_PORT, f"{held} {self._describe_holders(foreign)}{why}"
+        return None
 
-    @property
-    def _roles(self) -> set[Role]:
-        return {holder.role for holder in self.holders}
-
-    @property
-    def _held_by_foreign(self) -> str:
-        return f"port {self.port} is held by {self._describe_holders(self._foreign)}"
-
-    def _if_shared(self) -> tuple[Verdict, str] | None:
-        if not self._ours or not self._roles & {Role.OTHER_UNIT, Role.ORPHAN, Role.LEFTOVER}:
-            return None
-        them = self._describe_holders(self._foreign)
-        return Verdict.PORT_SHARED, f"port {self.port} is held by {self.unit.name} and by {them}"
-
-    def _if_other_unit(self) -> tuple[Verdict, str] | None:
-        them = [holder for holder in self.holders if holder.role is Role.OTHER_UNIT]
-        if not them:
-            return None
-        held = f"port {self.port} is held by {self._describe_holders(them)}"
-        return Verdict.OTHER_UNIT_HOLDS_PORT, held + self.unit.describe_alternative(them[0].unit)
-
-    def _if_unknown(self) -> tuple[Verdict, str] | None:
-        if Role.UNKNOWN not in self._roles and not self.unseen:
-            return None
-        readable = [one for one in self.holders if one.role is Role.UNKNOWN and one.process.cgroup]
-        if self.unseen or not readable:
-            return Verdict.OWNER_UNKNOWN, self._describe_unseen(self.unseen)
-        held = f"port {self.port} is held by {self._describe_holders(readable)}"
-        return Verdict.OWNER_UNKNOWN, f"{held}; whether {self.unit.name} owns it is unknown: {readable[0].why}"
-
-    def _if_orphan(self) -> tuple[Verdict, str] | None:
-        if Role.ORPHAN not in self._roles:
-            return None
-        return Verdict.ORPHAN_HOLDS_PORT, f"{self._held_by_foreign}: not this unit"
-
-    def _if_leftover(self) -> tuple[Verdict, str] | None:
-        if Role.LEFTOVER not in self._roles:
-            return None
+    def _describe_leftovers(self, leftovers: list[Holder]) -> str:
         if self.unit.is_untracked:
-            return Verdict.LEFTOVER_HOLDS_PORT, f"{self._held_by_foreign}; {describe.describe_untracked(self.unit)}"
-        reason = f"{self._held_by_foreign}, left over from an earlier invocation"
-        if any(self.unit.is_running and holder.process.pid == self.unit.main_pid for holder in self._foreign):
+            return f"; {describe.describe_untracked(self.unit)}"
+        reason = ", left over from an earlier invocation"
+        if any(self.unit.is_running and holder.process.pid == self.unit.main_pid for holder in leftovers):
             # `systemctl status` shows it as the main process.
             reason += f"; systemd took it for the main process of {self.unit.name}, but it is older than this start"
-        return Verdict.LEFTOVER_HOLDS_PORT, reason
+        return reason
 
-    def _if_partly_hidden(self) -> tuple[Verdict, str] | None:
-        if not self.hidden or self._are_created_by_unit():
-            return None
-        return Verdict.OWNER_UNKNOWN, self._describe_unseen(self.listeners)
-
-    def _if_other_address(self) -> tuple[Verdict, str] | None:
-        is_wildcard = any(listener.address in WILDCARDS for listener in self.listeners)
-        if self.port.address not in WILDCARDS or is_wildcard:
-            return None
-        where = ", ".join(str(listener) for listener in self.listeners)
-        return Verdict.NOT_LISTENING, f"{self.unit.name} listens on {where} only, not on {self.port}"
-
-    def _owned(self) -> tuple[Verdict, str]:
+    def _judge_sockets(self) -> tuple[Verdict, str]:
+        if self.hidden and not self._are_created_by_unit():
+            return Verdict.OWNER_UNKNOWN, self._describe_unseen(self.listeners)
         unit, port, ours = self.unit.name, self.port, self._ours
-        if ours and unit.endswith(".socket"):
-            reason = f"systemd listens on port {port} for {unit}; {self._describe_holders(ours)}, serves it"
-        elif ours:
-            only = f"PID {ours[0].process.pid}" if len(ours) == 1 else f"{unit} ({len(ours)} processes)"
-            reason = f"port {port} is held only by {only}"
-        else:
-            reason = f"systemd listens on port {port} for {unit}"
-        return Verdict.OWNED, reason
+        if port.address in WILDCARDS and not any(listener.address in WILDCARDS for listener in self.listeners):
+            where = ", ".join(map(str, self.listeners))
+            return Verdict.NOT_LISTENING, f"{unit} listens on {where} only, not on {port}"
+        if not ours or unit.endswith(".socket"):
+            served = f"; {self._describe_holders(ours)}, serves it" if ours else ""
+            return Verdict.OWNED, f"systemd listens on port {port} for {unit}{served}"
+        only = f"PID {ours[0].process.pid}" if len(ours) == 1 else f"{unit} ({len(ours)} processes)"
+        return Verdict.OWNED, f"port {port} is held only by {only}"
 
     def _are_created_by_unit(self) -> bool:
         """True if every socket was created in the unit's cgroup, or by the manager for the unit's socket units.

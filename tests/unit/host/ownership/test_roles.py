@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from runbook.host.holders import Process, Role
-from runbook.host.ownership.roles import RoleJudge
+from runbook.host.ownership.roles import rule_on_process
 from tests.unit.fake_machine import INVOCATION
 
 from .scene import SESSION, listener, process, scene, unit
@@ -15,7 +15,7 @@ from .scene import SESSION, listener, process, scene, unit
 
 def judge(one: Process, *others: Process, **of_unit: Any) -> tuple[Role, str]:
     context = scene(one, *others, units=(unit("web.service"),), **of_unit)
-    ruling = RoleJudge(context.unit, context.kernel, context.manager).judge(one, (listener(),))
+    ruling = rule_on_process(context, one, (listener(),))
     return ruling.role, ruling.unit
 
 
