@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from runbook.actions.command_step import make_failure
-from runbook.checks.versions import describe_missing_version, parse_version_answer
+from runbook.checks.versions import describe_missing_version, find_version
 from runbook.host.queries import Answer, CommandResult
 from runbook.model import Finding, Verdict, fails, holds, to_do
 
@@ -24,7 +24,7 @@ class InstalledVersion:
     @property
     def found(self) -> str | None:
         """The version that is installed; None if the command returned none."""
-        return parse_version_answer(self.answer, self.pattern)
+        return find_version(self.answer.value or "", self.pattern) if self.answer.ok else None
 
     def describe_missing(self) -> str:
         """Return why no version was found."""

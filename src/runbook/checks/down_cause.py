@@ -53,10 +53,10 @@ def _find_failure(unit: Unit) -> Cause:
     why = describe_exit(unit)
     if has_not_notified(unit):
         return Verdict.NOT_NOTIFYING, f"{unit.name} failed: {why}"
-    if is_start_limit_hit(unit) and unit.name.endswith(".socket"):
-        service = " and ".join(unit.triggers) or "the service behind it"
-        return Verdict.START_LIMIT_HIT, f"systemd closed {unit.name}, because {service} was started too often: {why}"
     if is_start_limit_hit(unit):
+        if unit.name.endswith(".socket"):
+            often = f"{' and '.join(unit.triggers) or 'the service behind it'} was started too often"
+            return Verdict.START_LIMIT_HIT, f"systemd closed {unit.name}, because {often}: {why}"
         limit = f"{unit.start_limit_burst} in {unit.start_limit_interval_usec / 1e6:g}s"
         return Verdict.START_LIMIT_HIT, f"systemd gave {unit.name} up, its starts ({limit}) are used up: {why}"
     down = "; RestartPreventExitStatus= names that, so systemd leaves it down" if is_restart_prevented(unit) else ""

@@ -10,8 +10,7 @@ from runbook.host.interface import HostView
 from runbook.host.requesters import describe_requester
 from runbook.util.timespan import format_span
 
-NOTIFY_TYPES = ("notify", "notify-reload", "dbus")
-"""The values of Type= with which the service itself reports that it is ready."""
+NOTIFY_TYPES = ("notify", "notify-reload", "dbus")  # values of Type= by which the service reports that it is ready
 
 START_LIMIT_RESULTS = ("start-limit-hit", "service-start-limit-hit", "trigger-limit-hit")
 """Results of a unit that has reached a limit: its own, that of the service behind a socket, or TriggerLimit*=."""
@@ -25,14 +24,9 @@ def is_start_limit_hit(unit: Unit) -> bool:
     Result keeps the first failure, so in most cases it is not start-limit-hit (systemd issue 32203). A unit that
     failed and that Restart= should restart, but that is not restarted, has hit the limit.
     """
-    if unit.result in START_LIMIT_RESULTS:
-        return True
-    return (
-        unit.active_state is ActiveState.FAILED
-        and unit.start_limit_burst > 0
-        and unit.start_limit_interval_usec > 0
-        and will_auto_restart(unit)
-    )
+    limited = unit.start_limit_burst > 0 and unit.start_limit_interval_usec > 0
+    is_left_failed = unit.active_state is ActiveState.FAILED and will_auto_restart(unit)
+    return unit.result in START_LIMIT_RESULTS or (limited and is_left_failed)
 
 
 def will_auto_restart(unit: Unit) -> bool:
@@ -94,12 +88,7 @@ def has_not_notified(unit: Unit) -> bool:
 def describe_exit(unit: Unit) -> str:
     """Return why a unit exited, by its first failure: "its main process exited with status 78"."""
     if has_start_timed_out(unit):
-        what = _describe_not_notified(unit) if unit.type in NOTIFY_TYPES else "its start did not complete"
-        known = unit.timeout_start_usec not in (0, USEC_INFINITY)
-        limit = f"the {format_span(unit.timeout_start_usec / 1e6)} of TimeoutStartSec=" if known else "its time"
-        pid_file = unit.pid_file if unit.type == "forking" else ""
-        missing = f", PIDFile={pid_file} was not written" if pid_file else ""
-        return f"{what} within {limit} (Type={unit.type}){missing}, and systemd stopped it"
+        return _describe_start_timeout(unit)
     if unit.failed_command:
         return f"its {unit.failed_command}"
     match unit.result:
@@ -115,9 +104,20 @@ def describe_exit(unit: Unit) -> str:
             return f"its main process exited with status {unit.exec_main_status}"
         case 2 | 3:
             # After a signal of systemd's own, Result is another: timeout, watchdog, or success after a stop.
-            sender = ", which systemd did not send" if _is_foreign_signal(unit) else ""
+            foreign = unit.result == "signal" and unit.exec_main_status in (signal.SIGKILL, signal.SIGTERM)
+            sender = ", which systemd did not send" if foreign else ""
             return f"its main process was killed by signal {unit.exec_main_status}{sender}"
     return f"Result is {unit.result}" if unit.result not in ("", "success") else f"it is {unit.describe()}"
+
+
+def _describe_start_timeout(unit: Unit) -> str:
+    what = "it did not report that it is ready" if unit.type in NOTIFY_TYPES else "its start did not complete"
+    if unit.type == "dbus":
+        what = f"its name {unit.bus_name} did not appear on the bus"
+    known = unit.timeout_start_usec not in (0, USEC_INFINITY)
+    limit = f"the {format_span(unit.timeout_start_usec / 1e6)} of TimeoutStartSec=" if known else "its time"
+    missing = f", PIDFile={unit.pid_file} was not written" if unit.type == "forking" and unit.pid_file else ""
+    return f"{what} within {limit} (Type={unit.type}){missing}, and systemd stopped it"
 
 
 def describe_awaited(unit: Unit) -> str:
@@ -173,16 +173,6 @@ def describe_unit_file(unit: Unit) -> str:
         reload = f"systemctl{' --user' if unit.of_user else ''} daemon-reload"
         return f"the file of {unit.name} changed since systemd read it: the unit runs by the old file ({reload})"
     return ""
-
-
-def _describe_not_notified(unit: Unit) -> str:
-    if unit.type == "dbus":
-        return f"its name {unit.bus_name} did not appear on the bus"
-    return "it did not report that it is ready"
-
-
-def _is_foreign_signal(unit: Unit) -> bool:
-    return unit.result == "signal" and unit.exec_main_status in (signal.SIGKILL, signal.SIGTERM)
 
 
 def describe_failed_requirement(view: HostView, unit: Unit) -> str:

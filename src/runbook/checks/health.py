@@ -20,16 +20,15 @@ from typing import Any
 
 from runbook.checks.down_cause import find_down_cause
 from runbook.checks.exit_reason import describe_awaited, describe_exit, describe_stop_job, has_not_notified
-from runbook.host.facts import ActiveState, LoadState, Unit
+from runbook.host.facts import DOWN, ActiveState, LoadState, Unit
 from runbook.host.holders import Holder, PortOwnership, Role
 from runbook.host.interface import HostView
 from runbook.host.requesters import UNKNOWN_REQUESTER, JobRequest
-from runbook.model import Port, ProcessId, Verdict, Wake
+from runbook.model import Port, Verdict, Wake
 from runbook.util.timespan import format_span
 from runbook.util.wording import ordinal, shorten
 
-EXIT_GRACE = 2.0
-"""Seconds that another process on the port has to exit: right after a restart it may be the old main process."""
+EXIT_GRACE = 2.0  # seconds that another process on the port has to exit: after a restart it may be the old main process
 
 DOWN_SETTLE = 0.25
 """Seconds for which a unit must stay down before it counts as down.
@@ -99,12 +98,8 @@ class HealthReport:
 
     def wake(self, within: float) -> Wake:
         """Return what could change this: the unit, its main process, the sockets, or the end of the time."""
-        main = frozenset[ProcessId](
-            holder.process.id
-            for ownership in self.ports
-            for holder in ownership.holders
-            if holder.process.pid == self.unit.main_pid
-        )
+        held = {holder.process.id for ownership in self.ports for holder in ownership.holders}
+        main = frozenset(process for process in held if process.pid == self.unit.main_pid)
         watched = frozenset(ownership.port for ownership in self.ports)
         return Wake(frozenset({self.unit.name}), main, watched, max(0.001, within))
 
@@ -118,16 +113,15 @@ class HealthChecker:
     ports: Collection[Port]
     baseline_restarts: int | None  # the NRestarts from which restarts are counted, if the run itself started the unit
     max_restarts: int  # how many restarts by systemd are allowed
-    state: HealthState | None
-    """What earlier checks left. None for a single check: then nothing is given time to change."""
+    state: HealthState  # what earlier checks left
     own_invocation: str = ""  # the invocation that the run started
     max_age: float = 0.0  # how old an ownership of the ports may be, in seconds; see `HostView.judge_port`
+    once: bool = False  # True for a single check: then nothing is given time to change
 
     def check(self) -> HealthReport:
         """Return the answer to the first question that is not answered well."""
         seen = tuple(self.view.judge_port(self.unit, port, max_age=self.max_age) for port in self.ports)
-        if self.state:
-            self._track_foreign_jobs(self.state)
+        self._track_foreign_jobs()
         return (
             self._check_loaded(seen)
             or self._check_holders(seen)
@@ -139,11 +133,11 @@ class HealthChecker:
             or self._report_ready(seen)
         )
 
-    def _track_foreign_jobs(self, state: HealthState) -> None:
+    def _track_foreign_jobs(self) -> None:
         """Record starts and stops that neither the run requested nor Restart= explains."""
-        unit = self.unit
+        unit, state = self.unit, self.state
         if unit.invocation_id and unit.invocation_id != (state.invocation or self.own_invocation):
-            self._track_start(state)
+            self._track_start()
         if unit.is_running:
             state.was_running = True
         elif state.other_jobs_seen is None or not state.was_running:
@@ -152,9 +146,9 @@ class HealthChecker:
             # The same invocation is down, and a job of another ended: that was a stop.
             state.was_stopped = True
 
-    def _track_start(self, state: HealthState) -> None:
+    def _track_start(self) -> None:
         """Record an invocation that is another than before."""
-        unit = self.unit
+        unit, state = self.unit, self.state
         known = state.restarts if state.restarts is not None else self.baseline_restarts
         # NRestarts counts systemd's own restarts, and any other start resets it.
         by_systemd = known is not None and unit.n_restarts > known
@@ -163,25 +157,27 @@ class HealthChecker:
         request = next((one for one in later if one.may_start), None)
         if (state.invocation or self.own_invocation) and not by_systemd and not (request and request.is_own):
             state.foreign_starts += 1
-            state.start_requester = self._find_start_requester(state, request) or state.start_requester
+            state.start_requester = self._find_start_requester(request) or state.start_requester
         state.last_job = max((one.job for one in unit.job_requests), default=state.last_job)
         state.invocation, state.activation = unit.invocation_id, unit.activation
         state.other_jobs_seen, state.was_stopped, state.was_running = unit.other_jobs, False, False
 
-    def _find_start_requester(self, state: HealthState, request: JobRequest | None) -> str:
+    def _find_start_requester(self, request: JobRequest | None) -> str:
         """Return who started the invocation, by the last job before it, or the unit's trigger; empty if unknown."""
         if request and request.requesters:
             return str(request) if request.is_start else ""
-        trigger = self.unit.find_trigger(state.activation)
+        trigger = self.unit.find_trigger(self.state.activation)
         return f"{trigger}, which triggers it" if trigger else ""
 
     def _check_loaded(self, seen: tuple[PortOwnership, ...]) -> HealthReport | None:
         """Report a unit that cannot be started: then no holder of its ports is in its way."""
         unit = self.unit
-        if unit.load_state is LoadState.NOT_FOUND and not unit.is_running:
+        if unit.is_running:
+            return None
+        if unit.load_state is LoadState.NOT_FOUND:
             reason = unit.describe_not_found(self.view.find_similar_unit(unit.name))
             return HealthReport(unit, seen, Verdict.UNIT_NOT_FOUND, reason, final=True)
-        if unit.load_state is LoadState.MASKED and not unit.is_running:
+        if unit.load_state is LoadState.MASKED:
             reason = f"{unit.name} is masked ({unit.systemctl_command('unmask')} lifts it)"
             return HealthReport(unit, seen, Verdict.UNIT_MASKED, reason, final=True)
         return None
@@ -190,16 +186,13 @@ class HealthChecker:
         """Report another process on a port; final once it had its time to exit."""
         bad = next((o for o in seen if o.foreign_holders or o.verdict is Verdict.OWNER_UNKNOWN), None)
         if bad is None:
-            if self.state:
-                self.state.foreign_since = None
+            self.state.foreign_since = None
             return None
+        now = self.view.clock.monotonic()
+        if self.state.foreign_since is None:
+            self.state.foreign_since = now
         granted = max((self._exit_grace(holder) for holder in bad.foreign_holders), default=EXIT_GRACE)
-        final = True
-        if self.state:
-            now = self.view.clock.monotonic()
-            if self.state.foreign_since is None:
-                self.state.foreign_since = now
-            final = now - self.state.foreign_since >= granted
+        final = self.once or now - self.state.foreign_since >= granted
         return HealthReport(self.unit, seen, bad.verdict, bad.reason + self._symptom(), final, recheck_within=0.1)
 
     def _exit_grace(self, holder: Holder) -> float:
@@ -222,14 +215,14 @@ class HealthChecker:
 
     def _check_restarts(self, seen: tuple[PortOwnership, ...]) -> HealthReport | None:
         """Report more restarts by systemd than are allowed; a restart that is due counts as done."""
-        unit, restarts = self.unit, self._count_restarts()
-        if self.state and _has_exited(unit):
-            self.state.last_exit, self.state.not_notified = describe_exit(unit), has_not_notified(unit)
-        not_notified = self.state.not_notified if self.state else has_not_notified(unit)
+        unit, state, restarts = self.unit, self.state, self._count_restarts()
+        if _has_exited(unit):
+            state.last_exit, state.not_notified = describe_exit(unit), has_not_notified(unit)
+        not_notified = has_not_notified(unit) if self.once else state.not_notified
         if restarts > self.max_restarts:
             what = f"systemd restarted {unit.name} {'once' if restarts == 1 else f'{restarts} times'}"
         # The pause before the next restart may be an hour.
-        elif self._is_restart_due() and (self.state is None or restarts + 1 > self.max_restarts):
+        elif unit.sub_state == "auto-restart" and not unit.job and (self.once or restarts >= self.max_restarts):
             pause = f" in {format_span(unit.restart_usec / 1e6)}" if unit.restart_usec else ""
             what = f"systemd will restart {unit.name}{pause}"
             what += f", for the {ordinal(restarts + 1)} time" if restarts else ""
@@ -237,30 +230,28 @@ class HealthChecker:
             return None
         verdict = Verdict.NOT_NOTIFYING if not_notified else Verdict.CRASH_LOOP
         reason = f"{what}: {self._describe_last_exit()}{self._describe_endless_loop()}"
-        counted = restarts > self.max_restarts and self.state is not None
-        unknown = counted and not _has_exited(unit) and not (self.state and self.state.last_exit)
+        unknown = restarts > self.max_restarts and not self.once and not _has_exited(unit) and not state.last_exit
         return HealthReport(unit, seen, verdict, reason, True, DOWN_SETTLE / 2, unknown)
-
-    def _is_restart_due(self) -> bool:
-        return self.unit.sub_state == "auto-restart" and not self.unit.job
 
     def _check_down(self, seen: tuple[PortOwnership, ...]) -> HealthReport | None:
         """Report a unit that is down, and why; final once it stayed so for a moment."""
-        unit = self.unit
-        if unit.active_state not in (ActiveState.FAILED, ActiveState.INACTIVE) or unit.job:
-            if self.state:
-                self.state.down_since = None
+        unit, state = self.unit, self.state
+        if unit.active_state not in DOWN or unit.job:
+            state.down_since = None
             return None
-        running = bool(self.state and self.state.was_running)
-        stopped = bool(self.state and self.state.was_stopped)
-        last_exit = self._describe_last_exit() if self.state and self.state.last_exit else describe_exit(unit)
-        verdict, reason = find_down_cause(self.view, unit, last_exit, was_running=running, was_stopped=stopped)
-        return HealthReport(unit, seen, verdict, reason, self._stays_down(), DOWN_SETTLE / 2)
+        last_exit = self._describe_last_exit() if state.last_exit else describe_exit(unit)
+        verdict, reason = find_down_cause(
+            self.view, unit, last_exit, was_running=state.was_running, was_stopped=state.was_stopped
+        )
+        now = self.view.clock.monotonic()
+        if state.down_since is None:
+            state.down_since = now
+        final = self.once or now - state.down_since >= DOWN_SETTLE
+        return HealthReport(unit, seen, verdict, reason, final, DOWN_SETTLE / 2)
 
     def _describe_last_exit(self) -> str:
-        """Return how the last process exited."""
-        seen = self.state.last_exit if self.state else ""
-        return describe_exit(self.unit) if _has_exited(self.unit) else seen or "its main process keeps exiting"
+        known = describe_exit(self.unit) if _has_exited(self.unit) else self.state.last_exit
+        return known or "its main process keeps exiting"
 
     def _describe_endless_loop(self) -> str:
         """Return that no start limit will end the loop; empty if one will."""
@@ -276,21 +267,11 @@ class HealthChecker:
 
         A start that is requested resets NRestarts: then it is counted from there.
         """
-        count = self.unit.n_restarts
-        if self.state is None:
-            return 0 if self.baseline_restarts is None else max(0, count - self.baseline_restarts)
-        if self.state.restarts is None:
-            self.state.restarts = count if self.baseline_restarts is None else self.baseline_restarts
-        self.state.restarts = min(self.state.restarts, count)
-        return count - self.state.restarts
-
-    def _stays_down(self) -> bool:
-        if self.state is None:
-            return True
-        now = self.view.clock.monotonic()
-        if self.state.down_since is None:
-            self.state.down_since = now
-        return now - self.state.down_since >= DOWN_SETTLE
+        count, state = self.unit.n_restarts, self.state
+        if state.restarts is None:
+            state.restarts = count if self.baseline_restarts is None else self.baseline_restarts
+        state.restarts = min(state.restarts, count)
+        return count - state.restarts
 
     def _check_stopping(self, seen: tuple[PortOwnership, ...]) -> HealthReport | None:
         """Report a requested stop: the unit may serve on for as long as TimeoutStopSec=, and then it is down."""

@@ -60,14 +60,7 @@ def _describe_previous(unit: Unit, previous: PreviousExit) -> ExitDescription:
     code = CLD_CODES.get(previous.code, 0)
     # has_start_timed_out() compares these two moments. Of them the journal shows only which one was later.
     entered = unit.inactive_exit_monotonic - (not previous.started)
-    exited = replace(
-        unit,
-        result=previous.result,
-        exec_main_code=0,
-        exec_main_status=0,
-        failed_command="",
-        active_enter_monotonic=entered,
-    )
+    exited = replace(unit, result=previous.result, active_enter_monotonic=entered, exec_main_code=0, failed_command="")
     if previous.command == "ExecStart":
         exited = replace(exited, exec_main_code=code, exec_main_status=previous.status)
     elif previous.command:

@@ -14,7 +14,7 @@ If the invocation or a socket changes, a new round begins at once.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 from runbook.checks.health import HealthReport
@@ -71,7 +71,7 @@ class Prober:
         answers = self._answers(owners)
         results = [text for text, answer in answers if answer]
         failures = [text for text, answer in answers if answer and not answer.ok]
-        failures += _find_foreign_ports(owners)
+        failures += [why for judged in owners for owner in judged if (why := describe_foreign_answer(owner))]
         complete = len(results) == len(answers)
         if complete and not failures and (self._found_new_ports(answers, owners) or self._network_changed()):
             # The new port is judged first; then the probes run again.
@@ -113,11 +113,9 @@ class Prober:
         return ProbeRound(unit.invocation_id, sockets, self._networks(), leftovers)
 
     def _networks(self) -> tuple[ProcessId | None, ...]:
-        kinds = [probe.chosen for probe in self.probes]
-        unit = self.report.unit
-        return tuple(
-            self.view.find_network_process(unit, kind.local_port) if kind.uses_network else None for kind in kinds
-        )
+        unit, find = self.report.unit, self.view.find_network_process
+        kinds = (probe.chosen for probe in self.probes)
+        return tuple(find(unit, kind.local_port) if kind.uses_network else None for kind in kinds)
 
     def _network_changed(self) -> bool:
         """True if the unit entered a network of its own while the answers were judged."""
@@ -166,15 +164,11 @@ def _describe_origin(probe: Probe, answer: ProbeAnswer, owners: Sequence[PortOwn
     return f", through {proxies[0].process} of {proxies[0].unit}" if proxies else ""
 
 
-def _find_foreign_ports(owners: Sequence[Sequence[PortOwnership]]) -> Iterator[str]:
-    """Yield why answers do not count, for each probed port on which the unit may not answer."""
-    for owner in (owner for judged in owners for owner in judged):
-        if not does_answer_count(owner):
-            yield describe_foreign_answer(owner)
-
-
 def describe_foreign_answer(owner: PortOwnership) -> str:
-    """Return that an answer from a port does not count, and why."""
+    """Return why an answer from a port does not count; empty if it counts."""
+    # Another service that is running may be a proxy before the unit.
+    if owner.verdict in (Verdict.OWNED, Verdict.OTHER_UNIT_HOLDS_PORT, Verdict.NOT_LISTENING):
+        return ""
     return f"an answer from port {owner.port} does not count: {owner.reason}"
 
 
@@ -189,8 +183,3 @@ def port_covers(own: Port, probed: Port) -> bool:
     """True if the owner of `own` owns `probed` too. Another process may own the port on another address, or of UDP."""
     same = (own.protocol, own.number) == (probed.protocol, probed.number)
     return same and own.address in (None, probed.address)
-
-
-def does_answer_count(owner: PortOwnership) -> bool:
-    """True if an answer from a port counts. Another service that is running may be a proxy before the unit."""
-    return owner.verdict in (Verdict.OWNED, Verdict.OTHER_UNIT_HOLDS_PORT, Verdict.NOT_LISTENING)

@@ -32,8 +32,7 @@ CLOCK_TOLERANCE = 0.01
 The start of a process is rounded down to a hundredth (proc(5)), and a file's time is that of the kernel's last tick.
 """
 
-NO_PATH_EXE = "/"
-"""/proc/PID/exe of a program that is mounted over itself, as ExecPaths= does: it has no path in this namespace."""
+NO_PATH_EXE = "/"  # /proc/PID/exe of a program that is mounted over itself, as ExecPaths= does: it has no path here
 MEMFD_PREFIX = "/memfd:"  # how /proc/PID/exe begins for a program that never had a file (memfd_create(2))
 
 
@@ -49,11 +48,6 @@ def find_version(output: str, pattern: str) -> str | None:
         return match[0] if match else None
     found = regex.search(pattern, output)
     return found[:2][-1] if found else None
-
-
-def parse_version_answer(answer: Answer[str], pattern: str) -> str | None:
-    """Return the version that a command printed; None if it failed."""
-    return find_version(answer.value or "", pattern) if answer.ok else None
 
 
 def rewrite_versions(text: str, versions: Mapping[str, str], *, pattern: bool = False) -> str:
@@ -119,10 +113,6 @@ class Server:
         exe = self.process.exe
         return exe.endswith(DELETED) and not exe.startswith(MEMFD_PREFIX)
 
-    def older_than(self, change: FileChange) -> bool:
-        """True if it began before the change."""
-        return change.changed >= self.started_at + CLOCK_TOLERANCE
-
     def evidence(self) -> dict[str, Any]:
         """Return the process for the record."""
         return {"pid": self.process.pid, "began": _format_time(self.started_at), "exe": self.process.exe}
@@ -134,9 +124,8 @@ def find_servers(view: HostView, unit: Unit, ports: Iterable[PortOwnership]) -> 
     main = view.find_process(unit.main_pid) if unit.main_pid else None
     # The main process may hold no port: its workers do, or a socket unit.
     found = {process.id: process for process in (*held, *((main,) if main else ()))}
-    return sorted(
-        (Server(p, _find_start_time(view, unit, p)) for p in found.values()), key=lambda server: server.started_at
-    )
+    servers = [Server(process, _find_start_time(view, unit, process)) for process in found.values()]
+    return sorted(servers, key=lambda server: server.started_at)
 
 
 def _find_start_time(view: HostView, unit: Unit, process: Process) -> float:
@@ -160,16 +149,15 @@ def describe_old_code(found: list[Server], change: FileChange) -> str:
             if path == NO_PATH_EXE:
                 return f"{process}: the file of its program was replaced or removed since it began"
             return f"{process} runs {path}, and that file was replaced or removed since"
-        if server.older_than(change):
+        if change.changed >= server.started_at + CLOCK_TOLERANCE:
             return f"{process} began {_format_gap(change.changed - server.started_at)} before {change.path} changed"
     return ""
 
 
 def describe_new_code(found: list[Server], change: FileChange) -> str:
     """Return that all processes are younger than the files. There is at least one."""
-    oldest = found[0]
-    gap = _format_gap(oldest.started_at - change.changed)
-    return f"{oldest.process} began {gap} after {change.path}, the last file, changed"
+    gap = _format_gap(found[0].started_at - change.changed)
+    return f"{found[0].process} began {gap} after {change.path}, the last file, changed"
 
 
 def _format_gap(seconds: float) -> str:

@@ -7,8 +7,8 @@ from typing import Annotated, ClassVar
 
 from pydantic import AfterValidator, Field, model_validator
 
-from runbook.checks.health import HealthChecker, HealthReport
-from runbook.checks.prober import ANSWER_POLL, describe_foreign_answer, does_answer_count, judge_extra_port, port_covers
+from runbook.checks.health import HealthChecker, HealthReport, HealthState
+from runbook.checks.prober import ANSWER_POLL, describe_foreign_answer, judge_extra_port, port_covers
 from runbook.checks.probes import HttpFields, ProbeRound
 from runbook.checks.served_version import Evidence, await_answer, judge_answer, judge_code_age
 from runbook.checks.versions import VERSION
@@ -106,15 +106,17 @@ class VerifyVersion(Step[VerifyVersionState]):
         if waits := [text for text in (self.expect, *self.newer_than) if isinstance(text, Template)]:
             missing = ", ".join(dict.fromkeys(str(name) for text in waits for name in text.references))
             return not_yet(Verdict.VERSION_MISMATCH, f"what is wanted is known once {missing} is", Wake())
-        report = HealthChecker(view, view.unit(self.unit), self.port, None, UNLIMITED_RESTARTS, None).check()
+        report = HealthChecker(
+            view, view.unit(self.unit), self.port, None, UNLIMITED_RESTARTS, HealthState(), once=True
+        ).check()
         if report.verdict is Verdict.STILL_STARTING:
             return Finding(FindingState.STILL_STARTING, report.verdict, report.reason, report.evidence())
         if not report.healthy:
             return fails(report.verdict, report.reason, **report.evidence())
         local = self.http.local_port if self.http else None
         asked = judge_extra_port(view, report, state.reached_port or local)
-        if asked is not None and not does_answer_count(asked):
-            return fails(asked.verdict, describe_foreign_answer(asked), **report.evidence())
+        if asked is not None and (why := describe_foreign_answer(asked)):
+            return fails(asked.verdict, why, **report.evidence())
         networks = (view.find_network_process(report.unit, local),) if self.expect is not None else ()
         others = asked.sockets if asked else frozenset()
         state.start_round(ProbeRound(report.unit.invocation_id, report.sockets | others, networks))

@@ -119,7 +119,9 @@ class WaitReady(Step[WaitReadyState]):
         unit = view.unit(self.unit, max_age=max_age)
         counted_from = state.run.baseline_restarts.get(unit.name)
         began = state.run.invocations.get(unit.name, "")
-        return HealthChecker(view, unit, self.port, counted_from, self.max_restarts, health, began, max_age).check()
+        kept, once = health or HealthState(), health is None
+        checker = HealthChecker(view, unit, self.port, counted_from, self.max_restarts, kept, began, max_age, once)
+        return checker.check()
 
     def _make_finding(self, view: HostView, report: HealthReport, state: WaitReadyState, now: float) -> Finding:
         if report.healthy:

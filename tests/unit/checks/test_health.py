@@ -22,7 +22,8 @@ def healthy() -> FakeMachine:
 
 def check(machine: FakeMachine, state: HealthState | None = None, *, allowed: int = 0) -> HealthReport:
     """Check the unit once."""
-    return HealthChecker(machine, machine.units["gw.service"], (Port(80),), None, allowed, state).check()
+    unit, once = machine.units["gw.service"], state is None
+    return HealthChecker(machine, unit, (Port(80),), None, allowed, state or HealthState(), once=once).check()
 
 
 def change(machine: FakeMachine, **facts: object) -> None:

@@ -12,7 +12,7 @@ from runbook.checks.prober import (
     PROBE_INTERVAL,
     Prober,
     ProbeRoundState,
-    does_answer_count,
+    describe_foreign_answer,
     judge_extra_port,
     port_covers,
 )
@@ -119,5 +119,5 @@ def test_only_a_port_that_the_unit_need_not_own_is_judged() -> None:
     assert judge_extra_port(rounds.machine, report, Port(81, address="127.0.0.1")) is None
     other = judge_extra_port(rounds.machine, report, Port(82))
     assert other is not None
-    assert does_answer_count(other)
-    assert not does_answer_count(replace(other, verdict=Verdict.ORPHAN_HOLDS_PORT))
+    assert describe_foreign_answer(other) == ""
+    assert "does not count" in describe_foreign_answer(replace(other, verdict=Verdict.ORPHAN_HOLDS_PORT))

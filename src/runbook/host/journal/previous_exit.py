@@ -22,8 +22,7 @@ DEBUG = "7"  # the PRIORITY= of an exit that counts as a success, and of one tha
 
 START_SETTINGS = ("ExecCondition", "ExecStartPre", "ExecStart", "ExecStartPost")
 
-MAX_ENTRIES = 50
-"""How many entries are read: a start writes at most two of them, an end one more than the processes that failed."""
+MAX_ENTRIES = 50  # entries that are read: a start writes at most two, an end one more than the processes that failed
 
 
 class PreviousExitReader(JournalReader[PreviousExitQuery]):

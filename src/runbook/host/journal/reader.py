@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 from runbook.errors import HostError
-from runbook.host.kernel import processes
 from runbook.host.queries import JournalQuery
 from runbook.util.wording import describe_error
 
@@ -22,12 +21,7 @@ QueryT = TypeVar("QueryT", bound=JournalQuery[Any])
 
 INVOCATION = "_SYSTEMD_INVOCATION_ID"
 
-FIELDS = ("MESSAGE", "_PID", "_STREAM_ID", INVOCATION)
-"""The fields that are read of an entry, besides its cursor and its time."""
-
-JOURNALD_CGROUP = "/system.slice/systemd-journald.service"
-"""The cgroup of systemd-journald, which exists as long as it runs."""
-
+FIELDS = ("MESSAGE", "_PID", "_STREAM_ID", INVOCATION)  # what is read of an entry, besides its cursor and its time
 PATH = "/usr/bin:/bin"  # where journalctl is searched for
 
 FOLDERS = (Path("/var/log/journal"), Path("/run/log/journal"))
@@ -90,9 +84,8 @@ class Journalctl:
                 for line in self._split(pipe.fileno()):
                     yield json.loads(line)
                 if not self.is_over and child.wait() != 0:
-                    raise HostError(
-                        describe_unreadable(own=self._own) or f"journalctl exited with status {child.returncode}"
-                    )
+                    why = describe_unreadable(own=self._own)
+                    raise HostError(why or f"journalctl exited with status {child.returncode}")
             finally:
                 child.kill()  # The caller may stop before the last entry.
 
@@ -119,8 +112,7 @@ class Journalctl:
         while not self.is_over:
             if not poll.poll(max(0.0, self._until - time.monotonic()) * 1000):
                 return
-            piece = os.read(pipe, READ_BYTES)
-            if not piece:
+            if not (piece := os.read(pipe, READ_BYTES)):
                 return
             *lines, rest = (rest + piece).split(b"\n")
             if lines and skipping:
@@ -177,12 +169,6 @@ def parse_pid(entry: Mapping[str, Any]) -> int:
     """Return the PID of the process that wrote an entry; 0 if the entry does not name one."""
     pid = entry.get("_PID")
     return int(pid) if isinstance(pid, str) and pid.isdecimal() else 0
-
-
-def describe_stopped() -> str:
-    """Return that systemd-journald does not run; empty if it runs."""
-    group = processes.find_cgroup_mount() / JOURNALD_CGROUP.lstrip("/")
-    return "systemd-journald does not run" if group.parent.is_dir() and not group.is_dir() else ""
 
 
 def describe_unreadable(*, own: bool) -> str:

@@ -16,14 +16,8 @@ import time
 from collections.abc import Generator
 from dataclasses import dataclass, replace
 
-from runbook.host.journal.reader import (
-    INVOCATION,
-    Journalctl,
-    describe_stopped,
-    describe_unreadable,
-    message_texts,
-    parse_pid,
-)
+from runbook.host.journal.reader import INVOCATION, Journalctl, describe_unreadable, message_texts, parse_pid
+from runbook.host.kernel import processes
 from runbook.host.queries import Answer, JournalProbe
 from runbook.util import regex
 
@@ -35,6 +29,7 @@ ENTRY_WEIGHT = 32  # characters added for each entry, so that a batch of many em
 SEARCH_RESERVE = 0.5
 """Seconds of the query's time that are left for the search in what was read; at most a tenth of it."""
 
+JOURNALD_CGROUP = "system.slice/systemd-journald.service"  # it exists as long as systemd-journald runs
 MAX_SEARCHES = 256  # how many searches keep their progress: one for each pattern and invocation
 
 
@@ -65,10 +60,6 @@ class JournalSearches:
         self.of_user = of_user
         self._progress: dict[tuple[str, str], SearchProgress] = {}
 
-    def new_search(self, probe: JournalProbe, until: float) -> JournalSearch:
-        """Return a search that ends at a moment of CLOCK_MONOTONIC."""
-        return JournalSearch(self, probe, until)
-
     def progress(self, probe: JournalProbe) -> SearchProgress:
         """Return how far the search has come."""
         return self._progress.get((probe.invocation, probe.pattern), SearchProgress())
@@ -84,7 +75,7 @@ class JournalSearches:
 
 
 class JournalSearch:
-    """One part of a search, which continues where the previous part ended."""
+    """One part of a search, which continues where the previous part ended. It ends at a moment of CLOCK_MONOTONIC."""
 
     def __init__(self, journal: JournalSearches, probe: JournalProbe, until: float) -> None:
         self._journal = journal
@@ -93,8 +84,7 @@ class JournalSearch:
 
     def run(self) -> Answer[None]:
         """Search, and return whether the pattern was found. Raises HostError."""
-        progress = self._journal.progress(self._probe)
-        whole = progress.found
+        progress, whole = self._journal.progress(self._probe), True
         if not progress.found:
             progress, whole = self._search(progress)
         self._journal.save_progress(self._probe, progress)
@@ -103,27 +93,27 @@ class JournalSearch:
         return Answer(False, self._describe_missing(progress, whole=whole))
 
     def abort(self) -> None:
-        """Kill journalctl while another thread reads from it. May be called at any moment."""
+        """End the search in another thread. May be called at any moment."""
         self._reader.abort()
 
     def _describe_missing(self, progress: SearchProgress, *, whole: bool) -> str:
         pattern = f"`{self._probe.pattern}`"
         if not whole:
             return f"{pattern} is not in this invocation's first {progress.count} entries; there are more to read"
-        entries = "1 entry" if progress.count == 1 else f"{progress.count} entries"
-        missing = f"{pattern} is not in this invocation's {entries}"
-        if not progress.count:
-            missing = "there is no entry of this invocation"
-        why = describe_stopped() or ("" if progress.count else describe_unreadable(own=self._journal.of_user))
+        missing, why = "there is no entry of this invocation", describe_stopped()
+        if progress.count:
+            entries = "1 entry" if progress.count == 1 else f"{progress.count} entries"
+            missing = f"{pattern} is not in this invocation's {entries}"
+        else:
+            why = why or describe_unreadable(own=self._journal.of_user)
         return f"{missing}: {why}" if why else f"{missing} yet"
 
     def _search(self, progress: SearchProgress) -> tuple[SearchProgress, bool]:
         """Continue the search; return how far it came, and whether that is the end of the journal. Raises HostError."""
-        match = f"{INVOCATION}={self._probe.invocation}"
         after = [f"--after-cursor={progress.cursor}"] if progress.cursor else []
         batch: list[JournalEntry] = []
         size = 0
-        with contextlib.closing(self._entries(*after, match)) as entries:
+        with contextlib.closing(self._entries(*after, f"{INVOCATION}={self._probe.invocation}")) as entries:
             for entry in entries:
                 batch.append(entry)
                 size += sum(map(len, entry.messages)) + ENTRY_WEIGHT
@@ -176,3 +166,9 @@ class JournalSearch:
                 parse_pid(line),
                 str(line.get("_STREAM_ID") or ""),
             )
+
+
+def describe_stopped() -> str:
+    """Return that systemd-journald does not run; empty if it runs."""
+    group = processes.find_cgroup_mount() / JOURNALD_CGROUP
+    return "systemd-journald does not run" if group.parent.is_dir() and not group.is_dir() else ""

@@ -45,12 +45,9 @@ def _encode(name: str, value: str) -> bytes:
 
 
 def _send_sealed(out: socket.socket, data: bytes, to: str) -> None:
-    fd = os.memfd_create("runbook", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
-    try:
-        with os.fdopen(os.dup(fd), "wb") as file:
-            file.write(data)
+    with os.fdopen(os.memfd_create("runbook", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING), "wb") as file:
+        file.write(data)
+        file.flush()
         # journald maps the file, so it accepts only one that can no longer change.
-        fcntl.fcntl(fd, fcntl.F_ADD_SEALS, _SEALS)
-        out.sendmsg([], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [fd]))], 0, to)
-    finally:
-        os.close(fd)
+        fcntl.fcntl(file, fcntl.F_ADD_SEALS, _SEALS)
+        out.sendmsg([], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [file.fileno()]))], 0, to)

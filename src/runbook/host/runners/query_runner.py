@@ -24,7 +24,7 @@ from typing import Any, Protocol, TypeVar
 
 from runbook.errors import HostError
 from runbook.host.journal import previous_exit, starts, tail
-from runbook.host.journal.search import JournalSearches
+from runbook.host.journal.search import JournalSearch, JournalSearches
 from runbook.host.kernel.accounts import command_environment
 from runbook.host.loop import Loop
 from runbook.host.queries import (
@@ -156,7 +156,7 @@ class QueryRunner:
                 environment = {**self._manager_environment(), **command_environment(kind)}
                 return _ChildCommand(kind, until, environment, self._closing, self._subreaper)
             case JournalProbe():
-                return self._journal.new_search(kind, until)
+                return JournalSearch(self._journal, kind, until)
             case JournalTailQuery():
                 return tail.JournalTail(kind, until)
             case StartTimesQuery():

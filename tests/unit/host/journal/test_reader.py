@@ -11,7 +11,7 @@ import pytest
 
 from runbook.errors import HostError
 from runbook.host.journal import reader
-from runbook.host.journal.reader import Journalctl, describe_stopped, describe_unreadable, message_texts, parse_pid
+from runbook.host.journal.reader import Journalctl, describe_unreadable, message_texts, parse_pid
 from runbook.host.kernel import processes
 from tests.unit.host.conftest import PATIENCE, PROMPT
 
@@ -91,16 +91,6 @@ def test_what_the_caller_may_not_read(tmp_path: Path, monkeypatch: pytest.Monkey
     assert describe_unreadable(own=False).startswith("this user may not read all of it")
     readable.add(system)
     assert describe_unreadable(own=False) == ""
-
-
-def test_journald_is_stopped_if_its_cgroup_is_gone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(processes, "find_cgroup_mount", lambda: tmp_path)
-    assert describe_stopped() == "", "without system.slice there is no systemd to run it"
-    cgroup = tmp_path / reader.JOURNALD_CGROUP.lstrip("/")
-    cgroup.parent.mkdir()
-    assert describe_stopped() == "systemd-journald does not run"
-    cgroup.mkdir()
-    assert describe_stopped() == ""
 
 
 def test_an_error(played: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from runbook.host.journal import reader, search
+from runbook.host.kernel import processes
 from runbook.host.loop import Loop
 from runbook.host.queries import Answer, Command, JournalProbe, Query
 from runbook.host.runners.query_runner import QueryRunner
@@ -249,7 +250,7 @@ def test_whose_journal_may_be_read(played: Played, monkeypatch: pytest.MonkeyPat
     mine = played.folder / "var" / "machine" / f"user-{os.getuid()}.journal"
     mine.touch()
     monkeypatch.setattr(os, "access", lambda file, mode: file == mine or not str(file).endswith(".journal"))
-    answer = search.JournalSearches(of_user=own).new_search(probe(), time.monotonic() + PATIENCE).run()
+    answer = search.JournalSearch(search.JournalSearches(of_user=own), probe(), time.monotonic() + PATIENCE).run()
     assert not answer.ok
     assert ("this user may not read all of it" in answer.detail) == hint
 
@@ -275,3 +276,13 @@ def test_nothing_is_left(ask: Ask, played: Played, queries: QueryRunner) -> None
     for _ in range(5):
         ask(probe())
     assert len(list(Path("/proc/self/fd").iterdir())) == before
+
+
+def test_journald_is_stopped_if_its_cgroup_is_gone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(processes, "find_cgroup_mount", lambda: tmp_path)
+    assert search.describe_stopped() == "", "without system.slice there is no systemd to run it"
+    cgroup = tmp_path / search.JOURNALD_CGROUP
+    cgroup.parent.mkdir()
+    assert search.describe_stopped() == "systemd-journald does not run"
+    cgroup.mkdir()
+    assert search.describe_stopped() == ""
