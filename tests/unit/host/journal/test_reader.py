@@ -12,7 +12,6 @@ import pytest
 from runbook.errors import HostError
 from runbook.host.journal import reader
 from runbook.host.journal.reader import Journalctl, describe_unreadable, message_texts, parse_pid
-from runbook.host.kernel import processes
 from tests.unit.host.conftest import PATIENCE, PROMPT
 
 
