@@ -1,7 +1,7 @@
-"""A family of processes that do nothing but hold one listening socket, made and ended on demand.
+"""A parent and its children, which only hold one listening socket; children are started and killed on demand.
 
-All of its members are alike in everything but their PID and their start. SIGTERM is blocked in them: one that was sent
-stays pending, where /proc/PID/status shows it.
+They differ only in their PID and their start time. SIGTERM is blocked in them: a signal that was sent stays pending,
+and /proc/PID/status shows it.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ def bear(wanted):
                 signal.pause()
         if wanted in (0, child):
             return child
-        end(child)  # Somebody else forked in between: the next try.
+        end(child)  # Another process forked in between: try again.
 
 def end(child):
     os.kill(child, signal.SIGKILL)
@@ -60,7 +60,7 @@ def list_listeners(port: Port) -> tuple[Listener, ...]:
 
 
 def may_choose_pids() -> bool:
-    """Whether this machine lets us say which PID comes next (CAP_CHECKPOINT_RESTORE, or root)."""
+    """True if this process may choose the next PID (CAP_CHECKPOINT_RESTORE, or root)."""
     try:
         LAST_PID.write_text(LAST_PID.read_text())
     except OSError:
@@ -69,7 +69,7 @@ def may_choose_pids() -> bool:
 
 
 class Family:
-    """The parent, which listens, and the children that it bears."""
+    """The parent, which listens, and the children that it forks."""
 
     def __init__(self) -> None:
         self.parent = subprocess.Popen(
@@ -89,23 +89,23 @@ class Family:
         self.parent.communicate()
 
     def bear(self, pid: int = 0) -> int:
-        """Fork a child, with this very PID if one is given."""
+        """Fork a child, with this PID if one is passed."""
         child = self._ask("bear", pid)
         self.children.add(child)
         return child
 
     def end(self, pid: int) -> None:
-        """Kill a child and reap it: its PID is free."""
+        """Kill a child and reap it, which frees its PID."""
         self._ask("end", pid)
         self.children.discard(pid)
 
     def replace(self, pid: int) -> None:
-        """Let a child end, and another one have its PID."""
+        """Kill a child, and fork another one with its PID."""
         self.end(pid)
         self.bear(pid)
 
     def judged(self, pid: int) -> Holder:
-        """Give a child as an orphan that holds the port, once its start lies a tick of the clock behind."""
+        """Return a child as an orphan that holds the port, once its start is a tick of the clock ago."""
         process = processes.read_process(pid)
         assert process is not None
         while time.clock_gettime(time.CLOCK_BOOTTIME) * processes.CLOCK_TICKS < process.id.start + 2:
@@ -113,7 +113,7 @@ class Family:
         return Holder(process, Role.ORPHAN, "no unit", "", list_listeners(self.port))
 
     def sockets(self) -> set[int]:
-        """Give the inode of the socket that they all hold."""
+        """Return the inode of the socket that they all hold."""
         return {listener.inode for listener in list_listeners(self.port)}
 
     def _ask(self, what: str, pid: int) -> int:
@@ -128,7 +128,7 @@ class Family:
 
 
 def was_hit(pid: int) -> bool:
-    """Whether a SIGTERM was sent to a child and is pending."""
+    """True if a SIGTERM was sent to a child and is pending."""
     pending = re.search(r"^ShdPnd:\s*([0-9a-f]+)", Path(f"/proc/{pid}/status").read_text(), re.MULTILINE)
     assert pending is not None
     return bool(int(pending[1], 16) & 1 << signal.SIGTERM - 1)

@@ -1,4 +1,4 @@
-"""Changes the world at a point between two steps of `signals.signal_process`, in every test that needs it."""
+"""Runs a test's change between two steps of `signals.signal_process`."""
 
 from __future__ import annotations
 

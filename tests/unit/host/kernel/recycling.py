@@ -1,10 +1,10 @@
-"""Lets a thousand PIDs be used again while their owners are being ended.
+"""Reuses a thousand PIDs while their processes are signalled.
 
 Command: `python -m tests.unit.host.kernel.recycling MOMENT`.
 
-MOMENT is one of `moments.MOMENTS`, or `watched`: the PID is used again before a pidfd is asked for.
-It prints, as JSON, how many PIDs got another owner at that moment, how many signals found nobody, and how many of the
-new owners live, or were hit.
+MOMENT is one of `moments.MOMENTS`, or `watched`: the PID is reused before a pidfd is opened.
+Prints as JSON how many PIDs were reused at that moment, how many signals found their process gone, how many of the
+new processes are alive, and how many were signalled.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ def main(moment: str) -> None:
     counts = Counter({"reused": 0, "gone": 0, "alive": 0, "hit": 0})
     with Family() as family:
         for _ in range(ROUNDS // AT_ONCE):
-            # All are judged before the first is ended: each must be a tick of the clock old by then.
+            # All are judged before the first is killed: each must be a tick of the clock old by then.
             judged = [family.judged(pid) for pid in [family.bear() for _ in range(AT_ONCE)]]
             for holder in judged:
                 pid = holder.process.pid

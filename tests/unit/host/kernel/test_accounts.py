@@ -1,4 +1,4 @@
-"""The names of users."""
+"""The names of user accounts."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pytest
 from runbook.host.kernel import accounts
 
 
-def test_a_user_whom_a_name_server_would_have_to_name(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_a_user_who_is_not_in_etc_passwd(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     file = tmp_path / "passwd"
     file.write_text("root:x:0:0:root:/root:/bin/sh\nbroken\n+::::::\nanna:x:1000:1000::/:/bin/sh\n")
     monkeypatch.setattr(accounts, "PASSWD", file)
@@ -20,7 +20,7 @@ def test_a_user_whom_a_name_server_would_have_to_name(monkeypatch: pytest.Monkey
     assert accounts.find_local_user_name(0) == "UID 0"
 
 
-def test_a_number_that_is_too_long_is_nobodys(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_a_uid_that_is_too_long_has_no_name(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     file = tmp_path / "passwd"
     file.write_text("anna:x:1000:1000::/:/bin/sh\nlong:x:" + "9" * 5000 + ":1::/:/bin/sh\n")
     monkeypatch.setattr(accounts, "PASSWD", file)

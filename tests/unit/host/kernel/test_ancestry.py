@@ -1,4 +1,4 @@
-"""How far up the parents of a process are followed."""
+"""The ancestors of a process, and where their line ends."""
 
 from __future__ import annotations
 
@@ -31,6 +31,6 @@ def test_it_ends_at_a_manager_and_at_a_login_server() -> None:
     assert ancestors(process(40, ppid=30), process(30, ppid=20), sshd) == [30]
 
 
-def test_it_ends_somewhere() -> None:
+def test_a_long_line_is_cut() -> None:
     line = [process(pid, ppid=pid - 1) for pid in range(500, 400, -1)]
     assert len(ancestors(*line)) == MAX_ANCESTORS

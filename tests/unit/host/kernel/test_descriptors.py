@@ -1,4 +1,4 @@
-"""Who holds a socket: real processes, and real sockets."""
+"""Which processes hold a socket: real processes and real sockets."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def test_every_holder_is_found(family: Family) -> None:
     assert not holds_any_socket(2**22 + 1, [listener])
 
 
-def test_nothing_is_searched_for_nothing() -> None:
+def test_without_inodes_there_is_no_scan() -> None:
     assert scan_holders([]).holders == {}
 
 
@@ -93,10 +93,10 @@ def test_a_table_of_a_single_thread_is_found() -> None:
 
 
 EXIT = {"x86_64": 60, "aarch64": 93, "riscv64": 93, "loongarch64": 93}
-"""The number of exit(2), which glibc does not call; 1 on all others that Debian knows."""
+"""The number of exit(2), which glibc does not call; 1 on all other architectures of Debian."""
 
 
-@ROOT  # Others may not look into what is left of it, its owner included: it is counted as hidden.
+@ROOT  # Only root may read what is left of it; for other users it counts as hidden.
 def test_a_process_whose_first_thread_has_ended_is_found() -> None:
     number = EXIT.get(os.uname().machine, 1)
     with python(FIRST_THREAD_ENDED.replace("{exit}", str(number))) as (child, line):
@@ -131,7 +131,7 @@ def as_nobody(inode: int, pid: int, *before: str) -> tuple[bool, int, int]:
 
 
 @ROOT
-def test_what_may_not_be_looked_into_is_counted(family: Family) -> None:
+def test_processes_that_may_not_be_read_are_counted(family: Family) -> None:
     (inode,) = family.sockets()
     seen, hidden, without_looking = as_nobody(inode, family.parent.pid)
     assert not seen
@@ -140,7 +140,7 @@ def test_what_may_not_be_looked_into_is_counted(family: Family) -> None:
 
 
 @ROOT
-def test_a_proc_that_shows_only_ones_own_hides_something(family: Family) -> None:
+def test_with_hidepid_at_least_one_process_is_hidden(family: Family) -> None:
     (inode,) = family.sockets()
     mount = 'mount -t proc -o hidepid=2 proc /proc && exec "$@"'
     seen, hidden, without_looking = as_nobody(inode, 1, "unshare", "--mount", "sh", "-c", mount, "sh")
@@ -176,7 +176,7 @@ def test_a_kernel_that_does_not_count_descriptors(family: Family, monkeypatch: p
     assert scan_holders([listener]).holders == {family.parent.pid: {listener}}
 
 
-def test_each_thread_looks_into_its_share(family: Family, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_each_thread_scans_its_share(family: Family, monkeypatch: pytest.MonkeyPatch) -> None:
     children = {family.bear() for _ in range(7)}
     (listener,) = family.sockets()
     seen = set[threading.Thread]()
@@ -193,7 +193,9 @@ def test_each_thread_looks_into_its_share(family: Family, monkeypatch: pytest.Mo
     assert len(seen) == 3
 
 
-def test_where_no_thread_may_be_started_it_looks_by_itself(family: Family, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_permission_for_threads_the_main_thread_scans_all(
+    family: Family, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def refuse(_thread: threading.Thread) -> None:
         raise RuntimeError("can't start new thread")
 
@@ -207,7 +209,7 @@ def test_where_no_thread_may_be_started_it_looks_by_itself(family: Family, monke
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
-def test_a_share_that_was_not_looked_into_is_no_answer(family: Family, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_share_that_was_not_scanned_is_an_error(family: Family, monkeypatch: pytest.MonkeyPatch) -> None:
     plain = descriptors._scan
 
     def look(*given: object) -> descriptors.DescriptorScan:
@@ -222,7 +224,7 @@ def test_a_share_that_was_not_looked_into_is_no_answer(family: Family, monkeypat
         scan_holders(family.sockets())
 
 
-def test_who_has_no_descriptor_left_has_not_looked(family: Family) -> None:
+def test_without_a_free_descriptor_a_process_counts_as_hidden(family: Family) -> None:
     (listener,) = family.sockets()
     limit = resource.getrlimit(resource.RLIMIT_NOFILE)
     taken: list[int] = []

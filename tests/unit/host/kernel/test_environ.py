@@ -1,4 +1,4 @@
-"""What is read of an environment: a whole INVOCATION_ID, names, and never a piece of a value."""
+"""Parsing an environment: a whole INVOCATION_ID, the names of variables, and never a piece of a value."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ ID = "0123456789abcdef0123456789abcdef"
         ("", ""),
     ],
 )
-def test_only_a_whole_invocation_id_is_believed(text: str, found: str) -> None:
+def test_only_a_whole_invocation_id_counts(text: str, found: str) -> None:
     assert environ.parse_invocation_id(text.encode()) == found
 
 
@@ -43,5 +43,5 @@ def test_only_a_whole_invocation_id_is_believed(text: str, found: str) -> None:
     ],
     ids=["whole", "lines", "written over", "cut", "title", "no name", "none"],
 )
-def test_of_an_environment_there_are_names_and_no_piece_of_a_value(text: str, found: tuple[str, ...]) -> None:
+def test_names_without_any_piece_of_a_value(text: str, found: tuple[str, ...]) -> None:
     assert environ.parse_names(text.encode()) == found

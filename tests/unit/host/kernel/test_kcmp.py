@@ -1,4 +1,4 @@
-"""Who is ruled out by comparison: real processes, and the kernel's own answers."""
+"""Which processes a comparison rules out: real processes, and the kernel's own answers."""
 
 from __future__ import annotations
 
@@ -21,19 +21,19 @@ from runbook.host.kernel.processes import list_pids
 from .family import Family
 
 COMPARES = kcmp._NUMBER is not None and kcmp._compare(KnownDescriptor(os.getpid(), 0, b""), os.getpid(), [0]) == [0]
-"""Whether this kernel compares at all, and lets us: a sandbox may not. Then nobody is ruled out."""
+"""True if this kernel has kcmp(2) and permits it. Otherwise no process is ruled out."""
 
 
 @pytest.fixture
 def mine() -> Iterator[socket.socket]:
-    """Give a socket that this very process holds."""
+    """A socket that this process holds."""
     with socket.socket() as own:
         yield own
 
 
 @pytest.fixture
 def children() -> Iterator[ExitStack]:
-    """Keep children for as long as a test lasts."""
+    """Keep child processes running for as long as a test lasts."""
     with ExitStack() as kept:
         yield kept
 
@@ -52,7 +52,7 @@ def place_of(sock: socket.socket) -> KnownDescriptor:
     return KnownDescriptor(os.getpid(), sock.fileno(), b"socket:[%d]" % os.fstat(sock.fileno()).st_ino)
 
 
-def test_who_does_not_hold_it_is_ruled_out(mine: socket.socket, children: ExitStack) -> None:
+def test_a_process_that_does_not_hold_it_is_ruled_out(mine: socket.socket, children: ExitStack) -> None:
     with_gaps, not_it = (fcntl.fcntl(file, fcntl.F_DUPFD, 700) for file in (mine.fileno(), 0))
     children.callback(os.close, with_gaps)
     children.callback(os.close, not_it)
@@ -72,14 +72,16 @@ def test_every_holder_is_found_beside_one_that_is_known(mine: socket.socket, chi
         assert scan_holders([inode], likely).holders == {pid: {inode} for pid in held_by}
 
 
-def test_of_two_sockets_nobody_is_ruled_out_by_the_one(mine: socket.socket, children: ExitStack) -> None:
+def test_with_two_sockets_no_process_is_ruled_out(mine: socket.socket, children: ExitStack) -> None:
     with socket.socket() as second:
         heir = child(children, second.fileno())
         one, two = (os.fstat(sock.fileno()).st_ino for sock in (mine, second))
         assert scan_holders([one, two], [os.getpid()]).holders == {os.getpid(): {one, two}, heir: {two}}
 
 
-def test_who_may_not_be_compared_is_left(mine: socket.socket, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_process_that_may_not_be_compared_is_not_ruled_out(
+    mine: socket.socket, monkeypatch: pytest.MonkeyPatch
+) -> None:
     plain = kcmp._syscall
     monkeypatch.setattr(kcmp, "_syscall", lambda *given: plain(*given) if given[2] == os.getpid() else -1)
     everyone = [*list_pids()]
@@ -87,10 +89,10 @@ def test_who_may_not_be_compared_is_left(mine: socket.socket, monkeypatch: pytes
 
 
 @pytest.mark.parametrize("answer", [-1, 1, 2, 3])
-def test_a_kernel_that_does_not_compare_rules_nobody_out(
+def test_a_kernel_that_does_not_compare_rules_out_no_process(
     answer: int, mine: socket.socket, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As one without kcmp(2), one that a sandbox keeps it from, one that takes our PIDs for others."""
+    """A kernel without kcmp(2), a sandbox that forbids it, or a PID namespace in which the PIDs differ."""
     monkeypatch.setattr(kcmp, "_syscall", lambda *_: answer)
     everyone = [*list_pids()]
     assert [*filter_candidates(everyone, place_of(mine))] == everyone
@@ -98,8 +100,8 @@ def test_a_kernel_that_does_not_compare_rules_nobody_out(
     assert [*filter_candidates(everyone, place_of(mine))] == everyone
 
 
-def test_where_the_file_did_not_stay_nobody_is_ruled_out(mine: socket.socket, children: ExitStack) -> None:
-    """The descriptor is another file by now: whoever was compared with that may hold the socket all the same."""
+def test_if_the_descriptor_was_replaced_no_process_is_ruled_out(mine: socket.socket, children: ExitStack) -> None:
+    """The descriptor is another file by now: a process that was compared with it may still hold the socket."""
     heir = child(children, mine.fileno())
     place = place_of(mine)
     fd = os.open(os.devnull, os.O_RDONLY)
@@ -108,8 +110,8 @@ def test_where_the_file_did_not_stay_nobody_is_ruled_out(mine: socket.socket, ch
     assert [*filter_candidates([os.getpid(), heir], place)] == [os.getpid(), heir]
 
 
-def test_a_comparison_that_does_not_return_is_left_alone(family: Family, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As one with a process that closes a file of a dead NFS mount while it enters a program."""
+def test_a_comparison_that_does_not_return_is_abandoned(family: Family, monkeypatch: pytest.MonkeyPatch) -> None:
+    """For example with a process that closes a file on a dead NFS mount during execve(2)."""
     (listener,) = family.sockets()
     others = {family.bear() for _ in range(3)}
     blocked, plain, begun = threading.Event(), kcmp._syscall, list[threading.Thread]()
@@ -150,7 +152,7 @@ sys.stdin.read()
 
 @pytest.fixture
 def gap(mine: socket.socket) -> Iterator[subprocess.Popen[str]]:
-    """Give a process that holds the socket above a gap in its table."""
+    """A process that holds the socket above a gap in its table."""
     high = fcntl.fcntl(mine.fileno(), fcntl.F_DUPFD, 20)
     argv = [sys.executable, "-IS", "-c", GAP, str(high)]
     with subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, pass_fds=[high], text=True) as process:
@@ -162,7 +164,7 @@ def gap(mine: socket.socket) -> Iterator[subprocess.Popen[str]]:
 
 
 def fill(process: subprocess.Popen[str]) -> None:
-    """Have the gap filled, once."""
+    """Make the process fill the gap, once."""
     assert process.stdin is not None
     assert process.stdout is not None
     if not process.stdin.closed:

@@ -1,4 +1,4 @@
-"""Texts of /proc taken apart, and real processes that are unlike the usual."""
+"""Parsing the texts of /proc, and reading unusual real processes."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def test_a_name_cannot_lead_the_parser_astray(name: bytes) -> None:
     ("state", "threads", "alive"),
     [(b"S", 1, True), (b"D", 1, True), (b"T", 1, True), (b"Z", 1, False), (b"X", 0, False), (b"Z", 3, True)],
 )
-def test_a_zombie_does_not_live_unless_its_threads_do(state: bytes, threads: int, alive: bool) -> None:
+def test_a_zombie_is_not_alive_unless_its_threads_are(state: bytes, threads: int, alive: bool) -> None:
     assert processes.parse_stat(stat(b"x", state, threads)).is_alive is alive
 
 
@@ -79,12 +79,12 @@ def test_the_line_of_systemd_is_picked(text: str, unified: bool, path: str) -> N
     assert processes.parse_cgroup(text, unified=unified) == path
 
 
-# One look -------------------------------------------------------------------------------------------------------
+# One read -------------------------------------------------------------------------------------------------------
 
 
 @contextlib.contextmanager
 def cat(*argv: str | Path, **environment: str) -> Iterator[int]:
-    """Run cat(1), and wait until it does: Popen returns in the middle of execve(2), without a command line yet."""
+    """Run cat(1), and wait until it runs: Popen returns in the middle of execve(2), before it has a command line."""
     with subprocess.Popen(argv, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as child:
         assert child.stdin is not None
         assert child.stdout is not None
@@ -95,7 +95,7 @@ def cat(*argv: str | Path, **environment: str) -> Iterator[int]:
         child.communicate()
 
 
-def test_a_child_is_seen_whole() -> None:
+def test_all_fields_of_a_child_are_read() -> None:
     with cat("cat", "-u", INVOCATION_ID=ID, PATH="/usr/bin:/bin") as pid:
         seen, me = read_process(pid), read_process(os.getpid())
         alive = seen is not None and is_alive(seen.id)
@@ -133,13 +133,13 @@ def test_a_program_that_was_removed_and_has_an_odd_name(tmp_path: Path) -> None:
     assert (seen.name, seen.exe) == ("we (ird) 1", f"{odd} (deleted)")
 
 
-def test_bytes_that_are_no_text_are_shown() -> None:
+def test_bytes_that_are_not_utf_8_are_shown_escaped() -> None:
     assert processes._command(b"a\xff\0b c\0\0\0") == (r"a\xff", "b c")
     assert processes._command(b"") == ()
 
 
 def test_a_title_written_over_the_environment_is_no_invocation() -> None:
-    """What setproctitle, nginx and postgres do: the title goes over argv, and on over the environment."""
+    """As setproctitle, nginx and postgres do: the title overwrites argv, and then the environment."""
     overwrite = """
 import sys
 fields = open("/proc/self/stat").read().rpartition(")")[2].split()
@@ -169,7 +169,7 @@ sys.stdin.read()
         assert seen.invocation_id == found
 
 
-def test_a_zombie_is_there_and_does_not_live() -> None:
+def test_a_zombie_exists_and_is_not_alive() -> None:
     child = subprocess.Popen(["true"])
     os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)
     seen = read_process(child.pid)
@@ -180,7 +180,7 @@ def test_a_zombie_is_there_and_does_not_live() -> None:
     child.wait()
 
 
-def test_a_stopped_process_says_so() -> None:
+def test_a_stopped_process_is_described() -> None:
     child = subprocess.Popen(["sleep", "60"])
     process = read_id(child.pid)
     assert process is not None
@@ -194,7 +194,7 @@ def test_a_stopped_process_says_so() -> None:
 
 
 @pytest.mark.skipif(not Path("/proc/2/stat").exists(), reason="no kernel threads are to be seen here")
-def test_a_kernel_thread_is_known() -> None:
+def test_a_kernel_thread_is_recognised() -> None:
     seen = read_process(2)
     assert seen is not None
     assert (seen.kernel, seen.name, seen.command, seen.exe) == (True, "kthreadd", (), "")
@@ -247,7 +247,7 @@ def test_the_processes_of_a_cgroup_and_below(family: Family) -> None:
         (["systemd/cgroup.procs"], "systemd"),
     ],
 )
-def test_the_mount_is_found_as_systemd_finds_it(
+def test_the_mount_is_found_by_systemd_s_rules(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, files: list[str], mount: str
 ) -> None:
     for file in files:
@@ -261,8 +261,8 @@ def test_the_mount_is_found_as_systemd_finds_it(
 
 
 @pytest.mark.skipif(not may_choose_pids(), reason="ns_last_pid may not be written here")
-def test_a_look_never_mixes_two_processes(family: Family, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The PID changes hands in the middle of a look: there is nothing left to be seen."""
+def test_a_read_never_mixes_two_processes(family: Family, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The PID is reused in the middle of a read: nothing of either process is returned."""
     pid = family.bear()
     first = family.judged(pid).process.id
     plain = processes._uid
@@ -280,8 +280,8 @@ def test_a_look_never_mixes_two_processes(family: Family, monkeypatch: pytest.Mo
     assert not is_alive(first)
 
 
-def test_when_a_process_began() -> None:
-    """By the clock that files get their times from, to the tick."""
+def test_when_a_process_started() -> None:
+    """By the clock of the files' times, exact to a tick."""
     before = time.time()
     with subprocess.Popen(["sleep", "60"]) as child:
         found = processes.read_process(child.pid)

@@ -1,4 +1,4 @@
-"""Programs that are recognised by their names; that none of them is killed is tested in test_signals.py."""
+"""Protected programs are recognised by their names. test_signals.py tests that none of them is killed."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def test_login_servers(name: str, is_one: bool) -> None:
     assert is_login_server(process(5, name=name, exe="", command=())) is is_one
 
 
-def test_keepers_of_containers() -> None:
+def test_programs_that_keep_containers() -> None:
     assert "container's engine" in describe_container_keeper(process(5, exe="/usr/bin/conmon"))
     assert describe_container_keeper(process(5)) == ""
 
@@ -37,5 +37,5 @@ def test_keepers_of_containers() -> None:
     ],
 )
 def test_the_command_that_stops_a_container(keeper: dict[str, Any], command: str) -> None:
-    """It is for an operator to copy: a name that is no container's name is not in it."""
+    """Operators copy it, so it contains no name that is not a container's."""
     assert find_stop_command([process(9), process(5, **keeper)]) == command

@@ -1,4 +1,4 @@
-"""Real processes, signalled through pidfds, while the world changes between two moves; and who must live."""
+"""Real processes are signalled through pidfds while they change between two steps; protected processes."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def signal_process(
     return signals.signal_process(holder, signum, confirm=confirm)
 
 
-def test_what_was_judged_is_signalled_and_its_like_are_not(family: Family) -> None:
+def test_the_judged_process_is_signalled_and_similar_ones_are_not(family: Family) -> None:
     twin, victim = family.bear(), family.bear()
     moments: list[str] = []
     assert signal_with_change(family.judged(victim), moments.append) is SignalResult.SENT
@@ -43,10 +43,10 @@ def test_what_was_judged_is_signalled_and_its_like_are_not(family: Family) -> No
 
 @pytest.mark.root
 @pytest.mark.parametrize("moment", [*MOMENTS, "watched"])
-def test_a_pid_that_is_used_again_is_not_hit(moment: str) -> None:
+def test_a_process_with_a_reused_pid_is_not_signalled(moment: str) -> None:
     """The next owner of the PID has the same program, user, cgroup and socket: only its start is another.
 
-    In a PID namespace of its own, where nobody else takes a PID that is to be used again.
+    In a PID namespace of its own, where no other process takes a PID that is to be reused.
     """
     alone = ["unshare", "--pid", "--fork", "--kill-child", "--mount-proc", sys.executable, "-m"]
     done = subprocess.run([*alone, recycling.__name__, moment], capture_output=True, text=True, check=True, timeout=60)
@@ -54,7 +54,7 @@ def test_a_pid_that_is_used_again_is_not_hit(moment: str) -> None:
 
 
 @pytest.mark.parametrize("moment", MOMENTS)
-def test_a_process_that_ends_in_between_is_gone(family: Family, moment: str) -> None:
+def test_a_process_that_exits_in_between_is_gone(family: Family, moment: str) -> None:
     pid = family.bear()
     holder = family.judged(pid)
     gone = signal_with_change(holder, lambda now: family.end(pid) if now == moment else None)
@@ -69,7 +69,7 @@ def test_a_process_that_ends_in_between_is_gone(family: Family, moment: str) -> 
         pytest.param({"exe": "/usr/bin/another"}, id="program"),
     ],
 )
-def test_one_that_is_no_longer_what_was_judged_is_not_hit(family: Family, other: dict[str, Any]) -> None:
+def test_a_process_that_has_changed_is_not_signalled(family: Family, other: dict[str, Any]) -> None:
     pid = family.bear()
     holder = family.judged(pid)
     judged = dataclasses.replace(holder, process=dataclasses.replace(holder.process, **other))
@@ -77,7 +77,7 @@ def test_one_that_is_no_longer_what_was_judged_is_not_hit(family: Family, other:
     assert not was_hit(pid)
 
 
-def test_one_that_gave_the_socket_up_is_not_hit(family: Family) -> None:
+def test_a_process_that_closed_the_socket_is_not_signalled(family: Family) -> None:
     pid = family.bear()
     holder = family.judged(pid)
     (held,) = holder.sockets
@@ -96,22 +96,22 @@ def test_a_program_that_an_upgrade_removed_is_still_the_same(family: Family) -> 
     assert signal_process(dataclasses.replace(holder, process=process), signal.SIGTERM) is SignalResult.SENT
 
 
-def test_the_caller_has_the_last_word(family: Family) -> None:
+def test_the_caller_decides_last(family: Family) -> None:
     pid = family.bear()
     holder = family.judged(pid)
     assert signal_process(holder, confirm=lambda now: now.id != holder.process.id) is SignalResult.CHANGED
     assert not was_hit(pid)
 
 
-def test_one_that_must_live_is_not_hit_whatever_was_judged() -> None:
+def test_a_protected_process_is_not_signalled_whatever_was_judged() -> None:
     for pid in (os.getpid(), os.getppid()):
         process = processes.read_process(pid)
         assert process is not None
-        # SIGURG: nobody minds it, should this fail.
+        # SIGURG does no harm, should this fail.
         assert signal_process(Holder(process, Role.ORPHAN, "", "", ()), signal.SIGURG) is SignalResult.CHANGED
 
 
-def test_the_thread_of_another_is_nobody() -> None:
+def test_a_thread_of_another_process_is_not_a_process() -> None:
     release = threading.Event()
     thread = threading.Thread(target=release.wait)
     thread.start()
@@ -125,7 +125,7 @@ def test_the_thread_of_another_is_nobody() -> None:
         thread.join()
 
 
-def test_no_permission_is_said_in_words(family: Family, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_permission_is_reported(family: Family, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*_: object) -> None:
         raise PermissionError
 
@@ -136,7 +136,7 @@ def test_no_permission_is_said_in_words(family: Family, monkeypatch: pytest.Monk
     assert caught.value.hint == "run it as root"
 
 
-def test_without_descriptors_nothing_is_taken_for_gone(family: Family, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_a_free_descriptor_no_process_counts_as_gone(family: Family, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*_: object) -> None:
         raise OSError(24, "Too many open files")
 
@@ -159,7 +159,7 @@ def test_no_descriptor_is_left_behind(family: Family) -> None:
     assert os.listdir("/proc/self/fd") == before  # noqa: PTH208
 
 
-def test_a_pidfd_tells_of_the_end(family: Family) -> None:
+def test_a_pidfd_becomes_readable_at_the_exit(family: Family) -> None:
     pid = family.bear()
     process = family.judged(pid).process.id
     fd = open_pidfd(process)
@@ -209,7 +209,7 @@ USER = "/user.slice/user-1000.slice/user@1000.service"
         pytest.param({"command": (" ", "x")}, id="an empty title"),
     ],
 )
-def test_an_ordinary_process_may_be_ended(ordinary: dict[str, Any]) -> None:
+def test_an_ordinary_process_may_be_killed(ordinary: dict[str, Any]) -> None:
     assert find_protection(dataclasses.replace(ORDINARY, **ordinary), me=ME) == ""
 
 
@@ -247,11 +247,11 @@ def test_an_ordinary_process_may_be_ended(ordinary: dict[str, Any]) -> None:
         ({"uid": 0, "command": ("@lvmstore",)}, "must run until the end"),
     ],
 )
-def test_it_says_why_a_process_must_live(special: dict[str, Any], why: str) -> None:
+def test_the_reason_why_a_process_is_protected(special: dict[str, Any], why: str) -> None:
     assert why in find_protection(dataclasses.replace(ORDINARY, **special), me=ME)
 
 
-def test_this_program_and_all_above_it_must_live() -> None:
+def test_this_program_and_its_ancestors_are_protected() -> None:
     me = OwnProcess.read()
     pid = os.getpid()
     while pid:
@@ -261,7 +261,7 @@ def test_this_program_and_all_above_it_must_live() -> None:
         pid = process.ppid
 
 
-def test_a_child_of_this_program_may_be_ended() -> None:
+def test_a_child_of_this_program_may_be_killed() -> None:
     child = subprocess.Popen(["sleep", "60"])
     try:
         process = processes.read_process(child.pid)

@@ -1,4 +1,4 @@
-"""Real sockets of this very machine, on ports that the kernel picks; and its answers, played back.
+"""Real sockets of this machine on ports that the kernel picks, and recorded answers of the kernel.
 
 A port that the kernel gave out for one address may be taken for another: where a test needs a port of both
 families for itself, `free_port` finds one.
@@ -43,7 +43,7 @@ def number(of: socket.socket) -> int:
 
 @pytest.fixture
 def opened() -> Iterator[Open]:
-    """Opens sockets that listen (or, for UDP, are bound), and closes them in the end."""
+    """Open sockets that listen (or, for UDP, are bound); they are closed at the end."""
     with contextlib.ExitStack() as stack:
 
         def open_socket(
@@ -71,7 +71,7 @@ def opened() -> Iterator[Open]:
 
 @pytest.fixture
 def free_port() -> int:
-    """A port that nobody had a moment ago, on any address."""
+    """A port that was free a moment ago, on any address."""
     with socket.socket(V6) as probe:
         probe.bind(("::", 0))
         return number(probe)
@@ -97,18 +97,18 @@ def test_the_cgroup_of_a_socket_is_that_of_the_process_that_made_it(opened: Open
     assert found.cgroup_id == Path(roots[0] + own).stat().st_ino
 
 
-def test_a_v6_wildcard_tells_whether_it_serves_v4(opened: Open) -> None:
+def test_a_v6_wildcard_shows_whether_it_serves_v4(opened: Open) -> None:
     dual, alone = opened("::"), opened("::", v6only=True)
     assert [(found.address, found.only_v6) for found in list_listeners(Port(number(dual)))] == [("::", False)]
     assert [(found.address, found.only_v6) for found in list_listeners(Port(number(alone)))] == [("::", True)]
 
 
-def test_both_families_are_seen_on_one_port(opened: Open, free_port: int) -> None:
+def test_both_families_are_listed_on_one_port(opened: Open, free_port: int) -> None:
     four, six = opened("0.0.0.0", free_port), opened("::", free_port, v6only=True)
     assert {found.inode for found in list_listeners(Port(free_port))} == {inode(four), inode(six)}
 
 
-def test_twins_by_reuseport_are_two(opened: Open) -> None:
+def test_two_sockets_with_reuseport_are_both_listed(opened: Open) -> None:
     one = opened("127.0.0.1", shared=True)
     other = opened("127.0.0.1", number(one), shared=True)
     assert {found.inode for found in list_listeners(Port(number(one)))} == {inode(one), inode(other)}
@@ -169,32 +169,32 @@ def test_an_address_picks_the_sockets_that_serve_it(own: str, only_v6: bool, wan
     assert sock_diag._accepts(listener, sock_diag._address(Port(80, address=wanted)) or ip_address("::")) is serves
 
 
-def test_an_address_is_asked_of_the_kernel_too(opened: Open, free_port: int) -> None:
+def test_an_address_is_selected_from_the_kernel_s_answer_too(opened: Open, free_port: int) -> None:
     one, two = opened("127.0.0.1", free_port), opened("127.0.0.2", free_port)
     mapped = opened("::ffff:127.0.0.3", free_port)
     for address, holder in (("127.0.0.1", one), ("127.0.0.2", two), ("127.0.0.3", mapped)):
         assert [found.inode for found in list_listeners(Port(free_port, address=address))] == [inode(holder)]
 
 
-def test_a_word_is_no_address() -> None:
+def test_a_name_is_not_an_address() -> None:
     with pytest.raises(HostError, match="'localhost' is not an IP address"):
         list_listeners(Port(80, address="localhost"))
 
 
-def test_only_the_asked_port_is_seen_among_many(opened: Open) -> None:
+def test_only_the_requested_port_is_listed_among_many(opened: Open) -> None:
     many = [opened("127.0.0.1") for _ in range(200)]
     for mine in (many[0], many[100], many[-1]):
         assert [found.inode for found in list_listeners(Port(number(mine)))] == [inode(mine)]
 
 
-def test_more_sockets_than_fit_into_one_answer_are_all_seen(opened: Open, free_port: int) -> None:
+def test_more_sockets_than_fit_into_one_answer_are_all_listed(opened: Open, free_port: int) -> None:
     many = {inode(opened(f"127.0.{i // 250}.{i % 250 + 1}", free_port)) for i in range(900)}
     found = list_listeners(Port(free_port))
     assert {listener.inode for listener in found} == many
     assert len(found) == len(many)
 
 
-def test_a_table_looks_again_and_again(opened: Open, free_port: int) -> None:
+def test_a_table_can_be_read_repeatedly(opened: Open, free_port: int) -> None:
     with SocketTable() as table:
         assert table.list_inodes(Port(free_port)) == frozenset()
         mine = opened("127.0.0.1", free_port)
@@ -203,7 +203,7 @@ def test_a_table_looks_again_and_again(opened: Open, free_port: int) -> None:
         assert table.list_inodes(Port(free_port)) == frozenset()
 
 
-def test_a_look_does_not_leak_descriptors(opened: Open) -> None:
+def test_a_read_does_not_leak_descriptors(opened: Open) -> None:
     port = Port(number(opened("127.0.0.1")))
     before = len(list(Path("/proc/self/fd").iterdir()))
     with SocketTable() as table:
@@ -221,7 +221,7 @@ def without(listener: Listener) -> tuple[str, str, int, int, int]:
 
 
 @pytest.mark.parametrize("udp", [False, True])
-def test_proc_says_the_same_as_the_kernel(opened: Open, free_port: int, udp: bool) -> None:
+def test_proc_lists_the_same_as_the_kernel(opened: Open, free_port: int, udp: bool) -> None:
     opened("127.0.0.1", free_port, udp=udp)
     opened("::1", free_port, udp=udp)
     opened("::ffff:127.0.0.9", free_port, udp=udp)
@@ -241,7 +241,7 @@ def test_a_process_that_is_gone_has_no_sockets(free_port: int) -> None:
 
 
 @pytest.mark.root
-def test_another_network_is_seen_through_a_process_of_it() -> None:
+def test_another_network_namespace_is_read_through_a_process_in_it() -> None:
     code = (
         "import socket; s = socket.socket(); s.bind(('0.0.0.0', 0)); s.listen();"
         "print(s.getsockname()[1], flush=True); input()"
@@ -259,7 +259,7 @@ def test_another_network_is_seen_through_a_process_of_it() -> None:
         child.communicate("\n")
 
 
-# An unwilling kernel --------------------------------------------------------------------------------------------
+# A kernel that refuses --------------------------------------------------------------------------------------------
 
 
 class FakeNetlink:
@@ -315,13 +315,13 @@ def test_an_answer_in_several_parts_is_put_together(kernel: Callable[..., FakeNe
     assert [found.inode for found in list_listeners(Port(80))] == [1, 2, 3, 4]
 
 
-def test_a_disturbed_dump_is_asked_for_again(kernel: Callable[..., FakeNetlink]) -> None:
+def test_a_disturbed_dump_is_requested_again(kernel: Callable[..., FakeNetlink]) -> None:
     fake = kernel(row(V4, 80, 1), message(3, flags=0x10), row(V4, 80, 2) + DONE, DONE)
     assert [found.inode for found in list_listeners(Port(80))] == [2]
     assert fake.closed == 2
 
 
-def test_a_table_that_never_rests_is_an_error(kernel: Callable[..., FakeNetlink]) -> None:
+def test_a_table_that_always_changes_is_an_error(kernel: Callable[..., FakeNetlink]) -> None:
     kernel(*[message(3, flags=0x10)] * 100)
     with pytest.raises(HostError, match="they change faster than they can be read"):
         list_listeners(Port(80))
@@ -347,7 +347,7 @@ def test_what_belongs_to_another_request_is_skipped(kernel: Callable[..., FakeNe
         pytest.param(TimeoutError(), id="silence"),
     ],
 )
-def test_without_sock_diag_proc_is_read_and_nothing_asked_again(
+def test_without_sock_diag_proc_is_read_and_the_kernel_is_not_asked_again(
     opened: Open, kernel: Callable[..., FakeNetlink], refusal: bytes | Exception
 ) -> None:
     mine = opened("127.0.0.1")

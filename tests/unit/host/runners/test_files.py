@@ -1,4 +1,4 @@
-"""When files changed last: when they came to their place, whatever their mtime is."""
+"""The time of the latest change of files: the moment at which they came to their place, whatever their mtime is."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def refusal(*paths: Path | str) -> str:
 
 
 def last(act: Callable[[], object], *others: Path) -> None:
-    """Act once the kernel's clock, which advances in ticks, is later than every change before."""
+    """Run the change once the kernel's clock, which advances in ticks, is later than every earlier change."""
     newest = max(path.lstat().st_ctime_ns for other in others for path in (other, *other.rglob("*")))
     probe = others[0].parent / "clock"
     probe.touch()
@@ -57,7 +57,7 @@ def test_what_was_written_last(app: Path) -> None:
 
 
 def test_a_copied_mtime_does_not_count(app: Path) -> None:
-    """npm, tar and apt set the mtime to when the content was made."""
+    """npm, tar and apt set the mtime to the time at which the content was made."""
     new = app.parent / "new.js"
     new.write_text("new")
     os.utime(new, (OLD, OLD))

@@ -1,4 +1,4 @@
-"""HTTP probes against real servers that misbehave."""
+"""HTTP probes of real servers that misbehave."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ def test_http_that_never_answers(ask: Ask, server: Callable[[Handler], str]) -> 
 
 
 def test_http_that_answers_drop_by_drop(ask: Ask, server: Callable[[Handler], str]) -> None:
-    """Each byte comes in time; the whole response does not."""
+    """Each byte arrives in time, the whole response does not."""
 
     def drip(connection: socket.socket) -> None:
         connection.sendall(b"HTTP/1.1 200 OK\r\n")
@@ -91,7 +91,7 @@ def test_http_that_answers_drop_by_drop(ask: Ask, server: Callable[[Handler], st
 
 
 def test_a_body_that_does_not_end(ask: Ask, server: Callable[[Handler], str]) -> None:
-    """An event stream has answered, and continues."""
+    """The server has answered with an event stream, which continues."""
 
     def stream(connection: socket.socket) -> None:
         connection.recv(65536)

@@ -53,7 +53,7 @@ Start = Callable[..., Served]
 
 @pytest.fixture
 def start() -> Iterator[Start]:
-    """Starts a server, in a network of its own if that is asked for."""
+    """Start a server, with `alone` in a network namespace of its own."""
     started: list[subprocess.Popen[str]] = []
 
     def start(name: str, port: int = 0, *, alone: bool = False) -> Served:
@@ -87,8 +87,8 @@ def asked(port: int) -> list[QueryKind[Any]]:
 
 
 @pytest.mark.parametrize("kind", range(4), ids=["tcp", "http", "websocket", "run"])
-def test_who_answers_within(ask: Ask, start: Start, kind: int) -> None:
-    """Outside no server listens; and this program stays in its own namespace."""
+def test_a_server_inside_is_reached(ask: Ask, start: Start, kind: int) -> None:
+    """Outside no server listens, and this program stays in its own namespace."""
     inside = start("inside", alone=True)
     before = Path("/proc/thread-self/ns/net").stat().st_ino
     what = asked(inside.port)[kind]
@@ -99,7 +99,7 @@ def test_who_answers_within(ask: Ask, start: Start, kind: int) -> None:
 
 
 @pytest.mark.parametrize("kind", range(4), ids=["tcp", "http", "websocket", "run"])
-def test_who_answers_outside_is_not_heard(ask: Ask, start: Start, kind: int) -> None:
+def test_a_server_outside_is_not_reached(ask: Ask, start: Start, kind: int) -> None:
     outside = start("outside")
     inside = start("inside", 1, alone=True)
     answer = ask(asked(outside.port)[kind], inside=inside.process)
@@ -116,7 +116,7 @@ def test_both_have_the_port(ask: Ask, start: Start) -> None:
     assert ask(name, inside=inside.process).value == "inside"
 
 
-def test_a_process_that_is_gone_or_another_one(ask: Ask, start: Start) -> None:
+def test_a_process_that_has_exited(ask: Ask, start: Start) -> None:
     inside = start("inside", alone=True)
     probe = TcpProbe("127.0.0.1", inside.port)
     other = replace(inside.process, start=inside.process.start + 1)
@@ -128,8 +128,8 @@ def test_a_process_that_is_gone_or_another_one(ask: Ask, start: Start) -> None:
     )
 
 
-def test_who_may_not_enter_it(start: Start) -> None:
-    """And such a user sees that the process is elsewhere, all the same."""
+def test_a_user_who_may_not_enter_it(start: Start) -> None:
+    """A user without permission can still find that the process is in another namespace."""
     inside = start("inside", alone=True)
     look = f"""
 import os

@@ -21,14 +21,14 @@ from tests.unit.host.runners.conftest import OK, Lifeline, replying, script
 # Commands
 
 
-def test_what_a_command_sees(ask: Ask, tmp_path: Path) -> None:
+def test_the_folder_and_environment_of_a_command(ask: Ask, tmp_path: Path) -> None:
     answer = ask(script("pwd; echo $LANG $X; cat; echo oops >&2", cwd=str(tmp_path), env={"X": "a b"}))
     assert answer.ok
     assert answer.detail == "exited with status 0"
     assert answer.value == f"{tmp_path}\nC.UTF-8 a b\noops\n"
 
 
-def test_it_sees_nothing_of_this_program(ask: Ask, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_command_does_not_get_this_program_s_environment(ask: Ask, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PRIVATE", "x")
     names = {line.partition("=")[0] for line in (ask(Command(("env",), cwd="/")).value or "").splitlines()}
     assert names == {"PATH", "LANG", "HOME", "USER", "LOGNAME", "SHELL"}
@@ -72,7 +72,7 @@ def test_at_its_time_out_a_command_ends_with_its_group(ask: Ask, lifeline: Lifel
 
 
 def test_what_a_command_leaves_in_its_group_ends_with_it(ask: Ask, lifeline: Lifeline) -> None:
-    """It keeps the pipe open, too: the exit of the command counts, not the end of its output."""
+    """The process that is left keeps the pipe open: the exit of the command counts, not the end of its output."""
     answer = ask(script(f"exec 3> {lifeline.path}; sleep 60 & echo done"))
     assert answer.ok
     assert answer.value == "done\n"
@@ -87,7 +87,7 @@ def test_endless_output_is_bounded_and_stopped(ask: Ask) -> None:
     assert ask.seconds < PROMPT
 
 
-def test_a_burst_at_the_end_is_taken_whole(ask: Ask) -> None:
+def test_a_burst_of_output_at_the_end_is_read_whole(ask: Ask) -> None:
     answer = ask(script("head -c 60000 /dev/zero | tr '\\0' x"))
     assert answer.value == "x" * 60000
 
@@ -102,7 +102,7 @@ def test_what_is_in_the_pipe_when_the_command_has_ended_is_read() -> None:
         os.close(never)
 
 
-def test_it_cannot_read_what_this_program_is_given(ask: Ask) -> None:
+def test_a_command_cannot_read_this_program_s_input(ask: Ask) -> None:
     reader, writer = os.pipe()
     os.write(writer, b"typed")
     before = os.dup(0)
@@ -115,7 +115,7 @@ def test_it_cannot_read_what_this_program_is_given(ask: Ask) -> None:
             os.close(fd)
 
 
-def test_output_that_is_no_text(ask: Ask) -> None:
+def test_output_that_is_not_utf_8(ask: Ask) -> None:
     assert ask(script("printf 'a\\377b'")).value == "a\N{REPLACEMENT CHARACTER}b"
 
 

@@ -1,4 +1,4 @@
-"""A websocket opened against real servers: those that serve it, and those that only seem to."""
+"""Websocket probes of real servers: some serve websockets, some only seem to."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def granted(connection: socket.socket) -> None:
     )
 
 
-def test_one_that_is_served(ask: Ask, serves: Serve) -> None:
+def test_a_server_that_serves_websockets(ask: Ask, serves: Serve) -> None:
     ended: queue.Queue[int | None] = queue.Queue()
 
     def echo(connection: ServerConnection) -> None:
@@ -73,11 +73,11 @@ def test_one_that_is_served(ask: Ask, serves: Serve) -> None:
     answer = ask(WebsocketProbe(serves(echo)))
     assert (answer.ok, answer.detail) == (True, "opened")
     assert ask.seconds < PROMPT
-    assert ended.get(timeout=PATIENCE) == 1000  # The server's log knows of an orderly end.
+    assert ended.get(timeout=PATIENCE) == 1000  # The server logs an orderly end.
 
 
-def test_what_is_sent_along(ask: Ask, serves: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
-    """And it goes through no proxy, whatever the environment has."""
+def test_the_headers_that_are_sent(ask: Ask, serves: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The headers are sent, and through no proxy, whatever the environment contains."""
     monkeypatch.setenv("http_proxy", "http://127.0.0.1:1")
     monkeypatch.setenv("all_proxy", "http://127.0.0.1:1")
     seen: list[tuple[str, str | None, str | None]] = []
@@ -159,7 +159,7 @@ def test_a_server_of_something_else(ask: Ask, raw: Raw, text: str, detail: str) 
 
 
 def test_a_page_that_does_not_end(ask: Ask, raw: Raw) -> None:
-    """Its first line decides."""
+    """The status line decides."""
 
     def stream(connection: socket.socket) -> None:
         connection.recv(65536)
@@ -230,7 +230,7 @@ def test_a_server_that_never_answers(ask: Ask, raw: Raw) -> None:
 
 @pytest.fixture
 def certificate(tmp_path: Path) -> Path:
-    """A self-signed certificate of localhost, with its key."""
+    """A self-signed certificate for localhost, with its key."""
     file = tmp_path / "localhost.pem"
     made = ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-noenc"]
     name = ["-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost,IP:127.0.0.1"]

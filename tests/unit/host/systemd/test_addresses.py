@@ -1,4 +1,4 @@
-"""Where the bus is looked for, and what is said when it is not there."""
+"""The addresses of the bus in each scope, and the error if no bus is there."""
 
 from __future__ import annotations
 
@@ -21,26 +21,26 @@ def _nowhere(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.delenv(name, raising=False)
 
 
-def be(monkeypatch: pytest.MonkeyPatch, uid: int) -> None:
+def become(monkeypatch: pytest.MonkeyPatch, uid: int) -> None:
     monkeypatch.setattr(os, "geteuid", lambda: uid)
 
 
 def test_the_systems_bus_and_for_root_systemds_own_socket(monkeypatch: pytest.MonkeyPatch) -> None:
     bus = Endpoint("unix:path=/run/dbus/system_bus_socket")
-    be(monkeypatch, 1000)
+    become(monkeypatch, 1000)
     assert find_endpoints("system") == (bus,)
-    be(monkeypatch, 0)
+    become(monkeypatch, 0)
     assert find_endpoints("system") == (bus, PRIVATE)
 
 
 def test_a_bus_that_is_named_is_the_only_one(monkeypatch: pytest.MonkeyPatch) -> None:
-    be(monkeypatch, 0)
+    become(monkeypatch, 0)
     monkeypatch.setenv("DBUS_SYSTEM_BUS_ADDRESS", "unix:path=/elsewhere")
     assert find_endpoints("system") == (Endpoint("unix:path=/elsewhere"),)
 
 
 def test_the_users_bus(monkeypatch: pytest.MonkeyPatch) -> None:
-    be(monkeypatch, 4711)
+    become(monkeypatch, 4711)
     assert [e.address for e in find_endpoints("user")] == [
         "unix:path=/run/user/4711/bus",
         "unix:path=/run/user/4711/systemd/private",
@@ -60,35 +60,35 @@ def test_root_does_not_reach_into_a_users_manager(monkeypatch: pytest.MonkeyPatc
     assert "sudo -u 4711 XDG_RUNTIME_DIR=/run/user/4711 runbook" in caught.value.hint
 
 
-def test_nor_does_sudo(monkeypatch: pytest.MonkeyPatch) -> None:
-    be(monkeypatch, 0)
+def test_root_through_sudo_does_not_either(monkeypatch: pytest.MonkeyPatch) -> None:
+    become(monkeypatch, 0)
     monkeypatch.setenv("XDG_RUNTIME_DIR", "/nowhere")
     monkeypatch.setenv("SUDO_UID", "4711")
     with pytest.raises(BusUnavailable, match="the user manager of 4711 as root"):
         find_endpoints("user")
 
 
-def test_roots_own_manager_is_root_s(monkeypatch: pytest.MonkeyPatch) -> None:
-    be(monkeypatch, 0)
+def test_root_has_a_manager_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    become(monkeypatch, 0)
     monkeypatch.setenv("XDG_RUNTIME_DIR", "/nowhere")
     assert find_endpoints("user")[0].address == "unix:path=/nowhere/bus"
 
 
-def test_root_is_told_how_to_run_it_as_the_user(monkeypatch: pytest.MonkeyPatch) -> None:
-    be(monkeypatch, 0)
+def test_root_gets_a_hint_how_to_run_it_as_the_user(monkeypatch: pytest.MonkeyPatch) -> None:
+    become(monkeypatch, 0)
     error = make_unavailable("user", "there is no bus")
     assert error.message == "cannot reach the user manager of root: there is no bus"
     assert error.hint == "run it as the owner of the units: su - USER -c 'runbook …'"
 
 
 @pytest.mark.root
-def test_the_folder_of_another_user_is_none_of_ours(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """`su` without a dash keeps the variable of who called it."""
+def test_the_folder_of_another_user_is_not_used(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """`su` without a dash keeps the caller's XDG_RUNTIME_DIR."""
     os.chown(tmp_path, 4712, 4712)
     monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
-    be(monkeypatch, 4712)
+    become(monkeypatch, 4712)
     assert find_endpoints("user")[0].address == f"unix:path={tmp_path}/bus"
-    be(monkeypatch, 4711)
+    become(monkeypatch, 4711)
     assert find_endpoints("user")[0].address == "unix:path=/run/user/4711/bus"
     monkeypatch.setenv("XDG_RUNTIME_DIR", "/run/user/4712")
     assert find_endpoints("user")[0].address == "unix:path=/run/user/4711/bus"
@@ -103,8 +103,8 @@ def test_a_manager_that_ends_with_the_last_login(monkeypatch: pytest.MonkeyPatch
     assert describe_no_linger("user") == ""
 
 
-def test_a_user_without_linger_is_told_of_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    be(monkeypatch, 4711)
+def test_a_user_without_linger_gets_a_hint(monkeypatch: pytest.MonkeyPatch) -> None:
+    become(monkeypatch, 4711)
     error = make_unavailable("user", "there is no bus")
     assert error.message == "cannot reach the user manager of 4711: there is no bus"
     assert "loginctl enable-linger 4711" in error.hint

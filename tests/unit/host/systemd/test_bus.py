@@ -1,4 +1,4 @@
-"""Errors of D-Bus and GLib become the program's own, by name. The connection is tested in tests/bus."""
+"""D-Bus and GLib errors become the program's own, by their names. The connection is tested in tests/bus."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def test_a_property_that_an_object_lacks_has_the_default() -> None:
         (f"{SYSTEMD}.AnyOther", HostError, "cannot stop gw: text"),
     ],
 )
-def test_an_error_is_known_by_its_name(name: str, kind: type[HostError], message: str) -> None:
+def test_a_dbus_error_is_translated_by_its_name(name: str, kind: type[HostError], message: str) -> None:
     error = bus._translated(Gio.DBusError.new_for_dbus_error(name, "text"), "stop gw")
     assert (type(error), error.message, error.dbus_error) == (kind, message, name)
 
@@ -47,7 +47,7 @@ def test_an_error_is_known_by_its_name(name: str, kind: type[HostError], message
         (Gio.IOErrorEnum.FAILED, HostError),
     ],
 )
-def test_an_error_of_the_connection_itself(code: int, kind: type[HostError]) -> None:
+def test_a_glib_error_is_translated_by_its_code(code: int, kind: type[HostError]) -> None:
     assert type(bus._translated(GLib.Error.new_literal(Gio.io_error_quark(), "text", code), "stop gw")) is kind
 
 

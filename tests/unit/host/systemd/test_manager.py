@@ -20,5 +20,5 @@ from runbook.host.systemd.manager import unit_path
     ],
 )
 def test_the_path_of_a_unit(name: str, last: str) -> None:
-    """As `systemd-escape` and busctl spell them; bus_label_escape() in systemd's own tests."""
+    """As `systemd-escape` and busctl write them, and systemd's own tests of bus_label_escape()."""
     assert unit_path(name) == f"/org/freedesktop/systemd1/unit/{last}"

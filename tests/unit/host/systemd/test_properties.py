@@ -1,4 +1,4 @@
-"""How a unit's properties become one unit."""
+"""A unit's D-Bus properties become one `Unit`."""
 
 from __future__ import annotations
 
@@ -103,7 +103,7 @@ def test_a_service() -> None:
     )
 
 
-def test_what_a_restart_takes_along() -> None:
+def test_the_units_that_are_restarted_with_it() -> None:
     unit = look(
         Id=("s", "web.socket"),
         LoadState=("s", "loaded"),
@@ -119,7 +119,7 @@ def test_a_socket_has_one_time_out_for_both_ways() -> None:
     assert (unit.timeout_start_usec, unit.timeout_stop_usec) == (90_000_000, 90_000_000)
 
 
-def test_a_unit_that_is_no_service_and_never_started() -> None:
+def test_a_socket_unit_that_was_never_started() -> None:
     unit = look(
         Id=("s", "web.socket"),
         LoadState=("s", "not-found"),
@@ -133,7 +133,7 @@ def test_a_unit_that_is_no_service_and_never_started() -> None:
 
 
 @pytest.mark.parametrize(("checked", "held"), [(0, True), (5, False)])
-def test_a_condition_that_was_never_checked_says_nothing(checked: int, held: bool) -> None:
+def test_a_condition_that_was_never_checked_counts_as_met(checked: int, held: bool) -> None:
     unit = look(
         Id=("s", "web.service"),
         ConditionResult=("b", False),
@@ -152,13 +152,13 @@ COMMAND = "a(sasbttttuii)"
     [
         ("ExecStartPre", 5, 9, 1, 7, 0, "ExecStartPre=/bin/sh exited with status 7"),
         ("ExecStartPre", 5, 9, 1, 7, 3, "ExecStartPre=/bin/sh exited with status 7"),
-        ("ExecStartPost", 5, 9, 2, 15, 7, ""),  # The main process ended first.
+        ("ExecStartPost", 5, 9, 2, 15, 7, ""),  # The main process exited first.
         ("ExecStartPost", 5, 9, 3, 11, 12, "ExecStartPost=/bin/sh was killed by signal 11"),
-        ("ExecStartPre", 5, 0, 0, 0, 0, ""),  # It runs.
+        ("ExecStartPre", 5, 0, 0, 0, 0, ""),  # It is still running.
         ("ExecStartPre", 5, 9, 1, 0, 0, ""),
     ],
 )
-def test_a_command_beside_the_main_one(
+def test_a_failed_command_beside_the_main_process(
     setting: str, started: int, exited: int, code: int, status: int, main_exit: int, said: str
 ) -> None:
     ran = ("/bin/sh", ["/bin/sh", "-c", "exit 7"], False, 1, started, 1, exited, 70, code, status)
@@ -171,7 +171,7 @@ def test_a_command_beside_the_main_one(
 
 
 @pytest.mark.parametrize(("kind", "said"), [("forking", "ExecStart=/bin/sh exited with status 7"), ("simple", "")])
-def test_the_command_that_forks_is_beside_the_main_process(kind: str, said: str) -> None:
+def test_with_type_forking_the_command_of_exec_start_is_not_the_main_process(kind: str, said: str) -> None:
     ran = ("/bin/sh", ["/bin/sh", "-c", "exit 7"], False, 1, 5, 1, 9, 70, 1, 7)
     assert look(Id=("s", "web.service"), Type=("s", kind), ExecStart=(COMMAND, [ran])).failed_command == said
 
@@ -183,5 +183,5 @@ def test_a_condition_is_named() -> None:
     )
 
 
-def test_a_word_of_a_later_systemd_is_taken_as_it_is() -> None:
+def test_a_state_of_a_later_systemd_is_kept_as_it_is() -> None:
     assert look(Id=("s", "web.service"), ActiveState=("s", "hibernating")).active_state == "hibernating"

@@ -1,4 +1,4 @@
-"""Who is found among the processes, in the moment in which a job is announced."""
+"""The processes that are found as requesters at the moment in which a job is announced."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import pytest
 from runbook.host.holders import Process
 from runbook.host.kernel import processes
 from runbook.host.requesters import JobRequest
-from runbook.host.systemd import requester_scan as callers_module
+from runbook.host.systemd import requester_scan as scan_module
 from runbook.host.systemd.requester_scan import MAX_REQUESTER_AGE, RequesterScan, UnitNames
 from tests.unit.fake_machine import process
 
@@ -23,7 +23,7 @@ NOW = 1000.0
 
 
 class FakeProc:
-    """A /proc of data. `slow` is how many seconds each name takes to be read."""
+    """A /proc of data. `slow` is how many seconds it takes to read a name."""
 
     def __init__(self) -> None:
         self.processes: dict[int, Process] = {}
@@ -90,7 +90,7 @@ def test_a_service(proc: FakeProc) -> None:
 
 
 def test_behind_sudo(proc: FakeProc) -> None:
-    """Whose shell it was, by the user of the process above, which nobody can make up."""
+    """The user of the shell above sudo is named: no process can forge its parent's user."""
     proc.add(40, "sshd: anna@pts/0", name="sshd")
     proc.add(50, "-bash", name="bash", user="anna", uid=1000, ppid=40)
     proc.add(60, "sudo systemctl restart gw", ppid=50)
@@ -130,28 +130,30 @@ def test_two_are_both_named_and_three_are_not(proc: FakeProc) -> None:
         {"uid": 1000, "user": "anna"},  # it may wait for polkit's password
         {"exe": "/home/anna/systemctl-of-mine"},
         {"dead": True},
-        {"started": NOW - MAX_REQUESTER_AGE - 1},  # it waits for something that it asked for long ago
+        {"started": NOW - MAX_REQUESTER_AGE - 1},  # it waits for a job that it requested long ago
         {"pid_namespace": 4026532000},
         {"cgroup": "/machine.slice/systemd-nspawn@box.service/payload/system.slice/x.service"},
         {"name": "python3"},
     ],
 )
-def test_who_cannot_have_asked_or_may_not_have(proc: FakeProc, changes: dict[str, Any]) -> None:
+def test_processes_that_did_not_request_the_job_or_perhaps_did_not(proc: FakeProc, changes: dict[str, Any]) -> None:
     proc.add(os.getpid(), "runbook apply x", pid_namespace=4026531836)
     proc.add(70, "systemctl restart gw", **changes)
     assert look(proc).requesters == ()
-    assert proc.judged == []  # Nothing of its command line, which may be a trap.
+    assert proc.judged == []  # Its command line was not read: it may be made to take long.
 
 
 @pytest.mark.parametrize(("uid", "named"), [(0, False), (1000, True)])
-def test_a_program_that_is_not_seen(proc: FakeProc, monkeypatch: pytest.MonkeyPatch, uid: int, named: bool) -> None:
-    """Root sees that of every process, but for a path that is too long: nobody but a pretender has one."""
+def test_a_program_whose_path_cannot_be_read(
+    proc: FakeProc, monkeypatch: pytest.MonkeyPatch, uid: int, named: bool
+) -> None:
+    """Root can read every program's path unless it is too long, and systemctl's own path is not."""
     monkeypatch.setattr(os, "geteuid", lambda: uid)
     proc.add(70, "systemctl restart gw", exe="")
     assert bool(look(proc).requesters) == named
 
 
-def test_a_job_that_nobody_heard_begin_may_be_old(proc: FakeProc) -> None:
+def test_the_requester_of_a_job_that_was_not_announced_may_be_old(proc: FakeProc) -> None:
     proc.add(70, "systemctl stop gw", started=NOW - 300)
     assert [requester.pid for requester in look(proc, began=False).requesters] == [70]
 
@@ -161,14 +163,14 @@ def test_a_program_that_an_upgrade_has_replaced(proc: FakeProc) -> None:
     assert look(proc).requesters
 
 
-def test_a_child_that_has_not_become_what_it_will_be(proc: FakeProc) -> None:
+def test_a_child_between_its_fork_and_its_exec_does_not_count(proc: FakeProc) -> None:
     proc.add(70, "systemctl restart gw")
     proc.add(71, "systemctl restart gw", ppid=70)
     assert [requester.pid for requester in look(proc).requesters] == [70]
 
 
-def test_who_was_found_for_one_job_has_not_asked_for_the_next(proc: FakeProc) -> None:
-    """It learns in this moment that its own was taken back."""
+def test_the_requester_of_one_job_is_not_that_of_the_next(proc: FakeProc) -> None:
+    """The first systemctl is still there, because it is only now notified that its job was canceled."""
     callers = RequesterScan(proc, of_user=False)
     proc.add(70, "systemctl restart gw")
     callers.scan("gw", 7, GW, began=True)
@@ -193,7 +195,7 @@ def test_a_command_of_the_run_and_a_child_of_the_program(proc: FakeProc) -> None
     assert not callers.requests("gw")[-1].is_own
 
 
-def test_a_look_ends_in_time_and_then_names_nobody(proc: FakeProc) -> None:
+def test_a_scan_ends_in_time_and_then_names_no_process(proc: FakeProc) -> None:
     for pid in range(10, 1010):
         proc.add(pid, "/usr/bin/worker")
     proc.add(2000, "systemctl restart gw")
@@ -205,7 +207,7 @@ def test_a_look_ends_in_time_and_then_names_nobody(proc: FakeProc) -> None:
 
 
 def jobs_every(seconds: float, proc: FakeProc, callers: RequesterScan, *, count: int) -> float:
-    """Announce jobs at a steady pace, and give the share of the time that went to looks."""
+    """Announce jobs at a steady pace; return the share of the time that the scans took."""
     began, spent = proc.time, 0.0
     for job in range(count):
         at = proc.time
@@ -215,8 +217,8 @@ def jobs_every(seconds: float, proc: FakeProc, callers: RequesterScan, *, count:
     return spent / (proc.time - began)
 
 
-def test_looks_take_a_tenth_of_the_time_at_most(proc: FakeProc) -> None:
-    """A unit that loops, on a machine of 15,000 processes: ten jobs a second, and 0.15 s for each look."""
+def test_scans_take_a_tenth_of_the_time_at_most(proc: FakeProc) -> None:
+    """A unit in a restart loop on a machine of 15,000 processes: ten jobs a second, and 0.15 s for each scan."""
     for pid in range(10, 160):
         proc.add(pid, "/usr/bin/worker")
     proc.slow = 0.001
@@ -227,7 +229,7 @@ def test_looks_take_a_tenth_of_the_time_at_most(proc: FakeProc) -> None:
     assert callers.has_scanned("gw", 999)
 
 
-def test_a_burst_is_looked_into_where_there_was_rest_before(proc: FakeProc) -> None:
+def test_after_a_quiet_time_a_burst_of_jobs_is_scanned(proc: FakeProc) -> None:
     for pid in range(10, 60):
         proc.add(pid, "/usr/bin/worker")
     proc.slow = 0.001
@@ -238,7 +240,7 @@ def test_a_burst_is_looked_into_where_there_was_rest_before(proc: FakeProc) -> N
         assert callers.requests(unit)[0].requesters
 
 
-def test_who_may_have_asked_for_what_was_not_looked_into_is_not_taken_for_the_next(proc: FakeProc) -> None:
+def test_a_process_that_may_have_requested_a_job_without_a_scan_does_not_count_for_the_next(proc: FakeProc) -> None:
     for pid in range(100, 400):
         proc.add(pid, "/usr/bin/worker")
     callers = RequesterScan(proc, of_user=False)
@@ -246,7 +248,7 @@ def test_who_may_have_asked_for_what_was_not_looked_into_is_not_taken_for_the_ne
     callers.scan("gw", 1, GW, began=True)
     proc.slow = 0.0
     proc.add(70, "systemctl restart gw", started=proc.time - 0.01)
-    callers.scan("gw", 2, GW, began=True)  # No look: too soon.
+    callers.scan("gw", 2, GW, began=True)  # No scan: too soon.
     proc.time += 5
     callers.scan("gw", 3, GW, began=True)
     assert [one.requesters for one in callers.requests("gw")] == [(), (), ()]
@@ -259,14 +261,14 @@ def test_only_the_latest_jobs_are_kept(proc: FakeProc) -> None:
     callers = RequesterScan(proc, of_user=False)
     for job in range(100):
         callers.scan("gw", job, GW, began=True)
-    assert [one.job for one in callers.requests("gw")] == [*range(100 - callers_module.MAX_JOBS_PER_UNIT, 100)]
+    assert [one.job for one in callers.requests("gw")] == [*range(100 - scan_module.MAX_JOBS_PER_UNIT, 100)]
     assert callers.has_scanned("gw", 99)
     callers.forget("gw")
     assert not callers.has_scanned("gw", 99)
 
 
 def test_the_real_proc() -> None:
-    """Names, and the login of whoever has one."""
+    """Read names and login users from the machine's own /proc."""
     me = processes.read_process(os.getpid())
     assert me is not None
     assert processes.read_name(os.getpid()) == me.name
@@ -275,8 +277,8 @@ def test_the_real_proc() -> None:
     RequesterScan(processes, of_user=False).scan("gw", 1, UnitNames(frozenset({"no-such-unit.service"})), began=True)
 
 
-def test_a_real_process_is_looked_at_within_bounds() -> None:
-    """Another user's not at all; and before its command line is read it is asked whether that is to be judged."""
+def test_a_real_process_is_read_with_bounded_work() -> None:
+    """Another user's process is not read, and a command line is read only after `may` has returned True."""
     seen: list[Process] = []
 
     def no(one: Process) -> bool:
@@ -301,7 +303,7 @@ def test_a_real_process_is_looked_at_within_bounds() -> None:
 
 
 def test_a_users_manager(proc: FakeProc) -> None:
-    """There is no polkit to ask, and nobody but the user asks."""
+    """Only the user can make requests there, and polkit does not delay them."""
     mine, other = os.geteuid(), os.geteuid() + 1
     proc.add(70, "systemctl --user restart gw", uid=mine, user="anna")
     proc.add(71, "systemctl restart gw", uid=mine, user="anna")

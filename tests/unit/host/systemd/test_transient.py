@@ -1,4 +1,4 @@
-"""What needs no systemd: names, environments, results that a unit left on disk."""
+"""The part of transient units that needs no systemd: names, environments, results that a unit left on disk."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def test_the_environment_is_that_of_the_user() -> None:
         (Command(("true",), cwd="/etc/passwd"), "cannot run a command in /etc/passwd: there is no such folder"),
     ],
 )
-def test_what_keeps_a_command_from_starting(command: Command, why: str) -> None:
+def test_what_prevents_a_command_from_starting(command: Command, why: str) -> None:
     assert find_start_obstacle(command) == why
 
 
@@ -70,7 +70,7 @@ def test_only_root_becomes_another_user(monkeypatch: pytest.MonkeyPatch) -> None
 
 
 class Forgetful:
-    """A systemd that has forgotten the unit."""
+    """A systemd that has unloaded the unit."""
 
     bus: SimpleNamespace
 
@@ -90,7 +90,7 @@ def commands() -> TransientCommands:
 
 
 class Flaky(Forgetful):
-    """A systemd that is away when the first start is asked for, and answers the others."""
+    """A systemd that leaves the bus at the first request of a start, and answers later ones."""
 
     bus = SimpleNamespace(peer=True)
 
@@ -106,8 +106,8 @@ class Flaky(Forgetful):
         return JobRef(f"/org/freedesktop/systemd1/job/{self.asked}", name, verb, output)
 
 
-def test_each_try_runs_after_one_that_was_answered(tmp_path: Path) -> None:
-    """Only a start that nobody answered is looked for on disk: what an answered one left is of that try alone."""
+def test_after_an_answered_start_the_next_attempt_runs(tmp_path: Path) -> None:
+    """Only after a start without an answer is the result on disk read: it is of that attempt alone."""
     systemd = Flaky()
     commands = TransientCommands(cast("SystemdManager", systemd), cast("Loop", SimpleNamespace()))
     command = Command(("true",), output=str(tmp_path / "out"))
@@ -118,7 +118,7 @@ def test_each_try_runs_after_one_that_was_answered(tmp_path: Path) -> None:
     assert commands.start("x", command).path.endswith("/3")
 
 
-def test_one_that_is_just_writing_its_result_is_joined(tmp_path: Path) -> None:
+def test_a_command_that_is_writing_its_result_is_joined(tmp_path: Path) -> None:
     class Ending(Flaky):
         bus = SimpleNamespace(peer=True, read=lambda *_, **__: (5, "/org/freedesktop/systemd1/job/5"))
 
@@ -157,13 +157,13 @@ def test_a_result_that_the_unit_left_on_disk(
 
 
 @pytest.mark.parametrize("result", ["", "succ", "exit-code exited", "signal killed NOSUCH\n", "exit-code exited x\n"])
-def test_half_a_result_is_none(commands: TransientCommands, tmp_path: Path, result: str) -> None:
+def test_an_incomplete_result_does_not_count(commands: TransientCommands, tmp_path: Path, result: str) -> None:
     with pytest.raises(HostError, match=r"cannot find out how runbook-x\.service ended"):
         commands.result(ended(tmp_path, result))
 
 
 def test_no_result(commands: TransientCommands, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    # A command without an output has left nothing anywhere; files of like names are somebody else's.
+    # A command without an output has left nothing anywhere; files of similar names belong to another program.
     (tmp_path / ".script").touch()
     (tmp_path / ".result").write_text("success exited 0\n")
     monkeypatch.chdir(tmp_path)
@@ -177,12 +177,12 @@ def test_the_end_of_a_long_output(commands: TransientCommands, tmp_path: Path) -
     assert commands.result(ref).output == "x" * OUTPUT_TAIL_BYTES
 
 
-def test_a_folder_that_cannot_be_entered_says_so(commands: TransientCommands, tmp_path: Path) -> None:
+def test_a_folder_that_cannot_be_entered_is_reported(commands: TransientCommands, tmp_path: Path) -> None:
     result = commands.result(ended(tmp_path, "exit-code exited 200\n", b""))
     assert result.output == "it could not be started: 200/CHDIR: its folder cannot be entered; `cwd` names another\n"
 
 
-def test_a_command_that_was_refused_leaves_nothing_that_it_was_given(tmp_path: Path) -> None:
+def test_a_command_whose_start_was_refused_leaves_no_files(tmp_path: Path) -> None:
     systemd = Forgetful()
     systemd.bus = SimpleNamespace(peer=False)
     refusing = TransientCommands(cast("SystemdManager", systemd), cast("Loop", SimpleNamespace()))

@@ -1,4 +1,4 @@
-"""What a command's files hold, who may read them, and what is put aside."""
+"""The content of a command's files, their permissions, and the outputs of earlier attempts."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ def files_of(folder: Path, command: Command) -> CommandFiles:
     return files
 
 
-def carried_out(files: CommandFiles) -> str:
-    """Do what the unit would do, and give what was printed."""
+def run_as_unit(files: CommandFiles) -> str:
+    """Run what the unit would run; return what it printed."""
     done = subprocess.run(files.start_argv, cwd=files.folder, capture_output=True, check=False)
     ended = {"SERVICE_RESULT": "success", "EXIT_CODE": "exited", "EXIT_STATUS": str(done.returncode)}
     subprocess.run(files.stop_post_argv, cwd=files.folder, env={"PATH": os.environ["PATH"], **ended}, check=True)
@@ -35,12 +35,12 @@ def carried_out(files: CommandFiles) -> str:
     "argv", [("printf", "%s", "$HOME `x` it's\n"), (*SCRIPT, 'printf "%s" "\\$HOME \\`x\\` it\'s\n"')]
 )
 def test_words_and_scripts_arrive_as_they_are(tmp_path: Path, argv: tuple[str, ...]) -> None:
-    assert carried_out(files_of(tmp_path, Command(argv))) == "$HOME `x` it's\n"
+    assert run_as_unit(files_of(tmp_path, Command(argv))) == "$HOME `x` it's\n"
 
 
 def test_the_environment_arrives_as_it_is(tmp_path: Path) -> None:
     env = {"A": "it's\n$B", "UID": "7", "PPID": "8", "OPTIND": "x", "B": "\udcff"}
-    printed = carried_out(files_of(tmp_path, Command(("env", "-0"), env=env)))
+    printed = run_as_unit(files_of(tmp_path, Command(("env", "-0"), env=env)))
     assert "A=it's\n$B\0" in printed
     assert "UID=7\0" in printed
     assert "PPID=8\0" in printed
@@ -50,10 +50,10 @@ def test_the_environment_arrives_as_it_is(tmp_path: Path) -> None:
 def test_it_starts_in_its_folder(tmp_path: Path) -> None:
     folder = tmp_path / "-a 'b'"
     folder.mkdir()
-    assert carried_out(files_of(tmp_path, Command((*SCRIPT, "pwd"), cwd=str(folder)))) == f"{folder}\n"
+    assert run_as_unit(files_of(tmp_path, Command((*SCRIPT, "pwd"), cwd=str(folder)))) == f"{folder}\n"
 
 
-def test_nothing_of_it_is_in_the_words_of_the_unit(tmp_path: Path) -> None:
+def test_the_unit_s_command_line_contains_nothing_of_the_command(tmp_path: Path) -> None:
     files = files_of(tmp_path, Command((*SCRIPT, "echo sesame"), env={"A": "sesame"}))
     assert "sesame" not in " ".join([*files.start_argv, *files.stop_post_argv])
     assert {path.stat().st_mode & 0o077 for path in tmp_path.iterdir()} == {0}
@@ -61,18 +61,18 @@ def test_nothing_of_it_is_in_the_words_of_the_unit(tmp_path: Path) -> None:
 
 def test_what_is_left_is_the_output_and_the_result(tmp_path: Path) -> None:
     files = files_of(tmp_path, Command((*SCRIPT, "exit 3")))
-    carried_out(files)
+    run_as_unit(files)
     assert files.read_result() == ["success", "exited", "3"]
     assert {path.name for path in tmp_path.iterdir()} == {"run it's.log", "run it's.log.result"}
 
 
 def test_a_command_that_is_not_kept_has_no_output_file(tmp_path: Path) -> None:
     files = files_of(tmp_path, Command((*SCRIPT, "echo sesame"), keep_output=False))
-    carried_out(files)
+    run_as_unit(files)
     assert {path.name for path in tmp_path.iterdir()} == {"run it's.log.result"}
 
 
-def test_the_output_of_each_try_is_put_aside(tmp_path: Path) -> None:
+def test_the_output_of_each_attempt_is_kept(tmp_path: Path) -> None:
     for text in ("one", "two", "", "three"):
         files = files_of(tmp_path, Command((*SCRIPT, "true")))
         assert files.tail(100) == ""
@@ -87,12 +87,12 @@ def test_a_link_is_not_followed(tmp_path: Path) -> None:
     assert (tmp_path / "else").read_text() == ""
 
 
-def test_what_is_no_text_is_said_in_words(tmp_path: Path) -> None:
+def test_text_that_is_not_utf_8_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(HostError, match="not valid UTF-8"):
         files_of(tmp_path, Command((*SCRIPT, "echo \ud800")))
 
 
-def test_what_an_earlier_try_left_is_no_answer_of_this_one(tmp_path: Path) -> None:
+def test_the_result_of_an_earlier_attempt_does_not_count(tmp_path: Path) -> None:
     files = CommandFiles(str(tmp_path / "run.log"))
     files.result.write_text("signal killed TERM before\n")
     assert files.read_result("now") == []
