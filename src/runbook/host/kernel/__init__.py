@@ -1,4 +1,4 @@
 """Facts and actions of the kernel: processes, sockets, descriptors, signals; from /proc, sock_diag, kcmp and pidfds.
 
-Nothing here knows units. Which unit a process belongs to is judged in `ownership`.
+This folder has no units: `ownership` judges to which unit a process belongs.
 """

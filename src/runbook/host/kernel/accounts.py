@@ -10,7 +10,7 @@ from pathlib import Path
 from runbook.errors import AccessDenied, HostError
 from runbook.host.queries import Command
 
-PASSWD = Path("/etc/passwd")  # the users of this machine; others may be known elsewhere (nsswitch.conf(5))
+PASSWD = Path("/etc/passwd")  # the users of this machine; nsswitch.conf(5) may name other sources
 
 
 @cache
@@ -43,11 +43,6 @@ def _listed(_inode: int, _changed: int) -> dict[int, str]:
             if uid and uid[0].isdigit():
                 users.setdefault(int(uid[0]), name.decode("utf-8", "backslashreplace"))
     return users
-
-
-def command_environment(command: Command) -> dict[str, str]:
-    """Return the variables of a command beside the manager's environment."""
-    return {**account_environment(command.user), **command.env}
 
 
 def find_start_obstacle(command: Command) -> str:

@@ -1,10 +1,10 @@
-# ruff: noqa: PTH110, PTH115, PTH116, PTH208 - pathlib knows no descriptors of folders
+# ruff: noqa: PTH110, PTH115, PTH116, PTH208 - pathlib cannot use the descriptor of a folder
 """Finds which processes hold which sockets, by the descriptor tables in /proc (proc_pid_fd(5)).
 
 The kernel has no other way to ask. So every descriptor of every process is read, each time: a socket is often held by
 several processes, and any of them may be foreign. Nearly all of the time is the kernel's, for one readlink(2) for each
 descriptor, during which Python's lock is free: threads share the work. If one socket is looked for and one of its
-holders is known, a cheaper comparison rules most processes out before (kcmp.py).
+holders is known, a cheaper comparison rules most processes out first (kcmp.py).
 """
 
 from __future__ import annotations

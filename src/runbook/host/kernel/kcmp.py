@@ -1,4 +1,4 @@
-# ruff: noqa: PTH115, PTH116, PTH208 - pathlib takes its time, and there are thousands of processes
+# ruff: noqa: PTH115, PTH116, PTH208 - pathlib is slow, and there are thousands of processes
 """Rules out processes that do not hold an open file, by kcmp(2): the kernel compares two descriptors and names nothing.
 
 That takes less than half the time of a readlink(2), for which the kernel formats the name of each descriptor. It needs

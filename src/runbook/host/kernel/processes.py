@@ -1,4 +1,4 @@
-# ruff: noqa: PTH123, PTH208 - pathlib knows no descriptors of folders
+# ruff: noqa: PTH123, PTH208 - pathlib cannot use the descriptor of a folder
 """Reads processes through /proc (proc(5)).
 
 A read goes through one descriptor of the directory /proc/PID, which stays with the process that it was opened for. When

@@ -35,11 +35,14 @@ class HttpRequest:
     def _request(self) -> Answer[str]:
         probe = self._probe
         try:
-            self._connection, path = self._prepare()
+            url = urllib.parse.urlsplit(probe.url)
+            kind = {"http": http.client.HTTPConnection, "https": http.client.HTTPSConnection}[url.scheme]
+            self._connection = kind(url.hostname or "", url.port, timeout=max(0.01, self._until - time.monotonic()))
         except (KeyError, ValueError):  # Another scheme; a port that is not a number.
             return Answer(False, f"{probe.url} is not an http or https URL")
         try:
             headers = {"User-Agent": "runbook", "Connection": "close", **dict(probe.headers)}
+            path = urllib.parse.urlunsplit(("", "", url.path or "/", url.query, ""))
             self._connection.connect()
             self._reached_port = netns.find_reached_port(self._connection.sock)
             self._connection.request("GET", path, headers=headers)
@@ -67,12 +70,6 @@ class HttpRequest:
         """Shut the connection down while another thread reads from it. May be called at any moment."""
         with contextlib.suppress(OSError, AttributeError):
             self._connection.sock.shutdown(socket.SHUT_RDWR)  # type: ignore[union-attr]
-
-    def _prepare(self) -> tuple[http.client.HTTPConnection, str]:
-        url = urllib.parse.urlsplit(self._probe.url)
-        kind = {"http": http.client.HTTPConnection, "https": http.client.HTTPSConnection}[url.scheme]
-        connection = kind(url.hostname or "", url.port, timeout=max(0.01, self._until - time.monotonic()))
-        return connection, urllib.parse.urlunsplit(("", "", url.path or "/", url.query, ""))
 
     def _body(self, response: http.client.HTTPResponse) -> str:
         """Return what arrives of the body in time, at most MAX_BODY bytes: an event stream has no end."""

@@ -27,7 +27,9 @@ def enter_netns(process: ProcessId) -> None:
     try:
         namespace = processes.open_netns(process)
         try:
-            _setns(namespace)
+            # os.setns came with Python 3.12.
+            if ctypes.CDLL(None, use_errno=True).setns(namespace, _CLONE_NEWNET):
+                raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
         finally:
             os.close(namespace)
     except OSError as error:
@@ -49,11 +51,3 @@ def find_reached_port(connection: socket.socket) -> Port | None:
         if address.is_loopback or connection.getsockname()[0] == peer:
             return Port(number, address=str(address))
     return None
-
-
-def _setns(namespace: int) -> None:
-    # os.setns came with Python 3.12.
-    libc = ctypes.CDLL(None, use_errno=True)
-    if libc.setns(namespace, _CLONE_NEWNET):
-        number = ctypes.get_errno()
-        raise OSError(number, os.strerror(number))

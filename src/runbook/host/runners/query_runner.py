@@ -25,7 +25,7 @@ from typing import Any, Protocol, TypeVar
 from runbook.errors import HostError
 from runbook.host.journal import previous_exit, starts, tail
 from runbook.host.journal.search import JournalSearch, JournalSearches
-from runbook.host.kernel.accounts import command_environment
+from runbook.host.kernel.accounts import account_environment
 from runbook.host.loop import Loop
 from runbook.host.queries import (
     Answer,
@@ -153,7 +153,7 @@ class QueryRunner:
             case TcpProbe():
                 return _TcpConnection(kind, until)
             case Command():
-                environment = {**self._manager_environment(), **command_environment(kind)}
+                environment = {**self._manager_environment(), **account_environment(kind.user), **kind.env}
                 return _ChildCommand(kind, until, environment, self._closing, self._subreaper)
             case JournalProbe():
                 return JournalSearch(self._journal, kind, until)

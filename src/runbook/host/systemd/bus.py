@@ -89,9 +89,10 @@ class Bus:
         self._subscriptions: list[tuple[str, str, str, SignalHandler]] = []  # the arguments of subscribe()
         self._connection: Any = None
         self.peer = False  # True if it is connected to the service itself: then clients have no names, nor references
-        self._stale = False
-        self._unresponsive = False
-        self._watched: tuple[int, int] | None = None
+        self._destination: str | None = None  # the name of the service on the bus; None if `peer`
+        self._stale = False  # True until `renewed` has succeeded on a new connection
+        self._unresponsive = False  # True if a call after SIGTERM was not answered in time
+        self._watched: tuple[int, int] | None = None  # the main context's source, and a duplicate of the socket
         self._connect(CALL_TIMEOUT)
 
     def close(self) -> None:
@@ -175,10 +176,6 @@ class Bus:
         self._subscriptions.append((path, interface, member, handler))
         self._listen(path, interface, member, handler)
 
-    @property
-    def _destination(self) -> str | None:
-        return None if self.peer else self._service
-
     def _listen(self, path: str, interface: str, member: str, handler: SignalHandler) -> None:
         def call_handler(_connection: Any, _sender: Any, path: str, _interface: Any, _member: Any, values: Any) -> None:
             handler(path, values)
@@ -243,6 +240,7 @@ class Bus:
                 refusals.append(_describe_refusal(error, endpoint))
             else:
                 self.peer = endpoint.peer
+                self._destination = None if endpoint.peer else self._service
                 self._connection.set_exit_on_close(False)
                 return self._watch()
         raise BusLost(refusals[0])

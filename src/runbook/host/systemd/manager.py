@@ -43,18 +43,18 @@ class SystemdManager:
     def __init__(self, scope: ManagerScope, loop: Loop) -> None:
         self.scope = scope
         self._loop = loop
-        self._paths: dict[str, str] = {}
-        self._names: dict[str, set[str]] = {}
-        self._units: dict[str, tuple[float, Unit]] = {}
-        self._results: dict[str, tuple[str, JobResult]] = {}
-        self._last_heard: dict[str, float] = {}
-        self._referenced: set[str] = set()
-        self._own: set[str] = set()
-        self._ended: dict[str, set[str]] = {}
+        self._paths: dict[str, str] = {}  # the path of a unit's object, by any name of the unit
+        self._names: dict[str, set[str]] = {}  # the names under which each watched unit was read, by its path
+        self._units: dict[str, tuple[float, Unit]] = {}  # the last read of a unit and its time, by the unit's path
+        self._results: dict[str, tuple[str, JobResult]] = {}  # the unit and the result of a job, by the job's path
+        self._last_heard: dict[str, float] = {}  # when a job was last announced or asked for, by the job's path
+        self._referenced: set[str] = set()  # the units that stay loaded for this program
+        self._own: set[str] = set()  # the paths of the jobs that this program requested
+        self._ended: dict[str, set[str]] = {}  # the paths of the jobs that ended, by the unit's path
         self._requesters = RequesterScan(processes, of_user=scope == "user")
-        self._unit_names: dict[str, UnitNames] = {}
-        self._enqueuing = False
-        self._new_jobs: list[tuple[str, str]] = []
+        self._unit_names: dict[str, UnitNames] = {}  # by the unit's path
+        self._enqueuing = False  # True while this program requests a job
+        self._new_jobs: list[tuple[str, str]] = []  # the paths of units and jobs whose requester is still to be found
         try:
             self.bus = Bus(loop, find_endpoints(scope), SERVICE, renewed=self._subscribe_again)
         except BusLost as error:
@@ -335,7 +335,7 @@ class SystemdManager:
         self._results[path] = (name, JobResult(result))
         if (unit := unit_path(name)) in self._names:
             self._ended.setdefault(unit, set()).add(path)
-        # The signal comes for every job of the manager, and which one is ours is known only after the answer.
+        # The signal comes for every job of the manager, and only the answer shows which one is this program's.
         while len(self._results) > MAX_JOB_RESULTS:
             del self._results[next(iter(self._results))]
         # Not under the unit's name: a read of the unit in between would discard the topic, and does not show the job.

@@ -53,11 +53,11 @@ class RequesterScan:
         self._proc = proc
         self._me = os.getpid()
         self._uid = os.geteuid() if of_user else 0
-        self._credit = MAX_SCAN
-        self._scanned_at = 0.0
-        self._missed_at: dict[str, float] = {}
-        self._jobs: dict[str, list[JobRequest]] = {}
-        self._known: dict[str, set[ProcessId]] = {}
+        self._credit = MAX_SCAN  # seconds that scans may take now
+        self._scanned_at = 0.0  # when the last scan ended
+        self._missed_at: dict[str, float] = {}  # when a job of a unit last came without a complete scan
+        self._jobs: dict[str, list[JobRequest]] = {}  # by unit, oldest first
+        self._known: dict[str, set[ProcessId]] = {}  # the processes that were found for earlier jobs, by unit
         self.own_units: set[str] = set()  # the units in which a command of this run is or was running
 
     def requests(self, unit: str) -> tuple[JobRequest, ...]:
@@ -103,7 +103,7 @@ class RequesterScan:
 
         A user who is not root waits for polkit first, and a systemctl that waits for a password looks like one that
         waits for a job. And any user can name a program systemctl and pass it a command line that takes long to judge:
-        its command line is not read before its user is known.
+        its user is checked before its command line is read.
         """
         now = self._proc.uptime()
         since = max(after, now - MAX_REQUESTER_AGE) if began else after

@@ -31,7 +31,7 @@ BACKSTOP_MARGIN = 5.0  # seconds after a command's time-out at which systemd sto
 STOP_GRACE = 5.0  # seconds from SIGTERM to SIGKILL for a command that is stopped
 INTERRUPTED_STOP_GRACE = 0.3  # the same if this program was interrupted: it has one second for its whole cleanup
 STOP_LIMIT = 10.0  # seconds that stopping a command may take in all
-NO_JOB = f"{MANAGER_PATH}/job/0"  # the job of a command that ended before its job was known: systemd counts from 1
+NO_JOB = f"{MANAGER_PATH}/job/0"  # stands for the job of a command that ended before its job was found; no job has 0
 
 
 class TransientCommands:
@@ -40,8 +40,8 @@ class TransientCommands:
     def __init__(self, systemd: SystemdManager, loop: Loop) -> None:
         self._systemd = systemd
         self._loop = loop
-        self._results: dict[str, CommandResult] = {}
-        self._unanswered: set[str] = set()
+        self._results: dict[str, CommandResult] = {}  # by the name of the command's unit
+        self._unanswered: set[str] = set()  # the units whose start was requested and not answered
 
     def start(self, name: str, command: Command) -> JobRef:
         """Start a command, or join it if a unit of this name is running it already.

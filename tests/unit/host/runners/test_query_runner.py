@@ -22,10 +22,12 @@ from tests.unit.host.runners.conftest import OK, Lifeline, replying, script
 
 
 def test_the_folder_and_environment_of_a_command(ask: Ask, tmp_path: Path) -> None:
-    answer = ask(script("pwd; echo $LANG $X; cat; echo oops >&2", cwd=str(tmp_path), env={"X": "a b"}))
+    answer = ask(
+        script("pwd; echo $LANG $X $HOME; cat; echo oops >&2", cwd=str(tmp_path), env={"X": "a b", "HOME": "/x"})
+    )
     assert answer.ok
     assert answer.detail == "exited with status 0"
-    assert answer.value == f"{tmp_path}\nC.UTF-8 a b\noops\n"
+    assert answer.value == f"{tmp_path}\nC.UTF-8 a b /x\noops\n"
 
 
 def test_a_command_does_not_get_this_program_s_environment(ask: Ask, monkeypatch: pytest.MonkeyPatch) -> None:

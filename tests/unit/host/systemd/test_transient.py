@@ -12,7 +12,7 @@ import pytest
 
 from runbook.errors import AccessDenied, BusLost, HostError, NoSuchUnit
 from runbook.host.facts import ActiveState, JobRef, LoadState, Unit
-from runbook.host.kernel.accounts import command_environment, find_start_obstacle
+from runbook.host.kernel.accounts import account_environment, find_start_obstacle
 from runbook.host.loop import Loop
 from runbook.host.queries import Command, CommandResult
 from runbook.host.systemd.manager import SystemdManager
@@ -40,12 +40,11 @@ def test_long_names_stay_apart() -> None:
 
 def test_the_environment_is_that_of_the_user() -> None:
     account = pwd.getpwuid(os.geteuid())
-    assert command_environment(Command(("true",), env={"A": "b", "HOME": "/else"})) == {
-        "HOME": "/else",
+    assert account_environment("") == {
+        "HOME": account.pw_dir,
         "USER": account.pw_name,
         "LOGNAME": account.pw_name,
         "SHELL": account.pw_shell,
-        "A": "b",
     }
 
 
@@ -66,7 +65,7 @@ def test_what_prevents_a_command_from_starting(command: Command, why: str) -> No
 def test_only_root_becomes_another_user(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "geteuid", lambda: 1)
     with pytest.raises(AccessDenied, match="cannot run a command as root: only root may"):
-        command_environment(Command(("true",), user="root"))
+        account_environment("root")
 
 
 class Forgetful:
