@@ -16,7 +16,7 @@ from runbook.model import Finding, Verdict, Wake, fails, not_yet
 from runbook.spec.fields import CommandField, Environment, TextField
 from runbook.spec.state import StateT, StepState
 from runbook.spec.step import Step
-from runbook.template import Template
+from runbook.template.text import Template
 from runbook.util.stdio import split_lines
 from runbook.util.wording import brief_command, describe_last_line
 

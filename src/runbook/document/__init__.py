@@ -22,7 +22,7 @@ from runbook.document.reader import Reader
 from runbook.errors import DocumentError, Problem, UsageError
 from runbook.spec.step import Runbook
 from runbook.steps import registry
-from runbook.template import TemplateScope
+from runbook.template.scope import TemplateScope
 from runbook.util.wording import describe_error, shorten
 
 MAX_PROBLEM_TEXT = 500  # characters of a message, which may quote the file

@@ -12,7 +12,7 @@ from pydantic import ConfigDict, TypeAdapter, ValidationError
 from runbook.document.nodes import Node, Position, Problems
 from runbook.spec.fields import FieldError, StepId, describe_kind
 from runbook.spec.step import Nested, ReplacesVersion, Step
-from runbook.template import FACTS, VERSIONS
+from runbook.template.scope import FACTS, VERSIONS
 from runbook.util.wording import join_words, shorten, suggest
 
 Types = Mapping[str, type[Step[Any]]]

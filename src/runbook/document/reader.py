@@ -21,8 +21,8 @@ from runbook.errors import UsageError
 from runbook.model import Port
 from runbook.spec.fields import PortList, UnitName, describe_kind
 from runbook.spec.step import INHERITED_FIELDS, ReplacesVersion, Runbook, Step
-from runbook.template import VERSIONS, Template, TemplateError, TemplateScope, parse
-from runbook.template.scope import ROOTS, Value
+from runbook.template.scope import ROOTS, VERSIONS, TemplateError, TemplateScope, Value
+from runbook.template.text import Template, parse
 from runbook.util.wording import shorten, suggest
 
 _UNIT: TypeAdapter[str] = TypeAdapter(UnitName, config=ConfigDict(defer_build=True))

@@ -11,7 +11,7 @@ from pydantic import BaseModel, ValidationError
 from runbook.document.nodes import Node, Position
 from runbook.spec.fields import FieldError, describe_kind
 from runbook.spec.step import Step
-from runbook.template import OPEN
+from runbook.template.text import OPEN
 from runbook.util.wording import join_words, shorten, suggest
 
 Loc = Sequence[str | int]

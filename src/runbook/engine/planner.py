@@ -10,7 +10,6 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from runbook import template
 from runbook.checks.start_limit import STARTS_QUERY_TIMEOUT, StartBudget, has_start_limit, query_start_budget
 from runbook.engine.execution.attempt import check_once
 from runbook.engine.execution.outcome import EXIT_STATUSES, Outcome
@@ -26,7 +25,8 @@ from runbook.model import Deadline, Finding, FindingState, Impact, RunStatus, St
 from runbook.records.lock import LockHolder, find_canonical_names
 from runbook.spec.state import RunState
 from runbook.spec.step import Remedy, ReplacesVersion, Runbook, Step
-from runbook.template import TemplateScope
+from runbook.template import text as template
+from runbook.template.scope import TemplateScope
 
 
 @dataclass

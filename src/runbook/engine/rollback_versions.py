@@ -10,7 +10,9 @@ from typing import Any
 
 from runbook.checks.versions import rewrite_versions
 from runbook.spec.step import Step
-from runbook.template import Reference, Template, rewrite
+from runbook.template.expression import Expression
+from runbook.template.scope import Reference
+from runbook.template.text import Template, map_texts, write_quoted
 
 VERSION_TEXT_FIELDS = ("name", "expect")  # fields whose text may contain a version: all of the text is rewritten
 
@@ -43,8 +45,21 @@ class VersionRewriter:
     unchanged: dict[str, str] = field(default_factory=dict)
     """The YAML keys that contain a new version themselves and were left as they are, with that version."""
 
-    def text(self, text: str, name: str) -> str:
-        """Return the rewritten text of the field `name`."""
+    def rewrite(self, text: str, name: str) -> str:
+        """Return a text of the field `name`, rewritten. A Template is rewritten when its values are inserted."""
+        if not isinstance(text, Template):
+            return self._rewrite_text(text, name)
+        put, finish = text.write_value, text.finish
+
+        def write_value(value: Any, piece: Expression) -> str:
+            if isinstance(value, str):
+                quoted = put is write_quoted and not piece.raw
+                value = self._rewrite_value(str(value), name, piece.references, quoted=quoted)
+            return put(value, piece)
+
+        return Template(text.parts, write_value, lambda t: finish(self._rewrite_text(t, name)), text.known_scope)
+
+    def _rewrite_text(self, text: str, name: str) -> str:
         if name in VERSION_TEXT_FIELDS or name in PATTERN_FIELDS:
             return rewrite_versions(text, self.versions, pattern=name in PATTERN_FIELDS)
         named = (new for new in self.versions if "." in new and rewrite_versions(text, {new: ""}) != text)
@@ -52,11 +67,11 @@ class VersionRewriter:
             self.unchanged[name.replace("_", "-")] = new
         return text
 
-    def value(self, value: str, name: str, references: Iterable[Reference], *, quoted: bool) -> str:
-        """Return the replacement of a value that a template inserts in the field `name`."""
+    def _rewrite_value(self, value: str, name: str, references: Iterable[Reference], *, quoted: bool) -> str:
+        """Return the replacement of a value that a template inserts, and that it will quote for a shell if `quoted`."""
         old = self.versions.get(value)
         if old is None or name in VERSION_TEXT_FIELDS or name in PATTERN_FIELDS:
-            return value  # `text` rewrites all of it.
+            return value  # `_rewrite_text` rewrites all of it.
         if not quoted and not re.fullmatch(r"\w[\w.+~-]*", old, re.ASCII) and shlex.quote(old) != old:
             return value  # A program printed it, and here a shell would interpret it.
         # A version without a dot could be any number, unless the template refers to it as a version.
@@ -72,8 +87,9 @@ def rewrite_step(
     Also returns the YAML keys that contain a new version and could not be rewritten, with that version.
     """
     change = VersionRewriter(versions)
-    read = {name: rewrite(getattr(step, name), change, name) for name in names if name not in UNVERSIONED_FIELDS}
-    return step.model_copy(update=read), dict(change.unchanged)
+    versioned = (name for name in names if name not in UNVERSIONED_FIELDS)
+    read = {name: map_texts(getattr(step, name), name, change.rewrite) for name in versioned}
+    return step.model_copy(update=read), change.unchanged
 
 
 def find_named_updates(expect: str | None) -> set[str] | None:

@@ -7,7 +7,6 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
-from runbook import template
 from runbook.engine.execution.attempt import attempt
 from runbook.engine.execution.outcome import EXIT_STATUSES, Outcome
 from runbook.engine.execution.replay import ResumeState
@@ -35,7 +34,8 @@ from runbook.model import Deadline, RunStatus, StepStatus, Wake
 from runbook.records.store import boot_id, boot_time
 from runbook.spec.state import RunState
 from runbook.spec.step import Runbook, Step
-from runbook.template import TemplateScope
+from runbook.template import text as template
+from runbook.template.scope import TemplateScope
 
 
 @dataclass

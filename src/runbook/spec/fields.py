@@ -21,9 +21,10 @@ from pydantic import (
     WithJsonSchema,
 )
 
-from runbook import template
 from runbook.model import Port
-from runbook.template import VERSIONS, Template, TemplateScope, TextFinisher, ValueWriter
+from runbook.template import text as template
+from runbook.template.scope import VERSIONS, TemplateScope
+from runbook.template.text import Template, TextFinisher, ValueWriter
 from runbook.util.names import parse_port, parse_unit_name
 from runbook.util.timespan import format_span, parse_span
 from runbook.util.wording import join_words, shorten

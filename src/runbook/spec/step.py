@@ -56,7 +56,8 @@ from runbook.spec.fields import (
     Version,
 )
 from runbook.spec.state import RunState, StateT, StepState
-from runbook.template import VERSIONS, Template, TemplateScope
+from runbook.template.scope import VERSIONS, TemplateScope
+from runbook.template.text import Template
 
 INHERITED_FIELDS = ("unit", "port")
 """Fields of a step that are filled from the top of the file if the step leaves them out."""

@@ -19,7 +19,8 @@ from runbook.model import Finding, FindingState, Verdict, Wake, fails, not_yet
 from runbook.spec.fields import Boolean, CommandField, Pattern, PositiveSpan, UnitName
 from runbook.spec.state import StepState
 from runbook.spec.step import ReplacesVersion, Runbook, Step
-from runbook.template import Template, TemplateError, fill_own
+from runbook.template.scope import TemplateError
+from runbook.template.text import Template, fill_own
 from runbook.util.wording import brief_command
 
 VERSION_TIMEOUT = 60.0
@@ -162,7 +163,7 @@ class Update(ReplacesVersion[UpdateState], CommandStep[UpdateState]):
         if finding.verdict is not Verdict.UPDATED:
             state.previous_version = installed.found
             # A value that cannot be inserted is refused before anything is stopped.
-            fill_own(self.run, **{"from": state.previous_version or ""})
+            fill_own(self, **{"from": state.previous_version or ""})
         return finding
 
     def _query_version(self, view: HostView, state: UpdateState) -> InstalledVersion | None:

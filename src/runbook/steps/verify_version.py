@@ -29,7 +29,7 @@ from runbook.spec.fields import (
 )
 from runbook.spec.state import StepState
 from runbook.spec.step import RollbackRole, Step
-from runbook.template import OPEN, Template
+from runbook.template.text import OPEN, Template
 from runbook.util.wording import brief_command
 
 UNLIMITED_RESTARTS = 2**31  # this step does not judge restarts

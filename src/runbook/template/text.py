@@ -8,10 +8,11 @@ read as a template again.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import lru_cache
-from typing import Any, Protocol, TypeVar, cast
+from operator import is_
+from typing import Any, TypeVar
 
 from pydantic import BaseModel
 
@@ -25,8 +26,8 @@ OPEN, CLOSE = "${{", "}}"
 Part = str | Expression
 ValueWriter = Callable[[Any, Expression], str]
 TextFinisher = Callable[[str], str]
+TextChange = Callable[[str, str], str]  # gets a text and the name of its field, and returns the new text
 Model = TypeVar("Model", bound=BaseModel)
-
 
 NOTHING_KNOWN = TemplateScope(results={}, partial=True)
 
@@ -169,99 +170,61 @@ def fill(step: Model, scope: TemplateScope) -> Model:
     fills it. Nested steps stay: each is filled when it runs.
     Raises TemplateError, also for a value that the field refuses.
     """
-    if not _has_template(dict(step)):
-        return step
     offers = getattr(type(step), "template_vars", ())
     inner = scope.for_step(getattr(step, "unit", None), getattr(step, "port", None), offers)
     if "to" in offers:
-        to = _fill(getattr(step, "to", None), inner)
-        if isinstance(to, str) and not isinstance(to, Template):
+        to = _fill_text(getattr(step, "to", ""), "to", inner)
+        if not isinstance(to, Template):
             inner = replace(inner, own_values={**inner.own_values, "to": to})
-    return cast(Model, _fill(step, inner))
+    return _map_fields(step, lambda text, name: _fill_text(text, name, inner))
 
 
-def fill_own(value: Any, **own: str) -> Any:
-    """Return a field with the values that its step found out: `fill_own(self.run, **{"from": before})`."""
-    return _fill(value, own)
+def fill_own(step: Model, **own: str) -> Model:
+    """Return a step with the values that it found out itself: `fill_own(self, **{"from": before})`."""
+
+    def fill_one(text: str, name: str) -> str:
+        if not isinstance(text, Template):
+            return text
+        known = text.known_scope
+        names, values = (*known.template_vars, *own), {**known.own_values, **own}
+        return _fill_text(text, name, replace(known, template_vars=names, own_values=values))
+
+    return _map_fields(step, fill_one)
 
 
-class TextRewriter(Protocol):
-    """Changes the texts of a field, and the values before they are inserted and quoted."""
-
-    def text(self, text: str, name: str) -> str:
-        """Return a whole text of the field `name`, changed."""
-
-    def value(self, value: str, name: str, references: Iterable[Reference], *, quoted: bool) -> str:
-        """Return a value of the field `name`, changed.
-
-        `references` are the names that it was made of. `quoted` if it will be quoted for a shell.
-        """
-
-
-def rewrite(value: Any, change: TextRewriter, name: str) -> Any:
-    """Return a field with every text in it changed; a Template changes its text when it is filled."""
-    if isinstance(value, Template):
-        put, finish = value.write_value, value.finish
-
-        def changed(it: Any, piece: Expression) -> str:
-            if isinstance(it, str):
-                it = change.value(str(it), name, piece.references, quoted=put is write_quoted and not piece.raw)
-            return put(it, piece)
-
-        return Template(value.parts, changed, lambda text: finish(change.text(text, name)), value.known_scope)
-    if isinstance(value, str):
-        text = change.text(value, name)
-        return value if text == value else text
-    if isinstance(value, tuple):
-        return tuple(rewrite(item, change, name) for item in value)
-    if isinstance(value, Mapping):
-        return {key: rewrite(item, change, name) for key, item in value.items()}
-    if isinstance(value, BaseModel) and not _is_step(value):
-        return value.model_copy(update={inner: rewrite(held, change, inner) for inner, held in value})
-    return value
-
-
-def _is_step(value: BaseModel) -> bool:
-    # Only step types have a `kind`. This module cannot import them: they import this module.
-    return hasattr(type(value), "kind")
-
-
-def _has_template(value: Any) -> bool:
-    """True if there is a Template in a value, outside of nested steps."""
-    if isinstance(value, str):
-        return isinstance(value, Template)
-    if isinstance(value, (tuple, list)):
-        return any(_has_template(item) for item in value)
-    if isinstance(value, Mapping):
-        return any(_has_template(item) for item in value.values())
-    return isinstance(value, BaseModel) and not _is_step(value) and _has_template(dict(value))
-
-
-def _fill(value: Any, scope: TemplateScope | Mapping[str, str]) -> Any:
-    """Return a value with its Templates filled: from a scope, or with more names than each was filled from before."""
-    if isinstance(value, Template):
-        if not isinstance(scope, TemplateScope):
-            known = value.known_scope
-            scope = replace(
-                known, template_vars=(*known.template_vars, *scope), own_values={**known.own_values, **scope}
-            )
-        return value.fill(scope)
-    if isinstance(value, tuple):
-        return tuple(_fill(item, scope) for item in value) if _has_template(value) else value
-    if isinstance(value, Mapping):
-        return {key: _fill(item, scope) for key, item in value.items()}
-    if isinstance(value, BaseModel):
-        return value.model_copy(update={n: _fill_field(n, v, scope) for n, v in value if _has_template(v)})
-    return value
-
-
-def _fill_field(name: str, value: Any, scope: TemplateScope | Mapping[str, str]) -> Any:
+def _fill_text(text: str, name: str, scope: TemplateScope) -> str:
     try:
-        return _fill(value, scope)
+        return text.fill(scope) if isinstance(text, Template) else text
+    except TemplateError:
+        raise
     except ValueError as error:
-        if isinstance(error, TemplateError):
-            raise
         raise TemplateError(f"`{name.replace('_', '-')}`: {error}") from error
+
+
+def map_texts(value: Any, name: str, change: TextChange) -> Any:
+    """Return a value of the field `name` with every text in it changed, also in nested mappings, but not in steps.
+
+    What holds no text that changes is returned itself, so that no default of a mapping becomes a value of the file.
+    """
+    match value:
+        case str():
+            return change(value, name)
+        case tuple():
+            items = tuple(map_texts(item, name, change) for item in value)
+            return value if all(map(is_, items, value)) else items
+        case Mapping():
+            entries = {key: map_texts(item, name, change) for key, item in value.items()}
+            return value if all(map(is_, entries.values(), value.values())) else entries
+        # Only step types have a `kind`. This module cannot import them: they import this module.
+        case BaseModel() if not hasattr(type(value), "kind"):
+            return _map_fields(value, change)
+    return value
+
+
+def _map_fields(model: Model, change: TextChange) -> Model:
+    found = ((name, value, map_texts(value, name, change)) for name, value in model)
+    changed = {name: new for name, value, new in found if new is not value}
+    return model.model_copy(update=changed) if changed else model
 
 
 # The alternatives begin with different characters, so that a match takes linear time.

@@ -13,7 +13,8 @@ from runbook.document import parse
 from runbook.document.nodes import MAX_BYTES
 from runbook.errors import DocumentError, UsageError
 from runbook.host.systemd.transient import transient_unit_name as command_unit
-from runbook.template import TemplateError, TemplateScope, parse_expression
+from runbook.template.scope import TemplateError, TemplateScope
+from runbook.template.text import parse_expression
 from runbook.util.names import parse_unit_name
 from runbook.util.wording import shorten
 from tests.unit.document.test_robust import judge, problems_of

@@ -14,7 +14,7 @@ from runbook.document import parse
 from runbook.errors import DocumentError, UsageError
 from runbook.model import Port
 from runbook.spec.step import Runbook
-from runbook.template import Template, fill
+from runbook.template.text import Template, fill
 
 GATEWAY = """
 name: upgrade the OpenClaw gateway

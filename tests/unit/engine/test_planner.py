@@ -23,7 +23,7 @@ from runbook.model import Port
 from runbook.records.lock import LockHolder
 from runbook.spec.state import RunState
 from runbook.spec.step import Runbook, Step
-from runbook.template import TemplateScope
+from runbook.template.scope import TemplateScope
 from tests.unit.fake_machine import FakeMachine, listen, process, unit
 from tests.unit.runs import FIX, finished, incident, plan, remediate, replace_id, step
 

@@ -8,7 +8,8 @@ import pytest
 
 from runbook.engine.rollback_versions import map_previous_versions, rewrite_step
 from runbook.spec.step import Step
-from runbook.template import Template, TemplateScope, fill
+from runbook.template.scope import TemplateScope
+from runbook.template.text import Template, fill
 from tests.unit.runs import step
 
 SCOPE = TemplateScope(

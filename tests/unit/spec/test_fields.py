@@ -7,10 +7,11 @@ from typing import Any
 import pytest
 from pydantic import TypeAdapter, ValidationError
 
-from runbook import template
 from runbook.model import Port
 from runbook.spec import fields
-from runbook.template import Template, TemplateScope
+from runbook.template import text as template
+from runbook.template.scope import TemplateScope
+from runbook.template.text import Template
 
 SCOPE = TemplateScope(
     vars={"n": "3", "v": "1.2+b", "words": ("a b", "c")},

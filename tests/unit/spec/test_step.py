@@ -14,7 +14,7 @@ from runbook.spec.fields import FieldError, UnitName
 from runbook.spec.state import RunState, StepState
 from runbook.spec.step import ReplacesVersion, RollbackRole, Runbook, Step, must_be_written, yaml_key
 from runbook.steps import registry
-from runbook.template import TemplateScope
+from runbook.template.scope import TemplateScope
 from tests.unit.runs import remediate, step
 
 RUN = RunState("run-1", Path("/srv"))

@@ -12,7 +12,8 @@ from runbook.host.facts import JobRef, JobVerb
 from runbook.host.queries import Answer, CommandResult
 from runbook.model import Deadline, Wake
 from runbook.spec.step import Step
-from runbook.template import TemplateError, TemplateScope, fill, parse, write_quoted
+from runbook.template.scope import TemplateError, TemplateScope
+from runbook.template.text import fill, parse, write_quoted
 from tests.unit.cases import cases, run_case
 from tests.unit.fake_machine import FakeMachine, process, unit
 from tests.unit.runs import run, step

@@ -9,8 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from runbook.model import Port
-from runbook.template import TemplateError, TemplateScope, is_true, parse_expression
 from runbook.template.filters import MAX_TEXT
+from runbook.template.scope import TemplateError, TemplateScope
+from runbook.template.text import is_true, parse_expression
 
 SCOPE = TemplateScope(
     vars={"a": "x", "empty": "", "no": "no", "yes": "yes", "three": "3", "my-var": "dashed", "l": ("p", "q r")},

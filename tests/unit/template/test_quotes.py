@@ -10,8 +10,9 @@ from shutil import which
 
 import pytest
 
-from runbook.template import Template, TemplateError, TemplateScope, parse, write_quoted
 from runbook.template.quotes import Quotes, ShellReader
+from runbook.template.scope import TemplateError, TemplateScope
+from runbook.template.text import Template, parse, write_quoted
 
 VALUES = [
     "plain", "1.2.3-x", "two words", "", "it's", 'say "so"', "$(touch pwned)", "`touch pwned`", "$HOME", "\ntouch x",

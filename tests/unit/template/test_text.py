@@ -15,7 +15,8 @@ from runbook.model import Port
 from runbook.spec.fields import CommandField, Environment, Pattern, TextField, Version
 from runbook.spec.state import StepState
 from runbook.spec.step import FileModel, Step, StepList
-from runbook.template import Template, TemplateError, TemplateScope, fill, fill_own, parse
+from runbook.template.scope import TemplateError, TemplateScope
+from runbook.template.text import Template, fill, fill_own, parse
 
 SCOPE = TemplateScope(vars={"v": "2.0", "evil": "${{ vars.v }}; $(rm -rf /)"}, unit="gw.service", port=(Port(80),))
 RUN = SCOPE.for_run("run-1", {"ask": {"output": "it's ${{ vars.v }}"}})
@@ -112,9 +113,16 @@ def test_an_undone_update_fills_its_command_with_the_earlier_version() -> None:
 def test_from_is_filled_by_the_step_itself() -> None:
     step = fill(Bring(run="migrate ${{ from }} ${{ to }} ${{ vars.v ~ from }}", to="2.0"), RUN)
     assert step.run == "migrate ${{ from }} 2.0 ${{ vars.v ~ from }}"
-    assert fill_own(step.run, **{"from": "1 9"}) == "migrate '1 9' 2.0 '2.01 9'"
+    assert fill_own(step, **{"from": "1 9"}).run == "migrate '1 9' 2.0 '2.01 9'"
     assert fill_own(step, **{"from": "1.9"}).run == "migrate 1.9 2.0 2.01.9"
-    assert fill_own("plain", **{"from": "1"}) == "plain"
+    plain = Bring(run="plain")
+    assert fill_own(plain, **{"from": "1"}) is plain
+
+
+def test_a_field_without_templates_is_not_counted_as_set() -> None:
+    filled = fill(Bring.model_validate({"run": "echo ${{ run.id }}", "probes": [{"url": "${{ run.id }}"}]}), RUN)
+    assert filled.model_fields_set == {"run", "probes"}
+    assert filled.probes[0].model_fields_set == {"url"}
 
 
 def test_nested_steps_are_not_filled() -> None:
@@ -136,6 +144,10 @@ def test_a_value_that_a_field_refuses_is_reported_with_its_key() -> None:
         fill(step, replace(RUN, vars={"p": "("}))
     with pytest.raises(TemplateError, match="`run`: is empty"):
         fill(Bring(run="${{ vars.e | raw }}"), replace(RUN, vars={"e": ""}))
+    with pytest.raises(TemplateError, match="`run`: is empty"):
+        fill_own(fill(Bring(run="${{ from | raw }}"), RUN), **{"from": ""})
+    with pytest.raises(TemplateError, match="`to`: `latest` is a tag"):
+        fill(Bring.model_validate({"run": "x", "to": "${{ vars.p }}"}), replace(RUN, vars={"p": "latest"}))
     with pytest.raises(TemplateError, match="contains a NUL"):
         fill(Bring(run="x ${{ vars.e }}"), replace(RUN, vars={"e": "\0"}))
     with pytest.raises(TemplateError, match="cannot be encoded as UTF-8"):

@@ -26,7 +26,7 @@ from runbook.host.interface import Host, HostView, Waiter
 from runbook.model import Deadline, Finding, FindingState, Verdict, Wake, fails, not_yet
 from runbook.spec.state import RunState, StepState
 from runbook.spec.step import Step
-from runbook.template import TemplateError
+from runbook.template.scope import TemplateError
 
 DEFAULT_TIME_LIMIT = 120.0  # seconds for a step whose time-out is that of its unit, if systemd does not answer
 REPORT_INTERVAL = 15.0  # seconds after which a wait reports again what it waits for
