@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from functools import partial
 from typing import Annotated, Any
 
 from pydantic import (
@@ -26,7 +27,7 @@ from runbook.template import text as template
 from runbook.template.scope import VERSIONS, TemplateScope
 from runbook.template.text import Template, TextFinisher, ValueWriter
 from runbook.util.names import parse_port, parse_unit_name
-from runbook.util.timespan import format_span, parse_span
+from runbook.util.timespan import parse_span
 from runbook.util.wording import join_words, shorten
 
 
@@ -35,9 +36,7 @@ class FieldError(ValueError):
 
 
 MAX_ID = 200  # characters of an id: it becomes part of file names, which are limited to 255 bytes
-
-MAX_NUMBER = 2**31 - 1
-"""The largest whole number of a field: more cannot be meant, and none is too large for the kernel."""
+MAX_NUMBER = 2**31 - 1  # the largest whole number of a field: none is too large for the kernel
 
 
 def describe_kind(value: object) -> str:
@@ -68,7 +67,14 @@ def _scope(info: ValidationInfo) -> TemplateScope | None:
     return info.context if isinstance(info.context, TemplateScope) else None
 
 
-def _text(value: object, info: ValidationInfo, put: ValueWriter, finish: TextFinisher, *, now: bool = True) -> str:
+def _text(
+    value: object,
+    info: ValidationInfo,
+    *,
+    put: ValueWriter = template.write_plain,
+    finish: TextFinisher = template.keep,
+    now: bool = True,
+) -> str:
     """Return a text if all values in it are known, else a Template. If not `now`, the values are only checked."""
     read = template.parse(_single(value), put, finish)
     if not isinstance(read, Template):
@@ -93,18 +99,10 @@ def _known(value: object, info: ValidationInfo) -> str:
     return filled
 
 
-def _as_is(text: str) -> str:
-    return text
-
-
-def _read_text(value: object, info: ValidationInfo) -> str:
-    return _text(value, info, template.write_plain, _as_is)
-
-
 def _read_shell(value: object, info: ValidationInfo) -> str | tuple[str, ...]:
     if not isinstance(value, (list, tuple)):
         # The values are filled in when the step begins, so that an update can be undone with another `to`.
-        return _text(value, info, template.write_quoted, _some_command, now=False)
+        return _text(value, info, put=template.write_quoted, finish=_some_command, now=False)
     if not value:
         raise FieldError("is an empty list; write the command and its arguments")
     words = _ARGUMENTS.validate_python(value, context=info.context)
@@ -113,13 +111,9 @@ def _read_shell(value: object, info: ValidationInfo) -> str | tuple[str, ...]:
     return words
 
 
-def _read_argument(value: object, info: ValidationInfo) -> str:
-    return _text(value, info, template.write_plain, _as_is, now=False)
-
-
 # Built when the first list of arguments is read: most commands are strings.
 _ARGUMENTS: TypeAdapter[tuple[str, ...]] = TypeAdapter(
-    tuple[Annotated[str, PlainValidator(_read_argument)], ...], config=ConfigDict(defer_build=True)
+    tuple[Annotated[str, PlainValidator(partial(_text, now=False))], ...], config=ConfigDict(defer_build=True)
 )
 
 
@@ -129,10 +123,6 @@ def _some_command(text: str) -> str:
     if "\0" in text:
         raise FieldError("contains a NUL byte, which no command accepts")
     return text
-
-
-def _read_pattern(value: object, info: ValidationInfo) -> str:
-    return _text(value, info, template.write_literal, _valid_pattern)
 
 
 def _valid_pattern(text: str) -> str:
@@ -149,7 +139,7 @@ def _read_version(value: object, info: ValidationInfo) -> str:
     text = template.parse(_single(value))
     if isinstance(text, Template) and any(reference.root in VERSIONS for reference in text.references):
         raise FieldError("cannot use `to` or `from`; write the version")
-    return _text(value, info, template.write_plain, _valid_version)
+    return _text(value, info, finish=_valid_version)
 
 
 def _valid_version(text: str) -> str:
@@ -158,8 +148,7 @@ def _valid_version(text: str) -> str:
     if re.search(r"\s", text.strip()):
         raise ValueError(f"`{shorten(text)}` is not one version; write one such as 1.4.2")
     if not re.search(r"\d", text):
-        how = "write the version it stands for, such as 1.4.2"
-        raise ValueError(f"`{shorten(text)}` is a tag, not a version; {how}")
+        raise ValueError(f"`{shorten(text)}` is a tag, not a version; write the version it stands for, such as 1.4.2")
     return text.strip()
 
 
@@ -231,8 +220,7 @@ def _read_port(value: object, info: ValidationInfo) -> Port:
 def _read_id(value: object) -> str:
     text = _single(value)
     if not re.fullmatch(r"[A-Za-z]\w*(?:[-.]\w+)*", text, re.ASCII):
-        how = "use letters, digits and single dashes, a letter first"
-        raise ValueError(f"`{shorten(text)}` is not a valid id; {how}")
+        raise ValueError(f"`{shorten(text)}` is not a valid id; use letters, digits and single dashes, a letter first")
     if len(text) > MAX_ID:
         raise ValueError(f"`{shorten(text)}` is not a valid id: it is longer than {MAX_ID} characters")
     return text
@@ -241,8 +229,7 @@ def _read_id(value: object) -> str:
 def _read_expression(value: object, info: ValidationInfo) -> str:
     text = _single(value)
     checked = template.parse_expression(text)
-    scope = _scope(info)
-    if scope is not None:
+    if scope := _scope(info):
         checked.value(scope.for_step(None, None))
     return text
 
@@ -260,10 +247,6 @@ def _header(name: str) -> str:
     return name
 
 
-def _read_header(value: object, info: ValidationInfo) -> str:
-    return _text(value, info, template.write_plain, _one_line)
-
-
 def _one_line(text: str) -> str:
     if re.search(r"[\r\n\0]", text):
         raise FieldError("contains a line break, which is invalid in an HTTP header")
@@ -271,6 +254,8 @@ def _one_line(text: str) -> str:
 
 
 _TEXT: dict[str, Any] = {"type": ["string", "number", "boolean"]}
+_TEXTS = {"type": "array", "items": _TEXT}
+_PORT = {"anyOf": [{"type": "integer", "minimum": 1, "maximum": 65535}, {"type": "string"}]}
 
 
 def _schema(words: str, **schema: Any) -> WithJsonSchema:
@@ -278,91 +263,39 @@ def _schema(words: str, **schema: Any) -> WithJsonSchema:
     return WithJsonSchema({"title": words, **(schema or _TEXT)})
 
 
-_PORT = {"anyOf": [{"type": "integer", "minimum": 1, "maximum": 65535}, {"type": "string"}]}
+_SPAN = _schema("time span", type=["string", "number"])
+_TEXT_MAPPING = _schema("mapping of names to texts", type="object", additionalProperties=_TEXT)
 
-TextField = Annotated[str, PlainValidator(_read_text), _schema("text")]
+TextField = Annotated[str, PlainValidator(_text), _schema("text")]
 """A text. A number or a boolean is read as the text that the file has."""
 Version = Annotated[str, PlainValidator(_read_version), _schema("version")]
 """A version: a text that contains a digit, and not a tag such as `latest`."""
-Pattern = Annotated[str, PlainValidator(_read_pattern), _schema("pattern", type="string", format="regex")]
+_literal = partial(_text, put=template.write_literal, finish=_valid_pattern)
+Pattern = Annotated[str, PlainValidator(_literal), _schema("pattern", type="string", format="regex")]
 """A regular expression in Python's syntax. A value that a template inserts matches itself only."""
 CommandField = Annotated[
     str | tuple[str, ...],
     PlainValidator(_read_shell),
-    _schema(
-        "command",
-        anyOf=[{"type": "string", "minLength": 1}, {"type": "array", "items": _TEXT, "minItems": 1}],
-    ),
+    _schema("command", anyOf=[{"type": "string", "minLength": 1}, {**_TEXTS, "minItems": 1}]),
 ]
 """A command: a script for `/bin/sh -e`, or a list of its arguments."""
-TextList = Annotated[
-    tuple[TextField, ...],
-    BeforeValidator(_as_list),
-    _schema("list of texts", anyOf=[_TEXT, {"type": "array", "items": _TEXT}]),
-]
+TextList = Annotated[tuple[TextField, ...], BeforeValidator(_as_list), _schema("list of texts", anyOf=[_TEXT, _TEXTS])]
 """A list of texts. A single text is read as a list of one."""
 Integer = Annotated[int, BeforeValidator(_read_whole), _schema("whole number", type=["integer", "string"], minimum=0)]
-"""A whole number, 0 or more."""
-IntegerList = Annotated[
-    tuple[Integer, ...],
-    BeforeValidator(_as_list),
-    _schema("whole number, or list of them", type=["integer", "string", "array"]),
-]
-"""One whole number or several."""
+_INTEGERS = _schema("whole number, or list of them", type=["integer", "string", "array"])
+IntegerList = Annotated[tuple[Integer, ...], BeforeValidator(_as_list), _INTEGERS]
 FormatNumber = Annotated[int, PlainValidator(_read_format), _schema("1", const=1)]  # the version of the file format
 Number = Annotated[float, BeforeValidator(_read_number), _schema("number", type=["number", "string"], minimum=0)]
-"""A number, 0 or more."""
 Boolean = Annotated[bool, BeforeValidator(_read_flag), _schema("true or false", type=["boolean", "string"])]
-"""True or false."""
-TimeSpan = Annotated[float, BeforeValidator(_read_span), _schema("time span", type=["string", "number"])]
-"""A time span, in seconds; 0 or more."""
-PositiveSpan = Annotated[float, BeforeValidator(_read_limit), _schema("time span", type=["string", "number"])]
-"""A time span, in seconds; more than 0."""
-UnitName = Annotated[str, BeforeValidator(_read_unit), _schema("unit", type="string", minLength=1)]
-"""The full name of a unit."""
-PortField = Annotated[Port, PlainValidator(_read_port), _schema("port", **_PORT)]  # one port
-PortList = Annotated[
-    tuple[PortField, ...],
-    BeforeValidator(_as_list),
-    AfterValidator(_each_once),
-    _schema("port, or list of ports", anyOf=[*_PORT["anyOf"], {"type": "array", "items": _PORT}]),
-]
-"""One port or several."""
+TimeSpan = Annotated[float, BeforeValidator(_read_span), _SPAN]  # in seconds; 0 or more
+PositiveSpan = Annotated[float, BeforeValidator(_read_limit), _SPAN]  # in seconds; more than 0
+UnitName = Annotated[str, BeforeValidator(_read_unit), _schema("unit", type="string", minLength=1)]  # a full name
+PortField = Annotated[Port, PlainValidator(_read_port), _schema("port", **_PORT)]
+_PORTS = _schema("port, or list of ports", anyOf=[*_PORT["anyOf"], {"type": "array", "items": _PORT}])
+PortList = Annotated[tuple[PortField, ...], BeforeValidator(_as_list), AfterValidator(_each_once), _PORTS]
 StepId = Annotated[str, BeforeValidator(_read_id), _schema("id", type="string", minLength=1)]
-"""The name of a step in templates and messages."""
 ExpressionField = Annotated[str, BeforeValidator(_read_expression), _schema("expression", type=["string", "boolean"])]
-"""An expression without `${{ }}`, checked; `template.is_true` evaluates it."""
-Environment = Annotated[
-    dict[Annotated[str, AfterValidator(_variable)], TextField],
-    _schema("mapping of names to texts", type="object", additionalProperties=_TEXT),
-]
-"""Environment variables and their values."""
-Headers = Annotated[
-    dict[Annotated[str, AfterValidator(_header)], Annotated[str, PlainValidator(_read_header)]],
-    _schema("mapping of names to texts", type="object", additionalProperties=_TEXT),
-]
-"""HTTP headers and their values."""
-
-__all__ = [
-    "Boolean",
-    "CommandField",
-    "Environment",
-    "ExpressionField",
-    "FieldError",
-    "FormatNumber",
-    "Headers",
-    "Integer",
-    "IntegerList",
-    "Number",
-    "Pattern",
-    "PortField",
-    "PortList",
-    "PositiveSpan",
-    "StepId",
-    "TextField",
-    "TextList",
-    "TimeSpan",
-    "UnitName",
-    "Version",
-    "format_span",
-]
+"""An expression without `${{ }}`, checked; `is_true` evaluates it."""
+Environment = Annotated[dict[Annotated[str, AfterValidator(_variable)], TextField], _TEXT_MAPPING]
+_HeaderValue = Annotated[str, PlainValidator(partial(_text, finish=_one_line))]
+Headers = Annotated[dict[Annotated[str, AfterValidator(_header)], _HeaderValue], _TEXT_MAPPING]

@@ -89,14 +89,12 @@ def compile_expression(source: str) -> Expression:
         check = _Check(shorten(source), references)
         check.visit(inner, 0)
         ready = environment.compile_expression(stripped, undefined_to_none=False)
-    except TemplateSyntaxError as error:
-        raise TemplateError(f"cannot read `{shorten(source)}`: it is not an expression") from error
+    except TemplateError:
+        raise
     except (RecursionError, MemoryError, SyntaxError, OverflowError) as error:
         raise TemplateError(f"cannot read `{shorten(source)}`: it is nested too deeply") from error
     # Jinja2 reads numbers with int(), which refuses more than 4300 digits.
-    except ValueError as error:
-        if isinstance(error, TemplateError):
-            raise
+    except (TemplateSyntaxError, ValueError) as error:
         raise TemplateError(f"cannot read `{shorten(source)}`: it is not an expression") from error
     return Expression(source, tuple(references), frozenset(check.optional), raw, ready)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from typing import Self
 
 from runbook.errors import RunbookError
 from runbook.model import Port
@@ -11,8 +12,7 @@ from runbook.util.wording import join_words, suggest
 
 FACTS = ("status", "changed", "verdict", "output")  # what `steps.<id>` has for every step
 VERSIONS = ("from", "to")  # what it also has for an update, and what an update's own templates may use
-ROOTS = ("vars", "env", "unit", "port", "host", "run", "steps", *VERSIONS)
-"""The first part of every name that a template can use."""
+ROOTS = ("vars", "env", "unit", "port", "host", "run", "steps", *VERSIONS)  # the first parts of names
 
 Value = str | tuple[str, ...]  # the value of a name: a text, or a list of texts
 
@@ -65,23 +65,20 @@ class TemplateScope:
     port: tuple[Port, ...] = ()
     roots: tuple[str, ...] = ROOTS  # the roots that may be used in this place of the file
     earlier_steps: Mapping[str, frozenset[str]] = field(default_factory=dict)
-    """While a file is read: the steps that a template may refer to, by id, with their facts."""
+    """While a file is read: the facts of the steps that a template may refer to, by id."""
     later_steps: frozenset[str] = frozenset()  # while a file is read: the ids of the other steps, for messages
     template_vars: tuple[str, ...] = ()  # names that the step itself defines: `to` and `from` of an update
     own_values: Mapping[str, str] = field(default_factory=dict)  # the values of those of them that are known already
     run_id: str | None = None  # none while a file is read
     results: Mapping[str, Mapping[str, str]] | None = None
     """The facts of the steps by id; None while a file is read. A step that has not run is missing."""
-    partial: bool = False
-    """True for a plan: the facts of a missing step are not known. In a run, they are empty texts."""
+    partial: bool = False  # True for a plan: the facts of a missing step are not known; in a run, they are empty
 
-    def for_run(
-        self, run_id: str | None, results: Mapping[str, Mapping[str, str]], *, partial: bool = False
-    ) -> TemplateScope:
+    def for_run(self, run_id: str | None, results: Mapping[str, Mapping[str, str]], *, partial: bool = False) -> Self:
         """Return the scope of a run. `results` may grow while the scope is in use."""
         return replace(self, run_id=run_id, results=results, partial=partial)
 
-    def for_step(self, unit: object, port: object, offers: tuple[str, ...] = ()) -> TemplateScope:
+    def for_step(self, unit: object, port: object, offers: tuple[str, ...] = ()) -> Self:
         """Return the scope inside a step, whose own unit and port take precedence over those of the file."""
         return replace(
             self,
@@ -114,11 +111,8 @@ class TemplateScope:
             raise TemplateError(f"`{root}` is only defined inside an update; {hint}")
         if root == "port" and len(self.port) > 1:
             return tuple(str(port.number) for port in self.port)
-        value = {
-            "host": self.host,
-            "unit": self.unit,
-            "port": str(self.port[0].number) if self.port else None,
-        }.get(root, self.own_values.get(root))
+        first_port = str(self.port[0].number) if self.port else None
+        value = {**self.own_values, "host": self.host, "unit": self.unit, "port": first_port}.get(root)
         if value is None and root not in VERSIONS:
             raise TemplateError(f"`{root}` is not defined; set it at the top of the file")
         return value

@@ -32,27 +32,24 @@ Model = TypeVar("Model", bound=BaseModel)
 NOTHING_KNOWN = TemplateScope(results={}, partial=True)
 
 
-def _same(text: str) -> str:
+def keep(text: str) -> str:
+    """Return a text as it is."""
     return text
 
 
 class Template(str):
     """A text with values that are not known yet. As a str it is its source."""
 
-    parts: tuple[Part, ...]
-    """Its texts and expressions, in order."""
-    write_value: ValueWriter
-    """Writes a value as it is inserted: plain, or quoted for a shell or a pattern."""
-    finish: TextFinisher
-    """Gets the whole text last and returns it. It may raise ValueError."""
-    known_scope: TemplateScope
-    """The scope from which it was filled, except the names that were not known there."""
+    parts: tuple[Part, ...]  # its texts and expressions, in order
+    write_value: ValueWriter  # writes a value as it is inserted: plain, or quoted for a shell or a pattern
+    finish: TextFinisher  # gets the whole text last and returns it, or raises ValueError
+    known_scope: TemplateScope  # the scope that it was filled from so far
 
     def __new__(
         cls,
         parts: tuple[Part, ...],
         put: ValueWriter,
-        finish: TextFinisher = _same,
+        finish: TextFinisher = keep,
         known: TemplateScope = NOTHING_KNOWN,
     ) -> Template:
         """Make the str: the source, as it is in the file."""
@@ -125,7 +122,7 @@ def write_literal(value: Any, piece: Expression) -> str:
     return text if piece.raw else re.escape(text)
 
 
-def parse(text: str, put: ValueWriter = write_plain, finish: TextFinisher = _same) -> str:
+def parse(text: str, put: ValueWriter = write_plain, finish: TextFinisher = keep) -> str:
     """Return a text as a Template, or unchanged if it has no expression. Raises TemplateError."""
     if isinstance(text, Template) or OPEN not in text:
         return text
