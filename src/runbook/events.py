@@ -67,11 +67,10 @@ class Payload:
             Payload.types[event] = cls
 
     def __init__(self, **values: Any) -> None:
-        names = [one.name for one in self.keys.values()]
-        missing = [one.name for one in self.keys.values() if one.default is MISSING and one.name not in values]
-        if missing or not values.keys() <= set(names):
-            raise TypeError(f"{type(self).__name__} has the fields {', '.join(names)}")
-        self.__dict__.update({one.name: one.default for one in self.keys.values()}, **values)
+        defaults = {one.name: one.default for one in self.keys.values()}
+        self.__dict__.update(defaults, **values)
+        if self.__dict__.keys() != defaults.keys() or any(value is MISSING for value in self.__dict__.values()):
+            raise TypeError(f"{type(self).__name__} has the fields {', '.join(defaults)}")
 
     def to_data(self) -> dict[str, Any]:
         """Return the fields under their keys, in their order, as JSON takes them."""

@@ -14,27 +14,18 @@ class Verdict(StrEnum):
 
     meaning: str
 
-    def __new__(cls, word: str, meaning: str) -> Verdict:
+    def __new__(cls, word: str, meaning: str = "") -> Verdict:
         """Return the member with its meaning, the sentence for the reference."""
         verdict = str.__new__(cls, word)
         verdict._value_ = word
         verdict.meaning = meaning
         return verdict
 
-    @classmethod
-    def from_word(cls, word: str) -> Verdict:
-        """Return the verdict of a word from a record. Raises KeyError for an unknown word."""
-        found: Verdict = cls._value2member_map_[word]  # type: ignore[assignment]
-        return found
-
     # Ports
     OWNED = "owned", "every socket that listens on the port belongs to the unit's current invocation"
     NOT_LISTENING = "not-listening", "no process listens on the port"
     ORPHAN_HOLDS_PORT = "orphan-holds-port", "a process that belongs to no service holds the port"
-    LEFTOVER_HOLDS_PORT = (
-        "leftover-holds-port",
-        "a process of an earlier invocation of the unit holds the port",
-    )
+    LEFTOVER_HOLDS_PORT = "leftover-holds-port", "a process of an earlier invocation of the unit holds the port"
     OTHER_UNIT_HOLDS_PORT = "other-unit-holds-port", "another live service, or a container, holds the port"
     PORT_SHARED = "port-shared", "the unit and another process both listen on the port"
     OWNER_UNKNOWN = "owner-unknown", "the holder of the port, or its unit, cannot be determined"
@@ -43,16 +34,10 @@ class Verdict(StrEnum):
     READY = "ready", "the unit has been healthy for the required time, without interruption"
     STILL_STARTING = "still-starting", "the unit runs, but was not ready in time; it was left running"
     CRASH_LOOP = "crash-loop", "the unit was restarted by systemd more often than allowed"
-    START_LIMIT_HIT = (
-        "start-limit-hit",
-        "systemd refuses to start the unit: too many starts in too short a time",
-    )
+    START_LIMIT_HIT = "start-limit-hit", "systemd refuses to start the unit: too many starts in too short a time"
     UNIT_FAILED = "unit-failed", "the unit failed, and no restart is pending"
     UNIT_EXITED = "unit-exited", "the unit exited without an error, but it should keep running"
-    CONDITION_NOT_MET = (
-        "condition-not-met",
-        "a Condition or an Assert of the unit was not met, so it did not start",
-    )
+    CONDITION_NOT_MET = "condition-not-met", "a Condition or an Assert of the unit was not met, so it did not start"
     NOT_NOTIFYING = "not-notifying", "the unit runs, but does not report that it is ready, as its Type= requires"
     UNIT_MASKED = "unit-masked", "the unit is masked, which an operator has decided"
     UNIT_NOT_FOUND = "unit-not-found", "systemd knows no unit of this name"
@@ -74,10 +59,7 @@ class Verdict(StrEnum):
     UPDATE_FAILED = "update-failed", "the update's command failed"
     VERSION_MISMATCH = "version-mismatch", "the version is not the wanted one"
     VERSION_OK = "version-ok", "the running service has the wanted version"
-    OLD_CODE_SERVING = (
-        "old-code-serving",
-        "the running process is older than the files that it was started from",
-    )
+    OLD_CODE_SERVING = "old-code-serving", "the running process is older than the files that it was started from"
     # Killing
     KILLED = "killed", "the processes that held the port were killed, and none of their sockets listens any more"
     NOTHING_TO_KILL = "nothing-to-kill", "no process that may be killed holds the port"
@@ -216,7 +198,7 @@ class Clock(Protocol):
     """The source of time, so that tests can control it."""
 
     def monotonic(self) -> float:
-        """Return seconds that never decrease, since an arbitrary point."""
+        """Return seconds that never decrease: CLOCK_MONOTONIC, the clock of systemd's `…TimestampMonotonic`."""
 
     def now(self) -> float:
         """Return seconds since the epoch."""
@@ -226,11 +208,9 @@ class SystemClock:
     """The machine's own clocks."""
 
     def monotonic(self) -> float:
-        """Return seconds of CLOCK_MONOTONIC, the clock of systemd's `…TimestampMonotonic`."""
         return time.monotonic()
 
     def now(self) -> float:
-        """Return seconds since the epoch."""
         return time.time()
 
 

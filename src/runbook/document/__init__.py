@@ -78,9 +78,8 @@ def parse(
         text = data.decode() if isinstance(data, bytes) else data
         book = Reader(root, registry(), scope, problems).runbook(sets or {}, name, folder or _folder(name), text)
     if problems or book is None:
-        raise DocumentError(
-            sorted({Problem(name, at.line, at.column, shorten(what, MAX_PROBLEM_TEXT)) for at, what in problems})
-        )
+        found = {Problem(name, at.line, at.column, shorten(what, MAX_PROBLEM_TEXT)) for at, what in problems}
+        raise DocumentError(sorted(found))
     return book
 
 
@@ -89,6 +88,3 @@ def _folder(name: str) -> Path:
         return Path.cwd() if name == "-" else Path(name).absolute().parent
     except FileNotFoundError:
         raise UsageError(f"cannot read {name}: the working directory does not exist any more") from None
-
-
-__all__ = ["Source", "parse", "read_source"]

@@ -68,12 +68,7 @@ class Node:
 
 
 class Unreadable(Exception):
-    """The file cannot be parsed: nothing but this one error is known of it."""
-
-    def __init__(self, position: Position, message: str) -> None:
-        super().__init__(message)
-        self.position = position
-        self.message = message
+    """The file cannot be parsed, so this is its only error. Its `args` are a position and a sentence."""
 
 
 def compose(data: bytes | str, problems: Problems) -> Node | None:
@@ -81,28 +76,23 @@ def compose(data: bytes | str, problems: Problems) -> Node | None:
     try:
         return _Composer(_decoded(data), problems).document()
     except Unreadable as error:
-        problems[:] = [(error.position, error.message)]
+        problems[:] = [error.args]
         return None
 
 
 def _decoded(data: bytes | str) -> str:
     """Return a file as text. Raises Unreadable at the first byte or character that is not text."""
     if len(data) > MAX_BYTES:
-        limit = f"{MAX_BYTES >> 20} MiB"
-        raise Unreadable(Position(1, 1), f"the file is larger than {limit}, the limit for a runbook")
-    if isinstance(data, bytes):
-        try:
-            text = data.decode("utf-8")
-        except UnicodeDecodeError as error:
-            before = data[: error.start].decode("utf-8")
-            raise Unreadable(_end_of(before), "the file is not UTF-8 from here on; save it as UTF-8") from error
-    else:
-        text = data
+        raise Unreadable(Position(1, 1), f"the file is larger than {MAX_BYTES >> 20} MiB, the limit for a runbook")
+    try:
+        text = data if isinstance(data, str) else data.decode("utf-8")
+    except UnicodeDecodeError as error:
+        before = error.object[: error.start].decode("utf-8")
+        raise Unreadable(_end_of(before), "the file is not UTF-8 from here on; save it as UTF-8") from error
     text = text.removeprefix("\N{ZERO WIDTH NO-BREAK SPACE}")
     if _UNUSUAL.search(text) and (strange := re.search(_STRANGE, text)):
-        code = f"U+{ord(strange[0]):04X}"
-        place = _end_of(text[: strange.start()])
-        raise Unreadable(place, f"the character {code} is not allowed in a text file; remove it")
+        what = f"the character U+{ord(strange[0]):04X} is not allowed in a text file; remove it"
+        raise Unreadable(_end_of(text[: strange.start()]), what)
     return text
 
 
@@ -140,7 +130,7 @@ class _Composer:
         for event in self.events:
             if isinstance(event, yaml.DocumentStartEvent) and root is not None:
                 what = "a second document begins here; a file contains one runbook, so remove the `---`"
-                raise Unreadable(_start(event), what)
+                raise Unreadable(_position(event.start_mark), what)
             if isinstance(event, yaml.NodeEvent):
                 root = self._node(event, 0)
         if root is None or root.value is None:
@@ -148,7 +138,7 @@ class _Composer:
         return root
 
     def _node(self, event: Any, depth: int) -> Node:
-        place = _start(event)
+        place = _position(event.start_mark)
         if isinstance(event, yaml.AliasEvent):
             return self._alias(event, place, depth)
         if depth > MAX_YAML_DEPTH:
@@ -158,15 +148,16 @@ class _Composer:
         if event.anchor is not None:
             self.anchors[event.anchor] = None
         node = Node(place, None)
+        below: list[Node] = []
         if isinstance(event, yaml.ScalarEvent):
             # "" is an empty text, not an empty value.
             node.value = None if not event.style and event.value in _NOTHING else event.value
         elif isinstance(event, yaml.SequenceStartEvent):
-            node.value = list(self._items(depth))
-            for item in node.value:
-                _add_size(node, item)
+            node.value = below = list(self._items(depth))
         else:
-            self._fill(node, depth)
+            below = self._fill(node, depth)
+        node.size += sum(inner.size for inner in below)
+        node.height += max((inner.height for inner in below), default=0)
         self._count(node, 1)
         if event.anchor is not None:
             self.anchors[event.anchor] = node
@@ -176,14 +167,15 @@ class _Composer:
         while not isinstance(event := next(self.events), yaml.SequenceEndEvent):
             yield self._node(event, depth + 1)
 
-    def _fill(self, node: Node, depth: int) -> None:
+    def _fill(self, node: Node, depth: int) -> list[Node]:
+        """Read the entries of a mapping, and return the nodes of its keys and values."""
         node.value = entries = {}
+        below = []
         while not isinstance(event := next(self.events), yaml.MappingEndEvent):
             merges = isinstance(event, yaml.ScalarEvent) and not event.style and event.value == _MERGE
             key = self._node(event, depth + 1)
             value = self._node(next(self.events), depth + 1)
-            _add_size(node, key)
-            _add_size(node, value)
+            below += [key, value]
             if isinstance(key.value, (list, dict)):
                 self.problems.append((key.position, "a key cannot be a list or a mapping; write a single word"))
                 continue
@@ -191,12 +183,11 @@ class _Composer:
             if merges:
                 self.problems.append((key.position, "`<<` does not merge mappings here; write the keys themselves"))
             elif name in entries:
-                first = node.keys[name].line
-                self.problems.append(
-                    (key.position, f"duplicate key `{shorten(name)}`; the first one is in line {first}")
-                )
+                what = f"duplicate key `{shorten(name)}`; the first one is in line {node.keys[name].line}"
+                self.problems.append((key.position, what))
             else:
                 entries[name], node.keys[name] = value, key.position
+        return below
 
     def _alias(self, event: Any, place: Position, depth: int) -> Node:
         name = shorten(event.anchor)
@@ -217,21 +208,12 @@ class _Composer:
             raise Unreadable(node.position, f"the file has more than {MAX_NODES} values, with its aliases expanded")
 
 
-def _add_size(node: Node, below: Node) -> None:
-    node.size += below.size
-    node.height = max(node.height, below.height + 1)
-
-
 def _too_deep(place: Position) -> Unreadable:
     return Unreadable(place, f"lists and mappings are nested more than {MAX_YAML_DEPTH} levels deep here")
 
 
 def _position(mark: Any) -> Position:
     return Position(mark.line + 1, mark.column + 1)
-
-
-def _start(event: Any) -> Position:
-    return _position(event.start_mark)
 
 
 def _tag(tag: str) -> str:

@@ -7,17 +7,14 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from pydantic import ConfigDict, TypeAdapter, ValidationError
-
 from runbook.document.nodes import Node, Position, Problems
-from runbook.spec.fields import FieldError, StepId, describe_kind
+from runbook.document.wording import fields_of
+from runbook.spec.fields import FieldError, describe_kind, read_id
 from runbook.spec.step import Nested, ReplacesVersion, Step
 from runbook.template.scope import FACTS, VERSIONS
 from runbook.util.wording import join_words, shorten, suggest
 
 Types = Mapping[str, type[Step[Any]]]
-
-_ID = TypeAdapter[str](StepId, config=ConfigDict(defer_build=True))
 
 
 @dataclass
@@ -26,15 +23,10 @@ class StepNode:
 
     position: Position
     cls: type[Step[Any]]
-    body: Node | None  # the mapping of its fields, if there is one
+    body: Node  # the mapping of its fields
     id: str = ""
     nested: dict[str, list[StepNode]] = field(default_factory=dict)
     """The lists of steps in it, by key: `check` and `fix` of a `remediate`."""
-
-    @property
-    def kind(self) -> str:
-        """The name of its type."""
-        return self.cls.kind
 
     @property
     def facts(self) -> frozenset[str]:
@@ -83,10 +75,8 @@ def _read_step(item: Node, types: Types, problems: Problems) -> StepNode | None:
         problems.append((item.position, f"a step must have one step type as its key, not {these}; {how}"))
         return None
     (kind,) = kinds
-    for key in item.value:
-        if key != kind:
-            how = "indent it further, as a field of the step"
-            problems.append((item.keys[key], f"`{shorten(key)}` is beside `{kind}`; {how}"))
+    how = f"is beside `{kind}`; indent it further, as a field of the step"
+    problems += [(item.keys[key], f"`{shorten(key)}` {how}") for key in item.value if key != kind]
     return _make_step_node(kind, item.value[kind], item, types, problems)
 
 
@@ -100,9 +90,8 @@ def _make_step_node(kind: str, body: Node, item: Node, types: Types, problems: P
         sentence = f"`{kind}` must be a mapping of its fields (`key: value`), not {describe_kind(body.value)}"
         problems.append((body.position, f"{sentence}{_suggest_field(kind, body.value, cls)}"))
         return None
-    site = StepNode(item.position, cls, body if body.value is not None else None)
-    for key in find_nested_keys(cls):
-        site.nested[key] = find_steps(body.get(key), key, types, problems)
+    site = StepNode(item.position, cls, body if body.value is not None else Node(item.position, {}))
+    site.nested = {key: find_steps(body.get(key), key, types, problems) for key in find_nested_keys(cls)}
     return site
 
 
@@ -118,12 +107,8 @@ def _suggest_field(kind: str, value: object, cls: type[Step[Any]]) -> str:
 
 def find_nested_keys(cls: type[Step[Any]]) -> dict[str, Nested]:
     """Return the keys of a type whose values are lists of steps."""
-    found = {}
-    for name, info in cls.model_fields.items():
-        for mark in info.metadata:
-            if isinstance(mark, Nested):
-                found[info.alias or name] = mark
-    return found
+    marks = ((key, mark) for key, info in fields_of(cls).items() for mark in info.metadata)
+    return {key: mark for key, mark in marks if isinstance(mark, Nested)}
 
 
 def assign_ids(lists: Mapping[str, list[StepNode]], problems: Problems) -> None:
@@ -135,14 +120,13 @@ def assign_ids(lists: Mapping[str, list[StepNode]], problems: Problems) -> None:
     taken: dict[str, Position] = {}
     # The ids in the file come first, wherever they are: a generated id must not take one of them.
     for site in (site for sites in lists.values() for outer in sites for site in outer.walk()):
-        node = site.body.get("id") if site.body else None
+        node = site.body.get("id")
         if node is None:
             continue
         try:
-            name = _ID.validate_python(node.to_plain())
-        except ValidationError as error:
-            cause = error.errors()[0]["ctx"]["error"]
-            problems.append((node.position, f"`id` {cause}" if isinstance(cause, FieldError) else str(cause)))
+            name = read_id(node.to_plain())
+        except ValueError as error:
+            problems.append((node.position, f"`id` {error}" if isinstance(error, FieldError) else str(error)))
             continue
         if "." in name:
             problems.append((node.position, f"`{shorten(name)}` is not a valid id; only ids of nested steps have dots"))
@@ -160,7 +144,7 @@ def _assign_ids(sites: list[StepNode], prefix: str, taken: dict[str, Position]) 
     for site in sites:
         number = 1
         while not site.id:
-            name = f"{prefix}{site.kind}" + (f"-{number}" if number > 1 else "")
+            name = f"{prefix}{site.cls.kind}" + (f"-{number}" if number > 1 else "")
             if name not in taken:
                 taken[name] = site.position
                 site.id = name

@@ -44,16 +44,14 @@ class Reader:
         self.types = types
         self.scope = scope
         self.problems = problems
-        self.built: list[tuple[StepNode, Step[Any]]] = []
-        """The steps without errors."""
-        self.before: dict[str, frozenset[str]] = {}
-        """The steps that are read already, by id, with their facts."""
+        self.built: list[tuple[StepNode, Step[Any]]] = []  # the steps without errors
+        self.before: dict[str, frozenset[str]] = {}  # the facts of the steps that are read already, by id
         self.ids: frozenset[str] = frozenset()
 
     def runbook(self, sets: Mapping[str, str], path: str, folder: Path, text: str) -> Runbook | None:
         """Return the runbook, or None if an error leaves nothing to make it from."""
         # Some fields of a Runbook, such as its path, are not keys of the file.
-        unknown = self.fields.keys() - set(wording.keys_of(Runbook))
+        unknown = self.fields.keys() - wording.fields_of(Runbook).keys()
         self.problems += [(self.root.keys[key], wording.describe_unknown_key(key, Runbook, _WHOLE)) for key in unknown]
         apart = {*_LISTS, "vars", *unknown}
         data = {key: node.to_plain() for key, node in self.fields.items() if key not in apart}
@@ -80,50 +78,42 @@ class Reader:
             return None
         for site, step in self.built:
             for key, sentence in step.validate_in(book):
-                node = site.body.get(key) if site.body else None
-                self.problems.append((node.position if node else site.position, sentence))
+                self.problems.append(((site.body.get(key) or site).position, sentence))
         return book
 
     # Names
 
     def _variables(self, sets: Mapping[str, str]) -> dict[str, Value]:
         """Return `vars`. Each may use those before it."""
-        node = self.fields.get("vars")
+        node = self.fields.get("vars", Node(self.root.position, {}))
         found: dict[str, Value] = {}
-        if node is not None and not isinstance(node.value, dict):
-            self.problems.append(
-                (node.position, f"`vars` must be a mapping (`NAME: value`), not {describe_kind(node.value)}")
-            )
+        if not isinstance(entries := node.value, dict):
+            sentence = f"`vars` must be a mapping (`NAME: value`), not {describe_kind(entries)}"
+            self.problems.append((node.position, sentence))
             return dict(sets)
-        entries = node.value if node is not None and isinstance(node.value, dict) else {}
         for name in sets:
             if name not in entries:
                 hint = suggest(name, entries) or "; add it to `vars`"
                 raise UsageError(f"cannot set `{shorten(name)}`: the runbook has no such variable{hint}")
         for name, value in entries.items():
-            assert node is not None
             if not re.fullmatch(r"[A-Za-z]\w*(?:-+\w+)*", name, re.ASCII):
                 how = "use letters, digits, - and _, a letter first"
-                sentence = f"`{shorten(name)}` is not a valid name of a variable; {how}"
-                self.problems.append((node.keys[name], sentence))
+                self.problems.append((node.keys[name], f"`{shorten(name)}` is not a valid name of a variable; {how}"))
             scope = replace(self.scope, vars=dict(found), roots=("vars", "env", "host"))
-            read_one = self._variable(name, value, scope)
+            read_one: Value
+            if isinstance(value.value, list):
+                read_one = tuple(self._text(name, item, scope) for item in value.value)
+            else:
+                read_one = self._text(name, value, scope)
             found[name] = sets.get(name, read_one)
         return found
 
-    def _variable(self, name: str, node: Node, scope: TemplateScope) -> Value:
-        if isinstance(node.value, list):
-            return tuple(self._text(name, item, scope) for item in node.value)
-        return self._text(name, node, scope)
-
     def _text(self, name: str, node: Node, scope: TemplateScope) -> str:
         if not isinstance(node.value, str):
-            sentence = (
-                f"the variable `{shorten(name)}` must be a text or a list of texts, not {describe_kind(node.value)}"
-            )
+            sentence = f"must be a text or a list of texts, not {describe_kind(node.value)}"
             if node.value is None:
-                sentence = f'the variable `{shorten(name)}` is empty; give it a value, or "" for an empty text'
-            self.problems.append((node.position, sentence))
+                sentence = 'is empty; give it a value, or "" for an empty text'
+            self.problems.append((node.position, f"the variable `{shorten(name)}` {sentence}"))
             return ""
         try:
             text = parse(node.value)
@@ -142,8 +132,7 @@ class Reader:
             words = key == "rollback" and node is not None and not isinstance(node.value, list)
             lists[key] = [] if words else find_steps(node, key, self.types, self.problems)
         assign_ids({_LISTS[key]: sites for key, sites in lists.items()}, self.problems)
-        everyone = (site for sites in lists.values() for outer in sites for site in outer.walk())
-        self.ids = frozenset(site.id for site in everyone)
+        self.ids = frozenset(site.id for sites in lists.values() for outer in sites for site in outer.walk())
         return lists
 
     def _rollback(self) -> str:
@@ -160,7 +149,7 @@ class Reader:
     def _step(self, site: StepNode) -> Step[Any] | None:
         """Return one step, or None if it has an error. The steps nested in it are made first."""
         outer = replace(self.scope, earlier_steps=dict(self.before), later_steps=self.ids - self.before.keys())
-        fields = site.body.value if site.body else {}
+        fields = site.body.value
         assert isinstance(fields, dict)
         holders = find_nested_keys(site.cls)
         data = {key: node.to_plain() for key, node in fields.items() if key not in holders}
@@ -181,7 +170,7 @@ class Reader:
         try:
             step = site.cls.model_validate(data, context=scope, by_alias=True, by_name=False)
         except ValidationError as error:
-            self.problems += wording.describe_problems(error, site.cls, site.body, site.position, site.kind)
+            self.problems += wording.describe_problems(error, site.cls, site.body, site.position, site.cls.kind)
             return None
         if lacking:
             return None
@@ -198,7 +187,7 @@ class Reader:
             elif site.cls.model_fields[key].is_required():
                 lacking.append(key)
                 if key not in self.fields:
-                    sentence = f"{site.kind} needs `{key}`, here or at the top of the file"
+                    sentence = f"{site.cls.kind} needs `{key}`, here or at the top of the file"
                     self.problems.append((site.position, sentence))
         return lacking
 
@@ -207,7 +196,7 @@ class Reader:
             # If the step has an error, what it does may depend on a field that is wrong: then only the type counts.
             sure = site.cls.only_reads is Step.only_reads and site.cls.can_change()
             if sure if step is None else not step.only_reads():
-                sentence = f"{site.kind} changes something; `{key}` accepts only steps that change nothing"
+                sentence = f"{site.cls.kind} changes something; `{key}` accepts only steps that change nothing"
                 self.problems.append((site.position, sentence))
 
 

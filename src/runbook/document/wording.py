@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any, get_args
 
 from pydantic import BaseModel, ValidationError
+from pydantic.fields import FieldInfo
 
 from runbook.document.nodes import Node, Position
 from runbook.spec.fields import FieldError, describe_kind
@@ -16,24 +17,28 @@ from runbook.util.wording import join_words, shorten, suggest
 
 Loc = Sequence[str | int]
 
-MAPPINGS = ("model_type", "model_attributes_type", "dict_type", "mapping_type", "dataclass_type")
-LISTS = ("tuple_type", "list_type", "set_type", "iterable_type")
-SCALAR_TYPES = ("string_type", "int_type", "float_type", "bool_type")
+KINDS = {
+    **dict.fromkeys(("model_type", "model_attributes_type", "dict_type", "mapping_type"), "a mapping (`key: value`)"),
+    **dict.fromkeys(("tuple_type", "list_type", "set_type", "iterable_type"), "a list (`- …`)"),
+    **dict.fromkeys(("string_type", "int_type", "float_type", "bool_type"), "a single value"),
+}
 LIMITS = {
-    "greater_than_equal": ("ge", "at least {}"),
-    "greater_than": ("gt", "more than {}"),
-    "less_than_equal": ("le", "at most {}"),
-    "less_than": ("lt", "less than {}"),
+    "greater_than_equal": "must be at least {ge:g}",
+    "greater_than": "must be more than {gt:g}",
+    "less_than_equal": "must be at most {le:g}",
+    "less_than": "must be less than {lt:g}",
+    "too_short": "is an empty list; write at least {min_length}",
+    "too_long": "is too long; write at most {max_length}",
 }
 
 
 def describe_problems(
-    error: ValidationError, model: type[BaseModel], node: Node | None, item: Position, name: str
+    error: ValidationError, model: type[BaseModel], node: Node, item: Position, name: str
 ) -> Iterator[tuple[Position, str]]:
     """Yield the position and the sentence of each error, each once.
 
-    `node` is the mapping that was read as `model`, if there is one. `item` is the position of the step that it
-    belongs to, and `name` that step's name in messages: `restart`.
+    `node` is the mapping that was read as `model`, `item` the position of the step that it belongs to, and `name` that
+    step's name in messages: `restart`.
     """
     described: set[tuple[str | int, ...]] = set()
     for details in error.errors(include_url=False):
@@ -47,9 +52,9 @@ def describe_problems(
         yield _find_position(details, path, node, item), _sentence(details, path, model, name)
 
 
-def keys_of(model: type[BaseModel]) -> list[str]:
-    """Return the keys of the mapping that is read as this model."""
-    return [f.alias or n for n, f in model.model_fields.items() if not f.exclude]
+def fields_of(model: type[BaseModel]) -> dict[str, FieldInfo]:
+    """Return the fields of the mapping that is read as this model, by key."""
+    return {info.alias or name: info for name, info in model.model_fields.items() if not info.exclude}
 
 
 def find_models(annotation: Any) -> Iterator[type[BaseModel]]:
@@ -64,25 +69,22 @@ def find_models(annotation: Any) -> Iterator[type[BaseModel]]:
 
 def describe_unknown_key(key: str, model: type[BaseModel], owner: str) -> str:
     """Return the sentence about an unknown key, with the key that was probably meant."""
-    known = keys_of(model)
+    known = fields_of(model)
     hint = suggest(key, known) or f"; the keys of {owner} are {join_words(sorted(known))}"
     return f"unknown key `{shorten(key)}`{hint}"
 
 
-def _path(loc: Loc, node: Node | None) -> tuple[str | int, ...]:
+def _path(loc: Loc, node: Node) -> tuple[str | int, ...]:
     """Return the parts of a location that are in the file: pydantic adds the names of the types that it tried."""
     path: list[str | int] = []
     for part in loc:
-        below = node.get(part) if node else None
-        if below is not None:
+        if below := node.get(part):
             path.append(part)
             node = below
     return tuple(path)
 
 
-def _find_position(details: Any, path: Loc, node: Node | None, item: Position) -> Position:
-    if node is None:
-        return item
+def _find_position(details: Any, path: Loc, node: Node, item: Position) -> Position:
     above = node
     for part in path[:-1]:
         above = above.get(part) or above
@@ -91,15 +93,10 @@ def _find_position(details: Any, path: Loc, node: Node | None, item: Position) -
         return above.keys.get(str(path[-1]), here.position)
     if not path:
         # An error of a whole step whose sentence begins with a key is reported at that key.
-        key = re.match(r"`([\w-]+)`", _raised_text(details))
+        key = re.match(r"`([\w-]+)`", str(details.get("ctx", {}).get("error", "")))
         named = node.get(key[1]) if key else None
         return named.position if named else item
     return here.position
-
-
-def _raised_text(details: Any) -> str:
-    error = details.get("ctx", {}).get("error")
-    return str(error) if error is not None else ""
 
 
 def _sentence(details: Any, path: Loc, model: type[BaseModel], name: str) -> str:
@@ -118,19 +115,10 @@ def _sentence(details: Any, path: Loc, model: type[BaseModel], name: str) -> str
         return describe_unknown_key(str(path[-1]), _model_at(model, path[:-1]) or model, owner)
     if kind == "literal_error":
         return _choice(key, details)
-    if kind in MAPPINGS:
-        return f"{key} must be a mapping (`key: value`), not {describe_kind(details['input'])}"
-    if kind in LISTS:
-        return f"{key} must be a list (`- …`), not {describe_kind(details['input'])}"
-    if kind in SCALAR_TYPES:
-        return f"{key} must be a single value, not {describe_kind(details['input'])}"
+    if kind in KINDS:
+        return f"{key} must be {KINDS[kind]}, not {describe_kind(details['input'])}"
     if kind in LIMITS:
-        limit, words = LIMITS[kind]
-        return f"{key} must be {words.format(format(ctx[limit], 'g'))}"
-    if kind == "too_short":
-        return f"{key} is an empty list; write at least {ctx['min_length']}"
-    if kind == "too_long":
-        return f"{key} is too long; write at most {ctx['max_length']}"
+        return f"{key} {LIMITS[kind].format(**ctx)}"
     return f"{key} cannot be read; see `runbook steps`"
 
 
@@ -148,9 +136,7 @@ def _choice(key: str, details: Any) -> str:
 def _model_at(model: type[BaseModel], path: Loc) -> type[BaseModel] | None:
     """Return the model that a part of the file was read as."""
     found: type[BaseModel] | None = model
-    for part in path:
-        if isinstance(part, int) or found is None:
-            continue
-        fields = {f.alias or n: f for n, f in found.model_fields.items()}
-        found = next(find_models(fields[part].annotation), None) if part in fields else None
+    for part in (part for part in path if isinstance(part, str)):
+        info = fields_of(found).get(part) if found else None
+        found = next(find_models(info.annotation), None) if info else None
     return found

@@ -202,7 +202,6 @@ def _read_unit(value: object, info: ValidationInfo) -> str:
 
 
 def _as_list(value: object) -> object:
-    """Return a list as it is, and any other value as a list of one."""
     return value if isinstance(value, (list, tuple)) else (value,)
 
 
@@ -217,7 +216,8 @@ def _read_port(value: object, info: ValidationInfo) -> Port:
     return value if isinstance(value, Port) else parse_port(_known(value, info))
 
 
-def _read_id(value: object) -> str:
+def read_id(value: object) -> str:
+    """Return the id of a step. Raises ValueError if it is not valid."""
     text = _single(value)
     if not re.fullmatch(r"[A-Za-z]\w*(?:[-.]\w+)*", text, re.ASCII):
         raise ValueError(f"`{shorten(text)}` is not a valid id; use letters, digits and single dashes, a letter first")
@@ -293,7 +293,7 @@ UnitName = Annotated[str, BeforeValidator(_read_unit), _schema("unit", type="str
 PortField = Annotated[Port, PlainValidator(_read_port), _schema("port", **_PORT)]
 _PORTS = _schema("port, or list of ports", anyOf=[*_PORT["anyOf"], {"type": "array", "items": _PORT}])
 PortList = Annotated[tuple[PortField, ...], BeforeValidator(_as_list), AfterValidator(_each_once), _PORTS]
-StepId = Annotated[str, BeforeValidator(_read_id), _schema("id", type="string", minLength=1)]
+StepId = Annotated[str, BeforeValidator(read_id), _schema("id", type="string", minLength=1)]
 ExpressionField = Annotated[str, BeforeValidator(_read_expression), _schema("expression", type=["string", "boolean"])]
 """An expression without `${{ }}`, checked; `is_true` evaluates it."""
 Environment = Annotated[dict[Annotated[str, AfterValidator(_variable)], TextField], _TEXT_MAPPING]

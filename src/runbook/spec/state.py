@@ -12,8 +12,7 @@ from pydantic import TypeAdapter
 from runbook.host.queries import Command
 from runbook.model import ProcessId
 
-PERSISTED_FIELDS = ("baseline_restarts", "invocations", "first_starts", "cleared")
-"""Fields of a run's state that are recorded, so that `resume` can restore them."""
+PERSISTED_FIELDS = ("baseline_restarts", "invocations", "first_starts", "cleared")  # what `resume` restores
 
 
 @dataclass
@@ -22,18 +21,13 @@ class RunState:
 
     id: str  # the id of the run
     folder: Path  # the folder in which commands start
-    env: Mapping[str, str] = field(default_factory=dict)
-    """The runbook's `env`, which is added to the environment of every command."""
-    outputs: Path | None = None
-    """The folder for the output of commands; None in a dry run, which starts no command in a unit."""
+    env: Mapping[str, str] = field(default_factory=dict)  # the runbook's `env`, which every command gets
+    outputs: Path | None = None  # for the output of commands in units; None in a dry run, which starts none in a unit
     baseline_restarts: dict[str, int] = field(default_factory=dict)
     """NRestarts of each unit that the run started, right after the start: automatic restarts count from it."""
-    invocations: dict[str, str] = field(default_factory=dict)
-    """The InvocationID that began when the run last started the unit."""
-    first_starts: dict[str, float] = field(default_factory=dict)
-    """When the run first requested a start of the unit, in seconds since the epoch."""
-    cleared: dict[str, float] = field(default_factory=dict)
-    """When the run last cleared the unit's start limit, in seconds since the epoch."""
+    invocations: dict[str, str] = field(default_factory=dict)  # the InvocationID since the run's last start of it
+    first_starts: dict[str, float] = field(default_factory=dict)  # when the run first requested its start; epoch
+    cleared: dict[str, float] = field(default_factory=dict)  # when the run last cleared its start limit; epoch
     ancestors_of_killed: dict[ProcessId, tuple[str, float]] = field(default_factory=dict)
     """Maps each ancestor of a killed process to that process's name and kill time, in seconds of CLOCK_BOOTTIME."""
     query_count: int = 0  # the number of queries so far
@@ -85,8 +79,7 @@ class StepState:
     If it is not persistent, a resumed attempt begins with a new state, and `check` finds out what is there.
     """
 
-    persistent: ClassVar[bool] = False
-    """True if it is recorded, so that an interrupted attempt can be continued. JSON must be able to hold its fields."""
+    persistent: ClassVar[bool] = False  # True if it is recorded, for `resume`; JSON must be able to hold its fields
 
     run: RunState  # the state that all steps share
     id: str = ""  # the id of the step

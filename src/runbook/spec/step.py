@@ -59,13 +59,7 @@ from runbook.spec.state import RunState, StateT, StepState
 from runbook.template.scope import VERSIONS, TemplateScope
 from runbook.template.text import Template
 
-INHERITED_FIELDS = ("unit", "port")
-"""Fields of a step that are filled from the top of the file if the step leaves them out."""
-
-
-def yaml_key(name: str) -> str:
-    """Return the YAML key of a field: `on-failure` for `on_failure`."""
-    return name.replace("_", "-")
+INHERITED_FIELDS = ("unit", "port")  # taken from the top of the file if a step leaves them out
 
 
 @dataclass(frozen=True)
@@ -83,7 +77,7 @@ class FileModel(BaseModel):
     model_config = ConfigDict(
         extra="forbid",
         frozen=True,
-        alias_generator=yaml_key,
+        alias_generator=lambda name: name.replace("_", "-"),
         populate_by_name=True,
         arbitrary_types_allowed=True,
         # Most runbooks use a few step types. The others are not built, which saves a quarter of a `validate`.
@@ -113,8 +107,7 @@ class RollbackRole(Enum):
     STOP = auto()  # stops `unit`
     START = auto()  # starts `unit`. A unit that the runbook starts is restarted by a rollback
     RESTART = auto()  # restarts `unit`, which counts as a start too
-    PROVE_HEALTH = auto()
-    """Proves that `unit` is healthy and owns `port`. A rollback makes such a step if the runbook has no proof."""
+    PROVE_HEALTH = auto()  # proves that `unit` is healthy and owns `port`; a rollback adds one if there is no proof
     PROVE_OWNER = auto()  # proves that `unit` owns `port`
     PROVE_VERSION = auto()  # proves that the version in `expect` serves
 
@@ -153,18 +146,12 @@ class Step(FileModel, Generic[StateT]):
             """Return the class, or an alias that names its class of states: pydantic would make another model."""
             return GenericAlias(cls, (state_type,)) if _is_state_type(state_type) else cls
 
-    kind: ClassVar[str] = ""
-    """The type's name in YAML, derived from the name of the class."""
-    state_type: ClassVar[type[StepState]] = StepState
-    """The class of its state, derived from `Step[…]`."""
-    failure_verdict: ClassVar[Verdict] = Verdict.JOB_FAILED
-    """The verdict if systemd or the kernel refuses and no other verdict says why."""
-    always_acts: ClassVar[bool] = False
-    """True if it acts whatever the steps before it did, so that a plan can promise it."""
-    may_create_units: ClassVar[bool] = False
-    """True if units may exist afterwards that did not exist before."""
-    rollback_role: ClassVar[RollbackRole | None] = None
-    """What `rollback: auto` uses it for."""
+    kind: ClassVar[str] = ""  # the type's name in YAML, derived from the name of the class
+    state_type: ClassVar[type[StepState]] = StepState  # the class of its state, derived from `Step[…]`
+    failure_verdict: ClassVar[Verdict] = Verdict.JOB_FAILED  # of a refusal for which no other verdict is right
+    always_acts: ClassVar[bool] = False  # True if it acts whatever earlier steps did, so that a plan can promise it
+    may_create_units: ClassVar[bool] = False  # True if units may exist afterwards that did not exist before
+    rollback_role: ClassVar[RollbackRole | None] = None  # what `rollback: auto` uses it for
 
     id: StepId | None = Field(None, description="What templates and messages call it; by default its type.")
     name: TextField | None = Field(None, description="What people read instead of the type.")
@@ -245,9 +232,8 @@ class Step(FileModel, Generic[StateT]):
     def new_state(self, run: RunState, saved: Mapping[str, Any] | None = None) -> StateT:
         """Return the state of a new attempt, or that of an interrupted one, which the record has `saved`."""
         name = self.id or self.kind
-        if saved is not None:
-            return self.state_type.load(run, name, saved)  # type: ignore[return-value]  # It is the class of StateT.
-        return self.state_type(run, name)  # type: ignore[return-value]
+        state_type: type[StateT] = self.state_type  # type: ignore[assignment]  # A class variable cannot have StateT.
+        return state_type(run, name) if saved is None else state_type.load(run, name, saved)
 
     @classmethod
     def can_change(cls) -> bool:
@@ -274,8 +260,7 @@ class ReplacesVersion(Step[StateT]):
     its TO_DO and of its end holds both.
     """
 
-    template_vars: ClassVar[tuple[str, ...]] = VERSIONS
-    """Names that its own templates may use besides those of the runbook."""
+    template_vars: ClassVar[tuple[str, ...]] = VERSIONS  # names that only its own templates may use
 
     to: Version = Field(description="The version that is wanted: a version, not a tag.")
 
@@ -321,8 +306,7 @@ class Runbook(FileModel):
     timeout: PositiveSpan | None = Field(None, description="How long all of `steps` may take.")
     steps: StepList = Field(..., description="What is done, in order.")
     rollback: Literal["off", "auto"] | StepList = Field(
-        "off",
-        description="After a failure: nothing, every update back to its earlier version, or these steps.",
+        "off", description="After a failure: nothing, every update back to its earlier version, or these steps."
     )
     always: StepList = Field((), description="Steps that run last, whether the run failed or not.")
 

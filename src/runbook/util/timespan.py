@@ -65,13 +65,9 @@ def format_span(seconds: float) -> str:
     tenths = round(max(0.0, seconds), 1)
     if tenths < _MINUTE:
         return f"{tenths:.1f}".removesuffix(".0") + "s"
-    left, pieces = round(seconds), []
+    left, pieces = round(seconds), list[str]()
     for size, unit in _STEPS:
         count, left = divmod(left, size)
-        if count:
-            pieces.append(f"{count}{unit}")
-        elif pieces:
-            break
-        if len(pieces) == 2:  # noqa: PLR2004
-            break
-    return " ".join(pieces)
+        if count or pieces:
+            pieces.append(f"{count}{unit}" if count else "")
+    return " ".join(pieces[:2]).strip()

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from runbook.document import reference
-from runbook.document.wording import keys_of
+from runbook.document.wording import fields_of
 from runbook.spec.step import Runbook
 from runbook.steps import registry
 
@@ -39,11 +39,11 @@ def test_every_reference_leads_somewhere() -> None:
 
 
 def test_it_has_the_keys_that_the_document_accepts() -> None:
-    assert set(SCHEMA["properties"]) == set(keys_of(Runbook))
+    assert set(SCHEMA["properties"]) == set(fields_of(Runbook))
     assert SCHEMA["required"] == ["steps"]
     for kind, cls in registry().items():
         made = SCHEMA["$defs"][kind]
-        assert set(made["properties"]) == set(keys_of(cls))
+        assert set(made["properties"]) == set(fields_of(cls))
         assert made["additionalProperties"] is False
     assert set(SCHEMA["$defs"]["update"]["required"]) == {"run", "version", "to"}
     assert set(SCHEMA["$defs"]["remediate"]["required"]) == {"check", "fix"}
@@ -94,6 +94,6 @@ def test_an_unknown_type_is_a_key_error() -> None:
 
 def test_the_top_level_is_described() -> None:
     rows = {row.key: row for row in reference.describe_top_level()}
-    assert set(rows) == set(keys_of(Runbook))
+    assert set(rows) == set(fields_of(Runbook))
     assert rows["rollback"].type == "`off` or `auto` or list of steps"
     assert [entry.kind for entry in reference.describe_types()] == sorted(registry())

@@ -166,7 +166,7 @@ def value_of(chance: random.Random, depth: int = 0) -> Any:
 def step_of(chance: random.Random, depth: int = 0) -> Any:
     """Make a step of some type, with fields of its own and of others."""
     kind = chance.choice(sorted(registry()))
-    own = wording.keys_of(registry()[kind])
+    own = list(wording.fields_of(registry()[kind]))
     keys = chance.sample(own, chance.randint(0, min(5, len(own)))) + (
         [chance.choice(KEYS)] if chance.random() < 0.1 else []
     )
@@ -214,7 +214,7 @@ def test_a_mutated_file(seed: int) -> None:
 
 
 MODELS: list[type[BaseModel]] = [Runbook, *registry().values()]
-KEYS = sorted({*registry(), "tcp", "http", "url", *(key for model in MODELS for key in wording.keys_of(model))})
+KEYS = sorted({*registry(), "tcp", "http", "url", *(key for model in MODELS for key in wording.fields_of(model))})
 IDS = ["restart", "update", "run", "remediate", "remediate.check.wait-ready", "always.run", "none", "x"]
 TREES = [tree for tree in map(tree_of, SEEDS) if tree is not None]
 scalars = st.sampled_from(JUNK) | st.text(max_size=8) | st.sampled_from(KEYS)

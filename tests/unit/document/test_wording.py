@@ -7,8 +7,8 @@ from typing import Literal
 import pytest
 from pydantic import Field, ValidationError
 
-from runbook.document.nodes import Position, compose
-from runbook.document.wording import describe_problems, describe_unknown_key, find_models, keys_of
+from runbook.document.nodes import Node, Position, compose
+from runbook.document.wording import describe_problems, describe_unknown_key, fields_of, find_models
 from runbook.spec.fields import Integer, TextList
 from runbook.spec.step import FileModel
 from runbook.steps import registry
@@ -64,10 +64,10 @@ def test_each_error_is_a_sentence_at_its_position(text: str, expected: tuple[int
     assert problems(text) == [expected]
 
 
-def test_without_a_mapping_the_position_is_that_of_the_step() -> None:
+def test_in_an_empty_mapping_the_position_is_that_of_the_step() -> None:
     with pytest.raises(ValidationError) as caught:
         Inner.model_validate({})
-    assert list(describe_problems(caught.value, Inner, None, ITEM, "http")) == [(ITEM, "http needs `url`")]
+    assert list(describe_problems(caught.value, Inner, Node(ITEM, {}), ITEM, "http")) == [(ITEM, "http needs `url`")]
 
 
 def test_an_unknown_key_that_resembles_none_is_answered_with_all_keys() -> None:
@@ -75,7 +75,7 @@ def test_an_unknown_key_that_resembles_none_is_answered_with_all_keys() -> None:
 
 
 def test_keys_are_those_of_the_file() -> None:
-    assert keys_of(Outer) == ["mode", "max-count", "names", "inner", "many", "either"]
+    assert list(fields_of(Outer)) == ["mode", "max-count", "names", "inner", "many", "either"]
 
 
 def test_models_are_found_in_unions_and_lists_and_steps_are_not() -> None:

@@ -12,7 +12,7 @@ from runbook.actions.job_step import JobStepState
 from runbook.model import Verdict, Wake, not_yet
 from runbook.spec.fields import FieldError, UnitName
 from runbook.spec.state import RunState, StepState
-from runbook.spec.step import ReplacesVersion, RollbackRole, Runbook, Step, must_be_written, yaml_key
+from runbook.spec.step import ReplacesVersion, RollbackRole, Runbook, Step, must_be_written
 from runbook.steps import registry
 from runbook.template.scope import TemplateScope
 from tests.unit.runs import remediate, step
@@ -109,4 +109,4 @@ def test_a_runbook_names_each_unit_once() -> None:
     book = Runbook.model_validate({"unit": "gw", "steps": steps, "path": "/srv/gw.yaml"})
     assert book.unit_names() == ("gw.service", "db.service")
     assert [one.kind for one in book.walk()] == ["remediate", "wait-ready", "stop", "restart"]
-    assert (book.title, yaml_key("healthy_for")) == ("gw.yaml", "healthy-for")
+    assert (book.title, Step.model_fields["on_failure"].alias) == ("gw.yaml", "on-failure")

@@ -57,8 +57,8 @@ class Outcome:
 
     @classmethod
     def from_payload(cls, end: StepKept) -> Outcome:
-        """Return the outcome from a record. Raises KeyError or ValueError for a word of another version."""
-        status, verdict = StepStatus(end.status), Verdict.from_word(end.verdict) if end.verdict else None
+        """Return the outcome from a record. Raises ValueError for a word of another version."""
+        status, verdict = StepStatus(end.status), Verdict(end.verdict) if end.verdict else None
         left_alone = verdict is Verdict.STILL_STARTING and status is StepStatus.FAILED
         return cls(end.id, end.type, status, verdict, end.reason, end.attempts, end.seconds, end.evidence, left_alone)
 

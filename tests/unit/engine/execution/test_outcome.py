@@ -31,7 +31,7 @@ def test_an_outcome_is_read_from_the_event_that_it_became() -> None:
 
 def test_a_word_of_another_version_is_an_error() -> None:
     known = Outcome("x", "run", StepStatus.OK, None, "").facts()
-    with pytest.raises(KeyError):
+    with pytest.raises(ValueError, match="from-the-future"):
         Outcome.from_payload(StepFinished(**{**known, "verdict": "from-the-future"}))
     with pytest.raises(ValueError, match="from-the-future"):
         Outcome.from_payload(StepFinished(**{**known, "status": "from-the-future"}))
