@@ -144,7 +144,8 @@ class _Composer:
         if depth > MAX_YAML_DEPTH:
             raise _too_deep(place)
         if event.tag is not None:
-            self.problems.append((place, f"the tag `{_tag(event.tag)}` is not supported; remove it"))
+            tag = re.sub(r"^tag:yaml\.org,2002:", "!!", event.tag)
+            self.problems.append((place, f"the tag `{shorten(tag)}` is not supported; remove it"))
         if event.anchor is not None:
             self.anchors[event.anchor] = None
         node = Node(place, None)
@@ -216,28 +217,17 @@ def _position(mark: Any) -> Position:
     return Position(mark.line + 1, mark.column + 1)
 
 
-def _tag(tag: str) -> str:
-    standard = "tag:yaml.org,2002:"
-    return shorten("!!" + tag.removeprefix(standard) if tag.startswith(standard) else tag)
-
-
-_UNALIGNED = "the indentation does not match the lines above"
-_STRAY = "this does not continue the lines above; check its indentation"
-_ESCAPE = "unknown escape `\\` in double quotes; use single quotes"
 _SYNTAX = (
     ("expected ',' or '", "a `[` or `{` is not closed, or a comma is missing"),
     ("could not find expected ':'", "a key has no `:` after it"),
-    ("expected <block end>", _UNALIGNED),
     ("block sequence entries are not allowed", "a list cannot begin in the middle of a line; begin a new line"),
     ("unexpected end of stream", "a quote or a bracket is not closed"),
     ("expected the node content", "a value is missing"),
-    ("expected <document start>", _STRAY),
-    ("expected '<document start>'", _STRAY),
-    ("block mapping", _UNALIGNED),
-    ("unknown escape character", _ESCAPE),
-    ("expected escape sequence", _ESCAPE),
+    ("expected '?<document start>", "this does not continue the lines above; check its indentation"),
+    ("expected <block end>|block mapping", "the indentation does not match the lines above"),
+    ("unknown escape character|expected escape sequence", "unknown escape `\\` in double quotes; use single quotes"),
 )
-"""Parts of the messages of PyYAML and libyaml, and what to report instead. The first that matches counts."""
+"""Patterns of the messages of PyYAML and libyaml, and what to report instead. The first that matches counts."""
 
 
 def _describe_error(error: yaml.MarkedYAMLError, text: str, place: Position) -> str:
@@ -256,7 +246,5 @@ def _describe_error(error: yaml.MarkedYAMLError, text: str, place: Position) -> 
         return "a `:` is missing in the line above, or this line is indented too far"
     if "${{" in line and "flow" in raw:
         return "`${{ }}` inside `[ ]` or `{ }` must be in quotes"
-    for part, sentence in _SYNTAX:
-        if part in raw:
-            return sentence
-    return "cannot read this as YAML; the error is here or in the lines above"
+    unknown = "cannot read this as YAML; the error is here or in the lines above"
+    return next((sentence for pattern, sentence in _SYNTAX if re.search(pattern, raw)), unknown)

@@ -10,8 +10,7 @@ from typing import Any
 from runbook.document.nodes import Node, Position, Problems
 from runbook.document.wording import fields_of
 from runbook.spec.fields import FieldError, describe_kind, read_id
-from runbook.spec.step import Nested, ReplacesVersion, Step
-from runbook.template.scope import FACTS, VERSIONS
+from runbook.spec.step import Nested, Step
 from runbook.util.wording import join_words, shorten, suggest
 
 Types = Mapping[str, type[Step[Any]]]
@@ -27,11 +26,6 @@ class StepNode:
     id: str = ""
     nested: dict[str, list[StepNode]] = field(default_factory=dict)
     """The lists of steps in it, by key: `check` and `fix` of a `remediate`."""
-
-    @property
-    def facts(self) -> frozenset[str]:
-        """What templates of later steps can use of it."""
-        return frozenset((*FACTS, *VERSIONS) if issubclass(self.cls, ReplacesVersion) else FACTS)
 
     def walk(self) -> Iterator[StepNode]:
         """Yield it and every step nested in it."""
@@ -53,8 +47,7 @@ def find_steps(node: Node | None, key: str, types: Types, problems: Problems) ->
         return []
     if not node.value:
         problems.append((node.position, f"`{key}` is an empty list; it needs at least one step"))
-    found = (_read_step(item, types, problems) for item in node.value)
-    return [site for site in found if site is not None]
+    return [site for item in node.value if (site := _read_step(item, types, problems))]
 
 
 def _read_step(item: Node, types: Types, problems: Problems) -> StepNode | None:

@@ -21,16 +21,14 @@ from runbook.errors import UsageError
 from runbook.model import Port
 from runbook.spec.fields import PortList, UnitName, describe_kind
 from runbook.spec.step import INHERITED_FIELDS, ReplacesVersion, Runbook, Step
-from runbook.template.scope import ROOTS, VERSIONS, TemplateError, TemplateScope, Value
+from runbook.template.scope import FACTS, ROOTS, VERSIONS, TemplateError, TemplateScope, Value
 from runbook.template.text import Template, parse
 from runbook.util.wording import shorten, suggest
 
 _UNIT: TypeAdapter[str] = TypeAdapter(UnitName, config=ConfigDict(defer_build=True))
 _PORTS: TypeAdapter[tuple[Port, ...]] = TypeAdapter(PortList, config=ConfigDict(defer_build=True))
 
-_LISTS = {"steps": "", "rollback": "rollback.", "always": "always."}
-"""The lists of steps of a runbook, and the prefixes of their ids."""
-
+_LISTS = {"steps": "", "rollback": "rollback.", "always": "always."}  # the lists of steps, with the prefixes of ids
 _WHOLE = "the runbook"
 
 
@@ -163,10 +161,11 @@ class Reader:
         data["id"] = site.id
         unit = _read_early(data.get("unit"), _UNIT, outer)
         port = _read_early(data.get("port"), _PORTS, outer)
-        scope = outer.for_step(unit, port, VERSIONS if issubclass(site.cls, ReplacesVersion) else ())
+        versions = VERSIONS if issubclass(site.cls, ReplacesVersion) else ()
+        scope = outer.for_step(unit, port, versions)
         # What is missing was reported. With a placeholder, the other errors of the step are found as well.
         data.update(dict.fromkeys(lacking, "1"))
-        self.before[site.id] = site.facts
+        self.before[site.id] = frozenset((*FACTS, *versions))
         try:
             step = site.cls.model_validate(data, context=scope, by_alias=True, by_name=False)
         except ValidationError as error:

@@ -51,11 +51,10 @@ def describe_type(kind: str) -> StepReference:
     cls = registry()[kind]
     summary, _, details = inspect.cleandoc(cls.__doc__ or "").partition("\n")
     inherited = {name for name, info in Step.model_fields.items() if info.description}
-    rows = [_row(name, info, cls, common=name in inherited) for name, info in _fields(cls)]
+    rows = (_row(name, info, cls, common=name in inherited) for name, info in _fields(cls))
     # A type that declares a common field again, such as `timeout`, moves it to the front.
-    own = [row for row in rows if not row.common]
-    common = [row for row in rows if row.common]
-    return StepReference(kind, summary, details.strip(), cls.can_change(), (*own, *common))
+    ordered = sorted(rows, key=lambda row: row.common)
+    return StepReference(kind, summary, details.strip(), cls.can_change(), tuple(ordered))
 
 
 def describe_types() -> tuple[StepReference, ...]:
@@ -107,12 +106,10 @@ def _mapping(cls: type[BaseModel], definitions: dict[str, Any]) -> dict[str, Any
     """Return the schema of the mapping that is read as `cls`; add those of the mappings in it to `definitions`."""
     properties = {}
     for name, info in _fields(cls):
-        part = _schema_of(info)
         # pydantic would describe a nested mapping with the names of Python and without our descriptions.
         for model in find_models(info.annotation):
             definitions.setdefault(model.__name__, _mapping(model, definitions))
-        part.pop("$defs", None)
-        part.pop("default", None)
+        part = {key: value for key, value in _schema_of(info).items() if key not in ("$defs", "default")}
         properties[info.alias or name] = {**part, "description": info.description or ""}
     required = [info.alias or name for name, info in _fields(cls) if must_be_written(cls, name)]
     made: dict[str, Any] = {
@@ -133,9 +130,9 @@ def _schema_of(info: FieldInfo) -> dict[str, Any]:
             # pydantic refuses a reference to a definition that it did not make.
             part["items"] = {"$ref": "#/$defs/step"}
     choices = [choice for choice in made.get("anyOf", []) if choice != {"type": "null"}]
-    if len(choices) == 1 and len(made["anyOf"]) > 1:
-        rest = {key: value for key, value in made.items() if key != "anyOf"}
-        return {**rest, **choices[0]}
+    if len(choices) == 1:
+        del made["anyOf"]
+        made.update(choices[0])
     return made
 
 
@@ -160,11 +157,8 @@ def _words(info: FieldInfo) -> str:
         many = get_origin(info.annotation) in (tuple, list)
         return f"list of mappings: {keys}" if many else f"mapping: {keys}"
     made = _schema_of(info)
-    titles = [made.get("title", ""), *(choice.get("title", "") for choice in made.get("anyOf", []))]
-    return (
-        " or ".join([*(f"`{word}`" for word in _choices(info.annotation)), *dict.fromkeys(t for t in titles if t)])
-        or "mapping"
-    )
+    titles = dict.fromkeys(part.get("title", "") for part in (made, *made.get("anyOf", [])))
+    return " or ".join([*(f"`{word}`" for word in _choices(info.annotation)), *filter(None, titles)]) or "mapping"
 
 
 def _choices(annotation: Any) -> Iterator[str]:
@@ -177,7 +171,7 @@ def _choices(annotation: Any) -> Iterator[str]:
 
 def _default(info: FieldInfo) -> str:
     value = info.get_default(call_default_factory=True) if not info.is_required() else None
-    if value is None or value is PydanticUndefined or value in ((), "") or value == {}:
+    if value in (None, PydanticUndefined, (), "", {}):
         return ""
     if isinstance(value, bool):
         return str(value).lower()

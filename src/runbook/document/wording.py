@@ -43,8 +43,7 @@ def describe_problems(
     described: set[tuple[str | int, ...]] = set()
     for details in error.errors(include_url=False):
         path = _path(details["loc"], node)
-        missing = details["type"] == "missing"
-        key = (*path, details["loc"][-1]) if missing else path
+        key = (*path, details["loc"][-1]) if details["type"] == "missing" else path
         # pydantic reports one error for each type of a union. It is one error of the author.
         if key in described:
             continue

@@ -72,7 +72,7 @@ def _text(
     info: ValidationInfo,
     *,
     put: ValueWriter = template.write_plain,
-    finish: TextFinisher = template.keep,
+    finish: TextFinisher = str,
     now: bool = True,
 ) -> str:
     """Return a text if all values in it are known, else a Template. If not `now`, the values are only checked."""

@@ -22,12 +22,12 @@ class RunState:
     id: str  # the id of the run
     folder: Path  # the folder in which commands start
     env: Mapping[str, str] = field(default_factory=dict)  # the runbook's `env`, which every command gets
-    outputs: Path | None = None  # for the output of commands in units; None in a dry run, which starts none in a unit
+    outputs: Path | None = None  # where the output of commands goes; None in a dry run, which starts none in a unit
     baseline_restarts: dict[str, int] = field(default_factory=dict)
     """NRestarts of each unit that the run started, right after the start: automatic restarts count from it."""
     invocations: dict[str, str] = field(default_factory=dict)  # the InvocationID since the run's last start of it
-    first_starts: dict[str, float] = field(default_factory=dict)  # when the run first requested its start; epoch
-    cleared: dict[str, float] = field(default_factory=dict)  # when the run last cleared its start limit; epoch
+    first_starts: dict[str, float] = field(default_factory=dict)  # epoch seconds of the first request to start it
+    cleared: dict[str, float] = field(default_factory=dict)  # epoch seconds at which its start limit was last cleared
     ancestors_of_killed: dict[ProcessId, tuple[str, float]] = field(default_factory=dict)
     """Maps each ancestor of a killed process to that process's name and kill time, in seconds of CLOCK_BOOTTIME."""
     query_count: int = 0  # the number of queries so far

@@ -286,7 +286,6 @@ _STEPS = WithJsonSchema({"title": STEPS_TITLE, "type": "array", "minItems": 1})
 StepList = Annotated[tuple[InstanceOf[Step[Any]], ...], Nested(), _STEPS]
 """Steps, in order. The document reads each of them separately and passes the finished steps."""
 ReadOnlyStepList = Annotated[tuple[InstanceOf[Step[Any]], ...], Nested(read_only=True), _STEPS]
-"""Steps that only read."""
 
 
 class Runbook(FileModel):

@@ -9,12 +9,12 @@ without limit.
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache, lru_cache
 from typing import TYPE_CHECKING, Any
 
 from runbook.template.filters import ARGUMENTS, FILTERS
-from runbook.template.quotes import NO_CONTEXT, ShellContext
+from runbook.template.quotes import ShellContext
 from runbook.template.scope import ROOTS, Reference, TemplateError, TemplateScope, Word
 from runbook.util.wording import join_words, shorten, suggest
 
@@ -36,7 +36,7 @@ class Expression:
     optional: frozenset[Reference]  # those that may be undefined, because of `| default(…)` or `is defined`
     raw: bool  # True if it ends in `| raw`
     evaluate: TemplateExpression
-    context: ShellContext = NO_CONTEXT  # its place in a script
+    context: ShellContext = field(default_factory=ShellContext)  # its place in a script
 
     def value(self, scope: TemplateScope) -> Any:
         """Return its value, or None if a name is not known yet. Raises TemplateError."""

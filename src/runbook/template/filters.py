@@ -56,5 +56,9 @@ FILTERS: dict[str, Callable[..., Any]] = {
 }
 """All filters except `raw`, which `expression` handles."""
 
-ARGUMENTS = {"default": (1, 2), "join": (0, 1), "replace": (2, 2), "split": (0, 1)}
-"""The least and the greatest number of arguments of a filter; the other filters take none."""
+ARGUMENTS = {
+    "default": (1, 2),
+    "join": (0, 1),
+    "replace": (2, 2),
+    "split": (0, 1),
+}  # least and most; others take none

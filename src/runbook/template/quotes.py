@@ -29,8 +29,7 @@ class ShellContext:
 
     quotes: Quotes = Quotes.BARE
     is_joined: bool = False  # True if the name of a variable ends right before it, or `<` or `>` is right behind it
-    heredoc_ends: tuple[str, ...] = ()
-    """The words behind each `<<` of the script. A value that is such a word would end the here-document."""
+    heredoc_ends: tuple[str, ...] = ()  # the words behind each `<<`: such a value would end the here-document
 
     def quote(self, text: str) -> str:
         """Return a text quoted so that the shell takes it literally there. Raises ValueError if it cannot be quoted."""
@@ -51,8 +50,6 @@ class ShellContext:
             raise ValueError(f"{_NO_QUOTES}, where a value cannot be quoted")
         return text
 
-
-NO_CONTEXT = ShellContext()  # A bare place without neighbours
 
 _NO_QUOTES = "in or behind a here-document, backticks, arithmetic, or a script for a second shell (`ssh`, `-c`, `-e`)"
 _SPECIAL = re.compile(r'[\\"$`]')  # what is special inside double quotes
@@ -80,8 +77,7 @@ class ShellReader:
     def __init__(self, script: str = "") -> None:
         self._ends = tuple(re.sub(r"[\\'\"]", "", end).strip() for end in _HERE.findall(script))
         self._within: list[str] = [Quotes.BARE]
-        self._scripts = [False]
-        """For each command that is still open, the outermost first: True if one of its words may be a script."""
+        self._scripts = [False]  # for each open command, outermost first: True if a word of it may be a script
         self._word = ""
         self._is_unknown = False
         self._before = "\n"

@@ -107,8 +107,7 @@ class TemplateScope:
 
     def _single(self, root: str) -> Value | None:
         if root in VERSIONS and root not in self.template_vars:
-            hint = f"in a later step, write `steps.ID.{root}`"
-            raise TemplateError(f"`{root}` is only defined inside an update; {hint}")
+            raise TemplateError(f"`{root}` is only defined inside an update; in a later step, write `steps.ID.{root}`")
         if root == "port" and len(self.port) > 1:
             return tuple(str(port.number) for port in self.port)
         first_port = str(self.port[0].number) if self.port else None

@@ -32,11 +32,6 @@ Model = TypeVar("Model", bound=BaseModel)
 NOTHING_KNOWN = TemplateScope(results={}, partial=True)
 
 
-def keep(text: str) -> str:
-    """Return a text as it is."""
-    return text
-
-
 class Template(str):
     """A text with values that are not known yet. As a str it is its source."""
 
@@ -49,7 +44,7 @@ class Template(str):
         cls,
         parts: tuple[Part, ...],
         put: ValueWriter,
-        finish: TextFinisher = keep,
+        finish: TextFinisher = str,
         known: TemplateScope = NOTHING_KNOWN,
     ) -> Template:
         """Make the str: the source, as it is in the file."""
@@ -88,8 +83,7 @@ def write_plain(value: Any, piece: Expression) -> str:
     if isinstance(value, bool):
         return "true" if value else "false"
     if not isinstance(value, (str, int)):
-        how = "choose one with `| first` or `[0]`, or write `| join(' ')`"
-        raise TemplateError(f"`{piece}` is a list; {how}")
+        raise TemplateError(f"`{piece}` is a list; choose one with `| first` or `[0]`, or write `| join(' ')`")
     text = str(value)
     if len(text) > MAX_TEXT:
         raise TemplateError(f"the value of `{piece}` has more than {MAX_TEXT} characters")
@@ -122,7 +116,7 @@ def write_literal(value: Any, piece: Expression) -> str:
     return text if piece.raw else re.escape(text)
 
 
-def parse(text: str, put: ValueWriter = write_plain, finish: TextFinisher = keep) -> str:
+def parse(text: str, put: ValueWriter = write_plain, finish: TextFinisher = str) -> str:
     """Return a text as a Template, or unchanged if it has no expression. Raises TemplateError."""
     if isinstance(text, Template) or OPEN not in text:
         return text

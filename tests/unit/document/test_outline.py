@@ -40,11 +40,6 @@ def test_ids_of_nested_steps_begin_with_the_outer_id() -> None:
     assert [step.id for step in outer.walk()] == ["fix", "fix.check.wait-ready", "fix.fix.stop", "fix.fix.start"]
 
 
-def test_only_an_update_has_versions() -> None:
-    found, _ = outline("- update: {run: x, version: y, to: 1.2}\n- restart\n")
-    assert [{"from", "to"} <= step.facts for step in found] == [True, False]
-
-
 def test_a_check_accepts_only_steps_that_read() -> None:
     assert {key: mark.read_only for key, mark in find_nested_keys(registry()["remediate"]).items()} == {
         "check": True,

@@ -47,6 +47,15 @@ def book_of(steps: str, head: str = "unit: gw\nport: 80\n", **options: Any) -> R
     return parse(head + "steps:\n" + steps, "f.yaml", environ={}, **options)
 
 
+def test_only_an_update_has_versions() -> None:
+    steps = (
+        '- update: {run: x, version: y, to: 1.2}\n- restart\n- run: {run: "x ${{ steps.KIND.to ~ steps.KIND.from }}"}\n'
+    )
+    assert len(book_of(steps.replace("KIND", "update")).steps) == 3
+    with pytest.raises(DocumentError, match="step `restart` has no `to`"):
+        book_of(steps.replace("KIND", "restart"))
+
+
 def test_the_runbook_of_the_incident() -> None:
     book = parse(GATEWAY, "upgrade.yaml", environ={})
     assert book.title == "upgrade the OpenClaw gateway"
