@@ -24,7 +24,7 @@ def test_a_port_as_it_is_written_in_a_runbook(port: Port, text: str) -> None:
 
 
 def test_a_verdict_has_a_meaning() -> None:
-    assert Verdict.from_word("owned") is Verdict.OWNED
+    assert Verdict("owned") is Verdict.OWNED
     assert all(verdict.meaning for verdict in Verdict)
 
 
