@@ -79,12 +79,14 @@ def make_json_lines() -> JsonLines:
 
 
 def make_layout(output: Output, shown: contextlib.ExitStack) -> Layout:
-    """Return the layout for text on standard output. It is closed together with `shown`."""
+    """Return the layout for text on standard output. Its live line ends with `shown`."""
     from runbook.report.layout import Layout, PlainScreen, TerminalScreen  # noqa: PLC0415
 
     terminal = sys.stdout.isatty() and os.environ.get("TERM", "dumb") != "dumb"
     screen = TerminalScreen(sys.stdout) if terminal and output is Output.AUTO else PlainScreen(sys.stdout)
-    return shown.enter_context(Layout(screen))
+    layout = Layout(screen)
+    shown.callback(layout.idle)
+    return layout
 
 
 def print_error(error: errors.RunbookError) -> None:

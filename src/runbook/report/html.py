@@ -11,7 +11,7 @@ import json
 from collections.abc import Iterable
 
 from runbook.events import Event
-from runbook.report.layout import Piece
+from runbook.report.layout import Piece, Screen
 from runbook.util.stdio import escape_controls
 
 _STYLE = """\
@@ -47,25 +47,14 @@ _PAGE = """\
 """
 
 
-class HtmlScreen:
+class HtmlScreen(Screen):
     """A screen that collects lines for a page."""
 
     def __init__(self) -> None:
         self._lines: list[str] = []
 
     def line(self, pieces: Iterable[Piece]) -> None:
-        """Add one line."""
         self._lines.append("".join(_span(text, style) for text, style in pieces).rstrip())
-
-    def status(self, text: str) -> None:
-        """Ignore it: a page has no live line."""
-
-    def log(self, pieces: Iterable[Piece]) -> None:
-        """Add one line."""
-        self.line(pieces)
-
-    def close(self) -> None:
-        """Do nothing."""
 
     def page(self, title: str, events: Iterable[Event]) -> bytes:
         """Return the page: the lines, and the events as they are recorded."""

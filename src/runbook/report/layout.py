@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import textwrap
 import time
-from collections.abc import Iterable
-from types import TracebackType
-from typing import TYPE_CHECKING, Protocol, Self, TextIO
+from collections.abc import Callable, Iterable
+from functools import partial
+from typing import TYPE_CHECKING, TextIO
 
 from runbook.util.stdio import escape_controls, split_lines
 
@@ -19,7 +19,7 @@ MARK = 6
 NAME = 21
 MIN_TEXT = 20  # the least width of a text, however long the name before it is
 
-MARKS = {
+MARKS = {  # the colour of each mark
     "ok": "green",
     "fix": "yellow",
     "--": "red",
@@ -29,49 +29,41 @@ MARKS = {
     "back": "yellow",
     "done": "dim",
 }
-"""The colour of each mark."""
 
 Piece = tuple[str, str]  # A text and its style in the notation of rich; an empty style is plain
 
+_wrap = partial(textwrap.wrap, break_on_hyphens=False)
 
-class Screen(Protocol):
-    """The destination of lines."""
+
+class Screen:
+    """The destination of lines. It has no live line, unless a derived class shows one."""
 
     def line(self, pieces: Iterable[Piece]) -> None:
         """Show one line."""
-
-    def status(self, text: str) -> None:
-        """Show the current step on the live line, until the next status replaces it."""
+        raise NotImplementedError
 
     def log(self, pieces: Iterable[Piece]) -> None:
         """Show a line that is only needed without a live line."""
+        self.line(pieces)
+
+    def status(self, text: str) -> None:
+        """Show the current step on the live line, until the next status replaces it."""
 
     def close(self) -> None:
         """Remove the live line."""
 
 
-class PlainScreen:
-    """A file or a pipe: no escape codes, no live line."""
+class PlainScreen(Screen):
+    """A file or a pipe: no escape codes."""
 
     def __init__(self, out: TextIO) -> None:
         self._out = out
 
     def line(self, pieces: Iterable[Piece]) -> None:
-        """Print one line."""
         print("".join(text for text, _ in pieces).rstrip(), file=self._out, flush=True)
 
-    def status(self, text: str) -> None:
-        """Ignore it: a file would keep every status."""
 
-    def log(self, pieces: Iterable[Piece]) -> None:
-        """Print one line."""
-        self.line(pieces)
-
-    def close(self) -> None:
-        """Do nothing."""
-
-
-class TerminalScreen:
+class TerminalScreen(Screen):
     """A terminal: colours, unless NO_COLOR is set, and a live line for the current step."""
 
     def __init__(self, out: TextIO) -> None:
@@ -88,37 +80,32 @@ class TerminalScreen:
         self._since = 0.0
 
     def line(self, pieces: Iterable[Piece]) -> None:
-        """Print one line above the live line."""
         from rich.text import Text  # noqa: PLC0415
 
         self._console.print(Text.assemble(*(piece for piece in pieces if piece[0])))
 
+    def log(self, pieces: Iterable[Piece]) -> None:
+        """Ignore it: the live line shows it."""
+
     def status(self, text: str) -> None:
-        """Show the current step on the live line."""
         from rich.text import Text  # noqa: PLC0415
 
         if self._status is None:
             self._since = time.monotonic()
             self._status = self._console.status("")
             self._status.start()
+        since = self._since
 
         class Ticking:
             """Counts the seconds in every frame, so that a long wait does not look like a hang."""
 
-            def __init__(self, since: float) -> None:
-                self._since = since
-
             def __rich__(self) -> Text:
-                waited = f"{time.monotonic() - self._since:.0f}s"
+                waited = f"{time.monotonic() - since:.0f}s"
                 return Text(f"{text[: WIDTH - len(waited) - 6]}  {waited}", style="dim")
 
-        self._status.update(Ticking(self._since))
-
-    def log(self, pieces: Iterable[Piece]) -> None:
-        """Ignore it: the live line shows it."""
+        self._status.update(Ticking())
 
     def close(self) -> None:
-        """Remove the live line."""
         if self._status is not None:
             self._status.stop()
             self._status = None
@@ -131,45 +118,27 @@ class Layout:
     """
 
     def __init__(self, screen: Screen) -> None:
-        self._screen: Screen | None = screen
+        self._screen = screen
+        self.is_reader_gone = False
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, _type: type[BaseException] | None, _error: BaseException | None, _trace: TracebackType | None
-    ) -> None:
-        if self._screen is not None:
-            self._screen.close()
-
-    @property
-    def is_reader_gone(self) -> bool:
-        """True if the terminal or the reader is gone."""
-        return self._screen is None
+    def _show(self, show: Callable[..., None], *shown: object) -> None:
+        try:
+            if not self.is_reader_gone:
+                show(*shown)
+        except OSError:
+            self.is_reader_gone = True
 
     def line(self, *pieces: Piece) -> None:
         """Show one line."""
-        try:
-            if self._screen is not None:
-                self._screen.line([(_one_line(text), style) for text, style in pieces])
-        except OSError:
-            self._screen = None
+        self._show(self._screen.line, [(_one_line(text), style) for text, style in pieces])
 
     def status(self, text: str) -> None:
         """Show the current step on the live line, if the screen has one."""
-        try:
-            if self._screen is not None:
-                self._screen.status(_one_line(text))
-        except OSError:
-            self._screen = None
+        self._show(self._screen.status, _one_line(text))
 
     def idle(self) -> None:
         """Remove the live line."""
-        try:
-            if self._screen is not None:
-                self._screen.close()
-        except OSError:
-            self._screen = None
+        self._show(self._screen.close)
 
     def heading(self, left: str, right: str) -> None:
         """Show a title, and a small text at the right edge."""
@@ -179,47 +148,45 @@ class Layout:
         self.line((title, "bold"), (right.rjust(WIDTH - len(title)), "dim"))
         self.line()
 
-    def log(self, mark: str, name: str, text: str, *, depth: int = 0) -> None:
-        """Show an entry on a screen without a live line."""
-        try:
-            if self._screen is not None:
-                for pieces in _entry(mark, name, text, "", depth):
-                    self._screen.log(pieces)
-        except OSError:
-            self._screen = None
-
     def entry(self, mark: str, name: str, text: str, time: str = "", *, depth: int = 0) -> None:
         """Show one step: its text in a column, its time at the right edge."""
         for pieces in _entry(mark, name, text, time, depth):
             self.line(*pieces)
 
+    def log(self, mark: str, name: str, text: str, *, depth: int = 0) -> None:
+        """Show an entry on a screen without a live line."""
+        for pieces in _entry(mark, name, text, "", depth):
+            self._show(self._screen.log, pieces)
+
     def detail(self, text: str, *, depth: int = 0) -> None:
         """Show a text that belongs to the entry above."""
-        lead = " " * (2 + MARK + 2 * depth + 2)
+        lead = _indent(depth)
         for part in split_lines(text):
-            for piece in textwrap.wrap(escape_controls(part), WIDTH - len(lead), break_on_hyphens=False) or [""]:
+            for piece in _wrap(escape_controls(part), WIDTH - len(lead)) or [""]:
                 self.line((lead + piece, ""))
 
     def quote(self, text: str, *, depth: int = 0) -> None:
         """Show a line of a command or a unit."""
-        lead = " " * (2 + MARK + 2 * depth + 2) + "| "
-        wrapped = textwrap.wrap(
-            _one_line(text), WIDTH - len(lead), max_lines=3, placeholder=" ...", break_on_hyphens=False
-        )
-        for line in wrapped:
+        lead = f"{_indent(depth)}| "
+        for line in _wrap(_one_line(text), WIDTH - len(lead), max_lines=3, placeholder=" ..."):
             self.line((lead, "dim"), (line, ""))
 
     def sentence(self, text: str, *, style: str = "") -> None:
         """Show a sentence at the left edge, with its further lines indented."""
-        for line in textwrap.wrap(_one_line(text), WIDTH, subsequent_indent="  ", break_on_hyphens=False):
+        for line in _wrap(_one_line(text), WIDTH, subsequent_indent="  "):
             self.line((line, style))
 
     def item(self, name: str, text: str) -> None:
         """Show a small name, and a text beside it."""
         lead = f"  {name:<{MARK}}"
-        for line in textwrap.wrap(_one_line(text), WIDTH - len(lead), break_on_hyphens=False, break_long_words=False):
+        for line in _wrap(_one_line(text), WIDTH - len(lead), break_long_words=False):
             self.line((lead, "dim"), (line, ""))
             lead = " " * len(lead)
+
+
+def _indent(depth: int) -> str:
+    """Return the spaces before a text that belongs to an entry."""
+    return " " * (2 + MARK + 2 * depth + 2)
 
 
 def _entry(mark: str, name: str, text: str, time: str, depth: int) -> list[list[Piece]]:
@@ -232,10 +199,10 @@ def _entry(mark: str, name: str, text: str, time: str, depth: int) -> list[list[
         head = [(f"  {mark:<{MARK}}", MARKS.get(mark, "")), (f"{indent}{name}", "")]
         return [head, *_entry("", "", text, time, depth)] if text or time else [head]
     room = max(WIDTH - column - (len(time) + 2 if time else 0), MIN_TEXT)
-    first, *rest = textwrap.wrap(text, room, break_on_hyphens=False) or [""]
+    first, *rest = _wrap(text, room) or [""]
     label = f"{indent}{name}".ljust(column - 2 - MARK)
     gap = max(WIDTH - column - len(first) - len(time), 1) if time else 0
-    more = textwrap.wrap(" ".join(rest), max(WIDTH - column, MIN_TEXT), break_on_hyphens=False)
+    more = _wrap(" ".join(rest), max(WIDTH - column, MIN_TEXT))
     head = [(f"  {mark:<{MARK}}", MARKS.get(mark, "")), (f"{label}{first}{' ' * gap}", ""), (time, "dim")]
     return [head, *([(" " * column + line, "")] for line in more)]
 

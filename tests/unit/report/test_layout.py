@@ -20,12 +20,12 @@ class Gone(io.StringIO):
 def test_what_others_wrote_does_not_steer_the_terminal(screen: type[PlainScreen | TerminalScreen]) -> None:
     evil = "a\x1b[2J\x07b\x9b31mc\r\nd\te\x7f"
     out = io.StringIO()
-    with Layout(screen(out)) as page:
-        page.heading(evil, evil)
-        page.entry("--", evil, evil)
-        page.detail(evil)
-        page.sentence(evil)
-        page.line((evil, ""))
+    page = Layout(screen(out))
+    page.heading(evil, evil)
+    page.entry("--", evil, evil)
+    page.detail(evil)
+    page.sentence(evil)
+    page.line((evil, ""))
     printed = out.getvalue()
     assert {c for c in printed if not c.isprintable()} == {"\n"}
     assert printed.count("a\\x1b[2J\\x07b\\x9b31mc") == 7
