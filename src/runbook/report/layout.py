@@ -177,7 +177,7 @@ class Layout:
             self.line((line, style))
 
     def item(self, name: str, text: str) -> None:
-        """Show a small name, and a text beside it."""
+        """Show a small name, and a text beside it; nothing if the text is empty."""
         lead = f"  {name:<{MARK}}"
         for line in _wrap(_one_line(text), WIDTH - len(lead), break_long_words=False):
             self.line((lead, "dim"), (line, ""))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Mapping
-from functools import singledispatchmethod
 from typing import Any
 
 from runbook.events import Event, Payload, RunFinished, RunRecorded, RunResumed, RunStarted, StepFinished, StepRerun
@@ -63,47 +62,37 @@ class StoryReport(TextReport):
         for text in _files(run):
             self._page.item("files", text)
 
-    @singledispatchmethod
     def _show(self, payload: Payload) -> None:
-        super()._show(payload)
+        match payload:
+            case RunStarted():
+                self._booted = _number(payload.booted)
+            case RunResumed():
+                self._booted = _number(payload.booted)
+                self._advised = ""
+                self._parents.clear()
+                self._page.idle()
+                self._page.line()
+                self._page.entry("note", "", f"resumed, {format_time(self._last)}")
+            case RunFinished():
+                super()._show(payload)
+                self._advised = payload.hint
+                self._page.item("ended", f"{format_time(self._last)}, with exit status {payload.exit}")
+            case StepRerun():
+                self._page.entry("note", payload.id, "to be carried out again (--rerun)")
+            case _:
+                super()._show(payload)
 
-    @_show.register
-    def _run_started(self, run: RunStarted) -> None:
-        self._booted = _number(run.booted)
-
-    @_show.register
-    def _run_resumed(self, run: RunResumed) -> None:
-        self._booted = _number(run.booted)
-        self._advised = ""
-        self._parents.clear()
-        self._page.idle()
-        self._page.line()
-        self._page.entry("note", "", f"resumed, {format_time(self._last)}")
-
-    @_show.register
-    def _run_finished(self, end: RunFinished) -> None:
-        super()._show(end)
-        self._advised = end.hint
-        self._page.item("ended", f"{format_time(self._last)}, with exit status {end.exit}")
-
-    @_show.register
-    def _step_rerun(self, step: StepRerun) -> None:
-        self._page.entry("note", step.id, "to be carried out again (--rerun)")
-
-    @_show.register
-    def _step_finished(self, step: StepFinished) -> None:
-        depth = len(self._parents) - (1 if self._parents and step.id == self._parents[-1] else 0)
-        super()._show(step)
-        evidence = step.evidence
-        killed = evidence.get("killed", [])
+    def _finish_step(self, step: StepFinished, name: str) -> None:
+        super()._finish_step(step, name)
+        killed = step.evidence.get("killed", [])
         for one in killed[:MAX_HOLDERS]:
-            self._process("killed", one, depth)
+            self._process("killed", one)
         if step.status == StepStatus.FAILED:
-            left = [one for port in evidence.get("ports", ()) for one in port.get("holders", ())]
+            left = [one for port in step.evidence.get("ports", ()) for one in port.get("holders", ())]
             for one in {str(one.get("pid")): one for one in left}.values():
-                self._process("holds", one, depth)
+                self._process("holds", one)
 
-    def _process(self, what: str, one: Mapping[str, Any], depth: int) -> None:
+    def _process(self, what: str, one: Mapping[str, Any]) -> None:
         """Show a process from the evidence, which was taken while it ran."""
         since = ""
         if self._booted is not None and (began := _number(one.get("started"))) is not None and one.get("pid") != 1:
@@ -111,9 +100,9 @@ class StoryReport(TextReport):
         sockets = ", ".join(str(text) for text in one.get("sockets", ()))
         of = f" in {one['unit']}" if one.get("unit") else ""
         user = f" of user {one['user']}" if one.get("user") else ""
-        self._page.detail(f"{what}: PID {one.get('pid')}{of}{user}{since}: {sockets}", depth=depth)
+        self._page.detail(f"{what}: PID {one.get('pid')}{of}{user}{since}: {sockets}", depth=self._depth)
         if one.get("command"):
-            self._page.quote(str(one["command"]), depth=depth)
+            self._page.quote(str(one["command"]), depth=self._depth)
 
 
 def print_history(summaries: Iterator[Event], page: Layout) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Mapping, Sequence
-from functools import singledispatchmethod
 from typing import Any
 
 from runbook.events import (
@@ -40,10 +39,10 @@ MIN_SHOWN_SECONDS = 0.05  # the duration of a step is shown from so many seconds
 MIN_LOGGED_WAIT = 10.0  # without a live line, what a step waits for is shown after so many seconds
 MAX_OUTPUT_LINES = 6  # the number of last output lines of a failed command that are shown
 
+MAX_PIDS = 4  # the number of processes of one kind that are named; the rest is counted
+
 HALF_GOOD = (RunStatus.ROLLED_BACK, RunStatus.STILL_STARTING)
 """Statuses in yellow although the exit status is not 0: the service runs, or is still starting."""
-
-MAX_PIDS = 4  # the number of processes of one kind that are named; the rest is counted
 
 
 class TextReport:
@@ -62,11 +61,72 @@ class TextReport:
     def __call__(self, event: Event) -> None:
         """Show one event, if its name is one that is shown."""
         self._run = event.run
-        payload = event.payload
-        if isinstance(payload, StepPayload) and not isinstance(payload, StepPlanned):
-            self._open_parent(payload.id)
-        if payload is not None:
-            self._show(payload)
+        if event.payload is not None:
+            self._show(event.payload)
+
+    def _show(self, payload: Payload) -> None:
+        match payload:
+            case StepPlanned():
+                self._show_plan_of_step(payload)
+            case StepPayload():
+                self._open_parent(payload.id)
+                self._show_step(payload)
+            case RunStarted():
+                self._page.heading(payload.name, f"run {self._run}")
+            case RunResumed():
+                self._page.heading(payload.name, f"run {self._run}, resumed")
+                if failed := payload.rollback:
+                    self._page.entry("back", "rollback", f"continues; the run had failed at {failed}")
+            case RollbackStarted():
+                self._parents.clear()
+                versions = {one["id"]: f"to {one['from']}" for one in reversed(payload.updates) if one["from"]}
+                several = [f"{update} {version}" for update, version in versions.items()]
+                self._page.entry("back", "rollback", ", ".join(several if len(several) > 1 else versions.values()))
+            case FixStarted():
+                self._fixing = True
+            case UnitStartedAgain(unit=unit):
+                self._page.entry("note", JobVerb.START, f"{unit}, which the fix had stopped", depth=self._depth)
+            case Notice(text=text):
+                self._page.entry("note", "", text)
+            case RunFinished():
+                self._show_end(payload)
+            case Observed():
+                self._show_observed(payload)
+            case PlanFinished():
+                self._page.line()
+                self._page.sentence(f"{payload.status}: {payload.reason}" if payload.exit else payload.reason)
+                self._page.item("next", payload.hint)
+
+    def _show_step(self, step: StepPayload) -> None:
+        name = self._name(step)
+        match step:
+            case StepStarted():
+                self._names[step.id] = step.name
+                self._status(step.name, "")
+            case StepWaiting(reason=reason):
+                limit = f"at most {format_span(max(1, round(step.left)))} more"
+                self._status(name, f"{limit}: {reason}")
+                if step.seconds >= MIN_LOGGED_WAIT:
+                    # A log has no live line: an entry from time to time shows that the run is not stuck.
+                    waited = f"{format_span(round(step.seconds))}: {reason}; {limit}"
+                    self._page.log("..", name, waited, depth=self._depth)
+            case StepActing(reason=reason):
+                self._status(name, reason)
+            case StepRetrying(verdict=verdict):
+                again = f"{verdict}; attempt {step.attempt + 1} in {format_span(step.pause)}"
+                self._page.entry("again", name, again, depth=self._depth)
+                self._page.detail(step.reason, depth=self._depth)
+            case StepFinished():  # It is a StepKept as well.
+                self._finish_step(step, name)
+            case StepKept():
+                mark = "--" if step.status == StepStatus.FAILED else "done"
+                depth = 1 if "." in step.id.removeprefix("rollback.") else 0
+                self._page.entry(mark, name, step.reason, depth=depth)
+
+    @property
+    def _depth(self) -> int:
+        """How many remediations the step is in."""
+        return len(self._parents)
 
     def _open_parent(self, step: str) -> None:
         """Show the name of the remediation that a step belongs to, before the first of its steps."""
@@ -76,105 +136,41 @@ class TextReport:
             self._parents.append(parent[1])
             self._fixing = False
 
-    @singledispatchmethod
-    def _show(self, payload: Payload) -> None:
-        """Show an event of this type. A type without a method of its own is not shown."""
-
-    @_show.register
-    def _run_started(self, run: RunStarted) -> None:
-        self._page.heading(run.name, f"run {self._run}")
-
-    @_show.register
-    def _run_resumed(self, run: RunResumed) -> None:
-        self._page.heading(run.name, f"run {self._run}, resumed")
-        if failed := run.rollback:
-            self._page.entry("back", "roll back", f"continues; the run had failed at {failed}")
-
-    @_show.register
-    def _step_kept(self, step: StepKept) -> None:
-        mark = "--" if step.status == StepStatus.FAILED else "done"
-        depth = 1 if "." in step.id.removeprefix("rollback.") else 0
-        self._page.entry(mark, self._name(step), step.reason, depth=depth)
-
-    @_show.register
-    def _rollback_started(self, rollback: RollbackStarted) -> None:
-        self._parents.clear()
-        updates = [one for one in rollback.updates if one["from"]]
-        versions = [f"{one['id']} to {one['from']}" if len(updates) > 1 else f"to {one['from']}" for one in updates]
-        self._page.entry("back", "roll back", ", ".join(reversed(versions)))
-
-    @_show.register
-    def _step_started(self, step: StepStarted) -> None:
-        self._names[step.id] = step.name
-        self._status(step.name, "")
-
-    @_show.register
-    def _step_waiting(self, step: StepWaiting) -> None:
-        name, limit = self._name(step), f"at most {format_span(max(1, round(step.left)))} more"
-        self._status(name, f"{limit}: {step.reason}")
-        if step.seconds >= MIN_LOGGED_WAIT:
-            # A log has no live line: an entry from time to time shows that the run is not stuck.
-            waited = f"{format_span(round(step.seconds))}: {step.reason}; {limit}"
-            self._page.log("..", name, waited, depth=len(self._parents))
-
-    @_show.register
-    def _step_acting(self, step: StepActing) -> None:
-        self._status(self._name(step), step.reason)
-
     def _name(self, step: StepPayload) -> str:
         """Return the name of a step, or else its type."""
         named = isinstance(step, StepFinished | StepPlanned) and step.name
         return str(named or self._names.get(step.id, step.type))
 
-    @_show.register
-    def _fix_started(self, _fix: FixStarted) -> None:
-        self._fixing = True
+    def _status(self, name: str, reason: str) -> None:
+        self._page.status(f"{name}  {reason}")
 
-    @_show.register
-    def _unit_started_again(self, again: UnitStartedAgain) -> None:
-        self._page.entry("note", JobVerb.START, f"{again.unit}, which the fix had stopped", depth=len(self._parents))
-
-    @_show.register
-    def _step_retrying(self, step: StepRetrying) -> None:
-        depth = len(self._parents)
-        pause = format_span(step.pause)
-        self._page.entry(
-            "again", self._name(step), f"{step.verdict}; attempt {step.attempt + 1} in {pause}", depth=depth
-        )
-        self._page.detail(step.reason, depth=depth)
-
-    @_show.register
-    def _step_finished(self, step: StepFinished) -> None:
+    def _finish_step(self, step: StepFinished, name: str) -> None:
         self._page.idle()
-        self._names[step.id] = self._name(step)
-        if self._parents and step.id == self._parents[-1]:
+        self._names[step.id] = name
+        took = format_span(step.seconds) if step.seconds >= MIN_SHOWN_SECONDS else ""
+        if self._parents[-1:] == [step.id]:
             self._parents.pop()
             self._fixing = False
             if step.status == StepStatus.FAILED and step.verdict != Verdict.STILL_STARTING:
-                self._failed(step, "", len(self._parents))
-            return
-        depth = len(self._parents)
-        took = format_span(step.seconds) if step.seconds >= MIN_SHOWN_SECONDS else ""
-        if step.status == StepStatus.FAILED:
-            self._failed(step, took, depth)
-            return
-        if step.status == StepStatus.SKIPPED:
-            self._page.entry("skip", self._name(step), step.reason, depth=depth)
-            return
-        # The checks that follow a fix are not part of it.
-        mark = "fix" if self._fixing and ".fix." in step.id else "ok"
-        name = self._name(step)
-        # The reason of a command begins with the step's name, which is already in its column.
-        self._page.entry(mark, name, step.reason.removeprefix(f'"{name}" '), took, depth=depth)
+                self._fail_step(step, name, "")
+        elif step.status == StepStatus.FAILED:
+            self._fail_step(step, name, took)
+        elif step.status == StepStatus.SKIPPED:
+            self._page.entry("skip", name, step.reason, depth=self._depth)
+        else:
+            # The checks that follow a fix are not part of it.
+            mark = "fix" if self._fixing and ".fix." in step.id else "ok"
+            # The reason of a command begins with the step's name, which is already in its column.
+            self._page.entry(mark, name, step.reason.removeprefix(f'"{name}" '), took, depth=self._depth)
 
-    def _failed(self, step: StepFinished, took: str, depth: int) -> None:
+    def _fail_step(self, step: StepFinished, name: str, took: str) -> None:
         # A remediation repeats the reason of its last step, which is in the lines above.
         reason = step.reason.removesuffix(f": {self._last_reason}")
         self._last_reason = step.reason
         continues = "; the run continues" if step.continues else ""
-        self._page.entry("--", self._name(step), f"{step.verdict or ''}{continues}", took, depth=depth)
-        self._page.detail(reason, depth=depth)
-        self._quote(step, depth)
+        self._page.entry("--", name, f"{step.verdict or ''}{continues}", took, depth=self._depth)
+        self._page.detail(reason, depth=self._depth)
+        self._quote(step, self._depth)
 
     def _quote(self, step: StepFinished | StepPlanned, depth: int) -> None:
         """Show the last lines of a failed command or unit: the cause is often a few lines above the last one."""
@@ -185,33 +181,22 @@ class TextReport:
         for line in printed[-MAX_OUTPUT_LINES:]:
             self._page.quote(line, depth=depth)
 
-    @_show.register
-    def _notice(self, notice: Notice) -> None:
-        self._page.entry("note", "", notice.text)
-
-    @_show.register
-    def _run_finished(self, end: RunFinished) -> None:
-        begun = end.status not in (RunStatus.NOT_BEGUN, RunStatus.INTERRUPTED)
+    def _show_end(self, end: RunFinished) -> None:
         self._page.idle()
         if end.status != RunStatus.NOT_BEGUN:
             self._page.line()
-        style = "yellow" if end.status in (*HALF_GOOD, RunStatus.REMEDIATED) else "green"
-        if not begun:
-            # The reason itself begins with the status.
-            self._page.sentence(end.reason, style="red")
+        good = end.status in HALF_GOOD or not end.exit
+        style = ("yellow" if end.status in (*HALF_GOOD, RunStatus.REMEDIATED) else "green") if good else "red"
+        text = f"{end.status}: {end.reason}"
+        if end.status in (RunStatus.NOT_BEGUN, RunStatus.INTERRUPTED):
+            text = end.reason  # It begins with the status.
         elif end.exit and end.step:
-            # The reason is in the lines of the step.
-            self._page.sentence(self._ended(end), style="red" if end.status == RunStatus.FAILED else style)
-        else:
-            self._page.sentence(
-                f"{end.status}: {end.reason}",
-                style=style if end.status in HALF_GOOD or not end.exit else "red",
-            )
-        for name, text in (("back", end.back), ("now", end.now), ("next", end.hint), ("log", end.log)):
-            if text:
-                self._page.item(name, text)
+            text = self._describe_failure(end)  # The reason is in the lines of the step.
+        self._page.sentence(text, style=style)
+        for name, item in (("back", end.back), ("now", end.now), ("next", end.hint), ("log", end.log)):
+            self._page.item(name, item)
 
-    def _ended(self, end: RunFinished) -> str:
+    def _describe_failure(self, end: RunFinished) -> str:
         """Return one line about a run that did not end well."""
         status, verdict = end.status, end.verdict
         name = self._names.get(end.step, end.step)
@@ -227,23 +212,16 @@ class TextReport:
         where = "the rollback failed" if end.step.startswith("rollback.") else "it was rolled back, but it failed"
         return f"failed at {first}; {where} at {name}: {verdict}"
 
-    def _status(self, name: str, reason: str) -> None:
-        self._page.status(f"{name}  {reason}")
-
     # -- the plan ---------------------------------------------------------------------------------------------
 
-    @_show.register
-    def _observed(self, seen: Observed) -> None:
+    def _show_observed(self, seen: Observed) -> None:
         self._page.heading(seen.name, "nothing is changed")
-        self._numbers = {}
-        self._reasons = set()
         if seen.systemd:
             for position, (who, text) in enumerate(_describe_sources(seen, seen.systemd)):
                 self._page.entry("now" if position == 0 else "", who, text)
             self._page.line()
 
-    @_show.register
-    def _step_planned(self, step: StepPlanned) -> None:
+    def _show_plan_of_step(self, step: StepPlanned) -> None:
         nested = [part for part in step.id.split(".") if part in ("check", "fix")]
         if not nested:
             self._numbers[step.id] = len(self._numbers) + 1
@@ -264,17 +242,8 @@ class TextReport:
             self._quote(step, 1 + bool(nested))
 
     def _steps(self, ids: Sequence[str]) -> str:
-        numbers = [str(self._numbers.get(one, one)) for one in ids]
-        if len(numbers) == 1:
-            return f"step {numbers[0]} changes"
-        return f"steps {', '.join(numbers[:-1])} or {numbers[-1]} change"
-
-    @_show.register
-    def _plan_finished(self, end: PlanFinished) -> None:
-        self._page.line()
-        self._page.sentence(end.reason if not end.exit else f"{end.status}: {end.reason}")
-        if end.hint:
-            self._page.item("next", end.hint)
+        *most, last = [str(self._numbers.get(one, one)) for one in ids]
+        return f"steps {', '.join(most)} or {last} change" if most else f"step {last} changes"
 
 
 def _describe_sources(seen: Observed, unit: Mapping[str, Any]) -> list[tuple[str, str]]:

@@ -57,7 +57,7 @@ def test_several_the_last_first(stage: Stage) -> None:
     assert stage.installed == [OLD, OLD]
     assert run.step("rollback.verify-version")["reason"] == f"{OLD} serves"
     told = stage.told(run)
-    assert f"back roll back app to {OLD}, lib to {OLD}" in told
+    assert f"back rollback app to {OLD}, lib to {OLD}" in told
     assert "rolled-back: it had failed at wait-ready: crash-loop" in told
     assert f"back lib is back at {OLD}, app is back at {OLD} now app.service is active (running), PID" in told
 
@@ -185,7 +185,7 @@ def test_an_earlier_version_that_is_slow_is_waited_for(stage: Stage) -> None:
     until(lambda: stage.serves, "it to serve")
     done = stage.machine.run(["runbook", "resume"], check=False)
     assert done.returncode == 4, done.stdout
-    assert "back  roll back            continues" in done.stdout
+    assert "back  rollback             continues" in done.stdout
     assert "rolled-back: it had failed at wait-ready: crash-loop" in done.stdout
     assert stage.log == [f"install app {NEW}", f"install app {OLD}"]
 
