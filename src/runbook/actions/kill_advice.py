@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Sequence
 
-from runbook.host.cgroups import CgroupKind, parse_cgroup_path
+from runbook.host.cgroups import CgroupKind, CgroupUnit, parse_cgroup_path
 from runbook.host.facts import Unit
 from runbook.host.holders import Holder, PortOwnership, Process, Role
 from runbook.host.interface import HostView
@@ -13,16 +13,15 @@ from runbook.host.ownership.describe import MAX_SHOWN, describe_untracked
 from runbook.host.requesters import name_program
 from runbook.model import ProcessId, Verdict
 from runbook.spec.state import RunState
+from runbook.util.wording import shorten
 
 CLOCK_TICK_SLACK = 0.05  # seconds by which a process may seem older than it is: /proc counts in ticks of 10 ms
-MAX_COMMAND_TEXT = 60  # characters of a command line that a message shows
 
-STATE_ADVICE = {
+STATE_ADVICE = {  # what to do about a process that does not exit, by its state in proc(5)
     "D": "it waits in the kernel, where no signal reaches it: find out for what (a dead NFS or FUSE mount, a disk)",
-    "t": "another program traces it and holds it stopped: end that program",
+    "t": "another program traces it and holds it stopped: kill that program",
     "T": "it is stopped, and acts on no signal but KILL until it is continued: kill -CONT",
 }
-"""Advice for a process that does not exit, by its state in proc(5)."""
 
 
 def find_refusal(unit: Unit, seen: Iterable[PortOwnership], find_mismatch: Callable[[Holder], str]) -> str:
@@ -42,29 +41,28 @@ def find_refusal(unit: Unit, seen: Iterable[PortOwnership], find_mismatch: Calla
 def _explain_protection(unit: Unit, ownership: PortOwnership, holder: Holder) -> str:
     """Return why a holder of a port is not killed, and the command that stops it, if there is one."""
     why = f"port {ownership.port} is held by {holder.process}: {holder.protection}"
-    place = parse_cgroup_path(holder.process.cgroup)
     if holder.role is Role.OTHER_UNIT and (other := unit.describe_alternative(holder.unit)):
         return why + other
-    if place.container:
-        stop = _container_stop_command(place.unit, place.machine)
-        return why + (f"; stop the container ({stop}) or give one of them another port" if stop else "")
-    if holder.stop_command:
-        return why + f"; stop the container ({holder.stop_command}) or give one of them another port"
+    place = parse_cgroup_path(holder.process.cgroup)
+    if container := _container_stop_command(place) if place.container else holder.stop_command:
+        return f"{why}; stop the container ({container}) or give one of them another port"
+    if place.container or not holder.stop_verb:
+        return why
     has_unit = holder.unit.endswith(".socket") or (holder.unit.endswith(".service") and not holder.in_manager_cgroup)
-    if holder.role is Role.OTHER_UNIT and has_unit and holder.stop_verb:
-        end = _stop_command(unit, holder.unit, holder.is_user_unit(unit.of_user), holder.process.user, holder.stop_verb)
-        return why + f"; {holder.stop_verb} it ({end}) or give one of them another port"
-    if holder.role is not Role.UNKNOWN and holder.stop_verb and not holder.in_manager_cgroup:
-        return why + f"; if it may go, end it by hand: kill {holder.process.pid}"
-    return why
+    if holder.role is Role.OTHER_UNIT and has_unit:
+        of_user = holder.is_user_unit(unit.of_user)
+        stop = _stop_command(unit, holder.unit, of_user, holder.process.user, holder.stop_verb)
+        return f"{why}; {holder.stop_verb} it ({stop}) or give one of them another port"
+    if holder.role is Role.UNKNOWN or holder.in_manager_cgroup:
+        return why
+    return f"{why}; kill it by hand if it is not needed: kill {holder.process.pid}"
 
 
-def _container_stop_command(scope: str, machine: str) -> str:
-    """Return the command that stops a container, by the name that its engine gave to the scope."""
-    if scope.startswith("docker-"):
-        return f"docker stop {machine}"
-    if scope.startswith("libpod-"):
-        return f"podman stop {machine}"
+def _container_stop_command(place: CgroupUnit) -> str:
+    """Return the command that stops a container, by the name that its engine gave to the scope; else empty."""
+    scope, machine = place.unit, place.machine
+    if scope.startswith(("docker-", "libpod-")):
+        return f"{'docker' if scope.startswith('docker-') else 'podman'} stop {machine}"
     return f"machinectl poweroff {machine}" if machine and scope.startswith(("systemd-nspawn@", "machine-")) else ""
 
 
@@ -72,8 +70,7 @@ def _stop_command(unit: Unit, service: str, of_user: bool, user: str, verb: str 
     """Return the command that stops a service, which may belong to another manager than `unit`."""
     if not of_user:
         return f"systemctl {verb} {service}" + (" as root" if unit.of_user else "")
-    manager = "" if unit.of_user else f" -M {user}@"
-    return f"systemctl --user{manager} {verb} {service}"
+    return f"systemctl --user{'' if unit.of_user else f' -M {user}@'} {verb} {service}"
 
 
 def describe_stuck(view: HostView, processes: Sequence[Process]) -> str:
@@ -81,8 +78,8 @@ def describe_stuck(view: HostView, processes: Sequence[Process]) -> str:
     states = []
     for process in processes[:MAX_SHOWN]:
         state = view.describe_process_state(process.id)
-        advice = STATE_ADVICE.get(state[:1], "")
-        states.append(f"{process} is in state {state}" + (f": {advice}" if advice else ""))
+        advice = STATE_ADVICE.get(state[:1])
+        states.append(f"{process} is in state {state}{f': {advice}' if advice else ''}")
     more = len(processes) - MAX_SHOWN
     return "; ".join(states) + (f"; and {more} more did not exit" if more > 0 else "")
 
@@ -97,7 +94,7 @@ def record_ancestors(view: HostView, run: RunState, holder: Holder) -> None:
 def explain_respawn(
     view: HostView, unit: Unit, run: RunState, killed: Collection[ProcessId], fresh: Sequence[Holder]
 ) -> str:
-    """Return which process started one of `fresh` in the place of a killed one, and how to stop that; or nothing."""
+    """Return which process started one of `fresh` in the place of a killed one, and how to stop it; else empty."""
     for holder in fresh:
         for up in find_ancestors(view.find_process, holder.process):
             if up.id in killed:
@@ -118,9 +115,7 @@ def has_supervisor(view: HostView, run: RunState, killed: Collection[ProcessId])
 
 
 def _describe_respawner(unit: Unit, killed: str, holder: Holder, starter: Process) -> str:
-    line = " ".join(starter.command) or starter.name
-    line = line if len(line) <= MAX_COMMAND_TEXT else line[:MAX_COMMAND_TEXT] + "..."
-    place = parse_cgroup_path(starter.cgroup)
+    line, place = shorten(" ".join(starter.command) or starter.name), parse_cgroup_path(starter.cgroup)
     stop = f"kill {starter.pid}"
     if place.kind is CgroupKind.SERVICE:
         stop = _stop_command(unit, place.unit, place.user_uid is not None, starter.user)

@@ -20,6 +20,9 @@ from runbook.spec.state import StepState
 from runbook.util.timespan import format_span
 
 MAX_RESPAWNS = 3  # how often another process may take the place of a killed one before the step gives up
+RESPAWN_WAIT = 0.5  # seconds in which another process may take the place of a killed one; then the port counts as free
+SUPERVISED_RESPAWN_WAIT = 2.0  # the same if an ancestor of it runs on: an interpreter needs time to start a program
+MAX_WATCHED = 100  # processes whose exit is awaited at once: each takes a file descriptor, and the usual limit is 1024
 
 SOCKET_CLOSE_WAIT = 2.0
 """Seconds for which a socket may stay open after its holder was killed.
@@ -28,18 +31,9 @@ A process that exits gives up its descriptors before the kernel closes the socke
 descriptors of an exiting process: for a moment the port is held, and no holder is visible.
 """
 
-RESPAWN_WAIT = 0.5
-"""Seconds in which another process may take the place of the killed one, before the port counts as free."""
-
-SUPERVISED_RESPAWN_WAIT = 2.0
-"""The same if an ancestor of the killed process runs on: an interpreter needs time until its program listens."""
-
-MAX_WATCHED = 100
-"""Processes whose exit is awaited at once: each takes a file descriptor, and the usual limit is 1024."""
-
 
 class Phase(StrEnum):
-    """The phases of the state machine; see `Termination`."""
+    """The phases of the state machine, which is drawn above `Termination`."""
 
     JUDGE = "judge"
     RELOAD = "reload"
@@ -76,8 +70,7 @@ class KillOrphanState(StepState):
     evidence: EvidenceLookup = field(default_factory=EvidenceLookup)  # the last journal lines of the next targets
     port_free_since: float | None = None  # since when all targets have exited and no process took their place
     cgroup_kill: CgroupKill = field(default_factory=CgroupKill)  # the kill of the whole cgroup
-    reloaded: bool = False
-    """True once a daemon-reload was requested, so that systemd forgets a main process that it no longer tracks."""
+    reloaded: bool = False  # True once systemd was reloaded, to forget a main process that it no longer tracks
 
 
 @dataclass(frozen=True)
@@ -92,6 +85,11 @@ class KillOptions:
     leftovers: bool
     secret: bool
     find_mismatch: Callable[[Holder], str]  # returns in what a process differs from `expect`; empty if it matches
+
+    @property
+    def signal_name(self) -> str:
+        """The name of the first signal, as in the runbook: `TERM`."""
+        return self.signum.name.removeprefix("SIG")
 
 
 #              ┌─ apply ◄─┬─ RELOAD             systemd no longer tracks the main process: a daemon-reload forgets it
@@ -133,13 +131,11 @@ class Termination:
             Phase.ESCALATE: self._plan_escalation,
             Phase.AWAIT_EXIT: self._await_exit,
             Phase.AWAIT_RESPAWN: self._await_respawn,
+            Phase.DONE: self._report_done,
         }
-        for phase, enter in phases.items():
-            if (finding := enter()) is not None:
-                self.state.phase = phase
-                return finding
-        self.state.phase = Phase.DONE
-        return self._report_done()
+        entered = ((phase, enter()) for phase, enter in phases.items())
+        self.state.phase, finding = next((phase, found) for phase, found in entered if found is not None)
+        return finding
 
     def act(self, host: Host) -> None:
         """Make the move of the phase, unless this reading, which is later than that of `check`, forbids it."""
@@ -169,7 +165,7 @@ class Termination:
         """Return what did not happen in time. A port on which nothing listens is not called held."""
         why = kill_advice.describe_stuck(self.view, [one.holder.process for one in self._living]) or last.reason
         if self._living and not self.options.sends_kill:
-            why += f"; it got {_name(self.options.signum)}, and `timeout` left no time for KILL"
+            why += f"; it got {self.options.signal_name}, and `timeout` left no time for KILL"
         if any(ownership.listeners for ownership in self._seen):
             return fails(Verdict.PORT_STILL_HELD, f"the port is not free: {why}", **last.evidence)
         return fails(Verdict.TIMED_OUT, f"the port is free, but not all processes exited: {why}", **last.evidence)
@@ -190,15 +186,14 @@ class Termination:
         return _wait(f"waiting for the sockets of {_names(self.state.targets.values())} to close", Wake(within=0.05))
 
     def _read_again(self) -> Finding | None:
-        if self._churn is not PidChurn.SUSPECTED:
-            return None
-        return _wait(f"reading the processes of {self.unit.name} again", Wake(within=0.02))
+        again = _wait(f"reading the processes of {self.unit.name} again", Wake(within=0.02))
+        return again if self._churn is PidChurn.SUSPECTED else None
 
     def _refuse(self) -> Finding | None:
         if self._is_churning:
             return None  # The holder is unknown, but certainly in the cgroup of a unit that is down.
-        again = self._needs_reload and self.state.reloaded
-        why = self._refusal or (describe_untracked(self.unit) if again else "")
+        reloaded_in_vain = self._needs_reload and self.state.reloaded
+        why = self._refusal or (describe_untracked(self.unit) if reloaded_in_vain else "")
         return fails(Verdict.REFUSED_TO_KILL, why, **self._facts) if why else None
 
     def _plan_reload(self) -> Finding | None:
@@ -235,7 +230,7 @@ class Termination:
     def _plan_signal(self) -> Finding | None:
         if not self._fresh:
             return None
-        first, kill = _name(self.options.signum), f", KILL after {format_span(self.options.grace)}"
+        first, kill = self.options.signal_name, f", KILL after {format_span(self.options.grace)}"
         then = "" if first == "KILL" else kill if self.options.sends_kill else ", and no KILL"
         return self._plan_with_evidence(f"kill {describe_processes(self._fresh)}: {first}{then}")
 
@@ -268,8 +263,8 @@ class Termination:
         targets, whole = self.state.targets.values(), self.state.cgroup_kill.done
         if not targets and not whole:
             return holds(Verdict.NOTHING_TO_KILL, "; ".join(own.reason for own in self._seen), **self._facts)
-        killed = any(target.signum is Signals.SIGKILL for target in targets)
-        parts = [f"{_names(targets)} exited on {'KILL' if killed else _name(self.options.signum)}"] if targets else []
+        last = "KILL" if any(target.signum is Signals.SIGKILL for target in targets) else self.options.signal_name
+        parts = [f"{_names(targets)} exited on {last}"] if targets else []
         parts += [f"all processes of {self.unit.name} got KILL at once"] if whole else []
         reason = f"{', and '.join(parts)}; {', '.join(map(str, self.options.ports))} is free"
         return holds(Verdict.KILLED, reason, killed=[target.holder.evidence() for target in targets], **self._facts)
@@ -378,7 +373,3 @@ def _wait(reason: str, wake: Wake, **evidence: Any) -> Finding:
 
 def _names(targets: Iterable[KillTarget]) -> str:
     return describe_processes([target.holder for target in targets])
-
-
-def _name(signum: Signals) -> str:
-    return signum.name.removeprefix("SIG")

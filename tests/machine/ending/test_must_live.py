@@ -50,7 +50,7 @@ SHAPES = [
         "another-pid-namespace.scope",
         9301,
         ["unshare", "--pid", "--fork", "--mount-proc", *actor("server", 9301)],
-        "it runs in a container (another PID namespace); if it may go, end it by hand: kill",
+        "it runs in a container (another PID namespace); kill it by hand if it is not needed: kill",
     ),
     Shape(
         "another-user-namespace.scope",

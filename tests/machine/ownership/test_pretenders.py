@@ -39,7 +39,7 @@ HOUSES = (
         "other-unit-holds-port",
         r"in jobs\.service$",
         "refused-to-kill",
-        r"would leave this process running \(KillMode=process\); if it may go, end it by hand: kill \d+$",
+        r"would leave this process running \(KillMode=process\); kill it by hand if it is not needed: kill \d+$",
     ),
     # RestartMode=direct, which 252 does not know: it was never down since its first start.
     House(

@@ -39,7 +39,7 @@ def test_the_login_is_let_live(forwarded: Machine) -> None:
         told = r"PID \d+ \(sshd(-session)?\), in session-\S+\.scope of user root"
         house = House("idle", str(PORT), "orphan-holds-port", told)
         assert_said(ask(forwarded, "check", "verify-port-owner", [house])[str(house)], house)
-        why = r"it keeps people's connections .*; if it may go, end it by hand: kill \d+$"
+        why = r"it keeps people's connections .*; kill it by hand if it is not needed: kill \d+$"
         refused = House("idle", str(PORT), "refused-to-kill", why)
         assert_said(ask(forwarded, "apply", "kill-orphan", [refused])[str(refused)], refused)
         assert holders(forwarded, PORT)

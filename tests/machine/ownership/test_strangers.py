@@ -34,7 +34,7 @@ def other(port: int, whose: str, why: str) -> House:
 
 
 CONTAINER = f"it belongs to the container {SHORT}, which the container's engine can stop"
-TERMINALS = "it keeps people's connections or terminals.*if it may go, end it by hand: kill [0-9]+$"
+TERMINALS = "it keeps people's connections or terminals.*kill it by hand if it is not needed: kill [0-9]+$"
 
 HOUSES = (
     orphan(9101, r"run-\S+\.scope of user root"),

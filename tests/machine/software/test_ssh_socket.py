@@ -177,7 +177,7 @@ def test_an_sshd_started_by_hand_lives(host: Machine, session: Session) -> None:
     assert (run.exit, run.last["status"]) == (1, "failed")
     assert ("remediate.check.wait-ready", "failed", "orphan-holds-port") in run.verdicts
     assert "kill-orphan would fail" in run.last["reason"]
-    assert f"if it may go, end it by hand: kill {pid}" in run.last["reason"]
+    assert f"kill it by hand if it is not needed: kill {pid}" in run.last["reason"]
     assert not [e for e in run.events if e.get("id", "").startswith("remediate.fix")]
     assert [holder.pid for holder in holders(host, 22)] == [pid, pid]
     # What the operator is told to do is enough, and ends nobody's session.

@@ -122,5 +122,5 @@ def _rule_live_service(other: Unit, process: Process, why: str) -> RoleRuling:
         return RoleRuling(Role.OTHER_UNIT, other.name, why, protection)
     # As with cron and sshd: a stop would spare this process, and hit those who depend on the service.
     protection += f", and stopping it would leave this process running (KillMode={other.kill_mode})"
-    protection += f"; if it may go, end it by hand: kill {process.pid}"
+    protection += f"; kill it by hand if it is not needed: kill {process.pid}"
     return RoleRuling(Role.OTHER_UNIT, other.name, why, protection, stop_verb="")

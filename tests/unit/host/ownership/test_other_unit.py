@@ -97,8 +97,8 @@ def test_another_service() -> None:
     assert service(WEB, web) == ("web.service is active", "web.service is a live service", "stop")
     spares = replace(web, main_pid=71, kill_mode="process")
     assert service(WEB, spares)[1:] == (
-        "web.service is a live service, and stopping it would leave this process running (KillMode=process); if it may"
-        " go, end it by hand: kill 70",
+        "web.service is a live service, and stopping it would leave this process running (KillMode=process); kill it "
+        "by hand if it is not needed: kill 70",
         "",
     )
 
