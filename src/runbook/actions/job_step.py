@@ -29,10 +29,9 @@ from runbook.spec.state import StepState
 from runbook.spec.step import Step
 from runbook.util.timespan import format_span
 
-MAX_HALF_JOB = 600.0
-"""Seconds for the stop and for the start of a unit without time-outs of its own: every wait has an end."""
-
+MAX_HALF_JOB = 600.0  # seconds for the stop and the start of a unit without time-outs: every wait has an end
 TIMEOUT_MARGIN = 10.0  # seconds beyond the unit's own time-outs, so that systemd's own result comes first
+START_VERBS = (JobVerb.START, JobVerb.RESTART)  # the jobs that begin an invocation
 
 
 @dataclass
@@ -49,9 +48,6 @@ class JobStepState(StepState):
     main_start: int = 0  # ExecMainStartTimestampMonotonic before the job
     restarts: int = 0  # NRestarts before the job
     request_unanswered: bool = False  # True if the job was requested, and systemd has not answered
-
-
-START_VERBS = (JobVerb.START, JobVerb.RESTART)  # the jobs that begin an invocation
 
 
 class JobStep(Step[JobStepState]):
@@ -92,15 +88,13 @@ class JobStep(Step[JobStepState]):
             wake = Wake(units=frozenset({unit.name}))
             return not_yet(Verdict.JOB_TIMEOUT, f"waiting for the {self.verb} job of {unit.name}", wake)
         if result in (JobResult.DONE, JobResult.GONE):
-            # How a GONE job ended was missed; the unit shows it.
-            return self.judge_done(unit, state)
+            return self.judge_done(unit, state)  # How a GONE job ended was missed; the unit shows it.
         return self._judge_failed_job(view, unit, state, result)
 
     def apply(self, host: Host, state: JobStepState) -> None:
         before = host.unit(self.unit)
         if before.need_daemon_reload and self.verb in START_VERBS:
-            # systemd would start what the unit's file contained before.
-            host.daemon_reload()
+            host.daemon_reload()  # Otherwise systemd would start what the unit's file contained before.
             if host.unit(self.unit).is_untracked:
                 return  # Because of that reload; the next check reports it.
         state.invocation = before.invocation_id
@@ -108,9 +102,7 @@ class JobStep(Step[JobStepState]):
         state.restarts = before.n_restarts
         if self.verb in START_VERBS:
             state.run.first_starts.setdefault(before.name, host.clock.now())
-        state.request_unanswered = (
-            True  # If the answer does not come, the next check finds out whether it was received.
-        )
+        state.request_unanswered = True  # If no answer comes, the next check finds out whether systemd received it.
         state.job = host.enqueue_job(self.verb, self.unit)
         state.request_unanswered = False
         if self.verb in START_VERBS:
@@ -136,32 +128,30 @@ class JobStep(Step[JobStepState]):
         if state.job is None:
             over = last.verdict if last.verdict is Verdict.START_LIMIT_HIT else Verdict.JOB_TIMEOUT
             return fails(over, f"the {self.verb} was not requested: {last.reason}", **last.evidence)
-        if self.verb in START_VERBS and unit.active_state is ActiveState.ACTIVATING and has_new_invocation(unit, state):
+        now = f"{unit.describe()}{describe_awaited(unit)}"
+        if self._is_starting(unit, state):
             # It may need longer: systemd enforces its TimeoutStartSec=, and the service may extend that.
-            return Finding(
-                FindingState.STILL_STARTING,
-                Verdict.STILL_STARTING,
-                f"{unit.name} is {unit.describe()}{describe_awaited(unit)}; it was left alone",
-                unit.evidence(),
-            )
-        return fails(
-            Verdict.JOB_TIMEOUT,
-            f"the {self.verb} job of {unit.name} did not end in time;"
-            f" the unit is {unit.describe()}{describe_awaited(unit)}",
-            **unit.evidence(),
-        )
+            reason = f"{unit.name} is {now}; it was left alone"
+            return Finding(FindingState.STILL_STARTING, Verdict.STILL_STARTING, reason, unit.evidence())
+        late = f"the {self.verb} job of {unit.name} did not end in time; the unit is {now}"
+        return fails(Verdict.JOB_TIMEOUT, late, **unit.evidence())
 
     def cancel(self, host: Host, state: JobStepState) -> None:
         if state.job is None and state.request_unanswered:
-            raise HostError(f"the {self.verb} of {self.unit} was asked for, and systemd has not answered since")
-        if state.job is None:
-            return
-        unit = host.unit(self.unit)
+            raise HostError(f"the {self.verb} of {self.unit} was requested, and systemd has not answered since")
         # To cancel a start would not stop it: it would only fail the jobs that wait for it.
-        if not (
-            self.verb in START_VERBS and unit.active_state is ActiveState.ACTIVATING and has_new_invocation(unit, state)
-        ):
+        if state.job is not None and not self._is_starting(host.unit(self.unit), state):
             host.cancel_job(state.job)
+
+    def predict(self, unit: Unit) -> Unit:
+        if self.verb not in START_VERBS or unit.active_state in UP:
+            return unit
+        return replace(unit, active_state=ActiveState.ACTIVE, sub_state="running")
+
+    def _is_starting(self, unit: Unit, state: JobStepState) -> bool:
+        """True if the job has begun an invocation, which is not up yet."""
+        began = unit.invocation_id not in ("", state.invocation)
+        return self.verb in START_VERBS and unit.active_state is ActiveState.ACTIVATING and began
 
     def _resolve_unanswered(self, view: HostView, unit: Unit, state: JobStepState) -> Finding | None:
         """Find out from the unit what became of a job whose request was not answered; None if there is no trace of it.
@@ -187,23 +177,15 @@ class JobStep(Step[JobStepState]):
         for service in (view.unit(name) for name in unit.triggers if "@" not in name):
             follows = self.verb is JobVerb.RESTART and service.name in unit.propagates_to
             if service.is_running and not follows:
-                return fails(
-                    Verdict.JOB_FAILED,
-                    f"systemd does not open {unit.name} while {service.name} is {service.describe()}; "
-                    f"stop {service.name} first",
-                    **unit.evidence(),
-                )
+                why = f"systemd does not open {unit.name} while {service.name} is {service.describe()}"
+                return fails(Verdict.JOB_FAILED, f"{why}; stop {service.name} first", **unit.evidence())
         return None
 
     def _check_start_limit(self, view: HostView, unit: Unit, state: JobStepState) -> Finding:
         """Return what is to be done; not a start beyond the start limit: systemd would stop the unit, then refuse."""
         finding = self.decide(unit)
-        if (
-            self.verb not in START_VERBS
-            or finding.state is not FindingState.TO_DO
-            or unit.start_limit_cleared
-            or not has_start_limit(unit)
-        ):
+        limited = has_start_limit(unit) and not unit.start_limit_cleared
+        if self.verb not in START_VERBS or finding.state is not FindingState.TO_DO or not limited:
             return finding
         if not state.query_id:
             state.query_id, state.query_time = state.run.next_query_id(), view.clock.now()
@@ -215,46 +197,36 @@ class JobStep(Step[JobStepState]):
             return finding
         if left.remaining:
             last = f"; it would be the last one within its start limit ({left.limit})" if left.remaining == 1 else ""
-            return replace(
-                finding, reason=finding.reason + last, evidence={**finding.evidence, "starts": left.evidence()}
-            )
+            facts = {**finding.evidence, "starts": left.evidence()}
+            return replace(finding, reason=finding.reason + last, evidence=facts)
         return _judge_used_up(unit, state, left, finding)
 
     def check_once(self, view: HostView, state: JobStepState) -> Finding:
         finding = self.check(view, state)
         if state.job is None and finding.verdict is Verdict.START_LIMIT_HIT and finding.state is FindingState.NOT_YET:
             # The run would wait, and then request the job.
-            return to_do(
-                Verdict.JOB_DONE, f"{self.verb} {self.unit}, after a wait: {finding.reason}", **finding.evidence
-            )
+            plan = f"{self.verb} {self.unit}, after a wait: {finding.reason}"
+            return to_do(Verdict.JOB_DONE, plan, **finding.evidence)
         return finding
 
     def _judge_failed_job(self, view: HostView, unit: Unit, state: JobStepState, result: JobResult) -> Finding:
         facts = {"job-result": str(result), **unit.evidence()}
         match result:
             case JobResult.CANCELED:
-                return fails(
-                    Verdict.JOB_CANCELED,
-                    f"{_describe_replacing_job(unit, state)} took the place of this {self.verb} of {unit.name}, "
-                    f"which is {unit.describe()} now",
-                    **facts,
-                )
+                why = f"{_describe_replacing_job(unit, state)} took the place of this {self.verb} of {unit.name}"
+                return fails(Verdict.JOB_CANCELED, f"{why}, which is {unit.describe()} now", **facts)
             case JobResult.TIMEOUT:
                 return fails(Verdict.JOB_TIMEOUT, f"the {self.verb} job of {unit.name} timed out in systemd", **facts)
             case JobResult.DEPENDENCY:
                 why = describe_failed_requirement(view, unit) or f"a unit that {unit.name} needs did not start"
                 return fails(Verdict.JOB_DEPENDENCY, f"{why} ({unit.systemctl_command('list-dependencies')})", **facts)
             case JobResult.ASSERT:
-                return fails(
-                    Verdict.CONDITION_NOT_MET, f"{describe_unmet_conditions(unit, 'an Assert')} does not hold", **facts
-                )
+                why = f"{describe_unmet_conditions(unit, 'an Assert')} does not hold"
+                return fails(Verdict.CONDITION_NOT_MET, why, **facts)
         starts = self.verb in START_VERBS
         if starts and is_start_limit_hit(unit) and not has_new_main_process(unit, state):
-            return fails(
-                Verdict.START_LIMIT_HIT,
-                f"systemd refuses to start {unit.name}: too many starts in too short a time; reset-failed clears that",
-                **facts,
-            )
+            why = f"systemd refuses to start {unit.name}: too many starts in too short a time"
+            return fails(Verdict.START_LIMIT_HIT, f"{why}; reset-failed clears that", **facts)
         verdict = Verdict.NOT_NOTIFYING if starts and has_not_notified(unit) else Verdict.JOB_FAILED
         return fails(verdict, f"the {self.verb} of {unit.name} failed: {self.describe_failure(unit)}", **facts)
 
@@ -279,35 +251,23 @@ def _judge_used_up(unit: Unit, state: JobStepState, left: StartBudget, finding: 
 
 def find_job_refusal(unit: Unit, verb: JobVerb) -> Finding | None:
     """Return why no such job may be requested at all: the unit is masked, unknown, or without a file."""
+    verdict, why = Verdict.JOB_FAILED, ""
     if unit.load_state is LoadState.MASKED:
-        return fails(
-            Verdict.UNIT_MASKED,
-            f"{unit.name} is masked, and a mask is not overridden; {unit.systemctl_command('unmask')} lifts it",
-            **unit.evidence(),
-        )
-    if unit.load_state is LoadState.NOT_FOUND and not unit.is_running:
-        return fails(Verdict.UNIT_NOT_FOUND, f"systemd has no unit {unit.name}", **unit.evidence())
-    if unit.load_state is LoadState.NOT_FOUND and verb is JobVerb.RESTART:
+        remedy = f"{unit.systemctl_command('unmask')} lifts it"
+        verdict, why = Verdict.UNIT_MASKED, f"{unit.name} is masked, and a mask is not overridden; {remedy}"
+    elif unit.load_state is LoadState.NOT_FOUND and not unit.is_running:
+        verdict, why = Verdict.UNIT_NOT_FOUND, f"systemd has no unit {unit.name}"
+    elif unit.load_state is LoadState.NOT_FOUND and verb is JobVerb.RESTART:
         # Refused before anything is stopped: the unit still serves.
-        why = f"the file of {unit.name} is gone: systemd cannot start it again, and it still runs"
-        return fails(Verdict.UNIT_NOT_FOUND, f"{why} ({unit.describe()})", **unit.evidence())
-    if unit.is_untracked and verb in START_VERBS:
-        return fails(Verdict.JOB_FAILED, describe_second_process(unit), **unit.evidence())
-    if unit.load_state in (LoadState.ERROR, LoadState.BAD_SETTING):
-        why = unit.load_error or "its file is wrong"
-        return fails(Verdict.JOB_FAILED, f"systemd cannot load {unit.name}: {why}", **unit.evidence())
-    return None
-
-
-def describe_second_process(unit: Unit) -> str:
-    """Return that a start would put a second process beside an untracked one, and what helps."""
-    start = f"a start would put a second main process beside it, so no job was requested for {unit.name}"
-    return f"{describe_untracked(unit)}; {start}; a `kill-orphan` before this step reloads, and then kills that process"
-
-
-def has_new_invocation(unit: Unit, state: JobStepState) -> bool:
-    """True if an invocation began since the job was requested."""
-    return unit.invocation_id not in ("", state.invocation)
+        gone = f"the file of {unit.name} is gone: systemd cannot start it again, and it still runs"
+        verdict, why = Verdict.UNIT_NOT_FOUND, f"{gone} ({unit.describe()})"
+    elif unit.is_untracked and verb in START_VERBS:
+        start = f"a start would put a second main process beside it, so no job was requested for {unit.name}"
+        remedy = "a `kill-orphan` before this step reloads, and then kills that process"
+        why = f"{describe_untracked(unit)}; {start}; {remedy}"
+    elif unit.load_state in (LoadState.ERROR, LoadState.BAD_SETTING):
+        why = f"systemd cannot load {unit.name}: {unit.load_error or 'its file is wrong'}"
+    return fails(verdict, why, **unit.evidence()) if why else None
 
 
 def has_new_main_process(unit: Unit, state: JobStepState) -> bool:
@@ -326,11 +286,8 @@ def judge_start(unit: Unit, state: JobStepState) -> Finding | None:
         why = unit.failed_command or "ExecCondition= exited with a status that prevents the start"
         return fails(Verdict.CONDITION_NOT_MET, f"{unit.name} was not started: its {why}", **unit.evidence())
     if not unit.condition_result:
-        return fails(
-            Verdict.CONDITION_NOT_MET,
-            f"{describe_unmet_conditions(unit, 'a Condition')} does not hold, so systemd skipped the start",
-            **unit.evidence(),
-        )
+        why = f"{describe_unmet_conditions(unit, 'a Condition')} does not hold, so systemd skipped the start"
+        return fails(Verdict.CONDITION_NOT_MET, why, **unit.evidence())
     if not has_new_main_process(unit, state):
         return None
     # A requested start resets NRestarts to 0, except during the pause before an automatic restart (seen on systemd
@@ -340,11 +297,6 @@ def judge_start(unit: Unit, state: JobStepState) -> Finding | None:
     pid = f", PID {unit.main_pid}" if unit.main_pid else ""
     late = ", delayed by its start limit" if state.delayed_by_limit else ""
     return holds(Verdict.JOB_DONE, f"new invocation{pid}{late}", **unit.evidence())
-
-
-def predict_started(unit: Unit) -> Unit:
-    """Return what a unit will be after a successful start, for the plan of the later steps."""
-    return unit if unit.active_state in UP else replace(unit, active_state=ActiveState.ACTIVE, sub_state="running")
 
 
 def _describe_replacing_job(unit: Unit, state: JobStepState) -> str:

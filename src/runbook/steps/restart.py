@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-from runbook.actions.job_step import JobStep, JobStepState, judge_start, predict_started
+from runbook.actions.job_step import JobStep, JobStepState, judge_start
 from runbook.host.facts import JobVerb, Unit
 from runbook.model import Finding, Verdict, fails, to_do
 from runbook.spec.step import RollbackRole
@@ -23,9 +23,6 @@ class Restart(JobStep):
 
     def decide(self, unit: Unit) -> Finding:
         return to_do(Verdict.JOB_DONE, f"restart {unit.name}, now {unit.describe()}", **unit.evidence())
-
-    def predict(self, unit: Unit) -> Unit:
-        return predict_started(unit)
 
     def judge_done(self, unit: Unit, state: JobStepState) -> Finding:
         return judge_start(unit, state) or fails(

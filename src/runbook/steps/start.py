@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-from runbook.actions.job_step import JobStep, JobStepState, judge_start, predict_started
+from runbook.actions.job_step import JobStep, JobStepState, judge_start
 from runbook.checks.exit_reason import describe_exit
 from runbook.host.facts import UP, JobVerb, Unit
 from runbook.model import Finding, Verdict, fails, holds, to_do
@@ -21,9 +21,6 @@ class Start(JobStep):
         if unit.active_state in UP and not unit.job:
             return holds(Verdict.ALREADY_SO, f"{unit.name} is {unit.describe()} already", **unit.evidence())
         return to_do(Verdict.JOB_DONE, f"start {unit.name}", **unit.evidence())
-
-    def predict(self, unit: Unit) -> Unit:
-        return predict_started(unit)
 
     def judge_done(self, unit: Unit, state: JobStepState) -> Finding:
         return judge_start(unit, state) or fails(

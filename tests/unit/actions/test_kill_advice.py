@@ -37,7 +37,11 @@ def test_a_process_that_may_be_killed_is_no_reason_to_refuse() -> None:
 @pytest.mark.parametrize(
     ("seen", "mismatch", "why"),
     [
-        (_port(replace(ORPHANED, protection="it is an ancestor")), "", "ancestor; kill it by hand if it is not needed: kill 74"),
+        (
+            _port(replace(ORPHANED, protection="it is an ancestor")),
+            "",
+            "ancestor; kill it by hand if it is not needed: kill 74",
+        ),
         (_port(ORPHANED), "it runs as bob", "not what was expected: it runs as bob"),
         (_port(verdict=Verdict.OWNER_UNKNOWN), "", "the reason of the port"),
     ],
