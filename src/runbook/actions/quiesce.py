@@ -31,29 +31,22 @@ STOP_JOB_RESULTS = (JobResult.DONE, JobResult.GONE, JobResult.CANCELED)
 
 @dataclass
 class Quiesce:
-    """What is kept stopped, and what was up before. It goes into the record, so that a resumed run can release it."""
+    """What is kept stopped, and what was up before. It is recorded, so that a resumed run can release it."""
 
     unit: str = ""  # the unit; empty if nothing was stopped
     was_up: bool = False  # True if it was up before
-    triggers: list[str] = field(default_factory=list)
-    """The sockets, timers and paths that would start the unit, and were up."""
+    triggers: list[str] = field(default_factory=list)  # the units that would start it, and were up: sockets, timers, …
     stop_jobs: dict[str, JobRef] = field(default_factory=dict)  # the last stop job of each unit
-    started_by_others: list[str] = field(default_factory=list)  # the units that another requester started in between
-    start_requester: str = ""  # who that was, in words
+    start_requester: str = ""  # who started one of them again meanwhile, in words; empty if none was
     start_jobs: dict[str, JobRef] = field(default_factory=dict)  # the start jobs of the release
     start_errors: list[str] = field(default_factory=list)  # why units could not be started
     released: bool = False
-    next_move: str = ""  # what `apply` is to do: `stop`, `let go`, `start again`, or nothing
+    next_move: str = ""  # what `apply` is to do: `stop`, `release`, `start again`, or nothing
 
     @property
     def is_active(self) -> bool:
         """True if anything was stopped."""
         return bool(self.unit)
-
-    @property
-    def units(self) -> frozenset[str]:
-        """All units that are kept stopped."""
-        return frozenset({self.unit, *self.triggers} if self.is_active else ())
 
     # What is next
 
@@ -61,30 +54,25 @@ class Quiesce:
         """Keep the unit down before the command, and while it runs once it `began`; `finding` is the command's."""
         self.next_move = ""
         if finding.state is FindingState.NOT_YET and not began:
-            return finding  # It is not known yet whether there is anything to do.
+            return finding  # Whether there is anything to do is still being read.
         if not began and not self.is_active and (unit := view.unit(name)).is_untracked:
             # For systemd there is nothing to stop, and the files would be replaced under a running process.
             why = f"{describe_untracked(unit)}; it cannot be kept stopped for the update, so nothing was started"
             remedy = "a `kill-orphan` before this step reloads, and then kills that process"
             return fails(Verdict.UPDATE_FAILED, f"{why}; {remedy}", **finding.evidence)
-        stopping = self.find_stopping(view)
+        stopping = _find_unfinished(view, self.stop_jobs)
         if not stopping and not self.find_stop_refusal(view) and (up := find_up(view, name)):
-            if (
-                not began
-                and not self.is_active
-                and (never := next((one for one in up if not view.unit(one).can_stop), ""))
-            ):
-                # Before anything is stopped: a closed socket does not open again while its service runs.
-                why = f"cannot stop {never} for the update: its file forbids that (RefuseManualStop=)"
+            # Before anything is stopped: a closed socket does not open again while its service runs.
+            unstoppable = [] if began or self.is_active else [one for one in up if not view.unit(one).can_stop]
+            if unstoppable:
+                why = f"cannot stop {unstoppable[0]} for the update: its file forbids that (RefuseManualStop=)"
                 return fails(Verdict.UPDATE_FAILED, why, **finding.evidence)
             self.next_move = "stop"
-            then = (
-                f"which {_find_start_requester(view, up, self.stop_jobs)} started meanwhile"
-                if began
-                else f"then {finding.reason}"
-            )
+            then = f"then {finding.reason}"
+            if began:
+                then = f"which {_find_start_requester(view, up, self.stop_jobs)} started meanwhile"
             return to_do(finding.verdict, f"stop {', '.join(up)}, {then}", **finding.evidence)
-        held = self.units | {name, *view.unit(name).triggered_by}
+        held = frozenset({name, *self.triggers, *view.unit(name).triggered_by})
         if stopping and not began:
             return not_yet(finding.verdict, f"waiting for {', '.join(stopping)} to stop", Wake(units=held))
         if finding.wake is not None:
@@ -93,16 +81,17 @@ class Quiesce:
 
     def check_released(self, view: HostView, finding: Finding) -> Finding:
         """Release what is kept stopped before the step ends with `finding`."""
-        failed = finding.state is FindingState.FAILS
         if not self.is_active:
             return finding
+        failed = finding.state is FindingState.FAILS
         if not self.released and (owed := self.units_to_start(failed=failed)):
-            self.next_move = "start again" if failed else "let go"
+            self.next_move = "start again" if failed else "release"
             return to_do(finding.verdict, f"start {', '.join(owed)} again", **finding.evidence)
-        if starting := self.find_starting(view):
+        if starting := _find_unfinished(view, self.start_jobs):
             wake = Wake(units=frozenset(starting))
             return not_yet(finding.verdict, f"waiting for {', '.join(starting)} to start", wake, **finding.evidence)
-        if not failed and (self.start_errors or self.find_still_down(view)):
+        still_down = [name for name in self.start_jobs if view.unit(name).active_state in DOWN]
+        if not failed and (self.start_errors or still_down):
             return fails(Verdict.JOB_FAILED, f"{finding.reason}, but {self.describe(view)}", **finding.evidence)
         return self.add_summary(view, finding)
 
@@ -115,7 +104,7 @@ class Quiesce:
         match self.next_move:
             case "stop":
                 self.request_stops(host, name)
-            case "let go" | "start again":
+            case "release" | "start again":
                 self.release(host, run, failed=self.next_move == "start again")
         return bool(self.next_move)
 
@@ -131,12 +120,7 @@ class Quiesce:
                 self.triggers.append(one)
             if one in self.stop_jobs:
                 self.start_requester = _find_start_requester(host, [one], self.stop_jobs)
-                self.started_by_others += [one] if one not in self.started_by_others else []
             self.stop_jobs[one] = host.enqueue_job(JobVerb.STOP, one)
-
-    def find_stopping(self, view: HostView) -> list[str]:
-        """Return the units that are stopping."""
-        return [name for name, ref in self.stop_jobs.items() if view.job(ref) is None]
 
     def find_stop_refusal(self, view: HostView) -> str:
         """Return what could not be stopped; empty if all could."""
@@ -168,16 +152,17 @@ class Quiesce:
             verbs[self.unit] = JobVerb.RESTART
             owed = [self.unit, *(name for name in owed if name != self.unit)]
         for name in owed:
-            if name not in self.start_jobs:
-                try:
-                    if name == self.unit:
-                        _clear_limit(host, run, name)
-                    self.start_jobs[name] = host.enqueue_job(verbs[name], name)
-                except BusLost:
-                    raise  # The request may be repeated.
-                except HostError as error:
-                    # A unit that cannot be started must not keep the others down.
-                    self.start_errors.append(error.message)
+            if name in self.start_jobs:
+                continue
+            try:
+                if name == self.unit:
+                    _clear_limit(host, run, name)
+                self.start_jobs[name] = host.enqueue_job(verbs[name], name)
+            except BusLost:
+                raise  # The request may be repeated.
+            except HostError as error:
+                # A unit that cannot be started must not keep the others down.
+                self.start_errors.append(error.message)
         self.released = True
 
     def _still_stops(self, view: HostView) -> bool:
@@ -188,29 +173,20 @@ class Quiesce:
         except HostError:
             return False
 
-    def find_starting(self, view: HostView) -> list[str]:
-        """Return the units that are starting."""
-        return [name for name, ref in self.start_jobs.items() if view.job(ref) is None]
-
-    def find_still_down(self, view: HostView) -> list[str]:
-        """Return the units that were to be started, and are down."""
-        return [name for name in self.start_jobs if view.unit(name).active_state in DOWN]
-
     def describe(self, view: HostView) -> str:
         """Return what became of the units that were kept stopped."""
         if not self.start_jobs and not self.start_errors:
-            interrupted = (
-                f", and stopped again when {self.start_requester or UNKNOWN_REQUESTER} started it"
-                if self.started_by_others
-                else ""
-            )
-            return f"{self.unit} was kept stopped meanwhile{interrupted}"
-        going_on = self.find_starting(view)
-        now = [
-            f"{name} {'is to start' if name in going_on else 'was started'} again and is {view.unit(name).describe()}"
-            for name in self.start_jobs
-        ]
+            again = f", and stopped again when {self.start_requester} started it" if self.start_requester else ""
+            return f"{self.unit} was kept stopped meanwhile{again}"
+        starting = _find_unfinished(view, self.start_jobs)
+        verbs = {name: "is to start" if name in starting else "was started" for name in self.start_jobs}
+        now = [f"{name} {verb} again and is {view.unit(name).describe()}" for name, verb in verbs.items()]
         return "; ".join((*now, *self.start_errors))
+
+
+def _find_unfinished(view: HostView, jobs: Mapping[str, JobRef]) -> list[str]:
+    """Return the units whose job has not ended."""
+    return [name for name, ref in jobs.items() if view.job(ref) is None]
 
 
 def _clear_limit(host: Host, run: RunState, name: str) -> None:
