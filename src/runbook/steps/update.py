@@ -23,13 +23,12 @@ from runbook.template.scope import TemplateError
 from runbook.template.text import Template, fill_own
 from runbook.util.wording import brief_command
 
-VERSION_TIMEOUT = 60.0
-"""How long a `version` command may take; a large Node program needs several seconds on a small machine."""
+VERSION_TIMEOUT = 60.0  # seconds for a `version` command; a large Node program needs some on a small machine
 
 
 @dataclass
 class UpdateState(CommandStepState):
-    """What an update remembers."""
+    """The command, the version before it, and what is kept stopped for it."""
 
     command_ended: bool = False
     previous_version: str | None = None  # the version that was installed before the command
@@ -55,16 +54,14 @@ class Update(ReplacesVersion[UpdateState], CommandStep[UpdateState]):
     timeout: PositiveSpan | None = Field(900.0, description="How long one try may take.")
 
     def validate_in(self, runbook: Runbook) -> Iterator[tuple[str, str]]:
-        if runbook.rollback == "auto" and "to" not in _find_names(self.run):
-            # Its own command undoes it, with the earlier version as `to`.
-            yield (
-                "run",
-                "`rollback: auto` undoes an update by its own command, so its `run` must use `${{ to }}`",
-            )
-        if never := self._unmatchable:
-            yield ("to", never)
+        words = self.run if isinstance(self.run, tuple) else (self.run,)
+        names = {name.root for word in words if isinstance(word, Template) for name in word.references}
+        if runbook.rollback == "auto" and "to" not in names:
+            yield "run", "`rollback: auto` undoes an update by its own command, so its `run` must use `${{ to }}`"
+        if never := self.known_to and describe_unmatchable(self.known_to, self.pattern):
+            yield "to", never
         if self.stop_first and self.unit is None:
-            yield ("stop-first", "stop-first needs `unit`, here or at the top of the file")
+            yield "stop-first", "stop-first needs `unit`, here or at the top of the file"
         elif self.stop_first and not is_started_later(self, self.unit, runbook):
             down = f"stop-first leaves {self.unit} down after the update"
             yield "stop-first", f"{down}; add a `start` or `restart` of it after this step"
@@ -93,15 +90,15 @@ class Update(ReplacesVersion[UpdateState], CommandStep[UpdateState]):
 
     def check(self, view: HostView, state: UpdateState) -> Finding:
         finding = self._check_update(view, state)
-        if not self.stop_first:
+        if not self.stop_first or self.unit is None:
             return finding
         if finding.state in (FindingState.HOLDS, FindingState.FAILS):
             return state.quiesce.check_released(view, finding)
-        return state.quiesce.check_quiesced(view, self._unit, finding, began=state.job is not None)
+        return state.quiesce.check_quiesced(view, self.unit, finding, began=state.job is not None)
 
     def apply(self, host: Host, state: UpdateState) -> None:
         try:
-            if not (self.stop_first and state.quiesce.apply(host, self._unit, state.run)):
+            if self.unit is None or not state.quiesce.apply(host, self.unit, state.run):
                 self.start_command(host, state)
         except BusLost:
             raise
@@ -124,64 +121,33 @@ class Update(ReplacesVersion[UpdateState], CommandStep[UpdateState]):
             if state.quiesce.is_active and not state.quiesce.released:
                 state.quiesce.release(host, state.run, failed=True)
 
-    @property
-    def _unit(self) -> str:
-        assert self.unit is not None
-        return self.unit
-
-    @property
-    def _unmatchable(self) -> str:
-        """Why `to` can never be found; empty if it can, or is not known yet."""
-        return describe_unmatchable(self.to, self.pattern) if self.known_to else ""
-
     def _check_update(self, view: HostView, state: UpdateState) -> Finding:
         """Return where the update itself stands, whatever is kept stopped for it."""
-        run = brief_command(self.run)
-        if state.job is None:
-            return self._check_before(view, state, run)
-        if not state.command_ended:
+        if state.job is None and (refusal := self._check_refusal(view, state)):
+            return refusal
+        if state.job is not None and not state.command_ended:
             if view.job(state.job) is None:
                 return self.await_command(state)
-            state.command_ended = True
-            state.query_id = state.run.next_query_id()
-        result = view.read_command_result(state.job)
-        installed = self._query_version(view, state)
-        if installed is None:
-            return self._await_version()
-        return installed.judge_after() if result.succeeded else installed.judge_failure(run, result)
-
-    def _check_before(self, view: HostView, state: UpdateState, run: str) -> Finding:
-        state.refusal = state.refusal or state.quiesce.find_stop_refusal(view) or self._unmatchable
-        if state.refusal:
-            return fails(Verdict.UPDATE_FAILED, state.refusal, to=self.to, **{"from": state.previous_version})
-        if obstacle := self.check_startable(view, state):
-            return obstacle
-        installed = self._query_version(view, state)
-        if installed is None:
-            return self._await_version()
+            state.command_ended, state.query_id = True, state.run.next_query_id()
+        run, version, limit = brief_command(self.run), brief_command(self.version), VERSION_TIMEOUT
+        command = state.run.make_command(self.version, timeout=limit, user=self.user, cwd=self.cwd, env=self.env)
+        answer = view.query(Query(command, id=state.query_id, timeout=limit))
+        if answer is None:
+            return not_yet(Verdict.VERSION_MISMATCH, f"asking {version}", Wake(pending=True))
+        installed = InstalledVersion(answer, version, self.pattern, self.to, state.previous_version, self.secret)
+        if state.job is not None:
+            result = view.read_command_result(state.job)
+            return installed.judge_after() if result.succeeded else installed.judge_failure(run, result)
         finding = installed.judge_before(run)
         if finding.verdict is not Verdict.UPDATED:
             state.previous_version = installed.found
-            # A value that cannot be inserted is refused before anything is stopped.
-            fill_own(self, **{"from": state.previous_version or ""})
+            fill_own(self, **{"from": installed.found or ""})  # If it cannot be inserted, nothing is stopped.
         return finding
 
-    def _query_version(self, view: HostView, state: UpdateState) -> InstalledVersion | None:
-        """Query the installed version; None while the answer is awaited."""
-        command = state.run.make_command(
-            self.version, timeout=VERSION_TIMEOUT, user=self.user, cwd=self.cwd, env=self.env
-        )
-        answer = view.query(Query(command, id=state.query_id, timeout=VERSION_TIMEOUT))
-        if answer is None:
-            return None
-        previous, label = state.previous_version, brief_command(self.version)
-        return InstalledVersion(answer, label, self.pattern, self.to, previous, self.secret)
-
-    def _await_version(self) -> Finding:
-        return not_yet(Verdict.VERSION_MISMATCH, f"asking {brief_command(self.version)}", Wake(pending=True))
-
-
-def _find_names(run: str | tuple[str, ...]) -> set[str]:
-    """Return the names that a command's templates use."""
-    words = run if isinstance(run, tuple) else (run,)
-    return {name.root for word in words if isinstance(word, Template) for name in word.references}
+    def _check_refusal(self, view: HostView, state: UpdateState) -> Finding | None:
+        """Return why the command must not or cannot be started."""
+        unmatchable = self.known_to and describe_unmatchable(self.known_to, self.pattern)
+        state.refusal = state.refusal or state.quiesce.find_stop_refusal(view) or unmatchable
+        if not state.refusal:
+            return self.check_startable(view, state)
+        return fails(Verdict.UPDATE_FAILED, state.refusal, to=self.to, **{"from": state.previous_version})
