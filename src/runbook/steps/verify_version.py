@@ -51,8 +51,7 @@ class VerifyVersionState(StepState):
 
     query_id: int = 0
     round: ProbeRound = field(default_factory=ProbeRound)  # the invocation and the sockets that were asked
-    reached_port: Port | None = None
-    """The port of this machine that the connection led to, if it is another than those of the step."""
+    reached_port: Port | None = None  # the port of this machine that was reached, if it is none of the step's
 
     def start_round(self, seen: ProbeRound) -> None:
         """Ask again if the invocation or the sockets have changed since the query was made."""
@@ -82,8 +81,7 @@ class VerifyVersion(Step[VerifyVersionState]):
     pattern: Pattern = Field(VERSION, description="The part of the answer that is the version.")
     expect: Version | None = Field(None, description="The version that is wanted.")
     newer_than: Paths = Field(
-        (),
-        description="Files, folders and patterns of the code: the processes must be younger than their last change.",
+        (), description="Files, folders and patterns of the code: the processes must be younger than their last change."
     )
     timeout: PositiveSpan | None = Field(60.0, description="How long one try may take.")
 
@@ -120,20 +118,18 @@ class VerifyVersion(Step[VerifyVersionState]):
         networks = (view.find_network_process(report.unit, local),) if self.expect is not None else ()
         others = asked.sockets if asked else frozenset()
         state.start_round(ProbeRound(report.unit.invocation_id, report.sockets | others, networks))
-        facts = report.evidence()
+        facts: Evidence = report.evidence()
         reasons: list[str] = []
         if self.newer_than:
             finding = judge_code_age(view, report, self.newer_than, state.query_id, self.time_limit(view), facts)
             if finding.state is not FindingState.HOLDS:
                 return finding
-            reasons.append(finding.reason)
-            facts.update(finding.evidence)
+            reasons, facts = [finding.reason], finding.evidence
         if self.expect is not None:
-            finding = self._check_answer(view, state, report, facts, asked)
+            finding = self._check_answer(view, state, report, asked, facts)
             if finding.state is not FindingState.HOLDS:
                 return finding
-            reasons.insert(0, finding.reason)
-            facts.update(finding.evidence)
+            reasons, facts = [finding.reason, *reasons], finding.evidence
         return holds(Verdict.VERSION_OK, "; ".join(reasons), **facts)
 
     def _check_answer(
@@ -141,8 +137,8 @@ class VerifyVersion(Step[VerifyVersionState]):
         view: HostView,
         state: VerifyVersionState,
         report: HealthReport,
-        facts: Evidence,
         asked: PortOwnership | None,
+        facts: Evidence,
     ) -> Finding:
         """Return whether the running service reports the wanted version."""
         label, query = self._make_query(view, state)

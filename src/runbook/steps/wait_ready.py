@@ -8,8 +8,8 @@ from typing import ClassVar, Literal
 
 from pydantic import Field, model_validator
 
-from runbook.checks import previous_exit
 from runbook.checks.health import HealthChecker, HealthReport, HealthState
+from runbook.checks.previous_exit import PreviousExitLookup
 from runbook.checks.prober import PROBE_INTERVAL, Prober, ProbeRoundState
 from runbook.checks.probes import Probe
 from runbook.checks.readiness import HealthWindow, describe_notes, judge_late
@@ -20,24 +20,20 @@ from runbook.spec.state import StepState
 from runbook.spec.step import RollbackRole, Runbook, Step
 from runbook.util.timespan import format_span
 
-OWNERSHIP_MAX_AGE = 2.0
-"""How old an ownership of the ports may be between two rounds of probes, in seconds.
-
-Reading all processes for each round would keep a machine of some thousand processes busy. A window begins and ends
-with a full reading.
-"""
-
+# Reading all processes for each round would keep a machine of some thousand processes busy. A window begins and ends
+# with a full reading.
+OWNERSHIP_MAX_AGE = 2.0  # seconds for which an ownership of the ports counts between two rounds of probes
 NO_CRASH_LOOP = (Verdict.READY, Verdict.STILL_STARTING, Verdict.NOT_LISTENING)  # verdicts that rule out a crash loop
 
 
 @dataclass
 class WaitReadyState(StepState):
-    """What a wait remembers."""
+    """The health so far, the window without interruption, the probes, and the exit before."""
 
     health: HealthState = field(default_factory=HealthState)
     window: HealthWindow = field(default_factory=HealthWindow)
     probe_round: ProbeRoundState = field(default_factory=ProbeRoundState)
-    previous_exit: previous_exit.PreviousExitLookup = field(default_factory=previous_exit.PreviousExitLookup)
+    previous_exit: PreviousExitLookup = field(default_factory=PreviousExitLookup)
     awaits_exit_reason: bool = False  # True if the unit has failed, and the journal is being read for the reason
 
 
@@ -59,17 +55,14 @@ class WaitReady(Step[WaitReadyState]):
     max_restarts: Integer = Field(0, description="Restarts by systemd that are allowed.")
     probes: tuple[Probe, ...] = Field((), description="What must answer, each within its `timeout`.")
     on_timeout: Literal["leave", "fail"] = Field(
-        "leave",
-        description="`leave`: a unit that is still starting is left alone; `fail`: the step fails.",
+        "leave", description="`leave`: a unit that is still starting is left alone; `fail`: the step fails."
     )
 
     @model_validator(mode="after")
     def _fits(self) -> WaitReady:
         if self.timeout is not None and self.healthy_for > self.timeout:
-            spans = format_span(self.healthy_for), format_span(self.timeout)
-            raise ValueError(
-                "`healthy-for` ({}) is longer than `timeout` ({}); it could never be reached".format(*spans)
-            )
+            span, limit = format_span(self.healthy_for), format_span(self.timeout)
+            raise ValueError(f"`healthy-for` ({span}) is longer than `timeout` ({limit}); it could never be reached")
         return self
 
     def validate_in(self, runbook: Runbook) -> Iterator[tuple[str, str]]:
@@ -135,7 +128,7 @@ class WaitReady(Step[WaitReadyState]):
         """Read from the journal how the last process exited, if the unit no longer shows it."""
         state.awaits_exit_reason = False
         if report.verdict in NO_CRASH_LOOP:
-            state.previous_exit = previous_exit.PreviousExitLookup()
+            state.previous_exit = PreviousExitLookup()
         if not report.exit_unknown:
             return report
         end = state.previous_exit.poll(view, report.unit, state.run)
