@@ -109,11 +109,8 @@ class CommandStep(Step[StateT]):
 
     def judge_timeout(self, view: HostView, state: StateT, last: Finding) -> Finding:
         limit = self.time_limit(view)
-        return fails(
-            Verdict.TIMED_OUT,
-            f"{brief_command(self.run)} did not end within {limit:g}s and was stopped",
-            **last.evidence,
-        )
+        late = f"{brief_command(self.run)} did not end within {limit:g}s and was stopped"
+        return fails(Verdict.TIMED_OUT, late, **last.evidence)
 
     def cancel(self, host: Host, state: StateT) -> None:
         assert isinstance(state, CommandStepState)

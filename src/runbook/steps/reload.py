@@ -26,28 +26,19 @@ class Reload(JobStep):
             stale = "; that file has changed on disk, and daemon-reload reads it" if unit.need_daemon_reload else ""
             return fails(Verdict.JOB_FAILED, f"{unit.name} cannot reload: {how}{stale}", **unit.evidence())
         if unit.active_state not in UP:
-            return fails(
-                Verdict.JOB_FAILED,
-                f"{unit.name} is {unit.describe()}, and only an active unit can reload",
-                **unit.evidence(),
-            )
+            why = f"{unit.name} is {unit.describe()}, and only an active unit can reload"
+            return fails(Verdict.JOB_FAILED, why, **unit.evidence())
         return to_do(Verdict.RELOADED, f"reload {unit.name}, now {unit.describe()}", **unit.evidence())
 
     def judge_done(self, unit: Unit, state: JobStepState) -> Finding:
         if unit.invocation_id != state.invocation:
-            return fails(
-                Verdict.UNIT_CHANGED,
-                f"{unit.name} did not survive its reload: another invocation has begun, {unit.describe()}",
-                **unit.evidence(),
-            )
+            why = f"another invocation of {unit.name} has begun during its reload: it is {unit.describe()}"
+            return fails(Verdict.UNIT_CHANGED, why, **unit.evidence())
         if unit.active_state not in UP:
-            return fails(
-                Verdict.JOB_FAILED,
-                f"{unit.name} did not survive its reload: {describe_exit(unit)}",
-                **unit.evidence(),
-            )
+            why = f"{unit.name} is no longer up after its reload: {describe_exit(unit)}"
+            return fails(Verdict.JOB_FAILED, why, **unit.evidence())
         if unit.reload_result not in ("", "success"):
-            # This decides if the result of the job was missed.
+            # The unit decides if the result of the job was missed.
             return fails(Verdict.JOB_FAILED, f"the reload of {unit.name} failed: {self.describe_failure(unit)}")
         pid = f", PID {unit.main_pid}" if unit.main_pid else ""
         return holds(Verdict.RELOADED, f"same invocation{pid}", **unit.evidence())

@@ -25,8 +25,5 @@ class Restart(JobStep):
         return to_do(Verdict.JOB_DONE, f"restart {unit.name}, now {unit.describe()}", **unit.evidence())
 
     def judge_done(self, unit: Unit, state: JobStepState) -> Finding:
-        return judge_start(unit, state) or fails(
-            Verdict.NOT_RESTARTED,
-            f"systemd reports the restart as done, but {unit.name} still runs the invocation from before",
-            **unit.evidence(),
-        )
+        why = f"systemd reports the restart as done, but {unit.name} still runs the invocation from before"
+        return judge_start(unit, state) or fails(Verdict.NOT_RESTARTED, why, **unit.evidence())

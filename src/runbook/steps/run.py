@@ -15,8 +15,7 @@ from runbook.spec.step import Runbook
 from runbook.util import regex
 from runbook.util.wording import brief_command, describe_last_line
 
-MAX_EVIDENCE_OUTPUT = 4000
-"""Characters of a command's output that go into the evidence; all of it is in its output file."""
+MAX_EVIDENCE_OUTPUT = 4000  # characters of a command's output that go into the evidence; all of it is in its file
 
 
 class Run(CommandStep[CommandStepState]):
@@ -35,10 +34,7 @@ class Run(CommandStep[CommandStepState]):
 
     def validate_in(self, runbook: Runbook) -> Iterator[tuple[str, str]]:
         if self.secret and self.expect_output is not None and not self.read_only:
-            yield (
-                "expect-output",
-                "the output of a `secret: true` command is not kept, so nothing can be found in it",
-            )
+            yield "expect-output", "the output of a `secret: true` command is not kept, so nothing can be found in it"
 
     def check(self, view: HostView, state: CommandStepState) -> Finding:
         if self.read_only:
@@ -62,19 +58,15 @@ class Run(CommandStep[CommandStepState]):
             return not_yet(Verdict.TIMED_OUT, f"waiting for {self._label}", Wake(pending=True))
         if not answer.ok:
             kept = self._evidence_output(answer.value or "")
-            return fails(
-                Verdict.COMMAND_FAILED, f"{self._label} {answer.detail}{describe_last_line(kept)}", output=kept
-            )
+            why = f"{self._label} {answer.detail}{describe_last_line(kept)}"
+            return fails(Verdict.COMMAND_FAILED, why, output=kept)
         return self._check_output(answer.value or "")
 
     def _check_output(self, output: str) -> Finding:
+        kept = self._evidence_output(output)
         if self.expect_output is not None and not regex.search(self.expect_output, output, multiline=True):
-            return fails(
-                Verdict.COMMAND_FAILED,
-                f"{self._label} did not print {self.expect_output}",
-                output=self._evidence_output(output),
-            )
-        return holds(Verdict.COMMAND_DONE, f"{self._label} exited with status 0", output=self._evidence_output(output))
+            return fails(Verdict.COMMAND_FAILED, f"{self._label} did not print {self.expect_output}", output=kept)
+        return holds(Verdict.COMMAND_DONE, f"{self._label} exited with status 0", output=kept)
 
     @property
     def _label(self) -> str:

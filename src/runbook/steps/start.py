@@ -23,6 +23,5 @@ class Start(JobStep):
         return to_do(Verdict.JOB_DONE, f"start {unit.name}", **unit.evidence())
 
     def judge_done(self, unit: Unit, state: JobStepState) -> Finding:
-        return judge_start(unit, state) or fails(
-            Verdict.JOB_FAILED, f"{unit.name} did not start: {describe_exit(unit)}", **unit.evidence()
-        )
+        why = f"{unit.name} did not start: {describe_exit(unit)}"
+        return judge_start(unit, state) or fails(Verdict.JOB_FAILED, why, **unit.evidence())

@@ -34,14 +34,6 @@ class Stop(JobStep):
         if unit.active_state in DOWN:
             return holds(Verdict.JOB_DONE, f"{unit.name} is {unit.active_state}", **unit.evidence())
         # A socket, a timer, a watchdog or a person started it again after the stop.
-        return fails(
-            Verdict.UNIT_CHANGED,
-            f"{unit.name} was stopped and {_find_start_requester(unit, state)} started it again;"
-            f" it is {unit.describe()}",
-            **unit.evidence(),
-        )
-
-
-def _find_start_requester(unit: Unit, state: JobStepState) -> str:
-    known = find_last_start(unit.job_requests, state.job.number if state.job else 0)
-    return "something else" if known is None else describe_requester(known)
+        requester = describe_requester(find_last_start(unit.job_requests, state.job.number if state.job else 0))
+        why = f"{unit.name} was stopped and {requester} started it again; it is {unit.describe()}"
+        return fails(Verdict.UNIT_CHANGED, why, **unit.evidence())

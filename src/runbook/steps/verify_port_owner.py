@@ -35,9 +35,8 @@ class VerifyPortOwner(Step[StepState]):
     def check(self, view: HostView, state: StepState) -> Finding:
         unit = view.unit(self.unit)
         if unit.load_state is LoadState.NOT_FOUND and not unit.is_running:
-            return fails(
-                Verdict.UNIT_NOT_FOUND, unit.describe_not_found(view.find_similar_unit(unit.name)), **unit.evidence()
-            )
+            why = unit.describe_not_found(view.find_similar_unit(unit.name))
+            return fails(Verdict.UNIT_NOT_FOUND, why, **unit.evidence())
         seen = [view.judge_port(unit, port) for port in self.port]
         facts = {"ports": [ownership.evidence() for ownership in seen], **unit.evidence()}
         for ownership in seen:
@@ -55,8 +54,6 @@ class VerifyPortOwner(Step[StepState]):
         others = [h for h in ownership.holders if h.role is Role.CURRENT and h.process.pid != unit.main_pid]
         if others or not ownership.holders:
             who = ", ".join(str(holder.process) for holder in others) or "no process"
-            return (
-                Verdict.OWNER_MISMATCH,
-                f"port {ownership.port} is held by {who}, not by MainPID {unit.main_pid} alone",
-            )
+            why = f"port {ownership.port} is held by {who}, not by MainPID {unit.main_pid} alone"
+            return Verdict.OWNER_MISMATCH, why
         return Verdict.OWNED, ownership.reason
