@@ -28,8 +28,7 @@ OutputOption = Annotated[
     ),
 ]
 SetOption = Annotated[
-    list[str] | None,
-    typer.Option("--set", metavar="NAME=VALUE", help="Set a variable of the runbook's `vars`."),
+    list[str] | None, typer.Option("--set", metavar="NAME=VALUE", help="Set a variable of the runbook's `vars`.")
 ]
 LockWaitOption = Annotated[
     str | None,

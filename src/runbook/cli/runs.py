@@ -6,19 +6,13 @@ import gc
 import os
 import sys
 from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from runbook import errors
-from runbook.cli.arguments import (
-    find_notices,
-    find_scope,
-    load_recorded,
-    load_runbook,
-    parse_sets,
-    parse_span_option,
-)
+from runbook.cli.arguments import find_notices, find_scope, load_recorded, load_runbook, parse_sets, parse_span_option
 from runbook.cli.options import (
     FileArgument,
     FilesArgument,
@@ -42,6 +36,7 @@ if TYPE_CHECKING:
     from runbook.spec.step import Runbook
 
     Report = Callable[[Event], None]
+    Start = Callable[[LocalHost, JournalReport], RunFinished]
 
 
 def apply(
@@ -50,8 +45,7 @@ def apply(
     set_: SetOption = None,
     user: UserOption = False,
     fail_on_remediation: Annotated[
-        bool,
-        typer.Option("--fail-on-remediation", help="Exit with status 6 if something had to be fixed."),
+        bool, typer.Option("--fail-on-remediation", help="Exit with status 6 if something had to be fixed.")
     ] = False,
     lock_wait: LockWaitOption = None,
     output: OutputOption = Output.AUTO,
@@ -152,12 +146,7 @@ def _make_request(scope: ManagerScope, sets: dict[str, str], fail_on_remediation
     return RunRequest(scope, sets, os.environ, fail_on_remediation, notices, program_version(), lock_wait)
 
 
-def _run_outside_units(
-    book: Runbook,
-    scope: ManagerScope,
-    start: Callable[[LocalHost, JournalReport], RunFinished],
-    text: str | None = None,
-) -> int:
+def _run_outside_units(book: Runbook, scope: ManagerScope, start: Start, text: str | None = None) -> int:
     """Return the exit status of `start`, or of a child if this process is the main process of a unit to be stopped."""
     from runbook.engine.preflight import is_main_of_stopped_unit  # noqa: PLC0415
     from runbook.host.journal.writer import send  # noqa: PLC0415
@@ -183,11 +172,11 @@ def _run_in_child(text: str | None) -> int:
 
 
 def _abandon(run: str | None) -> int:
-    from runbook.engine import resume as resuming  # noqa: PLC0415
+    from runbook.engine import resume as engine  # noqa: PLC0415
     from runbook.records import history  # noqa: PLC0415
 
     found = history.find_resumable(run)
-    resuming.abandon(found)
+    engine.abandon(found)
     print_result(f"{found.id} is abandoned; nothing was changed")
     return errors.EXIT_OK
 
@@ -211,16 +200,9 @@ def _run_planner(file: str, set_: list[str] | None, user: bool, output: Output, 
             # Events need a run id, although there is no record.
             name = store.new_run_id(clock.now())
             events = EventStream(name, clock, (report,), find_secret_values(book, os.environ))
-            state = RunState(name, book.folder, book.env)
-            planner = Planner(
-                book,
-                view,
-                view,
-                events,
-                state,
-                find_notices(scope),
-                find_lock_holders=lambda units: find_lock_holders(units, scope),
-            )
+            state, notices = RunState(name, book.folder, book.env), find_notices(scope)
+            locks = partial(find_lock_holders, scope=scope)
+            planner = Planner(book, view, view, events, state, notices, find_lock_holders=locks)
             return (planner.plan() if plan else planner.check()).exit
 
     run_reported(output, act, plan=plan)

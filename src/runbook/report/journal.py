@@ -9,38 +9,23 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from enum import IntEnum
 from typing import Any, Literal
 
-from runbook.events import (
-    Event,
-    EventName,
-    FixStarted,
-    Notice,
-    Payload,
-    RollbackStarted,
-    RunFinished,
-    RunResumed,
-    RunStarted,
-    StepActing,
-    StepFinished,
-    StepStarted,
-)
+from runbook import events
 from runbook.model import RunStatus
 from runbook.util.stdio import escape_controls
 
 MESSAGE_IDS: Mapping[str, str] = {
-    EventName.RUN_STARTED: "1a96052838114eed995f32f7cfda32c4",
-    EventName.RUN_RESUMED: "c297acd7940a4297aea33a6613735555",
-    EventName.RUN_FINISHED: "145027819395443b9386deea7c755f2f",
-    EventName.STEP_ACTING: "e73161c7d2dc4f1c81c053abfad98f01",
-    EventName.STEP_FINISHED: "522add6d48bd434d8eb9ffe531e2ea91",
-    EventName.FIX_STARTED: "bd1dfd4e714f47f083d87a94d46f6787",
-    EventName.ROLLBACK_STARTED: "a71705331fdc43fcb5fabfbe13fac219",
-    EventName.NOTICE: "a43d1ee7439b4e5c829bdb86f3688278",
+    events.EventName.RUN_STARTED: "1a96052838114eed995f32f7cfda32c4",
+    events.EventName.RUN_RESUMED: "c297acd7940a4297aea33a6613735555",
+    events.EventName.RUN_FINISHED: "145027819395443b9386deea7c755f2f",
+    events.EventName.STEP_ACTING: "e73161c7d2dc4f1c81c053abfad98f01",
+    events.EventName.STEP_FINISHED: "522add6d48bd434d8eb9ffe531e2ea91",
+    events.EventName.FIX_STARTED: "bd1dfd4e714f47f083d87a94d46f6787",
+    events.EventName.ROLLBACK_STARTED: "a71705331fdc43fcb5fabfbe13fac219",
+    events.EventName.NOTICE: "a43d1ee7439b4e5c829bdb86f3688278",
 }
 """The events that become entries, with the MESSAGE_ID of each."""
 
-KILL_MESSAGE_ID = "d99fa678bb9b42c4a89aac7377b61dff"
-"""The MESSAGE_ID of the entry about a process that is about to be killed."""
-
+KILL_MESSAGE_ID = "d99fa678bb9b42c4a89aac7377b61dff"  # of the entry about a process that is about to be killed
 KILLED_ROLES = ("orphan", "leftover")  # the roles of processes that may be killed
 
 OBJECTS = {"system": "OBJECT_SYSTEMD_UNIT", "user": "OBJECT_SYSTEMD_USER_UNIT"}
@@ -70,23 +55,19 @@ _PRIORITIES: Mapping[str, Priority] = {
 class JournalReport:
     """Writes the events of a run into the journal."""
 
-    def __init__(
-        self,
-        scope: Literal["system", "user"],
-        send: Callable[[Iterable[tuple[str, str]]], None],
-    ) -> None:
+    def __init__(self, scope: Literal["system", "user"], send: Callable[[Iterable[tuple[str, str]]], None]) -> None:
         self._object = OBJECTS[scope]
         self._send = send
         self._name = ""
         self._units: tuple[str, ...] = ()
         self._step_units: dict[str, tuple[str, ...]] = {}
 
-    def __call__(self, event: Event) -> None:
+    def __call__(self, event: events.Event) -> None:
         """Send an entry about an event, if it is one of MESSAGE_IDS."""
         payload = event.payload
-        if isinstance(payload, RunStarted | RunResumed):
+        if isinstance(payload, events.RunStarted | events.RunResumed):
             self._name, self._units = payload.name, tuple(payload.units)
-        elif isinstance(payload, StepStarted):
+        elif isinstance(payload, events.StepStarted):
             self._step_units[payload.id] = tuple(payload.units)
         if event.event not in MESSAGE_IDS:
             return
@@ -96,7 +77,7 @@ class JournalReport:
             text = f"about to kill PID {holder['pid']} ({holder['command']}): {holder['why']}"
             self._entry(event, KILL_MESSAGE_ID, text, Priority.NOTICE, OBJECT_PID=str(holder["pid"]))
 
-    def _entry(self, event: Event, id_: str, message: str, priority: Priority, **more: str) -> None:
+    def _entry(self, event: events.Event, id_: str, message: str, priority: Priority, **more: str) -> None:
         data = event.data
         known = {
             "RUNBOOK_RUN": event.run,
@@ -121,31 +102,31 @@ class JournalReport:
         self._send(fields)
 
 
-def _sentence(run: str, payload: Payload | None) -> tuple[str, Priority]:
+def _sentence(run: str, payload: events.Payload | None) -> tuple[str, Priority]:
     match payload:
-        case RunStarted(name=name):
+        case events.RunStarted(name=name):
             return f"run {run} begins: {name}", Priority.INFO
-        case RunResumed(name=name):
+        case events.RunResumed(name=name):
             return f"run {run} is resumed: {name}", Priority.INFO
-        case RunFinished(status=status, reason=reason):
+        case events.RunFinished(status=status, reason=reason):
             return f"run {run} ended, {status}: {reason}", _PRIORITIES.get(status, Priority.INFO)
-        case StepActing(id=step, reason=reason):
+        case events.StepActing(id=step, reason=reason):
             return f"{step}: about to {reason}", Priority.NOTICE
-        case StepFinished(id=step, status=status, verdict=verdict, reason=reason):
+        case events.StepFinished(id=step, status=status, verdict=verdict, reason=reason):
             found = f", {verdict}" if verdict else ""
             return f"{step}: {status}{found}: {reason}", _PRIORITIES.get(status, Priority.INFO)
-        case FixStarted(id=step, round=number, because=because):
+        case events.FixStarted(id=step, round=number, because=because):
             return f"{step}: round {number} of the fix begins, for {because}", Priority.NOTICE
-        case RollbackStarted(failed=step):
+        case events.RollbackStarted(failed=step):
             return f"the rollback begins: {step} failed", Priority.WARNING
-        case Notice(text=text):
+        case events.Notice(text=text):
             return text, Priority.NOTICE
     raise AssertionError(f"no entry for {payload}")
 
 
-def _find_kill_targets(payload: Payload | None) -> Iterator[Mapping[str, Any]]:
+def _find_kill_targets(payload: events.Payload | None) -> Iterator[Mapping[str, Any]]:
     """Return the processes that a step is about to kill, each once: journald can still add their fields."""
-    if not isinstance(payload, StepActing):
+    if not isinstance(payload, events.StepActing):
         return
     seen = set()
     for port in payload.evidence.get("ports", ()):

@@ -11,18 +11,13 @@ class JsonLines:
     """Prints every event when it happens. If the reader closes the pipe, the run continues."""
 
     def __init__(self, out: TextIO) -> None:
-        self._out: TextIO | None = out
-
-    @property
-    def is_reader_gone(self) -> bool:
-        """True if the reader has closed the pipe."""
-        return self._out is None
+        self._out = out
+        self.is_reader_gone = False
 
     def __call__(self, event: Event) -> None:
         """Print one event."""
-        if self._out is None:
-            return
         try:
-            print(event.to_line(), file=self._out, flush=True)
+            if not self.is_reader_gone:
+                print(event.to_line(), file=self._out, flush=True)
         except OSError:
-            self._out = None
+            self.is_reader_gone = True

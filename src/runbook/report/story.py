@@ -55,9 +55,9 @@ class StoryReport(TextReport):
             self._page.sentence(state, style="yellow")
         for name in run.cut if run.status != RecordState.UNDER_WAY else ():
             self._page.item("cut", f"{name} began to act, and its end is not recorded")
-        # The end of the run may already have shown it.
-        if (hint := _find_next_command(summary)) and f"runbook resume {summary.run}" not in self._advised:
-            self._page.item("next", hint)
+        # The end of the run may have shown it already.
+        if f"runbook resume {summary.run}" not in self._advised:
+            self._page.item("next", _find_next_command(run, summary.run))
         self._page.line()
         for text in _files(run):
             self._page.item("files", text)
@@ -84,8 +84,7 @@ class StoryReport(TextReport):
 
     def _finish_step(self, step: StepFinished, name: str) -> None:
         super()._finish_step(step, name)
-        killed = step.evidence.get("killed", [])
-        for one in killed[:MAX_HOLDERS]:
+        for one in step.evidence.get("killed", [])[:MAX_HOLDERS]:
             self._process("killed", one)
         if step.status == StepStatus.FAILED:
             left = [one for port in step.evidence.get("ports", ()) for one in port.get("holders", ())]
@@ -144,26 +143,24 @@ def _describe_status(run: RunRecorded, last: float) -> str:
     return "abandoned by the operator" if status == RecordState.ABANDONED else ""
 
 
-def _find_next_command(summary: Event) -> str:
-    run = _read(summary)
+def _find_next_command(run: RunRecorded, id_: str) -> str:
     if run.status == RecordState.UNDER_WAY:
-        return f"runbook show --follow {summary.run} watches it"
+        return f"runbook show --follow {id_} watches it"
     if run.lost and run.exit is None:
         return "check the unit itself; this run cannot be resumed, so runbook apply begins anew"
     if not run.resumable:
         return ""
-    cut = run.cut
-    choice = f"; if it cannot determine how {cut[-1]} ended: --rerun {cut[-1]} or --skip {cut[-1]}" if cut else ""
-    return f"runbook resume {summary.run} continues it{choice}; --abandon closes it"
+    last = run.cut[-1] if run.cut else ""
+    choice = f"; if it cannot determine how {last} ended: --rerun {last} or --skip {last}" if last else ""
+    return f"runbook resume {id_} continues it{choice}; --abandon closes it"
 
 
 def _files(run: RunRecorded) -> Iterator[str]:
     yield run.folder
-    printed = run.printed
-    for one in printed[-MAX_OUTPUT_FILES:]:
+    for one in run.printed[-MAX_OUTPUT_FILES:]:
         yield f"output/{str(one['file']).rpartition('/')[2]}: output of a command, {one['bytes']} bytes"
-    if len(printed) > MAX_OUTPUT_FILES:
-        yield f"output/ holds {len(printed) - MAX_OUTPUT_FILES} more"
+    if len(run.printed) > MAX_OUTPUT_FILES:
+        yield f"output/ holds {len(run.printed) - MAX_OUTPUT_FILES} more"
 
 
 def _read(summary: Event) -> RunRecorded:

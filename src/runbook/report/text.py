@@ -7,27 +7,7 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from runbook.events import (
-    Event,
-    FixStarted,
-    Notice,
-    Observed,
-    Payload,
-    PlanFinished,
-    RollbackStarted,
-    RunFinished,
-    RunResumed,
-    RunStarted,
-    StepActing,
-    StepFinished,
-    StepKept,
-    StepPayload,
-    StepPlanned,
-    StepRetrying,
-    StepStarted,
-    StepWaiting,
-    UnitStartedAgain,
-)
+from runbook import events
 from runbook.host.facts import JobVerb
 from runbook.model import Impact, RunStatus, StepStatus, Verdict
 from runbook.report.layout import Layout
@@ -58,67 +38,67 @@ class TextReport:
         self._last_reason = ""
         self._run = ""
 
-    def __call__(self, event: Event) -> None:
+    def __call__(self, event: events.Event) -> None:
         """Show one event, if its name is one that is shown."""
         self._run = event.run
         if event.payload is not None:
             self._show(event.payload)
 
-    def _show(self, payload: Payload) -> None:
+    def _show(self, payload: events.Payload) -> None:
         match payload:
-            case StepPlanned():
+            case events.StepPlanned():
                 self._show_plan_of_step(payload)
-            case StepPayload():
+            case events.StepPayload():
                 self._open_parent(payload.id)
                 self._show_step(payload)
-            case RunStarted():
+            case events.RunStarted():
                 self._page.heading(payload.name, f"run {self._run}")
-            case RunResumed():
+            case events.RunResumed():
                 self._page.heading(payload.name, f"run {self._run}, resumed")
                 if failed := payload.rollback:
                     self._page.entry("back", "rollback", f"continues; the run had failed at {failed}")
-            case RollbackStarted():
+            case events.RollbackStarted():
                 self._parents.clear()
                 versions = {one["id"]: f"to {one['from']}" for one in reversed(payload.updates) if one["from"]}
                 several = [f"{update} {version}" for update, version in versions.items()]
                 self._page.entry("back", "rollback", ", ".join(several if len(several) > 1 else versions.values()))
-            case FixStarted():
+            case events.FixStarted():
                 self._fixing = True
-            case UnitStartedAgain(unit=unit):
+            case events.UnitStartedAgain(unit=unit):
                 self._page.entry("note", JobVerb.START, f"{unit}, which the fix had stopped", depth=self._depth)
-            case Notice(text=text):
+            case events.Notice(text=text):
                 self._page.entry("note", "", text)
-            case RunFinished():
+            case events.RunFinished():
                 self._show_end(payload)
-            case Observed():
+            case events.Observed():
                 self._show_observed(payload)
-            case PlanFinished():
+            case events.PlanFinished():
                 self._page.line()
                 self._page.sentence(f"{payload.status}: {payload.reason}" if payload.exit else payload.reason)
                 self._page.item("next", payload.hint)
 
-    def _show_step(self, step: StepPayload) -> None:
+    def _show_step(self, step: events.StepPayload) -> None:
         name = self._name(step)
         match step:
-            case StepStarted():
+            case events.StepStarted():
                 self._names[step.id] = step.name
                 self._status(step.name, "")
-            case StepWaiting(reason=reason):
+            case events.StepWaiting(reason=reason):
                 limit = f"at most {format_span(max(1, round(step.left)))} more"
                 self._status(name, f"{limit}: {reason}")
                 if step.seconds >= MIN_LOGGED_WAIT:
                     # A log has no live line: an entry from time to time shows that the run is not stuck.
                     waited = f"{format_span(round(step.seconds))}: {reason}; {limit}"
                     self._page.log("..", name, waited, depth=self._depth)
-            case StepActing(reason=reason):
+            case events.StepActing(reason=reason):
                 self._status(name, reason)
-            case StepRetrying(verdict=verdict):
+            case events.StepRetrying(verdict=verdict):
                 again = f"{verdict}; attempt {step.attempt + 1} in {format_span(step.pause)}"
                 self._page.entry("again", name, again, depth=self._depth)
                 self._page.detail(step.reason, depth=self._depth)
-            case StepFinished():  # It is a StepKept as well.
+            case events.StepFinished():  # before its base class
                 self._finish_step(step, name)
-            case StepKept():
+            case events.StepKept():
                 mark = "--" if step.status == StepStatus.FAILED else "done"
                 depth = 1 if "." in step.id.removeprefix("rollback.") else 0
                 self._page.entry(mark, name, step.reason, depth=depth)
@@ -136,15 +116,15 @@ class TextReport:
             self._parents.append(parent[1])
             self._fixing = False
 
-    def _name(self, step: StepPayload) -> str:
+    def _name(self, step: events.StepPayload) -> str:
         """Return the name of a step, or else its type."""
-        named = isinstance(step, StepFinished | StepPlanned) and step.name
+        named = isinstance(step, events.StepFinished | events.StepPlanned) and step.name
         return str(named or self._names.get(step.id, step.type))
 
     def _status(self, name: str, reason: str) -> None:
         self._page.status(f"{name}  {reason}")
 
-    def _finish_step(self, step: StepFinished, name: str) -> None:
+    def _finish_step(self, step: events.StepFinished, name: str) -> None:
         self._page.idle()
         self._names[step.id] = name
         took = format_span(step.seconds) if step.seconds >= MIN_SHOWN_SECONDS else ""
@@ -163,7 +143,7 @@ class TextReport:
             # The reason of a command begins with the step's name, which is already in its column.
             self._page.entry(mark, name, step.reason.removeprefix(f'"{name}" '), took, depth=self._depth)
 
-    def _fail_step(self, step: StepFinished, name: str, took: str) -> None:
+    def _fail_step(self, step: events.StepFinished, name: str, took: str) -> None:
         # A remediation repeats the reason of its last step, which is in the lines above.
         reason = step.reason.removesuffix(f": {self._last_reason}")
         self._last_reason = step.reason
@@ -172,7 +152,7 @@ class TextReport:
         self._page.detail(reason, depth=self._depth)
         self._quote(step, self._depth)
 
-    def _quote(self, step: StepFinished | StepPlanned, depth: int) -> None:
+    def _quote(self, step: events.StepFinished | events.StepPlanned, depth: int) -> None:
         """Show the last lines of a failed command or unit: the cause is often a few lines above the last one."""
         text = str(step.evidence.get("output") or "") or "\n".join(step.evidence.get("journal", ()))
         printed = [line.rstrip() for line in split_lines(text) if line.strip()]
@@ -181,7 +161,7 @@ class TextReport:
         for line in printed[-MAX_OUTPUT_LINES:]:
             self._page.quote(line, depth=depth)
 
-    def _show_end(self, end: RunFinished) -> None:
+    def _show_end(self, end: events.RunFinished) -> None:
         self._page.idle()
         if end.status != RunStatus.NOT_BEGUN:
             self._page.line()
@@ -196,7 +176,7 @@ class TextReport:
         for name, item in (("back", end.back), ("now", end.now), ("next", end.hint), ("log", end.log)):
             self._page.item(name, item)
 
-    def _describe_failure(self, end: RunFinished) -> str:
+    def _describe_failure(self, end: events.RunFinished) -> str:
         """Return one line about a run that did not end well."""
         status, verdict = end.status, end.verdict
         name = self._names.get(end.step, end.step)
@@ -214,14 +194,14 @@ class TextReport:
 
     # -- the plan ---------------------------------------------------------------------------------------------
 
-    def _show_observed(self, seen: Observed) -> None:
+    def _show_observed(self, seen: events.Observed) -> None:
         self._page.heading(seen.name, "nothing is changed")
         if seen.systemd:
             for position, (who, text) in enumerate(_describe_sources(seen, seen.systemd)):
                 self._page.entry("now" if position == 0 else "", who, text)
             self._page.line()
 
-    def _show_plan_of_step(self, step: StepPlanned) -> None:
+    def _show_plan_of_step(self, step: events.StepPlanned) -> None:
         nested = [part for part in step.id.split(".") if part in ("check", "fix")]
         if not nested:
             self._numbers[step.id] = len(self._numbers) + 1
@@ -246,7 +226,7 @@ class TextReport:
         return f"steps {', '.join(most)} or {last} change" if most else f"step {last} changes"
 
 
-def _describe_sources(seen: Observed, unit: Mapping[str, Any]) -> list[tuple[str, str]]:
+def _describe_sources(seen: events.Observed, unit: Mapping[str, Any]) -> list[tuple[str, str]]:
     """Return what systemd and the kernel report now, each line with its source."""
     lines = [("systemd", f"{seen.unit} is {unit['says']}")]
     restarts = unit["NRestarts"]
