@@ -15,11 +15,8 @@ from runbook.host.facts import Unit
 from runbook.host.holders import Holder, PortOwnership, Role, SignalResult
 from runbook.host.interface import Host, HostView
 
-CHURN_SECONDS = 0.5
-"""Seconds for which a cgroup must hold processes, and no PID that stays, before that counts as PID churn."""
-
-UNSEEN_SECONDS = 2.0
-"""The same if PIDs stay, but the holder of a socket made in the cgroup is none of those that can be read."""
+CHURN_SECONDS = 0.5  # seconds for which a cgroup must hold processes, and no PID that stays, to count as PID churn
+UNSEEN_SECONDS = 2.0  # the same if PIDs stay, and none that can be read holds a socket that was made in the cgroup
 
 
 class PidChurn(Enum):
@@ -34,8 +31,7 @@ class PidChurn(Enum):
 class CgroupKill:
     """The readings of a unit's cgroup so far, and the result of the kill. Times are seconds of the monotonic clock."""
 
-    churn_since: float | None = None
-    """When the present series of readings began, each of which missed processes of the cgroup."""
+    churn_since: float | None = None  # when the present series began of readings that missed processes of the cgroup
     stable_pids: frozenset[int] = frozenset()  # the PIDs that each reading of the series found
     port_held: bool = False  # True if a reading of the series found a listening socket
     done: bool = False  # True once systemd sent KILL to the whole cgroup
@@ -44,9 +40,9 @@ class CgroupKill:
     def judge_churn(self, view: HostView, unit: Unit, seen: Sequence[PortOwnership], *, suspected: bool) -> PidChurn:
         """Return whether the cgroup's PIDs change faster than they can be read, by this reading and those before it.
 
-        One populated cgroup without a readable leftover proves nothing. Its last process may be exiting, which takes a
-        moment; or a process stays in it that is no leftover, is in another PID namespace, or may not be read by this
-        user. So only an unbroken series counts, and only if no PID lasted through all of it.
+        One reading proves nothing: the last process may be exiting; or a process stays that is no leftover, is in
+        another PID namespace, or may not be read by this user. So only an unbroken series of readings counts, and only
+        if no PID lasted through all of it.
         """
         if not suspected:
             self.churn_since = None
@@ -95,8 +91,8 @@ def is_left(view: HostView, unit: Unit) -> bool:
 
 def may_kill_cgroup(unit: Unit) -> bool:
     """True if no process of a current invocation can be in the unit's cgroup: the unit is a service, and is down."""
-    down = not unit.is_running and not unit.is_untracked and not unit.job
-    return unit.is_service and down and bool(unit.control_group)
+    is_down = not unit.is_running and not unit.is_untracked and not unit.job
+    return unit.is_service and is_down and bool(unit.control_group)
 
 
 def describe_churn(unit: Unit) -> str:

@@ -119,23 +119,40 @@ class Termination:
 
     def check(self) -> Finding:
         """Enter the first phase whose condition holds. Doubt comes before any signal."""
-        phases: dict[Phase, Callable[[], Finding | None]] = {
-            Phase.AWAIT_CGROUP_EXIT: self._await_cgroup_exit,
-            Phase.AWAIT_CLOSE: self._await_close,
-            Phase.READ_AGAIN: self._read_again,
-            Phase.REFUSED: self._refuse,
-            Phase.RELOAD: self._plan_reload,
-            Phase.STILL_HELD: self._report_still_held,
-            Phase.KILL_CGROUP: self._plan_cgroup_kill,
-            Phase.SIGNAL: self._plan_signal,
-            Phase.ESCALATE: self._plan_escalation,
-            Phase.AWAIT_EXIT: self._await_exit,
-            Phase.AWAIT_RESPAWN: self._await_respawn,
-            Phase.DONE: self._report_done,
-        }
-        entered = ((phase, enter()) for phase, enter in phases.items())
-        self.state.phase, finding = next((phase, found) for phase, found in entered if found is not None)
+        self.state.phase, finding = self._find_phase()
         return finding
+
+    def _find_phase(self) -> tuple[Phase, Finding]:
+        if self.state.cgroup_kill.done and cgroup_kill.is_left(self.view, self.unit):
+            waiting = _wait(f"waiting for all processes of {self.unit.name} to exit", Wake(within=0.05))
+            return Phase.AWAIT_CGROUP_EXIT, waiting
+        if self._are_sockets_closing:
+            killed = _names(self.state.targets.values())
+            return Phase.AWAIT_CLOSE, _wait(f"waiting for the sockets of {killed} to close", Wake(within=0.05))
+        if self._churn is PidChurn.SUSPECTED:
+            return Phase.READ_AGAIN, _wait(f"reading the processes of {self.unit.name} again", Wake(within=0.02))
+        if why := self._explain_refusal():
+            return Phase.REFUSED, fails(Verdict.REFUSED_TO_KILL, why, **self._facts)
+        if self._needs_reload:
+            return Phase.RELOAD, self._plan_reload()
+        if why := self._explain_futility():
+            # Leftovers without a port may be started again, too: then the port is free.
+            held = self._is_churning or any(ownership.listeners for ownership in self._seen)
+            verdict = Verdict.PORT_STILL_HELD if held else Verdict.REFUSED_TO_KILL
+            return Phase.STILL_HELD, fails(verdict, why, **self._facts)
+        if self._is_churning or (self._fresh and self.state.rounds > MAX_RESPAWNS):
+            return Phase.KILL_CGROUP, self._plan_cgroup_kill()
+        if self._fresh:
+            return Phase.SIGNAL, self._plan_signal()
+        if self._overdue:
+            plan = f"kill {_names(self._living)} with KILL: {format_span(self.options.grace)} have passed"
+            return Phase.ESCALATE, to_do(Verdict.PORT_STILL_HELD, plan, **self._facts)
+        if self._living:
+            return Phase.AWAIT_EXIT, self._await_exit()
+        if (left := self._find_respawn_wait()) > 0:
+            wake = Wake(ports=frozenset(self.options.ports), within=max(left, 0.01))
+            return Phase.AWAIT_RESPAWN, _wait("waiting whether another process takes the port", wake)
+        return Phase.DONE, self._report_done()
 
     def act(self, host: Host) -> None:
         """Make the move of the phase, unless this reading, which is later than that of `check`, forbids it."""
@@ -172,92 +189,66 @@ class Termination:
 
     # The phases
 
-    def _await_cgroup_exit(self) -> Finding | None:
-        if not self.state.cgroup_kill.done or not cgroup_kill.is_left(self.view, self.unit):
-            return None
-        return _wait(f"waiting for all processes of {self.unit.name} to exit", Wake(within=0.05))
-
-    def _await_close(self) -> Finding | None:
-        unseen = {socket.inode for ownership in self._seen for socket in ownership.unseen}
-        last = max((target.signalled_at for target in self.state.targets.values()), default=-SOCKET_CLOSE_WAIT)
-        late = self.view.clock.monotonic() - last >= SOCKET_CLOSE_WAIT
-        if late or not unseen or not unseen <= self.state.sockets or self._foreign_holders:
-            return None
-        return _wait(f"waiting for the sockets of {_names(self.state.targets.values())} to close", Wake(within=0.05))
-
-    def _read_again(self) -> Finding | None:
-        again = _wait(f"reading the processes of {self.unit.name} again", Wake(within=0.02))
-        return again if self._churn is PidChurn.SUSPECTED else None
-
-    def _refuse(self) -> Finding | None:
+    def _explain_refusal(self) -> str:
+        """Return why no process may be signalled; empty if there is no such reason."""
         if self._is_churning:
-            return None  # The holder is unknown, but certainly in the cgroup of a unit that is down.
+            return ""  # The holder is unknown, but certainly in the cgroup of a unit that is down.
         reloaded_in_vain = self._needs_reload and self.state.reloaded
-        why = self._refusal or (describe_untracked(self.unit) if reloaded_in_vain else "")
-        return fails(Verdict.REFUSED_TO_KILL, why, **self._facts) if why else None
+        return self._refusal or (describe_untracked(self.unit) if reloaded_in_vain else "")
 
-    def _plan_reload(self) -> Finding | None:
-        if not self._needs_reload:
-            return None
+    def _plan_reload(self) -> Finding:
         plan = f"reload systemd's unit files, so that systemd forgets PID {self.unit.main_pid}; "
         next_ones = self._foreign_holders or self._fresh or [target.holder for target in self._living]
         return to_do(self._holder_verdict, f"{plan}then kill {describe_processes(next_ones)}", **self._facts)
 
-    def _report_still_held(self) -> Finding | None:
+    def _explain_futility(self) -> str:
+        """Return why signals cannot free the port: processes are started again, or PIDs change too fast; else empty."""
         state, hint = self.state, cgroup_kill.kill_hint(self.unit)
-        in_cgroup = cgroup_kill.are_all_leftovers(self._fresh, self.unit)
         if self._is_churning and not self._may_kill_cgroup:
-            why = cgroup_kill.describe_churn(self.unit) + hint
-        elif not self._fresh:
-            return None
-        elif not (why := kill_advice.explain_respawn(self.view, self.unit, state.run, state.targets, self._fresh)):
-            if state.rounds <= MAX_RESPAWNS or (in_cgroup and self._may_kill_cgroup):
-                return None
-            unknown = kill_advice.explain_unknown_respawn(len(state.targets), self._fresh)
-            why = unknown + (hint if in_cgroup else "")
-        # Leftovers without a port may be started again, too: then the port is free.
-        held = self._is_churning or any(ownership.listeners for ownership in self._seen)
-        return fails(Verdict.PORT_STILL_HELD if held else Verdict.REFUSED_TO_KILL, why, **self._facts)
+            return cgroup_kill.describe_churn(self.unit) + hint
+        if not self._fresh:
+            return ""
+        if why := kill_advice.explain_respawn(self.view, self.unit, state.run, state.targets, self._fresh):
+            return why
+        in_cgroup = cgroup_kill.are_all_leftovers(self._fresh, self.unit)
+        if state.rounds <= MAX_RESPAWNS or (in_cgroup and self._may_kill_cgroup):
+            return ""
+        return kill_advice.explain_unknown_respawn(len(state.targets), self._fresh) + (hint if in_cgroup else "")
 
-    def _plan_cgroup_kill(self) -> Finding | None:
+    def _plan_cgroup_kill(self) -> Finding:
         plan = f"kill all processes of {self.unit.name} at once, with KILL"
         if self._is_churning:
             return to_do(Verdict.LEFTOVER_HOLDS_PORT, f"{plan}: {cgroup_kill.describe_churn(self.unit)}", **self._facts)
-        if self._fresh and self.state.rounds > MAX_RESPAWNS:
-            return self._plan_with_evidence(f"{plan}: they start others faster than they exit")
-        return None
+        return self._plan_with_evidence(f"{plan}: they start others faster than they exit")
 
-    def _plan_signal(self) -> Finding | None:
-        if not self._fresh:
-            return None
+    def _plan_signal(self) -> Finding:
         first, kill = self.options.signal_name, f", KILL after {format_span(self.options.grace)}"
         then = "" if first == "KILL" else kill if self.options.sends_kill else ", and no KILL"
         return self._plan_with_evidence(f"kill {describe_processes(self._fresh)}: {first}{then}")
 
-    def _plan_escalation(self) -> Finding | None:
-        if not self._overdue:
-            return None
-        plan = f"kill {_names(self._living)} with KILL: {format_span(self.options.grace)} have passed"
-        return to_do(Verdict.PORT_STILL_HELD, plan, **self._facts)
+    def _plan_with_evidence(self, plan: str) -> Finding:
+        lookup, run, secret = self.state.evidence, self.state.run, self.options.secret
+        lines = () if secret else lookup.poll(self.view, self.unit, run, self._fresh)
+        if lines is None:
+            return not_yet(self._holder_verdict, "reading the journal", Wake(pending=True))
+        evidence = [make_evidence(holder, lines) for holder in self._fresh]
+        return to_do(self._holder_verdict, plan, processes=evidence, **self._facts)
 
-    def _await_exit(self) -> Finding | None:
-        if not self._living:
-            return None
+    def _await_exit(self) -> Finding:
         mild = [target.signalled_at for target in self._living if target.signum is not Signals.SIGKILL]
         left = min(mild) + self.options.grace - self.view.clock.monotonic() if mild else 1.0
         some = frozenset(target.holder.process.id for target in self._living[:MAX_WATCHED])
         wake = Wake(processes=some, within=max(left, 0.01))
         return _wait(f"waiting for {_names(self._living)} to exit", wake, **self._facts)
 
-    def _await_respawn(self) -> Finding | None:
+    def _find_respawn_wait(self) -> float:
+        """Return for how many more seconds another process may take the place of a killed one."""
         state, now = self.state, self.view.clock.monotonic()
         if not state.targets and not state.cgroup_kill.done:
-            return None
+            return 0.0
         state.port_free_since = now if state.port_free_since is None else state.port_free_since
         supervised = kill_advice.has_supervisor(self.view, state.run, state.targets)
-        left = state.port_free_since + (SUPERVISED_RESPAWN_WAIT if supervised else RESPAWN_WAIT) - now
-        wake = Wake(ports=frozenset(self.options.ports), within=max(left, 0.01))
-        return _wait("waiting whether another process takes the port", wake) if left > 0 else None
+        return state.port_free_since + (SUPERVISED_RESPAWN_WAIT if supervised else RESPAWN_WAIT) - now
 
     def _report_done(self) -> Finding:
         targets, whole = self.state.targets.values(), self.state.cgroup_kill.done
@@ -283,6 +274,14 @@ class Termination:
     def _foreign_holders(self) -> list[Holder]:
         """The holders of the ports that do not belong to the unit's current invocation, each once."""
         return list({holder.process.id: holder for own in self._seen for holder in own.foreign_holders}.values())
+
+    @property
+    def _are_sockets_closing(self) -> bool:
+        """True if nothing but sockets of processes that were just killed is open."""
+        unseen = {socket.inode for ownership in self._seen for socket in ownership.unseen}
+        last = max((target.signalled_at for target in self.state.targets.values()), default=-SOCKET_CLOSE_WAIT)
+        is_recent = self.view.clock.monotonic() - last < SOCKET_CLOSE_WAIT
+        return is_recent and bool(unseen) and unseen <= self.state.sockets and not self._foreign_holders
 
     @property
     def _holder_verdict(self) -> Verdict:
@@ -341,15 +340,7 @@ class Termination:
     def _is_expected(self, holder: Holder) -> bool:
         return not self.options.find_mismatch(holder)
 
-    # Evidence and signals
-
-    def _plan_with_evidence(self, plan: str) -> Finding:
-        lookup, run, secret = self.state.evidence, self.state.run, self.options.secret
-        lines = () if secret else lookup.poll(self.view, self.unit, run, self._fresh)
-        if lines is None:
-            return not_yet(self._holder_verdict, "reading the journal", Wake(pending=True))
-        evidence = [make_evidence(holder, lines) for holder in self._fresh]
-        return to_do(self._holder_verdict, plan, processes=evidence, **self._facts)
+    # Signals
 
     def _kill_cgroup(self, host: Host) -> None:
         """Kill the whole cgroup, if this reading finds nothing but what is left over in it."""
