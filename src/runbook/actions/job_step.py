@@ -241,7 +241,7 @@ def _judge_used_up(unit: Unit, state: JobStepState, left: StartBudget, finding: 
         why = f"{often}: systemd would {refused}, so no job was requested"
         return fails(Verdict.START_LIMIT_HIT, f"{why}; reset-failed clears the limit, or it is over in {over}", **facts)
     if not unit.is_running:
-        # The unit is down, so a request does no harm; and only systemd knows whether the limit was cleared.
+        # The unit is down, so a request does no harm, and systemd does not show whether the limit was cleared.
         return replace(finding, reason=f"{finding.reason}; its start limit ({left.limit}) may be used up")
     state.delayed_by_limit = True
     why = f"{often}: unless it was cleared, systemd would stop it, and then refuse to start it"

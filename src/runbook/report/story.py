@@ -33,7 +33,7 @@ class StoryReport(TextReport):
         try:
             super().__call__(event)
         except (KeyError, TypeError, ValueError, AttributeError, IndexError):
-            self._page.entry("note", "", f"`{event.event}` is recorded in a form that this version does not know")
+            self._page.entry("note", "", f"`{event.event}` is recorded in a form that this version cannot read")
 
     def begin(self, summary: Event) -> None:
         """Show what was requested, when, and by whom."""

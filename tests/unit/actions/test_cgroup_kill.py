@@ -1,4 +1,4 @@
-"""PID churn: what is told from it, and when a whole cgroup may be killed."""
+"""PID churn: when it is proven, and when a whole cgroup may be killed."""
 
 from __future__ import annotations
 

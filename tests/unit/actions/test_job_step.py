@@ -17,7 +17,7 @@ from tests.unit.runs import step
 
 
 class Between(FakeMachine):
-    """The job ends between two looks: whoever looks at the unit first sees it as it was before.
+    """The job ends between two readings: if the unit is read first, it is still as it was before the job.
 
     Seen on systemd 252 and 257 with a stop of a few milliseconds, in one of five runs of the incident.
     """
@@ -33,7 +33,7 @@ class Between(FakeMachine):
         return JobResult.DONE
 
 
-def test_a_unit_is_looked_at_after_its_job_has_ended() -> None:
+def test_a_unit_is_read_after_its_job_has_ended() -> None:
     machine = Between(units={"gw.service": unit(active_state=ActiveState.DEACTIVATING, sub_state="stop-sigterm")})
     machine.on_job["stop"] = lambda m, name: None
     tried = attempt(step("stop"), machine, machine, RunState("r", Path("/")), EventStream("r", machine.clock, ()))
@@ -41,7 +41,7 @@ def test_a_unit_is_looked_at_after_its_job_has_ended() -> None:
 
 
 def test_an_automatic_restart_just_before_the_job_is_none_of_the_new_invocation() -> None:
-    """A start that comes in the pause before an automatic restart does not set NRestarts back (seen on systemd 252)."""
+    """A start during the pause before an automatic restart does not reset NRestarts (seen on systemd 252)."""
     machine = FakeMachine(units={"gw.service": unit(n_restarts=1)})
 
     def anew(on: FakeMachine, name: str) -> JobResult:
@@ -57,11 +57,11 @@ def test_an_automatic_restart_just_before_the_job_is_none_of_the_new_invocation(
 
 @dataclass
 class Silent(FakeMachine):
-    """systemd does not answer the first time that it is asked for a job. `hears`: it was heard all the same."""
+    """systemd does not answer the first request for a job. `hears`: it received the request all the same."""
 
     hears: bool = True
     queues: bool = False
-    """Whether the job still waits when the unit is looked at, instead of having ended."""
+    """True if the job still waits when the unit is read; otherwise it has ended."""
     orders: list[str] = field(default_factory=list)
 
     def enqueue_job(self, verb: JobVerb, unit: str) -> JobRef:
@@ -77,7 +77,7 @@ class Silent(FakeMachine):
 
 
 def tried(machine: FakeMachine, kind: str) -> tuple[str, str]:
-    """Try such a step once; give the status, and the verdict."""
+    """Try such a step once; return its status and its verdict."""
     done = attempt(step(kind), machine, machine, RunState("r", Path("/")), EventStream("r", machine.clock, ()))
     return str(done.status), str(done.verdict)
 
@@ -87,14 +87,14 @@ DOWN = unit(active_state=ActiveState.INACTIVE, sub_state="dead", main_pid=0)
 
 @pytest.mark.parametrize("queues", [False, True])
 @pytest.mark.parametrize("kind", ["start", "stop", "restart"])
-def test_a_job_whose_asking_was_heard_and_never_answered_is_not_asked_for_again(kind: str, queues: bool) -> None:
+def test_a_job_that_systemd_received_and_did_not_confirm_is_not_requested_again(kind: str, queues: bool) -> None:
     machine = Silent(units={"gw.service": DOWN if kind == "start" else unit()}, queues=queues)
     assert tried(machine, kind) == ("changed", "job-done")
     assert machine.orders == [kind]
 
 
 @pytest.mark.parametrize("kind", ["start", "stop", "restart"])
-def test_a_job_whose_asking_was_never_heard_is_asked_for_again(kind: str) -> None:
+def test_a_job_that_systemd_did_not_receive_is_requested_again(kind: str) -> None:
     machine = Silent(units={"gw.service": DOWN if kind == "start" else unit()}, hears=False)
     assert tried(machine, kind) == ("changed", "job-done")
     assert machine.orders == [kind, kind]

@@ -87,7 +87,7 @@ def test_a_process_from_before_the_kill_was_not_started_in_its_place() -> None:
     assert explain_respawn(machine, unit(), run, [], [older]) == ""
 
 
-def test_an_unknown_starter_is_looked_for_in_the_cgroup() -> None:
+def test_the_cgroup_is_the_place_to_look_for_an_unknown_starter() -> None:
     assert explain_unknown_respawn(4, [ORPHANED]).endswith(f"systemd-cgls {ORPHANED.process.cgroup}")
 
 

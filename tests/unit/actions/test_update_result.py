@@ -10,7 +10,7 @@ from runbook.host.queries import Answer, CommandResult
 
 
 def installed(printed: str, previous: str | None = "1.0.0", *, secret: bool = False) -> InstalledVersion:
-    """Make what a version command printed."""
+    """Return the answer of a version command that printed this."""
     return InstalledVersion(Answer(True, "", printed), "`app --version`", VERSION, "1.1.0", previous, secret)
 
 

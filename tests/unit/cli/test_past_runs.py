@@ -141,7 +141,7 @@ def test_html_cannot_be_combined_with_other_output(argv: tuple[str, ...]) -> Non
 
 
 def test_ctrl_c_ends_following(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As typer does by itself, and says nothing."""
+    """Without an error message, as typer does by itself."""
     past = a_run()
 
     def pressed(*_: object) -> None:

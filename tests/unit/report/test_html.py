@@ -38,7 +38,7 @@ EVIL = "</pre></summary><script>alert(1)</script><img src=x onerror='x'>\" & \ud
 
 
 def test_hostile_text_stays_text() -> None:
-    """In the title, a name, a reason, what a command printed, a process's words, a key of the evidence."""
+    """In the title, a name, a reason, the output of a command, a command line, a key of the evidence."""
     evidence = {EVIL: EVIL, "output": EVIL, "killed": [{"pid": EVIL, "unit": EVIL, "command": EVIL}]}
     events = [
         ("run-started", {"name": EVIL, "units": [EVIL]}),

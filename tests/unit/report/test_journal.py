@@ -15,7 +15,7 @@ Entry = dict[str, list[str]]
 
 
 def entries(events: Iterable[Event], scope: str = "system") -> list[Entry]:
-    """Let the journal hear of events, and give what it was sent."""
+    """Report events to the journal, and return the entries that it was sent."""
     sent: list[Entry] = []
 
     def send(fields: Iterable[tuple[str, str]]) -> None:
@@ -54,7 +54,7 @@ def test_each_kind_of_message_has_an_id_of_its_own() -> None:
     assert ids.count(MESSAGE_IDS["fix-started"]) == 1
 
 
-def test_only_who_is_ended_is_told_of_as_an_object() -> None:
+def test_only_a_process_to_kill_becomes_an_object_of_an_entry() -> None:
     [ending] = [entry for entry in entries(mended()) if "OBJECT_PID" in entry]
     assert (ending["OBJECT_PID"], ending["MESSAGE_ID"]) == (["74"], [KILL_MESSAGE_ID])
 

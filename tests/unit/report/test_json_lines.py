@@ -23,7 +23,7 @@ def test_a_line_is_one_object_with_time_run_and_event() -> None:
     }
 
 
-def test_a_whole_run_can_be_said_in_json() -> None:
+def test_a_whole_run_can_be_printed_as_json() -> None:
     out = io.StringIO()
     lines = JsonLines(out)
     _, events = run(incident(), remediate(step("wait-ready"), fix=tuple(map(step, FIX))))

@@ -100,7 +100,7 @@ def test_one_that_was_cut_short_names_the_step_and_the_way_on() -> None:
     assert text.endswith("--abandon closes it files FOLDER files output/migrate.log: output of a command, 9 bytes")
 
 
-def test_parts_are_told_apart() -> None:
+def test_a_resumed_part_has_a_line_of_its_own() -> None:
     past = wrote(begun(), STARTED, ended("interrupted", 143), ("run-resumed", STARTED[1]), ended())
     lines = told(past)
     assert "  note                       resumed, 2026-09-21 14:13:22" in lines
@@ -115,7 +115,7 @@ def test_parts_are_told_apart() -> None:
         (("record-lost", {"reason": "no space left on device"}), "incomplete: no space left on device", "begins anew"),
     ],
 )
-def test_one_that_cannot_be_gone_on_with_says_why(event: Any, says: str, next_: str) -> None:
+def test_a_run_that_cannot_be_resumed_shows_why(event: Any, says: str, next_: str) -> None:
     text = " ".join(" ".join(told(wrote(begun(), STARTED, acting("x"), event))).split())
     assert says in text
     assert "runbook resume" not in text

@@ -116,7 +116,7 @@ def test_what_a_unit_wrote_last_stands_below_its_failure() -> None:
     ]
 
 
-def test_a_long_name_has_a_line_of_its_own_and_is_not_said_twice() -> None:
+def test_a_long_name_has_a_line_of_its_own_and_is_not_repeated() -> None:
     machine = FakeMachine(units={"gw.service": unit()}, processes={100: process(100)})
     _, events = run(machine, step("run", name="tell the load balancer to wait", run="drain"))
     assert lines(shown(events))[2] == "  ok    tell the load balancer to wait  exited with status 0"
@@ -147,7 +147,7 @@ def test_what_others_wrote_is_wrapped_and_has_an_end() -> None:
     assert len(quoted) <= 6
 
 
-def test_an_interruption_says_where_and_how_the_unit_comes_up_again() -> None:
+def test_an_interruption_shows_where_and_how_the_unit_comes_up_again() -> None:
     stopped = unit(active_state=ActiveState.INACTIVE, sub_state="dead", main_pid=0, control_group="")
     machine = FakeMachine(units={"gw.service": unit()}, processes={100: process(100)})
 
@@ -180,7 +180,7 @@ def test_a_failure_that_was_passed_over_is_not_passed_over_in_silence() -> None:
     assert events[-1].data["exit"] == 0
 
 
-def test_a_remediation_does_not_say_again_what_its_check_has_just_said() -> None:
+def test_a_remediation_does_not_repeat_the_reason_of_its_check() -> None:
     machine = FakeMachine(units={"gw.service": unit()}, processes={100: process(100)})
     _, events = run(machine, remediate(step("verify-port-owner"), fix=(step("reset-failed"),)))
     assert lines(shown(events))[-9:] == [
@@ -196,7 +196,7 @@ def test_a_remediation_does_not_say_again_what_its_check_has_just_said() -> None
     ]
 
 
-def test_a_long_wait_says_in_a_log_what_it_waits_for_and_how_long_it_may_last() -> None:
+def test_a_log_shows_what_a_long_wait_is_for_and_how_long_it_may_last() -> None:
     machine = FakeMachine(units={"gw.service": unit()}, processes={100: process(100)})
     listen(machine, 100, "127.0.0.1:8080")
     _, events = run(machine, step("wait-ready", timeout="40s"))

@@ -18,14 +18,14 @@ def test_case(path: Path) -> None:
 
 
 def test_systemd_may_refuse() -> None:
-    """It does so when it was asked too often (ReloadLimitBurst=, since systemd 253)."""
+    """systemd refuses after too many reloads (ReloadLimitBurst=, since systemd 253)."""
     machine = FakeMachine(refuse={"daemon-reload": HostError("cannot reload systemd's unit files: too many requests")})
     end, events = run(machine, step("daemon-reload"))
     assert (end.status, finished(events)) == ("failed", [("daemon-reload", "failed", "job-failed")])
 
 
 def test_it_may_bring_a_unit() -> None:
-    """One that a generator makes: the run does not refuse to begin, and a plan leaves the answer open."""
+    """A generator may make the unit: the run does not refuse to begin, and a plan leaves the answer open."""
     machine = FakeMachine(units={"gw.service": unit()})
     end, _ = run(machine, step("daemon-reload"), step("start", unit="made.service"))
     assert (end.status, machine.written) == ("failed", ["daemon-reload"])

@@ -21,7 +21,7 @@ def test_case(path: Path) -> None:
 
 
 class Dying(FakeMachine):
-    """A machine on which a process is gone from sight before its sockets are closed."""
+    """A machine on which a process disappears from /proc before its sockets are closed."""
 
     closes_after = 0.3
 
@@ -33,8 +33,8 @@ class Dying(FakeMachine):
 @pytest.mark.parametrize(
     ("closes_after", "verdict", "after"), [(0.3, "killed", 0.8), (60.0, "refused-to-kill", 2.0)], ids=["soon", "never"]
 )
-def test_a_socket_that_outlives_the_sight_of_its_holder(closes_after: float, verdict: str, after: float) -> None:
-    """It is waited for, for a moment: whose else it could be is known from before."""
+def test_a_socket_that_stays_open_after_its_holder_disappeared(closes_after: float, verdict: str, after: float) -> None:
+    """The step waits briefly for the socket to close: its inode is known from the killed process."""
     machine = Dying(units={"gw.service": unit(active_state=ActiveState.INACTIVE, main_pid=0, control_group="")})
     machine.closes_after = closes_after
     machine.processes = {74: process(74, **ORPHAN)}
@@ -45,7 +45,7 @@ def test_a_socket_that_outlives_the_sight_of_its_holder(closes_after: float, ver
     assert machine.written == ["end 74 SIGTERM"]
 
 
-def test_another_socket_that_nobody_is_seen_with_is_no_matter_of_patience() -> None:
+def test_another_socket_without_a_visible_holder_is_not_waited_for() -> None:
     machine = Dying(units={"gw.service": unit(active_state=ActiveState.INACTIVE, main_pid=0, control_group="")})
     machine.processes = {74: process(74, **ORPHAN)}
     listen(machine, 74, "127.0.0.1:80")
@@ -63,14 +63,14 @@ def test_another_socket_that_nobody_is_seen_with_is_no_matter_of_patience() -> N
 
 
 class Stubborn(FakeMachine):
-    """A machine whose systemd has lost track of a unit and knows its main process whatever it is told."""
+    """A machine whose systemd has lost track of a unit, and does not forget its main process in a daemon-reload."""
 
     def daemon_reload(self) -> None:
         self.written.append("daemon-reload")
 
 
-def test_a_main_process_that_systemd_does_not_let_go_of_is_let_live() -> None:
-    """systemd would crash when it ended: there is one try, and then nothing."""
+def test_a_main_process_that_systemd_does_not_forget_is_not_killed() -> None:
+    """systemd would crash if the process exited: the step reloads once, and then kills nothing."""
     machine = Stubborn(units={"gw.service": unit(active_state=ActiveState.INACTIVE)}, processes={100: process(100)})
     listen(machine, 100, "127.0.0.1:80")
     _, events = run(machine, step("kill-orphan"))
@@ -81,7 +81,7 @@ def test_a_main_process_that_systemd_does_not_let_go_of_is_let_live() -> None:
 @pytest.mark.parametrize("dies", [True, False], ids=["all end", "none ends"])
 @pytest.mark.parametrize("names", [1, 50])
 def test_a_crowd_is_named_by_a_few_and_a_count(dies: bool, names: int) -> None:
-    """A sentence of some thousand PIDs is none; the evidence has them all."""
+    """A sentence names a few PIDs and counts the others; the evidence has them all."""
     machine = FakeMachine(units={"gw.service": unit(active_state=ActiveState.INACTIVE, main_pid=0, control_group="")})
     for pid in range(1000, 1000 + CROWD):
         machine.processes[pid] = process(pid, **{**ORPHAN, "name": f"old-{pid % names}"})

@@ -78,7 +78,7 @@ def test_a_command_that_cannot_be_started_lets_go() -> None:
     assert "there is no such user; gw.service was started again" in end.reason
 
 
-def test_a_result_that_nobody_knows_lets_go() -> None:
+def test_after_an_unknown_result_the_units_are_released() -> None:
     class Forgetful(FakeMachine):
         def read_command_result(self, ref: JobRef) -> CommandResult:
             raise HostError(f"cannot find out how {ref.unit} ended: it left no result")
@@ -109,7 +109,7 @@ def test_what_the_version_command_of_a_secret_step_prints_is_not_quoted() -> Non
         ("cat <<EOF\nfrom=${{ from }}\nEOF", "1.0.0", "cat <<EOF\nfrom=1.0.0\nEOF"),
     ],
 )
-def test_what_was_there_is_put_in_wherever_it_stands(run_: str, installed: str, seen: str) -> None:
+def test_the_previous_version_is_inserted_wherever_from_stands(run_: str, installed: str, seen: str) -> None:
     machine = machine_of()
     machine.answers = {"app --version": [Answer(True, "", installed), Answer(True, "", "1.1.0")]}
     end, _ = run(machine, _templated(run_))
@@ -117,7 +117,7 @@ def test_what_was_there_is_put_in_wherever_it_stands(run_: str, installed: str, 
 
 
 def test_what_cannot_be_put_in_ends_the_run_before_anything_is_stopped() -> None:
-    """The last steps run, and the end is told, as after any other failure."""
+    """The last steps run, and the end is reported, as after any other failure."""
     machine = machine_of()
     machine.answers = {"app --version": [Answer(True, "", "none yet")]}
     update = _templated("cat <<EOF\nfrom=${{ from }}\nEOF", **{"stop-first": True})

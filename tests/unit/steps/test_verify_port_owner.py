@@ -22,7 +22,7 @@ def test_case(path: Path) -> None:
 def test_a_start_alone_does_not_tell_whose_it_is_once_the_machine_was_suspended(
     monkeypatch: pytest.MonkeyPatch, started: float, verdict: str
 ) -> None:
-    """It may have slept before the unit began or since: systemd's stamps (900 s) do not tell."""
+    """It may have slept before the unit began, or after that: systemd's timestamps (900 s) do not show it."""
     clocks = {time.CLOCK_BOOTTIME: 5000.0, time.CLOCK_MONOTONIC: 1000.0}
     monkeypatch.setattr(time, "clock_gettime", clocks.__getitem__)
     gw: Unit = unit()

@@ -25,7 +25,7 @@ def test_case(path: Path) -> None:
 
 
 class Leaving(FakeMachine):
-    """A unit that is seen in this network once, and never again."""
+    """A unit that is in this network at the first reading only."""
 
     seen = 0
     then: HostError | ProcessId = ProcessId(100, 1000)
@@ -41,7 +41,7 @@ class Leaving(FakeMachine):
 
 @pytest.mark.parametrize("then", [ProcessId(100, 1000), HostError("there is nobody to ask from")])
 def test_it_leaves_this_network_while_it_is_judged_who_answered(then: HostError | ProcessId) -> None:
-    """What answered was in this network, and the sockets that were looked at are in the other."""
+    """The process that answered is in this network, and the sockets that were judged are in the other."""
     machine = Leaving(units={"gw.service": unit()}, processes={100: process(100)})
     machine.then = then
     machine.answers = {
@@ -57,7 +57,7 @@ def test_it_leaves_this_network_while_it_is_judged_who_answered(then: HostError 
 
 @pytest.mark.parametrize("healthy_for", [0, 1, 7])
 def test_who_was_given_the_socket_meanwhile_is_found_at_the_end(healthy_for: int) -> None:
-    """Nothing announces it, and between two rounds of probes not all processes are looked at."""
+    """No event reports it, and between two rounds of probes not all processes are read."""
     machine = FakeMachine(units={"gw.service": unit()}, processes={100: process(100)})
     listen(machine, 100, "127.0.0.1:80")
     machine.answers = {"tcp 127.0.0.1:80": [Answer(True, "connected")]}
@@ -77,7 +77,7 @@ def test_who_was_given_the_socket_meanwhile_is_found_at_the_end(healthy_for: int
 
 @pytest.mark.parametrize("lives", [0.02, 0.05, 0.2])
 def test_a_loop_that_is_faster_than_the_journal(lives: float) -> None:
-    """Each look finds another invocation. The journal is asked about one at a time, and the wait for it has an end."""
+    """Each reading finds another invocation. The journal is queried about one at a time, and that wait ends."""
     machine = FakeMachine(units={"gw.service": unit(n_restarts=1)}, processes={100: process(100)}, slow=0.08)
 
     def anew(count: int) -> Callable[[FakeMachine], None]:
