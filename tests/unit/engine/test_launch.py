@@ -1,4 +1,4 @@
-"""What goes into the record of a run before anything is touched, and what keeps one from being gone on with."""
+"""The record of a run before anything is changed, and the reasons why a run cannot be resumed."""
 
 from __future__ import annotations
 
@@ -124,14 +124,14 @@ def test_one_that_came_with_set_cannot_be_asked_for() -> None:
 
 
 def test_no_mask_goes_into_a_command() -> None:
-    """`steps.prints.output` held the secret: what is kept of it is no value to go on with."""
+    """`steps.prints.output` contained the secret, so the record has only its mask."""
     begin(machine(interrupt), book())
     with pytest.raises(NotBegun, match="the result of prints contains a secret, which is not recorded") as refused:
         go_on(history.find_run(None))
     assert "--rerun prints" in refused.value.hint
 
 
-def test_a_record_of_another_version_is_not_gone_on_with() -> None:
+def test_a_record_of_another_version_is_not_resumed() -> None:
     found = wrote(begun(), STARTED, ("step-finished", {"id": "prints", "verdict": "from-the-future", "status": "ok"}))
     with pytest.raises(NotBegun, match="its record cannot be read; runbook 1 wrote it"):
         go_on(found)
@@ -178,7 +178,7 @@ def test_a_run_whose_record_is_larger_than_64_mib_is_resumed_in_bounded_memory()
         ([STARTED, ("record-lost", {"reason": "disk full"}), ended("interrupted", 143)], r"incomplete \(disk full\)$"),
     ],
 )  # fmt: skip
-def test_why_a_run_is_not_gone_on_with(events: list[Any], why: str) -> None:
+def test_why_a_run_is_not_resumed(events: list[Any], why: str) -> None:
     with pytest.raises(NotBegun, match=why):
         resume.require_resumable(wrote(begun(), *events))
 
@@ -197,16 +197,16 @@ def test_a_later_run_takes_the_place_of_an_unfinished_one() -> None:
     assert [old.reload().status, other.reload().status] == ["superseded", "cut-short"]
 
 
-def test_a_run_that_is_gone_on_with_takes_the_place_of_earlier_ones_too() -> None:
-    """Its program may have been killed when its beginning was on disk, and theirs was not closed yet."""
+def test_a_resumed_run_supersedes_earlier_ones_too() -> None:
+    """Its program may have been killed after it recorded its beginning, and before it closed the earlier runs."""
     units = {"name": "x", "units": ["gw.service"]}
     first, between, last = (wrote(begun(BEGAN + at), ("run-started", units), acting("x")) for at in (0, 10, 20))
     go_on(between, text="unit: gw\nsteps: [reset-failed]\n")
     assert [one.reload().status for one in (first, last)] == ["superseded", "cut-short"]
 
 
-def test_a_run_that_could_not_begin_takes_nobodys_place() -> None:
-    """Nothing was touched, and that holds for the run that can still be gone on with as well."""
+def test_a_run_that_could_not_begin_supersedes_no_other() -> None:
+    """It changed nothing, so the earlier run can still be resumed."""
     units = {"name": "x", "units": ["gone.service"]}
     old = wrote(begun(BEGAN), ("run-started", units), acting("x"))
     end, _ = begin(machine(), book("unit: gone\nsteps: [restart]\n"))
@@ -229,7 +229,7 @@ def test_a_run_that_begins_reads_only_the_ends_of_those_that_have_ended(monkeypa
     assert read == {whole.folder.events}
 
 
-def test_one_whose_place_cannot_be_taken_is_told_of_and_keeps_nobody_from_beginning(
+def test_a_run_that_cannot_be_superseded_is_reported_and_prevents_no_other(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     old = wrote(begun(BEGAN), ("run-started", {"units": ["gw.service"]}), finished("x"))

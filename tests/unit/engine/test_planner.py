@@ -1,4 +1,4 @@
-"""Plans on a machine made of data: what would be found and done, and that nothing is."""
+"""Plans on a machine made of data: what a run would find and do, while nothing is changed."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def test_the_plan_in_the_incident() -> None:
     assert events[-1].data["exit"] == 0
 
 
-def test_a_fix_that_is_sure_to_refuse_is_foretold() -> None:
+def test_a_fix_that_would_certainly_refuse_is_predicted() -> None:
     machine = FakeMachine(units={"gw.service": unit(), "nginx.service": unit("nginx.service", main_pid=981)})
     machine.processes = {100: process(100), 981: process(981, name="nginx", cgroup="/system.slice/nginx.service")}
     listen(machine, 981, "0.0.0.0:80")
@@ -72,10 +72,10 @@ def test_a_fix_that_is_sure_to_refuse_is_foretold() -> None:
     kill = next(e.data for e in events if e.data.get("id") == "remediate.fix.kill-orphan")
     assert kill["reason"].startswith("would fail: port 80 is held by PID 981 (nginx): nginx.service is a live service")
     wait = next(e.data for e in events if e.data.get("id") == "remediate.check.wait-ready")
-    assert not wait["reason"].startswith("would fail")  # It merely looks, and has.
+    assert not wait["reason"].startswith("would fail")  # It only reads, and has done so.
 
 
-def test_what_a_person_should_know_first_is_told_in_plan_and_run() -> None:
+def test_notices_are_reported_first_in_plan_and_run() -> None:
     machine = FakeMachine(units={"gw.service": unit()}, processes={100: process(100)})
     seen: list[Event] = []
     book = Runbook.model_validate({"unit": "gw.service", "steps": (step("start"),), "path": "x.yaml"})
@@ -131,8 +131,8 @@ def test_check_looks_at_reading_steps_only() -> None:
     assert events[-1].data["exit"] == 1
 
 
-def test_a_plan_knows_the_version_that_an_update_will_bring() -> None:
-    """`steps.update.to` is sure before the run; what the update printed is not, nor whether it changed anything."""
+def test_a_plan_uses_the_version_that_an_update_will_install() -> None:
+    """`steps.update.to` is known before the run. The output of the update, and whether it changes anything, are not."""
     book = """
         unit: gw
         port: 80
@@ -173,7 +173,7 @@ def test_a_fix_that_is_bound_to_be_refused_is_not_promised() -> None:
 
 
 def test_a_fix_that_would_be_skipped_does_nothing_in_a_plan_either() -> None:
-    """Then what it would have stopped is still there, and the fix behind it is bound to be refused."""
+    """The service that it would have stopped still runs, so the next fix would certainly be refused."""
     machine = FakeMachine(units={"gw.service": unit(), "nginx.service": unit("nginx.service", main_pid=981)})
     machine.processes = {100: process(100), 981: process(981, name="nginx", cgroup="/system.slice/nginx.service")}
     listen(machine, 981, "0.0.0.0:80")
@@ -223,7 +223,7 @@ def test_check_skips_what_a_run_would_skip_and_leaves_fixes_alone() -> None:
     assert told == [("never", "skipped"), ("perhaps", "skipped"), (nested, "skipped"), (nested, "failed")]
 
 
-def test_a_unit_that_nobody_knows_is_told_with_the_one_that_was_meant() -> None:
+def test_an_unknown_unit_is_reported_with_a_similar_name() -> None:
     machine = FakeMachine(units={"gateway.service": unit("gateway.service")}, processes={100: process(100)})
     machine.answers["app --version"] = [Answer(True, "", "1.0.0")]
     update = step("update", run="install", version="app --version", to="1.1.0")
@@ -233,7 +233,7 @@ def test_a_unit_that_nobody_knows_is_told_with_the_one_that_was_meant() -> None:
     ]
 
 
-def test_a_plan_says_where_a_run_would_end() -> None:
+def test_a_plan_reports_where_a_run_would_end() -> None:
     machine = FakeMachine(units={"gw.service": unit()}, processes={100: process(100)})
     machine.answers["whose data"] = [Answer(False, "exited with status 1")]
     guard = step("run", id="guard", run="whose data", **{"read-only": True})

@@ -33,7 +33,7 @@ def test_what_would_take_the_run_along_is_left_before_anything_is_done(where: di
     assert events[0].data["left"] == next(iter(where.values()))
 
 
-def test_a_login_that_cannot_be_left_is_told_and_the_run_goes_on() -> None:
+def test_a_login_that_cannot_be_left_is_reported_and_the_run_continues() -> None:
     machine = FakeMachine(units={"gw.service": unit()}, session="session-3.scope", stuck=True)
     machine.refuse = {"scope": AccessDenied("cannot move to runbook-run-1.scope: Access denied")}
     end, events = run(machine, step("restart"))

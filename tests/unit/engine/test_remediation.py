@@ -30,7 +30,7 @@ def test_a_refusal_that_can_be_foreseen_stops_nothing() -> None:
 
 
 def test_a_fix_that_stops_the_other_unit_by_its_name() -> None:
-    """Then that unit is no reason for a refusal beforehand; what else is on the port, is."""
+    """That unit is then no reason to refuse the fix. Any other holder of the port is."""
     fixes = (step("stop", unit="nginx.service"), *map(step, FIX))
 
     def with_nginx() -> FakeMachine:
@@ -53,7 +53,7 @@ def test_a_fix_that_stops_the_other_unit_by_its_name() -> None:
     assert (end.status, machine.written) == ("failed", [])
     assert "PID 74 (sshd): it must live" in end.reason
 
-    # What it left behind when it went down does not go by stopping it once more.
+    # If the unit is down already, another stop does not kill the process that it left behind.
     machine = with_nginx()
     machine.units["nginx.service"] = unit(
         "nginx.service", active_state=ActiveState.INACTIVE, sub_state="dead", main_pid=0, control_group=""
@@ -62,13 +62,13 @@ def test_a_fix_that_stops_the_other_unit_by_its_name() -> None:
     assert (end.status, machine.written) == ("failed", [])
     assert "it was left over by nginx.service, which is inactive" in end.reason
 
-    # Nor does what has lost its parent, where a stop ends the main process alone.
+    # If a stop kills only the main process, a process without its parent remains too.
     machine = with_nginx()
     machine.units["nginx.service"] = unit("nginx.service", main_pid=980, kill_mode="process")
     end, _ = run(machine, remediate(step("wait-ready"), fix=fixes))
     assert (end.status, machine.written) == ("failed", [])
 
-    # And the service of that name may be one of a user's manager.
+    # The service with that name may belong to the manager of a user.
     machine = with_nginx()
     theirs = "/user.slice/user-1001.slice/user@1001.service/app.slice/nginx.service"
     machine.processes[981] = process(981, name="nginx", user="bob", cgroup=theirs)
@@ -124,7 +124,7 @@ def test_the_time_of_a_remediation_bounds_its_steps() -> None:
 
 
 def test_a_start_that_is_bound_to_fail_stops_nothing() -> None:
-    """The unit runs, but its file is gone: once it is stopped nothing can start it."""
+    """The unit runs, but its file is missing: once stopped, it could not be started again."""
     machine = FakeMachine(units={"gw.service": unit(load_state=LoadState.NOT_FOUND)}, processes={100: process(100)})
     end, _ = run(machine, remediate(step("verify-port-owner"), fix=tuple(map(step, FIX))))
     assert (end.status, machine.written) == ("failed", [])
@@ -172,8 +172,8 @@ def test_a_manager_that_is_busy_for_a_while_does_not_leave_the_unit_down() -> No
     assert machine.written.count("start gw.service") >= 1
 
 
-def test_a_stop_by_somebody_else_is_not_undone() -> None:
-    """They stop it while it is watched: no fix starts it again."""
+def test_a_stop_by_another_requester_is_not_undone() -> None:
+    """An administrator stops the unit during `wait-ready`: no fix starts it again."""
 
     def stop(machine: FakeMachine) -> None:
         down: dict[str, Any] = {
@@ -194,7 +194,7 @@ def test_a_stop_by_somebody_else_is_not_undone() -> None:
     assert "no fix was begun, for something else acts on the unit: something else stopped gw.service" in end.reason
 
 
-def test_a_fix_whose_job_somebody_replaced_starts_nothing_again() -> None:
+def test_a_fix_whose_job_was_replaced_starts_nothing_again() -> None:
     machine = FakeMachine(units={"gw.service": unit()}, processes={100: process(100)})
 
     def canceled(machine: FakeMachine, name: str) -> JobResult:

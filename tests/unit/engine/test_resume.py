@@ -24,7 +24,7 @@ FAILED = {**STOPPED_BY_HAND, "active_state": ActiveState.FAILED, "sub_state": "f
 
 
 def lost(ended: tuple[str, ...], now: dict[str, Any], *, status: str = "changed", boot: str = "second") -> list[str]:
-    """Name what is to be done again after these steps had ended on another boot, with the unit as it is now."""
+    """Return the steps to be repeated, of these that ended on an earlier boot; `now` is the state of the unit."""
     steps = {kind: step(kind) for kind in ended}
     events = [Event(1.0, "x", event, data) for event, data in (finished(kind, status) for kind in ended)]
     machine = FakeMachine(units={"gw.service": unit(**now)})
@@ -42,7 +42,7 @@ def test_a_unit_that_runs_again_is_let_be(kind: str) -> None:
     assert lost((kind,), UP) == []
 
 
-def test_what_somebody_stopped_since_the_boot_stays_down() -> None:
+def test_a_unit_that_was_stopped_since_the_boot_stays_down() -> None:
     assert lost(("start",), STOPPED_BY_HAND) == []
 
 
@@ -79,7 +79,7 @@ def test_what_does_not_make_a_unit_run_is_not_lost() -> None:
     assert lost(("kill-orphan", "reset-failed", "daemon-reload", "reload"), DOWN) == []
 
 
-def test_a_step_that_was_gone_on_with_counts_on_the_boot_of_that_part() -> None:
+def test_a_resumed_step_counts_on_the_boot_of_that_part() -> None:
     events = [
         Event(1.0, "x", *finished("stop")),
         Event(2.0, "x", "run-resumed", {"boot": "second"}),
@@ -97,7 +97,7 @@ def test_a_step_that_was_gone_on_with_counts_on_the_boot_of_that_part() -> None:
     ("status", "evidence"), [("failed", {}), ("skipped", {"by-operator": True})], ids=["failed", "skipped by hand"]
 )
 def test_what_was_stopped_for_a_start_that_is_not_made_again_is_let_be(status: str, evidence: dict[str, Any]) -> None:
-    """Nothing would start it again after that stop."""
+    """If the stop were repeated, no later step would start the unit again."""
     steps = {kind: step(kind) for kind in ("stop", "start")}
     events = [Event(1.0, "x", *finished("stop")), Event(2.0, "x", *finished("start", status, evidence=evidence))]
     machine = FakeMachine(units={"gw.service": unit()})

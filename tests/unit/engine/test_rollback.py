@@ -147,7 +147,7 @@ def test_what_never_ran_is_not_taken_back() -> None:
 
 def test_a_list_is_carried_out_after_any_change() -> None:
     made = Installed("one")
-    made.versions["one"] = NEW  # The new one is there already, and does not start.
+    made.versions["one"] = NEW  # The new version is installed already, and does not start.
     made._tell()
     back = step("run", id="rollback.run", run=f"install one {OLD}")
     restart = step("restart", id="rollback.restart")
@@ -236,11 +236,11 @@ def test_without_a_unit_a_list_that_reads_nothing_proves_nothing() -> None:
     assert "the steps of `rollback` were carried out, but no check proved that the previous version serves" in reason
     made.machine.answers[f"install one {OLD}"] = [Answer(True, "exited with status 0")]
     assert carry_out(made, *_book("one"), bad, rollback=(back, looks), **book)[0] == "rolled-back"
-    # An update proves by itself what is installed, and there is nothing that could serve.
+    # No process serves, and the update itself proves which version is installed.
     assert carry_out(made, *_book("one"), bad, **book)[0] == "rolled-back"
 
 
-def test_it_stops_at_what_cannot_be_taken_back_and_says_how_far_it_came() -> None:
+def test_it_ends_at_an_update_that_cannot_be_undone_and_reports_how_far_it_came() -> None:
     made = Installed("one", "two", "three")
     made.fails = lambda command: command == f"install two {OLD}"
     end, _ = run(made.machine, *_book("one", "two", "three"), step("restart"), rollback="auto")
@@ -270,7 +270,7 @@ def somebody_stops(machine: FakeMachine, name: str) -> JobResult:
     return JobResult.CANCELED
 
 
-def test_the_stop_of_somebody_else_is_not_overridden() -> None:
+def test_a_stop_by_another_requester_is_not_overridden() -> None:
     made = Installed("one")
     made.machine.on_job = {"restart": somebody_stops}
     end, events = run(made.machine, *_book("one"), step("restart"), rollback="auto")
@@ -297,8 +297,8 @@ def test_whose_stop_is_not_overridden() -> None:
 
 
 @pytest.mark.parametrize(("others", "ended"), [((), "rolled-back"), ((8,), "failed"), ((6,), "failed")])
-def test_a_stop_by_a_command_of_the_run_is_nobody_elses(others: tuple[int, ...], ended: str) -> None:
-    """It does not keep the rollback from being begun; a stop of somebody else's beside it does, the 7th job."""
+def test_a_stop_by_a_command_of_the_run_is_its_own(others: tuple[int, ...], ended: str) -> None:
+    """It does not prevent the rollback, but a stop by another requester does. The own stop is job 7."""
     made = Installed("one")
     restarts = made.machine.on_job["restart"]
     own = Requester(70, ("systemctl", "stop", "gw"), "root", is_own=True)
@@ -327,7 +327,7 @@ def test_nor_is_one_that_a_fix_came_upon() -> None:
     assert not undone(events)
 
 
-def test_a_restart_by_somebody_else_does_not_keep_it_from_being_rolled_back() -> None:
+def test_a_restart_by_another_requester_does_not_prevent_the_rollback() -> None:
     made = Installed("one")
     starts = made.machine.on_job["restart"]
     taken: dict[str, Any] = {
@@ -349,7 +349,7 @@ def test_nothing_is_swapped_beside_a_command_that_could_not_be_stopped() -> None
 
 
 def test_what_would_start_the_unit_is_up_again() -> None:
-    """A socket fails with a service that systemd has given up."""
+    """If systemd does not start a service any more, its socket fails too."""
     made = Installed("one")
     starts = made.machine.on_job["restart"]
 
@@ -379,7 +379,7 @@ def test_what_would_start_the_unit_is_up_again() -> None:
 
 
 def busy(made: Installed, socket: ActiveState) -> None:
-    """Let a socket start the unit whenever that was stopped: connections wait."""
+    """Let a socket start the unit again after each stop, because connections wait."""
     made.machine.units["gw.service"] = unit(triggered_by=("gw.socket",))
     made.machine.units["gw.socket"] = replace(unit(), name="gw.socket", main_pid=0, sub_state="listening")
     starts = made.machine.on_job["restart"]
@@ -388,7 +388,7 @@ def busy(made: Installed, socket: ActiveState) -> None:
         result = starts(machine, name)
         machine.units[name] = replace(machine.units[name], triggered_by=("gw.socket",))
         if result is JobResult.FAILED:
-            # A connection has it tried again.
+            # The next connection starts it again.
             machine.units[name] = replace(machine.units[name], active_state=ActiveState.ACTIVATING)
             machine.units["gw.socket"] = replace(machine.units["gw.socket"], active_state=socket)
         return result
@@ -405,7 +405,7 @@ def test_a_busy_socket_keeps_no_version_from_coming_back() -> None:
     assert "rollback.stop" not in [name for name, _, _ in undone(events)]
 
 
-def test_a_unit_that_something_else_starts_again_is_gone_on_with() -> None:
+def test_the_rollback_continues_if_something_else_starts_the_unit_again() -> None:
     made = Installed("one")
     busy(made, ActiveState.FAILED)
     starts = made.machine.on_job["start"]
@@ -424,8 +424,8 @@ def test_a_unit_that_something_else_starts_again_is_gone_on_with() -> None:
     assert ("rollback.start", "changed", "job-done") in undone(events)
 
 
-def test_a_version_that_dies_on_its_reload_is_rolled_back() -> None:
-    """`unit-changed` says there that it came up again, and not that somebody stopped it."""
+def test_a_version_that_exits_on_its_reload_is_rolled_back() -> None:
+    """Here `unit-changed` means that systemd started the unit again, and not that another requester stopped it."""
     made = Installed("one", broken=False)
 
     def dies(machine: FakeMachine, name: str) -> JobResult:
@@ -448,7 +448,7 @@ def test_a_version_that_dies_on_its_reload_is_rolled_back() -> None:
         (ActiveState.FAILED, "", False),
     ],
 )
-def test_what_counts_as_a_stop_by_somebody_else(state: ActiveState, job_type: str, stopped: bool) -> None:
+def test_which_states_are_a_stop_by_another_requester(state: ActiveState, job_type: str, stopped: bool) -> None:
     made = Installed("one")
     failed = Outcome("verify-port-owner", "verify-port-owner", StepStatus.FAILED, Verdict.UNIT_CHANGED, "so")
     book = Runbook.model_validate({"unit": "gw", "port": "80", "steps": [step("verify-port-owner")], "path": "x.yaml"})

@@ -1,4 +1,4 @@
-"""Checks that speak of a new version, and what they say where the earlier one is to be found."""
+"""Checks that name the new version, rewritten for the previous one."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ SHUT = "1.0 $(touch PWN)"
 
 
 def told(check: Step[Any], **versions: str) -> Step[Any]:
-    """Give a check as it is carried out."""
+    """Return a check with its templates filled, as it is carried out."""
     changed, _ = rewrite_step(check, versions or {"1.1.0": "1.0.0"}, type(check).model_fields)
     return fill(changed, SCOPE)
 
 
-def test_what_is_looked_for_is_that_of_the_earlier_version() -> None:
+def test_checks_look_for_the_previous_version() -> None:
     probes = [
         {"http": {"url": "http://127.0.0.1/", "body": r"app 1\.1\.0"}},
         {"journal": {"pattern": "ready: ${{ run.id }}"}},

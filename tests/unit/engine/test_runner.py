@@ -1,4 +1,4 @@
-"""Whole runs on a machine made of data: what a failure means for the rest, and what is told of it."""
+"""Whole runs on a machine made of data: what a failure means for the other steps, and how it is reported."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def test_when_looks_at_what_came_before() -> None:
     assert machine.written == []
 
 
-def test_a_unit_that_nothing_could_bring_is_told_before_anything_is_touched() -> None:
+def test_a_unit_that_no_step_could_create_is_reported_before_anything_is_changed() -> None:
     machine = FakeMachine()
     end, _ = run(machine, step("restart"))
     assert (end.status, end.exit, machine.written) == ("not-begun", 5, [])

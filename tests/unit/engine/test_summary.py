@@ -1,4 +1,4 @@
-"""The last words of a run that failed: how things stand, and what to do next."""
+"""The end of a run that failed: the state it leaves, and what to do next."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def test_a_remediation_advises_on_what_its_check_still_finds() -> None:
     assert (end.verdict, end.hint) == ("not-fixed", "stop that service, or give one of the two another port")
 
 
-def test_nobody_is_advised_to_stop_the_server_for_the_roof_over_it() -> None:
+def test_the_advice_is_never_to_stop_a_service_that_contains_others() -> None:
     machine = FakeMachine(units={"gw.service": unit(type="oneshot"), "db.service": unit("db.service", main_pid=981)})
     machine.processes = {981: process(981, name="db", cgroup="/system.slice/db.service")}
     listen(machine, 981, "0.0.0.0:80")
@@ -133,8 +133,8 @@ def test_every_advice_can_be_filled(text: str) -> None:
 
 
 @pytest.mark.parametrize(("verb", "exit_status"), [("start", 0), ("fail", 1)])
-def test_what_needs_a_stopped_unit_and_is_down_is_told(verb: str, exit_status: int) -> None:
-    """systemd stops it along, and the start of the one does not start the other."""
+def test_units_that_need_a_stopped_unit_and_are_down_are_reported(verb: str, exit_status: int) -> None:
+    """systemd stops it together with the unit, and does not start it with the unit again."""
     app, job, web = unit("app.service", propagates_to=("web.service",)), unit("job.service"), unit("web.service")
     down: dict[str, Any] = {"active_state": ActiveState.INACTIVE, "sub_state": "dead", "main_pid": 0}
     machine = FakeMachine(units={"gw.service": unit(propagates_to=("app.service", "job.service"))})
@@ -159,7 +159,7 @@ def test_what_needs_a_stopped_unit_and_is_down_is_told(verb: str, exit_status: i
 
 
 def test_a_run_does_not_claim_what_it_did_not_see() -> None:
-    """A process from before the update may be the old version, and the port may be nobody's."""
+    """A process that was started before the update may be the old version, and the port may have no holder."""
     machine = FakeMachine(units={"gw.service": unit()}, processes={100: process(100)})
     machine.answers = {"app --version": [Answer(True, "", "1.0.0"), Answer(True, "", "1.1.0")]}
     update = step("update", run="install app", version="app --version", to="1.1.0")

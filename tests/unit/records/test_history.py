@@ -1,4 +1,4 @@
-"""Which runs there are, how each stands, and which are kept, whatever lies in the folder."""
+"""Which runs exist, the status of each, and which are retained, whatever else is in the folder."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ def test_a_run_that_is_written_is_under_way() -> None:
 
 
 def test_only_work_counts_as_time() -> None:
-    """Neither the night between two parts, nor the moment at which a later run took its place."""
+    """Not the night between two parts, and not the time until a later run superseded it."""
     kept = begun()
     wrote(kept, STARTED, acting("run"), at=BEGAN + 1)
     wrote(kept, ("run-resumed", {}), ended("interrupted", 143), at=BEGAN + 40_000)
@@ -217,8 +217,8 @@ def test_events_that_are_no_file_are_none(home: Path) -> None:
         (b'{"time": "2026-09-21T14:13:20.000Z", "run": "x", "event": "run-resumed"}\n', True),
     ],
 )
-def test_only_a_last_line_that_is_whole_tells_that_a_run_has_ended(line: bytes, unfinished: bool) -> None:
-    """A program that was killed may have left half of one, or more of the run after it."""
+def test_only_a_complete_last_line_shows_that_a_run_has_ended(line: bytes, unfinished: bool) -> None:
+    """After the end that is recorded, a killed program may have left half a line, or a later part of the run."""
     found = wrote(begun(), STARTED, ended("interrupted", 143))
     with found.folder.events.open("ab") as file:
         file.write(line)
@@ -256,7 +256,7 @@ def test_a_link_is_no_run(home: Path) -> None:
 # -- what is kept
 
 
-def test_runs_that_are_old_or_many_go_but_none_that_can_be_gone_on_with(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_old_and_surplus_runs_are_removed_but_none_that_can_be_resumed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(history, "MAX_RUNS", 3)
     now = BEGAN + history.MAX_RUN_AGE
     old = BEGAN - 10
@@ -274,7 +274,7 @@ def test_runs_that_are_old_or_many_go_but_none_that_can_be_gone_on_with(monkeypa
 
 def test_what_never_became_a_run_goes_after_a_day(home: Path) -> None:
     fresh, old = store.create_folder(BEGAN), store.create_folder(BEGAN)
-    (old.folder / ".run.json.12345678").write_text('{"id"')  # It was being written.
+    (old.folder / ".run.json.12345678").write_text('{"id"')  # The program was killed while it wrote this.
     at_work = store.create_folder(BEGAN)
     writer = EventWriter(at_work, lambda _: None)
     os.utime(fresh.folder, (BEGAN, BEGAN))

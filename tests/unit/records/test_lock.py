@@ -1,4 +1,4 @@
-"""The locks themselves: what the kernel holds, what stands in the files, and what must not be taken for either."""
+"""The locks: those of the kernel, the lines in the files, and what must not be mistaken for either."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ sys.stdin.readline()
 
 @pytest.fixture
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Where the locks of a user's own units are."""
+    """The folder of the locks of a user's own units."""
     monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
     return tmp_path / "runbook"
 
@@ -63,7 +63,7 @@ def free(path: Path) -> bool:
     return True
 
 
-def test_a_lock_says_whose_it_is_and_ends_with_its_run(home: Path) -> None:
+def test_a_lock_names_its_run_and_ends_with_it(home: Path) -> None:
     with locker().take(["b.service", "a.service", "b.service"]) as locks:
         locks.write_holder("20261124-1200-abc", "alice")
         assert [path.name for path in sorted(home.iterdir())] == ["a.service", "b.service"]
@@ -79,7 +79,7 @@ def test_a_lock_says_whose_it_is_and_ends_with_its_run(home: Path) -> None:
 
 @pytest.mark.parametrize("umask", [0o000, 0o077])
 def test_a_lock_is_for_its_owner_alone(home: Path, umask: int) -> None:
-    """Whoever may open a file, be it to read, may lock it."""
+    """A user who can open a file, even only for reading, can lock it."""
     before = os.umask(umask)
     try:
         locker().take(["a.service"]).close()
@@ -105,7 +105,7 @@ def test_only_root_locks_what_is_the_systems(monkeypatch: pytest.MonkeyPatch, tm
     assert list(tmp_path.iterdir()) == []
 
 
-def test_who_may_not_read_a_lock_is_told_what_the_kernel_tells_everybody(
+def test_for_a_lock_that_may_not_be_read_the_kernel_names_the_holder(
     home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def closed(path: Path) -> None:
@@ -119,7 +119,7 @@ def test_who_may_not_read_a_lock_is_told_what_the_kernel_tells_everybody(
 
 
 def test_a_file_of_the_same_number_on_another_disk_is_another(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Anybody can make a tmpfs whose files have any number, and lock one of those."""
+    """Every user can make a tmpfs with a file of any inode number, and lock it."""
     locker().take(["a.service"]).close()
     there = (home / "a.service").stat()
     elsewhere = f"{os.major(there.st_dev):02x}:{os.minor(there.st_dev) + 1:02x}:{there.st_ino}"
@@ -135,7 +135,7 @@ def test_a_file_of_the_same_number_on_another_disk_is_another(home: Path, monkey
 
 
 def test_a_disk_that_the_kernel_calls_by_another_number(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """So it is on btrfs and overlayfs: there the process counts that the file itself names, and no other."""
+    """As on btrfs and overlayfs. There, only the process that the file itself names counts."""
     with locker().take(["a.service"]) as locks:
         locks.write_holder("20261124-1200-abc", "alice")
         there = (home / "a.service").stat()
@@ -148,7 +148,7 @@ def test_a_disk_that_the_kernel_calls_by_another_number(home: Path, monkeypatch:
 
 
 def test_the_kernel_is_believed_and_not_the_file(home: Path) -> None:
-    """The one who wrote last is gone, or was never there: his line names nobody."""
+    """The process in the line has exited, or never existed, so the line is ignored."""
     locker().take(["a.service"]).close()
     stale = {"pid": 1, "run": "20200101-0000-abc", "user": "bob", "since": 1.0}
     (home / "a.service").write_text(json.dumps(stale))
@@ -170,7 +170,7 @@ def test_a_refusal_lets_go_of_what_was_taken_before_it(home: Path) -> None:
     assert free(home / "a.service")
 
 
-def test_who_waits_is_told_for_whom_and_wakes_when_that_ends(home: Path) -> None:
+def test_a_wait_names_the_holder_and_ends_with_it(home: Path) -> None:
     machine, told = FakeMachine(), list[str]()
     locker().take(["a.service"]).close()
     with other(home / "a.service") as pid:

@@ -1,4 +1,4 @@
-"""Where the records lie, and who may get at them."""
+"""Where the records are, and who can read and write them."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def umask(request: pytest.FixtureRequest) -> Iterator[int]:
     os.umask(before)
 
 
-def test_nobody_else_gets_at_a_record_whatever_the_umask(home: Path, umask: int) -> None:
+def test_no_other_user_can_read_a_record_whatever_the_umask(home: Path, umask: int) -> None:
     kept = store.create_folder(0)
     for folder in (kept.outputs, kept.folder, home, home.parent, home.parent.parent):
         assert stat.S_IMODE(folder.stat().st_mode) == 0o700, folder
@@ -59,7 +59,7 @@ def test_the_folder_above_may_be_shared(home: Path, mode: int) -> None:
 
 
 @pytest.mark.root
-def test_a_folder_of_somebody_else_is_refused(home: Path) -> None:
+def test_a_folder_of_another_user_is_refused(home: Path) -> None:
     home.mkdir(parents=True)
     os.chown(home.parent, 65534, 65534)
     with pytest.raises(NotBegun, match="runbook belongs to user 65534"):
@@ -97,7 +97,7 @@ def test_one_program_at_a_time_writes(home: Path) -> None:
 
 
 def test_a_look_never_keeps_a_run_from_being_written(home: Path) -> None:
-    """A lock that had to be taken to be asked about would, in one of some hundred tries."""
+    """A query that had to take the lock would do so once in some hundred times."""
     kept = begun()
     over = threading.Event()
 
@@ -130,7 +130,7 @@ def test_a_torn_line_is_cut_off_before_anything_is_written(home: Path) -> None:
 
 @pytest.fixture
 def full(home: Path) -> Iterator[RunFolder]:
-    """A record on a disk that has room for 40 kB more: a limit for files does the same to a write."""
+    """Make a record on a disk with 40 kB left. A limit for the size of a file has the same effect on a write."""
     kept = begun()
     handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
@@ -140,7 +140,7 @@ def full(home: Path) -> Iterator[RunFolder]:
     signal.signal(signal.SIGXFSZ, handler)
 
 
-def test_a_record_that_cannot_grow_says_so_and_how_the_run_ended(full: RunFolder) -> None:
+def test_a_record_that_cannot_grow_notes_that_and_how_the_run_ended(full: RunFolder) -> None:
     told: list[str] = []
     writer = EventWriter(full, told.append)
     for number in range(3):
@@ -157,7 +157,7 @@ def test_a_record_that_cannot_grow_says_so_and_how_the_run_ended(full: RunFolder
     assert not full.spare.exists()
 
 
-def test_a_record_that_cannot_even_say_so_is_known_for_it(full: RunFolder) -> None:
+def test_a_record_that_cannot_even_note_that_is_recognized(full: RunFolder) -> None:
     told: list[str] = []
     writer = EventWriter(full, told.append)
     for number in range(3):

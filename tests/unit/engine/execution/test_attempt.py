@@ -49,7 +49,7 @@ def test_a_bus_that_goes_away_for_a_moment_is_waited_for() -> None:
     assert (end.status, machine.lost) == ("ok", 0)
 
 
-def test_the_intent_is_told_before_the_machine_is_touched() -> None:
+def test_the_intent_is_reported_before_anything_is_changed() -> None:
     machine = incident()
     written_when_told: list[int] = []
     runbook = Runbook.model_validate({"unit": "gw.service", "steps": [step("restart")], "path": "x"})
@@ -62,7 +62,7 @@ def test_the_intent_is_told_before_the_machine_is_touched() -> None:
     assert written_when_told == [0]
 
 
-def test_what_cannot_be_stopped_in_time_is_said() -> None:
+def test_a_command_that_cannot_be_stopped_in_time_is_reported() -> None:
     class Stubborn(FakeMachine):
         def stop_command(self, ref: Any) -> None:
             raise BusTimeout("cannot stop runbook-x.service: it did not end")
@@ -88,8 +88,8 @@ def test_an_interruption_wins_over_what_cannot_be_stopped_in_time() -> None:
     assert (end.status, end.exit) == ("interrupted", 143)
 
 
-def test_the_time_of_the_whole_run_is_told_as_that() -> None:
-    """Not as the step's own, which is longer."""
+def test_the_time_out_of_the_whole_run_is_reported_as_such() -> None:
+    """The reason names it, and not the time-out of the step, which is longer."""
     machine = FakeMachine(units={"gw.service": unit()}, processes={100: process(100)})
     end, _ = run(machine, step("wait-ready", timeout="120s"), timeout="3s")
     assert machine.clock.time - 1000.0 == pytest.approx(3.0)

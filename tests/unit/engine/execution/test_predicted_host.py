@@ -1,4 +1,4 @@
-"""What a predicted host passes on, and what it does not."""
+"""Which methods a predicted host has."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def test_it_reads_the_machine_as_it_is() -> None:
 
 @pytest.mark.parametrize("name", [*WRITING, "processes"])
 def test_it_passes_on_nothing_that_writes(name: str) -> None:
-    """Also over a `Host`, which has all of these methods."""
+    """Even if it is made from a `Host`, which has all of these methods."""
     predicted = PredictedHost(FakeMachine())
     with pytest.raises(AttributeError, match=name):
         getattr(predicted, name)

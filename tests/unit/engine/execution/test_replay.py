@@ -1,4 +1,4 @@
-"""Runs that were cut short after any of their events, and gone on with, on a machine made of data."""
+"""Runs on a machine made of data that are cut short after each of their events, and resumed."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from tests.unit.runs import FIX, finished, incident, remediate, step
 
 
 class Cut(BaseException):
-    """The program dies here, as of SIGKILL: nothing cleans up after it."""
+    """The program is killed here, as by SIGKILL, without any cleanup."""
 
 
 def book() -> Runbook:
@@ -38,7 +38,7 @@ def book() -> Runbook:
 
 
 def machine() -> FakeMachine:
-    """Make the incident's machine, where the command of the update brings the version in."""
+    """Make the machine of the incident. The command of the update installs the version."""
     made = incident()
     made.answers["app --version"] = [Answer(True, "", "1.0.0")]
 
@@ -54,7 +54,7 @@ def machine() -> FakeMachine:
 def part(
     made: FakeMachine, before: list[Event], die_after: int | None = None
 ) -> tuple[RunFinished | None, list[Event]]:
-    """Carry the run out, or on, until it ends or dies after so many events of its own."""
+    """Begin or resume the run, until it ends or is killed after `die_after` events of this part."""
     told: list[Event] = []
 
     def sink(event: Event) -> None:
@@ -77,7 +77,7 @@ def events_in_all() -> int:
 
 @pytest.mark.parametrize("n", range(1, events_in_all()))
 def test_cut_after_any_event_it_ends_the_same(n: int) -> None:
-    """Whatever the record has, the command of the update runs once, and the end is the same."""
+    """Wherever the run is cut short, the command of the update runs once, and the end is the same."""
     whole, _ = part(machine(), [])
     assert whole is not None
     made = machine()
@@ -93,7 +93,7 @@ def test_cut_after_any_event_it_ends_the_same(n: int) -> None:
     assert end is None
     unknown = _unknown(made, before)
     if unknown:
-        # Dead between its intent and the answer: on this machine nothing was begun then.
+        # Killed after it recorded its intent and before the answer: this machine has then begun nothing.
         assert unknown not in made.found_commands
         before.append(Event(0.0, "run-1", "step-rerun", {"id": unknown}))
     end, after = part(made, before)
@@ -106,7 +106,7 @@ def test_cut_after_any_event_it_ends_the_same(n: int) -> None:
 
 
 def _unknown(made: FakeMachine, before: list[Event]) -> str:
-    """Name the command that the record says was about to begin, where nothing is to be found of it."""
+    """Return the step whose command was about to begin according to the record, and left no trace."""
     done = ResumeState.from_events(before)
     for one in book().walk():
         if (cut := done.find_partial(str(one.id))) is not None and one.remedy() is None:
@@ -126,7 +126,7 @@ def test_a_step_that_an_operator_skips_is_skipped_also_if_it_only_reads() -> Non
 
 
 def test_an_update_that_was_stopped_after_it_had_done_its_work_has_changed_something() -> None:
-    """What runs only if the update changed something must run after the resume too."""
+    """A step that runs only if the update changed something must run after the resume, too."""
     made = machine()
 
     def stopped(made: FakeMachine, command: object) -> CommandResult:
@@ -156,12 +156,12 @@ def test_a_job_that_was_lost_is_asked_for_anew_and_one_that_was_done_is_not() ->
     made.jobs[asked.path] = JobResult.GONE
     restart.resume(made, state, stopped=False)
     assert state.job == asked
-    state.invocation = made.units["gw.service"].invocation_id  # As if nothing had begun since.
+    state.invocation = made.units["gw.service"].invocation_id  # As if no other invocation had begun since.
     restart.resume(made, state, stopped=False)
     assert state.job is None
 
 
-def test_a_run_that_cannot_be_gone_on_with_now_stays_one_that_can() -> None:
+def test_a_run_that_cannot_be_resumed_now_can_be_resumed_later() -> None:
     made = machine()
     _, before = part(made, [], die_after=12)
 
@@ -174,7 +174,7 @@ def test_a_run_that_cannot_be_gone_on_with_now_stays_one_that_can() -> None:
 
 
 def test_what_the_run_remembers_of_its_starts_lasts() -> None:
-    """A loop that systemd goes on with counts from the start that the first part of the run asked for."""
+    """The automatic restarts are counted from the start that the first part of the run requested."""
     made = machine()
     whole, told = part(made, [])
     assert whole is not None

@@ -33,7 +33,7 @@ def test_the_last_of_the_tries_decides() -> None:
 
 
 def test_what_an_earlier_try_did_is_a_change() -> None:
-    """The first try does it and is late; the second one finds it done."""
+    """The first attempt makes the change but times out; the second one finds it made."""
     machine = FakeMachine(units={"gw.service": unit()}, processes={100: process(100)})
     machine.on_job["stop"] = lambda m, name: None
     down = unit(active_state=ActiveState.INACTIVE, main_pid=0)

@@ -44,7 +44,7 @@ def test_secrets_are_masked_in_every_event() -> None:
     ],
 )
 def test_a_piece_of_a_secret_is_masked_too(secret: str, run: str, printed: str, leaks: str) -> None:
-    """Texts are cut for a sentence, shown line by line, and quoted for the shell."""
+    """Reports shorten texts, show them line by line, and quote them for the shell."""
     machine = FakeMachine(units={"gw.service": unit()})
     machine.on_command = lambda m, command: CommandResult("exit-code", 1, printed)
     machine.answers = {"look": [Answer(False, "exited with status 1", printed)]}
