@@ -49,8 +49,7 @@ class Planner:
         """Report for each step what it would find and do. The exit status is 0 if the plan could be made."""
         try:
             self._emit_observed()
-            self._emit_lock_holders()
-            self._emit_doubts()
+            self._emit_obstacles()
             for step in (*self.runbook.steps, *self.runbook.always):
                 self._plan(step)
             ends = f"; a run would end at {self.ends_at}" if self.ends_at else ""
@@ -124,19 +123,16 @@ class Planner:
             self.waiter.wait(Wake(pending=True), deadline)
         return None
 
-    def _emit_lock_holders(self) -> None:
-        """Report who holds the locks that a run would need."""
-        self.holders = self.find_lock_holders(find_canonical_names(self.view, self.runbook.unit_names()))
-        for holder in self.holders:
-            self.events.emit(Notice(text=f"{holder.unit} is locked by {holder}; a run could not begin now"))
-
-    def _emit_doubts(self) -> None:
+    def _emit_obstacles(self) -> None:
         """Report doubts, and what would prevent a run from beginning. The plan is made anyway."""
+        self.holders = self.find_lock_holders(find_canonical_names(self.view, self.runbook.unit_names()))
+        notices = [f"{holder.unit} is locked by {holder}; a run could not begin now" for holder in self.holders]
         try:
-            for doubt in check_units_exist(self.view, self.runbook):
-                self.events.emit(Notice(text=doubt))
+            notices += check_units_exist(self.view, self.runbook)
         except NotBegun as error:
-            self.events.emit(Notice(text=f"{error.message}; {error.hint}"))
+            notices.append(f"{error.message}; {error.hint}")
+        for text in notices:
+            self.events.emit(Notice(text=text))
 
     def _read_only_steps(self) -> list[Step[Any]]:
         """Return the steps that only read, without those that a successful run does not carry out: fixes, rollback."""

@@ -59,7 +59,7 @@ class Remediation:
 
     def run(self) -> Outcome:
         """Check; if a check fails, fix and check again, at most as often as the step permits."""
-        if (begun := self.runner.resume_state.take_fix_round(str(self.step.id))) is not None:
+        if (begun := self.runner.resume_state.fix_rounds.pop(str(self.step.id), None)) is not None:
             return self._run_rounds(begun)  # Its refusals were checked when it began.
         self.wrong = self.runner.run_in_order(self.remedy.checks)
         if self.wrong is None:

@@ -200,13 +200,13 @@ class RunRecord:
             while True:
                 # Checked before the read, so that all events that were written until the exit are read.
                 running = self.is_running
-                before = len(line)
-                line += file.readline(MAX_EVENT)
-                if line.endswith(b"\n") and (event := _parse_event(line)) is not None:
-                    yield event
+                more = file.readline(MAX_EVENT)
+                line += more
                 if line.endswith(b"\n"):
+                    if (event := _parse_event(line)) is not None:
+                        yield event
                     line = b""
-                elif len(line) == before:
+                elif not more:
                     if not running:
                         return
                     pause(FOLLOW_INTERVAL)

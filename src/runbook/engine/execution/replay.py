@@ -147,10 +147,6 @@ class ResumeState:
         self.saved_states.pop(name, None)
         return partial
 
-    def take_fix_round(self, name: str) -> FixRound | None:
-        """Return the round of a fix that was cut short, only once; None if there is none."""
-        return self.fix_rounds.pop(name, None)
-
     def begin_fix_round(self, name: str) -> None:
         """Forget the outcomes of the fixes of a remediation, so that all are done again."""
         fixes = f"{name}.fix."
