@@ -185,7 +185,7 @@ def refuse_running_commands(units: Iterable[str], host: HostView, but: str = "")
         )
 
 
-def supersede(units: Iterable[str], by: str, until: float = math.inf) -> Iterator[str]:
+def supersede(units: Iterable[str], by: str, until: float) -> Iterator[str]:
     """Close the runs that began before `until`, can be resumed, and acted on one of the units. Yield a notice for each.
 
     After this run, resuming one of them would undo what this run does.

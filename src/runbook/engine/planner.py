@@ -190,16 +190,16 @@ class Planner:
 
     def _plan_remedy(self, step: Step[Any], remedy: Remedy) -> None:
         findings = [(check, self._check_once(check)) for check in remedy.checks]
-        wrong = next(((c, f) for c, f in findings if f.state is not FindingState.HOLDS), None)
+        wrong = next((finding for _, finding in findings if finding.state is not FindingState.HOLDS), None)
         fixes = self._check_fixes_once(remedy) if wrong else []
         refused = next((f for fix, f in fixes if f.state is FindingState.FAILS and fix.on_failure == "abort"), None)
         because = self._find_earlier_changes(step)
         if wrong is None:
             summary = Finding(FindingState.HOLDS, Verdict.HOLDS, "every check holds now")
         elif refused is not None:
-            summary = Finding(FindingState.FAILS, wrong[1].verdict, f"could not fix: {refused.reason}")
+            summary = Finding(FindingState.FAILS, wrong.verdict, f"could not fix: {refused.reason}")
         else:
-            summary = Finding(FindingState.TO_DO, wrong[1].verdict, f"would fix: {wrong[1].reason}")
+            summary = Finding(FindingState.TO_DO, wrong.verdict, f"would fix: {wrong.reason}")
         acts = Impact.MUTATING if summary.state is FindingState.TO_DO else Impact.NONE
         impact = Impact.UNDETERMINED if because else acts
         self._emit_planned(step, summary, impact, because)
@@ -244,11 +244,11 @@ class Planner:
     @property
     def _scope(self) -> TemplateScope:
         """The values for templates in a plan: no step has run, and a template that needs results stays unfilled."""
-        foretold = {
+        known = {
             str(step.id): {"to": step.known_to} if isinstance(step, ReplacesVersion) and step.known_to else {}
             for step in self.runbook.walk()
         }
-        return self.runbook.namespace.for_run(self.state.id, foretold, partial=True)
+        return self.runbook.namespace.for_run(self.state.id, known, partial=True)
 
     def _check_once(self, step: Step[Any], view: HostView | None = None) -> Finding:
         """Return what a step finds. A mistake in a template is a failure of the step."""

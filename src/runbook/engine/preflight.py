@@ -19,7 +19,7 @@ SCOPE_TIMEOUT = 5.0  # seconds for systemd to create a scope
 
 @dataclass
 class Preflight:
-    """What a run does before it changes anything, and what it knows from then on."""
+    """The checks of a run before it changes anything, and the facts that they find."""
 
     host: Host
     waiter: Waiter

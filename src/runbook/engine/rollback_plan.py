@@ -204,7 +204,7 @@ def _describe_update(id_: str, facts: Mapping[str, Any], undone: Outcome | None)
     if undone.status in (StepStatus.OK, StepStatus.CHANGED):
         return f"{id_} is back at {before}"
     if undone.evidence.get(BY_OPERATOR):
-        return f"{id_} was taken back to {before}, as the operator says"
+        return f"{id_} was taken back to {before}, according to the operator"
     if found := undone.evidence.get("version"):
         return f"{id_} is at {found}, not back at {before}"
     return f"{id_} may be at {before}, at {facts['to']}, or between"

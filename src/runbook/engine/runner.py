@@ -258,12 +258,12 @@ class Runner:
         outcome, tries = run_with_retries(step, lambda: self._run_once(step), self._sleep, self._report_retry)
         if outcome.status is StepStatus.FAILED:
             try:
-                said = read_journal_tail(self.host, self.waiter, self.state, step, outcome.verdict, self._started_at)
+                tail = read_journal_tail(self.host, self.waiter, self.state, step, outcome.verdict, self._started_at)
             except Interrupted:
                 # The step had ended: its outcome must be in the record.
                 self.events.emit(StepFinished(**outcome.facts()))
                 raise
-            outcome = replace(outcome, evidence={**outcome.evidence, **said})
+            outcome = replace(outcome, evidence={**outcome.evidence, **tail})
         return replace(outcome, attempts=tries, seconds=self.host.clock.monotonic() - began)
 
     def prepare(self, step: Step[Any]) -> Step[Any] | None:

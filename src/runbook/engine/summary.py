@@ -58,10 +58,9 @@ def describe_running(view: HostView, book: Runbook, outcomes: Iterable[Outcome])
         return f"what runs now is not known: {error.message}"
     known = [*outcomes]
     at, version = _find_installed(known)
-    began = any(
-        o.verdict is Verdict.JOB_DONE and o.evidence.get("InvocationID") == unit.invocation_id for o in known[at:]
-    )
-    serves = unit.main_pid and (began or any(o.verdict is Verdict.VERSION_OK for o in known[at:]))
+    later = known[at:]
+    began = any(o.verdict is Verdict.JOB_DONE and o.evidence.get("InvocationID") == unit.invocation_id for o in later)
+    serves = unit.main_pid and (began or any(o.verdict is Verdict.VERSION_OK for o in later))
     # A process that was started before the update may still be the old version.
     runs = f"runs {version}" if version and serves else f"is {unit.state}"
     pid = f", PID {unit.main_pid}" if unit.main_pid else ""
@@ -100,10 +99,9 @@ def describe_state_left(view: HostView, book: Runbook, *steps: Step[Any]) -> str
 
 def _describe_state(view: HostView, unit: Unit, ports: Iterable[Port]) -> str:
     restarts = f", {unit.n_restarts} restart{'' if unit.n_restarts == 1 else 's'}" if unit.n_restarts else ""
-    said = [f"{unit.name} is {unit.describe()}{restarts}"]
-    if unit.is_running or unit.describe() != "not found":
-        said += [view.judge_port(unit, port).reason for port in ports]
-    return "; ".join(said)
+    is_there = unit.is_running or unit.describe() != "not found"
+    owners = [view.judge_port(unit, port).reason for port in ports] if is_there else []
+    return "; ".join((f"{unit.name} is {unit.describe()}{restarts}", *owners))
 
 
 def find_advice(view: HostView, outcome: Outcome, step: Step[Any] | None, book: Runbook, run: str = "") -> str:
