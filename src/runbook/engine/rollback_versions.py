@@ -15,12 +15,8 @@ from runbook.template.scope import Reference
 from runbook.template.text import Template, map_texts, write_quoted
 
 VERSION_TEXT_FIELDS = ("name", "expect")  # fields whose text may contain a version: all of the text is rewritten
-
-PATTERN_FIELDS = ("pattern", "body", "expect_output")
-"""Fields that are patterns: a version in them is written as a pattern writes it."""
-
-UNVERSIONED_FIELDS = ("id", "unit", "when")
-"""Fields that stay as they are: what they name has this name whichever version serves."""
+PATTERN_FIELDS = ("pattern", "body", "expect_output")  # patterns, in which a version is written as in a pattern
+UNVERSIONED_FIELDS = ("id", "unit", "when")  # they stay: what they name has this name whichever version serves
 
 
 def map_previous_versions(updates: Iterable[Mapping[str, Any]]) -> tuple[dict[str, str], set[str]]:

@@ -130,9 +130,8 @@ class EventWriter:
         self._lost = False
         self._fd = -1
         try:
-            self._fd = os.open(
-                record.events, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600
-            )
+            flags = os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC
+            self._fd = os.open(record.events, flags, 0o600)
             fcntl.fcntl(self._fd, fcntl.F_OFD_SETLK, _lock(fcntl.F_WRLCK))
             os.fchmod(self._fd, 0o600)
             self._end = _find_whole_length(self._fd)
@@ -228,10 +227,9 @@ def create_folder(now: float) -> RunFolder:
             record = RunFolder(name, parent / name)
             try:
                 _make(record.folder)
+                _make(record.outputs)
             except FileExistsError:
                 continue  # Another run of the same minute has the same ID.
-            try:
-                _make(record.outputs)
             except OSError:
                 record.remove()
                 raise
@@ -250,13 +248,12 @@ def _make_parent(folder: Path, *, ours: bool) -> None:
             _make(folder)
     status = folder.stat()
     others = status.st_mode & (stat.S_IWGRP | stat.S_IWOTH if ours else stat.S_IWOTH)
-    why = hint = ""
+    unsafe = "cannot begin: no safe place for the run's record"
     if ours and status.st_uid != os.geteuid():
-        why, hint = f"{folder} belongs to user {status.st_uid}", f"ls -ld {folder}; move it away"
-    elif others and (ours or not status.st_mode & stat.S_ISVTX):
-        why, hint = f"others may write in {folder}", f"check its content, then chmod go-w {folder}"
-    if why:
-        raise NotBegun(f"cannot begin: no safe place for the run's record: {why}", hint=hint)
+        raise NotBegun(f"{unsafe}: {folder} belongs to user {status.st_uid}", hint=f"ls -ld {folder}; move it away")
+    if others and (ours or not status.st_mode & stat.S_ISVTX):
+        hint = f"check its content, then chmod go-w {folder}"
+        raise NotBegun(f"{unsafe}: others may write in {folder}", hint=hint)
 
 
 def _make(folder: Path) -> None:
@@ -312,8 +309,7 @@ def _sync(folder: Path) -> None:
 
 def _find_whole_length(fd: int) -> int:
     """Return the length of a file up to the end of its last complete line."""
-    size = os.fstat(fd).st_size
-    end = size
+    end = os.fstat(fd).st_size
     while end > 0:
         begin = max(0, end - 4096)
         at = os.pread(fd, end - begin, begin).rfind(b"\n")

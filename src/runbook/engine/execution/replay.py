@@ -28,9 +28,8 @@ from runbook.events import (
 from runbook.model import RunStatus, StepStatus
 from runbook.spec.step import Step
 
+# The events that a rollback is planned from.
 PLAN_EVENTS = (EventName.RUN_STARTED, EventName.ROLLBACK_STARTED, EventName.STEP_ACTING, EventName.STEP_FINISHED)
-"""The names of the events that a rollback is planned from."""
-
 BY_OPERATOR = "by-operator"  # the key in the evidence of a step that the operator skipped
 
 
