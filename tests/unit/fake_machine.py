@@ -15,7 +15,6 @@ from typing import Any, TypeVar
 from runbook.errors import HostError
 from runbook.host.facts import ActiveState, JobRef, JobResult, JobVerb, LoadState, Unit
 from runbook.host.holders import Holder, Listener, PortOwnership, Process, SignalResult
-from runbook.host.kernel import protected
 from runbook.host.kernel.descriptors import DescriptorScan
 from runbook.host.ownership.judge import PortJudge
 from runbook.host.ownership.verdict import WILDCARDS
@@ -275,9 +274,6 @@ class FakeMachine:
 
     def describe_container(self, process: Process) -> str:
         return "it runs in another PID namespace" if process.pid_namespace else ""
-
-    def describe_container_keeper(self, process: Process) -> str:
-        return protected.describe_container_keeper(process)
 
     def find_protection(self, process: Process) -> str:
         return self.spared.get(process.pid, "")

@@ -44,15 +44,13 @@ class HealthState:
     foreign_since: float | None = None  # since when another process holds a port
     down_since: float | None = None  # since when the unit is down
     restarts: int | None = None  # NRestarts when counting began
-    last_exit: str = ""
-    """How the last process exited that was found to have exited: systemd forgets that with the next one."""
+    last_exit: str = ""  # how the last process exited that was found to have: systemd forgets that with the next one
     not_notified: bool = False  # True if that process had not reported in time that it is ready
     invocation: str = ""  # the invocation that was found last
     foreign_starts: int = 0  # how often another invocation began that neither this run nor Restart= explains
     start_requester: str = ""  # who requested the last of those starts, in words; empty if unknown
     last_job: int = 0  # the number of the last job that was considered for that
-    activation: tuple[tuple[str, str], ...] | None = None
-    """What systemd knew of the unit's trigger when the invocation was found."""
+    activation: tuple[tuple[str, str], ...] | None = None  # ActivationDetails when the invocation was found
     other_jobs_seen: int | None = None  # how many jobs of others had ended when the invocation was found
     was_running: bool = False  # True if this invocation was found running
     was_stopped: bool = False  # True if a job of another stopped this invocation
@@ -281,7 +279,6 @@ class HealthChecker:
         return HealthReport(unit, seen, Verdict.UNIT_CHANGED, describe_stop_job(unit), final=True)
 
     def _check_starting(self, seen: tuple[PortOwnership, ...]) -> HealthReport | None:
-        """Report a unit that is not active yet."""
         unit = self.unit
         if unit.active_state is ActiveState.ACTIVE:
             return None
@@ -290,7 +287,6 @@ class HealthChecker:
         return HealthReport(unit, seen, Verdict.STILL_STARTING, describe_stop_job(unit) or state)
 
     def _check_listening(self, seen: tuple[PortOwnership, ...]) -> HealthReport | None:
-        """Report ports on which the unit does not listen yet."""
         missing = ", ".join(str(ownership.port) for ownership in seen if not ownership.is_owned)
         reason = f"{self.unit.name} does not listen on {missing} yet"
         return HealthReport(self.unit, seen, Verdict.NOT_LISTENING, reason) if missing else None

@@ -10,8 +10,7 @@ from runbook.host.facts import ActiveState, Unit
 from runbook.host.interface import HostView
 from runbook.model import Finding, FindingState, Verdict, fails
 
-MAX_FOREIGN_STARTS = 2
-"""Starts by another requester in one wait, from which on they count as the reason why the unit is not ready."""
+MAX_FOREIGN_STARTS = 2  # so many starts by another requester in one wait are the reason why the unit is not ready
 
 
 @dataclass

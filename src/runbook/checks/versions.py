@@ -108,11 +108,6 @@ class Server:
     process: Process
     started_at: float  # seconds since the epoch
 
-    def replaced(self) -> bool:
-        """True if the file of its program was replaced or removed since."""
-        exe = self.process.exe
-        return exe.endswith(DELETED) and not exe.startswith(MEMFD_PREFIX)
-
     def evidence(self) -> dict[str, Any]:
         """Return the process for the record."""
         return {"pid": self.process.pid, "began": _format_time(self.started_at), "exe": self.process.exe}
@@ -144,11 +139,10 @@ def describe_old_code(found: list[Server], change: FileChange) -> str:
     """Return which process is older than the files it was started from; empty if none is."""
     for server in found:
         process = server.process
-        if server.replaced():
-            path = process.exe_path
-            if path == NO_PATH_EXE:
+        if process.exe.endswith(DELETED) and not process.exe.startswith(MEMFD_PREFIX):
+            if process.exe_path == NO_PATH_EXE:
                 return f"{process}: the file of its program was replaced or removed since it began"
-            return f"{process} runs {path}, and that file was replaced or removed since"
+            return f"{process} runs {process.exe_path}, and that file was replaced or removed since"
         if change.changed >= server.started_at + CLOCK_TOLERANCE:
             return f"{process} began {_format_gap(change.changed - server.started_at)} before {change.path} changed"
     return ""

@@ -21,9 +21,7 @@ from gi.repository import GLib
 from runbook.errors import HostError, Interrupted
 from runbook.model import Clock, Deadline, Port, ProcessId, SystemClock, Wake
 
-SOCKET_POLL = 0.01
-"""Seconds between two reads of the sockets. The kernel has no event for listen(2); a read takes 0.1 ms."""
-
+SOCKET_POLL = 0.01  # seconds between two reads of the sockets: listen(2) causes no event, and a read takes 0.1 ms
 INTERRUPTED_SETTLE = 0.5  # seconds that the answer to a request which starts something may still take after SIGTERM
 ANY_TOPIC = "*"  # the topic that wakes every wait
 

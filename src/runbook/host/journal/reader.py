@@ -23,10 +23,7 @@ INVOCATION = "_SYSTEMD_INVOCATION_ID"
 
 FIELDS = ("MESSAGE", "_PID", "_STREAM_ID", INVOCATION)  # what is read of an entry, besides its cursor and its time
 PATH = "/usr/bin:/bin"  # where journalctl is searched for
-
-FOLDERS = (Path("/var/log/journal"), Path("/run/log/journal"))
-"""Where journald keeps its files: on disk, and in memory (Storage= in journald.conf)."""
-
+FOLDERS = (Path("/var/log/journal"), Path("/run/log/journal"))  # of journald: on disk, and in memory (Storage=)
 READ_BYTES = 64 * 1024  # bytes of one read
 MAX_ENTRY = 1024 * 1024  # bytes of an entry as JSON; a longer one is skipped
 

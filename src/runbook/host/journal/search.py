@@ -21,14 +21,9 @@ from runbook.host.kernel import processes
 from runbook.host.queries import Answer, JournalProbe
 from runbook.util import regex
 
-BATCH = 256 * 1024
-"""Characters of messages that are searched at once. The time limit of a search is chosen for this many."""
-
+BATCH = 256 * 1024  # characters of messages that are searched at once; the time limit of a search is chosen for them
 ENTRY_WEIGHT = 32  # characters added for each entry, so that a batch of many empty entries stays small
-
-SEARCH_RESERVE = 0.5
-"""Seconds of the query's time that are left for the search in what was read; at most a tenth of it."""
-
+SEARCH_RESERVE = 0.5  # seconds of the query's time that are left for the search in what was read; at most a tenth
 JOURNALD_CGROUP = "system.slice/systemd-journald.service"  # it exists as long as systemd-journald runs
 MAX_SEARCHES = 256  # how many searches keep their progress: one for each pattern and invocation
 

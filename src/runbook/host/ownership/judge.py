@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass, replace
 
-from runbook.host.cgroups import CgroupKind, parse_cgroup_path
+from runbook.host.cgroups import parse_cgroup_path
 from runbook.host.holders import Holder, Listener, PortOwnership, Process, Role
 from runbook.host.ownership.network import find_network_pid
 from runbook.host.ownership.other_unit import listen_addresses
@@ -18,8 +18,7 @@ from runbook.host.ownership.ruling import UnitContext
 from runbook.host.ownership.verdict import PortFacts, make_changing
 from runbook.model import Port, Verdict
 
-MAX_READS = 5
-"""How often everything is read again because the sockets changed meanwhile; then the verdict is `owner-unknown`."""
+MAX_READS = 5  # how often everything is read while the sockets change; then the verdict is `owner-unknown`
 
 
 @dataclass(frozen=True)
@@ -96,14 +95,11 @@ class PortJudge(UnitContext):
 
     def _mark_stored_fds(self, holders: tuple[Holder, ...]) -> tuple[Holder, ...]:
         """Mark a manager that holds only sockets of the unit as storing them for it (FileDescriptorStoreMax=)."""
-        ours = {socket.inode for holder in holders if holder.role is Role.CURRENT for socket in holder.sockets}
-
-        def is_store(holder: Holder) -> bool:
-            manages = holder.process.pid == 1 or parse_cgroup_path(holder.process.cgroup).kind is CgroupKind.MANAGER
-            return manages and {socket.inode for socket in holder.sockets} <= ours
-
+        ours = {socket for holder in holders if holder.role is Role.CURRENT for socket in holder.sockets}
+        managers = [holder for holder in holders if holder.process.pid == 1 or holder.in_manager_cgroup]
+        stores = [holder for holder in managers if ours.issuperset(holder.sockets)]
         why = f"it keeps the sockets for {self.unit.name}"
-        return tuple(replace(one, role=Role.SOCKET_UNIT, why=why) if is_store(one) else one for one in holders)
+        return tuple(replace(one, role=Role.SOCKET_UNIT, why=why) if one in stores else one for one in holders)
 
     def _mark_activated(self, holders: tuple[Holder, ...]) -> tuple[Holder, ...]:
         """Judge a service that a socket unit triggers as itself, if it was passed exactly this unit's sockets.
@@ -112,11 +108,11 @@ class PortJudge(UnitContext):
         """
         if not self.unit.name.endswith(".socket"):
             return holders
-        ours = {socket.inode for holder in holders if holder.role is Role.SOCKET_UNIT for socket in holder.sockets}
+        ours = {socket for holder in holders if holder.role is Role.SOCKET_UNIT for socket in holder.sockets}
 
         def judged(holder: Holder) -> Holder:
-            is_passed_on = {socket.inode for socket in holder.sockets} <= ours
-            if holder.role is not Role.OTHER_UNIT or holder.unit not in self.unit.triggers or not is_passed_on:
+            is_triggered = holder.role is Role.OTHER_UNIT and holder.unit in self.unit.triggers
+            if not is_triggered or not ours.issuperset(holder.sockets):
                 return holder
             service = replace(self, unit=self.manager.unit(holder.unit))
             return service.judge_process(holder.process, holder.sockets)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from runbook.host.holders import Listener, Process
-from runbook.host.kernel import descriptors, processes, protected, signals, sock_diag
+from runbook.host.kernel import descriptors, processes, signals, sock_diag
 from runbook.host.loop import Loop
 from runbook.host.ownership.network import is_entering_netns
 from runbook.model import Port
@@ -25,7 +25,6 @@ class LocalKernel:
     list_cgroup_pids = staticmethod(processes.list_cgroup_pids)
     scan_holders = staticmethod(descriptors.scan_holders)
     read_process = staticmethod(processes.read_process)
-    describe_container_keeper = staticmethod(protected.describe_container_keeper)
 
     def list_netns_listeners(self, pid: int, port: Port) -> tuple[Listener, ...]:
         return () if is_entering_netns(pid) else sock_diag.list_netns_listeners(pid, port)

@@ -38,7 +38,7 @@ class UnitNetworks:
         return unit.name in self._seen_separate
 
     def find_process(self, unit: Unit, port: Port | None = None) -> ProcessId | None:
-        """Implement `HostView.find_network_process`."""
+        """Return the process whose network namespace a probe enters; see `HostView.find_network_process`."""
         if not self.is_separate(unit) or (port is not None and self._is_socket_activated(unit, port)):
             return None
         process = processes.read_process(unit.main_pid) if unit.main_pid else None
@@ -48,9 +48,7 @@ class UnitNetworks:
             return process.id
         if is_entering_netns(process.pid):
             raise HostError(f"{process} of {unit.name} has not entered the unit's network namespace yet")
-        # Inside a container that forbids it, systemd does without PrivateNetwork=; or the process enters it itself,
-        # a little later, as with `ip netns exec`.
-        return None
+        return None  # Inside a container that forbids it, systemd does without PrivateNetwork=.
 
     def _is_socket_activated(self, unit: Unit, port: Port) -> bool:
         """True if a socket unit listens on a port for a unit: it does so in the manager's own namespace."""

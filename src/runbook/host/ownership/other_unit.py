@@ -56,7 +56,7 @@ def rule_container(context: UnitContext, process: Process, place: CgroupUnit) ->
     contained = context.kernel.describe_container(process)
     if place.kind is CgroupKind.SERVICE:
         return rule_other_unit(place.unit, contained) if contained else None
-    if why := contained or context.kernel.describe_container_keeper(process):
+    if why := contained or protected.describe_container_keeper(process):
         command = protected.find_stop_command(context.list_ancestry(process))
         # To stop the scope around a keeper may stop other containers, too.
         verb = "stop" if contained else ""
@@ -69,7 +69,7 @@ def rule_other_service(context: UnitContext, process: Process, place: CgroupUnit
     if place.kind is not CgroupKind.SERVICE:
         return None
     name = place.unit
-    if keeper := context.kernel.describe_container_keeper(process):
+    if keeper := protected.describe_container_keeper(process):
         return rule_other_unit(name, keeper, stop_verb="")
     if place.user_uid != context.manager_uid:
         owner = "the system's manager" if place.user_uid is None else f"the manager of user {place.user_uid}"

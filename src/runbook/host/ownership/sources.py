@@ -32,9 +32,6 @@ class KernelSource(Protocol):
     def describe_container(self, process: Process) -> str:
         """Return why a process counts as in a container, by its namespaces; empty if it does not."""
 
-    def describe_container_keeper(self, process: Process) -> str:
-        """Return the reason if a process keeps a container running or forwards its port; else empty."""
-
     def find_protection(self, process: Process) -> str:
         """Return why a process must never be killed; empty if it may be."""
 

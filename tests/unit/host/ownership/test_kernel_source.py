@@ -33,7 +33,6 @@ def test_this_program_is_protected_and_in_no_container(kernel: LocalKernel, fami
     assert other is not None
     assert kernel.find_protection(me) == "it is this very program"
     assert kernel.describe_container(other) == ""
-    assert kernel.describe_container_keeper(other) == ""
 
 
 def test_a_wait_begins_from_the_sockets_that_were_read(kernel: LocalKernel, family: Family, loop: Loop) -> None:
