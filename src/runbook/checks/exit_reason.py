@@ -15,6 +15,10 @@ NOTIFY_TYPES = ("notify", "notify-reload", "dbus")  # values of Type= by which t
 START_LIMIT_RESULTS = ("start-limit-hit", "service-start-limit-hit", "trigger-limit-hit")
 """Results of a unit that has reached a limit: its own, that of the service behind a socket, or TriggerLimit*=."""
 
+# For each value of Restart= the results of a unit that is restarted, or that is not.
+_RESTARTS_AFTER = {"on-success": ("success",), "on-abort": ("signal", "core-dump"), "on-watchdog": ("watchdog",)}
+_RESTARTS_UNLESS = {"always": (), "on-failure": ("success",), "on-abnormal": ("success", "exit-code")}
+
 USEC_INFINITY = 2**64 - 1  # systemd's `infinity`, in microseconds
 
 
@@ -40,20 +44,9 @@ def will_auto_restart(unit: Unit) -> bool:
         return False
     if _exited_with(unit, unit.restart_force_statuses, unit.restart_force_signals):
         return True
-    match unit.restart:
-        case "always":
-            return True
-        case "on-success":
-            return unit.result == "success"
-        case "on-failure":
-            return unit.result != "success"
-        case "on-abnormal":
-            return unit.result not in ("success", "exit-code")
-        case "on-abort":
-            return unit.result in ("signal", "core-dump")
-        case "on-watchdog":
-            return unit.result == "watchdog"
-    return False
+    if unit.restart in _RESTARTS_UNLESS:
+        return unit.result not in _RESTARTS_UNLESS[unit.restart]
+    return unit.result in _RESTARTS_AFTER.get(unit.restart, ())
 
 
 def is_restart_prevented(unit: Unit) -> bool:

@@ -197,8 +197,8 @@ class LocalHost(LocalView):
     def kill_cgroup(self, unit: Unit, expected: Callable[[Holder], bool]) -> SignalResult:
         """Kill all processes that are left of a unit that is down, at once.
 
-        The processes of a new start must not be hit. systemd handles one request after the other: only a start that it
-        begins between the read of the unit's state and the kill, both made here, could be.
+        The processes of a new start must not be killed. systemd handles one request after the other, so that can happen
+        only if it begins a start between the last read of the unit and the kill below.
         """
         judge = self._judge(self._systemd.unit(unit.name))
         pids = self.list_unit_pids(unit)

@@ -105,7 +105,7 @@ class Loop:
         """Serve the main context until `done` or until the time is over; return whether it is done.
 
         Raises Interrupted, once, if SIGINT or SIGTERM has arrived. With `settle`, a signal that arrives meanwhile waits
-        for the end, for INTERRUPTED_SETTLE at most: what was started must be known, so that it can be stopped.
+        for the end, for INTERRUPTED_SETTLE at most: the caller must learn what was started, to be able to stop it.
         """
         # No check for a signal before: a request has been sent by now, and `settle` is there to get its answer.
         until = self.clock.monotonic() + seconds

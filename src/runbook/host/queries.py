@@ -18,7 +18,7 @@ class QueryKind(Generic[T_co]):
 
 @dataclass(frozen=True)
 class Query(Generic[T_co]):
-    """A query that may take a while: a probe, a look at the journal or at files, a command that only reads."""
+    """A query that may take a while: a probe, a read of the journal or of files, a command that only reads."""
 
     kind: QueryKind[T_co]  # what is asked
     id: int  # A query that is equal to an earlier one gets its answer; another id makes it a new query
@@ -142,7 +142,7 @@ class FileChange:
 
     path: str  # the file, folder or link that changed last
     changed: float  # when, in seconds since the epoch
-    files: int  # how many files were looked at
+    files: int  # how many files were read
 
 
 @dataclass(frozen=True)

@@ -201,7 +201,7 @@ def test_a_required_unit_that_failed() -> None:
     assert describe_failed_requirement(machine, unit(requires=("net.service",))) == ""
 
 
-def test_conditions_are_named_if_they_are_known() -> None:
+def test_conditions_are_named_if_systemd_names_them() -> None:
     assert describe_unmet_conditions(unit(), "a condition") == "a condition of gw.service"
     unmet = Unit("gw.service", unmet_conditions=("ConditionPathExists=/a", "ConditionUser=b"))
     assert describe_unmet_conditions(unmet, "x") == "ConditionPathExists=/a and ConditionUser=b of gw.service"

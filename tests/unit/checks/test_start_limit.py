@@ -1,4 +1,4 @@
-"""Counting starts as systemd's rate limit does, from what the journal tells."""
+"""Counts starts in the journal as systemd's rate limit does."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def test_what_is_sure_to_count(facts: dict[str, Any], first: float | None, sure:
     ],
     ids=["it went down before", "its first start", "restarted without going down", "never started"],
 )
-def test_since_when_systemd_knows_of_its_starts(facts: dict[str, Any], since: float) -> None:
+def test_since_when_systemd_counts_its_starts(facts: dict[str, Any], since: float) -> None:
     assert find_count_start(unit(**facts)) == since
 
 
@@ -77,11 +77,11 @@ def test_since_when_systemd_knows_of_its_starts(facts: dict[str, Any], since: fl
     [
         ({"n_restarts": 3}, 65.0, 4, 0),
         ({"active_state": ActiveState.FAILED, "result": "exit-code"}, 65.0, 4, 4),
-        ({}, 123.0, 0, 0),  # Since it was looked, its window has gone by.
+        ({}, 123.0, 0, 0),  # Its window has closed since the query.
     ],
 )
 def test_a_clock_that_was_set_back(facts: dict[str, Any], now: float, used: int, sure: int) -> None:
-    """By their times three of the starts are an hour from the fourth; by systemd's clock they are not."""
+    """By their times, three starts are an hour from the fourth. By systemd's clock they are not."""
     moments = sorted(
         [*starts(3600, 3601, 3602), StartEvent(162.0, StartEventKind.START), StartEvent(170.0, StartEventKind.CLEARED)]
     )

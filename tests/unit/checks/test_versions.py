@@ -1,4 +1,4 @@
-"""A later version in a text, and the earlier one in its place."""
+"""Replaces a later version in a text with the earlier one."""
 
 from __future__ import annotations
 

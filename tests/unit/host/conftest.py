@@ -25,7 +25,7 @@ from tests.unit.host.kernel.family import Family
 PATIENCE = 10.0
 
 PROMPT = 5.0
-"""Seconds in which a busy machine gets to it, and far fewer than any other limit that would end it."""
+"""Seconds within which even a busy machine does it. Any other limit that would end it is far longer."""
 
 T = TypeVar("T")
 Handler = Callable[[socket.socket], None]

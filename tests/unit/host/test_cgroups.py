@@ -1,4 +1,4 @@
-"""The paths are those that the engines and systemd itself make."""
+"""Parses cgroup paths as systemd and the container engines make them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a unit's properties mean, as far as a unit alone can answer."""
+"""What the properties of a unit mean, without a look at anything else."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ def test_a_word_that_is_not_listed_is_kept() -> None:
     assert LoadState("stub") is LoadState.STUB
 
 
-def test_a_job_is_known_by_its_number() -> None:
+def test_a_job_is_identified_by_its_number() -> None:
     assert JobRef(job_path(4711), "gw.service", "start").number == 4711
     restart = unit(job=7, job_type="start").job_of(JobVerb.RESTART)
     assert restart == JobRef(job_path(7), "gw.service", JobVerb.RESTART)

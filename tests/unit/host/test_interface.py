@@ -25,7 +25,7 @@ def names(kind: type) -> set[str]:
 
 
 def test_a_host_adds_exactly_what_writes() -> None:
-    """A new method is put on one side or the other here, too."""
+    """A new method that writes must be in the list here, too."""
     assert names(Host) - names(HostView) == WRITING
 
 
@@ -35,7 +35,7 @@ def test_the_stand_in_fulfils_all_of_them(kind: type) -> None:
 
 
 def test_a_view_is_no_host_for_the_type_checker() -> None:
-    """Without the error that is ignored here, mypy reports an unused comment."""
+    """mypy reports the comment as unused if the call is no error."""
 
     def write(host: Host) -> None: ...
 

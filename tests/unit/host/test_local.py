@@ -31,7 +31,7 @@ def test_a_view_reads_everything_and_waits() -> None:
 
 
 def test_a_view_is_no_host_for_the_type_checker() -> None:
-    """Without the error that is ignored here, mypy reports an unused comment."""
+    """mypy reports the comment as unused if the call is no error."""
 
     def read(view: HostView) -> None: ...
 

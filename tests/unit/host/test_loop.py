@@ -1,4 +1,4 @@
-"""The one place where the program waits. What it must notice by itself is changed by threads."""
+"""The one place where the program waits. Threads make the changes that it must notice by itself."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ PORT = Port(80)
 
 
 class Sockets:
-    """What a look at a port sees, for a test to change."""
+    """The sockets that a read of a port returns, for a test to change."""
 
     def __init__(self) -> None:
         self.now: frozenset[int] = frozenset()
@@ -54,7 +54,7 @@ def child() -> Iterator[subprocess.Popen[bytes]]:
 
 
 def wait(loop: Loop, wake: Wake) -> float:
-    """Wait, and give the seconds that it took."""
+    """Wait, and return the seconds that it took."""
     began = time.monotonic()
     loop.wait(wake, Deadline.after(loop.clock, PATIENCE))
     return time.monotonic() - began
@@ -62,7 +62,7 @@ def wait(loop: Loop, wake: Wake) -> float:
 
 @contextlib.contextmanager
 def soon(change: Callable[[], object]) -> Iterator[None]:
-    """Have a thread change something while it is waited for. Nothing else would wake the loop."""
+    """Change something in a thread during the wait. Nothing else wakes the loop."""
     timer = threading.Timer(0.05, change)
     timer.start()
     yield
@@ -92,13 +92,13 @@ def test_sockets_change_while_it_waits(loop: Loop, sockets: Sockets) -> None:
 
 
 def test_sockets_changed_since_a_check_saw_them(loop: Loop, sockets: Sockets) -> None:
-    """Between the look of the check and the wait, so that no look of the wait itself sees a change."""
+    """The change comes between the read by the check and the wait, so no read in the wait itself shows a change."""
     loop.record_sockets(PORT, frozenset())
     sockets.now = frozenset({7})
     assert wait(loop, Wake(ports=frozenset({PORT}), within=PATIENCE)) < PROMPT
 
 
-def test_a_change_is_told_once(loop: Loop, sockets: Sockets) -> None:
+def test_a_change_is_reported_once(loop: Loop, sockets: Sockets) -> None:
     loop.record_sockets(PORT, frozenset())
     sockets.now = frozenset({7})
     wait(loop, Wake(ports=frozenset({PORT}), within=PATIENCE))
@@ -139,8 +139,8 @@ def test_a_process_ends_while_it_waits(loop: Loop, child: subprocess.Popen[bytes
         assert child.poll() == -signal.SIGKILL
 
 
-def test_a_process_that_is_gone_is_told_once(loop: Loop, child: subprocess.Popen[bytes]) -> None:
-    """It ended between the check and the wait; a step that goes on naming it must not spin."""
+def test_a_process_that_has_exited_is_reported_once(loop: Loop, child: subprocess.Popen[bytes]) -> None:
+    """It exited between the check and the wait. A step that continues to name it must not loop without a pause."""
     ids = _ids(child)
     child.kill()
     child.wait()
@@ -175,7 +175,7 @@ def test_news_from_another_thread(loop: Loop) -> None:
         assert told
 
 
-def test_news_are_kept_for_whoever_waits_for_them(loop: Loop) -> None:
+def test_topics_are_kept_for_the_wait_that_names_them(loop: Loop) -> None:
     loop.notify({"web.service"})
     assert wait(loop, Wake(units=frozenset({"db.service"}), within=0.05)) >= 0.05
     assert wait(loop, Wake(units=frozenset({"web.service"}), within=PATIENCE)) < PROMPT
@@ -189,7 +189,7 @@ def test_news_that_were_looked_at_are_none(loop: Loop) -> None:
 
 
 def test_what_has_come_in_meanwhile_counts(loop: Loop) -> None:
-    """A source that is ready, but was not dispatched yet, as a bus signal that nobody has read."""
+    """A source that is ready and not dispatched yet, as a bus signal that was not read yet."""
     loop.call_later(0, lambda: loop.notify({ANY_TOPIC}))
     time.sleep(2 * SOCKET_POLL)
     assert wait(loop, Wake(within=PATIENCE)) < PROMPT
@@ -197,7 +197,7 @@ def test_what_has_come_in_meanwhile_counts(loop: Loop) -> None:
 
 @pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_that_another_thread_gets(loop: Loop, signum: signal.Signals) -> None:
-    """The kernel may choose any thread; the one that waits is in poll(2) then, and hears nothing of it."""
+    """The kernel may deliver it to any thread. That does not interrupt poll(2) in the thread that waits."""
 
     def take_it() -> None:
         time.sleep(0.05)
@@ -214,8 +214,8 @@ def test_a_signal_that_another_thread_gets(loop: Loop, signum: signal.Signals) -
     assert loop.interrupted == signum
 
 
-def test_an_interruption_is_told_once(loop: Loop) -> None:
-    """So that what cleans up can use the same calls."""
+def test_an_interruption_is_raised_once(loop: Loop) -> None:
+    """Cleanup can then use the same calls."""
     os.kill(os.getpid(), signal.SIGTERM)
     os.kill(os.getpid(), signal.SIGINT)
     with pytest.raises(Interrupted, match="SIGTERM"):

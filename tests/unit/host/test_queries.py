@@ -22,7 +22,7 @@ from runbook.host.queries import (
 SCRIPT = ("/bin/sh", "-e", "-c", "echo a; echo b")
 
 
-def test_a_script_is_known_by_its_text() -> None:
+def test_a_script_is_named_by_its_text() -> None:
     assert (Command(SCRIPT).script, str(Command(SCRIPT))) == ("echo a; echo b", "echo a; echo b")
     for argv in (SCRIPT[:3], (*SCRIPT, "x"), ("/bin/sh", "-c", "-e", "x")):
         assert (Command(argv).script, str(Command(argv))) == (None, " ".join(argv))

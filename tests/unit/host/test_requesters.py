@@ -1,4 +1,4 @@
-"""What a command line asks for, and how a sentence names whoever gave it."""
+"""What a command line requests, and how a sentence names the process that requested a job."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ NAMES = ("ssh.service", "sshd.service")
         "busctl call org.freedesktop.systemd1 /org/freedesktop/systemd1 Manager RestartUnit ss ssh.service replace",
     ],
 )
-def test_what_asks(line: str) -> None:
+def test_what_requests_a_job(line: str) -> None:
     assert requests_job(shlex.split(line), NAMES, ("roof.service",))
 
 
@@ -71,7 +71,7 @@ def test_what_asks(line: str) -> None:
     ],
 )
 def test_what_does_not_ask(line: str) -> None:
-    """It reads, means another unit or another machine, or makes no job."""
+    """The command only reads, names another unit or another machine, or requests no job."""
     assert not requests_job(shlex.split(line), NAMES, ("roof.service",))
 
 
@@ -106,7 +106,7 @@ def test_a_users_manager_is_another_one() -> None:
         ("deb-systemd-inv", "/usr/bin/perl /usr/bin/deb-systemd-invoke restart gw", ""),
     ],
 )
-def test_what_tells_a_person_something(name: str, command: str, told: str) -> None:
+def test_a_meaningful_name_of_a_program(name: str, command: str, told: str) -> None:
     assert name_program(name, shlex.split(command)) == told
 
 
@@ -157,7 +157,7 @@ def test_the_text_of_a_script_is_never_shown(name: str, command: str) -> None:
 
 
 def patterns_tried(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """Give the patterns that are tried from now on; none of them matches."""
+    """Return the patterns that are tried from now on; none of them matches."""
     tried: list[str] = []
 
     def tries(_name: str, pattern: str) -> bool:
@@ -206,7 +206,7 @@ def test_names() -> None:
     assert both in describe_requester(JobRequest(1, (START, STOP)))
 
 
-def test_a_command_of_the_run_is_not_somebody_else() -> None:
+def test_a_command_of_the_run_is_named_as_such() -> None:
     own = Requester(72, ("systemctl", "start", "gw"), "root", is_own=True)
     assert describe_requester(JobRequest(1, (own,))).startswith("a command of this run (PID 72 ")
     assert describe_requester(JobRequest(1, (own, START))).startswith("something else (")
@@ -221,12 +221,12 @@ def test_a_command_line_is_shown_on_one_line_and_not_too_long() -> None:
     assert (len(longer), longer.isprintable()) == (1000, True)
 
 
-def test_the_evidence_tells_what_is_the_runs_own() -> None:
+def test_the_evidence_names_what_is_the_runs_own() -> None:
     assert replace(START, is_own=True).evidence()["own"] is True
     assert "own" not in START.evidence()
 
 
-def test_a_stop_is_the_last_job_or_is_not_known() -> None:
+def test_a_stop_is_the_last_job_or_unknown() -> None:
     stop = JobRequest(1, (STOP,))
     assert find_last_stop([stop]) is stop
     assert (

@@ -9,7 +9,7 @@ import select
 import shutil
 import subprocess
 import time
-from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
@@ -53,11 +53,10 @@ class Journalctl:
 
         Only root may request that. If it takes longer than half of the time, the entries written so far are used.
         """
-        program = shutil.which("journalctl", path=PATH)
-        if program is None or os.geteuid() != 0 or self.is_over:
+        if os.geteuid() != 0 or self.is_over:
             return
         seconds = (self._until - time.monotonic()) / 2
-        with contextlib.suppress(OSError, subprocess.TimeoutExpired), self._start([program, "--sync"]) as child:
+        with contextlib.suppress(HostError, subprocess.TimeoutExpired), self._start("--sync") as child:
             try:
                 child.wait(max(0.0, seconds))
             finally:
@@ -68,13 +67,7 @@ class Journalctl:
         # Units may have journals of their own (LogNamespace=).
         spaces = ["--namespace=*"] if any(True for folder in FOLDERS for _ in folder.glob("*.*/")) else []
         options = ("--quiet", "--no-pager", "--all", "--output=json", f"--output-fields={','.join(fields)}", *spaces)
-        program = shutil.which("journalctl", path=PATH)
-        if program is None:
-            raise HostError("there is no journalctl on this machine")
-        try:
-            child = self._start([program, *options, *arguments])
-        except OSError as error:
-            raise HostError(f"cannot run journalctl: {describe_error(error)}") from None
+        child = self._start(*options, *arguments)
         assert child.stdout is not None
         with child, child.stdout as pipe:
             try:
@@ -86,16 +79,22 @@ class Journalctl:
             finally:
                 child.kill()  # The caller may stop before the last entry.
 
-    def _start(self, argv: Sequence[str]) -> subprocess.Popen[bytes]:
-        self._child = subprocess.Popen(  # noqa: S603 - no argument comes from a user: invocations, cursors, unit names
-            argv,
-            env={"LC_ALL": "C.UTF-8"},
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            # Ctrl-C at a terminal is for this program. Not a new session: `Subreaper` kills children that have one.
-            process_group=0,
-        )
+    def _start(self, *arguments: str) -> subprocess.Popen[bytes]:
+        program = shutil.which("journalctl", path=PATH)
+        if program is None:
+            raise HostError("there is no journalctl on this machine")
+        try:
+            self._child = subprocess.Popen(  # noqa: S603 - no argument comes from a user: invocations, cursors, names
+                [program, *arguments],
+                env={"LC_ALL": "C.UTF-8"},
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.DEVNULL,
+                # Ctrl-C at a terminal is for this program. Not a new session: `Subreaper` kills children that have one.
+                process_group=0,
+            )
+        except OSError as error:
+            raise HostError(f"cannot run journalctl: {describe_error(error)}") from None
         if self._aborted:  # abort() was called before there was a child to kill.
             self._child.kill()
         return self._child

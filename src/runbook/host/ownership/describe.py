@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Hashable, Sequence
 
 from runbook.host.facts import Unit
 from runbook.host.holders import Holder, Listener
@@ -13,16 +13,13 @@ MAX_SHOWN = 3  # how many processes, names and units a sentence shows; the other
 
 def describe_processes(holders: Sequence[Holder]) -> str:
     """Describe some holders in few words: "PID 70, 71, 72 and 2 more (gunicorn), PID 90 (python3)"."""
-    groups: dict[str, list[Holder]] = {}
-    for holder in holders:
-        groups.setdefault(holder.process.name, []).append(holder)
+    groups, more = _group(holders, lambda holder: holder.process.name)
     parts = []
-    for name, group in list(groups.items())[:MAX_SHOWN]:
+    for group in groups:
         pids = ", ".join(str(holder.process.pid) for holder in group[:MAX_SHOWN])
-        more = f" and {len(group) - MAX_SHOWN} more" if len(group) > MAX_SHOWN else ""
-        parts.append(f"PID {pids}{more} ({name})")
-    rest = sum(len(group) for group in list(groups.values())[MAX_SHOWN:])
-    return ", ".join(parts) + (f" and {rest} more" if rest else "")
+        others = f" and {len(group) - MAX_SHOWN} more" if len(group) > MAX_SHOWN else ""
+        parts.append(f"PID {pids}{others} ({group[0].process.name})")
+    return ", ".join(parts) + more
 
 
 def describe_holders(holders: Collection[Holder], manager_uid: int | None) -> str:
@@ -31,16 +28,21 @@ def describe_holders(holders: Collection[Holder], manager_uid: int | None) -> st
     `manager_uid` is the user whose manager runs the judged unit. The manager of a holder's unit is named if it is
     another one: it may have a unit of the same name.
     """
-    groups: dict[tuple[str, str], list[Holder]] = {}
     # A master process is older than its workers, and its user describes the group: they may run as another user.
-    for holder in sorted(holders, key=lambda one: (one.process.id.start, one.process.pid)):
-        groups.setdefault((holder.unit, holder.process.name), []).append(holder)
-    parts = [
-        f"{describe_processes(alike)}, {_describe_place(alike[0], manager_uid)}"
-        for alike in list(groups.values())[:MAX_SHOWN]
-    ]
-    more = sum(len(alike) for alike in list(groups.values())[MAX_SHOWN:])
-    return "; ".join(parts) + (f" and {more} more" if more else "")
+    ordered = sorted(holders, key=lambda one: (one.process.id.start, one.process.pid))
+    groups, more = _group(ordered, lambda holder: (holder.unit, holder.process.name))
+    parts = [f"{describe_processes(group)}, {_describe_place(group[0], manager_uid)}" for group in groups]
+    return "; ".join(parts) + more
+
+
+def _group(holders: Sequence[Holder], key: Callable[[Holder], Hashable]) -> tuple[list[list[Holder]], str]:
+    """Return the first groups of holders that are alike by `key`, and how many holders are in no group shown."""
+    groups: dict[Hashable, list[Holder]] = {}
+    for holder in holders:
+        groups.setdefault(key(holder), []).append(holder)
+    shown = list(groups.values())[:MAX_SHOWN]
+    rest = len(holders) - sum(map(len, shown))
+    return shown, f" and {rest} more" if rest else ""
 
 
 def describe_untracked(unit: Unit) -> str:

@@ -1,4 +1,4 @@
-"""The judgement of a port: which unit it belongs to. This program exists for it.
+"""The judgement of a port: which unit it belongs to. It is the core of this program.
 
 systemd reports which invocation of the unit is current; the kernel reports which sockets listen and which processes
 hold them. Each holder gets one role (roles.py), and the verdict follows from all roles (verdict.py).

@@ -80,7 +80,7 @@ def rule_other_service(context: UnitContext, process: Process, place: CgroupUnit
         return _rule_live_service(other, process, f"{name} is {state}")
     if other.is_untracked:
         return rule_other_unit(name, describe_untracked(other), stop_verb="")
-    # By the letter an orphan. But the service is known, and its administrator can decide. `systemctl stop` does nothing
+    # Strictly an orphan. But the service is known, so its administrator can decide. `systemctl stop` does nothing
     # to a unit that is down; `kill` finds its cgroup, even if its unit file is gone (252 and 257).
     return rule_other_unit(name, f"it was left over by {name}, which is {state or 'not loaded'}", stop_verb="kill")
 
@@ -88,7 +88,7 @@ def rule_other_service(context: UnitContext, process: Process, place: CgroupUnit
 def rule_moved_out_of_other(context: UnitContext, process: Process) -> RoleRuling | None:
     """Rule on a process in a session's scope, or in no unit, that another live service started.
 
-    Its INVOCATION_ID can be forged; that only ever protects it.
+    Its INVOCATION_ID can be forged, but that only protects it.
     """
     for ancestor in context.list_ancestry(process):
         unit = _find_live_unit(context, ancestor)

@@ -25,7 +25,7 @@ class PortFacts:
     unseen: tuple[Listener, ...]  # sockets for which no holder was found
     hidden: int  # how many processes could not be read
     manager_sockets: tuple[Listener, ...] = ()
-    """Sockets that the manager created for the unit's own socket units, as the kernel reports. No holder shows it."""
+    """Sockets that the manager created for the unit's own socket units, by the cgroup that the kernel reports."""
 
     def decide(self) -> PortOwnership:
         """Decide by the worst role of a holder; if all holders are the unit's, by the sockets."""

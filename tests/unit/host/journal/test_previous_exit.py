@@ -1,4 +1,4 @@
-"""How the previous invocation ended, as systemd 252 and 257 log it. journalctl is a script."""
+"""How the previous invocation ended, as systemd 252 and 257 log it. A script stands in for journalctl."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A search in the journal. journalctl is a script that has some of its options, and writes down each call."""
+"""A search in the journal. A script with some of its options stands in for journalctl, and records each call."""
 
 from __future__ import annotations
 
@@ -111,7 +111,7 @@ def test_it_continues_where_it_ended(ask: Ask, played: Played) -> None:
 
 
 def test_what_was_found_stays_found(ask: Ask, played: Played) -> None:
-    """For this invocation, even if the journal has removed the entry; and journalctl is not started again."""
+    """This holds for the invocation even if journald has removed the entry. journalctl is not started again."""
     played.says("ready")
     assert ask(probe()).ok
     (played.folder / "entries").write_text("")
@@ -175,7 +175,7 @@ def test_entries_of_leftovers_do_not_count(ask: Ask, played: Played) -> None:
 
 
 def test_a_long_journal_is_read_in_parts(ask: Ask, played: Played, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What one query has searched, the next one does not read again."""
+    """A query does not read again what an earlier one has searched."""
     monkeypatch.setattr(search, "BATCH", 100)
     for number in range(50):
         played.says(f"line {number}")
@@ -264,7 +264,7 @@ def test_no_journal(ask: Ask, played: Played) -> None:
 
 @pytest.mark.parametrize("apart", [False, True])
 def test_journals_of_their_own(ask: Ask, played: Played, apart: bool) -> None:
-    """LogNamespace=; an older journalctl does not know the option."""
+    """A unit with LogNamespace= has its own journal. An older journalctl has no option for that."""
     if apart:
         (played.folder / "var" / "machine.web").mkdir()
     ask(probe())

@@ -1,4 +1,4 @@
-"""The starts of a unit, as systemd 252 and 257 log them. journalctl is a script that prints given entries."""
+"""The starts of a unit, as systemd 252 and 257 log them. A script stands in for journalctl."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The end of the journal. journalctl is a script that writes down its arguments."""
+"""The end of the journal. A script that records its arguments stands in for journalctl."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is sent to journald, and that it never matters to the run whether anybody takes it."""
+"""What is sent to journald, and that the run continues even if journald does not accept it."""
 
 from __future__ import annotations
 

@@ -40,7 +40,7 @@ class OneUnit:
 
 
 class AnotherSocket(LocalKernel):
-    """The kernel, with a new socket in the place of the one that listened."""
+    """The kernel, after another socket has replaced the one that listened."""
 
     cookie = 0
 
@@ -51,7 +51,7 @@ class AnotherSocket(LocalKernel):
 @pytest.fixture
 def manager(family: Family) -> OneUnit:
     """The family's parent is the main process."""
-    # Where a process may not be read, the cgroup in which the kernel says that the socket was made is enough.
+    # If a process may not be read, the cgroup in which its socket was created is enough.
     (listener,) = list_listeners(family.port)
     running = {"active_state": ActiveState.ACTIVE, "main_pid": family.parent.pid, "invocation_id": "a" * 32}
     return OneUnit(Unit("family.service", control_group_id=listener.cgroup_id, **running))  # type: ignore[arg-type]

@@ -27,7 +27,7 @@ def judge(on: FakeMachine, name: str = "gw.service", **options: Any) -> PortJudg
 
 
 class Churning(FakeMachine):
-    """Its sockets are others at each of the first reads."""
+    """A machine whose sockets are different at each of the first reads."""
 
     changes = 0
 
@@ -69,7 +69,7 @@ def test_a_manager_that_stores_the_units_sockets() -> None:
 
 @pytest.mark.parametrize(("inode", "verdict"), [(7, Verdict.OWNED), (8, Verdict.OTHER_UNIT_HOLDS_PORT)])
 def test_a_service_that_was_passed_the_sockets_of_its_socket_unit(inode: int, verdict: Verdict) -> None:
-    """With a socket of its own it is a rival."""
+    """A service that also listens on a socket of its own is a rival."""
     socket = unit(
         "gw.socket", triggers=("gw.service",), listen=(("Stream", "0.0.0.0:80"),), main_pid=0, control_group=""
     )

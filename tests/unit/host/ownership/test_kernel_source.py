@@ -36,7 +36,7 @@ def test_this_program_is_protected_and_in_no_container(kernel: LocalKernel, fami
 
 
 def test_a_wait_begins_from_the_sockets_that_were_read(kernel: LocalKernel, family: Family, loop: Loop) -> None:
-    """The loop of this test reads no socket at any port, so what was read has changed."""
+    """The loop of this test finds no socket at any port, which counts as a change of what was read."""
     kernel.list_listeners(family.port)
     deadline = Deadline.after(loop.clock, 10)
     loop.wait(Wake(ports=frozenset({family.port}), within=10.0), deadline)

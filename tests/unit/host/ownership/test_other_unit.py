@@ -1,4 +1,4 @@
-"""Each rule about a manager, a container, or another service, alone."""
+"""Tests each rule about a manager, a container or another service by itself."""
 
 from __future__ import annotations
 

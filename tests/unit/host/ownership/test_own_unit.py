@@ -1,4 +1,4 @@
-"""Each fact that makes a process of the unit current or a leftover, alone. `unit()` began at 900 s."""
+"""Tests each fact that makes a process current or a leftover by itself. The invocation of `unit()` began at 900 s."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tests.unit.fake_machine import EARLIER, INVOCATION
 from .scene import SESSION, process, scene
 
 BEFORE, SINCE = 700.0, 1e9
-"""Start times that are before and after any beginning, however long this machine was suspended."""
+"""Start times before and after every begin of an invocation, however long this machine was suspended."""
 
 
 def rule(one: Process, *others: Process, **of_unit: Any) -> tuple[Role, str]:

@@ -1,4 +1,4 @@
-"""The order of the rules: one process for each role, and those on which two rules could rule."""
+"""The order of the rules: one process for each role, and processes to which two rules apply."""
 
 from __future__ import annotations
 

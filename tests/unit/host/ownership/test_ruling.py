@@ -1,4 +1,4 @@
-"""What every rule knows of a unit: which processes are in it, their ancestors, its open sockets."""
+"""What every rule reads of a unit: which processes are in it, their ancestors, its open sockets."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The two sources of a judgement, and what fulfils them."""
+"""The two sources of a judgement, and the classes that implement them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The verdict on a port by the roles of its holders: the first row that applies decides."""
+"""The verdict on a port by the roles of its holders. The first row that applies decides."""
 
 from __future__ import annotations
 
