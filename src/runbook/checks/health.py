@@ -89,10 +89,8 @@ class HealthReport:
 
     def evidence(self) -> dict[str, Any]:
         """Return the facts, of systemd and of the kernel."""
-        facts = self.unit.evidence()
-        if self.ports:
-            facts["ports"] = [ownership.evidence() for ownership in self.ports]
-        return facts
+        ports = {"ports": [ownership.evidence() for ownership in self.ports]} if self.ports else {}
+        return {**self.unit.evidence(), **ports}
 
     def wake(self, within: float) -> Wake:
         """Return what could change this: the unit, its main process, the sockets, or the end of the time."""

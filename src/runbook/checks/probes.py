@@ -38,8 +38,7 @@ class ProbeRound:
 
     invocation: str = ""  # the unit's invocation
     sockets: frozenset[int] = frozenset()  # the inodes of the sockets on the probed ports
-    networks: tuple[ProcessId | None, ...] = ()
-    """For each probe, the process whose network namespace it runs in; None for this program's own."""
+    networks: tuple[ProcessId | None, ...] = ()  # for each probe, in whose network namespace it runs; None for our own
     leftovers: tuple[int, ...] = field(default=(), compare=False)
     """PIDs of earlier invocations in the unit's cgroup. Not compared: they exit at any time."""
 
@@ -47,8 +46,7 @@ class ProbeRound:
 class ProbeFields(FileModel):
     """The fields of one kind of probe."""
 
-    uses_network: ClassVar[bool] = True
-    """True if it runs in the unit's network namespace."""
+    uses_network: ClassVar[bool] = True  # True if it runs in the unit's network namespace
 
     @property
     def label(self) -> str:

@@ -60,10 +60,8 @@ def judge_late(view: HostView, unit: Unit, state: HealthState, last: Finding, ti
         return fails(Verdict.UNIT_CHANGED, f"{waited}; {why}", **last.evidence)
     if fail:
         return fails(last.verdict, waited, **last.evidence)
-    left = "it was left alone"
-    if unit.describe() not in last.reason:
-        left = f"{unit.name} is {unit.describe()} and was left alone"
-    reason = f"{waited}; {left}{_describe_leftovers(view, unit)}"
+    subject = "it" if unit.describe() in last.reason else f"{unit.name} is {unit.describe()} and"
+    reason = f"{waited}; {subject} was left alone{_describe_leftovers(view, unit)}"
     return Finding(FindingState.STILL_STARTING, Verdict.STILL_STARTING, reason, last.evidence)
 
 

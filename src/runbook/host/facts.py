@@ -88,8 +88,7 @@ class JobRef:
     path: str  # its object path, which systemd never uses twice while it runs
     unit: str
     verb: str
-    output: str = ""
-    """For the job of a command: the file of its output. The command's unit writes its result next to it."""
+    output: str = ""  # of a command's job: the file of its output; the command's unit writes its result next to it
 
     @property
     def number(self) -> int:

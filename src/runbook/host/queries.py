@@ -129,8 +129,7 @@ class JournalProbe(QueryKind[None]):
 
     pattern: str
     invocation: str
-    leftovers: tuple[int, ...] = ()
-    """PIDs of earlier invocations in the unit's cgroup: journald files their entries under the current invocation."""
+    leftovers: tuple[int, ...] = ()  # PIDs of earlier invocations: journald files their entries under the current one
 
     def __str__(self) -> str:
         return f"journal {self.pattern}"

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterator, Mapping
-from typing import Any
 
 from runbook.host.journal.reader import JournalReader, message_texts, parse_pid
 from runbook.host.queries import Answer, JournalLine, JournalTailQuery
@@ -21,8 +19,14 @@ class JournalTail(JournalReader[JournalTailQuery]):
         arguments = (f"--since=@{self._query.since:.6f}", "--reverse", f"--lines={self._query.lines}")
         self._reader.sync()
         with contextlib.closing(self._reader.entries(*arguments, *self._matches())) as newest_first:
-            entries = [tuple(_lines(entry)) for entry in newest_first]
-        found = [line for lines in reversed(entries) for line in lines if line.text.strip()]
+            entries = list(newest_first)
+        found = [
+            JournalLine(parse_pid(entry), line)
+            for entry in reversed(entries)
+            for message in message_texts(entry.get("MESSAGE"))
+            for line in split_lines(message)
+            if line.strip()
+        ]
         return Answer(True, "", tuple(found[-self._query.lines :]))
 
     def _matches(self) -> tuple[str, ...]:
@@ -36,9 +40,3 @@ class JournalTail(JournalReader[JournalTailQuery]):
         if self._query.of_user:
             return f"_SYSTEMD_USER_UNIT={unit}", f"_UID={os.getuid()}"
         return (f"_SYSTEMD_UNIT={unit}",)
-
-
-def _lines(entry: Mapping[str, Any]) -> Iterator[JournalLine]:
-    for message in message_texts(entry.get("MESSAGE")):
-        for line in split_lines(message):
-            yield JournalLine(parse_pid(entry), line)

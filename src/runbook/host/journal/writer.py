@@ -19,7 +19,6 @@ from collections.abc import Iterable
 JOURNALD_SOCKET = "/run/systemd/journal/socket"  # where journald listens
 
 _SEALS = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_WRITE | fcntl.F_SEAL_SEAL
-_TOO_LONG = (errno.EMSGSIZE, errno.ENOBUFS)
 
 Field = tuple[str, str]  # A field's name, of capitals, digits and `_`, and its value. A name may occur more than once
 
@@ -32,8 +31,8 @@ def send(fields: Iterable[Field], *, to: str = JOURNALD_SOCKET) -> None:
         try:
             out.sendto(data, to)
         except OSError as error:
-            if error.errno not in _TOO_LONG:
-                raise
+            if error.errno not in (errno.EMSGSIZE, errno.ENOBUFS):
+                raise  # It is not too long.
             _send_sealed(out, data, to)
 
 
