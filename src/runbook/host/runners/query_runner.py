@@ -23,24 +23,12 @@ from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
 
 from runbook.errors import HostError
+from runbook.host import queries
 from runbook.host.journal import previous_exit, starts, tail
 from runbook.host.journal.search import JournalSearch, JournalSearches
 from runbook.host.kernel.accounts import account_environment
 from runbook.host.loop import Loop
-from runbook.host.queries import (
-    Answer,
-    Command,
-    HttpProbe,
-    JournalProbe,
-    JournalTailQuery,
-    LatestChangeQuery,
-    PreviousExitQuery,
-    Query,
-    QueryKind,
-    StartTimesQuery,
-    TcpProbe,
-    WebsocketProbe,
-)
+from runbook.host.queries import Answer, Command, Query, QueryKind, TcpProbe
 from runbook.host.runners import files, netns
 from runbook.host.runners.subreaper import Subreaper
 from runbook.util.wording import describe_error
@@ -141,12 +129,12 @@ class QueryRunner:
     def _make_work(self, kind: QueryKind[Any], until: float) -> _Work:
         """Return the work that answers a kind of query. Raises HostError if it cannot begin."""
         match kind:
-            case HttpProbe():
+            case queries.HttpProbe():
                 # Imported only if needed: http.client takes 17 ms to load.
                 from runbook.host.runners import http  # noqa: PLC0415
 
                 return http.HttpRequest(kind, until)
-            case WebsocketProbe():
+            case queries.WebsocketProbe():
                 from runbook.host.runners import websocket  # noqa: PLC0415
 
                 return websocket.WebsocketConnection(kind, until)
@@ -155,15 +143,15 @@ class QueryRunner:
             case Command():
                 environment = {**self._manager_environment(), **account_environment(kind.user), **kind.env}
                 return _ChildCommand(kind, until, environment, self._closing, self._subreaper)
-            case JournalProbe():
+            case queries.JournalProbe():
                 return JournalSearch(self._journal, kind, until)
-            case JournalTailQuery():
+            case queries.JournalTailQuery():
                 return tail.JournalTail(kind, until)
-            case StartTimesQuery():
+            case queries.StartTimesQuery():
                 return starts.StartTimesReader(kind, until)
-            case PreviousExitQuery():
+            case queries.PreviousExitQuery():
                 return previous_exit.PreviousExitReader(kind, until)
-            case LatestChangeQuery():
+            case queries.LatestChangeQuery():
                 return files.FileScan(kind.paths, until)
         raise TypeError(f"no runner for {kind!r}")
 

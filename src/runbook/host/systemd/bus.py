@@ -19,6 +19,7 @@ from gi.repository import Gio, GLib
 from runbook.errors import AccessDenied, BusLost, BusTimeout, HostError, NoSuchUnit, UnitMasked
 from runbook.host.loop import Loop
 from runbook.host.systemd.addresses import Endpoint
+from runbook.model import Deadline
 
 CALL_TIMEOUT = 10.0  # seconds that a call may take, unless it passes another time-out
 INTERRUPTED_TIMEOUT = 0.3  # seconds for a call after SIGTERM: the request takes effect even without its answer
@@ -124,19 +125,19 @@ class Bus:
         """
         if self._loop.interrupted:
             timeout = min(timeout, SEND_ONLY_TIMEOUT if self._unresponsive else INTERRUPTED_TIMEOUT)
-        deadline = self._loop.clock.monotonic() + timeout
+        deadline = Deadline.after(self._loop.clock, timeout)
         parameters = _make_parameters(arguments, what)
         while True:
             try:
                 self._ensure_connected(deadline, what)
                 target = (self._destination, path, interface, method, parameters)
-                return self._ask(target, what, deadline - self._loop.clock.monotonic(), settle=settle)
+                return self._ask(target, what, deadline.remaining, settle=settle)
             except BusTimeout:
                 self._unresponsive = bool(self._loop.interrupted)
                 raise
             except BusLost:
                 # systemd may be absent from the bus for a moment: it re-executes itself, or the bus is new.
-                if not again or self._loop.clock.monotonic() + RECONNECT_INTERVAL >= deadline:
+                if not again or deadline.remaining <= RECONNECT_INTERVAL:
                     raise
                 self._loop.run_until(lambda: False, RECONNECT_INTERVAL)
 
@@ -204,7 +205,7 @@ class Bus:
         except GLib.Error as error:
             raise _translated(error, what) from None
 
-    def _ensure_connected(self, deadline: float, what: str) -> None:
+    def _ensure_connected(self, deadline: Deadline, what: str) -> None:
         """Open a new connection if the bus closed this one. It is stale until `renewed` has read what was missed."""
         if self._connection.is_closed():
             self._reconnect(deadline, what)
@@ -218,14 +219,14 @@ class Bus:
                 raise
             self._loop.notify()
 
-    def _reconnect(self, deadline: float, what: str) -> None:
+    def _reconnect(self, deadline: Deadline, what: str) -> None:
         """Open a new connection and subscribe again."""
         while True:
             try:
-                self._connect(max(0.0, deadline - self._loop.clock.monotonic()))
+                self._connect(deadline.remaining)
                 break
             except BusLost as error:
-                if self._loop.clock.monotonic() + RECONNECT_INTERVAL >= deadline:
+                if deadline.remaining <= RECONNECT_INTERVAL:
                     raise BusLost(f"cannot {what}: {error.message}") from None
                 self._loop.run_until(lambda: False, RECONNECT_INTERVAL)
         for subscription in self._subscriptions:

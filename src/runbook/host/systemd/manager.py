@@ -21,6 +21,7 @@ from runbook.host.systemd.addresses import ManagerScope, find_endpoints, make_un
 from runbook.host.systemd.bus import PROPERTIES, RECONNECT_INTERVAL, Bus
 from runbook.host.systemd.properties import make_unit
 from runbook.host.systemd.requester_scan import RequesterScan, UnitNames
+from runbook.model import Deadline
 
 SERVICE = "org.freedesktop.systemd1"
 MANAGER_PATH = "/org/freedesktop/systemd1"
@@ -284,14 +285,14 @@ class SystemdManager:
 
         A bus that starts with its first client, as a user's does, is there a moment before the manager.
         """
-        until = self._loop.clock.monotonic() + MANAGER_WAIT
+        deadline = Deadline.after(self._loop.clock, MANAGER_WAIT)
         while True:
             try:
                 return self._subscribe()
             except BusTimeout:
                 raise make_unavailable(self.scope, "it does not answer") from None
             except BusLost:
-                if self._loop.clock.monotonic() >= until:
+                if deadline.expired:
                     raise make_unavailable(self.scope, "no systemd is on the bus") from None
                 self._loop.run_until(lambda: False, RECONNECT_INTERVAL)
 

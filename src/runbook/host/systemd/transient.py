@@ -25,6 +25,7 @@ from runbook.host.queries import Command, CommandResult
 from runbook.host.systemd.bus import variant
 from runbook.host.systemd.manager import MANAGER, MANAGER_PATH, UNIT, SystemdManager, unit_path
 from runbook.host.systemd.transient_files import CANNOT_ENTER, CommandFiles
+from runbook.model import Deadline
 
 OUTPUT_TAIL_BYTES = 64 * 1024  # bytes of a command's output that are returned, from its end
 BACKSTOP_MARGIN = 5.0  # seconds after a command's time-out at which systemd stops it, in case this program is gone
@@ -101,7 +102,7 @@ class TransientCommands:
 
     def stop(self, ref: JobRef) -> None:
         """Stop a command and all its processes, and wait until they have exited. Raises BusTimeout."""
-        until = self._loop.clock.monotonic() + STOP_LIMIT
+        deadline = Deadline.after(self._loop.clock, STOP_LIMIT)
         what = f"stop {ref.unit}"
         try:
             arguments = (ref.unit, "replace")
@@ -109,7 +110,7 @@ class TransientCommands:
             job = self._systemd.make_job_ref(answer, ref.unit, "stop")
             if not self._ended(job, INTERRUPTED_STOP_GRACE if self._loop.interrupted else STOP_GRACE):
                 self._systemd.kill_cgroup(ref.unit)
-                if not self._ended(job, until - self._loop.clock.monotonic()):
+                if not self._ended(job, deadline.remaining):
                     raise BusTimeout(f"cannot {what}: its processes do not exit")
         except NoSuchUnit:
             return
@@ -117,12 +118,11 @@ class TransientCommands:
             self.result(ref)
 
     def _ended(self, job: JobRef, seconds: float) -> bool:
-        until = self._loop.clock.monotonic() + seconds
+        deadline = Deadline.after(self._loop.clock, seconds)
         while self._systemd.job(job) is None:
-            left = until - self._loop.clock.monotonic()
-            if left <= 0:
+            if deadline.expired:
                 return False
-            self._loop.run_until(lambda: self._systemd.has_job_ended(job), min(left, 0.25))
+            self._loop.run_until(lambda: self._systemd.has_job_ended(job), min(deadline.remaining, 0.25))
         return True
 
     def _join(self, unit: str, command: Command) -> JobRef | None:
