@@ -35,9 +35,8 @@ def find_program_protection(process: Process) -> str:
 
     Its executable, argv[0] and the process's name are compared: one match is enough to protect it.
     """
-    exe = process.program
     title = process.command[0] if process.command else ""
-    if exe == "systemd" or (process.name == "systemd" and "--user" in process.command):
+    if process.program == "systemd" or (process.name == "systemd" and "--user" in process.command):
         return "it is a systemd manager"
     for name in _names(process):
         if name in _PROTECTED:
@@ -81,9 +80,8 @@ def find_stop_command(line: Iterable[Process]) -> str:
 
 
 def _names(process: Process) -> tuple[str, ...]:
-    exe = process.program
     title = process.command[0] if process.command else ""
-    return exe, process.name, _program(process.name), _program(title)
+    return process.program, process.name, _program(process.name), _program(title)
 
 
 def _program(title: str) -> str:

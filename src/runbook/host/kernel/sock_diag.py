@@ -48,10 +48,6 @@ NETLINK_TIMEOUT = 1.0  # seconds; the kernel answers within the call, so that th
 ANY_PORT = 0  # stands for all ports in a read of the tables of /proc: no socket listens on it
 
 
-class _Disturbed(Exception):
-    """The table changed while it was dumped."""
-
-
 class SocketTable:
     """The sockets that listen on a port. It keeps its netlink socket, so that a repeated read takes 0.1 ms.
 
@@ -85,9 +81,8 @@ class SocketTable:
         For UDP these are all that are bound to it and not connected. With an address, those that accept what is sent to
         that address, or prevent a bind to it: its own, and the wildcards. Raises HostError.
         """
-        wanted = _address(port)
         found = self._from_kernel(port)
-        return _select(_from_proc(Path("/proc/net"), port) if found is None else found, wanted)
+        return _select(_from_proc(Path("/proc/net"), port) if found is None else found, port)
 
     def _from_kernel(self, port: Port) -> list[Listener] | None:
         if self._unavailable:
@@ -95,20 +90,17 @@ class SocketTable:
         for _ in range(DUMP_TRIES):
             try:
                 return [listener for family in FAMILIES for listener in self._dump(family, port)]
-            except _Disturbed:
-                self.close()
             except OSError as error:
                 self.close()
-                if error.errno in (errno.ENOBUFS, errno.EBUSY, errno.EAGAIN):
-                    continue
-                # ENOENT: the module tcp_diag or udp_diag is missing and cannot be loaded. Other errors: a sandbox,
-                # or a kernel without sock_diag.
-                self._unavailable = True
-                return None
+                if error.errno not in (errno.ENOBUFS, errno.EBUSY, errno.EAGAIN):
+                    # ENOENT: the module tcp_diag or udp_diag is missing and cannot be loaded. Other errors: a sandbox,
+                    # or a kernel without sock_diag.
+                    self._unavailable = True
+                    return None
         raise HostError(f"cannot list the sockets of port {port}: they change faster than they can be read")
 
     def _dump(self, family: int, port: Port) -> Iterator[Listener]:
-        """Request the sockets of one family. Raises _Disturbed if the table changed under the answer."""
+        """Request the sockets of one family. Raises OSError; EAGAIN if the table changed while it was dumped."""
         if self._netlink is None:
             self._netlink = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, NETLINK_SOCK_DIAG)
             self._netlink.settimeout(NETLINK_TIMEOUT)
@@ -119,7 +111,7 @@ class SocketTable:
                 if sequence != self._sequence:
                     continue
                 if flags & NLM_F_DUMP_INTR:
-                    raise _Disturbed
+                    raise OSError(errno.EAGAIN, os.strerror(errno.EAGAIN))
                 if kind in (NLMSG_ERROR, NLMSG_DONE):
                     status = struct.unpack_from("=i", body)[0] if body else 0
                     if status:
@@ -134,8 +126,7 @@ def list_netns_listeners(pid: int, port: Port) -> tuple[Listener, ...]:
     Empty if the process is gone. There is no cookie and no cgroup, and an IPv6 wildcard counts as serving IPv4 as well,
     since /proc does not show that. Raises HostError.
     """
-    wanted = _address(port)
-    return _select(_from_proc(Path(f"/proc/{pid}/net"), port), wanted)
+    return _select(_from_proc(Path(f"/proc/{pid}/net"), port), port)
 
 
 def list_all_listeners(pid: int, protocol: str = "tcp") -> tuple[Listener, ...]:
@@ -212,7 +203,8 @@ def _address(port: Port) -> IPv4Address | IPv6Address | None:
         raise HostError(f"cannot read port {port}: {port.address!r} is not an IP address") from None
 
 
-def _select(found: list[Listener], wanted: IPv4Address | IPv6Address | None) -> tuple[Listener, ...]:
+def _select(found: list[Listener], port: Port) -> tuple[Listener, ...]:
+    wanted = _address(port)
     return tuple(listener for listener in found if wanted is None or _accepts(listener, wanted))
 
 
