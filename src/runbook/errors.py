@@ -8,7 +8,7 @@ RunbookError                 message, hint, and the exit status it leads to
 ├── Locked                   75: another run has the lock of a unit; nothing was changed
 ├── HostError                1: the machine refused an action or a query
 │   ├── AccessDenied         the bus or the kernel does not permit it to this user
-│   ├── NoSuchUnit           systemd knows no unit of this name
+│   ├── NoSuchUnit           systemd finds no unit of this name
 │   ├── UnitMasked           the unit is masked
 │   ├── BusTimeout           systemd did not answer in time
 │   └── BusLost              the connection broke during a call

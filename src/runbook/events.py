@@ -1,7 +1,7 @@
 """The events of a run: their names, what each one carries, and the line of JSON that each one becomes.
 
 The classes here own the keys of the JSON lines and of the record: a key is the field's name with dashes. What was
-written by another version is read as far as it fits: unknown names and keys are kept, and mean nothing.
+written by another version is read as far as it fits: unknown names and keys are kept and ignored.
 """
 
 from __future__ import annotations
@@ -79,7 +79,7 @@ class Payload:
 
     @classmethod
     def from_data(cls, data: Mapping[str, Any]) -> Self:
-        """Read what `to_data` returned. Raises ValueError if a field that cannot be done without is missing."""
+        """Return the payload that `to_data` was called on. Raises ValueError if a required field is missing."""
         try:
             return cls(**{one.name: data[key] for key, one in cls.keys.items() if key in data})
         except TypeError as error:
@@ -102,7 +102,7 @@ class StepPayload(Payload):
 
 
 class _BegunPayload(Payload):
-    """What both beginnings carry: of a run, and of a later part of it."""
+    """What the event of a beginning carries: of a run, or of a later part of it."""
 
     name: str = ""
     file: str = ""
@@ -113,7 +113,7 @@ class _BegunPayload(Payload):
     boot: str | None = optional(None)  # the id of this boot; of a resumed run only
     left: str = optional("")  # the unit that the program has left for a scope of its own
     waking: Mapping[str, Sequence[str]] | None = optional(None)  # active triggers by the unit they start
-    rollback: str | None = optional(None)  # the step whose failure an earlier part had begun to roll back for
+    rollback: str | None = optional(None)  # the step whose failure started a rollback in an earlier part
 
 
 class RunStarted(_BegunPayload, event=EventName.RUN_STARTED):
@@ -326,13 +326,13 @@ class Event:
         return known.from_data(self.data) if known is not None else None
 
     def to_line(self) -> str:
-        """Write it as one JSON object on a line. `time` is RFC 3339, in UTC, with milliseconds."""
+        """Return it as one JSON object on a line. `time` is RFC 3339, in UTC, with milliseconds."""
         stamp = datetime.fromtimestamp(self.time, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
         return json.dumps({"time": stamp, "run": self.run, "event": self.event, **self.data}, default=str)
 
     @classmethod
     def from_line(cls, line: str) -> Self:
-        """Read what `line` wrote. Raises ValueError for anything else."""
+        """Return the event of a line that `to_line` made. Raises ValueError for any other line."""
         data = json.loads(line)
         try:
             time, run, event = data.pop("time"), data.pop("run"), data.pop("event")
@@ -342,7 +342,7 @@ class Event:
 
 
 def select(events: Iterable[Event], kind: type[P]) -> Iterator[P]:
-    """Return what the events of one name carry. Raises ValueError if the data of one does not fit."""
+    """Yield the payloads of the events of one kind. Raises ValueError if the data of an event does not fit."""
     for event in events:
         if event.event == kind.event and isinstance(payload := event.payload, kind):
             yield payload

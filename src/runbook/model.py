@@ -40,7 +40,7 @@ class Verdict(StrEnum):
     CONDITION_NOT_MET = "condition-not-met", "a Condition or an Assert of the unit was not met, so it did not start"
     NOT_NOTIFYING = "not-notifying", "the unit runs, but does not report that it is ready, as its Type= requires"
     UNIT_MASKED = "unit-masked", "the unit is masked, which an operator has decided"
-    UNIT_NOT_FOUND = "unit-not-found", "systemd knows no unit of this name"
+    UNIT_NOT_FOUND = "unit-not-found", "systemd finds no unit of this name"
     UNIT_CHANGED = "unit-changed", "another program or user started, restarted or stopped the unit during the step"
     PROBE_FAILED = "probe-failed", "a probe got a wrong answer"
     # Jobs
@@ -110,7 +110,7 @@ class RunStatus(StrEnum):
 
 
 class RecordState(StrEnum):
-    """How a run stands that has not ended, or not for good: what only its record shows."""
+    """The state of a run that has not ended, or not for good. Only its record shows it."""
 
     UNDER_WAY = "under-way"  # its program is running
     CUT_SHORT = "cut-short"  # its program was killed, or the machine went down

@@ -1,4 +1,4 @@
-"""A YAML file into a Runbook, or every error in it with its position.
+"""Reads a YAML file into a Runbook, or reports every error in it with its position.
 
 nodes.py       YAML into nodes, within limits; the only importer of yaml
 outline.py     where the steps are, their types and ids
@@ -38,10 +38,7 @@ class Source:
 
 
 def read_source(path: str) -> Source:
-    """Return a file, or standard input for `-`. At most MAX_BYTES + 1 are read.
-
-    Raises UsageError if it cannot be read.
-    """
+    """Return a file, or standard input for `-`; at most MAX_BYTES + 1. Raises UsageError if it cannot be read."""
     try:
         if path == "-":
             return Source(path, sys.stdin.buffer.read(MAX_BYTES + 1), None)

@@ -1,4 +1,4 @@
-"""YAML into nodes: every scalar as its text, every key and value with its position. The only importer of yaml.
+"""Reads YAML into nodes: scalars as texts, keys and values with their positions. The only importer of yaml.
 
 PyYAML's events are read one by one, and depth and size are checked before anything is built from them. PyYAML's own
 composer recurses in C, where deep nesting crashes the process. YAML's types are not used: `no`, 1.10 and 010 stay
@@ -233,8 +233,7 @@ _SYNTAX = (
 def _describe_error(error: yaml.MarkedYAMLError, text: str, place: Position) -> str:
     """Return what is wrong with the YAML, in the words of a runbook's author."""
     raw = f"{error.problem or ''} {error.context or ''}"
-    lines = text.split("\n")
-    line = lines[place.line - 1] if place.line <= len(lines) else ""
+    line = "".join(text.split("\n")[place.line - 1 : place.line])  # Behind the last line, there is none.
     here = line[place.column - 1 : place.column]
     if "cannot start any token" in raw:
         if here == "\t":

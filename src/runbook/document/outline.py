@@ -39,15 +39,14 @@ def find_steps(node: Node | None, key: str, types: Types, problems: Problems) ->
     """Return the steps in a list. An item that is not a step is left out and added to `problems`."""
     if node is None:
         return []
-    if node.value is None:
-        problems.append((node.position, f"`{key}` is empty; it needs at least one step"))
-        return []
-    if not isinstance(node.value, list):
+    if isinstance(node.value, (str, dict)):
         problems.append((node.position, f"`{key}` must be a list of steps (`- …`), not {describe_kind(node.value)}"))
-        return []
-    if not node.value:
-        problems.append((node.position, f"`{key}` is an empty list; it needs at least one step"))
-    return [site for item in node.value if (site := _read_step(item, types, problems))]
+    elif not node.value:
+        found = "empty" if node.value is None else "an empty list"
+        problems.append((node.position, f"`{key}` is {found}; it needs at least one step"))
+    else:
+        return [site for item in node.value if (site := _read_step(item, types, problems))]
+    return []
 
 
 def _read_step(item: Node, types: Types, problems: Problems) -> StepNode | None:
@@ -58,10 +57,8 @@ def _read_step(item: Node, types: Types, problems: Problems) -> StepNode | None:
         how = "write a step type, or a mapping with a step type as its key"
         problems.append((item.position, f"a step cannot be {describe_kind(item.value)}; {how}"))
         return None
-    if len(item.value) == 1:
-        ((kind, body),) = item.value.items()
-        return _make_step_node(kind, body, item, types, problems)
-    kinds = [key for key in item.value if key in types]
+    # A single key is meant as a step type, even if it is misspelt.
+    kinds = [key for key in item.value if key in types or len(item.value) == 1]
     if len(kinds) != 1:
         these = join_words(kinds or list(item.value)[:3])
         how = "write a step for each" if kinds else "write its fields below the step type"

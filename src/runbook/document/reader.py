@@ -1,7 +1,7 @@
-"""Nodes into a Runbook, or every error with its position.
+"""Makes a Runbook of the nodes, or reports every error with its position.
 
-What others need is read first: the variables, the unit and the port, the ids of all steps; then the steps one by one,
-each with a scope that has the steps before it. An error in one does not hide the others.
+The variables, the unit, the port and the ids of all steps are read first, because the rest needs them. Then the steps
+are read one by one, each with a scope that has the steps before it. An error in one does not hide the others.
 """
 
 from __future__ import annotations
@@ -123,7 +123,6 @@ class Reader:
     # Steps
 
     def _lists(self) -> dict[str, list[StepNode]]:
-        """Return all steps, with their ids."""
         lists = {}
         for key in _LISTS:
             node = self.fields.get(key)

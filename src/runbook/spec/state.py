@@ -42,7 +42,7 @@ class RunState:
             getattr(self, name).update(recorded.get(name, {}))
 
     def next_query_id(self) -> int:
-        """Return a new number: a query with the same content and another number is asked anew."""
+        """Return a new number: a query with the same content and another number is sent again."""
         self.query_count += 1
         return self.query_count
 

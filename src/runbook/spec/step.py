@@ -130,7 +130,7 @@ class Step(FileModel, Generic[StateT]):
     |---|---|
     | `apply` | It changes something. A type without `apply` only reads, and may stand in a `remediate`'s `check`. |
     | a class derived from `StepState`, in `Step[…]` | It must remember something from one check to the next. |
-    | `failure_verdict` | `job-failed` is not the word for a refusal. |
+    | `failure_verdict` | A refusal needs another verdict than `job-failed`. |
     | `time_limit`, `judge_timeout` | The limit depends on the machine; the end of it means more than `timed-out`. |
     | `resume`, `cancel` | What `apply` starts outlives the call, such as a job or a command. |
     | `validate_in` | It does not fit into every runbook. |
@@ -153,15 +153,17 @@ class Step(FileModel, Generic[StateT]):
     may_create_units: ClassVar[bool] = False  # True if units may exist afterwards that did not exist before
     rollback_role: ClassVar[RollbackRole | None] = None  # what `rollback: auto` uses it for
 
-    id: StepId | None = Field(None, description="What templates and messages call it; by default its type.")
-    name: TextField | None = Field(None, description="What people read instead of the type.")
+    id: StepId | None = Field(None, description="Its name in templates and messages; by default its type.")
+    name: TextField | None = Field(None, description="Its title in reports; by default its type.")
     when: ExpressionField | None = Field(None, description="An expression; the step is skipped where it is false.")
     retries: Integer = Field(0, description="Extra tries after a failed one.")
     delay: TimeSpan = Field(1.0, description="The pause before the first extra try.")
-    backoff: Number = Field(1.0, ge=1, description="What the pause is multiplied by from try to try.")
-    max_delay: TimeSpan = Field(60.0, description="What the pause never exceeds.")
+    backoff: Number = Field(1.0, ge=1, description="The factor by which the pause grows after each try.")
+    max_delay: TimeSpan = Field(60.0, description="The longest pause.")
     timeout: PositiveSpan | None = Field(30.0, description="How long one try may take.")
-    on_failure: Literal["abort", "continue"] = Field("abort", description="Whether the run ends when it fails.")
+    on_failure: Literal["abort", "continue"] = Field(
+        "abort", description="If it fails: `abort` ends the run, `continue` does not."
+    )
     secret: Boolean = Field(False, description="Keep its output out of every report and file.")
 
     @classmethod
@@ -188,14 +190,14 @@ class Step(FileModel, Generic[StateT]):
         return self.timeout
 
     def judge_timeout(self, view: HostView, state: StateT, last: Finding) -> Finding:
-        """Return what the end of the time limit means; `last` is what `check` found last."""
+        """Return the finding for the end of the time limit; `last` is the last one of `check`."""
         return fails(Verdict.TIMED_OUT, f"not finished in time: {last.reason}", **last.evidence)
 
     def resume(self, view: HostView, state: StateT, *, stopped: bool) -> str:
         """Prepare `state` for an attempt that continues one which was interrupted after `apply`.
 
-        `stopped`: the interruption was orderly, and `cancel` was called. Returns what cannot be known and the operator
-        must decide; mostly nothing, because `check` finds out what is there.
+        If `stopped`, the interruption was orderly, and `cancel` was called. Returns what the operator must decide
+        because it cannot be found out; mostly nothing, because `check` finds out what is there.
         """
         return ""
 
@@ -220,7 +222,7 @@ class Step(FileModel, Generic[StateT]):
         return self.check(view, state)
 
     def predict(self, unit: Unit) -> Unit:
-        """Return its unit as it will surely be afterwards, for the plan of the steps that follow."""
+        """Return its unit as it will be afterwards, as far as that is certain, for the plan of later steps."""
         return unit
 
     def remedy(self) -> Remedy | None:
@@ -257,7 +259,7 @@ class ReplacesVersion(Step[StateT]):
     """A base of a step type that replaces an installed version by `to`, and can be undone.
 
     Its templates may use `to` and `from`, and those of later steps `steps.ID.to` and `steps.ID.from`. The evidence of
-    its TO_DO and of its end holds both.
+    its TO_DO and of its end contains both.
     """
 
     template_vars: ClassVar[tuple[str, ...]] = VERSIONS  # names that only its own templates may use
@@ -292,18 +294,18 @@ class Runbook(FileModel):
     """A whole runbook, checked. Its steps have their ids, units and ports filled in."""
 
     format: FormatNumber = Field(1, description="The format of the file: 1.")
-    name: TextField = Field("", description="What people read as the title; the file's name by default.")
-    description: TextField = Field("", description="What it is for, in as many words as it takes.")
-    unit: UnitName | None = Field(
-        None, description="What the steps act on, unless a step names another; `gw` is `gw.service`."
+    name: TextField = Field("", description="Its title in reports; by default the file's name.")
+    description: TextField = Field("", description="What it is for. It may be long.")
+    unit: UnitName | None = Field(None, description="The unit of every step that names no other; `gw` is `gw.service`.")
+    scope: Literal["system", "user"] = Field(
+        "system", description="The systemd that runs the units: of the system, or of the user."
     )
-    scope: Literal["system", "user"] = Field("system", description="Whose manager: the system's, or the user's own.")
     port: PortList = Field((), description="The port, or a list of ports, that the unit must own.")
     vars: Mapping[str, Any] = Field(default_factory=dict, description="Values for templates; `--set` overrides them.")
-    env: Environment = Field(default_factory=dict, description="What is added to the environment of every command.")
+    env: Environment = Field(default_factory=dict, description="Variables for the environment of every command.")
     secrets: TextList = Field((), description="Names of environment variables whose values are masked everywhere.")
     timeout: PositiveSpan | None = Field(None, description="How long all of `steps` may take.")
-    steps: StepList = Field(..., description="What is done, in order.")
+    steps: StepList = Field(..., description="The steps, in order.")
     rollback: Literal["off", "auto"] | StepList = Field(
         "off", description="After a failure: nothing, every update back to its earlier version, or these steps."
     )

@@ -40,9 +40,8 @@ class Expression:
 
     def value(self, scope: TemplateScope) -> Any:
         """Return its value, or None if a name is not known yet. Raises TemplateError."""
-        found: dict[str, Word | tuple[Word, ...]] = {}
+        found: dict[str, Any] = {}
         missing: list[TemplateError] = []
-        waiting = False
         for number, reference in enumerate(self.references):
             try:
                 value = scope.look_up(reference)
@@ -50,12 +49,9 @@ class Expression:
                 if reference not in self.optional or not reference.path:
                     raise
                 missing.append(error)
-                continue
-            if value is None:
-                waiting = True
-                continue
-            found[f"_{number}"] = Word(value) if isinstance(value, str) else tuple(map(Word, value))
-        if waiting:
+            else:
+                found[f"_{number}"] = Word(value) if isinstance(value, str) else value and tuple(map(Word, value))
+        if None in found.values():
             return None
         try:
             result = self.evaluate(**found)

@@ -1,6 +1,6 @@
 """Where a value is in a shell script: bare, or inside quotes of one kind, so that it can be quoted for that place.
 
-This module knows only the part of the shell's grammar (POSIX, 2.2 to 2.6) that this needs. In a here-document,
+This module implements only the part of the shell's grammar (POSIX, 2.2 to 2.6) that this needs. In a here-document,
 backticks, arithmetic, a script inside the script, or behind anything unusual, the place is UNKNOWN: quoting is
 impossible there, so a value is refused unless it needs no quotes.
 """
@@ -25,7 +25,7 @@ class Quotes(StrEnum):
 
 @dataclass(frozen=True)
 class ShellContext:
-    """A place in a script, and what its neighbours would make of a value there."""
+    """A place in a script, and how the text around it affects a value there."""
 
     quotes: Quotes = Quotes.BARE
     is_joined: bool = False  # True if the name of a variable ends right before it, or `<` or `>` is right behind it
@@ -189,7 +189,7 @@ class ShellReader:
         if char == "'":
             self._within.append(Quotes.SINGLE)
         elif char == "#":
-            self._is_unknown = self._before == _VALUE  # An empty list is no word.
+            self._is_unknown = self._before == _VALUE  # An empty list inserts no word.
             if begins:
                 self._within.append(_COMMENT)
         elif text.startswith("<<", at):

@@ -38,16 +38,13 @@ json.dump(found and [found[0], found[1][0], *found[1].groups()], sys.stdout)
 
 
 def search(pattern: str, text: str, *, multiline: bool = False) -> list[str | None] | None:
-    """Return the whole match of a pattern and its groups, or None if it is not found.
-
-    Raise HostError if the search exceeds its limit.
-    """
+    """Return the whole match of a pattern and its groups, or None. Raises HostError if it takes too long."""
     found = _search(pattern, [text], multiline)
     return found[1] if found else None
 
 
 def find_first(pattern: str, texts: Sequence[str], *, multiline: bool = False) -> int | None:
-    """Return the index of the first text that a pattern is found in, or None. Raise HostError as `search` does."""
+    """Return the index of the first text that a pattern is found in, or None. Raises HostError as `search` does."""
     found = _search(pattern, texts, multiline)
     return found[0] if found else None
 
