@@ -12,15 +12,7 @@ from collections.abc import Mapping
 from functools import partial
 from typing import Annotated, Any
 
-from pydantic import (
-    AfterValidator,
-    BeforeValidator,
-    ConfigDict,
-    PlainValidator,
-    TypeAdapter,
-    ValidationInfo,
-    WithJsonSchema,
-)
+from pydantic import AfterValidator, BeforeValidator, PlainValidator, TypeAdapter, ValidationInfo, WithJsonSchema
 
 from runbook.model import Port
 from runbook.template import text as template
@@ -113,7 +105,7 @@ def _read_shell(value: object, info: ValidationInfo) -> str | tuple[str, ...]:
 
 # Built when the first list of arguments is read: most commands are strings.
 _ARGUMENTS: TypeAdapter[tuple[str, ...]] = TypeAdapter(
-    tuple[Annotated[str, PlainValidator(partial(_text, now=False))], ...], config=ConfigDict(defer_build=True)
+    tuple[Annotated[str, PlainValidator(partial(_text, now=False))], ...], config={"defer_build": True}
 )
 
 
@@ -258,43 +250,43 @@ _TEXTS = {"type": "array", "items": _TEXT}
 _PORT = {"anyOf": [{"type": "integer", "minimum": 1, "maximum": 65535}, {"type": "string"}]}
 
 
-def _schema(words: str, **schema: Any) -> WithJsonSchema:
+def schema(words: str, **details: Any) -> WithJsonSchema:
     """Return the JSON Schema of a type. Its title is the name of the type in the reference."""
-    return WithJsonSchema({"title": words, **(schema or _TEXT)})
+    return WithJsonSchema({"title": words, **(details or _TEXT)})
 
 
-_SPAN = _schema("time span", type=["string", "number"])
-_TEXT_MAPPING = _schema("mapping of names to texts", type="object", additionalProperties=_TEXT)
+_SPAN = schema("time span", type=["string", "number"])
+_TEXT_MAPPING = schema("mapping of names to texts", type="object", additionalProperties=_TEXT)
 
-TextField = Annotated[str, PlainValidator(_text), _schema("text")]
+TextField = Annotated[str, PlainValidator(_text), schema("text")]
 """A text. A number or a boolean is read as the text that the file has."""
-Version = Annotated[str, PlainValidator(_read_version), _schema("version")]
+Version = Annotated[str, PlainValidator(_read_version), schema("version")]
 """A version: a text that contains a digit, and not a tag such as `latest`."""
 _literal = partial(_text, put=template.write_literal, finish=_valid_pattern)
-Pattern = Annotated[str, PlainValidator(_literal), _schema("pattern", type="string", format="regex")]
+Pattern = Annotated[str, PlainValidator(_literal), schema("pattern", type="string", format="regex")]
 """A regular expression in Python's syntax. A value that a template inserts matches itself only."""
 CommandField = Annotated[
     str | tuple[str, ...],
     PlainValidator(_read_shell),
-    _schema("command", anyOf=[{"type": "string", "minLength": 1}, {**_TEXTS, "minItems": 1}]),
+    schema("command", anyOf=[{"type": "string", "minLength": 1}, {**_TEXTS, "minItems": 1}]),
 ]
 """A command: a script for `/bin/sh -e`, or a list of its arguments."""
-TextList = Annotated[tuple[TextField, ...], BeforeValidator(_as_list), _schema("list of texts", anyOf=[_TEXT, _TEXTS])]
+TextList = Annotated[tuple[TextField, ...], BeforeValidator(_as_list), schema("list of texts", anyOf=[_TEXT, _TEXTS])]
 """A list of texts. A single text is read as a list of one."""
-Integer = Annotated[int, BeforeValidator(_read_whole), _schema("whole number", type=["integer", "string"], minimum=0)]
-_INTEGERS = _schema("whole number, or list of them", type=["integer", "string", "array"])
+Integer = Annotated[int, BeforeValidator(_read_whole), schema("whole number", type=["integer", "string"], minimum=0)]
+_INTEGERS = schema("whole number, or list of them", type=["integer", "string", "array"])
 IntegerList = Annotated[tuple[Integer, ...], BeforeValidator(_as_list), _INTEGERS]
-FormatNumber = Annotated[int, PlainValidator(_read_format), _schema("1", const=1)]  # the version of the file format
-Number = Annotated[float, BeforeValidator(_read_number), _schema("number", type=["number", "string"], minimum=0)]
-Boolean = Annotated[bool, BeforeValidator(_read_flag), _schema("true or false", type=["boolean", "string"])]
+FormatNumber = Annotated[int, PlainValidator(_read_format), schema("1", const=1)]  # the version of the file format
+Number = Annotated[float, BeforeValidator(_read_number), schema("number", type=["number", "string"], minimum=0)]
+Boolean = Annotated[bool, BeforeValidator(_read_flag), schema("true or false", type=["boolean", "string"])]
 TimeSpan = Annotated[float, BeforeValidator(_read_span), _SPAN]  # in seconds; 0 or more
 PositiveSpan = Annotated[float, BeforeValidator(_read_limit), _SPAN]  # in seconds; more than 0
-UnitName = Annotated[str, BeforeValidator(_read_unit), _schema("unit", type="string", minLength=1)]  # a full name
-PortField = Annotated[Port, PlainValidator(_read_port), _schema("port", **_PORT)]
-_PORTS = _schema("port, or list of ports", anyOf=[*_PORT["anyOf"], {"type": "array", "items": _PORT}])
+UnitName = Annotated[str, BeforeValidator(_read_unit), schema("unit", type="string", minLength=1)]  # a full name
+PortField = Annotated[Port, PlainValidator(_read_port), schema("port", **_PORT)]
+_PORTS = schema("port, or list of ports", anyOf=[*_PORT["anyOf"], {"type": "array", "items": _PORT}])
 PortList = Annotated[tuple[PortField, ...], BeforeValidator(_as_list), AfterValidator(_each_once), _PORTS]
-StepId = Annotated[str, BeforeValidator(read_id), _schema("id", type="string", minLength=1)]
-ExpressionField = Annotated[str, BeforeValidator(_read_expression), _schema("expression", type=["string", "boolean"])]
+StepId = Annotated[str, BeforeValidator(read_id), schema("id", type="string", minLength=1)]
+ExpressionField = Annotated[str, BeforeValidator(_read_expression), schema("expression", type=["string", "boolean"])]
 """An expression without `${{ }}`, checked; `is_true` evaluates it."""
 Environment = Annotated[dict[Annotated[str, AfterValidator(_variable)], TextField], _TEXT_MAPPING]
 _HeaderValue = Annotated[str, PlainValidator(partial(_text, finish=_one_line))]

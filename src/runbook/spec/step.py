@@ -24,16 +24,7 @@ from pathlib import Path
 from types import GenericAlias
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Generic, Literal, TypeGuard, get_args
 
-from pydantic import (
-    BaseModel,
-    ConfigDict,
-    Field,
-    InstanceOf,
-    SkipValidation,
-    ValidationInfo,
-    WithJsonSchema,
-    field_validator,
-)
+from pydantic import BaseModel, ConfigDict, Field, InstanceOf, SkipValidation, ValidationInfo, field_validator
 
 from runbook.host.facts import Unit
 from runbook.host.interface import Host, HostView
@@ -54,6 +45,7 @@ from runbook.spec.fields import (
     TimeSpan,
     UnitName,
     Version,
+    schema,
 )
 from runbook.spec.state import RunState, StateT, StepState
 from runbook.template.scope import VERSIONS, TemplateScope
@@ -284,7 +276,7 @@ class Nested:
 
 
 STEPS_TITLE = "list of steps"
-_STEPS = WithJsonSchema({"title": STEPS_TITLE, "type": "array", "minItems": 1})
+_STEPS = schema(STEPS_TITLE, type="array", minItems=1)
 StepList = Annotated[tuple[InstanceOf[Step[Any]], ...], Nested(), _STEPS]
 """Steps, in order. The document reads each of them separately and passes the finished steps."""
 ReadOnlyStepList = Annotated[tuple[InstanceOf[Step[Any]], ...], Nested(read_only=True), _STEPS]
