@@ -1,4 +1,4 @@
-"""What travels through the program: verdicts, findings, ports and deadlines."""
+"""Verdicts, findings, ports and deadlines."""
 
 from __future__ import annotations
 

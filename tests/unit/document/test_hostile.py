@@ -49,7 +49,7 @@ UNITS = {"-h": "-h.service", "--now": "--now.service", "..": "...service"}
 
 
 def yaml(value: str) -> str:
-    """Write a text so that YAML takes it for what it is."""
+    """Return a text as a YAML scalar that is read as this text."""
     return '"' + "".join(f"\\U{ord(char):08X}" for char in value) + '"'
 
 

@@ -1,4 +1,4 @@
-"""Files and standard input: read in one go, and refused in words if they cannot be read."""
+"""Files and standard input: read once, and refused with a message if they cannot be read."""
 
 from __future__ import annotations
 

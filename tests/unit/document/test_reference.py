@@ -18,7 +18,7 @@ SCHEMA = reference.make_schema()
 
 
 def parts(schema: Any) -> Iterator[dict[str, Any]]:
-    """Give every mapping within a schema."""
+    """Yield every mapping in a schema."""
     if isinstance(schema, dict):
         yield schema
         for part in schema.values():

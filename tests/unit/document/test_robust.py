@@ -1,4 +1,4 @@
-"""Any file is read, or refused with messages of this program: never a traceback, never a text of pydantic."""
+"""Every file is read, or refused with messages of this program: never a traceback, never a message of pydantic."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ SEEDS = [path.read_text() for folder in FOLDERS for path in sorted(folder.glob("
 
 FOREIGN = re.compile(
     r"Input should|valid (?:integer|string|dictionary)|Extra inputs|Field required|Value error|Assertion|pydantic"
-    r"|\bNone\b|\bdict\b|\bstr\b|\bint\b|\btuple\b|Traceback|object at 0x|jinja|yaml\.|cannot be read as it stands"
+    r"|\bNone\b|\bdict\b|\bstr\b|\bint\b|\btuple\b|Traceback|object at 0x|jinja|yaml\.|cannot be read; see"
 )
 """Words that must not be in a message: those of libraries, and those of the message of last resort."""
 
@@ -47,13 +47,13 @@ def problems_of(text: str | bytes) -> list[Problem]:
 
 
 def tree_of(text: str) -> Any:
-    """Give a file of ours as lists and mappings; None for one that is wrong on purpose."""
+    """Return one of the seeds as lists and mappings; None for a file that is wrong on purpose."""
     root = compose(text, [])
     return root.to_plain() if root is not None else None
 
 
 def judge(text: str | bytes) -> None:
-    """Read a file; if it is refused, look at how."""
+    """Read a file. If it is refused, check the messages and their positions."""
     problems = problems_of(text)
     assert problems == sorted(problems)
     lines = len(re.split(r"\r\n|[\n\r\x85\u2028\u2029]", text)) if isinstance(text, str) else 10**9
@@ -66,13 +66,13 @@ def judge(text: str | bytes) -> None:
 
 
 MUTANTS = 10_000
-"""Mutated files of all seeds together. RUNBOOK_MUTANTS sets another number."""
+"""The number of mutated files, over all seeds. RUNBOOK_MUTANTS sets another number."""
 
 SEEDED = 40
 
 
 def line_changed(chance: random.Random, lines: list[str]) -> None:
-    """Change a line, as a typing mistake would."""
+    """Change a line as a typing mistake would."""
     at = chance.randrange(len(lines))
     match chance.randrange(6):
         case 0:
@@ -93,7 +93,7 @@ def line_changed(chance: random.Random, lines: list[str]) -> None:
 
 
 def text_changed(chance: random.Random) -> str:
-    """Change a file of ours in some lines."""
+    """Return one of the seeds with some lines changed."""
     lines = chance.choice(SEEDS).splitlines()
     for _ in range(chance.randint(1, 4)):
         line_changed(chance, lines)
@@ -140,7 +140,7 @@ FILTERS = [
 
 
 def expression_of(chance: random.Random, ids: list[str]) -> str:
-    """Throw an expression together, of what is known here and there."""
+    """Return a random expression, from names and filters that are valid somewhere."""
     made = []
     for _ in range(chance.randint(1, 4)):
         name = f"steps.{chance.choice(ids)}.{chance.choice(FACTS)}" if chance.random() < 0.4 else chance.choice(NAMES)
@@ -149,7 +149,7 @@ def expression_of(chance: random.Random, ids: list[str]) -> str:
 
 
 def value_of(chance: random.Random, depth: int = 0) -> Any:
-    """Make a value: a word, a template, steps, or lists and mappings of these."""
+    """Return a random value: a word, a template, steps, or lists and mappings of these."""
     kind = chance.random()
     if kind < 0.45 or depth > 3:
         return chance.choice(ATOMS)
@@ -164,7 +164,7 @@ def value_of(chance: random.Random, depth: int = 0) -> Any:
 
 
 def step_of(chance: random.Random, depth: int = 0) -> Any:
-    """Make a step of some type, with fields of its own and of others."""
+    """Return a step of a random type, with fields of this type and of others."""
     kind = chance.choice(sorted(registry()))
     own = list(wording.fields_of(registry()[kind]))
     keys = chance.sample(own, chance.randint(0, min(5, len(own)))) + (
@@ -199,7 +199,7 @@ def node_changed(chance: random.Random, node: Any) -> Any:
 
 
 def structure_changed(chance: random.Random) -> str:
-    """Change a file of ours where it is still well-formed, so that what is behind the reader is reached."""
+    """Return one of the seeds, changed but well-formed YAML, so that the checks behind the YAML reader are reached."""
     tree = chance.choice(TREES)
     for _ in range(chance.randint(1, 4)):
         tree = node_changed(chance, tree)

@@ -110,7 +110,7 @@ def test_it_reads(field: Any, value: object, expected: object) -> None:
         (fields.FormatNumber, "2", "cannot read format `2`"),
     ],
 )
-def test_what_it_cannot_read_it_says(field: Any, value: object, why: str) -> None:
+def test_a_value_that_it_cannot_read_is_refused_with_a_reason(field: Any, value: object, why: str) -> None:
     assert why in refusal(field, value)
 
 

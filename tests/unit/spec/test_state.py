@@ -1,4 +1,4 @@
-"""The state of a run and of its steps: commands, and what the record keeps of it."""
+"""The state of a run and of its steps: commands, and the part of it that is recorded."""
 
 from __future__ import annotations
 

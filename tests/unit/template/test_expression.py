@@ -1,4 +1,4 @@
-"""Expressions: their values, and that everything which is not allowed is refused."""
+"""Expressions: their values, and the refusal of everything that is not allowed."""
 
 from __future__ import annotations
 

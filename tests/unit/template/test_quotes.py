@@ -1,4 +1,4 @@
-"""Values in scripts, run by real shells: in every place the shell reads exactly the value, or it is refused."""
+"""Values in scripts, run by real shells: everywhere the shell reads exactly the value, or the value is refused."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ VALUES = [
 ]  # fmt: skip
 
 PLAIN = {"plain", "1.2.3-x", "-n", "2", "abc", "1.2~rc1"}
-"""Those of them that need no quotes in any place."""
+"""The values that need no quotes in any place."""
 
 SHELLS = [shell for shell in (["dash"], ["bash", "--posix"]) if which(shell[0])]
 
@@ -178,7 +178,7 @@ def test_a_list_is_quoted_word_by_word(tmp_path: Path) -> None:
 
 
 def test_random_scripts(tmp_path: Path) -> None:
-    """Pieces thrown together: no value is ever a command, wrong as the script may be."""
+    """Scripts from random pieces: even in a wrong script, no value is run as a command."""
     chance = random.Random(7)
     pieces = [
         "'",

@@ -1,4 +1,4 @@
-"""The values of names: in a file that is read, in a run, in a plan, in a step."""
+"""The values of names: while a file is read, in a run, in a plan, in a step."""
 
 from __future__ import annotations
 
