@@ -52,7 +52,7 @@ class CommandStep(Step[StateT]):
     run: CommandField = Field(..., description="The command: a string for `/bin/sh -e`, or a list of arguments.")
     user: TextField = Field("", description="The user that runs it; by default the one that runs `runbook`.")
     cwd: TextField = Field("", description="Where it starts; by default the runbook's folder.")
-    env: Environment = Field(default_factory=dict, description="What is added to its environment.")
+    env: Environment = Field(default_factory=dict, description="Variables that are added to its environment.")
 
     def make_command(self, state: StepState, limit: float) -> Command:
         """Return the command as it is to be started."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
-from enum import StrEnum
+from enum import Enum
 from functools import cached_property
 from signal import Signals
 from typing import Any
@@ -32,22 +32,12 @@ descriptors of an exiting process: for a moment the port is held, and no holder 
 """
 
 
-class Phase(StrEnum):
-    """The phases of the state machine, which is drawn above `Termination`."""
-
-    JUDGE = "judge"
-    RELOAD = "reload"
-    SIGNAL = "signal"
-    AWAIT_EXIT = "await-exit"
-    ESCALATE = "escalate"
-    AWAIT_CLOSE = "await-close"
-    AWAIT_RESPAWN = "await-respawn"
-    READ_AGAIN = "read-again"
-    KILL_CGROUP = "kill-cgroup"
-    AWAIT_CGROUP_EXIT = "await-cgroup-exit"
-    DONE = "done"
-    REFUSED = "refused"
-    STILL_HELD = "still-held"
+# The phases of the state machine, which is drawn above `Termination`.
+Phase = Enum(
+    "Phase",
+    "JUDGE RELOAD SIGNAL AWAIT_EXIT ESCALATE AWAIT_CLOSE AWAIT_RESPAWN READ_AGAIN KILL_CGROUP AWAIT_CGROUP_EXIT "
+    "DONE REFUSED STILL_HELD",
+)
 
 
 @dataclass
@@ -124,8 +114,8 @@ class Termination:
 
     def _find_phase(self) -> tuple[Phase, Finding]:
         if self.state.cgroup_kill.done and cgroup_kill.is_left(self.view, self.unit):
-            waiting = _wait(f"waiting for all processes of {self.unit.name} to exit", Wake(within=0.05))
-            return Phase.AWAIT_CGROUP_EXIT, waiting
+            waited_for = f"all processes of {self.unit.name}"
+            return Phase.AWAIT_CGROUP_EXIT, _wait(f"waiting for {waited_for} to exit", Wake(within=0.05))
         if self._are_sockets_closing:
             killed = _names(self.state.targets.values())
             return Phase.AWAIT_CLOSE, _wait(f"waiting for the sockets of {killed} to close", Wake(within=0.05))

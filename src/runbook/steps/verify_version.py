@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Annotated, ClassVar
 
 from pydantic import AfterValidator, Field, model_validator
 
-from runbook.checks.health import HealthChecker, HealthReport, HealthState
+from runbook.checks.health import HealthChecker, HealthState
 from runbook.checks.prober import ANSWER_POLL, describe_foreign_answer, judge_extra_port, port_covers
 from runbook.checks.probes import HttpFields, ProbeRound
 from runbook.checks.served_version import Evidence, await_answer, judge_answer, judge_code_age
@@ -71,17 +72,15 @@ class VerifyVersion(Step[VerifyVersionState]):
 
     unit: UnitName = Field(description="The unit that serves.")
     port: PortList = Field((), description="The port, or a list of ports, that it must own.")
-    run: CommandField | None = Field(
-        None, description="A command that asks the running service and prints its version."
-    )
+    run: CommandField | None = Field(None, description="A command that prints the version of the running service.")
     user: TextField = Field("", description="The user that runs the command; by default the one that runs `runbook`.")
     cwd: TextField = Field("", description="Where the command starts; by default the runbook's folder.")
-    env: Environment = Field(default_factory=dict, description="What is added to the command's environment.")
+    env: Environment = Field(default_factory=dict, description="Variables that are added to the command's environment.")
     http: HttpFields | None = Field(None, description="A page of the running service that contains its version.")
     pattern: Pattern = Field(VERSION, description="The part of the answer that is the version.")
     expect: Version | None = Field(None, description="The version that is wanted.")
     newer_than: Paths = Field(
-        (), description="Files, folders and patterns of the code: the processes must be younger than their last change."
+        (), description="Paths and patterns of the code; the processes must have started after their last change."
     )
     timeout: PositiveSpan | None = Field(60.0, description="How long one try may take.")
 
@@ -104,9 +103,8 @@ class VerifyVersion(Step[VerifyVersionState]):
         if waits := [text for text in (self.expect, *self.newer_than) if isinstance(text, Template)]:
             missing = ", ".join(dict.fromkeys(str(name) for text in waits for name in text.references))
             return not_yet(Verdict.VERSION_MISMATCH, f"what is wanted is known once {missing} is", Wake())
-        report = HealthChecker(
-            view, view.unit(self.unit), self.port, None, UNLIMITED_RESTARTS, HealthState(), once=True
-        ).check()
+        unit = view.unit(self.unit)
+        report = HealthChecker(view, unit, self.port, None, UNLIMITED_RESTARTS, HealthState(), once=True).check()
         if report.verdict is Verdict.STILL_STARTING:
             return Finding(FindingState.STILL_STARTING, report.verdict, report.reason, report.evidence())
         if not report.healthy:
@@ -115,9 +113,10 @@ class VerifyVersion(Step[VerifyVersionState]):
         asked = judge_extra_port(view, report, state.reached_port or local)
         if asked is not None and (why := describe_foreign_answer(asked)):
             return fails(asked.verdict, why, **report.evidence())
+        judged = [*report.ports, *([asked] if asked is not None else [])]
         networks = (view.find_network_process(report.unit, local),) if self.expect is not None else ()
-        others = asked.sockets if asked else frozenset()
-        state.start_round(ProbeRound(report.unit.invocation_id, report.sockets | others, networks))
+        sockets = report.sockets.union(*(own.sockets for own in judged))
+        state.start_round(ProbeRound(report.unit.invocation_id, sockets, networks))
         facts: Evidence = report.evidence()
         reasons: list[str] = []
         if self.newer_than:
@@ -126,28 +125,23 @@ class VerifyVersion(Step[VerifyVersionState]):
                 return finding
             reasons, facts = [finding.reason], finding.evidence
         if self.expect is not None:
-            finding = self._check_answer(view, state, report, asked, facts)
+            finding = self._check_answer(view, state, judged, facts)
             if finding.state is not FindingState.HOLDS:
                 return finding
             reasons, facts = [finding.reason, *reasons], finding.evidence
         return holds(Verdict.VERSION_OK, "; ".join(reasons), **facts)
 
     def _check_answer(
-        self,
-        view: HostView,
-        state: VerifyVersionState,
-        report: HealthReport,
-        asked: PortOwnership | None,
-        facts: Evidence,
+        self, view: HostView, state: VerifyVersionState, judged: Sequence[PortOwnership], facts: Evidence
     ) -> Finding:
-        """Return whether the running service reports the wanted version."""
+        """Return whether the running service reports the wanted version, from one of the ports that were judged."""
         label, query = self._make_query(view, state)
-        holders = ", ".join(f"{h.process} of {h.unit}" for h in asked.foreign_holders) if self.http and asked else ""
+        holders = ", ".join(f"{h.process} of {h.unit}" for own in judged for h in own.foreign_holders)
         facts = {**facts, "asked": label, **({"answered-by": holders} if holders else {})}
         answer = view.query(query)
         if answer is None:
             return await_answer(f"asking {label}")
-        known = [own.port for own in report.ports] + ([asked.port] if asked else [])
+        known = [own.port for own in judged]
         if answer.reached_port is not None and not any(port_covers(port, answer.reached_port) for port in known):
             # Only the connection shows which port of this machine answers: its owner is judged, then it is asked again.
             state.reached_port, state.query_id = answer.reached_port, 0
