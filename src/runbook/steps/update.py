@@ -48,9 +48,7 @@ class Update(ReplacesVersion[UpdateState], CommandStep[UpdateState]):
     version: CommandField = Field(..., description="The command that prints the installed version.")
     pattern: Pattern = Field(VERSION, description="The part of its output that is the version.")
     unit: UnitName | None = Field(None, description="The unit that `stop-first` keeps stopped.")
-    stop_first: Boolean = Field(
-        False, description="Keep the unit, and the units that would start it, stopped while the command runs."
-    )
+    stop_first: Boolean = Field(False, description="Keep the unit, and the units that would start it, down meanwhile.")
     timeout: PositiveSpan | None = Field(900.0, description="How long one try may take.")
 
     def validate_in(self, runbook: Runbook) -> Iterator[tuple[str, str]]:
@@ -63,8 +61,7 @@ class Update(ReplacesVersion[UpdateState], CommandStep[UpdateState]):
         if self.stop_first and self.unit is None:
             yield "stop-first", "stop-first needs `unit`, here or at the top of the file"
         elif self.stop_first and not is_started_later(self, self.unit, runbook):
-            down = f"stop-first leaves {self.unit} down after the update"
-            yield "stop-first", f"{down}; add a `start` or `restart` of it after this step"
+            yield "stop-first", f"stop-first leaves {self.unit} down; add a `start` or `restart` of it after this step"
 
     def units(self) -> tuple[str, ...]:
         return (self.unit,) if self.stop_first and self.unit is not None else ()

@@ -71,14 +71,12 @@ class WaitReady(Step[WaitReadyState]):
 
     def check(self, view: HostView, state: WaitReadyState) -> Finding:
         now, window = view.clock.monotonic(), state.window
-        if window.started_at is None:
-            window.started_at = now
+        window.started_at = now if window.started_at is None else window.started_at
         # Without probes it checks only when something has changed, or at the end.
         report = self._check_health(view, state, state.health, OWNERSHIP_MAX_AGE if self.probes else 0.0)
         report = self._add_exit_reason(view, report, state)
         finding = self._make_finding(view, report, state, now)
-        edge = finding.state is FindingState.HOLDS and window.is_edge(report, now, self.healthy_for)
-        if self.probes and edge:
+        if self.probes and finding.state is FindingState.HOLDS and window.is_edge(report, now, self.healthy_for):
             report, finding = self._confirm(view, report, finding, state, now)
         if finding.state is FindingState.HOLDS:
             return self._check_window(report, finding, state, now)
@@ -93,8 +91,8 @@ class WaitReady(Step[WaitReadyState]):
     def judge_timeout(self, view: HostView, state: WaitReadyState, last: Finding) -> Finding:
         if state.awaits_exit_reason:
             return fails(last.verdict, last.reason, **last.evidence)
-        fail, limit = self.on_timeout == "fail", self.time_limit(view)
-        return judge_late(view, view.unit(self.unit), state.health, last, limit, fail=fail)
+        unit, limit = view.unit(self.unit), self.time_limit(view)
+        return judge_late(view, unit, state.health, last, limit, fail=self.on_timeout == "fail")
 
     def _confirm(
         self, view: HostView, report: HealthReport, finding: Finding, state: WaitReadyState, now: float
@@ -112,9 +110,8 @@ class WaitReady(Step[WaitReadyState]):
         unit = view.unit(self.unit, max_age=max_age)
         counted_from = state.run.baseline_restarts.get(unit.name)
         began = state.run.invocations.get(unit.name, "")
-        kept, once = health or HealthState(), health is None
-        checker = HealthChecker(view, unit, self.port, counted_from, self.max_restarts, kept, began, max_age, once)
-        return checker.check()
+        kept, once, most = health or HealthState(), health is None, self.max_restarts
+        return HealthChecker(view, unit, self.port, counted_from, most, kept, began, max_age, once).check()
 
     def _make_finding(self, view: HostView, report: HealthReport, state: WaitReadyState, now: float) -> Finding:
         if report.healthy:

@@ -75,7 +75,7 @@ def test_what_does_not_end_is_named_with_its_state(machine: Machine) -> None:
     assert "is in state D (uninterruptible)" in reasons[9204]
     assert "it waits in the kernel, where no signal reaches it" in reasons[9204]
     assert "is in state t (traced), " in reasons[9205]
-    assert "end that program" in reasons[9205]
+    assert "stop that program" in reasons[9205]
     assert "is in state T (stopped)" in run.step("gentle")["reason"]
     assert "and `timeout` left no time for KILL" in run.step("gentle")["reason"]
 
