@@ -246,7 +246,7 @@ def _judge_used_up(unit: Unit, state: JobStepState, left: StartBudget, finding: 
     state.delayed_by_limit = True
     why = f"{often}: unless it was cleared, systemd would stop it, and then refuse to start it"
     wake = Wake(units=frozenset({unit.name}), within=left.expires_in + 0.01)
-    return not_yet(Verdict.START_LIMIT_HIT, f"{why}; it is over in {over}, which is waited for", wake, **facts)
+    return not_yet(Verdict.START_LIMIT_HIT, f"{why}; it is over in {over}, and the step waits for that", wake, **facts)
 
 
 def find_job_refusal(unit: Unit, verb: JobVerb) -> Finding | None:

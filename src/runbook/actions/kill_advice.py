@@ -19,7 +19,7 @@ CLOCK_TICK_SLACK = 0.05  # seconds by which a process may seem older than it is:
 
 STATE_ADVICE = {  # what to do about a process that does not exit, by its state in proc(5)
     "D": "it waits in the kernel, where no signal reaches it: find out for what (a dead NFS or FUSE mount, a disk)",
-    "t": "another program traces it and holds it stopped: stop that program",
+    "t": "another program traces it and keeps it from exiting: stop that program",
     "T": "it is stopped, and acts on no signal but KILL until it is continued: kill -CONT",
 }
 

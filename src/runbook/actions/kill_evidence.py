@@ -1,4 +1,4 @@
-"""Gather what is known of processes before they are killed: afterwards neither /proc nor journald can tell."""
+"""Gather what is known of processes before they are killed: afterwards neither /proc nor journald shows it."""
 
 from __future__ import annotations
 

@@ -141,7 +141,7 @@ class Termination:
             return Phase.AWAIT_EXIT, self._await_exit()
         if (left := self._find_respawn_wait()) > 0:
             wake = Wake(ports=frozenset(self.options.ports), within=max(left, 0.01))
-            return Phase.AWAIT_RESPAWN, _wait("waiting whether another process takes the port", wake)
+            return Phase.AWAIT_RESPAWN, _wait("waiting in case another process takes the port", wake)
         return Phase.DONE, self._report_done()
 
     def act(self, host: Host) -> None:

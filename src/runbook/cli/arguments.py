@@ -53,7 +53,7 @@ def _trust_hint(source: Source, file: str, set_: list[str] | None, user: bool) -
         if source.status is not None and for_user:
             owner = source.status.st_uid
             return run_as_user_hint(pwd.getpwuid(owner).pw_name if owner else "USER")
-    return "who can write there could run commands as root; correct it with chown root and chmod go-w"
+    return "users who can write there could run commands as root; correct it with chown root and chmod go-w"
 
 
 def find_notices(scope: ManagerScope) -> tuple[str, ...]:

@@ -17,6 +17,7 @@ from runbook.util.wording import describe_error
 
 if TYPE_CHECKING:
     from runbook.records.history import RunRecord
+    from runbook.report.layout import Layout
 
 MAX_LISTED = 20  # runs that are listed without `--all`
 
@@ -73,26 +74,27 @@ def show(
 
 
 def _print_run(found: RunRecord, follow: bool, output: Output) -> None:
+    with contextlib.ExitStack() as shown:
+        if output is not Output.JSON:
+            _show_story(found, make_layout(output, shown), follow=follow)
+            return
+    lines = make_json_lines()
+    for event in found.follow(time.sleep) if follow else found.read():
+        lines(event)
+        if lines.is_reader_gone:  # After `| head` exits, the run may still take hours.
+            return
+
+
+def _show_story(found: RunRecord, layout: Layout, *, follow: bool = False) -> None:
     from runbook.report.story import StoryReport  # noqa: PLC0415
 
-    events = found.follow(time.sleep) if follow else found.read()
-    with contextlib.ExitStack() as shown:
-        if output is Output.JSON:
-            lines = make_json_lines()
-            for event in events:
-                lines(event)
-                if lines.is_reader_gone:  # After `| head` exits, the run may still take hours.
-                    return
+    story, summary = StoryReport(layout), found.summary_event()
+    story.begin(summary)
+    for event in found.follow(time.sleep) if follow else found.read():
+        story(event)
+        if layout.is_reader_gone:
             return
-        layout = make_layout(output, shown)
-        story = StoryReport(layout)
-        summary = found.summary_event()
-        story.begin(summary)
-        for event in events:
-            story(event)
-            if layout.is_reader_gone:
-                return
-        story.end(found.reload().summary_event() if follow or found.is_running else summary)
+    story.end(found.reload().summary_event() if follow or found.is_running else summary)
 
 
 def _write_page(found: RunRecord, file: Path) -> None:
@@ -100,18 +102,12 @@ def _write_page(found: RunRecord, file: Path) -> None:
     from runbook.records.store import replace_file  # noqa: PLC0415
     from runbook.report.html import HtmlScreen  # noqa: PLC0415
     from runbook.report.layout import Layout  # noqa: PLC0415
-    from runbook.report.story import StoryReport  # noqa: PLC0415
 
     # The file is replaced by a rename, which would put the page in the place of a link or a device.
     if file.is_symlink() or (file.exists() and not file.is_file()):
         raise errors.UsageError(f"cannot write {file}: it exists and is not a regular file", hint="use another name")
     screen = HtmlScreen()
-    story = StoryReport(Layout(screen))
-    summary = found.summary_event()
-    story.begin(summary)
-    for event in found.read():
-        story(event)
-    story.end(summary)
+    _show_story(found, Layout(screen))
     try:
         replace_file(file, screen.page(f"{found.title}: run {found.id}", found.read()))
     except OSError as error:
