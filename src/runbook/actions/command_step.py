@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, TypeVar
 
 from pydantic import Field
 
@@ -14,7 +14,7 @@ from runbook.host.interface import Host, HostView
 from runbook.host.queries import Command, CommandResult
 from runbook.model import Finding, Verdict, Wake, fails, not_yet
 from runbook.spec.fields import CommandField, Environment, TextField
-from runbook.spec.state import StateT, StepState
+from runbook.spec.state import StepState
 from runbook.spec.step import Step
 from runbook.template.text import Template
 from runbook.util.stdio import split_lines
@@ -39,7 +39,10 @@ class CommandStepState(StepState):
         self.token = self.token or os.urandom(4).hex()
 
 
-class CommandStep(Step[StateT]):
+CommandStateT = TypeVar("CommandStateT", bound=CommandStepState)
+
+
+class CommandStep(Step[CommandStateT]):
     """A step with a command that runs in a transient unit of its own.
 
     There it outlives this program and the service that it changes, and all that it starts can be found and stopped.
@@ -54,7 +57,7 @@ class CommandStep(Step[StateT]):
     cwd: TextField = Field("", description="Where it starts; by default the runbook's folder.")
     env: Environment = Field(default_factory=dict, description="Variables that are added to its environment.")
 
-    def make_command(self, state: StepState, limit: float) -> Command:
+    def make_command(self, state: CommandStateT, limit: float) -> Command:
         """Return the command as it is to be started."""
         return state.run.make_command(
             self.run,
@@ -64,18 +67,17 @@ class CommandStep(Step[StateT]):
             env=self.env,
             output=self._output_of(state),
             kept=not self.secret,
-            token=state.token if isinstance(state, CommandStepState) else "",
+            token=state.token,
         )
 
-    def check_startable(self, view: HostView, state: StepState) -> Finding | None:
+    def check_startable(self, view: HostView, state: CommandStateT) -> Finding | None:
         """Return why the command certainly cannot be started, before anything is stopped for it."""
         if isinstance(self.user, Template) or isinstance(self.cwd, Template):
             return None  # In a plan, if the value comes from an earlier step.
         why = view.find_start_obstacle(self.make_command(state, self.time_limit(view)))
         return fails(self.failure_verdict, why) if why else None
 
-    def resume(self, view: HostView, state: StateT, *, stopped: bool) -> str:
-        assert isinstance(state, CommandStepState)
+    def resume(self, view: HostView, state: CommandStateT, *, stopped: bool) -> str:
         # By its names alone: the values of its templates may not be known yet.
         output = state.run.output_path(self._output_of(state))
         state.job = view.find_command(self._unit_of(state), output, state.token)
@@ -84,36 +86,33 @@ class CommandStep(Step[StateT]):
             return ""
         return "" if state.job else f"it is unknown whether {brief_command(self.run)} was run to its end"
 
-    def await_command(self, state: StepState) -> Finding:
+    def await_command(self, state: CommandStateT) -> Finding:
         """Wait for the end of the command."""
-        assert isinstance(state, CommandStepState)
         assert state.job is not None
         wake = Wake(units=frozenset({state.job.unit}))
         return not_yet(Verdict.TIMED_OUT, f"waiting for {brief_command(self.run)}", wake, unit=state.job.unit)
 
-    def start_command(self, host: Host, state: StepState) -> None:
+    def start_command(self, host: Host, state: CommandStateT) -> None:
         """Start the command."""
-        assert isinstance(state, CommandStepState)
         try:
             state.job = host.start_command(self._unit_of(state), self.make_command(state, self.time_limit(host)))
         except BusTimeout as error:
             # It may have been started, and was stopped. Unlike a job, it must not be started a second time.
             raise HostError(error.message) from error
 
-    def _output_of(self, state: StepState) -> str:
+    def _output_of(self, state: CommandStateT) -> str:
         return f"{state.id}.log"
 
-    def _unit_of(self, state: StepState) -> str:
+    def _unit_of(self, state: CommandStateT) -> str:
         """Return the name of the command's unit, by which a resumed run finds it again."""
         return f"{state.run.id}-{state.id}"
 
-    def judge_timeout(self, view: HostView, state: StateT, last: Finding) -> Finding:
+    def judge_timeout(self, view: HostView, state: CommandStateT, last: Finding) -> Finding:
         limit = self.time_limit(view)
         late = f"{brief_command(self.run)} did not end within {limit:g}s and was stopped"
         return fails(Verdict.TIMED_OUT, late, **last.evidence)
 
-    def cancel(self, host: Host, state: StateT) -> None:
-        assert isinstance(state, CommandStepState)
+    def cancel(self, host: Host, state: CommandStateT) -> None:
         if state.job is not None and host.job(state.job) is None:
             host.stop_command(state.job)
 

@@ -17,7 +17,6 @@ from runbook.host.interface import Host, HostView
 from runbook.host.queries import Command, Query
 from runbook.model import Finding, FindingState, Verdict, Wake, fails, not_yet
 from runbook.spec.fields import Boolean, CommandField, Pattern, PositiveSpan, UnitName
-from runbook.spec.state import StepState
 from runbook.spec.step import ReplacesVersion, Runbook, Step
 from runbook.template.scope import TemplateError
 from runbook.template.text import Template, fill_own
@@ -66,11 +65,10 @@ class Update(ReplacesVersion[UpdateState], CommandStep[UpdateState]):
     def units(self) -> tuple[str, ...]:
         return (self.unit,) if self.stop_first and self.unit is not None else ()
 
-    def make_command(self, state: StepState, limit: float) -> Command:
-        before = state.previous_version if isinstance(state, UpdateState) else None
-        return super(Update, fill_own(self, **{"from": before or ""})).make_command(state, limit)
+    def make_command(self, state: UpdateState, limit: float) -> Command:
+        return super(Update, fill_own(self, **{"from": state.previous_version or ""})).make_command(state, limit)
 
-    def check_startable(self, view: HostView, state: StepState) -> Finding | None:
+    def check_startable(self, view: HostView, state: UpdateState) -> Finding | None:
         # The previous version is not known yet, and whether the command can be started does not depend on it.
         return super(Update, fill_own(self, **{"from": "0"})).check_startable(view, state)
 
