@@ -123,6 +123,20 @@ def test_a_unit_test_file_has_the_name_of_a_module() -> None:
     assert named - made - BESIDE_THE_MIRROR == set()
 
 
+def test_a_public_name_has_one_meaning() -> None:
+    """Classes, functions and constants of modules. A method may share its name with those of other classes."""
+    where: dict[str, list[str]] = {}
+    for path in modules():
+        for node in ast.parse(path.read_text()).body:
+            targets = node.targets if isinstance(node, ast.Assign) else []
+            named = [target.id for target in targets if isinstance(target, ast.Name)]
+            named += [node.name] if isinstance(node, ast.ClassDef | ast.FunctionDef) else []
+            for name in named:
+                where.setdefault(name, []).append(str(path.relative_to(SOURCE)))
+    public = {name: found for name, found in where.items() if len(name) > 1 and not name.startswith("_")}
+    assert {name: found for name, found in public.items() if len(found) > 1} == {}
+
+
 WORDS = re.compile(
     r"\b(?:somebody|nobody|whoever|whosever|anybody|everybody|mend(?:s|ed|ing)?)\b|\"\"\"(?:Give|Say|Tell|Have) ",
     re.IGNORECASE,

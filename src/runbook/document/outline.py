@@ -9,7 +9,7 @@ from typing import Any
 
 from runbook.document.nodes import Node, Position, Problems
 from runbook.document.wording import fields_of
-from runbook.spec.fields import FieldError, describe_kind, read_id
+from runbook.spec.fields import FieldError, describe_kind, read_step_id
 from runbook.spec.step import Nested, Step
 from runbook.util.wording import join_words, shorten, suggest
 
@@ -114,7 +114,7 @@ def assign_ids(lists: Mapping[str, list[StepNode]], problems: Problems) -> None:
         if node is None:
             continue
         try:
-            name = read_id(node.to_plain())
+            name = read_step_id(node.to_plain())
         except ValueError as error:
             problems.append((node.position, f"`id` {error}" if isinstance(error, FieldError) else str(error)))
             continue

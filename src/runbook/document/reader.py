@@ -22,7 +22,7 @@ from runbook.model import Port
 from runbook.spec.fields import PortList, UnitName, describe_kind
 from runbook.spec.step import INHERITED_FIELDS, ReplacesVersion, Runbook, Step
 from runbook.template.scope import FACTS, ROOTS, VERSIONS, TemplateError, TemplateScope, Value
-from runbook.template.text import Template, parse
+from runbook.template.text import Template, parse_text
 from runbook.util.wording import shorten, suggest
 
 _UNIT: TypeAdapter[str] = TypeAdapter(UnitName, config=ConfigDict(defer_build=True))
@@ -114,7 +114,7 @@ class Reader:
             self.problems.append((node.position, f"the variable `{shorten(name)}` {sentence}"))
             return ""
         try:
-            text = parse(node.value)
+            text = parse_text(node.value)
             return text.fill(scope) if isinstance(text, Template) else text
         except TemplateError as error:
             self.problems.append((node.position, error.message))

@@ -68,7 +68,7 @@ def _text(
     now: bool = True,
 ) -> str:
     """Return a text if all values in it are known, else a Template. If not `now`, the values are only checked."""
-    read = template.parse(_single(value), put, finish)
+    read = template.parse_text(_single(value), put, finish)
     if not isinstance(read, Template):
         return finish(read)
     scope = _scope(info)
@@ -80,7 +80,7 @@ def _text(
 
 def _known(value: object, info: ValidationInfo) -> str:
     """Return a text. Raises FieldError if a value in it becomes known during the run only."""
-    text = template.parse(_single(value))
+    text = template.parse_text(_single(value))
     scope = _scope(info)
     if not isinstance(text, Template) or scope is None:
         return text
@@ -128,7 +128,7 @@ def _valid_pattern(text: str) -> str:
 
 
 def _read_version(value: object, info: ValidationInfo) -> str:
-    text = template.parse(_single(value))
+    text = template.parse_text(_single(value))
     if isinstance(text, Template) and any(reference.root in VERSIONS for reference in text.references):
         raise FieldError("cannot use `to` or `from`; write the version")
     return _text(value, info, finish=_valid_version)
@@ -208,7 +208,7 @@ def _read_port(value: object, info: ValidationInfo) -> Port:
     return value if isinstance(value, Port) else parse_port(_known(value, info))
 
 
-def read_id(value: object) -> str:
+def read_step_id(value: object) -> str:
     """Return the id of a step. Raises ValueError if it is not valid."""
     text = _single(value)
     if not re.fullmatch(r"[A-Za-z]\w*(?:[-.]\w+)*", text, re.ASCII):
@@ -250,43 +250,43 @@ _TEXTS = {"type": "array", "items": _TEXT}
 _PORT = {"anyOf": [{"type": "integer", "minimum": 1, "maximum": 65535}, {"type": "string"}]}
 
 
-def schema(words: str, **details: Any) -> WithJsonSchema:
+def shown_as(words: str, **details: Any) -> WithJsonSchema:
     """Return the JSON Schema of a type. Its title is the name of the type in the reference."""
     return WithJsonSchema({"title": words, **(details or _TEXT)})
 
 
-_SPAN = schema("time span", type=["string", "number"])
-_TEXT_MAPPING = schema("mapping of names to texts", type="object", additionalProperties=_TEXT)
+_SPAN = shown_as("time span", type=["string", "number"])
+_TEXT_MAPPING = shown_as("mapping of names to texts", type="object", additionalProperties=_TEXT)
 
-TextField = Annotated[str, PlainValidator(_text), schema("text")]
+TextField = Annotated[str, PlainValidator(_text), shown_as("text")]
 """A text. A number or a boolean is read as the text that the file has."""
-Version = Annotated[str, PlainValidator(_read_version), schema("version")]
+Version = Annotated[str, PlainValidator(_read_version), shown_as("version")]
 """A version: a text that contains a digit, and not a tag such as `latest`."""
 _literal = partial(_text, put=template.write_literal, finish=_valid_pattern)
-Pattern = Annotated[str, PlainValidator(_literal), schema("pattern", type="string", format="regex")]
+Pattern = Annotated[str, PlainValidator(_literal), shown_as("pattern", type="string", format="regex")]
 """A regular expression in Python's syntax. A value that a template inserts matches itself only."""
 CommandField = Annotated[
     str | tuple[str, ...],
     PlainValidator(_read_shell),
-    schema("command", anyOf=[{"type": "string", "minLength": 1}, {**_TEXTS, "minItems": 1}]),
+    shown_as("command", anyOf=[{"type": "string", "minLength": 1}, {**_TEXTS, "minItems": 1}]),
 ]
 """A command: a script for `/bin/sh -e`, or a list of its arguments."""
-TextList = Annotated[tuple[TextField, ...], BeforeValidator(_as_list), schema("list of texts", anyOf=[_TEXT, _TEXTS])]
+TextList = Annotated[tuple[TextField, ...], BeforeValidator(_as_list), shown_as("list of texts", anyOf=[_TEXT, _TEXTS])]
 """A list of texts. A single text is read as a list of one."""
-Integer = Annotated[int, BeforeValidator(_read_whole), schema("whole number", type=["integer", "string"], minimum=0)]
-_INTEGERS = schema("whole number, or list of them", type=["integer", "string", "array"])
+Integer = Annotated[int, BeforeValidator(_read_whole), shown_as("whole number", type=["integer", "string"], minimum=0)]
+_INTEGERS = shown_as("whole number, or list of them", type=["integer", "string", "array"])
 IntegerList = Annotated[tuple[Integer, ...], BeforeValidator(_as_list), _INTEGERS]
-FormatNumber = Annotated[int, PlainValidator(_read_format), schema("1", const=1)]  # the version of the file format
-Number = Annotated[float, BeforeValidator(_read_number), schema("number", type=["number", "string"], minimum=0)]
-Boolean = Annotated[bool, BeforeValidator(_read_flag), schema("true or false", type=["boolean", "string"])]
+FormatNumber = Annotated[int, PlainValidator(_read_format), shown_as("1", const=1)]  # the version of the file format
+Number = Annotated[float, BeforeValidator(_read_number), shown_as("number", type=["number", "string"], minimum=0)]
+Boolean = Annotated[bool, BeforeValidator(_read_flag), shown_as("true or false", type=["boolean", "string"])]
 TimeSpan = Annotated[float, BeforeValidator(_read_span), _SPAN]  # in seconds; 0 or more
 PositiveSpan = Annotated[float, BeforeValidator(_read_limit), _SPAN]  # in seconds; more than 0
-UnitName = Annotated[str, BeforeValidator(_read_unit), schema("unit", type="string", minLength=1)]  # a full name
-PortField = Annotated[Port, PlainValidator(_read_port), schema("port", **_PORT)]
-_PORTS = schema("port, or list of ports", anyOf=[*_PORT["anyOf"], {"type": "array", "items": _PORT}])
+UnitName = Annotated[str, BeforeValidator(_read_unit), shown_as("unit", type="string", minLength=1)]  # a full name
+PortField = Annotated[Port, PlainValidator(_read_port), shown_as("port", **_PORT)]
+_PORTS = shown_as("port, or list of ports", anyOf=[*_PORT["anyOf"], {"type": "array", "items": _PORT}])
 PortList = Annotated[tuple[PortField, ...], BeforeValidator(_as_list), AfterValidator(_each_once), _PORTS]
-StepId = Annotated[str, BeforeValidator(read_id), schema("id", type="string", minLength=1)]
-ExpressionField = Annotated[str, BeforeValidator(_read_expression), schema("expression", type=["string", "boolean"])]
+StepId = Annotated[str, BeforeValidator(read_step_id), shown_as("id", type="string", minLength=1)]
+ExpressionField = Annotated[str, BeforeValidator(_read_expression), shown_as("expression", type=["string", "boolean"])]
 """An expression without `${{ }}`, checked; `is_true` evaluates it."""
 Environment = Annotated[dict[Annotated[str, AfterValidator(_variable)], TextField], _TEXT_MAPPING]
 _HeaderValue = Annotated[str, PlainValidator(partial(_text, finish=_one_line))]

@@ -45,7 +45,7 @@ from runbook.spec.fields import (
     TimeSpan,
     UnitName,
     Version,
-    schema,
+    shown_as,
 )
 from runbook.spec.state import RunState, StateT, StepState
 from runbook.template.scope import VERSIONS, TemplateScope
@@ -276,7 +276,7 @@ class Nested:
 
 
 STEPS_TITLE = "list of steps"
-_STEPS = schema(STEPS_TITLE, type="array", minItems=1)
+_STEPS = shown_as(STEPS_TITLE, type="array", minItems=1)
 StepList = Annotated[tuple[InstanceOf[Step[Any]], ...], Nested(), _STEPS]
 """Steps, in order. The document reads each of them separately and passes the finished steps."""
 ReadOnlyStepList = Annotated[tuple[InstanceOf[Step[Any]], ...], Nested(read_only=True), _STEPS]

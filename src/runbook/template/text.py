@@ -116,7 +116,7 @@ def write_literal(value: Any, piece: Expression) -> str:
     return text if piece.raw else re.escape(text)
 
 
-def parse(text: str, put: ValueWriter = write_plain, finish: TextFinisher = str) -> str:
+def parse_text(text: str, put: ValueWriter = write_plain, finish: TextFinisher = str) -> str:
     """Return a text as a Template, or unchanged if it has no expression. Raises TemplateError."""
     if isinstance(text, Template) or OPEN not in text:
         return text

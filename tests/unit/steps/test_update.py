@@ -13,7 +13,7 @@ from runbook.host.queries import Answer, CommandResult
 from runbook.model import Deadline, Wake
 from runbook.spec.step import Step
 from runbook.template.scope import TemplateError, TemplateScope
-from runbook.template.text import fill, parse, write_quoted
+from runbook.template.text import fill, parse_text, write_quoted
 from tests.unit.cases import cases, run_case
 from tests.unit.fake_machine import FakeMachine, process, unit
 from tests.unit.runs import run, step
@@ -142,5 +142,5 @@ def test_what_cannot_be_put_in_lets_go_of_what_is_held(monkeypatch: pytest.Monke
 
 
 def _templated(text: str, **fields: Any) -> Step[Any]:
-    made = step("update", run=parse(text, write_quoted), version="app --version", to="1.1.0", **fields)
+    made = step("update", run=parse_text(text, write_quoted), version="app --version", to="1.1.0", **fields)
     return fill(made, TemplateScope(results={}))

@@ -12,7 +12,7 @@ import pytest
 
 from runbook.template.quotes import Quotes, ShellReader
 from runbook.template.scope import TemplateError, TemplateScope
-from runbook.template.text import Template, parse, write_quoted
+from runbook.template.text import Template, parse_text, write_quoted
 
 VALUES = [
     "plain", "1.2.3-x", "two words", "", "it's", 'say "so"', "$(touch pwned)", "`touch pwned`", "$HOME", "\ntouch x",
@@ -96,7 +96,7 @@ LOST = {
 
 def script(place: str, value: str, tmp_path: Path) -> str:
     text = place.format("${{ vars.x }}")
-    template = parse(text, write_quoted)
+    template = parse_text(text, write_quoted)
     assert isinstance(template, Template)
     return template.fill(TemplateScope(vars={"x": value}))
 
@@ -158,20 +158,20 @@ def test_a_value_never_sets_a_variable(tmp_path: Path) -> None:
 
 
 def test_an_empty_list_never_begins_a_comment(tmp_path: Path) -> None:
-    template = parse("echo ${{ vars.none }}#'\necho '${{ vars.x }}'", write_quoted)
+    template = parse_text("echo ${{ vars.none }}#'\necho '${{ vars.x }}'", write_quoted)
     assert isinstance(template, Template)
     with pytest.raises(TemplateError, match="in or behind a here-document"):
         template.fill(TemplateScope(vars={"none": (), "x": "; touch pwned"}))
 
 
 def test_a_raw_value_is_not_quoted(tmp_path: Path) -> None:
-    template = parse('printf %s "${{ vars.x | raw }}"', write_quoted)
+    template = parse_text('printf %s "${{ vars.x | raw }}"', write_quoted)
     assert isinstance(template, Template)
     assert template.fill(TemplateScope(vars={"x": "$((1+1))"})) == 'printf %s "$((1+1))"'
 
 
 def test_a_list_is_quoted_word_by_word(tmp_path: Path) -> None:
-    template = parse("printf '<%s>' ${{ vars.x }}", write_quoted)
+    template = parse_text("printf '<%s>' ${{ vars.x }}", write_quoted)
     assert isinstance(template, Template)
     filled = template.fill(TemplateScope(vars={"x": ("a b", "$c")}))
     assert output(filled, tmp_path) == "<a b><$c>"
@@ -221,7 +221,7 @@ def test_random_scripts(tmp_path: Path) -> None:
     for _ in range(600):
         place = "".join(chance.choice(pieces) for _ in range(chance.randint(2, 9))).replace("{}", "V")
         place = place.replace("V", "", max(0, place.count("V") - 1)) + (" V" if "V" not in place else "")
-        template = parse(place.replace("V", "${{ vars.x }}"), write_quoted)
+        template = parse_text(place.replace("V", "${{ vars.x }}"), write_quoted)
         assert isinstance(template, Template)
         for value in ("$(touch pwned)", "';touch pwned;'", '";touch pwned;"', "\ntouch pwned\n", "`touch pwned`"):
             try:

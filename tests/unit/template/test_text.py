@@ -16,7 +16,7 @@ from runbook.spec.fields import CommandField, Environment, Pattern, TextField, V
 from runbook.spec.state import StepState
 from runbook.spec.step import FileModel, Step, StepList
 from runbook.template.scope import TemplateError, TemplateScope
-from runbook.template.text import Template, fill, fill_own, parse
+from runbook.template.text import Template, fill, fill_own, parse_text
 
 SCOPE = TemplateScope(vars={"v": "2.0", "evil": "${{ vars.v }}; $(rm -rf /)"}, unit="gw.service", port=(Port(80),))
 RUN = SCOPE.for_run("run-1", {"ask": {"output": "it's ${{ vars.v }}"}})
@@ -52,17 +52,17 @@ class Hold(Step[StepState]):
 
 def test_a_text_without_templates_is_unchanged() -> None:
     for text in ("", "plain", "$ { { }}", "{{ x }}", "${ x }", "}}"):
-        assert parse(text) is text
+        assert parse_text(text) is text
 
 
 def test_only_the_text_between_the_marks_is_evaluated() -> None:
-    template = parse("a ${{ vars.v }} {{ b }} ${{vars.v}}c $HOME ${X}")
+    template = parse_text("a ${{ vars.v }} {{ b }} ${{vars.v}}c $HOME ${X}")
     assert isinstance(template, Template)
     assert template.fill(SCOPE) == "a 2.0 {{ b }} 2.0c $HOME ${X}"
 
 
 def test_a_mark_can_be_inserted_as_a_value() -> None:
-    template = parse("a ${{ '${{' }} b ${{ '}}' }}")
+    template = parse_text("a ${{ '${{' }} b ${{ '}}' }}")
     assert isinstance(template, Template)
     assert template.fill(SCOPE) == "a ${{ b }}"
 
@@ -164,9 +164,9 @@ def test_a_deep_copy_keeps_its_templates() -> None:
 @given(st.text(alphabet="${} '\"\\ab.|vars", max_size=80))
 def test_any_text_is_parsed_or_refused(text: str) -> None:
     with suppress(TemplateError):
-        assert isinstance(parse(text), Template) == ("${{" in text)
+        assert isinstance(parse_text(text), Template) == ("${{" in text)
 
 
 def test_unclosed_quotes_are_refused_quickly() -> None:
     with pytest.raises(TemplateError, match="is not closed"):
-        parse("${{ " + "'\"" * 50_000)
+        parse_text("${{ " + "'\"" * 50_000)
