@@ -15,7 +15,7 @@ NOTIFY_TYPES = ("notify", "notify-reload", "dbus")  # values of Type= by which t
 START_LIMIT_RESULTS = ("start-limit-hit", "service-start-limit-hit", "trigger-limit-hit")
 """Results of a unit that has reached a limit: its own, that of the service behind a socket, or TriggerLimit*=."""
 
-# For each value of Restart= the results of a unit that is restarted, or that is not.
+# By the value of Restart=: the results after which systemd restarts a unit, and those after which it does not.
 _RESTARTS_AFTER = {"on-success": ("success",), "on-abort": ("signal", "core-dump"), "on-watchdog": ("watchdog",)}
 _RESTARTS_UNLESS = {"always": (), "on-failure": ("success",), "on-abnormal": ("success", "exit-code")}
 

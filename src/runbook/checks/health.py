@@ -15,7 +15,7 @@ The cause comes before the symptom: a unit that fails because another process ha
 from __future__ import annotations
 
 from collections.abc import Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from runbook.checks.down_cause import find_down_cause
@@ -109,7 +109,7 @@ class HealthChecker:
     ports: Collection[Port]
     baseline_restarts: int | None  # the NRestarts from which restarts are counted, if the run itself started the unit
     max_restarts: int  # how many restarts by systemd are allowed
-    state: HealthState  # what earlier checks left
+    state: HealthState = field(default_factory=HealthState)  # what earlier checks left
     own_invocation: str = ""  # the invocation that the run started
     max_age: float = 0.0  # how old an ownership of the ports may be, in seconds; see `HostView.judge_port`
     once: bool = False  # True for a single check: then nothing is given time to change

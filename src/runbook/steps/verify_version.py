@@ -8,7 +8,7 @@ from typing import Annotated, ClassVar
 
 from pydantic import AfterValidator, Field, model_validator
 
-from runbook.checks.health import HealthChecker, HealthState
+from runbook.checks.health import HealthChecker
 from runbook.checks.prober import ANSWER_POLL, describe_foreign_answer, judge_extra_port, port_covers
 from runbook.checks.probes import HttpFields, ProbeRound
 from runbook.checks.served_version import Evidence, await_answer, judge_answer, judge_code_age
@@ -104,7 +104,7 @@ class VerifyVersion(Step[VerifyVersionState]):
             missing = ", ".join(dict.fromkeys(str(name) for text in waits for name in text.references))
             return not_yet(Verdict.VERSION_MISMATCH, f"what is wanted is known once {missing} is", Wake())
         unit = view.unit(self.unit)
-        report = HealthChecker(view, unit, self.port, None, UNLIMITED_RESTARTS, HealthState(), once=True).check()
+        report = HealthChecker(view, unit, self.port, None, UNLIMITED_RESTARTS, once=True).check()
         if report.verdict is Verdict.STILL_STARTING:
             return Finding(FindingState.STILL_STARTING, report.verdict, report.reason, report.evidence())
         if not report.healthy:

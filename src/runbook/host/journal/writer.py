@@ -32,7 +32,7 @@ def send(fields: Iterable[Field], *, to: str = JOURNALD_SOCKET) -> None:
             out.sendto(data, to)
         except OSError as error:
             if error.errno not in (errno.EMSGSIZE, errno.ENOBUFS):
-                raise  # It is not too long.
+                raise  # The length is not the cause.
             _send_sealed(out, data, to)
 
 

@@ -45,8 +45,6 @@ def rule_on_process(context: UnitContext, process: Process, sockets: tuple[Liste
 
 def _rule_orphan(place: CgroupUnit) -> RoleRuling:
     where = place.unit or "no unit"
-    in_login = place.kind is CgroupKind.SESSION
-    why = (
-        f"it was started in a login ({where}), by no service" if in_login else f"it is in {where}, which is no service"
-    )
-    return RoleRuling(Role.ORPHAN, where, why)
+    if place.kind is CgroupKind.SESSION:
+        return RoleRuling(Role.ORPHAN, where, f"it was started in a login ({where}), by no service")
+    return RoleRuling(Role.ORPHAN, where, f"it is in {where}, which is no service")
