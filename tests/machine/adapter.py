@@ -1,7 +1,7 @@
-"""What a test has the adapter of systemd do, inside a machine: `python -m tests.machine.adapter SCENARIO …`.
+"""Scenarios for the adapter of systemd, inside a machine: `python -m tests.machine.adapter SCOPE SCENARIO …`.
 
-Each scenario prints what it found, one JSON object a line. Where a test must act in the middle, the scenario says
-that it is there and waits for a line on standard input.
+Each scenario prints its results, one JSON object a line. If a test must act in the middle, the scenario prints a line
+and waits for one on standard input.
 """
 
 from __future__ import annotations
@@ -31,13 +31,13 @@ def say(**values: Any) -> None:
 
 
 def pause(**values: Any) -> None:
-    """Tell the test that it may act, and wait until it has."""
+    """Print a line, on which the test acts, and wait for its answer."""
     say(**values)
     assert sys.stdin.readline()
 
 
 def finish(host: LocalHost, ref: JobRef) -> JobResult | None:
-    """Wait for the end of a job as the engine does."""
+    """Wait for the end of a job, as the engine does."""
     deadline = Deadline.after(host.clock, PATIENCE)
     while (result := host.job(ref)) is None and not deadline.expired:
         host.wait(Wake(frozenset({ref.unit})), deadline)
@@ -45,7 +45,7 @@ def finish(host: LocalHost, ref: JobRef) -> JobResult | None:
 
 
 def job(host: LocalHost, verb: str, unit: str) -> None:
-    """One job from its beginning to its end."""
+    """Run one job, and wait for its end."""
     before = host.unit(unit)
     began = time.monotonic()
     result = finish(host, host.enqueue_job(JobVerb(verb), unit))
@@ -66,13 +66,13 @@ def job(host: LocalHost, verb: str, unit: str) -> None:
 
 
 def look(host: LocalHost, unit: str) -> None:
-    """One look at a unit."""
+    """Read a unit once."""
     seen = host.unit(unit)
     say(name=seen.name, load=seen.load_state, state=seen.active_state, live=host._systemd.read_loaded_state(unit))
 
 
 def crash(host: LocalHost, unit: str) -> None:
-    """Wait, with nothing but the bus to be told by, until a restarted unit has another invocation."""
+    """Kill a unit, and wait until it has another invocation. Only signals of the bus end the wait."""
     before = host.unit(unit)
     began = time.monotonic()
     os.kill(before.main_pid, signal.SIGKILL)
@@ -83,7 +83,7 @@ def crash(host: LocalHost, unit: str) -> None:
 
 
 def command(host: LocalHost, script: str, *options: str) -> None:
-    """One command in a unit of its own. Options: user=NAME, timeout=SECONDS, argv (a list, by commas), odd."""
+    """Run a command in a unit of its own. Options: user=NAME, timeout=SECONDS, argv (a list, by commas), odd."""
     given = dict(option.split("=", 1) for option in options)
     argv = tuple(script.split(",")) if "argv" in given else ("/bin/sh", "-e", "-c", script)
     output = Path(given.get("output", "/tmp/adapter.out"))
@@ -113,14 +113,14 @@ def command(host: LocalHost, script: str, *options: str) -> None:
 
 
 def begin(host: LocalHost, name: str, script: str, output: str) -> None:
-    """Begin a command, say how it is called, and wait to be killed."""
+    """Start a command, print the name of its unit, and wait to be killed."""
     wanted = Command(("/bin/sh", "-e", "-c", script), cwd="/", env={"TOKEN": "open sesame"}, output=output)
     ref = host.start_command(name, wanted)
     pause(path=ref.path, unit=ref.unit)
 
 
 def resume(host: LocalHost, path: str, unit: str, output: str) -> None:
-    """Take up a command that another process began."""
+    """Wait for a command that another process started."""
     ref = JobRef(path, unit, "start", output)
     job_result = finish(host, ref)
     result = host.read_command_result(ref)
@@ -128,7 +128,7 @@ def resume(host: LocalHost, path: str, unit: str, output: str) -> None:
 
 
 def again(host: LocalHost, name: str, script: str, output: str) -> None:
-    """Begin a command under the name of one that may be running, and wait until the test has let that end."""
+    """Start a command under the name of one that may be running. The test then lets that one end."""
     ref = host.start_command(name, Command(("/bin/sh", "-e", "-c", script), cwd="/", output=output))
     pause(unit=ref.unit)
     job_result = finish(host, ref)
@@ -136,7 +136,7 @@ def again(host: LocalHost, name: str, script: str, output: str) -> None:
 
 
 def twice(host: LocalHost) -> None:
-    """Begin a command under a name that is still referred to: nobody has asked how the first one ended."""
+    """Start a command under a name that is still referenced: the result of the first one was not read."""
     for script in ("echo first; exit 1", "echo second"):
         wanted = Command(("/bin/sh", "-c", script), cwd="/", output="/tmp/twice.out")
         ref = host.start_command("twice", wanted)
@@ -146,7 +146,7 @@ def twice(host: LocalHost) -> None:
 
 
 def stop(host: LocalHost, script: str, grace: str) -> None:
-    """Stop a command that would rather not, which has so many seconds from TERM to KILL."""
+    """Stop a command that ignores TERM. It gets KILL after `grace` seconds."""
     transient.STOP_GRACE = float(grace)
     wanted = Command(("/bin/sh", "-c", script), cwd="/", output="/tmp/stop.out")
     ref = host.start_command("stop", wanted)
@@ -158,12 +158,12 @@ def stop(host: LocalHost, script: str, grace: str) -> None:
     seconds = time.monotonic() - began
     left = [pid for pid in pids if Path(f"/proc/{pid}").exists()]
     result = host.read_command_result(ref)
-    host.stop_command(ref)  # It is no error to stop what has ended.
+    host.stop_command(ref)  # To stop a command that has ended is no error.
     say(seconds=seconds, pids=len(pids), left=left, job=host.job(ref), result=result.result)
 
 
 def interrupted(host: LocalHost, script: str) -> None:
-    """Be interrupted while a command runs, and stop it, as a run does."""
+    """Wait for a command. On an interrupt stop it, as a run does."""
     ref = host.start_command("interrupted", Command(("/bin/sh", "-c", script), cwd="/", output="/tmp/int.out"))
     say(unit=ref.unit)
     try:
@@ -174,13 +174,13 @@ def interrupted(host: LocalHost, script: str) -> None:
 
 
 def across(host: LocalHost, unit: str) -> None:
-    """Have a job in flight while the test takes the connection away."""
+    """Have a job in flight while the test breaks the connection."""
     before = host.unit(unit)
     ref = host.enqueue_job(JobVerb.RESTART, unit)
     pause(job=host.job(ref))
     result = finish(host, ref)
     after = host.unit(unit)
-    # The new connection hears signals, too.
+    # The new connection receives signals, too.
     began = time.monotonic()
     second = finish(host, host.enqueue_job(JobVerb.RESTART, unit))
     say(
@@ -193,7 +193,7 @@ def across(host: LocalHost, unit: str) -> None:
 
 
 def refused(host: LocalHost, unit: str) -> None:
-    """All that changes something, asked for by whoever may not."""
+    """Try each kind of change, as a user without the right to it."""
     for what in (
         lambda: host.enqueue_job(JobVerb.RESTART, unit),
         host.daemon_reload,
@@ -209,7 +209,7 @@ def refused(host: LocalHost, unit: str) -> None:
 
 
 def often(host: LocalHost, times: str) -> None:
-    """Connect again and again."""
+    """Connect many times."""
     for _ in range(int(times)):
         with LocalHost(host.scope) as another:
             another.unit("web.service")
@@ -217,7 +217,7 @@ def often(host: LocalHost, times: str) -> None:
 
 
 def speed(host: LocalHost, unit: str) -> None:
-    """What a look and a job cost, in milliseconds."""
+    """Measure reads of a unit, in milliseconds."""
     say(look=_median(lambda: host.unit(unit)), live=_median(lambda: host._systemd.read_loaded_state(unit)))
 
 

@@ -1,8 +1,7 @@
 """Fixtures for tests on a booted systemd.
 
-Every test that asks for `machine` runs on both suites. A machine is booted once for a module and a
-suite, so a test leaves it as it found it: no failed unit, no listening socket. Whoever breaks more
-than that asks for `fresh_machine`.
+Each test with the fixture `machine` runs on both suites. A machine is booted once for a module and a suite, so a test
+must leave it as it was: no failed unit, no listening socket. A test that changes more uses `fresh_machine`.
 """
 
 from __future__ import annotations
@@ -23,10 +22,10 @@ InstallUnit = Callable[[str, str], str]
 
 
 class ByMachine(LoadScopeScheduling):  # type: ignore[misc]  # xdist has no types
-    """Gives the tests of one module and suite to one worker: they share a machine.
+    """Send the tests of one module and suite to one worker, as they share a machine.
 
-    `--dist loadgroup` would do, but pytest-xdist 3.8 does not group at all under pytest 9.2, and does not
-    say so (pytest-xdist #1386).
+    `--dist loadgroup` would do the same, but under pytest 9.2 pytest-xdist 3.8 does not group, without a warning
+    (pytest-xdist #1386).
     """
 
     def _split_scope(self, nodeid: str) -> str:
@@ -37,34 +36,34 @@ class ByMachine(LoadScopeScheduling):  # type: ignore[misc]  # xdist has no type
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> ByMachine | None:
-    """Answers `--dist loadscope`; other ways to distribute are left to pytest-xdist."""
+    """Return the scheduler for `--dist loadscope`. For other values pytest-xdist chooses its own."""
     return ByMachine(config, log) if config.getvalue("dist") == "loadscope" else None
 
 
 @pytest.fixture(scope="module", params=SUITES)
 def suite(request: pytest.FixtureRequest) -> str:
-    """The name of a Debian suite: bookworm has systemd 252, trixie 257."""
+    """Return the name of a Debian suite: bookworm has systemd 252, trixie 257."""
     name: str = request.param
     return name
 
 
 @pytest.fixture(scope="module")
 def machine(suite: str) -> Iterator[Machine]:
-    """A booted machine, shared by the tests of a module."""
+    """Boot a machine for the tests of a module."""
     with Machine(suite) as booted:
         yield booted
 
 
 @pytest.fixture
 def fresh_machine(suite: str) -> Iterator[Machine]:
-    """A booted machine for one test alone."""
+    """Boot a machine for one test alone."""
     with Machine(suite) as booted:
         yield booted
 
 
 @pytest.fixture(autouse=True)
 def _settled(request: pytest.FixtureRequest) -> Iterator[None]:
-    """Fails a test that leaves something behind in the machine it shares."""
+    """Fail a test that leaves a failed unit or a listening socket in the shared machine."""
     if "machine" not in request.fixturenames:
         yield
         return
@@ -82,9 +81,9 @@ def _traces(machine: Machine) -> tuple[str, str]:
 
 @pytest.fixture
 def service(machine: Machine) -> Iterator[StartService]:
-    """Writes a unit file and starts the unit: `service("web.service", "[Service]\\nExecStart=…")`.
+    """Return a function that writes and starts a unit: `service("web.service", "[Service]\\nExecStart=…")`.
 
-    It returns the unit's name. At the end of the test the unit is gone.
+    The function returns the unit's name. The unit is removed at the end of the test.
     """
     made: list[str] = []
 
@@ -102,7 +101,7 @@ def service(machine: Machine) -> Iterator[StartService]:
 
 @pytest.fixture
 def unit(machine: Machine) -> Iterator[InstallUnit]:
-    """Installs a unit without starting it."""
+    """Return a function that installs a unit without starting it."""
     made: list[str] = []
 
     def install(name: str, text: str) -> str:
@@ -118,7 +117,7 @@ def unit(machine: Machine) -> Iterator[InstallUnit]:
 
 @pytest.fixture
 def incident(machine: Machine) -> Iterator[Incident]:
-    """The birth incident, staged; the unit is installed and not started yet."""
+    """Stage the first incident. The unit is installed and not started."""
     staged = stage(machine)
     yield staged
     staged.clear()

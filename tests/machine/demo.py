@@ -1,6 +1,6 @@
-"""`make demo`: the incident staged in a throwaway machine, shown, planned, repaired and proved.
+"""`make demo`: the incident staged in a throwaway machine, shown, planned, fixed and proved.
 
-Exits with 0 only if systemd, the kernel and the service prove the result. They are asked here, not through runbook.
+Exits with 0 only if systemd, the kernel and the service prove the result. They are queried here, not by runbook.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from tests.machine.machine import Machine
 RUNBOOK = "/root/upgrade.yaml"
 WIDTH = 80
 PAUSE = 0.7
-"""Seconds after each of the four headings, so that it can be read."""
+"""Seconds of a pause after each of the four headings."""
 
 
 def main() -> int:
@@ -71,11 +71,11 @@ def disproved(machine: Machine, incident: Incident) -> list[str]:
     if machine.run(["kill", "-0", str(incident.orphan)], check=False).returncode == 0:
         wrong.append(f"PID {incident.orphan} still runs")
     try:
-        said = answer(machine)
+        answered = answer(machine)
     except subprocess.CalledProcessError as silent:
         return [*wrong, f"the gateway does not answer: {silent}"]
-    if said != {"version": NEW, "pid": main_pid(machine)}:
-        wrong.append(f"the gateway answers {said}")
+    if answered != {"version": NEW, "pid": main_pid(machine)}:
+        wrong.append(f"the gateway answers {answered}")
     return wrong
 
 
@@ -84,7 +84,7 @@ def main_pid(machine: Machine) -> int:
 
 
 def look(machine: Machine) -> None:
-    """Run the commands of an administrator: for systemd, the kernel and the service."""
+    """Run the commands with which an administrator queries systemd, the kernel and the service."""
     show(machine, ["systemctl", "status", "--no-pager", "--lines=0", UNIT], only=("Active:", "Main PID:"))
     show(machine, ["systemctl", "show", "--property=NRestarts,Result", UNIT])
     show(machine, ["ss", "-Hltnp", f"sport = :{PORT}"])
@@ -95,7 +95,7 @@ def show(machine: Machine, argv: list[str], only: tuple[str, ...] = ()) -> int:
     """Print a command and its output (with `only`: the lines that contain these words), and return its exit status."""
     say(f"\n  $ {' '.join(word if ' ' not in word else repr(word) for word in argv)}")
     if argv[0] == "runbook":
-        # As it is: on a terminal runbook draws its live view, in a pipe plain text.
+        # The output is not captured: on a terminal runbook draws its live view, in a pipe it prints plain text.
         environment = {"TERM": os.environ.get("TERM", "dumb"), "COLUMNS": str(WIDTH)}
         with machine.popen(argv, env=environment, stdout=None, stderr=None) as process:
             return process.wait(timeout=120)

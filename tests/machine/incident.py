@@ -1,8 +1,8 @@
-"""The incident this program was born from, staged with a small service in a throwaway machine.
+"""Stages the incident for which this program was written, with a small service in a throwaway machine.
 
-An older copy of the gateway, started by hand in a login of `agentops`, holds the port. The unit
-starts its own main process again and again; each finds the port taken and ends with status 78;
-and at most instants `systemctl` calls the unit "active (running)".
+An older copy of the gateway, started by hand in a login session of `agentops`, holds the port. systemd starts the main
+process of the unit again and again. Each one finds the port in use and exits with status 78. Most of the time
+`systemctl` shows the unit as "active (running)".
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ OLD, NEW = "2026.4.29", "2026.5.5"
 
 GATEWAY = Path(__file__).with_name("stand_in_gateway.py")
 
-# The start limit is the one of the incident. Each main process lives for about as long as it takes
-# to start, then waits RestartSec: with these two the unit reads "running" two times out of three.
+# The start limit is that of the incident. Each main process runs for `start_seconds`, then systemd waits RestartSec=.
+# With these two values the unit reads "running" two times out of three.
 SERVICE = """\
 [Unit]
 Description=Gateway (stand-in)
@@ -46,7 +46,7 @@ WantedBy=multi-user.target
 
 @dataclass(frozen=True)
 class Holder:
-    """A process that holds a listening socket, as `ss` inside the machine sees it."""
+    """A process that holds a listening socket, from `ss` inside the machine."""
 
     address: str
     pid: int
@@ -55,14 +55,14 @@ class Holder:
 
 @dataclass
 class Incident:
-    """What was staged: `orphan` is the PID, inside the machine, of the process that holds the port."""
+    """The staged incident. `orphan` is the PID, inside the machine, of the process that holds the port."""
 
     machine: Machine
     orphan: int
     login: subprocess.Popen[str]
 
     def clear(self) -> None:
-        """Ends what is left of it and takes the unit away."""
+        """Kill what is left of the incident, and remove the unit."""
         self.login.kill()
         self.machine.run(["sh", "-c", f"kill -KILL {self.orphan}"], check=False)
         remove_unit(self.machine, UNIT)
@@ -72,7 +72,7 @@ class Incident:
 
 
 def install_gateway(machine: Machine, version: str = OLD, *, start_seconds: float = 2) -> None:
-    """Installs the gateway and its unit, which is not started, and `gatewayctl`, its command."""
+    """Install the gateway, its command `gatewayctl`, and its unit, which is not started."""
     machine.write(f"/opt/gateway/{version}/gateway", GATEWAY.read_text(), 0o755)
     machine.run(["ln", "-sfn", version, "/opt/gateway/current"])
     machine.write("/usr/local/bin/gatewayctl", '#!/bin/sh\nexec /opt/gateway/current/gateway "$@"\n', 0o755)
@@ -82,9 +82,9 @@ def install_gateway(machine: Machine, version: str = OLD, *, start_seconds: floa
 
 
 def stage(machine: Machine, *, old: str = OLD, start_seconds: float = 2) -> Incident:
-    """Stages the incident: the gateway's files and unit at `old`, the port in the hands of an orphan.
+    """Stage the incident: the gateway's files and unit are of version `old`, and an orphan holds the port.
 
-    The unit is not started yet: see loop().
+    loop() starts the unit.
     """
     install_gateway(machine, old, start_seconds=start_seconds)
     login = in_login(machine, ["/opt/gateway/current/gateway", "serve", "--start-seconds", "0"])
@@ -93,8 +93,10 @@ def stage(machine: Machine, *, old: str = OLD, start_seconds: float = 2) -> Inci
 
 
 def loop(machine: Machine, unit: str = UNIT) -> dict[str, str]:
-    """Starts the unit beside the orphan, and waits until systemd has restarted it at least once and
-    calls it running again. Gives what systemd said of it in that very moment: the next one may be another."""
+    """Start the unit beside the orphan, and wait until systemd has restarted it and shows it as running again.
+
+    Return the properties of that moment. A moment later they may be different.
+    """
     machine.run(["systemctl", "start", unit])
     return until(lambda: _looping(machine, unit), f"{unit} to be restarted and read as running", 60)
 
@@ -105,24 +107,24 @@ def _looping(machine: Machine, unit: str) -> dict[str, str]:
 
 
 def without_limit(machine: Machine) -> None:
-    """Lets the unit loop for as long as a slow machine takes to look at it: five starts are soon used up."""
+    """Remove the start limit, as five starts would soon be used up on a slow machine."""
     machine.write(f"/etc/systemd/system/{UNIT}.d/limit.conf", "[Unit]\nStartLimitIntervalSec=0\n")
     machine.run(["systemctl", "daemon-reload"])
 
 
 def in_login(machine: Machine, argv: Sequence[str], user: str = USER) -> subprocess.Popen[str]:
-    """Runs a command in a login session of a user's, as a child of the session's shell.
+    """Run a command in a user's login session, as a child of the session's shell.
 
-    Its control group is session-N.scope, which outlives any unit. The session ends with it.
+    Its control group is session-N.scope, which does not end with a unit. The session ends with the command.
     """
     line = f"{shlex.join(argv)} & wait"
     return machine.popen(["su", "-", user, "-c", line], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
 
 
 def holders(machine: Machine, port: int = PORT) -> list[Holder]:
-    """The processes that listen on a TCP port, asked of `ss`: never of the program under test.
+    """Return the processes that listen on a TCP port, from `ss`, not from the program under test.
 
-    A socket that nobody holds any more, as for a moment after its process ended, has PID 0.
+    A socket without a holder, as for a moment after its process has exited, has PID 0.
     """
     found = []
     for line in machine.run(["ss", "-Hltnp", f"sport = :{port}"]).stdout.splitlines():
@@ -133,18 +135,18 @@ def holders(machine: Machine, port: int = PORT) -> list[Holder]:
 
 
 def control_group(machine: Machine, pid: int) -> str:
-    """The unified control group of a process, as the machine sees it."""
+    """Return the unified control group of a process, inside the machine."""
     return machine.read(f"/proc/{pid}/cgroup").splitlines()[-1].removeprefix("0::")
 
 
 def answer(machine: Machine, port: int = PORT) -> dict[str, object]:
-    """What the gateway says about itself over HTTP: version and PID."""
-    said: dict[str, object] = json.loads(machine.run(["curl", "-fsS", f"http://127.0.0.1:{port}/"]).stdout)
-    return said
+    """Return the gateway's answer over HTTP: its version and PID."""
+    answered: dict[str, object] = json.loads(machine.run(["curl", "-fsS", f"http://127.0.0.1:{port}/"]).stdout)
+    return answered
 
 
 def remove_unit(machine: Machine, unit: str) -> None:
-    """Stops a unit of /etc/systemd/system at once and makes systemd forget it."""
+    """Kill and stop a unit of /etc/systemd/system, delete its files, and reset its state."""
     machine.run(["systemctl", "kill", "--signal=KILL", unit], check=False)
     machine.run(["systemctl", "stop", unit], check=False)
     machine.run(["systemctl", "disable", "--quiet", unit], check=False)

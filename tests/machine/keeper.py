@@ -1,16 +1,15 @@
-"""Holds one machine on behalf of a test, and clears it away whichever of the two ends first.
+"""Boots one machine for a test, and removes it when the machine or the test ends.
 
-A test may end without a word: SIGKILL, a time-out, a lost terminal. So the process that boots the
-machine is this one: it lives in a session of its own, and its standard input is a pipe from the
-test. When that pipe closes, the machine ends.
+A test may end at any moment: by SIGKILL, a time-out, a lost terminal. So this process boots the machine. It runs in a
+session of its own, and its standard input is a pipe from the test. When that pipe closes, it kills the machine.
 
-Were the keeper itself killed, the kernel does the rest. systemd-nspawn is the first process of a PID
-namespace of its own, which dies with the keeper and takes the machine along (killing nspawn alone
-does not: its machine lives on). Mounts exist in a mount namespace of their own only. What stays are
-the machine's empty control groups, until the next keeper sweeps them away.
+If the keeper itself is killed, the kernel removes the machine. systemd-nspawn is the first process of a PID namespace
+of its own, which is killed with the keeper, and all processes of the machine with it. (To kill nspawn alone would not
+end the machine.) Mounts exist only in a mount namespace of their own. Only the empty control groups of the machine
+stay, until the next keeper removes them.
 
-Called as `keeper.py NAME nspawn-argv…`. Reads from stdin: `poweroff`, `kill` (a line each), or its
-end. Ends with nspawn's exit status when the machine is gone and nothing of it is left.
+It is called as `keeper.py NAME nspawn-argv…`, and reads the lines `poweroff` and `kill` from standard input. When the
+machine has ended and nothing of it is left, it exits with nspawn's status.
 """
 
 from __future__ import annotations
@@ -27,8 +26,8 @@ from pathlib import Path
 
 PREFIX = "runbook-machine-"
 
-# nspawn keeps folders for every machine below /run/systemd/nspawn, and leaves them there when it
-# is killed: a tmpfs over that path, seen by this nspawn only, takes them along.
+# nspawn makes folders for each machine below /run/systemd/nspawn, and leaves them there if it is killed. A tmpfs over
+# that path, in the mount namespace of this nspawn only, is removed with them.
 _ALONE = """
 mount -t tmpfs -o mode=0755 tmpfs /run/systemd/nspawn
 exec "$@"
@@ -36,8 +35,10 @@ exec "$@"
 
 
 def control_groups(name: str) -> list[Path]:
-    """The folders of a machine's control groups, below this process's own: in the unified hierarchy,
-    then in systemd's named one, where nspawn makes them too on a host that still has version 1."""
+    """Return the folders of a machine's control groups, below the one of this process.
+
+    The first is in the unified hierarchy. On a host that still has version 1, the second is in systemd's named one.
+    """
     mounts: dict[str, Path] = {}
     for line in Path("/proc/self/mountinfo").read_text().splitlines():
         before, _, after = line.partition(" - ")
@@ -94,13 +95,13 @@ def _hold(groups: list[Path], argv: list[str]) -> int:
 
 
 def children(pid: int) -> list[int]:
-    """PIDs of the processes that this one has started and that live."""
+    """Return the PIDs of the running children of a process."""
     return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
 
 
 @contextlib.contextmanager
 def _suppressed(number: int) -> Iterator[None]:
-    """Takes an error of the kernel's for no error: ENODEV is what a group that vanished answers."""
+    """Ignore one error number. The kernel returns ENODEV for a control group that has been removed."""
     try:
         yield
     except OSError as error:
@@ -109,7 +110,7 @@ def _suppressed(number: int) -> Iterator[None]:
 
 
 def remove(group: Path, deadline_ms: int = 10_000) -> None:
-    """Ends what is left in a control group and removes it with all below it. Somebody else may do the same."""
+    """Kill the processes of a control group, and remove it with its subgroups. Another keeper may do so too."""
     with contextlib.suppress(FileNotFoundError), _suppressed(errno.ENODEV):
         if (group / "cgroup.kill").exists():
             (group / "cgroup.kill").write_text("1")
@@ -129,7 +130,7 @@ def _wait_until_empty(group: Path, deadline_ms: int) -> None:
 
 
 def sweep() -> None:
-    """Removes the control groups of machines whose test and keeper were both killed.
+    """Remove the control groups of machines whose test and keeper were both killed.
 
     The name of a machine begins with the PID of its test.
     """

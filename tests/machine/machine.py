@@ -1,8 +1,7 @@
 """A throwaway machine: a tree booted under systemd-nspawn, with a systemd of its own as PID 1.
 
-What it writes goes to a tmpfs over the tree and is gone with it; it has a loopback network of its
-own and reaches nothing outside. Commands enter beside its init, in no unit's control group, as if
-typed at a console. Must be root.
+Its writes go to a tmpfs over the tree, and are lost when it ends. It has a loopback interface of its own and no
+other network. Commands run beside its init, in a control group of no unit, as if typed at a console. Needs root.
 """
 
 from __future__ import annotations
@@ -30,24 +29,24 @@ _PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 
 class MachineError(Exception):
-    """A machine did not boot or did not end; the message holds its console's last lines."""
+    """A machine did not boot or did not shut down. The message has the last lines of its console."""
 
 
 class CommandFailed(subprocess.CalledProcessError):
-    """A command in a machine ended with a status other than 0; the message shows what it said."""
+    """A command in a machine exited with a status other than 0. The message has its output."""
 
     def __str__(self) -> str:
-        said = {"stdout": self.stdout, "stderr": self.stderr}
-        shown = "".join(f"\n--- {name}\n{text}" for name, text in said.items() if text)
+        streams = {"stdout": self.stdout, "stderr": self.stderr}
+        shown = "".join(f"\n--- {name}\n{text}" for name, text in streams.items() if text)
         return f"`{shlex.join(self.cmd)}` ended with {self.returncode}{shown}"
 
 
 class Machine:
-    """One machine, booted on entering and gone on leaving, whatever happens in between.
+    """One machine, booted when its context is entered and killed when it is left.
 
-    `suite`, `software` and `rivals` name the tree; `bind` maps folders and files of the host to places inside,
-    read-only; `disk` maps folders that the machine may write into, and which outlast it: booted again, it finds them
-    as they were.
+    `suite`, `software` and `rivals` choose the tree. `bind` maps folders and files of the host to paths inside,
+    read-only. `disk` maps folders that the machine may write to, and which are kept: after another boot their files
+    are still there.
     """
 
     def __init__(
@@ -65,7 +64,7 @@ class Machine:
         self.rivals = rivals
         self.name = f"{keeper.PREFIX}{os.getpid()}-{secrets.token_hex(3)}"
         self.leader = 0
-        """PID of the machine's init, as the host sees it."""
+        """PID of the machine's init on the host."""
         self._bind = {CHECKOUT: str(PROJECT), **(bind or {})}
         self._disk = disk or {}
         self._boot_timeout = boot_timeout
@@ -85,7 +84,7 @@ class Machine:
         self.kill()
 
     def boot(self) -> None:
-        """Boots and waits until systemd has finished starting. Raises MachineError or TreeError."""
+        """Boot, and wait until systemd has finished starting. Raises MachineError or TreeError."""
         if os.geteuid() != 0:
             raise MachineError("a throwaway machine needs root: systemd-nspawn mounts and makes namespaces")
         root = tree(self.suite, software=self.software, rivals=self.rivals)
@@ -130,7 +129,7 @@ class Machine:
         ]
 
     def _wait_for_boot(self, notify: socket.socket, deadline: float) -> None:
-        """Waits for nspawn to announce that the machine's systemd is up."""
+        """Wait until nspawn reports that the machine's systemd is up."""
         assert self._keeper is not None
         ended = os.pidfd_open(self._keeper.pid)
         try:
@@ -140,8 +139,8 @@ class Machine:
             while True:
                 ready = dict(poll.poll(max(0, deadline - time.monotonic()) * 1000))
                 if notify.fileno() in ready:
-                    told = dict(line.partition("=")[::2] for line in notify.recv(4096).decode().splitlines())
-                    if told.get("READY") == "1":
+                    notified = dict(line.partition("=")[::2] for line in notify.recv(4096).decode().splitlines())
+                    if notified.get("READY") == "1":
                         break
                 elif ended in ready:
                     raise MachineError(self._with_console(f"systemd-nspawn ended with {self._keeper.wait()}"))
@@ -149,7 +148,7 @@ class Machine:
                     raise MachineError(self._with_console(f"not up after {self._boot_timeout:g}s"))
         finally:
             os.close(ended)
-        # keeper -> unshare -> nspawn -> init. The PID that nspawn announces is one of its own namespace.
+        # keeper -> unshare -> nspawn -> init. The PID that nspawn reports is one of its own PID namespace.
         [namespace] = keeper.children(self._keeper.pid)
         [nspawn] = keeper.children(namespace)
         [self.leader] = keeper.children(nspawn)
@@ -161,7 +160,7 @@ class Machine:
             raise MachineError(self._with_console(f"systemd is `{state}` instead of running"))
 
     def _make_group(self) -> None:
-        """A control group for commands: inside the machine's own tree, but of no unit."""
+        """Make a control group for commands: in the machine's own hierarchy, but of no unit."""
         groups = Path(f"/proc/{self.leader}/cgroup").read_text().splitlines()
         [group] = [line for line in groups if line.startswith("0::")]
         init_scope = group.partition(self.name)[2].lstrip("/")
@@ -169,11 +168,11 @@ class Machine:
         self._group.mkdir(exist_ok=True)
 
     def poweroff(self, timeout: float = 30) -> None:
-        """Shuts down in order, as a person would. Raises MachineError when that takes longer (s)."""
+        """Shut the machine down cleanly. Raises MachineError if that takes longer than `timeout` seconds."""
         self._end(b"poweroff\n", timeout)
 
     def kill(self) -> None:
-        """Ends it at once, as a power cut would."""
+        """Kill the machine at once, as a power cut would."""
         self._end(b"kill\n", 30)
 
     def _end(self, order: bytes, timeout: float) -> None:
@@ -190,7 +189,7 @@ class Machine:
             asked = order.decode().strip()
             raise MachineError(self._with_console(f"still there {timeout:g}s after `{asked}`")) from late
         finally:
-            # Whatever happened: a closed pipe makes the keeper kill what is left.
+            # In any case, a closed pipe makes the keeper kill what is left.
             with contextlib.suppress(BrokenPipeError):
                 held.stdin.close()
             held.wait(30)
@@ -199,7 +198,7 @@ class Machine:
             self._console = -1
 
     def console(self) -> str:
-        """What the machine has printed on its console, also when it is gone."""
+        """Return what the machine has printed on its console, even after its end."""
         if self._console < 0:
             return self._last_words
         size = os.fstat(self._console).st_size
@@ -209,14 +208,14 @@ class Machine:
         last = "\n".join(self.console().splitlines()[-40:])
         return f"machine {self.name} ({self.suite}): {message}\n--- console\n{last or '(nothing)'}"
 
-    # --- in it
+    # --- inside
 
     def command(
         self, argv: Sequence[str], *, env: Mapping[str, str] | None = None, user: str | None = None
     ) -> list[str]:
-        """The command of the host that runs this one in the machine.
+        """Return the command that runs a command in the machine, from the host.
 
-        It sees none of the host's environment. `user` gets what a login would set, with its
+        The host's environment does not reach it. `user` gets the variables that a login would set, with
         XDG_RUNTIME_DIR, but no login session.
         """
         if not self.leader:
@@ -230,9 +229,9 @@ class Machine:
             variables |= {"HOME": home, "USER": user, "LOGNAME": user, "XDG_RUNTIME_DIR": f"/run/user/{uid}"}
             become = ["setpriv", f"--reuid={uid}", f"--regid={gid}", "--init-groups", "--"]
         assignments = [f"{name}={value}" for name, value in (variables | dict(env or {})).items()]
-        # The shell takes itself into the machine's control group, then becomes nsenter.
+        # The shell moves itself into the machine's control group, then executes nsenter.
         move = ["sh", "-c", 'echo $$ > "$0/cgroup.procs" && exec "$@"', str(self._group)]
-        # The root too, not only the namespaces: on a host that is itself in a chroot they differ.
+        # It enters the root as well as the namespaces: on a host that is itself in a chroot the two differ.
         enter = ["nsenter", f"--target={self.leader}", "--all", "--root", "--wd"]
         return [*move, *enter, "--", *become, "env", "-i", *assignments, *argv]
 
@@ -246,7 +245,7 @@ class Machine:
         stdout: int | IO[str] | None = subprocess.PIPE,
         stderr: int | IO[str] | None = subprocess.PIPE,
     ) -> subprocess.Popen[str]:
-        """Starts a command in the machine, in a session and process group of its own."""
+        """Start a command in the machine, in a session and process group of its own."""
         return subprocess.Popen(
             self.command(argv, env=env, user=user),
             stdin=stdin,
@@ -266,17 +265,17 @@ class Machine:
         env: Mapping[str, str] | None = None,
         user: str | None = None,
     ) -> subprocess.CompletedProcess[str]:
-        """Runs a command in the machine to its end.
+        """Run a command in the machine, and wait until it exits.
 
-        Raises CommandFailed on a status other than 0 unless `check` is false, and
-        subprocess.TimeoutExpired after `timeout` seconds, when the command has been killed.
+        Raises CommandFailed on a status other than 0, unless `check` is false. After `timeout` seconds it kills the
+        command, and raises subprocess.TimeoutExpired.
         """
         stdin = subprocess.DEVNULL if input is None else subprocess.PIPE
         with self.popen(argv, env=env, user=user, stdin=stdin) as process:
             try:
                 out, err = process.communicate(input, timeout)
             except BaseException:
-                # nsenter waits for a child in the machine's PID namespace: end both.
+                # nsenter waits for a child in the machine's PID namespace, so both are killed.
                 with contextlib.suppress(ProcessLookupError):
                     os.killpg(process.pid, signal.SIGKILL)
                 raise
@@ -291,7 +290,7 @@ class Machine:
         return self._accounts[user]
 
     def write(self, path: str, text: str, mode: int = 0o644) -> None:
-        """Writes a file of root's, with its folders."""
+        """Write a file that belongs to root, and make its folders."""
         script = 'mkdir -p "$(dirname "$1")" && cat > "$1" && chmod "$2" "$1"'
         self.run(["sh", "-ec", script, "sh", path, f"{mode:o}"], input=text)
 
@@ -299,17 +298,17 @@ class Machine:
         return self.run(["cat", "--", path]).stdout
 
     def show(self, unit: str, *properties: str) -> dict[str, str]:
-        """What systemd says about a unit: `systemctl show`, of all properties or of these."""
+        """Return the properties of a unit from `systemctl show`: all of them, or the given ones."""
         only = [f"--property={','.join(properties)}"] if properties else []
         lines = self.run(["systemctl", "show", *only, "--", unit]).stdout.splitlines()
         return dict(line.partition("=")[::2] for line in lines)
 
 
 def until(look: Callable[[], T], what: str, timeout: float = 30) -> T:
-    """Looks again and again until what it sees is true, and returns it.
+    """Call a function again and again until its result is true, and return the result.
 
-    For what sends no event. Raises TimeoutError, with `what` was awaited and the last look, after
-    `timeout` seconds.
+    This is for changes that no event announces. After `timeout` seconds it raises TimeoutError with `what`, the
+    description of the change, and the last result.
     """
     deadline = time.monotonic() + timeout
     while not (seen := look()):
@@ -320,9 +319,9 @@ def until(look: Callable[[], T], what: str, timeout: float = 30) -> T:
 
 
 def least(measure: Callable[[], float], within: float, tries: int = 3) -> float:
-    """Measures seconds that are promised, until one try keeps to them, and returns the least.
+    """Measure seconds until one measurement is below the limit, and return the least.
 
-    The machine that tests run on is shared. A busy moment makes one try slow, a slow program all of them.
+    The tests run on a shared computer. A busy moment makes one measurement slow; a slow program makes all slow.
     """
     seconds = measure()
     while seconds >= within and (tries := tries - 1):
@@ -331,5 +330,5 @@ def least(measure: Callable[[], float], within: float, tries: int = 3) -> float:
 
 
 def _escaped(path: str) -> str:
-    """nspawn reads `:` as the end of a path."""
+    """Escape a path for an option of nspawn, in which `:` ends a path."""
     return path.replace("\\", "\\\\").replace(":", "\\:")

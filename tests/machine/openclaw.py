@@ -1,11 +1,10 @@
-"""The real OpenClaw for a throwaway machine, which reaches no registry.
+"""Installs the real OpenClaw in a throwaway machine, which has no access to a registry.
 
-Fetched once into the cache: Node and npm, OpenClaw's old version as installed, and an npm cache
-filled by truly installing both versions. A machine sees them read-only below /opt/openclaw, with
-overlays on top where npm writes, so that `npm install --global openclaw@VERSION` does there what it
-does anywhere, without a network, in about 25 s.
+Node, npm, the installed old version of OpenClaw, and an npm cache are fetched once. The cache is filled by a real
+installation of both versions. A machine has them read-only below /opt/openclaw, with overlays where npm writes. So
+`npm install --global openclaw@VERSION` works there as usual, without a network, in about 25 s.
 
-`python -m tests.machine.openclaw` fetches; it takes npm from the PATH to fetch its own with.
+`python -m tests.machine.openclaw` fetches. It needs an npm on the PATH.
 """
 
 from __future__ import annotations
@@ -24,15 +23,15 @@ from tests.machine.tree import USER, cache, locked
 UNIT = "openclaw-gateway.service"
 TOKEN = "not-a-secret-in-a-throwaway-machine"
 NODE_MAJOR, NPM_MAJOR = 22, 10
-"""OpenClaw needs Node 22.14 or newer; npm 10 is the one that Node 22 brings."""
+"""OpenClaw needs Node 22.14 or newer, and Node 22 comes with npm 10."""
 
 RECIPE = 1
-"""Raise it when this file fetches something else for the same versions."""
+"""Version of this file's recipe. Raise it if the same versions lead to other files."""
 
 _INSIDE = "/opt/openclaw"
 _ARCHITECTURE = {"x86_64": "x64", "aarch64": "arm64"}
 
-# As in the incident; RestartSec=2 makes the unit read "active (running)" three times out of four.
+# This is the unit of the incident. With RestartSec=2 it reads "active (running)" three times out of four.
 SERVICE = f"""\
 [Unit]
 Description=OpenClaw Gateway
@@ -51,8 +50,8 @@ RestartSec=2
 WantedBy=multi-user.target
 """
 
-# tmpfs below, because an overlay cannot lie on the machine's own; redirect_dir, because npm moves
-# the folder of the old version out of the way.
+# The tmpfs is needed because an overlay cannot be made on that of the machine; redirect_dir, because npm renames the
+# folder of the old version.
 _OVERLAYS = f"""
 mkdir /run/npm
 mount -t tmpfs -o size=3G tmpfs /run/npm
@@ -69,9 +68,9 @@ ln -s ../lib/node_modules/openclaw/openclaw.mjs /usr/local/bin/openclaw
 
 
 def fetched() -> Path:
-    """The folder with all of it, fetched now if the cache has none: about two minutes.
+    """Return the folder with the files. Fetch them if the cache has none, which takes about two minutes.
 
-    Raises CalledProcessError when npm fails, and FileNotFoundError when there is no npm.
+    Raises CalledProcessError if npm fails, and FileNotFoundError if there is no npm.
     """
     home = cache() / "openclaw" / f"{OLD}-{NEW}-node{NODE_MAJOR}-npm{NPM_MAJOR}-{platform.machine()}-{RECIPE}"
     if home.is_dir():
@@ -101,7 +100,7 @@ def _fetch(folder: Path) -> None:
     (modules / node / "bin/node").rename(folder / "node")
     (modules / "npm").rename(folder / "npm")
 
-    # From here on with the same Node and npm that the machine has: a cache may suit no other.
+    # From here on use the Node and npm of the machine, as another npm may not accept the cache.
     npm = [str(folder / "node"), str(folder / "npm/bin/npm-cli.js")]
     registry = subprocess.run(
         [*npm, "config", "get", "registry"], check=True, stdout=subprocess.PIPE, text=True, cwd=folder
@@ -109,7 +108,7 @@ def _fetch(folder: Path) -> None:
     (folder / "registry").write_text(registry.stdout)
     path = f"{folder}:{os.environ['PATH']}"
     for version in (NEW, OLD):
-        # The old one stays installed; the new one has only filled the cache.
+        # The old version stays installed. The new one is installed only to fill the cache.
         shutil.rmtree(folder / "prefix", ignore_errors=True)
         install = [
             *npm,
@@ -130,14 +129,14 @@ _QUIET = ("--no-audit", "--no-fund", "--no-update-notifier", "--loglevel=error")
 
 
 def machine_with_openclaw(suite: str) -> Machine:
-    """A machine, not booted yet, that sees what was fetched."""
+    """Return a machine, not booted yet, in which the fetched files are bound."""
     home = fetched()
     bind = {home / part: f"{_INSIDE}/{part}" for part in ("npm", "npm-cache", "node_modules")}
     return Machine(suite, bind={**bind, home / "node": "/usr/local/bin/node"})
 
 
 def install_openclaw(machine: Machine) -> None:
-    """Puts the old version in place, as `npm install --global` would have, with its unit, not started."""
+    """Install the old version, as `npm install --global` would, and its unit, which is not started."""
     machine.run(["sh", "-euc", _OVERLAYS])
     settings = {
         "registry": (fetched() / "registry").read_text().strip(),
@@ -154,14 +153,14 @@ def install_openclaw(machine: Machine) -> None:
 
 
 def stage(machine: Machine) -> Incident:
-    """The incident with the real thing: an orphan of the old version holds the port.
+    """Stage the incident with the real OpenClaw: an orphan of the old version holds the port.
 
-    The unit is not started yet.
+    The unit is not started.
     """
     install_openclaw(machine)
     argv = ["openclaw", "gateway", "--port", str(PORT), "--allow-unconfigured"]
     login = in_login(machine, ["env", f"OPENCLAW_GATEWAY_TOKEN={TOKEN}", *argv])
-    # The first start of all takes longest: 12 to 25 s.
+    # The first start takes longest: 12 to 25 s.
     until(lambda: len(holders(machine)) == 2, "the old gateway to listen", 90)
     return Incident(machine, holders(machine)[0].pid, login)
 

@@ -129,16 +129,16 @@ class Recorder:
         for line in self._events(run):
             if line["event"] == event and (not name or line.get("id") == name[0]):
                 return _pretty(line)
-        told = "\n".join(json.dumps(line) for line in self._events(run))
-        raise LookupError(f"no {argument} among the events:\n{told}")
+        printed = "\n".join(json.dumps(line) for line in self._events(run))
+        raise LookupError(f"no {argument} among the events:\n{printed}")
 
     def _events(self, run: str) -> list[dict[str, Any]]:
         if run == "record":
             return [json.loads(line) for line in self._at_hand.run(["sh", "-c", RECORDED]).stdout.splitlines()]
         if run not in self._runs:
             argv = ["runbook", *RUNS[run], "--output", "json"]
-            told = self._at_hand.run(argv, check=False, timeout=150).stdout
-            self._runs[run] = [json.loads(line) for line in told.splitlines()]
+            printed = self._at_hand.run(argv, check=False, timeout=150).stdout
+            self._runs[run] = [json.loads(line) for line in printed.splitlines()]
         return self._runs[run]
 
     def _demo(self, part: str, _: str) -> str:

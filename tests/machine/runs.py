@@ -1,4 +1,4 @@
-"""The installed command, run in a machine with JSON lines, and what it told."""
+"""Runs the installed command in a machine, and reads its JSON lines."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ RUNBOOK = "/root/test.yaml"
 
 @dataclass(frozen=True)
 class Run:
-    """What a `runbook … --output json` printed, line by line, and its exit status."""
+    """The events that `runbook … --output json` printed, and its exit status."""
 
     events: list[dict[str, Any]]
     exit: int
@@ -25,32 +25,32 @@ class Run:
 
     @property
     def last(self) -> dict[str, Any]:
-        """The line that says how it ended."""
+        """Return the last event, which has the outcome."""
         assert self.events, self.stderr
         return self.events[-1]
 
     def of(self, event: str) -> list[dict[str, Any]]:
-        """The lines of one kind."""
+        """Return the events of one name."""
         return [line for line in self.events if line["event"] == event]
 
     @property
     def verdicts(self) -> list[tuple[str, str, str]]:
-        """Id, status and verdict of every step that ended."""
+        """Return id, status and verdict of each step that has finished."""
         return [(e["id"], e["status"], e["verdict"]) for e in self.of("step-finished")]
 
     def step(self, name: str) -> dict[str, Any]:
-        """How a step ended the last time."""
+        """Return the last `step-finished` event of a step."""
         return [e for e in self.of("step-finished") if e["id"] == name][-1]
 
 
 def write_runbook(machine: Machine, text: str, path: str = RUNBOOK) -> str:
-    """Put a runbook into the machine."""
+    """Write a runbook to the machine, and return its path."""
     machine.write(path, textwrap.dedent(text).lstrip())
     return path
 
 
 def runbook(machine: Machine, command: str, text: str, *options: str, user: str | None = None) -> Run:
-    """Run `runbook COMMAND FILE` on a runbook of this text."""
+    """Write a runbook, and run `runbook COMMAND FILE` on it."""
     path = RUNBOOK if user is None else f"/home/{user}/test.yaml"
     write_runbook(machine, text, path)
     if user is not None:
@@ -61,12 +61,12 @@ def runbook(machine: Machine, command: str, text: str, *options: str, user: str 
 
 
 def parsed(stdout: str, status: int, stderr: str = "") -> Run:
-    """Read JSON lines."""
+    """Return a run from its JSON lines, exit status and standard error."""
     return Run([json.loads(line) for line in stdout.splitlines()], status, stderr)
 
 
 def interrupted(machine: Machine, signum: signal.Signals, command: str) -> tuple[Run, float]:
-    """Apply the written runbook, send the program a signal while its command runs; give the seconds until its end."""
+    """Apply the written runbook, and signal the program while its command runs. Return the run and its last seconds."""
     running = ["pgrep", "-f", command]
     with machine.popen(["runbook", "apply", RUNBOOK, "--output", "json"]) as process:
         until(lambda: machine.run(running, check=False).returncode == 0, "the command to run")
@@ -78,7 +78,7 @@ def interrupted(machine: Machine, signum: signal.Signals, command: str) -> tuple
 
 
 def unit_file(exec_start: str, **settings: str) -> str:
-    """Write a service's file; settings of [Unit] are given as `Unit_NAME`."""
+    """Return the text of a service's unit file. Settings of [Unit] are given as `Unit_NAME`."""
     unit = {name.removeprefix("Unit_"): value for name, value in settings.items() if name.startswith("Unit_")}
     service: Mapping[str, str] = {n: v for n, v in settings.items() if not n.startswith("Unit_")}
     lines = ["[Unit]", *(f"{n}={v}" for n, v in unit.items()), "[Service]", f"ExecStart={exec_start}"]

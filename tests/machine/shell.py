@@ -1,6 +1,6 @@
 """A shell in a throwaway machine, to look around: `python -m tests.machine.shell [SUITE]`.
 
-The checkout is at /opt/runbook, and `runbook` is on the PATH. All is gone when the shell ends.
+The checkout is at /opt/runbook, and `runbook` is on the PATH. The machine is deleted when the shell exits.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ def main() -> int:
         print(
             f"A throwaway Debian ({suite}) with runbook in it; all is gone when you leave with `exit`.", file=sys.stderr
         )
-        # `script` gives the shell a terminal of the machine's own. Commands from a pipe need none, and end with it.
+        # `script` gives the shell a terminal inside the machine. Commands from a pipe need no terminal.
         terminal = ["script", "--quiet", "--flush", "--return", "--command", "bash --login", "/dev/null"]
         shell = terminal if sys.stdin.isatty() else ["bash", "--login"]
         environment = {"TERM": os.environ.get("TERM", "dumb")}

@@ -1,16 +1,15 @@
 #!/usr/bin/python3
-"""A small service that behaves like OpenClaw's gateway where it matters here, and its installer.
+"""A small service that behaves like OpenClaw's gateway in the tests, and its installer.
 
-It lives in /opt/gateway/VERSION/gateway, which /opt/gateway/current points to. Like the real one it
-takes a while to start, listens on both loopback addresses, says "[gateway] ready", and ends with
-status 78 when somebody else has the port. Like real code it is what it was when it was started: an
-upgrade of the files changes no running process.
+It is installed as /opt/gateway/VERSION/gateway, and /opt/gateway/current is a link to that folder. Like the real one
+it takes a while to start, listens on both loopback addresses, prints "[gateway] ready", and exits with status 78 if
+another process holds the port. A running process keeps its version when the files are upgraded.
 
     gateway serve [--port 18789] [--start-seconds 1]
     gateway --version
     gateway install VERSION         # swaps /opt/gateway/current
 
-Runs in a throwaway machine with nothing but Python's standard library.
+It needs only the standard library of Python.
 """
 
 from __future__ import annotations
@@ -30,14 +29,14 @@ from typing import ClassVar
 
 ROOT = Path("/opt/gateway")
 PORT_TAKEN = 78
-"""EX_CONFIG, which OpenClaw's gateway ends with when its port is in use."""
+"""EX_CONFIG, the exit status of OpenClaw's gateway if its port is in use."""
 
-# Resolved at start: the link may lead elsewhere while this process runs.
+# The link is resolved at the start, as it may change while this process runs.
 VERSION = Path(__file__).resolve().parent.name
 
 
 class Answer(BaseHTTPRequestHandler):
-    """GET anything: who answers, in JSON."""
+    """Answers each GET with version and PID, in JSON."""
 
     protocol_version = "HTTP/1.1"
 
@@ -50,11 +49,11 @@ class Answer(BaseHTTPRequestHandler):
         self.wfile.write(body)
 
     def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - its name upstream
-        """Keeps the journal to what the gateway itself says."""
+        """Log nothing, so that the journal has only the gateway's own messages."""
 
 
 class Server4(ThreadingHTTPServer):
-    """Holds 127.0.0.1."""
+    """A server on 127.0.0.1."""
 
     family: ClassVar[socket.AddressFamily] = socket.AF_INET
     daemon_threads = True
@@ -65,7 +64,7 @@ class Server4(ThreadingHTTPServer):
 
 
 class Server6(Server4):
-    """Holds ::1, and only that: a socket for both families would take 127.0.0.1 as well."""
+    """A server on ::1 alone. A socket for both families would take 127.0.0.1 as well."""
 
     family = socket.AF_INET6
 
@@ -96,7 +95,7 @@ def serve(port: int, start_seconds: float) -> int:
 
 
 def install(version: str) -> int:
-    """Puts VERSION in place, in one step: the link is there at every instant."""
+    """Install a version. The link is replaced in one step, so that it always exists."""
     before = VERSION
     release = ROOT / version
     release.mkdir(exist_ok=True)
@@ -116,8 +115,8 @@ def main() -> int:
     server.add_argument("--port", type=int, default=18789)
     server.add_argument("--start-seconds", type=float, default=1.0)
     commands.add_parser("install").add_argument("wanted", metavar="VERSION")
-    asked = parser.parse_args()
-    return install(asked.wanted) if asked.command == "install" else serve(asked.port, asked.start_seconds)
+    given = parser.parse_args()
+    return install(given.wanted) if given.command == "install" else serve(given.port, given.start_seconds)
 
 
 if __name__ == "__main__":

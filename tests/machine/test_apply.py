@@ -1,4 +1,4 @@
-"""What `runbook apply` does on a real systemd, situation by situation, and how it ends."""
+"""`runbook apply` on a real systemd, and its outcome in different situations."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ LISTEN = (
 
 
 def listener(port: int = 8080, delay: float = 0.0) -> str:
-    """Write an ExecStart= that listens after a while and notes the moment."""
+    """Return an ExecStart= that listens after a delay, and records the time."""
     return LISTEN.format(port=port, delay=delay)
 
 
@@ -36,7 +36,7 @@ CHECKED = """
 """
 
 
-def test_a_healthy_restart(machine: Machine, service: StartService) -> None:
+def test_a_restart_of_a_healthy_unit_succeeds(machine: Machine, service: StartService) -> None:
     service("web.service", unit_file(listener()))
     before = machine.show("web.service", "InvocationID")
     run = runbook(machine, "apply", CHECKED)
@@ -45,8 +45,8 @@ def test_a_healthy_restart(machine: Machine, service: StartService) -> None:
     assert machine.show("web.service", "InvocationID") != before
 
 
-def test_the_wait_ends_when_the_listener_is_there(machine: Machine, service: StartService) -> None:
-    """Within 50 ms, in the best of a few: this machine is shared, and a busy moment is no fault of the wait's."""
+def test_the_wait_ends_when_the_unit_listens(machine: Machine, service: StartService) -> None:
+    """The best of some tries is within 50 ms. The computer is shared, so a busy moment may delay a try."""
     service("web.service", unit_file(listener(delay=0.5), Unit_StartLimitIntervalSec="0"))
     book = """
         unit: web.service
@@ -66,20 +66,20 @@ def test_the_wait_ends_when_the_listener_is_there(machine: Machine, service: Sta
     assert least(late, within=0.05, tries=10) < 0.05
 
 
-def test_another_service_holds_the_port(machine: Machine, service: StartService) -> None:
+def test_another_service_that_holds_the_port_is_not_stopped(machine: Machine, service: StartService) -> None:
     service("other.service", unit_file(listener()))
     service("web.service", unit_file("/usr/bin/sleep infinity"))
     run = runbook(machine, "apply", CHECKED)
     assert (run.exit, run.last["status"]) == (1, "failed")
     assert ("remediate.check.wait-ready", "failed", "other-unit-holds-port") in run.verdicts
     assert "other.service is a live service" in run.last["reason"]
-    # Nothing was stopped: neither of the two.
+    # Neither of the two was stopped.
     assert machine.show("other.service", "ActiveState")["ActiveState"] == "active"
     assert machine.show("web.service", "ActiveState")["ActiveState"] == "active"
     assert not [e for e in run.events if e.get("id", "").startswith("remediate.fix")]
 
 
-def test_a_slow_start_is_left_alone(machine: Machine, service: StartService) -> None:
+def test_a_slow_start_is_not_interrupted(machine: Machine, service: StartService) -> None:
     service("web.service", unit_file(listener(delay=60)))
     pid = machine.show("web.service", "MainPID")
     book = """
@@ -95,7 +95,7 @@ def test_a_slow_start_is_left_alone(machine: Machine, service: StartService) -> 
     assert machine.show("web.service", "MainPID") == pid
 
 
-def test_a_crash_loop_is_known_long_before_the_time_out(machine: Machine, service: StartService) -> None:
+def test_a_crash_loop_is_reported_long_before_the_time_out(machine: Machine, service: StartService) -> None:
     service("web.service", unit_file("/bin/false", Restart="always", RestartSec="200ms", Unit_StartLimitBurst="100"))
     book = """
         unit: web.service
@@ -108,8 +108,8 @@ def test_a_crash_loop_is_known_long_before_the_time_out(machine: Machine, servic
     assert run.step("wait-ready")["seconds"] < 10
 
 
-def test_a_quiet_death(machine: Machine, service: StartService) -> None:
-    """RestartPreventExitStatus=78: no loop, a unit that is down."""
+def test_an_exit_without_a_restart_is_a_failure(machine: Machine, service: StartService) -> None:
+    """With RestartPreventExitStatus=78 there is no crash loop: the unit stays down."""
     service(
         "web.service",
         unit_file("/bin/sh -c 'sleep 0.2; exit 78'", Restart="always", RestartPreventExitStatus="78"),
@@ -119,25 +119,25 @@ def test_a_quiet_death(machine: Machine, service: StartService) -> None:
     assert "status 78" in run.step("wait-ready")["reason"]
 
 
-def test_a_latched_start_limit(machine: Machine, service: StartService) -> None:
-    # The window is long: what comes after would else find it over on a slow machine.
+def test_a_start_limit_is_reported_and_reset_failed_clears_it(machine: Machine, service: StartService) -> None:
+    # The interval is long, as on a slow machine a short one would be over before the next step.
     limit = {"Unit_StartLimitBurst": "1", "Unit_StartLimitIntervalSec": "600"}
     service("web.service", unit_file("/usr/bin/sleep infinity", Restart="always", **limit))
     machine.run(["systemctl", "kill", "--signal=KILL", "web.service"])
     until(lambda: machine.show("web.service", "ActiveState")["ActiveState"] == "failed", "the limit to be hit")
     refused = runbook(machine, "apply", "unit: web\nsteps: [start]\n")
     assert (refused.exit, refused.step("start")["verdict"]) == (1, "start-limit-hit")
-    mended = runbook(machine, "apply", "unit: web\nsteps: [reset-failed, start, wait-ready: {healthy-for: 500ms}]\n")
-    assert (mended.exit, mended.last["status"]) == (0, "changed"), mended.last
+    fixed = runbook(machine, "apply", "unit: web\nsteps: [reset-failed, start, wait-ready: {healthy-for: 500ms}]\n")
+    assert (fixed.exit, fixed.last["status"]) == (0, "changed"), fixed.last
 
 
-def test_a_condition_that_does_not_hold(machine: Machine, service: StartService) -> None:
+def test_a_condition_that_does_not_hold_is_reported(machine: Machine, service: StartService) -> None:
     service("web.service", unit_file("/usr/bin/sleep infinity", Unit_ConditionPathExists="/nonexistent"))
     run = runbook(machine, "apply", "unit: web\nsteps: [start]\n")
     assert (run.exit, run.step("start")["verdict"]) == (1, "condition-not-met")
 
 
-def test_a_masked_unit(machine: Machine, service: StartService) -> None:
+def test_a_masked_unit_is_not_started(machine: Machine, service: StartService) -> None:
     machine.run(["systemctl", "mask", "--quiet", "web.service"])
     try:
         run = runbook(machine, "apply", "unit: web\nsteps: [start]\n")
@@ -147,13 +147,13 @@ def test_a_masked_unit(machine: Machine, service: StartService) -> None:
     assert "systemctl unmask web.service" in run.last["reason"]
 
 
-def test_a_unit_that_does_not_exist(machine: Machine) -> None:
+def test_a_run_on_a_missing_unit_does_not_begin(machine: Machine) -> None:
     run = runbook(machine, "apply", "unit: nosuch\nsteps: [restart]\n")
     assert (run.exit, run.last["status"]) == (5, "not-begun")
     assert "systemd has no unit nosuch.service" in run.last["reason"]
 
 
-def test_a_unit_that_is_spelled_wrongly(machine: Machine, service: StartService) -> None:
+def test_a_misspelt_unit_gets_a_suggestion(machine: Machine, service: StartService) -> None:
     service("gateway.service", unit_file("/usr/bin/sleep infinity"))
     refused = runbook(machine, "apply", "unit: gatewey\nsteps: [restart]\n")
     assert (refused.exit, refused.last["hint"]) == (5, "did you mean gateway.service?")
@@ -163,19 +163,19 @@ def test_a_unit_that_is_spelled_wrongly(machine: Machine, service: StartService)
     assert (doubtful.exit, doubtful.last["verdict"]) == (1, "unit-not-found")
 
 
-def test_what_the_unit_said_last_is_kept_with_its_failure(machine: Machine, service: StartService) -> None:
-    """Of this run alone: what it said before is no reason."""
-    says = "/bin/sh -c 'echo config line %s: no such word >&2; exit 1'"
-    service("web.service", unit_file(says % 7))
-    machine.write("/etc/systemd/system/web.service", unit_file(says % 3))
+def test_a_failure_has_the_last_journal_lines_of_the_unit(machine: Machine, service: StartService) -> None:
+    """They are those of this run, not earlier ones."""
+    fails = "/bin/sh -c 'echo config line %s: no such word >&2; exit 1'"
+    service("web.service", unit_file(fails % 7))
+    machine.write("/etc/systemd/system/web.service", unit_file(fails % 3))
     run = runbook(machine, "apply", "unit: web\nsteps: [restart, wait-ready: {timeout: 5s}]\n")
     assert (run.exit, run.last["verdict"]) == (1, "unit-failed")
     assert run.step("wait-ready")["evidence"]["journal"] == ["config line 3: no such word"]
     machine.run(["systemctl", "reset-failed", "web.service"])
 
 
-def test_a_port_that_the_unit_does_not_listen_on(machine: Machine, service: StartService) -> None:
-    """A wrong `port` is no slow start: where it does listen is said."""
+def test_a_wrong_port_is_reported_with_the_ports_of_the_unit(machine: Machine, service: StartService) -> None:
+    """The unit listens on another port, which the reason names."""
     service("web.service", unit_file("/usr/bin/python3 -m http.server --bind 127.0.0.1 8080"))
     until(lambda: "8080" in machine.run(["ss", "-Hltn"]).stdout, "the server to listen")
     book = "unit: web\nport: 8099\nsteps: [wait-ready: {timeout: 1s, healthy-for: 0}]\n"
@@ -185,7 +185,7 @@ def test_a_port_that_the_unit_does_not_listen_on(machine: Machine, service: Star
     assert run.last["now"].endswith("no process listens on port 8099")
 
 
-def test_a_user_who_may_not(machine: Machine, service: StartService) -> None:
+def test_a_run_without_the_rights_does_not_begin(machine: Machine, service: StartService) -> None:
     service("web.service", unit_file("/usr/bin/sleep infinity"))
     pid = machine.show("web.service", "MainPID")
     run = runbook(machine, "apply", "unit: web\nsteps: [restart]\n", user="agentops")
@@ -193,7 +193,7 @@ def test_a_user_who_may_not(machine: Machine, service: StartService) -> None:
     assert machine.show("web.service", "MainPID") == pid
 
 
-def test_a_user_s_own_manager(machine: Machine) -> None:
+def test_a_unit_of_a_users_manager_is_restarted(machine: Machine) -> None:
     machine.run(["loginctl", "enable-linger", "agentops"])
     machine.write("/home/agentops/.config/systemd/user/web.service", unit_file(listener(port=8081)))
     machine.run(["chown", "-R", "agentops", "/home/agentops/.config"])
@@ -253,7 +253,7 @@ def test_a_signal_ends_the_run_and_its_command_within_a_second(machine: Machine,
     assert least(interrupt, within=1.0) < 1.0
 
 
-def test_an_update_that_fails_says_why(machine: Machine) -> None:
+def test_a_failed_update_has_the_output_in_its_reason(machine: Machine) -> None:
     install_gateway(machine)
     try:
         book = """
@@ -285,10 +285,11 @@ while True:
 """
 
 
-def test_a_unit_with_a_network_of_its_own(machine: Machine, service: StartService) -> None:
-    """Another service on the same port number of the host is no rival, also before the main process has entered it.
+def test_a_unit_with_its_own_network_namespace_has_its_own_ports(machine: Machine, service: StartService) -> None:
+    """A service on the same port number of the host does not hold the unit's port.
 
-    systemd loads credentials before it enters the namespace: so the main process stays outside for a second here.
+    That is true even before the main process has entered its namespace. systemd loads credentials before that, so here
+    the main process stays outside for a second.
     """
     service("other.service", unit_file(listener(port=8080)))
     machine.write("/opt/credential.py", CREDENTIAL_SERVER)
@@ -313,13 +314,13 @@ def test_a_unit_with_a_network_of_its_own(machine: Machine, service: StartServic
     assert machine.show("other.service", "ActiveState")["ActiveState"] == "active"
 
 
-def test_leftovers_of_kill_mode_process(machine: Machine, service: StartService) -> None:
-    """A child that KillMode=process left behind is told from the current invocation, in one cgroup."""
+def test_a_leftover_of_kill_mode_process_is_killed(machine: Machine, service: StartService) -> None:
+    """KillMode=process leaves a child behind, in the same cgroup as the current invocation."""
     bind = 's.setsockopt(1, 15, 1); s.bind(("127.0.0.1", 8083)); s.listen()'
-    tell = 'socket.socket(1, 2).sendto(b"READY=1", os.environ["NOTIFY_SOCKET"])'
-    machine.write("/opt/child.py", f"import os, socket, time; s = socket.socket(); {bind}; {tell}; time.sleep(1e6)")
+    notify = 'socket.socket(1, 2).sendto(b"READY=1", os.environ["NOTIFY_SOCKET"])'
+    machine.write("/opt/child.py", f"import os, socket, time; s = socket.socket(); {bind}; {notify}; time.sleep(1e6)")
     start = "/bin/sh -c 'python3 /opt/child.py & exec sleep infinity'"
-    # Started is what listens: so both do after the restart, whichever is the slower one.
+    # The unit is started once the child listens. So after the restart both children listen.
     service("web.service", unit_file(start, KillMode="process", Type="notify", NotifyAccess="all"))
     book = """
         unit: web.service
@@ -338,7 +339,7 @@ def test_leftovers_of_kill_mode_process(machine: Machine, service: StartService)
     assert machine.show("web.service", "ActiveState")["ActiveState"] == "active"
 
 
-def test_a_socket_unit_of_its_own_and_a_stray_one(machine: Machine, service: StartService) -> None:
+def test_only_the_units_own_socket_unit_may_hold_its_port(machine: Machine, service: StartService) -> None:
     accept = "import socket,time; s=socket.socket(fileno=3); time.sleep(1e6)"
     machine.write("/opt/activated.py", accept)
     machine.write("/etc/systemd/system/web.socket", "[Socket]\nListenStream=127.0.0.1:8084\n")
@@ -358,7 +359,7 @@ def test_a_socket_unit_of_its_own_and_a_stray_one(machine: Machine, service: Sta
     assert (stray.exit, stray.step("verify-port-owner")["verdict"]) == (1, "other-unit-holds-port")
 
 
-def test_root_does_not_run_what_others_may_write(machine: Machine) -> None:
+def test_root_does_not_run_a_file_that_others_may_write(machine: Machine) -> None:
     machine.write("/tmp/evil.yaml", 'steps: [run: {run: "touch /run/evil"}]\n', 0o666)
     done = machine.run(["runbook", "apply", "/tmp/evil.yaml", "--output", "json"], check=False)
     run = parsed(done.stdout, done.returncode, done.stderr)

@@ -1,4 +1,4 @@
-"""Commands in transient units: what survives a reload of systemd, who may read what, and how they end."""
+"""Commands in transient units: reloads of systemd, what other users may read, and how commands end."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from tests.machine.runs import RUNBOOK, Run, parsed, runbook, write_runbook
 from tests.machine.tree import USER
 
 ODD = """it's "$HOME" `x` \\n ${A} $$ %n %% {} ; \\\\ two\nlines\t☃ """
-"""What a shell, systemd and a unit's file each read in their own way."""
+"""Characters that a shell, systemd and a unit file interpret in different ways."""
 
 
 def amid(machine: Machine, book: str, *between: list[str]) -> Run:
-    """Apply a runbook whose command waits for /tmp/go, and run other commands meanwhile."""
+    """Apply a runbook whose command waits for /tmp/go, and run other commands during that."""
     machine.run(["rm", "-f", "/tmp/there", "/tmp/go"])
     write_runbook(machine, book)
     with machine.popen(["runbook", "apply", RUNBOOK, "--output", "json"]) as process:
@@ -34,7 +34,7 @@ WAIT = "touch /tmp/there; while ! test -e /tmp/go; do sleep 0.1; done"
 @pytest.mark.parametrize("verb", ["daemon-reload", "daemon-reexec"])
 @pytest.mark.parametrize("user", ["root", USER])
 @pytest.mark.parametrize(("end", "status"), [("exit 0", "changed"), ("exit 7", "failed")])
-def test_a_reload_of_systemd_loses_nothing(machine: Machine, verb: str, user: str, end: str, status: str) -> None:
+def test_a_command_survives_a_reload_of_systemd(machine: Machine, verb: str, user: str, end: str, status: str) -> None:
     book = f"""
         steps:
           - run:
@@ -58,13 +58,13 @@ def test_a_reload_of_systemd_loses_nothing(machine: Machine, verb: str, user: st
     assert "runbook-" not in journal
 
 
-def test_the_words_of_a_list_arrive_as_they_are(machine: Machine) -> None:
+def test_the_words_of_a_list_arrive_unchanged(machine: Machine) -> None:
     words = ["printf", "%s|", "$HOME", "${HOME}", "%n %%", "$$", "a  b", ";", "it's", 'say "x"', "two\nlines", ""]
     run = runbook(machine, "apply", f"steps: [run: {{run: {json.dumps(words)}}}]\n")
     assert run.step("run")["evidence"]["output"] == "".join(f"{word}|" for word in words[2:])
 
 
-def test_nobody_else_learns_the_script_or_the_environment(machine: Machine) -> None:
+def test_other_users_cannot_read_the_script_or_the_environment(machine: Machine) -> None:
     book = f"""
         steps:
           - run:
@@ -101,8 +101,8 @@ def test_nobody_else_learns_the_script_or_the_environment(machine: Machine) -> N
     assert left.split() == ["run.log", "run.log.result"]
 
 
-def test_a_secret_step_leaves_its_result_and_nothing_else(machine: Machine) -> None:
-    """Its unit is forgotten before anybody asks: what is left is the file."""
+def test_a_secret_step_leaves_only_its_result(machine: Machine) -> None:
+    """systemd unloads the unit before its result is read, so only the file has it."""
     book = f"""
         steps:
           - run:
@@ -120,7 +120,7 @@ def test_a_secret_step_leaves_its_result_and_nothing_else(machine: Machine) -> N
     assert "sesame" not in journal
 
 
-def test_an_earlier_try_s_output_is_no_answer(machine: Machine) -> None:
+def test_the_output_of_an_earlier_attempt_is_not_matched(machine: Machine) -> None:
     machine.run(["rm", "-f", "/tmp/tried"])
     book = """
         steps:
@@ -138,19 +138,19 @@ def test_an_earlier_try_s_output_is_no_answer(machine: Machine) -> None:
     assert machine.read(f"{folder}/run.log.1") == "all is well\n"
 
 
-def test_what_a_shell_says_names_its_line(machine: Machine) -> None:
+def test_an_error_of_the_shell_names_the_line(machine: Machine) -> None:
     run = runbook(machine, "apply", 'steps: [run: {run: "true\\nnosuchprogram"}]\n')
     assert run.last["status"] == "failed"
     assert "2: nosuchprogram: not found" in run.step("run")["reason"]
 
 
-def test_a_folder_that_its_user_may_not_enter(machine: Machine) -> None:
+def test_a_folder_that_the_user_may_not_enter_is_a_failure(machine: Machine) -> None:
     run = runbook(machine, "apply", f"steps: [run: {{run: pwd, user: {USER}, cwd: /root}}]\n")
     assert run.last["status"] == "failed"
     assert "its folder cannot be entered" in run.step("run")["reason"]
 
 
-def test_the_command_has_nothing_open_but_its_streams(machine: Machine) -> None:
+def test_a_command_has_only_its_streams_open(machine: Machine) -> None:
     run = runbook(
         machine,
         "apply",
@@ -162,12 +162,12 @@ def test_the_command_has_nothing_open_but_its_streams(machine: Machine) -> None:
     )
     for name in ("script", "words"):
         lines = run.step(name)["evidence"]["output"].splitlines()
-        # The last one is of ls itself.
+        # Descriptor 3 is the folder that ls reads.
         assert [line.split()[8] for line in lines[1:]] == ["0", "1", "2", "3"], lines
 
 
-def test_what_the_environment_names_is_not_loaded_by_root(machine: Machine) -> None:
-    """PATH and its like are the command's, not that of the shell which begins it as root."""
+def test_the_commands_environment_does_not_affect_the_shell_of_root(machine: Machine) -> None:
+    """PATH and other variables apply to the command, not to the shell that starts it as root."""
     machine.write(f"/home/{USER}/bin/rm", "#!/bin/sh\nid -un >>/tmp/who\n", 0o755)
     machine.write(f"/home/{USER}/bin/setpriv", "#!/bin/sh\nid -un >>/tmp/who\n", 0o755)
     book = f"""
@@ -179,7 +179,7 @@ def test_what_the_environment_names_is_not_loaded_by_root(machine: Machine) -> N
     assert machine.read("/tmp/who") == f"{USER}\n"
 
 
-def test_a_command_that_looks_leaves_nothing_behind(machine: Machine) -> None:
+def test_a_read_only_command_leaves_no_process_behind(machine: Machine) -> None:
     book = """
         steps:
           - run: {run: "setsid --fork setsid --fork sleep 4711; true", read-only: true}
@@ -191,7 +191,7 @@ def test_a_command_that_looks_leaves_nothing_behind(machine: Machine) -> None:
         assert machine.run(["pgrep", "-f", "sleep 4711"], check=False).returncode == 1
 
 
-def test_a_pattern_without_an_end_does_not_hold_a_run_up(machine: Machine) -> None:
+def test_a_pattern_that_takes_too_long_does_not_block_a_run(machine: Machine) -> None:
     book = """
         steps:
           - run: {run: "printf '%040d' | tr 0 a; echo b", expect-output: "(a+)+$"}
@@ -217,7 +217,7 @@ def test_a_run_does_not_depend_on_its_streams(
     assert machine.run(["test", "-e", "/tmp/done"], check=False).returncode == 0
 
 
-def test_nobody_else_gets_at_the_records_whatever_the_umask(fresh_machine: Machine) -> None:
+def test_other_users_cannot_open_the_records_with_any_umask(fresh_machine: Machine) -> None:
     write_runbook(fresh_machine, 'steps: [run: {run: "true"}]\n')
     fresh_machine.run(["sh", "-c", f"umask 000; runbook apply {RUNBOOK}"])
     modes = fresh_machine.run(["sh", "-c", "find /var/lib/runbook -printf '%m '"]).stdout.split()
@@ -229,7 +229,7 @@ def test_nobody_else_gets_at_the_records_whatever_the_umask(fresh_machine: Machi
 
 
 @pytest.mark.parametrize("wrong", ["user: nosuchuser", "cwd: /nosuchfolder"])
-def test_what_cannot_start_is_known_before_anything_is_stopped(
+def test_a_command_that_cannot_start_is_found_before_the_unit_is_stopped(
     machine: Machine, service: StartService, wrong: str
 ) -> None:
     service("web.service", "[Service]\nExecStart=/bin/sleep infinity\n")
@@ -242,7 +242,7 @@ def test_what_cannot_start_is_known_before_anything_is_stopped(
     assert machine.show("web.service", "MainPID") == pid
 
 
-def test_an_earlier_command_may_make_what_a_later_one_needs(machine: Machine) -> None:
+def test_an_earlier_command_may_make_the_folder_of_a_later_one(machine: Machine) -> None:
     machine.run(["rm", "-rf", "/opt/made"])
     book = """
         steps:

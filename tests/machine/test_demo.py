@@ -1,4 +1,4 @@
-"""The demo shows the promised result, and fails if it does not."""
+"""The demo shows the promised result, and fails without it."""
 
 from __future__ import annotations
 

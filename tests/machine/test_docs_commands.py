@@ -33,14 +33,14 @@ def _no_runs(request: pytest.FixtureRequest) -> Iterator[None]:
 
 
 def type_in(machine: Machine, command: str) -> str:
-    """Run a command as a page shows it, in root's home folder; return what it printed."""
+    """Run a command as a page shows it, in root's home folder, and return its output."""
     script = f"cd; {command.replace('sudo ', '')}"
     return machine.run(["bash", "-ec", script], timeout=100, env={"TOKEN": "x8Kq2"}).stdout
 
 
 @pytest.fixture
 def gateway(machine: Machine) -> Iterator[Machine]:
-    """A healthy gateway, and the runbook of the README beside the commands that name it."""
+    """Start a healthy gateway, and write the runbook of the README under the names in the commands."""
     install_gateway(machine, start_seconds=0)
     machine.run(["systemctl", "start", UNIT])
     until(lambda: len(holders(machine)) == 2, f"port {PORT} to be held", 15)
@@ -78,7 +78,7 @@ steps:
 
 
 def cut_short(machine: Machine, *, power: bool) -> None:
-    """Kill a run while its command is running; with `power` the command too, and its result is gone."""
+    """Kill a run while its command is running. With `power`, kill the command too and delete its result."""
     machine.run(["rm", "-rf", "/tmp/go", RUNS])
     machine.write("/root/upgrade.yaml", BOOK)
     with machine.popen(["runbook", "apply", "/root/upgrade.yaml"], env={"TOKEN": "x8Kq2"}) as run:
@@ -133,7 +133,7 @@ def test_the_commands_that_search_the_journal(machine: Machine, incident: Incide
         assert "runbook" in printed, command
 
 
-# -- on this machine
+# -- on the host
 
 
 def test_a_shell_in_a_throwaway_machine() -> None:
@@ -163,7 +163,7 @@ eval "$2"
 
 
 def test_the_installation(tmp_path: Path) -> None:
-    """Both folders it writes to are its own; pip finds the dependencies where the tests have them, and nothing else."""
+    """It writes to two folders of its own. pip finds the dependencies of the tests, and no registry."""
     scripts = [block.replace("$ ", "") for block in blocks_of_test("test_the_installation")]
     assert len(scripts) == 3
     assert scripts[0] == scripts[1], "the README and the page differ"

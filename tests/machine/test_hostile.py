@@ -1,4 +1,4 @@
-"""Surroundings that somebody prepared: files planted by another user, records laid waste, variables, names, escapes."""
+"""A hostile environment: files of another user, damaged records, variables, names, escape sequences."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def there(machine: Machine, path: str) -> bool:
 
 
 def refused(machine: Machine, run: Run, *words: str) -> None:
-    """It did not begin, said why, and touched nothing."""
+    """Assert that a run did not begin, gives its reason, and changed nothing."""
     assert (run.exit, run.last["status"], run.last["exit"]) == (5, "not-begun", 5), run.last
     assert [word for word in words if word not in run.last["reason"]] == [], run.last["reason"]
     assert run.last["hint"]
@@ -49,23 +49,23 @@ def refused(machine: Machine, run: Run, *words: str) -> None:
 
 
 def ask(machine: Machine, *argv: str) -> tuple[int, str]:
-    """Run a command that tells of runs, to its end, and give its status and all that it said."""
+    """Run a command that shows runs, and return its status and its output."""
     done = machine.run(["runbook", *argv], check=False, timeout=60)
-    told = done.stdout + done.stderr
-    assert "Traceback" not in told, told
-    return done.returncode, " ".join(told.split())
+    printed = done.stdout + done.stderr
+    assert "Traceback" not in printed, printed
+    return done.returncode, " ".join(printed.split())
 
 
 # -- the lock
 
 
-def test_nobody_else_can_hold_up_a_run_of_roots(machine: Machine, web: str) -> None:
-    """Whoever can open a file can lock it, be it to read; so nobody else may open these."""
+def test_another_user_cannot_block_a_run_of_root(machine: Machine, web: str) -> None:
+    """A user who can open a file, even to read it, can lock it. So other users must not open these files."""
     assert runbook(machine, "apply", TOUCHES).exit == 0
     lock = f"{LOCKS}/web.service"
     held = machine.run(["python3", "-c", FLOCK, lock], check=False, user=USER, input="\n")
     assert (held.returncode, "PermissionError" in held.stderr) == (1, True)
-    # The file that an earlier version made is still open to a user who had opened it: he is named.
+    # The file that an earlier version made may still be open in a process of another user. That user is named.
     machine.run(["chmod", "644", lock])
     with machine.popen(["python3", "-c", FLOCK, lock], user=USER, stdin=-1) as stranger:
         assert stranger.stdout is not None
@@ -78,7 +78,7 @@ def test_nobody_else_can_hold_up_a_run_of_roots(machine: Machine, web: str) -> N
 
 
 @pytest.mark.parametrize("folder", ["/run/runbook", LOCKS])
-def test_a_folder_of_locks_that_is_somebody_elses_is_refused(machine: Machine, web: str, folder: str) -> None:
+def test_a_lock_folder_that_others_may_change_is_refused(machine: Machine, web: str, folder: str) -> None:
     machine.run(["rm", "-rf", "/run/runbook"])
     machine.run(["mkdir", "-p", "/run/runbook", "/tmp/evil"])
     try:
@@ -94,7 +94,7 @@ def test_a_folder_of_locks_that_is_somebody_elses_is_refused(machine: Machine, w
 # -- the record
 
 
-def test_a_record_s_folder_that_others_may_write_is_refused(machine: Machine, web: str) -> None:
+def test_a_record_folder_that_others_may_write_is_refused(machine: Machine, web: str) -> None:
     plants = {
         f"install -d -o {USER} /var/lib/runbook": "/var/lib/runbook belongs to user 1000",
         "install -d -m 1777 /var/lib/runbook": "others may write in /var/lib/runbook",
@@ -111,7 +111,7 @@ def test_a_record_s_folder_that_others_may_write_is_refused(machine: Machine, we
         assert not there(machine, "/tmp/evil/runs")
 
 
-def test_root_s_record_is_where_it_belongs_whatever_a_variable_says(machine: Machine, web: str) -> None:
+def test_variables_do_not_change_the_place_of_roots_records(machine: Machine, web: str) -> None:
     machine.run(["install", "-d", "-m", "1777", "/tmp/evil"])
     path = write_runbook(machine, TOUCHES)
     env = {"XDG_STATE_HOME": "/tmp/evil", "XDG_RUNTIME_DIR": "/tmp/evil", "TMPDIR": "/tmp/evil", "HOME": "/tmp/evil"}
@@ -120,7 +120,7 @@ def test_root_s_record_is_where_it_belongs_whatever_a_variable_says(machine: Mac
     assert machine.run(["find", "/tmp/evil", "-mindepth", "1"]).stdout == ""
 
 
-def test_a_user_s_record_in_a_folder_of_everybody_s_is_refused(machine: Machine) -> None:
+def test_a_user_s_record_in_a_world_writable_folder_is_refused(machine: Machine) -> None:
     path = write_runbook(machine, "steps: [run: {run: 'true', read-only: true}]\n", f"/home/{USER}/x.yaml")
     machine.run(["install", "-d", "-m", "777", "/tmp/evil"])
     argv = ["runbook", "apply", path, "--output", "json"]
@@ -141,10 +141,10 @@ BROKEN = {
     "rm {run}/runbook.yaml && mkfifo {run}/runbook.yaml": "interrupted",
     "rm {run}/runbook.yaml && ln -s /dev/zero {run}/runbook.yaml": "interrupted",
 }
-"""What was done to a record of root's, and how the run stands then; None where there is no run any more."""
+"""Damage to a record of root's, and the status of the run then, or None if no run is left."""
 
 
-def test_a_record_that_was_laid_waste_is_told_of_and_nothing_is_followed(machine: Machine) -> None:
+def test_a_damaged_record_is_reported_and_no_link_is_followed(machine: Machine) -> None:
     machine.write(VICTIM, "precious\n")
     path = write_runbook(machine, "steps: [run: {id: waits, run: 'sleep 100'}]\n")
     with machine.popen(["runbook", "apply", path, "--output", "json"]) as begun:
@@ -170,13 +170,13 @@ def test_a_record_that_was_laid_waste_is_told_of_and_nothing_is_followed(machine
     machine.run(["rm", "-rf", "/root/kept", VICTIM])
 
 
-def test_a_page_goes_through_no_link_that_another_user_laid(machine: Machine) -> None:
+def test_a_page_is_not_written_through_a_link_of_another_user(machine: Machine) -> None:
     machine.write(VICTIM, "precious\n")
     path = write_runbook(machine, "steps: [run: {run: 'true', read-only: true}]\n")
     machine.run(["runbook", "apply", path])
     machine.run(["ln", "-s", VICTIM, "/tmp/page.html"], user=USER)
-    status, said = ask(machine, "show", "--html", "/tmp/page.html")
-    assert (status, "cannot write /tmp/page.html" in said) == (2, True)
+    status, printed = ask(machine, "show", "--html", "/tmp/page.html")
+    assert (status, "cannot write /tmp/page.html" in printed) == (2, True)
     machine.run(["rm", "/tmp/page.html"])
     machine.run(["touch", "/tmp/page.html"], user=USER)
     assert ask(machine, "show", "--html", "/tmp/page.html")[0] == 0
@@ -188,7 +188,7 @@ def test_a_page_goes_through_no_link_that_another_user_laid(machine: Machine) ->
 # -- the runbook
 
 
-def test_a_runbook_that_another_user_may_change_is_refused_wherever_he_may(machine: Machine, web: str) -> None:
+def test_a_runbook_that_another_user_may_change_is_refused(machine: Machine, web: str) -> None:
     machine.run(["install", "-d", "-o", USER, "/tmp/evil"])
     write_runbook(machine, TOUCHES, "/tmp/evil/root.yaml")
     write_runbook(machine, TOUCHES, "/opt/evil/his.yaml")
@@ -241,7 +241,7 @@ SURROUNDINGS = {
     "CDPATH": "/opt/evil",
     "_RUNBOOK_COMPLETE": "",
 }
-"""What a caller's environment may hold that changes what others run. Not what Python and the loader obey themselves."""
+"""Variables of a caller that could affect other programs. Those that Python and the loader read are left out."""
 
 LOOKS = """
     unit: web
@@ -277,9 +277,7 @@ server.serve_forever()
 """
 
 
-def test_no_variable_of_the_caller_s_reaches_a_command_or_leads_a_question_elsewhere(
-    machine: Machine, service: StartService
-) -> None:
+def test_variables_of_the_caller_do_not_affect_commands_and_queries(machine: Machine, service: StartService) -> None:
     for name in ("sh", "env", "id", "journalctl", "systemctl", "cat", "setpriv"):
         machine.write(f"/opt/evil/{name}", "#!/bin/sh\ntouch /run/touched\nexit 1\n", 0o755)
     machine.write("/opt/evil/trap.sh", "touch /run/touched\n")
@@ -317,8 +315,8 @@ def test_no_variable_of_the_caller_s_reaches_a_command_or_leads_a_question_elsew
 ESCAPES = r"\033]0;owned\007\033[2J\033[31mred\u202egnp\r"
 
 
-def test_no_escape_reaches_a_terminal_raw(machine: Machine, service: StartService) -> None:
-    """From a command's output, a unit's log and a process's title, wherever a run is told."""
+def test_escape_sequences_are_not_printed_raw(machine: Machine, service: StartService) -> None:
+    """They come from a command's output, a unit's log and a process's title. Each report of a run is checked."""
     machine.write("/opt/noisy.sh", f"#!/bin/bash\nprintf '{ESCAPES} unit\\n'; exit 3\n", 0o755)
     machine.write("/etc/systemd/system/noisy.service", unit_file("/opt/noisy.sh"))
     machine.run(["systemctl", "daemon-reload"])
@@ -332,25 +330,25 @@ def test_no_escape_reaches_a_terminal_raw(machine: Machine, service: StartServic
           - wait-ready: {timeout: 10s}
     """
     path = write_runbook(machine, book)
-    # script(1) gives it a terminal.
+    # script(1) gives the run a terminal.
     on_terminal = machine.run(
         ["script", "-qec", f"runbook apply {path}", "/dev/null"], check=False, env={"TERM": "xterm", "NO_COLOR": "1"}
     ).stdout
-    told = {"terminal": on_terminal}
+    reports = {"terminal": on_terminal}
     for output in ("plain", "auto", "json"):
-        told[f"apply {output}"] = machine.run(["runbook", "apply", path, "--output", output], check=False).stdout
+        reports[f"apply {output}"] = machine.run(["runbook", "apply", path, "--output", output], check=False).stdout
     for argv in (["history"], ["show"], ["show", "--output", "json"], ["show", "--html", "/root/page.html"]):
-        told[" ".join(argv)] = machine.run(["runbook", *argv]).stdout
-    told["page"] = machine.read("/root/page.html")
+        reports[" ".join(argv)] = machine.run(["runbook", *argv]).stdout
+    reports["page"] = machine.read("/root/page.html")
     machine.run(["journalctl", "--sync"])
-    told["journal"] = machine.run(["journalctl", "--no-pager", "-t", "runbook", "-o", "cat", "--all"]).stdout
-    assert "command" in told["apply plain"]
-    assert "unit" in told["show"]
-    assert r"begins: an \x1b[31m name \u202e" in told["journal"]
-    for where, text in told.items():
+    reports["journal"] = machine.run(["journalctl", "--no-pager", "-t", "runbook", "-o", "cat", "--all"]).stdout
+    assert "command" in reports["apply plain"]
+    assert "unit" in reports["show"]
+    assert r"begins: an \x1b[31m name \u202e" in reports["journal"]
+    for where, text in reports.items():
         assert [mark for mark in ("\x1b]0;", "\x1b[2J", "\x1b[31m", "\x07", "\u202e") if mark in text] == [], where
     shown = machine.run(["journalctl", "--no-pager", "-t", "runbook"]).stdout
-    assert "blob data" not in shown, "journalctl shows the words, not how many there are"
+    assert "blob data" not in shown, "journalctl shows the text, not its size"
     machine.run(["systemctl", "stop", "noisy"], check=False)
     machine.run(["rm", "/etc/systemd/system/noisy.service", "/opt/noisy.sh", "/opt/prints.sh", "/root/page.html"])
     machine.run(["systemctl", "daemon-reload"])

@@ -1,4 +1,4 @@
-"""The birth incident, end to end, by the installed command, judged from outside."""
+"""The first incident, fixed by the installed command, and checked without it."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ READS = {
 
 @contextlib.contextmanager
 def monitored(machine: Machine) -> Iterator[list[dict[str, Any]]]:
-    """Give a list that holds, in the end, every method call on the system bus in between."""
+    """Yield a list, which has all method calls on the system bus when the context is left."""
     log = "/run/bus.log"
 
     def mark(member: str) -> bool:
@@ -51,14 +51,14 @@ def monitored(machine: Machine) -> Iterator[list[dict[str, Any]]]:
     with machine.popen(["sh", "-c", f"exec stdbuf -oL busctl monitor --json=short > {log}"]) as monitor:
         until(lambda: mark("Ping"), "the monitor to listen")
         yield calls
-        until(lambda: mark("GetMachineId"), "the monitor to have heard everything")
+        until(lambda: mark("GetMachineId"), "the monitor to have received all calls")
         machine.run(["pkill", "-f", "busctl monitor"])
         monitor.communicate(timeout=10)
     lines = machine.read(log).splitlines()
     calls += [m for m in map(json.loads, filter(None, lines)) if m["type"] == "method_call"]
 
 
-def test_the_incident_is_healed(machine: Machine, incident: Incident) -> None:
+def test_the_incident_is_fixed(machine: Machine, incident: Incident) -> None:
     without_limit(machine)
     loop(machine)
     run = runbook(machine, "apply", BOOK)
@@ -78,11 +78,11 @@ def test_the_incident_is_healed(machine: Machine, incident: Incident) -> None:
     killed = run.step("remediate.fix.kill-orphan")["evidence"]["killed"]
     assert [(k["pid"], k["role"], k["user"]) for k in killed] == [(incident.orphan, "orphan", "agentops")]
     assert re.fullmatch(r"session-\w+\.scope", killed[0]["unit"])
-    # What others than this program say.
+    # Checked with systemd, the kernel and the service, not with this program.
     main = int(machine.show(UNIT, "MainPID")["MainPID"])
     assert {(h.address, h.pid) for h in holders(machine)} == {(f"127.0.0.1:{PORT}", main), (f"[::1]:{PORT}", main)}
     assert answer(machine) == {"version": NEW, "pid": main}
-    # A second time, all is well and nothing but the restart is done.
+    # A second run finds the unit healthy, and only restarts it.
     again = runbook(machine, "apply", BOOK)
     assert (again.exit, again.last["status"]) == (0, "changed")
     assert again.step("update")["verdict"] == "up-to-date"
@@ -90,21 +90,21 @@ def test_the_incident_is_healed(machine: Machine, incident: Incident) -> None:
 
 
 def traces(machine: Machine) -> str:
-    """Give all that runs leave: their records, and units of their own. Earlier tests may have left some."""
+    """Return what runs leave: their records, and their units. Earlier tests may have left some."""
     look = "find /var/lib/runbook /run/runbook -printf '%p %s %T@\\n'; systemctl list-units --all --plain 'runbook-*'"
     return machine.run(["sh", "-c", look], check=False).stdout
 
 
-def test_the_dry_run_names_the_orphan_and_touches_nothing(machine: Machine, incident: Incident) -> None:
+def test_a_dry_run_names_the_orphan_and_changes_nothing(machine: Machine, incident: Incident) -> None:
     without_limit(machine)
     loop(machine)
     path = write_runbook(machine, BOOK)
     records = traces(machine)
     with monitored(machine) as calls:
         done = machine.run(["runbook", "apply", "--dry-run", path, "--output", "json"], check=False)
-    # systemd and the units go on by themselves, so what is looked at is what this program asked of anybody.
+    # systemd and the units act meanwhile, so only the calls of this program are checked.
     own = {m["sender"] for m in calls if m["member"] == "LoadUnit"}
-    assert own, "the dry run was not heard"
+    assert own, "no call of the dry run was recorded"
     assert {m["member"] for m in calls if m["sender"] in own} <= READS
 
     plan = parsed(done.stdout, done.returncode, done.stderr)
@@ -116,14 +116,14 @@ def test_the_dry_run_names_the_orphan_and_touches_nothing(machine: Machine, inci
     kill = planned["remediate.fix.kill-orphan"]
     assert f"PID {incident.orphan}" in kill["reason"]
     assert [h["pid"] for h in kill["evidence"]["ports"][0]["holders"]] == [incident.orphan]
-    # The machine is as it was: the old version, the orphan, no trace of a run.
+    # The machine is unchanged: the old version, the orphan, no record of a run.
     assert answer(machine)["version"] == OLD
     assert machine.run(["gatewayctl", "--version"]).stdout.strip().endswith(OLD)
     assert {holder.pid for holder in holders(machine)} == {incident.orphan}
     assert traces(machine) == records
 
 
-def test_check_says_that_it_does_not_hold(machine: Machine, incident: Incident) -> None:
+def test_check_fails_for_the_incident(machine: Machine, incident: Incident) -> None:
     loop(machine)
     run = runbook(machine, "check", BOOK)
     assert run.exit == 1
@@ -134,7 +134,7 @@ def test_check_says_that_it_does_not_hold(machine: Machine, incident: Incident) 
     assert {holder.pid for holder in holders(machine)} == {incident.orphan}
 
 
-def test_a_repaired_run_can_be_a_failure_for_ci(machine: Machine, incident: Incident) -> None:
+def test_a_run_that_needed_a_fix_can_be_a_failure_for_ci(machine: Machine, incident: Incident) -> None:
     without_limit(machine)
     loop(machine)
     run = runbook(machine, "apply", BOOK, "--fail-on-remediation")

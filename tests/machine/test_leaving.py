@@ -1,4 +1,4 @@
-"""A run outlives what it was started in: a login that ends, a terminal that is lost, the service that it restarts."""
+"""A run continues when its login session or its terminal ends, or when it restarts the service that contains it."""
 
 from __future__ import annotations
 
@@ -39,50 +39,50 @@ def there(machine: Machine, path: str) -> bool:
 
 
 def events(machine: Machine, runs: str = ROOT_RUNS) -> list[dict[str, Any]]:
-    """What the record of the one run says, by now."""
+    """Return the recorded events of the one run so far."""
     text = machine.run(["sh", "-c", f"cat {runs}/*/events.jsonl"], check=False).stdout
     return [json.loads(line) for line in text.splitlines()]
 
 
 def started(machine: Machine, runs: str = ROOT_RUNS) -> dict[str, Any]:
-    """How the run began."""
+    """Return the first event of the run."""
     [began] = [event for event in events(machine, runs) if event["event"] == "run-started"]
     return began
 
 
 def ended(machine: Machine, runs: str = ROOT_RUNS) -> dict[str, Any]:
-    """How the run ended, once it has."""
+    """Wait until the run has ended, and return its last event."""
     last = until(lambda: [e for e in events(machine, runs) if e["event"] == "run-finished"], "the run to end", 60)
     return last[-1]
 
 
 @contextmanager
 def begun(machine: Machine, argv: list[str]) -> Iterator[Popen[str]]:
-    """A command with a run that waits; whatever happens, the run is told to go on at the end."""
+    """Start a command whose run waits for /tmp/go. The file is made at the end in any case."""
     with machine.popen(argv) as process:
         try:
             until(lambda: there(machine, "/tmp/there"), "the command to run", 30)
             yield process
         except BaseException:
-            process.kill()  # Nobody waits for a test that has failed.
+            process.kill()  # The test has failed, so the run need not end.
             raise
         finally:
             machine.run(["touch", "/tmp/go"])
 
 
 def running(machine: Machine, path: str) -> int:
-    """The PID of the run of a runbook."""
+    """Return the PID of the run of a runbook."""
     asked = machine.run(["pgrep", "-f", f"python.*runbook apply {path}"], check=False).stdout.split()
     assert len(asked) == 1, asked
     return int(asked[0])
 
 
 @pytest.mark.parametrize("output", ["json", "auto"])
-def test_the_end_of_a_login_is_not_the_end_of_a_run(machine: Machine, service: StartService, output: str) -> None:
+def test_a_run_continues_when_its_login_session_ends(machine: Machine, service: StartService, output: str) -> None:
     service("web.service", unit_file("/usr/bin/sleep infinity"))
     before = machine.show("web.service", "InvocationID")
     path = write_runbook(machine, WAITS.format(scope=""), "/root/waits.yaml")
-    # On a terminal, as a person's is: it is gone with the login. The shell between is what su ends.
+    # The run has a terminal, as of a person, which is lost with the session. su kills the shell between the two.
     machine.write("/opt/terminal.py", f"import pty; pty.spawn(['runbook', 'apply', '{path}', '--output', '{output}'])")
     with begun(machine, ["su", "-", "root", "-c", "python3 /opt/terminal.py & wait"]) as login:
         began = started(machine)
@@ -98,8 +98,8 @@ def test_the_end_of_a_login_is_not_the_end_of_a_run(machine: Machine, service: S
     until(lambda: not there(machine, f"/sys/fs/cgroup/system.slice/runbook-{began['run']}.scope"), "the scope to end")
 
 
-def test_a_login_of_a_users_own(machine: Machine) -> None:
-    """Its manager lingers; the scope is made by that."""
+def test_a_users_run_continues_when_its_login_session_ends(machine: Machine) -> None:
+    """The user's manager lingers, and makes the scope."""
     machine.run(["loginctl", "enable-linger", USER])
     machine.write(f"/home/{USER}/.config/systemd/user/web.service", unit_file("/usr/bin/sleep infinity"))
     path = write_runbook(machine, WAITS.format(scope="scope: user"), f"/home/{USER}/waits.yaml")
@@ -123,7 +123,7 @@ def test_a_login_of_a_users_own(machine: Machine) -> None:
         machine.run(["loginctl", "disable-linger", USER])
 
 
-def test_a_lost_terminal_does_not_end_a_run(machine: Machine, service: StartService) -> None:
+def test_a_run_continues_when_its_terminal_is_lost(machine: Machine, service: StartService) -> None:
     service("web.service", unit_file("/usr/bin/sleep infinity"))
     path = write_runbook(machine, WAITS.format(scope=""), "/root/waits.yaml")
     with begun(machine, ["runbook", "apply", path]) as process:
@@ -131,7 +131,7 @@ def test_a_lost_terminal_does_not_end_a_run(machine: Machine, service: StartServ
         machine.run(["touch", "/tmp/go"])
         process.communicate(timeout=60)
     assert (process.returncode, ended(machine)["status"]) == (0, "changed")
-    # It was in no login and in no unit: there was nothing to leave.
+    # The run was in no session and in no unit, so it did not move to a scope.
     assert "left" not in started(machine)
 
 
@@ -147,16 +147,16 @@ BY_ITSELF = """
     "start",
     [
         "/bin/sh -c 'runbook apply {path} & exec sleep infinity'",  # as a child of the main process
-        "/opt/venv/bin/runbook apply {path}",  # as the main process itself, which systemd ends wherever it is
-        "/opt/venv/bin/runbook apply - <{path}",  # what it has read by then, nobody can read again
+        "/opt/venv/bin/runbook apply {path}",  # as the main process itself, which systemd kills in any cgroup
+        "/opt/venv/bin/runbook apply - <{path}",  # standard input, which cannot be read a second time
     ],
     ids=["child", "main", "main-stdin"],
 )
 @pytest.mark.parametrize("mode", ["control-group", "mixed"])
-def test_a_run_inside_the_service_that_it_restarts(
+def test_a_run_continues_when_it_restarts_its_own_service(
     machine: Machine, service: StartService, start: str, mode: str
 ) -> None:
-    """The first of its invocations runs it; the next ones only serve."""
+    """The first invocation of the service starts the run. The next ones only serve."""
     path = write_runbook(machine, BY_ITSELF, "/root/itself.yaml")
     script = f"#!/bin/sh\nif test -e /tmp/there; then exec sleep infinity; fi\ntouch /tmp/there\nexec {start}\n"
     machine.write("/opt/itself", script.format(path=path), 0o755)
@@ -167,15 +167,15 @@ def test_a_run_inside_the_service_that_it_restarts(
     assert began["left"] == "web.service"
     serving = machine.show("web.service", "MainPID", "SubState", "NRestarts")
     assert (serving["SubState"], serving["NRestarts"]) == ("running", "0")
-    # Its shell may just be on the way to that.
+    # Its shell may not have executed sleep yet.
     until(lambda: machine.read(f"/proc/{serving['MainPID']}/comm") == "sleep\n", "the invocation that only serves")
 
 
-def test_a_dry_run_and_a_check_leave_nothing(machine: Machine, service: StartService) -> None:
+def test_a_dry_run_and_a_check_stay_in_their_session(machine: Machine, service: StartService) -> None:
     service("web.service", unit_file("/usr/bin/sleep infinity"))
     path = write_runbook(machine, BY_ITSELF, "/root/itself.yaml")
-    said = f"runbook apply --dry-run {path} && runbook check {path} && cat /proc/self/cgroup"
-    shown = machine.run(["su", "-", "root", "-c", said]).stdout
+    commands = f"runbook apply --dry-run {path} && runbook check {path} && cat /proc/self/cgroup"
+    shown = machine.run(["su", "-", "root", "-c", commands]).stdout
     assert "/session-" in shown.splitlines()[-1]
     scopes = ["systemctl", "list-units", "--all", "--no-legend", "runbook-*.scope"]
     assert machine.run(scopes).stdout == ""

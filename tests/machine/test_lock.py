@@ -1,4 +1,4 @@
-"""One run at a time for a unit, whoever starts it and however the unit is spelled."""
+"""Only one run at a time acts on a unit, for each user and each name of the unit."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tests.machine.tree import USER
 
 HOLDS = "unit: web\nsteps: [run: {run: 'touch /run/there; while test ! -e /run/go; do sleep 0.05; done'}]\n"
 READS = "unit: {unit}\nsteps: [run: {{run: 'true', read-only: true}}]\n"
-"""Names a unit, and asks nothing of it."""
+"""A runbook that names a unit, and does nothing with it."""
 
 SYSTEM = "/run/runbook/system"
 
@@ -29,7 +29,7 @@ def web(service: StartService) -> str:
 
 @contextmanager
 def held(machine: Machine, book: str = HOLDS, *options: str) -> Iterator[tuple[Popen[str], str]]:
-    """A run that holds its units, and its id; told to go on at the end."""
+    """Start a run that locks its units and waits, and yield its process and its id. At the end let it finish."""
     machine.run(["rm", "-f", "/run/there", "/run/go"])
     path = write_runbook(machine, book, "/root/holds.yaml")
     with machine.popen(["runbook", "apply", path, "--output", "json", *options]) as process:
@@ -52,7 +52,7 @@ def pid_of(machine: Machine, unit: str = "web.service") -> int:
     return pid
 
 
-def test_a_unit_is_one_however_it_is_spelled_and_the_refusal_names_the_holder(machine: Machine, web: str) -> None:
+def test_each_name_of_a_unit_has_the_same_lock_and_a_refusal_names_the_holder(machine: Machine, web: str) -> None:
     machine.run(["systemctl", "enable", "--quiet", "web.service"])
     try:
         with held(machine) as (_, name):
@@ -68,7 +68,7 @@ def test_a_unit_is_one_however_it_is_spelled_and_the_refusal_names_the_holder(ma
     assert apply(machine, "web").exit == 0
 
 
-def test_an_instance_is_a_unit_of_its_own(machine: Machine, service: StartService) -> None:
+def test_each_instance_of_a_template_has_its_own_lock(machine: Machine, service: StartService) -> None:
     machine.write("/etc/systemd/system/app@.service", unit_file("/usr/bin/sleep infinity"))
     machine.run(["systemctl", "daemon-reload"])
     with held(machine, HOLDS.replace("unit: web", "unit: app@one")):
@@ -78,9 +78,7 @@ def test_an_instance_is_a_unit_of_its_own(machine: Machine, service: StartServic
     machine.run(["systemctl", "daemon-reload"])
 
 
-def test_every_unit_of_a_runbook_is_locked_and_a_refusal_leaves_none_behind(
-    machine: Machine, service: StartService, web: str
-) -> None:
+def test_all_units_of_a_runbook_are_locked_or_none(machine: Machine, service: StartService, web: str) -> None:
     service("another.service", unit_file("/usr/bin/sleep infinity"))
     both = "unit: web\nsteps: [run: {run: 'true'}, reset-failed: {unit: another}]\n"
     with held(machine):
@@ -91,7 +89,7 @@ def test_every_unit_of_a_runbook_is_locked_and_a_refusal_leaves_none_behind(
     assert modes.splitlines() == ["755 root /run/runbook", f"755 root {SYSTEM}", f"600 root {SYSTEM}/web.service"]
 
 
-def test_a_dry_run_takes_no_lock_and_tells_who_holds_it(machine: Machine, web: str) -> None:
+def test_a_dry_run_takes_no_lock_and_names_the_holder(machine: Machine, web: str) -> None:
     with held(machine) as (_, name):
         plan = apply(machine, "web", "--dry-run")
         [notice] = plan.of("notice")
@@ -106,23 +104,23 @@ def test_a_dry_run_takes_no_lock_and_tells_who_holds_it(machine: Machine, web: s
     assert machine.run(["test", "-e", f"{SYSTEM}/web.service"], check=False).returncode == 1
 
 
-def test_a_run_waits_for_the_lock_and_says_for_whom(machine: Machine, web: str) -> None:
+def test_a_run_waits_for_the_lock_and_names_the_holder(machine: Machine, web: str) -> None:
     path = write_runbook(machine, READS.format(unit="web"), "/root/waits.yaml")
     with held(machine) as (_, name):
         argv = ["runbook", "apply", path, "--output", "json", "--lock-wait", "1min"]
         with machine.popen(argv) as waits:
             assert waits.stdout is not None
-            told = json.loads(waits.stdout.readline())
-            assert told["event"] == "notice"
-            assert f"web.service is locked by run {name}" in told["text"]
-            assert "waiting for it, at most" in told["text"]
+            notice = json.loads(waits.stdout.readline())
+            assert notice["event"] == "notice"
+            assert f"web.service is locked by run {name}" in notice["text"]
+            assert "waiting for it, at most" in notice["text"]
             machine.run(["touch", "/run/go"])
             out, err = waits.communicate(timeout=60)
     run = parsed(out, waits.returncode, err)
     assert (run.exit, run.last["status"]) == (0, "ok")
 
 
-def test_a_wait_ends_with_its_span_or_with_a_signal(machine: Machine, web: str) -> None:
+def test_a_wait_for_the_lock_ends_with_its_time_or_a_signal(machine: Machine, web: str) -> None:
     path = write_runbook(machine, READS.format(unit="web"), "/root/waits.yaml")
     argv = ["runbook", "apply", path, "--output", "json", "--lock-wait"]
     with held(machine):
@@ -133,13 +131,13 @@ def test_a_wait_ends_with_its_span_or_with_a_signal(machine: Machine, web: str) 
             assert waits.stdout is not None
             waits.stdout.readline()
             machine.run(["pkill", "-TERM", "-f", "lock-wait 1min"])
-            out, _ = waits.communicate(timeout=30)  # Long before the span is over.
+            out, _ = waits.communicate(timeout=30)  # This is long before the wait would end.
     assert waits.returncode == 143
     assert json.loads(out.splitlines()[-1])["status"] == "interrupted"
 
 
-def test_who_died_holds_nothing_but_its_command_is_not_forgotten(machine: Machine, web: str) -> None:
-    """The lock went with the process; what it had started goes on, and nothing is begun beside that."""
+def test_a_killed_run_holds_no_lock_but_its_running_command_blocks_others(machine: Machine, web: str) -> None:
+    """The lock ends with the process. Its command still acts on the unit, so no other run may begin there."""
     with held(machine) as (process, name):
         machine.run(["kill", "-KILL", str(pid_of(machine))])
         process.wait(20)
@@ -154,12 +152,12 @@ def test_who_died_holds_nothing_but_its_command_is_not_forgotten(machine: Machin
     assert other.exit == 0
     until(lambda: machine.show(command, "ActiveState")["ActiveState"] == "inactive", "the command to end")
     with held(machine, HOLDS.replace("unit: web", "unit: other")):
-        # A line that the dead one left names nobody.
+        # The line that the killed run left in the lock file names no holder.
         assert "locked-by" not in apply(machine, "web", "--dry-run").last
     assert apply(machine, "web").exit == 0
 
 
-def test_a_resumed_run_needs_the_lock_too(machine: Machine, web: str) -> None:
+def test_a_resumed_run_needs_the_lock(machine: Machine, web: str) -> None:
     with held(machine) as (process, name):
         machine.run(["pkill", "-TERM", "-f", "runbook apply /root/holds.yaml"])
         process.wait(20)
@@ -176,13 +174,13 @@ def test_a_resumed_run_needs_the_lock_too(machine: Machine, web: str) -> None:
         stranger.communicate("\n", timeout=20)
     last = json.loads(resumed.stdout.splitlines()[-1])
     assert (resumed.returncode, last["status"]) == (75, "locked")
-    # What the lock's file says is of the run that ended: the kernel knows better.
+    # The lock file still names the run that has ended, so the holder is read from the kernel.
     assert f"web.service is locked by another run (PID {pid}, user root)" in last["reason"]
     assert (refused.returncode, "another run" in refused.stderr) == (75, True)
     assert machine.run(["runbook", "resume", name], check=False).returncode == 0
 
 
-def test_what_others_planted_is_refused_and_left_as_it_is(machine: Machine, web: str) -> None:
+def test_a_planted_lock_file_is_refused_and_not_changed(machine: Machine, web: str) -> None:
     machine.run(["mkdir", "-p", SYSTEM])
     victim = "/root/victim"
     machine.write(victim, "precious")
@@ -201,7 +199,7 @@ def test_what_others_planted_is_refused_and_left_as_it_is(machine: Machine, web:
     assert (open_to_all.exit, "may be written by others" in open_to_all.last["reason"]) == (5, True)
 
 
-def test_only_root_locks_a_unit_of_the_system_and_others_are_told_who_does(machine: Machine, web: str) -> None:
+def test_only_root_locks_a_system_unit_and_users_read_who_holds_it(machine: Machine, web: str) -> None:
     change, look = "unit: web\nsteps: [restart]\n", READS.format(unit="web")
     machine.run(["rm", "-rf", "/run/runbook"])
     with held(machine) as (_, name):
@@ -209,7 +207,7 @@ def test_only_root_locks_a_unit_of_the_system_and_others_are_told_who_does(machi
         assert (denied.exit, denied.last["status"]) == (5, "not-begun")
         assert "only root may lock the units of the system's manager" in denied.last["reason"]
         assert denied.last["hint"] == "run it as root: sudo runbook …"
-        # Who changes nothing needs no lock, and is told that there is none.
+        # A run that changes nothing needs no lock. A notice reports that it has none.
         looked = runbook(machine, "apply", look, user=USER)
         assert (looked.exit, "needs no lock" in looked.of("notice")[0]["text"]) == (0, True)
         [holder] = runbook(machine, "apply", change, "--dry-run", user=USER).last["locked-by"]
@@ -219,7 +217,7 @@ def test_only_root_locks_a_unit_of_the_system_and_others_are_told_who_does(machi
     assert apply(machine, "web").exit == 0
 
 
-def test_a_users_own_units_have_locks_of_their_own(machine: Machine, web: str) -> None:
+def test_units_of_a_users_manager_have_separate_locks(machine: Machine, web: str) -> None:
     machine.run(["loginctl", "enable-linger", USER])
     user = ["systemctl", "--user", "is-system-running", "--wait"]
     until(lambda: machine.run(user, check=False, user=USER).stdout.strip() in ("running", "degraded"), "a manager")
@@ -231,8 +229,7 @@ def test_a_users_own_units_have_locks_of_their_own(machine: Machine, web: str) -
     machine.run(["loginctl", "disable-linger", USER])
 
 
-def test_the_signals_of_a_run_that_waits_are_those_of_any(machine: Machine, web: str) -> None:
-    """A lost terminal ends no wait for a lock either."""
+def test_a_lost_terminal_does_not_end_a_wait_for_the_lock(machine: Machine, web: str) -> None:
     path = write_runbook(machine, READS.format(unit="web"), "/root/waits.yaml")
     with (
         held(machine),

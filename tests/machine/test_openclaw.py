@@ -1,6 +1,6 @@
-"""The acceptance: the incident with the real OpenClaw, mended by the runbook that the project ships.
+"""The acceptance test: the incident with the real OpenClaw, fixed by the runbook that the project ships.
 
-All is judged from outside: by systemd, the kernel's tables and OpenClaw itself.
+The result is checked with systemd, the kernel's tables and OpenClaw itself, not with this program.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ RUNBOOK = "/root/openclaw-gateway.yaml"
 
 @pytest.fixture
 def staged(request: pytest.FixtureRequest) -> Iterator[Incident]:
-    """A machine in which the unit loops beside the orphan, or has given up: the two ends of the incident."""
+    """Boot a machine in which the unit loops beside the orphan, or has hit its start limit."""
     suite, unit_is = request.param
     with machine_with_openclaw(suite) as booted:
         incident = stage(booted)
@@ -36,10 +36,10 @@ def staged(request: pytest.FixtureRequest) -> Iterator[Incident]:
 
 
 def give_up(machine: Machine) -> None:
-    """Let the unit loop until its start limit is reached.
+    """Let the unit loop until it hits its start limit.
 
-    Where a start takes longer than 10 seconds, five of them do not fit into the unit's 60, and it loops for ever. So
-    the interval is longer meanwhile.
+    If a start takes longer than 10 seconds, five of them take longer than the unit's interval of 60, and it would loop
+    for ever. So the interval is longer meanwhile.
     """
     limit = f"/etc/systemd/system/{UNIT}.d/limit.conf"
     machine.write(limit, "[Unit]\nStartLimitIntervalSec=10min\n")
@@ -51,7 +51,7 @@ def give_up(machine: Machine) -> None:
 
 
 @pytest.mark.parametrize("staged", [("bookworm", "looping"), ("trixie", "failed")], indirect=True, ids="-".join)
-def test_the_incident_is_mended(staged: Incident) -> None:
+def test_the_incident_is_fixed(staged: Incident) -> None:
     machine = staged.machine
     assert {holder.pid for holder in holders(machine)} == {staged.orphan}
     assert control_group(machine, staged.orphan).startswith(f"/user.slice/user-{UID}.slice/session-")
@@ -61,21 +61,21 @@ def test_the_incident_is_mended(staged: Incident) -> None:
     done = machine.run(["runbook", "apply", "--output", "json", RUNBOOK], check=False, timeout=400)
 
     events = [json.loads(line) for line in done.stdout.splitlines()]
-    told = f"{done.stdout}\n{done.stderr}\n{journal(machine)}"
-    assert done.returncode == 0, told
-    assert events[-1]["event"] == "run-finished", told
-    assert (events[-1]["status"], events[-1]["exit"]) == ("remediated", 0), told
+    output = f"{done.stdout}\n{done.stderr}\n{journal(machine)}"
+    assert done.returncode == 0, output
+    assert events[-1]["event"] == "run-finished", output
+    assert (events[-1]["status"], events[-1]["exit"]) == ("remediated", 0), output
     steps = finished(events)
     assert steps["update"]["verdict"] == "updated"
     assert steps["remediate"]["status"] == "remediated"
     assert steps["remediate"]["verdict"] == "fixed"
 
-    # systemd: a new invocation that runs, with its restarts behind it.
+    # systemd: a new invocation is running.
     seen = machine.show(UNIT, "ActiveState", "SubState", "InvocationID", "MainPID", "Result")
     assert (seen["ActiveState"], seen["SubState"], seen["Result"]) == ("active", "running", "success")
     assert seen["InvocationID"] != before
 
-    # The kernel: the port is the main process's alone, on both addresses; the orphan is gone.
+    # The kernel: only the main process holds the port, on both addresses. The orphan has exited.
     main_pid = int(seen["MainPID"])
     assert {(holder.address, holder.pid) for holder in holders(machine)} == {
         (f"127.0.0.1:{PORT}", main_pid),
@@ -84,12 +84,12 @@ def test_the_incident_is_mended(staged: Incident) -> None:
     assert control_group(machine, main_pid) == f"/system.slice/{UNIT}"
     assert machine.run(["kill", "-0", str(staged.orphan)], check=False).returncode != 0
 
-    # OpenClaw: the new version on disk, started after it was put there, and ready.
+    # OpenClaw: the new version is on the disk, and is running and ready.
     assert version_on_disk(machine) == NEW
     assert "[gateway] ready" in journal(machine, f"_PID={main_pid}")
     assert json.loads(machine.run(["curl", "-fsS", f"http://127.0.0.1:{PORT}/health"]).stdout)["ok"] is True
 
-    # A second time there is nothing to mend.
+    # A second run has nothing to fix.
     again = machine.run(["runbook", "apply", "--output", "json", RUNBOOK], check=False, timeout=400)
     events = [json.loads(line) for line in again.stdout.splitlines()]
     assert (again.returncode, events[-1]["status"]) == (0, "changed"), f"{again.stdout}\n{again.stderr}"
@@ -99,12 +99,12 @@ def test_the_incident_is_mended(staged: Incident) -> None:
 
 
 def finished(events: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
-    """The last `step-finished` of each step, by its id."""
+    """Return the last `step-finished` of each step, by its id."""
     return {event["id"]: event for event in events if event["event"] == "step-finished"}
 
 
 def version_on_disk(machine: Machine) -> str:
-    """What `openclaw --version` prints between its name and its commit."""
+    """Return the version from `openclaw --version`, which prints it between its name and its commit."""
     return machine.run(["openclaw", "--version"]).stdout.split()[1]
 
 

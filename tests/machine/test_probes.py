@@ -1,4 +1,4 @@
-"""Probes on a real systemd: a websocket that only seems to be there, the journal's invocations, networks apart."""
+"""Probes on a real systemd: websockets, journal entries by invocation, and network namespaces."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def page(connection, request):
 with serve(lambda connection: connection.recv(), "127.0.0.1", int(port), process_request=page) as server:
     server.serve_forever()
 """
-"""Says its name to who asks for a page, and grants a websocket, unless it is to refuse that: then with 200."""
+"""A server that answers a page with its name and opens a websocket. With `refuse` it answers the handshake with 200."""
 
 PYTHON = "/opt/venv/bin/python"
 ASLEEP = unit_file("/usr/bin/sleep infinity")
@@ -45,8 +45,8 @@ def _server(request: pytest.FixtureRequest) -> None:
 
 
 @pytest.fixture
-def stranger(machine: Machine) -> Iterator[Callable[[int], None]]:
-    """Starts a server in a scope, as an orphan is: it answers to everything on the port."""
+def start_stray(machine: Machine) -> Iterator[Callable[[int], None]]:
+    """Return a function that starts a server in a scope, like an orphan, which answers each request on a port."""
     scopes: list[str] = []
 
     def start(port: int) -> None:
@@ -68,7 +68,7 @@ def wait(probes: str, fields: str = "healthy-for: 0, timeout: 3s, on-timeout: fa
 
 
 def quickly(probe: str, timeout: str = "1s") -> str:
-    """Write a step that waits for one probe, for a moment only, and whose failure does not end the run."""
+    """Return a step that waits briefly for one probe, and whose failure does not end the run."""
     fields = f"healthy-for: 0, timeout: {timeout}, on-timeout: fail, on-failure: continue"
     return f"  - wait-ready: {{{fields}, probes: [{{{probe}}}]}}\n"
 
@@ -94,72 +94,72 @@ def asking(port: int) -> list[str]:
 
 
 PATIENT = "healthy-for: 0, timeout: 20s"
-"""For what must come to be ready, be it late."""
+"""For a unit that becomes ready, even on a slow machine."""
 
 
 def all_of(probes: list[str]) -> str:
     return ", ".join(f"{{{probe}}}" for probe in probes)
 
 
-# Websocket
+# -- websocket
 
 
-def test_the_page_answers_and_the_websocket_does_not(machine: Machine, service: StartService) -> None:
-    """HTTP says 200 while what the clients use is broken."""
+def test_a_refused_websocket_is_a_failure_though_the_page_answers(machine: Machine, service: StartService) -> None:
+    """HTTP answers with 200, but the websocket that the clients use is broken."""
     http, websocket = asking(9301)[1:3]
     service("web.service", unit_file(serving("1.2.3", 9301, "refuse")))
     assert judged(runbook(machine, "apply", wait(f"{{{http}}}", PATIENT, port=9301))) == (0, "ready")
     broken = runbook(machine, "apply", wait(f"{{{http}}}, {{{websocket}}}", port=9301))
     assert judged(broken) == (1, "probe-failed"), broken.last
-    said = "ws://127.0.0.1:9301/: answered 200 to the handshake, not 101: it serves pages there, and no websocket"
-    assert reason(broken) == f"not ready within 3s: {said}"
+    found = "ws://127.0.0.1:9301/: answered 200 to the handshake, not 101: it serves pages there, and no websocket"
+    assert reason(broken) == f"not ready within 3s: {found}"
 
 
-def test_a_websocket_that_is_served(machine: Machine, service: StartService) -> None:
+def test_an_open_websocket_is_ready_and_is_closed_properly(machine: Machine, service: StartService) -> None:
     service("web.service", unit_file(serving("1.2.3", 9301)))
     run = runbook(machine, "apply", wait(all_of(asking(9301)), "healthy-for: 1s, timeout: 20s", port=9301))
     assert judged(run) == (0, "ready"), run.last
     assert "ws://127.0.0.1:9301/: opened" in run.step("wait-ready")["evidence"]["probes"]
-    # Each was taken leave of: nothing in the service's journal tells of a connection that broke off.
+    # Each connection was closed properly: the service's journal has no error about one.
     machine.run(["journalctl", "--sync"])
     assert "Error" not in machine.run(["journalctl", "-u", "web.service", "-o", "cat"]).stdout
 
 
 def test_a_websocket_of_an_orphan_does_not_count(
-    machine: Machine, service: StartService, stranger: Callable[[int], None]
+    machine: Machine, service: StartService, start_stray: Callable[[int], None]
 ) -> None:
-    stranger(9302)
+    start_stray(9302)
     service("web.service", ASLEEP)
     run = runbook(machine, "apply", wait(f"{{{asking(9302)[2]}}}"))
     assert judged(run) == (1, "probe-failed"), run.last
     assert "an answer from port 127.0.0.1:9302 does not count: port 127.0.0.1:9302 is held by PID " in reason(run)
 
 
-# Journal
+# -- journal
 
 
 READY = "{journal: {pattern: '^ready'}}"
 
 
-def test_an_earlier_invocation_s_line_does_not_count(machine: Machine, service: StartService) -> None:
+def test_an_entry_of_an_earlier_invocation_does_not_count(machine: Machine, service: StartService) -> None:
     machine.write("/opt/first", "")
     service("web.service", unit_file("/bin/sh -c 'rm /opt/first && echo ready; exec sleep infinity'"))
     assert judged(runbook(machine, "apply", wait(READY, PATIENT))) == (0, "ready")
     machine.run(["systemctl", "restart", "web.service"])
     later = runbook(machine, "apply", wait(READY))
     assert judged(later) == (1, "probe-failed"), later.last
-    # What rm says is this one's, and so it is counted.
+    # The error message of rm is an entry of this invocation, so it is counted.
     assert reason(later) == "not ready within 3s: journal: `^ready` is not in this invocation's 1 entry yet"
     assert machine.run(["journalctl", "-u", "web.service", "-g", "^ready"]).stdout
 
 
-def test_this_one_s_does_however_late(machine: Machine, service: StartService) -> None:
-    """What systemd says of the unit is not the unit's: it has the word in its description."""
+def test_a_late_entry_of_this_invocation_counts(machine: Machine, service: StartService) -> None:
+    """Entries of systemd about the unit, which have the word in the unit's description, do not count."""
     waits = "until test -e /run/late; do sleep 0.05; done"
     start = f"/bin/sh -c '{waits}; printf \"one\\001\\nready for all\\n\"; exec sleep infinity'"
     service("web.service", unit_file(start, Unit_Description="ready or not"))
 
-    def late(_told: object) -> None:
+    def late(_event: object) -> None:
         machine.run(["touch", "/run/late"])
 
     text = wait("{journal: {pattern: 'ready'}}", "healthy-for: 1s, timeout: 20s")
@@ -169,8 +169,8 @@ def test_this_one_s_does_however_late(machine: Machine, service: StartService) -
     assert run.step("wait-ready")["evidence"]["ready-after"] > 0
 
 
-def test_a_leftover_s_line_does_not_count(machine: Machine, service: StartService) -> None:
-    """journald files what it writes under the current invocation: the cgroup is the same."""
+def test_an_entry_of_a_leftover_does_not_count(machine: Machine, service: StartService) -> None:
+    """journald records it under the current invocation, because the cgroup is the same."""
     loop = "(while sleep 0.1; do echo ready; /bin/echo ready; done) &"
     machine.write("/opt/first", "")
     service(
@@ -181,23 +181,23 @@ def test_a_leftover_s_line_does_not_count(machine: Machine, service: StartServic
     machine.run(["systemctl", "restart", "web.service"])
     now = machine.show("web.service", "InvocationID")["InvocationID"]
     ours = ["journalctl", "-q", "-g", "^ready", f"_SYSTEMD_INVOCATION_ID={now}"]
-    until(lambda: machine.run(ours, check=False).stdout, "journald to take the leftover's for the new one's")
+    until(lambda: machine.run(ours, check=False).stdout, "journald to record the leftover under the new invocation")
     run = runbook(machine, "apply", wait(READY))
     assert judged(run) == (1, "probe-failed"), run.last
 
 
-def test_a_journal_of_its_own(machine: Machine, service: StartService) -> None:
+def test_a_journal_namespace_of_the_unit_is_read(machine: Machine, service: StartService) -> None:
     service("web.service", unit_file("/bin/sh -c 'echo ready; exec sleep infinity'", LogNamespace="web"))
     try:
         assert judged(runbook(machine, "apply", wait(READY, PATIENT))) == (0, "ready")
     finally:
         parts = [f"systemd-journald{part}" for part in ("@web.socket", "-varlink@web.socket", "@web.service")]
         machine.run(["systemctl", "stop", *parts], check=False)
-        # It would have the journal written out, and finds nobody to ask.
+        # This unit flushes the journal of the namespace, and fails because that journald is stopped.
         machine.run(["systemctl", "reset-failed", "systemd-journald-sync@web.service"], check=False)
 
 
-def test_who_may_not_read_the_journal_is_told(machine: Machine, service: StartService) -> None:
+def test_a_user_who_may_not_read_the_journal_gets_a_reason(machine: Machine, service: StartService) -> None:
     service("web.service", unit_file("/bin/sh -c 'echo ready; exec sleep infinity'"))
     run = runbook(machine, "check", wait(READY), user="agentops")
     assert judged(run) == (1, "probe-failed"), run.last
@@ -207,7 +207,7 @@ def test_who_may_not_read_the_journal_is_told(machine: Machine, service: StartSe
     )
 
 
-def test_nobody_writes_the_journal(fresh_machine: Machine) -> None:
+def test_a_journald_that_does_not_run_is_reported(fresh_machine: Machine) -> None:
     machine = fresh_machine
     machine.write("/etc/systemd/system/web.service", ASLEEP)
     names = ["systemd-journald.socket", "systemd-journald-dev-log.socket", "systemd-journald.service"]
@@ -220,7 +220,7 @@ def test_nobody_writes_the_journal(fresh_machine: Machine) -> None:
 
 @pytest.fixture
 def linger(machine: Machine) -> Iterator[Callable[[str], str]]:
-    """Starts the manager of agentops; gives a function that runs systemctl there."""
+    """Start the user's manager of agentops, and return a function that runs systemctl there."""
     machine.run(["loginctl", "enable-linger", "agentops"])
 
     def systemctl(line: str) -> str:
@@ -233,12 +233,12 @@ def linger(machine: Machine) -> Iterator[Callable[[str], str]]:
     until(up, "the manager of agentops")
     yield systemctl
     machine.run(["loginctl", "disable-linger", "agentops"])
-    until(lambda: not machine.run(["ls", "/run/user"]).stdout.strip(), "that manager's end")
+    until(lambda: not machine.run(["ls", "/run/user"]).stdout.strip(), "the manager to exit")
 
 
-def test_a_user_s_unit(machine: Machine, linger: Callable[[str], str]) -> None:
+def test_a_unit_of_a_users_manager_has_its_own_entries(machine: Machine, linger: Callable[[str], str]) -> None:
     folder = "/home/agentops/.config/systemd/user"
-    # By the shell itself: of a process that has ended by then, journald cannot tell which user's unit it was of.
+    # The shell itself writes the entry. For a process that has exited, journald could not find the user's unit.
     start = "/bin/sh -c 'test -e /home/agentops/first && echo ready; echo well; exec sleep infinity'"
     machine.write(f"{folder}/web.service", unit_file(start))
     machine.write("/home/agentops/first", "")
@@ -258,12 +258,12 @@ def test_a_user_s_unit(machine: Machine, linger: Callable[[str], str]) -> None:
         machine.run(["rm", "-r", "/home/agentops/.config", "/home/agentops/test.yaml"])
 
 
-# Networks apart
+# -- network namespaces
 
 
 @pytest.fixture
 def blue(machine: Machine) -> Iterator[str]:
-    """A network namespace of its own, with its loopback up."""
+    """Make a network namespace with a loopback interface, and return the command that enters it."""
     machine.run(["ip", "netns", "add", "blue"])
     machine.run(["ip", "-n", "blue", "link", "set", "lo", "up"])
     yield "/usr/sbin/ip netns exec blue"
@@ -275,26 +275,28 @@ APART = ["PrivateNetwork=yes", "NetworkNamespacePath=/run/netns/blue", "ip netns
 
 
 def apart(how: str, start: str) -> str:
-    """Write a unit that is in a network of its own."""
+    """Return a unit file whose service has its own network namespace."""
     name, _, value = how.partition("=")
     return unit_file(start, **{name: value}) if value else unit_file(f"/usr/sbin/ip netns exec blue {start}")
 
 
 @pytest.mark.usefixtures("blue")
 @pytest.mark.parametrize("how", APART)
-def test_asked_from_within(machine: Machine, service: StartService, stranger: Callable[[int], None], how: str) -> None:
-    """A stranger has the same port outside. It is not asked: neither when it would say no, nor when it says yes."""
-    stranger(9303)
+def test_probes_run_inside_the_network_namespace(
+    machine: Machine, service: StartService, start_stray: Callable[[int], None], how: str
+) -> None:
+    """Another process has the same port outside. It is not queried, whatever it would answer."""
+    start_stray(9303)
     service("web.service", apart(how, serving("1.2.3", 9303)))
     run = runbook(machine, "apply", wait(all_of(asking(9303)), "healthy-for: 1s, timeout: 20s", port=9303))
     assert judged(run) == (0, "ready"), run.last
     version = "verify-version: {http: {url: 'http://127.0.0.1:9303/'}, expect: 1.2.3}"
-    told = runbook(machine, "check", f"unit: web\nport: 9303\nsteps: [{version}]\n")
-    assert told.step("verify-version")["reason"] == "1.2.3 serves"
+    checked = runbook(machine, "check", f"unit: web\nport: 9303\nsteps: [{version}]\n")
+    assert checked.step("verify-version")["reason"] == "1.2.3 serves"
 
     service("web.service", apart(how, "/usr/bin/sleep infinity"))
     machine.run(["systemctl", "restart", "web.service"])
-    # The last one is a Python, which takes a while to find that out.
+    # The last probe starts a Python, which takes a while until it fails.
     asked = [quickly(probe, span) for probe, span in zip(asking(9303), ("1s", "1s", "1s", "4s"), strict=True)]
     run = runbook(machine, "apply", "unit: web\nsteps:\n" + "".join(asked))
     waits = run.of("step-finished")
@@ -303,21 +305,23 @@ def test_asked_from_within(machine: Machine, service: StartService, stranger: Ca
     assert "exited with status 1: " in waits[3]["reason"]
 
 
-def test_right_after_its_start(machine: Machine, service: StartService, stranger: Callable[[int], None]) -> None:
-    """For a moment the new process is still outside, where a stranger would answer."""
-    stranger(9303)
+def test_a_probe_right_after_a_start_does_not_reach_the_host(
+    machine: Machine, service: StartService, start_stray: Callable[[int], None]
+) -> None:
+    """For a moment the new process is still outside its namespace, where another process would answer."""
+    start_stray(9303)
     settings = {"PrivateNetwork": "yes", "Unit_StartLimitIntervalSec": "0"}
     service("web.service", unit_file("/usr/bin/sleep infinity", **settings))
     steps = f"  - restart\n{quickly(asking(9303)[0], '300ms')}" * 10
     run = runbook(machine, "apply", f"unit: web\nsteps:\n{steps}")
     found = [ended["verdict"] for ended in run.of("step-finished") if ended["type"] == "wait-ready"]
-    # On a busy machine the time may be over before the process has entered.
+    # On a busy machine the time-out may end before the process has entered its namespace.
     assert len(found) == 10
     assert set(found) <= {"probe-failed", "still-starting"}, run.last
 
 
-def test_a_socket_unit_hands_a_port_over(machine: Machine, service: StartService) -> None:
-    """It listens in the host's network, and the service has one of its own."""
+def test_the_port_of_a_socket_unit_is_probed_on_the_host(machine: Machine, service: StartService) -> None:
+    """The socket unit listens on the host, and its service has its own network namespace."""
     socket = "[Socket]\nListenStream=127.0.0.1:9304\n[Install]\nWantedBy=sockets.target\n"
     machine.write("/etc/systemd/system/web.socket", socket)
     service("web.service", unit_file("/usr/bin/sleep infinity", PrivateNetwork="yes", Unit_Requires="web.socket"))
@@ -331,7 +335,9 @@ def test_a_socket_unit_hands_a_port_over(machine: Machine, service: StartService
 
 @pytest.mark.usefixtures("blue")
 @pytest.mark.parametrize("how", APART)
-def test_who_may_not_enter_is_told(machine: Machine, service: StartService, how: str) -> None:
+def test_a_user_who_may_not_enter_the_namespace_gets_a_reason(
+    machine: Machine, service: StartService, how: str
+) -> None:
     service("web.service", apart(how, serving("1.2.3", 9303)))
     run = runbook(machine, "check", wait(f"{{{asking(9303)[0]}}}"), user="agentops")
     assert judged(run) == (1, "probe-failed"), run.last

@@ -1,4 +1,4 @@
-"""What is left of a run on a real machine: told afterwards, followed while it goes on, and where the disk gives out."""
+"""The record of a run on a real machine: shown later, followed during the run, on a full disk, and without secrets."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ RUNS = "/var/lib/runbook/runs"
 
 @pytest.fixture(autouse=True)
 def _no_runs(machine: Machine) -> Iterator[None]:
-    """Every test begins without a run, and leaves no command."""
+    """Delete all runs before a test, and stop their commands after it."""
     machine.run(["rm", "-rf", "/var/lib/runbook"])
     yield
     machine.run(["systemctl", "stop", "runbook-*"])
@@ -27,17 +27,17 @@ def _no_runs(machine: Machine) -> Iterator[None]:
 
 
 def ask(machine: Machine, *argv: str, status: int = 0, user: str | None = None) -> str:
-    """Run a command that tells of runs; give what it printed, its line breaks taken out."""
+    """Run a command that shows runs, and return its output without line breaks."""
     done = machine.run(["runbook", *argv], check=False, user=user)
     assert done.returncode == status, done.stdout + done.stderr
     assert all(len(line) <= 80 or "/" in line for line in done.stdout.splitlines()), done.stdout
     return " ".join((done.stdout + done.stderr).split())
 
 
-# -- told
+# -- shown later
 
 
-def test_the_incident_is_told_afterwards(machine: Machine, incident: Incident) -> None:
+def test_the_record_shows_the_incident(machine: Machine, incident: Incident) -> None:
     since = machine.run(["date", "+%Y-%m-%d"]).stdout.strip()
     book = """
         name: upgrade the gateway
@@ -71,7 +71,7 @@ def test_the_incident_is_told_afterwards(machine: Machine, incident: Incident) -
     assert "kill-orphan" in machine.read("/root/run.html")
 
 
-def test_nobody_else_may_look(machine: Machine) -> None:
+def test_other_users_cannot_read_records(machine: Machine) -> None:
     runbook(machine, "apply", "steps: [run: {run: echo hello}]\n")
     assert machine.run(["find", "/var/lib/runbook", "-perm", "/077"]).stdout == ""
     machine.run(["runbook", "show", "--html", "/tmp/run.html"])
@@ -85,7 +85,7 @@ def test_nobody_else_may_look(machine: Machine) -> None:
     assert "there is no run" in ask(machine, "show", status=5, user="agentops")
 
 
-# -- while it goes on
+# -- followed
 
 WAITS = """
     steps:
@@ -96,14 +96,14 @@ WAITS = """
 
 @contextlib.contextmanager
 def under_way(machine: Machine) -> Iterator[subprocess.Popen[str]]:
-    """A run that waits for /tmp/go."""
+    """Start a run that waits for /tmp/go."""
     machine.run(["rm", "-f", "/tmp/go"])
     with machine.popen(["runbook", "apply", write_runbook(machine, WAITS)]) as process:
         try:
             until(lambda: "second" in _events(machine), "the second step", 20)
             yield process
         finally:
-            machine.run(["touch", "/tmp/go"])  # Whoever follows it ends with it, too.
+            machine.run(["touch", "/tmp/go"])  # A command that follows the run ends with it, too.
             process.wait(20)
 
 
@@ -113,43 +113,43 @@ def _events(machine: Machine) -> str:
 
 
 def pid_of(machine: Machine, *words: str) -> str:
-    """Find a `runbook` in the machine by its words."""
+    """Return the PID of a `runbook` in the machine, found by its arguments."""
     return machine.run(["pgrep", "-f", f"^[^ ]*python[^ ]* [^ ]*runbook {' '.join(words)}"]).stdout.split()[0]
 
 
-def test_following_ends_with_the_run(machine: Machine) -> None:
+def test_a_follower_ends_with_the_run_or_on_ctrl_c(machine: Machine) -> None:
     with under_way(machine):
         assert "under-way" in ask(machine, "history")
         assert "next runbook show --follow" in ask(machine, "show")
-        # Ctrl-C is ignored by whatever a shell has started in the background.
+        # A process that a shell has started in the background ignores SIGINT.
         follows = ["env", "--default-signal=INT", "runbook", "show", "--follow"]
         with machine.popen([*follows, "--output", "json"]) as lines, machine.popen(follows) as left:
             out, err = left.stdout, left.stderr
             assert out is not None
             assert err is not None
             try:
-                until(lambda: "hello from the first" in out.readline(), "what it tells", 20)
+                until(lambda: "hello from the first" in out.readline(), "the first step's output", 20)
                 machine.run(["kill", "-INT", pid_of(machine, "show --follow$")])
                 assert (left.wait(20), err.read()) == (130, "")
             finally:
                 machine.run(["touch", "/tmp/go"])
-            told, _ = lines.communicate(timeout=20)
+            printed, _ = lines.communicate(timeout=20)
             assert lines.returncode == 0
-        assert [json.loads(line)["event"] for line in told.splitlines()][-1] == "run-finished"
+        assert [json.loads(line)["event"] for line in printed.splitlines()][-1] == "run-finished"
 
 
-def test_killed_followed_and_gone_on_with(machine: Machine) -> None:
+def test_a_killed_run_is_shown_as_cut_short_and_can_be_resumed(machine: Machine) -> None:
     with under_way(machine) as process, machine.popen(["runbook", "show", "--follow"]) as text:
         out = text.stdout
         assert out is not None
-        until(lambda: "hello from the first" in out.readline(), "what it tells", 20)
+        until(lambda: "hello from the first" in out.readline(), "the first step's output", 20)
         machine.run(["kill", "-KILL", pid_of(machine, "apply")])
         process.wait(20)
         text.wait(20)
-        told = " ".join(out.read().split())
-    assert "cut short: its program was killed, or the machine went down" in told
-    assert "cut second began to act, and its end is not recorded" in told
-    assert "--rerun second or --skip second; --abandon closes it" in told
+        shown = " ".join(out.read().split())
+    assert "cut short: its program was killed, or the machine went down" in shown
+    assert "cut second began to act, and its end is not recorded" in shown
+    assert "--rerun second or --skip second; --abandon closes it" in shown
     assert "cut-short" in ask(machine, "history")
     machine.run(["touch", "/tmp/go"])
     assert ", resumed" in ask(machine, "resume")
@@ -159,22 +159,22 @@ def test_killed_followed_and_gone_on_with(machine: Machine) -> None:
     assert "runbook resume" not in shown
 
 
-# -- the disk gives out
+# -- on a full disk
 
 
 @pytest.fixture
 def small(machine: Machine) -> Iterator[Machine]:
-    """A disk of 400 kB for the records."""
+    """Mount a disk of 400 kB for the records."""
     machine.run(["mkdir", "-p", "/var/lib/runbook"])
     machine.run(["mount", "-t", "tmpfs", "-o", "size=400k,mode=700", "tmpfs", "/var/lib/runbook"])
     yield machine
     machine.run(["umount", "/var/lib/runbook"])
 
 
-def test_a_disk_that_fills_up_does_not_stop_a_run(small: Machine, service: StartService) -> None:
+def test_a_disk_that_fills_up_does_not_end_a_run(small: Machine, service: StartService) -> None:
     service("web.service", unit_file("/usr/bin/sleep infinity"))
     before = small.show("web.service", "InvocationID")
-    # What a command was given is removed when it has ended: several thousand bytes are free again by then.
+    # The files that start a command are deleted after it, so several thousand bytes are free again by then.
     book = """
         unit: web
         steps:
@@ -198,14 +198,14 @@ def test_a_disk_that_fills_up_does_not_stop_a_run(small: Machine, service: Start
     assert "there is no run to resume" in ask(small, "resume", status=5)
 
 
-def test_a_disk_without_room_lets_nothing_begin(small: Machine, service: StartService) -> None:
+def test_no_run_begins_on_a_full_disk(small: Machine, service: StartService) -> None:
     service("web.service", unit_file("/usr/bin/sleep infinity"))
     before = small.show("web.service", "InvocationID")
     small.run(["sh", "-c", "cat /dev/zero >/var/lib/runbook/fill"], check=False)
     run = runbook(small, "apply", "unit: web\nsteps: [restart]\n")
     assert (run.exit, run.last["status"]) == (5, "not-begun")
     assert "no place for the run's record in /var/lib/runbook/runs: No space left on device" in run.last["reason"]
-    assert small.run(["find", "/var/lib/runbook", "-mindepth", "2"]).stdout == "", "nothing half made is left"
+    assert small.run(["find", "/var/lib/runbook", "-mindepth", "2"]).stdout == "", "no incomplete record is left"
     small.run(["rm", "/var/lib/runbook/fill"])
     small.run(["mount", "-o", "remount,ro", "/var/lib/runbook"])
     run = runbook(small, "apply", "unit: web\nsteps: [restart]\n")
@@ -227,7 +227,7 @@ EVERYWHERE = """
     vars: {key: ""}
     env: {TOKEN: "${{ env.TOKEN }}"}
     steps:
-      - run: {id: tells, run: 'echo "the token is $TOKEN, yes"; printf "%s%s" "$TOKEN" "$TOKEN"'}
+      - run: {id: prints, run: 'echo "the token is $TOKEN, yes"; printf "%s%s" "$TOKEN" "$TOKEN"'}
       - run: {id: key, run: 'echo key ${{ vars.key }}'}
       - run: {id: looks, run: 'echo "$TOKEN"', read-only: true}
       - run: {id: fails, run: 'echo "bad token $TOKEN"; exit 3', retries: 1, delay: 0, on-failure: continue}
@@ -245,8 +245,8 @@ EVERYWHERE = """
 """
 
 
-def test_a_secret_stands_nowhere(machine: Machine, service: StartService) -> None:
-    """In a command's environment, words and output; in --set; in what `version` and the unit print; in errors."""
+def test_a_secret_is_neither_recorded_nor_printed(machine: Machine, service: StartService) -> None:
+    """It comes from a command's environment, words and output, from --set, and from `version`, the unit and errors."""
     machine.write("/root/token", TOKEN)
     machine.write("/root/other", OTHER)
     service("web.service", unit_file("/usr/bin/sleep infinity"))
@@ -256,40 +256,40 @@ def test_a_secret_stands_nowhere(machine: Machine, service: StartService) -> Non
     )
     machine.run(["systemctl", "daemon-reload"])
     write_runbook(machine, EVERYWHERE)
-    told = []
+    texts = []
     for output in ("json", "plain"):
         argv = ["runbook", "apply", RUNBOOK, "--output", output, "--set", f"key={TOKEN}"]
         done = machine.run(argv, check=False, env={"TOKEN": TOKEN})
         assert done.returncode == 0, done.stdout
-        told += [done.stdout, done.stderr]
-    name = json.loads(told[0].splitlines()[-1])["run"]
+        texts += [done.stdout, done.stderr]
+    name = json.loads(texts[0].splitlines()[-1])["run"]
     for argv in (["show"], ["show", "--output", "json"], ["history"], ["show", "--html", "/root/page.html"]):
-        told.append(machine.run(["runbook", *argv, *([name] if argv[0] == "show" else [])]).stdout)
-    told.append(machine.read("/root/page.html"))
-    for text in told:
+        texts.append(machine.run(["runbook", *argv, *([name] if argv[0] == "show" else [])]).stdout)
+    texts.append(machine.read("/root/page.html"))
+    for text in texts:
         assert CORE not in text
         assert OTHER not in text
-    assert "***" in told[0]
-    assert "bad token ***" in told[2]
+    assert "***" in texts[0]
+    assert "bad token ***" in texts[2]
     assert (
-        "journal" in [e for e in map(json.loads, told[0].splitlines()) if e.get("id") == "wait-ready"][-1]["evidence"]
+        "journal" in [e for e in map(json.loads, texts[0].splitlines()) if e.get("id") == "wait-ready"][-1]["evidence"]
     )
     machine.run(["journalctl", "--sync"])
     for word in (CORE, OTHER):
         found = machine.run(["grep", "-rc", word, "/var/lib/runbook"], check=False).stdout
         assert [line for line in found.splitlines() if not line.endswith(":0")] == []
         lines = machine.run(["journalctl", "-o", "json", "--no-pager"]).stdout.splitlines()
-        # The command line that --set stood on is the sender's, as journald and ps see it.
-        said = [{**entry, "_CMDLINE": ""} for entry in map(json.loads, lines)]
-        assert [e for e in said if e.get("_SYSTEMD_UNIT") != "web.service" and word in json.dumps(e)] == []
-    # Ordinary output is kept, starred; that of a step that is `secret` is not.
+        # journald records the sender's command line, which has the value of --set, as ps shows it too.
+        entries = [{**entry, "_CMDLINE": ""} for entry in map(json.loads, lines)]
+        assert [e for e in entries if e.get("_SYSTEMD_UNIT") != "web.service" and word in json.dumps(e)] == []
+    # Normal output is kept, with asterisks for the secret. The output of a `secret` step is not kept.
     stars = "*" * len(TOKEN)
-    assert machine.read(f"{RUNS}/{name}/output/tells.log") == f"the token is {stars}, yes\n{stars}{stars}"
+    assert machine.read(f"{RUNS}/{name}/output/prints.log") == f"the token is {stars}, yes\n{stars}{stars}"
     assert machine.run(["ls", f"{RUNS}/{name}/output"]).stdout.count("quiet.log\n") == 0
 
 
-def test_a_secret_is_asked_for_again_and_starred_when_gone_on_with(machine: Machine) -> None:
-    """A program that was killed starred nothing; whoever goes on with its run does."""
+def test_a_resumed_run_needs_the_secret_and_hides_it(machine: Machine) -> None:
+    """The killed program did not hide the secret in the output. The program that resumes the run does."""
     machine.run(["rm", "-f", "/tmp/go"])
     book = """
         secrets: [TOKEN]

@@ -1,4 +1,4 @@
-"""Reloads on a real systemd: what the unit and the unit files are afterwards."""
+"""Reloads of a unit and of the unit files, on a real systemd."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ COUNT = "/bin/sh -c 'echo again >>/run/reloads'"
 BOOK = "unit: web\nsteps: [reload]\n"
 
 
-def test_the_same_invocation_goes_on(machine: Machine, service: StartService) -> None:
+def test_a_reload_keeps_the_invocation(machine: Machine, service: StartService) -> None:
     service("web.service", unit_file("/usr/bin/sleep infinity", ExecReload=COUNT))
     before = machine.show("web.service", "InvocationID", "MainPID")
     run = runbook(machine, "apply", BOOK)
@@ -22,7 +22,7 @@ def test_the_same_invocation_goes_on(machine: Machine, service: StartService) ->
     assert machine.show("web.service", "InvocationID", "MainPID") == before
 
 
-def test_a_unit_that_cannot_reload(machine: Machine, service: StartService) -> None:
+def test_a_unit_without_a_reload_command_is_a_failure(machine: Machine, service: StartService) -> None:
     service("web.service", unit_file("/usr/bin/sleep infinity"))
     run = runbook(machine, "apply", BOOK)
     assert (run.exit, run.step("reload")["verdict"]) == (1, "job-failed")
@@ -30,7 +30,7 @@ def test_a_unit_that_cannot_reload(machine: Machine, service: StartService) -> N
     assert not run.of("step-acting")
 
 
-def test_a_unit_that_is_down(machine: Machine, service: StartService) -> None:
+def test_a_unit_that_is_down_is_a_failure(machine: Machine, service: StartService) -> None:
     service("web.service", unit_file("/usr/bin/sleep infinity", ExecReload=COUNT))
     machine.run(["systemctl", "stop", "web.service"])
     run = runbook(machine, "apply", BOOK)
@@ -39,7 +39,7 @@ def test_a_unit_that_is_down(machine: Machine, service: StartService) -> None:
     assert not run.of("step-acting")
 
 
-def test_a_reload_command_that_fails(machine: Machine, service: StartService) -> None:
+def test_a_failed_reload_command_leaves_the_unit_running(machine: Machine, service: StartService) -> None:
     service("web.service", unit_file("/usr/bin/sleep infinity", ExecReload="/bin/false"))
     pid = machine.show("web.service", "MainPID")["MainPID"]
     run = runbook(machine, "apply", BOOK)
@@ -48,8 +48,8 @@ def test_a_reload_command_that_fails(machine: Machine, service: StartService) ->
     assert f"did not succeed (exit-code); it is still active (running), PID {pid}" in reason
 
 
-def test_a_program_that_dies_of_its_reload(machine: Machine, service: StartService) -> None:
-    """sleep does not know HUP. systemd calls the job done: its command ended with 0."""
+def test_a_reload_that_kills_the_main_process_is_a_failure(machine: Machine, service: StartService) -> None:
+    """sleep has no handler for HUP. systemd reports the job as done, as the command exited with 0."""
     hup = "/bin/sh -c 'kill -HUP $MAINPID; while kill -0 $MAINPID; do sleep 0.01; done; sleep 0.3'"
     service("web.service", unit_file("/usr/bin/sleep infinity", ExecReload=hup, Restart="always"))
     run = runbook(machine, "apply", BOOK)
@@ -81,34 +81,36 @@ while True:
 
 
 @pytest.mark.parametrize("mode", ["", "silent", "halfway"])
-def test_a_service_that_reports_its_reload(machine: Machine, service: StartService, suite: str, mode: str) -> None:
-    """Type=notify-reload came with systemd 253. 252 does not know the word, and takes the unit for Type=simple.
+def test_a_reload_waits_for_the_report_of_its_end(
+    machine: Machine, service: StartService, suite: str, mode: str
+) -> None:
+    """Type=notify-reload came with systemd 253. systemd 252 does not have it, and takes the unit for Type=simple.
 
-    One that says that it reloads and never that it has done so is `reloading` for good: systemd 257 does not end that.
+    If a service reports the beginning of its reload but never the end, it stays `reloading`: systemd 257 sets no limit.
     """
     machine.write("/opt/notifies.py", NOTIFIES)
-    # A good one has time; of one that will never report, its start at least must come within that.
+    # A service that reports has enough time. For one that does not, this must still suffice for its start.
     settings = {"Type": "notify-reload", "TimeoutStartSec": "3" if mode else "30", "TimeoutStopSec": "1"}
     service("web.service", unit_file(f"/usr/bin/python3 /opt/notifies.py {mode}", **settings))
     before = machine.show("web.service", "InvocationID", "MainPID")
     run = runbook(machine, "apply", BOOK)
-    said = run.step("reload")
+    step = run.step("reload")
     assert machine.show("web.service", "InvocationID", "MainPID") == before
     if suite == "bookworm":
-        assert (run.exit, said["verdict"]) == (1, "job-failed"), said
-        assert said["reason"] == "web.service cannot reload: its unit file has no ExecReload="
+        assert (run.exit, step["verdict"]) == (1, "job-failed"), step
+        assert step["reason"] == "web.service cannot reload: its unit file has no ExecReload="
     elif not mode:
-        assert (run.exit, said["verdict"]) == (0, "reloaded"), said
+        assert (run.exit, step["verdict"]) == (0, "reloaded"), step
     elif mode == "silent":
-        assert (run.exit, said["verdict"]) == (1, "job-failed"), said
-        unsaid = "it did not report the end of its reload within the 3s of TimeoutStartSec= (Type=notify-reload)"
-        assert said["reason"].startswith(f"the reload of web.service failed: {unsaid}; it is still active (running)")
+        assert (run.exit, step["verdict"]) == (1, "job-failed"), step
+        missing = "it did not report the end of its reload within the 3s of TimeoutStartSec= (Type=notify-reload)"
+        assert step["reason"].startswith(f"the reload of web.service failed: {missing}; it is still active (running)")
     else:
-        assert (run.exit, said["verdict"]) == (1, "job-timeout"), said
-        assert said["reason"].endswith(": it has not reported the end of its reload yet (Type=notify-reload)")
+        assert (run.exit, step["verdict"]) == (1, "job-timeout"), step
+        assert step["reason"].endswith(": it has not reported the end of its reload yet (Type=notify-reload)")
 
 
-def test_systemd_reads_a_changed_unit_file(machine: Machine, service: StartService) -> None:
+def test_a_daemon_reload_reads_a_changed_unit_file(machine: Machine, service: StartService) -> None:
     service("web.service", unit_file("/usr/bin/sleep infinity"))
     machine.write("/etc/systemd/system/web.service", unit_file("/usr/bin/sleep infinity", ExecReload=COUNT))
     refused = runbook(machine, "apply", BOOK)
@@ -121,7 +123,7 @@ def test_systemd_reads_a_changed_unit_file(machine: Machine, service: StartServi
     ), run.last
 
 
-def test_a_user_may_not(machine: Machine, service: StartService) -> None:
+def test_a_user_without_the_rights_cannot_reload(machine: Machine, service: StartService) -> None:
     service("web.service", unit_file("/usr/bin/sleep infinity", ExecReload=COUNT))
     for kind in ("reload", "daemon-reload"):
         run = runbook(machine, "apply", f"unit: web\nsteps: [{kind}]\n", user="agentops")

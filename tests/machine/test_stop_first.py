@@ -1,4 +1,4 @@
-"""An update that holds its unit stopped while the files are swapped, and lets it go whatever happens."""
+"""An update with `stop-first`: it keeps its unit stopped while the files are replaced, and releases it in any case."""
 
 from __future__ import annotations
 
@@ -33,12 +33,12 @@ def book(run: str, *, timeout: str = "30s", then: str = "start") -> str:
 
 @pytest.fixture
 def web(machine: Machine, service: StartService) -> Iterator[Machine]:
-    """web.service runs, web.socket and web.timer would start it, and version 1.0.0 is installed."""
+    """Start web.service, web.socket and web.timer, which would start it, and install version 1.0.0."""
     machine.write("/run/version", "1.0.0\n")
     machine.write("/etc/systemd/system/web.timer", "[Timer]\nOnCalendar=*:*:0/1\nAccuracySec=1ms\n")
     machine.write("/etc/systemd/system/web.socket", "[Socket]\nListenStream=/run/web.sock\n")
     service("web.service", unit_file(SLEEP, Restart="always", Unit_StartLimitIntervalSec="0"))
-    # systemd refuses to open a socket while its service runs.
+    # systemd refuses to open a socket while its service is running.
     machine.run(["systemctl", "stop", "web.service"])
     machine.run(["systemctl", "start", "web.socket", "web.timer"])
     machine.run(["systemctl", "start", "web.service"])
@@ -55,8 +55,8 @@ def states(machine: Machine) -> list[str]:
     return machine.run(["systemctl", "is-active", *names], check=False).stdout.split()
 
 
-def test_it_is_held_and_let_go(web: Machine) -> None:
-    """The timer would start it each second; nothing does while the command runs."""
+def test_the_unit_is_kept_stopped_and_then_released(web: Machine) -> None:
+    """The timer would start the unit each second. It stays down while the command runs."""
     run = runbook(
         web, "apply", book("sleep 2.5; systemctl is-active web.service >>/run/seen || true; echo 1.1.0 >/run/version")
     )
@@ -66,7 +66,7 @@ def test_it_is_held_and_let_go(web: Machine) -> None:
     assert states(web) == ["active"] * 3
 
 
-def test_an_update_that_fails(web: Machine) -> None:
+def test_a_failed_update_starts_the_unit_again(web: Machine) -> None:
     run = runbook(web, "apply", book("exit 7"))
     assert (run.exit, run.step("update")["verdict"]) == (1, "update-failed"), run.last
     assert "exited with status 7" in run.step("update")["reason"]
@@ -74,14 +74,14 @@ def test_an_update_that_fails(web: Machine) -> None:
     assert states(web) == ["active"] * 3
 
 
-def test_a_start_limit_does_not_keep_it_down(web: Machine) -> None:
-    """It was the update that took it down, so what others have used up must not be what it stays down for."""
+def test_a_start_limit_does_not_keep_the_unit_down(web: Machine) -> None:
+    """The update stopped the unit, so it must start it again even if earlier starts have used up the limit."""
     limit = {"Unit_StartLimitIntervalSec": "600", "Unit_StartLimitBurst": "1"}
     web.write("/etc/systemd/system/web.service", unit_file(SLEEP, **limit))
     web.run(["systemctl", "daemon-reload"])
     web.run(["systemctl", "stop", "web.timer"])
     web.run(["systemctl", "reset-failed", "web.service"])
-    # systemd counts a start from when it begins: this is the one that the limit allows.
+    # This is the one start that the limit allows, as systemd counts a start when it begins.
     web.run(["systemctl", "stop", "web.service"])
     web.run(["systemctl", "start", "web.service"])
     run = runbook(web, "apply", book("exit 7"))
@@ -90,19 +90,19 @@ def test_a_start_limit_does_not_keep_it_down(web: Machine) -> None:
     assert states(web)[0] == "active"
 
 
-def test_an_update_that_takes_too_long(web: Machine) -> None:
+def test_an_update_that_times_out_starts_the_unit_again(web: Machine) -> None:
     run = runbook(web, "apply", book("sleep 4322", timeout="2s"))
     assert (run.exit, run.step("update")["verdict"]) == (1, "timed-out"), run.last
     until(lambda: states(web) == ["active"] * 3, "all to be up again", 10)
     assert web.run(["pgrep", "-f", "sleep 4322"], check=False).returncode == 1
 
 
-def test_it_is_held_against_a_person(web: Machine) -> None:
-    # Nobody else stops it: if it is not held, the command goes on until it takes too long.
+def test_a_start_by_another_requester_is_undone(web: Machine) -> None:
+    # The command ends only when the unit is stopped again, and only the update can do that. Otherwise it times out.
     meddling = "systemctl start web.service; while systemctl --quiet is-active web.service; do sleep 0.05; done"
     run = runbook(web, "apply", book(f"{meddling}; echo 1.1.0 >/run/version"))
     assert (run.exit, run.step("update")["verdict"]) == (0, "updated"), run.last
-    # It was the command itself: whoever asks so fast may be gone before anybody has looked.
+    # The requester is in the command of the run. It may have exited before the scan finds it.
     expected = (
         r"which (something else|a command of this run \(PID \d+ `systemctl start web.service`.*\)) started meanwhile"
     )
@@ -110,7 +110,7 @@ def test_it_is_held_against_a_person(web: Machine) -> None:
 
 
 @pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT])
-def test_an_interruption(web: Machine, signum: signal.Signals) -> None:
+def test_an_interruption_starts_the_unit_again(web: Machine, signum: signal.Signals) -> None:
     write_runbook(web, book("sleep 4323"))
 
     def interrupt() -> float:
@@ -123,11 +123,11 @@ def test_an_interruption(web: Machine, signum: signal.Signals) -> None:
     assert least(interrupt, within=1.0) < 1.0
 
 
-def test_an_interruption_while_it_stops(web: Machine) -> None:
-    """systemd opens no socket while the service behind it is still there: that has to wait for the end of the stop."""
+def test_an_interruption_during_the_stop_starts_the_unit_again(web: Machine) -> None:
+    """systemd opens no socket while its service is stopping, so the socket has to wait for the end of the stop."""
     late = "until test -e /run/web.go; do sleep 0.1; done; exit 0"
     slow = f"trap '{late}' TERM; touch /run/web.up; while :; do sleep 0.1; done"
-    # The signal is for the shell alone: it would cut the sleep of the trap short.
+    # With KillMode=mixed only the shell gets the signal, which would end the sleep of the trap.
     text = unit_file(f'/bin/sh -c "{slow}"', Restart="always", KillMode="mixed")
     web.write("/etc/systemd/system/web.service", text)
     web.run(["systemctl", "daemon-reload"])
@@ -145,7 +145,7 @@ def test_an_interruption_while_it_stops(web: Machine) -> None:
     until(lambda: states(web) == ["active"] * 3, "all to be up again", 15)
 
 
-def test_what_was_down_stays_down(web: Machine) -> None:
+def test_units_that_were_down_stay_down(web: Machine) -> None:
     web.run(["systemctl", "stop", "web.timer", "web.socket", "web.service"])
     run = runbook(web, "apply", book("exit 7"))
     assert (run.exit, run.step("update")["verdict"]) == (1, "update-failed"), run.last

@@ -1,4 +1,4 @@
-"""A tree in the cache is whole, or it is not there."""
+"""A tree in the cache is complete, or does not exist."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from tests.machine.tree import CHECKOUT, Recipe, locked
         ("timeout = 120", "timeout = 121", True),
     ],
 )
-def test_the_key_follows_what_the_tree_holds(tmp_path: Path, old: str, new: str, same: bool) -> None:
+def test_the_key_depends_on_the_content_of_the_tree(tmp_path: Path, old: str, new: str, same: bool) -> None:
     before = (CHECKOUT / "pyproject.toml").read_text()
     assert old in before
     (tmp_path / "pyproject.toml").write_text(before.replace(old, new))
@@ -43,7 +43,7 @@ def test_a_build_that_is_killed_leaves_no_tree_no_mount_and_no_process(tmp_path:
     builder.kill()
     builder.wait()
 
-    # Its children hold the lock until the last of them is gone.
+    # Its children hold the lock until the last one has exited.
     def free() -> bool:
         with (trees / f".{key}.lock").open() as lock:
             try:
@@ -57,6 +57,6 @@ def test_a_build_that_is_killed_leaves_no_tree_no_mount_and_no_process(tmp_path:
     assert str(tmp_path) not in Path("/proc/self/mountinfo").read_text()
 
 
-def test_the_lock_keeps_others_out(tmp_path: Path) -> None:
+def test_the_lock_is_exclusive(tmp_path: Path) -> None:
     with locked(tmp_path / "lock"), (tmp_path / "lock").open() as other, pytest.raises(BlockingIOError):
         fcntl.flock(other, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -1,4 +1,4 @@
-"""What serves, held against what lies on the disk, on a real systemd."""
+"""The running version compared with the files on the disk, on a real systemd."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ UP = "wait-ready: {healthy-for: 0, timeout: 20s}"
 
 
 def release(machine: Machine, version: str) -> None:
-    """Unpack a release beside the others, with the times of its making."""
+    """Unpack a release beside the others, with old time stamps."""
     folder = f"/opt/app/{version}"
     machine.write(f"{folder}/server.py", SERVER)
     machine.write(f"{folder}/version.py", f'VERSION = "app {version}"\n')
@@ -44,7 +44,7 @@ def switch(machine: Machine, version: str) -> None:
 
 @pytest.fixture
 def app(machine: Machine, service: StartService) -> Iterator[Machine]:
-    """Version 1.0.0, running as web.service; 1.1.0 is unpacked beside it."""
+    """Run version 1.0.0 as web.service, with 1.1.0 unpacked beside it."""
     release(machine, "1.0.0")
     release(machine, "1.1.0")
     switch(machine, "1.0.0")
@@ -63,14 +63,14 @@ DISK = 'http: {url: "http://127.0.0.1:8090/"}, expect: 1.1.0'
 NEWER = "newer-than: /opt/app/current"
 
 
-def test_an_update_without_a_restart(app: Machine) -> None:
-    """Disk new, same process: the running service tells the old version, and the link is younger than it."""
+def test_an_update_without_a_restart_is_found(app: Machine) -> None:
+    """The running service reports the old version, and the link is younger than its process."""
     assert look(app, NEWER).step("verify-version")["verdict"] == "version-ok"
     switch(app, "1.1.0")
     asked = look(app, PAGE)
     assert (asked.exit, asked.step("verify-version")["verdict"]) == (1, "version-mismatch")
     assert asked.step("verify-version")["reason"] == "1.0.0 serves, not 1.1.0"
-    # A page that reads the disk tells the new one, and is believed where nothing else is asked.
+    # A page that reads the disk reports the new version. That passes if the step checks nothing else.
     assert look(app, DISK).step("verify-version")["verdict"] == "version-ok"
     for fields in (NEWER, f"{DISK}, {NEWER}"):
         aged = look(app, fields)
@@ -78,7 +78,7 @@ def test_an_update_without_a_restart(app: Machine) -> None:
         assert "before /opt/app/current changed" in aged.step("verify-version")["reason"]
 
 
-def test_an_update_with_a_restart(app: Machine) -> None:
+def test_an_update_with_a_restart_is_ok(app: Machine) -> None:
     switch(app, "1.1.0")
     run = look(app, f"{PAGE}, {NEWER}", "restart")
     assert (run.exit, run.step("verify-version")["verdict"]) == (0, "version-ok"), run.last
@@ -95,8 +95,8 @@ def test_an_update_with_a_restart(app: Machine) -> None:
     ],
     ids=["copied with its times", "moved", "folder moved", "written and dated back"],
 )
-def test_every_way_to_swap_files_under_a_process(app: Machine, swap: str) -> None:
-    # What was loaded is old only once it was loaded.
+def test_each_way_to_replace_the_files_of_a_process_is_found(app: Machine, swap: str) -> None:
+    # Make sure that the process has loaded its files.
     assert look(app, NEWER).step("verify-version")["verdict"] == "version-ok"
     app.run(["sh", "-c", swap])
     stale = look(app, NEWER)
@@ -105,15 +105,15 @@ def test_every_way_to_swap_files_under_a_process(app: Machine, swap: str) -> Non
     assert fresh.step("verify-version")["verdict"] == "version-ok", fresh.last
 
 
-def test_right_after_the_swap(app: Machine) -> None:
-    """A restart in the very moment is no old code, again and again: times are cut to a hundredth."""
+def test_a_restart_right_after_the_swap_is_ok(app: Machine) -> None:
+    """A restart in the same moment does not count as old code, though times are cut to a hundredth of a second."""
     steps = f'  - reset-failed\n  - run: {{run: "touch /opt/app/1.0.0/server.py"}}\n  - restart\n  - {UP}\n'
     for _ in range(5):
         run = runbook(app, "apply", f"unit: web\nport: 8090\nsteps:\n{steps}  - verify-version: {{{NEWER}}}\n")
         assert run.exit == 0, run.last
 
 
-def test_a_program_that_was_replaced(machine: Machine, service: StartService) -> None:
+def test_a_replaced_program_is_found(machine: Machine, service: StartService) -> None:
     machine.run(["cp", "/usr/bin/sleep", "/opt/sleep"])
     service("web.service", unit_file("/opt/sleep infinity"))
     book = "unit: web\nsteps: [verify-version: {newer-than: /opt/sleep}]\n"
@@ -125,7 +125,7 @@ def test_a_program_that_was_replaced(machine: Machine, service: StartService) ->
     machine.run(["rm", "/opt/sleep"])
 
 
-def test_the_right_answer_of_the_wrong_process(app: Machine) -> None:
+def test_the_right_version_from_an_orphan_does_not_count(app: Machine) -> None:
     switch(app, "1.1.0")
     app.run(["systemctl", "stop", "web.service"])
     app.run(
@@ -150,7 +150,7 @@ def test_the_right_answer_of_the_wrong_process(app: Machine) -> None:
     assert (run.exit, run.step("verify-version")["verdict"]) == (1, "orphan-holds-port")
 
 
-def test_another_user_may_look(app: Machine) -> None:
-    """Times are for everybody to read; whose the port is, is not."""
+def test_another_user_may_compare_times(app: Machine) -> None:
+    """Each user may read the times, but not the holder of a port."""
     run = runbook(app, "check", f"unit: web\nsteps: [verify-version: {{{NEWER}}}]\n", user="agentops")
     assert (run.exit, run.step("verify-version")["verdict"]) == (0, "version-ok"), run.last

@@ -1,4 +1,4 @@
-"""What wait-ready must see although nothing announces it."""
+"""A change that wait-ready must find although no event announces it."""
 
 from __future__ import annotations
 
@@ -41,8 +41,8 @@ BOOK = """
 """
 
 
-def test_a_stranger_is_given_the_socket_in_the_middle_of_the_window(machine: Machine, service: StartService) -> None:
-    """The socket stays the same, the unit too, and all who held it hold it still: systemd and netlink tell nothing."""
+def test_a_socket_passed_to_another_process_during_the_wait_is_found(machine: Machine, service: StartService) -> None:
+    """The socket, the unit and the earlier holders stay the same, so systemd and netlink report no change."""
     machine.write("/opt/giver.py", SERVER)
     unit = service("giver.service", unit_file("/usr/bin/python3 /opt/giver.py"))
     write_runbook(machine, BOOK)
@@ -51,7 +51,7 @@ def test_a_stranger_is_given_the_socket_in_the_middle_of_the_window(machine: Mac
         def rounds() -> int:
             return machine.run(["journalctl", "-u", unit, "-o", "cat"]).stdout.count("asked")
 
-        until(lambda: rounds() > 2, "the window to have begun", 20)
+        until(lambda: rounds() > 2, "the healthy-for window to have begun", 20)
         scope = ["systemd-run", "--quiet", "--scope", "--slice=user.slice", "python3", "-c", TAKER]
         with machine.popen(scope, stdin=-1) as taker:
             assert taker.stdout is not None

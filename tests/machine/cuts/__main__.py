@@ -1,9 +1,9 @@
-"""The long round: runs cut short in each way, after every event and between them, on both suites at once.
+"""Cuts runs short in each way, after each event and between events, on both suites at once.
 
     python -m tests.machine.cuts [SEED] [--only KIND] [--suite SUITE] [--every N]
 
-Prints a line for each kind of cut when it is done, each run that did not end as it should, and a table of figures.
-The seed, which chance draws from, is printed first: with the same one the same moments are cut.
+It prints the seed of its random numbers, a line for each kind of cut, each run with a wrong outcome, and a table. With
+the same seed it cuts at the same moments.
 """
 
 from __future__ import annotations
@@ -37,26 +37,24 @@ from tests.machine.machine import Machine
 from tests.machine.tree import SUITES
 
 LATEST = 0.5
-"""Seconds after an event within which a moment between events lies."""
+"""The largest number of seconds after an event for a cut between events."""
 
 HURRY = 2.0
-"""Seconds within which a run that is told to end must be gone. One is the promise; here eight share two cores."""
+"""Seconds within which an interrupted run must exit. One is promised, but here eight runs share two cores."""
 
 Cutter = Callable[[str, list[Order]], Iterator[Facts]]
 
 
 @dataclass(frozen=True)
 class Kind:
-    """A way to cut runs short. `alone`: the run must go on by itself, without a resume."""
+    """A way to cut runs short."""
 
     cut: Cutter
     how: str = ""
     later: bool = False
-    alone: bool = False
-    whole: bool = True
-    """Whether the last event is one of those after which it is cut."""
-    every: int = 1
-    """Not after every event, but after every so many."""
+    alone: bool = False  # the run must continue by itself, without a resume
+    whole: bool = True  # runs are cut after their last event, too
+    every: int = 1  # runs are cut after every Nth event
 
 
 @dataclass
@@ -67,7 +65,7 @@ class Row:
     suite: str
     points: int = 0
     right: int = 0
-    asked: int = 0
+    arguments: int = 0
     over: int = 0
     slowest: float = 0.0
     seconds: float = 0.0
@@ -106,7 +104,7 @@ KINDS: dict[str, Kind] = {
 
 
 def _lengths(suite: str) -> dict[str, int]:
-    """Tell how many events each runbook has where nothing cuts it short."""
+    """Return the number of events of each runbook without a cut."""
     with Machine(suite) as machine:
         prepare(machine)
         with lanes(machine) as made:
@@ -124,27 +122,27 @@ def _orders(kind: Kind, lengths: dict[str, int], chance: random.Random, every: i
 def _wrong(kind: Kind, facts: Facts) -> list[str]:
     wrong = judge(facts)
     if kind.alone and len(facts.get("exits", ())) > 1:
-        wrong.append(f"it did not go on by itself: {facts['exits']}")
+        wrong.append(f"it did not continue by itself: {facts['exits']}")
     if kind.how in ("term", "int") and facts.get("ended-in", 0.0) > HURRY:
-        wrong.append(f"it was gone only after {facts['ended-in']} s")
+        wrong.append(f"it exited only after {facts['ended-in']} s")
     return wrong
 
 
 def _judged(row: Row, kind: Kind, came: Iterable[Facts]) -> Row:
-    """Judge what came of each; tell of each that is wrong."""
+    """Judge the outcome of each run, and print those that are wrong."""
     began = time.monotonic()
     for facts in came:
         row.points += 1
-        row.asked += "asked" in facts
+        row.arguments += "arguments" in facts
         row.over += not kind.whole and len(facts.get("exits", ())) == kind.later
         row.slowest = max(row.slowest, facts.get("ended-in", 0.0))
-        if said := _wrong(kind, facts):
-            print(f"  wrong: {row.kind}, {row.suite}, {facts.get('book')} at {facts.get('at')}: {said}", flush=True)
+        if wrong := _wrong(kind, facts):
+            print(f"  wrong: {row.kind}, {row.suite}, {facts.get('book')} at {facts.get('at')}: {wrong}", flush=True)
             print(f"    {json.dumps(facts)}", flush=True)
-        row.right += not said
+        row.right += not wrong
     row.seconds = time.monotonic() - began
     print(
-        f"{row.suite}, {row.kind}: {row.right} of {row.points} ended right, {row.asked} asked for --rerun, "
+        f"{row.suite}, {row.kind}: {row.right} of {row.points} ended right, {row.arguments} arguments for --rerun, "
         f"{row.seconds:.0f} s",
         flush=True,
     )
@@ -152,7 +150,7 @@ def _judged(row: Row, kind: Kind, came: Iterable[Facts]) -> Row:
 
 
 def _round(suite: str, seed: str, kinds: Sequence[str], every: int) -> list[Row]:
-    """Cut runs in these ways on one suite."""
+    """Cut runs in the given ways on one suite."""
     lengths, rows = _lengths(suite), []
     for name in kinds:
         kind = KINDS[name]
@@ -161,7 +159,7 @@ def _round(suite: str, seed: str, kinds: Sequence[str], every: int) -> list[Row]
         rows.append(row)
         try:
             _judged(row, kind, kind.cut(suite, orders))
-        except Exception as error:  # What a machine does must not keep the other kinds from being tried.
+        except Exception as error:  # A failure of the machine must not prevent the other kinds.
             row.points = len(orders)
             print(f"  wrong: {name}, {suite}: {type(error).__name__}: {error}", flush=True)
     return rows
@@ -171,28 +169,30 @@ def _table(rows: Iterable[Row]) -> Iterator[str]:
     yield f"{'kind':<20}{'suite':<10}{'points':>7}{'right':>7}{'--rerun':>9}{'too late':>10}{'seconds':>9}"
     for row in rows:
         late = row.over or ""
-        yield (f"{row.kind:<20}{row.suite:<10}{row.points:>7}{row.right:>7}{row.asked:>9}{late:>10}{row.seconds:>9.0f}")
+        yield (
+            f"{row.kind:<20}{row.suite:<10}{row.points:>7}{row.right:>7}{row.arguments:>9}{late:>10}{row.seconds:>9.0f}"
+        )
 
 
 def main() -> int:
-    """Do it; give 1 where a run did not end as it should."""
+    """Run all cuts. Return 1 if a run had a wrong outcome."""
     parser = argparse.ArgumentParser(prog="make cuts")
     parser.add_argument("seed", nargs="?", default=str(int(time.time())))
-    parser.add_argument("--only", action="append", choices=KINDS, help="this kind only")
-    parser.add_argument("--suite", action="append", choices=SUITES, help="this suite only")
-    parser.add_argument("--every", type=int, default=1, help="not every event, but every so many")
-    asked = parser.parse_args()
-    suites, kinds = asked.suite or SUITES, asked.only or list(KINDS)
-    print(f"seed {asked.seed}", flush=True)
+    parser.add_argument("--only", action="append", choices=KINDS, help="only this kind")
+    parser.add_argument("--suite", action="append", choices=SUITES, help="only this suite")
+    parser.add_argument("--every", type=int, default=1, help="cut after every Nth event only")
+    arguments = parser.parse_args()
+    suites, kinds = arguments.suite or SUITES, arguments.only or list(KINDS)
+    print(f"seed {arguments.seed}", flush=True)
     began = time.monotonic()
     with ThreadPoolExecutor(len(suites)) as threads:
-        both = threads.map(lambda suite: _round(suite, asked.seed, kinds, asked.every), suites)
+        both = threads.map(lambda suite: _round(suite, arguments.seed, kinds, arguments.every), suites)
         rows = sorted((row for rows in both for row in rows), key=lambda row: kinds.index(row.kind))
     print()
     for line in _table(rows):
         print(line)
     points, right = sum(row.points for row in rows), sum(row.right for row in rows)
-    print(f"\n{right} of {points} ended right, seed {asked.seed}, {time.monotonic() - began:.0f} s")
+    print(f"\n{right} of {points} ended right, seed {arguments.seed}, {time.monotonic() - began:.0f} s")
     return 0 if right == points else 1
 
 

@@ -1,4 +1,4 @@
-"""Cuts runs short in a throwaway machine, lets them be gone on with, and judges what came of it."""
+"""Cuts runs short in a throwaway machine, resumes them, and judges the outcome."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ DISK = "/opt/cuts"
 UNITS = "/usr/local/lib/systemd/system"
 RECORDS = "/var/lib/runbook"
 KEPT = (DISK, UNITS, RECORDS)
-"""Folders that outlast a boot where a machine is cut off."""
+"""Folders that are kept when a machine loses its power and boots again."""
 
 LANES = 8
-"""So many services are staged beside one another; each waits for something most of the time."""
+"""Number of services in a machine. Each of them waits most of the time."""
 
 INSTALL = """\
 #!/bin/sh -e
-# Takes a moment, so that it can be cut in the middle; the version is there whole or not at all.
+# It takes a moment, so that it can be cut. The version file is replaced in one step.
 cd /opt/cuts/$1
 echo "begin $2" >>log
 sleep 0.15
@@ -37,8 +37,8 @@ sleep 0.05
 echo "end $2" >>log
 """
 
-# A loop uses the limit up within its five seconds. They are not more, because a run that finds the starts of the
-# cut before it in the journal waits for their end.
+# A crash loop hits the limit within its five seconds. The interval is not longer, because a run that finds the starts
+# of the run before it in the journal waits until they no longer count.
 SERVICE = """\
 [Unit]
 StartLimitIntervalSec=5
@@ -51,21 +51,21 @@ RestartSec=300ms
 """
 
 ENDS: Mapping[str, Facts] = {
-    "mends": {"status": "remediated", "exit": 0, "version": "2.0", "events": 48},
+    "fixes": {"status": "remediated", "exit": 0, "version": "2.0", "events": 48},
     "rolls-back": {"status": "rolled-back", "exit": 4, "version": "1.0", "events": 66},
 }
-"""How each runbook ends where nothing cuts it short, and how many events it has at least."""
+"""The outcome of each runbook without a cut, and the least number of its events."""
 
 DISTURBANCES = {
     "dbus": ["sh", "-c", "systemctl reset-failed dbus.service; exec systemctl restart dbus.service"],
     "daemon-reload": ["systemctl", "daemon-reload"],
     "daemon-reexec": ["systemctl", "daemon-reexec"],
 }
-"""What takes the bus, or the manager, from a run."""
+"""Commands that interrupt a run's connection to the bus or to the manager."""
 
 
 class Lane:
-    """One service in a machine, and the one who carries out orders there."""
+    """One service in a machine, with the process (cutter.py) that cuts its runs."""
 
     def __init__(self, machine: Machine, number: int) -> None:
         self.name = f"lane-{number}"
@@ -88,7 +88,7 @@ class Lane:
         return {"lane": self.name, **facts}
 
     def drop(self) -> None:
-        """Have done with it, whose machine is gone."""
+        """Close the pipes to a process whose machine was killed."""
         for stream in (self._process.stdin, self._process.stdout):
             assert stream is not None
             with suppress(BrokenPipeError):
@@ -104,7 +104,7 @@ class Lane:
 
 
 def prepare(machine: Machine, *, enabled: bool = True) -> None:
-    """Put the services and their installer into a machine; `enabled`: a boot starts the services."""
+    """Install the services and their installer. If `enabled`, a boot starts the services."""
     machine.write(f"{DISK}/serve.pl", (HERE / "serve.pl").read_text())
     machine.write(f"{DISK}/install", INSTALL, 0o755)
     for number in range(LANES):
@@ -118,7 +118,7 @@ def prepare(machine: Machine, *, enabled: bool = True) -> None:
 
 @contextmanager
 def lanes(machine: Machine) -> Iterator[list[Lane]]:
-    """Have services to cut runs of."""
+    """Start a lane for each service."""
     with ExitStack() as stack:
         made = [Lane(machine, number) for number in range(LANES)]
         for lane in made:
@@ -127,7 +127,7 @@ def lanes(machine: Machine) -> Iterator[list[Lane]]:
 
 
 def several(open_lanes: Sequence[Lane], orders: Iterable[Order]) -> Iterator[Facts]:
-    """Carry orders out, each lane its share, and give what came of each."""
+    """Carry orders out, distributed over the lanes, and yield the facts of each run."""
     waiting, left = list(orders), list[Lane]()
     for lane in open_lanes[: len(waiting)]:
         lane.order(waiting.pop(0))
@@ -141,17 +141,17 @@ def several(open_lanes: Sequence[Lane], orders: Iterable[Order]) -> Iterator[Fac
 
 
 def at_once(
-    open_lanes: Sequence[Lane], orders: Sequence[Order], happens: Callable[[], subprocess.Popen[str]]
+    open_lanes: Sequence[Lane], orders: Sequence[Order], disturb: Callable[[], subprocess.Popen[str]]
 ) -> Iterator[Facts]:
-    """Hold a run in each lane at its own event, let something begin that meets all of them, and let them go on."""
+    """Hold a run in each lane at its own event, start a command that disturbs all of them, and release them."""
     for begin in range(0, len(orders), len(open_lanes)):
         held = _held(open_lanes, orders[begin : begin + len(open_lanes)])
-        with happens() as happening:
+        with disturb() as disturbing:
             for lane in held:
                 lane.order(None)
             yield from [lane.answer() for lane in held]
-            out, err = happening.communicate(timeout=60)
-            assert happening.returncode == 0, (out, err)
+            out, err = disturbing.communicate(timeout=60)
+            assert disturbing.returncode == 0, (out, err)
 
 
 def _held(open_lanes: Sequence[Lane], orders: Sequence[Order]) -> dict[Lane, Facts]:
@@ -161,7 +161,7 @@ def _held(open_lanes: Sequence[Lane], orders: Sequence[Order]) -> dict[Lane, Fac
 
 
 def power_cut(suite: str, disk: Path, orders: Sequence[Order], *, enabled: bool = True) -> Iterator[Facts]:
-    """Hold a run in each lane at its own event, cut the machine off, boot it over the same disk, and go on."""
+    """Hold a run in each lane at its own event, kill the machine, boot it with the same disk, and resume."""
     folders = {disk / str(number): inside for number, inside in enumerate(KEPT)}
     for folder in folders:
         folder.mkdir(exist_ok=True)
@@ -180,21 +180,21 @@ def power_cut(suite: str, disk: Path, orders: Sequence[Order], *, enabled: bool 
 
 
 def judge(facts: Facts) -> list[str]:
-    """Say what is wrong with how a run ended that was cut short."""
+    """Return what is wrong with the outcome of a run that was cut short."""
     if "broken" in facts:
         return [str(facts["broken"])]
     if facts["how"] == "resume" and not facts["exits"]:
-        return []  # It had ended by then: what a boot makes of its end is not its matter any more.
+        return []  # The run had ended before the cut, so the boot does not concern it.
     wrong = []
     whole, seen, events = ENDS[facts["book"]], facts["seen"], facts["events"]
     last = events[-1] if events else {}
     statuses = [whole["status"]]
     if (
-        facts["book"] == "mends"
+        facts["book"] == "fixes"
         and facts["how"] == "resume"
         and not any(event["event"] == "fix-started" for event in events)
     ):
-        statuses = ["changed"]  # The orphan was gone with the power, and nothing was left to be fixed.
+        statuses = ["changed"]  # The orphan was lost with the power, so nothing needed a fix.
     ended = (last.get("event"), last.get("exit"), last.get("status") in statuses)
     if ended != ("run-finished", whole["exit"], True):
         wrong.append(f"it ended {last}")
@@ -206,21 +206,21 @@ def judge(facts: Facts) -> list[str]:
     if seen["unit"] != "active (running)" or not seen["owned"] or seen["orphan"]:
         wrong.append(f"the unit is {seen['unit']}, owned {seen['owned']}, orphan {seen['orphan']}")
     if not facts["prefix"]:
-        wrong.append("events of the first part are gone")
-    return wrong + _carried_out(facts) + _ill_formed(facts)
+        wrong.append("events from before the cut are missing")
+    return wrong + _wrong_commands(facts) + _wrong_events(facts)
 
 
-def _carried_out(facts: Facts) -> list[str]:
-    """Say which command was carried out too often.
+def _wrong_commands(facts: Facts) -> list[str]:
+    """Return which command was run too often.
 
-    One that was stopped by a signal begins anew, and so does one of which nobody knows how far it came, when the
-    operator says so. One that had ended well is never carried out again, unless that is what the operator had to say.
+    A command that was stopped by a signal is run again. So is one whose outcome is unknown, if the operator asks for
+    it with --rerun. A command that has succeeded is only run again if the operator had to choose --rerun.
     """
     wrong, log = [], facts["seen"]["log"]
     again = bool(facts.get("asked"))
     stopped = facts["how"] in ("term", "int")
-    if facts["book"] == "mends" and not 1 <= log.count("told") <= (2 if again or stopped else 1):
-        wrong.append(f"the last command was carried out {log.count('told')} times")
+    if facts["book"] == "fixes" and not 1 <= log.count("reported") <= (2 if again or stopped else 1):
+        wrong.append(f"the last command was run {log.count('reported')} times")
     for version in ("2.0", "1.0") if facts["book"] == "rolls-back" else ("2.0",):
         begun, ended = log.count(f"begin {version}"), log.count(f"end {version}")
         if not 1 <= begun <= (2 if again or stopped else 1) or ended > (2 if again else 1):
@@ -228,13 +228,13 @@ def _carried_out(facts: Facts) -> list[str]:
     return wrong
 
 
-def _ill_formed(facts: Facts) -> list[str]:
-    """Say what is wrong with the order of the events, and which check was not proved in the last part."""
+def _wrong_events(facts: Facts) -> list[str]:
+    """Return what is wrong with the order of the events, and which check was not repeated after the resume."""
     wrong, started = [], set[str]()
     finished: set[str] = set()
     names = [event["event"] for event in facts["events"]]
     if names.count("run-started") != 1 or names[0] != "run-started":
-        wrong.append(f"run-started stands {names.count('run-started')} times")
+        wrong.append(f"run-started is there {names.count('run-started')} times")
     for event in facts["events"]:
         match event["event"]:
             case "run-resumed":
@@ -242,23 +242,23 @@ def _ill_formed(facts: Facts) -> list[str]:
             case "step-started":
                 started.add(event["id"])
             case "step-acting" if event["id"] == "update" and "update" in finished:
-                wrong.append("the update was carried out again after it had ended")
+                wrong.append("the update was run again after it had ended")
             case "step-finished" if event["status"] != "skipped":
                 finished.add(event["id"])
                 if event["id"] not in started:
-                    wrong.append(f"{event['id']} ended in a part in which it had not begun")
+                    wrong.append(f"{event['id']} ended after a resume, and had not begun since")
     if "run-resumed" in names:
         since = len(names) - names[::-1].index("run-resumed")
         proved = {e["id"] for e in facts["events"][since:] if e["event"] == "step-finished"}
-        mends = {"remediate.check.wait-ready", "remediate.check.verify-port-owner", "verify-version"}
-        wanted = mends if facts["book"] == "mends" else {"rollback.wait-ready", "rollback.verify-port-owner"}
+        fixes = {"remediate.check.wait-ready", "remediate.check.verify-port-owner", "verify-version"}
+        wanted = fixes if facts["book"] == "fixes" else {"rollback.wait-ready", "rollback.verify-port-owner"}
         if missing := wanted - proved:
             wrong.append(f"not proved again: {', '.join(sorted(missing))}")
     return wrong
 
 
 def length(open_lane: Lane, book: str) -> int:
-    """Tell how many events a run has that nothing cuts short, and see that it ends as it should."""
+    """Return the number of events of a run without a cut, and assert its outcome."""
     open_lane.order({"book": book, "how": "kill", "at": 1_000})
     facts = open_lane.answer()
     assert not judge(facts), (judge(facts), facts)

@@ -1,15 +1,15 @@
 #!/usr/bin/python3
-"""Runs in a throwaway machine: carries a runbook out, holds it right after one of its events, and tells how it went.
+"""Applies a runbook inside a throwaway machine, cuts the run at one of its events, and reports the outcome.
 
     cutter.py NAME PORT     # orders on standard input, one JSON object a line; an answer to each on standard output
 
-An order says which `book`, at which event (`at`, counted from 1) and what is to be done there: `kill`, `term`, `int`,
-or `hold` (it answers `held`, and goes on with the next line, whatever that says). `later`: so many seconds after it.
-`resume` goes on with `run`, which a machine that is gone had begun.
+An order has the `book`, the number of the event (`at`, counted from 1), and how to cut (`how`): `kill`, `term`, `int`
+or `hold`. For `hold` it answers with `held`, and continues at the next line, whatever that is. `later` is a number of
+seconds after the event. `resume` continues the run `run` of a machine that has lost its power.
 
-How a run is held at an event, from outside: it prints each event after it has written it to its record, here into a
-pipe that takes one packet (pipe(2), O_DIRECT and one page). As long as the packet of the event before is not read, the
-program stands still between that event's record and whatever it announces.
+A run is held at an event from outside. It prints each event after writing it to its record, here to a pipe that holds
+one packet (pipe(2), O_DIRECT and one page). As long as the packet of the event before is not read, the program blocks
+after it has recorded an event, and before it does what the event announces.
 """
 
 from __future__ import annotations
@@ -33,9 +33,9 @@ RUNS = Path("/var/lib/runbook/runs")
 DISK = Path("/opt/cuts")
 OLD, NEW = "1.0", "2.0"
 PATIENCE = 60.0
-"""Seconds for whatever must come."""
+"""Seconds after which a wait fails."""
 
-MENDS = """\
+FIXES = """\
 unit: {unit}
 port: {port}
 steps:
@@ -48,13 +48,13 @@ steps:
       fix: [stop, kill-orphan, reset-failed, start]
       rounds: 1
   - verify-version: {{run: bash -c 'cat < /dev/tcp/127.0.0.1/{port}', expect: "${{{{ steps.update.to }}}}"}}
-  - run: {{id: tell, run: echo told >>{folder}/log}}
+  - run: {{id: report, run: echo reported >>{folder}/log}}
 rollback: auto
 """
 
 
 class Service:
-    """One service of this machine's: its folder, its unit, its port, and the orphan in its way."""
+    """One service in this machine: its folder, unit and port, and the orphan that holds its port."""
 
     def __init__(self, name: str, port: int) -> None:
         self.name, self.port = name, port
@@ -63,15 +63,15 @@ class Service:
         self.orphan: subprocess.Popen[bytes] | None = None
 
     def stage(self, book: str) -> None:
-        """Make the state that a run begins in. For `mends` an orphan has the port; for `rolls-back` 2.0 is broken."""
+        """Stage the begin of a run. For `fixes` an orphan holds the port; for `rolls-back` version 2.0 is broken."""
         self.clear()
         self.folder.mkdir(parents=True, exist_ok=True)
         (self.folder / "version").write_text(f"{OLD}\n")
         (self.folder / "log").write_text("")
         (self.folder / f"{NEW}.broken").unlink(missing_ok=True)
         words = {"unit": self.unit, "port": self.port, "disk": DISK, "name": self.name, "folder": self.folder}
-        self.book.write_text(MENDS.format(**words))
-        if book == "mends":
+        self.book.write_text(FIXES.format(**words))
+        if book == "fixes":
             self.orphan = subprocess.Popen(["perl", DISK / "serve.pl", self.folder, str(self.port)])
         else:
             (self.folder / f"{NEW}.broken").touch()
@@ -92,23 +92,23 @@ class Service:
         return self.folder / "book.yaml"
 
     def serves(self) -> str:
-        """Ask who has the port which version it is."""
+        """Return the version that answers on the port, or an empty text."""
         with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", self.port), 5) as there:
             return there.makefile().readline().strip()
         return ""
 
     def seen(self) -> dict[str, Any]:
-        """Tell the state of it all, by other means than those of the program."""
-        said = ""
+        """Return the state of the service, read without the program."""
+        shown = ""
 
-        def told() -> bool:
-            nonlocal said  # A manager that is re-executing itself does not answer.
-            asked = ["systemctl", "show", "-p", "ActiveState,SubState,MainPID", self.unit]
-            said = subprocess.run(asked, stdout=subprocess.PIPE, text=True, check=False).stdout
-            return "MainPID=" in said
+        def read() -> bool:
+            nonlocal shown  # A manager that is re-executing itself does not answer.
+            argv = ["systemctl", "show", "-p", "ActiveState,SubState,MainPID", self.unit]
+            shown = subprocess.run(argv, stdout=subprocess.PIPE, text=True, check=False).stdout
+            return "MainPID=" in shown
 
-        until(told, f"systemd to tell of {self.unit}")
-        unit = dict(line.split("=", 1) for line in said.splitlines())
+        until(read, f"the properties of {self.unit}")
+        unit = dict(line.split("=", 1) for line in shown.splitlines())
         listeners = subprocess.run(
             ["ss", "-Hltnp", f"sport = :{self.port}"], capture_output=True, text=True, check=True
         ).stdout
@@ -124,11 +124,11 @@ class Service:
 
 
 class Held:
-    """A run that is let go on to one of its events, and stands there until it is released."""
+    """A run that continues to one of its events, and blocks there until it is released."""
 
     def __init__(self, service: Service) -> None:
         for folder in runs_of(service):
-            subprocess.run(["rm", "-rf", folder], check=True)  # What a broken order left.
+            subprocess.run(["rm", "-rf", folder], check=True)  # left by an order that failed
         self._read, write = os.pipe2(os.O_DIRECT | os.O_CLOEXEC)
         fcntl.fcntl(write, fcntl.F_SETPIPE_SZ, 4096)
         self._lengths = [os.write(write, b"the first packet")]
@@ -145,7 +145,7 @@ class Held:
 
     @property
     def folder(self) -> Path | None:
-        """The folder of its record, once there is one."""
+        """Return the folder of its record, or None if there is none yet."""
         if self._folder is None:
             self._folder = next(runs_of(self._service), None)
         return self._folder
@@ -154,7 +154,7 @@ class Held:
         return record(self.folder)
 
     def run_to(self, at: int) -> bool:
-        """Let it go on until its event number `at` is in its record, and no further. False where it ended before."""
+        """Let the run continue until event number `at` is recorded, and block there. False if it ended before."""
         deadline = time.monotonic() + PATIENCE
         while time.monotonic() < deadline:
             lines = self.lines()
@@ -164,7 +164,7 @@ class Held:
                 return False
             there = self._waits()
             ends = sum([*self._lengths, *map(len, lines)])
-            # What is read must not be the last packet of the event before: that is what holds the run.
+            # The last packet of the event before must not be read, as it blocks the run.
             if there and (len(lines) < at - 1 or self._taken + there < ends):
                 self._take()
             else:
@@ -172,7 +172,7 @@ class Held:
         raise TimeoutError(f"event {at} did not come; there are {len(lines)}")
 
     def release(self) -> None:
-        """Let it run on, as if nobody had held it."""
+        """Let the run continue to its end."""
 
         def take_all() -> None:
             while self._take():
@@ -182,15 +182,15 @@ class Held:
         self._released.start()
 
     def end(self) -> tuple[int, str]:
-        """Wait for its end; give its status, and what it said on standard error."""
+        """Wait for the end of the run, and return its status and its standard error."""
         assert self.process.stderr is not None
         if self._released is None:
             self.release()
-        _, said = self.process.communicate(timeout=PATIENCE)
+        _, stderr = self.process.communicate(timeout=PATIENCE)
         assert self._released is not None
         self._released.join()
         os.close(self._read)
-        return self.process.returncode, said.decode()
+        return self.process.returncode, stderr.decode()
 
     def _waits(self) -> int:
         return int.from_bytes(fcntl.ioctl(self._read, termios.FIONREAD, bytes(4)), sys.byteorder)
@@ -203,7 +203,7 @@ class Held:
 
 
 def carry_out(service: Service, order: dict[str, Any]) -> dict[str, Any]:
-    """Do what an order says; tell what came of it."""
+    """Carry an order out, and return the facts of the run."""
     facts: dict[str, Any] = {**order}
     if order["how"] == "resume":
         name, first, exits = order["run"], int(order["first"]), []
@@ -223,15 +223,15 @@ def carry_out(service: Service, order: dict[str, Any]) -> dict[str, Any]:
             number = {"kill": signal.SIGKILL, "term": signal.SIGTERM, "int": signal.SIGINT}[order["how"]]
             held.process.send_signal(number)
         asked = time.monotonic()
-        status, said = held.end()
+        status, stderr = held.end()
         exits = [status]
-        facts |= {"ended-in": round(time.monotonic() - asked, 3), "said": said}
+        facts |= {"ended-in": round(time.monotonic() - asked, 3), "stderr": stderr}
         if held.folder is not None:
             name, first = held.folder.name, max(first, len(held.lines()))
     before = record(RUNS / name)
-    facts |= {"run": name, "first": len(before), "last": told(before)[-1] if before else {}}
+    facts |= {"run": name, "first": len(before), "last": parsed(before)[-1] if before else {}}
     hint, decisions = "", 0
-    while name and goes_on(before) and decisions < 3:
+    while name and resumable(before) and decisions < 3:
         words = hint.partition("resume ")[2].partition(",")[0].split()[1:] if hint else []
         done = subprocess.run(
             ["runbook", "resume", name, *words, "--output", "json"],
@@ -242,7 +242,7 @@ def carry_out(service: Service, order: dict[str, Any]) -> dict[str, Any]:
         )
         exits.append(done.returncode)
         ended = json.loads(done.stdout.splitlines()[-1])
-        facts["said"] = facts.get("said", "") + done.stderr
+        facts["stderr"] = facts.get("stderr", "") + done.stderr
         facts["resumed"] = ended
         hint = ended.get("hint", "") if done.returncode == 5 else ""
         if "--rerun" not in hint:
@@ -253,7 +253,7 @@ def carry_out(service: Service, order: dict[str, Any]) -> dict[str, Any]:
     facts |= {
         "exits": exits,
         "prefix": after[: len(before)] == before,
-        "events": told(after),
+        "events": parsed(after),
         "seen": service.seen(),
         "boots": first,
     }
@@ -264,21 +264,21 @@ def carry_out(service: Service, order: dict[str, Any]) -> dict[str, Any]:
 
 
 def runs_of(service: Service) -> Iterator[Path]:
-    """Give the folders of the runs of a service's runbook; the others are those of other lanes."""
+    """Yield the folders of the runs of a service's runbook. Other folders belong to other lanes."""
     for folder in list(RUNS.glob("*")):
         with contextlib.suppress(OSError, ValueError):
             if json.loads((folder / "run.json").read_text())["file"] == str(service.book):
                 yield folder
 
 
-def goes_on(lines: list[bytes]) -> bool:
-    """Whether the record is of a run that has not ended."""
-    last = told(lines)[-1] if lines else {}
+def resumable(lines: list[bytes]) -> bool:
+    """Return True if the record is of a run that can be resumed."""
+    last = parsed(lines)[-1] if lines else {}
     return last.get("event") != "run-finished" or last.get("status") in ("interrupted", "still-starting")
 
 
 def record(folder: Path | None) -> list[bytes]:
-    """Give the whole lines of a record."""
+    """Return the complete lines of a record."""
     with contextlib.suppress(OSError):
         if folder is not None:
             lines = (folder / "events.jsonl").read_bytes().splitlines(keepends=True)
@@ -286,7 +286,7 @@ def record(folder: Path | None) -> list[bytes]:
     return []
 
 
-def told(lines: list[bytes]) -> list[dict[str, Any]]:
+def parsed(lines: list[bytes]) -> list[dict[str, Any]]:
     kept = ("event", "id", "status", "verdict", "reason", "exit", "now", "hint", "step", "round")
     return [{key: value for key, value in json.loads(line).items() if key in kept} for line in lines]
 
@@ -312,9 +312,9 @@ def main() -> None:
     for line in sys.stdin:
         try:
             answer(carry_out(service, json.loads(line)))
-        except Exception as error:  # The one who ordered it judges.
+        except Exception as error:  # cuts.py judges the failure.
             done = sorted(RUNS.glob("*"), key=lambda folder: folder.stat().st_mtime)
-            last = [told(record(folder))[-3:] for folder in done]
+            last = [parsed(record(folder))[-3:] for folder in done]
             answer({**json.loads(line), "broken": f"{type(error).__name__}: {error}", "last": last})
             service.clear()
 

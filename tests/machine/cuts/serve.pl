@@ -1,7 +1,7 @@
-# A small service: it is the version that stood in its folder when it was started, and tells it to whoever connects.
+# A small service. It reads a version from its folder at its start, and sends it to each client.
 #
-# Perl, because it starts in a few milliseconds, and is on every Debian. Ends with status 78 where its port is taken,
-# and with 3 where its version is one that cannot start.
+# It is in Perl, which starts in a few milliseconds and is on each Debian. It exits with status 78 if its port is in use,
+# and with 3 if its version is one that cannot start.
 use strict;
 use Socket;
 

@@ -1,4 +1,4 @@
-"""SIGINT and SIGTERM end a run within a second, whatever it waits for, and close its record."""
+"""SIGINT and SIGTERM end a run within a second in each kind of wait, and its record is complete."""
 
 from __future__ import annotations
 
@@ -15,50 +15,50 @@ from tests.machine.tree import PROJECT
 
 BOOK = "/opt/cuts/hurry/book.yaml"
 PORT = 18087
-SAYS_NOTHING = (
+ACCEPTS_ONLY = (
     "use IO::Socket::INET; "
     f"my $s = IO::Socket::INET->new(LocalAddr => '127.0.0.1:{PORT}', Listen => 8, ReuseAddr => 1) or exit 4; sleep"
 )
 UNIT = f"""\
 [Service]
-ExecStart=/usr/bin/perl -e "{SAYS_NOTHING}"
+ExecStart=/usr/bin/perl -e "{ACCEPTS_ONLY}"
 """
 
 STATUS = {"SIGTERM": 143, "SIGINT": 130}
 PROMISE = 2.0
-"""Seconds until a run is gone. One is what is promised; the machine that tests run on is shared."""
+"""Seconds within which a run must exit. One is promised, but the computer is shared."""
 
 
 @pytest.fixture
 def hurry(machine: Machine, unit: InstallUnit) -> Iterator[str]:
-    """Give a service that takes connections and never says a word."""
+    """Start a service that accepts connections and never answers."""
     name = unit("hurry.service", UNIT)
     machine.run(["systemctl", "start", name])
     yield name
     machine.run(["rm", "-f", BOOK, "/run/hurry-begun"])
 
 
-def carried_out(machine: Machine, steps: str, *words: str) -> dict[str, Any]:
-    """Carry steps out, with these words for hurry.py, and give what it tells."""
+def run_steps(machine: Machine, steps: str, *words: str) -> dict[str, Any]:
+    """Run steps under hurry.py with the given arguments, and return its result."""
     write_runbook(machine, f"unit: hurry\nport: 127.0.0.1:{PORT}\nsteps:\n{steps}", BOOK)
     argv = ["python3", "-m", "tests.machine.cuts.hurry", "hurry", *words]
-    told: dict[str, Any] = json.loads(machine.run(argv, timeout=100, env={"PYTHONPATH": str(PROJECT)}).stdout)
-    return told
+    result: dict[str, Any] = json.loads(machine.run(argv, timeout=100, env={"PYTHONPATH": str(PROJECT)}).stdout)
+    return result
 
 
 def ended(machine: Machine, steps: str, number: str, event: str, step: str, *options: str) -> dict[str, Any]:
-    """Carry steps out, send the signal at an event, see that the run ends in time, and give its last words."""
+    """Run steps, send the signal at an event, assert that the run ends in time, and return its last event."""
     end: dict[str, Any] = {}
 
     def interrupt() -> float:
         machine.run(["rm", "-f", "/run/hurry-begun"])
-        told = carried_out(machine, steps, number, event, step, *options)
-        assert told["status"] == STATUS[number], told
-        end.update(told["end"])
+        result = run_steps(machine, steps, number, event, step, *options)
+        assert result["status"] == STATUS[number], result
+        end.update(result["end"])
         assert (end["event"], end["status"], end["exit"]) == ("run-finished", "interrupted", STATUS[number]), end
-        assert end["hint"].startswith(f"runbook resume {told['run']} goes on from there"), end
+        assert end["hint"].startswith(f"runbook resume {result['run']} goes on from there"), end
         assert end["reason"].startswith(f"interrupted by {number} at {step}"), end
-        seconds: float = told["seconds"]
+        seconds: float = result["seconds"]
         return seconds
 
     assert least(interrupt, within=PROMISE) < PROMISE
@@ -66,7 +66,7 @@ def ended(machine: Machine, steps: str, number: str, event: str, step: str, *opt
 
 
 @pytest.mark.parametrize("number", STATUS)
-def test_at_a_probe_that_is_never_answered(machine: Machine, hurry: str, number: str) -> None:
+def test_a_signal_ends_a_probe_that_is_never_answered(machine: Machine, hurry: str, number: str) -> None:
     probe = f"{{http: {{url: 'http://127.0.0.1:{PORT}/', timeout: 50s}}}}"
     steps = f"  - wait-ready: {{timeout: 80s, probes: [{probe}]}}\n"
     end = ended(machine, steps, number, "step-waiting", "wait-ready")
@@ -74,7 +74,7 @@ def test_at_a_probe_that_is_never_answered(machine: Machine, hurry: str, number:
 
 
 @pytest.mark.parametrize("number", STATUS)
-def test_at_a_probe_that_is_a_command_which_ignores_it(machine: Machine, hurry: str, number: str) -> None:
+def test_a_signal_ends_a_probe_command_that_ignores_it(machine: Machine, hurry: str, number: str) -> None:
     probe = "{run: {run: \"trap '' TERM INT; touch /run/hurry-begun; sleep 4322\", timeout: 50s}}"
     steps = f"  - wait-ready: {{timeout: 80s, probes: [{probe}]}}\n"
     ended(machine, steps, number, "step-started", "wait-ready", "--begun", "/run/hurry-begun")
@@ -82,7 +82,7 @@ def test_at_a_probe_that_is_a_command_which_ignores_it(machine: Machine, hurry: 
 
 
 @pytest.mark.parametrize("number", STATUS)
-def test_in_an_update_that_ignores_it(machine: Machine, hurry: str, number: str) -> None:
+def test_a_signal_ends_an_update_that_ignores_it(machine: Machine, hurry: str, number: str) -> None:
     command = "trap '' TERM INT; touch /run/hurry-begun; sleep 4323"
     steps = f"  - update: {{run: \"{command}\", version: echo 1.0, to: '2.0'}}\n"
     end = ended(machine, steps, number, "step-acting", "update", "--begun", "/run/hurry-begun")
@@ -91,14 +91,14 @@ def test_in_an_update_that_ignores_it(machine: Machine, hurry: str, number: str)
 
 
 @pytest.mark.parametrize("number", STATUS)
-def test_before_a_job_is_asked_for_and_the_bus_does_not_answer(machine: Machine, hurry: str, number: str) -> None:
+def test_a_signal_ends_a_job_request_on_a_bus_that_does_not_answer(machine: Machine, hurry: str, number: str) -> None:
     end = ended(machine, "  - restart\n", number, "step-acting", "restart", "--freeze")
     assert end["now"].startswith("what runs now is not known: cannot read hurry.service"), end
     resumed(machine)
 
 
 @pytest.mark.parametrize("number", STATUS)
-def test_while_a_unit_is_looked_at_and_the_bus_does_not_answer(machine: Machine, hurry: str, number: str) -> None:
+def test_a_signal_ends_a_wait_on_a_bus_that_does_not_answer(machine: Machine, hurry: str, number: str) -> None:
     steps = "  - wait-ready: {healthy-for: 2s, timeout: 80s}\n"
     end = ended(machine, steps, number, "step-waiting", "wait-ready", "--freeze")
     assert end["now"].startswith("what runs now is not known: cannot read hurry.service"), end
@@ -112,20 +112,20 @@ sleep 11
 """
 
 
-def test_a_job_that_systemd_was_too_busy_to_hear_of_is_asked_for(machine: Machine, hurry: str) -> None:
-    # It answers nobody while the generators run; a call is given up after ten seconds.
+def test_a_job_is_requested_again_if_systemd_was_too_busy(machine: Machine, hurry: str) -> None:
+    # systemd does not answer while the generators run, and a call times out after ten seconds.
     generator = "/etc/systemd/system-generators/hurry"
     before = machine.show(hurry, "InvocationID")
     machine.write(generator, GENERATOR, 0o755)
     try:
-        told = carried_out(machine, "  - restart\n", "none", "step-acting", "restart", "--busy", "/run/hurry-begun")
+        result = run_steps(machine, "  - restart\n", "none", "step-acting", "restart", "--busy", "/run/hurry-begun")
     finally:
         machine.run(["rm", "-f", generator])
-    assert (told["end"]["status"], told["status"]) == ("changed", 0), told
+    assert (result["end"]["status"], result["status"]) == ("changed", 0), result
     assert machine.show(hurry, "InvocationID") != before
 
 
 def resumed(machine: Machine) -> None:
-    """See that the run is gone on with, once the bus speaks again, and ends well."""
+    """Resume the run when the bus answers again, and assert its success."""
     done = machine.run(["runbook", "resume", "--output", "json"], check=False)
     assert done.returncode == 0, done.stdout

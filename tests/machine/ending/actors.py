@@ -1,6 +1,6 @@
-"""Processes that hold a port and are hard to end, or must not be: `python3 actors.py PART PORT [MORE]`.
+"""Processes that hold a port and are hard to kill, or must not be killed: `python3 actors.py PART PORT [MORE]`.
 
-They need nothing but a Python's own library: in a machine they run with the distribution's.
+They need only the standard library of Python, as they run with the distribution's.
 """
 
 from __future__ import annotations
@@ -29,11 +29,11 @@ QUICK = (
     "socket($s, PF_INET, SOCK_STREAM, 0); setsockopt($s, SOL_SOCKET, SO_REUSEADDR, 1);"
     " bind($s, sockaddr_in($ARGV[0], INADDR_LOOPBACK)) or die; listen($s, 64); sleep",
 )
-"""A server that listens a few milliseconds after its start: a Python takes half a second for that on a busy machine."""
+"""A server that listens a few milliseconds after its start. Python takes half a second on a busy machine."""
 
 
-def heed(_signum: int, _frame: object) -> None:
-    """A handler that does nothing: the signal is taken, and waits where the process cannot take it."""
+def handle(_signum: int, _frame: object) -> None:
+    """Do nothing. With this handler a signal stays pending while the process cannot handle it."""
 
 
 def listen(port: str) -> socket.socket:
@@ -51,54 +51,54 @@ def rest() -> NoReturn:
 
 
 def server(port: str) -> None:
-    """Listens, and that is all."""
+    """Listen, and do nothing else."""
     _socket = listen(port)
     rest()
 
 
 def named(port: str, title: str) -> None:
-    """Listens under a name of its own (prctl(2), PR_SET_NAME), as tmux and sshd give themselves one."""
+    """Listen under another process name (prctl(2), PR_SET_NAME), as tmux and sshd have."""
     LIBC.prctl(15, title.encode(), 0, 0, 0)
     server(port)
 
 
 def parent(port: str, title: str) -> None:
-    """A multiplexer: it listens on PORT, and a program that it started on the next."""
+    """Act as a multiplexer: listen on PORT, and start a program that listens on the next port."""
     if os.fork() == 0:
         os.execv("/usr/bin/python3", ["python3", __file__, "server", str(int(port) + 1)])
     named(port, title)
 
 
 def client(port: str) -> None:
-    """Is connected to a port, and stays so when the other end goes."""
+    """Connect to a port, and keep the connection open when the other end exits."""
     _socket = socket.create_connection(("127.0.0.1", int(port)))
     rest()
 
 
 def deaf(port: str) -> None:
-    """Heeds no TERM."""
+    """Listen, and ignore TERM."""
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     server(port)
 
 
 def stopped(port: str) -> None:
-    """Stops itself: TERM waits until somebody lets it go on."""
+    """Listen, and stop with SIGSTOP: TERM is pending until SIGCONT."""
     _socket = listen(port)
-    signal.signal(signal.SIGTERM, heed)
+    signal.signal(signal.SIGTERM, handle)
     os.kill(os.getpid(), signal.SIGSTOP)
     rest()
 
 
 def vforked(port: str) -> None:
-    """Waits in the kernel, uninterruptibly, for a child that neither execs nor exits (vfork(2))."""
+    """Listen, and wait uninterruptibly in the kernel for a child that neither execs nor exits (vfork(2))."""
     _socket = listen(port)
-    signal.signal(signal.SIGTERM, heed)
+    signal.signal(signal.SIGTERM, handle)
     LIBC.vfork()
     rest()
 
 
 def traced(port: str) -> None:
-    """Is held by its tracer, a child of its parent, at the very moment of its end (PTRACE_O_TRACEEXIT)."""
+    """Listen in a child whose tracer stops it at the moment of its exit (PTRACE_O_TRACEEXIT)."""
     tracee = os.fork()
     if tracee == 0:
         server(port)
@@ -108,9 +108,9 @@ def traced(port: str) -> None:
 
 
 def disk(_port: str, folder: str) -> None:
-    """A file system that takes questions and answers none but the first: a dead NFS server, played with FUSE.
+    """Serve a FUSE file system that answers only the first request, like a dead NFS server.
 
-    FOLDER.asked tells that somebody waits for an answer.
+    FOLDER.asked is made when a process waits for an answer.
     """
     if not Path("/dev/fuse").exists():
         os.mknod("/dev/fuse", 0o600 | 0o020000, os.makedev(10, 229))
@@ -129,13 +129,13 @@ def disk(_port: str, folder: str) -> None:
 
 
 def hung(port: str, folder: str) -> None:
-    """Asks that file system something, and waits for the answer in the kernel."""
+    """Listen, and wait in the kernel for an answer of that file system."""
     _socket = listen(port)
     os.listdir(folder)  # noqa: PTH208
 
 
 def again(port: str, *argv: str) -> NoReturn:
-    """A supervisor: it starts a server, and another one as soon as that has ended."""
+    """Act as a supervisor: start a server, and another one whenever it exits."""
     command = [*QUICK, port]
     if "shell" in argv:
         command = ["/bin/sh", "-c", f"{shlex.join(command)}; true"]
@@ -147,11 +147,11 @@ def again(port: str, *argv: str) -> NoReturn:
 
 
 def forgets(port: str) -> NoReturn:
-    """Start a server whenever none runs, and leave it at once: the server has no parent that could be named."""
+    """Start a server whenever none is running, from a child that exits at once, so that the server has no parent."""
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)
     while True:
-        # The server holds the other end for as long as it runs. A look from time to time would come too late on a
-        # busy machine: a port that stays free for half a second counts as free.
+        # The server holds the other end of the pipe while it runs. Polling would be too late on a busy machine, as a
+        # port that is free for half a second counts as free.
         ended, held = os.pipe()
         if os.fork() == 0:
             os.setsid()
@@ -166,7 +166,7 @@ def forgets(port: str) -> NoReturn:
 
 
 def guardians(port: str) -> NoReturn:
-    """Many that watch over each other: whoever is missed is born again at once, by whoever sees it first."""
+    """Start many processes that watch each other. If one is missing, the first that notices it forks it again."""
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     listener = listen(port)
     os.set_inheritable(listener.fileno(), True)
@@ -187,7 +187,7 @@ def _guard(shared: int, mine: int, count: int = 8) -> NoReturn:
 
 
 def comet(port: str) -> NoReturn:
-    """Has another PID at every look: it forks, and the parent exits."""
+    """Fork and exit all the time, so that each reading finds another PID."""
     _socket = listen(port) if port != "0" else None
     while True:
         if LIBC.fork():
@@ -195,7 +195,7 @@ def comet(port: str) -> NoReturn:
 
 
 def crowd(port: str, count: str) -> None:
-    """Many that hold no port."""
+    """Start many processes that hold no port."""
     for _ in range(int(count)):
         if os.fork() == 0:
             rest()
@@ -203,7 +203,7 @@ def crowd(port: str, count: str) -> None:
 
 
 def hands_on(port: str, path: str) -> None:
-    """Gives its socket to a service when it gets TERM, and ends."""
+    """Listen. On TERM pass the socket to a service, and exit."""
 
     def give(_signum: int, _frame: object) -> None:
         to = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
@@ -217,7 +217,7 @@ def hands_on(port: str, path: str) -> None:
 
 
 def takes(_port: str, path: str) -> None:
-    """Takes a socket, and keeps it."""
+    """Receive a socket, and keep it."""
     at = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
     at.bind(path)
     _taken = at.recvmsg(1, socket.CMSG_SPACE(4))
@@ -225,8 +225,8 @@ def takes(_port: str, path: str) -> None:
 
 
 def storm(_port: str, path: str) -> None:
-    """Bears children by the hundred, and counts into PATH how many lived, and how many died of a signal."""
-    lived = hit = 0
+    """Fork hundreds of children, and write to PATH how many exited and how many were killed by a signal."""
+    exited = killed = 0
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     children: list[int] = []
     while True:
@@ -236,23 +236,23 @@ def storm(_port: str, path: str) -> None:
                 os._exit(0)
             children.append(child)
         _pid, status = os.waitpid(children.pop(0), 0)
-        lived += os.WIFEXITED(status)
-        hit += os.WIFSIGNALED(status)
-        Path(f"{path}.new").write_text(f"{lived} {hit}")
-        Path(f"{path}.new").replace(path)  # Who reads it meanwhile reads a whole one.
+        exited += os.WIFEXITED(status)
+        killed += os.WIFSIGNALED(status)
+        Path(f"{path}.new").write_text(f"{exited} {killed}")
+        Path(f"{path}.new").replace(path)  # A reader always finds a complete file.
 
 
 def churn(port: str) -> NoReturn:
-    """Holders of one socket that come and go, exec, and lose their parents, for as long as the first one lives."""
+    """Fork holders of one socket all the time, which exec, exit, and lose their parents."""
     listener = listen(port)
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)
-    born = 0
+    forked = 0
     while True:
-        born += 1
+        forked += 1
         if os.fork() == 0:
-            if born % 3 == 0:
+            if forked % 3 == 0:
                 os.execv("/usr/bin/sleep", ["sleep", "0.2"])
-            if born % 3 == 1 and os.fork():
+            if forked % 3 == 1 and os.fork():
                 os._exit(0)
             time.sleep(0.1)
             listener.close()

@@ -1,4 +1,4 @@
-"""Puts processes that hold ports into the places of a machine: scopes, logins, services, namespaces."""
+"""Starts processes that hold ports in a machine: in scopes, login sessions, services and namespaces."""
 
 from __future__ import annotations
 
@@ -17,23 +17,23 @@ ACTORS = f"{PROJECT}/tests/machine/ending/actors.py"
 
 
 def actor(part: str, *words: object) -> list[str]:
-    """The command of one."""
+    """Return the command that runs a part of actors.py."""
     return ["python3", ACTORS, part, *map(str, words)]
 
 
 def quick(port: int) -> list[str]:
-    """The command of a server that listens at once."""
+    """Return the command of a server that listens at once."""
     return [*QUICK, str(port)]
 
 
 def scope(machine: Machine, name: str, argv: list[str], *options: str) -> None:
-    """Start a command in a scope, as somebody at a terminal may; it goes on by itself."""
+    """Start a command in a scope, and do not wait for it."""
     inside = ["systemd-run", "--quiet", "--scope", f"--unit={name}", *options, "--", *argv]
     machine.run(["sh", "-c", 'exec "$@" >/dev/null 2>&1 </dev/null &', "sh", *inside])
 
 
 def listening(machine: Machine, ports: Collection[int]) -> None:
-    """Wait until all of these ports are held."""
+    """Wait until all ports are held."""
 
     def held() -> bool:
         shown = {line.split()[3].rpartition(":")[2] for line in machine.run(["ss", "-Hltn"]).stdout.splitlines()}
@@ -43,27 +43,28 @@ def listening(machine: Machine, ports: Collection[int]) -> None:
 
 
 @dataclass(frozen=True)
-class Alive:
-    """A process for good: its PID and its start."""
+class KnownProcess:
+    """A process, identified by its PID and its start time."""
 
     pid: int
     start: str
 
 
-def who(machine: Machine, port: int) -> set[Alive]:
-    """Who holds a port, asked of ss and proc, never of the program under test."""
-    return {alive for holder in holders(machine, port) if holder.pid and (alive := process(machine, holder.pid))}
+def holding(machine: Machine, port: int) -> set[KnownProcess]:
+    """Return the holders of a port, from ss and /proc, not from the program under test."""
+    return {known for holder in holders(machine, port) if holder.pid and (known := process(machine, holder.pid))}
 
 
-def process(machine: Machine, pid: int) -> Alive | None:
-    """Who has a PID now."""
+def process(machine: Machine, pid: int) -> KnownProcess | None:
+    """Return the process that has a PID now, or None."""
     stat = machine.run(["cat", f"/proc/{pid}/stat"], check=False).stdout
-    return Alive(pid, stat.rpartition(")")[2].split()[19]) if stat else None
+
+    return KnownProcess(pid, stat.rpartition(")")[2].split()[19]) if stat else None
 
 
 @contextlib.contextmanager
 def cleared(machine: Machine, *units: str) -> Iterator[None]:
-    """At the end, let nothing of these units be left, whatever was in them."""
+    """Kill and stop units at the end."""
     try:
         yield
     finally:
@@ -74,13 +75,13 @@ def cleared(machine: Machine, *units: str) -> Iterator[None]:
 
 
 def down(service: StartService, machine: Machine, name: str = "gw.service", **settings: str) -> None:
-    """Install the unit whose port it is about, and let it be down."""
+    """Install a unit that is down."""
     service(name, unit_file("/usr/bin/sleep infinity", **settings))
     machine.run(["systemctl", "stop", name])
 
 
 def left_over(machine: Machine, name: str, argv: list[str], port: int = 0) -> None:
-    """Let a unit that is down have left something behind in its cgroup."""
+    """Install a unit that is down and has left a process in its cgroup."""
     start = f"/bin/sh -c '{' '.join(argv)} & exec sleep infinity'"
     machine.write(f"/etc/systemd/system/{name}", unit_file(start, KillMode="process"))
     machine.run(["systemctl", "daemon-reload"])
@@ -91,10 +92,21 @@ def left_over(machine: Machine, name: str, argv: list[str], port: int = 0) -> No
 
 
 def kill(machine: Machine, port: int, *, unit: str = "gw", then: str = "", **fields: object) -> Run:
-    """Run a runbook with one kill-orphan."""
+    """Apply a runbook with one kill-orphan."""
     words = "".join(f", {name.replace('_', '-')}: {value}" for name, value in fields.items())
     text = f"unit: {unit}\nsteps:\n  - kill-orphan: {{port: {port}{words}}}\n{then}"
     return runbook(machine, "apply", text)
 
 
-__all__ = ["ACTORS", "Alive", "actor", "cleared", "down", "kill", "left_over", "listening", "process", "remove_unit"]
+__all__ = [
+    "ACTORS",
+    "KnownProcess",
+    "actor",
+    "cleared",
+    "down",
+    "kill",
+    "left_over",
+    "listening",
+    "process",
+    "remove_unit",
+]

@@ -1,4 +1,4 @@
-"""Who holds the port and must live, each for real; and that nothing was stopped before it was refused."""
+"""Processes that hold the port and must not be killed. The refusal comes before anything is stopped."""
 
 from __future__ import annotations
 
@@ -16,31 +16,31 @@ from tests.machine.runs import runbook, unit_file
 from tests.machine.software import ssh
 from tests.machine.tree import USER
 
-from .staging import ACTORS, actor, cleared, down, kill, left_over, listening, scope, who
+from .staging import ACTORS, actor, cleared, down, holding, kill, left_over, listening, scope
 
 ID = "3f4f9a1b2c3d4e5f60718293a4b5c6d7e8f90123456789abcdef0123456789ab"
 
 
 @pytest.fixture(scope="module")
 def machine(suite: str) -> Iterator[Machine]:
-    """A machine with sshd in it."""
+    """Boot a machine with sshd."""
     with Machine(suite, software=True) as booted:
         yield booted
 
 
 @dataclass(frozen=True)
 class Shape:
-    """A scope that holds a port, how it was started, and what must be said of it."""
+    """A scope that holds a port, its command, and a part of the reason."""
 
     name: str
     port: int
     argv: list[str]
-    said: str
+    reasons: str
     options: tuple[str, ...] = ()
 
 
 def _under(name: str, part: str, port: int, *words: object) -> list[str]:
-    """An actor whose program has another file name, as the kernel shows it."""
+    """Return the command of an actor whose program has another file name."""
     program = f"/opt/programs/{name}"
     return [program, ACTORS, part, str(port), *map(str, words)]
 
@@ -93,7 +93,7 @@ PLACES = {
 
 @pytest.fixture
 def held(machine: Machine, service: StartService) -> Iterator[None]:
-    """All of them at once, each on a port of its own."""
+    """Start all of them at once, each on its own port."""
     down(service, machine)
     names = " ".join(f"/opt/programs/{name}" for name in ("tmux", "screen", "aardvark-dns", "qemu-system-x86_64"))
     machine.run(["sh", "-ec", f"mkdir -p /opt/programs; for name in {names}; do cp /usr/bin/python3 $name; done"])
@@ -141,23 +141,23 @@ def _steps(ports: list[int]) -> str:
 
 
 @pytest.mark.usefixtures("held")
-def test_who_must_live_lives_and_is_named(machine: Machine) -> None:
-    said = {**{shape.port: shape.said for shape in SHAPES}, **PLACES}
-    before = {port: who(machine, port) for port in said}
+def test_protected_processes_are_not_killed_and_the_reason_names_them(machine: Machine) -> None:
+    reasons = {**{shape.port: shape.reasons for shape in SHAPES}, **PLACES}
+    before = {port: holding(machine, port) for port in reasons}
     assert all(before.values()), before
-    run = runbook(machine, "apply", f"unit: gw\nsteps:\n{_steps(list(said))}")
-    found = {port: run.step(f"on-{port}") for port in said}
-    assert {port: who(machine, port) for port in said} == before
-    assert {port: step["verdict"] for port, step in found.items()} == dict.fromkeys(said, "refused-to-kill")
-    assert {port: found[port]["reason"] for port, words in said.items() if words not in found[port]["reason"]} == {}
+    run = runbook(machine, "apply", f"unit: gw\nsteps:\n{_steps(list(reasons))}")
+    found = {port: run.step(f"on-{port}") for port in reasons}
+    assert {port: holding(machine, port) for port in reasons} == before
+    assert {port: step["verdict"] for port, step in found.items()} == dict.fromkeys(reasons, "refused-to-kill")
+    assert {port: found[port]["reason"] for port, words in reasons.items() if words not in found[port]["reason"]} == {}
     assert not run.of("step-acting")
-    # What a multiplexer keeps is a program like any other: it may be ended, and the multiplexer lives on.
+    # A program in a multiplexer may be killed like any other. The multiplexer keeps running.
     run = kill(machine, 9307)
     assert run.step("kill-orphan")["verdict"] == "killed", run.last
-    assert {port: who(machine, port) for port in said} == before
+    assert {port: holding(machine, port) for port in reasons} == before
 
 
-def test_a_client_of_the_port_lives(machine: Machine, service: StartService) -> None:
+def test_a_client_of_the_port_is_not_killed(machine: Machine, service: StartService) -> None:
     down(service, machine)
     with cleared(machine, "server.scope", "client.scope"):
         scope(machine, "server.scope", actor("server", 9331))
@@ -185,34 +185,34 @@ print("lives")
 
 
 @pytest.mark.parametrize("how", ["waits", "leaves"])
-def test_what_started_this_program_lives(machine: Machine, service: StartService, how: str) -> None:
-    """Its parent waits for it; or that has ended in between, and only the session tells who started it."""
+def test_an_ancestor_of_this_program_is_not_killed(machine: Machine, service: StartService, how: str) -> None:
+    """The ancestor is waited for, or the process between has exited, and only the session shows the ancestor."""
     down(service, machine)
     machine.write("/root/ancestor.py", ANCESTOR)
     machine.write("/root/test.yaml", "unit: gw\nport: 9332\nsteps: [kill-orphan]\n")
     done = machine.run(["setsid", "--wait", "python3", "/root/ancestor.py", how], check=False)
     assert done.stdout == "lives\n", done
-    said = machine.read("/root/ancestor.json")
-    assert "this program was started from it; start it from elsewhere" in said
-    assert '"verdict": "refused-to-kill"' in said
+    reasons = machine.read("/root/ancestor.json")
+    assert "this program was started from it; start it from elsewhere" in reasons
+    assert '"verdict": "refused-to-kill"' in reasons
 
 
-def test_a_stranger_on_the_host_is_not_in_the_way_of_a_unit_with_its_own_network(
+def test_a_process_on_the_host_does_not_block_a_unit_with_its_own_network(
     machine: Machine, service: StartService
 ) -> None:
     down(service, machine, "alone.service", PrivateNetwork="yes")
     with cleared(machine, "server.scope"):
         scope(machine, "server.scope", actor("server", 9333))
         listening(machine, {9333})
-        before = who(machine, 9333)
+        before = holding(machine, 9333)
         run = kill(machine, 9333, unit="alone")
         assert (run.exit, run.step("kill-orphan")["verdict"]) == (0, "nothing-to-kill"), run.last
-        assert who(machine, 9333) == before
+        assert holding(machine, 9333) == before
 
 
 @pytest.mark.parametrize("leftovers", ["false", "true"])
-def test_of_an_active_unit_only_the_leftover_is_ended(machine: Machine, service: StartService, leftovers: str) -> None:
-    """A worker of the invocation before holds the port, in the very cgroup of the good one."""
+def test_only_the_leftover_of_an_active_unit_is_killed(machine: Machine, service: StartService, leftovers: str) -> None:
+    """A worker of the previous invocation holds the port, in the same cgroup as the current one."""
     down(service, machine)
     first = f"test -e /run/again || {{ touch /run/again; {shlex.join(actor('deaf', 9334))} & }}"
     start = f"/bin/sh -c '{first}; exec sleep infinity'"
@@ -220,16 +220,16 @@ def test_of_an_active_unit_only_the_leftover_is_ended(machine: Machine, service:
         service("web.service", unit_file(start, KillMode="process"))
         listening(machine, {9334})
         machine.run(["systemctl", "restart", "web.service"])
-        good = machine.show("web.service", "MainPID", "InvocationID")
+        current = machine.show("web.service", "MainPID", "InvocationID")
         run = kill(machine, 9334, unit="web", leftovers=leftovers, grace="200ms")
         assert (run.exit, run.step("kill-orphan")["verdict"]) == (0, "killed"), run.last
-        assert machine.show("web.service", "MainPID", "InvocationID") == good
-        assert machine.run(["ps", "-o", "comm=", "-p", good["MainPID"]]).stdout == "sleep\n"
+        assert machine.show("web.service", "MainPID", "InvocationID") == current
+        assert machine.run(["ps", "-o", "comm=", "-p", current["MainPID"]]).stdout == "sleep\n"
     finally:
         machine.run(["rm", "-f", "/run/again"])
 
 
-def test_a_refusal_is_foreseen_before_anything_is_stopped(machine: Machine, service: StartService) -> None:
+def test_a_refusal_is_found_before_anything_is_stopped(machine: Machine, service: StartService) -> None:
     service("web.service", unit_file("/usr/bin/sleep infinity"))
     with cleared(machine, f"docker-{ID}.scope"):
         scope(machine, f"docker-{ID}.scope", actor("server", 9335))
@@ -250,8 +250,8 @@ def test_a_refusal_is_foreseen_before_anything_is_stopped(machine: Machine, serv
         assert machine.show("web.service", "MainPID", "InvocationID") == before
 
 
-def test_what_is_known_is_on_record_before_the_signal(machine: Machine, service: StartService) -> None:
-    """The command line, the environment's names and no value of it, the user, the sockets."""
+def test_the_facts_of_a_process_are_recorded_before_it_is_killed(machine: Machine, service: StartService) -> None:
+    """They are the command line, the names of its variables without values, the user and the sockets."""
     down(service, machine)
     login = in_login(machine, ["env", "SECRET=hunter2", *actor("server", 9336)])
     try:
@@ -269,15 +269,15 @@ def test_what_is_known_is_on_record_before_the_signal(machine: Machine, service:
         login.communicate(timeout=10)
 
 
-def test_its_last_words_are_kept(machine: Machine, service: StartService) -> None:
-    """A worker that a service left behind wrote into the journal itself."""
+def test_the_last_journal_lines_of_a_killed_process_are_recorded(machine: Machine, service: StartService) -> None:
+    """The process is a leftover of a service, and wrote to the journal itself."""
     start = f"/bin/sh -c '{{ echo my last word; exec {shlex.join(actor('server', 9337))}; }} & exec sleep infinity'"
     try:
         service("talks.service", unit_file(start, KillMode="process"))
         listening(machine, {9337})
         machine.run(["systemctl", "stop", "talks.service"])
         machine.run(["journalctl", "--sync"])
-        (holder,) = who(machine, 9337)
+        (holder,) = holding(machine, 9337)
         run = kill(machine, 9337, unit="talks")
         (known,) = run.of("step-acting")[0]["evidence"]["processes"]
         assert known["pid"] == holder.pid

@@ -1,4 +1,4 @@
-"""Processes come and go by the hundred while it looks and kills: nobody is hit who was not judged."""
+"""Hundreds of processes come and go during kill-orphan. Only processes that were judged are killed."""
 
 from __future__ import annotations
 
@@ -9,19 +9,19 @@ from tests.machine.incident import holders
 from tests.machine.machine import Machine, until
 from tests.machine.runs import unit_file
 
-from .staging import ACTORS, actor, cleared, down, kill, listening, scope, who
+from .staging import ACTORS, actor, cleared, down, holding, kill, listening, scope
 
 COUNT = "/run/storm"
 
 
 def _counted(machine: Machine) -> tuple[int, int]:
-    """How many children of the storm have lived so far, and how many died of a signal."""
+    """Return how many children of the storm have exited so far, and how many were killed by a signal."""
     words = machine.run(["cat", COUNT], check=False).stdout.split()
     return (int(words[0]), int(words[1])) if words else (0, 0)
 
 
-def test_a_storm_beside_it_and_holders_that_change(machine: Machine, service: StartService) -> None:
-    """Holders exec, end, lose their parents, give the socket up; beside them a live service bears children."""
+def test_no_process_beside_changing_holders_is_killed(machine: Machine, service: StartService) -> None:
+    """Holders exec, exit, lose their parents, and close the socket. Beside them a live service forks children."""
     down(service, machine)
     service("storm.service", unit_file(f"/usr/bin/python3 {ACTORS} storm 0 {COUNT}"))
     until(lambda: _counted(machine)[0], "the storm to begin")
@@ -39,15 +39,15 @@ def test_a_storm_beside_it_and_holders_that_change(machine: Machine, service: St
             if verdict == "killed":
                 assert not holders(machine, port)
             verdicts.append(verdict)
-    lived, hit = _counted(machine)
-    assert hit == 0
-    assert lived > 100
+    exited, killed = _counted(machine)
+    assert killed == 0
+    assert exited > 100
     assert machine.show("storm.service", "NRestarts", "ActiveState") == {"NRestarts": "0", "ActiveState": "active"}
-    print(f"{lived} children of the storm lived, {hit} were hit; {verdicts}")
+    print(f"{exited} children of the storm exited, {killed} were killed; {verdicts}")
 
 
-def test_a_socket_that_is_handed_to_a_live_service_on_term(machine: Machine, service: StartService) -> None:
-    """It was an orphan's when it was judged; then it is a live service's, which is never signalled."""
+def test_a_live_service_that_receives_the_socket_is_not_killed(machine: Machine, service: StartService) -> None:
+    """An orphan holds the socket when it is judged. On TERM it passes the socket to a live service."""
     down(service, machine)
     service(
         "takes.service", unit_file(f"/usr/bin/python3 {ACTORS} takes 0 /run/takes", ExecStopPost="/bin/rm /run/takes")
@@ -61,4 +61,4 @@ def test_a_socket_that_is_handed_to_a_live_service_on_term(machine: Machine, ser
         step = run.step("kill-orphan")
         assert (run.exit, step["verdict"]) == (1, "refused-to-kill"), step["reason"]
         assert "takes.service is a live service" in step["reason"]
-        assert {str(one.pid) for one in who(machine, 9411)} == {main}
+        assert {str(one.pid) for one in holding(machine, 9411)} == {main}

@@ -1,4 +1,4 @@
-"""What does not end by itself, or comes again, or is more than can be ended one by one. Each on a real systemd."""
+"""Processes that do not exit, are started again, or are too many to be killed one by one, on a real systemd."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tests.machine.incident import holders, in_login, remove_unit
 from tests.machine.machine import Machine, until
 from tests.machine.runs import runbook
 
-from .staging import actor, cleared, down, kill, left_over, listening, process, quick, scope, who
+from .staging import actor, cleared, down, holding, kill, left_over, listening, process, quick, scope
 
 
 @pytest.fixture(autouse=True)
@@ -20,7 +20,7 @@ def _down(machine: Machine, service: StartService) -> None:
     down(service, machine)
 
 
-# What does not end ----------------------------------------------------------------------------------------------
+# -- processes that do not exit
 
 SHAPES = {9201: "deaf", 9202: "stopped", 9203: "vforked", 9204: "hung", 9205: "traced", 9206: "server"}
 FROZEN = 9206
@@ -36,7 +36,7 @@ def stubborn(machine: Machine) -> Iterator[None]:
         for port, part in SHAPES.items():
             scope(machine, f"{part}.scope", actor(part, port, *(["/run/dead"] if part == "hung" else [])))
         listening(machine, SHAPES)
-        until(lambda: _in_place(machine), "each to be in the state that it is to be met in")
+        until(lambda: _in_place(machine), "each process to be in its state")
         machine.run(["systemctl", "freeze", "server.scope"])
         yield
     machine.run(["umount", "-l", "/run/dead"], check=False)
@@ -44,8 +44,8 @@ def stubborn(machine: Machine) -> Iterator[None]:
 
 
 def _in_place(machine: Machine) -> bool:
-    """Whether those that listen first are stopped, forked, waiting for the disk, and traced by now."""
-    pids = {port: min((one.pid for one in who(machine, port)), default=0) for port in (9202, 9203, 9205)}
+    """Return True if the processes are stopped, in vfork, traced, and waiting for the disk by now."""
+    pids = {port: min((one.pid for one in holding(machine, port)), default=0) for port in (9202, 9203, 9205)}
     if not all(pids.values()) or (_state(machine, pids[9202]), _state(machine, pids[9203])) != ("T", "D"):
         return False
     traced = "TracerPid:\t0\n" not in machine.read(f"/proc/{pids[9205]}/status")
@@ -53,9 +53,9 @@ def _in_place(machine: Machine) -> bool:
 
 
 @pytest.mark.usefixtures("stubborn")
-def test_what_does_not_end_is_named_with_its_state(machine: Machine) -> None:
-    """One runbook: each shape gets TERM, a short grace, and KILL; time is bounded, whatever comes of it."""
-    held = {port: who(machine, port) for port in SHAPES}
+def test_a_process_that_does_not_exit_is_reported_with_its_state(machine: Machine) -> None:
+    """Each process gets TERM and, after a short grace, KILL. The time of a step is limited in any case."""
+    held = {port: holding(machine, port) for port in SHAPES}
     states = {port: _state(machine, min(one.pid for one in held[port])) for port in (9202, 9203)}
     assert states == {9202: "T", 9203: "D"}
     steps = "".join(
@@ -71,7 +71,7 @@ def test_what_does_not_end_is_named_with_its_state(machine: Machine) -> None:
     assert verdicts == {9201: killed, 9202: killed, 9203: killed, 9204: held_still, 9205: held_still, 9206: killed}, (
         reasons
     )
-    assert all(run.step(f"on-{port}")["seconds"] < 10 for port in HELD), "a step ends with its time"
+    assert all(run.step(f"on-{port}")["seconds"] < 10 for port in HELD), "a step ends at its time-out"
     assert "is in state D (uninterruptible)" in reasons[9204]
     assert "it waits in the kernel, where no signal reaches it" in reasons[9204]
     assert "is in state t (traced), " in reasons[9205]
@@ -84,12 +84,12 @@ def _state(machine: Machine, pid: int) -> str:
     return machine.read(f"/proc/{pid}/stat").rpartition(")")[2].split()[0]
 
 
-# What comes again -----------------------------------------------------------------------------------------------
+# -- processes that are started again
 
 
 @pytest.mark.parametrize("how", ["", "shell"], ids=["itself", "through a shell"])
-def test_who_starts_it_again_is_named_and_not_fought(machine: Machine, how: str) -> None:
-    """A supervisor in a login: one is ended, and its like comes at once."""
+def test_a_supervisor_that_starts_another_holder_is_named(machine: Machine, how: str) -> None:
+    """The supervisor is in a login session, and starts another holder at once. Only the first one is killed."""
     login = in_login(machine, actor("again", 9211, how))
     try:
         listening(machine, {9211})
@@ -107,7 +107,7 @@ def test_who_starts_it_again_is_named_and_not_fought(machine: Machine, how: str)
         login.communicate(timeout=10)
 
 
-def test_a_loop_of_a_shell_in_a_login(machine: Machine) -> None:
+def test_a_shell_loop_that_starts_another_holder_is_named(machine: Machine) -> None:
     loop = f"while :; do {shlex.join(quick(9212))}; done"
     login = in_login(machine, ["bash", "-c", loop])
     try:
@@ -122,7 +122,7 @@ def test_a_loop_of_a_shell_in_a_login(machine: Machine) -> None:
         login.communicate(timeout=10)
 
 
-def test_what_nobody_is_seen_to_start_is_given_up_after_a_few(machine: Machine) -> None:
+def test_holders_from_an_unknown_process_are_given_up_after_a_few(machine: Machine) -> None:
     with cleared(machine, "forgets.scope"):
         scope(machine, "forgets.scope", actor("forgets", 9213))
         listening(machine, {9213})
@@ -134,14 +134,14 @@ def test_what_nobody_is_seen_to_start_is_given_up_after_a_few(machine: Machine) 
         assert "actors.py forgets" in machine.run(where.split()).stdout
 
 
-# What is many ---------------------------------------------------------------------------------------------------
+# -- many processes
 
 
-def test_three_hundred_leftovers(machine: Machine) -> None:
-    """They hold no port; the unit is down."""
+def test_three_hundred_leftovers_are_killed(machine: Machine) -> None:
+    """They hold no port, and the unit is down."""
     try:
         left_over(machine, "many.service", actor("crowd", 0, 300))
-        until(lambda: _tasks(machine, "many.service") > 300, "three hundred to be there")
+        until(lambda: _tasks(machine, "many.service") > 300, "three hundred processes")
         run = kill(machine, 9220, unit="many", leftovers="true")
         step = run.step("kill-orphan")
         assert (run.exit, step["verdict"]) == (0, "killed"), step["reason"]
@@ -152,8 +152,8 @@ def test_three_hundred_leftovers(machine: Machine) -> None:
         remove_unit(machine, "many.service")
 
 
-def test_leftovers_that_fork_faster_than_they_can_be_ended(machine: Machine) -> None:
-    """Only all at once, through systemd; and only where all leftovers are to end."""
+def test_leftovers_that_fork_faster_than_they_are_killed(machine: Machine) -> None:
+    """Only systemd can kill them, all at once. That is done only with `leftovers: true`."""
     try:
         left_over(machine, "many.service", actor("guardians", 9221), 9221)
         run = kill(machine, 9221, unit="many", grace="300ms")
@@ -172,8 +172,8 @@ def test_leftovers_that_fork_faster_than_they_can_be_ended(machine: Machine) -> 
 
 
 @pytest.mark.parametrize("port", [9222, 0])
-def test_a_leftover_with_another_pid_at_every_look(machine: Machine, port: int) -> None:
-    """It is met by a TERM, or swept away with all that is left: gone it is."""
+def test_a_leftover_with_another_pid_at_each_reading_is_killed(machine: Machine, port: int) -> None:
+    """It is killed by TERM, or with its whole cgroup."""
     try:
         left_over(machine, "many.service", actor("comet", port), port)
         run = kill(machine, port or 9223, unit="many", grace="300ms", leftovers="true")
@@ -185,5 +185,5 @@ def test_a_leftover_with_another_pid_at_every_look(machine: Machine, port: int) 
 
 
 def _tasks(machine: Machine, unit: str) -> int:
-    """How many processes a unit's cgroup has, by the kernel's own count."""
+    """Return the number of processes in a unit's cgroup, from the kernel."""
     return len(machine.run(["cat", f"/sys/fs/cgroup/system.slice/{unit}/cgroup.procs"], check=False).stdout.split())

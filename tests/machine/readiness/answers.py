@@ -1,14 +1,14 @@
 """A server that answers a page and a websocket with its name: `python3 answers.py NAME ADDRESS:PORT [MODE…]`.
 
-    shared         others may listen there too (SO_REUSEPORT)
-    deaf           heeds no TERM
-    refuses        answers 503 to everything
-    told=PATH      makes a file when it listens
-    asked=PATH     makes a file at each request
-    waits=PATH     a child answers each request, and not before there is such a file; it does not listen itself
-    leaves=PATH    closes its socket at the first request, and makes a file then
+    shared         let other processes listen there too (SO_REUSEPORT)
+    deaf           ignore TERM
+    refuses        answer 503 to each request
+    ready=PATH     make a file once it listens
+    asked=PATH     make a file at each request
+    waits=PATH     answer only once this file exists, from a child that does not listen itself
+    leaves=PATH    close the socket at the first request, and make a file then
 
-It needs nothing but a Python's own library.
+It needs only the standard library of Python.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ KEY = re.compile(rb"(?i)^sec-websocket-key: *(\S+)", re.MULTILINE)
 
 
 def answer(client: socket.socket, name: str, modes: dict[str, str]) -> None:
-    """Read one request, and answer it when the time has come."""
+    """Read one request, and answer it."""
     head = b""
     while b"\r\n\r\n" not in head:
         part = client.recv(4096)
@@ -53,21 +53,21 @@ def answer(client: socket.socket, name: str, modes: dict[str, str]) -> None:
 
 
 def main(name: str, where: str, *words: str) -> None:
-    """Listen, and have a child answer each that comes."""
+    """Listen, and let a child answer each request."""
     modes = {mode: value for mode, _, value in (word.partition("=") for word in words)}
     host, _, port = where.rpartition(":")
     listener = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     if "shared" in modes:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-    # Before it listens: who sees that sends a signal. As the first process of a container it would hear no TERM
-    # without a handler.
+    # This must be before listen(), as a test may send a signal once it listens. Without a handler the first process of
+    # a container would not get TERM.
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN if "deaf" in modes else lambda *_: os._exit(0))
     listener.bind((host.strip("[]"), int(port)))
     listener.listen()
-    if "told" in modes:
-        Path(modes["told"]).touch()
+    if "ready" in modes:
+        Path(modes["ready"]).touch()
     while True:
         client, _ = listener.accept()
         if os.fork() == 0:

@@ -1,4 +1,4 @@
-"""What the modules here have in common: short runbooks on one unit, and somebody who acts in the middle of a run."""
+"""Short runbooks on one unit, and acts of another requester during a run."""
 
 from __future__ import annotations
 
@@ -11,31 +11,31 @@ from tests.machine.machine import Machine
 from tests.machine.runs import RUNBOOK, Run, parsed, write_runbook
 
 LONG = 60.0
-"""Seconds that a wait may take. A verdict that was known before came long before that."""
+"""Seconds that a wait may take. An early verdict comes long before that."""
 
 
-SOMEBODY = r"something else( \(PID \d+ .*\))?"
-"""Who acts so fast may be gone before anybody has looked, and is named then or is not."""
+REQUESTER = r"something else( \(PID \d+ .*\))?"
+"""A requester that exits quickly is named only if the scan finds it in time."""
 
 
 def book(unit: str, *steps: str, **top: object) -> str:
-    """Write a runbook on one unit, its steps as YAML in one line each."""
+    """Return a runbook on one unit, with its steps as YAML of one line each."""
     named = "".join(f"{key}: {value}\n" for key, value in {"unit": unit, **top}.items())
     return named + "steps:\n" + "".join(f"  - {step}\n" for step in steps)
 
 
 def wait(fields: str = "", seconds: float = LONG) -> str:
-    """Write a wait that may take long."""
+    """Return a wait that may take long."""
     return f"wait-ready: {{timeout: {seconds:g}s{', ' if fields else ''}{fields}}}"
 
 
 def script(text: str) -> str:
-    """Write an ExecStart= of the shell's."""
+    """Return an ExecStart= that runs a shell script."""
     return f"/bin/sh -c '{text}'"
 
 
 def meanwhile(machine: Machine, text: str, act: Callable[[dict[str, Any]], object], *, event: str, id: str) -> Run:  # noqa: A002
-    """Apply a runbook; act once when it tells an event of a step, and give what it told in all."""
+    """Apply a runbook, call `act` once at an event of a step, and return the run."""
     write_runbook(machine, text)
     command = ["runbook", "apply", RUNBOOK, "--output", "json"]
     with machine.popen(command, stderr=subprocess.PIPE) as process:
@@ -43,10 +43,10 @@ def meanwhile(machine: Machine, text: str, act: Callable[[dict[str, Any]], objec
         lines = []
         for line in process.stdout:
             lines.append(line)
-            told = json.loads(line)
-            if act is not None and told["event"] == event and told.get("id") == id:
-                act(told)
-                act = lambda _told: None  # noqa: E731
+            printed = json.loads(line)
+            if act is not None and printed["event"] == event and printed.get("id") == id:
+                act(printed)
+                act = lambda _event: None  # noqa: E731
         process.wait(30)
         assert process.stderr is not None
         return parsed("".join(lines), process.returncode, process.stderr.read())

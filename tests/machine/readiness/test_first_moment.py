@@ -1,4 +1,4 @@
-"""What a unit is doing is told at the first moment it can be known, on a real systemd: long before the time is over."""
+"""The state of a unit is reported as soon as it can be found, long before the time-out, on a real systemd."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ GOES_ON = "restart: {on-failure: continue}"
 
 @dataclass(frozen=True)
 class Shape:
-    """A unit, and what `restart` and `wait-ready` say of it; an empty verdict stands for a step that goes well."""
+    """A unit, and the verdicts of `restart` and `wait-ready`. An empty verdict stands for success."""
 
     file: str
     verdict: str
@@ -33,7 +33,7 @@ class Shape:
 
 
 SHAPES = {
-    # Loud: restarted again and again.
+    # Crash loops: the unit is restarted again and again.
     "loop": Shape(
         unit_file(script("exit 1"), Restart="always"),
         "crash-loop",
@@ -82,7 +82,7 @@ SHAPES = {
         "it sent no keep-alive ping within the 0.5s of WatchdogSec=, and systemd stopped it",
         wait="healthy-for: 30s",
     ),
-    # Quiet: down, and nothing is to come.
+    # The unit is down, and no restart will follow.
     "prevented": Shape(
         unit_file(script("sleep 0.3; exit 78"), Restart="on-failure", RestartPreventExitStatus="78"),
         "unit-failed",
@@ -126,7 +126,7 @@ SHAPES = {
     "no such program, and Type=exec": Shape(
         unit_file("/nowhere/web", Type="exec"), "unit-failed", "status 203$", restart="job-failed", first=GOES_ON
     ),
-    # A Type= that promises what never comes.
+    # The unit waits for a report that its Type= needs and that never comes.
     "never notifies": Shape(
         unit_file(SLEEPS, Type="notify", TimeoutStartSec="1s"),
         "not-notifying",
@@ -135,7 +135,7 @@ SHAPES = {
         first=GOES_ON,
     ),
     "a notification that is refused": Shape(
-        # It comes from a process of its own, not from the main one.
+        # The notification comes from another process than the main process.
         unit_file(
             script("python3 /opt/notify.py; exec sleep infinity"),
             Type="notify",
@@ -168,7 +168,7 @@ SHAPES = {
         restart="job-failed",
         first=GOES_ON,
     ),
-    # Well.
+    # The unit is ready.
     "work that leaves something": Shape(unit_file("/bin/true", Type="oneshot", RemainAfterExit="yes"), "", "^healthy"),
     "exec": Shape(unit_file(SLEEPS, Type="exec"), "", "^healthy"),
     "idle": Shape(unit_file(SLEEPS, Type="idle"), "", "^healthy"),
@@ -176,7 +176,7 @@ SHAPES = {
 
 
 @pytest.mark.parametrize("name", SHAPES)
-def test_shape(machine: Machine, unit: InstallUnit, name: str) -> None:
+def test_the_verdict_on_a_unit_comes_early(machine: Machine, unit: InstallUnit, name: str) -> None:
     shape = SHAPES[name]
     machine.write("/opt/notify.py", NOTIFY)
     unit("db.service", unit_file(script("exit 3"), Type="oneshot"))
@@ -196,17 +196,17 @@ FIRST_END = {
 }
 
 
-LIVES = "touch /run/lives; exec sleep infinity"
-LIVES_BY_NOW = "run: {run: 'until test -e /run/lives; do sleep 0.01; done', timeout: 20s}"
-ANEW = ["rm", "-rf", "/run/first", "/run/second", "/run/lives"]
+RUNS_ON = "touch /run/runs; exec sleep infinity"
+UNTIL_IT_RUNS = "run: {run: 'until test -e /run/runs; do sleep 0.01; done', timeout: 20s}"
+ANEW = ["rm", "-rf", "/run/first", "/run/second", "/run/runs"]
 
 
 @pytest.mark.parametrize("end", FIRST_END)
-def test_an_end_that_systemd_has_forgotten(machine: Machine, unit: InstallUnit, end: str) -> None:
-    """Before the first look the next process runs, and the unit tells no more how the one before ended."""
-    unit("web.service", unit_file(script(f"if mkdir /run/first; then {end}; fi; {LIVES}"), Restart="always"))
+def test_an_exit_that_the_unit_no_longer_shows_is_reported(machine: Machine, unit: InstallUnit, end: str) -> None:
+    """The next process runs before the first check, so the unit no longer shows how the previous one exited."""
+    unit("web.service", unit_file(script(f"if mkdir /run/first; then {end}; fi; {RUNS_ON}"), Restart="always"))
     machine.run(ANEW)
-    run = runbook(machine, "apply", book("web", "restart", LIVES_BY_NOW, wait()))
+    run = runbook(machine, "apply", book("web", "restart", UNTIL_IT_RUNS, wait()))
     waited = run.step("wait-ready")
     assert (waited["verdict"], waited["reason"]) == (
         "crash-loop",
@@ -216,14 +216,14 @@ def test_an_end_that_systemd_has_forgotten(machine: Machine, unit: InstallUnit, 
     assert waited["seconds"] < LONG / 4
 
 
-def test_a_silence_that_systemd_has_forgotten(machine: Machine, unit: InstallUnit) -> None:
-    """The TERM at its time-out is a clean end: no process has failed, and the journal has the Result alone."""
+def test_a_missing_report_that_the_unit_no_longer_shows_is_reported(machine: Machine, unit: InstallUnit) -> None:
+    """systemd counts the exit on TERM as clean. No process has failed, and only the journal has the Result."""
     ready, silent = "systemd-notify --ready", "mkdir /run/second && exec sleep infinity"
-    start = script(f"if mkdir /run/first; then {ready}; exit 0; fi; {silent}; {ready}; {LIVES}")
+    start = script(f"if mkdir /run/first; then {ready}; exit 0; fi; {silent}; {ready}; {RUNS_ON}")
     settings = {"Type": "notify", "NotifyAccess": "all", "TimeoutStartSec": "1s", "Restart": "always"}
     unit("web.service", unit_file(start, **settings))
     machine.run(ANEW)
-    run = runbook(machine, "apply", book("web", "restart", LIVES_BY_NOW, wait()))
+    run = runbook(machine, "apply", book("web", "restart", UNTIL_IT_RUNS, wait()))
     waited = run.step("wait-ready")
     assert (waited["verdict"], waited["reason"]) == (
         "not-notifying",
@@ -232,29 +232,29 @@ def test_a_silence_that_systemd_has_forgotten(machine: Machine, unit: InstallUni
     )
 
 
-def test_a_loop_that_is_forgiven_once(machine: Machine, unit: InstallUnit) -> None:
-    """One restart is allowed; the second one is known when it is announced."""
-    # The pause is long enough for a slow machine to look into it.
+def test_a_loop_is_reported_after_the_allowed_restart(machine: Machine, unit: InstallUnit) -> None:
+    """One restart is allowed. The second one is reported once systemd announces it."""
+    # The pause is long enough for a check on a slow machine.
     pause = {"RestartSec": "3s", "Unit_StartLimitIntervalSec": "60"}
     unit("web.service", unit_file(script("sleep 0.2; exit 1"), Restart="always", **pause))
     run = runbook(machine, "apply", book("web", "restart", wait("healthy-for: 30s, max-restarts: 1")))
     waited = run.step("wait-ready")
     assert waited["verdict"] == "crash-loop"
-    assert waited["reason"] == "systemd will restart web.service in 3s, for the 2nd time: " + ENDED
+    assert waited["reason"] == "systemd will restart web.service in 3s, for the 2nd time: " + EXITED
 
 
-ENDED = "its main process exited with status 1"
+EXITED = "its main process exited with status 1"
 
 
-def test_a_start_limit_that_is_latched_already(machine: Machine, service: StartService) -> None:
-    """Result says exit-code all the same."""
+def test_a_start_limit_that_was_hit_before_is_reported(machine: Machine, service: StartService) -> None:
+    """Result= is still exit-code."""
     service("web.service", unit_file(script("exit 1"), Restart="always", Unit_StartLimitBurst="2"))
     until(lambda: machine.show("web.service", "ActiveState")["ActiveState"] == "failed", "the limit to be hit")
     assert machine.show("web.service", "Result")["Result"] == "exit-code"
     run = runbook(machine, "apply", book("web", wait()))
     waited = run.step("wait-ready")
     assert (waited["verdict"], waited["seconds"] < LONG / 4) == ("start-limit-hit", True)
-    assert waited["reason"] == f"systemd gave web.service up, its starts (2 in 10s) are used up: {ENDED}"
+    assert waited["reason"] == f"systemd gave web.service up, its starts (2 in 10s) are used up: {EXITED}"
 
 
 FILES = {
@@ -275,14 +275,14 @@ FILES = {
 
 
 @pytest.mark.parametrize("what", FILES)
-def test_the_file_of_a_unit_that_runs(machine: Machine, service: StartService, what: str) -> None:
-    """It is ready, and what a later start would come upon is said. A restart does not stop what it could not start."""
+def test_a_changed_file_of_a_running_unit_is_reported(machine: Machine, service: StartService, what: str) -> None:
+    """The unit is ready, and a problem of its next start is reported. A restart does not stop what it cannot start."""
     service("web.service", unit_file(SLEEPS))
     pid = machine.show("web.service", "MainPID")
-    command, said = FILES[what]
+    command, problem = FILES[what]
     machine.run(["sh", "-c", command])
     run = runbook(machine, "apply", book("web", wait("healthy-for: 200ms"), "restart"))
-    assert run.step("wait-ready")["reason"].endswith(said)
+    assert run.step("wait-ready")["reason"].endswith(problem)
     if what == "changed":
         assert (run.exit, machine.show("web.service", "NeedDaemonReload")["NeedDaemonReload"]) == (0, "no")
         return
@@ -291,7 +291,7 @@ def test_the_file_of_a_unit_that_runs(machine: Machine, service: StartService, w
     assert machine.show("web.service", "MainPID") == pid
 
 
-def test_a_file_that_is_gone_and_nothing_runs(machine: Machine, unit: InstallUnit) -> None:
+def test_a_unit_that_is_down_without_its_file_is_not_found(machine: Machine, unit: InstallUnit) -> None:
     unit("web.service", unit_file(SLEEPS))
     machine.run(["sh", "-c", "rm /etc/systemd/system/web.service; systemctl daemon-reload"])
     run = runbook(machine, "check", book("web", wait()))

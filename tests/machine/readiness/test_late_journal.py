@@ -1,4 +1,4 @@
-"""What a unit and its manager have just said counts, although journald has not read it yet."""
+"""Journal entries count even if journald has not read them yet."""
 
 from __future__ import annotations
 
@@ -14,33 +14,33 @@ from tests.machine.runs import unit_file
 
 @pytest.fixture
 def busy(machine: Machine) -> Iterator[str]:
-    """journald reads nothing, as on a machine that has no moment for it; gives its PID."""
+    """Stop journald with SIGSTOP, as if the machine were too busy for it, and return its PID."""
     pid = machine.show("systemd-journald.service", "MainPID")["MainPID"]
     machine.run(["kill", "-STOP", pid])
     yield pid
     machine.run(["kill", "-CONT", pid])
 
 
-def goes_on(machine: Machine, pid: str) -> None:
-    """Let journald go on in the moment in which the program waits for it."""
+def let_continue(machine: Machine, pid: str) -> None:
+    """Wait until the program waits for journald, and let journald continue."""
     waits = ["pgrep", "-f", "journalctl --sync"]
     until(lambda: not machine.run(waits, check=False).returncode, "the program to wait for journald")
     machine.run(["kill", "-CONT", pid])
 
 
-def test_the_last_words_of_a_unit(machine: Machine, unit: InstallUnit, busy: str) -> None:
+def test_the_last_entries_of_a_unit_are_waited_for(machine: Machine, unit: InstallUnit, busy: str) -> None:
     unit("web.service", unit_file(script("echo no such word >&2; exit 1")))
     text = book("web", "restart", wait())
-    run = meanwhile(machine, text, lambda _told: goes_on(machine, busy), event="step-started", id="wait-ready")
+    run = meanwhile(machine, text, lambda _event: let_continue(machine, busy), event="step-started", id="wait-ready")
     assert run.step("wait-ready")["verdict"] == "unit-failed", run.last
     assert run.step("wait-ready")["evidence"]["journal"] == ["no such word"]
 
 
-def test_a_start_is_counted(machine: Machine, unit: InstallUnit, busy: str) -> None:
-    """One that is overlooked would lead to one too many, which takes the service down."""
+def test_a_start_in_the_unread_journal_is_counted(machine: Machine, unit: InstallUnit, busy: str) -> None:
+    """If a start were missed, one start too many would follow, and the service would be down."""
     limit = {"Unit_StartLimitBurst": "2", "Unit_StartLimitIntervalSec": "600"}
     unit("limit.service", unit_file("/usr/bin/sleep infinity", **limit))
     text = book("limit", "restart", "restart", "restart")
-    run = meanwhile(machine, text, lambda _told: goes_on(machine, busy), event="step-started", id="restart-3")
+    run = meanwhile(machine, text, lambda _event: let_continue(machine, busy), event="step-started", id="restart-3")
     assert [verdict for _, _, verdict in run.verdicts] == ["job-done", "job-done", "start-limit-hit"], run.last
     assert machine.show("limit.service", "ActiveState")["ActiveState"] == "active"

@@ -1,4 +1,4 @@
-"""A slow start is not a dead one: it is left alone, with status 3, and nothing is mended."""
+"""A slow start is not a failure: it is not interrupted, no fix begins, and the exit status is 3."""
 
 from __future__ import annotations
 
@@ -29,18 +29,18 @@ SLOW = {
 
 
 @pytest.mark.parametrize("name", SLOW)
-def test_it_is_left_alone(machine: Machine, unit: InstallUnit, name: str) -> None:
-    """By the step that starts it, and by the wait; the fix is not begun, and the service goes on."""
-    text, said = SLOW[name]
+def test_a_slow_start_is_not_interrupted(machine: Machine, unit: InstallUnit, name: str) -> None:
+    """Neither the step that starts the unit nor the wait stops it. The fix does not begin."""
+    text, reason = SLOW[name]
     unit("web.service", text)
-    mends = "remediate: {check: [wait-ready: {timeout: 1s, healthy-for: 0}], fix: [stop, reset-failed, start]}"
-    run = runbook(machine, "apply", book("web", "restart: {timeout: 2s}", mends, port=9402))
+    fixes = "remediate: {check: [wait-ready: {timeout: 1s, healthy-for: 0}], fix: [stop, reset-failed, start]}"
+    run = runbook(machine, "apply", book("web", "restart: {timeout: 2s}", fixes, port=9402))
     assert (run.exit, run.last["status"], run.last["verdict"]) == (3, "still-starting", "still-starting"), run.last
-    assert said in run.last["reason"]
-    assert not [told for told in run.of("step-finished") if ".fix." in told["id"]]
+    assert reason in run.last["reason"]
+    assert not [e for e in run.of("step-finished") if ".fix." in e["id"]]
     state = machine.show("web.service", "ActiveState", "InvocationID")
     assert state["ActiveState"] in ("activating", "active")
-    # A runbook that wants a failure gets one; not even that touches the service.
+    # With `on-timeout: fail` the run fails. Even then the service is not stopped.
     short = "timeout: 300ms, healthy-for: 0"
     strict = runbook(machine, "apply", book("web", f"wait-ready: {{{short}, on-timeout: fail}}", port=9402))
     assert strict.exit == 1

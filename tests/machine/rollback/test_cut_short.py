@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from tests.machine.machine import until
-from tests.machine.readiness.shapes import SOMEBODY, meanwhile
+from tests.machine.readiness.shapes import REQUESTER, meanwhile
 from tests.machine.rollback.staging import APP, NEW, OLD, READY, SERVES_OLD, Stage, book
 from tests.machine.runs import Run, parsed
 
@@ -99,7 +99,7 @@ def test_somebody_stops_the_new_version(stage: Stage) -> None:
     assert not run.of("rollback-started")
     assert (stage.systemd()["ActiveState"], stage.installed) == ("inactive", [NEW, OLD])
     told = stage.told(run)
-    expected = rf"back app.service was stopped by {SOMEBODY}, which is not overridden, so nothing was rolled back"
+    expected = rf"back app.service was stopped by {REQUESTER}, which is not overridden, so nothing was rolled back"
     assert re.search(expected, told), told
     assert "now app.service is inactive" in told
     assert "next find out who" in told or "next agree with the requester" in told

@@ -1,4 +1,4 @@
-"""Somebody else acts on the unit in the middle: noticed, said, and never undone, on a real systemd."""
+"""Acts of another requester on the unit during a run are found, reported and not undone, on a real systemd."""
 
 from __future__ import annotations
 
@@ -10,44 +10,44 @@ import pytest
 from tests.machine.conftest import InstallUnit, StartService
 from tests.machine.ending.staging import listening
 from tests.machine.machine import Machine, until
-from tests.machine.readiness.shapes import SOMEBODY, book, meanwhile, script, wait
+from tests.machine.readiness.shapes import REQUESTER, book, meanwhile, script, wait
 from tests.machine.runs import runbook, unit_file
 from tests.machine.tree import PROJECT
 
 SLEEPS = unit_file("/usr/bin/sleep infinity")
-MENDS = "remediate: {check: [wait-ready: {timeout: 60s, healthy-for: 30s}], fix: [stop, reset-failed, start]}"
+FIXES = "remediate: {check: [wait-ready: {timeout: 60s, healthy-for: 30s}], fix: [stop, reset-failed, start]}"
 WAITS, CHECKS = "wait-ready", "remediate.check.wait-ready"
 
 
 def leaves_late(seconds: int) -> str:
-    """Write a service that takes its time to stop.
+    """Return a service that takes its time to stop.
 
-    systemd sends TERM until it sees no process any more that is new to it: what the shell waits for must not hear it.
+    systemd sends TERM as long as it finds new processes, so the child for which the shell waits must ignore it.
     """
     late = f'late() {{ trap "" TERM; sleep {seconds}; exit 0; }}'
     return unit_file(script(f"{late}; trap late TERM; while :; do sleep 0.1; done"))
 
 
 def does(machine: Machine, command: str) -> Any:
-    """Make what a second administrator types."""
-    return lambda _told: machine.run(["sh", "-c", command])
+    """Return a function that runs the command of a second administrator."""
+    return lambda _event: machine.run(["sh", "-c", command])
 
 
-def test_a_restart_in_the_middle_of_the_wait(machine: Machine, service: StartService) -> None:
-    """As needrestart does. It is ready in the end, and that was no restart of systemd's or of the run's."""
+def test_a_restart_during_the_wait_is_reported(machine: Machine, service: StartService) -> None:
+    """As needrestart does. The unit is ready in the end. The restart is reported as that of another requester."""
     service("web.service", unit_file("/usr/bin/sleep infinity", Restart="always"))
     act = does(machine, "systemctl restart web.service; touch /run/went")
-    # However late that is: it is not ready before.
+    # The unit is ready only after the restart, however late that is.
     fields = "healthy-for: 1s, probes: [run: {run: test -e /run/went}]"
     run = meanwhile(machine, book("web", wait(fields)), act, event="step-waiting", id=WAITS)
     machine.run(["rm", "/run/went"])
     assert (run.exit, run.step(WAITS)["verdict"]) == (0, "ready"), run.last
-    expected = f"; {SOMEBODY} started web.service again once while it was watched$"
+    expected = f"; {REQUESTER} started web.service again once while it was watched$"
     assert re.search(expected, run.step(WAITS)["reason"]), run.last
 
 
-def test_a_restart_before_the_wait(machine: Machine, service: StartService) -> None:
-    """What is waited for is not what the run itself started."""
+def test_a_restart_just_before_the_wait_is_reported(machine: Machine, service: StartService) -> None:
+    """The wait is for another invocation than the one that the run started."""
     service("web.service", leaves_late(1))
     other = "systemd-run --quiet --wait --unit=other systemctl restart web.service"
     run = runbook(machine, "apply", book("web", "restart", f"run: {{run: {other}}}", wait("healthy-for: 200ms")))
@@ -58,45 +58,47 @@ def test_a_restart_before_the_wait(machine: Machine, service: StartService) -> N
     assert re.search(expected, run.step(WAITS)["reason"]), run.last
 
 
-def test_a_watchdog_that_never_lets_it_be(machine: Machine, service: StartService, unit: InstallUnit) -> None:
+def test_a_watchdog_that_restarts_the_unit_is_reported(
+    machine: Machine, service: StartService, unit: InstallUnit
+) -> None:
     service("web.service", unit_file("/usr/bin/sleep infinity", Unit_StartLimitIntervalSec="0"))
     unit("dog.service", unit_file(script("while sleep 0.5; do systemctl restart web.service; done")))
     machine.run(["systemctl", "start", "dog.service"])
     run = runbook(machine, "apply", book("web", wait("healthy-for: 5s", seconds=6)))
     machine.run(["systemctl", "stop", "dog.service"])
     assert (run.exit, run.last["verdict"]) == (1, "unit-changed"), run.last
-    # Each is gone after milliseconds, but nearly all are found, and here are several.
+    # Each requester exits after milliseconds. Nearly all are found, and here are several.
     named = r"\(last seen: PID \d+ `systemctl restart web.service` as root in dog.service\)"
     expected = rf"something else( {named})? started web.service again ([2-9]|\d\d) times while it was watched"
     assert re.search(expected, run.last["reason"]), run.last
 
 
 def test_a_stop_is_not_undone(machine: Machine, service: StartService) -> None:
-    """A second administrator stops it while a remediation watches: no fix starts it again."""
+    """A second administrator stops the unit during the check of a remediation. No fix starts it again."""
     service("web.service", SLEEPS)
     act = does(machine, "systemctl stop web.service")
-    run = meanwhile(machine, book("web", MENDS), act, event="step-waiting", id=CHECKS)
+    run = meanwhile(machine, book("web", FIXES), act, event="step-waiting", id=CHECKS)
     assert run.step(CHECKS)["verdict"] == "unit-changed"
-    # Where the look comes in the middle of the stop, it says that.
-    expected = f"^{SOMEBODY} (stopped web.service while it was watched$|is stopping web.service, which)"
+    # If the check comes during the stop, it reports the stop as in progress.
+    expected = f"^{REQUESTER} (stopped web.service while it was watched$|is stopping web.service, which)"
     assert re.search(expected, run.step(CHECKS)["reason"]), run.last
     assert run.last["reason"].startswith("remediate: no fix was begun, for something else acts on the unit")
     assert machine.show("web.service", "ActiveState")["ActiveState"] == "inactive"
 
 
-def test_a_stop_that_goes_on_serving(machine: Machine, service: StartService) -> None:
-    """`deactivating (stop-sigterm)` for as long as TimeoutStopSec=: known at once, and not called starting."""
+def test_a_stop_in_progress_is_reported_at_once(machine: Machine, service: StartService) -> None:
+    """The unit is `deactivating (stop-sigterm)` until TimeoutStopSec= is over. It is not reported as starting."""
     service("web.service", leaves_late(60))
     act = does(machine, "systemctl stop --no-block web.service")
     run = meanwhile(machine, book("web", wait("healthy-for: 30s")), act, event="step-waiting", id=WAITS)
     assert run.step(WAITS)["verdict"] == "unit-changed", run.last
-    expected = rf"^{SOMEBODY} is stopping web.service, which is deactivating \(stop-sigterm\)"
+    expected = rf"^{REQUESTER} is stopping web.service, which is deactivating \(stop-sigterm\)"
     assert re.search(expected, run.step(WAITS)["reason"]), run.last
 
 
 @pytest.mark.parametrize("verb", ["stop", "restart"])
-def test_one_that_will_not_end(machine: Machine, service: StartService, verb: str) -> None:
-    """The old process serves on, deaf to TERM. All three say so, and none that it is ready or the port in order."""
+def test_a_unit_that_does_not_stop_is_not_ready(machine: Machine, service: StartService, verb: str) -> None:
+    """The old process ignores TERM and still serves. No step reports the unit as ready or the port as owned."""
     deaf = f"/usr/bin/python3 {PROJECT}/tests/machine/readiness/answers.py old 127.0.0.1:9404 deaf"
     service("web.service", unit_file(deaf, TimeoutStopSec="600"))
     listening(machine, {9404})
@@ -105,22 +107,22 @@ def test_one_that_will_not_end(machine: Machine, service: StartService, verb: st
     until(lambda: machine.show("web.service", "SubState")["SubState"] == "stop-sigterm", "its stop")
     probes = 'healthy-for: 0, on-failure: continue, probes: [{http: {url: "http://127.0.0.1:9404/"}}]'
     text = book("web", wait(probes, seconds=2), "verify-port-owner", port=9404)
-    says = (
+    stopping = (
         f"something else is {verb}{'p' if verb == 'stop' else ''}ing web.service, which is deactivating (stop-sigterm)"
         f", PID {pid}; it serves until its processes have exited; they get KILL after the 10min of TimeoutStopSec="
     )
     waited = "unit-changed" if verb == "stop" else "still-starting"
-    owner = f"{says}; port 9404 is held only by PID {pid}"
+    owner = f"{stopping}; port 9404 is held only by PID {pid}"
     try:
         run = runbook(machine, "check", text)
         assert [(step["verdict"], step["reason"]) for step in run.of("step-finished")] == [
-            (waited, says),
+            (waited, stopping),
             ("unit-changed", owner),
         ]
         assert run.exit == 1
         run = runbook(machine, "apply", text)
         assert run.step(WAITS)["verdict"] == waited
-        expected = says if verb == "stop" else f"not ready within 2s: {says}; it was left alone"
+        expected = stopping if verb == "stop" else f"not ready within 2s: {stopping}; it was left alone"
         assert run.step(WAITS)["reason"] == expected
         if verb == "stop":
             assert run.step("verify-port-owner")["reason"] == owner
@@ -135,8 +137,8 @@ def test_one_that_will_not_end(machine: Machine, service: StartService, verb: st
         machine.run(["systemctl", "reset-failed", "web.service"], check=False)
 
 
-def test_a_kill(machine: Machine, service: StartService) -> None:
-    """systemd does not know who; it was not systemd."""
+def test_a_kill_by_another_process_is_reported(machine: Machine, service: StartService) -> None:
+    """Who sent the signal is unknown, but it was not systemd."""
     service("web.service", SLEEPS)
     act = does(machine, "systemctl kill --signal=KILL web.service")
     run = meanwhile(machine, book("web", wait("healthy-for: 30s")), act, event="step-waiting", id=WAITS)
@@ -144,32 +146,32 @@ def test_a_kill(machine: Machine, service: StartService) -> None:
     assert run.step(WAITS)["reason"].endswith("was killed by signal 9, which systemd did not send")
 
 
-def test_a_mask_in_the_middle(machine: Machine, service: StartService) -> None:
+def test_a_unit_that_is_masked_during_a_run_is_not_started(machine: Machine, service: StartService) -> None:
     machine.run(["mkdir", "-p", "/run/systemd/system"])
     machine.write("/run/systemd/system/lent.service", SLEEPS)
     machine.run(["sh", "-c", "systemctl daemon-reload; systemctl start lent.service"])
     act = does(machine, "systemctl mask --quiet lent.service && systemctl stop lent.service")
-    run = meanwhile(machine, book("lent", MENDS), act, event="step-waiting", id=CHECKS)
+    run = meanwhile(machine, book("lent", FIXES), act, event="step-waiting", id=CHECKS)
     machine.run(["sh", "-c", "systemctl unmask --quiet lent.service; rm -f /run/systemd/system/lent.service"])
     machine.run(["systemctl", "daemon-reload"])
     assert run.step(CHECKS)["verdict"] in ("unit-changed", "unit-masked")
     assert "no fix was begun" in run.last["reason"]
 
 
-def test_a_reload_in_the_middle(machine: Machine, service: StartService) -> None:
-    """It changes nothing of the unit, and breaks no window."""
+def test_a_daemon_reload_does_not_interrupt_the_window(machine: Machine, service: StartService) -> None:
+    """It changes nothing of the unit."""
     service("web.service", SLEEPS)
     act = does(machine, "systemctl daemon-reload")
     run = meanwhile(machine, book("web", wait("healthy-for: 1s")), act, event="step-waiting", id=WAITS)
     assert run.step(WAITS)["reason"] == "healthy for 1s, ready after 0.0s"
 
 
-def test_a_stop_in_the_middle_of_a_restart(machine: Machine, service: StartService) -> None:
-    """The restart's job is replaced; nobody starts it again behind the administrator's back."""
+def test_a_stop_during_a_restart_of_the_run_is_not_undone(machine: Machine, service: StartService) -> None:
+    """The stop replaces the job of the restart. The unit is not started again."""
     service("web.service", leaves_late(4))
     fix = "remediate: {check: [verify-port-owner: {port: 9403}], fix: [restart]}"
 
-    def stop(_told: object) -> None:
+    def stop(_event: object) -> None:
         until(lambda: machine.show("web.service", "SubState")["SubState"] == "stop-sigterm", "the first half")
         machine.run(["systemctl", "stop", "web.service"])
 
@@ -185,11 +187,11 @@ def test_a_stop_in_the_middle_of_a_restart(machine: Machine, service: StartServi
     assert machine.show("web.service", "ActiveState")["ActiveState"] in ("inactive", "failed")
 
 
-def test_two_restarts_at_once(machine: Machine, service: StartService) -> None:
-    """systemd makes one job of both, and it is done for both."""
+def test_two_restarts_at_once_are_one_job(machine: Machine, service: StartService) -> None:
+    """systemd merges both jobs into one."""
     service("web.service", leaves_late(4))
 
-    def restart(_told: object) -> None:
+    def restart(_event: object) -> None:
         until(lambda: machine.show("web.service", "SubState")["SubState"] == "stop-sigterm", "the first half")
         machine.run(["systemctl", "restart", "web.service"])
 
@@ -197,16 +199,16 @@ def test_two_restarts_at_once(machine: Machine, service: StartService) -> None:
     assert (run.exit, run.step("restart")["verdict"]) == (0, "job-done"), run.last
 
 
-# -- who that is: systemctl waits for the end of its job, and a service that takes its time to stop holds it up
+# -- the requester's name: systemctl waits for its job, and a service that takes its time to stop delays that
 
 
 def lasting(command: str) -> str:
-    """Have a command be found: what it asks for lasts, and it leaves its PID."""
+    """Return a shell command that writes its PID and then waits for its job, so that the scan finds it."""
     return f"echo $$ > /run/asker; exec {command}"
 
 
 def acts(machine: Machine, command: str, fields: str = "healthy-for: 500ms") -> tuple[str, Any]:
-    """Wait for a unit that takes a second to stop while somebody acts; give what the wait says in the end."""
+    """Run a command during a wait. Return the reason of the wait, and the requesters in its evidence."""
     run = meanwhile(machine, book("web", wait(fields)), does(machine, command), event="step-waiting", id=WAITS)
     return run.step(WAITS)["reason"], run.step(WAITS)["evidence"].get("asked-by")
 
@@ -220,7 +222,7 @@ def test_an_administrator_is_named(machine: Machine, service: StartService) -> N
     assert asked == [{"pid": int(pid), "command": "systemctl restart web", "user": "root"}]
 
 
-def test_a_stop_is_named_while_it_goes_on_and_after_it(machine: Machine, service: StartService) -> None:
+def test_the_requester_of_a_stop_in_progress_is_named(machine: Machine, service: StartService) -> None:
     service("web.service", leaves_late(3))
     reason, _asked = acts(machine, lasting("systemctl stop web.service"))
     pid = machine.read("/run/asker").strip()
@@ -228,8 +230,8 @@ def test_a_stop_is_named_while_it_goes_on_and_after_it(machine: Machine, service
     assert reason.startswith(f"{named} is stopping web.service, which is deactivating")
 
 
-def test_a_job_that_was_there_before(machine: Machine, service: StartService) -> None:
-    """Nobody heard it begin; who asked for it waits for its end."""
+def test_the_requester_of_an_earlier_job_is_named(machine: Machine, service: StartService) -> None:
+    """The job began before the run, but its requester is still waiting for it."""
     service("web.service", leaves_late(5))
     with machine.popen(["systemctl", "stop", "web.service"]) as stop:
         until(lambda: machine.show("web.service", "SubState")["SubState"] == "stop-sigterm", "its stop")
@@ -248,8 +250,8 @@ def test_a_watchdog_is_named_by_its_unit(machine: Machine, service: StartService
     ), reason
 
 
-def test_a_program_that_restarts_is_named(machine: Machine, service: StartService) -> None:
-    """As needrestart: what is between it and systemctl tells nothing."""
+def test_a_program_that_calls_systemctl_is_named(machine: Machine, service: StartService) -> None:
+    """As needrestart does. The processes between it and systemctl are left out."""
     service("web.service", leaves_late(1))
     text = "#!/bin/sh\necho $$ > /run/asker\nenv sh -c 'systemctl restart other.service web.service; true'\n"
     machine.write("/usr/local/sbin/needrestart", text, 0o755)
@@ -271,11 +273,10 @@ os.setresuid(UID, UID, UID)
 os.write(writer, b"x")
 os.wait()
 """
-"""A user's shell from which something became root, as with sudo: the child is root, the parent is not."""
+"""A user's process whose child is root, as with sudo."""
 
 
-def test_a_login_is_named(machine: Machine, service: StartService) -> None:
-    """By whose shell it was, and by the session."""
+def test_a_user_who_became_root_is_named_with_the_session(machine: Machine, service: StartService) -> None:
     service("web.service", leaves_late(1))
     uid = machine.run(["id", "-u", "agentops"]).stdout.strip()
     machine.write("/run/shell.py", BECOMES_ROOT.replace("UID", uid))
@@ -285,7 +286,7 @@ def test_a_login_is_named(machine: Machine, service: StartService) -> None:
     assert re.search(expected, reason), reason
 
 
-def test_the_runs_own_command_is_not_somebody_else(machine: Machine, service: StartService) -> None:
+def test_a_command_of_the_run_is_not_another_requester(machine: Machine, service: StartService) -> None:
     service("web.service", leaves_late(1))
     text = book("web", "restart", "run: {run: systemctl restart web.service}", wait("healthy-for: 200ms"))
     run = runbook(machine, "apply", text)
@@ -298,19 +299,19 @@ CALL = (
     "dbus-send --system --dest=org.freedesktop.systemd1 --print-reply /org/freedesktop/systemd1 "
     "org.freedesktop.systemd1.Manager.RestartUnit string:web.service string:replace"
 )
-"""A program that speaks to systemd by itself, and does not wait."""
+"""A call to systemd without systemctl, which does not wait for the job."""
 
 
-def test_who_speaks_to_systemd_by_itself_is_not_named(machine: Machine, service: StartService) -> None:
-    """It leaves nothing behind by which it could be known."""
+def test_a_requester_without_systemctl_is_not_named(machine: Machine, service: StartService) -> None:
+    """It has exited, and no process shows who it was."""
     service("web.service", leaves_late(1))
     reason, asked = acts(machine, CALL)
     assert reason.endswith("; something else started web.service again once while it was watched")
     assert asked is None
 
 
-def test_who_only_reads_is_not_named(machine: Machine, service: StartService) -> None:
-    """A systemctl that names the unit and is there all the while; it waits for somebody to read what it says."""
+def test_a_systemctl_that_only_reads_is_not_named(machine: Machine, service: StartService) -> None:
+    """A systemctl with the unit's name runs all the time. It is blocked because its output is not read."""
     service("web.service", leaves_late(1))
     full = "rm -f /run/full; mkfifo /run/full; exec 9<>/run/full; head -c 65536 /dev/zero >&9"
     reads = 'systemctl show web.service >&9 & until grep -q systemctl "/proc/$!/comm"; do sleep 0.01; done'
@@ -320,8 +321,8 @@ def test_who_only_reads_is_not_named(machine: Machine, service: StartService) ->
     assert asked is None
 
 
-def test_a_timer_is_told_as_such(machine: Machine, service: StartService, unit: InstallUnit) -> None:
-    """systemd knows what triggered a start. It still says so after a restart by hand, which that was not."""
+def test_a_timer_is_named_as_the_requester(machine: Machine, service: StartService, unit: InstallUnit) -> None:
+    """systemd reports the timer as the trigger of a start, and still does so after a restart by hand."""
     service("web.service", SLEEPS)
     unit("web.timer", "[Timer]\nOnActiveSec=1ms\nAccuracySec=1ms\nRemainAfterElapse=no\n")
     up = "until systemctl --quiet is-active web.service; do sleep 0.05; done"
