@@ -1,17 +1,17 @@
-"""A process that comes to hold a port in the way it is told: `actor.py VERB…`, one after the other, then it waits.
+"""A process that holds a port in one of many ways: `actor.py VERB…` does one after the other, then waits.
 
     listen=ADDRESS:PORT[,udp][,v6only][,reuseport]
-    adopt        has the sockets that systemd gave it       store         gives its sockets to systemd to keep
-    fork         a child holds what it holds, and waits     daemon        goes on as a double-forked child, and waits
-    leave=PATH   goes on as a child, and ends with PATH     thread        goes on in a thread with a table of its own
-    send=PATH    passes its sockets on                      receive=PATH  has what is passed on there
-    flight       sends them to itself, and has them no more
-    group=NAME   enters a group below its own, or /NAME     become=ID     goes on with this INVOCATION_ID
-    main         tells systemd that it is the main process  ready         tells it that it is ready
-    await=PATH   until there is such a file                 touch=PATH    makes one
-    pidfile=PATH writes its PID there
+    adopt         take the sockets that systemd passed       store         store its sockets in systemd
+    fork          fork a child, which holds the same         daemon        continue as a double-forked child
+    leave=PATH    continue as a child; exit once PATH exists thread        continue in a thread with its own descriptors
+    send=PATH     pass its sockets on to PATH                receive=PATH  receive sockets at PATH
+    flight        send its sockets to itself, unreceived
+    group=NAME    enter a cgroup below its own, or /NAME     become=ID     continue with this INVOCATION_ID
+    main          notify systemd that it is the main process ready         notify systemd that it is ready
+    await=PATH    wait until the file exists                 touch=PATH    make the file
+    pidfile=PATH  write its PID to the file
 
-It needs nothing but Python, so that it may run in a service's sandbox or in another's namespaces.
+It needs only the standard library of Python, so that it can run in a service's sandbox and in other namespaces.
 """
 
 from __future__ import annotations
@@ -32,14 +32,14 @@ SD_LISTEN_FDS_START = 3
 
 
 class Actor:
-    """The process, with the sockets it holds and what it has still to do."""
+    """The process, with its sockets and the verbs still to do."""
 
     def __init__(self, verbs: list[str]) -> None:
         self.verbs = verbs
         self.sockets: list[socket.socket] = []
 
     def play(self) -> None:
-        """Do one thing after the other, then nothing."""
+        """Do one verb after the other, then sleep."""
         while self.verbs:
             verb, _, value = self.verbs.pop(0).partition("=")
             plain: dict[str, Callable[[], None]] = {
@@ -52,7 +52,7 @@ class Actor:
                 "ready": lambda: notify("READY=1"),
                 "store": lambda: notify("FDSTORE=1\nFDNAME=kept", self.sockets),
             }
-            told: dict[str, Callable[[str], None]] = {
+            with_value: dict[str, Callable[[str], None]] = {
                 "listen": self.listen,
                 "await": await_file,
                 "leave": self.leave,
@@ -63,7 +63,7 @@ class Actor:
                 "pidfile": lambda path: write(path, f"{os.getpid()}\n"),
                 "touch": lambda path: write(path, ""),
             }
-            told[verb](value) if verb in told else plain[verb]()
+            with_value[verb](value) if verb in with_value else plain[verb]()
         while True:
             time.sleep(3600)
 
@@ -120,7 +120,7 @@ class Actor:
         threading.Thread(target=alone, daemon=True).start()
 
     def become(self, invocation: str) -> None:
-        assert not self.sockets, "they would be closed"
+        assert not self.sockets, "the sockets would be closed"
         environment = {**os.environ, "INVOCATION_ID": invocation}
         os.execve(sys.executable, [sys.executable, __file__, *self.verbs], environment)
 
@@ -144,28 +144,28 @@ class Actor:
 
 
 def pass_on(door: socket.socket, sockets: list[socket.socket], path: str = "") -> None:
-    """Send sockets through another (SCM_RIGHTS)."""
+    """Send sockets through another socket (SCM_RIGHTS)."""
     rights = array.array("i", [one.fileno() for one in sockets])
     door.sendmsg([b"x"], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, rights)], 0, *([path] if path else []))
 
 
 def notify(text: str, sockets: list[socket.socket] | None = None) -> None:
-    """Tell systemd something (sd_notify(3)), and wait until it has heard it."""
+    """Send systemd a notification (sd_notify(3)), and wait until it has read it."""
     path = os.environ["NOTIFY_SOCKET"].replace("@", "\0", 1)
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as door:
         rights = array.array("i", [one.fileno() for one in sockets or []])
         passed = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, rights)] if rights else []
         door.sendmsg([text.encode()], passed, 0, path)
-        heard, said = os.pipe()
-        barrier = array.array("i", [said])
+        reader, writer = os.pipe()
+        barrier = array.array("i", [writer])
         door.sendmsg([b"BARRIER=1"], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, barrier)], 0, path)
-        os.close(said)
-        os.read(heard, 1)  # systemd closes its end when it has read all before.
-        os.close(heard)
+        os.close(writer)
+        os.read(reader, 1)  # systemd closes its end once it has read all messages before.
+        os.close(reader)
 
 
 def enter(name: str) -> None:
-    """Make a control group below this process's own, and go there."""
+    """Make a control group below that of this process, and move to it."""
     own = Path("/proc/self/cgroup").read_text().splitlines()[-1].removeprefix("0::")
     group = Path("/sys/fs/cgroup" + (name if name.startswith("/") else f"{own}/{name}"))
     group.mkdir(exist_ok=True)
@@ -173,18 +173,18 @@ def enter(name: str) -> None:
 
 
 def await_file(path: str) -> None:
-    """Wait until there is such a file."""
+    """Wait until a file exists."""
     while not Path(path).exists():
         time.sleep(0.01)
 
 
 def write(path: str, text: str) -> None:
-    """Write a file, whole or not at all."""
+    """Write a file in one step."""
     Path(f"{path}.new").write_text(text)
     Path(f"{path}.new").rename(path)
 
 
 if __name__ == "__main__":
-    # Whoever it leaves behind is nobody's zombie.
+    # A lost terminal must not end the process.
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
     Actor(sys.argv[1:]).play()

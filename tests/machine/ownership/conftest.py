@@ -1,4 +1,4 @@
-"""What the modules share that judge a whole street of services and strangers at once."""
+"""The stage of the modules that judge many services and processes at once."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from collections.abc import Iterator
 import pytest
 
 from tests.machine.machine import Machine
-from tests.machine.ownership.street import Street
+from tests.machine.ownership.staging import Stage
 
 
 @pytest.fixture(scope="module")
-def street(machine: Machine, request: pytest.FixtureRequest) -> Iterator[Street]:
-    """Everybody whom the module's `move_in` lets in listens, and everybody was judged."""
-    with Street(machine) as made:
-        request.module.move_in(made)
+def stage(machine: Machine, request: pytest.FixtureRequest) -> Iterator[Stage]:
+    """Start what the module's `start_all` starts, and judge all ports."""
+    with Stage(machine) as made:
+        request.module.start_all(made)
         yield made

@@ -1,4 +1,4 @@
-"""Whose a port is, in shapes that a cgroup alone does not tell. Each is staged on a real systemd."""
+"""The owner of a port in cases that a cgroup alone does not decide, on a real systemd."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ time.sleep(1e6)
 
 @pytest.fixture(autouse=True)
 def _server(machine: Machine) -> Iterator[None]:
-    """Put the server there; and end what outlives its unit, as whoever is in a login's scope does."""
+    """Write the server, and kill it at the end, also where it outlives its unit, as in a session's scope."""
     machine.write("/opt/server.py", SERVER)
     yield
     machine.run(["pkill", "-KILL", "-f", "/opt/server.py"], check=False)
 
 
 def listening(machine: Machine, port: int) -> None:
-    """Wait for somebody to listen."""
+    """Wait until the port is held."""
     until(lambda: machine.run(["ss", "-Hltn", f"sport = :{port}"]).stdout, f"port {port} to be held")
 
 
@@ -43,7 +43,7 @@ BOOK = """
 """
 
 
-def test_a_slice_is_no_service(machine: Machine, service: StartService) -> None:
+def test_the_services_of_a_slice_are_not_killed(machine: Machine, service: StartService) -> None:
     service("victim.service", unit_file("/usr/bin/python3 /opt/server.py 9001"))
     listening(machine, 9001)
     run = runbook(machine, "apply", BOOK.format(unit="system.slice", port=9001))
@@ -59,10 +59,10 @@ def test_a_slice_is_no_service(machine: Machine, service: StartService) -> None:
     ],
     ids=["su", "PAMName"],
 )
-def test_a_service_in_a_login_s_scope_is_a_live_service(
+def test_a_service_in_a_sessions_scope_is_a_live_service(
     machine: Machine, service: StartService, how: dict[str, str]
 ) -> None:
-    """pam_systemd moves it there; its main process is systemd's all the same (systemd issue 6356)."""
+    """pam_systemd moves it there, but its main process is still that of systemd (systemd issue 6356)."""
     settings = dict(how)
     service("web.service", unit_file(settings.pop("start"), **settings))
     service("other.service", unit_file("/usr/bin/sleep infinity"))
@@ -78,7 +78,7 @@ def test_a_service_in_a_login_s_scope_is_a_live_service(
 
 @pytest.fixture
 def blue(machine: Machine) -> Iterator[None]:
-    """A network namespace of its own."""
+    """Make a network namespace with a loopback interface."""
     machine.run(["ip", "netns", "add", "blue"])
     machine.run(["ip", "-n", "blue", "link", "set", "lo", "up"])
     yield
@@ -86,24 +86,24 @@ def blue(machine: Machine) -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("blue")
-def test_the_same_port_number_in_another_network(machine: Machine, service: StartService) -> None:
-    """The unit enters the namespace by itself: no setting of it says so."""
+def test_the_same_port_number_on_the_host_does_not_count(machine: Machine, service: StartService) -> None:
+    """The unit enters its namespace by itself, without a setting."""
     service("web.service", unit_file("/usr/sbin/ip netns exec blue python3 /opt/server.py 9003"))
-    stranger = machine.popen(["systemd-run", "--quiet", "--scope", "python3", "/opt/server.py", "9003"])
+    stray = machine.popen(["systemd-run", "--quiet", "--scope", "python3", "/opt/server.py", "9003"])
     try:
         listening(machine, 9003)
         until(lambda: machine.run(["ip", "netns", "exec", "blue", "ss", "-Hltn"]).stdout, "the unit to listen")
         run = runbook(machine, "apply", BOOK.format(unit="web", port=9003))
         assert (run.exit, run.step("verify-port-owner")["verdict"]) == (0, "owned"), run.last
         assert run.step("kill-orphan")["verdict"] == "nothing-to-kill"
-        assert stranger.poll() is None
+        assert stray.poll() is None
     finally:
         machine.run(["pkill", "-f", "server.py 9003"])
-        stranger.communicate(timeout=10)
+        stray.communicate(timeout=10)
 
 
-def test_a_child_of_a_leftover_without_an_environment(machine: Machine, service: StartService) -> None:
-    """KillMode=process, and a supervisor with a cleared environment that gives birth after the restart."""
+def test_a_child_of_a_leftover_without_an_environment_is_a_leftover(machine: Machine, service: StartService) -> None:
+    """KillMode=process leaves a supervisor without an environment, which forks the child after the restart."""
     supervisor = "import os, time\nwhile not os.path.exists('/run/go'): time.sleep(0.01)\n"
     supervisor += (
         "if os.fork() == 0: os.execv('/usr/bin/python3', ['python3', '/opt/server.py', '9004'])\ntime.sleep(1e6)"
@@ -131,8 +131,8 @@ time.sleep(1e6)
 """
 
 
-def test_a_leftover_with_the_sockets_of_a_socket_unit(machine: Machine, service: StartService) -> None:
-    """The service behind the socket left a child with the socket: it is ended, and the service is not."""
+def test_a_leftover_with_the_socket_of_a_socket_unit_is_killed(machine: Machine, service: StartService) -> None:
+    """A child that the service left holds the socket. It is killed, and the service is not."""
     machine.write("/opt/server.py", TAKER)
     machine.write("/etc/systemd/system/taker.socket", "[Socket]\nListenStream=127.0.0.1:8094\n")
     try:
@@ -144,7 +144,7 @@ def test_a_leftover_with_the_sockets_of_a_socket_unit(machine: Machine, service:
         until(lambda: len(_servers(machine)) == 2, "the service to have a child")
         (old,) = _servers(machine) - {machine.show("taker.service", "MainPID")["MainPID"]}
         machine.run(["systemctl", "restart", "taker.service"])
-        until(lambda: len(_servers(machine)) == 3, "the service to have a child beside the one that was left")
+        until(lambda: len(_servers(machine)) == 3, "the service to have a child beside the leftover")
 
         run = runbook(
             machine,

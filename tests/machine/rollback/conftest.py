@@ -1,4 +1,4 @@
-"""The service that is rolled back, in the machine of a module."""
+"""Fixtures for the service that is rolled back, in the machine of a module."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tests.machine.rollback.staging import Stage
 
 @pytest.fixture(scope="module")
 def installed(machine: Machine) -> Stage:
-    """The service is installed, and down."""
+    """Install the service, which is down."""
     stage = Stage(machine)
     stage.install()
     return stage
@@ -20,7 +20,7 @@ def installed(machine: Machine) -> Stage:
 
 @pytest.fixture
 def stage(installed: Stage) -> Iterator[Stage]:
-    """1.0.0 of both parts serves."""
+    """Run version 1.0.0 of both parts."""
     installed.begin()
     yield installed
     installed.end()

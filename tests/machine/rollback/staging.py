@@ -1,7 +1,8 @@
 """Stages `app`, a small service of two parts that each have a version, for runs that fail and are rolled back.
 
-1.0.0 serves. 1.1.0 of `app` ends at once with status 3, as with a configuration that it rejects, unless a file in
-/run/stage says what else it does. `install PART VERSION` swaps a part, and notes that in /run/stage/log.
+Version 1.0.0 serves. Version 1.1.0 of `app` exits at once with status 3, as with a configuration that it rejects,
+unless a file in /run/stage makes it do something else. `install PART VERSION` replaces a part, and logs that to
+/run/stage/log.
 """
 
 from __future__ import annotations
@@ -17,8 +18,8 @@ SERVES_OLD = f'{{"app": "{OLD}", "lib": "{OLD}"}}'
 
 SERVER = """
 import http.server, os, pathlib, socket, sys, time
-told = {part: pathlib.Path(f"/opt/{part}/version").read_text().strip() for part in ("app", "lib")}
-body = '{"app": "%(app)s", "lib": "%(lib)s"}' % told
+versions = {part: pathlib.Path(f"/opt/{part}/version").read_text().strip() for part in ("app", "lib")}
+body = '{"app": "%(app)s", "lib": "%(lib)s"}' % versions
 if os.path.exists("/run/stage/mute"):
     body = "{}"
 class Answer(http.server.BaseHTTPRequestHandler):
@@ -68,7 +69,7 @@ exit 3
 
 BEFORE = """\
 #!/bin/sh
-# The orphan listens before the service is active: nothing can take the service for a healthy one meanwhile.
+# The orphan listens before the service is active, so the service is never taken for a healthy one.
 read version </opt/app/version
 if [ "$version" != 1.0.0 ] && [ -e /run/stage/leaves ]; then
     rm /run/stage/leaves
@@ -98,7 +99,7 @@ UNIT = unit_file(
     "/opt/app/run",
     ExecStartPre="/opt/app/before",
     Restart="always",
-    # A pause in which a slow machine looks before the start limit is reached.
+    # In this pause a slow machine makes a check before the start limit is hit.
     RestartSec="1s",
     TimeoutStopSec="5s",
     Unit_StartLimitIntervalSec="600",
@@ -111,23 +112,23 @@ WANTED = "'${{ vars.new }}'"
 URL = f"http://127.0.0.1:{PORT}/"
 LIB = f"- update: {{id: lib, {INSTALLS.format(part='lib', to=NEW)}}}"
 APP = f"- update: {{id: app, {INSTALLS.format(part='app', to=WANTED)}, timeout: 20s}}"
-HELD = APP.replace("timeout", "stop-first: true, timeout")
+STOPPED_FIRST = APP.replace("timeout", "stop-first: true, timeout")
 READY = "- wait-ready: {healthy-for: 100ms, timeout: 20s}"
 LOOPS = "- wait-ready: {healthy-for: 100ms, timeout: 20s, max-restarts: 100}"
-"""Which waits until systemd gives it up."""
+"""A wait until the start limit is hit."""
 ANSWERS = f"""- wait-ready:
       healthy-for: 100ms
       timeout: 20s
       on-timeout: fail
       probes: [http: {{url: '{URL}', body: '"app": "${{{{ vars.new }}}}"'}}]"""
-TELLS = f"""- verify-version:
+REPORTS = f"""- verify-version:
       http: {{url: '{URL}'}}
       pattern: '"app": "([^"]*)"'
       expect: ${{{{ steps.app.to }}}}"""
 
 
 def book(*steps: str, rollback: str | tuple[str, ...] = "auto") -> str:
-    """Write a runbook of these steps."""
+    """Return a runbook of the given steps."""
     back = rollback if isinstance(rollback, str) else "".join(f"\n  {step}" for step in rollback)
     head = f"name: upgrade app\nunit: app\nport: {PORT}\nvars: {{new: {NEW}}}\nrollback: {back}\nsteps:\n"
     return head + "".join(f"  {step}\n" for step in steps)
@@ -140,30 +141,30 @@ class Stage:
     machine: Machine
 
     def sh(self, script: str, *, check: bool = True) -> str:
-        """Run a script in the machine and give what it prints."""
+        """Run a script in the machine, and return its output."""
         return self.machine.run(["sh", "-c", script], check=check).stdout
 
-    def let(self, *names: str) -> None:
-        """Put files into /run/stage: what they do stands above."""
+    def set_flags(self, *names: str) -> None:
+        """Make files in /run/stage, which change what the service and its installer do."""
         self.sh(f"touch {' '.join(f'/run/stage/{name}' for name in names)}")
 
-    def no_more(self, *names: str) -> None:
-        """Take them away again."""
+    def clear_flags(self, *names: str) -> None:
+        """Delete files in /run/stage."""
         self.sh(f"rm -f {' '.join(f'/run/stage/{name}' for name in names)}")
 
     def apply(self, *steps: str, rollback: str | tuple[str, ...] = "auto") -> Run:
-        """Apply a runbook of these steps."""
+        """Apply a runbook of the given steps."""
         return runbook(self.machine, "apply", book(*steps, rollback=rollback))
 
-    def told(self, run: Run) -> str:
-        """Give what a person reads of a run, its line breaks taken out."""
+    def show(self, run: Run) -> str:
+        """Return the output of `runbook show` for a run, without line breaks."""
         shown = self.machine.run(["runbook", "show", run.last["run"]]).stdout
         assert all(len(line) <= 80 for line in shown.splitlines()), shown
         return " ".join(shown.split())
 
     @property
     def serves(self) -> str:
-        """What the service says of itself, asked by curl."""
+        """Return the answer of the service, from curl."""
         return self.sh(f"curl -fsS http://127.0.0.1:{PORT}/", check=False)
 
     @property
@@ -172,22 +173,22 @@ class Stage:
 
     @property
     def log(self) -> list[str]:
-        """What was installed, in order."""
+        """Return the log of the installer."""
         return self.sh("cat /run/stage/log", check=False).splitlines()
 
     def systemd(self, unit: str = "app.service") -> dict[str, str]:
-        """What systemd says of a unit."""
+        """Return properties of a unit."""
         return self.machine.show(unit, "ActiveState", "SubState", "Result", "NRestarts", "MainPID", "InvocationID")
 
     def install(self) -> None:
-        """Put the files and the unit in place."""
+        """Install the files of the service."""
         self.machine.write("/opt/app/server.py", SERVER)
         self.machine.write("/opt/app/run", PROGRAM, 0o755)
         self.machine.write("/opt/app/before", BEFORE, 0o755)
         self.machine.write("/usr/local/sbin/install", INSTALL, 0o755)
 
     def begin(self) -> None:
-        """Let 1.0.0 of both parts run, without anything else that is staged."""
+        """Run version 1.0.0 of both parts, with an empty /run/stage."""
         self.machine.write("/etc/systemd/system/app.service", UNIT)
         self.sh(
             "rm -rf /run/stage /var/lib/runbook; mkdir -p /run/stage /opt/lib;"
@@ -197,7 +198,7 @@ class Stage:
         until(lambda: self.serves, "it to serve")
 
     def end(self) -> None:
-        """Leave the machine as it was found."""
+        """Stop everything, so that the machine is as before."""
         self.sh(
             "touch /run/stage/go; systemctl stop 'runbook-*' stray.scope app.socket app.timer app.path app.service;"
             "rm -f /etc/systemd/system/app.socket /etc/systemd/system/app.timer /etc/systemd/system/app.path;"

@@ -1,4 +1,4 @@
-"""Clients of a service: processes that connect to its port, and hold nothing of it."""
+"""Clients of a service: processes that connect to its port, and do not listen."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ time.sleep(1e6)
 
 @contextlib.contextmanager
 def connected(machine: Machine, port: int) -> Iterator[subprocess.Popen[str]]:
-    """A process of somebody's that is connected to the port, and outlives the connection."""
+    """Run a client that is connected to the port, and keeps running when the connection breaks."""
     with machine.popen(["python3", "-c", _CONNECT, str(port)]) as client:
         assert client.stdout is not None
         assert client.stdout.readline() == "connected\n"

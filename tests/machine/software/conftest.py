@@ -1,4 +1,4 @@
-"""The machines here have real software in them, from the distribution's packages, installed and not started."""
+"""Fixtures for machines with real software from the distribution's packages, installed and not started."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from tests.machine.machine import Machine
 
 @pytest.fixture(scope="module")
 def machine(suite: str) -> Iterator[Machine]:
-    """A booted machine with the software, shared by the tests of a module."""
+    """Boot a machine with the software for the tests of a module."""
     with Machine(suite, software=True) as booted:
         yield booted
 
 
 @pytest.fixture
 def fresh_machine(suite: str) -> Iterator[Machine]:
-    """A booted machine with the software, for one test alone."""
+    """Boot a machine with the software for one test alone."""
     with Machine(suite, software=True) as booted:
         yield booted

@@ -1,4 +1,4 @@
-"""A Python application behind gunicorn, in the shapes that it has in the field, and what goes wrong with each."""
+"""Installs a Python application behind gunicorn in its usual variants, and stages the failures of each."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ FILE = "/root/gunicorn-app.yaml"
 RUNBOOK = Path(__file__).parents[3] / "runbooks" / "gunicorn-app.yaml"
 BIND = f"--bind=127.0.0.1:{PORT}"
 
-# The version is read when the code is loaded, not when it is asked for.
+# The version is read when the code is loaded, not at each request.
 APP = """\
 import os, pathlib, time
 
@@ -27,11 +27,11 @@ def app(environ, start_response):
     if environ["PATH_INFO"] == "/hang":
         time.sleep(60)
     start_response("200 OK", [("Content-Type", "text/plain")])
-    said = {"/version": VERSION, "/pid": str(os.getpid())}
-    return [said.get(environ["PATH_INFO"], "shop").encode()]
+    answers = {"/version": VERSION, "/pid": str(os.getpid())}
+    return [answers.get(environ["PATH_INFO"], "shop").encode()]
 """
 
-# As gunicorn's own pages have it (Deploying Gunicorn, systemd), but for the folder.
+# From gunicorn's own documentation (Deploying Gunicorn, systemd), except for the folder.
 SERVICE = """\
 [Unit]
 Description=shop
@@ -53,7 +53,7 @@ RestartSec=1
 WantedBy=multi-user.target
 """
 
-# gunicorn reads it from the folder it is started in. systemd then takes the next master for the main process.
+# gunicorn reads this file from its working directory. With it, systemd takes the next master for the main process.
 ANNOUNCES = """\
 import os
 from gunicorn import systemd
@@ -76,9 +76,9 @@ def release(machine: Machine, version: str, app: str = APP) -> None:
 
 
 def install(machine: Machine, *more: str, socket: bool = False, arguments: str = "") -> None:
-    """Serve the old release; the new one, and a broken one, are unpacked.
+    """Start the old release, and unpack the new one and a broken one.
 
-    `arguments` are gunicorn's, `more` are settings of the service.
+    `arguments` are options of gunicorn, `more` are settings of the service.
     """
     release(machine, OLD)
     release(machine, NEW)
@@ -97,51 +97,51 @@ def install(machine: Machine, *more: str, socket: bool = False, arguments: str =
 
 
 def switch(machine: Machine, version: str) -> None:
-    """Set the link and restart nothing."""
+    """Set the link, without a restart."""
     machine.run(["ln", "-sfn", f"releases/{version}", "/srv/shop/current"])
 
 
 def ask(machine: Machine, path: str, *, patience: float = 5) -> str:
-    """What the port answers, whoever it is that answers; empty where nobody does, in so many seconds."""
+    """Return the answer from the port, by any process, or an empty text if there is none in time."""
     return machine.run(["curl", "-fsS", f"-m{patience}", f"http://127.0.0.1:{PORT}/{path}"], check=False).stdout
 
 
 def version(machine: Machine) -> str:
-    """The version that one answer tells."""
+    """Return the version in one answer."""
     return ask(machine, "version")
 
 
 def pids(machine: Machine) -> list[int]:
-    """The processes of the unit's control group."""
+    """Return the PIDs in the unit's control group."""
     return [int(pid) for pid in machine.read(f"/sys/fs/cgroup/system.slice/{UNIT}/cgroup.procs").split()]
 
 
 def holding(machine: Machine) -> set[int]:
-    """The processes that hold the port, asked of `ss`."""
+    """Return the PIDs that hold the port, from `ss`."""
     return {int(pid) for pid in re.findall(r"pid=(\d+)", machine.run(["ss", "-Hltnp", f"sport = :{PORT}"]).stdout)}
 
 
 def reload(machine: Machine) -> None:
-    """`systemctl reload`, and wait until all the workers are others."""
+    """Run `systemctl reload`, and wait until all workers are new."""
     before = set(pids(machine))
     machine.run(["systemctl", "reload", UNIT])
     until(lambda: len(set(pids(machine)) - before) == 2 and len(pids(machine)) == 3, "other workers", 20)
 
 
 def reloaded(machine: Machine) -> None:
-    """Switch the link, and reload instead of restarting."""
+    """Switch the link, and reload instead of a restart."""
     switch(machine, NEW)
     reload(machine)
 
 
 def back(machine: Machine) -> None:
-    """Serve the old release again."""
+    """Go back to the old release."""
     switch(machine, OLD)
     machine.run(["systemctl", "restart", UNIT])
 
 
 def hand_over(machine: Machine) -> tuple[int, int]:
-    """Switch the link and have the master start the next one (USR2); stop half way. Give both masters."""
+    """Switch the link, make the master start the next one (USR2), and return the PIDs of both masters."""
     switch(machine, NEW)
     old = int(machine.show(UNIT, "MainPID")["MainPID"])
     machine.run(["kill", "-USR2", str(old)])
@@ -151,12 +151,12 @@ def hand_over(machine: Machine) -> tuple[int, int]:
 
 
 def children(machine: Machine, pid: int) -> list[int]:
-    """The processes that this one started."""
+    """Return the PIDs of the children of a process."""
     return [int(child) for child in machine.read(f"/proc/{pid}/task/{pid}/children").split()]
 
 
 def orphan(machine: Machine) -> subprocess.Popen[str]:
-    """Take the port with a gunicorn that was started by hand in a login, and start the unit beside it."""
+    """Start a gunicorn by hand in a login session, which takes the port, and start the unit beside it."""
     machine.run(["systemctl", "stop", UNIT])
     by_hand = in_login(machine, ["gunicorn", "--chdir=/srv/shop/releases/1.0.0", BIND, "--workers=2", "shop:app"])
     until(lambda: len(holding(machine)) == 3, "the gunicorn in the login to serve", 20)
@@ -165,7 +165,7 @@ def orphan(machine: Machine) -> subprocess.Popen[str]:
 
 
 def shared(machine: Machine) -> None:
-    """Have one more gunicorn on the port, in a scope; both with --reuse-port, and of one user."""
+    """Start one more gunicorn of the same user on the port, in a scope, both with --reuse-port."""
     argv = ["gunicorn", "--chdir=/srv/shop/releases/1.0.0", BIND, "--reuse-port", "--workers=2", "shop:app"]
     line = " ".join(argv) + " >/dev/null 2>&1 &"
     machine.run(["systemd-run", "--quiet", "--scope", "--unit=by-hand", "--uid=www-data", "sh", "-c", line])
@@ -173,7 +173,7 @@ def shared(machine: Machine) -> None:
 
 
 def remove(machine: Machine) -> None:
-    """Take the application away, with all that listens for it."""
+    """Remove the application, and kill all processes that listen for it."""
     for unit in (SOCKET, UNIT):
         remove_unit(machine, unit)
     machine.run(["systemctl", "stop", "by-hand.scope"], check=False)

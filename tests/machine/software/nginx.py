@@ -1,4 +1,4 @@
-"""nginx from the distribution, put into the states that an upgrade of it has to deal with."""
+"""Installs the distribution's nginx, and stages the failures that an upgrade has to deal with."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ PROGRAM = "/usr/sbin/nginx"
 SITE = "/etc/nginx/conf.d/site.conf"
 
 OFFERED = "9"
-"""The patch level of the package that is offered: 1.22.9 for 1.22.1, 1.26.9 for 1.26.3."""
+"""The patch level of the offered package: 1.22.9 for 1.22.1, 1.26.9 for 1.26.3."""
 
 
 def install(machine: Machine) -> None:
-    """Enable and start it, as its package does on a machine where it is wanted."""
+    """Enable and start nginx, as its package does."""
     machine.run(["systemctl", "enable", "--now", "--quiet", UNIT])
     until(lambda: machine.run(["curl", "-fsS", "http://127.0.0.1/"], check=False).returncode == 0, "nginx to answer")
 
 
 def clear(machine: Machine) -> None:
-    """End it, whoever started it, and let systemd forget what happened."""
+    """Kill all nginx processes, and reset the unit's state."""
     machine.run(["pkill", "-KILL", "-x", "nginx"], check=False)
     machine.run(["systemctl", "disable", "--now", "--quiet", UNIT], check=False)
     until(lambda: not holders(machine, 80), "port 80 to be free")
@@ -34,10 +34,10 @@ def clear(machine: Machine) -> None:
 
 
 def offer(machine: Machine, spoil: str = "") -> str:
-    """Offer a newer package in a repository of the machine's own, and give its version.
+    """Offer a newer package in a repository in the machine, and return its version.
 
-    It is the installed one, repacked: the same files and scripts, a version in the program that is one character
-    off. `spoil` is one more command for sed on the program.
+    It is the installed package with the same files and scripts. In the program the version differs in one character.
+    `spoil` is one more command for sed on the program.
     """
     installed = re.findall(r"[\d.]+", machine.run([PROGRAM, "-v"]).stderr)[0]
     version = f"{installed.rpartition('.')[0]}.{OFFERED}"
@@ -46,12 +46,12 @@ def offer(machine: Machine, spoil: str = "") -> str:
 
 
 def new_program(machine: Machine) -> None:
-    """Put a program of the same version there in the way dpkg does: a new file of the same name."""
+    """Replace the program with one of the same version, as dpkg does: by a new file of the same name."""
     machine.run(["sh", "-ec", f"cp {PROGRAM} {PROGRAM}.new; mv {PROGRAM}.new {PROGRAM}"])
 
 
 def by_hand(machine: Machine) -> int:
-    """Start a master by typing `nginx` in root's login, and give its PID. The login ends, nginx does not."""
+    """Run `nginx` in a login session of root's, and return the PID of its master. The login ends, nginx does not."""
     with in_login(machine, ["nginx"], user="root") as login:
         login.wait(20)
     until(lambda: len(workers(machine)) == 2, "both workers of it")
@@ -59,7 +59,7 @@ def by_hand(machine: Machine) -> int:
 
 
 def orphan(machine: Machine) -> int:
-    """Stage the trouble: the unit is down, a master of somebody's holds the port, and systemd fails to start it."""
+    """Stop the unit, start a master by hand that holds the port, and let systemd fail to start the unit."""
     machine.run(["systemctl", "enable", "--quiet", UNIT])
     machine.run(["systemctl", "stop", UNIT])
     master = by_hand(machine)
@@ -68,19 +68,19 @@ def orphan(machine: Machine) -> int:
 
 
 def at_hand(machine: Machine) -> None:
-    """Put the runbooks into root's home, where somebody would copy them to."""
+    """Copy the runbooks to root's home folder, as an administrator would."""
     machine.run(["sh", "-c", f"cp {RUNBOOK} {RELOAD} /root/"])
 
 
 def behind_an_orphan(machine: Machine) -> None:
-    """Stage an upgrade that waits to be done, while a master that was started by hand answers."""
+    """Stage an available upgrade, while a master that was started by hand answers."""
     at_hand(machine)
     offer(machine)
     orphan(machine)
 
 
 def rejected(machine: Machine) -> str:
-    """Stage an upgrade to a version that has dropped a directive, which is in use, and give that version."""
+    """Stage an upgrade to a version that has dropped a directive which is in use, and return that version."""
     at_hand(machine)
     version = offer(machine, spoil="s/sendfile_max_chunk/sendfile_max_chxxx/")
     machine.write(SITE, "sendfile_max_chunk 1m;\n")
@@ -89,12 +89,12 @@ def rejected(machine: Machine) -> str:
 
 
 def masters(machine: Machine) -> list[int]:
-    """Give the PIDs of all masters, asked of pgrep."""
+    """Return the PIDs of all masters, from pgrep."""
     return _pids(machine, "nginx: master")
 
 
 def workers(machine: Machine) -> list[int]:
-    """Give the PIDs of all workers, those that shut down included."""
+    """Return the PIDs of all workers, including those that are shutting down."""
     return _pids(machine, "nginx: worker")
 
 
@@ -103,7 +103,7 @@ def _pids(machine: Machine, title: str) -> list[int]:
 
 
 def served(machine: Machine) -> set[int]:
-    """Give the PIDs of all processes that hold a listening socket on port 80, asked of ss."""
+    """Return the PIDs of all processes that hold a listening socket on port 80, from ss."""
     return {int(pid) for line in _listening(machine) for pid in re.findall(r"pid=(\d+)", line)}
 
 
@@ -112,6 +112,6 @@ def _listening(machine: Machine) -> list[str]:
 
 
 def of_the_unit(machine: Machine) -> set[int]:
-    """Give the PIDs in the unit's control group."""
+    """Return the PIDs in the unit's control group."""
     group = machine.show(UNIT, "ControlGroup")["ControlGroup"]
     return {int(pid) for pid in machine.read(f"/sys/fs/cgroup{group}/cgroup.procs").split()} if group else set()

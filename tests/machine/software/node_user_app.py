@@ -1,4 +1,4 @@
-"""A Node application of a user's own, under his manager, and what holds its port in its stead."""
+"""Installs a Node application under a user's manager, and starts other holders of its port."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ require("http")
   .listen(3000, "127.0.0.1");
 """
 
-# Each start that finds the port taken ends at once with status 1.
+# Each start that finds the port in use exits at once with status 1.
 SERVICE = """\
 [Unit]
 Description=notes
@@ -51,23 +51,23 @@ cd ~/releases && npm pack --silent --offline /tmp/notes
 
 
 def as_user(machine: Machine, line: str, *, check: bool = True) -> subprocess.CompletedProcess[str]:
-    """Run a line of shell as the user, at home, beside every unit."""
+    """Run a shell command as the user, in the home folder, outside all units."""
     return machine.run(["sh", "-ec", f"cd\n{line}"], check=check, user=USER)
 
 
 def pack(machine: Machine, version: str, server: str = SERVER) -> None:
-    """Make the tarball of a release, as the project's CI would."""
+    """Build the tarball of a release, as the project's CI would."""
     package = {"name": "notes", "version": version, "bin": "server.js"}
     machine.run(["sh", "-ec", PACK, "sh", json.dumps(package), server], user=USER)
 
 
 def switch(machine: Machine, version: str) -> None:
-    """Install a release and restart nothing."""
+    """Install a release, without a restart."""
     as_user(machine, f"npm install --silent --global --offline --prefix ~/.local ~/releases/notes-{version}.tgz")
 
 
 def install(machine: Machine) -> None:
-    """Install the old release and its unit, start it, and have the new one's tarball at hand."""
+    """Install and start the old release with its unit, and build the tarball of the new one."""
     pack(machine, OLD)
     pack(machine, NEW)
     switch(machine, OLD)
@@ -78,28 +78,28 @@ def install(machine: Machine) -> None:
 
 
 def write(machine: Machine, path: str, text: str) -> None:
-    """Write a file of the user's."""
+    """Write a file that belongs to the user."""
     machine.run(["sh", "-ec", 'mkdir -p "$(dirname "$1")"; cat >"$1"', "sh", path], input=text, user=USER)
 
 
 def serves(machine: Machine, version: str) -> bool:
-    """Whether the port answers with this version, whoever it is that answers."""
+    """Return True if the port answers with a version, from any process."""
     return machine.run(["curl", "-fsS", f"http://127.0.0.1:{PORT}/version"], check=False).stdout == version
 
 
 def show(machine: Machine, *properties: str) -> dict[str, str]:
-    """What the user's manager says about the unit."""
+    """Return properties of the unit from the user's manager."""
     lines = as_user(machine, f"systemctl --user show --property={','.join(properties)} {UNIT}").stdout.splitlines()
     return dict(line.partition("=")[::2] for line in lines)
 
 
 def held(machine: Machine) -> list[Holder]:
-    """Who holds the port, asked of `ss`."""
+    """Return the holders of the port, from `ss`."""
     return holders(machine, PORT)
 
 
 def restore(machine: Machine) -> None:
-    """The old release serves again, after whatever a test did to it."""
+    """Install and start the old release again, after a test has changed it."""
     switch(machine, OLD)
     as_user(machine, f"systemctl --user stop {UNIT}; systemctl --user reset-failed {UNIT}", check=False)
     until(lambda: not held(machine), "the port to be free")
@@ -108,7 +108,7 @@ def restore(machine: Machine) -> None:
 
 
 def orphan(machine: Machine) -> subprocess.Popen[str]:
-    """Take the port with a copy that was started by hand in a login, and let the unit loop beside it."""
+    """Start a copy by hand in a login session, which takes the port, and let the unit loop beside it."""
     as_user(machine, f"systemctl --user stop {UNIT}")
     login = in_login(machine, [PROGRAM], USER)
     beside(machine)
@@ -116,28 +116,28 @@ def orphan(machine: Machine) -> subprocess.Popen[str]:
 
 
 def in_scope(machine: Machine) -> None:
-    """The same, from `systemd-run --user --scope`: it is in a scope of the user's own manager."""
+    """Start a copy in a scope of the user's manager (`systemd-run --user --scope`), and let the unit loop beside it."""
     as_user(machine, f"systemctl --user stop {UNIT}")
     as_user(machine, f"systemd-run --user --quiet --scope --unit=by-hand sh -c '{PROGRAM} >/dev/null 2>&1 &'")
     beside(machine)
 
 
 def of_root(machine: Machine) -> None:
-    """The same, by root: the user can neither see nor end it."""
+    """Start a copy as root, which the user can neither read nor kill, and let the unit loop beside it."""
     as_user(machine, f"systemctl --user stop {UNIT}")
     machine.run(["systemd-run", "--quiet", "--scope", "--unit=by-root", "sh", "-c", f"{PROGRAM} >/dev/null 2>&1 &"])
     beside(machine)
 
 
 def in_the_managers_cgroup(machine: Machine) -> None:
-    """The same, by a process that somebody moved beside the user's manager itself."""
+    """Move a copy to the cgroup of the user's manager itself, and let the unit loop beside it."""
     in_scope(machine)
     move = f'echo $1 >"/sys/fs/cgroup/user.slice/user-{UID}.slice/user@{UID}.service/init.scope/cgroup.procs"'
     machine.run(["sh", "-ec", move, "sh", str(held(machine)[0].pid)])
 
 
 def of_the_system(machine: Machine) -> None:
-    """The same, by the system's service of the same name, which somebody installed as well."""
+    """Start a service of the same name in the system's manager, and let the unit loop beside it."""
     as_user(machine, f"systemctl --user stop {UNIT}")
     machine.write(f"/etc/systemd/system/{UNIT}", f"[Service]\nUser={USER}\nExecStart={PROGRAM}\n")
     machine.run(["systemctl", "daemon-reload"])
@@ -146,7 +146,7 @@ def of_the_system(machine: Machine) -> None:
 
 
 def beside(machine: Machine) -> None:
-    """Start the unit beside whoever holds the port; each of its processes ends on EADDRINUSE."""
+    """Start the unit beside the holder of the port. Each of its processes exits on EADDRINUSE."""
     until(lambda: serves(machine, OLD), "the other one to serve")
     as_user(machine, f"systemctl --user reset-failed {UNIT}; systemctl --user start {UNIT}")
     until(lambda: int(show(machine, "NRestarts")["NRestarts"]) > 0, "the unit to be restarted")

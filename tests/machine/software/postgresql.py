@@ -1,4 +1,4 @@
-"""Debian's PostgreSQL, and what goes wrong with it. Each suite has one major version."""
+"""Installs Debian's PostgreSQL, and stages its failures. Each suite has one major version."""
 
 from __future__ import annotations
 
@@ -9,36 +9,36 @@ MAJOR = {"bookworm": "15", "trixie": "17"}
 PORT = 5432
 BOOK = "/opt/runbook/runbooks/postgresql.yaml"
 RECOVERED = "/run/postgresql/recovered"
-"""The file that a staged recovery waits for."""
+"""The file for which a staged recovery waits."""
 
 
 def major(machine: Machine) -> str:
-    """Give the major version."""
+    """Return the major version."""
     return MAJOR[machine.suite]
 
 
 def unit(machine: Machine, cluster: str = "main") -> str:
-    """Give the unit of a cluster."""
+    """Return the unit of a cluster."""
     return f"postgresql@{major(machine)}-{cluster}.service"
 
 
 def data(machine: Machine, cluster: str = "main") -> str:
-    """Give the data directory of a cluster."""
+    """Return the data directory of a cluster."""
     return f"/var/lib/postgresql/{major(machine)}/{cluster}"
 
 
 def programs(machine: Machine) -> str:
-    """Give the folder of the server's programs."""
+    """Return the folder of the server's programs."""
     return f"/usr/lib/postgresql/{major(machine)}/bin"
 
 
 def installed(machine: Machine) -> str:
-    """Give the version of the package."""
+    """Return the version of the package."""
     return repository.installed(machine, f"postgresql-{major(machine)}")
 
 
 def install(machine: Machine) -> None:
-    """Start the cluster as a service, with a table in it. The roof over it is enabled, as the package has it."""
+    """Start the cluster as a service, with a table. Enable the unit that groups clusters, as the package does."""
     machine.run(["systemctl", "enable", "--quiet", "postgresql.service"])
     machine.run(["systemctl", "start", "postgresql.service", unit(machine)])
     ask(machine, "CREATE TABLE IF NOT EXISTS written (who text)")
@@ -46,38 +46,38 @@ def install(machine: Machine) -> None:
 
 
 def upgrade_at_hand(machine: Machine) -> None:
-    """Start the cluster, let apt see a newer version, and put the runbook into root's folder."""
+    """Start the cluster, offer apt a newer version, and copy the runbook to root's home folder."""
     install(machine)
     offer(machine)
     machine.run(["cp", BOOK, "/root/postgresql.yaml"])
 
 
 def another(machine: Machine) -> None:
-    """Make and start another cluster, on port 5433."""
+    """Create and start another cluster, on port 5433."""
     machine.run(["pg_createcluster", "--port=5433", major(machine), "other"])
     machine.run(["systemctl", "daemon-reload"])
     machine.run(["systemctl", "start", unit(machine, "other")])
 
 
 def offer(machine: Machine) -> str:
-    """Let apt see a newer version of the server, and give it: the server itself tells it, too."""
+    """Offer apt a newer version of the server, which the server reports, too, and return it."""
     old = installed(machine)
     new = f"{old[:-1]}{int(old[-1]) + 1}"
     package = f"postgresql-{major(machine)}"
-    assert len(new) == len(old)  # It is written over the old one in the programs.
+    assert len(new) == len(old)  # It overwrites the old one in the programs.
     return repository.offer(machine, package, new=new, programs=programs(machine), edit=repository.substitute(old, new))
 
 
 def orphan(machine: Machine) -> None:
-    """Stop the unit, and start the postmaster by hand in a login of postgres instead; write a row through it."""
+    """Stop the unit, start the postmaster by hand in a login session of postgres, and write a row through it."""
     machine.run(["systemctl", "stop", unit(machine)])
     start = f"pg_ctlcluster --skip-systemctl-redirect {major(machine)} main start"
     machine.run(["su", "-", "postgres", "-c", start])
     ask(machine, "CREATE TABLE IF NOT EXISTS written (who text); INSERT INTO written VALUES ('orphan')")
 
 
-def stranger(machine: Machine) -> None:
-    """Stop both clusters, and start that of the other data directory by hand, on the port of the first."""
+def other_on_the_port(machine: Machine) -> None:
+    """Stop both clusters, and start the other one by hand, on the port of the first."""
     machine.run(["systemctl", "stop", unit(machine), unit(machine, "other")])
     configuration = f"/etc/postgresql/{major(machine)}/other/postgresql.conf"
     options = f"-c config_file={configuration} -p {PORT}"
@@ -86,7 +86,7 @@ def stranger(machine: Machine) -> None:
 
 
 def busy(machine: Machine) -> str:
-    """Keep a server process busy with a query for hours, and give its PID."""
+    """Start a query that takes hours, and return the PID of its server process."""
     script = "psql -c 'SELECT count(*) FROM generate_series(1, 1000000000000)' >/dev/null 2>&1 &"
     machine.run(["su", "-", "postgres", "-c", script])
     finds = "SELECT pid FROM pg_stat_activity WHERE query LIKE '%generate_series(1%' AND pid <> pg_backend_pid()"
@@ -94,27 +94,27 @@ def busy(machine: Machine) -> str:
 
 
 def killed(machine: Machine) -> None:
-    """Kill the postmaster as nobody should: the way that leaves busy server processes behind."""
+    """Kill the postmaster with SIGKILL, which leaves busy server processes behind."""
     pid = postmaster(machine)
     machine.run(["kill", "-KILL", pid])
     until(lambda: machine.run(["test", "-e", f"/proc/{pid}"], check=False).returncode, "the postmaster to be gone")
 
 
 def settings(machine: Machine, text: str) -> None:
-    """Give the cluster's unit a drop-in; none for no text."""
+    """Write a drop-in for the cluster's unit, or remove it if the text is empty."""
     machine.write(f"/run/systemd/system/{unit(machine)}.d/staged.conf", text)
     machine.run(["systemctl", "daemon-reload"])
 
 
 def killed_in_a_login(machine: Machine) -> None:
-    """Kill a postmaster that was started by hand, while one of its server processes is busy."""
+    """Start a postmaster by hand, and kill it while one of its server processes is busy."""
     orphan(machine)
     busy(machine)
     killed(machine)
 
 
 def recycled(machine: Machine) -> str:
-    """Leave a lock file of a postmaster that is gone, whose PID is somebody else's now; give that PID."""
+    """Leave a lock file with a PID that another process has now, and return that PID."""
     start = "sleep 100000 >/dev/null 2>&1 & echo $!"
     pid = machine.run(["su", "-", "postgres", "-c", start]).stdout.strip()
     lock = f"{pid}\n{data(machine)}\n1700000000\n{PORT}\n/var/run/postgresql\nlocalhost\n  1234  1234\nready\n"
@@ -124,13 +124,13 @@ def recycled(machine: Machine) -> str:
 
 
 def refused(machine: Machine) -> None:
-    """Restart the unit beside an orphan: it fails, and the roof over it says that all is well."""
+    """Restart the unit beside an orphan. It fails, but the unit that groups the clusters is active."""
     machine.run(["systemctl", "restart", "postgresql.service"])
     until(lambda: machine.show(unit(machine), "ActiveState")["ActiveState"] == "failed", "the unit to fail")
 
 
 def recovering(machine: Machine) -> None:
-    """Restart the cluster into a recovery that takes until somebody calls it done: see `recovered`."""
+    """Restart the cluster into a recovery that ends only with `recovered`."""
     waits = f"until test -e {RECOVERED}; do sleep 0.1; done; false"
     machine.run(["su", "postgres", "-c", f"touch {data(machine)}/recovery.signal"])
     setting = f"restore_command = '{waits}'\n"
@@ -141,16 +141,16 @@ def recovering(machine: Machine) -> None:
 
 
 def recovered(machine: Machine) -> None:
-    """Let a staged recovery end."""
+    """End a staged recovery."""
     machine.run(["touch", RECOVERED])
 
 
 def ask(machine: Machine, sql: str, port: int = PORT) -> str:
-    """Ask whoever listens on the port's socket."""
+    """Run a query on the server that listens on the port's socket."""
     argv = ["psql", "--no-psqlrc", "--quiet", f"--port={port}", "--no-align", "--tuples-only", "--command", sql]
     return machine.run(argv, user="postgres", env={"PGOPTIONS": "--client-min-messages=warning"}).stdout.strip()
 
 
 def postmaster(machine: Machine, cluster: str = "main") -> str:
-    """Give the PID that the data directory's lock file names."""
+    """Return the PID in the lock file of the data directory."""
     return machine.read(f"{data(machine, cluster)}/postmaster.pid").splitlines()[0]

@@ -1,4 +1,4 @@
-"""Debian's redis, and what goes wrong with it."""
+"""Installs Debian's redis, and stages its failures."""
 
 from __future__ import annotations
 
@@ -24,16 +24,16 @@ SLOW_LOAD = """
 key-load-delay 200000
 loading-process-events-interval-bytes 1024
 """
-"""Settings of redis's own tests: each key takes 200 ms to load, and after each KiB it answers."""
+"""Settings from redis's own tests: each key takes 200 ms to load, and redis answers after each KiB."""
 
 
 def installed(machine: Machine) -> str:
-    """Give the version of the package."""
+    """Return the version of the package."""
     return repository.installed(machine, "redis-server")
 
 
 def install(machine: Machine) -> None:
-    """Start redis as a service, with a key in it that is on the disk as well."""
+    """Start redis as a service, with a key that is on the disk as well."""
     machine.run(["systemctl", "enable", "--quiet", UNIT])
     machine.run(["systemctl", "start", UNIT])
     ask(machine, "SET", "written-by", "unit")
@@ -41,39 +41,39 @@ def install(machine: Machine) -> None:
 
 
 def offer(machine: Machine) -> str:
-    """Let apt see a newer version of the packages, and give it."""
+    """Offer apt a newer version of the packages, and return it."""
     return repository.offer(machine, "redis-tools", "redis-server")
 
 
 def upgrade_at_hand(machine: Machine) -> None:
-    """Start redis, let apt see a newer version, and put the runbook into root's folder."""
+    """Start redis, offer apt a newer version, and copy the runbook to root's home folder."""
     install(machine)
     offer(machine)
     machine.run(["cp", BOOK, "/root/redis.yaml"])
 
 
 def orphan(machine: Machine, *options: str) -> None:
-    """Stop the unit, and start redis by hand in a login instead, as its user; write a key through it."""
+    """Stop the unit, start redis by hand in a login session, as its user, and write a key through it."""
     machine.run(["systemctl", "stop", UNIT])
     by_hand(machine, f"redis-server /etc/redis/redis.conf {' '.join(options)}".strip())
     ask(machine, "SET", "written-by", "orphan")
 
 
 def orphan_elsewhere(machine: Machine) -> None:
-    """Stop the unit, and start redis by hand with its data in another folder; write a key through it."""
+    """Stop the unit, start redis by hand with its data in another folder, and write a key through it."""
     machine.run(["install", "-d", "-o", "redis", "/srv/data"])
     orphan(machine, "--dir", "/srv/data")
 
 
 def by_hand(machine: Machine, command: str) -> None:
-    """Start a redis as the user redis in a login of root's, where it makes itself a daemon; it answers afterwards."""
+    """Start a redis as the user redis in a login session of root's, as a daemon, and wait until it answers."""
     machine.run(["su", "-", "root", "-c", f"su -s /bin/sh redis -c '{command}'"])
     until(lambda: ask(machine, "PING") == "PONG", "the redis that was started by hand to answer")
 
 
 def loop(machine: Machine) -> None:
-    """Restart the unit beside an orphan, and wait until systemd gives it up."""
-    # Earlier starts count as well; without them it is the fifth restart that is one too many.
+    """Restart the unit beside an orphan, and wait until it hits its start limit."""
+    # Earlier starts count, too. Without them the fifth restart is one too many.
     machine.run(["systemctl", "reset-failed", UNIT])
     machine.run(["systemctl", "restart", UNIT], check=False)
     gave_up = {"ActiveState": "failed", "NRestarts": "5"}
@@ -81,7 +81,7 @@ def loop(machine: Machine) -> None:
 
 
 def slow_load(machine: Machine) -> None:
-    """Let redis need a minute for its data, and start it again: it has just begun to load. See `loaded`."""
+    """Restart redis with data that take a minute to load. `loaded` makes the load fast."""
     ask(machine, "CONFIG", "SET", "rdbcompression", "no")
     script = "seq 300 | awk '{printf \"SET key-%d %01100d\\n\", $1, 0}' | redis-cli >/dev/null && redis-cli SAVE"
     machine.run(["sh", "-ec", script])
@@ -91,12 +91,12 @@ def slow_load(machine: Machine) -> None:
 
 
 def loaded(machine: Machine) -> None:
-    """Let a slow load go on at its own speed."""
+    """Let a slow load continue at its normal speed."""
     until(lambda: ask(machine, "CONFIG", "SET", "key-load-delay", "0") == "OK", "redis to hear")
 
 
 def never_notifies(machine: Machine) -> None:
-    """Let redis serve without ever telling systemd that it is ready, and let systemd lose its patience soon."""
+    """Let redis serve without a notification to systemd, with a short TimeoutStartSec=."""
     machine.write(DROP_IN, DEAF)
     machine.run(["systemctl", "daemon-reload"])
     machine.run(["systemctl", "restart", "--no-block", UNIT])
@@ -104,10 +104,10 @@ def never_notifies(machine: Machine) -> None:
 
 
 def ask(machine: Machine, *words: str) -> str:
-    """Ask whoever listens on the port."""
+    """Send a command to the server that listens on the port."""
     return machine.run(["redis-cli", "-p", str(PORT), *words], check=False).stdout.strip()
 
 
-def told(machine: Machine) -> dict[str, str]:
-    """Give what the server says about itself: process_id, run_id, redis_version."""
+def info(machine: Machine) -> dict[str, str]:
+    """Return the INFO of the server: process_id, run_id, redis_version."""
     return dict(re.findall(r"^(\w+):(.*?)\r?$", ask(machine, "INFO", "server"), re.MULTILINE))

@@ -1,7 +1,7 @@
-"""Releases of `app`, a small service that tells its version, as four package tools take them.
+"""Builds releases of `app`, a small service that answers with its version, for four package tools.
 
-A program, run in a machine by the distribution's Python: `python3 releases.py FOLDER TOOL`. It puts the releases
-into the folder, in the form in which the tool's registry, repository or index offers them.
+It runs in a machine with the distribution's Python: `python3 releases.py FOLDER TOOL`. It writes the releases to the
+folder, in the form in which the tool's registry, repository or index offers them.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ VERSIONS = ("1.0.0", "2.0.0")
 DEBIAN = {"1.0.0": "1:1.0-1~deb12u1", "2.0.0": "1:2.0-1+deb12u1"}
 URL = "http://127.0.0.1:4873"
 MANY = 3000
-"""Files in a wheel and in a tarball, so that they take a while to be unpacked."""
+"""Number of files in a wheel and in a tarball, so that unpacking takes a while."""
 
 SERVER = """\
 #!/usr/bin/python3
@@ -59,7 +59,7 @@ if test -p /run/app-waits; then
     cat /run/app-waits
 fi
 """
-"""What a package does when it is installed: it can be made to fail, and to wait."""
+"""A package's script at installation. It can be made to fail, and to wait."""
 
 POSTINST = """\
 #!/bin/sh
@@ -79,7 +79,7 @@ if test "$1" = configure; then
     fi
 fi
 """
-"""As debhelper's dh_installsystemd writes it."""
+"""The script that debhelper's dh_installsystemd writes."""
 
 UNIT = """\
 [Unit]
@@ -92,7 +92,7 @@ WantedBy=multi-user.target
 
 
 def npm(folder: Path) -> None:
-    """Make what a registry tells of `app`, and its tarballs."""
+    """Write the metadata of `app` in a registry, and its tarballs."""
     (folder / "npm").mkdir(parents=True)
     versions = {}
     for version in VERSIONS:
@@ -107,13 +107,13 @@ def npm(folder: Path) -> None:
         (folder / f"npm/app-{version}.tgz").write_bytes(data)
         shasum = hashlib.sha1(data, usedforsecurity=False).hexdigest()
         versions[version] = {**about, "dist": {"tarball": f"{URL}/npm/app-{version}.tgz", "shasum": shasum}}
-    # The tag stayed behind, as it does when a release is a candidate or was taken back.
-    told = {"name": "app", "dist-tags": {"latest": VERSIONS[0]}, "versions": versions}
-    (folder / "npm/app").write_text(json.dumps(told))
+    # The tag names the old version, as when the new release is a candidate or was withdrawn.
+    metadata = {"name": "app", "dist-tags": {"latest": VERSIONS[0]}, "versions": versions}
+    (folder / "npm/app").write_text(json.dumps(metadata))
 
 
 def apt(folder: Path) -> None:
-    """Make a repository of `app`, with the maintainer scripts that debhelper writes, and of `other`, which waits."""
+    """Build a repository of `app`, with the maintainer scripts of debhelper, and of `other`, which waits."""
     (folder / "apt").mkdir(parents=True)
     for version in DEBIAN.values():
         files = {
@@ -134,7 +134,7 @@ def apt(folder: Path) -> None:
 
 
 def pip(folder: Path) -> None:
-    """Make a simple index of wheels."""
+    """Build a simple index of wheels."""
     (folder / "simple/app").mkdir(parents=True)
     links = []
     for version in VERSIONS:
@@ -159,7 +159,7 @@ def pip(folder: Path) -> None:
 
 
 def tarball(folder: Path) -> None:
-    """Make tarballs."""
+    """Build tarballs."""
     folder.mkdir(parents=True, exist_ok=True)
     for version in VERSIONS:
         data = _tar({"server.py": SERVER, "VERSION": version, **{f"data/{n}": version for n in range(MANY)}})

@@ -1,7 +1,7 @@
-"""A new version of a Debian package, from the installed one, in a repository of the machine's own.
+"""Builds a new version of a Debian package from the installed one, in a repository in the machine.
 
-Files, dependencies and maintainer scripts are the real ones. Only the version is another, so that apt has
-something to upgrade to, and each file is a new one on the disk.
+Files, dependencies and maintainer scripts are the real ones. Only the version is different, so that apt can upgrade,
+and each file is a new one on the disk.
 """
 
 from __future__ import annotations
@@ -32,18 +32,18 @@ rm -r "$tree"
 
 
 def offer(machine: Machine, *packages: str, new: str = "", programs: str = "", edit: str = "") -> str:
-    """Offer a newer version of installed packages, which are of one version, and give it.
+    """Offer a newer version of installed packages, which have the same version, and return it.
 
-    `edit`, commands for sed, changes the `programs`, a file or a folder; it must leave them as long as they were.
+    `edit` are commands for sed on `programs`, a file or a folder. They must not change the length of a file.
     """
     old = installed(machine, packages[0])
     new = new or f"{old}+1"
     machine.run(["mkdir", "-p", FOLDER])
     for package in packages:
         control = _without(machine.run(["dpkg-query", "--status", package]).stdout, "Status", "Conffiles")
-        # They depend on each other in just this version, and on packages that stay in another.
-        for told in ("\nVersion: {}\n", *(f"{name} (= {{}})" for name in packages)):
-            control = control.replace(told.format(old), told.format(new))
+        # The packages depend on each other in this version, and on other packages in versions that stay.
+        for field in ("\nVersion: {}\n", *(f"{name} (= {{}})" for name in packages)):
+            control = control.replace(field.format(old), field.format(new))
         machine.run(["sh", "-ec", _REPACK, "sh", package, FOLDER, programs, edit], input=control)
     machine.run(["sh", "-ec", f"cd {FOLDER} && apt-ftparchive packages . >Packages"])
     machine.run(["rm", "-rf", "/etc/apt/sources.list.d"])
@@ -53,18 +53,18 @@ def offer(machine: Machine, *packages: str, new: str = "", programs: str = "", e
 
 
 def substitute(old: str, new: str) -> str:
-    """Give the command for sed that writes another version over one, wherever it stands."""
+    """Return the command for sed that replaces a version everywhere."""
     dots = old.replace(".", "\\.")
     return f"s/{dots}/{new}/g"
 
 
 def installed(machine: Machine, package: str) -> str:
-    """Give the version of a package, as dpkg tells it."""
+    """Return the version of a package, from dpkg."""
     return machine.run(["dpkg-query", "--show", "--showformat=${Version}", package]).stdout
 
 
 def _without(control: str, *fields: str) -> str:
-    """Leave fields out, with the lines that go on with them."""
+    """Return a control file without some fields and their continuation lines."""
     for field in fields:
         control = re.sub(rf"^{field}:.*\n(?: .*\n)*", "", control, flags=re.MULTILINE)
     return control

@@ -1,4 +1,4 @@
-"""OpenSSH behind its socket, from the distribution, put into the states that an upgrade of it has to deal with."""
+"""Installs the distribution's OpenSSH behind its socket, and stages the failures that an upgrade has to deal with."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ chmod 700 /root/.ssh
 
 
 def install(machine: Machine) -> None:
-    """Let systemd listen for it, as `systemctl enable --now ssh.socket` does, and root log in by key."""
+    """Enable and start ssh.socket, and let root log in by key."""
     machine.run(["bash", "-ec", _KEYS])
     machine.run(["systemctl", "enable", "--now", "--quiet", SOCKET])
 
 
 def clear(machine: Machine) -> None:
-    """End it, whoever started it, and let systemd forget what happened."""
+    """Stop the units, kill all sshd processes, and reset the units' state."""
     machine.run(["systemctl", "disable", "--now", "--quiet", SOCKET, SERVICE], check=False)
     machine.run(["pkill", "-KILL", "-x", "sshd"], check=False)
     until(lambda: not holders(machine, 22), "port 22 to be free")
@@ -40,7 +40,7 @@ def clear(machine: Machine) -> None:
 
 
 def offer(machine: Machine, spoil: str = "") -> str:
-    """Offer a newer package in a repository of the machine's own, and give its version: the installed one, repacked.
+    """Offer a newer package, made from the installed one, in a repository in the machine, and return its version.
 
     `spoil` is a command for sed on the program.
     """
@@ -48,11 +48,11 @@ def offer(machine: Machine, spoil: str = "") -> str:
     return repository.offer(machine, "openssh-server", new=version, programs="/usr/sbin/sshd", edit=spoil)
 
 
-def at_odds(machine: Machine) -> None:
-    """Stage both units enabled, with ssh.service first: it listens by itself, and systemd refuses the socket.
+def both_enabled(machine: Machine) -> None:
+    """Enable both units, and start ssh.service first. It listens by itself, so systemd refuses the socket.
 
-    It is enabled while it is down: that gives it its alias, and where systemd 257 knew sshd.service as a name without
-    a file, it forgets over the daemon-reload that ssh.service runs (MainPID stays, ActiveState reads inactive).
+    It is enabled while it is down, because that gives it an alias. If systemd 257 had sshd.service as a name without a
+    file, it would lose track of a running ssh.service at the daemon-reload (MainPID stays, ActiveState reads inactive).
     """
     machine.run(["systemctl", "stop", SOCKET, SERVICE])
     machine.run(["systemctl", "enable", "--quiet", SOCKET, SERVICE])
@@ -61,9 +61,9 @@ def at_odds(machine: Machine) -> None:
 
 
 def used_up(machine: Machine) -> None:
-    """Stage ten small upgrades in a row, each with a restart of ssh.service, as needrestart does them.
+    """Stage ten small upgrades in a row, each with a restart of ssh.service, as needrestart does.
 
-    They count for an hour here. As it is delivered they count for ten seconds, which a busy machine takes to look.
+    Here the starts count for an hour. By default they count for ten seconds, which a busy machine takes for a check.
     """
     machine.write(LIMIT, "[Unit]\nStartLimitIntervalSec=1h\n")
     machine.run(["systemctl", "daemon-reload"])
@@ -73,7 +73,7 @@ def used_up(machine: Machine) -> None:
 
 
 def by_hand(machine: Machine) -> int:
-    """Start an sshd in root's login while the units are down, and give its PID. The login ends, sshd does not."""
+    """Stop the units, start an sshd in a login session of root's, and return its PID. The login ends, sshd does not."""
     machine.run(["systemctl", "stop", SOCKET, SERVICE])
     machine.run(["mkdir", "-p", "/run/sshd"])
     with in_login(machine, ["/usr/sbin/sshd"], user="root") as login:
@@ -82,20 +82,20 @@ def by_hand(machine: Machine) -> int:
 
 
 def as_packaged(machine: Machine) -> None:
-    """Stage an upgrade that waits to be done, with the runbook in root's home."""
+    """Stage an available upgrade, with the runbook in root's home folder."""
     machine.run(["cp", RUNBOOK, "/root/"])
     offer(machine)
     install(machine)
-    machine.run([*SSH, "true"])  # Somebody came, so that sshd runs behind the socket.
+    machine.run([*SSH, "true"])  # After a first login sshd runs behind the socket.
 
 
 class Session:
-    """Somebody who is logged in over ssh, from the machine to itself, and stays there."""
+    """An ssh session from the machine to itself, which stays open."""
 
     def __init__(self, machine: Machine) -> None:
         self._machine = machine
-        told = 'echo $$; while read -r word; do echo "$word"; done'
-        self._client = machine.popen([*SSH, told], stdin=subprocess.PIPE)
+        script = 'echo $$; while read -r word; do echo "$word"; done'
+        self._client = machine.popen([*SSH, script], stdin=subprocess.PIPE)
         assert self._client.stdout is not None
         self.shell = int(self._client.stdout.readline())
 
@@ -107,12 +107,12 @@ class Session:
         self._client.communicate()
 
     def answers(self, word: str) -> bool:
-        """Whether it lives, the same shell as before, and says what it is told to say."""
+        """Return True if the session has the same shell as before, and echoes a word."""
         assert self._client.stdin is not None
         assert self._client.stdout is not None
         if self._client.poll() is not None:
             return False
         self._client.stdin.write(f"{word}\n")
         self._client.stdin.flush()
-        said = self._client.stdout.readline() == f"{word}\n"
-        return said and self._machine.run(["test", "-d", f"/proc/{self.shell}"], check=False).returncode == 0
+        echoed = self._client.stdout.readline() == f"{word}\n"
+        return echoed and self._machine.run(["test", "-d", f"/proc/{self.shell}"], check=False).returncode == 0

@@ -1,4 +1,4 @@
-"""Real containers hold the port, of podman and of systemd-nspawn: named, never ended, and told how each is stopped."""
+"""Real containers of podman and systemd-nspawn hold the port: they are named, not killed, and the stop is advised."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 
 from tests.machine.ending.staging import listening
 from tests.machine.machine import Machine, until
-from tests.machine.ownership.street import House, ask, assert_said
+from tests.machine.ownership.staging import PortCase, ask, assert_verdict
 from tests.machine.runs import runbook, unit_file
 from tests.machine.tree import PROJECT
 
@@ -23,17 +23,17 @@ cp -a /run/image /run/box
 tar -c . | podman import -q - tiny
 """
 CONFIGURED = {
-    # In a machine there is no nft to be called, no keyring to be made, and no overlay over its own.
+    # A machine has no nft, no keyring, and no overlay on its own overlay.
     "containers.conf": '[network]\nfirewall_driver = "none"\n[containers]\npids_limit = 0\nkeyring = false\n',
     "storage.conf": '[storage]\ndriver = "vfs"\nrunroot = "/run/pod/run"\ngraphroot = "/run/pod/graph"\n',
 }
-# In a machine within a machine, the cgroups of its own it would have are not to be had.
+# podman cannot make cgroups inside a machine.
 PODMAN = "podman run --cgroups=disabled --stop-timeout=1 --volume=/usr:/usr:ro"
 ANSWERS = "/usr/bin/python3 /opt/answers.py old"
 NSPAWN = "systemd-nspawn --quiet --bind-ro=/usr --as-pid2 --directory=/run/box"
 
-HOUSES = {
-    "podman, in the host's network": House(
+CASES = {
+    "podman, in the host's network": PortCase(
         "idle",
         "9601",
         "other-unit-holds-port",
@@ -41,7 +41,7 @@ HOUSES = {
         "refused-to-kill",
         r"another PID namespace\); stop the container \((podman stop inn)\) or give",
     ),
-    "podman, a published port": House(
+    "podman, a published port": PortCase(
         "idle",
         "9602",
         "other-unit-holds-port",
@@ -49,7 +49,7 @@ HOUSES = {
         "refused-to-kill",
         r"the container's engine can stop it; stop the container \((podman stop harbour)\) or give",
     ),
-    "podman, in a service": House(
+    "podman, in a service": PortCase(
         "idle",
         "9603",
         "other-unit-holds-port",
@@ -57,7 +57,7 @@ HOUSES = {
         "refused-to-kill",
         r"; stop it \((systemctl stop boxed\.service)\) or give",
     ),
-    "nspawn": House(
+    "nspawn": PortCase(
         "idle",
         "9604",
         "other-unit-holds-port",
@@ -65,7 +65,7 @@ HOUSES = {
         "refused-to-kill",
         r"the container box, .*; stop the container \((machinectl poweroff box)\) or give",
     ),
-    "nspawn, in a service": House(
+    "nspawn, in a service": PortCase(
         "idle",
         "9605",
         "other-unit-holds-port",
@@ -78,7 +78,7 @@ HOUSES = {
 
 @pytest.fixture
 def engines(machine: Machine) -> Iterator[Machine]:
-    """Each of them runs a server."""
+    """Start a server in each kind of container."""
     for name, text in CONFIGURED.items():
         machine.write(f"/etc/containers/{name}", text)
     server = f"{PROJECT}/tests/machine/readiness/answers.py"
@@ -103,19 +103,19 @@ def engines(machine: Machine) -> Iterator[Machine]:
     machine.run(["systemctl", "reset-failed", *units], check=False)
 
 
-def test_each_is_named_and_its_own_command_stops_it(engines: Machine) -> None:
-    """Nothing is signalled, and what the sentence tells an operator to do frees the port."""
-    houses = list(HOUSES.values())
-    seen, plans = ask(engines, "check", "verify-port-owner", houses), ask(engines, "plan", "kill-orphan", houses)
-    for house in houses:
-        assert_said(seen[str(house)], house)
-        assert plans[str(house)]["verdict"] == house.kill, plans[str(house)]
-        assert re.search(house.why, plans[str(house)]["reason"]), plans[str(house)]["reason"]
+def test_each_container_is_named_and_the_advised_command_stops_it(engines: Machine) -> None:
+    """Nothing is signalled, and the command in the reason frees the port."""
+    cases = list(CASES.values())
+    seen, plans = ask(engines, "check", "verify-port-owner", cases), ask(engines, "plan", "kill-orphan", cases)
+    for case in cases:
+        assert_verdict(seen[str(case)], case)
+        assert plans[str(case)]["verdict"] == case.kill, plans[str(case)]
+        assert re.search(case.why, plans[str(case)]["reason"]), plans[str(case)]["reason"]
     boxed = runbook(engines, "check", "unit: boxed\nport: 9603\nsteps: [verify-port-owner]\n")
     assert boxed.step("verify-port-owner")["verdict"] == "owned", boxed.last
-    for house in houses:
-        told = re.search(house.why, plans[str(house)]["reason"])
-        assert told
-        engines.run(told[1].split())
-        look = ["ss", "-Hltn", f"sport = :{house.port}"]
-        until(lambda look=look: not engines.run(look).stdout, f"port {house.port} to be free")  # type: ignore[misc]
+    for case in cases:
+        advised = re.search(case.why, plans[str(case)]["reason"])
+        assert advised
+        engines.run(advised[1].split())
+        look = ["ss", "-Hltn", f"sport = :{case.port}"]
+        until(lambda look=look: not engines.run(look).stdout, f"port {case.port} to be free")  # type: ignore[misc]

@@ -1,4 +1,4 @@
-"""A Python application behind gunicorn, upgraded and mended with the runbook that is shipped."""
+"""A Python application behind gunicorn, upgraded and fixed with the shipped runbook."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ WAIT, VERSION = "remediate.check.wait-ready", "remediate.check.verify-version"
 
 @pytest.fixture
 def app(machine: Machine) -> Iterator[Machine]:
-    """A machine in which a test installs the application as it wants it; afterwards that is gone."""
+    """Return a machine in which the test installs the application, and remove the application at the end."""
     yield machine
     shop.remove(machine)
 
@@ -33,7 +33,7 @@ def main_pid(machine: Machine) -> int:
 
 
 def assert_the_unit_serves_alone(machine: Machine) -> None:
-    """By systemd, `ss` and the application: one master, its two workers, nobody else, all of the new release."""
+    """Assert from systemd, `ss` and the application that one master with two workers serves the new release alone."""
     assert machine.show(UNIT, "ActiveState")["ActiveState"] == "active"
     until(lambda: len(shop.pids(machine)) == 3, "the second worker")
     assert shop.holding(machine) - {1} == set(shop.pids(machine))
@@ -41,7 +41,7 @@ def assert_the_unit_serves_alone(machine: Machine) -> None:
     assert {shop.version(machine) for _ in range(8)} == {NEW}
 
 
-def test_an_upgrade(app: Machine) -> None:
+def test_an_upgrade_succeeds(app: Machine) -> None:
     shop.install(app)
     before = app.show(UNIT, "InvocationID")
     run = carry_out(app)
@@ -51,7 +51,7 @@ def test_an_upgrade(app: Machine) -> None:
     assert_the_unit_serves_alone(app)
     assert app.show(UNIT, "InvocationID") != before
 
-    # One that cannot be imported is found out beside the running one, which is not touched.
+    # A release that cannot be imported is found before the running one is touched.
     serves = main_pid(app)
     broken = carry_out(app, "apply", "--set", f"version={BROKEN}")
     assert (broken.exit, broken.verdicts) == (1, [("run", "failed", "command-failed")]), broken.last
@@ -65,22 +65,22 @@ def test_an_upgrade(app: Machine) -> None:
     [("", OLD), ("--chdir=/srv/shop/current --preload", OLD), ("--chdir=/srv/shop/current", NEW)],
     ids=["a link that was resolved", "code that the master loaded", "code that the workers load"],
 )
-def test_a_reload_instead_of_a_restart(app: Machine, arguments: str, serves: str) -> None:
-    """`systemctl reload` says done each time. The times alone never pass: a young worker may have old code."""
+def test_a_reload_instead_of_a_restart_is_found(app: Machine, arguments: str, serves: str) -> None:
+    """`systemctl reload` succeeds each time. A young worker may still have old code, so the times alone do not pass."""
     shop.install(app, arguments=arguments)
     shop.reloaded(app)
     assert shop.version(app) == serves
     checked = carry_out(app, "check")
     assert (checked.exit, checked.step(VERSION)["verdict"]) == (1, "old-code-serving")
-    # Who reloads asks the service, and nothing else.
+    # A runbook with a reload should query the service, and not compare times.
     page = '{http: {url: "http://127.0.0.1:8000/version"}, expect: 2.0.0}'
     asked = runbook(app, "apply", f"unit: shop\nport: 8000\nsteps: [reload, verify-version: {page}]\n")
     assert asked.step("reload")["verdict"] == "reloaded"
     assert asked.step("verify-version")["verdict"] == ("version-ok" if serves == NEW else "version-mismatch")
 
 
-def test_a_hand_over_that_was_left_half_done(app: Machine) -> None:
-    """Two masters of one invocation share a socket. All of it is the unit's, and one answer in two is old."""
+def test_an_unfinished_hand_over_is_found_and_finished(app: Machine) -> None:
+    """Two masters of one invocation share a socket. Both belong to the unit, and half of the answers are old."""
     shop.install(app, arguments="--chdir=/srv/shop/current")
     old, new = shop.hand_over(app)
     until(lambda: {shop.version(app) for _ in range(10)} == {OLD, NEW}, "answers of both")
@@ -96,9 +96,8 @@ def test_a_hand_over_that_was_left_half_done(app: Machine) -> None:
     assert main_pid(app) not in (old, new)
 
 
-def test_a_hand_over_that_systemd_took_for_the_end(app: Machine) -> None:
-    """gunicorn does not announce its new master. Left alone by KillMode=process, that one outlives its service,
-    and the next one finds the port in use."""
+def test_a_hand_over_without_a_notification_leaves_an_old_master(app: Machine) -> None:
+    """gunicorn does not notify systemd of its new master. With KillMode=process it is left, and holds the port."""
     shop.install(app, "KillMode=process", arguments="--chdir=/srv/shop/current")
     old, new = shop.hand_over(app)
     app.run(["kill", "-QUIT", str(old)])
@@ -113,14 +112,14 @@ def test_a_hand_over_that_systemd_took_for_the_end(app: Machine) -> None:
     assert app.run(["kill", "-0", str(new)], check=False).returncode
 
 
-def test_a_hand_over_that_is_announced(app: Machine) -> None:
-    """With a hook that sends MAINPID= the same invocation goes on under another master. That is no stranger."""
+def test_a_hand_over_with_a_notification_keeps_the_invocation(app: Machine) -> None:
+    """With a hook that sends MAINPID=, the new master belongs to the same invocation."""
     app.write("/srv/shop/gunicorn.conf.py", shop.ANNOUNCES)
     arguments = "--config=/srv/shop/gunicorn.conf.py --chdir=/srv/shop/current"
     shop.install(app, "NotifyAccess=all", arguments=arguments)
     invocation = app.show(UNIT, "InvocationID")
     old, new = shop.hand_over(app)
-    until(lambda: main_pid(app) == new, "systemd to hear of the next master")
+    until(lambda: main_pid(app) == new, "systemd to read the notification of the next master")
     assert carry_out(app, "check").step(VERSION)["verdict"] == "old-code-serving"
     app.run(["kill", "-QUIT", str(old)])
     until(lambda: len(shop.holding(app)) == 3, "the old master to be gone", 20)
@@ -130,8 +129,8 @@ def test_a_hand_over_that_is_announced(app: Machine) -> None:
     assert (app.show(UNIT, "InvocationID"), main_pid(app)) == (invocation, new)
 
 
-def test_a_gunicorn_that_was_started_in_a_login(app: Machine) -> None:
-    # The unit gives up beside it all the time; a slow machine would find its starts used up.
+def test_a_gunicorn_from_a_login_is_killed(app: Machine) -> None:
+    # The unit fails again and again beside it, and would hit its start limit on a slow machine.
     shop.install(app, "[Unit]", "StartLimitIntervalSec=0")
     with shop.orphan(app) as login:
         strays = shop.holding(app)
@@ -140,7 +139,7 @@ def test_a_gunicorn_that_was_started_in_a_login(app: Machine) -> None:
         assert {e["pid"] for e in kill["evidence"]["ports"][0]["holders"]} == strays == shop.holding(app)
         run = carry_out(app)
         assert (run.exit, run.last["status"]) == (0, "remediated"), run.last
-        # "Connection in use", five times, a second apart; then it gives up.
+        # gunicorn tries five times, a second apart ("Connection in use"), and exits.
         assert run.step("restart")["verdict"] == "job-failed"
         assert (WAIT, "failed", "orphan-holds-port") in run.verdicts
         assert ("remediate.fix.kill-orphan", "changed", "killed") in run.verdicts
@@ -149,8 +148,8 @@ def test_a_gunicorn_that_was_started_in_a_login(app: Machine) -> None:
     assert not strays & shop.holding(app)
 
 
-def test_two_that_share_the_port(app: Machine) -> None:
-    """SO_REUSEPORT: nobody finds the port in use, ever."""
+def test_a_gunicorn_that_shares_the_port_is_killed(app: Machine) -> None:
+    """With SO_REUSEPORT no process finds the port in use."""
     shop.install(app, arguments="--reuse-port")
     shop.shared(app)
     run = carry_out(app)
@@ -160,23 +159,23 @@ def test_two_that_share_the_port(app: Machine) -> None:
     assert_the_unit_serves_alone(app)
 
 
-def test_a_socket_unit_refuses_nobody(app: Machine) -> None:
-    """systemd holds the socket, rightly, and takes connections while no gunicorn is there."""
+def test_no_connection_is_refused_behind_a_socket_unit(app: Machine) -> None:
+    """systemd holds the socket, and accepts connections while no gunicorn is running."""
     shop.install(app, socket=True)
     ask = "while test ! -e /run/enough; do curl -fsS -m10 http://127.0.0.1:8000/version || echo refused; echo; done"
     app.run(["rm", "-f", "/run/enough"])
     with app.popen(["sh", "-c", ask]) as client:
         run = carry_out(app)
         app.run(["touch", "/run/enough"])
-        said = client.communicate(timeout=20)[0].split()
+        answers = client.communicate(timeout=20)[0].split()
     assert (run.exit, run.last["status"]) == (0, "changed"), run.last
     assert run.step("remediate.check.verify-port-owner")["verdict"] == "owned"
-    assert (set(said), said[0], said[-1]) == ({OLD, NEW}, OLD, NEW)
+    assert (set(answers), answers[0], answers[-1]) == ({OLD, NEW}, OLD, NEW)
     assert 1 in shop.holding(app)
     assert_the_unit_serves_alone(app)
 
 
-def test_a_socket_unit_that_found_the_port_taken(app: Machine) -> None:
+def test_a_socket_unit_that_found_the_port_in_use_is_started(app: Machine) -> None:
     shop.install(app, socket=True)
     app.run(["systemctl", "stop", SOCKET, UNIT])
     with shop.orphan(app) as login:
@@ -191,8 +190,8 @@ def test_a_socket_unit_that_found_the_port_taken(app: Machine) -> None:
         login.wait(10)
 
 
-def test_workers_that_hang(app: Machine) -> None:
-    """gunicorn itself ends them after its --timeout; the wait lasts until the new ones answer."""
+def test_a_wait_lasts_until_hanging_workers_are_replaced(app: Machine) -> None:
+    """gunicorn itself kills the workers after its --timeout."""
     shop.install(app, arguments="--timeout=10")
     before, workers = main_pid(app), shop.children(app, main_pid(app))
     hang = "for worker in 1 2; do curl -s -m60 http://127.0.0.1:8000/hang & done; wait"

@@ -1,4 +1,4 @@
-"""runbooks/nginx.yaml and runbooks/nginx-reload.yaml on the distribution's nginx: whole, and broken as in the field."""
+"""runbooks/nginx.yaml and runbooks/nginx-reload.yaml on the distribution's nginx, healthy and with real failures."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tests.machine.software.nginx import RELOAD, RUNBOOK, UNIT
 
 @pytest.fixture
 def web(machine: Machine) -> Iterator[Machine]:
-    """The unit is enabled and runs; afterwards nothing of nginx is left."""
+    """Enable and start the unit, and remove everything of nginx at the end."""
     nginx.install(machine)
     yield machine
     nginx.clear(machine)
@@ -25,12 +25,12 @@ def web(machine: Machine) -> Iterator[Machine]:
 
 @pytest.fixture(scope="module")
 def offered(machine: Machine) -> str:
-    """The version of a newer package, in a repository."""
+    """Offer a newer package in a repository, and return its version."""
     return nginx.offer(machine)
 
 
 def apply(machine: Machine, *options: str, version: str = "", book: str = RUNBOOK, command: str = "apply") -> Run:
-    """Run the file as it is; without `version` the one that is installed is wanted."""
+    """Run the shipped runbook, for the installed version if no other is given."""
     version = version or machine.run(["dpkg-query", "--show", "--showformat", "${Version}", "nginx"]).stdout
     chosen = ["--set", f"version={version}"] if book == RUNBOOK else []
     argv = ["runbook", command, book, "--output", "json", *options, *(chosen if command == "apply" else [])]
@@ -47,7 +47,7 @@ def identity(machine: Machine) -> dict[str, str]:
 
 
 def assert_the_unit_serves_alone(machine: Machine) -> None:
-    """Asked of systemd, ss and curl: one master, the unit's main process, and nobody else on the port."""
+    """Assert from systemd, ss and curl that the unit's main process, the only master, and its workers hold the port."""
     main = int(identity(machine)["MainPID"])
     assert nginx.masters(machine) == [main]
     assert nginx.served(machine) == nginx.of_the_unit(machine) == {main, *nginx.workers(machine)}
@@ -55,15 +55,15 @@ def assert_the_unit_serves_alone(machine: Machine) -> None:
 
 
 def assert_it_runs(machine: Machine, package: str) -> None:
-    """Asked of the main process's own program."""
+    """Assert the version of the main process, from its own program."""
     main = identity(machine)["MainPID"]
     assert machine.run([f"/proc/{main}/exe", "-v"]).stderr.strip().endswith(f"nginx/{package.removesuffix('-1')}")
 
 
-# -- whole -----------------------------------------------------------------------------------------------------
+# -- healthy
 
 
-def test_a_real_upgrade(web: Machine, offered: str) -> None:
+def test_a_real_upgrade_succeeds(web: Machine, offered: str) -> None:
     before = identity(web)
     run = apply(web, version=offered)
     assert (run.exit, run.last["status"]) == (0, "changed"), run.last
@@ -84,8 +84,8 @@ def test_a_real_upgrade(web: Machine, offered: str) -> None:
     assert (again.exit, verdict(again, "update")) == (0, "up-to-date")
 
 
-def test_the_package_s_own_hand_over(fresh_machine: Machine) -> None:
-    """Without the restart: the package's script hands over to the new program, and the check finds that it did."""
+def test_the_package_s_own_hand_over_is_accepted(fresh_machine: Machine) -> None:
+    """Without a restart the package's script hands over to the new program, and the checks pass."""
     offered = nginx.offer(fresh_machine)
     nginx.install(fresh_machine)
     before = identity(fresh_machine)
@@ -100,7 +100,7 @@ def test_the_package_s_own_hand_over(fresh_machine: Machine) -> None:
     assert_it_runs(fresh_machine, offered)
 
 
-def test_a_version_that_is_nowhere(web: Machine, offered: str) -> None:
+def test_a_missing_version_changes_nothing(web: Machine, offered: str) -> None:
     before = identity(web)
     run = apply(web, version="9.9.9-9")
     assert (run.exit, verdict(run, "rehearse")) == (1, "command-failed")
@@ -108,17 +108,17 @@ def test_a_version_that_is_nowhere(web: Machine, offered: str) -> None:
     assert identity(web) == before
 
 
-# -- somebody else's master --------------------------------------------------------------------------------------
+# -- a master of another user
 
 
-def test_an_upgrade_past_a_master_started_by_hand(fresh_machine: Machine) -> None:
-    """The package's own script finds the port in use and is content: new on disk, and the old one answers."""
+def test_an_upgrade_beside_a_master_started_by_hand_is_fixed(fresh_machine: Machine) -> None:
+    """The package's script finds the port in use and still succeeds. The old version answers."""
     web = fresh_machine
     offered = nginx.offer(web)
     master = nginx.orphan(web)
     assert ".scope" in control_group(web, master)
     assert identity(web)["ActiveState"] == "failed"
-    assert web.run(["test", "-e", "/run/nginx.pid"], check=False).returncode == 1  # systemd took it away
+    assert web.run(["test", "-e", "/run/nginx.pid"], check=False).returncode == 1  # systemd has removed it
 
     before = (nginx.served(web), identity(web))
     dry = apply(web, "--dry-run", version=offered)
@@ -136,7 +136,7 @@ def test_an_upgrade_past_a_master_started_by_hand(fresh_machine: Machine) -> Non
     assert (run.step("restart")["status"], verdict(run, "restart")) == ("failed", "job-failed")
     assert ("remediate.check.wait-ready", "failed", "orphan-holds-port") in run.verdicts
     killed = run.step("remediate.fix.kill-orphan")
-    # A worker that its master took along in that very moment is not in the list.
+    # A worker that exited with its master at that moment is not in the list.
     assert (killed["verdict"], killed["evidence"]["killed"][0]["pid"]) == ("killed", master)
     assert killed["reason"].endswith("exited on TERM; 80 is free")
     assert_the_unit_serves_alone(web)
@@ -144,8 +144,8 @@ def test_an_upgrade_past_a_master_started_by_hand(fresh_machine: Machine) -> Non
     assert_it_runs(web, offered)
 
 
-def test_the_workers_of_a_master_that_was_killed(web: Machine) -> None:
-    """They have no parent, and go on serving."""
+def test_the_workers_of_a_killed_master_are_killed(web: Machine) -> None:
+    """They have no parent, and still serve."""
     web.run(["systemctl", "stop", UNIT])
     web.run(["kill", "-KILL", str(nginx.by_hand(web))])
     until(lambda: not nginx.masters(web), "the master to be gone")
@@ -159,8 +159,8 @@ def test_the_workers_of_a_master_that_was_killed(web: Machine) -> None:
     assert not left & set(nginx.workers(web))
 
 
-def test_no_worker_outlives_its_master(web: Machine) -> None:
-    """Neither one that the master starts in the place of another, nor those that KILL leaves without a master."""
+def test_no_worker_is_left_after_its_master_is_killed(web: Machine) -> None:
+    """Neither a worker that the master starts for another one is left, nor those that KILL leaves without a master."""
     web.run(["systemctl", "stop", UNIT])
     master = nginx.by_hand(web)
     run = runbook(web, "apply", "unit: nginx\nport: 80\nsteps: [kill-orphan: {signal: KILL}]\n")
@@ -169,10 +169,10 @@ def test_no_worker_outlives_its_master(web: Machine) -> None:
     assert (nginx.served(web), nginx.masters(web), nginx.workers(web)) == (set(), [], [])
 
 
-# -- who must live -----------------------------------------------------------------------------------------------
+# -- protected processes
 
 
-def test_the_nginx_of_another_unit_lives(web: Machine, service: StartService) -> None:
+def test_the_nginx_of_another_unit_is_not_killed(web: Machine, service: StartService) -> None:
     web.run(["systemctl", "stop", UNIT])
     files = "pid /run/other.pid; daemon off; events {} http { server { listen 80; listen [::]:80; } }\n"
     web.write("/etc/nginx/other.conf", files)
@@ -187,10 +187,10 @@ def test_the_nginx_of_another_unit_lives(web: Machine, service: StartService) ->
     assert (nginx.served(web), web.show(other, "ActiveState")) == (held, {"ActiveState": "active"})
 
 
-def test_a_program_that_is_no_nginx_lives(web: Machine) -> None:
+def test_a_program_that_is_no_nginx_is_not_killed(web: Machine) -> None:
     web.run(["systemctl", "stop", UNIT])
     with in_login(web, ["python3", "-m", "http.server", "80"], user="root") as login:
-        held = until(lambda: nginx.served(web), "it to listen")
+        held = until(lambda: nginx.served(web), "the program to listen")
         run = apply(web)
         assert nginx.served(web) == held
         web.run(["kill", *map(str, held)])
@@ -200,10 +200,10 @@ def test_a_program_that_is_no_nginx_lives(web: Machine) -> None:
     assert not [e for e in run.events if e.get("id", "").startswith("remediate.fix")]
 
 
-# -- the configuration -------------------------------------------------------------------------------------------
+# -- configuration
 
 
-def test_a_configuration_that_was_broken_already(web: Machine, offered: str) -> None:
+def test_a_broken_configuration_changes_nothing(web: Machine, offered: str) -> None:
     web.write(nginx.SITE, "server { listen 80 default; nonsense on; }\n")
     before = identity(web)
     dry = apply(web, "--dry-run", version=offered)
@@ -216,8 +216,8 @@ def test_a_configuration_that_was_broken_already(web: Machine, offered: str) -> 
     assert identity(web) == before
 
 
-def test_a_configuration_that_the_new_program_rejects(fresh_machine: Machine) -> None:
-    """A directive is gone in the new version: what its own script does of that would take nginx down."""
+def test_a_configuration_that_the_new_program_rejects_changes_nothing(fresh_machine: Machine) -> None:
+    """The new version does not have a directive. The package's own script would stop nginx then."""
     web = fresh_machine
     offered = nginx.rejected(web)
     before = identity(web)
@@ -230,10 +230,10 @@ def test_a_configuration_that_the_new_program_rejects(fresh_machine: Machine) ->
     assert_the_unit_serves_alone(web)
 
 
-# -- old code ----------------------------------------------------------------------------------------------------
+# -- old code
 
 
-def test_a_program_that_was_replaced_and_only_reloaded(web: Machine) -> None:
+def test_a_replaced_program_that_was_only_reloaded_is_found(web: Machine) -> None:
     nginx.new_program(web)
     for _ in range(2):
         looked = apply(web, command="check")
@@ -245,8 +245,8 @@ def test_a_program_that_was_replaced_and_only_reloaded(web: Machine) -> None:
     assert_the_unit_serves_alone(web)
 
 
-def test_a_hand_over_that_left_two_masters(web: Machine) -> None:
-    """USR2 starts the new program beside the old; without QUIT to the old master both serve."""
+def test_a_hand_over_that_left_two_masters_is_finished(web: Machine) -> None:
+    """USR2 starts the new program beside the old one. Without QUIT to the old master both serve."""
     nginx.new_program(web)
     old = int(identity(web)["MainPID"])
     web.run(["kill", "-USR2", str(old)])
@@ -260,12 +260,12 @@ def test_a_hand_over_that_left_two_masters(web: Machine) -> None:
     assert old not in nginx.masters(web)
 
 
-# -- reload ------------------------------------------------------------------------------------------------------
+# -- reload
 
 
 @pytest.fixture
 def client(web: Machine) -> Iterator[subprocess.Popen[str]]:
-    """Somebody who is in the middle of a request, and takes their time."""
+    """Run a client that does not finish its request."""
     script = "exec 3<>/dev/tcp/127.0.0.1/80; printf 'GET / HTTP/1.1\\r\\nHost: x\\r\\n' >&3; echo sent; cat <&3"
     with web.popen(["bash", "-c", script]) as process:
         assert process.stdout is not None
@@ -275,7 +275,7 @@ def client(web: Machine) -> Iterator[subprocess.Popen[str]]:
 
 
 @pytest.mark.usefixtures("client")
-def test_a_reload_beside_a_worker_that_shuts_down(web: Machine) -> None:
+def test_a_reload_does_not_wait_for_a_worker_that_is_shutting_down(web: Machine) -> None:
     before = identity(web)
     old = set(nginx.workers(web))
     run = apply(web, book=RELOAD)
@@ -294,7 +294,7 @@ def test_a_reload_beside_a_worker_that_shuts_down(web: Machine) -> None:
     assert looked.exit == 0, looked.last
 
 
-def test_a_reload_of_a_broken_configuration(web: Machine) -> None:
+def test_a_reload_of_a_broken_configuration_changes_nothing(web: Machine) -> None:
     before = (identity(web), nginx.workers(web))
     web.write(nginx.SITE, "server { listen 80 default; nonsense on; }\n")
     run = apply(web, book=RELOAD)
@@ -302,8 +302,8 @@ def test_a_reload_of_a_broken_configuration(web: Machine) -> None:
     assert (identity(web), nginx.workers(web)) == before
 
 
-def test_a_reload_that_was_not_taken_in(web: Machine) -> None:
-    """systemd calls it done; but nginx found a new port taken, and went on as before."""
+def test_a_reload_that_nginx_did_not_apply_is_found(web: Machine) -> None:
+    """systemd reports the job as done, but nginx found a new port in use, and kept its old configuration."""
     text = web.read(RELOAD).replace("port: 80 ", "port: [80, 8080]")
     web.write("/root/reload.yaml", text)
     web.write(nginx.SITE, "server { listen 8080; }\n")

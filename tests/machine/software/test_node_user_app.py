@@ -1,4 +1,4 @@
-"""A Node application under its user's manager, upgraded and mended by that user with the runbook that is shipped."""
+"""A Node application under its user's manager, upgraded and fixed by that user with the shipped runbook."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ HOLDER = "remediate.check.wait-ready"
 
 @pytest.fixture
 def app(machine: Machine) -> Iterator[Machine]:
-    """The old release serves; the new one's tarball is there."""
+    """Start the old release, with the tarball of the new one."""
     if machine.run(["test", "-e", node.PROGRAM], check=False).returncode:
         node.install(machine)
     else:
@@ -42,14 +42,14 @@ def invocation(machine: Machine) -> str:
 
 
 def assert_the_unit_serves_alone(machine: Machine, version: str = NEW) -> None:
-    """By `ss`, the user's manager and the application itself."""
+    """Assert from `ss`, the user's manager and the application that the unit serves a version alone."""
     assert node.serves(machine, version)
     [holder] = node.held(machine)
     assert node.show(machine, "MainPID", "ActiveState") == {"MainPID": str(holder.pid), "ActiveState": "active"}
     assert control_group(machine, holder.pid).endswith(f"/app.slice/{UNIT}")
 
 
-def test_an_upgrade(app: Machine) -> None:
+def test_an_upgrade_succeeds(app: Machine) -> None:
     before = invocation(app)
     run = carry_out(app)
     assert (run.exit, run.last["status"]) == (0, "changed"), run.last
@@ -59,7 +59,7 @@ def test_an_upgrade(app: Machine) -> None:
     assert run.of("notice") == []
     assert_the_unit_serves_alone(app)
     assert invocation(app) != before
-    # npm ran in a unit of the user's own manager, and as the user.
+    # npm ran as the user, in a unit of the user's manager.
     of_user = app.run(["journalctl", "--quiet", "--no-pager", "--output=cat", "_UID=1000"]).stdout
     assert f"runbook-{run.last['run']}" in of_user
     again = carry_out(app)
@@ -67,8 +67,8 @@ def test_an_upgrade(app: Machine) -> None:
     assert [verdict for _, _, verdict in again.verdicts][:2] == ["up-to-date", "already-so"]
 
 
-def mended(machine: Machine) -> None:
-    """Apply it beside an orphan: that one is ended, and the unit serves the new release alone."""
+def assert_fixed(machine: Machine) -> None:
+    """Apply the runbook beside an orphan. The orphan is killed, and the unit serves the new release alone."""
     [stray] = node.held(machine)
     run = carry_out(machine)
     assert (run.exit, run.last["status"]) == (0, "remediated"), run.last
@@ -78,7 +78,7 @@ def mended(machine: Machine) -> None:
     assert machine.run(["kill", "-0", str(stray.pid)], check=False).returncode
 
 
-def test_a_copy_that_was_started_in_a_login(app: Machine) -> None:
+def test_a_copy_from_a_login_is_killed(app: Machine) -> None:
     with node.orphan(app) as login:
         [stray] = node.held(app)
         assert "/session-" in control_group(app, stray.pid)
@@ -87,16 +87,16 @@ def test_a_copy_that_was_started_in_a_login(app: Machine) -> None:
         assert (planned.exit, kill["verdict"]) == (0, "orphan-holds-port")
         assert [e["pid"] for e in kill["evidence"]["ports"][0]["holders"]] == [stray.pid]
         assert node.held(app) == [stray]
-        mended(app)
+        assert_fixed(app)
         login.wait(10)
 
 
-def test_a_copy_in_a_scope_of_the_users(app: Machine) -> None:
+def test_a_copy_in_a_scope_of_the_users_manager_is_killed(app: Machine) -> None:
     node.in_scope(app)
-    mended(app)
+    assert_fixed(app)
 
 
-def test_an_install_without_a_restart(app: Machine) -> None:
+def test_an_installation_without_a_restart_is_found(app: Machine) -> None:
     node.switch(app, NEW)
     before = invocation(app)
     checked = carry_out(app, "check")
@@ -109,8 +109,8 @@ def test_an_install_without_a_restart(app: Machine) -> None:
     assert invocation(app) != before
 
 
-def test_a_release_that_dies_at_once(app: Machine) -> None:
-    """Nobody is in its way, and the user is sent to his own journal."""
+def test_a_release_that_exits_at_once_is_a_failure(app: Machine) -> None:
+    """No process holds its port, and the hint names the user's journal."""
     node.pack(app, "3.0.0", "#!/usr/bin/env node\nprocess.exit(3);\n")
     run = carry_out(app, "apply", "--set", "version=3.0.0")
     assert (run.exit, run.last["status"]) == (1, "failed"), run.last
@@ -122,8 +122,8 @@ def test_a_release_that_dies_at_once(app: Machine) -> None:
     assert_the_unit_serves_alone(app, OLD)
 
 
-def test_the_unit_file_changed(app: Machine) -> None:
-    """The user's manager knows of it only after a daemon-reload of its own."""
+def test_a_changed_unit_file_is_loaded(app: Machine) -> None:
+    """The user's manager loads it only at a daemon-reload of its own."""
     path = f"{node.HOME}/.config/systemd/user/{UNIT}"
     node.write(app, path, node.SERVICE.replace("[Service]", "[Service]\nEnvironment=GREETING=hello"))
     try:
@@ -140,7 +140,7 @@ def test_the_unit_file_changed(app: Machine) -> None:
 
 
 def refused(machine: Machine) -> Run:
-    """Apply it where it must not heal: whoever holds the port still does."""
+    """Apply the runbook where it must not fix anything. The holder of the port stays."""
     before = [holder.pid for holder in node.held(machine)]
     run = carry_out(machine)
     assert (run.exit, run.last["status"]) == (1, "failed"), run.last
@@ -150,26 +150,26 @@ def refused(machine: Machine) -> Run:
     return run
 
 
-def test_a_copy_of_roots(app: Machine) -> None:
-    """The user sees a port that is taken and no owner. That never passes, and nobody is ended."""
+def test_a_copy_of_root_is_not_killed(app: Machine) -> None:
+    """The user cannot find the holder of the port. That is a failure, and nothing is killed."""
     node.of_root(app)
     run = refused(app)
     assert run.step(HOLDER)["verdict"] == "owner-unknown"
     assert "made by uid 0) cannot be found; root can see it: ss -lntp sport = :3000" in run.last["reason"]
-    # What it advises does tell.
+    # The advised command does show the holder.
     assert "node" in app.run(["sh", "-c", "ss -lntp sport = :3000"]).stdout
 
 
-def test_a_process_beside_the_manager(app: Machine) -> None:
+def test_a_process_in_the_managers_cgroup_is_not_killed(app: Machine) -> None:
     node.in_the_managers_cgroup(app)
     run = refused(app)
     assert run.step(HOLDER)["verdict"] == "other-unit-holds-port"
     assert "(node): it is in the cgroup of the manager of user agentops itself" in run.last["reason"]
-    # What would stop that manager is nobody's advice.
+    # The advice must not stop the user's manager.
     assert "systemctl" not in run.last["reason"]
 
 
-def test_a_system_service_of_the_same_name(app: Machine) -> None:
+def test_a_system_service_of_the_same_name_is_not_stopped(app: Machine) -> None:
     node.of_the_system(app)
     try:
         run = refused(app)
@@ -181,8 +181,8 @@ def test_a_system_service_of_the_same_name(app: Machine) -> None:
         remove_unit(app, UNIT)
 
 
-def test_a_user_service_in_the_way_of_the_systems(app: Machine) -> None:
-    """The other way round: root's runbook names the manager whose unit it is, and the command that stops it."""
+def test_a_user_service_on_the_port_of_a_system_service_is_not_stopped(app: Machine) -> None:
+    """The reason names the user's manager, and the command that stops the service."""
     app.write(f"/etc/systemd/system/{UNIT}", f"[Service]\nUser={USER}\nExecStart={node.PROGRAM}\n")
     app.run(["systemctl", "daemon-reload"])
     try:
@@ -196,26 +196,26 @@ def test_a_user_service_in_the_way_of_the_systems(app: Machine) -> None:
         remove_unit(app, UNIT)
 
 
-def test_root_is_sent_to_the_user(app: Machine) -> None:
+def test_root_gets_a_hint_to_run_it_as_the_user(app: Machine) -> None:
     before = invocation(app)
     for book, hint in ((BOOK, "su - USER -c 'runbook …'"), (node.FILE, "su - agentops -c 'runbook …'")):
         run = carry_out(app, user="root", book=book)
         assert (run.exit, run.last["status"]) == (5, "not-begun")
         assert run.last["hint"] == f"run it as the owner of the units: {hint}"
     assert invocation(app) == before
-    # As it says:
-    said = app.run(["su", "-", USER, "-c", f"runbook check {node.FILE} --set version={OLD}"])
-    assert "everything holds" in said.stdout
+    # The hint works.
+    checked = app.run(["su", "-", USER, "-c", f"runbook check {node.FILE} --set version={OLD}"])
+    assert "everything holds" in checked.stdout
 
 
 @pytest.mark.parametrize("folder", ["", "/run/user/0"])
-def test_without_a_runtime_folder(app: Machine, folder: str) -> None:
-    """As over SSH or behind `su`: the variable is missing, or is somebody else's."""
+def test_a_user_without_xdg_runtime_dir_can_run_it(app: Machine, folder: str) -> None:
+    """As over SSH or with `su`, the variable is missing, or is that of another user."""
     argv = ["runbook", "check", BOOK, "--set", f"version={OLD}"]
     assert app.run(argv, user=USER, env={"XDG_RUNTIME_DIR": folder}, check=False).returncode == 0
 
 
-def test_a_user_who_does_not_linger(app: Machine) -> None:
+def test_a_user_who_does_not_linger_gets_a_notice(app: Machine) -> None:
     app.run(["useradd", "--create-home", "guest"])
     login = in_login(app, ["sleep", "infinity"], "guest")
     try:
@@ -231,7 +231,9 @@ def test_a_user_who_does_not_linger(app: Machine) -> None:
         login.kill()
         login.communicate()
         app.run(["loginctl", "terminate-user", "guest"], check=False)
-        until(lambda: app.run(["pgrep", "-u", "guest"], check=False).returncode == 1, "guest to be gone", 20)
+        until(
+            lambda: app.run(["pgrep", "-u", "guest"], check=False).returncode == 1, "the processes of guest to exit", 20
+        )
         app.run(["userdel", "--remove", "guest"], check=False)
 
 

@@ -1,6 +1,6 @@
-"""`runbooks/postgresql.yaml` on Debian's PostgreSQL: healthy, broken as in the field, and where it must not act.
+"""`runbooks/postgresql.yaml` on Debian's PostgreSQL: healthy, with real failures, and where it must not act.
 
-Beside the cluster that the runbook is for runs another one. Only apt touches it, and the roof over both.
+Another cluster runs beside the one of the runbook. Only apt may touch it, and the unit that groups both.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from tests.machine.software.clients import connected
 
 PORT = pg.PORT
 
-ROOF = """
+GROUP = """
     unit: postgresql
     port: 5432
     steps:
@@ -30,14 +30,14 @@ ROOF = """
 
 @pytest.fixture(scope="module")
 def clusters(machine: Machine) -> Machine:
-    """A second cluster, on port 5433."""
+    """Start a second cluster, on port 5433."""
     pg.another(machine)
     return machine
 
 
 @pytest.fixture
 def server(clusters: Machine) -> Iterator[Machine]:
-    """The cluster as a service, with a row in it; afterwards it is down, and the other one as it was."""
+    """Start the cluster as a service, with a row, and stop it at the end."""
     pg.install(clusters)
     yield clusters
     clusters.run(["sh", "-c", "pkill -INT -u postgres -f '5432|/main( |$)|generate_series'"], check=False)
@@ -48,14 +48,14 @@ def server(clusters: Machine) -> Iterator[Machine]:
 
 @pytest.fixture
 def untouched(server: Machine) -> Iterator[None]:
-    """The other cluster is the same before and after."""
+    """Assert that the test does not restart the other cluster."""
     other = pg.postmaster(server, "other")
     yield
     assert pg.postmaster(server, "other") == other
 
 
 def book(machine: Machine, *options: str, command: str = "apply", version: str = "") -> Run:
-    """Run a command on the runbook, for the version that is installed if no other is named."""
+    """Run a command on the runbook, for the installed version if no other is given."""
     values = [f"major={pg.major(machine)}", f"version={version or pg.installed(machine)}"]
     argv = ["runbook", command, pg.BOOK, "--output", "json", *(f"--set={value}" for value in values), *options]
     done = machine.run(argv, check=False, timeout=120)
@@ -63,7 +63,7 @@ def book(machine: Machine, *options: str, command: str = "apply", version: str =
 
 
 def assert_serves(machine: Machine, *rows: str) -> None:
-    """See that all agree on who serves: systemd, the kernel, the lock file; and that the rows are there."""
+    """Assert that systemd, the kernel and the lock file name the same server, and that it has the rows."""
     unit = machine.show(pg.unit(machine), "ActiveState", "MainPID")
     assert unit["ActiveState"] == "active"
     assert {str(holder.pid) for holder in holders(machine, PORT)} == {unit["MainPID"]} == {pg.postmaster(machine)}
@@ -71,14 +71,13 @@ def assert_serves(machine: Machine, *rows: str) -> None:
 
 
 def last_start(machine: Machine) -> str:
-    """Give what PostgreSQL's own log says since its last start."""
+    """Return PostgreSQL's own log since its last start."""
     log = machine.read(f"/var/log/postgresql/postgresql-{pg.major(machine)}-main.log")
     return log.rpartition("starting PostgreSQL")[2]
 
 
 @pytest.mark.usefixtures("untouched")
-def test_nothing_to_do(server: Machine) -> None:
-    """A database that is well is not restarted for nothing."""
+def test_a_healthy_server_is_not_restarted(server: Machine) -> None:
     before = pg.postmaster(server)
     run = book(server)
     assert (run.exit, run.last["status"]) == (0, "ok"), run.last
@@ -88,8 +87,8 @@ def test_nothing_to_do(server: Machine) -> None:
     assert_serves(server, "unit")
 
 
-def test_an_upgrade(server: Machine) -> None:
-    """With a new invocation, and the new version in the server's own words."""
+def test_an_upgrade_succeeds(server: Machine) -> None:
+    """The unit has a new invocation, and the server reports the new version."""
     new = pg.offer(server)
     before = server.show(pg.unit(server), "InvocationID", "MainPID")
     run = book(server, version=new)
@@ -101,8 +100,8 @@ def test_an_upgrade(server: Machine) -> None:
     assert_serves(server, "unit")
 
 
-def test_an_upgrade_beside_an_orphan(server: Machine) -> None:
-    """apt and systemctl say that it went well; the old postmaster serves on, until the runbook ends it."""
+def test_an_upgrade_beside_an_orphan_is_fixed(server: Machine) -> None:
+    """apt and systemctl succeed, but the old postmaster still serves, until the runbook kills it."""
     old, new = pg.installed(server), pg.offer(server)
     pg.orphan(server)
     orphan = pg.postmaster(server)
@@ -123,14 +122,14 @@ def test_an_upgrade_beside_an_orphan(server: Machine) -> None:
     assert checks == ["orphan-holds-port", "ready"]
     assert run.step("remediate.fix.kill-orphan")["reason"].startswith(f"PID {orphan} (postgres) exited on INT")
     assert new in pg.ask(server, "SHOW server_version")
-    # A fast shutdown, not a crash: nothing had to be recovered.
+    # It was a fast shutdown, not a crash, so nothing had to be recovered.
     assert "database system was shut down at" in last_start(server)
     assert_serves(server, "unit", "orphan")
 
 
 @pytest.mark.usefixtures("untouched")
-def test_new_files_and_the_old_process(server: Machine) -> None:
-    """The binaries were replaced under the postmaster; `check` tells, and a run mends it."""
+def test_an_old_process_with_new_files_is_found(server: Machine) -> None:
+    """The programs of the postmaster were replaced. `check` reports that, and a run fixes it."""
     before = pg.postmaster(server)
     replace = 'cp --preserve "$0" "$0.new" && mv "$0.new" "$0"'
     server.run(["sh", "-c", replace, f"{pg.programs(server)}/postgres"])
@@ -144,8 +143,8 @@ def test_new_files_and_the_old_process(server: Machine) -> None:
 
 
 @pytest.mark.usefixtures("untouched")
-def test_a_slow_recovery(server: Machine) -> None:
-    """It listens and rejects: nobody kills it, and the same postmaster comes up by itself."""
+def test_a_slow_recovery_is_not_interrupted(server: Machine) -> None:
+    """The server listens and rejects connections. It is not killed, and the same postmaster becomes ready by itself."""
     pg.recovering(server)
     postmaster = pg.postmaster(server)
     run = book(server, "--set=wait=3s")
@@ -160,29 +159,29 @@ def test_a_slow_recovery(server: Machine) -> None:
     assert book(server, command="check").exit == 0
 
 
-def test_another_data_directory(server: Machine) -> None:
-    """The postmaster on the port is not this cluster's: nothing is stopped, and it lives."""
-    pg.stranger(server)
-    stranger = pg.postmaster(server, "other")
+def test_a_postmaster_of_another_data_directory_is_not_killed(server: Machine) -> None:
+    """The postmaster on the port is that of another cluster. Nothing is stopped or killed."""
+    pg.other_on_the_port(server)
+    other = pg.postmaster(server, "other")
     try:
         run = book(server)
         assert (run.exit, run.last["status"]) == (1, "failed"), run.last
         assert (
-            f"is held by PID {stranger} (postgres), which is not what was expected: its command line"
+            f"is held by PID {other} (postgres), which is not what was expected: its command line"
             in (run.last["reason"])
         )
         assert not [e for e in run.events if ".fix." in e.get("id", "")]
-        assert {str(holder.pid) for holder in holders(server, PORT)} == {stranger}
+        assert {str(holder.pid) for holder in holders(server, PORT)} == {other}
     finally:
-        server.run(["kill", "-INT", stranger])
-        until(lambda: not holders(server, PORT), "the stranger to end")
+        server.run(["kill", "-INT", other])
+        until(lambda: not holders(server, PORT), "the other postmaster to exit")
         server.run(["systemctl", "start", pg.unit(server, "other")])
 
 
-def test_the_roof_is_not_the_cluster(server: Machine) -> None:
-    """A runbook for postgresql.service restarts it, and all below it; it does not say that this was right."""
+def test_the_unit_that_groups_the_clusters_is_not_the_server(server: Machine) -> None:
+    """A runbook for postgresql.service restarts it with all clusters, and then fails."""
     other = pg.postmaster(server, "other")
-    run = runbook(server, "apply", ROOF)
+    run = runbook(server, "apply", GROUP)
     assert (run.exit, run.last["status"]) == (1, "failed"), run.last
     assert run.step("remediate.check.wait-ready")["verdict"] == "other-unit-holds-port"
     meant = f"postgresql.service runs no server (Type=oneshot): if {pg.unit(server)} is meant, name that as `unit`"
@@ -193,8 +192,8 @@ def test_the_roof_is_not_the_cluster(server: Machine) -> None:
 
 
 @pytest.mark.usefixtures("untouched")
-def test_a_server_process_that_outlived_its_postmaster(server: Machine) -> None:
-    """It holds no port, only the shared memory: the unit cannot start, and nobody knows whose it is. It lives."""
+def test_a_server_process_without_its_postmaster_is_not_killed(server: Machine) -> None:
+    """It holds no port, only the shared memory, so the unit cannot start. Its owner is unknown."""
     pg.orphan(server)
     busy = pg.busy(server)
     pg.killed(server)
@@ -206,16 +205,16 @@ def test_a_server_process_that_outlived_its_postmaster(server: Machine) -> None:
     assert "pre-existing shared memory block" in server.run(["journalctl", "-u", pg.unit(server), "-n", "20"]).stdout
     server.run(["kill", "-INT", busy])
     until(lambda: server.run(["test", "-e", f"/proc/{busy}"], check=False).returncode, "the query to end")
-    mended = book(server)
-    assert (mended.exit, mended.last["status"]) == (0, "remediated"), mended.last
-    # What was written before the kill was recovered from the log of the database.
+    fixed = book(server)
+    assert (fixed.exit, fixed.last["status"]) == (0, "remediated"), fixed.last
+    # The row from before the kill was recovered from the database's log.
     assert "automatic recovery in progress" in last_start(server)
     assert_serves(server, "unit", "orphan")
 
 
 @pytest.mark.usefixtures("untouched")
-def test_a_server_process_left_in_the_unit(server: Machine) -> None:
-    """A start beside it never ends: that is left alone, the process is named. In a unit that is down it is ended."""
+def test_a_server_process_left_in_the_unit_is_killed_only_if_it_is_down(server: Machine) -> None:
+    """A start beside it never ends, and is not interrupted. If the unit is down, the process is killed."""
     pg.settings(server, "[Service]\nKillMode=process\n")
     try:
         busy = pg.busy(server)
@@ -227,23 +226,23 @@ def test_a_server_process_left_in_the_unit(server: Machine) -> None:
         run = book(server, "--set=wait=3s")
         assert (run.exit, run.last["status"]) == (3, "still-starting"), run.last
         assert run.last["reason"].endswith(f"in it is PID {busy} (postgres), left over from an earlier invocation")
-        # By hand, as the page says.
+        # An administrator stops the unit, as the page advises.
         server.run(["systemctl", "stop", pg.unit(server)])
-        mended = book(server)
-        assert (mended.exit, mended.last["status"]) == (0, "remediated"), mended.last
-        assert mended.step("remediate")["reason"] == "unit-exited was fixed"
-        assert mended.step("remediate.fix.kill-orphan")["reason"].startswith(f"PID {busy} (postgres) exited on INT")
+        fixed = book(server)
+        assert (fixed.exit, fixed.last["status"]) == (0, "remediated"), fixed.last
+        assert fixed.step("remediate")["reason"] == "unit-exited was fixed"
+        assert fixed.step("remediate.fix.kill-orphan")["reason"].startswith(f"PID {busy} (postgres) exited on INT")
         assert_serves(server, "unit")
     finally:
         pg.settings(server, "")
 
 
 @pytest.mark.usefixtures("untouched")
-def test_a_lock_file_with_the_pid_of_somebody_else(server: Machine) -> None:
+def test_a_lock_file_with_the_pid_of_another_process_is_no_obstacle(server: Machine) -> None:
     server.run(["systemctl", "stop", pg.unit(server)])
-    somebody = pg.recycled(server)
+    process = pg.recycled(server)
     run = book(server)
     assert (run.exit, run.last["status"]) == (0, "remediated"), run.last
-    assert server.run(["ps", "-o", "args=", "-p", somebody]).stdout == "sleep 100000\n"
-    server.run(["kill", somebody])
+    assert server.run(["ps", "-o", "args=", "-p", process]).stdout == "sleep 100000\n"
+    server.run(["kill", process])
     assert_serves(server, "unit")

@@ -1,4 +1,4 @@
-"""`runbooks/redis.yaml` on Debian's redis: healthy, broken as it breaks in the field, and where it must not act."""
+"""`runbooks/redis.yaml` on Debian's redis: healthy, with real failures, and where it must not act."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ UNIT, PORT = redis.UNIT, redis.PORT
 
 @pytest.fixture
 def server(machine: Machine) -> Iterator[Machine]:
-    """Redis as a service with a key in it; afterwards as it was installed."""
+    """Start redis as a service, with a key, and restore its installed state at the end."""
     configuration = machine.read("/etc/redis/redis.conf")
     redis.install(machine)
     yield machine
@@ -31,7 +31,7 @@ def server(machine: Machine) -> Iterator[Machine]:
 
 
 def book(machine: Machine, *options: str, command: str = "apply", version: str = "") -> Run:
-    """Run a command on the runbook, for the version that is installed if no other is named."""
+    """Run a command on the runbook, for the installed version if no other is given."""
     wanted = f"version={version or redis.installed(machine)}"
     argv = ["runbook", command, redis.BOOK, "--output", "json", "--set", wanted, *options]
     done = machine.run(argv, check=False, timeout=120)
@@ -39,43 +39,43 @@ def book(machine: Machine, *options: str, command: str = "apply", version: str =
 
 
 def assert_serves(machine: Machine, key: str) -> None:
-    """See that all agree on who serves: systemd, the kernel, and redis itself; and that the key is there."""
+    """Assert that systemd, the kernel and redis name the same server, and that it has the key."""
     unit = machine.show(UNIT, "ActiveState", "MainPID")
     assert unit["ActiveState"] == "active"
     assert {str(holder.pid) for holder in holders(machine, PORT)} == {unit["MainPID"]}
-    told = redis.told(machine)
-    assert (told["process_id"], told["tcp_port"], told["process_supervised"]) == (unit["MainPID"], "6379", "systemd")
+    info = redis.info(machine)
+    assert (info["process_id"], info["tcp_port"], info["process_supervised"]) == (unit["MainPID"], "6379", "systemd")
     assert redis.ask(machine, "GET", "written-by") == key
 
 
-def test_nothing_to_do(server: Machine) -> None:
-    """A redis that is well is not restarted for nothing: its clients would wait for a load."""
-    before = redis.told(server)["run_id"]
+def test_a_healthy_server_is_not_restarted(server: Machine) -> None:
+    """A restart would make its clients wait until the data are loaded."""
+    before = redis.info(server)["run_id"]
     run = book(server)
     assert (run.exit, run.last["status"]) == (0, "ok"), run.last
     assert run.step("update")["verdict"] == "up-to-date"
     assert run.step("remediate")["verdict"] == "holds"
-    assert redis.told(server)["run_id"] == before
+    assert redis.info(server)["run_id"] == before
     assert_serves(server, "unit")
 
 
-def test_an_upgrade(server: Machine) -> None:
+def test_an_upgrade_succeeds(server: Machine) -> None:
     new = redis.offer(server)
-    before = redis.told(server)["run_id"], server.show(UNIT, "InvocationID")
+    before = redis.info(server)["run_id"], server.show(UNIT, "InvocationID")
     run = book(server, version=new)
     assert (run.exit, run.last["status"]) == (0, "changed"), run.last
     assert (run.step("update")["verdict"], run.step("remediate")["verdict"]) == ("updated", "holds")
     assert redis.installed(server) == new
-    assert redis.told(server)["run_id"] != before[0]
+    assert redis.info(server)["run_id"] != before[0]
     assert server.show(UNIT, "InvocationID") != before[1]
     assert_serves(server, "unit")
 
 
-def test_an_upgrade_beside_an_orphan(server: Machine) -> None:
-    """The package's own restart fails, and apt says nothing; what the orphan was told is there afterwards."""
+def test_an_upgrade_beside_an_orphan_is_fixed(server: Machine) -> None:
+    """The package's own restart fails, without an error of apt. The data of the orphan are kept."""
     new = redis.offer(server)
     redis.orphan(server)
-    orphan = redis.told(server)["process_id"]
+    orphan = redis.info(server)["process_id"]
     assert "session-" in control_group(server, int(orphan))
     with connected(server, PORT) as client:
         run = book(server, version=new)
@@ -91,11 +91,11 @@ def test_an_upgrade_beside_an_orphan(server: Machine) -> None:
     assert_serves(server, "orphan")
 
 
-def test_a_plan_beside_an_orphan(server: Machine) -> None:
+def test_a_plan_beside_an_orphan_changes_nothing(server: Machine) -> None:
     redis.orphan(server)
     redis.loop(server)
-    orphan = redis.told(server)
-    # A restart was asked for and given up. What does not ask who answers is content.
+    orphan = redis.info(server)
+    # The restart has failed, but a check that does not look at the holder passes.
     assert redis.ask(server, "PING") == "PONG"
     run = book(server, "--dry-run")
     planned = {e["id"]: e for e in run.of("step-planned")}
@@ -104,16 +104,16 @@ def test_a_plan_beside_an_orphan(server: Machine) -> None:
     assert planned["remediate.fix.kill-orphan"]["reason"] == (
         f"would kill PID {orphan['process_id']} (redis-server): TERM, and no KILL"
     )
-    assert redis.told(server)["run_id"] == orphan["run_id"]
+    assert redis.info(server)["run_id"] == orphan["run_id"]
     assert server.show(UNIT, "ActiveState", "NRestarts") == {"ActiveState": "failed", "NRestarts": "5"}
     checked = book(server, command="check")
     assert (checked.exit, checked.step("remediate.check.wait-ready")["verdict"]) == (1, "orphan-holds-port")
 
 
-def test_an_orphan_with_data_of_its_own(server: Machine) -> None:
-    """Nothing is touched: the unit would come up without what was written meanwhile."""
+def test_an_orphan_with_other_data_is_not_killed(server: Machine) -> None:
+    """The unit would start without the data that were written meanwhile."""
     redis.orphan_elsewhere(server)
-    orphan = redis.told(server)
+    orphan = redis.info(server)
     run = book(server)
     assert (run.exit, run.last["status"]) == (1, "failed"), run.last
     assert run.step("same-data")["verdict"] == "command-failed"
@@ -121,16 +121,16 @@ def test_an_orphan_with_data_of_its_own(server: Machine) -> None:
         "what answers on port 6379 keeps its data in /srv/data, not in /var/lib/redis"
     )
     assert [e["id"] for e in run.of("step-finished")] == ["same-data"]
-    assert redis.told(server)["run_id"] == orphan["run_id"]
-    # A person who accepts it: the key is on the disk where the orphan kept it, and the unit knows nothing of it.
+    assert redis.info(server)["run_id"] == orphan["run_id"]
+    # An administrator accepts that. The key stays on the disk of the orphan, and the unit does not have it.
     accepted = book(server, "--set", "data=/srv/data")
     assert (accepted.exit, accepted.last["status"]) == (0, "remediated"), accepted.last
     assert_serves(server, "unit")
     assert server.run(["grep", "--text", "--count", "orphan", "/srv/data/dump.rdb"]).stdout == "1\n"
 
 
-def test_data_that_take_long_to_load(server: Machine) -> None:
-    """Type=notify: systemd calls it activating, PING is answered with LOADING, and nobody kills it."""
+def test_a_slow_load_is_not_interrupted(server: Machine) -> None:
+    """With Type=notify the unit is activating, and PING is answered with LOADING. redis is not killed."""
     redis.slow_load(server)
     loading = server.show(UNIT, "MainPID", "SubState")
     run = book(server, "--set", "wait=3s")
@@ -141,17 +141,17 @@ def test_data_that_take_long_to_load(server: Machine) -> None:
     assert loading["SubState"] == "start"
     assert redis.ask(server, "PING").startswith("LOADING")
     assert book(server, command="check").step("remediate.check.wait-ready")["verdict"] == "still-starting"
-    # It comes up by itself, the same process.
+    # The same process becomes ready by itself.
     redis.loaded(server)
     until(lambda: redis.ask(server, "PING") == "PONG", "redis to have loaded")
-    until(lambda: server.show(UNIT, "SubState")["SubState"] == "running", "systemd to know it")
+    until(lambda: server.show(UNIT, "SubState")["SubState"] == "running", "systemd to read the notification")
     assert server.show(UNIT, "MainPID")["MainPID"] == loading["MainPID"]
     assert_serves(server, "unit")
     assert book(server, command="check").exit == 0
 
 
-def test_a_redis_that_never_reports(server: Machine) -> None:
-    """`supervised no` under Type=notify: it serves, and systemd ends it each time."""
+def test_a_redis_that_never_notifies_is_a_failure(server: Machine) -> None:
+    """With `supervised no` under Type=notify redis serves, and systemd stops it at each time-out."""
     redis.never_notifies(server)
     run = book(server)
     assert (run.exit, run.last["status"]) == (1, "failed"), run.last
@@ -160,16 +160,16 @@ def test_a_redis_that_never_reports(server: Machine) -> None:
     assert "did not report that it is ready within the 2s of TimeoutStartSec= (Type=notify)" in run.last["reason"]
 
 
-def test_new_files_and_the_old_process(server: Machine) -> None:
-    """A policy forbids packages to restart services: apt is content, and the old program serves on."""
+def test_an_old_process_with_new_files_is_found(server: Machine) -> None:
+    """A policy forbids packages to restart services. apt succeeds, and the old program still serves."""
     new = redis.offer(server)
-    before = redis.told(server)
+    before = redis.info(server)
     server.write("/usr/sbin/policy-rc.d", "#!/bin/sh\nexit 101\n", 0o755)
     try:
         server.run(["apt-get", "install", "--yes", f"redis-server={new}", f"redis-tools={new}"])
     finally:
         server.run(["rm", "/usr/sbin/policy-rc.d"])
-    assert redis.told(server)["run_id"] == before["run_id"]
+    assert redis.info(server)["run_id"] == before["run_id"]
     checked = book(server, command="check")
     verdict = checked.step("remediate.check.verify-version")
     assert (checked.exit, verdict["verdict"]) == (1, "old-code-serving"), checked.last
@@ -177,5 +177,5 @@ def test_new_files_and_the_old_process(server: Machine) -> None:
     run = book(server)
     assert (run.exit, run.last["status"]) == (0, "remediated"), run.last
     assert run.step("remediate")["reason"] == "old-code-serving was fixed"
-    assert redis.told(server)["run_id"] != before["run_id"]
+    assert redis.info(server)["run_id"] != before["run_id"]
     assert_serves(server, "unit")

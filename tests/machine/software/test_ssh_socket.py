@@ -1,4 +1,4 @@
-"""runbooks/ssh-socket.yaml on the distribution's OpenSSH, with somebody logged in all the while."""
+"""runbooks/ssh-socket.yaml on the distribution's OpenSSH, with an open session."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tests.machine.software.ssh import RUNBOOK, SERVICE, SOCKET, SSH, Session
 
 @pytest.fixture
 def host(machine: Machine) -> Iterator[Machine]:
-    """systemd listens for ssh; nobody has come yet. Afterwards nothing of ssh is left."""
+    """Start ssh.socket, before a first login, and remove everything of ssh at the end."""
     ssh.install(machine)
     yield machine
     ssh.clear(machine)
@@ -23,14 +23,14 @@ def host(machine: Machine) -> Iterator[Machine]:
 
 @pytest.fixture
 def session(host: Machine) -> Iterator[Session]:
-    """Somebody who is logged in; they still are when the test has ended."""
+    """Open a session, and assert at the end that it is still open."""
     with Session(host) as one:
         yield one
         assert one.answers("goodbye")
 
 
 def argv(machine: Machine, command: str = "apply", version: str = "") -> list[str]:
-    """Make the command line; without `version` the one that is installed is wanted."""
+    """Return the command line, for the installed version if no other is given."""
     version = version or machine.run(["dpkg-query", "--show", "--showformat", "${Version}", "openssh-server"]).stdout
     chosen = ["--set", f"version={version}"] if command == "apply" else []
     return ["runbook", command, RUNBOOK, "--output", "json", *chosen]
@@ -54,17 +54,17 @@ def main_pid(machine: Machine) -> int:
 
 
 def assert_it_is_open(machine: Machine) -> None:
-    """Asked of systemd, ss and a new login: systemd listens, and nobody but the service's sshd beside it."""
+    """Assert from systemd, ss and a new login that only systemd and the service's sshd listen."""
     assert machine.run([*SSH, "echo", "come in"]).stdout == "come in\n"
     assert states(machine) == ["active", "active"]
     assert {holder.pid for holder in holders(machine, 22)} == {1, main_pid(machine)}
 
 
-# -- whole -----------------------------------------------------------------------------------------------------
+# -- healthy
 
 
-def test_a_healthy_one(host: Machine) -> None:
-    """Nobody has logged in since boot, so that ssh.service is down: that is how it is to be."""
+def test_a_run_on_a_healthy_socket_succeeds(host: Machine) -> None:
+    """Without a login since the boot ssh.service is down, as it should be."""
     looked = apply(host, "--dry-run")
     planned = {e["id"]: e for e in looked.of("step-planned")}
     assert (planned["config"]["verdict"], planned["remediate.check.verify-port-owner"]["verdict"]) == (
@@ -94,16 +94,16 @@ def test_a_healthy_one(host: Machine) -> None:
     assert apply(host, command="check").exit == 0
 
 
-def test_from_within_a_session(host: Machine) -> None:
-    """As people do it: the sshd that is restarted is the one that they came through."""
+def test_a_run_from_within_a_session_succeeds(host: Machine) -> None:
+    """The run restarts the sshd of its own session."""
     done = host.run([*SSH, *argv(host)], check=False, timeout=100)
     run = parsed(done.stdout, done.returncode, done.stderr)
     assert (run.exit, run.last["status"]) == (0, "changed"), run.last
     assert_it_is_open(host)
 
 
-def test_a_real_upgrade(fresh_machine: Machine) -> None:
-    """Its package restarts the socket too, which systemd closes and does not open again."""
+def test_a_real_upgrade_is_fixed(fresh_machine: Machine) -> None:
+    """The package also restarts the socket, which systemd closes and does not open again."""
     offered = ssh.offer(fresh_machine)
     ssh.install(fresh_machine)
     with Session(fresh_machine) as session:
@@ -115,16 +115,16 @@ def test_a_real_upgrade(fresh_machine: Machine) -> None:
         assert verdict(run, "remediate") == "fixed"
         assert main_pid(fresh_machine) != before
         assert session.answers("still here")
-    said = fresh_machine.run(["journalctl", "-u", SOCKET, "--no-pager"]).stdout
-    assert "Socket service ssh.service already active, refusing" in said
+    journal = fresh_machine.run(["journalctl", "-u", SOCKET, "--no-pager"]).stdout
+    assert "Socket service ssh.service already active, refusing" in journal
     assert_it_is_open(fresh_machine)
 
 
-# -- broken, and mended ------------------------------------------------------------------------------------------
+# -- broken and fixed
 
 
-def test_socket_and_service_at_odds(host: Machine, session: Session) -> None:
-    ssh.at_odds(host)
+def test_a_service_that_listens_beside_its_socket_is_fixed(host: Machine, session: Session) -> None:
+    ssh.both_enabled(host)
     assert states(host) == ["inactive", "active"]
     before = (main_pid(host), holders(host, 22))
     dry = apply(host, "--dry-run")
@@ -140,7 +140,7 @@ def test_socket_and_service_at_odds(host: Machine, session: Session) -> None:
     assert_it_is_open(host)
 
 
-def test_ten_restarts_in_a_row(host: Machine, session: Session) -> None:
+def test_a_socket_closed_after_ten_restarts_is_fixed(host: Machine, session: Session) -> None:
     ssh.used_up(host)
     assert host.show(SOCKET, "Result") == {"Result": "service-start-limit-hit"}
     assert not holders(host, 22)
@@ -158,7 +158,7 @@ def test_ten_restarts_in_a_row(host: Machine, session: Session) -> None:
     assert_it_is_open(host)
 
 
-def test_an_old_program_behind_new_files(host: Machine, session: Session) -> None:
+def test_an_old_program_with_new_files_is_found(host: Machine, session: Session) -> None:
     host.run(["sh", "-ec", "cp /usr/sbin/sshd /usr/sbin/sshd.new; mv /usr/sbin/sshd.new /usr/sbin/sshd"])
     looked = apply(host, command="check")
     assert (looked.exit, verdict(looked, "remediate.check.verify-version")) == (1, "old-code-serving")
@@ -167,11 +167,11 @@ def test_an_old_program_behind_new_files(host: Machine, session: Session) -> Non
     assert session.answers("still here")
 
 
-# -- left alone --------------------------------------------------------------------------------------------------
+# -- not changed
 
 
-def test_an_sshd_started_by_hand_lives(host: Machine, session: Session) -> None:
-    """It may be all that is left of the way in."""
+def test_an_sshd_started_by_hand_is_not_killed(host: Machine, session: Session) -> None:
+    """It may be the only way to log in."""
     pid = ssh.by_hand(host)
     run = apply(host)
     assert (run.exit, run.last["status"]) == (1, "failed")
@@ -180,16 +180,16 @@ def test_an_sshd_started_by_hand_lives(host: Machine, session: Session) -> None:
     assert f"kill it by hand if it is not needed: kill {pid}" in run.last["reason"]
     assert not [e for e in run.events if e.get("id", "").startswith("remediate.fix")]
     assert [holder.pid for holder in holders(host, 22)] == [pid, pid]
-    # What the operator is told to do is enough, and ends nobody's session.
+    # The advised command suffices, and ends no session.
     host.run(["kill", str(pid)])
     until(lambda: not holders(host, 22), "port 22 to be free")
-    mended = apply(host)
-    assert (mended.exit, mended.last["status"]) == (0, "remediated"), mended.last
+    fixed = apply(host)
+    assert (fixed.exit, fixed.last["status"]) == (0, "remediated"), fixed.last
     assert session.answers("still here")
     assert_it_is_open(host)
 
 
-def test_a_configuration_that_sshd_rejects(host: Machine, session: Session) -> None:
+def test_a_configuration_that_sshd_rejects_changes_nothing(host: Machine, session: Session) -> None:
     host.write("/etc/ssh/sshd_config.d/wrong.conf", "PermitRootLogn yes\n")
     before = (main_pid(host), host.show(SOCKET, "InvocationID"))
     try:
@@ -203,7 +203,7 @@ def test_a_configuration_that_sshd_rejects(host: Machine, session: Session) -> N
     assert session.answers("still here")
 
 
-def test_a_configuration_that_the_new_sshd_rejects(fresh_machine: Machine) -> None:
+def test_a_configuration_that_the_new_sshd_rejects_changes_nothing(fresh_machine: Machine) -> None:
     host = fresh_machine
     offered = ssh.offer(host, spoil="s/printlastlog/printlastxxx/")
     ssh.install(host)
@@ -219,8 +219,8 @@ def test_a_configuration_that_the_new_sshd_rejects(fresh_machine: Machine) -> No
     assert_it_is_open(host)
 
 
-def test_no_restart_closes_the_socket(host: Machine, session: Session) -> None:
-    """systemd would close it, and then not open it while ssh.service runs."""
+def test_a_socket_is_not_restarted_while_its_service_runs(host: Machine, session: Session) -> None:
+    """systemd would close the socket, and not open it again while ssh.service is running."""
     run = runbook(host, "apply", "unit: ssh.socket\nsteps: [restart]\n")
     assert (run.exit, verdict(run, "restart")) == (1, "job-failed")
     assert "systemd does not open ssh.socket while ssh.service is active (running)" in run.last["reason"]
@@ -228,8 +228,8 @@ def test_no_restart_closes_the_socket(host: Machine, session: Session) -> None:
     assert_it_is_open(host)
 
 
-def test_a_service_that_requires_its_socket(host: Machine, session: Session) -> None:
-    """Then systemd stops it first, and a restart of the socket is as good as any."""
+def test_a_socket_is_restarted_if_its_service_requires_it(host: Machine, session: Session) -> None:
+    """systemd stops the service first, so it can open the socket again."""
     folder = "/run/systemd/system/ssh.service.d"
     host.write(f"{folder}/requires.conf", "[Unit]\nRequires=ssh.socket\nAfter=ssh.socket\n")
     host.run(["systemctl", "daemon-reload"])
@@ -246,11 +246,11 @@ def test_a_service_that_requires_its_socket(host: Machine, session: Session) -> 
     assert main_pid(host) != before[0]
 
 
-# -- a service for each connection -------------------------------------------------------------------------------
+# -- a service for each connection
 
 
-def test_one_service_for_each_connection(host: Machine) -> None:
-    """Accept=yes: systemd alone holds the port, and a session is a unit of its own."""
+def test_a_socket_with_a_service_for_each_connection(host: Machine) -> None:
+    """With Accept=yes systemd alone holds the port, and each session is a unit of its own."""
     machine = host
     machine.run(["systemctl", "stop", SOCKET, SERVICE])
     machine.write("/etc/systemd/system/door.socket", "[Socket]\nListenStream=22\nAccept=yes\n")
@@ -283,11 +283,11 @@ def test_one_service_for_each_connection(host: Machine) -> None:
         machine.run(["systemctl", "daemon-reload"])
 
 
-def test_a_stranger_where_the_socket_was_closed(host: Machine) -> None:
-    """What is no sshd, and belongs to no service, is ended; and systemd listens again."""
+def test_another_program_on_the_port_is_killed_and_the_socket_opened(host: Machine) -> None:
+    """The program is no sshd and belongs to no service."""
     host.run(["systemctl", "stop", SOCKET, SERVICE])
     with in_login(host, ["python3", "-m", "http.server", "22"], user="root") as login:
-        until(lambda: holders(host, 22), "it to listen")
+        until(lambda: holders(host, 22), "the program to listen")
         run = apply(host)
         login.wait(10)
     assert (run.exit, run.last["status"]) == (0, "remediated"), run.last

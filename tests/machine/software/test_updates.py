@@ -19,18 +19,18 @@ BOOKS = dict(re.findall(r"<!-- file: /root/(\w+)\.yaml -->\n```yaml\n(.*?)^```$"
 
 @dataclass(frozen=True)
 class App:
-    """The service in a machine, as one tool brought it in."""
+    """The service in a machine, installed by one tool."""
 
     machine: Machine
     tool: Tool
     book: str
 
     def sh(self, script: str) -> str:
-        """Run a script in the machine and give what it prints."""
+        """Run a script in the machine, and return its output."""
         return self.machine.run(["sh", "-ec", script]).stdout
 
     def apply(self, *options: str, changes: Mapping[str, str] | None = None) -> Run:
-        """Apply the page's runbook, with pieces of it changed."""
+        """Apply the page's runbook, with parts of it replaced."""
         book = self.book
         for old, new in (changes or {}).items():
             assert old in book
@@ -47,18 +47,18 @@ class App:
 
     @property
     def files(self) -> str:
-        """What changes with every swap of the files."""
+        """Return facts that change with each replacement of the files."""
         return self.sh(f"stat --format='%i %z' {self.tool.witness}")
 
     def proved_new(self, run: Run, invocation: str) -> None:
-        """See that the update was made, and that a new process serves it."""
+        """Assert that the update was made, and that a new process serves it."""
         assert (run.exit, run.last["status"], run.step("update")["verdict"]) == (0, "changed", "updated"), run.last
         assert run.step("verify-version")["verdict"] == "version-ok"
         assert self.serves == self.tool.new
         assert self.invocation != invocation
 
     def proved_untouched(self, run: Run, invocation: str) -> None:
-        """See that the run ended there, that the old process serves, and that nothing of the command is left."""
+        """Assert that the run failed at the update, the old process serves, and no process of the command is left."""
         assert (run.exit, run.last["status"]) == (1, "failed"), run.last
         assert [name for name, _, _ in run.verdicts] == ["update"]
         assert (self.serves, self.invocation) == (self.tool.old, invocation)
@@ -69,21 +69,21 @@ class App:
 def staged(request: pytest.FixtureRequest, suite: str) -> Iterator[App]:
     with Machine(suite, software=True) as machine:
         TOOLS[request.param].stage(machine)
-        # A service that tells its version is up at once.
+        # The service is up as soon as it answers with its version.
         book = BOOKS[request.param].replace("healthy-for: 1s", "healthy-for: 100ms")
         yield App(machine, TOOLS[request.param], book)
 
 
 @pytest.fixture
 def app(staged: App) -> Iterator[App]:
-    """The old version runs. Afterwards nothing is in its tool's way any more."""
+    """Run the old version, and remove all obstacles of the tool at the end."""
     if staged.serves != staged.tool.old:
         assert staged.apply("--set", f"version={staged.tool.old}").exit == 0
     yield staged
-    staged.sh(staged.tool.mends)
+    staged.sh(staged.tool.repair)
 
 
-def test_there_and_back(app: App) -> None:
+def test_an_update_succeeds_in_both_directions(app: App) -> None:
     before = app.invocation, app.files
     planned = app.apply("--dry-run")
     assert (planned.exit, app.invocation, app.files) == (0, *before)
@@ -102,19 +102,19 @@ def test_there_and_back(app: App) -> None:
     assert app.serves == app.tool.old
 
 
-def test_it_fails(app: App) -> None:
+def test_a_tool_that_fails_changes_nothing(app: App) -> None:
     invocation = app.invocation
     app.sh(app.tool.breaks)
-    for _ in range(2):  # The second time it must not pass for installed.
+    for _ in range(2):  # After a first failure the version must not pass as installed.
         run = app.apply()
         assert run.step("update")["verdict"] == "update-failed"
-        assert app.tool.says in run.step("update")["evidence"]["output"]
+        assert app.tool.error in run.step("update")["evidence"]["output"]
         app.proved_untouched(run, invocation)
-    app.sh(app.tool.mends)
+    app.sh(app.tool.repair)
     app.proved_new(app.apply(), invocation)
 
 
-def test_it_is_killed_half_way(app: App) -> None:
+def test_a_tool_that_is_killed_half_way_is_a_failure(app: App) -> None:
     invocation = app.invocation
     out, err, status = kill_half_way(app.machine, app.tool, write_runbook(app.machine, app.book))
     run = parsed(out, status, err)
@@ -123,18 +123,18 @@ def test_it_is_killed_half_way(app: App) -> None:
     app.proved_new(app.apply(), invocation)
 
 
-def test_it_hangs(app: App) -> None:
+def test_a_tool_that_hangs_times_out(app: App) -> None:
     before = app.invocation, app.files
     app.sh(app.tool.hangs)
     run = app.apply(changes={re.findall("timeout: 1.min", app.book)[0]: "timeout: 2s"})
     assert run.step("update")["verdict"] == "timed-out"
     app.proved_untouched(run, before[0])
     assert app.files == before[1]
-    app.sh(app.tool.mends)
+    app.sh(app.tool.repair)
     app.proved_new(app.apply(), before[0])
 
 
-def test_it_brings_another_version(app: App) -> None:
+def test_a_tool_that_installs_another_version_is_a_failure(app: App) -> None:
     invocation = app.invocation
     app.sh(app.tool.strays)
     run = app.apply(changes={app.tool.named: app.tool.elsewhere})
@@ -144,8 +144,8 @@ def test_it_brings_another_version(app: App) -> None:
 
 
 @pytest.mark.parametrize("staged", ["apt"], indirect=True)
-def test_a_configuration_of_ones_own(app: App) -> None:
-    """dpkg asks what to do with it, and nobody is there to answer: the page's runbook has answered before."""
+def test_a_changed_configuration_file_of_a_package_is_kept(app: App) -> None:
+    """dpkg would ask what to do with the file, and fail without a terminal. The page's runbook has the answer."""
     run = app.apply(changes={"-o Dpkg::Options::=--force-confold ": ""})
     assert (run.exit, run.step("update")["verdict"]) == (1, "update-failed")
     assert "end of file on stdin at conffile prompt" in run.step("update")["evidence"]["output"]
@@ -154,7 +154,7 @@ def test_a_configuration_of_ones_own(app: App) -> None:
 
 
 @pytest.mark.parametrize("staged", ["npm"], indirect=True)
-def test_a_tool_has_the_settings_of_its_user_not_those_of_the_caller(app: App) -> None:
+def test_a_tool_has_the_settings_of_its_user_and_not_of_the_caller(app: App) -> None:
     path = write_runbook(app.machine, 'steps: [run: {run: "npm config get prefix; echo $HOME $PATH"}]\n')
     caller = {"HOME": "/nowhere", "npm_config_prefix": "/elsewhere"}
     done = app.machine.run(["runbook", "apply", path, "--output", "json"], env=caller)
@@ -164,16 +164,16 @@ def test_a_tool_has_the_settings_of_its_user_not_those_of_the_caller(app: App) -
     assert path.startswith("/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin")
 
 
-HELD = {"timeout: 15min": "timeout: 15min\n      stop-first: true", "- restart\n": "- start\n"}
+STOPPED_FIRST = {"timeout: 15min": "timeout: 15min\n      stop-first: true", "- restart\n": "- start\n"}
 
 
 @pytest.mark.parametrize("staged", ["apt"], indirect=True)
-def test_a_package_that_starts_its_unit_while_it_is_held(app: App) -> None:
-    """As debhelper's scripts do, after the files are in place: it is stopped again, and that is told."""
+def test_a_unit_that_its_package_starts_is_stopped_again(app: App) -> None:
+    """debhelper's scripts start the unit after the files are replaced. It is stopped again, and that is reported."""
     invocation = app.invocation
-    run = app.apply(changes=HELD)
+    run = app.apply(changes=STOPPED_FIRST)
     app.proved_new(run, invocation)
-    # It was the package's script, which may be gone before anybody has looked.
+    # The requester is the package's script, which may have exited before the scan.
     expected = (
         r"app.service was kept stopped meanwhile, and stopped again when (something else|a command .*\)) started it$"
     )
@@ -182,15 +182,15 @@ def test_a_package_that_starts_its_unit_while_it_is_held(app: App) -> None:
 
 
 @pytest.mark.parametrize("staged", ["apt"], indirect=True)
-def test_a_package_that_fails_while_its_unit_is_held(app: App) -> None:
-    """The unit is started again: with the new files, which dpkg had unpacked."""
+def test_a_failed_package_starts_the_unit_with_the_new_files(app: App) -> None:
+    """dpkg has unpacked the new files before it fails. The unit is started again with them."""
     app.sh(app.tool.breaks)
-    run = app.apply(changes=HELD)
+    run = app.apply(changes=STOPPED_FIRST)
     assert (run.exit, run.step("update")["verdict"]) == (1, "update-failed")
     assert "app.service was started again and is active (running)" in run.step("update")["reason"]
     until(lambda: app.machine.run(["curl", "-fsS", "http://127.0.0.1:8090/"], check=False).stdout, "an answer")
     assert app.serves == app.tool.new
-    app.sh(app.tool.mends)
-    again = app.apply(changes=HELD)
+    app.sh(app.tool.repair)
+    again = app.apply(changes=STOPPED_FIRST)
     assert (again.exit, again.step("update")["verdict"]) == (0, "updated")
     assert app.sh("dpkg-query -W -f '${db:Status-Status}' app") == "installed"

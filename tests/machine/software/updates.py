@@ -1,4 +1,4 @@
-"""Stages `app` as four package tools bring it in, and what keeps each of them from bringing in the next version."""
+"""Installs `app` with four package tools, and stages the failures of each at the next version."""
 
 from __future__ import annotations
 
@@ -37,11 +37,11 @@ http.server.ThreadingHTTPServer(("127.0.0.1", 4873), serve).serve_forever()
 """
 
 UNIT = "[Unit]\nStartLimitIntervalSec=0\n[Service]\nExecStart={start}\n[Install]\nWantedBy=multi-user.target\n"
-"""Without a start limit: tests follow each other faster than upgrades do."""
+"""A unit without a start limit, as tests restart it more often than upgrades do."""
 
 
 def npm(machine: Machine) -> None:
-    """Version 1.0.0 runs, installed from a registry in the machine."""
+    """Install and start version 1.0.0 from a registry in the machine."""
     _publish(machine, "npm")
     machine.write("/root/.npmrc", f"registry={URL}/npm/\nprefix=/usr/local\nupdate-notifier=false\n")
     machine.run(["npm", "install", "--global", f"app@{OLD}"])
@@ -49,7 +49,7 @@ def npm(machine: Machine) -> None:
 
 
 def apt(machine: Machine) -> None:
-    """Version 1:1.0-1~deb12u1 runs, installed from a repository in the machine, with a configuration of its own."""
+    """Install and start version 1:1.0-1~deb12u1 from a repository in the machine, with a changed configuration file."""
     _publish(machine, "apt")
     machine.run(["sh", "-c", "rm -rf /etc/apt/sources.list /etc/apt/sources.list.d/*"])
     machine.write("/etc/apt/sources.list.d/app.list", f"deb [trusted=yes] file:{SHELF}/apt ./\n")
@@ -60,7 +60,7 @@ def apt(machine: Machine) -> None:
 
 
 def pip(machine: Machine) -> None:
-    """Version 1.0.0 runs, installed into a venv from an index in the machine."""
+    """Install and start version 1.0.0 in a venv, from an index in the machine."""
     _publish(machine, "pip")
     machine.write("/etc/pip.conf", f"[global]\nindex-url = {URL}/simple/\ndisable-pip-version-check = true\n")
     machine.run(["python3", "-m", "venv", "/opt/app"])
@@ -69,7 +69,7 @@ def pip(machine: Machine) -> None:
 
 
 def tarball(machine: Machine) -> None:
-    """Version 1.0.0 runs from /opt/app/current, which is a link."""
+    """Install and start version 1.0.0 from /opt/app/current, which is a link."""
     _publish(machine, "tarball")
     machine.run(["mkdir", "-p", f"/opt/app/{OLD}"])
     machine.run(["tar", "-xzf", f"{SHELF}/app-{OLD}.tar.gz", "-C", f"/opt/app/{OLD}"])
@@ -78,9 +78,9 @@ def tarball(machine: Machine) -> None:
 
 
 def kill_half_way(machine: Machine, tool: Tool, book: str) -> tuple[str, str, int]:
-    """Apply a runbook, and kill the tool in the middle; nothing is in its way afterwards.
+    """Apply a runbook, kill the tool half way, and remove the obstacles.
 
-    Gives what was printed, on standard output and standard error, and the exit status.
+    Return standard output, standard error and the exit status.
     """
     machine.run(["sh", "-ec", tool.halves])
     kill = f"until {tool.half}; do :; done >/dev/null 2>&1; pkill -KILL {tool.victim}"
@@ -90,29 +90,29 @@ def kill_half_way(machine: Machine, tool: Tool, book: str) -> tuple[str, str, in
             machine.run(["pkill", "-TERM", "-f", "runbook apply"])
         out, err = process.communicate(timeout=30)
     assert done.returncode == 0, f"nothing was killed: {done.stderr}{out}{err}"
-    machine.run(["sh", "-ec", tool.mends])
+    machine.run(["sh", "-ec", tool.repair])
     return out, err, process.returncode
 
 
 def kill(name: str, machine: Machine) -> None:
-    """Kill a tool half way through the runbook of the page."""
+    """Apply the runbook of the page, and kill the tool half way."""
     out, err, status = kill_half_way(machine, TOOLS[name], f"/root/{name}.yaml")
     assert status == 1, f"{out}{err}"
 
 
 def fail(name: str, machine: Machine) -> None:
-    """Have the next installation fail."""
+    """Make the next installation fail."""
     machine.run(["sh", "-ec", TOOLS[name].breaks])
 
 
-def mend(name: str, machine: Machine) -> None:
-    """Take back what makes an installation fail."""
-    machine.run(["sh", "-ec", TOOLS[name].mends])
+def repair(name: str, machine: Machine) -> None:
+    """Remove what makes an installation fail."""
+    machine.run(["sh", "-ec", TOOLS[name].repair])
 
 
 npm_killed, apt_killed, pip_killed, tarball_killed = (partial(kill, name) for name in ("npm", "apt", "pip", "tarball"))
 apt_fails, pip_fails, tarball_fails = (partial(fail, name) for name in ("apt", "pip", "tarball"))
-apt_mended, pip_mended, tarball_mended = (partial(mend, name) for name in ("apt", "pip", "tarball"))
+apt_mended, pip_mended, tarball_mended = (partial(repair, name) for name in ("apt", "pip", "tarball"))
 
 
 def _publish(machine: Machine, tool: str) -> None:
@@ -135,26 +135,20 @@ def _serves(machine: Machine, url: str = "http://127.0.0.1:8090/") -> None:
 
 @dataclass(frozen=True)
 class Tool:
-    """What is different from tool to tool.
+    """The differences between the tools, mostly as shell commands."""
 
-    `witness` is what it swaps. `breaks` makes its next installation fail, which then says `says`. `halves` holds it
-    up half way, if that is needed, and `half` is true when it is there; `victim` are pkill's words for who is killed
-    then. `hangs` has it wait for ever. `mends` takes all of that back. `elsewhere` is what somebody who does not name
-    the version writes in the place of `named`, and `strays` makes that lead to another one.
-    """
-
-    stage: Callable[[Machine], None]
-    witness: str
-    breaks: str
-    says: str
-    half: str
-    victim: str
-    named: str
-    elsewhere: str
-    halves: str = "true"
-    hangs: str = "touch /run/registry-hangs"
-    strays: str = "true"
-    mends: str = "rm -rf /run/app-fails /run/app-waits /run/registry-hangs"
+    stage: Callable[[Machine], None]  # installs and starts the old version
+    witness: str  # a path that each installation replaces
+    breaks: str  # makes the next installation fail
+    error: str  # the message of that failure
+    half: str  # succeeds once an installation is half done
+    victim: str  # arguments of pkill for the process to kill then
+    named: str  # the words in the runbook that name the version
+    elsewhere: str  # words in their place that do not name the version
+    halves: str = "true"  # makes an installation wait half way
+    hangs: str = "touch /run/registry-hangs"  # makes an installation wait for ever
+    strays: str = "true"  # makes `elsewhere` lead to another version
+    repair: str = "rm -rf /run/app-fails /run/app-waits /run/registry-hangs"  # removes these obstacles
     old: str = OLD
     new: str = NEW
 
@@ -170,11 +164,11 @@ TOOLS = {
         npm,
         witness="/usr/local/lib/node_modules/app/package.json",
         breaks="touch /run/app-fails",
-        says="npm error cannot migrate the data: no space left",
+        error="npm error cannot migrate the data: no space left",
         halves=_WAITS,
         half=_WAITING,
         victim="-f '^npm install'",
-        hangs="npm cache clean --force; touch /run/registry-hangs",  # It may not ask again for what it has.
+        hangs="npm cache clean --force; touch /run/registry-hangs",  # without its cache npm queries the registry
         named="app@${{ to }}",
         elsewhere="app@latest",
     ),
@@ -182,14 +176,14 @@ TOOLS = {
         apt,
         witness="/usr/lib/app/VERSION",
         breaks="touch /run/app-fails",
-        says="E: Sub-process /usr/bin/dpkg returned an error code (1)",
+        error="E: Sub-process /usr/bin/dpkg returned an error code (1)",
         halves=_WAITS,
         half=_WAITING,
         victim="-x dpkg",
-        # Somebody else installs something, and holds the lock.
+        # Another installation holds the lock.
         hangs=f"{_WAITS}; systemd-run --quiet --unit=other apt-get install -qy other; until {_WAITING}; do :; done",
-        # Every dpkg mends what an interrupted one left: it is not called where it need not be.
-        mends="rm -f /run/app-fails /etc/apt/preferences; ! test -p /run/app-waits || : <>/run/app-waits; "
+        # Each dpkg repairs what an interrupted one left, so it is only called if needed.
+        repair="rm -f /run/app-fails /etc/apt/preferences; ! test -p /run/app-waits || : <>/run/app-waits; "
         "rm -f /run/app-waits; while systemctl -q is-active other; do :; done; "
         "! test -e /var/lib/dpkg/info/other.list || dpkg --purge other",
         named="app=${{ to }}",
@@ -202,10 +196,10 @@ TOOLS = {
         pip,
         witness=f"{_SITE}/app/VERSION",
         breaks=f"cp {_WHEEL} /srv/good; truncate --size=-1000 {_WHEEL}",
-        says="THESE PACKAGES DO NOT MATCH THE HASHES",
+        error="THESE PACKAGES DO NOT MATCH THE HASHES",
         half=f"ls -d {_SITE}/~pp-{OLD}.dist-info {_SITE}/app/data/5",
         victim="-f 'bin/[p]ip install'",
-        mends=f"rm -f /run/registry-hangs; ! test -e /srv/good || mv /srv/good {_WHEEL}",
+        repair=f"rm -f /run/registry-hangs; ! test -e /srv/good || mv /srv/good {_WHEEL}",
         named="app==${{ to }}",
         elsewhere="--upgrade --constraint /srv/constraints app",
         strays="echo 'app<2' >/srv/constraints",
@@ -214,11 +208,11 @@ TOOLS = {
         tarball,
         witness="/opt/app/current",
         breaks=f"cp {_ARCHIVE} /srv/good; truncate --size=-1000 {_ARCHIVE}",
-        says="tar: Error is not recoverable: exiting now",
+        error="tar: Error is not recoverable: exiting now",
         halves="touch /run/registry-halts",
         half="pgrep -x curl && test -s /opt/app/new.tar.gz",
         victim="-x curl",
-        mends=f"rm -f /run/registry-hangs /run/registry-halts; ! test -e /srv/good || mv /srv/good {_ARCHIVE}",
+        repair=f"rm -f /run/registry-hangs /run/registry-halts; ! test -e /srv/good || mv /srv/good {_ARCHIVE}",
         named="app-${{ to }}.tar.gz",
         elsewhere="app-${{ to }}.tar.gz",
         strays=f"cp {_ARCHIVE} /srv/good; cp {SHELF}/app-{OLD}.tar.gz {_ARCHIVE}",

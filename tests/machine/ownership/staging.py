@@ -1,7 +1,7 @@
-"""Many services and strangers at once in one machine, each on a port of its own, and what the program says of each.
+"""Many services and other processes in one machine, each on its own port, and the verdicts of the program on each.
 
-All of a street is judged by two commands: one `check` and one plan to kill, with a step for each house. So a shape
-costs no more than the process that has it.
+Two commands judge all of them: one `check` and one plan of kill-orphan, with a step for each case. So a case costs no
+more time than its process.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ USER_UNITS = f"/home/{USER}/.config/systemd/user"
 
 
 @dataclass(frozen=True)
-class House:
-    """A unit asked for a port, and what must be said: the verdict and its sentence, then those of kill-orphan."""
+class PortCase:
+    """A unit, a port, the expected verdict with its reason, and the expected verdict and reason of kill-orphan."""
 
     unit: str
     port: str
@@ -38,13 +38,13 @@ class House:
 
 
 @dataclass
-class Street:
-    """The units and processes that were put there. It is left with the machine, which is thrown away then."""
+class Stage:
+    """The units and processes in a machine. They stay there until the machine is deleted."""
 
     machine: Machine
     units: list[str] = field(default_factory=list)
     started: list[subprocess.Popen[str]] = field(default_factory=list)
-    said: dict[str, dict[str, dict[str, Any]]] = field(default_factory=dict)
+    found: dict[str, dict[str, dict[str, Any]]] = field(default_factory=dict)
 
     def __enter__(self) -> Self:
         self.service("idle.service", "/usr/bin/sleep infinity")
@@ -55,10 +55,10 @@ class Street:
         for process in self.started:
             process.communicate(timeout=20)
 
-    # -- who lives there
+    # -- units and processes
 
     def service(self, name: str, does: str, **settings: str) -> None:
-        """Write a service: a command line, or the verbs of an actor."""
+        """Write a service, with a command line or the verbs of an actor."""
         self.write(name, unit_file(does if does.startswith("/") else f"{ACTOR} {does}", **settings))
 
     def write(self, name: str, text: str) -> None:
@@ -68,12 +68,12 @@ class Street:
             self.units.append(name)
 
     def start(self, *units: str) -> None:
-        """Start units, as their files say now."""
+        """Reload the unit files, and start units."""
         self.machine.run(["systemctl", "daemon-reload"])
         self.machine.run(["systemctl", "start", *units])
 
     def begin(self, argv: Sequence[str], user: str | None = None) -> None:
-        """Start a command in no unit."""
+        """Start a command outside all units."""
         self.started.append(self.machine.popen(argv, user=user))
 
     def scope(self, verbs: str, *options: str, user: str | None = None) -> None:
@@ -81,63 +81,63 @@ class Street:
         self.begin(["systemd-run", "--quiet", "--scope", *options, *ACTOR.split(), *verbs.split()], user)
 
     def as_user(self, *argv: str) -> None:
-        """Ask the user's manager for something."""
+        """Run a systemctl command on the user's manager."""
         self.machine.run(["systemctl", "--user", *argv], user=USER)
 
     def users_manager(self) -> None:
-        """Have the user's manager run, without a login."""
+        """Start the user's manager, without a login."""
         self.machine.run(["loginctl", "enable-linger", USER])
         until(lambda: self.exists(f"/run/user/{UID}/bus"), "the user's manager")
 
     def exists(self, path: str) -> bool:
-        """Whether there is such a file."""
+        """Return True if a file exists."""
         return not self.machine.run(["test", "-e", path], check=False).returncode
 
     def listening(self, *ports: int | str) -> None:
-        """Wait until somebody listens on each of these ports."""
+        """Wait until each port is held."""
         for port in ports:
             kind, _, number = f"tcp:{port}".rpartition(":")
             look = ["ss", "-Hlun" if "udp" in kind else "-Hltn", f"sport = :{number}"]
             until(lambda look=look: self.machine.run(look).stdout, f"port {port} to be held", 20)  # type: ignore[misc]
 
     def holders(self, port: int) -> int:
-        """Count the processes that hold a TCP port, asked of ss."""
+        """Return the number of processes that hold a TCP port, from ss."""
         return len({holder.pid for holder in holders(self.machine, port)})
 
-    # -- what is said of them
+    # -- verdicts
 
-    def judge(self, houses: Sequence[House]) -> None:
-        """Ask for all of them, once."""
+    def judge(self, cases: Sequence[PortCase]) -> None:
+        """Judge all cases, with one run of each command."""
         for command, step in (("check", "verify-port-owner"), ("plan", "kill-orphan")):
-            self.said[command] = ask(self.machine, command, step, houses)
+            self.found[command] = ask(self.machine, command, step, cases)
 
-    def assert_said(self, house: House) -> None:
-        """See that it was as it must be."""
-        assert_said(self.said["check"][str(house)], house)
-        plan = self.said["plan"][str(house)]
-        assert plan["verdict"] == house.kill, plan
-        assert re.search(house.why, plan["reason"]), plan["reason"]
+    def assert_verdict(self, case: PortCase) -> None:
+        """Assert the verdicts and reasons of a case."""
+        assert_verdict(self.found["check"][str(case)], case)
+        plan = self.found["plan"][str(case)]
+        assert plan["verdict"] == case.kill, plan
+        assert re.search(case.why, plan["reason"]), plan["reason"]
 
 
 def ask(
-    machine: Machine, command: str, step: str, houses: Sequence[House], user: str | None = None, scope: str = "system"
+    machine: Machine, command: str, step: str, cases: Sequence[PortCase], user: str | None = None, scope: str = "system"
 ) -> dict[str, dict[str, Any]]:
-    """Give what one run says of each house."""
-    steps = [f'- {step}: {{unit: "{h.unit}", port: "{h.port}", on-failure: continue}}' for h in houses]
+    """Return the event of each case, from one run."""
+    steps = [f'- {step}: {{unit: "{h.unit}", port: "{h.port}", on-failure: continue}}' for h in cases]
     book = "\n".join([f"scope: {scope}", "steps:", *steps])
     words = ("apply", "step-planned", "--dry-run") if command == "plan" else (command, "step-finished")
     run = runbook(machine, words[0], book, *words[2:], user=user)
-    said = run.of(words[1])
-    assert len(said) == len(houses), (run.last, run.stderr)
-    return {str(house): one for house, one in zip(houses, said, strict=True)}
+    found = run.of(words[1])
+    assert len(found) == len(cases), (run.last, run.stderr)
+    return {str(case): one for case, one in zip(cases, found, strict=True)}
 
 
-def assert_said(said: dict[str, Any], house: House) -> None:
-    """See that the verdict and its sentence are as they must be."""
-    assert said["verdict"] == house.verdict, said
-    assert re.search(house.reason, said["reason"]), said["reason"]
+def assert_verdict(found: dict[str, Any], case: PortCase) -> None:
+    """Assert the verdict and the reason of an event."""
+    assert found["verdict"] == case.verdict, found
+    assert re.search(case.reason, found["reason"]), found["reason"]
 
 
 def shell(*commands: str) -> str:
-    """Make a command line for a unit file that runs these in a shell; `ACTOR` stands for the actor."""
+    """Return a command line for a unit file that runs commands in a shell. `ACTOR` stands for the actor."""
     return f"/bin/sh -c {shlex.quote('; '.join(commands).replace('ACTOR', ACTOR))}"
