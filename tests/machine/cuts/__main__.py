@@ -65,7 +65,7 @@ class Row:
     suite: str
     points: int = 0
     right: int = 0
-    arguments: int = 0
+    asked: int = 0
     over: int = 0
     slowest: float = 0.0
     seconds: float = 0.0
@@ -133,7 +133,7 @@ def _judged(row: Row, kind: Kind, came: Iterable[Facts]) -> Row:
     began = time.monotonic()
     for facts in came:
         row.points += 1
-        row.arguments += "arguments" in facts
+        row.asked += "asked" in facts
         row.over += not kind.whole and len(facts.get("exits", ())) == kind.later
         row.slowest = max(row.slowest, facts.get("ended-in", 0.0))
         if wrong := _wrong(kind, facts):
@@ -142,7 +142,7 @@ def _judged(row: Row, kind: Kind, came: Iterable[Facts]) -> Row:
         row.right += not wrong
     row.seconds = time.monotonic() - began
     print(
-        f"{row.suite}, {row.kind}: {row.right} of {row.points} ended right, {row.arguments} arguments for --rerun, "
+        f"{row.suite}, {row.kind}: {row.right} of {row.points} ended right, {row.asked} asked for --rerun, "
         f"{row.seconds:.0f} s",
         flush=True,
     )
@@ -169,9 +169,7 @@ def _table(rows: Iterable[Row]) -> Iterator[str]:
     yield f"{'kind':<20}{'suite':<10}{'points':>7}{'right':>7}{'--rerun':>9}{'too late':>10}{'seconds':>9}"
     for row in rows:
         late = row.over or ""
-        yield (
-            f"{row.kind:<20}{row.suite:<10}{row.points:>7}{row.right:>7}{row.arguments:>9}{late:>10}{row.seconds:>9.0f}"
-        )
+        yield (f"{row.kind:<20}{row.suite:<10}{row.points:>7}{row.right:>7}{row.asked:>9}{late:>10}{row.seconds:>9.0f}")
 
 
 def main() -> int:
