@@ -226,7 +226,7 @@ def _inner(rows: Iterable[FieldReference], above: str) -> Iterator[str]:
 
 
 def _cell(text: str) -> str:
-    """Escape a text for the cell of a table, which a bar ends even inside backticks."""
+    """Escape a text for a cell of a table. A bar ends the cell even inside backticks."""
     return text.replace("|", "\\|").replace("\n", " ")
 
 

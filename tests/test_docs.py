@@ -1,4 +1,4 @@
-"""The pages agree with the code: tables, links, examples, commands, verdicts, events."""
+"""The pages agree with the code in their tables, links, examples, commands, verdicts and events."""
 
 from __future__ import annotations
 

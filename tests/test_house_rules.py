@@ -84,7 +84,7 @@ def test_a_step_type_has_one_file_one_test_one_page(stem: str) -> None:
 
 
 def test_the_engine_and_the_reports_name_no_step_type() -> None:
-    """What they need to know of a step type are attributes of its class."""
+    """The facts of a step type that they need are attributes of its class."""
     kinds = {stem.replace("_", "-") for stem in STEPS}
     found = []
     for path in (path for folder in ("engine", "report") for path in (SOURCE / folder).rglob("*.py")):
@@ -124,7 +124,7 @@ def test_a_unit_test_file_has_the_name_of_a_module() -> None:
 
 
 def test_a_public_name_has_one_meaning() -> None:
-    """Classes, functions and constants of modules. A method may share its name with those of other classes."""
+    """This covers classes, functions and constants of modules. A method may share its name with other classes."""
     where: dict[str, list[str]] = {}
     for path in modules():
         for node in ast.parse(path.read_text()).body:

@@ -174,7 +174,7 @@ def interrupted(host: LocalHost, script: str) -> None:
 
 
 def across(host: LocalHost, unit: str) -> None:
-    """Have a job in flight while the test breaks the connection."""
+    """Keep a job in flight while the test breaks the connection."""
     before = host.unit(unit)
     ref = host.enqueue_job(JobVerb.RESTART, unit)
     pause(job=host.job(ref))

@@ -157,7 +157,7 @@ class Recorder:
 
 
 def _pretty(value: Any, indent: int = 0, before: int = 0) -> str:
-    """Format JSON for reading: a value that fits into a line has no breaks. The output itself has none at all."""
+    """Format JSON for readers: only a value that is too long for a line has line breaks."""
     flat = json.dumps(value)
     if not isinstance(value, (dict, list)) or len(flat) + indent + before <= WIDTH:
         return flat

@@ -241,7 +241,7 @@ def test_a_command_runs_in_a_unit_of_its_own_with_its_user_and_environment(machi
 
 
 @pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_ends_the_run_and_its_command_within_a_second(machine: Machine, signum: signal.Signals) -> None:
+def test_a_signal_ends_a_run_and_its_command_within_a_second(machine: Machine, signum: signal.Signals) -> None:
     write_runbook(machine, 'steps: [run: {run: "sleep 4321"}]\n')
 
     def interrupt() -> float:

@@ -35,7 +35,7 @@ READS = {
     "Hello", "AddMatch", "RemoveMatch", "GetNameOwner", "StartServiceByName", "Ping", "GetMachineId",
     "Subscribe", "Unsubscribe", "GetUnit", "LoadUnit", "GetJob", "Get", "GetAll", "GetUnitByPID", "ListUnitsByNames",
 }  # fmt: skip
-"""The bus calls that change nothing (org.freedesktop.systemd1(5)); Subscribe asks for signals, for this client only."""
+"""The bus calls that change nothing (org.freedesktop.systemd1(5)). Subscribe requests signals for this client only."""
 
 
 @contextlib.contextmanager

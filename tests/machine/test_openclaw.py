@@ -36,7 +36,7 @@ def staged(request: pytest.FixtureRequest) -> Iterator[Incident]:
 
 
 def give_up(machine: Machine) -> None:
-    """Let the unit loop until it hits its start limit.
+    """Start the unit, and wait until it hits its start limit.
 
     If a start takes longer than 10 seconds, five of them take longer than the unit's interval of 60, and it would loop
     for ever. So the interval is longer meanwhile.

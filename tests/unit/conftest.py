@@ -16,7 +16,7 @@ settings.load_profile("house")
 
 @pytest.fixture
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Give the test its own folder for the records of runs, which does not exist yet, and return its path."""
+    """Redirect the records of runs to a folder of the test, which does not exist yet, and return its path."""
     found = tmp_path / "state" / "runbook" / "runs"
     monkeypatch.setattr(store, "runs_folder", lambda: found)
     return found

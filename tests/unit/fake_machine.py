@@ -104,7 +104,7 @@ def journal_lines(*texts: str, pid: int = 100) -> Answer[tuple[JournalLine, ...]
 
 @dataclass
 class FakeMachine:
-    """A Host and a Waiter in one."""
+    """A machine that consists of data, as both a Host and a Waiter."""
 
     units: dict[str, Unit] = field(default_factory=dict)
     processes: dict[int, Process] = field(default_factory=dict)

@@ -1,4 +1,4 @@
-"""Verdicts, findings, ports and deadlines."""
+"""The basic types of the program: verdicts, findings, ports, deadlines and clocks."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tests.unit.fake_machine import FakeClock
         (Port(80, address="::1"), "[::1]:80"),
     ],
 )
-def test_a_port_as_it_is_written_in_a_runbook(port: Port, text: str) -> None:
+def test_a_port_is_printed_as_in_a_runbook(port: Port, text: str) -> None:
     assert str(port) == text
 
 
@@ -28,7 +28,7 @@ def test_a_verdict_has_a_meaning() -> None:
     assert all(verdict.meaning for verdict in Verdict)
 
 
-def test_findings() -> None:
+def test_each_function_returns_its_kind_of_finding() -> None:
     wake = Wake(within=0.5)
     found = [
         holds(Verdict.OWNED, "a", port=80),
@@ -43,7 +43,7 @@ def test_findings() -> None:
     assert found[0].evidence == {"port": 80}
 
 
-def test_a_deadline_never_has_less_than_nothing_left() -> None:
+def test_an_expired_deadline_has_no_time_left() -> None:
     clock = FakeClock()
     deadline = Deadline.after(clock, 5.0)
     assert (deadline.remaining, deadline.expired) == (5.0, False)
@@ -51,7 +51,7 @@ def test_a_deadline_never_has_less_than_nothing_left() -> None:
     assert (deadline.remaining, deadline.expired) == (0.0, True)
 
 
-def test_the_clocks_of_the_machine() -> None:
+def test_the_system_clock_reads_both_clocks() -> None:
     clock, before = SystemClock(), (time.monotonic(), time.time())
     assert before[0] <= clock.monotonic() <= time.monotonic()
     assert before[1] <= clock.now() <= time.time()

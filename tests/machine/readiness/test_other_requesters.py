@@ -138,7 +138,7 @@ def test_a_unit_that_does_not_stop_is_not_ready(machine: Machine, service: Start
 
 
 def test_a_kill_by_another_process_is_reported(machine: Machine, service: StartService) -> None:
-    """Who sent the signal is unknown, but it was not systemd."""
+    """The sender of the signal is unknown, but it was not systemd."""
     service("web.service", SLEEPS)
     act = does(machine, "systemctl kill --signal=KILL web.service")
     run = meanwhile(machine, book("web", wait("healthy-for: 30s")), act, event="step-waiting", id=WAITS)

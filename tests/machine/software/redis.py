@@ -96,7 +96,7 @@ def loaded(machine: Machine) -> None:
 
 
 def never_notifies(machine: Machine) -> None:
-    """Let redis serve without a notification to systemd, with a short TimeoutStartSec=."""
+    """Make redis serve without a notification to systemd, with a short TimeoutStartSec=."""
     machine.write(DROP_IN, DEAF)
     machine.run(["systemctl", "daemon-reload"])
     machine.run(["systemctl", "restart", "--no-block", UNIT])
