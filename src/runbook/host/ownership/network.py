@@ -15,6 +15,7 @@ from runbook.model import Port, ProcessId
 
 EXECUTORS = ("systemd", "systemd-executor")  # what a new main process runs before its execve(2) of the service
 NETNS_TOOLS = ("ip", "nsenter")  # in ExecStart= they enter a namespace, and then execute the service
+NETNS_TOOL_SECONDS = 5.0  # for how long such a tool counts as about to enter one: `ip monitor` never does
 
 
 class UnitNetworks:
@@ -33,9 +34,9 @@ class UnitNetworks:
         if unit.private_network or unit.network_namespace_path:
             return True
         pid = unit.main_pid
-        if pid and (processes.is_in_other_netns(pid) or read_program(pid) in NETNS_TOOLS):
+        if pid and processes.is_in_other_netns(pid):
             self._seen_separate.add(unit.name)
-        return unit.name in self._seen_separate
+        return unit.name in self._seen_separate or (pid > 0 and _is_netns_tool(pid))
 
     def find_process(self, unit: Unit, port: Port | None = None) -> ProcessId | None:
         """Return the process whose network namespace a probe enters; see `HostView.find_network_process`."""
@@ -63,7 +64,14 @@ def is_entering_netns(pid: int) -> bool:
     systemd reports the main process before that process has set up its namespaces. For these milliseconds its
     /proc/PID/net lists the sockets of the host, where another service may listen on the same port number.
     """
-    return read_program(pid) in (*EXECUTORS, *NETNS_TOOLS) and not processes.is_in_other_netns(pid)
+    return (read_program(pid) in EXECUTORS or _is_netns_tool(pid)) and not processes.is_in_other_netns(pid)
+
+
+def _is_netns_tool(pid: int) -> bool:
+    if read_program(pid) not in NETNS_TOOLS:
+        return False
+    stat = processes.read_stat(pid)
+    return stat is not None and processes.uptime() - stat.start / processes.CLOCK_TICKS < NETNS_TOOL_SECONDS
 
 
 def read_program(pid: int) -> str:

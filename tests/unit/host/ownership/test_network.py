@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import replace
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -12,7 +13,13 @@ from runbook.errors import HostError
 from runbook.host.facts import ActiveState
 from runbook.host.kernel import processes
 from runbook.host.ownership import network
-from runbook.host.ownership.network import UnitNetworks, find_network_pid, is_entering_netns, read_program
+from runbook.host.ownership.network import (
+    NETNS_TOOL_SECONDS,
+    UnitNetworks,
+    find_network_pid,
+    is_entering_netns,
+    read_program,
+)
 from runbook.model import Port, ProcessId
 from tests.unit.fake_machine import FakeMachine
 
@@ -28,6 +35,10 @@ class Namespaces:
         monkeypatch.setattr(processes, "is_in_other_netns", lambda pid: pid in self.other)
         monkeypatch.setattr(processes, "read_process", process)
         monkeypatch.setattr(network, "read_program", lambda pid: self.program)
+        self.age = 0.0
+        stat = SimpleNamespace(start=0)
+        monkeypatch.setattr(processes, "read_stat", lambda pid: stat)
+        monkeypatch.setattr(processes, "uptime", lambda: self.age)
 
 
 @pytest.fixture
@@ -54,6 +65,9 @@ def test_by_settings_or_by_its_own_action(namespaces: Namespaces) -> None:
 def test_ip_netns_exec_before_it_has_entered(namespaces: Namespaces) -> None:
     namespaces.program = "ip"
     assert networks().is_separate(unit())
+    namespaces.age = NETNS_TOOL_SECONDS  # as `ip monitor`, which stays
+    assert not networks().is_separate(unit())
+    assert not is_entering_netns(100)
     namespaces.program = "systemd-executor"
     assert not networks().is_separate(unit())
 
