@@ -99,7 +99,7 @@ def load_recorded(past: RunRecord, env: Mapping[str, str], *, as_recorded: bool)
     from runbook import document  # noqa: PLC0415
     from runbook.records.store import open_file  # noqa: PLC0415
 
-    header, recorded = past.header, past.folder.runbook
+    header, recorded = past.header, past.folder.runbook_path
     try:
         with open_file(recorded) as opened:
             text = opened.read()

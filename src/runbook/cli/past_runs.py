@@ -27,11 +27,11 @@ def history(
     output: OutputOption = Output.AUTO,
 ) -> None:
     """List your past runs, the latest first."""
-    from runbook.records import history as records  # noqa: PLC0415
     from runbook.records import store  # noqa: PLC0415
+    from runbook.records.history import list_runs, list_unreadable  # noqa: PLC0415
     from runbook.report.story import print_history  # noqa: PLC0415
 
-    runs = records.list_runs()
+    runs = list_runs()
     listed = runs if all_ else runs[:MAX_LISTED]
     summaries = (run.summary_event() for run in listed)
     with contextlib.ExitStack() as shown:
@@ -45,7 +45,7 @@ def history(
         print_result(f"{len(runs) - len(listed)} older: runbook history --all")
     if not runs:
         print_message(wrap(f"no run is recorded in {store.runs_folder()}; each user has a separate history"))
-    for folder in records.list_unreadable():
+    for folder in list_unreadable():
         print_message(wrap(f"warning: {folder} cannot be read; another version of runbook may have written it"))
 
 
@@ -62,9 +62,9 @@ def show(
     """Show one run step by step, with its evidence, and what to do next."""
     if html is not None and (follow or output is Output.JSON):
         raise errors.UsageError("cannot combine --html with --follow or --output json")
-    from runbook.records import history as records  # noqa: PLC0415
+    from runbook.records.history import find_run  # noqa: PLC0415
 
-    found = records.find_run(run)
+    found = find_run(run)
     if html is not None:
         _write_page(found, Path(html))
         return

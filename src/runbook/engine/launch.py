@@ -21,13 +21,18 @@ from runbook.errors import HostError, NotBegun
 from runbook.events import Event, Notice, RunFinished, RunSuperseded
 from runbook.host.interface import Host, HostView, Waiter
 from runbook.model import SystemClock
-from runbook.records import history as records
-from runbook.records import store
+from runbook.records import history, store
 from runbook.records.lock import Locker, Locks, find_canonical_names
 from runbook.records.outputs import OutputMasker
 from runbook.records.store import EventWriter, RunFolder, RunHeader
 from runbook.spec.state import RunState
 from runbook.spec.step import Runbook
+
+_ENV_NAME = re.compile(r"""\benv(?:\.|\[[\s\\'"]*)([\w.-]*\w)""")
+"""The name of a variable in `env.NAME` or `env['NAME']`, with its quotes as YAML may need them.
+
+It is searched in the text of the file: the runbook no longer has the templates that were filled when it was read.
+"""
 
 
 @dataclass(frozen=True)
@@ -59,8 +64,8 @@ def start_run(book: Runbook, request: RunRequest, host: Host, waiter: Waiter, si
         locks.write_holder(folder.id, request.user)
         folder.write_header(_make_header(book, request, folder.id, clock.now()), book.text)
         launch.open_events(folder)
-        records.prune(clock.now())
-        return launch.run(launch.make_state(folder), ResumeState(), math.inf)
+        history.prune(clock.now())
+        return launch.run(launch.make_state(folder), ResumeState(), supersedes_until=math.inf)
 
 
 @dataclass
@@ -98,14 +103,14 @@ class Launch:
 
     def open_events(self, folder: RunFolder) -> None:
         """Open the event stream of the run. Raises NotBegun if another process writes to its record."""
-        self.events = open_events(folder, self.held, self.sinks, find_secret_values(self.book, self.request.env))
+        self.events = open_event_stream(folder, self.held, self.sinks, find_secret_values(self.book, self.request.env))
 
     def make_state(self, folder: RunFolder) -> RunState:
         """Return the state of a run that begins."""
-        return RunState(folder.id, self.book.folder, self.book.env, folder.outputs)
+        return RunState(folder.id, self.book.folder, self.book.env, folder.outputs_path, boot=store.boot_id())
 
-    def run(self, state: RunState, resume_state: ResumeState, superseded_until: float) -> RunFinished:
-        """Carry out the runbook, and close the earlier runs that it supersedes once it has begun."""
+    def run(self, state: RunState, resume_state: ResumeState, *, supersedes_until: float) -> RunFinished:
+        """Carry out the runbook. Once it has begun, it supersedes runs that began until `supersedes_until`."""
         return Runner(
             self.book,
             self.host,
@@ -115,22 +120,23 @@ class Launch:
             self.request.fail_on_remediation,
             self.request.notices,
             resume_state,
-            on_started=lambda: supersede(self.units, state.id, superseded_until),
+            on_started=lambda: supersede(self.units, state.id, supersedes_until),
         ).run()
 
 
-def open_events(
+def open_event_stream(
     folder: RunFolder, held: ExitStack, sinks: Iterable[Sink] = (), secrets: tuple[str, ...] = ()
 ) -> EventStream:
     """Return the event stream of a run. Each event is on disk before any sink gets it.
 
     Raises NotBegun if another process writes to the record.
     """
+    # The writer is a sink of the stream, and reports a lost record through it: so the stream gets its sinks last.
     writer = EventWriter(folder, lambda why: events.emit(Notice(text=why)))
     held.callback(writer.close)
     events = EventStream(folder.id, SystemClock(), (), secrets)
-    masker = OutputMasker(folder.outputs, events.secret_forms)
-    masker.mask("")  # Output of a command that ended after an earlier part of this run was killed.
+    masker = OutputMasker(folder.outputs_path, events.secret_forms)
+    masker.mask_all()  # A command may have written output after an earlier part of this run was killed.
     events.sinks = (masker, writer, *sinks)
     return events
 
@@ -142,7 +148,7 @@ def find_secret_values(book: Runbook, env: Mapping[str, str]) -> tuple[str, ...]
 
 def _make_header(book: Runbook, request: RunRequest, name: str, now: float) -> RunHeader:
     mask = EventStream(name, SystemClock(), (), find_secret_values(book, request.env)).mask
-    used = set(re.findall(r"\benv\.(\w+)", book.text)) & request.env.keys()
+    used = set(_ENV_NAME.findall(book.text)) & request.env.keys()
     sets = {key: mask(value) for key, value in request.sets.items()}
     env = {key: mask(request.env[key]) for key in sorted(used)}
     # A value that contains a secret is not recorded: `resume` must get it anew.
@@ -164,18 +170,19 @@ def _make_header(book: Runbook, request: RunRequest, name: str, now: float) -> R
     )
 
 
-def refuse_running_commands(units: Iterable[str], host: HostView, but: str = "") -> None:
+def refuse_running_commands(units: Iterable[str], host: HostView, ignored_run: str = "") -> None:
     """Raise NotBegun if a command of an earlier run, which was killed, still acts on one of the units.
 
-    `but` is the id of a run whose commands are ignored.
+    The commands of the run whose id is `ignored_run` may run on.
     """
     try:
         running = host.list_running_commands()
     except HostError as error:
         raise NotBegun(f"cannot begin: {error.message}", hint=error.hint) from error
     for unit in running:
-        name = records.ID.search(unit)
-        run = next((one for one in records.list_runs() if name and one.id == name[0] != but), None)
+        match = store.RUN_ID.search(unit)
+        run_id = match[0] if match else ""
+        run = next((one for one in history.list_runs() if one.id == run_id and run_id != ignored_run), None)
         if run is None or not (shared := sorted({*units}.intersection(run.units))):
             continue
         resume = f"runbook resume {run.id} waits for it and continues; " if run.is_resumable else ""
@@ -190,14 +197,14 @@ def supersede(units: Iterable[str], by: str, until: float) -> Iterator[str]:
 
     After this run, resuming one of them would undo what this run does.
     """
-    for run in records.list_runs():
+    for run in history.list_runs():
         if run.id == by or run.header.began > until or not run.is_resumable:
             continue
         if not (shared := sorted({*units}.intersection(run.units))):
             continue
         try:
             with ExitStack() as held:
-                open_events(run.folder, held).emit(RunSuperseded(by=by, unit=shared[0]))
+                open_event_stream(run.folder, held).emit(RunSuperseded(by=by, unit=shared[0]))
         except NotBegun as error:
             # Another process has resumed it, or its folder is broken, which the next `resume` reports.
             yield f"run {run.id}, which acted on {shared[0]} too, is not closed: {error.message}"

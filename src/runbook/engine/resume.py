@@ -10,15 +10,14 @@ from typing import Any
 from runbook.engine.execution.outcome import Outcome
 from runbook.engine.execution.replay import BY_OPERATOR, ResumeState
 from runbook.engine.execution.stream import MASK, Sink
-from runbook.engine.launch import Launch, RunRequest, open_events, refuse_running_commands
+from runbook.engine.launch import Launch, RunRequest, open_event_stream, refuse_running_commands
 from runbook.engine.rollback_plan import RollbackPlan
 from runbook.errors import HostError, NotBegun, UsageError
 from runbook.events import Event, Payload, RunAbandoned, RunFinished, RunSuperseded, StepFinished, StepRerun
 from runbook.host.facts import DOWN
 from runbook.host.interface import Host, HostView, Waiter
 from runbook.model import StepStatus, SystemClock
-from runbook.records import history as records
-from runbook.records import store
+from runbook.records import history, store
 from runbook.records.history import RunRecord
 from runbook.spec.state import RunState
 from runbook.spec.step import Runbook, Step
@@ -49,7 +48,7 @@ def resume_run(
         launch = Launch(book, request, host, waiter, tuple(sinks), held)
         locks = launch.take_locks()
         length = run.folder.measure()
-        run = records.find_run(run.id)  # The process that had the lock may have superseded it.
+        run = history.find_run(run.id)  # The process that had the lock may have superseded it.
         require_resumable(run)
         refuse_running_commands(launch.units, host, run.id)
         locks.write_holder(run.id, request.user)
@@ -65,14 +64,14 @@ def resume_run(
         for payload in decisions:
             launch.events.emit(payload)
         # Its program may have been killed before all runs that it superseded were closed.
-        return launch.run(state, resume_state, run.header.began)
+        return launch.run(state, resume_state, supersedes_until=run.header.began)
 
 
 def abandon(run: RunRecord) -> None:
     """Close a run so that it can never be resumed. Raises NotBegun if it is in progress, or has ended."""
     require_resumable(run)
     with ExitStack() as held:
-        open_events(run.folder, held).emit(RunAbandoned())
+        open_event_stream(run.folder, held).emit(RunAbandoned())
 
 
 def require_resumable(run: RunRecord) -> None:

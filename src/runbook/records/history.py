@@ -19,9 +19,7 @@ from runbook.events import Event, EventName, RecordLost, RunRecorded, RunStarted
 from runbook.model import RecordState, RunStatus
 from runbook.records import store
 from runbook.records.outputs import list_output_files
-from runbook.records.store import ALPHABET, RunFolder, RunHeader, open_file
-
-ID = re.compile(rf"\d{{8}}-\d{{4}}-[{ALPHABET}]{{3}}")
+from runbook.records.store import RUN_ID, RunFolder, RunHeader, open_file
 
 RESUMABLE_STATUSES = (RunStatus.INTERRUPTED, RunStatus.STILL_STARTING)  # of runs that ended and can be resumed
 CLOSING_EVENTS = (EventName.RUN_SUPERSEDED, EventName.RUN_ABANDONED)  # a run cannot be resumed after these
@@ -91,13 +89,13 @@ class RunRecord:
 
     def read(self) -> Iterator[Event]:
         """Return the events that can be read, in order."""
-        return (event for event in read_events(self.folder.events) if event is not None)
+        return (event for event in read_events(self.folder.events_path) if event is not None)
 
     @cached_property
     def digest(self) -> Digest:
         """What the events amount to."""
         digest = Digest(self.header.began, self.header.began)
-        for event in read_events(self.folder.events):
+        for event in read_events(self.folder.events_path):
             if event is not None:
                 digest.add(event)
             else:
@@ -119,7 +117,7 @@ class RunRecord:
     def incomplete_reason(self) -> str:
         """Why not all that happened is recorded; empty if all is."""
         # The writer gives up `spare` before it gives up the record.
-        lost = "" if os.path.lexists(self.folder.spare) else "its end could not be written"
+        lost = "" if os.path.lexists(self.folder.spare_path) else "its end could not be written"
         return self.digest.incomplete or lost
 
     @property
@@ -140,7 +138,7 @@ class RunRecord:
 
         Nearly all runs have ended, and each new run checks all of them: so only the end of the file is read.
         """
-        last = _read_last_event(self.folder.events)
+        last = _read_last_event(self.folder.events_path)
         if last is None or last.event != EventName.RUN_FINISHED:
             return last is not None and last.event in CLOSING_EVENTS
         return last.data.get("status") not in RESUMABLE_STATUSES
@@ -164,7 +162,7 @@ class RunRecord:
         """Return what is known of the run as a whole, as an event at the time when the run began."""
         digest, end = self.digest, self.digest.finished.data if self.digest.finished is not None else {}
         closing = {self.digest.closing.event: self.digest.closing.data} if self.digest.closing is not None else {}
-        printed = [(str(path), path.lstat().st_size) for path in list_output_files(self.folder.outputs)]
+        printed = [(str(path), path.lstat().st_size) for path in list_output_files(self.folder.outputs_path)]
         summary = RunRecorded(
             name=self.title,
             file=self.header.file,
@@ -180,7 +178,7 @@ class RunRecord:
             cut=tuple(digest.acting),
             superseded=closing.get(EventName.RUN_SUPERSEDED),
             abandoned=closing.get(EventName.RUN_ABANDONED),
-            folder=str(self.folder.folder),
+            folder=str(self.folder.path),
             printed=[{"file": name, "bytes": size} for name, size in printed if size],
         )
         return Event.of(self.header.began, self.id, summary)
@@ -192,7 +190,7 @@ class RunRecord:
     def follow(self, pause: Callable[[float], None]) -> Iterator[Event]:
         """Return the events, and those that are still written, until the program of the run has exited."""
         try:
-            file = open_file(self.folder.events)
+            file = open_file(self.folder.events_path)
         except OSError:
             return
         with file:
@@ -257,14 +255,14 @@ def list_runs() -> list[RunRecord]:
 
 def list_unreadable() -> list[Path]:
     """Return the folders whose header this version cannot read."""
-    return [one.folder for one in _list_folders() if os.path.lexists(one.header) and _read_header(one) is None]
+    return [one.path for one in _list_folders() if os.path.lexists(one.header_path) and _read_header(one) is None]
 
 
 def _list_folders() -> list[RunFolder]:
     """Return the folders that have the name of a run. A symbolic link is not one of them."""
     try:
         with os.scandir(store.runs_folder()) as found:
-            names = [one.name for one in found if ID.fullmatch(one.name) and one.is_dir(follow_symlinks=False)]
+            names = [one.name for one in found if RUN_ID.fullmatch(one.name) and one.is_dir(follow_symlinks=False)]
     except OSError:
         return []
     return [RunFolder(name, store.runs_folder() / name) for name in sorted(names)]
@@ -313,7 +311,8 @@ def prune(now: float) -> None:
             run.folder.remove()
     for folder in _list_folders():
         try:
-            is_left = not os.path.lexists(folder.header) and now - folder.folder.lstat().st_mtime > MAX_INCOMPLETE_AGE
+            age = now - folder.path.lstat().st_mtime
+            is_left = not os.path.lexists(folder.header_path) and age > MAX_INCOMPLETE_AGE
         except OSError:
             continue
         if is_left and not folder.is_running:
@@ -323,7 +322,7 @@ def prune(now: float) -> None:
 def _read_header(folder: RunFolder) -> RunRecord | None:
     """Read the header of a run; None if there is none, or if it does not fit."""
     try:
-        with open_file(folder.header) as file:
+        with open_file(folder.header_path) as file:
             data: dict[str, Any] = json.loads(file.read(MAX_EVENT))
         known = {name: data[name] for name in RunHeader.__dataclass_fields__ if name in data}
         header = RunHeader(**{**known, "withheld": tuple(data.get("withheld", ()))})

@@ -35,15 +35,19 @@ class OutputMasker:
     def __call__(self, event: Event) -> None:
         """Mask the output of a step that finished; at the end of the run all outputs, and delete the inputs."""
         if event.event in RUN_END_EVENTS:
-            self.mask("")
+            self.mask_all()
             for path in _list_files(self.folder, INPUT_FILES):
                 with contextlib.suppress(OSError):
                     path.unlink()
         elif isinstance(event.payload, StepFinished | StepRetrying):
-            self.mask(f"{event.payload.id}.log")
+            self._mask_files(f"{event.payload.id}.log")
 
-    def mask(self, prefix: str) -> None:
-        """Mask all files whose names begin with a text. If one cannot be written, only its owner can read it anyway."""
+    def mask_all(self) -> None:
+        """Mask what all commands of the run wrote."""
+        self._mask_files("")
+
+    def _mask_files(self, prefix: str) -> None:
+        """Mask the files whose names begin with a text. If one cannot be written, only its owner can read it anyway."""
         if not self.secrets:
             return
         for path in list_output_files(self.folder):

@@ -2,7 +2,7 @@
 
     ID/run.json       the request: the file, its variables, the user, the time, the boot
     ID/runbook.yaml   the runbook as it was read
-    ID/events.jsonl   every event, each on disk before what it announces counts as done
+    ID/events.jsonl   every event, each on disk before the run goes on, but for notices and waits
     ID/output/        the output of commands, and their exit statuses
 
 The program that writes the events holds a lock on that file, so that other programs can find out whether the run is
@@ -17,6 +17,7 @@ import errno
 import fcntl
 import json
 import os
+import re
 import shutil
 import stat
 import struct
@@ -30,6 +31,7 @@ from runbook.errors import NotBegun
 from runbook.events import Event, EventName, RecordLost
 
 ALPHABET = "23456789abcdefghjkmnpqrstuvwxyz"  # letters and digits that are not confused when an ID is read aloud
+RUN_ID = re.compile(rf"\d{{8}}-\d{{4}}-[{ALPHABET}]{{3}}")
 SPARE = 8192  # bytes that are reserved, so that a record on a full disk can still note that it is incomplete
 TRANSIENT_EVENTS = (EventName.STEP_WAITING, EventName.NOTICE)  # nothing depends on them: written without a sync
 
@@ -57,33 +59,33 @@ class RunFolder:
     """The folder of one run."""
 
     id: str
-    folder: Path
+    path: Path
 
     @property
-    def outputs(self) -> Path:
+    def outputs_path(self) -> Path:
         """The folder for the output of commands. They write to files, so that they survive this program."""
-        return self.folder / "output"
+        return self.path / "output"
 
     @property
-    def events(self) -> Path:
-        return self.folder / "events.jsonl"
+    def events_path(self) -> Path:
+        return self.path / "events.jsonl"
 
     @property
-    def header(self) -> Path:
-        return self.folder / "run.json"
+    def header_path(self) -> Path:
+        return self.path / "run.json"
 
     @property
-    def runbook(self) -> Path:
-        return self.folder / "runbook.yaml"
+    def runbook_path(self) -> Path:
+        return self.path / "runbook.yaml"
 
     @property
-    def spare(self) -> Path:
+    def spare_path(self) -> Path:
         """The reserved space, deleted when the disk is full. A record without it is incomplete."""
-        return self.folder / "spare"
+        return self.path / "spare"
 
     def measure(self) -> int:
         """Return the length of the events up to the end of the last complete line; 0 if they cannot be read."""
-        with contextlib.suppress(OSError), open_file(self.events) as file:
+        with contextlib.suppress(OSError), open_file(self.events_path) as file:
             return _find_whole_length(file.fileno())
         return 0
 
@@ -93,25 +95,25 @@ class RunFolder:
         Raises NotBegun.
         """
         try:
-            replace_file(self.runbook, text.encode())
-            replace_file(self.spare, b"\0" * SPARE)
-            replace_file(self.header, json.dumps(asdict(header), indent=1).encode() + b"\n")
-            _sync(self.folder.parent)
+            replace_file(self.runbook_path, text.encode())
+            replace_file(self.spare_path, b"\0" * SPARE)
+            replace_file(self.header_path, json.dumps(asdict(header), indent=1).encode() + b"\n")
+            _sync(self.path.parent)
         except OSError as error:
             self.remove()
-            raise _folder_error(self.folder.parent, error) from error
+            raise _folder_error(self.path.parent, error) from error
 
     def remove(self) -> None:
         """Delete the folder, the header first: if that is interrupted, the rest is not a run any more."""
         with contextlib.suppress(OSError):
-            self.header.unlink()
-        shutil.rmtree(self.folder, ignore_errors=True)
+            self.header_path.unlink()
+        shutil.rmtree(self.path, ignore_errors=True)
 
     @property
     def is_running(self) -> bool:
         """True if a program has the events open for writing at this moment."""
         with contextlib.suppress(OSError):
-            with open_file(self.events) as file:
+            with open_file(self.events_path) as file:
                 asked = fcntl.fcntl(file, fcntl.F_OFD_GETLK, _lock(fcntl.F_RDLCK))
             return bool(struct.unpack(_LOCK, asked)[0] != fcntl.F_UNLCK)
         return False
@@ -120,28 +122,28 @@ class RunFolder:
 class EventWriter:
     """Appends the events of one run to its record: a sink.
 
-    If the record cannot grow any more, the run continues without it. `on_loss` is called once with the reason, and a
-    `record-lost` event ends the record. The end of the run is still written if there is space by then.
+    If the record cannot grow any more, the run continues without it. `on_loss` is called once with the reason. Then
+    `record-lost` is the last event in the record but `run-finished`, which is written if there is space by then.
     """
 
-    def __init__(self, record: RunFolder, on_loss: Callable[[str], object]) -> None:
-        self._record = record
+    def __init__(self, folder: RunFolder, on_loss: Callable[[str], object]) -> None:
+        self._folder = folder
         self._on_loss = on_loss
         self._lost = False
         self._fd = -1
         try:
             flags = os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC
-            self._fd = os.open(record.events, flags, 0o600)
+            self._fd = os.open(folder.events_path, flags, 0o600)
             fcntl.fcntl(self._fd, fcntl.F_OFD_SETLK, _lock(fcntl.F_WRLCK))
             os.fchmod(self._fd, 0o600)
             self._end = _find_whole_length(self._fd)
             os.ftruncate(self._fd, self._end)  # An incomplete last line, of a program that was killed.
-            _sync(record.folder)
+            _sync(folder.path)
         except OSError as error:
             self.close()
-            if isinstance(error, BlockingIOError | PermissionError) and record.is_running:  # EAGAIN or EACCES, fcntl(2)
-                raise NotBegun(f"cannot begin: run {record.id} is under way") from error
-            raise _folder_error(record.folder, error) from error
+            if isinstance(error, BlockingIOError | PermissionError) and folder.is_running:  # EAGAIN or EACCES, fcntl(2)
+                raise NotBegun(f"cannot begin: run {folder.id} is under way") from error
+            raise _folder_error(folder.path, error) from error
 
     def __call__(self, event: Event) -> None:
         """Write one event. It is on disk when this returns, unless it is one of TRANSIENT_EVENTS."""
@@ -173,7 +175,7 @@ class EventWriter:
         with contextlib.suppress(OSError):
             os.ftruncate(self._fd, self._end)
             if not was_lost:
-                self._record.spare.unlink()
+                self._folder.spare_path.unlink()
                 self._append(Event.of(event.time, event.run, RecordLost(reason=why)))
         if not was_lost:
             self._on_loss(
@@ -224,16 +226,16 @@ def create_folder(now: float) -> RunFolder:
             _make_parent(folder, ours=folder in (parent, parent.parent))
         while True:
             name = new_run_id(now)
-            record = RunFolder(name, parent / name)
+            run_folder = RunFolder(name, parent / name)
             try:
-                _make(record.folder)
-                _make(record.outputs)
+                _make(run_folder.path)
+                _make(run_folder.outputs_path)
             except FileExistsError:
                 continue  # Another run of the same minute has the same ID.
             except OSError:
-                record.remove()
+                run_folder.remove()
                 raise
-            return record
+            return run_folder
     except OSError as error:
         raise _folder_error(parent, error) from error
 
@@ -247,11 +249,12 @@ def _make_parent(folder: Path, *, ours: bool) -> None:
         if not folder.is_dir():
             _make(folder)
     status = folder.stat()
-    others = status.st_mode & (stat.S_IWGRP | stat.S_IWOTH if ours else stat.S_IWOTH)
+    write_bits = stat.S_IWGRP | stat.S_IWOTH if ours else stat.S_IWOTH
+    is_writable = bool(status.st_mode & write_bits)
     unsafe = "cannot begin: no safe place for the run's record"
     if ours and status.st_uid != os.geteuid():
         raise NotBegun(f"{unsafe}: {folder} belongs to user {status.st_uid}", hint=f"ls -ld {folder}; move it away")
-    if others and (ours or not status.st_mode & stat.S_ISVTX):
+    if is_writable and (ours or not status.st_mode & stat.S_ISVTX):
         hint = f"check its content, then chmod go-w {folder}"
         raise NotBegun(f"{unsafe}: others may write in {folder}", hint=hint)
 

@@ -12,7 +12,8 @@ from pydantic import TypeAdapter
 from runbook.host.queries import Command
 from runbook.model import ProcessId
 
-PERSISTED_FIELDS = ("baseline_restarts", "invocations", "first_starts", "cleared")  # what `resume` restores
+# What `resume` restores, besides the ancestors of killed processes.
+PERSISTED_FIELDS = ("baseline_restarts", "invocations", "first_starts", "cleared")
 
 
 @dataclass
@@ -30,16 +31,25 @@ class RunState:
     cleared: dict[str, float] = field(default_factory=dict)  # epoch seconds at which its start limit was last cleared
     ancestors_of_killed: dict[ProcessId, tuple[str, float]] = field(default_factory=dict)
     """Maps each ancestor of a killed process to that process's name and kill time, in seconds of CLOCK_BOOTTIME."""
+    boot: str = ""  # the ID of the boot: processes of another boot do not count
     query_count: int = 0  # the number of queries so far
 
     def dump(self) -> dict[str, dict[str, Any]]:
         """Return the part that is recorded, for `resume`."""
-        return {name: dict(getattr(self, name)) for name in PERSISTED_FIELDS if getattr(self, name)}
+        data = {name: dict(getattr(self, name)) for name in PERSISTED_FIELDS if getattr(self, name)}
+        ancestors = {
+            f"{self.boot} {id_.pid} {id_.start}": [*killed] for id_, killed in self.ancestors_of_killed.items()
+        }
+        return {**data, "ancestors_of_killed": ancestors} if ancestors else data
 
     def load(self, recorded: Mapping[str, Mapping[str, Any]]) -> None:
         """Add what an earlier part of the run recorded."""
         for name in PERSISTED_FIELDS:
             getattr(self, name).update(recorded.get(name, {}))
+        for key, (killed, when) in recorded.get("ancestors_of_killed", {}).items():
+            boot, pid, start = key.rsplit(" ", 2)
+            if boot == self.boot:
+                self.ancestors_of_killed[ProcessId(int(pid), int(start))] = (killed, when)
 
     def next_query_id(self) -> int:
         """Return a new number: a query with the same content and another number is sent again."""

@@ -129,6 +129,6 @@ def test_a_run_is_not_continued_with_another_file(file: Path) -> None:
 @pytest.mark.usefixtures("home")
 def test_a_record_without_its_runbook_cannot_be_resumed(file: Path) -> None:
     past = recorded(file)
-    past.folder.runbook.unlink()
+    past.folder.runbook_path.unlink()
     with pytest.raises(NotBegun, match=r"cannot resume .*: no such file or directory"):
         arguments.load_recorded(past, {}, as_recorded=True)

@@ -68,7 +68,7 @@ def test_in_json_each_run_is_an_event() -> None:
         "resumable": False,
         "exit": 0,
         "reason": "web.service runs",
-        "folder": str(past.folder.folder),
+        "folder": str(past.folder.path),
         "printed": [],
     }
 
@@ -76,10 +76,10 @@ def test_in_json_each_run_is_an_event() -> None:
 def test_an_unreadable_record_is_a_warning() -> None:
     a_run()
     broken = begun()
-    broken.header.write_text("{")
+    broken.header_path.write_text("{")
     result = runbook("history")
     assert result.exit_code == 0
-    assert f"{broken.folder} cannot be read" in result.stderr.replace("\n  ", " ")
+    assert f"{broken.path} cannot be read" in result.stderr.replace("\n  ", " ")
 
 
 def test_show_prints_the_latest_run_or_the_named_one() -> None:
@@ -91,8 +91,8 @@ def test_show_prints_the_latest_run_or_the_named_one() -> None:
 
 def test_in_json_show_prints_the_record() -> None:
     past = a_run()
-    assert runbook("show", "--output", "json").stdout == past.folder.events.read_text()
-    assert runbook("show", "--output", "json", "--follow").stdout == past.folder.events.read_text()
+    assert runbook("show", "--output", "json").stdout == past.folder.events_path.read_text()
+    assert runbook("show", "--output", "json", "--follow").stdout == past.folder.events_path.read_text()
 
 
 def test_there_is_nothing_to_show() -> None:

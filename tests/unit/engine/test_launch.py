@@ -89,7 +89,7 @@ def go_on(
 
 
 def everything(kept: RunRecord) -> str:
-    return "\n".join(path.read_text() for path in kept.folder.folder.rglob("*") if path.is_file())
+    return "\n".join(path.read_text() for path in kept.folder.path.rglob("*") if path.is_file())
 
 
 def test_a_secret_goes_nowhere_wherever_it_came_from() -> None:
@@ -97,7 +97,7 @@ def test_a_secret_goes_nowhere_wherever_it_came_from() -> None:
     kept = history.find_run(None)
     assert end.exit == 0
     assert "t0ken" not in everything(kept) + json.dumps([event.data for event in events])
-    assert (kept.folder.outputs / "prints.log").read_text() == f"it is {'*' * len(TOKEN)}\n"
+    assert (kept.folder.outputs_path / "prints.log").read_text() == f"it is {'*' * len(TOKEN)}\n"
     assert (kept.header.sets, kept.header.env, set(kept.header.withheld)) == (
         {"key": "***"},
         {"PLAIN": "plain"},
@@ -131,6 +131,21 @@ def test_no_mask_goes_into_a_command() -> None:
     assert "--rerun prints" in refused.value.hint
 
 
+def test_every_variable_that_a_template_names_is_recorded() -> None:
+    """YAML may need other quotes around the name than the template has."""
+    text = r"""
+unit: gw
+steps:
+  - run: {when: "env[ 'WHEN' ] == 'x'", run: "a ${{ env.DOT }} ${{ env[\"DOUBLE\"] }} ${{ env['WITH-DASH'] }}"}
+  - run: {run: 'b ${{ env[''SINGLE''] }}'}
+"""
+    env = dict.fromkeys(("WHEN", "DOT", "DOUBLE", "WITH-DASH", "SINGLE"), "x")
+    order = launch.RunRequest("system", {}, {**env, "OTHER": "x"})
+    host = machine()
+    launch.start_run(book(text, env), order, host, host, ())
+    assert history.find_run(None).header.env == env
+
+
 def test_a_record_of_another_version_is_not_resumed() -> None:
     found = wrote(begun(), STARTED, ("step-finished", {"id": "prints", "verdict": "from-the-future", "status": "ok"}))
     with pytest.raises(NotBegun, match="its record cannot be read; runbook 1 wrote it"):
@@ -156,10 +171,10 @@ def test_a_run_whose_record_is_larger_than_64_mib_is_resumed_in_bounded_memory()
     found = history.find_run(None)
     again = [Event(BEGAN, found.id, *acting("breaks")), Event(BEGAN, found.id, "step-retrying", retrying("breaks"))]
     lines = "".join(event.to_line() + "\n" for event in again).encode()
-    with found.folder.events.open("ab") as file:
+    with found.folder.events_path.open("ab") as file:
         file.writelines([lines] * (65 * 1024**2 // len(lines) + 1))
         file.write(Event(BEGAN, found.id, *ended("interrupted", 143)).to_line().encode() + b"\n")
-    assert found.folder.events.stat().st_size > 65 * 1024**2
+    assert found.folder.events_path.stat().st_size > 65 * 1024**2
     host = machine()
     tracemalloc.start()
     assert go_on(history.find_run(None), text=TWO_COMMANDS, host=host).status == "changed"
@@ -226,7 +241,7 @@ def test_a_run_that_begins_reads_only_the_ends_of_those_that_have_ended(monkeypa
 
     monkeypatch.setattr(history, "read_events", nothing)
     begin(machine(), book("unit: gw\nsteps: [reset-failed]\n"))
-    assert read == {whole.folder.events}
+    assert read == {whole.folder.events_path}
 
 
 def test_a_run_that_cannot_be_superseded_is_reported_and_prevents_no_other(

@@ -105,25 +105,25 @@ def test_what_was_cut_is_named() -> None:
 
 def broken(content: bytes) -> Callable[[RunFolder], None]:
     def write(kept: RunFolder) -> None:
-        kept.header.write_bytes(content)
+        kept.header_path.write_bytes(content)
 
     return write
 
 
 def _link(kept: RunFolder) -> None:
-    elsewhere = kept.folder.parent.parent / "elsewhere"
-    kept.header.rename(elsewhere)
-    kept.header.symlink_to(elsewhere)
+    elsewhere = kept.path.parent.parent / "elsewhere"
+    kept.header_path.rename(elsewhere)
+    kept.header_path.symlink_to(elsewhere)
 
 
 def _fifo(kept: RunFolder) -> None:
-    kept.header.unlink()
-    os.mkfifo(kept.header)
+    kept.header_path.unlink()
+    os.mkfifo(kept.header_path)
 
 
 def changed(**fields: Any) -> Callable[[RunFolder], None]:
     def change(kept: RunFolder) -> None:
-        kept.header.write_text(json.dumps({**json.loads(kept.header.read_text()), **fields}))
+        kept.header_path.write_text(json.dumps({**json.loads(kept.header_path.read_text()), **fields}))
 
     return change
 
@@ -149,9 +149,9 @@ def test_a_header_that_is_none_hides_no_other_run(breaks: Callable[[RunFolder], 
     good, bad = begun(), begun(BEGAN - history.MAX_RUN_AGE - 1)
     breaks(bad)
     assert [one.id for one in history.list_runs()] == [good.id]
-    assert history.list_unreadable() == [bad.folder]
+    assert history.list_unreadable() == [bad.path]
     history.prune(BEGAN)
-    assert bad.folder.is_dir(), "what cannot be understood is not removed"
+    assert bad.path.is_dir(), "what cannot be understood is not removed"
 
 
 def test_a_field_of_a_later_version_is_passed_over() -> None:
@@ -181,7 +181,7 @@ def test_a_line_that_is_no_event_hides_no_other_and_ends_the_trust(
 ) -> None:
     monkeypatch.setattr(history, "MAX_EVENT", 4096)
     kept = wrote(begun(), STARTED).folder
-    with kept.events.open("ab") as file:
+    with kept.events_path.open("ab") as file:
         file.write(line)
     found = wrote(kept, ended("interrupted", 143))
     assert [event.event for event in found.read()] == ["run-started", "run-finished"]
@@ -202,7 +202,7 @@ def test_an_event_of_another_version_breaks_no_list(data: dict[str, Any]) -> Non
 
 def test_events_that_are_no_file_are_none(home: Path) -> None:
     kept = begun()
-    kept.events.symlink_to("/dev/zero")
+    kept.events_path.symlink_to("/dev/zero")
     assert list(history.find_run(kept.id).read()) == []
     with pytest.raises(NotBegun, match="no place"):
         EventWriter(kept, lambda _: None)
@@ -220,7 +220,7 @@ def test_events_that_are_no_file_are_none(home: Path) -> None:
 def test_only_a_complete_last_line_shows_that_a_run_has_ended(line: bytes, unfinished: bool) -> None:
     """After the end that is recorded, a killed program may have left half a line, or a later part of the run."""
     found = wrote(begun(), STARTED, ended("interrupted", 143))
-    with found.folder.events.open("ab") as file:
+    with found.folder.events_path.open("ab") as file:
         file.write(line)
     assert found.reload().is_resumable == unfinished
 
@@ -229,7 +229,7 @@ def test_a_record_is_read_without_holding_all_of_it() -> None:
     kept = begun()
     line = Event(BEGAN, kept.id, *finished("x", evidence={"output": "x" * 100_000})).to_line().encode() + b"\n"
     wrote(kept, STARTED)
-    with kept.events.open("ab") as file:
+    with kept.events_path.open("ab") as file:
         file.writelines([line] * 200)
     found = history.find_run(kept.id)
     tracemalloc.start()
@@ -246,8 +246,8 @@ def test_a_record_is_read_without_holding_all_of_it() -> None:
 def test_a_link_is_no_run(home: Path) -> None:
     kept = begun()
     elsewhere = begun()
-    elsewhere.folder.rename(home.parent / elsewhere.id)
-    elsewhere.folder.symlink_to(home.parent / elsewhere.id)
+    elsewhere.path.rename(home.parent / elsewhere.id)
+    elsewhere.path.symlink_to(home.parent / elsewhere.id)
     (home / "notes").mkdir()
     (home / "20200101-0000-abd").write_text("")
     assert [one.id for one in history.list_runs()] == [kept.id]
@@ -268,18 +268,18 @@ def test_old_and_surplus_runs_are_removed_but_none_that_can_be_resumed(monkeypat
     history.prune(now)
     left = {one.id for one in history.list_runs()}
     assert left == {under_way.id, *(one.id for one in (*kept_old, *many[:3]))}
-    assert all(not one.folder.folder.exists() for one in gone)
+    assert all(not one.folder.path.exists() for one in gone)
     writer.close()
 
 
 def test_what_never_became_a_run_goes_after_a_day(home: Path) -> None:
     fresh, old = store.create_folder(BEGAN), store.create_folder(BEGAN)
-    (old.folder / ".run.json.12345678").write_text('{"id"')  # The program was killed while it wrote this.
+    (old.path / ".run.json.12345678").write_text('{"id"')  # The program was killed while it wrote this.
     at_work = store.create_folder(BEGAN)
     writer = EventWriter(at_work, lambda _: None)
-    os.utime(fresh.folder, (BEGAN, BEGAN))
+    os.utime(fresh.path, (BEGAN, BEGAN))
     for one in (old, at_work):
-        os.utime(one.folder, (BEGAN - 90_000, BEGAN - 90_000))
+        os.utime(one.path, (BEGAN - 90_000, BEGAN - 90_000))
     history.prune(BEGAN)
     assert {path.name for path in home.iterdir()} == {fresh.id, at_work.id}
     assert history.list_runs() == []
@@ -313,7 +313,7 @@ def test_following_ends_when_the_program_is_killed_in_the_middle_of_a_line() -> 
     writer(Event(BEGAN, kept.id, *STARTED))
 
     def killed(_: float) -> None:
-        with kept.events.open("ab") as file:
+        with kept.events_path.open("ab") as file:
             file.write(b'{"time": ')
         writer.close()
 

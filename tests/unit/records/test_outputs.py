@@ -21,7 +21,7 @@ def mask(folder: Path, *secrets: str) -> OutputMasker:
 def test_a_secret_is_starred_where_it_stands(tmp_path: Path) -> None:
     file = tmp_path / "update.log"
     file.write_bytes(b"token=s3cret!\nand s3cret!s3cret!\n\xff\n")
-    mask(tmp_path, "s3cret!").mask("")
+    mask(tmp_path, "s3cret!").mask_all()
     assert file.read_bytes() == b"token=*******\nand **************\n\xff\n"
 
 
@@ -30,7 +30,7 @@ def test_one_that_lies_across_two_pieces_is_found(tmp_path: Path, monkeypatch: p
     monkeypatch.setattr(outputs, "CHUNK", 8)
     file = tmp_path / "run.log"
     file.write_text("-" * at + "s3cret!" + "-" * (30 - at))
-    mask(tmp_path, "s3cret!", "abc").mask("")
+    mask(tmp_path, "s3cret!", "abc").mask_all()
     assert "s3cret!" not in file.read_text()
     assert len(file.read_text()) == 37
 
@@ -38,7 +38,7 @@ def test_one_that_lies_across_two_pieces_is_found(tmp_path: Path, monkeypatch: p
 def test_the_longest_comes_first(tmp_path: Path) -> None:
     file = tmp_path / "run.log"
     file.write_text("abcdef abc")
-    mask(tmp_path, "abc", "abcdef").mask("")
+    mask(tmp_path, "abc", "abcdef").mask_all()
     assert file.read_text() == "****** ***"
 
 
@@ -61,14 +61,14 @@ def test_neither_links_nor_what_is_given_to_a_command_is_touched(tmp_path: Path)
     folder.mkdir()
     (folder / "a.log").symlink_to(outside)
     (folder / "a.log.start").write_text("s3cret!")
-    mask(folder, "s3cret!").mask("")
+    mask(folder, "s3cret!").mask_all()
     assert outside.read_text() == (folder / "a.log.start").read_text() == "s3cret!"
     assert outputs.list_output_files(tmp_path / "nowhere") == []
 
 
 def test_without_secrets_nothing_is_opened(tmp_path: Path) -> None:
     (tmp_path / "a.log").write_text("")
-    mask(tmp_path).mask("")
+    mask(tmp_path).mask_all()
     assert (tmp_path / "a.log").read_text() == ""
 
 

@@ -30,7 +30,7 @@ def umask(request: pytest.FixtureRequest) -> Iterator[int]:
 
 def test_no_other_user_can_read_a_record_whatever_the_umask(home: Path, umask: int) -> None:
     kept = store.create_folder(0)
-    for folder in (kept.outputs, kept.folder, home, home.parent, home.parent.parent):
+    for folder in (kept.outputs_path, kept.path, home, home.parent, home.parent.parent):
         assert stat.S_IMODE(folder.stat().st_mode) == 0o700, folder
 
 
@@ -55,7 +55,7 @@ def test_a_folder_that_others_may_write_is_refused(home: Path, up: int, mode: in
 def test_the_folder_above_may_be_shared(home: Path, mode: int) -> None:
     home.mkdir(parents=True)
     home.parent.parent.chmod(mode)
-    assert store.create_folder(0).outputs.is_dir()
+    assert store.create_folder(0).outputs_path.is_dir()
 
 
 @pytest.mark.root
@@ -75,13 +75,13 @@ def test_a_file_in_the_way_is_said_in_words(home: Path) -> None:
 
 def test_files_are_their_owners_alone(home: Path, umask: int) -> None:
     kept = wrote(begun(), STARTED).folder
-    for path in (kept.header, kept.runbook, kept.spare, kept.events):
+    for path in (kept.header_path, kept.runbook_path, kept.spare_path, kept.events_path):
         assert stat.S_IMODE(path.stat().st_mode) == 0o600, path
 
 
 def test_a_run_that_cannot_be_put_on_disk_leaves_nothing(home: Path) -> None:
     kept = store.create_folder(0)
-    kept.runbook.mkdir()
+    kept.runbook_path.mkdir()
     with pytest.raises(NotBegun, match="no place for the run's record"):
         kept.write_header(header(kept.id), "")
     assert list(home.iterdir()) == []
@@ -120,7 +120,7 @@ def test_a_look_never_keeps_a_run_from_being_written(home: Path) -> None:
 
 def test_a_torn_line_is_cut_off_before_anything_is_written(home: Path) -> None:
     kept = wrote(begun(), STARTED).folder
-    with kept.events.open("ab") as file:
+    with kept.events_path.open("ab") as file:
         file.write(b'{"time": "2026-11-23T05:47:00Z", "run": "x", "ev' + b"\0" * 5000)
     assert [event.event for event in history.find_run(kept.id).read()] == ["run-started"]
     found = wrote(kept, ended())
@@ -154,7 +154,7 @@ def test_a_record_that_cannot_grow_notes_that_and_how_the_run_ended(full: RunFol
     found = history.find_run(full.id)
     assert [e.event for e in found.read()] == ["step-started", "step-started", "record-lost", "run-finished"]
     assert (found.status, found.incomplete_reason, found.is_resumable) == ("changed", "file too large", False)
-    assert not full.spare.exists()
+    assert not full.spare_path.exists()
 
 
 def test_a_record_that_cannot_even_note_that_is_recognized(full: RunFolder) -> None:

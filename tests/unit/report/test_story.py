@@ -36,7 +36,7 @@ def told(past: RunRecord) -> list[str]:
     for event in past.read():
         teller(event)
     teller.end(past.summary_event())
-    lines = out.getvalue().replace(str(past.folder.folder), "FOLDER").replace(past.id, "ID").splitlines()
+    lines = out.getvalue().replace(str(past.folder.path), "FOLDER").replace(past.id, "ID").splitlines()
     assert [line for line in lines if len(line) > WIDTH] == []
     return lines
 
@@ -89,7 +89,7 @@ def test_the_incident_as_it_is_read_afterwards() -> None:
 
 def test_one_that_was_cut_short_names_the_step_and_the_way_on() -> None:
     past = wrote(begun(), STARTED, finished("update"), acting("migrate"))
-    (past.folder.outputs / "migrate.log").write_text("half way\n")
+    (past.folder.outputs_path / "migrate.log").write_text("half way\n")
     text = " ".join(" ".join(told(past)).split())
     assert (
         "cut short: its program was killed, or the machine went down; its last event is from 2026-09-21 14:13:22"

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
 from runbook.host.facts import JobRef
+from runbook.model import ProcessId
 from runbook.spec.state import RunState, StepState
 
 
@@ -50,6 +52,17 @@ def test_what_is_recorded_of_a_run_is_restored() -> None:
     again.load(run.dump())
     assert run.dump() == {"baseline_restarts": {"gw.service": 2}, "cleared": {"gw.service": 7.0}}
     assert (again.baseline_restarts, again.cleared, again.query_count) == ({"gw.service": 2}, {"gw.service": 7.0}, 0)
+
+
+def test_the_ancestors_of_killed_processes_are_restored_on_the_same_boot_only() -> None:
+    """On another boot, another process may have the same PID and start time."""
+    killed = {ProcessId(70, 12): ("PID 74 (gw)", 8.5)}
+    run = RunState("run-1", Path("/srv"), ancestors_of_killed=killed, boot="b1")
+    recorded = json.loads(json.dumps(run.dump()))
+    same, other = (RunState("run-1", Path("/srv"), boot=boot) for boot in ("b1", "b2"))
+    for state in (same, other):
+        state.load(recorded)
+    assert (same.ancestors_of_killed, other.ancestors_of_killed) == (killed, {})
 
 
 def test_what_is_recorded_of_a_step_is_restored() -> None:

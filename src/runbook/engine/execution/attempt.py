@@ -31,7 +31,8 @@ from runbook.template.scope import TemplateError
 DEFAULT_TIME_LIMIT = 120.0  # seconds for a step whose time-out is that of its unit, if systemd does not answer
 REPORT_INTERVAL = 15.0  # seconds after which a wait reports again what it waits for
 
-# Errors that end an attempt: the machine refuses, or a template needs a value that only the attempt finds.
+# Errors that end an attempt: the machine refuses, or a template needs a value that only the attempt finds. BusLost and
+# BusTimeout are among them, but a check or an action that raises one of these two is repeated until the time-out.
 REFUSAL_ERRORS = (HostError, TemplateError)
 BUS_RETRY_INTERVAL = 0.2  # seconds between two checks while the bus is unavailable. A restart of dbus takes a second
 FINAL_STATES = (FindingState.HOLDS, FindingState.FAILS, FindingState.STILL_STARTING)  # an attempt ends with these
@@ -55,7 +56,9 @@ def attempt(
     for the first action and the run has changed nothing before.
     """
     state = step.new_state(run, partial.state if partial is not None else None)
-    attempted = _Attempt(step, host, waiter, events, state, partial, partial is not None, run_has_changed)
+    # An attempt is recorded as partial only after it began to act.
+    acted = partial is not None
+    attempted = _Attempt(step, host, waiter, events, state, partial, acted=acted, run_has_changed=run_has_changed)
     try:
         return Outcome.of_attempt(step, attempted.run(until), acted=attempted.acted)
     except REFUSAL_ERRORS as error:
@@ -83,7 +86,7 @@ class _Attempt:
     events: EventStream
     state: StepState
     partial: PartialAttempt | None  # the attempt that is to be continued, until `resume` has found out how far it came
-    acted: bool
+    acted: bool  # the attempt has called `apply`, which may have changed something even if it failed
     run_has_changed: bool  # something was changed before this attempt
     _waiting_for: Verdict | None = None  # the verdict for which the wait was reported last
     _wait_began: float = 0.0
@@ -97,9 +100,10 @@ class _Attempt:
             if finding.state in FINAL_STATES:
                 return finding
             if deadline.expired:
-                over = self._end_timed_out(finding)
-                whole = f"the time of all steps is over (`timeout`); {finding.reason}"
-                return replace(over, reason=whole) if deadline is until else over
+                timed_out = self._end_timed_out(finding)
+                reason = f"the time of all steps is over (`timeout`); {finding.reason}"
+                # no_later_than returns `until` itself if that is the earlier one.
+                return replace(timed_out, reason=reason) if deadline is until else timed_out
             if finding.state is FindingState.TO_DO:
                 self._act(finding)
                 continue
@@ -115,33 +119,32 @@ class _Attempt:
 
     def _check(self) -> Finding:
         """Check the step. A partial attempt is resumed first."""
-        verdict = self.step.failure_verdict
         try:
             if self.partial is not None:
                 if unknown := self.step.resume(self.host, self.state, stopped=self.partial.stopped):
-                    return fails(verdict, unknown)
+                    return fails(self.step.failure_verdict, unknown)
                 self.partial = None
             return self.step.check(self.host, self.state)
         except (BusLost, BusTimeout) as error:
             # A check can always be repeated: the bus may come back in time.
-            return not_yet(verdict, error.message, Wake(within=BUS_RETRY_INTERVAL))
+            return not_yet(Verdict.TIMED_OUT, error.message, Wake(within=BUS_RETRY_INTERVAL))
 
     def _act(self, finding: Finding) -> None:
         # The action, and the state before it, are in the record before the step acts.
         self._save_state()
         acting = StepActing(id=self.state.id, type=self.step.kind, reason=finding.reason, evidence=finding.evidence)
         self.events.emit(acting)
+        acted_before, self.acted = self.acted or self.run_has_changed, True
         try:
             self.step.apply(self.host, self.state)
         except (BusLost, BusTimeout):
             pass  # The next check finds out whether systemd got the request; `apply` may run twice.
         except AccessDenied as error:
-            if self.acted or self.run_has_changed:
+            if acted_before:
                 raise
             hint = error.hint or "run it as root, or with --user for your own units"
             raise NotBegun(error.message, hint=hint) from error
         self._save_state()
-        self.acted = True
 
     def _save_state(self) -> None:
         """Record the state from which `resume` continues the attempt."""
@@ -167,7 +170,7 @@ class _Attempt:
             return self.step.judge_timeout(self.host, self.state, last)
         except REFUSAL_ERRORS as error:
             why = f"not finished in time, and {error.message}; {last.reason}"
-            return fails(self.step.failure_verdict, why, **last.evidence)
+            return fails(Verdict.TIMED_OUT, why, **last.evidence)
 
 
 def make_refusal(step: Step[Any], error: RunbookError) -> Finding:

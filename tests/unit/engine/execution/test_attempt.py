@@ -7,13 +7,15 @@ from typing import Any
 
 import pytest
 
-from runbook.engine.execution.attempt import make_refusal
+from runbook.engine.execution.attempt import attempt, make_refusal
 from runbook.engine.execution.stream import EventStream
 from runbook.engine.runner import Runner
-from runbook.errors import AccessDenied, BusLost, BusTimeout, Interrupted, NoSuchUnit, UnitMasked
-from runbook.host.facts import Unit
-from runbook.spec.state import RunState
-from runbook.spec.step import Runbook
+from runbook.errors import AccessDenied, BusLost, BusTimeout, HostError, Interrupted, NoSuchUnit, UnitMasked
+from runbook.host.facts import JobVerb, Unit
+from runbook.host.interface import Host, HostView
+from runbook.model import Finding, Verdict, to_do
+from runbook.spec.state import RunState, StepState
+from runbook.spec.step import Runbook, Step
 from tests.unit.fake_machine import FakeMachine, listen, process, unit
 from tests.unit.runs import incident, run, step
 
@@ -31,6 +33,49 @@ def test_a_later_change_that_is_denied_is_a_failure() -> None:
     machine.refuse["restart"] = AccessDenied("cannot restart gw.service: not permitted")
     end, _ = run(machine, step("run", run="first"), step("restart"))
     assert (end.status, end.exit) == ("failed", 1)
+
+
+class TwoRequests(Step[StepState]):
+    """Makes two requests, the second of which is refused."""
+
+    def check(self, view: HostView, state: StepState) -> Finding:
+        return to_do(Verdict.RESET, "make two requests")
+
+    def apply(self, host: Host, state: StepState) -> None:
+        host.reset_failed("gw.service")
+        host.daemon_reload()
+
+    def cancel(self, host: Host, state: StepState) -> None:
+        host.enqueue_job(JobVerb.STOP, "gw.service")
+
+
+def test_an_action_that_fails_half_way_has_acted_and_is_undone() -> None:
+    machine = FakeMachine(units={"gw.service": unit()})
+    machine.refuse["daemon-reload"] = HostError("cannot reload systemd")
+    run = RunState("r", Path("/"))
+    tried = attempt(TwoRequests(id="two"), machine, machine, run, EventStream("r", machine.clock, ()))
+    assert (tried.status, tried.acted) == ("failed", True)
+    assert machine.written == ["reset-failed gw.service", "daemon-reload", "stop gw.service"]
+
+
+def test_a_bus_that_stays_away_is_a_time_out() -> None:
+    """It is no verdict on the port, whatever the step type calls its refusals."""
+
+    class Gone(FakeMachine):
+        def unit(self, name: str, *, max_age: float = 0.0) -> Unit:
+            if self.waits:
+                raise BusTimeout("cannot find the unit of invocation 1: it did not answer in time")
+            return super().unit(name)
+
+    machine = Gone(units={"gw.service": unit()}, processes={100: process(100)})
+    machine.processes[74] = process(74, cgroup="/user.slice/user-1000.slice/session-9.scope")
+    listen(machine, 74, "0.0.0.0:80")
+    machine.dies_on[74] = None
+    tried = attempt(
+        step("kill-orphan"), machine, machine, RunState("r", Path("/")), EventStream("r", machine.clock, ())
+    )
+    assert (tried.status, tried.verdict) == ("failed", "timed-out")
+    assert "did not answer in time" in tried.reason
 
 
 def test_a_bus_that_goes_away_for_a_moment_is_waited_for() -> None:
