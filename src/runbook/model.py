@@ -126,7 +126,7 @@ class FindingState(StrEnum):
     TO_DO = "to-do"  # it is not reached, and `apply` can do the next action
     NOT_YET = "not-yet"  # the step must wait
     FAILS = "fails"  # it is not reached, and this attempt cannot reach it
-    STILL_STARTING = "left-alone"  # not reached in time, but in progress: no fix, no rollback
+    STILL_STARTING = "still-starting"  # not reached in time, but in progress: no fix, no rollback
 
 
 @dataclass(frozen=True)

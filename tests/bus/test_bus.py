@@ -119,7 +119,9 @@ def test_a_bus_that_exits_during_a_call_raises(
     assert caught.value.message == "cannot restart hang.service: the connection broke"
     # The bus does not come back, so a call that only reads gives up at its time-out, too.
     with pytest.raises(errors.BusLost, match=r"cannot read web\.service: nothing answers at"):
-        systemd.call_manager("GetUnit", "(s)", "web.service", what="read web.service", again=True, timeout=short)
+        systemd.call_manager(
+            "GetUnit", "(s)", "web.service", what="read web.service", repeat_if_lost=True, timeout=short
+        )
 
 
 def test_a_call_that_changes_something_is_not_repeated(systemd: SystemdManager, bus: PrivateBus) -> None:

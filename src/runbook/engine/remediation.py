@@ -12,7 +12,7 @@ from runbook.engine.execution.predicted_host import PredictedHost
 from runbook.engine.execution.replay import FixRound, ResumeState
 from runbook.engine.execution.stream import EventStream
 from runbook.errors import BusLost, BusTimeout, HostError, RunbookError
-from runbook.events import FixStarted, UnitStartedAgain
+from runbook.events import FixStarted, Notice, UnitStartedAgain
 from runbook.host.facts import UP, ActiveState, JobVerb
 from runbook.host.interface import Host, Waiter
 from runbook.host.ownership.describe import describe_untracked
@@ -54,73 +54,87 @@ class Remediation:
     runner: StepRunner
     step: Step[Any]
     remedy: Remedy
-    wrong: Outcome | None = None  # what failed last: the reason of the next round, or of the end
+    failed_check: Outcome | None = None  # the check that failed last: the reason of the next round, or of the end
     rounds: int = 0  # the rounds that were begun
 
     def run(self) -> Outcome:
         """Check; if a check fails, fix and check again, at most as often as the step permits."""
-        if (begun := self.runner.resume_state.fix_rounds.pop(str(self.step.id), None)) is not None:
-            return self._run_rounds(begun)  # Its refusals were checked when it began.
-        self.wrong = self.runner.run_in_order(self.remedy.checks)
-        if self.wrong is None:
+        if (resumed := self.runner.resume_state.fix_rounds.pop(self.step.step_id, None)) is not None:
+            return self._run_rounds(resumed.units_up, resumed)  # Its refusals were checked when it began.
+        failure = self.failed_check = self.runner.run_in_order(self.remedy.checks)
+        if failure is None:
             return self._end(StepStatus.OK, Verdict.HOLDS, "every check holds; nothing was changed")
-        if self.wrong.still_starting:
-            return self._end_still_starting(self.wrong)
-        if _is_foreign_change(self.wrong):
-            return self._end_failed(f"no fix was begun, for something else acts on the unit: {self.wrong.reason}")
+        if failure.still_starting:
+            return self._end_still_starting(failure)
+        if _is_change_by_another(failure):
+            return self._end_failed(f"no fix was begun, for something else acts on the unit: {failure.reason}")
+        units = tuple(dict.fromkeys(name for fix in self.remedy.fixes for name in fix.units()))
         try:
+            self._reload_changed_files(units)
             refusal = find_certain_refusal(self.runner, self.remedy.fixes)
-            names = dict.fromkeys(name for fix in self.remedy.fixes for name in fix.units())
-            up = tuple(name for name in names if self.runner.host.unit(name).active_state in UP_OR_STARTING)
+            units_up = tuple(name for name in units if self.runner.host.unit(name).active_state in UP_OR_STARTING)
         except HostError as error:
             refusal = f"what the fix would find is not known: {error.message}"
         if refusal:
             return self._end_failed(f"no fix was begun: {refusal}")
-        return self._run_rounds(FixRound(0, "", up))
+        return self._run_rounds(units_up)
 
-    def _run_rounds(self, begun: FixRound) -> Outcome:
-        """Carry out the rounds from `begun` on; round 0 is none."""
-        because, name = begun.because, str(self.step.id)
-        for number in range(max(begun.number, 1), self.remedy.rounds + 1):
+    def _reload_changed_files(self, units: Iterable[str]) -> None:
+        """Reload systemd's unit files if those of a unit have changed. Raises HostError.
+
+        A start uses the files as they are now: a mistake in them must be found before anything is stopped.
+        """
+        if name := next((name for name in units if self.runner.host.unit(name).need_daemon_reload), ""):
+            self.runner.events.emit(Notice(text=f"the files of {name} have changed: systemd reloads its unit files"))
+            self.runner.host.daemon_reload()
+
+    def _run_rounds(self, units_up: tuple[str, ...], resumed: FixRound | None = None) -> Outcome:
+        """Carry out the rounds that are left, first the one that an earlier part of the run began, if any."""
+        for number in range(resumed.number if resumed is not None else 1, self.remedy.rounds + 1):
             self.rounds = number
-            if number != begun.number:
-                assert self.wrong is not None
-                because = str(self.wrong.verdict)
-                self.runner.resume_state.begin_fix_round(name)
-                rounds, up = self.remedy.rounds, begun.units_up
-                self.runner.events.emit(FixStarted(id=name, round=number, rounds=rounds, because=because, up=up))
-            if (broken := self.runner.run_in_order(self.remedy.fixes)) is not None:
-                return self._end_broken(broken, begun.units_up)
-            self.wrong = self.runner.run_in_order(self.remedy.checks)
-            if self.wrong is None:
-                return self._end(StepStatus.REMEDIATED, Verdict.FIXED, f"{because} was fixed")
-            if self.wrong.still_starting:
-                return self._end_still_starting(self.wrong)
-        assert self.wrong is not None
-        tried = "once" if self.rounds == 1 else f"{self.rounds} times"
-        still = f"{self.wrong.kind} still finds {self.wrong.verdict}: {self.wrong.reason}"
-        return self._end_failed(f"fixed {tried}, and {still}")
+            cause = resumed.because if resumed is not None and resumed.number == number else self._begin_round(units_up)
+            if (failed_fix := self.runner.run_in_order(self.remedy.fixes)) is not None:
+                return self._end_at_fix(failed_fix, units_up)
+            self.failed_check = self.runner.run_in_order(self.remedy.checks)
+            if self.failed_check is None:
+                return self._end(StepStatus.REMEDIATED, Verdict.FIXED, f"{cause} was fixed")
+            if self.failed_check.still_starting:
+                return self._end_still_starting(self.failed_check)
+        assert self.failed_check is not None
+        times = "once" if self.rounds == 1 else f"{self.rounds} times"
+        check = self.failed_check
+        return self._end_failed(f"fixed {times}, and {check.kind} still finds {check.verdict}: {check.reason}")
 
-    def _end_broken(self, broken: Outcome, units_up: Iterable[str]) -> Outcome:
+    def _begin_round(self, units_up: tuple[str, ...]) -> str:
+        """Report that a round begins, and return its cause: the verdict of the check that failed."""
+        assert self.failed_check is not None
+        cause, name = str(self.failed_check.verdict), self.step.step_id
+        self.runner.resume_state.begin_fix_round(name)
+        self.runner.events.emit(
+            FixStarted(id=name, round=self.rounds, rounds=self.remedy.rounds, because=cause, up=units_up)
+        )
+        return cause
+
+    def _end_at_fix(self, failed_fix: Outcome, units_up: Iterable[str]) -> Outcome:
         """Return the end at a fix that failed. The units that it may have stopped are started again."""
-        if broken.still_starting:
-            return self._end_still_starting(broken)
-        reason = f"{broken.kind}: {broken.reason}"
-        if _is_foreign_change(broken):
-            self.wrong = broken  # This is the reason of the end, whatever the reason of the fix was.
+        if failed_fix.still_starting:
+            return self._end_still_starting(failed_fix)
+        reason = f"{failed_fix.kind}: {failed_fix.reason}"
+        if _is_change_by_another(failed_fix):
+            self.failed_check = failed_fix  # It is the reason of the end, whatever the reason of the fix was.
             return self._end_failed(reason)
         return self._end_failed("; ".join((reason, *(_restart_unit(self.runner, name) for name in units_up))))
 
-    def _end_still_starting(self, left: Outcome) -> Outcome:
-        return replace(self._end(StepStatus.FAILED, Verdict.STILL_STARTING, left.reason), still_starting=True)
+    def _end_still_starting(self, outcome: Outcome) -> Outcome:
+        return replace(self._end(StepStatus.FAILED, Verdict.STILL_STARTING, outcome.reason), still_starting=True)
 
     def _end_failed(self, reason: str) -> Outcome:
         return self._end(StepStatus.FAILED, Verdict.NOT_FIXED, reason)
 
     def _end(self, status: StepStatus, verdict: Verdict, reason: str) -> Outcome:
-        found = {"found": str(self.wrong.verdict)} if self.wrong is not None else {}
-        evidence = {"rounds": self.rounds, **found}
-        return Outcome(str(self.step.id), self.step.kind, status, verdict, reason, evidence=evidence)
+        cause = {"found": str(self.failed_check.verdict)} if self.failed_check is not None else {}
+        evidence = {"rounds": self.rounds, **cause}
+        return Outcome(self.step.step_id, self.step.kind, status, verdict, reason, evidence=evidence)
 
 
 def find_certain_refusal(runner: StepRunner, fixes: Sequence[Step[Any]]) -> str:
@@ -128,10 +142,6 @@ def find_certain_refusal(runner: StepRunner, fixes: Sequence[Step[Any]]) -> str:
 
     Only fixes that change something and would run are checked. Raises HostError.
     """
-    names = dict.fromkeys(name for fix in fixes for name in fix.units())
-    if any(runner.host.unit(name).need_daemon_reload for name in names):
-        # A start uses the files as they are now: a mistake in them must be found before anything is stopped.
-        runner.host.daemon_reload()
     view = PredictedHost(runner.host)
     for fix in fixes:
         try:
@@ -147,7 +157,7 @@ def find_certain_refusal(runner: StepRunner, fixes: Sequence[Step[Any]]) -> str:
     return ""
 
 
-def _is_foreign_change(outcome: Outcome) -> bool:
+def _is_change_by_another(outcome: Outcome) -> bool:
     """True if another requester acts on the unit: its change is not overridden."""
     return outcome.verdict in (Verdict.UNIT_CHANGED, Verdict.JOB_CANCELED, Verdict.UNIT_MASKED)
 

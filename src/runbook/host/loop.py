@@ -101,17 +101,21 @@ class Loop:
         # Reported once: a step that continues to name a process that is gone would never wait.
         self._exited |= exited
 
-    def run_until(self, done: Callable[[], bool], seconds: float, *, settle: bool = False) -> bool:
+    def sleep(self, seconds: float) -> None:
+        """Serve the main context for so many seconds. Raises Interrupted."""
+        self.run_until(lambda: False, seconds)
+
+    def run_until(self, done: Callable[[], bool], seconds: float, *, await_answer: bool = False) -> bool:
         """Serve the main context until `done` or until the time is over; return whether it is done.
 
-        Raises Interrupted, once, if SIGINT or SIGTERM has arrived. With `settle`, a signal that arrives meanwhile waits
-        for the end, for INTERRUPTED_SETTLE at most: the caller must learn what was started, to be able to stop it.
+        Raises Interrupted, once, if SIGINT or SIGTERM has arrived. With `await_answer`, it is raised only when `done`,
+        or after INTERRUPTED_SETTLE: the caller must learn what was started, to be able to stop it.
         """
-        # No check for a signal before: a request has been sent by now, and `settle` is there to get its answer.
+        # No check for a signal before: a request has been sent by now, and `await_answer` is there to get its answer.
         until = self.clock.monotonic() + seconds
         if self._serve(done, seconds):
             return True
-        if self._is_interrupt_pending and settle:
+        if self._is_interrupt_pending and await_answer:
             left = until - self.clock.monotonic()
             if self._serve(done, min(INTERRUPTED_SETTLE, left), ignore_interrupt=True):
                 return True

@@ -6,9 +6,9 @@ is something to do, and waits in between:
 
     check ──HOLDS──────────► done (`changed` if apply ran, else `ok`)
       ▲  ├──TO_DO──► apply ──┐
-      │  ├──NOT_YET─► wait ──┤   until the step's time limit
-      │  ├──FAILS────► failed │
-      └──┼────────────────────┘
+      │  ├──NOT_YET─► wait ──┤   until the step's time-out
+      └──┼───────────────────┘
+         ├──FAILS───► failed
          └──STILL_STARTING─► the run ends `still-starting`
 
 `apply` makes one change and never waits. It may be interrupted and may run twice: `check` finds out what is there.
@@ -79,10 +79,10 @@ class FileModel(BaseModel):
     @field_validator("*", mode="before")
     @classmethod
     def _not_empty(cls, value: object, info: ValidationInfo) -> object:
-        # A key without a value is an unfinished line. In Python, None may stand for itself.
+        # A key without a value is an unfinished line. Code that builds a step may pass None.
         if info.context is not None and (value is None or value == []):
-            remedy = "give it a value" if must_be_written(cls, info.field_name) else "give it a value or leave it out"
-            raise FieldError(f"is empty; {remedy}" if value is None else f"is an empty list; {remedy}")
+            advice = "give it a value" if must_be_written(cls, info.field_name) else "give it a value or leave it out"
+            raise FieldError(f"is empty; {advice}" if value is None else f"is an empty list; {advice}")
         return value
 
 
@@ -127,7 +127,10 @@ class Step(FileModel, Generic[StateT]):
     | `resume`, `cancel` | What `apply` starts outlives the call, such as a job or a command. |
     | `validate_in` | It does not fit into every runbook. |
     | `only_reads`, `units` | What it changes, or which units it concerns, depends on its fields. |
-    | `check_once`, `predict`, `always_acts`, `may_create_units` | A plan would be wrong otherwise. |
+    | `check_once` | Its `check` waits for something: a plan and `runbook check` look only once. |
+    | `predict` | Its `apply` changes facts of the unit on which the plan of a later step depends. |
+    | `always_acts` | It acts whatever it finds, so that a plan can promise that. |
+    | `may_create_units` | Units may exist after it that did not exist before, so no plan can judge the later steps. |
     | `remedy` | It holds other steps. |
     | `rollback_role`; `ReplacesVersion` as a base | A rollback uses it; a rollback undoes it. |
     """
@@ -225,7 +228,7 @@ class Step(FileModel, Generic[StateT]):
 
     def new_state(self, run: RunState, saved: Mapping[str, Any] | None = None) -> StateT:
         """Return the state of a new attempt, or that of an interrupted one, which the record has `saved`."""
-        name = self.id or self.kind
+        name = self.step_id
         state_type: type[StateT] = self.state_type  # type: ignore[assignment]  # A class variable cannot have StateT.
         return state_type(run, name) if saved is None else state_type.load(run, name, saved)
 
@@ -233,6 +236,11 @@ class Step(FileModel, Generic[StateT]):
     def can_change(cls) -> bool:
         """True if a step of this type can change something: the type has `apply`, or holds steps."""
         return cls.apply is not Step.apply or cls.remedy is not Step.remedy
+
+    @property
+    def step_id(self) -> str:
+        """Its id. The document gives each step one; a step that code builds without one has that of its type."""
+        return self.id or self.kind
 
     @property
     def title(self) -> str:

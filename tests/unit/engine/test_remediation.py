@@ -133,8 +133,10 @@ def test_a_start_that_is_bound_to_fail_stops_nothing() -> None:
 
 def test_unit_files_are_read_again_before_anything_is_stopped() -> None:
     machine = FakeMachine(units={"gw.service": unit(need_daemon_reload=True)}, processes={100: process(100)})
-    run(machine, remediate(step("verify-port-owner"), fix=(step("stop"), step("start"))))
+    _, events = run(machine, remediate(step("verify-port-owner"), fix=(step("stop"), step("start"))))
     assert machine.written[:2] == ["daemon-reload", "stop gw.service"]
+    order = [event.event for event in events if event.event in ("notice", "fix-started")]
+    assert order == ["notice", "fix-started"]
 
 
 def test_a_fix_that_would_be_skipped_is_not_foreseen() -> None:

@@ -234,7 +234,7 @@ def test_a_signal_lets_what_was_begun_settle(loop: Loop) -> None:
     answers: list[str] = []
     loop.call_later(0.05, lambda: os.kill(os.getpid(), signal.SIGTERM))
     loop.call_later(0.1, lambda: answers.append("job 1"))
-    assert loop.run_until(lambda: bool(answers), PATIENCE, settle=True)
+    assert loop.run_until(lambda: bool(answers), PATIENCE, await_answer=True)
     with pytest.raises(Interrupted):
         loop.raise_if_interrupted()
 
@@ -243,7 +243,7 @@ def test_but_not_for_long(loop: Loop) -> None:
     loop.call_later(0.05, lambda: os.kill(os.getpid(), signal.SIGTERM))
     began = time.monotonic()
     with pytest.raises(Interrupted):
-        loop.run_until(lambda: False, PATIENCE, settle=True)
+        loop.run_until(lambda: False, PATIENCE, await_answer=True)
     assert 0.5 <= time.monotonic() - began < PROMPT
 
 

@@ -51,16 +51,16 @@ class Outcome:
         status = StepStatus.FAILED
         if finding.state is FindingState.HOLDS:
             status = StepStatus.CHANGED if acted else StepStatus.OK
-        left_alone = finding.state is FindingState.STILL_STARTING
-        made = cls(str(step.id), step.kind, status, finding.verdict, finding.reason, evidence=finding.evidence)
-        return replace(made, still_starting=left_alone, acted=acted)
+        still_starting = finding.state is FindingState.STILL_STARTING
+        outcome = cls(step.step_id, step.kind, status, finding.verdict, finding.reason, evidence=finding.evidence)
+        return replace(outcome, still_starting=still_starting, acted=acted)
 
     @classmethod
     def from_payload(cls, end: StepKept) -> Outcome:
         """Return the outcome from a record. Raises ValueError for a word of another version."""
         status, verdict = StepStatus(end.status), Verdict(end.verdict) if end.verdict else None
-        left_alone = verdict is Verdict.STILL_STARTING and status is StepStatus.FAILED
-        return cls(end.id, end.type, status, verdict, end.reason, end.attempts, end.seconds, end.evidence, left_alone)
+        starting = verdict is Verdict.STILL_STARTING and status is StepStatus.FAILED
+        return cls(end.id, end.type, status, verdict, end.reason, end.attempts, end.seconds, end.evidence, starting)
 
     def template_facts(self) -> dict[str, str]:
         """Return what a template can use as `steps.ID.…`, as texts."""

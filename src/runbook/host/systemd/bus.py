@@ -1,7 +1,7 @@
 """One private connection to a bus, with a time-out for every call; the only importer of pydbus.
 
-pydbus only provides the connection: its proxies introspect, and wait for ever. A connection of `pydbus.SystemBus()`
-would be shared, and would end the program with SIGTERM if dbus-daemon exits.
+Gio makes the connection, and pydbus's Bus holds it. Its proxies are not used: they introspect, and wait for ever.
+Neither is `pydbus.SystemBus()`: its connection is shared, and ends the program with SIGTERM if dbus-daemon exits.
 
 D-Bus errors become the program's own here, by their names: their texts are localised.
 """
@@ -112,14 +112,14 @@ class Bus:
         *,
         what: str,
         timeout: float = CALL_TIMEOUT,
-        again: bool = False,
-        settle: bool = False,
+        repeat_if_lost: bool = False,
+        await_answer: bool = False,
     ) -> Any:
         """Call a method and return its answer, a GVariant tuple, while serving the main context.
 
-        `arguments` are a D-Bus signature and its values. `what` completes "cannot …" in a message. `again` is for
-        reading calls: if the connection broke, the call is repeated on a new one. `settle` is for calls that start
-        something: see `Loop.run_until`.
+        `arguments` are a D-Bus signature and its values. `what` completes "cannot …" in a message. `repeat_if_lost`
+        is for calls that only read: if the connection broke, the call is repeated on a new one. `await_answer` is for
+        calls that start something: their answer is awaited for a moment even after SIGINT or SIGTERM.
 
         Raises AccessDenied, NoSuchUnit, UnitMasked, BusTimeout, BusLost, HostError, Interrupted.
         """
@@ -131,24 +131,24 @@ class Bus:
             try:
                 self._ensure_connected(deadline, what)
                 target = (self._destination, path, interface, method, parameters)
-                return self._ask(target, what, deadline.remaining, settle=settle)
+                return self._ask(target, what, deadline.remaining, await_answer=await_answer)
             except BusTimeout:
                 self._unresponsive = bool(self._loop.interrupted)
                 raise
             except BusLost:
                 # systemd may be absent from the bus for a moment: it re-executes itself, or the bus is new.
-                if not again or deadline.remaining <= RECONNECT_INTERVAL:
+                if not repeat_if_lost or deadline.remaining <= RECONNECT_INTERVAL:
                     raise
-                self._loop.run_until(lambda: False, RECONNECT_INTERVAL)
+                self._loop.sleep(RECONNECT_INTERVAL)
 
     def properties(self, path: str, *, what: str) -> Properties:
         """Return all properties of an object, of all its interfaces."""
-        answer = self.call(path, PROPERTIES, "GetAll", ("(s)", ("",)), what=what, again=True)
+        answer = self.call(path, PROPERTIES, "GetAll", ("(s)", ("",)), what=what, repeat_if_lost=True)
         return Properties(answer.get_child_value(0))
 
     def read(self, path: str, interface: str, name: str, *, what: str) -> Any:
         """Return one property of an object, as a plain value."""
-        answer = self.call(path, PROPERTIES, "Get", ("(ss)", (interface, name)), what=what, again=True)
+        answer = self.call(path, PROPERTIES, "Get", ("(ss)", (interface, name)), what=what, repeat_if_lost=True)
         return answer.unpack()[0]
 
     def send(self, path: str, interface: str, method: str, arguments: tuple[str, tuple[Any, ...]]) -> None:
@@ -164,10 +164,10 @@ class Bus:
         try:
             self._connection.send_message(message, Gio.DBusSendMessageFlags.NONE)
         except GLib.Error as error:
-            raise _translated(error, f"send {method}") from None
+            raise _translate_error(error, f"send {method}") from None
         flushed: list[Any] = []
         self._connection.flush(None, lambda _source, result: flushed.append(result))
-        self._loop.run_until(lambda: bool(flushed), FLUSH_TIMEOUT, settle=True)
+        self._loop.run_until(lambda: bool(flushed), FLUSH_TIMEOUT, await_answer=True)
 
     def subscribe(self, path: str, interface: str, member: str, handler: SignalHandler) -> None:
         """Call `handler` in the main context with the path and the arguments of each such signal.
@@ -184,7 +184,7 @@ class Bus:
         match = (self._destination, interface, member, path, None)
         self._connection.signal_subscribe(*match, Gio.DBusSignalFlags.NONE, call_handler)
 
-    def _ask(self, target: tuple[Any, ...], what: str, left: float, *, settle: bool) -> Any:
+    def _ask(self, target: tuple[Any, ...], what: str, left: float, *, await_answer: bool) -> Any:
         answers: list[Any] = []
         cancellable = Gio.Cancellable()
         connection = self._connection
@@ -193,8 +193,8 @@ class Bus:
         options = (None, Gio.DBusCallFlags.NO_AUTO_START, milliseconds, cancellable)
         connection.call(*target, *options, lambda _source, result: answers.append(result))
         try:
-            # Its own time-out ends the call; one second more, so that this is reported.
-            self._loop.run_until(lambda: bool(answers), left + 1, settle=settle)
+            # GDBus ends the call at its time-out; one second more lets its error arrive.
+            self._loop.run_until(lambda: bool(answers), left + 1, await_answer=await_answer)
         finally:
             if not answers:
                 cancellable.cancel()
@@ -203,7 +203,7 @@ class Bus:
         try:
             return connection.call_finish(answers[0])
         except GLib.Error as error:
-            raise _translated(error, what) from None
+            raise _translate_error(error, what) from None
 
     def _ensure_connected(self, deadline: Deadline, what: str) -> None:
         """Open a new connection if the bus closed this one. It is stale until `renewed` has read what was missed."""
@@ -228,7 +228,7 @@ class Bus:
             except BusLost as error:
                 if deadline.remaining <= RECONNECT_INTERVAL:
                     raise BusLost(f"cannot {what}: {error.message}") from None
-                self._loop.run_until(lambda: False, RECONNECT_INTERVAL)
+                self._loop.sleep(RECONNECT_INTERVAL)
         for subscription in self._subscriptions:
             self._listen(*subscription)
 
@@ -323,7 +323,7 @@ def _connection_to(endpoint: Endpoint) -> Any:
     return connection
 
 
-def _translated(error: Any, what: str) -> HostError:
+def _translate_error(error: Any, what: str) -> HostError:
     """Convert one of GLib's errors to the program's own, by the name of the D-Bus error."""
     name = Gio.DBusError.get_remote_error(error) or ""
     kind = (_ERRORS.get(name) if name else _by_code(error, _LOCAL_ERRORS)) or HostError

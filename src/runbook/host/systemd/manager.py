@@ -99,7 +99,7 @@ class SystemdManager:
     def watch(self, name: str) -> str:
         """Subscribe to the changes of a unit, as a read of it does; return the path of its object."""
         if _require_name(name) not in self._paths:
-            path: str = self.call_manager("LoadUnit", "(s)", name, what=f"read {name}", again=True).unpack()[0]
+            path: str = self.call_manager("LoadUnit", "(s)", name, what=f"read {name}", repeat_if_lost=True).unpack()[0]
             self._paths[name] = path
             if path not in self._names:
                 self.bus.subscribe(path, PROPERTIES, "PropertiesChanged", self._changed)
@@ -110,27 +110,31 @@ class SystemdManager:
         """Return the state of a unit that is loaded; None for one that is not. Loads nothing."""
         what = f"read {name}"
         try:
-            self.call_manager("GetUnit", "(s)", name, what=what, again=True)
+            self.call_manager("GetUnit", "(s)", name, what=what, repeat_if_lost=True)
         except NoSuchUnit:
             return None
         return ActiveState(self.bus.read(unit_path(name), UNIT, "ActiveState", what=what))
 
     def list_unit_files(self) -> list[str]:
         """List the names of all installed unit files."""
-        (found,) = self.call_manager("ListUnitFiles", what="list the unit files", again=True)
+        (found,) = self.call_manager("ListUnitFiles", what="list the unit files", repeat_if_lost=True)
         return [path.rpartition("/")[2] for path, _state in found]
 
     def list_open_sockets(self) -> list[str]:
         """List the names of the socket units that are up."""
         wanted = (["active"], ["*.socket"])
-        (found,) = self.call_manager("ListUnitsByPatterns", "(asas)", *wanted, what="list the socket units", again=True)
+        (found,) = self.call_manager(
+            "ListUnitsByPatterns", "(asas)", *wanted, what="list the socket units", repeat_if_lost=True
+        )
         return [unit[0] for unit in found]
 
     def find_unit_of_invocation(self, invocation: str) -> Unit | None:
         """Return the unit whose current invocation this is; None if it is over, or another manager's."""
         what = f"find invocation {invocation}"
         try:
-            path = self.call_manager("GetUnitByInvocationID", "(ay)", bytes.fromhex(invocation), what=what, again=True)
+            path = self.call_manager(
+                "GetUnitByInvocationID", "(ay)", bytes.fromhex(invocation), what=what, repeat_if_lost=True
+            )
         except HostError as error:
             if isinstance(error, BusLost | BusTimeout):
                 raise
@@ -165,7 +169,9 @@ class SystemdManager:
         self._ref(name)
         self._enqueuing = True
         try:
-            answer = self.call_manager(f"{verb.capitalize()}Unit", "(ss)", name, "replace", what=what, settle=True)
+            answer = self.call_manager(
+                f"{verb.capitalize()}Unit", "(ss)", name, "replace", what=what, await_answer=True
+            )
             self._requesters.forget(self._paths.get(name, unit_path(name)))
             job = self.make_job_ref(answer, name, verb)
             self._new_jobs = [one for one in self._new_jobs if not self._is_older(one, job)]
@@ -247,7 +253,7 @@ class SystemdManager:
     def _has_job(self, ref: JobRef) -> bool:
         with self._unless_gone():
             what = f"find the job of {ref.unit}"
-            self.call_manager("GetJob", "(u)", ref.number, what=what, again=True)
+            self.call_manager("GetJob", "(u)", ref.number, what=what, repeat_if_lost=True)
             return self._is_of(ref, self.bus.read(ref.path, JOB, "Unit", what=what)[0])
         return False
 

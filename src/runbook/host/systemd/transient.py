@@ -87,7 +87,9 @@ class TransientCommands:
         states = [str(state) for state in (ActiveState.ACTIVATING, ActiveState.ACTIVE, ActiveState.DEACTIVATING)]
         arguments = (states, ["runbook-*.service"])
         what = "list the running commands"
-        (found,) = self._systemd.call_manager("ListUnitsByPatterns", "(asas)", *arguments, what=what, again=True)
+        (found,) = self._systemd.call_manager(
+            "ListUnitsByPatterns", "(asas)", *arguments, what=what, repeat_if_lost=True
+        )
         return tuple(entry[0] for entry in found)
 
     def result(self, ref: JobRef) -> CommandResult:
@@ -106,7 +108,9 @@ class TransientCommands:
         what = f"stop {ref.unit}"
         try:
             arguments = (ref.unit, "replace")
-            answer = self._systemd.call_manager("StopUnit", "(ss)", *arguments, what=what, again=True, settle=True)
+            answer = self._systemd.call_manager(
+                "StopUnit", "(ss)", *arguments, what=what, repeat_if_lost=True, await_answer=True
+            )
             job = self._systemd.make_job_ref(answer, ref.unit, "stop")
             if not self._ended(job, INTERRUPTED_STOP_GRACE if self._loop.interrupted else STOP_GRACE):
                 self._systemd.kill_cgroup(ref.unit)
@@ -242,4 +246,4 @@ def start_scope(systemd: SystemdManager, name: str) -> JobRef:
 def _start_unit(systemd: SystemdManager, unit: str, settings: dict[str, tuple[str, Any]], *, what: str) -> Any:
     properties = [(key, variant(*value)) for key, value in settings.items()]
     arguments: tuple[Any, ...] = (unit, "fail", properties, [])
-    return systemd.call_manager("StartTransientUnit", "(ssa(sv)a(sa(sv)))", *arguments, what=what, settle=True)
+    return systemd.call_manager("StartTransientUnit", "(ssa(sv)a(sa(sv)))", *arguments, what=what, await_answer=True)

@@ -34,7 +34,7 @@ def test_a_property_that_an_object_lacks_has_the_default() -> None:
     ],
 )
 def test_a_dbus_error_is_translated_by_its_name(name: str, kind: type[HostError], message: str) -> None:
-    error = bus._translated(Gio.DBusError.new_for_dbus_error(name, "text"), "stop gw")
+    error = bus._translate_error(Gio.DBusError.new_for_dbus_error(name, "text"), "stop gw")
     assert (type(error), error.message, error.dbus_error) == (kind, message, name)
 
 
@@ -48,7 +48,7 @@ def test_a_dbus_error_is_translated_by_its_name(name: str, kind: type[HostError]
     ],
 )
 def test_a_glib_error_is_translated_by_its_code(code: int, kind: type[HostError]) -> None:
-    assert type(bus._translated(GLib.Error.new_literal(Gio.io_error_quark(), "text", code), "stop gw")) is kind
+    assert type(bus._translate_error(GLib.Error.new_literal(Gio.io_error_quark(), "text", code), "stop gw")) is kind
 
 
 @pytest.mark.parametrize(
