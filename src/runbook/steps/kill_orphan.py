@@ -1,4 +1,4 @@
-"""`kill-orphan`: kills the processes that hold the port and belong to no service."""
+"""`kill-orphan`: kills the processes that hold the port and belong to no live service."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class Expect(FileModel):
 
 
 class KillOrphan(Step[KillOrphanState]):
-    """Kill the processes that hold the port and belong to no service; then prove that they are gone.
+    """Kill the orphans and leftovers that hold the port; then prove that they are gone.
 
     TERM, `grace`, KILL. It never signals a live service, a container, systemd, sshd, a terminal multiplexer, this
     program or a process that it was started from, nor a client of the port. If one of those holds the port, no process
