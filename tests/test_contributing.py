@@ -77,7 +77,7 @@ def test_the_example_of_a_step_type_works(example: Path) -> None:
 def test_a_second_run_of_the_example_changes_nothing(example: Path) -> None:
     machine = FreezingMachine(units={"gw.service": unit()}, frozen={"gw.service"})
     _, events = run(machine, *book().steps)
-    assert finished(events) == [("freeze", "ok", "job-done")]
+    assert finished(events) == [("freeze", "ok", "already-so")]
     assert machine.written == []
 
 
