@@ -74,7 +74,7 @@ def parts() -> dict[Path, Parts]:
         DOCS / "explanation" / "port-ownership.md": {"roles": roles},
     }
     for entry in reference.describe_types():
-        made[REFERENCE / "steps" / f"{entry.kind}.md"] = {"fields": lambda kind=entry.kind: fields(kind)}  # type: ignore[misc]
+        made[REFERENCE / "steps" / f"{entry.type_name}.md"] = {"fields": lambda kind=entry.type_name: fields(kind)}  # type: ignore[misc]
     return made
 
 
@@ -106,8 +106,8 @@ def fields(kind: str) -> str:
 def step_types() -> str:
     """Return the table of the step types, what each does, and whether it changes anything."""
     lines = [
-        f"| [`{entry.kind}`](steps/{entry.kind}.md) | {_cell(entry.summary)} | {'yes' if entry.changes else 'no'} |"
-        for entry in reference.describe_types()
+        f"| [`{name}`](steps/{name}.md) | {_cell(entry.summary)} | {'yes' if entry.changes else 'no'} |"
+        for name, entry in ((entry.type_name, entry) for entry in reference.describe_types())
     ]
     return "\n".join(["| type | what it does | changes the host |", "|---|---|---|", *lines])
 

@@ -47,7 +47,7 @@ class HealthState:
     last_exit: str = ""  # how the last process exited that was found to have: systemd forgets that with the next one
     not_notified: bool = False  # True if that process had not reported in time that it is ready
     invocation: str = ""  # the invocation that was found last
-    foreign_starts: int = 0  # how often another invocation began that neither this run nor Restart= explains
+    other_starts: int = 0  # how often another invocation began that neither this run nor Restart= explains
     start_requester: str = ""  # who requested the last of those starts, in words; empty if unknown
     last_job: int = 0  # the number of the last job that was considered for that
     activation: tuple[tuple[str, str], ...] | None = None  # ActivationDetails when the invocation was found
@@ -55,13 +55,13 @@ class HealthState:
     was_running: bool = False  # True if this invocation was found running
     was_stopped: bool = False  # True if a job of another stopped this invocation
 
-    def describe_foreign_starts(self, unit: Unit) -> str:
+    def describe_other_starts(self, unit: Unit) -> str:
         """Return how often another requester started the unit, and which one, if known; empty if none did."""
-        if not self.foreign_starts:
+        if not self.other_starts:
             return ""
-        once = self.foreign_starts == 1
+        once = self.other_starts == 1
         who = f" ({'' if once else 'last seen: '}{self.start_requester})" if self.start_requester else ""
-        times = "once" if once else f"{self.foreign_starts} times"
+        times = "once" if once else f"{self.other_starts} times"
         return f"{UNKNOWN_REQUESTER}{who} started {unit.name} again {times} while it was watched"
 
 
@@ -117,7 +117,7 @@ class HealthChecker:
     def check(self) -> HealthReport:
         """Return the answer to the first question that is not answered well."""
         seen = tuple(self.view.judge_port(self.unit, port, max_age=self.max_age) for port in self.ports)
-        self._track_foreign_jobs()
+        self._track_other_jobs()
         return (
             self._check_loaded(seen)
             or self._check_holders(seen)
@@ -129,7 +129,7 @@ class HealthChecker:
             or self._report_ready(seen)
         )
 
-    def _track_foreign_jobs(self) -> None:
+    def _track_other_jobs(self) -> None:
         """Record starts and stops that neither the run requested nor Restart= explains."""
         unit, state = self.unit, self.state
         if unit.invocation_id and unit.invocation_id != (state.invocation or self.own_invocation):
@@ -152,7 +152,7 @@ class HealthChecker:
         later = (one for one in reversed(unit.job_requests) if one.job > state.last_job)
         request = next((one for one in later if one.may_start), None)
         if (state.invocation or self.own_invocation) and not by_systemd and not (request and request.is_own):
-            state.foreign_starts += 1
+            state.other_starts += 1
             state.start_requester = self._find_start_requester(request) or state.start_requester
         state.last_job = max((one.job for one in unit.job_requests), default=state.last_job)
         state.invocation, state.activation = unit.invocation_id, unit.activation

@@ -10,7 +10,7 @@ from runbook.host.facts import ActiveState, Unit
 from runbook.host.interface import HostView
 from runbook.model import Finding, FindingState, Verdict, fails
 
-MAX_FOREIGN_STARTS = 2  # so many starts by another requester in one wait are the reason why the unit is not ready
+MAX_OTHER_STARTS = 2  # so many starts by another requester in one wait are the reason why the unit is not ready
 
 
 @dataclass
@@ -39,7 +39,7 @@ class HealthWindow:
 
 def describe_notes(report: HealthReport, state: HealthState) -> str:
     """Return what an operator must know of a unit although it is ready."""
-    started = state.describe_foreign_starts(report.unit)
+    started = state.describe_other_starts(report.unit)
     return "".join(f"; {text}" for text in (started, describe_unit_file(report.unit)) if text)
 
 
@@ -52,8 +52,8 @@ def judge_late(view: HostView, unit: Unit, state: HealthState, last: Finding, ti
         # Between two restarts it reads activating; but no process of it runs.
         down = Verdict.UNIT_FAILED if last.verdict is Verdict.STILL_STARTING else last.verdict
         return fails(down, f"{waited}; {unit.name} is {unit.describe()}: {describe_exit(unit)}", **last.evidence)
-    if state.foreign_starts >= MAX_FOREIGN_STARTS:
-        why = state.describe_foreign_starts(unit)
+    if state.other_starts >= MAX_OTHER_STARTS:
+        why = state.describe_other_starts(unit)
         return fails(Verdict.UNIT_CHANGED, f"{waited}; {why}", **last.evidence)
     if unit.active_state is ActiveState.DEACTIVATING and unit.job_type not in ("start", "restart"):
         why = f"{unit.name} is {unit.describe()}: it is being stopped, and no start is to follow"

@@ -27,7 +27,7 @@ def steps(
     from runbook.document import reference  # noqa: PLC0415
     from runbook.util.wording import suggest  # noqa: PLC0415
 
-    entries = {entry.kind: entry for entry in reference.describe_types()}
+    entries = {entry.type_name: entry for entry in reference.describe_types()}
     if kind is None:
         print_result(tables.format_types(entries.values()))
     elif kind in entries:

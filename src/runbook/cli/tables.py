@@ -19,14 +19,14 @@ def format_types(entries: Iterable[StepReference]) -> str:
     lines = []
     for entry in entries:
         reads = "" if entry.changes else " Only reads."
-        lines += _item(entry.kind, f"{entry.summary}{reads}", 2)
+        lines += _item(entry.type_name, f"{entry.summary}{reads}", 2)
     lines += ["", "`runbook steps TYPE` lists the fields of a type."]
     return "\n".join(lines)
 
 
 def format_fields(entry: StepReference) -> str:
     """Return the description of a step type: its own fields first, then those that every step has."""
-    lines = [entry.kind]
+    lines = [entry.type_name]
     for paragraph in filter(None, [entry.summary, *entry.details.split("\n\n")]):
         lines += ["", *textwrap.wrap(paragraph, WIDTH - 2, initial_indent="  ", subsequent_indent="  ")]
     own = [row for row in entry.rows if not row.common]

@@ -22,7 +22,7 @@ from runbook.document.reader import Reader
 from runbook.errors import DocumentError, Problem, UsageError
 from runbook.spec.step import Runbook
 from runbook.steps import registry
-from runbook.template.scope import TemplateScope
+from runbook.template.namespace import TemplateNamespace
 from runbook.util.wording import describe_error, shorten
 
 MAX_PROBLEM_TEXT = 500  # characters of a message, which may quote the file
@@ -68,12 +68,12 @@ def parse(
     if root is not None and not isinstance(root.value, dict):
         problems.append((root.position, "a runbook must be a mapping with keys such as `steps:`"))
     elif root is not None:
-        scope = TemplateScope(
+        namespace = TemplateNamespace(
             env=dict(os.environ if environ is None else environ),
             host=socket.gethostname() if host is None else host,
         )
         text = data.decode() if isinstance(data, bytes) else data
-        book = Reader(root, registry(), scope, problems).runbook(sets or {}, name, folder or _folder(name), text)
+        book = Reader(root, registry(), namespace, problems).runbook(sets or {}, name, folder or _folder(name), text)
     if problems or book is None:
         found = {Problem(name, at.line, at.column, shorten(what, MAX_PROBLEM_TEXT)) for at, what in problems}
         raise DocumentError(sorted(found))

@@ -58,41 +58,41 @@ def _read_step(item: Node, types: Types, problems: Problems) -> StepNode | None:
         problems.append((item.position, f"a step cannot be {describe_kind(item.value)}; {how}"))
         return None
     # A single key is meant as a step type, even if it is misspelt.
-    kinds = [key for key in item.value if key in types or len(item.value) == 1]
-    if len(kinds) != 1:
-        these = join_words(kinds or list(item.value)[:3])
-        how = "write a step for each" if kinds else "write its fields below the step type"
+    type_names = [key for key in item.value if key in types or len(item.value) == 1]
+    if len(type_names) != 1:
+        these = join_words(type_names or list(item.value)[:3])
+        how = "write a step for each" if type_names else "write its fields below the step type"
         problems.append((item.position, f"a step must have one step type as its key, not {these}; {how}"))
         return None
-    (kind,) = kinds
-    how = f"is beside `{kind}`; indent it further, as a field of the step"
-    problems += [(item.keys[key], f"`{shorten(key)}` {how}") for key in item.value if key != kind]
-    return _make_step_node(kind, item.value[kind], item, types, problems)
+    (type_name,) = type_names
+    how = f"is beside `{type_name}`; indent it further, as a field of the step"
+    problems += [(item.keys[key], f"`{shorten(key)}` {how}") for key in item.value if key != type_name]
+    return _make_step_node(type_name, item.value[type_name], item, types, problems)
 
 
-def _make_step_node(kind: str, body: Node, item: Node, types: Types, problems: Problems) -> StepNode | None:
-    cls = types.get(kind)
+def _make_step_node(type_name: str, body: Node, item: Node, types: Types, problems: Problems) -> StepNode | None:
+    cls = types.get(type_name)
     if cls is None:
-        hint = suggest(kind, types) or f"; the step types are {join_words(types)}"
-        problems.append((item.keys.get(kind, item.position), f"unknown step type `{shorten(kind)}`{hint}"))
+        hint = suggest(type_name, types) or f"; the step types are {join_words(types)}"
+        problems.append((item.keys.get(type_name, item.position), f"unknown step type `{shorten(type_name)}`{hint}"))
         return None
     if body.value is not None and not isinstance(body.value, dict):
-        sentence = f"`{kind}` must be a mapping of its fields (`key: value`), not {describe_kind(body.value)}"
-        problems.append((body.position, f"{sentence}{_suggest_field(kind, body.value, cls)}"))
+        sentence = f"`{type_name}` must be a mapping of its fields (`key: value`), not {describe_kind(body.value)}"
+        problems.append((body.position, f"{sentence}{_suggest_field(type_name, body.value, cls)}"))
         return None
     site = StepNode(item.position, cls, body if body.value is not None else Node(item.position, {}))
     site.nested = {key: find_steps(body.get(key), key, types, problems) for key in find_nested_keys(cls)}
     return site
 
 
-def _suggest_field(kind: str, value: object, cls: type[Step[Any]]) -> str:
+def _suggest_field(type_name: str, value: object, cls: type[Step[Any]]) -> str:
     """Return the field that a single value probably belongs to: the one named like the type, or `unit`."""
-    key = next((key for key in (kind, "unit") if key in cls.model_fields), None)
+    key = next((key for key in (type_name, "unit") if key in cls.model_fields), None)
     if key is None or not isinstance(value, str):
         return ""
     # The suggestion must be valid YAML, so a value that would need quotes is left out.
     text = value if re.fullmatch(r"[\w ./=@+-]{1,40}", value) else "..."
-    return f"; write `{kind}: {{{key}: {text}}}`"
+    return f"; write `{type_name}: {{{key}: {text}}}`"
 
 
 def find_nested_keys(cls: type[Step[Any]]) -> dict[str, Nested]:
@@ -134,7 +134,7 @@ def _assign_ids(sites: list[StepNode], prefix: str, taken: dict[str, Position]) 
     for site in sites:
         number = 1
         while not site.id:
-            name = f"{prefix}{site.cls.kind}" + (f"-{number}" if number > 1 else "")
+            name = f"{prefix}{site.cls.type_name}" + (f"-{number}" if number > 1 else "")
             if name not in taken:
                 taken[name] = site.position
                 site.id = name

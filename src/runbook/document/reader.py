@@ -1,7 +1,7 @@
 """Makes a Runbook of the nodes, or reports every error with its position.
 
 The variables, the unit, the port and the ids of all steps are read first, because the rest needs them. Then the steps
-are read one by one, each with a scope that has the steps before it. An error in one does not hide the others.
+are read one by one, each with a namespace that has the steps before it. An error in one does not hide the others.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from runbook.errors import UsageError
 from runbook.model import Port
 from runbook.spec.fields import PortList, UnitName, describe_kind
 from runbook.spec.step import INHERITED_FIELDS, ReplacesVersion, Runbook, Step
-from runbook.template.scope import FACTS, ROOTS, VERSIONS, TemplateError, TemplateScope, Value
+from runbook.template.namespace import FACTS, ROOTS, VERSIONS, TemplateError, TemplateNamespace, Value
 from runbook.template.text import Template, parse_text
 from runbook.util.wording import shorten, suggest
 
@@ -35,12 +35,12 @@ _WHOLE = "the runbook"
 class Reader:
     """Reads one file, and adds its errors to `problems`."""
 
-    def __init__(self, root: Node, types: Types, scope: TemplateScope, problems: Problems) -> None:
+    def __init__(self, root: Node, types: Types, namespace: TemplateNamespace, problems: Problems) -> None:
         assert isinstance(root.value, dict)
         self.root = root
         self.fields = root.value
         self.types = types
-        self.scope = scope
+        self.namespace = namespace
         self.problems = problems
         self.built: list[tuple[StepNode, Step[Any]]] = []  # the steps without errors
         self.before: dict[str, frozenset[str]] = {}  # the facts of the steps that are read already, by id
@@ -54,18 +54,18 @@ class Reader:
         apart = {*_LISTS, "vars", *unknown}
         data = {key: node.to_plain() for key, node in self.fields.items() if key not in apart}
         variables = self._variables(sets)
-        head = replace(self.scope, vars=variables, roots=("vars", "env", "host"))
+        head = replace(self.namespace, vars=variables, roots=("vars", "env", "host"))
         # Templates of the other fields can use `unit` and `port`; that of `port` can use `unit`.
         head = replace(head, roots=(*head.roots, "unit", "port"), unit=_read_early(data.get("unit"), _UNIT, head))
         head = replace(head, port=_read_early(data.get("port"), _PORTS, head) or ())
-        self.scope = replace(head, roots=ROOTS)
+        self.namespace = replace(head, roots=ROOTS)
         lists = self._lists()
         for key, sites in lists.items():
             steps = tuple(step for site in sites if (step := self._step(site)) is not None)
             if key in self.fields and (key != "rollback" or sites):
                 data[key] = steps
         data.setdefault("rollback", self._rollback())
-        data.update(vars=variables, path=path, folder=folder, text=text, namespace=self.scope, types=self.types)
+        data.update(vars=variables, path=path, folder=folder, text=text, namespace=self.namespace, types=self.types)
         if "steps" not in self.fields:
             self.problems.append((self.root.position, f"{_WHOLE} needs `steps`, a list with at least one step"))
             data["steps"] = ()
@@ -97,16 +97,16 @@ class Reader:
             if not re.fullmatch(r"[A-Za-z]\w*(?:-+\w+)*", name, re.ASCII):
                 how = "use letters, digits, - and _, a letter first"
                 self.problems.append((node.keys[name], f"`{shorten(name)}` is not a valid name of a variable; {how}"))
-            scope = replace(self.scope, vars=dict(found), roots=("vars", "env", "host"))
+            namespace = replace(self.namespace, vars=dict(found), roots=("vars", "env", "host"))
             read_one: Value
             if isinstance(value.value, list):
-                read_one = tuple(self._text(name, item, scope) for item in value.value)
+                read_one = tuple(self._text(name, item, namespace) for item in value.value)
             else:
-                read_one = self._text(name, value, scope)
+                read_one = self._text(name, value, namespace)
             found[name] = sets.get(name, read_one)
         return found
 
-    def _text(self, name: str, node: Node, scope: TemplateScope) -> str:
+    def _text(self, name: str, node: Node, namespace: TemplateNamespace) -> str:
         if not isinstance(node.value, str):
             sentence = f"must be a text or a list of texts, not {describe_kind(node.value)}"
             if node.value is None:
@@ -115,7 +115,7 @@ class Reader:
             return ""
         try:
             text = parse_text(node.value)
-            return text.fill(scope) if isinstance(text, Template) else text
+            return text.fill(namespace) if isinstance(text, Template) else text
         except TemplateError as error:
             self.problems.append((node.position, error.message))
             return ""
@@ -145,7 +145,7 @@ class Reader:
 
     def _step(self, site: StepNode) -> Step[Any] | None:
         """Return one step, or None if it has an error. The steps nested in it are made first."""
-        outer = replace(self.scope, earlier_steps=dict(self.before), later_steps=self.ids - self.before.keys())
+        outer = replace(self.namespace, earlier_steps=dict(self.before), later_steps=self.ids - self.before.keys())
         fields = site.body.value
         assert isinstance(fields, dict)
         holders = find_nested_keys(site.cls)
@@ -161,14 +161,14 @@ class Reader:
         unit = _read_early(data.get("unit"), _UNIT, outer)
         port = _read_early(data.get("port"), _PORTS, outer)
         versions = VERSIONS if issubclass(site.cls, ReplacesVersion) else ()
-        scope = outer.for_step(unit, port, versions)
+        namespace = outer.for_step(unit, port, versions)
         # What is missing was reported. With a placeholder, the other errors of the step are found as well.
         data.update(dict.fromkeys(lacking, "1"))
         self.before[site.id] = frozenset((*FACTS, *versions))
         try:
-            step = site.cls.model_validate(data, context=scope, by_alias=True, by_name=False)
+            step = site.cls.model_validate(data, context=namespace, by_alias=True, by_name=False)
         except ValidationError as error:
-            self.problems += wording.describe_problems(error, site.cls, site.body, site.position, site.cls.kind)
+            self.problems += wording.describe_problems(error, site.cls, site.body, site.position, site.cls.type_name)
             return None
         if lacking:
             return None
@@ -177,7 +177,7 @@ class Reader:
 
     def _inherit(self, site: StepNode, data: dict[str, Any]) -> list[str]:
         """Fill in what the step takes from the top of the file. Return the fields that are in neither place."""
-        top = {"unit": self.scope.unit, "port": self.scope.port or None}
+        top = {"unit": self.namespace.unit, "port": self.namespace.port or None}
         lacking = []
         for key in (key for key in INHERITED_FIELDS if key in site.cls.model_fields and key not in data):
             if top[key] is not None:
@@ -185,7 +185,7 @@ class Reader:
             elif site.cls.model_fields[key].is_required():
                 lacking.append(key)
                 if key not in self.fields:
-                    sentence = f"{site.cls.kind} needs `{key}`, here or at the top of the file"
+                    sentence = f"{site.cls.type_name} needs `{key}`, here or at the top of the file"
                     self.problems.append((site.position, sentence))
         return lacking
 
@@ -194,13 +194,13 @@ class Reader:
             # If the step has an error, what it does may depend on a field that is wrong: then only the type counts.
             sure = site.cls.only_reads is Step.only_reads and site.cls.can_change()
             if sure if step is None else not step.only_reads():
-                sentence = f"{site.cls.kind} changes something; `{key}` accepts only steps that change nothing"
+                sentence = f"{site.cls.type_name} changes something; `{key}` accepts only steps that change nothing"
                 self.problems.append((site.position, sentence))
 
 
-def _read_early(value: Any, adapter: TypeAdapter[Any], scope: TemplateScope) -> Any:
-    """Return a field that the scope of other fields needs. An error in it is reported when the field itself is read."""
+def _read_early(value: Any, adapter: TypeAdapter[Any], namespace: TemplateNamespace) -> Any:
+    """Return a field that the namespace of other fields needs. Its errors are reported with the field itself."""
     try:
-        return adapter.validate_python(value, context=scope) if value is not None else None
+        return adapter.validate_python(value, context=namespace) if value is not None else None
     except ValidationError:
         return None

@@ -39,27 +39,27 @@ class FieldReference:
 class StepReference:
     """One step type, for a table."""
 
-    kind: str
+    type_name: str
     summary: str  # what it does, in one line
     details: str  # the paragraphs that follow; may be empty
     changes: bool  # True if it can change something
     rows: tuple[FieldReference, ...]  # its fields: first its own, then those of every step
 
 
-def describe_type(kind: str) -> StepReference:
+def describe_type(type_name: str) -> StepReference:
     """Return the description of a step type. Raises KeyError if there is none of this name."""
-    cls = registry()[kind]
+    cls = registry()[type_name]
     summary, _, details = inspect.cleandoc(cls.__doc__ or "").partition("\n")
     inherited = {name for name, info in Step.model_fields.items() if info.description}
     rows = (_row(name, info, cls, common=name in inherited) for name, info in _fields(cls))
     # A type that declares a common field again, such as `timeout`, moves it to the front.
     ordered = sorted(rows, key=lambda row: row.common)
-    return StepReference(kind, summary, details.strip(), cls.can_change(), tuple(ordered))
+    return StepReference(type_name, summary, details.strip(), cls.can_change(), tuple(ordered))
 
 
 def describe_types() -> tuple[StepReference, ...]:
     """Return the description of every step type."""
-    return tuple(describe_type(kind) for kind in registry())
+    return tuple(describe_type(type_name) for type_name in registry())
 
 
 def describe_top_level() -> tuple[FieldReference, ...]:
@@ -71,9 +71,13 @@ def make_schema() -> dict[str, Any]:
     """Return the JSON Schema of a runbook (draft 2020-12), with which editors complete and check."""
     step_types = registry()
     definitions: dict[str, Any] = {}
-    for kind, cls in step_types.items():
-        definitions[kind] = _mapping(cls, definitions)
-    bare = [kind for kind, cls in step_types.items() if not any(must_be_written(cls, name) for name, _ in _fields(cls))]
+    for type_name, cls in step_types.items():
+        definitions[type_name] = _mapping(cls, definitions)
+    bare = [
+        type_name
+        for type_name, cls in step_types.items()
+        if not any(must_be_written(cls, name) for name, _ in _fields(cls))
+    ]
     definitions["step"] = {
         "description": "One step: the name of its type, or a mapping with that as its one key.",
         "anyOf": [
@@ -83,7 +87,7 @@ def make_schema() -> dict[str, Any]:
                 "minProperties": 1,
                 "maxProperties": 1,
                 "additionalProperties": False,
-                "properties": {kind: _body(kind, kind in bare) for kind in step_types},
+                "properties": {type_name: _body(type_name, type_name in bare) for type_name in step_types},
             },
         ],
     }
@@ -97,8 +101,8 @@ def make_schema() -> dict[str, Any]:
     return {"$schema": DRAFT, "title": "runbook", **top, "$defs": dict(sorted(definitions.items()))}
 
 
-def _body(kind: str, bare: bool) -> dict[str, Any]:
-    reference = {"$ref": f"#/$defs/{kind}"}
+def _body(type_name: str, bare: bool) -> dict[str, Any]:
+    reference = {"$ref": f"#/$defs/{type_name}"}
     return {"anyOf": [reference, {"type": "null"}]} if bare else reference
 
 

@@ -26,7 +26,7 @@ from runbook.records.lock import LockHolder, find_canonical_names
 from runbook.spec.state import RunState
 from runbook.spec.step import Remedy, ReplacesVersion, Runbook, Step
 from runbook.template import text as template
-from runbook.template.scope import TemplateScope
+from runbook.template.namespace import TemplateNamespace
 
 
 @dataclass
@@ -145,17 +145,17 @@ class Planner:
         return [step for step in found if step.only_reads()]
 
     def _check_step(self, step: Step[Any]) -> Outcome:
-        name, began = str(step.id), self.view.clock.monotonic()
+        name, began = step.step_id, self.view.clock.monotonic()
         try:
-            is_skipped = step.when is not None and not template.parse_expression(step.when).value(self._scope)
+            is_skipped = step.when is not None and not template.parse_expression(step.when).value(self._namespace)
         except RunbookError:
             is_skipped = False  # The check reports the mistake.
         if is_skipped:
-            return Outcome(name, step.kind, StepStatus.SKIPPED, None, f"runs only when {step.when}")
+            return Outcome(name, step.type_name, StepStatus.SKIPPED, None, f"runs only when {step.when}")
         finding = self._check_once(step)
         status = StepStatus.OK if finding.state is FindingState.HOLDS else StepStatus.FAILED
         seconds = self.view.clock.monotonic() - began
-        return Outcome(name, step.kind, status, finding.verdict, finding.reason, 1, seconds, finding.evidence)
+        return Outcome(name, step.type_name, status, finding.verdict, finding.reason, 1, seconds, finding.evidence)
 
     def _plan(self, step: Step[Any]) -> None:
         if step.when is not None and not self._plan_condition(step, step.when):
@@ -173,16 +173,16 @@ class Planner:
         """Evaluate a `when`. Report the step and return False if it is false, wrong, or depends on earlier steps."""
         condition = template.parse_expression(when)
         try:
-            if condition.value(self._scope) is None:
+            if condition.value(self._namespace) is None:
                 later = dict.fromkeys(".".join(r.path[:-1]) for r in condition.references if r.root == "steps")
                 finding = Finding(FindingState.NOT_YET, step.failure_verdict, f"runs only when {when}")
                 self._emit_planned(step, finding, Impact.UNDETERMINED, list(later))
                 self.changing_steps.append(step)
                 return False
-            if template.is_true(when, self._scope):
+            if template.is_true(when, self._namespace):
                 return True
-            name, reason, none = str(step.id), f"would be skipped: `when` is false ({when})", Impact.NONE
-            skipped = StepPlanned(id=name, type=step.kind, impact=none, verdict=None, reason=reason, evidence={})
+            name, reason, none = step.step_id, f"would be skipped: `when` is false ({when})", Impact.NONE
+            skipped = StepPlanned(id=name, type=step.type_name, impact=none, verdict=None, reason=reason, evidence={})
             self.events.emit(skipped)
         except RunbookError as error:
             self._emit_planned(step, fails(step.failure_verdict, error.message), Impact.NONE, [])
@@ -229,7 +229,7 @@ class Planner:
         if step.when is None:
             return True
         try:
-            value = template.parse_expression(step.when).value(self._scope)
+            value = template.parse_expression(step.when).value(self._namespace)
         except RunbookError:
             return None
         return None if value is None else bool(value)
@@ -242,10 +242,10 @@ class Planner:
             self._emit_planned(fix, known.get(fix.id, idle), Impact.NONE, [])
 
     @property
-    def _scope(self) -> TemplateScope:
+    def _namespace(self) -> TemplateNamespace:
         """The values for templates in a plan: no step has run, and a template that needs results stays unfilled."""
         known = {
-            str(step.id): {"to": step.known_to} if isinstance(step, ReplacesVersion) and step.known_to else {}
+            step.step_id: {"to": step.known_to} if isinstance(step, ReplacesVersion) and step.known_to else {}
             for step in self.runbook.walk()
         }
         return self.runbook.namespace.for_run(self.state.id, known, partial=True)
@@ -253,10 +253,10 @@ class Planner:
     def _check_once(self, step: Step[Any], view: HostView | None = None) -> Finding:
         """Return what a step finds. A mistake in a template is a failure of the step."""
         try:
-            runs = step.when is None or template.parse_expression(step.when).value(self._scope)
+            runs = step.when is None or template.parse_expression(step.when).value(self._namespace)
             if runs is not None and not runs:
                 return holds(Verdict.HOLDS, f"would be skipped: `when` is false ({step.when})")
-            return check_once(template.fill(step, self._scope), view or self.view, self.waiter, self.state)
+            return check_once(template.fill(step, self._namespace), view or self.view, self.waiter, self.state)
         except (Interrupted, NotBegun):
             raise
         except RunbookError as error:
@@ -276,7 +276,7 @@ class Planner:
     def _find_earlier_changes(self, step: Step[Any]) -> list[str]:
         """Return the ids of the earlier steps of this plan that can change what this one finds."""
         units = _units(step)
-        return [str(e.id) for e in self.changing_steps if e.may_create_units or units & _units(e)]
+        return [e.step_id for e in self.changing_steps if e.may_create_units or units & _units(e)]
 
     def _emit_planned(self, step: Step[Any], finding: Finding, impact: Impact, because: list[str]) -> None:
         does = "would " if finding.state is FindingState.TO_DO and not finding.reason.startswith("would ") else ""
@@ -285,8 +285,8 @@ class Planner:
         self.would_change = self.would_change or impact is Impact.MUTATING
         self.events.emit(
             StepPlanned(
-                id=str(step.id),
-                type=step.kind,
+                id=step.step_id,
+                type=step.type_name,
                 impact=impact,
                 verdict=finding.verdict,
                 reason=f"{does}{finding.reason}",
@@ -295,9 +295,9 @@ class Planner:
                 undetermined_by=tuple(because),
             )
         )
-        is_nested = "." in str(step.id)
+        is_nested = "." in step.step_id
         if finding.state is FindingState.FAILS and not because and step.on_failure == "abort" and not is_nested:
-            self.ends_at = self.ends_at or str(step.id)
+            self.ends_at = self.ends_at or step.step_id
 
 
 def _end_facts(error: Interrupted | NotBegun) -> dict[str, Any]:

@@ -103,7 +103,7 @@ class Remediation:
         assert self.failed_check is not None
         times = "once" if self.rounds == 1 else f"{self.rounds} times"
         check = self.failed_check
-        return self._end_failed(f"fixed {times}, and {check.kind} still finds {check.verdict}: {check.reason}")
+        return self._end_failed(f"fixed {times}, and {check.type_name} still finds {check.verdict}: {check.reason}")
 
     def _begin_round(self, units_up: tuple[str, ...]) -> str:
         """Report that a round begins, and return its cause: the verdict of the check that failed."""
@@ -119,7 +119,7 @@ class Remediation:
         """Return the end at a fix that failed. The units that it may have stopped are started again."""
         if failed_fix.still_starting:
             return self._end_still_starting(failed_fix)
-        reason = f"{failed_fix.kind}: {failed_fix.reason}"
+        reason = f"{failed_fix.type_name}: {failed_fix.reason}"
         if _is_change_by_another(failed_fix):
             self.failed_check = failed_fix  # It is the reason of the end, whatever the reason of the fix was.
             return self._end_failed(reason)
@@ -134,7 +134,7 @@ class Remediation:
     def _end(self, status: StepStatus, verdict: Verdict, reason: str) -> Outcome:
         cause = {"found": str(self.failed_check.verdict)} if self.failed_check is not None else {}
         evidence = {"rounds": self.rounds, **cause}
-        return Outcome(self.step.step_id, self.step.kind, status, verdict, reason, evidence=evidence)
+        return Outcome(self.step.step_id, self.step.type_name, status, verdict, reason, evidence=evidence)
 
 
 def find_certain_refusal(runner: StepRunner, fixes: Sequence[Step[Any]]) -> str:
@@ -147,12 +147,12 @@ def find_certain_refusal(runner: StepRunner, fixes: Sequence[Step[Any]]) -> str:
         try:
             ready = runner.prepare(fix)
         except RunbookError as error:
-            return f"{fix.kind} would fail: {error.message}"
+            return f"{fix.type_name} would fail: {error.message}"
         if ready is None or ready.only_reads() or ready.remedy() is not None:
             continue
         finding = check_once(ready, view, runner.waiter, runner.state)
         if finding.state is FindingState.FAILS and fix.on_failure == "abort":
-            return f"{fix.kind} would fail: {finding.reason}"
+            return f"{fix.type_name} would fail: {finding.reason}"
         view.assume_done(ready)
     return ""
 

@@ -123,7 +123,7 @@ def _make_operator_events(
     events: list[Payload] = [StepRerun(id=name) for name in options.rerun]
     for name in options.skip:
         reason, evidence = "skipped by the operator", {BY_OPERATOR: True}
-        skipped = Outcome(name, known[name].kind, StepStatus.SKIPPED, None, reason, evidence=evidence)
+        skipped = Outcome(name, known[name].type_name, StepStatus.SKIPPED, None, reason, evidence=evidence)
         events.append(StepFinished(**skipped.facts()))
     return events
 
@@ -131,7 +131,7 @@ def _make_operator_events(
 def _map_steps(book: Runbook, resume_state: ResumeState) -> dict[str, Step[Any]]:
     """Return the steps of the runbook and of its rollback, by their ids."""
     rollback = RollbackPlan.build(book, resume_state.plan_events).steps
-    return {str(step.id): step for step in (*book.walk(), *rollback)}
+    return {step.step_id: step for step in (*book.walk(), *rollback)}
 
 
 def _load_resume_state(run: RunRecord) -> ResumeState:

@@ -67,7 +67,7 @@ class Rollback:
         for step in plan.steps:
             if (proved and step in plan.fallback_checks) or _is_unneeded(step, plan, self.runner.host):
                 continue
-            outcome = outcomes[str(step.id)] = self.runner.step(step)
+            outcome = outcomes[step.step_id] = self.runner.step(step)
             if outcome.still_starting or (outcome.failed and step.on_failure == "abort"):
                 how = "the rollback waits" if outcome.still_starting else "and the rollback failed"
                 self.reason, self.failed_step = f"{how} at {outcome.id}: {outcome.reason}", outcome
@@ -83,7 +83,7 @@ class Rollback:
 
     def _find_obstacle(self, plan: RollbackPlan) -> str:
         """Return why the rollback must not begin, or an empty text."""
-        if unit := _find_foreign_stop(self.runner.host, self.book, self.failed):
+        if unit := _find_stop_by_another(self.runner.host, self.book, self.failed):
             who = describe_requester(find_last_stop(unit.job_requests))
             return f"{unit.name} was stopped by {who}, which is not overridden, so nothing was rolled back"
         if working := _find_running_command(self.runner):
@@ -95,7 +95,7 @@ class Rollback:
 
 def _is_unneeded(step: Step[Any], plan: RollbackPlan, host: HostView) -> bool:
     """True if a unit need not be stopped for its sockets, because they are up."""
-    sockets = plan.only_if_down.get(str(step.id), ())
+    sockets = plan.only_if_down.get(step.step_id, ())
     try:
         return bool(sockets) and all(host.unit(name).active_state not in DOWN for name in sockets)
     except HostError:
@@ -110,7 +110,7 @@ def _find_running_command(runner: StepRunner) -> str:
         return ""
 
 
-def _find_foreign_stop(host: Host, book: Runbook, failed: Outcome) -> Unit | None:
+def _find_stop_by_another(host: Host, book: Runbook, failed: Outcome) -> Unit | None:
     """Return the unit that is down because another requester stopped it, if that is why the run failed.
 
     A unit whose process exited by itself does not count, even if another requester started or reloaded it before.
@@ -129,10 +129,10 @@ def _find_foreign_stop(host: Host, book: Runbook, failed: Outcome) -> Unit | Non
     except HostError:
         return None
     canceled = verdict == Verdict.JOB_CANCELED
-    return next((unit for unit in units if _is_foreign_stop(unit, canceled=canceled)), None)
+    return next((unit for unit in units if _is_stop_by_another(unit, canceled=canceled)), None)
 
 
-def _is_foreign_stop(unit: Unit, *, canceled: bool) -> bool:
+def _is_stop_by_another(unit: Unit, *, canceled: bool) -> bool:
     """True if another requester stopped the unit, or is stopping it; `canceled`: a job replaced that of the run."""
     if (
         (stop := find_last_stop(unit.job_requests))

@@ -68,14 +68,14 @@ class RollbackPlan:
 
         A failure of it ends the rollback: otherwise an update that was not undone would be reported as undone.
         """
-        taken = {str(one.id) for one in self.steps}
+        taken = {one.step_id for one in self.steps}
         names = (name if number == 1 else f"{name}-{number}" for number in itertools.count(1))
         free = next(one for one in names if f"{ROLLBACK_PREFIX}{one}" not in taken)
         self.steps.append(step.model_copy(update={"id": f"{ROLLBACK_PREFIX}{free}", "on_failure": "abort"}))
         return self.steps[-1]
 
     def _add_undo_steps(self, versions: Mapping[str, str]) -> None:
-        by_id = {str(step.id): step for step in _list_updates(self.book)}
+        by_id = {step.step_id: step for step in _list_updates(self.book)}
         for id_, facts in reversed(list(self.updates.items())):
             if (step := by_id[id_].undo(facts)) is not None:
                 self.undo_step_ids[id_] = str(self._add(rewrite_step(step, versions, ("name",))[0], id_).id)
@@ -90,15 +90,15 @@ class RollbackPlan:
                 stop = self._add_job(RollbackRole.STOP, unit, unit)
                 # Another trigger may start the service at once. The steps of the sockets report if they do not open.
                 self.steps[-1] = stop.model_copy(update={"on_failure": "continue"})
-                self.only_if_down[str(stop.id)] = sockets
+                self.only_if_down[stop.step_id] = sockets
             for name in triggers:
                 self._add_job(RollbackRole.START, name, unit)
             self._add_job(RollbackRole.RESTART, unit, unit)
 
     def _add_job(self, role: RollbackRole, name: str, unit: str) -> Step[Any]:
         cls = self.book.type_for(role)
-        title = {"name": f"{cls.kind} {name}"} if name != unit else {}
-        return self._add(cls.model_validate({"unit": name, **title}), cls.kind)
+        title = {"name": f"{cls.type_name} {name}"} if name != unit else {}
+        return self._add(cls.model_validate({"unit": name, **title}), cls.type_name)
 
     def _add_checks(self, versions: Mapping[str, str], unknown: Mapping[str, str | None]) -> None:
         """Add the checks, rewritten for the previous versions.
@@ -108,17 +108,17 @@ class RollbackPlan:
         checks = self._find_checks(unknown)
         for check in checks:
             rewritten, unchanged = rewrite_step(check, versions, type(check).model_fields)
-            made = self._add(rewritten, str(check.id).rpartition(".")[2])
+            made = self._add(rewritten, check.step_id.rpartition(".")[2])
             for key, new in unchanged.items():
                 self.warnings.append(f"{made.id} names {new} in its `{key}`: this is not replaced by {versions[new]}")
         if all(check.when is not None for check in checks):
-            self.fallback_checks = [self._add(one, str(one.id)) for one in self._make_health_checks()]
+            self.fallback_checks = [self._add(one, one.step_id) for one in self._make_health_checks()]
 
     def _find_unreached_updates(self, events: Iterable[Event]) -> dict[str, str | None]:
         """Return the updates that did not run and did not find their version installed either, with their `to`."""
         held = (StepStatus.OK, StepStatus.CHANGED)
         there = {finished.id for finished in select(events, StepFinished) if finished.status in held}
-        steps = {str(step.id): step for step in _list_updates(self.book)}
+        steps = {step.step_id: step for step in _list_updates(self.book)}
         return {id_: steps[id_].known_to or None for id_ in steps if id_ not in there | self.updates.keys()}
 
     def _find_checks(self, unknown: Mapping[str, str | None]) -> list[Step[Any]]:
@@ -142,12 +142,12 @@ class RollbackPlan:
         cls = self.book.type_for(RollbackRole.PROVE_HEALTH)
         ports = {self.book.unit: [str(port) for port in self.book.port]}
         units = _find_started_units(self.book)
-        return [cls.model_validate({"id": cls.kind, "unit": unit, "port": ports.get(unit, ())}) for unit in units]
+        return [cls.model_validate({"id": cls.type_name, "unit": unit, "port": ports.get(unit, ())}) for unit in units]
 
 
 def find_updates_that_ran(book: Runbook, events: Iterable[Event]) -> Mapping[str, Mapping[str, Any]]:
     """Return the updates that began to act, in order, with their versions `from` and `to`."""
-    ids = {str(step.id) for step in _list_updates(book)}
+    ids = {step.step_id for step in _list_updates(book)}
     found: dict[str, Mapping[str, Any]] = {}
     for acting in select(events, StepActing):
         if acting.id in ids:

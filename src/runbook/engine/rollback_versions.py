@@ -11,7 +11,7 @@ from typing import Any
 from runbook.checks.versions import rewrite_versions
 from runbook.spec.step import Step
 from runbook.template.expression import Expression
-from runbook.template.scope import Reference
+from runbook.template.namespace import Reference
 from runbook.template.text import Template, map_texts, write_quoted
 
 VERSION_TEXT_FIELDS = ("name", "expect")  # fields whose text may contain a version: all of the text is rewritten
@@ -53,7 +53,7 @@ class VersionRewriter:
                 value = self._rewrite_value(str(value), name, piece.references, quoted=quoted)
             return put(value, piece)
 
-        return Template(text.parts, write_value, lambda t: finish(self._rewrite_text(t, name)), text.known_scope)
+        return Template(text.parts, write_value, lambda t: finish(self._rewrite_text(t, name)), text.known_namespace)
 
     def _rewrite_text(self, text: str, name: str) -> str:
         if name in VERSION_TEXT_FIELDS or name in PATTERN_FIELDS:

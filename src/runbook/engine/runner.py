@@ -35,7 +35,7 @@ from runbook.records.store import boot_id, boot_time
 from runbook.spec.state import RunState
 from runbook.spec.step import Runbook, Step
 from runbook.template import text as template
-from runbook.template.scope import TemplateScope
+from runbook.template.namespace import TemplateNamespace
 
 
 @dataclass
@@ -110,7 +110,7 @@ class Runner:
                 file=book.path,
                 unit=book.unit,
                 units=sorted(set(self._preflight.canonical_names.values())),
-                steps=[{"id": str(step.id), "type": step.kind} for step in book.steps],
+                steps=[{"id": step.step_id, "type": step.type_name} for step in book.steps],
                 booted=round(boot_time(self.host.clock.now()), 3),
                 boot=boot_id() if resumed else None,
                 left=self._preflight.left_unit,
@@ -241,20 +241,20 @@ class Runner:
         self.events.emit(StepFinished(**outcome.facts(), name=step.name or "", continues=goes_on, remembers=remembers))
         return outcome
 
-    def _template_scope(self, *, partial: bool = False) -> TemplateScope:
+    def _make_namespace(self, *, partial: bool = False) -> TemplateNamespace:
         results = {name: outcome.template_facts() for name, outcome in self.outcomes.items()}
         return self.runbook.namespace.for_run(self.state.id, results, partial=partial)
 
     def _step(self, step: Step[Any]) -> Outcome:
-        name, began, scope = str(step.id), self.host.clock.monotonic(), self._template_scope()
+        name, began, namespace = step.step_id, self.host.clock.monotonic(), self._make_namespace()
         try:
-            if step.when is not None and not template.is_true(step.when, scope):
-                return Outcome(name, step.kind, StepStatus.SKIPPED, None, f"`when` is false: {step.when}")
-            step = template.fill(step, scope)
+            if step.when is not None and not template.is_true(step.when, namespace):
+                return Outcome(name, step.type_name, StepStatus.SKIPPED, None, f"`when` is false: {step.when}")
+            step = template.fill(step, namespace)
         except RunbookError as error:
-            return Outcome(name, step.kind, StepStatus.FAILED, step.failure_verdict, error.message)
+            return Outcome(name, step.type_name, StepStatus.FAILED, step.failure_verdict, error.message)
         units = [self._preflight.canonical_names.get(one, one) for one in step.units()]
-        self.events.emit(StepStarted(id=name, type=step.kind, name=step.title, units=units))
+        self.events.emit(StepStarted(id=name, type=step.type_name, name=step.title, units=units))
         outcome, tries = run_with_retries(step, lambda: self._run_once(step), self._sleep, self._report_retry)
         if outcome.status is StepStatus.FAILED:
             try:
@@ -267,10 +267,10 @@ class Runner:
         return replace(outcome, attempts=tries, seconds=self.host.clock.monotonic() - began)
 
     def prepare(self, step: Step[Any]) -> Step[Any] | None:
-        scope = self._template_scope(partial=True)
-        if step.when is not None and not template.parse_expression(step.when).value(scope):
+        namespace = self._make_namespace(partial=True)
+        if step.when is not None and not template.parse_expression(step.when).value(namespace):
             return None
-        return template.fill(step, scope)
+        return template.fill(step, namespace)
 
     def _run_once(self, step: Step[Any]) -> Outcome:
         """Attempt a step once: the step itself, or the steps that it holds."""
@@ -285,7 +285,7 @@ class Runner:
             self.deadline = before
 
     def _attempt(self, step: Step[Any]) -> Outcome:
-        name = str(step.id)
+        name = step.step_id
         cut, until = self.resume_state.take_partial(name), self.deadline
         outcome = attempt(step, self.host, self.waiter, self.state, self.events, until, cut, self.changed)
         if outcome.acted:
@@ -302,6 +302,6 @@ class Runner:
             self.waiter.wait(Wake(within=deadline.remaining), deadline)
 
     def _report_retry(self, number: int, outcome: Outcome, pause: float) -> None:
-        id_, kind, verdict, reason = outcome.id, outcome.kind, str(outcome.verdict), outcome.reason
-        retrying = StepRetrying(id=id_, type=kind, attempt=number, pause=pause, verdict=verdict, reason=reason)
+        id_, type_, verdict, reason = outcome.id, outcome.type_name, str(outcome.verdict), outcome.reason
+        retrying = StepRetrying(id=id_, type=type_, attempt=number, pause=pause, verdict=verdict, reason=reason)
         self.events.emit(retrying)

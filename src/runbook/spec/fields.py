@@ -1,7 +1,7 @@
 """The types of the fields of a runbook. Each reads a value of the file: a text, a list or a mapping.
 
 Every type also accepts a value of its own kind, so that a step can be made in Python: `TimeSpan` accepts "2min" and
-120.0. While a file is read, `info.context` is the `TemplateScope`, and templates are filled or checked here.
+120.0. While a file is read, `info.context` is the `TemplateNamespace`, and templates are filled or checked here.
 A ValueError says what is wrong, as a sentence. The sentence of a `FieldError` follows the name of the key.
 """
 
@@ -16,7 +16,7 @@ from pydantic import AfterValidator, BeforeValidator, PlainValidator, TypeAdapte
 
 from runbook.model import Port
 from runbook.template import text as template
-from runbook.template.scope import VERSIONS, TemplateScope
+from runbook.template.namespace import VERSIONS, TemplateNamespace
 from runbook.template.text import Template, TextFinisher, ValueWriter
 from runbook.util.names import parse_port, parse_unit_name
 from runbook.util.timespan import parse_span
@@ -55,8 +55,8 @@ def _single(value: object) -> str:
     raise FieldError(f"must be a single value, not {describe_kind(value)}")
 
 
-def _scope(info: ValidationInfo) -> TemplateScope | None:
-    return info.context if isinstance(info.context, TemplateScope) else None
+def _namespace(info: ValidationInfo) -> TemplateNamespace | None:
+    return info.context if isinstance(info.context, TemplateNamespace) else None
 
 
 def _text(
@@ -71,20 +71,20 @@ def _text(
     read = template.parse_text(_single(value), put, finish)
     if not isinstance(read, Template):
         return finish(read)
-    scope = _scope(info)
-    if scope is None:
+    namespace = _namespace(info)
+    if namespace is None:
         return read
-    filled = read.fill(scope)
+    filled = read.fill(namespace)
     return filled if now and not isinstance(filled, Template) else read
 
 
 def _known(value: object, info: ValidationInfo) -> str:
     """Return a text. Raises FieldError if a value in it becomes known during the run only."""
     text = template.parse_text(_single(value))
-    scope = _scope(info)
-    if not isinstance(text, Template) or scope is None:
+    namespace = _namespace(info)
+    if not isinstance(text, Template) or namespace is None:
         return text
-    filled = text.fill(scope)
+    filled = text.fill(namespace)
     if isinstance(filled, Template):
         missing = join_words(dict.fromkeys(str(reference) for reference in filled.references))
         raise FieldError(f"must be known before the run begins, but {missing} is known only during the run")
@@ -221,8 +221,8 @@ def read_step_id(value: object) -> str:
 def _read_expression(value: object, info: ValidationInfo) -> str:
     text = _single(value)
     checked = template.parse_expression(text)
-    if scope := _scope(info):
-        checked.value(scope.for_step(None, None))
+    if namespace := _namespace(info):
+        checked.value(namespace.for_step(None, None))
     return text
 
 

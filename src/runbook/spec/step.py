@@ -48,7 +48,7 @@ from runbook.spec.fields import (
     shown_as,
 )
 from runbook.spec.state import RunState, StateT, StepState
-from runbook.template.scope import VERSIONS, TemplateScope
+from runbook.template.namespace import VERSIONS, TemplateNamespace
 from runbook.template.text import Template
 
 INHERITED_FIELDS = ("unit", "port")  # taken from the top of the file if a step leaves them out
@@ -141,7 +141,7 @@ class Step(FileModel, Generic[StateT]):
             """Return the class, or an alias that names its class of states: pydantic would make another model."""
             return GenericAlias(cls, (state_type,)) if _is_state_type(state_type) else cls
 
-    kind: ClassVar[str] = ""  # the type's name in YAML, derived from the name of the class
+    type_name: ClassVar[str] = ""  # the type's name in YAML, derived from the name of the class
     state_type: ClassVar[type[StepState]] = StepState  # the class of its state, derived from `Step[…]`
     failure_verdict: ClassVar[Verdict] = Verdict.JOB_FAILED  # of a refusal for which no other verdict is right
     always_acts: ClassVar[bool] = False  # True if it acts whatever earlier steps did, so that a plan can promise it
@@ -163,9 +163,9 @@ class Step(FileModel, Generic[StateT]):
 
     @classmethod
     def __pydantic_init_subclass__(cls, **options: Any) -> None:
-        """Derive `kind` and `state_type` from `class WaitReady(Step[WaitReadyState])`."""
+        """Derive `type_name` and `state_type` from `class WaitReady(Step[WaitReadyState])`."""
         super().__pydantic_init_subclass__(**options)
-        cls.kind = re.sub(r"(?<=[a-z])(?=[A-Z])", "-", cls.__name__).lower()
+        cls.type_name = re.sub(r"(?<=[a-z])(?=[A-Z])", "-", cls.__name__).lower()
         for base in cls.__dict__.get("__orig_bases__", ()):
             cls.state_type = next(filter(_is_state_type, get_args(base)), cls.state_type)
 
@@ -181,7 +181,7 @@ class Step(FileModel, Generic[StateT]):
 
     def time_limit(self, view: HostView) -> float:
         """Return how long one attempt may take, in seconds."""
-        assert self.timeout is not None, f"{self.kind} has no default time-out"
+        assert self.timeout is not None, f"{self.type_name} has no default time-out"
         return self.timeout
 
     def judge_timeout(self, view: HostView, state: StateT, last: Finding) -> Finding:
@@ -240,12 +240,12 @@ class Step(FileModel, Generic[StateT]):
     @property
     def step_id(self) -> str:
         """Its id. The document gives each step one; a step that code builds without one has that of its type."""
-        return self.id or self.kind
+        return self.id or self.type_name
 
     @property
     def title(self) -> str:
         """The step's name for people."""
-        return self.name or self.kind
+        return self.name or self.type_name
 
     def walk(self) -> Iterator[Step[Any]]:
         """Yield the step and every step that it holds."""
@@ -319,7 +319,7 @@ class Runbook(FileModel):
     """The text of the file."""
     types: SkipValidation[Mapping[str, type[Step[Any]]]] = Field(default_factory=dict, exclude=True)
     """The step types, from which a rollback makes steps of its own."""
-    namespace: TemplateScope = Field(default_factory=TemplateScope, exclude=True)
+    namespace: TemplateNamespace = Field(default_factory=TemplateNamespace, exclude=True)
     """The values of the names in its templates, as far as they are known before the run."""
 
     @property

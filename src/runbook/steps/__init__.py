@@ -27,13 +27,13 @@ class StepTypes(Mapping[str, type[Step[Any]]]):
         self._modules = {name.replace("_", "-"): f"runbook.steps.{name}" for _, name, _ in pkgutil.iter_modules(folder)}
         self._loaded: dict[str, type[Step[Any]]] = {}
 
-    def __getitem__(self, kind: str) -> type[Step[Any]]:
-        if kind not in self._loaded:
-            self._loaded[kind] = _step_type(importlib.import_module(self._modules[kind]), kind)
-        return self._loaded[kind]
+    def __getitem__(self, type_name: str) -> type[Step[Any]]:
+        if type_name not in self._loaded:
+            self._loaded[type_name] = _step_type(importlib.import_module(self._modules[type_name]), type_name)
+        return self._loaded[type_name]
 
-    def __contains__(self, kind: object) -> bool:
-        return kind in self._modules
+    def __contains__(self, type_name: object) -> bool:
+        return type_name in self._modules
 
     def __iter__(self) -> Iterator[str]:
         return iter(sorted(self._modules))
@@ -42,11 +42,11 @@ class StepTypes(Mapping[str, type[Step[Any]]]):
         return len(self._modules)
 
 
-def _step_type(module: ModuleType, kind: str) -> type[Step[Any]]:
-    name = "".join(word.capitalize() for word in kind.split("-"))
+def _step_type(module: ModuleType, type_name: str) -> type[Step[Any]]:
+    name = "".join(word.capitalize() for word in type_name.split("-"))
     found = getattr(module, name, None)
     if not (isinstance(found, type) and issubclass(found, Step)):
-        raise ImportError(f"{module.__name__} must define the step type {kind} as the class {name}")
+        raise ImportError(f"{module.__name__} must define the step type {type_name} as the class {name}")
     return found
 
 

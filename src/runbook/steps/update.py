@@ -18,7 +18,7 @@ from runbook.host.queries import Command, Query
 from runbook.model import Finding, FindingState, Verdict, Wake, fails, not_yet
 from runbook.spec.fields import Boolean, CommandField, Pattern, PositiveSpan, UnitName
 from runbook.spec.step import ReplacesVersion, Runbook, Step
-from runbook.template.scope import TemplateError
+from runbook.template.namespace import TemplateError
 from runbook.template.text import Template, fill_own
 from runbook.util.wording import brief_command
 

@@ -1,6 +1,6 @@
 """`${{ … }}` in texts, and `when`: strict, sandboxed expressions. The only importer of jinja2.
 
-scope.py        the values of the names, and which of them are known already
+namespace.py    the values of the names, and which of them are known already
 expression.py   one expression: checked, evaluated
 filters.py      the filters, which follow a `|`
 quotes.py       where a value is in a shell script, and how it is quoted there

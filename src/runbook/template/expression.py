@@ -14,8 +14,8 @@ from functools import cache, lru_cache
 from typing import TYPE_CHECKING, Any
 
 from runbook.template.filters import ARGUMENTS, FILTERS
+from runbook.template.namespace import ROOTS, Reference, TemplateError, TemplateNamespace, Word
 from runbook.template.quotes import ShellContext
-from runbook.template.scope import ROOTS, Reference, TemplateError, TemplateScope, Word
 from runbook.util.wording import join_words, shorten, suggest
 
 if TYPE_CHECKING:
@@ -38,13 +38,13 @@ class Expression:
     evaluate: TemplateExpression
     context: ShellContext = field(default_factory=ShellContext)  # its place in a script
 
-    def value(self, scope: TemplateScope) -> Any:
+    def value(self, namespace: TemplateNamespace) -> Any:
         """Return its value, or None if a name is not known yet. Raises TemplateError."""
         found: dict[str, Any] = {}
         missing: list[TemplateError] = []
         for number, reference in enumerate(self.references):
             try:
-                value = scope.look_up(reference)
+                value = namespace.look_up(reference)
             except TemplateError as error:
                 if reference not in self.optional or not reference.path:
                     raise

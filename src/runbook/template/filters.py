@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from runbook.template.scope import TemplateError, Word
+from runbook.template.namespace import TemplateError, Word
 
 MAX_TEXT = 100_000  # characters of a result. The kernel accepts 128 KiB as one argument (execve(2))
 

@@ -18,8 +18,8 @@ from pydantic import BaseModel
 
 from runbook.template.expression import Expression, compile_expression
 from runbook.template.filters import MAX_TEXT
+from runbook.template.namespace import Reference, TemplateError, TemplateNamespace, Word
 from runbook.template.quotes import ShellReader
-from runbook.template.scope import Reference, TemplateError, TemplateScope, Word
 
 OPEN, CLOSE = "${{", "}}"
 
@@ -29,7 +29,7 @@ TextFinisher = Callable[[str], str]
 TextChange = Callable[[str, str], str]  # gets a text and the name of its field, and returns the new text
 Model = TypeVar("Model", bound=BaseModel)
 
-NOTHING_KNOWN = TemplateScope(results={}, partial=True)
+NOTHING_KNOWN = TemplateNamespace(results={}, partial=True)
 
 
 class Template(str):
@@ -38,19 +38,19 @@ class Template(str):
     parts: tuple[Part, ...]  # its texts and expressions, in order
     write_value: ValueWriter  # writes a value as it is inserted: plain, or quoted for a shell or a pattern
     finish: TextFinisher  # gets the whole text last and returns it, or raises ValueError
-    known_scope: TemplateScope  # the scope that it was filled from so far
+    known_namespace: TemplateNamespace  # the namespace that it was filled from so far
 
     def __new__(
         cls,
         parts: tuple[Part, ...],
         put: ValueWriter,
         finish: TextFinisher = str,
-        known: TemplateScope = NOTHING_KNOWN,
+        known: TemplateNamespace = NOTHING_KNOWN,
     ) -> Template:
         """Make the str: the source, as it is in the file."""
         shown = (part if isinstance(part, str) else f"{OPEN} {part.source} {CLOSE}" for part in parts)
         template = super().__new__(cls, "".join(shown))
-        template.parts, template.write_value, template.finish, template.known_scope = parts, put, finish, known
+        template.parts, template.write_value, template.finish, template.known_namespace = parts, put, finish, known
         return template
 
     def __deepcopy__(self, memo: object) -> Template:
@@ -61,20 +61,20 @@ class Template(str):
         """The names in its expressions."""
         return tuple(r for part in self.parts if isinstance(part, Expression) for r in part.references)
 
-    def fill(self, scope: TemplateScope) -> str:
+    def fill(self, namespace: TemplateNamespace) -> str:
         """Insert the values that are known. Return a plain str if that is all of them, else a Template of the rest.
 
         Raises TemplateError, and what `finish` raises.
         """
         parts: list[Part] = []
         for part in self.parts:
-            value = part if isinstance(part, str) else part.value(scope)
+            value = part if isinstance(part, str) else part.value(namespace)
             if value is None or isinstance(part, str):
                 parts.append(part)
             else:
                 parts.append(self.write_value(value, part))
         if any(isinstance(part, Expression) for part in parts):
-            return Template(tuple(parts), self.write_value, self.finish, scope)
+            return Template(tuple(parts), self.write_value, self.finish, namespace)
         return self.finish("".join(str(part) for part in parts))
 
 
@@ -145,16 +145,16 @@ def parse_expression(text: str) -> Expression:
     return compile_expression(text.strip())
 
 
-def is_true(text: str, scope: TemplateScope) -> bool:
+def is_true(text: str, namespace: TemplateNamespace) -> bool:
     """True if a bare expression is true. Raises TemplateError if a name in it is not known yet."""
     checked = parse_expression(text)
-    value = checked.value(scope)
+    value = checked.value(namespace)
     if value is None:
         raise TemplateError(f"cannot evaluate `{checked}` yet")
     return bool(Word(value)) if isinstance(value, str) else bool(value)
 
 
-def fill(step: Model, scope: TemplateScope) -> Model:
+def fill(step: Model, namespace: TemplateNamespace) -> Model:
     """Return a step with the values that are known now. A step without templates is returned unchanged.
 
     An update's own `to` is filled first, so that its other fields can use it; `from` stays until the update itself
@@ -162,7 +162,7 @@ def fill(step: Model, scope: TemplateScope) -> Model:
     Raises TemplateError, also for a value that the field refuses.
     """
     offers = getattr(type(step), "template_vars", ())
-    inner = scope.for_step(getattr(step, "unit", None), getattr(step, "port", None), offers)
+    inner = namespace.for_step(getattr(step, "unit", None), getattr(step, "port", None), offers)
     if "to" in offers:
         to = _fill_text(getattr(step, "to", ""), "to", inner)
         if not isinstance(to, Template):
@@ -176,16 +176,16 @@ def fill_own(step: Model, **own: str) -> Model:
     def fill_one(text: str, name: str) -> str:
         if not isinstance(text, Template):
             return text
-        known = text.known_scope
+        known = text.known_namespace
         names, values = (*known.template_vars, *own), {**known.own_values, **own}
         return _fill_text(text, name, replace(known, template_vars=names, own_values=values))
 
     return _map_fields(step, fill_one)
 
 
-def _fill_text(text: str, name: str, scope: TemplateScope) -> str:
+def _fill_text(text: str, name: str, namespace: TemplateNamespace) -> str:
     try:
-        return text.fill(scope) if isinstance(text, Template) else text
+        return text.fill(namespace) if isinstance(text, Template) else text
     except TemplateError:
         raise
     except ValueError as error:
@@ -206,8 +206,8 @@ def map_texts(value: Any, name: str, change: TextChange) -> Any:
         case Mapping():
             entries = {key: map_texts(item, name, change) for key, item in value.items()}
             return value if all(map(is_, entries.values(), value.values())) else entries
-        # Only step types have a `kind`. This module cannot import them: they import this module.
-        case BaseModel() if not hasattr(type(value), "kind"):
+        # Only step types have a `type_name`. This module cannot import them: they import this module.
+        case BaseModel() if not hasattr(type(value), "type_name"):
             return _map_fields(value, change)
     return value
 

@@ -99,4 +99,4 @@ def test_another_invocation_without_a_restart_by_systemd_was_started_by_another(
     check(machine, state)
     change(machine, invocation_id="b" * 32)
     check(machine, state)
-    assert "started gw.service again once" in state.describe_foreign_starts(machine.units["gw.service"])
+    assert "started gw.service again once" in state.describe_other_starts(machine.units["gw.service"])

@@ -34,7 +34,7 @@ def test_another_invocation_begins_another_window() -> None:
     ("facts", "health", "fail", "verdict"),
     [
         ({}, {}, False, "still-starting"),
-        ({}, {"foreign_starts": 2}, False, "unit-changed"),
+        ({}, {"other_starts": 2}, False, "unit-changed"),
         ({"active_state": ActiveState.FAILED}, {}, False, "unit-failed"),
         ({"active_state": ActiveState.DEACTIVATING, "job_type": "stop"}, {}, False, "unit-changed"),
         ({"active_state": ActiveState.DEACTIVATING, "job_type": "restart"}, {}, False, "still-starting"),

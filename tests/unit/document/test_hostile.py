@@ -13,7 +13,7 @@ from runbook.document import parse
 from runbook.document.nodes import MAX_BYTES
 from runbook.errors import DocumentError, UsageError
 from runbook.host.systemd.transient import transient_unit_name as command_unit
-from runbook.template.scope import TemplateError, TemplateScope
+from runbook.template.namespace import TemplateError, TemplateNamespace
 from runbook.template.text import parse_expression
 from runbook.util.names import parse_unit_name
 from runbook.util.wording import shorten
@@ -153,7 +153,7 @@ SLOW = [
 
 @pytest.mark.parametrize("source", SLOW, ids=range(len(SLOW)))
 def test_no_template_takes_long(source: str) -> None:
-    scope = replace(TemplateScope(), vars={"x": "a" * 50_000})
+    scope = replace(TemplateNamespace(), vars={"x": "a" * 50_000})
     begun = time.process_time()
     with contextlib.suppress(TemplateError):
         parse_expression(source).value(scope)

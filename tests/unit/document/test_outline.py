@@ -17,7 +17,7 @@ def outline(text: str) -> tuple[list[StepNode], list[str]]:
 
 def test_a_bare_name_and_a_mapping_are_steps() -> None:
     (bare, empty, full), problems = outline("- restart\n- restart:\n- restart: {timeout: 5s}\n")
-    assert [bare.cls.kind, empty.cls.kind, full.cls.kind] == ["restart"] * 3
+    assert [bare.cls.type_name, empty.cls.type_name, full.cls.type_name] == ["restart"] * 3
     assert [one.body.to_plain() for one in (bare, empty)] == [{}, {}]
     assert full.body.to_plain()
     assert problems == []
@@ -25,7 +25,7 @@ def test_a_bare_name_and_a_mapping_are_steps() -> None:
 
 def test_what_is_not_a_step_is_left_out_and_the_rest_is_found() -> None:
     found, problems = outline("- {}\n- nope\n- restart\n")
-    assert [step.cls.kind for step in found] == ["restart"]
+    assert [step.cls.type_name for step in found] == ["restart"]
     assert len(problems) == 2
 
 

@@ -96,4 +96,4 @@ def test_the_top_level_is_described() -> None:
     rows = {row.key: row for row in reference.describe_top_level()}
     assert set(rows) == set(fields_of(Runbook))
     assert rows["rollback"].type == "`off` or `auto` or list of steps"
-    assert [entry.kind for entry in reference.describe_types()] == sorted(registry())
+    assert [entry.type_name for entry in reference.describe_types()] == sorted(registry())

@@ -23,7 +23,7 @@ from runbook.model import Port
 from runbook.records.lock import LockHolder
 from runbook.spec.state import RunState
 from runbook.spec.step import Runbook, Step
-from runbook.template.scope import TemplateScope
+from runbook.template.namespace import TemplateNamespace
 from tests.unit.fake_machine import FakeMachine, listen, process, unit
 from tests.unit.runs import FIX, finished, incident, plan, remediate, replace_id, step
 
@@ -179,20 +179,20 @@ def test_a_fix_that_would_be_skipped_does_nothing_in_a_plan_either() -> None:
     listen(machine, 981, "0.0.0.0:80")
 
     def told_of(what: Step[Any], really: str) -> dict[str, Any]:
-        events = plan(machine, what, namespace=TemplateScope(vars={"really": really}))
+        events = plan(machine, what, namespace=TemplateNamespace(vars={"really": really}))
         return {e.data["id"]: e.data for e in events if e.event == "step-planned"}
 
     rival = replace_id(step("stop", unit="nginx.service", when="vars.really"), "stop-rival")
     remedy = remediate(step("verify-port-owner"), fix=(rival, *map(step, FIX)))
     told = {
         e.data["id"]: e.data
-        for e in plan(machine, remedy, namespace=TemplateScope(vars={"really": ""}))
+        for e in plan(machine, remedy, namespace=TemplateNamespace(vars={"really": ""}))
         if e.event == "step-planned"
     }
     assert told["remediate"]["reason"].startswith("could not fix: port 80 is held by PID 981 (nginx)")
     told = {
         e.data["id"]: e.data
-        for e in plan(machine, remedy, namespace=TemplateScope(vars={"really": "yes"}))
+        for e in plan(machine, remedy, namespace=TemplateNamespace(vars={"really": "yes"}))
         if e.event == "step-planned"
     }
     assert told["remediate"]["impact"] == "mutating"
@@ -200,7 +200,7 @@ def test_a_fix_that_would_be_skipped_does_nothing_in_a_plan_either() -> None:
     other = remediate(replace_id(step("verify-port-owner", when="vars.really"), "a"), fix=tuple(map(step, FIX)))
     told = {
         e.data["id"]: e.data
-        for e in plan(machine, other, namespace=TemplateScope(vars={"really": ""}))
+        for e in plan(machine, other, namespace=TemplateNamespace(vars={"really": ""}))
         if e.event == "step-planned"
     }
     assert told["remediate"]["verdict"] == "holds"

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from runbook.engine.execution.outcome import Outcome
-from runbook.engine.rollback import _find_foreign_stop
+from runbook.engine.rollback import _find_stop_by_another
 from runbook.events import Event
 from runbook.host.facts import ActiveState, JobResult
 from runbook.host.queries import Answer, Command, CommandResult
@@ -453,7 +453,7 @@ def test_which_states_are_a_stop_by_another_requester(state: ActiveState, job_ty
     failed = Outcome("verify-port-owner", "verify-port-owner", StepStatus.FAILED, Verdict.UNIT_CHANGED, "so")
     book = Runbook.model_validate({"unit": "gw", "port": "80", "steps": [step("verify-port-owner")], "path": "x.yaml"})
     made.machine.units["gw.service"] = unit(active_state=state, job_type=job_type)
-    assert (_find_foreign_stop(made.machine, book, failed) is not None) == stopped
+    assert (_find_stop_by_another(made.machine, book, failed) is not None) == stopped
 
 
 def verifies(name: str, expect: str) -> Step[Any]:

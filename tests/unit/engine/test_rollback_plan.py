@@ -33,7 +33,7 @@ def acted(name: str, before: str | None = "1.0") -> StepActing:
 
 
 def ids(plan: RollbackPlan) -> list[str]:
-    return [str(one.id) for one in plan.steps]
+    return [one.step_id for one in plan.steps]
 
 
 def test_updates_are_undone_last_first_and_then_the_unit_is_restarted_and_checked() -> None:
@@ -54,7 +54,7 @@ def test_nothing_is_planned_if_no_update_has_a_previous_version() -> None:
 def test_the_service_is_stopped_for_sockets_that_were_active_and_are_down() -> None:
     begun = RunStarted(waking={"gw.service": ("gw.socket", "gw.timer")})
     plan = RollbackPlan.build(book(update("a"), step("restart")), events(begun, acted("a")))
-    kinds = [(one.kind, one.units(), one.on_failure) for one in plan.steps[1:]]
+    kinds = [(one.type_name, one.units(), one.on_failure) for one in plan.steps[1:]]
     assert kinds[:5] == [
         ("reset-failed", ("gw.service",), "abort"),
         ("stop", ("gw.service",), "continue"),
@@ -68,7 +68,7 @@ def test_the_service_is_stopped_for_sockets_that_were_active_and_are_down() -> N
 def test_checks_that_may_all_be_skipped_have_a_fallback() -> None:
     check = step("verify-port-owner", when="unit == 'x'")
     plan = RollbackPlan.build(book(update("a"), check), events(acted("a")))
-    assert [one.kind for one in plan.fallback_checks] == ["wait-ready"]
+    assert [one.type_name for one in plan.fallback_checks] == ["wait-ready"]
     assert plan.steps[-1] == plan.fallback_checks[0]
 
 

@@ -8,11 +8,11 @@ import pytest
 
 from runbook.engine.rollback_versions import map_previous_versions, rewrite_step
 from runbook.spec.step import Step
-from runbook.template.scope import TemplateScope
+from runbook.template.namespace import TemplateNamespace
 from runbook.template.text import Template, fill
 from tests.unit.runs import step
 
-SCOPE = TemplateScope(
+SCOPE = TemplateNamespace(
     vars={"new": "1.1.0", "count": "2"}, results={"app": {"to": "1.1.0"}, "seven": {"to": "2"}}, run_id="1.1.0"
 )
 SHUT = "1.0 $(touch PWN)"

@@ -10,10 +10,10 @@ from pydantic import TypeAdapter, ValidationError
 from runbook.model import Port
 from runbook.spec import fields
 from runbook.template import text as template
-from runbook.template.scope import TemplateScope
+from runbook.template.namespace import TemplateNamespace
 from runbook.template.text import Template
 
-SCOPE = TemplateScope(
+SCOPE = TemplateNamespace(
     vars={"n": "3", "v": "1.2+b", "words": ("a b", "c")},
     unit="gw.service",
     port=(Port(80),),
@@ -21,11 +21,11 @@ SCOPE = TemplateScope(
 )
 
 
-def read(field: Any, value: object, scope: TemplateScope | None = SCOPE) -> Any:
+def read(field: Any, value: object, scope: TemplateNamespace | None = SCOPE) -> Any:
     return TypeAdapter(field).validate_python(value, context=scope)
 
 
-def refusal(field: Any, value: object, scope: TemplateScope | None = SCOPE) -> str:
+def refusal(field: Any, value: object, scope: TemplateNamespace | None = SCOPE) -> str:
     with pytest.raises(ValidationError) as caught:
         read(field, value, scope)
     return str(caught.value.errors()[0]["ctx"]["error"])

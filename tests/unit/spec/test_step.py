@@ -14,7 +14,7 @@ from runbook.spec.fields import FieldError, UnitName
 from runbook.spec.state import RunState, StepState
 from runbook.spec.step import ReplacesVersion, RollbackRole, Runbook, Step, must_be_written
 from runbook.steps import registry
-from runbook.template.scope import TemplateScope
+from runbook.template.namespace import TemplateNamespace
 from tests.unit.runs import remediate, step
 
 RUN = RunState("run-1", Path("/srv"))
@@ -29,15 +29,15 @@ class FindOutMore(FindOut):
 
 
 def test_the_name_and_the_state_follow_from_the_class() -> None:
-    assert (FindOut.kind, FindOut.state_type) == ("find-out", JobStepState)
-    assert (FindOutMore.kind, FindOutMore.state_type) == ("find-out-more", JobStepState)
+    assert (FindOut.type_name, FindOut.state_type) == ("find-out", JobStepState)
+    assert (FindOutMore.type_name, FindOutMore.state_type) == ("find-out-more", JobStepState)
     assert Step[Any].state_type is StepState
 
 
 @pytest.mark.parametrize("kind", list(registry()))
 def test_each_type_has_a_state_of_its_own_class(kind: str) -> None:
     cls = registry()[kind]
-    assert cls.kind == kind
+    assert cls.type_name == kind
     assert isinstance(cls.state_type(RUN), StepState)
 
 
@@ -62,14 +62,14 @@ def test_a_unit_without_a_default_is_required_but_the_top_of_the_file_may_have_i
 
 def test_a_key_without_a_value_is_refused_in_a_file_only() -> None:
     with pytest.raises(ValueError, match="is empty; give it a value or leave it out"):
-        FindOut.model_validate({"unit": None}, context=TemplateScope())
+        FindOut.model_validate({"unit": None}, context=TemplateNamespace())
     assert FindOut.model_validate({"unit": "gw", "name": None}).name is None
     assert issubclass(FieldError, ValueError)
 
 
 def test_each_role_in_a_rollback_has_one_type() -> None:
     book = Runbook.model_validate({"steps": [step("restart")], "types": registry()})
-    assert {role.name: book.type_for(role).kind for role in RollbackRole} == {
+    assert {role.name: book.type_for(role).type_name for role in RollbackRole} == {
         "CLEAR_LIMIT": "reset-failed",
         "STOP": "stop",
         "START": "start",
@@ -108,5 +108,5 @@ def test_a_runbook_names_each_unit_once() -> None:
     steps = [remediate(step("wait-ready"), fix=(step("stop", unit="db.service"),)), step("restart", unit="db.service")]
     book = Runbook.model_validate({"unit": "gw", "steps": steps, "path": "/srv/gw.yaml"})
     assert book.unit_names() == ("gw.service", "db.service")
-    assert [one.kind for one in book.walk()] == ["remediate", "wait-ready", "stop", "restart"]
+    assert [one.type_name for one in book.walk()] == ["remediate", "wait-ready", "stop", "restart"]
     assert (book.title, Step.model_fields["on_failure"].alias) == ("gw.yaml", "on-failure")

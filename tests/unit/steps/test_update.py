@@ -12,7 +12,7 @@ from runbook.host.facts import JobRef, JobVerb
 from runbook.host.queries import Answer, CommandResult
 from runbook.model import Deadline, Wake
 from runbook.spec.step import Step
-from runbook.template.scope import TemplateError, TemplateScope
+from runbook.template.namespace import TemplateError, TemplateNamespace
 from runbook.template.text import fill, parse_text, write_quoted
 from tests.unit.cases import cases, run_case
 from tests.unit.fake_machine import FakeMachine, process, unit
@@ -143,4 +143,4 @@ def test_what_cannot_be_put_in_lets_go_of_what_is_held(monkeypatch: pytest.Monke
 
 def _templated(text: str, **fields: Any) -> Step[Any]:
     made = step("update", run=parse_text(text, write_quoted), version="app --version", to="1.1.0", **fields)
-    return fill(made, TemplateScope(results={}))
+    return fill(made, TemplateNamespace(results={}))

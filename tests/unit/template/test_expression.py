@@ -10,10 +10,10 @@ from hypothesis import strategies as st
 
 from runbook.model import Port
 from runbook.template.filters import MAX_TEXT
-from runbook.template.scope import TemplateError, TemplateScope
+from runbook.template.namespace import TemplateError, TemplateNamespace
 from runbook.template.text import is_true, parse_expression
 
-SCOPE = TemplateScope(
+SCOPE = TemplateNamespace(
     vars={"a": "x", "empty": "", "no": "no", "yes": "yes", "three": "3", "my-var": "dashed", "l": ("p", "q r")},
     env={"HOME": "/root", "EMPTY": ""},
     host="box",
@@ -214,4 +214,4 @@ def test_any_text_is_evaluated_or_refused(source: str) -> None:
 
 def test_an_error_in_a_constant_is_an_error_of_the_file() -> None:
     with pytest.raises(TemplateError, match=r"cannot evaluate `\[\]\[0\] ~ 'a'`"):
-        parse_expression("[][0] ~ 'a'").value(TemplateScope())
+        parse_expression("[][0] ~ 'a'").value(TemplateNamespace())

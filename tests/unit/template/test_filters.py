@@ -8,7 +8,7 @@ import pytest
 from jinja2 import Undefined
 
 from runbook.template.filters import ARGUMENTS, FILTERS, MAX_TEXT
-from runbook.template.scope import TemplateError, Word
+from runbook.template.namespace import TemplateError, Word
 
 
 @pytest.mark.parametrize(

@@ -10,8 +10,8 @@ from shutil import which
 
 import pytest
 
+from runbook.template.namespace import TemplateError, TemplateNamespace
 from runbook.template.quotes import Quotes, ShellReader
-from runbook.template.scope import TemplateError, TemplateScope
 from runbook.template.text import Template, parse_text, write_quoted
 
 VALUES = [
@@ -98,7 +98,7 @@ def script(place: str, value: str, tmp_path: Path) -> str:
     text = place.format("${{ vars.x }}")
     template = parse_text(text, write_quoted)
     assert isinstance(template, Template)
-    return template.fill(TemplateScope(vars={"x": value}))
+    return template.fill(TemplateNamespace(vars={"x": value}))
 
 
 def output(text: str, folder: Path, shell: Sequence[str] = ("/bin/sh",)) -> str:
@@ -161,19 +161,19 @@ def test_an_empty_list_never_begins_a_comment(tmp_path: Path) -> None:
     template = parse_text("echo ${{ vars.none }}#'\necho '${{ vars.x }}'", write_quoted)
     assert isinstance(template, Template)
     with pytest.raises(TemplateError, match="in or behind a here-document"):
-        template.fill(TemplateScope(vars={"none": (), "x": "; touch pwned"}))
+        template.fill(TemplateNamespace(vars={"none": (), "x": "; touch pwned"}))
 
 
 def test_a_raw_value_is_not_quoted(tmp_path: Path) -> None:
     template = parse_text('printf %s "${{ vars.x | raw }}"', write_quoted)
     assert isinstance(template, Template)
-    assert template.fill(TemplateScope(vars={"x": "$((1+1))"})) == 'printf %s "$((1+1))"'
+    assert template.fill(TemplateNamespace(vars={"x": "$((1+1))"})) == 'printf %s "$((1+1))"'
 
 
 def test_a_list_is_quoted_word_by_word(tmp_path: Path) -> None:
     template = parse_text("printf '<%s>' ${{ vars.x }}", write_quoted)
     assert isinstance(template, Template)
-    filled = template.fill(TemplateScope(vars={"x": ("a b", "$c")}))
+    filled = template.fill(TemplateNamespace(vars={"x": ("a b", "$c")}))
     assert output(filled, tmp_path) == "<a b><$c>"
 
 
@@ -225,7 +225,7 @@ def test_random_scripts(tmp_path: Path) -> None:
         assert isinstance(template, Template)
         for value in ("$(touch pwned)", "';touch pwned;'", '";touch pwned;"', "\ntouch pwned\n", "`touch pwned`"):
             try:
-                text = template.fill(TemplateScope(vars={"x": value}))
+                text = template.fill(TemplateNamespace(vars={"x": value}))
             except TemplateError:
                 continue
             asked += 1

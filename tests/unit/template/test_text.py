@@ -15,10 +15,10 @@ from runbook.model import Port
 from runbook.spec.fields import CommandField, Environment, Pattern, TextField, Version
 from runbook.spec.state import StepState
 from runbook.spec.step import FileModel, Step, StepList
-from runbook.template.scope import TemplateError, TemplateScope
+from runbook.template.namespace import TemplateError, TemplateNamespace
 from runbook.template.text import Template, fill, fill_own, parse_text
 
-SCOPE = TemplateScope(vars={"v": "2.0", "evil": "${{ vars.v }}; $(rm -rf /)"}, unit="gw.service", port=(Port(80),))
+SCOPE = TemplateNamespace(vars={"v": "2.0", "evil": "${{ vars.v }}; $(rm -rf /)"}, unit="gw.service", port=(Port(80),))
 RUN = SCOPE.for_run("run-1", {"ask": {"output": "it's ${{ vars.v }}"}})
 
 

@@ -26,7 +26,7 @@ from runbook.host.interface import Host, HostView, Waiter
 from runbook.model import Deadline, Finding, FindingState, Verdict, Wake, fails, not_yet
 from runbook.spec.state import RunState, StepState
 from runbook.spec.step import Step
-from runbook.template.scope import TemplateError
+from runbook.template.namespace import TemplateError
 
 DEFAULT_TIME_LIMIT = 120.0  # seconds for a step whose time-out is that of its unit, if systemd does not answer
 REPORT_INTERVAL = 15.0  # seconds after which a wait reports again what it waits for
@@ -108,7 +108,7 @@ class _Attempt:
                 self._act(finding)
                 continue
             self._report_wait(finding, deadline)
-            assert finding.wake is not None, f"{self.step.kind} waits for nothing"
+            assert finding.wake is not None, f"{self.step.type_name} waits for nothing"
             self.waiter.wait(finding.wake, deadline)
 
     def _time_limit(self) -> float:
@@ -132,7 +132,9 @@ class _Attempt:
     def _act(self, finding: Finding) -> None:
         # The action, and the state before it, are in the record before the step acts.
         self._save_state()
-        acting = StepActing(id=self.state.id, type=self.step.kind, reason=finding.reason, evidence=finding.evidence)
+        acting = StepActing(
+            id=self.state.id, type=self.step.type_name, reason=finding.reason, evidence=finding.evidence
+        )
         self.events.emit(acting)
         acted_before, self.acted = self.acted or self.run_has_changed, True
         try:
@@ -160,8 +162,8 @@ class _Attempt:
             return
         self._waiting_for, self._next_report = finding.verdict, now + REPORT_INTERVAL
         waited, left = round(now - self._wait_began, 3), round(deadline.remaining, 3)
-        id_, kind = self.state.id, self.step.kind
-        self.events.emit(StepWaiting(id=id_, type=kind, reason=finding.reason, seconds=waited, left=left))
+        id_, type_ = self.state.id, self.step.type_name
+        self.events.emit(StepWaiting(id=id_, type=type_, reason=finding.reason, seconds=waited, left=left))
 
     def _end_timed_out(self, last: Finding) -> Finding:
         """Stop what the attempt had started, and return the finding for its time-out."""

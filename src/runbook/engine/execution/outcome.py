@@ -30,7 +30,7 @@ class Outcome:
     """How a step, or one attempt of it, ended."""
 
     id: str
-    kind: str  # the type of the step
+    type_name: str  # of the step
     status: StepStatus
     verdict: Verdict | None
     reason: str
@@ -52,7 +52,7 @@ class Outcome:
         if finding.state is FindingState.HOLDS:
             status = StepStatus.CHANGED if acted else StepStatus.OK
         still_starting = finding.state is FindingState.STILL_STARTING
-        outcome = cls(step.step_id, step.kind, status, finding.verdict, finding.reason, evidence=finding.evidence)
+        outcome = cls(step.step_id, step.type_name, status, finding.verdict, finding.reason, evidence=finding.evidence)
         return replace(outcome, still_starting=still_starting, acted=acted)
 
     @classmethod
@@ -76,4 +76,8 @@ class Outcome:
     def facts(self) -> dict[str, Any]:
         """Return the fields that a StepFinished and a StepKept have in common."""
         names = ("id", "status", "verdict", "reason", "attempts", "evidence")
-        return {"type": self.kind, "seconds": round(self.seconds, 3), **{name: getattr(self, name) for name in names}}
+        return {
+            "type": self.type_name,
+            "seconds": round(self.seconds, 3),
+            **{name: getattr(self, name) for name in names},
+        }

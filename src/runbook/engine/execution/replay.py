@@ -127,7 +127,7 @@ class ResumeState:
 
     def find_kept_outcome(self, step: Step[Any]) -> Outcome | None:
         """Return the outcome of a step that is not repeated; None for a step to be done, or to be checked again."""
-        name = str(step.id)
+        name = step.step_id
         proves = step.only_reads() or step.remedy() is not None
         if name in self.undone_by_boot or (proves and name not in self.skipped_by_operator):
             return None

@@ -109,10 +109,10 @@ def _unknown(made: FakeMachine, before: list[Event]) -> str:
     """Return the step whose command was about to begin according to the record, and left no trace."""
     done = ResumeState.from_events(before)
     for one in book().walk():
-        if (cut := done.find_partial(str(one.id))) is not None and one.remedy() is None:
+        if (cut := done.find_partial(one.step_id)) is not None and one.remedy() is None:
             state = one.new_state(RunState("run-1", Path("/srv"), outputs=Path("/out")), cut.state)
             if one.resume(made, state, stopped=cut.stopped):
-                return str(one.id)
+                return one.step_id
     return ""
 
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 
 from runbook.model import Port
-from runbook.template.scope import Reference, TemplateError, TemplateScope, Word
+from runbook.template.namespace import Reference, TemplateError, TemplateNamespace, Word
 
-READ = TemplateScope(
+READ = TemplateNamespace(
     vars={"version": "1", "list": ("a", "b")},
     env={"HOME": "/root"},
     host="box",
@@ -18,7 +18,7 @@ READ = TemplateScope(
 )
 
 
-def look_up(scope: TemplateScope, name: str) -> object:
+def look_up(scope: TemplateNamespace, name: str) -> object:
     root, *path = name.split(".")
     return scope.look_up(Reference(root, tuple(path)))
 
@@ -62,7 +62,7 @@ def test_a_name_that_is_not_defined_is_an_error(name: str, why: str) -> None:
 
 
 def test_a_root_may_be_excluded() -> None:
-    scope = TemplateScope(roots=("vars", "env"))
+    scope = TemplateNamespace(roots=("vars", "env"))
     with pytest.raises(TemplateError, match="`host` cannot be used here, only `vars` and `env`"):
         look_up(scope, "host")
 

@@ -55,7 +55,7 @@ class Reference:
 
 
 @dataclass(frozen=True)
-class TemplateScope:
+class TemplateNamespace:
     """The values of the names in a template, and which of them are known already."""
 
     vars: Mapping[str, Value] = field(default_factory=dict)
@@ -75,11 +75,11 @@ class TemplateScope:
     partial: bool = False  # True for a plan: the facts of a missing step are not known; in a run, they are empty
 
     def for_run(self, run_id: str | None, results: Mapping[str, Mapping[str, str]], *, partial: bool = False) -> Self:
-        """Return the scope of a run. `results` may grow while the scope is in use."""
+        """Return the namespace of a run. `results` may grow while the namespace is in use."""
         return replace(self, run_id=run_id, results=results, partial=partial)
 
     def for_step(self, unit: object, port: object, offers: tuple[str, ...] = ()) -> Self:
-        """Return the scope inside a step, whose own unit and port take precedence over those of the file."""
+        """Return the namespace inside a step, whose own unit and port take precedence over those of the file."""
         return replace(
             self,
             unit=unit if isinstance(unit, str) else self.unit,
