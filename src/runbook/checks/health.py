@@ -44,16 +44,16 @@ class HealthState:
     foreign_since: float | None = None  # since when another process holds a port
     down_since: float | None = None  # since when the unit is down
     restarts: int | None = None  # NRestarts when counting began
-    last_exit: str = ""  # how the last process exited that was found to have: systemd forgets that with the next one
+    last_exit: str = ""  # how the last process that exited did so; kept, because systemd forgets it at the next start
     not_notified: bool = False  # True if that process had not reported in time that it is ready
     invocation: str = ""  # the invocation that was found last
     other_starts: int = 0  # how often another invocation began that neither this run nor Restart= explains
     start_requester: str = ""  # who requested the last of those starts, in words; empty if unknown
     last_job: int = 0  # the number of the last job that was considered for that
     activation: tuple[tuple[str, str], ...] | None = None  # ActivationDetails when the invocation was found
-    other_jobs_seen: int | None = None  # how many jobs of others had ended when the invocation was found
+    other_jobs_seen: int | None = None  # how many jobs of other requesters had ended when the invocation was found
     was_running: bool = False  # True if this invocation was found running
-    was_stopped: bool = False  # True if a job of another stopped this invocation
+    was_stopped: bool = False  # True if another requester stopped this invocation
 
     def describe_other_starts(self, unit: Unit) -> str:
         """Return how often another requester started the unit, and which one, if known; empty if none did."""
@@ -139,7 +139,7 @@ class HealthChecker:
         elif state.other_jobs_seen is None or not state.was_running:
             state.other_jobs_seen = unit.other_jobs
         elif unit.active_state is ActiveState.INACTIVE and unit.other_jobs > state.other_jobs_seen:
-            # The same invocation is down, and a job of another ended: that was a stop.
+            # The same invocation is down, and a job of another requester ended: a stop.
             state.was_stopped = True
 
     def _track_start(self) -> None:
@@ -187,16 +187,17 @@ class HealthChecker:
         now = self.view.clock.monotonic()
         if self.state.foreign_since is None:
             self.state.foreign_since = now
-        granted = max((self._exit_grace(holder) for holder in bad.foreign_holders), default=EXIT_GRACE)
-        final = self.once or now - self.state.foreign_since >= granted
+        grace = max((self._exit_grace(holder) for holder in bad.foreign_holders), default=EXIT_GRACE)
+        final = self.once or now - self.state.foreign_since >= grace
         return HealthReport(self.unit, seen, bad.verdict, bad.reason + self._symptom(), final, recheck_within=0.1)
 
     def _exit_grace(self, holder: Holder) -> float:
         """Return how long another process on the port may take to exit, in seconds."""
         if holder.role is not Role.OTHER_UNIT:
-            return EXIT_GRACE
+            return EXIT_GRACE  # It may be the old main process, or a child of it, that still exits.
         if not holder.unit.endswith(".service"):
-            return 0.0
+            return 0.0  # A container or a socket unit keeps its port: no stop of it can be seen.
+        # A service keeps its port too, unless it is being stopped: then it has the time that systemd gives it.
         other = self.view.unit(holder.unit)
         return other.timeout_stop_usec / 1e6 if other.active_state is ActiveState.DEACTIVATING else 0.0
 
@@ -214,6 +215,7 @@ class HealthChecker:
         unit, state, restarts = self.unit, self.state, self._count_restarts()
         if _has_exited(unit):
             state.last_exit, state.not_notified = describe_exit(unit), has_not_notified(unit)
+        # A single check has no record of an earlier one. In a wait, the next start may have reset what the unit shows.
         not_notified = has_not_notified(unit) if self.once else state.not_notified
         if restarts > self.max_restarts:
             what = f"systemd restarted {unit.name} {'once' if restarts == 1 else f'{restarts} times'}"
@@ -227,7 +229,10 @@ class HealthChecker:
         verdict = Verdict.NOT_NOTIFYING if not_notified else Verdict.CRASH_LOOP
         reason = f"{what}: {self._describe_last_exit()}{self._describe_endless_loop()}"
         unknown = restarts > self.max_restarts and not self.once and not _has_exited(unit) and not state.last_exit
-        return HealthReport(unit, seen, verdict, reason, True, DOWN_SETTLE / 2, unknown)
+        # Final, but if the exit is unknown, wait-ready checks again while it looks for the exit in the journal.
+        return HealthReport(
+            unit, seen, verdict, reason, final=True, recheck_within=DOWN_SETTLE / 2, exit_unknown=unknown
+        )
 
     def _check_down(self, seen: tuple[PortOwnership, ...]) -> HealthReport | None:
         """Report a unit that is down, and why; final once it stayed so for a moment."""
@@ -243,11 +248,11 @@ class HealthChecker:
         if state.down_since is None:
             state.down_since = now
         final = self.once or now - state.down_since >= DOWN_SETTLE
-        return HealthReport(unit, seen, verdict, reason, final, DOWN_SETTLE / 2)
+        return HealthReport(unit, seen, verdict, reason, final, recheck_within=DOWN_SETTLE / 2)
 
     def _describe_last_exit(self) -> str:
-        known = describe_exit(self.unit) if _has_exited(self.unit) else self.state.last_exit
-        return known or "its main process keeps exiting"
+        last_exit = describe_exit(self.unit) if _has_exited(self.unit) else self.state.last_exit
+        return last_exit or "its main process keeps exiting"
 
     def _describe_endless_loop(self) -> str:
         """Return that no start limit will end the loop; empty if one will."""
@@ -259,7 +264,7 @@ class HealthChecker:
         return ""
 
     def _count_restarts(self) -> int:
-        """Return the restarts by systemd since the run started the unit, or else since the first check.
+        """Update the base of the count, and return the restarts since the run started the unit, or the first check.
 
         A start that is requested resets NRestarts: then it is counted from there.
         """

@@ -65,7 +65,7 @@ def start_run(book: Runbook, request: RunRequest, host: Host, waiter: Waiter, si
         folder.write_header(_make_header(book, request, folder.id, clock.now()), book.text)
         launch.open_events(folder)
         history.prune(clock.now())
-        return launch.run(launch.make_state(folder), ResumeState(), supersedes_until=math.inf)
+        return launch.run(launch.make_state(folder), ResumeState(), supersedes_until=math.inf)  # any earlier run
 
 
 @dataclass

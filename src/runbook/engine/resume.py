@@ -116,14 +116,14 @@ def _make_operator_events(
     run: RunRecord, book: Runbook, resume_state: ResumeState, options: ResumeOptions
 ) -> list[Payload]:
     """Return the events for the options of the operator. Raises UsageError if there is no such step."""
-    known = _map_steps(book, resume_state)
+    steps = _map_steps(book, resume_state)
     for name in (*options.rerun, *options.skip):
-        if name not in known:
+        if name not in steps:
             raise UsageError(f"no step has the id `{name}`", hint=f"runbook show {run.id} lists them")
     events: list[Payload] = [StepRerun(id=name) for name in options.rerun]
     for name in options.skip:
         reason, evidence = "skipped by the operator", {BY_OPERATOR: True}
-        skipped = Outcome(name, known[name].type_name, StepStatus.SKIPPED, None, reason, evidence=evidence)
+        skipped = Outcome(name, steps[name].type_name, StepStatus.SKIPPED, None, reason, evidence=evidence)
         events.append(StepFinished(**skipped.facts()))
     return events
 
@@ -205,11 +205,11 @@ def find_undone_by_boot(view: HostView, steps: Mapping[str, Step[Any]], done: Re
 def _describe_undone_by_boot(view: HostView, name: str, steps: list[Step[Any]]) -> str:
     """Return a sentence if a unit is not in the state that the first step left, and the later ones did not change."""
     unit = view.unit(name)
-    left = made = steps[0].predict(unit)
+    first = expected = steps[0].predict(unit)
     for step in steps[1:]:
         if unit.name in {view.unit(one).name for one in step.units()}:
-            left = step.predict(left)
-    is_down, was_down, should = (one.active_state in DOWN for one in (unit, made, left))
+            expected = step.predict(expected)
+    is_down, was_down, should = (one.active_state in DOWN for one in (unit, first, expected))
     # A unit that ran on this boot, and failed or was stopped, is judged by the checks.
     if is_down == was_down or was_down != should or (is_down and unit.inactive_enter_monotonic):
         return ""

@@ -72,17 +72,17 @@ class Runner:
         self._started_at = self.host.clock.now()
         if self.runbook.timeout is not None:
             self.deadline = Deadline.after(self.host.clock, self.runbook.timeout)
-        begun = False
+        has_begun = False
         try:
             self._begin()
-            begun = True
+            has_begun = True
             end = self._steps()
         except NotBegun as error:
             if self.resume_state.parts:
                 raise
             end = replace(self._end(RunStatus.NOT_BEGUN, error.message), hint=error.hint)
         except Interrupted as error:
-            if not begun:
+            if not has_begun:
                 raise
             end = self._end_interrupted(error)
         except HostError as error:
@@ -103,9 +103,9 @@ class Runner:
         self.outcomes.update(earlier.finished)
         self.changed = earlier.changed
         self.state.load(earlier.run_state)
-        begun = RunResumed if resumed else RunStarted
+        begin_event = RunResumed if resumed else RunStarted
         self.events.emit(
-            begun(
+            begin_event(
                 name=book.title,
                 file=book.path,
                 unit=book.unit,
@@ -286,8 +286,8 @@ class Runner:
 
     def _attempt(self, step: Step[Any]) -> Outcome:
         name = step.step_id
-        cut, until = self.resume_state.take_partial(name), self.deadline
-        outcome = attempt(step, self.host, self.waiter, self.state, self.events, until, cut, self.changed)
+        partial, until = self.resume_state.take_partial(name), self.deadline
+        outcome = attempt(step, self.host, self.waiter, self.state, self.events, until, partial, self.changed)
         if outcome.acted:
             self.changed = True
             self._acted_steps.add(name)

@@ -40,7 +40,7 @@ class Expression:
 
     def value(self, namespace: TemplateNamespace) -> Any:
         """Return its value, or None if a name is not known yet. Raises TemplateError."""
-        found: dict[str, Any] = {}
+        values: dict[str, Any] = {}
         missing: list[TemplateError] = []
         for number, reference in enumerate(self.references):
             try:
@@ -50,11 +50,11 @@ class Expression:
                     raise
                 missing.append(error)
             else:
-                found[f"_{number}"] = Word(value) if isinstance(value, str) else value and tuple(map(Word, value))
-        if None in found.values():
+                values[f"_{number}"] = Word(value) if isinstance(value, str) else value and tuple(map(Word, value))
+        if None in values.values():
             return None
         try:
-            result = self.evaluate(**found)
+            result = self.evaluate(**values)
         # An expression can fail in many ways with its values: each is an error in the file, not in this program.
         except Exception as error:
             raise (missing[0] if missing else TemplateError(f"cannot evaluate `{self}`: {_cause(error)}")) from error
@@ -106,7 +106,7 @@ _SEGMENT = re.compile(r"""\.([\w-]+)|\[\s*['"]([^'"]*)['"]\s*\]""", re.ASCII)
 
 def _extract_references(source: str, references: list[Reference]) -> str:
     """Return the expression with `_0`, `_1`, … in the place of its references, and add these to `references`."""
-    made: list[str] = []
+    parts: list[str] = []
     before = ""
     for token in _TOKEN.finditer(source):
         word = token["name"]
@@ -117,11 +117,11 @@ def _extract_references(source: str, references: list[Reference]) -> str:
             reference = Reference(word, tuple(part for name in names for part in name.split(".")))
             if reference not in references:
                 references.append(reference)
-            made.append(f" _{references.index(reference)} ")
+            parts.append(f" _{references.index(reference)} ")
         else:
-            made.append(token[0])
+            parts.append(token[0])
         before = token[0] if token[0].strip() else before
-    return "".join(made)
+    return "".join(parts)
 
 
 def _without_raw(tree: nodes.Expr) -> tuple[nodes.Node, bool]:

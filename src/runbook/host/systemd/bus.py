@@ -165,9 +165,9 @@ class Bus:
             self._connection.send_message(message, Gio.DBusSendMessageFlags.NONE)
         except GLib.Error as error:
             raise _translate_error(error, f"send {method}") from None
-        flushed: list[Any] = []
-        self._connection.flush(None, lambda _source, result: flushed.append(result))
-        self._loop.run_until(lambda: bool(flushed), FLUSH_TIMEOUT, await_answer=True)
+        results: list[Any] = []
+        self._connection.flush(None, lambda _source, result: results.append(result))
+        self._loop.run_until(lambda: bool(results), FLUSH_TIMEOUT, await_answer=True)
 
     def subscribe(self, path: str, interface: str, member: str, handler: SignalHandler) -> None:
         """Call `handler` in the main context with the path and the arguments of each such signal.
@@ -267,21 +267,21 @@ class Bus:
 
     def _open(self, endpoint: Endpoint, seconds: float) -> Any:
         """Connect in a thread: a daemon that accepts and never answers would otherwise delay SIGTERM for ever."""
-        opened: list[Any] = []
+        outcomes: list[Any] = []  # one connection or error
 
         def connect() -> None:
             try:
-                opened.append(_connection_to(endpoint))
+                outcomes.append(_connection_to(endpoint))
             except GLib.Error as error:
-                opened.append(error)
+                outcomes.append(error)
             self._loop.notify(())
 
         threading.Thread(target=connect, name="connect", daemon=True).start()
-        if not self._loop.run_until(lambda: bool(opened), seconds):
+        if not self._loop.run_until(lambda: bool(outcomes), seconds):
             raise BusLost("the bus accepts a connection, but does not answer")
-        if isinstance(opened[0], GLib.Error):
-            raise opened[0]
-        return opened[0]
+        if isinstance(outcomes[0], GLib.Error):
+            raise outcomes[0]
+        return outcomes[0]
 
 
 def variant(signature: str, value: Any) -> Any:

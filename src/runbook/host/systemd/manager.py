@@ -88,7 +88,7 @@ class SystemdManager:
         properties = self.bus.properties(path, what=f"read {name}")
         # Changes that were announced before this answer are in it: the bus keeps the order.
         self._loop.discard(self._names[path])
-        # Automatic restarts are among the jobs of others.
+        # Automatic restarts are among these: systemd requests them.
         other_jobs = len(self._ended.get(path, set()) - self._own)
         unit = replace(make_unit(properties), of_user=self.scope == "user", other_jobs=other_jobs)
         job_type = self._job_type(unit.job) if unit.job else ""
