@@ -208,6 +208,7 @@ class RollbackStarted(Payload, event=EventName.ROLLBACK_STARTED):
 
     failed: str  # the step at which the run failed
     updates: Sequence[Mapping[str, Any]]  # `id`, `from` and `to` of each update that ran
+    units: Sequence[str] = optional(())  # the units beside the runbook's that the run restarted, or a command of it
 
 
 class Notice(Payload, event=EventName.NOTICE):

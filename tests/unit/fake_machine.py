@@ -164,6 +164,10 @@ class FakeMachine:
             if pid in self.processes and self.processes[pid].cgroup == unit.control_group
         )
 
+    def list_services(self) -> tuple[str, ...]:
+        services = (one for name, one in self.units.items() if name.endswith(".service"))
+        return tuple(one.name for one in services if one.active_state is not ActiveState.INACTIVE)
+
     def find_similar_unit(self, name: str) -> str:
         return next(iter(difflib.get_close_matches(name, self.units, n=1, cutoff=0.8)), "")
 

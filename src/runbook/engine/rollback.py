@@ -9,14 +9,25 @@ from typing import Any
 from runbook.engine.execution.outcome import Outcome
 from runbook.engine.execution.replay import BY_OPERATOR
 from runbook.engine.remediation import StepRunner
-from runbook.engine.rollback_plan import RollbackPlan, find_updates_that_ran
+from runbook.engine.rollback_plan import ROLLBACK_PREFIX, RollbackPlan, find_updates_that_ran
+from runbook.engine.rollback_units import (
+    SPARING_KILL_MODES,
+    FoundUnits,
+    describe_unproved,
+    find_acted_steps,
+    find_changed_units,
+    find_new_files,
+    find_other_units,
+)
 from runbook.errors import HostError
-from runbook.events import Event, Notice, RollbackStarted, select
+from runbook.events import Event, Notice, RollbackStarted, StepFinished, StepStarted, select
 from runbook.host.facts import DOWN, ActiveState, JobVerb, Unit
 from runbook.host.interface import Host, HostView
 from runbook.host.requesters import describe_requester, find_last_stop
 from runbook.model import StepStatus, Verdict
 from runbook.spec.step import ReplacesVersion, Runbook, Step
+
+PROOF = "proof"  # the last step of a rollback: no process is older than the restored files
 
 
 @dataclass
@@ -29,6 +40,7 @@ class Rollback:
     reason: str = ""  # how the rollback ended
     updates_now: str = ""  # the present state of each update
     steps: Sequence[Step[Any]] = ()  # the steps of the rollback
+    hint: str = ""  # what to do about a unit that may still run the new version
     failed_step: Outcome | None = None
     """The step that keeps the run from being rolled back; None if the previous version serves, proved."""
 
@@ -49,8 +61,8 @@ class Rollback:
             if obstacle := self._find_obstacle(plan):
                 self.reason, self.updates_now, self.failed_step = obstacle, obstacle, self.failed
                 return
-            updates = [{"id": id_, **facts} for id_, facts in plan.updates.items()]
-            self.runner.events.emit(RollbackStarted(failed=self.failed.id, updates=updates))
+            self._begin(plan)
+            plan = RollbackPlan.build(self.book, self._events)
         for text in plan.warnings:
             self.runner.events.emit(Notice(text=text))
         self._run_steps(plan)
@@ -58,6 +70,17 @@ class Rollback:
     @property
     def _events(self) -> tuple[Event, ...]:
         return (*self.runner.resume_state.plan_events, *self.runner.events.emitted)
+
+    def _begin(self, plan: RollbackPlan) -> None:
+        """Report the beginning, with the units beside the runbook's that may run the new version."""
+        try:
+            found = find_other_units(self.runner.host, self.book, self._events, plan.units)
+        except HostError as error:
+            found = FoundUnits((), (f"which units the commands of this run restarted is not known: {error.message}",))
+        updates = [{"id": id_, **facts} for id_, facts in plan.updates.items()]
+        self.runner.events.emit(RollbackStarted(failed=self.failed.id, updates=updates, units=found.restart))
+        for text in found.left_alone:
+            self.runner.events.emit(Notice(text=text))
 
     def _run_steps(self, plan: RollbackPlan) -> None:
         """Carry out the steps. The run counts as rolled back only if a check proved it."""
@@ -75,11 +98,51 @@ class Rollback:
             proved = proved or _proves(outcome, step, self.book)
         self.updates_now = plan.describe_updates(outcomes)
         if self.failed_step is None and proved:
+            self._prove_units(plan)
+        if self.failed_step is None and proved:
             self.reason = f"rolled back: {self.updates_now}"
         elif self.failed_step is None:
             unproved = "no check proved that the previous version serves; add one at the end of `rollback`"
             self.reason = f"{self.updates_now}, but {unproved}"
             self.failed_step = self.failed
+
+    def _prove_units(self, plan: RollbackPlan) -> None:
+        """Prove of each unit that may run the new version that its processes started after the files were restored.
+
+        After a list of steps, which may leave a unit alone on purpose, a doubt is only reported.
+        """
+        listed = isinstance(self.book.rollback, tuple)
+        begun = next(select(self._events, RollbackStarted), None)
+        others = tuple(begun.units) if begun is not None else ()
+        units = (*find_changed_units(self.book, find_acted_steps(self._events)), *others) if listed else plan.units
+        host, began = self.runner.host, self.runner.host.clock.monotonic()
+        try:
+            wrong = describe_unproved(host, units, find_new_files(self._events, plan.undo_step_ids.values()))
+        except HostError as error:
+            wrong = {"": f"which version each unit runs is not known: {error.message}"}
+        if listed:
+            for name, why in wrong.items():
+                left = f"{name} was started, restarted or reloaded by this run, and may still run the new version"
+                self.runner.events.emit(Notice(text=f"{left}: {why}"))
+            return
+        if not units:
+            return
+        names = ", ".join(dict.fromkeys(units))
+        made = Outcome(
+            id=f"{ROLLBACK_PREFIX}{PROOF}",
+            type_name=PROOF,
+            status=StepStatus.FAILED if wrong else StepStatus.OK,
+            verdict=Verdict.OLD_CODE_SERVING if wrong else Verdict.VERSION_OK,
+            reason="; ".join(wrong.values()) or f"all processes started after the files were restored: {names}",
+            attempts=1,
+            seconds=host.clock.monotonic() - began,
+            evidence={"units": list(dict.fromkeys(units))},
+        )
+        self.runner.events.emit(StepStarted(id=made.id, type=PROOF, name=PROOF, units=list(dict.fromkeys(units))))
+        self.runner.events.emit(StepFinished(**made.facts()))
+        if wrong:
+            self.reason, self.failed_step = f"and the rollback is not proved: {made.reason}", made
+            self.hint = "; ".join(_describe_remedy(host, name) for name in wrong if name)
 
     def _find_obstacle(self, plan: RollbackPlan) -> str:
         """Return why the rollback must not begin, or an empty text."""
@@ -91,6 +154,17 @@ class Rollback:
         if not plan.steps:
             return f"there was no version before {', '.join(plan.updates)}, so nothing was undone"
         return ""
+
+
+def _describe_remedy(view: HostView, name: str) -> str:
+    """Return how to bring a unit to the restored files."""
+    unit = view.unit(name)
+    if unit.active_state in DOWN:
+        return f"{unit.systemctl_command('status')} shows why it is down"
+    if unit.kill_mode in SPARING_KILL_MODES:
+        spares = f"KillMode={unit.kill_mode} of {unit.name} spares its processes"
+        return f"{spares}: kill those named there by hand, then {unit.systemctl_command(JobVerb.RESTART)}"
+    return unit.systemctl_command(JobVerb.RESTART)
 
 
 def _is_unneeded(step: Step[Any], plan: RollbackPlan, host: HostView) -> bool:

@@ -9,16 +9,16 @@ from typing import Any
 
 from runbook.engine.execution.outcome import Outcome
 from runbook.engine.execution.replay import BY_OPERATOR
+from runbook.engine.rollback_units import find_acted_steps, find_named_units, find_started_units
 from runbook.engine.rollback_versions import find_named_updates, map_previous_versions, rewrite_step
 from runbook.errors import HostError
-from runbook.events import Event, RunStarted, StepActing, StepFinished, select
+from runbook.events import Event, RollbackStarted, RunStarted, StepActing, StepFinished, select
 from runbook.host.facts import DOWN
 from runbook.host.interface import HostView
 from runbook.model import StepStatus
 from runbook.spec.step import ReplacesVersion, RollbackRole, Runbook, Step
 
 ROLLBACK_PREFIX = "rollback."  # the beginning of the ids of a rollback's steps
-START_ROLES = (RollbackRole.START, RollbackRole.RESTART)  # roles of the steps whose units a rollback restarts
 
 # Roles of the steps that must hold at the end if the runbook has no `remediate`.
 PROOF_ROLES = (RollbackRole.PROVE_HEALTH, RollbackRole.PROVE_OWNER)
@@ -31,6 +31,7 @@ class RollbackPlan:
     book: Runbook
     updates: Mapping[str, Mapping[str, Any]]  # the updates that ran, by id, with their versions `from` and `to`
     steps: list[Step[Any]] = field(default_factory=list)
+    units: tuple[str, ...] = ()  # the units that it restarts
     undo_step_ids: dict[str, str] = field(default_factory=dict)  # the step that undoes an update, by that update's id
     fallback_checks: list[Step[Any]] = field(default_factory=list)  # carried out only if no other check proved anything
     only_if_down: dict[str, Sequence[str]] = field(default_factory=dict)
@@ -49,7 +50,10 @@ class RollbackPlan:
             plan._add_undo_steps(versions)
             if not plan.undo_step_ids:
                 return plan
-            plan._add_start_steps(next(select(events, RunStarted), None))
+            begun, rollback = next(select(events, RunStarted), None), next(select(events, RollbackStarted), None)
+            others = rollback.units if rollback is not None else ()
+            plan.units = (*find_named_units(book, find_acted_steps(events)), *others)
+            plan._add_start_steps(begun)
         unknown = {id_: facts["to"] for id_, facts in plan.updates.items() if facts["to"] in ambiguous}
         plan._add_checks(versions, unknown | plan._find_unreached_updates(events))
         return plan
@@ -82,7 +86,7 @@ class RollbackPlan:
 
     def _add_start_steps(self, begun: RunStarted | None) -> None:
         """Add the steps that restart the units: reset-failed, the triggers that were active, the unit."""
-        for unit in _find_started_units(self.book):
+        for unit in self.units:
             triggers = begun.waking.get(unit, ()) if begun and begun.waking else ()
             sockets = [name for name in triggers if name.endswith(".socket")]
             self._add_job(RollbackRole.CLEAR_LIMIT, unit, unit)
@@ -97,7 +101,7 @@ class RollbackPlan:
 
     def _add_job(self, role: RollbackRole, name: str, unit: str) -> Step[Any]:
         cls = self.book.type_for(role)
-        title = {"name": f"{cls.type_name} {name}"} if name != unit else {}
+        title = {"name": f"{cls.type_name} {name}"} if name != unit or len(self.units) > 1 else {}
         return self._add(cls.model_validate({"unit": name, **title}), cls.type_name)
 
     def _add_checks(self, versions: Mapping[str, str], unknown: Mapping[str, str | None]) -> None:
@@ -106,6 +110,8 @@ class RollbackPlan:
         If each of them has a `when`, none may be carried out: then health checks follow that need not be.
         """
         checks = self._find_checks(unknown)
+        for awaited in self._make_waits(checks):
+            self._add(awaited, str(awaited.id))
         for check in checks:
             rewritten, unchanged = rewrite_step(check, versions, type(check).model_fields)
             made = self._add(rewritten, check.step_id.rpartition(".")[2])
@@ -138,10 +144,24 @@ class RollbackPlan:
         # A check of the version does not prove that the unit stays up.
         return [*(checks or self._make_health_checks()), *of_version]
 
+    def _make_waits(self, checks: Iterable[Step[Any]]) -> list[Step[Any]]:
+        """Return a health check for each unit that the run left as it was, and that is restarted for a check of it.
+
+        In the run the check found a unit that had been up for long.
+        """
+        if not self.undo_step_ids:
+            return []
+        cls, began = self.book.type_for(RollbackRole.PROVE_HEALTH), find_started_units(self.book)
+        awaited = {name for one in checks if one.rollback_role is RollbackRole.PROVE_HEALTH for name in one.units()}
+        ports = {name: getattr(one, "port", ()) for one in checks for name in one.units()}
+        names = [name for name in ports if name in self.units and name not in {*awaited, *began}]
+        made = ({"id": cls.type_name, "unit": name, "port": [str(port) for port in ports[name]]} for name in names)
+        return [cls.model_validate(one) for one in made]
+
     def _make_health_checks(self) -> list[Step[Any]]:
         cls = self.book.type_for(RollbackRole.PROVE_HEALTH)
         ports = {self.book.unit: [str(port) for port in self.book.port]}
-        units = _find_started_units(self.book)
+        units = self.units or find_named_units(self.book)
         return [cls.model_validate({"id": cls.type_name, "unit": unit, "port": ports.get(unit, ())}) for unit in units]
 
 
@@ -161,13 +181,6 @@ def _list_updates(book: Runbook) -> list[ReplacesVersion[Any]]:
     return [step for step in walked if isinstance(step, ReplacesVersion)]
 
 
-def _find_started_units(book: Runbook) -> list[str]:
-    """Return the units that the runbook starts, or else its own unit."""
-    walked = [step for outer in book.steps for step in outer.walk()]
-    started = dict.fromkeys(unit for step in walked if step.rollback_role in START_ROLES for unit in step.units())
-    return list(started) or ([book.unit] if book.unit is not None else [])
-
-
 def _describe_unprovable(step: Step[Any], unknown: Mapping[str, str | None]) -> str:
     """Return why it is not known which version the step must find after the rollback, or an empty text."""
     expect: str | None = getattr(step, "expect", None)
@@ -183,7 +196,7 @@ def find_active_triggers(view: HostView, book: Runbook) -> dict[str, list[str]]:
     does not start them again. Sockets come first: a path may start the service at once, and then no socket opens.
     """
     found: dict[str, list[str]] = {}
-    for name in _find_started_units(book) if book.rollback == "auto" else ():
+    for name in find_named_units(book) if book.rollback == "auto" else ():
         try:
             unit = view.unit(name)
             up = [one.name for one in map(view.unit, unit.triggered_by) if one.active_state not in DOWN]

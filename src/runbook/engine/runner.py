@@ -158,7 +158,7 @@ class Runner:
         else:
             status = RunStatus.STILL_STARTING if at.still_starting else RunStatus.FAILED
             end = self._end_failed(status, at, reason, rollback.steps)
-            end = replace(end, after=first if at.id != broken.id else None)
+            end = replace(end, after=first if at.id != broken.id else None, hint=rollback.hint or end.hint)
         now = describe_state_left(self.host, self.runbook, *rollback.steps)
         return replace(end, back=rollback.updates_now, now=now)
 

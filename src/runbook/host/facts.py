@@ -129,6 +129,7 @@ class Unit:
     job_requests: tuple[JobRequest, ...] = ()  # the latest that began since this program requested one, oldest first
     activation: tuple[tuple[str, str], ...] = ()  # ActivationDetails: the timer or path unit that started it
     propagated_from: tuple[str, ...] = ()  # the units whose stop or restart continues to this one
+    is_transient: bool = False  # True if it has no file: a client made it over the bus
     need_daemon_reload: bool = False
     can_reload: bool = False
     can_stop: bool = True
@@ -164,6 +165,7 @@ class Unit:
     exec_main_status: int = 0
     exec_main_start_monotonic: int = 0
     exec_main_start: int = 0
+    reload_monotonic: int = 0  # when a command of ExecReload= last started in this invocation
     timeout_start_usec: int = 0
     timeout_stop_usec: int = 0
     watchdog_usec: int = 0

@@ -74,6 +74,9 @@ class HostView(Protocol):
     def find_login(self) -> str:
         """Return the login that this program was started in and would end with; empty if there is none."""
 
+    def list_services(self) -> tuple[str, ...]:
+        """List the services of the manager that are not inactive: up, starting, stopping or failed."""
+
     def list_running_commands(self) -> tuple[str, ...]:
         """List the units in which a command of `Host.start_command` is running, of this run or of another."""
 

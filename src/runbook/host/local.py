@@ -84,6 +84,9 @@ class LocalView:
     def unit(self, name: str, *, max_age: float = 0.0) -> Unit:
         return self._systemd.unit(name, max_age=max_age)
 
+    def list_services(self) -> tuple[str, ...]:
+        return tuple(self._systemd.list_services())
+
     def find_similar_unit(self, name: str) -> str:
         import difflib  # noqa: PLC0415 - Only a misspelled name needs it.
 

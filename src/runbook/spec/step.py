@@ -99,6 +99,7 @@ class RollbackRole(Enum):
     STOP = auto()  # stops `unit`
     START = auto()  # starts `unit`. A unit that the runbook starts is restarted by a rollback
     RESTART = auto()  # restarts `unit`, which counts as a start too
+    RELOAD = auto()  # reloads `unit`. A unit that the run reloaded is restarted by a rollback
     PROVE_HEALTH = auto()  # proves that `unit` is healthy and owns `port`; a rollback adds one if there is no proof
     PROVE_OWNER = auto()  # proves that `unit` owns `port`
     PROVE_VERSION = auto()  # proves that the version in `expect` serves

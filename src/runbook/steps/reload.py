@@ -8,6 +8,7 @@ from runbook.actions.job_step import JobStep, JobStepState
 from runbook.checks.exit_reason import describe_exit
 from runbook.host.facts import UP, JobVerb, Unit
 from runbook.model import Finding, Verdict, fails, holds, to_do
+from runbook.spec.step import RollbackRole
 from runbook.util.timespan import format_span
 
 
@@ -19,6 +20,7 @@ class Reload(JobStep):
     """
 
     verb: ClassVar[JobVerb] = JobVerb.RELOAD
+    rollback_role: ClassVar[RollbackRole] = RollbackRole.RELOAD
 
     def decide(self, unit: Unit) -> Finding:
         if not unit.can_reload:

@@ -52,7 +52,16 @@ def test_the_last_update_is_rolled_back_first(stage: Stage) -> None:
     run = stage.apply(LIB, APP, "- restart", ANSWERS, "- verify-port-owner", REPORTS)
     assert run.step("wait-ready")["verdict"] == "crash-loop"
     steps = rolled_back(stage, run)
-    assert steps == ["app", "lib", "reset-failed", "restart", "wait-ready", "verify-port-owner", "verify-version"]
+    assert steps == [
+        "app",
+        "lib",
+        "reset-failed",
+        "restart",
+        "wait-ready",
+        "verify-port-owner",
+        "verify-version",
+        "proof",
+    ]
     assert stage.log == [f"install lib {NEW}", f"install app {NEW}", f"install app {OLD}", f"install lib {OLD}"]
     assert stage.installed == [OLD, OLD]
     assert run.step("rollback.verify-version")["reason"] == f"{OLD} serves"
@@ -89,7 +98,7 @@ def test_a_start_limit_is_cleared_by_the_rollback(stage: Stage) -> None:
     assert found["verdict"] == "start-limit-hit"
     # Result= has another reason (systemd #32203).
     assert found["evidence"]["Result"] == "exit-code"
-    assert rolled_back(stage, run) == ["app", "reset-failed", "restart", "wait-ready"]
+    assert rolled_back(stage, run) == ["app", "reset-failed", "restart", "wait-ready", "proof"]
     assert stage.systemd()["NRestarts"] == "0"
 
 
@@ -211,7 +220,7 @@ def test_an_orphan_that_the_runbook_kills_does_not_prevent_a_rollback(stage: Sta
     run = stage.apply(APP, "- restart", REMEDY)
     assert run.step("remediate.fix.kill-orphan")["verdict"] == "killed"
     assert run.step("remediate")["verdict"] == "not-fixed"
-    assert rolled_back(stage, run) == ["app", "reset-failed", "restart", "wait-ready", "verify-port-owner"]
+    assert rolled_back(stage, run) == ["app", "reset-failed", "restart", "wait-ready", "verify-port-owner", "proof"]
 
 
 def test_nothing_is_rolled_back_without_an_earlier_version(stage: Stage) -> None:

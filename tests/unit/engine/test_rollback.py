@@ -97,6 +97,7 @@ def test_updates_are_taken_back_the_last_first_and_the_checks_of_the_runbook_pro
         ("rollback.reset-failed", "changed", "reset"),
         ("rollback.restart", "changed", "job-done"),
         ("rollback.verify-port-owner", "ok", "owned"),
+        ("rollback.proof", "ok", "version-ok"),
     ]
     assert reason.endswith(f"rolled back: one is back at {OLD}, two is back at {OLD}")
 
@@ -198,7 +199,7 @@ def test_where_every_check_is_skipped_the_unit_must_be_ready() -> None:
     only_then = step("verify-port-owner", when="steps.one.changed")
     status, _, _, events = carry_out(made, *_book("one"), step("restart"), only_then)
     assert status == "rolled-back"
-    assert undone(events)[-2:] == [
+    assert undone(events)[-3:-1] == [
         ("rollback.verify-port-owner", "skipped", None),
         ("rollback.wait-ready", "ok", "ready"),
     ]
@@ -211,7 +212,7 @@ def test_what_tells_the_version_must_tell_the_earlier_one() -> None:
         told = step("verify-version", run="ask", expect="${{ steps.one.to }}", name=f"{NEW} serves")
         status, _, reason, events = carry_out(made, *_book("one"), step("restart"), told)
         assert status == ended, reason
-        assert [e.data.get("name") for e in events if e.event == "step-finished"][-1] == f"{OLD} serves"
+        assert f"{OLD} serves" in [e.data.get("name") for e in events if e.event == "step-finished"]
     assert f"{NEW} serves, not {OLD}" in reason
 
 
@@ -335,6 +336,33 @@ def test_a_restart_by_another_requester_does_not_prevent_the_rollback() -> None:
     }
     made.machine.on_job = taken
     assert carry_out(made, *_book("one"), step("restart"))[0] == "rolled-back"
+
+
+def test_a_unit_whose_process_survives_is_not_rolled_back() -> None:
+    made = Installed("one")
+    made.machine.units["web.service"] = unit("web.service", control_group="/system.slice/web.service", main_pid=300)
+    starts = made.machine.on_job["restart"]
+
+    def spares(machine: FakeMachine, name: str) -> JobResult | None:
+        if name == "gw.service":
+            return starts(machine, name)
+        now = int(machine.clock.monotonic() * 1e6)
+        web = {"control_group": "/system.slice/web.service", "main_pid": 301}
+        machine.units[name] = unit(
+            name, **web, invocation_id="b" * 32, inactive_exit_monotonic=now, exec_main_start_monotonic=now
+        )
+        for pid, started in ((300, 950.0), (301, machine.clock.monotonic())):
+            machine.processes[pid] = process(pid, cgroup="/system.slice/web.service", started=started)
+        return JobResult.DONE
+
+    made.machine.on_job = {"restart": spares, "reload": lambda machine, name: JobResult.DONE}
+    made.machine.units["web.service"] = replace(made.machine.units["web.service"], can_reload=True)
+    steps = [step("reload", unit="web.service"), step("restart"), step("verify-port-owner")]
+    end, events = run(made.machine, *_book("one"), *steps, rollback="auto")
+    assert (str(end.status), end.exit, end.step, end.verdict) == ("failed", 1, "rollback.proof", "old-code-serving")
+    assert "web.service: PID 300 (gateway) started before the files were restored" in end.reason
+    assert end.hint == "systemctl restart web.service"
+    assert ("rollback.restart-2", "changed", "job-done") in undone(events)
 
 
 def test_nothing_is_swapped_beside_a_command_that_could_not_be_stopped() -> None:
@@ -476,7 +504,8 @@ def test_the_version_of_an_update_that_never_ran_is_not_asked_for(expect: str) -
     status, _, reason, events = carry_out(made, *steps)
     assert status == "rolled-back", reason
     ids = [name for name, _, _ in undone(events)]
-    assert ids == ["rollback.one", "rollback.reset-failed", "rollback.restart", "rollback.wait-ready", "rollback.vone"]
+    names = ["one", "reset-failed", "restart", "wait-ready", "vone", "proof"]
+    assert ids == [f"rollback.{name}" for name in names]
     assert notices(events) == [
         "vtwo is left out of the rollback: which version was there before two is not known",
     ]

@@ -74,6 +74,7 @@ def test_each_role_in_a_rollback_has_one_type() -> None:
         "STOP": "stop",
         "START": "start",
         "RESTART": "restart",
+        "RELOAD": "reload",
         "PROVE_HEALTH": "wait-ready",
         "PROVE_OWNER": "verify-port-owner",
         "PROVE_VERSION": "verify-version",

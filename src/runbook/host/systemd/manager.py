@@ -128,6 +128,15 @@ class SystemdManager:
         )
         return [unit[0] for unit in found]
 
+    def list_services(self) -> list[str]:
+        """List the names of the services that are not inactive."""
+        states = [str(state) for state in ActiveState if state is not ActiveState.INACTIVE]
+        arguments = (states, ["*.service"])
+        (found,) = self.call_manager(
+            "ListUnitsByPatterns", "(asas)", *arguments, what="list the services", repeat_if_lost=True
+        )
+        return [unit[0] for unit in found]
+
     def find_unit_of_invocation(self, invocation: str) -> Unit | None:
         """Return the unit whose current invocation this is; None if it is over, or another manager's."""
         what = f"find invocation {invocation}"
@@ -329,7 +338,10 @@ class SystemdManager:
         _id, job, name = arguments.unpack()
         unit = unit_path(name)
         if unit not in self._names:
-            return
+            # A command of this run may act on units that the runbook does not name. A rollback asks who did.
+            if not self._requesters.own_units or name in self._requesters.own_units:
+                return
+            self._unit_names.setdefault(unit, UnitNames(frozenset({name})))
         self._units.pop(unit, None)
         # Now, because the requester may exit in a few milliseconds. But while this program requests a job itself, only
         # the answer shows which job is its own.

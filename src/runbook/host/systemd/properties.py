@@ -14,6 +14,7 @@ _OTHER_NAMES = {
     "name": "Id",
     "inactive_exit": "InactiveExitTimestamp",
     "exec_main_start": "ExecMainStartTimestamp",
+    "is_transient": "Transient",
     "stored_fds": "NFileDescriptorStore",
 }
 
@@ -67,6 +68,7 @@ def make_unit(properties: Properties) -> Unit:
         "propagates_to": join(_PROPAGATES_TO),
         "propagated_from": join(_PROPAGATED_FROM),
         "activation": tuple(map(tuple, properties.get("ActivationDetails", []))),
+        "reload_monotonic": max((started for _, _, _, _, started, *_ in properties.get("ExecReload", [])), default=0),
         "unmet_conditions": tuple(_find_unmet(properties)),
         "failed_command": _find_failed_command(properties),
     }
