@@ -60,7 +60,7 @@ lint: $(STAMP) ## ruff and mypy --strict
 
 check: lint test-unit ## before each commit: ruff, mypy and the unit tests; a minute
 
-test: $(STAMP) ## everything but the acceptance with OpenClaw
+test: $(STAMP) ## everything but `acceptance` and `cuts`
 	@mkdir -p build && : >build/tally; status=0; \
 	{ $(MAKE) lint && printf '%-10s %11s  %3d min %2d s\n' lint '' $$((SECONDS / 60)) $$((SECONDS % 60)) >>build/tally && \
 	  $(MAKE) TALLY=build/tally test-unit test-bus test-machine; } || status=$$?; \
