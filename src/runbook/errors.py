@@ -57,9 +57,11 @@ class Problem:
     line: int
     column: int
     message: str
+    hint: str = ""  # what to write instead
 
     def __str__(self) -> str:
-        return f"{self.file}:{self.line}:{self.column}: {self.message}"
+        hint = f"; {self.hint}" if self.hint else ""
+        return f"{self.file}:{self.line}:{self.column}: {self.message}{hint}"
 
 
 class DocumentError(RunbookError):

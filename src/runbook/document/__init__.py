@@ -1,9 +1,11 @@
 """Reads a YAML file into a Runbook, or reports every error in it with its position.
 
-nodes.py       YAML into nodes, within limits; the only importer of yaml
+nodes.py       YAML into nodes, within limits
+syntax.py      YAML's errors: where they were made, and what they are
 outline.py     where the steps are, their types and ids
 reader.py      the nodes into a Runbook
 wording.py     pydantic's errors as sentences with positions
+synonyms.py    words of other tools, and what a runbook has in their place
 trust.py       whether root may run the file
 reference.py   the JSON Schema, and the tables of fields
 """
@@ -19,11 +21,12 @@ from pathlib import Path
 
 from runbook.document.nodes import MAX_BYTES, Problems, compose
 from runbook.document.reader import Reader
+from runbook.document.syntax import find_lookalikes
 from runbook.errors import DocumentError, Problem, UsageError
 from runbook.spec.step import Runbook
 from runbook.steps import registry
 from runbook.template.namespace import TemplateNamespace
-from runbook.util.wording import describe_error, shorten
+from runbook.util.wording import describe_error, shorten, split_hint
 
 MAX_PROBLEM_TEXT = 500  # characters of a message, which may quote the file
 
@@ -66,7 +69,8 @@ def parse(
     book: Runbook | None = None
     root = compose(data, problems)
     if root is not None and not isinstance(root.value, dict):
-        problems.append((root.position, "a runbook must be a mapping with keys such as `steps:`"))
+        how = "; write `steps:` above the list" if isinstance(root.value, list) else ""
+        problems.append((root.position, f"a runbook must be a mapping with keys such as `steps:`{how}"))
     elif root is not None:
         namespace = TemplateNamespace(
             env=dict(os.environ if environ is None else environ),
@@ -75,7 +79,8 @@ def parse(
         text = data.decode() if isinstance(data, bytes) else data
         book = Reader(root, registry(), namespace, problems).runbook(sets or {}, name, folder or _folder(name), text)
     if problems or book is None:
-        found = {Problem(name, at.line, at.column, shorten(what, MAX_PROBLEM_TEXT)) for at, what in problems}
+        named = find_lookalikes(data if isinstance(data, str) else data.decode(errors="replace"), problems)
+        found = {Problem(name, at.line, at.column, *split_hint(shorten(what, MAX_PROBLEM_TEXT))) for at, what in named}
         raise DocumentError(sorted(found))
     return book
 

@@ -1,4 +1,4 @@
-"""Reads YAML into nodes: scalars as texts, keys and values with their positions. The only importer of yaml.
+"""Reads YAML into nodes: scalars as texts, keys and values with their positions.
 
 PyYAML's events are read one by one, and depth and size are checked before anything is built from them. PyYAML's own
 composer recurses in C, where deep nesting crashes the process. YAML's types are not used: `no`, 1.10 and 010 stay
@@ -14,6 +14,16 @@ from typing import Any
 
 import yaml
 
+from runbook.document.syntax import (
+    QUOTES,
+    Position,
+    Trail,
+    describe_open_quote,
+    describe_syntax_error,
+    position_of,
+    spans_lines,
+)
+from runbook.template.foreign import names_template
 from runbook.util.wording import shorten
 
 MAX_BYTES = 1 << 20  # bytes of a file. A runbook has some hundred lines
@@ -29,14 +39,6 @@ _STRANGE = r"[^\t\n\r\x20-\x7e\x85\xa0-\ud7ff\ue000-\ufefe\uff00-\ufffd\U0001000
 _MERGE = "<<"
 
 
-@dataclass(frozen=True, order=True)
-class Position:
-    """A position in a file. Lines and columns count from 1, as in editors."""
-
-    line: int
-    column: int
-
-
 Problems = list[tuple[Position, str]]  # every error found so far: where, and a sentence
 
 
@@ -49,6 +51,8 @@ class Node:
     keys: dict[str, Position] = field(default_factory=dict)  # the positions of a mapping's keys
     size: int = 1  # the number of nodes: this one and all below it
     height: int = 1  # the number of levels: this one and those below it
+    raw: str = ""  # a text of several lines as it is in the file; empty if it is in one line
+    quoted: bool = False  # True if it is in quotes, or below a `|` or `>`
 
     def to_plain(self) -> Any:
         """Return it as texts, lists and mappings."""
@@ -57,6 +61,18 @@ class Node:
         if isinstance(self.value, dict):
             return {key: node.to_plain() for key, node in self.value.items()}
         return self.value
+
+    def find(self, source: str) -> Position:
+        """Return where a part of it begins, in a text of several lines; else where it begins itself."""
+        opened = source.startswith("${{")
+        pattern = rf"\$\{{\{{\s*{re.escape(source[3:].strip())}" if opened else re.escape(source)
+        return self.position_at(found.start()) if source and (found := re.search(pattern, self.raw)) else self.position
+
+    def position_at(self, offset: int) -> Position:
+        """Return the position of a character of `raw`."""
+        before = self.raw[:offset].split("\n")
+        column = len(before[-1]) + (1 if before[1:] else self.position.column)
+        return Position(self.position.line + len(before) - 1, column)
 
     def get(self, part: str | int) -> Node | None:
         """Return the node of a key or an index, or None if there is none."""
@@ -112,15 +128,13 @@ class _Composer:
         self.events = self._read()
 
     def _read(self) -> Iterator[Any]:
+        trail = Trail()
         try:
-            yield from yaml.parse(self.text, Loader=_LOADER)
+            for event in yaml.parse(self.text, Loader=_LOADER):
+                trail.add(event)
+                yield event
         except yaml.MarkedYAMLError as error:
-            mark = error.problem_mark or error.context_mark
-            if "end of stream" in str(error.problem) and error.context_mark:
-                # The start of the unclosed quote or bracket is a better position than the end of the file.
-                mark = error.context_mark
-            place = _position(mark) if mark else Position(1, 1)
-            raise Unreadable(place, _describe_error(error, self.text, place)) from error
+            raise Unreadable(*describe_syntax_error(error, trail, self.text)) from error
         except (yaml.YAMLError, RecursionError, ValueError) as error:
             raise Unreadable(Position(1, 1), "cannot read the file as YAML") from error
 
@@ -130,7 +144,7 @@ class _Composer:
         for event in self.events:
             if isinstance(event, yaml.DocumentStartEvent) and root is not None:
                 what = "a second document begins here; a file contains one runbook, so remove the `---`"
-                raise Unreadable(_position(event.start_mark), what)
+                raise Unreadable(position_of(event.start_mark), what)
             if isinstance(event, yaml.NodeEvent):
                 root = self._node(event, 0)
         if root is None or root.value is None:
@@ -138,7 +152,7 @@ class _Composer:
         return root
 
     def _node(self, event: Any, depth: int) -> Node:
-        place = _position(event.start_mark)
+        place = position_of(event.start_mark)
         if isinstance(event, yaml.AliasEvent):
             return self._alias(event, place, depth)
         if depth > MAX_YAML_DEPTH:
@@ -153,10 +167,12 @@ class _Composer:
         if isinstance(event, yaml.ScalarEvent):
             # "" is an empty text, not an empty value.
             node.value = None if not event.style and event.value in _NOTHING else event.value
+            if spans_lines(event):
+                self._check_lines(event, node)
         elif isinstance(event, yaml.SequenceStartEvent):
             node.value = below = list(self._items(depth))
         else:
-            below = self._fill(node, depth)
+            below = self._fill(node, event, depth)
         node.size += sum(inner.size for inner in below)
         node.height += max((inner.height for inner in below), default=0)
         self._count(node, 1)
@@ -164,20 +180,34 @@ class _Composer:
             self.anchors[event.anchor] = node
         return node
 
+    def _check_lines(self, event: Any, node: Node) -> None:
+        """Keep a text of several lines as it is; report a quote that closes only below the lines around it."""
+        if event.style in QUOTES and (sentence := describe_open_quote(event, self.text.split("\n"))):
+            self.problems.append((node.position, sentence))
+        node.raw = self.text[event.start_mark.index : event.end_mark.index]
+        node.quoted = bool(event.style)
+
     def _items(self, depth: int) -> Iterator[Node]:
         while not isinstance(event := next(self.events), yaml.SequenceEndEvent):
             yield self._node(event, depth + 1)
 
-    def _fill(self, node: Node, depth: int) -> list[Node]:
+    def _fill(self, node: Node, event: Any, depth: int) -> list[Node]:
         """Read the entries of a mapping, and return the nodes of its keys and values."""
         node.value = entries = {}
-        below = []
+        below: list[Node] = []
+        start = event.start_mark.index
         while not isinstance(event := next(self.events), yaml.MappingEndEvent):
             merges = isinstance(event, yaml.ScalarEvent) and not event.style and event.value == _MERGE
             key = self._node(event, depth + 1)
             value = self._node(next(self.events), depth + 1)
             below += [key, value]
             if isinstance(key.value, (list, dict)):
+                if self.text.startswith("{{", start):
+                    # YAML reads `{{ to }}` as a mapping in a mapping. It is reported where the text is used.
+                    node.value = self.text[start : self.text.find("}}", start) + 2]
+                    if not names_template(node.value):
+                        self.problems.append((node.position, "a value that begins with `{` must be in quotes"))
+                    continue
                 self.problems.append((key.position, "a key cannot be a list or a mapping; write a single word"))
                 continue
             name = event.value if isinstance(event, yaml.ScalarEvent) else key.value or ""
@@ -199,7 +229,7 @@ class _Composer:
             raise Unreadable(place, f"`*{name}` is inside its own definition `&{name}`")
         if depth + target.height > MAX_YAML_DEPTH:
             raise _too_deep(place)
-        node = replace(target, position=place)
+        node = replace(target, position=place, raw="")
         self._count(node, target.size)
         return node
 
@@ -211,39 +241,3 @@ class _Composer:
 
 def _too_deep(place: Position) -> Unreadable:
     return Unreadable(place, f"lists and mappings are nested more than {MAX_YAML_DEPTH} levels deep here")
-
-
-def _position(mark: Any) -> Position:
-    return Position(mark.line + 1, mark.column + 1)
-
-
-_SYNTAX = (
-    ("expected ',' or '", "a `[` or `{` is not closed, or a comma is missing"),
-    ("could not find expected ':'", "a key has no `:` after it"),
-    ("block sequence entries are not allowed", "a list cannot begin in the middle of a line; begin a new line"),
-    ("unexpected end of stream", "a quote or a bracket is not closed"),
-    ("expected the node content", "a value is missing"),
-    ("expected '?<document start>", "this does not continue the lines above; check its indentation"),
-    ("expected <block end>|block mapping", "the indentation does not match the lines above"),
-    ("unknown escape character|expected escape sequence", "unknown escape `\\` in double quotes; use single quotes"),
-)
-"""Patterns of the messages of PyYAML and libyaml, and what to report instead. The first that matches counts."""
-
-
-def _describe_error(error: yaml.MarkedYAMLError, text: str, place: Position) -> str:
-    """Return what is wrong with the YAML, in the words of a runbook's author."""
-    raw = f"{error.problem or ''} {error.context or ''}"
-    line = "".join(text.split("\n")[place.line - 1 : place.line])  # Behind the last line, there is none.
-    here = line[place.column - 1 : place.column]
-    if "cannot start any token" in raw:
-        if here == "\t":
-            return "YAML cannot be indented with tabs; use spaces"
-        return f"a value cannot begin with `{here}`; put it in quotes" if here else "a value cannot begin like this"
-    if "mapping values are not allowed" in raw:
-        if re.search(r":\s", line[: place.column - 1]):
-            return "there is a second `: ` in this line; put the value in quotes"
-        return "a `:` is missing in the line above, or this line is indented too far"
-    if "${{" in line and "flow" in raw:
-        return "`${{ }}` inside `[ ]` or `{ }` must be in quotes"
-    unknown = "cannot read this as YAML; the error is here or in the lines above"
-    return next((sentence for pattern, sentence in _SYNTAX if re.search(pattern, raw)), unknown)

@@ -7,7 +7,9 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from runbook.document.nodes import Node, Position, Problems
+from runbook.document.nodes import Node, Problems
+from runbook.document.synonyms import explain_step_type
+from runbook.document.syntax import Position
 from runbook.document.wording import fields_of
 from runbook.spec.fields import FieldError, describe_kind, read_step_id
 from runbook.spec.step import Nested, Step
@@ -40,7 +42,11 @@ def find_steps(node: Node | None, key: str, types: Types, problems: Problems) ->
     if node is None:
         return []
     if isinstance(node.value, (str, dict)):
-        problems.append((node.position, f"`{key}` must be a list of steps (`- …`), not {describe_kind(node.value)}"))
+        sentence = f"`{key}` must be a list of steps (`- …`), not {describe_kind(node.value)}"
+        first = node.value if isinstance(node.value, str) else next(iter(node.value), "")
+        if dash := re.match(r"-+(\w[\w-]*)", first):
+            sentence = f"a space is missing after the `-`; write `- {dash[1]}`"
+        problems.append((node.position, sentence))
     elif not node.value:
         found = "empty" if node.value is None else "an empty list"
         problems.append((node.position, f"`{key}` is {found}; it needs at least one step"))
@@ -59,6 +65,10 @@ def _read_step(item: Node, types: Types, problems: Problems) -> StepNode | None:
         return None
     # A single key is meant as a step type, even if it is misspelt.
     type_names = [key for key in item.value if key in types or len(item.value) == 1]
+    fields = {field for cls in types.values() for field in fields_of(cls)}
+    foreign = [key for key in item.value if key not in fields and explain_step_type(key)]
+    if not type_names and foreign:
+        return _make_step_node(foreign[0], item.value[foreign[0]], item, types, problems)
     if len(type_names) != 1:
         these = join_words(type_names or list(item.value)[:3])
         how = "write a step for each" if type_names else "write its fields below the step type"
@@ -73,8 +83,7 @@ def _read_step(item: Node, types: Types, problems: Problems) -> StepNode | None:
 def _make_step_node(type_name: str, body: Node, item: Node, types: Types, problems: Problems) -> StepNode | None:
     cls = types.get(type_name)
     if cls is None:
-        hint = suggest(type_name, types) or f"; the step types are {join_words(types)}"
-        problems.append((item.keys.get(type_name, item.position), f"unknown step type `{shorten(type_name)}`{hint}"))
+        problems.append(_describe_unknown_type(type_name, item, types))
         return None
     if body.value is not None and not isinstance(body.value, dict):
         sentence = f"`{type_name}` must be a mapping of its fields (`key: value`), not {describe_kind(body.value)}"
@@ -83,6 +92,17 @@ def _make_step_node(type_name: str, body: Node, item: Node, types: Types, proble
     site = StepNode(item.position, cls, body if body.value is not None else Node(item.position, {}))
     site.nested = {key: find_steps(body.get(key), key, types, problems) for key in find_nested_keys(cls)}
     return site
+
+
+def _describe_unknown_type(type_name: str, item: Node, types: Types) -> tuple[Position, str]:
+    # The next item of the list may have become a part of this one.
+    if not item.quoted and (line := re.search(r"\n([ \t]*)(?=-)", item.raw)):
+        first = f"`{shorten(item.raw.partition(chr(10))[0])}`"
+        how = "begin it in the column of that item, with `- `"
+        tab = "this line is indented with a tab; use spaces"
+        return item.position_at(line.end()), tab if "\t" in line[1] else f"this line continues {first}; {how}"
+    hint = explain_step_type(type_name) or suggest(type_name, types) or f"; the step types are {join_words(types)}"
+    return item.keys.get(type_name, item.position), f"unknown step type `{shorten(type_name)}`{hint}"
 
 
 def _suggest_field(type_name: str, value: object, cls: type[Step[Any]]) -> str:

@@ -114,10 +114,10 @@ class Reader:
             self.problems.append((node.position, f"the variable `{shorten(name)}` {sentence}"))
             return ""
         try:
-            text = parse_text(node.value)
+            text = parse_text(node.value, variables=namespace.vars)
             return text.fill(namespace) if isinstance(text, Template) else text
         except TemplateError as error:
-            self.problems.append((node.position, error.message))
+            self.problems.append((node.find(error.source), error.message))
             return ""
 
     # Steps

@@ -9,10 +9,13 @@ from typing import Any, get_args
 from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
 
-from runbook.document.nodes import Node, Position
+from runbook.document.nodes import Node
+from runbook.document.synonyms import explain_field, explain_top_level, normalize
+from runbook.document.syntax import Position
 from runbook.spec.fields import FieldError, describe_kind
-from runbook.spec.step import Step
-from runbook.template.text import OPEN
+from runbook.spec.step import Runbook, Step
+from runbook.steps import registry
+from runbook.template.namespace import TemplateError
 from runbook.util.wording import join_words, shorten, suggest
 
 Loc = Sequence[str | int]
@@ -69,8 +72,20 @@ def find_models(annotation: Any) -> Iterator[type[BaseModel]]:
 def describe_unknown_key(key: str, model: type[BaseModel], owner: str) -> str:
     """Return the sentence about an unknown key, with the key that was probably meant."""
     known = fields_of(model)
-    hint = suggest(key, known) or f"; the keys of {owner} are {join_words(sorted(known))}"
-    return f"unknown key `{shorten(key)}`{hint}"
+    top = model is Runbook
+    hint = explain_top_level(key) if top else explain_field(key, known)
+    hint = hint or ("" if normalize(key) in known else _find_elsewhere(key, top)) or suggest(key, known)
+    return f"unknown key `{shorten(key)}`{hint or f'; the keys of {owner} are {join_words(sorted(known))}'}"
+
+
+def _find_elsewhere(key: str, top: bool) -> str:
+    """Return where else in a file this is a key; empty if it is none. `top` if it was found at the top of the file."""
+    if key in registry():
+        return f"; it is a step type, and belongs in {'`steps`' if top else 'a list of steps'}"
+    if key in fields_of(Step if top else Runbook):
+        return f"; it belongs {'in a step' if top else 'at the top of the file'}"
+    kinds = [kind for kind, cls in registry().items() if normalize(key) in fields_of(cls)]
+    return f"; it is a key of {join_words(kinds)}" if kinds else ""
 
 
 def _path(loc: Loc, node: Node) -> tuple[str | int, ...]:
@@ -90,9 +105,12 @@ def _find_position(details: Any, path: Loc, node: Node, item: Position) -> Posit
     here = (above.get(path[-1]) or above) if path else node
     if path and (details["type"] == "extra_forbidden" or details["loc"][-1] == "[key]"):
         return above.keys.get(str(path[-1]), here.position)
+    error = details.get("ctx", {}).get("error")
+    if path and isinstance(error, TemplateError):
+        return here.find(error.source)
     if not path:
         # An error of a whole step whose sentence begins with a key is reported at that key.
-        key = re.match(r"`([\w-]+)`", str(details.get("ctx", {}).get("error", "")))
+        key = re.match(r"`([\w-]+)`", str(error or ""))
         named = node.get(key[1]) if key else None
         return named.position if named else item
     return here.position
@@ -127,7 +145,7 @@ def _choice(key: str, details: Any) -> str:
     value = details["input"]
     if not isinstance(value, str):
         return f"{key} must be {one}, not {describe_kind(value)}"
-    if OPEN in value:
+    if "{{" in value:
         return f"{key} cannot be a template; write {one}"
     return f"{key} must be {one}, not `{shorten(value)}`{suggest(value, words)}"
 

@@ -66,12 +66,15 @@ def _text(
     put: ValueWriter = template.write_plain,
     finish: TextFinisher = str,
     now: bool = True,
+    script: bool = False,
 ) -> str:
     """Return a text if all values in it are known, else a Template. If not `now`, the values are only checked."""
-    read = template.parse_text(_single(value), put, finish)
+    namespace = _namespace(info)
+    read = template.parse_text(
+        _single(value), put, finish, variables=namespace.vars if namespace else (), script=script
+    )
     if not isinstance(read, Template):
         return finish(read)
-    namespace = _namespace(info)
     if namespace is None:
         return read
     filled = read.fill(namespace)
@@ -80,8 +83,8 @@ def _text(
 
 def _known(value: object, info: ValidationInfo) -> str:
     """Return a text. Raises FieldError if a value in it becomes known during the run only."""
-    text = template.parse_text(_single(value))
     namespace = _namespace(info)
+    text = template.parse_text(_single(value), variables=namespace.vars if namespace else ())
     if not isinstance(text, Template) or namespace is None:
         return text
     filled = text.fill(namespace)
@@ -105,7 +108,7 @@ def _read_shell(value: object, info: ValidationInfo) -> str | tuple[str, ...]:
 
 # Built when the first list of arguments is read: most commands are strings.
 _ARGUMENTS: TypeAdapter[tuple[str, ...]] = TypeAdapter(
-    tuple[Annotated[str, PlainValidator(partial(_text, now=False))], ...], config={"defer_build": True}
+    tuple[Annotated[str, PlainValidator(partial(_text, now=False, script=True))], ...], config={"defer_build": True}
 )
 
 

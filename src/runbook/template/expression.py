@@ -95,6 +95,21 @@ def compile_expression(source: str) -> Expression:
     return Expression(source, tuple(references), frozenset(check.optional), raw, ready)
 
 
+FOREIGN_NAMES = {
+    **dict.fromkeys(("inputs", "params", "parameters", "matrix", "values", "var"), "`vars.NAME`"),
+    **dict.fromkeys(("github", "gitlab", "runner", "job", "needs"), "`vars.NAME`, and pass it with `--set`"),
+    **dict.fromkeys(("secrets", "ansible_env", "environment"), "`env.NAME`"),
+    **dict.fromkeys(("inventory_hostname", "ansible_hostname", "ansible_host", "ansible_fqdn", "hostname"), "`host`"),
+    **dict.fromkeys(("service", "unit_name"), "`unit`"),
+}
+"""Names of other tools, and what a runbook has in their place."""
+_FOREIGN_FACTS = {
+    **dict.fromkeys(("stdout", "output", "outputs", "stdout_lines"), "`steps.ID.output`"),
+    **dict.fromkeys(("rc", "failed", "succeeded", "outcome", "conclusion", "status", "skipped"), "`steps.ID.status`"),
+    "changed": "`steps.ID.changed`",
+}
+"""Parts of the result of a step, in other tools."""
+
 _TOKEN = re.compile(
     r"""(?P<text>'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*")"""
     r"""|(?P<name>[A-Za-z_]\w*)(?P<path>(?:\.\w+(?:-+\w+)*|\[\s*(?:'[^'\\]*'|"[^"\\]*")\s*\])*)"""
@@ -172,18 +187,22 @@ class _Check:
 
         match node:
             case nodes.Call():
-                return f"`{self.source}` is a call; a template only inserts values"
+                status = re.match(r"(?:success|failure|always|cancelled)\(\)", self.source)
+                how = "; write `steps.ID.status`, or put the step into `always`" if status else ""
+                return f"`{self.source}` is a call; a template only inserts values{how}"
             case nodes.Getattr():
                 if isinstance(node.node, nodes.Name):
-                    self._name(node.node)
+                    self._name(node.node, node.attr)
                 return f"`.{node.attr}` is not defined in `{self.source}`: a single value has no parts"
             case nodes.Getitem():
                 return f"cannot read `{self.source}`: only a number is allowed in `[ ]` here"
         return f"`{self.source}` is a computation; a template only inserts values (`~` joins two texts)"
 
-    def _name(self, node: nodes.Name) -> None:
+    def _name(self, node: nodes.Name, attr: str = "") -> None:
         if not node.name.startswith("_"):
-            hint = suggest(node.name, ROOTS) or f"; write `vars.{node.name}` for a variable of the file"
+            meant = FOREIGN_NAMES.get(node.name) or _FOREIGN_FACTS.get(attr, "").replace("ID", node.name)
+            hint = f"; write {meant}" if meant else suggest(node.name, ROOTS)
+            hint = hint or f"; write `vars.{node.name}` for a variable of the file"
             raise TemplateError(f"`{node.name}` is not defined{hint}")
 
     def _compare(self, node: nodes.Compare) -> None:

@@ -18,7 +18,11 @@ Value = str | tuple[str, ...]  # the value of a name: a text, or a list of texts
 
 
 class TemplateError(RunbookError, ValueError):
-    """A template is wrong, or a name in it is not defined."""
+    """A template is wrong, or a name in it is not defined. `source` is what is wrong, as the file has it."""
+
+    def __init__(self, message: str, *, source: str = "") -> None:
+        super().__init__(message)
+        self.source = source
 
 
 class Word(str):
@@ -142,6 +146,8 @@ class TemplateNamespace:
                 facts = join_words(name for name in (*FACTS, *VERSIONS) if name in self.earlier_steps[step])
                 raise TemplateError(f"step `{step}` has no `{fact}`; it has {facts}")
             return None
+        if parts and parts[-1] == "outputs" and ".".join(parts[:-1]) in self.earlier_steps:
+            raise TemplateError(f"`{reference}` is not defined; write `steps.{'.'.join(parts[:-1])}.output`")
         if step in self.later_steps:
             raise TemplateError(f"step `{step}` does not come before this one; only earlier steps have results")
         if ".".join(reference.path) in {*self.earlier_steps, *self.later_steps}:

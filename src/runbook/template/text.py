@@ -8,7 +8,7 @@ read as a template again.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import replace
 from functools import lru_cache
 from operator import is_
@@ -18,6 +18,7 @@ from pydantic import BaseModel
 
 from runbook.template.expression import Expression, compile_expression
 from runbook.template.filters import MAX_TEXT
+from runbook.template.foreign import check_foreign
 from runbook.template.namespace import Reference, TemplateError, TemplateNamespace, Word
 from runbook.template.quotes import ShellReader
 
@@ -68,11 +69,15 @@ class Template(str):
         """
         parts: list[Part] = []
         for part in self.parts:
-            value = part if isinstance(part, str) else part.value(namespace)
-            if value is None or isinstance(part, str):
+            if isinstance(part, str):
                 parts.append(part)
-            else:
-                parts.append(self.write_value(value, part))
+                continue
+            try:
+                value = part.value(namespace)
+                parts.append(part if value is None else self.write_value(value, part))
+            except TemplateError as error:
+                error.source = f"{OPEN} {part.source}"
+                raise
         if any(isinstance(part, Expression) for part in parts):
             return Template(tuple(parts), self.write_value, self.finish, namespace)
         return self.finish("".join(str(part) for part in parts))
@@ -116,11 +121,26 @@ def write_literal(value: Any, piece: Expression) -> str:
     return text if piece.raw else re.escape(text)
 
 
-def parse_text(text: str, put: ValueWriter = write_plain, finish: TextFinisher = str) -> str:
-    """Return a text as a Template, or unchanged if it has no expression. Raises TemplateError."""
-    if isinstance(text, Template) or OPEN not in text:
+def parse_text(
+    text: str,
+    put: ValueWriter = write_plain,
+    finish: TextFinisher = str,
+    *,
+    variables: Collection[str] = (),
+    script: bool = False,
+) -> str:
+    """Return a text as a Template, or unchanged if it has no expression. Raises TemplateError.
+
+    `variables` are the names in `vars`. In a `script`, `$NAME` is a variable of the shell.
+    """
+    if isinstance(text, Template):
         return text
-    parts = _parts(text)
+    parts = _parts(text) if OPEN in text else (text,)
+    for part in parts:
+        if isinstance(part, str):
+            check_foreign(part, variables, script=script or put is write_quoted)
+    if OPEN not in text:
+        return text
     return Template(_add_contexts(parts) if put is write_quoted else parts, put, finish)
 
 
@@ -140,8 +160,9 @@ def _add_contexts(parts: tuple[Part, ...]) -> tuple[Part, ...]:
 
 def parse_expression(text: str) -> Expression:
     """Check a bare expression, the value of `when`. Raises TemplateError."""
-    if OPEN in text:
-        raise TemplateError(f"`when` is an expression already; write it without `{OPEN}` and `{CLOSE}`")
+    if found := re.search(r"\$?\{\{|[$#%]\{", text):
+        end = CLOSE if "{{" in found[0] else "}"
+        raise TemplateError(f"`when` is an expression already; write it without `{found[0]}` and `{end}`")
     return compile_expression(text.strip())
 
 
@@ -233,7 +254,11 @@ def _parts(text: str) -> tuple[Part, ...]:
         if end is None:
             what = "a quote in a template" if CLOSE in text[start:] else f"`{OPEN}`"
             raise TemplateError(f"{what} is not closed; write `{OPEN} vars.NAME {CLOSE}`")
-        parts.append(compile_expression(end[0].removesuffix(CLOSE).strip()))
+        try:
+            parts.append(compile_expression(end[0].removesuffix(CLOSE).strip()))
+        except TemplateError as error:
+            error.source = text[start : end.end()]
+            raise
         at = end.end()
     if at < len(text):
         parts.append(text[at:])

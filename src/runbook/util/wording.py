@@ -21,6 +21,15 @@ def join_words(words: Iterable[str]) -> str:
     return f"{', '.join(most)} and {last}" if most else last
 
 
+def split_hint(sentence: str) -> tuple[str, str]:
+    """Split "unknown key `retry`; did you mean `retries`?" in two, at the last `; ` outside of backquotes."""
+    at = len(sentence)
+    while (at := sentence.rfind("; ", 0, at)) >= 0:
+        if sentence.count("`", 0, at) % 2 == 0:
+            return sentence[:at], sentence[at + 2 :]
+    return sentence, ""
+
+
 def ordinal(number: int) -> str:
     """Return an ordinal number: "2nd"."""
     teen = number % 100 // 10 == 1

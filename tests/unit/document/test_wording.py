@@ -7,7 +7,8 @@ from typing import Literal
 import pytest
 from pydantic import Field, ValidationError
 
-from runbook.document.nodes import Node, Position, compose
+from runbook.document.nodes import Node, compose
+from runbook.document.syntax import Position
 from runbook.document.wording import describe_problems, describe_unknown_key, fields_of, find_models
 from runbook.spec.fields import Integer, TextList
 from runbook.spec.step import FileModel
