@@ -19,11 +19,12 @@ import sys
 from typing import Annotated
 
 import typer
+from typer._click.exceptions import UsageError  # typer has no public name for it.
 
 from runbook import errors
 from runbook.cli import past_runs, reference, runs
 from runbook.cli.options import program_version
-from runbook.cli.output import print_error, print_message, print_result
+from runbook.cli.output import print_error, print_message, print_result, report_usage_error
 from runbook.util import stdio
 
 app = typer.Typer(
@@ -81,7 +82,11 @@ def main() -> None:
 def _run_app() -> int | str | None:
     """Run the command and return its exit status."""
     try:
-        app()
+        return app(standalone_mode=False) or errors.EXIT_OK
+    except UsageError as error:
+        error.show()
+        report_usage_error(sys.argv[1:], error.format_message())
+        return error.exit_code
     except SystemExit as end:
         return end.code
     except errors.RunbookError as error:

@@ -6,7 +6,9 @@ import contextlib
 import os
 import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 import typer
@@ -98,6 +100,30 @@ def print_error(error: errors.RunbookError) -> None:
     print_message(wrap(f"runbook: {error.message}"))
     if error.hint:
         print_message(wrap(f"  {error.hint}"))
+
+
+def print_problems(file: str, error: errors.RunbookError) -> None:
+    """Print the errors in a file as JSON on standard output, one object a line.
+
+    A file that cannot be read is one error, which has no line.
+    """
+    import json  # noqa: PLC0415
+
+    unplaced: list[dict[str, object]] = [
+        {"file": file, "line": None, "column": None, "message": error.message, "hint": error.hint}
+    ]
+    problems = [asdict(problem) for problem in error.problems] if isinstance(error, errors.DocumentError) else unplaced
+    for problem in problems:
+        print_result(json.dumps(problem))
+
+
+def report_usage_error(argv: Sequence[str], message: str) -> None:
+    """Print the last event of a command that was to report a run in JSON and whose arguments are wrong."""
+    json_wanted = "--output=json" in argv or ("--output", "json") in pairwise(argv)
+    # The other commands do not report a run.
+    if json_wanted and not {"validate", "history", "show", "schema", "steps"} & set(argv[:1]):
+        error = errors.UsageError(message[:1].lower() + message[1:].rstrip("."))
+        make_json_lines()(_make_last_event(error, plan="--dry-run" in argv))
 
 
 def wrap(text: str) -> str:

@@ -24,7 +24,7 @@ from runbook.cli.options import (
     UserOption,
     program_version,
 )
-from runbook.cli.output import print_error, print_message, print_result, run_reported
+from runbook.cli.output import print_error, print_message, print_problems, print_result, run_reported
 
 if TYPE_CHECKING:
     from runbook.engine.launch import RunRequest
@@ -51,11 +51,10 @@ def apply(
     output: OutputOption = Output.AUTO,
 ) -> None:
     """Run a runbook."""
-    seconds = parse_span_option("--lock-wait", lock_wait)
     if dry_run:
-        _run_planner(file, set_, user, output, plan=True)
+        _run_planner(file, set_, user, output, plan=True, lock_wait=lock_wait)
         return
-    run_reported(output, lambda report: _apply(file, set_, user, fail_on_remediation, seconds, report))
+    run_reported(output, lambda report: _apply(file, set_, user, fail_on_remediation, lock_wait, report))
 
 
 def check(
@@ -65,7 +64,7 @@ def check(
     _run_planner(file, set_, user, output, plan=False)
 
 
-def validate(files: FilesArgument, set_: SetOption = None) -> None:
+def validate(files: FilesArgument, set_: SetOption = None, output: OutputOption = Output.AUTO) -> None:
     """Report every error in the files. Needs no systemd."""
     count = 0
     for file in files:
@@ -74,10 +73,13 @@ def validate(files: FilesArgument, set_: SetOption = None) -> None:
         except errors.RunbookError as error:
             count += len(error.problems) if isinstance(error, errors.DocumentError) else 1
             print_error(error)
+            if output is Output.JSON:
+                print_problems(file, error)
     if count:
         print_message(f"{count} error{'' if count == 1 else 's'}")
         raise typer.Exit(errors.EXIT_INVALID)
-    print_result(f"{len(files)} file{'' if len(files) == 1 else 's'}, no errors")
+    if output is not Output.JSON:
+        print_result(f"{len(files)} file{'' if len(files) == 1 else 's'}, no errors")
 
 
 def resume(
@@ -97,13 +99,13 @@ def resume(
     output: OutputOption = Output.AUTO,
 ) -> None:
     """Continue a run that was interrupted, or that left its unit still starting."""
-    if abandon and (rerun or skip):
-        raise errors.UsageError("cannot combine --abandon with --rerun or --skip")
-    seconds = parse_span_option("--lock-wait", lock_wait)
 
     def act(report: Report) -> int:
         from runbook.engine.resume import ResumeOptions  # noqa: PLC0415
 
+        if abandon and (rerun or skip):
+            raise errors.UsageError("cannot combine --abandon with --rerun or --skip")
+        seconds = parse_span_option("--lock-wait", lock_wait)
         if abandon:
             return _abandon(run)
         return _resume(run, ResumeOptions(tuple(rerun or ()), tuple(skip or ())), as_recorded, seconds, report)
@@ -112,13 +114,14 @@ def resume(
 
 
 def _apply(
-    file: str, set_: list[str] | None, user: bool, fail_on_remediation: bool, lock_wait: float, report: Report
+    file: str, set_: list[str] | None, user: bool, fail_on_remediation: bool, lock_wait: str | None, report: Report
 ) -> int:
     from runbook.engine import launch  # noqa: PLC0415
 
+    seconds = parse_span_option("--lock-wait", lock_wait)
     book = load_runbook(file, set_, to_run=True, user=user)
     scope = find_scope(book, user)
-    request = _make_request(scope, parse_sets(set_), fail_on_remediation, lock_wait)
+    request = _make_request(scope, parse_sets(set_), fail_on_remediation, seconds)
     # If a child runs it, standard input has been read already.
     text = book.text if file == "-" else None
     return _run_outside_units(
@@ -181,7 +184,9 @@ def _abandon(run: str | None) -> int:
     return errors.EXIT_OK
 
 
-def _run_planner(file: str, set_: list[str] | None, user: bool, output: Output, *, plan: bool) -> None:
+def _run_planner(
+    file: str, set_: list[str] | None, user: bool, output: Output, *, plan: bool, lock_wait: str | None = None
+) -> None:
     """Plan a run, or check once what it would find. The planner's view of the machine has no writing methods."""
 
     def act(report: Report) -> int:
@@ -193,6 +198,7 @@ def _run_planner(file: str, set_: list[str] | None, user: bool, output: Output, 
         from runbook.records.lock import find_lock_holders  # noqa: PLC0415
         from runbook.spec.state import RunState  # noqa: PLC0415
 
+        parse_span_option("--lock-wait", lock_wait)  # A plan waits for no lock, but a mistake is a mistake.
         book = load_runbook(file, set_)
         scope = find_scope(book, user)
         with _open_view(scope) as view:

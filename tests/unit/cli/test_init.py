@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from collections.abc import Callable
 
@@ -27,8 +28,8 @@ def test_the_version_is_printed() -> None:
     assert (result.exit_code, result.stdout) == (0, f"runbook {program_version()}\n")
 
 
-def failing(error: BaseException) -> Callable[[], None]:
-    def app() -> None:
+def failing(error: BaseException) -> Callable[..., None]:
+    def app(*, standalone_mode: bool) -> None:
         raise error
 
     return app
@@ -57,3 +58,14 @@ def test_a_wrong_option_is_an_error_of_usage(
     monkeypatch.setattr(sys, "argv", ["runbook", "apply", "--nope"])
     assert cli._run_app() == errors.EXIT_INVALID
     assert "No such option" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("argv", [["apply"], ["apply", "--bogus", "x"], ["chek", "x"]])
+def test_wrong_arguments_end_with_an_event_in_json(
+    argv: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["runbook", *argv, "--output", "json"])
+    assert cli._run_app() == errors.EXIT_INVALID
+    out, err = capsys.readouterr()
+    assert json.loads(out)["event"] == "run-finished"
+    assert "Error: " in err

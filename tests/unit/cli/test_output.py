@@ -11,7 +11,15 @@ import typer
 
 from runbook import errors
 from runbook.cli.options import Output
-from runbook.cli.output import print_error, print_message, print_result, run_reported, wrap
+from runbook.cli.output import (
+    print_error,
+    print_message,
+    print_problems,
+    print_result,
+    report_usage_error,
+    run_reported,
+    wrap,
+)
 
 WRONG_FILE = errors.DocumentError([errors.Problem("f", 1, 2, "x" * 100), errors.Problem("f", 3, 4, "y")])
 
@@ -79,6 +87,42 @@ def test_an_internal_error_is_reported_with_its_traceback(capsys: pytest.Capture
     line = json.loads(out)
     assert (line["status"], line["reason"]) == ("failed", "internal error: ZeroDivisionError: odd")
     assert "Traceback" in err
+
+
+@pytest.mark.parametrize("option", [["--output", "json"], ["--output=json"]])
+@pytest.mark.parametrize(
+    ("command", "event"),
+    [
+        ("apply", "run-finished"),
+        ("apply --dry-run", "plan-finished"),
+        ("check", "run-finished"),
+        ("aply", "run-finished"),
+    ],
+)
+def test_in_json_wrong_arguments_are_the_last_line(
+    command: str, event: str, option: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    report_usage_error([*command.split(), *option], "Missing argument 'FILE'.")
+    line = json.loads(capsys.readouterr().out)
+    assert (line["event"], line["status"], line["exit"]) == (event, "invalid", errors.EXIT_INVALID)
+    assert line["reason"] == "missing argument 'FILE'"
+
+
+@pytest.mark.parametrize("argv", ["apply", "apply --output plain", "show --output json x", "validate --output json"])
+def test_without_json_or_without_a_run_wrong_arguments_are_no_event(
+    argv: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    report_usage_error(argv.split(), "why")
+    assert capsys.readouterr().out == ""
+
+
+def test_a_problem_has_its_position_and_its_hint(capsys: pytest.CaptureFixture[str]) -> None:
+    print_problems("f", errors.DocumentError([errors.Problem("f", 1, 2, "why", "how")]))
+    print_problems("g", errors.UsageError("cannot", hint="do"))
+    assert [json.loads(line) for line in capsys.readouterr().out.splitlines()] == [
+        {"file": "f", "line": 1, "column": 2, "message": "why", "hint": "how"},
+        {"file": "g", "line": None, "column": None, "message": "cannot", "hint": "do"},
+    ]
 
 
 def test_a_path_is_never_broken() -> None:

@@ -61,16 +61,45 @@ def test_without_systemd_no_run_begins(file: str, argv: list[str], event: str) -
     assert (result.exit_code, line["event"], line["status"]) == (errors.EXIT_NOT_BEGUN, event, "not-begun")
 
 
-def test_a_wrong_span_is_an_error_before_the_file_is_read() -> None:
-    error = runbook("apply", "/nope.yaml", "--lock-wait", "soon").exception
-    assert isinstance(error, errors.UsageError)
-    assert error.message.startswith("cannot read --lock-wait")
+def test_a_file_without_errors_is_no_object(file: str) -> None:
+    result = runbook("validate", file, "--output", "json")
+    assert (result.exit_code, result.stdout, result.stderr) == (0, "", "")
 
 
-def test_an_abandoned_run_has_no_steps_to_decide_on() -> None:
-    error = runbook("resume", "--abandon", "--skip", "x").exception
-    assert isinstance(error, errors.UsageError)
-    assert error.message == "cannot combine --abandon with --rerun or --skip"
+def test_in_json_each_error_is_one_object(file: str, tmp_path: Path) -> None:
+    wrong = tmp_path / "wrong.yaml"
+    wrong.write_text("steps: [restrat]\nunit: a b\n")
+    result = runbook("validate", str(wrong), file, "/nope.yaml", "--output", "json")
+    assert result.exit_code == errors.EXIT_INVALID
+    found = [json.loads(line) for line in result.stdout.splitlines()]
+    unknown = {"message": "unknown step type `restrat`", "hint": "did you mean `restart`?"}
+    assert found == [
+        {"file": str(wrong), "line": 1, "column": 9, **unknown},
+        {"file": str(wrong), "line": 2, "column": 7, "message": found[1]["message"], "hint": ""},
+        {"file": "/nope.yaml", "line": None, "column": None, "message": found[2]["message"], "hint": ""},
+    ]
+    assert "it contains a space" in found[1]["message"]
+    assert found[2]["message"] == "cannot read /nope.yaml: no such file or directory"
+    assert result.stderr.splitlines()[0] == f"{wrong}:1:9: unknown step type `restrat`; did you mean `restart`?"
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        (["apply", "/nope.yaml", "--lock-wait", "soon"], "cannot read --lock-wait"),
+        (["apply", "/nope.yaml", "--dry-run", "--lock-wait", "soon"], "cannot read --lock-wait"),
+        (["resume", "--lock-wait", "soon"], "cannot read --lock-wait"),
+        (["resume", "--abandon", "--skip", "x"], "cannot combine --abandon with --rerun or --skip"),
+    ],
+)
+def test_a_wrong_option_is_an_error_before_the_file_is_read(argv: list[str], message: str) -> None:
+    result = runbook(*argv)
+    assert (result.exit_code, result.stdout) == (errors.EXIT_INVALID, "")
+    assert result.stderr.startswith(f"runbook: {message}")
+    line = json.loads(runbook(*argv, "--output", "json").stdout)
+    event = "plan-finished" if "--dry-run" in argv else "run-finished"
+    assert (line["event"], line["status"], line["exit"]) == (event, "invalid", 2)
+    assert line["reason"].startswith(message)
 
 
 def test_a_run_is_abandoned_without_systemd() -> None:

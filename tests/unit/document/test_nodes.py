@@ -6,6 +6,7 @@ import pytest
 import yaml
 
 from runbook.document import nodes, parse
+from runbook.document.syntax import Position
 from runbook.errors import DocumentError
 
 
@@ -110,7 +111,7 @@ def test_positions_count_characters_from_one() -> None:
     assert entry is not None
     inner = entry.get(1)
     assert inner is not None
-    assert (node.keys["näme"], entry.position) == (Position(2, 1), nodes.Position(2, 7))
+    assert (node.keys["näme"], entry.position) == (Position(2, 1), Position(2, 7))
     assert inner.keys["z"] == Position(2, 18)
     assert (inner.get("nope"), inner.get(0), entry.get(7), entry.get("x")) == (None, None, None, None)
 

@@ -41,7 +41,8 @@ def test_a_template_without_its_dollar_is_refused(text: str, meant: str) -> None
     "text",
     [
         "{{.Names}}", "{{ .State.Pid }}", "{{json .}}", "{{range .to}}{{.}}{{end}}", "{{ index .vars \"x\" }}",
-        '{{ env "HOME" }}', '{{ key "to" }}', "{{ name }}", "{{ $port := .port }}{{ $port }}", "{{ printf \"%s\" .host }}",
+        '{{ env "HOME" }}', '{{ key "to" }}', "{{ name }}", "{{ $port := .port }}{{ $port }}",
+        "{{ printf \"%s\" .host }}",
         "{{ host_name }}", "{{}}", "{{ }}", "${to}", "$to", "${port:-80}", "${HOME}", "$(env.sh)", "$(run.sh x)",
         "tar cf $run.tar $vars.tar", "%{http_code}", "{% raw %}", "$((port + 1))", "{to,from}", "awk '{print $to}'",
         "{\"to\": {}}", "a{2}", "${#to}", "{{ lookup('file', 'x') }}",

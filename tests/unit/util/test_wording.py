@@ -14,6 +14,7 @@ from runbook.util.wording import (
     join_words,
     ordinal,
     shorten,
+    split_hint,
     suggest,
 )
 
@@ -79,3 +80,17 @@ def test_the_helpers_load_no_library() -> None:
     code = "import sys; import runbook.util.names, runbook.util.timespan; print(*sys.modules)"
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
     assert not {"jinja2", "pydantic", "yaml"} & set(result.stdout.split())
+
+
+@pytest.mark.parametrize(
+    ("sentence", "message", "hint"),
+    [
+        ("unknown key `x`; did you mean `y`?", "unknown key `x`", "did you mean `y`?"),
+        ("`a; b` is no unit", "`a; b` is no unit", ""),
+        ("`a; b` is no unit; write `c; d`", "`a; b` is no unit", "write `c; d`"),
+        ("a; b; c", "a; b", "c"),
+        ("nothing", "nothing", ""),
+    ],
+)
+def test_a_hint_is_what_follows_the_last_semicolon(sentence: str, message: str, hint: str) -> None:
+    assert split_hint(sentence) == (message, hint)
