@@ -15,7 +15,7 @@ from functools import cached_property
 from pathlib import Path
 
 from runbook.engine.execution.replay import ResumeState
-from runbook.engine.execution.stream import MASK, EventStream, Sink
+from runbook.engine.execution.stream import EventStream, Sink
 from runbook.engine.runner import Runner
 from runbook.errors import HostError, NotBegun
 from runbook.events import Event, Notice, RunFinished, RunSuperseded
@@ -27,6 +27,7 @@ from runbook.records.outputs import OutputMasker
 from runbook.records.store import EventWriter, RunFolder, RunHeader
 from runbook.spec.state import RunState
 from runbook.spec.step import Runbook
+from runbook.util.secrets import MASK, SecretMask
 
 _ENV_NAME = re.compile(r"""\benv(?:\.|\[[\s\\'"]*)([\w.-]*\w)""")
 """The name of a variable in `env.NAME` or `env['NAME']`, with its quotes as YAML may need them.
@@ -135,7 +136,7 @@ def open_event_stream(
     writer = EventWriter(folder, lambda why: events.emit(Notice(text=why)))
     held.callback(writer.close)
     events = EventStream(folder.id, SystemClock(), (), secrets)
-    masker = OutputMasker(folder.outputs_path, events.secret_forms)
+    masker = OutputMasker(folder.outputs_path, events.secret_mask.forms)
     masker.mask_all()  # A command may have written output after an earlier part of this run was killed.
     events.sinks = (masker, writer, *sinks)
     return events
@@ -147,7 +148,7 @@ def find_secret_values(book: Runbook, env: Mapping[str, str]) -> tuple[str, ...]
 
 
 def _make_header(book: Runbook, request: RunRequest, name: str, now: float) -> RunHeader:
-    mask = EventStream(name, SystemClock(), (), find_secret_values(book, request.env)).mask
+    mask = SecretMask(find_secret_values(book, request.env)).mask
     used = set(_ENV_NAME.findall(book.text)) & request.env.keys()
     sets = {key: mask(value) for key, value in request.sets.items()}
     env = {key: mask(request.env[key]) for key in sorted(used)}

@@ -9,7 +9,7 @@ from typing import Any
 
 from runbook.engine.execution.outcome import Outcome
 from runbook.engine.execution.replay import BY_OPERATOR, ResumeState
-from runbook.engine.execution.stream import MASK, Sink
+from runbook.engine.execution.stream import Sink
 from runbook.engine.launch import Launch, RunRequest, open_event_stream, refuse_running_commands
 from runbook.engine.rollback_plan import RollbackPlan
 from runbook.errors import HostError, NotBegun, UsageError
@@ -21,6 +21,7 @@ from runbook.records import history, store
 from runbook.records.history import RunRecord
 from runbook.spec.state import RunState
 from runbook.spec.step import Runbook, Step
+from runbook.util.secrets import MASK
 
 BEGIN_ANEW = "runbook apply begins anew"  # the hint if a run cannot be resumed at all
 

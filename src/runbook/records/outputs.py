@@ -72,14 +72,18 @@ def _list_files(folder: Path, names: re.Pattern[str]) -> list[Path]:
 def _mask(path: Path, secrets: Iterable[str]) -> None:
     """Overwrite the secrets with asterisks in place, which needs no space on a full disk, and no second file."""
     words = [secret.encode(errors="surrogateescape") for secret in secrets]
-    pattern = re.compile(b"|".join(re.escape(word) for word in words))
-    most = max(len(word) for word in words)
+    most = max(map(len, words))
     with contextlib.suppress(OSError), contextlib.ExitStack() as undo:
         fd = os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
         undo.callback(os.close, fd)
         at = 0
         # Chunks overlap, so that a secret at the border of two is found.
         while piece := os.pread(fd, CHUNK + most - 1, at):
-            for found in pattern.finditer(piece):
-                os.pwrite(fd, b"*" * len(found[0]), at + found.start())
+            masked = piece
+            for word in words:
+                # Only words that begin in this chunk: a longer one that begins in the next may be cut off here.
+                end = CHUNK + len(word) - 1
+                masked = masked[:end].replace(word, b"*" * len(word)) + masked[end:]
+            if masked != piece:
+                os.pwrite(fd, masked, at)
             at += CHUNK

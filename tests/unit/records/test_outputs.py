@@ -6,16 +6,15 @@ from pathlib import Path
 
 import pytest
 
-from runbook.engine.execution.stream import EventStream
 from runbook.events import Event
-from runbook.model import SystemClock
 from runbook.records import outputs
 from runbook.records.outputs import OutputMasker
+from runbook.util.secrets import SecretMask
 from tests.unit.recorded import acting, ended, finished
 
 
 def mask(folder: Path, *secrets: str) -> OutputMasker:
-    return OutputMasker(folder, EventStream("", SystemClock(), (), secrets).secret_forms)
+    return OutputMasker(folder, SecretMask(secrets).forms)
 
 
 def test_a_secret_is_starred_where_it_stands(tmp_path: Path) -> None:
