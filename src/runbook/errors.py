@@ -11,6 +11,7 @@ RunbookError                 message, hint, and the exit status it leads to
 │   ├── NoSuchUnit           systemd finds no unit of this name
 │   ├── UnitMasked           the unit is masked
 │   ├── BusTimeout           systemd did not answer in time
+│   ├── LookLimitExceeded    the processes or sockets of the machine cannot all be read
 │   └── BusLost              the connection broke during a call
 └── Interrupted              130/143: SIGINT or SIGTERM
 
@@ -112,6 +113,10 @@ class UnitMasked(HostError):
 
 class BusTimeout(HostError):
     """systemd did not answer within the call's time-out. The request may still take effect."""
+
+
+class LookLimitExceeded(HostError):
+    """The processes or sockets of the machine could not all be read: that took too long, or there are too many."""
 
 
 class BusLost(HostError):

@@ -10,6 +10,8 @@ from typing import Any
 from runbook.host.cgroups import CgroupKind, parse_cgroup_path
 from runbook.model import Port, ProcessId, Verdict
 
+MAX_EVIDENCE = 1000  # holders, and sockets, that the evidence lists; the others are counted
+MAX_COMMAND_LISTED = 4096  # characters of a command line in the evidence
 DELETED = " (deleted)"  # the suffix of /proc/PID/exe for a program that an upgrade has removed or replaced
 
 
@@ -49,6 +51,7 @@ class Process:
     started: float = 0.0  # seconds of CLOCK_BOOTTIME
     kernel: bool = False  # True if it is a thread of the kernel
     dead: bool = False  # True if it is a zombie: it waits for its parent to reap it, and holds nothing
+    stalled: bool = False  # True if the kernel did not return its command line and its environment in time
     pid_namespace: int = 0  # the inode number of the namespace; 0 if it cannot be read
     user_namespace: int = 0  # the same
 
@@ -115,18 +118,19 @@ class Holder:
     def evidence(self) -> dict[str, Any]:
         """Return the facts that the judgement is based on."""
         process = self.process
+        command = " ".join(process.command) or process.name
         return {
             "pid": process.pid,
             "role": str(self.role),
             "unit": self.unit,
-            "command": " ".join(process.command) or process.name,
+            "command": command if len(command) <= MAX_COMMAND_LISTED else f"{command[:MAX_COMMAND_LISTED]}...",
             "exe": process.exe,
             "user": process.user,
             "parent": process.ppid,
             "cgroup": process.cgroup,
             "invocation": process.invocation_id,
             "started": process.started,
-            "sockets": [str(socket) for socket in self.sockets],
+            "sockets": [str(socket) for socket in self.sockets[:MAX_EVIDENCE]],
             "why": self.why,
             **({"spared": self.protection} if self.protection else {}),
         }
@@ -159,12 +163,17 @@ class PortOwnership:
         return frozenset(listener.inode for listener in self.listeners)
 
     def evidence(self) -> dict[str, Any]:
-        """Return the sockets and their holders."""
+        """Return the sockets and their holders. If there are many, foreign holders come first."""
+        foreign = self.foreign_holders
+        holders = self.holders if len(self.holders) <= MAX_EVIDENCE else (*foreign, *self.holders)[:MAX_EVIDENCE]
+        omitted = {"listeners": len(self.listeners), "holders": len(self.holders)}
+        omitted = {name: count - MAX_EVIDENCE for name, count in omitted.items() if count > MAX_EVIDENCE}
         return {
             "port": str(self.port),
-            "listeners": [str(listener) for listener in self.listeners],
-            "holders": [holder.evidence() for holder in self.holders],
-            **({"unseen": [str(listener) for listener in self.unseen]} if self.unseen else {}),
+            "listeners": [str(listener) for listener in self.listeners[:MAX_EVIDENCE]],
+            "holders": [holder.evidence() for holder in holders],
+            **({"unseen": [str(listener) for listener in self.unseen[:MAX_EVIDENCE]]} if self.unseen else {}),
+            **({"omitted": omitted} if omitted else {}),
         }
 
 

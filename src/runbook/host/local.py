@@ -22,6 +22,7 @@ from runbook.host.loop import Loop
 from runbook.host.ownership.cache import OwnershipCache
 from runbook.host.ownership.judge import PortJudge
 from runbook.host.ownership.kernel_source import LocalKernel
+from runbook.host.ownership.manager_source import OnceReadManager
 from runbook.host.ownership.network import UnitNetworks
 from runbook.host.queries import Answer, Command, CommandResult, Query
 from runbook.host.runners.query_runner import QueryRunner
@@ -97,10 +98,12 @@ class LocalView:
         return self._ownership.judge_port(unit, port, max_age=max_age)
 
     def list_unit_listeners(self, unit: Unit) -> tuple[str, ...]:
-        pids = processes.list_cgroup_pids(unit.control_group) if unit.control_group else ()
-        found = sock_diag.list_all_listeners(pids[0]) if pids else ()
-        held = (one for one in found if any(descriptors.holds_any_socket(pid, {one.inode}) for pid in pids))
-        return tuple(sorted(map(str, held)))
+        pids = [pid for pid in self.list_unit_pids(unit) if pid]
+        limit = self._loop.limit_look()
+        found = sock_diag.list_all_listeners(pids[0], limit) if pids else ()
+        inodes = {one.inode for one in found}
+        held = set[int]().union(*(descriptors.find_held_sockets(pid, inodes, limit) for pid in pids))
+        return tuple(sorted(str(one) for one in found if one.inode in held))
 
     def find_network_process(self, unit: Unit, port: Port | None = None) -> ProcessId | None:
         return self._networks.find_process(unit, port)
@@ -112,12 +115,13 @@ class LocalView:
         return bool(unit.control_group) and processes.is_populated(unit.control_group)
 
     def list_unit_pids(self, unit: Unit) -> tuple[int, ...]:
-        return processes.read_cgroup_procs(unit.control_group) if unit.control_group else ()
+        limit = self._loop.limit_look()
+        return processes.read_cgroup_procs(unit.control_group, limit) if unit.control_group else ()
 
     def _judge(self, unit: Unit) -> PortJudge:
         uid = None if self.scope == "system" else os.geteuid()
         kernel = LocalKernel(self._sockets, self._loop)
-        return PortJudge(unit, kernel, self._systemd, uid, self._networks.is_separate(unit))
+        return PortJudge(unit, kernel, OnceReadManager(self._systemd), uid, self._networks.is_separate(unit))
 
     # This program's own place
 
@@ -195,7 +199,7 @@ class LocalHost(LocalView):
             return self._judge(self._systemd.unit(owner)).judge_process(process, holder.sockets).may_be_killed
 
         self._loop.raise_if_interrupted()  # Before each of perhaps a thousand processes: SIGTERM must not wait.
-        return signals.signal_process(holder, signum, confirm=may_be_killed)
+        return signals.signal_process(holder, signum, confirm=may_be_killed, limit=self._loop.limit_look())
 
     def kill_cgroup(self, unit: Unit, expected: Callable[[Holder], bool]) -> SignalResult:
         """Kill all processes that are left of a unit that is down, at once.

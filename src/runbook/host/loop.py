@@ -19,10 +19,13 @@ from types import FrameType
 from gi.repository import GLib
 
 from runbook.errors import HostError, Interrupted
+from runbook.host.kernel.look_limit import LOOK_TIMEOUT, LookLimit
 from runbook.model import Clock, Deadline, Port, ProcessId, SystemClock, Wake
 
 SOCKET_POLL = 0.01  # seconds between two reads of the sockets: listen(2) causes no event, and a read takes 0.1 ms
 INTERRUPTED_SETTLE = 0.5  # seconds that the answer to a request which starts something may still take after SIGTERM
+INTERRUPTED_LOOK = 0.3  # seconds after SIGTERM in which the machine may still be looked at, for the final message
+UNREADABLE = frozenset({-1})  # stands for the sockets of a port that cannot be read
 ANY_TOPIC = "*"  # the topic that wakes every wait
 
 
@@ -42,6 +45,7 @@ class Loop:
         self._sockets: dict[Port, frozenset[int]] = {}
         self._exited: set[ProcessId] = set()
         self._signum = 0
+        self._interrupted_at = 0.0
         self._raised = False
         self._undo = contextlib.ExitStack()
         if threading.current_thread() is threading.main_thread():
@@ -55,6 +59,13 @@ class Loop:
     def interrupted(self) -> int:
         """The number of the SIGINT or SIGTERM that has arrived, else 0."""
         return self._signum
+
+    def limit_look(self) -> LookLimit:
+        """Return the limit of a look at the machine that begins now."""
+        left = LOOK_TIMEOUT
+        if self._raised:
+            left = self._interrupted_at + INTERRUPTED_LOOK - self.clock.monotonic()
+        return LookLimit(left, lambda: self._is_interrupt_pending)
 
     def notify(self, topics: Iterable[str] = (ANY_TOPIC,)) -> None:
         """Wake the wait for one of these topics, the present one or the next. Any thread may call it."""
@@ -90,7 +101,7 @@ class Loop:
             for process in wake.processes - self._exited:
                 self._watch(process, exited, watches)
             for port in wake.ports - self._sockets.keys():
-                self.record_sockets(port, self._look(port))
+                self.record_sockets(port, self._read_sockets(port))
             if wake.ports:
                 watches.enter_context(_timer(SOCKET_POLL))
             self.run_until(
@@ -145,10 +156,16 @@ class Loop:
         return True
 
     def _changed(self, ports: Iterable[Port]) -> bool:
-        now = {port: self._look(port) for port in ports}
+        now = {port: self._read_sockets(port) for port in ports}
         changed = any(self._sockets[port] != sockets for port, sockets in now.items())
         self._sockets.update(now)
         return changed
+
+    def _read_sockets(self, port: Port) -> frozenset[int]:
+        try:
+            return self._look(port)
+        except HostError:
+            return UNREADABLE  # The next check reports why.
 
     def _watch(self, process: ProcessId, exited: set[ProcessId], watches: contextlib.ExitStack) -> None:
         """Add the process to `exited` when it is gone."""
@@ -183,6 +200,7 @@ class Loop:
     def _record_signal(self, signum: int, _frame: FrameType | None) -> None:
         # A lost terminal (SIGHUP) does not end a run. It has this handler, as commands would inherit SIG_IGN.
         if signum != signal.SIGHUP:
+            self._interrupted_at = self._interrupted_at or self.clock.monotonic()
             self._signum = self._signum or signum
 
 

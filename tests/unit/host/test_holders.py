@@ -51,3 +51,14 @@ def test_evidence() -> None:
     assert owner.is_owned
     assert owner.sockets == {7}
     assert "spared" not in holder().evidence()
+
+
+def test_the_evidence_of_very_many_is_short() -> None:
+    known = [Holder(process(pid), Role.CURRENT if pid < 3000 else Role.ORPHAN, "", "", ()) for pid in range(1000, 3010)]
+    listeners = tuple(Listener("tcp", "127.0.0.1", 80, number) for number in range(1500))
+    found = PortOwnership(Port(80), Verdict.PORT_SHARED, "", listeners, tuple(known)).evidence()
+    assert [one["pid"] for one in found["holders"][:11]] == [*range(3000, 3010), 1000]
+    assert (len(found["holders"]), len(found["listeners"])) == (1000, 1000)
+    assert found["omitted"] == {"listeners": 500, "holders": 1010}
+    long = Holder(process(7, command=("x" * 9000,)), Role.ORPHAN, "", "", ())
+    assert len(long.evidence()["command"]) == 4099

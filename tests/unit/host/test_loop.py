@@ -16,7 +16,7 @@ import pytest
 from runbook.errors import HostError, Interrupted
 from runbook.host.kernel import processes, signals
 from runbook.host.kernel.sock_diag import SocketTable
-from runbook.host.loop import ANY_TOPIC, SOCKET_POLL, Loop
+from runbook.host.loop import ANY_TOPIC, INTERRUPTED_LOOK, SOCKET_POLL, Loop
 from runbook.model import Deadline, Port, ProcessId, Wake
 
 from .conftest import PATIENCE, PROMPT
@@ -267,3 +267,28 @@ def _ids(child: subprocess.Popen[bytes]) -> frozenset[ProcessId]:
     identity = processes.read_id(child.pid)
     assert identity is not None
     return frozenset({identity})
+
+
+def test_a_look_ends_with_an_interruption(loop: Loop) -> None:
+    """Afterwards, the state is read for the final message, in the little time that is left."""
+    limit = loop.limit_look()
+    assert not limit.is_over
+    os.kill(os.getpid(), signal.SIGTERM)
+    assert limit.is_over
+    with pytest.raises(Interrupted):
+        loop.raise_if_interrupted()
+    last = loop.limit_look()
+    assert not last.is_over
+    time.sleep(INTERRUPTED_LOOK)
+    assert last.is_over
+    assert loop.limit_look().is_over
+
+
+def test_sockets_that_cannot_be_read_do_not_end_a_wait(
+    loop: Loop, sockets: Sockets, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(_port: Port) -> frozenset[int]:
+        raise HostError("too many")
+
+    monkeypatch.setattr(loop, "_look", refuse)
+    assert 0.1 < wait(loop, Wake(ports=frozenset({PORT}), within=0.1)) < PROMPT

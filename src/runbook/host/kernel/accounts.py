@@ -4,33 +4,58 @@ from __future__ import annotations
 
 import os
 import pwd
-from functools import cache, lru_cache
+import threading
+from functools import lru_cache
 from pathlib import Path
 
 from runbook.errors import AccessDenied, HostError
 from runbook.host.queries import Command
 
+NAME_TIMEOUT = 0.5  # seconds that a name server has for its answer
 PASSWD = Path("/etc/passwd")  # the users of this machine; nsswitch.conf(5) may name other sources
 
 
-@cache
+_names: dict[int, str] = {}  # what a name server has answered
+_silent: list[threading.Thread] = []  # queries of a name server that were not answered in time
+
+
 def find_user_name(uid: int) -> str:
-    """Return the name of a user, or the number if it has none. May wait for a name server."""
-    try:
-        return pwd.getpwuid(uid).pw_name
-    except (KeyError, OverflowError):
+    """Return the name of a user, or the number if it has none, or none is found within NAME_TIMEOUT.
+
+    While a name server owes an answer, it is not asked again: any user may have processes of 65,536 users (subuid(5)).
+    """
+    if name := _find_listed(uid) or _names.get(uid):
+        return name
+    _silent[:] = filter(threading.Thread.is_alive, _silent)
+    if _silent:
         return str(uid)
+    query = threading.Thread(target=_query_name, args=(uid,), name="user", daemon=True)
+    query.start()
+    query.join(NAME_TIMEOUT)
+    if query.is_alive():
+        _silent.append(query)
+    return _names.get(uid, str(uid))
+
+
+def _query_name(uid: int) -> None:
+    try:
+        _names[uid] = pwd.getpwuid(uid).pw_name
+    except (KeyError, OverflowError):
+        _names[uid] = str(uid)
 
 
 def find_local_user_name(uid: int) -> str:
     """Return the name of a user by PASSWD alone: a name server may take long to answer."""
+    return _find_listed(uid) or f"UID {uid}"
+
+
+def _find_listed(uid: int) -> str | None:
     try:
         with PASSWD.open("rb") as file:
             changed = os.fstat(file.fileno())
-        name = _listed(changed.st_ino, changed.st_mtime_ns).get(uid)
+        return _listed(changed.st_ino, changed.st_mtime_ns).get(uid)
     except (OSError, ValueError):  # A number may be too long for Python.
-        name = None
-    return name or f"UID {uid}"
+        return None
 
 
 @lru_cache(maxsize=1)

@@ -12,16 +12,20 @@ from __future__ import annotations
 import contextlib
 import os
 import threading
+from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from runbook.errors import HostError
-from runbook.host.kernel import kcmp, processes
+from runbook.errors import HostError, LookLimitExceeded
+from runbook.host.kernel import accounts, kcmp, processes
+from runbook.host.kernel.look_limit import LookLimit
 
 TABLE = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 
 THREADS = min(4, len(os.sched_getaffinity(0)))  # how many threads share a scan of all processes, at most
 MAX_LIKELY = 16  # how many likely processes are read, at most, to find one that holds the socket, for the comparison
+CHECK_EVERY = 256  # descriptors of one table, after which the time is checked
+MAX_LARGE = 1000  # how many processes with large tables are considered for a message
 PIDS_PER_THREAD = 100  # for fewer processes a thread costs more than it saves
 
 NUMBERS = tuple(b"%d" % number for number in range(65))
@@ -37,10 +41,10 @@ class DescriptorScan:
     """How many processes could not be read; at least 1 if /proc hides the others (its mount option hidepid=)."""
 
 
-def scan_holders(inodes: Collection[int], likely: Sequence[int] = ()) -> DescriptorScan:
+def scan_holders(inodes: Collection[int], likely: Sequence[int] = (), limit: LookLimit | None = None) -> DescriptorScan:
     """Find every process that holds one of these sockets in its descriptor table.
 
-    Processes in `likely` are read first: that is faster, and no less certain.
+    Processes in `likely` are read first: that is faster, and no less certain. Raises LookLimitExceeded and HostError.
 
     Links are read, never followed: a stat(2) through a descriptor on a dead NFS mount would hang.
 
@@ -49,134 +53,183 @@ def scan_holders(inodes: Collection[int], likely: Sequence[int] = ()) -> Descrip
     /proc/PID/fd shows, has exited. A further holder that only such a table shows, of a socket that others hold openly,
     is missed; the next read after the port was freed finds it.
     """
-    wanted = _links(inodes)
+    search = _Search(_links(inodes), limit or LookLimit())
     scan = DescriptorScan(hidden=0 if os.path.exists("/proc/1") else 1)
-    if not wanted:
+    if not search.wanted:
         return scan
+    try:
+        return _scan_all(search, likely, scan)
+    except LookLimitExceeded:
+        raise LookLimitExceeded(_describe_large_tables(search.limit.large_tables)) from None
+
+
+def find_held_sockets(pid: int, inodes: Collection[int], limit: LookLimit | None = None) -> set[int]:
+    """Return which of these sockets a process holds, in any thread's table; none if it cannot be read.
+
+    Raises LookLimitExceeded.
+    """
+    search = _Search(_links(inodes), limit or LookLimit())
+    with contextlib.suppress(OSError):
+        return search.held(pid, f"/proc/{pid}/fd")[0] | search.held_by_threads(pid)
+    return set()
+
+
+def _scan_all(search: _Search, likely: Sequence[int], scan: DescriptorScan) -> DescriptorScan:
     pids: Sequence[int] = list(processes.list_pids())
     # Two sockets would take two comparisons for each descriptor, and no less time than one readlink(2).
-    if len(wanted) == 1 and (place := _find_descriptor(likely, wanted)):
-        pids = kcmp.filter_candidates(pids, place)
-    for part in _scan_in_threads(pids, wanted):
+    if len(search.wanted) == 1 and (place := search.find_descriptor(likely)):
+        pids = kcmp.filter_candidates(pids, place, search.limit)
+    for part in _scan_in_threads(pids, search):
         scan.holders.update(part.holders)
         scan.hidden += part.hidden
-    if set(inodes).difference(*scan.holders.values()):
+    if set(search.wanted.values()).difference(*scan.holders.values()):
+        search.limit.large_tables.clear()
         for pid in processes.list_pids():
             with contextlib.suppress(OSError):
-                if held := _held(f"/proc/{pid}/fd", wanted)[0] | _held_by_threads(pid, wanted):
+                if held := search.held(pid, f"/proc/{pid}/fd")[0] | search.held_by_threads(pid):
                     scan.holders.setdefault(pid, set()).update(held)
     return scan
 
 
-def holds_any_socket(pid: int, inodes: Collection[int]) -> bool:
-    """True if a process holds one of these sockets, in any thread's table. False if it cannot be read."""
-    wanted = _links(inodes)
-    with contextlib.suppress(OSError):
-        return bool(_held(f"/proc/{pid}/fd", wanted)[0] or _held_by_threads(pid, wanted))
-    return False
+def _describe_large_tables(tables: Counter[int]) -> str:
+    """Return the message of a look that took too long, with the user who has most of the descriptors."""
+    why = "the open files of all processes cannot be read in time"
+    owners = {pid: processes.read_uid(pid) for pid, _ in tables.most_common(MAX_LARGE)}
+    if not owners:
+        return why
+    read = Counter[int]()
+    for pid, uid in owners.items():
+        read[uid] += tables[pid]
+    ((uid, _),) = read.most_common(1)
+    count = [*owners.values()].count(uid)
+    some = "1 process" if count == 1 else f"{count} processes"
+    who = accounts.find_local_user_name(uid)
+    return f"{why}; {some} of user {who} had more than {CHECK_EVERY} each (ps -fu {uid} shows them)"
 
 
 def _links(inodes: Collection[int]) -> dict[bytes, int]:
     return {b"socket:[%d]" % inode: inode for inode in inodes}
 
 
-def _find_descriptor(likely: Sequence[int], wanted: Mapping[bytes, int]) -> kcmp.KnownDescriptor | None:
-    """Find a descriptor that is the socket."""
-    for pid in likely[:MAX_LIKELY]:
-        with contextlib.suppress(OSError):
-            for descriptor in os.listdir(f"/proc/{pid}/fd"):
-                with contextlib.suppress(FileNotFoundError):
-                    link = os.readlink(b"/proc/%d/fd/%s" % (pid, descriptor.encode()))
-                    if link in wanted:
-                        return kcmp.KnownDescriptor(pid, int(descriptor), link)
-    return None
+class _Search:
+    """The sockets that are looked for, and when the look must end. Its methods raise LookLimitExceeded and OSError."""
+
+    def __init__(self, wanted: Mapping[bytes, int], limit: LookLimit) -> None:
+        self.wanted = wanted  # the inodes, by the links to the sockets in /proc
+        self.limit = limit
+
+    def held(self, pid: int, table: str) -> tuple[set[int], int]:
+        """Return which of the sockets a table holds, and how many descriptors are in it."""
+        self.limit.check()
+        folder = os.open(table, TABLE)
+        try:
+            # Since Linux 6.2 that is the number of descriptors; before, it is 0. Mostly they have no gap, and their
+            # names are known: to list them is a fifth of the work.
+            count = os.fstat(folder).st_size
+            if 0 < count < len(NUMBERS) and (held := self._held_by_number(folder, count)) is not None:
+                return held, count
+            return self._held_as_listed(pid, folder)
+        finally:
+            os.close(folder)
+
+    def held_by_threads(self, pid: int) -> set[int]:
+        """Return which of the sockets are in a table of a thread."""
+        held = set[int]()
+        # Each thread adds a link to the two that any folder has.
+        if os.stat(f"/proc/{pid}/task").st_nlink == 3:  # noqa: PLR2004
+            return held
+        for thread in os.listdir(f"/proc/{pid}/task"):
+            with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+                held |= self.held(pid, f"/proc/{pid}/task/{thread}/fd")[0]
+        return held
+
+    def find_descriptor(self, likely: Sequence[int]) -> kcmp.KnownDescriptor | None:
+        """Find a descriptor that is one of the sockets, in the first processes of `likely`."""
+        for pid in likely[:MAX_LIKELY]:
+            with contextlib.suppress(OSError), os.scandir(f"/proc/{pid}/fd") as table:
+                for at, descriptor in enumerate(table):
+                    if at % CHECK_EVERY == 0:
+                        self.limit.check()
+                    with contextlib.suppress(FileNotFoundError):
+                        link = os.readlink(os.fsencode(descriptor.path))
+                        if link in self.wanted:
+                            return kcmp.KnownDescriptor(pid, int(descriptor.name), link)
+        return None
+
+    def _held_by_number(self, folder: int, count: int) -> set[int] | None:
+        """Read the descriptors from 0 to `count`; None if these may not be all. A gap shows soonest at the top."""
+        try:
+            links = [os.readlink(name, dir_fd=folder) for name in NUMBERS[count - 1 :: -1]]
+        except FileNotFoundError:
+            return None
+        # A gap that was filled before it was reached hides descriptors above it: then there are more, or there were.
+        with contextlib.suppress(FileNotFoundError):
+            os.readlink(NUMBERS[count], dir_fd=folder)
+            return None
+        if os.fstat(folder).st_size != count:
+            return None
+        return {self.wanted[link] for link in self.wanted.keys() & links}
+
+    def _held_as_listed(self, pid: int, folder: int) -> tuple[set[int], int]:
+        held, count = set[int](), 0
+        with os.scandir(folder) as descriptors:
+            for count, descriptor in enumerate(descriptors, 1):
+                if count % CHECK_EVERY == 0:
+                    self._note_progress(pid)
+                try:
+                    link = os.readlink(descriptor.name.encode(), dir_fd=folder)
+                except FileNotFoundError:
+                    continue  # closed meanwhile
+                if link in self.wanted:
+                    held.add(self.wanted[link])
+        return held, count
+
+    def _note_progress(self, pid: int) -> None:
+        self.limit.large_tables[pid] += CHECK_EVERY
+        self.limit.check()
 
 
-def _scan_in_threads(pids: Sequence[int], wanted: Mapping[bytes, int]) -> list[DescriptorScan]:
-    """Read all of the processes, each thread its share. Raises HostError rather than return less than all."""
+def _scan_in_threads(pids: Sequence[int], search: _Search) -> list[DescriptorScan]:
+    """Read all of the processes, each thread its share. Raises LookLimitExceeded or HostError if not all were read."""
     count = max(1, min(THREADS, len(pids) // PIDS_PER_THREAD))
     shares = [pids[first::count] for first in range(count)]
     found: list[DescriptorScan] = []
     helpers, mine = [], shares[:1]
     for share in shares[1:]:
-        helper = threading.Thread(target=lambda share=share: found.append(_scan(share, wanted)))
+        helper = threading.Thread(target=lambda share=share: found.append(_scan(share, search)))
         try:
             helper.start()
             helpers.append(helper)
         except RuntimeError:  # No more threads are allowed here.
             mine.append(share)
-    found += [_scan(share, wanted) for share in mine]
+    found += [_scan(share, search) for share in mine]
     for helper in helpers:
         helper.join()
+    search.limit.check()
     if len(found) != len(shares):
         raise HostError("cannot look through all processes: a thread of this program ended early")
     return found
 
 
-def _scan(pids: Sequence[int], wanted: Mapping[bytes, int]) -> DescriptorScan:
+def _scan(pids: Sequence[int], search: _Search) -> DescriptorScan:
     scan = DescriptorScan()
     for pid in pids:
         try:
-            held, count = _held(f"/proc/{pid}/fd", wanted)
+            held, count = search.held(pid, f"/proc/{pid}/fd")
             if not count:
-                held = _held_by_threads(pid, wanted)
+                held = search.held_by_threads(pid)
         except (FileNotFoundError, ProcessLookupError):
             continue  # It has exited.
         except PermissionError:
             scan.hidden += _may_hold(pid)
         except OSError:
             scan.hidden += 1  # No descriptor or memory is left.
+        except LookLimitExceeded:
+            break  # Raised in the first thread, when all have ended.
         else:
             if held:
                 scan.holders[pid] = held
     return scan
-
-
-def _held(table: str, wanted: Mapping[bytes, int]) -> tuple[set[int], int]:
-    """Return which of the sockets a table holds, and how many descriptors are in it. Raises OSError."""
-    folder = os.open(table, TABLE)
-    try:
-        # Since Linux 6.2 that is the number of descriptors; before, it is 0. Mostly they have no gap, and their names
-        # are known: to list them is a fifth of the work.
-        count = os.fstat(folder).st_size
-        if 0 < count < len(NUMBERS) and (held := _held_by_number(folder, count, wanted)) is not None:
-            return held, count
-        held = set[int]()
-        descriptors = os.listdir(folder)
-        for descriptor in descriptors:
-            try:
-                link = os.readlink(descriptor.encode(), dir_fd=folder)
-            except FileNotFoundError:
-                continue  # closed meanwhile
-            if link in wanted:
-                held.add(wanted[link])
-        return held, len(descriptors)
-    finally:
-        os.close(folder)
-
-
-def _held_by_number(folder: int, count: int, wanted: Mapping[bytes, int]) -> set[int] | None:
-    """Read the descriptors from 0 to `count`; None if these may not be all. A gap shows soonest at the top."""
-    try:
-        links = [os.readlink(name, dir_fd=folder) for name in NUMBERS[count - 1 :: -1]]
-    except FileNotFoundError:
-        return None
-    # A gap that was filled before it was reached hides descriptors above it: then there are more, or there were.
-    with contextlib.suppress(FileNotFoundError):
-        os.readlink(NUMBERS[count], dir_fd=folder)
-        return None
-    return {wanted[link] for link in wanted.keys() & links} if os.fstat(folder).st_size == count else None
-
-
-def _held_by_threads(pid: int, wanted: Mapping[bytes, int]) -> set[int]:
-    held: set[int] = set()
-    # Each thread adds a link to the two that any folder has.
-    if os.stat(f"/proc/{pid}/task").st_nlink == 3:  # noqa: PLR2004
-        return held
-    for thread in os.listdir(f"/proc/{pid}/task"):
-        with contextlib.suppress(FileNotFoundError, ProcessLookupError):
-            held |= _held(f"/proc/{pid}/task/{thread}/fd", wanted)[0]
-    return held
 
 
 def _may_hold(pid: int) -> bool:

@@ -18,6 +18,8 @@ import threading
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+from runbook.host.kernel.look_limit import LookLimit
+
 STALL_TIMEOUT = 0.5  # seconds without a process compared after which the comparison is abandoned
 MAX_DESCRIPTORS = 64  # of a process that is compared; if it has more, their number may change too often meanwhile
 
@@ -67,8 +69,11 @@ class _Comparison(threading.Thread):
 _stuck: list[_Comparison] = []  # comparisons that were abandoned. While one of them waits in the kernel none is begun
 
 
-def filter_candidates(pids: Sequence[int], place: KnownDescriptor) -> Sequence[int]:
-    """Return those of the processes that may hold the file of `place`; all of them if nothing could be compared."""
+def filter_candidates(pids: Sequence[int], place: KnownDescriptor, limit: LookLimit) -> Sequence[int]:
+    """Return those of the processes that may hold the file of `place`; all of them if nothing could be compared.
+
+    Raises LookLimitExceeded.
+    """
     _stuck[:] = filter(_Comparison.is_alive, _stuck)
     if _NUMBER is None or _stuck:
         return pids
@@ -80,6 +85,8 @@ def filter_candidates(pids: Sequence[int], place: KnownDescriptor) -> Sequence[i
     while comparison.is_alive():
         before = comparison.compared
         comparison.join(STALL_TIMEOUT)
+        comparison.abandoned = limit.is_over
+        limit.check()
         if comparison.is_alive() and comparison.compared == before:
             comparison.abandoned = True
             _stuck.append(comparison)

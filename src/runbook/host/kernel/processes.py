@@ -5,7 +5,8 @@ A read goes through one descriptor of the directory /proc/PID, which stays with 
 that process has exited, nothing more can be read through it, even if another process has the PID by then. So no read
 mixes two processes.
 
-What cannot be read is left empty. Nothing here raises for a process that has exited or is not readable.
+What cannot be read is left empty. Nothing here raises for a process that has exited or is not readable. Each read is
+limited: a process decides itself how long some of these files are.
 """
 
 from __future__ import annotations
@@ -22,6 +23,8 @@ from pathlib import Path
 
 from runbook.host.holders import Process
 from runbook.host.kernel import accounts, environ
+from runbook.host.kernel.look_limit import LookLimit
+from runbook.host.kernel.process_memory import read_file, read_memory
 from runbook.model import ProcessId
 
 PF_KTHREAD = 0x0020_0000  # include/linux/sched.h
@@ -41,8 +44,12 @@ STATES = {
 }
 
 CGROUP_ROOT = Path("/sys/fs/cgroup")
-MAX_COMMAND_BYTES = 64 * 1024  # how much of a command line a bounded read accepts; a longer one reads as empty
-MAX_ARGUMENTS = 1000  # how many arguments a bounded read accepts; more of them read as empty
+MAX_FILE = 64 * 1024  # bytes of any file that are read; a path of a cgroup has 4096 at most
+MAX_STATUS = 4096  # bytes of /proc/PID/status, which begins with the fields that are read; groups may be 700,000 bytes
+MAX_COMMAND = 64 * 1024  # bytes of a command line; the rest is left out
+MAX_ARGUMENTS = 1000  # arguments of a command line; the rest is left out
+MAX_ENVIRON = 128 * 1024  # bytes of an environment; an entry that begins later is left out
+CUT = "..."  # the end of a command line whose rest is left out
 
 
 @dataclass(frozen=True)
@@ -62,37 +69,46 @@ class Stat:
         return self.state not in DEAD_STATES or self.threads > 1
 
 
-def read_process(pid: int) -> Process | None:
-    """Read a process once. None if it is gone; a zombie is still there."""
+def read_process(pid: int, most: int = MAX_COMMAND) -> Process | None:
+    """Read a process once. None if it is gone; a zombie is still there.
+
+    `most` is how many bytes of its command line, and of the names of its variables, are kept.
+    """
     with _open_proc(pid) as folder:
-        if folder is None or (process := _process(pid, folder)) is None or (stat := _stat(folder)) is None:
+        if folder is None or (process := _process(pid, folder, most)) is None or (stat := _stat(folder)) is None:
             return None
         # If it exited meanwhile, its fields are empty for that reason, and not because they are unreadable.
         return process if stat.is_alive else replace(process, dead=True)
 
 
 def read_owned(pid: int, uid: int, may: Callable[[Process], bool]) -> Process | None:
-    """Read a process of a user with bounded work, whatever the process is.
+    """Read a process of a user, without its environment.
 
-    None if it belongs to another user, if it is gone, or if `may` returns False before its command line is read. Its
-    environment is not read, and no name server is asked for its user.
+    None if it belongs to another user, if it is gone, or if `may` returns False before its command line is read. No
+    name server is asked for its user.
     """
     with _open_proc(pid) as folder:
         # The folder of a process that may not be traced belongs to root, too (PR_SET_DUMPABLE, proc(5)).
         if folder is None or _owner(folder) not in (uid, 0):
             return None
-        process = _process(pid, folder, whole=False)
+        process = _process(pid, folder, None)
         if process is None or process.uid != uid or not may(process):
             return None
-        return replace(process, command=_read_bounded_command(folder))
+        return replace(process, command=_read_whole_command(process.id, folder))
+
+
+def read_outline(pid: int) -> Process | None:
+    """Read a process without its command line and environment."""
+    with _open_proc(pid) as folder:
+        return None if folder is None else _process(pid, folder, None)
 
 
 def read_brief(pid: int) -> Process | None:
-    """Read a process with bounded work, of any user."""
+    """Read a process of any user, without its environment. No name server is asked for its user."""
     with _open_proc(pid) as folder:
-        if folder is None or (process := _process(pid, folder, whole=False)) is None:
+        if folder is None or (process := _process(pid, folder, None)) is None:
             return None
-        return replace(process, command=_read_bounded_command(folder))
+        return replace(process, command=_read_whole_command(process.id, folder))
 
 
 def parse_stat(text: bytes) -> Stat:
@@ -133,6 +149,12 @@ def read_stat(pid: int) -> Stat | None:
         return None if folder is None else _stat(folder)
 
 
+def read_uid(pid: int) -> int:
+    """Return the effective user of a process; -1 if it is gone."""
+    with _open_proc(pid) as folder:
+        return -1 if folder is None else _uid(read_file(folder, "status", MAX_STATUS))
+
+
 def read_name(pid: int) -> str:
     """Return the name of a process, cut at 15 characters; empty if it is gone. The cheapest read there is."""
     try:
@@ -149,7 +171,7 @@ def read_login_user(pid: int) -> str:
     pam_loginuid(8) writes it once for a login, and sudo does not change it. A kernel without audit has none.
     """
     with _open_proc(pid) as folder:
-        text = b"" if folder is None else _read(folder, "loginuid").strip()
+        text = b"" if folder is None else read_file(folder, "loginuid", MAX_STATUS).strip()
     return accounts.find_local_user_name(int(text)) if text.isdigit() and int(text) != LOGINUID_UNSET else ""
 
 
@@ -179,8 +201,8 @@ def describe_state(process: ProcessId) -> str:
         if folder is None or stat is None or stat.start != process.start:
             return "gone"
         state = f"{stat.state} ({STATES.get(stat.state, 'unknown')})"
-        where = _text(_read(folder, "wchan")).strip()
-        tracer = re.search(rb"^TracerPid:\t([1-9]\d*)", _read(folder, "status"), re.MULTILINE)
+        where = _text(read_file(folder, "wchan", MAX_STATUS)).strip()
+        tracer = re.search(rb"^TracerPid:\t([1-9]\d*)", read_file(folder, "status", MAX_STATUS), re.MULTILINE)
     if tracer and (by := read_stat(pid := int(tracer[1]))):
         state += f", by PID {pid} ({by.name})"
     # The kernel writes "0" for a process that does not wait, and for readers without permission.
@@ -201,23 +223,29 @@ def read_ancestor_ids(pid: int) -> tuple[ProcessId, ...]:
     return tuple(line)
 
 
-def read_cgroup_procs(path: str) -> tuple[int, ...]:
+def read_cgroup_procs(path: str, limit: LookLimit | None = None) -> tuple[int, ...]:
     """Return the PIDs of a cgroup and all below it; `path` as in a unit's ControlGroup. Empty if it is gone.
 
-    The kernel lists a process of an outer PID namespace as 0.
+    The kernel lists a process of an outer PID namespace as 0. Raises LookLimitExceeded.
     """
+    limit = limit or LookLimit()
     pids: set[int] = set()
-    for folder, _folders, files in os.walk(find_cgroup_mount() / path.lstrip("/")):
-        if "cgroup.procs" in files:
-            # OSError: the group was removed, or is threaded (EOPNOTSUPP); its domain lists its processes.
-            with contextlib.suppress(OSError):
-                pids.update(int(line) for line in (Path(folder) / "cgroup.procs").read_text("ascii").split())
+    folders = [f"{find_cgroup_mount()}/{path.lstrip('/')}"]
+    # Not os.walk(), which calls itself for each level: the unit's own user may make thousands (Delegate=).
+    while folders:
+        limit.check()
+        folder = folders.pop()
+        # OSError: the group was removed, or is threaded (EOPNOTSUPP); its domain lists its processes.
+        with contextlib.suppress(OSError), open(f"{folder}/cgroup.procs", "rb") as file:
+            pids.update(map(int, file.read().split()))
+        with contextlib.suppress(OSError), os.scandir(folder) as entries:
+            folders += [entry.path for entry in entries if entry.is_dir(follow_symlinks=False)]
     return tuple(sorted(pids))
 
 
-def list_cgroup_pids(path: str) -> tuple[int, ...]:
+def list_cgroup_pids(path: str, limit: LookLimit | None = None) -> tuple[int, ...]:
     """Return the PIDs of a cgroup and all below it, as far as they are in this PID namespace."""
-    return tuple(pid for pid in read_cgroup_procs(path) if pid)
+    return tuple(pid for pid in read_cgroup_procs(path, limit) if pid)
 
 
 def is_populated(path: str) -> bool:
@@ -273,44 +301,44 @@ def _open_proc(pid: int) -> Iterator[int | None]:
         os.close(folder)
 
 
-def _process(pid: int, folder: int, *, whole: bool = True) -> Process | None:
+def _process(pid: int, folder: int, most: int | None) -> Process | None:
+    """Read a process, with `most` bytes of its command line; with None, only what the kernel has in its own memory."""
     stat = _stat(folder)
     if stat is None:
         return None
-    uid = _uid(_read(folder, "status"))
-    variables = _read(folder, "environ") if whole else b""
+    id_, uid = ProcessId(pid, stat.start), _uid(read_file(folder, "status", MAX_STATUS))
+    files = (("cmdline", most + 1), ("environ", MAX_ENVIRON + 1)) if most is not None else ()
+    memory = read_memory(id_, folder, files) if files else [b"", b""]
+    cmdline, variables = memory or (b"", b"")
     return Process(
-        id=ProcessId(pid, stat.start),
+        id=id_,
         ppid=stat.ppid,
         uid=uid,
-        user=accounts.find_user_name(uid) if whole else accounts.find_local_user_name(uid),
+        user=accounts.find_local_user_name(uid) if most is None else accounts.find_user_name(uid),
         name=stat.name,
         state=stat.state,
-        cgroup=parse_cgroup(_text(_read(folder, "cgroup")), unified=_unified()),
-        command=_command(_read(folder, "cmdline")) if whole else (),
+        cgroup=_cgroup(folder),
+        command=_command(cmdline, most or 0),
         exe=_exe(folder),
-        invocation_id=environ.parse_invocation_id(variables),
-        environment=environ.parse_names(variables),
+        invocation_id=environ.parse_invocation_id(environ.cut(variables, MAX_ENVIRON)),
+        environment=environ.parse_names(environ.cut(variables, most or 0)),
         started=stat.start / CLOCK_TICKS,
-        dead=not whole and not stat.is_alive,
+        dead=most is None and not stat.is_alive,
         kernel=bool(stat.flags & PF_KTHREAD),
+        stalled=memory is None,
         pid_namespace=_namespace(folder, "pid"),
         user_namespace=_namespace(folder, "user"),
     )
 
 
 def _stat(folder: int) -> Stat | None:
-    text = _read(folder, "stat")
+    text = read_file(folder, "stat", MAX_FILE)
     return parse_stat(text) if text else None
 
 
-def _read(folder: int, name: str, most: int = -1) -> bytes:
-    try:
-        # Buffered: the kernel returns a command line one page at a time, and read() continues until it has them all.
-        with open(os.open(name, os.O_RDONLY | os.O_CLOEXEC, dir_fd=folder), "rb") as file:
-            return file.read(most)
-    except OSError:
-        return b""
+def _cgroup(folder: int) -> str:
+    text = read_file(folder, "cgroup", MAX_FILE + 1)
+    return parse_cgroup(_text(text), unified=_unified()) if len(text) <= MAX_FILE else ""
 
 
 def _exe(folder: int) -> str:
@@ -340,17 +368,20 @@ def _owner(folder: int) -> int | None:
         return None  # With hidepid= it may be hidden.
 
 
-def _read_bounded_command(folder: int) -> tuple[str, ...]:
-    """Return the arguments; none if they are too long."""
-    cmdline = _read(folder, "cmdline", MAX_COMMAND_BYTES + 1)
-    short = len(cmdline) <= MAX_COMMAND_BYTES and cmdline.rstrip(b"\0").count(0) < MAX_ARGUMENTS
-    return _command(cmdline) if short else ()
+def _read_whole_command(process: ProcessId, folder: int) -> tuple[str, ...]:
+    """Return the arguments; none if they are too long to be judged whole, or cannot be read."""
+    (cmdline,) = read_memory(process, folder, (("cmdline", MAX_COMMAND + 1),)) or (b"",)
+    whole = len(cmdline) <= MAX_COMMAND and cmdline.rstrip(b"\0").count(0) < MAX_ARGUMENTS
+    return _command(cmdline, MAX_COMMAND) if whole else ()
 
 
-def _command(cmdline: bytes) -> tuple[str, ...]:
+def _command(cmdline: bytes, most: int) -> tuple[str, ...]:
     """Split the arguments. A process that sets its title leaves one text and a tail of zeros."""
-    plain = cmdline.rstrip(b"\0")
-    return tuple(_text(argument) for argument in plain.split(b"\0")) if plain else ()
+    kept = cmdline[:most].rstrip(b"\0")
+    words = [_text(word) for word in kept.split(b"\0", MAX_ARGUMENTS)[:MAX_ARGUMENTS]] if kept else []
+    if words and (len(cmdline) > most or kept.count(0) >= MAX_ARGUMENTS):
+        words[-1] += CUT
+    return tuple(words)
 
 
 def _text(data: bytes) -> str:

@@ -25,6 +25,7 @@ from runbook.errors import AccessDenied, HostError
 from runbook.host.cgroups import CgroupKind, parse_cgroup_path
 from runbook.host.holders import Holder, Process, SignalResult
 from runbook.host.kernel import descriptors, processes, protected
+from runbook.host.kernel.look_limit import LookLimit
 from runbook.model import ProcessId
 
 _NO_SUCH_PROCESS = (errno.ESRCH, errno.EINVAL, errno.ENOENT)
@@ -47,7 +48,7 @@ class OwnProcess:
     def read(cls) -> OwnProcess:
         """Read this process. Raises HostError if /proc is that of another PID namespace, or does not show it."""
         pid = os.getpid()
-        me = processes.read_process(pid)
+        me = processes.read_outline(pid)
         if me is None or os.readlink("/proc/self") != str(pid):  # noqa: PTH115
             raise HostError("cannot tell processes apart: /proc is not that of this program's PID namespace")
         # 0, which no process has, if the leader is outside of our PID namespace.
@@ -66,15 +67,19 @@ def find_protection(process: Process, *, me: OwnProcess) -> str:
         return "it is this very program"
     if process.id in me.ancestors:
         return "this program was started from it; start it from elsewhere"
+    if process.stalled:
+        return "the kernel does not return its command line and environment, so it cannot be judged"
     return (
         describe_container(process, me) or _protection_by_cgroup(process) or protected.find_program_protection(process)
     )
 
 
-def signal_process(holder: Holder, signum: signal.Signals, *, confirm: Callable[[Process], bool]) -> SignalResult:
+def signal_process(
+    holder: Holder, signum: signal.Signals, *, confirm: Callable[[Process], bool], limit: LookLimit | None = None
+) -> SignalResult:
     """Signal the holder's process through a pidfd, if it is still the process that was judged.
 
-    `confirm` decides last, about a process that is unchanged. Raises AccessDenied and HostError.
+    `confirm` decides last, about a process that is unchanged. Raises AccessDenied, LookLimitExceeded and HostError.
     """
     judged = holder.process
     if (fd := _open(judged.pid, f"signal {judged}")) is None:
@@ -83,7 +88,7 @@ def signal_process(holder: Holder, signum: signal.Signals, *, confirm: Callable[
         now = processes.read_process(judged.pid)
         if now is None or now.id != judged.id:
             return SignalResult.GONE
-        allowed = _is_unchanged(holder, now) and not find_protection(now, me=OwnProcess.read()) and confirm(now)
+        allowed = _is_unchanged(holder, now, limit) and not find_protection(now, me=OwnProcess.read()) and confirm(now)
         if _has_exited(fd):
             return SignalResult.GONE
         if not allowed:
@@ -148,13 +153,13 @@ def _has_exited(fd: int) -> bool:
     return bool(poll.poll(0))
 
 
-def _is_unchanged(holder: Holder, now: Process) -> bool:
+def _is_unchanged(holder: Holder, now: Process, limit: LookLimit | None) -> bool:
     """True if a process is still what was judged, apart from its start time, which the caller compares."""
-    judged = holder.process
+    judged, sockets = holder.process, {socket.inode for socket in holder.sockets}
     return (
         now.uid == judged.uid
         and now.cgroup == judged.cgroup
         # The same file, even if an upgrade has removed it since.
         and now.exe_path == judged.exe_path
-        and (not holder.sockets or descriptors.holds_any_socket(now.pid, {socket.inode for socket in holder.sockets}))
+        and (not sockets or bool(descriptors.find_held_sockets(now.pid, sockets, limit)))
     )

@@ -11,18 +11,22 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import itertools
 import os
 import socket
 import struct
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from ipaddress import IPv4Address, IPv6Address, ip_address
 from pathlib import Path
-from typing import Self
+from typing import Self, TypeVar
 
-from runbook.errors import HostError
+from runbook.errors import HostError, LookLimitExceeded
 from runbook.host.holders import Listener
+from runbook.host.kernel.look_limit import LookLimit
 from runbook.model import Port
+
+T = TypeVar("T")
 
 # linux/netlink.h, linux/sock_diag.h, linux/inet_diag.h. Netlink uses the machine's byte order; only ports and
 # addresses are in network byte order.
@@ -43,6 +47,8 @@ ANSWER = struct.Struct("=BBxx2s2x16s16x4xQ4xIIII")  # inet_diag_msg, see _listen
 
 PROTOCOLS = {"tcp": (socket.IPPROTO_TCP, TCP_LISTEN), "udp": (socket.IPPROTO_UDP, TCP_CLOSE)}
 FAMILIES = (socket.AF_INET, socket.AF_INET6)
+MAX_SOCKETS = 50_000  # of one port that are read. Any user can open many: there are 16 million loopback addresses
+LINES_PER_CHECK = 256  # lines of a table in /proc/net, after which the time is checked
 DUMP_TRIES = 8  # how often a dump is repeated that the kernel reports as disturbed
 NETLINK_TIMEOUT = 1.0  # seconds; the kernel answers within the call, so that this is never reached
 ANY_PORT = 0  # stands for all ports in a read of the tables of /proc: no socket listens on it
@@ -72,24 +78,30 @@ class SocketTable:
             self._netlink = None
 
     def list_inodes(self, port: Port) -> frozenset[int]:
-        """Return the inodes of the sockets that listen on the port: another set means that one was opened or closed."""
+        """Return the inodes of the sockets that listen on the port: another set means that one was opened or closed.
+
+        Raises HostError.
+        """
+        if port.address is None and (found := self._from_kernel(port, _inode)) is not None:
+            return frozenset(found)
         return frozenset(listener.inode for listener in self.list_listeners(port))
 
     def list_listeners(self, port: Port) -> tuple[Listener, ...]:
         """List every socket that listens on the port, in both families, in this network namespace.
 
         For UDP these are all that are bound to it and not connected. With an address, those that accept what is sent to
-        that address, or prevent a bind to it: its own, and the wildcards. Raises HostError.
+        that address, or prevent a bind to it: its own, and the wildcards. Raises LookLimitExceeded and HostError.
         """
-        found = self._from_kernel(port)
-        return _select(_from_proc(Path("/proc/net"), port) if found is None else found, port)
+        found = self._from_kernel(port, lambda body: _listener(port.protocol, body))
+        return _select(_from_proc(Path("/proc/net"), port, LookLimit()) if found is None else found, port)
 
-    def _from_kernel(self, port: Port) -> list[Listener] | None:
+    def _from_kernel(self, port: Port, parse: Callable[[bytes], T]) -> list[T] | None:
         if self._unavailable:
             return None
         for _ in range(DUMP_TRIES):
             try:
-                return [listener for family in FAMILIES for listener in self._dump(family, port)]
+                bodies = (body for family in FAMILIES for body in self._dump(family, port))
+                found = [parse(body) for body in itertools.islice(bodies, MAX_SOCKETS + 1)]
             except OSError as error:
                 self.close()
                 if error.errno not in (errno.ENOBUFS, errno.EBUSY, errno.EAGAIN):
@@ -97,10 +109,18 @@ class SocketTable:
                     # or a kernel without sock_diag.
                     self._unavailable = True
                     return None
+            else:
+                if len(found) > MAX_SOCKETS:
+                    self.close()  # The rest of the answer goes with the netlink socket.
+                    raise LookLimitExceeded(f"more than {MAX_SOCKETS} sockets listen on port {port}")
+                return found
         raise HostError(f"cannot list the sockets of port {port}: they change faster than they can be read")
 
-    def _dump(self, family: int, port: Port) -> Iterator[Listener]:
-        """Request the sockets of one family. Raises OSError; EAGAIN if the table changed while it was dumped."""
+    def _dump(self, family: int, port: Port) -> Iterator[bytes]:
+        """Request the sockets of one family, and yield the message of each.
+
+        Raises OSError; EAGAIN if the table changed while it was dumped.
+        """
         if self._netlink is None:
             self._netlink = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, NETLINK_SOCK_DIAG)
             self._netlink.settimeout(NETLINK_TIMEOUT)
@@ -117,21 +137,21 @@ class SocketTable:
                     if status:
                         raise OSError(-status, os.strerror(-status))
                     return
-                yield _listener(port.protocol, body)
+                yield body
 
 
-def list_netns_listeners(pid: int, port: Port) -> tuple[Listener, ...]:
+def list_netns_listeners(pid: int, port: Port, limit: LookLimit) -> tuple[Listener, ...]:
     """List the sockets that listen on the port in the network namespace of a process, from its /proc/PID/net.
 
     Empty if the process is gone. There is no cookie and no cgroup, and an IPv6 wildcard counts as serving IPv4 as well,
-    since /proc does not show that. Raises HostError.
+    since /proc does not show that. Raises LookLimitExceeded and HostError.
     """
-    return _select(_from_proc(Path(f"/proc/{pid}/net"), port), port)
+    return _select(_from_proc(Path(f"/proc/{pid}/net"), port, limit), port)
 
 
-def list_all_listeners(pid: int, protocol: str = "tcp") -> tuple[Listener, ...]:
-    """List all listening sockets in the network namespace of a process, on any port."""
-    return tuple(_from_proc(Path(f"/proc/{pid}/net"), Port(ANY_PORT, protocol)))
+def list_all_listeners(pid: int, limit: LookLimit, protocol: str = "tcp") -> tuple[Listener, ...]:
+    """List all listening sockets in the network namespace of a process, on any port. Raises LookLimitExceeded."""
+    return tuple(_from_proc(Path(f"/proc/{pid}/net"), Port(ANY_PORT, protocol), limit))
 
 
 def _request(family: int, port: Port, sequence: int) -> bytes:
@@ -148,12 +168,17 @@ def _request(family: int, port: Port, sequence: int) -> bytes:
 
 def _split(header: struct.Struct, data: bytes) -> Iterator[tuple[Sequence[int], bytes]]:
     """Split netlink messages, or the attributes of one: the other fields of the header, and the body, of each."""
-    while len(data) >= header.size:
-        length, *others = header.unpack_from(data)
+    at = 0
+    while at + header.size <= len(data):
+        length, *others = header.unpack_from(data, at)
         if length < header.size:
             return
-        yield others, data[header.size : length]
-        data = data[(length + 3) & ~3 :]  # Each begins at a multiple of 4.
+        yield others, data[at + header.size : at + length]
+        at += (length + 3) & ~3  # Each begins at a multiple of 4.
+
+
+def _inode(body: bytes) -> int:
+    return int(ANSWER.unpack_from(body)[-1])
 
 
 def _listener(protocol: str, body: bytes) -> Listener:
@@ -171,15 +196,28 @@ def _listener(protocol: str, body: bytes) -> Listener:
     )
 
 
-def _from_proc(net: Path, port: Port) -> list[Listener]:
+def _from_proc(net: Path, port: Port, limit: LookLimit) -> list[Listener]:
     """Read the tables of proc_net_tcp(5). A missing table, as without IPv6, has no sockets."""
     _, state = PROTOCOLS[port.protocol]
-    found = []
+    found = list[Listener]()
     for table in (port.protocol, f"{port.protocol}6"):
         with contextlib.suppress(FileNotFoundError, ProcessLookupError, NotADirectoryError):
-            lines = (net / table).read_text("ascii").splitlines()[1:]
-            found += [listener for line in lines if (listener := _row(port, state, line)) is not None]
+            for line in _read_lines(net / table, b" %02X " % state, limit):
+                if (listener := _row(port, state, line)) is not None:
+                    found.append(listener)
+                if len(found) > MAX_SOCKETS:
+                    raise LookLimitExceeded(f"more than {MAX_SOCKETS} sockets are listed in {net}")
     return found
+
+
+def _read_lines(table: Path, part: bytes, limit: LookLimit) -> Iterator[str]:
+    """Yield the lines that contain a part, one by one: there is a line for each connection, too."""
+    with table.open("rb") as file:
+        for at, line in enumerate(file):
+            if at % LINES_PER_CHECK == 0:
+                limit.check()
+            if at and part in line:
+                yield line.decode("ascii")
 
 
 def _row(port: Port, state: int, line: str) -> Listener | None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass, replace
 
+from runbook.errors import LookLimitExceeded
 from runbook.host.cgroups import parse_cgroup_path
 from runbook.host.holders import Holder, Listener, PortOwnership, Process, Role
 from runbook.host.ownership.network import find_network_pid
@@ -28,7 +29,17 @@ class PortJudge(UnitContext):
     own_network: bool = False  # True if the unit's processes are in another network namespace than this program
 
     def judge_port(self, port: Port) -> PortOwnership:
-        """Judge which processes listen on `port`. The sockets are read before and after the holders, until equal."""
+        """Judge which processes listen on `port`. The sockets are read before and after the holders, until equal.
+
+        If the machine cannot be read within the limit of a look, the owner is unknown.
+        """
+        try:
+            return self._judge_port(port)
+        except LookLimitExceeded as error:
+            why = f"which processes hold port {port} cannot be determined: {error.message}"
+            return PortOwnership(port, Verdict.OWNER_UNKNOWN, why)
+
+    def _judge_port(self, port: Port) -> PortOwnership:
         if (unreadable := self._judge_unreadable(port)) is not None:
             return unreadable
         for _ in range(MAX_READS):
@@ -80,26 +91,31 @@ class PortJudge(UnitContext):
         likely = sorted(self.list_unit_pids(), key=lambda pid: pid != self.unit.main_pid)
         scan = self.kernel.scan_holders({listener.inode for listener in listeners}, likely)
         holders = self._judge_holders(listeners, scan.holders)
-        held = {listener for holder in holders for listener in holder.sockets}
         opened = self._find_manager_sockets(listeners) if scan.hidden else ()
-        unseen = tuple(listener for listener in listeners if listener not in (*held, *opened))
+        seen = {*opened, *(listener for holder in holders for listener in holder.sockets)}
+        unseen = tuple(listener for listener in listeners if listener not in seen)
         return PortFacts(port, self.unit, self.manager_uid, listeners, holders, unseen, scan.hidden, opened)
 
     def _judge_holders(self, listeners: tuple[Listener, ...], held: dict[int, set[int]]) -> tuple[Holder, ...]:
         holders = []
+        order = {listener.inode: at for at, listener in enumerate(listeners)}
         # If a process exited meanwhile and its socket is still open, another process or none holds it.
         for process in self.read_processes(sorted(held)):
-            sockets = tuple(listener for listener in listeners if listener.inode in held[process.pid])
+            sockets = tuple(listeners[at] for at in sorted(order[inode] for inode in held[process.pid]))
             holders.append(self.judge_process(process, sockets))
         return self._mark_activated(self._mark_stored_fds(tuple(holders)))
 
     def _mark_stored_fds(self, holders: tuple[Holder, ...]) -> tuple[Holder, ...]:
         """Mark a manager that holds only sockets of the unit as storing them for it (FileDescriptorStoreMax=)."""
         ours = {socket for holder in holders if holder.role is Role.CURRENT for socket in holder.sockets}
-        managers = [holder for holder in holders if holder.process.pid == 1 or holder.in_manager_cgroup]
-        stores = [holder for holder in managers if ours.issuperset(holder.sockets)]
         why = f"it keeps the sockets for {self.unit.name}"
-        return tuple(replace(one, role=Role.SOCKET_UNIT, why=why) if one in stores else one for one in holders)
+
+        def marked(holder: Holder) -> Holder:
+            is_manager = holder.process.pid == 1 or holder.in_manager_cgroup
+            is_store = is_manager and ours.issuperset(holder.sockets)
+            return replace(holder, role=Role.SOCKET_UNIT, why=why) if is_store else holder
+
+        return tuple(map(marked, holders))
 
     def _mark_activated(self, holders: tuple[Holder, ...]) -> tuple[Holder, ...]:
         """Judge a service that a socket unit triggers as itself, if it was passed exactly this unit's sockets.

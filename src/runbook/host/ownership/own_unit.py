@@ -141,5 +141,4 @@ def _is_mistaken_main(context: UnitContext, main: Process, began: float) -> bool
 
 def _has_older_process(context: UnitContext, began: float) -> bool:
     """True if the unit contains processes from before the current invocation: a younger one may be their child."""
-    found = map(context.kernel.read_process, context.list_unit_pids())
-    return any(one is not None and one.started < began for one in found)
+    return context.oldest_start < began

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import cached_property
 from typing import NamedTuple
 
 from runbook.host.cgroups import CgroupKind, CgroupUnit, parse_cgroup_path
@@ -57,6 +59,12 @@ class UnitContext:
     def list_unit_pids(self) -> tuple[int, ...]:
         """List the processes in the unit's cgroup and below."""
         return self.kernel.list_cgroup_pids(self.unit.control_group) if self.unit.control_group else ()
+
+    @cached_property
+    def oldest_start(self) -> float:
+        """When the oldest process in the unit's cgroup started, in seconds of CLOCK_BOOTTIME; infinite if none is."""
+        found = map(self.kernel.read_process, self.list_unit_pids())
+        return min((one.started for one in found if one is not None), default=math.inf)
 
     def read_processes(self, pids: Iterable[int]) -> list[Process]:
         """Read the processes with these PIDs, except those that have exited."""

@@ -87,7 +87,8 @@ class PortFacts:
         created (INET_DIAG_CGROUP_ID, Linux 5.8), which is sufficient where processes are hidden.
         """
         group = self.unit.control_group_id if self._ours else 0
-        return all(one in self.manager_sockets or (group and one.cgroup_id == group) for one in self.listeners)
+        opened = frozenset(self.manager_sockets)
+        return all(one in opened or (group and one.cgroup_id == group) for one in self.listeners)
 
     def _describe_unseen(self, listeners: Collection[Listener]) -> str:
         return describe.describe_unseen(self.port, listeners, self.manager_uid, self.hidden)

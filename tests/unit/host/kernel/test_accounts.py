@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import pwd
+import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -31,3 +33,21 @@ def test_a_user_without_a_name_is_a_number() -> None:
     assert accounts.find_user_name(os.geteuid()) == pwd.getpwuid(os.geteuid()).pw_name
     assert accounts.find_user_name(3_999_999_999) == "3999999999"
     assert accounts.find_user_name(-1) == "-1"
+
+
+def test_a_name_server_that_is_silent_is_not_waited_for_twice(monkeypatch: pytest.MonkeyPatch) -> None:
+    answer = threading.Event()
+    monkeypatch.setattr(accounts, "NAME_TIMEOUT", 0.1)
+    monkeypatch.setattr(accounts, "_names", {})
+    monkeypatch.setattr(accounts, "_silent", [])
+    monkeypatch.setattr(
+        pwd, "getpwuid", lambda uid: answer.wait() and pwd.struct_passwd(("anna", "", uid, 0, "", "", ""))
+    )
+    assert accounts.find_user_name(3_999_999_998) == "3999999998"
+    began = time.monotonic()
+    assert accounts.find_user_name(3_999_999_997) == "3999999997"
+    assert time.monotonic() - began < 0.1
+    (query,) = accounts._silent
+    answer.set()
+    query.join(10)
+    assert [accounts.find_user_name(uid) for uid in (3_999_999_998, 3_999_999_997)] == ["anna", "anna"]

@@ -15,9 +15,10 @@ from pathlib import Path
 
 import pytest
 
-from runbook.errors import HostError
-from runbook.host.kernel import descriptors
-from runbook.host.kernel.descriptors import holds_any_socket, scan_holders
+from runbook.errors import HostError, LookLimitExceeded
+from runbook.host.kernel import accounts, descriptors
+from runbook.host.kernel.descriptors import find_held_sockets, scan_holders
+from runbook.host.kernel.look_limit import LookLimit
 from runbook.host.kernel.processes import is_alive, read_id
 
 from .family import Family
@@ -47,9 +48,9 @@ def test_every_holder_is_found(family: Family) -> None:
     assert found == {**{pid: {listener} for pid in (family.parent.pid, *children)}, os.getpid(): {own}}
     family.end(children.pop())
     assert scan_holders([listener]).holders.keys() == {family.parent.pid, *children}
-    assert holds_any_socket(family.parent.pid, [1, listener])
-    assert not holds_any_socket(family.parent.pid, [own])
-    assert not holds_any_socket(2**22 + 1, [listener])
+    assert find_held_sockets(family.parent.pid, [1, listener]) == {listener}
+    assert not find_held_sockets(family.parent.pid, [own])
+    assert not find_held_sockets(2**22 + 1, [listener])
 
 
 def test_without_inodes_there_is_no_scan() -> None:
@@ -89,7 +90,7 @@ ctypes.CDLL(None).syscall({exit}, 0)
 def test_a_table_of_a_single_thread_is_found() -> None:
     with python(UNSHARED) as (child, inode):
         assert scan_holders([int(inode)]).holders == {child.pid: {int(inode)}}
-        assert holds_any_socket(child.pid, [int(inode)])
+        assert find_held_sockets(child.pid, [int(inode)])
 
 
 EXIT = {"x86_64": 60, "aarch64": 93, "riscv64": 93, "loongarch64": 93}
@@ -233,9 +234,43 @@ def test_without_a_free_descriptor_a_process_counts_as_hidden(family: Family) ->
         with contextlib.suppress(OSError):
             while True:
                 taken.append(os.dup(0))
-        scan = descriptors._scan([family.parent.pid], descriptors._links([listener]))
+        scan = descriptors._scan([family.parent.pid], descriptors._Search(descriptors._links([listener]), LookLimit()))
     finally:
         for one in taken:
             os.close(one)
         resource.setrlimit(resource.RLIMIT_NOFILE, limit)
     assert (scan.holders, scan.hidden) == ({}, 1)
+
+
+MANY = """
+import os, socket, sys
+own = socket.create_server(("127.0.0.1", 0))
+for _ in range(700):
+    os.dup(0)
+print(os.fstat(own.fileno()).st_ino, flush=True)
+sys.stdin.read()
+"""
+
+
+def test_a_look_ends_at_its_time_and_names_who_has_the_most() -> None:
+    with python(MANY) as (child, inode):
+        assert scan_holders([int(inode)]).holders == {child.pid: {int(inode)}}
+        limit = LookLimit()
+        assert find_held_sockets(child.pid, [int(inode)], limit) == {int(inode)}
+        assert limit.large_tables == {child.pid: 2 * descriptors.CHECK_EVERY}
+        limit._over = True
+        with pytest.raises(LookLimitExceeded) as over:
+            scan_holders([int(inode)], limit=limit)
+    uid = os.geteuid()
+    end = f"1 process of user {accounts.find_local_user_name(uid)} had more than 256 each (ps -fu {uid} shows them)"
+    # The process was still running when the message was made.
+    assert over.value.message == f"the open files of all processes cannot be read in time; {end}"
+
+
+@pytest.mark.parametrize("checks", [1, 2, 5, 20])
+def test_an_interruption_ends_a_look_in_every_part_of_it(family: Family, checks: int) -> None:
+    """As another thread, another process or another descriptor is being read."""
+    left = iter(range(checks))
+    limit = LookLimit(10, lambda: next(left, None) is None)
+    with pytest.raises(LookLimitExceeded):
+        scan_holders(family.sockets(), [family.parent.pid], limit)

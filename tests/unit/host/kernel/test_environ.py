@@ -45,3 +45,15 @@ def test_only_a_whole_invocation_id_counts(text: str, found: str) -> None:
 )
 def test_names_without_any_piece_of_a_value(text: str, found: tuple[str, ...]) -> None:
     assert environ.parse_names(text.encode()) == found
+
+
+def test_an_entry_that_is_cut_off_does_not_count() -> None:
+    whole = b"A=1\0INVOCATION_ID=" + ID.encode() + b"\0SECRET=abc\0"
+    assert environ.cut(whole, len(whole)) == whole
+    assert environ.cut(whole, len(whole) - 1).endswith(ID.encode() + b"\0")
+    assert environ.parse_invocation_id(environ.cut(whole, 40)) == ""
+    assert environ.cut(b"x" * 9, 5) == b""
+
+
+def test_of_very_many_variables_some_are_named() -> None:
+    assert len(environ.parse_names(b"A=\0" * 5000)) == environ.MAX_NAMES

@@ -16,6 +16,7 @@ import pytest
 from runbook.host.kernel import descriptors, kcmp
 from runbook.host.kernel.descriptors import scan_holders
 from runbook.host.kernel.kcmp import KnownDescriptor, filter_candidates
+from runbook.host.kernel.look_limit import LookLimit
 from runbook.host.kernel.processes import list_pids
 
 from .family import Family
@@ -59,7 +60,9 @@ def test_a_process_that_does_not_hold_it_is_ruled_out(mine: socket.socket, child
     stranger, heir, far = child(children), child(children, mine.fileno()), child(children, with_gaps)
     other = child(children, not_it)
     everyone = [os.getpid(), stranger, heir, far, other]
-    assert filter_candidates(everyone, place_of(mine)) == ([os.getpid(), heir, far] if COMPARES else everyone)
+    assert filter_candidates(everyone, place_of(mine), LookLimit()) == (
+        [os.getpid(), heir, far] if COMPARES else everyone
+    )
 
 
 def test_every_holder_is_found_beside_one_that_is_known(mine: socket.socket, children: ExitStack) -> None:
@@ -85,7 +88,7 @@ def test_a_process_that_may_not_be_compared_is_not_ruled_out(
     plain = kcmp._syscall
     monkeypatch.setattr(kcmp, "_syscall", lambda *given: plain(*given) if given[2] == os.getpid() else -1)
     everyone = [*list_pids()]
-    assert {*filter_candidates(everyone, place_of(mine))} == {*everyone}
+    assert {*filter_candidates(everyone, place_of(mine), LookLimit())} == {*everyone}
 
 
 @pytest.mark.parametrize("answer", [-1, 1, 2, 3])
@@ -95,9 +98,9 @@ def test_a_kernel_that_does_not_compare_rules_out_no_process(
     """A kernel without kcmp(2), a sandbox that forbids it, or a PID namespace in which the PIDs differ."""
     monkeypatch.setattr(kcmp, "_syscall", lambda *_: answer)
     everyone = [*list_pids()]
-    assert [*filter_candidates(everyone, place_of(mine))] == everyone
+    assert [*filter_candidates(everyone, place_of(mine), LookLimit())] == everyone
     monkeypatch.setattr(kcmp, "_NUMBER", None)
-    assert [*filter_candidates(everyone, place_of(mine))] == everyone
+    assert [*filter_candidates(everyone, place_of(mine), LookLimit())] == everyone
 
 
 def test_if_the_descriptor_was_replaced_no_process_is_ruled_out(mine: socket.socket, children: ExitStack) -> None:
@@ -107,7 +110,7 @@ def test_if_the_descriptor_was_replaced_no_process_is_ruled_out(mine: socket.soc
     fd = os.open(os.devnull, os.O_RDONLY)
     os.dup2(fd, mine.fileno())
     os.close(fd)
-    assert [*filter_candidates([os.getpid(), heir], place)] == [os.getpid(), heir]
+    assert [*filter_candidates([os.getpid(), heir], place, LookLimit())] == [os.getpid(), heir]
 
 
 def test_a_comparison_that_does_not_return_is_abandoned(family: Family, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -201,5 +204,5 @@ def test_a_gap_that_is_filled_while_it_is_read_hides_nothing(
         return read(path, dir_fd=dir_fd)
 
     monkeypatch.setattr(os, "readlink", late)
-    assert descriptors.holds_any_socket(gap.pid, {os.fstat(mine.fileno()).st_ino})
+    assert descriptors.find_held_sockets(gap.pid, {os.fstat(mine.fileno()).st_ino})
     assert filled

@@ -15,7 +15,9 @@ from pathlib import Path
 
 import pytest
 
+from runbook.errors import LookLimitExceeded
 from runbook.host.kernel import processes
+from runbook.host.kernel.look_limit import LookLimit
 from runbook.host.kernel.processes import (
     describe_state,
     is_alive,
@@ -134,8 +136,8 @@ def test_a_program_that_was_removed_and_has_an_odd_name(tmp_path: Path) -> None:
 
 
 def test_bytes_that_are_not_utf_8_are_shown_escaped() -> None:
-    assert processes._command(b"a\xff\0b c\0\0\0") == (r"a\xff", "b c")
-    assert processes._command(b"") == ()
+    assert processes._command(b"a\xff\0b c\0\0\0", 100) == (r"a\xff", "b c")
+    assert processes._command(b"", 100) == ()
 
 
 def test_a_title_written_over_the_environment_is_no_invocation() -> None:
@@ -289,3 +291,40 @@ def test_when_a_process_started() -> None:
         child.kill()
     assert found is not None
     assert before - 0.02 <= processes.find_start_time(found) <= after + 0.02
+
+
+def test_a_long_command_line_is_cut_off() -> None:
+    assert processes._command(b"ab\0cdef\0g", 5) == ("ab", "cd...")
+    many = processes._command(b"x\0" * 2000, 4000)
+    assert (len(many), many[0], many[-1]) == (processes.MAX_ARGUMENTS, "x", "x...")
+
+
+def test_a_process_with_too_long_files_is_read_as_far_as_permitted(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(processes, "MAX_ENVIRON", 50)
+    with cat("cat", "-u", PATH="/usr/bin:/bin", INVOCATION_ID=ID, X="y" * 50) as pid:
+        seen = read_process(pid, 7)
+    assert seen is not None
+    assert (seen.command, seen.environment) == (("cat", "-u"), ())
+    assert seen.uid == os.geteuid()
+
+
+def test_thousands_of_cgroups_in_one_another(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """os.walk() would call itself for each."""
+    folder = tmp_path
+    for _ in range(1500):
+        folder /= "a"
+    monkeypatch.setattr(processes, "find_cgroup_mount", lambda: tmp_path)
+    here = os.open(tmp_path, os.O_RDONLY)
+    for depth in range(1500):
+        os.mkdir("a", dir_fd=here)
+        here, above = os.open("a", os.O_RDONLY, dir_fd=here), here
+        os.close(above)
+        if depth == 1499:
+            os.close(os.open("cgroup.procs", os.O_WRONLY | os.O_CREAT, dir_fd=here))
+    os.close(here)
+    (folder / "cgroup.procs").write_text("74\n75\n0\n")
+    assert processes.read_cgroup_procs("/") == (0, 74, 75)
+    assert list_cgroup_pids("/a") == (74, 75)
+    with pytest.raises(LookLimitExceeded):
+        processes.read_cgroup_procs("/", LookLimit(0))
+    subprocess.run(["rm", "-rf", tmp_path / "a"], check=True)

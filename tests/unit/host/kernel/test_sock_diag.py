@@ -19,9 +19,10 @@ from pathlib import Path
 
 import pytest
 
-from runbook.errors import HostError
+from runbook.errors import HostError, LookLimitExceeded
 from runbook.host.holders import Listener
 from runbook.host.kernel import sock_diag
+from runbook.host.kernel.look_limit import LookLimit
 from runbook.host.kernel.sock_diag import SocketTable, list_netns_listeners
 from runbook.model import Port
 
@@ -226,18 +227,18 @@ def test_proc_lists_the_same_as_the_kernel(opened: Open, free_port: int, udp: bo
     opened("::1", free_port, udp=udp)
     opened("::ffff:127.0.0.9", free_port, udp=udp)
     port = Port(free_port, "udp" if udp else "tcp")
-    assert {without(found) for found in list_netns_listeners(os.getpid(), port)} == {
+    assert {without(found) for found in list_netns_listeners(os.getpid(), port, LookLimit())} == {
         without(found) for found in list_listeners(port)
     }
     assert len(list_listeners(port)) == 3
     near = Port(free_port, port.protocol, "127.0.0.9")
-    assert [found.address for found in list_netns_listeners(os.getpid(), near)] == ["::ffff:127.0.0.9"]
+    assert [found.address for found in list_netns_listeners(os.getpid(), near, LookLimit())] == ["::ffff:127.0.0.9"]
 
 
 def test_a_process_that_is_gone_has_no_sockets(free_port: int) -> None:
     child = subprocess.Popen(["true"])
     child.wait()
-    assert list_netns_listeners(child.pid, Port(free_port)) == ()
+    assert list_netns_listeners(child.pid, Port(free_port), LookLimit()) == ()
 
 
 @pytest.mark.root
@@ -252,7 +253,7 @@ def test_another_network_namespace_is_read_through_a_process_in_it() -> None:
     try:
         assert child.stdout is not None
         port = Port(int(child.stdout.readline()))
-        (found,) = list_netns_listeners(child.pid, port)
+        (found,) = list_netns_listeners(child.pid, port, LookLimit())
         assert found.inode not in {listener.inode for listener in list_listeners(port)}
         assert Path(f"/proc/{child.pid}/ns/net").readlink() != Path("/proc/self/ns/net").readlink()
     finally:
@@ -356,3 +357,22 @@ def test_without_sock_diag_proc_is_read_and_the_kernel_is_not_asked_again(
         for _ in range(2):
             assert [found.inode for found in table.list_listeners(Port(number(mine)))] == [inode(mine)]
     assert fake.answers == []
+
+
+def test_more_sockets_than_can_be_judged_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Any user can open as many as that: each address of 127.0.0.0/8 is his."""
+    monkeypatch.setattr(sock_diag, "MAX_SOCKETS", 3)
+    with contextlib.ExitStack() as opened, SocketTable() as table:
+        first = opened.enter_context(socket.create_server(("127.0.1.1", 0)))
+        port = Port(first.getsockname()[1])
+        for number in (2, 3):
+            opened.enter_context(socket.create_server((f"127.0.1.{number}", port.number)))
+        assert len(table.list_listeners(port)) == len(table.list_inodes(port)) == 3
+        opened.enter_context(socket.create_server(("127.0.1.4", port.number)))
+        for read in (table.list_listeners, table.list_inodes):
+            with pytest.raises(LookLimitExceeded, match=f"more than 3 sockets listen on port {port}"):
+                read(port)
+        with pytest.raises(LookLimitExceeded):
+            list_netns_listeners(os.getpid(), port, LookLimit())
+        first.close()
+        assert len(table.list_listeners(port)) == 3

@@ -1,0 +1,148 @@
+"""What a user without rights can do to the look of a run of root's: it stays short, small, and open to SIGTERM."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import pytest
+
+from tests.machine.conftest import StartService
+from tests.machine.machine import Machine, least, until
+from tests.machine.runs import Run, parsed, unit_file, write_runbook
+from tests.machine.tree import PROJECT, USER
+
+HERE = f"{PROJECT}/tests/machine/bounds"
+SERVER = "import socket, signal; s = socket.create_server(('127.0.0.1', 8080)); signal.pause()"
+OWNER = "unit: web\nport: 8080\nsteps: [verify-port-owner]\n"
+MEMORY = 100
+"""MiB that a check may take."""
+
+QUIET = 0.3
+"""Seconds that a check takes at most while the computer does nothing else."""
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What a command took."""
+
+    seconds: float
+    since: float
+    mib: float
+    run: Run
+
+
+@pytest.fixture
+def web(machine: Machine, service: StartService) -> Iterator[str]:
+    """A service on 127.0.0.1:8080, and the runbook that asks who owns the port."""
+    machine.write("/opt/web.py", SERVER)
+    name = service("web.service", unit_file("/usr/bin/python3 -IS /opt/web.py"))
+    until(lambda: machine.run(["ss", "-Hltn", "sport = :8080"]).stdout, "the service to listen")
+    write_runbook(machine, OWNER)
+    yield name
+    machine.run(["rm", "/opt/web.py"])
+
+
+@contextlib.contextmanager
+def hostile(machine: Machine, *words: str) -> Iterator[None]:
+    """A user does what hostile.py describes."""
+    argv = ["sh", "-c", 'ulimit -n "$(ulimit -Hn)"; exec "$@"', "sh", "/usr/bin/python3", f"{HERE}/hostile.py", *words]
+    with machine.popen(argv, user=USER) as process:
+        try:
+            assert process.stdout is not None
+            assert process.stdout.readline() == "there\n", process.stderr and process.stderr.read()
+            yield
+        finally:
+            machine.run(["pkill", "-KILL", "-u", USER, "python3"], check=False)
+            process.communicate(timeout=60)
+            until(lambda: not machine.run(["pgrep", "-u", USER, "python3"], check=False).stdout, "the end of all of it")
+
+
+def measure(machine: Machine, command: str = "check", term: float = 0) -> Measured:
+    """Run a command on the runbook; send it SIGTERM after so many seconds."""
+    argv = ["/usr/bin/python3", f"{HERE}/measure.py", str(term), "runbook", command, "/root/test.yaml"]
+    took = json.loads(machine.run([*argv, "--output", "json"], timeout=120).stdout)
+    run = parsed(took["out"], took["status"], took["err"])
+    assert "Traceback" not in run.stderr
+    return Measured(took["seconds"], took["since"], took["mib"], run)
+
+
+def holds_within(machine: Machine, seconds: float, idle: float) -> Run:
+    """See that a check needs neither more time nor more memory; one of three tries, as the computer is shared.
+
+    `idle` is what a check took without what the user does, at about the same moment.
+    """
+    seconds = seconds if idle < QUIET else seconds + idle
+    took: list[Measured] = []
+
+    def look() -> float:
+        took.append(measure(machine))
+        return took[-1].seconds
+
+    assert least(look, within=seconds) < seconds
+    assert max(one.mib for one in took) < MEMORY
+    return took[-1].run
+
+
+@pytest.mark.parametrize("processes", [1, 500])
+@pytest.mark.usefixtures("web")
+def test_many_listeners(machine: Machine, processes: int) -> None:
+    idle = measure(machine).seconds
+    with hostile(machine, "listeners", "8080", "6000", str(processes)):
+        run = holds_within(machine, 3, idle)
+        (evidence,) = run.step("verify-port-owner")["evidence"]["ports"]
+        assert len(evidence["listeners"]) == 1000
+        assert evidence["omitted"]["listeners"] == 5001
+
+
+@pytest.mark.parametrize("field", ["arg", "env"])
+@pytest.mark.usefixtures("web")
+def test_a_command_line_and_an_environment_of_2_gib(machine: Machine, field: str) -> None:
+    idle = measure(machine).seconds
+    with hostile(machine, "memory", field, "2", "8080"):
+        run = holds_within(machine, 1, idle)
+        (evidence,) = run.step("verify-port-owner")["evidence"]["ports"]
+        assert max(len(holder["command"]) for holder in evidence["holders"]) < 5000
+
+
+CROWDS = {
+    "listeners": ("listeners", "8080", "19000"),
+    "processes": ("listeners", "8080", "4000", "2000"),
+    "tables": ("tables", "100", "19900"),
+    "threads": ("threads", "1000", "1000"),
+    "memory": ("memory", "arg", "2", "8080"),
+    "changes": ("churn", "8080"),
+}
+
+
+@pytest.mark.parametrize("crowd", CROWDS)
+@pytest.mark.usefixtures("web")
+def test_sigterm_is_obeyed_within_a_second(machine: Machine, crowd: str) -> None:
+    """At whatever moment it comes."""
+    with hostile(machine, *CROWDS[crowd]):
+        for moment in (0.4, 0.8, 1.6, 3.2):
+            took: list[Measured] = []
+
+            def end(moment: float = moment, took: list[Measured] = took) -> float:
+                took.append(measure(machine, term=moment))
+                return took[-1].since
+
+            assert least(end, within=1) < 1, moment
+            # Before it could install a handler, and after its end, the signal has no such effect.
+            assert took[-1].run.exit in (143, -15, 0, 1)
+
+
+@pytest.mark.usefixtures("web")
+def test_a_look_that_takes_too_long_ends_without_an_owner(machine: Machine) -> None:
+    """And says whose processes are to blame; the run that follows finds the owner again."""
+    with hostile(machine, "tables", "400", "19900"):
+        took = measure(machine)
+        step = took.run.step("verify-port-owner")
+        assert step["verdict"] == "owner-unknown"
+        assert "which processes hold port 8080 cannot be determined: the open files of all processes" in step["reason"]
+        assert f"of user {USER} had more than 256 each (ps -fu 1000 shows them)" in step["reason"]
+        assert took.run.exit == 1
+        assert took.mib < MEMORY
+    assert measure(machine).run.step("verify-port-owner")["verdict"] == "owned"
