@@ -5,9 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from runbook.actions.command_step import make_failure
+from runbook.checks.version_order import is_lower
 from runbook.checks.versions import describe_missing_version, find_version
 from runbook.host.queries import Answer, CommandResult
 from runbook.model import Finding, Verdict, fails, holds, to_do
+from runbook.spec.step import DOWNGRADE
 
 
 @dataclass(frozen=True)
@@ -30,16 +32,26 @@ class InstalledVersion:
         """Return why no version was found."""
         return describe_missing_version(self.command, self.answer, secret=self.secret)
 
-    def judge_before(self, run: str) -> Finding:
-        """Return what is to be done before the update's command, which messages call `run`, was started."""
+    def judge_before(self, run: str, *, downgrade: bool = False) -> Finding:
+        """Return what is to be done before the update's command, which messages call `run`, was started.
+
+        A lower version is refused unless `downgrade`.
+        """
         found, facts = self.found, {"from": self.found, "to": self.wanted}
         if found == self.wanted and self.previous not in (None, found):
             # A part of this try that was cut short has installed it.
             return holds(Verdict.UPDATED, f"{self.previous} -> {found}", to=self.wanted, **{"from": self.previous})
         if found == self.wanted:
             return holds(Verdict.UP_TO_DATE, f"{found} is installed already", **facts)
-        now = f"{found} is installed" if found else f"no version is installed ({self.describe_missing()})"
-        return to_do(Verdict.VERSION_MISMATCH, f"run {run}; {now}", **facts)
+        if found and is_lower(self.wanted, found):
+            if not downgrade:
+                why = f"{found} -> {self.wanted} is a downgrade, and a downgrade is refused unless it is asked for"
+                return fails(Verdict.VERSION_MISMATCH, why, **facts, **{DOWNGRADE: True})
+            why = f"run {run}: {found} -> {self.wanted}, a downgrade"
+            return to_do(Verdict.VERSION_MISMATCH, why, **facts, **{DOWNGRADE: True})
+        missing = "" if found else f" (no version is installed: {self.describe_missing()})"
+        why = f"run {run}: {found or 'nothing'} -> {self.wanted}{missing}"
+        return to_do(Verdict.VERSION_MISMATCH, why, **facts)
 
     def judge_failure(self, run: str, result: CommandResult) -> Finding:
         """Return that the command failed, and what it left: nothing done, all done, or something in between."""

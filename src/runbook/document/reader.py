@@ -45,6 +45,7 @@ class Reader:
         self.built: list[tuple[StepNode, Step[Any]]] = []  # the steps without errors
         self.before: dict[str, frozenset[str]] = {}  # the facts of the steps that are read already, by id
         self.ids: frozenset[str] = frozenset()
+        self.given: set[str] = set()  # the variables of `--set`, and those that are made from them
 
     def runbook(self, sets: Mapping[str, str], path: str, folder: Path, text: str) -> Runbook | None:
         """Return the runbook, or None if an error leaves nothing to make it from."""
@@ -98,6 +99,8 @@ class Reader:
                 how = "use letters, digits, - and _, a letter first"
                 self.problems.append((node.keys[name], f"`{shorten(name)}` is not a valid name of a variable; {how}"))
             namespace = replace(self.namespace, vars=dict(found), roots=("vars", "env", "host"))
+            if name in sets or self._is_given(value.to_plain()):
+                self.given.add(name)
             read_one: Value
             if isinstance(value.value, list):
                 read_one = tuple(self._text(name, item, namespace) for item in value.value)
@@ -105,6 +108,17 @@ class Reader:
                 read_one = self._text(name, value, namespace)
             found[name] = sets.get(name, read_one)
         return found
+
+    def _is_given(self, value: object) -> bool:
+        """True if a template in a text, or in a list of texts, uses a variable of `--set`."""
+        if isinstance(value, list):
+            return any(map(self._is_given, value))
+        try:
+            parsed = parse_text(value) if isinstance(value, str) else ""
+        except TemplateError:
+            return False  # It is reported where the text is read.
+        names = parsed.references if isinstance(parsed, Template) else ()
+        return any(name.root == "vars" and ".".join(name.path) in self.given for name in names)
 
     def _text(self, name: str, node: Node, namespace: TemplateNamespace) -> str:
         if not isinstance(node.value, str):
@@ -158,6 +172,9 @@ class Reader:
                 self._require_read_only(key, steps)
         lacking = self._inherit(site, data)
         data["id"] = site.id
+        if issubclass(site.cls, ReplacesVersion) and data.get("downgrade", "false") == "false":
+            # An operator who gives a version means it, and a rollback goes back.
+            data["downgrade"] = str(site.id.startswith("rollback.") or self._is_given(data.get("to"))).lower()
         unit = _read_early(data.get("unit"), _UNIT, outer)
         port = _read_early(data.get("port"), _PORTS, outer)
         versions = VERSIONS if issubclass(site.cls, ReplacesVersion) else ()

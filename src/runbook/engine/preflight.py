@@ -7,12 +7,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
-from runbook.errors import HostError, NotBegun
+from runbook.engine.execution.attempt import check_once
+from runbook.errors import HostError, Interrupted, NotBegun, RunbookError
 from runbook.host.facts import DOWN, UP, JobResult, JobVerb, LoadState, Unit
 from runbook.host.interface import SHARED_READ_AGE, Host, HostView, Waiter
-from runbook.model import Deadline, Wake
-from runbook.spec.step import Runbook
+from runbook.model import Deadline, Finding, Wake
+from runbook.spec.state import RunState
+from runbook.spec.step import DOWNGRADE, ReplacesVersion, Runbook, Step
+from runbook.template import text as template
+from runbook.template.namespace import TemplateNamespace
 
 SCOPE_TIMEOUT = 5.0  # seconds for systemd to create a scope
 
@@ -43,6 +48,30 @@ class Preflight:
         self.canonical_names = {name: unit.name for name, unit in units.items()}
         self.was_up = self.book.unit is not None and units[self.book.unit].is_running
 
+    def refuse_downgrades(self, state: RunState, namespace: TemplateNamespace) -> None:
+        """Raise NotBegun if an update after a step that changes something would be refused as a downgrade.
+
+        An update before which nothing is changed is refused when its turn comes, so that its version is read once.
+        """
+        changes = False
+        for step in self.book.steps:
+            if changes and isinstance(step, ReplacesVersion) and step.known_to and not step.downgrade:
+                finding = self._check_update(step, state, namespace)
+                if finding is not None and finding.evidence.get(DOWNGRADE):
+                    raise make_downgrade_refusal(step.step_id, finding.reason)
+            changes = changes or not step.only_reads()
+
+    def _check_update(self, step: Step[Any], state: RunState, namespace: TemplateNamespace) -> Finding | None:
+        """Return what a step finds now; None if it may be skipped, or depends on the steps before it."""
+        try:
+            if step.when is not None and not template.parse_expression(step.when).value(namespace):
+                return None
+            return check_once(template.fill(step, namespace), self.host, self.waiter, state)
+        except Interrupted:
+            raise
+        except RunbookError:
+            return None  # The step reports it.
+
     def _move_to_scope(self, scope: str) -> None:
         """Move this program to a scope of its own, if it is in a login session or in a unit that the run stops."""
         around = _find_enclosing_unit(self.host, self.book)
@@ -61,6 +90,12 @@ class Preflight:
             self.warnings.append(f"this run stays in the login session {login}, and may end with it: {why}")
         else:
             self.left_unit = place
+
+
+def make_downgrade_refusal(name: str, reason: str) -> NotBegun:
+    """Return the refusal of a downgrade, before anything is changed."""
+    ways = "`--set NAME=VERSION` with that version, or `downgrade: true` in the step, permits it"
+    return NotBegun(f"cannot begin: {name}: {reason}; nothing was changed", hint=f"if it is meant, {ways}")
 
 
 def is_main_of_stopped_unit(view: HostView, book: Runbook) -> bool:

@@ -12,7 +12,7 @@ from runbook.engine.execution.outcome import EXIT_STATUSES, Outcome
 from runbook.engine.execution.replay import ResumeState
 from runbook.engine.execution.retry import run_with_retries
 from runbook.engine.execution.stream import EventStream
-from runbook.engine.preflight import Preflight, find_stopped_dependents
+from runbook.engine.preflight import Preflight, find_stopped_dependents, make_downgrade_refusal
 from runbook.engine.remediation import Remediation
 from runbook.engine.rollback import Rollback
 from runbook.engine.rollback_plan import find_active_triggers
@@ -33,7 +33,7 @@ from runbook.host.interface import Host, Waiter
 from runbook.model import Deadline, RunStatus, StepStatus, Wake
 from runbook.records.store import boot_id, boot_time
 from runbook.spec.state import RunState
-from runbook.spec.step import Runbook, Step
+from runbook.spec.step import DOWNGRADE, Runbook, Step
 from runbook.template import text as template
 from runbook.template.namespace import TemplateNamespace
 
@@ -100,6 +100,8 @@ class Runner:
         resumed = earlier.parts > 0
         # Processes of an earlier part of this run may still be in the scope of that part.
         self._preflight.run(f"{self.state.id}-{earlier.parts + 1}" if resumed else self.state.id)
+        if not resumed:
+            self._preflight.refuse_downgrades(self.state, self._make_namespace(partial=True))
         self.outcomes.update(earlier.finished)
         self.changed = earlier.changed
         self.state.load(earlier.run_state)
@@ -288,6 +290,8 @@ class Runner:
         name = step.step_id
         partial, until = self.resume_state.take_partial(name), self.deadline
         outcome = attempt(step, self.host, self.waiter, self.state, self.events, until, partial, self.changed)
+        if outcome.failed and outcome.evidence.get(DOWNGRADE) and not self.changed:
+            raise make_downgrade_refusal(name, outcome.reason)
         if outcome.acted:
             self.changed = True
             self._acted_steps.add(name)

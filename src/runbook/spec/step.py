@@ -256,16 +256,22 @@ class Step(FileModel, Generic[StateT]):
                 yield from nested.walk()
 
 
+DOWNGRADE = "downgrade"  # the key in the evidence of an update to a lower version
+
+
 class ReplacesVersion(Step[StateT]):
     """A base of a step type that replaces an installed version by `to`, and can be undone.
 
     Its templates may use `to` and `from`, and those of later steps `steps.ID.to` and `steps.ID.from`. The evidence of
-    its TO_DO and of its end contains both.
+    its TO_DO and of its end contains both; if `to` is lower and that is refused, its FAILS contains DOWNGRADE.
     """
 
     template_vars: ClassVar[tuple[str, ...]] = VERSIONS  # names that only its own templates may use
 
     to: Version = Field(description="The version that is wanted: a version, not a tag.")
+    downgrade: Boolean = Field(
+        False, description="Permit a lower version than the installed one. A version that `--set` gives is permitted."
+    )
 
     @property
     def known_to(self) -> str:

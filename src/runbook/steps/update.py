@@ -81,7 +81,8 @@ class Update(ReplacesVersion[UpdateState], CommandStep[UpdateState]):
 
     def undo(self, evidence: Mapping[str, Any]) -> Step[Any] | None:
         before = evidence.get("from")
-        return self.model_copy(update={"to": before, "when": None}) if before else None
+        undone = {"to": before, "when": None, "downgrade": True}
+        return self.model_copy(update=undone) if before else None
 
     def check(self, view: HostView, state: UpdateState) -> Finding:
         finding = self._check_update(view, state)
@@ -133,7 +134,7 @@ class Update(ReplacesVersion[UpdateState], CommandStep[UpdateState]):
         if state.job is not None:
             result = view.read_command_result(state.job)
             return installed.judge_after() if result.succeeded else installed.judge_failure(run, result)
-        finding = installed.judge_before(run)
+        finding = installed.judge_before(run, downgrade=self.downgrade)
         if finding.verdict is not Verdict.UPDATED:
             state.previous_version = installed.found
             fill_own(self, **{"from": installed.found or ""})  # If it cannot be inserted, nothing is stopped.

@@ -7,6 +7,7 @@ import pytest
 from runbook.actions.update_result import InstalledVersion
 from runbook.checks.versions import VERSION
 from runbook.host.queries import Answer, CommandResult
+from runbook.model import FindingState
 
 
 def installed(printed: str, previous: str | None = "1.0.0", *, secret: bool = False) -> InstalledVersion:
@@ -19,13 +20,29 @@ def installed(printed: str, previous: str | None = "1.0.0", *, secret: bool = Fa
     [
         ("1.1.0", None, "up-to-date", "1.1.0 is installed already"),
         ("1.1.0", "1.0.0", "updated", "1.0.0 -> 1.1.0"),
-        ("1.0.0", None, "version-mismatch", "run `install`; 1.0.0 is installed"),
-        ("", None, "version-mismatch", "run `install`; no version is installed (`app --version` prints nothing)"),
+        ("1.0.0", None, "version-mismatch", "run `install`: 1.0.0 -> 1.1.0"),
+        (
+            "",
+            None,
+            "version-mismatch",
+            "run `install`: nothing -> 1.1.0 (no version is installed: `app --version` prints nothing)",
+        ),
     ],
 )
 def test_before_the_command(printed: str, previous: str | None, verdict: str, reason: str) -> None:
     found = installed(printed, previous).judge_before("`install`")
     assert (found.verdict, found.reason) == (verdict, reason)
+
+
+def test_a_lower_version_is_refused_unless_it_is_asked_for() -> None:
+    refused = installed("1.2.0", None).judge_before("`install`")
+    assert (refused.state, refused.evidence["downgrade"]) == (FindingState.FAILS, True)
+    assert refused.reason == "1.2.0 -> 1.1.0 is a downgrade, and a downgrade is refused unless it is asked for"
+    permitted = installed("1.2.0", None).judge_before("`install`", downgrade=True)
+    assert (permitted.state, permitted.reason) == (
+        FindingState.TO_DO,
+        "run `install`: 1.2.0 -> 1.1.0, a downgrade",
+    )
 
 
 @pytest.mark.parametrize(

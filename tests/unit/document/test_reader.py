@@ -13,7 +13,7 @@ import pytest
 from runbook.document import parse
 from runbook.errors import DocumentError, UsageError
 from runbook.model import Port
-from runbook.spec.step import Runbook
+from runbook.spec.step import ReplacesVersion, Runbook
 from runbook.template.text import Template, fill
 
 GATEWAY = """
@@ -233,3 +233,27 @@ def test_a_file_without_templates_does_not_import_jinja() -> None:
     )
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
     assert not {"jinja2", "gi", "tenacity"} & set(result.stdout.split())
+
+
+@pytest.mark.parametrize(
+    ("sets", "to", "permitted"),
+    [
+        ({}, "${{ vars.version }}", False),
+        ({"version": "1.1"}, "${{ vars.version }}", True),
+        ({"version": "1.1"}, "${{ vars.whole }}", True),
+        ({"version": "1.1"}, "${{ vars.other }}", False),
+        ({"version": "1.1"}, "1.0", False),
+    ],
+)
+def test_a_version_that_set_gives_may_be_lower(sets: dict[str, str], to: str, permitted: bool) -> None:
+    head = 'vars: {version: "1.0", whole: "${{ vars.version }}.0", other: "2.0"}\n'
+    (step,) = book_of(f"  - update: {{run: x, version: y, to: '{to}'}}\n", head, sets=sets).steps
+    assert isinstance(step, ReplacesVersion)
+    assert step.downgrade is permitted
+
+
+def test_an_update_of_a_rollback_may_go_back() -> None:
+    step = "{run: x, version: y, to: 1.0}"
+    book = book_of(f"  - update: {step}\n", f"rollback: [update: {step}]\n")
+    updates = [one for one in book.walk() if isinstance(one, ReplacesVersion)]
+    assert [one.downgrade for one in updates] == [False, True]

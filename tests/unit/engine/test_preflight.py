@@ -9,6 +9,7 @@ import pytest
 from runbook.engine.preflight import check_units_exist, find_dependents, is_main_of_stopped_unit
 from runbook.errors import AccessDenied, NotBegun
 from runbook.host.facts import ActiveState, Unit
+from runbook.host.queries import Answer
 from runbook.spec.step import Runbook, Step
 from tests.unit.fake_machine import FakeMachine, process, unit
 from tests.unit.runs import run, step
@@ -88,3 +89,31 @@ def test_the_main_process_counts_only_for_a_unit_that_the_run_stops() -> None:
     machine = Main(units={"gw.service": unit()})
     assert is_main_of_stopped_unit(machine, book(step("restart")))
     assert not is_main_of_stopped_unit(machine, book(step("verify-port-owner")))
+
+
+def downgrade(**fields: Any) -> Step[Any]:
+    return step("update", run="install", version="app --version", to="1.0.0", **fields)
+
+
+@pytest.mark.parametrize("before", [(), ("run",), ("daemon-reload", "restart")])
+def test_a_downgrade_is_refused_before_anything_is_changed(before: tuple[str, ...]) -> None:
+    machine = FakeMachine(units={"gw.service": unit()}, answers={"app --version": [Answer(True, "", "2.0.0")]})
+    steps = [step(name, run="touch x") if name == "run" else step(name) for name in before]
+    end, _ = run(machine, *steps, downgrade())
+    assert (str(end.status), end.exit, machine.written) == ("not-begun", 5, [])
+    assert "update: 2.0.0 -> 1.0.0 is a downgrade" in end.reason
+    assert "`downgrade: true`" in end.hint
+
+
+@pytest.mark.parametrize(
+    ("fields", "status"), [({"downgrade": "true"}, "failed"), ({"when": "false"}, "changed"), ({"to": "3.0"}, "failed")]
+)
+def test_no_other_update_is_refused(fields: dict[str, str], status: str) -> None:
+    """The command of this machine does not change the version."""
+    machine = FakeMachine(units={"gw.service": unit()}, answers={"app --version": [Answer(True, "", "2.0.0")]})
+    end, _ = run(machine, step("restart"), downgrade().model_copy(update={"to": "1.0.0"}), rollback="off")
+    assert end.exit == 5
+    made = step("update", run="install", version="app --version", **{"to": "1.0.0", **fields})
+    machine.written.clear()
+    end, _ = run(machine, step("run", run="touch x"), made)
+    assert (str(end.status), machine.written[0]) == (status, "command touch x")
