@@ -1,6 +1,6 @@
 """The command line: the only folder that reads argv, prints, and chooses the exit status.
 
-runs.py        apply, check, validate, resume
+runs.py        apply, check, remediate, validate, resume
 past_runs.py   history, show
 reference.py   schema, steps
 tables.py      the tables of `runbook steps`
@@ -56,6 +56,7 @@ def global_options(
 for command in (
     runs.apply,
     runs.check,
+    runs.remediate,
     runs.validate,
     runs.resume,
     past_runs.history,

@@ -1,4 +1,4 @@
-"""The commands that take a runbook or continue a run: apply, check, validate, resume."""
+"""The commands that take a runbook or continue a run: apply, check, remediate, validate, resume."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import gc
 import os
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -39,6 +40,9 @@ if TYPE_CHECKING:
     Start = Callable[[LocalHost, JournalReport], RunFinished]
 
 
+ONLY_REMEDIATIONS = "only the `remediate` steps are carried out: no update, no restart, no rollback"
+
+
 def apply(
     file: FileArgument,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would happen; change nothing.")] = False,
@@ -55,6 +59,26 @@ def apply(
         _run_planner(file, set_, user, output, plan=True, lock_wait=lock_wait)
         return
     run_reported(output, lambda report: _apply(file, set_, user, fail_on_remediation, lock_wait, report))
+
+
+def remediate(
+    file: FileArgument,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would happen; change nothing.")] = False,
+    set_: SetOption = None,
+    user: UserOption = False,
+    fail_on_remediation: Annotated[
+        bool, typer.Option("--fail-on-remediation", help="Exit with status 6 if something had to be fixed.")
+    ] = False,
+    lock_wait: LockWaitOption = None,
+    output: OutputOption = Output.AUTO,
+) -> None:
+    """Run only the `remediate` steps of a runbook: no update, no restart."""
+    if dry_run:
+        _run_planner(file, set_, user, output, plan=True, lock_wait=lock_wait, only_remediations=True)
+        return
+    run_reported(
+        output, lambda report: _apply(file, set_, user, fail_on_remediation, lock_wait, report, only_remediations=True)
+    )
 
 
 def check(
@@ -114,14 +138,24 @@ def resume(
 
 
 def _apply(
-    file: str, set_: list[str] | None, user: bool, fail_on_remediation: bool, lock_wait: str | None, report: Report
+    file: str,
+    set_: list[str] | None,
+    user: bool,
+    fail_on_remediation: bool,
+    lock_wait: str | None,
+    report: Report,
+    *,
+    only_remediations: bool = False,
 ) -> int:
     from runbook.engine import launch  # noqa: PLC0415
 
     seconds = parse_span_option("--lock-wait", lock_wait)
     book = load_runbook(file, set_, to_run=True, user=user)
+    book = _keep_remediations(book) if only_remediations else book
     scope = find_scope(book, user)
     request = _make_request(scope, parse_sets(set_), fail_on_remediation, seconds)
+    if only_remediations:
+        request = replace(request, command="remediate", notices=(*request.notices, ONLY_REMEDIATIONS))
     # If a child runs it, standard input has been read already.
     text = book.text if file == "-" else None
     return _run_outside_units(
@@ -136,10 +170,20 @@ def _resume(run: str | None, options: ResumeOptions, as_recorded: bool, lock_wai
     found = history.find_resumable(run)
     book = load_recorded(found, restore_environment(found, os.environ), as_recorded=as_recorded)
     scope: ManagerScope = "user" if found.header.scope == "user" else "system"
+    book = _keep_remediations(book) if found.header.command == "remediate" else book
     request = _make_request(scope, {}, found.header.fail_on_remediation, lock_wait)
     return _run_outside_units(
         book, scope, lambda host, journal: resume_run(found, book, request, options, host, host, (report, journal))
     )
+
+
+def _keep_remediations(book: Runbook) -> Runbook:
+    """Return a runbook with its remediations alone. Raises UsageError if it has none."""
+    kept = book.keep_remediations()
+    if not kept.steps:
+        hint = "add a `remediate` step with `check` and `fix`; runbook check only checks"
+        raise errors.UsageError(f"{book.path} has no `remediate` step", hint=hint)
+    return kept
 
 
 def _make_request(scope: ManagerScope, sets: dict[str, str], fail_on_remediation: bool, lock_wait: float) -> RunRequest:
@@ -185,7 +229,14 @@ def _abandon(run: str | None) -> int:
 
 
 def _run_planner(
-    file: str, set_: list[str] | None, user: bool, output: Output, *, plan: bool, lock_wait: str | None = None
+    file: str,
+    set_: list[str] | None,
+    user: bool,
+    output: Output,
+    *,
+    plan: bool,
+    lock_wait: str | None = None,
+    only_remediations: bool = False,
 ) -> None:
     """Plan a run, or check once what it would find. The planner's view of the machine has no writing methods."""
 
@@ -200,6 +251,7 @@ def _run_planner(
 
         parse_span_option("--lock-wait", lock_wait)  # A plan waits for no lock, but a mistake is a mistake.
         book = load_runbook(file, set_)
+        book = _keep_remediations(book) if only_remediations else book
         scope = find_scope(book, user)
         with _open_view(scope) as view:
             clock = SystemClock()

@@ -47,6 +47,7 @@ class RunRequest:
     notices: tuple[str, ...] = ()  # sentences to report when the run begins
     version: str = ""  # the version of this program, for the record
     lock_wait: float = 0.0  # how long to wait for a lock, in seconds
+    command: str = "apply"  # `apply` or `remediate`
 
     @property
     def user(self) -> str:
@@ -168,6 +169,7 @@ def _make_header(book: Runbook, request: RunRequest, name: str, now: float) -> R
         env={key: value for key, value in env.items() if MASK not in value},
         withheld=tuple(dict.fromkeys(withheld)),
         fail_on_remediation=request.fail_on_remediation,
+        command=request.command,
     )
 
 

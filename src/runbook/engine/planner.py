@@ -28,6 +28,12 @@ from runbook.spec.step import Remedy, ReplacesVersion, Runbook, Step
 from runbook.template import text as template
 from runbook.template.namespace import TemplateNamespace
 
+UNFIXED_VERDICTS = (Verdict.STILL_STARTING, Verdict.UNIT_CHANGED, Verdict.JOB_CANCELED, Verdict.UNIT_MASKED)
+"""Verdicts of a check for which a remediation begins no fix."""
+
+STRAY_VERDICTS = (Verdict.ORPHAN_HOLDS_PORT, Verdict.LEFTOVER_HOLDS_PORT)
+"""Verdicts of a port whose holder a fix must kill."""
+
 
 @dataclass
 class Planner:
@@ -76,13 +82,14 @@ class Planner:
         for step in self._read_only_steps():
             outcomes.append(outcome := self._check_step(step))
             self.events.emit(StepFinished(**outcome.facts(), name=step.name or ""))
-        if (wrong := next((outcome for outcome in outcomes if outcome.failed), None)) is not None:
+        if wrong := [outcome for outcome in outcomes if outcome.failed]:
             return self._end_failed(wrong)
         looked = any(outcome.status is not StepStatus.SKIPPED for outcome in outcomes)
         return RunFinished(status=RunStatus.OK, exit=0, reason="everything holds" if looked else "no step only reads")
 
-    def _end_failed(self, outcome: Outcome) -> RunFinished:
+    def _end_failed(self, wrong: Sequence[Outcome]) -> RunFinished:
         """Return the end of a check at the first step that does not hold, with what to do next."""
+        outcome = wrong[0]
         step = next((step for step in self.runbook.walk() if step.id == outcome.id), None)
         return RunFinished(
             status=RunStatus.FAILED,
@@ -90,8 +97,27 @@ class Planner:
             reason=f"{outcome.id}: {outcome.reason}",
             step=outcome.id,
             verdict=str(outcome.verdict or ""),
-            hint=find_advice(self.view, outcome, step, self.runbook),
+            hint=self._find_fix(wrong) or find_advice(self.view, outcome, step, self.runbook),
         )
+
+    def _find_fix(self, wrong: Sequence[Outcome]) -> str:
+        """Return the command that fixes what a check of a remediation found; empty if its fix would not help."""
+        for step in (*self.runbook.steps, *self.runbook.always):
+            remedy = step.remedy()
+            checks = {check.step_id for check in remedy.checks} if remedy is not None else set()
+            found = next((outcome for outcome in wrong if outcome.id in checks), None)
+            if remedy is None or found is None or found.verdict in UNFIXED_VERDICTS:
+                continue
+            fixes = self._check_fixes_once(remedy)
+            if refused := next((f for fix, f in fixes if _is_refused(fix, f)), None):
+                return f"runbook remediate would not fix this: {refused.reason}"
+            frees = (*STRAY_VERDICTS, Verdict.COMMAND_DONE)
+            helps = any(finding.state is FindingState.TO_DO and finding.verdict in frees for _, finding in fixes)
+            if helps or found.verdict not in STRAY_VERDICTS:
+                names = ", ".join(fix.title for fix in remedy.fixes)
+                command = f"runbook remediate {self.runbook.path}"
+                return f"{command} (with the same options) carries out the fix and nothing else: {names}"
+        return ""
 
     def _emit_observed(self) -> None:
         """Report what systemd and the kernel report of the runbook's unit and ports."""
@@ -192,7 +218,7 @@ class Planner:
         findings = [(check, self._check_once(check)) for check in remedy.checks]
         wrong = next((finding for _, finding in findings if finding.state is not FindingState.HOLDS), None)
         fixes = self._check_fixes_once(remedy) if wrong else []
-        refused = next((f for fix, f in fixes if f.state is FindingState.FAILS and fix.on_failure == "abort"), None)
+        refused = next((f for fix, f in fixes if _is_refused(fix, f)), None)
         because = self._find_earlier_changes(step)
         if wrong is None:
             summary = Finding(FindingState.HOLDS, Verdict.HOLDS, "every check holds now")
@@ -304,6 +330,11 @@ def _end_facts(error: Interrupted | NotBegun) -> dict[str, Any]:
     """Return the fields of the end of a plan or check that an error has ended."""
     status = RunStatus.INTERRUPTED if isinstance(error, Interrupted) else RunStatus.NOT_BEGUN
     return {"status": status, "exit": error.exit_status, "reason": error.message, "hint": error.hint}
+
+
+def _is_refused(fix: Step[Any], finding: Finding) -> bool:
+    """True if a fix would certainly fail, and end the remediation."""
+    return finding.state is FindingState.FAILS and fix.on_failure == "abort"
 
 
 def _units(step: Step[Any]) -> set[str]:

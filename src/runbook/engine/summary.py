@@ -127,8 +127,6 @@ def find_advice(view: HostView, outcome: Outcome, step: Step[Any] | None, book: 
         text = _END_IT  # A rollback carries out no fix.
     elif is_stray and step and step.remedy() is not None:
         return "kill it by hand if it is not needed, then run this again"  # The fix tried that, or was refused.
-    if is_stray and ".check." in outcome.id:
-        return "runbook apply with the same arguments carries out the fix"
     known = _find_unit(view, unit)
     if verdict == Verdict.OTHER_UNIT_HOLDS_PORT and known is not None and known.is_umbrella:
         return "name that service as `unit` in the runbook, if that is the one you mean"

@@ -52,6 +52,7 @@ class RunHeader:
     env: Mapping[str, str] = field(default_factory=dict)  # the environment variables that the runbook names
     withheld: tuple[str, ...] = ()  # the names in `sets` and in the environment whose values contain a secret
     fail_on_remediation: bool = False
+    command: str = "apply"  # `apply`, or `remediate` for a run of the remediations alone
 
 
 @dataclass(frozen=True)

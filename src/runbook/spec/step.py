@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum, auto
 from pathlib import Path
 from types import GenericAlias
@@ -49,7 +49,7 @@ from runbook.spec.fields import (
 )
 from runbook.spec.state import RunState, StateT, StepState
 from runbook.template.namespace import VERSIONS, TemplateNamespace
-from runbook.template.text import Template
+from runbook.template.text import Template, parse_expression
 
 INHERITED_FIELDS = ("unit", "port")  # taken from the top of the file if a step leaves them out
 
@@ -340,6 +340,21 @@ class Runbook(FileModel):
         for step in (*self.steps, *listed, *self.always):
             yield from step.walk()
 
+    def keep_remediations(self) -> Runbook:
+        """Return this runbook with its remediations alone; without any steps if there is none.
+
+        A remediation that depends on a step which is not carried out does not wait for it.
+        """
+        kept = tuple(step for step in (*self.steps, *self.always) if step.remedy() is not None)
+        inside = {one.step_id for step in kept for one in step.walk()}
+        facts = {"status": "skipped", "changed": "false", "verdict": ""}
+        left_out = {
+            step.step_id: {**facts, **_known_version(step)} for step in self.walk() if step.step_id not in inside
+        }
+        steps = tuple(step.model_copy(update={"when": None}) if _depends_on(step, left_out) else step for step in kept)
+        namespace = replace(self.namespace, left_out=left_out)
+        return self.model_copy(update={"steps": steps, "always": (), "rollback": "off", "namespace": namespace})
+
     def type_for(self, role: RollbackRole) -> type[Step[Any]]:
         """Return the step type that a rollback uses for this."""
         return next(cls for cls in self.types.values() if cls.rollback_role is role)
@@ -348,3 +363,13 @@ class Runbook(FileModel):
         """Return the names of the units that it acts on or judges, as the file spells them, each once."""
         own = () if self.unit is None else (self.unit,)
         return tuple(dict.fromkeys((*own, *(name for step in self.walk() for name in step.units()))))
+
+
+def _known_version(step: Step[Any]) -> dict[str, str]:
+    return {"to": step.known_to} if isinstance(step, ReplacesVersion) and step.known_to else {}
+
+
+def _depends_on(step: Step[Any], others: Iterable[str]) -> bool:
+    """True if the `when` of a step uses a result of one of the other steps."""
+    names = parse_expression(step.when).references if step.when is not None else ()
+    return any(name.root == "steps" and ".".join(name.path[:-1]) in others for name in names)

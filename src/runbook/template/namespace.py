@@ -76,6 +76,8 @@ class TemplateNamespace:
     run_id: str | None = None  # none while a file is read
     results: Mapping[str, Mapping[str, str]] | None = None
     """The facts of the steps by id; None while a file is read. A step that has not run is missing."""
+    left_out: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    """The steps of the file that this run does not carry out, by id, with the facts that are known of them anyway."""
     partial: bool = False  # True for a plan: the facts of a missing step are not known; in a run, they are empty
 
     def for_run(self, run_id: str | None, results: Mapping[str, Mapping[str, str]], *, partial: bool = False) -> Self:
@@ -136,7 +138,9 @@ class TemplateNamespace:
         *parts, fact = reference.path or ("",)
         step = ".".join(parts)
         if self.results is not None:
-            known = self.results.get(step, {})
+            if step in self.left_out and fact not in self.left_out[step]:
+                raise TemplateError(f"`{reference}` is not known: this run does not carry out step `{step}`")
+            known = self.left_out.get(step) or self.results.get(step, {})
             # A step that has not run may have facts that are sure beforehand, but no `status`.
             if fact in known or "status" in known or not self.partial:
                 return known.get(fact, "")

@@ -25,7 +25,7 @@ from runbook.spec.state import RunState
 from runbook.spec.step import Runbook, Step
 from runbook.template.namespace import TemplateNamespace
 from tests.unit.fake_machine import FakeMachine, listen, process, unit
-from tests.unit.runs import FIX, finished, incident, plan, remediate, replace_id, step
+from tests.unit.runs import FIX, finished, incident, plan, remediate, replace_id, step, upgrade
 
 
 def planned(events: list[Event]) -> list[tuple[str, str]]:
@@ -257,3 +257,25 @@ def test_a_signal_during_a_check_ends_the_plan(act: Callable[[Planner], object])
     events = plan(machine, step("verify-port-owner"), step("verify-port-owner", id="again"), act=act)
     assert (events[-1].data["status"], events[-1].data["exit"]) == ("interrupted", 143)
     assert [e.event for e in events[:-1]] == ["observed"]
+
+
+def hint(*steps: Step[Any], machine: FakeMachine | None = None) -> str:
+    events = plan(machine or incident(), *steps, act=Planner.check)
+    return str(events[-1].data["hint"])
+
+
+def test_a_check_names_the_command_that_fixes_what_it_found() -> None:
+    told = hint(*upgrade())
+    assert told == (
+        "runbook remediate x.yaml (with the same options) carries out the fix and nothing else:"
+        " stop, kill-orphan, reset-failed, start"
+    )
+
+
+def test_a_check_names_no_fix_that_would_be_refused_or_not_help() -> None:
+    spared = incident()
+    spared.spared = {74: "it is a terminal multiplexer"}
+    assert hint(*upgrade(), machine=spared).startswith("runbook remediate would not fix this: ")
+    only_restarts = remediate(step("verify-port-owner"), fix=(step("restart"),))
+    assert hint(only_restarts) == "a `remediate` step with kill-orphan as a fix solves this"
+    assert "runbook remediate" not in hint(step("verify-port-owner"))
