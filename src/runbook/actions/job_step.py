@@ -60,6 +60,9 @@ class JobStep(Step[JobStepState]):
         None, description="How long one try may take; by default the unit's own stop and start time-outs, and 10s."
     )
 
+    def job_verb(self) -> JobVerb:
+        return self.verb
+
     def decide(self, unit: Unit) -> Finding:
         """Return, before the job is requested, whether there is anything to do."""
         raise NotImplementedError
@@ -255,6 +258,8 @@ def find_job_refusal(unit: Unit, verb: JobVerb) -> Finding | None:
     if unit.load_state is LoadState.MASKED:
         remedy = f"{unit.systemctl_command('unmask')} lifts it"
         verdict, why = Verdict.UNIT_MASKED, f"{unit.name} is masked, and a mask is not overridden; {remedy}"
+    elif forbids := _find_manual_refusal(unit, verb):
+        why = f"systemd refuses to {verb} {unit.name} by request: its file has {forbids}=yes"
     elif unit.load_state is LoadState.NOT_FOUND and not unit.is_running:
         verdict, why = Verdict.UNIT_NOT_FOUND, f"systemd has no unit {unit.name}"
     elif unit.load_state is LoadState.NOT_FOUND and verb is JobVerb.RESTART:
@@ -268,6 +273,13 @@ def find_job_refusal(unit: Unit, verb: JobVerb) -> Finding | None:
     elif unit.load_state in (LoadState.ERROR, LoadState.BAD_SETTING):
         why = f"systemd cannot load {unit.name}: {unit.load_error or 'its file is wrong'}"
     return fails(verdict, why, **unit.evidence()) if why else None
+
+
+def _find_manual_refusal(unit: Unit, verb: JobVerb) -> str:
+    """Return the setting because of which systemd refuses this job by request; a restart needs both halves."""
+    if unit.refuse_manual_stop and verb in (JobVerb.STOP, JobVerb.RESTART):
+        return "RefuseManualStop"
+    return "RefuseManualStart" if unit.refuse_manual_start and verb in START_VERBS else ""
 
 
 def has_new_main_process(unit: Unit, state: JobStepState) -> bool:

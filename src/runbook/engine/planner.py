@@ -15,7 +15,7 @@ from runbook.engine.execution.attempt import check_once
 from runbook.engine.execution.outcome import EXIT_STATUSES, Outcome
 from runbook.engine.execution.predicted_host import PredictedHost
 from runbook.engine.execution.stream import EventStream
-from runbook.engine.preflight import check_units_exist
+from runbook.engine.preflight import check_units_exist, describe_side_effects
 from runbook.engine.summary import find_advice
 from runbook.errors import Interrupted, NotBegun, RunbookError
 from runbook.events import Notice, Observed, PlanFinished, RunFinished, StepFinished, StepPlanned
@@ -155,6 +155,7 @@ class Planner:
         notices = [f"{holder.unit} is locked by {holder}; a run could not begin now" for holder in self.holders]
         try:
             notices += check_units_exist(self.view, self.runbook)
+            notices += describe_side_effects(self.view, self.runbook)
         except NotBegun as error:
             notices.append(f"{error.message}; {error.hint}")
         for text in notices:

@@ -5,10 +5,11 @@ A run that was started in a login session, or inside a unit that it acts on, wou
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from runbook.checks.side_effects import describe_emergency_actions, describe_taken_along, find_taken_along
 from runbook.engine.execution.attempt import check_once
 from runbook.errors import HostError, Interrupted, NotBegun, RunbookError
 from runbook.host.facts import DOWN, UP, JobResult, JobVerb, LoadState, Unit
@@ -40,7 +41,7 @@ class Preflight:
         try:
             doubts = check_units_exist(self.host, self.book)
             self._move_to_scope(scope)
-            self.warnings += doubts
+            self.warnings += [*doubts, *describe_side_effects(self.host, self.book)]
             units = {name: self.host.unit(name, max_age=SHARED_READ_AGE) for name in self.book.unit_names()}
             self.dependents = find_dependents(self.host, self.book)
         except HostError as error:
@@ -166,6 +167,35 @@ def find_stopped_dependents(view: HostView, needing: Mapping[str, str]) -> list[
         for name, unit in units.items()
         if unit.active_state in DOWN
     ]
+
+
+def describe_side_effects(view: HostView, book: Runbook) -> list[str]:
+    """Return what systemd would do beside the jobs of a runbook: to other units, and to the machine.
+
+    A unit is of interest only if no step starts it. Raises HostError.
+    """
+    jobs = [(step, verb, view.unit(name, max_age=SHARED_READ_AGE)) for step, verb, name in _list_jobs(book)]
+    started = {unit.name for _, verb, unit in jobs if verb in (JobVerb.START, JobVerb.RESTART)}
+    found: dict[str, None] = {}
+    for step, verb, unit in jobs:
+        if unit.load_state is LoadState.NOT_FOUND:
+            continue
+        verb_now = JobVerb.START if verb is JobVerb.RESTART and not unit.is_running else verb
+        taken = find_taken_along(view, unit, verb_now)
+        others = {what: [one for one in units if one.name not in started] for what, units in taken.items()}
+        if text := describe_taken_along(unit, verb, {what: units for what, units in others.items() if units}):
+            found[f"{step.step_id}: {text}"] = None
+        along = [view.unit(one.name, max_age=SHARED_READ_AGE) for units in others.values() for one in units]
+        found |= dict.fromkeys(text for one in (unit, *along) for text in describe_emergency_actions(one))
+    return list(found)
+
+
+def _list_jobs(book: Runbook) -> Iterator[tuple[Step[Any], JobVerb, str]]:
+    """Yield each job that the steps of a run would request; that of a rollback is not known yet."""
+    for outer in (*book.steps, *book.always):
+        for step in outer.walk():
+            if (verb := step.job_verb()) is not None:
+                yield from ((step, verb, name) for name in step.units())
 
 
 def check_units_exist(view: HostView, book: Runbook) -> list[str]:

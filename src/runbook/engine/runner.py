@@ -16,6 +16,7 @@ from runbook.engine.preflight import Preflight, find_stopped_dependents, make_do
 from runbook.engine.remediation import Remediation
 from runbook.engine.rollback import Rollback
 from runbook.engine.rollback_plan import find_active_triggers
+from runbook.engine.stopped_services import describe_stopped_services
 from runbook.engine.summary import describe_running, describe_start, describe_state_left, find_advice, read_journal_tail
 from runbook.errors import EXIT_REMEDIATED, HostError, Interrupted, NotBegun, RunbookError
 from runbook.events import (
@@ -257,7 +258,10 @@ class Runner:
             return Outcome(name, step.type_name, StepStatus.FAILED, step.failure_verdict, error.message)
         units = [self._preflight.canonical_names.get(one, one) for one in step.units()]
         self.events.emit(StepStarted(id=name, type=step.type_name, name=step.title, units=units))
+        up = self._list_services(step)
         outcome, tries = run_with_retries(step, lambda: self._run_once(step), self._sleep, self._report_retry)
+        for text in describe_stopped_services(self.host, step, self._preflight.canonical_names.values(), up):
+            self.events.emit(Notice(text=text))
         if outcome.status is StepStatus.FAILED:
             try:
                 tail = read_journal_tail(self.host, self.waiter, self.state, step, outcome.verdict, self._started_at)
@@ -267,6 +271,13 @@ class Runner:
                 raise
             outcome = replace(outcome, evidence={**outcome.evidence, **tail})
         return replace(outcome, attempts=tries, seconds=self.host.clock.monotonic() - began)
+
+    def _list_services(self, step: Step[Any]) -> tuple[str, ...]:
+        """List the services that are not inactive before a command, which may stop some of them."""
+        try:
+            return self.host.list_services() if step.may_create_units and not step.only_reads() else ()
+        except HostError:
+            return ()
 
     def prepare(self, step: Step[Any]) -> Step[Any] | None:
         namespace = self._make_namespace(partial=True)

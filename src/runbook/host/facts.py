@@ -140,6 +140,20 @@ class Unit:
     triggered_by: tuple[str, ...] = ()
     triggers: tuple[str, ...] = ()
     propagates_to: tuple[str, ...] = ()  # the units that require it or are a part of it: they stop and start with it
+    required_by: tuple[str, ...] = ()
+    requisite_of: tuple[str, ...] = ()
+    bound_by: tuple[str, ...] = ()
+    consists_of: tuple[str, ...] = ()  # the units with PartOf= this one
+    propagates_stop_to: tuple[str, ...] = ()
+    binds_to: tuple[str, ...] = ()
+    conflicts: tuple[str, ...] = ()
+    conflicted_by: tuple[str, ...] = ()
+    refuse_manual_start: bool = False
+    refuse_manual_stop: bool = False
+    start_limit_action: str = ""
+    failure_action: str = ""
+    success_action: str = ""
+    job_timeout_action: str = ""
     listen: tuple[tuple[str, str], ...] = ()  # the kinds and addresses on which a socket unit listens
     start_limit_interval_usec: int = 0
     start_limit_burst: int = 0

@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Generic, Literal, Ty
 
 from pydantic import BaseModel, ConfigDict, Field, InstanceOf, SkipValidation, ValidationInfo, field_validator
 
-from runbook.host.facts import Unit
+from runbook.host.facts import JobVerb, Unit
 from runbook.host.interface import Host, HostView
 from runbook.model import Finding, Verdict, fails
 from runbook.spec.fields import (
@@ -212,6 +212,10 @@ class Step(FileModel, Generic[StateT]):
         """Return the units it acts on or judges."""
         unit = getattr(self, "unit", None)
         return (unit,) if isinstance(unit, str) else ()
+
+    def job_verb(self) -> JobVerb | None:
+        """Return what it requests systemd to do with its unit; None if it requests nothing."""
+        return None
 
     def check_once(self, view: HostView, state: StateT) -> Finding:
         """Return where it stands at this moment, for a plan and for `runbook check`, which do not wait."""

@@ -13,6 +13,7 @@ from runbook.actions.quiesce import Quiesce, is_started_later
 from runbook.actions.update_result import InstalledVersion
 from runbook.checks.versions import VERSION, describe_unmatchable
 from runbook.errors import BusLost, HostError
+from runbook.host.facts import JobVerb
 from runbook.host.interface import Host, HostView
 from runbook.host.queries import Command, Query
 from runbook.model import Finding, FindingState, Verdict, Wake, fails, not_yet
@@ -64,6 +65,9 @@ class Update(ReplacesVersion[UpdateState], CommandStep[UpdateState]):
 
     def units(self) -> tuple[str, ...]:
         return (self.unit,) if self.stop_first and self.unit is not None else ()
+
+    def job_verb(self) -> JobVerb | None:
+        return JobVerb.STOP if self.stop_first else None
 
     def make_command(self, state: UpdateState, limit: float) -> Command:
         return super(Update, fill_own(self, **{"from": state.previous_version or ""})).make_command(state, limit)
