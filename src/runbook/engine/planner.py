@@ -28,6 +28,11 @@ from runbook.spec.step import Remedy, ReplacesVersion, Runbook, Step
 from runbook.template import text as template
 from runbook.template.namespace import TemplateNamespace
 
+EXPECTED_VERDICTS = (Verdict.VERSION_MISMATCH, Verdict.OLD_CODE_SERVING, Verdict.PROBE_FAILED, Verdict.COMMAND_FAILED)
+"""Verdicts of a check that only mean that the steps before it are still to be done: an update, a restart."""
+
+CHECKS_LATER = "would check then, and fix only if a check fails"  # what a remediation after such steps does
+
 UNFIXED_VERDICTS = (Verdict.STILL_STARTING, Verdict.UNIT_CHANGED, Verdict.JOB_CANCELED, Verdict.UNIT_MASKED)
 """Verdicts of a check for which a remediation begins no fix."""
 
@@ -48,6 +53,8 @@ class Planner:
     find_lock_holders: Callable[[Iterable[str]], Sequence[LockHolder]] = lambda _units: ()  # by canonical names
     changing_steps: list[Step[Any]] = field(default_factory=list)  # those that would, or may, change something
     would_change: bool = False
+    results: dict[str, dict[str, str]] = field(default_factory=dict)  # facts of the steps that have run in the plan
+    doubts: dict[str, list[str]] = field(default_factory=dict)  # the steps that can change these facts, by id
     ends_at: str = ""  # the id of the step at which a run would end
     holders: Sequence[LockHolder] = ()  # of the locks that a run would need
 
@@ -81,6 +88,7 @@ class Planner:
         outcomes = []
         for step in self._read_only_steps():
             outcomes.append(outcome := self._check_step(step))
+            self.results[outcome.id] = outcome.template_facts()
             self.events.emit(StepFinished(**outcome.facts(), name=step.name or ""))
         if wrong := [outcome for outcome in outcomes if outcome.failed]:
             return self._end_failed(wrong)
@@ -192,6 +200,9 @@ class Planner:
             return
         finding = self._check_once(step)
         impact, because = self._impact(step, finding)
+        if impact is not Impact.READ_ONLY and (doubts := self._find_doubts(step)):
+            impact, because = Impact.UNDETERMINED, [*dict.fromkeys((*because, *doubts))]
+        self._note_result(step, finding, impact)
         self._emit_planned(step, finding, impact, because)
         if impact in (Impact.MUTATING, Impact.UNDETERMINED):
             self.changing_steps.append(step)
@@ -208,12 +219,44 @@ class Planner:
                 return False
             if template.is_true(when, self._namespace):
                 return True
-            name, reason, none = step.step_id, f"would be skipped: `when` is false ({when})", Impact.NONE
-            skipped = StepPlanned(id=name, type=step.type_name, impact=none, verdict=None, reason=reason, evidence={})
-            self.events.emit(skipped)
+            self._skip(step, when)
         except RunbookError as error:
             self._emit_planned(step, fails(step.failure_verdict, error.message), Impact.NONE, [])
         return False
+
+    def _skip(self, step: Step[Any], when: str) -> None:
+        """Report a step whose `when` is false; an earlier step may still make it true."""
+        doubts, skipped = self._find_doubts(step), StepStatus.SKIPPED
+        impact = Impact.UNDETERMINED if doubts and not step.only_reads() else Impact.NONE
+        reason = f"would be skipped: `when` is false ({when})"
+        self.results[step.step_id] = Outcome(step.step_id, step.type_name, skipped, None, reason).template_facts()
+        self.doubts[step.step_id] = doubts
+        self.events.emit(
+            StepPlanned(
+                id=step.step_id,
+                type=step.type_name,
+                impact=impact,
+                verdict=None,
+                reason=reason,
+                evidence={},
+                undetermined_by=tuple(doubts),
+            )
+        )
+        if impact is Impact.UNDETERMINED:
+            self.changing_steps.append(step)
+
+    def _find_doubts(self, step: Step[Any]) -> list[str]:
+        """Return the steps that can change the results that the `when` of a step uses."""
+        names = template.parse_expression(step.when).references if step.when is not None else ()
+        used = dict.fromkeys(".".join(name.path[:-1]) for name in names if name.root == "steps")
+        return list(dict.fromkeys(doubt for one in used for doubt in self.doubts.get(one, ())))
+
+    def _note_result(self, step: Step[Any], finding: Finding, impact: Impact) -> None:
+        """Keep the result of a step that has just run, or that has nothing to do, for the `when` of later ones."""
+        ended = finding.state in (FindingState.HOLDS, FindingState.FAILS)
+        if ended and (step.only_reads() or (impact is Impact.NONE and finding.state is FindingState.HOLDS)):
+            self.results[step.step_id] = Outcome.of_attempt(step, finding, acted=False).template_facts()
+            self.doubts[step.step_id] = [earlier.step_id for earlier in self.changing_steps]
 
     def _plan_remedy(self, step: Step[Any], remedy: Remedy) -> None:
         findings = [(check, self._check_once(check)) for check in remedy.checks]
@@ -221,8 +264,12 @@ class Planner:
         fixes = self._check_fixes_once(remedy) if wrong else []
         refused = next((f for fix, f in fixes if _is_refused(fix, f)), None)
         because = self._find_earlier_changes(step)
-        if wrong is None:
-            summary = Finding(FindingState.HOLDS, Verdict.HOLDS, "every check holds now")
+        expected = all(f.state is FindingState.HOLDS or f.verdict in EXPECTED_VERDICTS for _, f in findings)
+        if because and expected:
+            verdict = wrong.verdict if wrong is not None else Verdict.HOLDS
+            summary = Finding(FindingState.HOLDS, verdict, CHECKS_LATER)
+        elif wrong is None:
+            summary = Finding(FindingState.HOLDS, Verdict.HOLDS, "every check holds now; nothing to fix")
         elif refused is not None:
             summary = Finding(FindingState.FAILS, wrong.verdict, f"could not fix: {refused.reason}")
         else:
@@ -230,7 +277,10 @@ class Planner:
         acts = Impact.MUTATING if summary.state is FindingState.TO_DO else Impact.NONE
         impact = Impact.UNDETERMINED if because else acts
         self._emit_planned(step, summary, impact, because)
+        if impact is Impact.NONE and summary.state is FindingState.HOLDS:
+            self._note_result(step, summary, impact)
         for check, finding in findings:
+            self._note_result(check, finding, Impact.READ_ONLY)
             self._emit_planned(check, finding, Impact.READ_ONLY, self._find_earlier_changes(check))
         if impact is Impact.NONE:
             self._emit_idle_fixes(remedy, fixes)
@@ -270,12 +320,12 @@ class Planner:
 
     @property
     def _namespace(self) -> TemplateNamespace:
-        """The values for templates in a plan: no step has run, and a template that needs results stays unfilled."""
+        """The values for templates in a plan: a template that needs the result of a step that acts stays unfilled."""
         known = {
             step.step_id: {"to": step.known_to} if isinstance(step, ReplacesVersion) and step.known_to else {}
             for step in self.runbook.walk()
         }
-        return self.runbook.namespace.for_run(self.state.id, known, partial=True)
+        return self.runbook.namespace.for_run(self.state.id, {**known, **self.results}, partial=True)
 
     def _check_once(self, step: Step[Any], view: HostView | None = None) -> Finding:
         """Return what a step finds. A mistake in a template is a failure of the step."""

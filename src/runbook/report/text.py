@@ -33,6 +33,7 @@ class TextReport:
         self._parents: list[str] = []
         self._fixing = False
         self._numbers: dict[str, int] = {}
+        self._conditional_fixes: dict[str, list[str]] = {}  # the names of the fixes by their remediation
         self._reasons: set[str] = set()
         self._names: dict[str, str] = {}
         self._last_reason = ""
@@ -73,6 +74,7 @@ class TextReport:
             case events.Observed():
                 self._show_observed(payload)
             case events.PlanFinished():
+                self._show_conditional_fixes()
                 self._page.line()
                 self._page.sentence(f"{payload.status}: {payload.reason}" if payload.exit else payload.reason)
                 self._page.item("next", payload.hint)
@@ -206,24 +208,43 @@ class TextReport:
         if not nested:
             self._numbers[step.id] = len(self._numbers) + 1
         text = step.reason
+        parent = step.id.rpartition(".fix.")[0]
+        if parent in self._conditional_fixes:
+            refused = f" ({text})" if text.startswith("would fail") else ""
+            self._conditional_fixes[parent].append(self._name(step) + refused)
+            return
+        if step.verdict and not nested and text.startswith(("would check then", "every check holds now")):
+            self._conditional_fixes[step.id] = []  # They come last: nearly always, none of them is done.
         if text.startswith(("would fix: ", "could not fix: ")):
             text = text.partition(":")[0]  # The checks, which follow, give the reason.
         elif step.impact == Impact.READ_ONLY and step.verdict:
             # If two checks have the same reason, it is shown once.
             shown = any(reason.startswith(text) for reason in self._reasons)
             text = step.verdict if shown else f"{step.verdict}: {text}"
+            text = f"now {text}" if step.id.rpartition(".check.")[0] in self._conditional_fixes else text
         self._reasons.add(step.reason)
         if not nested and step.undetermined_by:
-            steps = self._steps(step.undetermined_by)
-            text += f"; {steps} that perhaps" if step.verdict == Verdict.HOLDS else f", unless {steps} this"
+            text = self._add_doubt(text, step.undetermined_by)
         mark = "fix" if nested and nested[-1] == "fix" else str(self._numbers.get(step.id, ""))
         self._page.entry(mark, self._name(step), text, depth=1 if nested else 0)
         if step.verdict == Verdict.COMMAND_FAILED:
             self._quote(step, 1 + bool(nested))
 
-    def _steps(self, ids: Sequence[str]) -> str:
+    def _add_doubt(self, text: str, ids: Sequence[str]) -> str:
+        """Return a text with the earlier steps that decide whether it holds."""
         *most, last = [str(self._numbers.get(one, one)) for one in ids]
-        return f"steps {', '.join(most)} or {last} change" if most else f"step {last} changes"
+        if text.startswith("would check then"):
+            after = f"after steps {', '.join(most)} and {last}" if most else f"after step {last}"
+            return text.replace("would check then", f"would check {after}", 1)
+        return f"{text}, unless " + (
+            f"steps {', '.join(most)} or {last} change this" if most else f"step {last} changes this"
+        )
+
+    def _show_conditional_fixes(self) -> None:
+        """Show, in a line each, what is done only if a check fails."""
+        for step, fixes in self._conditional_fixes.items():
+            self._page.line()
+            self._page.sentence(f"only if a check of step {self._numbers.get(step, step)} fails: {', '.join(fixes)}")
 
 
 def _describe_sources(seen: events.Observed, unit: Mapping[str, Any]) -> list[tuple[str, str]]:

@@ -279,3 +279,54 @@ def test_a_check_names_no_fix_that_would_be_refused_or_not_help() -> None:
     only_restarts = remediate(step("verify-port-owner"), fix=(step("restart"),))
     assert hint(only_restarts) == "a `remediate` step with kill-orphan as a fix solves this"
     assert "runbook remediate" not in hint(step("verify-port-owner"))
+
+
+def healthy(**answers: str) -> FakeMachine:
+    machine = FakeMachine(units={"gw.service": unit()}, processes={100: process(100)})
+    listen(machine, 100, "127.0.0.1:80")
+    machine.answers = {name.replace("_", " "): [Answer(True, "", text)] for name, text in answers.items()}
+    return machine
+
+
+def reads(**fields: str) -> Step[Any]:
+    return step("run", run="look", **{"read-only": "true", **fields})
+
+
+def upgrades() -> Step[Any]:
+    return step("update", run="install", version="version", to="1.1.0")
+
+
+@pytest.mark.parametrize(("when", "impact"), [("steps.run.output == 'yes'", "mutating"), ("steps.run.changed", "none")])
+def test_a_when_on_a_step_that_has_just_run_is_evaluated(when: str, impact: str) -> None:
+    events = plan(healthy(look="yes"), reads(), step("restart", when=when))
+    assert planned(events) == [("run", "read-only"), ("restart", impact)]
+
+
+def test_a_result_that_an_earlier_step_can_change_leaves_a_doubt() -> None:
+    when = {"restart": "steps.run.output == 'yes'", "stop": "steps.run.output == 'no'"}
+    steps = [step(name, when=condition) for name, condition in when.items()]
+    events = plan(healthy(look="yes", version="1.0.0"), upgrades(), reads(), *steps)
+    doubted = [(e.data["id"], e.data["impact"], e.data.get("undetermined-by")) for e in events if "impact" in e.data]
+    assert doubted[2:] == [("restart", "undetermined", ["update"]), ("stop", "undetermined", ["update"])]
+    assert "would be skipped" in events[-2].data["reason"]
+
+
+def test_a_step_with_nothing_to_do_has_changed_nothing() -> None:
+    events = plan(healthy(version="1.1.0"), upgrades(), step("restart", when="steps.update.changed"))
+    assert planned(events) == [("update", "none"), ("restart", "none")]
+    assert events[-2].data["reason"] == "would be skipped: `when` is false (steps.update.changed)"
+
+
+def test_a_check_evaluates_a_when_on_an_earlier_check() -> None:
+    events = plan(healthy(look="yes"), reads(), reads(id="again", when="steps.run.output == 'no'"), act=Planner.check)
+    assert finished(events) == [("run", "ok", "command-done"), ("again", "skipped", None)]
+
+
+def test_a_check_of_the_new_version_is_not_called_a_fault_before_the_update() -> None:
+    served = step("verify-version", run="serves", expect="1.1.0")
+    events = plan(healthy(version="1.0.0", serves="1.0.0"), upgrades(), remediate(served, fix=(step("restart"),)))
+    summary = next(e.data for e in events if e.data.get("id") == "remediate")
+    assert summary["reason"] == "would check then, and fix only if a check fails"
+    assert (summary["impact"], summary["undetermined-by"]) == ("undetermined", ["update"])
+    alone = plan(healthy(serves="1.0.0"), remediate(served, fix=(step("restart"),)))
+    assert next(e.data for e in alone if e.data.get("id") == "remediate")["reason"].startswith("would fix: ")

@@ -6,22 +6,23 @@ import io
 import signal
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from runbook.engine.execution.stream import EventStream
-from runbook.engine.planner import Planner
+from runbook.engine.planner import CHECKS_LATER, Planner
 from runbook.errors import Interrupted
-from runbook.events import Event
+from runbook.events import Event, PlanFinished, StepPlanned
 from runbook.host.facts import ActiveState, JobResult
-from runbook.host.queries import Command, CommandResult
+from runbook.host.queries import Answer, Command, CommandResult
 from runbook.report.layout import WIDTH, Layout, PlainScreen, TerminalScreen
 from runbook.report.text import TextReport
 from runbook.spec.state import RunState
 from runbook.spec.step import Runbook
 from tests.unit.fake_machine import FakeMachine, journal_lines, listen, process, unit
 from tests.unit.report.test_layout import Gone
-from tests.unit.runs import FIX, incident, remediate, run, step, upgrade
+from tests.unit.runs import FIX, incident, plan, remediate, run, step, upgrade
 
 
 def shown(events: Iterable[Event]) -> str:
@@ -245,6 +246,34 @@ def test_the_plan_in_the_incident() -> None:
             "nothing was changed",
         ][1:]
     )
+
+
+def test_the_plan_of_a_healthy_upgrade_shows_the_fixes_last_and_in_one_line() -> None:
+    machine = FakeMachine(units={"gw.service": unit()}, processes={100: process(100)})
+    listen(machine, 100, "127.0.0.1:80")
+    machine.answers["serves"] = [Answer(True, "", "1.0.0")]
+    served = step("verify-version", run="serves", expect="1.1.0")
+    seen = plan(machine, step("restart"), remediate(served, fix=tuple(map(step, FIX))))
+    assert lines(shown(seen))[-7:] == [
+        "  2     remediate            would check after step 1, and fix only if a check",
+        "                             fails",
+        "          verify-version     now version-mismatch: 1.0.0 serves, not 1.1.0",
+        "",
+        "only if a check of step 2 fails: stop, kill-orphan, reset-failed, start",
+        "",
+        "nothing was changed",
+    ]
+
+
+def test_a_fix_that_would_be_refused_is_named_in_that_line() -> None:
+    planned: dict[str, Any] = {"type": "start", "impact": "undetermined", "verdict": "job-failed", "evidence": {}}
+    texts = {"remediate": CHECKS_LATER, "remediate.fix.start": "would fail: it is masked"}
+    seen = [
+        Event.of(1.0, "run-1", StepPlanned(id=name, reason=text, undetermined_by=("restart",), **planned))
+        for name, text in texts.items()
+    ]
+    seen.append(Event.of(1.0, "run-1", PlanFinished(status="ok", exit=0, reason="nothing was changed")))
+    assert "only if a check of step 1 fails: start (would fail: it is masked)" in lines(shown(seen))
 
 
 def test_workers_of_one_master_are_one_line() -> None:
