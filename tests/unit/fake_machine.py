@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 from runbook.errors import HostError
 from runbook.host.facts import ActiveState, JobRef, JobResult, JobVerb, LoadState, Unit
 from runbook.host.holders import Holder, Listener, PortOwnership, Process, SignalResult
+from runbook.host.kernel import protected
 from runbook.host.kernel.descriptors import DescriptorScan
 from runbook.host.ownership.judge import PortJudge
 from runbook.host.ownership.verdict import WILDCARDS
@@ -118,6 +119,7 @@ class FakeMachine:
     found_commands: dict[str, JobRef] = field(default_factory=dict)
     dies_on: dict[int, signal.Signals | None] = field(default_factory=dict)
     spared: dict[int, str] = field(default_factory=dict)
+    virtual_machines: tuple[int, ...] = ()
     refuse: dict[str, Exception] = field(default_factory=dict)
     hinders: dict[str, str] = field(default_factory=dict)
     hidden: int = 0
@@ -177,6 +179,9 @@ class FakeMachine:
         if not unit.main_pid:
             raise HostError(f"{unit.name} has its own network namespace, and no main process to enter it through")
         return self.processes[unit.main_pid].id
+
+    def judge_process(self, unit: Unit, process: Process) -> Holder:
+        return self._judge(unit).judge_process(process, ())
 
     def find_leftovers(self, unit: Unit) -> tuple[Holder, ...]:
         return self._judge(unit).find_leftovers()
@@ -278,6 +283,13 @@ class FakeMachine:
 
     def describe_container(self, process: Process) -> str:
         return "it runs in another PID namespace" if process.pid_namespace else ""
+
+    def describe_virtual_machine(self, process: Process) -> str:
+        return protected.find_machine_protection(process, lambda pid, _: pid in self.virtual_machines)
+
+    def describe_giver(self, process: Process, sockets: tuple[Listener, ...]) -> str:
+        own = not sockets or any(one.uid in (0, process.uid) for one in sockets)
+        return "" if own else f"user {sockets[0].uid} in session-7.scope"
 
     def find_protection(self, process: Process) -> str:
         return self.spared.get(process.pid, "")

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from enum import Enum
 from functools import cached_property
 from signal import Signals
 from typing import Any
 
-from runbook.actions import cgroup_kill, kill_advice
+from runbook.actions import cgroup_kill, kill_advice, respawn
 from runbook.actions.cgroup_kill import CgroupKill, PidChurn
 from runbook.actions.kill_evidence import EvidenceLookup, make_evidence
+from runbook.actions.respawn import FindMismatch, Respawn
 from runbook.host.holders import Holder, PortOwnership, SignalResult
 from runbook.host.interface import Host, HostView
 from runbook.host.ownership.describe import describe_processes, describe_untracked
@@ -60,6 +61,7 @@ class KillOrphanState(StepState):
     evidence: EvidenceLookup = field(default_factory=EvidenceLookup)  # the last journal lines of the next targets
     port_free_since: float | None = None  # since when all targets have exited and no process took their place
     cgroup_kill: CgroupKill = field(default_factory=CgroupKill)  # the kill of the whole cgroup
+    supervisors: set[ProcessId] = field(default_factory=set)  # the targets that would start another process
     reloaded: bool = False  # True once systemd was reloaded, to forget a main process that it no longer tracks
 
 
@@ -73,8 +75,9 @@ class KillOptions:
     grace: float
     sends_kill: bool  # True if KILL follows the grace: a shorter `timeout` means that the process is to be spared
     leftovers: bool
+    supervisors: bool
     secret: bool
-    find_mismatch: Callable[[Holder], str]  # returns in what a process differs from `expect`; empty if it matches
+    find_mismatch: FindMismatch
 
     @property
     def signal_name(self) -> str:
@@ -130,7 +133,7 @@ class Termination:
             held = self._is_churning or any(ownership.listeners for ownership in self._seen)
             verdict = Verdict.PORT_STILL_HELD if held else Verdict.REFUSED_TO_KILL
             return Phase.STILL_HELD, fails(verdict, why, **self._facts)
-        if self._is_churning or (self._fresh and self.state.rounds > MAX_RESPAWNS):
+        if self._is_churning or (self._fresh and self._is_respawned_too_often):
             return Phase.KILL_CGROUP, self._plan_cgroup_kill()
         if self._fresh:
             return Phase.SIGNAL, self._plan_signal()
@@ -161,8 +164,9 @@ class Termination:
         if phase is Phase.KILL_CGROUP:
             self._kill_cgroup(host)
             return
+        state.supervisors.update(holder.process.id for holder in self._supervisors)
         for holder in self._fresh:
-            kill_advice.record_ancestors(host, state.run, holder)
+            respawn.record_ancestors(host, state.run, holder)
             self._send_signal(host, holder, self.options.signum, now)
         for target in self._overdue:
             # It may have closed its sockets on TERM and run on: so its identity is checked again, its sockets are not.
@@ -198,12 +202,14 @@ class Termination:
             return cgroup_kill.describe_churn(self.unit) + hint
         if not self._fresh:
             return ""
-        if why := kill_advice.explain_respawn(self.view, self.unit, state.run, state.targets, self._fresh):
-            return why
+        if self._respawn and not self._supervisors:
+            mismatch, enabled = self.options.find_mismatch, self.options.supervisors
+            remedy = respawn.describe_remedy(self.view, self.unit, self._respawn, mismatch, enabled=enabled)
+            return self._respawn.explain(self.unit, remedy)
         in_cgroup = cgroup_kill.are_all_leftovers(self._fresh, self.unit)
-        if state.rounds <= MAX_RESPAWNS or (in_cgroup and self._may_kill_cgroup):
+        if not self._is_respawned_too_often or (in_cgroup and self._may_kill_cgroup):
             return ""
-        return kill_advice.explain_unknown_respawn(len(state.targets), self._fresh) + (hint if in_cgroup else "")
+        return respawn.explain_unknown_respawn(len(state.targets), self._fresh) + (hint if in_cgroup else "")
 
     def _plan_cgroup_kill(self) -> Finding:
         plan = f"kill all processes of {self.unit.name} at once, with KILL"
@@ -214,7 +220,10 @@ class Termination:
     def _plan_signal(self) -> Finding:
         first, kill = self.options.signal_name, f", KILL after {format_span(self.options.grace)}"
         then = "" if first == "KILL" else kill if self.options.sends_kill else ", and no KILL"
-        return self._plan_with_evidence(f"kill {describe_processes(self._fresh)}: {first}{then}")
+        targets = describe_processes(self._fresh)
+        if self._supervisors:
+            targets += f", which would start it again, then {describe_processes(self._found)}"
+        return self._plan_with_evidence(f"kill {targets}: {first}{then}")
 
     def _plan_with_evidence(self, plan: str) -> Finding:
         lookup, run, secret = self.state.evidence, self.state.run, self.options.secret
@@ -237,7 +246,7 @@ class Termination:
         if not state.targets and not state.cgroup_kill.done:
             return 0.0
         state.port_free_since = now if state.port_free_since is None else state.port_free_since
-        supervised = kill_advice.has_supervisor(self.view, state.run, state.targets)
+        supervised = respawn.has_supervisor(self.view, state.run, state.targets)
         return state.port_free_since + (SUPERVISED_RESPAWN_WAIT if supervised else RESPAWN_WAIT) - now
 
     def _report_done(self) -> Finding:
@@ -284,7 +293,33 @@ class Termination:
 
     @cached_property
     def _fresh(self) -> list[Holder]:
-        """The processes to kill that had no signal yet: foreign holders, and with `leftovers` those without a port."""
+        """The processes to kill next that had no signal yet: first supervisors, then those that they would start."""
+        if self._supervisors:
+            return self._supervisors
+        waits = any(target.holder.process.id in self.state.supervisors for target in self._living)
+        return [] if waits else self._found
+
+    @cached_property
+    def _supervisors(self) -> list[Holder]:
+        """The processes that would start another in the place of a killed one, had no signal yet, and may be killed."""
+        if not self.options.supervisors or self._refusal:
+            return []
+        mismatch = self.options.find_mismatch
+        found = respawn.find_supervisors(self.view, self.unit, self._found, self._respawn, mismatch)
+        return [holder for holder in found if holder.process.id not in self.state.targets]
+
+    @cached_property
+    def _respawn(self) -> Respawn | None:
+        return respawn.find_respawn(self.view, self.state.run, self.state.targets, self._found)
+
+    @property
+    def _is_respawned_too_often(self) -> bool:
+        """True if other processes have taken the place of killed ones more often than a killed supervisor explains."""
+        return self.state.rounds > MAX_RESPAWNS + len(self.state.supervisors)
+
+    @cached_property
+    def _found(self) -> list[Holder]:
+        """The targets that had no signal yet: foreign holders, and with `leftovers` leftovers without a port."""
         found = {holder.process.id: holder for holder in self._foreign_holders}
         for holder in self.view.find_leftovers(self.unit) if self.options.leftovers else ():
             # A leftover that must not be killed holds no port, so it may stay.

@@ -191,6 +191,7 @@ class Unit:
     restart_force_statuses: tuple[int, ...] = ()
     restart_force_signals: tuple[int, ...] = ()
     kill_mode: str = ""
+    delegate: bool = False  # True if its processes may make cgroups below its own
     send_sigkill: bool = True
     status_text: str = ""
     stored_fds: int = 0
@@ -261,6 +262,14 @@ class Unit:
         own workers (systemd.kill(5)).
         """
         return self.kill_mode not in ("process", "none") or self.main_pid in (pid, ppid)
+
+    def may_outlive_stop(self, pid: int) -> bool:
+        """Return whether a stop may leave a process of it running, by KillMode= and SendSIGKILL= (systemd.kill(5)).
+
+        With KillMode=process the main process may end its workers, or not.
+        """
+        spares = self.kill_mode == "none" or (self.kill_mode == "process" and pid != self.main_pid)
+        return spares or not self.send_sigkill
 
     @property
     def is_umbrella(self) -> bool:

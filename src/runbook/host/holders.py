@@ -97,6 +97,12 @@ class Holder:
     protection: str = ""  # why it must never be killed; empty if it may be
     stop_verb: str = "stop"  # the verb of systemctl that stops `unit`; empty if none should
     stop_command: str = ""  # the command by which a container's engine stops the container
+    outlives_stop: bool = False  # True if it may run on after `unit` was stopped
+
+    @property
+    def in_its_service(self) -> bool:
+        """True if `unit` is a service, and the process's cgroup is that of it."""
+        return self.unit.endswith(".service") and parse_cgroup_path(self.process.cgroup).unit == self.unit
 
     @property
     def in_manager_cgroup(self) -> bool:

@@ -53,6 +53,9 @@ class HostView(Protocol):
         the unit has its own namespace and no process through which it can be entered.
         """
 
+    def judge_process(self, unit: Unit, process: Process) -> Holder:
+        """Judge a process that holds no port, from the point of view of `unit`: what it is, and if it may be killed."""
+
     def find_leftovers(self, unit: Unit) -> tuple[Holder, ...]:
         """Return the processes of earlier invocations that are still in the unit's cgroup."""
 

@@ -108,6 +108,9 @@ class LocalView:
     def find_network_process(self, unit: Unit, port: Port | None = None) -> ProcessId | None:
         return self._networks.find_process(unit, port)
 
+    def judge_process(self, unit: Unit, process: Process) -> Holder:
+        return self._judge(unit).judge_process(process, ())
+
     def find_leftovers(self, unit: Unit) -> tuple[Holder, ...]:
         return self._judge(unit).find_leftovers()
 

@@ -246,6 +246,28 @@ def name_program(name: str, command: Sequence[str]) -> str:
     return "" if name in _PASS_ON else name
 
 
+_RUNTIMES = ("java", "dotnet", "mono", "beam", "deno", "bun")  # besides interpreters, programs that run others
+
+
+def is_runtime(program: str) -> bool:
+    """True if a program runs others: that two processes execute it does not make them the same program."""
+    return program in _SHELLS or program.startswith((*_INTERPRETERS, *_RUNTIMES))
+
+
+def is_interactive_shell(name: str, command: Sequence[str]) -> bool:
+    """True if a process is a shell that runs no script, no program text, and not its standard input by option."""
+    rest = iter(command[1:])
+    for word in rest:
+        none, takes_next = _read_options(word[1:], _SHELL) if word[:1] in ("-", "+") else (True, False)
+        if word.startswith("--") and not word.startswith(_LONG_TEXTS):
+            none, takes_next = False, word in _LONG_VALUES
+        if none:
+            return False
+        if takes_next:
+            next(rest, None)
+    return name.removeprefix("-") in _SHELLS
+
+
 def _find_script(words: Iterable[str], options: _Options) -> str:
     """Return the script that an interpreter runs; empty if there is none, or it is not certain which.
 

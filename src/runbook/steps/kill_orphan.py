@@ -58,10 +58,11 @@ class KillOrphan(Step[KillOrphanState]):
         None, description="What a process must match to be killed: `exe`, `user`, `command`; all that are given."
     )
     leftovers: Boolean = Field(False, description="Kill also processes of earlier invocations that hold no port.")
+    supervisors: Boolean = Field(False, description="First kill a parent that would start the process again.")
     timeout: PositiveSpan | None = Field(
         None,
-        description="How long one try may take; `grace` and 25s by default. If it is shorter than `grace`, no process "
-        "gets KILL.",
+        description="How long one try may take; `grace` (twice with `supervisors`) and 25s by default. If it is "
+        "shorter than `grace`, no process gets KILL.",
     )
 
     def check(self, view: HostView, state: KillOrphanState) -> Finding:
@@ -77,7 +78,7 @@ class KillOrphan(Step[KillOrphanState]):
         return replace(unit, main_pid=0) if unit.is_untracked else unit
 
     def time_limit(self, view: HostView) -> float:
-        return self.grace + KILL_GRACE if self.timeout is None else self.timeout
+        return self.grace * (1 + self.supervisors) + KILL_GRACE if self.timeout is None else self.timeout
 
     @property
     def _options(self) -> KillOptions:
@@ -85,4 +86,6 @@ class KillOrphan(Step[KillOrphanState]):
         # A `timeout` that ends before the grace means that the process is to be spared.
         kill = self.timeout is None or self.timeout > self.grace
         first = Signals[f"SIG{self.signal}"]
-        return KillOptions(self.unit, self.port, first, self.grace, kill, self.leftovers, self.secret, mismatch)
+        return KillOptions(
+            self.unit, self.port, first, self.grace, kill, self.leftovers, self.supervisors, self.secret, mismatch
+        )

@@ -8,6 +8,7 @@ from __future__ import annotations
 import array
 import contextlib
 import ctypes
+import itertools
 import os
 import shlex
 import signal
@@ -146,6 +147,29 @@ def again(port: str, *argv: str) -> NoReturn:
         os.waitpid(child, 0)
 
 
+def prefork(port: str, path: str) -> NoReturn:
+    """A master of the same program: it starts a worker that listens, and another when that ends; PATH has the count."""
+    for count in itertools.count(1):
+        Path(path).write_text(str(count))
+        child = os.fork()
+        if child == 0:
+            server(port)
+        os.waitpid(child, 0)
+    raise AssertionError
+
+
+def watched(port: str, *argv: str) -> NoReturn:
+    """A launcher that starts nothing again. Its one child listens, its other one starts the next when that ends."""
+    child = os.fork()
+    if child == 0:
+        os.execv("/usr/bin/python3", ["python3", __file__, "server", port])
+    if os.fork() == 0:
+        while Path(f"/proc/{child}/stat").exists() and "Z" not in Path(f"/proc/{child}/stat").read_text().split():
+            time.sleep(0.02)
+        again(port)
+    rest()
+
+
 def forgets(port: str) -> NoReturn:
     """Start a server whenever none is running, from a child that exits at once, so that the server has no parent."""
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)
@@ -264,8 +288,8 @@ def churn(port: str) -> NoReturn:
 PARTS: dict[str, Callable[..., object]] = {
     part.__name__: part
     for part in (
-        server, named, parent, client, deaf, stopped, vforked, traced, disk, hung, again, forgets, guardians, comet,
-        crowd, hands_on, takes, storm, churn,
+        server, named, parent, client, deaf, stopped, vforked, traced, disk, hung, again, prefork, watched,
+        forgets, guardians, comet, crowd, hands_on, takes, storm, churn,
     )
 }  # fmt: skip
 

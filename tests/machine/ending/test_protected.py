@@ -151,10 +151,12 @@ def test_protected_processes_are_not_killed_and_the_reason_names_them(machine: M
     assert {port: step["verdict"] for port, step in found.items()} == dict.fromkeys(reasons, "refused-to-kill")
     assert {port: found[port]["reason"] for port, words in reasons.items() if words not in found[port]["reason"]} == {}
     assert not run.of("step-acting")
-    # A program in a multiplexer may be killed like any other. The multiplexer keeps running.
+    # What runs in a multiplexer is protected with it.
+    inside = holding(machine, 9307)
     run = kill(machine, 9307)
-    assert run.step("kill-orphan")["verdict"] == "killed", run.last
-    assert {port: holding(machine, port) for port in reasons} == before
+    assert run.step("kill-orphan")["verdict"] == "refused-to-kill", run.last
+    assert "its ancestor PID" in run.step("kill-orphan")["reason"]
+    assert holding(machine, 9307) == inside
 
 
 def test_a_client_of_the_port_is_not_killed(machine: Machine, service: StartService) -> None:

@@ -5,7 +5,10 @@
     fork          fork a child, which holds the same         daemon        continue as a double-forked child
     leave=PATH    continue as a child; exit once PATH exists thread        continue in a thread with its own descriptors
     send=PATH     pass its sockets on to PATH                receive=PATH  receive sockets at PATH
-    flight        send its sockets to itself, unreceived
+    flight        send its sockets to itself, unreceived      close         close its sockets
+    child         continue as a child; the parent waits      drop=UID      continue as another user
+    bus           leave its sockets in the queue of the system's message bus
+    open=PATH     keep a file open                           kvm           create a virtual machine; close /dev/kvm
     group=NAME    enter a cgroup below its own, or /NAME     become=ID     continue with this INVOCATION_ID
     main          notify systemd that it is the main process ready         notify systemd that it is ready
     await=PATH    wait until the file exists                 touch=PATH    make the file
@@ -18,7 +21,9 @@ from __future__ import annotations
 
 import array
 import ctypes
+import fcntl
 import os
+import re
 import signal
 import socket
 import sys
@@ -28,6 +33,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 CLONE_FILES = 0x400
+KVM_CREATE_VM = 0xAE01
 SD_LISTEN_FDS_START = 3
 
 
@@ -37,6 +43,7 @@ class Actor:
     def __init__(self, verbs: list[str]) -> None:
         self.verbs = verbs
         self.sockets: list[socket.socket] = []
+        self.files: list[int] = []
 
     def play(self) -> None:
         """Do one verb after the other, then sleep."""
@@ -48,6 +55,10 @@ class Actor:
                 "daemon": self.daemon,
                 "thread": self.thread,
                 "flight": self.flight,
+                "child": self.child,
+                "close": self.close,
+                "bus": self.bus,
+                "kvm": self.kvm,
                 "main": lambda: notify(f"MAINPID={os.getpid()}\nREADY=1"),
                 "ready": lambda: notify("READY=1"),
                 "store": lambda: notify("FDSTORE=1\nFDNAME=kept", self.sockets),
@@ -60,6 +71,8 @@ class Actor:
                 "receive": self.receive,
                 "group": enter,
                 "become": self.become,
+                "drop": lambda uid: os.setuid(int(uid)),
+                "open": lambda path: self.files.append(os.open(path, os.O_RDONLY | os.O_CREAT)),
                 "pidfile": lambda path: write(path, f"{os.getpid()}\n"),
                 "touch": lambda path: write(path, ""),
             }
@@ -92,6 +105,20 @@ class Actor:
     def fork(self) -> None:
         if os.fork() == 0:
             self.verbs.clear()
+
+    def close(self) -> None:
+        for one in self.sockets:
+            one.close()
+        self.sockets.clear()
+
+    def child(self) -> None:
+        if os.fork():
+            self.verbs.clear()
+
+    def kvm(self) -> None:
+        device = os.open("/dev/kvm", os.O_RDWR)
+        self.files.append(fcntl.ioctl(device, KVM_CREATE_VM, 0))
+        os.close(device)
 
     def daemon(self) -> None:
         if os.fork():
@@ -131,6 +158,7 @@ class Actor:
     def receive(self, path: str) -> None:
         with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as door:
             door.bind(path)
+            Path(path).chmod(0o777)
             _, ancillary, _, _ = door.recvmsg(1, 1024)
         passed = array.array("i")
         for _, _, data in ancillary:
@@ -141,6 +169,51 @@ class Actor:
         self.ends = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
         pass_on(self.ends[0], self.sockets)
         self.sockets.clear()
+
+    def bus(self) -> None:
+        """Send them to a connection that does not read. Without descriptors first, until the bus must keep them."""
+        from gi.repository import Gio, GLib
+
+        receiver, name = connect_to_bus()
+        sender, _ = connect_to_bus()
+        descriptors = Gio.UnixFDList.new()
+        handle = descriptors.append(self.sockets[0].fileno())
+        for at in range(100):
+            message = Gio.DBusMessage.new_signal("/a", "a.b", "C")
+            message.set_serial(at + 2)
+            message.set_destination(name)
+            if at == 99:
+                message.set_unix_fd_list(descriptors)
+            message.set_body(GLib.Variant("(ays)", (b"", "x" * 16000)) if at < 99 else GLib.Variant("(h)", (handle,)))
+            data = message.to_blob(Gio.DBusCapabilityFlags.UNIX_FD_PASSING)
+            if at < 99:
+                sender.sendall(data)
+            else:
+                rights = array.array("i", [self.sockets[0].fileno()])
+                sender.sendmsg([data], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, rights)])
+        self.ends = (receiver, sender)
+        time.sleep(1)
+        self.close()
+
+
+def connect_to_bus() -> tuple[socket.socket, str]:
+    """Connect to the system's bus; give the connection and its unique name."""
+    from gi.repository import Gio
+
+    door = socket.socket(socket.AF_UNIX)
+    door.connect("/run/dbus/system_bus_socket")
+    uid = str(os.getuid()).encode().hex()
+    for line in (f"\0AUTH EXTERNAL {uid}", "NEGOTIATE_UNIX_FD"):
+        door.sendall(f"{line}\r\n".encode())
+        door.recv(1000)
+    hello = Gio.DBusMessage.new_method_call(
+        "org.freedesktop.DBus", "/org/freedesktop/DBus", "org.freedesktop.DBus", "Hello"
+    )
+    hello.set_serial(1)
+    door.sendall(b"BEGIN\r\n" + bytes(hello.to_blob(Gio.DBusCapabilityFlags.UNIX_FD_PASSING)))
+    found = re.search(rb":1\.\d+", door.recv(4000))
+    assert found
+    return door, found[0].decode()
 
 
 def pass_on(door: socket.socket, sockets: list[socket.socket], path: str = "") -> None:
@@ -168,7 +241,7 @@ def enter(name: str) -> None:
     """Make a control group below that of this process, and move to it."""
     own = Path("/proc/self/cgroup").read_text().splitlines()[-1].removeprefix("0::")
     group = Path("/sys/fs/cgroup" + (name if name.startswith("/") else f"{own}/{name}"))
-    group.mkdir(exist_ok=True)
+    group.mkdir(parents=True, exist_ok=True)
     (group / "cgroup.procs").write_text("0")
 
 

@@ -44,7 +44,7 @@ CASES = (
     # A terminal multiplexer, ssh -R, and a program in the multiplexer.
     protected(9105, "tmux", TERMINALS),
     protected(9106, "sshd", TERMINALS),
-    orphan(9107, r"run-\S+\.scope of user root"),
+    other(9107, r"its ancestor PID \d+ \(tmux\) keeps people's connections", r"tmux.*kill it by hand.*: kill \d+$"),
     # Another service: up, down, failed, and without a file.
     other(9108, rf"{PID}, in live\.service$", r"is a live service; stop it \(systemctl stop live\.service\)"),
     other(9109, r"in gone\.service$", r"gone\.service, which is inactive; kill it \(systemctl kill gone\.service\)"),

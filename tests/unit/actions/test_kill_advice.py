@@ -1,24 +1,15 @@
-"""Advice about processes: why one is not killed, which started another, and why one did not exit."""
+"""Advice about processes: why one is not killed, and why one did not exit."""
 
 from __future__ import annotations
 
 import re
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 
-from runbook.actions.kill_advice import (
-    describe_stuck,
-    explain_respawn,
-    explain_unknown_respawn,
-    find_refusal,
-    has_supervisor,
-    record_ancestors,
-)
+from runbook.actions.kill_advice import describe_stuck, find_refusal
 from runbook.host.holders import Holder, PortOwnership, Role
 from runbook.model import Port, Verdict
-from runbook.spec.state import RunState
 from tests.unit.fake_machine import FakeMachine, process, unit
 from tests.unit.runs import ORPHAN
 
@@ -65,30 +56,27 @@ def test_a_container_is_stopped_by_its_engine(scope: str, command: str) -> None:
     assert f"({command})" in find_refusal(unit(), [_port(inside)], lambda _: "")
 
 
-def _supervised() -> tuple[FakeMachine, RunState]:
-    machine = FakeMachine(processes={50: process(50, name="python3", command=("python3", "supervise.py"))})
-    machine.processes |= {74: ORPHANED.process, 1: process(1, ppid=0)}
-    run = RunState("run-1", Path("/srv"))
-    record_ancestors(machine, run, ORPHANED)
-    machine.kill(74)
-    return machine, run
+USERS = "/user.slice/user-1000.slice/user@1000.service"
 
 
-def test_the_ancestor_of_a_killed_process_that_starts_another_is_named() -> None:
-    machine, run = _supervised()
-    again = replace(ORPHANED, process=process(91, ppid=50, started=machine.clock.time))
-    assert "PID 50 (python3) started it" in explain_respawn(machine, unit(), run, [ORPHANED.process.id], [again])
-    assert has_supervisor(machine, run, [ORPHANED.process.id])
+@pytest.mark.parametrize(
+    ("scope", "command"),
+    [(f"docker-{ID}.scope", "(docker stop 3f4f9a1b2c3d as anna)"), ("machine.slice/machine-web.scope", "")],
+)
+def test_a_scope_that_a_user_named_is_no_advice_about_the_containers_of_others(scope: str, command: str) -> None:
+    forged = process(74, user="anna", cgroup=f"{USERS}/{scope}")
+    why = find_refusal(unit(), [_port(Holder(forged, Role.OTHER_UNIT, "x", "", (), "it is one"))], lambda _: "")
+    assert why.partition("it is one")[2].partition(" or give")[0] == (
+        f"; stop the container {command}" if command else ""
+    )
 
 
-def test_a_process_from_before_the_kill_was_not_started_in_its_place() -> None:
-    machine, run = _supervised()
-    older = replace(ORPHANED, process=process(91, ppid=50, started=100.0))
-    assert explain_respawn(machine, unit(), run, [], [older]) == ""
-
-
-def test_the_cgroup_is_the_place_to_look_for_an_unknown_starter() -> None:
-    assert explain_unknown_respawn(4, [ORPHANED]).endswith(f"systemd-cgls {ORPHANED.process.cgroup}")
+def test_a_process_that_may_outlive_the_stop_is_to_be_killed_then() -> None:
+    worker = Holder(process(74, cgroup="/system.slice/web.service"), Role.OTHER_UNIT, "web.service", "", (), "it is up")
+    stop = "it is up; stop it (systemctl stop web.service) or give one of them another port"
+    assert find_refusal(unit(), [_port(worker)], lambda _: "").endswith(stop)
+    left = f"{stop}; if PID 74 (gateway) still runs after the stop, kill it by hand: kill 74"
+    assert find_refusal(unit(), [_port(replace(worker, outlives_stop=True))], lambda _: "").endswith(left)
 
 
 def test_a_crowd_that_did_not_exit_is_counted() -> None:

@@ -26,7 +26,7 @@ class Story:
         listen(self.machine, 74, "127.0.0.1:80")
         self.state = KillOrphanState(RunState("run-1", Path("/srv")))
         term = signal.SIGTERM
-        self.options = KillOptions("gw.service", (Port(80),), term, 5.0, kill, False, False, lambda _: mismatch)
+        self.options = KillOptions("gw.service", (Port(80),), term, 5.0, kill, False, False, False, lambda _: mismatch)
 
     def check(self, seconds: float = 0.0) -> Phase:
         """Return the phase after some seconds."""

@@ -71,6 +71,21 @@ def test_a_stop_may_spare_all_but_the_main_process() -> None:
     assert (spares.stop_kills(100, 1), spares.stop_kills(77, 100), spares.stop_kills(77, 1)) == (True, True, False)
 
 
+@pytest.mark.parametrize(
+    ("mode", "sends_kill", "main", "worker"),
+    [
+        ("control-group", True, False, False),
+        ("mixed", True, False, False),
+        ("process", True, False, True),
+        ("none", True, True, True),
+        ("control-group", False, True, True),
+    ],
+)
+def test_what_may_outlive_a_stop(mode: str, sends_kill: bool, main: bool, worker: bool) -> None:
+    gw = unit(kill_mode=mode, send_sigkill=sends_kill)
+    assert (gw.may_outlive_stop(100), gw.may_outlive_stop(77)) == (main, worker)
+
+
 def test_a_unit_in_words() -> None:
     assert unit().describe() == "active (running), PID 100"
     assert Unit("gw.service", load_state=LoadState.NOT_FOUND).describe() == "not found"

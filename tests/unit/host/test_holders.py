@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from runbook.host.holders import Holder, Listener, PortOwnership, Role
@@ -12,8 +14,8 @@ SOCKET = Listener("tcp", "0.0.0.0", 80, inode=7)
 USER = "/user.slice/user-1000.slice/user@1000.service"
 
 
-def holder(role: Role = Role.ORPHAN, cgroup: str = "/system.slice/gw.service", **changes: str) -> Holder:
-    facts = {"unit": "gw.service", "why": "it is a test", **changes}
+def holder(role: Role = Role.ORPHAN, cgroup: str = "/system.slice/gw.service", **changes: Any) -> Holder:
+    facts: dict[str, Any] = {"unit": "gw.service", "why": "it is a test", **changes}
     return Holder(process(100, cgroup=cgroup), role, sockets=(SOCKET,), **facts)
 
 

@@ -14,6 +14,8 @@ from runbook.host.requesters import (
     describe_requester,
     find_last_start,
     find_last_stop,
+    is_interactive_shell,
+    is_runtime,
     name_program,
     requests_job,
 )
@@ -250,3 +252,27 @@ def test_what_may_have_begun_an_invocation() -> None:
     assert JobRequest(1, (STOP, START)).may_start
     assert not JobRequest(1, (STOP,)).may_start
     assert not JobRequest(1, (Requester(70, ("systemctl", "reload", "gw"), "root"),)).may_start
+
+
+@pytest.mark.parametrize(
+    ("command", "interactive"),
+    [
+        ("-bash", True),
+        ("bash -l", True),
+        ("/bin/bash --rcfile /etc/x -i", True),
+        ("zsh", True),
+        ("bash -c 'server & wait'", False),
+        ("sh -s", False),
+        ("bash loop.sh", False),
+        ("bash -o pipefail loop.sh", False),
+        ("server", False),
+    ],
+)
+def test_shells_that_people_type_into(command: str, interactive: bool) -> None:
+    words = shlex.split(command)
+    assert is_interactive_shell(words[0].rpartition("/")[2], words) is interactive
+
+
+def test_programs_that_run_others() -> None:
+    assert all(map(is_runtime, ("bash", "python3.11", "java")))
+    assert not is_runtime("squid")

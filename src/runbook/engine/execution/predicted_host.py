@@ -55,7 +55,9 @@ class PredictedHost:
             other = stopped[holder.unit]
             # Another manager may have a unit with the same name.
             ours = holder.is_user_unit(unit.of_user) == unit.of_user
-            return ours and other.stop_kills(holder.process.pid, holder.process.ppid)
+            # A job of it in another cgroup runs on.
+            reached = holder.in_its_service or holder.process.pid == other.main_pid
+            return ours and reached and other.stop_kills(holder.process.pid, holder.process.ppid)
 
         left = tuple(holder for holder in owner.holders if not exits(holder))
         if len(left) == len(owner.holders) or owner.unseen:

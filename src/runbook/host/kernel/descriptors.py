@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import threading
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
@@ -105,6 +106,21 @@ def _describe_large_tables(tables: Counter[int]) -> str:
     some = "1 process" if count == 1 else f"{count} processes"
     who = accounts.find_local_user_name(uid)
     return f"{why}; {some} of user {who} had more than {CHECK_EVERY} each (ps -fu {uid} shows them)"
+
+
+def has_open(pid: int, files: re.Pattern[bytes], limit: LookLimit | None = None) -> bool:
+    """True if the link of one of the process's descriptors matches. False if they cannot be read.
+
+    Raises LookLimitExceeded.
+    """
+    with contextlib.suppress(OSError):
+        for at, descriptor in enumerate(os.listdir(f"/proc/{pid}/fd")):
+            if limit is not None and not at % CHECK_EVERY:
+                limit.check()
+            with contextlib.suppress(FileNotFoundError):
+                if files.fullmatch(os.readlink(b"/proc/%d/fd/%s" % (pid, descriptor.encode()))):
+                    return True
+    return False
 
 
 def _links(inodes: Collection[int]) -> dict[bytes, int]:

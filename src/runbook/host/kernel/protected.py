@@ -6,7 +6,7 @@ Pure: it judges a process as it was read, and reads nothing itself.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from itertools import pairwise
 from pathlib import PurePosixPath
 
@@ -15,17 +15,37 @@ from runbook.host.holders import Process
 _LOGINS = "it keeps people's connections or terminals, and their logins may end with it"
 _BUS = "it is a message bus, which the machine's services talk over"
 _CONTAINERS = "it keeps a container, or passes on a container's port: the container's engine can stop it"
+_MACHINE = "it runs a virtual machine, which can be shut down from within"
+_MACHINE_PORTS = "it passes on the ports of a virtual machine, which can be shut down from within"
+_DAEMON = "it is one of root's storage daemons (its name begins with @), which must run until the end of a shutdown"
+
+_MANAGER = "it is a systemd manager"
+
+_LOGIN_SERVERS = frozenset(("sshd", "sshd-session", "sshd-auth", "dropbear", "mosh-server"))
 _PROTECTED = {
-    **dict.fromkeys(("sshd", "sshd-session", "sshd-auth", "dropbear", "mosh-server"), _LOGINS),
+    **dict.fromkeys(_LOGIN_SERVERS, _LOGINS),
     **dict.fromkeys(("tmux", "screen", "SCREEN", "zellij", "byobu", "dtach", "abduco"), _LOGINS),
     # A process's name is cut at 15 characters.
     **dict.fromkeys(("dbus-daemon", "dbus-broker", "dbus-broker-launch", "dbus-broker-lau"), _BUS),
     **dict.fromkeys(("docker-proxy", "conmon", "containerd-shim", "containerd-shim-runc-v2"), _CONTAINERS),
     **dict.fromkeys(("rootlessport", "rootlesskit", "slirp4netns", "pasta", "pasta.avx2"), _CONTAINERS),
     **dict.fromkeys(("passt", "passt.avx2", "aardvark-dns"), _CONTAINERS),
+    **dict.fromkeys(("kvm", "firecracker", "cloud-hypervisor", "cloud-hyperviso", "crosvm", "lkvm"), _MACHINE),
+    **dict.fromkeys(("qemu-kvm", "qemu-storage-daemon", "qemu-storage-da", "qemu-nbd", "stratovirt"), _MACHINE),
+    **dict.fromkeys(("virtiofsd", "swtpm", "krunvm", "linux.uml"), _MACHINE),
+    **dict.fromkeys(("gvproxy", "limactl", "socket_vmnet", "vpnkit"), _MACHINE_PORTS),
     "(sd-pam)": "it is a part of a user's systemd",
 }
+_MACHINE_PREFIXES = ("qemu-system", "VBox", "VirtualBox", "vmware-", "vmnet-")
 
+MACHINE_FILES = re.compile(
+    rb"(?:.*/)?dev/(?:kvm|vbox\w+|vmmon|vmnet\d+|vhost-(?:net|vsock|vdpa.*)|mshv|gunyah|acrn_hsm|nitro_enclaves"
+    rb"|xen/(?:privcmd|gntdev|evtchn))(?: \(deleted\))?|anon_inode:\[?(?:kvm|gunyah)-v.*"
+)
+"""What only a process that runs a virtual machine has open, as /proc/PID/fd shows it, also from within a chroot.
+
+Some programs keep nothing of /dev/kvm but the machine and its processors, which are anonymous inodes.
+"""
 
 _NAME = re.compile(r"[A-Za-z0-9][\w.-]*", re.ASCII)  # the names that engines permit for a container
 
@@ -37,15 +57,38 @@ def find_program_protection(process: Process) -> str:
     """
     title = process.command[0] if process.command else ""
     if process.program == "systemd" or (process.name == "systemd" and "--user" in process.command):
-        return "it is a systemd manager"
+        return _MANAGER
     for name in _names(process):
         if name in _PROTECTED:
             return _PROTECTED[name]
-        if name.startswith("qemu-system"):
-            return "it runs a virtual machine, which can be shut down from within"
-    if process.uid == 0 and title.startswith("@"):
-        return "its name begins with @, as of root's storage daemons, which must run until the end of a shutdown"
-    return ""
+        if name.startswith(_MACHINE_PREFIXES):
+            return _MACHINE
+    return _DAEMON if process.uid == 0 and title.startswith("@") else ""
+
+
+def find_machine_protection(process: Process, find_open: Callable[[int, re.Pattern[bytes]], bool]) -> str:
+    """Return why a process counts as running a virtual machine, or as passing on its ports; empty if it does not.
+
+    Names are incomplete by nature, so `find_open` decides too: whether a process has such a file open.
+    """
+    if (why := find_program_protection(process)) in (_MACHINE, _MACHINE_PORTS):
+        return why
+    return _MACHINE if not why and find_open(process.pid, MACHINE_FILES) else ""
+
+
+def is_bus(process: Process) -> bool:
+    """True if it is a message bus: to stop one stops the machine's services."""
+    return find_program_protection(process) == _BUS
+
+
+def find_children_protection(process: Process) -> str:
+    """Return why the descendants of a process must not be killed either; empty if its protection is for it alone.
+
+    What was started in a login over ssh, or by a systemd manager, is not protected by that.
+    """
+    why = find_program_protection(process)
+    alone = why == _MANAGER or not _LOGIN_SERVERS.isdisjoint(_names(process))
+    return "" if alone else why
 
 
 def is_login_server(process: Process) -> bool:
@@ -75,7 +118,7 @@ def find_stop_command(line: Iterable[Process]) -> str:
             return f"podman stop {name}{as_whom}" if _NAME.fullmatch(name) else ""
         if "containerd-shim-runc-v2" in _names(process) and given.get("-namespace") == "moby":
             name = given.get("-id", "")[:12]
-            return f"docker stop {name}" if _NAME.fullmatch(name) else ""
+            return f"docker stop {name}{as_whom}" if _NAME.fullmatch(name) else ""
     return ""
 
 

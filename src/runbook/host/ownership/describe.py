@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Hashable, Sequence
 
 from runbook.host.facts import Unit
-from runbook.host.holders import Holder, Listener
+from runbook.host.holders import Holder, Listener, Process
 from runbook.model import Port
 
 MAX_SHOWN = 3  # how many processes, names and units a sentence shows; the others are counted
@@ -45,6 +45,11 @@ def _group(holders: Sequence[Holder], key: Callable[[Holder], Hashable]) -> tupl
     return shown, f" and {rest} more" if rest else ""
 
 
+def describe_hand_kill(process: Process) -> str:
+    """Return the advice to kill one process alone."""
+    return f"kill it by hand if it is not needed: kill {process.pid}"
+
+
 def describe_untracked(unit: Unit) -> str:
     """Describe a unit that runs while systemd shows it as down, and what must not be done now.
 
@@ -80,9 +85,10 @@ def describe_unseen(port: Port, listeners: Collection[Listener], manager_uid: in
 
 
 def _describe_place(holder: Holder, manager_uid: int | None) -> str:
-    what = f"{'for' if holder.unit.endswith('.socket') else 'in'} {holder.unit}"
     if not holder.unit.endswith((".service", ".socket")):
-        return f"{what} of user {holder.process.user}"
+        return f"in {holder.unit} of user {holder.process.user}"
+    how = "for" if holder.unit.endswith(".socket") else "in" if holder.in_its_service else "of"
+    what = f"{how} {holder.unit}"
     ours = manager_uid is not None
     if (theirs := holder.is_user_unit(ours)) == ours and (not theirs or holder.process.uid == manager_uid):
         return what

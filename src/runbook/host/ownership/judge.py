@@ -12,10 +12,11 @@ from dataclasses import dataclass, replace
 from runbook.errors import LookLimitExceeded
 from runbook.host.cgroups import parse_cgroup_path
 from runbook.host.holders import Holder, Listener, PortOwnership, Process, Role
+from runbook.host.ownership.managed import find_inherited_protection
 from runbook.host.ownership.network import find_network_pid
 from runbook.host.ownership.other_unit import listen_addresses
 from runbook.host.ownership.roles import rule_on_process
-from runbook.host.ownership.ruling import UnitContext
+from runbook.host.ownership.ruling import RoleRuling, UnitContext
 from runbook.host.ownership.verdict import PortFacts, make_changing
 from runbook.model import Port, Verdict
 
@@ -56,8 +57,21 @@ class PortJudge(UnitContext):
         """Judge which unit a process that holds these sockets belongs to, and whether it may be killed."""
         ruling = rule_on_process(self, process, sockets)
         if ruling.role in (Role.ORPHAN, Role.LEFTOVER):
-            ruling = ruling._replace(protection=self.kernel.find_protection(process) or ruling.protection)
+            inherited = find_inherited_protection(self, process) if ruling.role is Role.LEFTOVER else ""
+            ruling = ruling._replace(protection=self.kernel.find_protection(process) or inherited or ruling.protection)
+        if ruling.role in (Role.ORPHAN, Role.LEFTOVER, Role.OTHER_UNIT):
+            ruling = self._doubt_handed(process, sockets) or ruling
         return Holder(process, sockets=sockets, **ruling._asdict())
+
+    def _doubt_handed(self, process: Process, sockets: tuple[Listener, ...]) -> RoleRuling | None:
+        """Rule on a process that another user may have handed its sockets to (SCM_RIGHTS)."""
+        if not (giver := self.kernel.describe_giver(process, sockets)):
+            return None
+        where = parse_cgroup_path(process.cgroup).unit or "no unit"
+        why = (
+            f"its socket was created by {giver}, but it runs as {process.user} in {where}, and may have been handed it"
+        )
+        return RoleRuling(Role.UNKNOWN, where, why, why)
 
     def find_leftovers(self) -> tuple[Holder, ...]:
         """Return the processes of earlier invocations in the unit's cgroup, with or without a socket of the port."""

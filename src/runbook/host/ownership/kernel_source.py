@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import contextlib
+import os
+import re
 from collections.abc import Collection, Iterator, Sequence
+from pathlib import Path
 
 from runbook.errors import LookLimitExceeded
+from runbook.host.cgroups import parse_cgroup_path
 from runbook.host.holders import Listener, Process
-from runbook.host.kernel import descriptors, processes, signals, sock_diag
+from runbook.host.kernel import accounts, descriptors, processes, protected, signals, sock_diag
 from runbook.host.loop import Loop
 from runbook.host.ownership.network import is_entering_netns
-from runbook.model import Port
+from runbook.model import Port, ProcessId
 
 KEPT_BYTES = 8 * 1024 * 1024  # bytes of command lines and names of variables that one look keeps
 KEPT_OF_EACH = 256  # bytes that are kept of each process, however many there are
@@ -64,11 +68,44 @@ class LocalKernel:
     def describe_container(self, process: Process) -> str:
         return signals.describe_container(process, self._me)
 
+    def describe_virtual_machine(self, process: Process) -> str:
+        if process.id not in self._machines:
+            with self._bounded():
+                self._machines[process.id] = protected.find_machine_protection(process, self._has_open)
+        return self._machines[process.id]
+
+    def describe_giver(self, process: Process, sockets: tuple[Listener, ...]) -> str:
+        # In another user namespace, root has another number.
+        apart = process.user_namespace != self._me.user_namespace
+        if apart or not sockets or any(one.uid in (0, process.uid) for one in sockets):
+            return ""
+        first = sockets[0]
+        user = f"user {accounts.find_user_name(first.uid)}"
+        if not first.cgroup_id:
+            return user
+        with self._bounded():
+            path = self._find_cgroup(first.cgroup_id)
+        return f"{user} in {(parse_cgroup_path(path).unit or path) if path else 'a cgroup that cannot be found'}"
+
     def find_protection(self, process: Process) -> str:
-        return signals.find_protection(process, me=self._me)
+        return signals.find_protection(process, me=self._me) or self.describe_virtual_machine(process)
+
+    def _find_cgroup(self, number: int) -> str:
+        """Return the path of the cgroup with this id, the inode number of its folder; empty if it was removed."""
+        mount = processes.find_cgroup_mount()
+        for folder, _folders, _files in os.walk(mount):
+            self._limit.check()
+            with contextlib.suppress(OSError):
+                if Path(folder).stat().st_ino == number:
+                    return folder.removeprefix(str(mount)) or "/"
+        return ""
+
+    def _has_open(self, pid: int, files: re.Pattern[bytes]) -> bool:
+        return descriptors.has_open(pid, files, self._limit)
 
     def _forget(self) -> None:
         self._processes: dict[int, Process | None] = {}
+        self._machines: dict[ProcessId, str] = {}
         self._cgroups: dict[str, tuple[int, ...]] = {}
         self._room = KEPT_BYTES
 

@@ -11,7 +11,8 @@ from runbook.host.cgroups import CgroupKind, CgroupUnit, parse_cgroup_path
 from runbook.host.facts import DOWN, Unit
 from runbook.host.holders import Listener, Process, Role
 from runbook.host.kernel import protected
-from runbook.host.ownership.describe import describe_untracked
+from runbook.host.ownership import managed
+from runbook.host.ownership.describe import describe_hand_kill, describe_untracked
 from runbook.host.ownership.ruling import RoleRuling, UnitContext, rule_other_unit
 
 _PROTOCOLS = {"Stream": "tcp", "Datagram": "udp"}
@@ -75,6 +76,8 @@ def rule_other_service(context: UnitContext, process: Process, place: CgroupUnit
         owner = "the system's manager" if place.user_uid is None else f"the manager of user {place.user_uid}"
         return RoleRuling(Role.OTHER_UNIT, name, f"it is a service of {owner}", f"{name} is a service of {owner}")
     state = context.manager.read_loaded_state(name)
+    if state is None and (job := managed.rule_job(context, process, place)):
+        return job  # PBS names the cgroup of its jobs like a service.
     other = context.manager.unit(name)
     if state not in (None, *DOWN):
         return _rule_live_service(other, process, f"{name} is {state}")
@@ -86,9 +89,9 @@ def rule_other_service(context: UnitContext, process: Process, place: CgroupUnit
 
 
 def rule_moved_out_of_other(context: UnitContext, process: Process) -> RoleRuling | None:
-    """Rule on a process in a session's scope, or in no unit, that another live service started.
+    """Rule on a process in a session's scope, or in no unit, that descends from the main process of another service.
 
-    Its INVOCATION_ID can be forged, but that only protects it.
+    pam_systemd has moved that process, too. INVOCATION_ID only finds the service, which confirms its main process.
     """
     for ancestor in context.list_ancestry(process):
         unit = _find_live_unit(context, ancestor)
@@ -96,13 +99,21 @@ def rule_moved_out_of_other(context: UnitContext, process: Process) -> RoleRulin
             if parse_cgroup_path(ancestor.cgroup).unit == unit.name:
                 continue  # sshd and cron start logins, and what is started in a login does not belong to them.
             why = f"it descends from the main process of {unit.name}, PID {ancestor.pid}"
-            return RoleRuling(Role.OTHER_UNIT, unit.name, why, f"{unit.name} is a live service")
-    # Its parent may have exited, as with `&` in a script under `su`: in doubt it is not killed.
-    unit = _find_live_unit(context, process)
-    if unit is not None and unit.is_service and parse_cgroup_path(process.cgroup).unit != unit.name:
-        why = f"it has the INVOCATION_ID of {unit.name}, which is live, though it left its cgroup"
-        return rule_other_unit(unit.name, why)
+            protection = f"{unit.name} is a live service"
+            return RoleRuling(Role.OTHER_UNIT, unit.name, why, protection, outlives_stop=ancestor is not process)
     return None
+
+
+def rule_by_invocation_id(context: UnitContext, process: Process, place: CgroupUnit) -> RoleRuling | None:
+    """Rule on a process that has the INVOCATION_ID of a live service: its parent may have exited, as with `&` under su.
+
+    Any process can set that variable, so it is no ground to name the service as the owner, or to advise its stop.
+    """
+    unit = _find_live_unit(context, process)
+    if unit is None or not unit.is_service:
+        return None
+    why = f"it has the INVOCATION_ID of {unit.name}, which is live, but is not in its cgroup"
+    return RoleRuling(Role.UNKNOWN, place.unit or "no unit", why, f"{why}; {describe_hand_kill(process)}")
 
 
 def listen_addresses(unit: Unit) -> Counter[tuple[str, str]]:
@@ -119,8 +130,9 @@ def _find_live_unit(context: UnitContext, process: Process) -> Unit | None:
 def _rule_live_service(other: Unit, process: Process, why: str) -> RoleRuling:
     protection = f"{other.name} is a live service"
     if other.stop_kills(process.pid, process.ppid):
-        return RoleRuling(Role.OTHER_UNIT, other.name, why, protection)
+        outlives = other.may_outlive_stop(process.pid)
+        return RoleRuling(Role.OTHER_UNIT, other.name, why, protection, outlives_stop=outlives)
     # As with cron and sshd: a stop would spare this process, and hit those who depend on the service.
     protection += f", and stopping it would leave this process running (KillMode={other.kill_mode})"
-    protection += f"; kill it by hand if it is not needed: kill {process.pid}"
+    protection += f"; {describe_hand_kill(process)}"
     return RoleRuling(Role.OTHER_UNIT, other.name, why, protection, stop_verb="")

@@ -87,9 +87,14 @@ def _rule_by_invocation_id(context: UnitContext, process: Process, line: list[Pr
     if ancestor.invocation_id == unit.invocation_id:
         return RoleRuling(Role.CURRENT, unit.name, f"{of} INVOCATION_ID is the current one")
     why = f"{of} INVOCATION_ID is {ancestor.invocation_id}, an earlier one"
-    if all(one.started >= _began(context) for one in line) and process.cgroup != unit.control_group:
-        # Delegate=: a sub-cgroup may contain a manager, which sets INVOCATION_ID too.
-        return _rule_undecided(context, f"{why} or one of a manager inside the unit")
+    if all(one.started >= _began(context) for one in line):
+        if process.cgroup != unit.control_group:
+            # Delegate=: a sub-cgroup may contain a manager, which sets INVOCATION_ID too.
+            return _rule_undecided(context, f"{why} or one of a manager inside the unit")
+        surely_after = all(one.started >= _began(context) + 2 * START_SLACK for one in line)
+        if surely_after and not _has_older_process(context, _began(context)):
+            # The variable alone proves nothing: the service may have set it for a child of its own.
+            return _rule_undecided(context, f"{why}, but it started after the current invocation began")
     return RoleRuling(Role.LEFTOVER, unit.name, why)
 
 

@@ -8,7 +8,9 @@
             │  (for a runbook about the .socket, a process of the
             │  service that was passed its sockets is judged as
             │  for that service)
-            ├─ a container, another service, another manager's service ── other-unit
+            ├─ a container, another service, another manager's service,
+            │  a virtual machine, a job of a live service or scheduler,
+            │  a descendant of what must not be killed ────────────────── other-unit
             ├─ a session, a scope, a slice, no unit ───────────────────── orphan
             └─ cannot be read, or cannot be decided ───────────────────── unknown
 
@@ -20,7 +22,7 @@ from __future__ import annotations
 
 from runbook.host.cgroups import CgroupKind, CgroupUnit, parse_cgroup_path
 from runbook.host.holders import Listener, Process, Role
-from runbook.host.ownership import other_unit, own_unit
+from runbook.host.ownership import managed, other_unit, own_unit
 from runbook.host.ownership.ruling import RoleRuling, UnitContext
 
 
@@ -37,8 +39,14 @@ def rule_on_process(context: UnitContext, process: Process, sockets: tuple[Liste
         or other_unit.rule_manager(context, process, place, sockets)
         # Before the services: systemd-nspawn@NAME.service is a service, and a container.
         or other_unit.rule_container(context, process, place)
+        or managed.rule_bus(process, place)
         or other_unit.rule_other_service(context, process, place)
+        or managed.rule_virtual_machine(context, process, place)
+        or managed.rule_below_protected(context, process, place)
         or other_unit.rule_moved_out_of_other(context, process)
+        or managed.rule_job(context, process, place)
+        or managed.rule_delegated(context, process, place)
+        or other_unit.rule_by_invocation_id(context, process, place)
         or _rule_orphan(place)
     )
 

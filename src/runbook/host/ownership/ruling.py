@@ -6,13 +6,16 @@ import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import takewhile
 from typing import NamedTuple
 
 from runbook.host.cgroups import CgroupKind, CgroupUnit, parse_cgroup_path
 from runbook.host.facts import Unit
 from runbook.host.holders import Process, Role
+from runbook.host.kernel import protected
 from runbook.host.kernel.ancestry import MAX_ANCESTORS
 from runbook.host.ownership.sources import KernelSource, ManagerSource
+from runbook.host.requesters import is_interactive_shell
 
 
 class RoleRuling(NamedTuple):
@@ -24,11 +27,18 @@ class RoleRuling(NamedTuple):
     protection: str = ""  # why the process must not be killed; empty if it may be
     stop_verb: str = "stop"  # the verb of systemctl that stops `unit`; empty if none should
     stop_command: str = ""  # the command by which a container's engine stops the container
+    outlives_stop: bool = False  # True if it may run on after `unit` was stopped
 
 
 def rule_other_unit(unit: str, why: str, *, stop_verb: str = "stop", stop_command: str = "") -> RoleRuling:
     """Make the ruling that a process belongs to another unit, which protects it for the same reason."""
     return RoleRuling(Role.OTHER_UNIT, unit, why, why, stop_verb, stop_command)
+
+
+def _ends_descent(process: Process) -> bool:
+    shell = is_interactive_shell(process.name, process.command)
+    in_manager = parse_cgroup_path(process.cgroup).kind is CgroupKind.MANAGER
+    return shell or in_manager or protected.is_login_server(process)
 
 
 @dataclass(frozen=True)
@@ -76,6 +86,19 @@ class UnitContext:
         while len(line) < MAX_ANCESTORS and line[-1].ppid > 1 and (parent := self.kernel.read_process(line[-1].ppid)):
             line.append(parent)
         return line
+
+    def find_children_protection(self, process: Process) -> str:
+        """Return why the descendants of a process must not be killed; empty if there is no such reason."""
+        return protected.find_children_protection(process) or self.kernel.describe_virtual_machine(process)
+
+    def list_starters(self, process: Process) -> list[Process]:
+        """List the ancestors that may run a process, nearest first.
+
+        What was typed into a shell, or started in a login over ssh, is run by nothing above that; nor does a manager
+        run the processes without a parent that it adopts.
+        """
+        above = self.list_ancestry(process)[1:]
+        return list(takewhile(lambda one: not _ends_descent(one), above))
 
     def list_ancestry_in_unit(self, process: Process) -> list[Process]:
         """List a process and those of its ancestors that are in the unit too, up to the main process."""

@@ -32,6 +32,15 @@ class KernelSource(Protocol):
     def describe_container(self, process: Process) -> str:
         """Return why a process counts as in a container, by its namespaces; empty if it does not."""
 
+    def describe_virtual_machine(self, process: Process) -> str:
+        """Return why a process counts as running a virtual machine; empty if it does not."""
+
+    def describe_giver(self, process: Process, sockets: tuple[Listener, ...]) -> str:
+        """Return who created all these sockets, if that is another user: "user agentops in session-9.scope".
+
+        Empty if the process may have created one of them: a daemon does so as root, or as the user that it runs as.
+        """
+
     def find_protection(self, process: Process) -> str:
         """Return why a process must never be killed; empty if it may be."""
 

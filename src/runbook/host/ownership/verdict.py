@@ -44,6 +44,8 @@ class PortFacts:
             return Verdict.PORT_SHARED, f"{held} {self.unit.name} and by {self._describe_holders(foreign)}"
         if others := [holder for holder in foreign if holder.role is Role.OTHER_UNIT]:
             hint = self.unit.describe_alternative(others[0].unit)
+            if not others[0].in_its_service and not others[0].unit.endswith(".socket"):
+                hint = f": {others[0].why}{hint}"
             return Verdict.OTHER_UNIT_HOLDS_PORT, f"{held} {self._describe_holders(others)}{hint}"
         if Role.UNKNOWN in roles or self.unseen:
             readable = [one for one in foreign if one.role is Role.UNKNOWN and one.process.cgroup]

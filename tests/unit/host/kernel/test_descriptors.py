@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import resource
 import socket
 import subprocess
@@ -274,3 +275,13 @@ def test_an_interruption_ends_a_look_in_every_part_of_it(family: Family, checks:
     limit = LookLimit(10, lambda: next(left, None) is None)
     with pytest.raises(LookLimitExceeded):
         scan_holders(family.sockets(), [family.parent.pid], limit)
+
+
+def test_an_open_file_is_found_by_its_link(tmp_path: Path) -> None:
+    path = tmp_path / "dev" / "kvm"
+    path.parent.mkdir()
+    wanted = re.compile(rb".*/dev/kvm")
+    assert not descriptors.has_open(os.getpid(), wanted)
+    with path.open("w"):
+        assert descriptors.has_open(os.getpid(), wanted)
+    assert not descriptors.has_open(2**22 + 1, wanted)

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Collection, Sequence
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from runbook.errors import LookLimitExceeded
+from runbook.host.facts import ActiveState
 from runbook.host.holders import Listener, Role
 from runbook.host.kernel.descriptors import DescriptorScan
 from runbook.host.ownership.judge import PortJudge
@@ -45,6 +47,25 @@ def test_sockets_that_change_are_read_again_a_few_times(changes: int, verdict: V
     on = Churning(units={"gw.service": unit()}, processes={100: process(100)}, sockets={100: [listener()]})
     on.changes = changes
     assert judge(on).judge_port(PORT).verdict is verdict
+
+
+def test_a_socket_of_another_user_may_have_been_handed_over() -> None:
+    """Whatever the process is otherwise; but if it has one of its own as well, it is judged by that."""
+    handed = listener(uid=1000)
+    for cgroup in (SESSION, "/system.slice/other.service", "/system.slice/gw.service"):
+        on = machine(
+            units={
+                "gw.service": unit(active_state=ActiveState.FAILED, main_pid=0),
+                "other.service": unit("other.service"),
+            },
+            processes={74: process(74, cgroup=cgroup)},
+            sockets={74: [handed]},
+        )
+        found = judge(on).judge_port(PORT)
+        assert (found.verdict, found.holders[0].role) == (Verdict.OWNER_UNKNOWN, Role.UNKNOWN)
+        assert "its socket was created by user 1000 in session-7.scope, but it runs as root in" in found.reason
+        own = replace(on, sockets={74: [handed, listener(inode=8)]})
+        assert judge(own).judge_port(PORT).holders[0].role is not Role.UNKNOWN
 
 
 def test_a_port_without_a_socket() -> None:

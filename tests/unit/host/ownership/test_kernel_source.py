@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from dataclasses import replace
 
 import pytest
 
+from runbook.host.cgroups import parse_cgroup_path
+from runbook.host.holders import Listener
+from runbook.host.kernel import processes
 from runbook.host.kernel.sock_diag import SocketTable
 from runbook.host.loop import Loop
 from runbook.host.ownership.kernel_source import LocalKernel
@@ -33,6 +37,23 @@ def test_this_program_is_protected_and_in_no_container(kernel: LocalKernel, fami
     assert other is not None
     assert kernel.find_protection(me) == "it is this very program"
     assert kernel.describe_container(other) == ""
+
+
+def test_who_may_have_handed_a_socket_over(kernel: LocalKernel) -> None:
+    me = kernel.read_process(os.getpid())
+    assert me is not None
+    mine, theirs = Listener("tcp", "::1", 80, 7, uid=me.uid), Listener("tcp", "::1", 80, 8, uid=54321)
+    assert kernel.describe_giver(me, (theirs,)) == "user 54321"
+    gone = replace(theirs, cgroup_id=2**60)
+    assert kernel.describe_giver(me, (gone,)) == "user 54321 in a cgroup that cannot be found"
+    mount = processes.find_cgroup_mount()
+    here = replace(theirs, cgroup_id=(mount / me.cgroup.lstrip("/")).stat().st_ino)
+    where = parse_cgroup_path(me.cgroup).unit or me.cgroup
+    assert kernel.describe_giver(me, (here,)) == f"user 54321 in {where}"
+    for sockets in ((), (theirs, mine), (replace(theirs, uid=0),)):
+        assert kernel.describe_giver(me, sockets) == ""
+    # In another user namespace, root has another number.
+    assert kernel.describe_giver(replace(me, user_namespace=1), (theirs,)) == ""
 
 
 def test_a_wait_begins_from_the_sockets_that_were_read(kernel: LocalKernel, family: Family, loop: Loop) -> None:

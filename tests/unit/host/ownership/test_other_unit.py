@@ -11,6 +11,7 @@ from runbook.host.facts import ActiveState, Unit
 from runbook.host.holders import Process, Role
 from runbook.host.ownership.other_unit import (
     listen_addresses,
+    rule_by_invocation_id,
     rule_container,
     rule_manager,
     rule_moved_out_of_other,
@@ -129,8 +130,11 @@ def test_a_process_that_another_service_started_in_a_session() -> None:
     # sshd and cron are in their own cgroup, and what they started in a session is not theirs.
     at_home = replace(main, cgroup="/system.slice/web.service")
     assert rule_moved_out_of_other(scene(at_home, child, units=(web,)), child) is None
-    # Its parent has exited: only its own INVOCATION_ID is left.
+    assert ruling.outlives_stop
+    # Its parent has exited: only its own INVOCATION_ID is left, which any process can set.
     lost = replace(child, ppid=1, invocation_id=EARLIER)
-    ruling = rule_moved_out_of_other(scene(lost, units=(web,)), lost)
+    assert rule_moved_out_of_other(scene(lost, units=(web,)), lost) is None
+    ruling = rule_by_invocation_id(scene(lost, units=(web,)), lost, place(lost))
     assert ruling is not None
-    assert ruling.unit == "web.service"
+    assert (ruling.role, ruling.unit) == (Role.UNKNOWN, "session-9.scope")
+    assert rule_by_invocation_id(scene(child, units=(web,)), child, place(child)) is None

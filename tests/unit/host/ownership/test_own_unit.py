@@ -42,12 +42,19 @@ def test_a_leftover_that_systemd_took_for_the_main_process() -> None:
     ("invocation", "cgroup", "role"),
     [
         (INVOCATION, "/system.slice/gw.service", Role.CURRENT),
-        (EARLIER, "/system.slice/gw.service", Role.LEFTOVER),
+        (EARLIER, "/system.slice/gw.service", Role.UNKNOWN),
         (EARLIER, "/system.slice/gw.service/payload", Role.UNKNOWN),
     ],
 )
 def test_the_invocation_id(invocation: str, cgroup: str, role: Role) -> None:
     assert rule(process(101, invocation_id=invocation, started=SINCE, cgroup=cgroup), MAIN)[0] is role
+
+
+def test_an_earlier_invocation_id_is_believed_if_an_older_process_could_have_forked_it() -> None:
+    """A service may set any value for a child of its own."""
+    child, older = process(101, invocation_id=EARLIER, started=SINCE), process(102, started=BEFORE)
+    assert rule(child, MAIN)[1].startswith(f"its INVOCATION_ID is {EARLIER}, an earlier one, but it started after")
+    assert rule(child, MAIN, older)[0] is Role.LEFTOVER
 
 
 def test_the_invocation_id_of_an_ancestor() -> None:

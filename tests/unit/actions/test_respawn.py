@@ -1,0 +1,115 @@
+"""Which process started another in the place of a killed one, and what `supervisors` does about it."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from runbook.actions.respawn import (
+    Respawn,
+    describe_remedy,
+    explain_unknown_respawn,
+    find_respawn,
+    find_supervisors,
+    has_supervisor,
+    record_ancestors,
+)
+from runbook.host.facts import ActiveState
+from runbook.host.holders import Holder, Listener, Role
+from runbook.spec.state import RunState
+from tests.unit.fake_machine import FakeMachine, process, unit
+from tests.unit.runs import ORPHAN
+
+ORPHANED = Holder(process(74, ppid=50, **ORPHAN), Role.ORPHAN, "session-9.scope", "", ())
+DOWN = unit(active_state=ActiveState.FAILED, main_pid=0, control_group="")
+
+
+def _supervised() -> tuple[FakeMachine, RunState]:
+    machine = FakeMachine(units={"gw.service": DOWN})
+    parent = process(50, name="python3", command=("python3", "supervise.py"), cgroup=ORPHANED.process.cgroup)
+    machine.processes |= {50: parent, 74: ORPHANED.process, 1: process(1, ppid=0)}
+    run = RunState("run-1", Path("/srv"))
+    record_ancestors(machine, run, ORPHANED)
+    machine.kill(74)
+    return machine, run
+
+
+def _again(machine: FakeMachine, **changes: Any) -> Holder:
+    return replace(ORPHANED, process=process(91, **{"ppid": 50, "started": machine.clock.time, **changes}))
+
+
+def test_the_ancestor_of_a_killed_process_that_starts_another_is_named() -> None:
+    machine, run = _supervised()
+    found = find_respawn(machine, run, [ORPHANED.process.id], [_again(machine)])
+    assert found is not None
+    assert "PID 50 (python3) started it" in found.explain(unit(), "")
+    assert has_supervisor(machine, run, [ORPHANED.process.id])
+
+
+def test_a_process_from_before_the_kill_was_not_started_in_its_place() -> None:
+    machine, run = _supervised()
+    assert find_respawn(machine, run, [], [_again(machine, started=100.0)]) is None
+
+
+def test_an_ancestor_of_both_is_not_blamed_for_what_an_older_child_started() -> None:
+    machine, run = _supervised()
+    machine.processes[60] = process(60, ppid=50, started=100.0, cgroup=ORPHANED.process.cgroup)
+    assert find_respawn(machine, run, [], [_again(machine, ppid=60)]) is None
+    machine.processes[60] = replace(machine.processes[60], started=machine.clock.time)
+    assert find_respawn(machine, run, [], [_again(machine, ppid=60)]) is not None
+
+
+def test_the_cgroup_is_the_place_to_look_for_an_unknown_starter() -> None:
+    assert explain_unknown_respawn(4, [ORPHANED]).endswith(f"systemd-cgls {ORPHANED.process.cgroup}")
+
+
+def test_to_stop_a_bus_is_not_advised() -> None:
+    bus = process(50, name="dbus-daemon", cgroup="/system.slice/dbus.service")
+    assert "stop it first" not in Respawn("PID 74 (gw)", ORPHANED, bus).explain(unit(), "")
+
+
+SQUID = {**ORPHAN, "exe": "/usr/sbin/squid", "command": ("(squid-1)", "--kid")}
+PYTHON = {**ORPHAN, "exe": "/usr/bin/python3.11"}
+
+
+@pytest.mark.parametrize(
+    ("worker", "master", "found"),
+    [
+        (SQUID, {"command": ("/usr/sbin/squid",)}, True),
+        (SQUID, {"exe": "/usr/bin/make"}, False),
+        (SQUID, {"cgroup": "/user.slice/user-0.slice/session-1.scope"}, False),
+        # Its socket is not root's, so another user may have made it a child of root's process.
+        (SQUID, {"uid": 7}, False),
+        (PYTHON, {"command": ("python3", "other.py")}, False),
+        (PYTHON, {}, True),
+    ],
+)
+def test_a_parent_of_the_same_program_is_a_supervisor(
+    worker: dict[str, Any], master: dict[str, Any], found: bool
+) -> None:
+    machine = FakeMachine(units={"gw.service": DOWN})
+    machine.processes = {50: process(50, **{**worker, **master})}
+    socket = Listener("tcp", "0.0.0.0", 80, inode=7, uid=8)
+    holder = replace(ORPHANED, process=process(74, ppid=50, **worker), sockets=(socket,))
+    supervisors = find_supervisors(machine, DOWN, [holder], None, lambda _: "")
+    assert [one.process.pid for one in supervisors] == ([50] if found else [])
+    assert find_supervisors(machine, DOWN, [holder], None, lambda _: "it runs as bob") == []
+    machine.spared[50] = "this program was started from it"
+    assert find_supervisors(machine, DOWN, [holder], None, lambda _: "") == []
+
+
+def test_what_the_option_does_about_it() -> None:
+    machine, run = _supervised()
+    again = find_respawn(machine, run, [], [_again(machine)])
+    assert again is not None
+    assert [one.process.pid for one in find_supervisors(machine, DOWN, [], again, lambda _: "")] == [50]
+
+    def remedy(mismatch: str = "", *, enabled: bool = True) -> str:
+        return describe_remedy(machine, DOWN, again, lambda _: mismatch, enabled=enabled)
+
+    assert remedy(enabled=False) == ": `supervisors: true` does that"
+    assert remedy("it runs as bob") == "; `supervisors: true` does not, because it runs as bob"
+    assert remedy("it runs as bob", enabled=False) == ""
