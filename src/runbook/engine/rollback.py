@@ -40,6 +40,7 @@ class Rollback:
     reason: str = ""  # how the rollback ended
     updates_now: str = ""  # the present state of each update
     steps: Sequence[Step[Any]] = ()  # the steps of the rollback
+    _unknown: str = ""  # why not all units that may run the new version are known
     hint: str = ""  # what to do about a unit that may still run the new version
     failed_step: Outcome | None = None
     """The step that keeps the run from being rolled back; None if the previous version serves, proved."""
@@ -76,7 +77,8 @@ class Rollback:
         try:
             found = find_other_units(self.runner.host, self.book, self._events, plan.units)
         except HostError as error:
-            found = FoundUnits((), (f"which units the commands of this run restarted is not known: {error.message}",))
+            self._unknown = f"which units the commands of this run restarted is not known: {error.message}"
+            found = FoundUnits((), ())
         updates = [{"id": id_, **facts} for id_, facts in plan.updates.items()]
         self.runner.events.emit(RollbackStarted(failed=self.failed.id, updates=updates, units=found.restart))
         for text in found.left_alone:
@@ -120,12 +122,14 @@ class Rollback:
             wrong = describe_unproved(host, units, find_new_files(self._events, plan.undo_step_ids.values()))
         except HostError as error:
             wrong = {"": f"which version each unit runs is not known: {error.message}"}
+        if self._unknown:
+            wrong[""] = self._unknown
         if listed:
             for name, why in wrong.items():
                 left = f"{name} was started, restarted or reloaded by this run, and may still run the new version"
-                self.runner.events.emit(Notice(text=f"{left}: {why}"))
+                self.runner.events.emit(Notice(text=f"{left}: {why}" if name else why))
             return
-        if not units:
+        if not units and not wrong:
             return
         names = ", ".join(dict.fromkeys(units))
         made = Outcome(

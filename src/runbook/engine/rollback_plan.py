@@ -18,6 +18,7 @@ from runbook.host.interface import HostView
 from runbook.model import StepStatus
 from runbook.spec.step import ReplacesVersion, RollbackRole, Runbook, Step
 
+TRIGGER_TYPES = (".socket", ".timer", ".path")  # the names of units that start a service end with one of these
 ROLLBACK_PREFIX = "rollback."  # the beginning of the ids of a rollback's steps
 
 # Roles of the steps that must hold at the end if the runbook has no `remediate`.
@@ -97,7 +98,9 @@ class RollbackPlan:
                 self.only_if_down[stop.step_id] = sockets
             for name in triggers:
                 self._add_job(RollbackRole.START, name, unit)
-            self._add_job(RollbackRole.RESTART, unit, unit)
+            # The service behind an open socket is restarted by itself. systemd opens no socket while its service runs.
+            is_trigger = unit.endswith(TRIGGER_TYPES) and unit not in find_started_units(self.book, or_own=False)
+            self._add_job(RollbackRole.START if is_trigger else RollbackRole.RESTART, unit, unit)
 
     def _add_job(self, role: RollbackRole, name: str, unit: str) -> Step[Any]:
         cls = self.book.type_for(role)

@@ -44,11 +44,11 @@ def find_named_units(book: Runbook, acted: Iterable[str] | None = None) -> list[
     return list(found)
 
 
-def find_started_units(book: Runbook) -> list[str]:
-    """Return the units that the runbook starts or restarts, or else its own."""
+def find_started_units(book: Runbook, *, or_own: bool = True) -> list[str]:
+    """Return the units that the runbook starts or restarts, or else its own, if `or_own`."""
     walked = (step for outer in book.steps for step in outer.walk())
     started = dict.fromkeys(n for step in walked if step.rollback_role in START_ROLES for n in step.units())
-    return list(started) or ([book.unit] if book.unit is not None else [])
+    return list(started) or ([book.unit] if book.unit is not None and or_own else [])
 
 
 def find_changed_units(book: Runbook, acted: Iterable[str]) -> list[str]:
@@ -81,14 +81,15 @@ class FoundUnits:
 def find_other_units(view: HostView, book: Runbook, events: Sequence[Event], named: Iterable[str]) -> FoundUnits:
     """Return the services beside `named` that the run started, restarted or reloaded. Raises HostError."""
     windows = _find_windows(view, events)
-    known = {name for one in dict.fromkeys((*book.unit_names(), *named)) for name in _list_names(view.unit(one))}
+    known = {name for one in named for name in _list_names(view.unit(one))}
+    behind = _list_triggered(view, (*book.unit_names(), *named))
     chosen, left = [], []
-    for name in _list_candidates(view, named):
+    for name in dict.fromkeys((*behind, *view.list_services())):
         unit = view.unit(name)
         if known.intersection(_list_names(unit)) or any(fnmatchcase(unit.name, never) for never in _NEVER):
             continue
         last = unit.job_requests[-1] if unit.job_requests else None
-        if any(one.is_own for one in unit.job_requests):
+        if any(one.is_own for one in unit.job_requests) or (name in behind and unit.is_running):
             chosen.append(unit.name)
         elif last is not None and last.requesters:
             if _find_moments(unit, windows):
@@ -102,10 +103,10 @@ def _list_names(unit: Unit) -> tuple[str, ...]:
     return (unit.name, *unit.names)
 
 
-def _list_candidates(view: HostView, named: Iterable[str]) -> list[str]:
-    """List the services that are not inactive, those behind the sockets, timers and paths of `named` first."""
+def _list_triggered(view: HostView, named: Iterable[str]) -> list[str]:
+    """List the services that the sockets, timers and paths of `named` start."""
     triggered = [name for one in named if not one.endswith(".service") for name in view.unit(one).triggers]
-    return list(dict.fromkeys((*(name for name in triggered if name.endswith(".service")), *view.list_services())))
+    return [name for name in dict.fromkeys(triggered) if name.endswith(".service") and "@." not in name]
 
 
 def _find_windows(view: HostView, events: Iterable[Event]) -> list[StepWindow]:

@@ -125,7 +125,7 @@ def site(machine: Machine) -> Iterator[Site]:
     made.start("web", "worker")
     yield made
     made.sh(
-        "systemctl stop web worker helper site.target front.socket;"
+        "systemctl stop web worker helper site.target front.socket front.service;"
         "rm -f /etc/systemd/system/*.target /etc/systemd/system/front.* /etc/systemd/system/helper.*;"
         "systemctl daemon-reload; systemctl reset-failed",
         check=False,
@@ -187,6 +187,21 @@ def test_the_parts_of_a_target(site: Site) -> None:
     site.sh("systemctl stop helper")
     run = site.apply("restart: {unit: site.target}")
     rolled_back(site, run, "worker", "helper")
+
+
+def test_the_service_behind_a_socket(site: Site) -> None:
+    """The runbook stops the service, and the next connection starts it with the new version."""
+    site.sh("systemctl stop web")
+    site.machine.write("/etc/systemd/system/front.socket", "[Socket]\nListenStream=127.0.0.1:8084\n")
+    script = "read version </opt/site/version; exec -a served-$version sleep infinity"
+    site.machine.write("/etc/systemd/system/front.service", f"[Service]\nExecStart=/bin/bash -c '{script}'\n")
+    site.sh("systemctl daemon-reload; systemctl start front.socket front.service")
+    connect = "run: {run: curl -sm 1 http://127.0.0.1:8084/ || true}"
+    run = site.apply("stop: {unit: front.service}", connect, unit="front.socket")
+    shown = site.sh("pgrep -af served-").split()
+    assert (run.exit, run.last["status"]) == (4, "rolled-back"), (run.last, run.verdicts)
+    assert f"served-{OLD}" in shown
+    assert f"served-{NEW}" not in shown
 
 
 def test_a_unit_that_only_a_check_names(site: Site) -> None:

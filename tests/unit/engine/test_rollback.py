@@ -10,6 +10,7 @@ import pytest
 
 from runbook.engine.execution.outcome import Outcome
 from runbook.engine.rollback import _find_stop_by_another
+from runbook.errors import BusLost
 from runbook.events import Event
 from runbook.host.facts import ActiveState, JobResult
 from runbook.host.queries import Answer, Command, CommandResult
@@ -363,6 +364,18 @@ def test_a_unit_whose_process_survives_is_not_rolled_back() -> None:
     assert "web.service: PID 300 (gateway) started before the files were restored" in end.reason
     assert end.hint == "systemctl restart web.service"
     assert ("rollback.restart-2", "changed", "job-done") in undone(events)
+
+
+def test_a_rollback_whose_units_are_not_known_is_not_proved(monkeypatch: pytest.MonkeyPatch) -> None:
+    made = Installed("one")
+
+    def lost() -> tuple[str, ...]:
+        raise BusLost("the bus is gone")
+
+    monkeypatch.setattr(made.machine, "list_services", lost)
+    end, _ = run(made.machine, *_book("one"), step("restart"), step("verify-port-owner"), rollback="auto")
+    assert (str(end.status), end.step) == ("failed", "rollback.proof")
+    assert "which units the commands of this run restarted is not known: the bus is gone" in end.reason
 
 
 def test_nothing_is_swapped_beside_a_command_that_could_not_be_stopped() -> None:

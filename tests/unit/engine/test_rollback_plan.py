@@ -65,6 +65,16 @@ def test_the_service_is_stopped_for_sockets_that_were_active_and_are_down() -> N
     assert plan.only_if_down == {"rollback.stop": ["gw.socket"]}
 
 
+def test_a_socket_that_the_runbook_does_not_restart_is_only_started() -> None:
+    plan = RollbackPlan.build(book(update("a"), unit="gw.socket"), events(acted("a")))
+    assert [(one.type_name, one.units()) for one in plan.steps[1:3]] == [
+        ("reset-failed", ("gw.socket",)),
+        ("start", ("gw.socket",)),
+    ]
+    restarted = book(update("a"), step("restart", unit="gw.socket"))
+    assert RollbackPlan.build(restarted, events(acted("a"))).steps[2].type_name == "restart"
+
+
 def test_checks_that_may_all_be_skipped_have_a_fallback() -> None:
     check = step("verify-port-owner", when="unit == 'x'")
     plan = RollbackPlan.build(book(update("a"), check), events(acted("a")))

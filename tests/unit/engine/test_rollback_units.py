@@ -172,3 +172,12 @@ def test_the_files_are_new_from_the_first_action_to_the_last_undone_update() -> 
 def test_ids_of_steps_do_not_matter() -> None:
     made = book(step("restart"), replace_id(step("restart", unit="web.service"), "restart-2"))
     assert find_named_units(made, ()) == ["gw.service", "web.service"]
+
+
+def test_the_running_service_behind_a_socket_is_restarted() -> None:
+    socket = unit("gw.socket", triggers=("worker.service", "each@.service"), main_pid=0)
+    machine = FakeMachine(units={"gw.socket": socket, "worker.service": began(900)})
+    made = Runbook.model_validate({"unit": "gw.socket", "steps": [step("wait-ready", unit="gw.socket")]})
+    assert find_other_units(machine, made, ACTED, ["gw.socket"]).restart == ("worker.service",)
+    machine.units["worker.service"] = replace(began(900), active_state=ActiveState.INACTIVE)
+    assert find_other_units(machine, made, ACTED, ["gw.socket"]).restart == ()
