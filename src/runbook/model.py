@@ -22,8 +22,8 @@ class Verdict(StrEnum):
         return verdict
 
     # Ports
-    OWNED = "owned", "every socket that listens on the port belongs to the unit's current invocation"
-    NOT_LISTENING = "not-listening", "no process listens on the port"
+    OWNED = "owned", "every socket on the unit's addresses of the port belongs to the unit's current invocation"
+    NOT_LISTENING = "not-listening", "no process listens on the port, on an address of the unit"
     ORPHAN_HOLDS_PORT = "orphan-holds-port", "a process that belongs to no service holds the port"
     LEFTOVER_HOLDS_PORT = "leftover-holds-port", "a process of an earlier invocation of the unit holds the port"
     OTHER_UNIT_HOLDS_PORT = "other-unit-holds-port", "another live service, or a container, holds the port"
@@ -188,10 +188,11 @@ class Port:
     address: str | None = None  # None means any address
 
     def __str__(self) -> str:
-        if self.address is not None:
-            host = f"[{self.address}]" if ":" in self.address else self.address
-            return f"{host}:{self.number}"
-        return str(self.number) if self.protocol == "tcp" else f"{self.protocol}:{self.number}"
+        prefix = "" if self.protocol == "tcp" else f"{self.protocol}:"
+        if self.address is None:
+            return f"{prefix}{self.number}"
+        host = f"[{self.address}]" if ":" in self.address else self.address
+        return f"{prefix}{host}:{self.number}"
 
 
 class Clock(Protocol):

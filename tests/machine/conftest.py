@@ -75,8 +75,8 @@ def _settled(request: pytest.FixtureRequest) -> Iterator[None]:
 
 def _traces(machine: Machine) -> tuple[str, str]:
     failed = machine.run(["systemctl", "list-units", "--failed", "--plain", "--no-legend"]).stdout
-    listening = machine.run(["ss", "-Hltun"]).stdout
-    return failed, listening
+    listening = machine.run(["ss", "-Hltun"]).stdout.splitlines()
+    return failed, "\n".join(sorted(listening))
 
 
 @pytest.fixture

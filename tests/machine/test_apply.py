@@ -6,7 +6,7 @@ import signal
 
 import pytest
 
-from tests.machine.conftest import StartService
+from tests.machine.conftest import InstallUnit, StartService
 from tests.machine.incident import install_gateway, remove_unit
 from tests.machine.machine import Machine, least, until
 from tests.machine.runs import interrupted, parsed, runbook, unit_file, write_runbook
@@ -161,6 +161,17 @@ def test_a_misspelt_unit_gets_a_suggestion(machine: Machine, service: StartServi
     [notice] = doubtful.of("notice")
     assert notice["text"] == "systemd has no unit gatewey.service yet; did you mean gateway.service?"
     assert (doubtful.exit, doubtful.last["verdict"]) == (1, "unit-not-found")
+
+
+def test_a_name_that_is_not_near_gets_no_suggestion(machine: Machine, unit: InstallUnit) -> None:
+    """Two services are not similar because both end in `.service`. The search costs no time."""
+    unit("rpcbind.service", unit_file("/usr/bin/true"))
+    run = runbook(machine, "check", "unit: bind9\nport: 53\nsteps: [verify-port-owner, wait-ready]\n")
+    step = run.step("verify-port-owner")
+    assert (step["verdict"], step["reason"]) == ("unit-not-found", "systemd has no unit bind9.service")
+    assert step["seconds"] < 0.4
+    near = runbook(machine, "check", "unit: rcpbind\nport: 53\nsteps: [verify-port-owner]\n")
+    assert near.step("verify-port-owner")["reason"].endswith("; did you mean rpcbind.service?")
 
 
 def test_a_failure_has_the_last_journal_lines_of_the_unit(machine: Machine, service: StartService) -> None:

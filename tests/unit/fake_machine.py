@@ -10,11 +10,12 @@ import difflib
 import signal
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from ipaddress import ip_address
 from typing import Any, TypeVar
 
 from runbook.errors import HostError
 from runbook.host.facts import ActiveState, JobRef, JobResult, JobVerb, LoadState, Unit
-from runbook.host.holders import Holder, Listener, PortOwnership, Process, SignalResult
+from runbook.host.holders import Holder, Listener, PortOwnership, PortUse, Process, SignalResult
 from runbook.host.kernel import protected
 from runbook.host.kernel.descriptors import DescriptorScan
 from runbook.host.ownership.judge import PortJudge
@@ -126,6 +127,14 @@ class FakeMachine:
     pid_churn: bool = False
     """True if unreadable processes fork and exit all the time in the unit's cgroup."""
     last_pid: int = 5000
+    uses: list[PortUse] = field(default_factory=list)
+    """Sockets that have a port and do not listen. Their holders have them among their `sockets`, too."""
+    in_flight: bool = False
+    """True if a process is passing a socket to another."""
+    refused: tuple[str, ...] = ()
+    """Addresses that the log of each unit shows as in use; empty for one that is not named."""
+    earlier: tuple[str, ...] = ()
+    """Addresses on which each unit listened before."""
     unreadable: tuple[int, ...] = ()
     """PIDs in the unit's cgroup that stay, and cannot be read."""
     reload_loses: list[str] = field(default_factory=list)
@@ -141,7 +150,7 @@ class FakeMachine:
     results: dict[str, CommandResult | None] = field(default_factory=dict)
     asked: dict[Query[Any], Answer[Any]] = field(default_factory=dict)
     slow: float = 0.0
-    judged: dict[tuple[str, Port], tuple[float, PortOwnership]] = field(default_factory=dict)
+    judged: dict[tuple[str, Port, tuple[str, ...]], tuple[float, PortOwnership]] = field(default_factory=dict)
     asked_at: dict[Query[Any], float] = field(default_factory=dict)
 
     # -- HostView
@@ -149,14 +158,19 @@ class FakeMachine:
     def unit(self, name: str, *, max_age: float = 0.0) -> Unit:
         return self.units.get(name) or Unit(name, load_state=LoadState.NOT_FOUND)
 
-    def judge_port(self, unit: Unit, port: Port, *, max_age: float = 0.0) -> PortOwnership:
+    def judge_port(
+        self, unit: Unit, port: Port, *, max_age: float = 0.0, shared_with: tuple[str, ...] = ()
+    ) -> PortOwnership:
         """Return an earlier verdict as long as `max_age` permits, even if the facts have changed, as a host may."""
-        at, known = self.judged.get((unit.name, port), (0.0, None))
+        at, known = self.judged.get((unit.name, port, shared_with), (0.0, None))
         if known is not None and known.is_owned and self.clock.monotonic() - at <= max_age:
             return known
-        found = self._judge(unit).judge_port(port)
-        self.judged[unit.name, port] = (self.clock.monotonic(), found)
+        found = self._judge(unit).judge_port(port, shared_with)
+        self.judged[unit.name, port, shared_with] = (self.clock.monotonic(), found)
         return found
+
+    def describe_port_uses(self, unit: Unit, port: Port) -> str:
+        return self._judge(unit).describe_uses(port)
 
     def list_unit_listeners(self, unit: Unit) -> tuple[str, ...]:
         return tuple(
@@ -192,13 +206,12 @@ class FakeMachine:
 
     def list_unit_pids(self, unit: Unit) -> tuple[int, ...]:
         self.last_pid += self.pid_churn
-        churning = (self.last_pid,) if self.pid_churn else ()
-        return (*churning, *self.unreadable, *self.list_cgroup_pids(unit.control_group))
+        return self.list_cgroup_pids(unit.control_group)
 
     def _judge(self, unit: Unit) -> PortJudge:
         own_network = unit.private_network or bool(unit.network_namespace_path)
         manager = USER if unit.of_user else None
-        return PortJudge(unit, self, self, manager, own_network)
+        return PortJudge(unit, self, self, manager, own_network, self)
 
     def find_unit_of_invocation(self, invocation: str) -> Unit | None:
         return next((u for u in self.units.values() if u.invocation_id == invocation), None)
@@ -264,11 +277,15 @@ class FakeMachine:
         found = {s.inode: s for s in alike}
         return tuple(found[inode] for inode in sorted(found))
 
+    def list_uses(self, port: Port) -> tuple[PortUse, ...]:
+        return tuple(use for use in self.uses if use.socket.number == port.number)
+
     def list_netns_listeners(self, pid: int, port: Port) -> tuple[Listener, ...]:
         return tuple(s for s in self.sockets.get(pid, []) if s.number == port.number)
 
     def list_cgroup_pids(self, path: str) -> tuple[int, ...]:
-        return tuple(pid for pid, found in self.processes.items() if f"{found.cgroup}/".startswith(f"{path}/"))
+        found = (pid for pid, found in self.processes.items() if f"{found.cgroup}/".startswith(f"{path}/"))
+        return (*((self.last_pid,) if self.pid_churn else ()), *self.unreadable, *found)
 
     def scan_holders(self, inodes: Collection[int], likely: Sequence[int]) -> DescriptorScan:
         held = {
@@ -278,8 +295,20 @@ class FakeMachine:
         }
         return DescriptorScan({pid: found for pid, found in held.items() if found}, self.hidden)
 
+    def has_sockets_in_flight(self) -> bool:
+        return self.in_flight
+
     def read_process(self, pid: int) -> Process | None:
         return self.processes.get(pid)
+
+    def is_multicast(self, listener: Listener, pids: Collection[int], *, reusable: bool = False) -> bool:
+        return ip_address(listener.address).is_multicast
+
+    def find_refused(self, unit: Unit, port: Port) -> tuple[str, ...]:
+        return self.refused
+
+    def find_earlier(self, unit: Unit, port: Port) -> tuple[str, ...]:
+        return self.earlier
 
     def describe_container(self, process: Process) -> str:
         return "it runs in another PID namespace" if process.pid_namespace else ""
@@ -363,9 +392,8 @@ class FakeMachine:
     def kill_cgroup(self, unit: Unit, expected: Callable[[Holder], bool]) -> SignalResult:
         self._write(f"end all {unit.name}")
         now = self.units[unit.name]
-        left = [
-            self._judge(now).judge_process(self.processes[pid], ()) for pid in self.list_cgroup_pids(unit.control_group)
-        ]
+        pids = (pid for pid in self.list_cgroup_pids(unit.control_group) if pid in self.processes)
+        left = [self._judge(now).judge_process(self.processes[pid], ()) for pid in pids]
         if now.is_running or not all(holder.may_be_killed and expected(holder) for holder in left):
             return SignalResult.CHANGED
         for holder in left:

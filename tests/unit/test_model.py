@@ -17,6 +17,8 @@ from tests.unit.fake_machine import FakeClock
         (Port(53, "udp"), "udp:53"),
         (Port(80, address="127.0.0.1"), "127.0.0.1:80"),
         (Port(80, address="::1"), "[::1]:80"),
+        (Port(53, "udp", "127.0.0.1"), "udp:127.0.0.1:53"),
+        (Port(53, "udp", "::1"), "udp:[::1]:53"),
     ],
 )
 def test_a_port_is_printed_as_in_a_runbook(port: Port, text: str) -> None:

@@ -252,12 +252,17 @@ class Termination:
     def _report_done(self) -> Finding:
         targets, whole = self.state.targets.values(), self.state.cgroup_kill.done
         if not targets and not whole:
-            return holds(Verdict.NOTHING_TO_KILL, "; ".join(own.reason for own in self._seen), **self._facts)
+            reasons = (own.reason + self._describe_uses(own) for own in self._seen)
+            return holds(Verdict.NOTHING_TO_KILL, "; ".join(reasons), **self._facts)
         last = "KILL" if any(target.signum is Signals.SIGKILL for target in targets) else self.options.signal_name
         parts = [f"{_names(targets)} exited on {last}"] if targets else []
         parts += [f"all processes of {self.unit.name} got KILL at once"] if whole else []
         reason = f"{', and '.join(parts)}; {', '.join(map(str, self.options.ports))} is free"
         return holds(Verdict.KILLED, reason, killed=[target.holder.evidence() for target in targets], **self._facts)
+
+    def _describe_uses(self, ownership: PortOwnership) -> str:
+        is_free = ownership.verdict is Verdict.NOT_LISTENING
+        return self.view.describe_port_uses(self.unit, ownership.port) if is_free else ""
 
     # What this reading found
 

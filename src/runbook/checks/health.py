@@ -15,7 +15,7 @@ The cause comes before the symptom: a unit that fails because another process ha
 from __future__ import annotations
 
 from collections.abc import Collection
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from runbook.checks.down_cause import find_down_cause
@@ -118,6 +118,16 @@ class HealthChecker:
         """Return the answer to the first question that is not answered well."""
         seen = tuple(self.view.judge_port(self.unit, port, max_age=self.max_age) for port in self.ports)
         self._track_other_jobs()
+        report = self._find_report(seen)
+        # A unit that is down because its port is taken is shown by what keeps the port.
+        return replace(report, reason=report.reason + self._describe_uses(seen)) if report.final else report
+
+    def _describe_uses(self, seen: tuple[PortOwnership, ...]) -> str:
+        unused = [own for own in seen if own.verdict is Verdict.NOT_LISTENING]
+        beside = "".join(f"; {own.reason}" for own in unused if own.apart)
+        return beside + "".join(self.view.describe_port_uses(self.unit, own.port) for own in unused)
+
+    def _find_report(self, seen: tuple[PortOwnership, ...]) -> HealthReport:
         return (
             self._check_loaded(seen)
             or self._check_holders(seen)

@@ -20,7 +20,7 @@ from dataclasses import dataclass, field, replace
 from runbook.checks.health import HealthReport
 from runbook.checks.probes import JournalFields, Probe, ProbeRound
 from runbook.errors import HostError
-from runbook.host.holders import PortOwnership
+from runbook.host.holders import Listener, PortOwnership
 from runbook.host.interface import HostView
 from runbook.host.queries import Answer, Query
 from runbook.model import Finding, Port, ProcessId, Verdict, holds, not_yet
@@ -131,8 +131,8 @@ class Prober:
         found = False
         for index, ((_, answer), judged) in enumerate(zip(answers, owners, strict=True)):
             reached = answer.reached_port if answer else None
-            known = [*(own.port for own in self.report.ports), *(owner.port for owner in judged)]
-            if reached is not None and not any(port_covers(port, reached) for port in known):
+            known = [*self.report.ports, *judged]
+            if reached is not None and not any(port_covers(own, reached) for own in known):
                 self.state.reached_ports[index] = self.state.reached_ports.get(index, frozenset()) | {reached}
                 found = True
         return found
@@ -174,12 +174,17 @@ def describe_foreign_answer(owner: PortOwnership) -> str:
 
 def judge_extra_port(view: HostView, report: HealthReport, port: Port | None) -> PortOwnership | None:
     """Judge a probed port of this machine; None if the unit must own it anyway, so that it is judged already."""
-    if port is None or any(port_covers(own.port, port) for own in report.ports):
+    if port is None or any(port_covers(own, port) for own in report.ports):
         return None
     return view.judge_port(report.unit, port)
 
 
-def port_covers(own: Port, probed: Port) -> bool:
-    """True if the owner of `own` owns `probed` too. Another process may own the port on another address, or of UDP."""
-    same = (own.protocol, own.number) == (probed.protocol, probed.number)
-    return same and own.address in (None, probed.address)
+def port_covers(own: PortOwnership, probed: Port) -> bool:
+    """True if the owner of a port owns `probed` too. Another process may own it on another address, or of UDP."""
+    port = own.port
+    if (port.protocol, port.number) != (probed.protocol, probed.number):
+        return False
+    if port.address is not None or probed.address is None:
+        return port.address in (None, probed.address)
+    reached = Listener(probed.protocol, probed.address, probed.number, 0)
+    return not any(one.overlaps(reached) for one in own.apart)

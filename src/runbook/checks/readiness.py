@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from runbook.checks.exit_reason import describe_exit, describe_unit_file
 from runbook.checks.health import HealthReport, HealthState
 from runbook.host.facts import ActiveState, Unit
 from runbook.host.interface import HostView
-from runbook.model import Finding, FindingState, Verdict, fails
+from runbook.model import Finding, FindingState, Port, Verdict, fails
 
 MAX_OTHER_STARTS = 2  # so many starts by another requester in one wait are the reason why the unit is not ready
 
@@ -43,11 +44,23 @@ def describe_notes(report: HealthReport, state: HealthState) -> str:
     return "".join(f"; {text}" for text in (started, describe_unit_file(report.unit)) if text)
 
 
-def judge_late(view: HostView, unit: Unit, state: HealthState, last: Finding, timeout: float, *, fail: bool) -> Finding:
+def judge_late(
+    view: HostView,
+    unit: Unit,
+    state: HealthState,
+    last: Finding,
+    timeout: float,
+    *,
+    fail: bool,
+    ports: Iterable[Port] = (),
+) -> Finding:
     """Return what it means that a unit is not ready in time. With `fail`, a unit that is still starting fails too."""
+    unused = (port for port in ports if view.judge_port(unit, port).verdict is Verdict.NOT_LISTENING)
+    uses = "".join(view.describe_port_uses(unit, port) for port in unused)
     waited = f"not ready within {timeout:g}s: {last.reason}"
     if last.verdict is Verdict.NOT_LISTENING and (elsewhere := view.list_unit_listeners(unit)):
         waited += f" (it listens on {', '.join(elsewhere)}: is `port` right?)"
+    waited += uses
     if not unit.is_running:
         # Between two restarts it reads activating; but no process of it runs.
         down = Verdict.UNIT_FAILED if last.verdict is Verdict.STILL_STARTING else last.verdict

@@ -267,12 +267,16 @@ def _run_planner(
 
 
 def _open_host(scope: ManagerScope) -> LocalHost:
-    host: LocalHost = _import_local().LocalHost(scope)
+    from runbook.records.listened import find_listened  # noqa: PLC0415
+
+    host: LocalHost = _import_local().LocalHost(scope, partial(find_listened, scope))
     return host
 
 
 def _open_view(scope: ManagerScope) -> LocalView:
-    view: LocalView = _import_local().LocalView(scope)
+    from runbook.records.listened import find_listened  # noqa: PLC0415
+
+    view: LocalView = _import_local().LocalView(scope, partial(find_listened, scope))
     return view
 
 

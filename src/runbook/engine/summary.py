@@ -100,8 +100,13 @@ def describe_state_left(view: HostView, book: Runbook, *steps: Step[Any]) -> str
 def _describe_state(view: HostView, unit: Unit, ports: Iterable[Port]) -> str:
     restarts = f", {unit.n_restarts} restart{'' if unit.n_restarts == 1 else 's'}" if unit.n_restarts else ""
     is_there = unit.is_running or unit.describe() != "not found"
-    owners = [view.judge_port(unit, port).reason for port in ports] if is_there else []
+    owners = [_describe_owner(view, unit, port) for port in ports] if is_there else []
     return "; ".join((f"{unit.name} is {unit.describe()}{restarts}", *owners))
+
+
+def _describe_owner(view: HostView, unit: Unit, port: Port) -> str:
+    owner = view.judge_port(unit, port)
+    return owner.reason + (view.describe_port_uses(unit, port) if owner.verdict is Verdict.NOT_LISTENING else "")
 
 
 def find_advice(view: HostView, outcome: Outcome, step: Step[Any] | None, book: Runbook, run: str = "") -> str:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import StrEnum
+from functools import lru_cache
+from ipaddress import IPv4Address, IPv6Address, ip_address
 from pathlib import PurePosixPath
 from typing import Any
 
@@ -27,10 +29,66 @@ class Listener:
     uid: int = 0  # the user who created the socket
     cgroup_id: int = 0  # the cgroup in which the socket was created; 0 if the kernel does not report it
     only_v6: bool = False
+    interface: str = ""  # the only interface that it serves: SO_BINDTODEVICE, or the scope of a link-local address
 
-    def __str__(self) -> str:
+    @property
+    def endpoint(self) -> str:
+        """Its address and port as a socket unit has them: "127.0.0.1:8080"."""
         host = f"[{self.address}]" if ":" in self.address else self.address
         return f"{host}:{self.number}"
+
+    def __str__(self) -> str:
+        zone = f"%{self.interface}" if self.interface else ""
+        host = f"[{self.address}{zone}]" if ":" in self.address else f"{self.address}{zone}"
+        return f"{'' if self.protocol == 'tcp' else f'{self.protocol}:'}{host}:{self.number}"
+
+    def overlaps(self, other: Listener) -> bool:
+        """True if both are on one address of one interface: one of them receives what is sent to the other.
+
+        A wildcard is on every address. That of IPv6 is on those of IPv4 too, without IPV6_V6ONLY.
+        """
+        mine, theirs = parse_address(self.address), parse_address(other.address)
+        if self.interface and other.interface and self.interface != other.interface:
+            return False
+        if mine.version == theirs.version:
+            return mine == theirs or mine.is_unspecified or theirs.is_unspecified
+        six = self if mine.version == 6 else other  # noqa: PLR2004
+        return parse_address(six.address).is_unspecified and not six.only_v6
+
+
+@lru_cache(maxsize=1024)
+def parse_address(text: str) -> IPv4Address | IPv6Address:
+    """Return an address; of an IPv4-mapped one (`::ffff:127.0.0.1`) the IPv4 address that it serves. ValueError."""
+    address = ip_address(text)
+    return (address.ipv4_mapped or address) if isinstance(address, IPv6Address) else address
+
+
+def address_of(endpoint: str, number: int) -> str:
+    """Return the address of "127.0.0.1:80" or "udp:[fe80::1%eth0]:80"; empty if it is none with this port number."""
+    host, _, port = endpoint.removeprefix("udp:").rpartition(":")
+    address = host.strip("[]").partition("%")[0]
+    try:
+        parse_address(address)
+    except ValueError:
+        return ""
+    return address if port.partition("%")[0] == str(number) else ""
+
+
+class SocketState(StrEnum):
+    """The state of a socket that has a port, and does not listen on it."""
+
+    CONNECTED = "connected"
+    BOUND = "bound"  # bind(2) without listen(2)
+    CLOSING = "closing"  # no process has it any more: TIME_WAIT and the states before it
+
+
+@dataclass(frozen=True)
+class PortUse:
+    """A socket that does not listen, and may keep another from being bound to its port."""
+
+    socket: Listener  # its own address
+    state: SocketState
+    peer: str = ""  # the other end of a connection: "10.0.0.7:443"
 
 
 @dataclass(frozen=True)
@@ -152,6 +210,9 @@ class PortOwnership:
     listeners: tuple[Listener, ...] = ()
     holders: tuple[Holder, ...] = ()
     unseen: tuple[Listener, ...] = ()  # sockets for which no holder was found
+    apart: tuple[Listener, ...] = ()  # sockets of the same number that are not in the unit's way
+    bystanders: tuple[Holder, ...] = ()  # their holders: never killed, and not held against the unit
+    is_kernels: bool = False  # True if the kernel itself holds the sockets, as for NFS
 
     @property
     def is_owned(self) -> bool:
@@ -179,6 +240,7 @@ class PortOwnership:
             "listeners": [str(listener) for listener in self.listeners[:MAX_EVIDENCE]],
             "holders": [holder.evidence() for holder in holders],
             **({"unseen": [str(listener) for listener in self.unseen[:MAX_EVIDENCE]]} if self.unseen else {}),
+            **({"bystanders": [one.evidence() for one in self.bystanders[:MAX_EVIDENCE]]} if self.bystanders else {}),
             **({"omitted": omitted} if omitted else {}),
         }
 

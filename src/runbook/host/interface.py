@@ -35,12 +35,22 @@ class HostView(Protocol):
         since. Raises HostError if systemd does not answer.
         """
 
-    def judge_port(self, unit: Unit, port: Port, *, max_age: float = 0.0) -> PortOwnership:
+    def judge_port(
+        self, unit: Unit, port: Port, *, max_age: float = 0.0, shared_with: tuple[str, ...] = ()
+    ) -> PortOwnership:
         """Judge which processes listen on `port`, from the point of view of `unit`.
 
         The judgement that the unit owns the port may be up to `max_age` seconds old, as long as the unit, the
         listeners and their holders are unchanged. Another process that was handed a socket meanwhile, which nothing
         announces, is then missed: no step ends on an older judgement.
+
+        Units whose names match `shared_with`, which may contain globs, may listen on the port too.
+        """
+
+    def describe_port_uses(self, unit: Unit, port: Port) -> str:
+        """Describe which sockets that do not listen have the port: a client's, a connection's, or one only bound.
+
+        A clause to be added to a reason; empty if there is none. It may read all processes: ask once nothing listens.
         """
 
     def list_unit_listeners(self, unit: Unit) -> tuple[str, ...]:

@@ -12,9 +12,10 @@ from collections.abc import Callable, Mapping
 from functools import cached_property
 from typing import Self, TypeVar
 
+from runbook.errors import LookLimitExceeded
 from runbook.host import cgroups
-from runbook.host.facts import JobRef, JobResult, JobVerb, Unit
-from runbook.host.holders import Holder, PortOwnership, Process, Role, SignalResult
+from runbook.host.facts import UP, JobRef, JobResult, JobVerb, Unit
+from runbook.host.holders import Holder, Listener, PortOwnership, Process, Role, SignalResult
 from runbook.host.kernel import descriptors, processes, signals, sock_diag
 from runbook.host.kernel.accounts import find_start_obstacle
 from runbook.host.kernel.sock_diag import SocketTable
@@ -22,6 +23,7 @@ from runbook.host.loop import Loop
 from runbook.host.ownership.cache import OwnershipCache
 from runbook.host.ownership.judge import PortJudge
 from runbook.host.ownership.kernel_source import LocalKernel
+from runbook.host.ownership.listen_history import ListenHistory, Recall
 from runbook.host.ownership.manager_source import OnceReadManager
 from runbook.host.ownership.network import UnitNetworks
 from runbook.host.queries import Answer, Command, CommandResult, Query
@@ -34,17 +36,17 @@ from runbook.model import Deadline, Port, ProcessId, Wake
 
 T = TypeVar("T")
 
-NAME_SIMILARITY = 0.8  # how similar two unit names must be (difflib's ratio); a shared `.service` alone makes 0.5
+NAME_SIMILARITY = 0.8  # how similar two unit names must be without their suffix (difflib's ratio)
 
 
 class LocalView:
     """The machine that this program runs on, through one manager: a `HostView` and a `Waiter`, which document it.
 
     Use one at a time, in the main thread: it handles SIGINT, SIGTERM and SIGHUP until it is closed. Raises
-    BusUnavailable if no systemd answers.
+    BusUnavailable if no systemd answers. `recall` returns where earlier runs found a unit listening on a port.
     """
 
-    def __init__(self, scope: ManagerScope = "system") -> None:
+    def __init__(self, scope: ManagerScope = "system", recall: Recall = lambda *_: ()) -> None:
         self.scope = scope
         with contextlib.ExitStack() as undo:
             self._sockets = undo.enter_context(SocketTable())
@@ -58,7 +60,8 @@ class LocalView:
             self._undo = undo.pop_all()
         self.clock = self._loop.clock
         self._networks = UnitNetworks(self._systemd)
-        self._ownership = OwnershipCache(self._judge, self._systemd, self.clock)
+        self._addresses = ListenHistory(self._loop, self._queries.query, recall)
+        self._ownership = OwnershipCache(self._judge, self._systemd, self.clock, self._addresses.remember)
 
     def __enter__(self) -> Self:
         return self
@@ -91,19 +94,30 @@ class LocalView:
     def find_similar_unit(self, name: str) -> str:
         import difflib  # noqa: PLC0415 - Only a misspelled name needs it.
 
-        installed = self._systemd.list_unit_files()
-        return next(iter(difflib.get_close_matches(name, installed, n=1, cutoff=NAME_SIMILARITY)), "")
+        stem, _, kind = name.rpartition(".")
+        suffix = f".{kind}"
+        # Without the suffix: it would make any two services similar.
+        installed = (file.removesuffix(suffix) for file in self._systemd.list_unit_files() if file.endswith(suffix))
+        return "".join(f"{near}{suffix}" for near in difflib.get_close_matches(stem, installed, 1, NAME_SIMILARITY))
 
-    def judge_port(self, unit: Unit, port: Port, *, max_age: float = 0.0) -> PortOwnership:
-        return self._ownership.judge_port(unit, port, max_age=max_age)
+    def judge_port(
+        self, unit: Unit, port: Port, *, max_age: float = 0.0, shared_with: tuple[str, ...] = ()
+    ) -> PortOwnership:
+        return self._ownership.judge_port(unit, port, max_age=max_age, shared_with=shared_with)
+
+    def describe_port_uses(self, unit: Unit, port: Port) -> str:
+        return self._judge(unit).describe_uses(port)
 
     def list_unit_listeners(self, unit: Unit) -> tuple[str, ...]:
+        return tuple(sorted(map(str, self._find_unit_listeners(unit, "tcp"))))
+
+    def _find_unit_listeners(self, unit: Unit, protocol: str) -> list[Listener]:
         pids = [pid for pid in self.list_unit_pids(unit) if pid]
         limit = self._loop.limit_look()
-        found = sock_diag.list_all_listeners(pids[0], limit) if pids else ()
+        found = sock_diag.list_all_listeners(pids[0], limit, protocol) if pids else ()
         inodes = {one.inode for one in found}
         held = set[int]().union(*(descriptors.find_held_sockets(pid, inodes, limit) for pid in pids))
-        return tuple(sorted(str(one) for one in found if one.inode in held))
+        return [one for one in found if one.inode in held]
 
     def find_network_process(self, unit: Unit, port: Port | None = None) -> ProcessId | None:
         return self._networks.find_process(unit, port)
@@ -124,7 +138,8 @@ class LocalView:
     def _judge(self, unit: Unit) -> PortJudge:
         uid = None if self.scope == "system" else os.geteuid()
         kernel = LocalKernel(self._sockets, self._loop)
-        return PortJudge(unit, kernel, OnceReadManager(self._systemd), uid, self._networks.is_separate(unit))
+        manager, is_separate = OnceReadManager(self._systemd), self._networks.is_separate(unit)
+        return PortJudge(unit, kernel, manager, uid, is_separate, self._addresses)
 
     # This program's own place
 
@@ -174,7 +189,16 @@ class LocalHost(LocalView):
     """The same machine, with the methods that change it: a `Host`, which documents them."""
 
     def enqueue_job(self, verb: JobVerb, unit: str) -> JobRef:
+        if verb in (JobVerb.STOP, JobVerb.RESTART):
+            # Once it is down, nothing else shows on which addresses it listens.
+            self._remember_listeners(self._systemd.unit(unit))
         return self._systemd.enqueue_job(verb, unit)
+
+    def _remember_listeners(self, unit: Unit) -> None:
+        # A machine that cannot be read in time must not prevent the job.
+        with contextlib.suppress(LookLimitExceeded):
+            for protocol in ("tcp", "udp") if unit.active_state in UP else ():
+                self._addresses.remember(unit, self._find_unit_listeners(unit, protocol))
 
     def cancel_job(self, ref: JobRef) -> None:
         self._systemd.cancel_job(ref)

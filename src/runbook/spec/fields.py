@@ -20,12 +20,14 @@ from runbook.template.namespace import VERSIONS, TemplateNamespace
 from runbook.template.text import Template, TextFinisher, ValueWriter
 from runbook.util.names import parse_port, parse_unit_name
 from runbook.util.timespan import parse_span
-from runbook.util.wording import join_words, shorten
+from runbook.util.wording import join_words, shorten, suggest
 
 
 class FieldError(ValueError):
     """What is wrong with a value, as the end of a sentence that begins with its key: "wants one value, not a list"."""
 
+
+PORT_OWNERS = ("unit", "main-pid", "kernel")  # values of `owner` that are not the name of another unit
 
 MAX_ID = 200  # characters of an id: it becomes part of file names, which are limited to 255 bytes
 MAX_NUMBER = 2**31 - 1  # the largest whole number of a field: none is too large for the kernel
@@ -196,6 +198,33 @@ def _read_unit(value: object, info: ValidationInfo) -> str:
     return parse_unit_name(_known(value, info))
 
 
+def _read_unit_glob(value: object, info: ValidationInfo) -> str:
+    text = _known(value, info)
+    if not re.search(r"[*?\[]", text):
+        return parse_unit_name(text)
+    # What stands for any characters is checked as if it were one of them.
+    plain = parse_unit_name(re.sub(r"[*?]|\[[^]]*\]", "x", text))
+    return text if text.endswith(plain[plain.rindex(".") :]) else f"{text}.service"
+
+
+def _read_port_owner(value: object, info: ValidationInfo) -> str:
+    text = _known(value, info)
+    if text in PORT_OWNERS:
+        return text
+    if "." not in text and "@" not in text and (hint := suggest(text, PORT_OWNERS)):
+        raise FieldError(f"`{shorten(text)}` is neither {join_words(PORT_OWNERS)} nor the full name of a unit{hint}")
+    return parse_unit_name(text)
+
+
+def _read_port_owners(value: object, info: ValidationInfo) -> dict[Port | None, str]:
+    """Return the owner of each port; None stands for every port that is not named."""
+    if not isinstance(value, Mapping):
+        return {None: _read_port_owner(value, info)}
+    return {
+        port if port is None else _read_port(port, info): _read_port_owner(who, info) for port, who in value.items()
+    }
+
+
 def _as_list(value: object) -> object:
     return value if isinstance(value, (list, tuple)) else (value,)
 
@@ -285,6 +314,16 @@ Boolean = Annotated[bool, BeforeValidator(_read_flag), shown_as("true or false",
 TimeSpan = Annotated[float, BeforeValidator(_read_span), _SPAN]  # in seconds; 0 or more
 PositiveSpan = Annotated[float, BeforeValidator(_read_limit), _SPAN]  # in seconds; more than 0
 UnitName = Annotated[str, BeforeValidator(_read_unit), shown_as("unit", type="string", minLength=1)]  # a full name
+_UNIT_GLOB = {"type": "string", "minLength": 1}
+_UNIT_GLOBS = shown_as("unit, or list of units, with globs", anyOf=[_UNIT_GLOB, {"type": "array", "items": _UNIT_GLOB}])
+_UnitGlob = Annotated[str, PlainValidator(_read_unit_glob)]
+UnitGlobList = Annotated[tuple[_UnitGlob, ...], BeforeValidator(_as_list), _UNIT_GLOBS]
+_OWNERS = shown_as(
+    "`unit`, `main-pid`, `kernel` or a unit; or a mapping of ports to these",
+    anyOf=[_UNIT_GLOB, {"type": "object", "additionalProperties": _UNIT_GLOB, "minProperties": 1}],
+)
+PortOwners = Annotated[Mapping[Port | None, str], PlainValidator(_read_port_owners), _OWNERS]
+"""Who must own each port: a word of PORT_OWNERS or the full name of a unit. None stands for all other ports."""
 PortField = Annotated[Port, PlainValidator(_read_port), shown_as("port", **_PORT)]
 _PORTS = shown_as("port, or list of ports", anyOf=[*_PORT["anyOf"], {"type": "array", "items": _PORT}])
 PortList = Annotated[tuple[PortField, ...], BeforeValidator(_as_list), AfterValidator(_each_once), _PORTS]

@@ -141,8 +141,7 @@ class VerifyVersion(Step[VerifyVersionState]):
         answer = view.query(query)
         if answer is None:
             return await_answer(f"asking {label}")
-        known = [own.port for own in judged]
-        if answer.reached_port is not None and not any(port_covers(port, answer.reached_port) for port in known):
+        if answer.reached_port is not None and not any(port_covers(own, answer.reached_port) for own in judged):
             # Only the connection shows which port of this machine answers: its owner is judged, then it is asked again.
             state.reached_port, state.query_id = answer.reached_port, 0
             return not_yet(Verdict.VERSION_MISMATCH, f"asking {label}", Wake(pending=True, within=ANSWER_POLL))

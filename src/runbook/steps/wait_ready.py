@@ -92,7 +92,7 @@ class WaitReady(Step[WaitReadyState]):
         if state.awaits_exit_reason:
             return fails(last.verdict, last.reason, **last.evidence)
         unit, limit = view.unit(self.unit), self.time_limit(view)
-        return judge_late(view, unit, state.health, last, limit, fail=self.on_timeout == "fail")
+        return judge_late(view, unit, state.health, last, limit, fail=self.on_timeout == "fail", ports=self.port)
 
     def _confirm(
         self, view: HostView, report: HealthReport, finding: Finding, state: WaitReadyState, now: float

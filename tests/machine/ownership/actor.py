@@ -1,6 +1,6 @@
 """A process that holds a port in one of many ways: `actor.py VERB…` does one after the other, then waits.
 
-    listen=ADDRESS:PORT[,udp][,v6only][,reuseport]
+    listen=ADDRESS:PORT[,udp][,v6only][,reuseport][,reuseaddr][,device=NAME][,join=GROUP]
     adopt         take the sockets that systemd passed       store         store its sockets in systemd
     fork          fork a child, which holds the same         daemon        continue as a double-forked child
     leave=PATH    continue as a child; exit once PATH exists thread        continue in a thread with its own descriptors
@@ -85,15 +85,21 @@ class Actor:
         host, _, port = address.rpartition(":")
         host = host.strip("[]")
         udp = "udp" in flags
+        named = dict(flag.partition("=")[::2] for flag in flags)
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
         new = socket.socket(family, socket.SOCK_DGRAM if udp else socket.SOCK_STREAM)
-        if not udp:
+        if not udp or "reuseaddr" in flags:
             new.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if device := named.get("device"):
+            new.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, device.encode())
+        if group := named.get("join"):
+            member = socket.inet_aton(group) + socket.inet_aton("127.0.0.1")
+            new.setsockopt(socket.IPPROTO_IP, socket.IP_ADD_MEMBERSHIP, member)
         if "reuseport" in flags:
             new.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
         if family == socket.AF_INET6:
             new.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, int("v6only" in flags))
-        new.bind((host, int(port)))
+        new.bind(socket.getaddrinfo(host, int(port), family, new.type)[0][4])  # with the scope of fe80::1%eth0
         if not udp:
             new.listen()
         self.sockets.append(new)

@@ -100,6 +100,10 @@ class Stage:
             look = ["ss", "-Hlun" if "udp" in kind else "-Hltn", f"sport = :{number}"]
             until(lambda look=look: self.machine.run(look).stdout, f"port {port} to be held", 20)  # type: ignore[misc]
 
+    def held(self, port: int, processes: int) -> None:
+        """Wait until so many processes hold a TCP port."""
+        until(lambda: self.holders(port) == processes, f"{processes} holders of port {port}")
+
     def holders(self, port: int) -> int:
         """Return the number of processes that hold a TCP port, from ss."""
         return len({holder.pid for holder in holders(self.machine, port)})

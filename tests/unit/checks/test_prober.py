@@ -17,6 +17,7 @@ from runbook.checks.prober import (
     port_covers,
 )
 from runbook.checks.probes import Probe
+from runbook.host.holders import Listener, PortOwnership
 from runbook.host.queries import Answer
 from runbook.model import Finding, FindingState, Port, Verdict
 from runbook.spec.state import RunState
@@ -98,7 +99,9 @@ def test_the_last_line_of_a_failed_command(secret: bool, last: str) -> None:
 @pytest.mark.parametrize(
     ("own", "probed", "covered"),
     [
+        (Port(80), Port(80), True),
         (Port(80), Port(80, address="127.0.0.1"), True),
+        (Port(80), Port(80, address="127.0.0.2"), False),
         (Port(80, address="127.0.0.1"), Port(80, address="127.0.0.1"), True),
         (Port(80, address="127.0.0.1"), Port(80, address="192.0.2.1"), False),
         (Port(80, address="127.0.0.1"), Port(80), False),
@@ -107,7 +110,8 @@ def test_the_last_line_of_a_failed_command(secret: bool, last: str) -> None:
     ],
 )
 def test_which_port_covers_which(own: Port, probed: Port, covered: bool) -> None:
-    assert port_covers(own, probed) is covered
+    ownership = PortOwnership(own, Verdict.OWNED, "", apart=(Listener("tcp", "127.0.0.2", 80, 1),))
+    assert port_covers(ownership, probed) is covered
 
 
 def test_only_a_port_that_the_unit_need_not_own_is_judged() -> None:

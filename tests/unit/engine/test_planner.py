@@ -247,10 +247,12 @@ def test_a_signal_during_a_check_ends_the_plan(act: Callable[[Planner], object])
     """It is not a failure of the step that was being checked."""
 
     class Stopped(FakeMachine):
-        def judge_port(self, unit: Unit, port: Port, *, max_age: float = 0.0) -> PortOwnership:
+        def judge_port(
+            self, unit: Unit, port: Port, *, max_age: float = 0.0, shared_with: tuple[str, ...] = ()
+        ) -> PortOwnership:
             if looks and looks.pop():
                 raise Interrupted(signal.SIGTERM)
-            return super().judge_port(unit, port, max_age=max_age)
+            return super().judge_port(unit, port, max_age=max_age, shared_with=shared_with)
 
     looks = [True, False]  # The first look is at the state before all steps.
     machine = Stopped(units={"gw.service": unit()}, processes={100: process(100)})

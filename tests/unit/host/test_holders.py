@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from runbook.host.holders import Holder, Listener, PortOwnership, Role
+from runbook.host.holders import Holder, Listener, PortOwnership, Role, address_of
 from runbook.model import Port, Verdict
 from tests.unit.fake_machine import process
 
@@ -22,6 +22,70 @@ def holder(role: Role = Role.ORPHAN, cgroup: str = "/system.slice/gw.service", *
 def test_a_socket_in_words() -> None:
     assert str(SOCKET) == "0.0.0.0:80"
     assert str(Listener("tcp", "::", 80, inode=8)) == "[::]:80"
+
+
+@pytest.mark.parametrize(
+    ("own", "only_v6", "wanted", "serves"),
+    [
+        ("127.0.0.1", False, "127.0.0.1", True),
+        ("127.0.0.1", False, "127.0.0.2", False),
+        ("127.0.0.1", False, "0.0.0.0", True),
+        ("127.0.0.1", False, "::1", False),
+        ("127.0.0.1", False, "::", True),
+        ("0.0.0.0", False, "127.0.0.1", True),
+        ("0.0.0.0", False, "::1", False),
+        ("::", False, "127.0.0.1", True),
+        ("::", False, "0.0.0.0", True),
+        ("::", True, "127.0.0.1", False),
+        ("::", True, "0.0.0.0", False),
+        ("::", True, "::1", True),
+        ("::1", False, "::1", True),
+        ("::1", False, "127.0.0.1", False),
+        ("::1", False, "::", True),
+        ("::1", False, "0:0:0:0:0:0:0:1", True),
+        ("::ffff:127.0.0.1", False, "127.0.0.1", True),
+        ("::ffff:127.0.0.1", False, "::1", False),
+        ("::ffff:0.0.0.0", False, "127.0.0.1", True),
+        ("127.0.0.1", False, "::ffff:127.0.0.1", True),
+    ],
+)
+def test_two_sockets_overlap_if_one_receives_what_is_sent_to_the_other(
+    own: str, only_v6: bool, wanted: str, serves: bool
+) -> None:
+    listener = Listener("tcp", own, 80, 1, only_v6=only_v6)
+    other = Listener("tcp", wanted, 80, 2)
+    assert (listener.overlaps(other), other.overlaps(listener)) == (serves, serves)
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "overlaps"), [("", "eth0", True), ("eth0", "eth0", True), ("eth0", "lo", False)]
+)
+def test_sockets_of_two_interfaces_do_not_overlap(one: str, other: str, overlaps: bool) -> None:
+    first, second = (Listener("tcp", "fe80::1", 80, 1, interface=name) for name in (one, other))
+    assert first.overlaps(second) is overlaps
+
+
+@pytest.mark.parametrize(
+    ("endpoint", "address"),
+    [
+        ("127.0.0.1:80", "127.0.0.1"),
+        ("udp:[fe80::1%eth0]:80", "fe80::1"),
+        ("[fe80::1]:80%eth0", "fe80::1"),
+        ("[::]:80", "::"),
+        ("127.0.0.1:8080", ""),
+        ("/run/gw.sock", ""),
+        ("@abstract:80", ""),
+        ("", ""),
+    ],
+)
+def test_the_address_of_an_endpoint(endpoint: str, address: str) -> None:
+    assert address_of(endpoint, 80) == address
+
+
+def test_a_socket_is_shown_with_its_protocol_and_interface() -> None:
+    assert str(Listener("udp", "::1", 53, 1)) == "udp:[::1]:53"
+    assert str(Listener("tcp", "fe80::1", 53, 1, interface="eth0")) == "[fe80::1%eth0]:53"
+    assert str(Listener("tcp", "0.0.0.0", 53, 1, interface="eth0")) == "0.0.0.0%eth0:53"
 
 
 @pytest.mark.parametrize("role", Role)

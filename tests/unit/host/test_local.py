@@ -59,3 +59,22 @@ def test_the_login_that_this_program_would_end_with(
     local.scope = scope  # type: ignore[assignment]
     monkeypatch.setattr(processes, "read_process", lambda pid: type("Self", (), {"cgroup": cgroup}))
     assert local.find_login() == login
+
+
+@pytest.mark.parametrize(
+    ("name", "near"),
+    [
+        ("bind9.service", ""),  # `.service` alone makes rpcbind.service similar.
+        ("ngnix.service", "nginx.service"),
+        ("nginx.socket", ""),
+        ("postgres.service", "postgresql.service"),
+    ],
+)
+def test_a_similar_unit_is_similar_without_its_suffix(name: str, near: str) -> None:
+    class Manager:
+        def list_unit_files(self) -> list[str]:
+            return ["nginx.service", "postgresql.service", "rpcbind.service", "rpcbind.socket"]
+
+    local: LocalView = object.__new__(LocalView)
+    local._systemd = Manager()  # type: ignore[assignment]
+    assert local.find_similar_unit(name) == near

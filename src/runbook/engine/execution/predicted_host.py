@@ -43,8 +43,10 @@ class PredictedHost:
     def unit(self, name: str, *, max_age: float = 0.0) -> Unit:
         return self._units.get(name) or self._view.unit(name, max_age=max_age)
 
-    def judge_port(self, unit: Unit, port: Port, *, max_age: float = 0.0) -> PortOwnership:
-        owner = self._view.judge_port(self._view.unit(unit.name), port, max_age=max_age)
+    def judge_port(
+        self, unit: Unit, port: Port, *, max_age: float = 0.0, shared_with: tuple[str, ...] = ()
+    ) -> PortOwnership:
+        owner = self._view.judge_port(self._view.unit(unit.name), port, max_age=max_age, shared_with=shared_with)
         down = [name for name, other in self._units.items() if name != unit.name and not other.is_running]
         # If a unit is already down, another stop does not kill what it has left behind.
         stopped = {name: other for name in down if (other := self._view.unit(name)).is_running}

@@ -17,12 +17,11 @@ import socket
 import struct
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from ipaddress import IPv4Address, IPv6Address, ip_address
 from pathlib import Path
 from typing import Self, TypeVar
 
 from runbook.errors import HostError, LookLimitExceeded
-from runbook.host.holders import Listener
+from runbook.host.holders import Listener, PortUse, SocketState, parse_address
 from runbook.host.kernel.look_limit import LookLimit
 from runbook.model import Port
 
@@ -37,15 +36,19 @@ NLMSG_ERROR, NLMSG_DONE = 2, 3
 INET_DIAG_REQ_BYTECODE = 1
 INET_DIAG_BC_S_GE, INET_DIAG_BC_S_LE = 2, 3
 INET_DIAG_SKV6ONLY, INET_DIAG_CGROUP_ID = 11, 21
-TCP_CLOSE, TCP_LISTEN = 7, 10  # net/tcp_states.h; a UDP socket that is not connected is in TCP_CLOSE
+TCP_ESTABLISHED, TCP_CLOSE, TCP_LISTEN = 1, 7, 10  # net/tcp_states.h
+TCP_BOUND_INACTIVE = 13  # since Linux 6.8: bound, and neither connected nor listening
+TCP_USES = 1 << TCP_BOUND_INACTIVE | sum(1 << state for state in (1, 2, 3, 4, 5, 6, 8, 9, 11))  # all but CLOSE, LISTEN
 
 NLMSGHDR = struct.Struct("=IHHII")  # length, type, flags, sequence, port id
 REQUEST = struct.Struct("=BBBxI48x")  # inet_diag_req_v2: family, protocol, extensions, states, no sockid
 ATTRIBUTE = struct.Struct("=HH")  # length with this header, type
 FILTER = struct.Struct("=BBH")  # inet_diag_bc_op: code, jump if true, jump if false
-ANSWER = struct.Struct("=BBxx2s2x16s16x4xQ4xIIII")  # inet_diag_msg, see _listener
+ANSWER = struct.Struct("=BBxx2s2s16s16sIQ4xIIII")  # inet_diag_msg, see _parse_answer
 
 PROTOCOLS = {"tcp": (socket.IPPROTO_TCP, TCP_LISTEN), "udp": (socket.IPPROTO_UDP, TCP_CLOSE)}
+"""Of each protocol the number, and the state of a socket that listens: a UDP socket does if it is not connected."""
+USES = {"tcp": TCP_USES, "udp": 1 << TCP_ESTABLISHED}  # the states of sockets that have a port and do not listen
 FAMILIES = (socket.AF_INET, socket.AF_INET6)
 MAX_SOCKETS = 50_000  # of one port that are read. Any user can open many: there are 16 million loopback addresses
 LINES_PER_CHECK = 256  # lines of a table in /proc/net, after which the time is checked
@@ -92,15 +95,26 @@ class SocketTable:
         For UDP these are all that are bound to it and not connected. With an address, those that accept what is sent to
         that address, or prevent a bind to it: its own, and the wildcards. Raises LookLimitExceeded and HostError.
         """
-        found = self._from_kernel(port, lambda body: _listener(port.protocol, body))
+        found = self._from_kernel(port, lambda body: _parse_answer(port.protocol, body).socket)
         return _select(_from_proc(Path("/proc/net"), port, LookLimit()) if found is None else found, port)
 
-    def _from_kernel(self, port: Port, parse: Callable[[bytes], T]) -> list[T] | None:
+    def list_uses(self, port: Port) -> tuple[PortUse, ...]:
+        """List the sockets that have the port as their own and do not listen: connections, and sockets only bound.
+
+        Empty if the kernel has no sock_diag. Raises LookLimitExceeded and HostError.
+        """
+        found = self._from_kernel(port, lambda body: _parse_answer(port.protocol, body), USES[port.protocol]) or []
+        selected = {*_select([use.socket for use in found], port)}
+        return tuple(use for use in found if use.socket in selected)
+
+    def _from_kernel(self, port: Port, parse: Callable[[bytes], T], states: int = 0) -> list[T] | None:
+        """Return the sockets in these states, a bit for each; without any, those that listen."""
+        states = states or 1 << PROTOCOLS[port.protocol][1]
         if self._unavailable:
             return None
         for _ in range(DUMP_TRIES):
             try:
-                bodies = (body for family in FAMILIES for body in self._dump(family, port))
+                bodies = (body for family in FAMILIES for body in self._dump(family, port, states))
                 found = [parse(body) for body in itertools.islice(bodies, MAX_SOCKETS + 1)]
             except OSError as error:
                 self.close()
@@ -112,11 +126,12 @@ class SocketTable:
             else:
                 if len(found) > MAX_SOCKETS:
                     self.close()  # The rest of the answer goes with the netlink socket.
-                    raise LookLimitExceeded(f"more than {MAX_SOCKETS} sockets listen on port {port}")
+                    what = "listen on" if states == 1 << PROTOCOLS[port.protocol][1] else "are connected from"
+                    raise LookLimitExceeded(f"more than {MAX_SOCKETS} sockets {what} port {port}")
                 return found
         raise HostError(f"cannot list the sockets of port {port}: they change faster than they can be read")
 
-    def _dump(self, family: int, port: Port) -> Iterator[bytes]:
+    def _dump(self, family: int, port: Port, states: int) -> Iterator[bytes]:
         """Request the sockets of one family, and yield the message of each.
 
         Raises OSError; EAGAIN if the table changed while it was dumped.
@@ -125,7 +140,7 @@ class SocketTable:
             self._netlink = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, NETLINK_SOCK_DIAG)
             self._netlink.settimeout(NETLINK_TIMEOUT)
         self._sequence += 1
-        self._netlink.send(_request(family, port, self._sequence))
+        self._netlink.send(_request(family, port, states, self._sequence))
         while True:
             for (kind, flags, sequence, _), body in _split(NLMSGHDR, self._netlink.recv(1 << 16)):
                 if sequence != self._sequence:
@@ -154,13 +169,13 @@ def list_all_listeners(pid: int, limit: LookLimit, protocol: str = "tcp") -> tup
     return tuple(_from_proc(Path(f"/proc/{pid}/net"), Port(ANY_PORT, protocol), limit))
 
 
-def _request(family: int, port: Port, sequence: int) -> bytes:
-    protocol, state = PROTOCOLS[port.protocol]
+def _request(family: int, port: Port, states: int, sequence: int) -> bytes:
+    protocol, _ = PROTOCOLS[port.protocol]
     # Port >= N, then port <= N (S_EQ would need Linux 5.9). Each instruction is followed by its port; a jump
     # to the very end accepts the socket, one to four bytes behind the end drops it.
     number = FILTER.pack(0, 0, port.number)
     program = FILTER.pack(INET_DIAG_BC_S_GE, 8, 20) + number + FILTER.pack(INET_DIAG_BC_S_LE, 8, 12) + number
-    body = REQUEST.pack(family, protocol, 0, 1 << state)
+    body = REQUEST.pack(family, protocol, 0, states)
     body += ATTRIBUTE.pack(ATTRIBUTE.size + len(program), INET_DIAG_REQ_BYTECODE) + program
     length = NLMSGHDR.size + len(body)
     return NLMSGHDR.pack(length, SOCK_DIAG_BY_FAMILY, NLM_F_REQUEST | NLM_F_DUMP, sequence, 0) + body
@@ -181,19 +196,35 @@ def _inode(body: bytes) -> int:
     return int(ANSWER.unpack_from(body)[-1])
 
 
-def _listener(protocol: str, body: bytes) -> Listener:
-    family, _state, number, address, cookie, _recv_queue, _send_queue, uid, inode = ANSWER.unpack_from(body)
+def _parse_answer(protocol: str, body: bytes) -> PortUse:
+    family, state, number, far_number, address, far, interface, cookie, _, _, uid, inode = ANSWER.unpack_from(body)
     attributes = {kind: value for (kind,), value in _split(ATTRIBUTE, body[ANSWER.size :])}
-    return Listener(
+    found = Listener(
         protocol,
-        socket.inet_ntop(family, address[:4] if family == socket.AF_INET else address),
+        _format_address(family, address),
         int.from_bytes(number, "big"),
         inode,
         cookie,
         uid,
         int.from_bytes(attributes.get(INET_DIAG_CGROUP_ID, b""), sys.byteorder),
         only_v6=any(attributes.get(INET_DIAG_SKV6ONLY, b"")),
+        interface=_interface_name(interface) if interface else "",
     )
+    if state in (TCP_BOUND_INACTIVE, TCP_CLOSE):  # The kernel reports the former as the latter.
+        return PortUse(found, SocketState.BOUND)
+    peer = Listener(protocol, _format_address(family, far), int.from_bytes(far_number, "big"), 0).endpoint
+    return PortUse(found, SocketState.CONNECTED if inode else SocketState.CLOSING, peer)
+
+
+def _format_address(family: int, packed: bytes) -> str:
+    return socket.inet_ntop(family, packed[:4] if family == socket.AF_INET else packed)
+
+
+def _interface_name(index: int) -> str:
+    try:
+        return socket.if_indextoname(index)
+    except OSError:
+        return str(index)  # It is gone.
 
 
 def _from_proc(net: Path, port: Port, limit: LookLimit) -> list[Listener]:
@@ -232,31 +263,13 @@ def _row(port: Port, state: int, line: str) -> Listener | None:
     return Listener(port.protocol, socket.inet_ntop(family, packed), int(number, 16), int(inode), 0, int(uid))
 
 
-def _address(port: Port) -> IPv4Address | IPv6Address | None:
+def _select(found: list[Listener], port: Port) -> tuple[Listener, ...]:
+    """Return the sockets that accept what is sent to the port's address, or prevent a bind to it. Raises HostError."""
     if port.address is None:
-        return None
+        return tuple(found)
     try:
-        return _unmapped(ip_address(port.address))
+        parse_address(port.address)
     except ValueError:
         raise HostError(f"cannot read port {port}: {port.address!r} is not an IP address") from None
-
-
-def _select(found: list[Listener], port: Port) -> tuple[Listener, ...]:
-    wanted = _address(port)
-    return tuple(listener for listener in found if wanted is None or _accepts(listener, wanted))
-
-
-def _accepts(listener: Listener, wanted: IPv4Address | IPv6Address) -> bool:
-    """True if the socket accepts what is sent to that address, or prevents a bind to it."""
-    dual = IPv6Address("::")
-    own = ip_address(listener.address)
-    if own == dual:
-        return wanted.version == 6 or not listener.only_v6  # noqa: PLR2004
-    own = _unmapped(own)
-    same_family = own.version == wanted.version
-    return wanted == dual or (same_family and (own == wanted or own.is_unspecified or wanted.is_unspecified))
-
-
-def _unmapped(address: IPv4Address | IPv6Address) -> IPv4Address | IPv6Address:
-    """Convert an IPv4-mapped address (`::ffff:127.0.0.1`) to the IPv4 address that it serves."""
-    return (address.ipv4_mapped or address) if isinstance(address, IPv6Address) else address
+    wanted = Listener(port.protocol, port.address, port.number, 0)
+    return tuple(listener for listener in found if listener.overlaps(wanted))

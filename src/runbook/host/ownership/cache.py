@@ -6,11 +6,11 @@ unit, its listeners and their holders are unchanged. No step ends on a cached ju
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 
 from runbook.host.facts import Unit
-from runbook.host.holders import PortOwnership
+from runbook.host.holders import Listener, PortOwnership
 from runbook.host.kernel import processes
 from runbook.host.ownership.judge import MAX_READS, PortJudge
 from runbook.host.ownership.sources import ManagerSource
@@ -30,24 +30,35 @@ class _CachedOwnership:
 class OwnershipCache:
     """Judges ports, and keeps each judgement that the unit owns its port."""
 
-    def __init__(self, make_judge: Callable[[Unit], PortJudge], manager: ManagerSource, clock: Clock) -> None:
+    def __init__(
+        self,
+        make_judge: Callable[[Unit], PortJudge],
+        manager: ManagerSource,
+        clock: Clock,
+        remember: Callable[[Unit, Collection[Listener]], None],
+    ) -> None:
         self._make_judge = make_judge
         self._manager = manager
         self._clock = clock
-        self._owned: dict[tuple[str, Port], _CachedOwnership] = {}
+        self._remember = remember  # called with the sockets of a unit that owns its port
+        self._owned: dict[tuple[str, Port, tuple[str, ...]], _CachedOwnership] = {}
 
-    def judge_port(self, unit: Unit, port: Port, *, max_age: float = 0.0) -> PortOwnership:
-        """Judge which processes listen on `port`; see `HostView.judge_port` for `max_age`."""
-        known = self._owned.get((unit.name, port))
+    def judge_port(
+        self, unit: Unit, port: Port, *, max_age: float = 0.0, shared_with: tuple[str, ...] = ()
+    ) -> PortOwnership:
+        """Judge which processes listen on `port`; see `HostView.judge_port`."""
+        known = self._owned.get((unit.name, port, shared_with))
         if known is not None and max_age and self._is_current(known, unit, max_age):
             return known.ownership
         for _ in range(MAX_READS):
-            judged = _CachedOwnership(unit, self._clock.monotonic(), self._make_judge(unit).judge_port(port))
+            began = self._clock.monotonic()
+            judged = _CachedOwnership(unit, began, self._make_judge(unit).judge_port(port, shared_with))
             # A restart while the processes were read mixes two invocations in one judgement: it is made again.
             now = self._manager.unit(unit.name)
             if _is_same_moment(unit, now):
                 if judged.ownership.is_owned:
-                    self._owned[unit.name, port] = judged
+                    self._owned[unit.name, port, shared_with] = judged
+                    self._remember(unit, judged.ownership.listeners)
                 return judged.ownership
             unit = now
         return make_changing(port)
@@ -56,7 +67,8 @@ class OwnershipCache:
         """True if nothing has changed since, as far as that shows without reading all processes."""
         if self._clock.monotonic() - known.judged_at > max_age or not _is_same_moment(known.unit, unit):
             return False
-        same = self._make_judge(unit).list_listeners(known.ownership.port) == known.ownership.listeners
+        listeners = self._make_judge(unit).list_listeners(known.ownership.port)
+        same = {*listeners} == {*known.ownership.listeners, *known.ownership.apart}
         return same and all(processes.is_alive(holder.process.id) for holder in known.ownership.holders)
 
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Hashable, Sequence
+from collections.abc import Callable, Collection, Hashable, Mapping, Sequence
 
 from runbook.host.facts import Unit
-from runbook.host.holders import Holder, Listener, Process
+from runbook.host.holders import Holder, Listener, PortUse, Process, Role, SocketState
 from runbook.model import Port
 
+LEFT_OVER = ", left over from an earlier invocation"
 MAX_SHOWN = 3  # how many processes, names and units a sentence shows; the others are counted
 
 
@@ -30,7 +31,7 @@ def describe_holders(holders: Collection[Holder], manager_uid: int | None) -> st
     """
     # A master process is older than its workers, and its user describes the group: they may run as another user.
     ordered = sorted(holders, key=lambda one: (one.process.id.start, one.process.pid))
-    groups, more = _group(ordered, lambda holder: (holder.unit, holder.process.name))
+    groups, more = _group(ordered, lambda holder: (holder.unit, holder.process.name, _is_left_over(holder)))
     parts = [f"{describe_processes(group)}, {_describe_place(group[0], manager_uid)}" for group in groups]
     return "; ".join(parts) + more
 
@@ -64,6 +65,51 @@ def describe_untracked(unit: Unit) -> str:
     )
 
 
+def describe_apart(apart: Mapping[Listener, str], bystanders: Collection[Holder], manager_uid: int | None) -> str:
+    """Describe the sockets of the port number that are not in the unit's way: clauses to be added to a reason.
+
+    `apart` has the reason for each socket, as the end of a sentence.
+    """
+    text = ""
+    for why in dict.fromkeys(apart.values()):
+        sockets = {one: why for one in apart if apart[one] == why}
+        holders = [one for one in bystanders if any(socket in sockets for socket in one.sockets)]
+        who = f"{describe_holders(holders, manager_uid)}," if holders else "another process"
+        where = ", ".join(map(str, [*sockets][:MAX_SHOWN]))
+        more = f" and {len(sockets) - MAX_SHOWN} more" if len(sockets) > MAX_SHOWN else ""
+        text += f"; {who} listen{'s' if len(holders) < 2 else ''} on {where}{more}, {why}"  # noqa: PLR2004
+    return text
+
+
+def describe_kernel_sockets(port: Port, listeners: Collection[Listener]) -> str:
+    """Describe a port that the kernel itself serves."""
+    where = ", ".join(map(str, listeners))
+    return f"port {port} is held by the kernel itself ({where}), and by no process, as for NFS, WireGuard or VXLAN"
+
+
+def describe_uses(
+    unit: Unit, port: Port, uses: Collection[PortUse], holders: Collection[Holder], manager_uid: int | None
+) -> str:
+    """Describe the sockets that have a port on which none listens: a clause to be added to a reason; empty for none."""
+    clauses = []
+    for use in [use for use in uses if use.state is not SocketState.CLOSING][:MAX_SHOWN]:
+        who = describe_holders([one for one in holders if use.socket in one.sockets], manager_uid)
+        who = f"{who}," if who else f"a process of uid {use.socket.uid}"
+        what = f"is bound to {use.socket}" if use.state is SocketState.BOUND else f"is connected from {use.socket}"
+        clauses.append(f"{who} {what}{f' to {use.peer}' if use.peer else ''}")
+    if more := len([use for use in uses if use.state is not SocketState.CLOSING]) - len(clauses):
+        clauses.append(f"{more} more {'has' if more == 1 else 'have'} it")
+    if closing := sum(use.state is SocketState.CLOSING for use in uses):
+        some = "a connection that is" if closing == 1 else f"{closing} connections that are"
+        clauses.append(f"{some} being closed (TIME_WAIT) may keep it for another minute")
+    if not clauses:
+        return ""
+    reserve = "; add it to net.ipv4.ip_local_reserved_ports, so that the kernel gives it to no connection"
+    connected = port.protocol == "tcp" and any(use.state is SocketState.CONNECTED for use in uses)
+    taken = f"; but the port is taken, which may keep {unit.name} from listening: {', '.join(clauses)}"
+    return taken + (reserve if connected else "")
+
+
 def describe_unseen(port: Port, listeners: Collection[Listener], manager_uid: int | None, hidden: int) -> str:
     """Describe sockets for which no holder was found, the reason, and the command that shows more.
 
@@ -74,8 +120,8 @@ def describe_unseen(port: Port, listeners: Collection[Listener], manager_uid: in
     kind = "u" if port.protocol == "udp" else "t"
     if not hidden:
         return (
-            f"port {port}{of} is open, and no process has it: the kernel itself listens (as for NFS or WireGuard), "
-            f"or one process is passing the socket to another; ss -ln{kind}e sport = :{port.number} shows it"
+            f"port {port}{of} is open, and no process has it: perhaps one process is passing the socket to another; "
+            f"ss -ln{kind}e sport = :{port.number} shows it"
         )
     unknown = f"the process that holds port {port}{of} cannot be found; "
     if manager_uid is None:
@@ -84,7 +130,16 @@ def describe_unseen(port: Port, listeners: Collection[Listener], manager_uid: in
     return f"{unknown}root can see it: ss -ln{kind}p sport = :{port.number}"
 
 
+def _is_left_over(holder: Holder) -> bool:
+    # One of a unit that systemd has lost track of may be of the current invocation: its reason protects it.
+    return holder.role is Role.LEFTOVER and holder.protection != holder.why
+
+
 def _describe_place(holder: Holder, manager_uid: int | None) -> str:
+    return _describe_unit(holder, manager_uid) + (LEFT_OVER if _is_left_over(holder) else "")
+
+
+def _describe_unit(holder: Holder, manager_uid: int | None) -> str:
     if not holder.unit.endswith((".service", ".socket")):
         return f"in {holder.unit} of user {holder.process.user}"
     how = "for" if holder.unit.endswith(".socket") else "in" if holder.in_its_service else "of"

@@ -6,20 +6,26 @@ hold them. Each holder gets one role (roles.py), and the verdict follows from al
 
 from __future__ import annotations
 
+import contextlib
 from collections import Counter
-from dataclasses import dataclass, replace
+from collections.abc import Collection
+from dataclasses import dataclass, field, replace
 
 from runbook.errors import LookLimitExceeded
 from runbook.host.cgroups import parse_cgroup_path
 from runbook.host.holders import Holder, Listener, PortOwnership, Process, Role
+from runbook.host.ownership.describe import describe_uses
 from runbook.host.ownership.managed import find_inherited_protection
 from runbook.host.ownership.network import find_network_pid
 from runbook.host.ownership.other_unit import listen_addresses
+from runbook.host.ownership.rivals import Rivalry, without
 from runbook.host.ownership.roles import rule_on_process
 from runbook.host.ownership.ruling import RoleRuling, UnitContext
+from runbook.host.ownership.sources import AddressSource, NoAddresses
 from runbook.host.ownership.verdict import PortFacts, make_changing
 from runbook.model import Port, Verdict
 
+KERNEL_SCANS = 2  # further scans that must find no process before a port counts as the kernel's
 MAX_READS = 5  # how often everything is read while the sockets change; then the verdict is `owner-unknown`
 
 
@@ -28,30 +34,44 @@ class PortJudge(UnitContext):
     """Judges the ports of one unit, as it is at this moment."""
 
     own_network: bool = False  # True if the unit's processes are in another network namespace than this program
+    addresses: AddressSource = field(default_factory=NoAddresses)  # where the unit would listen
 
-    def judge_port(self, port: Port) -> PortOwnership:
+    def judge_port(self, port: Port, shared_with: Collection[str] = ()) -> PortOwnership:
         """Judge which processes listen on `port`. The sockets are read before and after the holders, until equal.
 
         If the machine cannot be read within the limit of a look, the owner is unknown.
         """
         try:
-            return self._judge_port(port)
+            return self._judge_port(port, shared_with)
         except LookLimitExceeded as error:
             why = f"which processes hold port {port} cannot be determined: {error.message}"
             return PortOwnership(port, Verdict.OWNER_UNKNOWN, why)
 
-    def _judge_port(self, port: Port) -> PortOwnership:
+    def _judge_port(self, port: Port, shared_with: Collection[str]) -> PortOwnership:
         if (unreadable := self._judge_unreadable(port)) is not None:
             return unreadable
         for _ in range(MAX_READS):
             listeners = self.list_listeners(port)
             if not listeners:
                 return PortOwnership(port, Verdict.NOT_LISTENING, f"no process listens on port {port}")
-            facts = self._read_facts(port, listeners)
+            facts = self._read_facts(port, listeners, shared_with)
             again = self.list_listeners(port)
             if {listener.inode for listener in again} == {listener.inode for listener in listeners}:
                 return facts.decide()
         return make_changing(port)
+
+    def describe_uses(self, port: Port) -> str:
+        """Describe which sockets that do not listen have the port, as a clause to be added; empty if none has."""
+        with contextlib.suppress(LookLimitExceeded):
+            return self._describe_uses(port)
+        return ""
+
+    def _describe_uses(self, port: Port) -> str:
+        uses = () if self.own_network else self.kernel.list_uses(port)
+        inodes = {use.socket.inode for use in uses} - {0}
+        held = self.kernel.scan_holders(inodes, ()).holders if inodes else {}
+        sockets = tuple(use.socket for use in uses)
+        return describe_uses(self.unit, port, uses, self._judge_holders(sockets, held), self.manager_uid)
 
     def judge_process(self, process: Process, sockets: tuple[Listener, ...]) -> Holder:
         """Judge which unit a process that holds these sockets belongs to, and whether it may be killed."""
@@ -86,7 +106,8 @@ class PortJudge(UnitContext):
         inside = self.kernel.list_netns_listeners(find_network_pid(self.unit, self.manager), port)
         # Its socket unit listens in the manager's namespace all the same, and passes the sockets on.
         opened = {address for one in self.list_open_sockets() for _, address in one.listen}
-        return (*inside, *(one for one in self.kernel.list_listeners(port) if str(one) in opened)) if opened else inside
+        passed = (one for one in self.kernel.list_listeners(port) if one.endpoint in opened) if opened else ()
+        return (*inside, *passed)
 
     def _judge_unreadable(self, port: Port) -> PortOwnership | None:
         """Judge the port of a unit that is down, if it has its own network namespace; else None."""
@@ -101,14 +122,32 @@ class PortJudge(UnitContext):
             return PortOwnership(port, Verdict.NOT_LISTENING, why)
         return None
 
-    def _read_facts(self, port: Port, listeners: tuple[Listener, ...]) -> PortFacts:
+    def _read_facts(self, port: Port, listeners: tuple[Listener, ...], shared_with: Collection[str]) -> PortFacts:
         likely = sorted(self.list_unit_pids(), key=lambda pid: pid != self.unit.main_pid)
         scan = self.kernel.scan_holders({listener.inode for listener in listeners}, likely)
         holders = self._judge_holders(listeners, scan.holders)
         opened = self._find_manager_sockets(listeners) if scan.hidden else ()
-        seen = {*opened, *(listener for holder in holders for listener in holder.sockets)}
-        unseen = tuple(listener for listener in listeners if listener not in seen)
-        return PortFacts(port, self.unit, self.manager_uid, listeners, holders, unseen, scan.hidden, opened)
+        held = {listener for holder in holders for listener in holder.sockets}
+        apart = Rivalry(self, port, listeners, holders, opened, self.addresses, shared_with).find_apart()
+        near = tuple(listener for listener in listeners if listener not in apart)
+        seen = held.union(opened)
+        unseen = tuple(listener for listener in near if listener not in seen)
+        rivals = without(holders, apart)
+        known = {holder.process.id for holder in rivals}
+        bystanders = tuple(one for one in without(holders, frozenset(near)) if one.process.id not in known)
+        is_kernels = not scan.hidden and self._are_kernel_sockets(near, held)
+        facts = PortFacts(port, self.unit, self.manager_uid, near, rivals, unseen, scan.hidden, opened)
+        return replace(facts, apart=apart, bystanders=bystanders, is_kernels=is_kernels)
+
+    def _are_kernel_sockets(self, listeners: tuple[Listener, ...], held: Collection[Listener]) -> bool:
+        """True if the kernel itself holds the sockets: root made them, and no process has them or passes them on."""
+        made = bool(listeners) and all(one.uid == 0 and one not in held for one in listeners)
+        ours = any(one.cgroup_id == self.unit.control_group_id for one in listeners)
+        # Processes of the unit may change their PIDs faster than they can be read.
+        if not made or (ours and self.list_unit_pids()) or self.kernel.has_sockets_in_flight():
+            return False
+        inodes = {one.inode for one in listeners}
+        return not any(self.kernel.scan_holders(inodes, ()).holders for _ in range(KERNEL_SCANS))
 
     def _judge_holders(self, listeners: tuple[Listener, ...], held: dict[int, set[int]]) -> tuple[Holder, ...]:
         holders = []
@@ -160,4 +199,4 @@ class PortJudge(UnitContext):
         group = self.manager.unit("init.scope").control_group_id
         wanted = sum(map(listen_addresses, mine), Counter())
         made = [one for one in listeners if group and one.cgroup_id == group and one.uid == self.manager_uid]
-        return tuple(one for one in made if (one.protocol, str(one)) in wanted)
+        return tuple(one for one in made if (one.protocol, one.endpoint) in wanted)

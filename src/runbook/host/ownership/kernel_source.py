@@ -10,8 +10,8 @@ from pathlib import Path
 
 from runbook.errors import LookLimitExceeded
 from runbook.host.cgroups import parse_cgroup_path
-from runbook.host.holders import Listener, Process
-from runbook.host.kernel import accounts, descriptors, processes, protected, signals, sock_diag
+from runbook.host.holders import Listener, PortUse, Process
+from runbook.host.kernel import accounts, descriptors, in_flight, multicast, processes, protected, signals, sock_diag
 from runbook.host.loop import Loop
 from runbook.host.ownership.network import is_entering_netns
 from runbook.model import Port, ProcessId
@@ -40,6 +40,14 @@ class LocalKernel:
             listeners = self._sockets.list_listeners(port)
         self._loop.record_sockets(port, frozenset(listener.inode for listener in listeners))
         return listeners
+
+    def list_uses(self, port: Port) -> tuple[PortUse, ...]:
+        self._forget()
+        with self._bounded():
+            return self._sockets.list_uses(port)
+
+    has_sockets_in_flight = staticmethod(in_flight.has_sockets_in_flight)
+    is_multicast = staticmethod(multicast.is_multicast)
 
     def list_netns_listeners(self, pid: int, port: Port) -> tuple[Listener, ...]:
         self._forget()

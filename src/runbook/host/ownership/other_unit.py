@@ -30,7 +30,7 @@ def rule_manager(
         return None
     who = "systemd" if process.pid == 1 else f"the manager of user {process.user}"
     is_ours = process.pid == 1 if context.manager_uid is None else place.user_uid == context.manager_uid
-    held = Counter((socket.protocol, str(socket)) for socket in sockets)
+    held = Counter((socket.protocol, socket.endpoint) for socket in sockets)
     for one in context.list_open_sockets() if is_ours else ():
         if held <= listen_addresses(one):
             return RoleRuling(Role.SOCKET_UNIT, one.name, f"{who} listens for {one.name}")

@@ -66,6 +66,12 @@ class UnitContext:
         names = (name for name in (self.unit.name, *self.unit.triggered_by) if name.endswith(".socket"))
         return [one for one in map(self.manager.unit, names) if one.is_running]
 
+    def list_socket_units(self) -> list[Unit]:
+        """List the unit's socket units, up or down. systemd links one to its service only while it is loaded."""
+        stem = self.unit.name.rpartition(".")[0]
+        names = dict.fromkeys(name for name in (*self.unit.triggered_by, f"{stem}.socket") if name.endswith(".socket"))
+        return [one for one in map(self.manager.unit, names) if self.unit.name in (one.name, *one.triggers)]
+
     def list_unit_pids(self) -> tuple[int, ...]:
         """List the processes in the unit's cgroup and below."""
         return self.kernel.list_cgroup_pids(self.unit.control_group) if self.unit.control_group else ()

@@ -6,7 +6,7 @@ from collections.abc import Collection, Sequence
 from typing import Protocol
 
 from runbook.host.facts import ActiveState, Unit
-from runbook.host.holders import Listener, Process
+from runbook.host.holders import Listener, PortUse, Process
 from runbook.host.kernel.descriptors import DescriptorScan
 from runbook.model import Port
 
@@ -17,6 +17,9 @@ class KernelSource(Protocol):
     def list_listeners(self, port: Port) -> tuple[Listener, ...]:
         """List every socket that listens on the port, in this program's network namespace."""
 
+    def list_uses(self, port: Port) -> tuple[PortUse, ...]:
+        """List the sockets that have the port as their own and do not listen, in this program's network namespace."""
+
     def list_netns_listeners(self, pid: int, port: Port) -> tuple[Listener, ...]:
         """List them in the network namespace of a process."""
 
@@ -26,8 +29,14 @@ class KernelSource(Protocol):
     def scan_holders(self, inodes: Collection[int], likely: Sequence[int]) -> DescriptorScan:
         """Find every process that holds one of these sockets; processes in `likely` are read first."""
 
+    def has_sockets_in_flight(self) -> bool:
+        """True if a process may be passing a socket to another: then no process has it in its descriptor table."""
+
     def read_process(self, pid: int) -> Process | None:
         """Read a process; None if it has exited."""
+
+    def is_multicast(self, listener: Listener, pids: Collection[int], *, reusable: bool = False) -> bool:
+        """True if a UDP socket, which these processes hold, receives multicast; `reusable`: and shares its port."""
 
     def describe_container(self, process: Process) -> str:
         """Return why a process counts as in a container, by its namespaces; empty if it does not."""
@@ -59,3 +68,23 @@ class ManagerSource(Protocol):
 
     def list_open_sockets(self) -> Collection[str]:
         """List the names of all socket units that are up."""
+
+
+class AddressSource(Protocol):
+    """What is known of the addresses that a unit listens on, besides the sockets that it has now."""
+
+    def find_refused(self, unit: Unit, port: Port) -> Collection[str]:
+        """Return the addresses that the unit found in use, by its log; an empty text for one that it does not name."""
+
+    def find_earlier(self, unit: Unit, port: Port) -> Collection[str]:
+        """Return the addresses on which the unit listened when it was up."""
+
+
+class NoAddresses:
+    """An `AddressSource` of which nothing is known."""
+
+    def find_refused(self, unit: Unit, port: Port) -> Collection[str]:
+        return ()
+
+    def find_earlier(self, unit: Unit, port: Port) -> Collection[str]:
+        return ()

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
 
 from runbook.host.facts import Unit
 from runbook.host.holders import Holder, Listener, PortOwnership, Role
@@ -20,17 +20,33 @@ class PortFacts:
     port: Port
     unit: Unit  # the unit that should own the port
     manager_uid: int | None  # none for the system's manager, else the user whose manager runs the unit
-    listeners: tuple[Listener, ...]
+    listeners: tuple[Listener, ...]  # the sockets of the unit and of its rivals
     holders: tuple[Holder, ...]
     unseen: tuple[Listener, ...]  # sockets for which no holder was found
     hidden: int  # how many processes could not be read
     manager_sockets: tuple[Listener, ...] = ()
     """Sockets that the manager created for the unit's own socket units, by the cgroup that the kernel reports."""
+    apart: Mapping[Listener, str] = field(default_factory=dict)  # sockets not in the unit's way, and why; see `Rivalry`
+    bystanders: tuple[Holder, ...] = ()  # their holders
+    is_kernels: bool = False  # True if the kernel itself holds the sockets
 
     def decide(self) -> PortOwnership:
         """Decide by the worst role of a holder; if all holders are the unit's, by the sockets."""
         verdict, reason = self._judge_holders() or self._judge_sockets()
-        return PortOwnership(self.port, verdict, reason, self.listeners, self.holders, self.unseen)
+        if verdict in (Verdict.OWNED, Verdict.NOT_LISTENING):
+            reason += describe.describe_apart(self.apart, self.bystanders, self.manager_uid)
+        apart = tuple(self.apart)
+        return PortOwnership(
+            self.port,
+            verdict,
+            reason,
+            self.listeners,
+            self.holders,
+            self.unseen,
+            apart,
+            self.bystanders,
+            self.is_kernels,
+        )
 
     @property
     def _ours(self) -> list[Holder]:
@@ -41,7 +57,8 @@ class PortFacts:
         foreign = [holder for holder in self.holders if holder.role not in (Role.CURRENT, Role.SOCKET_UNIT)]
         held = f"port {self.port} is held by"
         if self._ours and roles & {Role.OTHER_UNIT, Role.ORPHAN, Role.LEFTOVER}:
-            return Verdict.PORT_SHARED, f"{held} {self.unit.name} and by {self._describe_holders(foreign)}"
+            why = self._describe_leftovers([holder for holder in foreign if holder.role is Role.LEFTOVER])
+            return Verdict.PORT_SHARED, f"{held} {self.unit.name} and by {self._describe_holders(foreign)}{why}"
         if others := [holder for holder in foreign if holder.role is Role.OTHER_UNIT]:
             hint = self.unit.describe_alternative(others[0].unit)
             if not others[0].in_its_service and not others[0].unit.endswith(".socket"):
@@ -63,13 +80,14 @@ class PortFacts:
     def _describe_leftovers(self, leftovers: list[Holder]) -> str:
         if self.unit.is_untracked:
             return f"; {describe.describe_untracked(self.unit)}"
-        reason = ", left over from an earlier invocation"
         if any(self.unit.is_running and holder.process.pid == self.unit.main_pid for holder in leftovers):
             # `systemctl status` shows it as the main process.
-            reason += f"; systemd took it for the main process of {self.unit.name}, but it is older than this start"
-        return reason
+            return f"; systemd took it for the main process of {self.unit.name}, but it is older than this start"
+        return ""
 
     def _judge_sockets(self) -> tuple[Verdict, str]:
+        if not self.listeners:
+            return Verdict.NOT_LISTENING, f"no process listens on port {self.port} for {self.unit.name}"
         if self.hidden and not self._are_created_by_unit():
             return Verdict.OWNER_UNKNOWN, self._describe_unseen(self.listeners)
         unit, port, ours = self.unit.name, self.port, self._ours
@@ -93,6 +111,8 @@ class PortFacts:
         return all(one in opened or (group and one.cgroup_id == group) for one in self.listeners)
 
     def _describe_unseen(self, listeners: Collection[Listener]) -> str:
+        if self.is_kernels:
+            return describe.describe_kernel_sockets(self.port, self.listeners)
         return describe.describe_unseen(self.port, listeners, self.manager_uid, self.hidden)
 
     def _describe_holders(self, holders: Collection[Holder]) -> str:

@@ -10,6 +10,7 @@ import signal
 import string
 from collections.abc import Iterator
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from runbook.errors import BusLost, BusTimeout, HostError, NoSuchUnit
@@ -116,9 +117,15 @@ class SystemdManager:
         return ActiveState(self.bus.read(unit_path(name), UNIT, "ActiveState", what=what))
 
     def list_unit_files(self) -> list[str]:
-        """List the names of all installed unit files."""
-        (found,) = self.call_manager("ListUnitFiles", what="list the unit files", repeat_if_lost=True)
-        return [path.rpartition("/")[2] for path, _state in found]
+        """List the names of all installed unit files.
+
+        From the folders of systemd's search path: ListUnitFiles, which also finds the state of each, takes a second.
+        """
+        names = set[str]()
+        for folder in self.bus.read(MANAGER_PATH, MANAGER, "UnitPath", what="read the folders of the unit files"):
+            with contextlib.suppress(OSError):
+                names.update(path.name for path in Path(folder).iterdir())
+        return sorted(names)
 
     def list_open_sockets(self) -> list[str]:
         """List the names of the socket units that are up."""

@@ -14,13 +14,12 @@ import struct
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from ipaddress import ip_address
 from pathlib import Path
 
 import pytest
 
 from runbook.errors import HostError, LookLimitExceeded
-from runbook.host.holders import Listener
+from runbook.host.holders import Listener, SocketState
 from runbook.host.kernel import sock_diag
 from runbook.host.kernel.look_limit import LookLimit
 from runbook.host.kernel.sock_diag import SocketTable, list_netns_listeners
@@ -138,36 +137,6 @@ def test_mptcp_listens_under_the_inode_that_processes_hold(opened: Open) -> None
     except OSError:
         pytest.skip("no MPTCP here")
     assert [found.inode for found in list_listeners(Port(number(mine)))] == [inode(mine)]
-
-
-@pytest.mark.parametrize(
-    ("own", "only_v6", "wanted", "serves"),
-    [
-        ("127.0.0.1", False, "127.0.0.1", True),
-        ("127.0.0.1", False, "127.0.0.2", False),
-        ("127.0.0.1", False, "0.0.0.0", True),
-        ("127.0.0.1", False, "::1", False),
-        ("127.0.0.1", False, "::", True),
-        ("0.0.0.0", False, "127.0.0.1", True),
-        ("0.0.0.0", False, "::1", False),
-        ("::", False, "127.0.0.1", True),
-        ("::", False, "0.0.0.0", True),
-        ("::", True, "127.0.0.1", False),
-        ("::", True, "0.0.0.0", False),
-        ("::", True, "::1", True),
-        ("::1", False, "::1", True),
-        ("::1", False, "127.0.0.1", False),
-        ("::1", False, "::", True),
-        ("::1", False, "0:0:0:0:0:0:0:1", True),
-        ("::ffff:127.0.0.1", False, "127.0.0.1", True),
-        ("::ffff:127.0.0.1", False, "::1", False),
-        ("::ffff:0.0.0.0", False, "127.0.0.1", True),
-        ("127.0.0.1", False, "::ffff:127.0.0.1", True),
-    ],
-)
-def test_an_address_picks_the_sockets_that_serve_it(own: str, only_v6: bool, wanted: str, serves: bool) -> None:
-    listener = Listener("tcp", own, 80, 1, only_v6=only_v6)
-    assert sock_diag._accepts(listener, sock_diag._address(Port(80, address=wanted)) or ip_address("::")) is serves
 
 
 def test_an_address_is_selected_from_the_kernel_s_answer_too(opened: Open, free_port: int) -> None:
@@ -376,3 +345,31 @@ def test_more_sockets_than_can_be_judged_are_refused(monkeypatch: pytest.MonkeyP
             list_netns_listeners(os.getpid(), port, LookLimit())
         first.close()
         assert len(table.list_listeners(port)) == 3
+
+
+def test_sockets_that_have_a_port_and_do_not_listen(opened: Open, free_port: int) -> None:
+    """A connection's own port, a socket that is only bound, and a connection that was closed."""
+    server = opened("127.0.0.1")
+    target = ("127.0.0.1", number(server))
+    with socket.socket() as client, socket.socket() as bound, SocketTable() as table:
+        client.bind(("127.0.0.1", 0))
+        client.connect(target)
+        mine = client.getsockname()[1]
+        (use,) = table.list_uses(Port(mine))
+        assert (use.state, use.peer) == (SocketState.CONNECTED, f"127.0.0.1:{target[1]}")
+        assert use.socket.inode == inode(client)
+        bound.bind(("127.0.0.1", free_port))
+        assert [one.state for one in table.list_uses(Port(free_port))] == [SocketState.BOUND]
+        assert table.list_uses(Port(free_port, address="127.0.0.2")) == ()
+        accepted, _ = server.accept()
+        client.close()
+        accepted.close()
+        assert [(one.state, one.socket.inode) for one in table.list_uses(Port(mine))] == [(SocketState.CLOSING, 0)]
+
+
+def test_a_udp_socket_that_is_connected(free_port: int) -> None:
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as client, SocketTable() as table:
+        client.bind(("127.0.0.1", free_port))
+        assert table.list_uses(Port(free_port, "udp")) == ()
+        client.connect(("127.0.0.1", 9))
+        assert [one.state for one in table.list_uses(Port(free_port, "udp"))] == [SocketState.CONNECTED]

@@ -65,7 +65,9 @@ def kernel(loop: Loop) -> Iterator[AnotherSocket]:
 
 @pytest.fixture
 def cache(manager: OneUnit, kernel: AnotherSocket) -> OwnershipCache:
-    return OwnershipCache(lambda unit: PortJudge(unit, kernel, manager), manager, SystemClock())
+    return OwnershipCache(
+        lambda unit: PortJudge(unit, kernel, manager), manager, SystemClock(), lambda unit, sockets: None
+    )
 
 
 def holders(cache: OwnershipCache, family: Family, unit: Unit, max_age: float = LONG) -> int:

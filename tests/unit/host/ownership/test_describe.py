@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import re
+
+import pytest
+
 from runbook.host.facts import ActiveState
-from runbook.host.holders import Holder, Role
+from runbook.host.holders import Holder, Listener, PortUse, Role, SocketState
+from runbook.host.ownership import describe
 from runbook.host.ownership.describe import describe_holders, describe_processes, describe_unseen, describe_untracked
 from runbook.model import Port
 
@@ -54,3 +59,26 @@ def test_what_is_not_seen_names_the_command_that_shows_it() -> None:
 def test_a_unit_that_systemd_lost_track_of() -> None:
     lost = unit(active_state=ActiveState.INACTIVE, of_user=True)
     assert describe_untracked(lost).endswith("first run systemctl --user daemon-reload again")
+
+
+BOUND = PortUse(Listener("tcp", "127.0.0.1", 80, 7), SocketState.BOUND)
+CLIENT = PortUse(Listener("tcp", "127.0.0.1", 80, 8, uid=1000), SocketState.CONNECTED, "10.0.0.7:443")
+CLOSING = PortUse(Listener("tcp", "127.0.0.1", 80, 0), SocketState.CLOSING, "10.0.0.7:443")
+
+
+@pytest.mark.parametrize(
+    ("uses", "text"),
+    [
+        ([], "^$"),
+        ([BOUND], r"may keep gw.service from listening: PID 74 \(gateway\), in .* is bound to 127.0.0.1:80$"),
+        (
+            [CLIENT],
+            r"a process of uid 1000 is connected from 127.0.0.1:80 to 10.0.0.7:443; add it to net.ipv4.ip_local_r",
+        ),
+        ([CLOSING], "a connection that is being closed .* may keep it for another minute$"),
+        ([BOUND] * 5 + [CLOSING] * 2, "2 more have it, 2 connections that are being closed"),
+    ],
+)
+def test_what_keeps_a_port_on_which_no_process_listens(uses: list[PortUse], text: str) -> None:
+    holder = Holder(process(74), Role.ORPHAN, "session-9.scope", "", (BOUND.socket,))
+    assert re.search(text, describe.describe_uses(unit(), Port(80), uses, [holder], None))

@@ -1,0 +1,107 @@
+"""Which sockets of a port number are in the unit's way."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from runbook.host.holders import Listener
+from runbook.host.ownership.judge import PortJudge
+from runbook.host.ownership.rivals import ELSEWHERE, MULTICAST
+from runbook.model import Port, Verdict
+from tests.unit.fake_machine import FakeMachine
+
+from .scene import SESSION, listener, process, unit
+
+PORT = Port(80)
+SOCKET_UNIT = unit("gw.socket", triggers=("gw.service",), listen=(("Stream", "127.0.0.1:80"),))
+NEAR, FAR = listener("127.0.0.1"), listener("127.0.0.2", inode=8)
+
+
+def judged(mine: list[Listener], theirs: list[Listener], port: Port = PORT, cgroup: str = SESSION, **facts: Any) -> Any:
+    """Judge a port of a unit with PID 100, beside PID 74."""
+    on = FakeMachine(
+        units={"gw.service": unit(), **facts.pop("units", {})},
+        processes={100: process(100), 74: process(74, started=1.0, cgroup=cgroup)},
+        sockets={100: mine, 74: theirs},
+        **facts,
+    )
+    return PortJudge(on.units["gw.service"], on, on, addresses=on).judge_port(port)
+
+
+@pytest.mark.parametrize(
+    ("mine", "theirs", "facts", "verdict"),
+    [
+        # The unit listens.
+        ([NEAR], [FAR], {}, Verdict.OWNED),
+        ([NEAR], [listener(inode=8)], {}, Verdict.PORT_SHARED),
+        ([NEAR], [FAR, listener("127.0.0.1", inode=9)], {}, Verdict.PORT_SHARED),
+        ([NEAR], [FAR, NEAR], {}, Verdict.PORT_SHARED),
+        ([NEAR], [FAR], {"refused": ("127.0.0.2",)}, Verdict.OWNED),
+        ([NEAR], [FAR], {"refused": ("",), "earlier": ("127.0.0.2",)}, Verdict.OWNED),
+        # It does not.
+        ([], [FAR], {}, Verdict.ORPHAN_HOLDS_PORT),
+        ([], [FAR], {"earlier": ("127.0.0.1",)}, Verdict.NOT_LISTENING),
+        ([], [FAR], {"earlier": ("127.0.0.2",)}, Verdict.ORPHAN_HOLDS_PORT),
+        ([], [FAR], {"refused": ("127.0.0.1",)}, Verdict.NOT_LISTENING),
+        ([], [FAR], {"refused": ("127.0.0.2",), "earlier": ("127.0.0.1",)}, Verdict.NOT_LISTENING),
+        ([], [FAR], {"refused": ("127.0.0.2", "127.0.0.1")}, Verdict.ORPHAN_HOLDS_PORT),
+        ([], [FAR], {"refused": ("",)}, Verdict.ORPHAN_HOLDS_PORT),
+        ([], [FAR], {"refused": ("", "127.0.0.1")}, Verdict.ORPHAN_HOLDS_PORT),
+        ([], [FAR, NEAR], {"refused": ("", "127.0.0.1")}, Verdict.ORPHAN_HOLDS_PORT),
+        # Its socket unit, which is down.
+        ([], [FAR], {"units": {"gw.socket": SOCKET_UNIT}}, Verdict.NOT_LISTENING),
+    ],
+)
+def test_the_verdict_beside_an_orphan(
+    mine: list[Listener], theirs: list[Listener], facts: dict[str, Any], verdict: Verdict
+) -> None:
+    assert judged(mine, theirs, **facts).verdict is verdict
+
+
+@pytest.mark.parametrize(
+    ("address", "verdict"),
+    [("127.0.0.1", Verdict.OWNED), ("0.0.0.0", Verdict.PORT_SHARED), ("127.0.0.2", Verdict.ORPHAN_HOLDS_PORT)],
+)
+def test_the_address_that_the_runbook_names_counts(address: str, verdict: Verdict) -> None:
+    assert judged([NEAR], [FAR], Port(80, address=address)).verdict is verdict
+
+
+def test_a_leftover_is_a_rival_on_whichever_address() -> None:
+    assert judged([NEAR], [FAR], cgroup="/system.slice/gw.service").verdict is Verdict.PORT_SHARED
+
+
+def test_a_bystander_is_named_and_is_no_foreign_holder() -> None:
+    found = judged([NEAR], [FAR])
+    assert found.reason == (
+        f"port 80 is held only by PID 100; PID 74 (gateway), in session-9.scope of user root, "
+        f"listens on 127.0.0.2:80, {ELSEWHERE}"
+    )
+    assert (found.foreign_holders, found.listeners, found.apart) == ((), (NEAR,), (FAR,))
+    assert [one["pid"] for one in found.evidence()["bystanders"]] == [74]
+    (rival,) = judged([NEAR], [NEAR, FAR]).foreign_holders
+    assert rival.sockets == (NEAR,)
+
+
+def test_a_socket_whose_holder_cannot_be_found_is_no_obstacle_on_another_address() -> None:
+    on = FakeMachine(units={"gw.service": unit()}, processes={100: process(100)}, sockets={100: [NEAR], 9: [FAR]})
+    found = PortJudge(on.units["gw.service"], on, on).judge_port(PORT)
+    assert (found.verdict, found.unseen) == (Verdict.OWNED, ())
+    assert found.reason.endswith("; another process listens on 127.0.0.2:80, another address")
+
+
+@pytest.mark.parametrize(
+    ("mine", "theirs", "verdict"),
+    [
+        ("224.0.0.251", "224.0.0.251", Verdict.OWNED),
+        ("0.0.0.0", "224.0.0.251", Verdict.PORT_SHARED),
+        (None, "224.0.0.251", Verdict.NOT_LISTENING),
+    ],
+)
+def test_a_multicast_port_is_shared_by_design(mine: str | None, theirs: str, verdict: Verdict) -> None:
+    """All sockets on the address must be of multicast: otherwise one takes what was sent to another."""
+    own = [Listener("udp", mine, 80, 7)] if mine else []
+    found = judged(own, [Listener("udp", theirs, 80, 8)], Port(80, "udp"))
+    assert found.verdict is verdict
+    assert found.reason.endswith(MULTICAST) is (verdict is not Verdict.PORT_SHARED)
