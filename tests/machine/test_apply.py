@@ -272,7 +272,7 @@ def test_a_failed_update_has_the_output_in_its_reason(machine: Machine) -> None:
               - update:
                   run: "echo fetching; echo no such version >&2; exit 7"
                   version: gatewayctl --version
-                  to: 9.9.9
+                  to: 9999.9.9
         """
         run = runbook(machine, "apply", book)
     finally:
