@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -90,15 +90,21 @@ class Rollback:
         outcomes: dict[str, Outcome] = {}
         proved = False
         for step in plan.steps:
+            if self.failed_step is not None and step.step_id not in plan.restart_step_ids:
+                break
             if (proved and step in plan.fallback_checks) or _is_unneeded(step, plan, self.runner.host):
                 continue
             outcome = outcomes[step.step_id] = self.runner.step(step)
             if outcome.still_starting or (outcome.failed and step.on_failure == "abort"):
                 how = "the rollback waits" if outcome.still_starting else "and the rollback failed"
-                self.reason, self.failed_step = f"{how} at {outcome.id}: {outcome.reason}", outcome
-                break
+                self.reason = "; ".join(filter(None, (self.reason, f"{how} at {outcome.id}: {outcome.reason}")))
+                self.failed_step = self.failed_step or outcome
+                if outcome.still_starting or step.step_id not in plan.restart_step_ids:
+                    break  # If one unit does not start, the others are still brought back.
             proved = proved or _proves(outcome, step, self.book)
         self.updates_now = plan.describe_updates(outcomes)
+        if self.failed_step is not None and not self.failed_step.still_starting:
+            self.updates_now += self._describe_doubtful_units(plan, outcomes)
         if self.failed_step is None and proved:
             self._prove_units(plan)
         if self.failed_step is None and proved:
@@ -107,6 +113,23 @@ class Rollback:
             unproved = "no check proved that the previous version serves; add one at the end of `rollback`"
             self.reason = f"{self.updates_now}, but {unproved}"
             self.failed_step = self.failed
+
+    def _describe_doubtful_units(self, plan: RollbackPlan, outcomes: Mapping[str, Outcome]) -> str:
+        """Return which other units may still run the new version after a failed rollback.
+
+        Empty if the files are still new. The unit of the step that failed is named by that step.
+        """
+        at = next((step for step in plan.steps if self.failed_step and step.step_id == self.failed_step.id), None)
+        undone = [outcomes.get(name) for name in plan.undo_step_ids.values()]
+        if not undone or any(outcome is None or outcome.failed for outcome in undone):
+            return ""
+        try:
+            files = find_new_files(self._events, plan.undo_step_ids.values())
+            others = [name for name in plan.units if at is None or name not in at.units()]
+            left = describe_unproved(self.runner.host, others, files)
+        except HostError:
+            return ""
+        return f"; not proved to run it: {', '.join(left)}" if left else ""
 
     def _prove_units(self, plan: RollbackPlan) -> None:
         """Prove of each unit that may run the new version that its processes started after the files were restored.

@@ -33,6 +33,7 @@ class RollbackPlan:
     updates: Mapping[str, Mapping[str, Any]]  # the updates that ran, by id, with their versions `from` and `to`
     steps: list[Step[Any]] = field(default_factory=list)
     units: tuple[str, ...] = ()  # the units that it restarts
+    restart_step_ids: set[str] = field(default_factory=set)  # the steps that bring the units back
     undo_step_ids: dict[str, str] = field(default_factory=dict)  # the step that undoes an update, by that update's id
     fallback_checks: list[Step[Any]] = field(default_factory=list)  # carried out only if no other check proved anything
     only_if_down: dict[str, Sequence[str]] = field(default_factory=dict)
@@ -105,7 +106,9 @@ class RollbackPlan:
     def _add_job(self, role: RollbackRole, name: str, unit: str) -> Step[Any]:
         cls = self.book.type_for(role)
         title = {"name": f"{cls.type_name} {name}"} if name != unit or len(self.units) > 1 else {}
-        return self._add(cls.model_validate({"unit": name, **title}), cls.type_name)
+        step = self._add(cls.model_validate({"unit": name, **title}), cls.type_name)
+        self.restart_step_ids.add(step.step_id)
+        return step
 
     def _add_checks(self, versions: Mapping[str, str], unknown: Mapping[str, str | None]) -> None:
         """Add the checks, rewritten for the previous versions.

@@ -366,6 +366,30 @@ def test_a_unit_whose_process_survives_is_not_rolled_back() -> None:
     assert ("rollback.restart-2", "changed", "job-done") in undone(events)
 
 
+def test_a_unit_that_does_not_start_keeps_no_other_from_coming_back() -> None:
+    made = Installed("one")
+    made.machine.units["web.service"] = unit("web.service", control_group="/system.slice/web.service", main_pid=0)
+    starts = made.machine.on_job["restart"]
+
+    def refuses(machine: FakeMachine, name: str) -> JobResult | None:
+        return starts(machine, name) if name == "gw.service" else JobResult.FAILED
+
+    made.machine.on_job = {"restart": refuses}
+    made.machine.units["db.service"] = unit("db.service", control_group="/system.slice/db.service")
+    passed_over = {"on-failure": "continue"}
+    steps = [
+        step("restart", unit="web.service", **passed_over),
+        step("restart", id="restart-2"),
+        step("verify-port-owner", unit="db.service", **passed_over),
+    ]
+    end, events = run(made.machine, *_book("one"), *steps, rollback="auto")
+    assert (str(end.status), end.step) == ("failed", "rollback.restart")
+    assert ("rollback.restart-2", "changed", "job-done") in undone(events)
+    assert not any(name.startswith("rollback.wait-ready") for name, _, _ in undone(events))
+    assert ("rollback.restart-3", "failed", "job-failed") in undone(events)
+    assert end.back == f"one is back at {OLD}; not proved to run it: db.service"
+
+
 def test_a_rollback_whose_units_are_not_known_is_not_proved(monkeypatch: pytest.MonkeyPatch) -> None:
     made = Installed("one")
 
