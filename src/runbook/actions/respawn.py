@@ -12,7 +12,7 @@ from runbook.host.holders import Holder, Process
 from runbook.host.interface import HostView
 from runbook.host.kernel import protected
 from runbook.host.kernel.ancestry import find_ancestors
-from runbook.host.requesters import is_runtime, name_program
+from runbook.host.requesters import is_interactive_shell, is_runtime, is_shell, name_program
 from runbook.model import ProcessId
 from runbook.spec.state import RunState
 from runbook.util.wording import shorten
@@ -71,11 +71,17 @@ def find_respawn(
     return None
 
 
-def has_supervisor(view: HostView, run: RunState, killed: Collection[ProcessId]) -> bool:
-    """True if an ancestor of a killed process runs that is more than an interactive shell: it may start another."""
+def has_supervisor(view: HostView, run: RunState, killed: Collection[ProcessId], *, thorough: bool = False) -> bool:
+    """True if an ancestor of a killed process runs that is more than a shell without a script: it may start another.
+
+    If `thorough`, any shell but an interactive one counts, too: `bash -c` may be a loop.
+    """
     for above in run.ancestors_of_killed:
         up = view.find_process(above.pid)
-        if up is not None and up.id == above and above not in killed and name_program(up.name, up.command):
+        if up is None or up.id != above or above in killed:
+            continue
+        is_script = thorough and is_shell(up.name) and not is_interactive_shell(up.name, up.command)
+        if is_script or name_program(up.name, up.command):
             return True
     return False
 

@@ -23,6 +23,9 @@ from runbook.util.timespan import format_span
 MAX_RESPAWNS = 3  # how often another process may take the place of a killed one before the step gives up
 RESPAWN_WAIT = 0.5  # seconds in which another process may take the place of a killed one; then the port counts as free
 SUPERVISED_RESPAWN_WAIT = 2.0  # the same if an ancestor of it runs on: an interpreter needs time to start a program
+SLOW_RESPAWN_WAIT = 10.0
+"""The same with `supervisors`: the loop of a script may sleep before it starts another process."""
+
 MAX_WATCHED = 100  # processes whose exit is awaited at once: each takes a file descriptor, and the usual limit is 1024
 
 SOCKET_CLOSE_WAIT = 2.0
@@ -246,8 +249,9 @@ class Termination:
         if not state.targets and not state.cgroup_kill.done:
             return 0.0
         state.port_free_since = now if state.port_free_since is None else state.port_free_since
-        supervised = respawn.has_supervisor(self.view, state.run, state.targets)
-        return state.port_free_since + (SUPERVISED_RESPAWN_WAIT if supervised else RESPAWN_WAIT) - now
+        supervised = respawn.has_supervisor(self.view, state.run, state.targets, thorough=self.options.supervisors)
+        long = SLOW_RESPAWN_WAIT if self.options.supervisors else SUPERVISED_RESPAWN_WAIT
+        return state.port_free_since + (long if supervised else RESPAWN_WAIT) - now
 
     def _report_done(self) -> Finding:
         targets, whole = self.state.targets.values(), self.state.cgroup_kill.done

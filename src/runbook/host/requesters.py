@@ -254,6 +254,11 @@ def is_runtime(program: str) -> bool:
     return program in _SHELLS or program.startswith((*_INTERPRETERS, *_RUNTIMES))
 
 
+def is_shell(name: str) -> bool:
+    """True if a process of this name is a shell."""
+    return name.removeprefix("-") in _SHELLS
+
+
 def is_interactive_shell(name: str, command: Sequence[str]) -> bool:
     """True if a process is a shell that runs no script, no program text, and not its standard input by option."""
     rest = iter(command[1:])
@@ -265,7 +270,7 @@ def is_interactive_shell(name: str, command: Sequence[str]) -> bool:
             return False
         if takes_next:
             next(rest, None)
-    return name.removeprefix("-") in _SHELLS
+    return is_shell(name)
 
 
 def _find_script(words: Iterable[str], options: _Options) -> str:

@@ -53,11 +53,12 @@ def test_a_master_of_the_same_program_is_ended_first(machine: Machine) -> None:
         assert not holders(machine, 9601)
 
 
-@pytest.mark.parametrize("how", ["itself", "shell", "loop"])
+@pytest.mark.parametrize("how", ["itself", "shell", "loop", "slow loop"])
 def test_another_program_is_ended_once_it_has_started_one_again(machine: Machine, how: str) -> None:
     """In a login: by itself, through a shell, and a loop of a shell. The login is not ended."""
-    loop = ["bash", "-c", f"while :; do {shlex.join(quick(9602))}; done"]
-    login = in_login(machine, loop if how == "loop" else actor("again", 9602, how))
+    pause = "sleep 4; " if how == "slow loop" else ""
+    loop = ["bash", "-c", f"while :; do {shlex.join(quick(9602))}; {pause}done"]
+    login = in_login(machine, loop if "loop" in how else actor("again", 9602, how))
     try:
         listening(machine, {9602})
         run = kill(machine, 9602, supervisors="true")

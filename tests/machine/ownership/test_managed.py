@@ -61,6 +61,8 @@ CASES = (
     job(9509, r"PID \d+ \(python3\)"),
     # A service of a user's manager.
     job(9510, rf"PID \d+ \(python3\) of agent\.service of the user manager of {USER}"),
+    # A job of which no other process is left; its cgroup has the name of the service.
+    job(9515, r"named as a cgroup of nomad\.service"),
     # No manager: alone in its scope, with a child of its own, and in a scope whose other process is a child of it.
     orphan(9511, r"in alone\.scope"),
     orphan(9512, r"in master\.scope"),
@@ -106,6 +108,7 @@ def _jobs(stage: Stage) -> None:
     executor = f"{BARE} child group={share}/1a2b.web.scope listen=0.0.0.0:9502"
     kept = shell("test -e /run/kept && exec sleep 1h", f"touch /run/kept; {executor} & exec sleep 1h")
     stage.service("kept.service", kept, KillMode="process")
+    stage.begin([*BARE.split(), f"group={share}/3c4d.web.scope", "daemon", "listen=0.0.0.0:9515"])
     # Its parent stays in the job's cgroup; the holder itself has no parent.
     stage.service("nomad2.service", f"child group={share}/2b3c.web.scope child daemon listen=0.0.0.0:9503")
     task = f"group={SLURM}/job_42/step_0/user/task_0"

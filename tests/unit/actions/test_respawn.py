@@ -49,6 +49,15 @@ def test_the_ancestor_of_a_killed_process_that_starts_another_is_named() -> None
     assert has_supervisor(machine, run, [ORPHANED.process.id])
 
 
+def test_a_loop_of_a_shell_may_start_another_after_a_while() -> None:
+    machine, run = _supervised()
+    machine.processes[50] = replace(machine.processes[50], name="bash", command=("bash", "-c", "while :; do gw; done"))
+    assert not has_supervisor(machine, run, [])
+    assert has_supervisor(machine, run, [], thorough=True)
+    machine.processes[50] = replace(machine.processes[50], command=("-bash",))
+    assert not has_supervisor(machine, run, [], thorough=True)
+
+
 def test_a_process_from_before_the_kill_was_not_started_in_its_place() -> None:
     machine, run = _supervised()
     assert find_respawn(machine, run, [], [_again(machine, started=100.0)]) is None

@@ -25,6 +25,7 @@ _LOGIN_SERVERS = frozenset(("sshd", "sshd-session", "sshd-auth", "dropbear", "mo
 _PROTECTED = {
     **dict.fromkeys(_LOGIN_SERVERS, _LOGINS),
     **dict.fromkeys(("tmux", "screen", "SCREEN", "zellij", "byobu", "dtach", "abduco"), _LOGINS),
+    **dict.fromkeys(("tmate", "dvtm", "mtm", "shpool", "wezterm-mux-server", "wezterm-mux-ser"), _LOGINS),
     # A process's name is cut at 15 characters.
     **dict.fromkeys(("dbus-daemon", "dbus-broker", "dbus-broker-launch", "dbus-broker-lau"), _BUS),
     **dict.fromkeys(("docker-proxy", "conmon", "containerd-shim", "containerd-shim-runc-v2"), _CONTAINERS),

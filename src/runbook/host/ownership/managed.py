@@ -7,6 +7,7 @@ multiplexer, belong to a user who is at work with them. In doubt a process is no
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 
 from runbook.host.cgroups import CgroupKind, CgroupUnit, parse_cgroup_path
@@ -18,6 +19,7 @@ from runbook.host.ownership.describe import describe_hand_kill
 from runbook.host.ownership.ruling import RoleRuling, UnitContext, rule_other_unit
 from runbook.host.requesters import name_program
 
+_TOP_CGROUP = re.compile(r"/([A-Za-z0-9][\w-]*)(?:\.slice)?/", re.ASCII)
 MAX_MATES = 100  # how many other processes of a cgroup are asked for their manager
 
 
@@ -63,7 +65,7 @@ def rule_job(context: UnitContext, process: Process, place: CgroupUnit) -> RoleR
             ruling = _rule_below(context, process, place, ancestor, by_hand=by_hand)
             if ruling is not None or context.is_in_unit(ancestor, parse_cgroup_path(ancestor.cgroup)):
                 return ruling
-    return None
+    return _rule_by_name(context, process) if by_hand else None
 
 
 def rule_delegated(context: UnitContext, process: Process, place: CgroupUnit) -> RoleRuling | None:
@@ -112,6 +114,18 @@ def _rule_below_own(context: UnitContext, process: Process, ancestor: Process, *
     if role is Role.CURRENT:
         return RoleRuling(role, name, why)
     return RoleRuling(Role.UNKNOWN, name, why, f"{why}; {describe_hand_kill(process)}")
+
+
+def _rule_by_name(context: UnitContext, process: Process) -> RoleRuling | None:
+    """Rule on a job without a parent, by the name of the topmost cgroup: that of nomad.service is nomad.slice."""
+    if (named := _TOP_CGROUP.match(process.cgroup)) is None:
+        return None
+    for name in (f"{named[1]}.service", f"{named[1]}d.service"):
+        if name != context.unit.name and context.manager.read_loaded_state(name) not in (None, *DOWN):
+            cgroup = f"a cgroup that systemd does not know ({process.cgroup})"
+            why = f"it is in {cgroup}, named as a cgroup of {name}, a live service"
+            return _rule_managed(process, name, why, name)
+    return None
 
 
 def _rule_managed(process: Process, unit: str, why: str, manager: str) -> RoleRuling:

@@ -73,10 +73,20 @@ def test_below_a_service_that_is_down_there_is_no_job() -> None:
 
 
 def test_one_process_of_the_cgroup_with_a_manager_is_enough() -> None:
-    lost = process(75, cgroup=JOB.cgroup)
-    assert job(lost, JOB, AGENT) is not None
+    lost, mate = process(75, cgroup="/jobs/1"), replace(JOB, cgroup="/jobs/1")
+    assert job(lost, mate, AGENT) is not None
     assert job(lost, AGENT) is None
     assert job(replace(lost, cgroup="/"), replace(JOB, cgroup="/"), AGENT) is None, "all processes are below that one"
+
+
+@pytest.mark.parametrize("name", ["nomad.service", "nomadd.service"])
+def test_a_job_without_a_parent_is_named_by_the_topmost_cgroup(name: str) -> None:
+    lost = replace(JOB, ppid=1)
+    ruling = job(lost, units=(unit(name),))
+    assert ruling is not None
+    assert ruling.unit == name
+    assert job(lost, units=(unit(name, active_state=ActiveState.FAILED),)) is None
+    assert job(replace(lost, cgroup="/evil\v::/nomad.slice"), units=(unit(name),)) is None
 
 
 @pytest.mark.parametrize(

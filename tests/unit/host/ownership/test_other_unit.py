@@ -96,6 +96,11 @@ def service(one: Process = WEB, *units: Unit) -> tuple[str, str, str]:
 def test_another_service() -> None:
     web = unit("web.service", main_pid=70)
     assert service(WEB, web) == ("web.service is active", "web.service is a live service", "stop")
+    worker, forks = process(72, ppid=70, cgroup=WEB.cgroup), replace(web, kill_mode="process")
+    for one, of, outlives in ((worker, web, False), (worker, forks, True), (WEB, forks, False)):
+        ruling = rule_other_service(scene(one, units=(of,)), one, place(one))
+        assert ruling is not None
+        assert ruling.outlives_stop is outlives
     spares = replace(web, main_pid=71, kill_mode="process")
     assert service(WEB, spares)[1:] == (
         "web.service is a live service, and stopping it would leave this process running (KillMode=process); kill it "
