@@ -42,6 +42,7 @@ class Verdict(StrEnum):
     UNIT_MASKED = "unit-masked", "the unit is masked, which an operator has decided"
     UNIT_NOT_FOUND = "unit-not-found", "systemd finds no unit of this name"
     UNIT_CHANGED = "unit-changed", "another program or user started, restarted or stopped the unit during the step"
+    UNIT_FROZEN = "unit-frozen", "the unit is frozen, or its main process is stopped, so that it does not run"
     PROBE_FAILED = "probe-failed", "a probe got a wrong answer"
     # Jobs
     JOB_DONE = "job-done", "systemd finished the job, and the unit is in the state that the job should reach"

@@ -258,6 +258,29 @@ def test_a_unit_of_a_users_manager_has_its_own_entries(machine: Machine, linger:
         machine.run(["rm", "-r", "/home/agentops/.config", "/home/agentops/test.yaml"])
 
 
+def test_any_user_may_claim_an_invocation(
+    machine: Machine, service: StartService, linger: Callable[[str], str]
+) -> None:
+    """journald reads a user unit's invocation from a link that the user may write: that alone is no proof."""
+    service("web.service", unit_file("/bin/sh -c 'echo well; exec sleep infinity'"))
+    now = machine.show("web.service", "InvocationID")["InvocationID"]
+    folder, claim = "/home/agentops/.config/systemd/user", "/run/user/1000/systemd/units/invocation:web.service"
+    says = f"ln -sfn {now} {claim}; while sleep 0.3; do echo ready; done"
+    machine.write(f"{folder}/web.service", unit_file(f"/bin/sh -c '{says}'"))
+    machine.run(["chown", "-R", "agentops", "/home/agentops"])
+    linger("daemon-reload")
+    linger("start web.service")
+    try:
+        claimed = ["journalctl", "-q", "-g", "^ready", f"_SYSTEMD_INVOCATION_ID={now}"]
+        until(lambda: machine.run(claimed, check=False).stdout, "journald to believe the user")
+        run = runbook(machine, "apply", wait(READY))
+        assert judged(run) == (1, "probe-failed"), run.last
+        assert reason(run) == "not ready within 3s: journal: `^ready` is not in this invocation's 1 entry yet"
+    finally:
+        linger("stop web.service")
+        machine.run(["rm", "-r", "/home/agentops/.config"])
+
+
 # -- network namespaces
 
 

@@ -63,6 +63,7 @@ def machine_of(case: dict[str, Any]) -> FakeMachine:
     )
     machine.pid_churn = case.get("pid-churn", False)
     machine.unreadable = tuple(case.get("unreadable-pids", ()))
+    machine.frozen = tuple(case.get("frozen", ()))
     machine.reload_loses = case.get("reload-loses", [])
     for name, facts in case.get("units", {}).items():
         machine.units[name] = unit(name, **facts_of(facts or {}))
@@ -122,6 +123,7 @@ def _happen(machine: FakeMachine, moment: dict[str, Any]) -> None:
     for pid in moment.get("gone", []):
         machine.kill(pid)
     machine.unreadable = tuple(moment.get("unreadable-pids", machine.unreadable))
+    machine.frozen = tuple(moment.get("frozen", machine.frozen))
     if "unseen-sockets" in moment:
         machine.sockets.pop(UNSEEN, None)
         listen(machine, UNSEEN, *moment["unseen-sockets"])

@@ -137,6 +137,8 @@ class FakeMachine:
     """Addresses on which each unit listened before."""
     unreadable: tuple[int, ...] = ()
     """PIDs in the unit's cgroup that stay, and cannot be read."""
+    frozen: tuple[str, ...] = ()
+    """Units whose cgroup the kernel has frozen."""
     reload_loses: list[str] = field(default_factory=list)
     inside: str = ""
     session: str = ""
@@ -199,6 +201,9 @@ class FakeMachine:
 
     def find_leftovers(self, unit: Unit) -> tuple[Holder, ...]:
         return self._judge(unit).find_leftovers()
+
+    def is_frozen(self, unit: Unit) -> bool:
+        return unit.name in self.frozen
 
     def is_populated(self, unit: Unit) -> bool:
         hidden = self.pid_churn or self.unreadable

@@ -17,6 +17,9 @@ from runbook.checks.exit_reason import (
     has_not_notified,
     is_start_limit_hit,
 )
+from runbook.checks.health import find_foreign_owner
+from runbook.checks.propagation import add_untouched, find_target_refusal
+from runbook.checks.standstill import describe_no_process
 from runbook.checks.start_limit import StartBudget, has_start_limit, query_start_budget
 from runbook.errors import HostError
 from runbook.host.facts import UP, ActiveState, JobRef, JobResult, JobVerb, LoadState, Unit
@@ -47,6 +50,7 @@ class JobStepState(StepState):
     invocation: str = ""  # the InvocationID before the job
     main_start: int = 0  # ExecMainStartTimestampMonotonic before the job
     restarts: int = 0  # NRestarts before the job
+    held_since: float | None = None  # since when another process holds a port of the unit, by the monotonic clock
     request_unanswered: bool = False  # True if the job was requested, and systemd has not answered
 
 
@@ -84,14 +88,16 @@ class JobStep(Step[JobStepState]):
         if state.job is None:
             return (
                 find_job_refusal(unit, self.verb)
+                or self._check_exited(view, unit)
+                or find_target_refusal(view, unit, self.verb)
                 or self._check_socket_start(view, unit)
                 or self._check_start_limit(view, unit, state)
             )
         if result is None:
-            wake = Wake(units=frozenset({unit.name}))
-            return not_yet(Verdict.JOB_TIMEOUT, f"waiting for the {self.verb} job of {unit.name}", wake)
+            return self._check_ports(view, unit, state)
         if result in (JobResult.DONE, JobResult.GONE):
-            return self.judge_done(unit, state)  # How a GONE job ended was missed; the unit shows it.
+            # How a GONE job ended was missed; the unit shows it.
+            return add_untouched(view, unit, self.verb, self.judge_done(unit, state))
         return self._judge_failed_job(view, unit, state, result)
 
     def apply(self, host: Host, state: JobStepState) -> None:
@@ -114,6 +120,7 @@ class JobStep(Step[JobStepState]):
                 state.restarts = max(state.restarts, host.unit(self.unit).n_restarts)
 
     def resume(self, view: HostView, state: JobStepState, *, stopped: bool) -> str:
+        state.held_since = None  # The machine may have been booted since.
         if state.job is not None and view.job(state.job) is JobResult.GONE:
             # Canceled, lost in a boot, or done: if the unit is not what it promised, the job is requested again.
             finding = self.judge_done(view.unit(state.job.unit), state)
@@ -168,6 +175,32 @@ class JobStep(Step[JobStepState]):
         finding = self.judge_done(unit, state)
         return finding if finding.state is FindingState.HOLDS and self.verb is not JobVerb.RELOAD else None
 
+    def _check_exited(self, view: HostView, unit: Unit) -> Finding | None:
+        """Refuse to start a service that is active without a process: systemd would do nothing."""
+        down = self.verb is JobVerb.START and unit.is_service and unit.active_state in UP and unit.type != "oneshot"
+        if not down or unit.job or not (why := describe_no_process(view, unit)):
+            return None
+        remedy = "systemd does not start a unit that is active; a `stop` before this step, or a `restart`, helps"
+        return fails(Verdict.UNIT_EXITED, f"{why}; {remedy}", **unit.evidence())
+
+    def _check_ports(self, view: HostView, unit: Unit, state: JobStepState) -> Finding:
+        """Wait for the end of the job, but not of a start that cannot succeed, because another process has the port."""
+        starts = self.verb in START_VERBS and unit.active_state is ActiveState.ACTIVATING
+        ports = (
+            state.run.ports_of(self.unit, *unit.names)
+            if starts and unit.invocation_id not in ("", state.invocation)
+            else ()
+        )
+        held = find_foreign_owner(view, unit, ports)
+        now = view.clock.monotonic()
+        state.held_since = (now if state.held_since is None else state.held_since) if held else None
+        if held and state.held_since is not None and now - state.held_since >= held.grace:
+            why = f"{unit.name} is {unit.describe()} and cannot finish its start: {held.ownership.reason}"
+            facts = {**unit.evidence(), "ports": [held.ownership.evidence()]}
+            return fails(held.ownership.verdict, f"{why}; its job was left alone", **facts)
+        wake = Wake(units=frozenset({unit.name}), ports=frozenset(ports), within=0.25 if held else 1.0)
+        return not_yet(Verdict.JOB_TIMEOUT, f"waiting for the {self.verb} job of {unit.name}", wake)
+
     def _check_socket_start(self, view: HostView, unit: Unit) -> Finding | None:
         """Refuse to start a socket while its service runs: systemd would refuse that, too (socket_start()).
 
@@ -198,11 +231,16 @@ class JobStep(Step[JobStepState]):
             return not_yet(finding.verdict, f"counting the starts of {unit.name}", wake, **finding.evidence)
         if (left := answer.value) is None:
             return finding
-        if left.remaining:
+        if left.remaining and not (unit.is_running and self._may_wait(view, left, state)):
             last = f"; it would be the last one within its start limit ({left.limit})" if left.remaining == 1 else ""
             facts = {**finding.evidence, "starts": left.evidence()}
             return replace(finding, reason=finding.reason + last, evidence=facts)
         return _judge_used_up(unit, state, left, finding)
+
+    def _may_wait(self, view: HostView, left: StartBudget, state: JobStepState) -> bool:
+        """True if the limit may be reached, because another program cleared the counter, and a wait rules that out."""
+        waited = view.clock.now() - state.query_time
+        return 0 < left.full_for < (self.time_limit(view) - waited) / 2
 
     def check_once(self, view: HostView, state: JobStepState) -> Finding:
         finding = self.check(view, state)
@@ -237,8 +275,9 @@ class JobStep(Step[JobStepState]):
 def _judge_used_up(unit: Unit, state: JobStepState, left: StartBudget, finding: Finding) -> Finding:
     """Refuse or delay a start for which nothing seems to be left of the start limit."""
     facts = {**finding.evidence, "starts": left.evidence()}
-    over = format_span(max(1, round(left.expires_in)))
-    often = f"{unit.name} was started {left.used} times, and its start limit is {left.limit}"
+    count, expires_in = (len(left.recent), left.full_for) if left.remaining else (left.used, left.expires_in)
+    over = format_span(max(1, round(expires_in)))
+    often = f"{unit.name} was started {count} times, and its start limit is {left.limit}"
     if left.certain >= unit.start_limit_burst:
         refused = "stop it, and then refuse to start it" if unit.is_running else "refuse to start it"
         why = f"{often}: systemd would {refused}, so no job was requested"
@@ -247,8 +286,9 @@ def _judge_used_up(unit: Unit, state: JobStepState, left: StartBudget, finding: 
         # The unit is down, so a request does no harm, and systemd does not show whether the limit was cleared.
         return replace(finding, reason=f"{finding.reason}; its start limit ({left.limit}) may be used up")
     state.delayed_by_limit = True
-    why = f"{often}: unless it was cleared, systemd would stop it, and then refuse to start it"
-    wake = Wake(units=frozenset({unit.name}), within=left.expires_in + 0.01)
+    unless = "if its counter was cleared in between" if left.remaining else "unless it was cleared"
+    why = f"{often}: {unless}, systemd would stop it, and then refuse to start it"
+    wake = Wake(units=frozenset({unit.name}), within=expires_in + 0.01)
     return not_yet(Verdict.START_LIMIT_HIT, f"{why}; it is over in {over}, and the step waits for that", wake, **facts)
 
 
@@ -283,10 +323,14 @@ def _find_manual_refusal(unit: Unit, verb: JobVerb) -> str:
 
 
 def has_new_main_process(unit: Unit, state: JobStepState) -> bool:
-    """True if an invocation began since the job was requested, with a main process if the service has one."""
+    """True if an invocation began since the job was requested, with a new main process if the unit has one now.
+
+    Many services have none: SysV scripts, services with GuessMainPID=no or with several daemons, oneshots. Of these
+    ExecMainStartTimestamp is 0, or that of an invocation that had a main process.
+    """
     if unit.invocation_id == state.invocation:
         return False
-    return not unit.is_service or unit.exec_main_start_monotonic > state.main_start
+    return not unit.main_pid or unit.exec_main_start_monotonic > state.main_start
 
 
 def judge_start(unit: Unit, state: JobStepState) -> Finding | None:

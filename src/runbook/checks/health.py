@@ -5,8 +5,10 @@
 3. Does systemd restart it in a loop?    crash-loop, not-notifying
 4. Is it down, and stays so?             unit-failed, unit-exited, start-limit-hit, … (`down_cause`)
 5. Is a stop requested?                  unit-changed
-6. Is it active?                         still-starting
-7. Does it listen on each port?          not-listening
+6. Is it frozen or stopped?              unit-frozen (`standstill`)
+7. Is it active?                         still-starting
+8. Does it have a process?               unit-exited (`standstill`)
+9. Does it listen on each port?          not-listening
                                          ready
 
 The cause comes before the symptom: a unit that fails because another process has its port is no crash loop.
@@ -14,12 +16,13 @@ The cause comes before the symptom: a unit that fails because another process ha
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 from runbook.checks.down_cause import find_down_cause
 from runbook.checks.exit_reason import describe_awaited, describe_exit, describe_stop_job, has_not_notified
+from runbook.checks.standstill import describe_frozen, describe_no_process, describe_stopped
 from runbook.host.facts import DOWN, ActiveState, LoadState, Unit
 from runbook.host.holders import Holder, PortOwnership, Role
 from runbook.host.interface import HostView
@@ -43,6 +46,7 @@ class HealthState:
 
     foreign_since: float | None = None  # since when another process holds a port
     down_since: float | None = None  # since when the unit is down
+    empty_since: float | None = None  # since when the unit is active without a process
     restarts: int | None = None  # NRestarts when counting began
     last_exit: str = ""  # how the last process that exited did so; kept, because systemd forgets it at the next start
     not_notified: bool = False  # True if that process had not reported in time that it is ready
@@ -101,6 +105,40 @@ class HealthReport:
 
 
 @dataclass(frozen=True)
+class ForeignOwner:
+    """A port that another process holds."""
+
+    ownership: PortOwnership
+    grace: float  # how long the other process may take to exit, in seconds
+
+
+def find_foreign_owner(view: HostView, unit: Unit, ports: Collection[Port]) -> ForeignOwner | None:
+    """Return the first port that another process certainly holds, so that the unit cannot listen on it."""
+    found = _find_foreign(view, [view.judge_port(unit, port) for port in ports])
+    if found is None or found.ownership.verdict is Verdict.OWNER_UNKNOWN:
+        return None
+    return ForeignOwner(found.ownership, max(EXIT_GRACE, found.grace))
+
+
+def _find_foreign(view: HostView, seen: Iterable[PortOwnership]) -> ForeignOwner | None:
+    bad = next((o for o in seen if o.foreign_holders or o.verdict is Verdict.OWNER_UNKNOWN), None)
+    if bad is None:
+        return None
+    return ForeignOwner(bad, max((_exit_grace(view, holder) for holder in bad.foreign_holders), default=EXIT_GRACE))
+
+
+def _exit_grace(view: HostView, holder: Holder) -> float:
+    """Return how long another process on the port may take to exit, in seconds."""
+    if holder.role is not Role.OTHER_UNIT:
+        return EXIT_GRACE  # It may be the old main process, or a child of it, that still exits.
+    if not holder.unit.endswith(".service"):
+        return 0.0  # A container or a socket unit keeps its port: no stop of it can be seen.
+    # A service keeps its port too, unless it is being stopped: then it has the time that systemd gives it.
+    other = view.unit(holder.unit)
+    return other.timeout_stop_usec / 1e6 if other.active_state is ActiveState.DEACTIVATING else 0.0
+
+
+@dataclass(frozen=True)
 class HealthChecker:
     """Checks one unit."""
 
@@ -134,7 +172,9 @@ class HealthChecker:
             or self._check_restarts(seen)
             or self._check_down(seen)
             or self._check_stopping(seen)
+            or self._check_frozen(seen)
             or self._check_starting(seen)
+            or self._check_processes(seen)
             or self._check_listening(seen)
             or self._report_ready(seen)
         )
@@ -190,26 +230,16 @@ class HealthChecker:
 
     def _check_holders(self, seen: tuple[PortOwnership, ...]) -> HealthReport | None:
         """Report another process on a port; final once it had its time to exit."""
-        bad = next((o for o in seen if o.foreign_holders or o.verdict is Verdict.OWNER_UNKNOWN), None)
+        bad = _find_foreign(self.view, seen)
         if bad is None:
             self.state.foreign_since = None
             return None
         now = self.view.clock.monotonic()
         if self.state.foreign_since is None:
             self.state.foreign_since = now
-        grace = max((self._exit_grace(holder) for holder in bad.foreign_holders), default=EXIT_GRACE)
-        final = self.once or now - self.state.foreign_since >= grace
-        return HealthReport(self.unit, seen, bad.verdict, bad.reason + self._symptom(), final, recheck_within=0.1)
-
-    def _exit_grace(self, holder: Holder) -> float:
-        """Return how long another process on the port may take to exit, in seconds."""
-        if holder.role is not Role.OTHER_UNIT:
-            return EXIT_GRACE  # It may be the old main process, or a child of it, that still exits.
-        if not holder.unit.endswith(".service"):
-            return 0.0  # A container or a socket unit keeps its port: no stop of it can be seen.
-        # A service keeps its port too, unless it is being stopped: then it has the time that systemd gives it.
-        other = self.view.unit(holder.unit)
-        return other.timeout_stop_usec / 1e6 if other.active_state is ActiveState.DEACTIVATING else 0.0
+        final = self.once or now - self.state.foreign_since >= bad.grace
+        owner, reason = bad.ownership, bad.ownership.reason + self._symptom()
+        return HealthReport(self.unit, seen, owner.verdict, reason, final, recheck_within=0.1)
 
     def _symptom(self) -> str:
         """Return what another process on its port does to the unit."""
@@ -291,6 +321,12 @@ class HealthChecker:
             return None
         return HealthReport(unit, seen, Verdict.UNIT_CHANGED, describe_stop_job(unit), final=True)
 
+    def _check_frozen(self, seen: tuple[PortOwnership, ...]) -> HealthReport | None:
+        if not self.unit.is_service or not self.unit.is_running:
+            return None
+        why = describe_frozen(self.view, self.unit) or describe_stopped(self.view, self.unit, seen)
+        return HealthReport(self.unit, seen, Verdict.UNIT_FROZEN, why) if why else None
+
     def _check_starting(self, seen: tuple[PortOwnership, ...]) -> HealthReport | None:
         unit = self.unit
         if unit.active_state is ActiveState.ACTIVE:
@@ -298,6 +334,23 @@ class HealthChecker:
         status = f", and reports `{shorten(unit.status_text)}`" if unit.status_text else ""
         state = f"{unit.name} is {unit.describe()}{describe_awaited(unit)}{status}"
         return HealthReport(unit, seen, Verdict.STILL_STARTING, describe_stop_job(unit) or state)
+
+    def _check_processes(self, seen: tuple[PortOwnership, ...]) -> HealthReport | None:
+        """Report an active unit without a process of its own; final once it stayed so for a moment.
+
+        A Type=oneshot needs none, unless it has a port: then another unit may open that, so it is never final.
+        """
+        unit, oneshot = self.unit, self.unit.type == "oneshot"
+        needs_one = unit.is_service and not (oneshot and all(ownership.is_owned for ownership in seen))
+        why = describe_no_process(self.view, unit) if needs_one else ""
+        if not why:
+            self.state.empty_since = None
+            return None
+        now = self.view.clock.monotonic()
+        if self.state.empty_since is None:
+            self.state.empty_since = now
+        final = not oneshot and (self.once or now - self.state.empty_since >= DOWN_SETTLE)
+        return HealthReport(unit, seen, Verdict.UNIT_EXITED, why, final, DOWN_SETTLE / 2)
 
     def _check_listening(self, seen: tuple[PortOwnership, ...]) -> HealthReport | None:
         missing = ", ".join(str(ownership.port) for ownership in seen if not ownership.is_owned)

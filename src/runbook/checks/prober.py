@@ -110,7 +110,7 @@ class Prober:
         if any(isinstance(probe.chosen, JournalFields) for probe in self.probes):
             leftovers = tuple(holder.process.pid for holder in self.view.find_leftovers(unit))
         sockets = self.report.sockets.union(*(owner.sockets for judged in owners for owner in judged))
-        return ProbeRound(unit.invocation_id, sockets, self._networks(), leftovers)
+        return ProbeRound(unit.name, unit.invocation_id, sockets, self._networks(), leftovers)
 
     def _networks(self) -> tuple[ProcessId | None, ...]:
         unit, find = self.report.unit, self.view.find_network_process

@@ -36,6 +36,7 @@ LOOPBACK = "127.0.0.1"
 class ProbeRound:
     """What the probes of one round are asked of. Their answers count only while it stays equal."""
 
+    unit: str = ""
     invocation: str = ""  # the unit's invocation
     sockets: frozenset[int] = frozenset()  # the inodes of the sockets on the probed ports
     networks: tuple[ProcessId | None, ...] = ()  # for each probe, in whose network namespace it runs; None for our own
@@ -153,7 +154,7 @@ class JournalFields(ProbeFields):
         return "journal"
 
     def make_query(self, run: RunState, of: ProbeRound) -> JournalProbe:
-        return JournalProbe(self.pattern, of.invocation, of.leftovers)
+        return JournalProbe(self.pattern, of.unit, of.invocation, of.leftovers)
 
 
 class RunFields(ProbeFields):

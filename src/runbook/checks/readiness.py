@@ -5,11 +5,16 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from runbook.checks.exit_reason import describe_exit, describe_unit_file
+from runbook.checks.exit_reason import USEC_INFINITY, describe_exit, describe_unit_file
 from runbook.checks.health import HealthReport, HealthState
+from runbook.checks.previous_exit import PreviousExitLookup
 from runbook.host.facts import ActiveState, Unit
 from runbook.host.interface import HostView
-from runbook.model import Finding, FindingState, Port, Verdict, fails
+from runbook.model import Finding, FindingState, Port, Verdict, Wake, fails, holds, not_yet
+from runbook.spec.state import RunState
+from runbook.util.timespan import format_span
+
+WATCHDOG_SLACK = 0.5  # seconds; systemd's timers are up to 0.25 s late
 
 MAX_OTHER_STARTS = 2  # so many starts by another requester in one wait are the reason why the unit is not ready
 
@@ -19,29 +24,97 @@ class HealthWindow:
     """The time for which one invocation has been healthy. Times are seconds of the monotonic clock."""
 
     started_at: float | None = None  # when the wait began
+    healthy_for: float = 0.0  # how long the window must be at least, in seconds
+    limit: float = 0.0  # how long the whole wait may take, in seconds
     invocation: str = ""  # the invocation that has been healthy since `healthy_since`
     healthy_since: float | None = None
+    enough: Finding | None = None  # the result if the time ends while only the watchdog makes the window longer
 
-    def is_edge(self, report: HealthReport, now: float, healthy_for: float) -> bool:
+    def is_edge(self, report: HealthReport, now: float) -> bool:
         """True if the window begins or ends with this check."""
         begun = self.healthy_since is not None and self.invocation == report.unit.invocation_id
-        return not begun or now - (self.healthy_since or now) >= healthy_for
+        return not begun or now - (self.healthy_since or now) >= self._length(report.unit)
 
-    def extend(self, report: HealthReport, now: float) -> float:
-        """Return for how long the invocation has been healthy; another invocation begins a new window."""
+    def judge(self, report: HealthReport, finding: Finding, state: HealthState, now: float, recheck: float) -> Finding:
+        """Return that the unit is ready, or that the window is not over yet: then check again within `recheck`.
+
+        Another invocation begins a new window.
+        """
         if self.healthy_since is None or self.invocation != report.unit.invocation_id:
-            self.healthy_since, self.invocation = now, report.unit.invocation_id
-        return now - self.healthy_since
+            self.healthy_since, self.invocation, self.enough = now, report.unit.invocation_id, None
+        healthy, length = now - self.healthy_since, self._length(report.unit)
+        if healthy >= self.healthy_for:
+            took, window = self.healthy_since - (self.started_at or now), min(healthy, length)
+            times = {"ready-after": round(took, 3), "healthy-for": round(window, 3)}
+            stayed = f"healthy for {round(window, 1):g}s, " if window else ""
+            reason = f"{stayed}ready after {took:.1f}s{describe_notes(report, state, window)}"
+            self.enough = holds(Verdict.READY, reason, **finding.evidence, **times)
+            if healthy >= length:
+                return self.enough
+        why = " (WatchdogSec=)" if length > self.healthy_for else ""
+        reason = f"healthy for {healthy:.1f}s of {length:g}s{why}"
+        wake = report.wake(min(length - healthy, recheck))
+        return not_yet(Verdict.STILL_STARTING, reason, wake, **finding.evidence)
 
-    def ready_after(self, now: float) -> float:
-        """Return the seconds from the begin of the wait to that of the window."""
-        return (now if self.healthy_since is None else self.healthy_since) - (self.started_at or now)
+    def _length(self, unit: Unit) -> float:
+        """Return how long the window must be, in seconds.
+
+        A unit that sends no keep-alive pings is healthy for as long as its watchdog waits, and is then killed. So the
+        window covers the time of the watchdog, if it can end before the time limit.
+        """
+        needed = watchdog_window(unit)
+        begun = (self.healthy_since or 0.0) - (self.started_at or 0.0)
+        return max(self.healthy_for, needed) if begun + needed < self.limit else self.healthy_for
 
 
-def describe_notes(report: HealthReport, state: HealthState) -> str:
-    """Return what an operator must know of a unit although it is ready."""
+def watchdog_window(unit: Unit) -> float:
+    """Return the seconds after which systemd has certainly killed a unit that sends no pings; 0 without a watchdog."""
+    watched = unit.is_service and unit.sub_state != "exited" and unit.watchdog_usec not in (0, USEC_INFINITY)
+    return unit.watchdog_usec / 1e6 + WATCHDOG_SLACK if watched else 0.0
+
+
+def describe_notes(report: HealthReport, state: HealthState, window: float) -> str:
+    """Return what an operator must know of a unit although it is ready; `window` is how long it was healthy."""
     started = state.describe_other_starts(report.unit)
-    return "".join(f"; {text}" for text in (started, describe_unit_file(report.unit)) if text)
+    notes = (started, _describe_unwatched(report.unit, window), describe_unit_file(report.unit))
+    return "".join(f"; {text}" for text in notes if text)
+
+
+def _describe_unwatched(unit: Unit, window: float) -> str:
+    if window >= watchdog_window(unit):
+        return ""
+    span = format_span(unit.watchdog_usec / 1e6)
+    short = f"it was watched for less than its WatchdogSec={span}"
+    return f"{short}, so whether it keeps sending keep-alive pings is not proved"
+
+
+@dataclass(frozen=True)
+class RecentRestarts:
+    """The restarts of a unit by systemd, for a single check: it waits for no window, and the unit may be in a loop."""
+
+    count: int
+    seconds: float  # since the unit became active
+    are_too_recent: bool  # True if the unit has not been active for as long as its window would be
+
+    @classmethod
+    def find(cls, unit: Unit, before: int, healthy_for: float, now: float) -> RecentRestarts:
+        """Return the restarts since NRestarts was `before`; `now` is seconds of the monotonic clock."""
+        seconds = max(0.0, now - unit.active_enter_monotonic / 1e6)
+        return cls(max(0, unit.n_restarts - before), seconds, seconds < max(healthy_for, watchdog_window(unit)))
+
+    def __str__(self) -> str:
+        if not self.count:
+            return ""
+        often = "once" if self.count == 1 else f"{self.count} times, the last time"
+        return f"; systemd restarted it {often} {format_span(max(1, round(self.seconds)))} ago"
+
+    def judge(self, view: HostView, report: HealthReport, lookup: PreviousExitLookup, run: RunState) -> Finding:
+        """Return that the unit may be healthy only until its next crash, and the last exit from the journal."""
+        facts, end = report.evidence(), lookup.poll(view, report.unit, run)
+        if end is None:
+            return not_yet(Verdict.CRASH_LOOP, f"reading how {report.unit.name} exited", Wake(pending=True), **facts)
+        verdict = Verdict.NOT_NOTIFYING if end.not_notified else Verdict.CRASH_LOOP
+        return fails(verdict, f"{report.unit.name} is {report.unit.describe()}{self}: {end.text}", **facts)
 
 
 def judge_late(
@@ -71,7 +144,7 @@ def judge_late(
     if unit.active_state is ActiveState.DEACTIVATING and unit.job_type not in ("start", "restart"):
         why = f"{unit.name} is {unit.describe()}: it is being stopped, and no start is to follow"
         return fails(Verdict.UNIT_CHANGED, f"{waited}; {why}", **last.evidence)
-    if fail:
+    if fail or last.verdict in (Verdict.UNIT_FROZEN, Verdict.UNIT_EXITED):
         return fails(last.verdict, waited, **last.evidence)
     subject = "it" if unit.describe() in last.reason else f"{unit.name} is {unit.describe()} and"
     reason = f"{waited}; {subject} was left alone{_describe_leftovers(view, unit)}"

@@ -35,11 +35,23 @@ class StartBudget:
     used: int  # how many starts the journal has
     expires_in: float = 0.0  # seconds until the window closes
     certain: int = 0  # how many of the starts certainly count
+    recent: tuple[float, ...] = ()
+    """For each start of the last interval, the seconds until it is older than that. The first is the oldest.
+
+    If another program has cleared the counter, which no journal shows, the window opened at a later start than
+    counted here, and may hold all of these.
+    """
 
     @property
     def remaining(self) -> int:
         """How many more starts systemd should accept now."""
         return max(0, self.unit.start_limit_burst - self.used)
+
+    @property
+    def full_for(self) -> float:
+        """Seconds for which the limit may be reached if the window opened later than counted; 0 if it cannot be."""
+        spare = len(self.recent) - self.unit.start_limit_burst
+        return self.recent[spare] if spare >= 0 else 0.0
 
     @property
     def limit(self) -> str:
@@ -149,13 +161,17 @@ def _count_at_most(unit: Unit, events: list[StartEvent], asked: float, now: floa
 def count_window(unit: Unit, events: list[StartEvent], now: float) -> StartBudget:
     """Count as systemd does. The events are in order."""
     interval = unit.start_limit_interval_usec / 1e6
-    opened, used = 0.0, 0
+    opened, used = -math.inf, 0
     for at, kind in events:
-        started = kind is StartEventKind.START
-        # The first start after the end of a window opens the next; a cleared counter leaves an empty one.
-        if not started or at > opened + interval:
+        if kind is StartEventKind.CLEARED:
+            # The next start opens a window, however soon it comes (ratelimit_reset()).
+            opened, used = -math.inf, 0
+            continue
+        if at > opened + interval:
             opened, used = at, 0
-        used += started
+        used += 1
+    cleared = max((event.at for event in events if event.kind is StartEventKind.CLEARED), default=-math.inf)
+    recent = tuple(event.at + interval - now for event in events if event.at > max(cleared, now - interval))
     if used == 0 or now > opened + interval:
-        return StartBudget(unit, 0)
-    return StartBudget(unit, used, opened + interval - now)
+        return StartBudget(unit, 0, recent=recent)
+    return StartBudget(unit, used, opened + interval - now, recent=recent)

@@ -109,7 +109,8 @@ class Launch:
 
     def make_state(self, folder: RunFolder) -> RunState:
         """Return the state of a run that begins."""
-        return RunState(folder.id, self.book.folder, self.book.env, folder.outputs_path, boot=store.boot_id())
+        book, boot = self.book, store.boot_id()
+        return RunState(folder.id, book.folder, book.env, folder.outputs_path, book.owned_ports(), boot=boot)
 
     def run(self, state: RunState, resume_state: ResumeState, *, supersedes_until: float) -> RunFinished:
         """Carry out the runbook. Once it has begun, it supersedes runs that began until `supersedes_until`."""

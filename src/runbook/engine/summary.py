@@ -36,6 +36,7 @@ ADVICE: Mapping[Verdict, str] = {
     Verdict.UNIT_MASKED: "if it may run again, {systemctl} unmask {unit}",
     Verdict.UNIT_NOT_FOUND: "{systemctl} list-unit-files shows what there is",
     Verdict.UNIT_CHANGED: _WHO_ACTS,
+    Verdict.UNIT_FROZEN: "find out why it does not run before you let it: {systemctl} status {unit}",
     Verdict.JOB_FAILED: _WHY_IT_ENDED,
     Verdict.JOB_TIMEOUT: "{systemctl} list-jobs shows what it waits for",
     Verdict.JOB_CANCELED: _WHO_ACTS,

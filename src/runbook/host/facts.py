@@ -139,6 +139,9 @@ class Unit:
     requires: tuple[str, ...] = ()
     triggered_by: tuple[str, ...] = ()
     triggers: tuple[str, ...] = ()
+    pulls_in: tuple[str, ...] = ()  # the units that its start starts too
+    propagates_stop_to: tuple[str, ...] = ()
+    stop_when_unneeded: bool = False
     propagates_to: tuple[str, ...] = ()  # the units that require it or are a part of it: they stop and start with it
     required_by: tuple[str, ...] = ()
     requisite_of: tuple[str, ...] = ()
@@ -163,6 +166,7 @@ class Unit:
     inactive_exit_monotonic: int = 0
     active_enter_monotonic: int = 0
     active_exit_monotonic: int = 0
+    freezer_state: str = ""  # empty if systemd has none for it
     control_group: str = ""
     control_group_id: int = 0
     main_pid: int = 0

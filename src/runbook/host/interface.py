@@ -69,6 +69,9 @@ class HostView(Protocol):
     def find_leftovers(self, unit: Unit) -> tuple[Holder, ...]:
         """Return the processes of earlier invocations that are still in the unit's cgroup."""
 
+    def is_frozen(self, unit: Unit) -> bool:
+        """True if the kernel has frozen the unit's cgroup or that of its main process, or one above."""
+
     def is_populated(self, unit: Unit) -> bool:
         """True if there is any process in the unit's cgroup, even one that exits before it can be read."""
 

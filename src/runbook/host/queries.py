@@ -128,6 +128,7 @@ class JournalProbe(QueryKind[None]):
     """Passes if a pattern is found in what the processes of one invocation wrote into the journal."""
 
     pattern: str
+    unit: str
     invocation: str
     leftovers: tuple[int, ...] = ()  # PIDs of earlier invocations: journald files their entries under the current one
 

@@ -10,7 +10,7 @@ from typing import Any, ClassVar, Self, TypeVar
 from pydantic import TypeAdapter
 
 from runbook.host.queries import Command
-from runbook.model import ProcessId
+from runbook.model import Port, ProcessId
 
 # What `resume` restores, besides the ancestors of killed processes.
 PERSISTED_FIELDS = ("baseline_restarts", "invocations", "first_starts", "cleared")
@@ -24,6 +24,8 @@ class RunState:
     folder: Path  # the folder in which commands start
     env: Mapping[str, str] = field(default_factory=dict)  # the runbook's `env`, which every command gets
     outputs: Path | None = None  # where the output of commands goes; None in a dry run, which starts none in a unit
+    ports: Mapping[str, tuple[Port, ...]] = field(default_factory=dict)
+    """The ports that a unit must own alone once it runs, by the unit's name in the runbook."""
     baseline_restarts: dict[str, int] = field(default_factory=dict)
     """NRestarts of each unit that the run started, right after the start: automatic restarts count from it."""
     invocations: dict[str, str] = field(default_factory=dict)  # the InvocationID since the run's last start of it
@@ -50,6 +52,10 @@ class RunState:
             boot, pid, start = key.rsplit(" ", 2)
             if boot == self.boot:
                 self.ancestors_of_killed[ProcessId(int(pid), int(start))] = (killed, when)
+
+    def ports_of(self, *names: str) -> tuple[Port, ...]:
+        """Return the ports that a unit must own, by any of its names."""
+        return tuple(dict.fromkeys(port for name in names for port in self.ports.get(name, ())))
 
     def next_query_id(self) -> int:
         """Return a new number: a query with the same content and another number is sent again."""

@@ -116,7 +116,7 @@ class VerifyVersion(Step[VerifyVersionState]):
         judged = [*report.ports, *([asked] if asked is not None else [])]
         networks = (view.find_network_process(report.unit, local),) if self.expect is not None else ()
         sockets = report.sockets.union(*(own.sockets for own in judged))
-        state.start_round(ProbeRound(report.unit.invocation_id, sockets, networks))
+        state.start_round(ProbeRound(report.unit.name, report.unit.invocation_id, sockets, networks))
         facts: Evidence = report.evidence()
         reasons: list[str] = []
         if self.newer_than:

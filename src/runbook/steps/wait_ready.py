@@ -12,9 +12,9 @@ from runbook.checks.health import HealthChecker, HealthReport, HealthState
 from runbook.checks.previous_exit import PreviousExitLookup
 from runbook.checks.prober import PROBE_INTERVAL, Prober, ProbeRoundState
 from runbook.checks.probes import Probe
-from runbook.checks.readiness import HealthWindow, describe_notes, judge_late
+from runbook.checks.readiness import HealthWindow, RecentRestarts, judge_late
 from runbook.host.interface import HostView
-from runbook.model import Finding, FindingState, Verdict, fails, holds, not_yet
+from runbook.model import Finding, FindingState, Verdict, fails, not_yet
 from runbook.spec.fields import Integer, PortList, PositiveSpan, TimeSpan, UnitName
 from runbook.spec.state import StepState
 from runbook.spec.step import RollbackRole, Runbook, Step
@@ -70,27 +70,38 @@ class WaitReady(Step[WaitReadyState]):
             yield "probes", f"{self.unit} writes nothing into the journal; ask for the `journal` of its service"
 
     def check(self, view: HostView, state: WaitReadyState) -> Finding:
-        now, window = view.clock.monotonic(), state.window
-        window.started_at = now if window.started_at is None else window.started_at
+        now = view.clock.monotonic()
+        if state.window.started_at is None:
+            state.window = HealthWindow(now, self.healthy_for, self.time_limit(view))
+        window = state.window
         # Without probes it checks only when something has changed, or at the end.
         report = self._check_health(view, state, state.health, OWNERSHIP_MAX_AGE if self.probes else 0.0)
         report = self._add_exit_reason(view, report, state)
         finding = self._make_finding(view, report, state, now)
-        if self.probes and finding.state is FindingState.HOLDS and window.is_edge(report, now, self.healthy_for):
+        if self.probes and finding.state is FindingState.HOLDS and window.is_edge(report, now):
             report, finding = self._confirm(view, report, finding, state, now)
         if finding.state is FindingState.HOLDS:
-            return self._check_window(report, finding, state, now)
+            recheck = PROBE_INTERVAL if self.probes else window.limit
+            return window.judge(report, finding, state.health, now, recheck)
         # A round of probes without answers yet does not end the window: a bad answer will.
         if not (report.healthy and finding.wake is not None and finding.wake.pending):
-            window.healthy_since = None
+            window.healthy_since = window.enough = None
         return finding
 
     def check_once(self, view: HostView, state: WaitReadyState) -> Finding:
-        return self._make_finding(view, self._check_health(view, state, None), state, view.clock.monotonic())
+        now, report = view.clock.monotonic(), self._check_health(view, state, None)
+        before = state.run.baseline_restarts.get(report.unit.name, 0)
+        restarts = RecentRestarts.find(report.unit, before, self.healthy_for, now)
+        if report.healthy and restarts.are_too_recent and restarts.count > self.max_restarts:
+            return restarts.judge(view, report, state.previous_exit, state.run)
+        finding = self._make_finding(view, report, state, now)
+        return replace(finding, reason=f"{finding.reason}{restarts}") if report.healthy else finding
 
     def judge_timeout(self, view: HostView, state: WaitReadyState, last: Finding) -> Finding:
         if state.awaits_exit_reason:
             return fails(last.verdict, last.reason, **last.evidence)
+        if state.window.enough is not None:
+            return state.window.enough
         unit, limit = view.unit(self.unit), self.time_limit(view)
         return judge_late(view, unit, state.health, last, limit, fail=self.on_timeout == "fail", ports=self.port)
 
@@ -134,17 +145,3 @@ class WaitReady(Step[WaitReadyState]):
             return report
         state.health.last_exit, state.health.not_notified = end.text, end.not_notified
         return self._check_health(view, state, state.health)
-
-    def _check_window(self, report: HealthReport, finding: Finding, state: WaitReadyState, now: float) -> Finding:
-        """Wait for the end of the window."""
-        healthy = state.window.extend(report, now)
-        if healthy < self.healthy_for:
-            left = self.healthy_for - healthy
-            wake = report.wake(min(left, PROBE_INTERVAL) if self.probes else left)
-            reason = f"healthy for {healthy:.1f}s of {self.healthy_for:g}s"
-            return not_yet(Verdict.STILL_STARTING, reason, wake, **finding.evidence)
-        took = state.window.ready_after(now)
-        times = {"ready-after": round(took, 3), "healthy-for": self.healthy_for}
-        stayed = f"healthy for {self.healthy_for:g}s, " if self.healthy_for else ""
-        reason = f"{stayed}ready after {took:.1f}s{describe_notes(report, state.health)}"
-        return holds(Verdict.READY, reason, **finding.evidence, **times)

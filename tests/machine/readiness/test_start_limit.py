@@ -102,6 +102,23 @@ def test_a_daemon_reload_clears_the_count_only_on_252(machine: Machine, unit: In
     assert again.returncode == (0 if forgets else 1)
 
 
+def test_the_window_opens_at_the_first_start_after_the_counter_was_cleared(
+    machine: Machine, service: StartService
+) -> None:
+    """Not when it was cleared: systemd would refuse the second restart, and leave the service failed."""
+    limit = {"Unit_StartLimitBurst": "2", "Unit_StartLimitIntervalSec": "8"}
+    service("window.service", unit_file(SLEEPS, **limit))
+    machine.run(["systemctl", "stop", "window.service"])
+    machine.run(["systemctl", "daemon-reload" if machine.suite == "bookworm" else "reset-failed"])
+    machine.run(["sleep", "4"])
+    machine.run(["systemctl", "start", "window.service"])
+    machine.run(["sleep", "3"])
+    run = runbook(machine, "apply", book("window", "restart", "restart: {timeout: 20s}"))
+    assert [verdict for _, _, verdict in run.verdicts] == ["job-done", "job-done"], run.last
+    assert run.step("restart-2")["reason"].endswith(", delayed by its start limit")
+    assert machine.show("window.service", "ActiveState")["ActiveState"] == "active"
+
+
 def test_unloading_a_unit_clears_the_count(machine: Machine, unit: InstallUnit) -> None:
     """systemd unloads a unit without references when it is down, and drops its counter."""
     unit("forgot.service", limited(SLEEPS, 2))

@@ -27,12 +27,12 @@ RUN = RunState("run-1", Path("/srv"), env={"A": "1"})
             "http://a/b",
         ),
         ({"websocket": {"url": "ws://a/b"}}, WebsocketProbe("ws://a/b"), "ws://a/b"),
-        ({"journal": {"pattern": "ready"}}, JournalProbe("ready", "i", (7,)), "journal"),
+        ({"journal": {"pattern": "ready"}}, JournalProbe("ready", "u", "i", (7,)), "journal"),
     ],
 )
 def test_what_a_probe_queries(fields: dict[str, Any], query: QueryKind[Any], label: str) -> None:
     kind = Probe.model_validate(fields).chosen
-    assert kind.make_query(RUN, ProbeRound("i", leftovers=(7,))) == query
+    assert kind.make_query(RUN, ProbeRound("u", "i", leftovers=(7,))) == query
     assert (kind.label, kind.timeout, kind.uses_network) == (label, 5.0, "journal" not in fields)
 
 
@@ -77,5 +77,5 @@ def test_a_probe_that_is_refused(fields: dict[str, Any], message: str) -> None:
 
 
 def test_a_round_stays_the_same_if_a_leftover_exits() -> None:
-    assert ProbeRound("i", leftovers=(7,)) == ProbeRound("i")
-    assert ProbeRound("i", frozenset({1})) != ProbeRound("i")
+    assert ProbeRound("u", "i", leftovers=(7,)) == ProbeRound("u", "i")
+    assert ProbeRound("u", "i", frozenset({1})) != ProbeRound("u", "i")

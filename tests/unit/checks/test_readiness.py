@@ -6,10 +6,11 @@ from typing import Any
 
 import pytest
 
+from runbook.checks.exit_reason import USEC_INFINITY
 from runbook.checks.health import HealthReport, HealthState
 from runbook.checks.readiness import HealthWindow, describe_notes, judge_late
 from runbook.host.facts import ActiveState
-from runbook.model import Verdict, Wake, not_yet
+from runbook.model import Finding, Verdict, Wake, holds, not_yet
 from tests.unit.fake_machine import FakeMachine, unit
 
 LATE = not_yet(Verdict.STILL_STARTING, "the reason", Wake())
@@ -19,15 +20,53 @@ def report(invocation: str = "a" * 32) -> HealthReport:
     return HealthReport(unit(invocation_id=invocation), (), Verdict.READY, "")
 
 
+def judge(window: HealthWindow, now: float, invocation: str = "a" * 32, **facts: Any) -> Finding:
+    seen = HealthReport(unit(invocation_id=invocation, **facts), (), Verdict.READY, "")
+    return window.judge(seen, holds(Verdict.READY, ""), HealthState(), now, 60.0)
+
+
 def test_another_invocation_begins_another_window() -> None:
-    window = HealthWindow(started_at=10.0)
-    assert window.is_edge(report(), 12.0, 5.0)
-    assert window.extend(report(), 12.0) == 0
-    assert not window.is_edge(report(), 14.0, 5.0)
-    assert window.extend(report(), 17.0) == 5.0
-    assert window.is_edge(report(), 17.0, 5.0)
-    assert window.ready_after(17.0) == 2.0
-    assert window.extend(report("b" * 32), 18.0) == 0
+    window = HealthWindow(10.0, 5.0, 120.0)
+    assert window.is_edge(report(), 12.0)
+    assert judge(window, 12.0).state == "not-yet"
+    assert not window.is_edge(report(), 14.0)
+    assert window.is_edge(report(), 17.0)
+    assert judge(window, 17.0).reason == "healthy for 5s, ready after 2.0s"
+    assert judge(window, 18.0, "b" * 32).reason == "healthy for 0.0s of 5s"
+
+
+WATCHED = {"watchdog_usec": 8_000_000}
+
+
+def test_the_watchdog_makes_the_window_longer() -> None:
+    window = HealthWindow(10.0, 5.0, 120.0)
+    assert judge(window, 12.0, **WATCHED).reason == "healthy for 0.0s of 8.5s (WatchdogSec=)"
+    assert judge(window, 20.4, **WATCHED).state == "not-yet"
+    assert window.enough is not None  # The time of the run may end now: the unit was healthy for long enough.
+    assert window.enough.reason.startswith("healthy for 8.4s, ready after 2.0s; it was watched for less than its")
+    assert judge(window, 20.5, **WATCHED).reason == "healthy for 8.5s, ready after 2.0s"
+    assert judge(window, 21.0, "b" * 32, **WATCHED).state == "not-yet"
+    assert window.enough is None
+
+
+@pytest.mark.parametrize(
+    "facts",
+    [{"watchdog_usec": 0}, {"watchdog_usec": USEC_INFINITY}, {"watchdog_usec": 8_000_000, "sub_state": "exited"}],
+)
+def test_a_unit_without_a_watchdog(facts: dict[str, Any]) -> None:
+    window = HealthWindow(10.0, 5.0, 120.0)
+    judge(window, 12.0, **facts)
+    assert judge(window, 17.0, **facts).reason == "healthy for 5s, ready after 2.0s"
+
+
+def test_a_watchdog_that_takes_longer_than_the_step() -> None:
+    window = HealthWindow(10.0, 5.0, 10.0)
+    judge(window, 12.0, **WATCHED)
+    found = judge(window, 17.0, **WATCHED)
+    assert found.reason == (
+        "healthy for 5s, ready after 2.0s; it was watched for less than its WatchdogSec=8s, "
+        "so whether it keeps sending keep-alive pings is not proved"
+    )
 
 
 @pytest.mark.parametrize(
@@ -53,5 +92,5 @@ def test_with_fail_a_unit_that_is_still_starting_is_a_failure() -> None:
 
 def test_a_file_that_changed_is_noted() -> None:
     changed = HealthReport(unit(need_daemon_reload=True), (), Verdict.READY, "")
-    assert "daemon-reload" in describe_notes(changed, HealthState())
-    assert describe_notes(report(), HealthState()) == ""
+    assert "daemon-reload" in describe_notes(changed, HealthState(), 5.0)
+    assert describe_notes(report(), HealthState(), 5.0) == ""

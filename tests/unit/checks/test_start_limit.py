@@ -37,9 +37,27 @@ def test_a_window_opens_with_a_start_and_closes_when_its_time_is_over(
     assert (found.used, found.remaining) == (used, 5 - used)
 
 
-def test_what_was_cleared_before_does_not_count() -> None:
+@pytest.mark.parametrize(("now", "used"), [(111.0, 1), (169.9, 1), (170.1, 0)])
+def test_a_cleared_counter_opens_no_window(now: float, used: int) -> None:
+    """The window opens with the first start after that: here at 110, for a minute."""
     moments = sorted([*starts(0, 1, 2, 10), StartEvent(105.0, StartEventKind.CLEARED)])
-    assert count_window(unit(), moments, 111.0).used == 1
+    assert count_window(unit(), moments, now).used == used
+
+
+@pytest.mark.parametrize(
+    ("moments", "now", "used", "full_for"),
+    [
+        # A second window has opened; but the counter may have been cleared after the first start.
+        ([0, 50, 51, 52, 53, 61], 61, 1, 49.0),
+        ([0, 50, 51, 52, 61], 61, 1, 0.0),
+        ([0, 1, 2, 3, 4], 62, 0, 0.0),
+    ],
+)
+def test_a_counter_that_another_program_may_have_cleared(
+    moments: list[float], now: float, used: int, full_for: float
+) -> None:
+    found = count_window(unit(), starts(*moments), 100.0 + now)
+    assert (found.used, found.full_for) == (used, full_for)
 
 
 @pytest.mark.parametrize(

@@ -57,7 +57,7 @@ def test_the_result_of_a_command(result: CommandResult, text: str) -> None:
         (TcpProbe("::1", 80), "tcp ::1:80"),
         (HttpProbe("http://a/"), "http http://a/"),
         (WebsocketProbe("ws://a/"), "websocket ws://a/"),
-        (JournalProbe("ready", "i"), "journal ready"),
+        (JournalProbe("ready", "gw.service", "i"), "journal ready"),
         (LatestChangeQuery(("/a", "/b")), "latest change of /a, /b"),
         (JournalTailQuery("gw.service", 0.0), "journal tail of gw.service"),
         (JournalTailQuery("", 0.0, pids=(6, 7)), "journal tail of PID 6, 7"),

@@ -103,7 +103,8 @@ class _Attempt:
                 timed_out = self._end_timed_out(finding)
                 reason = f"the time of all steps is over (`timeout`); {finding.reason}"
                 # no_later_than returns `until` itself if that is the earlier one.
-                return replace(timed_out, reason=reason) if deadline is until else timed_out
+                cut = deadline is until and timed_out.state is not FindingState.HOLDS
+                return replace(timed_out, reason=reason) if cut else timed_out
             if finding.state is FindingState.TO_DO:
                 self._act(finding)
                 continue

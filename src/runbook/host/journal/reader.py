@@ -79,6 +79,14 @@ class Journalctl:
             finally:
                 child.kill()  # The caller may stop before the last entry.
 
+    def unit_matches(self, unit: str) -> tuple[str, ...]:
+        """Return the matches for the entries that journald itself attributes to a unit's processes, by their cgroup.
+
+        The invocation alone is no proof: journald reads it from the unit's manager, and any user's own manager may
+        claim that of a system service. A user's unit may have the name of a system unit, or that of another user's.
+        """
+        return (f"_UID={os.getuid()}", f"_SYSTEMD_USER_UNIT={unit}") if self._own else (f"_SYSTEMD_UNIT={unit}",)
+
     def _start(self, *arguments: str) -> subprocess.Popen[bytes]:
         program = shutil.which("journalctl", path=PATH)
         if program is None:

@@ -106,9 +106,10 @@ class JournalSearch:
     def _search(self, progress: SearchProgress) -> tuple[SearchProgress, bool]:
         """Continue the search; return how far it came, and whether that is the end of the journal. Raises HostError."""
         after = [f"--after-cursor={progress.cursor}"] if progress.cursor else []
+        matches = (f"{INVOCATION}={self._probe.invocation}", *self._reader.unit_matches(self._probe.unit))
         batch: list[JournalEntry] = []
         size = 0
-        with contextlib.closing(self._entries(*after, f"{INVOCATION}={self._probe.invocation}")) as entries:
+        with contextlib.closing(self._entries(*after, *matches)) as entries:
             for entry in entries:
                 batch.append(entry)
                 size += sum(map(len, entry.messages)) + ENTRY_WEIGHT

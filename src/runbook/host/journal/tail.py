@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 
 from runbook.host.journal.reader import JournalReader, message_texts, parse_pid
 from runbook.host.queries import Answer, JournalLine, JournalTailQuery
@@ -37,6 +36,4 @@ class JournalTail(JournalReader[JournalTailQuery]):
         if unit.endswith(".socket"):
             # A socket unit has no process; its manager logs why it could not listen.
             return self.manager_matches(unit)
-        if self._query.of_user:
-            return f"_SYSTEMD_USER_UNIT={unit}", f"_UID={os.getuid()}"
-        return (f"_SYSTEMD_UNIT={unit}",)
+        return self._reader.unit_matches(unit)

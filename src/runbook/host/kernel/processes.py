@@ -248,6 +248,13 @@ def list_cgroup_pids(path: str, limit: LookLimit | None = None) -> tuple[int, ..
     return tuple(pid for pid in read_cgroup_procs(path, limit) if pid)
 
 
+def is_frozen(path: str) -> bool:
+    """True if all processes of a cgroup are frozen, by the freezer of it or of a cgroup above it (cgroups(7))."""
+    with contextlib.suppress(OSError):
+        return "frozen 1" in (find_cgroup_mount() / path.lstrip("/") / "cgroup.events").read_text("ascii")
+    return False
+
+
 def is_populated(path: str) -> bool:
     """True if a cgroup, or one below it, has a process. The kernel also counts processes that exit in a moment."""
     with contextlib.suppress(OSError):

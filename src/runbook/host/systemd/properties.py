@@ -30,6 +30,7 @@ _PROPERTIES = {field.name: property_name(field.name) for field in fields(Unit)}
 # Dependencies along which a restart continues to other units, and along which a stop or a restart of the other unit
 # continues to this one (systemd, src/core/unit-dependency-atom.c).
 _PROPAGATES_TO = ("RequiredBy", "BoundBy", "ConsistsOf")
+_PULLS_IN = ("Wants", "Requires", "BindsTo", "Upholds")
 _PROPAGATED_FROM = ("Requires", "Requisite", "BindsTo", "PartOf", "StopPropagatedFrom")
 
 _START_COMMANDS = ("ExecCondition", "ExecStartPre", "ExecStart", "ExecStartPost")
@@ -66,6 +67,7 @@ def make_unit(properties: Properties) -> Unit:
         "condition_result": is_met("Condition"),
         "assert_result": is_met("Assert"),
         "propagates_to": join(_PROPAGATES_TO),
+        "pulls_in": join(_PULLS_IN),
         "propagated_from": join(_PROPAGATED_FROM),
         "activation": tuple(map(tuple, properties.get("ActivationDetails", []))),
         "reload_monotonic": max((started for _, _, _, _, started, *_ in properties.get("ExecReload", [])), default=0),

@@ -25,7 +25,7 @@ here = pathlib.Path(__file__).parent
 with open(here / "calls", "a") as calls:
     print(*sys.argv[1:], file=calls)
 after = [a.partition("=")[2] for a in sys.argv if a.startswith("--after-cursor=")]
-field, _, value = sys.argv[-1].partition("=")
+matches = dict(a.split("=", 1) for a in sys.argv[1:] if not a.startswith("-"))
 passing = bool(after)
 time.sleep(0.6 if (here / "slow").exists() else 0)
 with open(here / "entries", "rb") as entries:
@@ -34,7 +34,7 @@ with open(here / "entries", "rb") as entries:
             sys.stdout.flush()
             time.sleep(60)
         entry = json.loads(line)
-        if not passing and entry.get(field) == value:
+        if not passing and all(entry.get(name) == value for name, value in matches.items()):
             sys.stdout.buffer.write(line)
         passing = passing and entry["__CURSOR"] != after[0]
 sys.exit(int((here / "status").read_text()))
@@ -56,9 +56,10 @@ class Played:
         (folder / "status").write_text("0")
         self._count = 0
 
-    def says(self, message: Any, *, invocation: str = NOW, pid: int = 100, stream: str = "") -> None:
+    def says(self, message: Any, *, invocation: str = NOW, pid: int = 100, stream: str = "", **fields: str) -> None:
         self._count += 1
         entry = {"__CURSOR": f"c{self._count}", reader.INVOCATION: invocation, "_PID": str(pid), "MESSAGE": message}
+        entry |= {"_SYSTEMD_UNIT": "gw.service", **fields}
         with (self.folder / "entries").open("a") as entries:
             entries.write(json.dumps(entry | ({"_STREAM_ID": stream} if stream else {})) + "\n")
 
@@ -83,7 +84,7 @@ def played(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Played:
 
 
 def probe(pattern: str = "ready", **options: Any) -> JournalProbe:
-    return JournalProbe(pattern, **{"invocation": NOW, **options})
+    return JournalProbe(pattern, **{"unit": "gw.service", "invocation": NOW, **options})
 
 
 def test_it_searches_one_invocation(ask: Ask, played: Played) -> None:
@@ -96,7 +97,14 @@ def test_it_searches_one_invocation(ask: Ask, played: Played) -> None:
     assert ask(probe()).detail == "`ready` is not in this invocation's 2 entries yet"
     played.says("ready")
     assert (ask(probe()).ok, ask(probe()).detail) == (True, "`ready` is there")
-    assert played.calls[0].endswith(f" _SYSTEMD_INVOCATION_ID={NOW}")
+    assert played.calls[0].endswith(f" _SYSTEMD_INVOCATION_ID={NOW} _SYSTEMD_UNIT=gw.service")
+
+
+def test_an_entry_of_another_unit_does_not_count(ask: Ask, played: Played) -> None:
+    """Any user's own manager may claim the invocation of a system service, for a unit of the same name, too."""
+    played.says("ready", _SYSTEMD_UNIT="user@1000.service", _SYSTEMD_USER_UNIT="gw.service", _UID="1000")
+    played.says("starting")
+    assert ask(probe()).detail == "`ready` is not in this invocation's 1 entry yet"
 
 
 def test_it_continues_where_it_ended(ask: Ask, played: Played) -> None:

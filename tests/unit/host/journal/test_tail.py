@@ -45,7 +45,7 @@ def test_no_more_lines_than_requested(played: Path, ask: Ask) -> None:
 def test_a_unit_of_the_users_own_manager(played: Path, ask: Ask) -> None:
     ask(JournalTailQuery("gw.service", 0, of_user=True))
     call = (played / "call").read_text()
-    assert call.endswith(f"_SYSTEMD_USER_UNIT=gw.service _UID={os.getuid()}")
+    assert call.endswith(f"_UID={os.getuid()} _SYSTEMD_USER_UNIT=gw.service")
 
 
 @pytest.mark.parametrize(
