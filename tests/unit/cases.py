@@ -41,7 +41,8 @@ def run_case(path: Path) -> None:
     machine = machine_of(case)
     ((kind, fields),) = case["step"].items()
     step = registry()[kind].model_validate({"id": kind, **(fields or {})})
-    run = RunState("run-1", Path("/srv"), baseline_restarts=dict(case.get("started-by-run", {})))
+    ports = {name: tuple(map(Port, numbers)) for name, numbers in case.get("ports", {}).items()}
+    run = RunState("run-1", Path("/srv"), ports=ports, baseline_restarts=dict(case.get("started-by-run", {})))
     expect = case["expect"]
     if case.get("check-once"):
         outcome = Outcome.of_attempt(step, check_once(step, machine, machine, run), acted=False)
@@ -63,7 +64,7 @@ def machine_of(case: dict[str, Any]) -> FakeMachine:
     )
     machine.pid_churn = case.get("pid-churn", False)
     machine.unreadable = tuple(case.get("unreadable-pids", ()))
-    machine.frozen = tuple(case.get("frozen", ()))
+    machine.frozen_cgroups = tuple(case.get("frozen", ()))
     machine.reload_loses = case.get("reload-loses", [])
     for name, facts in case.get("units", {}).items():
         machine.units[name] = unit(name, **facts_of(facts or {}))
@@ -74,7 +75,8 @@ def machine_of(case: dict[str, Any]) -> FakeMachine:
         machine.later.append((1000.0 + moment["at"], partial(_happen, moment=moment)))
     for question, answers in case.get("answers", {}).items():
         machine.answers[question] = [
-            Answer(a.get("ok", True), a.get("detail", ""), _value(a), reached_port=_reached(a)) for a in answers
+            Answer(a.get("ok", True), a.get("detail", ""), _value(a), _reached(a), a.get("wrong", False))
+            for a in answers
         ]
     for verb, how in case.get("jobs", {}).items():
         machine.on_job[verb] = _job(how)
@@ -123,7 +125,7 @@ def _happen(machine: FakeMachine, moment: dict[str, Any]) -> None:
     for pid in moment.get("gone", []):
         machine.kill(pid)
     machine.unreadable = tuple(moment.get("unreadable-pids", machine.unreadable))
-    machine.frozen = tuple(moment.get("frozen", machine.frozen))
+    machine.frozen_cgroups = tuple(moment.get("frozen", machine.frozen_cgroups))
     if "unseen-sockets" in moment:
         machine.sockets.pop(UNSEEN, None)
         listen(machine, UNSEEN, *moment["unseen-sockets"])

@@ -137,7 +137,7 @@ class FakeMachine:
     """Addresses on which each unit listened before."""
     unreadable: tuple[int, ...] = ()
     """PIDs in the unit's cgroup that stay, and cannot be read."""
-    frozen: tuple[str, ...] = ()
+    frozen_cgroups: tuple[str, ...] = ()
     """Units whose cgroup the kernel has frozen."""
     reload_loses: list[str] = field(default_factory=list)
     inside: str = ""
@@ -203,7 +203,7 @@ class FakeMachine:
         return self._judge(unit).find_leftovers()
 
     def is_frozen(self, unit: Unit) -> bool:
-        return unit.name in self.frozen
+        return unit.name in self.frozen_cgroups
 
     def is_populated(self, unit: Unit) -> bool:
         hidden = self.pid_churn or self.unreadable

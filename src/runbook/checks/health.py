@@ -22,7 +22,7 @@ from typing import Any
 
 from runbook.checks.down_cause import find_down_cause
 from runbook.checks.exit_reason import describe_awaited, describe_exit, describe_stop_job, has_not_notified
-from runbook.checks.standstill import describe_frozen, describe_no_process, describe_stopped
+from runbook.checks.standstill import describe_frozen, describe_no_process, describe_standstill
 from runbook.host.facts import DOWN, ActiveState, LoadState, Unit
 from runbook.host.holders import Holder, PortOwnership, Role
 from runbook.host.interface import HostView
@@ -324,7 +324,7 @@ class HealthChecker:
     def _check_frozen(self, seen: tuple[PortOwnership, ...]) -> HealthReport | None:
         if not self.unit.is_service or not self.unit.is_running:
             return None
-        why = describe_frozen(self.view, self.unit) or describe_stopped(self.view, self.unit, seen)
+        why = describe_frozen(self.view, self.unit) or describe_standstill(self.view, self.unit, seen)
         return HealthReport(self.unit, seen, Verdict.UNIT_FROZEN, why) if why else None
 
     def _check_starting(self, seen: tuple[PortOwnership, ...]) -> HealthReport | None:

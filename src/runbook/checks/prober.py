@@ -28,6 +28,7 @@ from runbook.spec.state import RunState
 from runbook.util.wording import describe_last_line
 
 ProbeAnswer = Answer[str | None]  # what a probe is answered by: a page or the output of a command, or nothing
+CERTAINLY_FOREIGN = (Verdict.ORPHAN_HOLDS_PORT, Verdict.LEFTOVER_HOLDS_PORT, Verdict.PORT_SHARED)
 PROBE_INTERVAL = 0.5  # seconds between two rounds of probes
 ANSWER_POLL = 0.01  # seconds until the answers of a new round are read
 
@@ -40,6 +41,7 @@ class ProbeRoundState:
     started_at: float = 0.0  # seconds of the monotonic clock
     round: ProbeRound = field(default_factory=ProbeRound)  # what it was asked of
     last_failure: str = ""  # the first failure of the previous round
+    has_wrong_answer: bool = False  # True if an answer was wrong in the last round that had a failure
     reached_ports: dict[int, frozenset[Port]] = field(default_factory=dict)
     """Ports of this machine that a probe reached and does not name, by the probe's place in the list."""
 
@@ -85,6 +87,9 @@ class Prober:
             if now - state.started_at >= PROBE_INTERVAL:
                 self._start_round(current, now)
         if failures:
+            state.has_wrong_answer = any(answer.is_wrong for _, answer in answers if answer) or any(
+                owner.verdict in CERTAINLY_FOREIGN for judged in owners for owner in judged
+            )
             return not_yet(Verdict.PROBE_FAILED, failures[0], report.wake(left), **facts, probes=failures)
         if not complete:
             wake = replace(report.wake(1.0), pending=True)

@@ -127,7 +127,11 @@ def judge_late(
     fail: bool,
     ports: Iterable[Port] = (),
 ) -> Finding:
-    """Return what it means that a unit is not ready in time. With `fail`, a unit that is still starting fails too."""
+    """Return what it means that a unit is not ready in time.
+
+    With `fail`, a unit that is still starting fails too: because the runbook wants that, or because a probe got a wrong
+    answer from it.
+    """
     unused = (port for port in ports if view.judge_port(unit, port).verdict is Verdict.NOT_LISTENING)
     uses = "".join(view.describe_port_uses(unit, port) for port in unused)
     waited = f"not ready within {timeout:g}s: {last.reason}"

@@ -30,7 +30,7 @@ def describe_frozen(view: HostView, unit: Unit) -> str:
     return f"{what}: its slice is frozen ({frozen.systemctl_command('thaw')} lets them run)"
 
 
-def describe_stopped(view: HostView, unit: Unit, ports: Iterable[PortOwnership]) -> str:
+def describe_standstill(view: HostView, unit: Unit, ports: Iterable[PortOwnership]) -> str:
     """Return that a unit's main process is stopped, or each of its processes, or each that listens on a port; empty if
     that is not so.
 

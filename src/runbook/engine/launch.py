@@ -20,7 +20,7 @@ from runbook.engine.runner import Runner
 from runbook.errors import HostError, NotBegun
 from runbook.events import Event, Notice, RunFinished, RunSuperseded
 from runbook.host.interface import Host, HostView, Waiter
-from runbook.model import SystemClock
+from runbook.model import Port, SystemClock
 from runbook.records import history, store
 from runbook.records.lock import Locker, Locks, find_canonical_names
 from runbook.records.outputs import OutputMasker
@@ -110,7 +110,7 @@ class Launch:
     def make_state(self, folder: RunFolder) -> RunState:
         """Return the state of a run that begins."""
         book, boot = self.book, store.boot_id()
-        return RunState(folder.id, book.folder, book.env, folder.outputs_path, book.owned_ports(), boot=boot)
+        return RunState(folder.id, book.folder, book.env, folder.outputs_path, find_owned_ports(book), boot=boot)
 
     def run(self, state: RunState, resume_state: ResumeState, *, supersedes_until: float) -> RunFinished:
         """Carry out the runbook. Once it has begun, it supersedes runs that began until `supersedes_until`."""
@@ -194,6 +194,25 @@ def refuse_running_commands(units: Iterable[str], host: HostView, ignored_run: s
             f"cannot begin: a command of run {run.id}, which was interrupted, still acts on {shared[0]} in {unit}",
             hint=f"{resume}systemctl {'--user ' if run.header.scope == 'user' else ''}stop {unit} stops it",
         )
+
+
+def find_owned_ports(book: Runbook) -> dict[str, tuple[Port, ...]]:
+    """Return the ports that each unit must own alone once it runs, by its name in the file.
+
+    Not those that a step allows another unit to own, or to share.
+    """
+    found: dict[str, tuple[Port, ...]] = {book.unit: book.port} if book.unit is not None else {}
+    others: set[tuple[str, Port]] = set()
+    for step in book.walk():
+        pairs = [(unit, port) for unit in step.units() for port in getattr(step, "port", ())]
+        if getattr(step, "shared_with", ()) or getattr(step, "owner", "unit") not in ("unit", "main-pid"):
+            others.update(pairs)
+        for unit, port in pairs:
+            found[unit] = (*found.get(unit, ()), port)
+    return {
+        unit: tuple(dict.fromkeys(port for port in ports if (unit, port) not in others))
+        for unit, ports in found.items()
+    }
 
 
 def supersede(units: Iterable[str], by: str, until: float) -> Iterator[str]:

@@ -16,6 +16,7 @@ from runbook.engine.execution.outcome import EXIT_STATUSES, Outcome
 from runbook.engine.execution.predicted_host import PredictedHost
 from runbook.engine.execution.stream import EventStream
 from runbook.engine.preflight import check_units_exist, describe_side_effects
+from runbook.engine.remediation import let_remediations_decide
 from runbook.engine.summary import find_advice
 from runbook.errors import Interrupted, NotBegun, RunbookError
 from runbook.events import Notice, Observed, PlanFinished, RunFinished, StepFinished, StepPlanned
@@ -63,8 +64,9 @@ class Planner:
         try:
             self._emit_observed()
             self._emit_obstacles()
-            for step in (*self.runbook.steps, *self.runbook.always):
-                self._plan(step)
+            for steps in (self.runbook.steps, self.runbook.always):
+                for step in let_remediations_decide(steps):
+                    self._plan(step)
             ends = f"; a run would end at {self.ends_at}" if self.ends_at else ""
             facts: dict[str, Any] = {"status": RunStatus.OK, "exit": 0, "reason": f"nothing was changed{ends}"}
         except (Interrupted, NotBegun) as error:

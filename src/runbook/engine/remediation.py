@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import itertools
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
@@ -14,7 +15,7 @@ from runbook.engine.execution.stream import EventStream
 from runbook.errors import BusLost, BusTimeout, HostError, RunbookError
 from runbook.events import FixStarted, Notice, UnitStartedAgain
 from runbook.host.facts import UP, ActiveState, JobVerb
-from runbook.host.interface import Host, Waiter
+from runbook.host.interface import Host, HostView, Waiter
 from runbook.host.ownership.describe import describe_untracked
 from runbook.model import Deadline, FindingState, StepStatus, Verdict, Wake
 from runbook.spec.state import RunState
@@ -22,6 +23,46 @@ from runbook.spec.step import Remedy, Step
 
 RESTART_TIMEOUT = 60.0  # seconds for starting a unit again after a failed fix
 UP_OR_STARTING = (*UP, ActiveState.ACTIVATING)  # the states of a unit that is up or starting
+
+
+def let_remediations_decide(steps: Iterable[Step[Any]]) -> list[Step[Any]]:
+    """Return the steps; one right before a remediation that may find the cause of its failure does not end the run.
+
+    `on-failure: abort`, if it is written in the file, stays.
+    """
+    found = list(steps)
+    for at, (step, following) in enumerate(itertools.pairwise(found)):
+        if step.remediable and following.remedy() is not None and "on_failure" not in step.model_fields_set:
+            found[at] = step.model_copy(update={"on_failure": "continue"})
+    return found
+
+
+def find_invocations(view: HostView, step: Step[Any]) -> dict[str, str]:
+    """Return the InvocationID of each unit of a step; none if systemd does not answer."""
+    try:
+        return {name: view.unit(name).invocation_id for name in step.units()}
+    except HostError:
+        return {}
+
+
+@dataclass(frozen=True)
+class HandedFailure:
+    """The failure of a step whose cause the following remediation is to find."""
+
+    outcome: Outcome
+    before: Mapping[str, str]  # the InvocationID of each of its units before it; empty if that is unknown
+
+    def is_unfixed(self, view: HostView, remediation: Outcome) -> bool:
+        """True if a remediation that did not fail leaves the failure as it is.
+
+        It was skipped, or it found nothing wrong with the invocation from before: the old process still serves.
+        """
+        if remediation.status is StepStatus.SKIPPED:
+            return True
+        try:
+            return any(known and view.unit(name).invocation_id == known for name, known in self.before.items())
+        except HostError:
+            return False
 
 
 class StepRunner(Protocol):

@@ -13,7 +13,7 @@ from runbook.engine.execution.replay import ResumeState
 from runbook.engine.execution.retry import run_with_retries
 from runbook.engine.execution.stream import EventStream
 from runbook.engine.preflight import Preflight, find_stopped_dependents, make_downgrade_refusal
-from runbook.engine.remediation import Remediation
+from runbook.engine.remediation import HandedFailure, Remediation, find_invocations, let_remediations_decide
 from runbook.engine.rollback import Rollback
 from runbook.engine.rollback_plan import find_active_triggers
 from runbook.engine.stopped_services import describe_stopped_services
@@ -213,10 +213,17 @@ class Runner:
         return RunFinished(status=status, exit=EXIT_REMEDIATED if told_apart else EXIT_STATUSES[status], reason=reason)
 
     def run_in_order(self, steps: Iterable[Step[Any]]) -> Outcome | None:
-        for step in steps:
+        failure: HandedFailure | None = None
+        given = tuple(steps)
+        for step, written in zip(let_remediations_decide(given), given, strict=True):
+            known = self.resume_state.is_new(str(step.id))
+            before = find_invocations(self.host, step) if step is not written and known else {}
             outcome = self.step(step)
             if outcome.still_starting or (outcome.failed and step.on_failure == "abort"):
                 return outcome
+            if failure is not None and failure.is_unfixed(self.host, outcome):
+                return failure.outcome
+            failure = HandedFailure(outcome, before) if outcome.failed and step is not written else None
         return None
 
     def step(self, step: Step[Any]) -> Outcome:

@@ -35,6 +35,7 @@ class Answer(Generic[T_co]):
     value: T_co | None = None
     """What was read or printed. None if there is nothing; what a command printed before it failed is here as well."""
     reached_port: Port | None = None  # the port of this machine that a probe reached; None if it reached none of it
+    is_wrong: bool = False  # True if what was probed answered, and not as expected: waiting will not change that
 
 
 @dataclass(frozen=True)

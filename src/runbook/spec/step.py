@@ -28,7 +28,7 @@ from pydantic import BaseModel, ConfigDict, Field, InstanceOf, SkipValidation, V
 
 from runbook.host.facts import JobVerb, Unit
 from runbook.host.interface import Host, HostView
-from runbook.model import Finding, Port, Verdict, fails
+from runbook.model import Finding, Verdict, fails
 from runbook.spec.fields import (
     Boolean,
     Environment,
@@ -146,6 +146,7 @@ class Step(FileModel, Generic[StateT]):
     state_type: ClassVar[type[StepState]] = StepState  # the class of its state, derived from `Step[…]`
     failure_verdict: ClassVar[Verdict] = Verdict.JOB_FAILED  # of a refusal for which no other verdict is right
     always_acts: ClassVar[bool] = False  # True if it acts whatever earlier steps did, so that a plan can promise it
+    remediable: ClassVar[bool] = False  # a `remediate` right after it finds the cause of its failure
     may_create_units: ClassVar[bool] = False  # True if units may exist afterwards that did not exist before
     rollback_role: ClassVar[RollbackRole | None] = None  # what `rollback: auto` uses it for
 
@@ -367,24 +368,6 @@ class Runbook(FileModel):
         """Return the names of the units that it acts on or judges, as the file spells them, each once."""
         own = () if self.unit is None else (self.unit,)
         return tuple(dict.fromkeys((*own, *(name for step in self.walk() for name in step.units()))))
-
-    def owned_ports(self) -> dict[str, tuple[Port, ...]]:
-        """Return the ports that each unit must own alone, by its name in the file.
-
-        Not those that a step allows another unit to own, or to share.
-        """
-        found: dict[str, tuple[Port, ...]] = {self.unit: self.port} if self.unit is not None else {}
-        others: set[tuple[str, Port]] = set()
-        for step in self.walk():
-            pairs = {(unit, port) for unit in step.units() for port in getattr(step, "port", ())}
-            if getattr(step, "shared_with", ()) or getattr(step, "owner", "unit") not in ("unit", "main-pid"):
-                others |= pairs
-            for unit, port in pairs:
-                found[unit] = (*found.get(unit, ()), port)
-        return {
-            unit: tuple(dict.fromkeys(port for port in ports if (unit, port) not in others))
-            for unit, ports in found.items()
-        }
 
 
 def _known_version(step: Step[Any]) -> dict[str, str]:

@@ -21,6 +21,7 @@ class Reload(JobStep):
 
     verb: ClassVar[JobVerb] = JobVerb.RELOAD
     rollback_role: ClassVar[RollbackRole] = RollbackRole.RELOAD
+    remediable: ClassVar[bool] = True
 
     def decide(self, unit: Unit) -> Finding:
         if not unit.can_reload:

@@ -18,6 +18,7 @@ class Restart(JobStep):
     """
 
     verb: ClassVar[JobVerb] = JobVerb.RESTART
+    remediable: ClassVar[bool] = True
     always_acts: ClassVar[bool] = True
     rollback_role: ClassVar[RollbackRole] = RollbackRole.RESTART
 

@@ -15,6 +15,7 @@ class Start(JobStep):
     """Start the unit. Whether it keeps running is checked by wait-ready."""
 
     verb: ClassVar[JobVerb] = JobVerb.START
+    remediable: ClassVar[bool] = True
     rollback_role: ClassVar[RollbackRole] = RollbackRole.START
 
     def decide(self, unit: Unit) -> Finding:

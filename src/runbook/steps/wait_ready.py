@@ -103,7 +103,9 @@ class WaitReady(Step[WaitReadyState]):
         if state.window.enough is not None:
             return state.window.enough
         unit, limit = view.unit(self.unit), self.time_limit(view)
-        return judge_late(view, unit, state.health, last, limit, fail=self.on_timeout == "fail", ports=self.port)
+        wrong = last.verdict is Verdict.PROBE_FAILED and state.probe_round.has_wrong_answer
+        fail = wrong or self.on_timeout == "fail"
+        return judge_late(view, unit, state.health, last, limit, fail=fail, ports=self.port)
 
     def _confirm(
         self, view: HostView, report: HealthReport, finding: Finding, state: WaitReadyState, now: float

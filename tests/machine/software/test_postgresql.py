@@ -21,7 +21,7 @@ GROUP = """
     unit: postgresql
     port: 5432
     steps:
-      - restart: {on-failure: continue}
+      - restart
       - remediate:
           check: [wait-ready: {healthy-for: 1s, timeout: 30s}, verify-port-owner]
           fix: [stop, kill-orphan, reset-failed, start]

@@ -20,8 +20,8 @@ def report(invocation: str = "a" * 32) -> HealthReport:
     return HealthReport(unit(invocation_id=invocation), (), Verdict.READY, "")
 
 
-def judge(window: HealthWindow, now: float, invocation: str = "a" * 32, **facts: Any) -> Finding:
-    seen = HealthReport(unit(invocation_id=invocation, **facts), (), Verdict.READY, "")
+def judge(window: HealthWindow, now: float, **facts: Any) -> Finding:
+    seen = HealthReport(unit(**facts), (), Verdict.READY, "")
     return window.judge(seen, holds(Verdict.READY, ""), HealthState(), now, 60.0)
 
 
@@ -32,7 +32,7 @@ def test_another_invocation_begins_another_window() -> None:
     assert not window.is_edge(report(), 14.0)
     assert window.is_edge(report(), 17.0)
     assert judge(window, 17.0).reason == "healthy for 5s, ready after 2.0s"
-    assert judge(window, 18.0, "b" * 32).reason == "healthy for 0.0s of 5s"
+    assert judge(window, 18.0, invocation_id="b" * 32).reason == "healthy for 0.0s of 5s"
 
 
 WATCHED = {"watchdog_usec": 8_000_000}
@@ -45,7 +45,7 @@ def test_the_watchdog_makes_the_window_longer() -> None:
     assert window.enough is not None  # The time of the run may end now: the unit was healthy for long enough.
     assert window.enough.reason.startswith("healthy for 8.4s, ready after 2.0s; it was watched for less than its")
     assert judge(window, 20.5, **WATCHED).reason == "healthy for 8.5s, ready after 2.0s"
-    assert judge(window, 21.0, "b" * 32, **WATCHED).state == "not-yet"
+    assert judge(window, 21.0, invocation_id="b" * 32, **WATCHED).state == "not-yet"
     assert window.enough is None
 
 

@@ -265,3 +265,14 @@ def test_a_run_that_cannot_be_superseded_is_reported_and_prevents_no_other(
 def test_the_end_of_an_interrupted_run_names_the_way_on() -> None:
     end, _ = begin(machine(interrupt), book())
     assert end.hint == f"runbook resume {history.find_run(None).id} goes on from there"
+
+
+def test_the_ports_that_a_unit_must_own() -> None:
+    """Those of the file and of the steps, by unit."""
+    book = document.parse(
+        "unit: gw\nport: 80\nsteps:\n"
+        "  - restart\n"
+        "  - wait-ready: {port: [80, 81]}\n"
+        "  - remediate: {check: [wait-ready: {unit: db, port: 5432}], fix: [start: {unit: db}]}\n"
+    )
+    assert launch.find_owned_ports(book) == {"gw.service": (Port(80), Port(81)), "db.service": (Port(5432),)}

@@ -9,8 +9,8 @@ import pytest
 
 from runbook.errors import BusTimeout
 from runbook.host.facts import ActiveState, JobResult, LoadState, Unit
-from tests.unit.fake_machine import FakeMachine, listen, process, unit
-from tests.unit.runs import FIX, finished, incident, remediate, run, step
+from tests.unit.fake_machine import FakeMachine, listen, process, start_anew, unit
+from tests.unit.runs import FIX, finished, incident, plan, remediate, run, step
 
 
 def test_a_refusal_that_can_be_foreseen_stops_nothing() -> None:
@@ -208,3 +208,80 @@ def test_a_fix_whose_job_was_replaced_starts_nothing_again() -> None:
     end, _ = run(machine, remediate(step("verify-port-owner"), fix=(step("restart"),)))
     assert machine.written == ["restart gw.service"]
     assert "another job took the place of this restart of gw.service, which is inactive (dead) now" in end.reason
+
+
+def down() -> FakeMachine:
+    """Return a machine whose unit is down, and whose first start fails."""
+    failed = unit(active_state=ActiveState.FAILED, sub_state="failed", main_pid=0, restart="no")
+    machine = FakeMachine(units={"gw.service": failed})
+
+    def fail_first(machine: FakeMachine, name: str) -> JobResult | None:
+        machine.on_job.pop("restart")
+        return JobResult.FAILED
+
+    machine.on_job["restart"] = fail_first
+    return machine
+
+
+CHECK: dict[str, Any] = {"healthy-for": "0", "timeout": "3s", "port": ()}
+NO_PORT: dict[str, Any] = {"port": ()}
+
+
+def test_a_failure_right_before_a_remediation_does_not_end_the_run() -> None:
+    machine = down()
+    end, events = run(machine, step("restart"), remediate(step("wait-ready", **CHECK), fix=(step("start"),)), **NO_PORT)
+    assert (end.status, end.exit) == ("remediated", 0), end
+    assert finished(events)[0] == ("restart", "failed", "job-failed")
+    assert next(event for event in events if event.event == "step-finished").data["continues"] is True
+
+
+@pytest.mark.parametrize("kind", ["abort, written explicitly", "a stop", "not right before"])
+def test_other_failures_end_the_run(kind: str) -> None:
+    machine = down()
+    first = step("restart", **({"on-failure": "abort"} if kind.startswith("abort") else {}))
+    steps = [first, *([step("daemon-reload")] if kind == "not right before" else [])]
+    if kind == "a stop":
+        machine.units["gw.service"] = unit()
+        machine.on_job["stop"] = lambda _machine, _name: JobResult.FAILED
+        steps = [step("stop")]
+    end, events = run(machine, *steps, remediate(step("wait-ready", **CHECK), fix=(step("start"),)), **NO_PORT)
+    assert (end.status, end.exit, len(finished(events))) == ("failed", 1, 1), end
+
+
+def test_a_remediation_that_is_skipped_leaves_the_failure() -> None:
+    machine = down()
+    skipped = remediate(step("wait-ready", **CHECK), fix=(step("start"),)).model_copy(update={"when": "false"})
+    end, events = run(machine, step("restart"), skipped, step("daemon-reload"), **NO_PORT)
+    assert (end.status, end.step, end.verdict) == ("failed", "restart", "job-failed")
+    assert [name for name, _, _ in finished(events)] == ["restart", "remediate"]
+
+
+@pytest.mark.parametrize("verb", ["restart", "reload"])
+def test_checks_that_hold_for_the_old_invocation_leave_the_failure(verb: str) -> None:
+    """The restart was refused, or the configuration was not read: that the old process serves is no success."""
+    machine = FakeMachine(units={"gw.service": unit(can_reload=True)})
+    machine.on_job[verb] = lambda _machine, _name: JobResult.FAILED
+    end, events = run(machine, step(verb), remediate(step("wait-ready", **CHECK), fix=(step("start"),)), **NO_PORT)
+    assert ("remediate", "ok", "holds") in finished(events)
+    assert (end.status, end.step, end.verdict) == ("failed", verb, "job-failed")
+
+
+def test_checks_that_hold_for_another_invocation_are_a_success() -> None:
+    """The job failed, and a restart by systemd brought the unit up."""
+    machine = FakeMachine(units={"gw.service": unit()})
+
+    def come_up(machine: FakeMachine, name: str) -> JobResult | None:
+        start_anew(machine, name)
+        return JobResult.FAILED
+
+    machine.on_job["restart"] = come_up
+    end, _ = run(machine, step("restart"), remediate(step("wait-ready", **CHECK), fix=(step("start"),)), **NO_PORT)
+    assert (end.status, end.exit) == ("ok", 0), end
+    assert end.reason.endswith("; but restart failed, and the run went on")
+
+
+def test_a_plan_does_not_end_at_a_step_before_a_remediation() -> None:
+    machine = FakeMachine(units={"gw.service": unit(load_state=LoadState.NOT_FOUND)})
+    steps = (step("restart"), remediate(step("wait-ready", **CHECK), fix=(step("start"),)))
+    ended = [event.data["reason"] for event in plan(machine, *steps, **NO_PORT) if event.event == "plan-finished"]
+    assert "a run would end at restart" not in ended[0]

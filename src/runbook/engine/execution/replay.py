@@ -133,6 +133,10 @@ class ResumeState:
             return None
         return self.finished.get(name)
 
+    def is_new(self, name: str) -> bool:
+        """True if no earlier part of the run began this step."""
+        return name not in self.finished and name not in self.in_progress
+
     def find_partial(self, name: str) -> PartialAttempt | None:
         """Return the attempt of a step that began to act and did not finish; None if there is none."""
         if name not in self.in_progress:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import http.client
 import socket
+import ssl
 import time
 import urllib.parse
 from dataclasses import replace
@@ -16,6 +17,7 @@ from runbook.model import Port
 from runbook.util import regex
 from runbook.util.wording import describe_error
 
+NOT_AVAILABLE = 503  # what a server answers that is not ready yet
 MAX_BODY = 64 * 1024  # bytes of a response's body that are read
 
 
@@ -51,17 +53,19 @@ class HttpRequest:
         except http.client.RemoteDisconnected:
             return Answer(False, "it closed the connection without an answer")
         except (OSError, http.client.HTTPException, ValueError) as error:
-            return Answer(False, describe_error(error))
+            wrong = isinstance(error, http.client.BadStatusLine | ssl.SSLCertVerificationError)
+            return Answer(False, describe_error(error), is_wrong=wrong)
         finally:
             self._connection.close()
         detail = f"answered {response.status}"
         if response.status not in probe.status:
             if where := response.getheader("Location"):
                 detail += f", to {where}"
-            return Answer(False, f"{detail}; expected {' or '.join(map(str, probe.status))}", body)
+            expected = " or ".join(map(str, probe.status))
+            return Answer(False, f"{detail}; expected {expected}", body, is_wrong=response.status != NOT_AVAILABLE)
         try:
             if probe.body and regex.search(probe.body, body) is None:
-                return Answer(False, f"{detail}, without `{probe.body}` in it", body)
+                return Answer(False, f"{detail}, without `{probe.body}` in it", body, is_wrong=True)
         except HostError as error:
             return Answer(False, f"{detail}, but {error.message}", body)
         return Answer(True, detail, body)

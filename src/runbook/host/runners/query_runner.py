@@ -216,7 +216,8 @@ class _ChildCommand:
             status = child.wait()
         detail = f"exited with status {status}" if status >= 0 else f"was killed by signal {-status}"
         detail = detail if exited else "did not exit in time and was stopped"
-        return Answer(exited and status == 0, detail, output.decode(errors="replace"))
+        text, wrong = output.decode(errors="replace"), exited and status > 0
+        return Answer(exited and status == 0, detail, text, is_wrong=wrong)
 
 
 def _read_until_exit(pid: int, pipe: int, until: float, closing: int) -> tuple[bool, bytes]:

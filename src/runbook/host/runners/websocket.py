@@ -54,7 +54,11 @@ _MEANINGS = {  # of the status with which a server answers the handshake
 
 
 class _ProbeFailed(Exception):
-    """The probe failed; the message is why."""
+    """The probe failed; the message is why. `is_wrong`: see `Answer`."""
+
+    def __init__(self, message: str, *, is_wrong: bool = True) -> None:
+        super().__init__(message)
+        self.is_wrong = is_wrong
 
 
 class WebsocketConnection:
@@ -81,9 +85,9 @@ class WebsocketConnection:
             self._handshake(protocol)
             return Answer(True, self._watch(protocol))
         except _ProbeFailed as failure:
-            return Answer(False, str(failure))
+            return Answer(False, str(failure), is_wrong=failure.is_wrong)
         except ssl.SSLCertVerificationError as error:
-            return Answer(False, f"its certificate does not verify: {error.verify_message}")
+            return Answer(False, f"its certificate does not verify: {error.verify_message}", is_wrong=True)
         except ssl.SSLError as error:
             return Answer(False, f"TLS failed: {error.reason or describe_error(error)}")
         except (OSError, ValueError) as error:
@@ -124,13 +128,16 @@ class WebsocketConnection:
             status = _STATUS.match(self._first)
             if status and status[1] != b"101":
                 meaning = _MEANINGS.get(status[1], "")
-                raise _ProbeFailed(f"answered {status[1].decode()} to the handshake, not 101{meaning}")
+                raise _ProbeFailed(
+                    f"answered {status[1].decode()} to the handshake, not 101{meaning}", is_wrong=status[1] != b"503"
+                )
             return protocol.state is State.CONNECTING and protocol.handshake_exc is None
 
         self._exchange(protocol, self._until, undecided)
         if error := protocol.handshake_exc:
             invalid = f"answered the handshake wrongly: {error.__cause__ or error}"
-            raise _ProbeFailed(invalid if self._first else "it closed the connection without an answer")
+            reason = invalid if self._first else "it closed the connection without an answer"
+            raise _ProbeFailed(reason, is_wrong=bool(self._first))
 
     def _watch(self, protocol: ClientProtocol) -> str:
         """Return how the websocket was opened, in words. Raises _ProbeFailed if the server ends it with an error."""
@@ -144,7 +151,10 @@ class WebsocketConnection:
         if closed := protocol.close_rcvd:
             if closed.code not in CLEAN_CLOSE_CODES:
                 reason = f" ({closed.reason})" if closed.reason else ""
-                raise _ProbeFailed(f"the handshake was done, and then it closed with {closed.code}{reason}")
+                raise _ProbeFailed(
+                    f"the handshake was done, and then it closed with {closed.code}{reason}",
+                    is_wrong=closed.code != CloseCode.TRY_AGAIN_LATER,
+                )
             return "opened, and the server closed it without an error"
         if not connected:
             raise _ProbeFailed("the handshake was done, and then it cut the connection off")
