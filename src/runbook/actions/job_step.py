@@ -176,8 +176,8 @@ class JobStep(Step[JobStepState]):
         return finding if finding.state is FindingState.HOLDS and self.verb is not JobVerb.RELOAD else None
 
     def _check_exited(self, view: HostView, unit: Unit) -> Finding | None:
-        """Refuse to start a service that is active without a process: systemd would do nothing."""
-        down = self.verb is JobVerb.START and unit.is_service and unit.active_state in UP and unit.type != "oneshot"
+        """Refuse to start a Type=forking service that is active without a process: systemd would do nothing."""
+        down = self.verb is JobVerb.START and unit.type == "forking" and unit.active_state in UP
         if not down or unit.job or not (why := describe_no_process(view, unit)):
             return None
         remedy = "systemd does not start a unit that is active; a `stop` before this step, or a `restart`, helps"

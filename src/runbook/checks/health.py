@@ -336,12 +336,13 @@ class HealthChecker:
         return HealthReport(unit, seen, Verdict.STILL_STARTING, describe_stop_job(unit) or state)
 
     def _check_processes(self, seen: tuple[PortOwnership, ...]) -> HealthReport | None:
-        """Report an active unit without a process of its own; final once it stayed so for a moment.
+        """Report an active unit without a process of its own, if it needs one; final once it stayed so for a moment.
 
-        A Type=oneshot needs none, unless it has a port: then another unit may open that, so it is never final.
+        A Type=forking service needs one. Of other types, RemainAfterExit= may be meant, unless the unit has a port.
+        Another unit may open the port for a Type=oneshot, so that is never final.
         """
-        unit, oneshot = self.unit, self.unit.type == "oneshot"
-        needs_one = unit.is_service and not (oneshot and all(ownership.is_owned for ownership in seen))
+        unit = self.unit
+        needs_one = unit.is_service and (unit.type == "forking" or not all(port.is_owned for port in seen))
         why = describe_no_process(self.view, unit) if needs_one else ""
         if not why:
             self.state.empty_since = None
@@ -349,7 +350,7 @@ class HealthChecker:
         now = self.view.clock.monotonic()
         if self.state.empty_since is None:
             self.state.empty_since = now
-        final = not oneshot and (self.once or now - self.state.empty_since >= DOWN_SETTLE)
+        final = unit.type != "oneshot" and (self.once or now - self.state.empty_since >= DOWN_SETTLE)
         return HealthReport(unit, seen, Verdict.UNIT_EXITED, why, final, DOWN_SETTLE / 2)
 
     def _check_listening(self, seen: tuple[PortOwnership, ...]) -> HealthReport | None:

@@ -194,28 +194,44 @@ EXITED = {
 
 
 @pytest.fixture(params=EXITED)
-def exited(request: pytest.FixtureRequest, machine: Machine, service: StartService) -> None:
-    """A unit that is active (exited) because its daemon was killed."""
+def exited(request: pytest.FixtureRequest, machine: Machine, service: StartService) -> str:
+    """A unit that is active (exited) because its daemon was killed; returns its Type=."""
     service("web.service", EXITED[request.param])
     until(lambda: machine.run(["ss", "-Hltn", "sport = :9410"]).stdout, "the port to be held")
     machine.run(["sh", "-c", "kill -KILL $(cat /sys/fs/cgroup/system.slice/web.service/cgroup.procs)"])
     until(lambda: machine.show("web.service", "SubState")["SubState"] == "exited", "the unit to be active (exited)")
+    return machine.show("web.service", "Type")["Type"]
 
 
-@pytest.mark.usefixtures("exited")
-def test_active_without_a_process(machine: Machine) -> None:
-    """It is down, with a port and without one; a start is not reported as done; and a remediation starts it."""
-    for top in ({}, {"port": 9410}):
-        run = runbook(machine, "apply", book("web", wait(), **top))
-        assert ended(run) == (1, "unit-exited"), run.last
-        assert run.step("wait-ready")["seconds"] < 5
-        assert "web.service is active (exited), and no process of it runs" in run.last["reason"]
+def test_active_without_a_process(machine: Machine, exited: str) -> None:
+    """It is down; without a port, RemainAfterExit= may be meant, except by a SysV script. A remediation starts it."""
+    forks = exited == "forking"
+    run = runbook(machine, "apply", book("web", wait(MOMENT)))
+    assert ended(run) == ((1, "unit-exited") if forks else (0, "ready")), run.last
+    run = runbook(machine, "apply", book("web", wait(), port=9410))
+    assert ended(run) == (1, "unit-exited"), run.last
+    assert run.step("wait-ready")["seconds"] < 5
+    assert "web.service is active (exited), and no process of it runs" in run.last["reason"]
     run = runbook(machine, "apply", book("web", "start"))
-    assert (run.exit, run.step("start")["verdict"]) == (1, "unit-exited"), run.last
+    assert (run.exit, run.step("start")["verdict"]) == ((1, "unit-exited") if forks else (0, "already-so")), run.last
     fixes = f"remediate: {{check: [wait-ready: {{{MOMENT}}}], fix: [stop, reset-failed, start]}}"
     run = runbook(machine, "apply", book("web", fixes, port=9410))
     assert (run.exit, run.last["status"]) == (0, "remediated"), run.last
     assert machine.run(["ss", "-Hltn", "sport = :9410"]).stdout
+
+
+def test_a_remediation_of_a_frozen_unit(machine: Machine, service: StartService, suite: str) -> None:
+    """systemd 252 thaws a unit that it stops. 257 refuses every job, and the reason names what helps."""
+    service("web.service", unit_file(SLEEPS))
+    machine.run(["systemctl", "freeze", "web.service"])
+    fixes = f"remediate: {{check: [wait-ready: {{timeout: 1s, {MOMENT}}}], fix: [stop, reset-failed, start]}}"
+    run = runbook(machine, "apply", book("web", fixes))
+    if suite == "bookworm":
+        assert (run.exit, run.last["status"]) == (0, "remediated"), run.last
+    else:
+        assert (run.exit, run.last["verdict"]) == (1, "not-fixed"), run.last
+        assert "systemctl thaw web.service" in run.last["reason"], run.last["reason"]
+    machine.run(["systemctl", "thaw", "web.service"])
 
 
 def test_a_leftover_is_not_the_service(machine: Machine, service: StartService) -> None:
