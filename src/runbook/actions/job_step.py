@@ -19,7 +19,7 @@ from runbook.checks.exit_reason import (
 )
 from runbook.checks.health import find_foreign_owner
 from runbook.checks.propagation import add_untouched, find_target_refusal
-from runbook.checks.standstill import describe_no_process
+from runbook.checks.standstill import describe_frozen, describe_no_process
 from runbook.checks.start_limit import StartBudget, has_start_limit, query_start_budget
 from runbook.errors import HostError
 from runbook.host.facts import UP, ActiveState, JobRef, JobResult, JobVerb, LoadState, Unit
@@ -268,6 +268,8 @@ class JobStep(Step[JobStepState]):
         if starts and is_start_limit_hit(unit) and not has_new_main_process(unit, state):
             why = f"systemd refuses to start {unit.name}: too many starts in too short a time"
             return fails(Verdict.START_LIMIT_HIT, f"{why}; reset-failed clears that", **facts)
+        if frozen := describe_frozen(view, unit):  # systemd 256 and later does nothing to such a unit.
+            return fails(Verdict.UNIT_FROZEN, f"the {self.verb} of {unit.name} failed: {frozen}", **facts)
         verdict = Verdict.NOT_NOTIFYING if starts and has_not_notified(unit) else Verdict.JOB_FAILED
         return fails(verdict, f"the {self.verb} of {unit.name} failed: {self.describe_failure(unit)}", **facts)
 

@@ -126,8 +126,8 @@ STILL = {
     ),
     "stopped without a main process": (
         unit_file(DAEMON, Type="forking", GuessMainPID="no"),
-        "pkill -STOP -f '^sleep 7100'",
-        "pkill -CONT -f '^sleep 7100'",
+        "kill -STOP $(cat /sys/fs/cgroup/system.slice/web.service/cgroup.procs)",
+        "kill -CONT $(cat /sys/fs/cgroup/system.slice/web.service/cgroup.procs)",
     ),
 }
 
