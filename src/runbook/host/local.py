@@ -131,7 +131,7 @@ class LocalView:
     def is_frozen(self, unit: Unit) -> bool:
         main = processes.read_process(unit.main_pid) if unit.main_pid else None
         groups = {unit.control_group, main.cgroup if main is not None else ""}
-        return any(group and processes.is_frozen(group) for group in groups)
+        return any(group and processes.read_cgroup_event(group, "frozen") for group in groups)
 
     def is_populated(self, unit: Unit) -> bool:
         return bool(unit.control_group) and processes.is_populated(unit.control_group)

@@ -248,18 +248,17 @@ def list_cgroup_pids(path: str, limit: LookLimit | None = None) -> tuple[int, ..
     return tuple(pid for pid in read_cgroup_procs(path, limit) if pid)
 
 
-def is_frozen(path: str) -> bool:
-    """True if all processes of a cgroup are frozen, by the freezer of it or of a cgroup above it (cgroups(7))."""
-    with contextlib.suppress(OSError):
-        return "frozen 1" in (find_cgroup_mount() / path.lstrip("/") / "cgroup.events").read_text("ascii")
-    return False
-
-
 def is_populated(path: str) -> bool:
     """True if a cgroup, or one below it, has a process. The kernel also counts processes that exit in a moment."""
+    found = read_cgroup_event(path, "populated")
+    return bool(list_cgroup_pids(path)) if found is None else found
+
+
+def read_cgroup_event(path: str, name: str) -> bool | None:
+    """Return a value of cgroup.events, `populated` or `frozen` (cgroups(7)); None if it cannot be read."""
     with contextlib.suppress(OSError):
-        return "populated 1" in (find_cgroup_mount() / path.lstrip("/") / "cgroup.events").read_text("ascii")
-    return bool(list_cgroup_pids(path))
+        return f"{name} 1" in (find_cgroup_mount() / path.lstrip("/") / "cgroup.events").read_text("ascii")
+    return None
 
 
 def is_in_other_netns(pid: int) -> bool:
