@@ -140,7 +140,6 @@ class Unit:
     triggered_by: tuple[str, ...] = ()
     triggers: tuple[str, ...] = ()
     pulls_in: tuple[str, ...] = ()  # the units that its start starts too
-    propagates_stop_to: tuple[str, ...] = ()
     stop_when_unneeded: bool = False
     propagates_to: tuple[str, ...] = ()  # the units that require it or are a part of it: they stop and start with it
     required_by: tuple[str, ...] = ()

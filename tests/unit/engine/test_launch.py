@@ -16,6 +16,7 @@ from runbook.engine import launch, resume
 from runbook.errors import Interrupted, NotBegun
 from runbook.events import Event, RunFinished
 from runbook.host.queries import Command, CommandResult
+from runbook.model import Port
 from runbook.records import history
 from runbook.records.history import RunRecord
 from runbook.records.store import EventWriter
