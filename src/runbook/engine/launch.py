@@ -70,6 +70,9 @@ def start_run(book: Runbook, request: RunRequest, host: Host, waiter: Waiter, si
         return launch.run(launch.make_state(folder), ResumeState(), supersedes_until=math.inf)  # any earlier run
 
 
+OWN = ("unit", "main-pid")  # the values of `owner` with which a unit must own its port itself
+
+
 @dataclass
 class Launch:
     """The parts of a run that is about to begin or to be resumed."""
@@ -205,8 +208,8 @@ def find_owned_ports(book: Runbook) -> dict[str, tuple[Port, ...]]:
     others: set[tuple[str, Port]] = set()
     for step in book.walk():
         pairs = [(unit, port) for unit in step.units() for port in getattr(step, "port", ())]
-        if getattr(step, "shared_with", ()) or getattr(step, "owner", "unit") not in ("unit", "main-pid"):
-            others.update(pairs)
+        owners, shared = getattr(step, "owner", {}), getattr(step, "shared_with", ())
+        others.update(pair for pair in pairs if shared or owners.get(pair[1], owners.get(None, "unit")) not in OWN)
         for unit, port in pairs:
             found[unit] = (*found.get(unit, ()), port)
     return {

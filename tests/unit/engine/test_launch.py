@@ -277,3 +277,9 @@ def test_the_ports_that_a_unit_must_own() -> None:
         "  - remediate: {check: [wait-ready: {unit: db, port: 5432}], fix: [start: {unit: db}]}\n"
     )
     assert launch.find_owned_ports(book) == {"gw.service": (Port(80), Port(81)), "db.service": (Port(5432),)}
+
+
+@pytest.mark.parametrize("field", ["owner: epmd", "owner: kernel", "owner: {4369: epmd}", "shared-with: kresd@*"])
+def test_a_port_that_another_unit_may_own(field: str) -> None:
+    book = document.parse(f"unit: gw\nsteps:\n  - verify-port-owner: {{port: 4369, {field}}}\n  - restart\n")
+    assert launch.find_owned_ports(book)["gw.service"] == ()
