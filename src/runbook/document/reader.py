@@ -45,6 +45,7 @@ class Reader:
         self.built: list[tuple[StepNode, Step[Any]]] = []  # the steps without errors
         self.before: dict[str, frozenset[str]] = {}  # the facts of the steps that are read already, by id
         self.ids: frozenset[str] = frozenset()
+        self.rollback_ids: frozenset[str] = frozenset()  # the steps of a listed rollback
         self.given: set[str] = set()  # the variables of `--set`, and those that are made from them
 
     def runbook(self, sets: Mapping[str, str], path: str, folder: Path, text: str) -> Runbook | None:
@@ -61,6 +62,7 @@ class Reader:
         head = replace(head, port=_read_early(data.get("port"), _PORTS, head) or ())
         self.namespace = replace(head, roots=ROOTS)
         lists = self._lists()
+        self.rollback_ids = frozenset(site.id for outer in lists["rollback"] for site in outer.walk())
         for key, sites in lists.items():
             steps = tuple(step for site in sites if (step := self._step(site)) is not None)
             if key in self.fields and (key != "rollback" or sites):
@@ -174,7 +176,7 @@ class Reader:
         data["id"] = site.id
         if issubclass(site.cls, ReplacesVersion) and data.get("downgrade", "false") == "false":
             # An operator who gives a version means it, and a rollback goes back.
-            data["downgrade"] = str(site.id.startswith("rollback.") or self._is_given(data.get("to"))).lower()
+            data["downgrade"] = str(site.id in self.rollback_ids or self._is_given(data.get("to"))).lower()
         unit = _read_early(data.get("unit"), _UNIT, outer)
         port = _read_early(data.get("port"), _PORTS, outer)
         versions = VERSIONS if issubclass(site.cls, ReplacesVersion) else ()

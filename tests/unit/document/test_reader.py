@@ -254,6 +254,7 @@ def test_a_version_that_set_gives_may_be_lower(sets: dict[str, str], to: str, pe
 
 def test_an_update_of_a_rollback_may_go_back() -> None:
     step = "{run: x, version: y, to: 1.0}"
-    book = book_of(f"  - update: {step}\n", f"rollback: [update: {step}]\n")
+    named = step.replace("{", "{id: older, ", 1)
+    book = book_of(f"  - update: {step}\n", f"rollback: [update: {step}, update: {named}]\n")
     updates = [one for one in book.walk() if isinstance(one, ReplacesVersion)]
-    assert [one.downgrade for one in updates] == [False, True]
+    assert [one.downgrade for one in updates] == [False, True, True]
