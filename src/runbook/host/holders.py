@@ -89,6 +89,7 @@ class PortUse:
     socket: Listener  # its own address
     state: SocketState
     peer: str = ""  # the other end of a connection: "10.0.0.7:443"
+    peer_port: int = 0  # its port
 
 
 @dataclass(frozen=True)

@@ -36,12 +36,16 @@ made.bind(("127.0.0.1", {port}))
 print("ready", flush=True)
 time.sleep(3600)
 """
-WHO = r"PID \d+ \(python3\), in run-\S+\.scope of user root, is"
+TAKEN = "; but the port is taken, which may keep binds.service from listening: "
+WHO = TAKEN + r"PID \d+ \(python3\), in run-\S+\.scope of user root, is"
 CASES = (
     ("9401", rf"{WHO} connected from 127\.0\.0\.1:9401 to 127\.0\.0\.1:9400; add it to net\.ipv4\.ip_local_reserved_p"),
     ("9402", rf"{WHO} bound to 127\.0\.0\.1:9402$"),
     ("udp:9403", rf"{WHO} connected from udp:127\.0\.0\.1:9403 to 127\.0\.0\.1:9400$"),
-    ("9404", r"a connection that is being closed \(TIME_WAIT\) may keep it for another minute$"),
+    (
+        "9404",
+        r'reports "address already in use": a connection that is being closed \(TIME_WAIT\) may keep port 9404 for',
+    ),
 )
 
 
@@ -91,4 +95,4 @@ def _book(port: str) -> str:
 
 def _reason(run: Run, step: str, reason: str) -> bool:
     text = run.step(step)["reason"]
-    return bool(re.search(f"but the port is taken, which may keep binds.service from listening: {reason}", text))
+    return bool(re.search(reason, text))

@@ -99,13 +99,13 @@ class SocketTable:
         return _select(_from_proc(Path("/proc/net"), port, LookLimit()) if found is None else found, port)
 
     def list_uses(self, port: Port) -> tuple[PortUse, ...]:
-        """List the sockets that have the port as their own and do not listen: connections, and sockets only bound.
+        """List the sockets that have the port as their own and may prevent a bind: clients, and sockets only bound.
 
         Empty if the kernel has no sock_diag. Raises LookLimitExceeded and HostError.
         """
         found = self._from_kernel(port, lambda body: _parse_answer(port.protocol, body), USES[port.protocol]) or []
-        selected = {*_select([use.socket for use in found], port)}
-        return tuple(use for use in found if use.socket in selected)
+        selected, ephemeral = {*_select([use.socket for use in found], port)}, read_ephemeral_ports()
+        return tuple(use for use in found if use.socket in selected and not _is_accepted(use, ephemeral))
 
     def _from_kernel(self, port: Port, parse: Callable[[bytes], T], states: int = 0) -> list[T] | None:
         """Return the sockets in these states, a bit for each; without any, those that listen."""
@@ -212,8 +212,26 @@ def _parse_answer(protocol: str, body: bytes) -> PortUse:
     )
     if state in (TCP_BOUND_INACTIVE, TCP_CLOSE):  # The kernel reports the former as the latter.
         return PortUse(found, SocketState.BOUND)
-    peer = Listener(protocol, _format_address(family, far), int.from_bytes(far_number, "big"), 0).endpoint
-    return PortUse(found, SocketState.CONNECTED if inode else SocketState.CLOSING, peer)
+    peer = Listener(protocol, _format_address(family, far), int.from_bytes(far_number, "big"), 0)
+    return PortUse(found, SocketState.CONNECTED if inode else SocketState.CLOSING, peer.endpoint, peer.number)
+
+
+def _is_accepted(use: PortUse, ephemeral: range) -> bool:
+    """True for a connection that was accepted on the port: it keeps the listener's SO_REUSEADDR, and prevents no bind.
+
+    The kernel does not report which end connected. The end with a port of ip_local_port_range did, if only one has one.
+    """
+    accepted = use.peer_port in ephemeral and use.socket.number not in ephemeral
+    return accepted and use.socket.protocol == "tcp" and use.state is SocketState.CONNECTED
+
+
+def read_ephemeral_ports() -> range:
+    """Return the ports from which the kernel chooses that of a client (ip(7), ip_local_port_range)."""
+    try:
+        first, last = map(int, Path("/proc/sys/net/ipv4/ip_local_port_range").read_text("ascii").split())
+    except (OSError, ValueError):
+        first, last = 32768, 60999  # the kernel's default
+    return range(first, last + 1)
 
 
 def _format_address(family: int, packed: bytes) -> str:

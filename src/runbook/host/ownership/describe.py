@@ -99,11 +99,14 @@ def describe_uses(
         clauses.append(f"{who} {what}{f' to {use.peer}' if use.peer else ''}")
     if more := len([use for use in uses if use.state is not SocketState.CLOSING]) - len(clauses):
         clauses.append(f"{more} more {'has' if more == 1 else 'have'} it")
-    if closing := sum(use.state is SocketState.CLOSING for use in uses):
-        some = "a connection that is" if closing == 1 else f"{closing} connections that are"
-        clauses.append(f"{some} being closed (TIME_WAIT) may keep it for another minute")
+    closing = sum(use.state is SocketState.CLOSING for use in uses)
+    some = "a connection that is" if closing == 1 else f"{closing} connections that are"
     if not clauses:
-        return ""
+        # A server with SO_REUSEADDR, as most are, can listen all the same.
+        held = f"{some} being closed (TIME_WAIT) may keep port {port} for another minute"
+        return f'; if {unit.name} reports "address already in use": {held}' if closing else ""
+    if closing:
+        clauses.append(f"{some} being closed (TIME_WAIT) may keep it for another minute")
     reserve = "; add it to net.ipv4.ip_local_reserved_ports, so that the kernel gives it to no connection"
     connected = port.protocol == "tcp" and any(use.state is SocketState.CONNECTED for use in uses)
     taken = f"; but the port is taken, which may keep {unit.name} from listening: {', '.join(clauses)}"

@@ -22,7 +22,7 @@ from runbook.errors import HostError, LookLimitExceeded
 from runbook.host.holders import Listener, SocketState
 from runbook.host.kernel import sock_diag
 from runbook.host.kernel.look_limit import LookLimit
-from runbook.host.kernel.sock_diag import SocketTable, list_netns_listeners
+from runbook.host.kernel.sock_diag import SocketTable, list_netns_listeners, read_ephemeral_ports
 from runbook.model import Port
 
 from .family import list_listeners
@@ -365,6 +365,19 @@ def test_sockets_that_have_a_port_and_do_not_listen(opened: Open, free_port: int
         client.close()
         accepted.close()
         assert [(one.state, one.socket.inode) for one in table.list_uses(Port(mine))] == [(SocketState.CLOSING, 0)]
+
+
+def test_an_accepted_connection_prevents_no_bind() -> None:
+    below = next(number for number in range(20000, 30000) if number not in read_ephemeral_ports() and _is_free(number))
+    with socket.create_server(("127.0.0.1", below)) as server, SocketTable() as table:
+        with socket.create_connection(server.getsockname()), server.accept()[0]:
+            assert table.list_uses(Port(below)) == ()
+        assert {one.state for one in table.list_uses(Port(below))} <= {SocketState.CLOSING}
+
+
+def _is_free(number: int) -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", number)) != 0
 
 
 def test_a_udp_socket_that_is_connected(free_port: int) -> None:
