@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
-from runbook.engine.execution.attempt import BUS_RETRY_INTERVAL, check_once
+from runbook.engine.execution.attempt import BUS_RETRY_INTERVAL, check_once, make_internal_failure
 from runbook.engine.execution.outcome import Outcome
 from runbook.engine.execution.predicted_host import PredictedHost
 from runbook.engine.execution.replay import FixRound, ResumeState
@@ -130,6 +130,16 @@ class Remediation:
             self.runner.host.daemon_reload()
 
     def _run_rounds(self, units_up: tuple[str, ...], resumed: FixRound | None = None) -> Outcome:
+        """Carry out the rounds. After an error of this program, too, what they may have stopped is started again."""
+        try:
+            return self._fix_in_rounds(units_up, resumed)
+        except RunbookError:
+            raise
+        except Exception as error:
+            failure = make_internal_failure(self.step, error)
+            return replace(self._end_at_fix(failure, units_up), evidence=failure.evidence)
+
+    def _fix_in_rounds(self, units_up: tuple[str, ...], resumed: FixRound | None) -> Outcome:
         """Carry out the rounds that are left, first the one that an earlier part of the run began, if any."""
         for number in range(resumed.number if resumed is not None else 1, self.remedy.rounds + 1):
             self.rounds = number

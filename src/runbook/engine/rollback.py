@@ -19,13 +19,14 @@ from runbook.engine.rollback_units import (
     find_new_files,
     find_other_units,
 )
-from runbook.errors import HostError
+from runbook.errors import HostError, RunbookError
 from runbook.events import Event, Notice, RollbackStarted, StepFinished, StepStarted, select
 from runbook.host.facts import DOWN, ActiveState, JobVerb, Unit
 from runbook.host.interface import Host, HostView
 from runbook.host.requesters import describe_requester, find_last_stop
 from runbook.model import StepStatus, Verdict
 from runbook.spec.step import ReplacesVersion, Runbook, Step
+from runbook.util.internal_error import describe_internal_error
 
 PROOF = "proof"  # the last step of a rollback: no process is older than the restored files
 
@@ -54,6 +55,17 @@ class Rollback:
         if isinstance(self.book.rollback, tuple):
             return self.runner.changed
         return self.book.rollback == "auto" and bool(find_updates_that_ran(self.book, self._events))
+
+    def run_if_wanted(self) -> None:
+        """Carry out the rollback if there is one to be done. An error of this program ends it as a failure."""
+        try:
+            if self.is_wanted:
+                self.run()
+        except RunbookError:
+            raise
+        except Exception as error:
+            self.reason = f"and the rollback failed: {describe_internal_error(error)}"
+            self.failed_step = self.failed
 
     def run(self) -> None:
         """Carry out the rollback, or continue the one that an earlier part of this run began."""

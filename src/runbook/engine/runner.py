@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
-from runbook.engine.execution.attempt import attempt
+from runbook.engine.execution.attempt import TRACE, attempt, make_internal_failure
 from runbook.engine.execution.outcome import EXIT_STATUSES, Outcome
 from runbook.engine.execution.replay import ResumeState
 from runbook.engine.execution.retry import run_with_retries
@@ -37,6 +38,7 @@ from runbook.spec.state import RunState
 from runbook.spec.step import DOWNGRADE, Runbook, Step
 from runbook.template import text as template
 from runbook.template.namespace import TemplateNamespace
+from runbook.util.internal_error import describe_internal_error
 
 
 @dataclass
@@ -87,13 +89,20 @@ class Runner:
                 raise
             end = self._end_interrupted(error)
         except HostError as error:
-            now = describe_state_left(self.host, self.runbook)
-            end = replace(self._end(RunStatus.FAILED, error.message), now=now)
+            end = replace(self._end(RunStatus.FAILED, error.message), now=self._describe_left())
+        except RunbookError:
+            raise
+        except Exception as error:  # Outside of every step: a bug, or no memory is left.
+            end = replace(self._end(RunStatus.FAILED, describe_internal_error(error)), hint=self._report_hint)
         if end.status not in (RunStatus.NOT_BEGUN, RunStatus.INTERRUPTED):
-            for text in find_stopped_dependents(self.host, self._preflight.dependents):
-                self.events.emit(Notice(text=text))
+            self._report_dependents()
         self.events.emit(end)
         return end
+
+    def _report_dependents(self) -> None:
+        with contextlib.suppress(Exception):  # The last event must be written, whatever this finds.
+            for text in find_stopped_dependents(self.host, self._preflight.dependents):
+                self.events.emit(Notice(text=text))
 
     def _begin(self) -> None:
         """Check what must hold before anything is changed, and report the beginning. Raises NotBegun."""
@@ -131,8 +140,8 @@ class Runner:
         # A rollback and the `always` steps have their own time limits, because that of the run may be used up.
         self.deadline = None
         rollback = None if broken is None or broken.still_starting else Rollback(self, self.runbook, broken)
-        if rollback is not None and rollback.is_wanted:
-            rollback.run()
+        if rollback is not None:
+            rollback.run_if_wanted()
         broken_always = self.run_in_order(self.runbook.always)
         if broken is not None and broken.still_starting:
             return self._end_failed(RunStatus.STILL_STARTING, broken, broken.reason)
@@ -142,7 +151,7 @@ class Runner:
         if failed is not None:
             return self._end_failed(RunStatus.FAILED, failed, f"{failed.id}: {failed.reason}")
         statuses = {outcome.status for outcome in self.outcomes.values()}
-        running = describe_running(self.host, self.runbook, self.outcomes.values())
+        running = self._describe(lambda: describe_running(self.host, self.runbook, self.outcomes.values()))
         if StepStatus.REMEDIATED in statuses:
             return self._end(RunStatus.REMEDIATED, running)
         passed_over = [o.id for o in self.outcomes.values() if o.failed and "." not in o.id]
@@ -162,8 +171,7 @@ class Runner:
             status = RunStatus.STILL_STARTING if at.still_starting else RunStatus.FAILED
             end = self._end_failed(status, at, reason, rollback.steps)
             end = replace(end, after=first if at.id != broken.id else None, hint=rollback.hint or end.hint)
-        now = describe_state_left(self.host, self.runbook, *rollback.steps)
-        return replace(end, back=rollback.updates_now, now=now)
+        return replace(end, back=rollback.updates_now, now=self._describe_left(*rollback.steps))
 
     @property
     def _is_acting(self) -> bool:
@@ -184,7 +192,7 @@ class Runner:
             exit=error.exit_status,
             reason=f"{error.message}{where}{stopped}{always}",
             step=self._current,
-            now=describe_state_left(self.host, self.runbook),
+            now=self._describe_left(),
             hint=f"runbook resume {self.state.id} goes on from there" + (f"; {up} until then" if up else ""),
         )
 
@@ -200,13 +208,36 @@ class Runner:
             self._end(status, reason),
             step=outcome.id,
             verdict=str(outcome.verdict or ""),
-            now=describe_state_left(self.host, self.runbook, *([step] if step is not None else [])),
-            hint=find_advice(self.host, outcome, step, self.runbook, run) or self._describe_start(),
+            now=self._describe_left(*([step] if step is not None else [])),
+            hint=self._advise(outcome, step, run),
             log=str(log) if log and log.is_file() and log.stat().st_size else "",
         )
 
+    @property
+    def _report_hint(self) -> str:
+        """What to do about an error of this program."""
+        return f"this is an error of runbook itself: report it with the output of runbook show {self.state.id}"
+
+    def _advise(self, outcome: Outcome, step: Step[Any] | None, run: str) -> str:
+        if TRACE in outcome.evidence:
+            return self._report_hint
+        advice = self._describe(lambda: find_advice(self.host, outcome, step, self.runbook, run))
+        return advice or self._describe_start()
+
+    def _describe_left(self, *steps: Step[Any]) -> str:
+        return self._describe(lambda: describe_state_left(self.host, self.runbook, *steps))
+
+    def _describe(self, describe: Callable[[], str]) -> str:
+        """Return a description for the last event, which must be written even if this program has an error in it."""
+        try:
+            return describe()
+        except RunbookError:
+            raise
+        except Exception as error:
+            return f"what runs now is not known: {describe_internal_error(error)}"
+
     def _describe_start(self) -> str:
-        return describe_start(self.host, self.runbook) if self._preflight.was_up else ""
+        return self._describe(lambda: describe_start(self.host, self.runbook)) if self._preflight.was_up else ""
 
     def _end(self, status: RunStatus, reason: str) -> RunFinished:
         told_apart = status is RunStatus.REMEDIATED and self.fail_on_remediation
@@ -238,7 +269,12 @@ class Runner:
         if step.id in self.resume_state.ever_acted:
             self._acted_steps.add(step.id)  # It may have done its work before it was interrupted.
         self._current = step.id
-        outcome = self._step(step)
+        try:
+            outcome = self._step(step)
+        except RunbookError:
+            raise
+        except Exception as error:  # Outside of every attempt: a bug, or no memory is left.
+            outcome = make_internal_failure(step, error)
         earlier = self.resume_state.finished.get(step.id)
         if earlier is not None and earlier.status is StepStatus.REMEDIATED and outcome.status is StepStatus.OK:
             # A remediation is reported as such, even if a later part of the run only confirms it.
@@ -269,7 +305,7 @@ class Runner:
         outcome, tries = run_with_retries(step, lambda: self._run_once(step), self._sleep, self._report_retry)
         for text in describe_stopped_services(self.host, step, self._preflight.canonical_names.values(), up):
             self.events.emit(Notice(text=text))
-        if outcome.status is StepStatus.FAILED:
+        if outcome.status is StepStatus.FAILED and TRACE not in outcome.evidence:
             try:
                 tail = read_journal_tail(self.host, self.waiter, self.state, step, outcome.verdict, self._started_at)
             except Interrupted:

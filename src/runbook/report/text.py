@@ -156,7 +156,8 @@ class TextReport:
 
     def _quote(self, step: events.StepFinished | events.StepPlanned, depth: int) -> None:
         """Show the last lines of a failed command or unit: the cause is often a few lines above the last one."""
-        text = str(step.evidence.get("output") or "") or "\n".join(step.evidence.get("journal", ()))
+        lines = step.evidence.get("traceback") or step.evidence.get("journal", ())
+        text = str(step.evidence.get("output") or "") or "\n".join(lines)
         printed = [line.rstrip() for line in split_lines(text) if line.strip()]
         if printed and step.reason.endswith(shorten(printed[-1].strip(), len(step.reason))):
             printed.pop()  # The reason already contains it.

@@ -27,9 +27,12 @@ from runbook.model import Deadline, Finding, FindingState, Verdict, Wake, fails,
 from runbook.spec.state import RunState, StepState
 from runbook.spec.step import Step
 from runbook.template.namespace import TemplateError
+from runbook.util.internal_error import describe_internal_error, format_trace
 
 DEFAULT_TIME_LIMIT = 120.0  # seconds for a step whose time-out is that of its unit, if systemd does not answer
 REPORT_INTERVAL = 15.0  # seconds after which a wait reports again what it waits for
+
+TRACE = "traceback"  # the evidence of a step that an error of this program ended
 
 # Errors that end an attempt: the machine refuses, or a template needs a value that only the attempt finds. BusLost and
 # BusTimeout are among them, but a check or an action that raises one of these two is repeated until the time-out.
@@ -74,6 +77,12 @@ def attempt(
         except HostError as error:
             interrupted.still_running = error.message
         raise
+    except RunbookError:
+        raise
+    except Exception as error:  # A bug, or no memory is left: a failure like any other.
+        with contextlib.suppress(Exception):
+            step.cancel(host, state)
+        return make_internal_failure(step, error, acted=attempted.acted)
 
 
 @dataclass
@@ -182,6 +191,12 @@ def make_refusal(step: Step[Any], error: RunbookError) -> Finding:
     reason = f"{error.message}; {error.hint}" if error.hint else error.message
     dbus_error = {"dbus-error": error.dbus_error} if isinstance(error, HostError) and error.dbus_error else {}
     return fails(verdicts.get(type(error), step.failure_verdict), reason, **dbus_error)
+
+
+def make_internal_failure(step: Step[Any], error: Exception, *, acted: bool = False) -> Outcome:
+    """Return the outcome of a step that an error of this program ended."""
+    found = fails(step.failure_verdict, describe_internal_error(error), **{TRACE: format_trace(error)})
+    return Outcome.of_attempt(step, found, acted=acted)
 
 
 MAX_QUERY_WAIT = 90.0  # seconds for all queries of one check. Each query also has a time-out of its own

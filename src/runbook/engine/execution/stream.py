@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
+from runbook.errors import RunbookError
 from runbook.events import Event, Payload
 from runbook.model import Clock
 from runbook.util.secrets import SecretMask
@@ -23,13 +24,25 @@ class EventStream:
     sinks: Iterable[Sink]
     secrets: tuple[str, ...] = ()  # values, not names
     emitted: list[Event] = field(default_factory=list)
+    _broken_sinks: list[Sink] = field(default_factory=list)  # sinks that raised an error of this program
 
     def emit(self, payload: Payload) -> Event:
         """Pass an event to the sinks. What it announces counts as done when every sink has it."""
         event = Event(self.clock.now(), self.run, payload.event, self.mask(payload.to_data()))
         self.emitted.append(event)
+        failure: Exception | None = None
         for sink in self.sinks:
-            sink(event)
+            try:
+                sink(event)
+            except RunbookError:
+                raise
+            except Exception as error:
+                # An error of this program is reported once, after the other sinks have the event.
+                if sink not in self._broken_sinks:
+                    self._broken_sinks.append(sink)
+                    failure = error
+        if failure is not None:
+            raise failure
         return event
 
     def mask(self, value: Any) -> Any:
