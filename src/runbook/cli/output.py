@@ -6,7 +6,7 @@ import contextlib
 import os
 import sys
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict
 from itertools import pairwise
 from typing import TYPE_CHECKING
@@ -45,12 +45,25 @@ def run_reported(output: Output, act: Callable[[Callable[[Event], None]], int], 
                 print_error(error)
         except Exception as error:
             # A bug of this program. Readers of the report still get a last event.
-            with contextlib.suppress(OSError):
-                traceback.print_exc()
-            failure = errors.RunbookError(f"internal error: {type(error).__name__}: {error}")
+            print_message(_mask_secrets(traceback.format_exc()))
+            failure = errors.RunbookError(_mask_secrets(f"internal error: {type(error).__name__}: {error}"))
             report(_make_last_event(failure, plan=plan))
             code = errors.EXIT_FAILED
     raise typer.Exit(code)
+
+
+_secrets: list[str] = []  # the values that no message may contain
+
+
+def hide_secrets(values: Iterable[str]) -> None:
+    """Mask these values in the report of an error of this program, which may quote any of its data."""
+    _secrets.extend(filter(None, values))
+
+
+def _mask_secrets(text: str) -> str:
+    from runbook.util.secrets import SecretMask  # noqa: PLC0415
+
+    return str(SecretMask(tuple(_secrets)).mask(text))
 
 
 def _make_report(output: Output, shown: contextlib.ExitStack) -> Callable[[Event], None]:

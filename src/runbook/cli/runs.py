@@ -25,7 +25,7 @@ from runbook.cli.options import (
     UserOption,
     program_version,
 )
-from runbook.cli.output import print_error, print_message, print_problems, print_result, run_reported
+from runbook.cli.output import hide_secrets, print_error, print_message, print_problems, print_result, run_reported
 
 if TYPE_CHECKING:
     from runbook.engine.launch import RunRequest
@@ -151,6 +151,7 @@ def _apply(
 
     seconds = parse_span_option("--lock-wait", lock_wait)
     book = load_runbook(file, set_, to_run=True, user=user)
+    hide_secrets(os.environ.get(name, "") for name in book.secrets)
     book = _keep_remediations(book) if only_remediations else book
     scope = find_scope(book, user)
     request = _make_request(scope, parse_sets(set_), fail_on_remediation, seconds)
@@ -169,6 +170,7 @@ def _resume(run: str | None, options: ResumeOptions, as_recorded: bool, lock_wai
 
     found = history.find_resumable(run)
     book = load_recorded(found, restore_environment(found, os.environ), as_recorded=as_recorded)
+    hide_secrets(os.environ.get(name, "") for name in book.secrets)
     scope: ManagerScope = "user" if found.header.scope == "user" else "system"
     book = _keep_remediations(book) if found.header.command == "remediate" else book
     request = _make_request(scope, {}, found.header.fail_on_remediation, lock_wait)
@@ -251,6 +253,7 @@ def _run_planner(
 
         parse_span_option("--lock-wait", lock_wait)  # A plan waits for no lock, but a mistake is a mistake.
         book = load_runbook(file, set_)
+        hide_secrets(os.environ.get(name, "") for name in book.secrets)
         book = _keep_remediations(book) if only_remediations else book
         scope = find_scope(book, user)
         with _open_view(scope) as view:

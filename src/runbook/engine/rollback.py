@@ -8,6 +8,7 @@ from typing import Any
 
 from runbook.engine.execution.outcome import Outcome
 from runbook.engine.execution.replay import BY_OPERATOR
+from runbook.engine.internal_error import describe_internal_error
 from runbook.engine.remediation import StepRunner
 from runbook.engine.rollback_plan import ROLLBACK_PREFIX, RollbackPlan, find_updates_that_ran
 from runbook.engine.rollback_units import (
@@ -26,7 +27,6 @@ from runbook.host.interface import Host, HostView
 from runbook.host.requesters import describe_requester, find_last_stop
 from runbook.model import StepStatus, Verdict
 from runbook.spec.step import ReplacesVersion, Runbook, Step
-from runbook.util.internal_error import describe_internal_error
 
 PROOF = "proof"  # the last step of a rollback: no process is older than the restored files
 

@@ -13,6 +13,7 @@ from runbook.engine.execution.outcome import EXIT_STATUSES, Outcome
 from runbook.engine.execution.replay import ResumeState
 from runbook.engine.execution.retry import run_with_retries
 from runbook.engine.execution.stream import EventStream
+from runbook.engine.internal_error import describe_internal_error
 from runbook.engine.preflight import Preflight, find_stopped_dependents, make_downgrade_refusal
 from runbook.engine.remediation import HandedFailure, Remediation, find_invocations, let_remediations_decide
 from runbook.engine.rollback import Rollback
@@ -38,7 +39,6 @@ from runbook.spec.state import RunState
 from runbook.spec.step import DOWNGRADE, Runbook, Step
 from runbook.template import text as template
 from runbook.template.namespace import TemplateNamespace
-from runbook.util.internal_error import describe_internal_error
 
 
 @dataclass
@@ -258,6 +258,16 @@ class Runner:
         return None
 
     def step(self, step: Step[Any]) -> Outcome:
+        try:
+            return self._carry_out(step)
+        except RunbookError:
+            raise
+        except Exception as error:  # Outside of every attempt: a bug, or no memory is left.
+            outcome = self.outcomes[step.step_id] = make_internal_failure(step, error)
+            self.events.emit(StepFinished(**outcome.facts()))
+            return outcome
+
+    def _carry_out(self, step: Step[Any]) -> Outcome:
         assert step.id is not None
         if kept := self.resume_state.find_kept_outcome(step):
             self.outcomes[step.id] = kept
@@ -269,12 +279,7 @@ class Runner:
         if step.id in self.resume_state.ever_acted:
             self._acted_steps.add(step.id)  # It may have done its work before it was interrupted.
         self._current = step.id
-        try:
-            outcome = self._step(step)
-        except RunbookError:
-            raise
-        except Exception as error:  # Outside of every attempt: a bug, or no memory is left.
-            outcome = make_internal_failure(step, error)
+        outcome = self._step(step)
         earlier = self.resume_state.finished.get(step.id)
         if earlier is not None and earlier.status is StepStatus.REMEDIATED and outcome.status is StepStatus.OK:
             # A remediation is reported as such, even if a later part of the run only confirms it.

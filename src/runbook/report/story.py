@@ -13,6 +13,7 @@ from runbook.report.text import TextReport
 from runbook.util.timespan import format_span
 
 MAX_HOLDERS = 12  # the number of processes of one step that are shown; the record has all
+MAX_SOCKETS_SHOWN = 10  # sockets of a process that are shown; the others are counted
 MAX_OUTPUT_FILES = 3  # the number of output files that are named
 
 _COLOURS: Mapping[str, str] = {RunStatus.OK: "green", RunStatus.CHANGED: "green", RunStatus.FAILED: "red"}
@@ -88,15 +89,20 @@ class StoryReport(TextReport):
             self._process("killed", one)
         if step.status == StepStatus.FAILED:
             left = [one for port in step.evidence.get("ports", ()) for one in port.get("holders", ())]
-            for one in {str(one.get("pid")): one for one in left}.values():
+            different = [*{str(one.get("pid")): one for one in left}.values()]
+            for one in different[:MAX_HOLDERS]:
                 self._process("holds", one)
+            if len(different) > MAX_HOLDERS:
+                self._page.detail(f"holds: {len(different) - MAX_HOLDERS} more processes", depth=self._depth)
 
     def _process(self, what: str, one: Mapping[str, Any]) -> None:
         """Show a process from the evidence, which was taken while it ran."""
         since = ""
         if self._booted is not None and (began := _number(one.get("started"))) is not None and one.get("pid") != 1:
             since = f", since {format_time(self._booted + began)}"
-        sockets = ", ".join(str(text) for text in one.get("sockets", ()))
+        listed = [str(text) for text in one.get("sockets", ())]
+        more = f" and {len(listed) - MAX_SOCKETS_SHOWN} more" if len(listed) > MAX_SOCKETS_SHOWN else ""
+        sockets = ", ".join(listed[:MAX_SOCKETS_SHOWN]) + more
         of = f" in {one['unit']}" if one.get("unit") else ""
         user = f" of user {one['user']}" if one.get("user") else ""
         self._page.detail(f"{what}: PID {one.get('pid')}{of}{user}{since}: {sockets}", depth=self._depth)

@@ -46,6 +46,7 @@ def shorten(text: str, most: int = 60) -> str:
 
 
 MAX_BRIEF = 60  # characters of a command in a sentence
+MAX_ERROR = 300  # characters of the text of an exception, which may quote an answer of 64 KiB
 MAX_LAST_LINE = 200  # characters of the last line of a command's output in a sentence
 
 
@@ -70,4 +71,4 @@ def describe_error(error: Exception) -> str:
         return "no answer in time"
     if isinstance(error, OSError) and error.strerror:
         return error.strerror.lower()
-    return str(error) or type(error).__name__
+    return shorten(str(error).strip(), MAX_ERROR) or type(error).__name__

@@ -10,6 +10,7 @@ import pytest
 import typer
 
 from runbook import errors
+from runbook.cli import output as output_module
 from runbook.cli.options import Output
 from runbook.cli.output import (
     print_error,
@@ -87,6 +88,16 @@ def test_an_internal_error_is_reported_with_its_traceback(capsys: pytest.Capture
     line = json.loads(out)
     assert (line["status"], line["reason"]) == ("failed", "internal error: ZeroDivisionError: odd")
     assert "Traceback" in err
+
+
+def test_an_internal_error_shows_no_secret(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its text may quote whatever the program works with."""
+    monkeypatch.setattr(output_module, "_secrets", [])
+    output_module.hide_secrets(["", "p4ss'w\"ord"])
+    assert reported(Output.JSON, failing(KeyError("x p4ss'w\"ord y"))) == errors.EXIT_FAILED
+    out, err = capsys.readouterr()
+    assert "***" in out
+    assert "p4ss" not in out + err
 
 
 @pytest.mark.parametrize("option", [["--output", "json"], ["--output=json"]])

@@ -10,6 +10,7 @@ from typing import Any
 from runbook.engine.execution.outcome import Outcome
 from runbook.engine.execution.replay import PartialAttempt
 from runbook.engine.execution.stream import EventStream
+from runbook.engine.internal_error import describe_internal_error, format_trace
 from runbook.errors import (
     AccessDenied,
     BusLost,
@@ -27,7 +28,6 @@ from runbook.model import Deadline, Finding, FindingState, Verdict, Wake, fails,
 from runbook.spec.state import RunState, StepState
 from runbook.spec.step import Step
 from runbook.template.namespace import TemplateError
-from runbook.util.internal_error import describe_internal_error, format_trace
 
 DEFAULT_TIME_LIMIT = 120.0  # seconds for a step whose time-out is that of its unit, if systemd does not answer
 REPORT_INTERVAL = 15.0  # seconds after which a wait reports again what it waits for

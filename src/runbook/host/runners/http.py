@@ -15,10 +15,25 @@ from runbook.host.queries import Answer, HttpProbe
 from runbook.host.runners import netns
 from runbook.model import Port
 from runbook.util import regex
-from runbook.util.wording import describe_error
+from runbook.util.wording import describe_error, shorten
 
 NOT_AVAILABLE = 503  # what a server answers that is not ready yet
+MAX_LOCATION = 200  # characters of a redirection's address in a sentence
+MAX_INTERIM = 16  # how many `100 Continue` may come before a response; http.client would read them without an end
 MAX_BODY = 64 * 1024  # bytes of a response's body that are read
+
+
+class _Response(http.client.HTTPResponse):
+    """A response whose interim responses are counted."""
+
+    interim = 0
+
+    def _read_status(self) -> tuple[str, int, str]:
+        version, status, reason = super()._read_status()  # type: ignore[misc]
+        self.interim += status == http.client.CONTINUE
+        if self.interim > MAX_INTERIM:
+            raise http.client.HTTPException("it answers `100 Continue` again and again, and nothing else")
+        return version, status, reason
 
 
 class HttpRequest:
@@ -27,7 +42,7 @@ class HttpRequest:
     def __init__(self, probe: HttpProbe, until: float) -> None:
         self._probe = probe
         self._until = until
-        self._connection: http.client.HTTPConnection | None = None
+        self._socket: socket.socket | None = None
         self._reached_port: Port | None = None
 
     def run(self) -> Answer[str]:
@@ -39,16 +54,18 @@ class HttpRequest:
         try:
             url = urllib.parse.urlsplit(probe.url)
             kind = {"http": http.client.HTTPConnection, "https": http.client.HTTPSConnection}[url.scheme]
-            self._connection = kind(url.hostname or "", url.port, timeout=max(0.01, self._until - time.monotonic()))
+            connection = kind(url.hostname or "", url.port, timeout=max(0.01, self._until - time.monotonic()))
         except (KeyError, ValueError):  # Another scheme; a port that is not a number.
             return Answer(False, f"{probe.url} is not an http or https URL")
         try:
             headers = {"User-Agent": "runbook", "Connection": "close", **dict(probe.headers)}
             path = urllib.parse.urlunsplit(("", "", url.path or "/", url.query, ""))
-            self._connection.connect()
-            self._reached_port = netns.find_reached_port(self._connection.sock)
-            self._connection.request("GET", path, headers=headers)
-            response = self._connection.getresponse()
+            connection.response_class = _Response
+            connection.connect()
+            self._socket = connection.sock
+            self._reached_port = netns.find_reached_port(connection.sock)
+            connection.request("GET", path, headers=headers)
+            response = connection.getresponse()
             body = self._body(response)
         except http.client.RemoteDisconnected:
             return Answer(False, "it closed the connection without an answer")
@@ -56,11 +73,11 @@ class HttpRequest:
             wrong = isinstance(error, http.client.BadStatusLine | ssl.SSLCertVerificationError)
             return Answer(False, describe_error(error), is_wrong=wrong)
         finally:
-            self._connection.close()
+            connection.close()
         detail = f"answered {response.status}"
         if response.status not in probe.status:
             if where := response.getheader("Location"):
-                detail += f", to {where}"
+                detail += f", to {shorten(where, MAX_LOCATION)}"
             expected = " or ".join(map(str, probe.status))
             return Answer(False, f"{detail}; expected {expected}", body, is_wrong=response.status != NOT_AVAILABLE)
         try:
@@ -72,8 +89,10 @@ class HttpRequest:
 
     def abort(self) -> None:
         """Shut the connection down while another thread reads from it. May be called at any moment."""
-        with contextlib.suppress(OSError, AttributeError):
-            self._connection.sock.shutdown(socket.SHUT_RDWR)  # type: ignore[union-attr]
+        if self._socket is not None:
+            with contextlib.suppress(OSError):
+                # The socket's own method, not that of TLS, which may be in the middle of a read.
+                socket.socket.shutdown(self._socket, socket.SHUT_RDWR)
 
     def _body(self, response: http.client.HTTPResponse) -> str:
         """Return what arrives of the body in time, at most MAX_BODY bytes: an event stream has no end."""

@@ -35,7 +35,7 @@ from websockets.uri import parse_uri
 from runbook.host.queries import Answer, WebsocketProbe
 from runbook.host.runners import netns
 from runbook.model import Port
-from runbook.util.wording import describe_error
+from runbook.util.wording import MAX_ERROR, describe_error, shorten
 
 WATCH_SECONDS = 0.25  # for which an open connection is watched: a server that cannot serve it closes it at once
 CLOSE_HANDSHAKE_WAIT = 0.25  # seconds for the answer to a closing frame, so that the server logs an orderly end
@@ -135,7 +135,7 @@ class WebsocketConnection:
 
         self._exchange(protocol, self._until, undecided)
         if error := protocol.handshake_exc:
-            invalid = f"answered the handshake wrongly: {error.__cause__ or error}"
+            invalid = f"answered the handshake wrongly: {shorten(str(error.__cause__ or error), MAX_ERROR)}"
             reason = invalid if self._first else "it closed the connection without an answer"
             raise _ProbeFailed(reason, is_wrong=bool(self._first))
 
@@ -150,7 +150,7 @@ class WebsocketConnection:
             connected = False
         if closed := protocol.close_rcvd:
             if closed.code not in CLEAN_CLOSE_CODES:
-                reason = f" ({closed.reason})" if closed.reason else ""
+                reason = f" ({shorten(closed.reason, MAX_ERROR)})" if closed.reason else ""
                 raise _ProbeFailed(
                     f"the handshake was done, and then it closed with {closed.code}{reason}",
                     is_wrong=closed.code != CloseCode.TRY_AGAIN_LATER,
@@ -159,7 +159,8 @@ class WebsocketConnection:
         if not connected:
             raise _ProbeFailed("the handshake was done, and then it cut the connection off")
         if protocol.parser_exc is not None and not isinstance(protocol.parser_exc, PayloadTooBig):
-            raise _ProbeFailed(f"the handshake was done, and then it spoke something else: {protocol.parser_exc}")
+            what = shorten(str(protocol.parser_exc), MAX_ERROR)
+            raise _ProbeFailed(f"the handshake was done, and then it spoke something else: {what}")
         self._send_close(protocol)
         return "opened"
 

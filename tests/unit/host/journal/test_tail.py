@@ -42,6 +42,11 @@ def test_no_more_lines_than_requested(played: Path, ask: Ask) -> None:
     assert texts(ask(JournalTailQuery("gw.service", 0, lines=2))) == ["two", "hi\N{REPLACEMENT CHARACTER}"]
 
 
+def test_a_line_of_a_megabyte_is_cut_off(played: Path, ask: Ask) -> None:
+    (played / "entries").write_text(json.dumps({"MESSAGE": "x" * 1_000_000}) + "\n")
+    assert texts(ask(JournalTailQuery("gw.service", 0))) == ["x" * 2000 + "..."]
+
+
 def test_a_unit_of_the_users_own_manager(played: Path, ask: Ask) -> None:
     ask(JournalTailQuery("gw.service", 0, of_user=True))
     call = (played / "call").read_text()

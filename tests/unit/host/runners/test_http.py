@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import socket
 import time
 from collections.abc import Callable
@@ -47,7 +48,7 @@ def test_http_requests_what_the_url_names(ask: Ask, server: Callable[[Handler], 
             False,
             "answered 200, but cannot search for `(a+)+$`: it takes too long",
         ),
-        ({}, "SSH-2.0-OpenSSH_9.2\n", False, "SSH-2.0-OpenSSH_9.2\r\n"),
+        ({}, "SSH-2.0-OpenSSH_9.2\n", False, "SSH-2.0-OpenSSH_9.2"),
         ({}, "", False, "it closed the connection without an answer"),
     ],
 )
@@ -116,3 +117,28 @@ def test_no_url(ask: Ask) -> None:
 
 def test_an_invalid_pattern_is_answered(ask: Ask, server: Callable[[Handler], str]) -> None:
     assert not ask(HttpProbe(server(replying(OK)), body="(")).ok
+
+
+def test_a_long_answer_is_shown_in_part(ask: Ask, server: Callable[[Handler], str]) -> None:
+    """The address of a redirection, and a status line that is none."""
+    for text in (f"HTTP/1.1 302 F\nLocation: /{'x' * 60000}\n\n", f"SSH-{'x' * 60000}\n"):
+        answer = ask(HttpProbe(server(replying(text))))
+        assert not answer.ok
+        assert len(answer.detail) < 400
+
+
+def test_endless_interim_responses_end_the_probe(ask: Ask, server: Callable[[Handler], str]) -> None:
+    def reply(connection: socket.socket) -> None:
+        connection.recv(65536)
+        with contextlib.suppress(OSError):
+            while True:
+                connection.sendall(b"HTTP/1.1 100 Continue\r\n\r\n" * 100)
+
+    began = time.monotonic()
+    answer = ask(HttpProbe(server(reply)))
+    assert (answer.ok, answer.detail) == (False, "it answers `100 Continue` again and again, and nothing else")
+    assert time.monotonic() - began < PROMPT
+
+
+def test_a_few_interim_responses_are_passed_over(ask: Ask, server: Callable[[Handler], str]) -> None:
+    assert ask(HttpProbe(server(replying("HTTP/1.1 100 Continue\n\n" * 3 + OK)))).ok

@@ -7,17 +7,20 @@ from typing import Any
 
 import pytest
 
-from runbook.engine import remediation, rollback, runner
+from runbook.engine import internal_error, remediation, rollback, runner
 from runbook.engine.execution.stream import EventStream
+from runbook.engine.internal_error import describe_internal_error, format_trace
 from runbook.engine.rollback_plan import RollbackPlan
 from runbook.events import Event, Notice
 from runbook.host.facts import ActiveState
 from runbook.spec.state import RunState
 from runbook.spec.step import Runbook
+from runbook.steps import registry
 from runbook.steps.restart import Restart
 from runbook.steps.run import Run
 from runbook.steps.stop import Stop
 from runbook.steps.verify_port_owner import VerifyPortOwner
+from runbook.util import timespan
 from tests.unit.engine.test_rollback import OLD, Installed, _book, carry_out, undone
 from tests.unit.fake_machine import FakeMachine
 from tests.unit.runs import finished, incident, remediate, run, step
@@ -94,9 +97,9 @@ def test_it_is_retried_like_any_failed_attempt(monkeypatch: pytest.MonkeyPatch) 
     assert (end.status, [e.data["attempt"] for e in events if e.event == "step-retrying"]) == ("changed", [1])
 
 
-@pytest.mark.parametrize("method", ["_make_namespace", "_run_once"])
-def test_an_error_between_attempts(monkeypatch: pytest.MonkeyPatch, method: str) -> None:
-    breaks(monkeypatch, runner.Runner, method, KeyError("x"))
+@pytest.mark.parametrize(("method", "after"), [("_make_namespace", 1), ("_run_once", 0)])
+def test_an_error_between_attempts(monkeypatch: pytest.MonkeyPatch, method: str, after: int) -> None:
+    breaks(monkeypatch, runner.Runner, method, KeyError("x"), after=after)
     end, events = run(Installed("one", broken=False).machine, step("restart"))
     assert (end.status, end.step) == ("failed", "restart")
     assert events[-1].event == "run-finished"
@@ -131,6 +134,28 @@ def test_a_fix_with_an_error_has_its_units_started_again(monkeypatch: pytest.Mon
         assert (end.status, end.verdict) == ("failed", "not-fixed")
         assert "internal error (MemoryError" in end.reason
         assert machine.units["gw.service"].active_state is ActiveState.ACTIVE
+
+
+@pytest.mark.parametrize("event", ["step-started", "step-acting", "step-finished"])
+def test_a_report_with_an_error_has_the_run_rolled_back(event: str) -> None:
+    """Whatever it cannot report of the restart."""
+
+    def report(seen: Event) -> None:
+        if seen.event == event and seen.data["id"] == "restart":
+            raise KeyError("x")
+
+    made = Installed("one", broken=False)
+    steps = (*_book("one"), step("restart"), step("verify-port-owner"))
+    fields = {"unit": "gw.service", "port": "80", "steps": steps, "path": "x", "types": registry(), "rollback": "auto"}
+    book = Runbook.model_validate(fields)
+    seen: list[Event] = []
+    events = EventStream("r", made.machine.clock, (seen.append, report))
+    end = runner.Runner(book, made.machine, made.machine, events, RunState("r", Path("/"), outputs=Path("/out"))).run()
+    assert (end.status, made.versions) == ("rolled-back", {"one": OLD})
+    assert end.reason.startswith("restart: internal error (KeyError: 'x'")
+    assert [one.data["status"] for one in seen if one.event == "step-finished" and one.data["id"] == "restart"][-1] == (
+        "failed"
+    )
 
 
 @pytest.mark.parametrize("name", ["describe_state_left", "find_advice", "find_stopped_dependents", "describe_start"])
@@ -176,3 +201,32 @@ def test_the_secrets_in_an_error_are_masked(monkeypatch: pytest.MonkeyPatch) -> 
     events = EventStream("r", machine.clock, (seen.append,), (secret,))
     runner.Runner(book, machine, machine, events, RunState("r", Path("/"))).run()
     assert [part for part in ("p4ss", "in two") if part in repr(seen)] == []
+
+
+# What is reported of an error
+
+
+def raised(text: object) -> Exception:
+    """Return an exception that this program raises by a mistake."""
+    with pytest.raises(Exception) as caught:  # noqa: PT011 - any
+        timespan.parse_span(text)  # type: ignore[arg-type]
+    return caught.value
+
+
+def test_the_place_is_named() -> None:
+    error = raised(None)
+    sentence = describe_internal_error(error)
+    assert sentence.startswith("internal error (AttributeError: 'NoneType' object has no attribute 'strip', in util/")
+    assert ".py, line " in sentence
+    assert format_trace(error)[0] == "Traceback (most recent call last):"
+    assert format_trace(error)[-1].startswith("AttributeError")
+
+
+def test_an_error_from_elsewhere_without_words() -> None:
+    assert describe_internal_error(MemoryError()) == "internal error (MemoryError)"
+
+
+def test_of_very_much_the_end_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    error = ValueError("x\n" * 5000)
+    assert len(describe_internal_error(error)) < 400
+    assert len(format_trace(error)) == internal_error.MAX_TRACE_LINES
