@@ -8,7 +8,7 @@ from runbook.host.journal.reader import JournalReader, message_texts, parse_pid
 from runbook.host.queries import Answer, JournalLine, JournalTailQuery
 from runbook.util.stdio import split_lines
 
-MAX_LINE = 2000  # characters of a line that are kept; a service may write a megabyte without a line break
+MAX_JOURNAL_LINE = 2000  # characters of a line that are kept; a service may write a megabyte without a line break
 
 
 class JournalTail(JournalReader[JournalTailQuery]):
@@ -22,7 +22,7 @@ class JournalTail(JournalReader[JournalTailQuery]):
         with contextlib.closing(self._reader.entries(*arguments, *self._matches())) as newest_first:
             entries = list(newest_first)
         found = [
-            JournalLine(parse_pid(entry), line if len(line) <= MAX_LINE else f"{line[:MAX_LINE]}...")
+            JournalLine(parse_pid(entry), line if len(line) <= MAX_JOURNAL_LINE else f"{line[:MAX_JOURNAL_LINE]}...")
             for entry in reversed(entries)
             for message in message_texts(entry.get("MESSAGE"))
             for line in split_lines(message)
