@@ -59,6 +59,8 @@ class Rivalry:
         """Return the sockets that are not in the unit's way, each with the reason."""
         left = {socket for one in self.holders if one.unit == self.unit.name for socket in one.sockets}
         others = [one for one in self.listeners if one not in self.own and one not in left]
+        if not others:
+            return {}
         apart = {one: SHARED for one in others if self.shared_with and self._is_shared(one)}
         if self.port.protocol == "udp":
             apart |= dict.fromkeys(self._find_multicast([one for one in others if one not in apart]), MULTICAST)
