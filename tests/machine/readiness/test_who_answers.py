@@ -130,7 +130,7 @@ def test_an_answer_from_an_orphan_on_the_other_loopback_does_not_count(machine: 
     with orphan(machine, "[::1]:9503"):
         run = runbook(machine, "apply", book("web", wait(*probes("localhost:9503")), port='"127.0.0.1:9503"'))
     assert verdicts(run) == ["probe-failed"], run.last
-    held = "an answer from port 9503 does not count: port 9503 is held by web.service and by PID"
+    held = "an answer from port [::1]:9503 does not count: port [::1]:9503 is held by PID"
     assert [result.startswith(held) for result in not_counted(run)] == [True] * 2
 
 
