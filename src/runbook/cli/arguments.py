@@ -29,15 +29,14 @@ def load_runbook(file: str, set_: list[str] | None, *, to_run: bool = False, use
     from runbook.document.trust import find_distrust  # noqa: PLC0415
 
     source = document.read_source(file)
-    if source.status is not None:
-        sudo = os.environ.get("SUDO_UID", "")
-        uid = int(sudo) if sudo.isascii() and sudo.isdigit() else None
-        why = find_distrust(file, source.status, euid=os.geteuid(), sudo_uid=uid)
-        if why and to_run:
-            raise errors.NotBegun(f"cannot run {file} as root: {why}", hint=_trust_hint(source, file, set_, user))
-        if why:
-            print_message(wrap(f"warning: root would refuse to run it: {why}"))
-    return document.parse(source.data, file, sets=parse_sets(set_))
+    sudo = os.environ.get("SUDO_UID", "")
+    uid = int(sudo) if sudo.isascii() and sudo.isdigit() else None
+    why = find_distrust(source, euid=os.geteuid(), sudo_uid=uid)
+    if why and to_run:
+        raise errors.NotBegun(f"cannot run {file} as root: {why}", hint=_trust_hint(source, file, set_, user))
+    if why:
+        print_message(wrap(f"warning: root would refuse to run it: {why}"))
+    return document.parse(source.data, file, sets=parse_sets(set_), folder=source.folder)
 
 
 def _trust_hint(source: Source, file: str, set_: list[str] | None, user: bool) -> str:
@@ -56,11 +55,19 @@ def _trust_hint(source: Source, file: str, set_: list[str] | None, user: bool) -
     return "users who can write there could run commands as root; correct it with chown root and chmod go-w"
 
 
-def find_notices(scope: ManagerScope) -> tuple[str, ...]:
-    """Return what an operator should know about this machine before the run begins."""
+def find_notices(scope: ManagerScope, book: Runbook) -> tuple[str, ...]:
+    """Return what an operator should know about this machine and the file before the run begins."""
     from runbook.host.systemd.addresses import describe_no_linger  # noqa: PLC0415
 
-    return tuple(filter(None, (describe_no_linger(scope),)))
+    return tuple(filter(None, (describe_no_linger(scope), _describe_folder(book))))
+
+
+def _describe_folder(book: Runbook) -> str:
+    """Return why commands do not start in the folder of the file; empty if they do."""
+    folder = Path(book.path).parent
+    if book.path == "-" or book.folder != Path("/") or str(folder) == "/":
+        return ""
+    return f"its commands start in /, because other users can put files into {folder}; `cwd` names another folder"
 
 
 def parse_sets(pairs: list[str] | None) -> dict[str, str]:

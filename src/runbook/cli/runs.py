@@ -154,7 +154,7 @@ def _apply(
     hide_secrets(os.environ.get(name, "") for name in book.secrets)
     book = _keep_remediations(book) if only_remediations else book
     scope = find_scope(book, user)
-    request = _make_request(scope, parse_sets(set_), fail_on_remediation, seconds)
+    request = _make_request(scope, book, parse_sets(set_), fail_on_remediation, seconds)
     if only_remediations:
         request = replace(request, command="remediate", notices=(*request.notices, ONLY_REMEDIATIONS))
     # If a child runs it, standard input has been read already.
@@ -173,7 +173,7 @@ def _resume(run: str | None, options: ResumeOptions, as_recorded: bool, lock_wai
     hide_secrets(os.environ.get(name, "") for name in book.secrets)
     scope: ManagerScope = "user" if found.header.scope == "user" else "system"
     book = _keep_remediations(book) if found.header.command == "remediate" else book
-    request = _make_request(scope, {}, found.header.fail_on_remediation, lock_wait)
+    request = _make_request(scope, book, {}, found.header.fail_on_remediation, lock_wait)
     return _run_outside_units(
         book, scope, lambda host, journal: resume_run(found, book, request, options, host, host, (report, journal))
     )
@@ -188,10 +188,12 @@ def _keep_remediations(book: Runbook) -> Runbook:
     return kept
 
 
-def _make_request(scope: ManagerScope, sets: dict[str, str], fail_on_remediation: bool, lock_wait: float) -> RunRequest:
+def _make_request(
+    scope: ManagerScope, book: Runbook, sets: dict[str, str], fail_on_remediation: bool, lock_wait: float
+) -> RunRequest:
     from runbook.engine.launch import RunRequest  # noqa: PLC0415
 
-    notices = find_notices(scope)
+    notices = find_notices(scope, book)
     return RunRequest(scope, sets, os.environ, fail_on_remediation, notices, program_version(), lock_wait)
 
 
@@ -252,7 +254,7 @@ def _run_planner(
         from runbook.spec.state import RunState  # noqa: PLC0415
 
         parse_span_option("--lock-wait", lock_wait)  # A plan waits for no lock, but a mistake is a mistake.
-        book = load_runbook(file, set_)
+        book = load_runbook(file, set_, to_run=True, user=user)
         hide_secrets(os.environ.get(name, "") for name in book.secrets)
         book = _keep_remediations(book) if only_remediations else book
         scope = find_scope(book, user)
@@ -261,7 +263,7 @@ def _run_planner(
             # Events need a run id, although there is no record.
             name = store.new_run_id(clock.now())
             events = EventStream(name, clock, (report,), find_secret_values(book, os.environ))
-            state, notices = RunState(name, book.folder, book.env), find_notices(scope)
+            state, notices = RunState(name, book.folder, book.env), find_notices(scope, book)
             locks = partial(find_lock_holders, scope=scope)
             planner = Planner(book, view, view, events, state, notices, find_lock_holders=locks)
             return (planner.plan() if plan else planner.check()).exit

@@ -6,6 +6,7 @@ outline.py     where the steps are, their types and ids
 reader.py      the nodes into a Runbook
 wording.py     pydantic's errors as sentences with positions
 synonyms.py    words of other tools, and what a runbook has in their place
+source.py      opens the file; every folder on the way to it
 trust.py       whether root may run the file
 reference.py   the JSON Schema, and the tables of fields
 """
@@ -14,41 +15,22 @@ from __future__ import annotations
 
 import os
 import socket
-import sys
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 
-from runbook.document.nodes import MAX_BYTES, Problems, compose
+from runbook.document.nodes import Problems, compose
 from runbook.document.reader import Reader
+from runbook.document.source import Source, read_source
 from runbook.document.syntax import find_lookalikes
 from runbook.errors import DocumentError, Problem, UsageError
 from runbook.spec.step import Runbook
 from runbook.steps import registry
 from runbook.template.namespace import TemplateNamespace
-from runbook.util.wording import describe_error, shorten, split_hint
+from runbook.util.wording import shorten, split_hint
+
+__all__ = ["Source", "parse", "read_source"]
 
 MAX_PROBLEM_TEXT = 500  # characters of a message, which may quote the file
-
-
-@dataclass(frozen=True)
-class Source:
-    """A file as it was read."""
-
-    path: str  # its name on the command line; `-` is standard input
-    data: bytes
-    status: os.stat_result | None  # its owner and mode when it was read; None for standard input
-
-
-def read_source(path: str) -> Source:
-    """Return a file, or standard input for `-`; at most MAX_BYTES + 1. Raises UsageError if it cannot be read."""
-    try:
-        if path == "-":
-            return Source(path, sys.stdin.buffer.read(MAX_BYTES + 1), None)
-        with Path(path).open("rb") as file:
-            return Source(path, file.read(MAX_BYTES + 1), os.fstat(file.fileno()))
-    except (OSError, ValueError) as error:  # ValueError: the path contains a NUL.
-        raise UsageError(f"cannot read {path}: {describe_error(error)}") from error
 
 
 def parse(
@@ -86,7 +68,8 @@ def parse(
 
 
 def _folder(name: str) -> Path:
+    """Return where the commands of a file start; those of standard input start in `/`."""
     try:
-        return Path.cwd() if name == "-" else Path(name).absolute().parent
+        return Path("/") if name == "-" else Path(name).absolute().parent
     except FileNotFoundError:
         raise UsageError(f"cannot read {name}: the working directory does not exist any more") from None

@@ -6,40 +6,48 @@ import grp
 import os
 import pwd
 import stat
-from pathlib import Path
 
+from runbook.document.source import Source
 from runbook.host.kernel.accounts import find_user_name
-from runbook.util.wording import describe_error
 
 
-def find_distrust(path: str, status: os.stat_result, *, euid: int, sudo_uid: int | None) -> str:
-    """Return why root should not run the file at `path`; empty if it may, and for every other user.
+def find_distrust(source: Source, *, euid: int, sudo_uid: int | None) -> str:
+    """Return why root should not run a file; empty if it may, and for every other user.
 
-    `status` is that of the file that was read. It must belong to root or to the user behind sudo, and neither it nor
-    its folder may be writable by others; a sticky folder is accepted. If `path` is a link, the link's folder is
-    checked as well.
+    The file, and every folder and link on the way to it, must belong to root or to the user behind sudo, and must not
+    be writable by others, as sshd's StrictModes= demands. A sticky folder such as /tmp may be writable.
     """
-    if euid != 0:
+    if euid != 0 or source.status is None:
         return ""
     trusted = {0} if sudo_uid is None else {0, sudo_uid}
-    if why := _describe_writable(status, trusted):
-        return f"{path} {why}"
-    named, real = Path(path).absolute().parent, Path(path).resolve().parent
-    for folder in dict.fromkeys((named, real)):
-        try:
-            found = folder.stat()
-        except OSError as error:
-            return f"its folder {folder} cannot be read: {describe_error(error)}"
-        # In a sticky folder, a user can replace only their own files (unlink(2), EPERM).
-        if not found.st_mode & stat.S_ISVTX and (why := _describe_writable(found, trusted)):
-            return f"its folder {folder} {why}"
+    if why := _describe_writable(source.status, trusted):
+        return f"{source.path} {why}"
+    for entry in reversed(source.above):
+        if stat.S_ISLNK(entry.status.st_mode):
+            # The mode of a link has no meaning.
+            why = _describe_owner(entry.status, trusted)
+            name = f"the link {entry.path}"
+        else:
+            # In a sticky folder, a user can replace only their own files (unlink(2), EPERM).
+            why = (
+                _describe_owner(entry.status, trusted) if entry.is_shared else _describe_writable(entry.status, trusted)
+            )
+            name = f"its folder {entry.path}"
+        if why:
+            return f"{name} {why}"
     return ""
+
+
+def _describe_owner(status: os.stat_result, trusted: set[int]) -> str:
+    if status.st_uid in trusted:
+        return ""
+    return f"belongs to {find_user_name(status.st_uid)}, not to root or to the user behind sudo"
 
 
 def _describe_writable(status: os.stat_result, trusted: set[int]) -> str:
     """Return who else may write a file or a folder; empty if no other user may."""
-    if status.st_uid not in trusted:
-        return f"belongs to {find_user_name(status.st_uid)}, not to root or to the user behind sudo"
+    if why := _describe_owner(status, trusted):
+        return why
     if status.st_mode & stat.S_IWOTH:
         return "is writable by every user"
     if status.st_mode & stat.S_IWGRP and not _is_own_group(status.st_uid, status.st_gid):

@@ -12,11 +12,12 @@ from collections.abc import Mapping
 from functools import partial
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, BeforeValidator, PlainValidator, TypeAdapter, ValidationInfo, WithJsonSchema
+from pydantic import AfterValidator, BeforeValidator, PlainValidator, ValidationInfo, WithJsonSchema
 
 from runbook.model import Port
 from runbook.template import text as template
 from runbook.template.namespace import VERSIONS, TemplateNamespace
+from runbook.template.quotes import is_script
 from runbook.template.text import Template, TextFinisher, ValueWriter
 from runbook.util.names import parse_port, parse_unit_name
 from runbook.util.timespan import parse_span
@@ -102,16 +103,15 @@ def _read_shell(value: object, info: ValidationInfo) -> str | tuple[str, ...]:
         return _text(value, info, put=template.write_quoted, finish=_some_command, now=False)
     if not value:
         raise FieldError("is an empty list; write the command and its arguments")
-    words = _ARGUMENTS.validate_python(value, context=info.context)
+    words: list[str] = []
+    for item in value:
+        # No shell reads the list, but the program may be one: [sh, -c, "echo ${{ vars.x }}"].
+        unquotable = isinstance(item, str) and is_script(item, words)
+        put = template.write_plain_word if unquotable else template.write_plain
+        words.append(_text(item, info, put=put, now=False, script=True))
     if not words[0].strip():
         raise FieldError("begins with an empty word; write the command first")
-    return words
-
-
-# Built when the first list of arguments is read: most commands are strings.
-_ARGUMENTS: TypeAdapter[tuple[str, ...]] = TypeAdapter(
-    tuple[Annotated[str, PlainValidator(partial(_text, now=False, script=True))], ...], config={"defer_build": True}
-)
+    return tuple(words)
 
 
 def _some_command(text: str) -> str:

@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import re
 import shlex
-from dataclasses import dataclass
-from enum import StrEnum
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from enum import IntEnum, StrEnum
 
 
 class Quotes(StrEnum):
@@ -40,27 +41,94 @@ class ShellContext:
             case Quotes.DOUBLE:
                 return apart + _SPECIAL.sub(r"\\\g<0>", text)
             case Quotes.BARE:
-                # shlex.quote leaves A=1 bare, which would set a variable where a command is expected.
-                return apart + (f"'{text}'" if "=" in text and shlex.quote(text) == text else shlex.quote(text))
+                # shlex.quote leaves more bare than is safe everywhere: A=1 would set a variable where a command is
+                # expected, bash expands `a,b` and `1..3` inside braces, and `if` is a word of the shell.
+                plain = shlex.quote(text) == text and (_NEEDS_QUOTES.search(text) or text in _RESERVED)
+                return apart + (f"'{text}'" if plain else shlex.quote(text))
             case Quotes.COMMENT:
                 if "\n" in text:
                     raise ValueError("in a comment, which the line break in its value would end")
                 return text
-        if self.is_joined or not _PLAIN.fullmatch(text) or any(text in end for end in self.heredoc_ends):
+        if self.is_joined or not is_plain(text) or any(text in end for end in self.heredoc_ends):
             raise ValueError(f"{_NO_QUOTES}, where a value cannot be quoted")
         return text
 
 
-_NO_QUOTES = "in or behind a here-document, backticks, arithmetic, or a script for a second shell (`ssh`, `-c`, `-e`)"
+_NO_QUOTES = (
+    "in or behind a here-document, backticks, arithmetic, or a script for a second shell or another program "
+    "(`ssh`, `| sh`, `-c`, `-e`, `awk`)"
+)
 _SPECIAL = re.compile(r'[\\"$`]')  # what is special inside double quotes
 _PLAIN = re.compile(r"(?:[\w@%+:,./-]|(?<=\w)~)+", re.ASCII)
 """What needs no quotes anywhere. A `~` is special at the start of a word, and behind `:` or `=`."""
+_NEEDS_QUOTES = re.compile(r"[=,]|\.\.")
+_RESERVED = {
+    "case", "coproc", "do", "done", "elif", "else", "esac", "fi", "for", "function", "if", "in", "select", "then",
+    "time", "until", "while",
+}  # fmt: skip
 _NAME_BEFORE = re.compile(r"\$[A-Za-z_]\w*\Z", re.ASCII)
 _HERE = re.compile(r"<<-?([^\n;&|<>]*)")
 
-_RUNS_SCRIPTS = re.compile(r"(?:.*\$.*)?(?:(?:.*/)?(?:eval|trap|ssh|su|runuser)|-[A-Za-z]*[ce]|--command=?)", re.DOTALL)
-"""A word whose arguments may be run as a script again, by a shell, Perl or Python. A variable in it may be empty."""
-_LONGEST_WORD = 64  # characters of a word that are kept for _RUNS_SCRIPTS
+_EVALUATORS = re.compile(
+    r"(?:.*\$.*)?(?:(?:.*/)?(?:eval|trap|alias|let|ssh|slogin|autossh|rsh|mosh|su|sg|runuser|watch|parallel|systemd-run"
+    r"|[gmn]?awk|original-awk|sed|sqlite3))",
+    re.DOTALL,
+)
+"""A program that may read its arguments as a script again. A variable in the word may be empty."""
+_SCRIPT_WORDS = re.compile(
+    r"(?:.*\$.*)?-[A-Za-z]*[ceS]|PS[0-4]=.*|[A-Za-z_]\w*\[.*"
+    r"|--(?:command|execute|eval|exec|print|split-string|to-command|rsh|init-command)(?:=.*)?",
+    re.DOTALL,
+)
+"""A word whose end, or the words behind it, may be a script for any program. bash evaluates the `…` of `a[…]`."""
+_JOINED_SCRIPT = re.compile(r"-[ceE].+", re.DOTALL)
+_SHELL = re.compile(
+    r"(?:.*/)?(?:(?:ba|da|a|k|mk|pdk|lk|z|rba|rz|c|tc|fi|y|po)?sh|busybox|toybox|python[\d.]*|pypy[\d.]*)|.*\$.*",
+    re.DOTALL,
+)
+"""A program that runs the argument of an option with `c` as a script; a variable may stand for one."""
+_INTERPRETER = re.compile(r"(?:.*/)?(?:perl|ruby|node|nodejs|php|lua|luajit|deno|bun|Rscript|guile)[\d.]*")
+_SHELL_OPTION = re.compile(r"[-+][A-Za-z]*c.*", re.DOTALL)
+_INTERPRETER_OPTION = re.compile(r"-[A-Za-z0-9]*[eErpRBn].*", re.DOTALL)
+_PIPED_TO_SHELL = re.compile(
+    r"\s*(?:(?:sudo|doas|exec|command|env|nice|nohup|time|busybox|chroot\s+\S+|\w+=\S*)\s+(?:-\S+\s+)*)*"
+    r"(?:(?:\S*/)?(?:ba|da|a|k|mk|z)?sh(?:\s+-[\w-]*)*|(?:\.|source)\s+/dev/(?:stdin|fd/0))\s*(?:[|;&\n)}#\d<>]|$)"
+)
+"""What follows a `|` if a shell runs what the commands before it print."""
+_LONGEST_WORD = 4096  # characters of a word that are kept for these patterns
+
+
+def is_plain(text: str) -> bool:
+    """True if a value needs no quotes anywhere: neither in a script nor in a script inside it."""
+    return bool(_PLAIN.fullmatch(text)) and text not in _RESERVED
+
+
+class _Reads(IntEnum):
+    """How a command reads its arguments, as far as its words so far show."""
+
+    AS_TEXT = 0
+    SHELL = 1  # as a script behind an option with `c`
+    INTERPRETER = 2  # as a script behind some options
+    SCRIPT = 3  # a word so far, or a later one, is a script
+
+
+def _classify(word: str, known: _Reads) -> _Reads:
+    """Return how a command reads its arguments, with one more word known."""
+    option = {_Reads.SHELL: _SHELL_OPTION, _Reads.INTERPRETER: _INTERPRETER_OPTION}.get(known)
+    if known is _Reads.SCRIPT or _EVALUATORS.fullmatch(word) or (option and option.fullmatch(word)):
+        return _Reads.SCRIPT
+    if _INTERPRETER.fullmatch(word):
+        return _Reads.INTERPRETER
+    return _Reads.SHELL if known is _Reads.AS_TEXT and _SHELL.fullmatch(word) else known
+
+
+def is_script(word: str, before: Iterable[str]) -> bool:
+    """True if a command, with the words before this one, may read it as a script, or a part of it."""
+    known = _Reads.AS_TEXT
+    for earlier in (*before, word):
+        known = _classify(earlier, known)
+    return known is _Reads.SCRIPT
+
 
 _COMMAND_ENDS = "\n;&|()"
 _WORD_ENDS = f" \t<>{_COMMAND_ENDS}"
@@ -77,7 +145,9 @@ class ShellReader:
     def __init__(self, script: str = "") -> None:
         self._ends = tuple(re.sub(r"[\\'\"]", "", end).strip() for end in _HERE.findall(script))
         self._within: list[str] = [Quotes.BARE]
-        self._scripts = [False]  # for each open command, outermost first: True if a word of it may be a script
+        self._reads = [_Reads.AS_TEXT]  # for each open command, outermost first: how it reads its arguments
+        self._places: list[ShellContext] = []  # where the values are
+        self._pipelines = [0]  # for each open command: the number of the first value in its pipeline
         self._word = ""
         self._is_unknown = False
         self._before = "\n"
@@ -94,11 +164,10 @@ class ShellReader:
             return Quotes.UNKNOWN
         return Quotes(top)
 
-    def find_context(self, before: str, behind: str) -> ShellContext:
-        """Return the current place. `before` and `behind` are the texts of the script around it."""
-        quotes = self.quotes
-        joined = quotes not in (Quotes.SINGLE, Quotes.COMMENT) and bool(_NAME_BEFORE.search(before))
-        return ShellContext(quotes, joined or (quotes is Quotes.BARE and behind[:1] in ("<", ">")), self._ends)
+    @property
+    def places(self) -> tuple[ShellContext, ...]:
+        """The places of the values so far. A later shell that reads the output of a command changes its places."""
+        return tuple(self._places)
 
     def read(self, text: str) -> None:
         """Read the next piece of the script."""
@@ -110,14 +179,26 @@ class ShellReader:
                 self._before = _ESCAPED if read[:1] == "\\" else read[-1:] or self._before
             at += taken
 
-    def pass_value(self, *, raw: bool) -> None:
-        """Continue behind a value. A quoted value does not change the place; after a raw one, the place is unknown."""
+    def pass_value(self, before: str, behind: str, *, raw: bool) -> None:
+        """Note the place of a value, and continue behind it. `before` and `behind` are the texts around it.
+
+        A quoted value does not change the place; after a raw one, the place is unknown.
+        """
+        quotes = self.quotes
+        joined = quotes not in (Quotes.SINGLE, Quotes.COMMENT) and bool(_NAME_BEFORE.search(before))
+        redirects = quotes is Quotes.BARE and behind.replace(_GOES_ON, "")[:1] in ("<", ">")
+        self._places.append(ShellContext(quotes, joined or redirects, self._ends))
         self._is_unknown = self._is_unknown or raw
         self._before = _VALUE
+        self._spell("$")  # Its text may be anything, as that of a variable.
 
     @property
     def _in_a_script(self) -> bool:
-        return self._scripts[-1] or bool(_RUNS_SCRIPTS.fullmatch(self._word))
+        known = self._classify_word()
+        return known is _Reads.SCRIPT or bool(_JOINED_SCRIPT.fullmatch(self._word))
+
+    def _classify_word(self) -> _Reads:
+        return _Reads.SCRIPT if _SCRIPT_WORDS.fullmatch(self._word) else _classify(self._word, self._reads[-1])
 
     def _step(self, text: str, at: int) -> int:
         """Read one or two characters, and return how many."""
@@ -164,6 +245,17 @@ class ShellReader:
             self._spell(char)
         return 2 if top == _TICKS and char == "\\" else 1
 
+    def _end_command(self, text: str, at: int) -> None:
+        """End a command. If its pipeline continues with a shell, what it prints is a script."""
+        outer = self._reads[-2] if len(self._reads) > 1 else _Reads.AS_TEXT
+        self._reads[-1] = outer if outer is _Reads.SCRIPT else _Reads.AS_TEXT
+        if text[at] != "|" or "|" in (self._before, text[at + 1 : at + 2]):
+            self._pipelines[-1] = len(self._places)
+        elif _PIPED_TO_SHELL.match(text, at + 2 if text[at + 1 : at + 2] == "&" else at + 1):
+            first = 0 if re.search(r"(?:\}|\)|\bdone|\bfi|\besac)\s*$", text[:at]) else self._pipelines[-1]
+            for number in range(first, len(self._places)):
+                self._places[number] = replace(self._places[number], quotes=Quotes.UNKNOWN)
+
     def _open(self, what: str) -> int:
         self._is_unknown = self._is_unknown or what == "$'"
         if what == _SUBSTITUTION:
@@ -174,14 +266,15 @@ class ShellReader:
 
     def _go_in(self, bracket: str) -> None:
         """Enter the commands in a bracket. If the bracket is in a script, their output is a part of the script."""
-        self._scripts.append(self._in_a_script)
+        self._reads.append(_Reads.SCRIPT if self._in_a_script else _Reads.AS_TEXT)
+        self._pipelines.append(len(self._places))
         self._word = ""
         self._within += [bracket, Quotes.BARE]
 
     def _bare(self, text: str, at: int) -> None:
         char = text[at]
         if char in _WORD_ENDS:
-            self._scripts[-1] = self._in_a_script
+            self._reads[-1] = self._classify_word()
             self._word = ""
         elif char != "'":
             self._spell(char)
@@ -202,8 +295,10 @@ class ShellReader:
             self._go_in(char)
         elif char == ")" and len(self._within) > 1:
             del self._within[-2:]
-            self._scripts.pop()
+            self._reads.pop()
+            self._pipelines.pop()
+            self._spell("$")  # Its output may be a part of a word.
         elif char in _COMMAND_ENDS:
-            self._scripts[-1] = len(self._scripts) > 1 and self._scripts[-2]
+            self._end_command(text, at)
         elif char == "c" and begins and re.match(r"case(?:\s|\Z)", text[at : at + 5]) and len(self._within) > 1:
             self._is_unknown = True  # Its patterns end with `)` without a `(`.

@@ -20,7 +20,7 @@ from runbook.template.expression import Expression, compile_expression
 from runbook.template.filters import MAX_TEXT
 from runbook.template.foreign import check_foreign
 from runbook.template.namespace import Reference, TemplateError, TemplateNamespace, Word
-from runbook.template.quotes import ShellReader
+from runbook.template.quotes import Quotes, ShellContext, ShellReader
 
 OPEN, CLOSE = "${{", "}}"
 
@@ -111,8 +111,14 @@ def write_quoted(value: Any, piece: Expression) -> str:
     except TemplateError:
         raise
     except ValueError as error:
-        how = "put it into the `env` of the step, and write $NAME there"
+        how = 'put it into the `env` of the step, and write "$NAME" there, with the script in single quotes'
         raise TemplateError(f"`{piece}` is {error}; {how}") from error
+
+
+def write_plain_word(value: Any, piece: Expression) -> str:
+    """Return a value for an argument that a shell or another program reads as a script. Raises TemplateError."""
+    unquotable = replace(piece, context=ShellContext(Quotes.UNKNOWN))
+    return write_plain(value, piece) if piece.raw else write_quoted(value, unquotable)
 
 
 def write_literal(value: Any, piece: Expression) -> str:
@@ -147,15 +153,14 @@ def parse_text(
 def _add_contexts(parts: tuple[Part, ...]) -> tuple[Part, ...]:
     """Return the parts of a script; each expression with its place in the shell's grammar."""
     texts = ["", *(part if isinstance(part, str) else "" for part in parts), ""]
-    shell, placed = ShellReader("\n".join(texts)), list[Part]()
+    shell = ShellReader("\n".join(texts))
     for part, before, behind in zip(parts, texts, texts[2:], strict=False):
         if isinstance(part, str):
             shell.read(part)
-            placed.append(part)
         else:
-            placed.append(replace(part, context=shell.find_context(before, behind)))
-            shell.pass_value(raw=part.raw)
-    return tuple(placed)
+            shell.pass_value(before, behind, raw=part.raw)
+    places = iter(shell.places)
+    return tuple(part if isinstance(part, str) else replace(part, context=next(places)) for part in parts)
 
 
 def parse_expression(text: str) -> Expression:

@@ -132,3 +132,21 @@ def test_a_record_without_its_runbook_cannot_be_resumed(file: Path) -> None:
     past.folder.runbook_path.unlink()
     with pytest.raises(NotBegun, match=r"cannot resume .*: no such file or directory"):
         arguments.load_recorded(past, {}, as_recorded=True)
+
+
+def test_commands_of_a_file_in_a_sticky_folder_start_in_the_root(tmp_path: Path) -> None:
+    tmp_path.chmod(0o1777)
+    path = tmp_path / "up.yaml"
+    path.write_text(TEXT)
+    book = arguments.load_runbook(str(path), None)
+    assert book.folder == Path("/")
+    (notice,) = arguments.find_notices("system", book)
+    assert (
+        notice
+        == f"its commands start in /, because other users can put files into {tmp_path}; `cwd` names another folder"
+    )
+
+
+@pytest.mark.parametrize(("name", "folder"), [("-", "/"), ("/up.yaml", "/"), ("/srv/up.yaml", "/srv")])
+def test_otherwise_there_is_nothing_to_report(name: str, folder: str) -> None:
+    assert arguments.find_notices("system", parse(TEXT, name, folder=Path(folder))) == ()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 from pathlib import Path
 
 import pytest
@@ -28,7 +29,7 @@ def test_commands_start_in_the_folder_of_the_file(tmp_path: Path) -> None:
     book = parse(TEXT, str(path), sets={"version": "2.0"})
     assert (book.path, book.folder, book.vars) == (str(path), tmp_path, {"version": "2.0"})
     assert parse(TEXT, str(path), folder=Path("/srv")).folder == Path("/srv")
-    assert parse(TEXT, "-").folder == Path.cwd()
+    assert parse(TEXT, "-").folder == Path("/")
 
 
 def test_standard_input_is_read_and_has_no_owner(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -60,10 +61,10 @@ def test_a_file_that_cannot_be_read_is_an_error_of_usage(tmp_path: Path, path: s
 
 
 def test_a_file_without_permission_is_an_error_of_usage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def denied(*_: object) -> None:
+    def denied(*_: object, **__: object) -> None:
         raise PermissionError(13, "Permission denied")
 
-    monkeypatch.setattr(Path, "open", denied)
+    monkeypatch.setattr(os, "open", denied)
     with pytest.raises(UsageError, match=r"cannot read .*up.yaml: permission denied"):
         read_source(str(tmp_path / "up.yaml"))
 

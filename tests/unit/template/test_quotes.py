@@ -9,7 +9,9 @@ from pathlib import Path
 from shutil import which
 
 import pytest
+from pydantic import TypeAdapter, ValidationError
 
+from runbook.spec.fields import CommandField
 from runbook.template.namespace import TemplateError, TemplateNamespace
 from runbook.template.quotes import Quotes, ShellReader
 from runbook.template.text import Template, parse_text, write_quoted
@@ -19,10 +21,10 @@ VALUES = [
     "; touch pwned", "&& touch pwned #", "'; touch pwned; '", '"; touch pwned; "', "\\", "\\'; touch pwned; '", "a\\",
     "')\"; touch pwned; \"('", "EOF\ntouch pwned\n", "*", "~", "{a,b}", "!x", "#x", "-n", "\x1b[31m", "é☃", "$'\\n'",
     "\n", " ", "| touch pwned", "> pwned", "<(touch pwned)", "\t", "x) touch pwned ;;", "}; touch pwned; {",
-    "2", "abc", "FOO=bar", "1.2~rc1", "~root", "a:~root",
+    "2", "abc", "FOO=bar", "1.2~rc1", "~root", "a:~root", "if", "esac", "b,c", "1..3",
 ]  # fmt: skip
 
-PLAIN = {"plain", "1.2.3-x", "-n", "2", "abc", "1.2~rc1"}
+PLAIN = {"plain", "1.2.3-x", "-n", "2", "abc", "1.2~rc1", "b,c", "1..3"}
 """The values that need no quotes in any place."""
 
 SHELLS = [shell for shell in (["dash"], ["bash", "--posix"]) if which(shell[0])]
@@ -51,6 +53,13 @@ PLACES = {
     "(ssh) 2>&1 | true; printf %s {}": Quotes.BARE,
     "[ -e / ] && printf %s {}": Quotes.BARE,
     "true a\\ #'\n'; printf %s '{}'": Quotes.SINGLE,
+    "bash -xe /dev/null; printf %s {}": Quotes.BARE,
+    "true perl.txt -e; printf %s {}": Quotes.BARE,
+    "printf %s {} | sh -c cat": Quotes.BARE,
+    "printf %s {} | cat; true | sh": Quotes.BARE,
+    "printf %s {} || sh": Quotes.BARE,
+    "true -czf; case x in x) printf %s {} ;; esac": Quotes.BARE,
+    "printf %s \\\n{}\\\n>&1": Quotes.BARE,
 }
 """Scripts that print only the value, and what the value is inside of."""
 
@@ -90,6 +99,42 @@ LOST = {
     "printf %s \\{}",
     'x=1; printf %s "${}"',
     "cat <<EOF >/dev/null\nit's\nEOF\nprintf %s {}",
+    'bash -cx "echo {}"',
+    'sh -cue "echo {}"',
+    "bash -xce 'echo {}'",
+    'dash +x -cl "echo {}"',
+    '/usr/bin/env -i /bin/bash -cl "echo {}"',
+    'sudo -u app bash -cx "echo {}"',
+    '$SHELL -cx "echo {}"',
+    '$(command -v bash) -cx "echo {}"',
+    '${{{{ vars.x }}}} -cx "echo {}"',
+    'busybox ash -cx "echo {}"',
+    "python3 -c\"print('{}')\"",
+    "python3.11 -Ic \"print('{}')\"",
+    "perl -pe's/x/{}/'",
+    "perl -E \"say '{}'\"",
+    "ruby -ne \"puts '{}'\"",
+    "php -r \"echo '{}';\"",
+    "node -p \"'{}'\"",
+    "node --eval \"console.log('{}')\"",
+    "psql --command=\"select '{}'\"",
+    "mysql -e\"select '{}'\"",
+    'env -S "echo {}"',
+    'watch "echo {}"',
+    'sg root "echo {}"',
+    "awk 'BEGIN {{ print \"{}\" }}'",
+    'sed "s/x/{}/" x',
+    'alias x="{}"',
+    'PS4="{}"',
+    'printf -v "a[{}]" x',
+    'echo "echo {}" | sh',
+    'echo "echo {}" | bash -s',
+    'echo "echo {}" |& bash',
+    'echo "echo {}" | tee x | sudo -n /bin/sh -eux',
+    '{{ echo "echo {}"; echo; }} | sh',
+    '(echo "echo {}"; echo) | sh',
+    'for x in a; do echo "echo {}"; done | sh',
+    'echo "$(echo "{}" | sh)"',
 }
 """Scripts with a place where quoting is impossible: only a word that needs no quotes is accepted there."""
 
@@ -243,3 +288,64 @@ def test_time_is_linear_and_depth_is_constant() -> None:
     shell = ShellReader()
     shell.read("$(" * 200_000 + '"' * 200_001)
     assert shell.quotes is Quotes.DOUBLE
+
+
+@pytest.mark.parametrize("word", ["if", "done", "esac", "time", "function"])
+def test_a_word_of_the_shell_is_quoted(word: str, tmp_path: Path) -> None:
+    assert script("{} x", word, tmp_path) == f"'{word}' x"
+
+
+@pytest.mark.parametrize("value", ["b,c", "1..3"])
+def test_bash_does_not_expand_a_value_inside_braces(value: str, tmp_path: Path) -> None:
+    text = parse_text("printf '<%s>' {a,${{ vars.x }}} {${{ vars.x }}}", write_quoted)
+    assert isinstance(text, Template)
+    filled = text.fill(TemplateNamespace(vars={"x": value}))
+    if which("bash"):
+        assert output(filled, tmp_path, ["bash"]) == f"<a><{value}><{{{value}}}>"
+
+
+@pytest.mark.parametrize(
+    "argv",
+    [
+        ["sh", "-c", "echo {}"],
+        ["/bin/bash", "-cx", "echo {}"],
+        ["sudo", "-u", "app", "bash", "-lc", "echo {}"],
+        ["python3", "-c", "print('{}')"],
+        ["python3", "-cprint('{}')"],
+        ["perl", "-pe", "s/x/{}/"],
+        ["ssh", "host", "cat {}"],
+        ["su", "app", "-c", "echo {}"],
+        ["docker", "exec", "x", "sh", "-c", "echo {}"],
+        ["awk", "BEGIN {{ print {} }}"],
+    ],
+)
+def test_in_a_list_a_script_accepts_plain_words_only(argv: list[str]) -> None:
+    words = tuple(word.format("${{ vars.x }}") for word in argv)
+    for value in VALUES:
+        namespace = TemplateNamespace(vars={"x": value})
+        if value in PLAIN:
+            assert read_command(words, namespace) == words
+            continue
+        with pytest.raises(ValidationError, match=r"put it into the `env` of the step"):
+            read_command(words, namespace)
+
+
+@pytest.mark.parametrize(
+    "argv",
+    [
+        ["echo", "{}"],
+        ["docker", "run", "-e", "URL={}", "image"],
+        ["sh", "-e", "/srv/deploy.sh", "{}"],
+        ["bash", "deploy.sh", "{}"],
+        ["curl", "-c", "jar", "{}"],
+    ],
+)
+def test_in_a_list_all_other_words_are_passed_as_they_are(argv: list[str]) -> None:
+    words = tuple(word.format("${{ vars.x }}") for word in argv)
+    for value in VALUES:
+        assert read_command(words, TemplateNamespace(vars={"x": value})) == words
+
+
+def read_command(words: tuple[str, ...], namespace: TemplateNamespace) -> object:
+    """Return a command as a field of a runbook is read."""
+    return TypeAdapter(CommandField).validate_python(words, context=namespace)

@@ -18,7 +18,7 @@ import socket
 import subprocess
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
 
@@ -123,7 +123,7 @@ class QueryRunner:
 
         # For work that exceeds its own time-out: a name server that is silent, an answer that arrives byte by byte.
         self._loop.call_later(query.timeout + EXPIRY_DELAY, expire)
-        pending.thread = threading.Thread(target=run, name=str(query.kind), daemon=True)
+        pending.thread = threading.Thread(target=run, name=type(query.kind).__name__, daemon=True)
         pending.thread.start()
 
     def _make_work(self, kind: QueryKind[Any], until: float) -> _Work:
@@ -194,17 +194,19 @@ class _ChildCommand:
 
     def _run(self) -> Answer[str]:
         try:
-            # No preexec_fn: Python code between fork and exec may deadlock if there are threads.
-            child = subprocess.Popen(  # noqa: S603 - the operator's own words, as argv
-                self.command.argv,
-                cwd=self.command.cwd or "/",
-                env=self.environment,
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.STDOUT,
-                start_new_session=True,
-                **_user_arguments(self.command.user),
-            )
+            script, user = self.command.script, _user_arguments(self.command.user)
+            with _open_script(script, user.get("user")) as stdin:
+                # No preexec_fn: Python code between fork and exec may deadlock if there are threads.
+                child = subprocess.Popen(  # noqa: S603 - the operator's own words, as argv
+                    self.command.argv if script is None else _SCRIPT_ARGV,
+                    cwd=self.command.cwd or "/",
+                    env=self.environment,
+                    stdin=stdin,
+                    stdout=subprocess.PIPE,
+                    stderr=subprocess.STDOUT,
+                    start_new_session=True,
+                    **user,
+                )
         except OSError as error:
             return Answer(False, f"cannot run {self.command}: {describe_error(error)}")
         assert child.stdout is not None
@@ -218,6 +220,32 @@ class _ChildCommand:
         detail = detail if exited else "did not exit in time and was stopped"
         text, wrong = output.decode(errors="replace"), exited and status > 0
         return Answer(exited and status == 0, detail, text, is_wrong=wrong)
+
+
+# `ps` shows every user the arguments of a process, and a script may contain a secret. So the script is an open file,
+# which the shell reads as /dev/fd/3; its first words close that descriptor.
+_SCRIPT_ARGV = ("/bin/sh", "-c", "exec /bin/sh -e /dev/fd/3 3<&0 </dev/null")
+_MFD_NOEXEC_SEAL = 8  # the file can never be executed: sysctl vm.memfd_noexec=2 demands it. Linux 6.3
+
+
+@contextlib.contextmanager
+def _open_script(script: str | None, owner: int | None) -> Iterator[int]:
+    """Open a script that only its owner can read, in memory; without a script, /dev/null."""
+    if script is None:
+        yield subprocess.DEVNULL
+        return
+    try:
+        fd = os.memfd_create("script", os.MFD_CLOEXEC | _MFD_NOEXEC_SEAL)
+    except OSError:
+        fd = os.memfd_create("script", os.MFD_CLOEXEC)
+    with os.fdopen(fd, "wb") as file:
+        # On the script's first line: the shell's messages contain line numbers.
+        file.write(f"exec 3<&-; {script}\n".encode(errors="surrogateescape"))
+        file.flush()
+        os.fchmod(fd, 0o400)
+        if owner is not None:
+            os.fchown(fd, owner, -1)
+        yield fd
 
 
 def _read_until_exit(pid: int, pipe: int, until: float, closing: int) -> tuple[bool, bytes]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import socket
 import subprocess
 import time
@@ -34,6 +35,26 @@ def test_a_command_does_not_get_this_program_s_environment(ask: Ask, monkeypatch
     monkeypatch.setenv("PRIVATE", "x")
     names = {line.partition("=")[0] for line in (ask(Command(("env",), cwd="/")).value or "").splitlines()}
     assert names == {"PATH", "LANG", "HOME", "USER", "LOGNAME", "SHELL"}
+
+
+SHOW_ARGUMENTS = "tr '\\0' ' ' </proc/$$/cmdline; readlink /proc/$$/fd/3 || echo closed; exit 3 # hidden"
+
+
+@pytest.mark.parametrize("user", ["", pytest.param("nobody", marks=pytest.mark.root)])
+def test_a_script_is_not_in_the_arguments(ask: Ask, user: str) -> None:
+    """`ps` shows the arguments of every process to every user."""
+    answer = ask(script(SHOW_ARGUMENTS, user=user))
+    assert answer.detail == "exited with status 3"
+    assert answer.value == "/bin/sh -e /dev/fd/3 closed\n"
+
+
+def test_a_script_of_any_length(ask: Ask) -> None:
+    assert ask(script(f"# {'x' * 300_000}\necho done")).value == "done\n"
+
+
+def test_the_messages_of_the_shell_have_the_lines_of_the_script(ask: Ask) -> None:
+    printed = ask(script("true\nnosuchcommand\n")).value or ""
+    assert re.search(r": (?:line )?2: ", printed)
 
 
 @pytest.mark.root
