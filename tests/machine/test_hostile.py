@@ -203,12 +203,83 @@ def test_a_runbook_that_another_user_may_change_is_refused(machine: Machine, web
         "/opt/evil/his.yaml": f"/opt/evil/his.yaml belongs to {USER}",
         "/opt/evil/group.yaml": "is writable by the group users",
         "/opt/evil/to-it.yaml": "is writable by the group users",
-        "/tmp/evil/link.yaml": f"its folder /tmp/evil belongs to {USER}",
+        "/tmp/evil/link.yaml": f"the link /tmp/evil/link.yaml belongs to {USER}",
     }
     for path, why in plants.items():
         done = machine.run(["runbook", "apply", path, "--output", "json"], check=False)
         refused(machine, parsed(done.stdout, done.returncode, done.stderr), why)
     machine.run(["rm", "/opt/good.yaml"])
+
+
+READS = """\
+unit: web
+steps:
+  - run: {run: "touch /run/touched", read-only: true}
+"""
+
+
+@pytest.mark.parametrize("command", [["apply"], ["apply", "--dry-run"], ["check"]])
+@pytest.mark.parametrize(("loose", "mode"), [("/opt/evil", "777"), ("/opt/evil/a", "1777"), ("/opt/evil/a", "757")])
+def test_each_folder_above_a_runbook_is_checked(
+    machine: Machine, web: str, command: list[str], loose: str, mode: str
+) -> None:
+    """With a folder that others may write, they could put another file in the place of this one."""
+    write_runbook(machine, READS, "/opt/evil/a/b/read.yaml")
+    machine.run(["chown", USER, loose])
+    machine.run(["chmod", mode, loose])
+    done = machine.run(["runbook", *command, "/opt/evil/a/b/read.yaml", "--output", "json"], check=False)
+    run = parsed(done.stdout, done.returncode, done.stderr)
+    assert (run.exit, run.last["status"]) == (5, "not-begun"), run.last
+    assert f"its folder {loose} belongs to {USER}" in run.last["reason"]
+    assert not there(machine, "/run/touched")
+    machine.run(["chown", "root", loose])
+    machine.run(["chmod", "755", loose])
+    done = machine.run(["runbook", *command, "/opt/evil/a/b/read.yaml", "--output", "json"], check=False)
+    assert done.returncode == 0, done.stdout
+    assert there(machine, "/run/touched")
+
+
+def test_commands_of_a_file_in_a_sticky_folder_do_not_start_there(machine: Machine, web: str) -> None:
+    """A file that another user puts there changes what a command runs: Python imports it, sh runs it."""
+    machine.run(["install", "-d", "-m", "1777", "/tmp/evil"])
+    machine.run(["sh", "-c", "echo 'import os; os.mkdir(\"/run/touched\")' >/tmp/evil/json.py"], user=USER)
+    book = "steps: [run: {run: pwd; python3 -c 'import json'}]\n"
+    write_runbook(machine, book, "/tmp/evil/sticky.yaml")
+    done = machine.run(["runbook", "apply", "/tmp/evil/sticky.yaml", "--output", "json"], check=False)
+    run = parsed(done.stdout, done.returncode, done.stderr)
+    assert run.last["status"] == "changed", run.last
+    assert run.step("run")["evidence"]["output"] == "/\n"
+    assert not there(machine, "/run/touched")
+    assert "its commands start in /, because other users can put files into /tmp/evil" in done.stdout
+    machine.run(["install", "-d", "/opt/evil"])
+    write_runbook(machine, book, "/opt/evil/own.yaml")
+    done = machine.run(["runbook", "apply", "/opt/evil/own.yaml", "--output", "json"])
+    assert parsed(done.stdout, 0).step("run")["evidence"]["output"] == "/opt/evil\n"
+
+
+def test_another_user_does_not_read_a_script_in_ps(machine: Machine, web: str) -> None:
+    """Neither that of a version command nor that of a probe; a running service must not be asked with a known token."""
+    book = """\
+unit: web
+env: {TOKEN: "open-sesame"}
+steps:
+  - update: {run: "true", version: "sleep 1; : shibboleth; echo 1.0", to: "1.0"}
+  - wait-ready:
+      healthy-for: 2s
+      probes: [run: {run: "sleep 1; : shibboleth"}]
+  - verify-version: {run: "sleep 1; : shibboleth; echo 1.0", expect: "1.0"}
+"""
+    path = write_runbook(machine, book, "/opt/evil/secret.yaml")
+    machine.run(["chmod", "600", path])
+    look = (
+        "while sleep 0.1; do cat /proc/[0-9]*/cmdline /proc/[0-9]*/task/*/comm /proc/[0-9]*/environ; done 2>/dev/null"
+    )
+    with machine.popen(["timeout", "6", "sh", "-c", look], user=USER) as watching:
+        done = machine.run(["runbook", "apply", path, "--output", "json"], check=False)
+        seen, _ = watching.communicate(timeout=30)
+    assert done.returncode == 0, done.stdout
+    assert "sleep" in seen
+    assert [word for word in ("shibboleth", "sesame") if word in seen] == []
 
 
 # -- variables
