@@ -13,6 +13,8 @@ PYTHON := /usr/bin/python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
+# ajv, a validator of JSON Schema for Node: the schema must pass it (tests/test_schema.py).
+NODE   := $(VENV)/node/.installed
 SUDO   := $(shell [ "$$(id -u)" = 0 ] || echo sudo --preserve-env=XDG_CACHE_HOME,PIP_CERT,HOME)
 SUITE  ?= bookworm
 # More arguments for pytest: make test-unit PYTEST_ARGS="-k kill_orphan -x"
@@ -38,7 +40,7 @@ PACKAGES := ca-certificates curl dbus debian-archive-keyring iproute2 mmdebstrap
 help: ## this list
 	@sed -nE 's/^([a-z-]+):.*## (.*)/  \1\t\2/p' $(MAKEFILE_LIST) | expand -t 18
 
-setup: $(STAMP) ## Debian packages and the virtual environment .venv (once)
+setup: $(STAMP) $(NODE) ## Debian packages and the virtual environment .venv (once)
 
 # A second run costs nothing: apt is asked only when a package is missing, pip when pyproject.toml
 # is newer than the stamp.
@@ -51,6 +53,13 @@ $(STAMP): pyproject.toml
 	fi
 	$(PYTHON) -m venv --system-site-packages $(VENV)
 	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	@touch $@
+
+$(NODE): tests/validators/package.json $(STAMP)
+	@command -v npm >/dev/null || { $(SUDO) apt-get update -q; \
+	    DEBIAN_FRONTEND=noninteractive $(SUDO) apt-get install -qy --no-install-recommends npm; }
+	@mkdir -p $(@D) && cp $< $(@D)/
+	npm install --prefix $(@D) --no-package-lock --no-audit --no-fund --silent
 	@touch $@
 
 lint: $(STAMP) ## ruff and mypy --strict
@@ -66,7 +75,7 @@ test: $(STAMP) ## everything but `acceptance` and `cuts`
 	  $(MAKE) TALLY=build/tally test-unit test-bus test-machine; } || status=$$?; \
 	echo; cat build/tally; exit $$status
 
-test-unit: $(STAMP) ## pure tests, and the rules of the house
+test-unit: $(STAMP) $(NODE) ## pure tests, and the rules of the house
 	$(BIN)/pytest -n 2 -m "not root" --ignore=tests/bus --ignore=tests/machine $(call tally,unit) $(PYTEST_ARGS)
 
 test-bus: $(STAMP) ## against a private dbus-daemon with a fake systemd on it

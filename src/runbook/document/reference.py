@@ -95,7 +95,7 @@ def make_schema() -> dict[str, Any]:
     top["properties"]["vars"] = {
         "title": "mapping of names to texts or lists of texts",
         "type": "object",
-        "additionalProperties": {"type": ["string", "number", "boolean", "array"]},
+        "additionalProperties": {"anyOf": [{"type": kind} for kind in ("string", "number", "boolean", "array")]},
         "description": top["properties"]["vars"]["description"],
     }
     return {"$schema": DRAFT, "title": "runbook", **top, "$defs": dict(sorted(definitions.items()))}
@@ -133,6 +133,10 @@ def _schema_of(info: FieldInfo) -> dict[str, Any]:
         if part.get("title") == STEPS_TITLE:
             # pydantic refuses a reference to a definition that it did not make.
             part["items"] = {"$ref": "#/$defs/step"}
+        if "off" in part.get("enum", ()):
+            # In YAML 1.1, `off` is a boolean, and many validators read that.
+            part["enum"] = [*part["enum"], False]
+            part.pop("type", None)
     choices = [choice for choice in made.get("anyOf", []) if choice != {"type": "null"}]
     if len(choices) == 1:
         del made["anyOf"]

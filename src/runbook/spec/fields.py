@@ -277,9 +277,16 @@ def _one_line(text: str) -> str:
     return text
 
 
-_TEXT: dict[str, Any] = {"type": ["string", "number", "boolean"]}
+def _one_of(*types: str, **details: Any) -> list[dict[str, Any]]:
+    """Return the alternatives of a JSON Schema. Some validators refuse a list as `type`; `details` are the first's."""
+    first, *others = types
+    return [{"type": first, **details}, *({"type": other} for other in others)]
+
+
+_TEXT: dict[str, Any] = {"anyOf": _one_of("string", "number", "boolean")}
 _TEXTS = {"type": "array", "items": _TEXT}
-_PORT = {"anyOf": [{"type": "integer", "minimum": 1, "maximum": 65535}, {"type": "string"}]}
+_WHOLE = _one_of("integer", "string", minimum=0)
+_PORT = {"anyOf": _one_of("integer", "string", minimum=1, maximum=65535)}
 
 
 def shown_as(words: str, **details: Any) -> WithJsonSchema:
@@ -287,15 +294,16 @@ def shown_as(words: str, **details: Any) -> WithJsonSchema:
     return WithJsonSchema({"title": words, **(details or _TEXT)})
 
 
-_SPAN = shown_as("time span", type=["string", "number"])
+_SPAN = shown_as("time span", anyOf=_one_of("string", "number"))
 _TEXT_MAPPING = shown_as("mapping of names to texts", type="object", additionalProperties=_TEXT)
 
 TextField = Annotated[str, PlainValidator(_text), shown_as("text")]
 """A text. A number or a boolean is read as the text that the file has."""
 Version = Annotated[str, PlainValidator(_read_version), shown_as("version")]
 """A version: a text that contains a digit, and not a tag such as `latest`."""
+# No `format: regex`: it means JavaScript's syntax, and a template in a pattern is not a part of it.
 _literal = partial(_text, put=template.write_literal, finish=_valid_pattern)
-Pattern = Annotated[str, PlainValidator(_literal), shown_as("pattern", type="string", format="regex")]
+Pattern = Annotated[str, PlainValidator(_literal), shown_as("pattern")]
 """A regular expression in Python's syntax. A value that a template inserts matches itself only."""
 CommandField = Annotated[
     str | tuple[str, ...],
@@ -303,14 +311,21 @@ CommandField = Annotated[
     shown_as("command", anyOf=[{"type": "string", "minLength": 1}, {**_TEXTS, "minItems": 1}]),
 ]
 """A command: a script for `/bin/sh -e`, or a list of its arguments."""
-TextList = Annotated[tuple[TextField, ...], BeforeValidator(_as_list), shown_as("list of texts", anyOf=[_TEXT, _TEXTS])]
+_TEXT_LIST = shown_as("list of texts", anyOf=[*_TEXT["anyOf"], _TEXTS])
+TextList = Annotated[
+    tuple[TextField, ...], BeforeValidator(_as_list), shown_as("list of texts", anyOf=[*_TEXT["anyOf"], _TEXTS])
+]
 """A list of texts. A single text is read as a list of one."""
-Integer = Annotated[int, BeforeValidator(_read_whole), shown_as("whole number", type=["integer", "string"], minimum=0)]
-_INTEGERS = shown_as("whole number, or list of them", type=["integer", "string", "array"])
+Integer = Annotated[int, BeforeValidator(_read_whole), shown_as("whole number", anyOf=_WHOLE)]
+_INTEGERS = shown_as("whole number, or list of them", anyOf=[*_WHOLE, {"type": "array", "items": {"anyOf": _WHOLE}}])
 IntegerList = Annotated[tuple[Integer, ...], BeforeValidator(_as_list), _INTEGERS]
-FormatNumber = Annotated[int, PlainValidator(_read_format), shown_as("1", const=1)]  # the version of the file format
-Number = Annotated[float, BeforeValidator(_read_number), shown_as("number", type=["number", "string"], minimum=0)]
-Boolean = Annotated[bool, BeforeValidator(_read_flag), shown_as("true or false", type=["boolean", "string"])]
+FormatNumber = Annotated[
+    int, PlainValidator(_read_format), shown_as("1", enum=[1, "1"])
+]  # the version of the file format
+Number = Annotated[
+    float, BeforeValidator(_read_number), shown_as("number", anyOf=_one_of("number", "string", minimum=0))
+]
+Boolean = Annotated[bool, BeforeValidator(_read_flag), shown_as("true or false", anyOf=_one_of("boolean", "string"))]
 TimeSpan = Annotated[float, BeforeValidator(_read_span), _SPAN]  # in seconds; 0 or more
 PositiveSpan = Annotated[float, BeforeValidator(_read_limit), _SPAN]  # in seconds; more than 0
 UnitName = Annotated[str, BeforeValidator(_read_unit), shown_as("unit", type="string", minLength=1)]  # a full name
@@ -328,7 +343,7 @@ PortField = Annotated[Port, PlainValidator(_read_port), shown_as("port", **_PORT
 _PORTS = shown_as("port, or list of ports", anyOf=[*_PORT["anyOf"], {"type": "array", "items": _PORT}])
 PortList = Annotated[tuple[PortField, ...], BeforeValidator(_as_list), AfterValidator(_each_once), _PORTS]
 StepId = Annotated[str, BeforeValidator(read_step_id), shown_as("id", type="string", minLength=1)]
-ExpressionField = Annotated[str, BeforeValidator(_read_expression), shown_as("expression", type=["string", "boolean"])]
+ExpressionField = Annotated[str, BeforeValidator(_read_expression), shown_as("expression")]
 """An expression without `${{ }}`, checked; `is_true` evaluates it."""
 Environment = Annotated[dict[Annotated[str, AfterValidator(_variable)], TextField], _TEXT_MAPPING]
 _HeaderValue = Annotated[str, PlainValidator(partial(_text, finish=_one_line))]
