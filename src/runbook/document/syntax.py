@@ -239,14 +239,14 @@ _DASHES = "\u2010-\u2015\u2212\ufe58\ufe63\uff0d"
 _COLONS = "\u2236\ufe55\uff1a"
 _STRANGE_SPACE = "{} is here, which only looks like a space; type a space in its place, or nothing"
 _LOOKALIKES = (
-    (re.compile(f"[ \t-]*([{_SPACES}])"), _STRANGE_SPACE),
+    (f"[ \t-]*([{_SPACES}])", _STRANGE_SPACE),
     (
         re.compile(f"[^'\"#]*?:([{_SPACES}])"),
         _STRANGE_SPACE,
     ),
-    (re.compile(f"[^'\"#]*?([{_SPACES}])(?::|$)"), _STRANGE_SPACE),
-    (re.compile(f"[ \t]*([{_DASHES}])(?=\\s|\\w)"), "{} is here, which only looks like a dash; write `-`"),
-    (re.compile(f"[ \t]*(?:- +)*[\\w-]+([{_COLONS}])"), "{} is here, which only looks like a colon; write `:`"),
+    (f"[^'\"#]*?([{_SPACES}])(?::|$)", _STRANGE_SPACE),
+    (f"[ \t]*([{_DASHES}])(?=\\s|\\w)", "{} is here, which only looks like a dash; write `-`"),
+    (f"[ \t]*(?:- +)*[\\w-]+([{_COLONS}])", "{} is here, which only looks like a colon; write `:`"),
 )
 """Characters that word processors and web pages put in the place of those that YAML gives a meaning."""
 
@@ -256,7 +256,7 @@ def find_lookalikes(text: str, problems: list[Found]) -> Iterator[Found]:
     lines = text.split("\n") if problems and not text.isascii() else []
     for place, sentence in problems:
         line = lines[place.line - 1] if place.line <= len(lines) else ""
-        matches = ((found, what) for pattern, what in _LOOKALIKES if (found := pattern.match(line)))
+        matches = ((found, what) for pattern, what in _LOOKALIKES if (found := re.match(pattern, line)))
         found, what = next(matches, (None, ""))
         if found:
             yield Position(place.line, found.start(1) + 1), what.format(_name_character(found[1]))

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from functools import partial
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, BeforeValidator, PlainValidator, ValidationInfo, WithJsonSchema
+from pydantic import AfterValidator, BeforeValidator, PlainValidator, TypeAdapter, ValidationInfo, WithJsonSchema
 
 from runbook.model import Port
 from runbook.template import text as template
@@ -103,15 +103,21 @@ def _read_shell(value: object, info: ValidationInfo) -> str | tuple[str, ...]:
         return _text(value, info, put=template.write_quoted, finish=_some_command, now=False)
     if not value:
         raise FieldError("is an empty list; write the command and its arguments")
-    words: list[str] = []
-    for item in value:
-        # No shell reads the list, but the program may be one: [sh, -c, "echo ${{ vars.x }}"].
-        unquotable = isinstance(item, str) and is_script(item, words)
-        put = template.write_plain_word if unquotable else template.write_plain
-        words.append(_text(item, info, put=put, now=False, script=True))
+    words = _ARGUMENTS.validate_python(value, context=info.context)
+    # No shell reads the list, but the program may be one: [sh, -c, "echo ${{ vars.x }}"].
+    scripts = [isinstance(word, Template) and is_script(word, words[:at]) for at, word in enumerate(words)]
+    if any(scripts):
+        kinds = tuple(_ScriptArgument if script else _Argument for script in scripts)
+        words = TypeAdapter(tuple[kinds]).validate_python(value, context=info.context)  # type: ignore[valid-type]
     if not words[0].strip():
         raise FieldError("begins with an empty word; write the command first")
-    return tuple(words)
+    return words
+
+
+_Argument = Annotated[str, PlainValidator(partial(_text, now=False, script=True))]
+_ScriptArgument = Annotated[str, PlainValidator(partial(_text, put=template.write_plain_word, now=False, script=True))]
+# Built when the first list of arguments is read: most commands are strings.
+_ARGUMENTS: TypeAdapter[tuple[str, ...]] = TypeAdapter(tuple[_Argument, ...], config={"defer_build": True})
 
 
 def _some_command(text: str) -> str:

@@ -16,12 +16,12 @@ _PARTS = r"(?:vars|env|steps|run)(?:\.[A-Za-z][\w-]*|\[\s*['\"][^'\"\n]*['\"]\s*
 _OWN = r"(?:vars\.[A-Za-z][\w-]*|steps\.[\w.-]+\.\w+)"  # one that is no program or file: `env.sh`, `run.log`
 _SINGLE = ("unit", "port", "host", "to", "from")  # names without parts
 
-_BRACES = re.compile(r"(?<!\$)\{\{-?([^{}\n]*?)-?\}\}")
-_BEGINS_WITH_NAME = re.compile(rf"\s*({_PARTS}|(?:{'|'.join(ROOTS)})(?=\s*\|))")
-_DOLLAR = re.compile(rf"(?<!\$)\$\{{\s*({_PARTS})[^{{}}\n]*\}}")
-_OTHER = re.compile(rf"(?:\$\(|\$\[|[#%]\{{|%\(|<%=?|(?<![{{$])\{{)\s*({_OWN})\s*(?:\)s?|\]|\}}|%>)|\$({_OWN})")
-_PLAIN = re.compile(r"\$(?:\{\s*([A-Za-z][\w-]*)\s*\}|([A-Za-z]\w*))")
-_STATEMENT = re.compile(rf"\{{%-?\s*(?:if|elif|for|set)\b[^%\n]*\b(?:{_PARTS}|{'|'.join(_SINGLE)})\b[^%\n]*%\}}")
+_BRACES = r"(?<!\$)\{\{-?([^{}\n]*?)-?\}\}"
+_BEGINS_WITH_NAME = rf"\s*({_PARTS}|(?:{'|'.join(ROOTS)})(?=\s*\|))"
+_DOLLAR = rf"(?<!\$)\$\{{\s*({_PARTS})[^{{}}\n]*\}}"
+_OTHER = rf"(?:\$\(|\$\[|[#%]\{{|%\(|<%=?|(?<![{{$])\{{)\s*({_OWN})\s*(?:\)s?|\]|\}}|%>)|\$({_OWN})"
+_PLAIN = r"\$(?:\{\s*([A-Za-z][\w-]*)\s*\}|([A-Za-z]\w*))"
+_STATEMENT = rf"\{{%-?\s*(?:if|elif|for|set)\b[^%\n]*\b(?:{_PARTS}|{'|'.join(_SINGLE)})\b[^%\n]*%\}}"
 
 
 def check_foreign(text: str, variables: Collection[str] = (), *, script: bool = False) -> None:
@@ -42,19 +42,19 @@ def names_template(text: str) -> bool:
 
 def _find_foreign(text: str, variables: Collection[str], script: bool) -> Iterator[tuple[str, str]]:
     """Yield each such template, and what was meant."""
-    for match in _BRACES.finditer(text):
+    for match in re.finditer(_BRACES, text):
         if meant := _name_in_braces(match[1].strip(), variables):
             yield match[0], f"${{{{ {meant} }}}}"
-    for match in _DOLLAR.finditer(text):
+    for match in re.finditer(_DOLLAR, text):
         yield match[0], f"${{{{ {match[1]} }}}}"
-    for match in _OTHER.finditer(text):
+    for match in re.finditer(_OTHER, text):
         name = match[1] or match[2]
         # `$vars.x` may be a variable of the shell with a dot behind it.
         if match[1] or name.partition(".")[2] in variables:
             yield match[0], f"${{{{ {name} }}}}"
-    for match in _STATEMENT.finditer(text):
+    for match in re.finditer(_STATEMENT, text):
         yield match[0], "${{ 'A' if CONDITION else 'B' }}"
-    for match in _PLAIN.finditer(text) if not script else ():
+    for match in re.finditer(_PLAIN, text) if not script else ():
         name = match[1] or match[2]
         if name in _SINGLE or name in variables:
             yield match[0], f"${{{{ {name if name in _SINGLE else f'vars.{name}'} }}}}"
@@ -67,7 +67,7 @@ def _name_in_braces(inner: str, variables: Collection[str]) -> str:
         return f"vars.{inner}"
     if name and FOREIGN_NAMES.get(name[1]) == "`host`":
         return "host"
-    if _BEGINS_WITH_NAME.match(inner):
+    if re.match(_BEGINS_WITH_NAME, inner):
         return inner
     try:
         return inner if compile_expression(inner).references else ""

@@ -69,28 +69,25 @@ _RESERVED = {
 _NAME_BEFORE = re.compile(r"\$[A-Za-z_]\w*\Z", re.ASCII)
 _HERE = re.compile(r"<<-?([^\n;&|<>]*)")
 
-_EVALUATORS = re.compile(
-    r"(?:.*\$.*)?(?:(?:.*/)?(?:eval|trap|alias|let|ssh|slogin|autossh|rsh|mosh|su|sg|runuser|watch|parallel|systemd-run"
-    r"|[gmn]?awk|original-awk|sed|sqlite3))",
-    re.DOTALL,
+_EVALUATORS = (
+    r"(?:eval|trap|alias|let|ssh|slogin|autossh|rsh|mosh|su|sg|runuser|watch|parallel|systemd-run"
+    r"|[gmn]?awk|original-awk|sed|sqlite3)\Z"
 )
-"""A program that may read its arguments as a script again. A variable in the word may be empty."""
-_SCRIPT_WORDS = re.compile(
-    r"(?:.*\$.*)?-[A-Za-z]*[ceS]|PS[0-4]=.*|[A-Za-z_]\w*\[.*"
-    r"|--(?:command|execute|eval|exec|print|split-string|to-command|rsh|init-command)(?:=.*)?",
-    re.DOTALL,
+"""The name of a program that may read its arguments as a script again."""
+_OPTIONS = r"-[A-Za-z]*[ceS]\Z"
+"""An option behind which any program may read a script."""
+_SCRIPT_WORDS = (
+    r"PS[0-4]=.*|[A-Za-z_]\w*\[.*"
+    r"|--(?:command|execute|eval|exec|print|split-string|to-command|rsh|init-command)(?:=.*)?"
 )
 """A word whose end, or the words behind it, may be a script for any program. bash evaluates the `…` of `a[…]`."""
-_JOINED_SCRIPT = re.compile(r"-[ceE].+", re.DOTALL)
-_SHELL = re.compile(
-    r"(?:.*/)?(?:(?:ba|da|a|k|mk|pdk|lk|z|rba|rz|c|tc|fi|y|po)?sh|busybox|toybox|python[\d.]*|pypy[\d.]*)|.*\$.*",
-    re.DOTALL,
-)
+_JOINED_SCRIPT = r"-[ceE].+"
+_SHELL = r"(?:.*/)?(?:(?:ba|da|a|k|mk|pdk|lk|z|rba|rz|c|tc|fi|y|po)?sh|busybox|toybox|python[\d.]*|pypy[\d.]*)|.*\$.*"
 """A program that runs the argument of an option with `c` as a script; a variable may stand for one."""
-_INTERPRETER = re.compile(r"(?:.*/)?(?:perl|ruby|node|nodejs|php|lua|luajit|deno|bun|Rscript|guile)[\d.]*")
-_SHELL_OPTION = re.compile(r"[-+][A-Za-z]*c.*", re.DOTALL)
-_INTERPRETER_OPTION = re.compile(r"-[A-Za-z0-9]*[eErpRBn].*", re.DOTALL)
-_PIPED_TO_SHELL = re.compile(
+_INTERPRETER = r"(?:.*/)?(?:perl|ruby|node|nodejs|php|lua|luajit|deno|bun|Rscript|guile)[\d.]*"
+_SHELL_OPTION = r"[-+][A-Za-z]*c.*"
+_INTERPRETER_OPTION = r"-[A-Za-z0-9]*[eErpRBn].*"
+_PIPED_TO_SHELL = (
     r"\s*(?:(?:sudo|doas|exec|command|env|nice|nohup|time|busybox|chroot\s+\S+|\w+=\S*)\s+(?:-\S+\s+)*)*"
     r"(?:(?:\S*/)?(?:ba|da|a|k|mk|z)?sh(?:\s+-[\w-]*)*|(?:\.|source)\s+/dev/(?:stdin|fd/0))\s*(?:[|;&\n)}#\d<>]|$)"
 )
@@ -112,14 +109,26 @@ class _Reads(IntEnum):
     SCRIPT = 3  # a word so far, or a later one, is a script
 
 
+def _ends_with(pattern: str, word: str, before: str) -> bool:
+    """True if a word is this, or ends with it behind one of `before` or behind a variable, which may be empty."""
+    found = re.search(pattern, word)
+    rest = word[: found.start()] if found else ""
+    return found is not None and (not rest or rest.endswith(before) or "$" in rest)
+
+
+def _matches(pattern: str, word: str) -> bool:
+    # Compiled at the first use: most files have no script with a value, and compiling takes longer than reading them.
+    return bool(re.fullmatch(pattern, word, re.DOTALL))
+
+
 def _classify(word: str, known: _Reads) -> _Reads:
     """Return how a command reads its arguments, with one more word known."""
     option = {_Reads.SHELL: _SHELL_OPTION, _Reads.INTERPRETER: _INTERPRETER_OPTION}.get(known)
-    if known is _Reads.SCRIPT or _EVALUATORS.fullmatch(word) or (option and option.fullmatch(word)):
+    if known is _Reads.SCRIPT or _ends_with(_EVALUATORS, word, "/") or (option and _matches(option, word)):
         return _Reads.SCRIPT
-    if _INTERPRETER.fullmatch(word):
+    if _matches(_INTERPRETER, word):
         return _Reads.INTERPRETER
-    return _Reads.SHELL if known is _Reads.AS_TEXT and _SHELL.fullmatch(word) else known
+    return _Reads.SHELL if known is _Reads.AS_TEXT and _matches(_SHELL, word) else known
 
 
 def is_script(word: str, before: Iterable[str]) -> bool:
@@ -195,10 +204,11 @@ class ShellReader:
     @property
     def _in_a_script(self) -> bool:
         known = self._classify_word()
-        return known is _Reads.SCRIPT or bool(_JOINED_SCRIPT.fullmatch(self._word))
+        return known is _Reads.SCRIPT or _matches(_JOINED_SCRIPT, self._word)
 
     def _classify_word(self) -> _Reads:
-        return _Reads.SCRIPT if _SCRIPT_WORDS.fullmatch(self._word) else _classify(self._word, self._reads[-1])
+        script = _matches(_SCRIPT_WORDS, self._word) or _ends_with(_OPTIONS, self._word, "$")
+        return _Reads.SCRIPT if script else _classify(self._word, self._reads[-1])
 
     def _step(self, text: str, at: int) -> int:
         """Read one or two characters, and return how many."""
@@ -251,7 +261,7 @@ class ShellReader:
         self._reads[-1] = outer if outer is _Reads.SCRIPT else _Reads.AS_TEXT
         if text[at] != "|" or "|" in (self._before, text[at + 1 : at + 2]):
             self._pipelines[-1] = len(self._places)
-        elif _PIPED_TO_SHELL.match(text, at + 2 if text[at + 1 : at + 2] == "&" else at + 1):
+        elif re.compile(_PIPED_TO_SHELL).match(text, at + 2 if text[at + 1 : at + 2] == "&" else at + 1):
             first = 0 if re.search(r"(?:\}|\)|\bdone|\bfi|\besac)\s*$", text[:at]) else self._pipelines[-1]
             for number in range(first, len(self._places)):
                 self._places[number] = replace(self._places[number], quotes=Quotes.UNKNOWN)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import subprocess
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from shutil import which
@@ -288,6 +289,19 @@ def test_time_is_linear_and_depth_is_constant() -> None:
     shell = ShellReader()
     shell.read("$(" * 200_000 + '"' * 200_001)
     assert shell.quotes is Quotes.DOUBLE
+    began = time.monotonic()
+    for text in (
+        "$/-e" * 50_000,
+        "-" * 200_000,
+        "a=" * 100_000,
+        "$x/ssh " * 20_000,
+        '"' + "/$eval-c" * 20_000,
+        "| " * 50_000,
+    ):
+        shell = ShellReader()
+        shell.read(text)
+        shell.pass_value("", "", raw=False)
+    assert time.monotonic() - began < 10
 
 
 @pytest.mark.parametrize("word", ["if", "done", "esac", "time", "function"])
