@@ -19,6 +19,7 @@ from runbook.host.queries import Command, Query
 from runbook.model import Finding, FindingState, Verdict, Wake, fails, not_yet
 from runbook.spec.fields import Boolean, CommandField, Pattern, PositiveSpan, UnitName
 from runbook.spec.step import ReplacesVersion, Runbook, Step
+from runbook.template.foreign import find_unset_variable
 from runbook.template.namespace import TemplateError
 from runbook.template.text import Template, fill_own
 from runbook.util.wording import brief_command
@@ -56,6 +57,10 @@ class Update(ReplacesVersion[UpdateState], CommandStep[UpdateState]):
         names = {name.root for word in words if isinstance(word, Template) for name in word.references}
         if runbook.rollback == "auto" and "to" not in names:
             yield "run", "`rollback: auto` undoes an update by its own command, so its `run` must use `${{ to }}`"
+        env = {**runbook.env, **self.env}
+        if isinstance(self.run, str) and (unset := find_unset_variable(self.run, self.template_vars, env)):
+            name = unset.strip("${}")
+            yield "run", f"`{unset}` is a variable of the shell that is not set; write `${{{{ {name} }}}}`"
         if never := self.known_to and describe_unmatchable(self.known_to, self.pattern):
             yield "to", never
         if self.stop_first and self.unit is None:

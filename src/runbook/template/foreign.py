@@ -35,6 +35,21 @@ def check_foreign(text: str, variables: Collection[str] = (), *, script: bool = 
             raise TemplateError(f"`{shorten(found)}` is not replaced; write `{shorten(meant)}`", source=found)
 
 
+def find_unset_variable(script: str, names: Collection[str], known: Collection[str]) -> str:
+    """Return the `$to` of a script that was meant as `${{ to }}`: nothing in it can set that variable; or nothing.
+
+    `names` are those that a template could insert, `known` the variables of its environment.
+    """
+    if re.search(r"(?:^|[\s;&|({])(?:\.|source|eval|read|getopts)\s", script):
+        return ""
+    for match in re.finditer(r"\$(?:(\w+)|\{(\w+)\})", script):
+        name = match[1] or match[2]
+        sets = rf"\b{name}=|\bfor\s+{name}\b"
+        if name in names and name not in known and not re.search(sets, script):
+            return match[0]
+    return ""
+
+
 def names_template(text: str) -> bool:
     """True if a text contains a template that lacks its `$`, or is written as in another tool."""
     return any(_find_foreign(text, (), script=True))

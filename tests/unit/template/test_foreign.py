@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from runbook.template.foreign import check_foreign
+from runbook.template.foreign import check_foreign, find_unset_variable
 from runbook.template.namespace import TemplateError
 from runbook.template.text import parse_text
 
@@ -71,3 +71,20 @@ def test_an_inserted_value_is_never_read_as_a_template() -> None:
     template = parse_text("${{ vars.x }}")
     assert isinstance(template, Template)
     assert template.fill(TemplateNamespace(vars={"x": "{{ to }}"})) == "{{ to }}"
+
+
+@pytest.mark.parametrize(
+    ("script", "found"),
+    [
+        ("npm install app@$to", "$to"),
+        ("npm install app@${to}", "${to}"),
+        ("to=1; npm install app@$to", ""),
+        ("for to in 1 2; do npm install app@$to; done", ""),
+        (". ./settings; npm install app@$to", ""),
+        ("npm install app@$known", ""),
+        ("npm install app@${to:-1}", ""),
+        ("npm install app@$tool", ""),
+    ],
+)
+def test_a_variable_that_nothing_sets(script: str, found: str) -> None:
+    assert find_unset_variable(script, ("from", "to", "known"), {"known": "1"}) == found
