@@ -22,7 +22,7 @@ from runbook.document.nodes import Problems, compose
 from runbook.document.reader import Reader
 from runbook.document.source import Source, read_source
 from runbook.document.syntax import find_lookalikes
-from runbook.errors import DocumentError, Problem, UsageError
+from runbook.errors import DocumentError, Problem
 from runbook.spec.step import Runbook
 from runbook.steps import registry
 from runbook.template.namespace import TemplateNamespace
@@ -69,7 +69,4 @@ def parse(
 
 def _folder(name: str) -> Path:
     """Return where the commands of a file start; those of standard input start in `/`."""
-    try:
-        return Path("/") if name == "-" else Path(name).absolute().parent
-    except FileNotFoundError:
-        raise UsageError(f"cannot read {name}: the working directory does not exist any more") from None
+    return Path("/") if name == "-" else Path(name).absolute().parent

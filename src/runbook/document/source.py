@@ -17,7 +17,7 @@ from runbook.document.nodes import MAX_BYTES
 from runbook.errors import UsageError
 from runbook.util.wording import describe_error
 
-MAX_LINKS = 40  # links that are followed, as by the kernel (path_resolution(7))
+MAX_FOLLOWED_LINKS = 40  # links that are followed, as by the kernel (path_resolution(7))
 _FOLDER_FLAGS = os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
@@ -65,11 +65,18 @@ def read_source(path: str) -> Source:
     try:
         if path == "-":
             return Source(path, sys.stdin.buffer.read(MAX_BYTES + 1), None)
-        fd, above = _open_below_root(Path(path).absolute())
+        fd, above = _open_below_root(_make_absolute(path))
         with os.fdopen(fd, "rb") as file:
             return Source(path, file.read(MAX_BYTES + 1), os.fstat(file.fileno()), above)
     except (OSError, ValueError) as error:  # ValueError: the path contains a NUL.
         raise UsageError(f"cannot read {path}: {describe_error(error)}") from error
+
+
+def _make_absolute(path: str) -> Path:
+    try:
+        return Path(path).absolute()
+    except FileNotFoundError:
+        raise UsageError(f"cannot read {path}: the working directory does not exist any more") from None
 
 
 def _open_below_root(path: Path) -> tuple[int, tuple[Entry, ...]]:
@@ -106,7 +113,7 @@ def _open_below_root(path: Path) -> tuple[int, tuple[Entry, ...]]:
                 return os.open(f"/proc/self/fd/{fd}", os.O_RDONLY | os.O_CLOEXEC), tuple(above)
             target = os.readlink("", dir_fd=fd)
             links += 1
-            if links > MAX_LINKS:
+            if links > MAX_FOLLOWED_LINKS:
                 raise OSError(40, os.strerror(40))
             above.append(Entry(here, status))
             if name.startswith("/proc/") and not target.startswith("/"):

@@ -92,7 +92,7 @@ _PIPED_TO_SHELL = (
     r"(?:(?:\S*/)?(?:ba|da|a|k|mk|z)?sh(?:\s+-[\w-]*)*|(?:\.|source)\s+/dev/(?:stdin|fd/0))\s*(?:[|;&\n)}#\d<>]|$)"
 )
 """What follows a `|` if a shell runs what the commands before it print."""
-_LONGEST_WORD = 4096  # characters of a word that are kept for these patterns
+_LONGEST_WORD = 256  # characters of a word that are kept for these patterns
 
 
 def is_plain(text: str) -> bool:

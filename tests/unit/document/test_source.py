@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from runbook.document.source import MAX_LINKS, Source, read_source
+from runbook.document.source import MAX_FOLLOWED_LINKS, Source, read_source
 from runbook.errors import UsageError
 
 TEXT = b"steps: [restart]\n"
@@ -51,7 +51,7 @@ def test_a_circle_of_links_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "y").symlink_to("x")
     with pytest.raises(UsageError, match="too many levels of symbolic links"):
         read_source(str(tmp_path / "x"))
-    assert MAX_LINKS == 40
+    assert MAX_FOLLOWED_LINKS == 40
 
 
 @pytest.mark.parametrize(("name", "why"), [("x.yaml/y", "not a directory"), ("", "is a directory"), ("no", "no such")])

@@ -72,9 +72,9 @@ def test_standard_input_that_cannot_be_read(tmp_path: Path) -> None:
 
 
 def test_a_removed_working_directory(tmp_path: Path) -> None:
-    code, output = shell("mkdir gone; cd gone; rmdir ../gone; runbook validate -", tmp_path)
+    code, output = shell("mkdir gone; cd gone; rmdir ../gone; runbook validate up.yaml", tmp_path)
     assert code == 2
-    assert "cannot read -: the working directory does not exist any more" in output
+    assert "cannot read up.yaml: the working directory does not exist any more" in output
     assert "Traceback" not in output
 
 
