@@ -18,10 +18,12 @@ import socket
 from collections.abc import Mapping
 from pathlib import Path
 
-from runbook.document.nodes import Problems, compose
+from runbook.document.nodes import Node, Problems, compose
 from runbook.document.reader import Reader
 from runbook.document.source import Source, read_source
+from runbook.document.synonyms import explain_top_level
 from runbook.document.syntax import find_lookalikes
+from runbook.document.wording import fields_of
 from runbook.errors import DocumentError, Problem
 from runbook.spec.step import Runbook
 from runbook.steps import registry
@@ -51,8 +53,7 @@ def parse(
     book: Runbook | None = None
     root = compose(data, problems)
     if root is not None and not isinstance(root.value, dict):
-        how = "; write `steps:` above the list" if isinstance(root.value, list) else ""
-        problems.append((root.position, f"a runbook must be a mapping with keys such as `steps:`{how}"))
+        problems.append((root.position, _describe_root(root)))
     elif root is not None:
         namespace = TemplateNamespace(
             env=dict(os.environ if environ is None else environ),
@@ -65,6 +66,17 @@ def parse(
         found = {Problem(name, at.line, at.column, *split_hint(shorten(what, MAX_PROBLEM_TEXT))) for at, what in named}
         raise DocumentError(sorted(found))
     return book
+
+
+def _describe_root(root: Node) -> str:
+    """Return what is wrong with a file that is no mapping."""
+    how = ""
+    if isinstance(root.value, list):
+        first = root.value[0].value if root.value else None
+        keys = first if isinstance(first, dict) else ()
+        is_play = any(key in fields_of(Runbook) or explain_top_level(key) for key in keys)
+        how = "; remove the `- ` in front of its keys" if is_play else "; write `steps:` above the list"
+    return f"a runbook must be a mapping with keys such as `steps:`{how}"
 
 
 def _folder(name: str) -> Path:
