@@ -172,6 +172,8 @@ def _find_bad_line(failure: _Failure) -> Found | None:
     """Find the line that lacks a `:`, or a space: the parser notices it at the next line."""
     if "could not find expected ':'" in failure.raw:
         return _describe_bad_line(failure, failure.begin.line)
+    if re.match(r"\s*-\w", failure.line(failure.at.line)):
+        return _describe_bad_line(failure, failure.at.line)
     if "mapping values are not allowed" not in failure.raw:
         return None
     at, line = failure.at, failure.line(failure.at.line)

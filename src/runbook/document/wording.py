@@ -74,6 +74,8 @@ def describe_unknown_key(key: str, model: type[BaseModel], owner: str) -> str:
     known = fields_of(model)
     top = model is Runbook
     hint = explain_top_level(key) if top else explain_field(key, known)
+    if not hint and not (elsewhere := explain_top_level(key)).startswith("; it is called"):
+        hint = elsewhere
     hint = hint or ("" if normalize(key) in known else _find_elsewhere(key, top)) or suggest(key, known)
     return f"unknown key `{shorten(key)}`{hint or f'; the keys of {owner} are {join_words(sorted(known))}'}"
 
