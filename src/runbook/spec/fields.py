@@ -8,6 +8,7 @@ A ValueError says what is wrong, as a sentence. The sentence of a `FieldError` f
 from __future__ import annotations
 
 import re
+import warnings
 from collections.abc import Mapping
 from functools import partial
 from typing import Annotated, Any
@@ -130,7 +131,10 @@ def _some_command(text: str) -> str:
 
 def _valid_pattern(text: str) -> str:
     try:
-        re.compile(text)
+        with warnings.catch_warnings():
+            # A pattern such as `[[a]` may mean something else in a later Python. That is not an error.
+            warnings.simplefilter("ignore", FutureWarning)
+            re.compile(text)
     except (re.error, RecursionError, OverflowError) as error:
         where = getattr(error, "pos", None)
         place = f" at character {where + 1}" if isinstance(where, int) else ""
