@@ -93,7 +93,7 @@ def process(pid: int, **changes: Any) -> Process:
         "state": "S",
         "cgroup": "/system.slice/gw.service",
         "command": ("/usr/bin/gateway",),
-        "exe": "/usr/bin/gateway",
+        "exe": "/usr/bin/gateway" if pid > 1 else "/usr/lib/systemd/systemd",
         "started": 950.0,
     }
     return Process(ProcessId(pid, pid * 10), **{**facts, **changes})
@@ -130,6 +130,8 @@ class FakeMachine:
     uses: list[PortUse] = field(default_factory=list)
     """Sockets that have a port and do not listen. Their holders have them among their `sockets`, too."""
     in_flight: bool = False
+    executed: set[int] = field(default_factory=set)
+    """Processes that called execve(2) after the search for holders: they have no socket any more."""
     """True if a process is passing a socket to another."""
     refused: tuple[str, ...] = ()
     """Addresses that the log of each unit shows as in use; empty for one that is not named."""
@@ -299,6 +301,9 @@ class FakeMachine:
             if pid in self.processes
         }
         return DescriptorScan({pid: found for pid, found in held.items() if found}, self.hidden)
+
+    def find_held_sockets(self, pid: int, inodes: Collection[int]) -> set[int]:
+        return set() if pid in self.executed else {s.inode for s in self.sockets.get(pid, ()) if s.inode in inodes}
 
     def has_sockets_in_flight(self) -> bool:
         return self.in_flight

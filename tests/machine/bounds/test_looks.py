@@ -20,9 +20,6 @@ OWNER = "unit: web\nport: 8080\nsteps: [verify-port-owner]\n"
 MEMORY = 100
 """MiB that a check may take."""
 
-QUIET = 0.3
-"""Seconds that a check takes at most while the computer does nothing else."""
-
 
 @dataclass(frozen=True)
 class Measured:
@@ -69,29 +66,18 @@ def measure(machine: Machine, command: str = "check", term: float = 0) -> Measur
     return Measured(took["seconds"], took["since"], took["mib"], run)
 
 
-def holds_within(machine: Machine, seconds: float, idle: float) -> Run:
-    """See that a check needs neither more time nor more memory; one of three tries, as the computer is shared.
-
-    `idle` is what a check took without what the user does, at about the same moment.
-    """
-    seconds = seconds if idle < QUIET else seconds + idle
-    took: list[Measured] = []
-
-    def look() -> float:
-        took.append(measure(machine))
-        return took[-1].seconds
-
-    assert least(look, within=seconds) < seconds
-    assert max(one.mib for one in took) < MEMORY
-    return took[-1].run
+def look_within_memory(machine: Machine) -> Run:
+    """Run a check, which must need no more memory than that; how long it takes is a matter of the bench."""
+    took = measure(machine)
+    assert took.mib < MEMORY
+    return took.run
 
 
 @pytest.mark.parametrize("processes", [1, 500])
 @pytest.mark.usefixtures("web")
 def test_many_listeners(machine: Machine, processes: int) -> None:
-    idle = measure(machine).seconds
     with hostile(machine, "listeners", "8080", "6000", str(processes)):
-        run = holds_within(machine, 3, idle)
+        run = look_within_memory(machine)
         (evidence,) = run.step("verify-port-owner")["evidence"]["ports"]
         assert len(evidence["listeners"]) == 1000
         assert evidence["omitted"]["listeners"] == 5001
@@ -100,9 +86,8 @@ def test_many_listeners(machine: Machine, processes: int) -> None:
 @pytest.mark.parametrize("field", ["arg", "env"])
 @pytest.mark.usefixtures("web")
 def test_a_command_line_and_an_environment_of_2_gib(machine: Machine, field: str) -> None:
-    idle = measure(machine).seconds
     with hostile(machine, "memory", field, "2", "8080"):
-        run = holds_within(machine, 1, idle)
+        run = look_within_memory(machine)
         (evidence,) = run.step("verify-port-owner")["evidence"]["ports"]
         assert max(len(holder["command"]) for holder in evidence["holders"]) < 5000
 

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import contextlib
 from collections import Counter
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
 
 from runbook.errors import LookLimitExceeded
-from runbook.host.cgroups import parse_cgroup_path
+from runbook.host.cgroups import CgroupKind, parse_cgroup_path
 from runbook.host.holders import Holder, Listener, PortOwnership, Process, Role
 from runbook.host.ownership.describe import describe_uses
 from runbook.host.ownership.managed import find_inherited_protection
@@ -154,9 +154,24 @@ class PortJudge(UnitContext):
         order = {listener.inode: at for at, listener in enumerate(listeners)}
         # If a process exited meanwhile and its socket is still open, another process or none holds it.
         for process in self.read_processes(sorted(held)):
+            if self._is_managers_fork(process, held):
+                continue
             sockets = tuple(listeners[at] for at in sorted(order[inode] for inode in held[process.pid]))
             holders.append(self.judge_process(process, sockets))
         return self._mark_activated(self._mark_stored_fds(tuple(holders)))
+
+    def _is_managers_fork(self, process: Process, held: Mapping[int, set[int]]) -> bool:
+        """True if a process has a manager's sockets only because the manager has just forked it, to execute a service.
+
+        Until the execve(2), which closes them, the child has all descriptors of the manager. Since systemd 254 it is in
+        the cgroup of its service from the first moment (clone3(2)), and would count as another unit with the port.
+        """
+        mine = held[process.pid]
+        parent = self.kernel.read_process(process.ppid) if mine <= held.get(process.ppid, set()) else None
+        if parent is None or not (parent.pid == 1 or parse_cgroup_path(parent.cgroup).kind is CgroupKind.MANAGER):
+            return False
+        is_copy = bool(process.exe) and process.exe_path == parent.exe_path
+        return is_copy or not self.kernel.find_held_sockets(process.pid, mine)
 
     def _mark_stored_fds(self, holders: tuple[Holder, ...]) -> tuple[Holder, ...]:
         """Mark a manager that holds only sockets of the unit as storing them for it (FileDescriptorStoreMax=)."""

@@ -64,6 +64,10 @@ class LocalKernel:
         with self._bounded():
             return descriptors.scan_holders(inodes, likely, self._limit)
 
+    def find_held_sockets(self, pid: int, inodes: Collection[int]) -> set[int]:
+        with self._bounded():
+            return descriptors.find_held_sockets(pid, inodes, self._limit)
+
     def read_process(self, pid: int) -> Process | None:
         if pid not in self._processes:
             with self._bounded():

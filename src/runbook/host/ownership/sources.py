@@ -29,6 +29,9 @@ class KernelSource(Protocol):
     def scan_holders(self, inodes: Collection[int], likely: Sequence[int]) -> DescriptorScan:
         """Find every process that holds one of these sockets; processes in `likely` are read first."""
 
+    def find_held_sockets(self, pid: int, inodes: Collection[int]) -> set[int]:
+        """Return which of these sockets a process holds now; none if it cannot be read."""
+
     def has_sockets_in_flight(self) -> bool:
         """True if a process may be passing a socket to another: then no process has it in its descriptor table."""
 

@@ -85,6 +85,34 @@ def test_a_network_namespace_of_a_unit_that_is_down(settings: dict[str, Any], ve
     assert judge(on, own_network=True).judge_port(PORT).verdict is verdict
 
 
+@pytest.mark.parametrize(
+    ("child", "executed", "verdict"),
+    [
+        ({"exe": "/usr/lib/systemd/systemd"}, False, Verdict.OWNED),  # before its execve(2)
+        ({"exe": "/usr/sbin/agetty"}, True, Verdict.OWNED),  # during the look
+        ({"exe": "/usr/sbin/agetty"}, False, Verdict.PORT_SHARED),  # a service to which systemd passed the socket
+        ({"exe": "/usr/lib/systemd/systemd", "ppid": 9}, False, Verdict.PORT_SHARED),
+    ],
+)
+def test_a_process_that_systemd_has_just_forked(child: dict[str, Any], executed: bool, verdict: Verdict) -> None:
+    """It has all descriptors of systemd until it executes its service, and is in the cgroup of that already."""
+    forked = process(120, **{"ppid": 1, "cgroup": "/system.slice/other.service", **child})
+    socket = unit(
+        "gw.socket", listen=(("Stream", "0.0.0.0:80"),), main_pid=0, control_group="", triggers=("gw.service",)
+    )
+    on = machine(
+        units={
+            "gw.service": unit(triggered_by=("gw.socket",)),
+            "gw.socket": socket,
+            "other.service": unit("other.service", main_pid=120, control_group="/system.slice/other.service"),
+        },
+        processes={1: replace(INIT, exe="/usr/lib/systemd/systemd"), 100: process(100), 120: forked},
+        sockets={pid: [listener()] for pid in (1, 100, 120)},
+    )
+    on.executed = {120} if executed else set()
+    assert judge(on).judge_port(PORT).verdict is verdict
+
+
 def test_a_manager_that_stores_the_units_sockets() -> None:
     on = machine(processes={100: process(100), 1: INIT}, sockets={100: [listener()], 1: [listener()]})
     found = judge(on).judge_port(PORT)
