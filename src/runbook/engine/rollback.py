@@ -21,11 +21,12 @@ from runbook.engine.rollback_units import (
     find_other_units,
 )
 from runbook.errors import HostError, RunbookError
-from runbook.events import Event, Notice, RollbackStarted, StepFinished, StepStarted, select
+from runbook.events import Event, Notice, RollbackStarted, StepActing, StepFinished, StepStarted, select
 from runbook.host.facts import DOWN, ActiveState, JobVerb, Unit
 from runbook.host.interface import Host, HostView
 from runbook.host.requesters import describe_requester, find_last_stop
 from runbook.model import StepStatus, Verdict
+from runbook.records.history import find_units_of_other_runs
 from runbook.spec.step import ReplacesVersion, Runbook, Step
 
 PROOF = "proof"  # the last step of a rollback: no process is older than the restored files
@@ -87,7 +88,9 @@ class Rollback:
     def _begin(self, plan: RollbackPlan) -> None:
         """Report the beginning, with the units beside the runbook's that may run the new version."""
         try:
-            found = find_other_units(self.runner.host, self.book, self._events, plan.units)
+            acted = [one for one in self._events if isinstance(one.payload, StepActing)]
+            foreign = find_units_of_other_runs(acted[0].run, acted[0].time) if acted else ()
+            found = find_other_units(self.runner.host, self.book, self._events, plan.units, foreign)
         except HostError as error:
             self._unknown = f"which units the commands of this run restarted is not known: {error.message}"
             found = FoundUnits((), ())

@@ -6,7 +6,7 @@ restarted, as the script of a package does, and of which the runbook says nothin
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
@@ -78,9 +78,18 @@ class FoundUnits:
     left_alone: tuple[str, ...]  # a sentence for each one that something else restarted meanwhile
 
 
-def find_other_units(view: HostView, book: Runbook, events: Sequence[Event], named: Iterable[str]) -> FoundUnits:
-    """Return the services beside `named` that the run started, restarted or reloaded. Raises HostError."""
+def find_other_units(
+    view: HostView, book: Runbook, events: Sequence[Event], named: Iterable[str], foreign: Collection[str] = ()
+) -> FoundUnits:
+    """Return the services beside `named` that the run started, restarted or reloaded. Raises HostError.
+
+    Without a known requester a unit counts only if it changed while a command of the run was running, and if it is not
+    one of `foreign`: those on which other runs acted meanwhile.
+    """
     windows = _find_windows(view, events)
+    walked = (step for outer in book.steps for step in outer.walk())
+    commands = {step.step_id for step in walked if step.may_create_units and not step.only_reads()}
+    at_commands = [window for name, window in windows.items() if name in commands]
     known = {name for one in named for name in _list_names(view.unit(one))}
     behind = _list_triggered(view, (*book.unit_names(), *named))
     chosen, left = [], []
@@ -92,9 +101,9 @@ def find_other_units(view: HostView, book: Runbook, events: Sequence[Event], nam
         if any(one.is_own for one in unit.job_requests) or (name in behind and unit.is_running):
             chosen.append(unit.name)
         elif last is not None and last.requesters:
-            if _find_moments(unit, windows):
+            if _find_moments(unit, windows.values()):
                 left.append(f"{unit.name} was restarted by {describe_requester(last)}, and is left alone")
-        elif _was_changed(unit, windows):
+        elif not set(foreign).intersection(_list_names(unit)) and _was_changed(unit, at_commands):
             chosen.append(unit.name)
     return FoundUnits(tuple(chosen), tuple(left))
 
@@ -109,8 +118,8 @@ def _list_triggered(view: HostView, named: Iterable[str]) -> list[str]:
     return [name for name in dict.fromkeys(triggered) if name.endswith(".service") and "@." not in name]
 
 
-def _find_windows(view: HostView, events: Iterable[Event]) -> list[StepWindow]:
-    """Return the windows of the steps that acted, without those of a rollback."""
+def _find_windows(view: HostView, events: Iterable[Event]) -> dict[str, StepWindow]:
+    """Return the windows of the steps that acted, by their ids."""
     offset = view.clock.now() - view.clock.monotonic()
     begins: dict[str, float] = {}
     ends: dict[str, float] = {}
@@ -121,7 +130,7 @@ def _find_windows(view: HostView, events: Iterable[Event]) -> list[StepWindow]:
             case StepFinished(id=name):
                 ends[name] = event.time - offset
     now = view.clock.monotonic()
-    return [StepWindow(at * 1e6, ends.get(name, now) * 1e6) for name, at in begins.items()]
+    return {name: StepWindow(at * 1e6, ends.get(name, now) * 1e6) for name, at in begins.items()}
 
 
 def _find_moments(unit: Unit, windows: Iterable[StepWindow]) -> list[int]:

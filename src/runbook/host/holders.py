@@ -234,8 +234,8 @@ class PortOwnership:
         """Return the sockets and their holders. If there are many, foreign holders come first."""
         foreign = self.foreign_holders
         holders = self.holders if len(self.holders) <= MAX_EVIDENCE else (*foreign, *self.holders)[:MAX_EVIDENCE]
-        omitted = {"listeners": len(self.listeners), "holders": len(self.holders)}
-        omitted = {name: count - MAX_EVIDENCE for name, count in omitted.items() if count > MAX_EVIDENCE}
+        counts = {"listeners": len(self.listeners), "holders": len(self.holders), "bystanders": len(self.bystanders)}
+        omitted = {name: count - MAX_EVIDENCE for name, count in counts.items() if count > MAX_EVIDENCE}
         return {
             "port": str(self.port),
             "listeners": [str(listener) for listener in self.listeners[:MAX_EVIDENCE]],

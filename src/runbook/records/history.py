@@ -5,6 +5,7 @@ A record is read as a stream, and never held in memory as a whole: nothing limit
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
@@ -251,6 +252,16 @@ def list_runs() -> list[RunRecord]:
     """Return all runs of this user, the latest first."""
     found = (_read_header(folder) for folder in _list_folders())
     return sorted((run for run in found if run is not None), key=lambda run: run.header.began, reverse=True)
+
+
+def find_units_of_other_runs(run_id: str, since: float) -> set[str]:
+    """Return the units of all runs but one that recorded an event after `since`, in seconds since the epoch."""
+    found: set[str] = set()
+    for run in list_runs():
+        with contextlib.suppress(OSError):
+            if run.id != run_id and run.folder.events_path.stat().st_mtime >= since:
+                found.update(run.units)
+    return found
 
 
 def list_unreadable() -> list[Path]:

@@ -79,8 +79,10 @@ def test_many_listeners(machine: Machine, processes: int) -> None:
     with hostile(machine, "listeners", "8080", "6000", str(processes)):
         run = look_within_memory(machine)
         (evidence,) = run.step("verify-port-owner")["evidence"]["ports"]
-        assert len(evidence["listeners"]) == 1000
-        assert evidence["omitted"]["listeners"] == 5001
+        # They listen on other addresses of the same port, so the unit owns its own.
+        assert run.exit == 0
+        assert len(evidence["bystanders"]) == processes
+        assert all(len(holder["sockets"]) <= 1000 for holder in evidence["bystanders"])
 
 
 @pytest.mark.parametrize("field", ["arg", "env"])

@@ -64,7 +64,7 @@ def test_the_units_of_the_runbook_are_those_it_starts_reloads_or_checks() -> Non
 
 def found(*units: Unit, named: Iterable[str] = ("gw.service",)) -> FoundUnits:
     machine = FakeMachine(units={one.name: one for one in (unit(), *units)})
-    return find_other_units(machine, book(step("restart")), ACTED, named)
+    return find_other_units(machine, book(step("run", run="/opt/migrate")), ACTED, named)
 
 
 def at(seconds: float) -> int:
@@ -167,6 +167,14 @@ def test_the_files_are_new_from_the_first_action_to_the_last_undone_update() -> 
     ]
     assert find_new_files(events(*steps), ["rollback.update"]) == NewFiles(EPOCH + 990, EPOCH + 997)
     assert find_new_files(events(*steps), []) == NewFiles(EPOCH + 990, EPOCH + 996)
+
+
+def test_a_unit_that_changed_without_a_known_requester_counts_only_during_a_command_of_this_run() -> None:
+    machine = FakeMachine(units={"gw.service": unit(), "worker.service": began(992, before=991)})
+    command, job = book(step("run", run="/opt/migrate")), book(replace_id(step("restart"), "run"))
+    assert find_other_units(machine, command, ACTED, ["gw.service"]).restart == ("worker.service",)
+    assert find_other_units(machine, command, ACTED, ["gw.service"], {"worker.service"}) == FoundUnits((), ())
+    assert find_other_units(machine, job, ACTED, ["gw.service"]) == FoundUnits((), ())
 
 
 def test_ids_of_steps_do_not_matter() -> None:

@@ -30,6 +30,14 @@ def test_the_latest_is_the_first_and_an_end_of_an_id_will_do() -> None:
     assert history.find_run(old.id).id == old.id
 
 
+def test_the_units_on_which_other_runs_acted_since() -> None:
+    old, own, other = (wrote(begun(BEGAN + 60 * at), STARTED) for at in range(3))
+    os.utime(old.folder.events_path, (BEGAN, BEGAN))
+    since = BEGAN + 1
+    assert history.find_units_of_other_runs(own.id, since) == set(other.units) != set()
+    assert history.find_units_of_other_runs(other.id, other.folder.events_path.stat().st_mtime + 1) == set()
+
+
 @pytest.mark.parametrize(("name", "error"), [("../x", UsageError), ("20200101-0000-abc", NotBegun), ("", UsageError)])
 def test_a_run_that_is_not_there(name: str, error: type[Exception]) -> None:
     begun()
