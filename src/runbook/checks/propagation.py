@@ -66,6 +66,16 @@ def add_untouched(view: HostView, unit: Unit, verb: JobVerb, finding: Finding) -
     return replace(finding, reason=f"{finding.reason}; {why} (no PartOf={unit.name})")
 
 
+def find_reached(view: HostView, unit: Unit) -> set[str]:
+    """Return the names of the units that a start, stop or restart of a unit may start, stop or restart too."""
+
+    def find_next(one: Unit) -> tuple[str, ...]:
+        pulled = one.pulls_in if one.name == unit.name or one.name.endswith(".target") else ()
+        return (*pulled, *one.propagates_to, *one.propagates_stop_to)
+
+    return set(_walk(view, unit, find_next))
+
+
 def _walk(view: HostView, start: Unit, find_next: Callable[[Unit], Iterable[str]]) -> dict[str, Unit]:
     """Return all units that are reached from one unit, without it, by their names."""
     found: dict[str, Unit] = {}

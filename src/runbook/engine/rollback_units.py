@@ -10,6 +10,7 @@ from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
+from runbook.checks.propagation import find_reached
 from runbook.events import Event, RollbackStarted, StepActing, StepFinished, select
 from runbook.host.facts import DOWN, UP, Unit
 from runbook.host.interface import HostView
@@ -83,13 +84,14 @@ def find_other_units(
 ) -> FoundUnits:
     """Return the services beside `named` that the run started, restarted or reloaded. Raises HostError.
 
-    Without a known requester a unit counts only if it changed while a command of the run was running, and if it is not
-    one of `foreign`: those on which other runs acted meanwhile.
+    Without a known requester a unit counts only if it changed while a command of the run was running, or with a unit on
+    which the run acted; and never if it is one of `foreign`: those on which other runs acted meanwhile.
     """
     windows = _find_windows(view, events)
     walked = (step for outer in book.steps for step in outer.walk())
     commands = {step.step_id for step in walked if step.may_create_units and not step.only_reads()}
     at_commands = [window for name, window in windows.items() if name in commands]
+    reached = {name for one in find_changed_units(book, windows) for name in find_reached(view, view.unit(one))}
     known = {name for one in named for name in _list_names(view.unit(one))}
     behind = _list_triggered(view, (*book.unit_names(), *named))
     chosen, left = [], []
@@ -103,7 +105,9 @@ def find_other_units(
         elif last is not None and last.requesters:
             if _find_moments(unit, windows.values()):
                 left.append(f"{unit.name} was restarted by {describe_requester(last)}, and is left alone")
-        elif not set(foreign).intersection(_list_names(unit)) and _was_changed(unit, at_commands):
+        elif set(foreign).intersection(_list_names(unit)):
+            continue
+        elif _was_changed(unit, list(windows.values()) if unit.name in reached else at_commands):
             chosen.append(unit.name)
     return FoundUnits(tuple(chosen), tuple(left))
 
