@@ -27,6 +27,7 @@ from runbook.host.interface import Host, HostView
 from runbook.host.requesters import describe_requester, find_last_stop
 from runbook.model import StepStatus, Verdict
 from runbook.records.history import find_units_of_other_runs
+from runbook.records.store import boot_id
 from runbook.spec.step import ReplacesVersion, Runbook, Step
 
 PROOF = "proof"  # the last step of a rollback: no process is older than the restored files
@@ -88,9 +89,10 @@ class Rollback:
     def _begin(self, plan: RollbackPlan) -> None:
         """Report the beginning, with the units beside the runbook's that may run the new version."""
         try:
-            acted = [one for one in self._events if isinstance(one.payload, StepActing)]
+            events = self._find_events_of_boot()
+            acted = [one for one in events if isinstance(one.payload, StepActing)]
             foreign = find_units_of_other_runs(acted[0].run, acted[0].time) if acted else ()
-            found = find_other_units(self.runner.host, self.book, self._events, plan.units, foreign)
+            found = find_other_units(self.runner.host, self.book, events, plan.units, foreign)
         except HostError as error:
             self._unknown = f"which units the commands of this run restarted is not known: {error.message}"
             found = FoundUnits((), ())
@@ -98,6 +100,12 @@ class Rollback:
         self.runner.events.emit(RollbackStarted(failed=self.failed.id, updates=updates, units=found.restart))
         for text in found.left_alone:
             self.runner.events.emit(Notice(text=text))
+
+    def _find_events_of_boot(self) -> list[Event]:
+        """Return the events since the boot: it started every unit, which a step that it cut short did not do."""
+        earlier, now = self.runner.resume_state, self.runner.events.emitted
+        since = earlier.boot_since if earlier.boot in ("", boot_id()) else now[0].time
+        return [event for event in self._events if event.time >= since]
 
     def _run_steps(self, plan: RollbackPlan) -> None:
         """Carry out the steps. The run counts as rolled back only if a check proved it."""

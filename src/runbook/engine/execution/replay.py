@@ -66,6 +66,7 @@ class ResumeState:
     run_state: Mapping[str, Any] = field(default_factory=dict)  # the state of the run as a whole
     rollback_cause: str | None = None  # the step at which the run failed, if the rollback had begun
     boot: str = ""  # the ID of the boot of the latest part
+    boot_since: float = 0.0  # when the first part on that boot began, in seconds since the epoch; 0 if none was before
     boot_of_step: dict[str, str] = field(default_factory=dict)  # the ID of the boot on which each step finished
     undone_by_boot: dict[str, str] = field(default_factory=dict)
     """The finished steps whose result a reboot undid, each with a sentence. They are repeated."""
@@ -104,7 +105,8 @@ class ResumeState:
                 self.parts += 1
             case RunResumed(boot=boot):
                 self.parts += 1
-                self.boot = self.boot if boot is None else str(boot)
+                if boot is not None and boot != self.boot:
+                    self.boot, self.boot_since = str(boot), event.time
             case RunFinished(status=RunStatus.INTERRUPTED):
                 self.stopped_steps = set(self.in_progress)
 

@@ -12,7 +12,7 @@ from runbook.engine.execution.replay import BY_OPERATOR, ResumeState
 from runbook.engine.execution.stream import EventStream
 from runbook.engine.runner import Runner
 from runbook.errors import BusTimeout, Interrupted, NotBegun
-from runbook.events import Event, RunFinished, StepActing, StepFinished
+from runbook.events import Event, RunFinished, RunResumed, RunStarted, StepActing, StepFinished
 from runbook.host.facts import JobRef, JobResult, Unit
 from runbook.host.queries import Answer, CommandResult
 from runbook.model import StepStatus
@@ -199,3 +199,10 @@ def test_a_rollback_is_planned_from_the_first_event_of_each_step_and_status() ->
     waiting = Event(0.0, "run-1", "notice", {"text": "x"})
     state = ResumeState.from_events([first, waiting, failed, again, ended("failed"), changed])
     assert state.plan_events == (first, failed, changed)
+
+
+def test_the_part_with_which_the_present_boot_began() -> None:
+    parts = [(1.0, RunStarted()), (2.0, RunResumed(boot="a")), (3.0, RunResumed(boot="b")), (4.0, RunResumed(boot="b"))]
+    events = [Event.of(at, "run-1", payload) for at, payload in parts]
+    for count, since in enumerate((0.0, 0.0, 3.0, 3.0), 1):
+        assert ResumeState.from_events(events[:count], "a").boot_since == since
