@@ -34,6 +34,10 @@ LockWaitOption = Annotated[
     str | None,
     typer.Option("--lock-wait", metavar="SPAN", help="If another run has the lock of a unit, wait for it this long."),
 ]
+DryRunOption = Annotated[bool, typer.Option("--dry-run", help="Show what would happen; change nothing.")]
+FailOnRemediationOption = Annotated[
+    bool, typer.Option("--fail-on-remediation", help="Exit with status 6 if something had to be fixed.")
+]
 UserOption = Annotated[bool, typer.Option("--user", help="Use your own user manager, not the system manager.")]
 
 

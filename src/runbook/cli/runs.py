@@ -15,6 +15,8 @@ import typer
 from runbook import errors
 from runbook.cli.arguments import find_notices, find_scope, load_recorded, load_runbook, parse_sets, parse_span_option
 from runbook.cli.options import (
+    DryRunOption,
+    FailOnRemediationOption,
     FileArgument,
     FilesArgument,
     LockWaitOption,
@@ -45,12 +47,10 @@ ONLY_REMEDIATIONS = "only the `remediate` steps are carried out: no update, no r
 
 def apply(
     file: FileArgument,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would happen; change nothing.")] = False,
+    dry_run: DryRunOption = False,
     set_: SetOption = None,
     user: UserOption = False,
-    fail_on_remediation: Annotated[
-        bool, typer.Option("--fail-on-remediation", help="Exit with status 6 if something had to be fixed.")
-    ] = False,
+    fail_on_remediation: FailOnRemediationOption = False,
     lock_wait: LockWaitOption = None,
     output: OutputOption = Output.AUTO,
 ) -> None:
@@ -63,12 +63,10 @@ def apply(
 
 def remediate(
     file: FileArgument,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would happen; change nothing.")] = False,
+    dry_run: DryRunOption = False,
     set_: SetOption = None,
     user: UserOption = False,
-    fail_on_remediation: Annotated[
-        bool, typer.Option("--fail-on-remediation", help="Exit with status 6 if something had to be fixed.")
-    ] = False,
+    fail_on_remediation: FailOnRemediationOption = False,
     lock_wait: LockWaitOption = None,
     output: OutputOption = Output.AUTO,
 ) -> None:
