@@ -123,8 +123,7 @@ class JobStep(Step[JobStepState]):
         state.held_since = None  # The machine may have been booted since.
         if state.job is not None and view.job(state.job) is JobResult.GONE:
             # Canceled, lost in a boot, or done: if the unit is not what it promised, the job is requested again.
-            finding = self.judge_done(view.unit(state.job.unit), state)
-            state.job = state.job if finding.state is FindingState.HOLDS else None
+            state.job = state.job if self._judge_trace(view.unit(state.job.unit), state) else None
         return ""
 
     def time_limit(self, view: HostView) -> float:
@@ -172,8 +171,14 @@ class JobStep(Step[JobStepState]):
         state.job = unit.job_of(self.verb)
         if state.job is not None:
             return self.check(view, state)
+        return self._judge_trace(unit, state) if self.verb is not JobVerb.RELOAD else None
+
+    def _judge_trace(self, unit: Unit, state: JobStepState) -> Finding | None:
+        """Return that a job whose end was missed is done, if the unit shows it; None if it does not."""
+        if self.verb in START_VERBS and not unit.invocation_id:
+            return None  # It was not started since the boot.
         finding = self.judge_done(unit, state)
-        return finding if finding.state is FindingState.HOLDS and self.verb is not JobVerb.RELOAD else None
+        return finding if finding.state is FindingState.HOLDS else None
 
     def _check_exited(self, view: HostView, unit: Unit) -> Finding | None:
         """Refuse to start a Type=forking service that is active without a process: systemd would do nothing."""

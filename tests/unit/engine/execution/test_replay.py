@@ -13,12 +13,12 @@ from runbook.engine.execution.stream import EventStream
 from runbook.engine.runner import Runner
 from runbook.errors import BusTimeout, Interrupted, NotBegun
 from runbook.events import Event, RunFinished, RunResumed, RunStarted, StepActing, StepFinished
-from runbook.host.facts import JobRef, JobResult, Unit
+from runbook.host.facts import ActiveState, JobRef, JobResult, Unit
 from runbook.host.queries import Answer, CommandResult
-from runbook.model import StepStatus
+from runbook.model import FindingState, StepStatus
 from runbook.spec.state import RunState
 from runbook.spec.step import Runbook
-from tests.unit.fake_machine import FakeMachine
+from tests.unit.fake_machine import FakeMachine, unit
 from tests.unit.runs import FIX, finished, incident, remediate, step
 
 
@@ -159,6 +159,21 @@ def test_a_job_that_was_lost_is_asked_for_anew_and_one_that_was_done_is_not() ->
     state.invocation = made.units["gw.service"].invocation_id  # As if no other invocation had begun since.
     restart.resume(made, state, stopped=False)
     assert state.job is None
+
+
+@pytest.mark.parametrize("answered", [True, False])
+def test_a_unit_that_the_boot_left_down_was_not_restarted(answered: bool) -> None:
+    """After a boot the unit has no invocation at all, which is another one than before, but no new one."""
+    made = machine()
+    restart = step("restart")
+    state = restart.new_state(RunState("run-1", Path("/srv")))
+    restart.apply(made, state)
+    made.jobs[state.job.path] = JobResult.GONE
+    if not answered:
+        state.job, state.request_unanswered = None, True
+    made.units["gw.service"] = unit(active_state=ActiveState.INACTIVE, sub_state="dead", main_pid=0, invocation_id="")
+    restart.resume(made, state, stopped=False)
+    assert restart.check(made, state).state is FindingState.TO_DO
 
 
 def test_a_run_that_cannot_be_resumed_now_can_be_resumed_later() -> None:
