@@ -243,6 +243,9 @@ class FakeMachine:
     def find_process(self, pid: int) -> Process | None:
         return self.processes.get(pid)
 
+    def find_process_state(self, pid: int) -> str:
+        return found.state if (found := self.find_process(pid)) else ""
+
     def find_start_time(self, process: Process) -> float:
         return EPOCH + process.started
 

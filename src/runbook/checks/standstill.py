@@ -37,16 +37,16 @@ def describe_standstill(view: HostView, unit: Unit, ports: Iterable[PortOwnershi
     The kernel still accepts connections for a process that is stopped.
     """
     pids = (unit.main_pid,) if unit.main_pid else view.list_unit_pids(unit)
-    groups: list[list[Process | None]] = [[view.find_process(pid) for pid in pids]]
-    groups += ([h.process for h in port.holders if h.role is Role.CURRENT] for port in ports)
-    for group in groups:
-        stopped = [one for one in group if one is not None and one.state in STOPPED_STATES]
-        if stopped and len(stopped) == len(group):
-            return _describe_stopped_process(view, unit, stopped[0])
+    listening = ([h.process.pid for h in port.holders if h.role is Role.CURRENT] for port in ports)
+    for group in (pids, *listening):
+        if group and all(view.find_process_state(pid) in STOPPED_STATES for pid in group):
+            return _describe_stopped_process(view, unit, view.find_process(group[0]))
     return ""
 
 
-def _describe_stopped_process(view: HostView, unit: Unit, process: Process) -> str:
+def _describe_stopped_process(view: HostView, unit: Unit, process: Process | None) -> str:
+    if process is None or process.state not in STOPPED_STATES:
+        return ""  # It runs again, or is gone.
     which = "the main process" if process.pid == unit.main_pid else "a process"
     what = f"{process}, {which} of {unit.name}, is stopped"
     if process.state == "T":

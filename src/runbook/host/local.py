@@ -16,7 +16,7 @@ from runbook.errors import LookLimitExceeded
 from runbook.host import cgroups
 from runbook.host.facts import UP, JobRef, JobResult, JobVerb, Unit
 from runbook.host.holders import Holder, Listener, PortOwnership, Process, Role, SignalResult
-from runbook.host.kernel import descriptors, processes, signals, sock_diag
+from runbook.host.kernel import cgroupfs, descriptors, processes, signals, sock_diag
 from runbook.host.kernel.accounts import find_start_obstacle
 from runbook.host.kernel.sock_diag import SocketTable
 from runbook.host.loop import Loop
@@ -129,16 +129,15 @@ class LocalView:
         return self._judge(unit).find_leftovers()
 
     def is_frozen(self, unit: Unit) -> bool:
-        main = processes.read_process(unit.main_pid) if unit.main_pid else None
-        groups = {unit.control_group, main.cgroup if main is not None else ""}
-        return any(group and processes.read_cgroup_event(group, "frozen") for group in groups)
+        groups = {unit.control_group, processes.read_cgroup(unit.main_pid) if unit.main_pid else ""}
+        return any(group and cgroupfs.read_cgroup_event(group, "frozen") for group in groups)
 
     def is_populated(self, unit: Unit) -> bool:
-        return bool(unit.control_group) and processes.is_populated(unit.control_group)
+        return bool(unit.control_group) and cgroupfs.is_populated(unit.control_group)
 
     def list_unit_pids(self, unit: Unit) -> tuple[int, ...]:
         limit = self._loop.limit_look()
-        return processes.read_cgroup_procs(unit.control_group, limit) if unit.control_group else ()
+        return cgroupfs.read_cgroup_procs(unit.control_group, limit) if unit.control_group else ()
 
     def _judge(self, unit: Unit) -> PortJudge:
         uid = None if self.scope == "system" else os.geteuid()
@@ -163,8 +162,7 @@ class LocalView:
         return f"user@{place.user_uid}.service" if elsewhere else ""
 
     def _own_cgroup(self) -> str:
-        me = processes.read_process(os.getpid())
-        return me.cgroup if me is not None else ""
+        return processes.read_cgroup(os.getpid())
 
     # Jobs, commands, processes
 
@@ -179,6 +177,9 @@ class LocalView:
 
     def find_command(self, name: str, output: str, token: str) -> JobRef | None:
         return self._commands.find(name, output, token)
+
+    def find_process_state(self, pid: int) -> str:
+        return stat.state if (stat := processes.read_stat(pid)) else ""
 
     find_process = staticmethod(processes.read_process)
     find_start_time = staticmethod(processes.find_start_time)

@@ -57,7 +57,7 @@ def test_the_login_that_this_program_would_end_with(
 ) -> None:
     local: LocalView = object.__new__(LocalView)
     local.scope = scope  # type: ignore[assignment]
-    monkeypatch.setattr(processes, "read_process", lambda pid: type("Self", (), {"cgroup": cgroup}))
+    monkeypatch.setattr(processes, "read_cgroup", lambda pid: cgroup)
     assert local.find_login() == login
 
 

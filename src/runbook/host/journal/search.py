@@ -17,7 +17,7 @@ from collections.abc import Generator
 from dataclasses import dataclass, replace
 
 from runbook.host.journal.reader import INVOCATION, Journalctl, describe_unreadable, message_texts, parse_pid
-from runbook.host.kernel import processes
+from runbook.host.kernel.cgroupfs import find_cgroup_mount
 from runbook.host.queries import Answer, JournalProbe
 from runbook.util import regex
 
@@ -166,5 +166,5 @@ class JournalSearch:
 
 def describe_stopped() -> str:
     """Return that systemd-journald does not run; empty if it runs."""
-    group = processes.find_cgroup_mount() / JOURNALD_CGROUP
+    group = find_cgroup_mount() / JOURNALD_CGROUP
     return "systemd-journald does not run" if group.parent.is_dir() and not group.is_dir() else ""

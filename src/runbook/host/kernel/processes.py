@@ -1,4 +1,4 @@
-# ruff: noqa: PTH123, PTH208 - pathlib cannot use the descriptor of a folder
+# ruff: noqa: PTH116, PTH123, PTH208 - pathlib cannot use the descriptor of a folder, and is slow in each check of a wait
 """Reads processes through /proc (proc(5)).
 
 A read goes through one descriptor of the directory /proc/PID, which stays with the process that it was opened for. When
@@ -18,12 +18,10 @@ import re
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from functools import cache
-from pathlib import Path
 
 from runbook.host.holders import Process
 from runbook.host.kernel import accounts, environ
-from runbook.host.kernel.look_limit import LookLimit
+from runbook.host.kernel.cgroupfs import is_unified
 from runbook.host.kernel.process_memory import read_file, read_memory
 from runbook.model import ProcessId
 
@@ -43,7 +41,6 @@ STATES = {
     "I": "idle",
 }
 
-CGROUP_ROOT = Path("/sys/fs/cgroup")
 MAX_FILE = 64 * 1024  # bytes of any file that are read; a path of a cgroup has 4096 at most
 MAX_STATUS = 4096  # bytes of /proc/PID/status, which begins with the fields that are read; groups may be 700,000 bytes
 MAX_COMMAND = 64 * 1024  # bytes of a command line; the rest is left out
@@ -149,6 +146,12 @@ def read_stat(pid: int) -> Stat | None:
         return None if folder is None else _stat(folder)
 
 
+def read_cgroup(pid: int) -> str:
+    """Return the path of a process in systemd's hierarchy of cgroups; empty if it has none, or is gone."""
+    with _open_proc(pid) as folder:
+        return "" if folder is None else _cgroup(folder)
+
+
 def read_uid(pid: int) -> int:
     """Return the effective user of a process; -1 if it is gone."""
     with _open_proc(pid) as folder:
@@ -223,44 +226,6 @@ def read_ancestor_ids(pid: int) -> tuple[ProcessId, ...]:
     return tuple(line)
 
 
-def read_cgroup_procs(path: str, limit: LookLimit | None = None) -> tuple[int, ...]:
-    """Return the PIDs of a cgroup and all below it; `path` as in a unit's ControlGroup. Empty if it is gone.
-
-    The kernel lists a process of an outer PID namespace as 0. Raises LookLimitExceeded.
-    """
-    limit = limit or LookLimit()
-    pids: set[int] = set()
-    folders = [f"{find_cgroup_mount()}/{path.lstrip('/')}"]
-    # Not os.walk(), which calls itself for each level: the unit's own user may make thousands (Delegate=).
-    while folders:
-        limit.check()
-        folder = folders.pop()
-        # OSError: the group was removed, or is threaded (EOPNOTSUPP); its domain lists its processes.
-        with contextlib.suppress(OSError), open(f"{folder}/cgroup.procs", "rb") as file:
-            pids.update(map(int, file.read().split()))
-        with contextlib.suppress(OSError), os.scandir(folder) as entries:
-            folders += [entry.path for entry in entries if entry.is_dir(follow_symlinks=False)]
-    return tuple(sorted(pids))
-
-
-def list_cgroup_pids(path: str, limit: LookLimit | None = None) -> tuple[int, ...]:
-    """Return the PIDs of a cgroup and all below it, as far as they are in this PID namespace."""
-    return tuple(pid for pid in read_cgroup_procs(path, limit) if pid)
-
-
-def is_populated(path: str) -> bool:
-    """True if a cgroup, or one below it, has a process. The kernel also counts processes that exit in a moment."""
-    found = read_cgroup_event(path, "populated")
-    return bool(list_cgroup_pids(path)) if found is None else found
-
-
-def read_cgroup_event(path: str, name: str) -> bool | None:
-    """Return a value of cgroup.events, `populated` or `frozen` (cgroups(7)); None if it cannot be read."""
-    with contextlib.suppress(OSError):
-        return f"{name} 1" in (find_cgroup_mount() / path.lstrip("/") / "cgroup.events").read_text("ascii")
-    return None
-
-
 def is_in_other_netns(pid: int) -> bool:
     """True if a process is in another network namespace than this one. False if that cannot be read.
 
@@ -268,7 +233,7 @@ def is_in_other_netns(pid: int) -> bool:
     """
     for name in ("ns/net", "net/dev"):
         with contextlib.suppress(OSError):
-            return Path(f"/proc/{pid}/{name}").stat().st_ino != Path(f"/proc/self/{name}").stat().st_ino
+            return os.stat(f"/proc/{pid}/{name}").st_ino != os.stat(f"/proc/self/{name}").st_ino
     return False
 
 
@@ -279,18 +244,6 @@ def open_netns(process: ProcessId) -> int:
         if folder is None or stat is None or stat.start != process.start:
             raise ProcessLookupError(errno.ESRCH, os.strerror(errno.ESRCH))
         return os.open("ns/net", os.O_RDONLY | os.O_CLOEXEC, dir_fd=folder)
-
-
-@cache
-def find_cgroup_mount() -> Path:
-    """Return where systemd's hierarchy is mounted, by systemd's own rules (cgroup-util.c, cg_unified_cached)."""
-    mounts = (CGROUP_ROOT, CGROUP_ROOT / "unified")
-    return next((mount for mount in mounts if (mount / "cgroup.controllers").exists()), CGROUP_ROOT / "systemd")
-
-
-@cache
-def _unified() -> bool:
-    return (find_cgroup_mount() / "cgroup.controllers").exists()
 
 
 @contextlib.contextmanager
@@ -344,7 +297,7 @@ def _stat(folder: int) -> Stat | None:
 
 def _cgroup(folder: int) -> str:
     text = read_file(folder, "cgroup", MAX_FILE + 1)
-    return parse_cgroup(_text(text), unified=_unified()) if len(text) <= MAX_FILE else ""
+    return parse_cgroup(_text(text), unified=is_unified()) if len(text) <= MAX_FILE else ""
 
 
 def _exe(folder: int) -> str:

@@ -6,12 +6,23 @@ import contextlib
 import os
 import re
 from collections.abc import Collection, Iterator, Sequence
+from functools import cached_property
 from pathlib import Path
 
 from runbook.errors import LookLimitExceeded
 from runbook.host.cgroups import parse_cgroup_path
 from runbook.host.holders import Listener, PortUse, Process
-from runbook.host.kernel import accounts, descriptors, in_flight, multicast, processes, protected, signals, sock_diag
+from runbook.host.kernel import (
+    accounts,
+    cgroupfs,
+    descriptors,
+    in_flight,
+    multicast,
+    processes,
+    protected,
+    signals,
+    sock_diag,
+)
 from runbook.host.loop import Loop
 from runbook.host.ownership.network import is_entering_netns
 from runbook.model import Port, ProcessId
@@ -31,8 +42,11 @@ class LocalKernel:
         self._sockets = sockets
         self._loop = loop
         self._limit = loop.limit_look()
-        self._me = signals.OwnProcess.read()
         self._forget()
+
+    @cached_property
+    def _me(self) -> signals.OwnProcess:
+        return signals.OwnProcess.read()
 
     def list_listeners(self, port: Port) -> tuple[Listener, ...]:
         self._forget()
@@ -57,7 +71,7 @@ class LocalKernel:
     def list_cgroup_pids(self, path: str) -> tuple[int, ...]:
         with self._bounded():
             if path not in self._cgroups:
-                self._cgroups[path] = processes.list_cgroup_pids(path, self._limit)
+                self._cgroups[path] = cgroupfs.list_cgroup_pids(path, self._limit)
         return self._cgroups[path]
 
     def scan_holders(self, inodes: Collection[int], likely: Sequence[int]) -> descriptors.DescriptorScan:
@@ -104,7 +118,7 @@ class LocalKernel:
 
     def _find_cgroup(self, number: int) -> str:
         """Return the path of the cgroup with this id, the inode number of its folder; empty if it was removed."""
-        mount = processes.find_cgroup_mount()
+        mount = cgroupfs.find_cgroup_mount()
         for folder, _folders, _files in os.walk(mount):
             self._limit.check()
             with contextlib.suppress(OSError):

@@ -12,7 +12,6 @@ from typing import Any
 import pytest
 
 from runbook.host.journal import reader, search
-from runbook.host.kernel import processes
 from runbook.host.loop import Loop
 from runbook.host.queries import Answer, Command, JournalProbe, Query
 from runbook.host.runners.query_runner import QueryRunner
@@ -287,7 +286,7 @@ def test_nothing_is_left(ask: Ask, played: Played, queries: QueryRunner) -> None
 
 
 def test_journald_is_stopped_if_its_cgroup_is_gone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(processes, "find_cgroup_mount", lambda: tmp_path)
+    monkeypatch.setattr(search, "find_cgroup_mount", lambda: tmp_path)
     assert search.describe_stopped() == "", "without system.slice there is no systemd to run it"
     cgroup = tmp_path / search.JOURNALD_CGROUP
     cgroup.parent.mkdir()

@@ -10,7 +10,7 @@ import pytest
 
 from runbook.host.cgroups import parse_cgroup_path
 from runbook.host.holders import Listener
-from runbook.host.kernel import processes
+from runbook.host.kernel.cgroupfs import find_cgroup_mount
 from runbook.host.kernel.sock_diag import SocketTable
 from runbook.host.loop import Loop
 from runbook.host.ownership.kernel_source import LocalKernel
@@ -46,7 +46,7 @@ def test_who_may_have_handed_a_socket_over(kernel: LocalKernel) -> None:
     assert kernel.describe_giver(me, (theirs,)) == "user 54321"
     gone = replace(theirs, cgroup_id=2**60)
     assert kernel.describe_giver(me, (gone,)) == "user 54321 in a cgroup that cannot be found"
-    mount = processes.find_cgroup_mount()
+    mount = find_cgroup_mount()
     here = replace(theirs, cgroup_id=(mount / me.cgroup.lstrip("/")).stat().st_ino)
     where = parse_cgroup_path(me.cgroup).unit or me.cgroup
     assert kernel.describe_giver(me, (here,)) == f"user 54321 in {where}"
