@@ -176,6 +176,11 @@ class Holder:
         return place.user_uid is not None if place.unit == self.unit else unit_is
 
     @property
+    def is_foreign(self) -> bool:
+        """True if it is not of the unit's current invocation, nor systemd that holds a socket for it."""
+        return self.role not in (Role.CURRENT, Role.SOCKET_UNIT)
+
+    @property
     def may_be_killed(self) -> bool:
         """True if kill-orphan may signal it."""
         return not self.protection and self.role in (Role.ORPHAN, Role.LEFTOVER)
@@ -223,7 +228,7 @@ class PortOwnership:
     @property
     def foreign_holders(self) -> tuple[Holder, ...]:
         """The holders that are not of the unit's current invocation."""
-        return tuple(h for h in self.holders if h.role not in (Role.CURRENT, Role.SOCKET_UNIT))
+        return tuple(holder for holder in self.holders if holder.is_foreign)
 
     @property
     def sockets(self) -> frozenset[int]:

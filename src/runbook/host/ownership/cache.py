@@ -14,7 +14,7 @@ from runbook.host.holders import Listener, PortOwnership
 from runbook.host.kernel import processes
 from runbook.host.ownership.judge import MAX_READS, PortJudge
 from runbook.host.ownership.sources import ManagerSource
-from runbook.host.ownership.verdict import make_changing
+from runbook.host.ownership.verdict import owner_changing
 from runbook.model import Clock, Port
 
 
@@ -61,7 +61,7 @@ class OwnershipCache:
                     self._remember(unit, judged.ownership.listeners)
                 return judged.ownership
             unit = now
-        return make_changing(port)
+        return owner_changing(port)
 
     def _is_current(self, known: _CachedOwnership, unit: Unit, max_age: float) -> bool:
         """True if nothing has changed since, as far as that shows without reading all processes."""

@@ -1,7 +1,18 @@
 """The judgement of a port: which unit it belongs to. It is the core of this program.
 
 systemd reports which invocation of the unit is current; the kernel reports which sockets listen and which processes
-hold them. Each holder gets one role (roles.py), and the verdict follows from all roles (verdict.py).
+hold them.
+
+1. The sockets are listed in the unit's network namespace, all processes are searched for their holders, and the sockets
+   are listed again: if they changed meanwhile, all is read anew, and after five reads the owner is unknown.
+2. Each holder gets one role (roles.py). In the unit's cgroup it is current or a leftover, by its descent from the main
+   process, else by INVOCATION_ID, else by its start time; if the unit is down, it is a leftover in any case.
+3. Outside of that cgroup, a descendant of the main process is current, systemd stands for a socket unit, a container or
+   another service is another unit, what cannot be decided is unknown, and the rest are orphans.
+4. If any holder is not the unit's, the verdict follows from the roles of all (verdict.py). A holder on an address where
+   it is not in the unit's way does not count (rivals.py).
+5. If all holders are the unit's, it owns the port. But if processes are hidden, each socket must have been created in
+   the unit's cgroup; and if a wildcard is required, the unit must listen on it and not only on addresses.
 """
 
 from __future__ import annotations
@@ -22,7 +33,7 @@ from runbook.host.ownership.rivals import Rivalry, without
 from runbook.host.ownership.roles import rule_on_process
 from runbook.host.ownership.ruling import RoleRuling, UnitContext
 from runbook.host.ownership.sources import AddressSource, NoAddresses
-from runbook.host.ownership.verdict import PortFacts, make_changing
+from runbook.host.ownership.verdict import PortFacts, owner_changing
 from runbook.model import Port, Verdict
 
 KERNEL_SCANS = 2  # further scans that must find no process before a port counts as the kernel's
@@ -58,7 +69,7 @@ class PortJudge(UnitContext):
             again = self.list_listeners(port)
             if {listener.inode for listener in again} == {listener.inode for listener in listeners}:
                 return facts.decide()
-        return make_changing(port)
+        return owner_changing(port)
 
     def describe_uses(self, port: Port) -> str:
         """Describe which sockets that do not listen have the port, as a clause to be added; empty if none has."""

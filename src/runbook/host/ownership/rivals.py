@@ -29,7 +29,6 @@ MULTICAST = "a multicast port, which is shared by design"
 SHARED = "which `shared-with` allows"
 
 MAX_MULTICAST = 64  # sockets of others that are looked at: each takes a read of its holder's descriptors
-OWN_ROLES = (Role.CURRENT, Role.SOCKET_UNIT)  # roles of the holders of sockets that the unit listens on now
 
 
 @dataclass(frozen=True)
@@ -52,7 +51,7 @@ class Rivalry:
     @cached_property
     def own(self) -> frozenset[Listener]:
         """The sockets that the unit listens on now."""
-        held = (one.sockets for one in self.holders if one.role in OWN_ROLES)
+        held = (one.sockets for one in self.holders if not one.is_foreign)
         return frozenset(self.opened).union(*held)
 
     def find_apart(self) -> dict[Listener, str]:

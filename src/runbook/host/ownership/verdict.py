@@ -1,4 +1,12 @@
-"""The verdict on a port, from the roles of all its holders: the worst role decides."""
+"""The verdict on a port, from the roles of all its holders. The first line that applies decides:
+
+current, beside other-unit, orphan or leftover      port-shared
+other-unit                                          other-unit-holds-port
+unknown, or a socket without a visible holder       owner-unknown
+orphan                                              orphan-holds-port
+leftover                                            leftover-holds-port
+nothing but current and socket-unit                 owned, with two exceptions: see `_judge_sockets`
+"""
 
 from __future__ import annotations
 
@@ -31,7 +39,7 @@ class PortFacts:
     is_kernels: bool = False  # True if the kernel itself holds the sockets
 
     def decide(self) -> PortOwnership:
-        """Decide by the worst role of a holder; if all holders are the unit's, by the sockets."""
+        """Decide by the roles of the holders; if all are the unit's, by the sockets."""
         verdict, reason = self._judge_holders() or self._judge_sockets()
         if verdict in (Verdict.OWNED, Verdict.NOT_LISTENING):
             reason += describe.describe_apart(self.apart, self.bystanders, self.manager_uid)
@@ -48,36 +56,41 @@ class PortFacts:
             self.is_kernels,
         )
 
-    @property
-    def _ours(self) -> list[Holder]:
-        return [holder for holder in self.holders if holder.role is Role.CURRENT]
+    def _list_holders(self, role: Role) -> list[Holder]:
+        return [holder for holder in self.holders if holder.role is role]
 
     def _judge_holders(self) -> tuple[Verdict, str] | None:
-        roles = {holder.role for holder in self.holders}
-        foreign = [holder for holder in self.holders if holder.role not in (Role.CURRENT, Role.SOCKET_UNIT)]
+        """Return the verdict on a port that not only the unit holds; None if no other process holds it."""
+        others, unknown = self._list_holders(Role.OTHER_UNIT), self._list_holders(Role.UNKNOWN)
+        orphans, leftovers = self._list_holders(Role.ORPHAN), self._list_holders(Role.LEFTOVER)
         held = f"port {self.port} is held by"
-        if self._ours and roles & {Role.OTHER_UNIT, Role.ORPHAN, Role.LEFTOVER}:
-            why = self._describe_leftovers([holder for holder in foreign if holder.role is Role.LEFTOVER])
+        left_over = f"{self._describe_holders(leftovers)}{self._explain_leftovers(leftovers)}"
+        if self._list_holders(Role.CURRENT) and (others or orphans or leftovers):
+            foreign = [holder for holder in self.holders if holder.is_foreign]
+            why = self._explain_leftovers(leftovers)
             return Verdict.PORT_SHARED, f"{held} {self.unit.name} and by {self._describe_holders(foreign)}{why}"
-        if others := [holder for holder in foreign if holder.role is Role.OTHER_UNIT]:
-            hint = self.unit.describe_alternative(others[0].unit)
-            if not others[0].in_its_service and not others[0].unit.endswith(".socket"):
-                hint = f": {others[0].why}{hint}"
-            return Verdict.OTHER_UNIT_HOLDS_PORT, f"{held} {self._describe_holders(others)}{hint}"
-        if Role.UNKNOWN in roles or self.unseen:
-            readable = [one for one in foreign if one.role is Role.UNKNOWN and one.process.cgroup]
-            if self.unseen or not readable:
-                return Verdict.OWNER_UNKNOWN, self._describe_unseen(self.unseen)
-            unknown = f"whether {self.unit.name} owns it is unknown: {readable[0].why}"
-            return Verdict.OWNER_UNKNOWN, f"{held} {self._describe_holders(readable)}; {unknown}"
-        if Role.ORPHAN in roles:
-            return Verdict.ORPHAN_HOLDS_PORT, f"{held} {self._describe_holders(foreign)}: not this unit"
-        if Role.LEFTOVER in roles:
-            why = self._describe_leftovers(foreign)
-            return Verdict.LEFTOVER_HOLDS_PORT, f"{held} {self._describe_holders(foreign)}{why}"
-        return None
+        if others:
+            return Verdict.OTHER_UNIT_HOLDS_PORT, f"{held} {self._describe_holders(others)}{self._hint_at(others[0])}"
+        if unknown or self.unseen:
+            return Verdict.OWNER_UNKNOWN, self._explain_unknown(unknown)
+        if orphans:
+            more = f"; and by {left_over}" if leftovers else ""
+            return Verdict.ORPHAN_HOLDS_PORT, f"{held} {self._describe_holders(orphans)}: not this unit{more}"
+        return (Verdict.LEFTOVER_HOLDS_PORT, f"{held} {left_over}") if leftovers else None
 
-    def _describe_leftovers(self, leftovers: list[Holder]) -> str:
+    def _hint_at(self, other: Holder) -> str:
+        """Return why a process counts as another unit's, if its unit does not show that, and which unit was meant."""
+        why = "" if other.in_its_service or other.unit.endswith(".socket") else f": {other.why}"
+        return why + self.unit.describe_alternative(other.unit)
+
+    def _explain_unknown(self, unknown: list[Holder]) -> str:
+        readable = [holder for holder in unknown if holder.process.cgroup]
+        if self.unseen or not readable:
+            return self._describe_unseen(self.unseen)
+        why = f"whether {self.unit.name} owns it is unknown: {readable[0].why}"
+        return f"port {self.port} is held by {self._describe_holders(readable)}; {why}"
+
+    def _explain_leftovers(self, leftovers: list[Holder]) -> str:
         if self.unit.is_untracked:
             return f"; {describe.describe_untracked(self.unit)}"
         if any(self.unit.is_running and holder.process.pid == self.unit.main_pid for holder in leftovers):
@@ -90,14 +103,14 @@ class PortFacts:
             return Verdict.NOT_LISTENING, f"no process listens on port {self.port} for {self.unit.name}"
         if self.hidden and not self._are_created_by_unit():
             return Verdict.OWNER_UNKNOWN, self._describe_unseen(self.listeners)
-        unit, port, ours = self.unit.name, self.port, self._ours
+        unit, port, current = self.unit.name, self.port, self._list_holders(Role.CURRENT)
         if port.address in WILDCARDS and not any(listener.address in WILDCARDS for listener in self.listeners):
             where = ", ".join(map(str, self.listeners))
             return Verdict.NOT_LISTENING, f"{unit} listens on {where} only, not on {port}"
-        if not ours or unit.endswith(".socket"):
-            served = f"; {self._describe_holders(ours)}, serves it" if ours else ""
+        if not current or unit.endswith(".socket"):
+            served = f"; {self._describe_holders(current)}, serves it" if current else ""
             return Verdict.OWNED, f"systemd listens on port {port} for {unit}{served}"
-        only = f"PID {ours[0].process.pid}" if len(ours) == 1 else f"{unit} ({len(ours)} processes)"
+        only = f"PID {current[0].process.pid}" if len(current) == 1 else f"{unit} ({len(current)} processes)"
         return Verdict.OWNED, f"port {port} is held only by {only}"
 
     def _are_created_by_unit(self) -> bool:
@@ -106,7 +119,7 @@ class PortFacts:
         An ordinary user may not read every process. The kernel reports to every user in which cgroup a socket was
         created (INET_DIAG_CGROUP_ID, Linux 5.8), which is sufficient where processes are hidden.
         """
-        group = self.unit.control_group_id if self._ours else 0
+        group = self.unit.control_group_id if self._list_holders(Role.CURRENT) else 0
         opened = frozenset(self.manager_sockets)
         return all(one in opened or (group and one.cgroup_id == group) for one in self.listeners)
 
@@ -119,7 +132,7 @@ class PortFacts:
         return describe.describe_holders(holders, self.manager_uid)
 
 
-def make_changing(port: Port) -> PortOwnership:
-    """Make the verdict on a port that is different at every read."""
+def owner_changing(port: Port) -> PortOwnership:
+    """Return the verdict on a port that is different at every read."""
     reason = f"the processes that hold port {port} change faster than they can be read"
     return PortOwnership(port, Verdict.OWNER_UNKNOWN, reason)

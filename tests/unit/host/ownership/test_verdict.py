@@ -8,7 +8,7 @@ import pytest
 
 from runbook.host.facts import ActiveState
 from runbook.host.holders import Holder, Role
-from runbook.host.ownership.verdict import PortFacts, make_changing
+from runbook.host.ownership.verdict import PortFacts, owner_changing
 from runbook.model import Port, Verdict
 
 from .scene import listener, process, unit
@@ -58,7 +58,12 @@ def test_the_sentences() -> None:
     assert "left over from an earlier invocation; systemd took it for the main process of gw.service" in mistaken
     lost = decide(Role.LEFTOVER, of_unit={"active_state": ActiveState.INACTIVE})[1]
     assert "systemd has lost track of gw.service" in lost
-    assert make_changing(Port(80)).verdict is Verdict.OWNER_UNKNOWN
+    both = decide(Role.ORPHAN, Role.LEFTOVER, of_unit={"active_state": ActiveState.FAILED, "main_pid": 0})[1]
+    assert both == (
+        "port 80 is held by PID 100 (gateway), in gw.service: not this unit; "
+        "and by PID 101 (gateway), in gw.service, left over from an earlier invocation"
+    )
+    assert owner_changing(Port(80)).verdict is Verdict.OWNER_UNKNOWN
 
 
 def test_a_socket_without_a_holder_is_unknown() -> None:
