@@ -17,7 +17,7 @@ from runbook.checks.exit_reason import (
     has_not_notified,
     is_start_limit_hit,
 )
-from runbook.checks.health import find_foreign_owner
+from runbook.checks.foreign_owner import find_certain_owner
 from runbook.checks.propagation import add_untouched, find_target_refusal
 from runbook.checks.standstill import describe_frozen, describe_no_process
 from runbook.checks.start_limit import StartBudget, has_start_limit, query_start_budget
@@ -196,7 +196,7 @@ class JobStep(Step[JobStepState]):
             if starts and unit.invocation_id not in ("", state.invocation)
             else ()
         )
-        held = find_foreign_owner(view, unit, ports)
+        held = find_certain_owner(view, unit, ports)
         now = view.clock.monotonic()
         state.held_since = (now if state.held_since is None else state.held_since) if held else None
         if held and state.held_since is not None and now - state.held_since >= held.grace:

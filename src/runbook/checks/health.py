@@ -16,22 +16,22 @@ The cause comes before the symptom: a unit that fails because another process ha
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any
 
 from runbook.checks.down_cause import find_down_cause
 from runbook.checks.exit_reason import describe_awaited, describe_exit, describe_stop_job, has_not_notified
+from runbook.checks.foreign_owner import ForeignOwner, find_foreign_owner
 from runbook.checks.standstill import describe_frozen, describe_no_process, describe_standstill
 from runbook.host.facts import DOWN, ActiveState, LoadState, Unit
-from runbook.host.holders import Holder, PortOwnership, Role
+from runbook.host.holders import PortOwnership
 from runbook.host.interface import HostView
 from runbook.host.requesters import UNKNOWN_REQUESTER, JobRequest
 from runbook.model import Port, Verdict, Wake
 from runbook.util.timespan import format_span
 from runbook.util.wording import ordinal, shorten
-
-EXIT_GRACE = 2.0  # seconds that another process on the port has to exit: after a restart it may be the old main process
 
 DOWN_SETTLE = 0.25
 """Seconds for which a unit must stay down before it counts as down.
@@ -105,40 +105,6 @@ class HealthReport:
 
 
 @dataclass(frozen=True)
-class ForeignOwner:
-    """A port that another process holds."""
-
-    ownership: PortOwnership
-    grace: float  # how long the other process may take to exit, in seconds
-
-
-def find_foreign_owner(view: HostView, unit: Unit, ports: Collection[Port]) -> ForeignOwner | None:
-    """Return the first port that another process certainly holds, so that the unit cannot listen on it."""
-    found = _find_foreign(view, [view.judge_port(unit, port) for port in ports])
-    if found is None or found.ownership.verdict is Verdict.OWNER_UNKNOWN:
-        return None
-    return ForeignOwner(found.ownership, max(EXIT_GRACE, found.grace))
-
-
-def _find_foreign(view: HostView, seen: Iterable[PortOwnership]) -> ForeignOwner | None:
-    bad = next((o for o in seen if o.foreign_holders or o.verdict is Verdict.OWNER_UNKNOWN), None)
-    if bad is None:
-        return None
-    return ForeignOwner(bad, max((_exit_grace(view, holder) for holder in bad.foreign_holders), default=EXIT_GRACE))
-
-
-def _exit_grace(view: HostView, holder: Holder) -> float:
-    """Return how long another process on the port may take to exit, in seconds."""
-    if holder.role is not Role.OTHER_UNIT:
-        return EXIT_GRACE  # It may be the old main process, or a child of it, that still exits.
-    if not holder.unit.endswith(".service"):
-        return 0.0  # A container or a socket unit keeps its port: no stop of it can be seen.
-    # A service keeps its port too, unless it is being stopped: then it has the time that systemd gives it.
-    other = view.unit(holder.unit)
-    return other.timeout_stop_usec / 1e6 if other.active_state is ActiveState.DEACTIVATING else 0.0
-
-
-@dataclass(frozen=True)
 class HealthChecker:
     """Checks one unit."""
 
@@ -152,32 +118,85 @@ class HealthChecker:
     max_age: float = 0.0  # how old an ownership of the ports may be, in seconds; see `HostView.judge_port`
     once: bool = False  # True for a single check: then nothing is given time to change
 
-    def check(self) -> HealthReport:
-        """Return the answer to the first question that is not answered well."""
-        seen = tuple(self.view.judge_port(self.unit, port, max_age=self.max_age) for port in self.ports)
-        self._track_other_jobs()
-        report = self._find_report(seen)
-        # A unit that is down because its port is taken is shown by what keeps the port.
-        return replace(report, reason=report.reason + self._describe_uses(seen)) if report.final else report
+    @cached_property
+    def _seen(self) -> tuple[PortOwnership, ...]:
+        return tuple(self.view.judge_port(self.unit, port, max_age=self.max_age) for port in self.ports)
 
-    def _describe_uses(self, seen: tuple[PortOwnership, ...]) -> str:
-        unused = [own for own in seen if own.verdict is Verdict.NOT_LISTENING]
+    @cached_property
+    def _foreign(self) -> ForeignOwner | None:
+        return find_foreign_owner(self.view, self._seen)
+
+    @cached_property
+    def _missing_process(self) -> str:
+        """The reason why the unit, which is active, needs a process that it does not have; empty if it needs none.
+
+        A Type=forking service needs one. Of other types, RemainAfterExit= may be meant, unless the unit has a port.
+        """
+        unit = self.unit
+        if not unit.is_service or unit.active_state is not ActiveState.ACTIVE:
+            return ""
+        needs_one = unit.type == "forking" or not all(port.is_owned for port in self._seen)
+        return describe_no_process(self.view, unit) if needs_one else ""
+
+    def check(self) -> HealthReport:
+        """Update the state, and return the answer to the first question that is not answered well."""
+        self._update_state()
+        report = self._find_report()
+        # A unit that is down because its port is taken is shown by what keeps the port.
+        return replace(report, reason=report.reason + self._describe_uses()) if report.final else report
+
+    def _describe_uses(self) -> str:
+        unused = [own for own in self._seen if own.verdict is Verdict.NOT_LISTENING]
         beside = "".join(f"; {own.reason}" for own in unused if own.apart)
         return beside + "".join(self.view.describe_port_uses(self.unit, own.port) for own in unused)
 
-    def _find_report(self, seen: tuple[PortOwnership, ...]) -> HealthReport:
+    def _find_report(self) -> HealthReport:
         return (
-            self._check_loaded(seen)
-            or self._check_holders(seen)
-            or self._check_restarts(seen)
-            or self._check_down(seen)
-            or self._check_stopping(seen)
-            or self._check_frozen(seen)
-            or self._check_starting(seen)
-            or self._check_processes(seen)
-            or self._check_listening(seen)
-            or self._report_ready(seen)
+            self._check_loaded()
+            or self._check_holders()
+            or self._check_restarts()
+            or self._check_down()
+            or self._check_stopping()
+            or self._check_frozen()
+            or self._check_starting()
+            or self._check_processes()
+            or self._check_listening()
+            or self._report_ready()
         )
+
+    def _report(self, verdict: Verdict, reason: str, *, final: bool = False, within: float = 1.0) -> HealthReport:
+        return HealthReport(self.unit, self._seen, verdict, reason, final, within)
+
+    # The state, which the questions only read
+
+    def _update_state(self) -> None:
+        """Record what this check found, for the questions of this check and of later ones."""
+        unit, state = self.unit, self.state
+        self._track_other_jobs()
+        if self._foreign is None:
+            self._track_restarts()
+        if _has_exited(unit):
+            state.last_exit, state.not_notified = describe_exit(unit), has_not_notified(unit)
+        state.foreign_since = self._find_since(state.foreign_since, self._foreign is not None)
+        state.down_since = self._find_since(state.down_since, unit.active_state in DOWN and not unit.job)
+        state.empty_since = self._find_since(state.empty_since, bool(self._missing_process))
+
+    def _find_since(self, before: float | None, holds: bool) -> float | None:
+        """Return since when a condition holds: the time `before`, or now if it is new; None if it does not hold."""
+        if not holds:
+            return None
+        return self.view.clock.monotonic() if before is None else before
+
+    def _lasts(self, since: float | None, seconds: float) -> bool:
+        """True if a condition has held for so long that it will not change by itself. A single check cannot wait."""
+        return self.once or (since is not None and self.view.clock.monotonic() - since >= seconds)
+
+    def _track_restarts(self) -> None:
+        """Record NRestarts when counting begins. A start that is requested resets it: then it is counted from there."""
+        count, state = self.unit.n_restarts, self.state
+        if state.restarts is None:
+            state.restarts = count if self.baseline_restarts is None else self.baseline_restarts
+        state.restarts = min(state.restarts, count)
 
     def _track_other_jobs(self) -> None:
         """Record starts and stops that neither the run requested nor Restart= explains."""
@@ -215,31 +234,25 @@ class HealthChecker:
         trigger = self.unit.find_trigger(self.state.activation)
         return f"{trigger}, which triggers it" if trigger else ""
 
-    def _check_loaded(self, seen: tuple[PortOwnership, ...]) -> HealthReport | None:
+    def _check_loaded(self) -> HealthReport | None:
         """Report a unit that cannot be started: then no holder of its ports is in its way."""
         unit = self.unit
         if unit.is_running:
             return None
         if unit.load_state is LoadState.NOT_FOUND:
             reason = unit.describe_not_found(self.view.find_similar_unit(unit.name))
-            return HealthReport(unit, seen, Verdict.UNIT_NOT_FOUND, reason, final=True)
+            return self._report(Verdict.UNIT_NOT_FOUND, reason, final=True)
         if unit.load_state is LoadState.MASKED:
             reason = f"{unit.name} is masked ({unit.systemctl_command('unmask')} lifts it)"
-            return HealthReport(unit, seen, Verdict.UNIT_MASKED, reason, final=True)
+            return self._report(Verdict.UNIT_MASKED, reason, final=True)
         return None
 
-    def _check_holders(self, seen: tuple[PortOwnership, ...]) -> HealthReport | None:
+    def _check_holders(self) -> HealthReport | None:
         """Report another process on a port; final once it had its time to exit."""
-        bad = _find_foreign(self.view, seen)
-        if bad is None:
-            self.state.foreign_since = None
+        if self._foreign is None:
             return None
-        now = self.view.clock.monotonic()
-        if self.state.foreign_since is None:
-            self.state.foreign_since = now
-        final = self.once or now - self.state.foreign_since >= bad.grace
-        owner, reason = bad.ownership, bad.ownership.reason + self._symptom()
-        return HealthReport(self.unit, seen, owner.verdict, reason, final, recheck_within=0.1)
+        owner, final = self._foreign.ownership, self._lasts(self.state.foreign_since, self._foreign.grace)
+        return self._report(owner.verdict, owner.reason + self._symptom(), final=final, within=0.1)
 
     def _symptom(self) -> str:
         """Return what another process on its port does to the unit."""
@@ -250,11 +263,9 @@ class HealthChecker:
         ended = f", {describe_exit(unit)}" if unit.exec_main_code else ""
         return f"; {unit.name} is {unit.state}{restarts}{ended}"
 
-    def _check_restarts(self, seen: tuple[PortOwnership, ...]) -> HealthReport | None:
+    def _check_restarts(self) -> HealthReport | None:
         """Report more restarts by systemd than are allowed; a restart that is due counts as done."""
-        unit, state, restarts = self.unit, self.state, self._count_restarts()
-        if _has_exited(unit):
-            state.last_exit, state.not_notified = describe_exit(unit), has_not_notified(unit)
+        unit, state, restarts = self.unit, self.state, self._restarts
         # A single check has no record of an earlier one. In a wait, the next start may have reset what the unit shows.
         not_notified = has_not_notified(unit) if self.once else state.not_notified
         if restarts > self.max_restarts:
@@ -270,25 +281,19 @@ class HealthChecker:
         reason = f"{what}: {self._describe_last_exit()}{self._describe_endless_loop()}"
         unknown = restarts > self.max_restarts and not self.once and not _has_exited(unit) and not state.last_exit
         # Final, but if the exit is unknown, wait-ready checks again while it looks for the exit in the journal.
-        return HealthReport(
-            unit, seen, verdict, reason, final=True, recheck_within=DOWN_SETTLE / 2, exit_unknown=unknown
-        )
+        return replace(self._report(verdict, reason, final=True, within=DOWN_SETTLE / 2), exit_unknown=unknown)
 
-    def _check_down(self, seen: tuple[PortOwnership, ...]) -> HealthReport | None:
+    def _check_down(self) -> HealthReport | None:
         """Report a unit that is down, and why; final once it stayed so for a moment."""
         unit, state = self.unit, self.state
-        if unit.active_state not in DOWN or unit.job:
-            state.down_since = None
+        if state.down_since is None:
             return None
         last_exit = self._describe_last_exit() if state.last_exit else describe_exit(unit)
         verdict, reason = find_down_cause(
             self.view, unit, last_exit, was_running=state.was_running, was_stopped=state.was_stopped
         )
-        now = self.view.clock.monotonic()
-        if state.down_since is None:
-            state.down_since = now
-        final = self.once or now - state.down_since >= DOWN_SETTLE
-        return HealthReport(unit, seen, verdict, reason, final, recheck_within=DOWN_SETTLE / 2)
+        final = self._lasts(state.down_since, DOWN_SETTLE)
+        return self._report(verdict, reason, final=final, within=DOWN_SETTLE / 2)
 
     def _describe_last_exit(self) -> str:
         last_exit = describe_exit(self.unit) if _has_exited(self.unit) else self.state.last_exit
@@ -303,65 +308,51 @@ class HealthChecker:
             return "; with its RestartSec= the start limit is never reached, and it will be restarted for ever"
         return ""
 
-    def _count_restarts(self) -> int:
-        """Update the base of the count, and return the restarts since the run started the unit, or the first check.
+    @property
+    def _restarts(self) -> int:
+        """How often systemd restarted the unit since the run started it, or since the first check."""
+        return self.unit.n_restarts - (self.state.restarts or 0)
 
-        A start that is requested resets NRestarts: then it is counted from there.
-        """
-        count, state = self.unit.n_restarts, self.state
-        if state.restarts is None:
-            state.restarts = count if self.baseline_restarts is None else self.baseline_restarts
-        state.restarts = min(state.restarts, count)
-        return count - state.restarts
-
-    def _check_stopping(self, seen: tuple[PortOwnership, ...]) -> HealthReport | None:
+    def _check_stopping(self) -> HealthReport | None:
         """Report a requested stop: the unit may serve on for as long as TimeoutStopSec=, and then it is down."""
         unit = self.unit
         if unit.active_state is not ActiveState.DEACTIVATING or unit.job_type != "stop":
             return None
-        return HealthReport(unit, seen, Verdict.UNIT_CHANGED, describe_stop_job(unit), final=True)
+        return self._report(Verdict.UNIT_CHANGED, describe_stop_job(unit), final=True)
 
-    def _check_frozen(self, seen: tuple[PortOwnership, ...]) -> HealthReport | None:
+    def _check_frozen(self) -> HealthReport | None:
         if not self.unit.is_service or not self.unit.is_running:
             return None
-        why = describe_frozen(self.view, self.unit) or describe_standstill(self.view, self.unit, seen)
-        return HealthReport(self.unit, seen, Verdict.UNIT_FROZEN, why) if why else None
+        why = describe_frozen(self.view, self.unit) or describe_standstill(self.view, self.unit, self._seen)
+        return self._report(Verdict.UNIT_FROZEN, why) if why else None
 
-    def _check_starting(self, seen: tuple[PortOwnership, ...]) -> HealthReport | None:
+    def _check_starting(self) -> HealthReport | None:
         unit = self.unit
         if unit.active_state is ActiveState.ACTIVE:
             return None
         status = f", and reports `{shorten(unit.status_text)}`" if unit.status_text else ""
         state = f"{unit.name} is {unit.describe()}{describe_awaited(unit)}{status}"
-        return HealthReport(unit, seen, Verdict.STILL_STARTING, describe_stop_job(unit) or state)
+        return self._report(Verdict.STILL_STARTING, describe_stop_job(unit) or state)
 
-    def _check_processes(self, seen: tuple[PortOwnership, ...]) -> HealthReport | None:
+    def _check_processes(self) -> HealthReport | None:
         """Report an active unit without a process of its own, if it needs one; final once it stayed so for a moment.
 
-        A Type=forking service needs one. Of other types, RemainAfterExit= may be meant, unless the unit has a port.
         Another unit may open the port for a Type=oneshot, so that is never final.
         """
-        unit = self.unit
-        needs_one = unit.is_service and (unit.type == "forking" or not all(port.is_owned for port in seen))
-        why = describe_no_process(self.view, unit) if needs_one else ""
-        if not why:
-            self.state.empty_since = None
+        if not (why := self._missing_process):
             return None
-        now = self.view.clock.monotonic()
-        if self.state.empty_since is None:
-            self.state.empty_since = now
-        final = unit.type != "oneshot" and (self.once or now - self.state.empty_since >= DOWN_SETTLE)
-        return HealthReport(unit, seen, Verdict.UNIT_EXITED, why, final, DOWN_SETTLE / 2)
+        final = self.unit.type != "oneshot" and self._lasts(self.state.empty_since, DOWN_SETTLE)
+        return self._report(Verdict.UNIT_EXITED, why, final=final, within=DOWN_SETTLE / 2)
 
-    def _check_listening(self, seen: tuple[PortOwnership, ...]) -> HealthReport | None:
-        missing = ", ".join(str(ownership.port) for ownership in seen if not ownership.is_owned)
+    def _check_listening(self) -> HealthReport | None:
+        missing = ", ".join(str(ownership.port) for ownership in self._seen if not ownership.is_owned)
         reason = f"{self.unit.name} does not listen on {missing} yet"
-        return HealthReport(self.unit, seen, Verdict.NOT_LISTENING, reason) if missing else None
+        return self._report(Verdict.NOT_LISTENING, reason) if missing else None
 
-    def _report_ready(self, seen: tuple[PortOwnership, ...]) -> HealthReport:
-        alone = "; ".join(ownership.reason for ownership in seen)
+    def _report_ready(self) -> HealthReport:
+        alone = "; ".join(ownership.reason for ownership in self._seen)
         reason = f"{self.unit.name} is {self.unit.describe()}" + (f"; {alone}" if alone else "")
-        return HealthReport(self.unit, seen, Verdict.READY, reason)
+        return self._report(Verdict.READY, reason)
 
 
 def _has_exited(unit: Unit) -> bool:

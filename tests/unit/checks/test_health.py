@@ -6,7 +6,8 @@ from dataclasses import replace
 
 import pytest
 
-from runbook.checks.health import DOWN_SETTLE, EXIT_GRACE, HealthChecker, HealthReport, HealthState
+from runbook.checks.foreign_owner import EXIT_GRACE
+from runbook.checks.health import DOWN_SETTLE, HealthChecker, HealthReport, HealthState
 from runbook.host.facts import ActiveState, LoadState
 from runbook.model import Port
 from tests.unit.fake_machine import FakeMachine, listen, process, unit
