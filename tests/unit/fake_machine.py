@@ -135,6 +135,8 @@ class FakeMachine:
     """True if a process is passing a socket to another."""
     refused: tuple[str, ...] = ()
     """Addresses that the log of each unit shows as in use; empty for one that is not named."""
+    refused_ports: dict[str, tuple[Port, ...]] = field(default_factory=dict)
+    """Ports that the log of a unit shows as in use, by its name."""
     earlier: tuple[str, ...] = ()
     """Addresses on which each unit listened before."""
     unreadable: tuple[int, ...] = ()
@@ -175,6 +177,9 @@ class FakeMachine:
 
     def describe_port_uses(self, unit: Unit, port: Port) -> str:
         return self._judge(unit).describe_uses(port)
+
+    def find_refused_ports(self, unit: Unit) -> tuple[Port, ...]:
+        return self.refused_ports.get(unit.name, ())
 
     def list_unit_listeners(self, unit: Unit) -> tuple[str, ...]:
         return tuple(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from dataclasses import dataclass, replace
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from pydantic import Field
 
@@ -12,13 +12,13 @@ from runbook.checks.exit_reason import (
     USEC_INFINITY,
     describe_awaited,
     describe_exit,
-    describe_failed_requirement,
     describe_unmet_conditions,
     has_not_notified,
     is_start_limit_hit,
 )
 from runbook.checks.foreign_owner import find_certain_owner
 from runbook.checks.propagation import add_untouched, find_target_refusal
+from runbook.checks.requirements import find_failed_requirements
 from runbook.checks.standstill import describe_frozen, describe_no_process
 from runbook.checks.start_limit import StartBudget, has_start_limit, query_start_budget
 from runbook.errors import HostError
@@ -264,8 +264,7 @@ class JobStep(Step[JobStepState]):
             case JobResult.TIMEOUT:
                 return fails(Verdict.JOB_TIMEOUT, f"the {self.verb} job of {unit.name} timed out in systemd", **facts)
             case JobResult.DEPENDENCY:
-                why = describe_failed_requirement(view, unit) or f"a unit that {unit.name} needs did not start"
-                return fails(Verdict.JOB_DEPENDENCY, f"{why} ({unit.systemctl_command('list-dependencies')})", **facts)
+                return _judge_dependency(view, unit, facts)
             case JobResult.ASSERT:
                 why = f"{describe_unmet_conditions(unit, 'an Assert')} does not hold"
                 return fails(Verdict.CONDITION_NOT_MET, why, **facts)
@@ -277,6 +276,13 @@ class JobStep(Step[JobStepState]):
             return fails(Verdict.UNIT_FROZEN, f"the {self.verb} of {unit.name} failed: {frozen}", **facts)
         verdict = Verdict.NOT_NOTIFYING if starts and has_not_notified(unit) else Verdict.JOB_FAILED
         return fails(verdict, f"the {self.verb} of {unit.name} failed: {self.describe_failure(unit)}", **facts)
+
+
+def _judge_dependency(view: HostView, unit: Unit, facts: dict[str, Any]) -> Finding:
+    needed = find_failed_requirements(view, unit, of_job=True)
+    unknown = f"a unit that {unit.name} needs did not start ({unit.systemctl_command('list-dependencies')})"
+    facts |= {"needs": [one.evidence() for one in needed]} if needed else {}
+    return fails(Verdict.JOB_DEPENDENCY, "; ".join(map(str, needed)) or unknown, **facts)
 
 
 def _judge_used_up(unit: Unit, state: JobStepState, left: StartBudget, finding: Finding) -> Finding:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from runbook.checks.exit_reason import (
     describe_exit,
-    describe_failed_requirement,
     describe_unmet_conditions,
     has_not_notified,
     is_restart_prevented,
     is_start_limit_hit,
     will_auto_restart,
 )
+from runbook.checks.requirements import describe_failed_requirements
 from runbook.host.facts import ActiveState, Unit
 from runbook.host.interface import HostView
 from runbook.host.requesters import describe_requester, find_last_stop
@@ -34,7 +34,7 @@ def find_down_cause(view: HostView, unit: Unit, last_exit: str, *, was_running: 
     if was_running and (was_stopped or by_stop):
         who = describe_requester(find_last_stop(unit.job_requests))
         return Verdict.UNIT_CHANGED, f"{who} stopped {unit.name} while it was watched"
-    if not unit.invocation_id and (why := describe_failed_requirement(view, unit)):
+    if why := describe_failed_requirements(view, unit):
         return Verdict.JOB_DEPENDENCY, f"{unit.name} is down: {why}"
     return Verdict.UNIT_EXITED, f"{unit.name} is down: {last_exit}{_describe_oneshot(unit)}"
 
@@ -65,6 +65,6 @@ def _find_failure(unit: Unit) -> Cause:
 
 def _describe_oneshot(unit: Unit) -> str:
     """Return that a unit is down once its work is done, so that waiting for it is in vain; empty for any other."""
-    if unit.type == "oneshot" and not unit.remain_after_exit and unit.result == "success":
+    if unit.has_done_its_work:
         return "; a Type=oneshot without RemainAfterExit= is down once its work is done, and is not to be waited for"
     return ""

@@ -6,7 +6,6 @@ import signal
 from collections.abc import Collection
 
 from runbook.host.facts import ActiveState, LoadState, Unit
-from runbook.host.interface import HostView
 from runbook.host.requesters import describe_requester
 from runbook.util.timespan import format_span
 
@@ -166,12 +165,6 @@ def describe_unit_file(unit: Unit) -> str:
         reload = f"systemctl{' --user' if unit.of_user else ''} daemon-reload"
         return f"the file of {unit.name} changed since systemd read it: the unit runs by the old file ({reload})"
     return ""
-
-
-def describe_failed_requirement(view: HostView, unit: Unit) -> str:
-    """Return which required units failed, and why; empty if none did."""
-    failed = [other for other in map(view.unit, unit.requires) if other.active_state is ActiveState.FAILED]
-    return "; ".join(f"{unit.name} needs {other.name}, which failed: {describe_exit(other)}" for other in failed)
 
 
 def describe_unmet_conditions(unit: Unit, kind: str) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from runbook.checks.requirements import FailedRequirement, find_failed_requirements
 from runbook.engine.execution.outcome import Outcome
 from runbook.engine.rollback_plan import ROLLBACK_PREFIX
 from runbook.errors import HostError
@@ -136,9 +137,31 @@ def find_advice(view: HostView, outcome: Outcome, step: Step[Any] | None, book: 
     known = _find_unit(view, unit)
     if verdict == Verdict.OTHER_UNIT_HOLDS_PORT and known is not None and known.is_umbrella:
         return "name that service as `unit` in the runbook, if that is the one you mean"
+    if verdict == Verdict.JOB_DEPENDENCY and known is not None and (needed := _find_needed(view, known)):
+        unit = needed.unit.name
+        text = _advise_on_requirement(needed)
     user = " --user" if known is not None and known.of_user else ""
     again = f"runbook resume {run} continues to wait" if run else "runbook check checks again"
     return text.format(unit=unit, to=to, systemctl=f"systemctl{user}", journalctl=f"journalctl{user}", again=again)
+
+
+def _find_needed(view: HostView, unit: Unit) -> FailedRequirement | None:
+    try:
+        return next(iter(find_failed_requirements(view, unit)), None)
+    except HostError:
+        return None
+
+
+def _advise_on_requirement(needed: FailedRequirement) -> str:
+    """Return what to do about a unit that the runbook need not name: `{unit}` stands for it."""
+    held = next((one for one in needed.ports if one.verdict in ADVICE and one.foreign_holders), None)
+    if held is None:
+        return _WHY_IT_ENDED
+    if held.verdict in (Verdict.ORPHAN_HOLDS_PORT, Verdict.LEFTOVER_HOLDS_PORT):
+        return (
+            f'a `remediate` step with `kill-orphan: {{{{unit: {{unit}}, port: "{held.port}"}}}}` as a fix solves this'
+        )
+    return ADVICE[held.verdict]
 
 
 def describe_start(view: HostView, book: Runbook) -> str:

@@ -53,6 +53,9 @@ class ActiveState(SystemdEnum):
 UP = (ActiveState.ACTIVE, ActiveState.RELOADING, ActiveState.REFRESHING)  # states of a unit that is up
 DOWN = (ActiveState.INACTIVE, ActiveState.FAILED)  # states of a unit that is down, and stays down
 
+LISTEN_PROTOCOLS = {"Stream": "tcp", "Datagram": "udp"}
+"""The kinds of `Listen` of a socket unit (org.freedesktop.systemd1(5)) that have port numbers."""
+
 
 class JobResult(SystemdEnum):
     """How a job ended (systemd, src/core/job.h). GONE is ours: it ended while this program was not connected."""
@@ -137,6 +140,7 @@ class Unit:
     assert_result: bool = True
     unmet_conditions: tuple[str, ...] = ()  # the conditions and asserts that were not met, as in the unit file
     requires: tuple[str, ...] = ()
+    requisite: tuple[str, ...] = ()
     triggered_by: tuple[str, ...] = ()
     triggers: tuple[str, ...] = ()
     pulls_in: tuple[str, ...] = ()  # the units that its start starts too
@@ -160,6 +164,7 @@ class Unit:
     start_limit_interval_usec: int = 0
     start_limit_burst: int = 0
     start_limit_cleared: bool = False  # True if a reset-failed comes before its next start
+    state_change_monotonic: int = 0
     inactive_enter_monotonic: int = 0
     inactive_exit: int = 0
     inactive_exit_monotonic: int = 0
@@ -278,6 +283,11 @@ class Unit:
     def is_umbrella(self) -> bool:
         """True if it runs no server itself, and may be mistaken for a unit that does."""
         return self.type == "oneshot"
+
+    @property
+    def has_done_its_work(self) -> bool:
+        """True if it is down because a Type=oneshot without RemainAfterExit= is, once its work is done."""
+        return self.type == "oneshot" and not self.remain_after_exit and self.result == "success"
 
     def describe_alternative(self, other: str) -> str:
         """Return a hint that another service may be meant: a Type=oneshot unit often only groups several services.

@@ -53,6 +53,9 @@ class HostView(Protocol):
         A clause to be added to a reason; empty if there is none. It may read all processes: ask once nothing listens.
         """
 
+    def find_refused_ports(self, unit: Unit) -> tuple[Port, ...]:
+        """Return the ports that the unit found in use, by its log."""
+
     def list_unit_listeners(self, unit: Unit) -> tuple[str, ...]:
         """List the TCP sockets that the unit's processes listen on, on any port: "127.0.0.1:8080"."""
 

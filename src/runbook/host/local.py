@@ -108,6 +108,9 @@ class LocalView:
     def describe_port_uses(self, unit: Unit, port: Port) -> str:
         return self._judge(unit).describe_uses(port)
 
+    def find_refused_ports(self, unit: Unit) -> tuple[Port, ...]:
+        return self._addresses.find_refused_ports(unit)
+
     def list_unit_listeners(self, unit: Unit) -> tuple[str, ...]:
         return tuple(sorted(map(str, self._find_unit_listeners(unit, "tcp"))))
 

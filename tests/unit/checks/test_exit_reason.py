@@ -10,7 +10,6 @@ import pytest
 from runbook.checks.exit_reason import (
     describe_awaited,
     describe_exit,
-    describe_failed_requirement,
     describe_stop_job,
     describe_unit_file,
     describe_unmet_conditions,
@@ -21,7 +20,7 @@ from runbook.checks.exit_reason import (
 )
 from runbook.host.facts import ActiveState, LoadState, Unit
 from runbook.host.requesters import JobRequest, Requester
-from tests.unit.fake_machine import FakeMachine, unit
+from tests.unit.fake_machine import unit
 
 FAILED: dict[str, Any] = {"active_state": ActiveState.FAILED, "sub_state": "failed", "result": "exit-code"}
 START_TIMED_OUT: dict[str, Any] = {**FAILED, "result": "timeout", "active_enter_monotonic": 1}
@@ -190,15 +189,6 @@ def test_only_a_request_of_the_same_kind_is_named() -> None:
 )
 def test_the_file_of_a_running_unit(facts: dict[str, Any], text: str) -> None:
     assert describe_unit_file(unit(**facts)) == text
-
-
-def test_a_required_unit_that_failed() -> None:
-    failed = unit("db.service", **FAILED, exec_main_code=1, exec_main_status=3)
-    machine = FakeMachine(units={"db.service": failed, "net.service": unit("net.service")})
-    wanted = unit(requires=("net.service", "db.service"))
-    reason = "gw.service needs db.service, which failed: its main process exited with status 3"
-    assert describe_failed_requirement(machine, wanted) == reason
-    assert describe_failed_requirement(machine, unit(requires=("net.service",))) == ""
 
 
 def test_conditions_are_named_if_systemd_names_them() -> None:

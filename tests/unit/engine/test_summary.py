@@ -36,6 +36,21 @@ def test_the_journal_of_a_users_own_unit_is_his_managers() -> None:
     assert end.hint == "journalctl --user -u gw.service -n 30 shows why"
 
 
+def test_a_unit_that_another_one_keeps_from_starting() -> None:
+    """The advice is about the unit that failed, which no step names."""
+    failed = unit("db.service", active_state=ActiveState.FAILED, sub_state="failed", main_pid=0, exec_main_code=1)
+    machine = down(active_state=ActiveState.INACTIVE, sub_state="dead", invocation_id="", requires=("db.service",))
+    machine.units["db.service"] = failed
+    end, _ = run(machine, step("wait-ready"))
+    assert (end.verdict, end.hint) == ("job-dependency", "journalctl -u db.service -n 30 shows why")
+    socket: dict[str, Any] = {"result": "resources", "listen": (("Stream", "0.0.0.0:81"),), "type": ""}
+    machine.units["db.service"] = replace(failed, name="db.socket", **socket)
+    machine.processes = {981: process(981, name="old", cgroup="/user.slice/user-0.slice/session-1.scope")}
+    listen(machine, 981, "0.0.0.0:81")
+    end, _ = run(machine, step("wait-ready"))
+    assert end.hint == 'a `remediate` step with `kill-orphan: {unit: db.socket, port: "81"}` as a fix solves this'
+
+
 def test_a_remediation_advises_on_what_its_check_still_finds() -> None:
     machine = FakeMachine(units={"gw.service": unit(), "nginx.service": unit("nginx.service", main_pid=981)})
     machine.processes = {100: process(100), 981: process(981, name="nginx", cgroup="/system.slice/nginx.service")}

@@ -31,6 +31,9 @@ _ADDRESSES = (  # each with the address, and the port number if there is one
     re.compile(r"(?<![\w:.\])'\"])(\*?):(\d{1,5})\b"),  # `*:80`, and Go's `:80`: every address
 )
 
+_PORT = re.compile(r"\bport[ :=#]{1,3}(\d{1,5})\b", re.I)  # where the line has no address
+_UDP = re.compile(r"\budp", re.I)
+
 Ask = Callable[[Query[Any]], Answer[Any] | None]
 Recall = Callable[[str, Port], Collection[str]]
 
@@ -58,6 +61,10 @@ class ListenHistory:
 
     def find_refused(self, unit: Unit, port: Port) -> Collection[str]:
         return {address for line in self._read_log(unit) for address in find_addresses_in_use(line, port.number)}
+
+    def find_refused_ports(self, unit: Unit) -> tuple[Port, ...]:
+        """Return the ports that the unit found in use, by its log."""
+        return tuple(dict.fromkeys(port for line in self._read_log(unit) for port in find_ports_in_use(line)))
 
     def _read_log(self, unit: Unit) -> list[str]:
         """Return the last lines of the current invocation, or of the last one; none if they cannot be read in time."""
@@ -88,6 +95,16 @@ def find_addresses_in_use(line: str, number: int) -> Iterator[str]:
     for address, port in found:
         if port in (None, str(number)) and (plain := _address(address)):
             yield plain
+
+
+def find_ports_in_use(line: str) -> Iterator[Port]:
+    """Yield the ports that a log line names as in use."""
+    if not _IN_USE.search(line):
+        return
+    protocol = "udp" if _UDP.search(line) else "tcp"
+    found = [match.groups() for pattern in _ADDRESSES for match in pattern.finditer(line)]
+    named = [number for _, number in found if number] or _PORT.findall(line)
+    yield from (Port(int(number), protocol) for number in named if 0 < int(number) < 2**16)
 
 
 def _address(text: str) -> str:

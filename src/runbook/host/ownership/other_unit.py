@@ -8,15 +8,12 @@ from __future__ import annotations
 from collections import Counter
 
 from runbook.host.cgroups import CgroupKind, CgroupUnit, parse_cgroup_path
-from runbook.host.facts import DOWN, Unit
+from runbook.host.facts import DOWN, LISTEN_PROTOCOLS, Unit
 from runbook.host.holders import Listener, Process, Role
 from runbook.host.kernel import protected
 from runbook.host.ownership import managed
 from runbook.host.ownership.describe import describe_hand_kill, describe_untracked
 from runbook.host.ownership.ruling import RoleRuling, UnitContext, rule_other_unit
-
-_PROTOCOLS = {"Stream": "tcp", "Datagram": "udp"}
-"""The kinds of `Listen` of a socket unit (org.freedesktop.systemd1(5)) that have port numbers."""
 
 
 def rule_manager(
@@ -118,7 +115,7 @@ def rule_by_invocation_id(context: UnitContext, process: Process, place: CgroupU
 
 def listen_addresses(unit: Unit) -> Counter[tuple[str, str]]:
     """Return the protocols and addresses that a socket unit listens on."""
-    return Counter((_PROTOCOLS.get(kind, kind), address) for kind, address in unit.listen)
+    return Counter((LISTEN_PROTOCOLS.get(kind, kind), address) for kind, address in unit.listen)
 
 
 def _find_live_unit(context: UnitContext, process: Process) -> Unit | None:

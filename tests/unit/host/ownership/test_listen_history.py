@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from runbook.host.holders import Listener
-from runbook.host.ownership.listen_history import LOG_MAX_AGE, ListenHistory, find_addresses_in_use
+from runbook.host.ownership.listen_history import LOG_MAX_AGE, ListenHistory, find_addresses_in_use, find_ports_in_use
 from runbook.host.queries import Answer, Query
 from runbook.model import Port
 from tests.unit.fake_machine import FakeClock, journal_lines, unit
@@ -71,6 +71,22 @@ def history(log: Log, loop: FakeLoop | None = None) -> ListenHistory:
 )
 def test_the_address_that_a_log_line_shows_as_in_use(line: str, addresses: set[str]) -> None:
     assert set(find_addresses_in_use(line, 80)) == addresses
+
+
+@pytest.mark.parametrize(
+    ("line", "ports"),
+    [
+        ("listen tcp 127.0.0.1:4369: bind: address already in use", (Port(4369),)),
+        ("Error: listen EADDRINUSE: address already in use :::8080", (Port(8080),)),
+        ("epmd: failed to bind socket, port 4369: address already in use", (Port(4369),)),
+        ("cannot bind UDP socket 127.0.0.1:53: Address already in use", (Port(53, "udp"),)),
+        ("OSError: [Errno 98] Address already in use", ()),
+        ("listens on 127.0.0.1:4369", ()),
+        ("port 99999 is in use", ()),
+    ],
+)
+def test_the_ports_that_a_log_line_shows_as_in_use(line: str, ports: tuple[Port, ...]) -> None:
+    assert tuple(find_ports_in_use(line)) == ports
 
 
 def test_the_log_of_one_invocation_is_read_once_in_a_while() -> None:
