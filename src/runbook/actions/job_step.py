@@ -17,10 +17,11 @@ from runbook.checks.exit_reason import (
     is_start_limit_hit,
 )
 from runbook.checks.foreign_owner import find_certain_owner
-from runbook.checks.propagation import add_untouched, find_target_refusal
+from runbook.checks.propagation import find_reached
 from runbook.checks.requirements import find_failed_requirements
 from runbook.checks.standstill import describe_frozen, describe_no_process
 from runbook.checks.start_limit import StartBudget, has_start_limit, query_start_budget
+from runbook.checks.target_members import add_untouched, find_target_refusal
 from runbook.errors import HostError
 from runbook.host.facts import UP, ActiveState, JobRef, JobResult, JobVerb, LoadState, Unit
 from runbook.host.interface import SHARED_READ_AGE, Host, HostView
@@ -215,9 +216,9 @@ class JobStep(Step[JobStepState]):
         opens = self.verb is JobVerb.RESTART or (self.verb is JobVerb.START and unit.active_state not in UP)
         if not opens or not unit.name.endswith(".socket"):
             return None
+        restarted = [one.unit.name for one in find_reached(view, unit, self.verb) if one.verb is JobVerb.RESTART]
         for service in (view.unit(name) for name in unit.triggers if "@" not in name):
-            follows = self.verb is JobVerb.RESTART and service.name in unit.propagates_to
-            if service.is_running and not follows:
+            if service.is_running and service.name not in restarted:
                 why = f"systemd does not open {unit.name} while {service.name} is {service.describe()}"
                 return fails(Verdict.JOB_FAILED, f"{why}; stop {service.name} first", **unit.evidence())
         return None

@@ -1,88 +1,95 @@
-"""Find which units a stop or a restart of a target reaches, and which go on running.
+"""Find which other units a job reaches, and by which dependency (systemd.unit(5)).
 
-A target has no process: its stop and restart do something only to units that are a part of it (PartOf=) or need it
-(Requires=, BindsTo=). Units that it merely wants go on as they are (systemd.target(5)).
+The rules are those of systemd's src/core/unit-dependency-atom.c and transaction.c, as seen on 252 and 257. After=,
+Before=, JoinsNamespaceOf= and the triggers of a unit connect no jobs.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 
-from runbook.host.facts import UP, JobVerb, Unit
-from runbook.host.interface import HostView
-from runbook.model import Finding, FindingState, Verdict, fails
+from runbook.host.facts import JobVerb, Unit
+from runbook.host.interface import SHARED_READ_AGE, HostView
 
-MEMBER_SUFFIXES = (".service", ".socket", ".timer", ".path")  # of the units for whose sake a target is restarted
+FRAME_SUFFIXES = (".target", ".slice")  # of the units that run nothing themselves
+
+_Rule = tuple[str, str, JobVerb]  # the property that lists the units, the setting that makes it, and what is done
+
+# The setting is that of the unit itself.
+_PULLED_IN: tuple[_Rule, ...] = (
+    ("requires", "Requires", JobVerb.START),
+    ("binds_to", "BindsTo", JobVerb.START),
+    ("wants", "Wants", JobVerb.START),
+    ("upholds", "Upholds", JobVerb.START),
+    ("conflicts", "Conflicts", JobVerb.STOP),
+)
+_RELOADED: tuple[_Rule, ...] = (("propagates_reload_to", "PropagatesReloadTo", JobVerb.RELOAD),)
+
+# The setting is that of the other unit.
+_CONFLICTING: tuple[_Rule, ...] = (("conflicted_by", "Conflicts", JobVerb.STOP),)
+_STOPPED: tuple[_Rule, ...] = (
+    ("required_by", "Requires", JobVerb.STOP),
+    ("requisite_of", "Requisite", JobVerb.STOP),
+    ("bound_by", "BindsTo", JobVerb.STOP),
+    ("consists_of", "PartOf", JobVerb.STOP),
+    ("propagates_stop_to", "StopPropagatedFrom", JobVerb.STOP),
+)
+# A restart restarts all but the last: systemd 252 leaves those alone, and later versions stop them.
+_RESTARTED: tuple[_Rule, ...] = (
+    *((field, setting, JobVerb.RESTART) for field, setting, _ in _STOPPED[:-1]),
+    ("stopped_by_restart", "StopPropagatedFrom", JobVerb.STOP),
+)
+
+_OWN_RULES = {JobVerb.START: _PULLED_IN, JobVerb.RESTART: _PULLED_IN, JobVerb.RELOAD: _RELOADED}
+_OTHERS_RULES = {
+    JobVerb.START: _CONFLICTING,
+    JobVerb.STOP: _STOPPED,
+    JobVerb.RESTART: (*_RESTARTED, *_CONFLICTING),
+}
 
 
 @dataclass(frozen=True)
-class TargetMembers:
-    """The active units that a target pulls in."""
+class Reached:
+    """A unit that a job of another unit reaches."""
 
-    reached: tuple[str, ...]  # those that a stop or a restart of the target reaches
-    untouched: tuple[str, ...]  # those that go on running
+    unit: Unit
+    verb: JobVerb  # what the job does to it
+    setting: str  # the dependency: "Requires"
+    why: str  # the setting and whose it is: "it has Requires=gw.service"
 
-    @classmethod
-    def find(cls, view: HostView, target: Unit) -> TargetMembers:
-        """Return the units, also of the targets that this one pulls in. A unit of another kind has none."""
-        if not target.name.endswith(".target"):
-            return cls((), ())
-        pulled = _walk(view, target, lambda one: one.pulls_in if one.name.endswith(".target") else ())
-        follows = _walk(view, target, lambda one: (*one.propagates_to, *one.propagates_stop_to))
-        up = {
-            one.name: one.name in follows or one.stop_when_unneeded
-            for one in (pulled | follows).values()
-            if one.name.endswith(MEMBER_SUFFIXES) and one.active_state in UP
-        }
-        reached, untouched = ([name for name in sorted(up) if up[name] is wanted] for wanted in (True, False))
-        return cls(tuple(reached), tuple(untouched))
+    @property
+    def is_changed(self) -> bool:
+        """True if the job does something to it: systemd starts no unit that is up, and stops none that is down."""
+        if self.verb is JobVerb.START:
+            return not self.unit.is_running
+        return self.unit.is_running and (self.verb is not JobVerb.RELOAD or self.unit.can_reload)
 
 
-def find_target_refusal(view: HostView, unit: Unit, verb: JobVerb) -> Finding | None:
-    """Return why a target is not stopped or restarted: that would reach none of the active units that it pulls in."""
-    if verb not in (JobVerb.STOP, JobVerb.RESTART) or unit.active_state not in UP:
-        return None
-    members = TargetMembers.find(view, unit)
-    if members.reached or not members.untouched:
-        return None
-    *most, last = members.untouched
-    names = f"{', '.join(most)} and {last} are" if most else f"{last} is"
-    why = f"to {verb} {unit.name} would leave everything running: {names} not a part of it"
-    remedy = f"{verb} them by name, or add PartOf={unit.name} to their [Unit] sections" if most else ""
-    remedy = remedy or f"{verb} it by name, or add PartOf={unit.name} to its [Unit] section"
-    verdict = Verdict.NOT_RESTARTED if verb is JobVerb.RESTART else Verdict.JOB_FAILED
-    return fails(verdict, f"{why}; {remedy}", **unit.evidence())
+def find_reached(
+    view: HostView, unit: Unit, verb: JobVerb, through: Callable[[Reached], bool] = lambda one: one.is_changed
+) -> list[Reached]:
+    """Return the units that a job of a unit reaches, the nearest first, also those that it does not change.
+
+    The job continues from each unit for which `through` is true. By default these are the units that the job changes:
+    as systemd does it, a stop or a restart does not continue from a unit that is down, nor a start from one that is up.
+    Raises HostError.
+    """
+    found: dict[tuple[str, bool], Reached] = {}
+    left = [(unit, verb)]
+    for one, what in left:
+        for name, does, setting, why in _list_next(one, what):
+            key = (name, does is JobVerb.START)  # A start leaves a unit that is up alone, and another rule may stop it.
+            if name != unit.name and key not in found:
+                found[key] = reached = Reached(view.unit(name, max_age=SHARED_READ_AGE), does, setting, why)
+                if through(reached):
+                    left.append((reached.unit, does))
+    return list(found.values())
 
 
-def add_untouched(view: HostView, unit: Unit, verb: JobVerb, finding: Finding) -> Finding:
-    """Add to the end of a target's job which units it did not reach."""
-    if verb not in (JobVerb.STOP, JobVerb.RESTART) or finding.state is not FindingState.HOLDS:
-        return finding
-    if not (untouched := TargetMembers.find(view, unit).untouched):
-        return finding
-    done = "restarted" if verb is JobVerb.RESTART else "stopped"
-    why = f"{', '.join(untouched)} {'was' if len(untouched) == 1 else 'were'} not {done} with it"
-    return replace(finding, reason=f"{finding.reason}; {why} (no PartOf={unit.name})")
-
-
-def find_reached(view: HostView, unit: Unit) -> set[str]:
-    """Return the names of the units that a start, stop or restart of a unit may start, stop or restart too."""
-
-    def find_next(one: Unit) -> tuple[str, ...]:
-        pulled = one.pulls_in if one.name == unit.name or one.name.endswith(".target") else ()
-        return (*pulled, *one.propagates_to, *one.propagates_stop_to)
-
-    return set(_walk(view, unit, find_next))
-
-
-def _walk(view: HostView, start: Unit, find_next: Callable[[Unit], Iterable[str]]) -> dict[str, Unit]:
-    """Return all units that are reached from one unit, without it, by their names."""
-    found: dict[str, Unit] = {}
-    waiting = list(find_next(start))
-    while waiting:
-        name = waiting.pop()
-        if name not in found and name != start.name:
-            found[name] = view.unit(name)
-            waiting += find_next(found[name])
-    return found
+def _list_next(unit: Unit, verb: JobVerb) -> Iterator[tuple[str, JobVerb, str, str]]:
+    """Yield the units to which a job continues directly: name, what is done to it, setting, and whose setting it is."""
+    for field, setting, does in _OWN_RULES.get(verb, ()):
+        yield from ((name, does, setting, f"{unit.name} has {setting}={name}") for name in getattr(unit, field))
+    for field, setting, does in _OTHERS_RULES.get(verb, ()):
+        yield from ((name, does, setting, f"it has {setting}={unit.name}") for name in getattr(unit, field))

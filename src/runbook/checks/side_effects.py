@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
 
-from runbook.host.facts import UP, JobVerb, Unit
-from runbook.host.interface import SHARED_READ_AGE, HostView
+from runbook.checks.propagation import FRAME_SUFFIXES, Reached, find_reached
+from runbook.host.facts import JobVerb, Unit
+from runbook.host.interface import HostView
 
 ACTION_EFFECTS: Mapping[str, str] = {
     "reboot": "reboots this machine",
@@ -18,83 +18,31 @@ ACTION_EFFECTS: Mapping[str, str] = {
 }
 """What an emergency action does, by its first word: `reboot-force` and `reboot-immediate` are reboots, too."""
 
-SHUTDOWN_TARGETS = ("shutdown.target", "umount.target", "exit.target")
+DESCRIBED = (JobVerb.RESTART, JobVerb.STOP, JobVerb.START, JobVerb.RELOAD)  # the order in a sentence
+STRICT_SETTINGS = ("Requires", "BindsTo")  # of the units without which a start fails
 
 
-@dataclass(frozen=True)
-class TakenAlong:
-    """A unit that a job of another unit stops, restarts or starts."""
-
-    name: str
-    why: str  # the setting that connects the two, and whose it is
-
-
-def find_taken_along(view: HostView, unit: Unit, verb: JobVerb) -> dict[str, list[TakenAlong]]:
-    """Return what a job would do to other units, by `stops`, `restarts` and `starts`. Raises HostError.
-
-    A restart stops and starts whatever requires the unit or is a part of it; a stop only stops it, and what
-    PropagatesStopTo= names (systemd, src/core/unit-dependency-atom.c).
-    """
-    found: dict[str, list[TakenAlong]] = {}
-    if verb is not JobVerb.START:
-        found["restarts" if verb is JobVerb.RESTART else "stops"] = list(_find_dependents(view, unit, verb))
-    if verb is not JobVerb.STOP:
-        found.setdefault("stops", []).extend(_find_conflicting(view, unit))
-        found["starts"] = list(_find_required(view, unit))
-    return {what: units for what, units in found.items() if units}
+def find_taken_along(view: HostView, unit: Unit, verb: JobVerb) -> list[Reached]:
+    """Return what a job would do to other units. Raises HostError."""
+    return [
+        one
+        for one in find_reached(view, unit, verb)
+        if one.is_changed
+        and (one.verb is not JobVerb.START or one.setting in STRICT_SETTINGS)
+        and not one.unit.name.endswith(FRAME_SUFFIXES)
+    ]
 
 
-def _find_dependents(view: HostView, unit: Unit, verb: JobVerb) -> Iterator[TakenAlong]:
-    """Yield the units that are up and follow a stop or a restart of this one, and those that follow them."""
-    seen, left = {unit.name}, [unit]
-    while left:
-        one = left.pop(0)
-        for setting, names in _list_followers(one, verb):
-            for name in names:
-                if name in seen:
-                    continue
-                seen.add(name)
-                other = view.unit(name, max_age=SHARED_READ_AGE)
-                if other.active_state in UP:
-                    left.append(other)
-                    yield TakenAlong(name, f"it has {setting}={one.name}")
-
-
-def _list_followers(unit: Unit, verb: JobVerb) -> Iterator[tuple[str, tuple[str, ...]]]:
-    yield "Requires", unit.required_by
-    yield "Requisite", unit.requisite_of
-    yield "BindsTo", unit.bound_by
-    yield "PartOf", unit.consists_of
-    if verb is JobVerb.STOP:
-        yield "StopPropagatedFrom", unit.propagates_stop_to
-
-
-def _find_conflicting(view: HostView, unit: Unit) -> Iterator[TakenAlong]:
-    for name in dict.fromkeys((*unit.conflicts, *unit.conflicted_by)):
-        # Every unit conflicts with the targets of the shutdown.
-        if name not in SHUTDOWN_TARGETS and view.unit(name, max_age=SHARED_READ_AGE).is_running:
-            owner = f"{unit.name} has Conflicts={name}" if name in unit.conflicts else f"it has Conflicts={unit.name}"
-            yield TakenAlong(name, owner)
-
-
-def _find_required(view: HostView, unit: Unit) -> Iterator[TakenAlong]:
-    for setting, names in (("Requires", unit.requires), ("BindsTo", unit.binds_to)):
-        for name in names:
-            is_frame = name.endswith((".slice", ".target"))  # It runs nothing itself, and is nearly always up.
-            if not is_frame and not view.unit(name, max_age=SHARED_READ_AGE).is_running:
-                yield TakenAlong(name, f"{unit.name} has {setting}={name}")
-
-
-def describe_taken_along(unit: Unit, verb: JobVerb, taken: Mapping[str, Sequence[TakenAlong]]) -> str:
+def describe_taken_along(unit: Unit, verb: JobVerb, taken: Iterable[Reached]) -> str:
     """Return a sentence about the units that a job takes along; empty if there are none.
 
     No step names them, so nothing starts again what is stopped.
     """
-    parts = []
-    for what, units in taken.items():
-        names = [f"{one.name} ({one.why})" for one in units]
-        lost = ", which no step starts again" if what == "stops" else ""
-        parts.append(f"{what} {', '.join(names)}{lost}")
+    names: dict[JobVerb, list[str]] = {}
+    for one in taken:
+        names.setdefault(one.verb, []).append(f"{one.unit.name} ({one.why})")
+    lost = {JobVerb.STOP: ", which no step starts again"}
+    parts = [f"{does}s {', '.join(names[does])}{lost.get(does, '')}" for does in DESCRIBED if does in names]
     return f"the {verb} of {unit.name} also {', and '.join(parts)}" if parts else ""
 
 

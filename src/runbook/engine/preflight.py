@@ -9,10 +9,11 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from runbook.checks.propagation import find_reached
 from runbook.checks.side_effects import describe_emergency_actions, describe_taken_along, find_taken_along
 from runbook.engine.execution.attempt import check_once
 from runbook.errors import HostError, Interrupted, NotBegun, RunbookError
-from runbook.host.facts import DOWN, UP, JobResult, JobVerb, LoadState, Unit
+from runbook.host.facts import DOWN, JobResult, JobVerb, LoadState, Unit
 from runbook.host.interface import SHARED_READ_AGE, Host, HostView, Waiter
 from runbook.model import Deadline, Finding, Wake
 from runbook.spec.state import RunState
@@ -136,33 +137,30 @@ def _find_changed_units(book: Runbook) -> set[str]:
 
 
 def find_dependents(view: HostView, book: Runbook) -> dict[str, str]:
-    """Return the units that are up and need a unit that the runbook changes, each with the latter.
+    """Return the units that are up and that systemd stops with a unit that the runbook changes, each with the latter.
 
-    systemd stops them with that unit and does not start them with it again (systemd.unit(5), Requires=).
+    It does not start them with it again (systemd.unit(5), Requires=).
     """
+    found: dict[str, str] = {}
     try:
         named = {view.unit(name, max_age=SHARED_READ_AGE).name for step in book.walk() for name in step.units()}
-        found: dict[str, str] = {}
-        left = [(name, name) for name in sorted(_find_changed_units(book))]
-        while left:
-            name, of = left.pop(0)
-            for other in view.unit(name, max_age=SHARED_READ_AGE).propagates_to:
-                if other not in found and other not in named and view.unit(other).active_state in UP:
-                    found[other] = of
-                    left.append((other, of))
+        for name in sorted(_find_changed_units(book)):
+            for one in find_reached(view, view.unit(name, max_age=SHARED_READ_AGE), JobVerb.STOP):
+                if one.is_changed and one.unit.name not in named:
+                    found.setdefault(one.unit.name, name)
     except HostError:
         return {}  # The steps will report that the units cannot be read.
     return found
 
 
-def find_stopped_dependents(view: HostView, needing: Mapping[str, str]) -> list[str]:
+def find_stopped_dependents(view: HostView, dependents: Mapping[str, str]) -> list[str]:
     """Return a sentence for each of these units that is down now."""
     try:
-        units = {name: view.unit(name) for name in needing}
+        units = {name: view.unit(name) for name in dependents}
     except HostError:
         return []
     return [
-        f"{name}, which needs {needing[name]}, was up before and is {unit.describe()} now;"
+        f"{name}, which stops with {dependents[name]}, was up before and is {unit.describe()} now;"
         f" {unit.systemctl_command(JobVerb.START)}"
         for name, unit in units.items()
         if unit.active_state in DOWN
@@ -180,13 +178,11 @@ def describe_side_effects(view: HostView, book: Runbook) -> list[str]:
     for step, verb, unit in jobs:
         if unit.load_state is LoadState.NOT_FOUND:
             continue
-        verb_now = JobVerb.START if verb is JobVerb.RESTART and not unit.is_running else verb
-        taken = find_taken_along(view, unit, verb_now)
-        others = {what: [one for one in units if one.name not in started] for what, units in taken.items()}
-        if text := describe_taken_along(unit, verb, {what: units for what, units in others.items() if units}):
+        taken = [one for one in find_taken_along(view, unit, verb) if one.unit.name not in started]
+        if text := describe_taken_along(unit, verb, taken):
             found[f"{step.step_id}: {text}"] = None
-        along = [view.unit(one.name, max_age=SHARED_READ_AGE) for units in others.values() for one in units]
-        found |= dict.fromkeys(text for one in (unit, *along) for text in describe_emergency_actions(one))
+        along = (unit, *(one.unit for one in taken))
+        found |= dict.fromkeys(text for one in along for text in describe_emergency_actions(one))
     return list(found)
 
 

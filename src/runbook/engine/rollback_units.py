@@ -10,9 +10,9 @@ from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
-from runbook.checks.propagation import find_reached
+from runbook.checks.propagation import Reached, find_reached
 from runbook.events import Event, RollbackStarted, StepActing, StepFinished, select
-from runbook.host.facts import DOWN, UP, Unit
+from runbook.host.facts import DOWN, UP, JobVerb, Unit
 from runbook.host.interface import HostView
 from runbook.host.requesters import describe_requester
 from runbook.spec.step import RollbackRole, Runbook
@@ -91,7 +91,7 @@ def find_other_units(
     walked = (step for outer in book.steps for step in outer.walk())
     commands = {step.step_id for step in walked if step.may_create_units and not step.only_reads()}
     at_commands = [window for name, window in windows.items() if name in commands]
-    reached = {name for one in find_changed_units(book, windows) for name in find_reached(view, view.unit(one))}
+    reached = {name for one in find_changed_units(book, windows) for name in _list_reached(view, view.unit(one))}
     known = {name for one in named for name in _list_names(view.unit(one))}
     behind = _list_triggered(view, (*book.unit_names(), *named))
     chosen, left = [], []
@@ -114,6 +114,16 @@ def find_other_units(
 
 def _list_names(unit: Unit) -> tuple[str, ...]:
     return (unit.name, *unit.names)
+
+
+def _list_reached(view: HostView, unit: Unit) -> set[str]:
+    """List the units that a start, stop or restart of a unit may start, stop or restart too, up or down by now."""
+
+    def through(one: Reached) -> bool:
+        return one.verb is not JobVerb.START or one.unit.name.endswith(".target")
+
+    verbs = (JobVerb.START, JobVerb.STOP)
+    return {one.unit.name for verb in verbs for one in find_reached(view, unit, verb, through)}
 
 
 def _list_triggered(view: HostView, named: Iterable[str]) -> list[str]:

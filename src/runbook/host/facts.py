@@ -141,17 +141,19 @@ class Unit:
     unmet_conditions: tuple[str, ...] = ()  # the conditions and asserts that were not met, as in the unit file
     requires: tuple[str, ...] = ()
     requisite: tuple[str, ...] = ()
+    wants: tuple[str, ...] = ()
+    upholds: tuple[str, ...] = ()
+    binds_to: tuple[str, ...] = ()
     triggered_by: tuple[str, ...] = ()
     triggers: tuple[str, ...] = ()
-    pulls_in: tuple[str, ...] = ()  # the units that its start starts too
     stop_when_unneeded: bool = False
-    propagates_to: tuple[str, ...] = ()  # the units that require it or are a part of it: they stop and start with it
     required_by: tuple[str, ...] = ()
     requisite_of: tuple[str, ...] = ()
     bound_by: tuple[str, ...] = ()
     consists_of: tuple[str, ...] = ()  # the units with PartOf= this one
     propagates_stop_to: tuple[str, ...] = ()
-    binds_to: tuple[str, ...] = ()
+    stopped_by_restart: tuple[str, ...] = ()  # those of `propagates_stop_to`, if its restart stops them too
+    propagates_reload_to: tuple[str, ...] = ()
     conflicts: tuple[str, ...] = ()
     conflicted_by: tuple[str, ...] = ()
     refuse_manual_start: bool = False

@@ -1,97 +1,116 @@
-"""What a stop or a restart of a target reaches."""
+"""Which units a job reaches."""
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any
 
 import pytest
 
-from runbook.checks.propagation import TargetMembers, add_untouched, find_target_refusal
+from runbook.checks.propagation import find_reached
 from runbook.host.facts import ActiveState, JobVerb, Unit
-from runbook.model import Verdict, holds
 from tests.unit.fake_machine import FakeMachine, unit
 
-TARGET = Unit("app.target", active_state=ActiveState.ACTIVE, pulls_in=("one.service", "two.service"))
+START, STOP, RESTART, RELOAD = JobVerb.START, JobVerb.STOP, JobVerb.RESTART, JobVerb.RELOAD
+DOWN: dict[str, Any] = {"active_state": ActiveState.INACTIVE, "sub_state": "dead", "main_pid": 0}
 
 
-def machine(target: Unit = TARGET, **units: dict[str, Any]) -> FakeMachine:
-    """Return a machine with one.service and two.service, which run, changed as the test says."""
-    found = {name: unit(f"{name}.service", **units.get(name, {})) for name in ("one", "two", *units)}
-    return FakeMachine({one.name: one for one in (target, *found.values())})
+def machine(**units: dict[str, Any]) -> FakeMachine:
+    """Return a machine with a.service, b.service and so on, which run, changed as the test says."""
+    made = {f"{name}.service": unit(f"{name}.service", **units.get(name, {})) for name in ("a", "b", "c", "d")}
+    return FakeMachine(made)
 
 
-def part_of(*names: str, **facts: Any) -> Unit:
-    return replace(TARGET, propagates_to=names, **facts)
+def reached(view: FakeMachine, verb: JobVerb, of: str = "a") -> dict[str, str]:
+    """Return what a job does to each unit that it changes."""
+    found = find_reached(view, view.units[f"{of}.service"], verb)
+    return {one.unit.name.removesuffix(".service"): str(one.verb) for one in found if one.is_changed}
+
+
+B: tuple[str, ...] = ("b.service",)
 
 
 @pytest.mark.parametrize(
-    ("target", "units", "reached", "untouched"),
+    ("field", "start", "stop", "restart"),
     [
-        (TARGET, {}, (), ("one.service", "two.service")),
-        (part_of("one.service"), {}, ("one.service",), ("two.service",)),
-        (part_of("one.service", "two.service"), {}, ("one.service", "two.service"), ()),
-        # A unit that is a part of the target need not be wanted by it.
-        (part_of("three.service"), {"three": {}}, ("three.service",), ("one.service", "two.service")),
-        (TARGET, {"one": {"active_state": ActiveState.INACTIVE}}, (), ("two.service",)),
-        (TARGET, {"one": {"stop_when_unneeded": True}}, ("one.service",), ("two.service",)),
-        (replace(TARGET, propagates_stop_to=("one.service",)), {}, ("one.service",), ("two.service",)),
-        # Along a chain: two requires one.
-        (part_of("one.service"), {"one": {"propagates_to": ("two.service",)}}, ("one.service", "two.service"), ()),
+        # Without what a start does, as b is up: see below.
+        ("required_by", {}, {"b": "stop"}, {"b": "restart"}),
+        ("requisite_of", {}, {"b": "stop"}, {"b": "restart"}),
+        ("bound_by", {}, {"b": "stop"}, {"b": "restart"}),
+        ("consists_of", {}, {"b": "stop"}, {"b": "restart"}),
+        ("propagates_stop_to", {}, {"b": "stop"}, {}),
+        ("stopped_by_restart", {}, {}, {"b": "stop"}),
+        ("conflicts", {"b": "stop"}, {}, {"b": "stop"}),
+        ("conflicted_by", {"b": "stop"}, {}, {"b": "stop"}),
+        ("joins_namespace_of", {}, {}, {}),
+        ("triggers", {}, {}, {}),
+        ("triggered_by", {}, {}, {}),
     ],
 )
-def test_the_members_of_a_target(
-    target: Unit, units: dict[str, Any], reached: tuple[str, ...], untouched: tuple[str, ...]
+def test_each_dependency_on_a_unit_that_is_up(
+    field: str, start: dict[str, str], stop: dict[str, str], restart: dict[str, str]
 ) -> None:
-    assert TargetMembers.find(machine(target, **units), target) == TargetMembers(reached, untouched)
+    view = machine(a={field: B})
+    assert [reached(view, verb) for verb in (START, STOP, RESTART, RELOAD)] == [start, stop, restart, {}]
+    down = machine(a={field: B}, b=DOWN)
+    assert [reached(down, verb) for verb in (START, STOP, RESTART)] == [{}, {}, {}]
 
 
-def test_the_members_of_a_target_in_a_target() -> None:
-    view = machine()
-    inner = Unit("inner.target", active_state=ActiveState.ACTIVE, pulls_in=("one.service", "app.target"))
-    outer = replace(TARGET, pulls_in=("inner.target",))
-    view.units |= {"inner.target": inner, "app.target": outer}
-    assert TargetMembers.find(view, outer).untouched == ("one.service",)
+@pytest.mark.parametrize("field", ["requires", "binds_to", "wants", "upholds"])
+def test_a_start_and_a_restart_start_what_is_down(field: str) -> None:
+    down = machine(a={field: B}, b=DOWN)
+    assert [reached(down, verb) for verb in (START, STOP, RESTART)] == [{"b": "start"}, {}, {"b": "start"}]
+    assert reached(machine(a={field: B}), RESTART) == {}
 
 
-def test_what_a_service_pulls_in_is_not_a_member() -> None:
-    view = machine(one={"pulls_in": ("three.service",)}, three={})
-    assert TargetMembers.find(view, TARGET).untouched == ("one.service", "two.service")
-    assert TargetMembers.find(view, view.units["one.service"]) == TargetMembers((), ())
+def test_a_reload_is_propagated_to_units_that_can_reload() -> None:
+    able = {"can_reload": True}
+    view = machine(a={"propagates_reload_to": B, "required_by": ("d.service",)}, b=able, c=able)
+    view.units["b.service"] = unit("b.service", can_reload=True, propagates_reload_to=("c.service",))
+    assert reached(view, RELOAD) == {"b": "reload", "c": "reload"}
+    assert reached(machine(a={"propagates_reload_to": B}), RELOAD) == {}
 
 
-@pytest.mark.parametrize(
-    ("verb", "verdict"), [(JobVerb.RESTART, Verdict.NOT_RESTARTED), (JobVerb.STOP, Verdict.JOB_FAILED)]
-)
-def test_a_job_that_would_do_nothing_is_refused(verb: JobVerb, verdict: Verdict) -> None:
-    found = find_target_refusal(machine(), TARGET, verb)
-    assert found is not None
-    assert (found.state, found.verdict) == ("fails", verdict)
-    assert found.reason == (
-        f"to {verb} app.target would leave everything running: one.service and two.service are not a part of it; "
-        f"{verb} them by name, or add PartOf=app.target to their [Unit] sections"
-    )
+def test_a_job_continues_from_the_units_that_it_changes() -> None:
+    """As seen on 252 and 257."""
+    chain: dict[str, Any] = {"a": {"consists_of": B}, "b": {"consists_of": ("c.service",)}}
+    assert reached(machine(**chain), STOP) == {"b": "stop", "c": "stop"}
+    chain["b"] |= DOWN
+    assert reached(machine(**chain), STOP) == reached(machine(**chain), RESTART) == {}
+    pulled: dict[str, Any] = {"a": {"wants": B}, "b": {"wants": ("c.service",)}, "c": DOWN}
+    assert reached(machine(**pulled), START) == {}
+    pulled["b"] |= DOWN
+    assert reached(machine(**pulled), START) == {"b": "start", "c": "start"}
 
 
-def test_a_single_unit_has_its_own_sentence() -> None:
-    found = find_target_refusal(machine(), replace(TARGET, pulls_in=("one.service",)), JobVerb.RESTART)
-    assert found is not None
-    assert found.reason.endswith(
-        "one.service is not a part of it; restart it by name, or add PartOf=app.target to its [Unit] section"
-    )
+def test_a_conflict_stops_what_follows_the_other_unit() -> None:
+    view = machine(a={"conflicts": B}, b={"consists_of": ("c.service",)}, c={"wants": ("d.service",)}, d=DOWN)
+    assert reached(view, START) == {"b": "stop", "c": "stop"}
 
 
-@pytest.mark.parametrize(
-    "target", [part_of("one.service"), replace(TARGET, pulls_in=()), replace(TARGET, active_state=ActiveState.INACTIVE)]
-)
-def test_a_job_that_does_something_is_not_refused(target: Unit) -> None:
-    assert find_target_refusal(machine(target), target, JobVerb.RESTART) is None
-    assert find_target_refusal(machine(), TARGET, JobVerb.START) is None
+def test_a_restart_starts_what_a_restarted_unit_pulls_in() -> None:
+    view = machine(a={"consists_of": B}, b={"wants": ("d.service",)}, d=DOWN)
+    assert reached(view, RESTART) == {"b": "restart", "d": "start"}
+    assert reached(view, STOP) == {"b": "stop"}
 
 
-def test_what_was_not_restarted_is_named() -> None:
-    target = part_of("one.service")
-    done = add_untouched(machine(target), target, JobVerb.RESTART, holds(Verdict.JOB_DONE, "new invocation"))
-    assert done.reason == "new invocation; two.service was not restarted with it (no PartOf=app.target)"
-    one = unit("one.service")
-    assert add_untouched(machine(), one, JobVerb.RESTART, holds(Verdict.JOB_DONE, "done")).reason == "done"
+def test_a_unit_is_reached_once_by_its_nearest_dependency_and_a_circle_ends() -> None:
+    view = machine(a={"required_by": B, "consists_of": B}, b={"required_by": ("a.service", "c.service")})
+    found = find_reached(view, view.units["a.service"], STOP)
+    assert [(one.unit.name, one.why) for one in found] == [
+        ("b.service", "it has Requires=a.service"),
+        ("c.service", "it has Requires=b.service"),
+    ]
+
+
+def test_a_unit_that_a_start_leaves_alone_may_be_restarted_for_another_reason() -> None:
+    view = machine(a={"wants": ("b.service", "c.service"), "consists_of": B}, b={"required_by": ("c.service",)})
+    assert reached(view, RESTART) == {"b": "restart", "c": "restart"}
+
+
+def test_the_caller_may_go_on_from_other_units() -> None:
+    target = Unit("all.target", active_state=ActiveState.ACTIVE, wants=("sub.target", "a.service"))
+    view = machine(a={"wants": ("d.service",)})
+    view.units |= {"sub.target": Unit("sub.target", active_state=ActiveState.ACTIVE, wants=B)}
+    found = find_reached(view, target, START, lambda one: one.unit.name.endswith(".target"))
+    assert [one.unit.name for one in found] == ["sub.target", "a.service", "b.service"]
+    assert not any(one.is_changed for one in found)

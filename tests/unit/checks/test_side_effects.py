@@ -49,6 +49,20 @@ def test_a_stop_alone_is_propagated() -> None:
     assert sentence(JobVerb.RESTART, main, other()) == ""
 
 
+def test_a_restart_stops_what_a_stop_is_propagated_to_in_a_later_systemd() -> None:
+    main = unit(propagates_stop_to=("other.service",), stopped_by_restart=("other.service",))
+    why = "other.service (it has StopPropagatedFrom=gw.service), which no step starts again"
+    assert sentence(JobVerb.RESTART, main, other()) == f"the restart of gw.service also stops {why}"
+
+
+def test_a_reload_is_propagated_and_stops_nothing() -> None:
+    main = unit(required_by=("middle.service",), propagates_reload_to=("other.service",))
+    why = "other.service (gw.service has PropagatesReloadTo=other.service)"
+    assert sentence(JobVerb.RELOAD, main, other("middle.service"), other(can_reload=True)) == (
+        f"the reload of gw.service also reloads {why}"
+    )
+
+
 def test_a_start_stops_what_conflicts_and_starts_what_is_required() -> None:
     main = unit(
         **DOWN,

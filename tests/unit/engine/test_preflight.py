@@ -27,7 +27,7 @@ def test_a_program_that_cannot_leave_the_unit_that_it_would_stop_does_not_begin(
     "where", [{"inside": "gw.service"}, {"inside": "needs.service"}, {"session": "session-3.scope"}]
 )
 def test_what_would_take_the_run_along_is_left_before_anything_is_done(where: dict[str, str]) -> None:
-    units = {"gw.service": unit(propagates_to=("needs.service",)), "needs.service": unit("needs.service")}
+    units = {"gw.service": unit(required_by=("needs.service",)), "needs.service": unit("needs.service")}
     machine = FakeMachine(units=units, processes={100: process(100)}, **where)  # type: ignore[arg-type]
     end, events = run(machine, step("restart"))
     assert (end.exit, machine.written) == (0, ["scope run-1", "restart gw.service"])
@@ -74,7 +74,7 @@ def test_a_unit_that_a_command_may_create_is_a_doubt() -> None:
 
 def test_units_that_need_a_changed_unit_are_found_over_several_others() -> None:
     names = {"gw.service": ("app.service",), "app.service": ("web.service", "down.service")}
-    machine = FakeMachine(units={name: unit(name, propagates_to=after) for name, after in names.items()})
+    machine = FakeMachine(units={name: unit(name, required_by=after) for name, after in names.items()})
     machine.units |= {"web.service": unit("web.service")}
     machine.units["down.service"] = unit("down.service", active_state=ActiveState.INACTIVE)
     assert find_dependents(machine, book(step("restart"))) == {"app.service": "gw.service", "web.service": "gw.service"}

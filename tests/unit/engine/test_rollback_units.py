@@ -176,7 +176,7 @@ def test_a_unit_that_changed_without_a_known_requester_counts_only_during_a_comm
     assert find_other_units(machine, command, ACTED, ["gw.service"], {"worker.service"}) == FoundUnits((), ())
     assert find_other_units(machine, job, ACTED, ["gw.service"]) == FoundUnits((), ())
     # Or together with a unit on which the run acted.
-    machine.units["gw.service"] = unit(pulls_in=("worker.service",))
+    machine.units["gw.service"] = unit(wants=("worker.service",))
     assert find_other_units(machine, job, ACTED, ["gw.service"]).restart == ("worker.service",)
 
 

@@ -150,9 +150,9 @@ def test_every_advice_can_be_filled(text: str) -> None:
 @pytest.mark.parametrize(("verb", "exit_status"), [("start", 0), ("fail", 1)])
 def test_units_that_need_a_stopped_unit_and_are_down_are_reported(verb: str, exit_status: int) -> None:
     """systemd stops it together with the unit, and does not start it with the unit again."""
-    app, job, web = unit("app.service", propagates_to=("web.service",)), unit("job.service"), unit("web.service")
+    app, job, web = unit("app.service", required_by=("web.service",)), unit("job.service"), unit("web.service")
     down: dict[str, Any] = {"active_state": ActiveState.INACTIVE, "sub_state": "dead", "main_pid": 0}
-    machine = FakeMachine(units={"gw.service": unit(propagates_to=("app.service", "job.service"))})
+    machine = FakeMachine(units={"gw.service": unit(required_by=("app.service", "job.service"))})
     machine.units |= {"app.service": app, "job.service": replace(job, **down), "web.service": web}
 
     def stop(machine: FakeMachine, name: str) -> JobResult:
@@ -164,10 +164,11 @@ def test_units_that_need_a_stopped_unit_and_are_down_are_reported(verb: str, exi
     machine.on_command = lambda m, command: CommandResult("exit-code", 1)
     end, events = run(machine, step("stop"), step("start") if verb == "start" else step("run", run="false"))
     notices = [event.data["text"] for event in events if event.event == "notice"]
+    assert notices.pop(0).startswith("stop: the stop of gw.service also stops app.service (it has Requires=gw.service)")
     assert (end.exit, notices) == (
         exit_status,
         [
-            f"{name}, which needs gw.service, was up before and is inactive (dead) now; systemctl start {name}"
+            f"{name}, which stops with gw.service, was up before and is inactive (dead) now; systemctl start {name}"
             for name in ("app.service", "web.service")
         ],
     )

@@ -6,10 +6,12 @@ Nothing here waits for a job: the result of each JobRemoved is kept until it is 
 from __future__ import annotations
 
 import contextlib
+import re
 import signal
 import string
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +35,7 @@ JOB = "org.freedesktop.systemd1.Job"
 RELOAD_TIMEOUT = 90.0  # seconds for daemon-reload: its answer comes after the generators, which may take as long
 JOB_QUIET_SECONDS = 1.0  # seconds without a signal about a job after which systemd is asked whether it still exists
 MANAGER_WAIT = 3.0  # seconds that systemd may take to appear on a bus that is there
+RESTART_PROPAGATES_STOP = 253  # the first version in which a restart stops the units of PropagatesStopTo=
 MAX_JOB_RESULTS = 1000  # how many results of jobs are kept
 
 _NO_SUCH_JOB = ("org.freedesktop.systemd1.NoSuchJob", "org.freedesktop.DBus.Error.UnknownObject")
@@ -92,6 +95,8 @@ class SystemdManager:
         # Automatic restarts are among these: systemd requests them.
         other_jobs = len(self._ended.get(path, set()) - self._own)
         unit = replace(make_unit(properties), of_user=self.scope == "user", other_jobs=other_jobs)
+        if unit.propagates_stop_to and self.version >= RESTART_PROPAGATES_STOP:
+            unit = replace(unit, stopped_by_restart=unit.propagates_stop_to)
         job_type = self._job_type(unit.job) if unit.job else ""
         unit = replace(unit, job_type=job_type, job_requests=self._find_requests(path, unit))
         self._units[path] = now, unit
@@ -156,6 +161,12 @@ class SystemdManager:
                 raise
             return None
         return make_unit(self.bus.properties(path.unpack()[0], what=what))
+
+    @cached_property
+    def version(self) -> int:
+        """The version of systemd, without what a distribution adds to it; 0 if it has no number."""
+        found = re.search(r"\d+", self.bus.read(MANAGER_PATH, MANAGER, "Version", what="read systemd's version"))
+        return int(found[0]) if found else 0
 
     def manager_environment(self) -> dict[str, str]:
         """Return the environment with which the manager starts commands; PATH is in it."""

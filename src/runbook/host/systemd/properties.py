@@ -27,10 +27,7 @@ def property_name(field: str) -> str:
 # No unit has properties for the fields that are computed; those are set in make_unit, or keep their default.
 _PROPERTIES = {field.name: property_name(field.name) for field in fields(Unit)}
 
-# Dependencies along which a restart continues to other units, and along which a stop or a restart of the other unit
-# continues to this one (systemd, src/core/unit-dependency-atom.c).
-_PROPAGATES_TO = ("RequiredBy", "BoundBy", "ConsistsOf")
-_PULLS_IN = ("Wants", "Requires", "BindsTo", "Upholds")
+# Dependencies along which a stop or a restart of another unit continues to this one.
 _PROPAGATED_FROM = ("Requires", "Requisite", "BindsTo", "PartOf", "StopPropagatedFrom")
 
 _START_COMMANDS = ("ExecCondition", "ExecStartPre", "ExecStart", "ExecStartPost")
@@ -46,9 +43,6 @@ def make_unit(properties: Properties) -> Unit:
     def is_met(kind: str) -> bool:
         # A condition that was never checked reads false, too.
         return bool(properties.get(f"{kind}Result")) or not properties.get(f"{kind}TimestampMonotonic")
-
-    def join(kinds: tuple[str, ...]) -> tuple[str, ...]:
-        return tuple(name for kind in kinds for name in properties.get(kind, []))
 
     read = {field: value for field, name in _PROPERTIES.items() if (value := properties.get(name)) is not None}
     facts: dict[str, Any] = {key: tuple(value) if isinstance(value, list) else value for key, value in read.items()}
@@ -66,9 +60,7 @@ def make_unit(properties: Properties) -> Unit:
         "job": properties.get("Job", (0, "/"))[0],
         "condition_result": is_met("Condition"),
         "assert_result": is_met("Assert"),
-        "propagates_to": join(_PROPAGATES_TO),
-        "pulls_in": join(_PULLS_IN),
-        "propagated_from": join(_PROPAGATED_FROM),
+        "propagated_from": tuple(name for kind in _PROPAGATED_FROM for name in properties.get(kind, [])),
         "activation": tuple(map(tuple, properties.get("ActivationDetails", []))),
         "reload_monotonic": max((started for _, _, _, _, started, *_ in properties.get("ExecReload", [])), default=0),
         "unmet_conditions": tuple(_find_unmet(properties)),

@@ -105,17 +105,6 @@ def test_a_service() -> None:
     )
 
 
-def test_the_units_that_are_restarted_with_it() -> None:
-    unit = look(
-        Id=("s", "web.socket"),
-        LoadState=("s", "loaded"),
-        RequiredBy=("as", ["web.service"]),
-        BoundBy=("as", []),
-        ConsistsOf=("as", ["part.service"]),
-    )
-    assert unit.propagates_to == ("web.service", "part.service")
-
-
 def test_a_socket_has_one_time_out_for_both_ways() -> None:
     unit = look(Id=("s", "web.socket"), LoadState=("s", "loaded"), TimeoutUSec=("t", 90_000_000))
     assert (unit.timeout_start_usec, unit.timeout_stop_usec) == (90_000_000, 90_000_000)
