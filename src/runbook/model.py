@@ -35,7 +35,7 @@ class Verdict(StrEnum):
     STILL_STARTING = "still-starting", "the unit runs, but was not ready in time; it was left running"
     CRASH_LOOP = "crash-loop", "the unit was restarted by systemd more often than allowed"
     START_LIMIT_HIT = "start-limit-hit", "systemd refuses to start the unit: too many starts in too short a time"
-    UNIT_FAILED = "unit-failed", "the unit failed, and no restart is pending"
+    UNIT_FAILED = "unit-failed", "the unit failed, and no restart is pending; or systemd cannot load its file"
     UNIT_EXITED = "unit-exited", "the unit exited without an error, but it should keep running"
     CONDITION_NOT_MET = "condition-not-met", "a Condition or an Assert of the unit was not met, so it did not start"
     NOT_NOTIFYING = "not-notifying", "the unit runs, but does not report that it is ready, as its Type= requires"

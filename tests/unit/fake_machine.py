@@ -14,7 +14,7 @@ from ipaddress import ip_address
 from typing import Any, TypeVar
 
 from runbook.errors import HostError
-from runbook.host.facts import ActiveState, JobRef, JobResult, JobVerb, LoadState, Unit
+from runbook.host.facts import UNLOADABLE, ActiveState, JobRef, JobResult, JobVerb, LoadState, Unit
 from runbook.host.holders import Holder, Listener, PortOwnership, PortUse, Process, SignalResult
 from runbook.host.kernel import protected
 from runbook.host.kernel.descriptors import DescriptorScan
@@ -356,6 +356,9 @@ class FakeMachine:
         self._write("daemon-reload")
         # After a reload systemd no longer has the PID of an untracked main process (seen on 252 and 257).
         self.units |= {name: replace(known, main_pid=0) for name, known in self.units.items() if known.is_untracked}
+        for name, known in self.units.items():
+            if known.need_daemon_reload and known.load_state in UNLOADABLE:
+                self.units[name] = replace(known, load_state=LoadState.LOADED, need_daemon_reload=False)
         for name in self.reload_loses:
             known = self.units[name]
             self.units[name] = replace(known, active_state=ActiveState.INACTIVE, need_daemon_reload=False)

@@ -12,6 +12,7 @@ from runbook.checks.exit_reason import (
     USEC_INFINITY,
     describe_awaited,
     describe_exit,
+    describe_unit_file,
     describe_unmet_conditions,
     has_not_notified,
     is_start_limit_hit,
@@ -23,7 +24,7 @@ from runbook.checks.standstill import describe_frozen, describe_no_process
 from runbook.checks.start_limit import StartBudget, has_start_limit, query_start_budget
 from runbook.checks.target_members import add_untouched, find_target_refusal
 from runbook.errors import HostError
-from runbook.host.facts import UP, ActiveState, JobRef, JobResult, JobVerb, LoadState, Unit
+from runbook.host.facts import UNLOADABLE, UP, ActiveState, JobRef, JobResult, JobVerb, LoadState, Unit
 from runbook.host.interface import SHARED_READ_AGE, Host, HostView
 from runbook.host.ownership.describe import describe_untracked
 from runbook.host.requesters import describe_requester
@@ -105,7 +106,8 @@ class JobStep(Step[JobStepState]):
         before = host.unit(self.unit)
         if before.need_daemon_reload and self.verb in START_VERBS:
             host.daemon_reload()  # Otherwise systemd would start what the unit's file contained before.
-            if host.unit(self.unit).is_untracked:
+            anew = host.unit(self.unit)
+            if anew.is_untracked or anew.load_state in UNLOADABLE:
                 return  # Because of that reload; the next check reports it.
         state.invocation = before.invocation_id
         state.main_start = before.exec_main_start_monotonic
@@ -273,7 +275,9 @@ class JobStep(Step[JobStepState]):
         if starts and is_start_limit_hit(unit) and not has_new_main_process(unit, state):
             why = f"systemd refuses to start {unit.name}: too many starts in too short a time"
             return fails(Verdict.START_LIMIT_HIT, f"{why}; reset-failed clears that", **facts)
-        if frozen := describe_frozen(view, unit):  # systemd 256 and later does nothing to such a unit.
+        frozen = describe_frozen(view, unit)  # systemd 256 and later does nothing to such a unit.
+        if frozen or result is JobResult.FROZEN:
+            frozen = frozen or f"{unit.name} was frozen at that moment, and is not any more"
             return fails(Verdict.UNIT_FROZEN, f"the {self.verb} of {unit.name} failed: {frozen}", **facts)
         verdict = Verdict.NOT_NOTIFYING if starts and has_not_notified(unit) else Verdict.JOB_FAILED
         return fails(verdict, f"the {self.verb} of {unit.name} failed: {self.describe_failure(unit)}", **facts)
@@ -324,8 +328,8 @@ def find_job_refusal(unit: Unit, verb: JobVerb) -> Finding | None:
         start = f"a start would put a second main process beside it, so no job was requested for {unit.name}"
         remedy = "a `kill-orphan` before this step reloads, and then kills that process"
         why = f"{describe_untracked(unit)}; {start}; {remedy}"
-    elif unit.load_state in (LoadState.ERROR, LoadState.BAD_SETTING):
-        why = f"systemd cannot load {unit.name}: {unit.load_error or 'its file is wrong'}"
+    elif unit.load_state in UNLOADABLE and not (unit.need_daemon_reload and verb in START_VERBS):
+        why = describe_unit_file(unit) if unit.is_running else unit.describe_unloadable()
     return fails(verdict, why, **unit.evidence()) if why else None
 
 

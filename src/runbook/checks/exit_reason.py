@@ -5,7 +5,8 @@ from __future__ import annotations
 import signal
 from collections.abc import Collection
 
-from runbook.host.facts import ActiveState, LoadState, Unit
+from runbook.host.exit_status import EXIT_EXEC, describe_exec_failure
+from runbook.host.facts import UNLOADABLE, ActiveState, LoadState, Unit
 from runbook.host.requesters import describe_requester
 from runbook.util.timespan import format_span
 
@@ -91,15 +92,33 @@ def describe_exit(unit: Unit) -> str:
             return "the kernel killed one of its processes because memory ran out (oom-kill)"
         case "protocol" if not unit.exec_main_code:
             return "its start left no main process"
+        case "resources" if not unit.exec_main_code:
+            return _describe_resources(unit)
     match unit.exec_main_code:
         case 1:
-            return f"its main process exited with status {unit.exec_main_status}"
+            return _describe_main_exit(unit)
         case 2 | 3:
             # After a signal of systemd's own, Result is another: timeout, watchdog, or success after a stop.
             foreign = unit.result == "signal" and unit.exec_main_status in (signal.SIGKILL, signal.SIGTERM)
             sender = ", which systemd did not send" if foreign else ""
             return f"its main process was killed by signal {unit.exec_main_status}{sender}"
     return f"Result is {unit.result}" if unit.result not in ("", "success") else f"it is {unit.describe()}"
+
+
+def _describe_main_exit(unit: Unit) -> str:
+    """Return how the main process exited, or that systemd did not execute its program."""
+    status, handoff = unit.exec_main_status, unit.exec_main_handoff_monotonic
+    # systemd hands over right before execve(2), which may still fail.
+    may_have_failed = not handoff or status == EXIT_EXEC
+    failure = describe_exec_failure(status, certain=handoff == 0) if may_have_failed else ""
+    return f"its program {failure}" if failure else f"its main process exited with status {status}"
+
+
+def _describe_resources(unit: Unit) -> str:
+    """Return that systemd itself failed. It logs why, but not which file of EnvironmentFile= is missing."""
+    required = [path for path, optional in unit.environment_files if not optional]
+    reads = f"; its start reads {' and '.join(required)} (EnvironmentFile=)" if required else ""
+    return f"an operation of systemd for it failed (Result is resources){reads}"
 
 
 def _describe_start_timeout(unit: Unit) -> str:
@@ -161,6 +180,8 @@ def describe_unit_file(unit: Unit) -> str:
         return f"{unit.name} has been masked: once it stops, it cannot be started ({unmask})"
     if unit.load_state is LoadState.NOT_FOUND:
         return f"the file of {unit.name} is gone: once it stops, it cannot be started"
+    if unit.load_state in UNLOADABLE:
+        return f"{unit.describe_unloadable()}: it still runs, and once it stops, it cannot be started"
     if unit.need_daemon_reload:
         reload = f"systemctl{' --user' if unit.of_user else ''} daemon-reload"
         return f"the file of {unit.name} changed since systemd read it: the unit runs by the old file ({reload})"

@@ -25,7 +25,7 @@ from runbook.checks.down_cause import find_down_cause
 from runbook.checks.exit_reason import describe_awaited, describe_exit, describe_stop_job, has_not_notified
 from runbook.checks.foreign_owner import ForeignOwner, find_foreign_owner
 from runbook.checks.standstill import describe_frozen, describe_no_process, describe_standstill
-from runbook.host.facts import DOWN, ActiveState, LoadState, Unit
+from runbook.host.facts import DOWN, UNLOADABLE, ActiveState, LoadState, Unit
 from runbook.host.holders import PortOwnership
 from runbook.host.interface import HostView
 from runbook.host.requesters import UNKNOWN_REQUESTER, JobRequest
@@ -245,6 +245,8 @@ class HealthChecker:
         if unit.load_state is LoadState.MASKED:
             reason = f"{unit.name} is masked ({unit.systemctl_command('unmask')} lifts it)"
             return self._report(Verdict.UNIT_MASKED, reason, final=True)
+        if unit.load_state in UNLOADABLE:
+            return self._report(Verdict.UNIT_FAILED, unit.describe_unloadable(), final=True)
         return None
 
     def _check_holders(self) -> HealthReport | None:
@@ -356,5 +358,5 @@ class HealthChecker:
 
 
 def _has_exited(unit: Unit) -> bool:
-    """True if the unit shows how a process of it exited."""
-    return bool(unit.exec_main_code or unit.failed_command)
+    """True if the unit shows how a process of it exited, or that systemd could not start one."""
+    return bool(unit.exec_main_code or unit.failed_command) or unit.result == "resources"

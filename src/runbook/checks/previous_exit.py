@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from runbook.checks.exit_reason import describe_exit, has_not_notified
+from runbook.host.exit_status import describe_exit_status
 from runbook.host.facts import Unit
 from runbook.host.interface import HostView
 from runbook.host.queries import PreviousExit, PreviousExitQuery, Query
@@ -62,8 +63,11 @@ def _describe_previous(unit: Unit, previous: PreviousExit) -> ExitDescription:
     entered = unit.inactive_exit_monotonic - (not previous.started)
     exited = replace(unit, result=previous.result, active_enter_monotonic=entered, exec_main_code=0, failed_command="")
     if previous.command == "ExecStart":
-        exited = replace(exited, exec_main_code=code, exec_main_status=previous.status)
+        # The journal does not show whether the program was executed.
+        exited = replace(
+            exited, exec_main_code=code, exec_main_status=previous.status, exec_main_handoff_monotonic=None
+        )
     elif previous.command:
-        how = f"exited with status {previous.status}" if code == 1 else f"was killed by signal {previous.status}"
+        how = describe_exit_status(previous.status) if code == 1 else f"was killed by signal {previous.status}"
         exited = replace(exited, failed_command=f"{previous.command}= {how}")
     return ExitDescription(describe_exit(exited), has_not_notified(exited))

@@ -17,7 +17,7 @@ from runbook.engine.execution.predicted_host import PredictedHost
 from runbook.engine.execution.stream import EventStream
 from runbook.engine.preflight import check_units_exist, describe_side_effects
 from runbook.engine.remediation import let_remediations_decide
-from runbook.engine.summary import find_advice
+from runbook.engine.summary import find_advice, read_journal_tail
 from runbook.errors import Interrupted, NotBegun, RunbookError
 from runbook.events import Notice, Observed, PlanFinished, RunFinished, StepFinished, StepPlanned
 from runbook.host.facts import Unit
@@ -191,8 +191,11 @@ class Planner:
             return Outcome(name, step.type_name, StepStatus.SKIPPED, None, f"runs only when {step.when}")
         finding = self._check_once(step)
         status = StepStatus.OK if finding.state is FindingState.HOLDS else StepStatus.FAILED
+        facts = dict(finding.evidence)
+        if status is StepStatus.FAILED:
+            facts |= read_journal_tail(self.view, self.waiter, self.state, step, finding.verdict, None)
         seconds = self.view.clock.monotonic() - began
-        return Outcome(name, step.type_name, status, finding.verdict, finding.reason, 1, seconds, finding.evidence)
+        return Outcome(name, step.type_name, status, finding.verdict, finding.reason, 1, seconds, facts)
 
     def _plan(self, step: Step[Any]) -> None:
         if step.when is not None and not self._plan_condition(step, step.when):

@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from typing import Any
 
 from runbook.checks.requirements import FailedRequirement, find_failed_requirements
 from runbook.engine.execution.outcome import Outcome
 from runbook.engine.rollback_plan import ROLLBACK_PREFIX
 from runbook.errors import HostError
-from runbook.host.facts import JobVerb, LoadState, Unit
+from runbook.host.facts import UNLOADABLE, JobVerb, LoadState, Unit
 from runbook.host.interface import SHARED_READ_AGE, HostView, Waiter
-from runbook.host.queries import JournalTailQuery, Query
+from runbook.host.queries import JournalLine, JournalTailQuery, Query
 from runbook.model import Deadline, Port, Verdict, Wake
 from runbook.spec.state import RunState
 from runbook.spec.step import ReplacesVersion, Runbook, Step
 
 _WHY_IT_ENDED = "{journalctl} -u {unit} -n 30 shows why"
+_WRONG_FILE = "systemd-analyze{user} verify {unit} shows what is wrong with its file"
 _THEN = "then {systemctl} reset-failed {unit} and {systemctl} restart {unit}"
 _END_IT = f"kill it by hand if it is not needed, {_THEN}"
 _BRING_IN = f"install {{to}} by hand, {_THEN}"
@@ -141,8 +143,11 @@ def find_advice(view: HostView, outcome: Outcome, step: Step[Any] | None, book: 
         unit = needed.unit.name
         text = _advise_on_requirement(needed)
     user = " --user" if known is not None and known.of_user else ""
+    if "{unit}" in text and known is not None and known.load_state in UNLOADABLE:
+        text = _WRONG_FILE
     again = f"runbook resume {run} continues to wait" if run else "runbook check checks again"
-    return text.format(unit=unit, to=to, systemctl=f"systemctl{user}", journalctl=f"journalctl{user}", again=again)
+    programs = {name: f"{name}{user}" for name in ("systemctl", "journalctl")}
+    return text.format(unit=unit, to=to, user=user, again=again, **programs)
 
 
 def _find_needed(view: HostView, unit: Unit) -> FailedRequirement | None:
@@ -195,25 +200,48 @@ JOURNAL_VERDICTS = frozenset(
 )
 """Verdicts for which the journal of the unit may show the reason."""
 
+MANAGER_VERDICTS = JOURNAL_VERDICTS | {Verdict.UNIT_FROZEN, Verdict.CONDITION_NOT_MET, Verdict.JOB_DEPENDENCY}
+"""Verdicts for which systemd itself may have logged the reason."""
+
 TAIL_QUERY_TIMEOUT = 2.0  # seconds for reading the journal
+MANAGER_LINES = 4  # lines of systemd that are kept
+NO_INVOCATION = "0" * 32  # matches no entry
 
 
 def read_journal_tail(
-    view: HostView, waiter: Waiter, run: RunState, step: Step[Any], verdict: Verdict | None, since: float
+    view: HostView, waiter: Waiter, run: RunState, step: Step[Any], verdict: Verdict | None, since: float | None
 ) -> Mapping[str, list[str]]:
-    """Return as evidence what the step's unit wrote to the journal since a moment (in seconds since the epoch).
+    """Return as evidence what systemd logged of the step's unit, and what the unit itself wrote to the journal.
 
-    Empty if it wrote nothing, or the journal cannot be read: the failure is reported anyway. Raises Interrupted.
+    Both since a moment, in seconds since the epoch; without one, only what systemd logged of the last invocation.
+    Empty if there is nothing, or the journal cannot be read: the failure is reported anyway. Raises Interrupted.
     """
-    if verdict not in JOURNAL_VERDICTS or step.secret or not step.units():
+    if verdict not in MANAGER_VERDICTS or step.secret or not step.units():
         return {}
     (name, *_) = step.units()
-    deadline = Deadline.after(view.clock, TAIL_QUERY_TIMEOUT)
     try:
-        tail = JournalTailQuery(name, since, of_user=view.unit(name).of_user)
-        query = Query(tail, run.next_query_id(), TAIL_QUERY_TIMEOUT)
-        while (answer := view.query(query)) is None and not deadline.expired:
-            waiter.wait(Wake(pending=True), deadline)
+        unit = view.unit(name)
+        # systemd logs what is wrong with a unit's file when it loads the unit, which may be long ago.
+        manager = JournalTailQuery(name, since or 0.0, lines=MANAGER_LINES, of_user=unit.of_user, of_manager=True)
+        if unit.load_state in UNLOADABLE:
+            manager = replace(manager, since=0.0, latest=True)
+        elif since is None:
+            manager = replace(manager, invocation=unit.invocation_id or NO_INVOCATION)
+        tails = [manager]
+        if since is not None and verdict in JOURNAL_VERDICTS:
+            tails.append(JournalTailQuery(name, since, of_user=unit.of_user))
+        queries = [Query(tail, run.next_query_id(), TAIL_QUERY_TIMEOUT) for tail in tails]
+        by_manager, *own = _read_lines(view, waiter, *queries)
     except HostError:
         return {}
-    return {"journal": [line.text for line in answer.value]} if answer is not None and answer.value else {}
+    # journald may attribute what the process of systemd that executes the program logs to the unit.
+    lines = [line for line in (own[0] if own else ()) if line not in by_manager]
+    return {key: found for key, found in (("systemd", by_manager), ("journal", lines)) if found}
+
+
+def _read_lines(view: HostView, waiter: Waiter, *queries: Query[tuple[JournalLine, ...]]) -> list[list[str]]:
+    """Return the lines that answer each of the queries, as far as they are read in time. Raises HostError."""
+    deadline = Deadline.after(view.clock, TAIL_QUERY_TIMEOUT)
+    while None in (answers := [view.query(query) for query in queries]) and not deadline.expired:
+        waiter.wait(Wake(pending=True), deadline)
+    return [[line.text for line in (answer.value or () if answer else ())] for answer in answers]

@@ -37,6 +37,9 @@ class LoadState(SystemdEnum):
     MASKED = "masked"
 
 
+UNLOADABLE = (LoadState.BAD_SETTING, LoadState.ERROR)  # states of a unit whose file is wrong, or cannot be read
+
+
 class ActiveState(SystemdEnum):
     """The state that `systemctl is-active` prints."""
 
@@ -189,12 +192,14 @@ class Unit:
     exec_main_status: int = 0
     exec_main_start_monotonic: int = 0
     exec_main_start: int = 0
+    exec_main_handoff_monotonic: int | None = None  # when systemd executed the program. None before systemd 256
     reload_monotonic: int = 0  # when a command of ExecReload= last started in this invocation
     timeout_start_usec: int = 0
     timeout_stop_usec: int = 0
     watchdog_usec: int = 0
     bus_name: str = ""
     pid_file: str = ""
+    environment_files: tuple[tuple[str, bool], ...] = ()  # each with whether it may be missing
     failed_command: str = ""  # the command beside the main process that failed first, in words
     restart_prevent_statuses: tuple[int, ...] = ()
     restart_prevent_signals: tuple[int, ...] = ()
@@ -312,6 +317,11 @@ class Unit:
         """Describe that its manager has no such unit, and which unit may be meant."""
         manager = "the user manager" if self.of_user else "systemd"
         return f"{manager} has no unit {self.name}" + (f"; did you mean {near}?" if near else "")
+
+    def describe_unloadable(self) -> str:
+        """Describe that its manager cannot load it; of a wrong setting, only the journal names which one it is."""
+        why = "a setting in its file is wrong" if self.load_state is LoadState.BAD_SETTING else self.load_error
+        return f"systemd cannot load {self.name}: {why or 'its file cannot be read'}"
 
     def describe(self) -> str:
         """Describe its state as `systemctl status` does: "active (running), PID 315"."""

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Generic, NamedTuple, TypeVar
 
+from runbook.host.exit_status import describe_exit_status
 from runbook.model import Port, ProcessId
 
 T_co = TypeVar("T_co", covariant=True)
@@ -80,7 +81,7 @@ class CommandResult:
             case "success":
                 return "exited with status 0"
             case "exit-code":
-                return f"exited with status {self.status}"
+                return describe_exit_status(self.status)
             case "signal" | "core-dump":
                 return f"was killed by signal {self.status}"
             case "timeout":
@@ -173,14 +174,18 @@ class JournalLine(NamedTuple):
 
 @dataclass(frozen=True)
 class JournalTailQuery(JournalQuery[tuple[JournalLine, ...]]):
-    """Reads the last lines that a unit's processes wrote into the journal."""
+    """Reads the last lines that a unit's processes wrote into the journal, or that its manager logged of it."""
 
     since: float  # seconds since the epoch
     lines: int = 10  # how many lines at most
     pids: tuple[int, ...] = ()  # if any, the lines of these processes instead, whatever unit they are in
+    of_manager: bool = False  # if True, warnings and errors of the unit's manager instead
+    invocation: str = ""  # if any, only what the manager logged of this invocation
+    latest: bool = False  # if True, only what the manager logged at the same time as the last of these lines
 
     def __str__(self) -> str:
-        return f"journal tail of {self.unit or 'PID ' + ', '.join(map(str, self.pids))}"
+        of = f"what systemd logged of {self.unit}" if self.of_manager else f"journal tail of {self.unit}"
+        return of if self.unit else f"journal tail of PID {', '.join(map(str, self.pids))}"
 
 
 class StartEventKind(StrEnum):

@@ -159,9 +159,10 @@ class TextReport:
         lines = step.evidence.get("traceback") or step.evidence.get("journal", ())
         text = str(step.evidence.get("output") or "") or "\n".join(lines)
         printed = [line.rstrip() for line in split_lines(text) if line.strip()]
+        by_systemd = [f"systemd: {line}" for line in step.evidence.get("systemd", ())]
         if printed and step.reason.endswith(shorten(printed[-1].strip(), len(step.reason))):
             printed.pop()  # The reason already contains it.
-        for line in printed[-MAX_OUTPUT_LINES:]:
+        for line in (*by_systemd, *printed[-MAX_OUTPUT_LINES:]):
             self._page.quote(line, depth=depth)
 
     def _show_end(self, end: events.RunFinished) -> None:

@@ -26,5 +26,14 @@ class Restart(JobStep):
         return to_do(Verdict.JOB_DONE, f"restart {unit.name}, now {unit.describe()}", **unit.evidence())
 
     def judge_done(self, unit: Unit, state: JobStepState) -> Finding:
-        why = f"systemd reports the restart as done, but {unit.name} still runs the invocation from before"
+        why = f"the restart job has ended, but {_describe_unchanged(unit, state)}"
         return judge_start(unit, state) or fails(Verdict.NOT_RESTARTED, why, **unit.evidence())
+
+
+def _describe_unchanged(unit: Unit, state: JobStepState) -> str:
+    """Return what a unit is in which a restart has begun no invocation with a main process of its own."""
+    if unit.invocation_id != state.invocation:
+        return f"the main process of {unit.name}, PID {unit.main_pid}, was started before it"
+    if unit.is_running:
+        return f"{unit.name} still runs the invocation from before"
+    return f"{unit.name} is {unit.describe()}, and no new invocation of it has begun"

@@ -17,6 +17,7 @@ NOTIFY = """
 import os, socket
 socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM).sendto(b"READY=1", os.environ["NOTIFY_SOCKET"].replace("@", chr(0)))
 """
+NOT_EXECUTED = "its program was not executed: systemd could not execute the file .status 203.EXEC.*"
 GOES_ON = "restart: {on-failure: continue}"
 
 
@@ -122,9 +123,9 @@ SHAPES = {
         "unit-exited",
         "a Type=oneshot without RemainAfterExit= is down once its work is done, and is not to be waited for$",
     ),
-    "no such program": Shape(unit_file("/nowhere/web"), "unit-failed", "exited with status 203$"),
+    "no such program": Shape(unit_file("/nowhere/web"), "unit-failed", NOT_EXECUTED),
     "no such program, and Type=exec": Shape(
-        unit_file("/nowhere/web", Type="exec"), "unit-failed", "status 203$", restart="job-failed", first=GOES_ON
+        unit_file("/nowhere/web", Type="exec"), "unit-failed", NOT_EXECUTED, restart="job-failed", first=GOES_ON
     ),
     # The unit waits for a report that its Type= needs and that never comes.
     "never notifies": Shape(

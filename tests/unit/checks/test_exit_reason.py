@@ -57,7 +57,32 @@ START_TIMED_OUT: dict[str, Any] = {**FAILED, "result": "timeout", "active_enter_
             "its start did not complete within its time (Type=forking), PIDFile=/run/a.pid was not written, "
             "and systemd stopped it",
         ),
-        ({"result": "resources"}, "Result is resources"),
+        ({"result": "resources"}, "an operation of systemd for it failed (Result is resources)"),
+        (
+            {"result": "resources", "environment_files": (("/etc/a.env", False), ("/etc/b.env", True))},
+            "an operation of systemd for it failed (Result is resources); "
+            "its start reads /etc/a.env (EnvironmentFile=)",
+        ),
+        # systemd 257 reports whether it handed over to the program; 252 does not.
+        (
+            {"exec_main_code": 1, "exec_main_status": 217, "exec_main_handoff_monotonic": 0},
+            "its program was not executed: systemd could not change to User= (status 217/USER)",
+        ),
+        (
+            {"exec_main_code": 1, "exec_main_status": 217},
+            "its program was not executed: systemd could not change to User= "
+            "(status 217/USER, unless the program itself exits with that)",
+        ),
+        (
+            {"exec_main_code": 1, "exec_main_status": 217, "exec_main_handoff_monotonic": 9},
+            "its main process exited with status 217",
+        ),
+        (
+            {"exec_main_code": 1, "exec_main_status": 203, "exec_main_handoff_monotonic": 9},
+            "its program was not executed: systemd could not execute the file "
+            "(status 203/EXEC, unless the program itself exits with that)",
+        ),
+        ({"exec_main_code": 1, "exec_main_status": 223}, "its main process exited with status 223"),
         ({"result": "success"}, "it is failed"),
     ],
 )

@@ -10,8 +10,8 @@ import pytest
 from runbook.engine.execution.outcome import Outcome
 from runbook.engine.summary import ADVICE, find_advice
 from runbook.errors import BusTimeout
-from runbook.host.facts import ActiveState, JobResult, Unit
-from runbook.host.queries import Answer, Command, CommandResult
+from runbook.host.facts import ActiveState, JobResult, LoadState, Unit
+from runbook.host.queries import Answer, Command, CommandResult, JournalTailQuery
 from runbook.model import StepStatus, Verdict
 from runbook.spec.step import Runbook
 from tests.unit.fake_machine import FakeMachine, journal_lines, listen, process, unit
@@ -123,6 +123,26 @@ def test_what_the_unit_wrote_last_stands_beside_the_failure() -> None:
     _, events = run(machine, step("wait-ready"))
     [told] = [e.data for e in events if e.event == "step-finished"]
     assert told["evidence"]["journal"] == ["starting", "config line 3: no such word"]
+
+
+def test_what_systemd_logged_stands_apart() -> None:
+    machine = down()
+    spawn = "gw.service: Failed at step EXEC spawning /opt/gw: No such file or directory"
+    machine.answers["what systemd logged of gw.service"] = [journal_lines(spawn, pid=1)]
+    machine.answers["journal tail of gw.service"] = [journal_lines("starting", spawn)]
+    _, events = run(machine, step("wait-ready"))
+    [told] = [e.data for e in events if e.event == "step-finished"]
+    assert (told["evidence"]["systemd"], told["evidence"]["journal"]) == ([spawn], ["starting"])
+
+
+def test_a_file_that_systemd_could_not_load_has_a_command_that_checks_it() -> None:
+    machine = down()
+    machine.units["gw.service"] = replace(machine.units["gw.service"], load_state=LoadState.BAD_SETTING, of_user=True)
+    machine.answers["what systemd logged of gw.service"] = [journal_lines("gw.service: Refusing.", pid=1)]
+    end, _ = run(machine, step("start"))
+    assert end.hint == "systemd-analyze --user verify gw.service shows what is wrong with its file"
+    [asked] = [query.kind for query in machine.asked if isinstance(query.kind, JournalTailQuery) and query.kind.latest]
+    assert (asked.since, asked.of_manager, asked.of_user) == (0.0, True, True)
 
 
 @pytest.mark.parametrize("answer", [Answer(True, ""), Answer(False, "this user may not read it")])

@@ -38,6 +38,15 @@ def lines(text: str) -> list[str]:
     return text.strip("\n").splitlines()
 
 
+def test_what_systemd_logged_comes_before_what_the_unit_wrote() -> None:
+    machine = FakeMachine(units={"gw.service": unit(active_state=ActiveState.FAILED, sub_state="failed", main_pid=0)})
+    machine.answers["what systemd logged of gw.service"] = [journal_lines("gw.service: Failed at step EXEC", pid=1)]
+    machine.answers["journal tail of gw.service"] = [journal_lines(*"1234567")]
+    _, events = run(machine, step("wait-ready"))
+    quoted = [line.strip() for line in lines(shown(events)) if line.strip().startswith("|")]
+    assert quoted == ["| systemd: gw.service: Failed at step EXEC", *(f"| {number}" for number in range(2, 8))]
+
+
 def test_a_remediated_run() -> None:
     _, events = run(
         incident(),

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from dataclasses import fields
 from typing import Any
 
+from runbook.host.exit_status import describe_exit_status
 from runbook.host.facts import ActiveState, LoadState, Unit
 from runbook.host.systemd.bus import Properties
 
@@ -89,6 +90,6 @@ def _find_failed_command(properties: Properties) -> str:
         for path, _argv, ignored, _, started, _, exited, _pid, code, status in properties.get(setting, []):
             failed = not ignored and exited and (code != 1 or status)
             if failed and not started <= main_exit < exited:
-                how = f"exited with status {status}" if code == 1 else f"was killed by signal {status}"
+                how = describe_exit_status(status) if code == 1 else f"was killed by signal {status}"
                 return f"{setting}={path} {how}"
     return ""

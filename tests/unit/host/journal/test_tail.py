@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -72,3 +73,44 @@ def test_no_process_writes_lines_of_another(played: Path, ask: Ask) -> None:
     (played / "entries").write_text(f"{entry}\n")
     answer = ask(JournalTailQuery("", 0, pids=(6, 7)))
     assert answer.value == (JournalLine(6, "well\x0b7: a\x1c7: b\x857: c\u20287: d\r7: e"),)
+
+
+# What the manager logged
+
+
+LOGGED = """
+{"MESSAGE": "gw.service: three", "__REALTIME_TIMESTAMP": "9000000"}
+{"MESSAGE": "gw.service: two", "__REALTIME_TIMESTAMP": "8500000"}
+{"MESSAGE": "Failed to start gw.", "MESSAGE_ID": "be02cf6855d2428ba40df7e9d022f03d"}
+{"MESSAGE": "Failed with result.", "MESSAGE_ID": "d9b373ed55a64feb8242e02dbe79a49c"}
+{"MESSAGE": "gw.service: three", "__REALTIME_TIMESTAMP": "7000000"}
+{"MESSAGE": "gw.service: one", "__REALTIME_TIMESTAMP": "6000000"}
+"""
+
+
+@pytest.mark.parametrize(
+    ("fields", "lines"),
+    [
+        ({}, ["gw.service: one", "gw.service: three", "gw.service: two"]),
+        ({"lines": 2}, ["gw.service: three", "gw.service: two"]),
+        ({"latest": True}, ["gw.service: two", "gw.service: three"]),
+    ],
+)
+def test_what_the_manager_logged_once_each(played: Path, ask: Ask, fields: dict[str, Any], lines: list[str]) -> None:
+    (played / "entries").write_text(LOGGED.lstrip())
+    assert texts(ask(JournalTailQuery("gw.service", 1.0, of_manager=True, **fields))) == lines
+
+
+@pytest.mark.parametrize(
+    ("of_user", "manager", "child"),
+    [
+        (False, "_PID=1 UNIT=gw.service INVOCATION_ID=i", "_UID=0 UNIT=gw.service INVOCATION_ID=i"),
+        (True, f"_UID={os.getuid()} USER_UNIT=gw.service USER_INVOCATION_ID=i", None),
+    ],
+)
+def test_only_the_manager_is_believed(played: Path, ask: Ask, of_user: bool, manager: str, child: str | None) -> None:
+    """Any process may write UNIT=, so each half of the match has a field that journald adds."""
+    ask(JournalTailQuery("gw.service", 1.0, of_user=of_user, of_manager=True, invocation="i"))
+    levels = " ".join(f"PRIORITY={level}" for level in range(5))
+    spawned = "MESSAGE_ID=641257651c1b4ec9a8624d7a40a9e1e7"
+    assert (played / "call").read_text().endswith(f" {manager} {levels} + {child or manager} {spawned}")
