@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -65,10 +65,8 @@ def _read_step(item: Node, types: Types, problems: Problems) -> StepNode | None:
         return None
     # A single key is meant as a step type, even if it is misspelt.
     type_names = [key for key in item.value if key in types or len(item.value) == 1]
-    fields = {field for cls in types.values() for field in fields_of(cls)}
-    foreign = [key for key in item.value if key not in fields and explain_step_type(key)]
-    if not type_names and foreign:
-        return _make_step_node(foreign[0], item.value[foreign[0]], item, types, problems)
+    if not type_names and (foreign := _find_foreign_key(item.value, types)):
+        return _make_step_node(foreign, item.value[foreign], item, types, problems)
     if len(type_names) != 1:
         these = join_words(type_names or list(item.value)[:3])
         how = "write a step for each" if type_names else "write its fields below the step type"
@@ -78,6 +76,12 @@ def _read_step(item: Node, types: Types, problems: Problems) -> StepNode | None:
     how = f"is beside `{type_name}`; indent it further, as a field of the step"
     problems += [(item.keys[key], f"`{shorten(key)}` {how}") for key in item.value if key != type_name]
     return _make_step_node(type_name, item.value[type_name], item, types, problems)
+
+
+def _find_foreign_key(keys: Iterable[str], types: Types) -> str:
+    """Return the first key that is a step type of another tool; empty if there is none. It loads all step types."""
+    fields = {field for cls in types.values() for field in fields_of(cls)}
+    return next((key for key in keys if key not in fields and explain_step_type(key)), "")
 
 
 def _make_step_node(type_name: str, body: Node, item: Node, types: Types, problems: Problems) -> StepNode | None:

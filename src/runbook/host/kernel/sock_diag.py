@@ -54,7 +54,7 @@ MAX_SOCKETS = 50_000  # of one port that are read. Any user can open many: there
 LINES_PER_CHECK = 256  # lines of a table in /proc/net, after which the time is checked
 DUMP_TRIES = 8  # how often a dump is repeated that the kernel reports as disturbed
 NETLINK_TIMEOUT = 1.0  # seconds; the kernel answers within the call, so that this is never reached
-ANY_PORT = 0  # stands for all ports in a read of the tables of /proc: no socket listens on it
+ANY_PORT = 0  # stands for all ports: no socket listens on it
 
 
 class SocketTable:
@@ -97,6 +97,10 @@ class SocketTable:
         """
         found = self._from_kernel(port, lambda body: _parse_answer(port.protocol, body).socket)
         return _select(_from_proc(Path("/proc/net"), port, LookLimit()) if found is None else found, port)
+
+    def list_all_listeners(self, protocol: str) -> tuple[Listener, ...]:
+        """List all listening sockets in this network namespace, on any port. Raises as `list_listeners` does."""
+        return self.list_listeners(Port(ANY_PORT, protocol))
 
     def list_uses(self, port: Port) -> tuple[PortUse, ...]:
         """List the sockets that have the port as their own and may prevent a bind: clients, and sockets only bound.
@@ -164,7 +168,7 @@ def list_netns_listeners(pid: int, port: Port, limit: LookLimit) -> tuple[Listen
     return _select(_from_proc(Path(f"/proc/{pid}/net"), port, limit), port)
 
 
-def list_all_listeners(pid: int, limit: LookLimit, protocol: str = "tcp") -> tuple[Listener, ...]:
+def list_all_netns_listeners(pid: int, limit: LookLimit, protocol: str) -> tuple[Listener, ...]:
     """List all listening sockets in the network namespace of a process, on any port. Raises LookLimitExceeded."""
     return tuple(_from_proc(Path(f"/proc/{pid}/net"), Port(ANY_PORT, protocol), limit))
 
@@ -173,8 +177,9 @@ def _request(family: int, port: Port, states: int, sequence: int) -> bytes:
     protocol, _ = PROTOCOLS[port.protocol]
     # Port >= N, then port <= N (S_EQ would need Linux 5.9). Each instruction is followed by its port; a jump
     # to the very end accepts the socket, one to four bytes behind the end drops it.
-    number = FILTER.pack(0, 0, port.number)
-    program = FILTER.pack(INET_DIAG_BC_S_GE, 8, 20) + number + FILTER.pack(INET_DIAG_BC_S_LE, 8, 12) + number
+    least, most = (port.number, port.number) if port.number != ANY_PORT else (0, 0xFFFF)
+    program = FILTER.pack(INET_DIAG_BC_S_GE, 8, 20) + FILTER.pack(0, 0, least)
+    program += FILTER.pack(INET_DIAG_BC_S_LE, 8, 12) + FILTER.pack(0, 0, most)
     body = REQUEST.pack(family, protocol, 0, states)
     body += ATTRIBUTE.pack(ATTRIBUTE.size + len(program), INET_DIAG_REQ_BYTECODE) + program
     length = NLMSGHDR.size + len(body)

@@ -22,7 +22,12 @@ from runbook.errors import HostError, LookLimitExceeded
 from runbook.host.holders import Listener, SocketState
 from runbook.host.kernel import sock_diag
 from runbook.host.kernel.look_limit import LookLimit
-from runbook.host.kernel.sock_diag import SocketTable, list_netns_listeners, read_ephemeral_ports
+from runbook.host.kernel.sock_diag import (
+    SocketTable,
+    list_all_netns_listeners,
+    list_netns_listeners,
+    read_ephemeral_ports,
+)
 from runbook.model import Port
 
 from .family import list_listeners
@@ -365,6 +370,20 @@ def test_sockets_that_have_a_port_and_do_not_listen(opened: Open, free_port: int
         client.close()
         accepted.close()
         assert [(one.state, one.socket.inode) for one in table.list_uses(Port(mine))] == [(SocketState.CLOSING, 0)]
+
+
+@pytest.mark.parametrize("protocol", ["tcp", "udp"])
+def test_the_listeners_on_all_ports(protocol: str) -> None:
+    kind = socket.SOCK_STREAM if protocol == "tcp" else socket.SOCK_DGRAM
+    with socket.socket(type=kind) as one, socket.socket(socket.AF_INET6, kind) as other, SocketTable() as table:
+        for mine, address in ((one, "127.0.0.1"), (other, "::1")):
+            mine.bind((address, 0))
+            if protocol == "tcp":
+                mine.listen()
+        wanted = {(inode(mine), mine.getsockname()[1]) for mine in (one, other)}
+        from_proc = list_all_netns_listeners(os.getpid(), LookLimit(), protocol)
+        for found in (table.list_all_listeners(protocol), from_proc):
+            assert {(listener.inode, listener.number) for listener in found} >= wanted
 
 
 def test_an_accepted_connection_prevents_no_bind() -> None:
