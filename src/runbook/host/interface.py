@@ -7,14 +7,16 @@ Nothing here blocks longer than its own time-out, and nothing here waits for the
 
 from __future__ import annotations
 
-import signal
 from collections.abc import Callable
-from typing import Protocol, TypeVar
+from typing import TYPE_CHECKING, Protocol, TypeVar
 
-from runbook.host.facts import JobRef, JobResult, JobVerb, Unit
-from runbook.host.holders import Holder, PortOwnership, Process, SignalResult
-from runbook.host.queries import Answer, Command, CommandResult, Query
-from runbook.model import Clock, Deadline, Port, ProcessId, Wake
+if TYPE_CHECKING:  # `runbook validate` needs no data of a machine.
+    import signal
+
+    from runbook.host.facts import JobRef, JobResult, JobVerb, Unit
+    from runbook.host.holders import Holder, PortOwnership, Process, SignalResult
+    from runbook.host.queries import Answer, Command, CommandResult, Query
+    from runbook.model import Clock, Deadline, Port, ProcessId, Wake
 
 T = TypeVar("T")
 

@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar, Self, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Self, TypeVar
 
 from pydantic import TypeAdapter
 
-from runbook.host.queries import Command
 from runbook.model import Port, ProcessId
+
+if TYPE_CHECKING:
+    from runbook.host.queries import Command
 
 # What `resume` restores, besides the ancestors of killed processes.
 PERSISTED_FIELDS = ("baseline_restarts", "invocations", "first_starts", "cleared")
@@ -79,6 +81,8 @@ class RunState:
         A relative `cwd` is relative to the runbook's folder, which is also the default. `output` is a file name. If not
         `kept`, the output is discarded and only the exit status is recorded.
         """
+        from runbook.host.queries import Command  # noqa: PLC0415 - `runbook validate` runs no command.
+
         argv = ("/bin/sh", "-e", "-c", run) if isinstance(run, str) else run
         merged = {**self.env, **(env or {})}
         return Command(argv, user, str(self.folder / cwd), merged, timeout, self.output_path(output), kept, token)

@@ -7,9 +7,12 @@ import pwd
 import threading
 from functools import lru_cache
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from runbook.errors import AccessDenied, HostError
-from runbook.host.queries import Command
+
+if TYPE_CHECKING:
+    from runbook.host.queries import Command
 
 NAME_TIMEOUT = 0.5  # seconds that a name server has for its answer
 PASSWD = Path("/etc/passwd")  # the users of this machine; nsswitch.conf(5) may name other sources
