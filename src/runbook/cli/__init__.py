@@ -14,6 +14,7 @@ Modules that only some commands need are imported inside functions: `--help` loa
 from __future__ import annotations
 
 import gc
+import os
 import signal
 import sys
 from typing import Annotated
@@ -71,6 +72,8 @@ def main() -> None:
     """Run the command `runbook`."""
     # The modules loaded at the start hold no garbage: a collection would only take time.
     gc.disable()
+    # This program runs as root: no package may add its code as a plugin. To search for plugins takes 5 ms, too.
+    os.environ["PYDANTIC_DISABLE_PLUGINS"] = "__all__"
     # Until a run installs its own handler, Ctrl-C ends the program at once, as SIGTERM does: nothing was changed yet.
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     stdio.open_missing_streams()
