@@ -65,15 +65,11 @@ DISTURBANCES = {
 
 
 class Lane:
-    """One service in a machine, with the process (cutter.py) that cuts its runs."""
+    """A process in a machine that carries out one order after the other."""
 
-    def __init__(self, machine: Machine, number: int) -> None:
-        self.name = f"lane-{number}"
-        self._process = machine.popen(
-            ["/usr/bin/python3", f"{PROJECT}/tests/machine/cuts/cutter.py", self.name, str(19000 + number)],
-            stdin=subprocess.PIPE,
-            stderr=None,
-        )
+    def __init__(self, machine: Machine, name: str, argv: Sequence[str], env: Mapping[str, str] | None = None) -> None:
+        self.name = name
+        self._process = machine.popen(argv, stdin=subprocess.PIPE, stderr=None, env=env)
 
     def order(self, order: Order | None) -> None:
         assert self._process.stdin is not None
@@ -103,6 +99,13 @@ class Lane:
         self._process.stdout.close()
 
 
+def _cutter(machine: Machine, number: int) -> Lane:
+    """Start the process (cutter.py) that cuts the runs of one service."""
+    name = f"lane-{number}"
+    cutter = f"{PROJECT}/tests/machine/cuts/cutter.py"
+    return Lane(machine, name, ["/usr/bin/python3", cutter, name, str(19000 + number)])
+
+
 def prepare(machine: Machine, *, enabled: bool = True) -> None:
     """Install the services and their installer. If `enabled`, a boot starts the services."""
     machine.write(f"{DISK}/serve.pl", (HERE / "serve.pl").read_text())
@@ -120,7 +123,7 @@ def prepare(machine: Machine, *, enabled: bool = True) -> None:
 def lanes(machine: Machine) -> Iterator[list[Lane]]:
     """Start a lane for each service."""
     with ExitStack() as stack:
-        made = [Lane(machine, number) for number in range(LANES)]
+        made = [_cutter(machine, number) for number in range(LANES)]
         for lane in made:
             stack.callback(lane.close)
         yield made
@@ -168,7 +171,7 @@ def power_cut(suite: str, disk: Path, orders: Sequence[Order], *, enabled: bool 
     for begin in range(0, len(orders), LANES):
         with Machine(suite, disk=folders) as machine, ExitStack() as stack:
             prepare(machine, enabled=enabled)
-            made = [Lane(machine, number) for number in range(LANES)]
+            made = [_cutter(machine, number) for number in range(LANES)]
             for lane in made:
                 stack.callback(lane.drop)
             held = _held(made, orders[begin : begin + LANES])

@@ -1,6 +1,6 @@
 """A process that holds a port in one of many ways: `actor.py VERB…` does one after the other, then waits.
 
-    listen=ADDRESS:PORT[,udp][,v6only][,reuseport][,reuseaddr][,device=NAME][,join=GROUP]
+    listen=ADDRESS:PORT[,udp][,v6only][,reuseport][,reuseaddr][,device=NAME][,join=GROUP][,bound]
     adopt         take the sockets that systemd passed       store         store its sockets in systemd
     fork          fork a child, which holds the same         daemon        continue as a double-forked child
     leave=PATH    continue as a child; exit once PATH exists thread        continue in a thread with its own descriptors
@@ -12,7 +12,8 @@
     group=NAME    enter a cgroup below its own, or /NAME     become=ID     continue with this INVOCATION_ID
     main          notify systemd that it is the main process ready         notify systemd that it is ready
     await=PATH    wait until the file exists                 touch=PATH    make the file
-    pidfile=PATH  write its PID to the file
+    pidfile=PATH  write its PID to the file          answer=TEXT   answer each HTTP request with a text
+    hide          continue in a second thread; the first one exits
 
 It needs only the standard library of Python, so that it can run in a service's sandbox and in other namespaces.
 """
@@ -20,6 +21,7 @@ It needs only the standard library of Python, so that it can run in a service's 
 from __future__ import annotations
 
 import array
+import contextlib
 import ctypes
 import fcntl
 import os
@@ -35,6 +37,7 @@ from pathlib import Path
 CLONE_FILES = 0x400
 KVM_CREATE_VM = 0xAE01
 SD_LISTEN_FDS_START = 3
+SYS_EXIT = {"x86_64": 60, "aarch64": 93}  # exit(2) of one thread, which libc has no function for
 
 
 class Actor:
@@ -59,6 +62,7 @@ class Actor:
                 "close": self.close,
                 "bus": self.bus,
                 "kvm": self.kvm,
+                "hide": self.hide,
                 "main": lambda: notify(f"MAINPID={os.getpid()}\nREADY=1"),
                 "ready": lambda: notify("READY=1"),
                 "store": lambda: notify("FDSTORE=1\nFDNAME=kept", self.sockets),
@@ -71,6 +75,7 @@ class Actor:
                 "receive": self.receive,
                 "group": enter,
                 "become": self.become,
+                "answer": self.answer,
                 "drop": lambda uid: os.setuid(int(uid)),
                 "open": lambda path: self.files.append(os.open(path, os.O_RDONLY | os.O_CREAT)),
                 "pidfile": lambda path: write(path, f"{os.getpid()}\n"),
@@ -88,7 +93,8 @@ class Actor:
         named = dict(flag.partition("=")[::2] for flag in flags)
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
         new = socket.socket(family, socket.SOCK_DGRAM if udp else socket.SOCK_STREAM)
-        if not udp or "reuseaddr" in flags:
+        bound = "bound" in flags  # It does not listen, and does not let others bind the address.
+        if "reuseaddr" in flags or not (udp or bound):
             new.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         if device := named.get("device"):
             new.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, device.encode())
@@ -100,7 +106,7 @@ class Actor:
         if family == socket.AF_INET6:
             new.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, int("v6only" in flags))
         new.bind(socket.getaddrinfo(host, int(port), family, new.type)[0][4])  # with the scope of fe80::1%eth0
-        if not udp:
+        if not (udp or bound):
             new.listen()
         self.sockets.append(new)
 
@@ -151,6 +157,25 @@ class Actor:
             Actor(verbs).play()
 
         threading.Thread(target=alone, daemon=True).start()
+
+    def hide(self) -> None:
+        verbs, self.verbs = self.verbs, []
+        threading.Thread(target=Actor(verbs).play, daemon=True).start()
+        time.sleep(0.2)
+        ctypes.CDLL(None).syscall(SYS_EXIT[os.uname().machine], 0)
+
+    def answer(self, text: str) -> None:
+        def serve(listener: socket.socket) -> None:
+            while True:
+                client, _ = listener.accept()
+                with contextlib.suppress(OSError), client:
+                    client.settimeout(2)
+                    client.recv(4096)
+                    client.sendall(f"HTTP/1.0 200 OK\r\nContent-Length: {len(text)}\r\n\r\n{text}".encode())
+
+        for one in self.sockets:
+            if one.type == socket.SOCK_STREAM:
+                threading.Thread(target=serve, args=(one,), daemon=True).start()
 
     def become(self, invocation: str) -> None:
         assert not self.sockets, "the sockets would be closed"
