@@ -27,6 +27,8 @@ tally = $(if $(TALLY),--tally=$(1)=$(TALLY))
 # The tests start Python thousands of times; compiled modules are a third of its start.
 unexport PYTHONDONTWRITEBYTECODE
 
+# ATTEMPTS_ARGS="--only tmux --count 100": attempts with some holders only; --help tells more.
+ATTEMPTS_ARGS ?=
 # CUTS_ARGS="--only power --suite trixie": a part of the round of cuts; --help tells more.
 CUTS_ARGS ?=
 # BENCH_ARGS=--record puts the figures into docs/explanation/speed.md.
@@ -35,7 +37,7 @@ BENCH_ARGS ?=
 PACKAGES := ca-certificates curl dbus debian-archive-keyring iproute2 mmdebstrap procps \
             python3-gi python3-venv systemd systemd-container util-linux
 
-.PHONY: help setup demo check test test-unit test-bus test-machine lint acceptance cuts bench shell docs docs-output clean
+.PHONY: help setup demo check test test-unit test-bus test-machine lint acceptance attempts cuts bench shell docs docs-output clean
 
 help: ## this list
 	@sed -nE 's/^([a-z-]+):.*## (.*)/  \1\t\2/p' $(MAKEFILE_LIST) | expand -t 18
@@ -69,7 +71,7 @@ lint: $(STAMP) ## ruff and mypy --strict
 
 check: lint test-unit ## before each commit: ruff, mypy and the unit tests; a minute
 
-test: $(STAMP) ## everything but `acceptance` and `cuts`
+test: $(STAMP) ## everything but `acceptance`, `attempts` and `cuts`
 	@mkdir -p build && : >build/tally; status=0; \
 	{ $(MAKE) lint && printf '%-10s %11s  %3d min %2d s\n' lint '' $$((SECONDS / 60)) $$((SECONDS % 60)) >>build/tally && \
 	  $(MAKE) TALLY=build/tally test-unit test-bus test-machine; } || status=$$?; \
@@ -95,6 +97,10 @@ acceptance: $(STAMP) ## the incident with the real OpenClaw, fixed by runbooks/o
 	$(SUDO) $(BIN)/python -m tests.machine.tree
 	$(SUDO) $(BIN)/python -m tests.machine.openclaw
 	$(SUDO) $(BIN)/pytest -n 2 --dist loadscope -m acceptance tests/machine $(PYTEST_ARGS)
+
+attempts: $(STAMP) ## a thousand random scenes, judged by what was staged; half an hour: make attempts SEED=1
+	$(SUDO) $(BIN)/python -m tests.machine.tree
+	$(SUDO) $(BIN)/python -m tests.machine.attempts $(SEED) $(ATTEMPTS_ARGS)
 
 cuts: $(STAMP) ## runs cut short at every event, and gone on with; most of an hour: make cuts SEED=1
 	$(SUDO) $(BIN)/python -m tests.machine.tree

@@ -15,6 +15,7 @@ PORTS = 10_000  # the first port of the first lane; all are below net.ipv4.ip_lo
 PORTS_OF_A_LANE = 5_000
 
 UNITS = "/usr/local/lib/systemd/system"
+USERS_UNITS = f"/home/{USER}/.config/systemd/user"
 FORKS = "Type=forking\nTimeoutStartSec=8\nExecStart={serve}"
 STOPS = "ExecStop=/bin/sh -c 'p=$(cat /run/attempts/%i/pid); kill $p; while kill -0 $p; do sleep 0.05; done'"
 
@@ -39,14 +40,14 @@ PROGRAMS = ("tmux", "screen", "qemu-kvm", "firecracker")
 
 def prepare(machine: Machine) -> None:
     """Install the units and programs of the attempts."""
-    for name, settings in SERVICES.items():
-        serve = f"/usr/bin/python3 -IS {PROJECT}/tests/machine/attempts/service.py %i {name}"
-        machine.write(f"{UNITS}/att-{name}@.service", f"[Service]\n{settings.format(serve=serve)}\n")
-    machine.write(f"{UNITS}/att-socket@.socket", SOCKET)
-    machine.write(f"{UNITS}/innocent@.service", RUNS_A_FILE)
+    for folder in (UNITS, USERS_UNITS):
+        for name, settings in SERVICES.items():
+            serve = f"/usr/bin/python3 -IS {PROJECT}/tests/machine/attempts/service.py %i {name}"
+            machine.write(f"{folder}/att-{name}@.service", f"[Service]\n{settings.format(serve=serve)}\n")
+        machine.write(f"{folder}/att-socket@.socket", SOCKET)
+        machine.write(f"{folder}/innocent@.service", RUNS_A_FILE)
     machine.write(f"{UNITS}/innocent@.socket", SOCKET)
     machine.write(f"{UNITS}/spared@.service", f"{RUNS_A_FILE}KillMode=process\n")
-    machine.write(f"/home/{USER}/.config/systemd/user/innocent@.service", RUNS_A_FILE)
     machine.run(["chown", "-R", USER, f"/home/{USER}/.config"])
     machine.run(["mkdir", "-p", "/opt/programs", "/run/attempts"])
     for program in PROGRAMS:

@@ -23,6 +23,7 @@ class Holder:
     units: tuple[str, ...] = ()  # the units that it can be staged with; all but `socket` if empty
     states: tuple[str, ...] = ()  # the states of the unit at the begin; those that are possible if empty
     shares: bool = False  # the unit and the holder listen with SO_REUSEPORT
+    users: str = ""  # the fate in a run of a user, for a unit of the user's manager; not staged there if empty
 
 
 NO_MAIN = ("sysv", "oneshot")
@@ -32,37 +33,37 @@ DOWN = ("down",)
 HOLDERS = {
     holder.name: holder
     for holder in (
-        Holder("free", "kept", blocks=False, units=(*PLAIN, *NO_MAIN, "process", "watchdog", "socket")),
+        Holder("free", "kept", blocks=False, units=(*PLAIN, *NO_MAIN, "process", "watchdog", "socket"), users="kept"),
         # Orphans and leftovers, which kill-orphan may kill.
-        Holder("nohup", "freed"),
+        Holder("nohup", "freed", users="freed"),
         Holder("root-login", "freed"),
-        Holder("console", "freed"),
+        Holder("console", "freed", users="kept"),
         Holder("scope", "freed"),
-        Holder("user-scope", "freed"),
+        Holder("user-scope", "freed", users="freed"),
         Holder("escaped", "freed"),
         Holder("deaf", "freed"),
         Holder("stopped", "freed"),
         Holder("thread", "freed"),
         Holder("first-thread-gone", "unclear"),
         Holder("two-orphans", "freed"),
-        Holder("forged-command", "freed"),
-        Holder("leftover", "freed", units=("process",), states=DOWN),
-        Holder("idle-leftover", "kept", blocks=False, units=("process",), states=("up", "down")),
+        Holder("forged-command", "freed", users="freed"),
+        Holder("leftover", "freed", units=("process",), states=DOWN, users="freed"),
+        Holder("idle-leftover", "kept", blocks=False, units=("process",), states=("up", "down"), users="kept"),
         Holder("sharing-orphan", "freed", blocks=False, shares=True),
         Holder("dying", "unclear", units=PLAIN),
         Holder("supervised", "supervised"),
         Holder("supervised-loop", "supervised"),
         # Processes that a live service or manager runs.
-        Holder("other-unit", "kept"),
+        Holder("other-unit", "kept", users="kept"),
         Holder("other-child", "kept"),
         Holder("other-escaped", "kept"),
         Holder("other-leftover", "kept"),
         Holder("other-inherited", "kept"),
         Holder("sharing-unit", "kept", blocks=False, shares=True),
         Holder("sharing-both", "kept", blocks=False, shares=True),
-        Holder("user-unit", "kept"),
+        Holder("user-unit", "kept", users="kept"),
         Holder("other-socket", "kept"),
-        Holder("tmux", "kept"),
+        Holder("tmux", "kept", users="kept"),
         Holder("tmux-scope", "kept"),
         Holder("screen", "kept"),
         Holder("tmux-gone", "unclear"),
@@ -75,7 +76,7 @@ HOLDERS = {
         Holder("vm-name", "kept"),
         Holder("vm-child", "kept"),
         # Facts that a user without privileges can forge.
-        Holder("handed", "kept"),
+        Holder("handed", "kept", users="kept"),
         Holder("handed-unit", "kept"),
         Holder("in-flight", "kept"),
         Holder("bus", "kept"),
@@ -85,10 +86,10 @@ HOLDERS = {
         Holder("forged-container", "kept"),
         # Processes that are no rivals of the unit, or no holders.
         Holder("ancestor", "kept", states=DOWN),
-        Holder("bound", "kept"),
-        Holder("other-address", "kept", blocks=False, states=("up",)),
-        Holder("other-family", "kept", blocks=False, states=("up",)),
-        Holder("udp", "kept", blocks=False),
+        Holder("bound", "kept", users="kept"),
+        Holder("other-address", "kept", blocks=False, states=("up",), users="kept"),
+        Holder("other-family", "kept", blocks=False, states=("up",), users="kept"),
+        Holder("udp", "kept", blocks=False, users="kept"),
         Holder("other-network", "kept", blocks=False),
         Holder("client", "kept", blocks=False, states=("up",)),
     )
@@ -119,6 +120,7 @@ class Scene:
     """What is staged, and what the runbook may do about it."""
 
     holder: str
+    manager: str  # system, or user: that of a user, who then runs the program
     unit: str
     does: str
     state: str
@@ -158,6 +160,8 @@ class Scene:
     @property
     def fate(self) -> str:
         """Return kept, freed or unclear: what kill-orphan does about the holder with these options."""
+        if self.manager == "user":
+            return self.kind.users
         if self.kind.fate == "supervised":
             return "freed" if self.supervisors else "kept-supervisor"
         return self.kind.fate
@@ -185,6 +189,7 @@ class Scene:
 def draw(chance: random.Random, holder: str) -> Scene:
     """Draw a scene with a given holder."""
     kind = HOLDERS[holder]
+    manager = "user" if kind.users and chance.random() < 0.4 else "system"
     unit = chance.choice(kind.units or (*PLAIN, *PLAIN, *NO_MAIN, "process"))
     does = chance.choice([name for name in DOES[unit] if name in GOOD] if chance.random() < 0.5 else DOES[unit])
     states = kind.states or (("down", "looping") if kind.blocks else ("up", "down"))
@@ -196,8 +201,11 @@ def draw(chance: random.Random, holder: str) -> Scene:
     if shared:
         # Any answer may be that of the other unit, so there is no probe to find a wrong one or a late start.
         unit, does = "simple", chance.choice(("serves", "serves", "workers", "crash", "crash-later"))
+    if manager == "user" and does == "freezes":
+        does = "stops"  # systemd freezes no units of users.
     return Scene(
         holder=holder,
+        manager=manager,
         unit=unit,
         does=does,
         state=state,

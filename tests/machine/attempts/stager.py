@@ -22,7 +22,10 @@ from tests.machine.attempts.scene import BAD, GOOD, NEW, OLD, SLOW, Scene
 from tests.machine.attempts.staging import (
     AS_USER,
     HEX,
+    HOME,
     LATER,
+    OTHERS,
+    USER,
     Process,
     Stage,
     function_of,
@@ -33,7 +36,7 @@ from tests.machine.attempts.staging import (
     until,
 )
 
-RUNS = Path("/var/lib/runbook/runs")
+RUNS = (Path("/var/lib/runbook/runs"), Path(HOME) / ".local/state/runbook/runs")
 HANGS = 200.0
 """Seconds after which a run counts as hung."""
 
@@ -49,9 +52,10 @@ TIMEOUTS = {**dict.fromkeys(GOOD, "40s"), **dict.fromkeys(SLOW, "4s"), **dict.fr
 def book(scene: Scene, stage: Stage) -> str:
     """Return the runbook of a scene."""
     port, unit, folder = stage.port, stage.unit, stage.folder
-    probe = "" if scene.shared else f"{{http: {{url: 'http://127.0.0.1:{port}/', body: '^{NEW}$', timeout: 2s}}}}"
+    probe = f"probes: [http: {{url: 'http://127.0.0.1:{port}/', body: '^{NEW}$', timeout: 2s}}]"
+    probe = "" if scene.shared else f", {probe}"
     window = "3s" if scene.shared else "1s"
-    waits = f"wait-ready: {{healthy-for: {window}, timeout: {TIMEOUTS[scene.does]}, probes: [{probe}]}}"
+    waits = f"wait-ready: {{healthy-for: {window}, timeout: {TIMEOUTS[scene.does]}{probe}}}"
     own = "" if not scene.shared else f", shared-with: innocent@{port}.service"
     owns = f"verify-port-owner: {{port: {port}{own}}}"
     options = f"leftovers: {_yaml(scene.leftovers)}, supervisors: {_yaml(scene.supervisors)}"
@@ -69,7 +73,7 @@ def book(scene: Scene, stage: Stage) -> str:
         "stop-first": [update, "start", fixes],
         "only-remediate": [fixes],
     }[scene.book]
-    top = [f"unit: {unit}", *([] if scene.shared else [f"port: {port}"])]
+    top = [f"scope: {scene.manager}", f"unit: {unit}", *([] if scene.shared else [f"port: {port}"])]
     rollback = ["rollback: auto"] if scene.rollback else []
     return "\n".join([*top, *rollback, "steps:", *(f"  - {step}" for step in steps)]) + "\n"
 
@@ -89,17 +93,19 @@ def set_up(scene: Scene, stage: Stage) -> None:
     (stage.folder / f"does.{NEW}").write_text(scene.does)
     if scene.kind.shares:
         (stage.folder / "shares").touch()
+    if stage.user:
+        subprocess.run(["chown", "-R", USER, stage.folder], check=True)
     holder = function_of(scene.holder)
     if scene.unit == "socket":
-        systemctl("start", f"att-socket@{stage.port}.socket")
+        stage.control("start", f"att-socket@{stage.port}.socket")
     if holder not in LATER:
         holder(stage)
         stage.wait()
     if scene.state == "up":
-        systemctl("start", stage.unit)
+        stage.control("start", stage.unit)
         until(lambda: page(stage.port)[1] == first, f"{stage.unit} to serve {first}")
     elif scene.state == "looping":
-        systemctl("start", "--no-block", stage.unit)
+        stage.control("start", "--no-block", stage.unit)
         time.sleep(0.7)
     if holder in LATER:
         holder(stage)
@@ -134,7 +140,7 @@ class Snapshot:
         now = processes()
         staged = {pid: facts for pid, facts in now.items() if _is_staged(scene, stage, pid, facts)}
         self.may = _may_end(scene, stage, set(staged))
-        self.staged = staged | {pid: facts for pid, facts in now.items() if _is_of_the_system(pid, facts)}
+        self.staged = staged | stage.system
 
     def ended(self) -> dict[int, Process]:
         """Return the staged processes that have ended since."""
@@ -150,8 +156,15 @@ def _is_staged(scene: Scene, stage: Stage, pid: int, facts: Process) -> bool:
     return f"/{stage.port}/" in command or any(f"{mark}{stage.port}" in group for mark in MARKS)
 
 
-def _is_of_the_system(pid: int, facts: Process) -> bool:
-    return pid == 1 or facts[2].rpartition("/")[2] in SYSTEM
+def of_the_system() -> dict[int, Process]:
+    """Return the machine's own processes, without those that a manager has just forked."""
+    first = processes()
+    time.sleep(0.5)
+    return {
+        pid: facts
+        for pid, facts in processes().items()
+        if pid in first and (pid == 1 or facts[2].rpartition("/")[2] in SYSTEM)
+    }
 
 
 def _may_end(scene: Scene, stage: Stage, staged: set[int]) -> set[int]:
@@ -167,7 +180,7 @@ def _may_end(scene: Scene, stage: Stage, staged: set[int]) -> set[int]:
 
 def truth(scene: Scene, stage: Stage, staged: set[int]) -> dict[str, Any]:
     """Return what truly serves, read without the program under test."""
-    state = show(stage.unit, "ActiveState", "SubState", "MainPID", "InvocationID", "FreezerState")
+    state = show(stage.unit, "ActiveState", "SubState", "MainPID", "InvocationID", "FreezerState", user=stage.user)
     held = holders(stage.port)
     now = processes()
     own = f"/att-{scene.unit}@{stage.port}.service"
@@ -175,10 +188,13 @@ def truth(scene: Scene, stage: Stage, staged: set[int]) -> dict[str, Any]:
         pid
         for pid in held
         if not (pid not in staged and own in now.get(pid, ("", "", ""))[2])
-        and not (scene.unit == "socket" and pid == 1)
+        and not (scene.unit == "socket" and now.get(pid, ("", "", ""))[2].endswith("/init.scope"))
         and not (scene.shared and f"/innocent@{stage.port}.service" in now.get(pid, ("", "", ""))[2])
     }
     status, body = page(stage.port, 3 if held else 0)
+    for _ in range(20 if scene.shared else 0):
+        if body == OTHERS:
+            status, body = page(stage.port)
     return {
         "state": f"{state['ActiveState']} ({state['SubState']})",
         "invocation": state["InvocationID"],
@@ -191,9 +207,9 @@ def truth(scene: Scene, stage: Stage, staged: set[int]) -> dict[str, Any]:
     }
 
 
-def carry_out(scene: Scene, port: int) -> dict[str, Any]:
+def carry_out(scene: Scene, port: int, system: dict[int, Process]) -> dict[str, Any]:
     """Stage a scene, run the program, and return the facts."""
-    stage = Stage(port, f"att-{scene.unit}@{port}.service", scene.answer)
+    stage = Stage(port, f"att-{scene.unit}@{port}.service", scene.answer, scene.manager == "user", system)
     facts: dict[str, Any] = {"scene": scene.facts, "port": port}
     try:
         set_up(scene, stage)
@@ -226,7 +242,8 @@ def carry_out(scene: Scene, port: int) -> dict[str, Any]:
 
 
 def run_program(stage: Stage, *words: str) -> subprocess.CompletedProcess[str]:
-    argv = [*stage.wrap, "runbook", *words, str(stage.folder / "book.yaml"), "--output", "json"]
+    prefix = AS_USER.split() if stage.user else stage.wrap
+    argv = [*prefix, "runbook", *words, str(stage.folder / "book.yaml"), "--output", "json"]
     return subprocess.run(argv, capture_output=True, text=True, timeout=HANGS, check=False)
 
 
@@ -262,16 +279,14 @@ def clear(scene: Scene, stage: Stage) -> None:
     port = stage.port
     if scene.does == "freezes":
         systemctl("thaw", stage.unit, check=False)
-    names = [stage.unit, *(f"{name}@{port}.service" for name in ("innocent", "spared"))]
-    if scene.holder == "other-socket":
-        names.append(f"innocent@{port}.socket")
-    if scene.unit == "socket":
-        names.append(f"att-socket@{port}.socket")
-    systemctl("kill", "--signal=KILL", *names, check=False)
-    systemctl("stop", *names, check=False)
-    if scene.holder == "user-unit":
-        stop = f"{AS_USER} systemctl --user stop innocent@{port}.service"
-        subprocess.run(stop.split(), stderr=subprocess.DEVNULL, check=False, timeout=60)
+    own = [stage.unit, *([f"att-socket@{port}.socket"] if scene.unit == "socket" else [])]
+    others = [f"innocent@{port}.service", f"spared@{port}.service"]
+    others += [f"innocent@{port}.socket"] if scene.holder == "other-socket" else []
+    managed = [(own, stage.user), (others, False)]
+    managed += [([f"innocent@{port}.service"], True)] if scene.holder == "user-unit" else []
+    for names, user in managed:
+        systemctl("kill", "--signal=KILL", *names, check=False, user=user)
+        systemctl("stop", *names, check=False, user=user)
     for _ in range(100):
         mine = [
             pid
@@ -284,8 +299,9 @@ def clear(scene: Scene, stage: Stage) -> None:
         if not mine:
             break
         time.sleep(0.02)
-    systemctl("reset-failed", *names, check=False)
-    for folder in RUNS.glob("*"):
+    for names, user in managed:
+        systemctl("reset-failed", *names, check=False, user=user)
+    for folder in (folder for runs in RUNS for folder in runs.glob("*")):
         with contextlib.suppress(OSError, ValueError):
             if json.loads((folder / "run.json").read_text())["file"].startswith(f"{stage.folder}/"):
                 subprocess.run(["rm", "-rf", folder], check=True)
@@ -293,11 +309,11 @@ def clear(scene: Scene, stage: Stage) -> None:
 
 
 def main() -> None:
-    port = int(sys.argv[1])
+    port, system = int(sys.argv[1]), of_the_system()
     for line in sys.stdin:
         facts = json.loads(line)
         try:
-            answer = carry_out(Scene.of(facts), port)
+            answer = carry_out(Scene.of(facts), port, system)
         except Exception as error:  # attempts.py judges the failure.
             answer = {"scene": facts, "port": port, "broken": f"{type(error).__name__}: {error}"}
         print(json.dumps(answer), flush=True)

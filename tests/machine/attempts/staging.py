@@ -18,9 +18,15 @@ PROJECT = "/opt/runbook/tests/machine"
 ACTOR = f"/usr/bin/python3 {PROJECT}/ownership/actor.py"
 PARTS = f"/usr/bin/python3 {PROJECT}/ending/actors.py"
 USER = "agentops"
-AS_USER = "setpriv --reuid=1000 --regid=1000 --init-groups env XDG_RUNTIME_DIR=/run/user/1000"
+HOME = f"/home/{USER}"
+AS_USER = (
+    "setpriv --reuid=1000 --regid=1000 --init-groups"
+    f" env XDG_RUNTIME_DIR=/run/user/1000 HOME={HOME} USER={USER} LOGNAME={USER}"
+)
 HEX = "3f4f9a1b2c3d4e5f60718293a4b5c6d7e8f90123456789abcdef0123456"
 Process = tuple[str, str, str]  # start time, command line, cgroup
+OTHERS = "other"
+"""The answer of a service that shares the port, so that it is told from that of the unit."""
 PATIENCE = 40.0
 """Seconds after which a wait fails."""
 
@@ -32,6 +38,8 @@ class Stage:
     port: int
     unit: str
     answer: str
+    user: bool = False  # the unit is of the user's manager, and the user runs the program under test
+    system: dict[int, Process] = field(default_factory=dict)  # the machine's own processes
     may: str = "none"  # the staged processes that may be killed: none, holders, workers, leftovers, all
     wrap: list[str] = field(default_factory=list)  # what runs the program under test
     up: list[str] = field(default_factory=list)  # units that must be up at the end
@@ -44,6 +52,10 @@ class Stage:
     def open(self) -> Path:
         """Return the folder that users may write to. The runbook's own must not be such a folder."""
         return self.folder / "open"
+
+    def control(self, *words: str, check: bool = True) -> None:
+        """Run a systemctl command on the manager of the unit."""
+        systemctl(*words, check=check, user=self.user)
 
     def words(self, text: str) -> str:
         """Return a command with the words of this attempt in place of names in braces."""
@@ -85,7 +97,7 @@ class Stage:
     def spawn(self, command: str) -> None:
         """Let an earlier invocation of the unit start a command. The unit stays up."""
         (self.folder / "spawn").write_text(self.words(command))
-        systemctl("start", self.unit)
+        self.control("start", self.unit)
         self.wait()
 
     def login(self, user: str, command: str) -> None:
@@ -94,13 +106,14 @@ class Stage:
         subprocess.run(["su", "-", user, "-c", line], check=True, start_new_session=True, timeout=60)
 
 
-def systemctl(*words: str, check: bool = True) -> None:
-    subprocess.run(["systemctl", *words], stderr=subprocess.DEVNULL, check=check, timeout=60)
+def systemctl(*words: str, check: bool = True, user: bool = False) -> None:
+    argv = [*(f"{AS_USER} systemctl --user" if user else "systemctl").split(), *words]
+    subprocess.run(argv, stderr=subprocess.DEVNULL, check=check, timeout=60)
 
 
-def show(unit: str, *names: str) -> dict[str, str]:
-    argv = ["systemctl", "show", f"--property={','.join(names)}", unit]
-    lines = subprocess.run(argv, stdout=subprocess.PIPE, text=True, check=True).stdout.splitlines()
+def show(unit: str, *names: str, user: bool = False) -> dict[str, str]:
+    argv = [*(f"{AS_USER} systemctl --user" if user else "systemctl").split(), "show", f"--property={','.join(names)}"]
+    lines = subprocess.run([*argv, unit], stdout=subprocess.PIPE, text=True, check=True).stdout.splitlines()
     return dict(line.partition("=")[::2] for line in lines)
 
 
@@ -147,7 +160,7 @@ def user_scope(stage: Stage) -> None:
 def escaped(stage: Stage) -> None:
     stage.may = "holders"
     stage.spawn("setsid -f systemd-run --quiet --scope --unit=escaped-{port} {ACTOR} {holds}")
-    systemctl("stop", stage.unit)
+    stage.control("stop", stage.unit)
 
 
 def deaf(stage: Stage) -> None:
@@ -188,13 +201,13 @@ def forged_command(stage: Stage) -> None:
 def leftover(stage: Stage) -> None:
     stage.may = "all"
     stage.spawn("exec {ACTOR} {holds}")
-    systemctl("stop", stage.unit)
+    stage.control("stop", stage.unit)
 
 
 def idle_leftover(stage: Stage) -> None:
     stage.may = "leftovers"
     stage.spawn("exec {ACTOR} {there}")
-    systemctl("stop", stage.unit)
+    stage.control("stop", stage.unit)
 
 
 def sharing_orphan(stage: Stage) -> None:
@@ -249,7 +262,7 @@ def other_inherited(stage: Stage) -> None:
 
 
 def sharing_unit(stage: Stage) -> None:
-    stage.answer = "2.0"
+    stage.answer = OTHERS
     stage.innocent("exec {ACTOR} listen=127.0.0.1:{port},reuseport {answer} {there}")
 
 
@@ -261,8 +274,7 @@ def sharing_both(stage: Stage) -> None:
 
 def user_unit(stage: Stage) -> None:
     (stage.folder / "innocent").write_text(stage.words("exec {ACTOR} listen=127.0.0.1:{port} {answer}"))
-    command = stage.words("{AS_USER} systemctl --user start innocent@{port}.service")
-    subprocess.run(command.split(), check=True, timeout=60)
+    systemctl("start", f"innocent@{stage.port}.service", user=True)
     until(lambda: holders(stage.port), "the user's service")
     (stage.open / "there").touch()
 
@@ -372,7 +384,7 @@ def forged_id(stage: Stage) -> None:
 def forged_own_id(stage: Stage) -> None:
     stage.may = "all"
     (stage.folder / "spawn").write_text("true")
-    systemctl("start", stage.unit)
+    stage.control("start", stage.unit)
     _claims(stage, stage.unit)
 
 
