@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from tests.machine.attempts.scene import NEW, OLD, SLOW, Scene
+from tests.machine.attempts.scene import GOOD, NEW, OLD, SLOW, Scene
 
 WRONG_KILL, FALSE_READY, FALSE_FAILED, TRACEBACK, OTHER = (
     "wrong kill",
@@ -60,6 +60,8 @@ def _status(scene: Scene, facts: dict[str, Any], status: str) -> list[tuple[str,
     serves, stable = facts["truth"]["serves"], facts["stable"]
     said = f"{status}: {facts['last']['reason']}"
     good = status in ("ok", "changed", "remediated")
+    if good and scene.does not in GOOD:
+        return [(FALSE_READY, f"{said}; what the service does is not right: {scene.does}")]
     if good and not (serves == NEW and stable):
         return [(FALSE_READY, f"{said}, but {facts['truth']}, stable {stable}")]
     if status == "rolled-back" and not (serves == OLD and stable):
@@ -68,7 +70,8 @@ def _status(scene: Scene, facts: dict[str, Any], status: str) -> list[tuple[str,
         return [(FALSE_FAILED, f"{said}; it must succeed")]
     if status == "failed" and scene.must_roll_back:
         return [(FALSE_FAILED, f"{said}; it must roll back")]
-    if not good and serves == NEW and stable:
+    # A bad version may serve for a moment, before it ends.
+    if not good and serves == NEW and stable and scene.does in GOOD:
         return [(FALSE_FAILED, f"{said}, but {facts['truth']}")]
     if status == "still-starting":
         return _still_starting(scene, facts, said)
