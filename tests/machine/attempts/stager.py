@@ -46,7 +46,7 @@ SYSTEM = ("init.scope", "dbus.service", "systemd-journald.service", "systemd-log
 MARKS = ("-", "@", "pod", HEX)
 """What stands before the port in the name of a unit or cgroup of an attempt."""
 
-TIMEOUTS = {**dict.fromkeys(GOOD, "40s"), **dict.fromkeys(SLOW, "4s"), **dict.fromkeys(BAD, "4s")}
+TIMEOUTS = {**dict.fromkeys(GOOD, "40s"), **dict.fromkeys(SLOW, "4s"), **dict.fromkeys(BAD, "5s")}
 
 
 def book(scene: Scene, stage: Stage) -> str:

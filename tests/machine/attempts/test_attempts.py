@@ -23,7 +23,7 @@ from tests.machine.cuts.cuts import Lane
 from tests.machine.machine import Machine
 from tests.machine.tree import CHECKOUT
 
-SIZE = 8  # attempts on each suite; four at a time take half a minute
+SIZE = 6  # attempts on each suite, four at a time
 
 LIVES = {"serves": NEW, "state": "active (running)"}
 LOOKED = {"exit": 1, "serves": "", "changed": False, "ended": [], "steps": [], "traceback": False}
