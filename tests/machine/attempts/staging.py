@@ -309,7 +309,9 @@ def tmux_gone(stage: Stage) -> None:
     stage.may = "all"
     tmux_scope(stage)
     stage.wait()
-    systemctl("kill", "--signal=KILL", f"multiplexer-{stage.port}.scope")
+    gone = f"multiplexer-{stage.port}.scope"
+    systemctl("kill", "--signal=KILL", gone)
+    until(lambda: not any(gone in group for _, _, group in processes().values()), "the multiplexer to end")
 
 
 def podman(stage: Stage) -> None:
