@@ -7,7 +7,7 @@ other PIDs, and a signal to one of them comes too late. systemd's `kill --signal
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import Enum, auto
 
@@ -28,7 +28,7 @@ class PidChurn(Enum):
 
 
 @dataclass
-class CgroupKill:
+class CgroupKillState:
     """The readings of a unit's cgroup so far, and the result of the kill. Times are seconds of the monotonic clock."""
 
     churn_since: float | None = None  # when the present series began of readings that missed processes of the cgroup
@@ -37,77 +37,100 @@ class CgroupKill:
     done: bool = False  # True once systemd sent KILL to the whole cgroup
     refused: bool = False  # True once the kill was refused, because the cgroup held a process that must not be killed
 
-    def judge_churn(self, view: HostView, unit: Unit, seen: Sequence[PortOwnership], *, suspected: bool) -> PidChurn:
-        """Return whether the cgroup's PIDs change faster than they can be read, by this reading and those before it.
+
+@dataclass(frozen=True)
+class CgroupKill:
+    """One reading of a unit's cgroup: whether it hides its processes, and whether all of them may be killed at once."""
+
+    view: HostView
+    unit: Unit
+    ownerships: Sequence[PortOwnership]  # the ports of the unit
+    state: CgroupKillState
+    enabled: bool  # True if processes without a port may be killed, and with KILL
+    is_expected: Callable[[Holder], bool]
+
+    @property
+    def is_permitted(self) -> bool:
+        """True if all processes of the cgroup may be killed at once: once is enough."""
+        return self.enabled and not self.state.done and not self.state.refused
+
+    @property
+    def is_down(self) -> bool:
+        """True if no process of a current invocation can be in the cgroup: the unit is a service, and is down."""
+        unit = self.unit
+        is_down = not unit.is_running and not unit.is_untracked and not unit.job
+        return unit.is_service and is_down and bool(unit.control_group)
+
+    @property
+    def is_left(self) -> bool:
+        """True if the unit is down and its cgroup holds processes, whether they can be read or not."""
+        return self.is_down and self.view.is_populated(self.unit)
+
+    @property
+    def has_own_sockets_only(self) -> bool:
+        """True if every socket without a visible holder was created in the cgroup, as the kernel reports it."""
+        unseen = [socket for ownership in self.ownerships for socket in ownership.unseen]
+        return all(socket.cgroup_id and socket.cgroup_id == self.unit.control_group_id for socket in unseen)
+
+    def are_all_leftovers(self, holders: Sequence[Holder]) -> bool:
+        """True if the unit is down and each of these processes, one at least, is a leftover in its cgroup."""
+        return bool(holders) and self.is_down and all(holder.role is Role.LEFTOVER for holder in holders)
+
+    def update_churn(self, *, is_idle: Callable[[], bool]) -> PidChurn:
+        """Add this reading to the series of those before it, and return what the series proves.
 
         One reading proves nothing: the last process may be exiting; or a process stays that is no leftover, is in
         another PID namespace, or may not be read by this user. So only an unbroken series of readings counts, and only
-        if no PID lasted through all of it.
+        if no PID lasted through all of it. `is_idle` returns True if there is nothing else to kill or to wait for.
         """
-        if not suspected:
-            self.churn_since = None
+        state, now = self.state, self.view.clock.monotonic()
+        if not self._misses_processes() and not (self.is_permitted and is_idle() and self._hides_leftovers()):
+            state.churn_since = None
             return PidChurn.NONE
-        now, pids = view.clock.monotonic(), frozenset(view.list_unit_pids(unit))
-        if self.churn_since is None:
-            self.churn_since, self.stable_pids, self.port_held = now, pids, False
-        self.stable_pids &= pids
-        self.port_held = self.port_held or any(ownership.listeners for ownership in seen)
-        unseen = any(ownership.unseen for ownership in seen)
-        if now - self.churn_since < (UNSEEN_SECONDS if self.stable_pids and unseen else CHURN_SECONDS):
+        pids = frozenset(self.view.list_unit_pids(self.unit))
+        if state.churn_since is None:
+            state.churn_since, state.stable_pids, state.port_held = now, pids, False
+        state.stable_pids &= pids
+        state.port_held = state.port_held or any(ownership.listeners for ownership in self.ownerships)
+        unseen = any(ownership.unseen for ownership in self.ownerships)
+        if now - state.churn_since < (UNSEEN_SECONDS if state.stable_pids and unseen else CHURN_SECONDS):
             return PidChurn.SUSPECTED
-        if self.stable_pids:
-            self.churn_since = None
-        return PidChurn.NONE if self.stable_pids else PidChurn.PROVEN
+        if state.stable_pids:
+            state.churn_since = None
+        # Processes that hold no port matter only if they are to be killed.
+        matters = not state.stable_pids and (self.is_permitted or state.port_held)
+        return PidChurn.PROVEN if matters else PidChurn.NONE
 
-    def kill(self, host: Host, unit: Unit, expected: Callable[[Holder], bool]) -> None:
-        """Kill all processes of the cgroup, unless one of them must not be killed or is not `expected`."""
-        self.done = host.kill_cgroup(unit, expected) is not SignalResult.CHANGED
-        self.refused = not self.done
+    def _misses_processes(self) -> bool:
+        """True if the unit is down and processes are in its cgroup, but no leftover, or not the holder of the port."""
+        if any(ownership.holders for ownership in self.ownerships) or not self.has_own_sockets_only:
+            return False
+        unseen = any(ownership.unseen for ownership in self.ownerships)
+        return self.is_left and (unseen or not self.view.find_leftovers(self.unit))
 
+    def _hides_leftovers(self) -> bool:
+        """True if the unit is down, its cgroup populated, and each leftover that can be read may be killed."""
+        leftovers = self.view.find_leftovers(self.unit) if self.is_left else None
+        return leftovers is not None and all(one.may_be_killed and self.is_expected(one) for one in leftovers)
 
-def misses_processes(view: HostView, unit: Unit, seen: Sequence[PortOwnership]) -> bool:
-    """True if the unit is down and processes are in its cgroup, but no leftover, or not the holder of the port."""
-    if any(ownership.holders for ownership in seen) or not is_created_in_cgroup(unit, seen):
-        return False
-    unseen = any(ownership.unseen for ownership in seen)
-    return is_left(view, unit) and (unseen or not view.find_leftovers(unit))
+    def apply(self, host: Host) -> None:
+        """Kill all processes of the cgroup, unless one of them must not be killed or is not expected."""
+        self.state.done = host.kill_cgroup(self.unit, self.is_expected) is not SignalResult.CHANGED
+        self.state.refused = not self.state.done
 
+    @property
+    def plan(self) -> str:
+        """What `apply` does, in the infinitive."""
+        return f"kill all processes of {self.unit.name} at once, with KILL"
 
-def may_kill_all(view: HostView, unit: Unit, expected: Callable[[Holder], bool]) -> bool:
-    """True if the unit is down, its cgroup populated, and each leftover that can be read may be killed."""
-    leftovers = view.find_leftovers(unit) if is_left(view, unit) else None
-    return leftovers is not None and all(holder.may_be_killed and expected(holder) for holder in leftovers)
+    @property
+    def churn(self) -> str:
+        """What PID churn means, in a sentence."""
+        why = "the processes in its cgroup change their PIDs faster than they can be read"
+        return f"{self.unit.name} is {self.unit.active_state}, and {why}"
 
-
-def are_all_leftovers(holders: Sequence[Holder], unit: Unit) -> bool:
-    """True if the unit is down and each of these processes, one at least, is a leftover in its cgroup."""
-    return bool(holders) and may_kill_cgroup(unit) and all(holder.role is Role.LEFTOVER for holder in holders)
-
-
-def is_left(view: HostView, unit: Unit) -> bool:
-    """True if the unit is down and its cgroup holds processes, whether they can be read or not."""
-    return may_kill_cgroup(unit) and view.is_populated(unit)
-
-
-def may_kill_cgroup(unit: Unit) -> bool:
-    """True if no process of a current invocation can be in the unit's cgroup: the unit is a service, and is down."""
-    is_down = not unit.is_running and not unit.is_untracked and not unit.job
-    return unit.is_service and is_down and bool(unit.control_group)
-
-
-def describe_churn(unit: Unit) -> str:
-    """Return what PID churn means, in a sentence."""
-    why = "the processes in its cgroup change their PIDs faster than they can be read"
-    return f"{unit.name} is {unit.active_state}, and {why}"
-
-
-def kill_hint(unit: Unit) -> str:
-    """Return how an operator kills the whole cgroup, to be added to a message."""
-    command = unit.systemctl_command("kill --signal=KILL")
-    return f"; only all of them at once can be killed: `leftovers: true` does that, or {command}"
-
-
-def is_created_in_cgroup(unit: Unit, seen: Iterable[PortOwnership]) -> bool:
-    """True if every socket without a visible holder was created in the unit's cgroup, as the kernel reports it."""
-    unseen = [socket for ownership in seen for socket in ownership.unseen]
-    return all(socket.cgroup_id and socket.cgroup_id == unit.control_group_id for socket in unseen)
+    @property
+    def hint(self) -> str:
+        """How an operator kills the whole cgroup, to be added to a message."""
+        command = self.unit.systemctl_command("kill --signal=KILL")
+        return f"; only all of them at once can be killed: `leftovers: true` does that, or {command}"

@@ -17,6 +17,11 @@ from runbook.model import ProcessId
 from runbook.spec.state import RunState
 from runbook.util.wording import shorten
 
+MAX_RESPAWNS = 3  # how often another process may take the place of a killed one before the step gives up
+RESPAWN_WAIT = 0.5  # seconds in which another process may take the place of a killed one; then the port counts as free
+SUPERVISED_RESPAWN_WAIT = 2.0  # the same if an ancestor of it runs on: an interpreter needs time to start a program
+SLOW_RESPAWN_WAIT = 10.0  # the same with `supervisors`: the loop of a script may sleep before it starts another process
+
 CLOCK_TICK_SLACK = 0.05  # seconds by which a process may seem older than it is: /proc counts in ticks of 10 ms
 
 FindMismatch = Callable[[Holder], str]  # returns in what a process differs from `expect`; empty if it matches
@@ -26,12 +31,12 @@ FindMismatch = Callable[[Holder], str]  # returns in what a process differs from
 class Respawn:
     """A process that took the place of a killed one, and the ancestor of both that started it."""
 
-    killed: str
+    killed: str  # the name of the killed process
     holder: Holder
     starter: Process
 
-    def explain(self, unit: Unit, remedy: str) -> str:
-        """Return which process started it, and how to stop that; `remedy` is about `supervisors`."""
+    def explain(self, view: HostView, unit: Unit, find_mismatch: FindMismatch, *, enabled: bool) -> str:
+        """Return which process started it, how to stop that, and what `supervisors` does, which may be `enabled`."""
         starter, place = self.starter, parse_cgroup_path(self.starter.cgroup)
         line = shorten(" ".join(starter.command) or starter.name)
         stop = f"kill {starter.pid}"
@@ -40,79 +45,79 @@ class Respawn:
         first = "" if protected.is_bus(starter) else f", or stop it first ({stop})"
         return (
             f"{self.killed} was killed, and {self.holder.process} took its place; {starter} started it, and runs this "
-            f"command: {line}, in {place.unit or starter.cgroup}; make it stop the process{first}{remedy}"
+            f"command: {line}, in {place.unit or starter.cgroup}; make it stop the process{first}"
+            f"{_describe_remedy(view.judge_process(unit, starter), find_mismatch, enabled=enabled)}"
         )
 
 
 def record_ancestors(view: HostView, run: RunState, holder: Holder) -> None:
     """Record the ancestors of a process that is about to be killed."""
     when = holder.process.started + view.clock.now() - view.find_start_time(holder.process)
-    for up in find_ancestors(view.find_process, holder.process):
-        run.ancestors_of_killed.setdefault(up.id, (str(holder.process), when))
+    for ancestor in find_ancestors(view.find_process, holder.process):
+        run.ancestors_of_killed.setdefault(ancestor.id, (str(holder.process), when))
 
 
 def find_respawn(
-    view: HostView, run: RunState, killed: Collection[ProcessId], fresh: Sequence[Holder]
+    view: HostView, run: RunState, targets: Collection[ProcessId], holders: Sequence[Holder]
 ) -> Respawn | None:
-    """Return which process started one of `fresh` in the place of a killed one; None if that is not certain.
+    """Return which process started one of these holders in the place of a killed one; None if that is not certain.
 
     An ancestor of both did so if its own child, through which it is one, was started after the kill. If that child is
     older, the child may have done it.
     """
-    for holder in fresh:
-        below = holder.process
-        for up in find_ancestors(view.find_process, holder.process):
-            if up.id in killed:
+    for holder in holders:
+        child = holder.process
+        for ancestor in find_ancestors(view.find_process, holder.process):
+            if ancestor.id in targets:
                 break  # A process that was signalled may fork until it exits.
-            name, when = run.ancestors_of_killed.get(up.id, ("", 0.0))
-            if name and below.started >= when - CLOCK_TICK_SLACK:
-                return Respawn(name, holder, up)
-            below = up
+            name, when = run.ancestors_of_killed.get(ancestor.id, ("", 0.0))
+            if name and child.started >= when - CLOCK_TICK_SLACK:
+                return Respawn(name, holder, ancestor)
+            child = ancestor
     return None
 
 
-def has_supervisor(view: HostView, run: RunState, killed: Collection[ProcessId], *, thorough: bool = False) -> bool:
-    """True if an ancestor of a killed process runs that is more than a shell without a script: it may start another.
+def find_wait(view: HostView, run: RunState, targets: Collection[ProcessId], *, thorough: bool) -> float:
+    """Return for how many seconds after the last exit another process may take the place of a killed one.
 
-    If `thorough`, any shell but an interactive one counts, too: `bash -c` may be a loop.
+    An ancestor that runs on may start one, if it is more than a shell without a script. If `thorough`, any shell but an
+    interactive one may, too: `bash -c` may be a loop.
     """
-    for above in run.ancestors_of_killed:
-        up = view.find_process(above.pid)
-        if up is None or up.id != above or above in killed:
+    for id_ in run.ancestors_of_killed:
+        process = view.find_process(id_.pid)
+        if process is None or process.id != id_ or id_ in targets:
             continue
-        is_script = thorough and is_shell(up.name) and not is_interactive_shell(up.name, up.command)
-        if is_script or name_program(up.name, up.command):
-            return True
-    return False
+        is_script = thorough and is_shell(process.name) and not is_interactive_shell(process.name, process.command)
+        if is_script or name_program(process.name, process.command):
+            return SLOW_RESPAWN_WAIT if thorough else SUPERVISED_RESPAWN_WAIT
+    return RESPAWN_WAIT
 
 
 def find_supervisors(
-    view: HostView, unit: Unit, holders: Sequence[Holder], again: Respawn | None, find_mismatch: FindMismatch
+    view: HostView, unit: Unit, holders: Sequence[Holder], respawn: Respawn | None, find_mismatch: FindMismatch
 ) -> list[Holder]:
     """Return the processes that would start these again, as far as they are known and may be killed themselves.
 
     A parent of the same program in the same cgroup is one, as of squid's worker. Of any other ancestor that only shows
-    when it has started another process, as in `again`.
+    when it has started another process, as in `respawn`.
     """
     parents = ((view.find_process(holder.process.ppid), holder) for holder in holders)
-    found = [parent for parent, holder in parents if parent is not None and _is_master(parent, holder)]
-    found += [again.starter] if again else []
-    judged = {one.id: view.judge_process(unit, one) for one in found}
-    return [one for one in judged.values() if one.may_be_killed and not find_mismatch(one)]
+    processes = [parent for parent, holder in parents if parent is not None and _is_master(parent, holder)]
+    processes += [respawn.starter] if respawn else []
+    judged = {process.id: view.judge_process(unit, process) for process in processes}
+    return [holder for holder in judged.values() if holder.may_be_killed and not find_mismatch(holder)]
 
 
-def describe_remedy(view: HostView, unit: Unit, again: Respawn, find_mismatch: FindMismatch, *, enabled: bool) -> str:
+def _describe_remedy(starter: Holder, find_mismatch: FindMismatch, *, enabled: bool) -> str:
     """Describe what `supervisors: true` does about the process that starts others: it kills it, or why it does not."""
-    starter = view.judge_process(unit, again.starter)
     why = starter.protection or ("" if starter.may_be_killed else starter.why) or find_mismatch(starter)
     if not why:
         return ": `supervisors: true` does that"
     return f"; `supervisors: true` does not, because {why}" if enabled else ""
 
 
-def explain_unknown_respawn(killed: int, fresh: Sequence[Holder]) -> str:
-    """Return that an unknown process starts them again, and where to look for it."""
-    process = fresh[0].process
+def explain_unknown_respawn(killed: int, process: Process) -> str:
+    """Return that an unknown process starts killed ones again, as it did with `process`, and where to look for it."""
     return (
         f"another process starts it again: {process} appeared after {killed} were killed, and its parent has exited; "
         f"stop that other process first; see what else runs there: systemd-cgls {process.cgroup}"

@@ -8,7 +8,8 @@ from typing import ClassVar, Literal
 
 from pydantic import Field
 
-from runbook.actions.termination import KillOptions, KillOrphanState, Termination
+from runbook.actions.kill_state import KillOptions, KillOrphanState
+from runbook.actions.termination import Termination
 from runbook.host.facts import Unit
 from runbook.host.holders import Holder
 from runbook.host.interface import Host, HostView

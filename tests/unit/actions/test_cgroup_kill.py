@@ -6,11 +6,11 @@ from collections.abc import Sequence
 
 import pytest
 
-from runbook.actions.cgroup_kill import CHURN_SECONDS, UNSEEN_SECONDS, CgroupKill, PidChurn, may_kill_cgroup
+from runbook.actions.cgroup_kill import CHURN_SECONDS, UNSEEN_SECONDS, CgroupKill, CgroupKillState, PidChurn
 from runbook.host.facts import ActiveState, Unit
 from runbook.host.holders import Listener, PortOwnership
 from runbook.model import Port, Verdict
-from tests.unit.fake_machine import FakeMachine, unit
+from tests.unit.fake_machine import FakeMachine, process, unit
 
 DOWN = unit(active_state=ActiveState.INACTIVE, main_pid=0)
 FREE = PortOwnership(Port(80), Verdict.NOT_LISTENING, "no process listens on port 80")
@@ -23,14 +23,16 @@ class Readings:
 
     def __init__(self, **machine: object) -> None:
         self.machine = FakeMachine(units={"gw.service": DOWN}, **machine)  # type: ignore[arg-type]
-        self.kill = CgroupKill()
+        self.state = CgroupKillState()
 
-    def read(
-        self, seconds: float = 0.0, seen: Sequence[PortOwnership] = (FREE,), *, suspected: bool = True
-    ) -> PidChurn:
+    def cgroup(self, seen: Sequence[PortOwnership] = (FREE,), *, of: Unit = DOWN) -> CgroupKill:
+        """Return the cgroup at this moment."""
+        return CgroupKill(self.machine, of, seen, self.state, True, lambda _: True)
+
+    def read(self, seconds: float = 0.0, seen: Sequence[PortOwnership] = (FREE,), *, is_idle: bool = True) -> PidChurn:
         """Read the cgroup after some seconds."""
         self.machine.clock.time += seconds
-        return self.kill.judge_churn(self.machine, DOWN, seen, suspected=suspected)
+        return self.cgroup(seen).update_churn(is_idle=lambda: is_idle)
 
 
 def test_pids_that_change_for_long_enough_are_churn() -> None:
@@ -39,10 +41,18 @@ def test_pids_that_change_for_long_enough_are_churn() -> None:
     assert readings.read(CHURN_SECONDS / 2) is PidChurn.PROVEN
 
 
-def test_a_reading_without_suspicion_begins_the_series_anew() -> None:
+def test_a_cgroup_without_hidden_processes_begins_the_series_anew() -> None:
     readings = Readings(pid_churn=True)
     readings.read()
-    assert readings.read(60.0, suspected=False) is PidChurn.NONE
+    readings.machine.pid_churn = False
+    assert readings.read(60.0) is PidChurn.NONE
+    readings.machine.pid_churn = True
+    assert readings.read() is PidChurn.SUSPECTED
+
+
+def test_leftovers_that_are_to_be_killed_one_by_one_come_before_the_hidden_ones() -> None:
+    readings = Readings(pid_churn=True, processes={90: process(90)})
+    assert readings.read(is_idle=False) is PidChurn.NONE
     assert readings.read() is PidChurn.SUSPECTED
 
 
@@ -64,7 +74,7 @@ def test_a_socket_at_any_reading_of_the_series_counts() -> None:
     readings = Readings(pid_churn=True)
     readings.read(seen=(UNSEEN,))
     readings.read(CHURN_SECONDS)
-    assert readings.kill.port_held
+    assert readings.state.port_held
 
 
 @pytest.mark.parametrize(
@@ -80,11 +90,11 @@ def test_a_socket_at_any_reading_of_the_series_counts() -> None:
     ids=["down", "up", "untracked", "with a job", "without a cgroup", "a slice"],
 )
 def test_which_cgroup_may_be_killed(of: Unit, may: bool) -> None:
-    assert may_kill_cgroup(of) is may
+    assert Readings().cgroup(of=of).is_down is may
 
 
 def test_a_kill_that_is_refused_is_remembered() -> None:
     readings = Readings()
     readings.machine.units["gw.service"] = unit()
-    readings.kill.kill(readings.machine, unit(), lambda _: True)
-    assert (readings.kill.done, readings.kill.refused) == (False, True)
+    readings.cgroup(of=unit()).apply(readings.machine)
+    assert (readings.state.done, readings.state.refused) == (False, True)

@@ -9,12 +9,14 @@ from typing import Any
 import pytest
 
 from runbook.actions.respawn import (
+    RESPAWN_WAIT,
+    SLOW_RESPAWN_WAIT,
+    SUPERVISED_RESPAWN_WAIT,
     Respawn,
-    describe_remedy,
     explain_unknown_respawn,
     find_respawn,
     find_supervisors,
-    has_supervisor,
+    find_wait,
     record_ancestors,
 )
 from runbook.host.facts import ActiveState
@@ -45,17 +47,19 @@ def test_the_ancestor_of_a_killed_process_that_starts_another_is_named() -> None
     machine, run = _supervised()
     found = find_respawn(machine, run, [ORPHANED.process.id], [_again(machine)])
     assert found is not None
-    assert "PID 50 (python3) started it" in found.explain(unit(), "")
-    assert has_supervisor(machine, run, [ORPHANED.process.id])
+    assert "PID 50 (python3) started it" in found.explain(machine, unit(), lambda _: "", enabled=False)
+    targets = [ORPHANED.process.id]
+    assert find_wait(machine, run, targets, thorough=False) == SUPERVISED_RESPAWN_WAIT
+    assert find_wait(machine, run, [*targets, machine.processes[50].id], thorough=False) == RESPAWN_WAIT
 
 
 def test_a_loop_of_a_shell_may_start_another_after_a_while() -> None:
     machine, run = _supervised()
     machine.processes[50] = replace(machine.processes[50], name="bash", command=("bash", "-c", "while :; do gw; done"))
-    assert not has_supervisor(machine, run, [])
-    assert has_supervisor(machine, run, [], thorough=True)
+    assert find_wait(machine, run, [], thorough=False) == RESPAWN_WAIT
+    assert find_wait(machine, run, [], thorough=True) == SLOW_RESPAWN_WAIT
     machine.processes[50] = replace(machine.processes[50], command=("-bash",))
-    assert not has_supervisor(machine, run, [], thorough=True)
+    assert find_wait(machine, run, [], thorough=True) == RESPAWN_WAIT
 
 
 def test_a_process_from_before_the_kill_was_not_started_in_its_place() -> None:
@@ -72,12 +76,13 @@ def test_an_ancestor_of_both_is_not_blamed_for_what_an_older_child_started() -> 
 
 
 def test_the_cgroup_is_the_place_to_look_for_an_unknown_starter() -> None:
-    assert explain_unknown_respawn(4, [ORPHANED]).endswith(f"systemd-cgls {ORPHANED.process.cgroup}")
+    assert explain_unknown_respawn(4, ORPHANED.process).endswith(f"systemd-cgls {ORPHANED.process.cgroup}")
 
 
 def test_to_stop_a_bus_is_not_advised() -> None:
     bus = process(50, name="dbus-daemon", cgroup="/system.slice/dbus.service")
-    assert "stop it first" not in Respawn("PID 74 (gw)", ORPHANED, bus).explain(unit(), "")
+    advice = Respawn("PID 74 (gw)", ORPHANED, bus).explain(FakeMachine(), unit(), lambda _: "", enabled=False)
+    assert "stop it first" not in advice
 
 
 SQUID = {**ORPHAN, "exe": "/usr/sbin/squid", "command": ("(squid-1)", "--kid")}
@@ -116,9 +121,9 @@ def test_what_the_option_does_about_it() -> None:
     assert again is not None
     assert [one.process.pid for one in find_supervisors(machine, DOWN, [], again, lambda _: "")] == [50]
 
-    def remedy(mismatch: str = "", *, enabled: bool = True) -> str:
-        return describe_remedy(machine, DOWN, again, lambda _: mismatch, enabled=enabled)
+    def advice(mismatch: str = "", *, enabled: bool = True) -> str:
+        return again.explain(machine, DOWN, lambda _: mismatch, enabled=enabled)
 
-    assert remedy(enabled=False) == ": `supervisors: true` does that"
-    assert remedy("it runs as bob") == "; `supervisors: true` does not, because it runs as bob"
-    assert remedy("it runs as bob", enabled=False) == ""
+    assert advice(enabled=False).endswith(": `supervisors: true` does that")
+    assert advice("it runs as bob").endswith("; `supervisors: true` does not, because it runs as bob")
+    assert advice("it runs as bob", enabled=False).endswith("or stop it first (kill 50)")

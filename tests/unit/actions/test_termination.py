@@ -5,7 +5,8 @@ from __future__ import annotations
 import signal
 from pathlib import Path
 
-from runbook.actions.termination import KillOptions, KillOrphanState, Phase, Termination
+from runbook.actions.kill_state import KillOptions, KillOrphanState, Phase
+from runbook.actions.termination import Termination
 from runbook.host.facts import ActiveState
 from runbook.model import Finding, FindingState, Port
 from runbook.spec.state import RunState
