@@ -84,7 +84,7 @@ class CgroupKill:
         if no PID lasted through all of it. `is_idle` returns True if there is nothing else to kill or to wait for.
         """
         state, now = self.state, self.view.clock.monotonic()
-        if not self._misses_processes() and not (self.is_permitted and is_idle() and self._hides_leftovers()):
+        if not self._hides_processes(is_idle):
             state.churn_since = None
             return PidChurn.NONE
         pids = frozenset(self.view.list_unit_pids(self.unit))
@@ -101,17 +101,17 @@ class CgroupKill:
         matters = not state.stable_pids and (self.is_permitted or state.port_held)
         return PidChurn.PROVEN if matters else PidChurn.NONE
 
-    def _misses_processes(self) -> bool:
-        """True if the unit is down and processes are in its cgroup, but no leftover, or not the holder of the port."""
-        if any(ownership.holders for ownership in self.ownerships) or not self.has_own_sockets_only:
+    def _hides_processes(self, is_idle: Callable[[], bool]) -> bool:
+        """True if the unit is down and processes are in its cgroup, but no leftover, or not the holder of the port.
+
+        Beside a visible holder of the port, as systemd for a socket unit, they matter only once all else is killed.
+        """
+        if not self.is_left or not self.has_own_sockets_only:
+            return False
+        if any(ownership.holders for ownership in self.ownerships) and not (self.is_permitted and is_idle()):
             return False
         unseen = any(ownership.unseen for ownership in self.ownerships)
-        return self.is_left and (unseen or not self.view.find_leftovers(self.unit))
-
-    def _hides_leftovers(self) -> bool:
-        """True if the unit is down, its cgroup populated, and each leftover that can be read may be killed."""
-        leftovers = self.view.find_leftovers(self.unit) if self.is_left else None
-        return leftovers is not None and all(one.may_be_killed and self.is_expected(one) for one in leftovers)
+        return unseen or not self.view.find_leftovers(self.unit)
 
     def apply(self, host: Host) -> None:
         """Kill all processes of the cgroup, unless one of them must not be killed or is not expected."""

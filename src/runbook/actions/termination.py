@@ -56,11 +56,10 @@ class Termination:
             case Phase.RELOAD if self.unit.is_untracked and not self._refusal:
                 self.state.reloaded = True
                 host.daemon_reload()
-            case Phase.KILL_CGROUP if not self.unit.is_untracked:
-                is_due = self._is_cgroup_kill_due
+            case Phase.KILL_CGROUP if self._is_cgroup_kill_due:
                 self._begin_round()
-                if is_due:
-                    self._cgroup.apply(host)
+                self._cgroup.apply(host)
+            # Of a unit that is untracked by now, the main process must not exit before a reload.
             case Phase.SIGNAL | Phase.ESCALATE if not self.unit.is_untracked and not self._refusal:
                 self._begin_round()
                 self._send_signals(host)

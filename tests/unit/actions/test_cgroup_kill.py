@@ -8,7 +8,7 @@ import pytest
 
 from runbook.actions.cgroup_kill import CHURN_SECONDS, UNSEEN_SECONDS, CgroupKill, CgroupKillState, PidChurn
 from runbook.host.facts import ActiveState, Unit
-from runbook.host.holders import Listener, PortOwnership
+from runbook.host.holders import Holder, Listener, PortOwnership, Role
 from runbook.model import Port, Verdict
 from tests.unit.fake_machine import FakeMachine, process, unit
 
@@ -50,10 +50,15 @@ def test_a_cgroup_without_hidden_processes_begins_the_series_anew() -> None:
     assert readings.read() is PidChurn.SUSPECTED
 
 
-def test_leftovers_that_are_to_be_killed_one_by_one_come_before_the_hidden_ones() -> None:
-    readings = Readings(pid_churn=True, processes={90: process(90)})
-    assert readings.read(is_idle=False) is PidChurn.NONE
-    assert readings.read() is PidChurn.SUSPECTED
+def test_a_leftover_that_can_be_read_hides_nothing() -> None:
+    assert Readings(pid_churn=True, processes={90: process(90)}).read() is PidChurn.NONE
+
+
+def test_beside_a_visible_holder_all_else_is_killed_first() -> None:
+    holder = Holder(process(1), Role.SOCKET_UNIT, "gw.socket", "", (SOCKET,))
+    owned, readings = PortOwnership(Port(80), Verdict.OWNED, "", (SOCKET,), (holder,)), Readings(pid_churn=True)
+    assert readings.read(seen=(owned,), is_idle=False) is PidChurn.NONE
+    assert readings.read(seen=(owned,)) is PidChurn.SUSPECTED
 
 
 def test_a_pid_that_stays_is_no_churn() -> None:
