@@ -47,7 +47,7 @@ class Verdict(StrEnum):
     # Jobs
     JOB_DONE = "job-done", "systemd finished the job, and the unit is in the state that the job should reach"
     ALREADY_SO = "already-so", "the unit was already in that state; nothing was done"
-    JOB_FAILED = "job-failed", "systemd ran the job, and it failed"
+    JOB_FAILED = "job-failed", "systemd refused the request, or the job failed"
     JOB_TIMEOUT = "job-timeout", "the job was not finished in time"
     JOB_CANCELED = "job-canceled", "another job replaced this one"
     JOB_DEPENDENCY = "job-dependency", "a unit that this one requires, directly or through others, did not start"

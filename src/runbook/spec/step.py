@@ -144,7 +144,7 @@ class Step(FileModel, Generic[StateT]):
 
     type_name: ClassVar[str] = ""  # the type's name in YAML, derived from the name of the class
     state_type: ClassVar[type[StepState]] = StepState  # the class of its state, derived from `Step[…]`
-    failure_verdict: ClassVar[Verdict] = Verdict.JOB_FAILED  # of a refusal for which no other verdict is right
+    failure_verdict: ClassVar[Verdict] = Verdict.JOB_FAILED  # if the machine refuses, and no other verdict is right
     always_acts: ClassVar[bool] = False  # True if it acts whatever earlier steps did, so that a plan can promise it
     remediable: ClassVar[bool] = False  # a `remediate` right after it finds the cause of its failure
     may_create_units: ClassVar[bool] = False  # True if units may exist afterwards that did not exist before
