@@ -62,7 +62,7 @@ class Planner:
     def plan(self) -> PlanFinished:
         """Report for each step what it would find and do. The exit status is 0 if the plan could be made."""
         try:
-            self._emit_observed()
+            self._emit_observation()
             self._emit_obstacles()
             for steps in (self.runbook.steps, self.runbook.always):
                 for step in let_remediations_decide(steps):
@@ -79,7 +79,7 @@ class Planner:
     def check(self) -> RunFinished:
         """Check every step that only reads, once. The exit status is 0 if all hold, else 1."""
         try:
-            self._emit_observed()
+            self._emit_observation()
             end = self._check_steps()
         except (Interrupted, NotBegun) as error:
             end = RunFinished(**_end_facts(error))
@@ -92,14 +92,16 @@ class Planner:
             outcomes.append(outcome := self._check_step(step))
             self.results[outcome.id] = outcome.template_facts()
             self.events.emit(StepFinished(**outcome.facts(), name=step.name or ""))
-        if wrong := [outcome for outcome in outcomes if outcome.failed]:
-            return self._end_failed(wrong)
-        looked = any(outcome.status is not StepStatus.SKIPPED for outcome in outcomes)
-        return RunFinished(status=RunStatus.OK, exit=0, reason="everything holds" if looked else "no step only reads")
+        if failures := [outcome for outcome in outcomes if outcome.failed]:
+            return self._end_failed(failures)
+        any_check = any(outcome.status is not StepStatus.SKIPPED for outcome in outcomes)
+        return RunFinished(
+            status=RunStatus.OK, exit=0, reason="everything holds" if any_check else "no step only reads"
+        )
 
-    def _end_failed(self, wrong: Sequence[Outcome]) -> RunFinished:
+    def _end_failed(self, failures: Sequence[Outcome]) -> RunFinished:
         """Return the end of a check at the first step that does not hold, with what to do next."""
-        outcome = wrong[0]
+        outcome = failures[0]
         step = next((step for step in self.runbook.walk() if step.id == outcome.id), None)
         return RunFinished(
             status=RunStatus.FAILED,
@@ -107,54 +109,54 @@ class Planner:
             reason=f"{outcome.id}: {outcome.reason}",
             step=outcome.id,
             verdict=str(outcome.verdict or ""),
-            hint=self._find_fix(wrong) or find_advice(self.view, outcome, step, self.runbook),
+            hint=self._find_fix(failures) or find_advice(self.view, outcome, step, self.runbook),
         )
 
-    def _find_fix(self, wrong: Sequence[Outcome]) -> str:
+    def _find_fix(self, failures: Sequence[Outcome]) -> str:
         """Return the command that fixes what a check of a remediation found; empty if its fix would not help."""
         for step in (*self.runbook.steps, *self.runbook.always):
             remedy = step.remedy()
             checks = {check.step_id for check in remedy.checks} if remedy is not None else set()
-            found = next((outcome for outcome in wrong if outcome.id in checks), None)
-            if remedy is None or found is None or found.verdict in UNFIXED_VERDICTS:
+            failure = next((outcome for outcome in failures if outcome.id in checks), None)
+            if remedy is None or failure is None or failure.verdict in UNFIXED_VERDICTS:
                 continue
             fixes = self._check_fixes_once(remedy)
-            if refused := next((f for fix, f in fixes if _is_refused(fix, f)), None):
-                return f"runbook remediate would not fix this: {refused.reason}"
+            if refusal := next((f for fix, f in fixes if _is_refused(fix, f)), None):
+                return f"runbook remediate would not fix this: {refusal.reason}"
             frees = (*STRAY_VERDICTS, Verdict.COMMAND_DONE)
             helps = any(finding.state is FindingState.TO_DO and finding.verdict in frees for _, finding in fixes)
-            if helps or found.verdict not in STRAY_VERDICTS:
+            if helps or failure.verdict not in STRAY_VERDICTS:
                 names = ", ".join(fix.title for fix in remedy.fixes)
                 command = f"runbook remediate {self.runbook.path}"
                 return f"{command} (with the same options) carries out the fix and nothing else: {names}"
         return ""
 
-    def _emit_observed(self) -> None:
+    def _emit_observation(self) -> None:
         """Report what systemd and the kernel report of the runbook's unit and ports."""
         book = self.runbook
-        seen = Observed(name=book.title, file=book.path, unit=book.unit)
+        observation = Observed(name=book.title, file=book.path, unit=book.unit)
         if book.unit is not None:
             unit = self.view.unit(book.unit)
-            left = self._starts_left(unit)
+            budget = self._find_start_budget(unit)
             owners = [self.view.judge_port(unit, port) for port in book.port]
-            seen = replace(
-                seen,
+            observation = replace(
+                observation,
                 systemd={**unit.evidence(), "LoadState": str(unit.load_state), "says": unit.describe()},
-                starts={**left.evidence(), "says": str(left)} if left is not None else None,
+                starts={**budget.evidence(), "says": str(budget)} if budget is not None else None,
                 ports=[{**one.evidence(), "verdict": str(one.verdict), "reason": one.reason} for one in owners],
             )
-        self.events.emit(seen)
+        self.events.emit(observation)
         for text in self.notices:
             self.events.emit(Notice(text=text))
 
-    def _starts_left(self, unit: Unit) -> StartBudget | None:
+    def _find_start_budget(self, unit: Unit) -> StartBudget | None:
         """Return how many starts the unit has left; None if there was at most one, and the number does not matter."""
         if not has_start_limit(unit):
             return None
         deadline = Deadline.after(self.view.clock, STARTS_QUERY_TIMEOUT)
-        number, asked = self.state.next_query_id(), self.view.clock.now()
+        number, asked_at = self.state.next_query_id(), self.view.clock.now()
         while not deadline.expired:
-            if answer := query_start_budget(self.view, unit, number, asked, self.state):
+            if answer := query_start_budget(self.view, unit, number, asked_at, self.state):
                 return answer.value if answer.value and answer.value.used > 1 else None
             self.waiter.wait(Wake(pending=True), deadline)
         return None
@@ -173,16 +175,16 @@ class Planner:
 
     def _read_only_steps(self) -> list[Step[Any]]:
         """Return the steps that only read, without those that a successful run does not carry out: fixes, rollback."""
-        found: list[Step[Any]] = []
+        steps: list[Step[Any]] = []
         for step in (*self.runbook.steps, *self.runbook.always):
             remedy = step.remedy()
             # If a remediation has a `when`, its checks depend on that too.
             checks = remedy.checks if remedy else (step,)
-            found += [check if check.when else check.model_copy(update={"when": step.when}) for check in checks]
-        return [step for step in found if step.only_reads()]
+            steps += [check if check.when else check.model_copy(update={"when": step.when}) for check in checks]
+        return [step for step in steps if step.only_reads()]
 
     def _check_step(self, step: Step[Any]) -> Outcome:
-        name, began = step.step_id, self.view.clock.monotonic()
+        name, start = step.step_id, self.view.clock.monotonic()
         try:
             is_skipped = step.when is not None and not template.parse_expression(step.when).value(self._namespace)
         except RunbookError:
@@ -194,7 +196,7 @@ class Planner:
         facts = dict(finding.evidence)
         if status is StepStatus.FAILED:
             facts |= read_journal_tail(self.view, self.waiter, self.state, step, finding.verdict, None)
-        seconds = self.view.clock.monotonic() - began
+        seconds = self.view.clock.monotonic() - start
         return Outcome(name, step.type_name, status, finding.verdict, finding.reason, 1, seconds, facts)
 
     def _plan(self, step: Step[Any]) -> None:
@@ -208,7 +210,7 @@ class Planner:
         if impact is not Impact.READ_ONLY and (doubts := self._find_doubts(step)):
             impact, because = Impact.UNDETERMINED, [*dict.fromkeys((*because, *doubts))]
         self._note_result(step, finding, impact)
-        self._emit_planned(step, finding, impact, because)
+        self._emit_plan(step, finding, impact, because)
         if impact in (Impact.MUTATING, Impact.UNDETERMINED):
             self.changing_steps.append(step)
 
@@ -219,22 +221,22 @@ class Planner:
             if condition.value(self._namespace) is None:
                 later = dict.fromkeys(".".join(r.path[:-1]) for r in condition.references if r.root == "steps")
                 finding = Finding(FindingState.NOT_YET, step.failure_verdict, f"runs only when {when}")
-                self._emit_planned(step, finding, Impact.UNDETERMINED, list(later))
+                self._emit_plan(step, finding, Impact.UNDETERMINED, list(later))
                 self.changing_steps.append(step)
                 return False
             if template.is_true(when, self._namespace):
                 return True
             self._skip(step, when)
         except RunbookError as error:
-            self._emit_planned(step, fails(step.failure_verdict, error.message), Impact.NONE, [])
+            self._emit_plan(step, fails(step.failure_verdict, error.message), Impact.NONE, [])
         return False
 
     def _skip(self, step: Step[Any], when: str) -> None:
         """Report a step whose `when` is false; an earlier step may still make it true."""
-        doubts, skipped = self._find_doubts(step), StepStatus.SKIPPED
+        doubts, status = self._find_doubts(step), StepStatus.SKIPPED
         impact = Impact.UNDETERMINED if doubts and not step.only_reads() else Impact.NONE
         reason = f"would be skipped: `when` is false ({when})"
-        self.results[step.step_id] = Outcome(step.step_id, step.type_name, skipped, None, reason).template_facts()
+        self.results[step.step_id] = Outcome(step.step_id, step.type_name, status, None, reason).template_facts()
         self.doubts[step.step_id] = doubts
         self.events.emit(
             StepPlanned(
@@ -253,58 +255,58 @@ class Planner:
     def _find_doubts(self, step: Step[Any]) -> list[str]:
         """Return the steps that can change the results that the `when` of a step uses."""
         names = template.parse_expression(step.when).references if step.when is not None else ()
-        used = dict.fromkeys(".".join(name.path[:-1]) for name in names if name.root == "steps")
-        return list(dict.fromkeys(doubt for one in used for doubt in self.doubts.get(one, ())))
+        ids = dict.fromkeys(".".join(name.path[:-1]) for name in names if name.root == "steps")
+        return list(dict.fromkeys(doubt for one in ids for doubt in self.doubts.get(one, ())))
 
     def _note_result(self, step: Step[Any], finding: Finding, impact: Impact) -> None:
         """Keep the result of a step that has just run, or that has nothing to do, for the `when` of later ones."""
-        ended = finding.state in (FindingState.HOLDS, FindingState.FAILS)
-        if ended and (step.only_reads() or (impact is Impact.NONE and finding.state is FindingState.HOLDS)):
+        has_ended = finding.state in (FindingState.HOLDS, FindingState.FAILS)
+        if has_ended and (step.only_reads() or (impact is Impact.NONE and finding.state is FindingState.HOLDS)):
             self.results[step.step_id] = Outcome.of_attempt(step, finding, acted=False).template_facts()
             self.doubts[step.step_id] = [earlier.step_id for earlier in self.changing_steps]
 
     def _plan_remedy(self, step: Step[Any], remedy: Remedy) -> None:
         findings = [(check, self._check_once(check)) for check in remedy.checks]
-        wrong = next((finding for _, finding in findings if finding.state is not FindingState.HOLDS), None)
-        fixes = self._check_fixes_once(remedy) if wrong else []
-        refused = next((f for fix, f in fixes if _is_refused(fix, f)), None)
+        failure = next((finding for _, finding in findings if finding.state is not FindingState.HOLDS), None)
+        fixes = self._check_fixes_once(remedy) if failure else []
+        refusal = next((f for fix, f in fixes if _is_refused(fix, f)), None)
         because = self._find_earlier_changes(step)
-        expected = all(f.state is FindingState.HOLDS or f.verdict in EXPECTED_VERDICTS for _, f in findings)
-        if because and expected:
-            verdict = wrong.verdict if wrong is not None else Verdict.HOLDS
+        is_expected = all(f.state is FindingState.HOLDS or f.verdict in EXPECTED_VERDICTS for _, f in findings)
+        if because and is_expected:
+            verdict = failure.verdict if failure is not None else Verdict.HOLDS
             summary = Finding(FindingState.HOLDS, verdict, CHECKS_LATER)
-        elif wrong is None:
+        elif failure is None:
             summary = Finding(FindingState.HOLDS, Verdict.HOLDS, "every check holds now; nothing to fix")
-        elif refused is not None:
-            summary = Finding(FindingState.FAILS, wrong.verdict, f"could not fix: {refused.reason}")
+        elif refusal is not None:
+            summary = Finding(FindingState.FAILS, failure.verdict, f"could not fix: {refusal.reason}")
         else:
-            summary = Finding(FindingState.TO_DO, wrong.verdict, f"would fix: {wrong.reason}")
+            summary = Finding(FindingState.TO_DO, failure.verdict, f"would fix: {failure.reason}")
         acts = Impact.MUTATING if summary.state is FindingState.TO_DO else Impact.NONE
         impact = Impact.UNDETERMINED if because else acts
-        self._emit_planned(step, summary, impact, because)
+        self._emit_plan(step, summary, impact, because)
         if impact is Impact.NONE and summary.state is FindingState.HOLDS:
             self._note_result(step, summary, impact)
         for check, finding in findings:
             self._note_result(check, finding, Impact.READ_ONLY)
-            self._emit_planned(check, finding, Impact.READ_ONLY, self._find_earlier_changes(check))
+            self._emit_plan(check, finding, Impact.READ_ONLY, self._find_earlier_changes(check))
         if impact is Impact.NONE:
             self._emit_idle_fixes(remedy, fixes)
             return
         for fix, finding in fixes or self._check_fixes_once(remedy):
             acts_here = finding.state is FindingState.TO_DO or (fix.always_acts and self._would_run(fix) is not False)
             one = Impact.READ_ONLY if fix.only_reads() else impact if acts_here else Impact.NONE
-            self._emit_planned(fix, finding, one, because if one is Impact.UNDETERMINED else [])
+            self._emit_plan(fix, finding, one, because if one is Impact.UNDETERMINED else [])
         self.changing_steps = [*self.changing_steps, step]
 
     def _check_fixes_once(self, remedy: Remedy) -> list[tuple[Step[Any], Finding]]:
         """Check each fix as if those before it were done."""
-        predicted = PredictedHost(self.view)
-        found = []
+        host = PredictedHost(self.view)
+        findings = []
         for fix in remedy.fixes:
-            found.append((fix, self._check_once(fix, predicted)))
+            findings.append((fix, self._check_once(fix, host)))
             if self._would_run(fix):
-                predicted.assume_done(fix)
-        return found
+                host.assume_done(fix)
+        return findings
 
     def _would_run(self, step: Step[Any]) -> bool | None:
         """Return the value of a step's `when`; None if it depends on earlier steps, or is wrong."""
@@ -319,18 +321,18 @@ class Planner:
     def _emit_idle_fixes(self, remedy: Remedy, fixes: list[tuple[Step[Any], Finding]]) -> None:
         """Report fixes that would not begin, because none is needed or one would certainly be refused."""
         idle = holds(Verdict.HOLDS, "would not be begun" if fixes else "not needed: every check holds")
-        known = {fix.id: finding for fix, finding in fixes if finding.state is FindingState.FAILS}
+        failures = {fix.id: finding for fix, finding in fixes if finding.state is FindingState.FAILS}
         for fix in remedy.fixes:
-            self._emit_planned(fix, known.get(fix.id, idle), Impact.NONE, [])
+            self._emit_plan(fix, failures.get(fix.id, idle), Impact.NONE, [])
 
     @property
     def _namespace(self) -> TemplateNamespace:
         """The values for templates in a plan: a template that needs the result of a step that acts stays unfilled."""
-        known = {
+        versions = {
             step.step_id: {"to": step.known_to} if isinstance(step, ReplacesVersion) and step.known_to else {}
             for step in self.runbook.walk()
         }
-        return self.runbook.namespace.for_run(self.state.id, {**known, **self.results}, partial=True)
+        return self.runbook.namespace.for_run(self.state.id, {**versions, **self.results}, partial=True)
 
     def _check_once(self, step: Step[Any], view: HostView | None = None) -> Finding:
         """Return what a step finds. A mistake in a template is a failure of the step."""
@@ -360,7 +362,7 @@ class Planner:
         units = _units(step)
         return [e.step_id for e in self.changing_steps if e.may_create_units or units & _units(e)]
 
-    def _emit_planned(self, step: Step[Any], finding: Finding, impact: Impact, because: list[str]) -> None:
+    def _emit_plan(self, step: Step[Any], finding: Finding, impact: Impact, because: list[str]) -> None:
         does = "would " if finding.state is FindingState.TO_DO and not finding.reason.startswith("would ") else ""
         if finding.state is FindingState.FAILS and impact is not Impact.READ_ONLY and not step.remedy():
             does = "would fail: "

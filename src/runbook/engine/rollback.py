@@ -90,15 +90,15 @@ class Rollback:
         """Report the beginning, with the units beside the runbook's that may run the new version."""
         try:
             events = self._find_events_of_boot()
-            acted = [one for one in events if isinstance(one.payload, StepActing)]
-            foreign = find_units_of_other_runs(acted[0].run, acted[0].time) if acted else ()
-            found = find_other_units(self.runner.host, self.book, events, plan.units, foreign)
+            actions = [one for one in events if isinstance(one.payload, StepActing)]
+            foreign = find_units_of_other_runs(actions[0].run, actions[0].time) if actions else ()
+            units = find_other_units(self.runner.host, self.book, events, plan.units, foreign)
         except HostError as error:
             self._unknown = f"which units the commands of this run restarted is not known: {error.message}"
-            found = FoundUnits((), ())
+            units = FoundUnits((), ())
         updates = [{"id": id_, **facts} for id_, facts in plan.updates.items()]
-        self.runner.events.emit(RollbackStarted(failed=self.failed.id, updates=updates, units=found.restart))
-        for text in found.left_alone:
+        self.runner.events.emit(RollbackStarted(failed=self.failed.id, updates=updates, units=units.restart))
+        for text in units.left_alone:
             self.runner.events.emit(Notice(text=text))
 
     def _find_events_of_boot(self) -> list[Event]:
@@ -111,11 +111,11 @@ class Rollback:
         """Carry out the steps. The run counts as rolled back only if a check proved it."""
         self.steps = plan.steps
         outcomes: dict[str, Outcome] = {}
-        proved = False
+        is_proved = False
         for step in plan.steps:
             if self.failed_step is not None and step.step_id not in plan.restart_step_ids:
                 break
-            if (proved and step in plan.fallback_checks) or _is_unneeded(step, plan, self.runner.host):
+            if (is_proved and step in plan.fallback_checks) or _is_unneeded(step, plan, self.runner.host):
                 continue
             outcome = outcomes[step.step_id] = self.runner.step(step)
             if outcome.still_starting or (outcome.failed and step.on_failure == "abort"):
@@ -124,17 +124,17 @@ class Rollback:
                 self.failed_step = self.failed_step or outcome
                 if outcome.still_starting or step.step_id not in plan.restart_step_ids:
                     break  # If one unit does not start, the others are still brought back.
-            proved = proved or _proves(outcome, step, self.book)
+            is_proved = is_proved or _proves(outcome, step, self.book)
         self.updates_now = plan.describe_updates(outcomes)
         if self.failed_step is not None and not self.failed_step.still_starting:
             self.updates_now += self._describe_doubtful_units(plan, outcomes)
-        if self.failed_step is None and proved:
+        if self.failed_step is None and is_proved:
             self._prove_units(plan)
-        if self.failed_step is None and proved:
+        if self.failed_step is None and is_proved:
             self.reason = f"rolled back: {self.updates_now}"
         elif self.failed_step is None:
-            unproved = "no check proved that the previous version serves; add one at the end of `rollback`"
-            self.reason = f"{self.updates_now}, but {unproved}"
+            advice = "no check proved that the previous version serves; add one at the end of `rollback`"
+            self.reason = f"{self.updates_now}, but {advice}"
             self.failed_step = self.failed
 
     def _describe_doubtful_units(self, plan: RollbackPlan, outcomes: Mapping[str, Outcome]) -> str:
@@ -149,50 +149,50 @@ class Rollback:
         try:
             files = find_new_files(self._events, plan.undo_step_ids.values())
             others = [name for name in plan.units if at is None or name not in at.units()]
-            left = describe_unproved(self.runner.host, others, files)
+            doubts = describe_unproved(self.runner.host, others, files)
         except HostError:
             return ""
-        return f"; not proved to run it: {', '.join(left)}" if left else ""
+        return f"; not proved to run it: {', '.join(doubts)}" if doubts else ""
 
     def _prove_units(self, plan: RollbackPlan) -> None:
         """Prove of each unit that may run the new version that its processes started after the files were restored.
 
         After a list of steps, which may leave a unit alone on purpose, a doubt is only reported.
         """
-        listed = isinstance(self.book.rollback, tuple)
-        begun = next(select(self._events, RollbackStarted), None)
-        others = tuple(begun.units) if begun is not None else ()
-        units = (*find_changed_units(self.book, find_acted_steps(self._events)), *others) if listed else plan.units
-        host, began = self.runner.host, self.runner.host.clock.monotonic()
+        is_list = isinstance(self.book.rollback, tuple)
+        rollback_start = next(select(self._events, RollbackStarted), None)
+        others = tuple(rollback_start.units) if rollback_start is not None else ()
+        units = (*find_changed_units(self.book, find_acted_steps(self._events)), *others) if is_list else plan.units
+        host, start = self.runner.host, self.runner.host.clock.monotonic()
         try:
-            wrong = describe_unproved(host, units, find_new_files(self._events, plan.undo_step_ids.values()))
+            doubts = describe_unproved(host, units, find_new_files(self._events, plan.undo_step_ids.values()))
         except HostError as error:
-            wrong = {"": f"which version each unit runs is not known: {error.message}"}
+            doubts = {"": f"which version each unit runs is not known: {error.message}"}
         if self._unknown:
-            wrong[""] = self._unknown
-        if listed:
-            for name, why in wrong.items():
-                left = f"{name} was started, restarted or reloaded by this run, and may still run the new version"
-                self.runner.events.emit(Notice(text=f"{left}: {why}" if name else why))
+            doubts[""] = self._unknown
+        if is_list:
+            for name, why in doubts.items():
+                doubt = f"{name} was started, restarted or reloaded by this run, and may still run the new version"
+                self.runner.events.emit(Notice(text=f"{doubt}: {why}" if name else why))
             return
-        if not units and not wrong:
+        if not units and not doubts:
             return
         names = ", ".join(dict.fromkeys(units))
-        made = Outcome(
+        proof = Outcome(
             id=f"{ROLLBACK_PREFIX}{PROOF}",
             type_name=PROOF,
-            status=StepStatus.FAILED if wrong else StepStatus.OK,
-            verdict=Verdict.OLD_CODE_SERVING if wrong else Verdict.VERSION_OK,
-            reason="; ".join(wrong.values()) or f"all processes started after the files were restored: {names}",
+            status=StepStatus.FAILED if doubts else StepStatus.OK,
+            verdict=Verdict.OLD_CODE_SERVING if doubts else Verdict.VERSION_OK,
+            reason="; ".join(doubts.values()) or f"all processes started after the files were restored: {names}",
             attempts=1,
-            seconds=host.clock.monotonic() - began,
+            seconds=host.clock.monotonic() - start,
             evidence={"units": list(dict.fromkeys(units))},
         )
-        self.runner.events.emit(StepStarted(id=made.id, type=PROOF, name=PROOF, units=list(dict.fromkeys(units))))
-        self.runner.events.emit(StepFinished(**made.facts()))
-        if wrong:
-            self.reason, self.failed_step = f"and the rollback is not proved: {made.reason}", made
-            self.hint = "; ".join(_describe_remedy(host, name) for name in wrong if name)
+        self.runner.events.emit(StepStarted(id=proof.id, type=PROOF, name=PROOF, units=list(dict.fromkeys(units))))
+        self.runner.events.emit(StepFinished(**proof.facts()))
+        if doubts:
+            self.reason, self.failed_step = f"and the rollback is not proved: {proof.reason}", proof
+            self.hint = "; ".join(_describe_remedy(host, name) for name in doubts if name)
 
     def _find_obstacle(self, plan: RollbackPlan) -> str:
         """Return why the rollback must not begin, or an empty text."""
@@ -234,15 +234,15 @@ def _find_running_command(runner: StepRunner) -> str:
         return ""
 
 
-def _find_stop_by_another(host: Host, book: Runbook, failed: Outcome) -> Unit | None:
+def _find_stop_by_another(host: Host, book: Runbook, failure: Outcome) -> Unit | None:
     """Return the unit that is down because another requester stopped it, if that is why the run failed.
 
     A unit whose process exited by itself does not count, even if another requester started or reloaded it before.
     """
-    verdict = failed.evidence.get("found", failed.verdict)
+    verdict = failure.evidence.get("found", failure.verdict)
     if verdict not in (Verdict.UNIT_CHANGED, Verdict.JOB_CANCELED):
         return None
-    step = next((step for step in book.walk() if step.id == failed.id), None)
+    step = next((step for step in book.walk() if step.id == failure.id), None)
     if step is None:
         return None
     if verdict == Verdict.UNIT_CHANGED and not step.only_reads() and step.remedy() is None:
@@ -252,12 +252,12 @@ def _find_stop_by_another(host: Host, book: Runbook, failed: Outcome) -> Unit | 
         units = [host.unit(name) for name in dict.fromkeys(names)]
     except HostError:
         return None
-    canceled = verdict == Verdict.JOB_CANCELED
-    return next((unit for unit in units if _is_stop_by_another(unit, canceled=canceled)), None)
+    is_canceled = verdict == Verdict.JOB_CANCELED
+    return next((unit for unit in units if _is_stop_by_another(unit, is_canceled=is_canceled)), None)
 
 
-def _is_stop_by_another(unit: Unit, *, canceled: bool) -> bool:
-    """True if another requester stopped the unit, or is stopping it; `canceled`: a job replaced that of the run."""
+def _is_stop_by_another(unit: Unit, *, is_canceled: bool) -> bool:
+    """True if another requester stopped the unit, or is stopping it; `is_canceled`: a job replaced that of the run."""
     if (
         (stop := find_last_stop(unit.job_requests))
         and stop.is_own
@@ -265,8 +265,8 @@ def _is_stop_by_another(unit: Unit, *, canceled: bool) -> bool:
     ):
         return False
     if unit.active_state is ActiveState.DEACTIVATING:
-        return canceled or unit.job_type == JobVerb.STOP
-    return unit.active_state is ActiveState.INACTIVE or (canceled and unit.active_state in DOWN)
+        return is_canceled or unit.job_type == JobVerb.STOP
+    return unit.active_state is ActiveState.INACTIVE or (is_canceled and unit.active_state in DOWN)
 
 
 def _proves(outcome: Outcome, step: Step[Any], book: Runbook) -> bool:
@@ -277,5 +277,5 @@ def _proves(outcome: Outcome, step: Step[Any], book: Runbook) -> bool:
     reads = step.only_reads() or step.remedy() is not None
     if not reads and not (isinstance(step, ReplacesVersion) and not book.unit_names()):
         return False
-    held = outcome.status in (StepStatus.OK, StepStatus.CHANGED, StepStatus.REMEDIATED)
-    return held or bool(outcome.evidence.get(BY_OPERATOR))
+    passes = outcome.status in (StepStatus.OK, StepStatus.CHANGED, StepStatus.REMEDIATED)
+    return passes or bool(outcome.evidence.get(BY_OPERATOR))

@@ -52,10 +52,10 @@ class RollbackPlan:
             plan._add_undo_steps(versions)
             if not plan.undo_step_ids:
                 return plan
-            begun, rollback = next(select(events, RunStarted), None), next(select(events, RollbackStarted), None)
+            run_start, rollback = next(select(events, RunStarted), None), next(select(events, RollbackStarted), None)
             others = rollback.units if rollback is not None else ()
             plan.units = (*find_named_units(book, find_acted_steps(events)), *others)
-            plan._add_start_steps(begun)
+            plan._add_start_steps(run_start)
         unknown = {id_: facts["to"] for id_, facts in plan.updates.items() if facts["to"] in ambiguous}
         plan._add_checks(versions, unknown | plan._find_unreached_updates(events))
         return plan
@@ -66,17 +66,17 @@ class RollbackPlan:
             *_, last = outcomes.values()
             until = f", as far as {last.id}" if last.failed or last.still_starting else ""
             return f"the steps of `rollback` were carried out{until}"
-        undone = {id_: outcomes.get(self.undo_step_ids.get(id_, "")) for id_ in self.updates}
-        return ", ".join(_describe_update(id_, facts, undone[id_]) for id_, facts in self.updates.items())
+        outcomes_of_undo = {id_: outcomes.get(self.undo_step_ids.get(id_, "")) for id_ in self.updates}
+        return ", ".join(_describe_update(id_, facts, outcomes_of_undo[id_]) for id_, facts in self.updates.items())
 
     def _add(self, step: Step[Any], name: str) -> Step[Any]:
         """Add a step under the id `rollback.NAME`, or `rollback.NAME-2` and so on.
 
         A failure of it ends the rollback: otherwise an update that was not undone would be reported as undone.
         """
-        taken = {one.step_id for one in self.steps}
+        ids = {one.step_id for one in self.steps}
         names = (name if number == 1 else f"{name}-{number}" for number in itertools.count(1))
-        free = next(one for one in names if f"{ROLLBACK_PREFIX}{one}" not in taken)
+        free = next(one for one in names if f"{ROLLBACK_PREFIX}{one}" not in ids)
         self.steps.append(step.model_copy(update={"id": f"{ROLLBACK_PREFIX}{free}", "on_failure": "abort"}))
         return self.steps[-1]
 
@@ -86,10 +86,10 @@ class RollbackPlan:
             if (step := by_id[id_].undo(facts)) is not None:
                 self.undo_step_ids[id_] = str(self._add(rewrite_step(step, versions, ("name",))[0], id_).id)
 
-    def _add_start_steps(self, begun: RunStarted | None) -> None:
+    def _add_start_steps(self, run_start: RunStarted | None) -> None:
         """Add the steps that restart the units: reset-failed, the triggers that were active, the unit."""
         for unit in self.units:
-            triggers = begun.waking.get(unit, ()) if begun and begun.waking else ()
+            triggers = run_start.waking.get(unit, ()) if run_start and run_start.waking else ()
             sockets = [name for name in triggers if name.endswith(".socket")]
             self._add_job(RollbackRole.CLEAR_LIMIT, unit, unit)
             if sockets:  # systemd does not open a socket while its service runs.
@@ -116,22 +116,22 @@ class RollbackPlan:
         If each of them has a `when`, none may be carried out: then health checks follow that need not be.
         """
         checks = self._find_checks(unknown)
-        for awaited in self._make_waits(checks):
-            self._add(awaited, str(awaited.id))
+        for wait in self._make_waits(checks):
+            self._add(wait, str(wait.id))
         for check in checks:
-            rewritten, unchanged = rewrite_step(check, versions, type(check).model_fields)
-            made = self._add(rewritten, check.step_id.rpartition(".")[2])
-            for key, new in unchanged.items():
-                self.warnings.append(f"{made.id} names {new} in its `{key}`: this is not replaced by {versions[new]}")
+            copy, keys = rewrite_step(check, versions, type(check).model_fields)
+            id_ = self._add(copy, check.step_id.rpartition(".")[2]).id
+            for key, new in keys.items():
+                self.warnings.append(f"{id_} names {new} in its `{key}`: this is not replaced by {versions[new]}")
         if all(check.when is not None for check in checks):
             self.fallback_checks = [self._add(one, one.step_id) for one in self._make_health_checks()]
 
     def _find_unreached_updates(self, events: Iterable[Event]) -> dict[str, str | None]:
         """Return the updates that did not run and did not find their version installed either, with their `to`."""
-        held = (StepStatus.OK, StepStatus.CHANGED)
-        there = {finished.id for finished in select(events, StepFinished) if finished.status in held}
+        passes = (StepStatus.OK, StepStatus.CHANGED)
+        passed_ids = {event.id for event in select(events, StepFinished) if event.status in passes}
         steps = {step.step_id: step for step in _list_updates(self.book)}
-        return {id_: steps[id_].known_to or None for id_ in steps if id_ not in there | self.updates.keys()}
+        return {id_: steps[id_].known_to or None for id_ in steps if id_ not in passed_ids | self.updates.keys()}
 
     def _find_checks(self, unknown: Mapping[str, str | None]) -> list[Step[Any]]:
         """Return the checks of the last `remediate`, or else the runbook's own; and those of the version.
@@ -146,7 +146,7 @@ class RollbackPlan:
         for step in [one for one in (*checks, *of_version) if one.rollback_role is RollbackRole.PROVE_VERSION]:
             if why := _describe_unprovable(step, unknown):
                 self.warnings.append(f"{step.id} is left out of the rollback: {why}")
-                checks, of_version = ([one for one in some if one is not step] for some in (checks, of_version))
+                checks, of_version = ([one for one in group if one is not step] for group in (checks, of_version))
         # A check of the version does not prove that the unit stays up.
         return [*(checks or self._make_health_checks()), *of_version]
 
@@ -157,12 +157,12 @@ class RollbackPlan:
         """
         if not self.undo_step_ids:
             return []
-        cls, began = self.book.type_for(RollbackRole.PROVE_HEALTH), find_started_units(self.book)
-        awaited = {name for one in checks if one.rollback_role is RollbackRole.PROVE_HEALTH for name in one.units()}
+        cls, started_units = self.book.type_for(RollbackRole.PROVE_HEALTH), find_started_units(self.book)
+        targets = {name for one in checks if one.rollback_role is RollbackRole.PROVE_HEALTH for name in one.units()}
         ports = {name: getattr(one, "port", ()) for one in checks for name in one.units()}
-        names = [name for name in ports if name in self.units and name not in {*awaited, *began}]
-        made = ({"id": cls.type_name, "unit": name, "port": [str(port) for port in ports[name]]} for name in names)
-        return [cls.model_validate(one) for one in made]
+        names = [name for name in ports if name in self.units and name not in {*targets, *started_units}]
+        fields = ({"id": cls.type_name, "unit": name, "port": [str(port) for port in ports[name]]} for name in names)
+        return [cls.model_validate(one) for one in fields]
 
     def _make_health_checks(self) -> list[Step[Any]]:
         cls = self.book.type_for(RollbackRole.PROVE_HEALTH)
@@ -174,25 +174,27 @@ class RollbackPlan:
 def find_updates_that_ran(book: Runbook, events: Iterable[Event]) -> Mapping[str, Mapping[str, Any]]:
     """Return the updates that began to act, in order, with their versions `from` and `to`."""
     ids = {step.step_id for step in _list_updates(book)}
-    found: dict[str, Mapping[str, Any]] = {}
+    updates: dict[str, Mapping[str, Any]] = {}
     for acting in select(events, StepActing):
         if acting.id in ids:
-            found.setdefault(acting.id, {name: acting.evidence.get(name) for name in ("from", "to")})
-    return found
+            updates.setdefault(acting.id, {name: acting.evidence.get(name) for name in ("from", "to")})
+    return updates
 
 
 def _list_updates(book: Runbook) -> list[ReplacesVersion[Any]]:
     """Return the steps of the runbook that replace a version, in order."""
-    walked = (step for outer in book.steps for step in outer.walk())
-    return [step for step in walked if isinstance(step, ReplacesVersion)]
+    steps = (step for outer in book.steps for step in outer.walk())
+    return [step for step in steps if isinstance(step, ReplacesVersion)]
 
 
 def _describe_unprovable(step: Step[Any], unknown: Mapping[str, str | None]) -> str:
     """Return why it is not known which version the step must find after the rollback, or an empty text."""
     expect: str | None = getattr(step, "expect", None)
-    named = find_named_updates(expect)
-    meant = [id_ for id_, to in unknown.items() if (id_ in named if named else expect is not None and to == expect)]
-    return f"which version was there before {' and '.join(meant)} is not known" if meant else ""
+    references = find_named_updates(expect)
+    ids = [
+        id_ for id_, to in unknown.items() if (id_ in references if references else expect is not None and to == expect)
+    ]
+    return f"which version was there before {' and '.join(ids)} is not known" if ids else ""
 
 
 def find_active_triggers(view: HostView, book: Runbook) -> dict[str, list[str]]:
@@ -201,7 +203,7 @@ def find_active_triggers(view: HostView, book: Runbook) -> dict[str, list[str]]:
     If a version does not start, they fail together with the unit when its start limit is hit, and starting the unit
     does not start them again. Sockets come first: a path may start the service at once, and then no socket opens.
     """
-    found: dict[str, list[str]] = {}
+    triggers: dict[str, list[str]] = {}
     for name in find_named_units(book) if book.rollback == "auto" else ():
         try:
             unit = view.unit(name)
@@ -209,21 +211,21 @@ def find_active_triggers(view: HostView, book: Runbook) -> dict[str, list[str]]:
         except HostError:
             continue  # The steps will report that the unit cannot be read.
         if up:
-            found[name] = sorted(up, key=lambda one: not one.endswith(".socket"))
-    return found
+            triggers[name] = sorted(up, key=lambda one: not one.endswith(".socket"))
+    return triggers
 
 
-def _describe_update(id_: str, facts: Mapping[str, Any], undone: Outcome | None) -> str:
-    """Return the present state of an update; `undone` is the outcome of the step that undoes it, if that began."""
+def _describe_update(id_: str, facts: Mapping[str, Any], undo: Outcome | None) -> str:
+    """Return the present state of an update; `undo` is the outcome of the step that undoes it, if that began."""
     before = facts["from"]
     if not before:
         return f"{id_} stays, for there was no version before it"
-    if undone is None:
+    if undo is None:
         return f"{id_} was not taken back to {before}"
-    if undone.status in (StepStatus.OK, StepStatus.CHANGED):
+    if undo.status in (StepStatus.OK, StepStatus.CHANGED):
         return f"{id_} is back at {before}"
-    if undone.evidence.get(BY_OPERATOR):
+    if undo.evidence.get(BY_OPERATOR):
         return f"{id_} was taken back to {before}, according to the operator"
-    if found := undone.evidence.get("version"):
-        return f"{id_} is at {found}, not back at {before}"
+    if version := undo.evidence.get("version"):
+        return f"{id_} is at {version}, not back at {before}"
     return f"{id_} may be at {before}, at {facts['to']}, or between"

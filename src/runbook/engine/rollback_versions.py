@@ -21,12 +21,12 @@ UNVERSIONED_FIELDS = ("id", "unit", "when")  # they stay: what they name has thi
 
 def map_previous_versions(updates: Iterable[Mapping[str, Any]]) -> tuple[dict[str, str], set[str]]:
     """Return the previous version of each new one, and the new ones whose previous version is ambiguous."""
-    found: dict[str, set[str]] = {}
+    previous: dict[str, set[str]] = {}
     for facts in updates:
         if facts["from"]:
-            found.setdefault(facts["to"], set()).add(facts["from"])
-    one = {new: next(iter(old)) for new, old in found.items() if len(old) == 1}
-    return one, found.keys() - one.keys()
+            previous.setdefault(facts["to"], set()).add(facts["from"])
+    one = {new: next(iter(old)) for new, old in previous.items() if len(old) == 1}
+    return one, previous.keys() - one.keys()
 
 
 @dataclass
@@ -58,8 +58,8 @@ class VersionRewriter:
     def _rewrite_text(self, text: str, name: str) -> str:
         if name in VERSION_TEXT_FIELDS or name in PATTERN_FIELDS:
             return rewrite_versions(text, self.versions, pattern=name in PATTERN_FIELDS)
-        named = (new for new in self.versions if "." in new and rewrite_versions(text, {new: ""}) != text)
-        if (new := next(named, None)) is not None:
+        matches = (new for new in self.versions if "." in new and rewrite_versions(text, {new: ""}) != text)
+        if (new := next(matches, None)) is not None:
             self.unchanged[name.replace("_", "-")] = new
         return text
 
@@ -71,8 +71,8 @@ class VersionRewriter:
         if not quoted and not re.fullmatch(r"\w[\w.+~-]*", old, re.ASCII) and shlex.quote(old) != old:
             return value  # A program printed it, and here a shell would interpret it.
         # A version without a dot could be any number, unless the template refers to it as a version.
-        asked = all(name.root == "steps" and name.path[-1:] == ("to",) for name in references)
-        return old if "." in value or asked else value
+        is_reference = all(name.root == "steps" and name.path[-1:] == ("to",) for name in references)
+        return old if "." in value or is_reference else value
 
 
 def rewrite_step(
@@ -83,8 +83,8 @@ def rewrite_step(
     Also returns the YAML keys that contain a new version and could not be rewritten, with that version.
     """
     change = VersionRewriter(versions)
-    versioned = (name for name in names if name not in UNVERSIONED_FIELDS)
-    read = {name: map_texts(getattr(step, name), name, change.rewrite) for name in versioned}
+    fields = (name for name in names if name not in UNVERSIONED_FIELDS)
+    read = {name: map_texts(getattr(step, name), name, change.rewrite) for name in fields}
     return step.model_copy(update=read), change.unchanged
 
 
