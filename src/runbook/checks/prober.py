@@ -20,9 +20,10 @@ from dataclasses import dataclass, field, replace
 from runbook.checks.health import HealthReport
 from runbook.checks.probes import JournalFields, Probe, ProbeRound
 from runbook.errors import HostError
+from runbook.host.facts import Unit
 from runbook.host.holders import Listener, PortOwnership
 from runbook.host.interface import HostView
-from runbook.host.queries import Answer, Query
+from runbook.host.queries import Answer, LogSettings, Query
 from runbook.model import Finding, Port, ProcessId, Verdict, holds, not_yet
 from runbook.spec.state import RunState
 from runbook.util.wording import describe_last_line
@@ -115,7 +116,7 @@ class Prober:
         if any(isinstance(probe.chosen, JournalFields) for probe in self.probes):
             leftovers = tuple(holder.process.pid for holder in self.view.find_leftovers(unit))
         sockets = self.report.sockets.union(*(owner.sockets for judged in owners for owner in judged))
-        return ProbeRound(unit.name, unit.invocation_id, sockets, self._networks(), leftovers)
+        return ProbeRound(unit.name, unit.invocation_id, sockets, self._networks(), leftovers, _find_log_settings(unit))
 
     def _networks(self) -> tuple[ProcessId | None, ...]:
         unit, find = self.report.unit, self.view.find_network_process
@@ -159,6 +160,17 @@ class Prober:
             last_line = "" if answer.ok or self.secret else describe_last_line(answer.value or "")
             return f"{label} {answer.detail}{last_line}"
         return f"{label}: {answer.detail}{_describe_origin(probe, answer, owners) if answer.ok else ''}"
+
+
+def _find_log_settings(unit: Unit) -> LogSettings:
+    return LogSettings(
+        unit.inactive_exit / 1e6,
+        unit.inactive_exit_monotonic / 1e6,
+        unit.log_rate_limit_interval_usec / 1e6,
+        unit.log_rate_limit_burst,
+        unit.log_level_max,
+        bool(unit.log_filter_patterns),
+    )
 
 
 def _describe_origin(probe: Probe, answer: ProbeAnswer, owners: Sequence[PortOwnership]) -> str:

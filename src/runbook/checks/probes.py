@@ -13,7 +13,15 @@ from urllib.parse import urlsplit
 
 from pydantic import Field, model_validator
 
-from runbook.host.queries import Command, HttpProbe, JournalProbe, QueryKind, TcpProbe, WebsocketProbe
+from runbook.host.queries import (
+    Command,
+    HttpProbe,
+    JournalProbe,
+    LogSettings,
+    QueryKind,
+    TcpProbe,
+    WebsocketProbe,
+)
 from runbook.model import Port, ProcessId
 from runbook.spec.fields import (
     CommandField,
@@ -42,6 +50,7 @@ class ProbeRound:
     networks: tuple[ProcessId | None, ...] = ()  # for each probe, in whose network namespace it runs; None for our own
     leftovers: tuple[int, ...] = field(default=(), compare=False)
     """PIDs of earlier invocations in the unit's cgroup. Not compared: they exit at any time."""
+    log_settings: LogSettings | None = None  # those of the unit
 
 
 class ProbeFields(FileModel):
@@ -154,7 +163,7 @@ class JournalFields(ProbeFields):
         return "journal"
 
     def make_query(self, run: RunState, of: ProbeRound) -> JournalProbe:
-        return JournalProbe(self.pattern, of.unit, of.invocation, of.leftovers)
+        return JournalProbe(self.pattern, of.unit, of.invocation, of.leftovers, of.log_settings)
 
 
 class RunFields(ProbeFields):

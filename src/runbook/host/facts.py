@@ -208,6 +208,10 @@ class Unit:
     kill_mode: str = ""
     delegate: bool = False  # True if its processes may make cgroups below its own
     send_sigkill: bool = True
+    log_rate_limit_interval_usec: int = 0
+    log_rate_limit_burst: int = 0
+    log_level_max: int = -1
+    log_filter_patterns: tuple[tuple[bool, str], ...] = ()  # each with whether it keeps what matches. systemd 253
     status_text: str = ""
     stored_fds: int = 0
     private_network: bool = False

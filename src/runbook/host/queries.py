@@ -126,6 +126,18 @@ class WebsocketProbe(QueryKind[None]):
 
 
 @dataclass(frozen=True)
+class LogSettings:
+    """What keeps entries of a unit out of the journal. A rate limit of 0 is that of journald.conf."""
+
+    since: float = 0.0  # when its invocation began, in seconds since the epoch
+    since_monotonic: float = 0.0  # the same, by the monotonic clock
+    rate_seconds: float = 0.0  # LogRateLimitIntervalSec=
+    rate_burst: int = 0  # LogRateLimitBurst=
+    max_level: int = -1  # LogLevelMax=, as a number of syslog(3); -1 if it has none
+    has_patterns: bool = False  # True if it has LogFilterPatterns=
+
+
+@dataclass(frozen=True)
 class JournalProbe(QueryKind[None]):
     """Passes if a pattern is found in what the processes of one invocation wrote into the journal."""
 
@@ -133,6 +145,7 @@ class JournalProbe(QueryKind[None]):
     unit: str
     invocation: str
     leftovers: tuple[int, ...] = ()  # PIDs of earlier invocations: journald files their entries under the current one
+    settings: LogSettings | None = None  # for the reason why a pattern is not found; None if they are not known
 
     def __str__(self) -> str:
         return f"journal {self.pattern}"

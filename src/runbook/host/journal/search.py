@@ -16,7 +16,8 @@ import time
 from collections.abc import Generator
 from dataclasses import dataclass, replace
 
-from runbook.host.journal.reader import INVOCATION, Journalctl, describe_unreadable, message_texts, parse_pid
+from runbook.host.journal import losses
+from runbook.host.journal.reader import FIELDS, INVOCATION, Journalctl, describe_unreadable, message_texts, parse_pid
 from runbook.host.kernel.cgroupfs import find_cgroup_mount
 from runbook.host.queries import Answer, JournalProbe
 from runbook.util import regex
@@ -25,6 +26,7 @@ BATCH = 256 * 1024  # characters of messages that are searched at once; the time
 ENTRY_WEIGHT = 32  # characters added for each entry, so that a batch of many empty entries stays small
 SEARCH_RESERVE = 0.5  # seconds of the query's time that are left for the search in what was read; at most a tenth
 JOURNALD_CGROUP = "system.slice/systemd-journald.service"  # it exists as long as systemd-journald runs
+LOSSES_MAX_AGE = 2.0  # seconds for which what is known of lost entries is used again
 MAX_SEARCHES = 256  # how many searches keep their progress: one for each pattern and invocation
 
 
@@ -36,6 +38,7 @@ class JournalEntry:
     messages: tuple[str, ...]
     pid: int  # the process that wrote it
     stream: str  # the stream that it came through; empty if it was not written to stdout or stderr
+    rated: tuple[float, int] = (0.0, 0)  # when journald received it, and its priority
 
 
 @dataclass(frozen=True)
@@ -46,6 +49,7 @@ class SearchProgress:
     count: int = 0  # how many entries were searched
     found: bool = False
     foreign_streams: frozenset[str] = frozenset()  # streams that began in other invocations
+    rate: losses.LoggedRate | None = None  # how fast the unit logged; None if it is not counted yet
 
 
 class JournalSearches:
@@ -53,6 +57,7 @@ class JournalSearches:
 
     def __init__(self, *, of_user: bool = False) -> None:
         self.of_user = of_user
+        self.losses: dict[str, tuple[float, str]] = {}  # by invocation: when losses were read, and what was found
         self._progress: dict[tuple[str, str], SearchProgress] = {}
 
     def progress(self, probe: JournalProbe) -> SearchProgress:
@@ -75,6 +80,7 @@ class JournalSearch:
     def __init__(self, journal: JournalSearches, probe: JournalProbe, until: float) -> None:
         self._journal = journal
         self._probe = probe
+        self._limit = losses.find_rate_limit(probe.settings, of_user=journal.of_user) if probe.settings else None
         self._reader = Journalctl(until - min(SEARCH_RESERVE, (until - time.monotonic()) / 10), own=journal.of_user)
 
     def run(self) -> Answer[None]:
@@ -101,10 +107,25 @@ class JournalSearch:
             missing = f"{pattern} is not in this invocation's {entries}"
         else:
             why = why or describe_unreadable(own=self._journal.of_user)
-        return f"{missing}: {why}" if why else f"{missing} yet"
+        return f"{missing}: {why}" if why else f"{missing} yet{self._describe_losses(progress)}"
+
+    def _describe_losses(self, progress: SearchProgress) -> str:
+        """Return what may have kept the entry out of the journal. The reads for that are not made in each round."""
+        settings, known = self._probe.settings, self._journal.losses
+        at, text = known.get(self._probe.invocation, (-LOSSES_MAX_AGE, ""))
+        if settings is not None and time.monotonic() - at >= LOSSES_MAX_AGE:
+            unit, rate, own = self._probe.unit, progress.rate or losses.LoggedRate(), self._journal.of_user
+            text = losses.describe_losses(self._reader, unit, settings, rate, self._limit, own=own)
+            known.clear()
+            known[self._probe.invocation] = time.monotonic(), text
+        return text
 
     def _search(self, progress: SearchProgress) -> tuple[SearchProgress, bool]:
         """Continue the search; return how far it came, and whether that is the end of the journal. Raises HostError."""
+        settings = self._probe.settings
+        if progress.rate is None and settings is not None and settings.since and self._limit is not None:
+            earlier = losses.read_earlier_rate(self._reader, self._probe.unit, settings, self._limit)
+            progress = replace(progress, rate=earlier)
         after = [f"--after-cursor={progress.cursor}"] if progress.cursor else []
         matches = (f"{INVOCATION}={self._probe.invocation}", *self._reader.unit_matches(self._probe.unit))
         batch: list[JournalEntry] = []
@@ -141,7 +162,10 @@ class JournalSearch:
             left = [later for later in left[texts[first][0] + 1 :] if later.stream != entry.stream]
         if not batch:
             return progress
-        return replace(progress, cursor=batch[-1].cursor, count=progress.count + len(batch))
+        rate = progress.rate
+        if rate is not None and self._limit is not None:
+            rate = rate.add((entry.rated for entry in batch), self._limit)
+        return replace(progress, cursor=batch[-1].cursor, count=progress.count + len(batch), rate=rate)
 
     def _judge_stream(self, stream: str, progress: SearchProgress) -> SearchProgress:
         """Add a stream to the foreign ones if its first entry is of another invocation."""
@@ -155,12 +179,13 @@ class JournalSearch:
         return replace(progress, foreign_streams=progress.foreign_streams | {stream})
 
     def _entries(self, *arguments: str) -> Generator[JournalEntry]:
-        for line in self._reader.entries(*arguments):
+        for line in self._reader.entries(*arguments, fields=(*FIELDS, "PRIORITY")):
             yield JournalEntry(
                 str(line.get("__CURSOR", "")),
                 tuple(message_texts(line.get("MESSAGE"))),
                 parse_pid(line),
                 str(line.get("_STREAM_ID") or ""),
+                losses.parse_rated_entry(line),
             )
 
 
