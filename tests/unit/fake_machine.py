@@ -24,6 +24,7 @@ from runbook.host.queries import (
     Answer,
     Command,
     CommandResult,
+    FileText,
     JournalLine,
     JournalTailQuery,
     PreviousExitQuery,
@@ -137,6 +138,9 @@ class FakeMachine:
     """Addresses that the log of each unit shows as in use; empty for one that is not named."""
     refused_ports: dict[str, tuple[Port, ...]] = field(default_factory=dict)
     """Ports that the log of a unit shows as in use, by its name."""
+    files: dict[str, FileText] = field(default_factory=dict)
+    unit_load: int = 0
+    """When systemd last read its unit files, in microseconds."""
     earlier: tuple[str, ...] = ()
     """Addresses on which each unit listened before."""
     unreadable: tuple[int, ...] = ()
@@ -180,6 +184,12 @@ class FakeMachine:
 
     def find_refused_ports(self, unit: Unit) -> tuple[Port, ...]:
         return self.refused_ports.get(unit.name, ())
+
+    def read_files(self, *paths: str) -> tuple[FileText, ...]:
+        return tuple(self.files[path] for path in paths if path in self.files)
+
+    def last_unit_load(self) -> int:
+        return self.unit_load
 
     def list_unit_listeners(self, unit: Unit) -> tuple[str, ...]:
         return tuple(

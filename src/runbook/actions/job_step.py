@@ -18,6 +18,7 @@ from runbook.checks.exit_reason import (
     is_start_limit_hit,
 )
 from runbook.checks.foreign_owner import find_certain_owner
+from runbook.checks.pid_file import describe_last_read, describe_pid_file
 from runbook.checks.propagation import find_reached
 from runbook.checks.requirements import find_failed_requirements
 from runbook.checks.standstill import describe_frozen, describe_no_process
@@ -53,6 +54,7 @@ class JobStepState(StepState):
     main_start: int = 0  # ExecMainStartTimestampMonotonic before the job
     restarts: int = 0  # NRestarts before the job
     held_since: float | None = None  # since when another process holds a port of the unit, by the monotonic clock
+    pid_file: str = ""  # what PIDFile= contained when systemd was last found waiting for it
     request_unanswered: bool = False  # True if the job was requested, and systemd has not answered
 
 
@@ -140,7 +142,7 @@ class JobStep(Step[JobStepState]):
         if state.job is None:
             over = last.verdict if last.verdict is Verdict.START_LIMIT_HIT else Verdict.JOB_TIMEOUT
             return fails(over, f"the {self.verb} was not requested: {last.reason}", **last.evidence)
-        now = f"{unit.describe()}{describe_awaited(unit)}"
+        now = f"{unit.describe()}{_describe_awaited(view, unit, state)}"
         if self._is_starting(unit, state):
             # It may need longer: systemd enforces its TimeoutStartSec=, and the service may extend that.
             reason = f"{unit.name} is {now}; it was left alone"
@@ -207,7 +209,8 @@ class JobStep(Step[JobStepState]):
             facts = {**unit.evidence(), "ports": [held.ownership.evidence()]}
             return fails(held.ownership.verdict, f"{why}; its job was left alone", **facts)
         wake = Wake(units=frozenset({unit.name}), ports=frozenset(ports), within=0.25 if held else 1.0)
-        return not_yet(Verdict.JOB_TIMEOUT, f"waiting for the {self.verb} job of {unit.name}", wake)
+        why = _describe_awaited(view, unit, state) if unit.awaits_pid_file else ""
+        return not_yet(Verdict.JOB_TIMEOUT, f"waiting for the {self.verb} job of {unit.name}{why}", wake)
 
     def _check_socket_start(self, view: HostView, unit: Unit) -> Finding | None:
         """Refuse to start a socket while its service runs: systemd would refuse that, too (socket_start()).
@@ -280,7 +283,15 @@ class JobStep(Step[JobStepState]):
             frozen = frozen or f"{unit.name} was frozen at that moment, and is not any more"
             return fails(Verdict.UNIT_FROZEN, f"the {self.verb} of {unit.name} failed: {frozen}", **facts)
         verdict = Verdict.NOT_NOTIFYING if starts and has_not_notified(unit) else Verdict.JOB_FAILED
-        return fails(verdict, f"the {self.verb} of {unit.name} failed: {self.describe_failure(unit)}", **facts)
+        why = f"{self.describe_failure(unit)}{describe_last_read(state.pid_file)}"
+        return fails(verdict, f"the {self.verb} of {unit.name} failed: {why}", **facts)
+
+
+def _describe_awaited(view: HostView, unit: Unit, state: JobStepState) -> str:
+    """Return what a unit waits for. What PIDFile= contains is remembered: systemd removes it when the start fails."""
+    found = describe_pid_file(view, unit)
+    state.pid_file = found or state.pid_file
+    return describe_awaited(unit) + (f"; {found}" if found else "")
 
 
 def _judge_dependency(view: HostView, unit: Unit, facts: dict[str, Any]) -> Finding:

@@ -127,7 +127,10 @@ def _describe_start_timeout(unit: Unit) -> str:
         what = f"its name {unit.bus_name} did not appear on the bus"
     known = unit.timeout_start_usec not in (0, USEC_INFINITY)
     limit = f"the {format_span(unit.timeout_start_usec / 1e6)} of TimeoutStartSec=" if known else "its time"
-    missing = f", PIDFile={unit.pid_file} was not written" if unit.type == "forking" and unit.pid_file else ""
+    # systemd has removed the file by now, so what it contained is unknown. If a command of the start was killed, the
+    # file was not due.
+    awaited = unit.type == "forking" and unit.pid_file and not unit.failed_command
+    missing = f", no main process was taken from PIDFile={unit.pid_file}" if awaited else ""
     return f"{what} within {limit} (Type={unit.type}){missing}, and systemd stopped it"
 
 
@@ -135,15 +138,14 @@ def describe_awaited(unit: Unit) -> str:
     """Return what a unit that is starting or reloading waits for by its Type=; empty if it is unknown."""
     if unit.active_state is ActiveState.RELOADING and unit.type == "notify-reload":
         return ": it has not reported the end of its reload yet (Type=notify-reload)"
+    if unit.awaits_pid_file:
+        return f": systemd waits for PIDFile={unit.pid_file} (Type={unit.type})"
     # `start-pre` and `start-post` run commands; only `start` waits for the service.
     if unit.active_state is not ActiveState.ACTIVATING or unit.sub_state != "start":
         return ""
     if unit.type in NOTIFY_TYPES:
         no_name = f"its name {unit.bus_name} is not on the bus" if unit.type == "dbus" else ""
         return f": {no_name or 'it has not reported that it is ready'} yet (Type={unit.type})"
-    # While a control process runs, the start itself is not complete, and the file is not due.
-    if unit.type == "forking" and unit.pid_file and not unit.control_pid:
-        return f": systemd waits for PIDFile={unit.pid_file} (Type=forking)"
     return ""
 
 

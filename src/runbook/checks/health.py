@@ -24,8 +24,9 @@ from typing import Any
 from runbook.checks.down_cause import find_down_cause
 from runbook.checks.exit_reason import describe_awaited, describe_exit, describe_stop_job, has_not_notified
 from runbook.checks.foreign_owner import ForeignOwner, find_foreign_owner
+from runbook.checks.pid_file import describe_last_read, describe_pid_file
 from runbook.checks.standstill import describe_frozen, describe_no_process, describe_standstill
-from runbook.host.facts import DOWN, UNLOADABLE, ActiveState, LoadState, Unit
+from runbook.host.facts import DOWN, UNLOADABLE, UP, ActiveState, LoadState, Unit
 from runbook.host.holders import PortOwnership
 from runbook.host.interface import HostView
 from runbook.host.requesters import UNKNOWN_REQUESTER, JobRequest
@@ -49,6 +50,7 @@ class HealthState:
     empty_since: float | None = None  # since when the unit is active without a process
     restarts: int | None = None  # NRestarts when counting began
     last_exit: str = ""  # how the last process that exited did so; kept, because systemd forgets it at the next start
+    pid_file: str = ""  # what PIDFile= contained when systemd was last found waiting for it in this start
     not_notified: bool = False  # True if that process had not reported in time that it is ready
     invocation: str = ""  # the invocation that was found last
     other_starts: int = 0  # how often another invocation began that neither this run nor Restart= explains
@@ -143,7 +145,11 @@ class HealthChecker:
         self._update_state()
         report = self._find_report()
         # A unit that is down because its port is taken is shown by what keeps the port.
-        return replace(report, reason=report.reason + self._describe_uses()) if report.final else report
+        return replace(report, reason=report.reason + self._describe_more(report)) if report.final else report
+
+    def _describe_more(self, report: HealthReport) -> str:
+        start_failed = report.verdict in (Verdict.UNIT_FAILED, Verdict.CRASH_LOOP, Verdict.START_LIMIT_HIT)
+        return self._describe_uses() + (describe_last_read(self.state.pid_file) if start_failed else "")
 
     def _describe_uses(self) -> str:
         unused = [own for own in self._seen if own.verdict is Verdict.NOT_LISTENING]
@@ -177,6 +183,7 @@ class HealthChecker:
             self._track_restarts()
         if _has_exited(unit):
             state.last_exit, state.not_notified = describe_exit(unit), has_not_notified(unit)
+        state.pid_file = describe_pid_file(self.view, unit) or ("" if unit.active_state in UP else state.pid_file)
         state.foreign_since = self._find_since(state.foreign_since, self._foreign is not None)
         state.down_since = self._find_since(state.down_since, unit.active_state in DOWN and not unit.job)
         state.empty_since = self._find_since(state.empty_since, bool(self._missing_process))
@@ -333,7 +340,8 @@ class HealthChecker:
         if unit.active_state is ActiveState.ACTIVE:
             return None
         status = f", and reports `{shorten(unit.status_text)}`" if unit.status_text else ""
-        state = f"{unit.name} is {unit.describe()}{describe_awaited(unit)}{status}"
+        awaited = describe_awaited(unit) + (f"; {self.state.pid_file}" if unit.awaits_pid_file else "")
+        state = f"{unit.name} is {unit.describe()}{awaited}{status}"
         return self._report(Verdict.STILL_STARTING, describe_stop_job(unit) or state)
 
     def _check_processes(self) -> HealthReport | None:

@@ -193,6 +193,7 @@ class Unit:
     exec_main_start_monotonic: int = 0
     exec_main_start: int = 0
     exec_main_handoff_monotonic: int | None = None  # when systemd executed the program. None before systemd 256
+    control_exit_monotonic: int = 0  # when the last command of the start exited after which systemd waits for PIDFile=
     reload_monotonic: int = 0  # when a command of ExecReload= last started in this invocation
     timeout_start_usec: int = 0
     timeout_stop_usec: int = 0
@@ -239,6 +240,12 @@ class Unit:
         The pause before an automatic restart reads `activating (auto-restart)`, and no process runs in it.
         """
         return self.active_state not in DOWN and not self.sub_state.startswith("auto-restart")
+
+    @property
+    def awaits_pid_file(self) -> bool:
+        """True if its start waits for nothing but PIDFile=: with Type=forking, or after a command of ExecStartPost=."""
+        waits = self.sub_state == "start-post" or (self.sub_state == "start" and self.type == "forking")
+        return self.active_state is ActiveState.ACTIVATING and waits and bool(self.pid_file) and not self.control_pid
 
     @property
     def began_monotonic(self) -> int:

@@ -15,12 +15,15 @@ if TYPE_CHECKING:  # `runbook validate` needs no data of a machine.
 
     from runbook.host.facts import JobRef, JobResult, JobVerb, Unit
     from runbook.host.holders import Holder, PortOwnership, Process, SignalResult
-    from runbook.host.queries import Answer, Command, CommandResult, Query
+    from runbook.host.queries import Answer, Command, CommandResult, FileText, Query
     from runbook.model import Clock, Deadline, Port, ProcessId, Wake
 
 T = TypeVar("T")
 
 SHARED_READ_AGE = 1.0  # seconds within which several checks share one read: before a run, and for its final message
+
+
+FILE_TIMEOUT = 0.5  # seconds for small files to be read
 
 
 class HostView(Protocol):
@@ -57,6 +60,18 @@ class HostView(Protocol):
 
     def find_refused_ports(self, unit: Unit) -> tuple[Port, ...]:
         """Return the ports that the unit found in use, by its log."""
+
+    def read_files(self, *paths: str) -> tuple[FileText, ...]:
+        """Read those of the files that are there, in this order; none if that takes longer than FILE_TIMEOUT.
+
+        For small files that anyone may have written. To read them waits for nothing but the file system.
+        """
+
+    def last_unit_load(self) -> int:
+        """Return when systemd last read its unit files, in microseconds of CLOCK_MONOTONIC; 0 if it does not report it.
+
+        It does so at boot, in a daemon-reload and in a daemon-reexec.
+        """
 
     def list_unit_listeners(self, unit: Unit) -> tuple[str, ...]:
         """List the TCP sockets that the unit's processes listen on, on any port: "127.0.0.1:8080"."""

@@ -16,6 +16,7 @@ from runbook.errors import LookLimitExceeded
 from runbook.host import cgroups
 from runbook.host.facts import UP, JobRef, JobResult, JobVerb, Unit
 from runbook.host.holders import Holder, Listener, PortOwnership, Process, Role, SignalResult
+from runbook.host.interface import FILE_TIMEOUT
 from runbook.host.kernel import cgroupfs, descriptors, processes, signals, sock_diag
 from runbook.host.kernel.accounts import find_start_obstacle
 from runbook.host.kernel.sock_diag import SocketTable
@@ -26,11 +27,11 @@ from runbook.host.ownership.kernel_source import LocalKernel
 from runbook.host.ownership.listen_history import ListenHistory, Recall
 from runbook.host.ownership.manager_source import OnceReadManager
 from runbook.host.ownership.network import UnitNetworks
-from runbook.host.queries import Answer, Command, CommandResult, Query
+from runbook.host.queries import Answer, Command, CommandResult, FileText, FileTextsQuery, Query
 from runbook.host.runners.query_runner import QueryRunner
 from runbook.host.systemd import transient
 from runbook.host.systemd.addresses import ManagerScope
-from runbook.host.systemd.manager import SystemdManager
+from runbook.host.systemd.manager import MANAGER, MANAGER_PATH, SystemdManager
 from runbook.host.systemd.transient import TransientCommands
 from runbook.model import Deadline, Port, ProcessId, Wake
 
@@ -59,6 +60,8 @@ class LocalView:
             undo.callback(self._queries.close)
             self._undo = undo.pop_all()
         self.clock = self._loop.clock
+        self._reads = 0
+        self._unread: set[str] = set()  # files that could not be read in time
         self._networks = UnitNetworks(self._systemd)
         self._addresses = ListenHistory(self._loop, self._queries.query, recall)
         self._ownership = OwnershipCache(self._judge, self._systemd, self.clock, self._addresses.remember)
@@ -110,6 +113,20 @@ class LocalView:
 
     def find_refused_ports(self, unit: Unit) -> tuple[Port, ...]:
         return self._addresses.find_refused_ports(unit)
+
+    def read_files(self, *paths: str) -> tuple[FileText, ...]:
+        if not self._unread.isdisjoint(paths):
+            return ()  # A file system that did not answer: each further read would leave one more thread.
+        self._reads += 1
+        query = Query(FileTextsQuery(paths), -self._reads, FILE_TIMEOUT)  # Below 0: the steps count theirs from 1.
+        if not self._loop.run_until(lambda: self._queries.query(query) is not None, FILE_TIMEOUT):
+            self._unread.update(paths)
+        answer = self._queries.query(query)
+        return (answer.value or ()) if answer is not None else ()
+
+    def last_unit_load(self) -> int:
+        what = "read when systemd read its unit files"
+        return int(self._systemd.bus.read(MANAGER_PATH, MANAGER, "UnitsLoadTimestampMonotonic", what=what))
 
     def list_unit_listeners(self, unit: Unit) -> tuple[str, ...]:
         return tuple(sorted(map(str, self._find_unit_listeners(unit, "tcp"))))

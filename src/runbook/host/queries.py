@@ -171,6 +171,27 @@ class LatestChangeQuery(QueryKind[FileChange]):
 
 
 @dataclass(frozen=True)
+class FileText:
+    """A file that is there."""
+
+    path: str
+    text: str = ""  # its first 64 KiB; empty if it cannot be read
+    error: str = ""  # why it cannot be read; empty if it can
+    uid: int = 0  # its owner
+    changed: float = 0.0  # when its content changed last, in seconds since the epoch
+
+
+@dataclass(frozen=True)
+class FileTextsQuery(QueryKind[tuple[FileText, ...]]):
+    """Reads small files. Those that are missing are missing in the answer."""
+
+    paths: tuple[str, ...]
+
+    def __str__(self) -> str:
+        return f"text of {', '.join(self.paths)}"
+
+
+@dataclass(frozen=True)
 class JournalQuery(QueryKind[T_co]):
     """Reads what the journal has of a unit."""
 

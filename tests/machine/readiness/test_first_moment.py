@@ -158,7 +158,8 @@ SHAPES = {
     "the wrong PIDFile": Shape(
         unit_file(script("sleep infinity & exit 0"), Type="forking", PIDFile="/run/wrong.pid", TimeoutStartSec="1s"),
         "unit-failed",
-        "did not complete within the 1s of TimeoutStartSec= .Type=forking., PIDFile=/run/wrong.pid was not written",
+        "did not complete within the 1s of TimeoutStartSec= .Type=forking., "
+        "no main process was taken from PIDFile=/run/wrong.pid",
         restart="job-failed",
         first=GOES_ON,
     ),

@@ -54,8 +54,8 @@ START_TIMED_OUT: dict[str, Any] = {**FAILED, "result": "timeout", "active_enter_
         ),
         (
             {**START_TIMED_OUT, "type": "forking", "pid_file": "/run/a.pid", "timeout_start_usec": 0},
-            "its start did not complete within its time (Type=forking), PIDFile=/run/a.pid was not written, "
-            "and systemd stopped it",
+            "its start did not complete within its time (Type=forking), "
+            "no main process was taken from PIDFile=/run/a.pid, and systemd stopped it",
         ),
         ({"result": "resources"}, "an operation of systemd for it failed (Result is resources)"),
         (

@@ -64,10 +64,21 @@ def make_unit(properties: Properties) -> Unit:
         "propagated_from": tuple(name for kind in _PROPAGATED_FROM for name in properties.get(kind, [])),
         "activation": tuple(map(tuple, properties.get("ActivationDetails", []))),
         "reload_monotonic": max((started for _, _, _, _, started, *_ in properties.get("ExecReload", [])), default=0),
+        "control_exit_monotonic": _find_control_exit(properties),
         "unmet_conditions": tuple(_find_unmet(properties)),
         "failed_command": _find_failed_command(properties),
     }
     return Unit(**facts)
+
+
+def _find_control_exit(properties: Properties) -> int:
+    """Return when the last command exited after which systemd waits for PIDFile=; 0 if none has.
+
+    A daemon-reload clears these times.
+    """
+    settings = ("ExecStart", "ExecStartPost") if properties.get("Type") == "forking" else ("ExecStartPost",)
+    commands = (command for setting in settings for command in properties.get(setting, []))
+    return max((exited for _, _, _, _, _, _, exited, *_ in commands), default=0)
 
 
 def _find_unmet(properties: Properties) -> Iterator[str]:

@@ -176,3 +176,20 @@ def test_a_condition_is_named() -> None:
 
 def test_a_state_of_a_later_systemd_is_kept_as_it_is() -> None:
     assert look(Id=("s", "web.service"), ActiveState=("s", "hibernating")).active_state == "hibernating"
+
+
+@pytest.mark.parametrize(
+    ("kind", "exits", "at"),
+    [
+        ("forking", {"ExecStart": (5,)}, 5),
+        ("forking", {"ExecStart": (5,), "ExecStartPost": (0, 7)}, 7),
+        ("simple", {"ExecStart": (5,)}, 0),
+        ("simple", {"ExecStart": (5,), "ExecStartPost": (9,)}, 9),
+    ],
+)
+def test_when_systemd_begins_to_wait_for_the_pid_file(kind: str, exits: dict[str, tuple[int, ...]], at: int) -> None:
+    commands = {
+        name: ("a(sasbttttuii)", [("/bin/x", ["x"], False, 1, 1, 2, one, 77, 1, 0) for one in times])
+        for name, times in exits.items()
+    }
+    assert look(Id=("s", "web.service"), Type=("s", kind), **commands).control_exit_monotonic == at
