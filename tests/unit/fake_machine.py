@@ -27,6 +27,7 @@ from runbook.host.queries import (
     FileText,
     JournalLine,
     JournalTailQuery,
+    OtherManagers,
     PreviousExitQuery,
     Query,
     StartTimesQuery,
@@ -138,6 +139,7 @@ class FakeMachine:
     """Addresses that the log of each unit shows as in use; empty for one that is not named."""
     refused_ports: dict[str, tuple[Port, ...]] = field(default_factory=dict)
     """Ports that the log of a unit shows as in use, by its name."""
+    other_managers: OtherManagers = field(default_factory=OtherManagers)
     files: dict[str, FileText] = field(default_factory=dict)
     unit_load: int = 0
     """When systemd last read its unit files, in microseconds."""
@@ -187,6 +189,9 @@ class FakeMachine:
 
     def read_files(self, *paths: str) -> tuple[FileText, ...]:
         return tuple(self.files[path] for path in paths if path in self.files)
+
+    def find_other_managers(self, name: str) -> OtherManagers:
+        return self.other_managers
 
     def last_unit_load(self) -> int:
         return self.unit_load

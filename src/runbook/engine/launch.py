@@ -16,6 +16,7 @@ from pathlib import Path
 
 from runbook.engine.execution.replay import ResumeState
 from runbook.engine.execution.stream import EventStream, Sink
+from runbook.engine.other_manager import find_other_manager
 from runbook.engine.runner import Runner
 from runbook.errors import HostError, NotBegun
 from runbook.events import Event, Notice, RunFinished, RunSuperseded
@@ -97,7 +98,8 @@ class Launch:
             return self.held.enter_context(locker.take(self.units))
         except NotBegun as error:
             if any(not step.only_reads() for step in self.book.walk()):
-                raise
+                # To become root would not help with a unit of the caller's own manager.
+                raise NotBegun(error.message, hint=find_other_manager(self.host, self.book) or error.hint) from error
             self._notify(f"{error.message}; nothing is changed, so the run needs no lock")
             return Locks()
 

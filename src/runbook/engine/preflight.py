@@ -12,6 +12,7 @@ from typing import Any
 from runbook.checks.propagation import find_reached
 from runbook.checks.side_effects import describe_emergency_actions, describe_taken_along, find_taken_along
 from runbook.engine.execution.attempt import check_once
+from runbook.engine.other_manager import describe_other_manager
 from runbook.errors import HostError, Interrupted, NotBegun, RunbookError
 from runbook.host.facts import DOWN, JobResult, JobVerb, LoadState, Unit
 from runbook.host.interface import SHARED_READ_AGE, Host, HostView, Waiter
@@ -203,12 +204,14 @@ def check_units_exist(view: HostView, book: Runbook) -> list[str]:
             unit = view.unit(name, max_age=SHARED_READ_AGE)
             if unit.load_state is not LoadState.NOT_FOUND or unit.is_running:
                 continue
-            near = view.find_similar_unit(name)
+            near, other = view.find_similar_unit(name), describe_other_manager(view, unit, book)
             if not could_come:
                 user = " --user" if unit.of_user else ""
                 nearly = f"systemctl{user} list-unit-files '{unit.name.split('.')[0][:4]}*' lists similar names"
                 hint = f"did you mean {near}?" if near else nearly
-                raise NotBegun(f"cannot begin: {unit.describe_not_found()}", hint=hint)
-            if near:
+                raise NotBegun(f"cannot begin: {unit.describe_not_found()}", hint=other or hint)
+            if other:
+                doubts[name] = f"{unit.describe_not_found()} yet; {other}"
+            elif near:
                 doubts[name] = unit.describe_not_found(near).replace(name, f"{name} yet", 1)
     return list(doubts.values())

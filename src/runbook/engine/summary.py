@@ -8,6 +8,7 @@ from typing import Any
 
 from runbook.checks.requirements import FailedRequirement, find_failed_requirements
 from runbook.engine.execution.outcome import Outcome
+from runbook.engine.other_manager import describe_other_manager
 from runbook.engine.rollback_plan import ROLLBACK_PREFIX
 from runbook.errors import HostError
 from runbook.host.facts import UNLOADABLE, JobVerb, LoadState, Unit
@@ -142,6 +143,8 @@ def find_advice(view: HostView, outcome: Outcome, step: Step[Any] | None, book: 
     if verdict == Verdict.JOB_DEPENDENCY and known is not None and (needed := _find_needed(view, known)):
         unit = needed.unit.name
         text = _advise_on_requirement(needed)
+    if verdict == Verdict.UNIT_NOT_FOUND and known is not None:
+        text = describe_other_manager(view, known, book) or text
     user = " --user" if known is not None and known.of_user else ""
     if "{unit}" in text and known is not None and known.load_state in UNLOADABLE:
         text = _WRONG_FILE

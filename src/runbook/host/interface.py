@@ -15,7 +15,7 @@ if TYPE_CHECKING:  # `runbook validate` needs no data of a machine.
 
     from runbook.host.facts import JobRef, JobResult, JobVerb, Unit
     from runbook.host.holders import Holder, PortOwnership, Process, SignalResult
-    from runbook.host.queries import Answer, Command, CommandResult, FileText, Query
+    from runbook.host.queries import Answer, Command, CommandResult, FileText, OtherManagers, Query
     from runbook.model import Clock, Deadline, Port, ProcessId, Wake
 
 T = TypeVar("T")
@@ -100,6 +100,9 @@ class HostView(Protocol):
 
     def find_similar_unit(self, name: str) -> str:
         """Return the name of an installed unit that is spelled almost like `name`; empty if there is none."""
+
+    def find_other_managers(self, name: str) -> OtherManagers:
+        """Find which other managers have a unit of this name; none if that takes longer than FILE_TIMEOUT."""
 
     def is_inside(self, unit: Unit) -> bool:
         """True if this program is a process of the unit, and would be stopped with it."""

@@ -10,7 +10,7 @@ import os
 import signal
 from collections.abc import Callable, Mapping
 from functools import cached_property
-from typing import Self, TypeVar
+from typing import Any, Self, TypeVar
 
 from runbook.errors import LookLimitExceeded
 from runbook.host import cgroups
@@ -27,7 +27,17 @@ from runbook.host.ownership.kernel_source import LocalKernel
 from runbook.host.ownership.listen_history import ListenHistory, Recall
 from runbook.host.ownership.manager_source import OnceReadManager
 from runbook.host.ownership.network import UnitNetworks
-from runbook.host.queries import Answer, Command, CommandResult, FileText, FileTextsQuery, Query
+from runbook.host.queries import (
+    Answer,
+    Command,
+    CommandResult,
+    FileText,
+    FileTextsQuery,
+    OtherManagers,
+    OtherManagersQuery,
+    Query,
+    QueryKind,
+)
 from runbook.host.runners.query_runner import QueryRunner
 from runbook.host.systemd import transient
 from runbook.host.systemd.addresses import ManagerScope
@@ -61,7 +71,7 @@ class LocalView:
             self._undo = undo.pop_all()
         self.clock = self._loop.clock
         self._reads = 0
-        self._unread: set[str] = set()  # files that could not be read in time
+        self._unread: set[QueryKind[Any]] = set()  # what could not be read in time
         self._networks = UnitNetworks(self._systemd)
         self._addresses = ListenHistory(self._loop, self._queries.query, recall)
         self._ownership = OwnershipCache(self._judge, self._systemd, self.clock, self._addresses.remember)
@@ -115,14 +125,21 @@ class LocalView:
         return self._addresses.find_refused_ports(unit)
 
     def read_files(self, *paths: str) -> tuple[FileText, ...]:
-        if not self._unread.isdisjoint(paths):
-            return ()  # A file system that did not answer: each further read would leave one more thread.
+        return self._read_now(FileTextsQuery(paths)) or ()
+
+    def find_other_managers(self, name: str) -> OtherManagers:
+        return self._read_now(OtherManagersQuery(name, self.scope == "user")) or OtherManagers()
+
+    def _read_now(self, kind: QueryKind[T]) -> T | None:
+        """Return the answer of a query that reads small files; None if it takes too long."""
+        if kind in self._unread:
+            return None  # A file system that did not answer: each further read would leave one more thread.
         self._reads += 1
-        query = Query(FileTextsQuery(paths), -self._reads, FILE_TIMEOUT)  # Below 0: the steps count theirs from 1.
+        query = Query(kind, -self._reads, FILE_TIMEOUT)  # Below 0: the steps count theirs from 1.
         if not self._loop.run_until(lambda: self._queries.query(query) is not None, FILE_TIMEOUT):
-            self._unread.update(paths)
+            self._unread.add(kind)
         answer = self._queries.query(query)
-        return (answer.value or ()) if answer is not None else ()
+        return answer.value if answer is not None else None
 
     def last_unit_load(self) -> int:
         what = "read when systemd read its unit files"

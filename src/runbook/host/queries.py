@@ -192,6 +192,26 @@ class FileTextsQuery(QueryKind[tuple[FileText, ...]]):
 
 
 @dataclass(frozen=True)
+class OtherManagers:
+    """The managers, besides the one that was asked, that have a unit of some name."""
+
+    system: bool = False
+    own: bool = False  # True for the user manager of the caller
+    users: tuple[str, ...] = ()  # the other users whose manager has it; none if the caller is not root
+
+
+@dataclass(frozen=True)
+class OtherManagersQuery(QueryKind[OtherManagers]):
+    """Looks for the file of a unit in the folders of other managers."""
+
+    unit: str
+    of_user: bool  # True if the caller's own user manager does not have it
+
+    def __str__(self) -> str:
+        return f"other managers with {self.unit}"
+
+
+@dataclass(frozen=True)
 class JournalQuery(QueryKind[T_co]):
     """Reads what the journal has of a unit."""
 

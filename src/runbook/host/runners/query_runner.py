@@ -29,7 +29,7 @@ from runbook.host.journal.search import JournalSearch, JournalSearches
 from runbook.host.kernel.accounts import account_environment
 from runbook.host.loop import Loop
 from runbook.host.queries import Answer, Command, Query, QueryKind, TcpProbe
-from runbook.host.runners import file_text, files, netns
+from runbook.host.runners import file_text, files, netns, other_managers
 from runbook.host.runners.subreaper import Subreaper
 from runbook.util.wording import describe_error
 
@@ -153,6 +153,8 @@ class QueryRunner:
                 return previous_exit.PreviousExitReader(kind, until)
             case queries.LatestChangeQuery():
                 return files.FileScan(kind.paths, until)
+            case queries.OtherManagersQuery():
+                return other_managers.OtherManagerSearch(kind)
             case queries.FileTextsQuery():
                 return file_text.FileTextReader(kind.paths)
         raise TypeError(f"no runner for {kind!r}")
