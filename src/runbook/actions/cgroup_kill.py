@@ -33,9 +33,9 @@ class CgroupKillState:
 
     churn_since: float | None = None  # when the present series began of readings that missed processes of the cgroup
     stable_pids: frozenset[int] = frozenset()  # the PIDs that each reading of the series found
-    port_held: bool = False  # True if a reading of the series found a listening socket
-    done: bool = False  # True once systemd sent KILL to the whole cgroup
-    refused: bool = False  # True once the kill was refused, because the cgroup held a process that must not be killed
+    had_port: bool = False  # True if a reading of the series found a listening socket
+    is_done: bool = False  # True once systemd sent KILL to the whole cgroup
+    is_refused: bool = False  # True once the kill was refused: the cgroup held a process that must not be killed
 
 
 @dataclass(frozen=True)
@@ -46,13 +46,13 @@ class CgroupKill:
     unit: Unit
     ownerships: Sequence[PortOwnership]  # the ports of the unit
     state: CgroupKillState
-    enabled: bool  # True if processes without a port may be killed, and with KILL
+    is_enabled: bool  # True if processes without a port may be killed, and with KILL
     is_expected: Callable[[Holder], bool]
 
     @property
     def is_permitted(self) -> bool:
         """True if all processes of the cgroup may be killed at once: once is enough."""
-        return self.enabled and not self.state.done and not self.state.refused
+        return self.is_enabled and not self.state.is_done and not self.state.is_refused
 
     @property
     def is_down(self) -> bool:
@@ -89,16 +89,16 @@ class CgroupKill:
             return PidChurn.NONE
         pids = frozenset(self.view.list_unit_pids(self.unit))
         if state.churn_since is None:
-            state.churn_since, state.stable_pids, state.port_held = now, pids, False
+            state.churn_since, state.stable_pids, state.had_port = now, pids, False
         state.stable_pids &= pids
-        state.port_held = state.port_held or any(ownership.listeners for ownership in self.ownerships)
+        state.had_port = state.had_port or any(ownership.listeners for ownership in self.ownerships)
         unseen = any(ownership.unseen for ownership in self.ownerships)
         if now - state.churn_since < (UNSEEN_SECONDS if state.stable_pids and unseen else CHURN_SECONDS):
             return PidChurn.SUSPECTED
         if state.stable_pids:
             state.churn_since = None
         # Processes that hold no port matter only if they are to be killed.
-        matters = not state.stable_pids and (self.is_permitted or state.port_held)
+        matters = not state.stable_pids and (self.is_permitted or state.had_port)
         return PidChurn.PROVEN if matters else PidChurn.NONE
 
     def _hides_processes(self, is_idle: Callable[[], bool]) -> bool:
@@ -115,8 +115,8 @@ class CgroupKill:
 
     def apply(self, host: Host) -> None:
         """Kill all processes of the cgroup, unless one of them must not be killed or is not expected."""
-        self.state.done = host.kill_cgroup(self.unit, self.is_expected) is not SignalResult.CHANGED
-        self.state.refused = not self.state.done
+        self.state.is_done = host.kill_cgroup(self.unit, self.is_expected) is not SignalResult.CHANGED
+        self.state.is_refused = not self.state.is_done
 
     @property
     def plan(self) -> str:

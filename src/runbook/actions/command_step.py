@@ -109,8 +109,8 @@ class CommandStep(Step[CommandStateT]):
 
     def judge_timeout(self, view: HostView, state: CommandStateT, last: Finding) -> Finding:
         limit = self.time_limit(view)
-        late = f"{brief_command(self.run)} did not end within {limit:g}s and was stopped"
-        return fails(Verdict.TIMED_OUT, late, **last.evidence)
+        reason = f"{brief_command(self.run)} did not end within {limit:g}s and was stopped"
+        return fails(Verdict.TIMED_OUT, reason, **last.evidence)
 
     def cancel(self, host: Host, state: CommandStateT) -> None:
         if state.job is not None and host.job(state.job) is None:

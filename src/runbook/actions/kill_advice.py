@@ -18,9 +18,9 @@ STATE_ADVICE = {  # what to do about a process that does not exit, by its state 
 }
 
 
-def find_refusal(unit: Unit, seen: Iterable[PortOwnership], find_mismatch: Callable[[Holder], str]) -> str:
+def find_refusal(unit: Unit, ownerships: Iterable[PortOwnership], find_mismatch: Callable[[Holder], str]) -> str:
     """Return why no process at all may be signalled; empty if there is no such reason."""
-    for ownership in seen:
+    for ownership in ownerships:
         for holder in ownership.foreign_holders:
             # A main process that systemd no longer tracks may be killed after a daemon-reload.
             if not holder.may_be_killed and holder.protection != describe_untracked(unit):
@@ -47,8 +47,8 @@ def _explain_protection(unit: Unit, ownership: PortOwnership, holder: Holder) ->
         of_user = holder.is_user_unit(unit.of_user)
         stop = stop_command(unit, holder.unit, of_user, holder.process.user, holder.stop_verb)
         why = f"{why}; {holder.stop_verb} it ({stop}) or give one of them another port"
-        left = f"; if {holder.process} still runs after the stop, kill it by hand: kill {holder.process.pid}"
-        return why + (left if holder.outlives_stop else "")
+        advice = f"; if {holder.process} still runs after the stop, kill it by hand: kill {holder.process.pid}"
+        return why + (advice if holder.outlives_stop else "")
     if holder.role is Role.UNKNOWN or holder.in_manager_cgroup:
         return why
     return f"{why}; {describe_hand_kill(holder.process)}"
@@ -63,8 +63,8 @@ def _container_stop_command(place: CgroupUnit, process: Process) -> str:
     if scope.startswith(("docker-", "libpod-")):
         engine = "docker" if scope.startswith("docker-") else "podman"
         return f"{engine} stop {machine}{f' as {process.user}' if of_user else ''}"
-    named = machine and not of_user and scope.startswith(("systemd-nspawn@", "machine-"))
-    return f"machinectl poweroff {machine}" if named else ""
+    is_ours = machine and not of_user and scope.startswith(("systemd-nspawn@", "machine-"))
+    return f"machinectl poweroff {machine}" if is_ours else ""
 
 
 def stop_command(unit: Unit, service: str, of_user: bool, user: str, verb: str = "stop") -> str:

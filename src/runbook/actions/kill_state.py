@@ -59,7 +59,7 @@ class KillOrphanState(StepState):
     port_free_since: float | None = None  # since when all targets have exited and no process took their place
     cgroup_kill: CgroupKillState = field(default_factory=CgroupKillState)  # the kill of the whole cgroup
     supervisors: set[ProcessId] = field(default_factory=set)  # the targets that would start another process
-    reloaded: bool = False  # True once systemd was reloaded, to forget a main process that it no longer tracks
+    has_reloaded: bool = False  # True once systemd was reloaded, to forget a main process that it no longer tracks
 
 
 @dataclass(frozen=True)

@@ -50,48 +50,48 @@ class Quiesce:
 
     # What is next
 
-    def check_quiesced(self, view: HostView, name: str, finding: Finding, *, began: bool) -> Finding:
-        """Keep the unit down before the command, and while it runs once it `began`; `finding` is the command's."""
+    def check_stop(self, view: HostView, name: str, finding: Finding, *, has_begun: bool) -> Finding:
+        """Keep the unit down before the command, and while it runs once it `has_begun`; `finding` is the command's."""
         self.next_move = ""
-        if finding.state is FindingState.NOT_YET and not began:
+        if finding.state is FindingState.NOT_YET and not has_begun:
             return finding  # Whether there is anything to do is still being read.
-        if not began and not self.is_active and (unit := view.unit(name)).is_untracked:
+        if not has_begun and not self.is_active and (unit := view.unit(name)).is_untracked:
             # For systemd there is nothing to stop, and the files would be replaced under a running process.
             why = f"{describe_untracked(unit)}; it cannot be kept stopped for the update, so nothing was started"
             remedy = "a `kill-orphan` before this step reloads, and then kills that process"
             return fails(Verdict.UPDATE_FAILED, f"{why}; {remedy}", **finding.evidence)
-        stopping = _find_unfinished(view, self.stop_jobs)
+        stopping = _find_pending_units(view, self.stop_jobs)
         if not stopping and not self.find_stop_refusal(view) and (up := find_up(view, name)):
             # Before anything is stopped: a closed socket does not open again while its service runs.
-            unstoppable = [] if began or self.is_active else [one for one in up if not view.unit(one).can_stop]
+            unstoppable = [] if has_begun or self.is_active else [one for one in up if not view.unit(one).can_stop]
             if unstoppable:
                 why = f"cannot stop {unstoppable[0]} for the update: its file forbids that (RefuseManualStop=)"
                 return fails(Verdict.UPDATE_FAILED, why, **finding.evidence)
             self.next_move = "stop"
             then = f"then {finding.reason}"
-            if began:
+            if has_begun:
                 then = f"which {_find_start_requester(view, up, self.stop_jobs)} started meanwhile"
             return to_do(finding.verdict, f"stop {', '.join(up)}, {then}", **finding.evidence)
-        held = frozenset({name, *self.triggers, *view.unit(name).triggered_by})
-        if stopping and not began:
-            return not_yet(finding.verdict, f"waiting for {', '.join(stopping)} to stop", Wake(units=held))
+        units = frozenset({name, *self.triggers, *view.unit(name).triggered_by})
+        if stopping and not has_begun:
+            return not_yet(finding.verdict, f"waiting for {', '.join(stopping)} to stop", Wake(units=units))
         if finding.wake is not None:
-            return replace(finding, wake=replace(finding.wake, units=finding.wake.units | held))
+            return replace(finding, wake=replace(finding.wake, units=finding.wake.units | units))
         return finding
 
-    def check_released(self, view: HostView, finding: Finding) -> Finding:
+    def check_release(self, view: HostView, finding: Finding) -> Finding:
         """Release what is kept stopped before the step ends with `finding`."""
         if not self.is_active:
             return finding
-        failed = finding.state is FindingState.FAILS
-        if not self.released and (owed := self.units_to_start(failed=failed)):
-            self.next_move = "start again" if failed else "release"
-            return to_do(finding.verdict, f"start {', '.join(owed)} again", **finding.evidence)
-        if starting := _find_unfinished(view, self.start_jobs):
+        is_failure = finding.state is FindingState.FAILS
+        if not self.released and (units := self.units_to_start(is_failure=is_failure)):
+            self.next_move = "start again" if is_failure else "release"
+            return to_do(finding.verdict, f"start {', '.join(units)} again", **finding.evidence)
+        if starting := _find_pending_units(view, self.start_jobs):
             wake = Wake(units=frozenset(starting))
             return not_yet(finding.verdict, f"waiting for {', '.join(starting)} to start", wake, **finding.evidence)
         still_down = [name for name in self.start_jobs if view.unit(name).active_state in DOWN]
-        if not failed and (self.start_errors or still_down):
+        if not is_failure and (self.start_errors or still_down):
             return fails(Verdict.JOB_FAILED, f"{finding.reason}, but {self.describe(view)}", **finding.evidence)
         return self.add_summary(view, finding)
 
@@ -105,7 +105,7 @@ class Quiesce:
             case "stop":
                 self.request_stops(host, name)
             case "release" | "start again":
-                self.release(host, run, failed=self.next_move == "start again")
+                self.release(host, run, is_failure=self.next_move == "start again")
         return bool(self.next_move)
 
     # The jobs
@@ -130,28 +130,28 @@ class Quiesce:
                 return f"cannot stop {name} for the update: its stop job ended `{result}`"
         return ""
 
-    def units_to_start(self, *, failed: bool) -> list[str]:
+    def units_to_start(self, *, is_failure: bool) -> list[str]:
         """Return the units to start again: those that would start the unit; and the unit itself, if the update failed.
 
         After a successful update the unit stays down for the step that starts it. Sockets come first: systemd refuses
         one whose service runs already, and a timer may start that at once.
         """
         sockets_first = sorted(self.triggers, key=lambda name: not name.endswith(".socket"))
-        return [*sockets_first, *([self.unit] if failed and self.was_up else [])]
+        return [*sockets_first, *([self.unit] if is_failure and self.was_up else [])]
 
-    def release(self, host: Host, run: RunState, *, failed: bool) -> None:
+    def release(self, host: Host, run: RunState, *, is_failure: bool) -> None:
         """Request the start of all units that are to be started again.
 
         The unit was up, and the update stopped it: its start limit must not keep it down.
         """
-        owed = self.units_to_start(failed=failed)
-        verbs = dict.fromkeys(owed, JobVerb.START)
-        if self.unit in owed and self._still_stops(host):
+        units = self.units_to_start(is_failure=is_failure)
+        verbs = dict.fromkeys(units, JobVerb.START)
+        if self.unit in units and self._still_stops(host):
             # A start would replace the stop job, and systemd refuses a socket until the stop is over. A restart
             # continues the stop, and the jobs that are requested after it wait for its first half.
             verbs[self.unit] = JobVerb.RESTART
-            owed = [self.unit, *(name for name in owed if name != self.unit)]
-        for name in owed:
+            units = [self.unit, *(name for name in units if name != self.unit)]
+        for name in units:
             if name in self.start_jobs:
                 continue
             try:
@@ -176,15 +176,15 @@ class Quiesce:
     def describe(self, view: HostView) -> str:
         """Return what became of the units that were kept stopped."""
         if not self.start_jobs and not self.start_errors:
-            again = f", and stopped again when {self.start_requester} started it" if self.start_requester else ""
-            return f"{self.unit} was kept stopped meanwhile{again}"
-        starting = _find_unfinished(view, self.start_jobs)
+            restart = f", and stopped again when {self.start_requester} started it" if self.start_requester else ""
+            return f"{self.unit} was kept stopped meanwhile{restart}"
+        starting = _find_pending_units(view, self.start_jobs)
         verbs = {name: "is to start" if name in starting else "was started" for name in self.start_jobs}
         now = [f"{name} {verb} again and is {view.unit(name).describe()}" for name, verb in verbs.items()]
         return "; ".join((*now, *self.start_errors))
 
 
-def _find_unfinished(view: HostView, jobs: Mapping[str, JobRef]) -> list[str]:
+def _find_pending_units(view: HostView, jobs: Mapping[str, JobRef]) -> list[str]:
     """Return the units whose job has not ended."""
     return [name for name, ref in jobs.items() if view.job(ref) is None]
 
@@ -200,8 +200,8 @@ def _clear_limit(host: Host, run: RunState, name: str) -> None:
 def _find_start_requester(view: HostView, names: Sequence[str], stops: Mapping[str, JobRef]) -> str:
     """Return who started one of the units since this program stopped it, as far as that is known."""
     numbers = {name: stops[name].number if name in stops else 0 for name in names}
-    known = (find_last_start(view.unit(name).job_requests, number) for name, number in numbers.items())
-    return next((describe_requester(one) for one in known if one is not None), UNKNOWN_REQUESTER)
+    requests = (find_last_start(view.unit(name).job_requests, number) for name, number in numbers.items())
+    return next((describe_requester(one) for one in requests if one is not None), UNKNOWN_REQUESTER)
 
 
 def find_up(view: HostView, name: str) -> list[str]:
@@ -212,10 +212,10 @@ def find_up(view: HostView, name: str) -> list[str]:
 
 def is_started_later(step: Step[Any], unit: str | None, runbook: Runbook) -> bool:
     """True if a step after this one starts the unit that this one leaves down."""
-    undoing = runbook.rollback if isinstance(runbook.rollback, tuple) else ()
-    for steps in (undoing, (*runbook.steps, *runbook.always)):
-        walked = [inner for outer in steps for inner in outer.walk()]
-        if any(one is step for one in walked):
-            behind = itertools.dropwhile(lambda one: one is not step, walked)
+    rollback = runbook.rollback if isinstance(runbook.rollback, tuple) else ()
+    for steps in (rollback, (*runbook.steps, *runbook.always)):
+        flat = [inner for outer in steps for inner in outer.walk()]
+        if any(one is step for one in flat):
+            behind = itertools.dropwhile(lambda one: one is not step, flat)
             return any(isinstance(one, JobStep) and one.verb in START_VERBS and one.unit == unit for one in behind)
     return False

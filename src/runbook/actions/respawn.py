@@ -104,8 +104,8 @@ def find_supervisors(
     parents = ((view.find_process(holder.process.ppid), holder) for holder in holders)
     processes = [parent for parent, holder in parents if parent is not None and _is_master(parent, holder)]
     processes += [respawn.starter] if respawn else []
-    judged = {process.id: view.judge_process(unit, process) for process in processes}
-    return [holder for holder in judged.values() if holder.may_be_killed and not find_mismatch(holder)]
+    starters = {process.id: view.judge_process(unit, process) for process in processes}
+    return [holder for holder in starters.values() if holder.may_be_killed and not find_mismatch(holder)]
 
 
 def _describe_remedy(starter: Holder, find_mismatch: FindMismatch, *, enabled: bool) -> str:
@@ -116,10 +116,10 @@ def _describe_remedy(starter: Holder, find_mismatch: FindMismatch, *, enabled: b
     return f"; `supervisors: true` does not, because {why}" if enabled else ""
 
 
-def explain_unknown_respawn(killed: int, process: Process) -> str:
+def explain_unknown_respawn(count: int, process: Process) -> str:
     """Return that an unknown process starts killed ones again, as it did with `process`, and where to look for it."""
     return (
-        f"another process starts it again: {process} appeared after {killed} were killed, and its parent has exited; "
+        f"another process starts it again: {process} appeared after {count} were killed, and its parent has exited; "
         f"stop that other process first; see what else runs there: systemd-cgls {process.cgroup}"
     )
 
@@ -128,8 +128,8 @@ def _is_master(parent: Process, holder: Holder) -> bool:
     worker = holder.process
     # A worker that runs as another user got its socket from its master. A user cannot make another one's process seem
     # to be the master, because he cannot create a socket of that user's.
-    trusted = parent.uid == worker.uid or all(socket.uid == parent.uid for socket in holder.sockets)
-    alike = parent.exe_path == worker.exe_path != "" and parent.cgroup == worker.cgroup
+    is_trusted = parent.uid == worker.uid or all(socket.uid == parent.uid for socket in holder.sockets)
+    is_same_program = parent.exe_path == worker.exe_path != "" and parent.cgroup == worker.cgroup
     # Python may run anything: the same interpreter is the same program only after a fork.
-    forked = parent.command == worker.command or not is_runtime(worker.program)
-    return not parent.dead and trusted and alike and forked and parent.id.start <= worker.id.start
+    is_fork = parent.command == worker.command or not is_runtime(worker.program)
+    return not parent.dead and is_trusted and is_same_program and is_fork and parent.id.start <= worker.id.start

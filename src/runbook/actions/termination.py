@@ -54,7 +54,7 @@ class Termination:
         """Make the move of the phase, unless this reading, which is later than that of `check`, forbids it."""
         match self.state.phase:
             case Phase.RELOAD if self.unit.is_untracked and not self._refusal:
-                self.state.reloaded = True
+                self.state.has_reloaded = True
                 host.daemon_reload()
             case Phase.KILL_CGROUP if self._is_cgroup_kill_due:
                 self._begin_round()
@@ -76,7 +76,7 @@ class Termination:
     # Which phase follows
 
     def _find_phase(self) -> tuple[Phase, Finding]:
-        if self.state.cgroup_kill.done and self._cgroup.is_left:
+        if self.state.cgroup_kill.is_done and self._cgroup.is_left:
             reason = f"waiting for all processes of {self.unit.name} to exit"
             return Phase.AWAIT_CGROUP_EXIT, _wait(reason, Wake(within=0.05))
         if self._are_sockets_closing:
@@ -111,7 +111,7 @@ class Termination:
     def _update_respawn_wait(self) -> float:
         """Record since when the port is free; return for how many more seconds another process may take it."""
         state, now = self.state, self.view.clock.monotonic()
-        if not state.targets and not state.cgroup_kill.done:
+        if not state.targets and not state.cgroup_kill.is_done:
             return 0.0
         state.port_free_since = now if state.port_free_since is None else state.port_free_since
         seconds = respawn.find_wait(self.view, state.run, state.targets, thorough=self.options.supervisors)
@@ -137,7 +137,7 @@ class Termination:
         return Phase.STILL_HELD, fails(verdict, why, **self._facts)
 
     def _explain_vain_reload(self) -> str:
-        return describe_untracked(self.unit) if self._needs_reload and self.state.reloaded else ""
+        return describe_untracked(self.unit) if self._needs_reload and self.state.has_reloaded else ""
 
     def _plan_reload(self) -> Finding:
         plan = f"reload systemd's unit files, so that systemd forgets PID {self.unit.main_pid}; "
@@ -161,14 +161,14 @@ class Termination:
         return to_do(self._holder_verdict, plan, processes=evidence, **self._facts)
 
     def _await_exit(self) -> Finding:
-        signalled = [target.signalled_at for target in self._running if target.signum is not Signals.SIGKILL]
-        grace_left = min(signalled) + self.options.grace - self.view.clock.monotonic() if signalled else 1.0
+        times = [target.signalled_at for target in self._running if target.signum is not Signals.SIGKILL]
+        grace_rest = min(times) + self.options.grace - self.view.clock.monotonic() if times else 1.0
         processes = frozenset(target.holder.process.id for target in self._running[:MAX_WATCHED])
-        wake = Wake(processes=processes, within=max(grace_left, 0.01))
+        wake = Wake(processes=processes, within=max(grace_rest, 0.01))
         return _wait(f"waiting for {_describe(self._running)} to exit", wake, **self._facts)
 
     def _report_done(self) -> Finding:
-        targets, is_cgroup_killed = self.state.targets.values(), self.state.cgroup_kill.done
+        targets, is_cgroup_killed = self.state.targets.values(), self.state.cgroup_kill.is_done
         if not targets and not is_cgroup_killed:
             reasons = (own.reason + self._describe_uses(own) for own in self._ownerships)
             return holds(Verdict.NOTHING_TO_KILL, "; ".join(reasons), **self._facts)
@@ -223,12 +223,12 @@ class Termination:
     @cached_property
     def _candidates(self) -> list[Holder]:
         """The processes to kill that had no signal yet: foreign holders; with `leftovers` also those without a port."""
-        found = {holder.process.id: holder for holder in self._foreign_holders}
+        holders = {holder.process.id: holder for holder in self._foreign_holders}
         for holder in self.view.find_leftovers(self.unit) if self.options.leftovers else ():
             # A leftover that must not be killed holds no port, so it may stay.
             if holder.may_be_killed and self._is_expected(holder):
-                found.setdefault(holder.process.id, holder)
-        return [holder for id_, holder in found.items() if id_ not in self.state.targets]
+                holders.setdefault(holder.process.id, holder)
+        return [holder for id_, holder in holders.items() if id_ not in self.state.targets]
 
     @cached_property
     def _next_targets(self) -> list[Holder]:
@@ -244,8 +244,8 @@ class Termination:
         if not self.options.supervisors or self._refusal:
             return []
         mismatch = self.options.find_mismatch
-        found = respawn.find_supervisors(self.view, self.unit, self._candidates, self._respawn, mismatch)
-        return [holder for holder in found if holder.process.id not in self.state.targets]
+        holders = respawn.find_supervisors(self.view, self.unit, self._candidates, self._respawn, mismatch)
+        return [holder for holder in holders if holder.process.id not in self.state.targets]
 
     @cached_property
     def _respawn(self) -> Respawn | None:
@@ -264,8 +264,8 @@ class Termination:
     def _overdue(self) -> list[KillTarget]:
         """The targets that run on after their grace, and did not get KILL yet."""
         latest = self.view.clock.monotonic() - self.options.grace
-        late = [one for one in self._running if one.signalled_at <= latest and one.signum is not Signals.SIGKILL]
-        return late if self.options.sends_kill else []
+        targets = [one for one in self._running if one.signalled_at <= latest and one.signum is not Signals.SIGKILL]
+        return targets if self.options.sends_kill else []
 
     @property
     def _needs_reload(self) -> bool:

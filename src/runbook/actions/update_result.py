@@ -24,7 +24,7 @@ class InstalledVersion:
     secret: bool  # True if messages must not contain what the command printed
 
     @property
-    def found(self) -> str | None:
+    def version(self) -> str | None:
         """The version that is installed; None if the command returned none."""
         return find_version(self.answer.value or "", self.pattern) if self.answer.ok else None
 
@@ -37,37 +37,37 @@ class InstalledVersion:
 
         A lower version is refused unless `downgrade`.
         """
-        found, facts = self.found, {"from": self.found, "to": self.wanted}
-        if found == self.wanted and self.previous not in (None, found):
+        version, facts = self.version, {"from": self.version, "to": self.wanted}
+        if version == self.wanted and self.previous not in (None, version):
             # A part of this try that was cut short has installed it.
-            return holds(Verdict.UPDATED, f"{self.previous} -> {found}", to=self.wanted, **{"from": self.previous})
-        if found == self.wanted:
-            return holds(Verdict.UP_TO_DATE, f"{found} is installed already", **facts)
-        if found and is_lower(self.wanted, found):
+            return holds(Verdict.UPDATED, f"{self.previous} -> {version}", to=self.wanted, **{"from": self.previous})
+        if version == self.wanted:
+            return holds(Verdict.UP_TO_DATE, f"{version} is installed already", **facts)
+        if version and is_lower(self.wanted, version):
             if not downgrade:
-                why = f"{found} -> {self.wanted} is a downgrade, and a downgrade is refused unless it is asked for"
+                why = f"{version} -> {self.wanted} is a downgrade, and a downgrade is refused unless it is asked for"
                 return fails(Verdict.VERSION_MISMATCH, why, **facts, **{DOWNGRADE: True})
-            why = f"run {run}: {found} -> {self.wanted}, a downgrade"
+            why = f"run {run}: {version} -> {self.wanted}, a downgrade"
             return to_do(Verdict.VERSION_MISMATCH, why, **facts, **{DOWNGRADE: True})
-        missing = "" if found else f" (no version is installed: {self.describe_missing()})"
-        why = f"run {run}: {found or 'nothing'} -> {self.wanted}{missing}"
+        missing = "" if version else f" (no version is installed: {self.describe_missing()})"
+        why = f"run {run}: {version or 'nothing'} -> {self.wanted}{missing}"
         return to_do(Verdict.VERSION_MISMATCH, why, **facts)
 
     def judge_failure(self, run: str, result: CommandResult) -> Finding:
         """Return that the command failed, and what it left: nothing done, all done, or something in between."""
-        found = self.found
-        if found:
-            left = f"{found} is installed{' still' if found == self.previous else ''}"
+        version = self.version
+        if version:
+            state = f"{version} is installed{' still' if version == self.previous else ''}"
         else:
-            left = f"which version is installed cannot be determined: {self.describe_missing()}"
-        facts = {"from": self.previous, "to": self.wanted, "version": found}
+            state = f"which version is installed cannot be determined: {self.describe_missing()}"
+        facts = {"from": self.previous, "to": self.wanted, "version": version}
         finding = make_failure(Verdict.UPDATE_FAILED, run, result, **facts)
-        return replace(finding, reason=f"{finding.reason}; {left}")
+        return replace(finding, reason=f"{finding.reason}; {state}")
 
     def judge_after(self) -> Finding:
         """Return whether the command, which succeeded, installed the wanted version."""
-        found, facts = self.found, {"from": self.previous, "to": self.wanted, "version": self.found}
-        if found == self.wanted:
-            return holds(Verdict.UPDATED, f"{self.previous or 'nothing'} -> {found}", **facts)
-        what = f"{found} is installed, not {self.wanted}" if found else self.describe_missing()
+        version, facts = self.version, {"from": self.previous, "to": self.wanted, "version": self.version}
+        if version == self.wanted:
+            return holds(Verdict.UPDATED, f"{self.previous or 'nothing'} -> {version}", **facts)
+        what = f"{version} is installed, not {self.wanted}" if version else self.describe_missing()
         return fails(Verdict.VERSION_MISMATCH, f"the update succeeded, but {what}", **facts)

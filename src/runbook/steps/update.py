@@ -98,8 +98,8 @@ class Update(ReplacesVersion[UpdateState], CommandStep[UpdateState]):
         if not self.stop_first or self.unit is None:
             return finding
         if finding.state in (FindingState.HOLDS, FindingState.FAILS):
-            return state.quiesce.check_released(view, finding)
-        return state.quiesce.check_quiesced(view, self.unit, finding, began=state.job is not None)
+            return state.quiesce.check_release(view, finding)
+        return state.quiesce.check_stop(view, self.unit, finding, has_begun=state.job is not None)
 
     def apply(self, host: Host, state: UpdateState) -> None:
         try:
@@ -124,7 +124,7 @@ class Update(ReplacesVersion[UpdateState], CommandStep[UpdateState]):
             super().cancel(host, state)
         finally:
             if state.quiesce.is_active and not state.quiesce.released:
-                state.quiesce.release(host, state.run, failed=True)
+                state.quiesce.release(host, state.run, is_failure=True)
 
     def _check_update(self, view: HostView, state: UpdateState) -> Finding:
         """Return where the update itself stands, whatever is kept stopped for it."""
@@ -145,8 +145,8 @@ class Update(ReplacesVersion[UpdateState], CommandStep[UpdateState]):
             return installed.judge_after() if result.succeeded else installed.judge_failure(run, result)
         finding = installed.judge_before(run, downgrade=self.downgrade)
         if finding.verdict is not Verdict.UPDATED:
-            state.previous_version = installed.found
-            fill_own(self, **{"from": installed.found or ""})  # If it cannot be inserted, nothing is stopped.
+            state.previous_version = installed.version
+            fill_own(self, **{"from": installed.version or ""})  # If it cannot be inserted, nothing is stopped.
         return finding
 
     def _check_refusal(self, view: HostView, state: UpdateState) -> Finding | None:

@@ -79,7 +79,7 @@ def test_a_socket_at_any_reading_of_the_series_counts() -> None:
     readings = Readings(pid_churn=True)
     readings.read(seen=(UNSEEN,))
     readings.read(CHURN_SECONDS)
-    assert readings.state.port_held
+    assert readings.state.had_port
 
 
 @pytest.mark.parametrize(
@@ -102,4 +102,4 @@ def test_a_kill_that_is_refused_is_remembered() -> None:
     readings = Readings()
     readings.machine.units["gw.service"] = unit()
     readings.cgroup(of=unit()).apply(readings.machine)
-    assert (readings.state.done, readings.state.refused) == (False, True)
+    assert (readings.state.is_done, readings.state.is_refused) == (False, True)

@@ -35,17 +35,17 @@ def test_the_units_that_would_start_it_are_stopped_first() -> None:
 def test_after_a_success_the_unit_stays_down_and_sockets_come_first() -> None:
     machine, quiesce = _machine(), Quiesce()
     quiesce.request_stops(machine, "gw.service")
-    assert quiesce.check_released(machine, DONE).reason == "start gw.socket, gw.timer again"
-    assert quiesce.units_to_start(failed=True) == ["gw.socket", "gw.timer", "gw.service"]
+    assert quiesce.check_release(machine, DONE).reason == "start gw.socket, gw.timer again"
+    assert quiesce.units_to_start(is_failure=True) == ["gw.socket", "gw.timer", "gw.service"]
 
 
 def test_a_unit_that_cannot_be_started_does_not_keep_the_others_down() -> None:
     machine, quiesce = _machine(), Quiesce()
     quiesce.request_stops(machine, "gw.service")
     machine.refuse["start"] = HostError("no")
-    quiesce.release(machine, _run(), failed=True)
+    quiesce.release(machine, _run(), is_failure=True)
     assert quiesce.start_errors == ["no", "no", "no"]
-    assert quiesce.check_released(machine, DONE).verdict == "job-failed"
+    assert quiesce.check_release(machine, DONE).verdict == "job-failed"
 
 
 def test_a_release_during_the_stop_is_a_restart() -> None:
@@ -53,9 +53,9 @@ def test_a_release_during_the_stop_is_a_restart() -> None:
     machine.on_job["stop"] = lambda m, name: None
     quiesce.request_stops(machine, "gw.service")
     machine.units["gw.service"] = unit(active_state=ActiveState.DEACTIVATING)
-    quiesce.release(machine, _run(), failed=True)
+    quiesce.release(machine, _run(), is_failure=True)
     assert machine.written.index("restart gw.service") < machine.written.index("start gw.socket")
 
 
 def test_without_a_stop_there_is_nothing_to_release() -> None:
-    assert Quiesce().check_released(_machine(), DONE) is DONE
+    assert Quiesce().check_release(_machine(), DONE) is DONE

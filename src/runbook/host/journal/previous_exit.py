@@ -44,8 +44,8 @@ def _find_previous_exit(
     invocations = [str(entry.get(invocation_field) or "") for entry in entries]
     if invocation not in invocations:
         return None
-    found = PreviousExit()
-    failed: list[PreviousExit] = []
+    previous_exit = PreviousExit()
+    failures: list[PreviousExit] = []
     previous = ""
     # Entries before the first of this invocation are newer than the query.
     for entry, current in list(zip(entries, invocations, strict=True))[invocations.index(invocation) :]:
@@ -56,15 +56,17 @@ def _find_previous_exit(
             break
         match _EVENTS.get(str(entry.get("MESSAGE_ID"))):
             case "exit" if entry.get("PRIORITY") != DEBUG and entry.get("COMMAND") != "ExecReload":
-                failed.append(_parse_exit(entry))
+                failures.append(_parse_exit(entry))
             case "end":
-                found = replace(found, result=str(entry.get("UNIT_RESULT") or "success"))
+                previous_exit = replace(previous_exit, result=str(entry.get("UNIT_RESULT") or "success"))
             case "started":
-                found = replace(found, started=True)
+                previous_exit = replace(previous_exit, started=True)
     # systemd stops the other processes after the first failure. Settings after those of the start are cleanup.
-    failed.reverse()
-    failed.sort(key=lambda exit_: exit_.command not in START_SETTINGS)
-    return replace(failed[0], result=found.result, started=found.started) if failed else found
+    failures.reverse()
+    failures.sort(key=lambda exit_: exit_.command not in START_SETTINGS)
+    return (
+        replace(failures[0], result=previous_exit.result, started=previous_exit.started) if failures else previous_exit
+    )
 
 
 def _parse_exit(entry: Mapping[str, Any]) -> PreviousExit:

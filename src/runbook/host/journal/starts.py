@@ -30,19 +30,19 @@ class StartTimesReader(JournalReader[StartTimesQuery]):
         reloads = (manager, *(f"MESSAGE={word}" for word in RELOAD_MESSAGES))
         arguments = (f"--since=@{self._query.since:.6f}", *starts, "+", *reloads)
         fields = ("MESSAGE", "MESSAGE_ID", self.invocation_field, SENT_TIME_FIELD)
-        found: list[StartEvent] = []
-        seen: set[str] = set()
+        events: list[StartEvent] = []
+        invocations: set[str] = set()
         for entry in self.read_all(*arguments, fields=fields):
             at = int(entry.get(SENT_TIME_FIELD) or entry.get("__REALTIME_TIMESTAMP", 0)) / 1e6
             invocation = str(entry.get(self.invocation_field) or "")
             message_id = entry.get("MESSAGE_ID")
             if message_id == RESTART_MESSAGE_ID:
                 if ON_REQUEST in str(entry.get("MESSAGE")):
-                    found.append(StartEvent(at, StartEventKind.START))
+                    events.append(StartEvent(at, StartEventKind.START))
             elif message_id not in START_MESSAGE_IDS:
-                found.append(StartEvent(at, StartEventKind.CLEARED))
-            elif invocation and invocation not in seen:
+                events.append(StartEvent(at, StartEventKind.CLEARED))
+            elif invocation and invocation not in invocations:
                 # "Starting" and "Started" are one start. A start that a Condition skipped has no invocation.
-                seen.add(invocation)
-                found.append(StartEvent(at, StartEventKind.START))
-        return Answer(True, "", tuple(found))
+                invocations.add(invocation)
+                events.append(StartEvent(at, StartEventKind.START))
+        return Answer(True, "", tuple(events))

@@ -42,14 +42,14 @@ class JournalTail(JournalReader[JournalTailQuery]):
             entries = list(newest_first)
         if self._query.of_manager:
             entries = self._select(entries)
-        found = [
+        lines = [
             JournalLine(parse_pid(entry), line if len(line) <= MAX_JOURNAL_LINE else f"{line[:MAX_JOURNAL_LINE]}...")
             for entry in reversed(entries)
             for message in message_texts(entry.get("MESSAGE"))
             for line in split_lines(message)
             if line.strip()
         ]
-        return Answer(True, "", tuple(found[-self._query.lines :]))
+        return Answer(True, "", tuple(lines[-self._query.lines :]))
 
     def _select(self, newest_first: list[dict[str, Any]]) -> list[dict[str, Any]]:
         """Return the entries of the manager that add something, each text at its first occurrence, the newest first."""

@@ -33,7 +33,7 @@ def send(fields: Iterable[Field], *, to: str = JOURNALD_SOCKET) -> None:
         except OSError as error:
             if error.errno not in (errno.EMSGSIZE, errno.ENOBUFS):
                 raise  # The length is not the cause.
-            _send_sealed(out, data, to)
+            _send_as_file(out, data, to)
 
 
 def _encode(name: str, value: str) -> bytes:
@@ -43,7 +43,7 @@ def _encode(name: str, value: str) -> bytes:
     return b"%s=%s\n" % (name.encode(), text)
 
 
-def _send_sealed(out: socket.socket, data: bytes, to: str) -> None:
+def _send_as_file(out: socket.socket, data: bytes, to: str) -> None:
     with os.fdopen(os.memfd_create("runbook", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING), "wb") as file:
         file.write(data)
         file.flush()

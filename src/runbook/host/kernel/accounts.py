@@ -27,7 +27,7 @@ def find_user_name(uid: int) -> str:
 
     While a name server owes an answer, it is not asked again: any user may have processes of 65,536 users (subuid(5)).
     """
-    if name := _find_listed(uid) or _names.get(uid):
+    if name := _find_in_passwd(uid) or _names.get(uid):
         return name
     _silent[:] = filter(threading.Thread.is_alive, _silent)
     if _silent:
@@ -49,20 +49,20 @@ def _query_name(uid: int) -> None:
 
 def find_local_user_name(uid: int) -> str:
     """Return the name of a user by PASSWD alone: a name server may take long to answer."""
-    return _find_listed(uid) or f"UID {uid}"
+    return _find_in_passwd(uid) or f"UID {uid}"
 
 
-def _find_listed(uid: int) -> str | None:
+def _find_in_passwd(uid: int) -> str | None:
     try:
         with PASSWD.open("rb") as file:
-            changed = os.fstat(file.fileno())
-        return _listed(changed.st_ino, changed.st_mtime_ns).get(uid)
+            status = os.fstat(file.fileno())
+        return _read_passwd(status.st_ino, status.st_mtime_ns).get(uid)
     except (OSError, ValueError):  # A number may be too long for Python.
         return None
 
 
 @lru_cache(maxsize=1)
-def _listed(_inode: int, _changed: int) -> dict[int, str]:
+def _read_passwd(_inode: int, _mtime: int) -> dict[int, str]:
     users: dict[int, str] = {}
     with PASSWD.open("rb") as file:
         for line in file:

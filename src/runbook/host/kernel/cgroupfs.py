@@ -56,8 +56,8 @@ def list_cgroup_pids(path: str, limit: LookLimit | None = None) -> tuple[int, ..
 
 def is_populated(path: str) -> bool:
     """True if a cgroup, or one below it, has a process. The kernel also counts processes that exit in a moment."""
-    found = read_cgroup_event(path, "populated")
-    return bool(list_cgroup_pids(path)) if found is None else found
+    value = read_cgroup_event(path, "populated")
+    return bool(list_cgroup_pids(path)) if value is None else value
 
 
 def read_cgroup_event(path: str, name: str) -> bool | None:

@@ -56,7 +56,7 @@ def scan_holders(inodes: Collection[int], likely: Sequence[int] = (), limit: Loo
     """
     search = _Search(_links(inodes), limit or LookLimit())
     scan = DescriptorScan(hidden=0 if os.path.exists("/proc/1") else 1)
-    if not search.wanted:
+    if not search.links:
         return scan
     try:
         return _scan_all(search, likely, scan)
@@ -71,24 +71,24 @@ def find_held_sockets(pid: int, inodes: Collection[int], limit: LookLimit | None
     """
     search = _Search(_links(inodes), limit or LookLimit())
     with contextlib.suppress(OSError):
-        return search.held(pid, f"/proc/{pid}/fd")[0] | search.held_by_threads(pid)
+        return search.read_table(pid, f"/proc/{pid}/fd")[0] | search.read_thread_tables(pid)
     return set()
 
 
 def _scan_all(search: _Search, likely: Sequence[int], scan: DescriptorScan) -> DescriptorScan:
     pids: Sequence[int] = list(processes.list_pids())
     # Two sockets would take two comparisons for each descriptor, and no less time than one readlink(2).
-    if len(search.wanted) == 1 and (place := search.find_descriptor(likely)):
+    if len(search.links) == 1 and (place := search.find_descriptor(likely)):
         pids = kcmp.filter_candidates(pids, place, search.limit)
     for part in _scan_in_threads(pids, search):
         scan.holders.update(part.holders)
         scan.hidden += part.hidden
-    if set(search.wanted.values()).difference(*scan.holders.values()):
+    if set(search.links.values()).difference(*scan.holders.values()):
         search.limit.large_tables.clear()
         for pid in processes.list_pids():
             with contextlib.suppress(OSError):
-                if held := search.held(pid, f"/proc/{pid}/fd")[0] | search.held_by_threads(pid):
-                    scan.holders.setdefault(pid, set()).update(held)
+                if inodes := search.read_table(pid, f"/proc/{pid}/fd")[0] | search.read_thread_tables(pid):
+                    scan.holders.setdefault(pid, set()).update(inodes)
     return scan
 
 
@@ -103,9 +103,9 @@ def _describe_large_tables(tables: Counter[int]) -> str:
         read[uid] += tables[pid]
     ((uid, _),) = read.most_common(1)
     count = [*owners.values()].count(uid)
-    some = "1 process" if count == 1 else f"{count} processes"
+    processes_of_user = "1 process" if count == 1 else f"{count} processes"
     who = accounts.find_local_user_name(uid)
-    return f"{why}; {some} of user {who} had more than {CHECK_EVERY} each (ps -fu {uid} shows them)"
+    return f"{why}; {processes_of_user} of user {who} had more than {CHECK_EVERY} each (ps -fu {uid} shows them)"
 
 
 def has_open(pid: int, files: re.Pattern[bytes], limit: LookLimit | None = None) -> bool:
@@ -130,11 +130,11 @@ def _links(inodes: Collection[int]) -> dict[bytes, int]:
 class _Search:
     """The sockets that are looked for, and when the look must end. Its methods raise LookLimitExceeded and OSError."""
 
-    def __init__(self, wanted: Mapping[bytes, int], limit: LookLimit) -> None:
-        self.wanted = wanted  # the inodes, by the links to the sockets in /proc
+    def __init__(self, links: Mapping[bytes, int], limit: LookLimit) -> None:
+        self.links = links  # the inodes, by the links to the sockets in /proc
         self.limit = limit
 
-    def held(self, pid: int, table: str) -> tuple[set[int], int]:
+    def read_table(self, pid: int, table: str) -> tuple[set[int], int]:
         """Return which of the sockets a table holds, and how many descriptors are in it."""
         self.limit.check()
         folder = os.open(table, TABLE)
@@ -142,22 +142,22 @@ class _Search:
             # Since Linux 6.2 that is the number of descriptors; before, it is 0. Mostly they have no gap, and their
             # names are known: to list them is a fifth of the work.
             count = os.fstat(folder).st_size
-            if 0 < count < len(NUMBERS) and (held := self._held_by_number(folder, count)) is not None:
-                return held, count
-            return self._held_as_listed(pid, folder)
+            if 0 < count < len(NUMBERS) and (inodes := self._read_by_number(folder, count)) is not None:
+                return inodes, count
+            return self._read_listing(pid, folder)
         finally:
             os.close(folder)
 
-    def held_by_threads(self, pid: int) -> set[int]:
+    def read_thread_tables(self, pid: int) -> set[int]:
         """Return which of the sockets are in a table of a thread."""
-        held = set[int]()
+        inodes = set[int]()
         # Each thread adds a link to the two that any folder has.
         if os.stat(f"/proc/{pid}/task").st_nlink == 3:  # noqa: PLR2004
-            return held
+            return inodes
         for thread in os.listdir(f"/proc/{pid}/task"):
             with contextlib.suppress(FileNotFoundError, ProcessLookupError):
-                held |= self.held(pid, f"/proc/{pid}/task/{thread}/fd")[0]
-        return held
+                inodes |= self.read_table(pid, f"/proc/{pid}/task/{thread}/fd")[0]
+        return inodes
 
     def find_descriptor(self, likely: Sequence[int]) -> kcmp.KnownDescriptor | None:
         """Find a descriptor that is one of the sockets, in the first processes of `likely`."""
@@ -168,11 +168,11 @@ class _Search:
                         self.limit.check()
                     with contextlib.suppress(FileNotFoundError):
                         link = os.readlink(os.fsencode(descriptor.path))
-                        if link in self.wanted:
+                        if link in self.links:
                             return kcmp.KnownDescriptor(pid, int(descriptor.name), link)
         return None
 
-    def _held_by_number(self, folder: int, count: int) -> set[int] | None:
+    def _read_by_number(self, folder: int, count: int) -> set[int] | None:
         """Read the descriptors from 0 to `count`; None if these may not be all. A gap shows soonest at the top."""
         try:
             links = [os.readlink(name, dir_fd=folder) for name in NUMBERS[count - 1 :: -1]]
@@ -184,10 +184,10 @@ class _Search:
             return None
         if os.fstat(folder).st_size != count:
             return None
-        return {self.wanted[link] for link in self.wanted.keys() & links}
+        return {self.links[link] for link in self.links.keys() & links}
 
-    def _held_as_listed(self, pid: int, folder: int) -> tuple[set[int], int]:
-        held, count = set[int](), 0
+    def _read_listing(self, pid: int, folder: int) -> tuple[set[int], int]:
+        inodes, count = set[int](), 0
         with os.scandir(folder) as descriptors:
             for count, descriptor in enumerate(descriptors, 1):
                 if count % CHECK_EVERY == 0:
@@ -196,9 +196,9 @@ class _Search:
                     link = os.readlink(descriptor.name.encode(), dir_fd=folder)
                 except FileNotFoundError:
                     continue  # closed meanwhile
-                if link in self.wanted:
-                    held.add(self.wanted[link])
-        return held, count
+                if link in self.links:
+                    inodes.add(self.links[link])
+        return inodes, count
 
     def _note_progress(self, pid: int) -> None:
         self.limit.large_tables[pid] += CHECK_EVERY
@@ -209,31 +209,31 @@ def _scan_in_threads(pids: Sequence[int], search: _Search) -> list[DescriptorSca
     """Read all of the processes, each thread its share. Raises LookLimitExceeded or HostError if not all were read."""
     count = max(1, min(THREADS, len(pids) // PIDS_PER_THREAD))
     shares = [pids[first::count] for first in range(count)]
-    found: list[DescriptorScan] = []
-    helpers, mine = [], shares[:1]
+    scans: list[DescriptorScan] = []
+    helpers, own_shares = [], shares[:1]
     for share in shares[1:]:
-        helper = threading.Thread(target=lambda share=share: found.append(_scan(share, search)))
+        helper = threading.Thread(target=lambda share=share: scans.append(_scan(share, search)))
         try:
             helper.start()
             helpers.append(helper)
         except RuntimeError:  # No more threads are allowed here.
-            mine.append(share)
-    found += [_scan(share, search) for share in mine]
+            own_shares.append(share)
+    scans += [_scan(share, search) for share in own_shares]
     for helper in helpers:
         helper.join()
     search.limit.check()
-    if len(found) != len(shares):
+    if len(scans) != len(shares):
         raise HostError("cannot look through all processes: a thread of this program ended early")
-    return found
+    return scans
 
 
 def _scan(pids: Sequence[int], search: _Search) -> DescriptorScan:
     scan = DescriptorScan()
     for pid in pids:
         try:
-            held, count = search.held(pid, f"/proc/{pid}/fd")
+            inodes, count = search.read_table(pid, f"/proc/{pid}/fd")
             if not count:
-                held = search.held_by_threads(pid)
+                inodes = search.read_thread_tables(pid)
         except (FileNotFoundError, ProcessLookupError):
             continue  # It has exited.
         except PermissionError:
@@ -243,8 +243,8 @@ def _scan(pids: Sequence[int], search: _Search) -> DescriptorScan:
         except LookLimitExceeded:
             break  # Raised in the first thread, when all have ended.
         else:
-            if held:
-                scan.holders[pid] = held
+            if inodes:
+                scan.holders[pid] = inodes
     return scan
 
 

@@ -22,8 +22,8 @@ def cut(environ: bytes, most: int) -> bytes:
 def parse_invocation_id(environ: bytes) -> str:
     """Return the INVOCATION_ID of an environment; empty unless there is exactly one, and it is well-formed."""
     # Searched, not split: the environment may have 100,000 entries.
-    found = set(_INVOCATION.findall(b"\0%s\0" % environ))
-    return found.pop().decode("ascii") if len(found) == 1 else ""
+    ids = set(_INVOCATION.findall(b"\0%s\0" % environ))
+    return ids.pop().decode("ascii") if len(ids) == 1 else ""
 
 
 def parse_names(environ: bytes) -> tuple[str, ...]:
@@ -32,10 +32,10 @@ def parse_names(environ: bytes) -> tuple[str, ...]:
     An entry after a malformed one may be the rest of an overwritten entry: the end of a secret, with an `=` in it. So
     the list ends at the first malformed entry.
     """
-    found = []
+    names = []
     for entry in environ.rstrip(b"\0").split(b"\0", MAX_NAMES)[:MAX_NAMES]:
         match = _ENTRY.match(entry)
         if match is None:
             break
-        found.append(match[1].decode("ascii"))
-    return tuple(found)
+        names.append(match[1].decode("ascii"))
+    return tuple(names)

@@ -29,8 +29,8 @@ def has_sockets_in_flight() -> bool:
 
 
 def _has_queued_descriptors(pid: int, limit: LookLimit) -> bool:
-    gone = contextlib.suppress(FileNotFoundError, ProcessLookupError, PermissionError)
-    with gone, os.scandir(f"/proc/{pid}/fd") as descriptors:
+    unless_gone = contextlib.suppress(FileNotFoundError, ProcessLookupError, PermissionError)
+    with unless_gone, os.scandir(f"/proc/{pid}/fd") as descriptors:
         return any(_is_queue(pid, descriptor.name, limit) for descriptor in descriptors)
     return False
 

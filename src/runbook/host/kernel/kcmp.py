@@ -53,17 +53,17 @@ class _Comparison(threading.Thread):
         super().__init__(name="compare", daemon=True)
         self._pids = pids
         self._place = place
-        self.left: list[int] = []  # the processes that are not ruled out
-        self.compared = 0
-        self.abandoned = False
+        self.candidates: list[int] = []  # the processes that are not ruled out
+        self.count = 0
+        self.is_abandoned = False
 
     def run(self) -> None:
         for pid in self._pids if _comparable(self._place) else ():
-            if self.abandoned:
+            if self.is_abandoned:
                 return
             if not _rules_out(self._place, pid):
-                self.left.append(pid)
-            self.compared += 1
+                self.candidates.append(pid)
+            self.count += 1
 
 
 _stuck: list[_Comparison] = []  # comparisons that were abandoned. While one of them waits in the kernel none is begun
@@ -83,16 +83,16 @@ def filter_candidates(pids: Sequence[int], place: KnownDescriptor, limit: LookLi
     except RuntimeError:  # No more threads are allowed here.
         return pids
     while comparison.is_alive():
-        before = comparison.compared
+        before = comparison.count
         comparison.join(STALL_TIMEOUT)
-        comparison.abandoned = limit.is_over
+        comparison.is_abandoned = limit.is_over
         limit.check()
-        if comparison.is_alive() and comparison.compared == before:
-            comparison.abandoned = True
+        if comparison.is_alive() and comparison.count == before:
+            comparison.is_abandoned = True
             _stuck.append(comparison)
             return pids
     # The comparison is valid only if the known descriptor has been the file all the time.
-    return comparison.left if comparison.compared == len(pids) and place.is_current else pids
+    return comparison.candidates if comparison.count == len(pids) and place.is_current else pids
 
 
 def _comparable(place: KnownDescriptor) -> bool:
@@ -111,14 +111,14 @@ def _rules_out(place: KnownDescriptor, pid: int) -> bool:
         count = os.stat(table).st_size
         if not 0 < count <= MAX_DESCRIPTORS:
             return False
-        *found, above = _compare(place, pid, range(count + 1))
+        *results, above = _compare(place, pid, range(count + 1))
         # A gap that was filled before it was reached hides descriptors above it: then there are more, or there were.
-        if -1 in found or above != -1 or os.stat(table).st_size != count:
-            found = _compare(place, pid, map(int, os.listdir(table)))
+        if -1 in results or above != -1 or os.stat(table).st_size != count:
+            results = _compare(place, pid, map(int, os.listdir(table)))
     except OSError:
         return False
     # 0: the same file. -1: no such descriptor, or no permission to compare it.
-    return bool(found) and min(found) > 0
+    return bool(results) and min(results) > 0
 
 
 def _compare(place: KnownDescriptor, pid: int, descriptors: Iterable[int]) -> list[int]:

@@ -39,11 +39,11 @@ def is_multicast(listener: Listener, pids: Iterable[int], *, reusable: bool = Fa
     if by_address and not reusable:
         return True
     for pid in pids:
-        with contextlib.suppress(OSError), _copy(pid, listener.inode) as copied:
+        with contextlib.suppress(OSError), _copy(pid, listener.inode) as copy:
             options = (socket.SO_REUSEADDR, socket.SO_REUSEPORT)
-            if reusable and not any(copied.getsockopt(socket.SOL_SOCKET, option) for option in options):
+            if reusable and not any(copy.getsockopt(socket.SOL_SOCKET, option) for option in options):
                 return False
-            return by_address or _has_joined(copied, pid)
+            return by_address or _has_joined(copy, pid)
     return False
 
 
@@ -61,27 +61,27 @@ def _copy(pid: int, inode: int) -> socket.socket:
             raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
     finally:
         os.close(pidfd)
-    copied = socket.socket(fileno=fd)
+    copy = socket.socket(fileno=fd)
     if os.fstat(fd).st_ino != inode:  # Another descriptor has its number by now.
-        copied.close()
+        copy.close()
         raise OSError(errno.EBADF, os.strerror(errno.EBADF))
-    return copied
+    return copy
 
 
-def _has_joined(copied: socket.socket, pid: int) -> bool:
+def _has_joined(copy: socket.socket, pid: int) -> bool:
     """True if a socket is a member of one of the groups of its network namespace."""
-    level = socket.IPPROTO_IPV6 if copied.family == socket.AF_INET6 else socket.IPPROTO_IP
-    return any(_is_member(copied, level, interface, group) for interface, group in _list_groups(pid, copied.family))
+    level = socket.IPPROTO_IPV6 if copy.family == socket.AF_INET6 else socket.IPPROTO_IP
+    return any(_is_member(copy, level, interface, group) for interface, group in _list_groups(pid, copy.family))
 
 
-def _is_member(copied: socket.socket, level: int, interface: int, group: str) -> bool:
+def _is_member(copy: socket.socket, level: int, interface: int, group: str) -> bool:
     """True if a socket has joined a group on an interface: the kernel lets only members read their filter."""
     family = socket.AF_INET6 if ":" in group else socket.AF_INET
-    packed = socket.inet_pton(family, group)
-    address = struct.pack("=HHI", family, 0, 0) + packed if ":" in group else struct.pack("=HH", family, 0) + packed
+    data = socket.inet_pton(family, group)
+    address = struct.pack("=HHI", family, 0, 0) + data if ":" in group else struct.pack("=HH", family, 0) + data
     request = _HEAD.pack(interface) + address.ljust(_SOCKADDR_STORAGE, b"\0") + _TAIL.pack(0, 0)
     buffer, size = ctypes.create_string_buffer(request), ctypes.c_uint32(len(request))
-    return bool(_getsockopt(copied.fileno(), level, _MCAST_MSFILTER, buffer, ctypes.byref(size)) == 0)
+    return bool(_getsockopt(copy.fileno(), level, _MCAST_MSFILTER, buffer, ctypes.byref(size)) == 0)
 
 
 _getsockopt = ctypes.CDLL(None, use_errno=True).getsockopt
@@ -100,8 +100,8 @@ def _list_groups(pid: int, family: int) -> Iterator[tuple[int, str]]:
             if not line.startswith("\t"):
                 index = line.split()[0]
                 continue
-            packed = int(line.split()[0], 16).to_bytes(4, sys.byteorder)
-            yield from _unless_default(int(index), socket.inet_ntop(family, packed))
+            data = int(line.split()[0], 16).to_bytes(4, sys.byteorder)
+            yield from _unless_default(int(index), socket.inet_ntop(family, data))
 
 
 def _unless_default(interface: int, group: str) -> Iterator[tuple[int, str]]:

@@ -32,14 +32,14 @@ class _Reader(threading.Thread):
 
     def __init__(self) -> None:
         super().__init__(name="memory", daemon=True)
-        self.wanted: queue.SimpleQueue[tuple[int, Sequence[FileLimit]]] = queue.SimpleQueue()
-        self.found: queue.SimpleQueue[list[bytes]] = queue.SimpleQueue()
-        self.abandoned = False
+        self.requests: queue.SimpleQueue[tuple[int, Sequence[FileLimit]]] = queue.SimpleQueue()
+        self.answers: queue.SimpleQueue[list[bytes]] = queue.SimpleQueue()
+        self.is_abandoned = False
 
     def run(self) -> None:
-        while not self.abandoned:
-            folder, files = self.wanted.get()
-            self.found.put([read_file(folder, *one) for one in files])
+        while not self.is_abandoned:
+            folder, files = self.requests.get()
+            self.answers.put([read_file(folder, *one) for one in files])
 
 
 def read_memory(process: ProcessId, folder: int, files: Sequence[FileLimit]) -> list[bytes] | None:
@@ -55,15 +55,15 @@ def read_memory(process: ProcessId, folder: int, files: Sequence[FileLimit]) -> 
             reader.start()
         except RuntimeError:  # No more threads are allowed here.
             return None
-    reader.wanted.put((folder, files))
+    reader.requests.put((folder, files))
     try:
-        found = reader.found.get(timeout=READ_TIMEOUT)
+        answer = reader.answers.get(timeout=READ_TIMEOUT)
     except queue.Empty:
-        reader.abandoned = True
+        reader.is_abandoned = True
         _stuck[process] = reader
         return None
     _idle.append(reader)
-    return found
+    return answer
 
 
 def read_file(folder: int, name: str, most: int) -> bytes:

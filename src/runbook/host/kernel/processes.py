@@ -46,7 +46,7 @@ MAX_STATUS = 4096  # bytes of /proc/PID/status, which begins with the fields tha
 MAX_COMMAND = 64 * 1024  # bytes of a command line; the rest is left out
 MAX_ARGUMENTS = 1000  # arguments of a command line; the rest is left out
 MAX_ENVIRON = 128 * 1024  # bytes of an environment; an entry that begins later is left out
-CUT = "..."  # the end of a command line whose rest is left out
+CUT_MARK = "..."  # the end of a command line whose rest is left out
 
 
 @dataclass(frozen=True)
@@ -78,7 +78,7 @@ def read_process(pid: int, most: int = MAX_COMMAND) -> Process | None:
         return process if stat.is_alive else replace(process, dead=True)
 
 
-def read_owned(pid: int, uid: int, may: Callable[[Process], bool]) -> Process | None:
+def read_process_of_user(pid: int, uid: int, may: Callable[[Process], bool]) -> Process | None:
     """Read a process of a user, without its environment.
 
     None if it belongs to another user, if it is gone, or if `may` returns False before its command line is read. No
@@ -330,16 +330,16 @@ def _owner(folder: int) -> int | None:
 def _read_whole_command(process: ProcessId, folder: int) -> tuple[str, ...]:
     """Return the arguments; none if they are too long to be judged whole, or cannot be read."""
     (cmdline,) = read_memory(process, folder, (("cmdline", MAX_COMMAND + 1),)) or (b"",)
-    whole = len(cmdline) <= MAX_COMMAND and cmdline.rstrip(b"\0").count(0) < MAX_ARGUMENTS
-    return _command(cmdline, MAX_COMMAND) if whole else ()
+    is_complete = len(cmdline) <= MAX_COMMAND and cmdline.rstrip(b"\0").count(0) < MAX_ARGUMENTS
+    return _command(cmdline, MAX_COMMAND) if is_complete else ()
 
 
 def _command(cmdline: bytes, most: int) -> tuple[str, ...]:
     """Split the arguments. A process that sets its title leaves one text and a tail of zeros."""
-    kept = cmdline[:most].rstrip(b"\0")
-    words = [_text(word) for word in kept.split(b"\0", MAX_ARGUMENTS)[:MAX_ARGUMENTS]] if kept else []
-    if words and (len(cmdline) > most or kept.count(0) >= MAX_ARGUMENTS):
-        words[-1] += CUT
+    data = cmdline[:most].rstrip(b"\0")
+    words = [_text(word) for word in data.split(b"\0", MAX_ARGUMENTS)[:MAX_ARGUMENTS]] if data else []
+    if words and (len(cmdline) > most or data.count(0) >= MAX_ARGUMENTS):
+        words[-1] += CUT_MARK
     return tuple(words)
 
 

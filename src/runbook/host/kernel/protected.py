@@ -112,13 +112,13 @@ def find_stop_command(line: Iterable[Process]) -> str:
     """
     for process in line:
         words = process.command
-        given = dict(reversed([*pairwise(words)]))
+        arguments = dict(reversed([*pairwise(words)]))
         as_whom = f" as {process.user}" if process.uid else ""
         if "conmon" in _names(process) and any(PurePosixPath(word).name == "podman" for word in words):
-            name = given.get("-n") or given.get("-c", "")[:12]
+            name = arguments.get("-n") or arguments.get("-c", "")[:12]
             return f"podman stop {name}{as_whom}" if _NAME.fullmatch(name) else ""
-        if "containerd-shim-runc-v2" in _names(process) and given.get("-namespace") == "moby":
-            name = given.get("-id", "")[:12]
+        if "containerd-shim-runc-v2" in _names(process) and arguments.get("-namespace") == "moby":
+            name = arguments.get("-id", "")[:12]
             return f"docker stop {name}{as_whom}" if _NAME.fullmatch(name) else ""
     return ""
 

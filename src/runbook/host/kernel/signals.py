@@ -81,24 +81,26 @@ def signal_process(
 
     `confirm` decides last, about a process that is unchanged. Raises AccessDenied, LookLimitExceeded and HostError.
     """
-    judged = holder.process
-    if (fd := _open(judged.pid, f"signal {judged}")) is None:
+    target = holder.process
+    if (fd := _open(target.pid, f"signal {target}")) is None:
         return SignalResult.GONE
     try:
-        now = processes.read_process(judged.pid)
-        if now is None or now.id != judged.id:
+        now = processes.read_process(target.pid)
+        if now is None or now.id != target.id:
             return SignalResult.GONE
-        allowed = _is_unchanged(holder, now, limit) and not find_protection(now, me=OwnProcess.read()) and confirm(now)
+        is_allowed = (
+            _is_unchanged(holder, now, limit) and not find_protection(now, me=OwnProcess.read()) and confirm(now)
+        )
         if _has_exited(fd):
             return SignalResult.GONE
-        if not allowed:
+        if not is_allowed:
             return SignalResult.CHANGED
         signal.pidfd_send_signal(fd, signum)
     except ProcessLookupError:
         return SignalResult.GONE
     except PermissionError as error:
         raise AccessDenied(
-            f"cannot send {signum.name} to {judged}: it belongs to user {judged.user}", hint="run it as root"
+            f"cannot send {signum.name} to {target}: it belongs to user {target.user}", hint="run it as root"
         ) from error
     finally:
         os.close(fd)
@@ -155,11 +157,11 @@ def _has_exited(fd: int) -> bool:
 
 def _is_unchanged(holder: Holder, now: Process, limit: LookLimit | None) -> bool:
     """True if a process is still what was judged, apart from its start time, which the caller compares."""
-    judged, sockets = holder.process, {socket.inode for socket in holder.sockets}
+    before, sockets = holder.process, {socket.inode for socket in holder.sockets}
     return (
-        now.uid == judged.uid
-        and now.cgroup == judged.cgroup
+        now.uid == before.uid
+        and now.cgroup == before.cgroup
         # The same file, even if an upgrade has removed it since.
-        and now.exe_path == judged.exe_path
+        and now.exe_path == before.exe_path
         and (not sockets or bool(descriptors.find_held_sockets(now.pid, sockets, limit)))
     )

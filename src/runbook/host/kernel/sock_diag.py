@@ -85,8 +85,8 @@ class SocketTable:
 
         Raises HostError.
         """
-        if port.address is None and (found := self._from_kernel(port, _inode)) is not None:
-            return frozenset(found)
+        if port.address is None and (inodes := self._from_kernel(port, _inode)) is not None:
+            return frozenset(inodes)
         return frozenset(listener.inode for listener in self.list_listeners(port))
 
     def list_listeners(self, port: Port) -> tuple[Listener, ...]:
@@ -95,8 +95,8 @@ class SocketTable:
         For UDP these are all that are bound to it and not connected. With an address, those that accept what is sent to
         that address, or prevent a bind to it: its own, and the wildcards. Raises LookLimitExceeded and HostError.
         """
-        found = self._from_kernel(port, lambda body: _parse_answer(port.protocol, body).socket)
-        return _select(_from_proc(Path("/proc/net"), port, LookLimit()) if found is None else found, port)
+        listeners = self._from_kernel(port, lambda body: _parse_answer(port.protocol, body).socket)
+        return _select(_from_proc(Path("/proc/net"), port, LookLimit()) if listeners is None else listeners, port)
 
     def list_all_listeners(self, protocol: str) -> tuple[Listener, ...]:
         """List all listening sockets in this network namespace, on any port. Raises as `list_listeners` does."""
@@ -107,9 +107,9 @@ class SocketTable:
 
         Empty if the kernel has no sock_diag. Raises LookLimitExceeded and HostError.
         """
-        found = self._from_kernel(port, lambda body: _parse_answer(port.protocol, body), USES[port.protocol]) or []
-        selected, ephemeral = {*_select([use.socket for use in found], port)}, read_ephemeral_ports()
-        return tuple(use for use in found if use.socket in selected and not _is_accepted(use, ephemeral))
+        uses = self._from_kernel(port, lambda body: _parse_answer(port.protocol, body), USES[port.protocol]) or []
+        sockets, ephemeral = {*_select([use.socket for use in uses], port)}, read_ephemeral_ports()
+        return tuple(use for use in uses if use.socket in sockets and not _is_accepted(use, ephemeral))
 
     def _from_kernel(self, port: Port, parse: Callable[[bytes], T], states: int = 0) -> list[T] | None:
         """Return the sockets in these states, a bit for each; without any, those that listen."""
@@ -119,7 +119,7 @@ class SocketTable:
         for _ in range(DUMP_TRIES):
             try:
                 bodies = (body for family in FAMILIES for body in self._dump(family, port, states))
-                found = [parse(body) for body in itertools.islice(bodies, MAX_SOCKETS + 1)]
+                sockets = [parse(body) for body in itertools.islice(bodies, MAX_SOCKETS + 1)]
             except OSError as error:
                 self.close()
                 if error.errno not in (errno.ENOBUFS, errno.EBUSY, errno.EAGAIN):
@@ -128,11 +128,11 @@ class SocketTable:
                     self._unavailable = True
                     return None
             else:
-                if len(found) > MAX_SOCKETS:
+                if len(sockets) > MAX_SOCKETS:
                     self.close()  # The rest of the answer goes with the netlink socket.
                     what = "listen on" if states == 1 << PROTOCOLS[port.protocol][1] else "are connected from"
                     raise LookLimitExceeded(f"more than {MAX_SOCKETS} sockets {what} port {port}")
-                return found
+                return sockets
         raise HostError(f"cannot list the sockets of port {port}: they change faster than they can be read")
 
     def _dump(self, family: int, port: Port, states: int) -> Iterator[bytes]:
@@ -204,7 +204,7 @@ def _inode(body: bytes) -> int:
 def _parse_answer(protocol: str, body: bytes) -> PortUse:
     family, state, number, far_number, address, far, interface, cookie, _, _, uid, inode = ANSWER.unpack_from(body)
     attributes = {kind: value for (kind,), value in _split(ATTRIBUTE, body[ANSWER.size :])}
-    found = Listener(
+    listener = Listener(
         protocol,
         _format_address(family, address),
         int.from_bytes(number, "big"),
@@ -216,9 +216,9 @@ def _parse_answer(protocol: str, body: bytes) -> PortUse:
         interface=_interface_name(interface) if interface else "",
     )
     if state in (TCP_BOUND_INACTIVE, TCP_CLOSE):  # The kernel reports the former as the latter.
-        return PortUse(found, SocketState.BOUND)
+        return PortUse(listener, SocketState.BOUND)
     peer = Listener(protocol, _format_address(family, far), int.from_bytes(far_number, "big"), 0)
-    return PortUse(found, SocketState.CONNECTED if inode else SocketState.CLOSING, peer.endpoint, peer.number)
+    return PortUse(listener, SocketState.CONNECTED if inode else SocketState.CLOSING, peer.endpoint, peer.number)
 
 
 def _is_accepted(use: PortUse, ephemeral: range) -> bool:
@@ -226,8 +226,8 @@ def _is_accepted(use: PortUse, ephemeral: range) -> bool:
 
     The kernel does not report which end connected. The end with a port of ip_local_port_range did, if only one has one.
     """
-    accepted = use.peer_port in ephemeral and use.socket.number not in ephemeral
-    return accepted and use.socket.protocol == "tcp" and use.state is SocketState.CONNECTED
+    is_far_end_client = use.peer_port in ephemeral and use.socket.number not in ephemeral
+    return is_far_end_client and use.socket.protocol == "tcp" and use.state is SocketState.CONNECTED
 
 
 def read_ephemeral_ports() -> range:
@@ -239,8 +239,8 @@ def read_ephemeral_ports() -> range:
     return range(first, last + 1)
 
 
-def _format_address(family: int, packed: bytes) -> str:
-    return socket.inet_ntop(family, packed[:4] if family == socket.AF_INET else packed)
+def _format_address(family: int, data: bytes) -> str:
+    return socket.inet_ntop(family, data[:4] if family == socket.AF_INET else data)
 
 
 def _interface_name(index: int) -> str:
@@ -253,15 +253,15 @@ def _interface_name(index: int) -> str:
 def _from_proc(net: Path, port: Port, limit: LookLimit) -> list[Listener]:
     """Read the tables of proc_net_tcp(5). A missing table, as without IPv6, has no sockets."""
     _, state = PROTOCOLS[port.protocol]
-    found = list[Listener]()
+    listeners = list[Listener]()
     for table in (port.protocol, f"{port.protocol}6"):
         with contextlib.suppress(FileNotFoundError, ProcessLookupError, NotADirectoryError):
             for line in _read_lines(net / table, b" %02X " % state, limit):
                 if (listener := _row(port, state, line)) is not None:
-                    found.append(listener)
-                if len(found) > MAX_SOCKETS:
+                    listeners.append(listener)
+                if len(listeners) > MAX_SOCKETS:
                     raise LookLimitExceeded(f"more than {MAX_SOCKETS} sockets are listed in {net}")
-    return found
+    return listeners
 
 
 def _read_lines(table: Path, part: bytes, limit: LookLimit) -> Iterator[str]:
@@ -281,18 +281,18 @@ def _row(port: Port, state: int, line: str) -> Listener | None:
         return None
     # Each 32-bit word of the address is printed as a number in the machine's byte order.
     words = (int(address[at : at + 8], 16) for at in range(0, len(address), 8))
-    packed = b"".join(word.to_bytes(4, sys.byteorder) for word in words)
-    family = socket.AF_INET if len(packed) == 4 else socket.AF_INET6  # noqa: PLR2004 - bytes of an IPv4 address
-    return Listener(port.protocol, socket.inet_ntop(family, packed), int(number, 16), int(inode), 0, int(uid))
+    data = b"".join(word.to_bytes(4, sys.byteorder) for word in words)
+    family = socket.AF_INET if len(data) == 4 else socket.AF_INET6  # noqa: PLR2004 - bytes of an IPv4 address
+    return Listener(port.protocol, socket.inet_ntop(family, data), int(number, 16), int(inode), 0, int(uid))
 
 
-def _select(found: list[Listener], port: Port) -> tuple[Listener, ...]:
+def _select(listeners: list[Listener], port: Port) -> tuple[Listener, ...]:
     """Return the sockets that accept what is sent to the port's address, or prevent a bind to it. Raises HostError."""
     if port.address is None:
-        return tuple(found)
+        return tuple(listeners)
     try:
         parse_address(port.address)
     except ValueError:
         raise HostError(f"cannot read port {port}: {port.address!r} is not an IP address") from None
-    wanted = Listener(port.protocol, port.address, port.number, 0)
-    return tuple(listener for listener in found if listener.overlaps(wanted))
+    target = Listener(port.protocol, port.address, port.number, 0)
+    return tuple(listener for listener in listeners if listener.overlaps(target))

@@ -47,7 +47,7 @@ class FakeProc:
         self.time += self.slow
         return self.processes[pid].name
 
-    def read_owned(self, pid: int, uid: int, may: Callable[[Process], bool]) -> Process | None:
+    def read_process_of_user(self, pid: int, uid: int, may: Callable[[Process], bool]) -> Process | None:
         process = self.processes[pid]
         if process.uid != uid or not may(replace(process, command=())):
             return None
@@ -287,10 +287,10 @@ def test_a_real_process_is_read_with_bounded_work() -> None:
 
     with subprocess.Popen(["sleep", "600", *["0.1"] * 20]) as short, subprocess.Popen(["sleep", "6" * 70000]) as long:
         try:
-            assert processes.read_owned(short.pid, os.geteuid() + 1, no) is None
-            assert processes.read_owned(short.pid, os.geteuid(), no) is None
+            assert processes.read_process_of_user(short.pid, os.geteuid() + 1, no) is None
+            assert processes.read_process_of_user(short.pid, os.geteuid(), no) is None
             assert [one.command for one in seen] == [()]
-            known = processes.read_owned(short.pid, os.geteuid(), lambda _one: True)
+            known = processes.read_process_of_user(short.pid, os.geteuid(), lambda _one: True)
             assert known is not None
             assert (known.command[:3], known.environment) == (("sleep", "600", "0.1"), ())
             too_long = processes.read_brief(long.pid)
@@ -299,7 +299,7 @@ def test_a_real_process_is_read_with_bounded_work() -> None:
         finally:
             short.kill()
             long.kill()
-    assert processes.read_owned(short.pid, os.geteuid(), lambda _one: True) is None
+    assert processes.read_process_of_user(short.pid, os.geteuid(), lambda _one: True) is None
 
 
 def test_a_users_manager(proc: FakeProc) -> None:
