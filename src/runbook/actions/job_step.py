@@ -87,12 +87,12 @@ class JobStep(Step[JobStepState]):
         # The job is read before the unit: in the other order the unit could be read before the end of the job.
         result = view.job(state.job) if state.job is not None else None
         unit = view.unit(self.unit)
-        if state.request_unanswered and (learned := self._resolve_unanswered(view, unit, state)) is not None:
-            return learned
+        if state.request_unanswered and (finding := self._resolve_request(view, unit, state)) is not None:
+            return finding
         if state.job is None:
             return (
                 find_job_refusal(unit, self.verb)
-                or self._check_exited(view, unit)
+                or self._check_exit(view, unit)
                 or find_target_refusal(view, unit, self.verb)
                 or self._check_socket_start(view, unit)
                 or self._check_start_limit(view, unit, state)
@@ -147,8 +147,8 @@ class JobStep(Step[JobStepState]):
             # It may need longer: systemd enforces its TimeoutStartSec=, and the service may extend that.
             reason = f"{unit.name} is {now}; it was left alone"
             return Finding(FindingState.STILL_STARTING, Verdict.STILL_STARTING, reason, unit.evidence())
-        late = f"the {self.verb} job of {unit.name} did not end in time; the unit is {now}"
-        return fails(Verdict.JOB_TIMEOUT, late, **unit.evidence())
+        reason = f"the {self.verb} job of {unit.name} did not end in time; the unit is {now}"
+        return fails(Verdict.JOB_TIMEOUT, reason, **unit.evidence())
 
     def cancel(self, host: Host, state: JobStepState) -> None:
         if state.job is None and state.request_unanswered:
@@ -164,10 +164,10 @@ class JobStep(Step[JobStepState]):
 
     def _is_starting(self, unit: Unit, state: JobStepState) -> bool:
         """True if the job has begun an invocation, which is not up yet."""
-        began = unit.invocation_id not in ("", state.invocation)
-        return self.verb in START_VERBS and unit.active_state is ActiveState.ACTIVATING and began
+        has_begun = unit.invocation_id not in ("", state.invocation)
+        return self.verb in START_VERBS and unit.active_state is ActiveState.ACTIVATING and has_begun
 
-    def _resolve_unanswered(self, view: HostView, unit: Unit, state: JobStepState) -> Finding | None:
+    def _resolve_request(self, view: HostView, unit: Unit, state: JobStepState) -> Finding | None:
         """Find out from the unit what became of a job whose request was not answered; None if there is no trace of it.
 
         The bus keeps the order: a reading that is answered was made after the request was received, if it was.
@@ -185,7 +185,7 @@ class JobStep(Step[JobStepState]):
         finding = self.judge_done(unit, state)
         return finding if finding.state is FindingState.HOLDS else None
 
-    def _check_exited(self, view: HostView, unit: Unit) -> Finding | None:
+    def _check_exit(self, view: HostView, unit: Unit) -> Finding | None:
         """Refuse to start a Type=forking service that is active without a process: systemd would do nothing."""
         down = self.verb is JobVerb.START and unit.type == "forking" and unit.active_state in UP
         if not down or unit.job or not (why := describe_no_process(view, unit)):
@@ -231,8 +231,8 @@ class JobStep(Step[JobStepState]):
     def _check_start_limit(self, view: HostView, unit: Unit, state: JobStepState) -> Finding:
         """Return what is to be done; not a start beyond the start limit: systemd would stop the unit, then refuse."""
         finding = self.decide(unit)
-        limited = has_start_limit(unit) and not unit.start_limit_cleared
-        if self.verb not in START_VERBS or finding.state is not FindingState.TO_DO or not limited:
+        is_limited = has_start_limit(unit) and not unit.start_limit_cleared
+        if self.verb not in START_VERBS or finding.state is not FindingState.TO_DO or not is_limited:
             return finding
         if not state.query_id:
             state.query_id, state.query_time = state.run.next_query_id(), view.clock.now()
@@ -240,18 +240,20 @@ class JobStep(Step[JobStepState]):
         if answer is None:
             wake = Wake(pending=True)
             return not_yet(finding.verdict, f"counting the starts of {unit.name}", wake, **finding.evidence)
-        if (left := answer.value) is None:
+        if (budget := answer.value) is None:
             return finding
-        if left.remaining and not (unit.is_running and self._may_wait(view, left, state)):
-            last = f"; it would be the last one within its start limit ({left.limit})" if left.remaining == 1 else ""
-            facts = {**finding.evidence, "starts": left.evidence()}
+        if budget.remaining and not (unit.is_running and self._may_wait(view, budget, state)):
+            last = (
+                f"; it would be the last one within its start limit ({budget.limit})" if budget.remaining == 1 else ""
+            )
+            facts = {**finding.evidence, "starts": budget.evidence()}
             return replace(finding, reason=finding.reason + last, evidence=facts)
-        return _judge_used_up(unit, state, left, finding)
+        return _judge_spent_budget(unit, state, budget, finding)
 
-    def _may_wait(self, view: HostView, left: StartBudget, state: JobStepState) -> bool:
+    def _may_wait(self, view: HostView, budget: StartBudget, state: JobStepState) -> bool:
         """True if the limit may be reached, because another program cleared the counter, and a wait rules that out."""
-        waited = view.clock.now() - state.query_time
-        return 0 < left.full_for < (self.time_limit(view) - waited) / 2
+        wait = view.clock.now() - state.query_time
+        return 0 < budget.full_for < (self.time_limit(view) - wait) / 2
 
     def check_once(self, view: HostView, state: JobStepState) -> Finding:
         finding = self.check(view, state)
@@ -295,27 +297,27 @@ def _describe_awaited(view: HostView, unit: Unit, state: JobStepState) -> str:
 
 
 def _judge_dependency(view: HostView, unit: Unit, facts: dict[str, Any]) -> Finding:
-    needed = find_failed_requirements(view, unit, of_job=True)
+    requirements = find_failed_requirements(view, unit, of_job=True)
     unknown = f"a unit that {unit.name} needs did not start ({unit.systemctl_command('list-dependencies')})"
-    facts |= {"needs": [one.evidence() for one in needed]} if needed else {}
-    return fails(Verdict.JOB_DEPENDENCY, "; ".join(map(str, needed)) or unknown, **facts)
+    facts |= {"needs": [one.evidence() for one in requirements]} if requirements else {}
+    return fails(Verdict.JOB_DEPENDENCY, "; ".join(map(str, requirements)) or unknown, **facts)
 
 
-def _judge_used_up(unit: Unit, state: JobStepState, left: StartBudget, finding: Finding) -> Finding:
+def _judge_spent_budget(unit: Unit, state: JobStepState, budget: StartBudget, finding: Finding) -> Finding:
     """Refuse or delay a start for which nothing seems to be left of the start limit."""
-    facts = {**finding.evidence, "starts": left.evidence()}
-    count, expires_in = (len(left.recent), left.full_for) if left.remaining else (left.used, left.expires_in)
+    facts = {**finding.evidence, "starts": budget.evidence()}
+    count, expires_in = (len(budget.recent), budget.full_for) if budget.remaining else (budget.used, budget.expires_in)
     over = format_span(max(1, round(expires_in)))
-    often = f"{unit.name} was started {count} times, and its start limit is {left.limit}"
-    if left.certain >= unit.start_limit_burst:
-        refused = "stop it, and then refuse to start it" if unit.is_running else "refuse to start it"
-        why = f"{often}: systemd would {refused}, so no job was requested"
+    often = f"{unit.name} was started {count} times, and its start limit is {budget.limit}"
+    if budget.certain >= unit.start_limit_burst:
+        outcome = "stop it, and then refuse to start it" if unit.is_running else "refuse to start it"
+        why = f"{often}: systemd would {outcome}, so no job was requested"
         return fails(Verdict.START_LIMIT_HIT, f"{why}; reset-failed clears the limit, or it is over in {over}", **facts)
     if not unit.is_running:
         # The unit is down, so a request does no harm, and systemd does not show whether the limit was cleared.
-        return replace(finding, reason=f"{finding.reason}; its start limit ({left.limit}) may be used up")
+        return replace(finding, reason=f"{finding.reason}; its start limit ({budget.limit}) may be used up")
     state.delayed_by_limit = True
-    unless = "if its counter was cleared in between" if left.remaining else "unless it was cleared"
+    unless = "if its counter was cleared in between" if budget.remaining else "unless it was cleared"
     why = f"{often}: {unless}, systemd would stop it, and then refuse to start it"
     wake = Wake(units=frozenset({unit.name}), within=expires_in + 0.01)
     return not_yet(Verdict.START_LIMIT_HIT, f"{why}; it is over in {over}, and the step waits for that", wake, **facts)
@@ -380,8 +382,8 @@ def judge_start(unit: Unit, state: JobStepState) -> Finding | None:
     state.run.baseline_restarts[unit.name] = state.restarts if unit.n_restarts >= state.restarts else 0
     state.run.invocations[unit.name] = unit.invocation_id
     pid = f", PID {unit.main_pid}" if unit.main_pid else ""
-    late = ", delayed by its start limit" if state.delayed_by_limit else ""
-    return holds(Verdict.JOB_DONE, f"new invocation{pid}{late}", **unit.evidence())
+    delay = ", delayed by its start limit" if state.delayed_by_limit else ""
+    return holds(Verdict.JOB_DONE, f"new invocation{pid}{delay}", **unit.evidence())
 
 
 def _describe_replacing_job(unit: Unit, state: JobStepState) -> str:

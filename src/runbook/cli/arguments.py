@@ -72,13 +72,13 @@ def _describe_folder(book: Runbook) -> str:
 
 def parse_sets(pairs: list[str] | None) -> dict[str, str]:
     """Return the names and values of `--set`. Raises UsageError."""
-    found = {}
+    values = {}
     for pair in pairs or []:
         name, equals, value = pair.partition("=")
         if not equals or not name:
             raise errors.UsageError(f"cannot read --set {pair}: write NAME=VALUE")
-        found[name] = value
-    return found
+        values[name] = value
+    return values
 
 
 def parse_span_option(option: str, text: str | None) -> float:
@@ -98,7 +98,7 @@ def find_scope(book: Runbook, user: bool) -> ManagerScope:
     return "user" if user else book.scope
 
 
-def load_recorded(past: RunRecord, env: Mapping[str, str], *, as_recorded: bool) -> Runbook:
+def load_runbook_of_run(past: RunRecord, env: Mapping[str, str], *, as_recorded: bool) -> Runbook:
     """Return the runbook of a run as it was when the run began.
 
     Raises NotBegun if its file has changed since, unless `as_recorded`.
@@ -106,12 +106,12 @@ def load_recorded(past: RunRecord, env: Mapping[str, str], *, as_recorded: bool)
     from runbook import document  # noqa: PLC0415
     from runbook.records.store import open_file  # noqa: PLC0415
 
-    header, recorded = past.header, past.folder.runbook_path
+    header, path = past.header, past.folder.runbook_path
     try:
-        with open_file(recorded) as opened:
-            text = opened.read()
+        with open_file(path) as file:
+            text = file.read()
     except OSError as error:
-        raise errors.NotBegun(f"cannot resume {past.id}: {recorded}: {describe_error(error)}") from error
+        raise errors.NotBegun(f"cannot resume {past.id}: {path}: {describe_error(error)}") from error
     if header.file != "-" and not as_recorded and (why := _describe_change(header.file, text)):
         raise errors.NotBegun(
             f"cannot resume {past.id}: {header.file} {why}",

@@ -27,13 +27,13 @@ STATUS_BEFORE_RUN = {errors.EXIT_INVALID: "invalid", errors.EXIT_NOT_BEGUN: "not
 """The status of a run that could not begin, by its exit status."""
 
 
-def run_reported(output: Output, act: Callable[[Callable[[Event], None]], int], *, plan: bool = False) -> None:
+def run_with_report(output: Output, act: Callable[[Callable[[Event], None]], int], *, plan: bool = False) -> None:
     """Run `act` with a report, and exit with the status that it returns.
 
     In JSON, an error that ends `act` becomes the last event, so that the last line always has a status.
     """
-    with contextlib.ExitStack() as shown:
-        report = _make_report(output, shown)
+    with contextlib.ExitStack() as screen_end:
+        report = _make_report(output, screen_end)
         try:
             code = act(report)
         except errors.RunbookError as error:
@@ -66,12 +66,12 @@ def _mask_secrets(text: str) -> str:
     return str(SecretMask(tuple(_secrets)).mask(text))
 
 
-def _make_report(output: Output, shown: contextlib.ExitStack) -> Callable[[Event], None]:
+def _make_report(output: Output, screen_end: contextlib.ExitStack) -> Callable[[Event], None]:
     if output is Output.JSON:
         return make_json_lines()
     from runbook.report.text import TextReport  # noqa: PLC0415
 
-    return TextReport(make_layout(output, shown))
+    return TextReport(make_layout(output, screen_end))
 
 
 def _make_last_event(error: errors.RunbookError, *, plan: bool) -> Event:
@@ -79,8 +79,8 @@ def _make_last_event(error: errors.RunbookError, *, plan: bool) -> Event:
     from runbook.model import SystemClock  # noqa: PLC0415
 
     code = error.exit_status
-    interrupted = isinstance(error, errors.Interrupted)
-    status = "interrupted" if interrupted else STATUS_BEFORE_RUN.get(code, "failed")
+    is_interrupted = isinstance(error, errors.Interrupted)
+    status = "interrupted" if is_interrupted else STATUS_BEFORE_RUN.get(code, "failed")
     kind = PlanFinished if plan else RunFinished
     end = kind(status=status, exit=code, reason=error.message, hint=error.hint)
     return Event.of(SystemClock().now(), "", end)
@@ -93,14 +93,14 @@ def make_json_lines() -> JsonLines:
     return JsonLines(sys.stdout)
 
 
-def make_layout(output: Output, shown: contextlib.ExitStack) -> Layout:
-    """Return the layout for text on standard output. Its live line ends with `shown`."""
+def make_layout(output: Output, screen_end: contextlib.ExitStack) -> Layout:
+    """Return the layout for text on standard output. Its live line ends with `screen_end`."""
     from runbook.report.layout import Layout, PlainScreen, TerminalScreen  # noqa: PLC0415
 
     terminal = sys.stdout.isatty() and os.environ.get("TERM", "dumb") != "dumb"
     screen = TerminalScreen(sys.stdout) if terminal and output is Output.AUTO else PlainScreen(sys.stdout)
     layout = Layout(screen)
-    shown.callback(layout.idle)
+    screen_end.callback(layout.idle)
     return layout
 
 
@@ -122,19 +122,21 @@ def print_problems(file: str, error: errors.RunbookError) -> None:
     """
     import json  # noqa: PLC0415
 
-    unplaced: list[dict[str, object]] = [
+    whole_file: list[dict[str, object]] = [
         {"file": file, "line": None, "column": None, "message": error.message, "hint": error.hint}
     ]
-    problems = [asdict(problem) for problem in error.problems] if isinstance(error, errors.DocumentError) else unplaced
+    problems = (
+        [asdict(problem) for problem in error.problems] if isinstance(error, errors.DocumentError) else whole_file
+    )
     for problem in problems:
         print_result(json.dumps(problem))
 
 
 def report_usage_error(argv: Sequence[str], message: str) -> None:
     """Print the last event of a command that was to report a run in JSON and whose arguments are wrong."""
-    json_wanted = "--output=json" in argv or ("--output", "json") in pairwise(argv)
+    is_json = "--output=json" in argv or ("--output", "json") in pairwise(argv)
     # The other commands do not report a run.
-    if json_wanted and not {"validate", "history", "show", "schema", "steps"} & set(argv[:1]):
+    if is_json and not {"validate", "history", "show", "schema", "steps"} & set(argv[:1]):
         error = errors.UsageError(message[:1].lower() + message[1:].rstrip("."))
         make_json_lines()(_make_last_event(error, plan="--dry-run" in argv))
 

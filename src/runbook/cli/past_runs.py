@@ -19,11 +19,11 @@ if TYPE_CHECKING:
     from runbook.records.history import RunRecord
     from runbook.report.layout import Layout
 
-MAX_LISTED = 20  # runs that are listed without `--all`
+MAX_ROWS = 20  # runs that are listed without `--all`
 
 
 def history(
-    all_: Annotated[bool, typer.Option("--all", help=f"List all runs, not only the newest {MAX_LISTED}.")] = False,
+    all_: Annotated[bool, typer.Option("--all", help=f"List all runs, not only the newest {MAX_ROWS}.")] = False,
     output: OutputOption = Output.AUTO,
 ) -> None:
     """List your past runs, the latest first."""
@@ -32,17 +32,17 @@ def history(
     from runbook.report.story import print_history  # noqa: PLC0415
 
     runs = list_runs()
-    listed = runs if all_ else runs[:MAX_LISTED]
-    summaries = (run.summary_event() for run in listed)
-    with contextlib.ExitStack() as shown:
+    rows = runs if all_ else runs[:MAX_ROWS]
+    summaries = (run.summary_event() for run in rows)
+    with contextlib.ExitStack() as screen_end:
         if output is Output.JSON:
             lines = make_json_lines()
             for summary in summaries:
                 lines(summary)
         else:
-            print_history(summaries, make_layout(output, shown))
-    if len(listed) < len(runs) and output is not Output.JSON:
-        print_result(f"{len(runs) - len(listed)} older: runbook history --all")
+            print_history(summaries, make_layout(output, screen_end))
+    if len(rows) < len(runs) and output is not Output.JSON:
+        print_result(f"{len(runs) - len(rows)} older: runbook history --all")
     if not runs:
         print_message(wrap(f"no run is recorded in {store.runs_folder()}; each user has a separate history"))
     for folder in list_unreadable():
@@ -64,40 +64,40 @@ def show(
         raise errors.UsageError("cannot combine --html with --follow or --output json")
     from runbook.records.history import find_run  # noqa: PLC0415
 
-    found = find_run(run)
+    record = find_run(run)
     if html is not None:
-        _write_page(found, Path(html))
+        _write_page(record, Path(html))
         return
     # With Python's handler, Ctrl-C ends `--follow` with status 130 and not by the signal.
     signal.signal(signal.SIGINT, signal.default_int_handler)
-    _print_run(found, follow, output)
+    _print_run(record, follow, output)
 
 
-def _print_run(found: RunRecord, follow: bool, output: Output) -> None:
-    with contextlib.ExitStack() as shown:
+def _print_run(record: RunRecord, follow: bool, output: Output) -> None:
+    with contextlib.ExitStack() as screen_end:
         if output is not Output.JSON:
-            _show_story(found, make_layout(output, shown), follow=follow)
+            _show_story(record, make_layout(output, screen_end), follow=follow)
             return
     lines = make_json_lines()
-    for event in found.follow(time.sleep) if follow else found.read():
+    for event in record.follow(time.sleep) if follow else record.read():
         lines(event)
         if lines.is_reader_gone:  # After `| head` exits, the run may still take hours.
             return
 
 
-def _show_story(found: RunRecord, layout: Layout, *, follow: bool = False) -> None:
+def _show_story(record: RunRecord, layout: Layout, *, follow: bool = False) -> None:
     from runbook.report.story import StoryReport  # noqa: PLC0415
 
-    story, summary = StoryReport(layout), found.summary_event()
+    story, summary = StoryReport(layout), record.summary_event()
     story.begin(summary)
-    for event in found.follow(time.sleep) if follow else found.read():
+    for event in record.follow(time.sleep) if follow else record.read():
         story(event)
         if layout.is_reader_gone:
             return
-    story.end(found.reload().summary_event() if follow or found.is_running else summary)
+    story.end(record.reload().summary_event() if follow or record.is_running else summary)
 
 
-def _write_page(found: RunRecord, file: Path) -> None:
+def _write_page(record: RunRecord, file: Path) -> None:
     """Write the HTML page of a run. Raise UsageError if something other than a regular file has its name."""
     from runbook.records.store import replace_file  # noqa: PLC0415
     from runbook.report.html import HtmlScreen  # noqa: PLC0415
@@ -107,9 +107,9 @@ def _write_page(found: RunRecord, file: Path) -> None:
     if file.is_symlink() or (file.exists() and not file.is_file()):
         raise errors.UsageError(f"cannot write {file}: it exists and is not a regular file", hint="use another name")
     screen = HtmlScreen()
-    _show_story(found, Layout(screen))
+    _show_story(record, Layout(screen))
     try:
-        replace_file(file, screen.page(f"{found.title}: run {found.id}", found.read()))
+        replace_file(file, screen.page(f"{record.title}: run {record.id}", record.read()))
     except OSError as error:
         raise errors.RunbookError(f"cannot write {file}: {describe_error(error)}") from error
-    print_result(f"wrote run {found.id} to {file}; only you can read the file")
+    print_result(f"wrote run {record.id} to {file}; only you can read the file")

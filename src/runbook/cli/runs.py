@@ -13,7 +13,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from runbook import errors
-from runbook.cli.arguments import find_notices, find_scope, load_recorded, load_runbook, parse_sets, parse_span_option
+from runbook.cli.arguments import (
+    find_notices,
+    find_scope,
+    load_runbook,
+    load_runbook_of_run,
+    parse_sets,
+    parse_span_option,
+)
 from runbook.cli.options import (
     DryRunOption,
     FailOnRemediationOption,
@@ -27,7 +34,7 @@ from runbook.cli.options import (
     UserOption,
     program_version,
 )
-from runbook.cli.output import hide_secrets, print_error, print_message, print_problems, print_result, run_reported
+from runbook.cli.output import hide_secrets, print_error, print_message, print_problems, print_result, run_with_report
 
 if TYPE_CHECKING:
     from runbook.engine.launch import RunRequest
@@ -58,7 +65,7 @@ def apply(
     if dry_run:
         _run_planner(file, set_, user, output, plan=True, lock_wait=lock_wait)
         return
-    run_reported(output, lambda report: _apply(file, set_, user, fail_on_remediation, lock_wait, report))
+    run_with_report(output, lambda report: _apply(file, set_, user, fail_on_remediation, lock_wait, report))
 
 
 def remediate(
@@ -74,7 +81,7 @@ def remediate(
     if dry_run:
         _run_planner(file, set_, user, output, plan=True, lock_wait=lock_wait, only_remediations=True)
         return
-    run_reported(
+    run_with_report(
         output, lambda report: _apply(file, set_, user, fail_on_remediation, lock_wait, report, only_remediations=True)
     )
 
@@ -132,7 +139,7 @@ def resume(
             return _abandon(run)
         return _resume(run, ResumeOptions(tuple(rerun or ()), tuple(skip or ())), as_recorded, seconds, report)
 
-    run_reported(output, act)
+    run_with_report(output, act)
 
 
 def _apply(
@@ -166,24 +173,24 @@ def _resume(run: str | None, options: ResumeOptions, as_recorded: bool, lock_wai
     from runbook.engine.resume import restore_environment, resume_run  # noqa: PLC0415
     from runbook.records import history  # noqa: PLC0415
 
-    found = history.find_resumable(run)
-    book = load_recorded(found, restore_environment(found, os.environ), as_recorded=as_recorded)
+    record = history.find_resumable(run)
+    book = load_runbook_of_run(record, restore_environment(record, os.environ), as_recorded=as_recorded)
     hide_secrets(os.environ.get(name, "") for name in book.secrets)
-    scope: ManagerScope = "user" if found.header.scope == "user" else "system"
-    book = _keep_remediations(book) if found.header.command == "remediate" else book
-    request = _make_request(scope, book, {}, found.header.fail_on_remediation, lock_wait)
+    scope: ManagerScope = "user" if record.header.scope == "user" else "system"
+    book = _keep_remediations(book) if record.header.command == "remediate" else book
+    request = _make_request(scope, book, {}, record.header.fail_on_remediation, lock_wait)
     return _run_outside_units(
-        book, scope, lambda host, journal: resume_run(found, book, request, options, host, host, (report, journal))
+        book, scope, lambda host, journal: resume_run(record, book, request, options, host, host, (report, journal))
     )
 
 
 def _keep_remediations(book: Runbook) -> Runbook:
     """Return a runbook with its remediations alone. Raises UsageError if it has none."""
-    kept = book.keep_remediations()
-    if not kept.steps:
+    remediations = book.keep_remediations()
+    if not remediations.steps:
         hint = "add a `remediate` step with `check` and `fix`; runbook check only checks"
         raise errors.UsageError(f"{book.path} has no `remediate` step", hint=hint)
-    return kept
+    return remediations
 
 
 def _make_request(
@@ -215,8 +222,8 @@ def _run_in_child(text: str | None) -> int:
     import subprocess  # noqa: PLC0415
 
     # Signals are not forwarded: systemd sends one to this process when it stops the unit, and the run must survive it.
-    given = None if text is None else text.encode()
-    code = subprocess.run(sys.orig_argv, input=given, check=False).returncode  # noqa: S603 - the very command this is
+    stdin = None if text is None else text.encode()
+    code = subprocess.run(sys.orig_argv, input=stdin, check=False).returncode  # noqa: S603 - the very command this is
     return code if code >= 0 else 128 - code
 
 
@@ -224,9 +231,9 @@ def _abandon(run: str | None) -> int:
     from runbook.engine import resume as engine  # noqa: PLC0415
     from runbook.records import history  # noqa: PLC0415
 
-    found = history.find_resumable(run)
-    engine.abandon(found)
-    print_result(f"{found.id} is abandoned; nothing was changed")
+    record = history.find_resumable(run)
+    engine.abandon(record)
+    print_result(f"{record.id} is abandoned; nothing was changed")
     return errors.EXIT_OK
 
 
@@ -266,7 +273,7 @@ def _run_planner(
             planner = Planner(book, view, view, events, state, notices, find_lock_holders=locks)
             return (planner.plan() if plan else planner.check()).exit
 
-    run_reported(output, act, plan=plan)
+    run_with_report(output, act, plan=plan)
 
 
 def _open_host(scope: ManagerScope) -> LocalHost:

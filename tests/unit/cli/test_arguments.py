@@ -106,7 +106,7 @@ def file(tmp_path: Path) -> Path:
 
 @pytest.mark.usefixtures("home")
 def test_a_run_continues_with_its_own_values(file: Path) -> None:
-    book = arguments.load_recorded(recorded(file), {"E": "x"}, as_recorded=False)
+    book = arguments.load_runbook_of_run(recorded(file), {"E": "x"}, as_recorded=False)
     assert (book.vars, book.folder, book.path) == ({"v": "2", "e": "x"}, Path("/srv"), str(file))
 
 
@@ -115,15 +115,15 @@ def test_a_run_is_not_continued_with_another_file(file: Path) -> None:
     past = recorded(file)
     file.write_text(file.read_text() + "# changed\n")
     with pytest.raises(NotBegun, match=r"up\.yaml has changed since the run began") as caught:
-        arguments.load_recorded(past, {"E": "x"}, as_recorded=False)
+        arguments.load_runbook_of_run(past, {"E": "x"}, as_recorded=False)
     assert "--as-recorded" in caught.value.hint
-    assert arguments.load_recorded(past, {"E": "x"}, as_recorded=True).steps
+    assert arguments.load_runbook_of_run(past, {"E": "x"}, as_recorded=True).steps
     file.unlink()
     with pytest.raises(NotBegun, match=r"up\.yaml cannot be read any more: no such file or directory"):
-        arguments.load_recorded(past, {"E": "x"}, as_recorded=False)
+        arguments.load_runbook_of_run(past, {"E": "x"}, as_recorded=False)
     os.mkfifo(file)
     with pytest.raises(NotBegun, match=r"up\.yaml is no longer a regular file"):
-        arguments.load_recorded(past, {"E": "x"}, as_recorded=False)
+        arguments.load_runbook_of_run(past, {"E": "x"}, as_recorded=False)
 
 
 @pytest.mark.usefixtures("home")
@@ -131,7 +131,7 @@ def test_a_record_without_its_runbook_cannot_be_resumed(file: Path) -> None:
     past = recorded(file)
     past.folder.runbook_path.unlink()
     with pytest.raises(NotBegun, match=r"cannot resume .*: no such file or directory"):
-        arguments.load_recorded(past, {}, as_recorded=True)
+        arguments.load_runbook_of_run(past, {}, as_recorded=True)
 
 
 def test_commands_of_a_file_in_a_sticky_folder_start_in_the_root(tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ from runbook.cli.output import (
     print_problems,
     print_result,
     report_usage_error,
-    run_reported,
+    run_with_report,
     wrap,
 )
 
@@ -35,7 +35,7 @@ def failing(error: Exception) -> Any:
 def reported(output: Output, act: Any, *, plan: bool = False) -> int:
     """Return the exit status."""
     with pytest.raises(typer.Exit) as caught:
-        run_reported(output, act, plan=plan)
+        run_with_report(output, act, plan=plan)
     return caught.value.exit_code
 
 
