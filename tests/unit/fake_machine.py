@@ -204,6 +204,9 @@ class FakeMachine:
             if pid in self.processes and self.processes[pid].cgroup == unit.control_group
         )
 
+    def list_changed_services(self) -> tuple[str, ...]:
+        return self.list_services()
+
     def list_services(self) -> tuple[str, ...]:
         services = (one for name, one in self.units.items() if name.endswith(".service"))
         return tuple(one.name for one in services if one.active_state is not ActiveState.INACTIVE)

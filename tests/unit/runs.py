@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
+from runbook.engine.execution.replay import ResumeState
 from runbook.engine.execution.stream import EventStream
 from runbook.engine.planner import Planner
 from runbook.engine.runner import Runner
@@ -63,14 +64,17 @@ def incident() -> FakeMachine:
     return machine
 
 
-def run(machine: FakeMachine, *steps: Step[Any], **book: Any) -> tuple[RunFinished, list[Event]]:
-    """Run steps, and return the last event and all events."""
+def run(
+    machine: FakeMachine, *steps: Step[Any], earlier: Iterable[Event] = (), **book: Any
+) -> tuple[RunFinished, list[Event]]:
+    """Run steps, and return the last event and all events. With events of an `earlier` part, resume that run."""
     seen: list[Event] = []
     runbook = Runbook.model_validate(
         {"unit": "gw.service", "port": "80", "steps": steps, "path": "x.yaml", "types": registry(), **book}
     )
     events = EventStream("run-1", machine.clock, (seen.append,))
-    runner = Runner(runbook, machine, machine, events, RunState("run-1", Path("/srv"), outputs=Path("/out")))
+    state = RunState("run-1", Path("/srv"), outputs=Path("/out"))
+    runner = Runner(runbook, machine, machine, events, state, resume_state=ResumeState.from_events(earlier))
     return runner.run(), seen
 
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from runbook.engine.changed_services import judge_step, list_events_of_boot
+from runbook.engine.execution.attempt import TRACE
 from runbook.engine.execution.outcome import Outcome
-from runbook.engine.execution.replay import BY_OPERATOR
+from runbook.engine.execution.replay import BY_OPERATOR, CHANGED_SERVICES
 from runbook.engine.internal_error import describe_internal_error
 from runbook.engine.remediation import StepRunner
 from runbook.engine.rollback_plan import ROLLBACK_PREFIX, RollbackPlan, find_updates_that_ran
@@ -21,13 +23,11 @@ from runbook.engine.rollback_units import (
     find_other_units,
 )
 from runbook.errors import HostError, RunbookError
-from runbook.events import Event, Notice, RollbackStarted, StepActing, StepFinished, StepStarted, select
+from runbook.events import Event, Notice, RollbackStarted, StepFinished, StepStarted, select
 from runbook.host.facts import DOWN, ActiveState, JobVerb, Unit
 from runbook.host.interface import Host, HostView
 from runbook.host.requesters import describe_requester, find_last_stop
 from runbook.model import StepStatus, Verdict
-from runbook.records.history import find_units_of_other_runs
-from runbook.records.store import boot_id
 from runbook.spec.step import ReplacesVersion, Runbook, Step
 
 PROOF = "proof"  # the last step of a rollback: no process is older than the restored files
@@ -89,10 +89,7 @@ class Rollback:
     def _begin(self, plan: RollbackPlan) -> None:
         """Report the beginning, with the units beside the runbook's that may run the new version."""
         try:
-            events = self._find_events_of_boot()
-            actions = [one for one in events if isinstance(one.payload, StepActing)]
-            foreign = find_units_of_other_runs(actions[0].run, actions[0].time) if actions else ()
-            units = find_other_units(self.runner.host, self.book, events, plan.units, foreign)
+            units = find_other_units(self.runner.host, self.book, plan.units, list(self._list_judgements()))
         except HostError as error:
             self._unknown = f"which units the commands of this run restarted is not known: {error.message}"
             units = FoundUnits((), ())
@@ -101,11 +98,15 @@ class Rollback:
         for text in units.left_alone:
             self.runner.events.emit(Notice(text=text))
 
-    def _find_events_of_boot(self) -> list[Event]:
-        """Return the events since the boot: it started every unit, which a step that it cut short did not do."""
-        earlier, now = self.runner.resume_state, self.runner.events.emitted
-        since = earlier.boot_since if earlier.boot in ("", boot_id()) else now[0].time
-        return [event for event in self._events if event.time >= since]
+    def _list_judgements(self) -> Iterator[Mapping[str, Any]]:
+        """Yield for each step that ended since the boot which services it changed. Raises HostError."""
+        for end in select(list_events_of_boot(self.runner), StepFinished):
+            step = next((one for one in self.book.walk() if one.step_id == end.id), None)
+            is_doubtful = not end.evidence.keys().isdisjoint((CHANGED_SERVICES, BY_OPERATOR, TRACE))
+            if step is not None and is_doubtful and not end.evidence.get(CHANGED_SERVICES):
+                yield judge_step(self.runner, self.book, step, afresh=True)
+            else:
+                yield end.evidence
 
     def _run_steps(self, plan: RollbackPlan) -> None:
         """Carry out the steps. The run counts as rolled back only if a check proved it."""

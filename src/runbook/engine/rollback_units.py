@@ -6,23 +6,16 @@ restarted, as the script of a package does, and of which the runbook says nothin
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from fnmatch import fnmatchcase
+from typing import Any
 
-from runbook.checks.propagation import Reached, find_reached
+from runbook.engine.changed_services import CHANGE_ROLES, LEFT_SERVICES, START_ROLES, is_never_restarted
+from runbook.engine.execution.replay import CHANGED_SERVICES
 from runbook.events import Event, RollbackStarted, StepActing, StepFinished, select
-from runbook.host.facts import DOWN, UP, JobVerb, Unit
+from runbook.host.facts import DOWN, UP, ActiveState, Unit
 from runbook.host.interface import HostView
-from runbook.host.requesters import describe_requester
 from runbook.spec.step import RollbackRole, Runbook
-
-START_ROLES = (RollbackRole.START, RollbackRole.RESTART)  # roles of the steps whose units a rollback restarts
-
-# Units that are never restarted: the bus, logins, and the commands of runs.
-_NEVER = ("dbus.service", "dbus-broker.service", "user@*.service", "user-runtime-dir@*.service", "runbook-*.service")
-# Units that systemd or a login starts at any time: one that starts for the first time was not started by the run.
-_AT_ANY_TIME = ("systemd-*.service", "*getty@*.service", "autovt@*.service", "session-*.service")
 
 CLOCK_TICK = 0.02  # seconds by which the start time of a process may be too early: the kernel counts in ticks of 10 ms
 SPARING_KILL_MODES = ("process", "none")  # values of KillMode= that spare processes at a stop
@@ -54,21 +47,10 @@ def find_started_units(book: Runbook, *, or_own: bool = True) -> list[str]:
 
 def find_changed_units(book: Runbook, acted: Iterable[str]) -> list[str]:
     """Return the units that the steps of the run in `acted` started, restarted or reloaded."""
-    roles, ids = (*START_ROLES, RollbackRole.RELOAD), set(acted)
+    ids = set(acted)
     walked = (step for outer in book.steps for step in outer.walk())
-    changed = (step for step in walked if step.rollback_role in roles and step.step_id in ids)
+    changed = (step for step in walked if step.rollback_role in CHANGE_ROLES and step.step_id in ids)
     return list(dict.fromkeys(name for step in changed for name in step.units()))
-
-
-@dataclass(frozen=True)
-class StepWindow:
-    """The time in which a step of the run acted, in microseconds of CLOCK_MONOTONIC."""
-
-    begin: float
-    end: float
-
-    def __contains__(self, moment: object) -> bool:
-        return isinstance(moment, int) and self.begin <= moment <= self.end
 
 
 @dataclass(frozen=True)
@@ -80,91 +62,31 @@ class FoundUnits:
 
 
 def find_other_units(
-    view: HostView, book: Runbook, events: Sequence[Event], named: Iterable[str], foreign: Collection[str] = ()
+    view: HostView, book: Runbook, named: Iterable[str], judgements: Iterable[Mapping[str, Any]]
 ) -> FoundUnits:
-    """Return the services beside `named` that the run started, restarted or reloaded. Raises HostError.
+    """Return the services beside `named` that the run started, restarted or reloaded, by `judge_step` of each step.
 
-    Without a known requester a unit counts only if it changed while a command of the run was running, or with a unit on
-    which the run acted; and never if it is one of `foreign`: those on which other runs acted meanwhile.
+    A service that is inactive by now is left so. Raises HostError.
     """
-    windows = _find_windows(view, events)
-    walked = (step for outer in book.steps for step in outer.walk())
-    commands = {step.step_id for step in walked if step.may_create_units and not step.only_reads()}
-    at_commands = [window for name, window in windows.items() if name in commands]
-    reached = {name for one in find_changed_units(book, windows) for name in _list_reached(view, view.unit(one))}
     known = {name for one in named for name in _list_names(view.unit(one))}
-    behind = _list_triggered(view, (*book.unit_names(), *named))
-    chosen, left = [], []
-    for name in dict.fromkeys((*behind, *view.list_services())):
-        unit = view.unit(name)
-        if known.intersection(_list_names(unit)) or any(fnmatchcase(unit.name, never) for never in _NEVER):
-            continue
-        last = unit.job_requests[-1] if unit.job_requests else None
-        if any(one.is_own for one in unit.job_requests) or (name in behind and unit.is_running):
-            chosen.append(unit.name)
-        elif last is not None and last.requesters:
-            if _find_moments(unit, windows.values()):
-                left.append(f"{unit.name} was restarted by {describe_requester(last)}, and is left alone")
-        elif set(foreign).intersection(_list_names(unit)):
-            continue
-        elif _was_changed(unit, list(windows.values()) if unit.name in reached else at_commands):
-            chosen.append(unit.name)
-    return FoundUnits(tuple(chosen), tuple(left))
+    behind = [name for name in _list_triggered(view, (*book.unit_names(), *named)) if view.unit(name).is_running]
+    changed, left = dict.fromkeys(behind), dict[str, str]()
+    for judgement in judgements:
+        changed |= dict.fromkeys(judgement.get(CHANGED_SERVICES) or ())
+        left |= judgement.get(LEFT_SERVICES) or {}
+    units = [unit for unit in map(view.unit, changed) if unit.active_state is not ActiveState.INACTIVE]
+    others = [unit.name for unit in units if known.isdisjoint(_list_names(unit)) and not is_never_restarted(unit.name)]
+    return FoundUnits(tuple(others), tuple(why for name, why in left.items() if name not in known | set(changed)))
 
 
 def _list_names(unit: Unit) -> tuple[str, ...]:
     return (unit.name, *unit.names)
 
 
-def _list_reached(view: HostView, unit: Unit) -> set[str]:
-    """List the units that a start, stop or restart of a unit may start, stop or restart too, up or down by now."""
-
-    def through(one: Reached) -> bool:
-        return one.verb is not JobVerb.START or one.unit.name.endswith(".target")
-
-    verbs = (JobVerb.START, JobVerb.STOP)
-    return {one.unit.name for verb in verbs for one in find_reached(view, unit, verb, through)}
-
-
 def _list_triggered(view: HostView, named: Iterable[str]) -> list[str]:
     """List the services that the sockets, timers and paths of `named` start."""
     triggered = [name for one in named if not one.endswith(".service") for name in view.unit(one).triggers]
     return [name for name in dict.fromkeys(triggered) if name.endswith(".service") and "@." not in name]
-
-
-def _find_windows(view: HostView, events: Iterable[Event]) -> dict[str, StepWindow]:
-    """Return the windows of the steps that acted, by their ids."""
-    offset = view.clock.now() - view.clock.monotonic()
-    begins: dict[str, float] = {}
-    ends: dict[str, float] = {}
-    for event in events:
-        match event.payload:
-            case StepActing(id=name):
-                begins.setdefault(name, event.time - offset)
-            case StepFinished(id=name):
-                ends[name] = event.time - offset
-    now = view.clock.monotonic()
-    return {name: StepWindow(at * 1e6, ends.get(name, now) * 1e6) for name, at in begins.items()}
-
-
-def _find_moments(unit: Unit, windows: Iterable[StepWindow]) -> list[int]:
-    """Return when a unit was restarted, reloaded or got another main process in one of the windows."""
-    moments = (unit.active_exit_monotonic, unit.began_monotonic, unit.exec_main_start_monotonic, unit.reload_monotonic)
-    return [moment for moment in moments if any(moment in window for window in windows)]
-
-
-def _was_changed(unit: Unit, windows: Sequence[StepWindow]) -> bool:
-    """True if a unit was restarted or reloaded while a step acted, and by no timer, path, socket or client.
-
-    No process was found that requested it. One that does not wait for its job is gone before it can be found.
-    """
-    if not _find_moments(unit, windows) or unit.find_trigger(None):
-        return False
-    was_up = unit.previous_end_monotonic and any(unit.previous_end_monotonic in window for window in windows)
-    if was_up or unit.began_monotonic < min(window.begin for window in windows):
-        return True
-    on_demand = unit.bus_name or unit.triggered_by or unit.is_transient
-    return not on_demand and not any(fnmatchcase(unit.name, pattern) for pattern in _AT_ANY_TIME)
 
 
 @dataclass(frozen=True)

@@ -8,9 +8,10 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
+from runbook.engine.changed_services import judge_ended_step
 from runbook.engine.execution.attempt import TRACE, attempt, make_internal_failure
 from runbook.engine.execution.outcome import EXIT_STATUSES, Outcome
-from runbook.engine.execution.replay import ResumeState
+from runbook.engine.execution.replay import CHANGED_SERVICES, ResumeState
 from runbook.engine.execution.retry import run_with_retries
 from runbook.engine.execution.stream import EventStream
 from runbook.engine.internal_error import describe_internal_error
@@ -132,6 +133,9 @@ class Runner:
         )
         for text in (*self.notices, *self._preflight.warnings, *self.on_started()):
             self.events.emit(Notice(text=text))
+        if book.rollback != "off":
+            with contextlib.suppress(HostError):
+                self.host.list_changed_services()  # From here on systemd's announcements of changes are recorded.
 
     def _steps(self) -> RunFinished:
         # An earlier part of this run may have begun a rollback.
@@ -308,17 +312,23 @@ class Runner:
         self.events.emit(StepStarted(id=name, type=step.type_name, name=step.title, units=units))
         up = self._list_services(step)
         outcome, tries = run_with_retries(step, lambda: self._run_once(step), self._sleep, self._report_retry)
-        for text in describe_stopped_services(self.host, step, self._preflight.canonical_names.values(), up):
-            self.events.emit(Notice(text=text))
-        if outcome.status is StepStatus.FAILED and TRACE not in outcome.evidence:
-            try:
-                tail = read_journal_tail(self.host, self.waiter, self.state, step, outcome.verdict, self._started_at)
-            except Interrupted:
-                # The step had ended: its outcome must be in the record.
-                self.events.emit(StepFinished(**outcome.facts()))
-                raise
-            outcome = replace(outcome, evidence={**outcome.evidence, **tail})
+        try:
+            for text in describe_stopped_services(self.host, step, self._preflight.canonical_names.values(), up):
+                self.events.emit(Notice(text=text))
+            outcome = self._add_findings(step, outcome)
+        except Interrupted:
+            # The step had ended: its outcome must be in the record.
+            not_known = {CHANGED_SERVICES: None} if self.runbook.rollback != "off" else {}
+            self.events.emit(StepFinished(**replace(outcome, evidence={**outcome.evidence, **not_known}).facts()))
+            raise
         return replace(outcome, attempts=tries, seconds=self.host.clock.monotonic() - began)
+
+    def _add_findings(self, step: Step[Any], outcome: Outcome) -> Outcome:
+        """Add to the evidence which services a step changed, and what the unit of a failed one wrote."""
+        found: dict[str, Any] = judge_ended_step(self, self.runbook, step)
+        if outcome.status is StepStatus.FAILED and TRACE not in outcome.evidence:
+            found |= read_journal_tail(self.host, self.waiter, self.state, step, outcome.verdict, self._started_at)
+        return replace(outcome, evidence={**outcome.evidence, **found})
 
     def _list_services(self, step: Step[Any]) -> tuple[str, ...]:
         """List the services that are not inactive before a command, which may stop some of them."""

@@ -116,6 +116,12 @@ class HostView(Protocol):
     def list_services(self) -> tuple[str, ...]:
         """List the services of the manager that are not inactive: up, starting, stopping or failed."""
 
+    def list_changed_services(self) -> tuple[str, ...]:
+        """List those services that changed since the last call, even if they are as before again.
+
+        At the first call, and if announcements of systemd may have been lost since, all of `list_services`.
+        """
+
     def list_running_commands(self) -> tuple[str, ...]:
         """List the units in which a command of `Host.start_command` is running, of this run or of another."""
 

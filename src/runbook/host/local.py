@@ -42,6 +42,7 @@ from runbook.host.runners.query_runner import QueryRunner
 from runbook.host.systemd import transient
 from runbook.host.systemd.addresses import ManagerScope
 from runbook.host.systemd.manager import MANAGER, MANAGER_PATH, SystemdManager
+from runbook.host.systemd.service_changes import ServiceChanges
 from runbook.host.systemd.transient import TransientCommands
 from runbook.model import Deadline, Port, ProcessId, Wake
 
@@ -65,6 +66,7 @@ class LocalView:
             undo.callback(self._loop.close)
             self._systemd = SystemdManager(scope, self._loop)
             undo.callback(self._systemd.close)
+            self._service_changes = ServiceChanges(self._systemd)
             self._commands = TransientCommands(self._systemd, self._loop)
             self._queries = QueryRunner(self._loop, lambda: self.manager_environment, own=scope == "user")
             undo.callback(self._queries.close)
@@ -103,6 +105,9 @@ class LocalView:
 
     def list_services(self) -> tuple[str, ...]:
         return tuple(self._systemd.list_services())
+
+    def list_changed_services(self) -> tuple[str, ...]:
+        return tuple(self._service_changes.list_changed())
 
     def find_similar_unit(self, name: str) -> str:
         import difflib  # noqa: PLC0415 - Only a misspelled name needs it.

@@ -166,6 +166,36 @@ def test_a_unit_that_a_command_restarted(site: Site, does: str) -> None:
     assert run.of("rollback-started")[0]["units"] == ["worker.service"]
 
 
+WORKER_EXITS = "run: {id: exits, read-only: true, run: 'pkill -f [s]erver.py.worker; sleep 1'}"
+RESTART_OVER_THE_BUS = """\
+import sys
+from gi.repository import Gio, GLib
+bus = Gio.bus_get_sync(Gio.BusType.SYSTEM)
+systemd = ("org.freedesktop.systemd1", "/org/freedesktop/systemd1", "org.freedesktop.systemd1.Manager")
+bus.call_sync(*systemd, "RestartUnit", GLib.Variant("(ss)", (sys.argv[1], "replace")), None, 0, 5000, None)
+"""
+
+
+def test_a_unit_that_a_command_restarted_and_that_exited_afterwards(site: Site) -> None:
+    """Nothing shows who requested the restart, and its times are those of the automatic restart that came later."""
+    site.write_unit("worker", service="Restart=always\nRestartSec=100ms")
+    site.start("worker")
+    site.machine.write("/opt/site/restart.py", RESTART_OVER_THE_BUS)
+    restart = command("python3 /opt/site/restart.py worker.service; sleep 0.5")
+    run = site.apply(restart, WORKER_EXITS)
+    rolled_back(site, run, "web", "worker")
+    assert run.of("rollback-started")[0]["units"] == ["worker.service"]
+    assert run.step("run")["evidence"]["changed-services"] == ["worker.service"]
+
+
+def test_a_unit_that_exited_beside_the_commands_is_left_alone(site: Site) -> None:
+    site.write_unit("worker", service="Restart=always\nRestartSec=100ms")
+    site.start("worker")
+    run = site.apply("restart", WORKER_EXITS)
+    rolled_back(site, run, "web")
+    assert run.of("rollback-started")[0].get("units", []) == []
+
+
 def test_a_unit_that_a_command_started(site: Site) -> None:
     run = site.apply(command("systemctl start helper"), "restart")
     rolled_back(site, run, "web", "helper")

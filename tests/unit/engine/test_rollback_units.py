@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -20,7 +18,6 @@ from runbook.engine.rollback_units import (
 )
 from runbook.events import Event, Payload, RollbackStarted, StepActing, StepFinished
 from runbook.host.facts import ActiveState, Unit
-from runbook.host.requesters import JobRequest, Requester
 from runbook.spec.step import Runbook, Step
 from runbook.steps import registry
 from tests.unit.fake_machine import EPOCH, FakeMachine, process, unit
@@ -45,10 +42,6 @@ def ended(name: str) -> StepFinished:
     )
 
 
-ACTED = events((990.0, acting("run")), (995.0, ended("run")))
-"""A step acted from 990 to 995 seconds after the boot; now it is 1000."""
-
-
 def test_the_units_of_the_runbook_are_those_it_starts_reloads_or_checks() -> None:
     made = book(
         step("restart"),
@@ -62,66 +55,42 @@ def test_the_units_of_the_runbook_are_those_it_starts_reloads_or_checks() -> Non
     assert find_changed_units(made, ["reload"]) == ["web.service"]
 
 
-def found(*units: Unit, named: Iterable[str] = ("gw.service",)) -> FoundUnits:
-    machine = FakeMachine(units={one.name: one for one in (unit(), *units)})
-    return find_other_units(machine, book(step("run", run="/opt/migrate")), ACTED, named)
-
-
 def at(seconds: float) -> int:
     return int(seconds * 1e6)
 
 
-def began(seconds: float, before: float = 0.0, **changes: Any) -> Unit:
-    """Return a service whose invocation began at a time, after an end of the previous one."""
-    times = {"inactive_exit_monotonic": at(seconds), "exec_main_start_monotonic": at(seconds)}
-    ends = {"active_exit_monotonic": at(before), "inactive_enter_monotonic": at(before)} if before else {}
-    none_before = {} if before else {"inactive_enter_monotonic": 0}
-    return unit("worker.service", **{**times, **none_before, **ends, **changes})
+def worker(**changes: Any) -> Unit:
+    return unit("worker.service", **changes)
+
+
+def found(*units: Unit, **judgement: Any) -> FoundUnits:
+    machine = FakeMachine(units={one.name: one for one in (unit(), *units)})
+    evidence = {key.replace("_", "-"): value for key, value in judgement.items()}
+    return find_other_units(machine, book(step("run", run="/opt/migrate")), ["gw.service"], [{}, evidence])
+
+
+def test_what_a_step_changed_is_restarted() -> None:
+    assert found(worker(), changed_services=["worker.service"]) == FoundUnits(("worker.service",), ())
+    assert found(worker(), changed_services=None) == FoundUnits((), ())
 
 
 @pytest.mark.parametrize(
-    "worker",
+    "one",
     [
-        began(992, before=991),
-        began(998, before=994),  # It was slow to stop.
-        began(992),
-        began(900, exec_main_start_monotonic=at(992)),
-        began(900, reload_monotonic=at(992)),
-        began(992, before=991, bus_name="org.example"),
-        began(992, before=991, triggered_by=("worker.socket",)),
+        worker(active_state=ActiveState.INACTIVE),
+        worker(names=("worker.service", "gw.service")),
+        unit("user@1000.service"),
     ],
 )
-def test_a_service_that_changed_while_a_step_acted_is_restarted(worker: Unit) -> None:
-    assert found(worker).restart == ("worker.service",)
+def test_what_the_runbook_names_or_is_down_by_now_is_not_restarted_for_it(one: Unit) -> None:
+    assert found(one, changed_services=[one.name]) == FoundUnits((), ())
 
 
-@pytest.mark.parametrize(
-    "worker",
-    [
-        began(900),
-        began(998),
-        began(992, bus_name="org.freedesktop.hostname1"),
-        began(992, triggered_by=("worker.socket",)),
-        began(992, is_transient=True),
-        began(992, activation=(("trigger_unit", "worker.timer"), ("trigger_timer_monotonic_usec", str(at(992))))),
-        replace(began(992), name="systemd-hostnamed.service"),
-        replace(began(992, before=991), name="user@1000.service"),
-        replace(began(992, before=991), name="dbus.service"),
-        replace(began(992, before=991), name="other.service", names=("other.service", "gw.service")),
-    ],
-)
-def test_a_service_that_did_not_or_that_was_started_on_demand_is_left_alone(worker: Unit) -> None:
-    assert found(worker) == FoundUnits((), ())
-
-
-def test_the_requester_decides_if_it_is_known() -> None:
-    own = Requester(500, ("systemctl", "start", "worker"), "root", is_own=True)
-    other = Requester(600, ("systemctl", "restart", "worker"), "root")
-    crashing = began(999, job_requests=(JobRequest(7, (own,)), JobRequest(8)))
-    assert found(crashing).restart == ("worker.service",)
-    foreign = found(began(992, before=991, job_requests=(JobRequest(7, (other,)),)))
-    assert foreign.restart == ()
-    assert "worker.service was restarted by something else (PID 600 `systemctl restart worker`" in foreign.left_alone[0]
+def test_what_another_client_restarted_is_reported_unless_the_run_did_so_too() -> None:
+    left = {"worker.service": "worker.service was restarted by PID 600"}
+    assert found(worker(), left_services=left) == FoundUnits((), tuple(left.values()))
+    assert found(worker(), left_services=left, changed_services=["worker.service"]).left_alone == ()
+    assert found(left_services={"gw.service": "gw.service was restarted by PID 600"}) == FoundUnits((), ())
 
 
 def proved(**changes: Any) -> str:
@@ -169,17 +138,6 @@ def test_the_files_are_new_from_the_first_action_to_the_last_undone_update() -> 
     assert find_new_files(events(*steps), []) == NewFiles(EPOCH + 990, EPOCH + 996)
 
 
-def test_a_unit_that_changed_without_a_known_requester_counts_only_during_a_command_of_this_run() -> None:
-    machine = FakeMachine(units={"gw.service": unit(), "worker.service": began(992, before=991)})
-    command, job = book(step("run", run="/opt/migrate")), book(replace_id(step("restart"), "run"))
-    assert find_other_units(machine, command, ACTED, ["gw.service"]).restart == ("worker.service",)
-    assert find_other_units(machine, command, ACTED, ["gw.service"], {"worker.service"}) == FoundUnits((), ())
-    assert find_other_units(machine, job, ACTED, ["gw.service"]) == FoundUnits((), ())
-    # Or together with a unit on which the run acted.
-    machine.units["gw.service"] = unit(wants=("worker.service",))
-    assert find_other_units(machine, job, ACTED, ["gw.service"]).restart == ("worker.service",)
-
-
 def test_ids_of_steps_do_not_matter() -> None:
     made = book(step("restart"), replace_id(step("restart", unit="web.service"), "restart-2"))
     assert find_named_units(made, ()) == ["gw.service", "web.service"]
@@ -187,8 +145,8 @@ def test_ids_of_steps_do_not_matter() -> None:
 
 def test_the_running_service_behind_a_socket_is_restarted() -> None:
     socket = unit("gw.socket", triggers=("worker.service", "each@.service"), main_pid=0)
-    machine = FakeMachine(units={"gw.socket": socket, "worker.service": began(900)})
+    machine = FakeMachine(units={"gw.socket": socket, "worker.service": worker()})
     made = Runbook.model_validate({"unit": "gw.socket", "steps": [step("wait-ready", unit="gw.socket")]})
-    assert find_other_units(machine, made, ACTED, ["gw.socket"]).restart == ("worker.service",)
-    machine.units["worker.service"] = replace(began(900), active_state=ActiveState.INACTIVE)
-    assert find_other_units(machine, made, ACTED, ["gw.socket"]).restart == ()
+    assert find_other_units(machine, made, ["gw.socket"], []).restart == ("worker.service",)
+    machine.units["worker.service"] = worker(active_state=ActiveState.INACTIVE)
+    assert find_other_units(machine, made, ["gw.socket"], []).restart == ()

@@ -31,6 +31,7 @@ from runbook.spec.step import Step
 # The events that a rollback is planned from.
 PLAN_EVENTS = (EventName.RUN_STARTED, EventName.ROLLBACK_STARTED, EventName.STEP_ACTING, EventName.STEP_FINISHED)
 BY_OPERATOR = "by-operator"  # the key in the evidence of a step that the operator skipped
+CHANGED_SERVICES = "changed-services"  # the key of the services that a step changed beside those that it names
 
 
 @dataclass(frozen=True)
@@ -83,7 +84,9 @@ class ResumeState:
     def add(self, event: Event) -> None:
         """Take one more event into account. Raises ValueError, TypeError or KeyError for one of another version."""
         if event.event in PLAN_EVENTS:
-            self._plan_events.setdefault((event.event, event.data.get("id"), event.data.get("status")), event)
+            evidence = event.data.get("evidence")
+            changed = str(evidence.get(CHANGED_SERVICES)) if isinstance(evidence, Mapping) else ""
+            self._plan_events.setdefault((event.event, event.data.get("id"), event.data.get("status"), changed), event)
         match event.payload:
             case StepActing(id=name):
                 self.in_progress.add(name)
@@ -124,7 +127,7 @@ class ResumeState:
 
     @property
     def plan_events(self) -> tuple[Event, ...]:
-        """The events that a rollback is planned from: the first of each name, step and status."""
+        """The events that a rollback is planned from: the first of each name, step, status and changed services."""
         return tuple(self._plan_events.values())
 
     def find_kept_outcome(self, step: Step[Any]) -> Outcome | None:

@@ -87,7 +87,8 @@ class Bus:
         self._endpoints = endpoints
         self._service = service
         self._renewed = renewed
-        self._subscriptions: list[tuple[str, str, str, SignalHandler]] = []  # the arguments of subscribe()
+        self._subscriptions: list[tuple[str | None, str, str, SignalHandler, str | None]] = []  # those of subscribe()
+        self.connections = 0  # how many connections were opened: signals between two of them are lost
         self._connection: Any = None
         self.peer = False  # True if it is connected to the service itself: then clients have no names, nor references
         self._destination: str | None = None  # the name of the service on the bus; None if `peer`
@@ -169,19 +170,22 @@ class Bus:
         self._connection.flush(None, lambda _source, result: results.append(result))
         self._loop.run_until(lambda: bool(results), FLUSH_TIMEOUT, await_answer=True)
 
-    def subscribe(self, path: str, interface: str, member: str, handler: SignalHandler) -> None:
+    def subscribe(
+        self, path: str | None, interface: str, member: str, handler: SignalHandler, first: str | None = None
+    ) -> None:
         """Call `handler` in the main context with the path and the arguments of each such signal.
 
-        The match rule reaches the bus before any later call.
+        Without a path those of all objects count; with `first` only those whose first argument it is. The match rule
+        reaches the bus before any later call.
         """
-        self._subscriptions.append((path, interface, member, handler))
-        self._listen(path, interface, member, handler)
+        self._subscriptions.append((path, interface, member, handler, first))
+        self._listen(path, interface, member, handler, first)
 
-    def _listen(self, path: str, interface: str, member: str, handler: SignalHandler) -> None:
+    def _listen(self, path: str | None, interface: str, member: str, handler: SignalHandler, first: str | None) -> None:
         def call_handler(_connection: Any, _sender: Any, path: str, _interface: Any, _member: Any, values: Any) -> None:
             handler(path, values)
 
-        match = (self._destination, interface, member, path, None)
+        match = (self._destination, interface, member, path, first)
         self._connection.signal_subscribe(*match, Gio.DBusSignalFlags.NONE, call_handler)
 
     def _ask(self, target: tuple[Any, ...], what: str, left: float, *, await_answer: bool) -> Any:
@@ -237,6 +241,7 @@ class Bus:
         for endpoint in self._endpoints:
             try:
                 self._connection = self._open(endpoint, seconds)
+                self.connections += 1
             except GLib.Error as error:
                 refusals.append(_describe_refusal(error, endpoint))
             else:
