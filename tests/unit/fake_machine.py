@@ -140,6 +140,7 @@ class FakeMachine:
     refused_ports: dict[str, tuple[Port, ...]] = field(default_factory=dict)
     """Ports that the log of a unit shows as in use, by its name."""
     other_managers: OtherManagers = field(default_factory=OtherManagers)
+    open_logs: tuple[str, ...] = ()
     files: dict[str, FileText] = field(default_factory=dict)
     unit_load: int = 0
     """When systemd last read its unit files, in microseconds."""
@@ -192,6 +193,9 @@ class FakeMachine:
 
     def find_other_managers(self, name: str) -> OtherManagers:
         return self.other_managers
+
+    def find_open_logs(self, unit: Unit) -> tuple[str, ...]:
+        return self.open_logs
 
     def last_unit_load(self) -> int:
         return self.unit_load

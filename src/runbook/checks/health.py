@@ -144,6 +144,8 @@ class HealthChecker:
         """Update the state, and return the answer to the first question that is not answered well."""
         self._update_state()
         report = self._find_report()
+        if self.unit.is_running and not report.healthy:
+            self.view.find_open_logs(self.unit)  # Remembered for the advice: its processes may exit at any moment.
         # A unit that is down because its port is taken is shown by what keeps the port.
         return replace(report, reason=report.reason + self._describe_more(report)) if report.final else report
 

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import Any
 
+from runbook.checks.log_files import describe_discarded, describe_log_command
 from runbook.checks.requirements import FailedRequirement, find_failed_requirements
 from runbook.engine.execution.outcome import Outcome
 from runbook.engine.other_manager import describe_other_manager
@@ -18,7 +19,7 @@ from runbook.model import Deadline, Port, Verdict, Wake
 from runbook.spec.state import RunState
 from runbook.spec.step import ReplacesVersion, Runbook, Step
 
-_WHY_IT_ENDED = "{journalctl} -u {unit} -n 30 shows why"
+_WHY_IT_ENDED = "{log} shows why"
 _WRONG_FILE = "systemd-analyze{user} verify {unit} shows what is wrong with its file"
 _THEN = "then {systemctl} reset-failed {unit} and {systemctl} restart {unit}"
 _END_IT = f"kill it by hand if it is not needed, {_THEN}"
@@ -27,11 +28,11 @@ _WHO_ACTS = "find out who else acts on {unit}: {systemctl} list-jobs shows jobs,
 _ASK_THEM = "agree with the requester named there on what {unit} is to do, then run this again"
 
 ADVICE: Mapping[Verdict, str] = {
-    Verdict.NOT_LISTENING: "ss -tlnp shows where {unit} listens instead, {journalctl} -u {unit} -n 30 its log",
+    Verdict.NOT_LISTENING: "ss -tlnp shows where {unit} listens instead, {log} its log",
     Verdict.ORPHAN_HOLDS_PORT: "a `remediate` step with kill-orphan as a fix solves this",
     Verdict.LEFTOVER_HOLDS_PORT: "a `remediate` step with kill-orphan as a fix solves this",
     Verdict.OTHER_UNIT_HOLDS_PORT: "stop that service, or give one of the two another port",
-    Verdict.STILL_STARTING: "{again}; {journalctl} -u {unit} -f shows what it is doing",
+    Verdict.STILL_STARTING: "{again}; {follow} shows what it is doing",
     Verdict.CRASH_LOOP: _WHY_IT_ENDED,
     Verdict.START_LIMIT_HIT: f"{_WHY_IT_ENDED} it ended; {{systemctl}} reset-failed {{unit}} then lets it start again",
     Verdict.UNIT_FAILED: _WHY_IT_ENDED,
@@ -45,7 +46,7 @@ ADVICE: Mapping[Verdict, str] = {
     Verdict.JOB_TIMEOUT: "{systemctl} list-jobs shows what it waits for",
     Verdict.JOB_CANCELED: _WHO_ACTS,
     Verdict.JOB_DEPENDENCY: "{systemctl} --failed shows which of the units that it needs failed",
-    Verdict.PROBE_FAILED: "{journalctl} -u {unit} -n 30 shows what it logged meanwhile",
+    Verdict.PROBE_FAILED: "{log} shows what it logged meanwhile",
     Verdict.NOT_NOTIFYING: "its Type= requires that it reports when it is ready (sd_notify): see {systemctl} cat "
     "{unit}; {journalctl} -u {unit} -n 30 shows what NotifyAccess= refused",
     Verdict.OLD_CODE_SERVING: "{systemctl} restart {unit}, or a `restart` step before this one",
@@ -131,7 +132,7 @@ def find_advice(view: HostView, outcome: Outcome, step: Step[Any] | None, book: 
         text = _BRING_IN
     elif text == _WHO_ACTS and any(not one.get("own") for one in outcome.evidence.get("asked-by", ())):
         text = _ASK_THEM
-    if not text or ("{unit}" in text and unit is None):
+    if not text or (_is_about_unit(text) and unit is None):
         return ""
     if is_stray and in_rollback:
         text = _END_IT  # A rollback carries out no fix.
@@ -141,16 +142,29 @@ def find_advice(view: HostView, outcome: Outcome, step: Step[Any] | None, book: 
     if verdict == Verdict.OTHER_UNIT_HOLDS_PORT and known is not None and known.is_umbrella:
         return "name that service as `unit` in the runbook, if that is the one you mean"
     if verdict == Verdict.JOB_DEPENDENCY and known is not None and (needed := _find_needed(view, known)):
-        unit = needed.unit.name
+        known, unit = needed.unit, needed.unit.name
         text = _advise_on_requirement(needed)
     if verdict == Verdict.UNIT_NOT_FOUND and known is not None:
         text = describe_other_manager(view, known, book) or text
     user = " --user" if known is not None and known.of_user else ""
-    if "{unit}" in text and known is not None and known.load_state in UNLOADABLE:
+    if _is_about_unit(text) and known is not None and known.load_state in UNLOADABLE:
         text = _WRONG_FILE
     again = f"runbook resume {run} continues to wait" if run else "runbook check checks again"
     programs = {name: f"{name}{user}" for name in ("systemctl", "journalctl")}
-    return text.format(unit=unit, to=to, user=user, again=again, **programs)
+    logs = {"log": f"{programs['journalctl']} -u {unit} -n 30", "follow": f"{programs['journalctl']} -u {unit} -f"}
+    if known is not None and _is_about_unit(text):
+        logs = _describe_logs(view, known)
+        text += describe_discarded(known) if "{log}" in text else ""
+    return text.format(unit=unit, to=to, user=user, again=again, **programs, **logs)
+
+
+def _is_about_unit(text: str) -> bool:
+    return any(name in text for name in ("{unit}", "{log}", "{follow}"))
+
+
+def _describe_logs(view: HostView, unit: Unit) -> dict[str, str]:
+    """Return the commands that show the unit's log: its end, and what is added."""
+    return {"log": describe_log_command(view, unit), "follow": describe_log_command(view, unit, follow=True)}
 
 
 def _find_needed(view: HostView, unit: Unit) -> FailedRequirement | None:

@@ -198,6 +198,13 @@ class Unit:
     timeout_start_usec: int = 0
     timeout_stop_usec: int = 0
     watchdog_usec: int = 0
+    standard_output: str = ""  # `file`, `append` and `truncate` come without the path
+    standard_error: str = ""
+    log_namespace: str = ""
+    logs_directory: tuple[str, ...] = ()  # below /var/log
+    fragment_path: str = ""  # its file
+    drop_in_paths: tuple[str, ...] = ()
+    start_arguments: tuple[str, ...] = ()  # the words of all commands of ExecStart=
     bus_name: str = ""
     pid_file: str = ""
     environment_files: tuple[tuple[str, bool], ...] = ()  # each with whether it may be missing

@@ -104,6 +104,9 @@ class HostView(Protocol):
     def find_other_managers(self, name: str) -> OtherManagers:
         """Find which other managers have a unit of this name; none if that takes longer than FILE_TIMEOUT."""
 
+    def find_open_logs(self, unit: Unit) -> tuple[str, ...]:
+        """Return the log files that the unit's processes have open, or had when they were looked at before."""
+
     def is_inside(self, unit: Unit) -> bool:
         """True if this program is a process of the unit, and would be stopped with it."""
 

@@ -17,7 +17,7 @@ from runbook.host import cgroups
 from runbook.host.facts import UP, JobRef, JobResult, JobVerb, Unit
 from runbook.host.holders import Holder, Listener, PortOwnership, Process, Role, SignalResult
 from runbook.host.interface import FILE_TIMEOUT
-from runbook.host.kernel import cgroupfs, descriptors, processes, signals, sock_diag
+from runbook.host.kernel import cgroupfs, descriptors, open_logs, processes, signals, sock_diag
 from runbook.host.kernel.accounts import find_start_obstacle
 from runbook.host.kernel.sock_diag import SocketTable
 from runbook.host.loop import Loop
@@ -48,6 +48,7 @@ from runbook.model import Deadline, Port, ProcessId, Wake
 
 T = TypeVar("T")
 
+MAX_LOGGING = 8  # how many processes of a unit are looked at for log files
 NAME_SIMILARITY = 0.8  # how similar two unit names must be without their suffix (difflib's ratio)
 
 
@@ -72,6 +73,7 @@ class LocalView:
             undo.callback(self._queries.close)
             self._undo = undo.pop_all()
         self.clock = self._loop.clock
+        self._open_logs: dict[str, tuple[str, ...]] = {}  # by the unit's name
         self._reads = 0
         self._unread: set[QueryKind[Any]] = set()  # what could not be read in time
         self._networks = UnitNetworks(self._systemd)
@@ -145,6 +147,14 @@ class LocalView:
             self._unread.add(kind)
         answer = self._queries.query(query)
         return answer.value if answer is not None else None
+
+    def find_open_logs(self, unit: Unit) -> tuple[str, ...]:
+        with contextlib.suppress(LookLimitExceeded):
+            limit = self._loop.limit_look()
+            pids = sorted(self.list_unit_pids(unit), key=lambda pid: pid != unit.main_pid)[:MAX_LOGGING]
+            found = tuple(dict.fromkeys(path for pid in pids if pid for path in open_logs.find_open_logs(pid, limit)))
+            self._open_logs[unit.name] = found or self._open_logs.get(unit.name, ())
+        return self._open_logs.get(unit.name, ())
 
     def last_unit_load(self) -> int:
         what = "read when systemd read its unit files"
@@ -244,8 +254,9 @@ class LocalHost(LocalView):
 
     def enqueue_job(self, verb: JobVerb, unit: str) -> JobRef:
         if verb in (JobVerb.STOP, JobVerb.RESTART):
-            # Once it is down, nothing else shows on which addresses it listens.
+            # Once it is down, nothing else shows on which addresses it listens, and where it logs.
             self._remember_listeners(self._systemd.unit(unit))
+            self.find_open_logs(self._systemd.unit(unit))
         return self._systemd.enqueue_job(verb, unit)
 
     def _remember_listeners(self, unit: Unit) -> None:

@@ -218,6 +218,15 @@ def test_a_broken_configuration_changes_nothing(web: Machine, offered: str) -> N
     assert identity(web) == before
 
 
+def test_the_advice_names_its_log_files(web: Machine) -> None:
+    """nginx logs its errors to a file, which the process before the restart had open."""
+    web.write("/etc/nginx/conf.d/broken.conf", "nonsense;\n")
+    run = runbook(web, "apply", f"unit: {UNIT}\nsteps: [restart]\n")
+    web.run(["rm", "/etc/nginx/conf.d/broken.conf"])
+    files = "/var/log/nginx/error.log /var/log/nginx/access.log"
+    assert run.last["hint"] == f"journalctl -u {UNIT} -n 30 or tail -n 30 {files} shows why", run.last
+
+
 def test_a_configuration_that_the_new_program_rejects_changes_nothing(fresh_machine: Machine) -> None:
     """The new version does not have a directive. The package's own script would stop nginx then."""
     web = fresh_machine

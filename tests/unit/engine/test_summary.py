@@ -11,7 +11,7 @@ from runbook.engine.execution.outcome import Outcome
 from runbook.engine.summary import ADVICE, find_advice
 from runbook.errors import BusTimeout
 from runbook.host.facts import ActiveState, JobResult, LoadState, Unit
-from runbook.host.queries import Answer, Command, CommandResult, JournalTailQuery
+from runbook.host.queries import Answer, Command, CommandResult, FileText, JournalTailQuery
 from runbook.model import StepStatus, Verdict
 from runbook.spec.step import Runbook
 from tests.unit.fake_machine import FakeMachine, journal_lines, listen, process, unit
@@ -34,6 +34,15 @@ def test_a_failed_run_tells_how_things_stand_and_what_to_do() -> None:
 def test_the_journal_of_a_users_own_unit_is_his_managers() -> None:
     end, _ = run(down(of_user=True), step("wait-ready"))
     assert end.hint == "journalctl --user -u gw.service -n 30 shows why"
+
+
+def test_a_log_that_is_in_a_file() -> None:
+    machine = down(standard_output="append", standard_error="inherit", fragment_path="/etc/gw.service")
+    machine.files = {"/etc/gw.service": FileText("/etc/gw.service", "StandardOutput=append:/var/log/gw.log")}
+    end, _ = run(machine, step("wait-ready"))
+    assert end.hint == "tail -n 30 /var/log/gw.log shows why"
+    end, _ = run(down(standard_output="null", standard_error="inherit"), step("wait-ready"))
+    assert end.hint.startswith("journalctl -u gw.service -n 30 shows why; what it prints is discarded")
 
 
 def test_a_unit_that_another_one_keeps_from_starting() -> None:
@@ -164,6 +173,7 @@ def test_a_secret_step_does_not_show_what_its_unit_wrote() -> None:
 @pytest.mark.parametrize("text", ADVICE.values())
 def test_every_advice_can_be_filled(text: str) -> None:
     known = {"unit": "gw.service", "systemctl": "systemctl", "journalctl": "journalctl", "again": "runbook check"}
+    known |= {"log": "journalctl", "follow": "journalctl"}
     assert "{" not in text.format(**known)
 
 

@@ -65,6 +65,7 @@ def make_unit(properties: Properties) -> Unit:
         "activation": tuple(map(tuple, properties.get("ActivationDetails", []))),
         "reload_monotonic": max((started for _, _, _, _, started, *_ in properties.get("ExecReload", [])), default=0),
         "control_exit_monotonic": _find_control_exit(properties),
+        "start_arguments": tuple(word for _, words, *_ in properties.get("ExecStart", []) for word in words),
         "unmet_conditions": tuple(_find_unmet(properties)),
         "failed_command": _find_failed_command(properties),
     }
