@@ -50,7 +50,10 @@ class Verdict(StrEnum):
     JOB_FAILED = "job-failed", "systemd refused the request, or the job failed"
     JOB_TIMEOUT = "job-timeout", "the job was not finished in time"
     JOB_CANCELED = "job-canceled", "another job replaced this one"
-    JOB_DEPENDENCY = "job-dependency", "a unit that this one requires, directly or through others, did not start"
+    JOB_DEPENDENCY = (
+        "job-dependency",
+        "a unit that this one requires, directly or not, did not start, or failed",
+    )
     NOT_RESTARTED = "not-restarted", "the job finished, but the unit still runs the previous invocation"
     RESET = "reset", "the failed state and the start-limit counter are cleared"
     RELOADED = "reloaded", "the unit reloaded its configuration"

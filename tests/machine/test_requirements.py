@@ -108,6 +108,19 @@ def test_a_service_whose_log_names_the_port(machine: Machine, unit: InstallUnit,
     machine.run(["systemctl", "stop", "db.service"])
 
 
+def test_a_unit_that_is_bound_to_one_that_fails_later(machine: Machine, unit: InstallUnit) -> None:
+    """systemd stops it, and its own exit is no cause."""
+    unit("db.service", unit_file("/bin/sh -c 'sleep 2; exit 7'"))
+    unit("top.service", unit_file(SLEEPS, Unit_BindsTo="db.service", Unit_After="db.service"))
+    run = runbook(machine, "apply", "unit: top\nsteps: [start, wait-ready: {healthy-for: 20s}]\n")
+    assert run.last["verdict"] == "job-dependency", run.last
+    assert run.last["reason"].endswith(
+        "needs db.service, which failed: its main process exited with status 7 (BindsTo=)"
+    )
+    assert run.last["hint"] == "journalctl -u db.service -n 30 shows why"
+    machine.run(["systemctl", "reset-failed"])
+
+
 def test_what_is_only_down(machine: Machine, unit: InstallUnit) -> None:
     """Requisite= does not start a unit, so nothing has failed."""
     unit("idle.service", unit_file(SLEEPS))

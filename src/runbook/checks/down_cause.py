@@ -10,7 +10,7 @@ from runbook.checks.exit_reason import (
     is_start_limit_hit,
     will_auto_restart,
 )
-from runbook.checks.requirements import describe_failed_requirements
+from runbook.checks.requirements import describe_failed_binding, describe_failed_requirements
 from runbook.host.facts import ActiveState, Unit
 from runbook.host.interface import HostView
 from runbook.host.requesters import describe_requester, find_last_stop
@@ -29,6 +29,8 @@ def find_down_cause(view: HostView, unit: Unit, last_exit: str, *, was_running: 
         return condition
     if unit.active_state is not ActiveState.INACTIVE:
         return _find_failure(unit)
+    if unit.invocation_id and (why := describe_failed_binding(view, unit)):
+        return Verdict.JOB_DEPENDENCY, f"{unit.name} is down: {why}"
     # If Restart= would have restarted it after such an exit, and it is down, a stop was requested.
     by_stop = bool(unit.exec_main_code) and unit.restart != "on-success" and will_auto_restart(unit)
     if was_running and (was_stopped or by_stop):

@@ -54,6 +54,11 @@ def _describe_owner(file: FileText) -> str:
     return f"; systemd accepts that only in a file of root's, and it belongs to uid {file.uid}" if file.uid else ""
 
 
+def is_pid_file_lost(view: HostView, unit: Unit) -> bool:
+    """True if the start cannot complete: systemd waits for a file that it does not watch any more."""
+    return unit.awaits_pid_file and bool(_describe_reload(view, unit))
+
+
 def _describe_reload(view: HostView, unit: Unit) -> str:
     """Return that systemd does not watch the file any more: it forgets that in a daemon-reload (systemd issue 11574).
 

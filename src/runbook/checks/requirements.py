@@ -66,6 +66,15 @@ def describe_failed_requirements(view: HostView, unit: Unit) -> str:
     return "; ".join(str(one) for one in found if one.unit.state_change_monotonic >= since)
 
 
+def describe_failed_binding(view: HostView, unit: Unit) -> str:
+    """Return which unit failed that this one is bound to (BindsTo=), and was stopped with; empty if none did."""
+    if not unit.binds_to:
+        return ""
+    bound = [one for one in find_failed_requirements(view, unit) if one.chain[1] in unit.binds_to]
+    began, ended = unit.began_monotonic, unit.inactive_enter_monotonic
+    return "; ".join(f"{one} (BindsTo=)" for one in bound if began <= one.unit.state_change_monotonic <= ended)
+
+
 def _walk_required(view: HostView, unit: Unit) -> Iterator[tuple[tuple[str, ...], Unit]]:
     """Yield each required unit that is not up, with the units on the way to it; of one that failed, go no further."""
     seen = {unit.name}

@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 from runbook.checks.log_files import describe_discarded, describe_log_command
+from runbook.checks.pid_file import is_pid_file_lost
 from runbook.checks.requirements import FailedRequirement, find_failed_requirements
 from runbook.engine.execution.outcome import Outcome
 from runbook.engine.other_manager import describe_other_manager
@@ -144,6 +145,8 @@ def find_advice(view: HostView, outcome: Outcome, step: Step[Any] | None, book: 
     if verdict == Verdict.JOB_DEPENDENCY and known is not None and (needed := _find_needed(view, known)):
         known, unit = needed.unit, needed.unit.name
         text = _advise_on_requirement(needed)
+    if verdict == Verdict.STILL_STARTING and known is not None and is_pid_file_lost(view, known):
+        text = "{systemctl} restart {unit}: to wait is in vain"
     if verdict == Verdict.UNIT_NOT_FOUND and known is not None:
         text = describe_other_manager(view, known, book) or text
     user = " --user" if known is not None and known.of_user else ""

@@ -80,6 +80,14 @@ def test_what_the_file_contains(machine: Machine, found: str) -> None:
 
 
 @pytest.mark.usefixtures("awaiting")
+def test_the_advice_after_a_reload(machine: Machine) -> None:
+    """To wait longer would be in vain."""
+    machine.run(["systemctl", "daemon-reload"])
+    run = runbook(machine, "apply", book("web", wait("healthy-for: 200ms", 1)))
+    assert (run.exit, run.last["hint"]) == (3, "systemctl restart web.service: to wait is in vain")
+
+
+@pytest.mark.usefixtures("awaiting")
 def test_a_reload_before_systemd_looks_at_the_file(machine: Machine, unit: InstallUnit) -> None:
     """While a command of the start still runs, a reload does no harm."""
     machine.run(["systemctl", "stop", "web.service"])

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from runbook.checks.pid_file import describe_last_read, describe_pid_file
+from runbook.checks.pid_file import describe_last_read, describe_pid_file, is_pid_file_lost
 from runbook.host.facts import ActiveState, Unit
 from runbook.host.queries import FileText
 from tests.unit.fake_machine import EPOCH, FakeMachine, process, unit
@@ -80,6 +80,7 @@ def test_a_reload_during_the_start(began: int, control_exit: int, loaded: int, i
     host.unit_load = loaded
     waits = awaiting(inactive_exit_monotonic=began, control_exit_monotonic=control_exit)
     assert (RELOADED in describe_pid_file(host, waits)) is is_lost
+    assert is_pid_file_lost(host, waits) is is_lost
 
 
 @pytest.mark.parametrize(

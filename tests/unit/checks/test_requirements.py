@@ -6,7 +6,12 @@ from typing import Any
 
 import pytest
 
-from runbook.checks.requirements import describe_failed_requirements, find_failed_requirements
+from runbook.checks.down_cause import find_down_cause
+from runbook.checks.requirements import (
+    describe_failed_binding,
+    describe_failed_requirements,
+    find_failed_requirements,
+)
 from runbook.host.facts import ActiveState, LoadState, Unit
 from runbook.model import Port
 from tests.unit.fake_machine import FakeMachine, listen, process, unit
@@ -97,6 +102,19 @@ def test_units_that_need_each_other() -> None:
         unit("a.service", **DOWN, requires=("b.service",)), unit("b.service", **DOWN, requires=("a.service",))
     )
     assert describe_failed_requirements(host, needs("a.service")) == ""
+
+
+@pytest.mark.parametrize(("changed", "is_cause"), [(600, False), (750, True), (801, False)])
+def test_a_unit_that_is_stopped_with_the_one_that_it_is_bound_to(changed: int, is_cause: bool) -> None:
+    host = machine(unit("db.service", **EXITED, state_change_monotonic=changed))
+    stopped: dict[str, Any] = {**DOWN, "invocation_id": "a" * 32, "exec_main_code": 2, "exec_main_status": 15}
+    times: dict[str, Any] = {"inactive_exit_monotonic": 700, "inactive_enter_monotonic": 800}
+    bound = unit(**stopped, **times, binds_to=("db.service",))
+    reason = "gw.service needs db.service, which failed: its main process exited with status 3 (BindsTo=)"
+    assert describe_failed_binding(host, bound) == (reason if is_cause else "")
+    verdict, why = find_down_cause(host, bound, "THE EXIT", was_running=True, was_stopped=True)
+    assert (verdict, why) == (("job-dependency", f"gw.service is down: {reason}") if is_cause else (verdict, why))
+    assert describe_failed_binding(host, unit(**stopped, **times, requires=("db.service",))) == ""
 
 
 @pytest.mark.parametrize(("changed", "is_cause"), [(700, False), (800, True)])
