@@ -118,9 +118,9 @@ def test_the_file_of_the_process_before_the_restart(machine: Machine, unit: Inst
 
 def test_a_user_s_own_service(machine: Machine) -> None:
     folder = f"/home/{USER}/.config/systemd/user"
-    machine.write(f"{folder}/web.service", unit_file(FAILS, StandardOutput="append:/tmp/user-web.log"))
+    machine.write(f"{folder}/web.service", unit_file(FAILS, StandardOutput="append:%h/web.log"))
     machine.run(["loginctl", "enable-linger", USER])
     until(lambda: not machine.run(["test", "-e", f"/run/user/{UID}/bus"], check=False).returncode, "the user's bus")
     run = runbook(machine, "apply", f"scope: user\n{START}", user=USER)
-    assert hint(run) == "tail -n 30 /tmp/user-web.log shows why"
+    assert hint(run) == f"tail -n 30 /home/{USER}/web.log shows why"
     machine.run(["rm", "-r", folder])

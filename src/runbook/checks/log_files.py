@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import shlex
 from collections.abc import Iterator
+from pathlib import Path
 
 from runbook.host.facts import Unit
 from runbook.host.interface import HostView
@@ -15,7 +16,14 @@ TO_FILE = ("file", "append", "truncate")  # values of StandardOutput= with a pat
 _SETTING = re.compile(r"^\s*(StandardOutput|StandardError)\s*=\s*(.*?)\s*$", re.MULTILINE)
 _PATH = re.compile(r"(?<![\w/.])/[\w./@+-]+")
 _SPECIFIER = re.compile(r"%(.)")
-_ROOTS = {"t": "/run", "S": "/var/lib", "C": "/var/cache", "L": "/var/log", "E": "/etc"}  # of the system's manager
+_ROOTS = {
+    "t": "/run",
+    "S": "/var/lib",
+    "C": "/var/cache",
+    "L": "/var/log",
+    "E": "/etc",
+    "h": "/root",
+}  # of the system's manager
 
 
 def describe_log_command(view: HostView, unit: Unit, *, follow: bool = False) -> str:
@@ -25,6 +33,8 @@ def describe_log_command(view: HostView, unit: Unit, *, follow: bool = False) ->
     how = "-f" if follow else "-n 30"
     journal = f"journalctl{user}{namespace} -u {unit.name} {how}"
     files, only = find_log_files(view, unit)
+    if not files and _prints_to_file(unit):
+        return f"the file of StandardOutput= in {unit.systemctl_command('cat')}"
     if not files:
         folders = [f"/var/log/{name}" for name in unit.logs_directory if not unit.of_user][:MAX_LOGS]
         return " or ".join((journal, *(f"the newest file in {folder}" for folder in folders)))
@@ -41,9 +51,8 @@ def describe_discarded(unit: Unit) -> str:
 
 def find_log_files(view: HostView, unit: Unit) -> tuple[tuple[str, ...], bool]:
     """Return the files that a unit logs to, and whether all that it prints goes there."""
-    outputs = {unit.standard_output, unit.standard_error} - {"inherit", ""}
-    by_setting = tuple(dict.fromkeys(_find_output_files(view, unit))) if outputs.intersection(TO_FILE) else ()
-    if by_setting and outputs <= {*TO_FILE, "null"}:
+    by_setting = tuple(dict.fromkeys(_find_output_files(view, unit)))
+    if by_setting and _prints_to_file(unit):
         return by_setting[:MAX_LOGS], True
     named = (path for word in unit.start_arguments for path in _PATH.findall(word) if is_log_file_name(path))
     # Errors first: of several files one is shown.
@@ -51,8 +60,16 @@ def find_log_files(view: HostView, unit: Unit) -> tuple[tuple[str, ...], bool]:
     return tuple(dict.fromkeys((*by_setting, *others)))[:MAX_LOGS], False
 
 
+def _prints_to_file(unit: Unit) -> bool:
+    """True if all that a unit prints goes to files."""
+    outputs = {unit.standard_output, unit.standard_error} - {"inherit", ""}
+    return bool(outputs.intersection(TO_FILE)) and outputs <= {*TO_FILE, "null"}
+
+
 def _find_output_files(view: HostView, unit: Unit) -> Iterator[str]:
     """Yield the paths of StandardOutput= and StandardError=, which systemd does not report, from the unit's files."""
+    if not {unit.standard_output, unit.standard_error}.intersection(TO_FILE):
+        return
     files = view.read_files(*filter(None, (unit.fragment_path, *unit.drop_in_paths)))
     set_last = {name: value for file in files for name, value in _SETTING.findall(file.text)}
     for value in set_last.values():
@@ -65,7 +82,8 @@ def _expand(path: str, unit: Unit) -> str:
     """Return a path with the specifiers that are certain (systemd.unit(5)); empty if it has another."""
     stem = unit.name.rpartition(".")[0]
     prefix, _, instance = stem.partition("@")
-    known = {"n": unit.name, "N": stem, "p": prefix, "i": instance, "%": "%", **({} if unit.of_user else _ROOTS)}
+    known = {"n": unit.name, "N": stem, "p": prefix, "i": instance, "%": "%"}
+    known |= {"h": str(Path.home())} if unit.of_user else _ROOTS
     if any(letter not in known for letter in _SPECIFIER.findall(path)):
         return ""
     return _SPECIFIER.sub(lambda match: known[match[1]], path)

@@ -28,8 +28,9 @@ def command(facts: dict[str, Any], *texts: str, logs: tuple[str, ...] = (), foll
         ("StandardOutput = truncate:/var/log/%N/a b.log", "tail -n 30 '/var/log/gw/a b.log'"),
         ("StandardOutput=file:/a.log\nStandardError=file:/b.log", "tail -n 30 /a.log /b.log"),
         ("StandardOutput=file:%L/%n", "tail -n 30 /var/log/gw.service"),
-        ("StandardOutput=file:%h/x", JOURNAL),
-        ("", JOURNAL),
+        ("StandardOutput=file:%h/x", "tail -n 30 /root/x"),
+        ("StandardOutput=file:%U/x", "the file of StandardOutput= in systemctl cat gw.service"),
+        ("", "the file of StandardOutput= in systemctl cat gw.service"),
     ],
 )
 def test_a_file_by_the_settings(text: str, shown: str) -> None:
@@ -62,6 +63,15 @@ def test_a_file_that_its_command_names() -> None:
 def test_a_folder_for_logs() -> None:
     facts = {**TO_JOURNAL, "logs_directory": ("gw",)}
     assert command(facts) == f"{JOURNAL} or the newest file in /var/log/gw"
+
+
+def test_the_home_folder_of_a_user(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", "/home/alice")
+    text = "StandardOutput=append:%h/gw.log"
+    assert command({**APPENDS, "of_user": True}, text) == "tail -n 30 /home/alice/gw.log"
+    assert command({**APPENDS, "of_user": True}, "StandardOutput=append:%t/x").endswith(
+        "systemctl --user cat gw.service"
+    )
 
 
 @pytest.mark.parametrize("follow", [False, True])
