@@ -201,14 +201,14 @@ class JobStep(Step[JobStepState]):
             if starts and unit.invocation_id not in ("", state.invocation)
             else ()
         )
-        held = find_certain_owner(view, unit, ports)
+        owner = find_certain_owner(view, unit, ports)
         now = view.clock.monotonic()
-        state.held_since = (now if state.held_since is None else state.held_since) if held else None
-        if held and state.held_since is not None and now - state.held_since >= held.grace:
-            why = f"{unit.name} is {unit.describe()} and cannot finish its start: {held.ownership.reason}"
-            facts = {**unit.evidence(), "ports": [held.ownership.evidence()]}
-            return fails(held.ownership.verdict, f"{why}; its job was left alone", **facts)
-        wake = Wake(units=frozenset({unit.name}), ports=frozenset(ports), within=0.25 if held else 1.0)
+        state.held_since = (now if state.held_since is None else state.held_since) if owner else None
+        if owner and state.held_since is not None and now - state.held_since >= owner.grace:
+            why = f"{unit.name} is {unit.describe()} and cannot finish its start: {owner.ownership.reason}"
+            facts = {**unit.evidence(), "ports": [owner.ownership.evidence()]}
+            return fails(owner.ownership.verdict, f"{why}; its job was left alone", **facts)
+        wake = Wake(units=frozenset({unit.name}), ports=frozenset(ports), within=0.25 if owner else 1.0)
         why = _describe_awaited(view, unit, state) if unit.awaits_pid_file else ""
         return not_yet(Verdict.JOB_TIMEOUT, f"waiting for the {self.verb} job of {unit.name}{why}", wake)
 
@@ -221,9 +221,9 @@ class JobStep(Step[JobStepState]):
         opens = self.verb is JobVerb.RESTART or (self.verb is JobVerb.START and unit.active_state not in UP)
         if not opens or not unit.name.endswith(".socket"):
             return None
-        restarted = [one.unit.name for one in find_reached(view, unit, self.verb) if one.verb is JobVerb.RESTART]
+        restarts = [one.unit.name for one in find_reached(view, unit, self.verb) if one.verb is JobVerb.RESTART]
         for service in (view.unit(name) for name in unit.triggers if "@" not in name):
-            if service.is_running and service.name not in restarted:
+            if service.is_running and service.name not in restarts:
                 why = f"systemd does not open {unit.name} while {service.name} is {service.describe()}"
                 return fails(Verdict.JOB_FAILED, f"{why}; stop {service.name} first", **unit.evidence())
         return None
@@ -335,8 +335,8 @@ def find_job_refusal(unit: Unit, verb: JobVerb) -> Finding | None:
         verdict, why = Verdict.UNIT_NOT_FOUND, f"systemd has no unit {unit.name}"
     elif unit.load_state is LoadState.NOT_FOUND and verb is JobVerb.RESTART:
         # Refused before anything is stopped: the unit still serves.
-        gone = f"the file of {unit.name} is gone: systemd cannot start it again, and it still runs"
-        verdict, why = Verdict.UNIT_NOT_FOUND, f"{gone} ({unit.describe()})"
+        problem = f"the file of {unit.name} is gone: systemd cannot start it again, and it still runs"
+        verdict, why = Verdict.UNIT_NOT_FOUND, f"{problem} ({unit.describe()})"
     elif unit.is_untracked and verb in START_VERBS:
         start = f"a start would put a second main process beside it, so no job was requested for {unit.name}"
         remedy = "a `kill-orphan` before this step reloads, and then kills that process"
@@ -388,8 +388,8 @@ def judge_start(unit: Unit, state: JobStepState) -> Finding | None:
 
 def _describe_replacing_job(unit: Unit, state: JobStepState) -> str:
     """Return which job replaced that of this run: the first with a higher number."""
-    mine = state.job.number if state.job else 0
-    first = next((one for one in unit.job_requests if one.job > mine), None)
+    own_number = state.job.number if state.job else 0
+    first = next((one for one in unit.job_requests if one.job > own_number), None)
     return f"the job of {describe_requester(first)}" if first and first.requesters else "another job"
 
 

@@ -35,11 +35,11 @@ PROOF = "proof"  # the last step of a rollback: no process is older than the res
 
 @dataclass
 class Rollback:
-    """A rollback after the failure of a step. `run` carries it out; the fields below `failed` are its result."""
+    """A rollback after the failure of a step. `run` carries it out; the fields below `failure` are its result."""
 
     runner: StepRunner
     book: Runbook
-    failed: Outcome  # the step whose failure ended the run
+    failure: Outcome  # the step whose failure ended the run
     reason: str = ""  # how the rollback ended
     updates_now: str = ""  # the present state of each update
     steps: Sequence[Step[Any]] = ()  # the steps of the rollback
@@ -67,14 +67,14 @@ class Rollback:
             raise
         except Exception as error:
             self.reason = f"and the rollback failed: {describe_internal_error(error)}"
-            self.failed_step = self.failed
+            self.failed_step = self.failure
 
     def run(self) -> None:
         """Carry out the rollback, or continue the one that an earlier part of this run began."""
         plan = RollbackPlan.build(self.book, self._events)
         if not any(select(self._events, RollbackStarted)):
             if obstacle := self._find_obstacle(plan):
-                self.reason, self.updates_now, self.failed_step = obstacle, obstacle, self.failed
+                self.reason, self.updates_now, self.failed_step = obstacle, obstacle, self.failure
                 return
             self._begin(plan)
             plan = RollbackPlan.build(self.book, self._events)
@@ -94,7 +94,7 @@ class Rollback:
             self._unknown = f"which units the commands of this run restarted is not known: {error.message}"
             units = FoundUnits((), ())
         updates = [{"id": id_, **facts} for id_, facts in plan.updates.items()]
-        self.runner.events.emit(RollbackStarted(failed=self.failed.id, updates=updates, units=units.restart))
+        self.runner.events.emit(RollbackStarted(failed=self.failure.id, updates=updates, units=units.restart))
         for text in units.left_alone:
             self.runner.events.emit(Notice(text=text))
 
@@ -136,7 +136,7 @@ class Rollback:
         elif self.failed_step is None:
             advice = "no check proved that the previous version serves; add one at the end of `rollback`"
             self.reason = f"{self.updates_now}, but {advice}"
-            self.failed_step = self.failed
+            self.failed_step = self.failure
 
     def _describe_doubtful_units(self, plan: RollbackPlan, outcomes: Mapping[str, Outcome]) -> str:
         """Return which other units may still run the new version after a failed rollback.
@@ -197,7 +197,7 @@ class Rollback:
 
     def _find_obstacle(self, plan: RollbackPlan) -> str:
         """Return why the rollback must not begin, or an empty text."""
-        if unit := _find_stop_by_another(self.runner.host, self.book, self.failed):
+        if unit := _find_stop_by_another(self.runner.host, self.book, self.failure):
             who = describe_requester(find_last_stop(unit.job_requests))
             return f"{unit.name} was stopped by {who}, which is not overridden, so nothing was rolled back"
         if working := _find_running_command(self.runner):

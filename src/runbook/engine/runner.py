@@ -165,7 +165,7 @@ class Runner:
 
     def _end_rolled_back(self, rollback: Rollback, broken_always: Outcome | None) -> RunFinished:
         """Return the end of a run that failed at a step, after its rollback."""
-        broken = rollback.failed
+        broken = rollback.failure
         reason = f"{broken.id}: {broken.reason}; {rollback.reason}"
         at = rollback.failed_step or broken_always
         first = {"step": broken.id, "verdict": str(broken.verdict or "")}

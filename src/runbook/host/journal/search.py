@@ -85,21 +85,21 @@ class JournalSearch:
 
     def run(self) -> Answer[None]:
         """Search, and return whether the pattern was found. Raises HostError."""
-        progress, whole = self._journal.progress(self._probe), True
+        progress, is_complete = self._journal.progress(self._probe), True
         if not progress.found:
-            progress, whole = self._search(progress)
+            progress, is_complete = self._search(progress)
         self._journal.save_progress(self._probe, progress)
         if progress.found:
             return Answer(True, f"`{self._probe.pattern}` is there")
-        return Answer(False, self._describe_missing(progress, whole=whole))
+        return Answer(False, self._describe_missing(progress, is_complete=is_complete))
 
     def abort(self) -> None:
         """End the search in another thread. May be called at any moment."""
         self._reader.abort()
 
-    def _describe_missing(self, progress: SearchProgress, *, whole: bool) -> str:
+    def _describe_missing(self, progress: SearchProgress, *, is_complete: bool) -> str:
         pattern = f"`{self._probe.pattern}`"
-        if not whole:
+        if not is_complete:
             return f"{pattern} is not in this invocation's first {progress.count} entries; there are more to read"
         missing, why = "there is no entry of this invocation", describe_stopped()
         if progress.count:
@@ -148,18 +148,18 @@ class JournalSearch:
     def _search_batch(self, batch: list[JournalEntry], progress: SearchProgress) -> SearchProgress:
         """Search entries; a match counts unless a leftover wrote it. Raises HostError."""
         # One search for all messages of the batch: each search may start a child.
-        left = [entry for entry in batch if entry.pid not in self._probe.leftovers]
-        while left:
-            texts = [(at, message) for at, entry in enumerate(left) for message in entry.messages]
+        entries = [entry for entry in batch if entry.pid not in self._probe.leftovers]
+        while entries:
+            texts = [(at, message) for at, entry in enumerate(entries) for message in entry.messages]
             first = regex.find_first(self._probe.pattern, [message for _, message in texts], multiline=True)
             if first is None:
                 break
-            entry = left[texts[first][0]]
+            entry = entries[texts[first][0]]
             progress = self._judge_stream(entry.stream, progress)
             if entry.stream not in progress.foreign_streams:
                 return replace(progress, found=True)
             # All entries of that stream belong to the same leftover.
-            left = [later for later in left[texts[first][0] + 1 :] if later.stream != entry.stream]
+            entries = [later for later in entries[texts[first][0] + 1 :] if later.stream != entry.stream]
         if not batch:
             return progress
         rate = progress.rate
