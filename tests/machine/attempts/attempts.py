@@ -23,6 +23,9 @@ SERVICES = {
     "simple": "Restart=always\nRestartSec=200ms\nExecStart={serve}",
     "exec": "Type=exec\nExecStart={serve}",
     "process": "KillMode=process\nRestart=on-failure\nRestartSec=1s\nExecStart={serve}",
+    "limited": "Restart=always\nRestartSec=100ms\nExecStart={serve}",
+    "as-user": f"User={USER}\nRestart=always\nRestartSec=200ms\nExecStart={{serve}}",
+    "private": "PrivateNetwork=yes\nRestart=on-failure\nExecStart={serve}",
     "notify": "Type=notify\nTimeoutStartSec=8\nRestart=on-failure\nExecStart={serve}",
     "watchdog": "Type=notify\nWatchdogSec=2\nTimeoutStartSec=8\nRestart=always\nExecStart={serve}",
     "forking": f"PIDFile=/run/attempts/%i/pid\n{FORKS}",
@@ -31,6 +34,8 @@ SERVICES = {
     "socket": "ExecStart={serve}",
 }
 """The settings of the services under test: att-NAME@PORT.service. All are written at once, so that none is reloaded."""
+
+LIMIT = {"limited": "[Unit]\nStartLimitIntervalSec=8\nStartLimitBurst=2\n"}
 
 RUNS_A_FILE = "[Service]\nExecStart=/bin/sh /run/attempts/%i/innocent\n"
 SOCKET = "[Socket]\nListenStream=127.0.0.1:%i\n"
@@ -43,7 +48,8 @@ def prepare(machine: Machine) -> None:
     for folder in (UNITS, USERS_UNITS):
         for name, settings in SERVICES.items():
             serve = f"/usr/bin/python3 -IS {PROJECT}/tests/machine/attempts/service.py %i {name}"
-            machine.write(f"{folder}/att-{name}@.service", f"[Service]\n{settings.format(serve=serve)}\n")
+            text = f"{LIMIT.get(name, '')}[Service]\n{settings.format(serve=serve)}\n"
+            machine.write(f"{folder}/att-{name}@.service", text)
         machine.write(f"{folder}/att-socket@.socket", SOCKET)
         machine.write(f"{folder}/innocent@.service", RUNS_A_FILE)
     machine.write(f"{UNITS}/innocent@.socket", SOCKET)

@@ -75,7 +75,7 @@ def _status(scene: Scene, facts: dict[str, Any], status: str) -> list[tuple[str,
         return [(FALSE_FAILED, f"{said}, but {facts['truth']}")]
     if status == "still-starting":
         return _still_starting(scene, facts, said)
-    if scene.does in SLOW and scene.port_becomes_free:
+    if scene.must_be_still_starting:
         return [(FALSE_FAILED, f"{said}; it must be still starting")]
     return []
 
@@ -83,6 +83,8 @@ def _status(scene: Scene, facts: dict[str, Any], status: str) -> list[tuple[str,
 def _still_starting(scene: Scene, facts: dict[str, Any], said: str) -> list[tuple[str, str]]:
     if facts["truth"]["state"].partition(" ")[0] not in ("active", "activating"):
         return [(FALSE_READY, f"{said}, but {facts['truth']}")]
-    if scene.does not in SLOW:
+    # A bound socket that does not listen is no holder, so a unit that waits for its port is still starting.
+    waits = scene.does in SLOW or (scene.does == "patient" and scene.holder == "bound")
+    if not waits and not scene.meanwhile:
         return [(OTHER, f"{said}; the service does what cannot become ready: {scene.does}")]
     return []

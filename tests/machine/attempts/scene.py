@@ -28,12 +28,13 @@ class Holder:
 
 NO_MAIN = ("sysv", "oneshot")
 PLAIN = ("simple", "exec", "notify", "forking")
+OTHER = ("process", "limited", "as-user")
 DOWN = ("down",)
 
 HOLDERS = {
     holder.name: holder
     for holder in (
-        Holder("free", "kept", blocks=False, units=(*PLAIN, *NO_MAIN, "process", "watchdog", "socket"), users="kept"),
+        Holder("free", "kept", blocks=False, units=(*PLAIN, *OTHER, *NO_MAIN, "watchdog", "socket"), users="kept"),
         # Orphans and leftovers, which kill-orphan may kill.
         Holder("nohup", "freed", users="freed"),
         Holder("root-login", "freed"),
@@ -46,6 +47,7 @@ HOLDERS = {
         Holder("thread", "freed"),
         Holder("first-thread-gone", "unclear"),
         Holder("two-orphans", "freed"),
+        Holder("orphan-and-stranger", "freed", units=PLAIN, states=("looping",)),
         Holder("forged-command", "freed", users="freed"),
         Holder("leftover", "freed", units=("process",), states=DOWN, users="freed"),
         Holder("idle-leftover", "kept", blocks=False, units=("process",), states=("up", "down"), users="kept"),
@@ -91,6 +93,7 @@ HOLDERS = {
         Holder("other-family", "kept", blocks=False, states=("up",), users="kept"),
         Holder("udp", "kept", blocks=False, users="kept"),
         Holder("other-network", "kept", blocks=False),
+        Holder("outside", "kept", blocks=False, units=("private",), states=("up", "down")),
         Holder("client", "kept", blocks=False, states=("up",)),
     )
 }
@@ -103,6 +106,9 @@ BAD = ("wrong", "old", "crash", "crash-later", "exits", "stops", "freezes", "mut
 DOES = {
     "simple": (*GOOD, *SLOW, "wrong", "old", "crash", "crash-later", "exits", "stops", "freezes"),
     "exec": (*GOOD, *SLOW, "wrong", "crash", "crash-later", "exits", "stops"),
+    "limited": ("serves", "patient", "wrong", "crash", "crash-later"),
+    "as-user": ("serves", "late", "workers", "never", "wrong", "crash"),
+    "private": ("serves", "late", "workers", "silent", "wrong", "crash"),
     "process": ("serves", "late", "patient", "never", "wrong", "crash", "stops"),
     "notify": ("serves", "late", "workers", "silent", "wrong", "crash", "mute", "freezes"),
     "watchdog": ("serves", "no-pings"),
@@ -111,6 +117,8 @@ DOES = {
     "oneshot": ("serves", "late", "wrong", "crash", "dies"),
     "socket": ("serves", "workers", "wrong", "crash"),
 }
+
+MEANWHILE = ("restart", "stop", "kill")
 
 BOOKS = ("remediate", "remediate", "plain", "by-hand", "stop-first", "only-remediate")
 
@@ -131,6 +139,7 @@ class Scene:
     shared: bool
     answer: str
     first: str  # what is run before: nothing, a dry run, or a check
+    meanwhile: str  # what another administrator does in the first second of the run, or nothing
 
     @classmethod
     def of(cls, facts: dict[str, Any]) -> Scene:
@@ -178,19 +187,27 @@ class Scene:
     @property
     def must_succeed(self) -> bool:
         """Return True if only a success is right."""
-        return self.does in GOOD and self.port_becomes_free
+        return self.does in GOOD and self.port_becomes_free and not self.meanwhile
 
     @property
     def must_roll_back(self) -> bool:
         """Return True if only a rollback is right."""
-        return self.does in BAD and self.port_becomes_free and self.rollback and self.does != "freezes"
+        can = self.port_becomes_free and self.does != "freezes" and not self.meanwhile
+        return self.does in BAD and self.rollback and can
+
+    @property
+    def must_be_still_starting(self) -> bool:
+        """Return True if only still-starting is right."""
+        return self.does in SLOW and self.port_becomes_free and not self.meanwhile
 
 
 def draw(chance: random.Random, holder: str) -> Scene:
     """Draw a scene with a given holder."""
     kind = HOLDERS[holder]
     manager = "user" if kind.users and chance.random() < 0.4 else "system"
-    unit = chance.choice(kind.units or (*PLAIN, *PLAIN, *NO_MAIN, "process"))
+    unit = chance.choice(kind.units or (*PLAIN, *PLAIN, *NO_MAIN, *OTHER))
+    if unit == "as-user" and (kind.shares or manager == "user"):
+        unit = "simple"
     does = chance.choice([name for name in DOES[unit] if name in GOOD] if chance.random() < 0.5 else DOES[unit])
     states = kind.states or (("down", "looping") if kind.blocks else ("up", "down"))
     book = chance.choice(BOOKS)
@@ -216,6 +233,7 @@ def draw(chance: random.Random, holder: str) -> Scene:
         shared=shared,
         answer=chance.choice((OLD, NEW, NEW)),
         first=chance.choice(("", "", "", "dry-run", "check")),
+        meanwhile=chance.choice(("", "", "", "", "", *MEANWHILE)),
     )
 
 

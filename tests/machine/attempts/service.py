@@ -1,7 +1,7 @@
 """The service under test: `service.py PORT` reads what it does from /run/attempts/PORT.
 
-`version` is the version that it serves, `does.VERSION` what that version does (scene.py, DOES), and `spawn` a command
-that the next start runs instead of serving. It starts with `python3 -IS`, because crash loops start it often.
+`version` is the version that it serves, `does.VERSION` what that version does (scene.py, DOES), and `open/spawn` a
+command that the next start runs instead of serving. It starts with `python3 -IS`, because crash loops start it often.
 """
 
 from __future__ import annotations
@@ -114,9 +114,10 @@ def later(does: str) -> None:
 def main() -> None:
     if KIND in DAEMON:
         (FOLDER / "pid").unlink(missing_ok=True)
-    if (FOLDER / "spawn").exists():
-        command = (FOLDER / "spawn").read_text()
-        (FOLDER / "spawn").unlink()
+    spawn = FOLDER / "open" / "spawn"
+    if spawn.exists():
+        command = spawn.read_text()
+        spawn.unlink()
         subprocess.Popen(["/bin/sh", "-c", command])
         if KIND in DAEMON:
             daemonize()

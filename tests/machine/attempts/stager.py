@@ -14,7 +14,9 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -103,7 +105,7 @@ def set_up(scene: Scene, stage: Stage) -> None:
         stage.wait()
     if scene.state == "up":
         stage.control("start", stage.unit)
-        until(lambda: page(stage.port)[1] == first, f"{stage.unit} to serve {first}")
+        until(lambda: page(stage.port, inside=network_of(scene, stage))[1] == first, f"{stage.unit} to serve {first}")
     elif scene.state == "looping":
         stage.control("start", "--no-block", stage.unit)
         time.sleep(0.7)
@@ -120,11 +122,18 @@ def listens(port: int) -> bool:
     return bool(subprocess.run(argv, stdout=subprocess.PIPE, text=True, check=True).stdout)
 
 
-def page(port: int, patience: float = 0.0) -> tuple[int, str]:
+def network_of(scene: Scene, stage: Stage) -> tuple[str, ...]:
+    """Return the command that enters the network of the unit, if it has one of its own."""
+    if scene.unit != "private" or (pid := show(stage.unit, "MainPID")["MainPID"]) == "0":
+        return ()
+    return ("nsenter", f"--target={pid}", "--net")
+
+
+def page(port: int, patience: float = 0.0, inside: tuple[str, ...] = ()) -> tuple[int, str]:
     """Return the status and the body of the page on 127.0.0.1, or 0 and an empty text. Try again for some seconds."""
     deadline = time.monotonic() + patience
     while True:
-        argv = ["curl", "-sS", "--max-time", "2", "-w", "\n%{http_code}", f"http://127.0.0.1:{port}/"]
+        argv = [*inside, "curl", "-sS", "--max-time", "2", "-w", "\n%{http_code}", f"http://127.0.0.1:{port}/"]
         done = subprocess.run(argv, capture_output=True, text=True, check=False)
         if done.returncode == 0 or time.monotonic() >= deadline:
             break
@@ -181,7 +190,8 @@ def _may_end(scene: Scene, stage: Stage, staged: set[int]) -> set[int]:
 def truth(scene: Scene, stage: Stage, staged: set[int]) -> dict[str, Any]:
     """Return what truly serves, read without the program under test."""
     state = show(stage.unit, "ActiveState", "SubState", "MainPID", "InvocationID", "FreezerState", user=stage.user)
-    held = holders(stage.port)
+    inside = network_of(scene, stage)
+    held = holders(stage.port, inside) if inside or scene.unit != "private" else set()
     now = processes()
     own = f"/att-{scene.unit}@{stage.port}.service"
     foreign = {
@@ -191,7 +201,7 @@ def truth(scene: Scene, stage: Stage, staged: set[int]) -> dict[str, Any]:
         and not (scene.unit == "socket" and now.get(pid, ("", "", ""))[2].endswith("/init.scope"))
         and not (scene.shared and f"/innocent@{stage.port}.service" in now.get(pid, ("", "", ""))[2])
     }
-    status, body = page(stage.port, 3 if held else 0)
+    status, body = page(stage.port, 3 if held else 0, inside) if held else (0, "")
     for _ in range(20 if scene.shared else 0):
         if body == OTHERS:
             status, body = page(stage.port)
@@ -217,7 +227,8 @@ def carry_out(scene: Scene, port: int, system: dict[int, Process]) -> dict[str, 
         (stage.folder / "book.yaml").write_text(book(scene, stage))
         facts["looked"] = look_first(scene, stage, before) if scene.first else {}
         began = time.monotonic()
-        done = run_program(stage, "apply")
+        with disturbed(scene, stage):
+            done = run_program(stage, "apply")
         facts["seconds"] = round(time.monotonic() - began, 2)
         first = truth(scene, stage, set(before.staged))
         ended = before.ended()
@@ -245,6 +256,25 @@ def run_program(stage: Stage, *words: str) -> subprocess.CompletedProcess[str]:
     prefix = AS_USER.split() if stage.user else stage.wrap
     argv = [*prefix, "runbook", *words, str(stage.folder / "book.yaml"), "--output", "json"]
     return subprocess.run(argv, capture_output=True, text=True, timeout=HANGS, check=False)
+
+
+@contextlib.contextmanager
+def disturbed(scene: Scene, stage: Stage) -> Iterator[None]:
+    """Act as another administrator a moment after the run has begun, and long before it can be ready."""
+
+    def act() -> None:
+        words = ("kill", "--kill-who=main", "--signal=KILL") if scene.meanwhile == "kill" else (scene.meanwhile,)
+        stage.control("--no-block", *words, stage.unit, check=False)
+
+    timer = threading.Timer(0.3 + 0.1 * (stage.port % 6), act)
+    if scene.meanwhile:
+        timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
+        if scene.meanwhile:
+            timer.join()
 
 
 def look_first(scene: Scene, stage: Stage, before: Snapshot) -> dict[str, Any]:

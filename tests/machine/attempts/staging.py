@@ -96,7 +96,7 @@ class Stage:
 
     def spawn(self, command: str) -> None:
         """Let an earlier invocation of the unit start a command. The unit stays up."""
-        (self.folder / "spawn").write_text(self.words(command))
+        (self.open / "spawn").write_text(self.words(command))
         self.control("start", self.unit)
         self.wait()
 
@@ -191,6 +191,14 @@ def two_orphans(stage: Stage) -> None:
     stage.scope("{ACTOR} receive={folder}/door {holds}".replace("{holds}", "{answer} {there}"), "second")
     until((stage.folder / "door").exists, "the second orphan")
     stage.scope("{ACTOR} listen=127.0.0.1:{port} send={folder}/door {answer}", "first")
+
+
+def orphan_and_stranger(stage: Stage) -> None:
+    """The unit's log names the address that it cannot have, so the stranger on another one is no rival."""
+    stage.may = "holders"
+    stage.scope("{ACTOR} listen=127.0.0.2:{port} {answer} touch={open}/first", "stranger")
+    stage.wait("first")
+    stage.scope("{ACTOR} {holds}")
 
 
 def forged_command(stage: Stage) -> None:
@@ -385,7 +393,7 @@ def forged_id(stage: Stage) -> None:
 
 def forged_own_id(stage: Stage) -> None:
     stage.may = "all"
-    (stage.folder / "spawn").write_text("true")
+    (stage.open / "spawn").write_text("true")
     stage.control("start", stage.unit)
     _claims(stage, stage.unit)
 
@@ -433,6 +441,11 @@ def other_network(stage: Stage) -> None:
     stage.scope("unshare --net {ACTOR} listen=0.0.0.0:{port} {answer} {there}")
 
 
+def outside(stage: Stage) -> None:
+    """The unit has a network of its own."""
+    stage.scope("{ACTOR} {holds}")
+
+
 def client(stage: Stage) -> None:
     """The process is staged once the unit is up."""
     stage.scope("{PARTS} client {port}", "client")
@@ -440,13 +453,13 @@ def client(stage: Stage) -> None:
     (stage.open / "there").touch()
 
 
-LATER = (other_address, other_family, client, udp, other_network)
+LATER = (other_address, other_family, client, udp, other_network, outside)
 """Holders that are staged after the unit is up."""
 
 
-def holders(port: int) -> set[int]:
-    """Return the PIDs that hold a listening TCP socket on 127.0.0.1, from ss."""
-    argv = ["ss", "-H", "-ltnp", f"( sport = :{port} )"]
+def holders(port: int, inside: tuple[str, ...] = ()) -> set[int]:
+    """Return the PIDs that hold a listening TCP socket on 127.0.0.1, from ss. `inside` enters another network."""
+    argv = [*inside, "ss", "-H", "-ltnp", f"( sport = :{port} )"]
     lines = subprocess.run(argv, stdout=subprocess.PIPE, text=True, check=True).stdout.splitlines()
     overlapping = [line for line in lines if line.split()[3].startswith(("127.0.0.1:", "0.0.0.0:", "*:"))]
     return {int(pid) for line in overlapping for pid in re.findall(r"pid=(\d+),", line)}
