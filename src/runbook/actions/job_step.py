@@ -14,6 +14,7 @@ from runbook.checks.exit_reason import (
     describe_exit,
     describe_unit_file,
     describe_unmet_conditions,
+    has_exited_by_itself,
     has_not_notified,
     is_start_limit_hit,
 )
@@ -284,9 +285,14 @@ class JobStep(Step[JobStepState]):
         if frozen or result is JobResult.FROZEN:
             frozen = frozen or f"{unit.name} was frozen at that moment, and is not any more"
             return fails(Verdict.UNIT_FROZEN, f"the {self.verb} of {unit.name} failed: {frozen}", **facts)
-        verdict = Verdict.NOT_NOTIFYING if starts and has_not_notified(unit) else Verdict.JOB_FAILED
-        why = f"{self.describe_failure(unit)}{describe_last_read(state.pid_file)}"
-        return fails(verdict, f"the {self.verb} of {unit.name} failed: {why}", **facts)
+        why = (
+            f"the {self.verb} of {unit.name} failed: {self.describe_failure(unit)}{describe_last_read(state.pid_file)}"
+        )
+        ports = state.run.ports_of(self.unit, *unit.names) if starts and has_exited_by_itself(unit) else ()
+        if held := find_certain_owner(view, unit, ports):
+            facts["ports"] = [held.ownership.evidence()]
+            return fails(held.ownership.verdict, f"{why}; {held.ownership.reason}", **facts)
+        return fails(Verdict.NOT_NOTIFYING if starts and has_not_notified(unit) else Verdict.JOB_FAILED, why, **facts)
 
 
 def _describe_awaited(view: HostView, unit: Unit, state: JobStepState) -> str:

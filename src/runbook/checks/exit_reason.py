@@ -54,6 +54,13 @@ def is_restart_prevented(unit: Unit) -> bool:
     return _exited_with(unit, unit.restart_prevent_statuses, unit.restart_prevent_signals)
 
 
+def has_exited_by_itself(unit: Unit) -> bool:
+    """True if the program was executed and exited with an error status, as one does that finds its port in use."""
+    return unit.result == "exit-code" and not (
+        unit.exec_main_code == 1 and describe_exec_failure(unit.exec_main_status)
+    )
+
+
 def _exited_with(unit: Unit, statuses: Collection[int], signals: Collection[int]) -> bool:
     # CLD_EXITED, CLD_KILLED, CLD_DUMPED of waitid(2).
     match unit.exec_main_code:

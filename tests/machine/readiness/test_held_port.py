@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 
 from tests.machine.conftest import InstallUnit
@@ -76,6 +78,30 @@ def test_an_orphan_has_the_port(machine: Machine, held: str, verb: str) -> None:
     assert reason.startswith("web.service is activating (start)")
     assert f"cannot finish its start: port {PORT} is held by PID " in reason
     machine.run(["sh", "-c", held])
+
+
+EXITS = {
+    "notify": unit_file(LISTENS, Type="notify"),
+    "forking": unit_file(f"/bin/sh -c '{LISTENS}'", Type="forking"),
+    "oneshot": unit_file(LISTENS, Type="oneshot", TimeoutStartSec="90s"),
+}
+"""Services that exit at once if the port is in use, so that their start fails."""
+
+
+@pytest.mark.parametrize("kind", EXITS)
+def test_a_service_that_exits_because_of_it(machine: Machine, unit: InstallUnit, held: str, kind: str) -> None:
+    """The cause is the verdict, with the exit beside it. In a plan that continues, it leads to the same fix."""
+    unit("web.service", EXITS[kind])
+    for verb in ("start", "restart"):
+        reason = held_by(runbook(machine, "apply", book("web", verb, port=PORT)), verb, "orphan-holds-port")
+        assert re.match(
+            rf"the {verb} of web\.service failed: its \S+ .*exited with status 1; port {PORT} is held", reason
+        )
+    machine.run(["sh", "-c", held])
+    machine.write("/etc/systemd/system/web.service.d/other.conf", "[Service]\nExecStart=\nExecStart=/bin/false\n")
+    machine.run(["systemctl", "daemon-reload"])
+    run = runbook(machine, "apply", book("web", "restart", port=PORT))
+    assert run.step("restart")["verdict"] == "job-failed", run.last
 
 
 @pytest.mark.usefixtures("tries")
