@@ -285,9 +285,8 @@ class JobStep(Step[JobStepState]):
         if frozen or result is JobResult.FROZEN:
             frozen = frozen or f"{unit.name} was frozen at that moment, and is not any more"
             return fails(Verdict.UNIT_FROZEN, f"the {self.verb} of {unit.name} failed: {frozen}", **facts)
-        why = (
-            f"the {self.verb} of {unit.name} failed: {self.describe_failure(unit)}{describe_last_read(state.pid_file)}"
-        )
+        because = f"{self.describe_failure(unit)}{describe_last_read(state.pid_file)}"
+        why = f"the {self.verb} of {unit.name} failed: {because}"
         ports = state.run.ports_of(self.unit, *unit.names) if starts and has_exited_by_itself(unit) else ()
         if held := find_certain_owner(view, unit, ports):
             facts["ports"] = [held.ownership.evidence()]
