@@ -14,11 +14,10 @@ from runbook.checks.exit_reason import (
     describe_exit,
     describe_unit_file,
     describe_unmet_conditions,
-    has_exited_by_itself,
     has_not_notified,
     is_start_limit_hit,
 )
-from runbook.checks.foreign_owner import find_certain_owner
+from runbook.checks.foreign_owner import find_certain_owner, find_port_cause
 from runbook.checks.pid_file import describe_last_read, describe_pid_file
 from runbook.checks.propagation import find_reached
 from runbook.checks.requirements import find_failed_requirements
@@ -287,10 +286,8 @@ class JobStep(Step[JobStepState]):
             return fails(Verdict.UNIT_FROZEN, f"the {self.verb} of {unit.name} failed: {frozen}", **facts)
         because = f"{self.describe_failure(unit)}{describe_last_read(state.pid_file)}"
         why = f"the {self.verb} of {unit.name} failed: {because}"
-        ports = state.run.ports_of(self.unit, *unit.names) if starts and has_exited_by_itself(unit) else ()
-        if held := find_certain_owner(view, unit, ports):
-            facts["ports"] = [held.ownership.evidence()]
-            return fails(held.ownership.verdict, f"{why}; {held.ownership.reason}", **facts)
+        if starts and (cause := find_port_cause(view, unit, state.run.ports_of(self.unit, *unit.names), why, facts)):
+            return cause
         return fails(Verdict.NOT_NOTIFYING if starts and has_not_notified(unit) else Verdict.JOB_FAILED, why, **facts)
 
 

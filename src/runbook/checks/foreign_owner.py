@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
+from runbook.checks.exit_reason import has_exited_by_itself
 from runbook.host.facts import ActiveState, Unit
 from runbook.host.holders import Holder, PortOwnership, Role
 from runbook.host.interface import HostView
-from runbook.model import Port, Verdict
+from runbook.model import Finding, Port, Verdict, fails
 
 EXIT_GRACE = 2.0  # seconds that another process on the port has to exit: after a restart it may be the old main process
 
@@ -35,6 +37,17 @@ def find_certain_owner(view: HostView, unit: Unit, ports: Collection[Port]) -> F
     if found is None or found.ownership.verdict is Verdict.OWNER_UNKNOWN:
         return None
     return ForeignOwner(found.ownership, max(EXIT_GRACE, found.grace))
+
+
+def find_port_cause(
+    view: HostView, unit: Unit, ports: Collection[Port], failed: str, facts: Mapping[str, Any]
+) -> Finding | None:
+    """Return the failure of a start whose program exited, if another process holds a port: that is the cause."""
+    held = find_certain_owner(view, unit, ports) if has_exited_by_itself(unit) else None
+    if held is None:
+        return None
+    owner = held.ownership
+    return fails(owner.verdict, f"{failed}; {owner.reason}", **facts, ports=[owner.evidence()])
 
 
 def _exit_grace(view: HostView, holder: Holder) -> float:

@@ -118,6 +118,7 @@ DOES = {
     "socket": ("serves", "workers", "wrong", "crash"),
 }
 
+ELSEWHERE = ("other-address", "other-family")
 MEANWHILE = ("restart", "stop", "kill")
 
 BOOKS = ("remediate", "remediate", "plain", "by-hand", "stop-first", "only-remediate")
@@ -206,8 +207,8 @@ def draw(chance: random.Random, holder: str) -> Scene:
     kind = HOLDERS[holder]
     manager = "user" if kind.users and chance.random() < 0.4 else "system"
     unit = chance.choice(kind.units or (*PLAIN, *PLAIN, *NO_MAIN, *OTHER))
-    if unit == "as-user" and (kind.shares or manager == "user"):
-        unit = "simple"
+    if unit == "as-user" and (kind.shares or manager == "user" or holder == "escaped"):
+        unit = "simple"  # Only root may start a scope, and share a port with root.
     does = chance.choice([name for name in DOES[unit] if name in GOOD] if chance.random() < 0.5 else DOES[unit])
     states = kind.states or (("down", "looping") if kind.blocks else ("up", "down"))
     book = chance.choice(BOOKS)
@@ -233,7 +234,8 @@ def draw(chance: random.Random, holder: str) -> Scene:
         shared=shared,
         answer=chance.choice((OLD, NEW, NEW)),
         first=chance.choice(("", "", "", "dry-run", "check")),
-        meanwhile=chance.choice(("", "", "", "", "", *MEANWHILE)),
+        # The addresses of a unit that goes down before the run has seen them are unknown, so any holder is a rival.
+        meanwhile="" if holder in ELSEWHERE else chance.choice(("", "", "", "", "", *MEANWHILE)),
     )
 
 
