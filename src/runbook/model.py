@@ -54,7 +54,7 @@ class Verdict(StrEnum):
         "job-dependency",
         "a unit that this one requires, directly or not, did not start, or failed",
     )
-    NOT_RESTARTED = "not-restarted", "the job finished, but the unit still runs the previous invocation"
+    NOT_RESTARTED = "not-restarted", "the job finished, but no new invocation of the unit has begun"
     RESET = "reset", "the failed state and the start-limit counter are cleared"
     RELOADED = "reloaded", "the unit reloaded its configuration"
     # Versions

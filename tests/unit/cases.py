@@ -66,6 +66,7 @@ def machine_of(case: dict[str, Any]) -> FakeMachine:
     machine.unreadable = tuple(case.get("unreadable-pids", ()))
     machine.frozen_cgroups = tuple(case.get("frozen", ()))
     machine.reload_loses = case.get("reload-loses", [])
+    machine.reload_breaks = case.get("reload-breaks", [])
     for name, facts in case.get("units", {}).items():
         machine.units[name] = unit(name, **facts_of(facts or {}))
     for pid, facts in case.get("processes", {}).items():

@@ -151,6 +151,7 @@ class FakeMachine:
     frozen_cgroups: tuple[str, ...] = ()
     """Units whose cgroup the kernel has frozen."""
     reload_loses: list[str] = field(default_factory=list)
+    reload_breaks: list[str] = field(default_factory=list)
     inside: str = ""
     session: str = ""
     stuck: bool = False
@@ -379,7 +380,10 @@ class FakeMachine:
         # After a reload systemd no longer has the PID of an untracked main process (seen on 252 and 257).
         self.units |= {name: replace(known, main_pid=0) for name, known in self.units.items() if known.is_untracked}
         for name, known in self.units.items():
-            if known.need_daemon_reload and known.load_state in UNLOADABLE:
+            if name in self.reload_breaks:
+                # systemd may still want a reload of a unit that it could not load (seen on 252, with a drop-in file).
+                self.units[name] = replace(known, load_state=LoadState.BAD_SETTING)
+            elif known.need_daemon_reload and known.load_state in UNLOADABLE:
                 self.units[name] = replace(known, load_state=LoadState.LOADED, need_daemon_reload=False)
         for name in self.reload_loses:
             known = self.units[name]

@@ -109,7 +109,10 @@ class JobStep(Step[JobStepState]):
         if before.need_daemon_reload and self.verb in START_VERBS:
             host.daemon_reload()  # Otherwise systemd would start what the unit's file contained before.
             anew = host.unit(self.unit)
-            if anew.is_untracked or anew.load_state in UNLOADABLE:
+            if anew.load_state in UNLOADABLE:
+                # The next check would not report it: systemd may ask for a reload of such a unit again and again.
+                raise HostError(_describe_unloadable(anew))
+            if anew.is_untracked:
                 return  # Because of that reload; the next check reports it.
         state.invocation = before.invocation_id
         state.main_start = before.exec_main_start_monotonic
@@ -344,8 +347,12 @@ def find_job_refusal(unit: Unit, verb: JobVerb) -> Finding | None:
         remedy = "a `kill-orphan` before this step reloads, and then kills that process"
         why = f"{describe_untracked(unit)}; {start}; {remedy}"
     elif unit.load_state in UNLOADABLE and not (unit.need_daemon_reload and verb in START_VERBS):
-        why = describe_unit_file(unit) if unit.is_running else unit.describe_unloadable()
+        why = _describe_unloadable(unit)
     return fails(verdict, why, **unit.evidence()) if why else None
+
+
+def _describe_unloadable(unit: Unit) -> str:
+    return describe_unit_file(unit) if unit.is_running else unit.describe_unloadable()
 
 
 def _find_manual_refusal(unit: Unit, verb: JobVerb) -> str:

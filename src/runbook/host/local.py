@@ -116,8 +116,9 @@ class LocalView:
 
         stem, _, kind = name.rpartition(".")
         suffix = f".{kind}"
-        # Without the suffix: it would make any two services similar.
-        installed = (file.removesuffix(suffix) for file in self._systemd.list_unit_files() if file.endswith(suffix))
+        # Without the suffix: it would make any two services similar. systemd lists a link that leads nowhere, too.
+        files = (file for file in self._systemd.list_unit_files() if file.endswith(suffix) and file != name)
+        installed = (file.removesuffix(suffix) for file in files)
         return "".join(f"{near}{suffix}" for near in difflib.get_close_matches(stem, installed, 1, NAME_SIMILARITY))
 
     def judge_port(

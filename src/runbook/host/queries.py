@@ -7,7 +7,6 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Generic, NamedTuple, TypeVar
 
-from runbook.host.exit_status import describe_exit_status
 from runbook.model import Port, ProcessId
 
 T_co = TypeVar("T_co", covariant=True)
@@ -81,7 +80,7 @@ class CommandResult:
             case "success":
                 return "exited with status 0"
             case "exit-code":
-                return describe_exit_status(self.status)
+                return f"exited with status {self.status}"
             case "signal" | "core-dump":
                 return f"was killed by signal {self.status}"
             case "timeout":

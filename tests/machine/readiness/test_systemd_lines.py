@@ -172,6 +172,18 @@ def test_an_error_that_was_corrected_is_not_shown(machine: Machine, unit: Instal
     assert "Service has no ExecStart=" in lines[0]
 
 
+def test_a_drop_in_file_that_is_wrong(machine: Machine, unit: InstallUnit) -> None:
+    """systemd 252 reports without an end that such a unit needs a reload; one is made."""
+    folder = "/etc/systemd/system/web.service.d"
+    machine.write(f"{folder}/more.conf", f"[Service]\nExecStart={SLEEPS}\n")
+    unit("web.service", unit_file(SLEEPS))
+    run = runbook(machine, "apply", book("web", "restart"))
+    machine.run(["rm", "-r", folder])
+    reason, lines = failed(run)
+    assert (reason, run.step("restart")["verdict"]) == (WRONG, "job-failed")
+    assert any("more than one ExecStart=" in line for line in lines), lines
+
+
 def test_a_unit_that_still_runs_by_a_file_that_is_wrong_now(machine: Machine, service: StartService) -> None:
     """Nothing is stopped; a correction of the file is read by the restart itself."""
     name = service("web.service", unit_file(SLEEPS))
