@@ -8,11 +8,11 @@ from typing import Any, ClassVar
 
 from pydantic import Field
 
+from runbook.actions.job_refusal import START_VERBS, describe_unloadable, find_job_refusal
 from runbook.checks.exit_reason import (
     USEC_INFINITY,
     describe_awaited,
     describe_exit,
-    describe_unit_file,
     describe_unmet_conditions,
     has_not_notified,
     is_start_limit_hit,
@@ -25,9 +25,8 @@ from runbook.checks.standstill import describe_frozen, describe_no_process
 from runbook.checks.start_limit import StartBudget, has_start_limit, query_start_budget
 from runbook.checks.target_members import add_untouched, find_target_refusal
 from runbook.errors import HostError
-from runbook.host.facts import UNLOADABLE, UP, ActiveState, JobRef, JobResult, JobVerb, LoadState, Unit
+from runbook.host.facts import UNLOADABLE, UP, ActiveState, JobRef, JobResult, JobVerb, Unit
 from runbook.host.interface import SHARED_READ_AGE, Host, HostView
-from runbook.host.ownership.describe import describe_untracked
 from runbook.host.requesters import describe_requester
 from runbook.model import Finding, FindingState, Verdict, Wake, fails, holds, not_yet, to_do
 from runbook.spec.fields import PositiveSpan, UnitName
@@ -37,7 +36,6 @@ from runbook.util.timespan import format_span
 
 MAX_HALF_JOB = 600.0  # seconds for the stop and the start of a unit without time-outs: every wait has an end
 TIMEOUT_MARGIN = 10.0  # seconds beyond the unit's own time-outs, so that systemd's own result comes first
-START_VERBS = (JobVerb.START, JobVerb.RESTART)  # the jobs that begin an invocation
 
 
 @dataclass
@@ -111,7 +109,7 @@ class JobStep(Step[JobStepState]):
             anew = host.unit(self.unit)
             if anew.load_state in UNLOADABLE:
                 # The next check would not report it: systemd may ask for a reload of such a unit again and again.
-                raise HostError(_describe_unloadable(anew))
+                raise HostError(describe_unloadable(anew))
             if anew.is_untracked:
                 return  # Because of that reload; the next check reports it.
         state.invocation = before.invocation_id
@@ -326,40 +324,6 @@ def _judge_spent_budget(unit: Unit, state: JobStepState, budget: StartBudget, fi
     why = f"{often}: {unless}, systemd would stop it, and then refuse to start it"
     wake = Wake(units=frozenset({unit.name}), within=expires_in + 0.01)
     return not_yet(Verdict.START_LIMIT_HIT, f"{why}; it is over in {over}, and the step waits for that", wake, **facts)
-
-
-def find_job_refusal(unit: Unit, verb: JobVerb) -> Finding | None:
-    """Return why no such job may be requested at all: the unit is masked, unknown, or without a file."""
-    verdict, why = Verdict.JOB_FAILED, ""
-    if unit.load_state is LoadState.MASKED:
-        remedy = f"{unit.systemctl_command('unmask')} lifts it"
-        verdict, why = Verdict.UNIT_MASKED, f"{unit.name} is masked, and a mask is not overridden; {remedy}"
-    elif forbids := _find_manual_refusal(unit, verb):
-        why = f"systemd refuses to {verb} {unit.name} by request: its file has {forbids}=yes"
-    elif unit.load_state is LoadState.NOT_FOUND and not unit.is_running:
-        verdict, why = Verdict.UNIT_NOT_FOUND, f"systemd has no unit {unit.name}"
-    elif unit.load_state is LoadState.NOT_FOUND and verb is JobVerb.RESTART:
-        # Refused before anything is stopped: the unit still serves.
-        problem = f"the file of {unit.name} is gone: systemd cannot start it again, and it still runs"
-        verdict, why = Verdict.UNIT_NOT_FOUND, f"{problem} ({unit.describe()})"
-    elif unit.is_untracked and verb in START_VERBS:
-        start = f"a start would put a second main process beside it, so no job was requested for {unit.name}"
-        remedy = "a `kill-orphan` before this step reloads, and then kills that process"
-        why = f"{describe_untracked(unit)}; {start}; {remedy}"
-    elif unit.load_state in UNLOADABLE and not (unit.need_daemon_reload and verb in START_VERBS):
-        why = _describe_unloadable(unit)
-    return fails(verdict, why, **unit.evidence()) if why else None
-
-
-def _describe_unloadable(unit: Unit) -> str:
-    return describe_unit_file(unit) if unit.is_running else unit.describe_unloadable()
-
-
-def _find_manual_refusal(unit: Unit, verb: JobVerb) -> str:
-    """Return the setting because of which systemd refuses this job by request; a restart needs both halves."""
-    if unit.refuse_manual_stop and verb in (JobVerb.STOP, JobVerb.RESTART):
-        return "RefuseManualStop"
-    return "RefuseManualStart" if unit.refuse_manual_start and verb in START_VERBS else ""
 
 
 def has_new_main_process(unit: Unit, state: JobStepState) -> bool:

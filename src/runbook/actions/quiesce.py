@@ -12,7 +12,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from runbook.actions.job_step import START_VERBS, JobStep
+from runbook.actions.job_refusal import START_VERBS
+from runbook.actions.job_step import JobStep
 from runbook.checks.start_limit import has_start_limit
 from runbook.errors import BusLost, HostError
 from runbook.host.facts import DOWN, UP, ActiveState, JobRef, JobResult, JobVerb
