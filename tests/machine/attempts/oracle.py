@@ -83,8 +83,9 @@ def _status(scene: Scene, facts: dict[str, Any], status: str) -> list[tuple[str,
 def _still_starting(scene: Scene, facts: dict[str, Any], said: str) -> list[tuple[str, str]]:
     if facts["truth"]["state"].partition(" ")[0] not in ("active", "activating"):
         return [(FALSE_READY, f"{said}, but {facts['truth']}")]
-    # A bound socket that does not listen is no holder, so a unit that waits for its port is still starting.
-    waits = scene.does in SLOW or (scene.does == "patient" and scene.holder == "bound")
+    # A bound socket that does not listen is no holder, so a unit that waits for its port is still starting. So is one
+    # whose start has failed for want of a report, and that Restart= has started again.
+    waits = scene.does in (*SLOW, "mute", "no-pid-file") or (scene.does == "patient" and scene.holder == "bound")
     if not waits and not scene.meanwhile:
         return [(OTHER, f"{said}; the service does what cannot become ready: {scene.does}")]
     return []
