@@ -201,6 +201,9 @@ class FakeMachine:
     def last_unit_load(self) -> int:
         return self.unit_load
 
+    def remember_addresses(self, unit: Unit) -> None:
+        pass
+
     def list_unit_listeners(self, unit: Unit) -> tuple[str, ...]:
         return tuple(
             str(listener)

@@ -33,7 +33,7 @@ from runbook.events import (
     StepRetrying,
     StepStarted,
 )
-from runbook.host.interface import Host, Waiter
+from runbook.host.interface import SHARED_READ_AGE, Host, Waiter
 from runbook.model import Deadline, RunStatus, StepStatus, Wake
 from runbook.records.store import boot_id, boot_time
 from runbook.spec.state import RunState
@@ -111,6 +111,9 @@ class Runner:
         resumed = earlier.parts > 0
         # Processes of an earlier part of this run may still be in the scope of that part.
         self._preflight.run(f"{self.state.id}-{earlier.parts + 1}" if resumed else self.state.id)
+        for name in self.state.ports:
+            with contextlib.suppress(HostError):
+                self.host.remember_addresses(self.host.unit(name, max_age=SHARED_READ_AGE))
         if not resumed:
             self._preflight.refuse_downgrades(self.state, self._make_namespace(partial=True))
         self.outcomes.update(earlier.finished)

@@ -73,6 +73,12 @@ class HostView(Protocol):
         It does so at boot, in a daemon-reload and in a daemon-reexec.
         """
 
+    def remember_addresses(self, unit: Unit) -> None:
+        """Remember on which addresses a unit listens, or which its log shows in use, until the run ends.
+
+        Once it is down, or another invocation has begun, nothing may show that any more.
+        """
+
     def list_unit_listeners(self, unit: Unit) -> tuple[str, ...]:
         """List the TCP sockets that the unit's processes listen on, on any port: "127.0.0.1:8080"."""
 

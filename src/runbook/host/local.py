@@ -161,6 +161,15 @@ class LocalView:
         what = "read when systemd read its unit files"
         return int(self._systemd.bus.read(MANAGER_PATH, MANAGER, "UnitsLoadTimestampMonotonic", what=what))
 
+    def remember_addresses(self, unit: Unit) -> None:
+        # A machine that cannot be read in time must not prevent the job.
+        with contextlib.suppress(LookLimitExceeded):
+            if unit.active_state not in UP:
+                self._addresses.find_refused_ports(unit)
+                return
+            for protocol in ("tcp", "udp"):
+                self._addresses.remember(unit, self._find_unit_listeners(unit, protocol))
+
     def list_unit_listeners(self, unit: Unit) -> tuple[str, ...]:
         return tuple(sorted(map(str, self._find_unit_listeners(unit, "tcp"))))
 
@@ -256,15 +265,9 @@ class LocalHost(LocalView):
     def enqueue_job(self, verb: JobVerb, unit: str) -> JobRef:
         if verb in (JobVerb.STOP, JobVerb.RESTART):
             # Once it is down, nothing else shows on which addresses it listens, and where it logs.
-            self._remember_listeners(self._systemd.unit(unit))
+            self.remember_addresses(self._systemd.unit(unit))
             self.find_open_logs(self._systemd.unit(unit))
         return self._systemd.enqueue_job(verb, unit)
-
-    def _remember_listeners(self, unit: Unit) -> None:
-        # A machine that cannot be read in time must not prevent the job.
-        with contextlib.suppress(LookLimitExceeded):
-            for protocol in ("tcp", "udp") if unit.active_state in UP else ():
-                self._addresses.remember(unit, self._find_unit_listeners(unit, protocol))
 
     def cancel_job(self, ref: JobRef) -> None:
         self._systemd.cancel_job(ref)

@@ -118,10 +118,7 @@ DOES = {
     "socket": ("serves", "workers", "wrong", "crash"),
 }
 
-ELSEWHERE = ("other-address", "other-family", "orphan-and-stranger")
-"""Holders on an address that is not the unit's. They are rivals if it is unknown on which addresses it would listen."""
-UNBOUND = ("never", "crash", "exits")
-"""What a service does that never tries to listen, so that its log names no address."""
+ELSEWHERE = ("other-address", "other-family")  # holders on an address that is not the unit's
 
 MEANWHILE = ("restart", "stop", "kill")
 
@@ -223,8 +220,6 @@ def draw(chance: random.Random, holder: str) -> Scene:
     if shared:
         # Any answer may be that of the other unit, so there is no probe to find a wrong one or a late start.
         unit, does = "simple", chance.choice(("serves", "serves", "workers", "crash", "crash-later"))
-    if holder == "orphan-and-stranger" and does in UNBOUND:
-        does = "serves"
     if manager == "user" and does == "freezes":
         does = "stops"  # systemd freezes no units of users.
     return Scene(
@@ -240,7 +235,7 @@ def draw(chance: random.Random, holder: str) -> Scene:
         shared=shared,
         answer=chance.choice((OLD, NEW, NEW)),
         first=chance.choice(("", "", "", "dry-run", "check")),
-        # A unit that goes down before the run has found it listening has no known address.
+        # If the unit goes down before the run has found it listening, a single holder on another address is an orphan.
         meanwhile="" if holder in ELSEWHERE else chance.choice(("", "", "", "", "", *MEANWHILE)),
     )
 

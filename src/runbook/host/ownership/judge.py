@@ -139,11 +139,12 @@ class PortJudge(UnitContext):
         holders = self._judge_holders(listeners, scan.holders)
         opened = self._find_manager_sockets(listeners) if scan.hidden else ()
         held = {listener for holder in holders for listener in holder.sockets}
-        apart = Rivalry(self, port, listeners, holders, opened, self.addresses, shared_with).find_apart()
+        rivalry = Rivalry(self, port, listeners, holders, opened, self.addresses, shared_with)
+        apart = rivalry.find_apart()
         near = tuple(listener for listener in listeners if listener not in apart)
         seen = held.union(opened)
         unseen = tuple(listener for listener in near if listener not in seen)
-        rivals = without(holders, apart)
+        rivals = rivalry.spare_doubtful(without(holders, apart))
         known = {holder.process.id for holder in rivals}
         bystanders = tuple(one for one in without(holders, frozenset(near)) if one.process.id not in known)
         is_kernels = not scan.hidden and self._are_kernel_sockets(near, held)

@@ -46,6 +46,7 @@ class ListenHistory:
         self._ask = ask
         self._recall = recall
         self._seen: dict[tuple[str, str, int], frozenset[str]] = {}
+        self._in_use: dict[str, list[str]] = {}  # the last lines of each unit by which something was in use
         self._logs: dict[str, tuple[tuple[str, int], float, list[str]]] = {}
         self._queries = 0
 
@@ -60,7 +61,10 @@ class ListenHistory:
         return self._recall(unit.name, port) if known is None else known
 
     def find_refused(self, unit: Unit, port: Port) -> Collection[str]:
-        return {address for line in self._read_log(unit) for address in find_addresses_in_use(line, port.number)}
+        lines, earlier = self._read_log(unit), self._in_use.get(unit.name, [])
+        found = {address for line in lines for address in find_addresses_in_use(line, port.number)}
+        # A new version may exit before it listens at all. What an invocation before it found in use still counts.
+        return found or {address for line in earlier for address in find_addresses_in_use(line, port.number)}
 
     def find_refused_ports(self, unit: Unit) -> tuple[Port, ...]:
         """Return the ports that the unit found in use, by its log."""
@@ -82,6 +86,7 @@ class ListenHistory:
         answer = self._ask(query)
         lines = [line.text[:MAX_LINE] for line in answer.value or ()] if answer is not None else []
         self._logs[unit.name] = (invocation, self._loop.clock.monotonic(), lines)
+        self._in_use[unit.name] = list(filter(_IN_USE.search, lines)) or self._in_use.get(unit.name, [])
         return lines
 
 

@@ -8,6 +8,7 @@
 
 A unit that is down would listen on the addresses of its socket units, and on those on which it listened before. If
 neither is known, its log may name the address that it found in use. Else it may be any, and every socket is a rival.
+Then no orphan is killed if servers on several addresses could be meant.
 """
 
 from __future__ import annotations
@@ -56,8 +57,7 @@ class Rivalry:
 
     def find_apart(self) -> dict[Listener, str]:
         """Return the sockets that are not in the unit's way, each with the reason."""
-        left = {socket for one in self.holders if one.unit == self.unit.name for socket in one.sockets}
-        others = [one for one in self.listeners if one not in self.own and one not in left]
+        others = [one for one in self.listeners if one not in self.own and one not in self._left]
         if not others:
             return {}
         apart = {one: SHARED for one in others if self.shared_with and self._is_shared(one)}
@@ -65,9 +65,31 @@ class Rivalry:
             apart |= dict.fromkeys(self._find_multicast([one for one in others if one not in apart]), MULTICAST)
         beside = [one for one in others if one not in apart and not _overlaps_any(one, self._named)]
         # Finding out more takes a while, and is in vain if each socket is in the way already.
-        if beside and (expected := self._find_expected(left)) is not None:
-            apart |= {one: ELSEWHERE for one in beside if not _overlaps_any(one, expected)}
+        if beside and self._expected is not None:
+            apart |= {one: ELSEWHERE for one in beside if not _overlaps_any(one, self._expected)}
         return apart
+
+    def spare_doubtful(self, rivals: tuple[Holder, ...]) -> tuple[Holder, ...]:
+        """Return the holders; the orphans are protected if it is not known whether they are in the unit's way."""
+        if not any(one.role is Role.ORPHAN for one in rivals) or self._is_certain(rivals):
+            return rivals
+        return tuple(self._protect(one) if one.role is Role.ORPHAN else one for one in rivals)
+
+    def _is_certain(self, rivals: tuple[Holder, ...]) -> bool:
+        if self.own or self._expected is not None:
+            return True
+        foreign = [one for one in rivals if one.is_foreign]
+        return all(_are_of_one_server(foreign[0], other) for other in foreign[1:])
+
+    def _protect(self, orphan: Holder) -> Holder:
+        unknown = f"on which addresses {self.unit.name} would listen is not known, and this may be another one"
+        remedy = f"if {self.unit.name} must have it, write the port as {orphan.sockets[0].endpoint}"
+        return replace(orphan, protection=orphan.protection or f"{unknown}; {remedy}")
+
+    @cached_property
+    def _left(self) -> frozenset[Listener]:
+        """The sockets of processes that the unit left over."""
+        return frozenset(socket for one in self.holders if one.unit == self.unit.name for socket in one.sockets)
 
     @cached_property
     def _holders_of(self) -> dict[Listener, list[Holder]]:
@@ -85,22 +107,27 @@ class Rivalry:
             named.append(self._at(self.port.address))
         return named
 
-    def _find_expected(self, left: Iterable[Listener]) -> list[Listener] | None:
-        """Return the addresses on which a unit that has no socket would listen; None if it may be any."""
+    @cached_property
+    def _expected(self) -> list[Listener] | None:
+        """The addresses on which a unit that has no socket would listen; None if it may be any."""
         if self.own or self.port.address is not None:
             return []
         sockets = self.context.list_socket_units()
         listens = (address_of(where, self.port.number) for one in sockets for _, where in one.listen)
         known = [*filter(None, listens), *self.addresses.find_earlier(self.unit, self.port)]
-        if expected := [*_each_address(left), *map(self._at, known)]:
+        if expected := [*_each_address(self._left), *map(self._at, known)]:
             return expected
         # Others may be able to put words into its log. So it counts only if nothing else is known, and only against
         # the holders of the addresses that it names.
-        refused = self.addresses.find_refused(self.unit, self.port)
-        expected = [self._at(address) for address in refused if address]
+        expected = [self._at(address) for address in self._refused if address]
         # If it failed on an address that the log does not name, it may be any.
-        fits = any(_overlaps_any(one, expected) for one in self.listeners) if "" in refused else bool(expected)
+        fits = any(_overlaps_any(one, expected) for one in self.listeners) if "" in self._refused else bool(expected)
         return expected if fits else None
+
+    @cached_property
+    def _refused(self) -> Collection[str]:
+        """The addresses that the unit found in use, by its log; an empty text if that does not name the address."""
+        return self.addresses.find_refused(self.unit, self.port)
 
     def _at(self, address: str) -> Listener:
         return Listener(self.port.protocol, address, self.port.number, 0)
@@ -133,6 +160,12 @@ class Rivalry:
     def _is_multicast(self, socket: Listener, *, reusable: bool = False) -> bool:
         pids = [one.process.pid for one in self._holders_of.get(socket, [])]
         return self.context.kernel.is_multicast(socket, pids, reusable=reusable)
+
+
+def _are_of_one_server(one: Holder, other: Holder) -> bool:
+    """True if two holders share an address, or one is the parent of the other."""
+    related = one.process.pid in (other.process.pid, other.process.ppid) or other.process.pid == one.process.ppid
+    return related or any(_overlaps_any(socket, other.sockets) for socket in one.sockets)
 
 
 def without(holders: Iterable[Holder], sockets: Collection[Listener]) -> tuple[Holder, ...]:

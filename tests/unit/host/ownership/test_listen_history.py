@@ -101,6 +101,17 @@ def test_the_log_of_one_invocation_is_read_once_in_a_while() -> None:
     assert len(log.queries) == 3
 
 
+def test_what_an_earlier_invocation_found_in_use_counts_if_the_present_one_names_nothing() -> None:
+    log = Log(journal_lines("EADDRINUSE 127.0.0.1:80"))
+    known = history(log)
+    known.find_refused_ports(unit(inactive_exit=5_000_000))
+    log.answer = journal_lines("cannot read the configuration")
+    later = unit(inactive_exit=6_000_000, invocation_id="b" * 32)
+    assert {*known.find_refused(later, PORT)} == {"127.0.0.1"}
+    log.answer = journal_lines("EADDRINUSE 127.0.0.2:80")
+    assert {*known.find_refused(unit(inactive_exit=7_000_000, invocation_id="c" * 32), PORT)} == {"127.0.0.2"}
+
+
 @pytest.mark.parametrize("answer", [None, Answer(False, "this user may not read it")])
 def test_a_log_that_cannot_be_read_shows_nothing(answer: Answer[Any] | None) -> None:
     assert not history(Log(answer)).find_refused(unit(inactive_exit=5_000_000), PORT)

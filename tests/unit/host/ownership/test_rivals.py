@@ -61,6 +61,33 @@ def test_the_verdict_beside_an_orphan(
 
 
 @pytest.mark.parametrize(
+    ("sockets", "ppid", "facts", "spared"),
+    [
+        ([NEAR, FAR], 1, {}, True),
+        ([NEAR, FAR], 1, {"refused": ("",)}, True),
+        ([NEAR, FAR], 1, {"earlier": ("127.0.0.1", "127.0.0.2")}, False),
+        ([NEAR, FAR], 74, {}, False),  # A worker listens on another address than its parent.
+        ([NEAR, listener("127.0.0.1", inode=8)], 1, {}, False),
+        ([listener("0.0.0.0"), FAR], 1, {}, False),
+    ],
+)
+def test_of_orphans_on_several_addresses_none_is_killed_if_the_unit_s_is_not_known(
+    sockets: list[Listener], ppid: int, facts: dict[str, Any], spared: bool
+) -> None:
+    on = FakeMachine(
+        units={"gw.service": unit()},
+        processes={100: process(100), 74: process(74, cgroup=SESSION), 75: process(75, cgroup=SESSION, ppid=ppid)},
+        sockets={74: sockets[:1], 75: sockets[1:]},
+        **facts,
+    )
+    found = PortJudge(on.units["gw.service"], on, on, addresses=on).judge_port(PORT)
+    assert found.verdict is Verdict.ORPHAN_HOLDS_PORT
+    reasons = [one.protection for one in found.holders]
+    assert all("on which addresses gw.service would listen is not known" in why for why in reasons) is spared, reasons
+    assert any(reasons) is spared, reasons
+
+
+@pytest.mark.parametrize(
     ("address", "verdict"),
     [("127.0.0.1", Verdict.OWNED), ("0.0.0.0", Verdict.PORT_SHARED), ("127.0.0.2", Verdict.ORPHAN_HOLDS_PORT)],
 )
