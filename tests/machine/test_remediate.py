@@ -1,4 +1,4 @@
-"""`runbook remediate` carries out the fix and nothing else, and `check` names it if its fix would help."""
+"""`runbook remediate` carries out the fix if a check fails, and nothing else; `check` names it if its fix helps."""
 
 from __future__ import annotations
 
@@ -48,7 +48,8 @@ def test_the_incident_is_fixed_and_nothing_else_is_done(machine: Machine, incide
     checked = run(machine, "check")
     assert checked.exit == 1, checked.last
     assert checked.last["hint"] == (
-        f"runbook remediate {RUNBOOK} (with the same options) carries out the fix and nothing else:"
+        f"runbook apply {RUNBOOK} carries out the upgrade; runbook remediate {RUNBOOK} checks again, and fixes only"
+        " what runs now:"
         " stop, kill-orphan, reset-failed, start"
     )
     planned = run(machine, "remediate", BOOK, "--dry-run")

@@ -81,6 +81,11 @@ def parse_sets(pairs: list[str] | None) -> dict[str, str]:
     return values
 
 
+def repeat_options(pairs: list[str] | None, *, user: bool) -> list[str]:
+    """Return `--set` and `--user` as the words of another command for the same runbook."""
+    return [*(["--user"] if user else []), *(word for pair in pairs or () for word in ("--set", pair))]
+
+
 def parse_span_option(option: str, text: str | None) -> float:
     """Return the time span of an option in seconds, 0 if the option is absent. Raises UsageError."""
     from runbook.util.timespan import parse_span  # noqa: PLC0415

@@ -20,6 +20,7 @@ from runbook.cli.arguments import (
     load_runbook_of_run,
     parse_sets,
     parse_span_option,
+    repeat_options,
 )
 from runbook.cli.options import (
     DryRunOption,
@@ -270,7 +271,8 @@ def _run_planner(
             events = EventStream(name, clock, (report,), find_secret_values(book, os.environ))
             state, notices = RunState(name, book.folder, book.env), find_notices(scope, book)
             locks = partial(find_lock_holders, scope=scope)
-            planner = Planner(book, view, view, events, state, notices, find_lock_holders=locks)
+            options = repeat_options(set_, user=user)
+            planner = Planner(book, view, view, events, state, notices, options, find_lock_holders=locks)
             return (planner.plan() if plan else planner.check()).exit
 
     run_with_report(output, act, plan=plan)

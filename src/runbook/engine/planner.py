@@ -15,6 +15,7 @@ from runbook.engine.execution.attempt import check_once
 from runbook.engine.execution.outcome import EXIT_STATUSES, Outcome
 from runbook.engine.execution.predicted_host import PredictedHost
 from runbook.engine.execution.stream import EventStream
+from runbook.engine.next_command import describe_missing_rights, describe_remediation
 from runbook.engine.preflight import check_units_exist, describe_side_effects
 from runbook.engine.remediation import let_remediations_decide
 from runbook.engine.summary import find_advice, read_journal_tail
@@ -51,6 +52,7 @@ class Planner:
     events: EventStream
     state: RunState
     notices: tuple[str, ...] = ()
+    options: Sequence[str] = ()  # `--set` and `--user` as given, for the commands in hints
     find_lock_holders: Callable[[Iterable[str]], Sequence[LockHolder]] = lambda _units: ()  # by canonical names
     changing_steps: list[Step[Any]] = field(default_factory=list)  # those that would, or may, change something
     would_change: bool = False
@@ -95,9 +97,8 @@ class Planner:
         if failures := [outcome for outcome in outcomes if outcome.failed]:
             return self._end_failed(failures)
         any_check = any(outcome.status is not StepStatus.SKIPPED for outcome in outcomes)
-        return RunFinished(
-            status=RunStatus.OK, exit=0, reason="everything holds" if any_check else "no step only reads"
-        )
+        reason = "everything holds" if any_check else "no step only reads"
+        return RunFinished(status=RunStatus.OK, exit=0, reason=reason)
 
     def _end_failed(self, failures: Sequence[Outcome]) -> RunFinished:
         """Return the end of a check at the first step that does not hold, with what to do next."""
@@ -109,7 +110,9 @@ class Planner:
             reason=f"{outcome.id}: {outcome.reason}",
             step=outcome.id,
             verdict=str(outcome.verdict or ""),
-            hint=self._find_fix(failures) or find_advice(self.view, outcome, step, self.runbook),
+            hint=describe_missing_rights(failures, self.runbook, self.options)
+            or self._find_fix(failures)
+            or find_advice(self.view, outcome, step, self.runbook),
         )
 
     def _find_fix(self, failures: Sequence[Outcome]) -> str:
@@ -126,9 +129,7 @@ class Planner:
             frees = (*STRAY_VERDICTS, Verdict.COMMAND_DONE)
             helps = any(finding.state is FindingState.TO_DO and finding.verdict in frees for _, finding in fixes)
             if helps or failure.verdict not in STRAY_VERDICTS:
-                names = ", ".join(fix.title for fix in remedy.fixes)
-                command = f"runbook remediate {self.runbook.path}"
-                return f"{command} (with the same options) carries out the fix and nothing else: {names}"
+                return describe_remediation(self.runbook, remedy, self.options)
         return ""
 
     def _emit_observation(self) -> None:

@@ -44,7 +44,7 @@ CASES = (
     ("udp:9403", rf"{WHO} connected from udp:127\.0\.0\.1:9403 to 127\.0\.0\.1:9400$"),
     (
         "9404",
-        r'reports "address already in use": a connection that is being closed \(TIME_WAIT\) may keep port 9404 for',
+        r"logged that its address is in use: a connection that is being closed \(TIME_WAIT\) may keep port 9404 for",
     ),
 )
 

@@ -25,6 +25,11 @@ def test_sets_are_names_and_values() -> None:
             arguments.parse_sets([wrong])
 
 
+def test_options_are_repeated_as_given() -> None:
+    assert arguments.repeat_options(None, user=False) == []
+    assert arguments.repeat_options(["a=1", "b=x y"], user=True) == ["--user", "--set", "a=1", "--set", "b=x y"]
+
+
 def test_a_span_is_seconds_and_an_absent_one_is_none() -> None:
     assert arguments.parse_span_option("--lock-wait", None) == 0
     assert arguments.parse_span_option("--lock-wait", "2min") == 120

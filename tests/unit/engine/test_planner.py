@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 import textwrap
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -269,9 +270,32 @@ def hint(*steps: Step[Any], machine: FakeMachine | None = None) -> str:
 def test_a_check_names_the_command_that_fixes_what_it_found() -> None:
     told = hint(*upgrade())
     assert told == (
-        "runbook remediate x.yaml (with the same options) carries out the fix and nothing else:"
-        " stop, kill-orphan, reset-failed, start"
+        "runbook remediate x.yaml checks again, and fixes only if a check fails: stop, kill-orphan, reset-failed, start"
     )
+
+
+def test_before_the_upgrade_a_check_names_the_command_that_upgrades_first() -> None:
+    served = step("verify-version", run="serves", expect="1.1.0")
+    events = plan(
+        healthy(version="1.0.0", serves="1.0.0"),
+        upgrades(),
+        remediate(served, fix=(step("stop"), step("start"))),
+        act=lambda planner: replace(planner, options=("--user", "--set", "note=a b")).check(),
+    )
+    options = "--user --set 'note=a b' x.yaml"
+    assert events[-1].data["hint"] == (
+        f"runbook apply {options} carries out the upgrade; runbook remediate {options} checks again, and fixes only"
+        " what runs now: stop, start"
+    )
+
+
+def test_a_check_that_may_not_read_the_owner_advises_the_check_as_root() -> None:
+    machine = incident()
+    machine.processes.pop(74)
+    machine.hidden = 1
+    told = hint(*upgrade(), machine=machine)
+    assert told == "sudo runbook check x.yaml reads every process"
+    assert hint(step("verify-port-owner"), machine=machine) == told
 
 
 def test_a_check_names_no_fix_that_would_be_refused_or_not_help() -> None:

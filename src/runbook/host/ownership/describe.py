@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Hashable, Mapping, Sequence
 
 from runbook.host.facts import Unit
-from runbook.host.holders import Holder, Listener, PortUse, Process, Role, SocketState
+from runbook.host.holders import NEEDS_ROOT, Holder, Listener, PortUse, Process, Role, SocketState
 from runbook.model import Port
 
 LEFT_OVER = ", left over from an earlier invocation"
@@ -102,9 +102,8 @@ def describe_uses(
     closing = sum(use.state is SocketState.CLOSING for use in uses)
     some = "a connection that is" if closing == 1 else f"{closing} connections that are"
     if not clauses:
-        # A server with SO_REUSEADDR, as most are, can listen all the same.
         held = f"{some} being closed (TIME_WAIT) may keep port {port} for another minute"
-        return f'; if {unit.name} reports "address already in use": {held}' if closing else ""
+        return f"; {unit.name} logged that its address is in use: {held}" if closing else ""
     if closing:
         clauses.append(f"{some} being closed (TIME_WAIT) may keep it for another minute")
     reserve = "; add it to net.ipv4.ip_local_reserved_ports, so that the kernel gives it to no connection"
@@ -128,7 +127,7 @@ def describe_unseen(port: Port, listeners: Collection[Listener], manager_uid: in
         )
     unknown = f"the process that holds port {port}{of} cannot be found; "
     if manager_uid is None:
-        return f"{unknown}run it as root, which can read every process"
+        return f"{unknown}{NEEDS_ROOT}"
     # Root does not act in a user's manager, so `run it as root` would not help.
     return f"{unknown}root can see it: ss -ln{kind}p sport = :{port.number}"
 

@@ -24,7 +24,7 @@ from dataclasses import dataclass, field, replace
 
 from runbook.errors import LookLimitExceeded
 from runbook.host.cgroups import CgroupKind, parse_cgroup_path
-from runbook.host.holders import Holder, Listener, PortOwnership, Process, Role
+from runbook.host.holders import Holder, Listener, PortOwnership, PortUse, Process, Role, SocketState
 from runbook.host.ownership.describe import describe_uses
 from runbook.host.ownership.managed import find_inherited_protection
 from runbook.host.ownership.network import find_network_pid
@@ -79,6 +79,9 @@ class PortJudge(UnitContext):
 
     def _describe_uses(self, port: Port) -> str:
         uses = () if self.own_network else self.kernel.list_uses(port)
+        if any(map(_is_closing, uses)) and not self.addresses.find_refused(self.unit, port):
+            # Any port that was served a minute ago has such connections, and most programs can listen all the same.
+            uses = tuple(use for use in uses if not _is_closing(use))
         inodes = {use.socket.inode for use in uses} - {0}
         held = self.kernel.scan_holders(inodes, ()).holders if inodes else {}
         sockets = tuple(use.socket for use in uses)
@@ -227,3 +230,7 @@ class PortJudge(UnitContext):
         wanted = sum(map(listen_addresses, mine), Counter())
         made = [one for one in listeners if group and one.cgroup_id == group and one.uid == self.manager_uid]
         return tuple(one for one in made if (one.protocol, one.endpoint) in wanted)
+
+
+def _is_closing(use: PortUse) -> bool:
+    return use.state is SocketState.CLOSING

@@ -75,7 +75,7 @@ CLOSING = PortUse(Listener("tcp", "127.0.0.1", 80, 0), SocketState.CLOSING, "10.
             [CLIENT],
             r"a process of uid 1000 is connected from 127.0.0.1:80 to 10.0.0.7:443; add it to net.ipv4.ip_local_r",
         ),
-        ([CLOSING], "already in use.: a connection that is being closed .* may keep port 80 for another minute$"),
+        ([CLOSING], "its address is in use: a connection that is being closed .* may keep port 80 for another minute$"),
         ([BOUND] * 5 + [CLOSING] * 2, "2 more have it, 2 connections that are being closed"),
     ],
 )

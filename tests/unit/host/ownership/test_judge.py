@@ -11,7 +11,7 @@ import pytest
 
 from runbook.errors import LookLimitExceeded
 from runbook.host.facts import ActiveState
-from runbook.host.holders import Listener, Role
+from runbook.host.holders import Listener, PortUse, Role, SocketState
 from runbook.host.kernel.descriptors import DescriptorScan
 from runbook.host.ownership.judge import PortJudge
 from runbook.model import Port, Verdict
@@ -188,3 +188,14 @@ def test_the_work_grows_with_the_sockets_and_no_faster() -> None:
     assert time.process_time() - began < 10
     assert (found.verdict, len(found.holders)) == (Verdict.ORPHAN_HOLDS_PORT, count)
     assert all(len(holder.sockets) == 20 for holder in found.holders)
+
+
+def test_connections_that_are_being_closed_are_named_only_if_the_unit_logged_an_address_in_use() -> None:
+    """A service that is masked, stopped or ends for another reason left them when it served, too."""
+    closing = PortUse(Listener("tcp", "127.0.0.1", 80, 0), SocketState.CLOSING, "10.0.0.7:443")
+    bound = PortUse(Listener("tcp", "127.0.0.1", 80, 4711, uid=1000), SocketState.BOUND)
+    quiet, refused = machine(uses=[closing]), machine(uses=[closing], refused=("",))
+    assert judge(quiet, addresses=quiet).describe_uses(PORT) == ""
+    assert "logged that its address is in use: a connection" in judge(refused, addresses=refused).describe_uses(PORT)
+    quiet.uses = [bound, closing]
+    assert judge(quiet, addresses=quiet).describe_uses(PORT).endswith("a process of uid 1000 is bound to 127.0.0.1:80")
