@@ -26,7 +26,7 @@ from runbook.host.interface import HostView
 from runbook.host.queries import Answer, LogSettings, Query
 from runbook.model import Finding, Port, ProcessId, Verdict, holds, not_yet
 from runbook.spec.state import RunState
-from runbook.util.wording import describe_last_line
+from runbook.util.wording import describe_body, describe_last_line
 
 ProbeAnswer = Answer[str | None]  # what a probe is answered by: a page or the output of a command, or nothing
 CERTAINLY_FOREIGN = (Verdict.ORPHAN_HOLDS_PORT, Verdict.LEFTOVER_HOLDS_PORT, Verdict.PORT_SHARED)
@@ -159,6 +159,8 @@ class Prober:
         if probe.run is not None:
             last_line = "" if answer.ok or self.secret else describe_last_line(answer.value or "")
             return f"{label} {answer.detail}{last_line}"
+        if probe.http is not None and probe.http.body and answer.is_wrong and not self.secret:
+            return f"{label}: {answer.detail}{describe_body(answer.value or '')}"
         return f"{label}: {answer.detail}{_describe_origin(probe, answer, owners) if answer.ok else ''}"
 
 

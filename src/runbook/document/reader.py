@@ -7,7 +7,7 @@ are read one by one, each with a namespace that has the steps before it. An erro
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -60,6 +60,8 @@ class Reader:
         # Templates of the other fields can use `unit` and `port`; that of `port` can use `unit`.
         head = replace(head, roots=(*head.roots, "unit", "port"), unit=_read_early(data.get("unit"), _UNIT, head))
         head = replace(head, port=_read_early(data.get("port"), _PORTS, head) or ())
+        # Where the value of the file is wrong, that is reported once, and not again where it is used.
+        head = replace(head, misread=_find_misread(self.fields, unit=head.unit, port=head.port))
         self.namespace = replace(head, roots=ROOTS)
         lists = self._lists()
         self.rollback_ids = frozenset(site.id for outer in lists["rollback"] for site in outer.walk())
@@ -180,6 +182,7 @@ class Reader:
         unit = _read_early(data.get("unit"), _UNIT, outer)
         port = _read_early(data.get("port"), _PORTS, outer)
         versions = VERSIONS if issubclass(site.cls, ReplacesVersion) else ()
+        outer = replace(outer, misread=outer.misread | _find_misread(fields, unit=unit, port=port))
         namespace = outer.for_step(unit, port, versions)
         # What is missing was reported. With a placeholder, the other errors of the step are found as well.
         data.update(dict.fromkeys(lacking, "1"))
@@ -223,3 +226,8 @@ def _read_early(value: Any, adapter: TypeAdapter[Any], namespace: TemplateNamesp
         return adapter.validate_python(value, context=namespace) if value is not None else None
     except ValidationError:
         return None
+
+
+def _find_misread(fields: Container[str], **read: object) -> frozenset[str]:
+    """Return the names of the fields that are there, and whose value could not be read."""
+    return frozenset(name for name, value in read.items() if name in fields and not value)

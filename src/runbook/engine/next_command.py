@@ -14,7 +14,7 @@ def describe_missing_rights(failures: Iterable[Outcome], book: Runbook, options:
     """Return the check as root, if processes could not be read because only root can; else an empty text."""
     if not any(NEEDS_ROOT in outcome.reason for outcome in failures):
         return ""
-    return f"sudo {_write_command('check', book, options)} reads every process"
+    return f"sudo runbook check {_write_arguments(book, options)} reads every process"
 
 
 def describe_remediation(book: Runbook, remedy: Remedy, options: Sequence[str]) -> str:
@@ -23,12 +23,12 @@ def describe_remediation(book: Runbook, remedy: Remedy, options: Sequence[str]) 
     Before the upgrade, a check of the new version fails although nothing is to be fixed.
     """
     fixes = ", ".join(fix.title for fix in remedy.fixes)
-    command = _write_command("remediate", book, options)
+    arguments = _write_arguments(book, options)
+    again = f"runbook remediate {arguments} checks again, and fixes only"
     if any(isinstance(step, ReplacesVersion) for step in book.steps):
-        upgrade = f"{_write_command('apply', book, options)} carries out the upgrade"
-        return f"{upgrade}; {command} checks again, and fixes only what runs now: {fixes}"
-    return f"{command} checks again, and fixes only if a check fails: {fixes}"
+        return f"runbook apply {arguments} carries out the upgrade; {again} what runs now: {fixes}"
+    return f"{again} if a check fails: {fixes}"
 
 
-def _write_command(verb: str, book: Runbook, options: Sequence[str]) -> str:
-    return shlex.join(["runbook", verb, *options, book.path])
+def _write_arguments(book: Runbook, options: Sequence[str]) -> str:
+    return shlex.join([*options, book.path])

@@ -67,6 +67,7 @@ class TemplateNamespace:
     host: str = ""
     unit: str | None = None
     port: tuple[Port, ...] = ()
+    misread: frozenset[str] = frozenset()  # while a file is read: `unit` and `port`, if what the file has is wrong
     roots: tuple[str, ...] = ROOTS  # the roots that may be used in this place of the file
     earlier_steps: Mapping[str, frozenset[str]] = field(default_factory=dict)
     """While a file is read: the facts of the steps that a template may refer to, by id."""
@@ -118,7 +119,7 @@ class TemplateNamespace:
             return tuple(str(port.number) for port in self.port)
         first_port = str(self.port[0].number) if self.port else None
         value = {**self.own_values, "host": self.host, "unit": self.unit, "port": first_port}.get(root)
-        if value is None and root not in VERSIONS:
+        if value is None and root not in (*VERSIONS, *self.misread):
             raise TemplateError(f"`{root}` is not defined; set it at the top of the file")
         return value
 

@@ -47,6 +47,7 @@ def shorten(text: str, most: int = 60) -> str:
 
 MAX_BRIEF = 60  # characters of a command in a sentence
 MAX_ERROR = 300  # characters of the text of an exception, which may quote an answer of 64 KiB
+MAX_SHOWN_BODY = 60  # characters of an answer's body in a sentence
 MAX_LAST_LINE = 200  # characters of the last line of a command's output in a sentence
 
 
@@ -54,6 +55,12 @@ def describe_last_line(output: str) -> str:
     """Return ": " and the last line that a failed command printed, mostly the cause; empty if it printed nothing."""
     printed = split_lines(output.strip())
     return f": {shorten(printed[-1].strip(), MAX_LAST_LINE)}" if printed else ""
+
+
+def describe_body(body: str) -> str:
+    """Return "; the body is " and its beginning in one line, with control characters escaped; empty for no body."""
+    text = repr(body.strip()[: MAX_SHOWN_BODY + 1])[1:-1]
+    return f"; the body is `{shorten(text, MAX_SHOWN_BODY)}`" if text else ""
 
 
 def brief_command(run: str | tuple[str, ...]) -> str:

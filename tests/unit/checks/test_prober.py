@@ -97,6 +97,23 @@ def test_the_last_line_of_a_failed_command(secret: bool, last: str) -> None:
 
 
 @pytest.mark.parametrize(
+    ("body", "secret", "shown"),
+    [
+        ("1.2\n", False, "; the body is `1.2`"),
+        ('{"v":\n "1.2"}\x1b', False, '; the body is `{"v":\\n "1.2"}\\x1b`'),
+        ("<p>" + "a" * 90, False, f"; the body is `<p>{'a' * 54}...`"),
+        ("", False, ""),
+        ("1.2", True, ""),
+    ],
+)
+def test_a_body_without_the_pattern_is_shown(body: str, secret: bool, shown: str) -> None:
+    rounds = Rounds(Probe.model_validate({"http": {"url": "http://127.0.0.1:81/", "body": "1.3"}}), secret=secret)
+    wrong = Answer(False, "answered 200, without `1.3` in it", body, is_wrong=True)
+    rounds.machine.answers = {"http http://127.0.0.1:81/": [wrong]}
+    assert rounds.check().reason == f"http://127.0.0.1:81/: answered 200, without `1.3` in it{shown}"
+
+
+@pytest.mark.parametrize(
     ("own", "probed", "covered"),
     [
         (Port(80), Port(80), True),

@@ -214,6 +214,22 @@ def test_all_errors_are_reported_in_the_order_of_the_file() -> None:
     assert lines == [1, 2, 3, 5, 6, 7, 8, 8]
 
 
+@pytest.mark.parametrize("port", ["http", "80880", "8088/tcp", "''", "", "[]", "[http]", "${{ vars.nope }}"])
+@pytest.mark.parametrize("inside", [False, True])
+def test_a_wrong_port_is_reported_once_and_not_where_it_is_used(port: str, inside: bool) -> None:
+    top, own = ("", f"\n      port: {port}") if inside else (f"port: {port}\nenv: {{PORT: '${{{{ port }}}}'}}\n", "")
+    probe = "{http: {url: 'http://127.0.0.1:${{ port }}/${{ port | default(1) }}'}}"
+    text = f"unit: gw\n{top}steps:\n  - wait-ready:\n      probes: [{probe}]{own}\n"
+    with pytest.raises(DocumentError) as caught:
+        parse(text, "f")
+    assert [problem.line for problem in caught.value.problems] == [5 if inside else 2]
+
+
+def test_a_port_that_is_missing_is_reported_where_it_is_used() -> None:
+    with pytest.raises(DocumentError, match="`port` is not defined"):
+        parse("unit: gw\nsteps: [run: {run: 'echo ${{ port }}'}]\n", "f")
+
+
 def test_a_message_is_one_line_whatever_the_file_makes_it_quote() -> None:
     text = (
         '"a\\n\\e[2Jb": x\nscope: "s\\nf:1:1: all is well"\nname: "${{ vars.qqq }}"\nsteps: ["r\\n", {run: {run: x}}]\n'
