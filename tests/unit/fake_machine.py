@@ -78,7 +78,7 @@ def unit(name: str = "gw.service", **changes: Any) -> Unit:
         "start_limit_burst": 5,
         "start_limit_interval_usec": 60_000_000,
         "exec_main_pid": 100,
-        "exec_main_start_monotonic": 900_000_000,
+        "exec_main_start_monotonic": 950_000_000,
         "inactive_enter_monotonic": 800_000_000,
         "inactive_exit_monotonic": 900_000_000,
     }
@@ -142,6 +142,8 @@ class FakeMachine:
     other_managers: OtherManagers = field(default_factory=OtherManagers)
     open_logs: tuple[str, ...] = ()
     files: dict[str, FileText] = field(default_factory=dict)
+    hides_main_pids: bool = False
+    """True if systemd does not report the main processes of all services."""
     unit_load: int = 0
     """When systemd last read its unit files, in microseconds."""
     earlier: tuple[str, ...] = ()
@@ -253,6 +255,11 @@ class FakeMachine:
 
     def find_unit_of_invocation(self, invocation: str) -> Unit | None:
         return next((u for u in self.units.values() if u.invocation_id == invocation), None)
+
+    def list_main_pids(self) -> dict[int, str] | None:
+        if self.hides_main_pids:
+            return None
+        return {known.main_pid: name for name, known in self.units.items() if known.is_running and known.main_pid}
 
     def list_open_sockets(self) -> list[str]:
         return [name for name, known in self.units.items() if name.endswith(".socket") and known.is_running]

@@ -11,7 +11,7 @@ from runbook.host.facts import Unit
 from runbook.host.holders import Holder, Process
 from runbook.host.interface import HostView
 from runbook.host.kernel import protected
-from runbook.host.kernel.ancestry import find_ancestors
+from runbook.host.kernel.ancestry import find_ancestors, is_typed_into
 from runbook.host.requesters import is_interactive_shell, is_runtime, is_shell, name_program
 from runbook.model import ProcessId
 from runbook.spec.state import RunState
@@ -103,7 +103,7 @@ def find_supervisors(
     """
     parents = ((view.find_process(holder.process.ppid), holder) for holder in holders)
     processes = [parent for parent, holder in parents if parent is not None and _is_master(parent, holder)]
-    processes += [respawn.starter] if respawn else []
+    processes += [respawn.starter] if respawn and not is_typed_into(respawn.starter) else []
     starters = {process.id: view.judge_process(unit, process) for process in processes}
     return [holder for holder in starters.values() if holder.may_be_killed and not find_mismatch(holder)]
 
@@ -111,6 +111,7 @@ def find_supervisors(
 def _describe_remedy(starter: Holder, find_mismatch: FindMismatch, *, enabled: bool) -> str:
     """Describe what `supervisors: true` does about the process that starts others: it kills it, or why it does not."""
     why = starter.protection or ("" if starter.may_be_killed else starter.why) or find_mismatch(starter)
+    why = why or ("it is an interactive shell" if is_typed_into(starter.process) else "")
     if not why:
         return ": `supervisors: true` does that"
     return f"; `supervisors: true` does not, because {why}" if enabled else ""

@@ -5,6 +5,7 @@ An enum here accepts words that it does not list, because the next systemd may h
 
 from __future__ import annotations
 
+import string
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
@@ -110,6 +111,18 @@ def job_number(path: str) -> int:
 def job_path(number: int) -> str:
     """Return the path of a job's object."""
     return f"/org/freedesktop/systemd1/job/{number}"
+
+
+def unit_path(name: str) -> str:
+    """Return the object path of a unit: a byte that is neither a letter nor a digit is written as `_` and its hex code.
+
+    A leading digit is written so too (systemd, src/shared/bus-label.c).
+    """
+    plain = set(string.ascii_letters + string.digits)
+    escaped = [chr(byte) if chr(byte) in plain else f"_{byte:02x}" for byte in name.encode()]
+    if name[:1].isdigit():
+        escaped[0] = f"_{ord(name[0]):02x}"
+    return f"/org/freedesktop/systemd1/unit/{''.join(escaped)}"
 
 
 @dataclass(frozen=True)

@@ -114,6 +114,7 @@ class Process:
     stalled: bool = False  # True if the kernel did not return its command line and its environment in time
     pid_namespace: int = 0  # the inode number of the namespace; 0 if it cannot be read
     user_namespace: int = 0  # the same
+    has_terminal: bool = False  # True if it has a controlling terminal
 
     @property
     def pid(self) -> int:

@@ -127,3 +127,16 @@ def test_what_the_option_does_about_it() -> None:
     assert advice(enabled=False).endswith(": `supervisors: true` does that")
     assert advice("it runs as bob").endswith("; `supervisors: true` does not, because it runs as bob")
     assert advice("it runs as bob", enabled=False).endswith("or stop it first (kill 50)")
+
+
+def test_a_shell_in_a_terminal_is_never_killed_for_what_is_typed_into_it() -> None:
+    machine, run = _supervised()
+    shell = replace(machine.processes[50], name="bash", command=("bash", "-i"), has_terminal=True)
+    machine.processes[50] = shell
+    again = find_respawn(machine, run, [], [_again(machine)])
+    assert again is not None
+    assert find_supervisors(machine, DOWN, [], again, lambda _: "") == []
+    advice = again.explain(machine, DOWN, lambda _: "", enabled=True)
+    assert advice.endswith("; `supervisors: true` does not, because it is an interactive shell")
+    fed = replace(again, starter=replace(shell, has_terminal=False))
+    assert [one.process.pid for one in find_supervisors(machine, DOWN, [], fed, lambda _: "")] == [50]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from runbook.host.facts import ActiveState, JobRef, JobVerb, LoadState, Unit, job_path
+from runbook.host.facts import ActiveState, JobRef, JobVerb, LoadState, Unit, job_path, unit_path
 from tests.unit.fake_machine import unit
 
 TIMER = (("trigger_unit", "gw.timer"), ("trigger_timer_monotonic_usec", "850"))
@@ -21,6 +21,23 @@ def test_a_job_is_identified_by_its_number() -> None:
     assert restart == JobRef(job_path(7), "gw.service", JobVerb.RESTART)
     assert unit(job=7, job_type="start").job_of(JobVerb.STOP) is None
     assert unit().job_of(JobVerb.START) is None
+
+
+@pytest.mark.parametrize(
+    ("name", "last"),
+    [
+        ("dbus.socket", "dbus_2esocket"),
+        ("getty@tty1.service", "getty_40tty1_2eservice"),
+        ("openclaw-gateway.service", "openclaw_2dgateway_2eservice"),
+        ("1st.service", "_31st_2eservice"),
+        ("a_b.service", "a_5fb_2eservice"),
+        (r"x\x2dy.service", "x_5cx2dy_2eservice"),
+        ("größe.service", "gr_c3_b6_c3_9fe_2eservice"),
+    ],
+)
+def test_the_path_of_a_unit(name: str, last: str) -> None:
+    """As `systemd-escape` and busctl write them, and systemd's own tests of bus_label_escape()."""
+    assert unit_path(name) == f"/org/freedesktop/systemd1/unit/{last}"
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from runbook.host.cgroups import CgroupKind, parse_cgroup_path
 from runbook.host.holders import Process
 from runbook.host.kernel import protected
+from runbook.host.requesters import is_interactive_shell
 
 MAX_ANCESTORS = 64  # A longer line of parents is not followed further
 
@@ -29,3 +30,11 @@ def find_ancestors(read: Callable[[int], Process | None], process: Process) -> l
         line.append(up)
         below = up
     return line
+
+
+def is_typed_into(process: Process) -> bool:
+    """True if a process is a shell in a terminal. Without one, a shell may run a script from its standard input.
+
+    A CI runner starts its jobs so: `su - USER <SCRIPT`.
+    """
+    return process.has_terminal and is_interactive_shell(process.name, process.command)

@@ -59,6 +59,7 @@ class Stat:
     flags: int
     threads: int
     start: int  # clock ticks since boot
+    terminal: int = 0  # the device number of its controlling terminal; 0 if it has none
 
     @property
     def is_alive(self) -> bool:
@@ -119,6 +120,7 @@ def parse_stat(text: bytes) -> Stat:
         flags=int(rest[6]),
         threads=int(rest[17]),
         start=int(rest[19]),
+        terminal=int(rest[4]),
     )
 
 
@@ -285,6 +287,7 @@ def _process(pid: int, folder: int, most: int | None) -> Process | None:
         dead=most is None and not stat.is_alive,
         kernel=bool(stat.flags & PF_KTHREAD),
         stalled=memory is None,
+        has_terminal=stat.terminal != 0,
         pid_namespace=_namespace(folder, "pid"),
         user_namespace=_namespace(folder, "user"),
     )

@@ -14,6 +14,7 @@ from runbook.host.cgroups import CgroupKind, CgroupUnit, parse_cgroup_path
 from runbook.host.facts import DOWN
 from runbook.host.holders import Process, Role
 from runbook.host.kernel import protected
+from runbook.host.kernel.ancestry import MAX_ANCESTORS
 from runbook.host.ownership import own_unit
 from runbook.host.ownership.describe import describe_hand_kill
 from runbook.host.ownership.ruling import RoleRuling, UnitContext, rule_other_unit
@@ -45,11 +46,14 @@ def rule_below_protected(context: UnitContext, process: Process, place: CgroupUn
 
 def find_inherited_protection(context: UnitContext, process: Process) -> str:
     """Return why a process must not be killed for the sake of an ancestor; empty if there is no such ancestor."""
-    for ancestor in context.list_ancestry(process)[1:]:
+    line = context.list_ancestry(process)
+    for ancestor in line[1:]:
         if parse_cgroup_path(ancestor.cgroup).kind is CgroupKind.MANAGER:
-            break  # It adopts processes without a parent.
+            return ""  # It adopts processes without a parent.
         if why := context.find_children_protection(ancestor):
             return f"its ancestor {ancestor} {why.removeprefix('it ')}"
+    if len(line) >= MAX_ANCESTORS and line[-1].ppid > 1:
+        return f"it has {MAX_ANCESTORS} ancestors or more, so it is unknown whether one of them must not be killed"
     return ""
 
 

@@ -15,3 +15,4 @@ class OnceReadManager:
         self.read_loaded_state = cache(manager.read_loaded_state)
         self.find_unit_of_invocation = cache(manager.find_unit_of_invocation)
         self.list_open_sockets = cache(manager.list_open_sockets)
+        self.list_main_pids = cache(manager.list_main_pids)

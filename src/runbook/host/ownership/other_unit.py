@@ -90,7 +90,8 @@ def rule_moved_out_of_other(context: UnitContext, process: Process) -> RoleRulin
 
     pam_systemd has moved that process, too. INVOCATION_ID only finds the service, which confirms its main process.
     """
-    for ancestor in context.list_ancestry(process):
+    # No further than an interactive shell: above that of a console is login(1), the main process of getty@.service.
+    for ancestor in (process, *context.list_starters(process)):
         unit = _find_live_unit(context, ancestor)
         if unit is not None and ancestor.pid in (unit.main_pid, unit.control_pid):
             if parse_cgroup_path(ancestor.cgroup).unit == unit.name:
@@ -111,6 +112,24 @@ def rule_by_invocation_id(context: UnitContext, process: Process, place: CgroupU
         return None
     why = f"it has the INVOCATION_ID of {unit.name}, which is live, but is not in its cgroup"
     return RoleRuling(Role.UNKNOWN, place.unit or "no unit", why, f"{why}; {describe_hand_kill(process)}")
+
+
+def rule_main_process_elsewhere(context: UnitContext, process: Process, place: CgroupUnit) -> RoleRuling | None:
+    """Rule on the main process of another service that is up, or a descendant of it, by the main PIDs of all services.
+
+    It has no INVOCATION_ID, and is in no service's cgroup: PIDFile= may name a daemon that `su -` started.
+    """
+    mains = context.manager.list_main_pids()
+    if mains is None:
+        why = "systemd did not report the main processes of all services in time"
+        return RoleRuling(Role.UNKNOWN, place.unit or "no unit", why, f"{why}; it may be one of them")
+    for ancestor in (process, *context.list_starters(process)):
+        # sshd and cron are in their own cgroup; see `rule_moved_out_of_other`.
+        if ancestor.pid in mains and parse_cgroup_path(ancestor.cgroup).kind is not CgroupKind.SERVICE:
+            name, how = mains[ancestor.pid], "is" if ancestor is process else "descends from"
+            why, protection = f"it {how} the main process of {name}, PID {ancestor.pid}", f"{name} is a live service"
+            return RoleRuling(Role.OTHER_UNIT, name, why, protection, outlives_stop=ancestor is not process)
+    return None
 
 
 def listen_addresses(unit: Unit) -> Counter[tuple[str, str]]:

@@ -9,11 +9,13 @@ import time
 
 from runbook.host.cgroups import CgroupKind, parse_cgroup_path
 from runbook.host.holders import Process, Role
-from runbook.host.ownership.describe import describe_untracked
+from runbook.host.ownership.describe import describe_hand_kill, describe_untracked
 from runbook.host.ownership.ruling import RoleRuling, UnitContext
 
 MISTAKEN_MAIN = "which systemd took for the main process, and which started before the current invocation began"
 """By its PIDFile=, by MAINPID=, or because a Type=forking unit had no other process in its cgroup."""
+
+REUSED_PID_SLACK = 10.0  # seconds after its timestamp that a main process may start: systemd may take that first
 
 START_SLACK = 0.05  # seconds by which a process may seem older than its invocation: /proc counts in ticks of 10 ms
 
@@ -45,6 +47,9 @@ def rule_process_moved_out(context: UnitContext, process: Process) -> RoleRuling
     for ancestor in context.list_ancestry(process):
         if ancestor.pid in {unit.main_pid, unit.control_pid} - {0}:
             how = "is" if ancestor is process else "descends from"
+            if _has_reused_pid(context, ancestor):
+                in_service = parse_cgroup_path(process.cgroup).kind is CgroupKind.SERVICE
+                return None if in_service else _rule_reused_pid(context, process, ancestor)
             if _is_mistaken_main(context, ancestor, _began(context)):
                 return _rule_mistaken_main_elsewhere(context, process, f"it {how} PID {ancestor.pid}, {MISTAKEN_MAIN}")
             why = f"it {how} the main process, PID {ancestor.pid}, though in another scope"
@@ -67,6 +72,8 @@ def _rule_by_main_process(context: UnitContext, process: Process, line: list[Pro
     if ancestor is None:
         return None
     how = f"it {'is' if ancestor is process else 'descends from'}"
+    if _has_reused_pid(context, ancestor):
+        return _rule_reused_pid(context, process, ancestor)
     # Without an INVOCATION_ID a main process that is a little older than `began` proves nothing; a leftover in this
     # cgroup started before the end of the previous invocation.
     ended = unit.previous_end_monotonic / 1e6 - START_SLACK
@@ -103,8 +110,7 @@ def _rule_by_start_time(context: UnitContext, line: list[Process]) -> RoleRuling
     name, began, oldest = context.unit.name, _began(context), min(ancestor.started for ancestor in line)
     if oldest < began:
         return RoleRuling(Role.LEFTOVER, name, "it started before the current invocation began")
-    # Start times of processes are by CLOCK_BOOTTIME, which runs during suspend; systemd's monotonic timestamps do not.
-    suspended = time.clock_gettime(time.CLOCK_BOOTTIME) - time.clock_gettime(time.CLOCK_MONOTONIC)
+    suspended = _suspended()  # Start times of processes are by CLOCK_BOOTTIME.
     if oldest < began + suspended:
         why = "the machine was suspended, so it is unknown whether it started before the current invocation"
         return _rule_undecided(context, why)
@@ -142,6 +148,32 @@ def _is_mistaken_main(context: UnitContext, main: Process, began: float) -> bool
     """
     is_given = main.invocation_id != "" and main.invocation_id == context.unit.invocation_id
     return main.started < began and not is_given
+
+
+def _has_reused_pid(context: UnitContext, main: Process) -> bool:
+    """True if a process has the PID of the main process, but started after systemd recorded that PID.
+
+    systemd does not notice the exit of a main process that is not its child (PIDFile=, MAINPID=).
+    """
+    unit = context.unit
+    is_given = main.invocation_id != "" and main.invocation_id == unit.invocation_id
+    recorded = unit.exec_main_start_monotonic / 1e6 + _suspended() + REUSED_PID_SLACK
+    is_main = main.pid == unit.main_pid and unit.exec_main_start_monotonic > 0
+    return is_main and not is_given and main.started > recorded
+
+
+def _rule_reused_pid(context: UnitContext, process: Process, main: Process) -> RoleRuling:
+    """Rule on what has the main process's PID, or descends from it. A stop of the unit is no advice: it may kill it."""
+    unit, how = context.unit, "is" if main is process else "descends from"
+    why = f"it {how} PID {main.pid}, which started after systemd recorded that PID as the main process of {unit.name}"
+    why += ": the PID was reused"
+    place = parse_cgroup_path(process.cgroup).unit or "no unit"
+    return RoleRuling(Role.UNKNOWN, place, why, f"{why}; {describe_hand_kill(process)}", stop_verb="")
+
+
+def _suspended() -> float:
+    """Return for how long the machine was suspended: CLOCK_BOOTTIME runs then, systemd's monotonic clock does not."""
+    return time.clock_gettime(time.CLOCK_BOOTTIME) - time.clock_gettime(time.CLOCK_MONOTONIC)
 
 
 def _has_older_process(context: UnitContext, began: float) -> bool:

@@ -47,6 +47,8 @@ def rule_on_process(context: UnitContext, process: Process, sockets: tuple[Liste
         or managed.rule_job(context, process, place)
         or managed.rule_delegated(context, process, place)
         or other_unit.rule_by_invocation_id(context, process, place)
+        # The last one: it reads the main process of every service.
+        or other_unit.rule_main_process_elsewhere(context, process, place)
         or _rule_orphan(place)
     )
 

@@ -13,9 +13,8 @@ from runbook.host.cgroups import CgroupKind, CgroupUnit, parse_cgroup_path
 from runbook.host.facts import Unit
 from runbook.host.holders import Process, Role
 from runbook.host.kernel import protected
-from runbook.host.kernel.ancestry import MAX_ANCESTORS
+from runbook.host.kernel.ancestry import MAX_ANCESTORS, is_typed_into
 from runbook.host.ownership.sources import KernelSource, ManagerSource
-from runbook.host.requesters import is_interactive_shell
 
 
 class RoleRuling(NamedTuple):
@@ -36,9 +35,8 @@ def rule_other_unit(unit: str, why: str, *, stop_verb: str = "stop", stop_comman
 
 
 def _ends_descent(process: Process) -> bool:
-    shell = is_interactive_shell(process.name, process.command)
     in_manager = parse_cgroup_path(process.cgroup).kind is CgroupKind.MANAGER
-    return shell or in_manager or protected.is_login_server(process)
+    return is_typed_into(process) or in_manager or protected.is_login_server(process)
 
 
 @dataclass(frozen=True)

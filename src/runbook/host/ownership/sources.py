@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Protocol
 
 from runbook.host.facts import ActiveState, Unit
@@ -68,6 +68,9 @@ class ManagerSource(Protocol):
 
     def find_unit_of_invocation(self, invocation: str) -> Unit | None:
         """Return the unit whose current invocation this is; None if there is none."""
+
+    def list_main_pids(self) -> Mapping[int, str] | None:
+        """List the main processes of all services that are up, by PID, with the unit of each; None if that fails."""
 
     def list_open_sockets(self) -> Collection[str]:
         """List the names of all socket units that are up."""

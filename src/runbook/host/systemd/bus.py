@@ -147,9 +147,10 @@ class Bus:
         answer = self.call(path, PROPERTIES, "GetAll", ("(s)", ("",)), what=what, repeat_if_lost=True)
         return Properties(answer.get_child_value(0))
 
-    def read(self, path: str, interface: str, name: str, *, what: str) -> Any:
+    def read(self, path: str, interface: str, name: str, *, what: str, timeout: float = CALL_TIMEOUT) -> Any:
         """Return one property of an object, as a plain value."""
-        answer = self.call(path, PROPERTIES, "Get", ("(ss)", (interface, name)), what=what, repeat_if_lost=True)
+        arguments = ("(ss)", (interface, name))
+        answer = self.call(path, PROPERTIES, "Get", arguments, what=what, timeout=timeout, repeat_if_lost=True)
         return answer.unpack()[0]
 
     def send(self, path: str, interface: str, method: str, arguments: tuple[str, tuple[Any, ...]]) -> None:

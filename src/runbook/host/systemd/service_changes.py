@@ -7,8 +7,9 @@ from __future__ import annotations
 
 from typing import Any
 
+from runbook.host.facts import unit_path
 from runbook.host.systemd.bus import PROPERTIES
-from runbook.host.systemd.manager import SystemdManager, unit_path
+from runbook.host.systemd.manager import SystemdManager
 
 SERVICE_INTERFACE = "org.freedesktop.systemd1.Service"
 

@@ -18,12 +18,12 @@ import signal
 from typing import Any
 
 from runbook.errors import BusLost, BusTimeout, HostError, Interrupted, NoSuchUnit
-from runbook.host.facts import ActiveState, JobRef, JobResult, LoadState
+from runbook.host.facts import ActiveState, JobRef, JobResult, LoadState, unit_path
 from runbook.host.kernel.accounts import account_environment, find_account
 from runbook.host.loop import Loop
 from runbook.host.queries import Command, CommandResult
 from runbook.host.systemd.bus import variant
-from runbook.host.systemd.manager import MANAGER, MANAGER_PATH, UNIT, SystemdManager, unit_path
+from runbook.host.systemd.manager import MANAGER, MANAGER_PATH, UNIT, SystemdManager
 from runbook.host.systemd.transient_files import CANNOT_ENTER, CommandFiles
 from runbook.model import Deadline
 

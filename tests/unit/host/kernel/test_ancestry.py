@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from runbook.host.holders import Process
-from runbook.host.kernel.ancestry import MAX_ANCESTORS, find_ancestors
+from runbook.host.kernel.ancestry import MAX_ANCESTORS, find_ancestors, is_typed_into
 from runbook.model import ProcessId
 from tests.unit.fake_machine import process
 
@@ -34,3 +34,11 @@ def test_it_ends_at_a_manager_and_at_a_login_server() -> None:
 def test_a_long_line_is_cut() -> None:
     line = [process(pid, ppid=pid - 1) for pid in range(500, 400, -1)]
     assert len(ancestors(*line)) == MAX_ANCESTORS
+
+
+def test_a_shell_is_typed_into_only_in_a_terminal() -> None:
+    shell = process(30, name="bash", command=("-bash",), has_terminal=True)
+    assert is_typed_into(shell)
+    assert not is_typed_into(replace(shell, has_terminal=False)), "a service may feed it a script"
+    assert not is_typed_into(replace(shell, command=("bash", "-c", "gw")))
+    assert not is_typed_into(replace(shell, name="python3"))

@@ -44,7 +44,7 @@ def stat(name: bytes, state: bytes = b"S", threads: int = 1, flags: int = 419456
 def test_a_name_cannot_lead_the_parser_astray(name: bytes) -> None:
     parsed = processes.parse_stat(stat(name))
     assert (parsed.name, parsed.state, parsed.ppid) == (name.decode(), "S", 1)
-    assert (parsed.flags, parsed.threads, parsed.start) == (4194560, 1, 4711)
+    assert (parsed.flags, parsed.threads, parsed.start, parsed.terminal) == (4194560, 1, 4711, 0)
 
 
 @pytest.mark.parametrize(
@@ -112,6 +112,29 @@ def test_all_fields_of_a_child_are_read() -> None:
     assert read_id(pid) is None
     assert not is_alive(seen.id)
     assert describe_state(seen.id) == "gone"
+
+
+def test_a_controlling_terminal_is_found() -> None:
+    terminal, its_end = os.openpty()
+    with subprocess.Popen(["setsid", "--ctty", "cat", "-u"], stdin=its_end, stdout=subprocess.PIPE) as child:
+        assert child.stdout is not None
+        os.close(its_end)
+        os.write(terminal, b"up\n")
+        assert child.stdout.readline() == b"up\n"
+        seen = read_process(child.pid)
+        os.close(terminal)
+    assert seen is not None
+    assert seen.has_terminal
+    with subprocess.Popen(["setsid", "cat", "-u"], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as child:
+        assert child.stdin is not None
+        assert child.stdout is not None
+        child.stdin.write(b"up\n")
+        child.stdin.flush()
+        assert child.stdout.readline() == b"up\n"
+        seen = read_process(child.pid)
+        child.communicate()
+    assert seen is not None
+    assert not seen.has_terminal
 
 
 def test_another_start_is_another_process() -> None:

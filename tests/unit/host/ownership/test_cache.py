@@ -38,6 +38,9 @@ class OneUnit:
     def list_open_sockets(self) -> list[str]:
         return []
 
+    def list_main_pids(self) -> dict[int, str]:
+        return {}
+
 
 class AnotherSocket(LocalKernel):
     """The kernel, after another socket has replaced the one that listened."""

@@ -9,6 +9,7 @@ import pytest
 
 from runbook.host.facts import ActiveState, Unit
 from runbook.host.holders import Process, Role
+from runbook.host.kernel.ancestry import MAX_ANCESTORS
 from runbook.host.ownership.managed import (
     find_inherited_protection,
     rule_below_protected,
@@ -53,11 +54,23 @@ def test_a_job_below_a_service_of_a_user() -> None:
 
 @pytest.mark.parametrize(
     "between",
-    [{"name": "bash", "command": ("-bash",)}, {"name": "sshd", "exe": ""}, {"name": "systemd", "cgroup": MANAGER}],
+    [
+        {"name": "bash", "command": ("-bash",), "has_terminal": True},
+        {"name": "sshd", "exe": ""},
+        {"name": "systemd", "cgroup": MANAGER},
+    ],
 )
 def test_what_was_started_in_a_login_is_no_job(between: dict[str, Any]) -> None:
     server = process(74, ppid=60, cgroup=SESSION)
     assert job(server, process(60, **{"ppid": 50, "cgroup": SESSION, **between}), AGENT) is None
+
+
+def test_a_shell_that_reads_its_script_from_its_input_is_part_of_the_job() -> None:
+    """As GitLab's runner starts its jobs: `su - USER <SCRIPT`. No terminal is there to type into."""
+    server, shell = process(74, ppid=60, cgroup=SESSION), process(60, ppid=50, name="bash", command=("-bash",))
+    ruling = job(server, replace(shell, cgroup=SESSION), AGENT)
+    assert ruling is not None
+    assert (ruling.role, ruling.unit) == (Role.OTHER_UNIT, "nomad.service")
 
 
 def test_below_a_service_that_is_down_there_is_no_job() -> None:
@@ -163,3 +176,15 @@ def test_descendants_of_what_is_protected() -> None:
     vm = scene(server, shell, process(50, name="python3", exe="/usr/bin/python3", cgroup=SESSION))
     vm.kernel.virtual_machines = (50,)  # type: ignore[attr-defined]
     assert "runs a virtual machine" in find_inherited_protection(vm, server)
+
+
+def test_a_line_of_ancestors_that_is_not_read_to_its_end_may_contain_what_is_protected() -> None:
+    line = [process(1000 + at, ppid=999 + at, name="sh", cgroup=SESSION) for at in range(MAX_ANCESTORS)]
+    tmux = process(999, name="tmux: server", exe="/usr/bin/tmux", cgroup=SESSION)
+    assert find_inherited_protection(scene(tmux, *line), line[-1]) == (
+        "it has 64 ancestors or more, so it is unknown whether one of them must not be killed"
+    )
+    assert find_inherited_protection(scene(tmux, *line), line[-2]).startswith("its ancestor PID 999 (tmux: server)")
+    # A line of that length that ends below PID 1 is read as a whole.
+    whole = [replace(line[0], ppid=1), *line[1:]]
+    assert find_inherited_protection(scene(*whole), whole[-1]) == ""

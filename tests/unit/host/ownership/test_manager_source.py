@@ -30,6 +30,10 @@ class Counting:
         self.asked.append("sockets")
         return ["web.socket"]
 
+    def list_main_pids(self) -> dict[int, str]:
+        self.asked.append("main processes")
+        return {70: "web.service"}
+
 
 def test_nothing_is_asked_twice() -> None:
     counting = Counting()
@@ -39,4 +43,5 @@ def test_nothing_is_asked_twice() -> None:
         assert manager.read_loaded_state("gw.service") is None
         assert manager.find_unit_of_invocation("ab" * 16) is None
         assert manager.list_open_sockets() == ["web.socket"]
-    assert counting.asked == ["gw.service", "state of gw.service", "ab" * 16, "sockets"]
+        assert manager.list_main_pids() == {70: "web.service"}
+    assert counting.asked == ["gw.service", "state of gw.service", "ab" * 16, "sockets", "main processes"]

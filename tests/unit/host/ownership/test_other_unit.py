@@ -13,6 +13,7 @@ from runbook.host.ownership.other_unit import (
     listen_addresses,
     rule_by_invocation_id,
     rule_container,
+    rule_main_process_elsewhere,
     rule_manager,
     rule_moved_out_of_other,
     rule_other_service,
@@ -143,3 +144,40 @@ def test_a_process_that_another_service_started_in_a_session() -> None:
     assert ruling is not None
     assert (ruling.role, ruling.unit) == (Role.UNKNOWN, "session-9.scope")
     assert rule_by_invocation_id(scene(child, units=(web,)), child, place(child)) is None
+
+
+def test_a_login_on_a_console_starts_nothing_that_was_typed_there() -> None:
+    getty = unit("getty@tty1.service", invocation_id=EARLIER, main_pid=71)
+    login = process(71, name="login", invocation_id=EARLIER, cgroup=SESSION)
+    shell = process(72, ppid=71, name="bash", command=("-bash",), has_terminal=True, cgroup=SESSION)
+    server = process(73, ppid=72, cgroup=SESSION)
+    assert rule_moved_out_of_other(scene(login, shell, server, units=(getty,)), server) is None
+    fed = replace(shell, has_terminal=False)
+    assert rule_moved_out_of_other(scene(login, fed, server, units=(getty,)), server) is not None
+
+
+def test_the_main_process_of_another_service_outside_of_its_cgroup() -> None:
+    """Nothing of it names the service: `su -` has cleared its environment, and PAM has moved it."""
+    web = unit("web.service", main_pid=71)
+    main, worker = process(71, cgroup=SESSION), process(72, ppid=71, cgroup=SESSION)
+    for one, how in ((main, "is"), (worker, "descends from")):
+        ruling = rule_main_process_elsewhere(scene(main, worker, units=(web,)), one, place(one))
+        assert ruling is not None
+        assert (ruling.role, ruling.unit) == (Role.OTHER_UNIT, "web.service")
+        assert ruling.why == f"it {how} the main process of web.service, PID 71"
+        assert (ruling.protection, ruling.outlives_stop) == ("web.service is a live service", one is worker)
+    # cron is in its own cgroup, and what it starts in a session is not part of it.
+    cron = replace(main, cgroup="/system.slice/web.service")
+    assert rule_main_process_elsewhere(scene(cron, worker, units=(web,)), worker, place(worker)) is None
+    down = replace(web, active_state=ActiveState.FAILED)
+    assert rule_main_process_elsewhere(scene(main, units=(down,)), main, place(main)) is None
+
+
+def test_without_the_main_processes_of_all_services_no_process_is_an_orphan() -> None:
+    one = process(71, cgroup=SESSION)
+    context = scene(one)
+    context.manager.hides_main_pids = True  # type: ignore[attr-defined]
+    ruling = rule_main_process_elsewhere(context, one, place(one))
+    assert ruling is not None
+    assert (ruling.role, ruling.unit) == (Role.UNKNOWN, "session-9.scope")
+    assert "did not report the main processes of all services" in ruling.protection

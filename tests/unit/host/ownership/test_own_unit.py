@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -17,8 +18,12 @@ BEFORE, SINCE = 700.0, 1e9
 """Start times before and after every begin of an invocation, however long this machine was suspended."""
 
 
+RECORDED = {"exec_main_start_monotonic": int(SINCE * 1e6)}
+"""systemd has recorded the main process after that was started."""
+
+
 def rule(one: Process, *others: Process, **of_unit: Any) -> tuple[Role, str]:
-    ruling = rule_process_in_unit(scene(one, *others, **of_unit), one)
+    ruling = rule_process_in_unit(scene(one, *others, **{**RECORDED, **of_unit}), one)
     return ruling.role, ruling.why
 
 
@@ -82,7 +87,7 @@ def test_a_unit_that_is_down_has_only_leftovers() -> None:
 
 def test_a_process_that_pam_moved() -> None:
     child = process(102, ppid=100, cgroup=SESSION)
-    ruling = rule_process_moved_out(scene(MAIN, child), child)
+    ruling = rule_process_moved_out(scene(MAIN, child, **RECORDED), child)
     assert ruling is not None
     assert (ruling.role, ruling.why) == (
         Role.CURRENT,
@@ -107,3 +112,35 @@ def test_a_pid_file_that_names_a_foreign_process(cgroup: str, role: Role | None)
     named = process(100, started=BEFORE, cgroup=cgroup)
     ruling = rule_process_moved_out(scene(named), named)
     assert (ruling.role if ruling else None) is role
+
+
+REUSED = "PID 100, which started after systemd recorded that PID as the main process of gw.service: the PID was reused"
+
+
+def test_a_reused_pid_is_no_main_process() -> None:
+    """systemd does not notice the exit of a main process that is not its child, as that of PIDFile= may be."""
+    recorded = {"exec_main_start_monotonic": 900_000_000}
+    for one, how in ((MAIN, "is"), (process(101, ppid=100, started=SINCE), "descends from")):
+        assert rule(one, MAIN, **recorded) == (Role.UNKNOWN, f"it {how} {REUSED}")
+        moved = replace(one, cgroup=SESSION)
+        ruling = rule_process_moved_out(scene(moved, MAIN, **recorded), moved)
+        assert ruling is not None
+        assert (ruling.role, ruling.unit, ruling.why) == (Role.UNKNOWN, "session-9.scope", f"it {how} {REUSED}")
+        # A stop of the unit may kill the process, so that is no advice.
+        assert (ruling.protection, ruling.stop_verb) == (
+            f"it {how} {REUSED}; kill it by hand if it is not needed: kill {one.pid}",
+            "",
+        )
+
+
+def test_a_reused_pid_in_another_service_belongs_to_that_service() -> None:
+    other = replace(MAIN, cgroup="/system.slice/web.service")
+    assert rule_process_moved_out(scene(other), other) is None
+
+
+def test_the_main_process_itself_has_no_reused_pid() -> None:
+    recorded = {"exec_main_start_monotonic": 900_000_000}
+    # Its INVOCATION_ID proves it; without a timestamp nothing is known; systemd may take the timestamp first.
+    assert rule(replace(MAIN, invocation_id=INVOCATION), **recorded)[0] is Role.CURRENT
+    assert rule(MAIN, exec_main_start_monotonic=0)[0] is Role.CURRENT
+    assert rule(process(100, started=909.0), **recorded)[0] is Role.CURRENT

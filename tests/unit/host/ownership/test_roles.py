@@ -8,7 +8,7 @@ import pytest
 
 from runbook.host.holders import Process, Role
 from runbook.host.ownership.roles import rule_on_process
-from tests.unit.fake_machine import INVOCATION
+from tests.unit.fake_machine import EARLIER, INVOCATION
 
 from .scene import SESSION, listener, process, scene, unit
 
@@ -48,3 +48,22 @@ def test_a_moved_process_of_the_unit_comes_before_the_scope_that_it_is_in() -> N
 def test_a_container_comes_before_the_service_that_it_runs_in() -> None:
     one = process(70, cgroup="/machine.slice/systemd-nspawn@web.service/payload")
     assert judge(one, MAIN) == (Role.OTHER_UNIT, "systemd-nspawn@web.service")
+
+
+def test_the_main_processes_of_all_services_are_read_only_before_an_orphan() -> None:
+    web, read = unit("web.service", main_pid=71, invocation_id=EARLIER), []
+    others = (process(70, cgroup="/system.slice/web.service"), process(73, cgroup=SESSION, pid_namespace=5))
+    lost, orphan = process(75, cgroup=SESSION, invocation_id=EARLIER), process(74, cgroup=SESSION)
+    context = scene(MAIN, *others, lost, orphan, units=(web,))
+    context.manager.list_main_pids = lambda: read.append(1) or {}  # type: ignore[method-assign, func-returns-value]
+    roles = [rule_on_process(context, one, (listener(),)).role for one in (MAIN, *others, lost)]
+    assert roles == [Role.CURRENT, Role.OTHER_UNIT, Role.OTHER_UNIT, Role.UNKNOWN]
+    assert read == []
+    assert rule_on_process(context, orphan, (listener(),)).role is Role.ORPHAN
+    assert read == [1]
+
+
+def test_the_main_process_of_another_service_is_no_orphan() -> None:
+    web, main = unit("web.service", main_pid=71), process(71, cgroup=SESSION)
+    ruling = rule_on_process(scene(main, units=(web,)), main, (listener(),))
+    assert (ruling.role, ruling.unit) == (Role.OTHER_UNIT, "web.service")

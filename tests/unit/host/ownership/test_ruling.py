@@ -46,6 +46,13 @@ def test_ancestors_end_before_the_first_process_and_at_the_edge_of_the_unit() ->
     assert [one.pid for one in moved.list_ancestry_in_unit(worker)] == [101, 100]
 
 
+@pytest.mark.parametrize(("has_terminal", "starters"), [(True, []), (False, [60, 50])])
+def test_nothing_above_a_shell_in_a_terminal_is_a_starter(has_terminal: bool, starters: list[int]) -> None:
+    server, agent = process(74, ppid=60), process(50)
+    shell = process(60, ppid=50, name="bash", command=("bash",), has_terminal=has_terminal)
+    assert [one.pid for one in scene(server, shell, agent).list_starters(server)] == starters
+
+
 def test_only_socket_units_that_are_up_are_open() -> None:
     up, down = unit("gw.socket"), unit("gv.socket", active_state=ActiveState.FAILED)
     context = scene(units=(up, down), triggered_by=("gw.socket", "gv.socket", "gw.timer"))

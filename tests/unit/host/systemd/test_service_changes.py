@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, cast
 
-from runbook.host.systemd.manager import SystemdManager, unit_path
+from runbook.host.facts import unit_path
+from runbook.host.systemd.manager import SystemdManager
 from runbook.host.systemd.service_changes import SERVICE_INTERFACE, ServiceChanges
 
 
