@@ -18,7 +18,7 @@ BEFORE, SINCE = 700.0, 1e9
 """Start times before and after every begin of an invocation, however long this machine was suspended."""
 
 
-RECORDED = {"exec_main_start_monotonic": int(SINCE * 1e6)}
+RECORDED: dict[str, Any] = {"exec_main_start_monotonic": int(SINCE * 1e6)}
 """systemd has recorded the main process after that was started."""
 
 
@@ -119,7 +119,7 @@ REUSED = "PID 100, which started after systemd recorded that PID as the main pro
 
 def test_a_reused_pid_is_no_main_process() -> None:
     """systemd does not notice the exit of a main process that is not its child, as that of PIDFile= may be."""
-    recorded = {"exec_main_start_monotonic": 900_000_000}
+    recorded: dict[str, Any] = {"exec_main_start_monotonic": 900_000_000}
     for one, how in ((MAIN, "is"), (process(101, ppid=100, started=SINCE), "descends from")):
         assert rule(one, MAIN, **recorded) == (Role.UNKNOWN, f"it {how} {REUSED}")
         moved = replace(one, cgroup=SESSION)
@@ -139,7 +139,7 @@ def test_a_reused_pid_in_another_service_belongs_to_that_service() -> None:
 
 
 def test_the_main_process_itself_has_no_reused_pid() -> None:
-    recorded = {"exec_main_start_monotonic": 900_000_000}
+    recorded: dict[str, Any] = {"exec_main_start_monotonic": 900_000_000}
     # Its INVOCATION_ID proves it; without a timestamp nothing is known; systemd may take the timestamp first.
     assert rule(replace(MAIN, invocation_id=INVOCATION), **recorded)[0] is Role.CURRENT
     assert rule(MAIN, exec_main_start_monotonic=0)[0] is Role.CURRENT

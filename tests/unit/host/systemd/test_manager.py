@@ -68,4 +68,4 @@ def test_all_answers_together_have_a_time_limit() -> None:
 
 @pytest.mark.parametrize("errors", [{"list": BusTimeout("late")}, {"db": BusLost("lost")}, {"job": HostError("no")}])
 def test_an_error_is_no_empty_list(errors: dict[str, HostError]) -> None:
-    assert main_pids(**errors)[0] is None
+    assert main_pids(0.0, **errors)[0] is None
