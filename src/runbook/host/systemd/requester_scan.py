@@ -23,6 +23,7 @@ PROGRAMS = ("systemctl", "busctl")  # programs that request jobs and name the un
 MAX_SCAN = 0.25  # seconds for a scan: fifteen thousand processes. A longer one names no process, as it may miss some
 SCAN_SHARE = 0.1  # share of the time that scans may take, with MAX_SCAN in advance; beyond it there is no scan
 MAX_REQUESTER_AGE = 10.0  # seconds from its start to the request of root's systemctl; an older one waits for its job
+BATCH_SECONDS = 1.0  # for which a process counts for the other units on its command line, although it has exited
 MAX_JOBS_PER_UNIT = 16  # how many jobs of a unit are kept
 
 
@@ -58,6 +59,7 @@ class RequesterScan:
         self._missed_at: dict[str, float] = {}  # when a job of a unit last came without a complete scan
         self._jobs: dict[str, list[JobRequest]] = {}  # by unit, oldest first
         self._known: dict[str, set[ProcessId]] = {}  # the processes that were found for earlier jobs, by unit
+        self._latest: list[tuple[float, Process, Requester]] = []  # those that were found lately, and when
         self.own_units: set[str] = set()  # the units in which a command of this run is or was running
 
     def requests(self, unit: str) -> tuple[JobRequest, ...]:
@@ -95,8 +97,26 @@ class RequesterScan:
         # A child may have been read between its fork and its exec, with the command line of its parent.
         found = [one for one in found if all(one.ppid != other.pid for other in found)]
         earlier.update(one.id for one in found)
+        if not found:
+            return self._find_exited(unit, names)
+        if len(found) > MAX_NAMED:
+            return []
         # Whether one is this run's own and another is not does not matter: either may have been first.
-        return list(map(self._make_requester, found)) if len(found) <= MAX_NAMED else []
+        requesters = list(map(self._make_requester, found))
+        self._latest += [(self._proc.uptime(), *pair) for pair in zip(found, requesters, strict=True)]
+        return requesters
+
+    def _find_exited(self, unit: str, names: UnitNames) -> list[Requester]:
+        """Find a process that was found for another unit just now: `systemctl stop a b` exits once both are down."""
+        since, earlier = self._proc.uptime() - BATCH_SECONDS, self._known[unit]
+        self._latest = [one for one in self._latest if one[0] >= since]
+        latest = [(process, made) for _, process, made in self._latest if process.id not in earlier]
+        found = [one for one in latest if self._names_unit(one[0], names)]
+        earlier.update(process.id for process, _ in found)
+        return [made for _, made in found] if len(found) == 1 else []
+
+    def _names_unit(self, process: Process, names: UnitNames) -> bool:
+        return requests_job(process.command, names.names, names.propagating, of_user=self._of_user)
 
     def _find_candidates(self, names: UnitNames, *, began: bool, after: float) -> list[Process] | None:
         """Read all processes; None if that takes too long.
@@ -120,7 +140,7 @@ class RequesterScan:
             process = (
                 self._proc.read_process_of_user(pid, self._uid, may) if self._proc.read_name(pid) in PROGRAMS else None
             )
-            if process and requests_job(process.command, names.names, names.propagating, of_user=self._of_user):
+            if process and self._names_unit(process, names):
                 found.append(process)
         return found
 

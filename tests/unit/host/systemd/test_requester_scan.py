@@ -15,7 +15,7 @@ from runbook.host.holders import Process
 from runbook.host.kernel import processes
 from runbook.host.requesters import JobRequest
 from runbook.host.systemd import requester_scan as scan_module
-from runbook.host.systemd.requester_scan import MAX_REQUESTER_AGE, RequesterScan, UnitNames
+from runbook.host.systemd.requester_scan import BATCH_SECONDS, MAX_REQUESTER_AGE, RequesterScan, UnitNames
 from tests.unit.fake_machine import process
 
 GW = UnitNames(frozenset({"gw.service"}))
@@ -114,6 +114,24 @@ def test_a_line_of_parents_ends_at_a_manager_and_at_a_pid_that_was_used_again(pr
     proc.add(90, "/usr/bin/young", name="young")
     proc.add(70, "systemctl restart gw", ppid=90)
     assert "run by" not in str(look(proc))
+
+
+def test_one_that_has_exited_was_found_for_another_unit_just_before(proc: FakeProc) -> None:
+    """`systemctl stop gw web` exits when both have stopped, which may be before the second job is looked into."""
+    callers = RequesterScan(proc, of_user=False)
+    web, other = (UnitNames(frozenset({f"{name}.service"})) for name in ("web", "other"))
+    proc.add(70, "systemctl stop gw web")
+    callers.scan("gw", 7, GW, began=True)
+    del proc.processes[70]
+    callers.scan("other", 8, other, began=True)
+    callers.scan("web", 9, web, began=True)
+    callers.scan("web", 10, web, began=True)  # The same process requests no second job of a unit.
+    assert [one.requesters for one in callers.requests("other")] == [()]
+    first, second = callers.requests("web")
+    assert (str(first), second.requesters) == (str(callers.requests("gw")[0]), ())
+    proc.time += BATCH_SECONDS + 0.1
+    callers.scan("late", 11, web, began=True)
+    assert callers.requests("late")[0].requesters == ()
 
 
 def test_two_are_both_named_and_three_are_not(proc: FakeProc) -> None:
