@@ -34,6 +34,7 @@ SYSTEMD = "org.freedesktop.systemd1"
 READS = {
     "Hello", "AddMatch", "RemoveMatch", "GetNameOwner", "StartServiceByName", "Ping", "GetMachineId",
     "Subscribe", "Unsubscribe", "GetUnit", "LoadUnit", "GetJob", "Get", "GetAll", "GetUnitByPID", "ListUnitsByNames",
+    "ListUnitsByPatterns",
 }  # fmt: skip
 """The bus calls that change nothing (org.freedesktop.systemd1(5)). Subscribe requests signals for this client only."""
 

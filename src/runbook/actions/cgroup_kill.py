@@ -104,14 +104,18 @@ class CgroupKill:
     def _hides_processes(self, is_idle: Callable[[], bool]) -> bool:
         """True if the unit is down and processes are in its cgroup, but no leftover, or not the holder of the port.
 
-        Beside a visible holder of the port, as systemd for a socket unit, they matter only once all else is killed.
+        If all of them are to be killed, it is also true once all else is killed: each reading may find others, or none.
         """
         if not self.is_left or not self.has_own_sockets_only:
             return False
-        if any(ownership.holders for ownership in self.ownerships) and not (self.is_permitted and is_idle()):
-            return False
+        is_held = any(ownership.holders for ownership in self.ownerships)
         unseen = any(ownership.unseen for ownership in self.ownerships)
-        return unseen or not self.view.find_leftovers(self.unit)
+        if not is_held and (unseen or not self.view.find_leftovers(self.unit)):
+            return True
+        return self.is_permitted and is_idle() and all(map(self._may_kill, self.view.find_leftovers(self.unit)))
+
+    def _may_kill(self, holder: Holder) -> bool:
+        return holder.may_be_killed and self.is_expected(holder)
 
     def apply(self, host: Host) -> None:
         """Kill all processes of the cgroup, unless one of them must not be killed or is not expected."""

@@ -51,7 +51,10 @@ def test_a_cgroup_without_hidden_processes_begins_the_series_anew() -> None:
 
 
 def test_a_leftover_that_can_be_read_hides_nothing() -> None:
-    assert Readings(pid_churn=True, processes={90: process(90)}).read() is PidChurn.NONE
+    readings = Readings(pid_churn=True, processes={90: process(90)})
+    assert readings.read(is_idle=False) is PidChurn.NONE
+    # The reading for the processes to kill found none, and this one found one.
+    assert readings.read() is PidChurn.SUSPECTED
 
 
 def test_beside_a_visible_holder_all_else_is_killed_first() -> None:
