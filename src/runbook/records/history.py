@@ -31,7 +31,6 @@ MAX_RUN_AGE = 180 * 86400.0  # seconds for which a run is retained
 MAX_INCOMPLETE_AGE = 86400.0  # seconds after which a folder without a header is removed: making it was cut short
 MAX_EVENT = 16 * 1024 * 1024  # bytes of a line. No event is as long; a longer line is not an event
 TAIL_BYTES = 64 * 1024  # bytes that are read to find the last event. The events that end a run are much shorter
-ACTION_SECONDS = 600.0  # for which an action may last without another event of its run
 FOLLOW_INTERVAL = 0.2  # seconds between two reads of a record that grows
 LIST_HINT = "runbook history --all lists all runs"
 
@@ -258,12 +257,12 @@ def list_runs() -> list[RunRecord]:
 def find_units_of_other_runs(run_id: str, since: float) -> set[str]:
     """Return the units of all runs but one on which these may have acted after `since`, in seconds since the epoch.
 
-    A run records an action before it begins, and may record nothing more while the action lasts.
+    A run in progress may have recorded its action before that: an action may last.
     """
     found: set[str] = set()
     for run in list_runs():
         with contextlib.suppress(OSError):
-            if run.id != run_id and run.folder.events_path.stat().st_mtime >= since - ACTION_SECONDS:
+            if run.id != run_id and (run.folder.events_path.stat().st_mtime >= since or run.is_running):
                 found.update(run.units)
     return found
 
