@@ -76,7 +76,7 @@ class Termination:
     # Which phase follows
 
     def _find_phase(self) -> tuple[Phase, Finding]:
-        if self.state.cgroup_kill.is_done and self._cgroup.is_left:
+        if self.state.cgroup_kill.is_done and self._has_leftovers:
             reason = f"waiting for all processes of {self.unit.name} to exit"
             return Phase.AWAIT_CGROUP_EXIT, _wait(reason, Wake(within=0.05))
         if self._are_sockets_closing:
@@ -250,6 +250,11 @@ class Termination:
     @cached_property
     def _respawn(self) -> Respawn | None:
         return respawn.find_respawn(self.view, self.state.run, self.state.targets, self._candidates)
+
+    @property
+    def _has_leftovers(self) -> bool:
+        """True if processes are left in the cgroup. The last ones may have been read before they exited, and it after."""
+        return self._cgroup.is_left or self._cgroup.are_all_leftovers(self._next_targets)
 
     @property
     def _is_respawned_too_often(self) -> bool:
