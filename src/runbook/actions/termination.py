@@ -253,7 +253,7 @@ class Termination:
 
     @property
     def _has_leftovers(self) -> bool:
-        """True if processes are left in the cgroup. The last ones may have been read before they exited, and it after."""
+        """True if processes are in the cgroup. The last ones may have been read before they exited, and it after."""
         return self._cgroup.is_left or self._cgroup.are_all_leftovers(self._next_targets)
 
     @property
