@@ -110,12 +110,12 @@ def test_a_level_that_keeps_the_line_out(machine: Machine, service: StartService
 
 
 def test_a_pattern_that_keeps_the_line_out(machine: Machine, service: StartService, suite: str) -> None:
-    if suite == "bookworm":
-        pytest.skip("systemd 253 introduced LogFilterPatterns=")
     service("pattern.service", unit_file(script("echo ready; exec sleep infinity"), LogFilterPatterns="~ready"))
-    assert "LogFilterPatterns= of pattern.service keeps some out" in reason(
-        runbook(machine, "apply", book("pattern", PROBE))
-    )
+    run = runbook(machine, "apply", book("pattern", PROBE))
+    if suite == "bookworm":
+        assert run.exit == 0, "systemd 253 introduced LogFilterPatterns=, and 252 ignores it"
+    else:
+        assert "LogFilterPatterns= of pattern.service keeps some out" in reason(run)
 
 
 def test_a_journal_that_begins_after_the_start(fresh_machine: Machine) -> None:
