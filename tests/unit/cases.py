@@ -20,10 +20,7 @@ from runbook.host.queries import Answer, CommandResult, FileChange, PreviousExit
 from runbook.model import Port
 from runbook.spec.state import RunState
 from runbook.steps import registry
-from tests.unit.fake_machine import FakeMachine, facts_of, listen, process, start_anew, unit
-
-UNSEEN = 9999
-"""The PID of a process that holds sockets and cannot be read."""
+from tests.unit.fake_machine import UNSEEN, FakeMachine, close_in_accept, facts_of, listen, process, start_anew, unit
 
 CASES = Path(__file__).parent.parent / "cases"
 
@@ -125,6 +122,8 @@ def _happen(machine: FakeMachine, moment: dict[str, Any]) -> None:
         machine.units[name] = replace(machine.units[name], **facts_of(facts))
     for pid in moment.get("gone", []):
         machine.kill(pid)
+    for pid, number in moment.get("closed", {}).items():
+        close_in_accept(machine, pid, number)
     machine.unreadable = tuple(moment.get("unreadable-pids", machine.unreadable))
     machine.frozen_cgroups = tuple(moment.get("frozen", machine.frozen_cgroups))
     if "unseen-sockets" in moment:

@@ -39,6 +39,8 @@ T = TypeVar("T")
 
 INVOCATION = "a" * 32
 EARLIER = "e" * 32
+UNSEEN = 9999
+"""The PID of a process that holds sockets and cannot be read."""
 USER = 1000
 """The user whose manager has the units with `of_user`."""
 
@@ -531,6 +533,13 @@ def listen(machine: FakeMachine, pid: int, *addresses: str, first_inode: int | N
         host, _, port = address.rpartition(":")
         inode = (first_inode if first_inode is not None else pid * 100) + number
         machine.sockets.setdefault(pid, []).append(Listener("tcp", host.strip("[]"), int(port), inode, cgroup_id=77))
+
+
+def close_in_accept(machine: FakeMachine, pid: int, port: int) -> None:
+    """Close a process's sockets of a port. A thread of it is in accept(2), so the kernel keeps them unseen."""
+    for socket in [socket for socket in machine.sockets[pid] if socket.number == port]:
+        machine.sockets[pid].remove(socket)
+        machine.sockets.setdefault(UNSEEN, []).append(socket)
 
 
 def _job_request(entry: Mapping[str, Any]) -> JobRequest:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence, Set
 
 from runbook.host.cgroups import CgroupUnit, parse_cgroup_path
 from runbook.host.facts import Unit
@@ -18,8 +18,16 @@ STATE_ADVICE = {  # what to do about a process that does not exit, by its state 
 }
 
 
-def find_refusal(unit: Unit, ownerships: Iterable[PortOwnership], find_mismatch: Callable[[Holder], str]) -> str:
-    """Return why no process at all may be signalled; empty if there is no such reason."""
+def find_refusal(
+    unit: Unit,
+    ownerships: Iterable[PortOwnership],
+    find_mismatch: Callable[[Holder], str],
+    closing: Set[int] = frozenset(),
+) -> str:
+    """Return why no process at all may be signalled; empty if there is no such reason.
+
+    `closing` are the inodes of sockets without a visible holder that are no reason.
+    """
     for ownership in ownerships:
         for holder in ownership.foreign_holders:
             # A main process that systemd no longer tracks may be killed after a daemon-reload.
@@ -27,7 +35,8 @@ def find_refusal(unit: Unit, ownerships: Iterable[PortOwnership], find_mismatch:
                 return _explain_protection(unit, ownership, holder)
             if mismatch := find_mismatch(holder):
                 return f"port {ownership.port} is held by {holder.process}, which is not what was expected: {mismatch}"
-        if ownership.verdict is Verdict.OWNER_UNKNOWN:
+        is_closing = bool(ownership.unseen) and {socket.inode for socket in ownership.unseen} <= closing
+        if ownership.verdict is Verdict.OWNER_UNKNOWN and not is_closing:
             return ownership.reason
     return ""
 

@@ -54,6 +54,7 @@ class KillOrphanState(StepState):
     phase: Phase = Phase.JUDGE  # the phase that the last reading led to
     targets: dict[ProcessId, KillTarget] = field(default_factory=dict)  # the processes that were signalled
     sockets: set[int] = field(default_factory=set)  # the inodes of the sockets that they held
+    exited_at: float | None = None  # when a reading first found that all targets had exited
     rounds: int = 0  # how often signals were sent
     evidence: EvidenceLookup = field(default_factory=EvidenceLookup)  # the last journal lines of the next targets
     port_free_since: float | None = None  # since when all targets have exited and no process took their place

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Set
 from dataclasses import replace
 from functools import cached_property
 from signal import Signals
@@ -22,10 +22,11 @@ from runbook.util.timespan import format_span
 MAX_WATCHED = 100  # processes whose exit is awaited at once: each takes a file descriptor, and the usual limit is 1024
 
 SOCKET_CLOSE_WAIT = 2.0
-"""Seconds for which a socket may stay open after its holder was killed.
+"""Seconds for which a socket may stay open after its holder has exited.
 
 A process that exits gives up its descriptors before the kernel closes the sockets, and another user may not read the
-descriptors of an exiting process: for a moment the port is held, and no holder is visible.
+descriptors of an exiting process: for a moment the port is held, and no holder is visible. A process that runs may have
+closed its socket too, while one of its threads is still in accept(2): then the kernel keeps the socket until it exits.
 """
 
 
@@ -47,6 +48,10 @@ class Termination:
 
     def check(self) -> Finding:
         """Enter the first phase whose condition holds."""
+        if self._running:
+            self.state.exited_at = None
+        elif self.state.targets and self.state.exited_at is None:
+            self.state.exited_at = self.view.clock.monotonic()
         self.state.phase, finding = self._find_phase()
         return finding
 
@@ -79,10 +84,10 @@ class Termination:
         if self.state.cgroup_kill.is_done and self._has_leftovers:
             reason = f"waiting for all processes of {self.unit.name} to exit"
             return Phase.AWAIT_CGROUP_EXIT, _wait(reason, Wake(within=0.05))
-        if self._are_sockets_closing:
+        if self._are_sockets_closing and not self._running:
             reason = f"waiting for the sockets of {_describe(self.state.targets.values())} to close"
             return Phase.AWAIT_CLOSE, _wait(reason, Wake(within=0.05))
-        match self._cgroup.update_churn(is_idle=lambda: not (self._refusal or self._next_targets or self._running)):
+        match self._update_churn():
             case PidChurn.SUSPECTED:
                 reason = f"reading the processes of {self.unit.name} again"
                 return Phase.READ_AGAIN, _wait(reason, Wake(within=0.02))
@@ -107,6 +112,11 @@ class Termination:
             wake = Wake(ports=frozenset(self.options.ports), within=max(seconds, 0.01))
             return Phase.AWAIT_RESPAWN, _wait("waiting in case another process takes the port", wake)
         return Phase.DONE, self._report_done()
+
+    def _update_churn(self) -> PidChurn:
+        if self._are_sockets_closing:
+            return PidChurn.NONE  # Their holders are known.
+        return self._cgroup.update_churn(is_idle=lambda: not (self._refusal or self._next_targets or self._running))
 
     def _update_respawn_wait(self) -> float:
         """Record since when the port is free; return for how many more seconds another process may take it."""
@@ -203,13 +213,19 @@ class Termination:
         holders = (holder for ownership in self._ownerships for holder in ownership.foreign_holders)
         return list({holder.process.id: holder for holder in holders}.values())
 
-    @property
+    @cached_property
+    def _closing_sockets(self) -> Set[int]:
+        """The sockets whose holders are known although none is visible: signalled targets held them until just now."""
+        state, exited_at = self.state, self.state.exited_at
+        is_late = exited_at is not None and self.view.clock.monotonic() - exited_at >= SOCKET_CLOSE_WAIT
+        others = [holder for holder in self._foreign_holders if holder.process.id not in state.targets]
+        return frozenset() if is_late or others or not state.targets else state.sockets
+
+    @cached_property
     def _are_sockets_closing(self) -> bool:
-        """True if nothing but sockets of processes that were just killed is open."""
+        """True if some sockets have no visible holder, and all of these are closing."""
         unseen = {socket.inode for ownership in self._ownerships for socket in ownership.unseen}
-        last = max((target.signalled_at for target in self.state.targets.values()), default=-SOCKET_CLOSE_WAIT)
-        is_recent = self.view.clock.monotonic() - last < SOCKET_CLOSE_WAIT
-        return is_recent and bool(unseen) and unseen <= self.state.sockets and not self._foreign_holders
+        return bool(unseen) and unseen <= self._closing_sockets and not self._refusal
 
     @property
     def _holder_verdict(self) -> Verdict:
@@ -218,11 +234,14 @@ class Termination:
 
     @cached_property
     def _refusal(self) -> str:
-        return kill_advice.find_refusal(self.unit, self._ownerships, self.options.find_mismatch)
+        options, closing = self.options, self._closing_sockets
+        return kill_advice.find_refusal(self.unit, self._ownerships, options.find_mismatch, closing)
 
     @cached_property
     def _candidates(self) -> list[Holder]:
         """The processes to kill that had no signal yet: foreign holders; with `leftovers` also those without a port."""
+        if self._are_sockets_closing:
+            return []  # Who holds them now is only inferred, so no further process is signalled.
         holders = {holder.process.id: holder for holder in self._foreign_holders}
         for holder in self.view.find_leftovers(self.unit) if self.options.leftovers else ():
             # A leftover that must not be killed holds no port, so it may stay.
@@ -295,7 +314,9 @@ class Termination:
         self.state.rounds += 1
         self.state.evidence.start_over(self.view.clock.monotonic())
         self.state.port_free_since = None
-        self.state.sockets.update(socket.inode for holder in self._foreign_holders for socket in holder.sockets)
+        # A holder of several ports is listed for each of them, with the sockets of that port.
+        holders = (holder for ownership in self._ownerships for holder in ownership.foreign_holders)
+        self.state.sockets.update(socket.inode for holder in holders for socket in holder.sockets)
 
     def _send_signals(self, host: Host) -> None:
         self.state.supervisors.update(holder.process.id for holder in self._supervisors)
@@ -311,6 +332,7 @@ class Termination:
             # It became another program, as by execve(2): the next reading judges it anew.
             self.state.targets.pop(holder.process.id, None)
         else:
+            self.state.exited_at = None
             self.state.targets[holder.process.id] = KillTarget(holder, signum, self.view.clock.monotonic())
 
 

@@ -15,6 +15,7 @@ import signal
 import socket
 import struct
 import sys
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -80,6 +81,22 @@ def deaf(port: str) -> None:
     """Listen, and ignore TERM."""
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     server(port)
+
+
+def accepts(port: str) -> None:
+    """Listen on TCP and UDP with a thread in accept(2). On TERM, close the TCP socket, and exit three seconds later.
+
+    Until then the kernel keeps that socket for the thread, and no descriptor shows it.
+    """
+    signal.signal(signal.SIGTERM, handle)
+    listener = listen(port)
+    datagrams = socket.socket(type=socket.SOCK_DGRAM)
+    datagrams.bind(("127.0.0.1", int(port)))
+    threading.Thread(target=listener.accept, daemon=True).start()
+    signal.pause()
+    os.close(listener.fileno())
+    time.sleep(3)
+    os._exit(0)
 
 
 def stopped(port: str) -> None:
@@ -288,7 +305,7 @@ def churn(port: str) -> NoReturn:
 PARTS: dict[str, Callable[..., object]] = {
     part.__name__: part
     for part in (
-        server, named, parent, client, deaf, stopped, vforked, traced, disk, hung, again, prefork, watched,
+        server, named, parent, client, deaf, accepts, stopped, vforked, traced, disk, hung, again, prefork, watched,
         forgets, guardians, comet, crowd, hands_on, takes, storm, churn,
     )
 }  # fmt: skip

@@ -80,6 +80,20 @@ def test_a_process_that_does_not_exit_is_reported_with_its_state(machine: Machin
     assert "and `timeout` left no time for KILL" in run.step("gentle")["reason"]
 
 
+@pytest.mark.parametrize("ports", ["['udp:9207', 9207]", "9207"])
+def test_a_socket_that_a_thread_accepts_on_is_awaited_until_its_process_exits(machine: Machine, ports: str) -> None:
+    with cleared(machine, "accepts.scope"):
+        scope(machine, "accepts.scope", actor("accepts", 9207))
+        listening(machine, {9207})
+        until(lambda: ":9207" in machine.run(["ss", "-Hlun"]).stdout, "the UDP port to be held")
+        run = runbook(machine, "apply", f"unit: gw\nsteps:\n  - kill-orphan: {{port: {ports}}}\n")
+        step = run.step("kill-orphan")
+        assert (run.exit, step["verdict"]) == (0, "killed"), step["reason"]
+        assert "(python3) exited on TERM; " in step["reason"]
+        assert step["seconds"] > 3
+        assert not holders(machine, 9207)
+
+
 def _state(machine: Machine, pid: int) -> str:
     return machine.read(f"/proc/{pid}/stat").rpartition(")")[2].split()[0]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+from dataclasses import replace
 from pathlib import Path
 
 from runbook.actions.kill_state import KillOptions, KillOrphanState, Phase
@@ -10,7 +11,7 @@ from runbook.actions.termination import Termination
 from runbook.host.facts import ActiveState
 from runbook.model import Finding, FindingState, Port
 from runbook.spec.state import RunState
-from tests.unit.fake_machine import FakeMachine, listen, process, unit
+from tests.unit.fake_machine import UNSEEN, FakeMachine, close_in_accept, listen, process, unit
 from tests.unit.runs import ORPHAN
 
 DOWN = unit(active_state=ActiveState.INACTIVE, main_pid=0, control_group="")
@@ -92,3 +93,72 @@ def test_a_free_port_is_not_called_held_at_the_time_out() -> None:
     late = Termination(story.machine, story.options, story.state).judge_timeout(story.finding)
     assert (late.state, late.verdict) == (FindingState.FAILS, "timed-out")
     assert "the port is free, but not all processes exited: PID 74" in late.reason
+
+
+class Accepting(Story):
+    """The orphan has port 81 too. On TERM it closes its socket of port 80, while one of its threads is in accept(2)."""
+
+    def __init__(self, *, kill: bool = True) -> None:
+        super().__init__(None, kill=kill)
+        self.options = replace(self.options, ports=(Port(80), Port(81)))
+        listen(self.machine, 74, "127.0.0.1:81", first_inode=7481)
+        assert self.check() is Phase.SIGNAL
+        self.act()
+        close_in_accept(self.machine, 74, 80)
+
+
+def test_the_socket_of_a_thread_that_accepts_is_awaited_as_long_as_the_process_runs() -> None:
+    story = Accepting()
+    assert [story.check(), story.check(2.1), story.check(2.1)] == [Phase.AWAIT_EXIT] * 3
+    story.machine.kill(74)
+    assert [story.check(1.9), story.check(0.05)] == [Phase.AWAIT_CLOSE] * 2
+    story.machine.kill(UNSEEN)
+    assert story.check() is Phase.AWAIT_RESPAWN
+    assert story.machine.written == ["end 74 SIGTERM"]
+
+
+def test_a_process_whose_thread_accepts_gets_kill_after_its_grace() -> None:
+    story = Accepting()
+    assert story.check(5.0) is Phase.ESCALATE
+    story.act()
+    assert story.machine.written == ["end 74 SIGTERM", "end 74 SIGKILL"]
+
+
+def test_a_process_whose_thread_accepts_may_be_spared() -> None:
+    assert Accepting(kill=False).check(60.0) is Phase.AWAIT_EXIT
+
+
+def test_a_socket_that_stays_open_after_its_process_is_of_an_unknown_holder() -> None:
+    story = Accepting()
+    story.check()
+    story.machine.kill(74)
+    assert [story.check(8.0), story.check(1.9), story.check(0.2)] == [
+        Phase.AWAIT_CLOSE,
+        Phase.AWAIT_CLOSE,
+        Phase.REFUSED,
+    ]
+
+
+def test_a_socket_that_was_not_the_target_s_is_of_an_unknown_holder() -> None:
+    story = Accepting()
+    listen(story.machine, UNSEEN, "127.0.0.2:80")
+    assert story.check() is Phase.REFUSED
+
+
+def test_beside_a_closing_socket_no_other_process_is_signalled() -> None:
+    """Neither a new holder, nor a leftover without a port, nor a target that must not be killed any more."""
+    story = Accepting()
+    story.options = replace(story.options, leftovers=True)
+    story.machine.units["gw.service"] = replace(DOWN, control_group="/system.slice/gw.service")
+    story.machine.processes[90] = process(90)
+    assert story.check() is Phase.AWAIT_EXIT
+    story.act()
+    assert story.check(5.0) is Phase.ESCALATE
+    story.machine.spared[74] = "it is an ancestor of this program"
+    story.act()
+    assert story.check() is Phase.REFUSED
+    story.machine.spared.clear()
+    story.machine.processes[75] = process(75, **ORPHAN)
+    listen(story.machine, 75, "127.0.0.1:81")
+    assert story.check() is Phase.REFUSED
+    assert story.machine.written == ["end 74 SIGTERM"]
