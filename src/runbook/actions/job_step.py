@@ -17,7 +17,7 @@ from runbook.checks.exit_reason import (
     has_not_notified,
     is_start_limit_hit,
 )
-from runbook.checks.foreign_owner import find_certain_owner, find_port_cause
+from runbook.checks.foreign_owner import find_certain_owner, find_port_cause, judge_start_limit
 from runbook.checks.pid_file import describe_last_read, describe_pid_file
 from runbook.checks.propagation import find_reached
 from runbook.checks.requirements import find_failed_requirements
@@ -28,7 +28,7 @@ from runbook.errors import HostError
 from runbook.host.facts import UNLOADABLE, UP, ActiveState, JobRef, JobResult, JobVerb, Unit
 from runbook.host.interface import SHARED_READ_AGE, Host, HostView
 from runbook.host.requesters import describe_requester
-from runbook.model import Finding, FindingState, Verdict, Wake, fails, holds, not_yet, to_do
+from runbook.model import Finding, FindingState, Port, Verdict, Wake, fails, holds, not_yet, to_do
 from runbook.spec.fields import PositiveSpan, UnitName
 from runbook.spec.state import StepState
 from runbook.spec.step import Step
@@ -197,11 +197,7 @@ class JobStep(Step[JobStepState]):
     def _check_ports(self, view: HostView, unit: Unit, state: JobStepState) -> Finding:
         """Wait for the end of the job, but not of a start that cannot succeed, because another process has the port."""
         starts = self.verb in START_VERBS and unit.active_state is ActiveState.ACTIVATING
-        ports = (
-            state.run.ports_of(self.unit, *unit.names)
-            if starts and unit.invocation_id not in ("", state.invocation)
-            else ()
-        )
+        ports = self._ports(unit, state) if starts and unit.invocation_id not in ("", state.invocation) else ()
         owner = find_certain_owner(view, unit, ports)
         now = view.clock.monotonic()
         state.held_since = (now if state.held_since is None else state.held_since) if owner else None
@@ -249,7 +245,16 @@ class JobStep(Step[JobStepState]):
             )
             facts = {**finding.evidence, "starts": budget.evidence()}
             return replace(finding, reason=finding.reason + last, evidence=facts)
-        return _judge_spent_budget(unit, state, budget, finding)
+        if budget.certain < unit.start_limit_burst:
+            return _delay_start(unit, state, budget, finding)
+        outcome = "stop it, and then refuse to start it" if unit.is_running else "refuse to start it"
+        why = f"{_describe_use(unit, budget)}: systemd would {outcome}, so no job was requested"
+        why += f"; reset-failed clears the limit, or it is over in {_format_wait(budget.expires_in)}"
+        facts = {**finding.evidence, "starts": budget.evidence()}
+        return judge_start_limit(view, unit, self._ports(unit, state), why, facts)
+
+    def _ports(self, unit: Unit, state: JobStepState) -> tuple[Port, ...]:
+        return state.run.ports_of(self.unit, *unit.names)
 
     def _may_wait(self, view: HostView, budget: StartBudget, state: JobStepState) -> bool:
         """True if the limit may be reached, because another program cleared the counter, and a wait rules that out."""
@@ -280,14 +285,14 @@ class JobStep(Step[JobStepState]):
         starts = self.verb in START_VERBS
         if starts and is_start_limit_hit(unit) and not has_new_main_process(unit, state):
             why = f"systemd refuses to start {unit.name}: too many starts in too short a time"
-            return fails(Verdict.START_LIMIT_HIT, f"{why}; reset-failed clears that", **facts)
+            return judge_start_limit(view, unit, self._ports(unit, state), f"{why}; reset-failed clears that", facts)
         frozen = describe_frozen(view, unit)  # systemd 256 and later does nothing to such a unit.
         if frozen or result is JobResult.FROZEN:
             frozen = frozen or f"{unit.name} was frozen at that moment, and is not any more"
             return fails(Verdict.UNIT_FROZEN, f"the {self.verb} of {unit.name} failed: {frozen}", **facts)
         because = f"{self.describe_failure(unit)}{describe_last_read(state.pid_file)}"
         why = f"the {self.verb} of {unit.name} failed: {because}"
-        if starts and (cause := find_port_cause(view, unit, state.run.ports_of(self.unit, *unit.names), why, facts)):
+        if starts and (cause := find_port_cause(view, unit, self._ports(unit, state), why, facts)):
             return cause
         return fails(Verdict.NOT_NOTIFYING if starts and has_not_notified(unit) else Verdict.JOB_FAILED, why, **facts)
 
@@ -306,24 +311,27 @@ def _judge_dependency(view: HostView, unit: Unit, facts: dict[str, Any]) -> Find
     return fails(Verdict.JOB_DEPENDENCY, "; ".join(map(str, requirements)) or unknown, **facts)
 
 
-def _judge_spent_budget(unit: Unit, state: JobStepState, budget: StartBudget, finding: Finding) -> Finding:
-    """Refuse or delay a start for which nothing seems to be left of the start limit."""
-    facts = {**finding.evidence, "starts": budget.evidence()}
-    count, expires_in = (len(budget.recent), budget.full_for) if budget.remaining else (budget.used, budget.expires_in)
-    over = format_span(max(1, round(expires_in)))
-    often = f"{unit.name} was started {count} times, and its start limit is {budget.limit}"
-    if budget.certain >= unit.start_limit_burst:
-        outcome = "stop it, and then refuse to start it" if unit.is_running else "refuse to start it"
-        why = f"{often}: systemd would {outcome}, so no job was requested"
-        return fails(Verdict.START_LIMIT_HIT, f"{why}; reset-failed clears the limit, or it is over in {over}", **facts)
+def _delay_start(unit: Unit, state: JobStepState, budget: StartBudget, finding: Finding) -> Finding:
+    """Delay a start for which nothing may be left of the start limit. If the unit is down, a request does no harm."""
     if not unit.is_running:
-        # The unit is down, so a request does no harm, and systemd does not show whether the limit was cleared.
+        # systemd does not show whether the limit was cleared.
         return replace(finding, reason=f"{finding.reason}; its start limit ({budget.limit}) may be used up")
     state.delayed_by_limit = True
     unless = "if its counter was cleared in between" if budget.remaining else "unless it was cleared"
-    why = f"{often}: {unless}, systemd would stop it, and then refuse to start it"
+    why = f"{_describe_use(unit, budget)}: {unless}, systemd would stop it, and then refuse to start it"
+    expires_in = budget.full_for if budget.remaining else budget.expires_in
     wake = Wake(units=frozenset({unit.name}), within=expires_in + 0.01)
-    return not_yet(Verdict.START_LIMIT_HIT, f"{why}; it is over in {over}, and the step waits for that", wake, **facts)
+    why = f"{why}; it is over in {_format_wait(expires_in)}, and the step waits for that"
+    return not_yet(Verdict.START_LIMIT_HIT, why, wake, **finding.evidence, starts=budget.evidence())
+
+
+def _describe_use(unit: Unit, budget: StartBudget) -> str:
+    count = len(budget.recent) if budget.remaining else budget.used
+    return f"{unit.name} was started {count} times, and its start limit is {budget.limit}"
+
+
+def _format_wait(seconds: float) -> str:
+    return format_span(max(1, round(seconds)))
 
 
 def has_new_main_process(unit: Unit, state: JobStepState) -> bool:

@@ -241,7 +241,7 @@ class Termination:
     def _candidates(self) -> list[Holder]:
         """The processes to kill that had no signal yet: foreign holders; with `leftovers` also those without a port."""
         if self._are_sockets_closing:
-            return []  # Who holds them now is only inferred, so no further process is signalled.
+            return []  # Their holders are only inferred, so no further process is signalled.
         holders = {holder.process.id: holder for holder in self._foreign_holders}
         for holder in self.view.find_leftovers(self.unit) if self.options.leftovers else ():
             # A leftover that must not be killed holds no port, so it may stay.

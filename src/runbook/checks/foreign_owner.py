@@ -50,6 +50,17 @@ def find_port_cause(
     return fails(owner.verdict, f"{failed}; {owner.reason}", **facts, ports=[owner.evidence()])
 
 
+def judge_start_limit(
+    view: HostView, unit: Unit, ports: Collection[Port], why: str, facts: Mapping[str, Any]
+) -> Finding:
+    """Return that the start limit is reached, and which other process holds a port: the next start would fail too."""
+    if (held := find_certain_owner(view, unit, ports)) is None:
+        return fails(Verdict.START_LIMIT_HIT, why, **facts)
+    owner = held.ownership
+    why = f"{why}, but then it would fail again: {owner.reason}"
+    return fails(Verdict.START_LIMIT_HIT, why, **facts, ports=[owner.evidence()])
+
+
 def _exit_grace(view: HostView, holder: Holder) -> float:
     if holder.role is not Role.OTHER_UNIT:
         return EXIT_GRACE  # It may be the old main process, or a child of it, that still exits.

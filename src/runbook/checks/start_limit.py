@@ -33,7 +33,7 @@ class StartBudget:
 
     unit: Unit
     used: int  # how many starts the journal has
-    expires_in: float = 0.0  # seconds until the window closes
+    expires_in: float = 0.0  # seconds until the window closes, if it is full
     certain: int = 0  # how many of the starts certainly count
     recent: tuple[float, ...] = ()
     """For each start of the last interval, the seconds until it is older than that. The first is the oldest.
@@ -174,4 +174,6 @@ def count_window(unit: Unit, events: list[StartEvent], now: float) -> StartBudge
     recent = tuple(event.at + interval - now for event in events if event.at > max(cleared, now - interval))
     if used == 0 or now > opened + interval:
         return StartBudget(unit, 0, recent=recent)
-    return StartBudget(unit, used, opened + interval - now, recent=recent)
+    budget = StartBudget(unit, used, opened + interval - now, recent=recent)
+    # systemd accepts no start beyond the limit: if there are more, it lost its counter, and the window opened later.
+    return replace(budget, expires_in=budget.full_for) if used > unit.start_limit_burst else budget

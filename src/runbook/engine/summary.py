@@ -14,6 +14,7 @@ from runbook.engine.other_manager import describe_other_manager
 from runbook.engine.rollback_plan import ROLLBACK_PREFIX
 from runbook.errors import HostError
 from runbook.host.facts import UNLOADABLE, JobVerb, LoadState, Unit
+from runbook.host.holders import Role
 from runbook.host.interface import SHARED_READ_AGE, HostView, Waiter
 from runbook.host.queries import JournalLine, JournalTailQuery, Query
 from runbook.model import Deadline, Port, Verdict, Wake
@@ -133,6 +134,8 @@ def find_advice(view: HostView, outcome: Outcome, step: Step[Any] | None, book: 
         text = _BRING_IN
     elif text == _WHO_ACTS and any(not one.get("own") for one in outcome.evidence.get("asked-by", ())):
         text = _ASK_THEM
+    elif verdict == Verdict.START_LIMIT_HIT:
+        text = _advise_on_holder(outcome.evidence.get("ports", ()), in_rollback) or text
     if not text or (_is_about_unit(text) and unit is None):
         return ""
     if is_stray and in_rollback:
@@ -187,6 +190,19 @@ def _advise_on_requirement(needed: FailedRequirement) -> str:
             f'a `remediate` step with `kill-orphan: {{{{unit: {{unit}}, port: "{held.port}"}}}}` as a fix solves this'
         )
     return ADVICE[held.verdict]
+
+
+def _advise_on_holder(ports: Iterable[Mapping[str, Any]], in_rollback: bool) -> str:
+    """Return what to do about another process on a port of a unit that used up its starts; empty if there is none."""
+    held = ((port["port"], holder) for port in ports for holder in port["holders"])
+    for port, holder in held:
+        if holder["role"] in (Role.CURRENT, Role.SOCKET_UNIT):
+            continue
+        may_be_killed = holder["role"] in (Role.ORPHAN, Role.LEFTOVER) and "spared" not in holder
+        how = " (a `kill-orphan` step kills it)" if may_be_killed and not in_rollback else ""
+        then = "{systemctl} reset-failed {unit} then lets it start again"
+        return f"free port {port} first, which PID {holder['pid']} holds{how}; {then}"
+    return ""
 
 
 def describe_start(view: HostView, book: Runbook) -> str:

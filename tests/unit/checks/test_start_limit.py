@@ -60,6 +60,12 @@ def test_a_counter_that_another_program_may_have_cleared(
     assert (found.used, found.full_for) == (used, full_for)
 
 
+def test_more_starts_than_the_limit_show_that_the_counter_was_lost() -> None:
+    """systemd unloaded the unit after the first or the second start. A window that is full opened at the third."""
+    found = count_window(unit(), starts(0, 10, 40, 41, 42, 43, 44), 145.0)
+    assert (found.used, found.remaining, found.expires_in) == (7, 0, 55.0)
+
+
 @pytest.mark.parametrize(
     ("facts", "first", "sure"),
     [

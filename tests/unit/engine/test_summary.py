@@ -12,10 +12,10 @@ from runbook.engine.summary import ADVICE, find_advice
 from runbook.errors import BusTimeout
 from runbook.host.facts import ActiveState, JobResult, LoadState, Unit
 from runbook.host.queries import Answer, Command, CommandResult, FileText, JournalTailQuery
-from runbook.model import StepStatus, Verdict
+from runbook.model import Port, StepStatus, Verdict
 from runbook.spec.step import Runbook
 from tests.unit.fake_machine import FakeMachine, journal_lines, listen, process, unit
-from tests.unit.runs import FIX, incident, remediate, run, step
+from tests.unit.runs import FIX, ORPHAN, incident, remediate, run, step
 
 
 def down(**changes: Any) -> FakeMachine:
@@ -58,6 +58,26 @@ def test_a_unit_that_another_one_keeps_from_starting() -> None:
     listen(machine, 981, "0.0.0.0:81")
     end, _ = run(machine, step("wait-ready"))
     assert end.hint == 'a `remediate` step with `kill-orphan: {unit: db.socket, port: "81"}` as a fix solves this'
+
+
+@pytest.mark.parametrize(
+    ("id_", "spared", "how"),
+    [
+        ("start", {}, " (a `kill-orphan` step kills it)"),
+        ("start", {74: "it is an ancestor of this program"}, ""),
+        ("rollback.start", {}, ""),
+    ],
+)
+def test_a_port_is_freed_before_the_start_limit_is_cleared(id_: str, spared: dict[int, str], how: str) -> None:
+    start, machine = step("start"), down()
+    machine.spared = spared
+    machine.processes = {74: process(74, **ORPHAN)}
+    listen(machine, 74, "0.0.0.0:80")
+    facts = {"ports": [machine.judge_port(machine.units["gw.service"], Port(80)).evidence()]}
+    ended = Outcome(id_, "start", StepStatus.FAILED, Verdict.START_LIMIT_HIT, "x", evidence=facts)
+    said = find_advice(machine, ended, start, Runbook.model_validate({"unit": "gw.service", "steps": [start]}))
+    then = "systemctl reset-failed gw.service then lets it start again"
+    assert said == f"free port 80 first, which PID 74 holds{how}; {then}"
 
 
 def test_a_remediation_advises_on_what_its_check_still_finds() -> None:
