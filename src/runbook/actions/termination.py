@@ -65,7 +65,7 @@ class Termination:
                 self._begin_round()
                 self._cgroup.apply(host)
             # Of a unit that is untracked by now, the main process must not exit before a reload.
-            case Phase.SIGNAL | Phase.ESCALATE if not self.unit.is_untracked and not self._refusal:
+            case Phase.SIGNAL | Phase.ESCALATE if self._is_signal_due:
                 self._begin_round()
                 self._send_signals(host)
 
@@ -295,6 +295,12 @@ class Termination:
     def _needs_reload(self) -> bool:
         """True if a signal would be next, and systemd would crash if the main process exited now."""
         return self.unit.is_untracked and bool(self._foreign_holders or self._next_targets or self._overdue)
+
+    @property
+    def _is_signal_due(self) -> bool:
+        """True if this reading, too, permits a signal. While sockets are closing, only a target may get another one."""
+        is_due = bool(self._overdue) or not self._are_sockets_closing
+        return is_due and not self.unit.is_untracked and not self._refusal
 
     @property
     def _is_cgroup_kill_due(self) -> bool:
