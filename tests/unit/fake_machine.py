@@ -205,7 +205,7 @@ class FakeMachine:
     def last_unit_load(self) -> int:
         return self.unit_load
 
-    def remember_addresses(self, unit: Unit) -> None:
+    def remember_addresses(self, unit: Unit, ports: Sequence[Port] = ()) -> None:
         pass
 
     def list_unit_listeners(self, unit: Unit) -> tuple[str, ...]:

@@ -111,9 +111,9 @@ class Runner:
         resumed = earlier.parts > 0
         # Processes of an earlier part of this run may still be in the scope of that part.
         self._preflight.run(f"{self.state.id}-{earlier.parts + 1}" if resumed else self.state.id)
-        for name in self.state.ports:
+        for name, ports in self.state.ports.items():
             with contextlib.suppress(HostError):
-                self.host.remember_addresses(self.host.unit(name, max_age=SHARED_READ_AGE))
+                self.host.remember_addresses(self.host.unit(name, max_age=SHARED_READ_AGE), ports)
         if not resumed:
             self._preflight.refuse_downgrades(self.state, self._make_namespace(partial=True))
         self.outcomes.update(earlier.finished)

@@ -7,7 +7,7 @@ Nothing here blocks longer than its own time-out, and nothing here waits for the
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Protocol, TypeVar
 
 if TYPE_CHECKING:  # `runbook validate` needs no data of a machine.
@@ -73,8 +73,10 @@ class HostView(Protocol):
         It does so at boot, in a daemon-reload and in a daemon-reexec.
         """
 
-    def remember_addresses(self, unit: Unit) -> None:
+    def remember_addresses(self, unit: Unit, ports: Sequence[Port] = ()) -> None:
         """Remember on which addresses a unit listens, or which its log shows in use, until the run ends.
+
+        Only on these ports, whatever address they have; without any, on all ports.
 
         Once it is down, or another invocation has begun, nothing may show that any more.
         """

@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from typing import Any, Self, TypeVar
 
@@ -19,7 +19,7 @@ from runbook.host.holders import Holder, Listener, PortOwnership, Process, Role,
 from runbook.host.interface import FILE_TIMEOUT
 from runbook.host.kernel import cgroupfs, descriptors, open_logs, processes, signals, sock_diag
 from runbook.host.kernel.accounts import find_start_obstacle
-from runbook.host.kernel.sock_diag import SocketTable
+from runbook.host.kernel.sock_diag import ANY_PORT, SocketTable
 from runbook.host.loop import Loop
 from runbook.host.ownership.cache import OwnershipCache
 from runbook.host.ownership.judge import PortJudge
@@ -48,6 +48,7 @@ from runbook.model import Deadline, Port, ProcessId, Wake
 
 T = TypeVar("T")
 
+ALL_PORTS = (Port(ANY_PORT, "tcp"), Port(ANY_PORT, "udp"))
 MAX_LOGGING = 8  # how many processes of a unit are looked at for log files
 NAME_SIMILARITY = 0.8  # how similar two unit names must be without their suffix (difflib's ratio)
 
@@ -161,31 +162,28 @@ class LocalView:
         what = "read when systemd read its unit files"
         return int(self._systemd.bus.read(MANAGER_PATH, MANAGER, "UnitsLoadTimestampMonotonic", what=what))
 
-    def remember_addresses(self, unit: Unit) -> None:
+    def remember_addresses(self, unit: Unit, ports: Sequence[Port] = ()) -> None:
         # A machine that cannot be read in time must not prevent the job.
         with contextlib.suppress(LookLimitExceeded):
             if unit.active_state not in UP:
                 self._addresses.find_refused_ports(unit)
                 return
-            for protocol in ("tcp", "udp"):
-                self._addresses.remember(unit, self._find_unit_listeners(unit, protocol))
+            self._addresses.remember(
+                unit, self._find_unit_listeners(unit, [Port(port.number, port.protocol) for port in ports] or ALL_PORTS)
+            )
 
     def list_unit_listeners(self, unit: Unit) -> tuple[str, ...]:
-        return tuple(sorted(map(str, self._find_unit_listeners(unit, "tcp"))))
+        return tuple(sorted(map(str, self._find_unit_listeners(unit, ALL_PORTS[:1]))))
 
-    def _find_unit_listeners(self, unit: Unit, protocol: str) -> list[Listener]:
-        pids = [pid for pid in self.list_unit_pids(unit) if pid]
+    def _find_unit_listeners(self, unit: Unit, ports: Sequence[Port]) -> list[Listener]:
         limit = self._loop.limit_look()
-        if not pids:
-            return []
-        if processes.is_in_other_netns(pids[0]):
+        pids = [pid for pid in self.list_unit_pids(unit) if pid]
+        held = set[int]().union(*(descriptors.list_sockets(pid, limit) for pid in pids))
+        if held and processes.is_in_other_netns(pids[0]):
             # Only /proc shows it, whose reading takes ten times as long.
-            found = sock_diag.list_all_netns_listeners(pids[0], limit, protocol)
-        else:
-            found = self._sockets.list_all_listeners(protocol)
-        inodes = {one.inode for one in found}
-        held = set[int]().union(*(descriptors.find_held_sockets(pid, inodes, limit) for pid in pids))
-        return [one for one in found if one.inode in held]
+            found = [one for port in ports for one in sock_diag.list_netns_listeners(pids[0], port, limit)]
+            return [one for one in found if one.inode in held]
+        return [one for port in ports if held for one in self._sockets.list_listeners(port, held)]
 
     def find_network_process(self, unit: Unit, port: Port | None = None) -> ProcessId | None:
         return self._networks.find_process(unit, port)
@@ -265,8 +263,9 @@ class LocalHost(LocalView):
     def enqueue_job(self, verb: JobVerb, unit: str) -> JobRef:
         if verb in (JobVerb.STOP, JobVerb.RESTART):
             # Once it is down, nothing else shows on which addresses it listens, and where it logs.
-            self.remember_addresses(self._systemd.unit(unit))
-            self.find_open_logs(self._systemd.unit(unit))
+            before = self._systemd.unit(unit)
+            self.remember_addresses(before)
+            self.find_open_logs(before)
         return self._systemd.enqueue_job(verb, unit)
 
     def cancel_job(self, ref: JobRef) -> None:

@@ -14,7 +14,7 @@ import os
 import re
 import threading
 from collections import Counter
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from runbook.errors import HostError, LookLimitExceeded
@@ -108,19 +108,27 @@ def _describe_large_tables(tables: Counter[int]) -> str:
     return f"{why}; {processes_of_user} of user {who} had more than {CHECK_EVERY} each (ps -fu {uid} shows them)"
 
 
+def list_sockets(pid: int, limit: LookLimit) -> set[int]:
+    """Return the inodes of all sockets that a process holds; none if they cannot be read. Raises LookLimitExceeded."""
+    return {int(link[8:-1]) for link in _iterate_links(pid, limit) if link.startswith(b"socket:[")}
+
+
 def has_open(pid: int, files: re.Pattern[bytes], limit: LookLimit | None = None) -> bool:
     """True if the link of one of the process's descriptors matches. False if they cannot be read.
 
     Raises LookLimitExceeded.
     """
+    return any(files.fullmatch(link) for link in _iterate_links(pid, limit or LookLimit()))
+
+
+def _iterate_links(pid: int, limit: LookLimit) -> Iterator[bytes]:
+    """Yield the link of each descriptor of the process's table, as far as it can be read. Raises LookLimitExceeded."""
     with contextlib.suppress(OSError):
         for at, descriptor in enumerate(os.listdir(f"/proc/{pid}/fd")):
-            if limit is not None and not at % CHECK_EVERY:
+            if not at % CHECK_EVERY:
                 limit.check()
             with contextlib.suppress(FileNotFoundError):
-                if files.fullmatch(os.readlink(b"/proc/%d/fd/%s" % (pid, descriptor.encode()))):
-                    return True
-    return False
+                yield os.readlink(b"/proc/%d/fd/%s" % (pid, descriptor.encode()))
 
 
 def _links(inodes: Collection[int]) -> dict[bytes, int]:

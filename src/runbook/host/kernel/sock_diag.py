@@ -16,7 +16,7 @@ import os
 import socket
 import struct
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Self, TypeVar
 
@@ -89,18 +89,18 @@ class SocketTable:
             return frozenset(inodes)
         return frozenset(listener.inode for listener in self.list_listeners(port))
 
-    def list_listeners(self, port: Port) -> tuple[Listener, ...]:
+    def list_listeners(self, port: Port, inodes: Collection[int] | None = None) -> tuple[Listener, ...]:
         """List every socket that listens on the port, in both families, in this network namespace.
 
         For UDP these are all that are bound to it and not connected. With an address, those that accept what is sent to
-        that address, or prevent a bind to it: its own, and the wildcards. Raises LookLimitExceeded and HostError.
+        that address, or prevent a bind to it: its own, and the wildcards. With `inodes`, only these. `ANY_PORT` stands
+        for all ports. Raises LookLimitExceeded and HostError.
         """
-        listeners = self._from_kernel(port, lambda body: _parse_answer(port.protocol, body).socket)
-        return _select(_from_proc(Path("/proc/net"), port, LookLimit()) if listeners is None else listeners, port)
-
-    def list_all_listeners(self, protocol: str) -> tuple[Listener, ...]:
-        """List all listening sockets in this network namespace, on any port. Raises as `list_listeners` does."""
-        return self.list_listeners(Port(ANY_PORT, protocol))
+        listeners = self._from_kernel(port, lambda body: _parse_answer(port.protocol, body).socket, inodes=inodes)
+        if listeners is None:
+            found = _from_proc(Path("/proc/net"), port, LookLimit())
+            listeners = [one for one in found if inodes is None or one.inode in inodes]
+        return _select(listeners, port)
 
     def list_uses(self, port: Port) -> tuple[PortUse, ...]:
         """List the sockets that have the port as their own and may prevent a bind: clients, and sockets only bound.
@@ -111,7 +111,9 @@ class SocketTable:
         sockets, ephemeral = {*_select([use.socket for use in uses], port)}, read_ephemeral_ports()
         return tuple(use for use in uses if use.socket in sockets and not _is_accepted(use, ephemeral))
 
-    def _from_kernel(self, port: Port, parse: Callable[[bytes], T], states: int = 0) -> list[T] | None:
+    def _from_kernel(
+        self, port: Port, parse: Callable[[bytes], T], states: int = 0, inodes: Collection[int] | None = None
+    ) -> list[T] | None:
         """Return the sockets in these states, a bit for each; without any, those that listen."""
         states = states or 1 << PROTOCOLS[port.protocol][1]
         if self._unavailable:
@@ -119,7 +121,8 @@ class SocketTable:
         for _ in range(DUMP_TRIES):
             try:
                 bodies = (body for family in FAMILIES for body in self._dump(family, port, states))
-                sockets = [parse(body) for body in itertools.islice(bodies, MAX_SOCKETS + 1)]
+                wanted = (body for body in bodies if inodes is None or _inode(body) in inodes)
+                sockets = [parse(body) for body in itertools.islice(wanted, MAX_SOCKETS + 1)]
             except OSError as error:
                 self.close()
                 if error.errno not in (errno.ENOBUFS, errno.EBUSY, errno.EAGAIN):
@@ -163,14 +166,9 @@ def list_netns_listeners(pid: int, port: Port, limit: LookLimit) -> tuple[Listen
     """List the sockets that listen on the port in the network namespace of a process, from its /proc/PID/net.
 
     Empty if the process is gone. There is no cookie and no cgroup, and an IPv6 wildcard counts as serving IPv4 as well,
-    since /proc does not show that. Raises LookLimitExceeded and HostError.
+    since /proc does not show that. `ANY_PORT` stands for all ports. Raises LookLimitExceeded and HostError.
     """
     return _select(_from_proc(Path(f"/proc/{pid}/net"), port, limit), port)
-
-
-def list_all_netns_listeners(pid: int, limit: LookLimit, protocol: str) -> tuple[Listener, ...]:
-    """List all listening sockets in the network namespace of a process, on any port. Raises LookLimitExceeded."""
-    return tuple(_from_proc(Path(f"/proc/{pid}/net"), Port(ANY_PORT, protocol), limit))
 
 
 def _request(family: int, port: Port, states: int, sequence: int) -> bytes:

@@ -285,3 +285,13 @@ def test_an_open_file_is_found_by_its_link(tmp_path: Path) -> None:
     with path.open("w"):
         assert descriptors.has_open(os.getpid(), wanted)
     assert not descriptors.has_open(2**22 + 1, wanted)
+
+
+def test_all_sockets_of_a_process() -> None:
+    with socket.socket() as one, socket.socket() as other:
+        mine = {os.fstat(each.fileno()).st_ino for each in (one, other)}
+        assert descriptors.list_sockets(os.getpid(), LookLimit()) >= mine
+    assert not descriptors.list_sockets(os.getpid(), LookLimit()) & mine
+    assert not descriptors.list_sockets(2**22 + 1, LookLimit())
+    with pytest.raises(LookLimitExceeded):
+        descriptors.list_sockets(os.getpid(), LookLimit(-1.0))

@@ -23,8 +23,8 @@ from runbook.host.holders import Listener, SocketState
 from runbook.host.kernel import sock_diag
 from runbook.host.kernel.look_limit import LookLimit
 from runbook.host.kernel.sock_diag import (
+    ANY_PORT,
     SocketTable,
-    list_all_netns_listeners,
     list_netns_listeners,
     read_ephemeral_ports,
 )
@@ -381,9 +381,11 @@ def test_the_listeners_on_all_ports(protocol: str) -> None:
             if protocol == "tcp":
                 mine.listen()
         wanted = {(inode(mine), mine.getsockname()[1]) for mine in (one, other)}
-        from_proc = list_all_netns_listeners(os.getpid(), LookLimit(), protocol)
-        for found in (table.list_all_listeners(protocol), from_proc):
+        every = Port(ANY_PORT, protocol)
+        for found in (table.list_listeners(every), list_netns_listeners(os.getpid(), every, LookLimit())):
             assert {(listener.inode, listener.number) for listener in found} >= wanted
+        only_one = table.list_listeners(every, {inode(one)})
+        assert [listener.number for listener in only_one] == [one.getsockname()[1]]
 
 
 def test_an_accepted_connection_prevents_no_bind() -> None:
