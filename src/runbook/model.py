@@ -6,7 +6,7 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 
 class Verdict(StrEnum):
@@ -141,8 +141,7 @@ class ProcessId:
     start: int  # field 22 of /proc/PID/stat, in clock ticks since boot (proc(5))
 
 
-@dataclass(frozen=True)
-class Wake:
+class Wake(NamedTuple):
     """What can change a NOT_YET: the engine waits for the first of these."""
 
     units: frozenset[str] = frozenset()  # a change of one of these units

@@ -77,7 +77,7 @@ class Quiesce:
         if stopping and not has_begun:
             return not_yet(finding.verdict, f"waiting for {', '.join(stopping)} to stop", Wake(units=units))
         if finding.wake is not None:
-            return replace(finding, wake=replace(finding.wake, units=finding.wake.units | units))
+            return replace(finding, wake=finding.wake._replace(units=finding.wake.units | units))
         return finding
 
     def check_release(self, view: HostView, finding: Finding) -> Finding:

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from runbook.checks.exit_reason import has_exited_by_itself
 from runbook.host.facts import ActiveState, Unit
@@ -15,8 +14,7 @@ from runbook.model import Finding, Port, Verdict, fails
 EXIT_GRACE = 2.0  # seconds that another process on the port has to exit: after a restart it may be the old main process
 
 
-@dataclass(frozen=True)
-class ForeignOwner:
+class ForeignOwner(NamedTuple):
     """A port that another process holds, or whose holder is unknown."""
 
     ownership: PortOwnership

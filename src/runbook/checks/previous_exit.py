@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 from runbook.checks.exit_reason import describe_exit, has_not_notified
 from runbook.host.exit_status import describe_exit_status
@@ -16,8 +17,7 @@ ANSWER_GRACE = 0.2  # seconds after its time-out within which a query has an ans
 CLD_CODES = {"exited": 1, "killed": 2, "dumped": 3}  # the numbers of waitid(2) that ExecMainCode holds
 
 
-@dataclass(frozen=True)
-class ExitDescription:
+class ExitDescription(NamedTuple):
     """An exit in words."""
 
     text: str

@@ -15,7 +15,7 @@ If the invocation or a socket changes, a new round begins at once.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 from runbook.checks.health import HealthReport
 from runbook.checks.probes import JournalFields, Probe, ProbeRound
@@ -79,7 +79,7 @@ class Prober:
         if complete and not failures and (self._found_new_ports(answers, owners) or self._network_changed()):
             # The new port is judged first; then the probes run again.
             state.query_id = 0
-            wake = replace(report.wake(ANSWER_POLL), pending=True)
+            wake = report.wake(ANSWER_POLL)._replace(pending=True)
             return not_yet(Verdict.STILL_STARTING, f"probing {report.unit.name}", wake, **facts)
         # The answers of this round count before the next round starts: a slow failure is a failure.
         left = max(state.started_at + PROBE_INTERVAL - now, ANSWER_POLL)
@@ -93,7 +93,7 @@ class Prober:
             )
             return not_yet(Verdict.PROBE_FAILED, failures[0], report.wake(left), **facts, probes=failures)
         if not complete:
-            wake = replace(report.wake(1.0), pending=True)
+            wake = report.wake(1.0)._replace(pending=True)
             verdict = Verdict.PROBE_FAILED if state.last_failure else Verdict.STILL_STARTING
             return not_yet(verdict, state.last_failure or f"probing {report.unit.name}", wake, **facts)
         return holds(Verdict.READY, report.reason, **facts, probes=results)

@@ -7,7 +7,7 @@ Before=, JoinsNamespaceOf= and the triggers of a unit connect no jobs.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from runbook.host.facts import JobVerb, Unit
 from runbook.host.interface import SHARED_READ_AGE, HostView
@@ -49,8 +49,7 @@ _OTHERS_RULES = {
 }
 
 
-@dataclass(frozen=True)
-class Reached:
+class Reached(NamedTuple):
     """A unit that a job of another unit reaches."""
 
     unit: Unit

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from runbook.checks.exit_reason import describe_exit, describe_unmet_conditions
 from runbook.host.facts import DOWN, LISTEN_PROTOCOLS, ActiveState, LoadState, Unit
@@ -16,8 +15,7 @@ MAX_REQUIRED = 100  # how many required units are read, at most
 MAX_FAILED_NAMED = 3  # how many of those that failed, and how many ports of each, are named
 
 
-@dataclass(frozen=True)
-class FailedRequirement:
+class FailedRequirement(NamedTuple):
     """A unit that another one requires, directly or through further units, and that keeps it from starting."""
 
     unit: Unit

@@ -6,7 +6,8 @@ A target has no process: its stop and restart do something only to units that ar
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
+from typing import NamedTuple
 
 from runbook.checks.propagation import find_reached
 from runbook.host.facts import UP, JobVerb, Unit
@@ -16,8 +17,7 @@ from runbook.model import Finding, FindingState, Verdict, fails
 MEMBER_SUFFIXES = (".service", ".socket", ".timer", ".path")  # of the units for whose sake a target is restarted
 
 
-@dataclass(frozen=True)
-class TargetMembers:
+class TargetMembers(NamedTuple):
     """The active units that a target pulls in."""
 
     reached: tuple[str, ...]  # those that a stop or a restart of the target reaches

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import lru_cache
-from typing import Any
+from typing import Any, NamedTuple
 
 from runbook.host.facts import Unit
 from runbook.host.holders import DELETED, PortOwnership, Process, Role
@@ -101,8 +100,7 @@ def change_evidence(change: FileChange) -> dict[str, Any]:
     return {"file": change.path, "file-changed": _format_time(change.changed), "files": change.files}
 
 
-@dataclass(frozen=True)
-class Server:
+class Server(NamedTuple):
     """A process that serves."""
 
     process: Process

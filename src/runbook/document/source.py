@@ -10,8 +10,8 @@ import contextlib
 import os
 import stat
 import sys
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from runbook.document.nodes import MAX_BYTES
 from runbook.errors import UsageError
@@ -21,8 +21,7 @@ MAX_FOLLOWED_LINKS = 40  # links that are followed, as by the kernel (path_resol
 _FOLDER_FLAGS = os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
-@dataclass(frozen=True)
-class Entry:
+class Entry(NamedTuple):
     """A folder or a link that leads to a file."""
 
     path: str
@@ -37,8 +36,7 @@ class Entry:
         )
 
 
-@dataclass(frozen=True)
-class Source:
+class Source(NamedTuple):
     """A file as it was read."""
 
     path: str  # its name on the command line; `-` is standard input

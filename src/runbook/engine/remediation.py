@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from runbook.engine.execution.attempt import BUS_RETRY_INTERVAL, check_once, make_internal_failure
 from runbook.engine.execution.outcome import Outcome
@@ -45,8 +45,7 @@ def find_invocations(view: HostView, step: Step[Any]) -> dict[str, str]:
         return {}
 
 
-@dataclass(frozen=True)
-class HandedFailure:
+class HandedFailure(NamedTuple):
     """The failure of a step whose cause the following remediation is to find."""
 
     outcome: Outcome

@@ -7,8 +7,7 @@ restarted, as the script of a package does, and of which the runbook says nothin
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from runbook.engine.changed_services import CHANGE_ROLES, LEFT_SERVICES, START_ROLES, is_never_restarted
 from runbook.engine.execution.replay import CHANGED_SERVICES
@@ -53,8 +52,7 @@ def find_changed_units(book: Runbook, acted: Iterable[str]) -> list[str]:
     return list(dict.fromkeys(name for step in changed for name in step.units()))
 
 
-@dataclass(frozen=True)
-class FoundUnits:
+class FoundUnits(NamedTuple):
     """The units beside those of the runbook."""
 
     restart: tuple[str, ...]  # those that the run started, restarted or reloaded
@@ -89,8 +87,7 @@ def _list_triggered(view: HostView, named: Iterable[str]) -> list[str]:
     return [name for name in dict.fromkeys(triggered) if name.endswith(".service") and "@." not in name]
 
 
-@dataclass(frozen=True)
-class NewFiles:
+class NewFiles(NamedTuple):
     """The time in which the files of the new version were there, in seconds since the epoch."""
 
     installed_at: float  # the first step that acted began

@@ -8,9 +8,9 @@ unit created for itself.
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 from enum import StrEnum
 from itertools import dropwhile
+from typing import NamedTuple
 
 
 class CgroupKind(StrEnum):
@@ -27,8 +27,7 @@ class CgroupKind(StrEnum):
     NONE = "none"
 
 
-@dataclass(frozen=True)
-class CgroupUnit:
+class CgroupUnit(NamedTuple):
     """Where a cgroup is, in systemd's words."""
 
     kind: CgroupKind

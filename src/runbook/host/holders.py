@@ -7,7 +7,7 @@ from enum import StrEnum
 from functools import lru_cache
 from ipaddress import IPv4Address, IPv6Address, ip_address
 from pathlib import PurePosixPath
-from typing import Any
+from typing import Any, NamedTuple
 
 from runbook.host.cgroups import CgroupKind, parse_cgroup_path
 from runbook.model import Port, ProcessId, Verdict
@@ -83,8 +83,7 @@ class SocketState(StrEnum):
     CLOSING = "closing"  # no process has it any more: TIME_WAIT and the states before it
 
 
-@dataclass(frozen=True)
-class PortUse:
+class PortUse(NamedTuple):
     """A socket that does not listen, and may keep another from being bound to its port."""
 
     socket: Listener  # its own address

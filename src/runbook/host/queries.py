@@ -61,8 +61,7 @@ class Command(QueryKind[str]):
         return " ".join(self.argv) if self.script is None else self.script
 
 
-@dataclass(frozen=True)
-class CommandResult:
+class CommandResult(NamedTuple):
     """The result of a command that ran in a unit of its own."""
 
     result: str  # systemd's Result: `success`, `exit-code`, `timeout`, …
@@ -124,8 +123,7 @@ class WebsocketProbe(QueryKind[None]):
         return f"websocket {self.url}"
 
 
-@dataclass(frozen=True)
-class LogSettings:
+class LogSettings(NamedTuple):
     """What keeps entries of a unit out of the journal. A rate limit of 0 is that of journald.conf."""
 
     since: float = 0.0  # when its invocation began, in seconds since the epoch
@@ -150,8 +148,7 @@ class JournalProbe(QueryKind[None]):
         return f"journal {self.pattern}"
 
 
-@dataclass(frozen=True)
-class FileChange:
+class FileChange(NamedTuple):
     """The latest change among some files."""
 
     path: str  # the file, folder or link that changed last
@@ -169,8 +166,7 @@ class LatestChangeQuery(QueryKind[FileChange]):
         return f"latest change of {', '.join(self.paths)}"
 
 
-@dataclass(frozen=True)
-class FileText:
+class FileText(NamedTuple):
     """A file that is there."""
 
     path: str
@@ -190,8 +186,7 @@ class FileTextsQuery(QueryKind[tuple[FileText, ...]]):
         return f"text of {', '.join(self.paths)}"
 
 
-@dataclass(frozen=True)
-class OtherManagers:
+class OtherManagers(NamedTuple):
     """The managers, besides the one that was asked, that have a unit of some name."""
 
     system: bool = False
@@ -265,8 +260,7 @@ class StartTimesQuery(JournalQuery[tuple[StartEvent, ...]]):
         return f"starts of {self.unit}"
 
 
-@dataclass(frozen=True)
-class PreviousExit:
+class PreviousExit(NamedTuple):
     """How the previous invocation of a unit ended. `command`, `code` and `status` are of the first process to fail."""
 
     result: str = ""  # systemd's Result; empty if the journal does not have it

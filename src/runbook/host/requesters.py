@@ -7,10 +7,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import PurePosixPath
-from typing import Any
+from typing import Any, NamedTuple
 
 from runbook.util.names import UNIT_TYPES
 from runbook.util.wording import shorten
@@ -53,8 +52,7 @@ _METHODS = {
 _ELSEWHERE = ("-M", "--machine", "-H", "--host", "--root", "--image", "--global")
 
 
-@dataclass(frozen=True)
-class Requester:
+class Requester(NamedTuple):
     """A process that requested a job, as it was read while it waited for the end of the job."""
 
     pid: int
@@ -86,8 +84,7 @@ class Requester:
         return {"pid": self.pid, "command": command, **known}
 
 
-@dataclass(frozen=True)
-class JobRequest:
+class JobRequest(NamedTuple):
     """A job that this program did not request, and the processes that may have; none if they were not found."""
 
     job: int
@@ -153,8 +150,7 @@ def requests_job(
     return len(patterns) <= MAX_PATTERNS and any(fnmatchcase(name, pattern) for pattern in cheap for name in wanted)
 
 
-@dataclass(frozen=True)
-class _SystemctlCall:
+class _SystemctlCall(NamedTuple):
     """The arguments of a systemctl command."""
 
     verb: str
@@ -198,8 +194,7 @@ def _full_unit_name(name: str) -> str:
 _SHELLS = frozenset(("sh", "bash", "dash", "ash", "busybox", "zsh", "ksh", "mksh", "fish"))
 
 
-@dataclass(frozen=True)
-class _Options:
+class _Options(NamedTuple):
     """The options of an interpreter that matter here, by their letters."""
 
     texts: str  # no script follows these: a program text, a module, or words for standard input

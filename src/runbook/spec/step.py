@@ -18,11 +18,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from enum import Enum, auto
 from pathlib import Path
 from types import GenericAlias
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Generic, Literal, TypeGuard, get_args
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Generic, Literal, NamedTuple, TypeGuard, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, InstanceOf, SkipValidation, ValidationInfo, field_validator
 
@@ -54,8 +54,7 @@ from runbook.template.text import Template, parse_expression
 INHERITED_FIELDS = ("unit", "port")  # taken from the top of the file if a step leaves them out
 
 
-@dataclass(frozen=True)
-class Remedy:
+class Remedy(NamedTuple):
     """The steps that a step holds, for the engine to carry out: check, fix, check again, at most `rounds` times."""
 
     checks: tuple[Step[Any], ...]
@@ -288,8 +287,7 @@ class ReplacesVersion(Step[StateT]):
         raise NotImplementedError
 
 
-@dataclass(frozen=True)
-class Nested:
+class Nested(NamedTuple):
     """Marks a field that holds steps; if `read_only`, only steps that change nothing."""
 
     read_only: bool = False

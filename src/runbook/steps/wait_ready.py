@@ -131,7 +131,7 @@ class WaitReady(Step[WaitReadyState]):
             return Prober(view, report, self.probes, state.run, state.probe_round, secret=self.secret).check(now)
         if report.final and not state.awaits_exit_reason:
             return fails(report.verdict, report.reason, **report.evidence())
-        wake = replace(report.wake(report.recheck_within), pending=state.awaits_exit_reason)
+        wake = report.wake(report.recheck_within)._replace(pending=state.awaits_exit_reason)
         return not_yet(report.verdict, report.reason, wake, **report.evidence())
 
     def _add_exit_reason(self, view: HostView, report: HealthReport, state: WaitReadyState) -> HealthReport:

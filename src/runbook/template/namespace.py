@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import Self
+from typing import NamedTuple, Self
 
 from runbook.errors import RunbookError
 from runbook.model import Port
@@ -47,8 +47,7 @@ class Word(str):
     __hash__ = str.__hash__
 
 
-@dataclass(frozen=True)
-class Reference:
+class Reference(NamedTuple):
     """A name in an expression, `steps.wait-ready.changed`: its first part and the other parts."""
 
     root: str

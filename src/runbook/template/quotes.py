@@ -10,8 +10,8 @@ from __future__ import annotations
 import re
 import shlex
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
 from enum import IntEnum, StrEnum
+from typing import NamedTuple
 
 
 class Quotes(StrEnum):
@@ -24,8 +24,7 @@ class Quotes(StrEnum):
     UNKNOWN = "unknown"
 
 
-@dataclass(frozen=True)
-class ShellContext:
+class ShellContext(NamedTuple):
     """A place in a script, and how the text around it affects a value there."""
 
     quotes: Quotes = Quotes.BARE
@@ -264,7 +263,7 @@ class ShellReader:
         elif re.compile(_PIPED_TO_SHELL).match(text, at + 2 if text[at + 1 : at + 2] == "&" else at + 1):
             first = 0 if re.search(r"(?:\}|\)|\bdone|\bfi|\besac)\s*$", text[:at]) else self._pipelines[-1]
             for number in range(first, len(self._places)):
-                self._places[number] = replace(self._places[number], quotes=Quotes.UNKNOWN)
+                self._places[number] = self._places[number]._replace(quotes=Quotes.UNKNOWN)
 
     def _open(self, what: str) -> int:
         self._is_unknown = self._is_unknown or what == "$'"

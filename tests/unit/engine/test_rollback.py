@@ -304,7 +304,7 @@ def test_a_stop_by_a_command_of_the_run_is_its_own(others: tuple[int, ...], ende
     made = Installed("one")
     restarts = made.machine.on_job["restart"]
     own = Requester(70, ("systemctl", "stop", "gw"), "root", is_own=True)
-    theirs = tuple(JobRequest(job, (replace(own, is_own=False),)) for job in others)
+    theirs = tuple(JobRequest(job, (own._replace(is_own=False),)) for job in others)
     asked = tuple(sorted((JobRequest(7, (own,)), *theirs), key=lambda one: one.job))
 
     def stops(machine: FakeMachine, name: str) -> JobResult | None:

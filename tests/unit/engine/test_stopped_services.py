@@ -30,7 +30,7 @@ def stopped(*requesters: Requester, made: Step[Any] | None = None) -> list[str]:
 def test_the_requester_is_named() -> None:
     named = "gw.service was stopped by a command of this run (PID 412 `systemctl stop gw` as root) at run, and is"
     assert stopped(OWN) == [f"{named} inactive (dead)"]
-    assert "; something else (PID 412 `systemctl stop gw` as root) stopped it" in stopped(replace(OWN, is_own=False))[0]
+    assert "; something else (PID 412 `systemctl stop gw` as root) stopped it" in stopped(OWN._replace(is_own=False))[0]
     assert stopped() == ["gw.service was up before run, and is inactive (dead) now; who stopped it is not known"]
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 from runbook.engine.execution.outcome import Outcome
 from runbook.events import (
@@ -34,16 +34,14 @@ BY_OPERATOR = "by-operator"  # the key in the evidence of a step that the operat
 CHANGED_SERVICES = "changed-services"  # the key of the services that a step changed beside those that it names
 
 
-@dataclass(frozen=True)
-class PartialAttempt:
+class PartialAttempt(NamedTuple):
     """An attempt that began to act and did not end."""
 
     state: Mapping[str, Any] | None = None  # the saved state of the step, if it has one
     stopped: bool = False  # it was interrupted, and stopped what it had started
 
 
-@dataclass(frozen=True)
-class FixRound:
+class FixRound(NamedTuple):
     """A round of a fix that began and did not end."""
 
     number: int

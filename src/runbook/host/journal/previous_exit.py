@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from typing import Any
 
 from runbook.host.journal.reader import JournalReader
@@ -58,14 +57,14 @@ def _find_previous_exit(
             case "exit" if entry.get("PRIORITY") != DEBUG and entry.get("COMMAND") != "ExecReload":
                 failures.append(_parse_exit(entry))
             case "end":
-                previous_exit = replace(previous_exit, result=str(entry.get("UNIT_RESULT") or "success"))
+                previous_exit = previous_exit._replace(result=str(entry.get("UNIT_RESULT") or "success"))
             case "started":
-                previous_exit = replace(previous_exit, started=True)
+                previous_exit = previous_exit._replace(started=True)
     # systemd stops the other processes after the first failure. Settings after those of the start are cleanup.
     failures.reverse()
     failures.sort(key=lambda exit_: exit_.command not in START_SETTINGS)
     return (
-        replace(failures[0], result=previous_exit.result, started=previous_exit.started) if failures else previous_exit
+        failures[0]._replace(result=previous_exit.result, started=previous_exit.started) if failures else previous_exit
     )
 
 

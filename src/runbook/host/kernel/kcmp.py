@@ -16,7 +16,7 @@ import os
 import sys
 import threading
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from runbook.host.kernel.look_limit import LookLimit
 
@@ -29,8 +29,7 @@ _NUMBER = {"x86_64": 312, "aarch64": 272}.get(os.uname().machine) if sys.maxsize
 _syscall = ctypes.CDLL(None).syscall
 
 
-@dataclass(frozen=True)
-class KnownDescriptor:
+class KnownDescriptor(NamedTuple):
     """Where a file is known to be: a descriptor of a process, and its link in /proc."""
 
     pid: int

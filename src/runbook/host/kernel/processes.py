@@ -17,7 +17,8 @@ import os
 import re
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
+from typing import NamedTuple
 
 from runbook.host.holders import Process
 from runbook.host.kernel import accounts, environ
@@ -49,8 +50,7 @@ MAX_ENVIRON = 128 * 1024  # bytes of an environment; an entry that begins later 
 CUT_MARK = "..."  # the end of a command line whose rest is left out
 
 
-@dataclass(frozen=True)
-class Stat:
+class Stat(NamedTuple):
     """The fields of /proc/PID/stat that are needed."""
 
     name: str

@@ -7,7 +7,7 @@ unit, its listeners and their holders are unchanged. No step ends on a cached ju
 from __future__ import annotations
 
 from collections.abc import Callable, Collection
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from runbook.host.facts import Unit
 from runbook.host.holders import Listener, PortOwnership
@@ -18,8 +18,7 @@ from runbook.host.ownership.verdict import owner_changing
 from runbook.model import Clock, Port
 
 
-@dataclass(frozen=True)
-class _CachedOwnership:
+class _CachedOwnership(NamedTuple):
     """The judgement that a unit owns a port."""
 
     unit: Unit  # the unit as it was when the judgement began

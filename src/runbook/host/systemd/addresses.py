@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from runbook.errors import BusUnavailable
 from runbook.host.kernel.accounts import find_user_name
@@ -17,8 +16,7 @@ _SYSTEM_PRIVATE = "unix:path=/run/systemd/private"
 _LINGER = Path("/var/lib/systemd/linger")  # logind keeps a file here for each user with linger; every user can list it
 
 
-@dataclass(frozen=True)
-class Endpoint:
+class Endpoint(NamedTuple):
     """The address of a bus."""
 
     address: str

@@ -9,8 +9,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Collection, Iterable
-from dataclasses import dataclass
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from runbook.host.cgroups import CgroupKind, CgroupUnit, parse_cgroup_path
 from runbook.host.holders import Process
@@ -38,8 +37,7 @@ class ProcSource(Protocol):
     def uptime(self) -> float: ...
 
 
-@dataclass(frozen=True)
-class UnitNames:
+class UnitNames(NamedTuple):
     """The names under which a unit may be requested, and the units that propagate a stop or restart to it."""
 
     names: frozenset[str]
