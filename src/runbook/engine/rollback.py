@@ -9,10 +9,10 @@ from typing import Any
 from runbook.engine.changed_services import judge_step, list_events_of_boot
 from runbook.engine.execution.attempt import TRACE
 from runbook.engine.execution.outcome import Outcome
-from runbook.engine.execution.replay import BY_OPERATOR, CHANGED_SERVICES
+from runbook.engine.execution.replay import BY_OPERATOR, CHANGED_SERVICES, ROLLBACK_PREFIX
 from runbook.engine.internal_error import describe_internal_error
 from runbook.engine.remediation import StepRunner
-from runbook.engine.rollback_plan import ROLLBACK_PREFIX, RollbackPlan, find_updates_that_ran
+from runbook.engine.rollback_plan import RollbackPlan, find_updates_that_ran
 from runbook.engine.rollback_units import (
     SPARING_KILL_MODES,
     FoundUnits,

@@ -8,18 +8,14 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from runbook.engine.execution.outcome import Outcome
-from runbook.engine.execution.replay import BY_OPERATOR
+from runbook.engine.execution.replay import BY_OPERATOR, ROLLBACK_PREFIX
 from runbook.engine.rollback_units import find_acted_steps, find_named_units, find_started_units
 from runbook.engine.rollback_versions import find_named_updates, map_previous_versions, rewrite_step
-from runbook.errors import HostError
 from runbook.events import Event, RollbackStarted, RunStarted, StepActing, StepFinished, select
-from runbook.host.facts import DOWN
-from runbook.host.interface import HostView
 from runbook.model import StepStatus
 from runbook.spec.step import ReplacesVersion, RollbackRole, Runbook, Step
 
 TRIGGER_TYPES = (".socket", ".timer", ".path")  # the names of units that start a service end with one of these
-ROLLBACK_PREFIX = "rollback."  # the beginning of the ids of a rollback's steps
 
 # Roles of the steps that must hold at the end if the runbook has no `remediate`.
 PROOF_ROLES = (RollbackRole.PROVE_HEALTH, RollbackRole.PROVE_OWNER)
@@ -195,24 +191,6 @@ def _describe_unprovable(step: Step[Any], unknown: Mapping[str, str | None]) -> 
         id_ for id_, to in unknown.items() if (id_ in references if references else expect is not None and to == expect)
     ]
     return f"which version was there before {' and '.join(ids)} is not known" if ids else ""
-
-
-def find_active_triggers(view: HostView, book: Runbook) -> dict[str, list[str]]:
-    """Return the active sockets, timers and paths of each unit that `rollback: auto` restarts.
-
-    If a version does not start, they fail together with the unit when its start limit is hit, and starting the unit
-    does not start them again. Sockets come first: a path may start the service at once, and then no socket opens.
-    """
-    triggers: dict[str, list[str]] = {}
-    for name in find_named_units(book) if book.rollback == "auto" else ():
-        try:
-            unit = view.unit(name)
-            up = [one.name for one in map(view.unit, unit.triggered_by) if one.active_state not in DOWN]
-        except HostError:
-            continue  # The steps will report that the unit cannot be read.
-        if up:
-            triggers[name] = sorted(up, key=lambda one: not one.endswith(".socket"))
-    return triggers
 
 
 def _describe_update(id_: str, facts: Mapping[str, Any], undo: Outcome | None) -> str:

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 from runbook.engine.changed_services import CHANGE_ROLES, LEFT_SERVICES, START_ROLES, is_never_restarted
 from runbook.engine.execution.replay import CHANGED_SERVICES
+from runbook.errors import HostError
 from runbook.events import Event, RollbackStarted, StepActing, StepFinished, select
 from runbook.host.facts import DOWN, UP, ActiveState, Unit
 from runbook.host.interface import HostView
@@ -144,3 +145,21 @@ def find_new_files(events: Sequence[Event], undo_step_ids: Iterable[str]) -> New
 def find_acted_steps(events: Iterable[Event]) -> set[str]:
     """Return the ids of the steps that began to act."""
     return {acting.id for acting in select(events, StepActing)}
+
+
+def find_active_triggers(view: HostView, book: Runbook) -> dict[str, list[str]]:
+    """Return the active sockets, timers and paths of each unit that `rollback: auto` restarts.
+
+    If a version does not start, they fail together with the unit when its start limit is hit, and starting the unit
+    does not start them again. Sockets come first: a path may start the service at once, and then no socket opens.
+    """
+    triggers: dict[str, list[str]] = {}
+    for name in find_named_units(book) if book.rollback == "auto" else ():
+        try:
+            unit = view.unit(name)
+            up = [one.name for one in map(view.unit, unit.triggered_by) if one.active_state not in DOWN]
+        except HostError:
+            continue  # The steps will report that the unit cannot be read.
+        if up:
+            triggers[name] = sorted(up, key=lambda one: not one.endswith(".socket"))
+    return triggers

@@ -6,7 +6,7 @@ import contextlib
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from runbook.engine.changed_services import judge_ended_step
 from runbook.engine.execution.attempt import TRACE, attempt, make_internal_failure
@@ -17,8 +17,7 @@ from runbook.engine.execution.stream import EventStream
 from runbook.engine.internal_error import describe_internal_error
 from runbook.engine.preflight import Preflight, find_stopped_dependents, make_downgrade_refusal
 from runbook.engine.remediation import HandedFailure, Remediation, find_invocations, let_remediations_decide
-from runbook.engine.rollback import Rollback
-from runbook.engine.rollback_plan import find_active_triggers
+from runbook.engine.rollback_units import find_active_triggers
 from runbook.engine.stopped_services import describe_stopped_services
 from runbook.engine.summary import describe_running, describe_start, describe_state_left, find_advice, read_journal_tail
 from runbook.errors import EXIT_REMEDIATED, HostError, Interrupted, NotBegun, RunbookError
@@ -40,6 +39,9 @@ from runbook.spec.state import RunState
 from runbook.spec.step import DOWNGRADE, Runbook, Step
 from runbook.template import text as template
 from runbook.template.namespace import TemplateNamespace
+
+if TYPE_CHECKING:
+    from runbook.engine.rollback import Rollback
 
 
 @dataclass
@@ -146,9 +148,7 @@ class Runner:
         broken = cause or self.run_in_order(self.runbook.steps)
         # A rollback and the `always` steps have their own time limits, because that of the run may be used up.
         self.deadline = None
-        rollback = None if broken is None or broken.still_starting else Rollback(self, self.runbook, broken)
-        if rollback is not None:
-            rollback.run_if_wanted()
+        rollback = None if broken is None or broken.still_starting else self._roll_back(broken)
         broken_always = self.run_in_order(self.runbook.always)
         if broken is not None and broken.still_starting:
             return self._end_failed(RunStatus.STILL_STARTING, broken, broken.reason)
@@ -165,6 +165,13 @@ class Runner:
         but = f"; but {', '.join(passed_over)} failed, and the run went on" if passed_over else ""
         status = RunStatus.CHANGED if StepStatus.CHANGED in statuses else RunStatus.OK
         return self._end(status, running + but)
+
+    def _roll_back(self, broken: Outcome) -> Rollback:
+        from runbook.engine.rollback import Rollback  # noqa: PLC0415 - Only a run that failed needs it.
+
+        rollback = Rollback(self, self.runbook, broken)
+        rollback.run_if_wanted()
+        return rollback
 
     def _end_rolled_back(self, rollback: Rollback, broken_always: Outcome | None) -> RunFinished:
         """Return the end of a run that failed at a step, after its rollback."""

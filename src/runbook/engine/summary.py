@@ -10,8 +10,8 @@ from runbook.checks.log_files import describe_discarded, describe_log_command
 from runbook.checks.pid_file import is_pid_file_lost
 from runbook.checks.requirements import FailedRequirement, find_failed_requirements
 from runbook.engine.execution.outcome import Outcome
+from runbook.engine.execution.replay import ROLLBACK_PREFIX
 from runbook.engine.other_manager import describe_other_manager
-from runbook.engine.rollback_plan import ROLLBACK_PREFIX
 from runbook.errors import HostError
 from runbook.host.facts import UNLOADABLE, JobVerb, LoadState, Unit
 from runbook.host.holders import Role

@@ -5,13 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 from runbook.engine.execution.outcome import Outcome
-from runbook.engine.rollback_plan import RollbackPlan, find_active_triggers, find_updates_that_ran
+from runbook.engine.rollback_plan import RollbackPlan, find_updates_that_ran
 from runbook.events import Event, Payload, RunStarted, StepActing
-from runbook.host.facts import ActiveState
 from runbook.model import StepStatus
 from runbook.spec.step import Runbook, Step
 from runbook.steps import registry
-from tests.unit.fake_machine import FakeMachine, unit
 from tests.unit.runs import step
 
 
@@ -98,11 +96,3 @@ def test_an_update_counts_once_with_the_version_before_its_first_attempt() -> No
     made = book(update("a"))
     again = StepActing(id="a", type="update", reason="again", evidence={"from": "1.5", "to": "2.0"})
     assert find_updates_that_ran(made, events(acted("a"), again)) == {"a": {"from": "1.0", "to": "2.0"}}
-
-
-def test_active_triggers_are_found_with_sockets_first() -> None:
-    names = ("gw.path", "gw.socket", "gw.timer")
-    machine = FakeMachine(units={"gw.service": unit(triggered_by=names)} | {name: unit(name) for name in names})
-    machine.units["gw.timer"] = unit("gw.timer", active_state=ActiveState.INACTIVE)
-    assert find_active_triggers(machine, book(update("a"))) == {"gw.service": ["gw.socket", "gw.path"]}
-    assert find_active_triggers(machine, book(update("a"), rollback="off")) == {}

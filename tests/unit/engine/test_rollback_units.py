@@ -10,6 +10,7 @@ from runbook.engine.rollback_units import (
     FoundUnits,
     NewFiles,
     describe_unproved,
+    find_active_triggers,
     find_changed_units,
     find_named_units,
     find_new_files,
@@ -150,3 +151,13 @@ def test_the_running_service_behind_a_socket_is_restarted() -> None:
     assert find_other_units(machine, made, ["gw.socket"], []).restart == ("worker.service",)
     machine.units["worker.service"] = worker(active_state=ActiveState.INACTIVE)
     assert find_other_units(machine, made, ["gw.socket"], []).restart == ()
+
+
+def test_active_triggers_are_found_with_sockets_first() -> None:
+    names = ("gw.path", "gw.socket", "gw.timer")
+    machine = FakeMachine(units={"gw.service": unit(triggered_by=names)} | {name: unit(name) for name in names})
+    machine.units["gw.timer"] = unit("gw.timer", active_state=ActiveState.INACTIVE)
+    assert find_active_triggers(machine, book(step("restart"), rollback="auto")) == {
+        "gw.service": ["gw.socket", "gw.path"]
+    }
+    assert find_active_triggers(machine, book(step("restart"), rollback="off")) == {}

@@ -30,6 +30,7 @@ from runbook.spec.step import Step
 
 # The events that a rollback is planned from.
 PLAN_EVENTS = (EventName.RUN_STARTED, EventName.ROLLBACK_STARTED, EventName.STEP_ACTING, EventName.STEP_FINISHED)
+ROLLBACK_PREFIX = "rollback."  # the beginning of the ids of a rollback's steps
 BY_OPERATOR = "by-operator"  # the key in the evidence of a step that the operator skipped
 CHANGED_SERVICES = "changed-services"  # the key of the services that a step changed beside those that it names
 

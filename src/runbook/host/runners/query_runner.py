@@ -20,18 +20,20 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from runbook.errors import HostError
 from runbook.host import queries
 from runbook.host.journal import previous_exit, starts, tail
-from runbook.host.journal.search import JournalSearch, JournalSearches
 from runbook.host.kernel.accounts import account_environment
 from runbook.host.loop import Loop
 from runbook.host.queries import Answer, Command, Query, QueryKind, TcpProbe
 from runbook.host.runners import file_text, files, netns, other_managers
 from runbook.host.runners.subreaper import Subreaper
 from runbook.util.wording import describe_error
+
+if TYPE_CHECKING:
+    from runbook.host.journal.search import JournalSearches
 
 T = TypeVar("T")
 
@@ -65,7 +67,8 @@ class QueryRunner:
     def __init__(self, loop: Loop, manager_environment: Callable[[], Mapping[str, str]], *, own: bool = False) -> None:
         self._loop = loop
         self._manager_environment = manager_environment
-        self._journal = JournalSearches(of_user=own)
+        self._of_user = own
+        self._journal_searches: JournalSearches | None = None
         self._pending: dict[Query[Any], _PendingQuery] = {}
         self._subreaper = Subreaper()
         # Readable from close() on: it ends the wait for every child at once.
@@ -130,7 +133,7 @@ class QueryRunner:
         """Return the work that answers a kind of query. Raises HostError if it cannot begin."""
         match kind:
             case queries.HttpProbe():
-                # Imported only if needed: http.client takes 17 ms to load.
+                # Imported only if needed: http.client takes 17 ms to load, a search 2 ms.
                 from runbook.host.runners import http  # noqa: PLC0415
 
                 return http.HttpRequest(kind, until)
@@ -144,7 +147,10 @@ class QueryRunner:
                 environment = {**self._manager_environment(), **account_environment(kind.user), **kind.env}
                 return _ChildCommand(kind, until, environment, self._closing, self._subreaper)
             case queries.JournalProbe():
-                return JournalSearch(self._journal, kind, until)
+                from runbook.host.journal import search  # noqa: PLC0415
+
+                self._journal_searches = self._journal_searches or search.JournalSearches(of_user=self._of_user)
+                return search.JournalSearch(self._journal_searches, kind, until)
             case queries.JournalTailQuery():
                 return tail.JournalTail(kind, until)
             case queries.StartTimesQuery():
