@@ -18,13 +18,14 @@ from runbook.document.syntax import (
     QUOTES,
     Position,
     Trail,
+    describe_curly_quotes,
     describe_open_quote,
     describe_syntax_error,
     position_of,
     spans_lines,
 )
 from runbook.template.foreign import names_template
-from runbook.util.wording import shorten
+from runbook.util.wording import CURLY_QUOTES, shorten
 
 MAX_BYTES = 1 << 20  # bytes of a file. A runbook has some hundred lines
 MAX_YAML_DEPTH = 32  # levels of nested lists and mappings. A header of a probe in a check is at level ten
@@ -125,6 +126,7 @@ class _Composer:
         self.problems = problems
         self.anchors: dict[str, Node | None] = {}
         self.total = 0
+        self.quotes = () if text.isascii() else (*CURLY_QUOTES,)  # what may stand in the place of a quote
         self.events = self._read()
 
     def _read(self) -> Iterator[Any]:
@@ -167,6 +169,8 @@ class _Composer:
         if isinstance(event, yaml.ScalarEvent):
             # "" is an empty text, not an empty value.
             node.value = None if not event.style and event.value in _NOTHING else event.value
+            if not event.style and event.value[:1] in self.quotes and (why := describe_curly_quotes(event.value)):
+                self.problems.append((place, why))
             if spans_lines(event):
                 self._check_lines(event, node)
         elif isinstance(event, yaml.SequenceStartEvent):

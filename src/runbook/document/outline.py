@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from runbook.document.nodes import Node, Problems
-from runbook.document.synonyms import explain_step_type
+from runbook.document.synonyms import explain_command, explain_step_type
 from runbook.document.syntax import Position
 from runbook.document.wording import fields_of
 from runbook.spec.fields import FieldError, describe_kind, read_step_id
@@ -42,17 +42,26 @@ def find_steps(node: Node | None, key: str, types: Types, problems: Problems) ->
     if node is None:
         return []
     if isinstance(node.value, (str, dict)):
-        sentence = f"`{key}` must be a list of steps (`- …`), not {describe_kind(node.value)}"
-        first = node.value if isinstance(node.value, str) else next(iter(node.value), "")
-        if dash := re.match(r"-+(\w[\w-]*)", first):
-            sentence = f"a space is missing after the `-`; write `- {dash[1]}`"
-        problems.append((node.position, sentence))
+        problems.append(_describe_no_list(node, key, types))
     elif not node.value:
         found = "empty" if node.value is None else "an empty list"
         problems.append((node.position, f"`{key}` is {found}; it needs at least one step"))
     else:
         return [site for item in node.value if (site := _read_step(item, types, problems))]
     return []
+
+
+def _describe_no_list(node: Node, key: str, types: Types) -> tuple[Position, str]:
+    """Return what is wrong with a value that should be a list of steps: mostly, the `- ` of the first step."""
+    sentence = f"`{key}` must be a list of steps (`- …`), not {describe_kind(node.value)}"
+    first = node.value if isinstance(node.value, str) else next(iter(node.value or ()), "")
+    word = re.match(r"(-*)(\w[\w-]*)", str(first))
+    if word and word[1]:
+        sentence = f"a space is missing after the `-`; write `- {word[2]}`"
+    elif word and word[2] in types:
+        how = f"write `- {word[2]}` in a line of its own"
+        sentence = f"`{key}` must be a list of steps, but a `-` is missing before `{word[2]}`; {how}"
+    return node.position, sentence
 
 
 def _read_step(item: Node, types: Types, problems: Problems) -> StepNode | None:
@@ -100,23 +109,53 @@ def _make_step_node(type_name: str, body: Node, item: Node, types: Types, proble
 
 def _describe_unknown_type(type_name: str, item: Node, types: Types) -> tuple[Position, str]:
     # The next item of the list may have become a part of this one.
-    if not item.quoted and (line := re.search(r"\n([ \t]*)(?=-)", item.raw)):
+    next_item = rf"\n([ \t]*)(?=(-)|(?:{'|'.join(types)})\b)"
+    if not item.quoted and (line := re.search(next_item, item.raw)):
         first = f"`{shorten(item.raw.partition(chr(10))[0])}`"
-        how = "begin it in the column of that item, with `- `"
+        how = f"begin it in the column of that item, with `- `{'' if line[2] else ', if it is a step'}"
         tab = "this line is indented with a tab; use spaces"
         return item.position_at(line.end()), tab if "\t" in line[1] else f"this line continues {first}; {how}"
-    hint = explain_step_type(type_name) or suggest(type_name, types) or f"; the step types are {join_words(types)}"
+    hint = _explain_words(type_name, types) or explain_step_type(type_name) or suggest(type_name, types)
+    hint = hint or f"; the step types are {join_words(types)}"
     return item.keys.get(type_name, item.position), f"unknown step type `{shorten(type_name)}`{hint}"
 
 
+def _explain_words(line: str, types: Types) -> str:
+    """Return what to write for a line of several words: `kill-orphan 80`, or a command."""
+    word, _, value = line.partition(" ")
+    if word not in types:
+        return explain_command(line)
+    return _suggest_field(word, value.strip(), types[word]) if " " not in value.strip() else f"; write `{word}` alone"
+
+
+_VALUES = (
+    (r"(?i)true|yes|on|now|null", ()),
+    (r"[0-5]?\d", ("healthy-for", "port", "timeout")),
+    (r"\d{2,5}", ("port", "timeout")),
+    (r"\d+(?:\.\d+)? ?[a-z]+(?: ?\d+ ?[a-z]+)*", ("healthy-for", "grace", "timeout")),
+    (r"v?\d+(?:\.\d+)+\S*", ("to", "expect", "unit")),
+    (r"[\w.\\@-]+", ("unit",)),
+)
+"""What a single value looks like, and the fields that it may belong to; none if the step needs no value."""
+
+
 def _suggest_field(type_name: str, value: object, cls: type[Step[Any]]) -> str:
-    """Return the field that a single value probably belongs to: the one named like the type, or `unit`."""
-    key = next((key for key in (type_name, "unit") if key in cls.model_fields), None)
-    if key is None or not isinstance(value, str):
+    """Return what to write if a step type has a single value: a mapping with the field that it probably belongs to."""
+    if not isinstance(value, str):
+        return ""
+    if type_name in cls.model_fields:
+        keys: tuple[str, ...] = (type_name,)
+    else:
+        keys = next((keys for pattern, keys in _VALUES if re.fullmatch(pattern, value)), ("unit",))
+        if not keys:
+            return f"; write `{type_name}` alone"
+    key = next((key for key in keys if key in fields_of(cls)), None)
+    if key is None:
         return ""
     # The suggestion must be valid YAML, so a value that would need quotes is left out.
     text = value if re.fullmatch(r"[\w ./=@+-]{1,40}", value) else "..."
-    return f"; write `{type_name}: {{{key}: {text}}}`"
+    seconds = "s" if value.isdigit() and key in ("healthy-for", "timeout") else ""
+    return f"; write `{type_name}: {{{key}: {text}{seconds}}}`"
 
 
 def find_nested_keys(cls: type[Step[Any]]) -> dict[str, Nested]:

@@ -7,7 +7,7 @@ are read one by one, each with a namespace that has the steps before it. An erro
 from __future__ import annotations
 
 import re
-from collections.abc import Container, Mapping
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from pydantic import ConfigDict, TypeAdapter, ValidationError
 from runbook.document import wording
 from runbook.document.nodes import Node, Problems
 from runbook.document.outline import StepNode, Types, assign_ids, find_nested_keys, find_steps
+from runbook.document.syntax import Position
 from runbook.errors import UsageError
 from runbook.model import Port
 from runbook.spec.fields import PortList, UnitName, describe_kind
@@ -46,6 +47,7 @@ class Reader:
         self.before: dict[str, frozenset[str]] = {}  # the facts of the steps that are read already, by id
         self.ids: frozenset[str] = frozenset()
         self.rollback_ids: frozenset[str] = frozenset()  # the steps of a listed rollback
+        self.lacking: dict[str, list[StepNode]] = {}  # the steps that need a field which the top of the file lacks
         self.given: set[str] = set()  # the variables of `--set`, and those that are made from them
 
     def runbook(self, sets: Mapping[str, str], path: str, folder: Path, text: str) -> Runbook | None:
@@ -69,6 +71,7 @@ class Reader:
             steps = tuple(step for site in sites if (step := self._step(site)) is not None)
             if key in self.fields and (key != "rollback" or sites):
                 data[key] = steps
+        self.problems += [_describe_lacking(key, sites) for key, sites in self.lacking.items()]
         data.setdefault("rollback", self._rollback())
         data.update(vars=variables, path=path, folder=folder, text=text, namespace=self.namespace, types=self.types)
         if "steps" not in self.fields:
@@ -207,8 +210,7 @@ class Reader:
             elif site.cls.model_fields[key].is_required():
                 lacking.append(key)
                 if key not in self.fields:
-                    sentence = f"{site.cls.type_name} needs `{key}`, here or at the top of the file"
-                    self.problems.append((site.position, sentence))
+                    self.lacking.setdefault(key, []).append(site)
         return lacking
 
     def _require_read_only(self, key: str, steps: list[tuple[StepNode, Step[Any] | None]]) -> None:
@@ -218,6 +220,16 @@ class Reader:
             if sure if step is None else not step.only_reads():
                 sentence = f"{site.cls.type_name} changes something; `{key}` accepts only steps that change nothing"
                 self.problems.append((site.position, sentence))
+
+
+def _describe_lacking(key: str, sites: Sequence[StepNode]) -> tuple[Position, str]:
+    """Return that steps need a field: one error, since one line at the top of the file corrects all of them."""
+    first, more = min(sites, key=lambda site: site.position), len(sites) - 1
+    kind = first.cls.type_name
+    if not more:
+        return first.position, f"{kind} needs `{key}`, here or at the top of the file"
+    these = f"{kind} and {more} more step{'s' if more > 1 else ''}"
+    return first.position, f"{these} need `{key}`; write it at the top of the file"
 
 
 def _read_early(value: Any, adapter: TypeAdapter[Any], namespace: TemplateNamespace) -> Any:

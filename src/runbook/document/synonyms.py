@@ -7,7 +7,7 @@ A word is looked up in lower case with dashes: `TimeoutStopSec` as `timeout-stop
 from __future__ import annotations
 
 import re
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 
 _HERE = "a runbook acts on the machine where it is started: start it on each one"
 _TRIGGER = "a runbook does not start itself: a timer unit or a CI job starts `runbook apply`"
@@ -124,6 +124,46 @@ def explain_step_type(kind: str) -> str:
     return _hint(_STEPS.get(normalize(kind), ""))
 
 
+_JOBS = {
+    **{verb: verb for verb in ("start", "stop", "restart", "reload", "reset-failed", "daemon-reload")},
+    **dict.fromkeys(("try-restart", "condrestart", "reload-or-restart", "force-reload"), "restart"),
+    **dict.fromkeys(("is-active", "is-failed", "status"), "wait-ready"),
+}
+"""The step types for the verbs of systemctl, service and init scripts."""
+
+
+def explain_command(line: str) -> str:
+    """Return the step for a command line that stands where a step belongs; empty if it is no command line.
+
+    What the step contains must be valid YAML, so words that would need quotes are left out.
+    """
+    words = line.removesuffix(":").split()
+    while words[:1] and words[0] in ("sudo", "doas"):
+        del words[0]
+    if len(words) < 2 and "/" not in line:  # noqa: PLR2004 - a single word is a step type of another tool.
+        return ""
+    program = words[0].rpartition("/")[2] if words else ""
+    plain = [word for word in words[1:] if not word.startswith("-")]
+    if words[0].startswith("/etc/init.d/"):
+        plain = [*plain, program]
+    elif program in ("service", "invoke-rc.d", "rc-service"):
+        plain.reverse()
+    elif program != "systemctl":
+        plain = []
+    if re.search(r"[&;|<>$(]", line):
+        plain = []  # more than one command
+    if plain and (kind := _JOBS.get(plain[0])):
+        each = ", and one step for each unit" if plain[2:] else ""
+        return _hint(f"write `- {kind}{f': {{unit: {_plain(plain[1:2])}}}' if plain[1:] else ''}`{each}")
+    hint = explain_step_type(program)
+    return hint if hint and _RUN not in hint else _hint(f"write `- run: {{run: {_plain(words)}}}`")
+
+
+def _plain(words: Iterable[str]) -> str:
+    text = " ".join(words)
+    return text if re.fullmatch(r"[\w ./=@+-]{1,60}", text) else "..."
+
+
 def explain_field(key: str, known: Collection[str]) -> str:
     """Return what a mapping with the keys `known` has in the place of a key."""
     word = normalize(key)
@@ -133,7 +173,7 @@ def explain_field(key: str, known: Collection[str]) -> str:
 
 def normalize(word: str) -> str:
     """Return a word as the tables have it."""
-    last = word.strip().rpartition(".")[2]
+    last = word.strip().rpartition(".")[2] if " " not in word.strip() else word.strip()
     return re.sub(r"(?<=[a-z])(?=[A-Z])", "-", last).replace("_", "-").lower()
 
 

@@ -10,9 +10,13 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
+from itertools import takewhile
 from typing import Any, NamedTuple
 
 import yaml
+
+from runbook.steps import registry
+from runbook.util.wording import CURLY_QUOTES, describe_character
 
 
 class Position(NamedTuple):
@@ -65,7 +69,16 @@ def spans_lines(event: Any) -> bool:
 def describe_syntax_error(error: yaml.MarkedYAMLError, trail: Trail, text: str) -> Found:
     """Return where the error was made, and what is wrong in the words of a runbook's author."""
     failure = _Failure(error, trail, text.split("\n"))
-    searches = (_find_tab, _find_open_quote, _find_text_behind_quote, _find_open_bracket, _find_bad_line, _find_rest)
+    searches = (
+        _find_tab,
+        _find_open_quote,
+        _find_text_behind_quote,
+        _find_address,
+        _find_open_bracket,
+        _find_missing_dash,
+        _find_bad_line,
+        _find_rest,
+    )
     return next(found for search in searches if (found := search(failure)))
 
 
@@ -167,6 +180,55 @@ def _find_open_bracket(failure: _Failure) -> Found | None:
     return None
 
 
+_ADDRESS = re.compile(r"""(?<!["'\w])((?:\w+:(?://)?)?\[[0-9A-Fa-f.]*:[0-9A-Fa-f.]*:[0-9A-Fa-f:.]*\][^\s,\]}]*)""")
+
+
+def _find_address(failure: _Failure) -> Found | None:
+    """Find an address such as `[::1]:8080` without quotes: YAML reads its `[` as the beginning of a list."""
+    found = _ADDRESS.search(failure.line(failure.at.line))
+    if found is None:
+        return None
+    port = "" if "://" in found[1] or re.search(r"\]:\d", found[1]) else ":8080"
+    how = f'write it in quotes: "{found[1]}{port}"'
+    return Position(failure.at.line, found.start() + 1), f"YAML reads the `[` of `{found[1]}` as a list; {how}"
+
+
+def _find_missing_dash(failure: _Failure) -> Found | None:
+    """Find an item of a list that lacks its `-`."""
+    for number in dict.fromkeys((failure.at.line, failure.begin.line)):
+        word = re.match(r" *(\w[\w-]*)\s*(?:[:#]|$)", failure.line(number))
+        indent = _find_dash_column(failure, number, word[1]) if word else None
+        if word and indent is not None:
+            where = "" if indent == failure.indent(number) else f" in column {indent + 1}"
+            what = f"a `-` is missing before `{word[1]}`; write `- {word[1]}`{where}"
+            return Position(number, failure.indent(number) + 1), what
+    return None
+
+
+def _find_dash_column(failure: _Failure, number: int, word: str) -> int | None:
+    """Return the indentation of the `-` that a line lacks; None if it lacks none. The lines around it show the list."""
+    indent, is_step = failure.indent(number), word in registry()
+    above = [line for line in reversed(failure.lines[: number - 1]) if _ends_block(line, indent)]
+    below = next((line for line in failure.lines[number:] if _ends_block(line, indent)), "")
+    column = list(takewhile(lambda line: _indent(line) == indent, above))
+    if not column:
+        # `run` is also a field of a step.
+        under = above and _is_item(above[0]) and is_step and word != "run"
+        return _indent(above[0]) if under else None
+    followed = _indent(below) == indent and _is_item(below)
+    is_list = _is_item(column[0]) and (is_step or followed or (indent > 0 and all(map(_is_item, column))))
+    return indent if is_list else None
+
+
+def _ends_block(line: str, indent: int) -> bool:
+    """True if a line is neither empty, nor a comment, nor indented further than this."""
+    return bool(line.strip()) and not line.lstrip().startswith("#") and _indent(line) <= indent
+
+
+def _is_item(line: str) -> bool:
+    return re.match(r" *-(?:\s|$)", line) is not None
+
+
 def _find_bad_line(failure: _Failure) -> Found | None:
     """Find the line that lacks a `:`, or a space: the parser notices it at the next line."""
     if "could not find expected ':'" in failure.raw:
@@ -201,6 +263,7 @@ def _describe_bad_line(failure: _Failure, number: int) -> Found:
 
 
 _SYNTAX = (
+    ("scanning an alias", "a value that begins with `*` must be in quotes; a port on every address is its number alone"),
     ("expected ',' or '", "a `[` or `{` is not closed, or a comma is missing"),
     ("block sequence entries are not allowed", "a list cannot begin in the middle of a line; begin a new line"),
     ("unexpected end of stream", "a quote or a bracket is not closed"),
@@ -239,15 +302,15 @@ _SPACES = "\u00a0\u1680\u2000-\u200b\u202f\u205f\u2060\u3000"
 _DASHES = "\u2010-\u2015\u2212\ufe58\ufe63\uff0d"
 _COLONS = "\u2236\ufe55\uff1a"
 _STRANGE_SPACE = "{} is here, which only looks like a space; type a space in its place, or nothing"
+_STRANGE_QUOTE = "{} is here, which only looks like a quote; type ' or \" in its place"
 _LOOKALIKES = (
     (f"[ \t-]*([{_SPACES}])", _STRANGE_SPACE),
-    (
-        re.compile(f"[^'\"#]*?:([{_SPACES}])"),
-        _STRANGE_SPACE,
-    ),
+    (f"[^'\"#]*?:([{_SPACES}])", _STRANGE_SPACE),
     (f"[^'\"#]*?([{_SPACES}])(?::|$)", _STRANGE_SPACE),
     (f"[ \t]*([{_DASHES}])(?=\\s|\\w)", "{} is here, which only looks like a dash; write `-`"),
     (f"[ \t]*(?:- +)*[\\w-]+([{_COLONS}])", "{} is here, which only looks like a colon; write `:`"),
+    (rf"[^'\"#]*?(?:^|[:,\[{{-]\s+|[\[{{])([{CURLY_QUOTES}])", _STRANGE_QUOTE),
+    (rf".*[\"'].*([{CURLY_QUOTES}])[\s,\]}}]*$", _STRANGE_QUOTE),
 )
 """Characters that word processors and web pages put in the place of those that YAML gives a meaning."""
 
@@ -259,13 +322,16 @@ def find_lookalikes(text: str, problems: list[Found]) -> Iterator[Found]:
         line = lines[place.line - 1] if place.line <= len(lines) else ""
         matches = ((found, what) for pattern, what in _LOOKALIKES if (found := re.match(pattern, line)))
         found, what = next(matches, (None, ""))
-        if found:
-            yield Position(place.line, found.start(1) + 1), what.format(_name_character(found[1]))
+        if found and "the character U+" not in sentence:
+            yield Position(place.line, found.start(1) + 1), what.format(describe_character(found[1]))
         else:
             yield place, sentence
 
 
-def _name_character(character: str) -> str:
-    import unicodedata  # noqa: PLC0415 - only such errors need it
-
-    return f"the character U+{ord(character):04X} ({unicodedata.name(character, 'unnamed').lower()})"
+def describe_curly_quotes(text: str) -> str:
+    """Return that a value without quotes begins with a character that was meant as one; empty if it does not."""
+    found = re.match(f"[{CURLY_QUOTES}]", text)
+    # `’til now` and `“Blue” and more` are texts.
+    closing = re.search(f"[{CURLY_QUOTES}]", text[1:])
+    meant = found and (closing.end() == len(text) - 1 if closing else text[0] not in "\u2019\u203a")
+    return _STRANGE_QUOTE.format(describe_character(text[0])) if meant else ""

@@ -17,7 +17,7 @@ from pydantic import AfterValidator, BeforeValidator, PlainValidator, TypeAdapte
 
 from runbook.model import Port
 from runbook.template import text as template
-from runbook.template.namespace import VERSIONS, TemplateNamespace
+from runbook.template.namespace import VERSIONS, TemplateError, TemplateNamespace
 from runbook.template.quotes import is_script
 from runbook.template.text import Template, TextFinisher, ValueWriter
 from runbook.util.names import parse_port, parse_unit_name
@@ -129,7 +129,37 @@ def _some_command(text: str) -> str:
     return text
 
 
+def _read_pattern(value: object, info: ValidationInfo) -> str:
+    text = _single(value)
+    try:
+        return _text(text, info, put=template.write_literal, finish=_valid_pattern)
+    except TemplateError:
+        raise
+    except ValueError as error:
+        # The pattern is shown as the file has it. Values are mostly not the cause: they match only themselves.
+        plain = re.sub(r"\$\{\{.*?\}\}", lambda found: "x" * len(found[0]), text, flags=re.DOTALL)
+        filled = str(error).rpartition("regular expression: ")[2]
+        why = _find_pattern_error(plain) or f"with its values inserted, {filled}"
+        raise ValueError(f"`{shorten(text)}` is not a valid regular expression: {why}") from error
+
+
+_PATTERN_ERRORS = {
+    "(": "the `(` is not closed; write `\\(` if the character is meant",
+    "[": "the `[` is not closed; write `\\[` if the character is meant",
+    ")": "the `)` closes nothing; write `\\)` if the character is meant",
+    **{c: f"the `{c}` has nothing to repeat; write `.{c}`, or `\\{c}` if the character is meant" for c in "*+?"},
+}
+"""What is wrong, by the character at which Python finds the error."""
+
+
 def _valid_pattern(text: str) -> str:
+    if why := _find_pattern_error(text):
+        raise ValueError(f"`{shorten(text)}` is not a valid regular expression: {why}")
+    return text
+
+
+def _find_pattern_error(text: str) -> str:
+    """Return what is wrong with a regular expression; empty if it is valid."""
     try:
         with warnings.catch_warnings():
             # A pattern such as `[[a]` may mean something else in a later Python. That is not an error.
@@ -137,9 +167,11 @@ def _valid_pattern(text: str) -> str:
             re.compile(text)
     except (re.error, RecursionError, OverflowError) as error:
         where = getattr(error, "pos", None)
-        place = f" at character {where + 1}" if isinstance(where, int) else ""
-        raise ValueError(f"`{shorten(text)}` is not a valid regular expression: error{place}") from error
-    return text
+        if not isinstance(where, int):
+            return "error"
+        what = _PATTERN_ERRORS.get(text[where : where + 1])
+        return f"error at character {where + 1}{f': {what}' if what else ''}"
+    return ""
 
 
 def _read_version(value: object, info: ValidationInfo) -> str:
@@ -312,8 +344,7 @@ TextField = Annotated[str, PlainValidator(_text), shown_as("text")]
 Version = Annotated[str, PlainValidator(_read_version), shown_as("version")]
 """A version: a text that contains a digit, and not a tag such as `latest`."""
 # No `format: regex`: it means JavaScript's syntax, and a template in a pattern is not a part of it.
-_literal = partial(_text, put=template.write_literal, finish=_valid_pattern)
-Pattern = Annotated[str, PlainValidator(_literal), shown_as("pattern")]
+Pattern = Annotated[str, PlainValidator(_read_pattern), shown_as("pattern")]
 """A regular expression in Python's syntax. A value that a template inserts matches itself only."""
 CommandField = Annotated[
     str | tuple[str, ...],

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from runbook.template.filters import ARGUMENTS, FILTERS
 from runbook.template.namespace import ROOTS, Reference, TemplateError, TemplateNamespace, Word
 from runbook.template.quotes import ShellContext
-from runbook.util.wording import join_words, shorten, suggest
+from runbook.util.wording import CURLY_QUOTES, join_words, shorten, suggest
 
 if TYPE_CHECKING:
     from jinja2 import nodes
@@ -91,7 +91,9 @@ def compile_expression(source: str) -> Expression:
         raise TemplateError(f"cannot read `{shorten(source)}`: it is nested too deeply") from error
     # Jinja2 reads numbers with int(), which refuses more than 4300 digits.
     except (TemplateSyntaxError, ValueError) as error:
-        raise TemplateError(f"cannot read `{shorten(source)}`: it is not an expression") from error
+        curly = re.search(f"[{CURLY_QUOTES}]", source)
+        how = f"; type ' or \" in the place of `{curly[0]}`" if curly else ""
+        raise TemplateError(f"cannot read `{shorten(source)}`: it is not an expression{how}") from error
     return Expression(source, tuple(references), frozenset(check.optional), raw, ready)
 
 

@@ -13,6 +13,8 @@ from collections.abc import Iterable
 from enum import IntEnum, StrEnum
 from typing import NamedTuple
 
+from runbook.util.wording import CURLY_QUOTES
+
 
 class Quotes(StrEnum):
     """What a place in a script is inside of."""
@@ -159,6 +161,10 @@ class ShellReader:
         self._word = ""
         self._is_unknown = False
         self._before = "\n"
+        self._length = 0  # the characters read so far; a value counts as one
+        self._openings: list[int] = []  # where each of `_within` begins, but for the script itself
+        self.apostrophe: int | None = None  # where the last single quote between two letters opens a text
+        self.curly_quote: int | None = None  # where the first word is that begins with a quote of a word processor
 
     @property
     def quotes(self) -> Quotes:
@@ -173,6 +179,13 @@ class ShellReader:
         return Quotes(top)
 
     @property
+    def open_quote(self) -> int | None:
+        """Where the innermost quote, backtick or `$(` begins that is still open; None if there is none, or unknown."""
+        top = self._within[-1] if self._within[-1] != Quotes.BARE else self._within[-2:][0]
+        closes = top in (Quotes.SINGLE, Quotes.DOUBLE, _TICKS, _SUBSTITUTION)
+        return self._openings[-1] if closes and not self._is_unknown else None
+
+    @property
     def places(self) -> tuple[ShellContext, ...]:
         """The places of the values so far. A later shell that reads the output of a command changes its places."""
         return tuple(self._places)
@@ -183,6 +196,9 @@ class ShellReader:
         while at < len(text) and not self._is_unknown:
             taken = self._step(text, at)
             read = text[at : at + taken]
+            del self._openings[len(self._within) - 1 :]
+            self._openings += [self._length] * (len(self._within) - 1 - len(self._openings))
+            self._length += taken
             if read != _GOES_ON:
                 self._before = _ESCAPED if read[:1] == "\\" else read[-1:] or self._before
             at += taken
@@ -198,6 +214,7 @@ class ShellReader:
         self._places.append(ShellContext(quotes, joined or redirects, self._ends))
         self._is_unknown = self._is_unknown or raw
         self._before = _VALUE
+        self._length += 1
         self._spell("$")  # Its text may be anything, as that of a variable.
 
     @property
@@ -288,8 +305,12 @@ class ShellReader:
         elif char != "'":
             self._spell(char)
         begins = self._before in _WORD_ENDS
+        if char in CURLY_QUOTES and (begins or self._before == "=") and self.curly_quote is None:
+            self.curly_quote = self._length
         if char == "'":
             self._within.append(Quotes.SINGLE)
+            if self._before.isalpha() and text[at + 1 : at + 2].isalpha():
+                self.apostrophe = self._length
         elif char == "#":
             self._is_unknown = self._before == _VALUE  # An empty list inserts no word.
             if begins:

@@ -21,6 +21,7 @@ from runbook.template.filters import MAX_TEXT
 from runbook.template.foreign import check_foreign
 from runbook.template.namespace import Reference, TemplateError, TemplateNamespace, Word
 from runbook.template.quotes import Quotes, ShellContext, ShellReader
+from runbook.template.shell_check import check_quotes, check_script
 
 OPEN, CLOSE = "${{", "}}"
 
@@ -146,6 +147,8 @@ def parse_text(
         if isinstance(part, str):
             check_foreign(part, variables, script=script or put is write_quoted)
     if OPEN not in text:
+        if put is write_quoted:
+            check_script(text)
         return text
     return Template(_add_contexts(parts) if put is write_quoted else parts, put, finish)
 
@@ -159,6 +162,7 @@ def _add_contexts(parts: tuple[Part, ...]) -> tuple[Part, ...]:
             shell.read(part)
         else:
             shell.pass_value(before, behind, raw=part.raw)
+    check_quotes(shell, "".join(part if isinstance(part, str) else "\0" for part in parts))
     places = iter(shell.places)
     return tuple(part if isinstance(part, str) else replace(part, context=next(places)) for part in parts)
 

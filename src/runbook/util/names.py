@@ -53,9 +53,7 @@ def parse_port(text: str) -> Port:
     if match := re.match(r"(tcp|udp):(.*)", rest, re.IGNORECASE | re.DOTALL):
         protocol, rest = match[1].lower(), match[2]
     address, colon, number = rest.rpartition(":")
-    how = "write 18789, udp:53, 127.0.0.1:8080 or [::1]:8080"
-    if "," in text:
-        how = f"write a list: [{', '.join(shorten(part.strip()) for part in text.split(','))}]"
+    how = _suggest_port(text.strip(), protocol, rest)
     if not re.fullmatch(r"\d+", number, re.ASCII):
         raise ValueError(f"cannot read port `{shorten(text)}`; {how}")
     if len(number) > 5 or not 1 <= int(number) <= 65535:  # noqa: PLR2004
@@ -63,14 +61,41 @@ def parse_port(text: str) -> Port:
     if not colon:
         return Port(int(number), protocol)
     bracketed = re.fullmatch(r"\[(.*)\]", address)
-    try:
-        ip = ipaddress.ip_address(bracketed[1] if bracketed else address)
-    except ValueError:
-        ip = None
+    ip = _parse_address(bracketed[1] if bracketed else address)
     # A zone, as in fe80::1%eth0, is the name of an interface, which can change.
-    if ip is None or (ip.version == 6) != bool(bracketed) or "%" in str(ip):  # noqa: PLR2004
-        raise ValueError(f"cannot read port `{shorten(text)}`: `{shorten(address)}` is not an IP address; {how}")
+    if ip is None or "%" in str(ip):
+        why = "" if "every address" in how else f": `{shorten(address)}` is not an IP address"
+        raise ValueError(f"cannot read port `{shorten(text)}`{why}; {how}")
+    if (ip.version == 6) != bool(bracketed):  # noqa: PLR2004
+        why = "an IPv4 address has no brackets" if bracketed else "an IPv6 address must be in brackets"
+        raise ValueError(f"cannot read port `{shorten(text)}`: {why}; write {_quote(Port(int(number), protocol, str(ip)))}")
     return Port(int(number), protocol, str(ip))
+
+
+def _parse_address(text: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
+    try:
+        return ipaddress.ip_address(text)
+    except ValueError:
+        return None
+
+
+def _suggest_port(text: str, protocol: str, rest: str) -> str:
+    """Return what to write in the place of a port that cannot be read."""
+    if "," in text:
+        return f"write a list: [{', '.join(shorten(part.strip()) for part in text.split(','))}]"
+    if every := re.fullmatch(r"(?:\*|\[\*\])?:(\d{1,5})", rest, re.ASCII):
+        return f"write {Port(int(every[1]), protocol)}, which means every address"
+    if named := re.fullmatch(r"(\d{1,5})/(tcp|udp)", rest, re.ASCII):
+        return f"write {Port(int(named[1]), named[2])}"
+    ip = _parse_address(rest.strip("[]"))
+    if ip is not None and "%" not in rest:
+        return f"write the address with a port: {_quote(Port(8080, protocol, str(ip)))}"
+    return f"write 18789, udp:53, 127.0.0.1:8080 or {_quote(Port(8080, 'tcp', '::1'))}"
+
+
+def _quote(port: Port) -> str:
+    """Return a port as a file needs it: YAML would read `[` as the beginning of a list."""
+    return f'"{port}"' if "[" in str(port) else str(port)
 
 
 def _describe_character(character: str) -> str:

@@ -7,6 +7,10 @@ from collections.abc import Iterable
 from runbook.util.stdio import split_lines
 
 
+CURLY_QUOTES = "\u201c\u201d\u201e\u201f\u2018\u2019\u201a\u201b\u00ab\u00bb\u2039\u203a\uff02\uff07"
+"""Characters that word processors and web pages put in the place of quotes."""
+
+
 def suggest(word: str, words: Iterable[str], prefix: str = "") -> str:
     """Return a suggestion to put behind a message: "; did you mean `version`?", or an empty text."""
     import difflib  # noqa: PLC0415 - only errors need it
@@ -28,6 +32,13 @@ def split_hint(sentence: str) -> tuple[str, str]:
         if sentence.count("`", 0, at) % 2 == 0:
             return sentence[:at], sentence[at + 2 :]
     return sentence, ""
+
+
+def describe_character(character: str) -> str:
+    """Return "the character U+201C (left double quotation mark)"."""
+    import unicodedata  # noqa: PLC0415 - only errors need it
+
+    return f"the character U+{ord(character):04X} ({unicodedata.name(character, 'unnamed').lower()})"
 
 
 def ordinal(number: int) -> str:

@@ -223,8 +223,9 @@ def test_a_list_is_quoted_word_by_word(tmp_path: Path) -> None:
     assert output(filled, tmp_path) == "<a b><$c>"
 
 
-def test_random_scripts(tmp_path: Path) -> None:
+def test_random_scripts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Scripts from random pieces: even in a wrong script, no value is run as a command."""
+    monkeypatch.setattr("runbook.template.text.check_quotes", lambda shell, script: None)
     chance = random.Random(7)
     pieces = [
         "'",

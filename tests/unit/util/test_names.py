@@ -83,13 +83,32 @@ def test_a_port_out_of_range_is_refused(text: str) -> None:
         "٨٠",
         "80.0",
         "localhost:80",
-        "::1:80",
-        "[127.0.0.1]:80",
         "[::1%lo]:80",
         "sctp:80",
-        ":80",
     ],
 )
 def test_an_invalid_port_is_refused(text: str) -> None:
     with pytest.raises(ValueError, match=r"cannot read port .*write 18789"):
         parse_port(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "instead"),
+    [
+        ("::1:80", 'an IPv6 address must be in brackets; write "[::1]:80"'),
+        ("udp:::1:53", 'write "udp:[::1]:53"'),
+        ("[127.0.0.1]:80", "an IPv4 address has no brackets; write 127.0.0.1:80"),
+        (":80", "cannot read port `:80`; write 80, which means every address"),
+        ("*:80", "write 80, which means every address"),
+        ("udp:*:53", "write udp:53, which means every address"),
+        ("80/tcp", "write 80"),
+        ("53/udp", "write udp:53"),
+        ("127.0.0.1", "write the address with a port: 127.0.0.1:8080"),
+        ("[::1]", 'write the address with a port: "[::1]:8080"'),
+        ("80, 81", "write a list: [80, 81]"),
+    ],
+)
+def test_what_to_write_in_the_place_of_an_invalid_port(text: str, instead: str) -> None:
+    with pytest.raises(ValueError, match="port") as error:
+        parse_port(text)
+    assert str(error.value).endswith(instead)
