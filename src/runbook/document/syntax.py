@@ -263,7 +263,7 @@ def _describe_bad_line(failure: _Failure, number: int) -> Found:
 
 
 _SYNTAX = (
-    ("scanning an alias", "a value that begins with `*` must be in quotes; a port on every address is its number alone"),
+    ("scanning an alias", "a value that begins with `*` needs quotes; a port on every address is its number alone"),
     ("expected ',' or '", "a `[` or `{` is not closed, or a comma is missing"),
     ("block sequence entries are not allowed", "a list cannot begin in the middle of a line; begin a new line"),
     ("unexpected end of stream", "a quote or a bracket is not closed"),
@@ -331,7 +331,7 @@ def find_lookalikes(text: str, problems: list[Found]) -> Iterator[Found]:
 def describe_curly_quotes(text: str) -> str:
     """Return that a value without quotes begins with a character that was meant as one; empty if it does not."""
     found = re.match(f"[{CURLY_QUOTES}]", text)
-    # `’til now` and `“Blue” and more` are texts.
+    # A text may begin with an apostrophe, or with a word in such quotes.
     closing = re.search(f"[{CURLY_QUOTES}]", text[1:])
     meant = found and (closing.end() == len(text) - 1 if closing else text[0] not in "\u2019\u203a")
     return _STRANGE_QUOTE.format(describe_character(text[0])) if meant else ""

@@ -297,6 +297,13 @@ class ShellReader:
         self._word = ""
         self._within += [bracket, Quotes.BARE]
 
+    def _note_quote(self, char: str, behind: str) -> None:
+        """Note a character that may not be the quote that it was meant as."""
+        if char == "'" and self._before.isalpha() and behind.isalpha():
+            self.apostrophe = self._length
+        if char in CURLY_QUOTES and self._before in f"{_WORD_ENDS}=" and self.curly_quote is None:
+            self.curly_quote = self._length
+
     def _bare(self, text: str, at: int) -> None:
         char = text[at]
         if char in _WORD_ENDS:
@@ -305,12 +312,9 @@ class ShellReader:
         elif char != "'":
             self._spell(char)
         begins = self._before in _WORD_ENDS
-        if char in CURLY_QUOTES and (begins or self._before == "=") and self.curly_quote is None:
-            self.curly_quote = self._length
+        self._note_quote(char, text[at + 1 : at + 2])
         if char == "'":
             self._within.append(Quotes.SINGLE)
-            if self._before.isalpha() and text[at + 1 : at + 2].isalpha():
-                self.apostrophe = self._length
         elif char == "#":
             self._is_unknown = self._before == _VALUE  # An empty list inserts no word.
             if begins:

@@ -35,7 +35,8 @@ def check_quotes(shell: ShellReader, script: str) -> None:
     """
     if shell.curly_quote is not None:
         at = shell.curly_quote
-        what, how = f"{describe_character(script[at])} is here, which only looks like a quote", "type ' or \" in its place"
+        how = "type ' or \" in its place"
+        what = f"{describe_character(script[at])} is here, which only looks like a quote"
         if at == 0:  # The reader of YAML reports the same, if the value has no quotes.
             raise TemplateError(f"{what}; {how}")
         _refuse(script, at, what, f"{how}, or put the text in quotes if the character is meant")

@@ -68,7 +68,8 @@ def parse_port(text: str) -> Port:
         raise ValueError(f"cannot read port `{shorten(text)}`{why}; {how}")
     if (ip.version == 6) != bool(bracketed):  # noqa: PLR2004
         why = "an IPv4 address has no brackets" if bracketed else "an IPv6 address must be in brackets"
-        raise ValueError(f"cannot read port `{shorten(text)}`: {why}; write {_quote(Port(int(number), protocol, str(ip)))}")
+        meant = _quote(Port(int(number), protocol, str(ip)))
+        raise ValueError(f"cannot read port `{shorten(text)}`: {why}; write {meant}")
     return Port(int(number), protocol, str(ip))
 
 

@@ -6,7 +6,6 @@ from collections.abc import Iterable
 
 from runbook.util.stdio import split_lines
 
-
 CURLY_QUOTES = "\u201c\u201d\u201e\u201f\u2018\u2019\u201a\u201b\u00ab\u00bb\u2039\u203a\uff02\uff07"
 """Characters that word processors and web pages put in the place of quotes."""
 
