@@ -11,7 +11,7 @@ from runbook.template.namespace import TemplateError
 from runbook.template.quotes import ShellReader
 from runbook.util.wording import CURLY_QUOTES, describe_character, shorten
 
-MAX_SHOWN = 40  # characters of the script in a message
+MAX_SHOWN_SCRIPT = 40  # characters of the script in a message
 
 _SUSPECT = re.compile(f"['\"`{CURLY_QUOTES}]|\\$\\(")
 _CLOSED = (
@@ -48,7 +48,7 @@ def check_quotes(shell: ShellReader, script: str) -> None:
 
 
 def _refuse(script: str, at: int, what: str, how: str) -> None:
-    start = max(script.rfind("\n", 0, at) + 1, script.rfind("\0", 0, at) + 1, at - MAX_SHOWN // 2)
+    start = max(script.rfind("\n", 0, at) + 1, script.rfind("\0", 0, at) + 1, at - MAX_SHOWN_SCRIPT // 2)
     line = re.split(r"[\n\0]", script[start:], maxsplit=1)[0]
     source = re.split(r"[\n\0]", script[at:], maxsplit=1)[0]
-    raise TemplateError(f"in `{shorten(line.strip(), MAX_SHOWN)}`, {what}; {how}", source=source)
+    raise TemplateError(f"in `{shorten(line.strip(), MAX_SHOWN_SCRIPT)}`, {what}; {how}", source=source)
