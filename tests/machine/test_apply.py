@@ -157,10 +157,32 @@ def test_a_misspelt_unit_gets_a_suggestion(machine: Machine, service: StartServi
     service("gateway.service", unit_file("/usr/bin/sleep infinity"))
     refused = runbook(machine, "apply", "unit: gatewey\nsteps: [restart]\n")
     assert (refused.exit, refused.last["hint"]) == (5, "did you mean gateway.service?")
-    doubtful = runbook(machine, "apply", "unit: gatewey\nsteps: [run: {run: 'true'}, restart]\n")
+    backup = runbook(machine, "apply", "unit: gatewey\nsteps: [run: {run: touch /run/backup}, restart]\n")
+    hint = "did you mean gateway.service? If run creates it, name gatewey.service in the command"
+    assert (backup.exit, backup.last["hint"]) == (5, hint)
+    assert machine.run(["test", "-e", "/run/backup"], check=False).returncode
+    doubtful = runbook(machine, "apply", "unit: gatewey\nsteps: [run: {run: 'true # gatewey'}, restart]\n")
     [notice] = doubtful.of("notice")
     assert notice["text"] == "systemd has no unit gatewey.service yet; did you mean gateway.service?"
     assert (doubtful.exit, doubtful.last["verdict"]) == (1, "unit-not-found")
+    assert doubtful.last["reason"].endswith("systemd has no unit gatewey.service; did you mean gateway.service?")
+
+
+def test_a_misspelt_unit_is_found_out_before_an_update(machine: Machine, service: StartService) -> None:
+    """The units of software that is installed exist. A first installation may bring its unit."""
+    service("gateway.service", unit_file("/usr/bin/sleep infinity"))
+    steps = "[update: {run: echo 2.0.0 >/run/version, version: cat /run/version, to: 2.0.0}, restart]"
+    machine.write("/run/version", "1.0.0\n")
+    for name, advice in (("gatewey", "did you mean gateway.service? If"), ("nothing", "lists similar names; if")):
+        run = runbook(machine, "apply", f"unit: {name}\nsteps: {steps}\n")
+        assert (run.exit, run.last["status"]) == (5, "not-begun"), run.last
+        assert f"{advice} update creates it, name {name}.service in the command" in run.last["hint"]
+        assert machine.run(["cat", "/run/version"]).stdout == "1.0.0\n"
+    machine.run(["rm", "/run/version"])
+    brings = "{ echo 2.0.0 >/run/version; systemd-run --unit=$N.service --quiet sleep infinity; }"
+    first = steps.replace("echo 2.0.0 >/run/version", f'"N=gatewey; {brings}"').replace("gatewey", "ga''tewey")
+    run = runbook(machine, "apply", f"unit: gatewey\nsteps: {first}\n")
+    assert (run.exit, run.last["status"]) == (0, "changed"), run.last
 
 
 def test_a_name_that_is_not_near_gets_no_suggestion(machine: Machine, unit: InstallUnit) -> None:

@@ -57,6 +57,9 @@ class CommandStep(Step[CommandStateT]):
     cwd: TextField = Field("", description="Where it starts; by default the runbook's folder.")
     env: Environment = Field(default_factory=dict, description="Variables that are added to its environment.")
 
+    def command_text(self) -> str:
+        return self.run if isinstance(self.run, str) else " ".join(self.run)
+
     def make_command(self, state: CommandStateT, limit: float) -> Command:
         """Return the command as it is to be started."""
         return state.run.make_command(

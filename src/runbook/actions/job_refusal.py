@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from runbook.checks.exit_reason import describe_unit_file
 from runbook.host.facts import UNLOADABLE, JobVerb, LoadState, Unit
+from runbook.host.interface import HostView
 from runbook.host.ownership.describe import describe_untracked
 from runbook.model import Finding, Verdict, fails
 
 START_VERBS = (JobVerb.START, JobVerb.RESTART)  # the jobs that begin an invocation
 
 
-def find_job_refusal(unit: Unit, verb: JobVerb) -> Finding | None:
+def find_job_refusal(view: HostView, unit: Unit, verb: JobVerb) -> Finding | None:
     """Return why no such job may be requested at all: the unit is masked, unknown, or without a file."""
     verdict, why = Verdict.JOB_FAILED, ""
     if unit.load_state is LoadState.MASKED:
@@ -19,7 +20,7 @@ def find_job_refusal(unit: Unit, verb: JobVerb) -> Finding | None:
     elif forbids := _find_manual_refusal(unit, verb):
         why = f"systemd refuses to {verb} {unit.name} by request: its file has {forbids}=yes"
     elif unit.load_state is LoadState.NOT_FOUND and not unit.is_running:
-        verdict, why = Verdict.UNIT_NOT_FOUND, f"systemd has no unit {unit.name}"
+        verdict, why = Verdict.UNIT_NOT_FOUND, unit.describe_not_found(view.find_similar_unit(unit.name))
     elif unit.load_state is LoadState.NOT_FOUND and verb is JobVerb.RESTART:
         # Refused before anything is stopped: the unit still serves.
         problem = f"the file of {unit.name} is gone: systemd cannot start it again, and it still runs"

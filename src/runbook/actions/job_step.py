@@ -89,7 +89,7 @@ class JobStep(Step[JobStepState]):
             return finding
         if state.job is None:
             return (
-                find_job_refusal(unit, self.verb)
+                find_job_refusal(view, unit, self.verb)
                 or self._check_exit(view, unit)
                 or find_target_refusal(view, unit, self.verb)
                 or self._check_socket_start(view, unit)

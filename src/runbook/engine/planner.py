@@ -167,7 +167,7 @@ class Planner:
         self.holders = self.find_lock_holders(find_canonical_names(self.view, self.runbook.unit_names()))
         notices = [f"{holder.unit} is locked by {holder}; a run could not begin now" for holder in self.holders]
         try:
-            notices += check_units_exist(self.view, self.runbook)
+            notices += check_units_exist(self.view, self.runbook, self._check_once)
             notices += describe_side_effects(self.view, self.runbook)
         except NotBegun as error:
             notices.append(f"{error.message}; {error.hint}")

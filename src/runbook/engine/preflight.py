@@ -5,8 +5,10 @@ A run that was started in a login session, or inside a unit that it acts on, wou
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 from runbook.checks.propagation import find_reached
@@ -21,6 +23,8 @@ from runbook.spec.state import RunState
 from runbook.spec.step import DOWNGRADE, ReplacesVersion, Runbook, Step
 from runbook.template import text as template
 from runbook.template.namespace import TemplateNamespace
+
+CheckUpdate = Callable[[Step[Any]], Finding | None]  # checks a step once; None if what it finds is not known yet
 
 SCOPE_TIMEOUT = 5.0  # seconds for systemd to create a scope
 
@@ -38,10 +42,13 @@ class Preflight:
     dependents: dict[str, str] = field(default_factory=dict)  # those of `find_dependents`
     was_up: bool = False  # True if the runbook's unit was running before the run
 
-    def run(self, scope: str) -> None:
-        """Check the units, and move to a scope of this name if necessary. Raises NotBegun and Interrupted."""
+    def run(self, scope: str, begins: tuple[RunState, TemplateNamespace] | None) -> None:
+        """Check the units, and move to a scope of this name if necessary. Raises NotBegun and Interrupted.
+
+        `begins` is what a check needs; None for a run that is resumed, whose steps may have created units partly.
+        """
         try:
-            doubts = check_units_exist(self.host, self.book)
+            doubts = check_units_exist(self.host, self.book, begins and partial(self._check_update, *begins))
             self._move_to_scope(scope)
             self.warnings += [*doubts, *describe_side_effects(self.host, self.book)]
             units = {name: self.host.unit(name, max_age=SHARED_READ_AGE) for name in self.book.unit_names()}
@@ -59,12 +66,12 @@ class Preflight:
         changes = False
         for step in self.book.steps:
             if changes and isinstance(step, ReplacesVersion) and step.known_to and not step.downgrade:
-                finding = self._check_update(step, state, namespace)
+                finding = self._check_update(state, namespace, step)
                 if finding is not None and finding.evidence.get(DOWNGRADE):
                     raise make_downgrade_refusal(step.step_id, finding.reason)
             changes = changes or not step.only_reads()
 
-    def _check_update(self, step: Step[Any], state: RunState, namespace: TemplateNamespace) -> Finding | None:
+    def _check_update(self, state: RunState, namespace: TemplateNamespace, step: Step[Any]) -> Finding | None:
         """Return what a step finds now; None if it may be skipped, or depends on the steps before it."""
         try:
             if step.when is not None and not template.parse_expression(step.when).value(namespace):
@@ -195,23 +202,50 @@ def _list_jobs(book: Runbook) -> Iterator[tuple[Step[Any], JobVerb, str]]:
                 yield from ((step, verb, name) for name in step.units())
 
 
-def check_units_exist(view: HostView, book: Runbook) -> list[str]:
-    """Return a sentence for each doubtful unit name. Raises NotBegun if a unit is missing and no step creates it."""
-    could_come, doubts = False, dict[str, str]()
+def check_units_exist(view: HostView, book: Runbook, check: CheckUpdate | None) -> list[str]:
+    """Return a sentence for each unit that is missing and doubtful. Raises NotBegun if no step is to create it.
+
+    `check` returns what an update finds; None if every step is believed to create units.
+    """
+    creators: list[Step[Any]] = []
+    doubts = dict[str, str]()
     for step in book.walk():
-        could_come = could_come or step.may_create_units
+        creators += [step] if step.may_create_units and not step.only_reads() else []
         for name in step.units():
             unit = view.unit(name, max_age=SHARED_READ_AGE)
-            if unit.load_state is not LoadState.NOT_FOUND or unit.is_running:
+            if unit.load_state is not LoadState.NOT_FOUND or unit.is_running or name in doubts:
                 continue
             near, other = view.find_similar_unit(name), describe_other_manager(view, unit, book)
-            if not could_come:
-                user = " --user" if unit.of_user else ""
-                nearly = f"systemctl{user} list-unit-files '{unit.name.split('.')[0][:4]}*' lists similar names"
-                hint = f"did you mean {near}?" if near else nearly
-                raise NotBegun(f"cannot begin: {unit.describe_not_found()}", hint=other or hint)
+            if not any(check is None or _may_create(one, unit.name, near, check) for one in creators):
+                raise NotBegun(f"cannot begin: {unit.describe_not_found()}", hint=_advise(unit, near, other, creators))
             if other:
                 doubts[name] = f"{unit.describe_not_found()} yet; {other}"
             elif near:
                 doubts[name] = unit.describe_not_found(near).replace(name, f"{name} yet", 1)
     return list(doubts.values())
+
+
+def _may_create(step: Step[Any], name: str, near: str, check: CheckUpdate) -> bool:
+    """True if a step is likely to create a unit that is missing. If there is one of a similar name, that was meant.
+
+    The units of software that is installed exist already. A command that names the unit is believed.
+    """
+    stem = re.escape(name.rpartition(".")[0].partition("@")[0])
+    if re.search(rf"(?<!\w){stem}(?!\w)", step.command_text()):
+        return True
+    if not isinstance(step, ReplacesVersion):
+        return not near
+    finding = check(step)
+    return finding is None or not finding.evidence.get("from")
+
+
+def _advise(unit: Unit, near: str, other: str, creators: Sequence[Step[Any]]) -> str:
+    """Return what to do about a unit that does not exist."""
+    user = " --user" if unit.of_user else ""
+    listing = f"systemctl{user} list-unit-files '{unit.name.split('.')[0][:4]}*' lists similar names"
+    advice = other or (f"did you mean {near}?" if near else listing)
+    if not creators:
+        return advice
+    these = " or ".join(step.step_id for step in creators)
+    sentence = " If" if advice.endswith("?") else "; if"
+    return f"{advice}{sentence} {these} creates it, name {unit.name} in the command"

@@ -112,12 +112,13 @@ class Runner:
         book, earlier = self.runbook, self.resume_state
         resumed = earlier.parts > 0
         # Processes of an earlier part of this run may still be in the scope of that part.
-        self._preflight.run(f"{self.state.id}-{earlier.parts + 1}" if resumed else self.state.id)
+        scope, namespace = f"{self.state.id}-{earlier.parts + 1}", self._make_namespace(partial=True)
+        self._preflight.run(scope if resumed else self.state.id, None if resumed else (self.state, namespace))
         for name, ports in self.state.ports.items():
             with contextlib.suppress(HostError):
                 self.host.remember_addresses(self.host.unit(name, max_age=SHARED_READ_AGE), ports)
         if not resumed:
-            self._preflight.refuse_downgrades(self.state, self._make_namespace(partial=True))
+            self._preflight.refuse_downgrades(self.state, namespace)
         self.outcomes.update(earlier.finished)
         self.changed = earlier.changed
         self.state.load(earlier.run_state)

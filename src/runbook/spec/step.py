@@ -213,6 +213,10 @@ class Step(FileModel, Generic[StateT]):
         unit = getattr(self, "unit", None)
         return (unit,) if isinstance(unit, str) else ()
 
+    def command_text(self) -> str:
+        """Return its command as the file has it; empty if it has none."""
+        return ""
+
     def job_verb(self) -> JobVerb | None:
         """Return what it requests systemd to do with its unit; None if it requests nothing."""
         return None

@@ -40,7 +40,8 @@ class ResetFailed(Step[ResetFailedState]):
     def check(self, view: HostView, state: ResetFailedState) -> Finding:
         unit = view.unit(self.unit)
         if unit.load_state is LoadState.NOT_FOUND and not unit.is_running:
-            return fails(Verdict.UNIT_NOT_FOUND, f"systemd has no unit {unit.name}", **unit.evidence())
+            why = unit.describe_not_found(view.find_similar_unit(unit.name))
+            return fails(Verdict.UNIT_NOT_FOUND, why, **unit.evidence())
         if not state.cleared:
             return to_do(Verdict.RESET, f"clear {_describe_cleared(unit.n_restarts)} of {unit.name}", **unit.evidence())
         if unit.active_state is ActiveState.FAILED:

@@ -9,7 +9,7 @@ import pytest
 from runbook.actions.job_refusal import find_job_refusal
 from runbook.host.facts import ActiveState, JobVerb, LoadState
 from runbook.model import Verdict
-from tests.unit.fake_machine import unit
+from tests.unit.fake_machine import FakeMachine, unit
 
 DOWN: dict[str, Any] = {"active_state": ActiveState.INACTIVE, "sub_state": "dead", "main_pid": 0}
 START, STOP, RESTART, RELOAD = JobVerb.START, JobVerb.STOP, JobVerb.RESTART, JobVerb.RELOAD
@@ -43,7 +43,7 @@ WRONG = "systemd cannot load gw.service: a setting in its file is wrong"
     ],
 )
 def test_a_job_that_is_refused(verb: JobVerb, facts: dict[str, Any], reason: str | None) -> None:
-    finding = find_job_refusal(unit(**facts), verb)
+    finding = find_job_refusal(FakeMachine(), unit(**facts), verb)
     if reason is None:
         assert finding is None
     else:

@@ -224,14 +224,23 @@ def test_check_skips_what_a_run_would_skip_and_leaves_fixes_alone() -> None:
     assert told == [("never", "skipped"), ("perhaps", "skipped"), (nested, "skipped"), (nested, "failed")]
 
 
-def test_an_unknown_unit_is_reported_with_a_similar_name() -> None:
+@pytest.mark.parametrize(
+    ("answer", "notice"),
+    [
+        (
+            Answer(True, "", "1.0.0"),
+            "cannot begin: systemd has no unit gatewey.service; did you mean gateway.service?"
+            " If update creates it, name gatewey.service in the command",
+        ),
+        (Answer(False, "not found"), "systemd has no unit gatewey.service yet; did you mean gateway.service?"),
+    ],
+)
+def test_an_unknown_unit_is_reported_with_a_similar_name(answer: Answer[str], notice: str) -> None:
     machine = FakeMachine(units={"gateway.service": unit("gateway.service")}, processes={100: process(100)})
-    machine.answers["app --version"] = [Answer(True, "", "1.0.0")]
+    machine.answers["app --version"] = [answer]
     update = step("update", run="install", version="app --version", to="1.1.0")
     events = plan(machine, update, step("restart", unit="gatewey.service"))
-    assert [e.data["text"] for e in events if e.event == "notice"] == [
-        "systemd has no unit gatewey.service yet; did you mean gateway.service?"
-    ]
+    assert [e.data["text"] for e in events if e.event == "notice"] == [notice]
 
 
 def test_a_plan_reports_where_a_run_would_end() -> None:

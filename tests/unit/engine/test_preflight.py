@@ -10,6 +10,7 @@ from runbook.engine.preflight import check_units_exist, find_dependents, is_main
 from runbook.errors import AccessDenied, NotBegun
 from runbook.host.facts import ActiveState, Unit
 from runbook.host.queries import Answer
+from runbook.model import Finding, Verdict, fails
 from runbook.spec.step import Runbook, Step
 from tests.unit.fake_machine import FakeMachine, process, unit
 from tests.unit.runs import run, step
@@ -53,6 +54,10 @@ def test_a_run_that_is_inside_a_unit_which_it_only_looks_at_stays() -> None:
     assert "left" not in events[0].data
 
 
+def never(step: Step[Any]) -> None:
+    """Find nothing: no update is installed."""
+
+
 def book(*steps: Step[Any]) -> Runbook:
     return Runbook.model_validate({"unit": "gw.service", "steps": steps, "path": "x.yaml"})
 
@@ -60,16 +65,59 @@ def book(*steps: Step[Any]) -> Runbook:
 def test_a_unit_that_no_step_can_create_is_refused_with_a_similar_name() -> None:
     machine = FakeMachine(units={"gw.service": unit()})
     with pytest.raises(NotBegun, match=r"^cannot begin: .*gx\.service") as refused:
-        check_units_exist(machine, book(step("restart", unit="gx.service")))
+        check_units_exist(machine, book(step("restart", unit="gx.service")), never)
     assert refused.value.hint == "did you mean gw.service?"
 
 
 def test_a_unit_that_a_command_may_create_is_a_doubt() -> None:
     machine = FakeMachine(units={"gw.service": unit()})
     install = step("run", run="install gx")
-    [doubt] = check_units_exist(machine, book(install, step("restart", unit="gx.service")))
+    [doubt] = check_units_exist(machine, book(install, step("restart", unit="gx.service")), never)
     assert "gx.service yet" in doubt
-    assert check_units_exist(machine, book(install, step("restart", unit="other.service"))) == []
+    assert check_units_exist(machine, book(install, step("restart", unit="other.service")), never) == []
+
+
+UPDATE = step("update", run="install app", version="app --version", to="2.0.0")
+FIRST = fails(Verdict.VERSION_MISMATCH, "nothing -> 2.0.0", **{"from": None})
+AGAIN = fails(Verdict.VERSION_MISMATCH, "1.0.0 -> 2.0.0", **{"from": "1.0.0"})
+
+
+@pytest.mark.parametrize(
+    ("creator", "name", "found", "begins"),
+    [
+        # A unit of a similar name exists, so a command that does not name the missing one hardly creates it.
+        (step("run", run="backup"), "gx.service", None, False),
+        (step("run", run=("backup", "all")), "gx.service", None, False),
+        (step("run", run="cat gx.service", **{"read-only": True}), "gx.service", None, False),
+        (step("daemon-reload"), "gx.service", None, False),
+        (step("run", run="./install-gx.sh"), "gx.service", None, True),
+        (step("run", run=("systemctl", "link", "/srv/gx.service")), "gx.service", None, True),
+        (step("run", run="make gx"), "gx@1.service", None, True),
+        (step("run", run="backup"), "other.service", None, True),
+        # The units of software that is installed exist already; those of a first installation do not.
+        (UPDATE, "gx.service", AGAIN, False),
+        (UPDATE, "other.service", AGAIN, False),
+        (UPDATE, "app.service", AGAIN, True),
+        (UPDATE, "gx.service", FIRST, True),
+        (UPDATE, "other.service", FIRST, True),
+        (UPDATE, "other.service", None, True),
+    ],
+)
+def test_whether_a_step_may_create_a_missing_unit(
+    creator: Step[Any], name: str, found: Finding | None, begins: bool
+) -> None:
+    machine = FakeMachine(units={"gw.service": unit()})
+    steps = book(creator, step("restart", unit=name))
+    if not creator.only_reads():
+        check_units_exist(machine, steps, None)  # A run that is resumed is not judged again.
+    if begins:
+        check_units_exist(machine, steps, lambda step: found)
+        return
+    with pytest.raises(NotBegun, match=name) as refused:
+        check_units_exist(machine, steps, lambda step: found)
+    assert ("did you mean gw.service?" in refused.value.hint) == (name == "gx.service")
+    names_it = f"f {creator.step_id} creates it, name {name} in the command"
+    assert refused.value.hint.endswith(names_it) or creator.only_reads()
 
 
 def test_units_that_need_a_changed_unit_are_found_over_several_others() -> None:
