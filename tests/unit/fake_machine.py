@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import difflib
 import signal
+from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from ipaddress import ip_address
@@ -124,6 +125,8 @@ class FakeMachine:
     found_commands: dict[str, JobRef] = field(default_factory=dict)
     dies_on: dict[int, signal.Signals | None] = field(default_factory=dict)
     spared: dict[int, str] = field(default_factory=dict)
+    changing: Counter[int] = field(default_factory=Counter)
+    """How many signals to a process come after it has changed."""
     virtual_machines: tuple[int, ...] = ()
     refuse: dict[str, Exception] = field(default_factory=dict)
     hinders: dict[str, str] = field(default_factory=dict)
@@ -443,6 +446,9 @@ class FakeMachine:
         self._write(f"end {holder.process.pid} {signum.name}")
         if not self.is_alive(holder.process.id):
             return SignalResult.GONE
+        if self.changing[holder.process.pid] > 0:
+            self.changing[holder.process.pid] -= 1
+            return SignalResult.CHANGED
         deadly = self.dies_on.get(holder.process.pid, signal.SIGTERM)
         if deadly in (signum, signal.SIGTERM):
             self.kill(holder.process.pid)
@@ -453,6 +459,8 @@ class FakeMachine:
         now = self.units[unit.name]
         pids = (pid for pid in self.list_cgroup_pids(unit.control_group) if pid in self.processes)
         left = [self._judge(now).judge_process(self.processes[pid], ()) for pid in pids]
+        if any(holder.is_unread for holder in left):
+            return SignalResult.UNREAD
         if now.is_running or not all(holder.may_be_killed and expected(holder) for holder in left):
             return SignalResult.CHANGED
         for holder in left:

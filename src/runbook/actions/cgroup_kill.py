@@ -119,8 +119,9 @@ class CgroupKill:
 
     def apply(self, host: Host) -> None:
         """Kill all processes of the cgroup, unless one of them must not be killed or is not expected."""
-        self.state.is_done = host.kill_cgroup(self.unit, self.is_expected) is not SignalResult.CHANGED
-        self.state.is_refused = not self.state.is_done
+        result = host.kill_cgroup(self.unit, self.is_expected)
+        self.state.is_done = result is SignalResult.SENT
+        self.state.is_refused = result is SignalResult.CHANGED
 
     @property
     def plan(self) -> str:

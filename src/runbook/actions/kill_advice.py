@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence, Set
+from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 
 from runbook.host.cgroups import CgroupUnit, parse_cgroup_path
 from runbook.host.facts import Unit
 from runbook.host.holders import Holder, PortOwnership, Process, Role
 from runbook.host.interface import HostView
 from runbook.host.ownership.describe import MAX_SHOWN, describe_hand_kill, describe_untracked
-from runbook.model import Verdict
+from runbook.model import ProcessId, Verdict
+
+MAX_CHANGES = 20  # how often a process may have changed right before its signal until the step gives up
 
 STATE_ADVICE = {  # what to do about a process that does not exit, by its state in proc(5)
     "D": "it waits in the kernel, where no signal reaches it: find out for what (a dead NFS or FUSE mount, a disk)",
@@ -81,6 +83,15 @@ def stop_command(unit: Unit, service: str, of_user: bool, user: str, verb: str =
     if not of_user:
         return f"systemctl {verb} {service}" + (" as root" if unit.of_user else "")
     return f"systemctl --user{'' if unit.of_user else f' -M {user}@'} {verb} {service}"
+
+
+def find_changing(holders: Iterable[Holder], changes: Mapping[ProcessId, int]) -> str:
+    """Return which process changed too often right before its signal, by the number of `changes`; empty if none did."""
+    process = next((one.process for one in holders if changes.get(one.process.id, 0) >= MAX_CHANGES), None)
+    if process is None:
+        return ""
+    why = f"{process} changes its cgroup, program, user or sockets faster than it can be judged and signalled"
+    return f"{why}; {describe_hand_kill(process)}"
 
 
 def describe_stuck(view: HostView, processes: Sequence[Process]) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass, field
 from enum import Enum, auto
 from signal import Signals
@@ -9,6 +10,7 @@ from signal import Signals
 from runbook.actions.cgroup_kill import CgroupKillState
 from runbook.actions.kill_evidence import EvidenceLookup
 from runbook.actions.respawn import FindMismatch
+from runbook.checks.unread import UnreadSeries
 from runbook.host.holders import Holder
 from runbook.model import Port, ProcessId
 from runbook.spec.state import StepState
@@ -28,13 +30,13 @@ class Phase(Enum):
     # The step waits
     AWAIT_CGROUP_EXIT = auto()  # the whole cgroup got KILL, and is not empty yet
     AWAIT_CLOSE = auto()  # the sockets of exited targets are not closed yet
-    READ_AGAIN = auto()  # the cgroup holds processes that could not be read
+    READ_AGAIN = auto()  # a process could not be read in time, or the cgroup holds processes that could not be read
     AWAIT_EXIT = auto()  # a target runs, within its grace
     AWAIT_RESPAWN = auto()  # all targets have exited: another process may take their place
 
     # The step ends
     REFUSED = auto()  # a holder must not be killed, or is unknown
-    STILL_HELD = auto()  # killed processes are started again, or PIDs change too fast
+    STILL_HELD = auto()  # killed processes are started again, or processes change too fast
     DONE = auto()  # no process to kill is left
 
 
@@ -56,6 +58,9 @@ class KillOrphanState(StepState):
     sockets: set[int] = field(default_factory=set)  # the inodes of the sockets that they held
     exited_at: float | None = None  # when a reading first found that all targets had exited
     rounds: int = 0  # how often signals were sent
+    changes: Counter[ProcessId] = field(default_factory=Counter)
+    """How often a process was no longer what had been judged when it was to be signalled."""
+    unread: UnreadSeries = field(default_factory=UnreadSeries)  # the readings that missed something
     evidence: EvidenceLookup = field(default_factory=EvidenceLookup)  # the last journal lines of the next targets
     port_free_since: float | None = None  # since when all targets have exited and no process took their place
     cgroup_kill: CgroupKillState = field(default_factory=CgroupKillState)  # the kill of the whole cgroup

@@ -13,6 +13,7 @@ from runbook.actions.cgroup_kill import CgroupKill, PidChurn
 from runbook.actions.kill_evidence import make_evidence
 from runbook.actions.kill_state import KillOptions, KillOrphanState, KillTarget, Phase
 from runbook.actions.respawn import Respawn
+from runbook.checks.unread import REREAD_INTERVAL
 from runbook.host.holders import Holder, PortOwnership, SignalResult
 from runbook.host.interface import Host, HostView
 from runbook.host.ownership.describe import describe_processes, describe_untracked
@@ -63,6 +64,7 @@ class Termination:
                 host.daemon_reload()
             case Phase.KILL_CGROUP if self._is_cgroup_kill_due:
                 self._begin_round()
+                self.state.rounds += 1
                 self._cgroup.apply(host)
             # Of a unit that is untracked by now, the main process must not exit before a reload.
             case Phase.SIGNAL | Phase.ESCALATE if self._is_signal_due:
@@ -81,12 +83,20 @@ class Termination:
     # Which phase follows
 
     def _find_phase(self) -> tuple[Phase, Finding]:
+        return self._find_wait_before_judgement() or self._judge()
+
+    def _find_wait_before_judgement(self) -> tuple[Phase, Finding] | None:
         if self.state.cgroup_kill.is_done and self._has_leftovers:
             reason = f"waiting for all processes of {self.unit.name} to exit"
             return Phase.AWAIT_CGROUP_EXIT, _wait(reason, Wake(within=0.05))
         if self._are_sockets_closing and not self._running:
             reason = f"waiting for the sockets of {_describe(self.state.targets.values())} to close"
             return Phase.AWAIT_CLOSE, _wait(reason, Wake(within=0.05))
+        if unread := self._update_unread():
+            return Phase.READ_AGAIN, _wait(f"reading again: {unread}", Wake(within=REREAD_INTERVAL), **self._facts)
+        return None
+
+    def _judge(self) -> tuple[Phase, Finding]:
         match self._update_churn():
             case PidChurn.SUSPECTED:
                 reason = f"reading the processes of {self.unit.name} again"
@@ -101,6 +111,9 @@ class Termination:
             return Phase.REFUSED, fails(Verdict.REFUSED_TO_KILL, why, **self._facts)
         if self._needs_reload:
             return Phase.RELOAD, self._plan_reload()
+        overdue = (target.holder for target in self._overdue)
+        if why := kill_advice.find_changing((*self._next_targets, *overdue), self.state.changes):
+            return Phase.STILL_HELD, fails(self._held_verdict, why, **self._facts)
         if self._next_targets:
             return self._judge_next_targets()
         if self._overdue:
@@ -141,10 +154,7 @@ class Termination:
         else:
             why = respawn.explain_unknown_respawn(len(self.state.targets), self._next_targets[0].process)
             why += self._cgroup.hint if in_cgroup else ""
-        # Leftovers without a port may be started again, too: then the port is free.
-        is_held = any(ownership.listeners for ownership in self._ownerships)
-        verdict = Verdict.PORT_STILL_HELD if is_held else Verdict.REFUSED_TO_KILL
-        return Phase.STILL_HELD, fails(verdict, why, **self._facts)
+        return Phase.STILL_HELD, fails(self._held_verdict, why, **self._facts)
 
     def _explain_vain_reload(self) -> str:
         return describe_untracked(self.unit) if self._needs_reload and self.state.has_reloaded else ""
@@ -200,7 +210,8 @@ class Termination:
 
     @cached_property
     def _cgroup(self) -> CgroupKill:
-        enabled = self.options.leftovers and self.options.sends_kill
+        is_unreadable = self.state.unread.is_over(self.view.clock.monotonic())
+        enabled = self.options.leftovers and self.options.sends_kill and not is_unreadable
         return CgroupKill(self.view, self.unit, self._ownerships, self.state.cgroup_kill, enabled, self._is_expected)
 
     @cached_property
@@ -212,6 +223,13 @@ class Termination:
         """The holders of the ports that do not belong to the unit's current invocation, each once."""
         holders = (holder for ownership in self._ownerships for holder in ownership.foreign_holders)
         return list({holder.process.id: holder for holder in holders}.values())
+
+    def _update_unread(self) -> str:
+        """Return what is to be read again, because it could not be read in time."""
+        unread = [reason for ownership in self._ownerships for reason in ownership.unread]
+        leftovers = self.view.find_leftovers(self.unit) if self.options.leftovers else ()
+        unread += [f"{holder.process}: {holder.protection}" for holder in leftovers if holder.is_unread]
+        return self.state.unread.update(unread, self.view.clock.monotonic())
 
     @cached_property
     def _closing_sockets(self) -> Set[int]:
@@ -231,6 +249,12 @@ class Termination:
     def _holder_verdict(self) -> Verdict:
         # If no port is held, the processes to kill are leftovers without one.
         return next((own.verdict for own in self._ownerships if own.foreign_holders), Verdict.LEFTOVER_HOLDS_PORT)
+
+    @property
+    def _held_verdict(self) -> Verdict:
+        # Leftovers without a port may run on, too: then the port is free.
+        is_held = any(ownership.listeners for ownership in self._ownerships)
+        return Verdict.PORT_STILL_HELD if is_held else Verdict.REFUSED_TO_KILL
 
     @cached_property
     def _refusal(self) -> str:
@@ -317,7 +341,6 @@ class Termination:
     # Signals
 
     def _begin_round(self) -> None:
-        self.state.rounds += 1
         self.state.evidence.start_over(self.view.clock.monotonic())
         self.state.port_free_since = None
         # A holder of several ports is listed for each of them, with the sockets of that port.
@@ -326,20 +349,33 @@ class Termination:
 
     def _send_signals(self, host: Host) -> None:
         self.state.supervisors.update(holder.process.id for holder in self._supervisors)
-        for holder in self._next_targets:
-            respawn.record_ancestors(host, self.state.run, holder)
-            self._send_signal(host, holder, self.options.signum)
-        for target in self._overdue:
-            # It may have closed its sockets on TERM and run on: so its identity is checked again, its sockets are not.
-            self._send_signal(host, replace(target.holder, sockets=()), Signals.SIGKILL)
+        sent = [self._send_first_signal(host, holder) for holder in self._next_targets]
+        sent += [self._send_kill(host, target.holder) for target in self._overdue]
+        self.state.rounds += any(sent)
 
-    def _send_signal(self, host: Host, holder: Holder, signum: Signals) -> None:
-        if host.signal_process(self.unit, holder, signum) is SignalResult.CHANGED:
+    def _send_first_signal(self, host: Host, holder: Holder) -> bool:
+        respawn.record_ancestors(host, self.state.run, holder)
+        return self._send_signal(host, holder, self.options.signum)
+
+    def _send_kill(self, host: Host, holder: Holder) -> bool:
+        same = (present for present in self._foreign_holders if present.process.is_same_program(holder.process))
+        present = next(same, None)  # It may be in another cgroup by now.
+        # It may have closed its sockets on TERM and run on: so its identity is checked again, its sockets are not.
+        is_sent = self._send_signal(host, replace(present or holder, sockets=()), Signals.SIGKILL)
+        if not is_sent and not present:
             # It became another program, as by execve(2): the next reading judges it anew.
-            self.state.targets.pop(holder.process.id, None)
-        else:
-            self.state.exited_at = None
-            self.state.targets[holder.process.id] = KillTarget(holder, signum, self.view.clock.monotonic())
+            self.state.targets.pop(holder.process.id)
+        return is_sent
+
+    def _send_signal(self, host: Host, holder: Holder, signum: Signals) -> bool:
+        """Signal a process, if it still is what was judged; return False if it is not."""
+        result = host.signal_process(self.unit, holder, signum)
+        self.state.changes[holder.process.id] += result is SignalResult.CHANGED
+        if result in (SignalResult.CHANGED, SignalResult.UNREAD):
+            return False
+        self.state.exited_at = None
+        self.state.targets[holder.process.id] = KillTarget(holder, signum, self.view.clock.monotonic())
+        return True
 
 
 def _wait(reason: str, wake: Wake, **evidence: Any) -> Finding:

@@ -130,6 +130,10 @@ class Process:
         """The file name of its program."""
         return PurePosixPath(self.exe_path).name
 
+    def is_same_program(self, other: Process) -> bool:
+        """True if this very process still is the same program of the same user."""
+        return (self.id, self.uid, self.exe_path) == (other.id, other.uid, other.exe_path)
+
     def __str__(self) -> str:
         return f"PID {self.pid} ({self.name})"
 
@@ -158,6 +162,7 @@ class Holder:
     stop_verb: str = "stop"  # the verb of systemctl that stops `unit`; empty if none should
     stop_command: str = ""  # the command by which a container's engine stops the container
     outlives_stop: bool = False  # True if it may run on after `unit` was stopped
+    is_unread: bool = False  # True if the kernel did not return in time what may show that it is another unit's
 
     @property
     def in_its_service(self) -> bool:
@@ -220,6 +225,7 @@ class PortOwnership:
     apart: tuple[Listener, ...] = ()  # sockets of the same number that are not in the unit's way
     bystanders: tuple[Holder, ...] = ()  # their holders: never killed, and not held against the unit
     is_kernels: bool = False  # True if the kernel itself holds the sockets, as for NFS
+    is_incomplete: bool = False  # True if the machine could not be read in time
 
     @property
     def is_owned(self) -> bool:
@@ -230,6 +236,12 @@ class PortOwnership:
     def foreign_holders(self) -> tuple[Holder, ...]:
         """The holders that are not of the unit's current invocation."""
         return tuple(holder for holder in self.holders if holder.is_foreign)
+
+    @property
+    def unread(self) -> tuple[str, ...]:
+        """What could not be read in time, in words: another reading may find another owner."""
+        unread = (f"{one.process}: {one.protection}" for one in self.foreign_holders if one.is_unread)
+        return (*unread, self.reason) if self.is_incomplete else tuple(unread)
 
     @property
     def sockets(self) -> frozenset[int]:
@@ -258,3 +270,4 @@ class SignalResult(StrEnum):
     SENT = "sent"
     GONE = "gone"  # the process had exited before
     CHANGED = "not-the-same"  # it runs, but is no longer what was judged: nothing was sent
+    UNREAD = "unread"  # it could not be read in time, and so not be judged: nothing was sent

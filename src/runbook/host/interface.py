@@ -219,7 +219,8 @@ class Host(HostView, Protocol):
         """Send SIGKILL to all processes in the cgroup of a unit that is down, at once, through systemd.
 
         For processes that fork faster than they can be killed one by one. CHANGED, and nothing was sent, if the unit
-        is up or has a job, or if one of the processes is protected or not `expected`.
+        is up or has a job, or if one of the processes is protected or not `expected`. UNREAD, and nothing was sent, if
+        one of them could not be read in time.
         """
 
 

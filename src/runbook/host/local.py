@@ -305,6 +305,8 @@ class LocalHost(LocalView):
         judge = self._judge(self._systemd.unit(unit.name))
         pids = self.list_unit_pids(unit)
         holders = [judge.judge_process(one, ()) for one in judge.read_processes(pids)]
+        if any(holder.is_unread for holder in holders):
+            return SignalResult.UNREAD
         # PID 0 stands for a process of an outer PID namespace, which cannot be judged.
         if 0 in pids or not all(holder.may_be_killed and expected(holder) for holder in holders):
             return SignalResult.CHANGED

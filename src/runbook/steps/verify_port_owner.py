@@ -3,21 +3,30 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 from pydantic import Field
 
 from runbook.checks.exit_reason import describe_stop_job
+from runbook.checks.unread import REREAD_INTERVAL, UnreadSeries
 from runbook.host.facts import LoadState, Unit
 from runbook.host.holders import PortOwnership, Role
 from runbook.host.interface import HostView
-from runbook.model import Finding, Port, Verdict, fails, holds
+from runbook.model import Finding, Port, Verdict, Wake, fails, holds, not_yet
 from runbook.spec.fields import PORT_OWNERS, PortList, PortOwners, UnitGlobList, UnitName
 from runbook.spec.state import StepState
 from runbook.spec.step import RollbackRole, Runbook, Step
 
 
-class VerifyPortOwner(Step[StepState]):
+@dataclass
+class VerifyPortOwnerState(StepState):
+    """What a `verify-port-owner` keeps between two readings."""
+
+    unread: UnreadSeries = field(default_factory=UnreadSeries)  # the readings that missed something
+
+
+class VerifyPortOwner(Step[VerifyPortOwnerState]):
     """Prove that every socket that listens on the port belongs to the unit's current invocation.
 
     Several processes may share one socket: a main process with workers, or a wrapper with the server as its child. All
@@ -44,10 +53,10 @@ class VerifyPortOwner(Step[StepState]):
             if port is not None and port not in self.port:
                 yield "owner", f"`owner` names port {port}, which is not in `port`"
 
-    def check(self, view: HostView, state: StepState) -> Finding:
+    def check(self, view: HostView, state: VerifyPortOwnerState) -> Finding:
         unit = view.unit(self.unit)
         facts: dict[str, Any] = {"ports": [], **unit.evidence()}
-        found = []
+        found, unread = [], list[str]()
         for port in self.port:
             owner = view.unit(self._owner_of(port)) if self._owner_of(port) not in PORT_OWNERS else unit
             if owner.load_state is LoadState.NOT_FOUND and not owner.is_running:
@@ -55,15 +64,21 @@ class VerifyPortOwner(Step[StepState]):
                 return fails(Verdict.UNIT_NOT_FOUND, why, **facts)
             ownership = view.judge_port(owner, port, shared_with=self.shared_with)
             facts["ports"].append(ownership.evidence())
+            unread += ownership.unread
             verdict, reason = self._judge(owner, port, ownership)
             uses = view.describe_port_uses(owner, port) if verdict is Verdict.NOT_LISTENING else ""
             found.append((owner, verdict, reason + uses))
         if failed := next((one for one in found if one[1] is not Verdict.OWNED), None):
+            if state.unread.update(unread, view.clock.monotonic()):
+                return not_yet(failed[1], failed[2], Wake(pending=True, within=REREAD_INTERVAL), **facts)
             return fails(failed[1], failed[2], **facts)
         owned = "; ".join(reason for _, _, reason in found)
         if ending := next(filter(None, (describe_stop_job(owner) for owner, _, _ in found)), ""):
             return fails(Verdict.UNIT_CHANGED, f"{ending}; {owned}", **facts)
         return holds(Verdict.OWNED, owned, **facts)
+
+    def judge_timeout(self, view: HostView, state: VerifyPortOwnerState, last: Finding) -> Finding:
+        return fails(last.verdict, last.reason, **last.evidence)  # A process could not be read in all that time.
 
     def _owner_of(self, port: Port) -> str:
         return self.owner.get(port) or self.owner.get(None, "unit")

@@ -84,15 +84,29 @@ class Stage:
     def users_scope(self, command: str, name: str = "scope", options: str = "") -> None:
         self.scope(command, name, f"--user {options}", AS_USER)
 
-    def innocent(self, command: str, unit: str = "innocent") -> None:
-        """Start another service, with a shell command."""
+    def innocent(self, command: str, unit: str = "innocent", kind: str = "service") -> None:
+        """Start another service, with a shell command, or its socket unit."""
         (self.folder / "innocent").write_text(self.words(command))
-        name = f"{unit}@{self.port}.service"
+        name = f"{unit}@{self.port}.{kind}"
         systemctl("start", name)
         self.up.append(name)
 
+    def receiver(self, start: Callable[[str], None]) -> None:
+        """Start a process that waits for a socket which another one sends it."""
+        start("{ACTOR} receive={folder}/door {answer} {there}")
+        until((self.folder / "door").exists, f"the receiver of {self.port}")
+
     def wait(self, file: str = "there") -> None:
         until((self.open / file).exists, f"{file} of {self.port}")
+
+    def report(self) -> None:
+        """Report, as the actors do, that all is in place."""
+        (self.open / "there").touch()
+
+    def wait_for_holder(self) -> None:
+        """Wait for a process that does not report itself, and report it."""
+        until(lambda: holders(self.port), f"a holder of {self.port}")
+        self.report()
 
     def spawn(self, command: str) -> None:
         """Let an earlier invocation of the unit start a command. The unit stays up."""
@@ -129,7 +143,7 @@ def until(holds: Callable[[], object], what: str) -> None:
 
 
 def free(stage: Stage) -> None:
-    (stage.open / "there").touch()
+    stage.report()
 
 
 def nohup(stage: Stage) -> None:
@@ -188,8 +202,7 @@ def first_thread_gone(stage: Stage) -> None:
 def two_orphans(stage: Stage) -> None:
     """Two processes in two scopes share one socket."""
     stage.may = "holders"
-    stage.scope("{ACTOR} receive={folder}/door {holds}".replace("{holds}", "{answer} {there}"), "second")
-    until((stage.folder / "door").exists, "the second orphan")
+    stage.receiver(lambda command: stage.scope(command, "second"))
     stage.scope("{ACTOR} listen=127.0.0.1:{port} send={folder}/door {answer}", "first")
 
 
@@ -236,8 +249,7 @@ def supervised(stage: Stage) -> None:
 def supervised_loop(stage: Stage) -> None:
     stage.may = "workers"
     stage.scope("{PARTS} again {port} shell", "supervised")
-    until(lambda: holders(stage.port), "the loop to start its server")
-    (stage.open / "there").touch()
+    stage.wait_for_holder()
 
 
 # Processes of live services and managers
@@ -264,8 +276,7 @@ def other_leftover(stage: Stage) -> None:
 
 def other_inherited(stage: Stage) -> None:
     """A live service and a scope have the same socket."""
-    stage.scope("{ACTOR} receive={folder}/door {answer} {there}", "second")
-    until((stage.folder / "door").exists, "the second holder")
+    stage.receiver(lambda command: stage.scope(command, "second"))
     stage.innocent("exec {ACTOR} listen=127.0.0.1:{port} send={folder}/door {answer}")
 
 
@@ -283,16 +294,12 @@ def sharing_both(stage: Stage) -> None:
 def user_unit(stage: Stage) -> None:
     (stage.folder / "innocent").write_text(stage.words("exec {ACTOR} listen=127.0.0.1:{port} {answer}"))
     systemctl("start", f"innocent@{stage.port}.service", user=True)
-    until(lambda: holders(stage.port), "the user's service")
-    (stage.open / "there").touch()
+    stage.wait_for_holder()
 
 
 def other_socket(stage: Stage) -> None:
-    (stage.folder / "innocent").write_text(stage.words("exec {ACTOR} adopt {answer}"))
-    name = f"innocent@{stage.port}.socket"
-    systemctl("start", name)
-    stage.up.append(name)
-    (stage.open / "there").touch()
+    stage.innocent("exec {ACTOR} adopt {answer}", kind="socket")
+    stage.report()
 
 
 def _multiplexer(stage: Stage, program: str, before: str = "") -> None:
@@ -361,9 +368,7 @@ def vm_child(stage: Stage) -> None:
 
 def handed(stage: Stage, *, unit: bool = False) -> None:
     """A user's socket, sent to a process of root's."""
-    receive = "{ACTOR} receive={folder}/door {answer} {there}"
-    stage.innocent(f"exec {receive}") if unit else stage.scope(receive, "deputy")
-    until((stage.folder / "door").exists, "the deputy")
+    stage.receiver(lambda command: stage.innocent(f"exec {command}") if unit else stage.scope(command, "deputy"))
     stage.users_scope("{ACTOR} listen=127.0.0.1:{port} send={folder}/door close", "giver")
     stage.wait()
     until(lambda: len(holders(stage.port)) == 1, "the giver to close its socket")
@@ -403,8 +408,7 @@ def forged_name(stage: Stage) -> None:
     stage.begin(
         "exec {AS_USER} systemd-run --user --quiet --scope --unit=named-{port} {PARTS} named {port} 'tmux: server'"
     )
-    until(lambda: holders(stage.port), "the process with a forged name")
-    (stage.open / "there").touch()
+    stage.wait_for_holder()
 
 
 def forged_container(stage: Stage) -> None:
@@ -418,7 +422,7 @@ def ancestor(stage: Stage) -> None:
     """The holder itself runs the program under test."""
     inside = f"import socket, subprocess, sys; s = socket.create_server(('127.0.0.1', {stage.port})); "
     stage.wrap = ["python3", "-c", f"{inside}sys.exit(subprocess.call(sys.argv[1:]))"]
-    (stage.open / "there").touch()
+    stage.report()
 
 
 def bound(stage: Stage) -> None:
@@ -450,7 +454,7 @@ def client(stage: Stage) -> None:
     """The process is staged once the unit is up."""
     stage.scope("{PARTS} client {port}", "client")
     time.sleep(0.5)
-    (stage.open / "there").touch()
+    stage.report()
 
 
 LATER = (other_address, other_family, client, udp, other_network, outside)

@@ -235,6 +235,18 @@ def comet(port: str) -> NoReturn:
             LIBC._exit(0)
 
 
+def flips(port: str) -> NoReturn:
+    """Listen, ignore TERM, and move from one cgroup to the other and back all the time."""
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    _socket = listen(port)
+    groups = [Path(f"/sys/fs/cgroup/flips-{name}") for name in "ab"]
+    for group in groups:
+        group.mkdir(exist_ok=True)
+    while True:
+        for group in groups:
+            (group / "cgroup.procs").write_text("0")
+
+
 def crowd(port: str, count: str) -> None:
     """Start many processes that hold no port."""
     for _ in range(int(count)):
@@ -306,7 +318,7 @@ PARTS: dict[str, Callable[..., object]] = {
     part.__name__: part
     for part in (
         server, named, parent, client, deaf, accepts, stopped, vforked, traced, disk, hung, again, prefork, watched,
-        forgets, guardians, comet, crowd, hands_on, takes, storm, churn,
+        forgets, guardians, comet, flips, crowd, hands_on, takes, storm, churn,
     )
 }  # fmt: skip
 

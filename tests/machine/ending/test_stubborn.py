@@ -198,6 +198,22 @@ def test_a_leftover_with_another_pid_at_each_reading_is_killed(machine: Machine,
         remove_unit(machine, "many.service")
 
 
+def test_a_holder_that_moves_between_two_cgroups_is_killed(machine: Machine) -> None:
+    """It is in another cgroup than at the reading before, as often as not. So nothing is sent, and it is read again."""
+    try:
+        scope(machine, "flips.scope", actor("flips", 9224))
+        listening(machine, {9224})
+        run = kill(machine, 9224, grace="300ms")
+        step = run.step("kill-orphan")
+        assert (run.exit, step["verdict"]) == (0, "killed"), step["reason"]
+        assert step["reason"].endswith("(python3) exited on KILL; 9224 is free")
+        assert not holders(machine, 9224)
+    finally:
+        machine.run(["pkill", "-KILL", "-f", "actors.py flips"], check=False)
+        remove = ["rmdir", "/sys/fs/cgroup/flips-a", "/sys/fs/cgroup/flips-b"]
+        until(lambda: not machine.run(remove, check=False).returncode, "the cgroups to be empty")
+
+
 def _tasks(machine: Machine, unit: str) -> int:
     """Return the number of processes in a unit's cgroup, from the kernel."""
     return len(machine.run(["cat", f"/sys/fs/cgroup/system.slice/{unit}/cgroup.procs"], check=False).stdout.split())

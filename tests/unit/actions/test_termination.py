@@ -6,7 +6,9 @@ import signal
 from dataclasses import replace
 from pathlib import Path
 
+from runbook.actions.kill_advice import MAX_CHANGES
 from runbook.actions.kill_state import KillOptions, KillOrphanState, Phase
+from runbook.actions.respawn import MAX_RESPAWNS
 from runbook.actions.termination import Termination
 from runbook.host.facts import ActiveState
 from runbook.model import Finding, FindingState, Port
@@ -164,3 +166,70 @@ def test_beside_a_closing_socket_no_other_process_is_signalled() -> None:
     listen(story.machine, 75, "127.0.0.1:81")
     assert story.check() is Phase.REFUSED
     assert story.machine.written == ["end 74 SIGTERM"]
+
+
+def test_a_process_that_changed_right_before_its_signal_is_judged_and_signalled_again() -> None:
+    """Nothing was sent, so it is not one that took the place of a killed one."""
+    story = Story()
+    story.machine.changing[74] = MAX_CHANGES - 1
+    for _ in range(MAX_CHANGES):
+        assert story.check() is Phase.SIGNAL
+        story.act()
+    assert story.check() is Phase.AWAIT_RESPAWN
+
+
+def test_a_process_that_changes_before_each_signal_is_given_up() -> None:
+    story = Story()
+    story.machine.changing[74] = 1000
+    for _ in range(MAX_CHANGES):
+        assert story.check() is Phase.SIGNAL
+        story.act()
+    assert story.check() is Phase.STILL_HELD
+    assert (story.finding.verdict, story.finding.reason) == (
+        "port-still-held",
+        "PID 74 (openclaw) changes its cgroup, program, user or sockets faster than it can be judged and signalled; "
+        "kill it by hand if it is not needed: kill 74",
+    )
+
+
+def test_kill_is_sent_again_to_a_process_that_moves_to_another_cgroup_and_back() -> None:
+    story = Story(signal.SIGKILL)
+    story.check()
+    story.act()
+    story.machine.changing[74] = 3
+    story.machine.processes[74] = replace(story.machine.processes[74], cgroup="/user.slice/other.scope")
+    assert story.check(5.0) is Phase.ESCALATE
+    for _ in range(4):
+        assert story.check() is Phase.ESCALATE
+        story.act()
+    assert story.machine.written == ["end 74 SIGTERM", *["end 74 SIGKILL"] * 4]
+    assert story.check() is Phase.AWAIT_RESPAWN
+
+
+def test_another_program_gets_the_first_signal_before_kill() -> None:
+    story = Story(signal.SIGKILL)
+    story.check()
+    story.act()
+    story.machine.changing[74] = 1
+    story.machine.processes[74] = replace(story.machine.processes[74], exe="/usr/bin/other")
+    assert story.check(5.0) is Phase.ESCALATE
+    story.act()
+    assert story.check() is Phase.SIGNAL
+
+
+def test_a_cgroup_with_a_process_that_cannot_be_read_is_killed_once_it_can() -> None:
+    story = Story()
+    story.machine.units["gw.service"] = unit(active_state=ActiveState.INACTIVE, main_pid=0)
+    story.machine.processes = {90: process(90)}
+    story.machine.sockets.clear()
+    story.options = replace(story.options, leftovers=True)
+    story.state.phase = Phase.KILL_CGROUP  # as readings before have led to
+    story.state.rounds = MAX_RESPAWNS + 1
+    story.machine.processes[90] = process(90, stalled=True)
+    story.act()
+    assert [story.check(), story.check(1.0)] == [Phase.READ_AGAIN] * 2
+    story.machine.processes[90] = process(90)
+    assert story.check() is Phase.KILL_CGROUP
+    story.act()
+    assert not story.machine.processes
+    assert story.check() is Phase.AWAIT_RESPAWN

@@ -94,7 +94,7 @@ def signal_process(
         if _has_exited(fd):
             return SignalResult.GONE
         if not is_allowed:
-            return SignalResult.CHANGED
+            return SignalResult.UNREAD if now.stalled else SignalResult.CHANGED
         signal.pidfd_send_signal(fd, signum)
     except ProcessLookupError:
         return SignalResult.GONE

@@ -51,6 +51,11 @@ def describe_hand_kill(process: Process) -> str:
     return f"kill it by hand if it is not needed: kill {process.pid}"
 
 
+def describe_unread(process: Process) -> str:
+    """Describe a process whose memory was not read in time. A process that is judged may be that or descend from it."""
+    return f"the kernel does not return the command line and environment of {process}, so it cannot be judged"
+
+
 def describe_untracked(unit: Unit) -> str:
     """Describe a unit that runs while systemd shows it as down, and what must not be done now.
 

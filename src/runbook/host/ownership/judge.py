@@ -25,7 +25,7 @@ from dataclasses import dataclass, field, replace
 from runbook.errors import LookLimitExceeded
 from runbook.host.cgroups import CgroupKind, parse_cgroup_path
 from runbook.host.holders import Holder, Listener, PortOwnership, PortUse, Process, Role, SocketState
-from runbook.host.ownership.describe import describe_uses
+from runbook.host.ownership.describe import describe_unread, describe_uses
 from runbook.host.ownership.managed import find_inherited_protection
 from runbook.host.ownership.network import find_network_pid
 from runbook.host.ownership.other_unit import listen_addresses
@@ -56,7 +56,7 @@ class PortJudge(UnitContext):
             return self._judge_port(port, shared_with)
         except LookLimitExceeded as error:
             why = f"which processes hold port {port} cannot be determined: {error.message}"
-            return PortOwnership(port, Verdict.OWNER_UNKNOWN, why)
+            return PortOwnership(port, Verdict.OWNER_UNKNOWN, why, is_incomplete=True)
 
     def _judge_port(self, port: Port, shared_with: Collection[str]) -> PortOwnership:
         if (unreadable := self._judge_unreadable(port)) is not None:
@@ -90,12 +90,18 @@ class PortJudge(UnitContext):
     def judge_process(self, process: Process, sockets: tuple[Listener, ...]) -> Holder:
         """Judge which unit a process that holds these sockets belongs to, and whether it may be killed."""
         ruling = rule_on_process(self, process, sockets)
+        unread = self._find_unread(process) if ruling.role in (Role.ORPHAN, Role.LEFTOVER, Role.UNKNOWN) else None
         if ruling.role in (Role.ORPHAN, Role.LEFTOVER):
             inherited = find_inherited_protection(self, process) if ruling.role is Role.LEFTOVER else ""
-            ruling = ruling._replace(protection=self.kernel.find_protection(process) or inherited or ruling.protection)
+            protection = self.kernel.find_protection(process) or inherited or ruling.protection
+            ruling = ruling._replace(protection=protection or (describe_unread(unread) if unread else ""))
         if ruling.role in (Role.ORPHAN, Role.LEFTOVER, Role.OTHER_UNIT):
             ruling = self._doubt_handed(process, sockets) or ruling
-        return Holder(process, sockets=sockets, **ruling._asdict())
+        return Holder(process, sockets=sockets, is_unread=unread is not None, **ruling._asdict())
+
+    def _find_unread(self, process: Process) -> Process | None:
+        """Return the process or its ancestor whose environment and command line were not read; None if all were."""
+        return next((one for one in self.list_ancestry(process) if one.stalled), None)
 
     def _doubt_handed(self, process: Process, sockets: tuple[Listener, ...]) -> RoleRuling | None:
         """Rule on a process that another user may have handed its sockets to (SCM_RIGHTS)."""

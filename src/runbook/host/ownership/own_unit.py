@@ -9,7 +9,7 @@ import time
 
 from runbook.host.cgroups import CgroupKind, parse_cgroup_path
 from runbook.host.holders import Process, Role
-from runbook.host.ownership.describe import describe_hand_kill, describe_untracked
+from runbook.host.ownership.describe import describe_hand_kill, describe_unread, describe_untracked
 from runbook.host.ownership.ruling import RoleRuling, UnitContext
 
 MISTAKEN_MAIN = "which systemd took for the main process, and which started before the current invocation began"
@@ -29,11 +29,16 @@ def rule_process_in_unit(context: UnitContext, process: Process) -> RoleRuling:
     if not unit.is_running:
         return RoleRuling(Role.LEFTOVER, unit.name, f"it is still running, while {unit.name} is {unit.active_state}")
     line = context.list_ancestry_in_unit(process)
-    return (
+    ruling = (
         _rule_by_main_process(context, process, line)
         or _rule_by_invocation_id(context, process, line)
         or _rule_by_start_time(context, line)
     )
+    unread = next((one for one in line if one.stalled), None)
+    if ruling.role is Role.LEFTOVER and unread:
+        # It may have the current INVOCATION_ID, which alone tells it from a leftover that started earlier.
+        return _rule_undecided(context, describe_unread(unread))
+    return ruling
 
 
 def rule_process_moved_out(context: UnitContext, process: Process) -> RoleRuling | None:

@@ -175,6 +175,7 @@ def test_a_look_that_takes_too_long_has_no_owner() -> None:
     assert found.verdict is Verdict.OWNER_UNKNOWN
     why = "the open files of all processes cannot be read in time"
     assert found.reason == f"which processes hold port 80 cannot be determined: {why}"
+    assert found.unread == (found.reason,)
 
 
 def test_the_work_grows_with_the_sockets_and_no_faster() -> None:

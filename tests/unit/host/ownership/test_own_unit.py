@@ -75,6 +75,18 @@ def test_the_start_time() -> None:
     assert rule(process(101, started=SINCE), process(90, started=BEFORE), MAIN)[0] is Role.UNKNOWN
 
 
+def test_an_unread_environment_does_not_make_a_leftover() -> None:
+    """It may have the current INVOCATION_ID: systemd takes the time of a start after it has forked the process."""
+    role, why = rule(process(101, started=BEFORE, stalled=True), MAIN)
+    assert role is Role.UNKNOWN
+    assert "the kernel does not return the command line and environment of PID 101 (gateway)" in why
+    parent = process(101, started=BEFORE, stalled=True)
+    assert rule(process(102, ppid=101, started=SINCE), parent, MAIN)[0] is Role.UNKNOWN
+    assert rule(process(101, started=SINCE, stalled=True), MAIN)[0] is Role.CURRENT
+    down = {"active_state": ActiveState.FAILED, "main_pid": 0}
+    assert rule(process(101, stalled=True), **down)[0] is Role.LEFTOVER
+
+
 def test_a_unit_that_is_down_has_only_leftovers() -> None:
     down = {"active_state": ActiveState.FAILED, "main_pid": 0}
     assert rule(process(101, invocation_id=INVOCATION), **down) == (
