@@ -211,9 +211,9 @@ class FakeMachine:
     def remember_addresses(self, unit: Unit, ports: Sequence[Port] = ()) -> None:
         pass
 
-    def list_unit_listeners(self, unit: Unit) -> tuple[str, ...]:
+    def list_unit_listeners(self, unit: Unit) -> tuple[Listener, ...]:
         return tuple(
-            str(listener)
+            listener
             for pid, held in self.sockets.items()
             for listener in held
             if pid in self.processes and self.processes[pid].cgroup == unit.control_group

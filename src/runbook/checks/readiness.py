@@ -136,7 +136,7 @@ def judge_late(
     uses = "".join(view.describe_port_uses(unit, port) for port in unused)
     waited = f"not ready within {timeout:g}s: {last.reason}"
     if last.verdict is Verdict.NOT_LISTENING and (elsewhere := view.list_unit_listeners(unit)):
-        waited += f" (it listens on {', '.join(elsewhere)}: is `port` right?)"
+        waited += f" (it listens on {', '.join(map(str, elsewhere))}: is `port` right?)"
     waited += uses
     if not unit.is_running:
         # Between two restarts it reads activating; but no process of it runs.

@@ -112,11 +112,11 @@ def _find_ports(view: HostView, unit: Unit) -> tuple[Port, ...]:
     """Return the ports of a unit that failed: those of a socket unit, or those that a service found in use."""
     if not unit.name.endswith(".socket"):
         return view.find_refused_ports(unit)
-    found = (_parse_listen(kind, address) for kind, address in unit.listen)
+    found = (parse_listen(kind, address) for kind, address in unit.listen)
     return tuple(dict.fromkeys(port for port in found if port is not None))
 
 
-def _parse_listen(kind: str, endpoint: str) -> Port | None:
+def parse_listen(kind: str, endpoint: str) -> Port | None:
     """Return the port of an address that a socket unit listens on; None for a path, and for other kinds."""
     host, _, number = endpoint.rpartition(":")
     address = host.strip("[]").partition("%")[0]

@@ -218,6 +218,7 @@ class Unit:
     fragment_path: str = ""  # its file
     drop_in_paths: tuple[str, ...] = ()
     start_arguments: tuple[str, ...] = ()  # the words of all commands of ExecStart=
+    environment: tuple[str, ...] = ()  # the assignments of Environment=, which may have secrets
     bus_name: str = ""
     pid_file: str = ""
     environment_files: tuple[tuple[str, bool], ...] = ()  # each with whether it may be missing

@@ -14,7 +14,7 @@ if TYPE_CHECKING:  # `runbook validate` needs no data of a machine.
     import signal
 
     from runbook.host.facts import JobRef, JobResult, JobVerb, Unit
-    from runbook.host.holders import Holder, PortOwnership, Process, SignalResult
+    from runbook.host.holders import Holder, Listener, PortOwnership, Process, SignalResult
     from runbook.host.queries import Answer, Command, CommandResult, FileText, OtherManagers, Query
     from runbook.model import Clock, Deadline, Port, ProcessId, Wake
 
@@ -81,8 +81,12 @@ class HostView(Protocol):
         Once it is down, or another invocation has begun, nothing may show that any more.
         """
 
-    def list_unit_listeners(self, unit: Unit) -> tuple[str, ...]:
-        """List the TCP sockets that the unit's processes listen on, on any port: "127.0.0.1:8080"."""
+    def list_unit_listeners(self, unit: Unit) -> tuple[Listener, ...]:
+        """List the sockets that the unit's processes listen on, on any port.
+
+        A UDP socket with a port of ip_local_port_range is a client's, and is left out. If the processes cannot be read,
+        these are the sockets that were created in the unit's cgroup.
+        """
 
     def find_network_process(self, unit: Unit, port: Port | None = None) -> ProcessId | None:
         """Return the process in whose network namespace a unit is probed; None if that is this program's own.

@@ -21,6 +21,23 @@ def find_listened(scope: str, unit: str, port: Port) -> tuple[str, ...]:
     return ()
 
 
+def list_listened_ports(scope: str, unit: str) -> tuple[Port, ...]:
+    """Return the ports on which the latest run found the unit listening that found it on any; none if none did."""
+    for run in [run for run in list_runs() if run.header.scope == scope][:MAX_RUNS_READ]:
+        sockets = {
+            one for event in run.read() for protocol in ("tcp", "udp") for one in _list_sockets(event, unit, protocol)
+        }
+        if found := {port for socket in sockets if (port := _parse_port(socket)) is not None}:
+            return tuple(sorted(found, key=str))
+    return ()
+
+
+def _parse_port(socket: str) -> Port | None:
+    """Return the port of "127.0.0.1:80" or "udp:[fe80::1%eth0]:53", without the address."""
+    number = socket.rpartition(":")[2]
+    return Port(int(number), "udp" if socket.startswith("udp:") else "tcp") if number.isdecimal() else None
+
+
 def _find_in_run(run: RunRecord, unit: str, port: Port) -> tuple[str, ...]:
     found: tuple[str, ...] = ()
     for event in run.read():

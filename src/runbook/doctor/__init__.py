@@ -1,0 +1,10 @@
+"""Diagnoses a unit that an operator names, without a runbook: what is wrong, why, and what to do about it.
+
+findings.py  what a diagnosis consists of
+ports.py     which ports a unit should have, found without being told
+unit.py      the diagnosis of one unit
+causes.py    why a unit came into its state, one function for each cause
+
+It only reads the machine. It knows neither steps nor the engine, and needs neither pydantic nor yaml. What judges a
+unit's health or a port is in `checks` and `host`; here the judgements are put together.
+"""
