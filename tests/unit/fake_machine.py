@@ -136,6 +136,8 @@ class FakeMachine:
     last_pid: int = 5000
     uses: list[PortUse] = field(default_factory=list)
     """Sockets that have a port and do not listen. Their holders have them among their `sockets`, too."""
+    cgroups: dict[int, str] = field(default_factory=dict)
+    """The paths of cgroups by their ids. A socket with another id was created in the cgroup of its holder."""
     in_flight: bool = False
     executed: set[int] = field(default_factory=set)
     """Processes that called execve(2) after the search for holders: they have no socket any more."""
@@ -375,6 +377,13 @@ class FakeMachine:
     def describe_giver(self, process: Process, sockets: tuple[Listener, ...]) -> str:
         own = not sockets or any(one.uid in (0, process.uid) for one in sockets)
         return "" if own else f"user {sockets[0].uid} in session-7.scope"
+
+    def is_created_in(self, socket: Listener, cgroup: str) -> bool:
+        made_in = self.cgroups.get(socket.cgroup_id, cgroup)
+        return bool(made_in) and f"{cgroup}/".startswith(f"{made_in}/")
+
+    def find_cgroup(self, number: int) -> str:
+        return self.cgroups.get(number, "")
 
     def find_protection(self, process: Process) -> str:
         return self.spared.get(process.pid, "")

@@ -114,6 +114,7 @@ class Process:
     pid_namespace: int = 0  # the inode number of the namespace; 0 if it cannot be read
     user_namespace: int = 0  # the same
     has_terminal: bool = False  # True if it has a controlling terminal
+    session: int = 0  # the PID of the process that began its session (setsid(2)); not reused while the session lasts
 
     @property
     def pid(self) -> int:

@@ -96,6 +96,37 @@ def test_a_launcher_that_starts_nothing_again_lives(machine: Machine) -> None:
         assert process(machine, launcher) == before
 
 
+TYPIST = """
+import os, pty, select, time
+shell, terminal = pty.fork()
+if not shell:
+    os.execlp("bash", "bash", "-i")
+command = {command!r}.encode() + b"\\n"
+os.write(terminal, command)
+while True:
+    text = os.read(terminal, 4096)
+    if b"erminated" in text or b"illed" in text:
+        os.write(terminal, command)
+"""
+"""An interactive shell, into which the command is typed again each time that the shell reports its end."""
+
+
+def test_an_interactive_shell_lives(machine: Machine) -> None:
+    """What is typed into it is started again by a person: to kill the shell would end that person's work."""
+    with cleared(machine, "typist.scope"):
+        scope(machine, "typist.scope", ["python3", "-c", TYPIST.format(command=shlex.join(quick(9609)))])
+        listening(machine, {9609})
+        (shell,) = running(machine, "^bash -i")
+        before = process(machine, shell)
+        run = kill(machine, 9609, supervisors="true")
+        step = run.step("kill-orphan")
+        assert (run.exit, step["verdict"]) == (1, "port-still-held"), step["reason"]
+        assert f"or stop it first (kill {shell})" in step["reason"]
+        assert "`supervisors: true` does not, because it is an interactive shell" in step["reason"]
+        assert process(machine, shell) == before
+        assert running(machine, "^bash -i") == [shell]
+
+
 def test_what_started_this_program_lives(machine: Machine) -> None:
     """A script that starts the server and then runs the runbook; its loop is no ancestor of the run, and may go."""
     script = (

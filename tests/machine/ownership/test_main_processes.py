@@ -27,6 +27,26 @@ time.sleep(3600)
 """
 """An interactive shell, and a command that is typed into it."""
 
+CONSOLE = f"""
+import os, subprocess, time
+master, console = os.openpty()
+with open("/run/systemd/system/getty@test.service", "w") as file:
+    print("[Service]", "ExecStart=-/bin/login -f {USER}", "StandardInput=tty", "StandardOutput=tty", sep="\\n", file=file)
+    print(f"TTYPath={{os.ttyname(console)}}", "TTYReset=no", "SendSIGHUP=yes", sep="\\n", file=file)
+subprocess.run(["systemctl", "daemon-reload"])
+subprocess.run(["systemctl", "start", "getty@test.service"])
+shown = b""
+while b"$ " not in shown:
+    shown += os.read(master, 4096)
+os.write(master, b"{ACTOR} listen=0.0.0.0:9588\\n")
+while True:
+    os.read(master, 4096)
+"""
+"""A console on which a user logs in, and a command that is typed there."""
+
+DEEP = f"if [ $1 = 0 ]; then {ACTOR} listen=0.0.0.0:9587; else sh /opt/deep $(($1 - 1)); fi; true\n"
+"""A shell below a shell, and so on, and a program below the last one."""
+
 
 def other(port: int, unit: str, why: str) -> PortCase:
     """Return the case of a process of a live service that is in no service's cgroup."""
@@ -44,6 +64,8 @@ CASES = (
     other(9585, r"fed\.service", r"PID \d+ \(bash\) of fed\.service"),
     # With a terminal such a shell is a login, and what was started in it is an orphan.
     PortCase("idle", "9586", "orphan-holds-port", r"in typed\.scope", "orphan-holds-port", "kill PID"),
+    # A multiplexer that is further above than the ancestors that are read.
+    PortCase("idle", "9587", "other-unit-holds-port", r"deep\.scope", "refused-to-kill", "it has 64 ancestors or more"),
 )
 
 
@@ -65,6 +87,10 @@ cat /tmp/{name}.pid >/run/{name}.pid
     stage.machine.write("/opt/fed", f"systemd-run --quiet --scope env -i {ACTOR} listen=0.0.0.0:9585\necho done\n")
     stage.service("fed.service", "/bin/bash", StandardInput="file:/opt/fed")
     stage.begin(["systemd-run", "--quiet", "--scope", "--unit=typed", "python3", "-c", TYPED])
+    stage.machine.write("/opt/deep", DEEP)
+    stage.machine.run(["cp", "/usr/bin/python3", "/opt/tmux"])
+    below = "import subprocess; subprocess.run(['sh', '/opt/deep', '80'])"
+    stage.begin(["systemd-run", "--quiet", "--scope", "--unit=deep", "/opt/tmux", "-c", below])
     stage.start(*stage.units)
     stage.listening(*(case.port for case in CASES))
     stage.judge(CASES)
@@ -77,11 +103,27 @@ def test_the_verdict_on_the_port(stage: Stage, case: PortCase) -> None:
 
 def test_kill_orphan_spares_them(stage: Stage) -> None:
     """The plan of `judge` changes nothing; this is the real step."""
-    for case in CASES[:5]:
+    for case in (one for one in CASES if one.kill == "refused-to-kill"):
         before = stage.machine.run(["ss", "-Hltnp", f"sport = :{case.port}"]).stdout
         run = runbook(stage.machine, "apply", f"steps: [kill-orphan: {{unit: idle, port: {case.port}}}]")
         assert run.last["verdict"] == "refused-to-kill", run.last
         assert stage.machine.run(["ss", "-Hltnp", f"sport = :{case.port}"]).stdout == before != ""
+
+
+def test_what_was_started_on_a_console_is_killed_and_the_login_is_not(stage: Stage) -> None:
+    """The shell descends from the main process of the console's service, and is in a session."""
+    stage.begin(["systemd-run", "--quiet", "--scope", "python3", "-c", CONSOLE])
+    stage.listening(9588)
+    console = stage.machine.show("getty@test.service", "MainPID")["MainPID"]
+    run = runbook(stage.machine, "apply", "steps: [kill-orphan: {unit: idle, port: 9588, supervisors: true}]")
+    assert (run.exit, run.step("kill-orphan")["verdict"]) == (0, "killed"), run.last
+    (holder,) = run.step("kill-orphan")["evidence"]["killed"]
+    assert (holder["user"], holder["unit"].partition("-")[0]) == (USER, "session"), holder
+    assert stage.machine.show("getty@test.service", "MainPID", "ActiveState") == {
+        "MainPID": console,
+        "ActiveState": "active",
+    }
+    assert "bash" in stage.machine.run(["ps", "--ppid", console, "-o", "args="]).stdout
 
 
 def test_a_reused_pid_of_a_main_process_owns_nothing(stage: Stage) -> None:

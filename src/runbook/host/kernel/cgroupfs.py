@@ -54,6 +54,29 @@ def list_cgroup_pids(path: str, limit: LookLimit | None = None) -> tuple[int, ..
     return tuple(pid for pid in read_cgroup_procs(path, limit) if pid)
 
 
+def find_cgroup(number: int, limit: LookLimit) -> str:
+    """Return the path of the cgroup with this id, the inode number of its folder; empty if it was removed."""
+    mount = find_cgroup_mount()
+    for folder, _folders, _files in os.walk(mount):
+        limit.check()
+        if _read_id(Path(folder)) == number:
+            return folder.removeprefix(str(mount)) or "/"
+    return ""
+
+
+def is_inside(path: str, number: int) -> bool:
+    """True if the cgroup with this id is the one at `path`, or one above it."""
+    mount = find_cgroup_mount()
+    folder = mount / path.lstrip("/")
+    return any(_read_id(one) == number for one in (folder, *folder.parents) if one.is_relative_to(mount))
+
+
+def _read_id(folder: Path) -> int:
+    with contextlib.suppress(OSError):
+        return folder.stat().st_ino
+    return 0
+
+
 def is_populated(path: str) -> bool:
     """True if a cgroup, or one below it, has a process. The kernel also counts processes that exit in a moment."""
     value = read_cgroup_event(path, "populated")

@@ -60,6 +60,7 @@ class Stat(NamedTuple):
     threads: int
     start: int  # clock ticks since boot
     terminal: int = 0  # the device number of its controlling terminal; 0 if it has none
+    session: int = 0  # the ID of its session
 
     @property
     def is_alive(self) -> bool:
@@ -121,6 +122,7 @@ def parse_stat(text: bytes) -> Stat:
         threads=int(rest[17]),
         start=int(rest[19]),
         terminal=int(rest[4]),
+        session=int(rest[3]),
     )
 
 
@@ -288,6 +290,7 @@ def _process(pid: int, folder: int, most: int | None) -> Process | None:
         kernel=bool(stat.flags & PF_KTHREAD),
         stalled=memory is None,
         has_terminal=stat.terminal != 0,
+        session=stat.session,
         pid_namespace=_namespace(folder, "pid"),
         user_namespace=_namespace(folder, "user"),
     )

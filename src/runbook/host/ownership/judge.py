@@ -25,7 +25,8 @@ from dataclasses import dataclass, field, replace
 from runbook.errors import LookLimitExceeded
 from runbook.host.cgroups import CgroupKind, parse_cgroup_path
 from runbook.host.holders import Holder, Listener, PortOwnership, PortUse, Process, Role, SocketState
-from runbook.host.ownership.describe import describe_unread, describe_uses
+from runbook.host.ownership.describe import describe_hand_kill, describe_unread, describe_uses
+from runbook.host.ownership.inherited import find_root_giver
 from runbook.host.ownership.managed import find_inherited_protection
 from runbook.host.ownership.network import find_network_pid
 from runbook.host.ownership.other_unit import listen_addresses
@@ -96,22 +97,24 @@ class PortJudge(UnitContext):
             protection = self.kernel.find_protection(process) or inherited or ruling.protection
             ruling = ruling._replace(protection=protection or (describe_unread(unread) if unread else ""))
         if ruling.role in (Role.ORPHAN, Role.LEFTOVER, Role.OTHER_UNIT):
-            ruling = self._doubt_handed(process, sockets) or ruling
+            ruling = self._doubt_handed(process, sockets, ruling.role) or ruling
         return Holder(process, sockets=sockets, is_unread=unread is not None, **ruling._asdict())
 
     def _find_unread(self, process: Process) -> Process | None:
         """Return the process or its ancestor whose environment and command line were not read; None if all were."""
         return next((one for one in self.list_ancestry(process) if one.stalled), None)
 
-    def _doubt_handed(self, process: Process, sockets: tuple[Listener, ...]) -> RoleRuling | None:
-        """Rule on a process that another user may have handed its sockets to (SCM_RIGHTS)."""
-        if not (giver := self.kernel.describe_giver(process, sockets)):
-            return None
+    def _doubt_handed(self, process: Process, sockets: tuple[Listener, ...], role: Role) -> RoleRuling | None:
+        """Rule on a process that another process may have handed its sockets to (SCM_RIGHTS)."""
         where = parse_cgroup_path(process.cgroup).unit or "no unit"
-        why = (
-            f"its socket was created by {giver}, but it runs as {process.user} in {where}, and may have been handed it"
-        )
-        return RoleRuling(Role.UNKNOWN, where, why, why)
+        may = f"but it runs as {process.user} in {where}, and may have been handed it"
+        if giver := self.kernel.describe_giver(process, sockets):
+            why = f"its socket was created by {giver}, {may}"
+            return RoleRuling(Role.UNKNOWN, where, why, why)
+        if giver := find_root_giver(self, process, sockets, role):
+            why = f"its socket was created by {giver}, {may}"
+            return RoleRuling(Role.UNKNOWN, where, why, f"{why}; {describe_hand_kill(process)}", stop_verb="")
+        return None
 
     def find_leftovers(self) -> tuple[Holder, ...]:
         """Return the processes of earlier invocations in the unit's cgroup, with or without a socket of the port."""

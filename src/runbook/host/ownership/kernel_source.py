@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import re
 from collections.abc import Collection, Iterator, Sequence
 from functools import cached_property
-from pathlib import Path
 
 from runbook.errors import LookLimitExceeded
 from runbook.host.cgroups import parse_cgroup_path
@@ -109,22 +107,20 @@ class LocalKernel:
         user = f"user {accounts.find_user_name(first.uid)}"
         if not first.cgroup_id:
             return user
-        with self._bounded():
-            path = self._find_cgroup(first.cgroup_id)
+        path = self.find_cgroup(first.cgroup_id)
         return f"{user} in {(parse_cgroup_path(path).unit or path) if path else 'a cgroup that cannot be found'}"
+
+    def is_created_in(self, socket: Listener, cgroup: str) -> bool:
+        return cgroupfs.is_inside(cgroup, socket.cgroup_id)
+
+    def find_cgroup(self, number: int) -> str:
+        if number not in self._paths:
+            with self._bounded():
+                self._paths[number] = cgroupfs.find_cgroup(number, self._limit)
+        return self._paths[number]
 
     def find_protection(self, process: Process) -> str:
         return signals.find_protection(process, me=self._me) or self.describe_virtual_machine(process)
-
-    def _find_cgroup(self, number: int) -> str:
-        """Return the path of the cgroup with this id, the inode number of its folder; empty if it was removed."""
-        mount = cgroupfs.find_cgroup_mount()
-        for folder, _folders, _files in os.walk(mount):
-            self._limit.check()
-            with contextlib.suppress(OSError):
-                if Path(folder).stat().st_ino == number:
-                    return folder.removeprefix(str(mount)) or "/"
-        return ""
 
     def _has_open(self, pid: int, files: re.Pattern[bytes]) -> bool:
         return descriptors.has_open(pid, files, self._limit)
@@ -133,6 +129,7 @@ class LocalKernel:
         self._processes: dict[int, Process | None] = {}
         self._machines: dict[ProcessId, str] = {}
         self._cgroups: dict[str, tuple[int, ...]] = {}
+        self._paths: dict[int, str] = {}  # of cgroups, by their ids
         self._room = KEPT_BYTES
 
     @contextlib.contextmanager

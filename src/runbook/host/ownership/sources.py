@@ -53,6 +53,12 @@ class KernelSource(Protocol):
         Empty if the process may have created one of them: a daemon does so as root, or as the user that it runs as.
         """
 
+    def is_created_in(self, socket: Listener, cgroup: str) -> bool:
+        """True if a socket was created in this cgroup, or in one above it."""
+
+    def find_cgroup(self, number: int) -> str:
+        """Return the path of the cgroup with this id; empty if it was removed."""
+
     def find_protection(self, process: Process) -> str:
         """Return why a process must never be killed; empty if it may be."""
 

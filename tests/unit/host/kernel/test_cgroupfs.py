@@ -32,12 +32,17 @@ def test_the_processes_of_a_cgroup_and_below(family: Family) -> None:
         seen = read_process(other)
         assert seen is not None
         assert seen.cgroup == read_cgroup(other) == f"/{group.name}/below"
+        number = group.stat().st_ino
+        assert cgroupfs.find_cgroup(number, LookLimit()) == f"/{group.name}"
+        assert cgroupfs.is_inside(f"/{group.name}/below", number)
+        assert not cgroupfs.is_inside(f"/{group.name}", (group / "below").stat().st_ino)
     finally:
         family.end(one)
         family.end(other)
         (group / "below").rmdir()
         group.rmdir()
     assert list_cgroup_pids(f"/{group.name}") == ()
+    assert cgroupfs.find_cgroup(number, LookLimit()) == ""
 
 
 @pytest.mark.parametrize(
