@@ -118,7 +118,7 @@ DOES = {
     "socket": ("serves", "workers", "wrong", "crash"),
 }
 
-ELSEWHERE = ("other-address", "other-family")  # holders on an address that is not the unit's
+ELSEWHERE = ("other-family",)  # holders on a usual address that is not the unit's
 
 MEANWHILE = ("restart", "stop", "kill")
 
@@ -235,7 +235,7 @@ def draw(chance: random.Random, holder: str) -> Scene:
         shared=shared,
         answer=chance.choice((OLD, NEW, NEW)),
         first=chance.choice(("", "", "", "dry-run", "check")),
-        # If the unit goes down before the run has found it listening, a single holder on another address is an orphan.
+        # If the unit goes down before the run has found it listening, a single holder on such an address is an orphan.
         meanwhile="" if holder in ELSEWHERE else chance.choice(("", "", "", "", "", *MEANWHILE)),
     )
 

@@ -31,8 +31,8 @@ CONSOLE = f"""
 import os, subprocess, time
 master, console = os.openpty()
 with open("/run/systemd/system/getty@test.service", "w") as file:
-    print("[Service]", "ExecStart=-/bin/login -f {USER}", "StandardInput=tty", "StandardOutput=tty", sep="\\n", file=file)
-    print(f"TTYPath={{os.ttyname(console)}}", "TTYReset=no", "SendSIGHUP=yes", sep="\\n", file=file)
+    print("[Service]", "ExecStart=-/bin/login -f {USER}", "TTYReset=no", "SendSIGHUP=yes", sep="\\n", file=file)
+    print("StandardInput=tty", "StandardOutput=tty", f"TTYPath={{os.ttyname(console)}}", sep="\\n", file=file)
 subprocess.run(["systemctl", "daemon-reload"])
 subprocess.run(["systemctl", "start", "getty@test.service"])
 shown = b""

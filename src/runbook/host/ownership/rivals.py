@@ -8,19 +8,22 @@
 
 A unit that is down would listen on the addresses of its socket units, and on those on which it listened before. If
 neither is known, its log may name the address that it found in use. Else it may be any, and every socket is a rival.
-Then no orphan is killed if servers on several addresses could be meant.
+Then no orphan is killed if servers on several addresses could be meant, or if the only one runs another program, on an
+address that is not a usual one.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from functools import cached_property
+from pathlib import PurePosixPath
 
 from runbook.host.cgroups import parse_cgroup_path
 from runbook.host.facts import UP, Unit
-from runbook.host.holders import Holder, Listener, Role, address_of
+from runbook.host.holders import Holder, Listener, Process, Role, address_of, parse_address
 from runbook.host.ownership.ruling import UnitContext
 from runbook.host.ownership.sources import AddressSource
 from runbook.model import Port
@@ -28,6 +31,15 @@ from runbook.model import Port
 ELSEWHERE = "another address"
 MULTICAST = "a multicast port, which is shared by design"
 SHARED = "which `shared-with` allows"
+
+USUAL = ("127.0.0.1", "::1")  # where most services listen, besides on every address
+
+# The end of a program's name that an upgrade changes: python3.13, gateway-2.0.
+_VERSION = re.compile(r"[-.\d]+$")
+_INTERPRETERS = frozenset((
+    "python", "node", "nodejs", "deno", "bun", "perl", "ruby", "php", "java", "dotnet", "sh", "bash", "dash", "env",
+    "busybox",
+))  # fmt: skip
 
 MAX_MULTICAST = 64  # sockets of others that are looked at: each takes a read of its holder's descriptors
 
@@ -79,7 +91,19 @@ class Rivalry:
         if self.own or self._expected is not None:
             return True
         foreign = [one for one in rivals if one.is_foreign]
-        return all(_are_of_one_server(foreign[0], other) for other in foreign[1:])
+        is_one = all(_are_of_one_server(foreign[0], other) for other in foreign[1:])
+        return is_one and any(map(self._is_likely, foreign))
+
+    def _is_likely(self, holder: Holder) -> bool:
+        """True if the unit would listen where a process does: on a usual address, one that it names, or by its program.
+
+        Nothing is known of a unit without ExecStart=.
+        """
+        addresses = [parse_address(one.address) for one in holder.sockets]
+        known = {parse_address(one) for one in (*USUAL, *self.unit.named_addresses)}
+        words = self.unit.start_arguments
+        is_usual = any(one.is_unspecified or one in known for one in addresses)
+        return is_usual or not words or runs_same_program(holder.process, words)
 
     def _protect(self, orphan: Holder) -> Holder:
         unknown = f"on which addresses {self.unit.name} would listen is not known, and this may be another one"
@@ -160,6 +184,20 @@ class Rivalry:
     def _is_multicast(self, socket: Listener, *, reusable: bool = False) -> bool:
         pids = [one.process.pid for one in self._holders_of.get(socket, [])]
         return self.context.kernel.is_multicast(socket, pids, reusable=reusable)
+
+
+def runs_same_program(process: Process, start_arguments: Collection[str]) -> bool:
+    """True if a process may run what a unit starts: both command lines have a program or a script of the same name.
+
+    The version at the end of a name does not count, nor does an interpreter.
+    """
+    words = (process.exe_path, process.name, *(word for text in process.command for word in text.split()))
+    return not _list_programs(words).isdisjoint(_list_programs(start_arguments))
+
+
+def _list_programs(words: Iterable[str]) -> set[str]:
+    names = (PurePosixPath(word).name.rstrip(":") for word in words if not word.startswith("-") and "=" not in word)
+    return {_VERSION.sub("", name) for name in names} - _INTERPRETERS - {""}
 
 
 def _are_of_one_server(one: Holder, other: Holder) -> bool:

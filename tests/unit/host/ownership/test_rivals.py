@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from runbook.host.holders import Listener
+from runbook.host.holders import Listener, Role
 from runbook.host.ownership.judge import PortJudge
 from runbook.host.ownership.rivals import ELSEWHERE, MULTICAST
 from runbook.model import Port, Verdict
@@ -85,6 +85,43 @@ def test_of_orphans_on_several_addresses_none_is_killed_if_the_unit_s_is_not_kno
     reasons = [one.protection for one in found.holders]
     assert all("on which addresses gw.service would listen is not known" in why for why in reasons) is spared, reasons
     assert any(reasons) is spared, reasons
+
+
+GATEWAY = {"start_arguments": ("/usr/bin/node", "/opt/gateway-2.0/server.js", "--port", "80")}
+
+
+@pytest.mark.parametrize(
+    ("address", "facts", "command", "spared"),
+    [
+        ("10.0.0.5", GATEWAY, "other --port 80", True),
+        ("::2", GATEWAY, "/usr/bin/node --port 80 /opt/mailer/index.js", True),
+        ("10.0.0.5", {**GATEWAY, "named_addresses": ("10.0.0.6",)}, "other", True),
+        # Where the unit may well listen.
+        ("127.0.0.1", GATEWAY, "other", False),
+        ("::ffff:127.0.0.1", GATEWAY, "other", False),
+        ("::1", GATEWAY, "other", False),
+        ("0.0.0.0", GATEWAY, "other", False),
+        ("::", GATEWAY, "other", False),
+        ("10.0.0.5", {**GATEWAY, "named_addresses": ("10.0.0.5",)}, "other", False),
+        # What the unit runs, perhaps another version of it, or with a title of its own.
+        ("10.0.0.5", GATEWAY, "/usr/bin/nodejs /opt/gateway-1.0/server.js --port 80", False),
+        ("10.0.0.5", {"start_arguments": ("/usr/sbin/nginx", "-g", "daemon off;")}, "nginx: master process", False),
+        ("10.0.0.5", {"start_arguments": ("/opt/gateway-2.0",)}, "/opt/gateway-1.0", False),
+        ("10.0.0.5", {}, "other", False),
+    ],
+)
+def test_an_orphan_of_another_program_on_an_unusual_address_is_spared(
+    address: str, facts: dict[str, Any], command: str, spared: bool
+) -> None:
+    """If it is not known where the unit would listen."""
+    words = tuple(command.split())
+    orphan = process(74, cgroup=SESSION, command=words, name=words[0].rpartition("/")[2], exe=words[0])
+    on = FakeMachine(
+        units={"gw.service": unit(main_pid=0, **facts)}, processes={74: orphan}, sockets={74: [listener(address)]}
+    )
+    (holder,) = PortJudge(on.units["gw.service"], on, on, addresses=on).judge_port(PORT).holders
+    assert (holder.role, holder.may_be_killed) == (Role.ORPHAN, not spared)
+    assert ("write the port as" in holder.protection) is spared
 
 
 @pytest.mark.parametrize(
