@@ -219,7 +219,6 @@ class Unit:
     drop_in_paths: tuple[str, ...] = ()
     start_arguments: tuple[str, ...] = ()  # the words of all commands of ExecStart=
     environment: tuple[str, ...] = ()  # the assignments of Environment=, which may have secrets
-    named_addresses: tuple[str, ...] = ()  # the IP addresses that ExecStart= and Environment= contain
     bus_name: str = ""
     pid_file: str = ""
     environment_files: tuple[tuple[str, bool], ...] = ()  # each with whether it may be missing

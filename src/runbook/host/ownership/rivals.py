@@ -14,11 +14,13 @@ address that is not a usual one.
 
 from __future__ import annotations
 
+import contextlib
 import re
 from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from functools import cached_property
+from ipaddress import IPv4Address, IPv6Address
 from pathlib import PurePosixPath
 
 from runbook.host.cgroups import parse_cgroup_path
@@ -33,6 +35,8 @@ MULTICAST = "a multicast port, which is shared by design"
 SHARED = "which `shared-with` allows"
 
 USUAL = ("127.0.0.1", "::1")  # where most services listen, besides on every address
+
+_ADDRESS = re.compile(r"\d{1,3}(?:\.\d{1,3}){3}|[0-9a-f]*:[0-9a-f:.]*:[0-9a-f.]*", re.I)
 
 # The end of a program's name that an upgrade changes: python3.13, gateway-2.0.
 _VERSION = re.compile(r"[-.\d]+$")
@@ -100,7 +104,7 @@ class Rivalry:
         Nothing is known of a unit without ExecStart=.
         """
         addresses = [parse_address(one.address) for one in holder.sockets]
-        known = {parse_address(one) for one in (*USUAL, *self.unit.named_addresses)}
+        known = {*map(parse_address, USUAL), *_find_named_addresses(self.unit)}
         words = self.unit.start_arguments
         is_usual = any(one.is_unspecified or one in known for one in addresses)
         return is_usual or not words or runs_same_program(holder.process, words)
@@ -184,6 +188,13 @@ class Rivalry:
     def _is_multicast(self, socket: Listener, *, reusable: bool = False) -> bool:
         pids = [one.process.pid for one in self._holders_of.get(socket, [])]
         return self.context.kernel.is_multicast(socket, pids, reusable=reusable)
+
+
+def _find_named_addresses(unit: Unit) -> Iterator[IPv4Address | IPv6Address]:
+    """Yield the IP addresses that ExecStart= and Environment= contain."""
+    for found in _ADDRESS.findall(" ".join((*unit.start_arguments, *unit.environment))):
+        with contextlib.suppress(ValueError):
+            yield parse_address(found)
 
 
 def runs_same_program(process: Process, start_arguments: Collection[str]) -> bool:

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
-import re
 from collections.abc import Iterator
 from dataclasses import fields
-from ipaddress import ip_address
 from typing import Any
 
 from runbook.host.exit_status import describe_exit_status
@@ -14,7 +11,6 @@ from runbook.host.facts import ActiveState, LoadState, Unit
 from runbook.host.systemd.bus import Properties
 
 _WORDS = {"monotonic": "TimestampMonotonic", "pid": "PID", "sigkill": "SIGKILL", "usec": "USec"}
-_ADDRESS = re.compile(r"\d{1,3}(?:\.\d{1,3}){3}|[0-9a-f]*:[0-9a-f:.]*:[0-9a-f.]*", re.I)
 _OTHER_NAMES = {
     "name": "Id",
     "inactive_exit": "InactiveExitTimestamp",
@@ -70,20 +66,10 @@ def make_unit(properties: Properties) -> Unit:
         "reload_monotonic": max((started for _, _, _, _, started, *_ in properties.get("ExecReload", [])), default=0),
         "control_exit_monotonic": _find_control_exit(properties),
         "start_arguments": tuple(word for _, words, *_ in properties.get("ExecStart", []) for word in words),
-        "named_addresses": tuple(_find_addresses(properties)),
         "unmet_conditions": tuple(_find_unmet(properties)),
         "failed_command": _find_failed_command(properties),
     }
     return Unit(**facts)
-
-
-def _find_addresses(properties: Properties) -> Iterator[str]:
-    """Find the IP addresses that the commands and the environment of a unit contain. The rest may be secret."""
-    words = [word for _, words, *_ in properties.get("ExecStart", []) for word in words]
-    for text in (*words, *properties.get("Environment", [])):
-        for found in _ADDRESS.findall(text):
-            with contextlib.suppress(ValueError):
-                yield str(ip_address(found))
 
 
 def _find_control_exit(properties: Properties) -> int:

@@ -95,14 +95,15 @@ GATEWAY = {"start_arguments": ("/usr/bin/node", "/opt/gateway-2.0/server.js", "-
     [
         ("10.0.0.5", GATEWAY, "other --port 80", True),
         ("::2", GATEWAY, "/usr/bin/node --port 80 /opt/mailer/index.js", True),
-        ("10.0.0.5", {**GATEWAY, "named_addresses": ("10.0.0.6",)}, "other", True),
+        ("10.0.0.5", {**GATEWAY, "environment": ("BIND=10.0.0.6", "BACK=10:20:30")}, "other", True),
         # Where the unit may well listen.
         ("127.0.0.1", GATEWAY, "other", False),
         ("::ffff:127.0.0.1", GATEWAY, "other", False),
         ("::1", GATEWAY, "other", False),
         ("0.0.0.0", GATEWAY, "other", False),
         ("::", GATEWAY, "other", False),
-        ("10.0.0.5", {**GATEWAY, "named_addresses": ("10.0.0.5",)}, "other", False),
+        ("10.0.0.5", {**GATEWAY, "environment": ("BIND=[fe80::1]:80 10.0.0.5:80",)}, "other", False),
+        ("10.0.0.5", {"start_arguments": ("/usr/bin/gw", "--bind=10.0.0.5:80", "1.2.3")}, "other", False),
         # What the unit runs, perhaps another version of it, or with a title of its own.
         ("10.0.0.5", GATEWAY, "/usr/bin/nodejs /opt/gateway-1.0/server.js --port 80", False),
         ("10.0.0.5", {"start_arguments": ("/usr/sbin/nginx", "-g", "daemon off;")}, "nginx: master process", False),

@@ -193,16 +193,3 @@ def test_when_systemd_begins_to_wait_for_the_pid_file(kind: str, exits: dict[str
         for name, times in exits.items()
     }
     assert look(Id=("s", "web.service"), Type=("s", kind), **commands).control_exit_monotonic == at
-
-
-def test_the_addresses_that_a_unit_names() -> None:
-    words = ["gw", "--bind=10.0.0.5:80", "[fe80::1]:80", "1.2.3", "10:20:30"]
-    command = ("/usr/bin/gw", words, False, 0, 0, 0, 0, 0, 0, 0)
-    found = look(
-        LoadState=("s", "loaded"),
-        ActiveState=("s", "inactive"),
-        Id=("s", "gw.service"),
-        ExecStart=("a(sasbttttuii)", [command]),
-        Environment=("as", ["BIND=::1", "TOKEN=secret"]),
-    )
-    assert found.named_addresses == ("10.0.0.5", "fe80::1", "::1")
