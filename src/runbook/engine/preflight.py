@@ -135,11 +135,11 @@ def _find_enclosing_unit(view: HostView, book: Runbook) -> Unit | None:
 
 def _find_stopped_units(view: HostView, book: Runbook) -> list[Unit]:
     """Return the units that the run may stop: those it changes, and those that systemd stops together with them."""
-    names = _find_changed_units(book) | find_dependents(view, book).keys()
+    names = find_units_to_change(book) | find_dependents(view, book).keys()
     return [view.unit(name, max_age=SHARED_READ_AGE) for name in sorted(names)]
 
 
-def _find_changed_units(book: Runbook) -> set[str]:
+def find_units_to_change(book: Runbook) -> set[str]:
     """Return the names of the units that the runbook changes."""
     return {name for step in book.walk() if not step.only_reads() for name in step.units()}
 
@@ -152,7 +152,7 @@ def find_dependents(view: HostView, book: Runbook) -> dict[str, str]:
     found: dict[str, str] = {}
     try:
         named = {view.unit(name, max_age=SHARED_READ_AGE).name for step in book.walk() for name in step.units()}
-        for name in sorted(_find_changed_units(book)):
+        for name in sorted(find_units_to_change(book)):
             for one in find_reached(view, view.unit(name, max_age=SHARED_READ_AGE), JobVerb.STOP):
                 if one.is_changed and one.unit.name not in named:
                     found.setdefault(one.unit.name, name)

@@ -9,6 +9,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from runbook.engine.changed_services import judge_ended_step
+from runbook.engine.closed_sockets import find_closed_sockets, list_open_sockets
 from runbook.engine.execution.attempt import TRACE, attempt, make_internal_failure
 from runbook.engine.execution.outcome import EXIT_STATUSES, Outcome
 from runbook.engine.execution.replay import CHANGED_SERVICES, ResumeState
@@ -63,6 +64,7 @@ class Runner:
     _acted_steps: set[str] = field(default_factory=set)
     _started_at: float = 0.0
     _current: str = ""  # the id of the step that is carried out
+    _open_sockets: frozenset[str] = frozenset()  # the socket units of its services that were up before
     _last_state: dict[str, Any] = field(default_factory=dict)  # the state of the run, as it was recorded last
 
     @cached_property
@@ -104,7 +106,9 @@ class Runner:
 
     def _report_dependents(self) -> None:
         with contextlib.suppress(Exception):  # The last event must be written, whatever this finds.
-            for text in find_stopped_dependents(self.host, self._preflight.dependents):
+            closed = find_closed_sockets(self.host, self.runbook, self._open_sockets)
+            dependents = {name: why for name, why in self._preflight.dependents.items() if name not in closed}
+            for text in (*find_stopped_dependents(self.host, dependents), *closed.values()):
                 self.events.emit(Notice(text=text))
 
     def _begin(self) -> None:
@@ -114,6 +118,7 @@ class Runner:
         # Processes of an earlier part of this run may still be in the scope of that part.
         scope, namespace = f"{self.state.id}-{earlier.parts + 1}", self._make_namespace(partial=True)
         self._preflight.run(scope if resumed else self.state.id, None if resumed else (self.state, namespace))
+        self._open_sockets = list_open_sockets(self.host, book)
         for name, ports in self.state.ports.items():
             with contextlib.suppress(HostError):
                 self.host.remember_addresses(self.host.unit(name, max_age=SHARED_READ_AGE), ports)

@@ -150,6 +150,7 @@ class Unit:
     propagated_from: tuple[str, ...] = ()  # the units whose stop or restart continues to this one
     is_transient: bool = False  # True if it has no file: a client made it over the bus
     need_daemon_reload: bool = False
+    unit_file_state: str = ""  # enabled, disabled, static, … as in systemctl(1), is-enabled
     can_reload: bool = False
     can_stop: bool = True
     condition_result: bool = True

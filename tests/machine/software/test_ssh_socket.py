@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from tests.machine.ending.staging import actor, cleared, listening, scope
 from tests.machine.incident import holders, in_login, remove_unit
 from tests.machine.machine import Machine, until
 from tests.machine.runs import Run, parsed, runbook, unit_file
@@ -165,6 +166,24 @@ def test_an_old_program_with_new_files_is_found(host: Machine, session: Session)
     run = apply(host)
     assert (run.exit, verdict(run, "remediate.check.verify-version")) == (0, "version-ok"), run.last
     assert session.answers("still here")
+
+
+def test_a_socket_that_stays_closed_beside_its_fixed_service_is_named(host: Machine) -> None:
+    """The runbook is only about ssh.service, which listens by itself."""
+    host.run(["systemctl", "stop", SOCKET])
+    with cleared(host, "orphan.scope"):
+        scope(host, "orphan.scope", actor("server", 22))
+        listening(host, {22})
+        host.run(["systemctl", "start", SOCKET], check=False)
+        steps = "check: [wait-ready: {healthy-for: 500ms}], fix: [stop, kill-orphan, reset-failed, start]"
+        run = runbook(host, "apply", f"unit: ssh\nport: 22\nsteps:\n  - remediate: {{{steps}}}\n")
+    assert (run.exit, run.last["status"]) == (0, "remediated"), run.last
+    assert states(host) == ["failed", "active"]
+    (notice,) = [event["text"] for event in run.of("notice") if SOCKET in event["text"]]
+    assert notice.startswith("ssh.socket is failed, Result resources, while ssh.service runs and listens on ")
+    host.run(["systemctl", "stop", SERVICE])
+    host.run(["systemctl", "start", SOCKET, SERVICE])
+    assert_it_is_open(host)
 
 
 # -- not changed

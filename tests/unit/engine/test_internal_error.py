@@ -158,7 +158,9 @@ def test_a_report_with_an_error_has_the_run_rolled_back(event: str) -> None:
     )
 
 
-@pytest.mark.parametrize("name", ["describe_state_left", "find_advice", "find_stopped_dependents", "describe_start"])
+@pytest.mark.parametrize(
+    "name", ["describe_state_left", "find_advice", "find_closed_sockets", "find_stopped_dependents", "describe_start"]
+)
 def test_what_cannot_be_described_does_not_hide_the_failure(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     monkeypatch.setattr(runner, name, fail(KeyError("x")))
     status, exit_status, reason, events = carry_out(Installed("one"), *_book("one"), step("restart"))
