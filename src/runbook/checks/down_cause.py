@@ -16,10 +16,10 @@ from runbook.host.interface import HostView
 from runbook.host.requesters import describe_requester, find_last_stop
 from runbook.model import Verdict
 
-Cause = tuple[Verdict, str]
+DownCause = tuple[Verdict, str]
 
 
-def find_down_cause(view: HostView, unit: Unit, last_exit: str, *, was_running: bool, was_stopped: bool) -> Cause:
+def find_down_cause(view: HostView, unit: Unit, last_exit: str, *, was_running: bool, was_stopped: bool) -> DownCause:
     """Return why a unit is down, as a verdict and a sentence.
 
     `last_exit` is how its last process exited. `was_running`: this invocation was found running before;
@@ -41,7 +41,7 @@ def find_down_cause(view: HostView, unit: Unit, last_exit: str, *, was_running: 
     return Verdict.UNIT_EXITED, f"{unit.name} is down: {last_exit}{_describe_oneshot(unit)}"
 
 
-def _find_unmet_condition(unit: Unit) -> Cause | None:
+def _find_unmet_condition(unit: Unit) -> DownCause | None:
     if unit.result == "exec-condition":
         why = unit.failed_command or "ExecCondition= exited with a status that prevents the start"
         return Verdict.CONDITION_NOT_MET, f"{unit.name} was not started: its {why}"
@@ -50,7 +50,7 @@ def _find_unmet_condition(unit: Unit) -> Cause | None:
     return Verdict.CONDITION_NOT_MET, f"{describe_unmet_conditions(unit, 'a Condition or Assert')} does not hold"
 
 
-def _find_failure(unit: Unit) -> Cause:
+def _find_failure(unit: Unit) -> DownCause:
     """Return why a unit is `failed`."""
     why = describe_exit(unit)
     if has_not_notified(unit):

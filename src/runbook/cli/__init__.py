@@ -1,5 +1,6 @@
 """The command line: the only folder that reads argv, prints, and chooses the exit status.
 
+doctor.py      doctor
 runs.py        apply, check, remediate, validate, resume
 past_runs.py   history, show
 reference.py   schema, steps
@@ -23,7 +24,7 @@ import typer
 from typer._click.exceptions import UsageError  # typer has no public name for it.
 
 from runbook import errors
-from runbook.cli import past_runs, reference, runs
+from runbook.cli import doctor, past_runs, reference, runs
 from runbook.cli.options import program_version
 from runbook.cli.output import print_error, print_message, print_result, report_usage_error
 from runbook.util import stdio
@@ -55,6 +56,7 @@ def global_options(
 
 # In the order of `--help`.
 for command in (
+    doctor.doctor,
     runs.apply,
     runs.check,
     runs.remediate,

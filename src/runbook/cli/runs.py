@@ -264,7 +264,7 @@ def _run_planner(
         hide_secrets(os.environ.get(name, "") for name in book.secrets)
         book = _keep_remediations(book) if only_remediations else book
         scope = find_scope(book, user)
-        with _open_view(scope) as view:
+        with open_view(scope) as view:
             clock = SystemClock()
             # Events need a run id, although there is no record.
             name = store.new_run_id(clock.now())
@@ -285,7 +285,8 @@ def _open_host(scope: ManagerScope) -> LocalHost:
     return host
 
 
-def _open_view(scope: ManagerScope) -> LocalView:
+def open_view(scope: ManagerScope) -> LocalView:
+    """Open this machine for reading. Raises BusUnavailable."""
     from runbook.records.listened import find_listened  # noqa: PLC0415
 
     view: LocalView = _import_local().LocalView(scope, partial(find_listened, scope))

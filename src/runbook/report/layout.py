@@ -176,9 +176,9 @@ class Layout:
         for line in _wrap(_one_line(text), WIDTH, subsequent_indent="  "):
             self.line((line, style))
 
-    def item(self, name: str, text: str) -> None:
-        """Show a small name, and a text beside it; nothing if the text is empty."""
-        lead = f"  {name:<{MARK}}"
+    def item(self, name: str, text: str, width: int = MARK) -> None:
+        """Show a small name in a column, and a text beside it; nothing if the text is empty."""
+        lead = f"  {name:<{width}}"
         for line in _wrap(_one_line(text), WIDTH - len(lead), break_long_words=False):
             self.line((lead, "dim"), (line, ""))
             lead = " " * len(lead)

@@ -7,8 +7,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Self, TypeVar
 
-from pydantic import TypeAdapter
-
 from runbook.model import Port, ProcessId
 
 if TYPE_CHECKING:
@@ -106,12 +104,16 @@ class StepState:
 
     def dump(self) -> dict[str, Any]:
         """Return it as the record holds it."""
+        from pydantic import TypeAdapter  # noqa: PLC0415 - `runbook doctor` needs the state of a run, and no pydantic.
+
         data: dict[str, Any] = TypeAdapter(type(self)).dump_python(self, mode="json", exclude={"run", "id"})
         return data
 
     @classmethod
     def load(cls, run: RunState, id_: str, recorded: Mapping[str, Any]) -> Self:
         """Make it from the record. Raises ValueError if another version of this program wrote that differently."""
+        from pydantic import TypeAdapter  # noqa: PLC0415
+
         return TypeAdapter(cls).validate_python({**recorded, "run": run, "id": id_})
 
 

@@ -1,0 +1,104 @@
+"""What a diagnosis consists of: plain values, for a report in text and in JSON."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any, NamedTuple
+
+from runbook.doctor.ports import FoundPort
+from runbook.host.facts import Unit
+from runbook.host.holders import PortOwnership
+from runbook.model import Verdict
+
+
+class Severity(StrEnum):
+    """How bad it is. The exit status is 0 for OK alone."""
+
+    OK = "ok"
+    WARNING = "warning"  # it runs, but something will go wrong later, or could not be seen
+    PROBLEM = "problem"  # it does not do its work
+
+
+def worst(severities: Iterable[Severity]) -> Severity:
+    """Return the worst of some severities; OK if there is none."""
+    return max(severities, key=[*Severity].index, default=Severity.OK)
+
+
+class DropIn(NamedTuple):
+    """A file that keeps a fault from coming back: it overrides settings of the unit's own file."""
+
+    path: str
+    text: str
+    effect: str  # what it does, as a clause: "a stop kills every process of the unit"
+
+
+class Cause(NamedTuple):
+    """Why a unit came into its state, as far as there is evidence."""
+
+    sentence: str
+    source: str  # the property, the file or the table that the evidence was read from
+    severity: Severity = Severity.PROBLEM
+    drop_in: DropIn | None = None
+    prevention: str = ""  # what else keeps it from coming back
+
+    def evidence(self) -> dict[str, Any]:
+        """Return it as JSON holds it."""
+        return {"severity": str(self.severity), "sentence": self.sentence, "source": self.source}
+
+
+@dataclass(frozen=True)
+class UnitDiagnosis:
+    """What was found of one unit."""
+
+    unit: Unit
+    severity: Severity
+    verdict: Verdict  # of the unit's health
+    summary: str  # the finding in one sentence
+    systemd: tuple[str, ...]  # what systemd reports, one clause a line
+    kernel: tuple[str, ...]  # what the kernel reports, one clause a port
+    found: tuple[FoundPort, ...]  # the unit's ports, and where each was found
+    ports: tuple[PortOwnership, ...]  # the same ports, judged
+    causes: tuple[Cause, ...] = ()
+    commands: tuple[str, ...] = ()  # what fixes it now, in this order
+    advice: str = ""  # what to decide or to find out before, or instead
+    systemd_lines: tuple[str, ...] = ()  # what systemd logged of the unit
+    journal: tuple[str, ...] = ()  # the last lines of the unit's own log
+    unseen: tuple[str, ...] = ()  # what could not be read, and what would show it
+
+    @property
+    def is_healthy(self) -> bool:
+        """True if nothing was found. What could not be read does not count as healthy."""
+        return self.severity is Severity.OK and not self.unseen
+
+    @property
+    def drop_ins(self) -> tuple[DropIn, ...]:
+        """The files that keep the causes from coming back."""
+        return tuple(cause.drop_in for cause in self.causes if cause.drop_in is not None)
+
+    @property
+    def preventions(self) -> tuple[str, ...]:
+        """What else keeps the causes from coming back."""
+        return tuple(cause.prevention for cause in self.causes if cause.prevention)
+
+    def evidence(self) -> dict[str, Any]:
+        """Return it as JSON holds it."""
+        return {
+            "unit": self.unit.name,
+            "scope": "user" if self.unit.of_user else "system",
+            "severity": str(self.severity),
+            "verdict": str(self.verdict),
+            "summary": self.summary,
+            "systemd": self.unit.evidence(),
+            "ports": [
+                {**owner.evidence(), **found.evidence()} for found, owner in zip(self.found, self.ports, strict=True)
+            ],
+            "causes": [cause.evidence() for cause in self.causes],
+            "commands": list(self.commands),
+            "advice": self.advice,
+            "drop-ins": [drop_in._asdict() for drop_in in self.drop_ins],
+            "prevention": list(self.preventions),
+            "journal": {"systemd": list(self.systemd_lines), "unit": list(self.journal)},
+            "unseen": list(self.unseen),
+        }

@@ -1,0 +1,50 @@
+"""A diagnosis as text: the facts of systemd and of the kernel, what they mean, and what to do."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from runbook.doctor.findings import DropIn, Severity, UnitDiagnosis
+from runbook.report.layout import Layout
+
+LABEL = 17  # width of the column with the names
+STYLES = {Severity.OK: "green", Severity.WARNING: "yellow", Severity.PROBLEM: "red"}
+
+
+def print_diagnosis(found: UnitDiagnosis, page: Layout) -> None:
+    """Print the diagnosis of one unit. Commands and files are not wrapped, so that they can be copied."""
+    page.heading(found.unit.name, "healthy" if found.is_healthy else str(found.severity))
+    _print_list(page, "systemd reports", found.systemd)
+    _print_list(page, "kernel reports", found.kernel)
+    _print_list(page, "not seen", found.unseen)
+    if found.is_healthy:
+        return
+    page.line()
+    reasons = [f"{cause.sentence} (read from {cause.source})" for cause in found.causes]
+    _print_list(page, "why", reasons or [found.summary])
+    _print_list(page, "systemd logged", found.systemd_lines)
+    _print_list(page, "its log", found.journal)
+    page.line()
+    page.item("first", found.advice, LABEL)
+    _print_block(page, "fix it now", found.commands)
+    _print_list(page, "keep it so", found.preventions)
+    for drop_in in found.drop_ins:
+        _print_drop_in(page, found, drop_in)
+
+
+def _print_list(page: Layout, name: str, texts: Iterable[str]) -> None:
+    for text in texts:
+        page.item(name, text, LABEL)
+        name = ""
+
+
+def _print_block(page: Layout, name: str, lines: Iterable[str]) -> None:
+    for line in lines:
+        page.line((f"  {name:<{LABEL}}", "dim"), (line, ""))
+        name = ""
+
+
+def _print_drop_in(page: Layout, found: UnitDiagnosis, drop_in: DropIn) -> None:
+    reload = f"systemctl{' --user' if found.unit.of_user else ''} daemon-reload"
+    page.item("keep it so", f"{drop_in.effect}, with this file, and then {reload}:", LABEL)
+    _print_block(page, "", [f"# {drop_in.path}", *drop_in.text.splitlines()])
