@@ -56,10 +56,10 @@ def _parse(unit: str, ports: list[str]) -> tuple[str, list[Port]]:
 
 def _diagnose(name: str, ports: list[Port], scope: ManagerScope) -> UnitDiagnosis:
     """Return the diagnosis. Raises NotBegun if the machine cannot be read, or has no such unit."""
-    with open_view(scope) as view:
-        from runbook.doctor.unit import Doctor  # noqa: PLC0415 - `--help` needs no diagnosis.
-        from runbook.records.listened import list_listened_ports  # noqa: PLC0415
+    from runbook.doctor.unit import Doctor  # noqa: PLC0415 - `--help` needs no diagnosis.
+    from runbook.records.listened import list_listened_ports  # noqa: PLC0415
 
+    with open_view(scope) as view:
         try:
             return Doctor(view, view, os.geteuid()).diagnose(name, ports, partial(list_listened_ports, scope, name))
         except errors.HostError as error:

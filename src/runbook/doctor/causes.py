@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from runbook.checks.exit_reason import describe_unit_file, has_exited_by_itself
+from runbook.checks.exit_reason import describe_unit_file
 from runbook.doctor.facts import UnitFacts
 from runbook.doctor.findings import Cause, DropIn, Severity
 from runbook.host.cgroups import CgroupKind, parse_cgroup_path
@@ -32,7 +32,7 @@ def find_orphans(facts: UnitFacts) -> Iterator[Cause]:
         copy = ", a copy of the unit's own program," if facts.runs_same_program(process) else ""
         began, read = _describe_origin(holder)
         effect = ""
-        if has_exited_by_itself(facts.unit):
+        if facts.is_refused(holder):
             effect = f"; each start of {facts.unit.name} finds {facts.held_ports(holder)} in use, and exits"
         instead = f"start it only through systemd ({facts.unit.systemctl_command('start')}), never in a login"
         yield Cause(f"{process}{copy} {began}{effect}", read, prevention=instead if copy else "")
@@ -100,16 +100,17 @@ def find_leftovers(facts: UnitFacts) -> Iterator[Cause]:
 
 def find_start_limit(facts: UnitFacts) -> Iterator[Cause]:
     """Yield that the start limit is reached, or nearly."""
-    unit, budget = facts.unit, facts.budget
+    unit, budget = facts.unit, facts.journal.budget
     limit = f"{unit.start_limit_burst} starts in {format_span(unit.start_limit_interval_usec / 1e6)}"
     source = "StartLimitBurst=, StartLimitIntervalSec="
     if facts.is_limit_reached:
         yield Cause(f"the start limit ({limit}) is reached: systemd refuses to start {unit.name}", source)
     elif budget is not None and budget.used > 1 and budget.remaining <= FEW_STARTS:
-        left = "one more start" if budget.remaining else "no further start"
-        over = f"; it is over in {format_span(budget.expires_in)}" if budget.expires_in else ""
+        next_one = "one more start is left" if budget.remaining else "systemd refuses the next one"
+        sure = "" if budget.certain >= budget.used else ", unless its counter was reset since"
+        over = f"; that is over in {format_span(budget.expires_in)}" if budget.expires_in else ""
         yield Cause(
-            f"{budget.used} starts are counted, and the start limit ({limit}) permits {left}{over}",
+            f"{budget.used} starts are in the journal, and the start limit is {limit}: {next_one}{sure}{over}",
             f"{source}, the journal",
             Severity.WARNING,
         )

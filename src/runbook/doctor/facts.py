@@ -6,10 +6,10 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import PurePosixPath
 
-from runbook.checks.exit_reason import is_start_limit_hit
+from runbook.checks.exit_reason import has_exited_by_itself, is_start_limit_hit
 from runbook.checks.health import HealthReport
-from runbook.checks.start_limit import StartBudget
-from runbook.doctor.ports import FoundPort
+from runbook.doctor.journal import NO_JOURNAL, JournalFacts
+from runbook.doctor.ports import LOG_SOURCE, FoundPort
 from runbook.host.facts import DOWN, Unit
 from runbook.host.holders import Holder, PortOwnership, Process, Role
 from runbook.host.interface import HostView
@@ -25,10 +25,7 @@ class UnitFacts:
     found: tuple[FoundPort, ...]
     ports: tuple[PortOwnership, ...]  # the same ports, judged
     health: HealthReport
-    last_exit: str = ""  # how the last invocation ended that ended
-    budget: StartBudget | None = None  # the starts in the current window; None if they could not be counted
-    systemd_lines: tuple[str, ...] = ()
-    journal: tuple[str, ...] = ()
+    journal: JournalFacts = NO_JOURNAL  # empty if the unit is healthy: then it is not read
 
     @cached_property
     def rivals(self) -> tuple[Holder, ...]:
@@ -51,6 +48,12 @@ class UnitFacts:
     def is_limit_reached(self) -> bool:
         """True if systemd refuses to start the unit."""
         return self.unit.active_state in DOWN and is_start_limit_hit(self.unit)
+
+    def is_refused(self, holder: Holder) -> bool:
+        """True if the unit's log, or the exit of its program, shows that a process keeps the unit from its port."""
+        mine = {port.port for port in self.ports if holder in port.holders}
+        by_log = any(LOG_SOURCE in found.sources for found in self.found if found.port in mine)
+        return by_log or (self.unit.active_state in DOWN and has_exited_by_itself(self.unit))
 
     def runs_same_program(self, process: Process) -> bool:
         """True if a process executes the program that ExecStart= names."""

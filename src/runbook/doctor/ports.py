@@ -19,6 +19,7 @@ from runbook.model import Port
 from runbook.util.names import parse_port
 
 EPHEMERAL = range(32768, 61000)  # the kernel's default for the ports that it chooses itself (ip_local_port_range)
+LOG_SOURCE = "its log: in use"  # the source of a port that the unit found in use
 PORT_OPTION = "--port"  # the source of a port that the operator named
 
 _KINDS = r"(?:(?:http|https|web|api|app|server|service|serve|listen|bind|gateway|grpc|admin|metrics)[-_.]?)*"
@@ -91,7 +92,7 @@ def _find_activated(view: HostView, unit: Unit) -> Iterator[tuple[Port, str]]:
 
 
 def _find_refused(view: HostView, unit: Unit) -> Iterator[tuple[Port, str]]:
-    yield from ((port, "its log: in use") for port in view.find_refused_ports(unit))
+    yield from ((port, LOG_SOURCE) for port in view.find_refused_ports(unit))
 
 
 def find_configured(view: HostView, unit: Unit) -> Iterator[tuple[Port, str]]:

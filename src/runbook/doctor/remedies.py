@@ -8,7 +8,7 @@ from runbook.actions.kill_advice import find_refusal
 from runbook.checks.exit_reason import is_start_limit_hit
 from runbook.checks.log_files import describe_log_command
 from runbook.doctor.facts import UnitFacts
-from runbook.host.facts import UNLOADABLE, ActiveState, LoadState
+from runbook.host.facts import DOWN, UNLOADABLE, ActiveState, LoadState
 from runbook.host.holders import Holder
 from runbook.model import Verdict
 
@@ -68,7 +68,7 @@ def _replace_strays(facts: UnitFacts) -> tuple[str, ...]:
     unit = facts.unit
     if unit.active_state is ActiveState.ACTIVE and facts.health.verdict is Verdict.PORT_SHARED and not unit.n_restarts:
         return tuple(_kills(facts))  # The unit listens beside them, and goes on.
-    stop = () if unit.active_state is ActiveState.FAILED else (_systemctl(facts, "stop"),)
+    stop = () if unit.active_state in DOWN else (_systemctl(facts, "stop"),)
     return (*stop, *_kills(facts), *_start(facts))
 
 
@@ -79,7 +79,7 @@ def _kills(facts: UnitFacts) -> Iterator[str]:
 def _start(facts: UnitFacts) -> tuple[str, ...]:
     """Return the commands that start a unit, however often it was started before."""
     unit = facts.unit
-    used_up = facts.budget is not None and facts.budget.used > 0
+    used_up = facts.journal.budget is not None and facts.journal.budget.used > 0
     is_reset = unit.active_state is ActiveState.FAILED or is_start_limit_hit(unit) or used_up or unit.n_restarts
     verb = "start" if not unit.is_running or facts.strays else "restart"
     return (*((_systemctl(facts, "reset-failed"),) if is_reset else ()), _systemctl(facts, verb))

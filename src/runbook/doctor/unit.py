@@ -5,34 +5,20 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable
 from dataclasses import replace
-from pathlib import Path
-from typing import TypeVar
 
-from runbook.checks.exit_reason import describe_exit
 from runbook.checks.health import HealthChecker
-from runbook.checks.previous_exit import PreviousExitLookup
-from runbook.checks.start_limit import StartBudget, has_start_limit, query_start_budget
 from runbook.doctor.causes import find_causes
 from runbook.doctor.facts import UnitFacts
 from runbook.doctor.findings import Severity, UnitDiagnosis, worst
+from runbook.doctor.journal import LOOP_SECONDS, NO_JOURNAL, read_journal
 from runbook.doctor.ports import FoundPort, Recorded, find_ports
 from runbook.doctor.remedies import find_advice, find_commands
 from runbook.errors import NoSuchUnit
 from runbook.host.facts import DOWN, LoadState, Unit
-from runbook.host.holders import NEEDS_ROOT, PortOwnership, address_of
+from runbook.host.holders import PortOwnership, Role, address_of
 from runbook.host.interface import HostView, Waiter
-from runbook.host.queries import Answer, JournalLine, JournalTailQuery, Query
-from runbook.model import Deadline, Port, Verdict, Wake
-from runbook.spec.state import RunState
+from runbook.model import Port, Verdict
 from runbook.util.timespan import format_span
-
-T = TypeVar("T")
-
-JOURNAL_TIMEOUT = 2.0  # seconds for all reads of the journal together
-SYSTEMD_LINES = 3  # lines of systemd that are shown
-UNIT_LINES = 3  # lines of the unit's own log
-LOOP_SECONDS = 600.0  # seconds for which a restart by systemd counts as recent
-JOURNAL_SLACK = 1.0  # seconds by which a busy journald may date a line before the start of its unit
 
 _NOT_BROKEN = (Verdict.STILL_STARTING, Verdict.OWNER_UNKNOWN)  # verdicts by which a unit may be healthy yet
 
@@ -44,7 +30,6 @@ class Doctor:
         self._view = view
         self._waiter = waiter
         self._uid = uid
-        self._run = RunState("doctor", Path("/"))
 
     def diagnose(self, name: str, named: Iterable[Port] = (), recorded: Recorded = lambda: ()) -> UnitDiagnosis:
         """Return the diagnosis of a unit. Raises NoSuchUnit and HostError.
@@ -69,71 +54,25 @@ class Doctor:
             causes=causes,
             commands=find_commands(facts),
             advice=find_advice(facts),
-            systemd_lines=facts.systemd_lines,
-            journal=facts.journal,
+            systemd_lines=facts.journal.systemd_lines,
+            journal=facts.journal.lines,
             unseen=tuple(_find_unseen(facts)),
         )
 
     def _read_facts(self, unit: Unit, found: tuple[FoundPort, ...]) -> UnitFacts:
         """Read what the kernel and the journal have of a unit. The journal is not read for one that is healthy."""
         judged = {one: self._view.judge_port(unit, one.port) for one in found}
-        mine = [one for one in found if _counts(unit, one, judged[one])]
-        health = HealthChecker(self._view, unit, [one.port for one in mine], None, 0, once=True).check()
-        ports = tuple(judged.values())
-        facts = UnitFacts(self._view, unit, self._uid, tuple(judged), ports, health)
+        required = [one.port for one in found if _is_required(unit, one, judged[one])]
+        health = HealthChecker(self._view, unit, required, None, 0, once=True).check()
+        # A port that another service has, and that only the configuration names, is that service's.
+        kept = [one for one, owner in judged.items() if one.port in required or not owner.foreign_holders]
+        facts = UnitFacts(self._view, unit, self._uid, tuple(kept), tuple(judged[one] for one in kept), health)
         if health.healthy and not is_restarted(facts):
             return facts
-        deadline = Deadline.after(self._view.clock, JOURNAL_TIMEOUT)
-        by_manager, own = self._read_lines(unit, deadline)
-        return replace(
-            facts,
-            last_exit=self._read_last_exit(unit, deadline),
-            budget=self._read_budget(unit, deadline),
-            systemd_lines=by_manager,
-            journal=tuple(line for line in own if line not in by_manager),
-        )
-
-    def _read_lines(self, unit: Unit, deadline: Deadline) -> tuple[tuple[str, ...], tuple[str, ...]]:
-        """Return the last lines of systemd about a unit, and those of its processes."""
-        since = max(0.0, unit.inactive_exit / 1e6 - (LOOP_SECONDS if unit.n_restarts else JOURNAL_SLACK))
-        manager = JournalTailQuery(unit.name, since, lines=SYSTEMD_LINES, of_user=unit.of_user, of_manager=True)
-        tails = (manager, JournalTailQuery(unit.name, since, lines=UNIT_LINES, of_user=unit.of_user))
-        queries = [Query(tail, self._run.next_query_id(), JOURNAL_TIMEOUT) for tail in tails]
-        first, second = (self._await(query, deadline) for query in queries)
-        return _texts(first), _texts(second)
-
-    def _await(self, query: Query[T], deadline: Deadline) -> Answer[T] | None:
-        while (answer := self._view.query(query)) is None and not deadline.expired:
-            self._waiter.wait(Wake(within=0.05, pending=True), deadline)
-        return answer
-
-    def _read_last_exit(self, unit: Unit, deadline: Deadline) -> str:
-        """Return how the last invocation ended: by systemd's properties, or if it has begun another, by the journal."""
-        if unit.exec_main_code or unit.failed_command or unit.result not in ("", "success"):
-            return describe_exit(unit)
-        if not unit.n_restarts:
-            return ""
-        lookup = PreviousExitLookup()
-        while (found := lookup.poll(self._view, unit, self._run)) is None and not deadline.expired:
-            self._waiter.wait(Wake(within=0.05, pending=True), deadline)
-        return found.text if found else ""
-
-    def _read_budget(self, unit: Unit, deadline: Deadline) -> StartBudget | None:
-        if not has_start_limit(unit):
-            return None
-        asked, number = self._view.clock.now(), self._run.next_query_id()
-        while (answer := query_start_budget(self._view, unit, number, asked, self._run)) is None:
-            if deadline.expired:
-                return None
-            self._waiter.wait(Wake(within=0.05, pending=True), deadline)
-        return answer.value
+        return replace(facts, journal=read_journal(self._view, self._waiter, unit))
 
 
-def _texts(answer: Answer[tuple[JournalLine, ...]] | None) -> tuple[str, ...]:
-    return tuple(line.text for line in answer.value or ()) if answer is not None else ()
-
-
-def _counts(unit: Unit, found: FoundPort, owner: PortOwnership) -> bool:
+def _is_required(unit: Unit, found: FoundPort, owner: PortOwnership) -> bool:
     """True if the unit must have a port to be healthy.
 
     A port that only its configuration names may be that of another service. If a process that may be killed holds it,
@@ -165,8 +104,22 @@ def _summarize(facts: UnitFacts) -> str:
     unit, health = facts.unit, facts.health
     if health.healthy and is_restarted(facts):
         times = "once" if unit.n_restarts == 1 else f"{unit.n_restarts} times"
-        return f"systemd restarted {unit.name} {times}: {facts.last_exit or 'its main process exited'}"
+        return f"systemd restarted {unit.name} {times}: {facts.journal.last_exit or 'its main process exited'}"
+    if facts.unit.is_service and (answering := [one for one in facts.rivals if one.role in _WRONG_ROLES]):
+        return f"{_describe_state(facts)}; what answers on {facts.held_ports(answering[0])} is {answering[0].process}"
     return health.reason
+
+
+_WRONG_ROLES = (Role.ORPHAN, Role.LEFTOVER, Role.OTHER_UNIT)
+
+
+def _describe_state(facts: UnitFacts) -> str:
+    """Return what systemd reports of a unit, in one clause."""
+    unit = facts.unit
+    if unit.active_state in DOWN:
+        return f"{unit.name} is down"
+    beside = ", and it listens too" if facts.health.verdict is Verdict.PORT_SHARED else ""
+    return f"systemd reports {unit.name} as {unit.state}{beside}"
 
 
 def describe_systemd(facts: UnitFacts) -> Iterable[str]:
@@ -181,10 +134,10 @@ def describe_systemd(facts: UnitFacts) -> Iterable[str]:
     yield f"{unit.state}{result}{since}{pid}"
     if unit.n_restarts:
         yield f"{unit.n_restarts} restart{'' if unit.n_restarts == 1 else 's'} by systemd"
-    if facts.last_exit:
-        yield f"last exit: {facts.last_exit}"
-    if facts.budget is not None and facts.budget.used and not facts.is_limit_reached:
-        yield str(facts.budget)
+    if facts.journal.last_exit:
+        yield f"last exit: {facts.journal.last_exit}"
+    if facts.journal.budget is not None and facts.journal.budget.used and not facts.is_limit_reached:
+        yield str(facts.journal.budget)
 
 
 def describe_port(view: HostView, unit: Unit, owner: PortOwnership) -> str:
@@ -216,5 +169,8 @@ def _find_unseen(facts: UnitFacts) -> Iterable[str]:
     for owner in facts.ports:
         if owner.verdict is Verdict.OWNER_UNKNOWN:
             yield owner.reason
-    if facts.uid and not facts.unit.of_user and not facts.journal and not facts.health.healthy:
-        yield f"its journal may be readable for root only; {NEEDS_ROOT}"
+    is_all_readable = facts.unit.of_user or not facts.uid
+    if facts.journal.unreadable:
+        yield f"the journal: {facts.journal.unreadable}"
+    elif facts.journal is not NO_JOURNAL and not facts.journal.systemd_lines and not is_all_readable:
+        yield "what systemd logged, perhaps: root and the group systemd-journal may read all of the journal"

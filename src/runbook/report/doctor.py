@@ -20,8 +20,8 @@ def print_diagnosis(found: UnitDiagnosis, page: Layout) -> None:
     if found.is_healthy:
         return
     page.line()
-    reasons = [f"{cause.sentence} (read from {cause.source})" for cause in found.causes]
-    _print_list(page, "why", reasons or [found.summary])
+    page.item("so", found.summary, LABEL)
+    _print_list(page, "why", (f"{cause.sentence} (read from {cause.source})" for cause in found.causes))
     _print_list(page, "systemd logged", found.systemd_lines)
     _print_list(page, "its log", found.journal)
     page.line()

@@ -1,0 +1,94 @@
+"""What the journal has of a unit: its last lines, its starts, its last exit. All are read at the same time."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from runbook.checks.exit_reason import describe_exit
+from runbook.checks.previous_exit import PreviousExitLookup
+from runbook.checks.start_limit import StartBudget, has_start_limit, query_start_budget
+from runbook.host.facts import Unit
+from runbook.host.interface import HostView, Waiter
+from runbook.host.queries import Answer, JournalLine, JournalTailQuery, Query
+from runbook.model import Deadline, Wake
+from runbook.spec.state import RunState
+
+READ_TIMEOUT = 2.0  # seconds for all reads together
+EXIT_TIMEOUT = 0.3  # seconds in which systemd's entries about the last exit must be there
+POLL_INTERVAL = 0.02  # seconds between two looks for the answers
+SYSTEMD_LINES = 3  # lines of systemd that are read
+UNIT_LINES = 3  # lines of the unit's own log
+LOOP_SECONDS = 600.0  # seconds before the last start of a unit that systemd restarted by itself
+START_SLACK = 1.0  # seconds by which a busy journald may date a line before the start of its unit
+
+Poll = Callable[[], Answer[Any] | None]
+NOTHING: Answer[Any] = Answer(True, "")
+
+
+class JournalFacts(NamedTuple):
+    """What was read. What could not be read is empty."""
+
+    systemd_lines: tuple[str, ...] = ()  # warnings and errors of systemd about the unit
+    lines: tuple[str, ...] = ()  # of the unit's own log
+    last_exit: str = ""  # how the last invocation ended that ended, in words
+    budget: StartBudget | None = None  # the starts in the window of the start limit
+    unreadable: str = ""  # why the journal cannot be read; empty if it can
+
+
+NO_JOURNAL = JournalFacts()
+
+
+def read_journal(view: HostView, waiter: Waiter, unit: Unit) -> JournalFacts:
+    """Read it, for at most READ_TIMEOUT. Raises HostError and Interrupted."""
+    run = RunState("doctor", Path("/"))
+    polls: list[Poll] = [
+        _poll_lines(view, unit, run, SYSTEMD_LINES, of_manager=True),
+        _poll_lines(view, unit, run, UNIT_LINES, of_manager=False),
+        _poll_last_exit(view, unit, run),
+        _poll_budget(view, unit, run),
+    ]
+    deadline = Deadline.after(view.clock, READ_TIMEOUT)
+    answers = [poll() for poll in polls]
+    while None in answers and not deadline.expired:
+        waiter.wait(Wake(within=POLL_INTERVAL, pending=True), deadline)
+        answers = [known or poll() for known, poll in zip(answers, polls, strict=True)]
+    by_manager, own, last_exit, budget = (answer or NOTHING for answer in answers)
+    logged = _texts(by_manager)
+    lines = tuple(line for line in _texts(own) if line not in logged)
+    unreadable = next((answer.detail for answer in (by_manager, own) if not answer.ok), "")
+    return JournalFacts(logged, lines, last_exit.value or "", budget.value, unreadable)
+
+
+def _texts(answer: Answer[tuple[JournalLine, ...]]) -> tuple[str, ...]:
+    return tuple(line.text for line in answer.value or ())
+
+
+def _poll_lines(view: HostView, unit: Unit, run: RunState, lines: int, *, of_manager: bool) -> Poll:
+    since = max(0.0, unit.inactive_exit / 1e6 - (LOOP_SECONDS if unit.n_restarts else START_SLACK))
+    tail = JournalTailQuery(unit.name, since, lines=lines, of_user=unit.of_user, of_manager=of_manager)
+    return partial(view.query, Query(tail, run.next_query_id(), READ_TIMEOUT))
+
+
+def _poll_last_exit(view: HostView, unit: Unit, run: RunState) -> Poll:
+    """Look for the last exit: systemd's properties show it until the next start, and the journal after that."""
+    if unit.exec_main_code or unit.failed_command or unit.result not in ("", "success"):
+        return lambda: Answer(True, "", describe_exit(unit))
+    if not unit.n_restarts:
+        return lambda: NOTHING
+    lookup = PreviousExitLookup(deadline=view.clock.monotonic() + EXIT_TIMEOUT)
+
+    def poll() -> Answer[str] | None:
+        found = lookup.poll(view, unit, run)
+        return Answer(True, "", found.text) if found is not None else None
+
+    return poll
+
+
+def _poll_budget(view: HostView, unit: Unit, run: RunState) -> Poll:
+    if not has_start_limit(unit):
+        return lambda: NOTHING
+    number, asked = run.next_query_id(), view.clock.now()
+    return lambda: query_start_budget(view, unit, number, asked, run)

@@ -1,0 +1,77 @@
+"""The commands: which ones, in which order, for which user and manager, and what needs a decision first."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from runbook.host.facts import ActiveState, LoadState
+from tests.unit.doctor.diagnosed import FAILED, diagnose, healthy, incident
+from tests.unit.fake_machine import FakeMachine, listen, process, unit
+
+
+def commands(machine: FakeMachine, uid: int = 0) -> list[str]:
+    return [command.partition("  #")[0] for command in diagnose(machine, uid=uid).commands]
+
+
+DOWN = unit(**FAILED)
+
+
+@pytest.mark.parametrize(
+    ("changes", "uid", "expected"),
+    [
+        ({}, 0, ["systemctl stop gw.service", "kill 74", "systemctl start gw.service"]),
+        ({}, 1000, ["sudo systemctl stop gw.service", "kill 74", "sudo systemctl start gw.service"]),
+        ({}, 1001, ["sudo systemctl stop gw.service", "sudo kill 74", "sudo systemctl start gw.service"]),
+        (FAILED, 0, ["kill 74", "systemctl reset-failed gw.service", "systemctl start gw.service"]),
+    ],
+)
+def test_an_orphan(changes: dict[str, Any], uid: int, expected: list[str]) -> None:
+    assert commands(incident(**changes), uid) == expected
+
+
+def test_a_unit_of_a_user_needs_no_sudo() -> None:
+    machine = FakeMachine({"gw.service": unit(**FAILED, of_user=True)})
+    assert commands(machine, 1000) == [
+        "systemctl --user reset-failed gw.service",
+        "systemctl --user start gw.service",
+    ]
+
+
+def test_an_orphan_beside_a_unit_that_listens_too_is_all_that_goes() -> None:
+    machine = incident()
+    listen(machine, 100, "0.0.0.0:18789")
+    assert commands(machine) == ["kill 74"]
+
+
+def test_a_process_that_must_not_be_killed_is_stopped_by_its_own_unit() -> None:
+    machine = incident()
+    machine.units["nginx.service"] = unit("nginx.service", main_pid=74, control_group="/system.slice/nginx.service")
+    machine.processes[74] = process(74, name="nginx", cgroup="/system.slice/nginx.service")
+    found = diagnose(machine)
+    assert found.commands == ()
+    assert "stop it (systemctl stop nginx.service) or give one of them another port" in found.advice
+
+
+def test_a_unit_that_fails_by_itself_needs_its_log_first() -> None:
+    found = diagnose(FakeMachine({"gw.service": DOWN}))
+    assert found.advice == "first find out why it exits: journalctl -u gw.service -n 30"
+    assert commands(FakeMachine({"gw.service": DOWN})) == [
+        "systemctl reset-failed gw.service",
+        "systemctl start gw.service",
+    ]
+
+
+def test_a_file_that_systemd_cannot_load() -> None:
+    broken = unit(load_state=LoadState.BAD_SETTING, active_state=ActiveState.INACTIVE)
+    found = diagnose(FakeMachine({"gw.service": broken}))
+    assert found.commands == ()
+    assert found.advice == "systemd-analyze verify gw.service shows what is wrong with its file"
+
+
+def test_a_healthy_unit_and_one_with_a_changed_file() -> None:
+    assert commands(healthy()) == []
+    assert commands(healthy(need_daemon_reload=True)) == ["systemctl daemon-reload"]
+    machine = incident(need_daemon_reload=True)
+    assert commands(machine)[:2] == ["systemctl daemon-reload", "systemctl stop gw.service"]

@@ -1,0 +1,55 @@
+"""A diagnosis as text: at most 80 columns, but no command and no file is wrapped."""
+
+from __future__ import annotations
+
+import io
+from typing import Any
+
+from runbook.report.doctor import print_diagnosis
+from runbook.report.layout import Layout, PlainScreen
+from tests.unit.doctor.diagnosed import FAILED, diagnose, healthy, incident
+from tests.unit.fake_machine import EARLIER, FakeMachine, journal_lines, process
+
+
+def printed(machine: FakeMachine, **options: Any) -> str:
+    out = io.StringIO()
+    print_diagnosis(diagnose(machine, **options), Layout(PlainScreen(out)))
+    return out.getvalue()
+
+
+def test_the_incident() -> None:
+    machine = incident(**FAILED)
+    machine.answers["journal tail of gw.service"] = [journal_lines("[gateway] port 18789 is already in use")]
+    text = printed(machine)
+    assert max(map(len, text.splitlines())) <= 80
+    assert text.splitlines()[0].split() == ["gw.service", "problem"]
+    names = [line[2:19].strip() for line in text.splitlines()[1:] if line[2:19].strip()]
+    assert names == ["systemd reports", "kernel reports", "so", "why", "its log", "fix it now", "keep it so"]
+    assert "                   systemctl reset-failed gw.service\n" in text
+
+
+def test_a_healthy_unit_is_three_lines() -> None:
+    lines = printed(healthy()).splitlines()
+    assert lines[0].endswith("healthy")
+    assert [line[2:19].strip() for line in lines[2:]] == ["systemd reports", "kernel reports"]
+
+
+def test_a_drop_in_is_ready_to_paste() -> None:
+    machine = healthy(kill_mode="process")
+    machine.processes[90] = process(90, invocation_id=EARLIER, started=100.0)
+    machine.processes[100] = process(100, invocation_id="a" * 32)
+    text = printed(machine)
+    assert "with this file, and then systemctl daemon-reload: # /etc" in " ".join(text.split())
+    assert (
+        "                   # /etc/systemd/system/gw.service.d/kill-mode.conf\n"
+        "                   [Service]\n"
+        "                   KillMode=control-group\n"
+    ) in text
+
+
+def test_what_could_not_be_seen_is_listed() -> None:
+    machine = healthy()
+    machine.sockets[9999] = machine.sockets.pop(100)
+    machine.hidden = 1
+    machine.refused_ports["gw.service"] = (diagnose(healthy()).ports[0].port,)
+    assert "not seen" in printed(machine, uid=1000)
