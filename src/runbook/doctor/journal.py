@@ -16,13 +16,13 @@ from runbook.host.queries import Answer, JournalLine, JournalTailQuery, Query
 from runbook.model import Deadline, Wake
 from runbook.spec.state import RunState
 
-READ_TIMEOUT = 2.0  # seconds for all reads together
+JOURNAL_TIMEOUT = 2.0  # seconds for all reads together
 EXIT_TIMEOUT = 0.3  # seconds in which systemd's entries about the last exit must be there
-POLL_INTERVAL = 0.02  # seconds between two looks for the answers
-SYSTEMD_LINES = 3  # lines of systemd that are read
+ANSWER_INTERVAL = 0.02  # seconds between two looks for the answers
+SYSTEMD_TAIL = 3  # lines of systemd that are read
 UNIT_LINES = 3  # lines of the unit's own log
-LOOP_SECONDS = 600.0  # seconds before the last start of a unit that systemd restarted by itself
-START_SLACK = 1.0  # seconds by which a busy journald may date a line before the start of its unit
+RECENT_RESTART = 600.0  # seconds before the last start of a unit that systemd restarted by itself
+DATING_SLACK = 1.0  # seconds by which a busy journald may date a line before the start of its unit
 
 Poll = Callable[[], Answer[Any] | None]
 NOTHING: Answer[Any] = Answer(True, "")
@@ -42,18 +42,18 @@ NO_JOURNAL = JournalFacts()
 
 
 def read_journal(view: HostView, waiter: Waiter, unit: Unit) -> JournalFacts:
-    """Read it, for at most READ_TIMEOUT. Raises HostError and Interrupted."""
+    """Read it, for at most JOURNAL_TIMEOUT. Raises HostError and Interrupted."""
     run = RunState("doctor", Path("/"))
     polls: list[Poll] = [
-        _poll_lines(view, unit, run, SYSTEMD_LINES, of_manager=True),
+        _poll_lines(view, unit, run, SYSTEMD_TAIL, of_manager=True),
         _poll_lines(view, unit, run, UNIT_LINES, of_manager=False),
         _poll_last_exit(view, unit, run),
         _poll_budget(view, unit, run),
     ]
-    deadline = Deadline.after(view.clock, READ_TIMEOUT)
+    deadline = Deadline.after(view.clock, JOURNAL_TIMEOUT)
     answers = [poll() for poll in polls]
     while None in answers and not deadline.expired:
-        waiter.wait(Wake(within=POLL_INTERVAL, pending=True), deadline)
+        waiter.wait(Wake(within=ANSWER_INTERVAL, pending=True), deadline)
         answers = [known or poll() for known, poll in zip(answers, polls, strict=True)]
     by_manager, own, last_exit, budget = (answer or NOTHING for answer in answers)
     logged = _texts(by_manager)
@@ -67,9 +67,9 @@ def _texts(answer: Answer[tuple[JournalLine, ...]]) -> tuple[str, ...]:
 
 
 def _poll_lines(view: HostView, unit: Unit, run: RunState, lines: int, *, of_manager: bool) -> Poll:
-    since = max(0.0, unit.inactive_exit / 1e6 - (LOOP_SECONDS if unit.n_restarts else START_SLACK))
+    since = max(0.0, unit.inactive_exit / 1e6 - (RECENT_RESTART if unit.n_restarts else DATING_SLACK))
     tail = JournalTailQuery(unit.name, since, lines=lines, of_user=unit.of_user, of_manager=of_manager)
-    return partial(view.query, Query(tail, run.next_query_id(), READ_TIMEOUT))
+    return partial(view.query, Query(tail, run.next_query_id(), JOURNAL_TIMEOUT))
 
 
 def _poll_last_exit(view: HostView, unit: Unit, run: RunState) -> Poll:

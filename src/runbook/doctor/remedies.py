@@ -42,7 +42,7 @@ _DECIDED_BY_OPERATOR = (
 """Verdicts on a unit that no start of it would help."""
 
 
-def find_advice(facts: UnitFacts) -> str:
+def find_decision(facts: UnitFacts) -> str:
     """Return what an operator has to decide or to find out; empty if the commands are enough."""
     unit, verdict = facts.unit, facts.health.verdict
     if unit.load_state in UNLOADABLE:

@@ -10,9 +10,9 @@ from runbook.checks.health import HealthChecker
 from runbook.doctor.causes import find_causes
 from runbook.doctor.facts import UnitFacts
 from runbook.doctor.findings import Severity, UnitDiagnosis, worst
-from runbook.doctor.journal import LOOP_SECONDS, NO_JOURNAL, read_journal
+from runbook.doctor.journal import NO_JOURNAL, RECENT_RESTART, read_journal
 from runbook.doctor.ports import FoundPort, Recorded, find_ports
-from runbook.doctor.remedies import find_advice, find_commands
+from runbook.doctor.remedies import find_commands, find_decision
 from runbook.errors import NoSuchUnit
 from runbook.host.facts import DOWN, LoadState, Unit
 from runbook.host.holders import PortOwnership, Role, address_of
@@ -53,7 +53,7 @@ class Doctor:
             ports=facts.ports,
             causes=causes,
             commands=find_commands(facts),
-            advice=find_advice(facts),
+            advice=find_decision(facts),
             systemd_lines=facts.journal.systemd_lines,
             journal=facts.journal.lines,
             unseen=tuple(_find_unseen(facts)),
@@ -76,9 +76,9 @@ def _is_required(unit: Unit, found: FoundPort, owner: PortOwnership) -> bool:
     """True if the unit must have a port to be healthy.
 
     A port that only its configuration names may be that of another service. If a process that may be killed holds it,
-    or if the unit does not stay up, it is the unit's.
+    if its holder is unknown, or if the unit does not stay up, it counts as the unit's.
     """
-    if found.is_certain:
+    if found.is_certain or owner.verdict is Verdict.OWNER_UNKNOWN:
         return True
     is_stable = unit.is_running and not unit.n_restarts
     return any(holder.may_be_killed or not is_stable for holder in owner.foreign_holders)
@@ -88,7 +88,7 @@ def is_restarted(facts: UnitFacts) -> bool:
     """True if systemd restarted a unit by itself a short time ago."""
     unit = facts.unit
     age = facts.view.clock.monotonic() - unit.exec_main_start_monotonic / 1e6
-    return unit.is_service and unit.n_restarts > 0 and age < LOOP_SECONDS
+    return unit.is_service and unit.n_restarts > 0 and age < RECENT_RESTART
 
 
 def _judge_health(facts: UnitFacts) -> Severity:

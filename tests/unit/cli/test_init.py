@@ -16,7 +16,18 @@ from runbook.cli.options import program_version
 def test_the_commands_are_listed_in_their_order() -> None:
     result = CliRunner().invoke(cli.app, ["--help"])
     listed = [line.split()[0] for line in result.stdout.partition("Commands:")[2].splitlines() if line.strip()]
-    assert listed == ["apply", "check", "remediate", "validate", "resume", "history", "show", "schema", "steps"]
+    assert listed == [
+        "doctor",
+        "apply",
+        "check",
+        "remediate",
+        "validate",
+        "resume",
+        "history",
+        "show",
+        "schema",
+        "steps",
+    ]
 
 
 def test_without_a_command_it_shows_the_help() -> None:

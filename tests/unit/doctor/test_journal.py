@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from runbook.doctor.journal import READ_TIMEOUT, read_journal
+from runbook.doctor.journal import JOURNAL_TIMEOUT, read_journal
 from runbook.host.queries import Answer, PreviousExit
 from tests.unit.doctor.diagnosed import FAILED, gw, healthy
 from tests.unit.fake_machine import INVOCATION, FakeMachine, journal_lines, unit
@@ -43,4 +43,4 @@ def test_a_journal_that_does_not_answer_in_time() -> None:
     began = machine.clock.time
     found = read_journal(machine, machine, gw(machine))
     assert (found.lines, found.systemd_lines) == ((), ())
-    assert machine.clock.time - began < READ_TIMEOUT + 1
+    assert machine.clock.time - began < JOURNAL_TIMEOUT + 1
