@@ -288,6 +288,9 @@ class FakeMachine:
     def find_process(self, pid: int) -> Process | None:
         return self.processes.get(pid)
 
+    def list_processes(self) -> tuple[Process, ...]:
+        return tuple(self.processes.values())
+
     def find_process_state(self, pid: int) -> str:
         return found.state if (found := self.find_process(pid)) else ""
 

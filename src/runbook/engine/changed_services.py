@@ -86,7 +86,7 @@ def find_changed_services(
             continue
         elif last is not None and last.requesters:
             left[unit.name] = f"{unit.name} was restarted by {describe_requester(last)}, and is left alone"
-        elif _was_restarted(unit, since) and (_runs_command(step) or unit.name in reached()):
+        elif _was_restarted(unit, since) and (runs_command(step) or unit.name in reached()):
             changed += [unit.name] if {unit.name, *unit.names}.isdisjoint(foreign()) else []
     return {key: value for key, value in ((CHANGED_SERVICES, changed), (LEFT_SERVICES, left)) if value}
 
@@ -97,10 +97,11 @@ def is_never_restarted(name: str) -> bool:
 
 
 def _may_change_services(step: Step[Any]) -> bool:
-    return _runs_command(step) or step.rollback_role in CHANGE_ROLES
+    return runs_command(step) or step.rollback_role in CHANGE_ROLES
 
 
-def _runs_command(step: Step[Any]) -> bool:
+def runs_command(step: Step[Any]) -> bool:
+    """True if a step runs a command that may change something."""
     return step.may_create_units and not step.only_reads()
 
 

@@ -11,6 +11,7 @@ from runbook.engine.execution.attempt import TRACE
 from runbook.engine.execution.outcome import Outcome
 from runbook.engine.execution.replay import BY_OPERATOR, CHANGED_SERVICES, ROLLBACK_PREFIX
 from runbook.engine.internal_error import describe_internal_error
+from runbook.engine.left_running import describe_unexamined, find_left_running, list_command_windows
 from runbook.engine.remediation import StepRunner
 from runbook.engine.rollback_plan import RollbackPlan, find_updates_that_ran
 from runbook.engine.rollback_units import (
@@ -132,6 +133,7 @@ class Rollback:
         if self.failed_step is None and is_proved:
             self._prove_units(plan)
         if self.failed_step is None and is_proved:
+            self.updates_now += describe_unexamined(self.book, self._events)
             self.reason = f"rolled back: {self.updates_now}"
         elif self.failed_step is None:
             advice = "no check proved that the previous version serves; add one at the end of `rollback`"
@@ -165,16 +167,20 @@ class Rollback:
         others = tuple(rollback_start.units) if rollback_start is not None else ()
         units = (*find_changed_units(self.book, find_acted_steps(self._events)), *others) if is_list else plan.units
         host, start = self.runner.host, self.runner.host.clock.monotonic()
+        events = list_events_of_boot(self.runner)
         try:
+            left = find_left_running(host, self.book.scope == "user", list_command_windows(self.book, events))
             doubts = describe_unproved(host, units, find_new_files(self._events, plan.undo_step_ids.values()))
         except HostError as error:
             doubts = {"": f"which version each unit runs is not known: {error.message}"}
+            left = {}
+        doubts |= {name: one.why for name, one in left.items()}
         if self._unknown:
             doubts[""] = self._unknown
         if is_list:
             for name, why in doubts.items():
                 doubt = f"{name} was started, restarted or reloaded by this run, and may still run the new version"
-                self.runner.events.emit(Notice(text=f"{doubt}: {why}" if name else why))
+                self.runner.events.emit(Notice(text=f"{doubt}: {why}" if name and name not in left else why))
             return
         if not units and not doubts:
             return
@@ -193,7 +199,9 @@ class Rollback:
         self.runner.events.emit(StepFinished(**proof.facts()))
         if doubts:
             self.reason, self.failed_step = f"and the rollback is not proved: {proof.reason}", proof
-            self.hint = "; ".join(_describe_remedy(host, name) for name in doubts if name)
+            self.hint = "; ".join(
+                left[name].remedy if name in left else _describe_remedy(host, name) for name in doubts if name
+            )
 
     def _find_obstacle(self, plan: RollbackPlan) -> str:
         """Return why the rollback must not begin, or an empty text."""

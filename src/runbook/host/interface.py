@@ -156,6 +156,9 @@ class HostView(Protocol):
     def find_process(self, pid: int) -> Process | None:
         """Read the process that has this PID now; None if there is none."""
 
+    def list_processes(self) -> tuple[Process, ...]:
+        """Read all processes, without their command lines and environments. Raises HostError if that takes too long."""
+
     def find_process_state(self, pid: int) -> str:
         """Return the state letter (`S`, `T`, …, see proc(5)) of the process with this PID; empty if there is none.
 

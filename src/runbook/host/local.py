@@ -251,6 +251,13 @@ class LocalView:
     def find_command(self, name: str, output: str, token: str) -> JobRef | None:
         return self._commands.find(name, output, token)
 
+    def list_processes(self) -> tuple[Process, ...]:
+        limit, found = self._loop.limit_look(), []
+        for pid in processes.list_pids():
+            limit.check()
+            found.append(processes.read_outline(pid))
+        return tuple(filter(None, found))
+
     def find_process_state(self, pid: int) -> str:
         return stat.state if (stat := processes.read_stat(pid)) else ""
 
