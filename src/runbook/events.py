@@ -151,6 +151,10 @@ class StepWaiting(StepPayload, event=EventName.STEP_WAITING):
     reason: str  # what it waits for
     seconds: float  # the time it has waited already
     left: float  # the time it will wait at most
+    healthy: float | None = optional(None)  # the time for which the unit has been healthy without interruption
+    healthy_for: float | None = optional(None)  # the time for which it must be
+    facts: Sequence[str] = optional(())  # who has the ports, and each probe with its last answer, in words
+    output: str = optional("")  # the file that the command writes its output to
 
 
 class StepRetrying(StepPayload, event=EventName.STEP_RETRYING):

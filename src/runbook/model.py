@@ -151,6 +151,18 @@ class Wake(NamedTuple):
     pending: bool = False  # the answer to a query of this check is missing; a dry run waits for it too
 
 
+class Progress(NamedTuple):
+    """What an observer of a wait is shown beside its reason."""
+
+    healthy_since: float | None = None  # when the unit became healthy, in seconds of the monotonic clock
+    healthy_for: float = 0.0  # how long it must stay healthy, in seconds
+    facts: tuple[str, ...] = ()  # one line each: who has the ports, and each probe with its last answer
+    output: str = ""  # the path of the file that the command writes its output to
+
+
+NO_PROGRESS = Progress()
+
+
 @dataclass(frozen=True)
 class Finding:
     """What a step's `check` found."""
@@ -160,6 +172,7 @@ class Finding:
     reason: str  # a sentence; of a TO_DO the action in the infinitive: "restart gw.service"
     evidence: Mapping[str, Any] = field(default_factory=dict)  # the facts behind the verdict
     wake: Wake | None = None  # of a NOT_YET: what to wait for
+    progress: Progress = NO_PROGRESS  # of a NOT_YET: how far the wait has come
 
 
 def holds(verdict: Verdict, reason: str, **evidence: Any) -> Finding:

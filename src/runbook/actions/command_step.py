@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar, TypeVar
 
 from pydantic import Field
@@ -12,7 +12,7 @@ from runbook.errors import BusTimeout, HostError
 from runbook.host.facts import JobRef
 from runbook.host.interface import Host, HostView
 from runbook.host.queries import Command, CommandResult
-from runbook.model import Finding, Verdict, Wake, fails, not_yet
+from runbook.model import Finding, Progress, Verdict, Wake, fails, not_yet
 from runbook.spec.fields import CommandField, Environment, TextField
 from runbook.spec.state import StepState
 from runbook.spec.step import Step
@@ -93,7 +93,9 @@ class CommandStep(Step[CommandStateT]):
         """Wait for the end of the command."""
         assert state.job is not None
         wake = Wake(units=frozenset({state.job.unit}))
-        return not_yet(Verdict.TIMED_OUT, f"waiting for {brief_command(self.run)}", wake, unit=state.job.unit)
+        finding = not_yet(Verdict.TIMED_OUT, f"waiting for {brief_command(self.run)}", wake, unit=state.job.unit)
+        output = "" if self.secret else state.run.output_path(self._output_of(state))
+        return replace(finding, progress=Progress(output=output))
 
     def start_command(self, host: Host, state: CommandStateT) -> None:
         """Start the command."""

@@ -42,6 +42,7 @@ class ProbeRoundState:
     started_at: float = 0.0  # seconds of the monotonic clock
     round: ProbeRound = field(default_factory=ProbeRound)  # what it was asked of
     last_failure: str = ""  # the first failure of the previous round
+    last_answers: tuple[str, ...] = ()  # the last answer of each probe, in words
     has_wrong_answer: bool = False  # True if an answer was wrong in the last round that had a failure
     reached_ports: dict[int, frozenset[Port]] = field(default_factory=dict)
     """Ports of this machine that a probe reached and does not name, by the probe's place in the list."""
@@ -72,6 +73,8 @@ class Prober:
         if not state.query_id or current != state.round:
             self._start_round(current, now)
         answers = self._answers(owners)
+        known = state.last_answers or [f"{probe.chosen.label}: no answer yet" for probe in self.probes]
+        state.last_answers = tuple(text or before for (text, _), before in zip(answers, known, strict=True))
         results = [text for text, answer in answers if answer]
         failures = [text for text, answer in answers if answer and not answer.ok]
         failures += [why for judged in owners for owner in judged if (why := describe_foreign_answer(owner))]

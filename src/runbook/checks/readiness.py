@@ -33,7 +33,7 @@ class HealthWindow:
     def is_edge(self, report: HealthReport, now: float) -> bool:
         """True if the window begins or ends with this check."""
         begun = self.healthy_since is not None and self.invocation == report.unit.invocation_id
-        return not begun or now - (self.healthy_since or now) >= self._length(report.unit)
+        return not begun or now - (self.healthy_since or now) >= self.find_length(report.unit)
 
     def judge(self, report: HealthReport, finding: Finding, state: HealthState, now: float, recheck: float) -> Finding:
         """Return that the unit is ready, or that the window is not over yet: then check again within `recheck`.
@@ -42,7 +42,7 @@ class HealthWindow:
         """
         if self.healthy_since is None or self.invocation != report.unit.invocation_id:
             self.healthy_since, self.invocation, self.enough = now, report.unit.invocation_id, None
-        healthy, length = now - self.healthy_since, self._length(report.unit)
+        healthy, length = now - self.healthy_since, self.find_length(report.unit)
         if healthy >= self.healthy_for:
             took, window = self.healthy_since - (self.started_at or now), min(healthy, length)
             times = {"ready-after": round(took, 3), "healthy-for": round(window, 3)}
@@ -51,12 +51,18 @@ class HealthWindow:
             self.enough = holds(Verdict.READY, reason, **finding.evidence, **times)
             if healthy >= length:
                 return self.enough
-        why = " (WatchdogSec=)" if length > self.healthy_for else ""
-        reason = f"healthy for {healthy:.1f}s of {length:g}s{why}"
         wake = report.wake(min(length - healthy, recheck))
-        return not_yet(Verdict.STILL_STARTING, reason, wake, **finding.evidence)
+        return not_yet(Verdict.STILL_STARTING, self.describe(report, now), wake, **finding.evidence)
 
-    def _length(self, unit: Unit) -> float:
+    def describe(self, report: HealthReport, now: float) -> str:
+        """Return for how long the unit has been healthy; empty if no window of this invocation has begun."""
+        if self.healthy_since is None or self.invocation != report.unit.invocation_id:
+            return ""
+        length = self.find_length(report.unit)
+        why = " (WatchdogSec=)" if length > self.healthy_for else ""
+        return f"healthy for {now - self.healthy_since:.1f}s of {length:g}s{why}"
+
+    def find_length(self, unit: Unit) -> float:
         """Return how long the window must be, in seconds.
 
         A unit that sends no keep-alive pings is healthy for as long as its watchdog waits, and is then killed. So the

@@ -16,7 +16,7 @@ from runbook.util.timespan import format_span
 from runbook.util.wording import shorten
 
 MIN_SHOWN_SECONDS = 0.05  # the duration of a step is shown from so many seconds on
-MIN_LOGGED_WAIT = 10.0  # without a live line, what a step waits for is shown after so many seconds
+LOGGED_WAIT = 15.0  # without a live view, what a step waits for is shown each time after so many seconds
 MAX_OUTPUT_LINES = 6  # the number of last output lines of a failed command that are shown
 
 MAX_PIDS = 4  # the number of processes of one kind that are named; the rest is counted
@@ -38,6 +38,7 @@ class TextReport:
         self._names: dict[str, str] = {}
         self._last_reason = ""
         self._run = ""
+        self._logged: dict[str, int] = {}  # of each step how many times LOGGED_WAIT its last report had waited
 
     def __call__(self, event: events.Event) -> None:
         """Show one event, if its name is one that is shown."""
@@ -88,10 +89,7 @@ class TextReport:
             case events.StepWaiting(reason=reason):
                 limit = f"at most {format_span(max(1, round(step.left)))} more"
                 self._status(name, f"{limit}: {reason}")
-                if step.seconds >= MIN_LOGGED_WAIT:
-                    # A log has no live line: an entry from time to time shows that the run is not stuck.
-                    waited = f"{format_span(round(step.seconds))}: {reason}; {limit}"
-                    self._page.log("..", name, waited, depth=self._depth)
+                self._log_wait(step, name, f"{format_span(round(step.seconds))}: {reason}; {limit}")
             case events.StepActing(reason=reason):
                 self._status(name, reason)
             case events.StepRetrying(verdict=verdict):
@@ -104,6 +102,17 @@ class TextReport:
                 mark = "--" if step.status == StepStatus.FAILED else "done"
                 depth = 1 if "." in step.id.removeprefix("rollback.") else 0
                 self._page.entry(mark, name, step.reason, depth=depth)
+
+    def _log_wait(self, step: events.StepWaiting, name: str, text: str) -> None:
+        """Show from time to time that the run is not stuck, where there is no live view.
+
+        Not for each event: what is waited for may change all the time.
+        """
+        count = int(step.seconds // LOGGED_WAIT)
+        logged = self._logged.get(step.id, 0)
+        self._logged[step.id] = count
+        if count > logged:
+            self._page.log("..", name, text, depth=self._depth)
 
     @property
     def _depth(self) -> int:

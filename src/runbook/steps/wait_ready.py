@@ -14,7 +14,7 @@ from runbook.checks.prober import PROBE_INTERVAL, Prober, ProbeRoundState
 from runbook.checks.probes import Probe
 from runbook.checks.readiness import HealthWindow, RecentRestarts, judge_late
 from runbook.host.interface import HostView
-from runbook.model import Finding, FindingState, Verdict, fails, not_yet
+from runbook.model import Finding, FindingState, Progress, Verdict, fails, not_yet
 from runbook.spec.fields import Integer, PortList, PositiveSpan, TimeSpan, UnitName
 from runbook.spec.state import StepState
 from runbook.spec.step import RollbackRole, Runbook, Step
@@ -82,11 +82,13 @@ class WaitReady(Step[WaitReadyState]):
             report, finding = self._confirm(view, report, finding, state, now)
         if finding.state is FindingState.HOLDS:
             recheck = PROBE_INTERVAL if self.probes else window.limit
-            return window.judge(report, finding, state.health, now, recheck)
-        # A round of probes without answers yet does not end the window: a bad answer will.
-        if not (report.healthy and finding.wake is not None and finding.wake.pending):
+            finding = window.judge(report, finding, state.health, now, recheck)
+        elif report.healthy and finding.wake is not None and finding.wake.pending:
+            # A round of probes without answers yet does not end the window: a bad answer will.
+            finding = replace(finding, reason=window.describe(report, now) or finding.reason)
+        else:
             window.healthy_since = window.enough = None
-        return finding
+        return replace(finding, progress=self._find_progress(report, finding, state))
 
     def check_once(self, view: HostView, state: WaitReadyState) -> Finding:
         now, report = view.clock.monotonic(), self._check_health(view, state, None)
@@ -106,6 +108,14 @@ class WaitReady(Step[WaitReadyState]):
         wrong = last.verdict is Verdict.PROBE_FAILED and state.probe_round.has_wrong_answer
         fail = wrong or self.on_timeout == "fail"
         return judge_late(view, unit, state.health, last, limit, fail=fail, ports=self.port)
+
+    def _find_progress(self, report: HealthReport, finding: Finding, state: WaitReadyState) -> Progress:
+        if not report.healthy:
+            state.probe_round.last_answers = ()  # They were of a unit that is no longer as it was.
+            return Progress()
+        since, length = state.window.healthy_since, state.window.find_length(report.unit)
+        texts = (*(ownership.reason for ownership in report.ports), *state.probe_round.last_answers)
+        return Progress(since, length, tuple(text for text in texts if text != finding.reason))
 
     def _confirm(
         self, view: HostView, report: HealthReport, finding: Finding, state: WaitReadyState, now: float

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 from runbook.engine.execution.outcome import Outcome
 from runbook.engine.execution.replay import PartialAttempt
@@ -31,8 +32,11 @@ from runbook.template.namespace import TemplateError
 
 DEFAULT_TIME_LIMIT = 120.0  # seconds for a step whose time-out is that of its unit, if systemd does not answer
 REPORT_INTERVAL = 15.0  # seconds after which a wait reports again what it waits for
+MIN_REPORT_PAUSE = 2.0  # seconds between two reports of a text that changes all the time, such as STATUS= of a unit
 
 TRACE = "traceback"  # the evidence of a step that an error of this program ended
+
+_TIME = re.compile(r"\d+(\.\d+)?(ms|s|min|h|d)\b")  # a number of a time span
 
 # Errors that end an attempt: the machine refuses, or a template needs a value that only the attempt finds. BusLost and
 # BusTimeout are among them, but a check or an action that raises one of these two is repeated until the time-out.
@@ -85,6 +89,19 @@ def attempt(
         return make_internal_failure(step, error, acted=attempted.acted)
 
 
+class _WaitTopic(NamedTuple):
+    """What a wait is for, to notice a change. Times grow all the time, and are no change."""
+
+    state: tuple[object, ...]  # the verdict, and since when the unit is healthy
+    texts: tuple[str, ...]  # the reason and the facts, without the times in them
+
+    @classmethod
+    def of(cls, finding: Finding) -> _WaitTopic:
+        texts = (finding.reason, *finding.progress.facts)
+        state = (finding.verdict, finding.progress.healthy_since, finding.progress.output)
+        return cls(state, tuple(_TIME.sub("", text) for text in texts))
+
+
 @dataclass
 class _Attempt:
     """One attempt in progress. Its methods raise REFUSAL_ERRORS, Interrupted and NotBegun."""
@@ -97,9 +114,10 @@ class _Attempt:
     partial: PartialAttempt | None  # the attempt that is to be continued, until `resume` has found out how far it came
     acted: bool  # the attempt has called `apply`, which may have changed something even if it failed
     run_has_changed: bool  # something was changed before this attempt
-    _waiting_for: Verdict | None = None  # the verdict for which the wait was reported last
+    _reported: _WaitTopic | None = None  # what the wait was for when it was reported last
+    _reported_at: float = 0.0
     _wait_began: float = 0.0
-    _next_report: float = 0.0
+    _next_report: float = 0.0  # when the next report is due, even if nothing changes
 
     def run(self, until: Deadline | None) -> Finding:
         """Check, act and wait, until the step passes, fails, or is out of time."""
@@ -117,9 +135,9 @@ class _Attempt:
             if finding.state is FindingState.TO_DO:
                 self._act(finding)
                 continue
-            self._report_wait(finding, deadline)
+            until_report = self._report_wait(finding, deadline)
             assert finding.wake is not None, f"{self.step.type_name} waits for nothing"
-            self.waiter.wait(finding.wake, deadline)
+            self.waiter.wait(finding.wake._replace(within=min(finding.wake.within, until_report)), deadline)
 
     def _time_limit(self) -> float:
         try:
@@ -163,17 +181,37 @@ class _Attempt:
         if self.state.persistent:
             self.events.emit(StepRemembers(id=self.state.id, memory=self.state.dump()))
 
-    def _report_wait(self, finding: Finding, deadline: Deadline) -> None:
-        """Report what the attempt waits for: when that changes, and again after REPORT_INTERVAL."""
-        now = self.host.clock.monotonic()
-        if self._waiting_for is None:
-            self._wait_began = now
-        elif finding.verdict is self._waiting_for and now < self._next_report:
-            return
-        self._waiting_for, self._next_report = finding.verdict, now + REPORT_INTERVAL
-        waited, left = round(now - self._wait_began, 3), round(deadline.remaining, 3)
-        id_, type_ = self.state.id, self.step.type_name
-        self.events.emit(StepWaiting(id=id_, type=type_, reason=finding.reason, seconds=waited, left=left))
+    def _report_wait(self, finding: Finding, deadline: Deadline) -> float:
+        """Report what the attempt waits for: when that changes, and again after REPORT_INTERVAL.
+
+        Returns the seconds until the next report is due: the wait must end by then.
+        """
+        now, topic = self.host.clock.monotonic(), _WaitTopic.of(finding)
+        if self._reported is None:
+            self._wait_began = self._next_report = now
+        text_changed = self._reported is not None and topic.texts != self._reported.texts
+        due = min(self._next_report, self._reported_at + MIN_REPORT_PAUSE) if text_changed else self._next_report
+        if self._reported is not None and topic.state == self._reported.state and now < due:
+            return max(due - now, 0.001)
+        while self._next_report <= now:
+            self._next_report += REPORT_INTERVAL
+        self._reported, self._reported_at = topic, now
+        progress, times = finding.progress, dict[str, float]()
+        if progress.healthy_since is not None:
+            times = {"healthy": round(now - progress.healthy_since, 3), "healthy_for": round(progress.healthy_for, 3)}
+        self.events.emit(
+            StepWaiting(
+                id=self.state.id,
+                type=self.step.type_name,
+                reason=finding.reason,
+                seconds=round(now - self._wait_began, 3),
+                left=round(deadline.remaining, 3),
+                facts=progress.facts,
+                output=progress.output,
+                **times,
+            )
+        )
+        return self._next_report - now
 
     def _end_timed_out(self, last: Finding) -> Finding:
         """Stop what the attempt had started, and return the finding for its time-out."""

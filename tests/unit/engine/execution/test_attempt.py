@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +13,10 @@ from runbook.engine.execution.attempt import attempt, make_refusal
 from runbook.engine.execution.stream import EventStream
 from runbook.engine.runner import Runner
 from runbook.errors import AccessDenied, BusLost, BusTimeout, HostError, Interrupted, NoSuchUnit, UnitMasked
-from runbook.host.facts import JobVerb, Unit
+from runbook.events import Event, StepWaiting, select
+from runbook.host.facts import ActiveState, JobVerb, Unit
 from runbook.host.interface import Host, HostView
+from runbook.host.queries import Answer, CommandResult
 from runbook.model import Finding, Verdict, to_do
 from runbook.spec.state import RunState, StepState
 from runbook.spec.step import Runbook, Step
@@ -151,6 +155,75 @@ def test_a_refusal_has_the_verdict_of_its_error_and_the_hint_in_its_reason() -> 
     ]
     refused = make_refusal(stop, AccessDenied("no permission", hint="run it as root", dbus_error="org.x.Denied"))
     assert (refused.reason, refused.evidence) == ("no permission; run it as root", {"dbus-error": "org.x.Denied"})
+
+
+def waits_of(events: list[Event]) -> list[StepWaiting]:
+    return list(select(events, StepWaiting))
+
+
+def test_a_window_without_probes_reports_how_far_it_has_come() -> None:
+    machine = FakeMachine(units={"gw.service": unit()}, processes={100: process(100)})
+    listen(machine, 100, "0.0.0.0:80")
+    _, events = run(machine, step("wait-ready", **{"healthy-for": "40s"}))
+    waits = waits_of(events)
+    assert [(one.seconds, one.healthy, one.left) for one in waits] == [(0, 0, 120), (15, 15, 105), (30, 30, 90)]
+    assert [one.reason for one in waits][1:] == ["healthy for 15.0s of 40s", "healthy for 30.0s of 40s"]
+    assert (waits[0].healthy_for, waits[0].facts) == (40, ["port 80 is held only by PID 100"])
+
+
+def test_a_window_with_probes_reports_for_how_long_the_unit_is_healthy_and_each_answer() -> None:
+    machine = FakeMachine(units={"gw.service": unit()}, processes={100: process(100)}, slow=0.1)
+    listen(machine, 100, "0.0.0.0:80")
+    machine.answers = {"tcp 127.0.0.1:80": [Answer(True, "connected in 4ms"), Answer(True, "connected in 11ms")]}
+    _, events = run(machine, step("wait-ready", **{"healthy-for": "40s"}, probes=[{"tcp": {"port": 80}}]))
+    waits = waits_of(events)
+    assert [(one.facts[-1], one.healthy) for one in waits[:2]] == [
+        ("tcp 127.0.0.1:80: no answer yet", None),
+        ("tcp 127.0.0.1:80: connected in 4ms", 0),
+    ]
+    assert [one.seconds for one in waits[2:]] == pytest.approx([15, 30], abs=0.6)
+    assert {one.reason.partition(" for ")[0] for one in waits[1:]} == {"healthy"}
+    assert [one.healthy for one in waits[2:]] == pytest.approx([15, 30], abs=0.6)
+
+
+def test_a_new_invocation_begins_the_reported_time_anew() -> None:
+    machine = FakeMachine(units={"gw.service": unit()}, processes={100: process(100)})
+    listen(machine, 100, "0.0.0.0:80")
+    machine.later = [(1005.0, lambda m: m.units.update({"gw.service": unit(invocation_id="b" * 32)}))]
+    _, events = run(machine, step("wait-ready", **{"healthy-for": "9s", "max-restarts": 1}))
+    assert [(one.seconds, one.healthy) for one in waits_of(events)] == [(0, 0), (5, 0)]
+
+
+def test_a_text_that_changes_all_the_time_is_reported_every_two_seconds() -> None:
+    starting = unit(active_state=ActiveState.ACTIVATING, sub_state="start")
+    machine = FakeMachine(units={"gw.service": starting}, processes={100: process(100)})
+
+    def loads(percent: int) -> Callable[[FakeMachine], None]:
+        return lambda m: m.units.update({"gw.service": replace(starting, status_text=f"loaded {percent} %")})
+
+    machine.later = [(1000 + percent / 10, loads(percent)) for percent in range(1, 100)]
+    _, events = run(machine, step("wait-ready", timeout="60s"))
+    waits = waits_of(events)
+    assert [one.seconds for one in waits] == pytest.approx([0, 2, 4, 6, 8, 10, 15, 30, 45])
+    assert waits[1].reason.endswith("reports `loaded 20 %`")
+
+
+def test_a_pause_between_two_attempts_is_reported_from_time_to_time() -> None:
+    machine = FakeMachine(units={"gw.service": unit()}, processes={100: process(100)})
+    machine.on_command = lambda m, command: CommandResult("exit-code", 1)
+    _, events = run(machine, step("run", run="fetch", retries="1", delay="40s"))
+    assert [(one.reason, one.seconds, one.left) for one in waits_of(events)] == [
+        ("a pause before the next attempt", 15, 25),
+        ("a pause before the next attempt", 30, 10),
+    ]
+
+
+@pytest.mark.parametrize(("secret", "output"), [("false", "/out/run.log"), ("true", "")])
+def test_a_wait_for_a_command_names_the_file_of_its_output(secret: str, output: str) -> None:
+    machine = FakeMachine(units={"gw.service": unit()})
+    machine.on_command = lambda m, command: None
+    _, events = run(machine, step("run", run="sleep 100", timeout="5s", secret=secret))
+    assert [one.output for one in waits_of(events)] == [output]
 
 
 def test_a_wait_is_reported_again_when_the_verdict_changes_or_after_a_while() -> None:
