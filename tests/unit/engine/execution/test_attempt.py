@@ -17,7 +17,7 @@ from runbook.events import Event, StepWaiting, select
 from runbook.host.facts import ActiveState, JobVerb, Unit
 from runbook.host.interface import Host, HostView
 from runbook.host.queries import Answer, CommandResult
-from runbook.model import Finding, Verdict, to_do
+from runbook.model import Finding, Port, Verdict, to_do
 from runbook.spec.state import RunState, StepState
 from runbook.spec.step import Runbook, Step
 from tests.unit.fake_machine import FakeMachine, listen, process, unit
@@ -174,7 +174,11 @@ def test_a_window_without_probes_reports_how_far_it_has_come() -> None:
 def test_a_window_with_probes_reports_for_how_long_the_unit_is_healthy_and_each_answer() -> None:
     machine = FakeMachine(units={"gw.service": unit()}, processes={100: process(100)}, slow=0.1)
     listen(machine, 100, "0.0.0.0:80")
-    machine.answers = {"tcp 127.0.0.1:80": [Answer(True, "connected in 4ms"), Answer(True, "connected in 11ms")]}
+    machine.answers = {
+        "tcp 127.0.0.1:80": [
+            Answer(True, f"connected in {ms}ms", reached_port=Port(80, address="127.0.0.1")) for ms in (4, 11)
+        ]
+    }
     _, events = run(machine, step("wait-ready", **{"healthy-for": "40s"}, probes=[{"tcp": {"port": 80}}]))
     waits = waits_of(events)
     assert [(one.facts[-1], one.healthy) for one in waits[:2]] == [
