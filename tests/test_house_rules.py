@@ -22,7 +22,7 @@ ONLY_IMPORTERS = {
     "gi": {"host/systemd/bus.py", "host/loop.py"},
     "jinja2": {"template/"},
     "pydbus": {"host/systemd/bus.py"},
-    "rich": {"report/layout.py"},
+    "rich": {"report/terminal.py"},
     "tenacity": {"engine/execution/retry.py"},
     "typer": {"cli/"},
     "websockets": {"host/runners/websocket.py"},

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import os
+import signal
 import sys
 import traceback
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict
 from itertools import pairwise
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TextIO, cast
 
 import typer
 
@@ -26,29 +27,35 @@ if TYPE_CHECKING:
 STATUS_BEFORE_RUN = {errors.EXIT_INVALID: "invalid", errors.EXIT_NOT_BEGUN: "not-begun", errors.EXIT_LOCKED: "locked"}
 """The status of a run that could not begin, by its exit status."""
 
+INTERRUPTED = (128 + signal.SIGINT, 128 + signal.SIGTERM)  # exit statuses
+INTERRUPTED_DRAIN = 0.3  # seconds for the last output of a run that was interrupted, which must end within a second
+
 
 def run_with_report(output: Output, act: Callable[[Callable[[Event], None]], int], *, plan: bool = False) -> None:
     """Run `act` with a report, and exit with the status that it returns.
 
     In JSON, an error that ends `act` becomes the last event, so that the last line always has a status.
     """
+    code = errors.EXIT_FAILED
     with contextlib.ExitStack() as screen_end:
-        report = _make_report(output, screen_end)
+        report = _make_report(output, screen_end, lambda: INTERRUPTED_DRAIN if code in INTERRUPTED else None)
         try:
             code = act(report)
         except errors.RunbookError as error:
             code = error.exit_status
             if output is Output.JSON:
                 report(_make_last_event(error, plan=plan))
+            screen_end.close()  # Standard error may be the same terminal.
             # In every output mode, standard error gets the errors in a file.
             if output is not Output.JSON or isinstance(error, errors.DocumentError):
                 print_error(error)
         except Exception as error:
             # A bug of this program. Readers of the report still get a last event.
-            print_message(_mask_secrets(traceback.format_exc()))
+            trace = _mask_secrets(traceback.format_exc())
             failure = errors.RunbookError(_mask_secrets(f"internal error: {type(error).__name__}: {error}"))
             report(_make_last_event(failure, plan=plan))
-            code = errors.EXIT_FAILED
+            screen_end.close()
+            print_message(trace)
     raise typer.Exit(code)
 
 
@@ -66,12 +73,60 @@ def _mask_secrets(text: str) -> str:
     return str(SecretMask(tuple(_secrets)).mask(text))
 
 
-def _make_report(output: Output, screen_end: contextlib.ExitStack) -> Callable[[Event], None]:
+def _make_report(
+    output: Output, screen_end: contextlib.ExitStack, find_limit: Callable[[], float | None]
+) -> Callable[[Event], None]:
+    """Return a report. Neither a terminal that is stopped nor a reader that does not read holds up what it reports.
+
+    `screen_end` waits until all is written, for as many seconds as `find_limit` returns, or else as long as it takes.
+    """
     if output is Output.JSON:
-        return make_json_lines()
+        from runbook.report.json_lines import JsonLines  # noqa: PLC0415
+
+        return JsonLines(_open_stream(screen_end, find_limit))
     from runbook.report.text import TextReport  # noqa: PLC0415
 
-    return TextReport(make_layout(output, screen_end))
+    if not _has_live_view(output):
+        from runbook.report.layout import Layout, PlainScreen  # noqa: PLC0415
+
+        return TextReport(Layout(PlainScreen(_open_stream(screen_end, find_limit))))
+    from runbook.model import SystemClock  # noqa: PLC0415
+    from runbook.report.live import LiveReport  # noqa: PLC0415
+
+    layout = _make_live_layout(screen_end, find_limit)
+    return LiveReport(TextReport(layout), layout, SystemClock(), _read_output)
+
+
+def _open_stream(screen_end: contextlib.ExitStack, find_limit: Callable[[], float | None]) -> TextIO:
+    """Return standard output, written to in a thread; or standard output itself, if a caller collects it."""
+    from runbook.util.background_writer import BackgroundStream  # noqa: PLC0415
+
+    try:
+        stream = BackgroundStream(sys.stdout)
+    except OSError:
+        return sys.stdout
+    screen_end.callback(lambda: stream.finish(find_limit()))
+    return cast(TextIO, stream)
+
+
+def _has_live_view(output: Output) -> bool:
+    return output is Output.AUTO and sys.stdout.isatty() and os.environ.get("TERM", "dumb") != "dumb"
+
+
+def _make_live_layout(screen_end: contextlib.ExitStack, find_limit: Callable[[], float | None]) -> Layout:
+    from runbook.report.layout import Layout  # noqa: PLC0415
+    from runbook.report.terminal import LiveScreen  # noqa: PLC0415
+
+    screen = LiveScreen(sys.stdout)
+    screen_end.callback(lambda: screen.finish(find_limit()))
+    return Layout(screen)
+
+
+def _read_output(path: str, most: int) -> list[str]:
+    """Return the last lines of a command's output, with the secrets in them masked."""
+    from runbook.records.outputs import read_last_lines  # noqa: PLC0415
+
+    return read_last_lines(path, most, _mask_secrets if _secrets else None)
 
 
 def _make_last_event(error: errors.RunbookError, *, plan: bool) -> Event:
@@ -93,15 +148,17 @@ def make_json_lines() -> JsonLines:
     return JsonLines(sys.stdout)
 
 
-def make_layout(output: Output, screen_end: contextlib.ExitStack) -> Layout:
-    """Return the layout for text on standard output. Its live line ends with `screen_end`."""
-    from runbook.report.layout import Layout, PlainScreen, TerminalScreen  # noqa: PLC0415
+def make_layout(output: Output, screen_end: contextlib.ExitStack, *, live: bool = False) -> Layout:
+    """Return the layout for text on standard output; with `live`, for a live view, which ends with `screen_end`."""
+    from runbook.report.layout import Layout, PlainScreen  # noqa: PLC0415
 
-    terminal = sys.stdout.isatty() and os.environ.get("TERM", "dumb") != "dumb"
-    screen = TerminalScreen(sys.stdout) if terminal and output is Output.AUTO else PlainScreen(sys.stdout)
-    layout = Layout(screen)
-    screen_end.callback(layout.idle)
-    return layout
+    if not _has_live_view(output):
+        return Layout(PlainScreen(sys.stdout))
+    if live:
+        return _make_live_layout(screen_end, lambda: None)
+    from runbook.report.terminal import TerminalScreen  # noqa: PLC0415
+
+    return Layout(TerminalScreen(sys.stdout))
 
 
 def print_error(error: errors.RunbookError) -> None:

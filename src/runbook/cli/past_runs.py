@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import signal
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -16,8 +17,10 @@ from runbook.cli.output import make_json_lines, make_layout, print_message, prin
 from runbook.util.wording import describe_error
 
 if TYPE_CHECKING:
+    from runbook.events import Event
     from runbook.records.history import RunRecord
     from runbook.report.layout import Layout
+    from runbook.report.story import StoryReport
 
 MAX_ROWS = 20  # runs that are listed without `--all`
 
@@ -76,7 +79,7 @@ def show(
 def _print_run(record: RunRecord, follow: bool, output: Output) -> None:
     with contextlib.ExitStack() as screen_end:
         if output is not Output.JSON:
-            _show_story(record, make_layout(output, screen_end), follow=follow)
+            _show_story(record, make_layout(output, screen_end, live=follow), follow=follow)
             return
     lines = make_json_lines()
     for event in record.follow(time.sleep) if follow else record.read():
@@ -90,11 +93,19 @@ def _show_story(record: RunRecord, layout: Layout, *, follow: bool = False) -> N
 
     story, summary = StoryReport(layout), record.summary_event()
     story.begin(summary)
+    report = _follow_live(story, layout) if follow else story
     for event in record.follow(time.sleep) if follow else record.read():
-        story(event)
+        report(event)
         if layout.is_reader_gone:
             return
     story.end(record.reload().summary_event() if follow or record.is_running else summary)
+
+
+def _follow_live(story: StoryReport, layout: Layout) -> Callable[[Event], None]:
+    from runbook.model import SystemClock  # noqa: PLC0415
+    from runbook.report.live import LiveReport  # noqa: PLC0415
+
+    return LiveReport(story, layout, SystemClock())
 
 
 def _write_page(record: RunRecord, file: Path) -> None:

@@ -9,13 +9,15 @@ import contextlib
 import os
 import re
 import stat
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
 from runbook.events import Event, EventName, StepFinished, StepRetrying
 
 CHUNK = 1024 * 1024  # bytes that are read at a time
+TAIL = 4096  # bytes at the end of an output that are read while its command runs
+_TERMINAL_CODE = re.compile(r"\x1b(\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(\x07|\x1b\\))")  # of colours, titles and others
 OUTPUT_FILES = re.compile(r"\.log(\.\d+)?$")  # the names of output files: of the last attempt, and of earlier ones
 
 INPUT_FILES = re.compile(r"\.log\.(start|script)$")
@@ -53,6 +55,29 @@ class OutputMasker:
         for path in list_output_files(self.folder):
             if path.name.startswith(prefix):
                 _mask(path, self.secrets)
+
+
+def read_last_lines(path: str, most: int, mask: Callable[[str], str] | None = None) -> list[str]:
+    """Return the last lines that a command has written so far, without empty ones; none if they cannot be read.
+
+    Only the last TAIL bytes are read. `mask` masks the secrets in them; then a line that is not complete, in which half
+    a secret could not be recognised, is left out.
+    """
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError:
+        return []
+    with contextlib.ExitStack() as undo:
+        undo.callback(os.close, fd)
+        at = max(0, os.fstat(fd).st_size - TAIL)
+        text = os.pread(fd, TAIL, at).decode(errors="replace")
+    if mask is not None:
+        text = mask(text)
+        text = text[: text.rfind("\n") + 1]
+    lines = text.split("\n")[1 if at else 0 :]
+    # A progress bar overwrites its line. What is before the last carriage return is not on the screen any more.
+    shown = (_TERMINAL_CODE.sub("", line.rstrip("\r").rpartition("\r")[2]).rstrip() for line in lines)
+    return [line for line in shown if line][-most:]
 
 
 def list_output_files(folder: Path) -> list[Path]:

@@ -1,25 +1,23 @@
-"""The layout of text: mark, name, text and time in columns, at most 80 characters wide."""
+"""The layout of text: mark, name, text and time in columns, as wide as the terminal, or else 80 columns."""
 
 from __future__ import annotations
 
-import textwrap
-import time
-from collections.abc import Callable, Iterable
-from functools import partial
-from typing import TYPE_CHECKING, TextIO
+import os
+from collections.abc import Callable, Iterable, Sequence
+from typing import TextIO
 
 from runbook.util.stdio import escape_controls, split_lines
+from runbook.util.text_width import break_lines, crop, measure, pad
 
-if TYPE_CHECKING:
-    from rich.console import Console
-    from rich.status import Status
-
-WIDTH = 80
+WIDTH = 80  # of all text that does not go to a terminal
+MIN_WIDTH, MAX_WIDTH = 40, 120  # on a terminal. Wider lines are hard to read
+NARROW = 72  # below this width there is no column for names: a text begins on the line after its name
 MARK = 6
 NAME = 21
 MIN_TEXT = 20  # the least width of a text, however long the name before it is
 
 MARKS = {  # the colour of each mark
+    "..": "bold",
     "ok": "green",
     "fix": "yellow",
     "--": "red",
@@ -32,25 +30,28 @@ MARKS = {  # the colour of each mark
 
 Piece = tuple[str, str]  # A text and its style in the notation of rich; an empty style is plain
 
-_wrap = partial(textwrap.wrap, break_on_hyphens=False)
+Block = Callable[[int, int], Sequence[Sequence[Piece]]]
+"""Returns the lines of the live view, as they are at this moment, for so many columns and at most so many lines."""
 
 
 class Screen:
-    """The destination of lines. It has no live line, unless a derived class shows one."""
+    """The destination of lines. It has no live view, unless a derived class shows one."""
+
+    @property
+    def width(self) -> int:
+        """The number of columns for texts."""
+        return WIDTH
 
     def line(self, pieces: Iterable[Piece]) -> None:
         """Show one line."""
         raise NotImplementedError
 
     def log(self, pieces: Iterable[Piece]) -> None:
-        """Show a line that is only needed without a live line."""
+        """Show a line that is only needed without a live view."""
         self.line(pieces)
 
-    def status(self, text: str) -> None:
-        """Show the current step on the live line, until the next status replaces it."""
-
-    def close(self) -> None:
-        """Remove the live line."""
+    def show(self, block: Block | None) -> None:
+        """Show this live view below the lines, in place of the one before."""
 
 
 class PlainScreen(Screen):
@@ -59,56 +60,36 @@ class PlainScreen(Screen):
     def __init__(self, out: TextIO) -> None:
         self._out = out
 
+    @property
+    def width(self) -> int:
+        return find_width(self._out)
+
     def line(self, pieces: Iterable[Piece]) -> None:
         print("".join(text for text, _ in pieces).rstrip(), file=self._out, flush=True)
 
 
-class TerminalScreen(Screen):
-    """A terminal: colours, unless NO_COLOR is set, and a live line for the current step."""
+class Collector(Screen):
+    """Collects lines of a given width."""
 
-    def __init__(self, out: TextIO) -> None:
-        from rich.console import Console  # noqa: PLC0415 - other screens do not need it
+    def __init__(self, width: int) -> None:
+        self.lines: list[list[Piece]] = []
+        self._width = width
 
-        class ForgivingConsole(Console):
-            """Raises BrokenPipeError if the terminal is gone; rich would exit the program."""
-
-            def on_broken_pipe(self) -> None:
-                raise BrokenPipeError
-
-        self._console: Console = ForgivingConsole(file=out, highlight=False, soft_wrap=True)
-        self._status: Status | None = None
-        self._since = 0.0
+    @property
+    def width(self) -> int:
+        return self._width
 
     def line(self, pieces: Iterable[Piece]) -> None:
-        from rich.text import Text  # noqa: PLC0415
+        self.lines.append(list(pieces))
 
-        self._console.print(Text.assemble(*(piece for piece in pieces if piece[0])))
 
-    def log(self, pieces: Iterable[Piece]) -> None:
-        """Ignore it: the live line shows it."""
-
-    def status(self, text: str) -> None:
-        from rich.text import Text  # noqa: PLC0415
-
-        if self._status is None:
-            self._since = time.monotonic()
-            self._status = self._console.status("")
-            self._status.start()
-        since = self._since
-
-        class Ticking:
-            """Counts the seconds in every frame, so that a long wait does not look like a hang."""
-
-            def __rich__(self) -> Text:
-                waited = f"{time.monotonic() - since:.0f}s"
-                return Text(f"{text[: WIDTH - len(waited) - 6]}  {waited}", style="dim")
-
-        self._status.update(Ticking())
-
-    def close(self) -> None:
-        if self._status is not None:
-            self._status.stop()
-            self._status = None
+def find_width(out: TextIO) -> int:
+    """Return the number of columns for texts: those of a terminal, within limits; elsewhere always the same."""
+    try:
+        columns = os.get_terminal_size(out.fileno()).columns if out.isatty() else 0
+    except (OSError, ValueError):
+        columns = 0
+    return max(MIN_WIDTH, min(columns, MAX_WIDTH)) if columns else WIDTH  # The size of a serial line is 0.
 
 
 class Layout:
@@ -132,54 +113,58 @@ class Layout:
         """Show one line."""
         self._show(self._screen.line, [(_one_line(text), style) for text, style in pieces])
 
-    def status(self, text: str) -> None:
-        """Show the current step on the live line, if the screen has one."""
-        self._show(self._screen.status, _one_line(text))
+    def show(self, block: Block | None) -> None:
+        """Show this live view below the lines, if the screen has one; None shows none."""
+        self._show(self._screen.show, block)
 
-    def idle(self) -> None:
-        """Remove the live line."""
-        self._show(self._screen.close)
+    @property
+    def width(self) -> int:
+        """The number of columns."""
+        return self._screen.width
 
     def heading(self, left: str, right: str) -> None:
         """Show a title, and a small text at the right edge."""
-        left, right = _one_line(left), _one_line(right)
-        room = WIDTH - len(right) - 2
-        title = left if len(left) <= room else left[: room - 3] + "..."
-        self.line((title, "bold"), (right.rjust(WIDTH - len(title)), "dim"))
+        left, right, width = _one_line(left), _one_line(right), self.width
+        room = width - len(right) - 2
+        if width < NARROW and measure(left) > room:
+            self.sentence(left, style="bold")
+            left = ""
+        title = _shorten(left, room)
+        self.line((title, "bold"), (right.rjust(width - measure(title)), "dim"))
         self.line()
 
     def entry(self, mark: str, name: str, text: str, time: str = "", *, depth: int = 0) -> None:
         """Show one step: its text in a column, its time at the right edge."""
-        for pieces in _entry(mark, name, text, time, depth):
+        for pieces in _entry(mark, name, text, time, depth, self.width):
             self.line(*pieces)
 
     def log(self, mark: str, name: str, text: str, *, depth: int = 0) -> None:
         """Show an entry on a screen without a live line."""
-        for pieces in _entry(mark, name, text, "", depth):
+        for pieces in _entry(mark, name, text, "", depth, self.width):
             self._show(self._screen.log, pieces)
 
     def detail(self, text: str, *, depth: int = 0) -> None:
         """Show a text that belongs to the entry above."""
         lead = _indent(depth)
         for part in split_lines(text):
-            for piece in _wrap(escape_controls(part), WIDTH - len(lead)) or [""]:
+            for piece in break_lines(escape_controls(part), self.width - len(lead)) or [""]:
                 self.line((lead + piece, ""))
 
-    def quote(self, text: str, *, depth: int = 0) -> None:
+    def quote(self, text: str, *, depth: int = 0, max_lines: int = 3) -> None:
         """Show a line of a command or a unit."""
         lead = f"{_indent(depth)}| "
-        for line in _wrap(_one_line(text), WIDTH - len(lead), max_lines=3, placeholder=" ..."):
+        for line in break_lines(_one_line(text), self.width - len(lead), max_lines=max_lines, placeholder=" ..."):
             self.line((lead, "dim"), (line, ""))
 
     def sentence(self, text: str, *, style: str = "") -> None:
         """Show a sentence at the left edge, with its further lines indented."""
-        for line in _wrap(_one_line(text), WIDTH, subsequent_indent="  "):
+        for line in break_lines(_one_line(text), self.width, subsequent_indent="  "):
             self.line((line, style))
 
     def item(self, name: str, text: str, width: int = MARK) -> None:
         """Show a small name in a column, and a text beside it; nothing if the text is empty."""
         lead = f"  {name:<{width}}"
-        for line in _wrap(_one_line(text), WIDTH - len(lead), break_long_words=False):
+        for line in break_lines(_one_line(text), self.width - len(lead), break_long_words=self.width < NARROW):
             self.line((lead, "dim"), (line, ""))
             lead = " " * len(lead)
 
@@ -189,22 +174,31 @@ def _indent(depth: int) -> str:
     return " " * (2 + MARK + 2 * depth + 2)
 
 
-def _entry(mark: str, name: str, text: str, time: str, depth: int) -> list[list[Piece]]:
+def _entry(mark: str, name: str, text: str, time: str, depth: int, width: int) -> list[list[Piece]]:
     """Return the lines of one step."""
-    name, text = _one_line(name), _one_line(text)
     indent = "  " * depth
-    column = 2 + MARK + max(NAME, len(indent) + len(name) + 2)
-    if column > 2 + MARK + NAME and column + len(text) + len(time) + 2 > WIDTH:
+    name, text = _shorten(_one_line(name), width - 2 - MARK - len(indent) - len(time) - 1), _one_line(text)
+    marked = (f"  {mark:<{MARK}}", MARKS.get(mark, ""))
+    if width < NARROW:
+        gap = " " * max(width - 2 - MARK - len(indent) - measure(name) - len(time), 1)
+        head = [marked, (f"{indent}{name}{gap}", ""), (time, "dim")]
+        return [head, *([(_indent(depth) + line, "")] for line in break_lines(text, width - len(_indent(depth))))]
+    column = 2 + MARK + max(NAME, len(indent) + measure(name) + 2)
+    if column > 2 + MARK + NAME and column + measure(text) + len(time) + 2 > width:
         # If there is too little room beside a long name, the text begins on the next line.
-        head = [(f"  {mark:<{MARK}}", MARKS.get(mark, "")), (f"{indent}{name}", "")]
-        return [head, *_entry("", "", text, time, depth)] if text or time else [head]
-    room = max(WIDTH - column - (len(time) + 2 if time else 0), MIN_TEXT)
-    first, *rest = _wrap(text, room) or [""]
-    label = f"{indent}{name}".ljust(column - 2 - MARK)
-    gap = max(WIDTH - column - len(first) - len(time), 1) if time else 0
-    more = _wrap(" ".join(rest), max(WIDTH - column, MIN_TEXT))
-    head = [(f"  {mark:<{MARK}}", MARKS.get(mark, "")), (f"{label}{first}{' ' * gap}", ""), (time, "dim")]
+        head = [marked, (f"{indent}{name}", "")]
+        return [head, *_entry("", "", text, time, depth, width)] if text or time else [head]
+    room = max(width - column - (len(time) + 2 if time else 0), MIN_TEXT)
+    first, *rest = break_lines(text, room) or [""]
+    label = pad(f"{indent}{name}", column - 2 - MARK)
+    gap = " " * (max(width - column - measure(first) - len(time), 1) if time else 0)
+    more = break_lines(" ".join(rest), max(width - column, MIN_TEXT))
+    head = [marked, (f"{label}{first}{gap}", ""), (time, "dim")]
     return [head, *([(" " * column + line, "")] for line in more)]
+
+
+def _shorten(text: str, room: int) -> str:
+    return text if measure(text) <= room else crop(text, room - 3) + "..."
 
 
 _WHITE = str.maketrans("\t\n\x0b\x0c\r", "     ")

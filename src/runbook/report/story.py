@@ -8,7 +8,7 @@ from typing import Any
 
 from runbook.events import Event, Payload, RunFinished, RunRecorded, RunResumed, RunStarted, StepFinished, StepRerun
 from runbook.model import RecordState, RunStatus, StepStatus
-from runbook.report.layout import WIDTH, Layout
+from runbook.report.layout import Layout
 from runbook.report.text import TextReport
 from runbook.util.timespan import format_span
 
@@ -49,7 +49,6 @@ class StoryReport(TextReport):
 
     def end(self, summary: Event) -> None:
         """Show the state of the run, its files, and what to do next."""
-        self._page.idle()
         run = _read(summary)
         if state := _describe_status(run, self._last):
             self._page.line()
@@ -71,7 +70,6 @@ class StoryReport(TextReport):
                 self._booted = _number(payload.booted)
                 self._advised = ""
                 self._parents.clear()
-                self._page.idle()
                 self._page.line()
                 self._page.entry("note", "", f"resumed, {format_time(self._last)}")
             case RunFinished():
@@ -117,11 +115,11 @@ def print_history(summaries: Iterator[Event], page: Layout) -> None:
         took = format_span(float(f"{run.seconds:.3g}"))
         left = f"{summary.run}  {format_time(summary.time)}  {run.status}"
         style = _COLOURS.get(run.status, "yellow")
-        page.line((left, style), (took.rjust(max(WIDTH - len(left), len(took) + 2)), "dim"))
+        page.line((left, style), (took.rjust(max(page.width - len(left), len(took) + 2)), "dim"))
         units = ", ".join(run.units)
         about = f"{run.name}: {units}" if units and units not in run.name else run.name
         indent = " " * (len(summary.run) + 2)
-        room = WIDTH - len(indent)
+        room = page.width - len(indent)
         page.line((indent, ""), (about if len(about) <= room else f"{about[: room - 3]}...", ""))
 
 

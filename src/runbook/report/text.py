@@ -85,13 +85,8 @@ class TextReport:
         match step:
             case events.StepStarted():
                 self._names[step.id] = step.name
-                self._status(step.name, "")
-            case events.StepWaiting(reason=reason):
-                limit = f"at most {format_span(max(1, round(step.left)))} more"
-                self._status(name, f"{limit}: {reason}")
-                self._log_wait(step, name, f"{format_span(round(step.seconds))}: {reason}; {limit}")
-            case events.StepActing(reason=reason):
-                self._status(name, reason)
+            case events.StepWaiting():
+                self._log_wait(step, name)
             case events.StepRetrying(verdict=verdict):
                 again = f"{verdict}; attempt {step.attempt + 1} in {format_span(step.pause)}"
                 self._page.entry("again", name, again, depth=self._depth)
@@ -103,16 +98,16 @@ class TextReport:
                 depth = 1 if "." in step.id.removeprefix("rollback.") else 0
                 self._page.entry(mark, name, step.reason, depth=depth)
 
-    def _log_wait(self, step: events.StepWaiting, name: str, text: str) -> None:
+    def _log_wait(self, step: events.StepWaiting, name: str) -> None:
         """Show from time to time that the run is not stuck, where there is no live view.
 
         Not for each event: what is waited for may change all the time.
         """
         count = int(step.seconds // LOGGED_WAIT)
-        logged = self._logged.get(step.id, 0)
+        if count > self._logged.get(step.id, 0):
+            waited, left = format_span(round(step.seconds)), format_span(max(1, round(step.left)))
+            self._page.log("..", name, f"{waited}: {step.reason}; at most {left} more", depth=self._depth)
         self._logged[step.id] = count
-        if count > logged:
-            self._page.log("..", name, text, depth=self._depth)
 
     @property
     def _depth(self) -> int:
@@ -132,11 +127,7 @@ class TextReport:
         named = isinstance(step, events.StepFinished | events.StepPlanned) and step.name
         return str(named or self._names.get(step.id, step.type))
 
-    def _status(self, name: str, reason: str) -> None:
-        self._page.status(f"{name}  {reason}")
-
     def _finish_step(self, step: events.StepFinished, name: str) -> None:
-        self._page.idle()
         self._names[step.id] = name
         took = format_span(step.seconds) if step.seconds >= MIN_SHOWN_SECONDS else ""
         if self._parents[-1:] == [step.id]:
@@ -175,7 +166,6 @@ class TextReport:
             self._page.quote(line, depth=depth)
 
     def _show_end(self, end: events.RunFinished) -> None:
-        self._page.idle()
         if end.status != RunStatus.NOT_BEGUN:
             self._page.line()
         good = end.status in HALF_GOOD or not end.exit

@@ -6,7 +6,9 @@ import io
 
 import pytest
 
-from runbook.report.layout import WIDTH, Layout, PlainScreen, TerminalScreen
+from runbook.report.layout import WIDTH, Collector, Layout, PlainScreen
+from runbook.report.terminal import TerminalScreen
+from runbook.util.text_width import measure
 
 
 class Gone(io.StringIO):
@@ -32,15 +34,42 @@ def test_what_others_wrote_does_not_steer_the_terminal(screen: type[PlainScreen 
     assert "\n          d       e\\x7f\n" in printed.replace("d   e", "d       e")
 
 
-def test_the_status_of_a_terminal_is_plain_text() -> None:
-    seen: list[str] = []
+@pytest.mark.parametrize("width", [40, 60, 80, 120])
+def test_a_line_is_never_wider_than_the_screen(width: int) -> None:
+    screen = Collector(width)
+    page = Layout(screen)
+    for text in ("word " * 50, "x" * 300, "\N{CJK UNIFIED IDEOGRAPH-4E2D}" * 150, "e\u0301" * 200):
+        page.heading(text, "run 20261130-1249-azj")
+        for depth in (0, 1, 2):
+            page.entry("ok", text[:30], text, "1min 12s", depth=depth)
+            page.detail(text, depth=depth)
+            page.quote(text, depth=depth)
+        page.sentence(text)
+    assert max(sum(measure(text) for text, _ in line) for line in screen.lines) <= width
 
-    class Screen(PlainScreen):
-        def status(self, text: str) -> None:
-            seen.append(text)
 
-    Layout(Screen(io.StringIO())).status("run \x1b]0;evil\x07")
-    assert seen == ["run \\x1b]0;evil\\x07"]
+def test_on_a_narrow_screen_a_text_begins_below_its_name() -> None:
+    screen = Collector(40)
+    page = Layout(screen)
+    page.heading("upgrade the gateway of the agents", "run 20261130-1249-azj")
+    page.entry("ok", "restart", "new invocation, PID 137", "0.4s")
+    page.entry("ok", "stop", "gw.service is inactive", depth=1)
+    assert ["".join(text for text, _ in line).rstrip() for line in screen.lines] == [
+        "upgrade the gateway of the agents",
+        "                   run 20261130-1249-azj",
+        "",
+        "  ok    restart                     0.4s",
+        "          new invocation, PID 137",
+        "  ok      stop",
+        "            gw.service is inactive",
+    ]
+
+
+def test_wide_characters_keep_their_columns() -> None:
+    screen = Collector(80)
+    Layout(screen).entry("ok", "\u7b49\u5f85", "ready", "2s")
+    (line,) = ["".join(text for text, _ in line) for line in screen.lines]
+    assert (line.index("ready"), measure(line)) == (27, 80)
 
 
 def test_a_text_is_wrapped_in_its_column_and_a_time_is_at_the_right_edge() -> None:
@@ -55,5 +84,4 @@ def test_text_is_dropped_when_the_reader_is_gone() -> None:
     layout = Layout(PlainScreen(Gone()))
     assert not layout.is_reader_gone
     layout.sentence("one")
-    layout.status("two")
     assert layout.is_reader_gone

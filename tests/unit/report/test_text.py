@@ -16,7 +16,8 @@ from runbook.errors import Interrupted
 from runbook.events import Event, PlanFinished, StepPlanned
 from runbook.host.facts import ActiveState, JobResult
 from runbook.host.queries import Answer, Command, CommandResult
-from runbook.report.layout import WIDTH, Layout, PlainScreen, TerminalScreen
+from runbook.report.layout import WIDTH, Layout, PlainScreen
+from runbook.report.terminal import TerminalScreen
 from runbook.report.text import TextReport
 from runbook.spec.state import RunState
 from runbook.spec.step import Runbook
