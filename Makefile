@@ -35,7 +35,7 @@ CUTS_ARGS ?=
 BENCH_ARGS ?=
 
 PACKAGES := ca-certificates curl dbus debian-archive-keyring iproute2 mmdebstrap procps \
-            python3-gi python3-venv systemd systemd-container util-linux
+            python3-gi python3-venv systemd systemd-container tmux util-linux
 
 .PHONY: help setup demo check test test-unit test-bus test-machine lint acceptance attempts cuts bench shell docs docs-output clean
 

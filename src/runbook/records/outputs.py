@@ -74,9 +74,11 @@ def read_last_lines(path: str, most: int, mask: Callable[[str], str] | None = No
     if mask is not None:
         text = mask(text)
         text = text[: text.rfind("\n") + 1]
-    lines = text.split("\n")[1 if at else 0 :]
+    lines = [line.rstrip("\r") for line in text.split("\n")]
+    if at and "\r" not in lines[0]:
+        del lines[0]  # Its beginning was not read.
     # A progress bar overwrites its line. What is before the last carriage return is not on the screen any more.
-    shown = (_TERMINAL_CODE.sub("", line.rstrip("\r").rpartition("\r")[2]).rstrip() for line in lines)
+    shown = (_TERMINAL_CODE.sub("", line.rpartition("\r")[2]).rstrip() for line in lines)
     return [line for line in shown if line][-most:]
 
 

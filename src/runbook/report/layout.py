@@ -150,10 +150,12 @@ class Layout:
             for piece in break_lines(escape_controls(part), self.width - len(lead)) or [""]:
                 self.line((lead + piece, ""))
 
-    def quote(self, text: str, *, depth: int = 0, max_lines: int = 3) -> None:
-        """Show a line of a command or a unit."""
+    def quote(self, text: str, *, depth: int = 0, in_one_line: bool = False) -> None:
+        """Show a line of a command or a unit, in three lines or in one."""
         lead = f"{_indent(depth)}| "
-        for line in break_lines(_one_line(text), self.width - len(lead), max_lines=max_lines, placeholder=" ..."):
+        room = self.width - len(lead)
+        lines = break_lines(_one_line(text), room, max_lines=3, placeholder=" ...")
+        for line in [_shorten(_one_line(text), room)] if in_one_line else lines:
             self.line((lead, "dim"), (line, ""))
 
     def sentence(self, text: str, *, style: str = "") -> None:

@@ -66,7 +66,7 @@ def draw_step(
         Layout(where).detail(f"output: {step.output}", depth=depth)
         room = height - len(screen.lines) - len(where.lines)
         for line in read_output(step.output, min(room, MAX_TAIL_LINES)) if room > 0 else ():
-            page.quote(line, depth=depth, max_lines=1)
+            page.quote(line, depth=depth, in_one_line=True)
     lines = [*screen.lines, *where.lines][:height]
     return [[(text.replace(UNBROKEN, " "), style) for text, style in line] for line in lines]
 

@@ -7,7 +7,7 @@ import io
 import os
 import signal
 import threading
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple, TextIO
 
 from rich.console import Console
@@ -51,6 +51,40 @@ class TerminalScreen(Screen):
         return text.get()
 
 
+class Painter:
+    """Makes the text that changes a terminal: lines that stay, and below them a live view that is repainted in place.
+
+    The cursor stays visible, at the beginning of the line below. So the screen is clean whenever the program ends, even
+    by SIGKILL.
+    """
+
+    def __init__(self, render: Callable[[Iterable[Piece]], str]) -> None:
+        self._render = render
+        self._painted: list[list[Piece]] = []
+        self._columns = 0
+
+    def forget(self) -> None:
+        """Assume that the cursor is no longer below what was painted, which is left as it is."""
+        self._painted = []
+
+    def paint(self, lines: Sequence[str], block: list[list[Piece]], columns: int) -> str:
+        """Return what adds `lines` and shows `block` on a terminal of so many columns; empty if it does so already."""
+        resized = columns != self._columns
+        if not lines and block == self._painted and not resized:
+            return ""
+        # A terminal that became narrower has broken each line that is too long into several.
+        up = sum(max(1, -(-_measure(line) // columns)) for line in self._painted)
+        known: list[list[Piece]] = [] if lines or resized else self._painted
+        parts = [BEGIN_FRAME, f"\x1b[{up}A" if up else "", "\r", "" if known else ERASE_BELOW]
+        parts += [f"{line}\r\n" for line in lines]
+        for at, pieces in enumerate(block):
+            is_same = at < len(known) and known[at] == pieces
+            parts.append("\r\n" if is_same else f"{ERASE_LINE}{self._render(pieces)}\r\n")
+        parts += [ERASE_BELOW if len(block) < len(known) else "", END_FRAME]
+        self._painted, self._columns = block, columns
+        return "".join(parts)
+
+
 class _Update(NamedTuple):
     """What the thread that paints is handed."""
 
@@ -59,23 +93,17 @@ class _Update(NamedTuple):
 
 
 class LiveScreen(TerminalScreen):
-    """A terminal with a live view below the lines: only what changed is repainted, each time with one write.
-
-    The cursor stays visible, at the beginning of the line below. So the screen is clean whenever the program ends, even
-    by SIGKILL.
-    """
+    """A terminal with a live view below the lines. It is written to in a thread, which may block."""
 
     def __init__(self, out: TextIO) -> None:
         super().__init__(out)
         self._lines: list[str] = []
-        self._block: Block | None = None  # this and the three below are only for the thread
-        self._painted: list[list[Piece]] = []
-        self._columns = 0
-        self._is_lost = threading.Event()  # the cursor is no longer below what was painted
+        self._block: Block | None = None  # this and the painter are only for the thread
+        self._painter = Painter(self._render)
+        self._is_continued = threading.Event()  # after Ctrl-Z: the shell has written below
         self._undo = contextlib.ExitStack()
         if threading.current_thread() is threading.main_thread():
-            # After Ctrl-Z the shell has written below.
-            former = signal.signal(signal.SIGCONT, lambda *_: self._is_lost.set())
+            former = signal.signal(signal.SIGCONT, lambda *_: self._is_continued.set())
             self._undo.callback(signal.signal, signal.SIGCONT, signal.SIG_DFL if former is None else former)
         self._writer = BackgroundWriter[_Update](out.fileno(), self._make_frame, REPAINT_INTERVAL)
 
@@ -95,32 +123,17 @@ class LiveScreen(TerminalScreen):
         self._undo.close()
 
     def _make_frame(self, updates: list[_Update]) -> bytes:
-        """Return what changes the screen into what it should show; nothing if it does so already."""
         lines = [line for update in updates for line in update.lines]
         self._block = updates[-1].block if updates else self._block
-        size = self._find_size()
-        is_below = self._is_in_foreground()
-        if self._is_lost.is_set() or not is_below:
-            self._is_lost.clear()
-            self._painted = []
-        block = self._compose(size) if is_below else []
-        if not lines and block == self._painted and size.columns == self._columns:
-            return b""
-        # A terminal that became narrower has broken each line that is too long into several.
-        up = sum(max(1, -(-_measure(line) // size.columns)) for line in self._painted)
-        repaints_all = bool(lines) or size.columns != self._columns
-        known: list[list[Piece]] = [] if repaints_all else self._painted
-        parts = [BEGIN_FRAME, f"\x1b[{up}A" if up else "", "\r", ERASE_BELOW if repaints_all else ""]
-        parts += [f"{line}\r\n" for line in lines]
-        for at, pieces in enumerate(block):
-            is_same = at < len(known) and known[at] == pieces
-            parts.append("\r\n" if is_same else f"{ERASE_LINE}{self._render(pieces)}\r\n")
-        parts += [ERASE_BELOW if len(block) < len(known) else "", END_FRAME]
-        self._painted, self._columns = block, size.columns
-        return encode("".join(parts), self._out)
+        may_paint, size = self._is_in_foreground(), self._find_size()
+        if self._is_continued.is_set() or not may_paint:
+            self._is_continued.clear()
+            self._painter.forget()
+        block = self._draw_block(size) if may_paint else []
+        return encode(self._painter.paint(lines, block, size.columns), self._out)
 
-    def _compose(self, size: os.terminal_size) -> list[list[Piece]]:
-        """Return the lines of the live view. None of them is wider than the terminal, and the line below has room."""
+    def _draw_block(self, size: os.terminal_size) -> list[list[Piece]]:
+        """Return the lines of the live view. None is wider than the terminal, and the cursor has a line below them."""
         if self._block is None:
             return []
         most = max(size.lines - 1, 1)

@@ -8,7 +8,7 @@ import pytest
 
 from runbook.events import Event
 from runbook.records import outputs
-from runbook.records.outputs import OutputMasker
+from runbook.records.outputs import OutputMasker, read_last_lines
 from runbook.util.secrets import SecretMask
 from tests.unit.recorded import acting, ended, finished
 
@@ -83,3 +83,31 @@ def test_what_a_command_was_given_and_a_power_cut_left_goes_at_the_end(
     assert sorted(path.name for path in tmp_path.iterdir()) == names
     mask(tmp_path, *secrets)(Event(0, "", event))
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a.log", "a.log.result", "a.log.unit"]
+
+
+@pytest.mark.parametrize(
+    ("written", "shown"),
+    [
+        (b"one\n\ntwo\n three", ["one", "two", " three"]),
+        (b"".join(b"%d\n" % number for number in range(5000)), ["4997", "4998", "4999"]),
+        (b"  1 %\r 50 %\r100 %\r\ndone\n", ["100 %", "done"]),
+        (b"\x1b[1;31mred\x1b[0m \x1b]0;title\x07and\n", ["red and"]),
+        (b"50 %\r" * 2000, ["50 %"]),
+        (b"x" * 5000, []),
+        (b"\xff\n", ["\N{REPLACEMENT CHARACTER}"]),
+        (b"", []),
+    ],
+)
+def test_the_last_lines_of_a_command_that_runs(tmp_path: Path, written: bytes, shown: list[str]) -> None:
+    (tmp_path / "update.log").write_bytes(written)
+    assert read_last_lines(str(tmp_path / "update.log"), 3) == shown
+
+
+def test_secrets_in_the_last_lines_are_masked_and_half_a_line_is_left_out(tmp_path: Path) -> None:
+    (tmp_path / "update.log").write_text("token geheim\nagain geh")
+    assert read_last_lines(str(tmp_path / "update.log"), 3, SecretMask(("geheim",)).mask) == ["token ***"]
+
+
+def test_no_line_is_read_through_a_link_or_of_nothing(tmp_path: Path) -> None:
+    (tmp_path / "link").symlink_to("/etc/passwd")
+    assert read_last_lines(str(tmp_path / "link"), 3) == read_last_lines(str(tmp_path / "none"), 3) == []

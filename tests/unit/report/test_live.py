@@ -104,9 +104,10 @@ def test_it_fits_into_the_width(width: int) -> None:
     run(waiting(reason=HELD, facts=FACTS, output=f"{folder}/remediate.check.wait-ready.log"), 72.0)
     lines = run.screen.lines(width)
     assert max(map(measure, lines)) <= width
-    assert "".join(" ".join(lines).split()).startswith("..waituntilthegateway")
-    for text in (HELD, *FACTS, "1min 12s", "1min 41s left", folder):
-        assert "".join(text.split()) in "".join("".join(lines).split())
+    assert "".join(" ".join(lines).split()).startswith("..waituntilthegat")
+    shown = "".join(" ".join(lines).replace("1min 12s", "", 1).split())
+    for text in (HELD, *FACTS, "1min 41s left", folder):
+        assert "".join(text.split()) in shown
     assert sum(line.strip().startswith("| ") for line in lines) == 2
 
 
@@ -117,8 +118,8 @@ def test_it_fits_into_the_width(width: int) -> None:
             40,
             [
                 "  ..      wait-ready                  5s",
-                "            healthy 6s of 40s, 1min 41s",
-                "            left",
+                "            healthy 6s of 40s,",
+                "            1min 41s left",
                 "            port 18789 is held only by",
                 "            PID 137",
                 "            http://127.0.0.1:18789/healt",
@@ -128,8 +129,8 @@ def test_it_fits_into_the_width(width: int) -> None:
         (
             60,
             [
-                "  ..      wait-ready         healthy 6s of 40s, 1min      5s",
-                "                             41s left",
+                "  ..      wait-ready                                      5s",
+                "            healthy 6s of 40s, 1min 41s left",
                 "            port 18789 is held only by PID 137",
                 "            http://127.0.0.1:18789/health: 200",
             ],
@@ -188,13 +189,14 @@ def test_a_pause_counts_down() -> None:
     run.begin()
     run(StepRetrying(**WAIT, attempt=1, pause=30.0, verdict="probe-failed", reason="x"), 1.0)
     run.clock.time += 9
-    assert run.screen.lines() == ["  ..      wait-ready         attempt 2 follows; 21s left                      10s"]
+    assert run.screen.lines() == ["  ..      wait-ready         attempt 2 follows; 21s left                     10s"]
 
 
 def test_the_step_that_holds_others_is_shown_between_them_and_nothing_at_the_end() -> None:
     run = Run()
     run.begin()
-    run(StepFinished(**WAIT, status="ok", verdict=None, reason="", attempts=1, seconds=0.0, evidence={}))
+    ended: dict[str, Any] = {**WAIT, "status": "ok", "verdict": None, "reason": "", "attempts": 1, "seconds": 0.0}
+    run(StepFinished(**ended, evidence={}))
     assert run.screen.lines() == ["  ..    remediate"]
     run(Notice(text="x"))
     assert run.screen.lines() == ["  ..    remediate"]
