@@ -17,6 +17,7 @@ from runbook.report.layout import Collector, Layout, Piece
 from runbook.util.timespan import format_span
 
 MAX_TAIL_LINES = 4  # last lines of a command that are shown
+TIME_COLUMNS = 8  # for the time of a step: "12min 5s"
 UNBROKEN = "\N{NO-BREAK SPACE}"  # stands for a space at which no line ends
 
 ReadOutput = Callable[[str, int], Sequence[str]]  # returns the last lines of a file, at most so many
@@ -47,7 +48,7 @@ class LiveStep:
             text = f"healthy {format_span(math.floor(healthy))} of {format_span(self.healthy_for)}"
         if self.left is None:
             return text
-        left = f"{format_span(math.floor(max(0.0, min(self.left, self.left - passed))))} left"
+        left = f"{format_span(math.ceil(max(0.0, min(self.left, self.left - passed))))} left"
         return f"{text}{'; ' if self.healthy is None else ', '}{left.replace(' ', UNBROKEN)}"
 
 
@@ -57,8 +58,9 @@ def draw_step(
     """Return the lines that show a step at this moment, at most `height`. The last lines of output yield first."""
     screen = Collector(width)
     page, depth = Layout(screen), len(re.findall(r"\.(?:check|fix)\.", step.id))
-    age = math.floor(now - step.began)
-    page.entry("..", step.name, step.describe(now), format_span(age) if age > 0 else "", depth=depth)
+    # The width of the time stays, so that its text is not broken into other lines when it has one more digit.
+    age = format_span(math.floor(now - step.began)).rjust(TIME_COLUMNS)
+    page.entry("..", step.name, step.describe(now), age, depth=depth)
     for fact in step.facts:
         page.detail(fact, depth=depth)
     where = Collector(width)

@@ -21,6 +21,7 @@ from runbook.events import (
 from runbook.report.layout import Block, Layout, Piece, Screen
 from runbook.report.live import LiveReport
 from runbook.util.text_width import measure
+from tests.docs import blocks_of_test
 from tests.unit.fake_machine import FakeClock
 
 WAIT = {"id": "remediate.check.wait-ready", "type": "wait-ready"}
@@ -156,7 +157,7 @@ def test_a_command_shows_its_last_lines_and_where_its_output_is() -> None:
     run = Run(output=[f"line {number}" for number in range(9)])
     run(StepStarted(id="update", type="update", name="update"))
     run(StepActing(id="update", type="update", reason="run `npm install`", evidence={}))
-    assert run.screen.lines() == ["  ..    update               run `npm install`"]
+    assert run.screen.lines() == ["  ..    update               run `npm install`                                0s"]
     wait = StepWaiting(
         id="update", type="update", reason="waiting for `npm install`", seconds=0.0, left=600.0, output="/r/update.log"
     )
@@ -197,9 +198,9 @@ def test_the_step_that_holds_others_is_shown_between_them_and_nothing_at_the_end
     run.begin()
     ended: dict[str, Any] = {**WAIT, "status": "ok", "verdict": None, "reason": "", "attempts": 1, "seconds": 0.0}
     run(StepFinished(**ended, evidence={}))
-    assert run.screen.lines() == ["  ..    remediate"]
+    assert run.screen.lines() == ["  ..    remediate                                                             0s"]
     run(Notice(text="x"))
-    assert run.screen.lines() == ["  ..    remediate"]
+    assert run.screen.lines() == ["  ..    remediate                                                             0s"]
     run(RunFinished(status="interrupted", exit=130, reason="x"))
     assert run.screen.block is None
     assert len(run.reported) == 5
@@ -220,7 +221,15 @@ def test_an_event_of_another_version_changes_nothing() -> None:
     run.begin()
     run.report(Event(run.clock.now(), "run-1", "step-waiting", {"id": "remediate.check.wait-ready"}))
     run.report(Event(run.clock.now(), "run-1", "unheard-of", {}))
-    assert run.screen.lines() == ["  ..      wait-ready"]
+    assert run.screen.lines() == ["  ..      wait-ready                                                          0s"]
+
+
+def test_the_page_shows_the_live_view() -> None:
+    (page,) = blocks_of_test("test_the_page_shows_the_live_view")
+    run = Run()
+    run.begin()
+    run(waiting(**HEALTHY, left=100.5, facts=FACTS), 19.0)
+    assert run.screen.lines() == page.splitlines()[-3:]
 
 
 def styles(lines: Sequence[Sequence[Piece]]) -> set[str]:

@@ -127,7 +127,7 @@ def test_numbers_move_below_the_lines_that_stay(opens: Opens) -> None:
     terminal.send(BEGUN, ended("restart"), STARTED, healthy(3.0, facts=["port 80 is held only by PID 137"]))
     for seconds in (4, 5):
         screen = terminal.await_line(f"healthy {seconds}s of 40s")
-        wait = f"  ..    wait-ready           healthy {seconds}s of 40s, 1min {43 - seconds}s left"
+        wait = f"  ..    wait-ready           healthy {seconds}s of 40s, 1min {44 - seconds}s left"
         assert [line for line in screen if line] == [
             "before",
             f"upgrade the gateway{'run run-1':>61}",
