@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from runbook.engine.changed_services import judge_ended_step
 from runbook.engine.closed_sockets import find_closed_sockets, list_open_sockets
-from runbook.engine.execution.attempt import REPORT_INTERVAL, TRACE, attempt, make_internal_failure
+from runbook.engine.execution.attempt import TRACE, attempt, make_internal_failure
 from runbook.engine.execution.outcome import EXIT_STATUSES, Outcome
 from runbook.engine.execution.replay import CHANGED_SERVICES, ResumeState
 from runbook.engine.execution.retry import run_with_retries
@@ -30,12 +30,10 @@ from runbook.events import (
     RunStarted,
     StepFinished,
     StepKept,
-    StepRetrying,
     StepStarted,
-    StepWaiting,
 )
 from runbook.host.interface import SHARED_READ_AGE, Host, Waiter
-from runbook.model import Deadline, RunStatus, StepStatus, Wake
+from runbook.model import Deadline, RunStatus, StepStatus
 from runbook.records.store import boot_id, boot_time
 from runbook.spec.state import RunState
 from runbook.spec.step import DOWNGRADE, Runbook, Step
@@ -66,7 +64,6 @@ class Runner:
     _started_at: float = 0.0
     _current: str = ""  # the id of the step that is carried out
     _open_sockets: frozenset[str] = frozenset()  # the socket units of its services that were up before
-    _retried: tuple[str, str] = ("", "")  # the id and the type of the step that is to be attempted again
     _last_state: dict[str, Any] = field(default_factory=dict)  # the state of the run, as it was recorded last
 
     @cached_property
@@ -329,7 +326,7 @@ class Runner:
         units = [self._preflight.canonical_names.get(one, one) for one in step.units()]
         self.events.emit(StepStarted(id=name, type=step.type_name, name=step.title, units=units))
         up = self._list_services(step)
-        outcome, tries = run_with_retries(step, lambda: self._run_once(step), self._sleep, self._report_retry)
+        outcome, tries = run_with_retries(step, lambda: self._run_once(step), self.waiter, self.events)
         try:
             for text in describe_stopped_services(self.host, step, self._preflight.canonical_names.values(), up):
                 self.events.emit(Notice(text=text))
@@ -386,18 +383,3 @@ class Runner:
             # An earlier attempt made the change, and failed before it found that.
             return replace(outcome, status=StepStatus.CHANGED)
         return outcome
-
-    def _sleep(self, seconds: float) -> None:
-        deadline = Deadline.after(self.host.clock, seconds)
-        while not deadline.expired:
-            self.waiter.wait(Wake(within=min(deadline.remaining, REPORT_INTERVAL)), deadline)
-            if not deadline.expired:
-                (id_, type_), left = self._retried, round(deadline.remaining, 3)
-                why, waited = "a pause before the next attempt", round(seconds - left, 3)
-                self.events.emit(StepWaiting(id=id_, type=type_, reason=why, seconds=waited, left=left))
-
-    def _report_retry(self, number: int, outcome: Outcome, pause: float) -> None:
-        id_, type_, verdict, reason = outcome.id, outcome.type_name, str(outcome.verdict), outcome.reason
-        self._retried = id_, type_
-        retrying = StepRetrying(id=id_, type=type_, attempt=number, pause=pause, verdict=verdict, reason=reason)
-        self.events.emit(retrying)

@@ -1,11 +1,16 @@
-"""Retries with growing pauses: tenacity, with the clock and the sleep of the engine."""
+"""Retries with growing pauses: tenacity, with the clock and the waiter of the engine."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+from runbook.engine.execution.attempt import REPORT_INTERVAL
 from runbook.engine.execution.outcome import Outcome
+from runbook.engine.execution.stream import EventStream
+from runbook.events import StepRetrying, StepWaiting
+from runbook.host.interface import Waiter
+from runbook.model import Deadline, Wake
 from runbook.spec.step import Step
 
 if TYPE_CHECKING:
@@ -13,15 +18,12 @@ if TYPE_CHECKING:
 
 
 def run_with_retries(
-    step: Step[Any],
-    attempt: Callable[[], Outcome],
-    sleep: Callable[[float], None],
-    on_retry: Callable[[int, Outcome, float], None],
+    step: Step[Any], attempt: Callable[[], Outcome], waiter: Waiter, events: EventStream
 ) -> tuple[Outcome, int]:
     """Return the outcome of the last attempt, and the number of attempts.
 
     A step is attempted until it does not fail or its `retries` are used up. One that is `still_starting` has not
-    failed. `on_retry` gets each failed attempt before the next one: its number, its outcome, the pause in seconds.
+    failed. Each failed attempt is reported before the pause that follows it, and the pause from time to time.
     """
     if not step.retries:
         return attempt(), 1
@@ -35,14 +37,28 @@ def run_with_retries(
 
     def before_sleep(state: tenacity.RetryCallState) -> None:
         assert state.next_action is not None
-        on_retry(state.attempt_number, result(state), state.next_action.sleep)
+        failed, number, seconds = result(state), state.attempt_number, state.next_action.sleep
+        id_, type_, verdict, reason = failed.id, failed.type_name, str(failed.verdict), failed.reason
+        retrying = StepRetrying(id=id_, type=type_, attempt=number, pause=seconds, verdict=verdict, reason=reason)
+        events.emit(retrying)
 
-    retrying = tenacity.Retrying(
-        sleep=sleep,
+    attempts = tenacity.Retrying(
+        sleep=lambda seconds: _pause(step, waiter, events, seconds),
         stop=tenacity.stop_after_attempt(step.retries + 1),
         wait=tenacity.wait_exponential(multiplier=step.delay, exp_base=step.backoff, max=step.max_delay),
         retry=tenacity.retry_if_result(lambda outcome: outcome.failed),
         before_sleep=before_sleep,
         retry_error_callback=result,
     )
-    return retrying(attempt), retrying.statistics["attempt_number"]
+    return attempts(attempt), attempts.statistics["attempt_number"]
+
+
+def _pause(step: Step[Any], waiter: Waiter, events: EventStream, seconds: float) -> None:
+    """Pause before the next attempt, and report that from time to time."""
+    deadline = Deadline.after(events.clock, seconds)
+    while not deadline.expired:
+        waiter.wait(Wake(within=min(deadline.remaining, REPORT_INTERVAL)), deadline)
+        if not deadline.expired:
+            why, left = "a pause before the next attempt", round(deadline.remaining, 3)
+            waited, id_, type_ = round(seconds - left, 3), step.step_id, step.type_name
+            events.emit(StepWaiting(id=id_, type=type_, reason=why, seconds=waited, left=left))

@@ -6,6 +6,8 @@ import pytest
 
 from runbook.engine.execution.outcome import Outcome
 from runbook.engine.execution.retry import run_with_retries
+from runbook.engine.execution.stream import EventStream
+from runbook.events import Event
 from runbook.host.facts import ActiveState
 from runbook.host.queries import CommandResult
 from runbook.model import StepStatus
@@ -45,8 +47,7 @@ def test_what_an_earlier_try_did_is_a_change() -> None:
 
 def test_a_step_that_is_still_starting_is_not_attempted_again() -> None:
     left = Outcome("x", "wait-ready", StepStatus.FAILED, None, "not ready", still_starting=True)
-    pauses: list[float] = []
-    outcome, attempts = run_with_retries(
-        step("wait-ready", retries="3"), lambda: left, pauses.append, lambda *_: pauses.append(0)
-    )
-    assert (outcome, attempts, pauses) == (left, 1, [])
+    machine, seen = FakeMachine(), list[Event]()
+    events = EventStream("run-1", machine.clock, (seen.append,))
+    assert run_with_retries(step("wait-ready", retries="3"), lambda: left, machine, events) == (left, 1)
+    assert (seen, machine.waits) == ([], [])
