@@ -16,9 +16,9 @@ from dataclasses import dataclass, field
 
 from runbook.doctor.ports import LOG_SOURCE, FoundPort, find_ports
 from runbook.host.facts import UP, Unit
-from runbook.host.holders import Holder, Listener, Role, parse_address
+from runbook.host.holders import Holder, Role, address_of, parse_address
 from runbook.host.interface import HostView
-from runbook.model import Port
+from runbook.model import Port, Verdict
 
 CLIENT_PORTS = (Port(68, "udp"), Port(546, "udp"))  # of DHCP: a client binds them
 MAX_PORTS = 32  # that are demanded: each takes a look at its holders, again and again
@@ -32,9 +32,9 @@ class DemandedPorts:
     ports: list[Port] = field(default_factory=list)
     notices: list[str] = field(default_factory=list)
 
-    def skip(self, found: FoundPort, why: str) -> None:
+    def skip(self, port: Port, why: str) -> None:
         """Leave out a port, for a reason that is reported."""
-        self.notices.append(f"port {found.port} is not proved: {why}; --port {found.port} would prove it")
+        self.notices.append(f"port {port} is not proved: {why}; --port {port} demands it")
 
 
 def find_demanded_ports(
@@ -55,7 +55,7 @@ def find_demanded_ports(
     if len(demanded.ports) > MAX_PORTS:
         count, demanded.ports = len(demanded.ports), demanded.ports[:MAX_PORTS]
         demanded.notices.append(f"{unit.name} has {count} ports, of which the first {MAX_PORTS} are proved")
-    if unit.is_service and not unit.is_umbrella and not demanded.ports and not demanded.notices:
+    if unit.is_service and not demanded.ports and not demanded.notices:
         demanded.notices.append(_describe_none(unit))
     return demanded
 
@@ -64,19 +64,23 @@ def _demand_owned(view: HostView, demanded: DemandedPorts, found: FoundPort) -> 
     """Demand a port on which the unit listens now, or skip it with a reason. False if it does not listen on it."""
     unit, ownership = demanded.unit, view.judge_port(demanded.unit, found.port)
     own = [one for one in ownership.holders if not one.is_foreign]
+    if ownership.verdict is Verdict.OWNER_UNKNOWN and found.listening:
+        addresses = filter(None, (address_of(socket, found.port.number) for socket in found.listening))
+        demanded.ports += _name_addresses(found.port, addresses)
+        return True  # The run reports it, and may be allowed to read more than this look.
     if not own:
         return False
     killed = [one for one in own if one.role is not Role.CURRENT or _is_killed(unit, one)]
     if found.is_kernels_choice:
-        demanded.skip(found, "the kernel may have chosen its number (ip_local_port_range), and chooses another one")
+        demanded.skip(found.port, "its number is one that the kernel chooses (ip_local_port_range)")
     elif found.port in CLIENT_PORTS:
-        demanded.skip(found, "it is a client's")
+        demanded.skip(found.port, "it is a client's")
     elif not killed:
-        demanded.skip(found, f"a restart leaves {own[0].process} running (KillMode={unit.kill_mode})")
+        demanded.skip(found.port, f"a restart leaves {own[0].process} running (KillMode={unit.kill_mode})")
     elif any(one.role is Role.OTHER_UNIT for one in ownership.holders):
-        demanded.skip(found, ownership.reason.removeprefix(f"port {found.port} "))
+        demanded.skip(found.port, ownership.reason.removeprefix(f"port {found.port} "))
     else:
-        demanded.ports += _name_addresses(found.port, (socket for one in killed for socket in one.sockets))
+        demanded.ports += _name_addresses(found.port, (socket.address for one in killed for socket in one.sockets))
     return True
 
 
@@ -95,15 +99,16 @@ def _demand_missing(demanded: DemandedPorts, found: FoundPort, *, others: bool) 
         sources = " and ".join(found.sources)
         demanded.notices.append(f"{unit.name} does not listen on port {found.port} now; it must ({sources})")
     elif not others:
-        demanded.skip(found, f"{unit.name} does not listen on it now, and only {found.sources[0]} names it")
+        named_by = "" if found.listening else f", and only {found.sources[0]} names it"
+        demanded.skip(found.port, f"{unit.name} does not listen on it now{named_by}")
 
 
-def _name_addresses(port: Port, sockets: Iterable[Listener]) -> Iterator[Port]:
-    """Yield a port with each address of its sockets; of a wildcard, none that it contains.
+def _name_addresses(port: Port, addresses: Iterable[str]) -> Iterator[Port]:
+    """Yield a port with each address of its sockets; none that a wildcard among them contains.
 
     A link-local address is only valid on an interface, which a port has no place for.
     """
-    found = sorted({parse_address(one.address) for one in sockets}, key=lambda one: (one.version, one))
+    found = sorted(set(map(parse_address, addresses)), key=lambda one: (one.version, one))
     wild = {one.version for one in found if one.is_unspecified}
     named = [one for one in found if one.is_unspecified or not (wild & {one.version, 6} or one.is_link_local)]
     yield from (Port(port.number, port.protocol, str(one)) for one in named)
@@ -112,6 +117,8 @@ def _name_addresses(port: Port, sockets: Iterable[Listener]) -> Iterator[Port]:
 
 
 def _describe_none(unit: Unit) -> str:
+    if unit.is_umbrella:
+        return f"{unit.name} runs no server (Type=oneshot), so no port is proved"
     if unit.is_running:
         return f"{unit.name} listens on no port, so only its health is proved"
     return f"{unit.name} is {unit.describe()}, and no port of it is known, so none is proved; --port PORT names one"

@@ -75,10 +75,11 @@ def describe_running(view: HostView, book: Runbook, outcomes: Iterable[Outcome])
     installed = f"; {version} is installed" if version and not serves else ""
     try:
         seen = ((port, view.judge_port(unit, port, max_age=SHARED_READ_AGE)) for port in book.port)
-        ports = ", ".join(str(port) for port, ownership in seen if ownership.is_owned)
+        owned = [str(port) for port, ownership in seen if ownership.is_owned]
+        ports = f", port{'s' if len(owned) > 1 else ''} {', '.join(owned)}" if owned else ""
     except HostError:
         ports = ""
-    return f"{unit.name} {runs}{pid}" + (f", port {ports}" if ports else "") + installed
+    return f"{unit.name} {runs}{pid}{ports}{installed}"
 
 
 def _find_installed(outcomes: list[Outcome]) -> tuple[int, str]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
@@ -72,7 +72,7 @@ class VerifyPortOwner(Step[VerifyPortOwnerState]):
             if state.unread.update(unread, view.clock.monotonic()):
                 return not_yet(failed[1], failed[2], Wake(pending=True, within=REREAD_INTERVAL), **facts)
             return fails(failed[1], failed[2], **facts)
-        owned = "; ".join(reason for _, _, reason in found)
+        owned = "; ".join(_join_ports(self.port, [reason for _, _, reason in found]))
         if ending := next(filter(None, (describe_stop_job(owner) for owner, _, _ in found)), ""):
             return fails(Verdict.UNIT_CHANGED, f"{ending}; {owned}", **facts)
         return holds(Verdict.OWNED, owned, **facts)
@@ -95,6 +95,18 @@ class VerifyPortOwner(Step[VerifyPortOwnerState]):
                 return Verdict.OWNER_MISMATCH, why
         who = f"{unit.name}: " if unit.name != self.unit else ""
         return ownership.verdict, f"{who}{ownership.reason}"
+
+
+def _join_ports(ports: Sequence[Port], reasons: Sequence[str]) -> Iterator[str]:
+    """Yield the reasons; those that are the same but for the port, once: "ports 80 and 443 are held only by …"."""
+    alike: dict[str, list[str]] = {}
+    for port, reason in zip(ports, reasons, strict=True):
+        of_port = f"port {port} is "
+        alike.setdefault(reason.removeprefix(of_port), []).extend([str(port)] if reason.startswith(of_port) else [])
+    for reason, numbers in alike.items():
+        *most, last = numbers or [""]
+        one = f"port {last} is {reason}" if last else reason
+        yield f"ports {', '.join(most)} and {last} are {reason}" if most else one
 
 
 def _judge_kernel(ownership: PortOwnership) -> tuple[Verdict, str]:
