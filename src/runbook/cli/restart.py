@@ -21,7 +21,7 @@ from runbook.cli.options import (
     program_version,
 )
 from runbook.cli.output import print_message, print_result, run_with_report, wrap
-from runbook.cli.runs import open_view, plan_run, start_run
+from runbook.cli.runs import launch_run, open_view, plan_run
 
 if TYPE_CHECKING:
     from runbook.document.restart import RestartOptions, RestartRunbook
@@ -84,9 +84,10 @@ def restart(
             version=program_version(),
             lock_wait=seconds,
             command=RESTART,
+            has_file=False,
             fix_command=find_fix_command(written.book),
         )
-        return start_run(written.book, request, report)
+        return launch_run(written.book, request, report)
 
     run_with_report(output, plan if dry_run else run, plan=dry_run)
 
@@ -118,7 +119,7 @@ def _write_runbook(options: RestartOptions) -> RestartRunbook:
     try:
         with open_view(scope) as view:
             written = write_restart(view, options, partial(list_listened_ports, scope))
-            check_units_exist(view, written.book)
+            check_units_exist(view, written.book, None)
     except errors.HostError as error:
         raise errors.NotBegun(error.message, hint=error.hint) from error
     return written

@@ -164,10 +164,10 @@ def _apply(
     if only_remediations:
         request = replace(request, command="remediate", notices=(*request.notices, ONLY_REMEDIATIONS))
     # If a child runs it, standard input has been read already.
-    return start_run(book, request, report, book.text if file == "-" else None)
+    return launch_run(book, request, report, book.text if file == "-" else None)
 
 
-def start_run(book: Runbook, request: RunRequest, report: Report, text: str | None = None) -> int:
+def launch_run(book: Runbook, request: RunRequest, report: Report, text: str | None = None) -> int:
     """Carry out a runbook, and return the exit status. `text` is its text, if it was read from standard input."""
     from runbook.engine import launch  # noqa: PLC0415
 

@@ -78,7 +78,7 @@ def _demand_owned(view: HostView, demanded: DemandedPorts, found: FoundPort) -> 
     elif not killed:
         demanded.skip(found.port, f"a restart leaves {own[0].process} running (KillMode={unit.kill_mode})")
     elif any(one.role is Role.OTHER_UNIT for one in ownership.holders):
-        demanded.skip(found.port, ownership.reason.removeprefix(f"port {found.port} "))
+        demanded.skip(found.port, f"it {ownership.reason.removeprefix(f'port {found.port} ')}")
     else:
         demanded.ports += _name_addresses(found.port, (socket.address for one in killed for socket in one.sockets))
     return True

@@ -48,7 +48,8 @@ class RunRequest:
     notices: tuple[str, ...] = ()  # sentences to report when the run begins
     version: str = ""  # the version of this program, for the record
     lock_wait: float = 0.0  # how long to wait for a lock, in seconds
-    command: str = "apply"  # `apply`, `remediate`, or `restart`, which has no file: the runbook's path is the command
+    command: str = "apply"  # the command of the program: `apply`, `remediate`, or one without a file
+    has_file: bool = True  # False if the runbook was written by this program: then its path is the command line
     fix_command: str = ""  # the command that does the same and fixes what it finds, if the run does not
 
     @property
@@ -166,7 +167,7 @@ def _make_header(book: Runbook, request: RunRequest, name: str, now: float) -> R
     withheld += [key for key in book.secrets if key in request.env]
     return RunHeader(
         id=name,
-        file=book.path if book.path == "-" or request.command == "restart" else str(Path(book.path).absolute()),
+        file=book.path if book.path == "-" or not request.has_file else str(Path(book.path).absolute()),
         cwd=str(book.folder),
         scope=request.scope,
         user=request.user,

@@ -155,3 +155,18 @@ def test_commands_of_a_file_in_a_sticky_folder_start_in_the_root(tmp_path: Path)
 @pytest.mark.parametrize(("name", "folder"), [("-", "/"), ("/up.yaml", "/"), ("/srv/up.yaml", "/srv")])
 def test_otherwise_there_is_nothing_to_report(name: str, folder: str) -> None:
     assert arguments.find_notices("system", parse(TEXT, name, folder=Path(folder))) == ()
+
+
+def test_the_fix_of_a_restart_is_the_same_command_with_an_option() -> None:
+    book = parse("unit: gw\nsteps: [restart, wait-ready]\n", "restart --port '[::1]:80' gw.service")
+    assert arguments.find_fix_command(book) == "runbook restart --fix --port '[::1]:80' gw.service"
+    assert arguments.find_fix_command(book.model_copy(update={"path": "restart --fix gw.service"})) == ""
+    assert arguments.find_fix_command(parse("unit: gw\nsteps: [restart]\n", "restart gw.service")) == ""
+
+
+def test_a_restart_is_resumed_as_it_was_recorded() -> None:
+    folder = store.create_folder(0.0)
+    command = replace(header(folder.id), file="restart gw.service", command="restart", cwd="/")
+    folder.write_header(command, "unit: gw\nsteps: [restart]\n")
+    book = arguments.load_runbook_of_run(history.find_run(folder.id), {}, as_recorded=False)
+    assert (book.path, book.unit) == ("restart gw.service", "gw.service")

@@ -283,3 +283,16 @@ def test_the_ports_that_a_unit_must_own() -> None:
 def test_a_port_that_another_unit_may_own(field: str) -> None:
     book = document.parse(f"unit: gw\nsteps:\n  - verify-port-owner: {{port: 4369, {field}}}\n  - restart\n")
     assert launch.find_owned_ports(book)["gw.service"] == ()
+
+
+def test_a_runbook_without_a_file_is_recorded_under_its_command() -> None:
+    written = document.parse("unit: gw\nsteps: [restart]\n", "restart gw.service", folder=Path("/"))
+    request = launch.RunRequest("system", command="restart", has_file=False)
+    host = machine()
+    launch.start_run(written, request, host, host, ())
+    [found] = history.list_runs()
+    assert (found.header.file, found.header.command, found.title) == (
+        "restart gw.service",
+        "restart",
+        "restart gw.service",
+    )

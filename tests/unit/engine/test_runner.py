@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import signal
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from runbook.engine.execution.stream import EventStream
+from runbook.engine.runner import Runner
 from runbook.errors import Interrupted
 from runbook.host.facts import ActiveState
 from runbook.host.queries import Answer, CommandResult
+from runbook.spec.state import RunState
+from runbook.spec.step import Runbook
 from tests.unit.fake_machine import FakeMachine, listen, process, unit
-from tests.unit.runs import finished, run, step
+from tests.unit.runs import finished, incident, run, step
 
 
 @pytest.mark.parametrize(("on_failure", "written"), [("abort", []), ("continue", ["restart gw.service"])])
@@ -97,3 +102,11 @@ def test_an_interruption_after_the_end_of_a_step_does_not_lose_its_end(monkeypat
     end, events = run(machine, step("verify-port-owner"))
     assert end.status == "interrupted"
     assert finished(events) == [("verify-port-owner", "failed", "not-listening")]
+
+
+def test_a_failed_run_names_the_command_that_fixes_it() -> None:
+    machine, steps = incident(), (step("restart"), step("wait-ready"))
+    book = Runbook.model_validate({"unit": "gw.service", "port": "80", "steps": steps, "path": "restart gw.service"})
+    events = EventStream("run-1", machine.clock, ())
+    end = Runner(book, machine, machine, events, RunState("run-1", Path("/")), fix_command="runbook fix gw").run()
+    assert end.hint == "runbook fix gw stops gw.service, kills PID 74 on port 80, and starts it again"
