@@ -91,9 +91,10 @@ def _is_killed(unit: Unit, holder: Holder) -> bool:
 def _demand_missing(demanded: DemandedPorts, found: FoundPort, *, others: bool) -> None:
     """Demand a port that the unit does not have now, if it is certain that it should. It has `others`."""
     unit = demanded.unit
-    is_confirmed = found.is_certain and (len(found.sources) > 1 or not (found.listening or found.sources == (LOG_SOURCE,)))
-    if others and unit.active_state in UP:
-        is_confirmed = is_confirmed and LOG_SOURCE in found.sources  # Not a socket unit that is down, and is not needed.
+    only_logged = found.sources == (LOG_SOURCE,)
+    is_confirmed = found.is_certain and (len(found.sources) > 1 or not (found.listening or only_logged))
+    if others and unit.active_state in UP and LOG_SOURCE not in found.sources:
+        is_confirmed = False  # A socket unit that is down is not needed.
     if is_confirmed:
         demanded.ports.append(found.port)
         sources = " and ".join(found.sources)

@@ -17,17 +17,11 @@ def test_the_commands_are_listed_in_their_order() -> None:
     result = CliRunner().invoke(cli.app, ["--help"])
     listed = [line.split()[0] for line in result.stdout.partition("Commands:")[2].splitlines() if line.strip()]
     assert listed == [
-<<<<<<< HEAD
         "doctor",
         "apply",
         "check",
         "remediate",
-=======
-        "apply",
-        "check",
-        "remediate",
         "restart",
->>>>>>> 64161ca (The tests and the page of runbook restart)
         "validate",
         "resume",
         "history",
