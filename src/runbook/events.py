@@ -229,6 +229,7 @@ class RunFinished(Payload, event=EventName.RUN_FINISHED):
     reason: str
     step: str = optional("")  # the step at which it ended, if it did not end well
     verdict: str = optional("")
+    cause: str = optional("")  # after a rollback: the reason of the step that had failed
     after: Mapping[str, str] | None = optional(None)  # `step` and `verdict` of the failure that was rolled back
     back: str = optional("")  # the state of each update after a rollback
     now: str = optional("")  # the state of the units and their ports

@@ -19,6 +19,7 @@ from runbook.host.interface import Host, HostView
 from runbook.host.ownership.describe import describe_processes, describe_untracked
 from runbook.model import Finding, Verdict, Wake, fails, holds, not_yet, to_do
 from runbook.util.timespan import format_span
+from runbook.util.wording import join_plain
 
 MAX_WATCHED = 100  # processes whose exit is awaited at once: each takes a file descriptor, and the usual limit is 1024
 
@@ -195,7 +196,8 @@ class Termination:
         last = "KILL" if any(target.signum is Signals.SIGKILL for target in targets) else self.options.signal_name
         parts = [f"{_describe(targets)} exited on {last}"] if targets else []
         parts += [f"all processes of {self.unit.name} got KILL at once"] if is_cgroup_killed else []
-        reason = f"{', and '.join(parts)}; {', '.join(map(str, self.options.ports))} is free"
+        free = f"{join_plain(self.options.ports)} {'is' if len(self.options.ports) == 1 else 'are'} free"
+        reason = f"{', and '.join(parts)}; {free}"
         return holds(Verdict.KILLED, reason, killed=[target.holder.evidence() for target in targets], **self._facts)
 
     def _describe_uses(self, ownership: PortOwnership) -> str:

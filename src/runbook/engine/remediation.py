@@ -107,7 +107,8 @@ class Remediation:
         if failure.still_starting:
             return self._end_still_starting(failure)
         if _is_change_by_another(failure):
-            return self._end_failed(f"no fix was begun, for something else acts on the unit: {failure.reason}")
+            who = "" if failure.verdict is Verdict.UNIT_MASKED else ", because another requester acts on the unit"
+            return self._end_failed(f"no fix was begun{who}: {failure.reason}")
         units = tuple(dict.fromkeys(name for fix in self.remedy.fixes for name in fix.units()))
         try:
             self._reload_changed_files(units)
@@ -208,7 +209,7 @@ def find_certain_refusal(runner: StepRunner, fixes: Sequence[Step[Any]]) -> str:
 
 
 def _is_change_by_another(outcome: Outcome) -> bool:
-    """True if another requester acts on the unit: its change is not overridden."""
+    """True if another requester acts on the unit, or has masked it: its change is not overridden."""
     return outcome.verdict in (Verdict.UNIT_CHANGED, Verdict.JOB_CANCELED, Verdict.UNIT_MASKED)
 
 

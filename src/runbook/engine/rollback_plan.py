@@ -12,7 +12,7 @@ from runbook.engine.execution.replay import BY_OPERATOR, ROLLBACK_PREFIX
 from runbook.engine.rollback_units import find_acted_steps, find_named_units, find_started_units
 from runbook.engine.rollback_versions import find_named_updates, map_previous_versions, rewrite_step
 from runbook.events import Event, RollbackStarted, RunStarted, StepActing, StepFinished, select
-from runbook.model import StepStatus
+from runbook.model import StepStatus, Verdict
 from runbook.spec.step import ReplacesVersion, RollbackRole, Runbook, Step
 
 TRIGGER_TYPES = (".socket", ".timer", ".path")  # the names of units that start a service end with one of these
@@ -201,7 +201,8 @@ def _describe_update(id_: str, facts: Mapping[str, Any], undo: Outcome | None) -
     if undo is None:
         return f"{id_} was not taken back to {before}"
     if undo.status in (StepStatus.OK, StepStatus.CHANGED):
-        return f"{id_} is back at {before}"
+        # The update may have failed before it changed anything.
+        return f"{id_} is {'still' if undo.verdict is Verdict.UP_TO_DATE else 'back'} at {before}"
     if undo.evidence.get(BY_OPERATOR):
         return f"{id_} was taken back to {before}, according to the operator"
     if version := undo.evidence.get("version"):

@@ -187,12 +187,12 @@ class Runner:
         at = rollback.failed_step or broken_always
         first = {"step": broken.id, "verdict": str(broken.verdict or "")}
         if at is None:
-            end = replace(self._end(RunStatus.ROLLED_BACK, reason), step=first["step"], verdict=first["verdict"])
+            end = self._end_failed(RunStatus.ROLLED_BACK, broken, reason)
         else:
             status = RunStatus.STILL_STARTING if at.still_starting else RunStatus.FAILED
             end = self._end_failed(status, at, reason, rollback.steps)
             end = replace(end, after=first if at.id != broken.id else None, hint=rollback.hint or end.hint)
-        return replace(end, back=rollback.updates_now, now=self._describe_left(*rollback.steps))
+        return replace(end, cause=broken.reason, back=rollback.updates_now, now=self._describe_left(*rollback.steps))
 
     @property
     def _is_acting(self) -> bool:
@@ -230,7 +230,7 @@ class Runner:
             step=outcome.id,
             verdict=str(outcome.verdict or ""),
             now=self._describe_left(*([step] if step is not None else [])),
-            hint=self._advise(outcome, step, run),
+            hint=self._advise(outcome, step, run, rolled_back=status is RunStatus.ROLLED_BACK),
             log=str(log) if log and log.is_file() and log.stat().st_size else "",
         )
 
@@ -239,9 +239,11 @@ class Runner:
         """What to do about an error of this program."""
         return f"this is an error of runbook itself: report it with the output of runbook show {self.state.id}"
 
-    def _advise(self, outcome: Outcome, step: Step[Any] | None, run: str) -> str:
+    def _advise(self, outcome: Outcome, step: Step[Any] | None, run: str, *, rolled_back: bool) -> str:
         if TRACE in outcome.evidence:
             return self._report_hint
+        if rolled_back:
+            return f"runbook show {self.state.id} has the evidence; correct the cause, then run this again"
         advice = describe_fix(outcome, self.fix_command, self.runbook) if self.fix_command else ""
         advice = advice or self._describe(lambda: find_advice(self.host, outcome, step, self.runbook, run))
         return advice or self._describe_start()

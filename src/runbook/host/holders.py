@@ -14,6 +14,7 @@ from runbook.model import Port, ProcessId, Verdict
 
 MAX_EVIDENCE = 1000  # holders, and sockets, that the evidence lists; the others are counted
 MAX_COMMAND_LISTED = 4096  # characters of a command line in the evidence
+NO_UNIT = "no unit"  # where a process is that belongs to no service, session, scope or slice
 NEEDS_ROOT = "run it as root, which can read every process"  # the end of a reason for `owner-unknown`
 DELETED = " (deleted)"  # the suffix of /proc/PID/exe for a program that an upgrade has removed or replaced
 

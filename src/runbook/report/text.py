@@ -176,7 +176,8 @@ class TextReport:
         elif end.exit and end.step:
             text = self._describe_failure(end)  # The reason is in the lines of the step.
         self._page.sentence(text, style=style)
-        for name, item in (("back", end.back), ("now", end.now), ("next", end.hint), ("log", end.log)):
+        items = {"cause": end.cause, "back": end.back, "now": end.now, "next": end.hint, "log": end.log}
+        for name, item in items.items():
             self._page.item(name, item)
 
     def _describe_failure(self, end: events.RunFinished) -> str:

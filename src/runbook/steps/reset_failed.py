@@ -62,4 +62,5 @@ class ResetFailed(Step[ResetFailedState]):
 
 def _describe_cleared(restarts: int) -> str:
     """Return what is cleared; NRestarts only if there is any."""
-    return f"{restarts} restart{'' if restarts == 1 else 's'} and the start limit" if restarts else "the start limit"
+    counter = "the start-limit counter"
+    return f"{restarts} restart{'' if restarts == 1 else 's'} and {counter}" if restarts else counter

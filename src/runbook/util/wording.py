@@ -18,6 +18,12 @@ def suggest(word: str, words: Iterable[str], prefix: str = "") -> str:
     return f"; did you mean `{prefix}{close[0]}`?" if close else ""
 
 
+def join_plain(words: Iterable[object]) -> str:
+    """Return several things for a sentence: "80, 81 and 82"."""
+    *most, last = map(str, words)
+    return f"{', '.join(most)} and {last}" if most else last
+
+
 def join_words(words: Iterable[str]) -> str:
     """Return several words for a sentence: "`a`, `b` and `c`"."""
     *most, last = [f"`{word}`" for word in words] or ["nothing"]

@@ -47,7 +47,7 @@ CASES = (
         "has the current INVOCATION_ID of heir.service, but left its cgroup",
         "refused-to-kill",
     ),
-    PortCase("died", "9210", "orphan-holds-port", "in no unit of user root", "orphan-holds-port", "kill PID"),
+    PortCase("died", "9210", "orphan-holds-port", "of user root, in no unit", "orphan-holds-port", "kill PID"),
     # KillMode=process: leftovers that listen from before the restart, or only after it.
     leftover("late", 9211),
     leftover("lateparent", 9212),

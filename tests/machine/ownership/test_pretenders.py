@@ -30,8 +30,8 @@ CASES = (
     ),
     PortCase("thief", "9404", "other-unit-holds-port", r"in victim\.service$", "refused-to-kill", "is a live service"),
     # Names with characters that end a line for Python, but not for the kernel.
-    PortCase("idle", "9405", "orphan-holds-port", "in no unit of user root", "orphan-holds-port", "kill PID"),
-    PortCase("idle", "9406", "orphan-holds-port", "in no unit of user root", "orphan-holds-port", "kill PID"),
+    PortCase("idle", "9405", "orphan-holds-port", "of user root, in no unit", "orphan-holds-port", "kill PID"),
+    PortCase("idle", "9406", "orphan-holds-port", "of user root, in no unit", "orphan-holds-port", "kill PID"),
     # As with cron: a stop would stop cron, but not this process.
     PortCase(
         "idle",

@@ -38,7 +38,7 @@ TERMINALS = "it keeps people's connections or terminals.*kill it by hand if it i
 
 CASES = (
     orphan(9101, r"run-\S+\.scope of user root"),
-    orphan(9102, "no unit of user root"),
+    orphan(9102, "of user root, in no unit"),
     orphan(9103, rf"session-\S+\.scope of user {USER}"),
     orphan(9104, rf"run-\S+\.scope of user {USER}"),
     # A terminal multiplexer, ssh -R, and a program in the multiplexer.

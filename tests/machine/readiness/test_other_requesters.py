@@ -82,7 +82,7 @@ def test_a_stop_is_not_undone(machine: Machine, service: StartService) -> None:
     # If the check comes during the stop, it reports the stop as in progress.
     expected = f"^{REQUESTER} (stopped web.service while it was watched$|is stopping web.service, which)"
     assert re.search(expected, run.step(CHECKS)["reason"]), run.last
-    assert run.last["reason"].startswith("remediate: no fix was begun, for something else acts on the unit")
+    assert run.last["reason"].startswith("remediate: no fix was begun, because another requester acts on the unit")
     assert machine.show("web.service", "ActiveState")["ActiveState"] == "inactive"
 
 

@@ -193,7 +193,23 @@ def test_a_stop_by_another_requester_is_not_undone() -> None:
     end, events = run(machine, remediate(step("wait-ready"), fix=(step("reset-failed"), step("start"))))
     assert (end.status, end.exit, machine.written) == ("failed", 1, [])
     assert finished(events)[0] == ("remediate.check.wait-ready", "failed", "unit-changed")
-    assert "no fix was begun, for something else acts on the unit: something else stopped gw.service" in end.reason
+    assert (
+        "no fix was begun, because another requester acts on the unit: something else stopped gw.service" in end.reason
+    )
+
+
+def test_a_masked_unit_is_not_called_one_on_which_another_acts() -> None:
+    facts: dict[str, Any] = {
+        "load_state": LoadState.MASKED,
+        "active_state": ActiveState.INACTIVE,
+        "sub_state": "dead",
+        "main_pid": 0,
+    }
+    machine = FakeMachine(units={"gw.service": unit(**facts)})
+    end, _ = run(machine, remediate(step("wait-ready"), fix=(step("start"),)))
+    assert (end.verdict, machine.written) == ("not-fixed", [])
+    assert end.reason.startswith("remediate: no fix was begun: gw.service is masked")
+    assert "systemctl unmask gw.service" in end.hint
 
 
 def test_a_fix_whose_job_was_replaced_starts_nothing_again() -> None:

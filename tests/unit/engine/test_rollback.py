@@ -89,8 +89,13 @@ def undone(events: list[Event]) -> list[tuple[str, str, str]]:
 def test_updates_are_taken_back_the_last_first_and_the_checks_of_the_runbook_prove_it() -> None:
     made = Installed("one", "two")
     steps = [*_book("one", "two"), step("restart"), step("verify-port-owner")]
-    status, exit_status, reason, events = carry_out(made, *steps)
-    assert (status, exit_status) == ("rolled-back", 4)
+    end, events = run(made.machine, *steps, rollback="auto")
+    reason = end.reason
+    assert (str(end.status), end.exit) == ("rolled-back", 4)
+    assert end.cause
+    assert reason.startswith(f"{end.step}: {end.cause}; rolled back: ")
+    assert end.hint.startswith("runbook show ")
+    assert end.hint.endswith(" has the evidence; correct the cause, then run this again")
     assert made.versions == {"one": OLD, "two": OLD}
     assert undone(events) == [
         ("rollback.two", "changed", "updated"),

@@ -7,7 +7,7 @@ from typing import Any
 from runbook.engine.execution.outcome import Outcome
 from runbook.engine.rollback_plan import RollbackPlan, find_updates_that_ran
 from runbook.events import Event, Payload, RunStarted, StepActing
-from runbook.model import StepStatus
+from runbook.model import StepStatus, Verdict
 from runbook.spec.step import Runbook, Step
 from runbook.steps import registry
 from tests.unit.runs import step
@@ -90,6 +90,9 @@ def test_the_state_of_each_update_is_described() -> None:
     plan = RollbackPlan.build(book(update("a"), update("b")), events(acted("a"), acted("b")))
     back = Outcome("rollback.b", "update", StepStatus.CHANGED, None, "1.0 is installed")
     assert plan.describe_updates({"rollback.b": back}) == "a was not taken back to 1.0, b is back at 1.0"
+    # The command of the update failed before it changed anything.
+    never_left = Outcome("rollback.b", "update", StepStatus.OK, Verdict.UP_TO_DATE, "1.0 is installed already")
+    assert plan.describe_updates({"rollback.b": never_left}) == "a was not taken back to 1.0, b is still at 1.0"
 
 
 def test_an_update_counts_once_with_the_version_before_its_first_attempt() -> None:

@@ -76,7 +76,7 @@ def test_the_incident_as_it_is_read_afterwards() -> None:
         "            killed: PID 74 in session-9.scope of user agentops, since 2026-09-21",
         "            12:29:10: 127.0.0.1:80, [::1]:80",
         "            | /usr/bin/gateway",
-        "  fix     reset-failed       the start limit cleared",
+        "  fix     reset-failed       the start-limit counter cleared",
         "  fix     start              new invocation, PID 200",
         "  ok      wait-ready         healthy for 2s, ready after 0.0s                 2s",
         "  ok      verify-port-owner  port 80 is held only by PID 200",

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Hashable, Mapping, Sequence
 
 from runbook.host.facts import Unit
-from runbook.host.holders import NEEDS_ROOT, Holder, Listener, PortUse, Process, Role, SocketState
+from runbook.host.holders import NEEDS_ROOT, NO_UNIT, Holder, Listener, PortUse, Process, Role, SocketState
 from runbook.model import Port
 
 LEFT_OVER = ", left over from an earlier invocation"
@@ -147,6 +147,8 @@ def _describe_place(holder: Holder, manager_uid: int | None) -> str:
 
 
 def _describe_unit(holder: Holder, manager_uid: int | None) -> str:
+    if holder.unit == NO_UNIT:
+        return f"of user {holder.process.user}, in no unit"
     if not holder.unit.endswith((".service", ".socket")):
         return f"in {holder.unit} of user {holder.process.user}"
     how = "for" if holder.unit.endswith(".socket") else "in" if holder.in_its_service else "of"

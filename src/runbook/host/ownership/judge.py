@@ -24,7 +24,7 @@ from dataclasses import dataclass, field, replace
 
 from runbook.errors import LookLimitExceeded
 from runbook.host.cgroups import CgroupKind, parse_cgroup_path
-from runbook.host.holders import Holder, Listener, PortOwnership, PortUse, Process, Role, SocketState
+from runbook.host.holders import NO_UNIT, Holder, Listener, PortOwnership, PortUse, Process, Role, SocketState
 from runbook.host.ownership.describe import describe_hand_kill, describe_unread, describe_uses
 from runbook.host.ownership.inherited import find_root_giver
 from runbook.host.ownership.managed import find_inherited_protection
@@ -106,7 +106,7 @@ class PortJudge(UnitContext):
 
     def _doubt_handed(self, process: Process, sockets: tuple[Listener, ...], role: Role) -> RoleRuling | None:
         """Rule on a process that another process may have handed its sockets to (SCM_RIGHTS)."""
-        where = parse_cgroup_path(process.cgroup).unit or "no unit"
+        where = parse_cgroup_path(process.cgroup).unit or NO_UNIT
         may = f"but it runs as {process.user} in {where}, and may have been handed it"
         if giver := self.kernel.describe_giver(process, sockets):
             why = f"its socket was created by {giver}, {may}"

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 
 from runbook.host.cgroups import CgroupKind, CgroupUnit, parse_cgroup_path
 from runbook.host.facts import DOWN
-from runbook.host.holders import Process, Role
+from runbook.host.holders import NO_UNIT, Process, Role
 from runbook.host.kernel import protected
 from runbook.host.kernel.ancestry import MAX_ANCESTORS
 from runbook.host.ownership import own_unit
@@ -29,19 +29,19 @@ def rule_bus(process: Process, place: CgroupUnit) -> RoleRuling | None:
     if not protected.is_bus(process):
         return None
     why = "it is a message bus, and may hold the socket for a process that has not received it yet"
-    return RoleRuling(Role.UNKNOWN, place.unit or "no unit", why, why)
+    return RoleRuling(Role.UNKNOWN, place.unit or NO_UNIT, why, why)
 
 
 def rule_virtual_machine(context: UnitContext, process: Process, place: CgroupUnit) -> RoleRuling | None:
     """Rule on a process that runs a virtual machine, or passes on its ports."""
     why = context.kernel.describe_virtual_machine(process)
-    return rule_other_unit(place.unit or "no unit", why) if why else None
+    return rule_other_unit(place.unit or NO_UNIT, why) if why else None
 
 
 def rule_below_protected(context: UnitContext, process: Process, place: CgroupUnit) -> RoleRuling | None:
     """Rule on a descendant of a process that must not be killed."""
     why = find_inherited_protection(context, process)
-    return rule_other_unit(place.unit or "no unit", why) if why else None
+    return rule_other_unit(place.unit or NO_UNIT, why) if why else None
 
 
 def find_inherited_protection(context: UnitContext, process: Process) -> str:
@@ -102,11 +102,11 @@ def _rule_below(
     if where.kind is CgroupKind.SERVICE and (of := _describe_live_service(context, where, ancestor.user)):
         ours = where.user_uid == context.manager_uid
         why = f"it descends from {ancestor} of {of}, a live service"
-        return _rule_managed(process, where.unit if ours else place.unit or "no unit", why, of)
+        return _rule_managed(process, where.unit if ours else place.unit or NO_UNIT, why, of)
     elsewhere = not f"{ancestor.cgroup}/".startswith(f"{process.cgroup}/")
     if by_hand and elsewhere and name_program(ancestor.name, ancestor.command):
         why = f"it descends from {ancestor}, in a cgroup that systemd does not know ({process.cgroup})"
-        return _rule_managed(process, place.unit or "no unit", why, str(ancestor))
+        return _rule_managed(process, place.unit or NO_UNIT, why, str(ancestor))
     return None
 
 

@@ -9,7 +9,7 @@ from collections import Counter
 
 from runbook.host.cgroups import CgroupKind, CgroupUnit, parse_cgroup_path
 from runbook.host.facts import DOWN, LISTEN_PROTOCOLS, Unit
-from runbook.host.holders import Listener, Process, Role
+from runbook.host.holders import NO_UNIT, Listener, Process, Role
 from runbook.host.kernel import protected
 from runbook.host.ownership import managed
 from runbook.host.ownership.describe import describe_hand_kill, describe_untracked
@@ -111,7 +111,7 @@ def rule_by_invocation_id(context: UnitContext, process: Process, place: CgroupU
     if unit is None or not unit.is_service:
         return None
     why = f"it has the INVOCATION_ID of {unit.name}, which is live, but is not in its cgroup"
-    return RoleRuling(Role.UNKNOWN, place.unit or "no unit", why, f"{why}; {describe_hand_kill(process)}")
+    return RoleRuling(Role.UNKNOWN, place.unit or NO_UNIT, why, f"{why}; {describe_hand_kill(process)}")
 
 
 def rule_main_process_elsewhere(context: UnitContext, process: Process, place: CgroupUnit) -> RoleRuling | None:
@@ -122,7 +122,7 @@ def rule_main_process_elsewhere(context: UnitContext, process: Process, place: C
     mains = context.manager.list_main_pids()
     if mains is None:
         why = "systemd did not report the main processes of all services in time"
-        return RoleRuling(Role.UNKNOWN, place.unit or "no unit", why, f"{why}; it may be one of them")
+        return RoleRuling(Role.UNKNOWN, place.unit or NO_UNIT, why, f"{why}; it may be one of them")
     for ancestor in (process, *context.list_starters(process)):
         # sshd and cron are in their own cgroup; see `rule_moved_out_of_other`.
         if ancestor.pid in mains and parse_cgroup_path(ancestor.cgroup).kind is not CgroupKind.SERVICE:

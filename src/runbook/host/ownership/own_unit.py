@@ -8,7 +8,7 @@ from __future__ import annotations
 import time
 
 from runbook.host.cgroups import CgroupKind, parse_cgroup_path
-from runbook.host.holders import Process, Role
+from runbook.host.holders import NO_UNIT, Process, Role
 from runbook.host.ownership.describe import describe_hand_kill, describe_unread, describe_untracked
 from runbook.host.ownership.ruling import RoleRuling, UnitContext
 
@@ -172,7 +172,7 @@ def _rule_reused_pid(context: UnitContext, process: Process, main: Process) -> R
     unit, how = context.unit, "is" if main is process else "descends from"
     why = f"it {how} PID {main.pid}, which started after systemd recorded that PID as the main process of {unit.name}"
     why += ": the PID was reused"
-    place = parse_cgroup_path(process.cgroup).unit or "no unit"
+    place = parse_cgroup_path(process.cgroup).unit or NO_UNIT
     return RoleRuling(Role.UNKNOWN, place, why, f"{why}; {describe_hand_kill(process)}", stop_verb="")
 
 

@@ -21,7 +21,7 @@ not be killed.
 from __future__ import annotations
 
 from runbook.host.cgroups import CgroupKind, CgroupUnit, parse_cgroup_path
-from runbook.host.holders import Listener, Process, Role
+from runbook.host.holders import NO_UNIT, Listener, Process, Role
 from runbook.host.ownership import managed, other_unit, own_unit
 from runbook.host.ownership.ruling import RoleRuling, UnitContext
 
@@ -54,7 +54,7 @@ def rule_on_process(context: UnitContext, process: Process, sockets: tuple[Liste
 
 
 def _rule_orphan(place: CgroupUnit) -> RoleRuling:
-    where = place.unit or "no unit"
+    where = place.unit or NO_UNIT
     if place.kind is CgroupKind.SESSION:
         return RoleRuling(Role.ORPHAN, where, f"it was started in a login ({where}), by no service")
     return RoleRuling(Role.ORPHAN, where, f"it is in {where}, which is no service")
