@@ -21,10 +21,17 @@ from runbook.engine.preflight import Preflight, find_stopped_dependents, make_do
 from runbook.engine.remediation import HandedFailure, Remediation, find_invocations, let_remediations_decide
 from runbook.engine.rollback_units import find_active_triggers
 from runbook.engine.stopped_services import describe_stopped_services
-from runbook.engine.summary import describe_running, describe_start, describe_state_left, find_advice, read_journal_tail
+from runbook.engine.summary import (
+    describe_running,
+    describe_start,
+    describe_state_left,
+    describe_version_left,
+    find_advice,
+    find_cut_action,
+    read_journal_tail,
+)
 from runbook.errors import EXIT_REMEDIATED, HostError, Interrupted, NotBegun, RunbookError
 from runbook.events import (
-    EventName,
     Notice,
     RunFinished,
     RunResumed,
@@ -194,34 +201,29 @@ class Runner:
             end = replace(end, after=first if at.id != broken.id else None, hint=rollback.hint or end.hint)
         return replace(end, cause=broken.reason, back=rollback.updates_now, now=self._describe_left(*rollback.steps))
 
-    @property
-    def _is_acting(self) -> bool:
-        """True if the current step began to act and has not ended."""
-        progress = (EventName.STEP_STARTED, EventName.STEP_ACTING, EventName.STEP_FINISHED)
-        last = next((event.event for event in reversed(self.events.emitted) if event.event in progress), "")
-        return last == EventName.STEP_ACTING
-
     def _end_interrupted(self, error: Interrupted) -> RunFinished:
         where = f" at {self._current}" if self._current else ""
-        stopped = ", which was stopped half way" if self._is_acting else ""
+        action, step = find_cut_action(self.events.emitted), self._find_step(self._current)
+        stopped = ", which was stopped half way" if action else ""
         if error.still_running:
             stopped = f", which may go on: {error.still_running}"
         always = "; the `always` steps were not run" if self.runbook.always else ""
-        up = self._describe_start()
+        version = describe_version_left(step, action.evidence if action else None, self.outcomes.values())
+        hints = (f"runbook resume {self.state.id} goes on from there", self._describe_start())
         return RunFinished(
             status=RunStatus.INTERRUPTED,
             exit=error.exit_status,
             reason=f"{error.message}{where}{stopped}{always}",
             step=self._current,
-            now=self._describe_left(),
-            hint=f"runbook resume {self.state.id} goes on from there" + (f"; {up} until then" if up else ""),
+            now="; ".join(filter(None, (self._describe_left(), version))),
+            hint="; until then, ".join(filter(None, hints)),
         )
 
     def _end_failed(
         self, status: RunStatus, outcome: Outcome, reason: str, besides: Sequence[Step[Any]] = ()
     ) -> RunFinished:
         """Return the end of a run that failed at a step of the runbook or of `besides`."""
-        step = next((step for step in (*self.runbook.walk(), *besides) if step.id == outcome.id), None)
+        step = self._find_step(outcome.id, besides)
         outputs = self.state.outputs
         run = self.state.id if outputs else ""  # Without a record, it cannot be resumed.
         log = outputs / f"{outcome.id}.log" if outputs else None
@@ -233,6 +235,9 @@ class Runner:
             hint=self._advise(outcome, step, run, rolled_back=status is RunStatus.ROLLED_BACK),
             log=str(log) if log and log.is_file() and log.stat().st_size else "",
         )
+
+    def _find_step(self, name: str, besides: Sequence[Step[Any]] = ()) -> Step[Any] | None:
+        return next((step for step in (*self.runbook.walk(), *besides) if step.id == name), None)
 
     @property
     def _report_hint(self) -> str:
@@ -246,7 +251,8 @@ class Runner:
             return f"runbook show {self.state.id} has the evidence; correct the cause, then run this again"
         advice = describe_fix(outcome, self.fix_command, self.runbook) if self.fix_command else ""
         advice = advice or self._describe(lambda: find_advice(self.host, outcome, step, self.runbook, run))
-        return advice or self._describe_start()
+        start = self._describe_start() if "systemctl" not in advice else ""
+        return "; ".join(filter(None, (advice, start)))
 
     def _describe_left(self, *steps: Step[Any]) -> str:
         return self._describe(lambda: describe_state_left(self.host, self.runbook, *steps))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -13,6 +13,7 @@ from runbook.engine.execution.outcome import Outcome
 from runbook.engine.execution.replay import ROLLBACK_PREFIX
 from runbook.engine.other_manager import describe_other_manager
 from runbook.errors import HostError
+from runbook.events import Event, EventName, StepActing
 from runbook.host.facts import UNLOADABLE, JobVerb, LoadState, Unit
 from runbook.host.holders import Role
 from runbook.host.interface import SHARED_READ_AGE, HostView, Waiter
@@ -25,8 +26,8 @@ _WHY_IT_ENDED = "{log} shows why"
 _WRONG_FILE = "systemd-analyze{user} verify {unit} shows what is wrong with its file"
 _THEN = "then {systemctl} reset-failed {unit} and {systemctl} restart {unit}"
 _END_IT = f"kill it by hand if it is not needed, {_THEN}"
-_BRING_IN = f"install {{to}} by hand, {_THEN}"
 _WHO_ACTS = "find out who else acts on {unit}: {systemctl} list-jobs shows jobs, {journalctl} -u {unit} earlier ones"
+_CORRECT = "correct what its output shows, then run this again"
 _ASK_THEM = "agree with the requester named there on what {unit} is to do, then run this again"
 
 ADVICE: Mapping[Verdict, str] = {
@@ -51,6 +52,11 @@ ADVICE: Mapping[Verdict, str] = {
     Verdict.PROBE_FAILED: "{log} shows what it logged meanwhile",
     Verdict.NOT_NOTIFYING: "its Type= requires that it reports when it is ready (sd_notify): see {systemctl} cat "
     "{unit}; {journalctl} -u {unit} -n 30 shows what NotifyAccess= refused",
+    Verdict.PORT_SHARED: "stop one of the two, or name the other one in `shared-with` if they may share the port",
+    Verdict.UPDATE_FAILED: _CORRECT,
+    Verdict.COMMAND_FAILED: _CORRECT,
+    Verdict.VERSION_MISMATCH: "install that version, and restart {unit}; then run this again",
+    Verdict.TIMED_OUT: "if it was only slow, give the step a longer `timeout`; then run this again",
     Verdict.OLD_CODE_SERVING: "{systemctl} restart {unit}, or a `restart` step before this one",
 }
 """What to do next, by verdict. It is shown after the reason of the step."""
@@ -128,11 +134,10 @@ def find_advice(view: HostView, outcome: Outcome, step: Step[Any] | None, book: 
     text = ADVICE.get(verdict, "")
     units = [name for one in step.walk() for name in one.units()] if step is not None else []
     unit = next(iter(units), book.unit)
-    to = step.known_to if isinstance(step, ReplacesVersion) else ""
     is_stray = verdict in (Verdict.ORPHAN_HOLDS_PORT, Verdict.LEFTOVER_HOLDS_PORT)
     in_rollback = outcome.id.startswith(ROLLBACK_PREFIX)
-    if to and in_rollback:
-        text = _BRING_IN
+    if isinstance(step, ReplacesVersion):
+        text = _advise_on_update(step, verdict, in_rollback) or text
     elif text == _WHO_ACTS and any(not one.get("own") for one in outcome.evidence.get("asked-by", ())):
         text = _ASK_THEM
     elif verdict == Verdict.START_LIMIT_HIT:
@@ -162,7 +167,33 @@ def find_advice(view: HostView, outcome: Outcome, step: Step[Any] | None, book: 
     if known is not None and _is_about_unit(text):
         logs = _describe_logs(view, known)
         text += describe_discarded(known) if "{log}" in text else ""
-    return text.format(unit=unit, to=to, user=user, again=again, **programs, **logs)
+    return text.format(unit=unit, user=user, again=again, **programs, **logs)
+
+
+def find_cut_action(emitted: Sequence[Event]) -> StepActing | None:
+    """Return the action of the current step, if that began to act and has not ended."""
+    progress = (EventName.STEP_STARTED, EventName.STEP_ACTING, EventName.STEP_FINISHED)
+    last = next((event.payload for event in reversed(emitted) if event.event in progress), None)
+    return last if isinstance(last, StepActing) else None
+
+
+def describe_version_left(step: Step[Any] | None, acting: Mapping[str, Any] | None, outcomes: Iterable[Outcome]) -> str:
+    """Return which version an interruption leaves. `acting` is what was there before a change that was cut short."""
+    if acting is not None and isinstance(step, ReplacesVersion):
+        versions = f"{acting.get('from') or 'none'} was installed before, {acting.get('to')} was wanted"
+        return f"{step.describe_query()} shows which version is installed ({versions})"
+    _, version = _find_installed([*outcomes])
+    return f"{version} is installed" if version else ""
+
+
+def _advise_on_update(step: ReplacesVersion[Any], verdict: Verdict, in_rollback: bool) -> str:
+    """Return what to do about an update that failed, if that differs from the advice for its verdict."""
+    to, asks = (text.replace("{", "{{").replace("}", "}}") for text in (step.known_to, step.describe_query()))
+    if in_rollback and to:
+        return f"install {to} by hand, {_THEN}"
+    if verdict != Verdict.VERSION_MISMATCH:
+        return ""
+    return f"{asks} must print {to or 'the version'}: perhaps it reads another installation than the command changes"
 
 
 def _is_about_unit(text: str) -> bool:

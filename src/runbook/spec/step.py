@@ -286,6 +286,10 @@ class ReplacesVersion(Step[StateT]):
         """The version `to`, or an empty text if a template in it is not filled in yet."""
         return "" if isinstance(self.to, Template) else self.to
 
+    def describe_query(self) -> str:
+        """Return the command that prints the installed version, as messages call it."""
+        raise NotImplementedError
+
     def undo(self, evidence: Mapping[str, Any]) -> Step[Any] | None:
         """Return the step that undoes this one, which ended with this evidence; None if there is nothing to undo."""
         raise NotImplementedError

@@ -88,6 +88,9 @@ class Update(ReplacesVersion[UpdateState], CommandStep[UpdateState]):
         # The next move was to stop the unit: the command had not been started.
         return "" if state.quiesce.next_move == "stop" else unknown
 
+    def describe_query(self) -> str:
+        return brief_command(self.version)
+
     def undo(self, evidence: Mapping[str, Any]) -> Step[Any] | None:
         before = evidence.get("from")
         undone = {"to": before, "when": None, "downgrade": True}

@@ -9,7 +9,7 @@ import pytest
 
 from runbook.engine.execution.outcome import Outcome
 from runbook.engine.summary import ADVICE, find_advice
-from runbook.errors import BusTimeout
+from runbook.errors import BusTimeout, Interrupted
 from runbook.host.facts import ActiveState, JobResult, LoadState, Unit
 from runbook.host.queries import Answer, Command, CommandResult, FileText, JournalTailQuery
 from runbook.model import Port, StepStatus, Verdict
@@ -188,6 +188,45 @@ def test_a_secret_step_does_not_show_what_its_unit_wrote() -> None:
     machine.answers["journal tail of gw.service"] = [journal_lines("token 12345")]
     _, events = run(machine, step("wait-ready", secret=True))
     assert "12345" not in str(events)
+
+
+@pytest.mark.parametrize(
+    ("versions", "exit_status", "verdict", "hint"),
+    [
+        (["1.0.0", "1.0.0"], 1, "update-failed", "correct what its output shows, then run this again"),
+        (
+            ["1.0.0", "1.0.0"],
+            0,
+            "version-mismatch",
+            "`app --version` must print 2.0.0: perhaps it reads another installation than the command changes",
+        ),
+    ],
+)
+def test_an_update_that_failed_has_a_next_command(
+    versions: list[str], exit_status: int, verdict: str, hint: str
+) -> None:
+    machine = FakeMachine(units={"gw.service": unit()}, processes={100: process(100)})
+    machine.answers["app --version"] = [Answer(True, "", version) for version in versions]
+    machine.on_command = lambda m, command: CommandResult("exit-code" if exit_status else "success", exit_status)
+    end, _ = run(machine, step("update", run="install", version="app --version", to="2.0.0"))
+    assert (end.verdict, end.hint) == (verdict, hint)
+
+
+def interrupt(_machine: FakeMachine) -> None:
+    raise Interrupted(15)
+
+
+def test_an_interruption_reports_which_version_it_leaves() -> None:
+    machine = FakeMachine(units={"gw.service": unit()}, processes={100: process(100)})
+    machine.answers["app --version"] = [Answer(True, "", "1.0.0")]
+    machine.later.append((1005.0, interrupt))
+    machine.on_command = lambda m, command: None
+    end, _ = run(machine, step("update", run="install", version="app --version", to="2.0.0"))
+    assert end.status == "interrupted"
+    assert end.now.endswith(
+        "; `app --version` shows which version is installed (1.0.0 was installed before, 2.0.0 was wanted)"
+    )
+    assert end.hint.startswith("runbook resume run-1 goes on from there")
 
 
 @pytest.mark.parametrize("text", ADVICE.values())
