@@ -295,6 +295,7 @@ class RunRecorded(Payload, event=EventName.RUN_RECORDED):
     units: Sequence[str]
     scope: str
     user: str
+    user_source: str = optional("")  # where the user's name is from: `loginuid`, `sudo` or `uid`
     status: str  # a RunStatus, or the state of a run that has not ended
     seconds: float  # of all parts of the run, without the pauses between them
     resumable: bool

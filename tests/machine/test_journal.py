@@ -40,6 +40,7 @@ def test_the_entries_of_a_run_are_found_with_its_unit(machine: Machine, service:
     assert {entry["OBJECT_SYSTEMD_UNIT"] for entry in found} == {"web.service"}
     assert {entry["RUNBOOK_UNIT"] for entry in found} == {"web.service"}
     assert {entry["RUNBOOK_NAME"] for entry in found} == {"a new web"}
+    assert {(entry["RUNBOOK_USER"], entry["RUNBOOK_USER_SOURCE"]) for entry in found} == {("root", "uid")}
     last = found[-2]
     assert (last["RUNBOOK_STEP"], last["RUNBOOK_TYPE"]) == ("restart", "restart")
     assert (last["RUNBOOK_STATUS"], last["RUNBOOK_VERDICT"]) == ("changed", "job-done")
@@ -125,6 +126,9 @@ def test_a_run_of_a_user_is_in_the_journal(machine: Machine) -> None:
         found = entries(machine, "_UID=1000", f"RUNBOOK_RUN={run.last['run']}")
         assert {entry["OBJECT_SYSTEMD_USER_UNIT"] for entry in found} == {"mine.service"}
         assert len(found) == 4
+        assert {entry["RUNBOOK_USER"] for entry in found} == {USER}
+        # The user manager, and what it starts, may be of a login.
+        assert {entry["RUNBOOK_USER_SOURCE"] for entry in found} <= {"uid", "loginuid"}
     finally:
         machine.run([*systemctl, "stop", "mine"], user=USER, check=False)
         machine.run(["loginctl", "disable-linger", USER])

@@ -22,11 +22,21 @@ if TYPE_CHECKING:
     from runbook.report.layout import Layout
     from runbook.report.story import StoryReport
 
-MAX_ROWS = 20  # runs that are listed without `--all`
+MAX_ROWS = 20  # runs that are listed without `--all` and `-n`
 
 
 def history(
     all_: Annotated[bool, typer.Option("--all", help=f"List all runs, not only the newest {MAX_ROWS}.")] = False,
+    number: Annotated[
+        int | None, typer.Option("-n", "--number", metavar="N", min=1, help="List the newest N runs.")
+    ] = None,
+    unit: Annotated[str | None, typer.Option("--unit", metavar="UNIT", help="List only runs on this unit.")] = None,
+    since: Annotated[
+        str | None,
+        typer.Option(
+            "--since", metavar="TIME", help="List only runs that began since then: 2h, today, 2026-11-30 12:00."
+        ),
+    ] = None,
     output: OutputOption = Output.AUTO,
 ) -> None:
     """List your past runs, the latest first."""
@@ -34,8 +44,11 @@ def history(
     from runbook.records.history import list_runs, list_unreadable  # noqa: PLC0415
     from runbook.report.story import print_history  # noqa: PLC0415
 
-    runs = list_runs()
-    rows = runs if all_ else runs[:MAX_ROWS]
+    if all_ and number is not None:
+        raise errors.UsageError("cannot combine --all with -n")
+    recorded = list_runs()
+    runs = _select(recorded, unit, since)
+    rows = runs if all_ else runs[: number or MAX_ROWS]
     summaries = (run.summary_event() for run in rows)
     with contextlib.ExitStack() as screen_end:
         if output is Output.JSON:
@@ -46,10 +59,25 @@ def history(
             print_history(summaries, make_layout(output, screen_end))
     if len(rows) < len(runs) and output is not Output.JSON:
         print_result(f"{len(runs) - len(rows)} older: runbook history --all")
-    if not runs:
+    if recorded and not runs:
+        print_message("no recorded run fits --unit and --since")
+    if not recorded:
         print_message(wrap(f"no run is recorded in {store.runs_folder()}; each user has a separate history"))
     for folder in list_unreadable():
         print_message(wrap(f"warning: {folder} cannot be read; another version of runbook may have written it"))
+
+
+def _select(runs: list[RunRecord], unit: str | None, since: str | None) -> list[RunRecord]:
+    """Return the runs on a unit, and since a time, as far as these are given. Raises UsageError."""
+    from runbook.util.names import parse_unit_name  # noqa: PLC0415
+    from runbook.util.timespan import parse_past  # noqa: PLC0415
+
+    try:
+        began = parse_past(since, time.time()) if since is not None else 0.0
+        name = parse_unit_name(unit) if unit is not None else ""
+    except ValueError as error:
+        raise errors.UsageError(str(error)) from error
+    return [run for run in runs if run.header.began >= began and (not name or name in run.units)]
 
 
 def show(

@@ -209,20 +209,24 @@ def _make_request(
     scope: ManagerScope, book: Runbook, sets: dict[str, str], fail_on_remediation: bool, lock_wait: float
 ) -> RunRequest:
     from runbook.engine.launch import RunRequest  # noqa: PLC0415
+    from runbook.host.kernel.accounts import find_operator  # noqa: PLC0415
 
-    notices = find_notices(scope, book)
-    return RunRequest(scope, sets, os.environ, fail_on_remediation, notices, program_version(), lock_wait)
+    notices, who = find_notices(scope, book), find_operator(os.environ)
+    version = program_version()
+    return RunRequest(scope, sets, os.environ, fail_on_remediation, notices, version, lock_wait, who.name, who.source)
 
 
 def _run_outside_units(book: Runbook, scope: ManagerScope, start: Start, text: str | None = None) -> int:
     """Return the exit status of `start`, or of a child if this process is the main process of a unit to be stopped."""
     from runbook.engine.preflight import is_main_of_stopped_unit  # noqa: PLC0415
     from runbook.host.journal.writer import send  # noqa: PLC0415
+    from runbook.host.kernel.accounts import find_operator  # noqa: PLC0415
     from runbook.report.journal import JournalReport  # noqa: PLC0415
 
     with _open_host(scope) as host:
         if not is_main_of_stopped_unit(host, book):
-            return start(host, JournalReport(scope, send)).exit
+            who = find_operator(os.environ)
+            return start(host, JournalReport(scope, send, who.name, who.source)).exit
     return _run_in_child(text)
 
 

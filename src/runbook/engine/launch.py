@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import getpass
 import math
 import re
 from collections.abc import Iterable, Iterator, Mapping
@@ -48,14 +47,11 @@ class RunRequest:
     notices: tuple[str, ...] = ()  # sentences to report when the run begins
     version: str = ""  # the version of this program, for the record
     lock_wait: float = 0.0  # how long to wait for a lock, in seconds
+    user: str = ""  # who started this program, behind su and sudo
+    user_source: str = ""  # where that name is from: `loginuid`, `sudo` or `uid`
     command: str = "apply"  # the command of the program: `apply`, `remediate`, or one without a file
     has_file: bool = True  # False if the runbook was written by this program: then its path is the command line
     fix_command: str = ""  # the command that does the same and fixes what it finds, if the run does not
-
-    @property
-    def user(self) -> str:
-        """The user who started this program, also through sudo."""
-        return self.env.get("SUDO_USER") or getpass.getuser()
 
 
 def start_run(book: Runbook, request: RunRequest, host: Host, waiter: Waiter, sinks: Iterable[Sink]) -> RunFinished:
@@ -171,6 +167,7 @@ def _make_header(book: Runbook, request: RunRequest, name: str, now: float) -> R
         cwd=str(book.folder),
         scope=request.scope,
         user=request.user,
+        user_source=request.user_source,
         began=now,
         boot=store.boot_id(),
         version=request.version,

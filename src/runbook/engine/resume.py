@@ -22,6 +22,7 @@ from runbook.records.history import RunRecord
 from runbook.spec.state import RunState
 from runbook.spec.step import Runbook, Step
 from runbook.util.secrets import MASK
+from runbook.util.wording import join_words, suggest
 
 BEGIN_ANEW = "runbook apply begins anew"  # the hint if a run cannot be resumed at all
 
@@ -120,13 +121,20 @@ def _make_operator_events(
     steps = _map_steps(book, resume_state)
     for name in (*options.rerun, *options.skip):
         if name not in steps:
-            raise UsageError(f"no step has the id `{name}`", hint=f"runbook show {run.id} lists them")
+            raise UsageError(f"no step has the id `{name}`", hint=_suggest_step(name, steps, run.id))
     events: list[Payload] = [StepRerun(id=name) for name in options.rerun]
     for name in options.skip:
         reason, evidence = "skipped by the operator", {BY_OPERATOR: True}
         skipped = Outcome(name, steps[name].type_name, StepStatus.SKIPPED, None, reason, evidence=evidence)
         events.append(StepFinished(**skipped.facts()))
     return events
+
+
+def _suggest_step(name: str, steps: Iterable[str], run: str) -> str:
+    """Return the ids that were probably meant: those of nested steps begin with the ids of the outer ones."""
+    ends = [one for one in steps if one.endswith(f".{name}")]
+    near = join_words(ends) if ends else suggest(name, steps).partition("did you mean ")[2].removesuffix("?")
+    return f"{f'did you mean {near}? ' if near else ''}runbook show {run} lists the ids"
 
 
 def _map_steps(book: Runbook, resume_state: ResumeState) -> dict[str, Step[Any]]:

@@ -209,14 +209,14 @@ class Runner:
             stopped = f", which may go on: {error.still_running}"
         always = "; the `always` steps were not run" if self.runbook.always else ""
         version = describe_version_left(step, action.evidence if action else None, self.outcomes.values())
-        hints = (f"runbook resume {self.state.id} goes on from there", self._describe_start())
+        up = self._describe_start()
         return RunFinished(
             status=RunStatus.INTERRUPTED,
             exit=error.exit_status,
             reason=f"{error.message}{where}{stopped}{always}",
             step=self._current,
             now="; ".join(filter(None, (self._describe_left(), version))),
-            hint="; until then, ".join(filter(None, hints)),
+            hint=f"runbook resume {self.state.id} goes on from there" + (f"; {up} until then" if up else ""),
         )
 
     def _end_failed(

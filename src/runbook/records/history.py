@@ -9,6 +9,7 @@ import contextlib
 import json
 import os
 import re
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -163,6 +164,7 @@ class RunRecord:
         """Return what is known of the run as a whole, as an event at the time when the run began."""
         digest, end = self.digest, self.digest.finished.data if self.digest.finished is not None else {}
         closing = {self.digest.closing.event: self.digest.closing.data} if self.digest.closing is not None else {}
+        last = max(digest.last, time.time()) if self.is_running else digest.last
         printed = [(str(path), path.lstat().st_size) for path in list_output_files(self.folder.outputs_path)]
         summary = RunRecorded(
             name=self.title,
@@ -170,8 +172,9 @@ class RunRecord:
             units=list(self.units),
             scope=self.header.scope,
             user=self.header.user,
+            user_source=self.header.user_source,
             status=self.status,
-            seconds=round(digest.earlier_seconds + digest.last - digest.part_began, 3),
+            seconds=round(digest.earlier_seconds + last - digest.part_began, 3),
             resumable=self.is_resumable,
             exit=end.get("exit") if "reason" in end else None,
             reason=end.get("reason") if "exit" in end else None,

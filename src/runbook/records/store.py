@@ -44,7 +44,7 @@ class RunHeader:
     file: str  # the path of the runbook, or "-"; of `runbook restart` the command
     cwd: str  # the folder in which commands start
     scope: str  # "system" or "user"
-    user: str  # the user who requested it; behind sudo, the user of sudo
+    user: str  # the user who requested it, behind su and sudo
     began: float  # in seconds since the epoch
     boot: str  # the ID of the boot
     version: str  # of this program
@@ -53,6 +53,7 @@ class RunHeader:
     withheld: tuple[str, ...] = ()  # the names in `sets` and in the environment whose values contain a secret
     fail_on_remediation: bool = False
     command: str = "apply"  # `apply`, `remediate` for a run of the remediations alone, or `restart` without a file
+    user_source: str = ""  # where `user` is from: `loginuid`, `sudo` or `uid`
 
 
 @dataclass(frozen=True)

@@ -55,8 +55,15 @@ _PRIORITIES: Mapping[str, Priority] = {
 class JournalReport:
     """Writes the events of a run into the journal."""
 
-    def __init__(self, scope: Literal["system", "user"], send: Callable[[Iterable[tuple[str, str]]], None]) -> None:
+    def __init__(
+        self,
+        scope: Literal["system", "user"],
+        send: Callable[[Iterable[tuple[str, str]]], None],
+        user: str = "",
+        user_source: str = "",
+    ) -> None:
         self._object = OBJECTS[scope]
+        self._operator = {"RUNBOOK_USER": user, "RUNBOOK_USER_SOURCE": user_source}
         self._send = send
         self._name = ""
         self._units: tuple[str, ...] = ()
@@ -86,6 +93,7 @@ class JournalReport:
             "RUNBOOK_TYPE": data.get("type"),
             "RUNBOOK_STATUS": data.get("status"),
             "RUNBOOK_VERDICT": data.get("verdict"),
+            **self._operator,
             **more,
         }
         fields = [

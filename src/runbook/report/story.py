@@ -6,7 +6,18 @@ import time
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from runbook.events import Event, Payload, RunFinished, RunRecorded, RunResumed, RunStarted, StepFinished, StepRerun
+from runbook.events import (
+    Event,
+    Payload,
+    RunFinished,
+    RunRecorded,
+    RunResumed,
+    RunStarted,
+    StepFinished,
+    StepPayload,
+    StepRerun,
+    StepStarted,
+)
 from runbook.model import RecordState, RunStatus, StepStatus
 from runbook.report.layout import Layout
 from runbook.report.text import TextReport
@@ -27,6 +38,7 @@ class StoryReport(TextReport):
         self._booted: float | None = None
         self._last = 0.0
         self._advised = ""
+        self._ids: dict[str, None] = {}  # of the steps, as `resume --skip` and `--rerun` take them
 
     def __call__(self, event: Event) -> None:
         """Show one event. An event of another version, or a broken one, must not hide the events after it."""
@@ -41,7 +53,9 @@ class StoryReport(TextReport):
         run = _read(summary)
         self._page.heading(run.name, f"run {summary.run}")
         manager = ", of the user's own manager" if run.scope == "user" else ""
-        self._page.item("began", f"{format_time(summary.time)}, by {run.user}")
+        # Root may have set SUDO_USER to any name.
+        who = f"{run.user}, according to SUDO_USER" if run.user_source == "sudo" else run.user
+        self._page.item("began", f"{format_time(summary.time)}, by {who}")
         self._page.item("file", "standard input" if run.file == "-" else run.file)
         if run.units:
             self._page.item("unit", f"{', '.join(run.units)}{manager}")
@@ -58,14 +72,24 @@ class StoryReport(TextReport):
         # The end of the run may have shown it already.
         if f"runbook resume {summary.run}" not in self._advised:
             self._page.item("next", _find_next_command(run, summary.run))
+        if run.resumable and self._ids:
+            self._page.item("ids", f"--skip and --rerun take: {', '.join(self._ids)}")
         self._page.line()
         for text in _files(run):
             self._page.item("files", text)
 
     def _show(self, payload: Payload) -> None:
+        if isinstance(payload, StepPayload):
+            self._ids[payload.id] = None
         match payload:
             case RunStarted():
                 self._booted = _number(payload.booted)
+                self._ids |= dict.fromkeys(one["id"] for one in payload.steps)
+            case StepStarted():
+                super()._show(payload)
+                # A step without a name is shown by its id, not by its type, of which there may be several.
+                own = payload.id.rpartition(".")[2]
+                self._names[payload.id] = own if payload.name == payload.type else payload.name
             case RunResumed():
                 self._booted = _number(payload.booted)
                 self._advised = ""
@@ -119,8 +143,11 @@ def print_history(summaries: Iterator[Event], page: Layout) -> None:
         units = ", ".join(run.units)
         about = f"{run.name}: {units}" if units and units not in run.name else run.name
         indent = " " * (len(summary.run) + 2)
+        who = f"by {run.user}"
         room = page.width - len(indent)
-        page.line((indent, ""), (about if len(about) <= room else f"{about[: room - 3]}...", ""))
+        most = room - len(who) - 2
+        about = about if len(about) <= most else f"{about[: most - 3]}..."
+        page.line((indent, ""), (about, ""), (who.rjust(room - len(about)), "dim"))
 
 
 def format_time(seconds: float) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from datetime import datetime, timedelta
 
 from runbook.util.wording import shorten
 
@@ -53,6 +54,25 @@ def parse_span(text: str) -> float:
     if total > MAX_SPAN:
         raise ValueError(f"{shown} is longer than 100 years; {how}")
     return total
+
+
+def parse_past(text: str, now: float) -> float:
+    """Return a time in the past, in seconds since the epoch: "2h" or "2h ago", "today", "2026-11-30 12:00", local time.
+
+    Raises ValueError with a sentence for the operator.
+    """
+    words = text.strip().lower()
+    midnight = datetime.fromtimestamp(now).replace(hour=0, minute=0, second=0, microsecond=0)
+    days = {"today": 0, "yesterday": 1}
+    if words in days:
+        return (midnight - timedelta(days=days[words])).timestamp()
+    try:
+        if re.match(r"\d{4}-", words):
+            return datetime.fromisoformat(text.strip()).timestamp()
+        return now - parse_span(text.strip().removeprefix("-").removesuffix("ago"))
+    except (ValueError, OverflowError, OSError) as error:
+        how = "write 2h, 3d, today, yesterday, 2026-11-30 or 2026-11-30 12:00"
+        raise ValueError(f"cannot read time `{shorten(text, MAX_SPAN_TEXT)}`; {how}") from error
 
 
 def format_span(seconds: float) -> str:

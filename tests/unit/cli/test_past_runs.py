@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import stat
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -49,6 +50,44 @@ def test_the_newest_runs_are_listed_and_with_all_every_run() -> None:
     assert len(few.stdout.splitlines()) == 2 * 20 + 1
     assert len(all_.stdout.splitlines()) == 2 * 23
     assert max(map(len, all_.stdout.splitlines())) <= 80
+
+
+def test_runs_are_selected_by_number_unit_and_time() -> None:
+    now = time.time()
+    for hours, name in ((50, "web"), (20, "web"), (3, "db"), (1, "web")):
+        units = ("run-started", {"name": f"{name} {hours}", "units": [f"{name}.service"]})
+        wrote(begun(now - 3600 * hours), units, ended())
+
+    def listed(*argv: str) -> list[str]:
+        lines = runbook("history", *argv, "--output", "json").stdout.splitlines()
+        return [json.loads(line)["name"] for line in lines]
+
+    assert listed("-n", "2") == ["web 1", "db 3"]
+    assert listed("--unit", "web") == ["web 1", "web 20", "web 50"]
+    assert listed("--unit", "web.service", "-n", "1") == ["web 1"]
+    assert listed("--since", "2h ago") == listed("--since", "2h") == ["web 1"]
+    assert listed("--since", "1d", "--unit", "web") == ["web 1", "web 20"]
+    assert listed("--since", "2020-01-01 12:00", "--all") == ["web 1", "db 3", "web 20", "web 50"]
+    assert "1 older: runbook history --all" in runbook("history", "--unit", "web", "-n", "2").stdout
+    nothing = runbook("history", "--unit", "nosuch")
+    assert (nothing.exit_code, nothing.stdout) == (0, "")
+    assert "no recorded run fits" in nothing.stderr
+
+
+@pytest.mark.parametrize(
+    ("argv", "why"),
+    [
+        (("--since", "soon"), "cannot read time `soon`; write 2h, 3d, today, yesterday"),
+        (("--since", "2020-13-01"), "cannot read time"),
+        (("--unit", "a/b"), "is a path, not a unit name"),
+        (("--all", "-n", "3"), "cannot combine --all with -n"),
+        (("-n", "0"), "-n"),
+    ],
+)
+def test_a_wrong_selection_is_refused(argv: tuple[str, ...], why: str) -> None:
+    result = runbook("history", *argv)
+    assert why in result.stderr + str(result.exception)
+    assert result.exit_code == 2 or isinstance(result.exception, errors.UsageError)
 
 
 def test_in_json_each_run_is_an_event() -> None:

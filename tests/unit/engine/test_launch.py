@@ -13,7 +13,7 @@ import pytest
 
 from runbook import document
 from runbook.engine import launch, resume
-from runbook.errors import Interrupted, NotBegun
+from runbook.errors import Interrupted, NotBegun, UsageError
 from runbook.events import Event, RunFinished
 from runbook.host.queries import Command, CommandResult
 from runbook.model import Port
@@ -104,6 +104,14 @@ def test_a_secret_goes_nowhere_wherever_it_came_from() -> None:
         {"PLAIN": "plain"},
         {"key", "TOKEN"},
     )
+
+
+def test_a_wrong_id_of_a_step_gets_a_suggestion() -> None:
+    begin(machine(interrupt), book())
+    for wrong, near in (("print", "did you mean `prints`? "), ("nothing-near", "")):
+        with pytest.raises(UsageError, match=f"no step has the id `{wrong}`") as refused:
+            go_on(history.find_run(None), skip=(wrong,))
+        assert refused.value.hint == f"{near}runbook show {history.find_run(None).id} lists the ids"
 
 
 def test_what_an_interrupted_command_printed_is_starred_too() -> None:

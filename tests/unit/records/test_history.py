@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import time
 import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
@@ -90,9 +91,11 @@ def test_of_a_run_that_has_ended_only_the_end_is_read(monkeypatch: pytest.Monkey
 
 
 def test_a_run_that_is_written_is_under_way() -> None:
-    kept = begun()
+    kept = begun(time.time() - 90)
     writer = EventWriter(kept, lambda _: None)
     assert (history.find_run(kept.id).status, history.find_run(kept.id).is_resumable) == ("under-way", False)
+    # Its last event may be long ago.
+    assert history.find_run(kept.id).summary_event().data["seconds"] == pytest.approx(90, abs=30)
     writer.close()
     assert history.find_run(kept.id).status == "cut-short"
 

@@ -47,6 +47,16 @@ def test_an_entry_has_the_fields_to_search_for() -> None:
     assert ended["MESSAGE"][0].startswith("remediate.fix.stop: changed, job-done: ")
 
 
+def test_an_entry_names_the_user_and_where_the_name_is_from() -> None:
+    sent: list[tuple[str, str]] = []
+    journal = JournalReport("system", sent.extend, "bob", "sudo")
+    events = mended()
+    for event in events:
+        journal(event)
+    count = len([name for name, _ in sent if name == "MESSAGE"])
+    assert sent.count(("RUNBOOK_USER", "bob")) == sent.count(("RUNBOOK_USER_SOURCE", "sudo")) == count
+
+
 def test_each_kind_of_message_has_an_id_of_its_own() -> None:
     assert len({*MESSAGE_IDS.values(), KILL_MESSAGE_ID}) == len(MESSAGE_IDS) + 1
     ids = [entry["MESSAGE_ID"][0] for entry in entries(mended())]

@@ -10,11 +10,12 @@ from typing import Any
 
 import pytest
 
+from runbook.records import store
 from runbook.records.history import RunRecord
 from runbook.report import story
 from runbook.report.layout import WIDTH, Layout, PlainScreen
 from runbook.report.story import StoryReport
-from tests.unit.recorded import BEGAN, STARTED, acting, begun, ended, finished, wrote
+from tests.unit.recorded import BEGAN, STARTED, acting, begun, ended, finished, header, wrote
 from tests.unit.runs import incident, run, upgrade
 
 pytestmark = pytest.mark.usefixtures("home")
@@ -97,7 +98,31 @@ def test_one_that_was_cut_short_names_the_step_and_the_way_on() -> None:
     )
     assert "cut migrate began to act, and its end is not recorded" in text
     assert "next runbook resume ID continues it; if it cannot determine how migrate ended: --rerun migrate or" in text
-    assert text.endswith("--abandon closes it files FOLDER files output/migrate.log: output of a command, 9 bytes")
+    ids = "ids --skip and --rerun take: update, migrate"
+    files = "files FOLDER files output/migrate.log: output of a command, 9 bytes"
+    assert text.endswith(f"--abandon closes it {ids} {files}")
+
+
+def test_steps_are_shown_by_the_ids_that_skip_takes() -> None:
+    steps = [{"id": "restart", "type": "restart"}, {"id": "restart-2", "type": "restart"}, {"id": "x", "type": "run"}]
+    began = [
+        ("step-started", {"id": "restart-2", "type": "restart", "name": "restart", "units": []}),
+        finished("restart-2", type="restart"),
+        ("step-started", {"id": "x", "type": "run", "name": "migrate it", "units": []}),
+        finished("x"),
+        ("step-started", {"id": "fix.check.y", "type": "run", "name": "run", "units": []}),
+        acting("fix.check.y"),
+    ]
+    text = "\n".join(told(wrote(begun(), ("run-started", {**STARTED[1], "steps": steps}), *began)))
+    assert "  ok    restart-2  " in text
+    assert "  ok    migrate it  " in text
+    assert "--skip and --rerun take: restart, restart-2, x, fix.check.y" in " ".join(text.split())
+
+
+def test_a_name_that_root_may_have_set_itself_is_marked() -> None:
+    folder = store.create_folder(BEGAN)
+    folder.write_header(header(folder.id, user="bob", user_source="sudo"), "steps: [restart]\n")
+    assert ", by bob, according to SUDO_USER" in "\n".join(told(wrote(folder, STARTED, ended())))
 
 
 def test_a_resumed_part_has_a_line_of_its_own() -> None:
@@ -143,7 +168,7 @@ def test_a_list_of_runs() -> None:
     lines = listed(bad, good)
     assert lines == [
         f"{bad.id}  2026-09-21 15:13:20  failed{'0s'.rjust(34)}",
-        f"{' ' * 19}{'n' * 58}...",
+        f"{' ' * 19}{'n' * 49}...  by root",
         f"{good.id}  2026-09-21 14:13:20  changed{'1s'.rjust(33)}",
-        f"{' ' * 19}upgrade web: web.service",
+        f"{' ' * 19}upgrade web: web.service{'by root'.rjust(37)}",
     ]

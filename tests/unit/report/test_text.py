@@ -112,6 +112,7 @@ def test_a_command_that_failed_shows_what_it_printed_and_its_own_name() -> None:
         "",
         "failed at run: command-failed",
         "  now   gw.service is active (running), PID 100; no process listens on port 80",
+        "  next  correct what its output shows, then run this again",
     ]
 
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from contextlib import suppress
+from datetime import datetime
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from runbook.util.timespan import format_span, parse_span
+from runbook.util.timespan import format_span, parse_past, parse_span
 
 
 @pytest.mark.parametrize(
@@ -111,3 +112,26 @@ def test_a_written_span_is_read_back_to_the_unit_shown(seconds: int) -> None:
 def test_any_text_is_read_or_refused(text: str) -> None:
     with suppress(ValueError):
         assert parse_span(text) >= 0
+
+
+@pytest.mark.parametrize(
+    ("text", "time"),
+    [
+        ("2h", "2026-11-30 10:30"),
+        ("2h ago", "2026-11-30 10:30"),
+        ("-90min", "2026-11-30 11:00"),
+        ("today", "2026-11-30 00:00"),
+        ("Yesterday", "2026-11-29 00:00"),
+        ("2026-11-01", "2026-11-01 00:00"),
+        ("2026-11-01 07:05:03", "2026-11-01 07:05:03"),
+    ],
+)
+def test_a_time_in_the_past(text: str, time: str) -> None:
+    now = datetime.fromisoformat("2026-11-30 12:30").timestamp()
+    assert datetime.fromtimestamp(parse_past(text, now)) == datetime.fromisoformat(time)
+
+
+@pytest.mark.parametrize("text", ["", "soon", "2026-13-01", "ago", "1 fortnight", "9999999999999y", "--5s"])
+def test_a_time_that_cannot_be_read_is_refused(text: str) -> None:
+    with pytest.raises(ValueError, match=r"cannot read time .*; write 2h, 3d, today"):
+        parse_past(text, 0.0)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import pwd
 import threading
+from collections.abc import Mapping
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -71,6 +73,35 @@ def _read_passwd(_inode: int, _mtime: int) -> dict[int, str]:
             if uid and uid[0].isdigit():
                 users.setdefault(int(uid[0]), name.decode("utf-8", "backslashreplace"))
     return users
+
+
+LOGIN = Path("/proc/self/loginuid")  # the user of the login in which this process was started
+NO_LOGIN = 2**32 - 1  # its content if that was no login
+
+
+@dataclass(frozen=True)
+class Operator:
+    """The user who started this program."""
+
+    name: str
+    source: str  # `loginuid`: the kernel keeps it; `sudo`: SUDO_USER, which root may have set itself; `uid`
+
+
+def find_operator(environ: Mapping[str, str]) -> Operator:
+    """Return who started this program: behind su and sudo the user of the login, if the kernel knows it.
+
+    The user is set at a login (pam_loginuid(8)), and a process without privileges cannot change it. SUDO_USER is only a
+    variable in the environment of root.
+    """
+    try:
+        login = int(LOGIN.read_text())
+    except (OSError, ValueError):  # A kernel without audit has no such file.
+        login = NO_LOGIN
+    if login != NO_LOGIN:
+        return Operator(find_user_name(login), "loginuid")
+    if os.geteuid() == 0 and (name := environ.get("SUDO_USER")):
+        return Operator(name, "sudo")
+    return Operator(find_user_name(os.geteuid()), "uid")
 
 
 def find_start_obstacle(command: Command) -> str:

@@ -51,3 +51,40 @@ def test_a_name_server_that_is_silent_is_not_waited_for_twice(monkeypatch: pytes
     answer.set()
     query.join(10)
     assert [accounts.find_user_name(uid) for uid in (3_999_999_998, 3_999_999_997)] == ["anna", "anna"]
+
+
+@pytest.mark.parametrize(
+    ("login", "environ", "expected"),
+    [
+        ("1000", {"SUDO_USER": "mallory"}, ("anna", "loginuid")),
+        ("0", {"SUDO_USER": "mallory"}, ("root", "loginuid")),
+        ("4294967295", {"SUDO_USER": "bob"}, ("bob", "sudo")),
+        (None, {"SUDO_USER": "bob"}, ("bob", "sudo")),
+        ("4294967295", {"USER": "mallory", "LOGNAME": "mallory"}, ("root", "uid")),
+    ],
+)
+def test_who_started_the_program(
+    login: str | None,
+    environ: dict[str, str],
+    expected: tuple[str, str],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+) -> None:
+    (tmp_path / "passwd").write_text("root:x:0:0:root:/root:/bin/sh\nanna:x:1000:1000::/:/bin/sh\n")
+    monkeypatch.setattr(accounts, "PASSWD", tmp_path / "passwd")
+    monkeypatch.setattr(accounts, "LOGIN", tmp_path / "loginuid")
+    monkeypatch.setattr(os, "geteuid", lambda: 0)
+    if login is not None:
+        (tmp_path / "loginuid").write_text(login)
+    found = accounts.find_operator(environ)
+    assert (found.name, found.source) == expected
+
+
+def test_a_user_without_privileges_cannot_be_another_by_a_variable(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / "passwd").write_text("anna:x:1000:1000::/:/bin/sh\n")
+    monkeypatch.setattr(accounts, "PASSWD", tmp_path / "passwd")
+    monkeypatch.setattr(accounts, "LOGIN", tmp_path / "none")
+    monkeypatch.setattr(os, "geteuid", lambda: 1000)
+    assert accounts.find_operator({"SUDO_USER": "root"}) == accounts.Operator("anna", "uid")
