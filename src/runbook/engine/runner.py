@@ -22,6 +22,7 @@ from runbook.engine.remediation import HandedFailure, Remediation, find_invocati
 from runbook.engine.rollback_units import find_active_triggers
 from runbook.engine.stopped_services import describe_stopped_services
 from runbook.engine.summary import (
+    COMMAND_VERDICTS,
     describe_running,
     describe_start,
     describe_state_left,
@@ -202,14 +203,13 @@ class Runner:
         return replace(end, cause=broken.reason, back=rollback.updates_now, now=self._describe_left(*rollback.steps))
 
     def _end_interrupted(self, error: Interrupted) -> RunFinished:
-        where = f" at {self._current}" if self._current else ""
+        where, up = f" at {self._current}" if self._current else "", self._describe_start()
         action, step = find_cut_action(self.events.emitted), self._find_step(self._current)
         stopped = ", which was stopped half way" if action else ""
         if error.still_running:
             stopped = f", which may go on: {error.still_running}"
         always = "; the `always` steps were not run" if self.runbook.always else ""
         version = describe_version_left(step, action.evidence if action else None, self.outcomes.values())
-        up = self._describe_start()
         return RunFinished(
             status=RunStatus.INTERRUPTED,
             exit=error.exit_status,
@@ -251,7 +251,8 @@ class Runner:
             return f"runbook show {self.state.id} has the evidence; correct the cause, then run this again"
         advice = describe_fix(outcome, self.fix_command, self.runbook) if self.fix_command else ""
         advice = advice or self._describe(lambda: find_advice(self.host, outcome, step, self.runbook, run))
-        start = self._describe_start() if "systemctl" not in advice else ""
+        adds = outcome.verdict in COMMAND_VERDICTS and "systemctl" not in advice
+        start = self._describe_start() if adds or not advice else ""
         return "; ".join(filter(None, (advice, start)))
 
     def _describe_left(self, *steps: Step[Any]) -> str:

@@ -61,6 +61,9 @@ ADVICE: Mapping[Verdict, str] = {
 }
 """What to do next, by verdict. It is shown after the reason of the step."""
 
+COMMAND_VERDICTS = (Verdict.UPDATE_FAILED, Verdict.VERSION_MISMATCH, Verdict.COMMAND_FAILED, Verdict.TIMED_OUT)
+"""Verdicts of a command. If the unit is down as well, how to start it is advised, too."""
+
 
 def describe_running(view: HostView, book: Runbook, outcomes: Iterable[Outcome]) -> str:
     """Return what runs at the end of a successful run."""

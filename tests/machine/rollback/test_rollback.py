@@ -153,7 +153,7 @@ def test_a_rollback_fails_if_the_earlier_version_cannot_be_installed(stage: Stag
     stage.set_flags(f"refuses-{OLD}")
     run = stage.apply(LIB, APP, "- restart", READY)
     shown = not_rolled_back(stage, run)
-    assert "failed at wait-ready: crash-loop; the rollback failed at update: update-failed" in shown
+    assert "failed at wait-ready: crash-loop; the rollback failed at app: update-failed" in shown
     assert f"back lib was not taken back to {OLD}, app is at {NEW}, not back at {OLD}" in shown
     assert f"next install {OLD} by hand, then systemctl reset-failed app.service and systemctl restart" in shown
     assert "no package app-1.0.0 in the index" in shown
