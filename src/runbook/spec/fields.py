@@ -19,6 +19,7 @@ from runbook.model import Port
 from runbook.template import text as template
 from runbook.template.namespace import VERSIONS, TemplateError, TemplateNamespace
 from runbook.template.quotes import is_script
+from runbook.template.shell_check import check_script
 from runbook.template.text import Template, TextFinisher, ValueWriter
 from runbook.util.names import parse_port, parse_unit_name
 from runbook.util.timespan import parse_span
@@ -112,6 +113,8 @@ def _read_shell(value: object, info: ValidationInfo) -> str | tuple[str, ...]:
         words = TypeAdapter(tuple[kinds]).validate_python(value, context=info.context)  # type: ignore[valid-type]
     if not words[0].strip():
         raise FieldError("begins with an empty word; write the command first")
+    if re.fullmatch(r"(?:.*/)?(?:ba|da)?sh", words[0]) and re.fullmatch(r"-[a-z]*c", "".join(words[1:2])):
+        check_script("".join(word for word in words[2:3] if not isinstance(word, Template)))
     return words
 
 
