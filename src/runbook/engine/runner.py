@@ -23,12 +23,12 @@ from runbook.engine.rollback_units import find_active_triggers
 from runbook.engine.stopped_services import describe_stopped_services
 from runbook.engine.summary import (
     COMMAND_VERDICTS,
+    describe_interruption,
     describe_running,
     describe_start,
     describe_state_left,
     describe_version_left,
     find_advice,
-    find_cut_action,
     read_journal_tail,
 )
 from runbook.errors import EXIT_REMEDIATED, HostError, Interrupted, NotBegun, RunbookError
@@ -203,17 +203,12 @@ class Runner:
         return replace(end, cause=broken.reason, back=rollback.updates_now, now=self._describe_left(*rollback.steps))
 
     def _end_interrupted(self, error: Interrupted) -> RunFinished:
-        where, up = f" at {self._current}" if self._current else "", self._describe_start()
-        action, step = find_cut_action(self.events.emitted), self._find_step(self._current)
-        stopped = ", which was stopped half way" if action else ""
-        if error.still_running:
-            stopped = f", which may go on: {error.still_running}"
-        always = "; the `always` steps were not run" if self.runbook.always else ""
-        version = describe_version_left(step, action.evidence if action else None, self.outcomes.values())
+        book, emitted, up = self.runbook, self.events.emitted, self._describe_start()
+        version = describe_version_left(book, self._current, emitted, self.outcomes.values())
         return RunFinished(
             status=RunStatus.INTERRUPTED,
             exit=error.exit_status,
-            reason=f"{error.message}{where}{stopped}{always}",
+            reason=describe_interruption(book, self._current, emitted, error),
             step=self._current,
             now="; ".join(filter(None, (self._describe_left(), version))),
             hint=f"runbook resume {self.state.id} goes on from there" + (f"; {up} until then" if up else ""),
@@ -223,7 +218,7 @@ class Runner:
         self, status: RunStatus, outcome: Outcome, reason: str, besides: Sequence[Step[Any]] = ()
     ) -> RunFinished:
         """Return the end of a run that failed at a step of the runbook or of `besides`."""
-        step = self._find_step(outcome.id, besides)
+        step = next((step for step in (*self.runbook.walk(), *besides) if step.id == outcome.id), None)
         outputs = self.state.outputs
         run = self.state.id if outputs else ""  # Without a record, it cannot be resumed.
         log = outputs / f"{outcome.id}.log" if outputs else None
@@ -235,9 +230,6 @@ class Runner:
             hint=self._advise(outcome, step, run, rolled_back=status is RunStatus.ROLLED_BACK),
             log=str(log) if log and log.is_file() and log.stat().st_size else "",
         )
-
-    def _find_step(self, name: str, besides: Sequence[Step[Any]] = ()) -> Step[Any] | None:
-        return next((step for step in (*self.runbook.walk(), *besides) if step.id == name), None)
 
     @property
     def _report_hint(self) -> str:

@@ -12,7 +12,7 @@ from runbook.checks.requirements import FailedRequirement, find_failed_requireme
 from runbook.engine.execution.outcome import Outcome
 from runbook.engine.execution.replay import ROLLBACK_PREFIX
 from runbook.engine.other_manager import describe_other_manager
-from runbook.errors import HostError
+from runbook.errors import HostError, Interrupted
 from runbook.events import Event, EventName, StepActing
 from runbook.host.facts import UNLOADABLE, JobVerb, LoadState, Unit
 from runbook.host.holders import Role
@@ -180,9 +180,20 @@ def find_cut_action(emitted: Sequence[Event]) -> StepActing | None:
     return last if isinstance(last, StepActing) else None
 
 
-def describe_version_left(step: Step[Any] | None, acting: Mapping[str, Any] | None, outcomes: Iterable[Outcome]) -> str:
-    """Return which version an interruption leaves. `acting` is what was there before a change that was cut short."""
-    if acting is not None and isinstance(step, ReplacesVersion):
+def describe_interruption(book: Runbook, current: str, emitted: Sequence[Event], error: Interrupted) -> str:
+    """Return where a run was interrupted, what that left half done, and what was not run for it."""
+    stopped = ", which was stopped half way" if find_cut_action(emitted) else ""
+    if error.still_running:
+        stopped = f", which may go on: {error.still_running}"
+    always = "; the `always` steps were not run" if book.always else ""
+    return f"{error.message}{f' at {current}' if current else ''}{stopped}{always}"
+
+
+def describe_version_left(book: Runbook, current: str, emitted: Sequence[Event], outcomes: Iterable[Outcome]) -> str:
+    """Return which version an interruption leaves; empty if no update ended or was cut short."""
+    step = next((step for step in book.walk() if step.id == current), None)
+    if isinstance(step, ReplacesVersion) and (action := find_cut_action(emitted)) is not None:
+        acting = action.evidence
         versions = f"{acting.get('from') or 'none'} was installed before, {acting.get('to')} was wanted"
         return f"{step.describe_query()} shows which version is installed ({versions})"
     _, version = _find_installed([*outcomes])
