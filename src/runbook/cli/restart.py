@@ -73,8 +73,9 @@ def restart(
 
     def run(report: Callable[[Event], None]) -> int:
         from runbook.engine.launch import RunRequest  # noqa: PLC0415
+        from runbook.host.kernel.accounts import find_operator  # noqa: PLC0415
 
-        seconds = parse_span_option("--lock-wait", lock_wait)
+        seconds, who = parse_span_option("--lock-wait", lock_wait), find_operator(os.environ)
         written = write()
         request = RunRequest(
             scope,
@@ -83,6 +84,8 @@ def restart(
             notices=(*find_notices(scope), *written.notices),
             version=program_version(),
             lock_wait=seconds,
+            user=who.name,
+            user_source=who.source,
             command=RESTART,
             has_file=False,
             fix_command=find_fix_command(written.book),
