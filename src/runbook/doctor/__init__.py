@@ -3,7 +3,10 @@
 findings.py  what a diagnosis consists of
 ports.py     which ports a unit should have, found without being told
 unit.py      the diagnosis of one unit
-causes.py    why a unit came into its state, one function for each cause
+facts.py     what it is made from; journal.py reads a part of that
+causes/      why a unit came into its state, one function for each cause
+remedies.py  the commands that bring it back now
+drop_in.py   the files that keep a cause from coming back
 
 It only reads the machine. It knows neither steps nor the engine, and needs neither pydantic nor yaml. What judges a
 unit's health or a port is in `checks` and `host`; here the judgements are put together.

@@ -6,13 +6,23 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import PurePosixPath
 
-from runbook.checks.exit_reason import has_exited_by_itself, is_start_limit_hit
+from runbook.checks.exit_reason import has_exited_by_itself, has_not_notified, is_start_limit_hit
 from runbook.checks.health import HealthReport
-from runbook.doctor.journal import NO_JOURNAL, JournalFacts
+from runbook.doctor.journal import NO_JOURNAL, RECENT_RESTART, JournalFacts
 from runbook.doctor.ports import LOG_SOURCE, FoundPort
 from runbook.host.facts import DOWN, Unit
-from runbook.host.holders import Holder, PortOwnership, Process, Role
+from runbook.host.holders import DELETED, Holder, PortOwnership, Process, Role
 from runbook.host.interface import HostView
+
+LOOPS = 3  # restarts by systemd in a row that count as a loop
+STEADY = 60.0  # seconds for which a unit that was in a loop must run to count as out of it
+
+
+def is_looping(unit: Unit, now: float) -> bool:
+    """True if systemd restarts a unit again and again. `now` is in seconds of CLOCK_MONOTONIC."""
+    age = now - unit.exec_main_start_monotonic / 1e6
+    is_new = age < STEADY + 2 * unit.restart_usec / 1e6
+    return unit.is_service and unit.active_state not in DOWN and unit.n_restarts >= LOOPS and is_new
 
 
 @dataclass(frozen=True)
@@ -48,6 +58,41 @@ class UnitFacts:
     def is_limit_reached(self) -> bool:
         """True if systemd refuses to start the unit."""
         return self.unit.active_state in DOWN and is_start_limit_hit(self.unit)
+
+    @property
+    def has_not_notified(self) -> bool:
+        """True if the last start timed out because the service had not reported that it is ready."""
+        return has_not_notified(self.unit) or "it did not report that it is ready" in self.journal.last_exit
+
+    @cached_property
+    def replaced_program(self) -> str:
+        """The main process and its program, if that was removed or replaced since; else empty."""
+        main = self.view.find_process(self.unit.main_pid) if self.unit.main_pid else None
+        return f"{main}, executes {main.exe_path}" if main is not None and main.exe.endswith(DELETED) else ""
+
+    @property
+    def age(self) -> float:
+        """The seconds since its last start began."""
+        return self.view.clock.monotonic() - self.unit.inactive_exit_monotonic / 1e6
+
+    @property
+    def is_restarted(self) -> bool:
+        """True if systemd restarted it by itself a short time ago, or is going to."""
+        unit = self.unit
+        age = self.view.clock.monotonic() - unit.exec_main_start_monotonic / 1e6
+        return unit.is_service and unit.n_restarts > 0 and unit.active_state not in DOWN and age < RECENT_RESTART
+
+    @property
+    def is_looping(self) -> bool:
+        """True if systemd restarts it again and again."""
+        return is_looping(self.unit, self.view.clock.monotonic())
+
+    @cached_property
+    def masks(self) -> tuple[str, ...]:
+        """The links by which the unit is masked, for good in /etc, until the next boot in /run."""
+        kind = "user" if self.unit.of_user else "system"
+        paths = [f"{folder}/systemd/{kind}/{self.unit.name}" for folder in ("/etc", "/run")]
+        return tuple(file.path for file in self.view.read_files(*paths) if file.error)  # /dev/null is no file.
 
     def is_refused(self, holder: Holder) -> bool:
         """True if the unit's log, or the exit of its program, shows that a process keeps the unit from its port."""

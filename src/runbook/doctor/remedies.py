@@ -5,41 +5,50 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from runbook.actions.kill_advice import find_refusal
+from runbook.actions.respawn import find_supervisors
 from runbook.checks.exit_reason import is_start_limit_hit
 from runbook.checks.log_files import describe_log_command
+from runbook.checks.requirements import find_failed_requirements
+from runbook.checks.standstill import STOPPED_STATES
 from runbook.doctor.facts import UnitFacts
-from runbook.host.facts import DOWN, UNLOADABLE, ActiveState, LoadState
+from runbook.host.exit_status import describe_exec_failure
+from runbook.host.facts import DOWN, UNLOADABLE, ActiveState, LoadState, Unit
 from runbook.host.holders import Holder
 from runbook.model import Verdict
 
 STILL_THERE = "  # if it still runs 10s later: kill -KILL"
 
-
-def find_commands(facts: UnitFacts) -> tuple[str, ...]:
-    """Return the commands; none if an operator has to decide first."""
-    unit, verdict = facts.unit, facts.health.verdict
-    if unit.load_state is LoadState.MASKED and not unit.is_running:
-        return (_systemctl(facts, "unmask"), _systemctl(facts, "start"))
-    if (unit.load_state is not LoadState.LOADED or verdict in _DECIDED_BY_OPERATOR) and not facts.strays:
-        return _reload(facts)
-    if facts.strays:
-        return (*_reload(facts), *_replace_strays(facts))
-    if verdict is Verdict.READY:
-        return _reload(facts)
-    return (*_reload(facts), *_start(facts))
-
-
 _DECIDED_BY_OPERATOR = (
     Verdict.OTHER_UNIT_HOLDS_PORT,
     Verdict.OWNER_UNKNOWN,
     Verdict.STILL_STARTING,
-    Verdict.UNIT_FROZEN,
     Verdict.UNIT_CHANGED,
     Verdict.CONDITION_NOT_MET,
-    Verdict.JOB_DEPENDENCY,
     Verdict.NOT_LISTENING,
 )
 """Verdicts on a unit that no start of it would help."""
+
+_EXITED = (Verdict.UNIT_FAILED, Verdict.CRASH_LOOP, Verdict.START_LIMIT_HIT, Verdict.UNIT_EXITED)
+
+
+def find_commands(facts: UnitFacts) -> tuple[str, ...]:
+    """Return the commands; none if an operator has to decide first."""
+    return (*_reload(facts), *_find_actions(facts))
+
+
+def _find_actions(facts: UnitFacts) -> tuple[str, ...]:
+    unit, verdict = facts.unit, facts.health.verdict
+    if unit.load_state is LoadState.MASKED and not unit.is_running:
+        return (*_unmask(facts), _systemctl(facts, "start"))
+    if facts.strays:
+        return _replace_strays(facts)
+    if facts.replaced_program and verdict is Verdict.READY:
+        return (*_kill_leftovers(facts), _systemctl(facts, "restart"))
+    if unit.load_state is not LoadState.LOADED or verdict in (Verdict.READY, *_DECIDED_BY_OPERATOR):
+        return tuple(_kill_leftovers(facts))
+    if verdict is Verdict.UNIT_FROZEN:
+        return tuple(_let_run(facts))
+    return (*_kill_leftovers(facts), *_start_requirements(facts), *_start(facts))
 
 
 def find_decision(facts: UnitFacts) -> str:
@@ -48,10 +57,21 @@ def find_decision(facts: UnitFacts) -> str:
     if unit.load_state in UNLOADABLE:
         user = " --user" if unit.of_user else ""
         return f"systemd-analyze{user} verify {unit.name} shows what is wrong with its file"
+    if unit.load_state is LoadState.MASKED and not unit.is_running:
+        return "find out who masked it, and why: to unmask it overrides that"
     if refusal := find_refusal(unit, facts.ports, lambda _: ""):
         return refusal
-    if verdict in (Verdict.UNIT_FAILED, Verdict.CRASH_LOOP, Verdict.START_LIMIT_HIT) and not facts.rivals:
-        return f"first find out why it exits: {describe_log_command(facts.view, unit)}"
+    if verdict is Verdict.UNIT_FROZEN:
+        return "find out why it does not run before you let it"
+    if verdict is Verdict.JOB_DEPENDENCY and (needed := find_failed_requirements(facts.view, unit)):
+        return f"find out why {needed[0].unit.name} fails: {describe_log_command(facts.view, needed[0].unit)}"
+    if verdict is Verdict.CONDITION_NOT_MET:
+        return f"make the condition hold, or remove it: systemctl edit --full {unit.name}"
+    if unit.exec_main_code == 1 and describe_exec_failure(unit.exec_main_status):
+        return f"correct what systemd could not do: systemctl cat {unit.name} shows its settings"
+    has_failed = unit.result not in ("", "success") or verdict is Verdict.CRASH_LOOP
+    if verdict in _EXITED and has_failed and not facts.rivals:
+        return f"find out why it exits: {describe_log_command(facts.view, unit)}"
     if verdict is Verdict.NOT_LISTENING:
         return f"find out what it does instead: {describe_log_command(facts.view, unit)}"
     return ""
@@ -63,37 +83,74 @@ def _reload(facts: UnitFacts) -> tuple[str, ...]:
     return (f"{_sudo(facts)}systemctl{' --user' if facts.unit.of_user else ''} daemon-reload",)
 
 
+def _unmask(facts: UnitFacts) -> Iterator[str]:
+    """Yield a command for each place in which a unit is masked: there may be two."""
+    for path in facts.masks or ("/etc",):
+        runtime = "--runtime " if path.startswith("/run/") else ""
+        yield f"{_sudo(facts)}systemctl{' --user' if facts.unit.of_user else ''} unmask {runtime}{facts.unit.name}"
+
+
 def _replace_strays(facts: UnitFacts) -> tuple[str, ...]:
     """Return the commands that kill other processes on the unit's ports, and start the unit in their place."""
     unit = facts.unit
     if unit.active_state is ActiveState.ACTIVE and facts.health.verdict is Verdict.PORT_SHARED and not unit.n_restarts:
         return tuple(_kills(facts))  # The unit listens beside them, and goes on.
-    stop = () if unit.active_state in DOWN else (_systemctl(facts, "stop"),)
-    return (*stop, *_kills(facts), *_start(facts))
+    triggers = [name for name in unit.triggered_by if name.endswith((".socket", ".path"))]
+    active = [name for name in triggers if facts.view.unit(name).active_state not in DOWN]
+    stop = () if unit.active_state in DOWN and not active else (_systemctl(facts, "stop", *active),)
+    return (*stop, *_kills(facts), *_start(facts, *active))
 
 
 def _kills(facts: UnitFacts) -> Iterator[str]:
-    yield from (f"{_sudo_for(facts, one)}kill {one.process.pid}{STILL_THERE} {one.process.pid}" for one in facts.strays)
+    """Yield a command for each process to kill, and first for those that would start them again."""
+    masters = find_supervisors(facts.view, facts.unit, facts.strays, None, lambda _: "")
+    left = [one for one in facts.leftovers if one.may_be_killed]
+    for holder in {one.process.id: one for one in (*masters, *facts.strays, *left)}.values():
+        yield _kill(facts, holder)
 
 
-def _start(facts: UnitFacts) -> tuple[str, ...]:
-    """Return the commands that start a unit, however often it was started before."""
+def _kill_leftovers(facts: UnitFacts) -> Iterator[str]:
+    yield from (_kill(facts, one) for one in facts.leftovers if one.may_be_killed)
+
+
+def _kill(facts: UnitFacts, holder: Holder) -> str:
+    pid = holder.process.pid
+    sudo = "sudo " if facts.uid not in (0, holder.process.uid) else ""
+    return f"{sudo}kill {pid}{STILL_THERE} {pid}"
+
+
+def _let_run(facts: UnitFacts) -> Iterator[str]:
+    """Yield the command that continues a unit that is frozen, or whose main process is stopped."""
     unit = facts.unit
-    used_up = facts.journal.budget is not None and facts.journal.budget.used > 0
-    is_reset = unit.active_state is ActiveState.FAILED or is_start_limit_hit(unit) or used_up or unit.n_restarts
+    if unit.freezer_state not in ("", "running"):
+        yield _systemctl(facts, "thaw")
+    elif unit.main_pid and facts.view.find_process_state(unit.main_pid) in STOPPED_STATES[:1]:
+        yield f"{_sudo(facts)}kill -CONT {unit.main_pid}"
+
+
+def _start_requirements(facts: UnitFacts) -> Iterator[str]:
+    """Yield the commands that start the units that failed, which this one requires."""
+    if facts.health.verdict is Verdict.JOB_DEPENDENCY:
+        for needed in find_failed_requirements(facts.view, facts.unit):
+            if needed.unit.active_state is ActiveState.FAILED:
+                yield _systemctl(facts, "reset-failed", unit=needed.unit)
+            yield _systemctl(facts, "start", unit=needed.unit)
+
+
+def _start(facts: UnitFacts, *triggers: str) -> tuple[str, ...]:
+    """Return the commands that start a unit, however often it was started before."""
+    unit, budget = facts.unit, facts.journal.budget
+    used_up = bool(unit.n_restarts) or (budget is not None and budget.remaining == 0)
+    is_reset = unit.active_state is ActiveState.FAILED or is_start_limit_hit(unit) or used_up
     verb = "start" if not unit.is_running or facts.strays else "restart"
-    return (*((_systemctl(facts, "reset-failed"),) if is_reset else ()), _systemctl(facts, verb))
+    return (*((_systemctl(facts, "reset-failed"),) if is_reset else ()), _systemctl(facts, verb, *triggers))
 
 
-def _systemctl(facts: UnitFacts, verb: str) -> str:
-    return f"{_sudo(facts)}{facts.unit.systemctl_command(verb)}"
+def _systemctl(facts: UnitFacts, verb: str, *others: str, unit: Unit | None = None) -> str:
+    command = (unit or facts.unit).systemctl_command(verb)
+    return " ".join((f"{_sudo(facts)}{command}", *others))
 
 
 def _sudo(facts: UnitFacts) -> str:
     """Return "sudo " before a command about a unit of the system, for a user without rights."""
     return "sudo " if facts.uid and not facts.unit.of_user else ""
-
-
-def _sudo_for(facts: UnitFacts, holder: Holder) -> str:
-    """Return "sudo " before a signal to a process of another user."""
-    return "sudo " if facts.uid not in (0, holder.process.uid) else ""

@@ -8,9 +8,9 @@ from dataclasses import replace
 
 from runbook.checks.health import HealthChecker
 from runbook.doctor.causes import find_causes
-from runbook.doctor.facts import UnitFacts
+from runbook.doctor.facts import LOOPS, UnitFacts, is_looping
 from runbook.doctor.findings import Severity, UnitDiagnosis, worst
-from runbook.doctor.journal import NO_JOURNAL, RECENT_RESTART, read_journal
+from runbook.doctor.journal import NO_JOURNAL, read_journal
 from runbook.doctor.ports import FoundPort, Recorded, find_ports
 from runbook.doctor.remedies import find_commands, find_decision
 from runbook.errors import NoSuchUnit
@@ -63,11 +63,13 @@ class Doctor:
         """Read what the kernel and the journal have of a unit. The journal is not read for one that is healthy."""
         judged = {one: self._view.judge_port(unit, one.port) for one in found}
         required = [one.port for one in found if _is_required(unit, one, judged[one])]
-        health = HealthChecker(self._view, unit, required, None, 0, once=True).check()
+        # Without a baseline a single check counts no restart.
+        baseline = 0 if is_looping(unit, self._view.clock.monotonic()) else None
+        health = HealthChecker(self._view, unit, required, baseline, LOOPS - 1, once=True).check()
         # A port that another service has, and that only the configuration names, is that service's.
         kept = [one for one, owner in judged.items() if one.port in required or not owner.foreign_holders]
         facts = UnitFacts(self._view, unit, self._uid, tuple(kept), tuple(judged[one] for one in kept), health)
-        if health.healthy and not is_restarted(facts):
+        if health.healthy and not facts.is_restarted:
             return facts
         return replace(facts, journal=read_journal(self._view, self._waiter, unit))
 
@@ -84,17 +86,10 @@ def _is_required(unit: Unit, found: FoundPort, owner: PortOwnership) -> bool:
     return any(holder.may_be_killed or not is_stable for holder in owner.foreign_holders)
 
 
-def is_restarted(facts: UnitFacts) -> bool:
-    """True if systemd restarted a unit by itself a short time ago."""
-    unit = facts.unit
-    age = facts.view.clock.monotonic() - unit.exec_main_start_monotonic / 1e6
-    return unit.is_service and unit.n_restarts > 0 and age < RECENT_RESTART
-
-
 def _judge_health(facts: UnitFacts) -> Severity:
     unit, verdict = facts.unit, facts.health.verdict
     if verdict is Verdict.READY:
-        return Severity.WARNING if is_restarted(facts) else Severity.OK
+        return Severity.WARNING if facts.is_restarted else Severity.OK
     if verdict is Verdict.UNIT_EXITED and unit.active_state in DOWN and unit.has_done_its_work:
         return Severity.OK
     return Severity.WARNING if verdict in _NOT_BROKEN else Severity.PROBLEM
@@ -102,9 +97,10 @@ def _judge_health(facts: UnitFacts) -> Severity:
 
 def _summarize(facts: UnitFacts) -> str:
     unit, health = facts.unit, facts.health
-    if health.healthy and is_restarted(facts):
+    if health.verdict is Verdict.CRASH_LOOP or (health.healthy and facts.is_restarted):
         times = "once" if unit.n_restarts == 1 else f"{unit.n_restarts} times"
-        return f"systemd restarted {unit.name} {times}: {facts.journal.last_exit or 'its main process exited'}"
+        last_exit = facts.journal.last_exit or "its main process exited"
+        return f"systemd restarted {unit.name} {times}: {last_exit}" if unit.n_restarts else health.reason
     if facts.unit.is_service and (answering := [one for one in facts.rivals if one.role in _WRONG_ROLES]):
         return f"{_describe_state(facts)}; what answers on {facts.held_ports(answering[0])} is {answering[0].process}"
     return health.reason

@@ -2,41 +2,15 @@
 
 from __future__ import annotations
 
-import json
-import subprocess
-from typing import Any
-
+from tests.machine.doctor.doctoring import carry_out, causes, diagnosed, doctor
 from tests.machine.incident import PORT, UNIT, Incident, holders, install_gateway, loop, remove_unit
 from tests.machine.machine import Machine, until
 from tests.machine.tree import USER
 
 
-def doctor(machine: Machine, *argv: str, user: str | None = None) -> subprocess.CompletedProcess[str]:
-    return machine.run(["runbook", "doctor", *argv], check=False, user=user)
-
-
-def diagnosed(machine: Machine, *argv: str, user: str | None = None) -> dict[str, Any]:
-    """Return the diagnosis of the gateway, with the exit status."""
-    done = doctor(machine, UNIT, "--output", "json", *argv, user=user)
-    found: dict[str, Any] = json.loads(done.stdout)
-    return {**found, "exit": done.returncode}
-
-
-def causes(found: dict[str, Any]) -> str:
-    return "; ".join(cause["sentence"] for cause in found["causes"])
-
-
-def carry_out(machine: Machine, commands: list[str]) -> None:
-    """Run the commands as an operator would: one after another."""
-    for command in commands:
-        machine.run(["sh", "-c", command])
-        if command.startswith("kill "):
-            until(lambda: not holders(machine), f"port {PORT} to be free")
-
-
 def test_a_loop_beside_an_orphan_that_its_commands_end(machine: Machine, incident: Incident) -> None:
     loop(machine)
-    found = diagnosed(machine)
+    found = diagnosed(machine, UNIT)
     assert (found["exit"], found["severity"], found["verdict"]) == (1, "problem", "orphan-holds-port")
     assert found["summary"].endswith(f"what answers on port {PORT} is PID {incident.orphan} (gateway)")
     assert f"PID {incident.orphan} (gateway), a copy of the unit's own program, was started in a login" in causes(found)
@@ -51,30 +25,30 @@ def test_a_loop_beside_an_orphan_that_its_commands_end(machine: Machine, inciden
     ]
     carry_out(machine, found["commands"])
     until(lambda: holders(machine), "the unit to listen")
-    found = diagnosed(machine)
+    found = diagnosed(machine, UNIT)
     assert (found["exit"], found["severity"], found["causes"], found["commands"]) == (0, "ok", [], [])
 
 
 def test_the_reached_start_limit(machine: Machine, incident: Incident) -> None:
     machine.run(["systemctl", "start", UNIT])
     until(lambda: machine.show(UNIT, "ActiveState")["ActiveState"] == "failed", "the start limit", 60)
-    found = diagnosed(machine)
+    found = diagnosed(machine, UNIT)
     assert found["summary"] == f"{UNIT} is down; what answers on port {PORT} is PID {incident.orphan} (gateway)"
     assert f"the start limit (5 starts in 1min) is reached: systemd refuses to start {UNIT}" in causes(found)
     assert "port 18789 is already in use" in str(found["journal"]["unit"])
     carry_out(machine, found["commands"])
     until(lambda: holders(machine), "the unit to listen")
-    assert diagnosed(machine)["exit"] == 0
+    assert diagnosed(machine, UNIT)["exit"] == 0
 
 
 def test_without_rights(machine: Machine, incident: Incident) -> None:
     """The orphan is the user's own, so that only systemctl needs sudo."""
     loop(machine)
-    found = diagnosed(machine, user=USER)
+    found = diagnosed(machine, UNIT, user=USER)
     assert (found["exit"], found["verdict"]) == (1, "orphan-holds-port")
     assert [command.split()[0] for command in found["commands"]] == ["sudo", "kill", "sudo", "sudo"]
     # Another user cannot read the orphan, and that is no health.
-    found = diagnosed(machine, user="nobody")
+    found = diagnosed(machine, UNIT, user="nobody")
     assert (found["exit"], found["verdict"]) == (1, "owner-unknown")
     assert "run it as root, which can read every process" in found["unseen"][0]
 
@@ -84,11 +58,11 @@ def test_a_healthy_unit_for_root_and_for_a_user_without_rights(machine: Machine)
     machine.run(["systemctl", "start", UNIT])
     until(lambda: holders(machine), "the unit to listen")
     for user in (None, USER):
-        found = diagnosed(machine, user=user)
+        found = diagnosed(machine, UNIT, user=user)
         assert (found["exit"], found["severity"], found["unseen"]) == (0, "ok", [])
         assert [port["port"] for port in found["ports"]] == [str(PORT)]
     # Another user sees where the socket was created, and not which process has it now.
-    found = diagnosed(machine, user="nobody")
+    found = diagnosed(machine, UNIT, user="nobody")
     assert (found["exit"], found["severity"], found["verdict"]) == (1, "warning", "owner-unknown")
     assert "run it as root, which can read every process" in found["unseen"][0]
     remove_unit(machine, UNIT)

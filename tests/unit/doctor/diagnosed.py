@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from runbook.doctor.findings import UnitDiagnosis
+from runbook.doctor.findings import Cause, UnitDiagnosis
 from runbook.doctor.unit import Doctor
 from runbook.host.facts import ActiveState, Unit
 from runbook.host.holders import Process
@@ -54,3 +54,13 @@ def orphan(**changes: Any) -> Process:
 
 def gw(machine: FakeMachine) -> Unit:
     return machine.units["gw.service"]
+
+
+def causes(machine: FakeMachine, *ports: Port) -> list[str]:
+    return [cause.sentence for cause in diagnose(machine, "gw.service", *ports).causes]
+
+
+def only(machine: FakeMachine, part: str) -> Cause:
+    """Return the only cause whose sentence contains a text."""
+    (found,) = [cause for cause in diagnose(machine).causes if part in cause.sentence]
+    return found

@@ -56,7 +56,7 @@ def test_a_process_that_must_not_be_killed_is_stopped_by_its_own_unit() -> None:
 
 def test_a_unit_that_fails_by_itself_needs_its_log_first() -> None:
     found = diagnose(FakeMachine({"gw.service": DOWN}))
-    assert found.advice == "first find out why it exits: journalctl -u gw.service -n 30"
+    assert found.advice == "find out why it exits: journalctl -u gw.service -n 30"
     assert commands(FakeMachine({"gw.service": DOWN})) == [
         "systemctl reset-failed gw.service",
         "systemctl start gw.service",

@@ -60,16 +60,26 @@ def test_a_reached_start_limit_beside_an_orphan() -> None:
 
 
 def test_a_unit_that_systemd_restarted_a_short_time_ago_is_no_healthy_one() -> None:
-    machine = healthy(n_restarts=3, exec_main_start_monotonic=990_000_000)
+    machine = healthy(n_restarts=2, exec_main_start_monotonic=990_000_000)
     found = diagnose(machine)
     assert (found.severity, found.verdict) == (Severity.WARNING, Verdict.READY)
-    assert found.summary == "systemd restarted gw.service 3 times: its main process keeps exiting"
+    assert found.summary == "systemd restarted gw.service 2 times: its main process keeps exiting"
     machine.clock.time += 3600
     assert diagnose(machine).is_healthy
 
 
+def test_several_restarts_in_a_row_are_a_loop_until_it_has_run_for_a_while() -> None:
+    machine = healthy(n_restarts=3, exec_main_start_monotonic=990_000_000)
+    found = diagnose(machine)
+    assert (found.severity, found.verdict) == (Severity.PROBLEM, Verdict.CRASH_LOOP)
+    assert found.advice == "find out why it exits: journalctl -u gw.service -n 30"
+    machine.clock.time += 60
+    assert diagnose(machine).severity is Severity.WARNING
+
+
 def test_a_unit_that_is_starting() -> None:
     machine = healthy(active_state=ActiveState.ACTIVATING, sub_state="start", type="notify")
+    machine.units["gw.service"] = replace(gw(machine), inactive_exit_monotonic=999_000_000)
     found = diagnose(machine)
     assert (found.severity, found.verdict, found.commands) == (Severity.WARNING, Verdict.STILL_STARTING, ())
 

@@ -1,0 +1,45 @@
+"""Why a unit came into its state: one function for each cause, which yields it only if its evidence is there.
+
+port_holders.py  another process has a port of the unit
+leftovers.py     processes of an earlier invocation are left in its cgroup
+starting.py      a start cannot complete, or is not carried out
+restarts.py      it is started again and again, or not any more
+files.py         its file, its program or its settings do not fit what runs
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+from runbook.doctor.causes import files, leftovers, port_holders, restarts, starting
+from runbook.doctor.facts import UnitFacts
+from runbook.doctor.findings import Cause
+
+CAUSES: tuple[Callable[[UnitFacts], Iterator[Cause]], ...] = (
+    port_holders.find_orphans,
+    port_holders.find_sessions,
+    port_holders.find_two_managers,
+    port_holders.find_other_owners,
+    leftovers.find_leftovers,
+    starting.find_not_executed,
+    starting.find_failed_requirement,
+    starting.find_unmet_condition,
+    starting.find_mask,
+    starting.find_not_notified,
+    starting.find_no_fork,
+    starting.find_daemonized,
+    restarts.find_watchdog,
+    restarts.find_quiet_failure,
+    restarts.find_endless_loop,
+    restarts.find_start_limit,
+    restarts.find_other_starters,
+    files.find_changed_file,
+    files.find_old_code,
+    files.find_unused_ports,
+)
+"""In the order in which they are reported: what holds the port before what follows from that."""
+
+
+def find_causes(facts: UnitFacts) -> tuple[Cause, ...]:
+    """Return all causes of which there is evidence."""
+    return tuple(cause for find in CAUSES for cause in find(facts))

@@ -1,0 +1,36 @@
+"""What is wrong with the files of a unit that runs: its own file, its program, its settings."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from runbook.checks.exit_reason import describe_unit_file
+from runbook.doctor.facts import UnitFacts
+from runbook.doctor.findings import Cause, Severity
+from runbook.host.facts import UP
+from runbook.model import Verdict
+
+
+def find_changed_file(facts: UnitFacts) -> Iterator[Cause]:
+    """Yield what is wrong with the file of a running unit."""
+    if facts.unit.is_running and (why := describe_unit_file(facts.unit)):
+        yield Cause(why, "NeedDaemonReload" if facts.unit.need_daemon_reload else "LoadState", Severity.WARNING)
+
+
+def find_old_code(facts: UnitFacts) -> Iterator[Cause]:
+    """Yield that the main process executes a file that is gone or was replaced."""
+    if what := facts.replaced_program:
+        why = f"the main process, {what}, which was removed or replaced since"
+        yield Cause(why, f"/proc/{facts.unit.main_pid}/exe", Severity.WARNING)
+
+
+def find_unused_ports(facts: UnitFacts) -> Iterator[Cause]:
+    """Yield a port that the configuration names, and on which the unit does not listen."""
+    if facts.unit.active_state not in UP or facts.health.verdict is not Verdict.READY:
+        return
+    for found, owner in zip(facts.found, facts.ports, strict=True):
+        if not found.is_certain and owner.verdict is Verdict.NOT_LISTENING:
+            named = " and ".join(found.sources)
+            yield Cause(
+                f"{named} names port {found.port}, and {facts.unit.name} does not listen there", named, Severity.WARNING
+            )

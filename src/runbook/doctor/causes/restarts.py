@@ -1,0 +1,102 @@
+"""Why a unit is started again and again, or not any more."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from runbook.checks.exit_reason import USEC_INFINITY, is_restart_prevented
+from runbook.doctor.drop_in import make_drop_in
+from runbook.doctor.facts import LOOPS, UnitFacts
+from runbook.doctor.findings import Cause, Severity
+from runbook.host.facts import ActiveState, Unit
+from runbook.host.requesters import describe_requester
+from runbook.util.timespan import format_span
+
+FEW_STARTS = 1  # starts left of the start limit from which a warning is due
+
+
+def find_start_limit(facts: UnitFacts) -> Iterator[Cause]:
+    """Yield that the start limit is reached, or nearly."""
+    unit, budget = facts.unit, facts.journal.budget
+    limit = f"{unit.start_limit_burst} starts in {format_span(unit.start_limit_interval_usec / 1e6)}"
+    source = "StartLimitBurst=, StartLimitIntervalSec="
+    if facts.is_limit_reached:
+        yield Cause(f"the start limit ({limit}) is reached: systemd refuses to start {unit.name}", source)
+    elif budget is not None and budget.used > 1 and budget.remaining <= FEW_STARTS:
+        next_one = "one more start is left" if budget.remaining else "systemd refuses the next one"
+        sure = "" if budget.certain >= budget.used else ", unless its counter was reset since"
+        over = f"; that is over in {format_span(budget.expires_in)}" if budget.expires_in else ""
+        yield Cause(
+            f"{budget.used} starts are in the journal, and the start limit is {limit}: {next_one}{sure}{over}",
+            f"{source}, the journal",
+            Severity.WARNING,
+        )
+
+
+def find_endless_loop(facts: UnitFacts) -> Iterator[Cause]:
+    """Yield that no start limit ends a loop."""
+    unit = facts.unit
+    if not facts.is_looping:
+        return
+    pause = unit.restart_usec / 1e6
+    burst, interval = unit.start_limit_burst, unit.start_limit_interval_usec / 1e6
+    if not burst or not interval:
+        why, source = "it has no start limit", "StartLimitIntervalSec="
+    elif pause * burst > interval:
+        why, source = f"with RestartSec={format_span(pause)} the start limit is never reached", "RestartSec="
+    else:
+        return
+    often = max(5, burst)
+    span = max(60, round(pause * often * 2))
+    settings = {"StartLimitIntervalSec": format_span(span), "StartLimitBurst": str(often)}
+    effect = f"systemd gives it up after {often} starts, and it reads failed"
+    drop_in = make_drop_in(unit, "start-limit", effect, **settings)
+    yield Cause(f"{why}, so systemd restarts it without end: {unit.n_restarts} times by now", source, drop_in=drop_in)
+
+
+def find_quiet_failure(facts: UnitFacts) -> Iterator[Cause]:
+    """Yield that systemd leaves a unit down that it restarts after other exits."""
+    unit = facts.unit
+    if unit.active_state is ActiveState.FAILED and unit.restart not in ("", "no") and is_restart_prevented(unit):
+        what = f"RestartPreventExitStatus= names the exit of the main process ({unit.exec_main_status})"
+        yield Cause(f"{what}, so systemd does not restart it", "RestartPreventExitStatus=")
+
+
+def find_watchdog(facts: UnitFacts) -> Iterator[Cause]:
+    """Yield that the watchdog stops the unit again and again."""
+    unit = facts.unit
+    by_watchdog = unit.result == "watchdog" or "WatchdogSec=" in facts.journal.last_exit
+    if not by_watchdog or unit.watchdog_usec in (0, USEC_INFINITY):
+        return
+    limit = format_span(unit.watchdog_usec / 1e6)
+    drop_in = None
+    if unit.n_restarts >= LOOPS:
+        drop_in = make_drop_in(unit, "watchdog", "systemd expects no keep-alive pings", WatchdogSec="0")
+    yield Cause(
+        f"it sends no keep-alive ping within the {limit} of WatchdogSec=: it hangs, or it never sends any",
+        "WatchdogSec=, Result",
+        drop_in=drop_in,
+    )
+
+
+def find_other_starters(facts: UnitFacts) -> Iterator[Cause]:
+    """Yield that starts were requested, besides the restarts by systemd."""
+    unit, budget = facts.unit, facts.journal.budget
+    if trigger := _find_trigger(unit):
+        yield Cause(f"{trigger} started its current invocation", "ActivationDetails", Severity.WARNING)
+    if unit.job_type in ("stop", "restart"):
+        request = next((one for one in unit.job_requests if one.job == unit.job), None)
+        who = describe_requester(request)
+        yield Cause(f"a {unit.job_type} of it is in progress, which {who} requested", "Job", Severity.WARNING)
+    requested = budget.used - unit.n_restarts if budget is not None else 0
+    if budget is not None and requested > 1:
+        yield Cause(
+            f"{requested} of its {budget.used} starts in {format_span(unit.start_limit_interval_usec / 1e6)} were "
+            f"requested, and not restarts by systemd: they count for the start limit, too",
+            "the journal, NRestarts",
+            Severity.WARNING,
+        )
+
+
+def _find_trigger(unit: Unit) -> str:
+    return unit.find_trigger(None) if unit.n_restarts or unit.active_state is not ActiveState.ACTIVE else ""

@@ -1,0 +1,99 @@
+"""Why a start cannot complete, or is not carried out at all."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+
+from runbook.checks.exit_reason import describe_exit, describe_unmet_conditions
+from runbook.checks.pid_file import describe_pid_file
+from runbook.checks.requirements import describe_failed_requirements
+from runbook.doctor.drop_in import make_drop_in
+from runbook.doctor.facts import UnitFacts
+from runbook.doctor.findings import Cause, Severity
+from runbook.host.exit_status import describe_exec_failure
+from runbook.host.facts import DOWN, ActiveState, LoadState
+from runbook.model import Verdict
+
+_REFUSED_NOTIFICATION = re.compile(r"Got notification message from PID (\d+), but reception .*")
+NOTIFY_GRACE = 5.0  # seconds from the start within which a program that listens may still report that it is ready
+_DAEMON_OPTIONS = ("--daemon", "--daemonize", "--background", "--detach", "--fork")
+
+
+def find_not_executed(facts: UnitFacts) -> Iterator[Cause]:
+    """Yield why systemd could not execute the program: a user, a folder or a file is missing."""
+    unit = facts.unit
+    if unit.exec_main_code == 1 and describe_exec_failure(unit.exec_main_status):
+        where = f" (systemctl edit --full {unit.name})" if unit.fragment_path else ""
+        yield Cause(describe_exit(unit), "ExecMainStatus", prevention=f"correct that setting of {unit.name}{where}")
+
+
+def find_failed_requirement(facts: UnitFacts) -> Iterator[Cause]:
+    """Yield which required unit failed."""
+    if facts.unit.active_state in DOWN and (why := describe_failed_requirements(facts.view, facts.unit)):
+        yield Cause(why, "Requires=, Requisite=, BindsTo=")
+
+
+def find_unmet_condition(facts: UnitFacts) -> Iterator[Cause]:
+    """Yield which condition kept systemd from starting the unit."""
+    if facts.health.verdict is Verdict.CONDITION_NOT_MET and not facts.unit.is_running:
+        unmet = describe_unmet_conditions(facts.unit, "a Condition or Assert")
+        yield Cause(
+            f"{unmet} does not hold, so systemd did not start it, and reports no failure", "Conditions, Asserts"
+        )
+
+
+def find_mask(facts: UnitFacts) -> Iterator[Cause]:
+    """Yield where the unit is masked."""
+    unit = facts.unit
+    if unit.load_state is LoadState.MASKED:
+        places = " and ".join(facts.masks) or "its file"
+        yield Cause(f"an operator or a package has masked it: {places} leads to /dev/null", "LoadState")
+
+
+def find_not_notified(facts: UnitFacts) -> Iterator[Cause]:
+    """Yield that systemd waits for a notification that does not come, or that it refuses."""
+    unit = facts.unit
+    waits = unit.active_state is ActiveState.ACTIVATING and unit.sub_state == "start"
+    if unit.type not in ("notify", "notify-reload") or not (waits or facts.has_not_notified):
+        return
+    refused = _REFUSED_NOTIFICATION.search("\n".join(facts.journal.systemd_lines))
+    listening = [socket for found in facts.found for socket in found.listening]
+    if refused:
+        drop_in = make_drop_in(unit, "notify", "systemd accepts the notification", NotifyAccess="all")
+        what = f"systemd refuses its notification, which comes from PID {refused[1]} and not from the main process"
+        yield Cause(what, "the journal of systemd, NotifyAccess=", drop_in=drop_in)
+    elif listening and facts.age > NOTIFY_GRACE:
+        drop_in = make_drop_in(unit, "type", "systemd waits for no notification", Type="exec")
+        what = f"it listens on {', '.join(listening)} already, and has not reported that it is ready (Type={unit.type})"
+        yield Cause(what, "Type=, SubState, the sockets of its processes", drop_in=drop_in)
+    else:
+        what = f"it does not report that it is ready, as Type={unit.type} requires (sd_notify)"
+        severity = Severity.PROBLEM if facts.has_not_notified else Severity.WARNING
+        yield Cause(f"{what}: it needs more time, or it never does", "Type=, SubState, Result", severity)
+
+
+def find_no_fork(facts: UnitFacts) -> Iterator[Cause]:
+    """Yield that a Type=forking service stays in the foreground, or writes no PIDFile=."""
+    unit = facts.unit
+    if unit.type != "forking" or unit.active_state is not ActiveState.ACTIVATING:
+        return
+    listening = [socket for found in facts.found for socket in found.listening]
+    if unit.control_pid and listening:
+        settings = {"Type": "exec", **({"PIDFile": ""} if unit.pid_file else {})}
+        drop_in = make_drop_in(unit, "type", "systemd takes the process of ExecStart= as the main process", **settings)
+        what = f"PID {unit.control_pid} of ExecStart= listens on {', '.join(listening)} and stays in the foreground"
+        yield Cause(f"{what}, but Type=forking waits for its exit", "Type=, ControlPID", drop_in=drop_in)
+    elif content := describe_pid_file(facts.view, unit):
+        yield Cause(f"systemd waits for PIDFile={unit.pid_file}: {content}", unit.pid_file)
+
+
+def find_daemonized(facts: UnitFacts) -> Iterator[Cause]:
+    """Yield that a program goes to the background, where systemd expects it in the foreground."""
+    unit = facts.unit
+    option = next((word for word in unit.start_arguments if word in _DAEMON_OPTIONS), "")
+    exited = unit.exec_main_code == 1 and not unit.exec_main_status
+    if option and exited and not unit.main_pid and unit.type in ("simple", "exec"):
+        drop_in = make_drop_in(unit, "type", "systemd takes the child as the main process", Type="forking")
+        what = f"{option} sends it to the background, and with Type={unit.type} systemd then kills what it has started"
+        yield Cause(what, "ExecStart=, Type=", drop_in=drop_in)

@@ -1,0 +1,43 @@
+"""Runs `runbook doctor` in a machine, and carries out what it prints, as an operator would."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import subprocess
+from typing import Any
+
+from tests.machine.machine import Machine, until
+
+
+def doctor(machine: Machine, *argv: str, user: str | None = None) -> subprocess.CompletedProcess[str]:
+    return machine.run(["runbook", "doctor", *argv], check=False, user=user)
+
+
+def diagnosed(machine: Machine, unit: str, *argv: str, user: str | None = None) -> dict[str, Any]:
+    """Return the diagnosis of a unit, with the exit status."""
+    done = doctor(machine, unit, "--output", "json", *argv, user=user)
+    assert done.stdout, done.stderr
+    found: dict[str, Any] = json.loads(done.stdout)
+    return {**found, "exit": done.returncode}
+
+
+def causes(found: dict[str, Any]) -> str:
+    return "; ".join(cause["sentence"] for cause in found["causes"])
+
+
+def carry_out(machine: Machine, commands: list[str], user: str | None = None) -> None:
+    """Run the commands one after another; a process that gets a signal has time to exit."""
+    for command in commands:
+        machine.run(["sh", "-c", command], user=user)
+        words = shlex.split(command, comments=True)
+        if words[0] == "kill":
+            gone = ["sh", "-c", f"! kill -0 {words[1]} 2>/dev/null"]
+            until(lambda: machine.run(gone, check=False).returncode == 0, f"PID {words[1]} to exit")  # noqa: B023
+
+
+def paste(machine: Machine, found: dict[str, Any]) -> None:
+    """Write the drop-in files, and make systemd read them."""
+    for drop_in in found["drop-ins"]:
+        machine.write(drop_in["path"], drop_in["text"])
+    machine.run(["systemctl", "daemon-reload"])

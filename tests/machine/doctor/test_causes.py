@@ -1,0 +1,361 @@
+"""The causes, staged on a real systemd. A drop-in file that is to keep one from coming back is written and proved."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from tests.machine.conftest import InstallUnit, StartService
+from tests.machine.doctor.doctoring import carry_out, causes, diagnosed, paste
+from tests.machine.incident import in_login
+from tests.machine.machine import Machine, until
+from tests.machine.runs import unit_file
+from tests.machine.tree import USER
+
+PORT = 8085
+SERVER = "/opt/serve"
+PROGRAM = f"""#!/usr/bin/python3
+import errno, os, socket, sys, time
+say = lambda text: print(text, flush=True)
+time.sleep(float(os.environ.get("PAUSE", "0")))
+server = socket.socket()
+server.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+try:
+    server.bind(("127.0.0.1", {PORT}))
+except OSError as error:
+    say(f"[Errno {{error.errno}}] Address already in use: port {PORT}")
+    sys.exit(1)
+server.listen()
+if "notify" in sys.argv:
+    socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM).sendto(b"READY=1", os.environ["NOTIFY_SOCKET"])
+say("ready")
+time.sleep(1e6)
+"""
+WANTED = "[Install]\nWantedBy=multi-user.target\n"  # systemd does not unload a unit that another one wants
+FAST = {"Unit_StartLimitIntervalSec": "0", "Restart": "always", "RestartSec": "200ms"}
+
+
+@pytest.fixture(autouse=True)
+def _server(machine: Machine) -> Iterator[None]:
+    machine.write(SERVER, PROGRAM, 0o755)
+    yield
+    machine.run(["sh", "-c", f"pkill -KILL -f {SERVER}"], check=False)
+    until(lambda: not listening(machine), "the port to be free")
+
+
+def listening(machine: Machine) -> str:
+    return machine.run(["ss", "-Hltn", f"sport = :{PORT}"]).stdout
+
+
+def look(machine: Machine, *argv: str, user: str | None = None) -> dict[str, Any]:
+    return diagnosed(machine, "web", *argv, user=user)
+
+
+def is_refused(machine: Machine) -> bool:
+    return "Address already in use" in machine.run(["journalctl", "-u", "web.service", "--since=-10s"]).stdout
+
+
+def state(machine: Machine) -> str:
+    return machine.show("web.service", "ActiveState")["ActiveState"]
+
+
+def is_well(machine: Machine) -> None:
+    def is_healthy() -> bool:
+        found = look(machine)
+        last.append(found)
+        return bool(found["exit"] == 0)
+
+    last: list[dict[str, Any]] = []
+    with contextlib.suppress(TimeoutError):
+        until(is_healthy, "the unit to be healthy", 10)
+    assert last[-1]["exit"] == 0, last[-1]
+
+
+def test_a_leftover_of_kill_mode_process(machine: Machine, service: StartService) -> None:
+    start = f"/bin/sh -c '{SERVER} & exec sleep infinity'"
+    service("web.service", unit_file(start, KillMode="process"))
+    until(lambda: listening(machine), "the child to listen")
+    assert "KillMode" not in causes(look(machine))
+    machine.run(["systemctl", "restart", "web.service"])
+    until(
+        lambda: "Address already in use" in machine.run(["journalctl", "-u", "web.service"]).stdout, "the rival's exit"
+    )
+    found = look(machine)
+    assert (found["exit"], found["verdict"]) == (1, "leftover-holds-port")
+    assert "of an earlier invocation is still in its cgroup: with KillMode=process a stop spares every other" in causes(
+        found
+    )
+    [drop_in] = found["drop-ins"]
+    assert drop_in["path"] == "/etc/systemd/system/web.service.d/kill-mode.conf"
+    carry_out(machine, found["commands"])
+    is_well(machine)
+    paste(machine, found)
+    # With the drop-in file, no restart leaves a process.
+    machine.run(["systemctl", "restart", "web.service"])
+    until(lambda: listening(machine), "the new child to listen")
+    is_well(machine)
+
+
+def test_a_users_unit_of_the_same_name(machine: Machine, unit: InstallUnit) -> None:
+    folder = f"/home/{USER}/.config/systemd/user"
+    machine.write(f"{folder}/web.service", unit_file(SERVER) + "[Install]\nWantedBy=default.target\n")
+    machine.run(["chown", "-R", USER, f"/home/{USER}/.config"])
+    machine.run(["systemctl", "--user", "daemon-reload"], user=USER)
+    machine.run(["systemctl", "--user", "enable", "--now", "-q", "web.service"], user=USER)
+    until(lambda: listening(machine), "the user's unit to listen")
+    unit("web.service", unit_file(SERVER, **FAST, User=USER))
+    machine.run(["systemctl", "start", "web.service"])
+    until(lambda: int(machine.show("web.service", "NRestarts")["NRestarts"]) > 1, "a loop")
+    found = look(machine)
+    assert (found["exit"], found["verdict"]) == (1, "other-unit-holds-port")
+    assert f"the user manager of {USER} has a unit of the same name, which holds port {PORT}" in causes(found)
+    [keep] = found["prevention"]
+    command = keep.removeprefix("keep one of the two: ").removesuffix(" removes the other")
+    assert command == f"systemctl --user -M {USER}@ disable --now web.service"
+    # From the user's side: no sudo, and it is the system's unit that is in the way once this one is down.
+    found = look(machine, "--user", user=USER)
+    assert (found["exit"], found["scope"]) == (0, "user")
+    machine.run(["systemctl", "--user", "disable", "--now", "-q", "web.service"], user=USER)
+    until(lambda: listening(machine), "the system's unit to listen")
+    found = look(machine, "--user", "--port", str(PORT), user=USER)
+    assert "the system has a unit of the same name" in causes(found)
+    machine.run(["rm", "-rf", f"{folder}/web.service"])
+    machine.run(["systemctl", "--user", "daemon-reload"], user=USER)
+
+
+def test_a_notification_that_never_comes(machine: Machine, unit: InstallUnit) -> None:
+    unit("web.service", unit_file(f"{SERVER} --port {PORT}", Type="notify", TimeoutStartSec="30s"))
+    machine.run(["systemctl", "start", "--no-block", "web.service"])
+    until(lambda: listening(machine), "it to listen")
+    found = look(machine)
+    assert (found["exit"], found["verdict"], found["drop-ins"]) == (1, "still-starting", [])
+    assert "it needs more time, or it never does" in causes(found)
+    until(lambda: look(machine)["drop-ins"], "more than a moment to pass", 15)
+    found = look(machine)
+    assert f"it listens on 127.0.0.1:{PORT} already, and has not reported that it is ready" in causes(found)
+    paste(machine, found)
+    machine.run(["systemctl", "restart", "web.service"])
+    is_well(machine)
+
+
+def test_a_notification_that_systemd_refuses(machine: Machine, unit: InstallUnit, suite: str) -> None:
+    """systemd 257 logs that only on the level of debug messages; but that the service listens is known."""
+    start = f"/bin/sh -c '{SERVER} notify & exec sleep infinity'"
+    unit("web.service", unit_file(start, Type="notify", TimeoutStartSec="30s"))
+    machine.run(["systemctl", "start", "--no-block", "web.service"])
+    until(lambda: listening(machine), "it to listen")
+    until(lambda: look(machine)["drop-ins"], "systemd's entry in the journal", 15)
+    found = look(machine)
+    why = "systemd refuses its notification, which comes from PID" if suite == "bookworm" else "it listens on"
+    assert why in causes(found)
+    paste(machine, found)
+    machine.run(["systemctl", "restart", "web.service"])
+    is_well(machine)
+
+
+def test_a_forking_service_that_stays_in_the_foreground(machine: Machine, unit: InstallUnit) -> None:
+    settings = {"Type": "forking", "PIDFile": "/run/web.pid", "TimeoutStartSec": "30s"}
+    unit("web.service", unit_file(SERVER, **settings))
+    machine.run(["systemctl", "start", "--no-block", "web.service"])
+    until(lambda: listening(machine), "it to listen")
+    found = look(machine)
+    assert "stays in the foreground, but Type=forking waits for its exit" in causes(found)
+    paste(machine, found)
+    machine.run(["systemctl", "restart", "web.service"])
+    assert machine.show("web.service", "Type", "PIDFile") == {"Type": "exec", "PIDFile": ""}
+    is_well(machine)
+
+
+def test_a_pid_file_that_does_not_come(machine: Machine, unit: InstallUnit) -> None:
+    settings = {"Type": "forking", "PIDFile": "/run/web.pid", "TimeoutStartSec": "30s"}
+    unit("web.service", unit_file(f"/bin/sh -c '{SERVER} & exit 0'", **settings))
+    machine.run(["systemctl", "start", "--no-block", "web.service"])
+    until(lambda: listening(machine), "it to listen")
+    found = look(machine)
+    assert "systemd waits for PIDFile=/run/web.pid: it does not exist, and PID" in causes(found)
+    assert "foreground" not in causes(found)
+
+
+def test_a_program_that_goes_to_the_background(machine: Machine, unit: InstallUnit) -> None:
+    machine.write("/opt/daemon", f"#!/bin/sh\n{SERVER} & exit 0\n", 0o755)
+    unit("web.service", unit_file("/opt/daemon --daemonize") + WANTED)
+    machine.run(["systemctl", "-q", "enable", "web.service"])
+    machine.run(["systemctl", "start", "web.service"])
+    until(lambda: state(machine) == "inactive", "it to be down")
+    found = look(machine)
+    assert "--daemonize sends it to the background, and with Type=simple systemd then kills" in causes(found)
+    paste(machine, found)
+    carry_out(machine, found["commands"])
+    is_well(machine)
+
+
+@pytest.mark.parametrize(
+    ("settings", "why"),
+    [
+        ({"User": "nosuch"}, "systemd could not change to User= (status 217/USER"),
+        ({"WorkingDirectory": "/nosuch"}, "systemd could not change to WorkingDirectory= (status 200/CHDIR"),
+        ({"ExecStart": "/nosuch"}, "systemd could not execute the file (status 203/EXEC"),
+    ],
+)
+def test_what_systemd_could_not_do(machine: Machine, unit: InstallUnit, settings: dict[str, str], why: str) -> None:
+    others = {name: value for name, value in settings.items() if name != "ExecStart"}
+    unit("web.service", unit_file(settings.get("ExecStart", SERVER), **others))
+    machine.run(["systemctl", "start", "web.service"], check=False)
+    until(lambda: state(machine) == "failed", "it to fail")
+    found = look(machine)
+    assert why in causes(found)
+    assert found["advice"] == "correct what systemd could not do: systemctl cat web.service shows its settings"
+
+
+def test_a_watchdog_that_gets_no_ping(machine: Machine, unit: InstallUnit) -> None:
+    unit("web.service", unit_file(SERVER, **FAST, WatchdogSec="300ms", WatchdogSignal="SIGTERM"))
+    machine.run(["systemctl", "start", "web.service"])
+    until(lambda: int(machine.show("web.service", "NRestarts")["NRestarts"]) > 3, "a loop")
+    found = look(machine)
+    assert "it sends no keep-alive ping within the 0.3s of WatchdogSec=" in causes(found)
+    assert "it has no start limit, so systemd restarts it without end" in causes(found)
+    found["drop-ins"] = [one for one in found["drop-ins"] if one["path"].endswith("watchdog.conf")]
+    paste(machine, found)
+    machine.run(["systemctl", "stop", "web.service"])
+    machine.run(["systemctl", "start", "web.service"])
+    until(lambda: listening(machine), "it to listen")
+    is_well(machine)
+
+
+def test_a_loop_that_no_start_limit_ends(machine: Machine, unit: InstallUnit) -> None:
+    settings = {"Restart": "always", "RestartSec": "400ms", "Unit_StartLimitIntervalSec": "1s"}
+    unit("web.service", unit_file("/bin/false", **settings))
+    machine.run(["systemctl", "start", "web.service"])
+    until(lambda: int(machine.show("web.service", "NRestarts")["NRestarts"]) > 3, "a loop")
+    found = look(machine)
+    assert (found["exit"], found["verdict"]) == (1, "crash-loop")
+    assert "with RestartSec=0.4s the start limit is never reached, so systemd restarts it without end" in causes(found)
+    paste(machine, found)
+    machine.run(["systemctl", "restart", "web.service"])
+    until(lambda: state(machine) == "failed", "systemd to give it up")
+    found = look(machine)
+    assert "the start limit (5 starts in 1min) is reached" in causes(found)
+    assert found["advice"] == "find out why it exits: journalctl -u web.service -n 30"
+
+
+def test_a_dependency_that_failed(machine: Machine, unit: InstallUnit) -> None:
+    unit("db.service", unit_file("/bin/sh -c 'exit 3'", Type="oneshot"))
+    unit("web.service", unit_file(SERVER, Unit_Requires="db.service", Unit_After="db.service"))
+    machine.run(["systemctl", "start", "web.service"], check=False)
+    found = look(machine)
+    assert found["verdict"] == "job-dependency"
+    assert "web.service needs db.service, which failed: its main process exited with status 3" in causes(found)
+    assert found["advice"] == "find out why db.service fails: journalctl -u db.service -n 30"
+    machine.write("/etc/systemd/system/db.service", unit_file("/bin/true", Type="oneshot"))
+    machine.run(["systemctl", "daemon-reload"])
+    carry_out(machine, found["commands"])
+    is_well(machine)
+
+
+def test_a_condition_that_does_not_hold(machine: Machine, unit: InstallUnit) -> None:
+    unit("web.service", unit_file(SERVER, Unit_ConditionPathExists="/nosuch"))
+    machine.run(["systemctl", "start", "web.service"])
+    found = look(machine)
+    if found["verdict"] == "condition-not-met":  # systemd 252 unloads it at once, and has forgotten that.
+        assert "ConditionPathExists=/nosuch of web.service does not hold" in causes(found)
+    assert (found["exit"], found["severity"]) == (1, "problem")
+
+
+def test_a_unit_that_is_masked_twice(machine: Machine, unit: InstallUnit) -> None:
+    unit("web.service", "")
+    machine.run(["sh", "-c", "rm /etc/systemd/system/web.service; systemctl -q mask web.service"])
+    machine.run(["systemctl", "-q", "mask", "--runtime", "web.service"])
+    found = look(machine)
+    assert found["verdict"] == "unit-masked"
+    assert "/etc/systemd/system/web.service and /run/systemd/system/web.service leads to /dev/null" in causes(found)
+    carry_out(machine, found["commands"][:-1])
+    assert machine.show("web.service", "LoadState")["LoadState"] == "not-found"
+
+
+def test_a_unit_that_is_frozen_and_one_that_is_stopped(machine: Machine, service: StartService) -> None:
+    service("web.service", unit_file(SERVER))
+    until(lambda: listening(machine), "it to listen")
+    machine.run(["systemctl", "freeze", "web.service"])
+    found = look(machine)
+    assert (found["verdict"], found["commands"]) == ("unit-frozen", ["systemctl thaw web.service"])
+    carry_out(machine, found["commands"])
+    main = machine.show("web.service", "MainPID")["MainPID"]
+    machine.run(["sh", "-c", f"kill -STOP {main}"])
+    until(lambda: look(machine)["verdict"] == "unit-frozen", "it to be stopped")
+    found = look(machine)
+    assert found["commands"] == [f"kill -CONT {main}"]
+    machine.run(["sh", "-c", found["commands"][0]])
+    is_well(machine)
+
+
+def test_another_service_on_the_port(machine: Machine, service: StartService, unit: InstallUnit) -> None:
+    service("other.service", unit_file(SERVER))
+    until(lambda: listening(machine), "the other to listen")
+    unit("web.service", unit_file(SERVER, **FAST))
+    machine.run(["systemctl", "start", "web.service"])
+    until(lambda: int(machine.show("web.service", "NRestarts")["NRestarts"]) > 1, "a loop")
+    found = look(machine)
+    assert (found["verdict"], found["commands"]) == ("other-unit-holds-port", [])
+    assert "stop it (systemctl stop other.service) or give one of them another port" in found["advice"]
+    assert f"port {PORT} is held by PID" in causes(found)
+
+
+def test_old_code_and_a_changed_file(machine: Machine, unit: InstallUnit) -> None:
+    machine.run(["cp", "/bin/sleep", "/opt/sleeps"])
+    unit("web.service", unit_file("/opt/sleeps infinity"))
+    machine.run(["systemctl", "start", "web.service"])
+    is_well(machine)
+    machine.run(["sh", "-c", "cp /bin/sleep /opt/sleeps.new; mv /opt/sleeps.new /opt/sleeps"])
+    machine.write("/etc/systemd/system/web.service", unit_file("/opt/sleeps infinity", Nice="1"))
+    found = look(machine)
+    assert (found["exit"], found["severity"]) == (1, "warning")
+    assert "executes /opt/sleeps, which was removed or replaced since" in causes(found)
+    assert "the file of web.service changed since systemd read it" in causes(found)
+    carry_out(machine, found["commands"])
+    is_well(machine)
+
+
+def test_starts_that_were_requested_count_too(machine: Machine, unit: InstallUnit) -> None:
+    unit("often.service", unit_file("/bin/sleep infinity", Unit_StartLimitIntervalSec="60") + WANTED)
+    machine.run(["systemctl", "-q", "enable", "often.service"])
+    for _ in range(4):
+        machine.run(["systemctl", "restart", "often.service"])
+    machine.run(["systemctl", "stop", "often.service"])
+    found = diagnosed(machine, "often")
+    assert "4 of its 4 starts in 1min were requested, and not restarts by systemd" in causes(found)
+    assert "one more start is left" in causes(found)
+
+
+def test_a_start_script_that_opens_a_login(machine: Machine, unit: InstallUnit) -> None:
+    machine.write("/opt/start", f"#!/bin/sh\nexec su - {USER} -c '{SERVER} & sleep 7200'\n", 0o755)
+    unit("web.service", unit_file("/opt/start", **FAST, KillMode="process"))
+    machine.run(["systemctl", "start", "web.service"])
+    until(lambda: listening(machine), "it to listen")
+    main = machine.show("web.service", "MainPID")["MainPID"]
+    machine.run(["sh", "-c", f"kill -KILL {main}"])
+    until(lambda: is_refused(machine), "the next one to exit")
+    found = look(machine)
+    if found["verdict"] in ("orphan-holds-port", "port-shared"):
+        assert "its start runs su, which moves what it starts out of the unit's cgroup" in causes(found)
+    machine.run(["systemctl", "stop", "web.service"])
+    machine.run(["sh", "-c", "pkill -KILL -f '^sleep 7200'"], check=False)
+
+
+def test_a_supervisor_that_is_an_orphan_itself(machine: Machine, unit: InstallUnit) -> None:
+    machine.write(
+        "/opt/keeper", f"#!/usr/bin/python3\nimport subprocess\nwhile True: subprocess.run(['{SERVER}'])\n", 0o755
+    )
+    login = in_login(machine, ["/opt/keeper"])
+    until(lambda: listening(machine), "the orphan to listen")
+    unit("web.service", unit_file(SERVER, **FAST))
+    machine.run(["systemctl", "start", "web.service"])
+    until(lambda: int(machine.show("web.service", "NRestarts")["NRestarts"]) > 1, "a loop")
+    found = look(machine)
+    assert found["verdict"] == "orphan-holds-port"
+    assert "(keeper), belongs to no service either, and may start it again: stop that one first" in causes(found)
+    machine.run(["sh", "-c", "pkill -KILL -f /opt/keeper"], check=False)
+    login.kill()
+    login.communicate()

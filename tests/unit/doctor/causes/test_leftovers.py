@@ -1,0 +1,41 @@
+"""Why processes of an earlier invocation are left in the cgroup of the unit."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from runbook.doctor.findings import Severity
+from tests.unit.doctor.diagnosed import causes, diagnose, healthy
+from tests.unit.fake_machine import EARLIER, FakeMachine, process
+
+
+def leftover(**changes: Any) -> FakeMachine:
+    machine = healthy(**changes)
+    machine.processes[90] = process(90, invocation_id=EARLIER, started=100.0)
+    machine.processes[100] = process(100, invocation_id="a" * 32)
+    return machine
+
+
+def test_a_leftover_that_kill_mode_spared() -> None:
+    (cause,) = diagnose(leftover(kill_mode="process")).causes
+    assert cause.severity is Severity.WARNING
+    assert cause.sentence == (
+        "PID 90 (gateway) of an earlier invocation is still in its cgroup: with KillMode=process a stop spares every "
+        "other process of the unit"
+    )
+    assert cause.drop_in is not None
+    assert cause.drop_in.path == "/etc/systemd/system/gw.service.d/kill-mode.conf"
+    assert cause.drop_in.text == "[Service]\nKillMode=control-group\n"
+
+
+def test_a_leftover_that_got_no_sigkill_and_one_of_which_the_reason_is_unknown() -> None:
+    (cause,) = diagnose(leftover(kill_mode="control-group", send_sigkill=False)).causes
+    assert cause.drop_in is not None
+    assert "SendSIGKILL=yes" in cause.drop_in.text
+    (cause,) = diagnose(leftover(kill_mode="control-group")).causes
+    assert cause.drop_in is None
+    assert "KillMode" not in cause.sentence
+
+
+def test_without_a_leftover_kill_mode_is_no_cause() -> None:
+    assert causes(healthy(kill_mode="process")) == []

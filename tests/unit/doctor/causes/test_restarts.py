@@ -1,0 +1,87 @@
+"""Why a unit is started again and again, or not any more."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from runbook.host.queries import Answer, PreviousExit, StartEvent, StartEventKind
+from runbook.host.requesters import JobRequest, Requester
+from tests.unit.doctor.diagnosed import FAILED, causes, healthy, only
+from tests.unit.fake_machine import EPOCH, INVOCATION, FakeMachine, unit
+
+
+def started(machine: FakeMachine, *before: float) -> FakeMachine:
+    events = tuple(StartEvent(EPOCH + machine.clock.time - age, StartEventKind.START) for age in before)
+    machine.answers["starts of gw.service"] = [Answer(True, "", events)]
+    return machine
+
+
+def test_a_reached_start_limit() -> None:
+    down = FakeMachine({"gw.service": unit(**FAILED)})
+    assert causes(down) == ["the start limit (5 starts in 1min) is reached: systemd refuses to start gw.service"]
+    assert causes(FakeMachine({"gw.service": unit(**FAILED, restart="no")})) == []
+
+
+def test_a_start_limit_that_is_nearly_used_up() -> None:
+    machine = started(healthy(n_restarts=3, exec_main_start_monotonic=990_000_000), 40, 30, 20, 10)
+    assert causes(machine) == [
+        "4 starts are in the journal, and the start limit is 5 starts in 1min: one more start is left, unless its "
+        "counter was reset since; that is over in 20s"
+    ]
+    machine = started(healthy(n_restarts=1, exec_main_start_monotonic=990_000_000), 20, 10)
+    assert causes(machine) == []
+
+
+def looping(**changes: Any) -> FakeMachine:
+    return healthy(n_restarts=3, exec_main_start_monotonic=999_000_000, inactive_exit_monotonic=999_000_000, **changes)
+
+
+def test_a_loop_that_no_start_limit_ends() -> None:
+    found = only(looping(start_limit_interval_usec=0), "it has no start limit, so systemd restarts it without end")
+    assert found.drop_in is not None
+    assert found.drop_in.text == "[Unit]\nStartLimitIntervalSec=1min\nStartLimitBurst=5\n"
+    found = only(looping(restart_usec=13_000_000), "with RestartSec=13s the start limit is never reached")
+    assert found.drop_in is not None
+    assert "StartLimitIntervalSec=2min 10s" in found.drop_in.text
+    assert causes(looping()) == []
+
+
+def test_a_loop_that_is_over() -> None:
+    machine = looping(start_limit_interval_usec=0)
+    machine.clock.time += 60
+    assert causes(machine) == []
+
+
+def test_an_exit_after_which_systemd_does_not_restart_it() -> None:
+    down = FakeMachine({"gw.service": unit(**FAILED, restart_prevent_statuses=(78,))})
+    assert causes(down) == [
+        "RestartPreventExitStatus= names the exit of the main process (78), so systemd does not restart it"
+    ]
+
+
+def test_a_watchdog() -> None:
+    watched: dict[str, Any] = {"watchdog_usec": 5_000_000, "result": "watchdog"}
+    down = FakeMachine({"gw.service": unit(**{**FAILED, **watched, "restart": "no", "n_restarts": 0})})
+    found = only(down, "it sends no keep-alive ping within the 5s of WatchdogSec=")
+    assert found.drop_in is None  # Once it may have hung.
+    machine = looping(watchdog_usec=5_000_000)
+    exit_ = PreviousExit("watchdog", True, "ExecStart", "dumped", 6)
+    machine.answers[f"exit before {INVOCATION} of gw.service"] = [Answer(True, "", exit_)]
+    found = only(machine, "it sends no keep-alive ping")
+    assert found.drop_in is not None
+    assert found.drop_in.text == "[Service]\nWatchdogSec=0\n"
+
+
+def test_a_job_of_another_requester() -> None:
+    request = JobRequest(7, (Requester(412, ("systemctl", "stop", "gw"), "root"),))
+    machine = healthy(job=7, job_type="stop", job_requests=(request,))
+    assert "a stop of it is in progress, which something else (PID 412 `systemctl stop gw` as root) requested" in str(
+        causes(machine)
+    )
+
+
+def test_starts_that_were_requested() -> None:
+    machine = started(FakeMachine({"gw.service": unit(**{**FAILED, "n_restarts": 1})}), 40, 30, 20)
+    assert "2 of its 3 starts in 1min were requested, and not restarts by systemd" in str(causes(machine))
+    machine = started(FakeMachine({"gw.service": unit(**{**FAILED, "n_restarts": 2})}), 40, 30, 20)
+    assert "requested" not in str(causes(machine))

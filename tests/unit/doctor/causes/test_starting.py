@@ -1,0 +1,107 @@
+"""Why a start cannot complete, or is not carried out."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from runbook.doctor.findings import Severity
+from runbook.host.facts import ActiveState, LoadState
+from runbook.host.queries import FileText
+from tests.unit.doctor.diagnosed import FAILED, causes, diagnose, only
+from tests.unit.fake_machine import FakeMachine, journal_lines, listen, process, unit
+
+
+def starting(**changes: Any) -> FakeMachine:
+    facts = {"active_state": ActiveState.ACTIVATING, "sub_state": "start", "start_arguments": ("/usr/bin/gateway",)}
+    return FakeMachine({"gw.service": unit(**{**facts, **changes})}, {100: process(100)})
+
+
+def test_a_program_that_could_not_be_executed() -> None:
+    down = {**FAILED, "exec_main_status": 217, "exec_main_handoff_monotonic": 0, "fragment_path": "/etc/gw.service"}
+    found = only(FakeMachine({"gw.service": unit(**down)}), "systemd could not change to User= (status 217/USER)")
+    assert found.prevention == "correct that setting of gw.service (systemctl edit --full gw.service)"
+    assert "could not" not in str(causes(FakeMachine({"gw.service": unit(**FAILED)})))
+
+
+def test_a_requirement_that_failed() -> None:
+    down = unit(active_state=ActiveState.INACTIVE, main_pid=0, requires=("db.service",), invocation_id="")
+    machine = FakeMachine({"gw.service": down, "db.service": unit("db.service", **FAILED)})
+    only(machine, "gw.service needs db.service, which failed: its main process exited with status 78")
+
+
+def test_a_condition() -> None:
+    down = unit(
+        active_state=ActiveState.INACTIVE,
+        main_pid=0,
+        condition_result=False,
+        unmet_conditions=("ConditionPathExists=/x",),
+    )
+    machine = FakeMachine({"gw.service": down})
+    only(machine, "ConditionPathExists=/x of gw.service does not hold, so systemd did not start it")
+
+
+def test_a_mask() -> None:
+    machine = FakeMachine({"gw.service": unit(load_state=LoadState.MASKED, active_state=ActiveState.INACTIVE)})
+    path = "/run/systemd/system/gw.service"
+    machine.files[path] = FileText(path, error="it is not a regular file")
+    only(machine, f"an operator or a package has masked it: {path} leads to /dev/null")
+    assert diagnose(machine).commands[0] == "systemctl unmask --runtime gw.service"
+
+
+def test_a_notification_that_is_late() -> None:
+    machine = starting(type="notify", inactive_exit_monotonic=998_000_000)
+    found = only(machine, "it does not report that it is ready, as Type=notify requires (sd_notify)")
+    assert (found.severity, found.drop_in) == (Severity.WARNING, None)
+    # It listens, but it may still report.
+    listen(machine, 100, "127.0.0.1:80")
+    assert only(machine, "it does not report").drop_in is None
+    machine.clock.time += 10
+    found = only(machine, "it listens on 127.0.0.1:80 already, and has not reported that it is ready (Type=notify)")
+    assert found.drop_in is not None
+    assert found.drop_in.text == "[Service]\nType=exec\n"
+
+
+def test_a_notification_that_is_refused() -> None:
+    machine = starting(type="notify")
+    line = "gw.service: Got notification message from PID 101, but reception only permitted for main PID 100"
+    machine.answers["what systemd logged of gw.service"] = [journal_lines(line, pid=1)]
+    found = only(machine, "systemd refuses its notification, which comes from PID 101 and not from the main process")
+    assert found.drop_in is not None
+    assert found.drop_in.text == "[Service]\nNotifyAccess=all\n"
+
+
+def test_a_start_that_timed_out_without_a_notification() -> None:
+    late: dict[str, Any] = {
+        **FAILED,
+        "result": "timeout",
+        "type": "notify",
+        "exec_main_code": 2,
+        "active_enter_monotonic": 0,
+    }
+    found = only(FakeMachine({"gw.service": unit(**late)}), "it does not report that it is ready")
+    assert found.severity is Severity.PROBLEM
+    assert causes(FakeMachine({"gw.service": unit(type="notify", active_state=ActiveState.INACTIVE, main_pid=0)})) == []
+
+
+def test_a_forking_service_that_stays_in_the_foreground() -> None:
+    machine = starting(type="forking", control_pid=100, main_pid=0, pid_file="/run/gw.pid")
+    listen(machine, 100, "127.0.0.1:80")
+    found = only(machine, "PID 100 of ExecStart= listens on 127.0.0.1:80 and stays in the foreground")
+    assert found.drop_in is not None
+    assert found.drop_in.text == "[Service]\nType=exec\nPIDFile=\n"
+
+
+def test_a_pid_file_that_does_not_come() -> None:
+    machine = starting(type="forking", main_pid=0, pid_file="/run/gw.pid")
+    found = only(machine, "systemd waits for PIDFile=/run/gw.pid: it does not exist, and PID 100 (gateway) runs in")
+    assert (found.source, found.drop_in) == ("/run/gw.pid", None)
+
+
+def test_a_program_that_goes_to_the_background() -> None:
+    down: dict[str, Any] = {"active_state": ActiveState.INACTIVE, "main_pid": 0, "exec_main_code": 1, "restart": "no"}
+    line = ("/usr/bin/gateway", "--daemonize")
+    machine = FakeMachine({"gw.service": unit(**down, start_arguments=line)})
+    found = only(machine, "--daemonize sends it to the background, and with Type=simple systemd then kills")
+    assert found.drop_in is not None
+    assert found.drop_in.text == "[Service]\nType=forking\n"
+    assert causes(FakeMachine({"gw.service": unit(**down, start_arguments=line[:1])})) == []
