@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from dataclasses import replace
 
 from runbook.checks.health import HealthChecker
+from runbook.checks.other_manager import explain_other_manager
 from runbook.doctor.causes import find_causes
 from runbook.doctor.facts import LOOPS, UnitFacts, is_looping
 from runbook.doctor.findings import Severity, UnitDiagnosis, worst
@@ -38,7 +39,9 @@ class Doctor:
         """
         unit = self._view.unit(name)
         if unit.load_state is LoadState.NOT_FOUND and not unit.is_running:
-            raise NoSuchUnit(unit.describe_not_found(self._view.find_similar_unit(unit.name)))
+            hint = explain_other_manager(self._view, unit.name, command=f"doctor --user {unit.name}")
+            near = "" if hint else self._view.find_similar_unit(unit.name)
+            raise NoSuchUnit(unit.describe_not_found(near), hint=hint)
         facts = self._read_facts(unit, find_ports(self._view, unit, named, recorded))
         causes = find_causes(facts)
         severity = _judge_health(facts)

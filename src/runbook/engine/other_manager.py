@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
+from runbook.checks.other_manager import explain_other_manager
 from runbook.errors import HostError
 from runbook.host.facts import LoadState, Unit
 from runbook.host.interface import SHARED_READ_AGE, HostView
 from runbook.spec.step import Runbook
-
-MAX_USERS_NAMED = 3
 
 
 def find_other_manager(view: HostView, book: Runbook) -> str:
@@ -22,16 +21,10 @@ def find_other_manager(view: HostView, book: Runbook) -> str:
 
 def describe_other_manager(view: HostView, unit: Unit, book: Runbook) -> str:
     """Return which other manager has a unit that this one does not have, and what to do; empty if none has it."""
-    found = view.find_other_managers(unit.name)
     in_file = "scope" in book.model_fields_set
-    if found.system:
-        less = "write `scope: system` in the file" if book.scope == "user" else "leave out --user"
-        return f"{unit.name} is a unit of the system: {less}, and run it as root"
-    more = "write `scope: user` in the file" if in_file else "add --user"
-    if found.own:
-        return f"{unit.name} is a unit of your user manager: {more}"
-    if not found.users:
-        return ""
-    named = " and ".join(found.users[:MAX_USERS_NAMED])
-    managers = f"the user manager{'' if len(found.users) == 1 else 's'} of {named}"
-    return f"{unit.name} is a unit of {managers}: {more}, and run it as that user: su - {found.users[0]} -c 'runbook …'"
+    return explain_other_manager(
+        view,
+        unit.name,
+        system="write `scope: system` in the file" if book.scope == "user" else "leave out --user",
+        user="write `scope: user` in the file" if in_file else "add --user",
+    )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from runbook.doctor.findings import DropIn, Severity, UnitDiagnosis
-from runbook.report.layout import Layout
+from runbook.report.layout import NARROW, Layout
 
 LABEL = 17  # width of the column with the names
 STYLES = {Severity.OK: "green", Severity.WARNING: "yellow", Severity.PROBLEM: "red"}
@@ -20,12 +20,12 @@ def print_diagnosis(found: UnitDiagnosis, page: Layout) -> None:
     if found.is_healthy:
         return
     page.line()
-    page.item("so", found.summary, LABEL)
+    _print_list(page, "so", [found.summary])
     _print_list(page, "why", (f"{cause.sentence} (read from {cause.source})" for cause in found.causes))
     _print_list(page, "systemd logged", found.systemd_lines)
     _print_list(page, "its log", found.journal)
     page.line()
-    page.item("first", found.advice, LABEL)
+    _print_list(page, "first", [found.advice])
     _print_block(page, "fix it now", found.commands)
     _print_list(page, "keep it so", found.preventions)
     for drop_in in found.drop_ins:
@@ -33,18 +33,29 @@ def print_diagnosis(found: UnitDiagnosis, page: Layout) -> None:
 
 
 def _print_list(page: Layout, name: str, texts: Iterable[str]) -> None:
-    for text in texts:
-        page.item(name, text, LABEL)
+    for text in filter(None, texts):
+        if name and page.width < NARROW:
+            page.line((f"  {name}", "dim"))
+            name = ""
+        page.item(name, text, _column(page))
         name = ""
+
+
+def _column(page: Layout) -> int:
+    """Return the width of the column with the names. On a narrow terminal a text begins on the line after its name."""
+    return LABEL if page.width >= NARROW else 2
 
 
 def _print_block(page: Layout, name: str, lines: Iterable[str]) -> None:
     for line in lines:
-        page.line((f"  {name:<{LABEL}}", "dim"), (line, ""))
+        if name and page.width < NARROW:
+            page.line((f"  {name}", "dim"))
+            name = ""
+        page.line((f"  {name:<{_column(page)}}", "dim"), (line, ""))
         name = ""
 
 
 def _print_drop_in(page: Layout, found: UnitDiagnosis, drop_in: DropIn) -> None:
     reload = f"systemctl{' --user' if found.unit.of_user else ''} daemon-reload"
-    page.item("keep it so", f"{drop_in.effect}, with this file, and then {reload}:", LABEL)
+    _print_list(page, "keep it so", [f"{drop_in.effect}, with this file, and then {reload}:"])
     _print_block(page, "", [f"# {drop_in.path}", *drop_in.text.splitlines()])

@@ -11,7 +11,7 @@ from runbook.doctor.findings import Severity
 from runbook.doctor.unit import format_moment
 from runbook.errors import NoSuchUnit
 from runbook.host.facts import ActiveState, LoadState
-from runbook.host.queries import Answer, PreviousExit
+from runbook.host.queries import Answer, OtherManagers, PreviousExit
 from runbook.model import Port, Verdict
 from tests.unit.doctor.diagnosed import FAILED, diagnose, gw, healthy, incident
 from tests.unit.fake_machine import UNSEEN, FakeMachine, journal_lines, listen, process, unit
@@ -117,6 +117,13 @@ def test_a_port_that_only_the_configuration_names_may_be_of_another_service() ->
 def test_a_unit_that_does_not_exist() -> None:
     with pytest.raises(NoSuchUnit, match=r"systemd has no unit gv.service; did you mean gw.service\?"):
         diagnose(healthy(), "gv.service")
+
+
+def test_a_unit_of_another_manager() -> None:
+    machine = FakeMachine(other_managers=OtherManagers(own=True))
+    with pytest.raises(NoSuchUnit) as refused:
+        diagnose(machine)
+    assert refused.value.hint == "gw.service is a unit of your user manager: add --user"
 
 
 def test_a_masked_unit() -> None:

@@ -6,7 +6,7 @@ import io
 from typing import Any
 
 from runbook.report.doctor import print_diagnosis
-from runbook.report.layout import Layout, PlainScreen
+from runbook.report.layout import Collector, Layout, PlainScreen
 from tests.unit.doctor.diagnosed import FAILED, diagnose, healthy, incident
 from tests.unit.fake_machine import EARLIER, FakeMachine, journal_lines, process
 
@@ -26,6 +26,15 @@ def test_the_incident() -> None:
     names = [line[2:19].strip() for line in text.splitlines()[1:] if line[2:19].strip()]
     assert names == ["systemd reports", "kernel reports", "so", "why", "its log", "fix it now", "keep it so"]
     assert "                   systemctl reset-failed gw.service\n" in text
+
+
+def test_on_a_narrow_terminal_a_text_begins_below_its_name() -> None:
+    screen = Collector(40)
+    print_diagnosis(diagnose(incident(**FAILED)), Layout(screen))
+    lines = ["".join(text for text, _ in pieces) for pieces in screen.lines]
+    at = lines.index("  fix it now")
+    assert lines[at + 2] == "    systemctl reset-failed gw.service"
+    assert max(len(line) for line in lines if "kill" not in line) <= 40
 
 
 def test_a_healthy_unit_is_three_lines() -> None:
