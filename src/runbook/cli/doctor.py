@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-from functools import partial
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -57,11 +56,15 @@ def _parse(unit: str, ports: list[str]) -> tuple[str, list[Port]]:
 def _diagnose(name: str, ports: list[Port], scope: ManagerScope) -> UnitDiagnosis:
     """Return the diagnosis. Raises NotBegun if the machine cannot be read, or has no such unit."""
     from runbook.doctor.unit import Doctor  # noqa: PLC0415 - `--help` needs no diagnosis.
-    from runbook.records.listened import list_listened_ports  # noqa: PLC0415
+
+    def recorded() -> tuple[Port, ...]:
+        from runbook.records.listened import list_listened_ports  # noqa: PLC0415 - Mostly it is not needed.
+
+        return list_listened_ports(scope, name)
 
     with open_view(scope) as view:
         try:
-            return Doctor(view, view, os.geteuid()).diagnose(name, ports, partial(list_listened_ports, scope, name))
+            return Doctor(view, view, os.geteuid()).diagnose(name, ports, recorded)
         except errors.HostError as error:
             raise errors.NotBegun(error.message, hint=error.hint) from error
 

@@ -34,10 +34,13 @@ def print_diagnosis(found: UnitDiagnosis, page: Layout) -> None:
 
 def _print_list(page: Layout, name: str, texts: Iterable[str]) -> None:
     for text in filter(None, texts):
-        if name and page.width < NARROW:
-            page.line((f"  {name}", "dim"))
-            name = ""
-        page.item(name, text, _column(page))
+        page.item(_open(page, name), text, _column(page))
+        name = ""
+
+
+def _print_block(page: Layout, name: str, lines: Iterable[str]) -> None:
+    for line in lines:
+        page.line((f"  {_open(page, name):<{_column(page)}}", "dim"), (line, ""))
         name = ""
 
 
@@ -46,13 +49,12 @@ def _column(page: Layout) -> int:
     return LABEL if page.width >= NARROW else 2
 
 
-def _print_block(page: Layout, name: str, lines: Iterable[str]) -> None:
-    for line in lines:
-        if name and page.width < NARROW:
-            page.line((f"  {name}", "dim"))
-            name = ""
-        page.line((f"  {name:<{_column(page)}}", "dim"), (line, ""))
-        name = ""
+def _open(page: Layout, name: str) -> str:
+    """Return the name to print beside a text; on a narrow terminal print it on its own line, and return none."""
+    if not name or page.width >= NARROW:
+        return name
+    page.line((f"  {name}", "dim"))
+    return ""
 
 
 def _print_drop_in(page: Layout, found: UnitDiagnosis, drop_in: DropIn) -> None:
