@@ -6,6 +6,7 @@ from runbook.doctor.findings import DropIn
 from runbook.host.facts import Unit
 
 _OF_UNIT = ("StartLimitIntervalSec", "StartLimitBurst")  # settings of the section [Unit]; the others are of [Service]
+_AT_ONCE = {"KillMode", "SendSIGKILL", *_OF_UNIT}  # settings that a daemon-reload changes for a unit that runs
 
 
 def make_drop_in(unit: Unit, name: str, effect: str, **settings: str) -> DropIn:
@@ -18,4 +19,5 @@ def make_drop_in(unit: Unit, name: str, effect: str, **settings: str) -> DropIn:
         for section, keys in sections.items()
         if keys
     ]
-    return DropIn(f"{folder}/{unit.name}.d/{name}.conf", "\n\n".join(parts) + "\n", effect)
+    text = "\n\n".join(parts) + "\n"
+    return DropIn(f"{folder}/{unit.name}.d/{name}.conf", text, effect, at_start=not _AT_ONCE.issuperset(settings))

@@ -32,6 +32,7 @@ class DropIn(NamedTuple):
     path: str
     text: str
     effect: str  # what it does, as a clause: "a stop kills every process of the unit"
+    at_start: bool = False  # True if it has effect from the next start of the unit on
 
 
 class Cause(NamedTuple):

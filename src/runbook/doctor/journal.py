@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -10,7 +11,7 @@ from typing import Any, NamedTuple
 from runbook.checks.exit_reason import describe_exit
 from runbook.checks.previous_exit import PreviousExitLookup
 from runbook.checks.start_limit import StartBudget, has_start_limit, query_start_budget
-from runbook.host.facts import Unit
+from runbook.host.facts import UNLOADABLE, Unit
 from runbook.host.interface import HostView, Waiter
 from runbook.host.queries import Answer, JournalLine, JournalTailQuery, Query
 from runbook.model import Deadline, Wake
@@ -67,8 +68,16 @@ def _texts(answer: Answer[tuple[JournalLine, ...]]) -> tuple[str, ...]:
 
 
 def _poll_lines(view: HostView, unit: Unit, run: RunState, lines: int, *, of_manager: bool) -> Poll:
+    """Read the end of a log: since the last start, and in a loop since earlier ones.
+
+    Of a unit that was not started since systemd loaded it, only what is wrong with its file matters.
+    """
+    is_wrong_file = of_manager and unit.load_state in UNLOADABLE
+    if not unit.inactive_exit_monotonic and not is_wrong_file:
+        return lambda: NOTHING
     since = max(0.0, unit.inactive_exit / 1e6 - (RECENT_RESTART if unit.n_restarts else DATING_SLACK))
     tail = JournalTailQuery(unit.name, since, lines=lines, of_user=unit.of_user, of_manager=of_manager)
+    tail = replace(tail, since=0.0, latest=True) if is_wrong_file else tail
     return partial(view.query, Query(tail, run.next_query_id(), JOURNAL_TIMEOUT))
 
 

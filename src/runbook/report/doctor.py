@@ -20,8 +20,10 @@ def print_diagnosis(found: UnitDiagnosis, page: Layout) -> None:
     if found.is_healthy:
         return
     page.line()
-    _print_list(page, "so", [found.summary])
-    _print_list(page, "why", (f"{cause.sentence} (read from {cause.source})" for cause in found.causes))
+    told = [cause for cause in found.causes if cause.sentence in found.summary]
+    _print_list(page, "so", [found.summary + "".join(f" (read from {cause.source})" for cause in told)])
+    others = (cause for cause in found.causes if cause not in told)
+    _print_list(page, "why", (f"{cause.sentence} (read from {cause.source})" for cause in others))
     _print_list(page, "systemd logged", found.systemd_lines)
     _print_list(page, "its log", found.journal)
     page.line()
@@ -59,5 +61,6 @@ def _open(page: Layout, name: str) -> str:
 
 def _print_drop_in(page: Layout, found: UnitDiagnosis, drop_in: DropIn) -> None:
     reload = f"systemctl{' --user' if found.unit.of_user else ''} daemon-reload"
-    _print_list(page, "keep it so", [f"{drop_in.effect}, with this file, and then {reload}:"])
+    then = f"{reload} and {found.unit.systemctl_command('restart')}" if drop_in.at_start else reload
+    _print_list(page, "keep it so", [f"{drop_in.effect}, with this file, and then {then}:"])
     _print_block(page, "", [f"# {drop_in.path}", *drop_in.text.splitlines()])

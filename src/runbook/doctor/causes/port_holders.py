@@ -26,7 +26,7 @@ def find_orphans(facts: UnitFacts) -> Iterator[Cause]:
         effect = ""
         if facts.is_refused(holder):
             effect = f"; each start of {facts.unit.name} finds {facts.held_ports(holder)} in use, and exits"
-        instead = f"start it only through systemd ({facts.unit.systemctl_command('start')}), never in a login"
+        instead = f"start it only through systemd ({facts.unit.systemctl_command('start')}), never by hand"
         again = _describe_supervisor(facts, holder)
         yield Cause(f"{process}{copy} {began}{effect}{again}", read, prevention=instead if copy else "")
 

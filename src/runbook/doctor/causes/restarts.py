@@ -12,6 +12,7 @@ from runbook.host.facts import ActiveState, Unit
 from runbook.host.requesters import describe_requester
 from runbook.util.timespan import format_span
 
+OFTEN = 3  # requested starts in one interval that are worth a warning
 FEW_STARTS = 1  # starts left of the start limit from which a warning is due
 
 
@@ -89,7 +90,7 @@ def find_other_starters(facts: UnitFacts) -> Iterator[Cause]:
         who = describe_requester(request)
         yield Cause(f"a {unit.job_type} of it is in progress, which {who} requested", "Job", Severity.WARNING)
     requested = budget.used - unit.n_restarts if budget is not None else 0
-    if budget is not None and requested > 1:
+    if budget is not None and requested > 1 and (requested >= OFTEN or budget.remaining <= FEW_STARTS):
         yield Cause(
             f"{requested} of its {budget.used} starts in {format_span(unit.start_limit_interval_usec / 1e6)} were "
             f"requested, and not restarts by systemd: they count for the start limit, too",

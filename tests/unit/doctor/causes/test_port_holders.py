@@ -20,7 +20,7 @@ def test_an_orphan_that_was_started_in_a_login() -> None:
         "has no INVOCATION_ID, which systemd sets for every process of a unit; each start of gw.service finds port "
         "18789 in use, and exits"
     )
-    assert cause.prevention == "start it only through systemd (systemctl start gw.service), never in a login"
+    assert cause.prevention == "start it only through systemd (systemctl start gw.service), never by hand"
 
 
 @pytest.mark.parametrize(
