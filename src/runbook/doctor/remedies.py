@@ -97,8 +97,11 @@ def _replace_strays(facts: UnitFacts) -> tuple[str, ...]:
         return tuple(_kills(facts))  # The unit listens beside them, and goes on.
     triggers = [name for name in unit.triggered_by if name.endswith((".socket", ".path"))]
     active = [name for name in triggers if facts.view.unit(name).active_state not in DOWN]
-    stop = () if unit.active_state in DOWN and not active else (_systemctl(facts, "stop", *active),)
-    return (*stop, *_kills(facts), *_start(facts, *active))
+    if unit.active_state in DOWN and not active:
+        return (*_kills(facts), *_reset(facts), _systemctl(facts, "start"))
+    # Not after the stop: systemd unloads a unit that is down and that no other unit refers to, and has no counter then.
+    stop, start = (_systemctl(facts, verb, *active) for verb in ("stop", "start"))
+    return (*_reset(facts), stop, *_kills(facts), start)
 
 
 def _kills(facts: UnitFacts) -> Iterator[str]:
@@ -137,13 +140,16 @@ def _start_requirements(facts: UnitFacts) -> Iterator[str]:
             yield _systemctl(facts, "start", unit=needed.unit)
 
 
-def _start(facts: UnitFacts, *triggers: str) -> tuple[str, ...]:
-    """Return the commands that start a unit, however often it was started before."""
+def _start(facts: UnitFacts) -> tuple[str, ...]:
+    return (*_reset(facts), _systemctl(facts, "restart" if facts.unit.is_running else "start"))
+
+
+def _reset(facts: UnitFacts) -> tuple[str, ...]:
+    """Return the command that clears the start limit, if it may be reached."""
     unit, budget = facts.unit, facts.journal.budget
     used_up = bool(unit.n_restarts) or (budget is not None and budget.remaining == 0)
-    is_reset = unit.active_state is ActiveState.FAILED or is_start_limit_hit(unit) or used_up
-    verb = "start" if not unit.is_running or facts.strays else "restart"
-    return (*((_systemctl(facts, "reset-failed"),) if is_reset else ()), _systemctl(facts, verb, *triggers))
+    may_refuse = unit.active_state is ActiveState.FAILED or is_start_limit_hit(unit) or used_up
+    return (_systemctl(facts, "reset-failed"),) if may_refuse else ()
 
 
 def _systemctl(facts: UnitFacts, verb: str, *others: str, unit: Unit | None = None) -> str:

@@ -18,9 +18,9 @@ def test_a_loop_beside_an_orphan_that_its_commands_end(machine: Machine, inciden
     [port] = found["ports"]
     assert {"its log: in use", "ExecStart="} == set(port["found-in"])
     assert [command.split()[:3] for command in found["commands"]] == [
+        ["systemctl", "reset-failed", UNIT],
         ["systemctl", "stop", UNIT],
         ["kill", str(incident.orphan), "#"],
-        ["systemctl", "reset-failed", UNIT],
         ["systemctl", "start", UNIT],
     ]
     carry_out(machine, found["commands"])
@@ -46,7 +46,7 @@ def test_without_rights(machine: Machine, incident: Incident) -> None:
     loop(machine)
     found = diagnosed(machine, UNIT, user=USER)
     assert (found["exit"], found["verdict"]) == (1, "orphan-holds-port")
-    assert [command.split()[0] for command in found["commands"]] == ["sudo", "kill", "sudo", "sudo"]
+    assert [command.split()[0] for command in found["commands"]] == ["sudo", "sudo", "kill", "sudo"]
     # Another user cannot read the orphan, and that is no health.
     found = diagnosed(machine, UNIT, user="nobody")
     assert (found["exit"], found["verdict"]) == (1, "owner-unknown")

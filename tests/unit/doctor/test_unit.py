@@ -42,9 +42,9 @@ def test_a_loop_beside_an_orphan() -> None:
     assert found.systemd_lines == ("Scheduled restart job",)
     assert found.journal == ("port 18789 is already in use",)
     assert [command.partition("  #")[0] for command in found.commands] == [
+        "systemctl reset-failed gw.service",
         "systemctl stop gw.service",
         "kill 74",
-        "systemctl reset-failed gw.service",
         "systemctl start gw.service",
     ]
 
