@@ -63,6 +63,7 @@ class UnitDiagnosis:
     ports: tuple[PortOwnership, ...]  # the same ports, judged
     causes: tuple[Cause, ...] = ()
     commands: tuple[str, ...] = ()  # what fixes it now, in this order
+    proved_restart: str = ""  # the command of this program that does the same and proves the result; empty if none does
     advice: str = ""  # what to decide or to find out before, or instead
     systemd_lines: tuple[str, ...] = ()  # what systemd logged of the unit
     journal: tuple[str, ...] = ()  # the last lines of the unit's own log
@@ -97,6 +98,7 @@ class UnitDiagnosis:
             ],
             "causes": [cause.evidence() for cause in self.causes],
             "commands": list(self.commands),
+            "proved-restart": self.proved_restart,
             "advice": self.advice,
             "drop-ins": [drop_in._asdict() for drop_in in self.drop_ins],
             "prevention": list(self.preventions),

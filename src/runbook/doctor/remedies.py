@@ -51,6 +51,21 @@ def _find_actions(facts: UnitFacts) -> tuple[str, ...]:
     return (*_kill_leftovers(facts), *_start_requirements(facts), *_start(facts))
 
 
+def find_proved_restart(facts: UnitFacts) -> str:
+    """Return the command of this program that does the same, and proves the result; empty if none does."""
+    unit = facts.unit
+    if not unit.is_service or unit.load_state is not LoadState.LOADED:
+        return ""
+    user = " --user" if unit.of_user else ""
+    if facts.strays:
+        held = (owner.port for owner in facts.ports if any(one in facts.strays for one in owner.foreign_holders))
+        ports = "".join(f" --port {port}" for port in held)
+        return f"{_sudo(facts)}runbook restart{user} {unit.name}{ports} --fix"
+    if facts.replaced_program and facts.health.verdict is Verdict.READY:
+        return f"{_sudo(facts)}runbook restart{user} {unit.name}"
+    return ""
+
+
 def find_decision(facts: UnitFacts) -> str:
     """Return what an operator has to decide or to find out; empty if the commands are enough."""
     unit, verdict = facts.unit, facts.health.verdict

@@ -13,7 +13,7 @@ from runbook.doctor.facts import LOOPS, UnitFacts, is_looping
 from runbook.doctor.findings import Severity, UnitDiagnosis, worst
 from runbook.doctor.journal import NO_JOURNAL, read_journal
 from runbook.doctor.ports import FoundPort, Recorded, find_ports
-from runbook.doctor.remedies import find_commands, find_decision
+from runbook.doctor.remedies import find_commands, find_decision, find_proved_restart
 from runbook.errors import NoSuchUnit
 from runbook.host.facts import DOWN, LoadState, Unit
 from runbook.host.holders import PortOwnership, Role, address_of
@@ -56,6 +56,7 @@ class Doctor:
             ports=facts.ports,
             causes=causes,
             commands=find_commands(facts),
+            proved_restart=find_proved_restart(facts),
             advice=find_decision(facts),
             systemd_lines=facts.journal.systemd_lines,
             journal=facts.journal.lines,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from runbook.doctor.findings import DropIn, Severity, UnitDiagnosis
+from runbook.host.facts import JobVerb
 from runbook.report.layout import NARROW, Layout
 
 LABEL = 17  # width of the column with the names
@@ -29,6 +30,7 @@ def print_diagnosis(found: UnitDiagnosis, page: Layout) -> None:
     page.line()
     _print_list(page, "first", [found.advice])
     _print_block(page, "fix it now", found.commands)
+    _print_block(page, "or in one go", [found.proved_restart] if found.proved_restart else [])
     _print_list(page, "keep it so", found.preventions)
     for drop_in in found.drop_ins:
         _print_drop_in(page, found, drop_in)
@@ -61,6 +63,6 @@ def _open(page: Layout, name: str) -> str:
 
 def _print_drop_in(page: Layout, found: UnitDiagnosis, drop_in: DropIn) -> None:
     reload = f"systemctl{' --user' if found.unit.of_user else ''} daemon-reload"
-    then = f"{reload} and {found.unit.systemctl_command('restart')}" if drop_in.at_start else reload
+    then = f"{reload} and {found.unit.systemctl_command(JobVerb.RESTART)}" if drop_in.at_start else reload
     _print_list(page, "keep it so", [f"{drop_in.effect}, with this file, and then {then}:"])
     _print_block(page, "", [f"# {drop_in.path}", *drop_in.text.splitlines()])

@@ -75,3 +75,15 @@ def test_a_healthy_unit_and_one_with_a_changed_file() -> None:
     assert commands(healthy(need_daemon_reload=True)) == ["systemctl daemon-reload"]
     machine = incident(need_daemon_reload=True)
     assert commands(machine)[:2] == ["systemctl daemon-reload", "systemctl stop gw.service"]
+
+
+def test_the_proved_restart() -> None:
+    assert diagnose(incident(), uid=1000).proved_restart == "sudo runbook restart gw.service --port 18789 --fix"
+    assert diagnose(incident(of_user=True), uid=1000).proved_restart == (
+        "runbook restart --user gw.service --port 18789 --fix"
+    )
+    machine = healthy()
+    assert diagnose(machine).proved_restart == ""
+    machine.processes[100] = process(100, exe="/usr/bin/gateway (deleted)")
+    found = diagnose(machine)
+    assert (found.commands, found.proved_restart) == (("systemctl restart gw.service",), "runbook restart gw.service")
