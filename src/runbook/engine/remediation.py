@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from typing import Any, NamedTuple, Protocol
 
 from runbook.engine.execution.attempt import BUS_RETRY_INTERVAL, check_once, make_internal_failure
+from runbook.engine.execution.long_wait import LongWait
 from runbook.engine.execution.outcome import Outcome
 from runbook.engine.execution.predicted_host import PredictedHost
 from runbook.engine.execution.replay import FixRound, ResumeState
@@ -174,7 +175,9 @@ class Remediation:
         if _is_change_by_another(failed_fix):
             self.failed_check = failed_fix  # It is the reason of the end, whatever the reason of the fix was.
             return self._end_failed(reason)
-        return self._end_failed("; ".join((reason, *(_restart_unit(self.runner, name) for name in units_up))))
+        return self._end_failed(
+            "; ".join((reason, *(_restart_unit(self.runner, self.step, name) for name in units_up)))
+        )
 
     def _end_still_starting(self, outcome: Outcome) -> Outcome:
         return replace(self._end(StepStatus.FAILED, Verdict.STILL_STARTING, outcome.reason), still_starting=True)
@@ -213,9 +216,10 @@ def _is_change_by_another(outcome: Outcome) -> bool:
     return outcome.verdict in (Verdict.UNIT_CHANGED, Verdict.JOB_CANCELED, Verdict.UNIT_MASKED)
 
 
-def _restart_unit(runner: StepRunner, name: str) -> str:
-    """Start a unit if the failed fix has stopped it. Return its state afterwards."""
+def _restart_unit(runner: StepRunner, step: Step[Any], name: str) -> str:
+    """Start a unit if the failed fix of a step has stopped it. Return its state afterwards."""
     deadline = Deadline.after(runner.host.clock, RESTART_TIMEOUT)
+    wait = LongWait(runner.events, step, f"waiting for {name} to start", deadline)
     ref = None
     while True:
         try:
@@ -228,9 +232,11 @@ def _restart_unit(runner: StepRunner, name: str) -> str:
                 runner.host.reset_failed(name)
                 runner.state.cleared[name] = runner.host.clock.now()
                 ref = runner.host.enqueue_job(JobVerb.START, name)
+                wait.report()
             if ref is None or runner.host.job(ref) is not None or deadline.expired:
                 unit = runner.host.unit(name)
                 return f"{unit.name} is {unit.describe()}"
+            wait.report_if_due()
             runner.waiter.wait(Wake(units=frozenset({name})), deadline)
         except (BusLost, BusTimeout) as error:
             # A systemd that is busy for a while must not be the reason why the unit stays down.

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from runbook.engine.execution.attempt import REPORT_INTERVAL
+from runbook.engine.execution.long_wait import LongWait
 from runbook.engine.execution.outcome import Outcome
 from runbook.engine.execution.stream import EventStream
-from runbook.events import StepRetrying, StepWaiting
+from runbook.events import StepRetrying
 from runbook.host.interface import Waiter
 from runbook.model import Deadline, Wake
 from runbook.spec.step import Step
@@ -56,9 +56,7 @@ def run_with_retries(
 def _pause(step: Step[Any], waiter: Waiter, events: EventStream, seconds: float) -> None:
     """Pause before the next attempt, and report that from time to time."""
     deadline = Deadline.after(events.clock, seconds)
+    wait = LongWait(events, step, "a pause before the next attempt", deadline)
     while not deadline.expired:
-        waiter.wait(Wake(within=min(deadline.remaining, REPORT_INTERVAL)), deadline)
-        if not deadline.expired:
-            why, left = "a pause before the next attempt", round(deadline.remaining, 3)
-            waited, id_, type_ = round(seconds - left, 3), step.step_id, step.type_name
-            events.emit(StepWaiting(id=id_, type=type_, reason=why, seconds=waited, left=left))
+        waiter.wait(Wake(within=min(deadline.remaining, wait.until_report)), deadline)
+        wait.report_if_due()
