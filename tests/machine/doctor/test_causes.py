@@ -236,6 +236,30 @@ def test_what_systemd_could_not_do(machine: Machine, unit: InstallUnit, settings
     assert found["advice"] == "correct what systemd could not do: systemctl cat web.service shows its settings"
 
 
+def test_an_environment_file_that_is_missing(machine: Machine, unit: InstallUnit) -> None:
+    unit("web.service", unit_file(SERVER, EnvironmentFile="/etc/nosuch"))
+    machine.run(["systemctl", "start", "web.service"], check=False)
+    found = look(machine)
+    assert "/etc/nosuch does not exist, and its start reads it" in causes(found)
+    text = unit_file(SERVER, EnvironmentFile="-/etc/nosuch")
+    machine.write("/etc/systemd/system/web.service", text)
+    found = look(machine)
+    assert found["commands"][0] == "systemctl daemon-reload"
+    carry_out(machine, found["commands"])
+    is_well(machine)
+
+
+def test_a_stop_that_was_requested(machine: Machine, service: StartService) -> None:
+    service("web.service", unit_file(SERVER, Restart="always") + WANTED)
+    machine.run(["systemctl", "-q", "enable", "web.service"])
+    until(lambda: listening(machine), "it to listen")
+    machine.run(["systemctl", "stop", "web.service"])
+    found = look(machine)
+    assert "a stop of web.service was requested" in causes(found)
+    carry_out(machine, found["commands"])
+    is_well(machine)
+
+
 def test_a_watchdog_that_gets_no_ping(machine: Machine, unit: InstallUnit) -> None:
     unit("web.service", unit_file(SERVER, **FAST, WatchdogSec="300ms", WatchdogSignal="SIGTERM"))
     machine.run(["systemctl", "start", "web.service"])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from runbook.checks.exit_reason import USEC_INFINITY, is_restart_prevented
+from runbook.checks.exit_reason import USEC_INFINITY, is_restart_prevented, will_auto_restart
 from runbook.doctor.drop_in import make_drop_in
 from runbook.doctor.facts import LOOPS, UnitFacts
 from runbook.doctor.findings import Cause, Severity
@@ -53,6 +53,15 @@ def find_endless_loop(facts: UnitFacts) -> Iterator[Cause]:
     effect = f"systemd gives it up after {often} starts, and it reads failed"
     drop_in = make_drop_in(unit, "start-limit", effect, **settings)
     yield Cause(f"{why}, so systemd restarts it without end: {unit.n_restarts} times by now", source, drop_in=drop_in)
+
+
+def find_requested_stop(facts: UnitFacts) -> Iterator[Cause]:
+    """Yield that a stop was requested, if systemd would have restarted the unit after an exit of its own."""
+    unit = facts.unit
+    is_stopped = unit.active_state is ActiveState.INACTIVE and bool(unit.exec_main_code)
+    if is_stopped and unit.restart != "on-success" and will_auto_restart(unit):
+        why = f"after an exit of its own, systemd would have restarted it (Restart={unit.restart})"
+        yield Cause(f"a stop of {unit.name} was requested: {why}", "Restart=, ExecMainStatus")
 
 
 def find_quiet_failure(facts: UnitFacts) -> Iterator[Cause]:

@@ -11,7 +11,7 @@ from runbook.checks.requirements import describe_failed_requirements
 from runbook.doctor.drop_in import make_drop_in
 from runbook.doctor.facts import UnitFacts
 from runbook.doctor.findings import Cause, Severity
-from runbook.host.exit_status import describe_exec_failure
+from runbook.host.exit_status import EXIT_EXEC, describe_exec_failure
 from runbook.host.facts import DOWN, ActiveState, LoadState
 from runbook.model import Verdict
 
@@ -23,9 +23,24 @@ _DAEMON_OPTIONS = ("--daemon", "--daemonize", "--background", "--detach", "--for
 def find_not_executed(facts: UnitFacts) -> Iterator[Cause]:
     """Yield why systemd could not execute the program: a user, a folder or a file is missing."""
     unit = facts.unit
-    if unit.exec_main_code == 1 and describe_exec_failure(unit.exec_main_status):
-        where = f" (systemctl edit --full {unit.name})" if unit.fragment_path else ""
-        yield Cause(describe_exit(unit), "ExecMainStatus", prevention=f"correct that setting of {unit.name}{where}")
+    if unit.exec_main_code != 1 or not describe_exec_failure(unit.exec_main_status):
+        return
+    program = next(iter(unit.start_arguments), "")
+    is_missing = unit.exec_main_status == EXIT_EXEC and program.startswith("/") and not facts.view.read_files(program)
+    missing = f"; {program} does not exist" if is_missing else ""
+    where = f" (systemctl edit --full {unit.name})" if unit.fragment_path else ""
+    keep = f"correct that setting of {unit.name}{where}"
+    yield Cause(describe_exit(unit) + missing, "ExecMainStatus", prevention=keep)
+
+
+def find_missing_environment(facts: UnitFacts) -> Iterator[Cause]:
+    """Yield which file of EnvironmentFile= is missing: systemd reports only that it lacks resources."""
+    if facts.unit.result != "resources":
+        return
+    for path, optional in facts.unit.environment_files:
+        if not optional and not facts.view.read_files(path):
+            keep = f"write EnvironmentFile=-{path}, with the minus, if it may be missing"
+            yield Cause(f"{path} does not exist, and its start reads it", "EnvironmentFile=", prevention=keep)
 
 
 def find_failed_requirement(facts: UnitFacts) -> Iterator[Cause]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from runbook.host.facts import ActiveState
 from runbook.host.queries import Answer, PreviousExit, StartEvent, StartEventKind
 from runbook.host.requesters import JobRequest, Requester
 from tests.unit.doctor.diagnosed import FAILED, causes, healthy, only
@@ -88,3 +89,11 @@ def test_starts_that_were_requested() -> None:
     assert "requested" not in str(causes(machine))
     machine = started(FakeMachine({"gw.service": unit(**{**FAILED, "n_restarts": 2})}), 40, 30, 20, 10)
     assert "2 of its 4 starts in 1min were requested" in str(causes(machine))
+
+
+def test_a_stop_that_was_requested() -> None:
+    facts: dict[str, Any] = {"active_state": ActiveState.INACTIVE, "main_pid": 0, "exec_main_code": 2}
+    down = FakeMachine({"gw.service": unit(**facts, exec_main_status=15)})
+    only(down, "a stop of gw.service was requested: after an exit of its own, systemd would have restarted it")
+    assert causes(FakeMachine({"gw.service": unit(**facts, exec_main_status=15, restart="no")})) == []
+    assert causes(FakeMachine({"gw.service": unit(**{**facts, "exec_main_code": 0})})) == []

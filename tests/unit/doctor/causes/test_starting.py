@@ -23,6 +23,24 @@ def test_a_program_that_could_not_be_executed() -> None:
     assert "could not" not in str(causes(FakeMachine({"gw.service": unit(**FAILED)})))
 
 
+def test_a_program_that_does_not_exist() -> None:
+    down = {**FAILED, "exec_main_status": 203, "exec_main_handoff_monotonic": 0, "start_arguments": ("/opt/gw",)}
+    machine = FakeMachine({"gw.service": unit(**down)})
+    assert only(machine, "systemd could not execute the file").sentence.endswith("; /opt/gw does not exist")
+    machine.files["/opt/gw"] = FileText("/opt/gw")
+    assert "does not exist" not in str(causes(machine))
+
+
+def test_an_environment_file_that_is_missing() -> None:
+    facts = {**FAILED, "result": "resources", "exec_main_code": 0}
+    files = (("/etc/gw", False), ("/etc/more", True))
+    machine = FakeMachine({"gw.service": unit(**facts, environment_files=files)})
+    found = only(machine, "/etc/gw does not exist, and its start reads it")
+    assert found.prevention == "write EnvironmentFile=-/etc/gw, with the minus, if it may be missing"
+    machine.files["/etc/gw"] = FileText("/etc/gw")
+    assert "does not exist" not in str(causes(machine))
+
+
 def test_a_requirement_that_failed() -> None:
     down = unit(active_state=ActiveState.INACTIVE, main_pid=0, requires=("db.service",), invocation_id="")
     machine = FakeMachine({"gw.service": down, "db.service": unit("db.service", **FAILED)})
