@@ -13,9 +13,10 @@ from runbook.doctor.ports import LOG_SOURCE, FoundPort
 from runbook.host.facts import DOWN, Unit
 from runbook.host.holders import DELETED, Holder, PortOwnership, Process, Role
 from runbook.host.interface import HostView
+from runbook.model import Verdict
 
 LOOPS = 3  # restarts by systemd in a row that count as a loop
-STEADY = 60.0  # seconds for which a unit that was in a loop must run to count as out of it
+STEADY = 60.0  # seconds after which a unit is no longer at its start, nor in the loop that it was in
 
 
 def is_looping(unit: Unit, now: float) -> bool:
@@ -74,6 +75,11 @@ class UnitFacts:
     def age(self) -> float:
         """The seconds since its last start began."""
         return self.view.clock.monotonic() - self.unit.inactive_exit_monotonic / 1e6
+
+    @property
+    def may_start_yet(self) -> bool:
+        """True if it began so short a time ago that it may be going to listen."""
+        return self.health.verdict is Verdict.NOT_LISTENING and self.age < STEADY and not self.unit.n_restarts
 
     @property
     def is_restarted(self) -> bool:

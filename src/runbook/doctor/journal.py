@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from runbook.checks.exit_reason import describe_exit
-from runbook.checks.previous_exit import PreviousExitLookup
+from runbook.checks.previous_exit import UNKNOWN_EXIT, PreviousExitLookup
 from runbook.checks.start_limit import StartBudget, has_start_limit, query_start_budget
 from runbook.host.facts import UNLOADABLE, Unit
 from runbook.host.interface import HostView, Waiter
@@ -91,7 +91,9 @@ def _poll_last_exit(view: HostView, unit: Unit, run: RunState) -> Poll:
 
     def poll() -> Answer[str] | None:
         found = lookup.poll(view, unit, run)
-        return Answer(True, "", found.text) if found is not None else None
+        if found is None:
+            return None
+        return Answer(True, "", "" if found is UNKNOWN_EXIT else found.text)
 
     return poll
 

@@ -15,6 +15,7 @@ from runbook.host.exit_status import describe_exec_failure
 from runbook.host.facts import DOWN, UNLOADABLE, ActiveState, LoadState, Unit
 from runbook.host.holders import Holder
 from runbook.model import Verdict
+from runbook.util.timespan import format_span
 
 STILL_THERE = "  # if it still runs 10s later: kill -KILL"
 
@@ -87,6 +88,8 @@ def find_decision(facts: UnitFacts) -> str:
     has_failed = unit.result not in ("", "success") or verdict is Verdict.CRASH_LOOP
     if verdict in _EXITED and has_failed and not facts.rivals:
         return f"find out why it exits: {describe_log_command(facts.view, unit)}"
+    if facts.may_start_yet:
+        return f"it began {format_span(round(facts.age))} ago, and may need more time: look again"
     if verdict is Verdict.NOT_LISTENING:
         return f"find out what it does instead: {describe_log_command(facts.view, unit)}"
     return ""

@@ -96,7 +96,7 @@ def _judge_health(facts: UnitFacts) -> Severity:
         return Severity.WARNING if facts.is_restarted else Severity.OK
     if verdict is Verdict.UNIT_EXITED and unit.active_state in DOWN and unit.has_done_its_work:
         return Severity.OK
-    return Severity.WARNING if verdict in _NOT_BROKEN else Severity.PROBLEM
+    return Severity.WARNING if verdict in _NOT_BROKEN or facts.may_start_yet else Severity.PROBLEM
 
 
 def _summarize(facts: UnitFacts) -> str:

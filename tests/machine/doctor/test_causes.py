@@ -353,6 +353,18 @@ def test_another_service_on_the_port(machine: Machine, service: StartService, un
     assert f"port {PORT} is held by PID" in causes(found)
 
 
+def test_a_job_of_a_scheduler(machine: Machine, service: StartService, unit: InstallUnit) -> None:
+    """A live service runs it in a scope of its own: to kill it is for that service to decide."""
+    service("runner.service", unit_file(f"/bin/sh -c 'systemd-run --scope -q {SERVER}; true'"))
+    until(lambda: listening(machine), "the job to listen")
+    unit("web.service", unit_file(SERVER, **FAST))
+    machine.run(["systemctl", "start", "web.service"])
+    until(lambda: int(machine.show("web.service", "NRestarts")["NRestarts"]) > 1, "a loop")
+    found = look(machine)
+    assert (found["verdict"], found["commands"]) == ("other-unit-holds-port", [])
+    assert "of runner.service, a live service" in causes(found)
+
+
 def test_old_code_and_a_changed_file(machine: Machine, unit: InstallUnit) -> None:
     machine.run(["cp", "/bin/sleep", "/opt/sleeps"])
     unit("old.service", unit_file("/opt/sleeps infinity"))

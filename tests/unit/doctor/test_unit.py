@@ -63,7 +63,7 @@ def test_a_unit_that_systemd_restarted_a_short_time_ago_is_no_healthy_one() -> N
     machine = healthy(n_restarts=2, exec_main_start_monotonic=990_000_000)
     found = diagnose(machine)
     assert (found.severity, found.verdict) == (Severity.WARNING, Verdict.READY)
-    assert found.summary == "systemd restarted gw.service 2 times: its main process keeps exiting"
+    assert found.summary == "systemd restarted gw.service 2 times: its main process exited"
     machine.clock.time += 3600
     assert diagnose(machine).is_healthy
 
@@ -82,6 +82,19 @@ def test_a_unit_that_is_starting() -> None:
     machine.units["gw.service"] = replace(gw(machine), inactive_exit_monotonic=999_000_000)
     found = diagnose(machine)
     assert (found.severity, found.verdict, found.commands) == (Severity.WARNING, Verdict.STILL_STARTING, ())
+
+
+def test_a_unit_that_does_not_listen_yet() -> None:
+    machine = FakeMachine({"gw.service": unit(inactive_exit_monotonic=990_000_000)}, {100: process(100)})
+    found = diagnose(machine, "gw.service", Port(18789))
+    assert (found.severity, found.verdict) == (Severity.WARNING, Verdict.NOT_LISTENING)
+    assert found.advice == "it began 10s ago, and may need more time: look again"
+    machine.clock.time += 60
+    found = diagnose(machine, "gw.service", Port(18789))
+    assert (found.severity, found.advice) == (
+        Severity.PROBLEM,
+        "find out what it does instead: journalctl -u gw.service -n 30",
+    )
 
 
 def test_a_oneshot_that_has_done_its_work() -> None:

@@ -4,14 +4,14 @@ port_holders.py  another process has a port of the unit
 leftovers.py     processes of an earlier invocation are left in its cgroup
 starting.py      a start cannot complete, or is not carried out
 restarts.py      it is started again and again, or not any more
-files.py         its file, its program or its settings do not fit what runs
+running.py       what runs is frozen, or does not fit its file, its program or its settings
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 
-from runbook.doctor.causes import files, leftovers, port_holders, restarts, starting
+from runbook.doctor.causes import leftovers, port_holders, restarts, running, starting
 from runbook.doctor.facts import UnitFacts
 from runbook.doctor.findings import Cause
 
@@ -35,9 +35,10 @@ CAUSES: tuple[Callable[[UnitFacts], Iterator[Cause]], ...] = (
     restarts.find_endless_loop,
     restarts.find_start_limit,
     restarts.find_other_starters,
-    files.find_changed_file,
-    files.find_old_code,
-    files.find_unused_ports,
+    running.find_standstill,
+    running.find_changed_file,
+    running.find_old_code,
+    running.find_unused_ports,
 )
 """In the order in which they are reported: what holds the port before what follows from that."""
 

@@ -109,4 +109,5 @@ def find_other_owners(facts: UnitFacts) -> Iterator[Cause]:
     for owner in facts.ports:
         others = [one for one in owner.foreign_holders if one.role in (Role.OTHER_UNIT, Role.UNKNOWN)]
         for holder in [one for one in others if one.unit != facts.unit.name][:1]:
-            yield Cause(f"{owner.reason} ({holder.why})", f"/proc/{holder.process.pid}/cgroup")
+            why = "" if holder.why in owner.reason else f" ({holder.why})"
+            yield Cause(f"{owner.reason}{why}", f"/proc/{holder.process.pid}/cgroup")

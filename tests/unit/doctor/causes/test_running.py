@@ -1,4 +1,4 @@
-"""What is wrong with the files of a unit that runs."""
+"""What is wrong with a unit that runs."""
 
 from __future__ import annotations
 
@@ -26,3 +26,11 @@ def test_a_port_of_the_configuration_on_which_it_does_not_listen() -> None:
     assert causes(machine) == ["Environment= names port 8080, and gw.service does not listen there"]
     listen(machine, 100, "127.0.0.1:8080")
     assert causes(machine) == []
+
+
+def test_a_frozen_unit() -> None:
+    machine = healthy(freezer_state="frozen")
+    assert causes(machine) == [
+        "gw.service is frozen, so none of its processes runs (systemctl thaw gw.service lets them run)"
+    ]
+    assert diagnose(machine).commands == ("systemctl thaw gw.service",)

@@ -1,4 +1,4 @@
-"""What is wrong with the files of a unit that runs: its own file, its program, its settings."""
+"""What is wrong with a unit that runs: its processes, its own file, its program, its settings."""
 
 from __future__ import annotations
 
@@ -15,6 +15,12 @@ def find_changed_file(facts: UnitFacts) -> Iterator[Cause]:
     """Yield what is wrong with the file of a running unit."""
     if facts.unit.is_running and (why := describe_unit_file(facts.unit)):
         yield Cause(why, "NeedDaemonReload" if facts.unit.need_daemon_reload else "LoadState", Severity.WARNING)
+
+
+def find_standstill(facts: UnitFacts) -> Iterator[Cause]:
+    """Yield that the unit is frozen, or its main process stopped."""
+    if facts.health.verdict is Verdict.UNIT_FROZEN:
+        yield Cause(facts.health.reason, f"FreezerState, /proc/{facts.unit.main_pid}/stat")
 
 
 def find_old_code(facts: UnitFacts) -> Iterator[Cause]:
