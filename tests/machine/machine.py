@@ -44,7 +44,7 @@ class CommandFailed(subprocess.CalledProcessError):
 class Machine:
     """One machine, booted when its context is entered and killed when it is left.
 
-    `suite`, `software`, `rivals` and `needrestart` choose the tree. `bind` maps folders and files of the host to paths
+    `suite` and the names of what else is installed choose the tree. `bind` maps folders and files of the host to paths
     inside, read-only. `disk` maps folders that the machine may write to, and which are kept: after another boot their
     files are still there.
     """
@@ -56,6 +56,7 @@ class Machine:
         software: bool = False,
         rivals: bool = False,
         needrestart: bool = False,
+        services: bool = False,
         bind: Mapping[Path, str] | None = None,
         disk: Mapping[Path, str] | None = None,
         boot_timeout: float = 60,
@@ -64,6 +65,7 @@ class Machine:
         self.software = software
         self.rivals = rivals
         self.needrestart = needrestart
+        self.services = services
         self.name = f"{keeper.PREFIX}{os.getpid()}-{secrets.token_hex(3)}"
         self.leader = 0
         """PID of the machine's init on the host."""
@@ -89,7 +91,13 @@ class Machine:
         """Boot, and wait until systemd has finished starting. Raises MachineError or TreeError."""
         if os.geteuid() != 0:
             raise MachineError("a throwaway machine needs root: systemd-nspawn mounts and makes namespaces")
-        root = tree(self.suite, software=self.software, rivals=self.rivals, needrestart=self.needrestart)
+        root = tree(
+            self.suite,
+            software=self.software,
+            rivals=self.rivals,
+            needrestart=self.needrestart,
+            services=self.services,
+        )
         compile_checkout(self.suite)
         deadline = time.monotonic() + self._boot_timeout
         self._console = os.memfd_create("console")

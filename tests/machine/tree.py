@@ -4,7 +4,7 @@ A tree has the distribution's packages, and a virtual environment at /opt/venv w
 pyproject.toml. `runbook` is installed in it as a path to /opt/runbook, where a machine binds the checkout. So a change
 of the code needs no new tree; a change of the dependencies does. Each suite has two trees: a bare one, which is built
 quickly, and one with the software that the runbooks are for, installed and not started. `make bench` has a third one
-with its rivals, and the tests of `runbook guard` one with needrestart.
+with its rivals, the tests of `runbook guard` one with needrestart, and those of `runbook init` one with ten services.
 
 `python -m tests.machine.tree [SUITE…]` builds and prints the path of each.
 """
@@ -70,6 +70,20 @@ _NPM_HOME = "/opt/npm"
 NEEDRESTART = ("needrestart",)
 """In a tree of its own: in the others, it would act after each upgrade of a test."""
 
+SERVICES = (
+    "apache2",
+    "dovecot-imapd",
+    "gunicorn",
+    "mariadb-server",
+    "nginx",
+    "openssh-server",
+    "postfix",
+    "postgresql",
+    "redis-server",
+    "unbound",
+)
+"""Installed and not started, in a tree of their own: two of them want one port."""
+
 RIVALS = ("lsof", "psmisc")
 RIVALS_PIP = ("ansible-core", "psutil", "pyinfra")
 """Programs that `make bench` compares with. Those from PyPI are in a virtual environment of their own."""
@@ -120,6 +134,7 @@ class Recipe:
     recipe: int = RECIPE
     rivals: tuple[str, ...] = ()
     needrestart: tuple[str, ...] = ()
+    services: tuple[str, ...] = ()
 
     @classmethod
     def of(
@@ -129,6 +144,7 @@ class Recipe:
         software: bool = False,
         rivals: bool = False,
         needrestart: bool = False,
+        services: bool = False,
         pyproject: Path = CHECKOUT / "pyproject.toml",
     ) -> Recipe:
         project = tomllib.loads(pyproject.read_text())["project"]
@@ -142,12 +158,13 @@ class Recipe:
             software=(*SOFTWARE, NPM) if software else (),
             rivals=(*RIVALS, *RIVALS_PIP) if rivals else (),
             needrestart=NEEDRESTART if needrestart else (),
+            services=SERVICES if services else (),
         )
 
     @property
     def key(self) -> str:
         # Without these the key is that of earlier versions of this file, which did not have them.
-        later = ("rivals", "needrestart")
+        later = ("rivals", "needrestart", "services")
         facts = {name: value for name, value in asdict(self).items() if value or name not in later}
         digest = hashlib.sha256(json.dumps(facts, sort_keys=True).encode())
         return "-".join([self.suite, *self.extras, digest.hexdigest()[:16]])
@@ -155,7 +172,7 @@ class Recipe:
     @property
     def extras(self) -> tuple[str, ...]:
         """Return what the tree has besides a small Debian and the dependencies."""
-        return tuple(name for name in ("software", "rivals", "needrestart") if getattr(self, name))
+        return tuple(name for name in ("software", "rivals", "needrestart", "services") if getattr(self, name))
 
 
 def cache() -> Path:
@@ -164,12 +181,14 @@ def cache() -> Path:
     return Path(base) / "runbook"
 
 
-def tree(suite: str, *, software: bool = False, rivals: bool = False, needrestart: bool = False) -> Path:
+def tree(
+    suite: str, *, software: bool = False, rivals: bool = False, needrestart: bool = False, services: bool = False
+) -> Path:
     """Return the root folder of a suite's tree. Build the tree if the cache has none. Never write to it.
 
     Raises TreeError. Waits while another process builds the same tree.
     """
-    recipe = Recipe.of(suite, software=software, rivals=rivals, needrestart=needrestart)
+    recipe = Recipe.of(suite, software=software, rivals=rivals, needrestart=needrestart, services=services)
     trees = cache() / "trees"
     home = trees / recipe.key
     if (home / "root").is_dir():
@@ -225,8 +244,8 @@ def compile_checkout(suite: str) -> None:
 
 def _build(recipe: Recipe, root: Path, lock: int) -> None:
     pip = f'chroot "$1" env -i {_pip_environment()} {VENV}/bin/pip'
-    more = (*(SOFTWARE if recipe.software else ()), *(RIVALS if recipe.rivals else ()), *recipe.needrestart)
-    packages = (*recipe.packages, *more)
+    more = (*(SOFTWARE if recipe.software else ()), *(RIVALS if recipe.rivals else ()))
+    packages = (*recipe.packages, *more, *recipe.needrestart, *recipe.services)
     certificates = _quoted((os.environ.get("PIP_CERT") or _CERTIFICATES,))
     argv = [
         "mmdebstrap",
@@ -243,6 +262,7 @@ def _build(recipe: Recipe, root: Path, lock: int) -> None:
         f'--customize-hook=chroot "$1" python3 -m venv --system-site-packages {VENV}',
         f"--customize-hook={pip} install --quiet --no-cache-dir {_quoted(recipe.dependencies)}",
         *(_software_hooks(pip) if recipe.software else ()),
+        *(_services_hooks() if recipe.services else ()),
         *(_rivals_hooks() if recipe.rivals else _generator_hooks()),
         '--customize-hook=rm "$1/tmp/certificates.crt"',
         f'--customize-hook=chroot "$1" useradd --uid {UID} --create-home --shell /bin/bash {USER}',
@@ -288,6 +308,11 @@ def _software_hooks(pip: str) -> list[str]:
         '--customize-hook=chroot "$1" systemctl --quiet disable nginx.service redis-server.service '
         "postgresql.service ssh.service",
     ]
+
+
+def _services_hooks() -> list[str]:
+    units = " ".join(f"{name}.service" for name in ("apache2", "dovecot", "mariadb", "nginx", "postfix", "postgresql"))
+    return [f'--customize-hook=chroot "$1" systemctl --quiet disable {units} redis-server ssh unbound']
 
 
 def _generator_hooks() -> list[str]:
@@ -349,7 +374,7 @@ def _install_project(recipe: Recipe, root: Path) -> None:
 
 def main(suites: Sequence[str]) -> None:
     """Build the missing trees of the suites, two at a time, and print the path of each."""
-    kinds: tuple[dict[str, bool], ...] = ({}, {"software": True}, {"needrestart": True})
+    kinds: tuple[dict[str, bool], ...] = ({}, {"software": True}, {"needrestart": True}, {"services": True})
     wanted = [(suite, kind) for suite in suites for kind in kinds]
     with ThreadPoolExecutor(2) as pool:
         for root in pool.map(lambda one: tree(one[0], **one[1]), wanted):

@@ -89,11 +89,12 @@ class CommandResult(NamedTuple):
 
 
 @dataclass(frozen=True)
-class TcpProbe(QueryKind[None]):
-    """Passes if a TCP connection is established."""
+class TcpProbe(QueryKind[str]):
+    """Passes if a TCP connection is established. Answered by what the server sends first, if that is waited for."""
 
     host: str
     port: int
+    greeting_wait: float = 0.0  # seconds to wait for the server to send something first
 
     def __str__(self) -> str:
         return f"tcp {self.host}:{self.port}"

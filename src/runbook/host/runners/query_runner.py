@@ -38,6 +38,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 MAX_OUTPUT = 64 * 1024  # bytes of a command's output that are kept
+MAX_GREETING = 512  # bytes of what a server sends first
 PIPE_READS = 16  # reads of MAX_OUTPUT bytes that empty any pipe: it holds at most 1 MiB (fs.pipe-max-size)
 CLOSE_WAIT = 0.5  # seconds that the exit of the program waits for the children that it has just killed
 EXPIRY_DELAY = 0.5  # seconds by which the loop's time-out is later than the work's own, whose message is better
@@ -173,11 +174,16 @@ class _TcpConnection:
     probe: TcpProbe
     until: float
 
-    def run(self) -> Answer[None]:
+    def run(self) -> Answer[str]:
         try:
-            timeout = _seconds_left(self.until)
+            timeout, greeting = _seconds_left(self.until), b""
             with socket.create_connection((self.probe.host, self.probe.port), timeout) as connection:
-                return Answer(True, "connected", reached_port=netns.find_reached_port(connection))
+                if self.probe.greeting_wait:
+                    connection.settimeout(self.probe.greeting_wait)
+                    with contextlib.suppress(OSError):
+                        greeting = connection.recv(MAX_GREETING)
+                reached = netns.find_reached_port(connection)
+                return Answer(True, "connected", greeting.decode(errors="replace"), reached_port=reached)
         except OSError as error:
             return Answer(False, describe_error(error))
 

@@ -1,0 +1,38 @@
+"""The version that a program without a package prints itself.
+
+A server that does not know `--version` may begin to serve. So it runs as nobody, without capabilities, in a network
+and a PID namespace of its own, which ends with it: it reaches no port and no process, and can write to no state.
+Only root can do that, and only a program that nobody but root can write is run.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+
+from runbook.checks.versions import VERSION, find_version
+from runbook.document.quoting import is_writable
+from runbook.init.lookup import Lookup, find_danger
+from runbook.init.program import Program, is_interpreter
+
+TIMEOUT = 5.0  # seconds for a program to print its version
+MAX_OUTPUT = 2000  # characters of a version; a server that has begun to log prints more
+_ALONE = (
+    *("unshare", "--net", "--ipc", "--pid", "--mount-proc", "--fork", "--kill-child", "--"),
+    *("setpriv", "--reuid=nobody", "--regid=nogroup", "--clear-groups", "--no-new-privs", "--bounding-set=-all"),
+    *("--inh-caps=-all", "--"),
+)
+
+
+def find_own_version(lookup: Lookup, program: Program) -> tuple[str, str]:
+    """Return the version that a program prints, and what it is not asked for; both empty if it prints none."""
+    path = program.real
+    if not path or is_interpreter(path) or not is_writable(path) or re.search(r"\s", path):
+        return "", ""
+    if os.geteuid() != 0:
+        return "", f"{path} --version was not tried: only root runs it without its rights"
+    if why := find_danger(path):
+        return "", f"{path} --version was not tried, because {why}"
+    output = lookup.run(*_ALONE, path, "--version", timeout=TIMEOUT)
+    version = find_version(output, VERSION) if len(output) <= MAX_OUTPUT else None
+    return version or "", ""
