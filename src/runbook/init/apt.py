@@ -55,7 +55,7 @@ def find_apt_package(lookup: Lookup, paths: Iterable[str], unit: Unit) -> Packag
     candidate = own.candidate if _is_newer(lookup, own.candidate, version) else ""
     siblings = [name for name in alike if policy.get(name, Versions()).candidate == own.candidate]
     likely = (unit.name.rpartition(".")[0], _find_owner(lookup, unit.fragment_path))
-    named = next((name for name in likely if name in siblings), owner)
+    named = next((name for name in likely if name in (owner, *siblings)), owner)
     names = [named, *sorted({owner, *siblings} - {named})]
     no_rollback = (
         ""

@@ -28,7 +28,7 @@ from runbook.model import Port, ProcessId
 PATHS = ("/healthz", "/health", "/-/healthy", "/ready", "/")
 HTTP_TIMEOUT = 3.0  # seconds for one answer
 CLIENT_TIMEOUT = 5.0  # seconds for a client's command, as `run` probes have
-GREETING_WAIT = 1.0  # seconds for a server to send something first
+GREETING_WAIT = 0.5  # seconds for a server to send something first
 DEFAULT_PORTS = {"http": 80, "https": 443}
 HTTPS_PORTS = frozenset((443, 4443, 6443, 8443, 9443))
 TLS_ALERT = "\x15\x03"  # how a TLS server answers a request without TLS

@@ -7,8 +7,9 @@ from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from runbook.checks.requirements import parse_listen
 from runbook.document.quoting import is_writable
-from runbook.document.restart_ports import find_demanded_ports
+from runbook.document.restart_ports import DemandedPorts, find_demanded_ports
 from runbook.errors import NotBegun
 from runbook.host.facts import UNLOADABLE, UP, LoadState, Unit
 from runbook.host.holders import Process, Role, parse_address
@@ -55,8 +56,11 @@ def make_survey(lookup: Lookup, named: Named, recorded: Callable[[str], Collecti
 
     Raises NotBegun if there is no such unit, HostError if the machine cannot be read, and Interrupted.
     """
-    unit, notices = _find_unit(lookup.view, named.unit)
-    demanded = find_demanded_ports(lookup.view, unit, named.ports, lambda: recorded(unit.name))
+    unit, socket = _find_unit(lookup.view, named.unit)
+    activated = _list_activated(socket) if socket else ()
+    demanded = find_demanded_ports(lookup.view, unit, named.ports or activated, lambda: recorded(unit.name))
+    if not demanded.ports and os.geteuid():
+        demanded.ports += [Port(one.number, one.protocol, one.address) for one in lookup.view.list_unit_listeners(unit)]
     ports = tuple(_simplify(demanded.ports))
     program = find_program(unit, find_main_process(lookup.view, unit, ports))
     package, why, version = _find_package(lookup, program, unit, named.user)
@@ -74,14 +78,18 @@ def make_survey(lookup: Lookup, named: Named, recorded: Callable[[str], Collecti
         why,
         version,
         probes,
-        (*notices, *demanded.notices, *_describe_state(unit)),
+        (
+            *([f"{socket.name} starts {unit.name}, which is what an upgrade restarts"] if socket else ()),
+            *_describe_ports(demanded),
+            *_describe_state(unit),
+        ),
         tuple(sources),
         os.geteuid() == 0,
     )
 
 
-def _find_unit(view: HostView, name: str) -> tuple[Unit, tuple[str, ...]]:
-    """Return the unit to restart: of a socket unit, the service that it starts."""
+def _find_unit(view: HostView, name: str) -> tuple[Unit, Unit | None]:
+    """Return the unit to restart. If a socket unit was named, that is the service that it starts; and the socket."""
     unit = view.unit(name)
     if unit.load_state is LoadState.NOT_FOUND and not unit.is_running:
         near = view.find_similar_unit(name)
@@ -93,9 +101,12 @@ def _find_unit(view: HostView, name: str) -> tuple[Unit, tuple[str, ...]]:
         raise NotBegun(f"cannot begin: {unit.describe_unloadable()}", hint=unit.systemctl_command("status"))
     services = [one for one in unit.triggers if one.endswith(".service") and "@." not in one]
     if unit.name.endswith(".socket") and services:
-        service = view.unit(services[0])
-        return service, (f"{unit.name} starts {service.name}, which is what an upgrade restarts",)
-    return unit, ()
+        return view.unit(services[0]), unit
+    return unit, None
+
+
+def _list_activated(socket: Unit) -> tuple[Port, ...]:
+    return tuple(port for kind, address in socket.listen if (port := parse_listen(kind, address)) is not None)
 
 
 def find_main_process(view: HostView, unit: Unit, ports: Iterable[Port]) -> Process | None:
@@ -158,6 +169,11 @@ def _check_owner(package: Package) -> tuple[Package | None, str, str]:
     if not package.user and os.geteuid() == 0 and (why := find_danger(file)):
         return None, f"{package.what} must not be run as root: {why}", ""
     return package, "", ""
+
+
+def _describe_ports(demanded: DemandedPorts) -> Iterator[str]:
+    """Yield what is to be reported of the ports; that there is none, the runbook itself says."""
+    yield from (one for one in demanded.notices if demanded.ports or one.startswith("port "))
 
 
 def _describe_state(unit: Unit) -> Iterator[str]:

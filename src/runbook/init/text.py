@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import PurePosixPath
 
 from runbook.document.quoting import clean, is_writable, quote, quote_in_list, quote_port
+from runbook.host.facts import UP
 from runbook.init.packages import Package
 from runbook.init.probe import FoundProbe
 from runbook.init.survey import Survey
@@ -90,10 +91,11 @@ def _write_top(survey: Survey) -> Iterator[str]:
     elif survey.ports:
         yield from ("port:", *(f"  - {quote_port(port)}" for port in survey.ports))
     elif unit.is_service and not unit.is_umbrella:
-        found = "it listens on none now" if unit.is_running else "it does not run now"
-        mark = "" if unit.is_running else f"{FILL_IN}: "
-        yield from _comment(f"{mark}`port: NUMBER`, if clients use one; {found}. With one, add `verify-port-owner` to")
-        yield from _comment("`check`, and `kill-orphan` to `fix` after `stop`.")
+        is_up = unit.active_state in UP
+        found = "it listens on none now" if is_up else "it does not run now"
+        then = "with one, add `verify-port-owner` to `check`, and `kill-orphan` to `fix`, after `stop`"
+        mark = "" if is_up else f"{FILL_IN}: "
+        yield from _comment(f"{mark}`port: NUMBER`, if clients use one; {found}; {then}.")
     if (package := survey.package) is not None:
         yield from ("vars:", f'  version: "{package.to}"{_describe_version(package)}')
 
@@ -118,6 +120,8 @@ def _write_update(survey: Survey) -> Iterator[str]:
     if package.pattern:
         yield f"      pattern: {quote(package.pattern)}"
     yield "      to: ${{ vars.version }}"
+    if "apt-cache policy" not in package.sources:
+        yield "      # stop-first: true    # if the running service may load files while they are replaced"
     if package.user:
         yield f"      user: {quote(package.user)}"
     if package.env:
@@ -188,14 +192,14 @@ def _write_version_check(survey: Survey) -> Iterator[str]:
     paths = survey.package.newer_than if survey.package else (survey.program.real,)
     named = [path for path in paths if path.startswith("/") and is_writable(path)]
     unit = survey.unit
-    if named and unit.is_service and not unit.is_umbrella:
+    if named and unit.is_service and not unit.is_umbrella and not survey.program.serves_an_app:
         yield from _comment("Its processes must have started after these files last changed: the new code serves.", 8)
         yield f"        - verify-version: {{newer-than: [{', '.join(map(quote_in_list, named))}]}}"
 
 
 def _write_fix(survey: Survey) -> Iterator[str]:
     exe = survey.program.exe
-    if survey.unit.type == "oneshot":
+    if survey.unit.type == "oneshot" or not survey.unit.is_service:
         yield "      fix: [reset-failed, start]"  # A stop may stop other units that no start brings back.
     elif not survey.ports:
         yield "      fix: [stop, reset-failed, start]"
