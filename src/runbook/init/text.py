@@ -140,12 +140,13 @@ def _write_script(key: str, lines: Sequence[str]) -> Iterator[str]:
 
 def _write_missing_update(survey: Survey) -> Iterator[str]:
     yield from _comment(f"{FILL_IN}: how a new version is installed; {clean(survey.no_package)}. For example:", 2)
-    printed = f"{survey.program.real} --version" if survey.own_version else "COMMAND"
+    version = clean(survey.own_version)
+    command = f"{survey.program.real} --version" if version else "COMMAND"
+    found = f"printed {version} just now" if version else "prints the installed version"
     yield "  # - update:"
-    yield "  #     run: COMMAND ${{ to }}                # installs that version"
-    found = f"it printed {clean(survey.own_version)}" if survey.own_version else "prints the installed version"
-    yield f"  #     version: {printed}  # {found}"
-    yield '  #     to: ${{ vars.version }}               # and at the top: vars: {version: "1.2.3"}'
+    yield "  #     run: COMMAND ${{ to }}    # installs that version"
+    yield f"  #     version: {command}    # {found}"
+    yield f'  #     to: ${{{{ vars.version }}}}    # and below `unit`: vars: {{version: "{version or "1.2.3"}"}}'
 
 
 def _write_remediate(survey: Survey) -> Iterator[str]:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Any
 
 from runbook.init.lookup import COMMAND_TIMEOUT, Lookup
 from tests.unit.fake_machine import FakeMachine, process, unit
 
 
-def gateway(**changes: object) -> FakeMachine:
+def gateway(**changes: Any) -> FakeMachine:
     """Return a machine with the running unit gw.service."""
     return FakeMachine({"gw.service": unit(**changes)}, {100: process(100)})
 
@@ -34,7 +35,7 @@ class FakeLookup(Lookup):
         return self.owners.get(path, "")
 
 
-def lookup(machine: FakeMachine | None = None, **facts: object) -> FakeLookup:
+def lookup(machine: FakeMachine | None = None, **facts: Any) -> FakeLookup:
     """Return a lookup on a machine."""
     host = machine or gateway()
-    return FakeLookup(host, host, **facts)  # type: ignore[arg-type]
+    return FakeLookup(host, host, **facts)

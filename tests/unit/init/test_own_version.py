@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 import pytest
 
 from runbook.init import own_version
@@ -14,7 +16,7 @@ APP = Program("/usr/local/bin/app", "/usr/local/bin/app", "/usr/local/bin/app")
 
 @pytest.fixture
 def asked(monkeypatch: pytest.MonkeyPatch) -> FakeLookup:
-    monkeypatch.setattr(own_version.os, "geteuid", lambda: 0)
+    monkeypatch.setattr(os, "geteuid", lambda: 0)
     monkeypatch.setattr(own_version, "find_danger", lambda path: "")
     return lookup(outputs={"--version": "app 1.4.2 (linux)\n"})
 
@@ -42,7 +44,7 @@ def test_a_program_that_another_user_can_write_is_not_run(asked: FakeLookup, mon
 
 
 def test_only_root_runs_it_without_rights(asked: FakeLookup, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(own_version.os, "geteuid", lambda: 1000)
+    monkeypatch.setattr(os, "geteuid", lambda: 1000)
     version, why = find_own_version(asked, APP)
     assert (version, asked.ran) == ("", [])
     assert "only root" in why
