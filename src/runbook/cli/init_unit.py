@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from runbook import errors
-from runbook.cli.options import UserOption
+from runbook.cli.options import PortsOption, UserOption
 from runbook.cli.output import print_message, print_result, wrap
 from runbook.cli.runs import open_view
 from runbook.util.wording import describe_error
@@ -22,11 +22,6 @@ from runbook.util.wording import describe_error
 if TYPE_CHECKING:
     from runbook.host.systemd.addresses import ManagerScope
     from runbook.init.survey import Named, Survey
-
-PortsOption = Annotated[
-    list[str] | None,
-    typer.Option("--port", metavar="PORT", help="A port that the unit must own, instead of those found."),
-]
 
 
 def init(
@@ -79,9 +74,9 @@ def _survey(named: Named) -> Survey:
 def _make_text(survey: Survey, file: str) -> str:
     """Return the runbook, which the reader of runbooks has accepted."""
     from runbook.document import parse  # noqa: PLC0415
-    from runbook.init.text import write_text  # noqa: PLC0415
+    from runbook.init.text import write_first_runbook  # noqa: PLC0415
 
-    text = write_text(survey, file, socket.gethostname(), time.time())
+    text = write_first_runbook(survey, file, socket.gethostname(), time.time())
     parse(text, file)
     return text
 

@@ -38,6 +38,10 @@ DryRunOption = Annotated[bool, typer.Option("--dry-run", help="Show what would h
 FailOnRemediationOption = Annotated[
     bool, typer.Option("--fail-on-remediation", help="Exit with status 6 if something had to be fixed.")
 ]
+PortsOption = Annotated[
+    list[str] | None,
+    typer.Option("--port", metavar="PORT", help="A port that the unit must own, instead of those found."),
+]
 UserOption = Annotated[bool, typer.Option("--user", help="Use your own user manager, not the system manager.")]
 
 

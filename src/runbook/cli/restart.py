@@ -17,6 +17,7 @@ from runbook.cli.options import (
     LockWaitOption,
     Output,
     OutputOption,
+    PortsOption,
     UserOption,
     program_version,
 )
@@ -28,10 +29,6 @@ if TYPE_CHECKING:
     from runbook.events import Event
     from runbook.host.systemd.addresses import ManagerScope
 
-PortsOption = Annotated[
-    list[str] | None,
-    typer.Option("--port", metavar="PORT", help="A port that the unit must own afterwards, instead of those found."),
-]
 HealthyForOption = Annotated[
     str | None,
     typer.Option("--healthy-for", metavar="SPAN", help="How long the unit must be healthy afterwards; by default 5s."),

@@ -27,9 +27,9 @@ def quote(text: str) -> str:
 
 
 def quote_port(port: Port) -> str:
-    """Return a port as a YAML scalar: a number if it is no more than that."""
+    """Return a port as a YAML scalar: a number if it is no more than that, else in quotes."""
     text = str(port)
-    return text if text.isdecimal() else quote(text)
+    return text if text.isdecimal() else json.dumps(text)
 
 
 def quote_in_list(text: str) -> str:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
-import re
 import shlex
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from runbook.document import parse
+from runbook.document.quoting import quote, quote_port
 from runbook.document.restart_ports import DemandedPorts, find_demanded_ports
 from runbook.host.facts import Unit
 from runbook.host.interface import HostView
@@ -19,7 +18,6 @@ from runbook.util.timespan import parse_span
 
 HEALTHY_FOR = "5s"  # for how long the unit must be healthy, if the command line does not name a span
 PROOF_TIMEOUT = 120.0  # seconds for the unit to become healthy; to these `healthy-for` is added if it is long
-_PLAIN = re.compile(r"[A-Za-z0-9][\w.@-]*", re.ASCII)  # texts that YAML reads as they are
 
 
 @dataclass(frozen=True)
@@ -66,10 +64,10 @@ def write_restart(
 def write_text(options: RestartOptions, unit: Unit, demanded: DemandedPorts) -> str:
     """Return the text of the runbook, as `runbook apply` reads it."""
     job = "reload" if options.reload else "restart"
-    lines = [f"name: {_quote(f'{job} {options.unit}')}", f"unit: {_quote(options.unit)}"]
+    lines = [f"name: {quote(f'{job} {options.unit}')}", f"unit: {quote(options.unit)}"]
     lines += ["scope: user"] if options.user else []
     if demanded.ports:
-        lines += ["port:", *(f"  - {_quote(str(port))}" for port in demanded.ports)]
+        lines += ["port:", *(f"  - {quote_port(port)}" for port in demanded.ports)]
     lines += ["", "steps:", f"  - {job}"]
     # A oneshot is down once its work is done: only the result of its job can be proved.
     if unit.type == "oneshot" and not unit.remain_after_exit:
@@ -87,8 +85,3 @@ def _write_proof(options: RestartOptions, demanded: DemandedPorts) -> Sequence[s
     timeout = f", timeout: {seconds + PROOF_TIMEOUT:.0f}s" if seconds > PROOF_TIMEOUT / 2 else ""
     ready = f"wait-ready: {{healthy-for: {options.healthy_for}{timeout}}}"
     return [ready, *(["verify-port-owner"] if demanded.ports else [])]
-
-
-def _quote(text: str) -> str:
-    """Return a text as a YAML scalar."""
-    return text if all(_PLAIN.fullmatch(word) for word in text.split(" ")) else json.dumps(text)

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from runbook.host.facts import Unit
 from runbook.init.lookup import Lookup
-from runbook.init.packages import VERSION, Package
+from runbook.init.packages import PACKAGE_VERSION, Package
 
 STATUS = "/var/lib/dpkg/status"  # as a source of apt: only the installed version, which is in no archive
 MAX_SIBLINGS = 12  # packages of one source that are named in one command
@@ -41,13 +41,15 @@ def find_apt_package(lookup: Lookup, paths: Iterable[str], unit: Unit) -> Packag
     Of several packages of one source and version, the one is named that has the unit's name or file.
     """
     owner, path = next(((name, path) for path in paths if (name := _find_owner(lookup, path))), ("", ""))
-    source = lookup.run("dpkg-query", "-W", "-f", "${source:Package}", "--", owner).strip() if owner else ""
-    if not _NAME.fullmatch(source):
+    facts = lookup.run("dpkg-query", "-W", "-f", "${source:Package} ${Essential}", "--", owner) if owner else ""
+    source, _, essential = facts.partition(" ")
+    # A script that ends in `exec sleep infinity` is no program of coreutils.
+    if not _NAME.fullmatch(source) or essential == "yes":
         return None
     # Packages of one source often need each other in the very same version.
     installed = dict(_parse_siblings(lookup.run("/bin/sh", "-c", _SIBLINGS, "sh", source)))
     version = installed.get(owner, "")
-    if not VERSION.fullmatch(version):
+    if not PACKAGE_VERSION.fullmatch(version):
         return None
     alike = [name for name, other in installed.items() if other == version and name != owner]
     policy = parse_policy(lookup.run(*_POLICY, owner, *alike[:MAX_SIBLINGS]))
@@ -121,7 +123,7 @@ def parse_policy(output: str) -> dict[str, Versions]:
 
 
 def _is_newer(lookup: Lookup, candidate: str, version: str) -> bool:
-    if not VERSION.fullmatch(candidate) or candidate == version:
+    if not PACKAGE_VERSION.fullmatch(candidate) or candidate == version:
         return False
     compare = ("/bin/sh", "-c", 'dpkg --compare-versions "$1" gt "$2" && echo newer', "sh", candidate, version)
     return bool(lookup.run(*compare))

@@ -8,7 +8,7 @@ import shlex
 
 from runbook.document.quoting import is_writable
 from runbook.init.lookup import Lookup
-from runbook.init.packages import VERSION, Package
+from runbook.init.packages import PACKAGE_VERSION, Package
 
 _FOLDER = re.compile(
     r"(?P<prefix>/.*)/lib/node_modules/(?P<name>(?:@[a-z0-9][a-z0-9._-]*/)?[a-z0-9][a-z0-9._-]*)/.+", re.ASCII
@@ -27,7 +27,7 @@ def find_npm_package(lookup: Lookup, real: str) -> Package | None:
     # Not as JSON: the file may be longer than what is read of it.
     fields = dict(reversed(_FIELD.findall(lookup.read(file))))
     version = fields.get("version", "")
-    if fields.get("name") != name or not VERSION.fullmatch(version):
+    if fields.get("name") != name or not PACKAGE_VERSION.fullmatch(version):
         return None
     user = lookup.find_other_owner(file)
     scope, _, base = name.rpartition("/")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-VERSION = re.compile(r"[0-9A-Za-z][0-9A-Za-z.+:~_-]*", re.ASCII)
+PACKAGE_VERSION = re.compile(r"[0-9A-Za-z][0-9A-Za-z.+:~_-]*", re.ASCII)
 
 
 @dataclass(frozen=True)

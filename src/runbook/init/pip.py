@@ -8,7 +8,7 @@ from pathlib import PurePosixPath
 
 from runbook.document.quoting import is_writable
 from runbook.init.lookup import Lookup
-from runbook.init.packages import VERSION, Package
+from runbook.init.packages import PACKAGE_VERSION, Package
 from runbook.init.program import Program
 
 _NAME = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._-]*[A-Za-z0-9])?", re.ASCII)
@@ -37,7 +37,7 @@ def find_pip_package(lookup: Lookup, program: Program) -> Package | None:
     folder = f"{environment}/lib/{record.removesuffix('/RECORD')}"
     fields = dict(_FIELD.findall(lookup.read(f"{folder}/METADATA").partition("\n\n")[0])) if record else {}
     name, version = fields.get("Name", ""), fields.get("Version", "")
-    if not (_NAME.fullmatch(name) and VERSION.fullmatch(version) and is_writable(folder)):
+    if not (_NAME.fullmatch(name) and PACKAGE_VERSION.fullmatch(version) and is_writable(folder)):
         return None
     # Another distribution of this name may be in the index.
     if lookup.read(f"{folder}/direct_url.json"):

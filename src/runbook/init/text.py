@@ -7,7 +7,9 @@ import time
 from collections.abc import Iterator, Sequence
 from pathlib import PurePosixPath
 
+from runbook.checks.exit_reason import USEC_INFINITY
 from runbook.document.quoting import clean, is_writable, quote, quote_in_list, quote_port
+from runbook.document.restart import PROOF_TIMEOUT
 from runbook.host.facts import UP
 from runbook.init.packages import Package
 from runbook.init.probe import FoundProbe
@@ -15,11 +17,9 @@ from runbook.init.survey import Survey
 from runbook.util.timespan import format_span
 
 FILL_IN = "FILL IN"  # marks each place that the reader must complete
-WIDTH = 100  # characters of a line of a comment
-USEC_INFINITY = 2**64 - 1
+COMMENT_WIDTH = 100  # characters of a line of a comment
 BRIEF, QUICK, SLOW = 3.0, 5.0, 10.0
 """Seconds: sshd blocks clients that often connect; an interpreter may need long until it finds its port in use."""
-PROOF_TIMEOUT = 120.0  # seconds for the unit to become healthy, at least
 
 _READY = {
     "simple": "systemd calls it started as soon as its process is forked: only these checks show that it is ready",
@@ -33,7 +33,7 @@ _READY = {
 }
 
 
-def write_text(survey: Survey, file: str, host: str, now: float) -> str:
+def write_first_runbook(survey: Survey, file: str, host: str, now: float) -> str:
     """Return the text of the runbook, which will be in `file`."""
     lines = [*_write_header(survey, file, host, now), *_write_top(survey), "", "steps:"]
     lines += [*_write_update(survey), "  - restart"]
@@ -54,7 +54,7 @@ def _comment(text: str, indent: int = 0) -> Iterator[str]:
     printable = "".join(one if one.isprintable() else "\N{REPLACEMENT CHARACTER}" for one in text)
     yield from textwrap.wrap(
         printable,
-        WIDTH,
+        COMMENT_WIDTH,
         initial_indent=margin,
         subsequent_indent=margin,
         break_long_words=False,

@@ -59,7 +59,7 @@ def test_what_needs_no_quotes_has_none() -> None:
 
 def test_a_port() -> None:
     assert quote_port(Port(80)) == "80"
-    assert quote_port(Port(53, "udp")) == "udp:53"
+    assert quote_port(Port(53, "udp")) == '"udp:53"'
     assert quote_port(Port(80, address="::1")) == '"[::1]:80"'
 
 

@@ -39,7 +39,7 @@ def debian() -> FakeLookup:
     return lookup(
         outputs={
             "-S -- /usr/bin/redis-check-rdb": "redis-tools: /usr/bin/redis-check-rdb\n",
-            "-W -f ${source:Package} --": "redis",
+            "-W -f ${source:Package} ${Essential} --": "redis no",
             "awk": SIBLINGS,
             "policy": POLICY,
             "compare-versions": "newer",
@@ -78,11 +78,17 @@ def test_an_older_candidate_is_not_newer() -> None:
     assert (package.candidate, package.to) == ("", "5:7.0.15-1~deb12u1")
 
 
+def test_an_essential_package_is_not_the_services() -> None:
+    found = debian()
+    found.outputs["-W -f ${source:Package} ${Essential} --"] = "redis yes"
+    assert find_apt_package(found, ["/usr/bin/redis-check-rdb"], OLD) is None
+
+
 def test_dpkg_may_have_a_file_by_its_name_without_usr() -> None:
     found = lookup(outputs={"-S -- /sbin/gw": "diversion by x from: /sbin/gw\ngw:amd64, other: /sbin/gw\n"})
     assert find_apt_package(found, ["/usr/sbin/gw"], OLD) is None
     assert found.ran[:2] == ["dpkg-query -S -- /usr/sbin/gw", "dpkg-query -S -- /sbin/gw"]
-    assert found.ran[2] == "dpkg-query -W -f ${source:Package} -- gw"
+    assert found.ran[2] == "dpkg-query -W -f ${source:Package} ${Essential} -- gw"
 
 
 def test_a_path_is_no_pattern_for_dpkg() -> None:

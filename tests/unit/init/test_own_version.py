@@ -21,11 +21,11 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> FakeLookup:
     return lookup(outputs={"--version": "app 1.4.2 (linux)\n"})
 
 
-def test_it_runs_as_nobody_and_alone(asked: FakeLookup) -> None:
+def test_it_runs_alone_and_without_rights(asked: FakeLookup) -> None:
     assert find_own_version(asked, APP) == ("1.4.2", "")
     [command] = asked.ran
     assert command.startswith("unshare --net --ipc --pid")
-    assert "--reuid=nobody" in command
+    assert "--reuid=65534" in command
     assert command.endswith("-- /usr/local/bin/app --version")
 
 

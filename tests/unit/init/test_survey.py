@@ -18,7 +18,7 @@ from tests.unit.init.fakes import FakeLookup, gateway, lookup
 
 DEBIAN = {
     "-S -- /usr/bin/gateway": "gateway: /usr/bin/gateway\n",
-    "${source:Package} --": "gateway",
+    "${source:Package} ${Essential} --": "gateway no",
     "awk": "gateway 1.0\n",
 }
 

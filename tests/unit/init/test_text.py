@@ -13,7 +13,7 @@ from runbook.init.packages import Package
 from runbook.init.probe import FoundProbe
 from runbook.init.program import Program
 from runbook.init.survey import Survey
-from runbook.init.text import count_missing, write_text
+from runbook.init.text import count_missing, write_first_runbook
 from runbook.model import Port
 from tests.unit.fake_machine import unit
 
@@ -46,7 +46,7 @@ def survey(package: Package | None = PACKAGE, of: dict[str, Any] | None = None, 
 
 
 def write(found: Survey) -> str:
-    text = write_text(found, "gw.yaml", "web1", 1_700_000_000.0)
+    text = write_first_runbook(found, "gw.yaml", "web1", 1_700_000_000.0)
     parse(text, "gw.yaml")
     return text
 
@@ -139,7 +139,7 @@ def test_a_oneshot(remains: bool, ends_with: str) -> None:
 def test_a_users_unit_with_several_ports_and_a_watchdog() -> None:
     ports = (Port(80), Port(53, "udp", "10.0.0.1"), Port(8080, address="::1"))
     text = write(survey(None, ports=ports, probes=(), of={"of_user": True, "watchdog_usec": 30_000_000}))
-    assert 'scope: user\nport:\n  - 80\n  - udp:10.0.0.1:53\n  - "[::1]:8080"\n' in text
+    assert 'scope: user\nport:\n  - 80\n  - "udp:10.0.0.1:53"\n  - "[::1]:8080"\n' in text
     assert "healthy-for: 31s  # longer than WatchdogSec=" in text
     assert "#   runbook apply gw.yaml" in text
 
