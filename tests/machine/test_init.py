@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import pytest
 import yaml
 
+from tests.docs import blocks_of_test, commands_in
 from tests.machine.machine import Machine, until
 from tests.machine.runs import parsed
 from tests.machine.tree import USER
@@ -160,6 +161,14 @@ def test_a_program_of_its_own_is_asked_for_its_version_without_rights(services: 
     assert services.run(["test", "-e", "/tmp/gw-was-here"], check=False).returncode == 1
     services.run(["systemctl", "stop", "gw"])
     until(lambda: services.show("gw", "ActiveState")["ActiveState"] == "inactive", "gw to stop")
+
+
+def test_the_commands_of_the_page(services: Machine) -> None:
+    services.run(["systemctl", "start", "nginx"])
+    blocks = blocks_of_test("test_the_commands_of_the_page")
+    for command in (command for block in blocks for command in commands_in(block)):
+        services.run(["sh", "-c", f"cd /root; {command.removeprefix('sudo ')}"], timeout=120)
+    services.run(["systemctl", "stop", "nginx"])
 
 
 def listed(value: Any) -> list[Any]:

@@ -22,6 +22,7 @@ def test_the_commands_are_listed_in_their_order() -> None:
         "check",
         "remediate",
         "restart",
+        "init",
         "validate",
         "resume",
         "history",
