@@ -165,9 +165,9 @@ def test_a_program_of_its_own_is_asked_for_its_version_without_rights(services: 
     until(lambda: services.show("gw", "ActiveState")["ActiveState"] == "inactive", "gw to stop")
 
 
-def test_the_commands_of_the_page(services: Machine) -> None:
+def test_the_commands_that_make_a_first_runbook(services: Machine) -> None:
     services.run(["systemctl", "start", "nginx"])
-    blocks = blocks_of_test("test_the_commands_of_the_page")
+    blocks = blocks_of_test("test_the_commands_that_make_a_first_runbook")
     for command in (command for block in blocks for command in commands_in(block)):
         services.run(["sh", "-c", f"cd /root; {command.removeprefix('sudo ')}"], timeout=120)
     services.run(["systemctl", "stop", "nginx"])
