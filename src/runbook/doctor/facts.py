@@ -13,6 +13,7 @@ from runbook.doctor.ports import LOG_SOURCE, FoundPort
 from runbook.host.facts import DOWN, Unit
 from runbook.host.holders import DELETED, Holder, PortOwnership, Process, Role
 from runbook.host.interface import HostView
+from runbook.host.requesters import is_runtime, name_program
 from runbook.model import Verdict
 
 LOOPS = 3  # restarts by systemd in a row that count as a loop
@@ -107,10 +108,13 @@ class UnitFacts:
         return by_log or (self.unit.active_state in DOWN and has_exited_by_itself(self.unit))
 
     def runs_same_program(self, process: Process) -> bool:
-        """True if a process executes the program that ExecStart= names."""
-        program = next(iter(self.unit.start_arguments), "")
-        name = PurePosixPath(program).name
-        return bool(name) and any(PurePosixPath(word).name == name for word in (process.exe_path, *process.command[:2]))
+        """True if a process executes the program that ExecStart= names, or the same script with any interpreter."""
+        words = self.unit.start_arguments
+        own = name_program(PurePosixPath(words[0]).name, words) if words else ""
+        if not own or is_runtime(own):
+            return False
+        theirs = {PurePosixPath(word).name for word in (process.exe_path, *process.command[:2])}
+        return own in theirs or own == name_program(process.name, process.command)
 
     def held_ports(self, holder: Holder) -> str:
         """Return the ports that a process holds, for a sentence: "port 80", "ports 80 and 443"."""

@@ -126,7 +126,7 @@ def test_a_users_unit_of_the_same_name(machine: Machine, unit: InstallUnit) -> N
     machine.run(["systemctl", "--user", "daemon-reload"], user=USER)
 
 
-def test_the_commands_of_a_user_who_looks_at_his_own_unit(machine: Machine) -> None:
+def test_the_commands_for_a_unit_of_ones_own_user_manager(machine: Machine) -> None:
     folder = f"/home/{USER}/.config/systemd/user"
     machine.write(f"{folder}/mine.service", unit_file(SERVER, Restart="always", RestartSec="200ms"))
     machine.run(["chown", "-R", USER, f"/home/{USER}/.config"])
@@ -282,12 +282,12 @@ def test_a_loop_that_no_start_limit_ends(machine: Machine, unit: InstallUnit) ->
     until(lambda: int(machine.show("web.service", "NRestarts")["NRestarts"]) > 3, "a loop")
     found = look(machine)
     assert (found["exit"], found["verdict"]) == (1, "crash-loop")
-    assert "with RestartSec=0.4s the start limit is never reached, so systemd restarts it without end" in causes(found)
+    assert "the start limit (5 starts in 1s) is never reached, so systemd restarts it without end" in causes(found)
     paste(machine, found)
     machine.run(["systemctl", "restart", "web.service"])
     until(lambda: state(machine) == "failed", "systemd to give it up")
     found = look(machine)
-    assert "the start limit (5 starts in 1min) is reached" in causes(found)
+    assert "the start limit (10 starts in 1h) is reached" in causes(found)
     assert found["advice"] == "find out why it exits: journalctl -u web.service -n 30"
 
 

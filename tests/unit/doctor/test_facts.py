@@ -48,7 +48,8 @@ def test_leftovers_with_and_without_a_port() -> None:
     ],
 )
 def test_the_program_of_the_unit(command: tuple[str, ...], same: bool) -> None:
-    other = process(74, command=command, exe="/usr/bin/python3")
+    name = command[0].rpartition("/")[2] if command else "other"
+    other = process(74, command=command, exe="/usr/bin/python3", name=name)
     assert facts_of(incident()).runs_same_program(other) is same
 
 
@@ -65,3 +66,14 @@ def test_a_port_is_refused_by_the_log_or_by_the_exit() -> None:
     facts = facts_of(machine)
     assert not facts.is_refused(facts.rivals[0])
     assert not facts.is_limit_reached
+
+
+def test_an_interpreter_is_no_program_of_the_unit() -> None:
+    machine = incident(start_arguments=("/usr/bin/python3", "-u", "/opt/app.py", "--port", "18789"))
+    facts = facts_of(machine)
+    other = process(74, name="python3", command=("/usr/bin/python3", "/opt/other.py"), exe="/usr/bin/python3.11")
+    assert not facts.runs_same_program(other)
+    same = process(74, name="python3", command=("/usr/bin/python3", "/opt/app.py"), exe="/usr/bin/python3.11")
+    assert facts.runs_same_program(same)
+    shell = facts_of(incident(start_arguments=("/bin/sh", "-c", "exec gateway")))
+    assert not shell.runs_same_program(process(74, name="sh", command=("/bin/sh",), exe="/bin/dash"))

@@ -12,6 +12,8 @@ from runbook.host.facts import ActiveState, Unit
 from runbook.host.requesters import describe_requester
 from runbook.util.timespan import format_span
 
+LIMIT_BURST = 10  # starts in an hour after which a drop-in file ends a loop, however long the unit runs in between
+HOUR = 3600.0  # seconds
 OFTEN = 3  # requested starts in one interval that are worth a warning
 FEW_STARTS = 1  # starts left of the start limit from which a warning is due
 
@@ -37,21 +39,21 @@ def find_start_limit(facts: UnitFacts) -> Iterator[Cause]:
 def find_endless_loop(facts: UnitFacts) -> Iterator[Cause]:
     """Yield that no start limit ends a loop."""
     unit = facts.unit
+    burst, interval, pause = unit.start_limit_burst, unit.start_limit_interval_usec / 1e6, unit.restart_usec / 1e6
     if not facts.is_looping:
         return
-    pause = unit.restart_usec / 1e6
-    burst, interval = unit.start_limit_burst, unit.start_limit_interval_usec / 1e6
     if not burst or not interval:
         why, source = "it has no start limit", "StartLimitIntervalSec="
-    elif pause * burst > interval:
-        why, source = f"with RestartSec={format_span(pause)} the start limit is never reached", "RestartSec="
+    elif pause * burst > interval or unit.n_restarts > burst:
+        limit = f"{burst} starts in {format_span(interval)}"
+        slow = f"with RestartSec={format_span(pause)} and the time that it runs"
+        why = f"{slow}, the start limit ({limit}) is never reached"
+        source = "RestartSec=, StartLimitIntervalSec=, NRestarts"
     else:
         return
-    often = max(5, burst)
-    span = max(60, round(pause * often * 2))
-    settings = {"StartLimitIntervalSec": format_span(span), "StartLimitBurst": str(often)}
-    effect = f"systemd gives it up after {often} starts, and it reads failed"
-    drop_in = make_drop_in(unit, "start-limit", effect, **settings)
+    effect = f"systemd gives it up after {LIMIT_BURST} starts in an hour, and it reads failed"
+    settings = {"StartLimitIntervalSec": "1h", "StartLimitBurst": str(LIMIT_BURST)}
+    drop_in = make_drop_in(unit, "start-limit", effect, **settings) if pause * LIMIT_BURST < HOUR else None
     yield Cause(f"{why}, so systemd restarts it without end: {unit.n_restarts} times by now", source, drop_in=drop_in)
 
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from runbook.host.facts import ActiveState
 from runbook.host.queries import Answer, PreviousExit, StartEvent, StartEventKind
 from runbook.host.requesters import JobRequest, Requester
-from tests.unit.doctor.diagnosed import FAILED, causes, healthy, only
+from tests.unit.doctor.diagnosed import FAILED, causes, gw, healthy, only
 from tests.unit.fake_machine import EPOCH, INVOCATION, FakeMachine, unit
 
 
@@ -40,11 +41,17 @@ def looping(**changes: Any) -> FakeMachine:
 def test_a_loop_that_no_start_limit_ends() -> None:
     found = only(looping(start_limit_interval_usec=0), "it has no start limit, so systemd restarts it without end")
     assert found.drop_in is not None
-    assert found.drop_in.text == "[Unit]\nStartLimitIntervalSec=1min\nStartLimitBurst=5\n"
-    found = only(looping(restart_usec=13_000_000), "with RestartSec=13s the start limit is never reached")
-    assert found.drop_in is not None
-    assert "StartLimitIntervalSec=2min 10s" in found.drop_in.text
+    assert found.drop_in.text == "[Unit]\nStartLimitIntervalSec=1h\nStartLimitBurst=10\n"
+    assert only(looping(restart_usec=13_000_000), "with RestartSec=13s and the time that it runs, the start limit")
     assert causes(looping()) == []
+
+
+def test_more_restarts_than_the_limit_show_that_it_is_never_reached() -> None:
+    machine = looping()
+    machine.units["gw.service"] = replace(gw(machine), n_restarts=6)
+    only(machine, "the start limit (5 starts in 1min) is never reached, so systemd restarts it without end: 6 times")
+    machine.units["gw.service"] = replace(gw(machine), n_restarts=5)
+    assert "without end" not in str(causes(machine))
 
 
 def test_a_loop_that_is_over() -> None:
