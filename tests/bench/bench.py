@@ -139,6 +139,8 @@ def requirements(ports: dict[int, Seconds], restarts: Seconds) -> list[tuple[str
             words = f"{VERDICT}, among {size} processes, against {rival}"
             found.append((words, median[VERDICT] / median[rival], most))
         found += [(f"{name}, among {size} processes, against 1 ms", median[name] / 1e-3, 1) for name in (LOOK, CHECK)]
+    doctor = statistics.median(ports[SIZES[0]][rivals.DOCTOR])
+    found.append((f"{rivals.DOCTOR} UNIT, among {SIZES[0]} processes, against 300 ms", doctor / 0.3, 1))
     few, many = (ports[size] for size in SIZES)
     for name in (LOOK, CHECK):
         words = f"{name}, among {SIZES[1]} processes against {SIZES[0]} (least of each)"

@@ -80,7 +80,7 @@ def ports(rounds: int) -> dict[str, list[float]]:
         gc.freeze()
         took = in_turns({LOOK: lambda: table.list_inodes(port), CHECK: check}, OFTEN)
         acts = {VERDICT: verdict, rivals.PSUTIL: ask_psutil}
-        whole = {name: command(argv) for name, argv in rivals.WHO_HAS_THE_PORT.items()}
+        whole = {name: command(argv) for name, argv in {**rivals.WHO_HAS_THE_PORT, **rivals.DIAGNOSES}.items()}
         return took | in_turns({**acts, **whole}, rounds)
 
 

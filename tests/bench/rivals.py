@@ -63,6 +63,13 @@ WHO_HAS_THE_PORT = {
     APPLY: ["runbook", "apply", "/root/verify.yaml", "--output", "json"],
 }
 
+DOCTOR, BY_HAND = "runbook doctor", "systemctl status; ss; journalctl"
+
+DIAGNOSES = {
+    DOCTOR: ["runbook", "doctor", UNIT],
+    BY_HAND: ["sh", "-c", f"systemctl status {UNIT}; ss -ltnp; journalctl -u {UNIT} -n 20"],
+}
+
 PYTHON, SHOW = "bare interpreter", "systemctl show"
 
 STARTS = {

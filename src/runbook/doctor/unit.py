@@ -18,6 +18,7 @@ from runbook.errors import NoSuchUnit
 from runbook.host.facts import DOWN, LoadState, Unit
 from runbook.host.holders import PortOwnership, Role, address_of
 from runbook.host.interface import HostView, Waiter
+from runbook.host.ownership.describe import LEFT_OVER
 from runbook.model import Port, Verdict
 from runbook.util.timespan import format_span
 
@@ -151,7 +152,8 @@ def describe_port(view: HostView, unit: Unit, owner: PortOwnership) -> str:
         began = format_moment(view.find_start_time(holder.process), view.clock.now())
         parent = view.find_process(holder.process.ppid)
         child = f", parent {parent}" if parent is not None else ""
-        facts.append(f"{holder.process} of {holder.process.user} since {began}{child}, in {holder.unit}")
+        left = LEFT_OVER if holder.role is Role.LEFTOVER else ""
+        facts.append(f"{holder.process} of {holder.process.user} since {began}{child}, in {holder.unit}{left}")
     more = len(owner.foreign_holders) - len(facts)
     beside = f"{unit.name} and by " if owner.verdict is Verdict.PORT_SHARED else ""
     return f"port {owner.port}{where} is held by {beside}{'; '.join(facts)}{f'; and {more} more' if more > 0 else ''}"
