@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterable
 from dataclasses import replace
 
@@ -11,16 +10,15 @@ from runbook.checks.other_manager import explain_other_manager
 from runbook.doctor.causes import find_causes
 from runbook.doctor.facts import LOOPS, UnitFacts, is_looping
 from runbook.doctor.findings import Severity, UnitDiagnosis, worst
-from runbook.doctor.journal import NO_JOURNAL, read_journal
+from runbook.doctor.journal import read_journal
 from runbook.doctor.ports import FoundPort, Recorded, find_ports
 from runbook.doctor.remedies import find_commands, find_decision, find_proved_restart
+from runbook.doctor.wording import describe_port, describe_systemd, list_unseen, summarize
 from runbook.errors import NoSuchUnit
 from runbook.host.facts import DOWN, LoadState, Unit
-from runbook.host.holders import PortOwnership, Role, address_of
+from runbook.host.holders import PortOwnership
 from runbook.host.interface import HostView, Waiter
-from runbook.host.ownership.describe import LEFT_OVER
 from runbook.model import Port, Verdict
-from runbook.util.timespan import format_span
 
 _NOT_BROKEN = (Verdict.STILL_STARTING, Verdict.OWNER_UNKNOWN)  # verdicts by which a unit may be healthy yet
 
@@ -50,7 +48,7 @@ class Doctor:
             unit=unit,
             severity=worst((severity, *(cause.severity for cause in causes))),
             verdict=facts.health.verdict,
-            summary=_summarize(facts),
+            summary=summarize(facts),
             systemd=tuple(describe_systemd(facts)),
             kernel=tuple(describe_port(self._view, unit, one) for one in facts.ports),
             found=facts.found,
@@ -61,7 +59,7 @@ class Doctor:
             advice=find_decision(facts),
             systemd_lines=facts.journal.systemd_lines,
             journal=facts.journal.lines,
-            unseen=tuple(_find_unseen(facts)),
+            unseen=tuple(list_unseen(facts)),
         )
 
     def _read_facts(self, unit: Unit, found: tuple[FoundPort, ...]) -> UnitFacts:
@@ -98,81 +96,3 @@ def _judge_health(facts: UnitFacts) -> Severity:
     if verdict is Verdict.UNIT_EXITED and unit.active_state in DOWN and unit.has_done_its_work:
         return Severity.OK
     return Severity.WARNING if verdict in _NOT_BROKEN or facts.may_start_yet else Severity.PROBLEM
-
-
-def _summarize(facts: UnitFacts) -> str:
-    unit, health = facts.unit, facts.health
-    if health.verdict is Verdict.CRASH_LOOP or (health.healthy and facts.is_restarted):
-        times = "once" if unit.n_restarts == 1 else f"{unit.n_restarts} times"
-        last_exit = facts.journal.last_exit or "its main process exited"
-        return f"systemd restarted {unit.name} {times}: {last_exit}" if unit.n_restarts else health.reason
-    if facts.unit.is_service and (answering := [one for one in facts.rivals if one.role in _WRONG_ROLES]):
-        return f"{_describe_state(facts)}; what answers on {facts.held_ports(answering[0])} is {answering[0].process}"
-    return health.reason
-
-
-_WRONG_ROLES = (Role.ORPHAN, Role.LEFTOVER, Role.OTHER_UNIT)
-
-
-def _describe_state(facts: UnitFacts) -> str:
-    """Return what systemd reports of a unit, in one clause."""
-    unit = facts.unit
-    if unit.active_state in DOWN:
-        return f"{unit.name} is down"
-    beside = ", and it listens too" if facts.health.verdict is Verdict.PORT_SHARED else ""
-    return f"systemd reports {unit.name} as {unit.state}{beside}"
-
-
-def describe_systemd(facts: UnitFacts) -> Iterable[str]:
-    """Yield what systemd reports of a unit."""
-    unit, now = facts.unit, facts.view.clock
-    result = f" ({unit.result})" if unit.active_state in DOWN and unit.result not in ("", "success") else ""
-    since = ""
-    if unit.state_change_monotonic:
-        age = now.monotonic() - unit.state_change_monotonic / 1e6
-        since = f" since {format_moment(now.now() - age, now.now())}"
-    pid = f", PID {unit.main_pid}" if unit.main_pid else ""
-    yield f"{unit.state}{result}{since}{pid}"
-    if unit.n_restarts:
-        yield f"{unit.n_restarts} restart{'' if unit.n_restarts == 1 else 's'} by systemd"
-    if facts.journal.last_exit:
-        yield f"last exit: {facts.journal.last_exit}"
-    if facts.journal.budget is not None and facts.journal.budget.used and not facts.is_limit_reached:
-        yield str(facts.journal.budget)
-
-
-def describe_port(view: HostView, unit: Unit, owner: PortOwnership) -> str:
-    """Return what the kernel reports of a port."""
-    addresses = dict.fromkeys(address_of(str(one), one.number) for one in owner.listeners)
-    where = f" ({', '.join(filter(None, addresses))})" if owner.listeners else ""
-    if not owner.foreign_holders:
-        return f"{owner.reason}{where if owner.is_owned else ''}"
-    facts = []
-    for holder in owner.foreign_holders[:3]:
-        began = format_moment(view.find_start_time(holder.process), view.clock.now())
-        parent = view.find_process(holder.process.ppid)
-        child = f", parent {parent}" if parent is not None else ""
-        left = LEFT_OVER if holder.role is Role.LEFTOVER else ""
-        facts.append(f"{holder.process} of {holder.process.user} since {began}{child}, in {holder.unit}{left}")
-    more = len(owner.foreign_holders) - len(facts)
-    beside = f"{unit.name} and by " if owner.verdict is Verdict.PORT_SHARED else ""
-    return f"port {owner.port}{where} is held by {beside}{'; '.join(facts)}{f'; and {more} more' if more > 0 else ''}"
-
-
-def format_moment(moment: float, now: float) -> str:
-    """Return a time of the epoch in local time, and how long ago it was: "15:43:02 (2min 3s)"."""
-    at, today = time.localtime(moment), time.localtime(now)
-    day = "" if at[:3] == today[:3] else f"{time.strftime('%Y-%m-%d', at)} "
-    return f"{day}{time.strftime('%H:%M:%S', at)} ({format_span(max(0, round(now - moment)))} ago)"
-
-
-def _find_unseen(facts: UnitFacts) -> Iterable[str]:
-    """Yield what could not be read. None of it counts as healthy."""
-    for owner in facts.ports:
-        if owner.verdict is Verdict.OWNER_UNKNOWN:
-            yield owner.reason
-    is_all_readable = facts.unit.of_user or not facts.uid
-    if facts.journal.unreadable:
-        yield f"the journal: {facts.journal.unreadable}"
-    elif facts.journal is not NO_JOURNAL and not facts.journal.systemd_lines and not is_all_readable:
-        yield "what systemd logged, perhaps: root and the group systemd-journal may read all of the journal"

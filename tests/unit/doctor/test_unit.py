@@ -8,7 +8,6 @@ from dataclasses import replace
 import pytest
 
 from runbook.doctor.findings import Severity
-from runbook.doctor.unit import format_moment
 from runbook.errors import NoSuchUnit
 from runbook.host.facts import ActiveState, LoadState
 from runbook.host.queries import Answer, OtherManagers, PreviousExit
@@ -151,9 +150,3 @@ def test_the_json_has_every_part() -> None:
     assert found["ports"][0]["found-in"] == ["its log: in use", "ExecStart="]
     assert found["ports"][0]["holders"][0]["pid"] == 74
     assert found["systemd"]["NRestarts"] == 5
-
-
-def test_a_moment() -> None:
-    now = 1_700_000_000.0
-    assert format_moment(now - 63, now).endswith("(1min 3s ago)")
-    assert format_moment(now - 86400 * 3, now)[:2] == "20"
