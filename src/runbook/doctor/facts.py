@@ -54,7 +54,7 @@ class UnitFacts:
     def leftovers(self) -> tuple[Holder, ...]:
         """The processes of earlier invocations in the unit's cgroup, whether they hold a port or not."""
         held = [holder for holder in self.rivals if holder.role is Role.LEFTOVER]
-        return tuple({one.process.id: one for one in (*held, *self.view.find_leftovers(self.unit))}.values())
+        return tuple({one.process.id: one for one in (*self.view.find_leftovers(self.unit), *held)}.values())
 
     @property
     def is_limit_reached(self) -> bool:

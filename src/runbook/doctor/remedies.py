@@ -44,12 +44,12 @@ def _find_actions(facts: UnitFacts) -> tuple[str, ...]:
     if facts.strays:
         return _replace_strays(facts)
     if facts.replaced_program and verdict is Verdict.READY:
-        return (*_kill_leftovers(facts), _systemctl(facts, "restart"))
+        return (_systemctl(facts, "restart"),)
     if unit.load_state is not LoadState.LOADED or verdict in (Verdict.READY, *_DECIDED_BY_OPERATOR):
-        return tuple(_kill_leftovers(facts))
+        return ()
     if verdict is Verdict.UNIT_FROZEN:
         return tuple(_let_run(facts))
-    return (*_kill_leftovers(facts), *_start_requirements(facts), *_start(facts))
+    return (*_start_requirements(facts), *_start(facts))
 
 
 def find_proved_restart(facts: UnitFacts) -> str:
@@ -123,15 +123,13 @@ def _replace_strays(facts: UnitFacts) -> tuple[str, ...]:
 
 
 def _kills(facts: UnitFacts) -> Iterator[str]:
-    """Yield a command for each process to kill, and first for those that would start them again."""
+    """Yield a command for each process to kill, and first for those that would start them again.
+
+    A leftover that holds no port may be there on purpose, as a job of cron is: that is for the operator to decide.
+    """
     masters = find_supervisors(facts.view, facts.unit, facts.strays, None, lambda _: "")
-    left = [one for one in facts.leftovers if one.may_be_killed]
-    for holder in {one.process.id: one for one in (*masters, *facts.strays, *left)}.values():
+    for holder in {one.process.id: one for one in (*masters, *facts.strays)}.values():
         yield _kill(facts, holder)
-
-
-def _kill_leftovers(facts: UnitFacts) -> Iterator[str]:
-    yield from (_kill(facts, one) for one in facts.leftovers if one.may_be_killed)
 
 
 def _kill(facts: UnitFacts, holder: Holder) -> str:

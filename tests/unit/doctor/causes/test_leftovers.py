@@ -21,8 +21,9 @@ def test_a_leftover_that_kill_mode_spared() -> None:
     assert cause.severity is Severity.WARNING
     assert cause.sentence == (
         "PID 90 (gateway) of an earlier invocation is still in its cgroup: with KillMode=process a stop spares every "
-        "other process of the unit"
+        "other process of the unit; if no longer needed: kill 90"
     )
+    assert diagnose(leftover(kill_mode="process")).commands == ()  # It may be there on purpose.
     assert cause.drop_in is not None
     assert cause.drop_in.path == "/etc/systemd/system/gw.service.d/kill-mode.conf"
     assert cause.drop_in.text == "[Service]\nKillMode=control-group\n"
