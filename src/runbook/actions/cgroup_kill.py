@@ -117,11 +117,14 @@ class CgroupKill:
     def _may_kill(self, holder: Holder) -> bool:
         return holder.may_be_killed and self.is_expected(holder)
 
-    def apply(self, host: Host) -> None:
-        """Kill all processes of the cgroup, unless one of them must not be killed or is not expected."""
+    def apply(self, host: Host, *, is_last: bool = False) -> None:
+        """Kill all processes of the cgroup, unless one of them must not be killed, is not expected, or cannot be read.
+
+        `is_last`: a process that cannot be read is a refusal, too.
+        """
         result = host.kill_cgroup(self.unit, self.is_expected)
         self.state.is_done = result is SignalResult.SENT
-        self.state.is_refused = result is SignalResult.CHANGED
+        self.state.is_refused = result is SignalResult.CHANGED or (is_last and not self.state.is_done)
 
     @property
     def plan(self) -> str:

@@ -66,7 +66,7 @@ class Termination:
             case Phase.KILL_CGROUP if self._is_cgroup_kill_due:
                 self._begin_round()
                 self.state.rounds += 1
-                self._cgroup.apply(host)
+                self._cgroup.apply(host, is_last=self.state.unread.is_over(self.view.clock.monotonic()))
             # Of a unit that is untracked by now, the main process must not exit before a reload.
             case Phase.SIGNAL | Phase.ESCALATE if self._is_signal_due:
                 self._begin_round()
@@ -212,8 +212,7 @@ class Termination:
 
     @cached_property
     def _cgroup(self) -> CgroupKill:
-        is_unreadable = self.state.unread.is_over(self.view.clock.monotonic())
-        enabled = self.options.leftovers and self.options.sends_kill and not is_unreadable
+        enabled = self.options.leftovers and self.options.sends_kill
         return CgroupKill(self.view, self.unit, self._ownerships, self.state.cgroup_kill, enabled, self._is_expected)
 
     @cached_property

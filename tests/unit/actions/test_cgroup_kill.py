@@ -106,3 +106,11 @@ def test_a_kill_that_is_refused_is_remembered() -> None:
     readings.machine.units["gw.service"] = unit()
     readings.cgroup(of=unit()).apply(readings.machine)
     assert (readings.state.is_done, readings.state.is_refused) == (False, True)
+
+
+def test_a_process_that_could_not_be_read_is_a_refusal_at_the_last_attempt() -> None:
+    readings = Readings(processes={90: process(90, stalled=True)})
+    readings.cgroup().apply(readings.machine)
+    assert (readings.state.is_done, readings.state.is_refused) == (False, False)
+    readings.cgroup().apply(readings.machine, is_last=True)
+    assert (readings.state.is_done, readings.state.is_refused) == (False, True)

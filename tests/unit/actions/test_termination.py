@@ -6,11 +6,15 @@ import signal
 from dataclasses import replace
 from pathlib import Path
 
+import pytest
+
 from runbook.actions.kill_advice import MAX_CHANGES
 from runbook.actions.kill_state import KillOptions, KillOrphanState, Phase
 from runbook.actions.respawn import MAX_RESPAWNS
 from runbook.actions.termination import Termination
+from runbook.checks.unread import UNREAD_WAIT
 from runbook.host.facts import ActiveState
+from runbook.host.ownership.verdict import owner_changing
 from runbook.model import Finding, FindingState, Port
 from runbook.spec.state import RunState
 from tests.unit.fake_machine import UNSEEN, FakeMachine, close_in_accept, listen, process, unit
@@ -233,3 +237,15 @@ def test_a_cgroup_with_a_process_that_cannot_be_read_is_killed_once_it_can() -> 
     story.act()
     assert not story.machine.processes
     assert story.check() is Phase.AWAIT_RESPAWN
+
+
+def test_sockets_that_change_during_a_reading_are_read_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As while a unit in a crash loop opens and closes a socket beside the orphan's."""
+    story = Story()
+    with monkeypatch.context() as changing:
+        changing.setattr(story.machine, "judge_port", lambda _unit, port, **_: owner_changing(port))
+        assert [story.check(), story.check(1.0)] == [Phase.READ_AGAIN] * 2
+    assert story.check(1.0) is Phase.SIGNAL
+    monkeypatch.setattr(story.machine, "judge_port", lambda _unit, port, **_: owner_changing(port))
+    assert [story.check(), story.check(UNREAD_WAIT)] == [Phase.READ_AGAIN, Phase.REFUSED]
+    assert story.finding.reason == "the processes that hold port 80 change faster than they can be read"

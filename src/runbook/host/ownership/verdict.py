@@ -136,4 +136,4 @@ class PortFacts:
 def owner_changing(port: Port) -> PortOwnership:
     """Return the verdict on a port that is different at every read."""
     reason = f"the processes that hold port {port} change faster than they can be read"
-    return PortOwnership(port, Verdict.OWNER_UNKNOWN, reason)
+    return PortOwnership(port, Verdict.OWNER_UNKNOWN, reason, is_incomplete=True)
