@@ -62,10 +62,8 @@ def _status(scene: Scene, facts: dict[str, Any], status: str) -> list[tuple[str,
     good = status in ("ok", "changed", "remediated")
     if good and scene.does not in GOOD:
         return [(FALSE_READY, f"{said}; what the service does is not right: {scene.does}")]
-    if good and not (serves == NEW and stable):
-        return [(FALSE_READY, f"{said}, but {facts['truth']}, stable {stable}")]
-    if status == "rolled-back" and not (serves == OLD and stable):
-        return [(FALSE_READY, f"{said}, but {facts['truth']}, stable {stable}")]
+    if (good and not (serves == NEW and stable)) or (status == "rolled-back" and not (serves == OLD and stable)):
+        return [(FALSE_READY, f"{said}, but {_both(facts)}, stable {stable}")]
     if not good and scene.must_succeed:
         return [(FALSE_FAILED, f"{said}; it must succeed")]
     if status == "failed" and scene.must_roll_back:
@@ -82,10 +80,18 @@ def _status(scene: Scene, facts: dict[str, Any], status: str) -> list[tuple[str,
 
 def _still_starting(scene: Scene, facts: dict[str, Any], said: str) -> list[tuple[str, str]]:
     if facts["truth"]["state"].partition(" ")[0] not in ("active", "activating"):
-        return [(FALSE_READY, f"{said}, but {facts['truth']}")]
+        return [(FALSE_READY, f"{said}, but {_both(facts)}")]
     # A bound socket that does not listen is no holder, so a unit that waits for its port is still starting. So is one
     # whose start has failed for want of a report, and that Restart= has started again.
     waits = scene.does in (*SLOW, "mute", "no-pid-file") or (scene.does == "patient" and scene.holder == "bound")
     if not waits and not scene.meanwhile:
         return [(OTHER, f"{said}; the service does what cannot become ready: {scene.does}")]
     return []
+
+
+def _both(facts: dict[str, Any]) -> str:
+    """Return what was true at the run's end and a moment later, and when the other administrator had acted."""
+    at_end, later = facts.get("at_end"), facts["truth"]
+    then = f"{later} at the end and later" if at_end == later else f"{at_end} at the end, and later {later}"
+    acted = facts.get("acted")
+    return f"{then}; the other administrator acted at {acted} s of {facts['seconds']} s" if acted else then

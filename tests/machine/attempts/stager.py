@@ -227,9 +227,10 @@ def carry_out(scene: Scene, port: int, system: dict[int, Process]) -> dict[str, 
         (stage.folder / "book.yaml").write_text(book(scene, stage))
         facts["looked"] = look_first(scene, stage, before) if scene.first else {}
         began = time.monotonic()
-        with disturbed(scene, stage):
+        with disturbed(scene, stage) as acted:
             done = run_program(stage, "apply")
-        facts["seconds"] = round(time.monotonic() - began, 2)
+            facts["seconds"] = round(time.monotonic() - began, 2)
+        facts["acted"] = [round(at - began, 2) for at in acted]
         first = truth(scene, stage, set(before.staged))
         ended = before.ended()
         time.sleep(0.7)
@@ -242,6 +243,7 @@ def carry_out(scene: Scene, port: int, system: dict[int, Process]) -> dict[str, 
             "wrongly": {pid: before.staged[pid][1:] for pid in ended if pid not in before.may},
             "down": [unit for unit in stage.up if show(unit, "ActiveState")["ActiveState"] != "active"],
             "truth": second,
+            "at_end": first,
             "stable": first["serves"] == second["serves"] and first["invocation"] == second["invocation"],
         }
         facts |= outcome(done.stdout)
@@ -259,18 +261,24 @@ def run_program(stage: Stage, *words: str) -> subprocess.CompletedProcess[str]:
 
 
 @contextlib.contextmanager
-def disturbed(scene: Scene, stage: Stage) -> Iterator[None]:
-    """Act as another administrator a moment after the run has begun, and long before it can be ready."""
+def disturbed(scene: Scene, stage: Stage) -> Iterator[list[float]]:
+    """Act as another administrator a moment after the run has begun, and long before it can be ready.
+
+    The list gets the times before and after the command: on a slow machine it may reach systemd after the run's end.
+    """
+    acted: list[float] = []
 
     def act() -> None:
+        acted.append(time.monotonic())
         words = ("kill", "--kill-who=main", "--signal=KILL") if scene.meanwhile == "kill" else (scene.meanwhile,)
         stage.control("--no-block", *words, stage.unit, check=False)
+        acted.append(time.monotonic())
 
     timer = threading.Timer(0.3 + 0.1 * (stage.port % 6), act)
     if scene.meanwhile:
         timer.start()
     try:
-        yield
+        yield acted
     finally:
         timer.cancel()
         if scene.meanwhile:
