@@ -246,7 +246,8 @@ class JobStep(Step[JobStepState]):
             facts = {**finding.evidence, "starts": budget.evidence()}
             return replace(finding, reason=finding.reason + last, evidence=facts)
         if budget.certain < unit.start_limit_burst:
-            return _delay_start(unit, state, budget, finding)
+            left = self.time_limit(view) - (view.clock.now() - state.query_time)
+            return _delay_start(unit, state, budget, finding, left)
         outcome = "stop it, and then refuse to start it" if unit.is_running else "refuse to start it"
         why = f"{_describe_use(unit, budget)}: systemd would {outcome}, so no job was requested"
         why += f"; reset-failed clears the limit, or it is over in {_format_wait(budget.expires_in)}"
@@ -311,8 +312,11 @@ def _judge_dependency(view: HostView, unit: Unit, facts: dict[str, Any]) -> Find
     return fails(Verdict.JOB_DEPENDENCY, "; ".join(map(str, requirements)) or unknown, **facts)
 
 
-def _delay_start(unit: Unit, state: JobStepState, budget: StartBudget, finding: Finding) -> Finding:
-    """Delay a start for which nothing may be left of the start limit. If the unit is down, a request does no harm."""
+def _delay_start(unit: Unit, state: JobStepState, budget: StartBudget, finding: Finding, left: float) -> Finding:
+    """Delay a start for which nothing may be left of the start limit. If the unit is down, a request does no harm.
+
+    A limit that ends only after the step's time, of which `left` seconds are left, is not waited for: the unit runs on.
+    """
     if not unit.is_running:
         # systemd does not show whether the limit was cleared.
         return replace(finding, reason=f"{finding.reason}; its start limit ({budget.limit}) may be used up")
@@ -320,9 +324,14 @@ def _delay_start(unit: Unit, state: JobStepState, budget: StartBudget, finding: 
     unless = "if its counter was cleared in between" if budget.remaining else "unless it was cleared"
     why = f"{_describe_use(unit, budget)}: {unless}, systemd would stop it, and then refuse to start it"
     expires_in = budget.full_for if budget.remaining else budget.expires_in
+    facts = {**finding.evidence, "starts": budget.evidence()}
+    if expires_in > left:
+        why += f"; so no job was requested: that is over in {_format_wait(expires_in)}, and this step may take"
+        why += f" {_format_wait(left)} more; reset-failed clears the limit"
+        return fails(Verdict.START_LIMIT_HIT, why, **facts)
     wake = Wake(units=frozenset({unit.name}), within=expires_in + 0.01)
     why = f"{why}; it is over in {_format_wait(expires_in)}, and the step waits for that"
-    return not_yet(Verdict.START_LIMIT_HIT, why, wake, **finding.evidence, starts=budget.evidence())
+    return not_yet(Verdict.START_LIMIT_HIT, why, wake, **facts)
 
 
 def _describe_use(unit: Unit, budget: StartBudget) -> str:

@@ -4,6 +4,7 @@ doctor.py      doctor
 runs.py        apply, check, remediate, validate, resume
 restart.py     restart
 init_unit.py   init
+guard.py       guard
 past_runs.py   history, show
 reference.py   schema, steps
 tables.py      the tables of `runbook steps`
@@ -26,7 +27,7 @@ import typer
 from typer._click.exceptions import UsageError  # typer has no public name for it.
 
 from runbook import errors
-from runbook.cli import doctor, init_unit, past_runs, reference, restart, runs
+from runbook.cli import doctor, guard, init_unit, past_runs, reference, restart, runs
 from runbook.cli.options import program_version
 from runbook.cli.output import print_error, print_message, print_result, report_usage_error
 from runbook.util import stdio
@@ -68,6 +69,7 @@ for command in (
     runs.resume,
     past_runs.history,
     past_runs.show,
+    guard.guard,
     reference.schema,
     reference.steps,
 ):

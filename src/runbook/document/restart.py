@@ -33,10 +33,14 @@ class RestartOptions:
 
     def write_command(self) -> str:
         """Return this command, without the word `runbook`. It stands for the file's name in reports and the record."""
+        return shlex.join(self.write_words())
+
+    def write_words(self) -> list[str]:
+        """Return the words of the command. The first is the name of the command, the last one the unit."""
         flags = {"--user": self.user, "--fix": self.fix, "--reload": self.reload}
         named = [word for port in self.ports for word in ("--port", str(port))]
         span = ["--healthy-for", self.healthy_for] if self.healthy_for != HEALTHY_FOR else []
-        return shlex.join(["restart", *(flag for flag in flags if flags[flag]), *named, *span, self.unit])
+        return ["restart", *(flag for flag in flags if flags[flag]), *named, *span, self.unit]
 
 
 @dataclass(frozen=True)

@@ -283,8 +283,8 @@ def open_file(path: Path) -> BinaryIO:
     return os.fdopen(fd, "rb")
 
 
-def replace_file(path: Path, data: bytes) -> None:
-    """Write a file with mode 0600, so that it exists completely, on disk, or not at all. Raises OSError.
+def replace_file(path: Path, data: bytes, *, mode: int = 0o600) -> None:
+    """Write a file, so that it exists completely, on disk, or not at all. Raises OSError.
 
     A symbolic link of that name is replaced, not followed.
     """
@@ -292,7 +292,7 @@ def replace_file(path: Path, data: bytes) -> None:
     fd = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
     try:
         with os.fdopen(fd, "wb") as file:
-            os.fchmod(fd, 0o600)  # os.open() applies the umask.
+            os.fchmod(fd, mode)  # os.open() applies the umask.
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
