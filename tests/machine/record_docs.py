@@ -5,7 +5,8 @@
 Comments in a page, which readers do not see, name the source of its blocks. Each applies to the block below it.
 
     <!-- machine -->            from here on the page uses a new machine; `machine: incident` for one with the incident
-                                staged, `machine: software` for one with the software of tests/machine/software
+                                staged, `machine: software` for one with the software of tests/machine/software,
+                                `machine: needrestart` for one with needrestart
     <!-- staged: nginx.orphan --> call a function of a module in tests/machine/software with the machine
     <!-- file: /root/x.yaml --> write the block to this file
     <!-- run -->                run the block in a shell; it must succeed
@@ -102,7 +103,8 @@ class Recorder:
 
     def _boot(self, state: str) -> None:
         self.close()
-        self._machine = self._machines.enter_context(Machine("bookworm", software=state == "software"))
+        chosen = Machine("bookworm", software=state == "software", needrestart=state == "needrestart")
+        self._machine = self._machines.enter_context(chosen)
         if state == "incident":
             stage(self._machine)
             loop(self._machine)

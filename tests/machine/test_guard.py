@@ -9,44 +9,18 @@ import pytest
 
 from tests.machine.incident import holders, remove_unit
 from tests.machine.machine import Machine, until
-from tests.machine.runs import unit_file
+from tests.machine.runs import runbook
+from tests.machine.software.shop import PORT, UNIT, build, install, restart_services, start, three_that_restart
 from tests.machine.tree import USER
 
-UNIT = "shop.service"
 HOOK = f"/etc/needrestart/restart.d/{UNIT}"
-
-# It has the libraries of all packages mapped, as a service has its shared libraries: needrestart looks for mappings of
-# files that were replaced.
-SERVER = """
-import glob, http.server, mmap
-held = []
-for path in sorted(glob.glob("/usr/lib/shop/*.so")):
-    with open(path) as file:
-        held.append(mmap.mmap(file.fileno(), 0, flags=mmap.MAP_PRIVATE, prot=mmap.PROT_READ | mmap.PROT_EXEC))
-http.server.test(http.server.SimpleHTTPRequestHandler, port=8080, bind="127.0.0.1")
-"""
-
-# Arguments: the name and the version of a package, its postinst, and its Pre-Depends.
-BUILD = r"""
-name=$1 version=$2 tree=$(mktemp -d)
-chmod 755 "$tree"
-mkdir -p "$tree/DEBIAN" "$tree/usr/lib/shop"
-printf '%s\n' "Package: $name" "Version: $version" 'Architecture: all' 'Maintainer: shop <shop@localhost>' \
-    'Description: a library' >"$tree/DEBIAN/control"
-if [ "$4" ]; then echo "Pre-Depends: $4" >>"$tree/DEBIAN/control"; fi
-if [ "$3" ]; then printf '#!/bin/sh\n%s\n' "$3" >"$tree/DEBIAN/postinst"; chmod 755 "$tree/DEBIAN/postinst"; fi
-head -c 8192 /dev/urandom >"$tree/usr/lib/shop/$name.so"
-dpkg-deb --root-owner-group -Znone --build "$tree" "/root/${name}_$version.deb" >/dev/null
-"""
-RESTARTS = f"systemctl restart {UNIT}"
 
 
 @pytest.fixture(scope="module")
 def machine(suite: str) -> Iterator[Machine]:
     """Boot a machine with needrestart, which restarts services without a question."""
     with Machine(suite, needrestart=True) as booted:
-        booted.write("/etc/needrestart/conf.d/test.conf", "$nrconf{restart} = 'a';\n")
-        booted.write("/opt/shop.py", SERVER)
+        restart_services(booted)
         yield booted
 
 
@@ -58,27 +32,7 @@ def _as_before(machine: Machine) -> Iterator[None]:
     machine.run(["sh", "-c", "dpkg --purge $(dpkg-query -W -f '${Package} ' 'shop-*')"], check=False)
     machine.run(["sh", "-c", "rm -f /root/shop-*.deb"])
     machine.run(["rm", "-rf", "/var/lib/runbook/runs", HOOK])
-    until(lambda: not holders(machine, 8080), "port 8080 to be free")
-
-
-def build(machine: Machine, name: str, version: int, postinst: str = "", needs: str = "") -> str:
-    machine.run(["sh", "-ec", BUILD, "sh", name, str(version), postinst, needs])
-    return f"/root/{name}_{version}.deb"
-
-
-def install(machine: Machine, *packages: str) -> str:
-    """Install packages as unattended-upgrades does: without a terminal, and without a question."""
-    command = ["apt-get", "install", "--quiet", "--yes", "--no-install-recommends", *packages]
-    return machine.run(command, timeout=150, env={"DEBIAN_FRONTEND": "noninteractive"}).stdout
-
-
-def start(machine: Machine, burst: int, interval: str) -> None:
-    """Start the service with a start limit."""
-    limit = {"Unit_StartLimitBurst": str(burst), "Unit_StartLimitIntervalSec": interval}
-    machine.write(f"/etc/systemd/system/{UNIT}", unit_file("/usr/bin/python3 /opt/shop.py", **limit))
-    machine.run(["systemctl", "daemon-reload"])
-    machine.run(["systemctl", "start", UNIT])
-    until(lambda: holders(machine, 8080), "port 8080 to be held")
+    until(lambda: not holders(machine, PORT), f"port {PORT} to be free")
 
 
 def guard(machine: Machine, *options: str) -> None:
@@ -110,9 +64,10 @@ def test_without_a_guard_small_upgrades_use_up_the_start_limit(machine: Machine)
     # The service was started once before. apt succeeds each time.
     states = [(install(machine, package), state(machine))[1] for package in packages[1:]]
     assert states == [("active", "success")] * 4 + [("failed", "start-limit-hit")] * 6
-    assert holders(machine, 8080) == []
+    assert holders(machine, PORT) == []
 
 
+@pytest.mark.timeout(400)
 def test_with_a_guard_ten_small_upgrades_are_ten_proved_restarts(machine: Machine) -> None:
     packages = [build(machine, "shop-a", version) for version in range(11)]
     install(machine, packages[0])
@@ -125,17 +80,6 @@ def test_with_a_guard_ten_small_upgrades_are_ten_proved_restarts(machine: Machin
     assert runs(machine) == [("restart shop.service", "changed")] * 10
     logged = machine.run(["journalctl", "--unit", UNIT, "-t", "runbook", "-o", "cat"]).stdout
     assert logged.count("ended, changed: shop.service is active (running)") == 10
-
-
-def three_that_restart(machine: Machine, version: int) -> list[str]:
-    """Build three packages whose scripts restart the service, and one whose library is replaced after that.
-
-    The scripts of the first version do nothing.
-    """
-    names = ["shop-b", "shop-c", "shop-d"]
-    three = [build(machine, name, version, RESTARTS if version > 1 else "") for name in names]
-    needs = ", ".join(f"{name} (>= {version})" for name in names)
-    return [*three, build(machine, "shop-a", version, needs=needs)]
 
 
 def test_without_a_guard_three_packages_and_needrestart_stop_the_service(machine: Machine) -> None:
@@ -169,6 +113,22 @@ def test_a_limit_that_lasts_too_long_is_not_waited_for(machine: Machine) -> None
     assert "no job was requested" in " ".join(shown.split())
 
 
+def test_an_upgrade_by_a_run_does_not_wait_for_itself(machine: Machine) -> None:
+    """The run has the lock of the unit; needrestart calls the hook from within its command."""
+    first, second = (build(machine, "shop-a", version) for version in range(2))
+    install(machine, first)
+    start(machine, 5, "10s")
+    guard(machine)
+    update = f"apt-get install --quiet --yes {second}"
+    steps = f"[run: {{run: {update}}}, restart, wait-ready: {{healthy-for: 1s}}]"
+    run = runbook(machine, "apply", f"unit: shop\nport: 8080\nsteps: {steps}\n")
+    assert (run.exit, run.last["status"]) == (0, "changed"), run.last
+    assert run.step("run")["seconds"] < 60
+    assert not is_outdated(machine)
+    logged = machine.run(["journalctl", "-t", "runbook", "-o", "cat"]).stdout
+    assert "shop.service was not restarted: another run acts on it\n" in logged
+
+
 def test_a_program_that_does_not_run_is_replaced_by_systemctl(machine: Machine) -> None:
     packages = [build(machine, "shop-a", version) for version in range(2)]
     install(machine, packages[0])
@@ -188,7 +148,7 @@ def test_the_hooks_are_listed_and_removed(machine: Machine) -> None:
     start(machine, 5, "10s")
     guard(machine, "--port", "8080", "--no-fix")
     text = machine.read(HOOK)
-    assert "restart --lock-wait 10min --port 8080 --healthy-for 1s " in text
+    assert 'restart --lock-wait "$wait" --port 8080 --healthy-for 1s "$unit"' in text
     assert machine.run(["stat", "-c", "%U %a", HOOK]).stdout == "root 755\n"
     listed = json.loads(machine.run(["runbook", "guard", "--list", "--output", "json"], user=USER).stdout)
     assert listed == {"unit": UNIT, "file": HOOK, "runs": True, "why": ""}

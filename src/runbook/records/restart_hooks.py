@@ -34,10 +34,14 @@ if ! "$program" --version >/dev/null 2>&1; then
     logger -t runbook -p user.err "$program does not run, so $unit is restarted without proof"
     exec systemctl restart "$unit"
 fi
-"$program" restart {options} "$unit" </dev/null
+wait={wait}
+# Inside a command of a run, which may have the lock itself, to wait would block both. That run restarts the unit.
+if grep -Eq '/runbook-[0-9]{{8}}-[0-9]{{4}}-' /proc/self/cgroup; then wait=0s; fi
+"$program" restart --lock-wait "$wait" {options} "$unit" </dev/null
 status=$?
 case $status in
-    2 | 5 | 75) logger -t runbook -p user.err "$unit was not restarted: no run began (status $status)" ;;
+    75) logger -t runbook -p user.warning "$unit was not restarted: another run acts on it" ;;
+    2 | 5) logger -t runbook -p user.err "$unit was not restarted: no run began (status $status)" ;;
 esac
 exit $status
 """
@@ -46,10 +50,8 @@ exit $status
 def write_hook(folder: Path, unit: str, program: str, options: Sequence[str]) -> bool:
     """Write the hook of a unit; False if it was there already. Raises NotBegun."""
     path = _find_path(folder, unit)
-    options = ["--lock-wait", LOCK_WAIT, *options]
-    text = _TEXT.format(
-        marker=MARKER, unit=shlex.quote(unit), program=shlex.quote(program), options=shlex.join(options)
-    )
+    quoted = {"unit": shlex.quote(unit), "program": shlex.quote(program), "options": shlex.join(options)}
+    text = _TEXT.format(marker=MARKER, wait=LOCK_WAIT, **quoted)
     try:
         if (before := _read_own(path)) == text and _is_executable(path):
             return False
