@@ -12,7 +12,7 @@ from runbook.errors import NotBegun
 PROGRAM = Path("/usr/sbin/needrestart")
 CONFIGURATION = Path("/etc/needrestart/needrestart.conf")
 HOOKS = Path("/etc/needrestart/restart.d")  # of `$nrconf{restart_d}`, if the configuration does not set it
-TIMEOUT = 10.0  # seconds for perl
+PERL_TIMEOUT = 10.0  # seconds for perl
 
 # The rules are those of needrestart 3.6 and 3.11, the hash and its defaults too.
 _SCRIPT = r"""
@@ -71,7 +71,7 @@ def read_settings(units: Collection[str]) -> NeedrestartSettings:
             capture_output=True,
             text=True,
             errors="replace",
-            timeout=TIMEOUT,
+            timeout=PERL_TIMEOUT,
             check=True,
         )
         mode, folder, *found = done.stdout.split("\n")

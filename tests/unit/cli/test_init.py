@@ -27,6 +27,7 @@ def test_the_commands_are_listed_in_their_order() -> None:
         "resume",
         "history",
         "show",
+        "guard",
         "schema",
         "steps",
     ]
