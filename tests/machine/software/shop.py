@@ -12,12 +12,14 @@ PORT = 8080
 # It has the libraries of all packages mapped, as a service has its shared libraries: needrestart looks for mappings of
 # files that were replaced.
 SERVER = """
-import glob, http.server, mmap
+import glob, http.server, mmap, os, socket
 held = []
 for path in sorted(glob.glob("/usr/lib/shop/*.so")):
     with open(path) as file:
         held.append(mmap.mmap(file.fileno(), 0, flags=mmap.MAP_PRIVATE, prot=mmap.PROT_READ | mmap.PROT_EXEC))
-http.server.test(http.server.SimpleHTTPRequestHandler, port=8080, bind="127.0.0.1")
+server = http.server.HTTPServer(("127.0.0.1", 8080), http.server.SimpleHTTPRequestHandler)
+socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM).sendto(b"READY=1", os.environ["NOTIFY_SOCKET"])
+server.serve_forever()
 """
 
 # Arguments: the name and the version of a package, its postinst, and its Pre-Depends.
@@ -50,7 +52,9 @@ def start(machine: Machine, burst: int, interval: str) -> None:
     """Start the service with a start limit."""
     limit = {"Unit_StartLimitBurst": str(burst), "Unit_StartLimitIntervalSec": interval}
     machine.write("/opt/shop.py", SERVER)
-    machine.write(f"/etc/systemd/system/{UNIT}", unit_file("/usr/bin/python3 /opt/shop.py", **limit))
+    # When a restart returns, it has the libraries mapped: what is replaced after that is noticed.
+    text = unit_file("/usr/bin/python3 /opt/shop.py", Type="notify", NotifyAccess="all", **limit)
+    machine.write(f"/etc/systemd/system/{UNIT}", text)
     machine.run(["systemctl", "daemon-reload"])
     machine.run(["systemctl", "start", UNIT])
     until(lambda: holders(machine, PORT), f"port {PORT} to be held")
