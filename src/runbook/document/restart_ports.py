@@ -1,12 +1,13 @@
 """Which of a unit's ports a proved restart demands afterwards: those that the service promises to its clients.
 
-the unit's process or its socket unit listens on it ─── demanded, on each of its addresses
-  and the kernel chose the number ───────────────────── not: it may be another one after each start
-  and so does another service ───────────────────────── not: the two share it
-  and the process is one that a stop leaves running ─── not: the restart does not concern it
+the unit's process or its socket unit listens on it ──── demanded, on each of its addresses
+  and the kernel chose the number ────────────────────── not: it may be another one after each start
+  and so does another service ────────────────────────── not: the two share it
+  and the process is one that a stop leaves running ──── not: the restart does not concern it
 the unit has lost it, or is down
-  a socket unit, an earlier run, or two sources name it ─ demanded, on any address
-  only its log or its settings name it ──────────────── not: others may write there, or a client's port is meant
+  a socket unit, or its log and its settings, name it ── demanded
+  an earlier run recorded it ─────────────────────────── demanded, unless the unit is up and was not restarted
+  only its log or its settings name it ───────────────── not: others may write there, or a client's port is meant
 """
 
 from __future__ import annotations
@@ -48,7 +49,9 @@ def find_demanded_ports(
     if named:
         demanded.ports += named
         return demanded
-    found = find_ports(view, unit, recorded=recorded)
+    # A unit that is up, and was not restarted by systemd, has the ports that it needs: its settings may have changed.
+    is_steady = unit.active_state in UP and not unit.n_restarts
+    found = find_ports(view, unit, recorded=(lambda: ()) if is_steady else recorded)
     listening = [one for one in found if _demand_owned(view, demanded, one)]
     for one in (one for one in found if one not in listening):
         _demand_missing(demanded, one, others=bool(demanded.ports))

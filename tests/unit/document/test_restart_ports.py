@@ -137,6 +137,11 @@ def test_a_unit_that_is_down_has_the_ports_that_an_earlier_run_recorded() -> Non
     assert found.notices == ["gw.service does not listen on port 82 now; it must (an earlier run)"]
 
 
+def test_a_unit_that_is_up_without_a_port_no_longer_needs_what_an_earlier_run_recorded() -> None:
+    assert ports(machine(), recorded=(Port(82),)) == []
+    assert ports(machine(n_restarts=1), recorded=(Port(82),)) == ["82"]
+
+
 def test_what_only_its_log_names_is_not_demanded() -> None:
     """Other users may be able to write into it."""
     one = machine(**DOWN)
