@@ -193,8 +193,7 @@ def report_usage_error(argv: Sequence[str], message: str) -> None:
     """Print the last event of a command that was to report a run in JSON and whose arguments are wrong."""
     is_json = "--output=json" in argv or ("--output", "json") in pairwise(argv)
     # The other commands do not report a run.
-    if is_json and not {"doctor", "init", "validate", "history", "show", "schema", "steps"} & set(argv[:1]):
-    if is_json and not {"validate", "doctor", "guard", "history", "show", "schema", "steps"} & set(argv[:1]):
+    if is_json and not {"doctor", "init", "validate", "history", "show", "guard", "schema", "steps"} & set(argv[:1]):
         error = errors.UsageError(message[:1].lower() + message[1:].rstrip("."))
         make_json_lines()(_make_last_event(error, plan="--dry-run" in argv))
 
