@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from runbook import errors
-from runbook.cli.options import Output, OutputOption
+from runbook.cli.options import Output, OutputOption, PortsOption
 from runbook.cli.output import print_message, print_result, wrap
-from runbook.cli.restart import HealthyForOption, PortsOption, read_options
+from runbook.cli.restart import HealthyForOption, read_options
 from runbook.cli.runs import open_view
 
 if TYPE_CHECKING:
