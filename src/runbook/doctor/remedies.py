@@ -13,11 +13,11 @@ from runbook.checks.standstill import STOPPED_STATES
 from runbook.doctor.facts import UnitFacts
 from runbook.host.exit_status import describe_exec_failure
 from runbook.host.facts import DOWN, UNLOADABLE, ActiveState, LoadState, Unit
-from runbook.host.holders import Holder
 from runbook.model import Verdict
 from runbook.util.timespan import format_span
 
-STILL_THERE = "  # if it still runs 10s later: kill -KILL"
+WAIT = "timeout 10 tail -s.1"  # tail(1) ends with the process; otherwise the unit would find its port in use again
+MAX_AWAITED = 5  # processes for whose exit the commands wait
 
 _DECIDED_BY_OPERATOR = (
     Verdict.OTHER_UNIT_HOLDS_PORT,
@@ -123,19 +123,16 @@ def _replace_strays(facts: UnitFacts) -> tuple[str, ...]:
 
 
 def _kills(facts: UnitFacts) -> Iterator[str]:
-    """Yield a command for each process to kill, and first for those that would start them again.
+    """Yield the commands that kill processes, those first that would start them again, and that wait for their exit.
 
     A leftover that holds no port may be there on purpose, as a job of cron is: that is for the operator to decide.
     """
     masters = find_supervisors(facts.view, facts.unit, facts.strays, None, lambda _: "")
-    for holder in {one.process.id: one for one in (*masters, *facts.strays)}.values():
-        yield _kill(facts, holder)
-
-
-def _kill(facts: UnitFacts, holder: Holder) -> str:
-    pid = holder.process.pid
-    sudo = "sudo " if facts.uid not in (0, holder.process.uid) else ""
-    return f"{sudo}kill {pid}{STILL_THERE} {pid}"
+    killed = {one.process.id: one.process for one in (*masters, *facts.strays)}.values()
+    sudo = "sudo " if any(facts.uid not in (0, process.uid) for process in killed) else ""
+    pids = [str(process.pid) for process in killed]
+    yield f"{sudo}kill {' '.join(pids)}"
+    yield from (f"{WAIT} --pid={pid} -f /dev/null || {sudo}kill -KILL {pid}" for pid in pids[:MAX_AWAITED])
 
 
 def _let_run(facts: UnitFacts) -> Iterator[str]:

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import json
-import shlex
 import subprocess
 from typing import Any
 
-from tests.machine.machine import Machine, until
+from tests.machine.machine import Machine
 
 
 def doctor(machine: Machine, *argv: str, user: str | None = None) -> subprocess.CompletedProcess[str]:
@@ -27,13 +26,8 @@ def causes(found: dict[str, Any]) -> str:
 
 
 def carry_out(machine: Machine, commands: list[str], user: str | None = None) -> None:
-    """Run the commands one after another; a process that gets a signal has time to exit."""
-    for command in commands:
-        machine.run(["sh", "-c", command], user=user)
-        words = shlex.split(command, comments=True)
-        if words[0] == "kill":
-            gone = ["sh", "-c", f"! kill -0 {words[1]} 2>/dev/null"]
-            until(lambda: machine.run(gone, check=False).returncode == 0, f"PID {words[1]} to exit")  # noqa: B023
+    """Run the commands at once, as an operator does who pastes them."""
+    machine.run(["sh", "-ec", "\n".join(commands)], user=user)
 
 
 def paste(machine: Machine, found: dict[str, Any]) -> None:

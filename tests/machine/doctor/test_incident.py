@@ -20,7 +20,8 @@ def test_a_loop_beside_an_orphan_that_its_commands_end(machine: Machine, inciden
     assert [command.split()[:3] for command in found["commands"]] == [
         ["systemctl", "reset-failed", UNIT],
         ["systemctl", "stop", UNIT],
-        ["kill", str(incident.orphan), "#"],
+        ["kill", str(incident.orphan)],
+        ["timeout", "10", "tail"],
         ["systemctl", "start", UNIT],
     ]
     carry_out(machine, found["commands"])
@@ -47,7 +48,7 @@ def test_without_rights(machine: Machine, incident: Incident) -> None:
     loop(machine)
     found = diagnosed(machine, UNIT, user=USER)
     assert (found["exit"], found["verdict"]) == (1, "orphan-holds-port")
-    assert [command.split()[0] for command in found["commands"]] == ["sudo", "sudo", "kill", "sudo"]
+    assert [command.split()[0] for command in found["commands"]] == ["sudo", "sudo", "kill", "timeout", "sudo"]
     # Another user cannot read the orphan, and that is no health.
     found = diagnosed(machine, UNIT, user="nobody")
     assert (found["exit"], found["verdict"]) == (1, "owner-unknown")

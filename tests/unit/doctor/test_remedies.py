@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from runbook.host.facts import ActiveState, LoadState
-from tests.unit.doctor.diagnosed import FAILED, diagnose, healthy, incident
+from runbook.model import ProcessId
+from tests.unit.doctor.diagnosed import FAILED, diagnose, healthy, incident, orphan
 from tests.unit.fake_machine import FakeMachine, listen, process, unit
 
 
 def commands(machine: FakeMachine, uid: int = 0) -> list[str]:
-    return [command.partition("  #")[0] for command in diagnose(machine, uid=uid).commands]
+    return [command for command in diagnose(machine, uid=uid).commands if not command.startswith("timeout")]
 
 
 DOWN = unit(**FAILED)
@@ -87,3 +89,15 @@ def test_the_proved_restart() -> None:
     machine.processes[100] = process(100, exe="/usr/bin/gateway (deleted)")
     found = diagnose(machine)
     assert (found.commands, found.proved_restart) == (("systemctl restart gw.service",), "runbook restart gw.service")
+
+
+def test_several_processes_are_killed_at_once_and_waited_for() -> None:
+    machine = incident(**FAILED)
+    machine.processes[75] = orphan(ppid=74)
+    machine.processes[75] = replace(machine.processes[75], id=ProcessId(75, 750))
+    listen(machine, 75, "127.0.0.1:18789", first_inode=7400)
+    assert diagnose(machine, uid=1001).commands[:3] == (
+        "sudo kill 74 75",
+        "timeout 10 tail -s.1 --pid=74 -f /dev/null || sudo kill -KILL 74",
+        "timeout 10 tail -s.1 --pid=75 -f /dev/null || sudo kill -KILL 75",
+    )
