@@ -65,12 +65,14 @@ class Doctor:
     def _read_facts(self, unit: Unit, found: tuple[FoundPort, ...]) -> UnitFacts:
         """Read what the kernel and the journal have of a unit. The journal is not read for one that is healthy."""
         judged = {one: self._view.judge_port(unit, one.port) for one in found}
-        required = [one.port for one in found if _is_required(unit, one, judged[one])]
+        required = [one for one in found if _is_required(unit, one, judged[one])]
         # Without a baseline a single check counts no restart.
         baseline = 0 if is_looping(unit, self._view.clock.monotonic()) else None
-        health = HealthChecker(self._view, unit, required, baseline, LOOPS - 1, once=True).check()
+        health = HealthChecker(self._view, unit, [one.port for one in required], baseline, LOOPS - 1, once=True).check()
+        # The health was judged by a later look, with which the rest of the diagnosis must agree.
+        judged |= dict(zip(required, health.ports, strict=True))
         # A port that another service has, and that only the configuration names, is that service's.
-        kept = [one for one, owner in judged.items() if one.port in required or not owner.foreign_holders]
+        kept = [one for one, owner in judged.items() if one in required or not owner.foreign_holders]
         facts = UnitFacts(self._view, unit, self._uid, tuple(kept), tuple(judged[one] for one in kept), health)
         if health.healthy and not facts.is_restarted:
             return facts
