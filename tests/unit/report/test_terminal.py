@@ -168,10 +168,10 @@ def test_a_stopped_terminal_holds_up_neither_the_events_nor_the_end(opens: Opens
     terminal.tmux("send-keys", "C-s")
     for number in range(2000):  # more than a terminal takes before it blocks
         terminal.send(ended(f"step-{number}"))
-    began = time.monotonic()
-    os.kill(terminal.pid, signal.SIGTERM)
+    pid, began = terminal.pid, time.monotonic()
+    os.kill(pid, signal.SIGTERM)
     terminal.await_answer("ended\n")
-    assert time.monotonic() - began < 1.0
+    assert time.monotonic() - began < 5.0  # 0.3 s alone; without a limit it would be for ever
     terminal.tmux("send-keys", "C-q")
     terminal.await_line("^status 143$")
 
