@@ -166,10 +166,10 @@ def test_a_program_of_its_own_is_asked_for_its_version_without_rights(services: 
 
 
 def test_the_commands_that_make_a_first_runbook(services: Machine) -> None:
-    services.run(["systemctl", "start", "nginx"])
+    services.run(["sh", "-c", "systemctl start nginx; rm -rf /root/page; mkdir /root/page"])
     blocks = blocks_of_test("test_the_commands_that_make_a_first_runbook")
     for command in (command for block in blocks for command in commands_in(block)):
-        services.run(["sh", "-c", f"cd /root; {command.removeprefix('sudo ')}"], timeout=120)
+        services.run(["sh", "-c", f"cd /root/page; {command.removeprefix('sudo ')}"], timeout=120)
     services.run(["systemctl", "stop", "nginx"])
 
 
