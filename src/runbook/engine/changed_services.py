@@ -9,16 +9,19 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterable
 from fnmatch import fnmatchcase
 from functools import cache
-from typing import Any
+from typing import Any, NamedTuple
 
 from runbook.checks.propagation import Reached, find_reached
+from runbook.checks.start_limit import STARTS_QUERY_TIMEOUT
 from runbook.engine.execution.replay import CHANGED_SERVICES
 from runbook.engine.remediation import StepRunner
 from runbook.errors import HostError
 from runbook.events import Event, StepActing
 from runbook.host.facts import JobVerb, Unit
 from runbook.host.interface import SHARED_READ_AGE, HostView
+from runbook.host.queries import Query, StartEventKind, StartTimesQuery
 from runbook.host.requesters import describe_requester
+from runbook.model import Deadline, Wake
 from runbook.records.history import find_units_of_other_runs
 from runbook.records.store import boot_id
 from runbook.spec.step import RollbackRole, Runbook, Step
@@ -28,10 +31,19 @@ LEFT_SERVICES = "left-services"  # the key of those that another client restarte
 START_ROLES = (RollbackRole.START, RollbackRole.RESTART)  # roles of the steps whose units a rollback restarts
 CHANGE_ROLES = (*START_ROLES, RollbackRole.RELOAD)  # roles of the steps after which a unit runs the new version
 
+LOOP_SECONDS = 60.0  # seconds before a step in which a unit must have been started, to have looped before it
+
 # Units that are never restarted: the bus, logins, and the commands of runs.
 _NEVER = ("dbus.service", "dbus-broker.service", "user@*.service", "user-runtime-dir@*.service", "runbook-*.service")
 # Units that systemd or a login starts at any time: one that starts for the first time was not started by the run.
 _AT_ANY_TIME = ("systemd-*.service", "*getty@*.service", "autovt@*.service", "session-*.service")
+
+
+class ServiceJudge(NamedTuple):
+    """Who else than the step may have restarted a service that no known process requested to restart."""
+
+    find_foreign: Callable[[], Collection[str]]  # returns the units on which other runs acted meanwhile
+    looped_before: Callable[[Unit], bool]  # True if systemd restarts a unit by itself since before the step
 
 
 def judge_step(runner: StepRunner, book: Runbook, step: Step[Any], *, afresh: bool = False) -> dict[str, Any]:
@@ -46,7 +58,11 @@ def judge_step(runner: StepRunner, book: Runbook, step: Step[Any], *, afresh: bo
     since = (acting.time - clock.now() + clock.monotonic()) * 1e6
     is_whole = not afresh and acting in runner.events.emitted  # Otherwise it began in an earlier part of the run.
     names = host.list_changed_services() if is_whole else host.list_services()
-    return find_changed_services(host, step, names, since, lambda: find_units_of_other_runs(acting.run, acting.time))
+    others = ServiceJudge(
+        find_foreign=lambda: find_units_of_other_runs(acting.run, acting.time),
+        looped_before=lambda unit: _looped_before(runner, unit, acting.time),
+    )
+    return find_changed_services(host, step, names, since, others)
 
 
 def judge_ended_step(runner: StepRunner, book: Runbook, step: Step[Any]) -> dict[str, Any]:
@@ -65,14 +81,15 @@ def list_events_of_boot(runner: StepRunner) -> list[Event]:
 
 
 def find_changed_services(
-    view: HostView, step: Step[Any], names: Iterable[str], since: float, find_foreign: Callable[[], Collection[str]]
+    view: HostView, step: Step[Any], names: Iterable[str], since: float, others: ServiceJudge
 ) -> dict[str, Any]:
     """Return which of some services a step changed that began `since`, in microseconds of CLOCK_MONOTONIC.
 
     If it is not known which process requested the change, a service counts only if a command was running, or if it was
-    reached by the job of the step. It never counts then if another run acted on it. Raises HostError.
+    reached by the job of the step. It never counts then if another run acted on it, or if systemd restarts it by itself
+    since before the step. Raises HostError.
     """
-    reached, foreign = cache(lambda: _list_reached(view, step)), cache(find_foreign)
+    reached, foreign = cache(lambda: _list_reached(view, step)), cache(others.find_foreign)
     changed: list[str] = []
     left: dict[str, str] = {}
     for name in names:
@@ -87,7 +104,12 @@ def find_changed_services(
         elif last is not None and last.requesters:
             left[unit.name] = f"{unit.name} was restarted by {describe_requester(last)}, and is left alone"
         elif _was_restarted(unit, since) and (runs_command(step) or unit.name in reached()):
-            changed += [unit.name] if {unit.name, *unit.names}.isdisjoint(foreign()) else []
+            if not {unit.name, *unit.names}.isdisjoint(foreign()):
+                continue
+            if others.looped_before(unit):
+                left[unit.name] = f"{unit.name} restarts by itself since before this step, and is left alone"
+            else:
+                changed.append(unit.name)
     return {key: value for key, value in ((CHANGED_SERVICES, changed), (LEFT_SERVICES, left)) if value}
 
 
@@ -120,6 +142,24 @@ def _list_reached(view: HostView, step: Step[Any]) -> set[str]:
     verb = step.job_verb()
     units = [view.unit(name, max_age=SHARED_READ_AGE) for name in step.units()] if verb is not None else []
     return {one.unit.name for unit in units for one in find_reached(view, unit, verb or JobVerb.START, through)}
+
+
+def _looped_before(runner: StepRunner, unit: Unit, since: float) -> bool:
+    """True if a unit looped already before a moment, in seconds since the epoch, and no client has restarted it since.
+
+    A client that restarts it sets NRestarts to 0, and the start itself is not counted. So NRestarts is at least the
+    number of the starts since that moment only if no client did. False if the journal cannot be read in time.
+    """
+    if not unit.n_restarts:
+        return False
+    kind = StartTimesQuery(unit.name, since - LOOP_SECONDS, of_user=unit.of_user)
+    query = Query(kind, runner.state.next_query_id(), STARTS_QUERY_TIMEOUT)
+    deadline = Deadline.after(runner.host.clock, STARTS_QUERY_TIMEOUT)
+    while (answer := runner.host.query(query)) is None and not deadline.expired:
+        runner.waiter.wait(Wake(pending=True), deadline)
+    starts = [one.at for one in (answer.value or () if answer else ()) if one.kind is StartEventKind.START]
+    later = sum(since <= at <= unit.inactive_exit / 1e6 for at in starts)
+    return unit.n_restarts >= later and any(at < since for at in starts)
 
 
 def _changed_since(unit: Unit, since: float) -> bool:

@@ -280,6 +280,24 @@ def test_what_another_requester_restarted_is_left_alone(site: Site) -> None:
     assert "was restarted by something else (PID" in notices
 
 
+def test_a_unit_that_loops_since_before_the_run_is_left_alone(site: Site) -> None:
+    """It restarts by itself while the command runs, as it did before; restarting it would prove nothing, or fail."""
+    site.machine.write(
+        "/etc/systemd/system/loops.service",
+        "[Unit]\nStartLimitIntervalSec=0\n[Service]\nExecStart=/bin/sh -c 'exit 3'\nRestart=always\nRestartSec=200ms\n",
+    )
+    site.sh("systemctl daemon-reload; systemctl start loops")
+    until(lambda: int(site.show("loops", "NRestarts")) > 1, "loops.service to loop")
+    try:
+        count = "$(systemctl show -P NRestarts loops)"
+        once = f"n={count}; until test {count} -gt $((n + 1)); do sleep 0.05; done"
+        run = site.apply(command(once), "restart")
+    finally:
+        site.sh("systemctl stop loops; rm /etc/systemd/system/loops.service; systemctl daemon-reload", check=False)
+    rolled_back(site, run, "web")
+    assert "loops.service restarts by itself since before this step, and is left alone" in site.text(run)
+
+
 def test_a_list_of_steps_names_what_it_leaves(site: Site) -> None:
     steps = """
   - run: {run: echo 1.0.0 >/opt/site/version}

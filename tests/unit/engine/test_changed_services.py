@@ -8,12 +8,12 @@ from typing import Any
 
 import pytest
 
-from runbook.engine.changed_services import find_changed_services
+from runbook.engine.changed_services import ServiceJudge, find_changed_services
 from runbook.engine.execution.replay import BY_OPERATOR
 from runbook.errors import BusLost, Interrupted
 from runbook.events import Event, RunResumed, RunStarted, StepActing, StepFinished
 from runbook.host.facts import JobRef, Unit
-from runbook.host.queries import Command, CommandResult
+from runbook.host.queries import Answer, Command, CommandResult, StartEvent, StartEventKind
 from runbook.host.requesters import JobRequest, Requester
 from runbook.records.store import boot_id
 from runbook.spec.step import Step
@@ -38,9 +38,10 @@ def began(seconds: float, before: float = 0.0, **changes: Any) -> Unit:
     return unit("worker.service", **{**times, **none_before, **ends, **changes})
 
 
-def judged(*units: Unit, by: Step[Any] = COMMAND, foreign: Iterable[str] = ()) -> dict[str, Any]:
+def judged(*units: Unit, by: Step[Any] = COMMAND, foreign: Iterable[str] = (), looping: bool = False) -> dict[str, Any]:
     machine = FakeMachine(units={one.name: one for one in (unit(), *units)})
-    return find_changed_services(machine, by, machine.list_services(), at(SINCE), lambda: set(foreign))
+    others = ServiceJudge(lambda: set(foreign), lambda unit: looping)
+    return find_changed_services(machine, by, machine.list_services(), at(SINCE), others)
 
 
 CHANGED = {"changed-services": ["worker.service"]}
@@ -104,6 +105,12 @@ def test_a_job_counts_only_for_what_it_reached() -> None:
 def test_a_unit_on_which_another_run_acted_is_not_counted_without_a_requester() -> None:
     worker = began(992, before=991, names=("worker.service", "jobs.service"))
     assert judged(worker, foreign=["jobs.service"]) == {}
+
+
+def test_a_unit_that_restarts_by_itself_since_before_the_step_is_left_alone() -> None:
+    worker = began(992, before=991)
+    sentence = "worker.service restarts by itself since before this step, and is left alone"
+    assert judged(worker, looping=True) == {"left-services": {"worker.service": sentence}}
 
 
 class Site(FakeMachine):
@@ -226,3 +233,32 @@ def test_the_judgement_of_an_earlier_part_counts() -> None:
     assert restarted(site, *EARLIER, Event.of(EPOCH + 995, "run-1", ended)) == ["worker.service"]
     before_the_boot = Event.of(EPOCH + 996, "run-1", RunResumed(boot=boot_id()))
     assert restarted(site, *EARLIER, Event.of(EPOCH + 995, "run-1", ended), before_the_boot) == []
+
+
+@pytest.mark.parametrize(
+    ("counted", "starts", "expected"),
+    [
+        (40, (-5, -4, 0, 1), []),
+        (2, (-5, 0, 1), []),
+        (1, (-5, 0, 1), ["worker.service"]),  # The command restarted it, and then systemd did.
+        (0, (-5, 0), ["worker.service"]),
+        (1, (0,), ["worker.service"]),  # The command killed it.
+        (40, (), ["worker.service"]),  # The journal could not be read.
+    ],
+)
+def test_the_counter_of_restarts_shows_whether_a_client_restarted_a_unit_that_loops(
+    counted: int, starts: tuple[float, ...], expected: list[str]
+) -> None:
+    site = fail_false(Site())
+    now = site.clock.now()
+    events = tuple(StartEvent(now + seconds, StartEventKind.START) for seconds in starts)
+    site.answers["starts of worker.service"] = [Answer(bool(starts), "", events or None)]
+
+    def loops(machine: FakeMachine, command: Command) -> CommandResult:
+        began_at = site.clock.monotonic()
+        times = {"before": began_at, "inactive_exit": int((now + 2) * 1e6), "n_restarts": counted}
+        site.units["worker.service"] = began(began_at, **times)
+        return CommandResult("exit-code" if str(command) == "false" else "success", int(str(command) == "false"))
+
+    site.on_command = loops
+    assert restarted(site) == expected
