@@ -20,7 +20,7 @@ PODS = "/sys/fs/cgroup/kubepods.slice/kubepods-besteffort.slice/cri-containerd-"
 
 def orphan(port: int, where: str) -> PortCase:
     return PortCase(
-        "idle", str(port), "orphan-holds-port", f"{PID}, in {where}: not this unit", "orphan-holds-port", "kill PID"
+        "idle", str(port), "orphan-holds-port", f"{PID}{where}: not this unit", "orphan-holds-port", "kill PID"
     )
 
 
@@ -37,10 +37,10 @@ CONTAINER = f"it belongs to the container {SHORT}, which the container's engine 
 TERMINALS = "it keeps people's connections or terminals.*kill it by hand if it is not needed: kill [0-9]+$"
 
 CASES = (
-    orphan(9101, r"run-\S+\.scope of user root"),
-    orphan(9102, "of user root, in no unit"),
-    orphan(9103, rf"session-\S+\.scope of user {USER}"),
-    orphan(9104, rf"run-\S+\.scope of user {USER}"),
+    orphan(9101, r", in run-\S+\.scope of user root"),
+    orphan(9102, ", of user root, in no unit"),
+    orphan(9103, rf", in session-\S+\.scope of user {USER}"),
+    orphan(9104, rf", in run-\S+\.scope of user {USER}"),
     # A terminal multiplexer, ssh -R, and a program in the multiplexer.
     protected(9105, "tmux", TERMINALS),
     protected(9106, "sshd", TERMINALS),
