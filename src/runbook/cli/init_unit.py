@@ -20,8 +20,8 @@ from runbook.cli.runs import open_view
 from runbook.util.wording import describe_error
 
 if TYPE_CHECKING:
+    from runbook.document.init.survey import Named, Survey
     from runbook.host.systemd.addresses import ManagerScope
-    from runbook.init.survey import Named, Survey
 
 
 def init(
@@ -49,7 +49,7 @@ def init(
 
 def _read_names(unit: str, ports: list[str] | None, *, user: bool) -> Named:
     """Return what the command line names. Raises UsageError."""
-    from runbook.init.survey import Named  # noqa: PLC0415
+    from runbook.document.init.survey import Named  # noqa: PLC0415
     from runbook.util.names import parse_port, parse_unit_name  # noqa: PLC0415
 
     try:
@@ -59,8 +59,8 @@ def _read_names(unit: str, ports: list[str] | None, *, user: bool) -> Named:
 
 
 def _survey(named: Named) -> Survey:
-    from runbook.init.lookup import Lookup  # noqa: PLC0415
-    from runbook.init.survey import make_survey  # noqa: PLC0415
+    from runbook.document.init.lookup import Lookup  # noqa: PLC0415
+    from runbook.document.init.survey import make_survey  # noqa: PLC0415
     from runbook.records.listened import list_listened_ports  # noqa: PLC0415
 
     scope: ManagerScope = "user" if named.user else "system"
@@ -74,7 +74,7 @@ def _survey(named: Named) -> Survey:
 def _make_text(survey: Survey, file: str) -> str:
     """Return the runbook, which the reader of runbooks has accepted."""
     from runbook.document import parse  # noqa: PLC0415
-    from runbook.init.text import write_first_runbook  # noqa: PLC0415
+    from runbook.document.init.text import write_first_runbook  # noqa: PLC0415
 
     text = write_first_runbook(survey, file, socket.gethostname(), time.time())
     parse(text, file)
@@ -116,7 +116,7 @@ def _warn_of_writers(file: str) -> None:
 
 
 def _describe_next(survey: Survey, named: Named, text: str, written: str | None, suggested: str) -> None:
-    from runbook.init.text import FILL_IN, count_missing  # noqa: PLC0415
+    from runbook.document.init.text import FILL_IN, count_missing  # noqa: PLC0415
 
     if written is not None:
         print_message(f"{written} is written")

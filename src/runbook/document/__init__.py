@@ -9,6 +9,12 @@ synonyms.py    words of other tools, and what a runbook has in their place
 source.py      opens the file; every folder on the way to it
 trust.py       whether root may run the file
 reference.py   the JSON Schema, and the tables of fields
+
+Two runbooks are written here, from what is found of a unit; they only read the machine:
+
+restart.py     the runbook that `runbook restart` is; restart_ports.py: the ports that it demands
+init/          the first runbook of a unit, for `runbook init`
+quoting.py     texts as YAML and the shell read them
 """
 
 from __future__ import annotations

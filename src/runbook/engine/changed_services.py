@@ -31,7 +31,7 @@ LEFT_SERVICES = "left-services"  # the key of those that another client restarte
 START_ROLES = (RollbackRole.START, RollbackRole.RESTART)  # roles of the steps whose units a rollback restarts
 CHANGE_ROLES = (*START_ROLES, RollbackRole.RELOAD)  # roles of the steps after which a unit runs the new version
 
-LOOP_SECONDS = 60.0  # seconds before a step in which a unit must have been started, to have looped before it
+LOOP_LOOKBACK = 60.0  # seconds before a step in which a unit must have been started, to have looped before it
 
 # Units that are never restarted: the bus, logins, and the commands of runs.
 _NEVER = ("dbus.service", "dbus-broker.service", "user@*.service", "user-runtime-dir@*.service", "runbook-*.service")
@@ -152,7 +152,7 @@ def _looped_before(runner: StepRunner, unit: Unit, since: float) -> bool:
     """
     if not unit.n_restarts:
         return False
-    kind = StartTimesQuery(unit.name, since - LOOP_SECONDS, of_user=unit.of_user)
+    kind = StartTimesQuery(unit.name, since - LOOP_LOOKBACK, of_user=unit.of_user)
     query = Query(kind, runner.state.next_query_id(), STARTS_QUERY_TIMEOUT)
     deadline = Deadline.after(runner.host.clock, STARTS_QUERY_TIMEOUT)
     while (answer := runner.host.query(query)) is None and not deadline.expired:

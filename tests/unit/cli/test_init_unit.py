@@ -14,8 +14,8 @@ from runbook import cli, errors
 from runbook.cli import init_unit
 from runbook.document import parse
 from runbook.host.queries import Answer
+from tests.unit.document.init.fakes import gateway
 from tests.unit.fake_machine import FakeMachine, listen
-from tests.unit.init.fakes import gateway
 
 pytestmark = pytest.mark.usefixtures("home")
 

@@ -11,9 +11,9 @@ import os
 import re
 
 from runbook.checks.versions import VERSION, find_version
+from runbook.document.init.lookup import Lookup, find_danger
+from runbook.document.init.program import Program, is_interpreter
 from runbook.document.quoting import is_writable
-from runbook.init.lookup import Lookup, find_danger
-from runbook.init.program import Program, is_interpreter
 
 VERSION_OPTION_TIMEOUT = 5.0  # seconds for a program to print its version
 MAX_VERSION_OUTPUT = 2000  # characters of a version; a server that has begun to log prints more

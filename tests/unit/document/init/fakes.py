@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-from runbook.init.lookup import COMMAND_TIMEOUT, Lookup
+from runbook.document.init.lookup import COMMAND_TIMEOUT, Lookup
 from tests.unit.fake_machine import FakeMachine, process, unit
 
 

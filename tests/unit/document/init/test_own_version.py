@@ -6,10 +6,10 @@ import os
 
 import pytest
 
-from runbook.init import own_version
-from runbook.init.own_version import find_own_version
-from runbook.init.program import Program
-from tests.unit.init.fakes import FakeLookup, lookup
+from runbook.document.init import own_version
+from runbook.document.init.own_version import find_own_version
+from runbook.document.init.program import Program
+from tests.unit.document.init.fakes import FakeLookup, lookup
 
 APP = Program("/usr/local/bin/app", "/usr/local/bin/app", "/usr/local/bin/app")
 

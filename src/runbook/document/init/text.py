@@ -8,12 +8,12 @@ from collections.abc import Iterator, Sequence
 from pathlib import PurePosixPath
 
 from runbook.checks.exit_reason import USEC_INFINITY
+from runbook.document.init.packages import Package
+from runbook.document.init.probe import FoundProbe
+from runbook.document.init.survey import Survey
 from runbook.document.quoting import clean, is_writable, quote, quote_in_list, quote_port
 from runbook.document.restart import PROOF_TIMEOUT
 from runbook.host.facts import UP
-from runbook.init.packages import Package
-from runbook.init.probe import FoundProbe
-from runbook.init.survey import Survey
 from runbook.util.timespan import format_span
 
 FILL_IN = "FILL IN"  # marks each place that the reader must complete

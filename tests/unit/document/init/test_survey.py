@@ -8,13 +8,13 @@ from typing import Any
 
 import pytest
 
+from runbook.document.init import survey as module
+from runbook.document.init.survey import Named, Survey, find_main_process, make_survey
 from runbook.errors import NotBegun
 from runbook.host.facts import ActiveState, LoadState
-from runbook.init import survey as module
-from runbook.init.survey import Named, Survey, find_main_process, make_survey
 from runbook.model import Port
+from tests.unit.document.init.fakes import FakeLookup, gateway, lookup
 from tests.unit.fake_machine import FakeMachine, listen, process, unit
-from tests.unit.init.fakes import FakeLookup, gateway, lookup
 
 DEBIAN = {
     "-S -- /usr/bin/gateway": "gateway: /usr/bin/gateway\n",

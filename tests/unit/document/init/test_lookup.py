@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from runbook.document.init.lookup import Lookup, find_danger
 from runbook.host.queries import Answer, FileText, TcpProbe
-from runbook.init.lookup import Lookup, find_danger
-from tests.unit.init.fakes import gateway
+from tests.unit.document.init.fakes import gateway
 
 
 def test_a_command_is_waited_for() -> None:

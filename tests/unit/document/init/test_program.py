@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from runbook.init.program import find_program, is_interpreter
+from runbook.document.init.program import find_program, is_interpreter
 from tests.unit.fake_machine import process, unit
 
 

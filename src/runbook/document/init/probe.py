@@ -16,13 +16,13 @@ import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from runbook.document.init.lookup import Lookup
+from runbook.document.init.program import Program
 from runbook.document.quoting import clean
 from runbook.errors import HostError
 from runbook.host.facts import UP, Unit
 from runbook.host.holders import PortOwnership, parse_address
 from runbook.host.queries import Answer, HttpProbe, TcpProbe
-from runbook.init.lookup import Lookup
-from runbook.init.program import Program
 from runbook.model import Port, ProcessId
 
 PATHS = ("/healthz", "/health", "/-/healthy", "/ready", "/")

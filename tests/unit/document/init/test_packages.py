@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from runbook.init.packages import Package
+from runbook.document.init.packages import Package
 
 
 def test_the_newer_version_if_one_is_known() -> None:

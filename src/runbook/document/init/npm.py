@@ -6,9 +6,9 @@ import json
 import re
 import shlex
 
+from runbook.document.init.lookup import Lookup
+from runbook.document.init.packages import PACKAGE_VERSION, Package
 from runbook.document.quoting import is_writable
-from runbook.init.lookup import Lookup
-from runbook.init.packages import PACKAGE_VERSION, Package
 
 _FOLDER = re.compile(
     r"(?P<prefix>/.*)/lib/node_modules/(?P<name>(?:@[a-z0-9][a-z0-9._-]*/)?[a-z0-9][a-z0-9._-]*)/.+", re.ASCII

@@ -6,14 +6,14 @@ from typing import Any
 
 import pytest
 
+from runbook.document.init.lookup import Lookup
+from runbook.document.init.probe import PATHS, FoundProbe, ProbeSearch, find_host
+from runbook.document.init.program import Program
 from runbook.host.facts import ActiveState
 from runbook.host.queries import Answer
-from runbook.init.lookup import Lookup
-from runbook.init.probe import PATHS, FoundProbe, ProbeSearch, find_host
-from runbook.init.program import Program
 from runbook.model import Port
+from tests.unit.document.init.fakes import gateway
 from tests.unit.fake_machine import FakeMachine, listen, process
-from tests.unit.init.fakes import gateway
 
 GATEWAY = Program("/usr/bin/gateway", "/usr/bin/gateway", "/usr/bin/gateway")
 WEB = Port(8080)

@@ -6,10 +6,10 @@ import re
 import shlex
 from pathlib import PurePosixPath
 
+from runbook.document.init.lookup import Lookup
+from runbook.document.init.packages import PACKAGE_VERSION, Package
+from runbook.document.init.program import Program
 from runbook.document.quoting import is_writable
-from runbook.init.lookup import Lookup
-from runbook.init.packages import PACKAGE_VERSION, Package
-from runbook.init.program import Program
 
 _NAME = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._-]*[A-Za-z0-9])?", re.ASCII)
 _FIELD = re.compile(r"^(Name|Version): *(\S+) *$", re.M)

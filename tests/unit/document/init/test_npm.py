@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from runbook.init.npm import find_npm_package
-from tests.unit.init.fakes import lookup
+from runbook.document.init.npm import find_npm_package
+from tests.unit.document.init.fakes import lookup
 
 HOME = "/usr/local/lib/node_modules"
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from runbook.init.apt import Versions, find_apt_package, parse_policy
+from runbook.document.init.apt import Versions, find_apt_package, parse_policy
+from tests.unit.document.init.fakes import FakeLookup, lookup
 from tests.unit.fake_machine import unit
-from tests.unit.init.fakes import FakeLookup, lookup
 
 POLICY = """\
 redis-tools:

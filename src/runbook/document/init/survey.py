@@ -8,20 +8,20 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from runbook.checks.requirements import parse_listen
+from runbook.document.init.apt import find_apt_package
+from runbook.document.init.lookup import Lookup, find_danger
+from runbook.document.init.npm import find_npm_package
+from runbook.document.init.own_version import find_own_version
+from runbook.document.init.packages import Package
+from runbook.document.init.pip import find_environment, find_pip_package
+from runbook.document.init.probe import FoundProbe, ProbeSearch
+from runbook.document.init.program import Program, find_program
 from runbook.document.quoting import is_writable
 from runbook.document.restart_ports import DemandedPorts, find_demanded_ports
 from runbook.errors import NotBegun
 from runbook.host.facts import UNLOADABLE, UP, LoadState, Unit
 from runbook.host.holders import Process, Role, parse_address
 from runbook.host.interface import HostView
-from runbook.init.apt import find_apt_package
-from runbook.init.lookup import Lookup, find_danger
-from runbook.init.npm import find_npm_package
-from runbook.init.own_version import find_own_version
-from runbook.init.packages import Package
-from runbook.init.pip import find_environment, find_pip_package
-from runbook.init.probe import FoundProbe, ProbeSearch
-from runbook.init.program import Program, find_program
 from runbook.model import Port
 
 MAX_PROBED = 4  # ports of one unit that get a probe

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from runbook.init.pip import find_environment, find_pip_package
-from runbook.init.program import Program
-from tests.unit.init.fakes import FakeLookup, lookup
+from runbook.document.init.pip import find_environment, find_pip_package
+from runbook.document.init.program import Program
+from tests.unit.document.init.fakes import FakeLookup, lookup
 
 SCRIPT = Program("/opt/app/bin/app", "/opt/app/bin/app", interpreter="/usr/bin/python3.11")
 FOLDER = "/opt/app/lib/python3.11/site-packages/app_web-1.2.3.dist-info"

@@ -6,9 +6,9 @@ import re
 from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
+from runbook.document.init.lookup import Lookup
+from runbook.document.init.packages import PACKAGE_VERSION, Package
 from runbook.host.facts import Unit
-from runbook.init.lookup import Lookup
-from runbook.init.packages import PACKAGE_VERSION, Package
 
 STATUS = "/var/lib/dpkg/status"  # as a source of apt: only the installed version, which is in no archive
 MAX_SIBLINGS = 12  # packages of one source that are named in one command
