@@ -70,7 +70,10 @@ def _settled(request: pytest.FixtureRequest) -> Iterator[None]:
     shared: Machine = request.getfixturevalue("machine")
     before = _traces(shared)
     yield
-    until(lambda: _traces(shared) == before, f"the machine to be as it was: {before}")
+    try:
+        until(lambda: _traces(shared) == before, "the machine to be as it was")
+    except TimeoutError as error:
+        raise AssertionError(f"a test leaves {_traces(shared)}; before it there was {before}") from error
 
 
 def _traces(machine: Machine) -> tuple[str, str]:

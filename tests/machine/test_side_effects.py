@@ -182,7 +182,7 @@ set -e
 mkdir -p /srv/stops/DEBIAN && cd /srv
 printf 'Package: stopping-app\nVersion: 2.0\nArchitecture: all\nMaintainer: M <m@example.org>\n' >stops/DEBIAN/control
 printf 'Description: an app whose script stops it\n' >>stops/DEBIAN/control
-printf '#!/bin/sh\nsystemctl stop main.service other.service\n' >stops/DEBIAN/preinst
+printf '#!/bin/sh\nsystemctl stop main.service other.service\nsleep 1\n' >stops/DEBIAN/preinst
 chmod 755 stops/DEBIAN/preinst
 dpkg-deb --build -Znone stops stopping-app.deb >/dev/null
 """

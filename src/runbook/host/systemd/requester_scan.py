@@ -58,6 +58,7 @@ class RequesterScan:
         self._jobs: dict[str, list[JobRequest]] = {}  # by unit, oldest first
         self._known: dict[str, set[ProcessId]] = {}  # the processes that were found for earlier jobs, by unit
         self._latest: list[tuple[float, Process, Requester]] = []  # those that were found lately, and when
+        self._ancestors: dict[ProcessId, list[Process]] = {}  # of the candidates of the scan
         self.own_units: set[str] = set()  # the units in which a command of this run is or was running
 
     def requests(self, unit: str) -> tuple[JobRequest, ...]:
@@ -132,6 +133,7 @@ class RequesterScan:
             return process.started >= since and _can_request(process, namespaces)
 
         found = []
+        self._ancestors.clear()
         for pid in sorted(self._proc.list_pids(), reverse=True):
             if self._proc.uptime() - now > MAX_SCAN:
                 return None
@@ -140,10 +142,12 @@ class RequesterScan:
             )
             if process and self._names_unit(process, names):
                 found.append(process)
+                if len(found) <= MAX_NAMED:  # A script that calls systemctl last exits together with it.
+                    self._ancestors[process.id] = find_ancestors(self._proc.read_brief, process)
         return found
 
     def _make_requester(self, process: Process) -> Requester:
-        line = find_ancestors(self._proc.read_brief, process)
+        line = self._ancestors.get(process.id) or find_ancestors(self._proc.read_brief, process)
         place = parse_cgroup_path(process.cgroup)
         named = ((up, name_program(up.name, up.command)) for up in line)
         starter = next((f"PID {up.pid} ({shorten(name)})" for up, name in named if name), "")
