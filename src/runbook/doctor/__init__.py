@@ -1,7 +1,7 @@
 """Diagnoses a unit that an operator names, without a runbook: what is wrong, why, and what to do about it.
 
 findings.py  what a diagnosis consists of
-ports.py     which ports a unit should have, found without being told
+ports.py     which ports a unit should have, where the operator names none
 unit.py      the diagnosis of one unit
 facts.py     what it is made from; journal.py reads a part of that
 causes/      why a unit came into its state, one function for each cause

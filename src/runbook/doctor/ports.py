@@ -1,4 +1,4 @@
-"""Which ports a unit should have, found without being told.
+"""Which ports a unit should have, found from the unit itself.
 
 What the unit's processes listen on is certain. So are its socket units, what its log found in use, and what an earlier
 run of this program recorded. A number in its command line or its environment is only likely: a program may name the

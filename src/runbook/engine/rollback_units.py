@@ -1,7 +1,7 @@
 """The units that may run the new version: those that a rollback restarts, and the proof that it did.
 
 A unit that the run started, restarted or reloaded has read the new files. So has one that a command of the run
-restarted, as the script of a package does, and of which the runbook says nothing.
+restarted, as the script of a package does, and which the runbook does not name.
 """
 
 from __future__ import annotations

@@ -128,7 +128,7 @@ def _describe_owner(view: HostView, unit: Unit, port: Port) -> str:
 
 
 def find_advice(view: HostView, outcome: Outcome, step: Step[Any] | None, book: Runbook, run: str = "") -> str:
-    """Return what to do next about a step that failed; empty if its reason says that already.
+    """Return what to do next about a step that failed; empty if its reason contains that already.
 
     `run` is the id of a run that can be resumed.
     """

@@ -21,9 +21,9 @@ def print_diagnosis(found: UnitDiagnosis, page: Layout) -> None:
     if found.is_healthy:
         return
     page.line()
-    told = [cause for cause in found.causes if cause.sentence in found.summary]
-    _print_list(page, "so", [found.summary + "".join(f" (read from {cause.source})" for cause in told)])
-    others = (cause for cause in found.causes if cause not in told)
+    shown = [cause for cause in found.causes if cause.sentence in found.summary]
+    _print_list(page, "so", [found.summary + "".join(f" (read from {cause.source})" for cause in shown)])
+    others = (cause for cause in found.causes if cause not in shown)
     _print_list(page, "why", (f"{cause.sentence} (read from {cause.source})" for cause in others))
     _print_list(page, "systemd logged", found.systemd_lines)
     _print_list(page, "its log", found.journal)

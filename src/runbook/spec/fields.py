@@ -2,7 +2,8 @@
 
 Every type also accepts a value of its own kind, so that a step can be made in Python: `TimeSpan` accepts "2min" and
 120.0. While a file is read, `info.context` is the `TemplateNamespace`, and templates are filled or checked here.
-A ValueError says what is wrong, as a sentence. The sentence of a `FieldError` follows the name of the key.
+The text of a ValueError is a sentence that states what is wrong. The sentence of a `FieldError` follows the name of the
+key.
 """
 
 from __future__ import annotations

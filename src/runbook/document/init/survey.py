@@ -139,7 +139,7 @@ def _find_package(lookup: Lookup, program: Program, unit: Unit, user: bool) -> t
     if program.serves_an_app:
         return None, f"{program.name} only serves an application, which is what you upgrade", ""
     if unit.type == "oneshot":
-        package = find_apt_package(lookup, (unit.fragment_path,), unit)  # /bin/true says nothing.
+        package = find_apt_package(lookup, (unit.fragment_path,), unit)  # /bin/true shows nothing.
         return (package, "", "") if not (user or os.geteuid()) else (None, "", "")
     environment = find_environment(lookup, program)
     package = find_npm_package(lookup, program.real) or (find_pip_package(lookup, program) if environment else None)
@@ -172,7 +172,7 @@ def _check_owner(package: Package) -> tuple[Package | None, str, str]:
 
 
 def _describe_ports(demanded: DemandedPorts) -> Iterator[str]:
-    """Yield what is to be reported of the ports; that there is none, the runbook itself says."""
+    """Yield what is to be reported of the ports; that there is none is in the runbook itself."""
     yield from (one for one in demanded.notices if demanded.ports or one.startswith("port "))
 
 

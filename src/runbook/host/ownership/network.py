@@ -1,6 +1,6 @@
 """In which network namespace a unit's sockets are, and the process through which that namespace is entered.
 
-A port number of the host's namespace says nothing about the same number in another one.
+A port number of the host's namespace and the same number in another one are two ports.
 """
 
 from __future__ import annotations

@@ -36,7 +36,7 @@ def rule_process_in_unit(context: UnitContext, process: Process) -> RoleRuling:
     )
     unread = next((one for one in line if one.stalled), None)
     if ruling.role is Role.LEFTOVER and unread:
-        # It may have the current INVOCATION_ID, which alone tells it from a leftover that started earlier.
+        # It may have the current INVOCATION_ID, which alone distinguishes it from a leftover that started earlier.
         return _rule_undecided(context, describe_unread(unread))
     return ruling
 
