@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 from typing import TYPE_CHECKING, Annotated
 
@@ -31,6 +30,8 @@ def doctor(
     unit: UnitArgument, port: PortOption = None, user: UserOption = False, output: OutputOption = Output.AUTO
 ) -> None:
     """Report what is wrong with a unit, why, and how to fix it; change nothing."""
+    import json  # noqa: PLC0415 - `--help` needs none of it.
+
     name, ports = _parse(unit, port or [])
     try:
         diagnosis = _diagnose(name, ports, "user" if user else "system")

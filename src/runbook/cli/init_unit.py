@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import os
-import shlex
-import socket
 import tempfile
 import time
 from functools import partial
@@ -76,7 +74,7 @@ def _make_text(survey: Survey, file: str) -> str:
     from runbook.document import parse  # noqa: PLC0415
     from runbook.document.init.text import write_first_runbook  # noqa: PLC0415
 
-    text = write_first_runbook(survey, file, socket.gethostname(), time.time())
+    text = write_first_runbook(survey, file, os.uname().nodename, time.time())
     parse(text, file)
     return text
 
@@ -116,6 +114,8 @@ def _warn_of_writers(file: str) -> None:
 
 
 def _describe_next(survey: Survey, named: Named, text: str, written: str | None, suggested: str) -> None:
+    import shlex  # noqa: PLC0415
+
     from runbook.document.init.text import FILL_IN, count_missing  # noqa: PLC0415
 
     if written is not None:
