@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import select
+import shlex
 import shutil
 import signal
 import subprocess
@@ -55,8 +56,9 @@ class Terminal:
         for pipe in pipes:
             os.mkfifo(pipe)
         self.events, self.confirmed = (os.open(pipe, os.O_RDWR) for pipe in pipes)
-        driver = f"{sys.executable} -m tests.unit.report.live_driver {output} {pipes[0]} {pipes[1]}"
-        shell = f"cd {ROOT}; echo before; env {env} {driver} {then}; echo status $?; exec sleep 1000"
+        words = (sys.executable, "-m", "tests.unit.report.live_driver", output, *map(str, pipes))
+        driver = shlex.join(words)  # The folder of the checkout may have a space in its name.
+        shell = f"cd {shlex.quote(str(ROOT))}; echo before; env {env} {driver} {then}; echo status $?; exec sleep 1000"
         self.tmux("-u", "-f", "/dev/null", "new-session", "-d", "-x", str(columns), "-y", "20", shell)
 
     def tmux(self, *argv: str) -> str:
