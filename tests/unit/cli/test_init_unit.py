@@ -8,12 +8,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from typer.testing import CliRunner, Result
 
-from runbook import cli, errors
+from runbook import errors
 from runbook.cli import init_unit
 from runbook.document import parse
 from runbook.host.queries import Answer
+from tests.unit.cli.invoke import failure, runbook
 from tests.unit.document.init.fakes import gateway
 from tests.unit.fake_machine import FakeMachine, listen
 
@@ -38,16 +38,6 @@ def machine(monkeypatch: pytest.MonkeyPatch) -> FakeMachine:
 
     monkeypatch.setattr(init_unit, "open_view", open_view)
     return fake
-
-
-def runbook(*argv: str) -> Result:
-    return CliRunner().invoke(cli.app, list(argv))
-
-
-def failure(*argv: str) -> errors.RunbookError:
-    error = runbook(*argv).exception
-    assert isinstance(error, errors.RunbookError)
-    return error
 
 
 def test_the_runbook_is_the_only_output() -> None:

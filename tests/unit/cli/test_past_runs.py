@@ -10,26 +10,16 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from typer.testing import CliRunner, Result
 
-from runbook import cli, errors
+from runbook import errors
 from runbook.cli import past_runs
 from runbook.cli.options import Output
 from runbook.events import Event
 from runbook.records.history import RunRecord
+from tests.unit.cli.invoke import failure, runbook
 from tests.unit.recorded import BEGAN, STARTED, acting, begun, ended, finished, wrote
 
 pytestmark = pytest.mark.usefixtures("home")
-
-
-def runbook(*argv: str) -> Result:
-    return CliRunner().invoke(cli.app, list(argv))
-
-
-def failure(*argv: str) -> errors.RunbookError:
-    error = runbook(*argv).exception
-    assert isinstance(error, errors.RunbookError)
-    return error
 
 
 def a_run() -> RunRecord:

@@ -6,18 +6,14 @@ import json
 from pathlib import Path
 
 import pytest
-from typer.testing import CliRunner, Result
 
-from runbook import cli, errors
+from runbook import errors
 from runbook.cli.restart import read_options
 from runbook.document.restart import RestartOptions
 from runbook.model import Port
+from tests.unit.cli.invoke import runbook
 
 pytestmark = pytest.mark.usefixtures("home")
-
-
-def runbook(*argv: str) -> Result:
-    return CliRunner().invoke(cli.app, list(argv))
 
 
 @pytest.fixture(autouse=True)

@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from typer.testing import CliRunner, Result
 
-from runbook import cli, errors
+from runbook import errors
 from runbook.cli import runs
+from tests.unit.cli.invoke import runbook
 from tests.unit.recorded import STARTED, acting, begun, ended, wrote
 
 TEXT = "unit: gw\nport: 80\nsteps: [restart, verify-port-owner]\n"
@@ -27,10 +27,6 @@ def file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     path = tmp_path / "up.yaml"
     path.write_text(TEXT)
     return str(path)
-
-
-def runbook(*argv: str) -> Result:
-    return CliRunner().invoke(cli.app, list(argv))
 
 
 def test_files_without_errors_are_counted(file: str) -> None:

@@ -1,4 +1,4 @@
-"""Ports of a unit, found without being told, and what is not taken for one."""
+"""Ports of a unit, found from the unit itself, and what is not taken for one."""
 
 from __future__ import annotations
 
