@@ -103,7 +103,8 @@ def _may_be_started_by_command(
         return unit.is_transient and not unit.triggered_by
     if place.kind is CgroupKind.SESSION:
         # In a login a person may start anything. That of `su` has ended with it, and has only what it left.
-        return not any(protected.is_login_server(one) or one.has_terminal for one in inside)
+        # A session with an older process began before the command.
+        return not any(protected.is_login_server(one) or one.has_terminal or not is_new(one) for one in inside)
     return place.kind is CgroupKind.SCOPE and not of_user
 
 

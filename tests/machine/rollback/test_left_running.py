@@ -123,7 +123,7 @@ def test_what_runs_on_is_named_and_it_is_no_rollback(left: Stage, extra: str, na
 )
 def test_what_has_ended_is_rolled_back_and_what_was_not_looked_at_is_named(left: Stage, extra: str) -> None:
     run = apply(left, extra)
-    assert (run.exit, run.last["status"]) == (4, "rolled-back"), run.last
+    assert (run.exit, run.last["status"]) == (4, "rolled-back"), str(run.last["reason"])
     assert run.last["reason"].endswith(f"; rolled back: update is back at 1.0{UNSEEN}"), run.last
 
 
@@ -138,7 +138,7 @@ def test_a_login_and_what_started_before_do_not_count(left: Stage) -> None:
     finally:
         login.kill()
         login.communicate(timeout=10)
-    assert (run.exit, run.last["status"]) == (4, "rolled-back"), run.last
+    assert (run.exit, run.last["status"]) == (4, "rolled-back"), str(run.last["reason"])
 
 
 def test_after_a_list_of_steps_it_is_a_notice(left: Stage) -> None:
@@ -146,6 +146,6 @@ def test_after_a_list_of_steps_it_is_a_notice(left: Stage) -> None:
         '[{run: {run: "echo 1.0 >/opt/left/version"}}, restart, {wait-ready: {healthy-for: 100ms}}, verify-port-owner]'
     )
     run = apply(left, f"systemd-run --quiet --unit=left-job {SERVE} 8092; sleep 0.5", back)
-    assert (run.exit, run.last["status"]) == (4, "rolled-back"), run.last
+    assert (run.exit, run.last["status"]) == (4, "rolled-back"), str(run.last["reason"])
     (text,) = [one["text"] for one in run.of("notice") if "left-job" in one["text"]]
     assert re.match(r"left-job\.service: PID \d+ \(python3\) started while a command", text)
