@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import MISSING, Field, dataclass, field, fields
+from dataclasses import Field, field, fields
 from datetime import UTC, datetime
 from enum import StrEnum
 from functools import cached_property
 from typing import Any, ClassVar, Self, TypeVar, dataclass_transform
+
+from runbook.model import frozen
 
 
 class EventName(StrEnum):
@@ -59,18 +61,11 @@ class Payload:
     types: ClassVar[dict[str, type[Payload]]] = {}  # the class of each name
 
     def __init_subclass__(cls, event: EventName | None = None) -> None:
-        # The methods that dataclass() can generate would take 4 ms of each command: it compiles them class by class.
-        made = dataclass(init=False, repr=False, eq=False, kw_only=True)(cls)
+        made = frozen(cls)
         cls.keys = {one.name.replace("_", "-"): one for one in fields(made)}  # type: ignore[arg-type]
         if event is not None:
             cls.event = event
             Payload.types[event] = cls
-
-    def __init__(self, **values: Any) -> None:
-        defaults = {one.name: one.default for one in self.keys.values()}
-        self.__dict__.update(defaults, **values)
-        if self.__dict__.keys() != defaults.keys() or any(value is MISSING for value in self.__dict__.values()):
-            raise TypeError(f"{type(self).__name__} has the fields {', '.join(defaults)}")
 
     def to_data(self) -> dict[str, Any]:
         """Return the fields under their keys, in their order, as JSON takes them."""
@@ -312,7 +307,7 @@ class RunRecorded(Payload, event=EventName.RUN_RECORDED):
 P = TypeVar("P", bound=Payload)
 
 
-@dataclass(frozen=True)
+@frozen
 class Event:
     """One thing that happened. All that a person or a program sees of a run is made from its events."""
 

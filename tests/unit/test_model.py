@@ -2,11 +2,28 @@
 
 from __future__ import annotations
 
+import copy
+import pickle
 import time
+from collections.abc import Callable
+from dataclasses import FrozenInstanceError, asdict, dataclass, field, replace
+from typing import Any
 
 import pytest
 
-from runbook.model import Deadline, FindingState, Port, SystemClock, Verdict, Wake, fails, holds, not_yet, to_do
+from runbook.model import (
+    Deadline,
+    FindingState,
+    Port,
+    SystemClock,
+    Verdict,
+    Wake,
+    fails,
+    frozen,
+    holds,
+    not_yet,
+    to_do,
+)
 from tests.unit.fake_machine import FakeClock
 
 
@@ -57,3 +74,86 @@ def test_the_system_clock_reads_both_clocks() -> None:
     clock, before = SystemClock(), (time.monotonic(), time.time())
     assert before[0] <= clock.monotonic() <= time.monotonic()
     assert before[1] <= clock.now() <= time.time()
+
+
+@dataclass(frozen=True)
+class Generated:
+    """What @frozen is compared with."""
+
+    name: str
+    size: int = 1
+    notes: tuple[str, ...] = field(default=(), compare=False)
+    words: dict[str, str] = field(default_factory=dict, hash=False)
+    last: bool = field(default=False, kw_only=True)
+
+
+@frozen
+class Shared:
+    """The same with @frozen."""
+
+    name: str
+    size: int = 1
+    notes: tuple[str, ...] = field(default=(), compare=False)
+    words: dict[str, str] = field(default_factory=dict, hash=False)
+    last: bool = field(default=False, kw_only=True)
+
+
+@frozen
+class Empty:
+    """No fields."""
+
+
+Behaviour = Callable[[Any], Any]
+BEHAVIOURS: dict[str, Behaviour] = {
+    "positions": lambda kind: asdict(kind("a", 2, ("n",), {"k": "v"})),
+    "names": lambda kind: asdict(kind(size=3, name="a", last=True)),
+    "defaults": lambda kind: asdict(kind("a")),
+    "a default of its own": lambda kind: kind("a").words is kind("a").words,
+    "repr": lambda kind: repr(kind("a", last=True)).partition("(")[2],
+    "equal": lambda kind: kind("a", notes=("n",)) == kind("a"),
+    "not equal": lambda kind: kind("a", words={"k": "v"}) == kind("a"),
+    "of another class": lambda kind: kind("a") == "a",
+    "hash": lambda kind: hash(kind("a", words={"k": "v"})) == hash(kind("a", notes=("n",))),
+    "another hash": lambda kind: hash(kind("a")) == hash(kind("b")),
+    "replace": lambda kind: asdict(replace(kind("a"), size=5)),
+    "copy": lambda kind: asdict(copy.deepcopy(kind("a", words={"k": "v"}))),
+    "pickle": lambda kind: asdict(pickle.loads(pickle.dumps(kind("a", 4)))),
+    "match": lambda kind: kind.__match_args__,
+}
+
+
+@pytest.mark.parametrize("behaviour", BEHAVIOURS.values(), ids=BEHAVIOURS)
+def test_a_frozen_class_behaves_as_a_frozen_dataclass(behaviour: Behaviour) -> None:
+    assert behaviour(Shared) == behaviour(Generated)
+
+
+MISTAKES: dict[str, tuple[Behaviour, type[Exception]]] = {
+    "missing": (lambda kind: kind(size=1), TypeError),
+    "unknown": (lambda kind: kind("a", other=1), TypeError),
+    "unknown instead of missing": (lambda kind: kind(other=1), TypeError),
+    "too many": (lambda kind: kind("a", 1, (), {}, True), TypeError),
+    "twice": (lambda kind: kind("a", name="b"), TypeError),
+    "change": (lambda kind: setattr(kind("a"), "name", "b"), FrozenInstanceError),
+    "another field": (lambda kind: setattr(kind("a"), "other", "b"), FrozenInstanceError),
+    "deletion": (lambda kind: delattr(kind("a"), "name"), FrozenInstanceError),
+}
+
+
+@pytest.mark.parametrize(("mistake", "error"), MISTAKES.values(), ids=MISTAKES)
+def test_a_frozen_class_refuses_what_a_frozen_dataclass_refuses(mistake: Behaviour, error: type[Exception]) -> None:
+    for kind in (Shared, Generated):
+        with pytest.raises(error):
+            mistake(kind)
+
+
+def test_a_frozen_class_keeps_the_methods_that_it_defines() -> None:
+    @frozen
+    class Named:
+        name: str
+
+        def __repr__(self) -> str:
+            return self.name
+
+    assert repr(Named("a")) == "a"
+    assert Empty() == Empty()
+    assert hash(Empty()) == hash(Empty())

@@ -14,6 +14,7 @@ from enum import Enum, auto
 from runbook.host.facts import Unit
 from runbook.host.holders import Holder, PortOwnership, Role, SignalResult
 from runbook.host.interface import Host, HostView
+from runbook.model import frozen
 
 CHURN_SECONDS = 0.5  # seconds for which a cgroup must hold processes, and no PID that stays, to count as PID churn
 UNSEEN_SECONDS = 2.0  # the same if PIDs stay, and none that can be read holds a socket that was made in the cgroup
@@ -38,7 +39,7 @@ class CgroupKillState:
     is_refused: bool = False  # True once the kill was refused: the cgroup held a process that must not be killed
 
 
-@dataclass(frozen=True)
+@frozen
 class CgroupKill:
     """One reading of a unit's cgroup: whether it hides its processes, and whether all of them may be killed at once."""
 

@@ -12,7 +12,7 @@ from runbook.actions.kill_evidence import EvidenceLookup
 from runbook.actions.respawn import FindMismatch
 from runbook.checks.unread import UnreadSeries
 from runbook.host.holders import Holder
-from runbook.model import Port, ProcessId
+from runbook.model import Port, ProcessId, frozen
 from runbook.spec.state import StepState
 
 
@@ -68,7 +68,7 @@ class KillOrphanState(StepState):
     has_reloaded: bool = False  # True once systemd was reloaded, to forget a main process that it no longer tracks
 
 
-@dataclass(frozen=True)
+@frozen
 class KillOptions:
     """The fields of the step, resolved."""
 

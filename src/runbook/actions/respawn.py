@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass
 
 from runbook.actions.kill_advice import stop_command
 from runbook.host.cgroups import CgroupKind, parse_cgroup_path
@@ -13,7 +12,7 @@ from runbook.host.interface import HostView
 from runbook.host.kernel import protected
 from runbook.host.kernel.ancestry import find_ancestors, is_typed_into
 from runbook.host.requesters import is_interactive_shell, is_runtime, is_shell, name_program
-from runbook.model import ProcessId
+from runbook.model import ProcessId, frozen
 from runbook.spec.state import RunState
 from runbook.util.wording import shorten
 
@@ -27,7 +26,7 @@ CLOCK_TICK_SLACK = 0.05  # seconds by which a process may seem older than it is:
 FindMismatch = Callable[[Holder], str]  # returns in what a process differs from `expect`; empty if it matches
 
 
-@dataclass(frozen=True)
+@frozen
 class Respawn:
     """A process that took the place of a killed one, and the ancestor of both that started it."""
 

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from runbook.actions.command_step import make_failure
 from runbook.checks.version_order import is_lower
 from runbook.checks.versions import describe_missing_version, find_version
 from runbook.host.queries import Answer, CommandResult
-from runbook.model import Finding, Verdict, fails, holds, to_do
+from runbook.model import Finding, Verdict, fails, frozen, holds, to_do
 from runbook.spec.step import DOWNGRADE
 
 
-@dataclass(frozen=True)
+@frozen
 class InstalledVersion:
     """The answer of an update's `version` command, against the version that is wanted."""
 

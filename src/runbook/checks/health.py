@@ -30,7 +30,7 @@ from runbook.host.facts import DOWN, UNLOADABLE, UP, ActiveState, LoadState, Uni
 from runbook.host.holders import PortOwnership
 from runbook.host.interface import HostView
 from runbook.host.requesters import UNKNOWN_REQUESTER, JobRequest
-from runbook.model import Port, Verdict, Wake
+from runbook.model import Port, Verdict, Wake, frozen
 from runbook.util.timespan import format_span
 from runbook.util.wording import ordinal, shorten
 
@@ -71,7 +71,7 @@ class HealthState:
         return f"{UNKNOWN_REQUESTER}{who} started {unit.name} again {times} while it was watched"
 
 
-@dataclass(frozen=True)
+@frozen
 class HealthReport:
     """What a check found."""
 
@@ -106,7 +106,7 @@ class HealthReport:
         return Wake(frozenset({self.unit.name}), main, watched, max(0.001, within))
 
 
-@dataclass(frozen=True)
+@frozen
 class HealthChecker:
     """Checks one unit."""
 

@@ -24,7 +24,7 @@ from runbook.host.facts import Unit
 from runbook.host.holders import Listener, PortOwnership
 from runbook.host.interface import HostView
 from runbook.host.queries import Answer, LogSettings, Query
-from runbook.model import Finding, Port, ProcessId, Verdict, holds, not_yet
+from runbook.model import Finding, Port, ProcessId, Verdict, frozen, holds, not_yet
 from runbook.spec.state import RunState
 from runbook.util.wording import describe_body, describe_last_line
 
@@ -48,7 +48,7 @@ class ProbeRoundState:
     """Ports of this machine that a probe reached and does not name, by the probe's place in the list."""
 
 
-@dataclass(frozen=True)
+@frozen
 class Prober:
     """Runs the probes of a unit whose health report is good."""
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import ipaddress
 import re
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import ClassVar
 from urllib.parse import urlsplit
 
@@ -22,7 +22,7 @@ from runbook.host.queries import (
     TcpProbe,
     WebsocketProbe,
 )
-from runbook.model import Port, ProcessId
+from runbook.model import Port, ProcessId, frozen
 from runbook.spec.fields import (
     CommandField,
     Environment,
@@ -40,7 +40,7 @@ from runbook.util.wording import brief_command
 LOOPBACK = "127.0.0.1"
 
 
-@dataclass(frozen=True)
+@frozen
 class ProbeRound:
     """What the probes of one round are asked of. Their answers count only while it stays equal."""
 

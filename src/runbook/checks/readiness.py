@@ -10,7 +10,7 @@ from runbook.checks.health import HealthReport, HealthState
 from runbook.checks.previous_exit import PreviousExitLookup
 from runbook.host.facts import ActiveState, Unit
 from runbook.host.interface import HostView
-from runbook.model import Finding, FindingState, Port, Verdict, Wake, fails, holds, not_yet
+from runbook.model import Finding, FindingState, Port, Verdict, Wake, fails, frozen, holds, not_yet
 from runbook.spec.state import RunState
 from runbook.util.timespan import format_span
 
@@ -94,7 +94,7 @@ def _describe_unwatched(unit: Unit, window: float) -> str:
     return f"{short}, so whether it keeps sending keep-alive pings is not proved"
 
 
-@dataclass(frozen=True)
+@frozen
 class RecentRestarts:
     """The restarts of a unit by systemd, for a single check: it waits for no window, and the unit may be in a loop."""
 

@@ -13,13 +13,14 @@ nothing cleared the counter since; or all, if the unit failed because of its lim
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 from runbook.checks.exit_reason import is_start_limit_hit
 from runbook.host.facts import ActiveState, Unit
 from runbook.host.interface import HostView
 from runbook.host.queries import Answer, Query, StartEvent, StartEventKind, StartTimesQuery
+from runbook.model import frozen
 from runbook.spec.state import RunState
 from runbook.util.timespan import format_span
 
@@ -27,7 +28,7 @@ STARTS_QUERY_TIMEOUT = 3.0  # seconds for the journal to be read
 JITTER = 0.01  # seconds by which the time of a start may differ between the unit's property and the journal
 
 
-@dataclass(frozen=True)
+@frozen
 class StartBudget:
     """The starts in the window that is open now."""
 

@@ -10,6 +10,7 @@ reference.py   schema, steps
 tables.py      the tables of `runbook steps`
 arguments.py   from the arguments to a runbook
 options.py     arguments and options that several commands share
+group.py       the group of all commands
 output.py      text or JSON lines, messages and errors
 
 Modules that only some commands need are imported inside functions: `--help` loads neither D-Bus nor pydantic.
@@ -21,19 +22,42 @@ import gc
 import os
 import signal
 import sys
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 import typer
 from typer._click.exceptions import UsageError  # typer has no public name for it.
 
 from runbook import errors
 from runbook.cli import doctor, guard, init_unit, past_runs, reference, restart, runs
+from runbook.cli.group import Functions, LazyGroup
 from runbook.cli.options import program_version
 from runbook.cli.output import print_error, print_message, print_result, report_usage_error
 from runbook.util import stdio
 
+
+class Commands(LazyGroup):
+    """The commands of `runbook`."""
+
+    functions: ClassVar[Functions] = {
+        "doctor": doctor.doctor,
+        "apply": runs.apply,
+        "check": runs.check,
+        "remediate": runs.remediate,
+        "restart": restart.restart,
+        "init": init_unit.init,
+        "validate": runs.validate,
+        "resume": runs.resume,
+        "history": past_runs.history,
+        "show": past_runs.show,
+        "guard": guard.guard,
+        "schema": reference.schema,
+        "steps": reference.steps,
+    }
+
+
 app = typer.Typer(
     name="runbook",
+    cls=Commands,
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -55,25 +79,6 @@ def global_options(
     ] = False,
 ) -> None:
     """Upgrade a systemd service, and report success only if systemd and the kernel agree."""
-
-
-# In the order of `--help`.
-for command in (
-    doctor.doctor,
-    runs.apply,
-    runs.check,
-    runs.remediate,
-    restart.restart,
-    init_unit.init,
-    runs.validate,
-    runs.resume,
-    past_runs.history,
-    past_runs.show,
-    guard.guard,
-    reference.schema,
-    reference.steps,
-):
-    app.command()(command)
 
 
 def main() -> None:

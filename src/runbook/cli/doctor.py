@@ -12,7 +12,6 @@ from runbook import errors
 from runbook.cli.options import Output, OutputOption, UserOption
 from runbook.cli.output import make_layout, print_result
 from runbook.cli.runs import open_view
-from runbook.util.names import parse_port, parse_unit_name
 
 if TYPE_CHECKING:
     from runbook.doctor.findings import UnitDiagnosis
@@ -48,6 +47,8 @@ def doctor(
 
 def _parse(unit: str, ports: list[str]) -> tuple[str, list[Port]]:
     """Return the unit's full name and the ports. Raises UsageError."""
+    from runbook.util.names import parse_port, parse_unit_name  # noqa: PLC0415 - `--help` needs none of it.
+
     try:
         return parse_unit_name(unit), [parse_port(port) for port in ports]
     except ValueError as error:

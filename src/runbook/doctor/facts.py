@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from functools import cached_property
 from pathlib import PurePosixPath
 
@@ -14,7 +13,7 @@ from runbook.host.facts import DOWN, Unit
 from runbook.host.holders import DELETED, Holder, PortOwnership, Process, Role
 from runbook.host.interface import HostView
 from runbook.host.requesters import is_runtime, name_program
-from runbook.model import Verdict
+from runbook.model import Verdict, frozen
 
 LOOPS = 3  # restarts by systemd in a row that count as a loop
 STEADY = 60.0  # seconds after which a unit is no longer at its start, nor in the loop that it was in
@@ -27,7 +26,7 @@ def is_looping(unit: Unit, now: float) -> bool:
     return unit.is_service and unit.active_state not in DOWN and unit.n_restarts >= LOOPS and is_new
 
 
-@dataclass(frozen=True)
+@frozen
 class UnitFacts:
     """What was read of a unit."""
 

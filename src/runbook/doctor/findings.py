@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, NamedTuple
 
 from runbook.doctor.ports import FoundPort
 from runbook.host.facts import Unit
 from runbook.host.holders import PortOwnership
-from runbook.model import Verdict
+from runbook.model import Verdict, frozen
 
 
 class Severity(StrEnum):
@@ -49,7 +48,7 @@ class Cause(NamedTuple):
         return {"severity": str(self.severity), "sentence": self.sentence, "source": self.source}
 
 
-@dataclass(frozen=True)
+@frozen
 class UnitDiagnosis:
     """What was found of one unit."""
 

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import Annotated, Any, Literal, get_args, get_origin
 
 from pydantic import BaseModel, TypeAdapter
@@ -15,6 +14,7 @@ from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
 from runbook.document.wording import find_models
+from runbook.model import frozen
 from runbook.spec.step import INHERITED_FIELDS, STEPS_TITLE, Runbook, Step, must_be_written
 from runbook.steps import registry
 from runbook.util.timespan import format_span
@@ -22,7 +22,7 @@ from runbook.util.timespan import format_span
 DRAFT = "https://json-schema.org/draft/2020-12/schema"
 
 
-@dataclass(frozen=True)
+@frozen
 class FieldReference:
     """One field, for a table."""
 
@@ -35,7 +35,7 @@ class FieldReference:
     fields: tuple[FieldReference, ...] = ()  # the fields of the mappings in it
 
 
-@dataclass(frozen=True)
+@frozen
 class StepReference:
     """One step type, for a table."""
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 from runbook.document import parse
@@ -12,7 +11,7 @@ from runbook.document.quoting import quote, quote_port
 from runbook.document.restart_ports import DemandedPorts, find_demanded_ports
 from runbook.host.facts import Unit
 from runbook.host.interface import HostView
-from runbook.model import Port
+from runbook.model import Port, frozen
 from runbook.spec.step import Runbook
 from runbook.util.timespan import parse_span
 
@@ -20,7 +19,7 @@ HEALTHY_FOR = "5s"  # for how long the unit must be healthy, if the command line
 PROOF_TIMEOUT = 120.0  # seconds for the unit to become healthy; to these `healthy-for` is added if it is long
 
 
-@dataclass(frozen=True)
+@frozen
 class RestartOptions:
     """What the command line asks for."""
 
@@ -43,7 +42,7 @@ class RestartOptions:
         return ["restart", *(flag for flag in flags if flags[flag]), *named, *span, self.unit]
 
 
-@dataclass(frozen=True)
+@frozen
 class RestartRunbook:
     """A runbook that was written, and what to report about it."""
 

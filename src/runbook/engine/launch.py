@@ -20,7 +20,7 @@ from runbook.engine.runner import Runner
 from runbook.errors import HostError, NotBegun
 from runbook.events import Event, Notice, RunFinished, RunSuperseded
 from runbook.host.interface import Host, HostView, Waiter
-from runbook.model import Port, SystemClock
+from runbook.model import Port, SystemClock, frozen
 from runbook.records import history, store
 from runbook.records.lock import Locker, Locks, find_canonical_names
 from runbook.records.outputs import OutputMasker
@@ -36,7 +36,7 @@ It is searched in the text of the file: the runbook no longer has the templates 
 """
 
 
-@dataclass(frozen=True)
+@frozen
 class RunRequest:
     """What the command line asks for."""
 

@@ -10,7 +10,6 @@ What cannot be found out is in UNEXAMINED: such a process is no younger than the
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
 from runbook.engine.changed_services import runs_command
@@ -20,6 +19,7 @@ from runbook.host.cgroups import CgroupKind, CgroupUnit, parse_cgroup_path
 from runbook.host.holders import Process
 from runbook.host.interface import HostView
 from runbook.host.kernel import protected
+from runbook.model import frozen
 from runbook.spec.step import ReplacesVersion, Runbook
 
 UNEXAMINED = "not looked at: containers, programs that a command made re-execute themselves, and what it starts later"
@@ -30,7 +30,7 @@ _NOT_OURS = ("runbook-*", "app-*", "dbus-*", "dbus.service", "xdg-*", "vte-spawn
 CommandWindow = tuple[float, float]
 
 
-@dataclass(frozen=True)
+@frozen
 class LeftRunning:
     """A unit that a command of the run may have started, and that may run the new version."""
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass
 from typing import Any
 
 from runbook.engine.execution.outcome import Outcome
@@ -16,7 +15,7 @@ from runbook.errors import HostError, NotBegun, UsageError
 from runbook.events import Event, Payload, RunAbandoned, RunFinished, RunSuperseded, StepFinished, StepRerun
 from runbook.host.facts import DOWN
 from runbook.host.interface import Host, HostView, Waiter
-from runbook.model import StepStatus, SystemClock
+from runbook.model import StepStatus, SystemClock, frozen
 from runbook.records import history, store
 from runbook.records.history import RunRecord
 from runbook.spec.state import RunState
@@ -27,7 +26,7 @@ from runbook.util.wording import join_words, suggest
 BEGIN_ANEW = "runbook apply begins anew"  # the hint if a run cannot be resumed at all
 
 
-@dataclass(frozen=True)
+@frozen
 class ResumeOptions:
     """What the operator decides about steps whose outcome is unknown."""
 

@@ -6,11 +6,11 @@ An enum here accepts words that it does not list, because the next systemd may h
 from __future__ import annotations
 
 import string
-from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 
 from runbook.host.requesters import JobRequest, requester_evidence
+from runbook.model import frozen
 
 
 class SystemdEnum(StrEnum):
@@ -88,7 +88,7 @@ class JobVerb(StrEnum):
     RELOAD = "reload"
 
 
-@dataclass(frozen=True)
+@frozen
 class JobRef:
     """A job that this program requested."""
 
@@ -125,7 +125,7 @@ def unit_path(name: str) -> str:
     return f"/org/freedesktop/systemd1/unit/{''.join(escaped)}"
 
 
-@dataclass(frozen=True)
+@frozen
 class Unit:
     """One read of a unit: the properties of its D-Bus object, under systemd's own names.
 

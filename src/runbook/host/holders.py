@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from enum import StrEnum
 from functools import lru_cache
 from ipaddress import IPv4Address, IPv6Address, ip_address
@@ -10,7 +9,7 @@ from pathlib import PurePosixPath
 from typing import Any, NamedTuple
 
 from runbook.host.cgroups import CgroupKind, parse_cgroup_path
-from runbook.model import Port, ProcessId, Verdict
+from runbook.model import Port, ProcessId, Verdict, frozen
 
 MAX_EVIDENCE = 1000  # holders, and sockets, that the evidence lists; the others are counted
 MAX_COMMAND_LISTED = 4096  # characters of a command line in the evidence
@@ -19,7 +18,7 @@ NEEDS_ROOT = "run it as root, which can read every process"  # the end of a reas
 DELETED = " (deleted)"  # the suffix of /proc/PID/exe for a program that an upgrade has removed or replaced
 
 
-@dataclass(frozen=True)
+@frozen
 class Listener:
     """One socket that accepts connections (TCP) or datagrams (UDP), as the kernel lists it."""
 
@@ -93,7 +92,7 @@ class PortUse(NamedTuple):
     peer_port: int = 0  # its port
 
 
-@dataclass(frozen=True)
+@frozen
 class Process:
     """One read of a process, from /proc/PID."""
 
@@ -151,7 +150,7 @@ class Role(StrEnum):
     UNKNOWN = "unknown"
 
 
-@dataclass(frozen=True)
+@frozen
 class Holder:
     """A process that holds listening sockets of the port, and its role."""
 
@@ -214,7 +213,7 @@ class Holder:
         }
 
 
-@dataclass(frozen=True)
+@frozen
 class PortOwnership:
     """Which processes listen on a port, compared with the unit that should own it, at one moment."""
 

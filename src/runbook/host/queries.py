@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from enum import StrEnum
 from typing import Generic, NamedTuple, TypeVar
 
-from runbook.model import Port, ProcessId
+from runbook.model import Port, ProcessId, frozen
 
 T_co = TypeVar("T_co", covariant=True)
 
@@ -16,7 +16,7 @@ class QueryKind(Generic[T_co]):
     """What is asked. `T` is the type of the answer's value; None if there is only a yes or a no."""
 
 
-@dataclass(frozen=True)
+@frozen
 class Query(Generic[T_co]):
     """A query that may take a while: a probe, a read of the journal or of files, a command that only reads."""
 
@@ -26,7 +26,7 @@ class Query(Generic[T_co]):
     netns_process: ProcessId | None = None  # whose network namespace it runs in; None for this program's own
 
 
-@dataclass(frozen=True)
+@frozen
 class Answer(Generic[T_co]):
     """The answer to a query, good or bad. A time-out, a refusal and a missing file are bad answers, not exceptions."""
 
@@ -38,7 +38,7 @@ class Answer(Generic[T_co]):
     is_wrong: bool = False  # True if what was probed answered, and not as expected: waiting will not change that
 
 
-@dataclass(frozen=True)
+@frozen
 class Command(QueryKind[str]):
     """A command to run. As a query it is answered by its output, stdout and stderr together."""
 
@@ -88,7 +88,7 @@ class CommandResult(NamedTuple):
                 return f"failed ({other})"
 
 
-@dataclass(frozen=True)
+@frozen
 class TcpProbe(QueryKind[str]):
     """Passes if a TCP connection is established. Answered by what the server sends first, if that is waited for."""
 
@@ -100,7 +100,7 @@ class TcpProbe(QueryKind[str]):
         return f"tcp {self.host}:{self.port}"
 
 
-@dataclass(frozen=True)
+@frozen
 class HttpProbe(QueryKind[str]):
     """Passes if one GET request gets an expected response. Answered by the body."""
 
@@ -113,7 +113,7 @@ class HttpProbe(QueryKind[str]):
         return f"http {self.url}"
 
 
-@dataclass(frozen=True)
+@frozen
 class WebsocketProbe(QueryKind[None]):
     """Passes if a websocket opens, and the server does not close it at once."""
 
@@ -135,7 +135,7 @@ class LogSettings(NamedTuple):
     has_patterns: bool = False  # True if it has LogFilterPatterns=
 
 
-@dataclass(frozen=True)
+@frozen
 class JournalProbe(QueryKind[None]):
     """Passes if a pattern is found in what the processes of one invocation wrote into the journal."""
 
@@ -157,7 +157,7 @@ class FileChange(NamedTuple):
     files: int  # how many files were read
 
 
-@dataclass(frozen=True)
+@frozen
 class LatestChangeQuery(QueryKind[FileChange]):
     """Reads which file changed last among files, folders with all that they contain, and glob patterns."""
 
@@ -177,7 +177,7 @@ class FileText(NamedTuple):
     changed: float = 0.0  # when its content changed last, in seconds since the epoch
 
 
-@dataclass(frozen=True)
+@frozen
 class FileTextsQuery(QueryKind[tuple[FileText, ...]]):
     """Reads small files. Those that are missing are missing in the answer."""
 
@@ -195,7 +195,7 @@ class OtherManagers(NamedTuple):
     users: tuple[str, ...] = ()  # the other users whose manager has it; none if the caller is not root
 
 
-@dataclass(frozen=True)
+@frozen
 class OtherManagersQuery(QueryKind[OtherManagers]):
     """Looks for the file of a unit in the folders of other managers."""
 
@@ -206,7 +206,7 @@ class OtherManagersQuery(QueryKind[OtherManagers]):
         return f"other managers with {self.unit}"
 
 
-@dataclass(frozen=True)
+@frozen
 class JournalQuery(QueryKind[T_co]):
     """Reads what the journal has of a unit."""
 
@@ -221,7 +221,7 @@ class JournalLine(NamedTuple):
     text: str
 
 
-@dataclass(frozen=True)
+@frozen
 class JournalTailQuery(JournalQuery[tuple[JournalLine, ...]]):
     """Reads the last lines that a unit's processes wrote into the journal, or that its manager logged of it."""
 
@@ -251,7 +251,7 @@ class StartEvent(NamedTuple):
     kind: StartEventKind
 
 
-@dataclass(frozen=True)
+@frozen
 class StartTimesQuery(JournalQuery[tuple[StartEvent, ...]]):
     """Reads from the journal when a unit was started."""
 
@@ -271,7 +271,7 @@ class PreviousExit(NamedTuple):
     status: int = 0  # the exit status, or the number of the signal
 
 
-@dataclass(frozen=True)
+@frozen
 class PreviousExitQuery(JournalQuery[PreviousExit]):
     """Reads from the journal how the previous invocation ended; no value if this one is not in the journal yet."""
 

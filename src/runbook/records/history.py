@@ -18,7 +18,7 @@ from typing import Any
 
 from runbook.errors import NotBegun, UsageError
 from runbook.events import Event, EventName, RecordLost, RunRecorded, RunStarted
-from runbook.model import RecordState, RunStatus
+from runbook.model import RecordState, RunStatus, frozen
 from runbook.records import store
 from runbook.records.outputs import list_output_files
 from runbook.records.store import RUN_ID, RunFolder, RunHeader, open_file
@@ -77,7 +77,7 @@ class Digest:
         self.last = max(event.time, self.part_began)
 
 
-@dataclass(frozen=True)
+@frozen
 class RunRecord:
     """One run as it is recorded. An incomplete last line is ignored."""
 

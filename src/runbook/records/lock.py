@@ -21,14 +21,13 @@ import pwd
 import stat
 import time
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from runbook.errors import HostError, Locked, NotBegun
 from runbook.host.interface import SHARED_READ_AGE, HostView, Waiter
 from runbook.host.systemd.addresses import find_runtime_folder
-from runbook.model import Deadline, ProcessId, Wake
+from runbook.model import Deadline, ProcessId, Wake, frozen
 from runbook.records.store import open_file
 from runbook.util.timespan import format_span
 from runbook.util.wording import describe_error
@@ -84,7 +83,7 @@ class Locks(contextlib.ExitStack):
                 os.pwrite(fd, f"{line}\n".encode(), 0)
 
 
-@dataclass(frozen=True)
+@frozen
 class Locker:
     """Takes the locks of units of one scope."""
 

@@ -10,10 +10,10 @@ import os
 import re
 import stat
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
 from pathlib import Path
 
 from runbook.events import Event, EventName, StepFinished, StepRetrying
+from runbook.model import frozen
 
 CHUNK = 1024 * 1024  # bytes that are read at a time
 TAIL = 4096  # bytes at the end of an output that are read while its command runs
@@ -27,7 +27,7 @@ machine went down; a running command has already read them."""
 RUN_END_EVENTS = (EventName.RUN_FINISHED, EventName.RUN_ABANDONED, EventName.RUN_SUPERSEDED)  # no command starts then
 
 
-@dataclass(frozen=True)
+@frozen
 class OutputMasker:
     """Masks secrets in output files: a sink, called before the record is written."""
 

@@ -23,12 +23,13 @@ import stat
 import struct
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, field
 from pathlib import Path
 from typing import BinaryIO
 
 from runbook.errors import NotBegun
 from runbook.events import Event, EventName, RecordLost
+from runbook.model import frozen
 
 ALPHABET = "23456789abcdefghjkmnpqrstuvwxyz"  # letters and digits that are not confused when an ID is read aloud
 RUN_ID = re.compile(rf"\d{{8}}-\d{{4}}-[{ALPHABET}]{{3}}")
@@ -36,7 +37,7 @@ SPARE = 8192  # bytes that are reserved, so that a record on a full disk can sti
 TRANSIENT_EVENTS = (EventName.STEP_WAITING, EventName.NOTICE)  # nothing depends on them: written without a sync
 
 
-@dataclass(frozen=True)
+@frozen
 class RunHeader:
     """The request of a run."""
 
@@ -56,7 +57,7 @@ class RunHeader:
     user_source: str = ""  # where `user` is from: `loginuid`, `sudo` or `uid`
 
 
-@dataclass(frozen=True)
+@frozen
 class RunFolder:
     """The folder of one run."""
 

@@ -9,10 +9,10 @@ import contextlib
 import math
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from runbook import events
-from runbook.model import Clock
+from runbook.model import Clock, frozen
 from runbook.report.layout import Collector, Layout, Piece
 from runbook.util.timespan import format_span
 
@@ -23,7 +23,7 @@ UNBROKEN = "\N{NO-BREAK SPACE}"  # stands for a space at which no line ends
 ReadOutput = Callable[[str, int], Sequence[str]]  # returns the last lines of a file, at most so many
 
 
-@dataclass(frozen=True)
+@frozen
 class LiveStep:
     """A step that runs. Times are seconds of the monotonic clock."""
 

@@ -9,10 +9,11 @@ without limit.
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, field
+from dataclasses import field
 from functools import cache, lru_cache
 from typing import TYPE_CHECKING, Any
 
+from runbook.model import frozen
 from runbook.template.filters import ARGUMENTS, FILTERS
 from runbook.template.namespace import ROOTS, Reference, TemplateError, TemplateNamespace, Word
 from runbook.template.quotes import ShellContext
@@ -27,7 +28,7 @@ MAX_SOURCE = 1000  # characters of one expression. Jinja2 parses recursively
 MAX_EXPRESSION_DEPTH = 40  # how deep an expression may be nested
 
 
-@dataclass(frozen=True)
+@frozen
 class Expression:
     """A checked expression."""
 

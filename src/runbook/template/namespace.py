@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from typing import NamedTuple, Self
 
 from runbook.errors import RunbookError
-from runbook.model import Port
+from runbook.model import Port, frozen
 from runbook.util.wording import join_words, suggest
 
 FACTS = ("status", "changed", "verdict", "output")  # what `steps.<id>` has for every step
@@ -57,7 +57,7 @@ class Reference(NamedTuple):
         return ".".join((self.root, *self.path))
 
 
-@dataclass(frozen=True)
+@frozen
 class TemplateNamespace:
     """The values of the names in a template, and which of them are known already."""
 

@@ -6,9 +6,10 @@ import json
 import shlex
 import urllib.parse
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
+
+from runbook.model import frozen
 
 MASK = "***"  # the text that replaces a secret
 ELLIPSIS = "..."  # the end of a text that was shortened for a sentence
@@ -16,7 +17,7 @@ MIN_SECRET_PART = 4  # the length from which on a part of a secret is masked
 MIN_SECRET_LINE = 8  # the same for a line of a secret that has several: reports show text line by line
 
 
-@dataclass(frozen=True)
+@frozen
 class SecretMask:
     """Masks some secrets."""
 

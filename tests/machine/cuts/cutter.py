@@ -79,13 +79,24 @@ class Service:
         until(lambda: self.serves() == OLD, f"{self.name} to serve {OLD}")
 
     def clear(self) -> None:
-        systemctl("kill", "--signal=KILL", self.unit)
-        systemctl("stop", self.unit)
-        systemctl("reset-failed", self.unit)
+        until(self._stopped, f"{self.unit} to stop")
         if self.orphan is not None:
             self.orphan.kill()
             self.orphan.wait()
             self.orphan = None
+
+    def _stopped(self) -> bool:
+        """Stop the unit, and return True if it is stopped. A manager that is re-executing itself refuses this."""
+        systemctl("kill", "--signal=KILL", self.unit)
+        systemctl("stop", self.unit)
+        systemctl("reset-failed", self.unit)
+        return self._properties().get("ActiveState") == "inactive"
+
+    def _properties(self) -> dict[str, str]:
+        """Return three properties of the unit, or nothing if the manager does not answer."""
+        argv = ["systemctl", "show", "-p", "ActiveState,SubState,MainPID", self.unit]
+        shown = subprocess.run(argv, stdout=subprocess.PIPE, text=True, check=False).stdout
+        return dict(line.split("=", 1) for line in shown.splitlines())
 
     @property
     def book(self) -> Path:
@@ -99,16 +110,14 @@ class Service:
 
     def seen(self) -> dict[str, Any]:
         """Return the state of the service, read without the program."""
-        shown = ""
+        unit: dict[str, str] = {}
 
         def read() -> bool:
-            nonlocal shown  # A manager that is re-executing itself does not answer.
-            argv = ["systemctl", "show", "-p", "ActiveState,SubState,MainPID", self.unit]
-            shown = subprocess.run(argv, stdout=subprocess.PIPE, text=True, check=False).stdout
-            return "MainPID=" in shown
+            nonlocal unit
+            unit = self._properties()
+            return "MainPID" in unit
 
         until(read, f"the properties of {self.unit}")
-        unit = dict(line.split("=", 1) for line in shown.splitlines())
         listeners = subprocess.run(
             ["ss", "-Hltnp", f"sport = :{self.port}"], capture_output=True, text=True, check=True
         ).stdout

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 from collections.abc import Callable
 
@@ -15,7 +16,7 @@ from runbook.cli.options import program_version
 
 def test_the_commands_are_listed_in_their_order() -> None:
     result = CliRunner().invoke(cli.app, ["--help"])
-    listed = [line.split()[0] for line in result.stdout.partition("Commands:")[2].splitlines() if line.strip()]
+    listed = re.findall(r"^  (\w+)", result.stdout.partition("Commands:")[2], re.M)
     assert listed == [
         "doctor",
         "apply",

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+
+from runbook.model import frozen
 
 PACKAGE_VERSION = re.compile(r"[0-9A-Za-z][0-9A-Za-z.+:~_-]*", re.ASCII)
 
 
-@dataclass(frozen=True)
+@frozen
 class Package:
     """An installed package, and the fields of the `update` for it."""
 

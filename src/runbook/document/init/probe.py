@@ -23,7 +23,7 @@ from runbook.errors import HostError
 from runbook.host.facts import UP, Unit
 from runbook.host.holders import PortOwnership, parse_address
 from runbook.host.queries import Answer, HttpProbe, TcpProbe
-from runbook.model import Port, ProcessId
+from runbook.model import Port, ProcessId, frozen
 
 PATHS = ("/healthz", "/health", "/-/healthy", "/ready", "/")
 HTTP_TIMEOUT = 3.0  # seconds for one answer
@@ -46,7 +46,7 @@ _PROGRAMS = (
 NOT_HTTP_PROGRAMS = frozenset(_PROGRAMS.split())
 
 
-@dataclass(frozen=True)
+@frozen
 class Client:
     """The client of a server that must get no other connection."""
 
@@ -80,7 +80,7 @@ CLIENTS = {
 }
 
 
-@dataclass(frozen=True)
+@frozen
 class FoundProbe:
     """What was found for one port."""
 

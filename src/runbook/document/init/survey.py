@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Collection, Iterable, Iterator
-from dataclasses import dataclass
 from typing import NamedTuple
 
 from runbook.checks.requirements import parse_listen
@@ -22,7 +21,7 @@ from runbook.errors import NotBegun
 from runbook.host.facts import UNLOADABLE, UP, LoadState, Unit
 from runbook.host.holders import Process, Role, parse_address
 from runbook.host.interface import HostView
-from runbook.model import Port
+from runbook.model import Port, frozen
 
 MAX_PROBED = 4  # ports of one unit that get a probe
 
@@ -35,7 +34,7 @@ class Named(NamedTuple):
     user: bool = False  # True for a unit of the caller's own manager
 
 
-@dataclass(frozen=True)
+@frozen
 class Survey:
     """What was found of a unit."""
 

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from typing import Any
 
 from runbook import errors
 from runbook.events import StepKept
-from runbook.model import Finding, FindingState, RunStatus, StepStatus, Verdict
+from runbook.model import Finding, FindingState, RunStatus, StepStatus, Verdict, frozen
 from runbook.spec.step import Step
 
 EXIT_STATUSES: Mapping[RunStatus, int] = {
@@ -25,7 +25,7 @@ EXIT_STATUSES: Mapping[RunStatus, int] = {
 """The exit status for each status of a run, except `interrupted`, where it depends on the signal."""
 
 
-@dataclass(frozen=True)
+@frozen
 class Outcome:
     """How a step, or one attempt of it, ended."""
 

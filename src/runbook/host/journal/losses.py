@@ -12,12 +12,13 @@ import contextlib
 import os
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from runbook.host.journal.reader import Journalctl, describe_unreadable
 from runbook.host.queries import LogSettings
+from runbook.model import frozen
 from runbook.util.timespan import format_span, parse_span
 
 DROPPED = "a596d6fe7bfa4994828e72309e95d61e"
@@ -32,7 +33,7 @@ LEAST, INFO = LEVELS.index("debug"), LEVELS.index("info")  # INFO is the level o
 EARLY_UNIT = 2.0  # seconds after the start of a unit in which a journal begins that lacks none of its entries
 
 
-@dataclass(frozen=True)
+@frozen
 class RateLimit:
     """How many messages of one unit journald stores in a window, at least: with free space on disk, it stores more."""
 
@@ -44,7 +45,7 @@ class RateLimit:
         return f"{self.setting}, {self.burst} in {format_span(self.seconds)}"
 
 
-@dataclass(frozen=True)
+@frozen
 class Window:
     """The messages of one group of priorities that are in the journal, since its current window began."""
 
@@ -52,7 +53,7 @@ class Window:
     count: int = 0
 
 
-@dataclass(frozen=True)
+@frozen
 class LoggedRate:
     """How fast a unit has logged."""
 

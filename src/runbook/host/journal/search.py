@@ -14,12 +14,13 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Generator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from runbook.host.journal import losses
 from runbook.host.journal.reader import FIELDS, INVOCATION, Journalctl, describe_unreadable, message_texts, parse_pid
 from runbook.host.kernel.cgroupfs import find_cgroup_mount
 from runbook.host.queries import Answer, JournalProbe
+from runbook.model import frozen
 from runbook.util import regex
 
 BATCH = 256 * 1024  # characters of messages that are searched at once; the time limit of a search is chosen for them
@@ -30,7 +31,7 @@ LOSSES_MAX_AGE = 2.0  # seconds for which what is known of lost entries is used 
 MAX_SEARCHES = 256  # how many searches keep their progress: one for each pattern and invocation
 
 
-@dataclass(frozen=True)
+@frozen
 class JournalEntry:
     """One entry of the journal."""
 
@@ -41,7 +42,7 @@ class JournalEntry:
     rated: tuple[float, int] = (0.0, 0)  # when journald received it, and its priority
 
 
-@dataclass(frozen=True)
+@frozen
 class SearchProgress:
     """How far a search has come."""
 

@@ -6,12 +6,12 @@ import os
 import pwd
 import threading
 from collections.abc import Mapping
-from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from runbook.errors import AccessDenied, HostError
+from runbook.model import frozen
 
 if TYPE_CHECKING:
     from runbook.host.queries import Command
@@ -79,7 +79,7 @@ LOGIN = Path("/proc/self/loginuid")  # the user of the login in which this proce
 NO_LOGIN = 2**32 - 1  # its content if that was no login
 
 
-@dataclass(frozen=True)
+@frozen
 class Operator:
     """The user who started this program."""
 

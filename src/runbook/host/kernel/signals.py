@@ -19,14 +19,13 @@ import os
 import select
 import signal
 from collections.abc import Callable
-from dataclasses import dataclass
 
 from runbook.errors import AccessDenied, HostError
 from runbook.host.cgroups import CgroupKind, parse_cgroup_path
 from runbook.host.holders import Holder, Process, SignalResult
 from runbook.host.kernel import descriptors, processes, protected
 from runbook.host.kernel.look_limit import LookLimit
-from runbook.model import ProcessId
+from runbook.model import ProcessId, frozen
 
 _NO_SUCH_PROCESS = (errno.ESRCH, errno.EINVAL, errno.ENOENT)
 """Errors of pidfd_open(2) for a PID without a process. EINVAL, since Linux 6.14 ENOENT: it is a thread's now."""
@@ -34,7 +33,7 @@ _NO_SUCH_PROCESS = (errno.ESRCH, errno.EINVAL, errno.ENOENT)
 _UNREADABLE = "its namespaces cannot be read, so it may be in a container"
 
 
-@dataclass(frozen=True)
+@frozen
 class OwnProcess:
     """This program, whose ancestors must not be killed: it would end with them."""
 

@@ -20,7 +20,7 @@ from __future__ import annotations
 import contextlib
 from collections import Counter
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 
 from runbook.errors import LookLimitExceeded
 from runbook.host.cgroups import CgroupKind, parse_cgroup_path
@@ -35,13 +35,13 @@ from runbook.host.ownership.roles import rule_on_process
 from runbook.host.ownership.ruling import RoleRuling, UnitContext
 from runbook.host.ownership.sources import AddressSource, NoAddresses
 from runbook.host.ownership.verdict import PortFacts, owner_changing
-from runbook.model import Port, Verdict
+from runbook.model import Port, Verdict, frozen
 
 KERNEL_SCANS = 2  # further scans that must find no process before a port counts as the kernel's
 MAX_READS = 5  # how often everything is read while the sockets change; then the verdict is `owner-unknown`
 
 
-@dataclass(frozen=True)
+@frozen
 class PortJudge(UnitContext):
     """Judges the ports of one unit, as it is at this moment."""
 

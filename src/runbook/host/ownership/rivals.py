@@ -17,7 +17,7 @@ from __future__ import annotations
 import contextlib
 import re
 from collections.abc import Collection, Iterable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from fnmatch import fnmatchcase
 from functools import cached_property
 from ipaddress import IPv4Address, IPv6Address
@@ -28,7 +28,7 @@ from runbook.host.facts import UP, Unit
 from runbook.host.holders import Holder, Listener, Process, Role, address_of, parse_address
 from runbook.host.ownership.ruling import UnitContext
 from runbook.host.ownership.sources import AddressSource
-from runbook.model import Port
+from runbook.model import Port, frozen
 
 ELSEWHERE = "another address"
 MULTICAST = "a multicast port, which is shared by design"
@@ -48,7 +48,7 @@ _INTERPRETERS = frozenset((
 MAX_MULTICAST = 64  # sockets of others that are looked at: each takes a read of its holder's descriptors
 
 
-@dataclass(frozen=True)
+@frozen
 class Rivalry:
     """The sockets of a port number and their holders, as the unit meets them."""
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from dataclasses import dataclass
 from functools import cached_property
 from itertools import takewhile
 from typing import NamedTuple
@@ -15,6 +14,7 @@ from runbook.host.holders import Process, Role
 from runbook.host.kernel import protected
 from runbook.host.kernel.ancestry import MAX_ANCESTORS, is_typed_into
 from runbook.host.ownership.sources import KernelSource, ManagerSource
+from runbook.model import frozen
 
 
 class RoleRuling(NamedTuple):
@@ -39,7 +39,7 @@ def _ends_descent(process: Process) -> bool:
     return is_typed_into(process) or in_manager or protected.is_login_server(process)
 
 
-@dataclass(frozen=True)
+@frozen
 class UnitContext:
     """One unit at one moment, with the kernel and the manager to ask about it."""
 

@@ -11,17 +11,17 @@ nothing but current and socket-unit                 owned, with two exceptions: 
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 
 from runbook.host.facts import Unit
 from runbook.host.holders import Holder, Listener, PortOwnership, Role
 from runbook.host.ownership import describe
-from runbook.model import Port, Verdict
+from runbook.model import Port, Verdict, frozen
 
 WILDCARDS = ("0.0.0.0", "::")  # noqa: S104 - compared with, not bound to
 
 
-@dataclass(frozen=True)
+@frozen
 class PortFacts:
     """What was read about a port."""
 
