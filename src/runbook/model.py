@@ -53,18 +53,19 @@ def _make_reader(names: Iterable[str]) -> Callable[[dict[str, Any]], Any]:
 
 def _init(self: Any, *args: Any, **values: Any) -> None:
     shape: _Shape = self._shape
+    made: dict[str, Any] = self.__dict__
+    made.update(shape.defaults)
     if args:
         given = dict(zip(shape.positional, args, strict=False))
-        if len(given) < len(args) or given.keys() & values.keys():
+        if len(given) < len(args) or not values.keys().isdisjoint(given):
             raise TypeError(f"{type(self).__name__} takes the fields {', '.join(shape.positional)} in this order, once")
-        values |= given
+        made.update(given)
+    made.update(values)
     for name, make in shape.factories:
-        if name not in values:
-            values[name] = make()
-    made = {**shape.defaults, **values}
+        if name not in made:
+            made[name] = make()
     if made.keys() != shape.names:
         raise TypeError(f"{type(self).__name__} has the fields {', '.join(shape.names)}")
-    self.__dict__.update(made)
 
 
 def _repr(self: Any) -> str:
@@ -75,7 +76,8 @@ def _repr(self: Any) -> str:
 def _eq(self: Any, other: Any) -> Any:
     if type(self) is not type(other):
         return NotImplemented
-    return self._shape.read_compared(self.__dict__) == self._shape.read_compared(other.__dict__)
+    read = self._shape.read_compared
+    return read(self.__dict__) == read(other.__dict__)
 
 
 def _hash(self: Any) -> int:

@@ -18,8 +18,7 @@ NEEDS_ROOT = "run it as root, which can read every process"  # the end of a reas
 DELETED = " (deleted)"  # the suffix of /proc/PID/exe for a program that an upgrade has removed or replaced
 
 
-@frozen
-class Listener:
+class Listener(NamedTuple):
     """One socket that accepts connections (TCP) or datagrams (UDP), as the kernel lists it."""
 
     protocol: str

@@ -81,7 +81,7 @@ def test_a_process_that_closed_the_socket_is_not_signalled(family: Family) -> No
     pid = family.bear()
     holder = family.judged(pid)
     (held,) = holder.sockets
-    former = dataclasses.replace(held, inode=1)
+    former = held._replace(inode=1)
     assert signal_process(dataclasses.replace(holder, sockets=(former,)), signal.SIGTERM) is SignalResult.CHANGED
     assert not was_hit(pid)
     # One of several is enough, and a leftover may hold none at all.
@@ -152,9 +152,7 @@ def test_no_descriptor_is_left_behind(family: Family) -> None:
     holder = family.judged(family.bear())
     before = os.listdir("/proc/self/fd")  # noqa: PTH208
     signal_process(holder, signal.SIGTERM)
-    signal_process(
-        dataclasses.replace(holder, sockets=(dataclasses.replace(holder.sockets[0], inode=1),)), signal.SIGTERM
-    )
+    signal_process(dataclasses.replace(holder, sockets=(holder.sockets[0]._replace(inode=1),)), signal.SIGTERM)
     assert open_pidfd(ProcessId(holder.process.pid, 1)) is None
     assert os.listdir("/proc/self/fd") == before  # noqa: PTH208
 

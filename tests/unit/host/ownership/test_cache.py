@@ -48,7 +48,7 @@ class AnotherSocket(LocalKernel):
     cookie = 0
 
     def list_listeners(self, port: Port) -> tuple[Listener, ...]:
-        return tuple(replace(one, cookie=one.cookie + self.cookie) for one in super().list_listeners(port))
+        return tuple(one._replace(cookie=one.cookie + self.cookie) for one in super().list_listeners(port))
 
 
 @pytest.fixture

@@ -44,13 +44,13 @@ def test_who_may_have_handed_a_socket_over(kernel: LocalKernel) -> None:
     assert me is not None
     mine, theirs = Listener("tcp", "::1", 80, 7, uid=me.uid), Listener("tcp", "::1", 80, 8, uid=54321)
     assert kernel.describe_giver(me, (theirs,)) == "user 54321"
-    gone = replace(theirs, cgroup_id=2**60)
+    gone = theirs._replace(cgroup_id=2**60)
     assert kernel.describe_giver(me, (gone,)) == "user 54321 in a cgroup that cannot be found"
     mount = find_cgroup_mount()
-    here = replace(theirs, cgroup_id=(mount / me.cgroup.lstrip("/")).stat().st_ino)
+    here = theirs._replace(cgroup_id=(mount / me.cgroup.lstrip("/")).stat().st_ino)
     where = parse_cgroup_path(me.cgroup).unit or me.cgroup
     assert kernel.describe_giver(me, (here,)) == f"user 54321 in {where}"
-    for sockets in ((), (theirs, mine), (replace(theirs, uid=0),)):
+    for sockets in ((), (theirs, mine), (theirs._replace(uid=0),)):
         assert kernel.describe_giver(me, sockets) == ""
     # In another user namespace, root has another number.
     assert kernel.describe_giver(replace(me, user_namespace=1), (theirs,)) == ""
