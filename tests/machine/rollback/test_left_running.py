@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import time
 
 import pytest
 
@@ -131,7 +130,6 @@ def test_a_login_and_what_started_before_do_not_count(left: Stage) -> None:
     """A person who logs in, and starts something there, is no command of the run."""
     left.begin(["systemd-run", "--quiet", "--scope", "--unit=left-before", "sleep", "20"])
     until(lambda: left.machine.run(["pgrep", "-f", "sleep 20"], check=False).stdout, "it to run")
-    time.sleep(0.1)
     login = in_login(left.machine, ["sh", "-c", "while :; do sleep 0.3; done"])
     try:
         run = apply(left, "sleep 1.5")
