@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 
 from runbook.errors import HostError
 from runbook.host.facts import UNLOADABLE, ActiveState, JobRef, JobResult, JobVerb, LoadState, Unit
-from runbook.host.holders import Holder, Listener, PortOwnership, PortUse, Process, SignalResult
+from runbook.host.holders import Holder, Listener, PortOwnership, PortScan, PortUse, Process, SignalResult
 from runbook.host.kernel import protected
 from runbook.host.kernel.descriptors import DescriptorScan
 from runbook.host.ownership.judge import PortJudge
@@ -172,6 +172,10 @@ class FakeMachine:
     jobs: dict[str, JobResult | None] = field(default_factory=dict)
     results: dict[str, CommandResult | None] = field(default_factory=dict)
     asked: dict[Query[Any], Answer[Any]] = field(default_factory=dict)
+    user_units: dict[int, tuple[Unit, ...]] = field(default_factory=dict)
+    """The units of users' managers that can be reached, by the user's number."""
+    replaced: dict[int, tuple[str, ...] | None] = field(default_factory=dict)
+    """The files that were replaced under a process, by its PID; None if that cannot be read."""
     slow: float = 0.0
     judged: dict[tuple[str, Port, tuple[str, ...]], tuple[float, PortOwnership]] = field(default_factory=dict)
     asked_at: dict[Query[Any], float] = field(default_factory=dict)
@@ -223,6 +227,19 @@ class FakeMachine:
 
     def list_changed_services(self) -> tuple[str, ...]:
         return self.list_services()
+
+    def list_units(self, user: int | None = None) -> tuple[Unit, ...]:
+        if user is not None and user not in self.user_units:
+            raise HostError("cannot reach it")
+        units = self.units.values() if user is None else self.user_units[user]
+        return tuple(one for one in units if one.active_state is not ActiveState.INACTIVE)
+
+    def scan_ports(self) -> PortScan:
+        inodes = {listener.inode: listener for held in self.sockets.values() for listener in held}
+        return PortScan(tuple(inodes.values()), self.scan_holders(inodes, ()).holders, self.hidden)
+
+    def find_replaced_files(self, process: ProcessId) -> tuple[str, ...] | None:
+        return self.replaced.get(process.pid, ())
 
     def list_services(self) -> tuple[str, ...]:
         services = (one for name, one in self.units.items() if name.endswith(".service"))

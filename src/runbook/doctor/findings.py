@@ -104,3 +104,75 @@ class UnitDiagnosis:
             "journal": {"systemd": list(self.systemd_lines), "unit": list(self.journal)},
             "unseen": list(self.unseen),
         }
+
+
+class FindingKind(StrEnum):
+    """What is wrong on a machine."""
+
+    FAILED = "unit-failed"  # a unit failed, or does not do its work
+    LOOP = "crash-loop"  # systemd restarts a unit again and again
+    RESTARTED = "restarted"  # systemd restarted a unit a short time ago
+    ORPHAN = "orphan-holds-port"  # a process of no unit, which its parent has left, has a port
+    LEFTOVER = "leftover"  # a process of an earlier invocation is in the cgroup of a unit
+    OLD_CODE = "old-code-serving"  # a process executes files that were replaced
+    START_LIMIT = "start-limit"  # hardly any start is left
+    CHANGED_FILE = "changed-file"  # the file of a unit changed since systemd read it, or is gone
+    TWO_MANAGERS = "two-managers"  # the system and a user manager have the same name or port
+
+
+class MachineFinding(NamedTuple):
+    """One thing that is wrong on a machine."""
+
+    kind: FindingKind
+    severity: Severity
+    subject: str  # a unit, "port 8080" or "logins"
+    reason: str  # what is wrong, in one sentence
+    next: str  # the next command
+    user: str = ""  # the user whose manager has the unit; empty for the system's
+
+    def evidence(self) -> dict[str, str]:
+        """Return it as JSON holds it."""
+        return {name: str(value) for name, value in self._asdict().items()}
+
+
+@dataclass(frozen=True)
+class MachineDiagnosis:
+    """What was found of a whole machine."""
+
+    host: str
+    services: int  # services that are not inactive, of all managers that were read
+    ports: int  # ports on which something listens
+    user_managers: int  # managers of users that were read
+    findings: tuple[MachineFinding, ...]  # the worst first
+    unseen: tuple[str, ...]  # what could not be read, and what would show it
+    seconds: float  # how long it took
+
+    @property
+    def is_healthy(self) -> bool:
+        """True if nothing was found, and all could be read."""
+        return not self.findings and not self.unseen
+
+    @property
+    def healthy_services(self) -> int:
+        """How many services nothing was found of."""
+        named = {(one.user, one.subject) for one in self.findings if one.subject.endswith(".service")}
+        return max(0, self.services - len(named))
+
+    def count(self, severity: Severity) -> int:
+        """Return how many findings are as bad as this."""
+        return sum(one.severity is severity for one in self.findings)
+
+    def evidence(self) -> dict[str, Any]:
+        """Return it as JSON holds it."""
+        return {
+            "host": self.host,
+            "severity": str(worst(one.severity for one in self.findings)),
+            "healthy": self.is_healthy,
+            "services": self.services,
+            "healthy-services": self.healthy_services,
+            "ports": self.ports,
+            "user-managers": self.user_managers,
+            "findings": [one.evidence() for one in self.findings],
+            "unseen": list(self.unseen),
+            "seconds": round(self.seconds, 3),
+        }

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -51,16 +51,31 @@ def read_journal(view: HostView, waiter: Waiter, unit: Unit) -> JournalFacts:
         _poll_last_exit(view, unit, run),
         _poll_budget(view, unit, run),
     ]
-    deadline = Deadline.after(view.clock, JOURNAL_TIMEOUT)
-    answers = [poll() for poll in polls]
-    while None in answers and not deadline.expired:
-        waiter.wait(Wake(within=ANSWER_INTERVAL, pending=True), deadline)
-        answers = [known or poll() for known, poll in zip(answers, polls, strict=True)]
-    by_manager, own, last_exit, budget = (answer or NOTHING for answer in answers)
+    by_manager, own, last_exit, budget = _await(view, waiter, polls, JOURNAL_TIMEOUT)
     logged = _texts(by_manager)
     lines = tuple(line for line in _texts(own) if line not in logged)
     unreadable = next((answer.detail for answer in (by_manager, own) if not answer.ok), "")
     return JournalFacts(logged, lines, last_exit.value or "", budget.value, unreadable)
+
+
+def read_budgets(
+    view: HostView, waiter: Waiter, units: Sequence[Unit], seconds: float
+) -> tuple[Answer[StartBudget] | None, ...]:
+    """Read the starts in the windows of several units' start limits; None for one that takes longer than `seconds`."""
+    run = RunState("doctor-budgets", Path("/"))
+    return _await(view, waiter, [_poll_budget(view, unit, run) for unit in units], seconds, missing=None)
+
+
+def _await(
+    view: HostView, waiter: Waiter, polls: Sequence[Poll], seconds: float, missing: Answer[Any] | None = NOTHING
+) -> tuple[Any, ...]:
+    """Return the answers; `missing` for those that do not come in time."""
+    deadline = Deadline.after(view.clock, seconds)
+    answers = [poll() for poll in polls]
+    while None in answers and not deadline.expired:
+        waiter.wait(Wake(within=ANSWER_INTERVAL, pending=True), deadline)
+        answers = [known or poll() for known, poll in zip(answers, polls, strict=True)]
+    return tuple(answer or missing for answer in answers)
 
 
 def _texts(answer: Answer[tuple[JournalLine, ...]]) -> tuple[str, ...]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Mapping
 from enum import StrEnum
 from functools import lru_cache
 from ipaddress import IPv4Address, IPv6Address, ip_address
@@ -72,6 +73,14 @@ def address_of(endpoint: str, number: int) -> str:
     except ValueError:
         return ""
     return address if port.partition("%")[0] == str(number) else ""
+
+
+class PortScan(NamedTuple):
+    """The sockets that listen on any port, and which processes hold them."""
+
+    listeners: tuple[Listener, ...] = ()
+    holders: Mapping[int, Collection[int]] = {}  # by PID the inodes of the sockets
+    hidden: int = 0  # how many processes could not be read
 
 
 class SocketState(StrEnum):

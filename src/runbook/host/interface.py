@@ -14,7 +14,7 @@ if TYPE_CHECKING:  # `runbook validate` needs no data of a machine.
     import signal
 
     from runbook.host.facts import JobRef, JobResult, JobVerb, Unit
-    from runbook.host.holders import Holder, Listener, PortOwnership, Process, SignalResult
+    from runbook.host.holders import Holder, Listener, PortOwnership, PortScan, Process, SignalResult
     from runbook.host.queries import Answer, Command, CommandResult, FileText, OtherManagers, Query
     from runbook.model import Clock, Deadline, Port, ProcessId, Wake
 
@@ -130,6 +130,25 @@ class HostView(Protocol):
 
     def list_services(self) -> tuple[str, ...]:
         """List the services of the manager that are not inactive: up, starting, stopping or failed."""
+
+    def list_units(self, user: int | None = None) -> tuple[Unit, ...]:
+        """Read the services and sockets that are not inactive, and all other units that failed.
+
+        Of this manager, or of that of the user with this number. Raises HostError if that manager cannot be reached,
+        or does not answer in time.
+        """
+
+    def scan_ports(self) -> PortScan:
+        """Find all sockets that listen, and their holders. Raises HostError if that takes too long.
+
+        A UDP socket with a port of ip_local_port_range is a client's, and is left out.
+        """
+
+    def find_replaced_files(self, process: ProcessId) -> tuple[str, ...] | None:
+        """Return the program and the libraries that a process executes, and that were removed or replaced since.
+
+        None if they cannot be read.
+        """
 
     def list_changed_services(self) -> tuple[str, ...]:
         """List those services that changed since the last call, even if they are as before again.

@@ -15,9 +15,9 @@ from typing import Any, Self, TypeVar
 from runbook.errors import LookLimitExceeded
 from runbook.host import cgroups
 from runbook.host.facts import UP, JobRef, JobResult, JobVerb, Unit
-from runbook.host.holders import Holder, Listener, PortOwnership, Process, Role, SignalResult
+from runbook.host.holders import Holder, Listener, PortOwnership, PortScan, Process, Role, SignalResult
 from runbook.host.interface import FILE_TIMEOUT
-from runbook.host.kernel import cgroupfs, descriptors, open_logs, processes, signals, sock_diag
+from runbook.host.kernel import cgroupfs, descriptors, mapped_files, open_logs, processes, signals, sock_diag
 from runbook.host.kernel.accounts import find_start_obstacle
 from runbook.host.kernel.sock_diag import ANY_PORT, SocketTable
 from runbook.host.loop import Loop
@@ -39,7 +39,7 @@ from runbook.host.queries import (
     QueryKind,
 )
 from runbook.host.runners.query_runner import QueryRunner
-from runbook.host.systemd import transient
+from runbook.host.systemd import transient, unit_list
 from runbook.host.systemd.addresses import ManagerScope
 from runbook.host.systemd.manager import MANAGER, MANAGER_PATH, SystemdManager
 from runbook.host.systemd.service_changes import ServiceChanges
@@ -50,6 +50,7 @@ T = TypeVar("T")
 
 ALL_PORTS = (Port(ANY_PORT, "tcp"), Port(ANY_PORT, "udp"))
 MAX_LOGGING = 8  # how many processes of a unit are looked at for log files
+UNITS_TIMEOUT = 10.0  # seconds for all units to be read; 200 take 0.3
 NAME_SIMILARITY = 0.8  # how similar two unit names must be without their suffix (difflib's ratio)
 
 
@@ -108,6 +109,12 @@ class LocalView:
 
     def list_services(self) -> tuple[str, ...]:
         return tuple(self._systemd.list_services())
+
+    def list_units(self, user: int | None = None) -> tuple[Unit, ...]:
+        if user is not None:
+            return unit_list.list_user_units(self._loop, user)
+        deadline = Deadline.after(self.clock, UNITS_TIMEOUT)
+        return unit_list.list_units(self._systemd.bus, deadline, of_user=self.scope == "user")
 
     def list_changed_services(self) -> tuple[str, ...]:
         return tuple(self._service_changes.list_changed())
@@ -171,6 +178,13 @@ class LocalView:
             self._addresses.remember(
                 unit, self._find_unit_listeners(unit, [Port(port.number, port.protocol) for port in ports] or ALL_PORTS)
             )
+
+    def scan_ports(self) -> PortScan:
+        clients = sock_diag.read_ephemeral_ports()
+        found = [one for port in ALL_PORTS for one in self._sockets.list_listeners(port)]
+        servers = tuple(one for one in found if one.protocol == "tcp" or one.number not in clients)
+        scan = descriptors.scan_holders({one.inode for one in servers}, (), self._loop.limit_look())
+        return PortScan(servers, scan.holders, scan.hidden)
 
     def list_unit_listeners(self, unit: Unit) -> tuple[Listener, ...]:
         clients = sock_diag.read_ephemeral_ports()
@@ -263,6 +277,7 @@ class LocalView:
 
     find_process = staticmethod(processes.read_process)
     find_start_time = staticmethod(processes.find_start_time)
+    find_replaced_files = staticmethod(mapped_files.find_replaced_files)
     is_alive = staticmethod(processes.is_alive)
     describe_process_state = staticmethod(processes.describe_state)
     find_start_obstacle = staticmethod(find_start_obstacle)

@@ -4,12 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from runbook.doctor.findings import DropIn, Severity, UnitDiagnosis
+from runbook.doctor.findings import DropIn, MachineDiagnosis, MachineFinding, Severity, UnitDiagnosis
 from runbook.host.facts import JobVerb
 from runbook.report.layout import NARROW, Layout
+from runbook.util.stdio import escape_controls
+from runbook.util.text_width import break_lines
 
 LABEL = 17  # width of the column with the names
+SUBJECT = 33  # width of the column with the units of a machine
 STYLES = {Severity.OK: "green", Severity.WARNING: "yellow", Severity.PROBLEM: "red"}
+
+_BOXES = {Severity.OK: "[ok]", Severity.WARNING: "[!]", Severity.PROBLEM: "[x]"}
+_AFTER_BOX = 7  # the column in which the text after a box begins
 
 
 def print_diagnosis(found: UnitDiagnosis, page: Layout) -> None:
@@ -66,3 +72,49 @@ def _print_drop_in(page: Layout, found: UnitDiagnosis, drop_in: DropIn) -> None:
     then = f"{reload} and {found.unit.systemctl_command(JobVerb.RESTART)}" if drop_in.at_start else reload
     _print_list(page, "keep it so", [f"{drop_in.effect}, with this file, and then {then}:"])
     _print_block(page, "", [f"# {drop_in.path}", *drop_in.text.splitlines()])
+
+
+def print_machine(found: MachineDiagnosis, page: Layout) -> None:
+    """Print the diagnosis of a whole machine: details only where something is wrong, the count last."""
+    page.heading(f"{found.host}: {_describe_size(found)}", f"{found.seconds:.1f}s")
+    for one in found.findings:
+        _print_finding(page, one)
+    more = " more" if found.findings else ""
+    page.line(("  [ok] ", STYLES[Severity.OK]), (f"{_count(found.healthy_services, 'service')}{more}", ""))
+    page.line()
+    page.sentence(_summarize(found))
+
+
+def _describe_size(found: MachineDiagnosis) -> str:
+    managers = f", {_count(found.user_managers, 'user manager')}" if found.user_managers else ""
+    return f"{_count(found.services, 'service')}, {_count(found.ports, 'port')}{managers}"
+
+
+def _print_finding(page: Layout, found: MachineFinding) -> None:
+    subject = f"{found.subject} of {found.user}" if found.user else found.subject
+    mark = (f"  {_BOXES[found.severity]:<4} ", STYLES[found.severity])
+    column = SUBJECT if page.width >= NARROW else _AFTER_BOX
+    if column == SUBJECT and len(subject) + _AFTER_BOX + 2 <= SUBJECT:
+        first, *rest = break_lines(escape_controls(found.reason), page.width - column) or [""]
+        page.line(mark, (f"{subject:<{column - _AFTER_BOX}}", "bold"), (first, ""))
+    else:
+        rest = break_lines(escape_controls(found.reason), page.width - column)
+        page.line(mark, (subject, "bold"))
+    for line in rest:
+        page.line((" " * column, ""), (line, ""))
+    page.line((" " * column, ""), ("next: ", "dim"), (found.next, ""))
+
+
+def _summarize(found: MachineDiagnosis) -> str:
+    """Return the count of findings, and what could not be read."""
+    counts = [
+        _count(count, str(severity))
+        for severity in (Severity.PROBLEM, Severity.WARNING)
+        if (count := found.count(severity))
+    ]
+    what = ", ".join(counts) or ("nothing is wrong" if not found.unseen else "nothing was found")
+    return what + (f"; not seen: {'; '.join(found.unseen)}" if found.unseen else "")
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number} {what}{'' if number == 1 else 's'}"

@@ -55,3 +55,28 @@ def test_wrong_arguments(on: Any, argv: tuple[str, ...], why: str) -> None:
     found = on(healthy(), *argv)
     assert isinstance(found.exception, errors.UsageError)
     assert why in found.exception.message
+
+
+def test_without_a_unit_it_looks_at_the_whole_machine(on: Any) -> None:
+    found = on(healthy())
+    assert (found.exit_code, "[ok] 1 service\n\nnothing is wrong\n" in found.stdout) == (0, True)
+    found = on(incident(**FAILED), "--output", "json")
+    assert (found.exit_code, json.loads(found.stdout)["severity"]) == (1, "problem")
+    found = on(incident(**FAILED), "--output", "prometheus")
+    assert (found.exit_code, 'runbook_doctor_findings{severity="problem"} 1\n' in found.stdout) == (1, True)
+
+
+def test_a_machine_that_cannot_be_read(on: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object) -> None:
+        raise errors.BusLost("it does not answer")
+
+    monkeypatch.setattr(FakeMachine, "list_units", fail)
+    found = on(healthy(), "--output", "json")
+    assert (found.exception.exit_status, json.loads(found.stdout)["error"]) == (5, "it does not answer")
+
+
+@pytest.mark.parametrize(
+    "argv", [("--user",), ("--port", "80"), ("gw", "--output", "prometheus")], ids=["user", "port", "prometheus"]
+)
+def test_options_that_do_not_fit(on: Any, argv: tuple[str, ...]) -> None:
+    assert isinstance(on(healthy(), *argv).exception, errors.UsageError)

@@ -5,7 +5,8 @@ from __future__ import annotations
 import io
 from typing import Any
 
-from runbook.report.doctor import print_diagnosis
+from runbook.doctor.findings import FindingKind, MachineDiagnosis, MachineFinding, Severity
+from runbook.report.doctor import print_diagnosis, print_machine
 from runbook.report.layout import Collector, Layout, PlainScreen
 from tests.unit.doctor.diagnosed import FAILED, diagnose, healthy, incident
 from tests.unit.fake_machine import EARLIER, FakeMachine, journal_lines, process
@@ -71,3 +72,56 @@ def test_what_could_not_be_seen_is_listed() -> None:
     machine.hidden = 1
     machine.refused_ports["gw.service"] = (diagnose(healthy()).ports[0].port,)
     assert "not seen" in printed(machine, uid=1000)
+
+
+FAILED_UNIT = MachineFinding(
+    FindingKind.FAILED,
+    Severity.PROBLEM,
+    "openclaw-gateway.service",
+    "port 18789 is held by PID 74 (node), in session-9.scope of user agentops; its start limit is reached",
+    "runbook doctor openclaw-gateway.service",
+)
+OLD = MachineFinding(
+    FindingKind.OLD_CODE,
+    Severity.WARNING,
+    "a-service-with-a-very-long-name.service",
+    "PID 812 (web) runs code that was replaced since it began: libssl.so.3",
+    "runbook restart --user a-service-with-a-very-long-name.service",
+    "agentops",
+)
+
+
+def printed_machine(*findings: MachineFinding, unseen: tuple[str, ...] = (), width: int = 80) -> list[str]:
+    page = Collector(width)
+    print_machine(MachineDiagnosis("web1", 40, 23, 2, findings, unseen, 0.61), Layout(page))
+    return ["".join(text for text, _ in line).rstrip() for line in page.lines]
+
+
+def test_a_machine() -> None:
+    unseen = ("the user manager of bob (not root)",)
+    assert printed_machine(FAILED_UNIT, OLD, unseen=unseen) == [
+        "web1: 40 services, 23 ports, 2 user managers                                0.6s",
+        "",
+        "  [x]  openclaw-gateway.service  port 18789 is held by PID 74 (node), in",
+        "                                 session-9.scope of user agentops; its start",
+        "                                 limit is reached",
+        "                                 next: runbook doctor openclaw-gateway.service",
+        "  [!]  a-service-with-a-very-long-name.service of agentops",
+        "                                 PID 812 (web) runs code that was replaced since",
+        "                                 it began: libssl.so.3",
+        "                                 next: runbook restart --user a-service-with-a-very-long-name.service",
+        "  [ok] 38 services more",
+        "",
+        "1 problem, 1 warning; not seen: the user manager of bob (not root)",
+    ]
+
+
+def test_a_healthy_machine_has_no_detail() -> None:
+    assert printed_machine()[2:] == ["  [ok] 40 services", "", "nothing is wrong"]
+    assert printed_machine(unseen=("the journal",))[-1] == "nothing was found; not seen: the journal"
+
+
+def test_a_machine_on_a_narrow_terminal() -> None:
+    lines = printed_machine(FAILED_UNIT, width=50)
+    assert lines[2:4] == ["  [x]  openclaw-gateway.service", "       port 18789 is held by PID 74 (node), in"]
+    assert max(map(len, lines)) <= 52

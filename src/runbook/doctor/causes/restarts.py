@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from runbook.checks.exit_reason import USEC_INFINITY, is_restart_prevented, will_auto_restart
+from runbook.checks.start_limit import StartBudget
 from runbook.doctor.drop_in import make_drop_in
 from runbook.doctor.facts import LOOPS, UnitFacts
 from runbook.doctor.findings import Cause, Severity
@@ -25,15 +26,20 @@ def find_start_limit(facts: UnitFacts) -> Iterator[Cause]:
     source = "StartLimitBurst=, StartLimitIntervalSec="
     if facts.is_limit_reached:
         yield Cause(f"the start limit ({limit}) is reached: systemd refuses to start {unit.name}", source)
-    elif budget is not None and budget.used > 1 and budget.remaining <= FEW_STARTS:
-        next_one = "one more start is left" if budget.remaining else "systemd refuses the next one"
-        sure = "" if budget.certain >= budget.used else ", unless its counter was reset since"
-        over = f"; that is over in {format_span(budget.expires_in)}" if budget.expires_in else ""
-        yield Cause(
-            f"{budget.used} starts are in the journal, and the start limit is {limit}: {next_one}{sure}{over}",
-            f"{source}, the journal",
-            Severity.WARNING,
-        )
+    elif budget is not None and (few := describe_few_starts(budget)):
+        yield Cause(few, f"{source}, the journal", Severity.WARNING)
+
+
+def describe_few_starts(budget: StartBudget) -> str:
+    """Return that hardly any start is left of a start limit; empty if more are."""
+    unit = budget.unit
+    if budget.used <= 1 or budget.remaining > FEW_STARTS:
+        return ""
+    limit = f"{unit.start_limit_burst} starts in {format_span(unit.start_limit_interval_usec / 1e6)}"
+    next_one = "one more start is left" if budget.remaining else "systemd refuses the next one"
+    sure = "" if budget.certain >= budget.used else ", unless its counter was reset since"
+    over = f"; that is over in {format_span(budget.expires_in)}" if budget.expires_in else ""
+    return f"{budget.used} starts are in the journal, and the start limit is {limit}: {next_one}{sure}{over}"
 
 
 def find_endless_loop(facts: UnitFacts) -> Iterator[Cause]:

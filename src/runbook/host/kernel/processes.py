@@ -251,6 +251,14 @@ def open_netns(process: ProcessId) -> int:
 
 
 @contextlib.contextmanager
+def open_process(process: ProcessId) -> Iterator[int | None]:
+    """Open /proc/PID of this very process for the duration of a read; None if it is gone."""
+    with _open_proc(process.pid) as folder:
+        stat = None if folder is None else _stat(folder)
+        yield folder if stat is not None and stat.start == process.start else None
+
+
+@contextlib.contextmanager
 def _open_proc(pid: int) -> Iterator[int | None]:
     """Open /proc/PID for the duration of a read; None if there is no such process."""
     try:

@@ -81,7 +81,13 @@ class Bus:
     """
 
     def __init__(
-        self, loop: Loop, endpoints: tuple[Endpoint, ...], service: str, *, renewed: Callable[[], None]
+        self,
+        loop: Loop,
+        endpoints: tuple[Endpoint, ...],
+        service: str,
+        *,
+        renewed: Callable[[], None],
+        timeout: float = CALL_TIMEOUT,
     ) -> None:
         self._loop = loop
         self._endpoints = endpoints
@@ -95,7 +101,7 @@ class Bus:
         self._stale = False  # True until `renewed` has succeeded on a new connection
         self._unresponsive = False  # True if a call after SIGTERM was not answered in time
         self._watched: tuple[int, int] | None = None  # the main context's source, and a duplicate of the socket
-        self._connect(CALL_TIMEOUT)
+        self._connect(timeout)
 
     def close(self) -> None:
         """Close the connection. The service then releases what it held for it."""
@@ -142,9 +148,9 @@ class Bus:
                     raise
                 self._loop.sleep(RECONNECT_INTERVAL)
 
-    def properties(self, path: str, *, what: str) -> Properties:
+    def properties(self, path: str, *, what: str, timeout: float = CALL_TIMEOUT) -> Properties:
         """Return all properties of an object, of all its interfaces."""
-        answer = self.call(path, PROPERTIES, "GetAll", ("(s)", ("",)), what=what, repeat_if_lost=True)
+        answer = self.call(path, PROPERTIES, "GetAll", ("(s)", ("",)), what=what, timeout=timeout, repeat_if_lost=True)
         return Properties(answer.get_child_value(0))
 
     def read(self, path: str, interface: str, name: str, *, what: str, timeout: float = CALL_TIMEOUT) -> Any:

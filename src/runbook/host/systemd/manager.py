@@ -38,7 +38,7 @@ RESTART_PROPAGATES_STOP = 253  # the first version in which a restart stops the 
 MAIN_PIDS_TIMEOUT = 3.0  # seconds for the main processes of all services; 200 services take a tenth of a second
 MAX_JOB_RESULTS = 1000  # how many results of jobs are kept
 
-_LIVE_STATES = tuple(state for state in ActiveState if state is not ActiveState.INACTIVE)
+LIVE_STATES = tuple(state for state in ActiveState if state is not ActiveState.INACTIVE)
 
 _NO_SUCH_JOB = ("org.freedesktop.systemd1.NoSuchJob", "org.freedesktop.DBus.Error.UnknownObject")
 _ALREADY_SUBSCRIBED = "org.freedesktop.systemd1.AlreadySubscribed"
@@ -140,7 +140,7 @@ class SystemdManager:
 
     def list_services(self) -> list[str]:
         """List the names of the services that are not inactive."""
-        return self._list_units("*.service", *_LIVE_STATES)
+        return self._list_units("*.service", *LIVE_STATES)
 
     def _list_units(self, pattern: str, *states: ActiveState, timeout: float = CALL_TIMEOUT) -> list[str]:
         options: dict[str, Any] = {"what": f"list the units {pattern}", "timeout": timeout, "repeat_if_lost": True}
@@ -152,7 +152,7 @@ class SystemdManager:
         """List the main processes of all services that are up, by PID; None if systemd does not report all in time."""
         deadline, pids = Deadline.after(self._loop.clock, MAIN_PIDS_TIMEOUT), dict[int, str]()
         try:
-            for name in self._list_units("*.service", *_LIVE_STATES, timeout=deadline.remaining):
+            for name in self._list_units("*.service", *LIVE_STATES, timeout=deadline.remaining):
                 if deadline.expired:
                     return None
                 with contextlib.suppress(NoSuchUnit):
