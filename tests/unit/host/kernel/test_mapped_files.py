@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import subprocess
 import sys
@@ -26,7 +27,7 @@ sys.stdin.read()
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Return a folder that counts as one of programs and libraries, although it is a temporary one."""
-    monkeypatch.setattr(mapped_files, "_NO_FILE", mapped_files.re.compile("/dev/"))
+    monkeypatch.setattr(mapped_files, "_NO_FILE", re.compile("/dev/"))
     return tmp_path
 
 

@@ -1,0 +1,174 @@
+"""`runbook doctor` without a unit: the whole machine, as root and as an ordinary user."""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import Any
+
+from tests.machine.conftest import InstallUnit, StartService
+from tests.machine.doctor.doctoring import carry_out, doctor
+from tests.machine.incident import UNIT, Incident, loop
+from tests.machine.machine import Machine, until
+from tests.machine.runs import unit_file
+from tests.machine.tree import USER
+
+LIBRARY = "/usr/lib/libshown.so.1"
+SERVER = """#!/usr/bin/python3
+import ctypes, time
+ctypes.CDLL("/usr/lib/libshown.so.1")
+print("loaded", flush=True)
+time.sleep(1e6)
+"""
+PACKAGE = """set -e
+rm -rf /root/package
+mkdir -p /root/package/DEBIAN /root/package/usr/lib
+printf 'Package: libshown\\nVersion: {version}\\nArchitecture: all\\nMaintainer: a <a@b.c>\\nDescription: shown\\n' \
+    > /root/package/DEBIAN/control
+cp "$(find /usr/lib -name 'libm.so.6' | head -1)" /root/package/usr/lib/libshown.so.1
+dpkg-deb --root-owner-group -b /root/package /root/package.deb
+dpkg -i /root/package.deb
+"""
+
+
+def look(machine: Machine, user: str | None = None) -> dict[str, Any]:
+    done = doctor(machine, "--output", "json", user=user)
+    assert done.stdout, done.stderr
+    found: dict[str, Any] = json.loads(done.stdout)
+    assert found["seconds"] < 5
+    return {**found, "exit": done.returncode}
+
+
+def about(found: dict[str, Any], subject: str) -> list[dict[str, str]]:
+    return [one for one in found["findings"] if one["subject"] == subject]
+
+
+def test_a_healthy_machine(machine: Machine) -> None:
+    found = look(machine)
+    assert (found["exit"], found["findings"], found["unseen"]) == (0, [], [])
+    assert found["services"] == found["healthy-services"] > 3
+    done = doctor(machine)
+    assert done.stdout.endswith(f"  [ok] {found['services']} services\n\nnothing is wrong\n"), done.stdout
+
+
+def test_the_incident(machine: Machine, incident: Incident) -> None:
+    loop(machine)
+    [found] = about(look(machine), UNIT)
+    assert found["kind"] in ("unit-failed", "restarted"), found
+    until(lambda: machine.show(UNIT, "ActiveState")["ActiveState"] == "failed", "the start limit", 60)
+    seen = look(machine)
+    assert (seen["exit"], seen["severity"], len(seen["findings"])) == (1, "problem", 1)
+    [found] = about(seen, UNIT)
+    assert (found["kind"], found["severity"]) == ("unit-failed", "problem")
+    assert f"is held by PID {incident.orphan} (gateway) of {USER} since " in found["reason"]
+    assert "its start limit is reached" in found["reason"]
+    assert found["next"] == f"runbook doctor {UNIT}"
+    text = doctor(machine).stdout
+    assert f"next: runbook doctor {UNIT}\n" in text
+    assert text.endswith("\n1 problem\n")
+    # The same for the user whose process it is, who sees less of the rest.
+    seen = look(machine, USER)
+    assert about(seen, UNIT)[0]["severity"] == "problem"
+    assert about(seen, UNIT)[0]["next"] == f"sudo runbook doctor {UNIT}"
+    assert seen["unseen"]
+
+
+def test_an_orphan_on_a_port_that_no_unit_wants(machine: Machine) -> None:
+    script = "setsid python3 -m http.server 8099 >/dev/null 2>&1 </dev/null & sleep 0.2"
+    machine.run(["systemd-run", "--quiet", "--pipe", "--wait", "-pKillMode=none", "sh", "-c", script], check=False)
+    until(lambda: machine.run(["ss", "-Hltn", "sport = :8099"]).stdout, "the server to listen")
+    try:
+        found = look(machine)
+        assert found["exit"] == 1
+        assert any("8099" in one["reason"] for one in found["findings"]), found
+    finally:
+        machine.run(["sh", "-c", "pkill -KILL -f 'http.server 8099'"], check=False)
+
+
+def test_after_an_upgrade_old_code_is_serving(machine: Machine, service: StartService) -> None:
+    machine.write("/opt/shown", SERVER, 0o755)
+    machine.run(["sh", "-c", PACKAGE.format(version="1.0")])
+    service("shown.service", unit_file("/opt/shown"))
+    until(lambda: LIBRARY in maps(machine, "shown.service"), "the library to be mapped")
+    assert about(look(machine), "shown.service") == []
+    machine.run(["sh", "-c", PACKAGE.format(version="1.1")])
+    seen = look(machine)
+    assert (seen["exit"], seen["severity"]) == (1, "warning")
+    [found] = about(seen, "shown.service")
+    assert (found["kind"], found["next"]) == ("old-code-serving", "runbook restart shown.service")
+    assert re.fullmatch(r"PID \d+ \(\S+\) runs code that was replaced since it began: libshown.so.1", found["reason"])
+    # Another user may not read it, and that is no health.
+    blind = look(machine, "nobody")
+    assert (blind["exit"], about(blind, "shown.service")) == (1, [])
+    assert any("files that" in text for text in blind["unseen"]), blind
+    carry_out(machine, [found["next"]])
+    assert about(look(machine), "shown.service") == []
+    machine.run(["dpkg", "--purge", "libshown"])
+    machine.run(["rm", "-rf", "/opt/shown", "/root/package", "/root/package.deb"])
+
+
+def maps(machine: Machine, unit: str) -> str:
+    return machine.read(f"/proc/{machine.show(unit, 'MainPID')['MainPID']}/maps")
+
+
+def test_a_changed_file_and_few_starts(machine: Machine, unit: InstallUnit) -> None:
+    limit = {"Unit_StartLimitIntervalSec": "1h", "Unit_StartLimitBurst": "4"}
+    wanted = "[Install]\nWantedBy=multi-user.target\n"
+    unit("few.service", unit_file("/bin/sleep infinity", **limit) + wanted)
+    machine.run(["systemctl", "enable", "-q", "few.service"])
+    for _ in range(3):
+        machine.run(["systemctl", "restart", "few.service"])
+    [found] = about(look(machine), "few.service")
+    assert (found["kind"], found["severity"]) == ("start-limit", "warning")
+    assert "one more start is left" in found["reason"]
+    machine.run(["sh", "-c", "echo >> /etc/systemd/system/few.service"])
+    found = about(look(machine), "few.service")[-1]
+    assert (found["kind"], found["next"]) == ("changed-file", "systemctl daemon-reload")
+    carry_out(machine, [found["next"]])
+    assert [one["kind"] for one in about(look(machine), "few.service")] == ["start-limit"]
+
+
+def test_a_machine_with_a_user_manager(machine: Machine, service: StartService) -> None:
+    folder = f"/home/{USER}/.config/systemd/user"
+    machine.write(f"{folder}/web.service", unit_file("/bin/sleep infinity"))
+    machine.write(f"{folder}/broken.service", unit_file("/bin/false"))
+    machine.run(["chown", "-R", USER, f"/home/{USER}/.config"])
+    machine.run(["systemctl", "--user", "daemon-reload"], user=USER)
+    machine.run(["systemctl", "--user", "start", "web.service", "broken.service"], user=USER)
+    service("web.service", unit_file("/bin/sleep infinity"))
+    failed = ["systemctl", "--user", "is-failed", "broken.service"]
+    until(lambda: machine.run(failed, check=False, user=USER).returncode == 0, "the unit to fail")
+    for user in (None, USER):
+        seen = look(machine, user)
+        assert seen["user-managers"] >= 1
+        [broken] = about(seen, "broken.service")
+        assert (broken["user"], broken["severity"]) == (USER, "problem")
+        assert broken["reason"].startswith("its main process exited with status 1")
+        [double] = about(seen, "web.service")
+        assert double["kind"] == "two-managers"
+        own = "runbook doctor --user broken.service"
+        assert broken["next"] == (own if user else f"su - {USER} -c '{own}'")
+    # Another user may not ask that manager.
+    seen = look(machine, "nobody")
+    assert (about(seen, "broken.service"), seen["exit"]) == ([], 1)
+    assert any("user manager" in text and USER in text for text in seen["unseen"]), seen
+    machine.run(["systemctl", "--user", "stop", "web.service"], user=USER)
+    machine.run(["systemctl", "--user", "reset-failed"], user=USER)
+    machine.run(["rm", "-rf", f"{folder}/web.service", f"{folder}/broken.service"])
+    machine.run(["systemctl", "--user", "daemon-reload"], user=USER)
+
+
+def test_the_metrics(machine: Machine) -> None:
+    done = doctor(machine, "--output", "prometheus")
+    assert done.returncode == 0, done.stdout
+    assert "# TYPE runbook_doctor_healthy gauge\nrunbook_doctor_healthy 1\n" in done.stdout
+    assert doctor(machine, "dbus", "--output", "prometheus").returncode == 2
+
+
+def test_it_loads_neither_pydantic_nor_yaml(machine: Machine) -> None:
+    names = "sys.stderr.write(' '.join(sys.modules))"
+    program = f"import atexit, sys; atexit.register(lambda: {names}); from runbook import cli; cli.main()"
+    python = machine.run(["sh", "-c", "head -1 $(command -v runbook) | cut -c3-"]).stdout.strip()
+    done = machine.run([python, "-c", program, "doctor"], check=False)
+    assert "runbook.doctor.machine" in done.stderr
+    assert not {"pydantic", "yaml", "jinja2"} & set(done.stderr.split())
