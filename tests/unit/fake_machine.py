@@ -15,6 +15,7 @@ from ipaddress import ip_address
 from typing import Any, TypeVar
 
 from runbook.errors import HostError
+from runbook.host.dpkg import Installation
 from runbook.host.facts import UNLOADABLE, ActiveState, JobRef, JobResult, JobVerb, LoadState, Unit
 from runbook.host.holders import Holder, Listener, PortOwnership, PortScan, PortUse, Process, SignalResult
 from runbook.host.kernel import protected
@@ -176,6 +177,8 @@ class FakeMachine:
     """The units of users' managers that can be reached, by the user's number."""
     replaced: dict[int, tuple[str, ...] | None] = field(default_factory=dict)
     """The files that were replaced under a process, by its PID; None if that cannot be read."""
+    installations: dict[str, Installation] = field(default_factory=dict)
+    """The package of a file, and when it was installed last."""
     slow: float = 0.0
     judged: dict[tuple[str, Port, tuple[str, ...]], tuple[float, PortOwnership]] = field(default_factory=dict)
     asked_at: dict[Query[Any], float] = field(default_factory=dict)
@@ -240,6 +243,9 @@ class FakeMachine:
 
     def find_replaced_files(self, process: ProcessId) -> tuple[str, ...] | None:
         return self.replaced.get(process.pid, ())
+
+    def find_installations(self, files: Collection[str], since: float) -> Mapping[str, Installation]:
+        return {file: found for file, found in self.installations.items() if file in files and found.at > since}
 
     def list_services(self) -> tuple[str, ...]:
         services = (one for name, one in self.units.items() if name.endswith(".service"))

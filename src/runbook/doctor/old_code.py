@@ -13,8 +13,11 @@ from runbook.doctor.findings import FindingKind, MachineFinding, Severity
 from runbook.doctor.machine_facts import MachineFacts, UnitId, unit_of
 from runbook.host.cgroups import CgroupKind, CgroupUnit
 from runbook.host.holders import NEEDS_ROOT, Process
+from runbook.host.requesters import is_runtime
 
 MAX_FILES = 3  # files that are named; the others are counted
+_SCRIPT_WITHIN = 4  # words of a command line, within which an interpreter has its script
+_CLOCK_SLACK = 1.0  # seconds by which the time of a file and of a process may differ
 LOGINS = "logins"  # the subject of processes that are in no service
 _BUSES = ("dbus.service", "dbus-broker.service")  # what is connected to them does not survive their restart
 
@@ -43,10 +46,47 @@ def find_old_units(facts: MachineFacts) -> Iterator[MachineFinding]:
     if unread:
         which = "a process" if unread == 1 else f"{unread} processes"
         facts.unseen.append(f"the files that {which} of other users execute: {NEEDS_ROOT}")
+    for at, why in _find_changed_programs(facts):
+        if at not in groups:
+            yield _make(facts, at, why)
     for at, old in groups.items():
-        yield MachineFinding(
-            FindingKind.OLD_CODE, Severity.WARNING, at.name, describe(old), _next(facts, at), facts.name_user(at.user)
-        )
+        yield _make(facts, at, describe(old))
+
+
+def _make(facts: MachineFacts, at: UnitId, reason: str) -> MachineFinding:
+    kind, user = FindingKind.OLD_CODE, facts.name_user(at.user)
+    return MachineFinding(kind, Severity.WARNING, at.name, reason, _next(facts, at), user)
+
+
+def _find_changed_programs(facts: MachineFacts) -> Iterator[tuple[UnitId, str]]:
+    """Yield the services whose program was written or installed since they began, and why.
+
+    A script is not mapped. But its content may be newer than the process, or its package: dpkg keeps the time of a
+    file. This needs no rights, so an ordinary user finds upgraded programs by it, too.
+    """
+    began: dict[UnitId, tuple[str, float]] = {}  # the program of a unit, and when its main process began
+    for user, units in [(None, facts.units), *facts.user_units.items()]:
+        for unit in units.values():
+            process = facts.processes.get(unit.main_pid)
+            program = _find_program(unit.start_arguments)
+            if program and process is not None and not facts.places[process.pid].container:
+                began[UnitId(unit.name, user)] = program, facts.view.find_start_time(process)
+    programs = {program for program, _ in began.values()}
+    written = {file.path: file.changed for file in facts.view.read_files(*programs)}
+    installed = facts.view.find_installations(programs, min((at for _, at in began.values()), default=0.0))
+    for unit_id, (program, at) in began.items():
+        if written.get(program, 0.0) > at + _CLOCK_SLACK:
+            yield unit_id, f"its program {program} was changed since it began"
+        elif program in installed and installed[program].at > at + _CLOCK_SLACK:
+            package = installed[program].package
+            yield unit_id, f"the package {package}, which has its program {program}, was installed since it began"
+
+
+def _find_program(words: Sequence[str]) -> str:
+    """Return the program of a command line: of an interpreter its script; empty if it names none."""
+    if not words or not is_runtime(PurePosixPath(words[0]).name):
+        return words[0] if words else ""
+    return next((word for word in words[1:_SCRIPT_WITHIN] if word.startswith("/")), "")
 
 
 def _find_own_namespace(facts: MachineFacts) -> int:

@@ -7,12 +7,13 @@ Nothing here blocks longer than its own time-out, and nothing here waits for the
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Protocol, TypeVar
 
 if TYPE_CHECKING:  # `runbook validate` needs no data of a machine.
     import signal
 
+    from runbook.host.dpkg import Installation
     from runbook.host.facts import JobRef, JobResult, JobVerb, Unit
     from runbook.host.holders import Holder, Listener, PortOwnership, PortScan, Process, SignalResult
     from runbook.host.queries import Answer, Command, CommandResult, FileText, OtherManagers, Query
@@ -148,6 +149,12 @@ class HostView(Protocol):
         """Return the program and the libraries that a process executes, and that were removed or replaced since.
 
         None if they cannot be read.
+        """
+
+    def find_installations(self, files: Collection[str], since: float) -> Mapping[str, Installation]:
+        """Return the packages of those files whose package was installed or upgraded after a time, by file.
+
+        The time is in seconds since the epoch. Packages of dpkg only.
         """
 
     def list_changed_services(self) -> tuple[str, ...]:

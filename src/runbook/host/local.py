@@ -13,7 +13,7 @@ from functools import cached_property
 from typing import Any, Self, TypeVar
 
 from runbook.errors import LookLimitExceeded
-from runbook.host import cgroups
+from runbook.host import cgroups, dpkg
 from runbook.host.facts import UP, JobRef, JobResult, JobVerb, Unit
 from runbook.host.holders import Holder, Listener, PortOwnership, PortScan, Process, Role, SignalResult
 from runbook.host.interface import FILE_TIMEOUT
@@ -277,6 +277,7 @@ class LocalView:
 
     find_process = staticmethod(processes.read_process)
     find_start_time = staticmethod(processes.find_start_time)
+    find_installations = staticmethod(dpkg.find_installations)
     find_replaced_files = staticmethod(mapped_files.find_replaced_files)
     is_alive = staticmethod(processes.is_alive)
     describe_process_state = staticmethod(processes.describe_state)

@@ -6,6 +6,7 @@ import json
 import re
 from typing import Any
 
+from tests import docs
 from tests.machine.conftest import InstallUnit, StartService
 from tests.machine.doctor.doctoring import carry_out, doctor
 from tests.machine.incident import UNIT, Incident, loop
@@ -159,10 +160,15 @@ def test_a_machine_with_a_user_manager(machine: Machine, service: StartService) 
 
 
 def test_the_metrics(machine: Machine) -> None:
-    done = doctor(machine, "--output", "prometheus")
-    assert done.returncode == 0, done.stdout
-    assert "# TYPE runbook_doctor_healthy gauge\nrunbook_doctor_healthy 1\n" in done.stdout
+    """The commands of the page, for a healthy machine."""
+    [script] = docs.blocks_of_test("test_the_metrics")
+    folder = "/var/lib/prometheus/node-exporter"
+    machine.run(["mkdir", "-p", folder])
+    machine.run(["sh", "-ec", script])
+    text = machine.read(f"{folder}/runbook.prom")
+    assert "# TYPE runbook_doctor_healthy gauge\nrunbook_doctor_healthy 1\n" in text
     assert doctor(machine, "dbus", "--output", "prometheus").returncode == 2
+    machine.run(["rm", "-r", "/var/lib/prometheus"])
 
 
 def test_it_loads_neither_pydantic_nor_yaml(machine: Machine) -> None:

@@ -7,9 +7,11 @@ from dataclasses import replace
 import pytest
 
 from runbook.doctor.findings import FindingKind, Severity
+from runbook.host.dpkg import Installation
+from runbook.host.queries import FileText
 from tests.unit.doctor.diagnosed import SESSION, healthy
 from tests.unit.doctor.test_machine import diagnose, only
-from tests.unit.fake_machine import FakeMachine, process
+from tests.unit.fake_machine import EPOCH, FakeMachine, process
 
 SSL = "/usr/lib/x86_64-linux-gnu/libssl.so.3"
 
@@ -75,3 +77,29 @@ def test_what_cannot_be_read_is_no_health() -> None:
     found = diagnose(machine, 1000)
     assert found.unseen[0].startswith("the files that a process of other users execute")
     assert not found.is_healthy
+
+
+SCRIPT = "/usr/bin/app"
+
+
+@pytest.mark.parametrize("words", [("/usr/bin/python3", "-u", SCRIPT, "--port", "1"), (SCRIPT, "/etc/app.conf")])
+def test_a_script_that_was_written_since(words: tuple[str, ...]) -> None:
+    machine = healthy(start_arguments=words)
+    machine.files[SCRIPT] = FileText(SCRIPT, changed=EPOCH + 900)
+    machine.files["/etc/app.conf"] = FileText("/etc/app.conf", changed=EPOCH + 999)
+    assert diagnose(machine).findings == ()
+    machine.files[SCRIPT] = FileText(SCRIPT, changed=EPOCH + 990)
+    found = only(machine)
+    assert (found.kind, found.next) == (FindingKind.OLD_CODE, "runbook restart gw.service")
+    assert found.reason == f"its program {SCRIPT} was changed since it began"
+
+
+def test_a_script_whose_package_was_upgraded_since() -> None:
+    machine = healthy(start_arguments=("/usr/bin/python3", SCRIPT))
+    machine.installations[SCRIPT] = Installation("app", EPOCH + 900)
+    assert diagnose(machine).findings == ()
+    machine.installations[SCRIPT] = Installation("app", EPOCH + 990)
+    assert only(machine).reason == f"the package app, which has its program {SCRIPT}, was installed since it began"
+    # One finding is enough.
+    machine.replaced[100] = (SSL,)
+    assert "libssl" in only(machine).reason
