@@ -20,6 +20,7 @@ from runbook.doctor.old_code import find_old_units
 from runbook.doctor.strays import Stray, describe_strays, find_left_processes, find_strays
 from runbook.doctor.two_managers import find_double_units
 from runbook.doctor.unit import Doctor
+from runbook.doctor.wording import JOURNAL_UNSEEN
 from runbook.errors import HostError
 from runbook.host.facts import DOWN, ActiveState, Unit
 from runbook.host.interface import HostView, Waiter
@@ -29,6 +30,8 @@ DIAGNOSES_TIME = 0.4  # seconds after which no further unit is diagnosed on its 
 BUDGETS_TIME = 0.3  # seconds in which the journal must have the starts of units with a start limit
 MAX_BUDGETS = 20  # units whose starts are counted
 MAX_CHANGED = 5  # units that one finding names; the others are counted
+
+_OF_JOURNAL = "what systemd logged: root and the group systemd-journal may read all of the journal"
 
 
 class MachineDoctor:
@@ -86,7 +89,7 @@ class MachineDoctor:
         is_failed, loops = unit.active_state is ActiveState.FAILED, is_looping(unit, now)
         is_broken = is_failed or loops
         found = self._diagnose(facts, at) if is_broken or is_suspect else None
-        if not is_broken and (found is None or found.severity is Severity.OK or not found.ports):
+        if not is_broken and (found is None or not any(owner.foreign_holders for owner in found.ports)):
             return _find_restart(facts, at, unit, now)
         severity = Severity.PROBLEM if is_broken or found is None else found.severity
         kind = FindingKind.LOOP if loops else FindingKind.FAILED
@@ -102,7 +105,8 @@ class MachineDoctor:
         except HostError as error:
             facts.unseen.append(f"{at.name}: {error.message}")
             return None
-        facts.unseen.extend(f"{at.name}: {text}" for text in found.unseen)
+        for text in found.unseen:
+            facts.unseen.append(_OF_JOURNAL if text.startswith(JOURNAL_UNSEEN) else f"{at.name}: {text}")
         return found
 
     # Starts that are left

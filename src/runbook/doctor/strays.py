@@ -9,6 +9,7 @@ from pathlib import PurePosixPath
 from runbook.doctor.findings import FindingKind, MachineFinding, Severity
 from runbook.doctor.machine_facts import MachineFacts, UnitId, unit_of
 from runbook.doctor.ports import find_configured, find_ports_in_command
+from runbook.errors import HostError
 from runbook.host.cgroups import CgroupKind
 from runbook.host.facts import DOWN, Unit
 from runbook.host.holders import Holder, Process
@@ -94,8 +95,13 @@ def _is_reparented(facts: MachineFacts, process: Process) -> bool:
 def find_left_processes(facts: MachineFacts) -> Iterator[MachineFinding]:
     """Yield the units of the system in whose cgroup processes of an earlier invocation are."""
     for at in dict.fromkeys(_list_candidates(facts)):
-        unit = facts.find_unit(at) or facts.view.unit(at.name)
-        if left := [one for one in facts.view.find_leftovers(unit) if one.may_be_killed]:
+        try:
+            unit = facts.find_unit(at) or facts.view.unit(at.name)
+            left = [one for one in facts.view.find_leftovers(unit) if one.may_be_killed]
+        except HostError as error:
+            facts.unseen.append(f"what is left in the cgroup of {at.name}: {error.message}")
+            continue
+        if left:
             yield MachineFinding(
                 FindingKind.LEFTOVER,
                 Severity.WARNING,

@@ -15,6 +15,7 @@ from runbook.model import Verdict
 from runbook.util.timespan import format_span
 
 MAX_DESCRIBED = 3  # processes on a port that are described; the others are counted
+JOURNAL_UNSEEN = ("the journal", "what systemd logged")  # the beginnings of what could not be read of the journal
 _WRONG_ROLES = (Role.ORPHAN, Role.LEFTOVER, Role.OTHER_UNIT)  # roles of a process that answers in the unit's place
 
 
@@ -89,6 +90,6 @@ def list_unseen(facts: UnitFacts) -> Iterable[str]:
             yield owner.reason
     is_all_readable = facts.unit.of_user or not facts.uid
     if facts.journal.unreadable:
-        yield f"the journal: {facts.journal.unreadable}"
+        yield f"{JOURNAL_UNSEEN[0]}: {facts.journal.unreadable}"
     elif facts.journal is not NO_JOURNAL and not facts.journal.systemd_lines and not is_all_readable:
-        yield "what systemd logged, perhaps: root and the group systemd-journal may read all of the journal"
+        yield f"{JOURNAL_UNSEEN[1]}, perhaps: root and the group systemd-journal may read all of the journal"

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 
 from runbook.doctor.findings import MachineDiagnosis, Severity
+from runbook.util.stdio import escape_controls
 
 PREFIX = "runbook_doctor"
 
@@ -60,4 +61,4 @@ def _format(name: str, help_text: str, samples: list[Sample]) -> Iterator[str]:
 
 def _escape(text: str) -> str:
     """Escape the value of a label."""
-    return text.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n")
+    return escape_controls(text).replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n")

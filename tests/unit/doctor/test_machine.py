@@ -91,6 +91,14 @@ def test_a_copy_of_a_healthy_units_program_on_its_port() -> None:
     assert found.next == "runbook doctor gw.service"
 
 
+def test_a_copy_of_a_units_program_on_another_port_is_no_fault_of_the_unit() -> None:
+    machine = healthy()
+    machine.processes[80] = process(80, cgroup=SESSION, name="bash")
+    machine.processes[74] = orphan(ppid=80)
+    listen(machine, 74, "127.0.0.1:9999")
+    assert diagnose(machine).findings == ()
+
+
 def test_a_leftover() -> None:
     machine = healthy()
     machine.processes[60] = process(60, started=100.0, invocation_id="e" * 32, environment=("INVOCATION_ID",))

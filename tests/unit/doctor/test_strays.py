@@ -6,6 +6,7 @@ from typing import Any
 
 from runbook.doctor.machine_facts import read_facts
 from runbook.doctor.strays import Stray, describe_strays, find_left_processes, find_strays
+from runbook.errors import HostError
 from tests.unit.doctor.diagnosed import SESSION, healthy
 from tests.unit.fake_machine import FakeMachine, listen, process, unit
 
@@ -63,3 +64,16 @@ def test_what_a_unit_that_is_down_left() -> None:
     (found,) = find_left_processes(read_facts(machine, 0))
     assert (found.subject, found.next) == ("off.service", "runbook doctor off.service")
     assert found.reason == "PID 70 (gateway) of an earlier invocation is still in its cgroup, and holds port 9000"
+
+
+def test_a_unit_that_cannot_be_read_is_unseen() -> None:
+    machine = healthy()
+    machine.processes[70] = process(70, cgroup="/system.slice/off.service")
+
+    def fail(name: str, *, max_age: float = 0.0) -> Any:
+        raise HostError("it does not answer")
+
+    facts = read_facts(machine, 0)
+    machine.unit = fail  # type: ignore[method-assign]
+    assert list(find_left_processes(facts)) == []
+    assert facts.unseen == ["what is left in the cgroup of off.service: it does not answer"]

@@ -67,4 +67,5 @@ def test_findings() -> None:
 def test_the_values_of_labels_are_escaped() -> None:
     text = metrics(finding('dev-disk-by\\x2dlabel-"a"\nb.service'))
     check(text)
+    check(metrics(finding("bell\x07.service")))
     assert r'unit="dev-disk-by\\x2dlabel-\"a\"\nb.service"' in text
