@@ -8,6 +8,7 @@ from pathlib import PurePosixPath
 from runbook.checks.exit_reason import has_exited_by_itself, has_not_notified, is_start_limit_hit
 from runbook.checks.health import HealthReport
 from runbook.doctor.journal import NO_JOURNAL, RECENT_RESTART, JournalFacts
+from runbook.doctor.old_code import name_files
 from runbook.doctor.ports import LOG_SOURCE, FoundPort
 from runbook.host.facts import DOWN, Unit
 from runbook.host.holders import DELETED, Holder, PortOwnership, Process, Role
@@ -70,6 +71,18 @@ class UnitFacts:
         """The main process and its program, if that was removed or replaced since; else empty."""
         main = self.view.find_process(self.unit.main_pid) if self.unit.main_pid else None
         return f"{main}, executes {main.exe_path}" if main is not None and main.exe.endswith(DELETED) else ""
+
+    @cached_property
+    def replaced_libraries(self) -> str:
+        """The libraries of the main process that were removed or replaced since; empty if there are none."""
+        main = self.view.find_process(self.unit.main_pid) if self.unit.main_pid else None
+        files = self.view.find_replaced_files(main.id) if main is not None else None
+        return name_files(files or ())
+
+    @property
+    def runs_old_code(self) -> bool:
+        """True if the program or a library of the main process was removed or replaced since."""
+        return bool(self.replaced_program or self.replaced_libraries)
 
     @property
     def age(self) -> float:

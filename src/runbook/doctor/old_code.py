@@ -108,14 +108,15 @@ def _group(place: CgroupUnit) -> UnitId:
 def describe(old: Sequence[OldProcess]) -> str:
     """Return which processes execute which files that were replaced."""
     first = old[0].process
-    files = dict.fromkeys(PurePosixPath(path).name for one in old for path in one.files)
-    names = _shorten(list(files))
+    names = name_files([path for one in old for path in one.files])
     if len(old) == 1:
         return f"{first} runs code that was replaced since it began: {names}"
     return f"{first} and {len(old) - 1} more run code that was replaced since they began: {names}"
 
 
-def _shorten(names: list[str]) -> str:
+def name_files(paths: Sequence[str]) -> str:
+    """Return the names of some files, without their folders."""
+    names = list(dict.fromkeys(PurePosixPath(path).name for path in paths))
     more = len(names) - MAX_FILES
     return ", ".join(names[:MAX_FILES]) + (f" and {more} more" if more > 0 else "")
 

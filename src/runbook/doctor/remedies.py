@@ -43,7 +43,7 @@ def _find_actions(facts: UnitFacts) -> tuple[str, ...]:
         return (*_unmask(facts), _systemctl(facts, "start"))
     if facts.strays:
         return _replace_strays(facts)
-    if facts.replaced_program and verdict is Verdict.READY:
+    if facts.runs_old_code and verdict is Verdict.READY:
         return (_systemctl(facts, "restart"),)
     if unit.load_state is not LoadState.LOADED or verdict in (Verdict.READY, *_DECIDED_BY_OPERATOR):
         return ()
@@ -62,7 +62,7 @@ def find_proved_restart(facts: UnitFacts) -> str:
         held = (owner.port for owner in facts.ports if any(one in facts.strays for one in owner.foreign_holders))
         ports = "".join(f" --port {port}" for port in held)
         return f"{_sudo(facts)}runbook restart{user} {unit.name}{ports} --fix"
-    if facts.replaced_program and facts.health.verdict is Verdict.READY:
+    if facts.runs_old_code and facts.health.verdict is Verdict.READY:
         return f"{_sudo(facts)}runbook restart{user} {unit.name}"
     return ""
 

@@ -25,9 +25,13 @@ def find_standstill(facts: UnitFacts) -> Iterator[Cause]:
 
 def find_old_code(facts: UnitFacts) -> Iterator[Cause]:
     """Yield that the main process executes a file that is gone or was replaced."""
+    unit = facts.unit
     if what := facts.replaced_program:
         why = f"the main process, {what}, which was removed or replaced since"
-        yield Cause(why, f"/proc/{facts.unit.main_pid}/exe", Severity.WARNING)
+        yield Cause(why, f"/proc/{unit.main_pid}/exe", Severity.WARNING)
+    elif names := facts.replaced_libraries:
+        why = f"the main process, PID {unit.main_pid}, runs code that was replaced since it began: {names}"
+        yield Cause(why, f"/proc/{unit.main_pid}/maps", Severity.WARNING)
 
 
 def find_unused_ports(facts: UnitFacts) -> Iterator[Cause]:

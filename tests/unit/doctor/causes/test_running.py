@@ -34,3 +34,14 @@ def test_a_frozen_unit() -> None:
         "gw.service is frozen, so none of its processes runs (systemctl thaw gw.service lets them run)"
     ]
     assert diagnose(machine).commands == ("systemctl thaw gw.service",)
+
+
+def test_a_library_that_was_replaced() -> None:
+    machine = healthy()
+    machine.replaced[100] = ("/usr/lib/x86_64-linux-gnu/libssl.so.3",)
+    found = diagnose(machine)
+    [cause] = found.causes
+    assert cause.sentence == "the main process, PID 100, runs code that was replaced since it began: libssl.so.3"
+    assert (cause.source, found.severity) == ("/proc/100/maps", Severity.WARNING)
+    assert found.commands == ("systemctl restart gw.service",)
+    assert found.proved_restart == "runbook restart gw.service"
