@@ -18,6 +18,7 @@ from runbook.host.requesters import is_runtime
 MAX_FILES = 3  # files that are named; the others are counted
 _SCRIPT_WITHIN = 4  # words of a command line, within which an interpreter has its script
 _CLOCK_SLACK = 1.0  # seconds by which the time of a file and of a process may differ
+_PAM = "(sd-pam)"  # a child of a user manager that only waits for its end, and that no daemon-reexec replaces
 LOGINS = "logins"  # the subject of processes that are in no service
 _BUSES = ("dbus.service", "dbus-broker.service")  # what is connected to them does not survive their restart
 
@@ -36,7 +37,11 @@ def find_old_units(facts: MachineFacts) -> Iterator[MachineFinding]:
     own_namespace = _find_own_namespace(facts)
     for pid, process in facts.processes.items():
         place = facts.places[pid]
-        if place.container or (own_namespace and process.pid_namespace not in (0, own_namespace)):
+        if (
+            process.name == _PAM
+            or place.container
+            or (own_namespace and process.pid_namespace not in (0, own_namespace))
+        ):
             continue
         files = facts.view.find_replaced_files(process.id)
         if files is None:

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import json
 import re
+import time
+from collections.abc import Callable
 from typing import Any
 
 from tests import docs
 from tests.machine.conftest import InstallUnit, StartService
 from tests.machine.doctor.doctoring import carry_out, doctor
 from tests.machine.incident import UNIT, Incident, loop
-from tests.machine.machine import Machine, until
+from tests.machine.machine import Machine, least, until
 from tests.machine.runs import unit_file
 from tests.machine.tree import USER
 
@@ -178,3 +180,32 @@ def test_it_loads_neither_pydantic_nor_yaml(machine: Machine) -> None:
     done = machine.run([python, "-c", program, "doctor"], check=False)
     assert "runbook.doctor.machine" in done.stderr
     assert not {"pydantic", "yaml", "jinja2"} & set(done.stderr.split())
+
+
+CROWD = "/bin/sh -c 'for n in 1 2 3 4; do sleep infinity & done; wait'"
+
+
+def test_sixty_services_and_three_hundred_processes_within_a_second(
+    machine: Machine, record_property: Callable[[str, object], None]
+) -> None:
+    machine.write("/etc/systemd/system/crowd@.service", unit_file(CROWD))
+    machine.run(["systemctl", "daemon-reload"])
+    names = [f"crowd@{number}.service" for number in range(60)]
+    machine.run(["systemctl", "start", *names])
+    try:
+        found = look(machine)
+        assert (found["exit"], found["findings"]) == (0, [])
+        assert found["services"] > 60
+
+        def measure() -> float:
+            began = time.monotonic()
+            assert doctor(machine).returncode == 0
+            return time.monotonic() - began
+
+        whole = least(measure, within=1.0, tries=5)
+        record_property("seconds", f"{found['seconds']} of {whole:.2f}")
+        assert whole < 1.0
+    finally:
+        machine.run(["systemctl", "stop", *names])
+        machine.run(["rm", "/etc/systemd/system/crowd@.service"])
+        machine.run(["systemctl", "daemon-reload"])

@@ -103,3 +103,10 @@ def test_a_script_whose_package_was_upgraded_since() -> None:
     # One finding is enough.
     machine.replaced[100] = (SSL,)
     assert "libssl" in only(machine).reason
+
+
+def test_the_child_of_a_user_manager_that_only_waits() -> None:
+    machine = after_upgrade(50, "/user.slice/user-1000.slice/user@1000.service/init.scope")
+    assert only(machine).subject == "systemd"
+    machine.processes[50] = replace(machine.processes[50], name="(sd-pam)")
+    assert diagnose(machine).is_healthy
