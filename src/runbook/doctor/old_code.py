@@ -33,15 +33,11 @@ class OldProcess(NamedTuple):
 def find_old_units(facts: MachineFacts) -> Iterator[MachineFinding]:
     """Yield each unit whose processes execute files that were replaced; all logins together."""
     groups: dict[UnitId, list[OldProcess]] = {}
-    unread = 0
-    own_namespace = _find_own_namespace(facts)
+    unread, own_namespace = 0, _find_own_namespace(facts)
     for pid, process in facts.processes.items():
         place = facts.places[pid]
-        if (
-            process.name == _PAM
-            or place.container
-            or (own_namespace and process.pid_namespace not in (0, own_namespace))
-        ):
+        is_apart = own_namespace and process.pid_namespace not in (0, own_namespace)
+        if process.name == _PAM or place.container or is_apart:
             continue
         files = facts.view.find_replaced_files(process.id)
         if files is None:
