@@ -69,8 +69,9 @@ class MachineDoctor:
         for finding in (*find_left_processes(facts), *self._find_few_starts(facts)):
             if (finding.user, finding.subject) not in down:
                 yield finding
-        yield from find_old_units(facts)
+        # Before the restarts: systemd must have read the files by then.
         yield from _find_changed_files(facts)
+        yield from find_old_units(facts)
         yield from find_double_units(facts)
 
     # Units that do not do their work
@@ -127,11 +128,11 @@ class MachineDoctor:
 def _describe(unit: Unit, found: UnitDiagnosis | None) -> str:
     """Return why a unit does not do its work."""
     limit = "; its start limit is reached" if unit.active_state in DOWN and is_start_limit_hit(unit) else ""
-    if found is not None:
-        held = [clause for clause in found.kernel if " is held by " in clause]
-        return (held[0] if held and unit.active_state in DOWN else found.summary) + limit
-    times = f"systemd restarted it {unit.n_restarts} times: " if unit.n_restarts else ""
-    return f"{times}{describe_exit(unit) or unit.state}{limit}"
+    if found is None:
+        times = f"systemd restarted it {unit.n_restarts} times: " if unit.n_restarts else ""
+        return f"{times}{describe_exit(unit) or unit.state}{limit}"
+    held = [clause for clause in found.kernel if " is held by " in clause and unit.active_state in DOWN]
+    return f"{held[0]}{limit}" if held else found.summary.removeprefix(f"{unit.name} ")
 
 
 def _find_restart(facts: MachineFacts, at: UnitId, unit: Unit, now: float) -> MachineFinding | None:

@@ -79,8 +79,10 @@ def print_machine(found: MachineDiagnosis, page: Layout) -> None:
     page.heading(f"{found.host}: {_describe_size(found)}", f"{found.seconds:.1f}s")
     for one in found.findings:
         _print_finding(page, one)
-    more = " more" if found.findings else ""
-    page.line(("  [ok] ", STYLES[Severity.OK]), (f"{_count(found.healthy_services, 'service')}{more}", ""))
+    healthy = found.healthy_services
+    page.line(
+        ("  [ok] ", STYLES[Severity.OK]), (f"{healthy} more" if found.findings else _count(healthy, "service"), "")
+    )
     page.line()
     page.sentence(_summarize(found))
 

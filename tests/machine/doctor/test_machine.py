@@ -128,7 +128,9 @@ def test_a_changed_file_and_few_starts(machine: Machine, unit: InstallUnit) -> N
     found = about(look(machine), "few.service")[-1]
     assert (found["kind"], found["next"]) == ("changed-file", "systemctl daemon-reload")
     carry_out(machine, [found["next"]])
-    assert [one["kind"] for one in about(look(machine), "few.service")] == ["start-limit"]
+    # A reload of systemd 252 loses the counter of a unit that is up.
+    left = ["start-limit"] if machine.suite == "trixie" else []
+    assert [one["kind"] for one in about(look(machine), "few.service")] == left
 
 
 def test_a_machine_with_a_user_manager(machine: Machine, service: StartService) -> None:
@@ -146,7 +148,7 @@ def test_a_machine_with_a_user_manager(machine: Machine, service: StartService) 
         assert seen["user-managers"] >= 1
         [broken] = about(seen, "broken.service")
         assert (broken["user"], broken["severity"]) == (USER, "problem")
-        assert broken["reason"].startswith("its main process exited with status 1")
+        assert "its main process exited with status 1" in broken["reason"]
         [double] = about(seen, "web.service")
         assert double["kind"] == "two-managers"
         own = "runbook doctor --user broken.service"

@@ -122,6 +122,16 @@ def test_hardly_any_start_is_left() -> None:
     assert diagnose(machine).unseen == ("how many starts are left of gw.service: no rights",)
 
 
+def test_a_unit_that_failed() -> None:
+    reason = only(FakeMachine({"gw.service": unit(**FAILED)})).reason
+    assert (
+        reason
+        == "systemd gave gw.service up, its starts (5 in 60s) are used up: its main process exited with status 78"
+    )
+    facts = {**FAILED, "restart": "no", "n_restarts": 0}
+    assert only(FakeMachine({"gw.service": unit(**facts)})).reason == "failed: its main process exited with status 78"
+
+
 def test_changed_files_are_one_finding_of_each_manager() -> None:
     machine = healthy(need_daemon_reload=True)
     machine.units["web.service"] = unit("web.service", main_pid=0, need_daemon_reload=True)

@@ -110,7 +110,7 @@ def test_a_machine() -> None:
         "                                 PID 812 (web) runs code that was replaced since",
         "                                 it began: libssl.so.3",
         "                                 next: runbook restart --user a-service-with-a-very-long-name.service",
-        "  [ok] 38 services more",
+        "  [ok] 38 more",
         "",
         "1 problem, 1 warning; not seen: the user manager of bob (not root)",
     ]
