@@ -44,20 +44,12 @@ def test_a_unit_that_loops() -> None:
     assert (found.kind, found.severity) == (FindingKind.LOOP, Severity.PROBLEM)
 
 
-def test_the_units_that_are_diagnosed_after_their_time_are_still_reported() -> None:
-    machine = FakeMachine({f"u{n}.service": unit(f"u{n}.service", **FAILED) for n in range(3)})
-    doctor = MachineDoctor(machine, machine, 0)
-    original = machine.list_processes
-
-    def slow() -> Any:
-        machine.clock.time += 5
-        return original()
-
-    machine.list_processes = slow  # type: ignore[method-assign]
-    found = doctor.diagnose()
-    assert [one.severity for one in found.findings] == [Severity.PROBLEM] * 3
-    assert "its main process exited with status 78" in found.findings[2].reason
-    assert "its start limit is reached" in found.findings[2].reason
+def test_without_time_for_a_diagnosis_the_properties_of_a_unit_must_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("runbook.doctor.machine.DIAGNOSES_TIME", -1.0)
+    found = only(incident(**FAILED))
+    assert (found.kind, found.severity) == (FindingKind.FAILED, Severity.PROBLEM)
+    end = "its main process exited with status 78; its start limit is reached"
+    assert found.reason == f"systemd restarted it 5 times: {end}"
 
 
 def test_a_unit_that_systemd_restarted_is_a_warning() -> None:
