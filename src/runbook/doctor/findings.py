@@ -135,7 +135,7 @@ class MachineFinding(NamedTuple):
         return {name: str(value) for name, value in self._asdict().items()}
 
 
-@dataclass(frozen=True)
+@frozen
 class MachineDiagnosis:
     """What was found of a whole machine."""
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import PurePosixPath
 
 from runbook.doctor.findings import FindingKind, MachineFinding, Severity
@@ -15,14 +14,14 @@ from runbook.host.facts import DOWN, Unit
 from runbook.host.holders import Holder, Process
 from runbook.host.ownership.describe import describe_processes
 from runbook.host.requesters import is_runtime, name_program
-from runbook.model import Port
+from runbook.model import Port, frozen
 
 AGE_SLACK = 1.0  # seconds by which a process may seem older than the invocation that started it
 
 _NO_SERVICE = (CgroupKind.SESSION, CgroupKind.SCOPE, CgroupKind.SLICE, CgroupKind.NONE)
 
 
-@dataclass(frozen=True)
+@frozen
 class Stray:
     """A process that listens on ports and is in no service."""
 
