@@ -15,15 +15,16 @@ import sys
 from pathlib import Path
 
 from tests.bench import rivals
+from tests.bench.bounds import ALONE, MOST_MIB, MOST_SECONDS, measure_checks
 from tests.bench.inside import CHECK, LOOK, VERDICT
-from tests.bench.report import Seconds, claims, growth, table
+from tests.bench.report import Figures, claims, growth, table
 from tests.machine.machine import Machine, until
 from tests.machine.runs import parsed, unit_file
 from tests.machine.tree import PROJECT, VENV
 
 SIZES = (300, 3000)
 DESCRIPTORS = 20
-ROUNDS = {"ports": 9, "starts": 15, "restarts": 5}
+ROUNDS = {"ports": 9, "starts": 15, "restarts": 5, "bounds": 5}
 WAITS = 10
 PAGE = Path(__file__).parents[2] / "docs/explanation/speed.md"
 PYTHON = f"{VENV}/bin/python"
@@ -32,10 +33,10 @@ PYTHON = f"{VENV}/bin/python"
 ENVIRONMENT = {"PYTHONPATH": str(PROJECT), "PYTHONPYCACHEPREFIX": "/var/tmp/compiled"}
 
 
-def measured(machine: Machine, what: str) -> Seconds:
+def measured(machine: Machine, what: str) -> Figures:
     """Measure inside the machine, and return the seconds."""
     argv = [PYTHON, "-m", "tests.bench.inside", what, str(ROUNDS[what])]
-    took: Seconds = json.loads(machine.run(argv, env=ENVIRONMENT, timeout=900).stdout)
+    took: Figures = json.loads(machine.run(argv, env=ENVIRONMENT, timeout=900).stdout)
     return took
 
 
@@ -113,6 +114,7 @@ def bench() -> int:
         starts = measured(machine, "starts")
         restarts = measured(machine, "restarts")
         late = lateness(machine)
+        checks, memory = measure_checks(machine, ROUNDS["bounds"])
         ports = {}
         for size in SIZES:
             fill(machine, size)
@@ -122,15 +124,27 @@ def bench() -> int:
         table(title, took, against=(rivals.SS,))
     growth("How it grows with the processes", ports)
     table("Whole commands", starts, against=(rivals.PYTHON, rivals.SHOW))
+    table("A check of the port, beside a user without rights", checks, against=(ALONE,))
+    table("The memory of that check", memory, against=(ALONE,), unit="MiB", factor=1)
     table("Restart a service that listens after 0.1 s, and wait for it", restarts, against=(rivals.LOOP_OF_BASH,))
     print(f"\nwait-ready ends after the service says that it is ready, {WAITS} restarts: ", end="")
     median, least, most = (number * 1e3 for number in (statistics.median(late), min(late), max(late)))
     print(f"median {median:.0f} ms, least {least:.0f}, most {most:.0f}")
-    claims(requirements(ports, restarts))
+    claims([*requirements(ports, restarts), *bounds(checks, memory)])
     return 0
 
 
-def requirements(ports: dict[int, Seconds], restarts: Seconds) -> list[tuple[str, float, float]]:
+def bounds(checks: Figures, memory: Figures) -> list[tuple[str, float, float]]:
+    """Return the requirements on a check beside a user without rights."""
+    found = []
+    for name, most in MOST_SECONDS.items():
+        words = f"{rivals.CHECK}, beside {name}, against"
+        found.append((f"{words} {most} s", statistics.median(checks[name]) / most, 1.0))
+        found.append((f"{words} {MOST_MIB} MiB", max(memory[name]) / MOST_MIB, 1.0))
+    return found
+
+
+def requirements(ports: dict[int, Figures], restarts: Figures) -> list[tuple[str, float, float]]:
     """Return the requirements: a description, the measured ratio, and the largest ratio allowed."""
     found = []
     for size, took in ports.items():

@@ -5,25 +5,28 @@ from __future__ import annotations
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
 
-Seconds = dict[str, list[float]]
-"""The seconds that each program took, round after round."""
+Figures = dict[str, list[float]]
+"""What each program took, round after round: seconds, or another unit."""
 
 WIDTH = 36
 
 
-def table(title: str, took: Seconds, *, against: Sequence[str]) -> None:
-    """Print the median and the extremes of each program, and the ratio to the medians of others."""
+def table(title: str, took: Figures, *, against: Sequence[str], unit: str = "ms", factor: float = 1e3) -> None:
+    """Print the median and the extremes of each program, and the ratio to the medians of others.
+
+    A figure times the factor is what is printed, in the unit.
+    """
     medians = {name: statistics.median(seconds) for name, seconds in took.items()}
     print(f"\n{title}\n")
-    print(f"{'ms':{WIDTH}}{'median':>10}{'least':>10}{'most':>10}{'rounds':>8}", end="")
+    print(f"{unit:{WIDTH}}{'median':>10}{'least':>10}{'most':>10}{'rounds':>8}", end="")
     print("".join(f"{'x ' + other:>24}" for other in against))
     for name, seconds in took.items():
         figures = (medians[name], min(seconds), max(seconds))
-        print(f"{name:{WIDTH}}" + "".join(f"{figure * 1e3:10.2f}" for figure in figures), end="")
+        print(f"{name:{WIDTH}}" + "".join(f"{figure * factor:10.2f}" for figure in figures), end="")
         print(f"{len(seconds):8}" + "".join(f"{medians[name] / medians[other]:24.3f}" for other in against))
 
 
-def growth(title: str, sizes: Mapping[int, Seconds]) -> None:
+def growth(title: str, sizes: Mapping[int, Figures]) -> None:
     """Print the medians at each size side by side, and the ratio of the last to the first."""
     print(f"\n{title}\n")
     print(f"{'ms, median':{WIDTH}}" + "".join(f"{size:10}" for size in sizes) + f"{'grows':>10}")

@@ -42,10 +42,11 @@ port: {PORT}
 steps: [restart, wait-ready: {{healthy-for: 0, timeout: 20s, probes: [http: {{url: "{URL}"}}]}}]
 """
 
+VERIFY_FILE = "/root/verify.yaml"
 VERIFY = f"unit: {UNIT}\nport: {PORT}\nsteps: [verify-port-owner]\n"
 
 FILES = {
-    "/root/verify.yaml": VERIFY,
+    VERIFY_FILE: VERIFY,
     "/root/restart.yaml": RESTART,
     "/root/restart-and-ask.yaml": RESTART_AND_ASK,
     "/root/playbook.yaml": PLAYBOOK,
@@ -59,8 +60,8 @@ WHO_HAS_THE_PORT = {
     SS: ["ss", "-Htlnp", f"sport = :{PORT}"],
     LSOF: ["lsof", "-nP", f"-iTCP:{PORT}", "-sTCP:LISTEN"],
     FUSER: ["fuser", f"{PORT}/tcp"],
-    CHECK: ["runbook", "check", "/root/verify.yaml", "--output", "json"],
-    APPLY: ["runbook", "apply", "/root/verify.yaml", "--output", "json"],
+    CHECK: ["runbook", "check", VERIFY_FILE, "--output", "json"],
+    APPLY: ["runbook", "apply", VERIFY_FILE, "--output", "json"],
 }
 
 DOCTOR, BY_HAND = "runbook doctor", "systemctl status; ss; journalctl"
@@ -76,7 +77,7 @@ STARTS = {
     PYTHON: [f"{VENV}/bin/python", "-c", "pass"],
     SHOW: ["systemctl", "show", UNIT],
     "runbook --help": ["runbook", "--help"],
-    "runbook validate": ["runbook", "validate", "/root/verify.yaml"],
+    "runbook validate": ["runbook", "validate", VERIFY_FILE],
 }
 
 LOOP_OF_BASH, ANSIBLE, PYINFRA = "bash, curl in a loop", "ansible-core", "pyinfra"

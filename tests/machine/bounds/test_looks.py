@@ -2,33 +2,20 @@
 
 from __future__ import annotations
 
-import contextlib
-import json
 from collections.abc import Iterator
-from dataclasses import dataclass
 
 import pytest
 
+from tests.machine.bounds.staging import Measured, hostile, measure
 from tests.machine.conftest import StartService
 from tests.machine.machine import Machine, least, until
-from tests.machine.runs import Run, parsed, unit_file, write_runbook
-from tests.machine.tree import PROJECT, USER
+from tests.machine.runs import Run, unit_file, write_runbook
+from tests.machine.tree import USER
 
-HERE = f"{PROJECT}/tests/machine/bounds"
 SERVER = "import socket, signal; s = socket.create_server(('127.0.0.1', 8080)); signal.pause()"
 OWNER = "unit: web\nport: 8080\nsteps: [verify-port-owner]\n"
 MEMORY = 100
 """MiB that a check may take."""
-
-
-@dataclass(frozen=True)
-class Measured:
-    """What a command took."""
-
-    seconds: float
-    since: float
-    mib: float
-    run: Run
 
 
 @pytest.fixture
@@ -40,30 +27,6 @@ def web(machine: Machine, service: StartService) -> Iterator[str]:
     write_runbook(machine, OWNER)
     yield name
     machine.run(["rm", "/opt/web.py"])
-
-
-@contextlib.contextmanager
-def hostile(machine: Machine, *words: str) -> Iterator[None]:
-    """A user does what hostile.py describes."""
-    argv = ["sh", "-c", 'ulimit -n "$(ulimit -Hn)"; exec "$@"', "sh", "/usr/bin/python3", f"{HERE}/hostile.py", *words]
-    with machine.popen(argv, user=USER) as process:
-        try:
-            assert process.stdout is not None
-            assert process.stdout.readline() == "there\n", process.stderr and process.stderr.read()
-            yield
-        finally:
-            machine.run(["pkill", "-KILL", "-u", USER, "python3"], check=False)
-            process.communicate(timeout=60)
-            until(lambda: not machine.run(["pgrep", "-u", USER, "python3"], check=False).stdout, "the end of all of it")
-
-
-def measure(machine: Machine, command: str = "check", term: float = 0) -> Measured:
-    """Run a command on the runbook; send it SIGTERM after so many seconds."""
-    argv = ["/usr/bin/python3", f"{HERE}/measure.py", str(term), "runbook", command, "/root/test.yaml"]
-    took = json.loads(machine.run([*argv, "--output", "json"], timeout=120).stdout)
-    run = parsed(took["out"], took["status"], took["err"])
-    assert "Traceback" not in run.stderr
-    return Measured(took["seconds"], took["since"], took["mib"], run)
 
 
 def look_within_memory(machine: Machine) -> Run:
