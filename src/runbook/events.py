@@ -16,6 +16,8 @@ from typing import Any, ClassVar, Self, TypeVar, dataclass_transform
 
 from runbook.model import frozen
 
+REPORT_INTERVAL = 15.0  # seconds after which a wait is reported again
+
 
 class EventName(StrEnum):
     """The names of all events."""
@@ -37,6 +39,7 @@ class EventName(StrEnum):
     UNIT_STARTED_AGAIN = "unit-started-again"
     ROLLBACK_STARTED = "rollback-started"
     NOTICE = "notice"
+    WAITING = "waiting"
     RUN_FINISHED = "run-finished"
     RECORD_LOST = "record-lost"
     RUN_SUPERSEDED = "run-superseded"
@@ -150,6 +153,7 @@ class StepWaiting(StepPayload, event=EventName.STEP_WAITING):
     healthy_for: float | None = optional(None)  # the time for which it must be
     facts: Sequence[str] = optional(())  # who has the ports, and each probe with its last answer, in words
     output: str = optional("")  # the file that the command writes its output to
+    opens_in: float | None = optional(None)  # the time until the start limit of the unit allows a start
 
 
 class StepRetrying(StepPayload, event=EventName.STEP_RETRYING):
@@ -214,6 +218,15 @@ class Notice(Payload, event=EventName.NOTICE):
     """Information for the operator."""
 
     text: str
+
+
+class Waiting(Payload, event=EventName.WAITING):
+    """Something other than a step of a run waits: for a lock, or a dry run for an answer."""
+
+    name: str  # `lock`, or the name of the step that is looked at
+    reason: str  # what it waits for
+    seconds: float  # the time it has waited already
+    left: float  # the time it will wait at most
 
 
 class RunFinished(Payload, event=EventName.RUN_FINISHED):

@@ -46,11 +46,12 @@ DIRECTIVE = re.compile(
 )
 
 RUNS = {
-    "plan": ["apply", "--dry-run", RUNBOOK],
-    "apply": ["apply", RUNBOOK],
-    "check": ["check", RUNBOOK],
-    "resume": ["resume", "--rerun", "update"],
-    "history": ["history"],
+    "plan": ["runbook", "apply", "--dry-run", RUNBOOK],
+    "apply": ["runbook", "apply", RUNBOOK],
+    "locked": ["flock", "/run/runbook/system/gateway.service", "runbook", "apply", "--lock-wait", "1s", RUNBOOK],
+    "check": ["runbook", "check", RUNBOOK],
+    "resume": ["runbook", "resume", "--rerun", "update"],
+    "history": ["runbook", "history"],
 }
 
 RECORDED = "cat /var/lib/runbook/runs/*/events.jsonl"
@@ -138,7 +139,7 @@ class Recorder:
         if run == "record":
             return [json.loads(line) for line in self._at_hand.run(["sh", "-c", RECORDED]).stdout.splitlines()]
         if run not in self._runs:
-            argv = ["runbook", *RUNS[run], "--output", "json"]
+            argv = [*RUNS[run], "--output", "json"]
             printed = self._at_hand.run(argv, check=False, timeout=150).stdout
             self._runs[run] = [json.loads(line) for line in printed.splitlines()]
         return self._runs[run]

@@ -151,7 +151,7 @@ def test_the_hooks_are_listed_and_removed(machine: Machine) -> None:
     assert 'restart --lock-wait "$wait" --port 8080 --healthy-for 1s "$unit"' in text
     assert machine.run(["stat", "-c", "%U %a", HOOK]).stdout == "root 755\n"
     listed = json.loads(machine.run(["runbook", "guard", "--list", "--output", "json"], user=USER).stdout)
-    assert listed == {"unit": UNIT, "file": HOOK, "runs": True, "why": ""}
+    assert listed == {"unit": UNIT, "exists": True, "file": HOOK, "runs": True, "why": ""}
     machine.write("/etc/needrestart/conf.d/z.conf", "$nrconf{override_rc}{qr(^shop)} = 0;\n")
     listed = json.loads(machine.run(["runbook", "guard", "--list", "--output", "json"]).stdout)
     machine.run(["rm", "/etc/needrestart/conf.d/z.conf"])
@@ -160,6 +160,18 @@ def test_the_hooks_are_listed_and_removed(machine: Machine) -> None:
     assert machine.run(["runbook", "guard", "--remove", "shop"]).stdout == "shop.service is not guarded any more\n"
     assert machine.run(["runbook", "guard", "--remove", "shop"]).stdout == "shop.service is not guarded\n"
     assert machine.run(["ls", "-A", "/etc/needrestart/restart.d"]).stdout.count("shop") == 0
+
+
+def test_a_unit_that_was_removed_is_listed_as_such(machine: Machine) -> None:
+    start(machine, 5, "10s")
+    guard(machine)
+    remove_unit(machine, UNIT)
+    listed = json.loads(machine.run(["runbook", "guard", "--list", "--output", "json"]).stdout)
+    why = f"systemd has no such unit; runbook guard --remove {UNIT} removes the hook"
+    assert listed == {"unit": UNIT, "exists": False, "file": HOOK, "runs": False, "why": why}
+    text = machine.run(["runbook", "guard", "--list"], user=USER).stdout
+    assert " ".join(text.split()) == f"{UNIT} {HOOK} but {why}"
+    assert machine.run(["runbook", "guard", "--remove", "shop"]).stdout == f"{UNIT} is not guarded any more\n"
 
 
 def refused(machine: Machine, *argv: str, user: str | None = None) -> tuple[int, str]:

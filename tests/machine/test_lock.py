@@ -114,10 +114,23 @@ def test_a_run_waits_for_the_lock_and_names_the_holder(machine: Machine, web: st
             assert notice["event"] == "notice"
             assert f"web.service is locked by run {name}" in notice["text"]
             assert "waiting for it, at most" in notice["text"]
+            waiting = json.loads(waits.stdout.readline())
+            assert (waiting["event"], waiting["name"], waiting["seconds"] < 1) == ("waiting", "lock", True)
+            assert waiting["reason"].startswith(f"web.service is locked by run {name} (PID ")
             machine.run(["touch", "/run/go"])
             out, err = waits.communicate(timeout=60)
     run = parsed(out, waits.returncode, err)
     assert (run.exit, run.last["status"]) == (0, "ok")
+
+
+def test_a_log_shows_every_15_seconds_which_run_has_the_lock(machine: Machine, web: str) -> None:
+    path = write_runbook(machine, READS.format(unit="web"), "/root/waits.yaml")
+    with held(machine) as (_, name):
+        late = machine.run(["runbook", "apply", path, "--lock-wait", "17s"], check=False)
+    assert late.returncode == 75
+    logged = " ".join(late.stdout.split())
+    assert f"web.service is locked by run {name} (PID" in logged.split(" .. lock ")[0]
+    assert f"15s: web.service is locked by run {name} (PID" in logged.split(" .. lock ")[1]
 
 
 def test_a_wait_for_the_lock_ends_with_its_time_or_a_signal(machine: Machine, web: str) -> None:

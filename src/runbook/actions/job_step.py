@@ -28,7 +28,7 @@ from runbook.errors import HostError
 from runbook.host.facts import UNLOADABLE, UP, ActiveState, JobRef, JobResult, JobVerb, Unit
 from runbook.host.interface import SHARED_READ_AGE, Host, HostView
 from runbook.host.requesters import describe_requester
-from runbook.model import Finding, FindingState, Port, Verdict, Wake, fails, holds, not_yet, to_do
+from runbook.model import Finding, FindingState, Port, Progress, Verdict, Wake, fails, holds, not_yet, to_do
 from runbook.spec.fields import PositiveSpan, UnitName
 from runbook.spec.state import StepState
 from runbook.spec.step import Step
@@ -247,7 +247,7 @@ class JobStep(Step[JobStepState]):
             return replace(finding, reason=finding.reason + last, evidence=facts)
         if budget.certain < unit.start_limit_burst:
             left = self.time_limit(view) - (view.clock.now() - state.query_time)
-            return _delay_start(unit, state, budget, finding, left)
+            return _delay_start(unit, state, budget, finding, left, view.clock.monotonic())
         outcome = "stop it, and then refuse to start it" if unit.is_running else "refuse to start it"
         why = f"{_describe_use(unit, budget)}: systemd would {outcome}, so no job was requested"
         why += f"; reset-failed clears the limit, or it is over in {_format_wait(budget.expires_in)}"
@@ -312,7 +312,9 @@ def _judge_dependency(view: HostView, unit: Unit, facts: dict[str, Any]) -> Find
     return fails(Verdict.JOB_DEPENDENCY, "; ".join(map(str, requirements)) or unknown, **facts)
 
 
-def _delay_start(unit: Unit, state: JobStepState, budget: StartBudget, finding: Finding, left: float) -> Finding:
+def _delay_start(
+    unit: Unit, state: JobStepState, budget: StartBudget, finding: Finding, left: float, now: float
+) -> Finding:
     """Delay a start for which nothing may be left of the start limit. If the unit is down, a request does no harm.
 
     A limit that ends only after the step's time, of which `left` seconds are left, is not waited for: the unit runs on.
@@ -331,7 +333,8 @@ def _delay_start(unit: Unit, state: JobStepState, budget: StartBudget, finding: 
         return fails(Verdict.START_LIMIT_HIT, why, **facts)
     wake = Wake(units=frozenset({unit.name}), within=expires_in + 0.01)
     why = f"{why}; it is over in {_format_wait(expires_in)}, and the step waits for that"
-    return not_yet(Verdict.START_LIMIT_HIT, why, wake, **facts)
+    progress = Progress(facts=(_describe_use(unit, budget),), opens_at=now + expires_in)
+    return replace(not_yet(Verdict.START_LIMIT_HIT, why, wake, **facts), progress=progress)
 
 
 def _describe_use(unit: Unit, budget: StartBudget) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -89,22 +90,37 @@ def _list_hooks(output: Output) -> None:
     except errors.NotBegun as error:
         problem, found = f"{error.message}; {error.hint}" if error.hint else error.message, dict(list_hooks(HOOKS))
     folder = settings.hooks if settings is not None else HOOKS
+    exists = _find_existing(found) if found else {}
     for name, program in found.items():
-        why = problem or (settings.refused.get(name, "") and _describe_refusal(settings, name) if settings else "")
+        gone = f"systemd has no such unit; runbook guard --remove {name} removes the hook"
+        why = gone if exists.get(name) is False else problem
+        why = why or (settings.refused.get(name, "") and _describe_refusal(settings, name) if settings else "")
         why = why or ("" if os.access(program, os.X_OK) else f"{program} is missing, so there is no proof")
         why = why or (settings.describe_mode() if settings else "")
-        _print_hook(name, folder / name, why, output)
+        _print_hook(name, folder / name, why, output, exists=exists.get(name))
     if not found and output is not Output.JSON:
         print_message("no unit is guarded")
     for note in [problem] if problem else _describe_obstacles(settings) if settings and not found else []:
         print_message(wrap(f"note: {note}"))
 
 
-def _print_hook(name: str, path: Path, why: str, output: Output) -> None:
+def _find_existing(units: Iterable[str]) -> dict[str, bool]:
+    """Return of each unit whether systemd has it; empty if systemd cannot be asked, which a message reports."""
+    from runbook.host.facts import LoadState  # noqa: PLC0415
+
+    try:
+        with open_view("system") as view:
+            return {name: view.unit(name).load_state is not LoadState.NOT_FOUND for name in units}
+    except errors.RunbookError as error:
+        print_message(wrap(f"note: whether the units still exist is unknown: {error.message}"))
+        return {}
+
+
+def _print_hook(name: str, path: Path, why: str, output: Output, exists: bool | None) -> None:
     import json  # noqa: PLC0415
 
     if output is Output.JSON:
-        print_result(json.dumps({"unit": name, "file": str(path), "runs": not why, "why": why}))
+        print_result(json.dumps({"unit": name, "exists": exists, "file": str(path), "runs": not why, "why": why}))
     else:
         print_result(f"{name}  {path}")
         if why:

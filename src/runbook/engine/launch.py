@@ -18,7 +18,7 @@ from runbook.engine.execution.stream import EventStream, Sink
 from runbook.engine.other_manager import find_other_manager
 from runbook.engine.runner import Runner
 from runbook.errors import HostError, NotBegun
-from runbook.events import Event, Notice, RunFinished, RunSuperseded
+from runbook.events import Event, Notice, Payload, RunFinished, RunSuperseded
 from runbook.host.interface import Host, HostView, Waiter
 from runbook.model import Port, SystemClock, frozen
 from runbook.records import history, store
@@ -91,20 +91,20 @@ class Launch:
 
     def take_locks(self) -> Locks:
         """Lock all units of the runbook. Raises NotBegun, Locked and Interrupted."""
-        locker = Locker(self.request.scope, self.host, self.waiter, self.request.lock_wait, self._notify)
+        locker = Locker(self.request.scope, self.host, self.waiter, self.request.lock_wait, self._emit)
         try:
             return self.held.enter_context(locker.take(self.units))
         except NotBegun as error:
             if any(not step.only_reads() for step in self.book.walk()):
                 # To become root would not help with a unit of the caller's own manager.
                 raise NotBegun(error.message, hint=find_other_manager(self.host, self.book) or error.hint) from error
-            self._notify(f"{error.message}; nothing is changed, so the run needs no lock")
+            self._emit(Notice(text=f"{error.message}; nothing is changed, so the run needs no lock"))
             return Locks()
 
-    def _notify(self, text: str) -> None:
+    def _emit(self, payload: Payload) -> None:
         # There is no run yet, and so no record.
         for sink in self.sinks:
-            sink(Event.of(SystemClock().now(), "", Notice(text=text)))
+            sink(Event.of(SystemClock().now(), "", payload))
 
     def open_events(self, folder: RunFolder) -> None:
         """Open the event stream of the run. Raises NotBegun if another process writes to its record."""

@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from runbook.errors import HostError, Locked, NotBegun
+from runbook.events import REPORT_INTERVAL, Notice, Payload, Waiting
 from runbook.host.interface import SHARED_READ_AGE, HostView, Waiter
 from runbook.host.systemd.addresses import find_runtime_folder
 from runbook.model import Deadline, ProcessId, Wake, frozen
@@ -91,7 +92,7 @@ class Locker:
     view: HostView
     waiter: Waiter
     max_wait: float = 0.0  # seconds to wait for other runs
-    on_wait: Callable[[str], None] = lambda _: None  # called with a sentence about the run that is waited for
+    on_wait: Callable[[Payload], object] = lambda _: None  # gets the events about a wait
 
     def take(self, units: Iterable[str]) -> Locks:
         """Lock units, given by systemd's own names, in one order, so that two runs never wait for each other.
@@ -107,7 +108,7 @@ class Locker:
         return locks
 
     def _lock_unit(self, unit: str, deadline: Deadline) -> int:
-        reported, tries = "", 0
+        reported, tries, next_report = "", 0, 0.0
         while True:
             fd = _open(self.scope, unit)
             with contextlib.ExitStack() as undo:
@@ -123,9 +124,18 @@ class Locker:
             tries += holder is None
             if deadline.expired and (holder is not None or tries >= NO_HOLDER_TRIES):
                 raise self._locked(holder or LockHolder(unit))
-            if holder is not None and str(holder) != reported and not deadline.expired:
-                reported, left = str(holder), format_span(deadline.remaining)
-                self.on_wait(f"{unit} is locked by {reported}; waiting for it, at most {left}")
+            if holder is not None and not deadline.expired:
+                now, left = self.view.clock.monotonic(), deadline.remaining
+                if str(holder) != reported:
+                    reported, next_report = str(holder), now
+                    text = f"{unit} is locked by {reported}; waiting for it, at most {format_span(left)}"
+                    self.on_wait(Notice(text=text))
+                if now >= next_report:
+                    next_report = now + REPORT_INTERVAL
+                    # Without user and time, which the notice contains.
+                    reason = f"{unit} is locked by {holder._replace(user='', since=0.0)}"
+                    waited, left = round(self.max_wait - left, 3), round(left, 3)
+                    self.on_wait(Waiting(name="lock", reason=reason, seconds=waited, left=left))
             self.waiter.wait(Wake(processes=self._process(holder), within=RETRY_INTERVAL), deadline)
 
     def _process(self, holder: LockHolder | None) -> frozenset[ProcessId]:

@@ -35,6 +35,7 @@ class LiveStep:
     left: float | None = None  # the seconds that it will wait at most
     healthy: float | None = None  # the seconds for which its unit has been healthy
     healthy_for: float = 0.0  # the seconds for which the unit must be
+    opens_in: float | None = None  # the seconds until the start limit of its unit allows a start
     facts: Sequence[str] = ()
     output: str = ""  # the file that its command writes to
 
@@ -46,10 +47,16 @@ class LiveStep:
         if self.healthy is not None:
             healthy = min(max(self.healthy, self.healthy + passed), self.healthy_for)
             text = f"healthy {format_span(math.floor(healthy))} of {format_span(self.healthy_for)}"
+        if self.opens_in is not None:
+            text = f"start limit opens in {_count_down(self.opens_in, passed)}"
         if self.left is None:
             return text
-        left = f"{format_span(math.ceil(max(0.0, min(self.left, self.left - passed))))} left"
-        return f"{text}{'; ' if self.healthy is None else ', '}{left.replace(' ', UNBROKEN)}"
+        left = f"{_count_down(self.left, passed)} left"
+        return f"{text}{'; ' if text == self.text else ', '}{left.replace(' ', UNBROKEN)}"
+
+
+def _count_down(left: float, passed: float) -> str:
+    return format_span(math.ceil(max(0.0, min(left, left - passed))))
 
 
 def draw_step(
@@ -106,7 +113,11 @@ class LiveReport:
         payload = event.payload
         # The event may have been recorded a while ago, and the wall clock may be set at any time.
         at = self._clock.monotonic() - max(0.0, self._clock.now() - event.time)
-        if isinstance(payload, events.RunResumed | events.RunFinished):
+        self._steps.pop("", None)
+        if isinstance(payload, events.Waiting):
+            begun = at - payload.seconds
+            self._steps[""] = LiveStep("", payload.name, begun, at, payload.reason, payload.left)
+        elif isinstance(payload, events.RunResumed | events.RunFinished):
             self._steps.clear()
         elif isinstance(payload, events.StepStarted):
             self._steps[payload.id] = LiveStep(payload.id, payload.name, at)
@@ -125,8 +136,6 @@ def _report_to(step: LiveStep, payload: events.StepPayload, at: float) -> LiveSt
         case events.StepRetrying(attempt=number, pause=pause):
             return replace(begun, text=f"attempt {number + 1} follows", left=pause)
         case events.StepWaiting(reason=reason, left=left, facts=facts, output=output):
-            healthy, needed = payload.healthy, payload.healthy_for or 0.0
-            return replace(
-                begun, text=reason, left=left, healthy=healthy, healthy_for=needed, facts=facts, output=output
-            )
+            begun = replace(begun, text=reason, left=left, facts=facts, output=output, opens_in=payload.opens_in)
+            return replace(begun, healthy=payload.healthy, healthy_for=payload.healthy_for or 0.0)
     return step

@@ -13,6 +13,7 @@ from typing import NamedTuple, TextIO
 from rich.console import Console
 from rich.text import Text
 
+from runbook.report.echo import EchoSwitch, is_in_foreground
 from runbook.report.layout import Block, Piece, Screen, find_width
 from runbook.util.background_writer import BackgroundWriter, encode
 from runbook.util.text_width import crop, measure
@@ -105,6 +106,8 @@ class LiveScreen(TerminalScreen):
         if threading.current_thread() is threading.main_thread():
             former = signal.signal(signal.SIGCONT, lambda *_: self._is_continued.set())
             self._undo.callback(signal.signal, signal.SIGCONT, signal.SIG_DFL if former is None else former)
+        self._echo = EchoSwitch(out.fileno())
+        self._undo.callback(self._echo.close)
         self._writer = BackgroundWriter[_Update](out.fileno(), self._make_frame, REPAINT_INTERVAL)
 
     def line(self, pieces: Iterable[Piece]) -> None:
@@ -125,11 +128,14 @@ class LiveScreen(TerminalScreen):
     def _make_frame(self, updates: list[_Update]) -> bytes:
         lines = [line for update in updates for line in update.lines]
         self._block = updates[-1].block if updates else self._block
-        may_paint, size = self._is_in_foreground(), self._find_size()
+        # In the background it must not paint over other output.
+        may_paint, size = is_in_foreground(self._out.fileno()), self._find_size()
         if self._is_continued.is_set() or not may_paint:
             self._is_continued.clear()
             self._painter.forget()
         block = self._draw_block(size) if may_paint else []
+        if block:
+            self._echo.switch_off()
         return encode(self._painter.paint(lines, block, size.columns), self._out)
 
     def _draw_block(self, size: os.terminal_size) -> list[list[Piece]]:
@@ -149,14 +155,6 @@ class LiveScreen(TerminalScreen):
         except OSError:
             return DEFAULT_SIZE
         return size if size.columns and size.lines else DEFAULT_SIZE
-
-    def _is_in_foreground(self) -> bool:
-        """True unless a shell runs the program in the background, where it must not paint over other output."""
-        try:
-            # 0 is a group of another PID namespace.
-            return os.tcgetpgrp(self._out.fileno()) in (0, os.getpgrp())
-        except OSError:
-            return True  # It is not the terminal of this session.
 
 
 def _measure(pieces: Sequence[Piece]) -> int:

@@ -16,7 +16,6 @@ from runbook.util.timespan import format_span
 from runbook.util.wording import shorten
 
 MIN_SHOWN_SECONDS = 0.05  # the duration of a step is shown from so many seconds on
-LOGGED_WAIT = 15.0  # without a live view, what a step waits for is shown each time after so many seconds
 MAX_OUTPUT_LINES = 6  # the number of last output lines of a failed command that are shown
 
 MAX_PIDS = 4  # the number of processes of one kind that are named; the rest is counted
@@ -38,7 +37,7 @@ class TextReport:
         self._names: dict[str, str] = {}
         self._last_reason = ""
         self._run = ""
-        self._logged: dict[str, int] = {}  # of each step how many times LOGGED_WAIT its last report had waited
+        self._logged: dict[str, int] = {}  # of each step how many times REPORT_INTERVAL its last report had waited
 
     def __call__(self, event: events.Event) -> None:
         """Show one event, if its name is one that is shown."""
@@ -53,12 +52,8 @@ class TextReport:
             case events.StepPayload():
                 self._open_parent(payload.id)
                 self._show_step(payload)
-            case events.RunStarted():
-                self._page.heading(payload.name, f"run {self._run}")
-            case events.RunResumed():
-                self._page.heading(payload.name, f"run {self._run}, resumed")
-                if failed := payload.rollback:
-                    self._page.entry("back", "rollback", f"continues; the run had failed at {failed}")
+            case events.RunStarted() | events.RunResumed():
+                self._show_beginning(payload)
             case events.RollbackStarted():
                 self._parents.clear()
                 versions = {one["id"]: f"to {one['from']}" for one in reversed(payload.updates) if one["from"]}
@@ -70,6 +65,8 @@ class TextReport:
                 self._page.entry("note", JobVerb.START, f"{unit}, which the fix had stopped", depth=self._depth)
             case events.Notice(text=text):
                 self._page.entry("note", "", text)
+            case events.Waiting(name=name):
+                self._log_wait("", name, payload)
             case events.RunFinished():
                 self._show_end(payload)
             case events.Observed():
@@ -80,13 +77,19 @@ class TextReport:
                 self._page.sentence(f"{payload.status}: {payload.reason}" if payload.exit else payload.reason)
                 self._page.item("next", payload.hint)
 
+    def _show_beginning(self, begun: events.RunStarted | events.RunResumed) -> None:
+        resumed = ", resumed" if isinstance(begun, events.RunResumed) else ""
+        self._page.heading(begun.name, f"run {self._run}{resumed}")
+        if failed := begun.rollback:
+            self._page.entry("back", "rollback", f"continues; the run had failed at {failed}")
+
     def _show_step(self, step: events.StepPayload) -> None:
         name = self._name(step)
         match step:
             case events.StepStarted():
                 self._names[step.id] = step.name
             case events.StepWaiting():
-                self._log_wait(step, name)
+                self._log_wait(step.id, name, step)
             case events.StepRetrying(verdict=verdict):
                 again = f"{verdict}; attempt {step.attempt + 1} in {format_span(step.pause)}"
                 self._page.entry("again", name, again, depth=self._depth)
@@ -98,16 +101,16 @@ class TextReport:
                 depth = 1 if "." in step.id.removeprefix("rollback.") else 0
                 self._page.entry(mark, name, step.reason, depth=depth)
 
-    def _log_wait(self, step: events.StepWaiting, name: str) -> None:
+    def _log_wait(self, key: str, name: str, wait: events.StepWaiting | events.Waiting) -> None:
         """Show from time to time that the run is not stuck, where there is no live view.
 
         Not for each event: what is waited for may change all the time.
         """
-        count = int(step.seconds // LOGGED_WAIT)
-        if count > self._logged.get(step.id, 0):
-            waited, left = format_span(round(step.seconds)), format_span(max(1, round(step.left)))
-            self._page.log("..", name, f"{waited}: {step.reason}; at most {left} more", depth=self._depth)
-        self._logged[step.id] = count
+        count = int(wait.seconds // events.REPORT_INTERVAL)
+        if count > self._logged.get(key, 0):
+            waited, left = format_span(round(wait.seconds)), format_span(max(1, round(wait.left)))
+            self._page.log("..", name, f"{waited}: {wait.reason}; at most {left} more", depth=self._depth)
+        self._logged[key] = count
 
     @property
     def _depth(self) -> int:

@@ -67,8 +67,10 @@ def test_the_list(hooks: Path) -> None:
         f"b.service  {hooks}/b.service",
         "  but /nonexistent/runbook is missing, so there is no proof",
     ]
-    printed = runbook("--list", "--output", "json").stdout.splitlines()
-    assert [json.loads(line)["runs"] for line in printed] == [True, False]
+    printed = runbook("--list", "--output", "json")
+    assert [json.loads(line)["runs"] for line in printed.stdout.splitlines()] == [True, False]
+    assert [json.loads(line)["exists"] for line in printed.stdout.splitlines()] == [None, None]
+    assert printed.stderr.startswith("note: whether the units still exist is unknown: cannot reach")
 
 
 def test_a_list_without_needrestart(hooks: Path, monkeypatch: pytest.MonkeyPatch) -> None:

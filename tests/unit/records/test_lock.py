@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 
 from runbook.errors import Interrupted, Locked, NotBegun
+from runbook.events import Notice, Payload, Waiting
 from runbook.records import lock
 from runbook.records.lock import Locker, LockHolder
 from tests.unit.fake_machine import FakeMachine, process
@@ -49,7 +50,7 @@ def other(path: Path) -> Iterator[int]:
             process.communicate("\n")
 
 
-def locker(machine: FakeMachine | None = None, patience: float = 0.0, told: list[str] | None = None) -> Locker:
+def locker(machine: FakeMachine | None = None, patience: float = 0.0, told: list[Payload] | None = None) -> Locker:
     machine = machine or FakeMachine()
     return Locker("user", machine, machine, patience, ([] if told is None else told).append)
 
@@ -171,16 +172,20 @@ def test_a_refusal_lets_go_of_what_was_taken_before_it(home: Path) -> None:
 
 
 def test_a_wait_names_the_holder_and_ends_with_it(home: Path) -> None:
-    machine, told = FakeMachine(), list[str]()
+    machine, told = FakeMachine(), list[Payload]()
     locker().take(["a.service"]).close()
     with other(home / "a.service") as pid:
         machine.processes[pid] = process(pid)
         with pytest.raises(Locked, match="waited 1min for it"):
             locker(machine, 60.0, told).take(["a.service"])
         assert machine.waits[0].processes == {machine.processes[pid].id}
-    [text] = told
-    assert text.startswith(f"a.service is locked by another run (PID {pid}, ")
-    assert text.endswith("waiting for it, at most 1min")
+    notice, *waits = told
+    assert isinstance(notice, Notice)
+    assert notice.text.startswith(f"a.service is locked by another run (PID {pid}, ")
+    assert notice.text.endswith("waiting for it, at most 1min")
+    reason = f"a.service is locked by another run (PID {pid})"
+    every = ((0.0, 60.0), (15.0, 45.0), (30.0, 30.0), (45.0, 15.0))
+    assert waits == [Waiting(name="lock", reason=reason, seconds=waited, left=left) for waited, left in every]
 
 
 def test_the_lock_is_there_as_soon_as_it_is_let_go(home: Path) -> None:

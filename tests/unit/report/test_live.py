@@ -12,11 +12,13 @@ from runbook.events import (
     Notice,
     Payload,
     RunFinished,
+    RunStarted,
     StepActing,
     StepFinished,
     StepRetrying,
     StepStarted,
     StepWaiting,
+    Waiting,
 )
 from runbook.report.layout import Block, Layout, Piece, Screen
 from runbook.report.live import LiveReport
@@ -191,6 +193,38 @@ def test_a_pause_counts_down() -> None:
     run(StepRetrying(**WAIT, attempt=1, pause=30.0, verdict="probe-failed", reason="x"), 1.0)
     run.clock.time += 9
     assert run.screen.lines() == ["  ..      wait-ready         attempt 2 follows; 21s left                     10s"]
+
+
+def test_a_start_limit_counts_down() -> None:
+    run = Run()
+    run.begin("restart")
+    why = "gw.service was started 5 times, and its start limit is 5 in 1min"
+    run(waiting(reason=f"{why}; it is over in 12s", opens_in=11.6, left=90.0, facts=[why]), 3.0)
+    shown = []
+    for _ in range(3):
+        shown.append(run.screen.lines()[0])
+        run.clock.time += 1.0
+    assert shown == [
+        "  ..      restart            start limit opens in 12s, 1min 30s left          3s",
+        "  ..      restart            start limit opens in 11s, 1min 29s left          4s",
+        "  ..      restart            start limit opens in 10s, 1min 28s left          5s",
+    ]
+    assert why in " ".join(" ".join(run.screen.lines()[1:]).split())
+    run.clock.time += 300
+    assert "opens in 0s, 0s left" in run.screen.lines()[0]
+
+
+def test_a_wait_for_a_lock_counts_down_until_the_run_begins() -> None:
+    run = Run()
+    wait = Waiting(name="lock", reason="gw.service is locked by run x (PID 74)", seconds=15.0, left=45.0)
+    run(wait)
+    run.clock.time += 2
+    assert run.screen.lines() == [
+        "  ..    lock                 gw.service is locked by run x (PID 74);         17s",
+        "                             43s left",
+    ]
+    run(RunStarted(name="x"))
+    assert run.screen.block is None
 
 
 def test_the_step_that_holds_others_is_shown_between_them_and_nothing_at_the_end() -> None:

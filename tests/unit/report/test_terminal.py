@@ -11,6 +11,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import termios
 import time
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
@@ -50,7 +51,9 @@ def until(is_true: Callable[[], bool], what: Callable[[], object]) -> None:
 class Terminal:
     """A terminal of tmux in which the driver runs, and the two pipes by which the test and the driver talk."""
 
-    def __init__(self, folder: Path, columns: int, env: str = "", output: str = "auto", then: str = "") -> None:
+    def __init__(
+        self, folder: Path, columns: int, env: str = "", output: str = "auto", then: str = "", first: str = ":"
+    ) -> None:
         self.folder = folder
         pipes = [folder / "events", folder / "confirmed"]
         for pipe in pipes:
@@ -58,7 +61,8 @@ class Terminal:
         self.events, self.confirmed = (os.open(pipe, os.O_RDWR) for pipe in pipes)
         words = (sys.executable, "-m", "tests.unit.report.live_driver", output, *map(str, pipes))
         driver = shlex.join(words)  # The folder of the checkout may have a space in its name.
-        shell = f"cd {shlex.quote(str(ROOT))}; echo before; env {env} {driver} {then}; echo status $?; exec sleep 1000"
+        shell = f"cd {shlex.quote(str(ROOT))}; {first}; echo before; env {env} {driver} {then}; echo status $?"
+        shell += "; exec sleep 1000"
         self.tmux("-u", "-f", "/dev/null", "new-session", "-d", "-x", str(columns), "-y", "20", shell)
 
     def tmux(self, *argv: str) -> str:
@@ -93,6 +97,18 @@ class Terminal:
 
         until(is_there, lambda: "\n".join(["no line matches " + pattern, *found]))
         return found
+
+    def press(self, *keys: str) -> None:
+        self.tmux("send-keys", *keys)
+
+    @property
+    def echoes(self) -> bool:
+        """True if the terminal shows what is typed."""
+        fd = os.open(self.tmux("display-message", "-p", "#{pane_tty}").strip(), os.O_RDWR | os.O_NOCTTY)
+        try:
+            return bool(termios.tcgetattr(fd)[3] & termios.ECHO)
+        finally:
+            os.close(fd)
 
     @property
     def pid(self) -> int:
@@ -142,6 +158,68 @@ def test_numbers_move_below_the_lines_that_stay(opens: Opens) -> None:
     screen = [line for line in terminal.await_line("^status 3$") if line]
     assert screen[-2:] == [f"  ok    wait-ready           healthy for 40s{'2s':>36}", "status 3"]
     assert len(screen) == 5
+
+
+def test_what_is_typed_does_not_move_the_view(opens: Opens) -> None:
+    terminal = opens(then="; read first; read second; echo typed $first, $second")
+    terminal.send(BEGUN, STARTED, healthy(facts=["port 80 is held only by PID 137"]))
+    terminal.await_line("healthy 4s of 40s")
+    terminal.press("ls -l", "Enter", "Enter", "C-r")
+    terminal.await_line("healthy 5s of 40s")
+    terminal.press("Enter")
+    screen = [line for line in terminal.await_line("healthy 7s of 40s") if line]
+    assert [re.sub(" of 40s.*", "", line) for line in screen] == [
+        "before",
+        f"upgrade the gateway{'run run-1':>61}",
+        "  ..    wait-ready           healthy 7s",
+        "          port 80 is held only by PID 137",
+    ]
+    assert not terminal.echoes
+    terminal.end()
+    terminal.await_line("^typed ls -l,$")  # The shell gets it.
+    assert terminal.echoes
+
+
+@pytest.mark.parametrize("key", ["C-c", "C-\\"])
+def test_the_echo_is_restored_before_a_signal_ends_the_run(opens: Opens, key: str) -> None:
+    terminal = opens()
+    terminal.send(BEGUN, STARTED, healthy())
+    terminal.await_line("healthy 4s of 40s")
+    assert not terminal.echoes
+    terminal.press(key)
+    terminal.await_line("^status 13[01]$")
+    assert terminal.echoes
+
+
+def test_the_echo_is_on_while_the_program_is_stopped(opens: Opens) -> None:
+    """The shell is one that does not set the modes of its terminal."""
+    terminal = opens(first="set -m", then="; echo stopped; read line; fg >/dev/null")
+    terminal.send(BEGUN, STARTED, healthy())
+    terminal.await_line("healthy 4s of 40s")
+    assert not terminal.echoes
+    terminal.press("C-z")
+    terminal.await_line("^stopped")
+    assert terminal.echoes
+    terminal.press("Enter")
+    terminal.await_line("healthy (6|7|8|9)s of 40s")
+    until(lambda: not terminal.echoes, terminal.screen)
+    terminal.end()
+    terminal.await_line("^status 0$")
+    assert terminal.echoes
+
+
+def test_in_the_background_the_echo_stays_on(opens: Opens) -> None:
+    terminal = opens(first="set -m", then="; echo stopped; bg >/dev/null; wait")
+    terminal.send(BEGUN, STARTED, healthy())
+    terminal.await_line("healthy 4s of 40s")
+    terminal.press("C-z")
+    terminal.await_line("^stopped")
+    terminal.send(healthy(5.0), healthy(6.0))
+    time.sleep(1.0)  # several paintings
+    assert terminal.echoes
+    terminal.end()
+    terminal.await_line("^status 0$")
+    assert terminal.echoes
 
 
 @pytest.mark.parametrize("sizes", [(50, 120), (110, 45, 80)])

@@ -13,7 +13,7 @@ import pytest
 from runbook.engine.execution.stream import EventStream
 from runbook.engine.planner import CHECKS_LATER, Planner
 from runbook.errors import Interrupted
-from runbook.events import Event, PlanFinished, StepPlanned
+from runbook.events import Event, PlanFinished, StepPlanned, Waiting
 from runbook.host.facts import ActiveState, JobResult
 from runbook.host.queries import Answer, Command, CommandResult
 from runbook.report.layout import WIDTH, Layout, PlainScreen
@@ -226,6 +226,17 @@ def test_a_log_shows_what_a_long_wait_is_for_and_how_long_it_may_last() -> None:
         "  now   gw.service is active (running), PID 100; no process listens on port 80",
         "  next  runbook resume run-1 continues to wait; journalctl -u gw.service -f",
         "        shows what it is doing",
+    ]
+
+
+def test_a_log_shows_which_run_is_waited_for() -> None:
+    began, reason = 1700000000.0, "gw.service is locked by run x (PID 74)"
+    waits = [Waiting(name="lock", reason=reason, seconds=float(at), left=60.0 - at) for at in (0, 15, 17, 30)]
+    assert lines(shown([Event.of(began, "", wait) for wait in waits])) == [
+        "  ..    lock                 15s: gw.service is locked by run x (PID 74); at",
+        "                             most 45s more",
+        "  ..    lock                 30s: gw.service is locked by run x (PID 74); at",
+        "                             most 30s more",
     ]
 
 

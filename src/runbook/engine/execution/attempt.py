@@ -23,7 +23,7 @@ from runbook.errors import (
     RunbookError,
     UnitMasked,
 )
-from runbook.events import StepActing, StepRemembers, StepWaiting
+from runbook.events import REPORT_INTERVAL, StepActing, StepRemembers, StepWaiting
 from runbook.host.interface import Host, HostView, Waiter
 from runbook.model import Deadline, Finding, FindingState, Verdict, Wake, fails, not_yet
 from runbook.spec.state import RunState, StepState
@@ -31,7 +31,6 @@ from runbook.spec.step import Step
 from runbook.template.namespace import TemplateError
 
 DEFAULT_TIME_LIMIT = 120.0  # seconds for a step whose time-out is that of its unit, if systemd does not answer
-REPORT_INTERVAL = 15.0  # seconds after which a wait reports again what it waits for
 MIN_REPORT_PAUSE = 2.0  # seconds between two reports of a text that changes all the time, such as STATUS= of a unit
 
 TRACE = "traceback"  # the evidence of a step that an error of this program ended
@@ -199,6 +198,8 @@ class _Attempt:
         progress, times = finding.progress, dict[str, float]()
         if progress.healthy_since is not None:
             times = {"healthy": round(now - progress.healthy_since, 3), "healthy_for": round(progress.healthy_for, 3)}
+        if progress.opens_at is not None:
+            times["opens_in"] = round(progress.opens_at - now, 3)
         self.events.emit(
             StepWaiting(
                 id=self.state.id,

@@ -5,9 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from runbook.engine.execution.attempt import REPORT_INTERVAL
 from runbook.engine.execution.stream import EventStream
-from runbook.events import StepWaiting
+from runbook.events import REPORT_INTERVAL, StepWaiting
 from runbook.model import Deadline
 from runbook.spec.step import Step
 

@@ -16,7 +16,7 @@ from runbook.errors import AccessDenied, BusLost, BusTimeout, HostError, Interru
 from runbook.events import Event, StepWaiting, select
 from runbook.host.facts import ActiveState, JobVerb, Unit
 from runbook.host.interface import Host, HostView
-from runbook.host.queries import Answer, CommandResult
+from runbook.host.queries import Answer, CommandResult, StartEvent, StartEventKind
 from runbook.model import Finding, Port, Verdict, to_do
 from runbook.spec.state import RunState, StepState
 from runbook.spec.step import Runbook, Step
@@ -228,6 +228,18 @@ def test_a_wait_for_a_command_names_the_file_of_its_output(secret: str, output: 
     machine.on_command = lambda m, command: None
     _, events = run(machine, step("run", run="sleep 100", timeout="5s", secret=secret))
     assert [one.output for one in waits_of(events)] == [output]
+
+
+def test_a_wait_for_a_start_limit_has_the_time_at_which_it_opens() -> None:
+    machine = FakeMachine(units={"gw.service": unit(inactive_exit_monotonic=995_000_000)})
+    now = machine.clock.now()
+    starts = tuple(StartEvent(now - ago, StartEventKind.START) for ago in (20, 15, 10, 7, 5))
+    machine.answers["starts of gw.service"] = [Answer(True, "", starts)]
+    end, events = run(machine, step("restart"))
+    assert end.exit == 0, end
+    waits = [one for one in waits_of(events) if one.opens_in is not None]
+    assert [(one.seconds, one.opens_in) for one in waits] == [(0, 40), (15, 25), (30, 10)]
+    assert list(waits[0].facts) == ["gw.service was started 5 times, and its start limit is 5 in 1min"]
 
 
 def test_a_wait_is_reported_again_when_the_verdict_changes_or_after_a_while() -> None:
