@@ -1,6 +1,7 @@
 """The acceptance test: the incident with the real OpenClaw, fixed by the runbook that the project ships.
 
-The result is checked with systemd, the kernel's tables and OpenClaw itself, not with this program.
+The result is checked with systemd, the kernel's tables and OpenClaw itself, not with this program. So is the result of
+the runbooks that `runbook init` writes.
 """
 
 from __future__ import annotations
@@ -10,10 +11,11 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+import yaml
 
 from tests.machine.incident import NEW, OLD, PORT, Incident, control_group, holders, loop
 from tests.machine.machine import Machine, until
-from tests.machine.openclaw import UNIT, machine_with_openclaw, stage
+from tests.machine.openclaw import UNIT, install_openclaw, machine_with_openclaw, stage
 from tests.machine.tree import CHECKOUT, UID
 
 pytestmark = [pytest.mark.acceptance, pytest.mark.timeout(600)]
@@ -96,6 +98,60 @@ def test_the_incident_is_fixed(staged: Incident) -> None:
     steps = finished(events)
     assert steps["update"]["verdict"] == "up-to-date"
     assert steps["remediate"]["verdict"] == "holds"
+
+
+UPDATE = """\
+rm -rf /usr/local/lib/node_modules/.openclaw-*
+npm install --global openclaw@${{ to }}
+"""
+PROBE = {"http": {"url": f"http://127.0.0.1:{PORT}/healthz"}}
+
+
+@pytest.mark.parametrize("suite", ["bookworm", "trixie"])
+def test_init_writes_a_runbook_that_upgrades_it(suite: str) -> None:
+    """No line of it has to be completed by hand."""
+    with machine_with_openclaw(suite) as machine:
+        install_openclaw(machine)
+        machine.run(["systemctl", "start", UNIT])
+        until(lambda: len(holders(machine)) == 2, "the gateway to listen", 90)
+        written = machine.run(["runbook", "init", UNIT])
+        book = yaml.safe_load(written.stdout)
+        assert (written.stdout.count("FILL IN"), "to be completed" in written.stderr) == (0, False), written.stdout
+        assert (book["unit"], book["port"]) == (UNIT, [f"127.0.0.1:{PORT}", f"[::1]:{PORT}"])
+        assert (book["vars"], book["rollback"]) == ({"version": OLD}, "auto")
+        update, restart, remediate = book["steps"]
+        assert (update["update"]["run"], restart) == (UPDATE, "restart")
+        assert remediate["remediate"]["check"][0]["wait-ready"]["probes"] == [PROBE]
+        before = machine.show(UNIT, "InvocationID")["InvocationID"]
+        assert upgrade_with(machine, written.stdout) == "changed"
+        assert machine.show(UNIT, "InvocationID")["InvocationID"] != before
+
+
+@pytest.mark.parametrize("staged", [("bookworm", "looping"), ("trixie", "failed")], indirect=True, ids="-".join)
+def test_init_in_the_incident_writes_a_runbook_that_fixes_it(staged: Incident) -> None:
+    """Only a probe has to be written by hand, as the unit does not answer; the runbook works without it."""
+    machine = staged.machine
+    written = machine.run(["runbook", "init", UNIT])
+    book = yaml.safe_load(written.stdout)
+    assert (book["unit"], book["port"]) == (UNIT, PORT), written.stdout
+    [missing] = [line.strip() for line in written.stdout.splitlines() if "FILL IN" in line]
+    assert missing.startswith(f"# FILL IN: a probe for port {PORT}")
+    assert upgrade_with(machine, written.stdout) == "remediated"
+    assert machine.run(["kill", "-0", str(staged.orphan)], check=False).returncode != 0
+
+
+def upgrade_with(machine: Machine, text: str) -> str:
+    """Upgrade with a runbook of `init`, as it is, and return the status of the run. The new version runs afterwards."""
+    machine.write("/root/written.yaml", text)
+    machine.run(["runbook", "validate", "/root/written.yaml"])
+    argv = ["runbook", "apply", "--output", "json", "--set", f"version={NEW}", "/root/written.yaml"]
+    done = machine.run(argv, check=False, timeout=400)
+    assert done.returncode == 0, f"{done.stdout}\n{done.stderr}\n{journal(machine)}"
+    main_pid = int(machine.show(UNIT, "MainPID")["MainPID"])
+    assert {holder.pid for holder in holders(machine)} == {main_pid}
+    assert version_on_disk(machine) == NEW
+    assert "[gateway] ready" in journal(machine, f"_PID={main_pid}")
+    return str(json.loads(done.stdout.splitlines()[-1])["status"])
 
 
 def finished(events: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:

@@ -27,18 +27,23 @@ if TYPE_CHECKING:
 STATUS_BEFORE_RUN = {errors.EXIT_INVALID: "invalid", errors.EXIT_NOT_BEGUN: "not-begun", errors.EXIT_LOCKED: "locked"}
 """The status of a run that could not begin, by its exit status."""
 
+LOOKS = "reads the state of the machine"  # what a dry run or a check does between two events
+
 INTERRUPTED = (128 + signal.SIGINT, 128 + signal.SIGTERM)  # exit statuses
 INTERRUPTED_DRAIN = 0.3  # seconds for the last output of a run that was interrupted, which must end within a second
 
 
-def run_with_report(output: Output, act: Callable[[Callable[[Event], None]], int], *, plan: bool = False) -> None:
-    """Run `act` with a report, and exit with the status that it returns.
+def run_with_report(
+    output: Output, act: Callable[[Callable[[Event], None]], int], *, plan: bool = False, only_looks: bool = False
+) -> None:
+    """Run `act` with a report, and exit with the status that it returns. With `only_looks`, it is no run, but a look.
 
     In JSON, an error that ends `act` becomes the last event, so that the last line always has a status.
     """
     code = errors.EXIT_FAILED
     with contextlib.ExitStack() as screen_end:
-        report = _make_report(output, screen_end, lambda: INTERRUPTED_DRAIN if code in INTERRUPTED else None)
+        between = LOOKS if only_looks or plan else ""
+        report = _make_report(output, screen_end, lambda: INTERRUPTED_DRAIN if code in INTERRUPTED else None, between)
         try:
             code = act(report)
         except errors.RunbookError as error:
@@ -74,7 +79,7 @@ def _mask_secrets(text: str) -> str:
 
 
 def _make_report(
-    output: Output, screen_end: contextlib.ExitStack, find_limit: Callable[[], float | None]
+    output: Output, screen_end: contextlib.ExitStack, find_limit: Callable[[], float | None], between: str
 ) -> Callable[[Event], None]:
     """Return a report. Neither a terminal that is stopped nor a reader that does not read holds up what it reports.
 
@@ -94,7 +99,7 @@ def _make_report(
     from runbook.report.live import LiveReport  # noqa: PLC0415
 
     layout = _make_live_layout(screen_end, find_limit)
-    return LiveReport(TextReport(layout), layout, SystemClock(), _read_output)
+    return LiveReport(TextReport(layout), layout, SystemClock(), _read_output, between=between)
 
 
 def _open_stream(screen_end: contextlib.ExitStack, find_limit: Callable[[], float | None]) -> TextIO:

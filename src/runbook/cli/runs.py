@@ -274,7 +274,7 @@ def _run_planner(
         options = repeat_options(set_, user=user)
         return plan_run(book, scope, find_notices(scope, book), report, options, plan=plan)
 
-    run_with_report(output, act, plan=plan)
+    run_with_report(output, act, plan=plan, only_looks=True)
 
 
 def plan_run(

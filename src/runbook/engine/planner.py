@@ -96,9 +96,8 @@ class Planner:
             self.events.emit(StepFinished(**outcome.facts(), name=step.name or ""))
         if failures := [outcome for outcome in outcomes if outcome.failed]:
             return self._end_failed(failures)
-        any_check = any(outcome.status is not StepStatus.SKIPPED for outcome in outcomes)
-        reason = "everything holds" if any_check else "no step only reads"
-        return RunFinished(status=RunStatus.OK, exit=0, reason=reason)
+        checks = any(outcome.status is not StepStatus.SKIPPED for outcome in outcomes)
+        return RunFinished(status=RunStatus.OK, exit=0, reason="everything holds" if checks else "no step only reads")
 
     def _end_failed(self, failures: Sequence[Outcome]) -> RunFinished:
         """Return the end of a check at the first step that does not hold, with what to do next."""
@@ -341,7 +340,8 @@ class Planner:
             runs = step.when is None or template.parse_expression(step.when).value(self._namespace)
             if runs is not None and not runs:
                 return holds(Verdict.HOLDS, f"would be skipped: `when` is false ({step.when})")
-            return check_once(template.fill(step, self._namespace), view or self.view, self.waiter, self.state)
+            filled = template.fill(step, self._namespace)
+            return check_once(filled, view or self.view, self.waiter, self.state, self.events)
         except (Interrupted, NotBegun):
             raise
         except RunbookError as error:

@@ -17,6 +17,7 @@ from runbook.report.layout import Collector, Layout, Piece
 from runbook.util.timespan import format_span
 
 MAX_TAIL_LINES = 4  # last lines of a command that are shown
+MIN_SHOWN_LOOK = 1.0  # seconds after which it is shown that no step runs, and the machine is looked at
 TIME_COLUMNS = 8  # for the time of a step: "12min 5s"
 UNBROKEN = "\N{NO-BREAK SPACE}"  # stands for a space at which no line ends
 
@@ -89,12 +90,17 @@ class LiveReport:
         page: Layout,
         clock: Clock,
         read_output: ReadOutput = lambda *_: (),  # another process cannot mask the secrets in it
+        *,
+        between: str = "",  # what is done between two events outside of a step, until the last event
     ) -> None:
         self._report = report
         self._page = page
         self._clock = clock
         self._read_output = read_output
         self._steps: dict[str, LiveStep] = {}  # a remediation, and the step in it that runs
+        self._between = between
+        self._rest()
+        self._page.show(self._block())
 
     def __call__(self, event: events.Event) -> None:
         """Show one event."""
@@ -107,17 +113,29 @@ class LiveReport:
         if not self._steps:
             return None
         *_, step = self._steps.values()
-        return lambda width, height: draw_step(step, self._clock.monotonic(), self._read_output, width, height)
+        return lambda width, height: self._draw(step, width, height)
+
+    def _draw(self, step: LiveStep, width: int, height: int) -> Sequence[Sequence[Piece]]:
+        now = self._clock.monotonic()
+        if not step.id and now - step.began < MIN_SHOWN_LOOK:
+            return ()  # Most looks are so short that the line would only flicker.
+        return draw_step(step, now, self._read_output, width, height)
+
+    def _rest(self) -> None:
+        """Show from now on what is done outside of a step."""
+        if self._between:
+            self._steps[""] = LiveStep("", "look", self._clock.monotonic(), text=self._between)
 
     def _follow(self, event: events.Event) -> None:
         payload = event.payload
         # The event may have been recorded a while ago, and the wall clock may be set at any time.
         at = self._clock.monotonic() - max(0.0, self._clock.now() - event.time)
         self._steps.pop("", None)
+        self._rest()
         if isinstance(payload, events.Waiting):
             begun = at - payload.seconds
             self._steps[""] = LiveStep("", payload.name, begun, at, payload.reason, payload.left)
-        elif isinstance(payload, events.RunResumed | events.RunFinished):
+        elif isinstance(payload, events.RunResumed | events.RunFinished | events.PlanFinished):
             self._steps.clear()
         elif isinstance(payload, events.StepStarted):
             self._steps[payload.id] = LiveStep(payload.id, payload.name, at)

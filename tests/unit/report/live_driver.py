@@ -23,7 +23,7 @@ def interrupt(signum: int, _frame: FrameType | None) -> None:
     raise Interrupted(signum)
 
 
-def main(output: str, events: str, confirmed: str) -> None:
+def main(output: str, events: str, confirmed: str, looks: str = "") -> None:
     def act(report: Callable[[Event], None]) -> int:
         signal.signal(signal.SIGHUP, lambda *_: None)
         for signum in (signal.SIGINT, signal.SIGTERM):
@@ -48,7 +48,7 @@ def main(output: str, events: str, confirmed: str) -> None:
         return 1
 
     try:
-        run_with_report(Output(output), act)
+        run_with_report(Output(output), act, only_looks=bool(looks))
     except typer.Exit as end:
         # The test may have removed the pipe, and is its only reader.
         with contextlib.suppress(FileNotFoundError):

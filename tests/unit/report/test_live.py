@@ -11,6 +11,7 @@ from runbook.events import (
     Event,
     Notice,
     Payload,
+    PlanFinished,
     RunFinished,
     RunStarted,
     StepActing,
@@ -51,11 +52,13 @@ class Shown(Screen):
 class Run:
     """Passes events to a live view, at times of a clock."""
 
-    def __init__(self, output: Sequence[str] = ()) -> None:
+    def __init__(self, output: Sequence[str] = (), between: str = "") -> None:
         self.clock = FakeClock()
         self.screen = Shown()
         self.reported: list[Event] = []
-        self.report = LiveReport(self.reported.append, Layout(self.screen), self.clock, lambda _, most: output[-most:])
+        self.report = LiveReport(
+            self.reported.append, Layout(self.screen), self.clock, lambda _, most: output[-most:], between=between
+        )
 
     def __call__(self, payload: Payload, seconds: float = 0.0) -> None:
         """Let an event happen after some seconds."""
@@ -224,6 +227,19 @@ def test_a_wait_for_a_lock_counts_down_until_the_run_begins() -> None:
         "                             43s left",
     ]
     run(RunStarted(name="x"))
+    assert run.screen.block is None
+
+
+def test_a_look_is_shown_after_a_second_without_an_event_until_the_end() -> None:
+    run = Run(between="reads the machine")
+    assert run.screen.lines() == []
+    run.clock.time += 1.5
+    assert run.screen.lines() == [f"  ..    look                 reads the machine{'1s':>34}"]
+    run(Notice(text="x"))
+    assert run.screen.lines() == []
+    run.clock.time += 12
+    assert run.screen.lines() == [f"  ..    look                 reads the machine{'12s':>34}"]
+    run(PlanFinished(status="ok", exit=0, reason="nothing was changed"))
     assert run.screen.block is None
 
 

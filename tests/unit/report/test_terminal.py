@@ -19,7 +19,17 @@ from typing import Any
 
 import pytest
 
-from runbook.events import Event, Payload, RunStarted, StepFinished, StepStarted, StepWaiting
+from runbook.events import (
+    Event,
+    Observed,
+    Payload,
+    PlanFinished,
+    RunStarted,
+    StepFinished,
+    StepStarted,
+    StepWaiting,
+    Waiting,
+)
 from runbook.report.layout import Piece
 from runbook.report.terminal import Painter
 
@@ -52,14 +62,21 @@ class Terminal:
     """A terminal of tmux in which the driver runs, and the two pipes by which the test and the driver talk."""
 
     def __init__(
-        self, folder: Path, columns: int, env: str = "", output: str = "auto", then: str = "", first: str = ":"
+        self,
+        folder: Path,
+        columns: int,
+        env: str = "",
+        output: str = "auto",
+        then: str = "",
+        first: str = ":",
+        looks: str = "",
     ) -> None:
         self.folder = folder
         pipes = [folder / "events", folder / "confirmed"]
         for pipe in pipes:
             os.mkfifo(pipe)
         self.events, self.confirmed = (os.open(pipe, os.O_RDWR) for pipe in pipes)
-        words = (sys.executable, "-m", "tests.unit.report.live_driver", output, *map(str, pipes))
+        words = (sys.executable, "-m", "tests.unit.report.live_driver", output, *map(str, pipes), looks)
         driver = shlex.join(words)  # The folder of the checkout may have a space in its name.
         shell = f"cd {shlex.quote(str(ROOT))}; {first}; echo before; env {env} {driver} {then}; echo status $?"
         shell += "; exec sleep 1000"
@@ -158,6 +175,22 @@ def test_numbers_move_below_the_lines_that_stay(opens: Opens) -> None:
     screen = [line for line in terminal.await_line("^status 3$") if line]
     assert screen[-2:] == [f"  ok    wait-ready           healthy for 40s{'2s':>36}", "status 3"]
     assert len(screen) == 5
+
+
+def test_a_look_that_takes_long_is_shown(opens: Opens) -> None:
+    terminal = opens(looks="looks")
+    for seconds in (1, 2):
+        screen = [line for line in terminal.await_line(f"machine +{seconds}s$") if line]
+        assert screen == ["before", f"  ..    look                 reads the state of the machine{f'{seconds}s':>21}"]
+    wait = Waiting(name="wait-ready", reason="/health: no answer yet", seconds=1.0, left=89.0)
+    terminal.send(Observed(name="x", file="x", unit=None), wait)
+    screen = [line for line in terminal.await_line("1min 27s left +3s$") if line]
+    assert screen[:2] == ["before", f"x{'nothing is changed':>79}"]
+    assert screen[2].startswith("  ..    wait-ready           /health: no answer yet; 1min 27s left")
+    terminal.send(PlanFinished(status="ok", exit=0, reason="nothing was changed"))
+    terminal.end()
+    screen = [line for line in terminal.await_line("^status 0$") if line]
+    assert screen[2:] == ["nothing was changed", "status 0"]
 
 
 def test_what_is_typed_does_not_move_the_view(opens: Opens) -> None:

@@ -23,7 +23,7 @@ from runbook.errors import (
     RunbookError,
     UnitMasked,
 )
-from runbook.events import REPORT_INTERVAL, StepActing, StepRemembers, StepWaiting
+from runbook.events import REPORT_INTERVAL, StepActing, StepRemembers, StepWaiting, Waiting
 from runbook.host.interface import Host, HostView, Waiter
 from runbook.model import Deadline, Finding, FindingState, Verdict, Wake, fails, not_yet
 from runbook.spec.state import RunState, StepState
@@ -239,12 +239,19 @@ def make_internal_failure(step: Step[Any], error: Exception, *, acted: bool = Fa
 
 
 MAX_QUERY_WAIT = 90.0  # seconds for all queries of one check. Each query also has a time-out of its own
+MIN_REPORTED_LOOK = 1.0  # seconds after which a wait for the answers is reported
 
 
-def check_once(step: Step[Any], view: HostView, waiter: Waiter, run: RunState) -> Finding:
-    """Return the present state of a step, without changing anything. Raises Interrupted."""
+def check_once(
+    step: Step[Any], view: HostView, waiter: Waiter, run: RunState, events: EventStream | None = None
+) -> Finding:
+    """Return the present state of a step, without changing anything; report a long wait to `events`.
+
+    Raises Interrupted.
+    """
     state = step.new_state(run)
     deadline = Deadline.after(view.clock, MAX_QUERY_WAIT)
+    next_report = view.clock.monotonic() + MIN_REPORTED_LOOK
     while True:
         try:
             finding = step.check_once(view, state)
@@ -253,4 +260,9 @@ def check_once(step: Step[Any], view: HostView, waiter: Waiter, run: RunState) -
         wake = finding.wake
         if finding.state is not FindingState.NOT_YET or wake is None or not wake.pending or deadline.expired:
             return finding
+        if events is not None and (now := view.clock.monotonic()) >= next_report:
+            next_report = now + REPORT_INTERVAL
+            left = round(deadline.remaining, 3)
+            name, waited = step.name or step.type_name, round(MAX_QUERY_WAIT - left, 3)
+            events.emit(Waiting(name=name, reason=finding.reason, seconds=waited, left=left))
         waiter.wait(wake, deadline)

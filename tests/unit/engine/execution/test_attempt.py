@@ -9,11 +9,11 @@ from typing import Any
 
 import pytest
 
-from runbook.engine.execution.attempt import attempt, make_refusal
+from runbook.engine.execution.attempt import attempt, check_once, make_refusal
 from runbook.engine.execution.stream import EventStream
 from runbook.engine.runner import Runner
 from runbook.errors import AccessDenied, BusLost, BusTimeout, HostError, Interrupted, NoSuchUnit, UnitMasked
-from runbook.events import Event, StepWaiting, select
+from runbook.events import Event, StepWaiting, Waiting, select
 from runbook.host.facts import ActiveState, JobVerb, Unit
 from runbook.host.interface import Host, HostView
 from runbook.host.queries import Answer, CommandResult, StartEvent, StartEventKind
@@ -240,6 +240,20 @@ def test_a_wait_for_a_start_limit_has_the_time_at_which_it_opens() -> None:
     waits = [one for one in waits_of(events) if one.opens_in is not None]
     assert [(one.seconds, one.opens_in) for one in waits] == [(0, 40), (15, 25), (30, 10)]
     assert list(waits[0].facts) == ["gw.service was started 5 times, and its start limit is 5 in 1min"]
+
+
+@pytest.mark.parametrize(("slow", "reported"), [(0.5, []), (20.0, [(1, 89), (16, 74)])])
+def test_a_look_reports_what_it_waits_for_if_that_takes_long(slow: float, reported: list[tuple[float, float]]) -> None:
+    machine = FakeMachine(units={"gw.service": unit()}, processes={100: process(100)}, slow=slow)
+    listen(machine, 100, "0.0.0.0:80")
+    machine.answers["app --version"] = [Answer(True, "", "1.0.0")]
+    asks = step("verify-version", run="app --version", expect="1.0.0", unit="gw.service")
+    seen: list[Event] = []
+    events = EventStream("r", machine.clock, (seen.append,))
+    assert check_once(asks, machine, machine, RunState("r", Path("/")), events).verdict == "version-ok"
+    waits = list(select(seen, Waiting))
+    assert [(one.seconds, one.left) for one in waits] == reported
+    assert all((one.name, one.reason) == ("verify-version", "asking `app --version`") for one in waits)
 
 
 def test_a_wait_is_reported_again_when_the_verdict_changes_or_after_a_while() -> None:
