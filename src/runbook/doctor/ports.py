@@ -14,12 +14,14 @@ from typing import NamedTuple
 
 from runbook.checks.requirements import parse_listen
 from runbook.host.facts import Unit
+from runbook.host.holders import PortOwnership
 from runbook.host.interface import HostView
-from runbook.model import Port
+from runbook.model import Port, Verdict
 from runbook.util.names import parse_port
 
 EPHEMERAL = range(32768, 61000)  # the kernel's default for the ports that it chooses itself (ip_local_port_range)
 LOG_SOURCE = "its log: in use"  # the source of a port that the unit found in use
+EARLIER_RUN = "an earlier run"  # the source of a port that an earlier run recorded
 PORT_OPTION = "--port"  # the source of a port that the operator named
 
 _KINDS = r"(?:(?:http|https|web|api|app|server|service|serve|listen|bind|gateway|grpc|admin|metrics)[-_.]?)*"
@@ -71,11 +73,23 @@ def find_ports(
     for port, source in find_configured(view, unit):
         (certain if port in certain else likely).setdefault(port, []).append(source)
     if not certain:
-        certain = {port: ["an earlier run", *likely.pop(port, ())] for port in recorded()}
+        certain = {port: [EARLIER_RUN, *likely.pop(port, ())] for port in recorded()}
     return tuple(
         FoundPort(port, tuple(dict.fromkeys(sources)), tuple(sockets.get(port, ())), is_certain=port in certain)
         for port, sources in (certain | likely).items()
     )
+
+
+def is_required(unit: Unit, found: FoundPort, owner: PortOwnership) -> bool:
+    """True if the unit must have a port to be healthy.
+
+    A port that only its configuration names may be that of another service. If a process that may be killed holds it,
+    if its holder is unknown, or if the unit does not stay up, it counts as the unit's.
+    """
+    if found.is_certain or owner.verdict is Verdict.OWNER_UNKNOWN:
+        return True
+    is_stable = unit.is_running and not unit.n_restarts
+    return any(holder.may_be_killed or not is_stable for holder in owner.foreign_holders)
 
 
 def _plain(port: Port) -> Port:

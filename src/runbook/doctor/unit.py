@@ -11,12 +11,11 @@ from runbook.doctor.causes import find_causes
 from runbook.doctor.facts import LOOPS, UnitFacts, is_looping
 from runbook.doctor.findings import Severity, UnitDiagnosis, worst
 from runbook.doctor.journal import read_journal
-from runbook.doctor.ports import FoundPort, Recorded, find_ports
+from runbook.doctor.ports import FoundPort, Recorded, find_ports, is_required
 from runbook.doctor.remedies import find_commands, find_decision, find_proved_restart
 from runbook.doctor.wording import describe_port, describe_systemd, list_unseen, summarize
 from runbook.errors import NoSuchUnit
 from runbook.host.facts import DOWN, LoadState, Unit
-from runbook.host.holders import PortOwnership
 from runbook.host.interface import HostView, Waiter
 from runbook.model import Port, Verdict
 
@@ -65,7 +64,7 @@ class Doctor:
     def _read_facts(self, unit: Unit, found: tuple[FoundPort, ...]) -> UnitFacts:
         """Read what the kernel and the journal have of a unit. The journal is not read for one that is healthy."""
         judged = {one: self._view.judge_port(unit, one.port) for one in found}
-        required = [one for one in found if _is_required(unit, one, judged[one])]
+        required = [one for one in found if is_required(unit, one, judged[one])]
         # Without a baseline a single check counts no restart.
         baseline = 0 if is_looping(unit, self._view.clock.monotonic()) else None
         health = HealthChecker(self._view, unit, [one.port for one in required], baseline, LOOPS - 1, once=True).check()
@@ -77,18 +76,6 @@ class Doctor:
         if health.healthy and not facts.is_restarted:
             return facts
         return replace(facts, journal=read_journal(self._view, self._waiter, unit))
-
-
-def _is_required(unit: Unit, found: FoundPort, owner: PortOwnership) -> bool:
-    """True if the unit must have a port to be healthy.
-
-    A port that only its configuration names may be that of another service. If a process that may be killed holds it,
-    if its holder is unknown, or if the unit does not stay up, it counts as the unit's.
-    """
-    if found.is_certain or owner.verdict is Verdict.OWNER_UNKNOWN:
-        return True
-    is_stable = unit.is_running and not unit.n_restarts
-    return any(holder.may_be_killed or not is_stable for holder in owner.foreign_holders)
 
 
 def _judge_health(facts: UnitFacts) -> Severity:

@@ -8,17 +8,20 @@ the unit has lost it, or is down
   a socket unit, or its log and its settings, name it ── demanded
   an earlier run recorded it ─────────────────────────── demanded, unless the unit is up and was not restarted
   only its log or its settings name it ───────────────── not: others may write there, or a client's port is meant
+    and another process holds it ─────────────────────── only in a draft, which is read before it is run
 """
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass, field
 
-from runbook.doctor.ports import LOG_SOURCE, FoundPort, find_ports
+from runbook.doctor.ports import EARLIER_RUN, LOG_SOURCE, FoundPort, find_ports, is_required
 from runbook.host.facts import UP, Unit
-from runbook.host.holders import Holder, Role, address_of, parse_address
+from runbook.host.holders import Holder, PortOwnership, Role, address_of, parse_address
 from runbook.host.interface import HostView
+from runbook.host.ownership.describe import describe_holders
 from runbook.model import Port, Verdict
 
 CLIENT_PORTS = (Port(68, "udp"), Port(546, "udp"))  # of DHCP: a client binds them
@@ -35,15 +38,21 @@ class DemandedPorts:
 
     def skip(self, port: Port, why: str) -> None:
         """Leave out a port, for a reason that is reported."""
-        self.notices.append(f"port {port} is not proved: {why}; --port {port} demands it")
+        self.notices.append(f"port {port} is not proved: {why}; to have it proved, add --port {port}")
 
 
 def find_demanded_ports(
-    view: HostView, unit: Unit, named: Collection[Port], recorded: Callable[[], Collection[Port]]
+    view: HostView,
+    unit: Unit,
+    named: Collection[Port],
+    recorded: Callable[[], Collection[Port]],
+    *,
+    draft: bool = False,
 ) -> DemandedPorts:
     """Return the ports to be proved: those that the operator named, else those that the unit has or should have.
 
-    `recorded` returns what earlier runs recorded. Raises HostError if the machine cannot be read.
+    `recorded` returns what earlier runs recorded. For a `draft`, a port counts that the unit only seems to have lost.
+    Raises HostError if the machine cannot be read.
     """
     demanded = DemandedPorts(unit)
     if named:
@@ -51,10 +60,14 @@ def find_demanded_ports(
         return demanded
     # A unit that is up, and was not restarted by systemd, has the ports that it needs: its settings may have changed.
     is_steady = unit.active_state in UP and not unit.n_restarts
-    found = find_ports(view, unit, recorded=(lambda: ()) if is_steady else recorded)
-    listening = [one for one in found if _demand_owned(view, demanded, one)]
-    for one in (one for one in found if one not in listening):
-        _demand_missing(demanded, one, others=bool(demanded.ports))
+    found = find_ports(view, unit, recorded=recorded if draft or not is_steady else lambda: ())
+    owners = {one: view.judge_port(unit, one.port) for one in found}
+    missing = [one for one in found if not _demand_owned(demanded, one, owners[one])]
+    for one in missing:
+        if _is_confirmed(unit, one, others=bool(demanded.ports)) or (draft and _seems_lost(unit, one, owners[one])):
+            _demand_missing(demanded, one)
+        elif not demanded.ports:
+            demanded.skip(one.port, _describe_unproved(unit, one, owners[one]))
     if len(demanded.ports) > MAX_PORTS:
         count, demanded.ports = len(demanded.ports), demanded.ports[:MAX_PORTS]
         demanded.notices.append(f"{unit.name} has {count} ports, of which the first {MAX_PORTS} are proved")
@@ -63,9 +76,9 @@ def find_demanded_ports(
     return demanded
 
 
-def _demand_owned(view: HostView, demanded: DemandedPorts, found: FoundPort) -> bool:
+def _demand_owned(demanded: DemandedPorts, found: FoundPort, ownership: PortOwnership) -> bool:
     """Demand a port on which the unit listens now, or skip it with a reason. False if it does not listen on it."""
-    unit, ownership = demanded.unit, view.judge_port(demanded.unit, found.port)
+    unit = demanded.unit
     own = [one for one in ownership.holders if not one.is_foreign]
     if ownership.verdict is Verdict.OWNER_UNKNOWN and found.listening:
         addresses = filter(None, (address_of(socket, found.port.number) for socket in found.listening))
@@ -91,20 +104,31 @@ def _is_killed(unit: Unit, holder: Holder) -> bool:
     return unit.stop_kills(holder.process.pid, holder.process.ppid)
 
 
-def _demand_missing(demanded: DemandedPorts, found: FoundPort, *, others: bool) -> None:
-    """Demand a port that the unit does not have now, if it is certain that it should. It has `others`."""
-    unit = demanded.unit
-    only_logged = found.sources == (LOG_SOURCE,)
-    is_confirmed = found.is_certain and (len(found.sources) > 1 or not (found.listening or only_logged))
-    if others and unit.active_state in UP and LOG_SOURCE not in found.sources:
-        is_confirmed = False  # A socket unit that is down is not needed.
-    if is_confirmed:
-        demanded.ports.append(found.port)
-        sources = " and ".join(found.sources)
-        demanded.notices.append(f"{unit.name} does not listen on port {found.port} now; it must ({sources})")
-    elif not others:
-        named_by = "" if found.listening else f", and only {found.sources[0]} names it"
-        demanded.skip(found.port, f"{unit.name} does not listen on it now{named_by}")
+def _is_confirmed(unit: Unit, found: FoundPort, *, others: bool) -> bool:
+    """True if it is certain that a unit should have a port that it does not have now. It has `others`."""
+    if unit.active_state in UP and LOG_SOURCE not in found.sources:
+        if others:
+            return False  # A socket unit that is down is not needed.
+        if EARLIER_RUN in found.sources and not unit.n_restarts:
+            return False
+    return found.is_certain and (len(found.sources) > 1 or not (found.listening or found.sources == (LOG_SOURCE,)))
+
+
+def _seems_lost(unit: Unit, found: FoundPort, owner: PortOwnership) -> bool:
+    return bool(owner.foreign_holders) and is_required(unit, found, owner)
+
+
+def _demand_missing(demanded: DemandedPorts, found: FoundPort) -> None:
+    demanded.ports.append(found.port)
+    sources = " and ".join(found.sources)
+    demanded.notices.append(f"{demanded.unit.name} does not listen on port {found.port} now; it must ({sources})")
+
+
+def _describe_unproved(unit: Unit, found: FoundPort, owner: PortOwnership) -> str:
+    named_by = "" if found.listening else f", and only {found.sources[0]} names it"
+    if holders := owner.foreign_holders:
+        return f"it is held by {describe_holders(holders, os.geteuid() if unit.of_user else None)}{named_by}"
+    return f"{unit.name} does not listen on it now{named_by}"
 
 
 def _name_addresses(port: Port, addresses: Iterable[str]) -> Iterator[Port]:

@@ -26,8 +26,8 @@ def machine(**changes: Any) -> FakeMachine:
     return made
 
 
-def demanded(one: FakeMachine, *named: Port, recorded: tuple[Port, ...] = ()) -> DemandedPorts:
-    return find_demanded_ports(one, one.units["gw.service"], named, lambda: recorded)
+def demanded(one: FakeMachine, *named: Port, recorded: tuple[Port, ...] = (), draft: bool = False) -> DemandedPorts:
+    return find_demanded_ports(one, one.units["gw.service"], named, lambda: recorded, draft=draft)
 
 
 def ports(one: FakeMachine, *named: Port, recorded: tuple[Port, ...] = ()) -> list[str]:
@@ -66,8 +66,8 @@ def test_a_number_that_the_kernel_may_have_chosen_is_not_demanded() -> None:
     found = demanded(one)
     assert [str(port) for port in found.ports] == ["0.0.0.0:9000"]
     assert found.notices == [
-        "port 41581 is not proved: its number is one that the kernel chooses (ip_local_port_range); --port 41581"
-        " demands it"
+        "port 41581 is not proved: its number is one that the kernel chooses (ip_local_port_range); to have it proved, "
+        "add --port 41581"
     ]
 
 
@@ -86,7 +86,7 @@ def test_a_port_that_another_service_shares_is_not_demanded() -> None:
     found = demanded(one)
     assert found.ports == []
     why = "it is held by gw.service and by PID 300 (gateway), in other.service"
-    assert found.notices == [f"port 53 is not proved: {why}; --port 53 demands it"]
+    assert found.notices == [f"port 53 is not proved: {why}; to have it proved, add --port 53"]
 
 
 def test_a_port_that_an_orphan_shares_is_demanded() -> None:
@@ -106,7 +106,8 @@ def test_a_process_that_a_stop_leaves_running_keeps_its_port() -> None:
     found = demanded(one)
     assert [str(port) for port in found.ports] == ["0.0.0.0:22"]
     assert found.notices == [
-        "port 6010 is not proved: a restart leaves PID 102 (session) running (KillMode=process); --port 6010 demands it"
+        "port 6010 is not proved: a restart leaves PID 102 (session) running (KillMode=process); to have it proved,"
+        " add --port 6010"
     ]
 
 
@@ -149,8 +150,8 @@ def test_what_only_its_log_names_is_not_demanded() -> None:
     found = demanded(one)
     assert found.ports == []
     assert found.notices == [
-        "port 22 is not proved: gw.service does not listen on it now, and only its log: in use names it; --port 22"
-        " demands it"
+        "port 22 is not proved: gw.service does not listen on it now, and only its log: in use names it; to have it"
+        " proved, add --port 22"
     ]
 
 
@@ -175,6 +176,49 @@ def test_the_port_of_a_leftover_is_demanded_if_its_log_names_it_too() -> None:
     assert ports(one) == []
     one.refused_ports["gw.service"] = (Port(3000),)
     assert ports(one) == ["3000"]
+
+
+SESSION = {"cgroup": "/user.slice/user-1000.slice/session-9.scope", "user": "agentops"}
+WITH_PORT = {"start_arguments": ("gw", "--port", "18789")}
+
+
+def beside_a_holder(holder: dict[str, str], **changes: Any) -> FakeMachine:
+    """Return a machine with the unit up, and another process on its port, of which its log has nothing yet."""
+    one = machine(**changes)
+    if holder is OTHER:
+        one.units["other.service"] = unit("other.service", main_pid=74)
+    one.processes[74] = process(74, **holder)
+    listen(one, 74, "127.0.0.1:18789")
+    return one
+
+
+def test_a_port_that_an_orphan_holds_is_named_with_its_holder() -> None:
+    found = demanded(beside_a_holder(SESSION, **WITH_PORT))
+    assert (found.ports, found.notices) == (
+        [],
+        [
+            "port 18789 is not proved: it is held by PID 74 (gateway), in session-9.scope of user agentops, and only"
+            " ExecStart= names it; to have it proved, add --port 18789"
+        ],
+    )
+
+
+def test_a_draft_has_the_port_that_an_orphan_holds() -> None:
+    found = demanded(beside_a_holder(SESSION, **WITH_PORT), draft=True)
+    assert [str(port) for port in found.ports] == ["18789"]
+    assert found.notices == ["gw.service does not listen on port 18789 now; it must (ExecStart=)"]
+
+
+def test_a_draft_has_the_port_of_an_earlier_run_only_while_another_process_holds_it() -> None:
+    lost = demanded(beside_a_holder(SESSION), recorded=(Port(18789),), draft=True)
+    assert [str(port) for port in lost.ports] == ["18789"]
+    assert demanded(machine(), recorded=(Port(18789),), draft=True).ports == []
+
+
+def test_a_draft_has_the_port_of_another_service_only_for_a_unit_that_does_not_stay_up() -> None:
+    """The number may be that of a service which the unit connects to."""
+    assert demanded(beside_a_holder(OTHER, **WITH_PORT), draft=True).ports == []
+    assert demanded(beside_a_holder(OTHER, **WITH_PORT, n_restarts=2), draft=True).ports == [Port(18789)]
 
 
 def test_a_unit_without_ports() -> None:

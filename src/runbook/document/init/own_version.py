@@ -34,8 +34,8 @@ _ALONE = (
 
 def find_own_version(lookup: Lookup, program: Program) -> tuple[str, str]:
     """Return the version that a program prints, and what it is not asked for; both empty if it prints none."""
-    path = program.real
-    if not path or is_interpreter(path) or not is_writable(path) or re.search(r"\s", path):
+    path = program.named
+    if not path or is_interpreter(program.real) or not is_writable(path) or re.search(r"\s", path):
         return "", ""
     if os.geteuid() != 0:
         return "", f"{path} --version was not tried: only root runs it without its rights"

@@ -1,16 +1,19 @@
 """Which file a unit runs: the program of its main process, or the script that an interpreter runs.
 
-The unit's file belongs to its administrator, the process to its user: only the first names a file that may be run.
+The unit's file belongs to its administrator, the process to its user: only the first names a file that may be run. A
+runbook has the path as it is in ExecStart=: an upgrade may flip a link on it, such as /opt/gw/current.
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 from collections.abc import Sequence
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
+from runbook.document.source import MAX_FOLLOWED_LINKS
 from runbook.host.facts import Unit
 from runbook.host.holders import Process
 
@@ -29,6 +32,7 @@ class Program(NamedTuple):
     exe: str = ""  # the program of the main process, if that is no interpreter and can be read
     interpreter: str = ""  # the path of the interpreter, if there is one
     module: str = ""  # of `python -m MODULE`
+    target: str = ""  # the file that `named` leads to, if only its own links are followed, and not those of its folders
 
     @property
     def name(self) -> str:
@@ -39,6 +43,10 @@ class Program(NamedTuple):
     def serves_an_app(self) -> bool:
         """True if it is a server for an application of another kind."""
         return self.name in APP_SERVERS or PurePosixPath(self.named).name in APP_SERVERS
+
+    def keep_links(self, path: str) -> str:
+        """Return a path as ExecStart= has it, if it is the program's."""
+        return self.named if self.named and os.path.realpath(path) == self.real else path
 
 
 def is_interpreter(path: str) -> bool:
@@ -52,11 +60,11 @@ def find_program(unit: Unit, main: Process | None) -> Program:
     exe = main.exe_path if main is not None else ""
     first = words[0] if words and words[0].startswith("/") else ""
     if exe and not is_interpreter(exe):
-        return Program(first, _resolve(first), exe)
+        return _resolve(Program(first, exe=exe))
     if first and not is_interpreter(first):
-        return Program(first, _resolve(first), interpreter=exe)
+        return _resolve(Program(first, interpreter=exe))
     script, module = _find_script(words)
-    return Program(script, _resolve(script), interpreter=first or exe, module=module)
+    return _resolve(Program(script, interpreter=first or exe, module=module))
 
 
 def _find_script(words: Sequence[str]) -> tuple[str, str]:
@@ -69,5 +77,13 @@ def _find_script(words: Sequence[str]) -> tuple[str, str]:
     return "", ""
 
 
-def _resolve(path: str) -> str:
-    return os.path.realpath(path) if path else ""
+def _resolve(program: Program) -> Program:
+    """Return a program with the paths that its links lead to."""
+    if not program.named:
+        return program
+    real, target = os.path.realpath(program.named), Path(program.named)
+    with contextlib.suppress(OSError):  # EINVAL: it is no link.
+        for _ in range(MAX_FOLLOWED_LINKS):
+            target = Path(os.path.normpath(target.parent / target.readlink()))
+    # Behind a linked folder, `..` leads elsewhere.
+    return program._replace(real=real, target=str(target) if os.path.realpath(target) == real else real)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Collection, Iterable, Iterator
+from dataclasses import replace
 from typing import NamedTuple
 
 from runbook.checks.requirements import parse_listen
@@ -57,7 +58,7 @@ def make_survey(lookup: Lookup, named: Named, recorded: Callable[[str], Collecti
     """
     unit, socket = _find_unit(lookup.view, named.unit)
     activated = _list_activated(socket) if socket else ()
-    demanded = find_demanded_ports(lookup.view, unit, named.ports or activated, lambda: recorded(unit.name))
+    demanded = find_demanded_ports(lookup.view, unit, named.ports or activated, lambda: recorded(unit.name), draft=True)
     if not demanded.ports and os.geteuid():
         demanded.ports += [Port(one.number, one.protocol, one.address) for one in lookup.view.list_unit_listeners(unit)]
     ports = tuple(_simplify(demanded.ports))
@@ -67,7 +68,7 @@ def make_survey(lookup: Lookup, named: Named, recorded: Callable[[str], Collecti
     numbers = {(port.number, port.protocol): port for port in reversed(ports)}  # One address of each is asked.
     probes = tuple(search.find(port) for port in list(reversed(numbers.values()))[:MAX_PROBED])
     sources = ["systemd", "the kernel's sockets", *(package.sources if package else ())]
-    sources += [f"{program.real} --version"] if version else []
+    sources += [f"{program.named} --version"] if version else []
     sources += [f"{search.requests} GET requests to its ports"] if search.requests else []
     return Survey(
         unit,
@@ -141,22 +142,22 @@ def _find_package(lookup: Lookup, program: Program, unit: Unit, user: bool) -> t
         package = find_apt_package(lookup, (unit.fragment_path,), unit)  # /bin/true shows nothing.
         return (package, "", "") if not (user or os.geteuid()) else (None, "", "")
     environment = find_environment(lookup, program)
-    package = find_npm_package(lookup, program.real) or (find_pip_package(lookup, program) if environment else None)
+    package = find_npm_package(lookup, program.target) or (find_pip_package(lookup, program) if environment else None)
     if package is not None:
         return _check_owner(package)
     if environment:
         return None, f"what is installed in {environment} comes from no index", ""
     # The program that runs comes first: the unit's command may only start it.
-    paths = list(dict.fromkeys(filter(None, (program.exe, program.named, program.real))))
+    paths = list(dict.fromkeys(filter(None, (program.exe, program.named, program.target, program.real))))
     package = find_apt_package(lookup, paths, unit)
     if package is not None and (user or os.geteuid() != 0):
         return None, f"{package.what} is installed by root, with apt", ""
     if package is not None:
-        return package, "", ""
+        return replace(package, newer_than=tuple(map(program.keep_links, package.newer_than))), "", ""
     if not program.named and not program.exe:
         return None, "it has no program of its own", ""
     version, not_asked = find_own_version(lookup, program)
-    what = program.real or program.exe
+    what = program.named or program.exe
     return None, not_asked or f"{what} belongs to no package of dpkg, npm or pip", version
 
 

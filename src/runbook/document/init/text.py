@@ -141,7 +141,7 @@ def _write_script(key: str, lines: Sequence[str]) -> Iterator[str]:
 def _write_missing_update(survey: Survey) -> Iterator[str]:
     yield from _comment(f"{FILL_IN}: how a new version is installed; {clean(survey.no_package)}. For example:", 2)
     version = clean(survey.own_version)
-    command = f"{survey.program.real} --version" if version else "COMMAND"
+    command = f"{survey.program.named} --version" if version else "COMMAND"
     found = f"printed {version} just now" if version else "prints the installed version"
     yield "  # - update:"
     yield "  #     run: COMMAND ${{ to }}    # installs that version"
@@ -190,7 +190,7 @@ def _write_probe(probe: FoundProbe) -> str:
 
 
 def _write_version_check(survey: Survey) -> Iterator[str]:
-    paths = survey.package.newer_than if survey.package else (survey.program.real,)
+    paths = survey.package.newer_than if survey.package else (survey.program.named,)
     named = [path for path in paths if path.startswith("/") and is_writable(path)]
     unit = survey.unit
     if named and unit.is_service and not unit.is_umbrella and not survey.program.serves_an_app:
@@ -199,12 +199,14 @@ def _write_version_check(survey: Survey) -> Iterator[str]:
 
 
 def _write_fix(survey: Survey) -> Iterator[str]:
-    exe = survey.program.exe
+    program = survey.program
+    # Where a link such as /opt/gw/current leads to, the next upgrade changes. A package keeps its path.
+    exe = program.exe if survey.package or program.named == program.real else ""
     if survey.unit.type == "oneshot" or not survey.unit.is_service:
         yield "      fix: [reset-failed, start]"  # A stop may stop other units that no start brings back.
     elif not survey.ports:
         yield "      fix: [stop, reset-failed, start]"
-    elif exe and is_writable(exe) and not survey.program.interpreter and PurePosixPath(exe).is_absolute():
+    elif exe and is_writable(exe) and not program.interpreter and PurePosixPath(exe).is_absolute():
         yield from ("      fix:", "        - stop")
         yield from _comment("Kills only this program, and never a process of another service.", 8)
         yield f"        - kill-orphan: {{expect: {{exe: {quote_in_list(exe)}}}}}"

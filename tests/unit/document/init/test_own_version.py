@@ -11,7 +11,7 @@ from runbook.document.init.own_version import find_own_version
 from runbook.document.init.program import Program
 from tests.unit.document.init.fakes import FakeLookup, lookup
 
-APP = Program("/usr/local/bin/app", "/usr/local/bin/app", "/usr/local/bin/app")
+APP = Program("/usr/local/bin/app", "/opt/app/1.4.2/app")
 
 
 @pytest.fixture

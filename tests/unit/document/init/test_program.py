@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from runbook.document.init.program import find_program, is_interpreter
@@ -46,3 +48,27 @@ def test_a_server_for_an_application() -> None:
 def test_an_interpreter(path: str) -> None:
     assert is_interpreter(path)
     assert not is_interpreter(f"{path}-server")
+
+
+def test_a_link_of_a_folder_stays_a_link_and_one_of_the_file_is_followed(tmp_path: Path) -> None:
+    for path in ("1.0/bin", "1.0/lib/node_modules/gw"):
+        (tmp_path / path).mkdir(parents=True)
+    real = tmp_path / "1.0/lib/node_modules/gw/gw.js"
+    real.touch()
+    (tmp_path / "1.0/bin/gw").symlink_to("../lib/node_modules/gw/gw.js")
+    (tmp_path / "current").symlink_to("1.0")
+    named = f"{tmp_path}/current/bin/gw"
+    program = find_program(unit(start_arguments=(named,)), process(100, exe="/usr/bin/node"))
+    assert program[:2] == (named, str(real))
+    assert program.target == f"{tmp_path}/current/lib/node_modules/gw/gw.js"
+    assert (program.keep_links(str(real)), program.keep_links("/usr/bin/node")) == (named, "/usr/bin/node")
+    # Behind a linked folder, `..` leads elsewhere.
+    (tmp_path / "bin").symlink_to("1.0/bin")
+    there = find_program(unit(start_arguments=(f"{tmp_path}/bin/gw",)), process(100, exe="/usr/bin/node"))
+    assert there.target == str(real)
+
+
+def test_links_that_lead_in_a_circle_are_left(tmp_path: Path) -> None:
+    (tmp_path / "a").symlink_to("b")
+    (tmp_path / "b").symlink_to("a")
+    assert find_program(unit(start_arguments=(f"{tmp_path}/a",)), None).named == f"{tmp_path}/a"

@@ -159,3 +159,13 @@ def test_the_program_of_a_unit_without_a_main_process() -> None:
     main = find_main_process(machine, one, (Port(25),))
     assert main is None or main.pid in (100, 101)
     assert find_main_process(machine, one, ()) is None
+
+
+def test_the_file_of_a_package_is_named_as_in_the_unit(monkeypatch: pytest.MonkeyPatch) -> None:
+    """/usr/bin/redis-server is a link, and the process executes /usr/bin/redis-check-rdb."""
+    monkeypatch.setattr(os.path, "realpath", lambda path: str(path).replace("/sbin/", "/usr/bin/"))
+    machine = gateway(start_arguments=("/sbin/gateway",))
+    machine.processes[100] = process(100, exe="/usr/bin/gateway")
+    found = survey(machine)
+    assert found.package is not None
+    assert found.package.newer_than == ("/sbin/gateway",)

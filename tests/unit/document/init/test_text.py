@@ -154,6 +154,17 @@ def test_a_script_needs_longer_and_another_process_of_its_interpreter_is_not_exp
     assert "      user: app\n" in text
 
 
+def test_a_program_below_a_link_is_named_as_in_the_unit_and_an_orphan_may_execute_another_version() -> None:
+    program = Program("/opt/gw/current/gw", "/opt/gw/1.0/gw", "/opt/gw/1.0/gw", target="/opt/gw/current/gw")
+    text = write(survey(None, program=program, own_version="1.0"))
+    assert "- verify-version: {newer-than: [/opt/gw/current/gw]}" in text
+    assert "version: /opt/gw/current/gw --version" in text
+    assert "fix: [stop, kill-orphan, reset-failed, start]" in text
+    assert "/opt/gw/1.0" not in text
+    # The path of a package's program is the same after an upgrade.
+    assert "kill-orphan: {expect: {exe: /opt/gw/1.0/gw}}" in write(survey(program=program))
+
+
 def test_no_rollback_where_it_cannot_work() -> None:
     text = write(survey(replace(PACKAGE, no_rollback="no archive has 1:1.0-1")))
     assert text.endswith("# No `rollback: auto`: no archive has 1:1.0-1.\n")
