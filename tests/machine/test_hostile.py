@@ -255,6 +255,12 @@ def test_commands_of_a_file_in_a_sticky_folder_do_not_start_there(machine: Machi
     write_runbook(machine, book, "/opt/evil/own.yaml")
     done = machine.run(["runbook", "apply", "/opt/evil/own.yaml", "--output", "json"])
     assert parsed(done.stdout, 0).step("run")["evidence"]["output"] == "/opt/evil\n"
+    # In `/` itself, which is root's, there is nothing to report.
+    write_runbook(machine, book, "/own.yaml")
+    done = machine.run(["sh", "-c", "cd /; runbook apply own.yaml --output json; rm own.yaml"])
+    assert not parsed(done.stdout, 0).of("notice")
+    done = machine.run(["sh", "-c", "cd /tmp/evil; runbook apply --dry-run sticky.yaml"])
+    assert "put files into /tmp/evil;" in " ".join(done.stdout.split())
 
 
 def test_another_user_does_not_read_a_script_in_ps(machine: Machine, web: str) -> None:

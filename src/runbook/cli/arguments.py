@@ -66,8 +66,10 @@ def find_notices(scope: ManagerScope, book: Runbook | None = None) -> tuple[str,
 
 def _describe_folder(book: Runbook) -> str:
     """Return why commands do not start in the folder of the file; empty if they do."""
-    folder = Path(book.path).parent
-    if book.path == "-" or book.folder != Path("/") or str(folder) == "/":
+    if book.path == "-" or book.folder != Path("/"):
+        return ""
+    folder = Path(book.path).absolute().parent
+    if folder.resolve() == Path("/"):
         return ""
     return f"its commands start in /, because other users can put files into {folder}; `cwd` names another folder"
 

@@ -152,6 +152,17 @@ def test_commands_of_a_file_in_a_sticky_folder_start_in_the_root(tmp_path: Path)
     )
 
 
+def test_the_folder_is_named_as_a_whole_and_the_root_is_not_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (notice,) = arguments.find_notices("system", parse(TEXT, "./up.yaml", folder=Path("/")))
+    assert f"put files into {tmp_path};" in notice
+    monkeypatch.chdir("/")
+    for name in ("up.yaml", "./up.yaml", "../up.yaml"):
+        assert arguments.find_notices("system", parse(TEXT, name, folder=Path("/"))) == ()
+
+
 @pytest.mark.parametrize(("name", "folder"), [("-", "/"), ("/up.yaml", "/"), ("/srv/up.yaml", "/srv")])
 def test_otherwise_there_is_nothing_to_report(name: str, folder: str) -> None:
     assert arguments.find_notices("system", parse(TEXT, name, folder=Path(folder))) == ()
