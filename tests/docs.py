@@ -14,6 +14,7 @@ import sys
 import textwrap
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
 from typer.main import get_command
 from typer.testing import CliRunner
@@ -23,6 +24,7 @@ from runbook.document import reference
 from runbook.document.reference import FieldReference
 from runbook.host.ownership import roles as judgement
 from runbook.model import Verdict
+from runbook.report.event_schema import make_event_schema
 from runbook.steps import registry
 from runbook.template.filters import FILTERS
 
@@ -69,6 +71,7 @@ def parts() -> dict[Path, Parts]:
             "filters": lambda: ", ".join(f"`{name}`" for name in ("raw", *FILTERS)),
         },
         REFERENCE / "verdicts.md": {"verdicts": verdicts},
+        REFERENCE / "events.md": {"events": events},
         REFERENCE / "command-line.md": {"commands": commands},
         DOCS / "explanation" / "architecture.md": {"layers": layers},
         DOCS / "explanation" / "port-ownership.md": {"roles": roles},
@@ -124,6 +127,24 @@ def verdicts() -> str:
             later = "" if verdict in given else " *No step of this version gives it.*"
             lines.append(f"| `{verdict}` | {_cell(verdict.meaning)}.{later} |")
     return "\n".join(lines)
+
+
+def events() -> str:
+    """Return a table of the keys of each event, from the schema."""
+    schema = make_event_schema()
+    lines: list[str] = []
+    for name, event in (("every line", schema), *schema["$defs"].items()):
+        lines += ["", f"## {name}", "", event["description"], "", "| key | type | |", "|---|---|---|"]
+        for key, what in event["properties"].items():
+            left_out = "" if key in event["required"] else " *May be left out.*"
+            lines.append(f"| `{key}` | {_json_type(what)} | {_cell(what['description'])}.{left_out} |")
+    return "\n".join(lines)
+
+
+def _json_type(what: dict[str, Any]) -> str:
+    kinds = what.get("anyOf", [what])
+    inner = [f" of {_json_type(kind['items'])}s" if "items" in kind else "" for kind in kinds]
+    return " or ".join(kind["type"] + of for kind, of in zip(kinds, inner, strict=True))
 
 
 def given_verdicts(*modules: Path) -> set[Verdict]:

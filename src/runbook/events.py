@@ -47,6 +47,9 @@ class EventName(StrEnum):
     RUN_RECORDED = "run-recorded"
 
 
+SCHEMA_VERSION = 1  # of the lines; a higher one means that an event or a key was removed, or has another meaning
+
+
 def optional(default: Any) -> Any:
     """Return a field that is left out of the line while it has its default."""
     return field(default=default, metadata={"left-out": True})
@@ -95,16 +98,16 @@ def _plain(value: Any) -> Any:
 class StepPayload(Payload):
     """What an event of one step carries."""
 
-    id: str
+    id: str  # the step's id; of a nested step with those of the steps around it
     type: str  # the step's type, as in the runbook
 
 
 class _BegunPayload(Payload):
     """What the event of a beginning carries: of a run, or of a later part of it."""
 
-    name: str = ""
-    file: str = ""
-    unit: str | None = None
+    name: str = ""  # the runbook's `name`
+    file: str = ""  # the path of the runbook, or `-`; of `runbook restart` the command
+    unit: str | None = None  # the runbook's `unit`
     units: Sequence[str] = ()  # all units of the runbook, by systemd's own names
     steps: Sequence[Mapping[str, str]] = ()  # `id` and `type` of each
     booted: float | None = None  # the time of this boot, in seconds since the epoch
@@ -117,6 +120,8 @@ class _BegunPayload(Payload):
 class RunStarted(_BegunPayload, event=EventName.RUN_STARTED):
     """A run began."""
 
+    schema: int = SCHEMA_VERSION  # the version of the schema of these lines
+
 
 class RunResumed(_BegunPayload, event=EventName.RUN_RESUMED):
     """A later part of a run began, in another process."""
@@ -125,7 +130,7 @@ class RunResumed(_BegunPayload, event=EventName.RUN_RESUMED):
 class StepStarted(StepPayload, event=EventName.STEP_STARTED):
     """A step began."""
 
-    name: str
+    name: str  # the step's `name`, or else its type
     units: Sequence[str] = ()  # the units that the step acts on or checks
 
 
@@ -139,8 +144,8 @@ class StepActing(StepPayload, event=EventName.STEP_ACTING):
 class StepRemembers(Payload, event=EventName.STEP_REMEMBERS):
     """The state of a step has changed that `resume` needs to continue it."""
 
-    id: str
-    memory: Mapping[str, Any]
+    id: str  # the step's id
+    memory: Mapping[str, Any]  # its state
 
 
 class StepWaiting(StepPayload, event=EventName.STEP_WAITING):
@@ -159,27 +164,27 @@ class StepWaiting(StepPayload, event=EventName.STEP_WAITING):
 class StepRetrying(StepPayload, event=EventName.STEP_RETRYING):
     """An attempt failed, and another one follows."""
 
-    attempt: int
+    attempt: int  # the number of the attempt that failed, from 1
     pause: float  # seconds until the next attempt
-    verdict: str
-    reason: str
+    verdict: str  # of the attempt that failed
+    reason: str  # why it failed
 
 
 class StepKept(StepPayload, event=EventName.STEP_KEPT):
     """A step had finished in an earlier part of the run, and is not repeated."""
 
-    status: str  # a StepStatus, or the word of another version
-    verdict: str | None
-    reason: str
-    attempts: int
+    status: str  # `ok`, `changed`, `skipped`, `failed`, `remediated` or `rolled-back`
+    verdict: str | None  # one word for what was found; null for a skipped step
+    reason: str  # a sentence
+    attempts: int  # the number of attempts
     seconds: float  # of all attempts
-    evidence: Mapping[str, Any]
+    evidence: Mapping[str, Any]  # the facts behind the verdict
 
 
 class StepFinished(StepKept, event=EventName.STEP_FINISHED):
     """A step finished."""
 
-    name: str = optional("")
+    name: str = optional("")  # the step's `name`, if it has one
     continues: bool = optional(False)  # it failed, and the run continues
     remembers: Mapping[str, Any] | None = optional(None)  # the state of the whole run, if it has changed
 
@@ -187,15 +192,15 @@ class StepFinished(StepKept, event=EventName.STEP_FINISHED):
 class StepRerun(Payload, event=EventName.STEP_RERUN):
     """The operator wants a step to be repeated."""
 
-    id: str
+    id: str  # the step's id
 
 
 class FixStarted(Payload, event=EventName.FIX_STARTED):
     """A round of a fix began."""
 
-    id: str
-    round: int
-    rounds: int
+    id: str  # the id of the `remediate` step
+    round: int  # the number of this round, from 1
+    rounds: int  # the number of rounds at most
     because: str  # the verdict of the check that failed
     up: Sequence[str] = ()  # the units that ran before the first round
 
@@ -203,7 +208,7 @@ class FixStarted(Payload, event=EventName.FIX_STARTED):
 class UnitStartedAgain(Payload, event=EventName.UNIT_STARTED_AGAIN):
     """A fix failed, and a unit that it had stopped is started again."""
 
-    unit: str
+    unit: str  # systemd's own name of it
 
 
 class RollbackStarted(Payload, event=EventName.ROLLBACK_STARTED):
@@ -217,7 +222,7 @@ class RollbackStarted(Payload, event=EventName.ROLLBACK_STARTED):
 class Notice(Payload, event=EventName.NOTICE):
     """Information for the operator."""
 
-    text: str
+    text: str  # a sentence
 
 
 class Waiting(Payload, event=EventName.WAITING):
@@ -232,11 +237,11 @@ class Waiting(Payload, event=EventName.WAITING):
 class RunFinished(Payload, event=EventName.RUN_FINISHED):
     """A run finished, for now or for good."""
 
-    status: str  # a RunStatus, or the word of another version
-    exit: int
-    reason: str
+    status: str  # `ok`, `changed`, `remediated`, `failed`, `rolled-back`, … (docs/reference/exit-status.md)
+    exit: int  # the exit status
+    reason: str  # a sentence
     step: str = optional("")  # the step at which it ended, if it did not end well
-    verdict: str = optional("")
+    verdict: str = optional("")  # that step's verdict
     cause: str = optional("")  # after a rollback: the reason of the step that had failed
     after: Mapping[str, str] | None = optional(None)  # `step` and `verdict` of the failure that was rolled back
     back: str = optional("")  # the state of each update after a rollback
@@ -248,47 +253,48 @@ class RunFinished(Payload, event=EventName.RUN_FINISHED):
 class Observed(Payload, event=EventName.OBSERVED):
     """The state in systemd and in the kernel, before anything is planned."""
 
-    name: str
-    file: str
-    unit: str | None
-    systemd: Mapping[str, Any] | None = optional(None)
+    name: str  # the runbook's `name`
+    file: str  # the path of the runbook, or `-`
+    unit: str | None  # the runbook's `unit`
+    systemd: Mapping[str, Any] | None = optional(None)  # properties of the unit
     starts: Mapping[str, Any] | None = optional(None)  # what is left of the unit's start limit
-    ports: Sequence[Mapping[str, Any]] | None = optional(None)
+    ports: Sequence[Mapping[str, Any]] | None = optional(None)  # the verdict, listeners and holders of each port
+    schema: int = SCHEMA_VERSION  # the version of the schema of these lines
 
 
 class StepPlanned(StepPayload, event=EventName.STEP_PLANNED):
     """What a step would find and do."""
 
-    impact: str  # an Impact
-    verdict: str | None
-    reason: str
-    evidence: Mapping[str, Any]
-    name: str = optional("")
+    impact: str  # `none`, `read-only`, `mutating` or `undetermined`
+    verdict: str | None  # one word for what was found; null if nothing was looked at
+    reason: str  # a sentence: what the step would do, or what it found
+    evidence: Mapping[str, Any]  # the facts behind the verdict
+    name: str = optional("")  # the step's `name`, if it has one
     undetermined_by: Sequence[str] = optional(())  # the earlier steps that can change the answer
 
 
 class PlanFinished(Payload, event=EventName.PLAN_FINISHED):
     """A plan is complete, or could not be made."""
 
-    would_change: bool | None = optional(None)
-    status: str
-    exit: int
-    reason: str
-    hint: str = optional("")
+    would_change: bool | None = optional(None)  # whether the run would change something
+    status: str  # as of a run
+    exit: int  # the exit status
+    reason: str  # a sentence
+    hint: str = optional("")  # what the operator can do next
     locked_by: Sequence[Mapping[str, Any]] = optional(())  # the runs that have the locks of the units
 
 
 class RecordLost(Payload, event=EventName.RECORD_LOST):
     """Nothing after this is recorded."""
 
-    reason: str = ""
+    reason: str = ""  # why
 
 
 class RunSuperseded(Payload, event=EventName.RUN_SUPERSEDED):
     """A later run acted on the same unit: this one cannot be resumed any more."""
 
-    by: str = ""
-    unit: str = ""
+    by: str = ""  # the ID of the later run
+    unit: str = ""  # the unit
 
 
 class RunAbandoned(Payload, event=EventName.RUN_ABANDONED):
@@ -298,22 +304,22 @@ class RunAbandoned(Payload, event=EventName.RUN_ABANDONED):
 class RunRecorded(Payload, event=EventName.RUN_RECORDED):
     """The summary of a record."""
 
-    name: str
-    file: str
-    units: Sequence[str]
-    scope: str
-    user: str
+    name: str  # the runbook's `name`
+    file: str  # the path of the runbook, or `-`; of `runbook restart` the command
+    units: Sequence[str]  # all its units
+    scope: str  # `system` or `user`: whose manager it used
+    user: str  # who requested it, behind su and sudo
     user_source: str = optional("")  # where the user's name is from: `loginuid`, `sudo` or `uid`
     status: str  # a RunStatus, or the state of a run that has not ended
     seconds: float  # of all parts of the run, without the pauses between them
-    resumable: bool
-    exit: int | None = optional(None)
-    reason: str | None = optional(None)
+    resumable: bool  # whether `runbook resume` can continue it
+    exit: int | None = optional(None)  # the exit status
+    reason: str | None = optional(None)  # a sentence
     lost: str = optional("")  # why the record is incomplete
     cut: Sequence[str] = optional(())  # the steps whose end is not recorded
     superseded: Mapping[str, Any] | None = optional(None)  # the later run and the unit
-    abandoned: Mapping[str, Any] | None = optional(None)
-    folder: str
+    abandoned: Mapping[str, Any] | None = optional(None)  # when it was given up, and by whom
+    folder: str  # of its record
     printed: Sequence[Mapping[str, Any]]  # `file` and `bytes` of each output of a command
 
 

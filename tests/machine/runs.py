@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from tests.events import validated
 from tests.machine.machine import Machine, until
 
 RUNBOOK = "/root/test.yaml"
@@ -62,7 +63,7 @@ def runbook(machine: Machine, command: str, text: str, *options: str, user: str 
 
 def parsed(stdout: str, status: int, stderr: str = "") -> Run:
     """Return a run from its JSON lines, exit status and standard error."""
-    return Run([json.loads(line) for line in stdout.splitlines()], status, stderr)
+    return Run([validated(json.loads(line)) for line in stdout.splitlines()], status, stderr)
 
 
 def interrupted(machine: Machine, signum: signal.Signals, command: str) -> tuple[Run, float]:

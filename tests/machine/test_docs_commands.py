@@ -66,6 +66,19 @@ def test_the_commands_for_a_first_runbook(gateway: Machine) -> None:
     assert json.loads(gateway.read("/root/runbook.schema.json"))["$schema"]
 
 
+def test_the_commands_that_validate_a_line(gateway: Machine, tmp_path: Path) -> None:
+    gateway.write("/root/upgrade.yaml", gateway.read("/root/gateway.yaml"))
+    [block] = blocks_of_test("test_the_commands_that_validate_a_line")
+    *made, check = commands_in(block)
+    for command in made:
+        type_in(gateway, command)
+    for name in ("events.schema.json", "line.json"):
+        (tmp_path / name).write_text(gateway.read(f"/root/{name}"))
+    program = Path(sys.executable).parent / check.split()[0]
+    done = subprocess.run([program, *check.split()[1:]], cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert done.stdout in block
+
+
 # -- resuming
 
 

@@ -10,13 +10,20 @@ from runbook import errors
 from runbook.cli.output import print_result
 
 
-def schema() -> None:
-    """Print the JSON Schema of a runbook, for editors."""
+def schema(
+    events: Annotated[bool, typer.Option("--events", help="The schema of the JSON lines instead.")] = False,
+) -> None:
+    """Print the JSON Schema of a runbook, for editors, or of the JSON lines."""
     import json  # noqa: PLC0415
 
-    from runbook.document import reference  # noqa: PLC0415
+    if events:
+        from runbook.report.event_schema import make_event_schema  # noqa: PLC0415
 
-    print_result(json.dumps(reference.make_schema(), indent=2))
+        print_result(json.dumps(make_event_schema(), indent=2))
+    else:
+        from runbook.document.reference import make_schema  # noqa: PLC0415
+
+        print_result(json.dumps(make_schema(), indent=2))
 
 
 def steps(

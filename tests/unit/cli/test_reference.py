@@ -8,11 +8,18 @@ from typer.testing import CliRunner
 
 from runbook import cli, errors
 from runbook.document import reference
+from runbook.report.event_schema import make_event_schema
 from runbook.steps import registry
 
 
 def test_the_schema_is_printed_as_json() -> None:
     assert json.loads(CliRunner().invoke(cli.app, ["schema"]).stdout) == reference.make_schema()
+
+
+def test_the_schema_of_the_events_is_printed_as_json() -> None:
+    assert json.loads(CliRunner().invoke(cli.app, ["schema", "--events"]).stdout) == json.loads(
+        json.dumps(make_event_schema())
+    )
 
 
 def test_every_step_type_is_listed() -> None:
