@@ -74,6 +74,9 @@ def test_the_oracle_finds(name: str) -> None:
 def test_the_oracle_passes_an_honest_run() -> None:
     assert judge({**HONEST, "scene": {**SCENE.facts, "does": "serves", "first": ""}}) == []
     assert judge({**ended("rolled-back", 4, OLD), "scene": {**SCENE.facts, "does": "crash", "first": ""}}) == []
+    # Beside a service that shares the port, nothing asks for the version.
+    shared = {**SCENE.facts, "does": "serves", "shared": True, "first": "check"}
+    assert judge({**HONEST, "scene": shared, "looked": {**LOOKED, "exit": 0, "serves": OLD}}) == []
 
 
 def test_the_scenes_of_a_seed_are_the_same_and_have_each_holder() -> None:
