@@ -27,6 +27,7 @@ from runbook.records.store import boot_id
 from runbook.spec.step import RollbackRole, Runbook, Step
 
 LEFT_SERVICES = "left-services"  # the key of those that another client restarted meanwhile, each with a sentence
+UNCERTAIN_SERVICES = "uncertain-services"  # the key of those that were down, and that an unknown client started
 
 START_ROLES = (RollbackRole.START, RollbackRole.RESTART)  # roles of the steps whose units a rollback restarts
 CHANGE_ROLES = (*START_ROLES, RollbackRole.RELOAD)  # roles of the steps after which a unit runs the new version
@@ -87,11 +88,11 @@ def find_changed_services(
 
     If it is not known which process requested the change, a service counts only if a command was running, or if it was
     reached by the job of the step. It never counts then if another run acted on it, or if systemd restarts it by itself
-    since before the step. Raises HostError.
+    since before the step. A service that was down before the step is not one that it restarted: who started it is
+    uncertain then. Raises HostError.
     """
     reached, foreign = cache(lambda: _list_reached(view, step)), cache(others.find_foreign)
-    changed: list[str] = []
-    left: dict[str, str] = {}
+    changed, uncertain, left = list[str](), list[str](), dict[str, str]()
     for name in names:
         if is_never_restarted(name):
             continue
@@ -108,9 +109,12 @@ def find_changed_services(
                 continue
             if others.looped_before(unit):
                 left[unit.name] = f"{unit.name} restarts by itself since before this step, and is left alone"
+            elif unit.previous_end_monotonic < since <= unit.began_monotonic and unit.name not in reached():
+                uncertain.append(unit.name)
             else:
                 changed.append(unit.name)
-    return {key: value for key, value in ((CHANGED_SERVICES, changed), (LEFT_SERVICES, left)) if value}
+    found = {CHANGED_SERVICES: changed, UNCERTAIN_SERVICES: uncertain, LEFT_SERVICES: left}
+    return {key: value for key, value in found.items() if value}
 
 
 def is_never_restarted(name: str) -> bool:

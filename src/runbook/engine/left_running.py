@@ -2,20 +2,23 @@
 
 A rollback restarts the services that the run changed. It does not restart a transient unit, a scope, a daemon in the
 session that `su` opened, or a service of a user's manager: it does not know how. systemd does not record which process
-requested them, so what started while a command of this run was running counts as started by it.
+requested them, so what started while a command of this run was running counts as started by it. Nor does it restart a
+service that was down before, and that an unknown client started meanwhile: it may be none of this run's business.
 
 What cannot be found out is in UNEXAMINED: such a process is no younger than the command, or started later.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from fnmatch import fnmatchcase
+from typing import Any
 
-from runbook.engine.changed_services import runs_command
-from runbook.engine.rollback_units import CLOCK_TICK, MAX_NAMED_PROCESSES
+from runbook.engine.changed_services import UNCERTAIN_SERVICES, runs_command
+from runbook.engine.rollback_units import CLOCK_TICK, MAX_NAMED_PROCESSES, NewFiles, describe_unproved
 from runbook.events import Event, StepActing, StepFinished
 from runbook.host.cgroups import CgroupKind, CgroupUnit, parse_cgroup_path
+from runbook.host.facts import JobVerb
 from runbook.host.holders import Process
 from runbook.host.interface import HostView
 from runbook.host.kernel import protected
@@ -79,6 +82,24 @@ def find_left_running(view: HostView, of_user: bool, windows: Sequence[CommandWi
         if new and _may_be_started_by_command(view, place, inside, is_new, by_place, of_user=of_user):
             found[_name(place, new[0])] = _describe(place, new)
     return found
+
+
+def find_uncertain_services(
+    view: HostView, judgements: Iterable[Mapping[str, Any]], restarted: Collection[str], new: NewFiles
+) -> dict[str, LeftRunning]:
+    """Return the services that an unknown client started beside a command, and that ran before the files were restored.
+
+    Raises HostError.
+    """
+    names = dict.fromkeys(name for one in judgements for name in one.get(UNCERTAIN_SERVICES) or ())
+    running = [name for name in names if name not in restarted and view.unit(name).is_running]
+    started = (
+        "was started while a command of this run was running, not known by which process, and may run the new version"
+    )
+    return {
+        name: LeftRunning(f"{name} {started}", view.unit(name).systemctl_command(JobVerb.RESTART))
+        for name in describe_unproved(view, running, new)
+    }
 
 
 def _may_be_started_by_command(

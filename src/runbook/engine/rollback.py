@@ -11,7 +11,12 @@ from runbook.engine.execution.attempt import TRACE
 from runbook.engine.execution.outcome import Outcome
 from runbook.engine.execution.replay import BY_OPERATOR, CHANGED_SERVICES, ROLLBACK_PREFIX
 from runbook.engine.internal_error import describe_internal_error
-from runbook.engine.left_running import describe_unexamined, find_left_running, list_command_windows
+from runbook.engine.left_running import (
+    describe_unexamined,
+    find_left_running,
+    find_uncertain_services,
+    list_command_windows,
+)
 from runbook.engine.remediation import StepRunner
 from runbook.engine.rollback_plan import RollbackPlan, find_updates_that_ran
 from runbook.engine.rollback_units import (
@@ -169,8 +174,10 @@ class Rollback:
         host, start = self.runner.host, self.runner.host.clock.monotonic()
         events = list_events_of_boot(self.runner)
         try:
+            files = find_new_files(self._events, plan.undo_step_ids.values())
             left = find_left_running(host, self.book.scope == "user", list_command_windows(self.book, events))
-            doubts = describe_unproved(host, units, find_new_files(self._events, plan.undo_step_ids.values()))
+            left |= find_uncertain_services(host, self._list_judgements(), units, files)
+            doubts = describe_unproved(host, units, files)
         except HostError as error:
             doubts = {"": f"which version each unit runs is not known: {error.message}"}
             left = {}

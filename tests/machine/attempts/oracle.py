@@ -68,7 +68,7 @@ def _status(scene: Scene, facts: dict[str, Any], status: str) -> list[tuple[str,
         return [(FALSE_READY, f"{said}, but {_both(facts)}, stable {stable}")]
     if not good and scene.must_succeed:
         return [(FALSE_FAILED, f"{said}; it must succeed")]
-    if status == "failed" and scene.must_roll_back:
+    if status == "failed" and scene.must_roll_back and not _started_beside(facts):
         return [(FALSE_FAILED, f"{said}; it must roll back")]
     # A bad version may serve for a moment, before it ends.
     if not good and serves == NEW and stable and scene.does in GOOD:
@@ -89,6 +89,12 @@ def _still_starting(scene: Scene, facts: dict[str, Any], said: str) -> list[tupl
     if not waits and not scene.meanwhile:
         return [(OTHER, f"{said}; the service does what cannot become ready: {scene.does}")]
     return []
+
+
+def _started_beside(facts: dict[str, Any]) -> bool:
+    """Return True if all that disproves a rollback is what another attempt started in the same machine meanwhile."""
+    doubts = facts["last"]["reason"].partition("the rollback is not proved: ")[2]
+    return bool(doubts) and str(facts["port"]) not in doubts
 
 
 def _both(facts: dict[str, Any]) -> str:

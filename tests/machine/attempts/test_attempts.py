@@ -74,6 +74,13 @@ def test_the_oracle_finds(name: str) -> None:
 def test_the_oracle_passes_an_honest_run() -> None:
     assert judge({**HONEST, "scene": {**SCENE.facts, "does": "serves", "first": ""}}) == []
     assert judge({**ended("rolled-back", 4, OLD), "scene": {**SCENE.facts, "does": "crash", "first": ""}}) == []
+    last = {
+        "event": "run-finished",
+        "status": "failed",
+        "reason": "…; and the rollback is not proved: innocent@2.service …",
+    }
+    beside = {**ended("failed", 1), "last": last, "port": 1}
+    assert judge({**beside, "scene": {**SCENE.facts, "does": "crash", "rollback": True, "first": ""}}) == []
     # Beside a service that shares the port, nothing asks for the version.
     shared = {**SCENE.facts, "does": "serves", "shared": True, "first": "check"}
     assert judge({**HONEST, "scene": shared, "looked": {**LOOKED, "exit": 0, "serves": OLD}}) == []

@@ -167,12 +167,12 @@ def test_a_unit_that_a_command_restarted(site: Site, does: str) -> None:
 
 
 WORKER_EXITS = "run: {id: exits, read-only: true, run: 'pkill -f [s]erver.py.worker; sleep 1'}"
-RESTART_OVER_THE_BUS = """\
+CALL_THE_BUS = """\
 import sys
 from gi.repository import Gio, GLib
 bus = Gio.bus_get_sync(Gio.BusType.SYSTEM)
 systemd = ("org.freedesktop.systemd1", "/org/freedesktop/systemd1", "org.freedesktop.systemd1.Manager")
-bus.call_sync(*systemd, "RestartUnit", GLib.Variant("(ss)", (sys.argv[1], "replace")), None, 0, 5000, None)
+bus.call_sync(*systemd, sys.argv[1], GLib.Variant("(ss)", (sys.argv[2], "replace")), None, 0, 5000, None)
 """
 
 
@@ -180,8 +180,8 @@ def test_a_unit_that_a_command_restarted_and_that_exited_afterwards(site: Site) 
     """Nothing shows who requested the restart, and its times are those of the automatic restart that came later."""
     site.write_unit("worker", service="Restart=always\nRestartSec=100ms")
     site.start("worker")
-    site.machine.write("/opt/site/restart.py", RESTART_OVER_THE_BUS)
-    restart = command("python3 /opt/site/restart.py worker.service; sleep 0.5")
+    site.machine.write("/opt/site/call.py", CALL_THE_BUS)
+    restart = command("python3 /opt/site/call.py RestartUnit worker.service; sleep 0.5")
     run = site.apply(restart, WORKER_EXITS)
     rolled_back(site, run, "web", "worker")
     assert run.of("rollback-started")[0]["units"] == ["worker.service"]
@@ -197,8 +197,21 @@ def test_a_unit_that_exited_beside_the_commands_is_left_alone(site: Site) -> Non
 
 
 def test_a_unit_that_a_command_started(site: Site) -> None:
+    site.write_unit("helper", service="ExecStartPre=/bin/sleep 0.5")  # So systemctl waits, and can be seen.
     run = site.apply(command("systemctl start helper"), "restart")
     rolled_back(site, run, "web", "helper")
+
+
+def test_a_unit_that_was_down_and_that_something_unknown_started_is_left_alone(site: Site) -> None:
+    """It may be the run's own command, or an operator who has nothing to do with the run."""
+    site.machine.write("/opt/site/call.py", CALL_THE_BUS)
+    run = site.apply(command("python3 /opt/site/call.py StartUnit helper.service; sleep 0.5"), "restart")
+    assert (run.exit, run.last["status"]) == (1, "failed"), run.last
+    assert run.of("rollback-started")[0].get("units", []) == []
+    why = "helper.service was started by an unknown process while a command of this run was running, and may run"
+    assert why in run.last["reason"]
+    assert run.last["hint"] == "systemctl restart helper.service"
+    assert (site.serves("web"), site.serves("helper")) == (OLD, NEW)
 
 
 def test_a_unit_that_the_update_restarted(site: Site) -> None:

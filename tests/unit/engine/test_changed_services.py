@@ -51,7 +51,6 @@ CHANGED = {"changed-services": ["worker.service"]}
     "worker",
     [
         began(992, before=991),
-        began(992),
         began(900, active_exit_monotonic=at(994), sub_state="stop-sigterm"),  # It is slow to stop.
         began(900, exec_main_start_monotonic=at(992)),
         began(900, reload_monotonic=at(992)),
@@ -61,6 +60,11 @@ CHANGED = {"changed-services": ["worker.service"]}
 )
 def test_a_service_that_changed_since_a_command_began_was_changed_by_it(worker: Unit) -> None:
     assert judged(worker) == CHANGED
+
+
+def test_who_started_a_service_that_was_down_is_uncertain() -> None:
+    assert judged(began(992)) == {"uncertain-services": ["worker.service"]}
+    assert judged(began(992, before=980)) == {"uncertain-services": ["worker.service"]}
 
 
 @pytest.mark.parametrize(

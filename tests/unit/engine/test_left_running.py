@@ -6,7 +6,9 @@ from typing import Any
 
 import pytest
 
-from runbook.engine.left_running import find_left_running
+from runbook.engine.left_running import find_left_running, find_uncertain_services
+from runbook.engine.rollback_units import NewFiles
+from runbook.host.facts import ActiveState
 from tests.unit.fake_machine import EPOCH, FakeMachine, process, unit
 
 WINDOW = (EPOCH + 900.0, EPOCH + 910.0)
@@ -68,3 +70,22 @@ def test_a_manager_that_has_just_started_brings_all_its_services() -> None:
 def test_a_users_run_looks_at_its_own_manager() -> None:
     assert found(f"{USERS}/app.slice/job.service", of_user=True) != []
     assert found("/system.slice/job.service", of_user=True) == []
+
+
+def uncertain(started: float, *, restarted: tuple[str, ...] = (), **changes: Any) -> list[str]:
+    worker = unit("worker.service", main_pid=71, **changes)
+    one = process(71, cgroup="/system.slice/worker.service", started=started)
+    on = FakeMachine(units={"worker.service": worker}, processes={71: one})
+    new = NewFiles(installed_at=EPOCH + 900.0, restored_at=EPOCH + 950.0)
+    judgements = [{}, {"uncertain-services": ["worker.service"]}]
+    return [left.remedy for left in find_uncertain_services(on, judgements, restarted, new).values()]
+
+
+def test_a_service_that_an_unknown_process_started_may_run_the_new_version() -> None:
+    assert uncertain(905.0) == ["systemctl restart worker.service"]
+
+
+def test_it_does_not_if_it_was_restarted_since_or_is_down() -> None:
+    assert uncertain(951.0) == []
+    assert uncertain(905.0, restarted=("worker.service",)) == []
+    assert uncertain(905.0, active_state=ActiveState.INACTIVE) == []
