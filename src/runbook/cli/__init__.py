@@ -11,6 +11,7 @@ tables.py      the tables of `runbook steps`
 arguments.py   from the arguments to a runbook
 options.py     arguments and options that several commands share
 group.py       the group of all commands
+preload.py     the modules that a run may need later
 output.py      text or JSON lines, messages and errors
 
 Modules that only some commands need are imported inside functions: `--help` loads neither D-Bus nor pydantic.

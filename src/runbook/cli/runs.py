@@ -218,6 +218,7 @@ def _make_request(
 
 def _run_outside_units(book: Runbook, scope: ManagerScope, start: Start, text: str | None = None) -> int:
     """Return the exit status of `start`, or of a child if this process is the main process of a unit to be stopped."""
+    from runbook.cli.preload import load_late_modules  # noqa: PLC0415
     from runbook.engine.preflight import is_main_of_stopped_unit  # noqa: PLC0415
     from runbook.host.journal.writer import send  # noqa: PLC0415
     from runbook.host.kernel.accounts import find_operator  # noqa: PLC0415
@@ -225,6 +226,7 @@ def _run_outside_units(book: Runbook, scope: ManagerScope, start: Start, text: s
 
     with _open_host(scope) as host:
         if not is_main_of_stopped_unit(host, book):
+            load_late_modules(book)
             who = find_operator(os.environ)
             return start(host, JournalReport(scope, send, who.name, who.source)).exit
     return _run_in_child(text)

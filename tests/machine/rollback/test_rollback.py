@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from tests.machine.machine import until
@@ -19,8 +21,10 @@ from tests.machine.rollback.staging import (
     SERVES_OLD,
     STOPPED_FIRST,
     Stage,
+    book,
 )
-from tests.machine.runs import Run
+from tests.machine.runs import RUNBOOK, Run, parsed, write_runbook
+from tests.machine.tree import PROJECT, VENV
 
 REMEDY = """- remediate:
       check: [wait-ready: {healthy-for: 100ms, timeout: 20s}, verify-port-owner]
@@ -221,6 +225,29 @@ def test_an_orphan_that_the_runbook_kills_does_not_prevent_a_rollback(stage: Sta
     assert run.step("remediate.fix.kill-orphan")["verdict"] == "killed"
     assert run.step("remediate")["verdict"] == "not-fixed"
     assert rolled_back(stage, run) == ["app", "reset-failed", "restart", "wait-ready", "verify-port-owner", "proof"]
+
+
+BREAKS_THE_PROGRAM = """\
+- run:
+      id: upgrade-all
+      run: |
+        find /opt/copy -name __pycache__ -prune -exec rm -r {} +
+        find /opt/copy -name '*.py' -exec sh -c 'for file; do echo "import of_another_version" >"$file"; done' - {} +"""
+
+
+def test_an_upgrade_of_this_program_does_not_disturb_the_run(stage: Stage) -> None:
+    """Whatever is not loaded when the command has replaced the files of `runbook` cannot be loaded any more."""
+    stage.sh(f"mkdir -p /opt/copy; cp -r {PROJECT}/src /opt/copy")
+    try:
+        write_runbook(stage.machine, book(APP, BREAKS_THE_PROGRAM, "- restart", ANSWERS))
+        copy: Any = {"env": {"PYTHONPATH": "/opt/copy/src"}, "check": False}
+        program = [f"{VENV}/bin/python", "-c", "from runbook.cli import main; main()"]
+        done = stage.machine.run([*program, "apply", RUNBOOK, "--output", "json"], timeout=100, **copy)
+        broken = stage.machine.run([*program, "--version"], **copy)
+    finally:
+        stage.sh("rm -r /opt/copy")
+    assert "No module named 'of_another_version'" in broken.stderr, done.stdout
+    rolled_back(stage, parsed(done.stdout, done.returncode, done.stderr))
 
 
 def test_nothing_is_rolled_back_without_an_earlier_version(stage: Stage) -> None:
