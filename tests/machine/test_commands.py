@@ -8,7 +8,7 @@ import pytest
 
 from tests.machine.conftest import StartService
 from tests.machine.machine import Machine, until
-from tests.machine.runs import RUNBOOK, Run, parsed, runbook, write_runbook
+from tests.machine.runs import RUNBOOK, Run, parsed, runbook, unit_file, write_runbook
 from tests.machine.tree import USER
 
 ODD = """it's "$HOME" `x` \\n ${A} $$ %n %% {} ; \\\\ two\nlines\t☃ """
@@ -62,6 +62,53 @@ def test_the_words_of_a_list_arrive_unchanged(machine: Machine) -> None:
     words = ["printf", "%s|", "$HOME", "${HOME}", "%n %%", "$$", "a  b", ";", "it's", 'say "x"', "two\nlines", ""]
     run = runbook(machine, "apply", f"steps: [run: {{run: {json.dumps(words)}}}]\n")
     assert run.step("run")["evidence"]["output"] == "".join(f"{word}|" for word in words[2:])
+
+
+VALUE = "a; touch /run/touched"
+UNQUOTABLE = ['bash -cx "echo {}"', 'echo "echo {}" | sh', "[python3, -c, 'print({})']"]
+
+
+@pytest.mark.parametrize("place", UNQUOTABLE)
+def test_where_a_value_cannot_be_quoted_nothing_is_begun(machine: Machine, service: StartService, place: str) -> None:
+    """The value is known, so the file is refused. A value that is known only later fails its step: no command runs."""
+    name = service("web.service", unit_file("/usr/bin/sleep infinity"))
+    before = machine.show(name, "InvocationID")
+    machine.run(["rm", "-rf", "/var/lib/runbook", "/run/runbook", "/run/touched"])
+    command = place if place.startswith("[") else json.dumps(place)
+    book = f"""
+        unit: web
+        vars: {{word: plain}}
+        steps:
+          - restart
+          - run: {{id: prints, run: {json.dumps(f"echo '{VALUE}'")}, read-only: true}}
+          - run: {{id: last, run: {command.replace("{}", "${{ NAME }}")}}}
+        always: [run: {{id: always, run: touch /run/touched}}]
+    """
+    text = book.replace("NAME", "vars.word")
+    for options in (["apply"], ["apply", "--dry-run"], ["check"]):
+        run = runbook(machine, options[0], text, *options[1:], "--set", f"word={VALUE}")
+        assert (run.exit, run.last["status"], len(run.events)) == (2, "invalid", 1), run.events
+        assert "where a value cannot be quoted; put it into the `env` of the step" in run.last["reason"]
+        assert run.last["reason"].startswith(f"{RUNBOOK}:6:")
+    assert machine.show(name, "InvocationID") == before
+    for path in ("/run/touched", "/run/runbook", "/var/lib/runbook"):
+        assert machine.run(["test", "-e", path], check=False).returncode == 1, path
+    run = runbook(machine, "apply", book.replace("NAME", "steps.prints.output").partition("    always:")[0])
+    assert (run.exit, run.step("last")["verdict"]) == (1, "command-failed"), run.last
+    assert "where a value cannot be quoted; put it into the `env` of the step" in run.step("last")["reason"]
+    assert "hint" not in run.last, "the command has no output to look at"
+    assert machine.run(["test", "-e", "/run/touched"], check=False).returncode == 1
+
+
+def test_a_value_in_the_environment_needs_no_quotes(machine: Machine) -> None:
+    """As the refusal advises: for a second shell, and for another program."""
+    for command in ("bash -cx 'echo \"$WORD\"'", "python3 -c 'import os; print(os.environ[\"WORD\"])'"):
+        book = (
+            f"steps: [run: {{run: {json.dumps(command)}, env: {{WORD: '${{{{ vars.word }}}}'}}}}]\nvars: {{word: x}}\n"
+        )
+        run = runbook(machine, "apply", book, "--set", f"word={VALUE}")
+        assert f"{VALUE}\n" in run.step("run")["evidence"]["output"], run.last
+    assert machine.run(["test", "-e", "/run/touched"], check=False).returncode == 1
 
 
 def test_other_users_cannot_read_the_script_or_the_environment(machine: Machine) -> None:

@@ -145,7 +145,8 @@ def find_advice(view: HostView, outcome: Outcome, step: Step[Any] | None, book: 
         text = _ASK_THEM
     elif verdict == Verdict.START_LIMIT_HIT:
         text = _advise_on_holder(outcome.evidence.get("ports", ()), in_rollback) or text
-    if not text or (_is_about_unit(text) and unit is None):
+    not_executed = text == _CORRECT and not outcome.attempts  # The reason contains what to correct in the command.
+    if not text or not_executed or (_is_about_unit(text) and unit is None):
         return ""
     if is_stray and in_rollback:
         text = _END_IT  # A rollback carries out no fix.
