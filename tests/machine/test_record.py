@@ -12,7 +12,8 @@ import pytest
 from tests.machine.conftest import StartService
 from tests.machine.incident import Incident
 from tests.machine.machine import Machine, until
-from tests.machine.runs import RUNBOOK, runbook, unit_file, write_runbook
+from tests.machine.runs import RUNBOOK, parsed, runbook, unit_file, write_runbook
+from tests.machine.tree import PROJECT, VENV
 
 RUNS = "/var/lib/runbook/runs"
 
@@ -245,6 +246,23 @@ EVERYWHERE = """
 """
 
 
+def assert_hidden(machine: Machine, name: str, printed: list[str], *words: str) -> None:
+    """Assert that words are neither printed nor recorded, nor in the journal, unless the unit logged them itself."""
+    texts = list(printed)
+    for argv in (["show"], ["show", "--output", "json"], ["history"], ["show", "--html", "/root/page.html"]):
+        texts.append(machine.run(["runbook", *argv, *([name] if argv[0] == "show" else [])]).stdout)
+    texts.append(machine.read("/root/page.html"))
+    machine.run(["journalctl", "--sync"])
+    lines = machine.run(["journalctl", "-o", "json", "--no-pager"]).stdout.splitlines()
+    # journald records the sender's command line, which has the value of --set, as ps shows it too.
+    entries = [{**entry, "_CMDLINE": ""} for entry in map(json.loads, lines)]
+    texts += [json.dumps(entry) for entry in entries if entry.get("_SYSTEMD_UNIT") != "web.service"]
+    for word in words:
+        assert [text for text in texts if word in text] == []
+        found = machine.run(["grep", "-rc", word, "/var/lib/runbook"], check=False).stdout
+        assert [line for line in found.splitlines() if not line.endswith(":0")] == []
+
+
 def test_a_secret_is_neither_recorded_nor_printed(machine: Machine, service: StartService) -> None:
     """It comes from a command's environment, words and output, from --set, and from `version`, the unit and errors."""
     machine.write("/root/token", TOKEN)
@@ -263,29 +281,73 @@ def test_a_secret_is_neither_recorded_nor_printed(machine: Machine, service: Sta
         assert done.returncode == 0, done.stdout
         texts += [done.stdout, done.stderr]
     name = json.loads(texts[0].splitlines()[-1])["run"]
-    for argv in (["show"], ["show", "--output", "json"], ["history"], ["show", "--html", "/root/page.html"]):
-        texts.append(machine.run(["runbook", *argv, *([name] if argv[0] == "show" else [])]).stdout)
-    texts.append(machine.read("/root/page.html"))
-    for text in texts:
-        assert CORE not in text
-        assert OTHER not in text
+    assert_hidden(machine, name, texts, CORE, OTHER)
     assert "***" in texts[0]
     assert "bad token ***" in texts[2]
     assert (
         "journal" in [e for e in map(json.loads, texts[0].splitlines()) if e.get("id") == "wait-ready"][-1]["evidence"]
     )
-    machine.run(["journalctl", "--sync"])
-    for word in (CORE, OTHER):
-        found = machine.run(["grep", "-rc", word, "/var/lib/runbook"], check=False).stdout
-        assert [line for line in found.splitlines() if not line.endswith(":0")] == []
-        lines = machine.run(["journalctl", "-o", "json", "--no-pager"]).stdout.splitlines()
-        # journald records the sender's command line, which has the value of --set, as ps shows it too.
-        entries = [{**entry, "_CMDLINE": ""} for entry in map(json.loads, lines)]
-        assert [e for e in entries if e.get("_SYSTEMD_UNIT") != "web.service" and word in json.dumps(e)] == []
     # Normal output is kept, with asterisks for the secret. The output of a `secret` step is not kept.
     stars = "*" * len(TOKEN)
     assert machine.read(f"{RUNS}/{name}/output/prints.log") == f"the token is {stars}, yes\n{stars}{stars}"
     assert machine.run(["ls", f"{RUNS}/{name}/output"]).stdout.count("quiet.log\n") == 0
+
+
+ECHOES = r"""
+import http.server, urllib.parse
+
+class Echoes(http.server.BaseHTTPRequestHandler):
+    def do_GET(self):
+        token = self.headers["Authorization"]
+        if self.path == "/garbled":
+            self.wfile.write(f"no {token!r}\r\n".encode())
+        else:
+            self.send_response(302)
+            self.send_header("Location", f"/?{urllib.parse.quote(token)}&{'x' * 60000}")
+            self.end_headers()
+
+http.server.HTTPServer(("127.0.0.1", 9470), Echoes).serve_forever()
+"""
+
+PROBE = """
+      - wait-ready:
+          {id: ID, on-failure: continue, healthy-for: 0, timeout: 1s, probes: [{http: {url: "http://127.0.0.1:9470/ID",
+           headers: {Authorization: "${{ env.TOKEN }}"}}}]}"""
+
+IN_ERRORS = f"""
+    unit: web
+    port: 9470
+    secrets: [TOKEN]
+    env: {{TOKEN: "${{{{ env.TOKEN }}}}"}}
+    steps:
+      - wait-ready: {{healthy-for: 0, timeout: 20s}}
+      - run: {{id: raises, run: [python3, -c, 'import os; os.environ[os.environ["TOKEN"]]'], on-failure: continue}}
+      {PROBE.replace("ID", "garbled")}
+      {PROBE.replace("ID", "moved")}
+      - stop
+"""
+
+
+def test_a_secret_in_the_text_of_an_error(machine: Machine, service: StartService) -> None:
+    """Errors quote values in other forms: that of a command, of a server's answer, and one of the program itself."""
+    machine.write("/opt/echoes.py", ECHOES)
+    service("web.service", unit_file("/usr/bin/python3 /opt/echoes.py"))
+    write_runbook(machine, IN_ERRORS)
+    texts = []
+    for output in ("json", "plain"):
+        program = [f"{VENV}/bin/python", "-m", "tests.machine.bounds.broken", "stop", "check", "1"]
+        argv = [*program, "apply", RUNBOOK, "--output", output]
+        done = machine.run(argv, check=False, env={"TOKEN": TOKEN, "PYTHONPATH": str(PROJECT)})
+        assert done.returncode == 1, done.stdout + done.stderr
+        texts += [done.stdout, done.stderr]
+    run = parsed(texts[0], 1)
+    assert_hidden(machine, run.last["run"], texts, CORE)
+    assert "KeyError: '***'" in run.step("raises")["evidence"]["output"]
+    assert "http://127.0.0.1:9470/garbled: no '***'" in run.step("garbled")["reason"]
+    assert "answered 302, to /?***&xxx" in run.step("moved")["reason"]
+    assert len(run.step("moved")["reason"]) < 400
+    assert run.last["reason"].startswith("stop: internal error (KeyError: '***'"), run.last
+    assert "KeyError: '***'" in run.step("stop")["evidence"]["traceback"][-1]
 
 
 def test_a_resumed_run_needs_the_secret_and_hides_it(machine: Machine) -> None:

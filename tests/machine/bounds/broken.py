@@ -1,10 +1,12 @@
 """The command `runbook` with an error in it, inside a machine: `broken.py STEP METHOD CALL ARGUMENT…`.
 
-The method of that step type raises an error at that call, counted from 1: it asks for more memory than there is.
+The method of that step type raises an error at that call, counted from 1: it asks for more memory than there is, or, if
+the variable TOKEN is set, for a variable of that name.
 """
 
 from __future__ import annotations
 
+import os
 import sys
 from typing import Any
 
@@ -20,7 +22,9 @@ def breaks(kind: str, method: str, at: int) -> None:
 
     def broken(*arguments: Any) -> Any:
         calls[0] += 1
-        return bytearray(1 << 62) if calls[0] == at else good(*arguments)
+        if calls[0] != at:
+            return good(*arguments)
+        return os.environ[os.environ["TOKEN"]] if "TOKEN" in os.environ else bytearray(1 << 62)
 
     setattr(model, method, broken)
 
