@@ -22,6 +22,12 @@ def leftover(unit: str, port: int) -> PortCase:
     return PortCase(unit, str(port), "leftover-holds-port", reason, "leftover-holds-port", "kill PID")
 
 
+def shared(unit: str, port: str) -> PortCase:
+    old = rf"PID \d+ \(python3\), in {unit}\.service, left over from an earlier invocation"
+    reason = rf"port {port} is held by {unit}\.service and by {old}$"
+    return PortCase(unit, port, "port-shared", reason, "port-shared", "kill PID")
+
+
 def doubtful(unit: str, port: int, why: str) -> PortCase:
     reason = f"owns it is unknown: .*{why}"
     return PortCase(
@@ -56,6 +62,10 @@ CASES = (
     doubtful("latebare", 9215, "beside processes that are older"),
     # A child that does not serve inherited the socket.
     leftover("inherited", 9216),
+    # Beside the new process, which lets others listen there too.
+    shared("both", "9217"),
+    shared("both", "udp:9217"),
+    shared("both", "udp:127.0.0.1:9217"),
 )
 
 MAIN_PID = (
@@ -95,17 +105,23 @@ def start_all(stage: Stage) -> None:
     # As on SIGUSR1, the process forks a new one and exits, and systemd starts another one.
     respawned = once("respawned", "exec ACTOR leave=/run/respawn listen=0.0.0.0:9214 touch=/run/respawn")
     stage.service("respawned.service", respawned, KillMode="process", Restart="always", RestartSec="100ms")
+    both = "listen=127.0.0.1:9217,reuseport listen=127.0.0.1:9217,udp,reuseport"
+    listens = shell(
+        "test -e /run/once-both && exec ACTOR BOTH", "touch /run/once-both; ACTOR daemon BOTH; exec sleep 1h"
+    )
+    stage.service("both.service", listens.replace("BOTH", both), KillMode="process")
     stage.start(*stage.units)
-    stage.listening(*(9201 + n for n in range(10)), 9213, 9214, 9216)
+    stage.listening(*(9201 + n for n in range(10)), 9213, 9214, 9216, 9217)
     for port, count in ((9202, 3), (9205, 2), (9206, 2), (9216, 2)):
         until(lambda p=port, n=count: stage.holders(p) == n, f"the children on {port}")  # type: ignore[misc]
-    stage.machine.run(["systemctl", "restart", "died.service", *(f"{name}.service" for name in left)])
+    stage.machine.run(["systemctl", "restart", "died.service", "both.service", *(f"{name}.service" for name in left)])
     until(lambda: stage.machine.show("respawned.service", "NRestarts")["NRestarts"] == "1", "the rival")
     for name, port in (("handed", 9203), ("handedbare", 9204)):
         until(lambda f=name: stage.exists(f"/run/{f}"), f"the new process of {name}")  # type: ignore[misc]
         until(lambda p=port: stage.holders(p) == 1, f"the old process of {name} to go")  # type: ignore[misc]
     stage.machine.run(["touch", "/run/late"])
     stage.listening(9211, 9212, 9215)
+    stage.held(9217, 2)
     stage.judge(CASES)
 
 
