@@ -198,6 +198,28 @@ def test_a_unit_that_still_runs_by_a_file_that_is_wrong_now(machine: Machine, se
     assert machine.show(name, "MainPID")["MainPID"] != before
 
 
+def test_a_restart_of_a_frozen_unit(machine: Machine, service: StartService, suite: str) -> None:
+    """systemd 257 refuses it, and logs that it does. 252 thaws the unit, and restarts it."""
+    name = service("web.service", unit_file(SLEEPS))
+    before = machine.show(name, "MainPID", "InvocationID")
+    machine.run(["systemctl", "freeze", name])
+    run = runbook(machine, "apply", book("web", "restart"))
+    if suite == "trixie":
+        reason, lines = failed(run)
+        frozen = "web.service is frozen, so none of its processes runs (systemctl thaw web.service lets them run)"
+        assert (reason, lines) == (
+            f"the restart of web.service failed: {frozen}",
+            ["Cannot stop frozen unit web.service."],
+        )
+        assert machine.show(name, "MainPID", "InvocationID") == before
+        machine.run(["systemctl", "thaw", name])
+        run = runbook(machine, "apply", book("web", "restart"))
+    assert (run.exit, run.step("restart")["verdict"]) == (0, "job-done"), run.last
+    assert "systemd" not in run.step("restart")["evidence"]
+    assert machine.show(name, "FreezerState")["FreezerState"] == "running"
+    assert machine.show(name, "InvocationID")["InvocationID"] != before["InvocationID"]
+
+
 @pytest.fixture
 def user_manager(machine: Machine) -> Iterator[None]:
     """Start the user's manager of agentops."""

@@ -19,6 +19,10 @@ class Pages(http.server.BaseHTTPRequestHandler):
     def do_GET(self):
         if self.path == "/slow":
             time.sleep(30)
+        while self.path.startswith("/interim"):
+            self.send_response_only(100)
+            self.end_headers()
+            time.sleep(0.3 if "slowly" in self.path else 0)
         status = int(self.path.strip("/") or 200) if self.path != "/slow" else 200
         version = open("/srv/version").read().encode()
         # The new version has lost its page.
@@ -81,6 +85,28 @@ def test_what_the_end_of_the_time_means(machine: Machine, service: StartService,
     run = runbook(machine, "apply", book("web", fixes, port=PORT))
     assert bool(run.of("fix-started")) == wrong
     assert run.exit == (1 if wrong else 3)
+
+
+INTERIM = {
+    "interim": "it answers `100 Continue` again and again, and nothing else",
+    "interim-slowly": "no answer within 1s",
+}
+
+
+@pytest.mark.parametrize("path", INTERIM)
+def test_interim_answers_without_an_end(machine: Machine, service: StartService, pages: str, path: str) -> None:
+    """They are no answer, and the probe ends with its own time-out, however many come."""
+    service("web.service", pages)
+    until(lambda: machine.run(["ss", "-Hltn", f"sport = :{PORT}"]).stdout, "the port to be held")
+    probe = f"http: {{url: '{URL}/{path}', timeout: 1s}}"
+    run = runbook(machine, "check", book("web", f"wait-ready: {{timeout: 40s, probes: [{probe}]}}", port=PORT))
+    assert ended(run) == (1, "failed", "probe-failed"), run.last
+    assert run.step("wait-ready")["reason"] == f"{URL}/{path}: {INTERIM[path]}"
+    assert run.step("wait-ready")["seconds"] < 10
+    run = runbook(machine, "apply", book("web", wait(f"{{{probe}}}"), port=PORT))
+    assert ended(run) == (3, "failed", "still-starting"), run.last
+    assert f"{URL}/{path}: {INTERIM[path]}; web.service is active" in run.step("wait-ready")["reason"]
+    assert run.step("wait-ready")["seconds"] < 10
 
 
 def test_an_upgrade_with_a_wrong_answer_is_rolled_back(machine: Machine, unit: InstallUnit, pages: str) -> None:
