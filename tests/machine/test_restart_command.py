@@ -224,6 +224,43 @@ def test_a_run_that_was_killed_is_resumed(machine: Machine, service: StartServic
     assert machine.show("web.service", "InvocationID") == before
 
 
+SECOND = unit_file(WEB.replace("8080", "8103"))
+FAILURES = {
+    "the program is missing": (
+        unit_file("/usr/local/bin/no-such-program"),
+        "install /usr/local/bin/no-such-program, or correct ExecStart= with systemctl edit --full lost.service",
+    ),
+    "another setting is wrong": (
+        unit_file("/bin/sleep 1000", WorkingDirectory="/nowhere"),
+        "correct that setting with systemctl edit --full lost.service, then run this again",
+    ),
+    "it never notifies": (
+        unit_file("/bin/sleep 1000", Type="notify", TimeoutStartSec="2"),
+        "if the program does not report that it is ready (sd_notify), add Type=exec with systemctl edit lost.service",
+    ),
+    "another service has its port": (SECOND, "runbook doctor lost.service names the cause"),
+    "only its log shows why": (unit_file("/bin/sh -c 'exit 3'"), "journalctl -u lost.service -n 30 shows why"),
+}
+
+
+@pytest.mark.parametrize("what", FAILURES)
+def test_what_to_do_after_a_fix_that_did_not_help(
+    machine: Machine, service: StartService, unit: InstallUnit, what: str
+) -> None:
+    text, hint = FAILURES[what]
+    if text == SECOND:
+        service("first.service", SECOND)
+        listening(machine, 8103)
+    unit("lost.service", text)
+    run = restart(machine, "--fix", "lost")
+    assert (run.exit, run.last["verdict"], run.last["hint"]) == (1, "not-fixed", hint)
+    if text == SECOND:
+        [notice] = [one["text"] for one in run.of("notice")]
+        assert notice.startswith("port 8103 is not proved: it is held by PID ")
+        assert notice.endswith("to have it proved, add --port 8103")
+        assert "8103 is held by PID" in machine.run(["runbook", "doctor", "lost"], check=False).stdout
+
+
 def test_one_restart_at_a_time(machine: Machine, service: StartService) -> None:
     service("web.service", unit_file(WEB))
     listening(machine, 8080)

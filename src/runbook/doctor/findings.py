@@ -42,6 +42,12 @@ class Cause(NamedTuple):
     severity: Severity = Severity.PROBLEM
     drop_in: DropIn | None = None
     prevention: str = ""  # what else keeps it from coming back
+    is_effect: bool = False  # True if it follows from why the unit fails, as a start limit that is reached does
+
+    @property
+    def is_reason(self) -> bool:
+        """True if it is why the unit fails."""
+        return self.severity is Severity.PROBLEM and not self.is_effect
 
     def evidence(self) -> dict[str, Any]:
         """Return it as JSON holds it."""

@@ -111,7 +111,7 @@ class Planner:
             verdict=str(outcome.verdict or ""),
             hint=describe_missing_rights(failures, self.runbook, self.options)
             or self._find_fix(failures)
-            or find_advice(self.view, outcome, step, self.runbook),
+            or find_advice(self.view, self.waiter, outcome, step, self.runbook),
         )
 
     def _find_fix(self, failures: Sequence[Outcome]) -> str:

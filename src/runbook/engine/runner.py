@@ -242,7 +242,7 @@ class Runner:
         if rolled_back:
             return f"runbook show {self.state.id} has the evidence; correct the cause, then run this again"
         advice = describe_fix(outcome, self.fix_command, self.runbook) if self.fix_command else ""
-        advice = advice or self._describe(lambda: find_advice(self.host, outcome, step, self.runbook, run))
+        advice = advice or self._describe(lambda: find_advice(self.host, self.waiter, outcome, step, self.runbook, run))
         adds = outcome.verdict in COMMAND_VERDICTS and "systemctl" not in advice
         start = self._describe_start() if adds or not advice else ""
         return "; ".join(filter(None, (advice, start)))

@@ -14,6 +14,7 @@ from runbook.engine.execution.replay import ROLLBACK_PREFIX
 from runbook.engine.other_manager import describe_other_manager
 from runbook.errors import HostError, Interrupted
 from runbook.events import Event, EventName, StepActing
+from runbook.host.exit_status import EXIT_EXEC, describe_exec_failure
 from runbook.host.facts import UNLOADABLE, JobVerb, LoadState, Unit
 from runbook.host.holders import Role
 from runbook.host.interface import SHARED_READ_AGE, HostView, Waiter
@@ -50,8 +51,8 @@ ADVICE: Mapping[Verdict, str] = {
     Verdict.JOB_CANCELED: _WHO_ACTS,
     Verdict.JOB_DEPENDENCY: "{systemctl} --failed shows which of the units that it needs failed",
     Verdict.PROBE_FAILED: "{log} shows what it logged meanwhile",
-    Verdict.NOT_NOTIFYING: "its Type= requires that it reports when it is ready (sd_notify): see {systemctl} cat "
-    "{unit}; {journalctl} -u {unit} -n 30 shows what NotifyAccess= refused",
+    Verdict.NOT_NOTIFYING: "if the program does not report that it is ready (sd_notify), add Type=exec with "
+    "{systemctl} edit {unit}",
     Verdict.PORT_SHARED: "stop one of the two, or name the other one in `shared-with` if they may share the port",
     Verdict.UPDATE_FAILED: _CORRECT,
     Verdict.COMMAND_FAILED: _CORRECT,
@@ -127,7 +128,9 @@ def _describe_owner(view: HostView, unit: Unit, port: Port) -> str:
     return owner.reason + (view.describe_port_uses(unit, port) if owner.verdict is Verdict.NOT_LISTENING else "")
 
 
-def find_advice(view: HostView, outcome: Outcome, step: Step[Any] | None, book: Runbook, run: str = "") -> str:
+def find_advice(
+    view: HostView, waiter: Waiter, outcome: Outcome, step: Step[Any] | None, book: Runbook, run: str = ""
+) -> str:
     """Return what to do next about a step that failed; empty if its reason contains that already.
 
     `run` is the id of a run that can be resumed.
@@ -163,8 +166,8 @@ def find_advice(view: HostView, outcome: Outcome, step: Step[Any] | None, book: 
     if verdict == Verdict.UNIT_NOT_FOUND and known is not None:
         text = describe_other_manager(view, known, book) or text
     user = " --user" if known is not None and known.of_user else ""
-    if _is_about_unit(text) and known is not None and known.load_state in UNLOADABLE:
-        text = _WRONG_FILE
+    if known is not None and _is_about_unit(text):
+        text = _find_better(view, waiter, known, text)
     again = f"runbook resume {run} continues to wait" if run else "runbook check checks again"
     programs = {name: f"{name}{user}" for name in ("systemctl", "journalctl")}
     logs = {"log": f"{programs['journalctl']} -u {unit} -n 30", "follow": f"{programs['journalctl']} -u {unit} -f"}
@@ -203,12 +206,39 @@ def describe_version_left(book: Runbook, current: str, emitted: Sequence[Event],
 
 def _advise_on_update(step: ReplacesVersion[Any], verdict: Verdict, in_rollback: bool) -> str:
     """Return what to do about an update that failed, if that differs from the advice for its verdict."""
-    to, asks = (text.replace("{", "{{").replace("}", "}}") for text in (step.known_to, step.describe_query()))
+    to, asks = map(_escape, (step.known_to, step.describe_query()))
     if in_rollback and to:
         return f"install {to} by hand, {_THEN}"
     if verdict != Verdict.VERSION_MISMATCH:
         return ""
     return f"{asks} must print {to or 'the version'}: perhaps it reads another installation than the command changes"
+
+
+def _find_better(view: HostView, waiter: Waiter, unit: Unit, text: str) -> str:
+    """Return a better advice than to read the log, if there is one: what to correct, or that the doctor finds it."""
+    from runbook.engine.diagnosis import HAS_DROP_IN, advise_doctor  # noqa: PLC0415 - Only such a failure needs it.
+
+    if unit.load_state in UNLOADABLE:
+        return _WRONG_FILE
+    if text == ADVICE[Verdict.NOT_NOTIFYING]:
+        return HAS_DROP_IN if advise_doctor(view, waiter, unit) == HAS_DROP_IN else text
+    if _WHY_IT_ENDED not in text:
+        return text
+    if unit.exec_main_code == 1 and describe_exec_failure(unit.exec_main_status) and unit.fragment_path:
+        return _advise_on_exec(view, unit)
+    return advise_doctor(view, waiter, unit) or text
+
+
+def _advise_on_exec(view: HostView, unit: Unit) -> str:
+    """Return what to correct if systemd could not execute the program."""
+    program = next(iter(unit.start_arguments), "")
+    if unit.exec_main_status == EXIT_EXEC and program.startswith("/") and not view.read_files(program):
+        return f"install {_escape(program)}, or correct ExecStart= with {{systemctl}} edit --full {{unit}}"
+    return "correct that setting with {systemctl} edit --full {unit}, then run this again"
+
+
+def _escape(text: str) -> str:
+    return text.replace("{", "{{").replace("}", "}}")
 
 
 def _is_about_unit(text: str) -> bool:

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from runbook.doctor.unit import Doctor
 from runbook.engine.execution.outcome import Outcome
 from runbook.engine.summary import ADVICE, find_advice
 from runbook.errors import BusTimeout, Interrupted
@@ -75,7 +76,7 @@ def test_a_port_is_freed_before_the_start_limit_is_cleared(id_: str, spared: dic
     listen(machine, 74, "0.0.0.0:80")
     facts = {"ports": [machine.judge_port(machine.units["gw.service"], Port(80)).evidence()]}
     ended = Outcome(id_, "start", StepStatus.FAILED, Verdict.START_LIMIT_HIT, "x", evidence=facts)
-    said = find_advice(machine, ended, start, Runbook.model_validate({"unit": "gw.service", "steps": [start]}))
+    said = find_advice(machine, machine, ended, start, Runbook.model_validate({"unit": "gw.service", "steps": [start]}))
     then = "systemctl reset-failed gw.service then lets it start again"
     assert said == f"free port 80 first, which PID 74 holds{how}; {then}"
 
@@ -110,7 +111,7 @@ def test_what_is_still_starting_after_a_fix_is_to_be_waited_for() -> None:
     facts = {"rounds": 1, "found": "orphan-holds-port"}
     ended = Outcome("remediate", "remediate", StepStatus.FAILED, Verdict.STILL_STARTING, "x", evidence=facts)
     machine = FakeMachine(units={"gw.service": unit()})
-    said = find_advice(machine, replace(ended, still_starting=True), mends, book, "run-1")
+    said = find_advice(machine, machine, replace(ended, still_starting=True), mends, book, "run-1")
     assert said.startswith("runbook resume run-1 continues to wait; journalctl -u gw.service -f"), said
 
 
@@ -122,11 +123,11 @@ def test_who_is_known_to_act_is_to_be_asked(verdict: Verdict) -> None:
     facts: dict[str, Any] = {"asked-by": [{"pid": 412, "command": "systemctl stop gw", "user": "root"}]}
     ended = Outcome("restart", "restart", StepStatus.FAILED, verdict, "x", evidence=facts)
     assert (
-        find_advice(machine, ended, restart, book)
+        find_advice(machine, machine, ended, restart, book)
         == "agree with the requester named there on what gw.service is to do, then run this again"
     )
     for others in ({}, {"asked-by": [{**facts["asked-by"][0], "own": True}]}):
-        unknown = find_advice(machine, replace(ended, evidence=others), restart, book)
+        unknown = find_advice(machine, machine, replace(ended, evidence=others), restart, book)
         assert unknown.startswith("find out who else acts on gw.service: systemctl list-jobs"), unknown
 
 
@@ -227,6 +228,61 @@ def test_an_interruption_reports_which_version_it_leaves() -> None:
         "; `app --version` shows which version is installed (1.0.0 was installed before, 2.0.0 was wanted)"
     )
     assert end.hint.startswith("runbook resume run-1 goes on from there")
+
+
+def test_the_doctor_is_named_if_it_finds_a_cause() -> None:
+    """An earlier run may have recorded the port, or the unit's log may name it: the runbook need not."""
+    machine = down(start_arguments=("/usr/bin/gw", "--port", "81"), result="exit-code")
+    assert advise(machine) == "journalctl -u gw.service -n 30 shows why"
+    machine.processes = {74: process(74, **ORPHAN)}
+    listen(machine, 74, "0.0.0.0:81")
+    assert advise(machine) == "runbook doctor gw.service names the cause"
+
+
+def test_the_doctor_of_a_users_manager() -> None:
+    machine = down(start_arguments=("/usr/bin/gw", "--port", "81"), result="exit-code", of_user=True)
+    machine.processes = {74: process(74, **ORPHAN)}
+    listen(machine, 74, "0.0.0.0:81")
+    assert advise(machine) == "runbook doctor --user gw.service names the cause"
+
+
+def test_a_start_limit_is_no_cause() -> None:
+    machine = down(result="start-limit-hit", exec_main_code=1, exec_main_status=3)
+    assert advise(machine, Verdict.START_LIMIT_HIT).startswith("journalctl -u gw.service -n 30 shows why it ended; ")
+
+
+def test_a_program_that_could_not_be_executed() -> None:
+    failed = {"exec_main_code": 1, "exec_main_status": 203, "fragment_path": "/etc/gw.service"}
+    machine = down(start_arguments=("/opt/{gw}/gw",), **failed)
+    edit = "systemctl edit --full gw.service"
+    assert advise(machine) == f"install /opt/{{gw}}/gw, or correct ExecStart= with {edit}"
+    machine.files = {"/opt/{gw}/gw": FileText("/opt/{gw}/gw", "")}
+    assert advise(machine) == f"correct that setting with {edit}, then run this again"
+
+
+def test_a_notification_that_systemd_refuses() -> None:
+    facts = {"type": "notify", "result": "timeout", "inactive_exit_monotonic": 1}
+    assert advise(down(**facts), Verdict.NOT_NOTIFYING).endswith("add Type=exec with systemctl edit gw.service")
+    machine = down(**facts)
+    refused = "gw.service: Got notification message from PID 7, but reception only permitted for main PID 5"
+    machine.answers["what systemd logged of gw.service"] = [journal_lines(refused, pid=1)]
+    assert advise(machine, Verdict.NOT_NOTIFYING) == (
+        "runbook doctor gw.service names the cause, and prints the drop-in file that corrects it"
+    )
+
+
+def test_a_machine_that_the_doctor_cannot_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise BusTimeout("systemd does not answer")
+
+    monkeypatch.setattr(Doctor, "diagnose", fail)
+    assert advise(down()) == "journalctl -u gw.service -n 30 shows why"
+
+
+def advise(machine: FakeMachine, verdict: Verdict = Verdict.UNIT_FAILED) -> str:
+    start = step("start")
+    ended = Outcome("start", "start", StepStatus.FAILED, verdict, "x")
+    return find_advice(machine, machine, ended, start, Runbook.model_validate({"unit": "gw.service", "steps": [start]}))
 
 
 @pytest.mark.parametrize("text", ADVICE.values())

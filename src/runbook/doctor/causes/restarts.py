@@ -25,7 +25,9 @@ def find_start_limit(facts: UnitFacts) -> Iterator[Cause]:
     limit = f"{unit.start_limit_burst} starts in {format_span(unit.start_limit_interval_usec / 1e6)}"
     source = "StartLimitBurst=, StartLimitIntervalSec="
     if facts.is_limit_reached:
-        yield Cause(f"the start limit ({limit}) is reached: systemd refuses to start {unit.name}", source)
+        yield Cause(
+            f"the start limit ({limit}) is reached: systemd refuses to start {unit.name}", source, is_effect=True
+        )
     elif budget is not None and (few := describe_few_starts(budget)):
         yield Cause(few, f"{source}, the journal", Severity.WARNING)
 
@@ -60,7 +62,12 @@ def find_endless_loop(facts: UnitFacts) -> Iterator[Cause]:
     effect = f"systemd gives it up after {LIMIT_BURST} starts in an hour, and it reads failed"
     settings = {"StartLimitIntervalSec": "1h", "StartLimitBurst": str(LIMIT_BURST)}
     drop_in = make_drop_in(unit, "start-limit", effect, **settings) if pause * LIMIT_BURST < HOUR else None
-    yield Cause(f"{why}, so systemd restarts it without end: {unit.n_restarts} times by now", source, drop_in=drop_in)
+    yield Cause(
+        f"{why}, so systemd restarts it without end: {unit.n_restarts} times by now",
+        source,
+        drop_in=drop_in,
+        is_effect=True,
+    )
 
 
 def find_requested_stop(facts: UnitFacts) -> Iterator[Cause]:
@@ -77,7 +84,7 @@ def find_quiet_failure(facts: UnitFacts) -> Iterator[Cause]:
     unit = facts.unit
     if unit.active_state is ActiveState.FAILED and unit.restart not in ("", "no") and is_restart_prevented(unit):
         what = f"RestartPreventExitStatus= names the exit of the main process ({unit.exec_main_status})"
-        yield Cause(f"{what}, so systemd does not restart it", "RestartPreventExitStatus=")
+        yield Cause(f"{what}, so systemd does not restart it", "RestartPreventExitStatus=", is_effect=True)
 
 
 def find_watchdog(facts: UnitFacts) -> Iterator[Cause]:
