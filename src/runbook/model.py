@@ -247,6 +247,7 @@ class Progress(NamedTuple):
     healthy_for: float = 0.0  # how long it must stay healthy, in seconds
     facts: tuple[str, ...] = ()  # one line each: who has the ports, and each probe with its last answer
     output: str = ""  # the path of the file that the command writes its output to
+    fails_at: float | None = None  # when the wait ends if nothing changes, in seconds of the monotonic clock
     opens_at: float | None = None  # when the start limit of the unit allows a start, in seconds of the monotonic clock
 
 

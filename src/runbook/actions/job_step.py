@@ -323,16 +323,15 @@ def _delay_start(
         # systemd does not show whether the limit was cleared.
         return replace(finding, reason=f"{finding.reason}; its start limit ({budget.limit}) may be used up")
     state.delayed_by_limit = True
-    unless = "if its counter was cleared in between" if budget.remaining else "unless it was cleared"
-    why = f"{_describe_use(unit, budget)}: {unless}, systemd would stop it, and then refuse to start it"
+    why = f"{_describe_use(unit, budget)}: that may be used up, and a restart now could leave it down"
     expires_in = budget.full_for if budget.remaining else budget.expires_in
     facts = {**finding.evidence, "starts": budget.evidence()}
     if expires_in > left:
-        why += f"; so no job was requested: that is over in {_format_wait(expires_in)}, and this step may take"
+        why += f"; so no job was requested: the limit is over in {_format_wait(expires_in)}, and this step may take"
         why += f" {_format_wait(left)} more; reset-failed clears the limit"
         return fails(Verdict.START_LIMIT_HIT, why, **facts)
     wake = Wake(units=frozenset({unit.name}), within=expires_in + 0.01)
-    why = f"{why}; it is over in {_format_wait(expires_in)}, and the step waits for that"
+    why = f"{why}; the step waits up to {_format_wait(expires_in)}, or until {unit.name} exits"
     progress = Progress(facts=(_describe_use(unit, budget),), opens_at=now + expires_in)
     return replace(not_yet(Verdict.START_LIMIT_HIT, why, wake, **facts), progress=progress)
 

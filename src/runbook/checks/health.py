@@ -82,6 +82,7 @@ class HealthReport:
     final: bool = False  # True if waiting will not change it
     recheck_within: float = 1.0  # seconds after which to check again, if nothing happens before
     exit_unknown: bool = False  # True if the unit no longer shows how its last process exited
+    final_at: float | None = None  # when it becomes final if nothing changes, in seconds of the monotonic clock
 
     @property
     def healthy(self) -> bool:
@@ -263,7 +264,8 @@ class HealthChecker:
         if self._foreign is None:
             return None
         owner, final = self._foreign.ownership, self._lasts(self.state.foreign_since, self._foreign.grace)
-        return self._report(owner.verdict, owner.reason + self._symptom(), final=final, within=0.1)
+        report = self._report(owner.verdict, owner.reason + self._symptom(), final=final, within=0.1)
+        return replace(report, final_at=(self.state.foreign_since or 0.0) + self._foreign.grace)
 
     def _symptom(self) -> str:
         """Return what another process on its port does to the unit."""

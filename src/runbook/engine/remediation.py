@@ -171,7 +171,7 @@ class Remediation:
         """Return the end at a fix that failed. The units that it may have stopped are started again."""
         if failed_fix.still_starting:
             return self._end_still_starting(failed_fix)
-        reason = f"{failed_fix.type_name}: {failed_fix.reason}"
+        reason = f"the fix stopped at its step `{failed_fix.type_name}`: {failed_fix.reason}"
         if _is_change_by_another(failed_fix):
             self.failed_check = failed_fix  # It is the reason of the end, whatever the reason of the fix was.
             return self._end_failed(reason)

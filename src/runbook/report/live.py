@@ -18,6 +18,7 @@ from runbook.util.timespan import format_span
 
 MAX_TAIL_LINES = 4  # last lines of a command that are shown
 MIN_SHOWN_LOOK = 1.0  # seconds after which it is shown that no step runs, and the machine is looked at
+STARTED = "reads the machine"  # what a step does that has reported nothing yet
 TIME_COLUMNS = 8  # for the time of a step: "12min 5s"
 UNBROKEN = "\N{NO-BREAK SPACE}"  # stands for a space at which no line ends
 
@@ -49,7 +50,7 @@ class LiveStep:
             healthy = min(max(self.healthy, self.healthy + passed), self.healthy_for)
             text = f"healthy {format_span(math.floor(healthy))} of {format_span(self.healthy_for)}"
         if self.opens_in is not None:
-            text = f"start limit opens in {_count_down(self.opens_in, passed)}"
+            return f"waits up to {_count_down(self.opens_in, passed)}, or until the unit exits"
         if self.left is None:
             return text
         left = f"{_count_down(self.left, passed)} left"
@@ -138,7 +139,7 @@ class LiveReport:
         elif isinstance(payload, events.RunResumed | events.RunFinished | events.PlanFinished):
             self._steps.clear()
         elif isinstance(payload, events.StepStarted):
-            self._steps[payload.id] = LiveStep(payload.id, payload.name, at)
+            self._steps[payload.id] = LiveStep(payload.id, payload.name, at, text=STARTED)
         elif isinstance(payload, events.StepFinished):
             self._steps.pop(payload.id, None)
         elif isinstance(payload, events.StepPayload) and (step := self._steps.get(payload.id)):

@@ -108,8 +108,10 @@ class TextReport:
         """
         count = int(wait.seconds // events.REPORT_INTERVAL)
         if count > self._logged.get(key, 0):
-            waited, left = format_span(round(wait.seconds)), format_span(max(1, round(wait.left)))
-            self._page.log("..", name, f"{waited}: {wait.reason}; at most {left} more", depth=self._depth)
+            has_own_limit = isinstance(wait, events.StepWaiting) and wait.opens_in is not None
+            most = "" if has_own_limit else f"; at most {format_span(max(1, round(wait.left)))} more"
+            waited = format_span(round(wait.seconds))
+            self._page.log("..", name, f"{waited}: {wait.reason}{most}", depth=self._depth)
         self._logged[key] = count
 
     @property

@@ -112,7 +112,7 @@ class WaitReady(Step[WaitReadyState]):
     def _find_progress(self, report: HealthReport, finding: Finding, state: WaitReadyState) -> Progress:
         if not report.healthy:
             state.probe_round.last_answers = ()  # They were of a unit that is no longer as it was.
-            return Progress()
+            return Progress(fails_at=report.final_at)
         since, length = state.window.healthy_since, state.window.find_length(report.unit)
         texts = (*(ownership.reason for ownership in report.ports), *state.probe_round.last_answers)
         return Progress(since, length, tuple(text for text in texts if text != finding.reason))

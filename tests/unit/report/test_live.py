@@ -208,13 +208,13 @@ def test_a_start_limit_counts_down() -> None:
         shown.append(run.screen.lines()[0])
         run.clock.time += 1.0
     assert shown == [
-        "  ..      restart            start limit opens in 12s, 1min 30s left          3s",
-        "  ..      restart            start limit opens in 11s, 1min 29s left          4s",
-        "  ..      restart            start limit opens in 10s, 1min 28s left          5s",
+        "  ..      restart            waits up to 12s, or until the unit exits         3s",
+        "  ..      restart            waits up to 11s, or until the unit exits         4s",
+        "  ..      restart            waits up to 10s, or until the unit exits         5s",
     ]
     assert why in " ".join(" ".join(run.screen.lines()[1:]).split())
     run.clock.time += 300
-    assert "opens in 0s, 0s left" in run.screen.lines()[0]
+    assert "waits up to 0s, or until the unit exits" in run.screen.lines()[0]
 
 
 def test_a_wait_for_a_lock_counts_down_until_the_run_begins() -> None:
@@ -248,9 +248,9 @@ def test_the_step_that_holds_others_is_shown_between_them_and_nothing_at_the_end
     run.begin()
     ended: dict[str, Any] = {**WAIT, "status": "ok", "verdict": None, "reason": "", "attempts": 1, "seconds": 0.0}
     run(StepFinished(**ended, evidence={}))
-    assert run.screen.lines() == ["  ..    remediate                                                             0s"]
+    assert run.screen.lines() == [f"  ..    remediate            reads the machine{'0s':>34}"]
     run(Notice(text="x"))
-    assert run.screen.lines() == ["  ..    remediate                                                             0s"]
+    assert run.screen.lines() == [f"  ..    remediate            reads the machine{'0s':>34}"]
     run(RunFinished(status="interrupted", exit=130, reason="x"))
     assert run.screen.block is None
     assert len(run.reported) == 5
@@ -271,7 +271,7 @@ def test_an_event_of_another_version_changes_nothing() -> None:
     run.begin()
     run.report(Event(run.clock.now(), "run-1", "step-waiting", {"id": "remediate.check.wait-ready"}))
     run.report(Event(run.clock.now(), "run-1", "unheard-of", {}))
-    assert run.screen.lines() == ["  ..      wait-ready                                                          0s"]
+    assert run.screen.lines() == [f"  ..      wait-ready         reads the machine{'0s':>34}"]
 
 
 def test_the_page_shows_the_live_view() -> None:

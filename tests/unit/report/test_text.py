@@ -15,7 +15,7 @@ from runbook.engine.planner import CHECKS_LATER, Planner
 from runbook.errors import Interrupted
 from runbook.events import Event, PlanFinished, StepPlanned, Waiting
 from runbook.host.facts import ActiveState, JobResult
-from runbook.host.queries import Answer, Command, CommandResult
+from runbook.host.queries import Answer, Command, CommandResult, StartEvent, StartEventKind
 from runbook.report.layout import WIDTH, Layout, PlainScreen
 from runbook.report.terminal import TerminalScreen
 from runbook.report.text import TextReport
@@ -227,6 +227,27 @@ def test_a_log_shows_what_a_long_wait_is_for_and_how_long_it_may_last() -> None:
         "  next  runbook resume run-1 continues to wait; journalctl -u gw.service -f",
         "        shows what it is doing",
     ]
+
+
+def test_a_log_shows_one_limit_of_a_wait_for_a_start_limit() -> None:
+    machine = FakeMachine(units={"gw.service": unit(inactive_exit_monotonic=995_000_000)})
+    starts = tuple(StartEvent(machine.clock.now() - ago, StartEventKind.START) for ago in (20, 15, 10, 7, 5))
+    machine.answers["starts of gw.service"] = [Answer(True, "", starts)]
+    _, events = run(machine, step("restart"))
+    assert lines(shown(events))[2:6] == [
+        "  ..    restart              15s: gw.service was started 5 times, and its start",
+        "                             limit is 5 in 1min: that may be used up, and a",
+        "                             restart now could leave it down; the step waits up",
+        "                             to 25s, or until gw.service exits",
+    ]
+
+
+def test_the_end_of_a_remediation_whose_fix_failed_is_a_sentence() -> None:
+    down: dict[str, Any] = {"active_state": ActiveState.FAILED, "sub_state": "failed", "main_pid": 0}
+    machine = FakeMachine(units={"gw.service": unit(**down)})
+    machine.on_job["start"] = lambda machine, name: JobResult.FAILED
+    _, events = run(machine, remediate(step("verify-port-owner"), fix=(step("stop"), step("start"))))
+    assert "          the fix stopped at its step `start`" in lines(shown(events))
 
 
 def test_a_log_shows_which_run_is_waited_for() -> None:

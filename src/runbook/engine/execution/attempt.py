@@ -195,7 +195,9 @@ class _Attempt:
         while self._next_report <= now:
             self._next_report += REPORT_INTERVAL
         self._reported, self._reported_at = topic, now
-        progress, times = finding.progress, dict[str, float]()
+        progress, times, left = finding.progress, dict[str, float](), deadline.remaining
+        if progress.fails_at is not None:
+            left = max(0.0, min(left, progress.fails_at - now))
         if progress.healthy_since is not None:
             times = {"healthy": round(now - progress.healthy_since, 3), "healthy_for": round(progress.healthy_for, 3)}
         if progress.opens_at is not None:
@@ -206,7 +208,7 @@ class _Attempt:
                 type=self.step.type_name,
                 reason=finding.reason,
                 seconds=round(now - self._wait_began, 3),
-                left=round(deadline.remaining, 3),
+                left=round(left, 3),
                 facts=progress.facts,
                 output=progress.output,
                 **times,

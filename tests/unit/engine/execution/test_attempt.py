@@ -242,6 +242,13 @@ def test_a_wait_for_a_start_limit_has_the_time_at_which_it_opens() -> None:
     assert list(waits[0].facts) == ["gw.service was started 5 times, and its start limit is 5 in 1min"]
 
 
+def test_a_wait_for_another_process_to_exit_has_the_time_that_it_is_given() -> None:
+    machine = incident()
+    _, events = run(machine, step("wait-ready"))
+    (waiting,) = waits_of(events)
+    assert ("PID 74" in waiting.reason, waiting.left) == (True, 2)
+
+
 @pytest.mark.parametrize(("slow", "reported"), [(0.5, []), (20.0, [(1, 89), (16, 74)])])
 def test_a_look_reports_what_it_waits_for_if_that_takes_long(slow: float, reported: list[tuple[float, float]]) -> None:
     machine = FakeMachine(units={"gw.service": unit()}, processes={100: process(100)}, slow=slow)
