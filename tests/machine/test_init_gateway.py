@@ -75,6 +75,18 @@ def test_a_unit_that_loops_beside_an_orphan(machine: Machine, incident: Incident
     assert_port_and_kill(machine)
 
 
+def test_a_runbook_that_is_not_complete_is_reported_and_valid(gateway: Machine) -> None:
+    """A comment is no mistake, but must not be forgotten."""
+    _, text = init(gateway)
+    [at] = [number for number, line in enumerate(text.splitlines(), 1) if "# FILL IN:" in line]
+    report = f"line {at} is still marked FILL IN"
+    validated = gateway.run(["runbook", "validate", FILE])
+    assert (validated.stdout, report in " ".join(validated.stderr.split())) == ("1 file, no errors\n", True)
+    for command in (["apply", "--dry-run"], ["apply"]):
+        done = gateway.run(["runbook", *command, "--output", "json", FILE], timeout=60)
+        assert report in [one["text"] for one in parsed(done.stdout, done.returncode).of("notice")]
+
+
 def assert_port_and_kill(machine: Machine) -> None:
     found, text = init(machine)
     remediate = found["steps"][-1]["remediate"]

@@ -30,7 +30,7 @@ from typer._click.exceptions import UsageError  # typer has no public name for i
 
 from runbook import errors
 from runbook.cli import doctor, guard, init_unit, past_runs, reference, restart, runs
-from runbook.cli.group import Functions, LazyGroup
+from runbook.cli.group import Functions, LazyGroup, Notes
 from runbook.cli.options import program_version
 from runbook.cli.output import print_error, print_message, print_result, report_usage_error
 from runbook.util import stdio
@@ -53,6 +53,26 @@ class Commands(LazyGroup):
         "guard": guard.guard,
         "schema": reference.schema,
         "steps": reference.steps,
+    }
+    notes: ClassVar[Notes] = {
+        "Exit status": {
+            str(errors.EXIT_OK): "The host is as it should be; doctor: nothing was found.",
+            str(errors.EXIT_FAILED): "A step failed; check and doctor: something is wrong.",
+            str(errors.EXIT_INVALID): "The command line or the file is invalid.",
+            str(errors.EXIT_STILL_STARTING): "Not ready in time, but still starting.",
+            str(errors.EXIT_ROLLED_BACK): "Failed; the previous version serves again.",
+            str(errors.EXIT_NOT_BEGUN): "Could not begin.",
+            str(errors.EXIT_REMEDIATED): "Fixed, with --fail-on-remediation.",
+            str(errors.EXIT_LOCKED): "Another run has the lock of a unit.",
+            "130, 143": "Interrupted by SIGINT, by SIGTERM.",
+        },
+        "Marks in the output": {
+            "ok": "The step passed.",
+            "--": "The step failed.",
+            "fix": "A step of a fix.",
+            "..": "The step is still running.",
+            "|": "A line that a command or a unit wrote.",
+        },
     }
 
 

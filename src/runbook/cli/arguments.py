@@ -59,9 +59,11 @@ def _trust_hint(source: Source, file: str, set_: list[str] | None, user: bool) -
 
 def find_notices(scope: ManagerScope, book: Runbook | None = None) -> tuple[str, ...]:
     """Return what an operator should know about this machine and the file, if any, before the run begins."""
+    from runbook.document.draft import describe_missing  # noqa: PLC0415
     from runbook.host.systemd.addresses import describe_no_linger  # noqa: PLC0415
 
-    return tuple(filter(None, (describe_no_linger(scope), _describe_folder(book) if book is not None else "")))
+    of_file = (_describe_folder(book), describe_missing(book.text)) if book is not None else ()
+    return tuple(filter(None, (describe_no_linger(scope), *of_file)))
 
 
 def _describe_folder(book: Runbook) -> str:

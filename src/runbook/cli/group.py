@@ -19,10 +19,15 @@ Functions = dict[str, Callable[..., None]]
 """The function of each command, in the order of `--help`. Its docstring is the command's help."""
 
 
+Notes = dict[str, dict[str, str]]
+"""Tables at the end of `--help`, by their titles."""
+
+
 class LazyGroup(TyperGroup):
     """A group of the commands whose functions a subclass lists."""
 
     functions: ClassVar[Functions]
+    notes: ClassVar[Notes] = {}
 
     def __init__(self, **settings: Any) -> None:
         super().__init__(**settings)
@@ -32,6 +37,9 @@ class LazyGroup(TyperGroup):
         """Write each command with the first paragraph of its function's docstring. This makes no command."""
         with formatter.section("Commands"):
             formatter.write_dl([(name, _summary(function)) for name, function in self.functions.items()])
+        for title, rows in self.notes.items():
+            with formatter.section(title):
+                formatter.write_dl([*rows.items()])
 
 
 class _Commands(UserDict[str, Any]):

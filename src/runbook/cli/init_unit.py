@@ -116,7 +116,7 @@ def _warn_of_writers(file: str) -> None:
 def _describe_next(survey: Survey, named: Named, text: str, written: str | None, suggested: str) -> None:
     import shlex  # noqa: PLC0415
 
-    from runbook.document.init.text import FILL_IN, count_missing  # noqa: PLC0415
+    from runbook.document.draft import FILL_IN, count_missing  # noqa: PLC0415
 
     if written is not None:
         print_message(f"{written} is written")

@@ -17,6 +17,7 @@ LATE_MODULES = (
     "textwrap",
     "traceback",
     "unicodedata",
+    "runbook.engine.diagnosis",
     "runbook.engine.rollback",
     "runbook.host.journal.search",
     "runbook.host.runners.http",

@@ -37,7 +37,15 @@ from runbook.cli.options import (
     UserOption,
     program_version,
 )
-from runbook.cli.output import hide_secrets, print_error, print_message, print_problems, print_result, run_with_report
+from runbook.cli.output import (
+    hide_secrets,
+    print_error,
+    print_message,
+    print_problems,
+    print_result,
+    run_with_report,
+    wrap,
+)
 
 if TYPE_CHECKING:
     from runbook.engine.launch import RunRequest
@@ -98,10 +106,13 @@ def check(
 
 def validate(files: FilesArgument, set_: SetOption = None, output: OutputOption = Output.AUTO) -> None:
     """Report every error in the files. Needs no systemd."""
+    from runbook.document.draft import describe_missing  # noqa: PLC0415
+
     count = 0
     for file in files:
         try:
-            load_runbook(file, set_)
+            if missing := describe_missing(load_runbook(file, set_).text):
+                print_message(wrap(f"note: {file}: {missing}"))
         except errors.RunbookError as error:
             count += len(error.problems) if isinstance(error, errors.DocumentError) else 1
             print_error(error)

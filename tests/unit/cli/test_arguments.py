@@ -163,6 +163,11 @@ def test_the_folder_is_named_as_a_whole_and_the_root_is_not_named(
         assert arguments.find_notices("system", parse(TEXT, name, folder=Path("/"))) == ()
 
 
+def test_what_is_to_be_filled_in_is_reported() -> None:
+    book = parse(f"{TEXT}# FILL IN: a probe\n", "/srv/up.yaml", folder=Path("/srv"))
+    assert arguments.find_notices("system", book) == ("line 2 is still marked FILL IN",)
+
+
 @pytest.mark.parametrize(("name", "folder"), [("-", "/"), ("/up.yaml", "/"), ("/srv/up.yaml", "/srv")])
 def test_otherwise_there_is_nothing_to_report(name: str, folder: str) -> None:
     assert arguments.find_notices("system", parse(TEXT, name, folder=Path(folder))) == ()

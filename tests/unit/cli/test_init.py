@@ -16,7 +16,7 @@ from runbook.cli.options import program_version
 
 def test_the_commands_are_listed_in_their_order() -> None:
     result = CliRunner().invoke(cli.app, ["--help"])
-    listed = re.findall(r"^  (\w+)", result.stdout.partition("Commands:")[2], re.M)
+    listed = re.findall(r"^  (\w+)", result.stdout.partition("Commands:")[2].partition("\n\n")[0], re.M)
     assert listed == [
         "doctor",
         "apply",
@@ -32,6 +32,13 @@ def test_the_commands_are_listed_in_their_order() -> None:
         "schema",
         "steps",
     ]
+
+
+def test_the_help_has_every_exit_status_and_the_marks() -> None:
+    shown = CliRunner().invoke(cli.app, ["--help"]).stdout.partition("Exit status:")[2]
+    statuses = set(map(int, re.findall(r"\b\d+\b", shown)))
+    assert statuses == {*(value for name, value in vars(errors).items() if name.startswith("EXIT_")), 130, 143}
+    assert "  --   The step failed.\n" in shown.partition("Marks in the output:")[2]
 
 
 def test_without_a_command_it_shows_the_help() -> None:

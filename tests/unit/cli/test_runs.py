@@ -32,6 +32,10 @@ def file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
 def test_files_without_errors_are_counted(file: str) -> None:
     assert runbook("validate", file).stdout == "1 file, no errors\n"
     assert runbook("validate", file, file).stdout == "2 files, no errors\n"
+    Path(file).write_text(f"{Path(file).read_text()}# FILL IN: a probe\n")
+    draft = runbook("validate", file)
+    assert (draft.exit_code, draft.stdout) == (0, "1 file, no errors\n")
+    assert "is still marked FILL IN" in " ".join(draft.stderr.split())
 
 
 def test_the_errors_of_all_files_are_reported(file: str, tmp_path: Path) -> None:

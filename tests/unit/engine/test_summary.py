@@ -7,7 +7,6 @@ from typing import Any
 
 import pytest
 
-from runbook.doctor.unit import Doctor
 from runbook.engine.execution.outcome import Outcome
 from runbook.engine.summary import ADVICE, find_advice
 from runbook.errors import BusTimeout, Interrupted
@@ -237,18 +236,8 @@ def test_the_doctor_is_named_if_it_finds_a_cause() -> None:
     machine.processes = {74: process(74, **ORPHAN)}
     listen(machine, 74, "0.0.0.0:81")
     assert advise(machine) == "runbook doctor gw.service names the cause"
-
-
-def test_the_doctor_of_a_users_manager() -> None:
-    machine = down(start_arguments=("/usr/bin/gw", "--port", "81"), result="exit-code", of_user=True)
-    machine.processes = {74: process(74, **ORPHAN)}
-    listen(machine, 74, "0.0.0.0:81")
+    machine.units["gw.service"] = replace(machine.units["gw.service"], of_user=True)
     assert advise(machine) == "runbook doctor --user gw.service names the cause"
-
-
-def test_a_start_limit_is_no_cause() -> None:
-    machine = down(result="start-limit-hit", exec_main_code=1, exec_main_status=3)
-    assert advise(machine, Verdict.START_LIMIT_HIT).startswith("journalctl -u gw.service -n 30 shows why it ended; ")
 
 
 def test_a_program_that_could_not_be_executed() -> None:
@@ -269,14 +258,6 @@ def test_a_notification_that_systemd_refuses() -> None:
     assert advise(machine, Verdict.NOT_NOTIFYING) == (
         "runbook doctor gw.service names the cause, and prints the drop-in file that corrects it"
     )
-
-
-def test_a_machine_that_the_doctor_cannot_read(monkeypatch: pytest.MonkeyPatch) -> None:
-    def fail(*_: object, **__: object) -> None:
-        raise BusTimeout("systemd does not answer")
-
-    monkeypatch.setattr(Doctor, "diagnose", fail)
-    assert advise(down()) == "journalctl -u gw.service -n 30 shows why"
 
 
 def advise(machine: FakeMachine, verdict: Verdict = Verdict.UNIT_FAILED) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import replace
+from pathlib import PurePosixPath
 from typing import NamedTuple
 
 from runbook.checks.requirements import parse_listen
@@ -155,10 +156,15 @@ def _find_package(lookup: Lookup, program: Program, unit: Unit, user: bool) -> t
     if package is not None:
         return replace(package, newer_than=tuple(map(program.keep_links, package.newer_than))), "", ""
     if not program.named and not program.exe:
-        return None, "it has no program of its own", ""
+        return None, _describe_no_program(program), ""
     version, not_asked = find_own_version(lookup, program)
     what = program.named or program.exe
     return None, not_asked or f"{what} belongs to no package of dpkg, npm or pip", version
+
+
+def _describe_no_program(program: Program) -> str:
+    name = PurePosixPath(program.interpreter).name
+    return f"ExecStart= runs {name}, which has no version of this service" if name else "ExecStart= names no program"
 
 
 def _check_owner(package: Package) -> tuple[Package | None, str, str]:

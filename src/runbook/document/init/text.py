@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import PurePosixPath
 
 from runbook.checks.exit_reason import USEC_INFINITY
+from runbook.document.draft import FILL_IN
 from runbook.document.init.packages import Package
 from runbook.document.init.probe import FoundProbe
 from runbook.document.init.survey import Survey
@@ -16,7 +17,6 @@ from runbook.document.restart import PROOF_TIMEOUT
 from runbook.host.facts import UP
 from runbook.util.timespan import format_span
 
-FILL_IN = "FILL IN"  # marks each place that the reader must complete
 COMMENT_WIDTH = 100  # characters of a line of a comment
 BRIEF, QUICK, SLOW = 3.0, 5.0, 10.0
 """Seconds: sshd blocks clients that often connect; an interpreter may need long until it finds its port in use."""
@@ -41,11 +41,6 @@ def write_first_runbook(survey: Survey, file: str, host: str, now: float) -> str
     if survey.unit.type != "oneshot" or survey.unit.remain_after_exit:
         lines += _write_remediate(survey)
     return "\n".join([*lines, *_write_rollback(survey), ""])
-
-
-def count_missing(text: str) -> list[int]:
-    """Return the numbers of the lines that are to be filled in, as an editor counts them."""
-    return [at for at, line in enumerate(text.splitlines(), 1) if f"# {FILL_IN}:" in line]
 
 
 def _comment(text: str, indent: int = 0) -> Iterator[str]:

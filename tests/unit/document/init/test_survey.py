@@ -169,3 +169,12 @@ def test_the_file_of_a_package_is_named_as_in_the_unit(monkeypatch: pytest.Monke
     found = survey(machine)
     assert found.package is not None
     assert found.package.newer_than == ("/sbin/gateway",)
+
+
+def test_a_module_of_an_interpreter_has_no_version_of_its_own() -> None:
+    machine = gateway(start_arguments=("/usr/bin/python3", "-m", "http.server", "8080"))
+    machine.processes[100] = process(100, exe="/usr/bin/python3.13")
+    assert survey(machine, outputs={}).no_package == "ExecStart= runs python3, which has no version of this service"
+    machine.units["gw.service"] = unit()
+    del machine.processes[100]
+    assert survey(machine, outputs={}).no_package == "ExecStart= names no program"

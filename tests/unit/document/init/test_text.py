@@ -8,11 +8,12 @@ from typing import Any
 import pytest
 
 from runbook.document import parse
+from runbook.document.draft import count_missing
 from runbook.document.init.packages import Package
 from runbook.document.init.probe import FoundProbe
 from runbook.document.init.program import Program
 from runbook.document.init.survey import Survey
-from runbook.document.init.text import count_missing, write_first_runbook
+from runbook.document.init.text import write_first_runbook
 from runbook.host.facts import ActiveState
 from runbook.model import Port
 from tests.unit.fake_machine import unit
