@@ -24,7 +24,9 @@ from tests.machine.tree import PROJECT, VENV
 
 SIZES = (300, 3000)
 DESCRIPTORS = 20
-ROUNDS = {"ports": 9, "starts": 15, "restarts": 5, "bounds": 5}
+ROUNDS = {"ports": 9, "starts": 15, "restarts": 5, "machines": 9, "bounds": 5}
+SERVICES = 60  # of a common server, for the doctor of the whole machine
+BESIDE = 4  # processes of each, beside the one that listens
 WAITS = 10
 PAGE = Path(__file__).parents[2] / "docs/explanation/speed.md"
 PYTHON = f"{VENV}/bin/python"
@@ -68,6 +70,18 @@ def fill(machine: Machine, size: int) -> None:
     made = ["systemd-run", "--quiet", "--property=Type=oneshot", "--property=RemainAfterExit=yes"]
     made.append("--property=TasksMax=infinity")
     machine.run([*made, PYTHON, inside("crowd.py"), str(missing), str(DESCRIPTORS)], timeout=120)
+
+
+def provide_services(machine: Machine) -> None:
+    """Start as many services as a common server has: each listens on a port, and has five processes."""
+    script = (
+        f"{PYTHON} {inside('crowd.py')} {BESIDE} {DESCRIPTORS}; exec /usr/bin/python3 -I -S {inside('server.py')} %i"
+    )
+    machine.write("/etc/systemd/system/serving@.service", unit_file(f"/bin/sh -c '{script}'"))
+    machine.run(["systemctl", "daemon-reload"])
+    machine.run(["systemctl", "start", *(f"serving@{20_000 + number}.service" for number in range(SERVICES))])
+    serving = ["sh", "-c", "ss -Htln | grep -c ':20[0-9][0-9][0-9]'"]
+    until(lambda: int(machine.run(serving, check=False).stdout) == SERVICES, "the services to listen")
 
 
 def first_line(machine: Machine, argv: list[str]) -> str:
@@ -114,6 +128,9 @@ def bench() -> int:
         starts = measured(machine, "starts")
         restarts = measured(machine, "restarts")
         late = lateness(machine)
+        provide_services(machine)
+        crowd, machines = processes(machine), measured(machine, "machines")
+        machine.run(["systemctl", "stop", "serving@*"])
         checks, memory = measure_checks(machine, ROUNDS["bounds"])
         ports = {}
         for size in SIZES:
@@ -126,11 +143,13 @@ def bench() -> int:
     table("Whole commands", starts, against=(rivals.PYTHON, rivals.SHOW))
     table("A check of the port, beside a user without rights", checks, against=(ALONE,))
     table("The memory of that check", memory, against=(ALONE,), unit="MiB", factor=1)
+    title = f"The whole machine, with {SERVICES} services more, {crowd} processes in all"
+    table(title, machines, against=(rivals.BY_HAND_WHOLE,))
     table("Restart a service that listens after 0.1 s, and wait for it", restarts, against=(rivals.LOOP_OF_BASH,))
     print(f"\nwait-ready ends after the service says that it is ready, {WAITS} restarts: ", end="")
     median, least, most = (number * 1e3 for number in (statistics.median(late), min(late), max(late)))
     print(f"median {median:.0f} ms, least {least:.0f}, most {most:.0f}")
-    claims([*requirements(ports, restarts), *bounds(checks, memory)])
+    claims([*requirements(ports, restarts, machines), *bounds(checks, memory)])
     return 0
 
 
@@ -144,7 +163,7 @@ def bounds(checks: Figures, memory: Figures) -> list[tuple[str, float, float]]:
     return found
 
 
-def requirements(ports: dict[int, Figures], restarts: Figures) -> list[tuple[str, float, float]]:
+def requirements(ports: dict[int, Figures], restarts: Figures, machines: Figures) -> list[tuple[str, float, float]]:
     """Return the requirements: a description, the measured ratio, and the largest ratio allowed."""
     found = []
     for size, took in ports.items():
@@ -155,6 +174,8 @@ def requirements(ports: dict[int, Figures], restarts: Figures) -> list[tuple[str
         found += [(f"{name}, among {size} processes, against 1 ms", median[name] / 1e-3, 1) for name in (LOOK, CHECK)]
     doctor = statistics.median(ports[SIZES[0]][rivals.DOCTOR])
     found.append((f"{rivals.DOCTOR} UNIT, among {SIZES[0]} processes, against 300 ms", doctor / 0.3, 1))
+    whole = statistics.median(machines[rivals.WHOLE])
+    found.append((f"{rivals.WHOLE}, with {SERVICES} services more, against 1 s", whole, 1))
     few, many = (ports[size] for size in SIZES)
     for name in (LOOK, CHECK):
         words = f"{name}, among {SIZES[1]} processes against {SIZES[0]} (least of each)"

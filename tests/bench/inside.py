@@ -1,4 +1,4 @@
-"""Measures times inside a machine: `python -m tests.bench.inside ports|starts|restarts ROUNDS` prints JSON.
+"""Measures times inside a machine: `python -m tests.bench.inside ports|starts|restarts|machines ROUNDS` prints JSON.
 
 The programs that are compared take turns, so that a busy moment of the computer affects all of them. The first round
 warms the caches, and is not counted.
@@ -95,7 +95,8 @@ def main() -> None:
     if what == "ports":
         took = ports(rounds)
     else:
-        took = commands({"starts": rivals.STARTS, "restarts": rivals.RESTARTS}[what], rounds)
+        which = {"starts": rivals.STARTS, "restarts": rivals.RESTARTS, "machines": rivals.MACHINES}
+        took = commands(which[what], rounds)
     print(json.dumps(took))
 
 

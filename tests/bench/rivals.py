@@ -71,6 +71,13 @@ DIAGNOSES = {
     BY_HAND: ["sh", "-c", f"systemctl status {UNIT}; ss -ltnp; journalctl -u {UNIT} -n 20"],
 }
 
+WHOLE, BY_HAND_WHOLE = "runbook doctor, no UNIT", "systemctl --failed; ss; lsof +L1"
+
+MACHINES = {
+    WHOLE: ["runbook", "doctor"],
+    BY_HAND_WHOLE: ["sh", "-c", "systemctl --failed; ss -ltnp; lsof -nP +L1"],
+}
+
 PYTHON, SHOW = "bare interpreter", "systemctl show"
 
 STARTS = {

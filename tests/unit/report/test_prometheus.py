@@ -1,13 +1,13 @@
-"""The metrics of a machine, by the rules of `promtool check metrics` and of the textfile collector."""
+"""The metrics of a machine, read by the parser of Prometheus, and by the rules of the textfile collector."""
 
 from __future__ import annotations
 
-import re
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+from prometheus_client.samples import Sample
 
 from runbook.doctor.findings import FindingKind, MachineDiagnosis, MachineFinding, Severity
 from runbook.report.prometheus import format_metrics
-
-SAMPLE = re.compile(r'([a-z][a-z0-9_]*)(?:\{((?:[a-z_]+="(?:[^"\\\n]|\\["\\n])*",?)+)\})? (\d+(?:\.\d+)?(?:e[+-]\d+)?)')
 
 
 def metrics(*findings: MachineFinding, unseen: tuple[str, ...] = ()) -> str:
@@ -18,29 +18,23 @@ def finding(subject: str, kind: FindingKind = FindingKind.OLD_CODE) -> MachineFi
     return MachineFinding(kind, Severity.WARNING, subject, "why", "next", "bob")
 
 
-def check(text: str) -> None:
-    """Check the text as promtool does: HELP and TYPE once and before the samples, no sample twice, good names."""
+def check(text: str) -> list[Sample]:
+    """Return the samples that the parser of Prometheus reads; refuse what the textfile collector refuses."""
     assert text.endswith("\n")
-    helped: list[str] = []
-    typed: list[str] = []
-    samples: list[str] = []
-    for line in text.splitlines():
-        if line.startswith("# HELP "):
-            _, _, name, help_text = line.split(" ", 3)
-            assert help_text.endswith(".")
-            helped.append(name)
-        elif line.startswith("# TYPE "):
-            _, _, name, kind = line.split(" ")
-            assert (name, kind) == (helped[-1], "gauge")
-            assert not name.endswith(("_total", "_count", "_sum", "_bucket"))
-            typed.append(name)
-        else:
-            match = SAMPLE.fullmatch(line)
-            assert match, line
-            assert match[1] == typed[-1]
-            samples.append(line.rpartition(" ")[0])
-    assert len(set(helped)) == len(helped) == len(typed)
-    assert len(set(samples)) == len(samples)
+    families = [*text_string_to_metric_families(text)]
+    names = [one.name for one in families]
+    assert len(set(names)) == len(names)
+    for one in families:
+        assert one.name.startswith("runbook_doctor_")
+        assert not one.name.endswith(("_total", "_count", "_sum", "_bucket"))
+        assert (one.type, one.documentation[-1], bool(one.samples)) == ("gauge", ".", True)
+    samples = [sample for one in families for sample in one.samples]
+    # Without a TYPE line of its own, a sample makes an untyped family; a time is an error to the collector.
+    assert {sample.name for sample in samples} == set(names)
+    assert [sample for sample in samples if sample.timestamp is not None] == []
+    assert len({(sample.name, *sample.labels.items()) for sample in samples}) == len(samples)
+    assert len(samples) == sum(not line.startswith("#") for line in text.splitlines())
+    return samples
 
 
 def test_a_healthy_machine() -> None:
@@ -64,8 +58,15 @@ def test_findings() -> None:
     assert "runbook_doctor_unseen 1\n" in text
 
 
-def test_the_values_of_labels_are_escaped() -> None:
-    text = metrics(finding('dev-disk-by\\x2dlabel-"a"\nb.service'))
+@pytest.mark.parametrize(
+    "unit", ['dev-disk-by\\x2dlabel-"a"\nb.service', "a,b={}.service", "\\n.service", "ü.service", "\\"]
+)
+def test_the_values_of_labels_are_read_as_they_were(unit: str) -> None:
+    samples = check(metrics(finding(unit)))
+    assert [one.labels["unit"] for one in samples if one.name == "runbook_doctor_finding"] == [unit]
+
+
+def test_control_characters_are_no_part_of_a_label() -> None:
+    text = metrics(finding("bell\x07.service"))
     check(text)
-    check(metrics(finding("bell\x07.service")))
-    assert r'unit="dev-disk-by\\x2dlabel-\"a\"\nb.service"' in text
+    assert "\x07" not in text
