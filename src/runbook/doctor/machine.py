@@ -17,7 +17,7 @@ from runbook.doctor.findings import FindingKind, MachineDiagnosis, MachineFindin
 from runbook.doctor.journal import RECENT_RESTART, read_budgets
 from runbook.doctor.machine_facts import MachineFacts, UnitId, read_facts
 from runbook.doctor.old_code import find_old_units
-from runbook.doctor.strays import Stray, describe_strays, find_left_processes, find_strays
+from runbook.doctor.strays import Stray, describe_strays, describe_taken_port, find_left_processes, find_strays
 from runbook.doctor.two_managers import find_double_units
 from runbook.doctor.unit import Doctor
 from runbook.doctor.wording import JOURNAL_UNSEEN
@@ -94,7 +94,8 @@ class MachineDoctor:
             return _find_restart(facts, at, unit, now)
         severity = Severity.PROBLEM if is_broken or found is None else found.severity
         kind = FindingKind.LOOP if loops else FindingKind.FAILED
-        reason = _describe(unit, found)
+        has_time = found is None and self._view.clock.monotonic() <= self._end
+        reason = _describe(unit, found, describe_taken_port(facts, at, unit) if has_time else "")
         return MachineFinding(kind, severity, unit.name, reason, facts.command("doctor", at), facts.name_user(at.user))
 
     def _diagnose(self, facts: MachineFacts, at: UnitId) -> UnitDiagnosis | None:
@@ -125,12 +126,15 @@ class MachineDoctor:
                 yield MachineFinding(FindingKind.START_LIMIT, Severity.WARNING, unit.name, few, command)
 
 
-def _describe(unit: Unit, found: UnitDiagnosis | None) -> str:
-    """Return why a unit does not do its work."""
+def _describe(unit: Unit, found: UnitDiagnosis | None, taken: str) -> str:
+    """Return why a unit does not do its work. `taken` is which of its ports another process has."""
     limit = "; its start limit is reached" if unit.active_state in DOWN and is_start_limit_hit(unit) else ""
     if found is None:
         times = f"systemd restarted it {unit.n_restarts} times: " if unit.n_restarts else ""
-        return f"{times}{describe_exit(unit) or unit.state}{limit}"
+        # While a unit that loops runs for a moment, its properties have no exit.
+        is_exit_known = unit.result not in ("", "success") or not taken
+        why = [describe_exit(unit) or unit.state if is_exit_known else "", taken]
+        return f"{times}{'; '.join(filter(None, why))}{limit}"
     held = [clause for clause in found.kernel if " is held by " in clause and unit.active_state in DOWN]
     return f"{held[0]}{limit}" if held else found.summary.removeprefix(f"{unit.name} ")
 

@@ -8,10 +8,12 @@ from pathlib import PurePosixPath
 from runbook.doctor.findings import FindingKind, MachineFinding, Severity
 from runbook.doctor.machine_facts import MachineFacts, UnitId, unit_of
 from runbook.doctor.ports import find_configured, find_ports_in_command
+from runbook.doctor.wording import format_moment
 from runbook.errors import HostError
 from runbook.host.cgroups import CgroupKind
 from runbook.host.facts import DOWN, Unit
 from runbook.host.holders import Holder, Process
+from runbook.host.kernel.accounts import find_local_user_name
 from runbook.host.ownership.describe import describe_processes
 from runbook.host.requesters import is_runtime, name_program
 from runbook.model import Port, frozen
@@ -67,6 +69,25 @@ def _list_configured(facts: MachineFacts, unit: Unit) -> set[Port]:
         return {port for port, _ in find_configured(facts.view, unit)}
     # Of a unit that is up, the files of its environment are not read: there may be hundreds.
     return set(find_ports_in_command(unit.start_arguments))
+
+
+def describe_taken_port(facts: MachineFacts, at: UnitId, unit: Unit) -> str:
+    """Return which process outside a unit has a port that the unit's configuration names; empty if none has."""
+    wanted = _list_configured(facts, unit)
+    for pid, ports in facts.held_ports.items():
+        place = facts.places.get(pid)
+        shared = wanted.intersection(ports)
+        if not shared or place is None or unit_of(place) == at:
+            continue
+        if (process := facts.view.find_process(pid)) is not None:
+            began = format_moment(facts.view.find_start_time(process), facts.view.clock.now())
+            port, where = min(shared, key=str), place.unit or "no unit"
+            return f"port {port} is held by {process} of {process.user} since {began}, in {where}"
+    # Who holds it may be hidden, but the user who made the socket is not. Without a cookie, the kernel reports no user.
+    for one in facts.scan.listeners:
+        if (port := Port(one.number, one.protocol)) in wanted and one.cookie and at.user not in (None, one.uid):
+            return f"port {port} is held by a process of {find_local_user_name(one.uid)}"
+    return ""
 
 
 def describe_strays(facts: MachineFacts, strays: list[Stray]) -> Iterator[MachineFinding]:

@@ -21,6 +21,7 @@ ctypes.CDLL("/usr/lib/libshown.so.1")
 print("loaded", flush=True)
 time.sleep(1e6)
 """
+SERVE = "/usr/bin/python3 -m http.server"
 PACKAGE = """set -e
 rm -rf /root/package
 mkdir -p /root/package/DEBIAN /root/package/usr/lib
@@ -151,13 +152,29 @@ def test_a_machine_with_a_user_manager(machine: Machine, service: StartService) 
         assert double["kind"] == "two-managers"
         own = "runbook doctor --user broken.service"
         assert broken["next"] == (own if user else f"su - {USER} -c '{own}'")
+    # It loops, because a service of the system has its port.
+    machine.write(
+        f"{folder}/taken.service",
+        unit_file(f"{SERVE} 8097", Restart="always", RestartSec="300ms", Unit_StartLimitIntervalSec="0"),
+    )
+    service("holder.service", unit_file(f"{SERVE} 8097"))
+    until(lambda: machine.run(["ss", "-Hltn", "sport = :8097"]).stdout, "the server to listen")
+    machine.run(["systemctl", "--user", "daemon-reload"], user=USER)
+    machine.run(["systemctl", "--user", "start", "taken.service"], user=USER)
+    restarts = ["systemctl", "--user", "show", "--value", "-p", "NRestarts", "taken.service"]
+    until(lambda: int(machine.run(restarts, user=USER).stdout) >= 3, "the restarts")
+    for user in (None, USER):
+        [taken] = about(look(machine, user), "taken.service")
+        assert (taken["kind"], taken["severity"]) == ("crash-loop", "problem")
+        holder = "a process of root$" if user else r"PID \d+ \(\S+\) of root since .*, in holder.service$"
+        assert re.search(f"port 8097 is held by {holder}", taken["reason"]), taken
     # Another user may not ask that manager.
     seen = look(machine, "nobody")
     assert (about(seen, "broken.service"), seen["exit"]) == ([], 1)
     assert any("user manager" in text and USER in text for text in seen["unseen"]), seen
-    machine.run(["systemctl", "--user", "stop", "web.service"], user=USER)
+    machine.run(["systemctl", "--user", "stop", "web.service", "taken.service"], user=USER)
     machine.run(["systemctl", "--user", "reset-failed"], user=USER)
-    machine.run(["rm", "-rf", f"{folder}/web.service", f"{folder}/broken.service"])
+    machine.run(["rm", "-rf", f"{folder}/web.service", f"{folder}/broken.service", f"{folder}/taken.service"])
     machine.run(["systemctl", "--user", "daemon-reload"], user=USER)
 
 

@@ -11,7 +11,7 @@ from runbook.doctor.machine import MachineDoctor
 from runbook.errors import HostError
 from runbook.host.facts import ActiveState, LoadState
 from runbook.host.queries import Answer, StartEvent, StartEventKind
-from tests.unit.doctor.diagnosed import FAILED, SESSION, healthy, incident, orphan
+from tests.unit.doctor.diagnosed import COMMAND, FAILED, SESSION, healthy, incident, orphan
 from tests.unit.fake_machine import EPOCH, FakeMachine, listen, process, unit
 
 
@@ -154,6 +154,29 @@ def test_the_managers_of_users(monkeypatch: pytest.MonkeyPatch) -> None:
     found = diagnose(users_machine(), 1001)
     assert (found.findings, found.unseen) == ((), ("the user manager of u1000 (not root)",))
     assert not found.is_healthy
+
+
+def test_a_unit_of_a_user_whose_port_another_process_has() -> None:
+    machine = users_machine()
+    loops = {**FAILED, "active_state": ActiveState.ACTIVATING, "exec_main_start_monotonic": 999_000_000}
+    mine = unit("mine.service", of_user=True, start_arguments=COMMAND, **loops)
+    machine.user_units[1000] = (mine,)
+    [found] = diagnose(machine).findings
+    assert (found.kind, found.severity) == (FindingKind.LOOP, Severity.PROBLEM)
+    held = "port 18789 is held by PID 100 (gateway) of "
+    assert found.reason.startswith(f"systemd restarted it 5 times: its main process exited with status 78; {held}"), (
+        found.reason
+    )
+    assert found.reason.endswith(", in gw.service")
+    # A user who cannot see the process sees whose socket it is.
+    machine.sockets[100] = [one._replace(cookie=7) for one in machine.sockets[100]]
+    hidden = machine.processes.pop(100)
+    assert diagnose(machine, 1000).findings[0].reason.endswith("; port 18789 is held by a process of root")
+    machine.processes[100] = hidden
+    # Its own process is none that has its port taken.
+    cgroup = "/user.slice/user-1000.slice/user@1000.service/app.slice/mine.service"
+    machine.processes[100] = process(100, cgroup=cgroup)
+    assert held not in diagnose(machine).findings[0].reason
 
 
 def test_a_user_manager_that_does_not_answer_is_unseen() -> None:
