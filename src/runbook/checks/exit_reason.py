@@ -115,6 +115,9 @@ def describe_exit(unit: Unit) -> str:
 def _describe_main_exit(unit: Unit) -> str:
     """Return how the main process exited, or that systemd did not execute its program."""
     status, handoff = unit.exec_main_status, unit.exec_main_handoff_monotonic
+    if not status and unit.result in ("exit-code", "signal", "core-dump"):
+        # A daemon-reload makes systemd forget which.
+        return f"a command beside its main process failed (Result is {unit.result})"
     # systemd hands over right before execve(2), which may still fail.
     may_have_failed = not handoff or status == EXIT_EXEC
     failure = describe_exec_failure(status, certain=handoff == 0) if may_have_failed else ""

@@ -21,6 +21,15 @@ def diagnosed(machine: Machine, unit: str, *argv: str, user: str | None = None) 
     return {**found, "exit": done.returncode}
 
 
+def look(machine: Machine, user: str | None = None) -> dict[str, Any]:
+    """Return the diagnosis of the whole machine, with the exit status."""
+    done = doctor(machine, "--output", "json", user=user)
+    assert done.stdout, done.stderr
+    found: dict[str, Any] = json.loads(done.stdout)
+    assert found["seconds"] < 5
+    return {**found, "exit": done.returncode}
+
+
 def causes(found: dict[str, Any]) -> str:
     return "; ".join(cause["sentence"] for cause in found["causes"])
 

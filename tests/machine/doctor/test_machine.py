@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import re
 from typing import Any
 
 from tests import docs
 from tests.machine.conftest import InstallUnit, StartService
-from tests.machine.doctor.doctoring import carry_out, doctor
+from tests.machine.doctor.doctoring import carry_out, doctor, look
 from tests.machine.incident import UNIT, Incident, loop
 from tests.machine.machine import Machine, least, until
 from tests.machine.runs import unit_file
@@ -31,14 +30,6 @@ cp "$(find /usr/lib -name 'libm.so.6' | head -1)" /root/package/usr/lib/libshown
 dpkg-deb --root-owner-group -b /root/package /root/package.deb
 dpkg -i /root/package.deb
 """
-
-
-def look(machine: Machine, user: str | None = None) -> dict[str, Any]:
-    done = doctor(machine, "--output", "json", user=user)
-    assert done.stdout, done.stderr
-    found: dict[str, Any] = json.loads(done.stdout)
-    assert found["seconds"] < 5
-    return {**found, "exit": done.returncode}
 
 
 def about(found: dict[str, Any], subject: str) -> list[dict[str, str]]:

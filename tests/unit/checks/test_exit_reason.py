@@ -30,6 +30,14 @@ START_TIMED_OUT: dict[str, Any] = {**FAILED, "result": "timeout", "active_enter_
     ("facts", "text"),
     [
         ({"exec_main_code": 1, "exec_main_status": 78}, "its main process exited with status 78"),
+        (
+            {"exec_main_code": 1, "exec_main_status": 0, "result": "exit-code"},
+            "a command beside its main process failed (Result is exit-code)",
+        ),
+        (
+            {"exec_main_code": 1, "exec_main_status": 0, "result": "protocol"},
+            "its main process exited with status 0",
+        ),
         ({"exec_main_code": 3, "exec_main_status": 6}, "its main process was killed by signal 6"),
         (
             {"result": "signal", "exec_main_code": 2, "exec_main_status": 9},
