@@ -13,11 +13,12 @@ from pathlib import Path
 import pytest
 
 from runbook import errors
-from runbook.host.facts import JobVerb
+from runbook.host.facts import JobVerb, unit_path
 from runbook.host.loop import Loop
 from runbook.host.systemd import bus as bus_module
 from runbook.host.systemd import manager as systemd_module
 from runbook.host.systemd.manager import SystemdManager
+from runbook.model import Deadline
 
 from .private_bus import PATIENCE, PROMPT, PrivateBus
 
@@ -140,6 +141,31 @@ def test_a_call_that_only_reads_is_repeated_when_systemd_is_back(
         restart(systemd, "quick.service")
     loop.call_later(0.2, lambda: bus.order("return"))
     assert systemd.unit("web.service").active_state == "active"
+
+
+def read_all(systemd: SystemdManager, *names: str) -> list[str]:
+    deadline = Deadline.after(systemd.bus._loop.clock, PATIENCE)
+    found = systemd.bus.list_properties(map(unit_path, names), what="read the units", deadline=deadline)
+    return [one.get("Id") for one in found]
+
+
+def test_many_objects_are_read_in_their_order(systemd: SystemdManager) -> None:
+    names = ["web.service", "quick.service", "hang.service"] * bus_module.MAX_AT_ONCE
+    assert read_all(systemd, *names) == names
+
+
+def test_many_objects_are_read_when_systemd_is_back(systemd: SystemdManager, bus: PrivateBus, loop: Loop) -> None:
+    bus.order("leave")
+    loop.call_later(0.2, lambda: bus.order("return"))
+    assert read_all(systemd, "web.service", "quick.service") == ["web.service", "quick.service"]
+
+
+def test_a_call_of_many_that_is_not_answered_ends_at_the_deadline(systemd: SystemdManager, bus: PrivateBus) -> None:
+    os.kill(bus.daemon, signal.SIGSTOP)
+    deadline = Deadline.after(systemd.bus._loop.clock, 0.2)
+    with pytest.raises(errors.BusTimeout, match="cannot read the units: it did not answer in time"):
+        list(systemd.bus.list_properties([unit_path("web.service")] * 2, what="read the units", deadline=deadline))
+    os.kill(bus.daemon, signal.SIGCONT)
 
 
 def test_a_restart_of_the_bus_leads_to_a_new_connection(systemd: SystemdManager, bus: PrivateBus, loop: Loop) -> None:

@@ -8,9 +8,11 @@ D-Bus errors become the program's own here, by their names: their texts are loca
 
 from __future__ import annotations
 
+import contextlib
 import os
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import pydbus.bus
@@ -25,6 +27,7 @@ CALL_TIMEOUT = 10.0  # seconds that a call may take, unless it passes another ti
 INTERRUPTED_TIMEOUT = 0.3  # seconds for a call after SIGTERM: the request takes effect even without its answer
 SEND_ONLY_TIMEOUT = 0.02  # seconds for each further call after SIGTERM, once one was not answered in time
 RECONNECT_INTERVAL = 0.05  # seconds between two attempts to reach a bus that is being restarted
+MAX_AT_ONCE = 32  # calls that wait for their answers; dbus-daemon allows 128 of a connection
 FLUSH_TIMEOUT = 0.2  # seconds that sending a message without an answer may take
 PING_TRIES, PING_TIMEOUT = 20, 0.1  # how often, and for how many seconds each, systemd's own socket is pinged
 
@@ -87,7 +90,7 @@ class Bus:
         service: str,
         *,
         renewed: Callable[[], None],
-        timeout: float = CALL_TIMEOUT,
+        timeout: float | None = None,
     ) -> None:
         self._loop = loop
         self._endpoints = endpoints
@@ -101,7 +104,7 @@ class Bus:
         self._stale = False  # True until `renewed` has succeeded on a new connection
         self._unresponsive = False  # True if a call after SIGTERM was not answered in time
         self._watched: tuple[int, int] | None = None  # the main context's source, and a duplicate of the socket
-        self._connect(timeout)
+        self._connect(timeout or CALL_TIMEOUT)
 
     def close(self) -> None:
         """Close the connection. The service then releases what it held for it."""
@@ -153,6 +156,24 @@ class Bus:
         answer = self.call(path, PROPERTIES, "GetAll", ("(s)", ("",)), what=what, timeout=timeout, repeat_if_lost=True)
         return Properties(answer.get_child_value(0))
 
+    def list_properties(self, paths: Iterable[str], *, what: str, deadline: Deadline) -> Iterator[Properties]:
+        """Yield all properties of several objects, without those that are gone. MAX_AT_ONCE are requested at once.
+
+        The answers of one request after another take twice as long: both programs wait for each other each time.
+        """
+        left = list(paths)
+        while left:
+            some, left = left[:MAX_AT_ONCE], left[MAX_AT_ONCE:]
+            self._ensure_connected(deadline, what)
+            parameters = GLib.Variant("(s)", ("",))
+            targets = [(self._destination, path, PROPERTIES, "GetAll", parameters) for path in some]
+            for path, finish in zip(some, self._ask_all(targets, what, deadline.remaining), strict=True):
+                with contextlib.suppress(NoSuchUnit):
+                    try:
+                        yield Properties(finish().get_child_value(0))
+                    except BusLost:
+                        yield self.properties(path, what=what, timeout=deadline.remaining)
+
     def read(self, path: str, interface: str, name: str, *, what: str, timeout: float = CALL_TIMEOUT) -> Any:
         """Return one property of an object, as a plain value."""
         arguments = ("(ss)", (interface, name))
@@ -196,25 +217,30 @@ class Bus:
         self._connection.signal_subscribe(*match, Gio.DBusSignalFlags.NONE, call_handler)
 
     def _ask(self, target: tuple[Any, ...], what: str, left: float, *, await_answer: bool) -> Any:
-        answers: list[Any] = []
+        (finish,) = self._ask_all([target], what, left, await_answer=await_answer)
+        return finish()
+
+    def _ask_all(
+        self, targets: Sequence[tuple[Any, ...]], what: str, left: float, *, await_answer: bool = False
+    ) -> list[Callable[[], Any]]:
+        """Send calls, and wait for all answers; return a function for each that returns it, or raises its error."""
+        answers: dict[int, Any] = {}
         cancellable = Gio.Cancellable()
         connection = self._connection
         self._loop.raise_if_interrupted()
         milliseconds = max(1, round(left * 1000))  # For GDBus, 0 means at once and a negative number its own default.
         options = (None, Gio.DBusCallFlags.NO_AUTO_START, milliseconds, cancellable)
-        connection.call(*target, *options, lambda _source, result: answers.append(result))
+        for number, target in enumerate(targets):
+            connection.call(*target, *options, lambda _source, result, number: answers.update({number: result}), number)
         try:
             # GDBus ends the call at its time-out; one second more lets its error arrive.
-            self._loop.run_until(lambda: bool(answers), left + 1, await_answer=await_answer)
+            self._loop.run_until(lambda: len(answers) == len(targets), left + 1, await_answer=await_answer)
         finally:
-            if not answers:
+            if len(answers) < len(targets):
                 cancellable.cancel()
-        if not answers:
+        if len(answers) < len(targets):
             raise BusTimeout(f"cannot {what}: {_CAUSES[BusTimeout]}")
-        try:
-            return connection.call_finish(answers[0])
-        except GLib.Error as error:
-            raise _translate_error(error, what) from None
+        return [partial(_finish_call, connection, answers[number], what) for number in range(len(targets))]
 
     def _ensure_connected(self, deadline: Deadline, what: str) -> None:
         """Open a new connection if the bus closed this one. It is stale until `renewed` has read what was missed."""
@@ -333,6 +359,14 @@ def _connection_to(endpoint: Endpoint) -> Any:
             if not left:
                 raise
     return connection
+
+
+def _finish_call(connection: Any, answer: Any, what: str) -> Any:
+    """Return the answer of a call, or raise its error."""
+    try:
+        return connection.call_finish(answer)
+    except GLib.Error as error:
+        raise _translate_error(error, what) from None
 
 
 def _translate_error(error: Any, what: str) -> HostError:

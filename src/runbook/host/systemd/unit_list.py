@@ -5,11 +5,8 @@ Root is not let onto the bus of a user, but systemd's own socket accepts it.
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterator
 from dataclasses import replace
 
-from runbook.errors import NoSuchUnit
 from runbook.host.facts import ActiveState, Unit, unit_path
 from runbook.host.loop import Loop
 from runbook.host.systemd.addresses import Endpoint
@@ -30,7 +27,8 @@ _ASKED: tuple[tuple[list[ActiveState], list[str]], ...] = (
 def list_units(bus: Bus, deadline: Deadline, *, of_user: bool) -> tuple[Unit, ...]:
     """Read the services and sockets that are not inactive, and all other units that failed. Raises HostError."""
     names = dict.fromkeys(name for states, patterns in _ASKED for name in _list(bus, states, patterns, deadline))
-    return tuple(replace(unit, of_user=of_user) for name in names for unit in _read(bus, name, deadline))
+    found = bus.list_properties(map(unit_path, names), what="read the units", deadline=deadline)
+    return tuple(replace(make_unit(properties), of_user=of_user) for properties in found)
 
 
 def list_user_units(loop: Loop, uid: int) -> tuple[Unit, ...]:
@@ -51,8 +49,3 @@ def _list(bus: Bus, states: list[ActiveState], patterns: list[str], deadline: De
         MANAGER_PATH, MANAGER, "ListUnitsByPatterns", wanted, what=what, timeout=seconds, repeat_if_lost=True
     )
     return [unit[0] for unit in found]
-
-
-def _read(bus: Bus, name: str, deadline: Deadline) -> Iterator[Unit]:
-    with contextlib.suppress(NoSuchUnit):
-        yield make_unit(bus.properties(unit_path(name), what=f"read {name}", timeout=deadline.remaining))

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import pytest
 
-from runbook.errors import BusLost, NoSuchUnit
+from runbook.errors import BusLost
 from runbook.host.facts import unit_path
 from runbook.host.loop import Loop
 from runbook.host.systemd.unit_list import list_units, list_user_units
@@ -23,11 +24,11 @@ class FakeBus:
         names = ["a.service", "gone.service"] if patterns else ["a.service", "data.mount"]
         return ([(name, "") for name in names],)
 
-    def properties(self, path: str, **_options: Any) -> dict[str, Any]:
-        if path == unit_path("gone.service"):
-            raise NoSuchUnit("it is gone")
-        name = next(one for one in ("a.service", "data.mount") if unit_path(one) == path)
-        return {"Id": name, "ActiveState": "failed", "LoadState": "loaded"}
+    def list_properties(self, paths: Iterable[str], **_options: Any) -> Iterator[dict[str, Any]]:
+        names = {unit_path(name): name for name in ("a.service", "gone.service", "data.mount")}
+        for name in map(names.__getitem__, paths):
+            if name != "gone.service":
+                yield {"Id": name, "ActiveState": "failed", "LoadState": "loaded"}
 
 
 def test_each_unit_is_read_once() -> None:
