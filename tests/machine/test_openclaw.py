@@ -29,12 +29,16 @@ def staged(request: pytest.FixtureRequest) -> Iterator[Incident]:
     suite, unit_is = request.param
     with machine_with_openclaw(suite) as booted:
         incident = stage(booted)
-        if unit_is == "failed":
-            give_up(booted)
-        else:
-            loop(booted, UNIT)
-        booted.write(RUNBOOK, (CHECKOUT / "runbooks/openclaw-gateway.yaml").read_text())
-        yield incident
+        try:
+            if unit_is == "failed":
+                give_up(booted)
+            else:
+                loop(booted, UNIT)
+            booted.write(RUNBOOK, (CHECKOUT / "runbooks/openclaw-gateway.yaml").read_text())
+            yield incident
+        finally:
+            incident.login.kill()
+            incident.login.wait()
 
 
 def give_up(machine: Machine) -> None:
