@@ -60,7 +60,7 @@ def _find_failure(unit: Unit) -> DownCause:
             often = f"{' and '.join(unit.triggers) or 'the service behind it'} was started too often"
             return Verdict.START_LIMIT_HIT, f"systemd closed {unit.name}, because {often}: {why}"
         limit = f"{unit.start_limit_burst} in {unit.start_limit_interval_usec / 1e6:g}s"
-        return Verdict.START_LIMIT_HIT, f"systemd gave {unit.name} up, its starts ({limit}) are used up: {why}"
+        return Verdict.START_LIMIT_HIT, f"systemd gave {unit.name} up, its starts ({limit}) were used up: {why}"
     down = "; RestartPreventExitStatus= names that, so systemd leaves it down" if is_restart_prevented(unit) else ""
     return Verdict.UNIT_FAILED, f"{unit.name} failed: {why}{down}"
 

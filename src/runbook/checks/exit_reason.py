@@ -23,7 +23,7 @@ USEC_INFINITY = 2**64 - 1  # systemd's `infinity`, in microseconds
 
 
 def is_start_limit_hit(unit: Unit) -> bool:
-    """True if systemd refuses to start the unit because of its start limit.
+    """True if systemd gave the unit up because of its start limit. Once the interval is over, it may be started again.
 
     Result keeps the first failure, so in most cases it is not start-limit-hit (systemd issue 32203). A unit that
     failed and that Restart= should restart, but that is not restarted, has hit the limit.
@@ -71,6 +71,12 @@ def _exited_with(unit: Unit, statuses: Collection[int], signals: Collection[int]
     return False
 
 
+def was_stopped(unit: Unit) -> bool:
+    """True if SIGTERM ended the main process, as in a stop, and systemd counts that as a success."""
+    by_term = (unit.exec_main_code, unit.exec_main_status) == (2, signal.SIGTERM)  # CLD_KILLED of waitid(2)
+    return by_term and unit.result in ("success", *START_LIMIT_RESULTS)
+
+
 def has_start_timed_out(unit: Unit) -> bool:
     """True if systemd stopped the unit because its start took longer than TimeoutStartSec=."""
     # Result is `timeout` after a stop that took too long as well; but then the unit had become active before.
@@ -104,6 +110,8 @@ def describe_exit(unit: Unit) -> str:
     match unit.exec_main_code:
         case 1:
             return _describe_main_exit(unit)
+        case 2 if was_stopped(unit):
+            return "it was stopped (SIGTERM)"
         case 2 | 3:
             # After a signal of systemd's own, Result is another: timeout, watchdog, or success after a stop.
             foreign = unit.result == "signal" and unit.exec_main_status in (signal.SIGKILL, signal.SIGTERM)

@@ -4,15 +4,16 @@ systemd refuses a start after StartLimitBurst= starts within StartLimitIntervalS
 property for its counter, so the starts in the journal are counted again by the same rule (ratelimit_below() in
 systemd's src/basic/ratelimit.c): a window opens with a first start and closes when its time is over.
 
-A `reset-failed` by another program clears the counter and is not in the journal; neither is, in most cases, the loss of
-the counter when systemd unloads the unit. So there are two counts: all starts in the journal, and those that certainly
-count. The latter are the starts since the run's own first start, or those of a row of automatic restarts, because
-nothing cleared the counter since; or all, if the unit failed because of its limit.
+A `reset-failed` of this program is in the journal. One by another program clears the counter and is not; neither is, in
+most cases, the loss of the counter when systemd unloads the unit. So there are two counts: all starts in the journal,
+and those that certainly count. The latter are the starts since the run's own first start, or those of a row of
+automatic restarts, because nothing cleared the counter since; or all, if the unit failed because of its limit.
 """
 
 from __future__ import annotations
 
 import math
+import time
 from dataclasses import replace
 from typing import Any
 
@@ -24,6 +25,7 @@ from runbook.model import frozen
 from runbook.spec.state import RunState
 from runbook.util.timespan import format_span
 
+_CLEARING = (StartEventKind.CLEARED, StartEventKind.RESET)
 STARTS_QUERY_TIMEOUT = 3.0  # seconds for the journal to be read
 JITTER = 0.01  # seconds by which the time of a start may differ between the unit's property and the journal
 
@@ -36,6 +38,8 @@ class StartBudget:
     used: int  # how many starts the journal has
     expires_in: float = 0.0  # seconds until the window closes, if it is full
     certain: int = 0  # how many of the starts certainly count
+    by_systemd: int = 0  # how many of the starts are restarts by systemd itself
+    reset_at: float = 0.0  # when this program cleared the counter, in seconds since the epoch; 0 if not in this window
     recent: tuple[float, ...] = ()
     """For each start of the last interval, the seconds until it is older than that. The first is the oldest.
 
@@ -60,8 +64,14 @@ class StartBudget:
         return f"{self.unit.start_limit_burst} in {format_span(self.unit.start_limit_interval_usec / 1e6)}"
 
     def __str__(self) -> str:
+        return f"{self.count}, {self.remaining} left before the start limit ({self.limit})"
+
+    @property
+    def count(self) -> str:
+        """The number of starts in words, and since when: "4 starts counted"."""
         starts = "1 start" if self.used == 1 else f"{self.used} starts"
-        return f"{starts} counted, {self.remaining} left before the start limit ({self.limit})"
+        at = time.strftime("%H:%M:%S", time.localtime(self.reset_at))
+        return f"{starts} since runbook cleared the counter at {at}" if self.reset_at else f"{starts} counted"
 
     def evidence(self) -> dict[str, Any]:
         """Return the counts, and the limit by systemd's names."""
@@ -78,6 +88,15 @@ class StartBudget:
 def has_start_limit(unit: Unit) -> bool:
     """True if systemd may refuse a start because of a limit."""
     return unit.is_service and unit.start_limit_burst > 0 and unit.start_limit_interval_usec > 0
+
+
+def is_interval_over(unit: Unit, now: float) -> bool:
+    """True if a unit that reached its start limit has been down for longer than the interval: it may be started again.
+
+    `now` is in seconds of CLOCK_MONOTONIC. A start that systemd refuses does not open the window anew.
+    """
+    since = unit.state_change_monotonic / 1e6
+    return bool(since) and now - since > unit.start_limit_interval_usec / 1e6
 
 
 def query_start_budget(
@@ -100,9 +119,9 @@ def query_start_budget(
         return Answer(False, answer.detail)
     count_start = find_count_start(unit)
     events = [event for event in answer.value if event.at >= count_start]
-    # systemd does not log a reset-failed. The run records its own.
+    # systemd does not log a reset-failed. The run records its own: its entry in the journal may be lost.
     if unit.name in run.cleared:
-        events.append(StartEvent(run.cleared[unit.name], StartEventKind.CLEARED))
+        events.append(StartEvent(run.cleared[unit.name], StartEventKind.RESET))
     budget = count_starts(unit, sorted(events), view.clock.now(), run.first_starts.get(unit.name), asked)
     return Answer(True, "", budget)
 
@@ -155,26 +174,29 @@ def _count_at_most(unit: Unit, events: list[StartEvent], asked: float, now: floa
     is certain. The window closes one interval after the query.
     """
     left = asked + unit.start_limit_interval_usec / 1e6 - now
-    starts = sum(event.kind is StartEventKind.START for event in events)
+    starts = sum(event.kind not in _CLEARING for event in events)
     return StartBudget(unit, starts, left) if left > 0 else StartBudget(unit, 0)
 
 
 def count_window(unit: Unit, events: list[StartEvent], now: float) -> StartBudget:
     """Count as systemd does. The events are in order."""
     interval = unit.start_limit_interval_usec / 1e6
-    opened, used = -math.inf, 0
+    opened, cleared, reset_at = -math.inf, -math.inf, 0.0
+    window: list[StartEventKind] = []
     for at, kind in events:
-        if kind is StartEventKind.CLEARED:
+        if kind in _CLEARING:
             # The next start opens a window, however soon it comes (ratelimit_reset()).
-            opened, used = -math.inf, 0
+            opened, cleared, window = -math.inf, at, []
+            reset_at = at if kind is StartEventKind.RESET else 0.0
             continue
         if at > opened + interval:
-            opened, used = at, 0
-        used += 1
-    cleared = max((event.at for event in events if event.kind is StartEventKind.CLEARED), default=-math.inf)
+            reset_at = reset_at if opened == -math.inf else 0.0
+            opened, window = at, []
+        window.append(kind)
     recent = tuple(event.at + interval - now for event in events if event.at > max(cleared, now - interval))
-    if used == 0 or now > opened + interval:
+    if not window or now > opened + interval:
         return StartBudget(unit, 0, recent=recent)
-    budget = StartBudget(unit, used, opened + interval - now, recent=recent)
+    used, by_systemd = len(window), window.count(StartEventKind.RESTART)
+    budget = StartBudget(unit, used, opened + interval - now, recent=recent, by_systemd=by_systemd, reset_at=reset_at)
     # systemd accepts no start beyond the limit: if there are more, it lost its counter, and the window opened later.
     return replace(budget, expires_in=budget.full_for) if used > unit.start_limit_burst else budget

@@ -5,8 +5,15 @@ from __future__ import annotations
 from functools import cached_property
 from pathlib import PurePosixPath
 
-from runbook.checks.exit_reason import has_exited_by_itself, has_not_notified, is_start_limit_hit
+from runbook.checks.exit_reason import (
+    START_LIMIT_RESULTS,
+    has_exited_by_itself,
+    has_not_notified,
+    is_start_limit_hit,
+    was_stopped,
+)
 from runbook.checks.health import HealthReport
+from runbook.checks.start_limit import is_interval_over
 from runbook.doctor.journal import NO_JOURNAL, RECENT_RESTART, JournalFacts
 from runbook.doctor.old_code import name_files
 from runbook.doctor.ports import LOG_SOURCE, FoundPort
@@ -58,8 +65,22 @@ class UnitFacts:
 
     @property
     def is_limit_reached(self) -> bool:
-        """True if systemd refuses to start the unit."""
+        """True if systemd gave the unit up because of its start limit."""
         return self.unit.active_state in DOWN and is_start_limit_hit(self.unit)
+
+    @property
+    def is_limit_over(self) -> bool:
+        """True if systemd would accept a start by now, although it gave the unit up."""
+        budget = self.journal.budget
+        is_accepted = budget is not None and bool(budget.recent) and budget.remaining > 0
+        return is_accepted or is_interval_over(self.unit, self.view.clock.monotonic())
+
+    @property
+    def is_only_refused(self) -> bool:
+        """True if requested starts alone reached the start limit, and the service itself did not fail."""
+        budget = self.journal.budget
+        by_requests = was_stopped(self.unit) or (budget is not None and budget.used > 0 == budget.by_systemd)
+        return self.unit.result in START_LIMIT_RESULTS and by_requests
 
     @property
     def has_not_notified(self) -> bool:

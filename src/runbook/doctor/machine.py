@@ -128,7 +128,7 @@ class MachineDoctor:
 
 def _describe(unit: Unit, found: UnitDiagnosis | None, taken: str) -> str:
     """Return why a unit does not do its work. `taken` is which of its ports another process has."""
-    limit = "; its start limit is reached" if unit.active_state in DOWN and is_start_limit_hit(unit) else ""
+    limit = "; its start limit was reached" if unit.active_state in DOWN and is_start_limit_hit(unit) else ""
     if found is None:
         times = f"systemd restarted it {unit.n_restarts} times: " if unit.n_restarts else ""
         # While a unit that loops runs for a moment, its properties have no exit.

@@ -86,7 +86,7 @@ def find_decision(facts: UnitFacts) -> str:
     if unit.exec_main_code == 1 and describe_exec_failure(unit.exec_main_status):
         return f"correct what systemd could not do: systemctl cat {unit.name} shows its settings"
     has_failed = unit.result not in ("", "success") or verdict is Verdict.CRASH_LOOP
-    if verdict in _EXITED and has_failed and not facts.rivals:
+    if verdict in _EXITED and has_failed and not facts.rivals and not facts.is_only_refused:
         return f"find out why it exits: {describe_log_command(facts.view, unit)}"
     if facts.may_start_yet:
         return f"it began {format_span(round(facts.age))} ago, and may need more time: look again"

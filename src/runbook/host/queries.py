@@ -240,8 +240,10 @@ class JournalTailQuery(JournalQuery[tuple[JournalLine, ...]]):
 class StartEventKind(StrEnum):
     """What an event does to the start-limit counter."""
 
-    START = "start"
+    START = "start"  # a start that was requested
+    RESTART = "restart"  # a start by systemd itself, as Restart= demands
     CLEARED = "cleared"
+    RESET = "reset"  # cleared by a step of this program
 
 
 class StartEvent(NamedTuple):

@@ -12,7 +12,7 @@ from tests.machine.conftest import InstallUnit, StartService
 from tests.machine.doctor.doctoring import carry_out, causes, diagnosed, doctor, paste
 from tests.machine.incident import in_login
 from tests.machine.machine import Machine, until
-from tests.machine.runs import unit_file
+from tests.machine.runs import runbook, unit_file
 from tests.machine.tree import USER
 
 PORT = 8085
@@ -387,8 +387,42 @@ def test_starts_that_were_requested_count_too(machine: Machine, unit: InstallUni
         machine.run(["systemctl", "restart", "often.service"])
     machine.run(["systemctl", "stop", "often.service"])
     found = diagnosed(machine, "often")
-    assert "4 of its 4 starts in 1min were requested, and not restarts by systemd" in causes(found)
-    assert "one more start is left" in causes(found)
+    assert "all of its 4 starts in 1min were requested, and systemd restarted it never" in causes(found)
+    assert "one more is left for the next" in causes(found)
+
+
+def test_requested_restarts_that_reach_the_start_limit(machine: Machine, unit: InstallUnit) -> None:
+    """Nothing is wrong with the service itself. Once the interval is over, systemd accepts a start again."""
+    limit = {"Unit_StartLimitIntervalSec": "10", "Unit_StartLimitBurst": "4"}
+    unit("refused.service", unit_file("/bin/sleep infinity", **limit, Restart="always") + WANTED)
+    machine.run(["systemctl", "-q", "enable", "refused.service"])
+    machine.run(["sh", "-c", "for i in 1 2 3 4 5; do systemctl restart refused.service; done"], check=False)
+    found = diagnosed(machine, "refused")
+    assert "all of its 4 starts in 10s were requested" in causes(found)
+    assert "nothing is wrong with the service itself" in causes(found)
+    assert "the start limit (4 starts in 10s) is reached: systemd refuses to start refused.service" in causes(found)
+    assert (found["advice"], "it was stopped (SIGTERM)" in found["summary"]) == ("", True)
+    until(
+        lambda: "systemd accepts a start again" in causes(diagnosed(machine, "refused")), "the interval to be over", 15
+    )
+    machine.run(["systemctl", "start", "refused.service"])
+    assert diagnosed(machine, "refused")["exit"] == 0
+
+
+def test_starts_since_a_reset_by_this_program(machine: Machine, unit: InstallUnit) -> None:
+    """systemd has no record of a reset-failed, but the journal has this program's own: the starts before are over."""
+    unit("counted.service", unit_file("/bin/sleep infinity", Unit_StartLimitIntervalSec="60") + WANTED)
+    machine.run(["systemctl", "-q", "enable", "counted.service"])
+    machine.run(["sh", "-c", "for i in 1 2 3 4; do systemctl restart counted.service; done"])
+    done = runbook(machine, "apply", "unit: counted.service\nsteps:\n  - reset-failed\n")
+    assert done.exit == 0, done.stderr
+    machine.run(["sh", "-c", "for i in 1 2 3 4; do systemctl restart counted.service; done"])
+    # `restart` counts by the same rule, and does not wait for the end of the interval.
+    done = runbook(machine, "apply", "unit: counted.service\nsteps:\n  - restart\n")
+    assert (done.exit, [wait for wait in done.of("step-waiting") if "limit" in wait["reason"]]) == (0, [])
+    machine.run(["systemctl", "stop", "counted.service"])
+    found = diagnosed(machine, "counted")
+    assert "5 starts since runbook cleared the counter at " in causes(found)
 
 
 def test_a_start_script_that_opens_a_login(machine: Machine, unit: InstallUnit) -> None:

@@ -54,7 +54,7 @@ def test_the_incident(machine: Machine, incident: Incident) -> None:
     [found] = about(seen, UNIT)
     assert (found["kind"], found["severity"]) == ("unit-failed", "problem")
     assert f"is held by PID {incident.orphan} (gateway) of {USER} since " in found["reason"]
-    assert "its start limit is reached" in found["reason"]
+    assert "its start limit was reached" in found["reason"]
     assert found["next"] == f"runbook doctor {UNIT}"
     text = doctor(machine).stdout
     assert f"next: runbook doctor {UNIT}\n" in text
@@ -113,7 +113,7 @@ def test_a_changed_file_and_few_starts(machine: Machine, unit: InstallUnit) -> N
         machine.run(["systemctl", "restart", "few.service"])
     [found] = about(look(machine), "few.service")
     assert (found["kind"], found["severity"]) == ("start-limit", "warning")
-    assert "one more start is left" in found["reason"]
+    assert "one more is left" in found["reason"]
     machine.run(["sh", "-c", "echo >> /etc/systemd/system/few.service"])
     found = about(look(machine), "few.service")[-1]
     assert (found["kind"], found["next"]) == ("changed-file", "systemctl daemon-reload")

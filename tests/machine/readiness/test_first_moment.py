@@ -256,7 +256,7 @@ def test_a_start_limit_that_was_hit_before_is_reported(machine: Machine, service
     run = runbook(machine, "apply", book("web", wait()))
     waited = run.step("wait-ready")
     assert (waited["verdict"], waited["seconds"] < LONG / 4) == ("start-limit-hit", True)
-    assert waited["reason"] == f"systemd gave web.service up, its starts (2 in 10s) are used up: {EXITED}"
+    assert waited["reason"] == f"systemd gave web.service up, its starts (2 in 10s) were used up: {EXITED}"
 
 
 FILES = {

@@ -26,7 +26,7 @@ FAILED: dict[str, Any] = {"active_state": ActiveState.FAILED, "main_pid": 0, "re
         ({**INACTIVE}, "unit-exited", "gw.service is down: THE EXIT"),
         ({**INACTIVE, "type": "oneshot"}, "unit-exited", "once its work is done"),
         ({**FAILED, "type": "notify", "result": "timeout", "active_enter_monotonic": 1}, "not-notifying", "failed:"),
-        ({**FAILED, "result": "start-limit-hit"}, "start-limit-hit", "its starts (5 in 60s) are used up"),
+        ({**FAILED, "result": "start-limit-hit"}, "start-limit-hit", "its starts (5 in 60s) were used up"),
         ({**FAILED, "exec_main_code": 1, "exec_main_status": 3}, "unit-failed", "exited with status 3"),
     ],
 )

@@ -44,6 +44,17 @@ def test_a_cleared_counter_opens_no_window(now: float, used: int) -> None:
     assert count_window(unit(), moments, now).used == used
 
 
+def test_a_counter_that_this_program_cleared() -> None:
+    moments = sorted([*starts(0, 1, 2, 10), StartEvent(105.0, StartEventKind.RESET)])
+    found = count_window(unit(), moments, 111.0)
+    assert (found.used, found.reset_at) == (1, 105.0)
+    assert str(found).startswith("1 start since runbook cleared the counter at ")
+    # A later window has nothing to do with it.
+    moments.append(StartEvent(171.0, StartEventKind.RESTART))
+    found = count_window(unit(), moments, 172.0)
+    assert (found.used, found.by_systemd, found.reset_at) == (1, 1, 0.0)
+
+
 @pytest.mark.parametrize(
     ("moments", "now", "used", "full_for"),
     [

@@ -35,7 +35,7 @@ def test_the_incident_is_one_finding() -> None:
     found = only(incident(**FAILED))
     assert (found.kind, found.severity, found.subject) == (FindingKind.FAILED, Severity.PROBLEM, "gw.service")
     assert found.reason.startswith("port 18789 (127.0.0.1, ::1) is held by PID 74 (gateway) of agentops since ")
-    assert found.reason.endswith(", in session-9.scope; its start limit is reached")
+    assert found.reason.endswith(", in session-9.scope; its start limit was reached")
     assert found.next == "runbook doctor gw.service"
 
 
@@ -48,7 +48,7 @@ def test_without_time_for_a_diagnosis_the_properties_of_a_unit_must_do(monkeypat
     monkeypatch.setattr("runbook.doctor.machine.DIAGNOSES_TIME", -1.0)
     found = only(incident(**FAILED))
     assert (found.kind, found.severity) == (FindingKind.FAILED, Severity.PROBLEM)
-    end = "its main process exited with status 78; its start limit is reached"
+    end = "its main process exited with status 78; its start limit was reached"
     assert found.reason == f"systemd restarted it 5 times: {end}"
 
 
@@ -107,7 +107,7 @@ def test_hardly_any_start_is_left() -> None:
     machine.answers["starts of gw.service"] = [Answer(True, "", starts)]
     found = only(machine)
     assert (found.kind, found.severity) == (FindingKind.START_LIMIT, Severity.WARNING)
-    assert found.reason.startswith("4 starts are in the journal, and the start limit is 5 starts in 1min: one more")
+    assert found.reason.startswith("4 starts counted, and the start limit is 5 starts in 1min: one more")
     machine = healthy(**times, active_enter_monotonic=990_000_000, active_exit_monotonic=988_000_000)
     machine.processes[100] = process(100, started=990.5)
     machine.answers["starts of gw.service"] = [Answer(False, "no rights")]
@@ -118,7 +118,7 @@ def test_a_unit_that_failed() -> None:
     reason = only(FakeMachine({"gw.service": unit(**FAILED)})).reason
     assert (
         reason
-        == "systemd gave gw.service up, its starts (5 in 60s) are used up: its main process exited with status 78"
+        == "systemd gave gw.service up, its starts (5 in 60s) were used up: its main process exited with status 78"
     )
     facts = {**FAILED, "restart": "no", "n_restarts": 0}
     assert only(FakeMachine({"gw.service": unit(**facts)})).reason == "failed: its main process exited with status 78"

@@ -9,6 +9,7 @@ from runbook.checks.start_limit import StartBudget
 from runbook.doctor.drop_in import make_drop_in
 from runbook.doctor.facts import LOOPS, UnitFacts
 from runbook.doctor.findings import Cause, Severity
+from runbook.doctor.wording import format_moment
 from runbook.host.facts import ActiveState, Unit
 from runbook.host.requesters import describe_requester
 from runbook.util.timespan import format_span
@@ -24,10 +25,14 @@ def find_start_limit(facts: UnitFacts) -> Iterator[Cause]:
     unit, budget = facts.unit, facts.journal.budget
     limit = f"{unit.start_limit_burst} starts in {format_span(unit.start_limit_interval_usec / 1e6)}"
     source = "StartLimitBurst=, StartLimitIntervalSec="
-    if facts.is_limit_reached:
-        yield Cause(
-            f"the start limit ({limit}) is reached: systemd refuses to start {unit.name}", source, is_effect=True
-        )
+    if facts.is_limit_reached and facts.is_limit_over:
+        clock = facts.view.clock
+        at = format_moment(clock.now() - clock.monotonic() + unit.state_change_monotonic / 1e6, clock.now())
+        over = "that is over, and systemd accepts a start again"
+        yield Cause(f"systemd gave it up at {at} because of its start limit ({limit}); {over}", source, is_effect=True)
+    elif facts.is_limit_reached:
+        why = f"the start limit ({limit}) is reached: systemd refuses to start {unit.name}"
+        yield Cause(why, source, is_effect=True)
     elif budget is not None and (few := describe_few_starts(budget)):
         yield Cause(few, f"{source}, the journal", Severity.WARNING)
 
@@ -38,10 +43,10 @@ def describe_few_starts(budget: StartBudget) -> str:
     if budget.used <= 1 or budget.remaining > FEW_STARTS:
         return ""
     limit = f"{unit.start_limit_burst} starts in {format_span(unit.start_limit_interval_usec / 1e6)}"
-    next_one = "one more start is left" if budget.remaining else "systemd refuses the next one"
-    sure = "" if budget.certain >= budget.used else ", unless its counter was reset since"
-    over = f"; that is over in {format_span(budget.expires_in)}" if budget.expires_in else ""
-    return f"{budget.used} starts are in the journal, and the start limit is {limit}: {next_one}{sure}{over}"
+    next_one = "one more is left" if budget.remaining else "systemd refuses another one"
+    over = f" for the next {format_span(max(1, round(budget.expires_in)))}" if budget.expires_in else ""
+    sure = "" if budget.certain >= budget.used else ", unless another program has cleared the counter since"
+    return f"{budget.count}, and the start limit is {limit}: {next_one}{over}{sure}"
 
 
 def find_endless_loop(facts: UnitFacts) -> Iterator[Cause]:
@@ -113,14 +118,16 @@ def find_other_starters(facts: UnitFacts) -> Iterator[Cause]:
         request = next((one for one in unit.job_requests if one.job == unit.job), None)
         who = describe_requester(request)
         yield Cause(f"a {unit.job_type} of it is in progress, which {who} requested", "Job", Severity.WARNING)
-    requested = budget.used - unit.n_restarts if budget is not None else 0
+    requested = budget.used - budget.by_systemd if budget is not None else 0
     if budget is not None and requested > 1 and (requested >= OFTEN or budget.remaining <= FEW_STARTS):
-        yield Cause(
-            f"{requested} of its {budget.used} starts in {format_span(unit.start_limit_interval_usec / 1e6)} were "
-            f"requested, and not restarts by systemd: they count for the start limit, too",
-            "the journal, NRestarts",
-            Severity.WARNING,
+        which = f"{requested} of its {budget.used}" if budget.by_systemd else f"all of its {requested}"
+        effect = (
+            "nothing is wrong with the service itself" if facts.is_only_refused else "these count for the limit, too"
         )
+        within = format_span(unit.start_limit_interval_usec / 1e6)
+        by_systemd = "the others are restarts by systemd" if budget.by_systemd else "systemd restarted it never"
+        sentence = f"{which} starts in {within} were requested, and {by_systemd}: {effect}"
+        yield Cause(sentence, "the journal", Severity.WARNING)
 
 
 def _find_trigger(unit: Unit) -> str:

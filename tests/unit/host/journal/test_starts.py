@@ -38,7 +38,25 @@ def test_each_invocation_is_one_start(played: Path, ask: Ask) -> None:
     assert events(ask(QUERY)) == [(20.0, "start"), (22.0, "start")]
     call = (played / "call").read_text()
     assert " --since=@12.500000 _PID=1 UNIT=gw.service MESSAGE_ID=" in call
-    assert call.endswith(" + _PID=1 MESSAGE=Reloading. MESSAGE=Reexecuting.")
+    assert " + _PID=1 MESSAGE=Reloading. MESSAGE=Reexecuting. + _UID=0 OBJECT_SYSTEMD_UNIT=gw.service " in call
+
+
+def reset(seconds: float, verdict: str = "", step: str = "fix") -> dict[str, str]:
+    return {**entry(seconds), "RUNBOOK_RUN": "20261130-1956-5qc", "RUNBOOK_STEP": step, "RUNBOOK_VERDICT": verdict}
+
+
+def test_a_reset_by_this_program_counts_from_the_moment_before_it(played: Path, ask: Ask) -> None:
+    write(played, entry(20, STARTED, "a"), reset(21), entry(21.5, STARTED, "b"), reset(22, "reset"))
+    assert events(ask(QUERY)) == [(20.0, "start"), (21.5, "start"), (21.0, "reset")]
+    # The step failed, or has not ended.
+    write(played, reset(21), reset(22, "access-denied"), reset(23, step="again"))
+    assert events(ask(QUERY)) == []
+
+
+def test_a_restart_by_systemd_itself(played: Path, ask: Ask) -> None:
+    scheduled = entry(20, starts.RESTART_MESSAGE_ID, message="gw.service: Scheduled restart job, counter is at 1.")
+    write(played, scheduled, entry(21, STARTED, "a"), entry(22, STARTED, "b"))
+    assert events(ask(QUERY)) == [(21.0, "restart"), (22.0, "start")]
 
 
 def test_a_reload_clears_the_counter(played: Path, ask: Ask) -> None:
@@ -55,7 +73,7 @@ def test_a_requested_start_before_an_automatic_restart_counts_beside_it(played: 
         entry(21, starts.RESTART_MESSAGE_ID, message=requested),
         entry(22, STARTED, "a"),
     )
-    assert events(ask(QUERY)) == [(21.0, "start"), (22.0, "start")]
+    assert events(ask(QUERY)) == [(21.0, "start"), (22.0, "restart")]
 
 
 def test_the_time_at_which_journald_received_it_is_second_best(played: Path, ask: Ask) -> None:
