@@ -26,6 +26,7 @@ from runbook.host.queries import (
     Answer,
     Command,
     CommandResult,
+    FileChange,
     FileText,
     JournalLine,
     JournalTailQuery,
@@ -150,6 +151,9 @@ class FakeMachine:
     other_managers: OtherManagers = field(default_factory=OtherManagers)
     open_logs: tuple[str, ...] = ()
     files: dict[str, FileText] = field(default_factory=dict)
+    latest_changes: dict[str, FileChange] = field(
+        default_factory=dict
+    )  # the latest change, by the path that is asked for
     hides_main_pids: bool = False
     """True if systemd does not report the main processes of all services."""
     unit_load: int = 0
@@ -207,6 +211,9 @@ class FakeMachine:
 
     def read_files(self, *paths: str) -> tuple[FileText, ...]:
         return tuple(self.files[path] for path in paths if path in self.files)
+
+    def find_latest_change(self, path: str) -> FileChange | None:
+        return self.latest_changes.get(path)
 
     def find_other_managers(self, name: str) -> OtherManagers:
         return self.other_managers

@@ -15,10 +15,10 @@ from runbook.checks.exit_reason import (
 from runbook.checks.health import HealthReport
 from runbook.checks.start_limit import is_interval_over
 from runbook.doctor.journal import NO_JOURNAL, RECENT_RESTART, JournalFacts
-from runbook.doctor.old_code import name_files
+from runbook.doctor.old_code import describe_old_program, name_files
 from runbook.doctor.ports import LOG_SOURCE, FoundPort
 from runbook.host.facts import DOWN, Unit
-from runbook.host.holders import DELETED, Holder, PortOwnership, Process, Role
+from runbook.host.holders import Holder, PortOwnership, Process, Role
 from runbook.host.interface import HostView
 from runbook.host.requesters import is_runtime, name_program
 from runbook.model import Verdict, frozen
@@ -88,10 +88,9 @@ class UnitFacts:
         return has_not_notified(self.unit) or "it did not report that it is ready" in self.journal.last_exit
 
     @cached_property
-    def replaced_program(self) -> str:
-        """The main process and its program, if that was removed or replaced since; else empty."""
-        main = self.view.find_process(self.unit.main_pid) if self.unit.main_pid else None
-        return f"{main}, executes {main.exe_path}" if main is not None and main.exe.endswith(DELETED) else ""
+    def old_program(self) -> str:
+        """Why the main process is older than its program: the file that it executes, or what ExecStart= names."""
+        return describe_old_program(self.view, self.unit)
 
     @cached_property
     def replaced_libraries(self) -> str:
@@ -103,7 +102,7 @@ class UnitFacts:
     @property
     def runs_old_code(self) -> bool:
         """True if the program or a library of the main process was removed or replaced since."""
-        return bool(self.replaced_program or self.replaced_libraries)
+        return bool(self.old_program or self.replaced_libraries)
 
     @property
     def age(self) -> float:

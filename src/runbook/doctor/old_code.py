@@ -9,15 +9,20 @@ from collections.abc import Iterator, Sequence
 from pathlib import PurePosixPath
 from typing import NamedTuple
 
+from runbook.checks.versions import describe_old_code, find_servers
 from runbook.doctor.findings import FindingKind, MachineFinding, Severity
 from runbook.doctor.machine_facts import MachineFacts, UnitId, unit_of
 from runbook.host.cgroups import CgroupKind, CgroupUnit
+from runbook.host.facts import Unit
 from runbook.host.holders import NEEDS_ROOT, Process
+from runbook.host.interface import HostView
+from runbook.host.queries import FileChange
 from runbook.host.requesters import is_runtime
 
 MAX_FILES = 3  # files that are named; the others are counted
 _SCRIPT_WITHIN = 4  # words of a command line, within which an interpreter has its script
 _CLOCK_SLACK = 1.0  # seconds by which the time of a file and of a process may differ
+_NO_CHANGE = FileChange("", 0.0, 0)
 _PAM = "(sd-pam)"  # a child of a user manager that only waits for its end, and that no daemon-reexec replaces
 LOGINS = "logins"  # the subject of processes that are in no service
 _BUSES = ("dbus.service", "dbus-broker.service")  # what is connected to them does not survive their restart
@@ -62,8 +67,8 @@ def _make(facts: MachineFacts, at: UnitId, reason: str) -> MachineFinding:
 def _find_changed_programs(facts: MachineFacts) -> Iterator[tuple[UnitId, str]]:
     """Yield the services whose program was written or installed since they began, and why.
 
-    A script is not mapped. But its content may be newer than the process, or its package: dpkg keeps the time of a
-    file. This needs no rights, so an ordinary user finds upgraded programs by it, too.
+    A script is not mapped. But it may have changed since, or a link on the way to it, or its package. This needs no
+    rights, so an ordinary user finds upgraded programs by it, too.
     """
     began: dict[UnitId, tuple[str, float]] = {}  # the program of a unit, and when its main process began
     for user, units in [(None, facts.units), *facts.user_units.items()]:
@@ -73,14 +78,25 @@ def _find_changed_programs(facts: MachineFacts) -> Iterator[tuple[UnitId, str]]:
             if program and process is not None and not facts.places[process.pid].container:
                 began[UnitId(unit.name, user)] = program, facts.view.find_start_time(process)
     programs = {program for program, _ in began.values()}
-    written = {file.path: file.changed for file in facts.view.read_files(*programs)}
     installed = facts.view.find_installations(programs, min((at for _, at in began.values()), default=0.0))
     for unit_id, (program, at) in began.items():
-        if written.get(program, 0.0) > at + _CLOCK_SLACK:
-            yield unit_id, f"its program {program} was changed since it began"
-        elif program in installed and installed[program].at > at + _CLOCK_SLACK:
+        if program in installed and installed[program].at > at + _CLOCK_SLACK:
             package = installed[program].package
             yield unit_id, f"the package {package}, which has its program {program}, was installed since it began"
+        elif (known := facts.find_unit(unit_id)) is not None and (why := describe_old_program(facts.view, known)):
+            yield unit_id, f"{why}: the old code still runs"
+
+
+def describe_old_program(view: HostView, unit: Unit) -> str:
+    """Return why the main process is older than its program, the file that it executes or what ExecStart= names.
+
+    Empty if it is not older. A change is judged as `verify-version` does with `newer-than`.
+    """
+    servers, program = find_servers(view, unit, ()), _find_program(unit.start_arguments)
+    change = view.find_latest_change(program) if servers and program.startswith("/") else None
+    # A program that is being executed cannot be written: only its owner, its mode or its links changed.
+    is_same_file = change is not None and change.path == servers[0].process.exe
+    return describe_old_code(servers, change if change is not None and not is_same_file else _NO_CHANGE)
 
 
 def _find_program(words: Sequence[str]) -> str:

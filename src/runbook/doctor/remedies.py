@@ -43,7 +43,7 @@ def _find_actions(facts: UnitFacts) -> tuple[str, ...]:
         return (*_unmask(facts), _systemctl(facts, "start"))
     if facts.strays:
         return _replace_strays(facts)
-    if facts.runs_old_code and verdict is Verdict.READY:
+    if (facts.runs_old_code or unit.need_daemon_reload) and verdict is Verdict.READY:
         return (_systemctl(facts, "restart"),)
     if unit.load_state is not LoadState.LOADED or verdict in (Verdict.READY, *_DECIDED_BY_OPERATOR):
         return ()

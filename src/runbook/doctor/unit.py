@@ -47,7 +47,7 @@ class Doctor:
             unit=unit,
             severity=worst((severity, *(cause.severity for cause in causes))),
             verdict=facts.health.verdict,
-            summary=summarize(facts),
+            summary=summarize(facts, causes),
             systemd=tuple(describe_systemd(facts)),
             kernel=tuple(describe_port(self._view, unit, one) for one in facts.ports),
             found=facts.found,

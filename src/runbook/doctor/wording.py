@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from runbook.doctor.facts import UnitFacts
+from runbook.doctor.findings import Cause, Severity
 from runbook.doctor.journal import NO_JOURNAL
 from runbook.host.facts import DOWN, Unit
 from runbook.host.holders import PortOwnership, Role, address_of
@@ -19,13 +20,18 @@ JOURNAL_UNSEEN = ("the journal", "what systemd logged")  # the beginnings of wha
 _WRONG_ROLES = (Role.ORPHAN, Role.LEFTOVER, Role.OTHER_UNIT)  # roles of a process that answers in the unit's place
 
 
-def summarize(facts: UnitFacts) -> str:
-    """Return the finding in one sentence: where systemd and the kernel differ, what answers on the port."""
+def summarize(facts: UnitFacts, causes: Sequence[Cause] = ()) -> str:
+    """Return the finding in one sentence: where systemd and the kernel differ, what answers on the port.
+
+    Of a unit that does its work, the worst of what is wrong all the same.
+    """
     unit, health = facts.unit, facts.health
     if health.verdict is Verdict.CRASH_LOOP or (health.healthy and facts.is_restarted):
         times = "once" if unit.n_restarts == 1 else f"{unit.n_restarts} times"
         last_exit = facts.journal.last_exit or "its main process exited"
         return f"systemd restarted {unit.name} {times}: {last_exit}" if unit.n_restarts else health.reason
+    if health.healthy and causes:
+        return max(causes, key=lambda cause: [*Severity].index(cause.severity)).sentence
     if facts.unit.is_service and (answering := [one for one in facts.rivals if one.role in _WRONG_ROLES]):
         return f"{_describe_state(facts)}; what answers on {facts.held_ports(answering[0])} is {answering[0].process}"
     return health.reason

@@ -16,7 +16,7 @@ if TYPE_CHECKING:  # `runbook validate` needs no data of a machine.
     from runbook.host.dpkg import Installation
     from runbook.host.facts import JobRef, JobResult, JobVerb, Unit
     from runbook.host.holders import Holder, Listener, PortOwnership, PortScan, Process, SignalResult
-    from runbook.host.queries import Answer, Command, CommandResult, FileText, OtherManagers, Query
+    from runbook.host.queries import Answer, Command, CommandResult, FileChange, FileText, OtherManagers, Query
     from runbook.model import Clock, Deadline, Port, ProcessId, Wake
 
 T = TypeVar("T")
@@ -66,6 +66,12 @@ class HostView(Protocol):
         """Read those of the files that are there, in this order; none if that takes longer than FILE_TIMEOUT.
 
         For small files that anyone may have written. To read them waits for nothing but the file system.
+        """
+
+    def find_latest_change(self, path: str) -> FileChange | None:
+        """Return which changed last: a file, a link on the way to it, or what is in it if it is a folder.
+
+        None if it does not exist, or if that takes longer than FILE_TIMEOUT.
         """
 
     def last_unit_load(self) -> int:

@@ -31,8 +31,10 @@ from runbook.host.queries import (
     Answer,
     Command,
     CommandResult,
+    FileChange,
     FileText,
     FileTextsQuery,
+    LatestChangeQuery,
     OtherManagers,
     OtherManagersQuery,
     Query,
@@ -142,6 +144,9 @@ class LocalView:
 
     def read_files(self, *paths: str) -> tuple[FileText, ...]:
         return self._read_now(FileTextsQuery(paths)) or ()
+
+    def find_latest_change(self, path: str) -> FileChange | None:
+        return self._read_now(LatestChangeQuery((path,)))
 
     def find_other_managers(self, name: str) -> OtherManagers:
         return self._read_now(OtherManagersQuery(name, self.scope == "user")) or OtherManagers()

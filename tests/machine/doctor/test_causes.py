@@ -374,10 +374,33 @@ def test_old_code_and_a_changed_file(machine: Machine, unit: InstallUnit) -> Non
     machine.write("/etc/systemd/system/old.service", unit_file("/opt/sleeps infinity", Nice="1"))
     found = diagnosed(machine, "old")
     assert (found["exit"], found["severity"]) == (1, "warning")
-    assert "executes /opt/sleeps, which was removed or replaced since" in causes(found)
+    assert "runs /opt/sleeps, and that file was replaced or removed since: the old code still runs" in causes(found)
     assert "the file of old.service changed since systemd read it" in causes(found)
     carry_out(machine, found["commands"])
     is_well(machine, "old")
+
+
+def test_a_link_that_leads_to_another_release_and_a_script_that_was_written(
+    machine: Machine, service: StartService
+) -> None:
+    """What an update without a restart leaves: the old release answers."""
+    machine.run(["sh", "-c", f"for v in 1 2; do mkdir -p /opt/rel/$v && cp -p {SERVER} /opt/rel/$v/app; done"])
+    machine.run(["ln", "-sfn", "1", "/opt/rel/current"])
+    service("web.service", unit_file("/usr/bin/python3 /opt/rel/current/app"))
+    until(lambda: listening(machine), "it to listen")
+    is_well(machine)
+    for update in ("ln -s 2 /opt/rel/new; mv -T /opt/rel/new /opt/rel/current", "echo >>/opt/rel/2/app"):
+        machine.run(["sh", "-c", f"sleep 0.1; {update}"])
+        found = look(machine)
+        assert (found["exit"], found["severity"], found["verdict"]) == (1, "warning", "ready")
+        changed = "/opt/rel/current" if "mv" in update else "/opt/rel/2/app"
+        assert f" before {changed} changed: the old code still runs" in found["summary"]
+        done = doctor(machine)
+        assert (done.returncode, "next: runbook restart web.service" in done.stdout) == (1, True)
+        assert found["proved-restart"] == "runbook restart web.service"
+        carry_out(machine, [found["proved-restart"]])
+        is_well(machine)
+    machine.run(["rm", "-rf", "/opt/rel"])
 
 
 def test_starts_that_were_requested_count_too(machine: Machine, unit: InstallUnit) -> None:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 
 import pytest
 
 from runbook.doctor.findings import FindingKind, Severity
 from runbook.host.dpkg import Installation
-from runbook.host.queries import FileText
+from runbook.host.queries import FileChange
 from tests.unit.doctor.diagnosed import SESSION, healthy
 from tests.unit.doctor.test_machine import diagnose, only
 from tests.unit.fake_machine import EPOCH, FakeMachine, process
@@ -85,13 +86,15 @@ SCRIPT = "/usr/bin/app"
 @pytest.mark.parametrize("words", [("/usr/bin/python3", "-u", SCRIPT, "--port", "1"), (SCRIPT, "/etc/app.conf")])
 def test_a_script_that_was_written_since(words: tuple[str, ...]) -> None:
     machine = healthy(start_arguments=words)
-    machine.files[SCRIPT] = FileText(SCRIPT, changed=EPOCH + 900)
-    machine.files["/etc/app.conf"] = FileText("/etc/app.conf", changed=EPOCH + 999)
+    machine.latest_changes[SCRIPT] = FileChange(SCRIPT, EPOCH + 900, 1)
+    machine.latest_changes["/etc/app.conf"] = FileChange("/etc/app.conf", EPOCH + 999, 1)
     assert diagnose(machine).findings == ()
-    machine.files[SCRIPT] = FileText(SCRIPT, changed=EPOCH + 990)
+    machine.latest_changes[SCRIPT] = FileChange(SCRIPT, EPOCH + 990, 1)
     found = only(machine)
     assert (found.kind, found.next) == (FindingKind.OLD_CODE, "runbook restart gw.service")
-    assert found.reason == f"its program {SCRIPT} was changed since it began"
+    assert re.fullmatch(
+        rf"PID 100 \(\w+\) began [\d.]+s before {SCRIPT} changed: the old code still runs", found.reason
+    )
 
 
 def test_a_script_whose_package_was_upgraded_since() -> None:

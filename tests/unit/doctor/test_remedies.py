@@ -74,7 +74,10 @@ def test_a_file_that_systemd_cannot_load() -> None:
 
 def test_a_healthy_unit_and_one_with_a_changed_file() -> None:
     assert commands(healthy()) == []
-    assert commands(healthy(need_daemon_reload=True)) == ["systemctl daemon-reload"]
+    assert commands(healthy(need_daemon_reload=True)) == [
+        "systemctl daemon-reload",
+        "systemctl restart gw.service",
+    ]
     machine = incident(need_daemon_reload=True)
     assert commands(machine)[:2] == ["systemctl daemon-reload", "systemctl stop gw.service"]
 

@@ -24,11 +24,11 @@ def find_standstill(facts: UnitFacts) -> Iterator[Cause]:
 
 
 def find_old_code(facts: UnitFacts) -> Iterator[Cause]:
-    """Yield that the main process executes a file that is gone or was replaced."""
+    """Yield that the main process is older than its program, or executes a file that is gone or was replaced."""
     unit = facts.unit
-    if what := facts.replaced_program:
-        why = f"the main process, {what}, which was removed or replaced since"
-        yield Cause(why, f"/proc/{unit.main_pid}/exe", Severity.WARNING)
+    if why := facts.old_program:
+        read = f"/proc/{unit.main_pid}/exe, ExecStart="
+        yield Cause(f"{why}: the old code still runs", read, Severity.WARNING)
     elif names := facts.replaced_libraries:
         why = f"the main process, PID {unit.main_pid}, runs code that was replaced since it began: {names}"
         yield Cause(why, f"/proc/{unit.main_pid}/maps", Severity.WARNING)
