@@ -18,6 +18,7 @@ from runbook.errors import HostError
 from runbook.host.queries import Answer, FileChange
 from runbook.util.wording import describe_error
 
+TICK_NS = 20_000_000  # nanoseconds by which two times of files may differ that one rename(2) sets
 MAX_LINKS = 40  # how many symbolic links may lead to a file, as in the kernel (path_resolution(7))
 CACHE_FOLDER = "__pycache__"  # is left out: Python writes its caches while it runs, so they are newer than any process
 
@@ -103,8 +104,9 @@ class FileScan:
         self._check_time()
         if stat.S_ISDIR(status.st_mode):
             # A folder whose entries changed has equal mtime and ctime. It does not count: the new entry is recorded
-            # itself, or is a cache. A folder that was moved here has a later ctime, until its entries change.
-            if status.st_ctime_ns == status.st_mtime_ns:
+            # itself, or is a cache. A folder that was moved here has a later ctime, until its entries change. If the
+            # folder above it has not changed since, only its mode or owner changed, or overlayfs has copied it.
+            if status.st_ctime_ns == status.st_mtime_ns or _changed_before(path, status.st_ctime_ns - TICK_NS):
                 return
         elif (not stat.S_ISREG(status.st_mode) and not stat.S_ISLNK(status.st_mode)) or path.endswith(".pyc"):
             return
@@ -116,6 +118,11 @@ class FileScan:
     def _check_time(self) -> None:
         if self._aborted or time.monotonic() >= self._until:
             raise HostError(f"it takes too long to look at {', '.join(self._paths)}")
+
+
+def _changed_before(path: str, moment: int) -> bool:
+    """True if no entry of the folder above a path was added or removed since a moment, in nanoseconds."""
+    return os.stat(os.path.dirname(path)).st_mtime_ns < moment  # noqa: PTH116, PTH120
 
 
 def _expand(named: str) -> Iterator[str]:

@@ -77,6 +77,13 @@ def test_a_folder_that_was_moved_here(app: Path) -> None:
     assert latest(app / "server.js").path == str(app)
 
 
+def test_a_folder_of_which_only_the_mode_changed(app: Path) -> None:
+    before = latest(app)
+    time.sleep(0.05)
+    app.chmod(0o750)
+    assert latest(app) == before
+
+
 def test_a_folder_with_a_new_entry_is_not_what_changed(app: Path) -> None:
     last((app / "gateway.sock").mkdir, app)
     assert latest(app).path != str(app)
