@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 from enum import StrEnum
+from functools import lru_cache
 from itertools import dropwhile
 from typing import NamedTuple
 
@@ -55,6 +56,7 @@ _MACHINE_SCOPE = re.compile(r"(?:machine-)?(.+)\.scope")
 _ESCAPE = re.compile(r"\\x([0-9a-fA-F]{2})")
 
 
+@lru_cache(maxsize=256)  # The processes of a cgroup have the same path, and each of them is read many times.
 def parse_cgroup_path(cgroup: str) -> CgroupUnit:
     """Parse a cgroup path, as /proc/PID/cgroup shows it."""
     # systemd puts a `_` before a name that would collide with a file of the kernel.

@@ -6,7 +6,6 @@ from collections.abc import Collection, Mapping
 from enum import StrEnum
 from functools import lru_cache
 from ipaddress import IPv4Address, IPv6Address, ip_address
-from pathlib import PurePosixPath
 from typing import Any, NamedTuple
 
 from runbook.host.cgroups import CgroupKind, parse_cgroup_path
@@ -137,7 +136,7 @@ class Process:
     @property
     def program(self) -> str:
         """The file name of its program."""
-        return PurePosixPath(self.exe_path).name
+        return self.exe_path.rpartition("/")[2]
 
     def is_same_program(self, other: Process) -> bool:
         """True if this very process still is the same program of the same user."""

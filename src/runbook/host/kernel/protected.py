@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable
+from functools import lru_cache
 from itertools import pairwise
 from pathlib import PurePosixPath
 
@@ -128,6 +129,7 @@ def _names(process: Process) -> tuple[str, ...]:
     return process.program, process.name, _program(process.name), _program(title)
 
 
+@lru_cache(maxsize=256)
 def _program(title: str) -> str:
     """Return the program of a title: `sshd: root@pts/0` is sshd, `tmux: server` is tmux, `-bash` is bash."""
     first = title.split(maxsplit=1)[0] if title.strip() else ""
