@@ -71,7 +71,7 @@ DIAGNOSES = {
     BY_HAND: ["sh", "-c", f"systemctl status {UNIT}; ss -ltnp; journalctl -u {UNIT} -n 20"],
 }
 
-WHOLE, BY_HAND_WHOLE = "runbook doctor, no UNIT", "systemctl --failed; ss; lsof +L1"
+WHOLE, BY_HAND_WHOLE = "runbook doctor, no UNIT", "systemctl; ss; lsof"
 
 MACHINES = {
     WHOLE: ["runbook", "doctor"],

@@ -9,6 +9,8 @@ from tests.machine.software import repository
 
 UNIT = "redis-server.service"
 PORT = 6379
+LIBRARY = "libjemalloc2"  # of the running programs, only redis-server has it
+PODMAN = ("podman.service", "podman-restart.service", "podman-auto-update.service")
 BOOK = "/opt/runbook/runbooks/redis.yaml"
 DROP_IN = f"/run/systemd/system/{UNIT}.d/staged.conf"
 
@@ -43,6 +45,21 @@ def install(machine: Machine) -> None:
 def offer(machine: Machine) -> str:
     """Offer apt a newer version of the packages, and return it."""
     return repository.offer(machine, "redis-tools", "redis-server")
+
+
+def library_at_hand(machine: Machine) -> str:
+    """Start redis on a machine on which all is well, offer apt a newer library of it, and return its version."""
+    # They fail in a machine without a file system of its own.
+    machine.run(["systemctl", "mask", "--now", "podman.socket", "podman-auto-update.timer", *PODMAN])
+    machine.run(["systemctl", "reset-failed"])
+    install(machine)
+    return repository.offer(machine, LIBRARY)
+
+
+def library_upgraded(machine: Machine) -> None:
+    """Upgrade a library under the running service."""
+    library_at_hand(machine)
+    machine.run(["apt-get", "upgrade", "-qy"])
 
 
 def upgrade_at_hand(machine: Machine) -> None:
