@@ -159,7 +159,7 @@ class Bus:
     def list_properties(self, paths: Iterable[str], *, what: str, deadline: Deadline) -> Iterator[Properties]:
         """Yield all properties of several objects, without those that are gone. MAX_AT_ONCE are requested at once.
 
-        The answers of one request after another take twice as long: both programs wait for each other each time.
+        If each answer was awaited before the next request, both programs would wait for each other each time.
         """
         left = list(paths)
         while left:
