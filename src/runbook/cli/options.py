@@ -38,6 +38,9 @@ DryRunOption = Annotated[bool, typer.Option("--dry-run", help="Show what would h
 FailOnRemediationOption = Annotated[
     bool, typer.Option("--fail-on-remediation", help="Exit with status 6 if something had to be fixed.")
 ]
+JUnitOption = Annotated[
+    str | None, typer.Option("--junit", metavar="FILE", help="Write the result as JUnit XML to FILE, too.")
+]
 PortsOption = Annotated[
     list[str] | None,
     typer.Option("--port", metavar="PORT", help="A port that the unit must own, instead of those found."),

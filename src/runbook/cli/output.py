@@ -16,6 +16,7 @@ import typer
 
 from runbook import errors
 from runbook.cli.options import Output
+from runbook.cli.result_files import NO_FILES, ResultFiles
 from runbook.util import stdio
 
 if TYPE_CHECKING:
@@ -34,7 +35,12 @@ INTERRUPTED_DRAIN = 0.3  # seconds for the last output of a run that was interru
 
 
 def run_with_report(
-    output: Output, act: Callable[[Callable[[Event], None]], int], *, plan: bool = False, only_looks: bool = False
+    output: Output,
+    act: Callable[[Callable[[Event], None]], int],
+    *,
+    plan: bool = False,
+    only_looks: bool = False,
+    files: ResultFiles = NO_FILES,
 ) -> None:
     """Run `act` with a report, and exit with the status that it returns. With `only_looks`, it is no run, but a look.
 
@@ -45,11 +51,14 @@ def run_with_report(
         between = LOOKS if only_looks or plan else ""
         report = _make_report(output, screen_end, lambda: INTERRUPTED_DRAIN if code in INTERRUPTED else None, between)
         try:
-            code = act(report)
+            files.check()
+            code = act(files.collect(report))
         except errors.RunbookError as error:
             code = error.exit_status
+            end = _make_last_event(error, plan=plan)
+            files.add(end)
             if output is Output.JSON:
-                report(_make_last_event(error, plan=plan))
+                report(end)
             screen_end.close()  # Standard error may be the same terminal.
             # In every output mode, standard error gets the errors in a file.
             if output is not Output.JSON or isinstance(error, errors.DocumentError):
@@ -58,9 +67,13 @@ def run_with_report(
             # A bug of this program. Readers of the report still get a last event.
             trace = _mask_secrets(traceback.format_exc())
             failure = errors.RunbookError(_mask_secrets(f"internal error: {type(error).__name__}: {error}"))
-            report(_make_last_event(failure, plan=plan))
+            end = _make_last_event(failure, plan=plan)
+            files.add(end)
+            report(end)
             screen_end.close()
             print_message(trace)
+    for problem in files.write():
+        print_message(wrap(f"runbook: {problem}"))
     raise typer.Exit(code)
 
 

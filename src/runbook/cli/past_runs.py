@@ -14,6 +14,7 @@ import typer
 from runbook import errors
 from runbook.cli.options import Output, OutputOption, RunArgument
 from runbook.cli.output import make_json_lines, make_layout, print_message, print_result, wrap
+from runbook.cli.result_files import check_file, write_junit
 from runbook.util.wording import describe_error
 
 if TYPE_CHECKING:
@@ -88,16 +89,22 @@ def show(
     html: Annotated[
         str | None, typer.Option("--html", metavar="FILE", help="Write an HTML page to FILE instead.")
     ] = None,
+    junit: Annotated[
+        str | None, typer.Option("--junit", metavar="FILE", help="Write JUnit XML to FILE instead.")
+    ] = None,
     output: OutputOption = Output.AUTO,
 ) -> None:
     """Show one run step by step, with its evidence, and what to do next."""
-    if html is not None and (follow or output is Output.JSON):
-        raise errors.UsageError("cannot combine --html with --follow or --output json")
+    option = next((name for name, file in (("--html", html), ("--junit", junit)) if file is not None), "")
+    if option and (follow or output is Output.JSON):
+        raise errors.UsageError(f"cannot combine {option} with --follow or --output json")
     from runbook.records.history import find_run  # noqa: PLC0415
 
     record = find_run(run)
-    if html is not None:
-        _write_page(record, Path(html))
+    for file, write in ((html, _write_page), (junit, _write_junit)):
+        if file is not None:
+            write(record, Path(file))
+    if option:
         return
     # With Python's handler, Ctrl-C ends `--follow` with status 130 and not by the signal.
     signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -137,14 +144,12 @@ def _follow_live(story: StoryReport, layout: Layout) -> Callable[[Event], None]:
 
 
 def _write_page(record: RunRecord, file: Path) -> None:
-    """Write the HTML page of a run. Raise UsageError if something other than a regular file has its name."""
+    """Write the HTML page of a run. Raises NotBegun and RunbookError."""
     from runbook.records.store import replace_file  # noqa: PLC0415
     from runbook.report.html import HtmlScreen  # noqa: PLC0415
     from runbook.report.layout import Layout  # noqa: PLC0415
 
-    # The file is replaced by a rename, which would put the page in the place of a link or a device.
-    if file.is_symlink() or (file.exists() and not file.is_file()):
-        raise errors.UsageError(f"cannot write {file}: it exists and is not a regular file", hint="use another name")
+    check_file(file)
     screen = HtmlScreen()
     _show_story(record, Layout(screen))
     try:
@@ -152,3 +157,13 @@ def _write_page(record: RunRecord, file: Path) -> None:
     except OSError as error:
         raise errors.RunbookError(f"cannot write {file}: {describe_error(error)}") from error
     print_result(f"wrote run {record.id} to {file}; only you can read the file")
+
+
+def _write_junit(record: RunRecord, file: Path) -> None:
+    """Write the JUnit XML of a run. Raises NotBegun and RunbookError."""
+    check_file(file)
+    try:
+        write_junit(file, record.read())
+    except OSError as error:
+        raise errors.RunbookError(f"cannot write {file}: {describe_error(error)}") from error
+    print_result(f"wrote run {record.id} to {file}")

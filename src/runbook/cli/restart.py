@@ -14,6 +14,7 @@ from runbook.cli.arguments import RESTART, find_fix_command, find_notices, parse
 from runbook.cli.options import (
     DryRunOption,
     FailOnRemediationOption,
+    JUnitOption,
     LockWaitOption,
     Output,
     OutputOption,
@@ -22,6 +23,7 @@ from runbook.cli.options import (
     program_version,
 )
 from runbook.cli.output import print_message, print_result, run_with_report, wrap
+from runbook.cli.result_files import ResultFiles
 from runbook.cli.runs import launch_run, open_view, plan_run
 
 if TYPE_CHECKING:
@@ -48,6 +50,7 @@ def restart(
     user: UserOption = False,
     fail_on_remediation: FailOnRemediationOption = False,
     lock_wait: LockWaitOption = None,
+    junit: JUnitOption = None,
     output: OutputOption = Output.AUTO,
 ) -> None:
     """Restart a unit, and prove that it is healthy and owns its ports again."""
@@ -89,7 +92,7 @@ def restart(
         )
         return launch_run(written.book, request, report)
 
-    run_with_report(output, plan if dry_run else run, plan=dry_run)
+    run_with_report(output, plan if dry_run else run, plan=dry_run, files=ResultFiles(junit))
 
 
 def read_options(

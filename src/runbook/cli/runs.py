@@ -29,6 +29,7 @@ from runbook.cli.options import (
     FailOnRemediationOption,
     FileArgument,
     FilesArgument,
+    JUnitOption,
     LockWaitOption,
     Output,
     OutputOption,
@@ -46,6 +47,7 @@ from runbook.cli.output import (
     run_with_report,
     wrap,
 )
+from runbook.cli.result_files import ResultFiles
 
 if TYPE_CHECKING:
     from runbook.engine.launch import RunRequest
@@ -70,13 +72,17 @@ def apply(
     user: UserOption = False,
     fail_on_remediation: FailOnRemediationOption = False,
     lock_wait: LockWaitOption = None,
+    junit: JUnitOption = None,
     output: OutputOption = Output.AUTO,
 ) -> None:
     """Run a runbook."""
+    files = ResultFiles(junit)
     if dry_run:
-        _run_planner(file, set_, user, output, plan=True, lock_wait=lock_wait)
+        _run_planner(file, set_, user, output, files, plan=True, lock_wait=lock_wait)
         return
-    run_with_report(output, lambda report: _apply(file, set_, user, fail_on_remediation, lock_wait, report))
+    run_with_report(
+        output, lambda report: _apply(file, set_, user, fail_on_remediation, lock_wait, report), files=files
+    )
 
 
 def remediate(
@@ -86,22 +92,30 @@ def remediate(
     user: UserOption = False,
     fail_on_remediation: FailOnRemediationOption = False,
     lock_wait: LockWaitOption = None,
+    junit: JUnitOption = None,
     output: OutputOption = Output.AUTO,
 ) -> None:
     """Run only the `remediate` steps of a runbook: no update, no restart."""
+    files = ResultFiles(junit)
     if dry_run:
-        _run_planner(file, set_, user, output, plan=True, lock_wait=lock_wait, only_remediations=True)
+        _run_planner(file, set_, user, output, files, plan=True, lock_wait=lock_wait, only_remediations=True)
         return
     run_with_report(
-        output, lambda report: _apply(file, set_, user, fail_on_remediation, lock_wait, report, only_remediations=True)
+        output,
+        lambda report: _apply(file, set_, user, fail_on_remediation, lock_wait, report, only_remediations=True),
+        files=files,
     )
 
 
 def check(
-    file: FileArgument, set_: SetOption = None, user: UserOption = False, output: OutputOption = Output.AUTO
+    file: FileArgument,
+    set_: SetOption = None,
+    user: UserOption = False,
+    junit: JUnitOption = None,
+    output: OutputOption = Output.AUTO,
 ) -> None:
     """Run every step that only reads, once; change nothing."""
-    _run_planner(file, set_, user, output, plan=False)
+    _run_planner(file, set_, user, output, ResultFiles(junit), plan=False)
 
 
 def validate(files: FilesArgument, set_: SetOption = None, output: OutputOption = Output.AUTO) -> None:
@@ -139,6 +153,7 @@ def resume(
         bool, typer.Option("--abandon", help="Record that the run will not be continued; change nothing.")
     ] = False,
     lock_wait: LockWaitOption = None,
+    junit: JUnitOption = None,
     output: OutputOption = Output.AUTO,
 ) -> None:
     """Continue a run that was interrupted, or that left its unit still starting."""
@@ -151,9 +166,11 @@ def resume(
         seconds = parse_span_option("--lock-wait", lock_wait)
         if abandon:
             return _abandon(run)
-        return _resume(run, ResumeOptions(tuple(rerun or ()), tuple(skip or ())), as_recorded, seconds, report)
+        options = ResumeOptions(tuple(rerun or ()), tuple(skip or ()))
+        return _resume(run, options, as_recorded, seconds, report, files)
 
-    run_with_report(output, act)
+    files = ResultFiles(junit)
+    run_with_report(output, act, files=files)
 
 
 def _apply(
@@ -190,11 +207,20 @@ def launch_run(book: Runbook, request: RunRequest, report: Report, text: str | N
     )
 
 
-def _resume(run: str | None, options: ResumeOptions, as_recorded: bool, lock_wait: float, report: Report) -> int:
+def _resume(
+    run: str | None,
+    options: ResumeOptions,
+    as_recorded: bool,
+    lock_wait: float,
+    report: Report,
+    files: ResultFiles,
+) -> int:
     from runbook.engine.resume import restore_environment, resume_run  # noqa: PLC0415
     from runbook.records import history  # noqa: PLC0415
 
     record = history.find_resumable(run)
+    if files.are_wanted:
+        files.add(*record.read())
     book = load_runbook_of_run(record, restore_environment(record, os.environ), as_recorded=as_recorded)
     hide_secrets(os.environ.get(name, "") for name in book.secrets)
     scope: ManagerScope = "user" if record.header.scope == "user" else "system"
@@ -271,6 +297,7 @@ def _run_planner(
     set_: list[str] | None,
     user: bool,
     output: Output,
+    files: ResultFiles,
     *,
     plan: bool,
     lock_wait: str | None = None,
@@ -287,7 +314,7 @@ def _run_planner(
         options = repeat_options(set_, user=user)
         return plan_run(book, scope, find_notices(scope, book), report, options, plan=plan)
 
-    run_with_report(output, act, plan=plan, only_looks=True)
+    run_with_report(output, act, plan=plan, only_looks=True, files=files)
 
 
 def plan_run(

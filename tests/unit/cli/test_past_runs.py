@@ -151,15 +151,24 @@ def test_a_page_never_replaces_a_link(tmp_path: Path) -> None:
     target.write_text("theirs")
     link = tmp_path / "run.html"
     link.symlink_to(target)
-    assert failure("show", "--html", str(link)).exit_status == errors.EXIT_INVALID
-    assert failure("show", "--html", str(tmp_path)).exit_status == errors.EXIT_INVALID
+    assert failure("show", "--html", str(link)).exit_status == errors.EXIT_NOT_BEGUN
+    assert failure("show", "--html", str(tmp_path)).exit_status == errors.EXIT_NOT_BEGUN
     assert (target.read_text(), link.is_symlink()) == ("theirs", True)
+
+
+def test_the_junit_of_a_run_is_written(tmp_path: Path) -> None:
+    past, file = a_run(), tmp_path / "run.xml"
+    assert runbook("show", "--junit", str(file)).stdout == f"wrote run {past.id} to {file}\n"
+    assert past.id in file.read_text()
+    error = failure("show", "--junit", str(tmp_path / "nowhere" / "run.xml"))
+    assert error.message.endswith("run.xml: no such file or directory")
+    assert "cannot combine --junit" in failure("show", "--junit", str(file), "--follow").message
 
 
 def test_a_page_that_cannot_be_written_is_a_failure(tmp_path: Path) -> None:
     a_run()
     error = failure("show", "--html", str(tmp_path / "nowhere" / "run.html"))
-    assert error.exit_status == errors.EXIT_FAILED
+    assert error.exit_status == errors.EXIT_NOT_BEGUN
     assert error.message.endswith("run.html: no such file or directory")
 
 

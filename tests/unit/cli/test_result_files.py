@@ -1,0 +1,94 @@
+"""A file that cannot be written prevents the run; one that cannot be written any more does not change its result."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from xml.etree import ElementTree
+
+import pytest
+
+from runbook import errors
+from runbook.cli.result_files import NO_FILES, ResultFiles, check_file
+from runbook.events import Event
+
+END = Event(1.0, "20261130-2000-x6q", "run-finished", {"status": "ok", "exit": 0, "reason": "everything holds"})
+
+
+def ready(file: Path, *events: Event) -> ResultFiles:
+    files = ResultFiles(str(file))
+    files.check()
+    files.add(*events)
+    return files
+
+
+def test_the_events_become_the_file(tmp_path: Path) -> None:
+    file, passed_on = tmp_path / "a b.xml", list[Event]()
+    files = ready(file)
+    files.collect(passed_on.append)(END)
+    assert list(files.write()) == []
+    assert passed_on == [END]
+    assert ElementTree.parse(file).getroot().tag == "testsuites"
+    assert list(tmp_path.iterdir()) == [file]
+
+
+def test_it_has_the_mode_of_the_umask(tmp_path: Path) -> None:
+    former = os.umask(0o027)
+    try:
+        list(ready(tmp_path / "a.xml", END).write())
+    finally:
+        os.umask(former)
+    assert (tmp_path / "a.xml").stat().st_mode & 0o777 == 0o640
+
+
+def test_without_a_file_the_report_is_the_same_and_nothing_is_written() -> None:
+    assert NO_FILES.collect(print) is print
+    assert not NO_FILES.are_wanted
+    assert list(NO_FILES.write()) == []
+
+
+def test_nothing_is_written_if_a_child_carried_the_run_out_or_the_check_failed(tmp_path: Path) -> None:
+    file = tmp_path / "a.xml"
+    assert list(ready(file).write()) == []
+    files = ResultFiles(str(tmp_path))
+    with pytest.raises(errors.NotBegun):
+        files.check()
+    files.add(END)
+    assert list(files.write()) == []
+    assert not file.exists()
+
+
+def test_a_check_leaves_what_is_there(tmp_path: Path) -> None:
+    file = tmp_path / "a.xml"
+    file.write_text("former")
+    check_file(file)
+    assert file.read_text() == "former"
+    assert list(tmp_path.iterdir()) == [file]
+
+
+@pytest.mark.parametrize("kind", ["link", "pipe", "folder", "no folder", "below a file"])
+def test_what_cannot_be_written(tmp_path: Path, kind: str) -> None:
+    file = tmp_path / "a.xml"
+    match kind:
+        case "link":
+            file.symlink_to("/etc/passwd")
+        case "pipe":
+            os.mkfifo(file)
+        case "folder":
+            file.mkdir()
+        case "no folder":
+            file = tmp_path / "none" / "a.xml"
+        case "below a file":
+            (tmp_path / "none").touch()
+            file = tmp_path / "none" / "a.xml"
+    with pytest.raises(errors.NotBegun, match="cannot write"):
+        check_file(file)
+
+
+def test_a_file_that_cannot_be_written_any_more_is_named(tmp_path: Path) -> None:
+    folder = tmp_path / "gone"
+    folder.mkdir()
+    files = ready(folder / "a.xml", END)
+    folder.rmdir()
+    (problem,) = files.write()
+    assert problem.startswith(f"cannot write {folder}/a.xml: no such file or directory; runbook show 20261130-2000-x6q")
