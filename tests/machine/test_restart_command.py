@@ -130,6 +130,9 @@ def test_the_incident_with_a_fix(machine: Machine, incident: Incident) -> None:
     run = restart(machine, "--fix", "--fail-on-remediation", "gateway")
     assert (run.exit, run.last["status"]) == (6, "remediated"), run.last
     assert run.step("remediate.fix.kill-orphan")["verdict"] == "killed"
+    waits = [one for one in run.of("step-waiting") if one["reason"].startswith(f"port {staged.PORT} is held by PID")]
+    assert waits
+    assert all(0 <= one["left"] <= 2 for one in waits)
     main = int(machine.show("gateway.service", "MainPID")["MainPID"])
     assert {one.pid for one in staged.holders(machine)} == {main} != {incident.orphan}
 

@@ -116,6 +116,10 @@ def test_the_window_opens_at_the_first_start_after_the_counter_was_cleared(
     run = runbook(machine, "apply", book("window", "restart", "restart: {timeout: 20s}"))
     assert [verdict for _, _, verdict in run.verdicts] == ["job-done", "job-done"], run.last
     assert run.step("restart-2")["reason"].endswith(", delayed by its start limit")
+    waited = [one for one in run.of("step-waiting") if "opens-in" in one]
+    assert waited
+    assert "a restart now could leave it down; the step waits up to " in waited[0]["reason"]
+    assert waited[0]["reason"].endswith(", or until window.service exits")
     assert machine.show("window.service", "ActiveState")["ActiveState"] == "active"
 
 
