@@ -48,21 +48,30 @@ def _explain_protection(unit: Unit, ownership: PortOwnership, holder: Holder) ->
     why = f"port {ownership.port} is held by {holder.process}: {holder.protection}"
     if holder.role is Role.OTHER_UNIT and (other := unit.describe_alternative(holder.unit)):
         return why + other
-    place = parse_cgroup_path(holder.process.cgroup)
-    if container := _container_stop_command(place, holder.process) if place.container else holder.stop_command:
-        return f"{why}; stop the container ({container}) or give one of them another port"
-    if place.container or not holder.stop_verb:
-        return why
-    has_unit = holder.unit.endswith(".socket") or (holder.unit.endswith(".service") and not holder.in_manager_cgroup)
-    if holder.role is Role.OTHER_UNIT and has_unit:
-        of_user = holder.is_user_unit(unit.of_user)
-        stop = stop_command(unit, holder.unit, of_user, holder.process.user, holder.stop_verb)
-        why = f"{why}; {holder.stop_verb} it ({stop}) or give one of them another port"
+    in_container = bool(parse_cgroup_path(holder.process.cgroup).container)
+    if stop := find_stop_command(unit, holder):
+        what = "stop the container" if in_container or holder.stop_command else f"{holder.stop_verb} it"
+        why = f"{why}; {what} ({stop}) or give one of them another port"
+        if in_container or holder.stop_command:
+            return why
         advice = f"; if {holder.process} still runs after the stop, kill it by hand: kill {holder.process.pid}"
         return why + (advice if holder.outlives_stop else "")
-    if holder.role is Role.UNKNOWN or holder.in_manager_cgroup:
+    if in_container or not holder.stop_verb or holder.role is Role.UNKNOWN or holder.in_manager_cgroup:
         return why
     return f"{why}; {describe_hand_kill(holder.process)}"
+
+
+def find_stop_command(unit: Unit, holder: Holder) -> str:
+    """Return the command that stops a holder that is not killed, with its unit or its container; empty if none does."""
+    if holder.role is Role.OTHER_UNIT and unit.describe_alternative(holder.unit):
+        return ""
+    place = parse_cgroup_path(holder.process.cgroup)
+    if container := _container_stop_command(place, holder.process) if place.container else holder.stop_command:
+        return container
+    has_unit = holder.unit.endswith(".socket") or (holder.unit.endswith(".service") and not holder.in_manager_cgroup)
+    if place.container or not holder.stop_verb or holder.role is not Role.OTHER_UNIT or not has_unit:
+        return ""
+    return stop_command(unit, holder.unit, holder.is_user_unit(unit.of_user), holder.process.user, holder.stop_verb)
 
 
 def _container_stop_command(place: CgroupUnit, process: Process) -> str:

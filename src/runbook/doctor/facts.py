@@ -17,11 +17,13 @@ from runbook.checks.start_limit import is_interval_over
 from runbook.doctor.journal import NO_JOURNAL, RECENT_RESTART, JournalFacts
 from runbook.doctor.old_code import describe_old_program, name_files
 from runbook.doctor.ports import LOG_SOURCE, FoundPort
+from runbook.host.exit_status import EXIT_EXEC
 from runbook.host.facts import DOWN, Unit
 from runbook.host.holders import Holder, PortOwnership, Process, Role
 from runbook.host.interface import HostView
 from runbook.host.requesters import is_runtime, name_program
 from runbook.model import Verdict, frozen
+from runbook.util.timespan import format_span
 
 LOOPS = 3  # restarts by systemd in a row that count as a loop
 STEADY = 60.0  # seconds after which a unit is no longer at its start, nor in the loop that it was in
@@ -86,6 +88,37 @@ class UnitFacts:
     def has_not_notified(self) -> bool:
         """True if the last start timed out because the service had not reported that it is ready."""
         return has_not_notified(self.unit) or "it did not report that it is ready" in self.journal.last_exit
+
+    @property
+    def never_notifies(self) -> bool:
+        """True if the last start of a Type=notify service failed by that: another one would fail, too."""
+        return self.has_not_notified and self.unit.type in ("notify", "notify-reload")
+
+    @cached_property
+    def missing_program(self) -> str:
+        """The program of ExecStart= that systemd could not execute because it does not exist; else empty."""
+        unit, program = self.unit, next(iter(self.unit.start_arguments), "")
+        is_named = (unit.exec_main_code, unit.exec_main_status) == (1, EXIT_EXEC) and program.startswith("/")
+        return program if is_named and not self.view.read_files(program) else ""
+
+    @cached_property
+    def endless_loop(self) -> tuple[str, str]:
+        """Why no start limit ends the loop that the unit is in, and which settings show it; empty if one may."""
+        unit, budget, pause = self.unit, self.journal.budget, self.unit.restart_usec / 1e6
+        burst, interval = unit.start_limit_burst, unit.start_limit_interval_usec / 1e6
+        is_timed = self.has_not_notified and unit.active_state not in DOWN and unit.n_restarts > 0
+        if not self.is_looping and not is_timed:
+            return "", ""
+        if not burst or not interval:
+            return "it has no start limit", "StartLimitIntervalSec="
+        period = pause + (unit.timeout_start_usec / 1e6 if is_timed else 0.0)
+        # In a row of restarts, some of the starts are older than the window: it was renewed before it was full.
+        is_renewed = budget is not None and 0 < budget.used < unit.n_restarts
+        if period * burst > interval or unit.n_restarts > burst or is_renewed:
+            slow = f"with RestartSec={format_span(pause)} and the time that it runs"
+            why = f"{slow}, the start limit ({burst} starts in {format_span(interval)}) is never reached"
+            return why, "RestartSec=, StartLimitIntervalSec=, NRestarts"
+        return "", ""
 
     @cached_property
     def old_program(self) -> str:

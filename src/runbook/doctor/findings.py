@@ -34,6 +34,13 @@ class DropIn(NamedTuple):
     at_start: bool = False  # True if it has effect from the next start of the unit on
 
 
+class Decision(NamedTuple):
+    """What to decide or to find out before the commands are carried out, or instead."""
+
+    text: str = ""
+    commands: tuple[str, ...] = ()  # which show or do that
+
+
 class Cause(NamedTuple):
     """Why a unit came into its state, as far as there is evidence."""
 
@@ -69,7 +76,8 @@ class UnitDiagnosis:
     causes: tuple[Cause, ...] = ()
     commands: tuple[str, ...] = ()  # what fixes it now, in this order
     proved_restart: str = ""  # the command of this program that does the same and proves the result; empty if none does
-    advice: str = ""  # what to decide or to find out before, or instead
+    decision: Decision = Decision()  # what an operator has to decide first
+    drop_in_commands: tuple[tuple[str, ...], ...] = ()  # for each drop-in file, what writes it and makes it count
     systemd_lines: tuple[str, ...] = ()  # what systemd logged of the unit
     journal: tuple[str, ...] = ()  # the last lines of the unit's own log
     unseen: tuple[str, ...] = ()  # what could not be read, and what would show it
@@ -104,8 +112,12 @@ class UnitDiagnosis:
             "causes": [cause.evidence() for cause in self.causes],
             "commands": list(self.commands),
             "proved-restart": self.proved_restart,
-            "advice": self.advice,
-            "drop-ins": [drop_in._asdict() for drop_in in self.drop_ins],
+            "advice": self.decision.text,
+            "advice-commands": list(self.decision.commands),
+            "drop-ins": [
+                {**drop_in._asdict(), "commands": list(commands)}
+                for drop_in, commands in zip(self.drop_ins, self.drop_in_commands, strict=True)
+            ],
             "prevention": list(self.preventions),
             "journal": {"systemd": list(self.systemd_lines), "unit": list(self.journal)},
             "unseen": list(self.unseen),

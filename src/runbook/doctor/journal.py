@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from runbook.checks.exit_reason import describe_exit
+from runbook.checks.exit_reason import NOTIFY_TYPES, describe_exit
 from runbook.checks.previous_exit import UNKNOWN_EXIT, PreviousExitLookup
 from runbook.checks.start_limit import StartBudget, has_start_limit, query_start_budget
-from runbook.host.facts import UNLOADABLE, Unit
+from runbook.host.facts import UNLOADABLE, ActiveState, Unit
 from runbook.host.interface import HostView, Waiter
 from runbook.host.queries import Answer, JournalLine, JournalTailQuery, Query
 from runbook.model import Deadline, Wake
@@ -52,8 +53,9 @@ def read_journal(view: HostView, waiter: Waiter, unit: Unit) -> JournalFacts:
         _poll_budget(view, unit, run),
     ]
     by_manager, own, last_exit, budget = _await(view, waiter, polls, JOURNAL_TIMEOUT)
-    logged = _texts(by_manager)
-    lines = tuple(line for line in _texts(own) if line not in logged)
+    now = view.clock.now()
+    logged = _texts(by_manager, now)
+    lines = tuple(line for line in _texts(own, now) if line not in logged)
     unreadable = next((answer.detail for answer in (by_manager, own) if not answer.ok), "")
     return JournalFacts(logged, lines, last_exit.value or "", budget.value, unreadable)
 
@@ -78,8 +80,16 @@ def _await(
     return tuple(answer or missing for answer in answers)
 
 
-def _texts(answer: Answer[tuple[JournalLine, ...]]) -> tuple[str, ...]:
-    return tuple(line.text for line in answer.value or ())
+def _texts(answer: Answer[tuple[JournalLine, ...]], now: float) -> tuple[str, ...]:
+    """Return lines with their times: lines of earlier starts would read like those of the last one."""
+    return tuple(f"{format_clock(line.at, now)} {line.text}" if line.at else line.text for line in answer.value or ())
+
+
+def format_clock(moment: float, now: float) -> str:
+    """Return a time of the epoch in local time: "15:43:02", with the date if that is not today."""
+    at, today = time.localtime(moment), time.localtime(now)
+    day = "" if at[:3] == today[:3] else f"{time.strftime('%Y-%m-%d', at)} "
+    return f"{day}{time.strftime('%H:%M:%S', at)}"
 
 
 def _poll_lines(view: HostView, unit: Unit, run: RunState, lines: int, *, of_manager: bool) -> Poll:
@@ -100,7 +110,8 @@ def _poll_last_exit(view: HostView, unit: Unit, run: RunState) -> Poll:
     """Look for the last exit: systemd's properties show it until the next start, and the journal after that."""
     if unit.exec_main_code or unit.failed_command or unit.result not in ("", "success"):
         return lambda: Answer(True, "", describe_exit(unit))
-    if not unit.n_restarts:
+    waits = unit.type in NOTIFY_TYPES and unit.active_state is ActiveState.ACTIVATING
+    if not unit.n_restarts and not (waits and unit.previous_end_monotonic):
         return lambda: NOTHING
     lookup = PreviousExitLookup(deadline=view.clock.monotonic() + EXIT_TIMEOUT)
 

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterator
 
-from runbook.actions.kill_advice import find_refusal
+from runbook.actions.kill_advice import find_refusal, find_stop_command
 from runbook.actions.respawn import find_supervisors
 from runbook.checks.exit_reason import is_start_limit_hit
 from runbook.checks.log_files import describe_log_command
 from runbook.checks.requirements import find_failed_requirements
 from runbook.checks.standstill import STOPPED_STATES
 from runbook.doctor.facts import UnitFacts
+from runbook.doctor.findings import Decision, DropIn
 from runbook.host.exit_status import describe_exec_failure
 from runbook.host.facts import DOWN, UNLOADABLE, ActiveState, LoadState, Unit
 from runbook.model import Verdict
@@ -29,6 +31,10 @@ _DECIDED_BY_OPERATOR = (
 )
 """Verdicts on a unit that no start of it would help."""
 
+_NOTIFY_CHOICES = (
+    "if it never does, it needs Type=exec; if another of its processes does, NotifyAccess=all; if it is only slow, a "
+    "longer TimeoutStartSec="
+)
 _EXITED = (Verdict.UNIT_FAILED, Verdict.CRASH_LOOP, Verdict.START_LIMIT_HIT, Verdict.UNIT_EXITED)
 
 
@@ -45,7 +51,9 @@ def _find_actions(facts: UnitFacts) -> tuple[str, ...]:
         return _replace_strays(facts)
     if (facts.runs_old_code or unit.need_daemon_reload) and verdict is Verdict.READY:
         return (_systemctl(facts, "restart"),)
-    if unit.load_state is not LoadState.LOADED or verdict in (Verdict.READY, *_DECIDED_BY_OPERATOR):
+    if unit.load_state is not LoadState.LOADED or verdict is Verdict.READY or facts.never_notifies:
+        return ()
+    if verdict in _DECIDED_BY_OPERATOR and not (verdict is Verdict.OTHER_UNIT_HOLDS_PORT and _find_stops(facts)):
         return ()
     if verdict is Verdict.UNIT_FROZEN:
         return tuple(_let_run(facts))
@@ -67,38 +75,94 @@ def find_proved_restart(facts: UnitFacts) -> str:
     return ""
 
 
-def find_decision(facts: UnitFacts) -> str:
-    """Return what an operator has to decide or to find out; empty if the commands are enough."""
+def find_decision(facts: UnitFacts) -> Decision:
+    """Return what an operator has to decide or to find out; nothing if the commands are enough."""
     unit, verdict = facts.unit, facts.health.verdict
-    if unit.load_state in UNLOADABLE:
-        user = " --user" if unit.of_user else ""
-        return f"systemd-analyze{user} verify {unit.name} shows what is wrong with its file"
-    if unit.load_state is LoadState.MASKED and not unit.is_running:
-        return "find out who masked it, and why: to unmask it overrides that"
+    if of_file := _decide_about_file(unit):
+        return of_file
     if refusal := find_refusal(unit, facts.ports, lambda _: ""):
-        return refusal
+        stops = _find_stops(facts)
+        for stop in stops:
+            refusal = refusal.replace(f" ({stop})", "")
+        return Decision(refusal, stops)
     if verdict is Verdict.UNIT_FROZEN:
-        return "find out why it does not run before you let it"
+        return Decision("find out why it does not run before you let it")
     if verdict is Verdict.JOB_DEPENDENCY and (needed := find_failed_requirements(facts.view, unit)):
-        return f"find out why {needed[0].unit.name} fails: {describe_log_command(facts.view, needed[0].unit)}"
+        return _read_log(facts, f"find out why {needed[0].unit.name} fails", needed[0].unit)
+    edit = (_systemctl(facts, "edit --full"),) if unit.fragment_path else ()
     if verdict is Verdict.CONDITION_NOT_MET:
-        return f"make the condition hold, or remove it: systemctl edit --full {unit.name}"
+        return Decision("make the condition hold, or remove it", edit)
+    if facts.missing_program:
+        return Decision(f"install {facts.missing_program}, or correct ExecStart=", edit)
     if unit.exec_main_code == 1 and describe_exec_failure(unit.exec_main_status):
-        return f"correct what systemd could not do: systemctl cat {unit.name} shows its settings"
+        return Decision("correct the setting by which systemd could not execute it", edit)
+    if facts.never_notifies and not facts.strays:
+        return Decision(f"find out whether it ever reports that it is ready: {_NOTIFY_CHOICES}")
     has_failed = unit.result not in ("", "success") or verdict is Verdict.CRASH_LOOP
     if verdict in _EXITED and has_failed and not facts.rivals and not facts.is_only_refused:
-        return f"find out why it exits: {describe_log_command(facts.view, unit)}"
+        return _read_log(facts, "find out why it exits", unit)
     if facts.may_start_yet:
-        return f"it began {format_span(round(facts.age))} ago, and may need more time: look again"
+        return Decision(f"it began {format_span(round(facts.age))} ago, and may need more time: look again")
     if verdict is Verdict.NOT_LISTENING:
-        return f"find out what it does instead: {describe_log_command(facts.view, unit)}"
-    return ""
+        return _read_log(facts, "find out what it does instead", unit)
+    return _decide_about_leftovers(facts)
+
+
+def _decide_about_file(unit: Unit) -> Decision | None:
+    user = " --user" if unit.of_user else ""
+    if unit.load_state in UNLOADABLE:
+        return Decision("find out what is wrong with its file", (f"systemd-analyze{user} verify {unit.name}",))
+    if unit.load_state is LoadState.MASKED and not unit.is_running:
+        return Decision("find out who masked it, and why: to unmask it overrides that")
+    return None
+
+
+def _find_stops(facts: UnitFacts) -> tuple[str, ...]:
+    """Return the commands that stop what has the unit's ports and is not to be killed."""
+    stops = (find_stop_command(facts.unit, one) for one in facts.rivals if not one.may_be_killed)
+    return tuple(dict.fromkeys(filter(None, stops)))
+
+
+def _read_log(facts: UnitFacts, why: str, unit: Unit) -> Decision:
+    """Return that the log of a unit is to be read. Where it is may be known only in words."""
+    where = describe_log_command(facts.view, unit)
+    return Decision(f"{why}: {where}") if "the " in where else Decision(why, tuple(where.split(" or ")))
+
+
+def _decide_about_leftovers(facts: UnitFacts) -> Decision:
+    """A leftover that holds no port may be there on purpose, as a job of cron is."""
+    idle = [one.process for one in facts.leftovers if one.may_be_killed and not one.sockets][:MAX_AWAITED]
+    if not idle:
+        return Decision()
+    sudo = "sudo " if any(facts.uid not in (0, one.uid) for one in idle) else ""
+    pids = " ".join(str(one.pid) for one in idle)
+    return Decision(
+        f"if PID {pids.replace(' ', ', ')} {'is' if len(idle) == 1 else 'are'} no longer needed",
+        (f"{sudo}kill {pids}",),
+    )
+
+
+def find_drop_in_commands(facts: UnitFacts, drop_in: DropIn) -> Iterator[str]:
+    """Yield the commands that write a drop-in file, and make it count."""
+    home = "~/" if drop_in.path.startswith("~/") else ""  # no quotes: the shell expands it
+    folder, path = (
+        home + shlex.quote(text.removeprefix(home)) for text in (drop_in.path.rpartition("/")[0], drop_in.path)
+    )
+    sudo = _sudo(facts)
+    text = drop_in.text.replace("\\", "\\\\").replace("%", "%%").replace("\n", "\\n")
+    yield f"{sudo}mkdir -p {folder}"
+    yield f"printf {shlex.quote(text)} {f'| sudo tee {path} >/dev/null' if sudo else f'> {path}'}"
+    yield _daemon_reload(facts)
+    if drop_in.at_start:
+        yield from (*_reset(facts), _systemctl(facts, "restart"))
 
 
 def _reload(facts: UnitFacts) -> tuple[str, ...]:
-    if not facts.unit.need_daemon_reload:
-        return ()
-    return (f"{_sudo(facts)}systemctl{' --user' if facts.unit.of_user else ''} daemon-reload",)
+    return (_daemon_reload(facts),) if facts.unit.need_daemon_reload else ()
+
+
+def _daemon_reload(facts: UnitFacts) -> str:
+    return f"{_sudo(facts)}systemctl{' --user' if facts.unit.of_user else ''} daemon-reload"
 
 
 def _unmask(facts: UnitFacts) -> Iterator[str]:
@@ -116,7 +180,7 @@ def _replace_strays(facts: UnitFacts) -> tuple[str, ...]:
     triggers = [name for name in unit.triggered_by if name.endswith((".socket", ".path"))]
     active = [name for name in triggers if facts.view.unit(name).active_state not in DOWN]
     if unit.active_state in DOWN and not active:
-        return (*_kills(facts), *_reset(facts), _systemctl(facts, "start"))
+        return (*_reset(facts), *_kills(facts), _systemctl(facts, "start"))
     # Not after the stop: systemd unloads a unit that is down and that no other unit refers to, and has no counter then.
     stop, start = (_systemctl(facts, verb, *active) for verb in ("stop", "start"))
     return (*_reset(facts), stop, *_kills(facts), start)

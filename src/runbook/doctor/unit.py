@@ -12,7 +12,7 @@ from runbook.doctor.facts import LOOPS, UnitFacts, is_looping
 from runbook.doctor.findings import Severity, UnitDiagnosis, worst
 from runbook.doctor.journal import read_journal
 from runbook.doctor.ports import FoundPort, Recorded, find_ports, is_required
-from runbook.doctor.remedies import find_commands, find_decision, find_proved_restart
+from runbook.doctor.remedies import find_commands, find_decision, find_drop_in_commands, find_proved_restart
 from runbook.doctor.wording import describe_port, describe_systemd, list_unseen, summarize
 from runbook.errors import NoSuchUnit
 from runbook.host.facts import DOWN, LoadState, Unit
@@ -55,7 +55,10 @@ class Doctor:
             causes=causes,
             commands=find_commands(facts),
             proved_restart=find_proved_restart(facts),
-            advice=find_decision(facts),
+            decision=find_decision(facts),
+            drop_in_commands=tuple(
+                tuple(find_drop_in_commands(facts, cause.drop_in)) for cause in causes if cause.drop_in is not None
+            ),
             systemd_lines=facts.journal.systemd_lines,
             journal=facts.journal.lines,
             unseen=tuple(list_unseen(facts)),

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterable, Sequence
 
 from runbook.doctor.facts import UnitFacts
 from runbook.doctor.findings import Cause, Severity
-from runbook.doctor.journal import NO_JOURNAL
+from runbook.doctor.journal import NO_JOURNAL, format_clock
 from runbook.host.facts import DOWN, Unit
 from runbook.host.holders import PortOwnership, Role, address_of
 from runbook.host.interface import HostView
@@ -16,7 +15,7 @@ from runbook.model import Verdict
 from runbook.util.timespan import format_span
 
 MAX_DESCRIBED = 3  # processes on a port that are described; the others are counted
-JOURNAL_UNSEEN = ("the journal", "what systemd logged")  # the beginnings of what could not be read of the journal
+JOURNAL_UNSEEN = ("the journal", "part of the journal")  # the beginnings of what could not be read of the journal
 _WRONG_ROLES = (Role.ORPHAN, Role.LEFTOVER, Role.OTHER_UNIT)  # roles of a process that answers in the unit's place
 
 
@@ -58,9 +57,10 @@ def describe_systemd(facts: UnitFacts) -> Iterable[str]:
     yield f"{unit.state}{result}{since}{pid}"
     if unit.n_restarts:
         yield f"{unit.n_restarts} restart{'' if unit.n_restarts == 1 else 's'} by systemd"
-    if facts.journal.last_exit:
+    if facts.journal.last_exit and facts.journal.last_exit not in summarize(facts):
         yield f"last exit: {facts.journal.last_exit}"
-    if facts.journal.budget is not None and facts.journal.budget.used and not facts.is_limit_reached:
+    is_counted = facts.journal.budget is not None and facts.journal.budget.used > 0
+    if is_counted and not facts.is_limit_reached and not facts.endless_loop[0]:
         yield str(facts.journal.budget)
 
 
@@ -84,9 +84,7 @@ def describe_port(view: HostView, unit: Unit, owner: PortOwnership) -> str:
 
 def format_moment(moment: float, now: float) -> str:
     """Return a time of the epoch in local time, and how long ago it was: "15:43:02 (2min 3s)"."""
-    at, today = time.localtime(moment), time.localtime(now)
-    day = "" if at[:3] == today[:3] else f"{time.strftime('%Y-%m-%d', at)} "
-    return f"{day}{time.strftime('%H:%M:%S', at)} ({format_span(max(0, round(now - moment)))} ago)"
+    return f"{format_clock(moment, now)} ({format_span(max(0, round(now - moment)))} ago)"
 
 
 def list_unseen(facts: UnitFacts) -> Iterable[str]:
@@ -98,4 +96,4 @@ def list_unseen(facts: UnitFacts) -> Iterable[str]:
     if facts.journal.unreadable:
         yield f"{JOURNAL_UNSEEN[0]}: {facts.journal.unreadable}"
     elif facts.journal is not NO_JOURNAL and not facts.journal.systemd_lines and not is_all_readable:
-        yield f"{JOURNAL_UNSEEN[1]}, perhaps: root and the group systemd-journal may read all of the journal"
+        yield f"{JOURNAL_UNSEEN[1]} may be hidden from you: run it as root, or in the group systemd-journal, to see all"

@@ -219,6 +219,7 @@ class JournalLine(NamedTuple):
 
     pid: int  # the process that wrote it; 0 if the entry does not name one
     text: str
+    at: float = 0.0  # when, in seconds since the epoch; 0 if the entry does not have it
 
 
 @frozen

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from runbook.doctor.findings import DropIn, MachineDiagnosis, MachineFinding, Severity, UnitDiagnosis
-from runbook.host.facts import JobVerb
+from runbook.doctor.findings import MachineDiagnosis, MachineFinding, Severity, UnitDiagnosis
 from runbook.report.layout import NARROW, Layout
 from runbook.util.stdio import escape_controls
 from runbook.util.text_width import break_lines
@@ -34,12 +33,15 @@ def print_diagnosis(found: UnitDiagnosis, page: Layout) -> None:
     _print_list(page, "systemd logged", found.systemd_lines)
     _print_list(page, "its log", found.journal)
     page.line()
-    _print_list(page, "first", [found.advice])
+    text, shows = found.decision
+    _print_list(page, "first", [f"{text}:" if shows else text])
+    _print_block(page, "", shows)
     _print_block(page, "fix it now", found.commands)
     _print_block(page, "or in one go", [found.proved_restart] if found.proved_restart else [])
     _print_list(page, "keep it so", found.preventions)
-    for drop_in in found.drop_ins:
-        _print_drop_in(page, found, drop_in)
+    for drop_in, commands in zip(found.drop_ins, found.drop_in_commands, strict=True):
+        _print_list(page, "keep it so", [f"so that {drop_in.effect}:"])
+        _print_block(page, "", commands)
 
 
 def _print_list(page: Layout, name: str, texts: Iterable[str]) -> None:
@@ -65,13 +67,6 @@ def _open(page: Layout, name: str) -> str:
         return name
     page.line((f"  {name}", "dim"))
     return ""
-
-
-def _print_drop_in(page: Layout, found: UnitDiagnosis, drop_in: DropIn) -> None:
-    reload = f"systemctl{' --user' if found.unit.of_user else ''} daemon-reload"
-    then = f"{reload} and {found.unit.systemctl_command(JobVerb.RESTART)}" if drop_in.at_start else reload
-    _print_list(page, "keep it so", [f"{drop_in.effect}, with this file, and then {then}:"])
-    _print_block(page, "", [f"# {drop_in.path}", *drop_in.text.splitlines()])
 
 
 def print_machine(found: MachineDiagnosis, page: Layout) -> None:

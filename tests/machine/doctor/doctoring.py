@@ -40,7 +40,9 @@ def carry_out(machine: Machine, commands: list[str], user: str | None = None) ->
 
 
 def paste(machine: Machine, found: dict[str, Any]) -> None:
-    """Write the drop-in files, and make systemd read them."""
+    """Write the drop-in files as the commands do that are printed, and make systemd read them; start nothing."""
     for drop_in in found["drop-ins"]:
-        machine.write(drop_in["path"], drop_in["text"])
+        write = [command for command in drop_in["commands"] if command.startswith(("mkdir", "printf"))]
+        carry_out(machine, write)
+        assert machine.read(drop_in["path"]) == drop_in["text"]
     machine.run(["systemctl", "daemon-reload"])

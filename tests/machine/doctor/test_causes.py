@@ -113,8 +113,10 @@ def test_a_users_unit_of_the_same_name(machine: Machine, unit: InstallUnit) -> N
     assert (found["exit"], found["verdict"]) == (1, "other-unit-holds-port")
     assert f"the user manager of {USER} has a unit of the same name, which holds port {PORT}" in causes(found)
     [keep] = found["prevention"]
-    command = keep.removeprefix("keep one of the two: ").removesuffix(" removes the other")
-    assert command == f"systemctl --user -M {USER}@ disable --now web.service"
+    assert keep == f"to keep only the system's: systemctl --user -M {USER}@ disable --now web.service"
+    assert found["advice-commands"] == [f"systemctl --user -M {USER}@ stop web.service"]
+    assert found["commands"] == ["systemctl reset-failed web.service", "systemctl restart web.service"]
+    assert f"it is a service of the manager of user {USER}" in found["advice"]
     # From the user's side: no sudo, and it is the system's unit that is in the way once this one is down.
     found = look(machine, "--user", user=USER)
     assert (found["exit"], found["scope"]) == (0, "user")
@@ -223,7 +225,7 @@ def test_a_program_that_goes_to_the_background(machine: Machine, unit: InstallUn
     [
         ({"User": "nosuch"}, "systemd could not change to User= (status 217/USER"),
         ({"WorkingDirectory": "/nosuch"}, "systemd could not change to WorkingDirectory= (status 200/CHDIR"),
-        ({"ExecStart": "/nosuch"}, "systemd could not execute the file (status 203/EXEC"),
+        ({"ExecStart": "/nosuch"}, "/nosuch does not exist"),
     ],
 )
 def test_what_systemd_could_not_do(machine: Machine, unit: InstallUnit, settings: dict[str, str], why: str) -> None:
@@ -233,7 +235,9 @@ def test_what_systemd_could_not_do(machine: Machine, unit: InstallUnit, settings
     until(lambda: state(machine) == "failed", "it to fail")
     found = look(machine)
     assert why in causes(found)
-    assert found["advice"] == "correct what systemd could not do: systemctl cat web.service shows its settings"
+    first = "install /nosuch, or correct ExecStart=" if "ExecStart" in settings else "correct the setting by which"
+    assert found["advice"].startswith(first)
+    assert found["advice-commands"] == ["systemctl edit --full web.service"]
 
 
 def test_an_environment_file_that_is_missing(machine: Machine, unit: InstallUnit) -> None:
@@ -288,7 +292,8 @@ def test_a_loop_that_no_start_limit_ends(machine: Machine, unit: InstallUnit) ->
     until(lambda: state(machine) == "failed", "systemd to give it up")
     found = look(machine)
     assert "the start limit (10 starts in 1h) is reached" in causes(found)
-    assert found["advice"] == "find out why it exits: journalctl -u web.service -n 30"
+    assert found["advice"] == "find out why it exits"
+    assert found["advice-commands"] == ["journalctl -u web.service -n 30"]
 
 
 def test_a_dependency_that_failed(machine: Machine, unit: InstallUnit) -> None:
@@ -298,7 +303,8 @@ def test_a_dependency_that_failed(machine: Machine, unit: InstallUnit) -> None:
     found = look(machine)
     assert found["verdict"] == "job-dependency"
     assert "web.service needs db.service, which failed: its main process exited with status 3" in causes(found)
-    assert found["advice"] == "find out why db.service fails: journalctl -u db.service -n 30"
+    assert found["advice"] == "find out why db.service fails"
+    assert found["advice-commands"] == ["journalctl -u db.service -n 30"]
     machine.write("/etc/systemd/system/db.service", unit_file("/bin/true", Type="oneshot"))
     machine.run(["systemctl", "daemon-reload"])
     carry_out(machine, found["commands"])
@@ -348,8 +354,12 @@ def test_another_service_on_the_port(machine: Machine, service: StartService, un
     machine.run(["systemctl", "start", "web.service"])
     until(lambda: int(machine.show("web.service", "NRestarts")["NRestarts"]) > 1, "a loop")
     found = look(machine)
-    assert (found["verdict"], found["commands"]) == ("other-unit-holds-port", [])
-    assert "stop it (systemctl stop other.service) or give one of them another port" in found["advice"]
+    assert (found["verdict"], found["advice-commands"]) == ("other-unit-holds-port", ["systemctl stop other.service"])
+    assert found["advice"].endswith("; stop it or give one of them another port")
+    # In this order they bring it up.
+    machine.run(found["advice-commands"][0].split())
+    carry_out(machine, found["commands"])
+    is_well(machine)
     assert f"port {PORT} is held by PID" in causes(found)
 
 

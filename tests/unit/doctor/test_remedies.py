@@ -26,7 +26,7 @@ DOWN = unit(**FAILED)
         ({}, 0, ["systemctl stop gw.service", "kill 74", "systemctl start gw.service"]),
         ({}, 1000, ["sudo systemctl stop gw.service", "kill 74", "sudo systemctl start gw.service"]),
         ({}, 1001, ["sudo systemctl stop gw.service", "sudo kill 74", "sudo systemctl start gw.service"]),
-        (FAILED, 0, ["kill 74", "systemctl reset-failed gw.service", "systemctl start gw.service"]),
+        (FAILED, 0, ["systemctl reset-failed gw.service", "kill 74", "systemctl start gw.service"]),
     ],
 )
 def test_an_orphan(changes: dict[str, Any], uid: int, expected: list[str]) -> None:
@@ -52,13 +52,14 @@ def test_a_process_that_must_not_be_killed_is_stopped_by_its_own_unit() -> None:
     machine.units["nginx.service"] = unit("nginx.service", main_pid=74, control_group="/system.slice/nginx.service")
     machine.processes[74] = process(74, name="nginx", cgroup="/system.slice/nginx.service")
     found = diagnose(machine)
-    assert found.commands == ()
-    assert "stop it (systemctl stop nginx.service) or give one of them another port" in found.advice
+    assert found.decision.text.endswith("; stop it or give one of them another port")
+    assert found.decision.commands == ("systemctl stop nginx.service",)
+    assert found.commands == ("systemctl restart gw.service",)
 
 
 def test_a_unit_that_fails_by_itself_needs_its_log_first() -> None:
     found = diagnose(FakeMachine({"gw.service": DOWN}))
-    assert found.advice == "find out why it exits: journalctl -u gw.service -n 30"
+    assert found.decision == ("find out why it exits", ("journalctl -u gw.service -n 30",))
     assert commands(FakeMachine({"gw.service": DOWN})) == [
         "systemctl reset-failed gw.service",
         "systemctl start gw.service",
@@ -69,7 +70,7 @@ def test_a_file_that_systemd_cannot_load() -> None:
     broken = unit(load_state=LoadState.BAD_SETTING, active_state=ActiveState.INACTIVE)
     found = diagnose(FakeMachine({"gw.service": broken}))
     assert found.commands == ()
-    assert found.advice == "systemd-analyze verify gw.service shows what is wrong with its file"
+    assert found.decision == ("find out what is wrong with its file", ("systemd-analyze verify gw.service",))
 
 
 def test_a_healthy_unit_and_one_with_a_changed_file() -> None:
@@ -99,7 +100,7 @@ def test_several_processes_are_killed_at_once_and_waited_for() -> None:
     machine.processes[75] = orphan(ppid=74)
     machine.processes[75] = replace(machine.processes[75], id=ProcessId(75, 750))
     listen(machine, 75, "127.0.0.1:18789", first_inode=7400)
-    assert diagnose(machine, uid=1001).commands[:3] == (
+    assert diagnose(machine, uid=1001).commands[1:4] == (
         "sudo kill 74 75",
         "timeout 10 tail -s.1 --pid=74 -f /dev/null || sudo kill -KILL 74",
         "timeout 10 tail -s.1 --pid=75 -f /dev/null || sudo kill -KILL 75",

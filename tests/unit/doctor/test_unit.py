@@ -55,7 +55,7 @@ def test_a_reached_start_limit_beside_an_orphan() -> None:
         "/proc/74/cgroup, /proc/74/environ",
         "StartLimitBurst=, StartLimitIntervalSec=",
     ]
-    assert [command.split()[0] for command in found.commands] == ["kill", "timeout", "systemctl", "systemctl"]
+    assert [command.split()[0] for command in found.commands] == ["systemctl", "kill", "timeout", "systemctl"]
 
 
 def test_a_unit_that_systemd_restarted_a_short_time_ago_is_no_healthy_one() -> None:
@@ -71,7 +71,7 @@ def test_several_restarts_in_a_row_are_a_loop_until_it_has_run_for_a_while() -> 
     machine = healthy(n_restarts=3, exec_main_start_monotonic=990_000_000)
     found = diagnose(machine)
     assert (found.severity, found.verdict) == (Severity.PROBLEM, Verdict.CRASH_LOOP)
-    assert found.advice == "find out why it exits: journalctl -u gw.service -n 30"
+    assert found.decision == ("find out why it exits", ("journalctl -u gw.service -n 30",))
     machine.clock.time += 60
     assert diagnose(machine).severity is Severity.WARNING
 
@@ -87,13 +87,11 @@ def test_a_unit_that_does_not_listen_yet() -> None:
     machine = FakeMachine({"gw.service": unit(inactive_exit_monotonic=990_000_000)}, {100: process(100)})
     found = diagnose(machine, "gw.service", Port(18789))
     assert (found.severity, found.verdict) == (Severity.WARNING, Verdict.NOT_LISTENING)
-    assert found.advice == "it began 10s ago, and may need more time: look again"
+    assert found.decision.text == "it began 10s ago, and may need more time: look again"
     machine.clock.time += 60
     found = diagnose(machine, "gw.service", Port(18789))
-    assert (found.severity, found.advice) == (
-        Severity.PROBLEM,
-        "find out what it does instead: journalctl -u gw.service -n 30",
-    )
+    assert found.severity is Severity.PROBLEM
+    assert found.decision == ("find out what it does instead", ("journalctl -u gw.service -n 30",))
 
 
 def test_a_oneshot_that_has_done_its_work() -> None:

@@ -35,7 +35,7 @@ def test_the_incident() -> None:
         "or in one go",
         "keep it so",
     ]
-    assert "                   systemctl reset-failed gw.service\n" in text
+    assert "  fix it now       systemctl reset-failed gw.service\n" in text
 
 
 def test_on_a_narrow_terminal_a_text_begins_below_its_name() -> None:
@@ -43,7 +43,7 @@ def test_on_a_narrow_terminal_a_text_begins_below_its_name() -> None:
     print_diagnosis(diagnose(incident(**FAILED)), Layout(screen))
     lines = ["".join(text for text, _ in pieces) for pieces in screen.lines]
     at = lines.index("  fix it now")
-    assert lines[at + 3] == "    systemctl reset-failed gw.service"
+    assert lines[at + 1] == "    systemctl reset-failed gw.service"
     assert max(len(line) for line in lines if "/dev/null" not in line and "--fix" not in line) <= 40
 
 
@@ -58,12 +58,14 @@ def test_a_drop_in_is_ready_to_paste() -> None:
     machine.processes[90] = process(90, invocation_id=EARLIER, started=100.0)
     machine.processes[100] = process(100, invocation_id="a" * 32)
     text = printed(machine)
-    assert "with this file, and then systemctl daemon-reload: # /etc" in " ".join(text.split())
+    folder = "/etc/systemd/system/gw.service.d"
     assert (
-        "                   # /etc/systemd/system/gw.service.d/kill-mode.conf\n"
-        "                   [Service]\n"
-        "                   KillMode=control-group\n"
+        "  keep it so       so that a stop kills all its processes:\n"
+        f"                   mkdir -p {folder}\n"
+        f"                   printf '[Service]\\nKillMode=control-group\\n' > {folder}/kill-mode.conf\n"
+        "                   systemctl daemon-reload\n"
     ) in text
+    assert "  first            if PID 90 is no longer needed:\n                   kill 90\n" in text
 
 
 def test_what_could_not_be_seen_is_listed() -> None:

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from runbook.doctor.drop_in import make_drop_in
 from runbook.doctor.facts import UnitFacts
 from runbook.doctor.findings import Cause, Severity
-from runbook.host.ownership.describe import MAX_SHOWN, describe_processes
+from runbook.host.ownership.describe import describe_processes
 
 
 def find_leftovers(facts: UnitFacts) -> Iterator[Cause]:
@@ -17,8 +17,6 @@ def find_leftovers(facts: UnitFacts) -> Iterator[Cause]:
         return
     are = "is" if len(left) == 1 else "are"
     what = f"{describe_processes(left)} of an earlier invocation {are} still in its cgroup"
-    idle = [str(one.process.pid) for one in left if not one.sockets]
-    by_hand = f"; if no longer needed: kill {' '.join(idle[:MAX_SHOWN])}" if idle else ""
     if unit.kill_mode in ("process", "none"):
         spared = "every other process" if unit.kill_mode == "process" else "every process"
         setting, why = f"KillMode={unit.kill_mode}", f"a stop spares {spared} of the unit"
@@ -27,7 +25,7 @@ def find_leftovers(facts: UnitFacts) -> Iterator[Cause]:
         setting, why = "SendSIGKILL=no", "a stop does not kill what ignores SIGTERM"
         drop_in = make_drop_in(unit, "kill-mode", "a stop kills what ignores SIGTERM", SendSIGKILL="yes")
     else:
-        yield Cause(what + by_hand, f"/sys/fs/cgroup{unit.control_group}/cgroup.procs", Severity.WARNING)
+        yield Cause(what, f"/sys/fs/cgroup{unit.control_group}/cgroup.procs", Severity.WARNING)
         return
     severity = Severity.PROBLEM if any(one.sockets for one in left) else Severity.WARNING
-    yield Cause(f"{what}: with {setting} {why}{by_hand}", setting.partition("=")[0] + "=", severity, drop_in)
+    yield Cause(f"{what}: with {setting} {why}", setting.partition("=")[0] + "=", severity, drop_in)

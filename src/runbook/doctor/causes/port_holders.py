@@ -11,6 +11,7 @@ from runbook.host.cgroups import CgroupKind, parse_cgroup_path
 from runbook.host.holders import Holder, Role
 from runbook.host.kernel.ancestry import is_typed_into
 from runbook.host.requesters import name_program
+from runbook.util.wording import shorten
 
 _OPENS_SESSION = re.compile(r"(?<![\w./-])(?:/\S*/)?(su|sudo|runuser|systemd-run)\s")  # in a script or a command line
 
@@ -28,7 +29,8 @@ def find_orphans(facts: UnitFacts) -> Iterator[Cause]:
             effect = f"; each start of {facts.unit.name} finds {facts.held_ports(holder)} in use, and exits"
         instead = f"start it only through systemd ({facts.unit.systemctl_command('start')}), never by hand"
         again = _describe_supervisor(facts, holder)
-        yield Cause(f"{process}{copy} {began}{effect}{again}", read, prevention=instead if copy else "")
+        line = f"; its command line is `{shorten(' '.join(process.command))}`" if process.command else ""
+        yield Cause(f"{process}{copy} {began}{line}{effect}{again}", read, prevention=instead if copy else "")
 
 
 def _describe_origin(holder: Holder) -> tuple[str, str]:
@@ -38,12 +40,15 @@ def _describe_origin(holder: Holder) -> tuple[str, str]:
     match place.kind:
         case CgroupKind.SESSION:
             began = f"was started in a login of {process.user} ({place.unit})"
+        case CgroupKind.SCOPE if place.unit.startswith("run-"):
+            began = f"was started by hand (systemd-run --scope) in {place.unit} of {process.user}"
         case CgroupKind.SCOPE:
             began = f"runs in {place.unit} of {process.user}, a scope and no service"
         case _:
             began = f"runs in {process.cgroup}, which belongs to no service"
-    if not process.environment:
-        return began, read  # Its environment could not be read, or is empty.
+    if not process.environment or (process.invocation_id and place.kind is CgroupKind.SCOPE):
+        # Its environment could not be read, or is empty; or the INVOCATION_ID may be that of the scope itself.
+        return began, read
     if process.invocation_id:
         began += "; a unit started it, by its INVOCATION_ID, and it left the cgroup of that unit"
     else:
@@ -95,11 +100,12 @@ def find_two_managers(facts: UnitFacts) -> Iterator[Cause]:
         is_users = holder.is_user_unit(unit.of_user)
         if holder.unit == unit.name and holder.role is Role.OTHER_UNIT and is_users != unit.of_user:
             theirs = f"the user manager of {holder.process.user}" if is_users else "the system"
+            own = "your own" if unit.of_user else "the system's"
             manager = f" --user -M {holder.process.user}@" if is_users else ""
             yield Cause(
                 f"{theirs} has a unit of the same name, which holds {facts.held_ports(holder)}",
                 f"/proc/{holder.process.pid}/cgroup",
-                prevention=f"keep one of the two: systemctl{manager} disable --now {unit.name} removes the other",
+                prevention=f"to keep only {own}: systemctl{manager} disable --now {unit.name}",
             )
             return
 

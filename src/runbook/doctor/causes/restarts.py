@@ -51,24 +51,17 @@ def describe_few_starts(budget: StartBudget) -> str:
 
 def find_endless_loop(facts: UnitFacts) -> Iterator[Cause]:
     """Yield that no start limit ends a loop."""
-    unit = facts.unit
-    burst, interval, pause = unit.start_limit_burst, unit.start_limit_interval_usec / 1e6, unit.restart_usec / 1e6
-    if not facts.is_looping:
-        return
-    if not burst or not interval:
-        why, source = "it has no start limit", "StartLimitIntervalSec="
-    elif pause * burst > interval or unit.n_restarts > burst:
-        limit = f"{burst} starts in {format_span(interval)}"
-        slow = f"with RestartSec={format_span(pause)} and the time that it runs"
-        why = f"{slow}, the start limit ({limit}) is never reached"
-        source = "RestartSec=, StartLimitIntervalSec=, NRestarts"
-    else:
+    unit, (why, source) = facts.unit, facts.endless_loop
+    if not why:
         return
     effect = f"systemd gives it up after {LIMIT_BURST} starts in an hour, and it reads failed"
+    times = "once" if unit.n_restarts == 1 else f"{unit.n_restarts} times"
     settings = {"StartLimitIntervalSec": "1h", "StartLimitBurst": str(LIMIT_BURST)}
-    drop_in = make_drop_in(unit, "start-limit", effect, **settings) if pause * LIMIT_BURST < HOUR else None
+    drop_in = (
+        make_drop_in(unit, "start-limit", effect, **settings) if unit.restart_usec / 1e6 * LIMIT_BURST < HOUR else None
+    )
     yield Cause(
-        f"{why}, so systemd restarts it without end: {unit.n_restarts} times by now",
+        f"{why}, so systemd restarts it without end: {times} by now",
         source,
         drop_in=drop_in,
         is_effect=True,

@@ -11,9 +11,10 @@ from runbook.checks.requirements import describe_failed_requirements
 from runbook.doctor.drop_in import make_drop_in
 from runbook.doctor.facts import UnitFacts
 from runbook.doctor.findings import Cause, Severity
-from runbook.host.exit_status import EXIT_EXEC, describe_exec_failure
+from runbook.host.exit_status import describe_exec_failure
 from runbook.host.facts import DOWN, ActiveState, LoadState
 from runbook.model import Verdict
+from runbook.util.timespan import format_span
 
 _REFUSED_NOTIFICATION = re.compile(r"Got notification message from PID (\d+), but reception .*")
 NOTIFY_GRACE = 5.0  # seconds from the start within which a program that listens may still report that it is ready
@@ -25,12 +26,10 @@ def find_not_executed(facts: UnitFacts) -> Iterator[Cause]:
     unit = facts.unit
     if unit.exec_main_code != 1 or not describe_exec_failure(unit.exec_main_status):
         return
-    program = next(iter(unit.start_arguments), "")
-    is_missing = unit.exec_main_status == EXIT_EXEC and program.startswith("/") and not facts.view.read_files(program)
-    missing = f"; {program} does not exist" if is_missing else ""
-    where = f" (systemctl edit --full {unit.name})" if unit.fragment_path else ""
-    keep = f"correct that setting of {unit.name}{where}"
-    yield Cause(describe_exit(unit) + missing, "ExecMainStatus", prevention=keep)
+    if facts.missing_program:
+        yield Cause(f"{facts.missing_program} does not exist", "ExecStart=")
+    else:
+        yield Cause(describe_exit(unit), "ExecMainStatus")
 
 
 def find_missing_environment(facts: UnitFacts) -> Iterator[Cause]:
@@ -82,10 +81,14 @@ def find_not_notified(facts: UnitFacts) -> Iterator[Cause]:
         drop_in = make_drop_in(unit, "type", "systemd waits for no notification", Type="exec")
         what = f"it listens on {', '.join(listening)} already, and has not reported that it is ready (Type={unit.type})"
         yield Cause(what, "Type=, SubState, the sockets of its processes", drop_in=drop_in)
+    elif facts.has_not_notified:
+        drop_in = make_drop_in(unit, "type", "systemd waits for no notification, if it sends none", Type="exec")
+        ran = f"in the {format_span(unit.timeout_start_usec / 1e6)} of its last start"
+        what = f"{ran} it did not report that it is ready, as Type={unit.type} requires (sd_notify)"
+        yield Cause(what, "Type=, TimeoutStartSec=, Result", drop_in=drop_in)
     else:
-        what = f"it does not report that it is ready, as Type={unit.type} requires (sd_notify)"
-        severity = Severity.PROBLEM if facts.has_not_notified else Severity.WARNING
-        yield Cause(f"{what}: it needs more time, or it never does", "Type=, SubState, Result", severity)
+        what = f"it has not reported that it is ready, as Type={unit.type} requires (sd_notify)"
+        yield Cause(f"{what}: it needs more time, or it never does", "Type=, SubState, Result", Severity.WARNING)
 
 
 def find_no_fork(facts: UnitFacts) -> Iterator[Cause]:

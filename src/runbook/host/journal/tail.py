@@ -43,7 +43,7 @@ class JournalTail(JournalReader[JournalTailQuery]):
         if self._query.of_manager:
             entries = self._select(entries)
         lines = [
-            JournalLine(parse_pid(entry), line if len(line) <= MAX_JOURNAL_LINE else f"{line[:MAX_JOURNAL_LINE]}...")
+            JournalLine(parse_pid(entry), _cut(line), _moment(entry))
             for entry in reversed(entries)
             for message in message_texts(entry.get("MESSAGE"))
             for line in split_lines(message)
@@ -76,6 +76,10 @@ class JournalTail(JournalReader[JournalTailQuery]):
             # A socket unit has no process; its manager logs why it could not listen.
             return self.manager_matches(unit)
         return self._reader.unit_matches(unit)
+
+
+def _cut(line: str) -> str:
+    return line if len(line) <= MAX_JOURNAL_LINE else f"{line[:MAX_JOURNAL_LINE]}..."
 
 
 def _moment(entry: Mapping[str, Any]) -> float:

@@ -70,7 +70,8 @@ def rule_other_service(context: UnitContext, process: Process, place: CgroupUnit
     if keeper := protected.describe_container_keeper(process):
         return rule_other_unit(name, keeper, stop_verb="")
     if place.user_uid != context.manager_uid:
-        owner = "the system's manager" if place.user_uid is None else f"the manager of user {place.user_uid}"
+        user = process.user if process.uid == place.user_uid else place.user_uid
+        owner = "the system's manager" if user is None else f"the manager of user {user}"
         return RoleRuling(Role.OTHER_UNIT, name, f"it is a service of {owner}", f"{name} is a service of {owner}")
     state = context.manager.read_loaded_state(name)
     if state is None and (job := managed.rule_job(context, process, place)):

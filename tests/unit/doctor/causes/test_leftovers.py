@@ -21,7 +21,7 @@ def test_a_leftover_that_kill_mode_spared() -> None:
     assert cause.severity is Severity.WARNING
     assert cause.sentence == (
         "PID 90 (gateway) of an earlier invocation is still in its cgroup: with KillMode=process a stop spares every "
-        "other process of the unit; if no longer needed: kill 90"
+        "other process of the unit"
     )
     assert diagnose(leftover(kill_mode="process")).commands == ()  # It may be there on purpose.
     assert cause.drop_in is not None

@@ -17,10 +17,17 @@ def test_an_orphan_that_was_started_in_a_login() -> None:
     (cause,) = diagnose(incident()).causes
     assert cause.sentence == (
         "PID 74 (gateway), a copy of the unit's own program, was started in a login of agentops (session-9.scope); it "
-        "has no INVOCATION_ID, which systemd sets for every process of a unit; each start of gw.service finds port "
-        "18789 in use, and exits"
+        "has no INVOCATION_ID, which systemd sets for every process of a unit; its command line is "
+        "`/usr/bin/gateway --port 18789`; each start of gw.service finds port 18789 in use, and exits"
     )
     assert cause.prevention == "start it only through systemd (systemctl start gw.service), never by hand"
+
+
+def test_the_invocation_of_a_scope_is_no_sign_of_a_unit_that_was_left() -> None:
+    machine = incident()
+    machine.processes[74] = orphan(cgroup="/system.slice/run-p1744.scope", invocation_id=EARLIER)
+    assert "in run-p1744.scope of agentops; its command line is" in causes(machine)[0]
+    assert "INVOCATION_ID" not in causes(machine)[0]
 
 
 @pytest.mark.parametrize(
@@ -28,7 +35,10 @@ def test_an_orphan_that_was_started_in_a_login() -> None:
     [
         ({"environment": ()}, "was started in a login of agentops (session-9.scope);"),
         ({"invocation_id": EARLIER}, "a unit started it, by its INVOCATION_ID, and it left the cgroup"),
-        ({"cgroup": "/user.slice/run-r1.scope"}, "runs in run-r1.scope of agentops, a scope and no service"),
+        (
+            {"cgroup": "/user.slice/run-r1.scope"},
+            "was started by hand (systemd-run --scope) in run-r1.scope of agentops",
+        ),
         ({"cgroup": "/user.slice"}, "runs in /user.slice, which belongs to no service"),
     ],
 )

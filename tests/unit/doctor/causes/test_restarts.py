@@ -133,15 +133,15 @@ def test_requested_restarts_that_reached_the_limit() -> None:
     facts = {**FAILED, "result": "start-limit-hit", "exec_main_code": 2, "exec_main_status": 15, "n_restarts": 0}
     machine = started(FakeMachine({"gw.service": unit(**facts, state_change_monotonic=999_000_000)}), 9, 7, 5, 3, 1)
     found = diagnose(machine)
-    assert found.advice == ""
-    assert "last exit: it was stopped (SIGTERM)" in found.systemd
+    assert found.decision.text == ""
+    assert found.summary.endswith("it was stopped (SIGTERM)")
     assert (
         "all of its 5 starts in 1min were requested, and systemd restarted it never: nothing is wrong with the service "
         "itself" in str(causes(machine))
     )
     # An exit of its own is to be found out about.
     machine.units["gw.service"] = replace(gw(machine), exec_main_code=1, exec_main_status=3, result="exit-code")
-    assert diagnose(machine).advice.startswith("find out why it exits")
+    assert diagnose(machine).decision.text.startswith("find out why it exits")
 
 
 def test_a_stop_that_was_requested() -> None:

@@ -18,15 +18,21 @@ def starting(**changes: Any) -> FakeMachine:
 
 def test_a_program_that_could_not_be_executed() -> None:
     down = {**FAILED, "exec_main_status": 217, "exec_main_handoff_monotonic": 0, "fragment_path": "/etc/gw.service"}
-    found = only(FakeMachine({"gw.service": unit(**down)}), "systemd could not change to User= (status 217/USER)")
-    assert found.prevention == "correct that setting of gw.service (systemctl edit --full gw.service)"
+    machine = FakeMachine({"gw.service": unit(**down)})
+    only(machine, "systemd could not change to User= (status 217/USER)")
+    edit = ("systemctl edit --full gw.service",)
+    assert diagnose(machine).decision == ("correct the setting by which systemd could not execute it", edit)
     assert "could not" not in str(causes(FakeMachine({"gw.service": unit(**FAILED)})))
 
 
 def test_a_program_that_does_not_exist() -> None:
     down = {**FAILED, "exec_main_status": 203, "exec_main_handoff_monotonic": 0, "start_arguments": ("/opt/gw",)}
     machine = FakeMachine({"gw.service": unit(**down)})
-    assert only(machine, "systemd could not execute the file").sentence.endswith("; /opt/gw does not exist")
+    found = diagnose(machine)
+    assert [cause.sentence for cause in found.causes if cause.source == "ExecStart="] == ["/opt/gw does not exist"]
+    assert found.decision.text == "install /opt/gw, or correct ExecStart="
+    # The exit is in one sentence, and not in three.
+    assert str((found.summary, found.systemd, found.causes)).count("203/EXEC") == 1
     machine.files["/opt/gw"] = FileText("/opt/gw")
     assert "does not exist" not in str(causes(machine))
 
@@ -68,11 +74,11 @@ def test_a_mask() -> None:
 
 def test_a_notification_that_is_late() -> None:
     machine = starting(type="notify", inactive_exit_monotonic=998_000_000)
-    found = only(machine, "it does not report that it is ready, as Type=notify requires (sd_notify)")
+    found = only(machine, "it has not reported that it is ready, as Type=notify requires (sd_notify)")
     assert (found.severity, found.drop_in) == (Severity.WARNING, None)
     # It listens, but it may still report.
     listen(machine, 100, "127.0.0.1:80")
-    assert only(machine, "it does not report").drop_in is None
+    assert only(machine, "it has not reported").drop_in is None
     machine.clock.time += 10
     found = only(machine, "it listens on 127.0.0.1:80 already, and has not reported that it is ready (Type=notify)")
     assert found.drop_in is not None
@@ -96,8 +102,16 @@ def test_a_start_that_timed_out_without_a_notification() -> None:
         "exec_main_code": 2,
         "active_enter_monotonic": 0,
     }
-    found = only(FakeMachine({"gw.service": unit(**late)}), "it does not report that it is ready")
-    assert found.severity is Severity.PROBLEM
+    machine = FakeMachine({"gw.service": unit(**late, timeout_start_usec=20_000_000)})
+    found = only(machine, "in the 20s of its last start it did not report that it is ready")
+    assert (found.severity, found.drop_in is not None) == (Severity.PROBLEM, True)
+    # Another start would fail, too.
+    assert diagnose(machine).commands == ()
+    assert "it needs Type=exec" in diagnose(machine).decision.text
+    # In a loop, the window of the start limit is over before it is full.
+    looping = {**late, "active_state": ActiveState.ACTIVATING, "sub_state": "auto-restart", "n_restarts": 1}
+    machine = FakeMachine({"gw.service": unit(**looping, timeout_start_usec=20_000_000)})
+    only(machine, "is never reached, so systemd restarts it without end: once by now")
     assert causes(FakeMachine({"gw.service": unit(type="notify", active_state=ActiveState.INACTIVE, main_pid=0)})) == []
 
 
