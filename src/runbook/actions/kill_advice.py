@@ -49,7 +49,7 @@ def _explain_protection(unit: Unit, ownership: PortOwnership, holder: Holder) ->
     if holder.role is Role.OTHER_UNIT and (other := unit.describe_alternative(holder.unit)):
         return why + other
     in_container = bool(parse_cgroup_path(holder.process.cgroup).container)
-    if stop := find_stop_command(unit, holder):
+    if stop := find_holder_stop(unit, holder):
         what = "stop the container" if in_container or holder.stop_command else f"{holder.stop_verb} it"
         why = f"{why}; {what} ({stop}) or give one of them another port"
         if in_container or holder.stop_command:
@@ -61,7 +61,7 @@ def _explain_protection(unit: Unit, ownership: PortOwnership, holder: Holder) ->
     return f"{why}; {describe_hand_kill(holder.process)}"
 
 
-def find_stop_command(unit: Unit, holder: Holder) -> str:
+def find_holder_stop(unit: Unit, holder: Holder) -> str:
     """Return the command that stops a holder that is not killed, with its unit or its container; empty if none does."""
     if holder.role is Role.OTHER_UNIT and unit.describe_alternative(holder.unit):
         return ""

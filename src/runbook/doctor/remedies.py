@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 from collections.abc import Iterator
 
-from runbook.actions.kill_advice import find_refusal, find_stop_command
+from runbook.actions.kill_advice import find_refusal, find_holder_stop
 from runbook.actions.respawn import find_supervisors
 from runbook.checks.exit_reason import is_start_limit_hit
 from runbook.checks.log_files import describe_log_command
@@ -32,8 +32,8 @@ _DECIDED_BY_OPERATOR = (
 """Verdicts on a unit that no start of it would help."""
 
 _NOTIFY_CHOICES = (
-    "if it never does, it needs Type=exec; if another of its processes does, NotifyAccess=all; if it is only slow, a "
-    "longer TimeoutStartSec="
+    "find out whether it reports that it is ready: if it never does, it needs Type=exec; if another of its processes "
+    "does, NotifyAccess=all; if it is only slow, a longer TimeoutStartSec="
 )
 _EXITED = (Verdict.UNIT_FAILED, Verdict.CRASH_LOOP, Verdict.START_LIMIT_HIT, Verdict.UNIT_EXITED)
 
@@ -97,7 +97,7 @@ def find_decision(facts: UnitFacts) -> Decision:
     if unit.exec_main_code == 1 and describe_exec_failure(unit.exec_main_status):
         return Decision("correct the setting by which systemd could not execute it", edit)
     if facts.never_notifies and not facts.strays:
-        return Decision(f"find out whether it ever reports that it is ready: {_NOTIFY_CHOICES}")
+        return Decision(_NOTIFY_CHOICES, (_systemctl(facts, "edit"),))
     has_failed = unit.result not in ("", "success") or verdict is Verdict.CRASH_LOOP
     if verdict in _EXITED and has_failed and not facts.rivals and not facts.is_only_refused:
         return _read_log(facts, "find out why it exits", unit)
@@ -119,7 +119,7 @@ def _decide_about_file(unit: Unit) -> Decision | None:
 
 def _find_stops(facts: UnitFacts) -> tuple[str, ...]:
     """Return the commands that stop what has the unit's ports and is not to be killed."""
-    stops = (find_stop_command(facts.unit, one) for one in facts.rivals if not one.may_be_killed)
+    stops = (find_holder_stop(facts.unit, one) for one in facts.rivals if not one.may_be_killed)
     return tuple(dict.fromkeys(filter(None, stops)))
 
 

@@ -118,7 +118,7 @@ def test_a_users_unit_of_the_same_name(machine: Machine, unit: InstallUnit) -> N
     # Between two restarts it is down.
     verbs = [command.split()[1] for command in found["commands"]]
     assert verbs in (["reset-failed", "start"], ["reset-failed", "restart"])
-    assert f"it is a service of the manager of user {USER}" in found["advice"]
+    assert f"web.service is a service of the manager of user {USER}" in found["advice"]
     # From the user's side: no sudo, and it is the system's unit that is in the way once this one is down.
     found = look(machine, "--user", user=USER)
     assert (found["exit"], found["scope"]) == (0, "user")
@@ -361,7 +361,7 @@ def test_another_service_on_the_port(machine: Machine, service: StartService, un
     # In this order they bring it up.
     machine.run(found["advice-commands"][0].split())
     carry_out(machine, found["commands"])
-    is_well(machine)
+    until(lambda: look(machine)["verdict"] == "ready", "it to listen")
     assert f"port {PORT} is held by PID" in causes(found)
 
 

@@ -82,10 +82,9 @@ def find_not_notified(facts: UnitFacts) -> Iterator[Cause]:
         what = f"it listens on {', '.join(listening)} already, and has not reported that it is ready (Type={unit.type})"
         yield Cause(what, "Type=, SubState, the sockets of its processes", drop_in=drop_in)
     elif facts.has_not_notified:
-        drop_in = make_drop_in(unit, "type", "systemd waits for no notification, if it sends none", Type="exec")
         ran = f"in the {format_span(unit.timeout_start_usec / 1e6)} of its last start"
         what = f"{ran} it did not report that it is ready, as Type={unit.type} requires (sd_notify)"
-        yield Cause(what, "Type=, TimeoutStartSec=, Result", drop_in=drop_in)
+        yield Cause(what, "Type=, TimeoutStartSec=, Result")
     else:
         what = f"it has not reported that it is ready, as Type={unit.type} requires (sd_notify)"
         yield Cause(f"{what}: it needs more time, or it never does", "Type=, SubState, Result", Severity.WARNING)
