@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 from collections.abc import Iterator
 
-from runbook.actions.kill_advice import find_refusal, find_holder_stop
+from runbook.actions.kill_advice import find_holder_stop, find_refusal
 from runbook.actions.respawn import find_supervisors
 from runbook.checks.exit_reason import is_start_limit_hit
 from runbook.checks.log_files import describe_log_command
