@@ -173,7 +173,7 @@ class StepRetrying(StepPayload, event=EventName.STEP_RETRYING):
 class StepKept(StepPayload, event=EventName.STEP_KEPT):
     """A step had finished in an earlier part of the run, and is not repeated."""
 
-    status: str  # `ok`, `changed`, `skipped`, `failed`, `remediated` or `rolled-back`
+    status: str  # `ok`, `changed`, `skipped`, `failed` or `remediated`
     verdict: str | None  # one word for what was found; null for a skipped step
     reason: str  # a sentence
     attempts: int  # the number of attempts

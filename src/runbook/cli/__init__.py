@@ -56,15 +56,15 @@ class Commands(LazyGroup):
     }
     notes: ClassVar[Notes] = {
         "Exit status": {
-            str(errors.EXIT_OK): "The host is as it should be; doctor: nothing was found.",
-            str(errors.EXIT_FAILED): "A step failed; check and doctor: something is wrong.",
+            str(errors.EXIT_OK): "The host is as it should be; doctor: healthy.",
+            str(errors.EXIT_FAILED): "A step failed; check, doctor: something is wrong, or unread.",
             str(errors.EXIT_INVALID): "The command line or the file is invalid.",
             str(errors.EXIT_STILL_STARTING): "Not ready in time, but still starting.",
             str(errors.EXIT_ROLLED_BACK): "Failed; the previous version serves again.",
             str(errors.EXIT_NOT_BEGUN): "Could not begin.",
             str(errors.EXIT_REMEDIATED): "Fixed, with --fail-on-remediation.",
             str(errors.EXIT_LOCKED): "Another run has the lock of a unit.",
-            "130, 143": "Interrupted by SIGINT, by SIGTERM.",
+            "130, 143": "Interrupted by SIGINT (130) or SIGTERM (143).",
         },
         "Marks in the output": {
             "ok": "The step passed.",

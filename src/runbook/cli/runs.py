@@ -95,7 +95,7 @@ def remediate(
     junit: JUnitOption = None,
     output: OutputOption = Output.AUTO,
 ) -> None:
-    """Run only the `remediate` steps of a runbook: no update, no restart."""
+    """Run only the `remediate` steps of a runbook: their checks and, if one fails, their fixes."""
     files = ResultFiles(junit)
     if dry_run:
         _run_planner(file, set_, user, output, files, plan=True, lock_wait=lock_wait, only_remediations=True)

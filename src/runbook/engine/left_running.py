@@ -93,9 +93,7 @@ def find_uncertain_services(
     """
     names = dict.fromkeys(name for one in judgements for name in one.get(UNCERTAIN_SERVICES) or ())
     running = [name for name in names if name not in restarted and view.unit(name).is_running]
-    started = (
-        "was started while a command of this run was running, not known by which process, and may run the new version"
-    )
+    started = "was started by an unknown process while a command of this run was running, and may run the new version"
     return {
         name: LeftRunning(f"{name} {started}", view.unit(name).systemctl_command(JobVerb.RESTART))
         for name in describe_unproved(view, running, new)

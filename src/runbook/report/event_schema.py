@@ -24,7 +24,7 @@ class AnyLine:
     """What each line has."""
 
     time: str  # when it happened: RFC 3339, in UTC, with milliseconds
-    run: str  # the ID of the run
+    run: str  # the ID of the run; empty if none began
     event: str  # the name of the event
 
 
