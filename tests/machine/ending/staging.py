@@ -86,6 +86,9 @@ def left_over(machine: Machine, name: str, argv: list[str], port: int = 0) -> No
     machine.write(f"/etc/systemd/system/{name}", unit_file(start, KillMode="process"))
     machine.run(["systemctl", "daemon-reload"])
     machine.run(["systemctl", "start", name])
+    main = machine.show(name, "MainPID")["MainPID"]
+    # A stop kills the shell if it has not started the process yet.
+    until(lambda: machine.run(["cat", f"/proc/{main}/comm"]).stdout == "sleep\n", "the shell to start the process")
     if port:
         listening(machine, {port})
     machine.run(["systemctl", "stop", name])
