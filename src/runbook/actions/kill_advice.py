@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 
 from runbook.host.cgroups import CgroupUnit, parse_cgroup_path
@@ -12,6 +13,8 @@ from runbook.host.ownership.describe import MAX_SHOWN, describe_hand_kill, descr
 from runbook.model import ProcessId, Verdict
 
 MAX_CHANGES = 20  # how often a process may have changed right before its signal until the step gives up
+
+_MACHINE_NAME = re.compile(r"[A-Za-z0-9][\w.-]*", re.ASCII)  # the names that engines permit
 
 STATE_ADVICE = {  # what to do about a process that does not exit, by its state in proc(5)
     "D": "it waits in the kernel, where no signal reaches it: find out for what (a dead NFS or FUSE mount, a disk)",
@@ -80,9 +83,12 @@ def _container_stop_command(place: CgroupUnit, process: Process) -> str:
     A user can give any name to a scope of his own manager, so the command is only about his own containers then.
     """
     scope, machine, of_user = place.unit, place.machine, place.user_uid is not None
+    # Below its own scope the container names the cgroups, so only the name in the scope's own counts.
+    if not machine or not _MACHINE_NAME.fullmatch(machine) or machine not in scope.replace("\\x2d", "-"):
+        return ""
     if scope.startswith(("docker-", "libpod-")):
         engine = "docker" if scope.startswith("docker-") else "podman"
-        return f"{engine} stop {machine}{f' as {process.user}' if of_user else ''}"
+        return f"{f'sudo -u {process.user} ' if of_user else ''}{engine} stop {machine}"
     is_ours = machine and not of_user and scope.startswith(("systemd-nspawn@", "machine-"))
     return f"machinectl poweroff {machine}" if is_ours else ""
 

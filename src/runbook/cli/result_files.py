@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Iterator
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -37,6 +38,9 @@ class ResultFiles:
         """Raise NotBegun if a file cannot be written. A file that exists is left as it is."""
         if self._junit is not None:
             check_file(self._junit)
+            # A command of the run may replace the files of this program.
+            import_module("runbook.report.junit")
+            import_module("runbook.records.store")
         self._is_checked = True
 
     def collect(self, report: Report) -> Report:
@@ -71,11 +75,11 @@ NO_FILES = ResultFiles()
 
 def check_file(path: Path) -> None:
     """Raise NotBegun if a file of this path cannot be written."""
-    # A file is replaced by a rename, which would put it in the place of a link or a device.
-    if path.is_symlink() or (path.exists() and not path.is_file()):
-        raise errors.NotBegun(f"cannot write {path}: it exists and is not a regular file", hint="use another name")
     trial = path.with_name(f".{path.name}.{os.urandom(4).hex()}")
     try:
+        # A file is replaced by a rename, which would put it in the place of a link or a device.
+        if path.is_symlink() or (path.exists() and not path.is_file()):
+            raise errors.NotBegun(f"cannot write {path}: it exists and is not a regular file", hint="use another name")
         os.close(os.open(trial, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600))
         trial.unlink()
     except OSError as error:

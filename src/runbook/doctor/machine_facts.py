@@ -6,6 +6,7 @@ import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from functools import cached_property, partial
+from shlex import quote
 from typing import NamedTuple, TypeVar
 
 from runbook.errors import HostError
@@ -66,9 +67,9 @@ class MachineFacts:
     def command(self, verb: str, at: UnitId) -> str:
         """Return a command of this program about a unit, for the user who runs this program."""
         if at.user is None:
-            return f"{self.sudo}runbook {verb} {at.name}"
-        own = f"runbook {verb} --user {at.name}"
-        return own if at.user == self.uid else f"{self.sudo}su - {find_local_user_name(at.user)} -c '{own}'"
+            return f"{self.sudo}runbook {verb} {quote(at.name)}"
+        own = f"runbook {verb} --user {quote(at.name)}"
+        return own if at.user == self.uid else f"{self.sudo}su - {find_local_user_name(at.user)} -c {quote(own)}"
 
     def systemctl(self, verb: str, user: int | None) -> str:
         """Return a command of systemctl for a whole manager."""

@@ -25,7 +25,7 @@ _CLOCK_SLACK = 1.0  # seconds by which the time of a file and of a process may d
 _NO_CHANGE = FileChange("", 0.0, 0)
 _PAM = "(sd-pam)"  # a child of a user manager that only waits for its end, and that no daemon-reexec replaces
 LOGINS = "logins"  # the subject of processes that are in no service
-_BUSES = ("dbus.service", "dbus-broker.service")  # what is connected to them does not survive their restart
+BUSES = ("dbus.service", "dbus-broker.service")  # what is connected to them does not survive their restart
 
 
 class OldProcess(NamedTuple):
@@ -144,6 +144,6 @@ def _next(facts: MachineFacts, at: UnitId) -> str:
         return "log out and in again"
     if at.name == "systemd":
         return facts.systemctl("daemon-reexec", at.user)
-    if at.user is None and (at.name in _BUSES or (unit is not None and unit.refuse_manual_stop)):
+    if at.user is None and (at.name in BUSES or (unit is not None and unit.refuse_manual_stop)):
         return f"{facts.sudo}systemctl reboot"
     return facts.command("restart", at)

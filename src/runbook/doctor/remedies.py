@@ -13,6 +13,7 @@ from runbook.checks.requirements import find_failed_requirements
 from runbook.checks.standstill import STOPPED_STATES
 from runbook.doctor.facts import UnitFacts
 from runbook.doctor.findings import Decision, DropIn
+from runbook.doctor.old_code import BUSES
 from runbook.host.exit_status import describe_exec_failure
 from runbook.host.facts import DOWN, UNLOADABLE, ActiveState, LoadState, Unit
 from runbook.model import Verdict
@@ -50,7 +51,7 @@ def _find_actions(facts: UnitFacts) -> tuple[str, ...]:
     if facts.strays:
         return _replace_strays(facts)
     if (facts.runs_old_code or unit.need_daemon_reload) and verdict is Verdict.READY:
-        return (_systemctl(facts, "restart"),)
+        return (f"{_sudo(facts)}systemctl reboot",) if _needs_reboot(unit) else (_systemctl(facts, "restart"),)
     if unit.load_state is not LoadState.LOADED or verdict is Verdict.READY or facts.never_notifies:
         return ()
     if verdict in _DECIDED_BY_OPERATOR and not (verdict is Verdict.OTHER_UNIT_HOLDS_PORT and _find_stops(facts)):
@@ -60,10 +61,15 @@ def _find_actions(facts: UnitFacts) -> tuple[str, ...]:
     return (*_start_requirements(facts), *_start(facts))
 
 
+def _needs_reboot(unit: Unit) -> bool:
+    """True if a restart of the unit would break what depends on it, or is refused."""
+    return not unit.of_user and (unit.name in BUSES or unit.refuse_manual_stop)
+
+
 def find_proved_restart(facts: UnitFacts) -> str:
     """Return the command of this program that does the same, and proves the result; empty if none does."""
     unit = facts.unit
-    if not unit.is_service or unit.load_state is not LoadState.LOADED:
+    if not unit.is_service or unit.load_state is not LoadState.LOADED or _needs_reboot(unit):
         return ""
     user = " --user" if unit.of_user else ""
     if facts.strays:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import string
 from enum import StrEnum
+from shlex import quote
 from typing import Any
 
 from runbook.host.requesters import JobRequest, requester_evidence
@@ -339,7 +340,7 @@ class Unit:
 
     def systemctl_command(self, verb: str) -> str:
         """Return the command for an operator: "systemctl unmask gw.service"."""
-        return f"systemctl{' --user' if self.of_user else ''} {verb} {self.name}"
+        return f"systemctl{' --user' if self.of_user else ''} {verb} {quote(self.name)}"
 
     @property
     def state(self) -> str:

@@ -87,8 +87,16 @@ def list_hooks(folder: Path) -> Iterator[tuple[str, str]]:
         except OSError:
             continue
         if _is_own(text):
-            (program, *_) = shlex.split("".join(_PROGRAM.findall(text)[:1])) or [""]
-            yield name, program
+            yield name, _find_program(text)
+
+
+def _find_program(text: str) -> str:
+    """Return the program that a hook runs; empty if it was changed so that no shell can read it."""
+    try:
+        words = shlex.split("".join(_PROGRAM.findall(text)[:1]))
+    except ValueError:
+        return ""
+    return words[0] if words else ""
 
 
 def _find_path(folder: Path, unit: str) -> Path:

@@ -50,10 +50,15 @@ CASES = (
     ),
     # The names of another's containers and machines.
     PortCase(
-        "idle", "9608", "other-unit-holds-port", "docker-", "refused-to-kill", rf"\(docker stop {ID[:12]} as {USER}\)"
+        "idle",
+        "9608",
+        "other-unit-holds-port",
+        "docker-",
+        "refused-to-kill",
+        rf"\(sudo -u {USER} docker stop {ID[:12]}\)",
     ),
     PortCase("idle", "9609", "other-unit-holds-port", "machine-web", "refused-to-kill", r"^(?!.*machinectl)"),
-    PortCase("idle", "9610", "other-unit-holds-port", "PID", "refused-to-kill", rf"docker stop \S+ as {USER}"),
+    PortCase("idle", "9610", "other-unit-holds-port", "PID", "refused-to-kill", rf"sudo -u {USER} docker stop \S+"),
 )
 
 

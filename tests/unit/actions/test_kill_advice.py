@@ -49,6 +49,7 @@ def test_what_forbids_every_signal(seen: PortOwnership, mismatch: str, why: str)
         (f"/system.slice/docker-{ID}.scope", "docker stop 3f4f9a1b2c3d"),
         (f"/machine.slice/libpod-{ID}.scope", "podman stop 3f4f9a1b2c3d"),
         ("/machine.slice/machine-web.scope", "machinectl poweroff web"),
+        ("/machine.slice/machine-web\\x2d1.scope", "machinectl poweroff web-1"),
     ],
 )
 def test_a_container_is_stopped_by_its_engine(scope: str, command: str) -> None:
@@ -56,12 +57,20 @@ def test_a_container_is_stopped_by_its_engine(scope: str, command: str) -> None:
     assert f"({command})" in find_refusal(unit(), [_port(inside)], lambda _: "")
 
 
+@pytest.mark.parametrize("inner", ["a;touch pwned;b", "db", "-M"])
+def test_a_cgroup_that_a_container_made_gives_no_command(inner: str) -> None:
+    """The name of the innermost container is chosen by the root user of the one around it."""
+    scope = f"/machine.slice/machine-web.scope/payload/machine.slice/machine-{inner}.scope"
+    inside = Holder(process(74, cgroup=scope), Role.OTHER_UNIT, "x.scope", "", (), "it belongs to a container")
+    assert "machinectl" not in find_refusal(unit(), [_port(inside)], lambda _: "")
+
+
 USERS = "/user.slice/user-1000.slice/user@1000.service"
 
 
 @pytest.mark.parametrize(
     ("scope", "command"),
-    [(f"docker-{ID}.scope", "(docker stop 3f4f9a1b2c3d as anna)"), ("machine.slice/machine-web.scope", "")],
+    [(f"docker-{ID}.scope", "(sudo -u anna docker stop 3f4f9a1b2c3d)"), ("machine.slice/machine-web.scope", "")],
 )
 def test_a_scope_that_a_user_named_is_no_advice_about_the_containers_of_others(scope: str, command: str) -> None:
     forged = process(74, user="anna", cgroup=f"{USERS}/{scope}")

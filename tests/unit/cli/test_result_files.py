@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -58,6 +60,13 @@ def test_nothing_is_written_if_a_child_carried_the_run_out_or_the_check_failed(t
     assert not file.exists()
 
 
+def test_what_writes_it_is_loaded_before_the_run(tmp_path: Path) -> None:
+    script = "import sys; from runbook.cli.result_files import ResultFiles; ResultFiles(sys.argv[1]).check(); "
+    loaded = "print('runbook.report.junit' in sys.modules, 'runbook.records.store' in sys.modules)"
+    argv = [sys.executable, "-c", script + loaded, str(tmp_path / "a.xml")]
+    assert subprocess.run(argv, capture_output=True, text=True, check=True).stdout == "True True\n"
+
+
 def test_a_check_leaves_what_is_there(tmp_path: Path) -> None:
     file = tmp_path / "a.xml"
     file.write_text("former")
@@ -66,7 +75,7 @@ def test_a_check_leaves_what_is_there(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == [file]
 
 
-@pytest.mark.parametrize("kind", ["link", "pipe", "folder", "no folder", "below a file"])
+@pytest.mark.parametrize("kind", ["link", "pipe", "folder", "no folder", "below a file", "a long name"])
 def test_what_cannot_be_written(tmp_path: Path, kind: str) -> None:
     file = tmp_path / "a.xml"
     match kind:
@@ -81,6 +90,8 @@ def test_what_cannot_be_written(tmp_path: Path, kind: str) -> None:
         case "below a file":
             (tmp_path / "none").touch()
             file = tmp_path / "none" / "a.xml"
+        case "a long name":
+            file = tmp_path / ("a" * 300)
     with pytest.raises(errors.NotBegun, match="cannot write"):
         check_file(file)
 

@@ -79,6 +79,8 @@ def test_a_healthy_unit_and_one_with_a_changed_file() -> None:
         "systemctl daemon-reload",
         "systemctl restart gw.service",
     ]
+    # systemd refuses to restart it, or what is connected to it would not survive that.
+    assert commands(healthy(need_daemon_reload=True, refuse_manual_stop=True))[-1] == "systemctl reboot"
     machine = incident(need_daemon_reload=True)
     assert commands(machine)[:2] == ["systemctl daemon-reload", "systemctl stop gw.service"]
 

@@ -81,6 +81,9 @@ def test_own_hooks_are_listed_and_removed(tmp_path: Path) -> None:
     write_hook(tmp_path, "b.service", "/opt/my programs/runbook", [])
     write_hook(tmp_path, "a.service", "/bin/runbook", [])
     assert list(list_hooks(tmp_path)) == [("a.service", "/bin/runbook"), ("b.service", "/opt/my programs/runbook")]
+    hook = tmp_path / "a.service"
+    hook.write_text(hook.read_text().replace("/bin/runbook", "'/bin/runbook", 1))
+    assert next(list_hooks(tmp_path)) == ("a.service", "")
     assert remove_hook(tmp_path, "a.service")
     assert not remove_hook(tmp_path, "a.service")
     assert [unit for unit, _ in list_hooks(tmp_path)] == ["b.service"]

@@ -114,13 +114,14 @@ def find_stop_command(line: Iterable[Process]) -> str:
     for process in line:
         words = process.command
         arguments = dict(reversed([*pairwise(words)]))
-        as_whom = f" as {process.user}" if process.uid else ""
+        # A user who gives his process the title of a keeper can name any container, but then of his own.
+        whose = f"sudo -u {process.user} " if process.uid else ""
         if "conmon" in _names(process) and any(PurePosixPath(word).name == "podman" for word in words):
             name = arguments.get("-n") or arguments.get("-c", "")[:12]
-            return f"podman stop {name}{as_whom}" if _NAME.fullmatch(name) else ""
+            return f"{whose}podman stop {name}" if _NAME.fullmatch(name) else ""
         if "containerd-shim-runc-v2" in _names(process) and arguments.get("-namespace") == "moby":
             name = arguments.get("-id", "")[:12]
-            return f"docker stop {name}{as_whom}" if _NAME.fullmatch(name) else ""
+            return f"{whose}docker stop {name}" if _NAME.fullmatch(name) else ""
     return ""
 
 

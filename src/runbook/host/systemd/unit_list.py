@@ -1,12 +1,15 @@
 """Reads all units of a manager that matter for the whole machine, also of a manager of another user.
 
-Root is not let onto the bus of a user, but systemd's own socket accepts it.
+Root is not let onto the bus of a user, but systemd's own socket accepts it. The user can put another program in the
+place of his manager, so its answers are not trusted.
 """
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 
+from runbook.errors import HostError
 from runbook.host.facts import ActiveState, Unit, unit_path
 from runbook.host.loop import Loop
 from runbook.host.systemd.addresses import Endpoint
@@ -15,6 +18,7 @@ from runbook.host.systemd.manager import LIVE_STATES, MANAGER, MANAGER_PATH, SER
 from runbook.host.systemd.properties import make_unit
 from runbook.model import Deadline
 
+UNIT_NAME = re.compile(r"[A-Za-z0-9:_.\\@-]{1,255}")  # the characters that systemd accepts (systemd.unit(5))
 USER_TIMEOUT = 0.5  # seconds in which a manager of a user must have answered all
 
 _ASKED: tuple[tuple[list[ActiveState], list[str]], ...] = (
@@ -32,14 +36,19 @@ def list_units(bus: Bus, deadline: Deadline, *, of_user: bool) -> tuple[Unit, ..
 
 
 def list_user_units(loop: Loop, uid: int) -> tuple[Unit, ...]:
-    """Read those of the manager of a user. Raises HostError if it cannot be reached, or does not answer in time."""
+    """Read those of the manager of a user. Raises HostError if it cannot be reached, or does not answer as one does."""
     deadline = Deadline.after(loop.clock, USER_TIMEOUT)
     endpoint = Endpoint(f"unix:path=/run/user/{uid}/systemd/private", peer=True)
     bus = Bus(loop, (endpoint,), SERVICE, renewed=lambda: None, timeout=USER_TIMEOUT)
     try:
-        return list_units(bus, deadline, of_user=True)
+        units = list_units(bus, deadline, of_user=True)
+        if all(UNIT_NAME.fullmatch(unit.name) for unit in units):
+            return units
+    except (TypeError, ValueError, LookupError, AttributeError) as error:
+        raise HostError(f"the user manager of {uid} does not answer as systemd does") from error
     finally:
         bus.close()
+    raise HostError(f"the user manager of {uid} does not answer as systemd does")
 
 
 def _list(bus: Bus, states: list[ActiveState], patterns: list[str], deadline: Deadline) -> list[str]:

@@ -95,14 +95,14 @@ def test_programs_that_keep_containers() -> None:
     ("keeper", "command"),
     [
         ({"exe": "/usr/bin/conmon", "command": PODMAN}, "podman stop web"),
-        ({"exe": "/usr/bin/conmon", "command": PODMAN, "uid": 1000, "user": "anna"}, "podman stop web as anna"),
+        ({"exe": "/usr/bin/conmon", "command": PODMAN, "uid": 1000, "user": "anna"}, "sudo -u anna podman stop web"),
         ({"exe": "/usr/bin/conmon", "command": (*PODMAN[:3], *PODMAN[5:])}, "podman stop 0123456789ab"),
         ({"exe": "/usr/bin/conmon", "command": (*PODMAN[:4], "web; reboot", *PODMAN[5:])}, ""),
         ({"exe": "/usr/bin/containerd-shim-runc-v2", "command": DOCKER}, "docker stop fedcba987654"),
         # Any user can name a program so.
         (
             {"exe": "/usr/bin/containerd-shim-runc-v2", "command": DOCKER, "uid": 1000, "user": "anna"},
-            "docker stop fedcba987654 as anna",
+            "sudo -u anna docker stop fedcba987654",
         ),
         ({"exe": "/usr/bin/bash", "command": ("bash",)}, ""),
     ],
