@@ -44,8 +44,14 @@ def find_commands(facts: UnitFacts) -> tuple[str, ...]:
     return (*_reload(facts), *_find_actions(facts))
 
 
+# A start of these, as of many targets (reboot.target), ends what the machine does.
+CHANGES_THE_MACHINE = ("rescue.service", "emergency.service")
+
+
 def _find_actions(facts: UnitFacts) -> tuple[str, ...]:
     unit, verdict = facts.unit, facts.health.verdict
+    if unit.name.endswith(".target") or unit.name in CHANGES_THE_MACHINE:
+        return ()
     if unit.load_state is LoadState.MASKED and not unit.is_running:
         return (*_unmask(facts), _systemctl(facts, "start"))
     if facts.strays:

@@ -6,8 +6,8 @@ import re
 
 _LOG = re.compile(r"/logs?/|\.(log|err|out)$|[-_./](error|access)[-_.]?log$", re.IGNORECASE)
 _FILE = re.compile(r"\.(log|err|out)$", re.IGNORECASE)
-_NO_LOG = re.compile(r"/\d+\.log$|^/(dev|proc|sys|memfd:)|\.(pid|lock|db|sock)$| \(deleted\)$|[^ -~]|^[^/]")
-"""Of databases, which call parts of their data so; devices; and what cannot be shown in a command."""
+_NO_LOG = re.compile(r"/\d+\.log$|^/(dev|proc|sys|memfd:)|\.(pid|lock|db|sock)$|[^!-~]|^[^/]")
+"""Of databases, which call parts of their data so; devices; and names that would read like words of a command."""
 
 
 def is_log_name(path: str) -> bool:

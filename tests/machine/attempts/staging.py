@@ -464,7 +464,9 @@ LATER = (other_address, other_family, client, udp, other_network, outside)
 def holders(port: int, inside: tuple[str, ...] = ()) -> set[int]:
     """Return the PIDs that hold a listening TCP socket on 127.0.0.1, from ss. `inside` enters another network."""
     argv = [*inside, "ss", "-H", "-ltnp", f"( sport = :{port} )"]
-    lines = subprocess.run(argv, stdout=subprocess.PIPE, text=True, check=True).stdout.splitlines()
+    # If the process in the other network has ended, nothing holds a port in it.
+    done = subprocess.run(argv, stdout=subprocess.PIPE, text=True, check=not inside)
+    lines = done.stdout.splitlines()
     overlapping = [line for line in lines if line.split()[3].startswith(("127.0.0.1:", "0.0.0.0:", "*:"))]
     return {int(pid) for line in overlapping for pid in re.findall(r"pid=(\d+),", line)}
 

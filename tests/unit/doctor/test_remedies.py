@@ -85,6 +85,13 @@ def test_a_healthy_unit_and_one_with_a_changed_file() -> None:
     assert commands(machine)[:2] == ["systemctl daemon-reload", "systemctl stop gw.service"]
 
 
+@pytest.mark.parametrize("name", ["reboot.target", "rescue.service"])
+def test_a_start_that_would_end_what_the_machine_does_is_no_fix(name: str) -> None:
+    down = {"active_state": ActiveState.INACTIVE, "sub_state": "dead", "main_pid": 0, "inactive_enter_monotonic": 0}
+    machine = FakeMachine(units={name: replace(unit(**down), name=name)})
+    assert diagnose(machine, name).commands == ()
+
+
 def test_the_proved_restart() -> None:
     assert diagnose(incident(), uid=1000).proved_restart == "sudo runbook restart gw.service --port 18789 --fix"
     assert diagnose(incident(of_user=True), uid=1000).proved_restart == (

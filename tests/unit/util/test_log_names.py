@@ -22,6 +22,7 @@ from runbook.util.log_names import is_log_file_name, is_log_name, may_be_log
         ("/run/app/log.pid", False, False),
         ("/dev/log/x.log", False, False),
         ("/srv/a\nb.log", False, False),
+        ("/tmp/a or touch /tmp/x or b.log", False, False),
         ("socket:[4711].log", False, False),
     ],
 )

@@ -23,6 +23,7 @@ class Package:
     user: str = ""  # the user who owns the files; empty if that is the caller
     env: tuple[tuple[str, str], ...] = ()
     sources: tuple[str, ...] = ()  # what was asked: "dpkg", "apt-cache"
+    executes: tuple[str, ...] = ()  # the files beside those of the package that its commands execute
     no_rollback: str = ""  # why the previous version cannot be installed again; empty if it can
 
     @property

@@ -58,4 +58,5 @@ def find_pip_package(lookup: Lookup, program: Program) -> Package | None:
         newer_than=(f"{packages}/{base.partition('-')[0]}-*.dist-info",),
         user=lookup.find_other_owner(f"{folder}/METADATA"),
         sources=(f"{folder}/METADATA",),
+        executes=(f"{environment}/bin/python",),
     )

@@ -169,11 +169,11 @@ def _describe_no_program(program: Program) -> str:
 
 def _check_owner(package: Package) -> tuple[Package | None, str, str]:
     """Return the package if the caller may run its commands, as the user who owns its files."""
-    file = package.sources[0]
     if package.user and os.geteuid() != 0:
         return None, f"{package.what} belongs to {package.user}", ""
-    if not package.user and os.geteuid() == 0 and (why := find_danger(file)):
-        return None, f"{package.what} must not be run as root: {why}", ""
+    if not package.user and os.geteuid() == 0:
+        for why in filter(None, map(find_danger, (package.sources[0], *package.executes))):
+            return None, f"{package.what} must not be run as root: {why}", ""
     return package, "", ""
 
 

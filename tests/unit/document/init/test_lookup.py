@@ -53,6 +53,14 @@ def test_root_runs_only_what_no_other_user_can_write(tmp_path: Path) -> None:
         assert find_danger("/usr/bin/env") == ""
 
 
+def test_a_link_of_root_to_a_file_of_another_user(tmp_path: Path) -> None:
+    theirs, link = tmp_path / "python3", tmp_path / "python"
+    theirs.write_text("")
+    theirs.chmod(0o777)
+    link.symlink_to(theirs)
+    assert find_danger(str(link))
+
+
 @pytest.mark.parametrize("path", ["", "/nowhere"])
 def test_a_path_that_is_none(path: str) -> None:
     assert find_danger(path)

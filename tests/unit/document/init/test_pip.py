@@ -31,6 +31,7 @@ def test_the_distribution_and_its_update() -> None:
         "/opt/app/bin/python -m pip install --no-input app-web==${{ to }}",
     )
     assert package.version == "1.2.3"
+    assert package.executes == ("/opt/app/bin/python",)
     assert package.newer_than == ("/opt/app/lib/python3.11/site-packages/app_web-*.dist-info",)
     assert found.ran[0].endswith(r"sh /opt/app ^\.\./\.\./\.\./bin/app,")
 
