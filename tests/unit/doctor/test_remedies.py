@@ -87,7 +87,12 @@ def test_a_healthy_unit_and_one_with_a_changed_file() -> None:
 
 @pytest.mark.parametrize("name", ["reboot.target", "rescue.service"])
 def test_a_start_that_would_end_what_the_machine_does_is_no_fix(name: str) -> None:
-    down = {"active_state": ActiveState.INACTIVE, "sub_state": "dead", "main_pid": 0, "inactive_enter_monotonic": 0}
+    down: dict[str, Any] = {
+        "active_state": ActiveState.INACTIVE,
+        "sub_state": "dead",
+        "main_pid": 0,
+        "inactive_enter_monotonic": 0,
+    }
     machine = FakeMachine(units={name: replace(unit(**down), name=name)})
     assert diagnose(machine, name).commands == ()
 
