@@ -82,14 +82,16 @@ def _container_stop_command(place: CgroupUnit, process: Process) -> str:
 
     A user can give any name to a scope of his own manager, so the command is only about his own containers then.
     """
-    scope, machine, of_user = place.unit, place.machine, place.user_uid is not None
-    # Below its own scope the container names the cgroups, so only the name in the scope's own counts.
-    if not machine or not _MACHINE_NAME.fullmatch(machine) or machine not in scope.replace("\\x2d", "-"):
+    scope, of_user = place.unit, place.user_uid is not None
+    # Below the scope the container itself names the cgroups.
+    above = f"{process.cgroup}/".partition(f"/{scope}/")[0]
+    machine = parse_cgroup_path(f"{above}/{scope}").machine
+    if not _MACHINE_NAME.fullmatch(machine):
         return ""
     if scope.startswith(("docker-", "libpod-")):
         engine = "docker" if scope.startswith("docker-") else "podman"
         return f"{f'sudo -u {process.user} ' if of_user else ''}{engine} stop {machine}"
-    is_ours = machine and not of_user and scope.startswith(("systemd-nspawn@", "machine-"))
+    is_ours = not of_user and scope.startswith(("systemd-nspawn@", "machine-"))
     return f"machinectl poweroff {machine}" if is_ours else ""
 
 

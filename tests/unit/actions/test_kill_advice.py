@@ -57,12 +57,12 @@ def test_a_container_is_stopped_by_its_engine(scope: str, command: str) -> None:
     assert f"({command})" in find_refusal(unit(), [_port(inside)], lambda _: "")
 
 
-@pytest.mark.parametrize("inner", ["a;touch pwned;b", "db", "-M"])
-def test_a_cgroup_that_a_container_made_gives_no_command(inner: str) -> None:
+@pytest.mark.parametrize("inner", ["a;touch pwned;b", "db", "-M", "web", "1"])
+def test_a_cgroup_that_a_container_made_changes_no_command(inner: str) -> None:
     """The name of the innermost container is chosen by the root user of the one around it."""
-    scope = f"/machine.slice/machine-web.scope/payload/machine.slice/machine-{inner}.scope"
+    scope = f"/machine.slice/machine-web1.scope/payload/machine.slice/machine-{inner}.scope"
     inside = Holder(process(74, cgroup=scope), Role.OTHER_UNIT, "x.scope", "", (), "it belongs to a container")
-    assert "machinectl" not in find_refusal(unit(), [_port(inside)], lambda _: "")
+    assert "(machinectl poweroff web1)" in find_refusal(unit(), [_port(inside)], lambda _: "")
 
 
 USERS = "/user.slice/user-1000.slice/user@1000.service"

@@ -6,7 +6,6 @@ place of his manager, so its answers are not trusted.
 
 from __future__ import annotations
 
-import re
 from dataclasses import replace
 
 from runbook.errors import HostError
@@ -17,8 +16,8 @@ from runbook.host.systemd.bus import CALL_TIMEOUT, Bus
 from runbook.host.systemd.manager import LIVE_STATES, MANAGER, MANAGER_PATH, SERVICE
 from runbook.host.systemd.properties import make_unit
 from runbook.model import Deadline
+from runbook.util.names import parse_unit_name
 
-UNIT_NAME = re.compile(r"[A-Za-z0-9:_.\\@-]{1,255}")  # the characters that systemd accepts (systemd.unit(5))
 USER_TIMEOUT = 0.5  # seconds in which a manager of a user must have answered all
 
 _ASKED: tuple[tuple[list[ActiveState], list[str]], ...] = (
@@ -42,13 +41,13 @@ def list_user_units(loop: Loop, uid: int) -> tuple[Unit, ...]:
     bus = Bus(loop, (endpoint,), SERVICE, renewed=lambda: None, timeout=USER_TIMEOUT)
     try:
         units = list_units(bus, deadline, of_user=True)
-        if all(UNIT_NAME.fullmatch(unit.name) for unit in units):
-            return units
+        for unit in units:
+            parse_unit_name(unit.name)
+        return units
     except (TypeError, ValueError, LookupError, AttributeError) as error:
         raise HostError(f"the user manager of {uid} does not answer as systemd does") from error
     finally:
         bus.close()
-    raise HostError(f"the user manager of {uid} does not answer as systemd does")
 
 
 def _list(bus: Bus, states: list[ActiveState], patterns: list[str], deadline: Deadline) -> list[str]:
