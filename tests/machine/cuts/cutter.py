@@ -166,12 +166,13 @@ class Held:
         """Let the run continue until event number `at` is recorded, and block there. False if it ended before."""
         deadline = time.monotonic() + PATIENCE
         while time.monotonic() < deadline:
+            # An event is recorded before it is printed: what waits now is in the record that is read next.
+            there = self._waits()
             lines = self.lines()
             if len(lines) >= at:
                 return True
             if self.process.poll() is not None:
                 return False
-            there = self._waits()
             ends = sum([*self._lengths, *map(len, lines)])
             # The last packet of the event before must not be read, as it blocks the run.
             if there and (len(lines) < at - 1 or self._taken + there < ends):
