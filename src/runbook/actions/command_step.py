@@ -13,7 +13,7 @@ from runbook.host.facts import JobRef
 from runbook.host.interface import Host, HostView
 from runbook.host.queries import Command, CommandResult
 from runbook.model import Finding, Progress, Verdict, Wake, fails, not_yet
-from runbook.spec.fields import CommandField, Environment, TextField
+from runbook.spec.fields import CommandField, Environment, FolderField, UserField
 from runbook.spec.state import StepState
 from runbook.spec.step import Step
 from runbook.template.text import Template
@@ -53,8 +53,8 @@ class CommandStep(Step[CommandStateT]):
     always_acts: ClassVar[bool] = True
 
     run: CommandField = Field(..., description="The command: a string for `/bin/sh -e`, or a list of arguments.")
-    user: TextField = Field("", description="The user that runs it; by default the one that runs `runbook`.")
-    cwd: TextField = Field("", description="Where it starts; by default the runbook's folder.")
+    user: UserField = Field("", description="The user that runs it; by default the one that runs `runbook`.")
+    cwd: FolderField = Field("", description="Where it starts; by default the runbook's folder.")
     env: Environment = Field(default_factory=dict, description="Variables that are added to its environment.")
 
     def command_text(self) -> str:

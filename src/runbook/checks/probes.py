@@ -26,12 +26,14 @@ from runbook.model import Port, ProcessId, frozen
 from runbook.spec.fields import (
     CommandField,
     Environment,
+    FolderField,
     Headers,
     Pattern,
     PortField,
     PositiveSpan,
     TextField,
     TextList,
+    UserField,
 )
 from runbook.spec.state import RunState
 from runbook.spec.step import FileModel
@@ -108,9 +110,9 @@ class TcpFields(ProbeFields):
 class HttpFields(UrlFields):
     """Passes if one GET request gets an expected response."""
 
-    url: TextField = Field(..., description="An http:// or https:// URL.")
-    status: TextList = Field(("200",), description="The expected statuses, one or a list.")
-    body: Pattern | None = Field(None, description="A pattern to find in the body.")
+    url: TextField = Field(..., description="An http:// or https:// URL.", examples=["http://127.0.0.1:8080/health"])
+    status: TextList = Field(("200",), description="The expected statuses, one or a list.", examples=[200, [200, 204]])
+    body: Pattern | None = Field(None, description="A pattern to find in the body.", examples=['"status": *"ok"'])
     headers: Headers = Field(default_factory=dict, description="Headers of the request.")
     timeout: PositiveSpan = Field(5.0, description="How long one attempt may take.")
 
@@ -131,7 +133,7 @@ class HttpFields(UrlFields):
 class WebsocketFields(UrlFields):
     """Passes if a websocket opens, and the server does not close it at once."""
 
-    url: TextField = Field(..., description="A ws:// or wss:// URL.")
+    url: TextField = Field(..., description="A ws:// or wss:// URL.", examples=["ws://127.0.0.1:18789/"])
     headers: Headers = Field(default_factory=dict, description="Headers of the handshake.")
     timeout: PositiveSpan = Field(5.0, description="How long one attempt may take.")
 
@@ -155,7 +157,7 @@ class JournalFields(ProbeFields):
 
     uses_network: ClassVar[bool] = False
 
-    pattern: Pattern = Field(..., description="A pattern to find in an entry.")
+    pattern: Pattern = Field(..., description="A pattern to find in an entry.", examples=["^listening on "])
     timeout: PositiveSpan = Field(5.0, description="How long one attempt may take.")
 
     @property
@@ -169,9 +171,13 @@ class JournalFields(ProbeFields):
 class RunFields(ProbeFields):
     """Passes if a command that only reads exits with status 0."""
 
-    run: CommandField = Field(..., description="The command: a string for `/bin/sh -e`, or a list of its arguments.")
-    user: TextField = Field("", description="The user to run it as; by default the caller.")
-    cwd: TextField = Field("", description="The working directory; by default the runbook's folder.")
+    run: CommandField = Field(
+        ...,
+        description="The command: a string for `/bin/sh -e`, or a list of its arguments.",
+        examples=["gateway-cli ping", ["gateway-cli", "ping"]],
+    )
+    user: UserField = Field("", description="The user to run it as; by default the caller.")
+    cwd: FolderField = Field("", description="The working directory; by default the runbook's folder.")
     env: Environment = Field(default_factory=dict, description="Variables to add to its environment.")
     timeout: PositiveSpan = Field(5.0, description="How long one attempt may take.")
 

@@ -50,11 +50,8 @@ def describe_type(type_name: str) -> StepReference:
     """Return the description of a step type. Raises KeyError if there is none of this name."""
     cls = registry()[type_name]
     summary, _, details = inspect.cleandoc(cls.__doc__ or "").partition("\n")
-    inherited = {name for name, info in Step.model_fields.items() if info.description}
-    rows = (_row(name, info, cls, common=name in inherited) for name, info in _fields(cls))
-    # A type that declares a common field again, such as `timeout`, moves it to the front.
-    ordered = sorted(rows, key=lambda row: row.common)
-    return StepReference(type_name, summary, details.strip(), cls.can_change(), tuple(ordered))
+    rows = tuple(_row(name, info, cls, common=_is_common(name)) for name, info in _own_first(cls))
+    return StepReference(type_name, summary, details.strip(), cls.can_change(), rows)
 
 
 def describe_types() -> tuple[StepReference, ...]:
@@ -92,33 +89,40 @@ def make_schema() -> dict[str, Any]:
         ],
     }
     top = _mapping(Runbook, definitions)
-    top["properties"]["vars"] = {
+    top["properties"]["vars"] |= {
         "title": "mapping of names to texts or lists of texts",
         "type": "object",
         "additionalProperties": {"anyOf": [{"type": kind} for kind in ("string", "number", "boolean", "array")]},
-        "description": top["properties"]["vars"]["description"],
     }
+    top["description"] = "How a service is upgraded, and the new version proved."
     return {"$schema": DRAFT, "title": "runbook", **top, "$defs": dict(sorted(definitions.items()))}
 
 
 def _body(type_name: str, bare: bool) -> dict[str, Any]:
-    reference = {"$ref": f"#/$defs/{type_name}"}
-    return {"anyOf": [reference, {"type": "null"}]} if bare else reference
+    cls = registry()[type_name]
+    null = [{"type": "null"}] if bare else []
+    return {
+        "title": type_name,
+        "anyOf": [{"$ref": f"#/$defs/{type_name}"}, *null],
+        "description": _describe_model(cls),
+        "examples": [_example_of(cls)],
+    }
 
 
 def _mapping(cls: type[BaseModel], definitions: dict[str, Any]) -> dict[str, Any]:
     """Return the schema of the mapping that is read as `cls`; add those of the mappings in it to `definitions`."""
     properties = {}
-    for name, info in _fields(cls):
+    for name, info in _own_first(cls):
         # pydantic would describe a nested mapping with the names of Python and without our descriptions.
         for model in find_models(info.annotation):
             definitions.setdefault(model.__name__, _mapping(model, definitions))
         part = {key: value for key, value in _schema_of(info).items() if key not in ("$defs", "default")}
-        properties[info.alias or name] = {**part, "description": info.description or ""}
+        shown = {"description": info.description or "", "examples": _examples(info)}
+        properties[info.alias or name] = {**part, **shown}
     required = [info.alias or name for name, info in _fields(cls) if must_be_written(cls, name)]
     made: dict[str, Any] = {
         "type": "object",
-        "description": inspect.cleandoc(cls.__doc__ or "").partition("\n")[0],
+        "description": _describe_model(cls),
         "properties": properties,
         "additionalProperties": False,
     }
@@ -142,6 +146,41 @@ def _schema_of(info: FieldInfo) -> dict[str, Any]:
         del made["anyOf"]
         made.update(choices[0])
     return made
+
+
+def _describe_model(cls: type[BaseModel]) -> str:
+    """Return what a mapping is for, in one line."""
+    return inspect.cleandoc(cls.__doc__ or "").partition("\n")[0]
+
+
+def _examples(info: FieldInfo) -> list[Any]:
+    """Return values of a field as a runbook writes them: its own, or those of its type."""
+    if info.examples:
+        return info.examples
+    if models := list(find_models(info.annotation)):
+        mapping = _example_of(models[0])
+        return [[mapping] if get_origin(info.annotation) in (tuple, list) else mapping]
+    examples: list[Any] = _schema_of(info).get("examples", [])
+    return examples or list(_choices(info.annotation))
+
+
+def _example_of(cls: type[BaseModel]) -> dict[str, Any]:
+    """Return a mapping with the keys that must be written; with its first key if none must be."""
+    fields = list(_own_first(cls))
+    needed = [(name, info) for name, info in fields if must_be_written(cls, name)] or fields[:1]
+    return {info.alias or name: _examples(info)[0] for name, info in needed}
+
+
+def _own_first(cls: type[BaseModel]) -> list[tuple[str, FieldInfo]]:
+    """Return the fields of a mapping; those that every step type has come last, in the order of Step.
+
+    A type that declares a common field again, such as `timeout`, moves it to the front of these.
+    """
+    return sorted(_fields(cls), key=lambda field: issubclass(cls, Step) and _is_common(field[0]))
+
+
+def _is_common(name: str) -> bool:
+    return name in Step.model_fields and bool(Step.model_fields[name].description)
 
 
 def _fields(cls: type[BaseModel]) -> Iterator[tuple[str, FieldInfo]]:

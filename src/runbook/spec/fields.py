@@ -335,17 +335,24 @@ _WHOLE = _one_of("integer", "string", minimum=0)
 _PORT = {"anyOf": _one_of("integer", "string", minimum=1, maximum=65535)}
 
 
-def shown_as(words: str, **details: Any) -> WithJsonSchema:
-    """Return the JSON Schema of a type. Its title is the name of the type in the reference."""
-    return WithJsonSchema({"title": words, **(details or _TEXT)})
+def shown_as(words: str, *examples: Any, **details: Any) -> WithJsonSchema:
+    """Return the JSON Schema of a type. Its title is the name of the type in the reference.
+
+    A field whose meaning is narrower than its type has examples of its own.
+    """
+    return WithJsonSchema({"title": words, **(details or _TEXT), **({"examples": [*examples]} if examples else {})})
 
 
-_SPAN = shown_as("time span", anyOf=_one_of("string", "number"))
-_TEXT_MAPPING = shown_as("mapping of names to texts", type="object", additionalProperties=_TEXT)
+_SPAN = shown_as("time span", "30s", "1min 30s", anyOf=_one_of("string", "number"))
+_TEXT_MAPPING = shown_as(
+    "mapping of names to texts", {"NODE_ENV": "production"}, type="object", additionalProperties=_TEXT
+)
 
 TextField = Annotated[str, PlainValidator(_text), shown_as("text")]
 """A text. A number or a boolean is read as the text that the file has."""
-Version = Annotated[str, PlainValidator(_read_version), shown_as("version")]
+UserField = Annotated[str, PlainValidator(_text), shown_as("text", "gateway")]  # the name of a user
+FolderField = Annotated[str, PlainValidator(_text), shown_as("text", "/opt/gateway")]  # the path of a folder
+Version = Annotated[str, PlainValidator(_read_version), shown_as("version", "2026.5.12")]
 """A version: a text that contains a digit, and not a tag such as `latest`."""
 # No `format: regex`: it means JavaScript's syntax, and a template in a pattern is not a part of it.
 Pattern = Annotated[str, PlainValidator(_read_pattern), shown_as("pattern")]
@@ -353,43 +360,64 @@ Pattern = Annotated[str, PlainValidator(_read_pattern), shown_as("pattern")]
 CommandField = Annotated[
     str | tuple[str, ...],
     PlainValidator(_read_shell),
-    shown_as("command", anyOf=[{"type": "string", "minLength": 1}, {**_TEXTS, "minItems": 1}]),
+    shown_as(
+        "command",
+        "npm install --global app@${{ to }}",
+        ["npm", "--version"],
+        anyOf=[{"type": "string", "minLength": 1}, {**_TEXTS, "minItems": 1}],
+    ),
 ]
 """A command: a script for `/bin/sh -e`, or a list of its arguments."""
 _TEXT_LIST = shown_as("list of texts", anyOf=[*_TEXT["anyOf"], _TEXTS])
-TextList = Annotated[
-    tuple[TextField, ...], BeforeValidator(_as_list), shown_as("list of texts", anyOf=[*_TEXT["anyOf"], _TEXTS])
-]
+TextList = Annotated[tuple[TextField, ...], BeforeValidator(_as_list), _TEXT_LIST]
 """A list of texts. A single text is read as a list of one."""
-Integer = Annotated[int, BeforeValidator(_read_whole), shown_as("whole number", anyOf=_WHOLE)]
+Integer = Annotated[int, BeforeValidator(_read_whole), shown_as("whole number", 3, anyOf=_WHOLE)]
 _INTEGERS = shown_as("whole number, or list of them", anyOf=[*_WHOLE, {"type": "array", "items": {"anyOf": _WHOLE}}])
 IntegerList = Annotated[tuple[Integer, ...], BeforeValidator(_as_list), _INTEGERS]
 FormatNumber = Annotated[
-    int, PlainValidator(_read_format), shown_as("1", enum=[1, "1"])
+    int, PlainValidator(_read_format), shown_as("1", 1, enum=[1, "1"])
 ]  # the version of the file format
 Number = Annotated[
-    float, BeforeValidator(_read_number), shown_as("number", anyOf=_one_of("number", "string", minimum=0))
+    float, BeforeValidator(_read_number), shown_as("number", 1.5, anyOf=_one_of("number", "string", minimum=0))
 ]
-Boolean = Annotated[bool, BeforeValidator(_read_flag), shown_as("true or false", anyOf=_one_of("boolean", "string"))]
+Boolean = Annotated[
+    bool, BeforeValidator(_read_flag), shown_as("true or false", True, anyOf=_one_of("boolean", "string"))
+]
 TimeSpan = Annotated[float, BeforeValidator(_read_span), _SPAN]  # in seconds; 0 or more
 PositiveSpan = Annotated[float, BeforeValidator(_read_limit), _SPAN]  # in seconds; more than 0
-UnitName = Annotated[str, BeforeValidator(_read_unit), shown_as("unit", type="string", minLength=1)]  # a full name
+UnitName = Annotated[
+    str, BeforeValidator(_read_unit), shown_as("unit", "nginx.service", type="string", minLength=1)
+]  # a full name
 _UNIT_GLOB = {"type": "string", "minLength": 1}
-_UNIT_GLOBS = shown_as("unit, or list of units, with globs", anyOf=[_UNIT_GLOB, {"type": "array", "items": _UNIT_GLOB}])
+_UNIT_GLOBS = shown_as(
+    "unit, or list of units, with globs", "app@*.service", anyOf=[_UNIT_GLOB, {"type": "array", "items": _UNIT_GLOB}]
+)
 _UnitGlob = Annotated[str, PlainValidator(_read_unit_glob)]
 UnitGlobList = Annotated[tuple[_UnitGlob, ...], BeforeValidator(_as_list), _UNIT_GLOBS]
 _OWNERS = shown_as(
     "`unit`, `main-pid`, `kernel` or a unit; or a mapping of ports to these",
+    "main-pid",
+    {"80": "nginx.service"},
     anyOf=[_UNIT_GLOB, {"type": "object", "additionalProperties": _UNIT_GLOB, "minProperties": 1}],
 )
 PortOwners = Annotated[Mapping[Port | None, str], PlainValidator(_read_port_owners), _OWNERS]
 """Who must own each port: a word of PORT_OWNERS or the full name of a unit. None stands for all other ports."""
-PortField = Annotated[Port, PlainValidator(_read_port), shown_as("port", **_PORT)]
-_PORTS = shown_as("port, or list of ports", anyOf=[*_PORT["anyOf"], {"type": "array", "items": _PORT}])
+PortField = Annotated[Port, PlainValidator(_read_port), shown_as("port", 8080, "127.0.0.1:8080", **_PORT)]
+_PORTS = shown_as(
+    "port, or list of ports",
+    443,
+    [80, "udp:53", "[::1]:8080"],
+    anyOf=[*_PORT["anyOf"], {"type": "array", "items": _PORT}],
+)
 PortList = Annotated[tuple[PortField, ...], BeforeValidator(_as_list), AfterValidator(_each_once), _PORTS]
-StepId = Annotated[str, BeforeValidator(read_step_id), shown_as("id", type="string", minLength=1)]
-ExpressionField = Annotated[str, BeforeValidator(_read_expression), shown_as("expression")]
+StepId = Annotated[str, BeforeValidator(read_step_id), shown_as("id", "update-app", type="string", minLength=1)]
+ExpressionField = Annotated[
+    str, BeforeValidator(_read_expression), shown_as("expression", "steps.update.changed", "vars.stage == 'staging'")
+]
 """An expression without `${{ }}`, checked; `is_true` evaluates it."""
 Environment = Annotated[dict[Annotated[str, AfterValidator(_variable)], TextField], _TEXT_MAPPING]
 _HeaderValue = Annotated[str, PlainValidator(partial(_text, finish=_one_line))]
-Headers = Annotated[dict[Annotated[str, AfterValidator(_header)], _HeaderValue], _TEXT_MAPPING]
+_HEADER_MAPPING = shown_as(
+    "mapping of names to texts", {"Host": "example.org"}, type="object", additionalProperties=_TEXT
+)
+Headers = Annotated[dict[Annotated[str, AfterValidator(_header)], _HeaderValue], _HEADER_MAPPING]

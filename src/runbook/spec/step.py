@@ -150,7 +150,9 @@ class Step(FileModel, Generic[StateT]):
     rollback_role: ClassVar[RollbackRole | None] = None  # what `rollback: auto` uses it for
 
     id: StepId | None = Field(None, description="Its name in templates and messages; by default its type.")
-    name: TextField | None = Field(None, description="Its title in reports; by default its type.")
+    name: TextField | None = Field(
+        None, description="Its title in reports; by default its type.", examples=["Wait until the gateway answers"]
+    )
     when: ExpressionField | None = Field(None, description="An expression; the step is skipped where it is false.")
     retries: Integer = Field(0, description="Extra tries after a failed one.")
     delay: TimeSpan = Field(1.0, description="The pause before the first extra try.")
@@ -312,22 +314,44 @@ class Runbook(FileModel):
     """A whole runbook, checked. Its steps have their ids, units and ports filled in."""
 
     format: FormatNumber = Field(1, description="The format of the file: 1.")
-    name: TextField = Field("", description="Its title in reports; by default the file's name.")
-    description: TextField = Field("", description="What it is for. It may be long.")
+    name: TextField = Field(
+        "", description="Its title in reports; by default the file's name.", examples=["Upgrade the gateway"]
+    )
+    description: TextField = Field(
+        "",
+        description="What it is for. It may be long.",
+        examples=["Replaces the package, and proves that the new version answers."],
+    )
     unit: UnitName | None = Field(None, description="The unit of every step that names no other; `gw` is `gw.service`.")
     scope: Literal["system", "user"] = Field(
         "system", description="The systemd that runs the units: of the system, or of the user."
     )
     port: PortList = Field((), description="The port, or a list of ports, that the unit must own.")
-    vars: Mapping[str, Any] = Field(default_factory=dict, description="Values for templates; `--set` overrides them.")
-    env: Environment = Field(default_factory=dict, description="Variables for the environment of every command.")
-    secrets: TextList = Field((), description="Names of environment variables whose values are masked everywhere.")
-    timeout: PositiveSpan | None = Field(None, description="How long all of `steps` may take.")
-    steps: StepList = Field(..., description="The steps, in order.")
-    rollback: Literal["off", "auto"] | StepList = Field(
-        "off", description="After a failure: nothing, every update back to its earlier version, or these steps."
+    vars: Mapping[str, Any] = Field(
+        default_factory=dict,
+        description="Values for templates; `--set` overrides them.",
+        examples=[{"version": "2026.5.12"}],
     )
-    always: StepList = Field((), description="Steps that run last, whether the run failed or not.")
+    env: Environment = Field(default_factory=dict, description="Variables for the environment of every command.")
+    secrets: TextList = Field(
+        (),
+        description="Names of environment variables whose values are masked everywhere.",
+        examples=[["GATEWAY_TOKEN"]],
+    )
+    timeout: PositiveSpan | None = Field(None, description="How long all of `steps` may take.", examples=["30min"])
+    steps: StepList = Field(
+        ..., description="The steps, in order.", examples=[["restart", {"wait-ready": {"healthy-for": "30s"}}]]
+    )
+    rollback: Literal["off", "auto"] | StepList = Field(
+        "off",
+        description="After a failure: nothing, every update back to its earlier version, or these steps.",
+        examples=["auto"],
+    )
+    always: StepList = Field(
+        (),
+        description="Steps that run last, whether the run failed or not.",
+        examples=[[{"run": {"run": "rm -f /run/upgrade-in-progress"}}]],
+    )
 
     path: str = Field("", exclude=True)
     """The path of the file as the user wrote it; `-` for standard input."""

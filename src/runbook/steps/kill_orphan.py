@@ -14,7 +14,7 @@ from runbook.host.facts import Unit
 from runbook.host.holders import Holder
 from runbook.host.interface import Host, HostView
 from runbook.model import Finding, Verdict
-from runbook.spec.fields import Boolean, Pattern, PortList, PositiveSpan, TextField, TimeSpan, UnitName
+from runbook.spec.fields import Boolean, Pattern, PortList, PositiveSpan, TextField, TimeSpan, UnitName, UserField
 from runbook.spec.step import FileModel, Step
 from runbook.util import regex
 
@@ -24,9 +24,11 @@ KILL_GRACE = 25.0  # seconds beyond `grace` in which a process that got KILL mus
 class Expect(FileModel):
     """What a process must match to be killed. All that is given must match."""
 
-    exe: TextField | None = Field(None, description="The path of its executable.")
-    user: TextField | None = Field(None, description="The user that it runs as.")
-    command: Pattern | None = Field(None, description="A pattern to be found in its command line.")
+    exe: TextField | None = Field(None, description="The path of its executable.", examples=["/usr/bin/node"])
+    user: UserField | None = Field(None, description="The user that it runs as.")
+    command: Pattern | None = Field(
+        None, description="A pattern to be found in its command line.", examples=["gateway.*--port 18789"]
+    )
 
     def find_mismatch(self, holder: Holder) -> str:
         """Return what does not match; empty if all does."""

@@ -21,8 +21,14 @@ class Remediate(Step[StepState]):
 
     failure_verdict: ClassVar[Verdict] = Verdict.NOT_FIXED
 
-    check_steps: ReadOnlyStepList = Field(..., alias="check", description="Steps that only read; all must pass.")
-    fix: StepList = Field(..., description="Steps that fix the cause, in order.")
+    check_steps: ReadOnlyStepList = Field(
+        ..., alias="check", description="Steps that only read; all must pass.", examples=[["verify-port-owner"]]
+    )
+    fix: StepList = Field(
+        ...,
+        description="Steps that fix the cause, in order.",
+        examples=[["stop", "kill-orphan", "reset-failed", "start"]],
+    )
     rounds: Integer = Field(1, ge=1, description="How often the fix may be tried.")
     timeout: PositiveSpan | None = Field(
         None, description="How long all of it may take; its steps have their own limits."

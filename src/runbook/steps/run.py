@@ -26,7 +26,9 @@ class Run(CommandStep[CommandStepState]):
     """
 
     read_only: Boolean = Field(False, description="It changes nothing, so that a dry run may run it as well.")
-    expect_output: Pattern | None = Field(None, description="A pattern to be found in what it prints.")
+    expect_output: Pattern | None = Field(
+        None, description="A pattern to be found in what it prints.", examples=["0 errors"]
+    )
     timeout: PositiveSpan | None = Field(300.0, description="How long one try may take.")
 
     def only_reads(self) -> bool:

@@ -46,8 +46,14 @@ class Update(ReplacesVersion[UpdateState], CommandStep[UpdateState]):
 
     failure_verdict: ClassVar[Verdict] = Verdict.UPDATE_FAILED
 
-    version: CommandField = Field(..., description="The command that prints the installed version.")
-    pattern: Pattern = Field(VERSION, description="The part of its output that is the version.")
+    version: CommandField = Field(
+        ...,
+        description="The command that prints the installed version.",
+        examples=["npm ls --global --depth 0 openclaw"],
+    )
+    pattern: Pattern = Field(
+        VERSION, description="The part of its output that is the version.", examples=["openclaw@([0-9.]+)"]
+    )
     unit: UnitName | None = Field(None, description="The unit that `stop-first` keeps stopped.")
     stop_first: Boolean = Field(False, description="Keep the unit, and the units that would start it, down meanwhile.")
     timeout: PositiveSpan | None = Field(900.0, description="How long one try may take.")

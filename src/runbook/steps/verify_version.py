@@ -20,12 +20,13 @@ from runbook.model import Finding, FindingState, Port, Verdict, Wake, fails, hol
 from runbook.spec.fields import (
     CommandField,
     Environment,
+    FolderField,
     Pattern,
     PortList,
     PositiveSpan,
-    TextField,
     TextList,
     UnitName,
+    UserField,
     Version,
 )
 from runbook.spec.state import StepState
@@ -72,15 +73,23 @@ class VerifyVersion(Step[VerifyVersionState]):
 
     unit: UnitName = Field(description="The unit that serves.")
     port: PortList = Field((), description="The port, or a list of ports, that it must own.")
-    run: CommandField | None = Field(None, description="A command that prints the version of the running service.")
-    user: TextField = Field("", description="The user that runs the command; by default the one that runs `runbook`.")
-    cwd: TextField = Field("", description="Where the command starts; by default the runbook's folder.")
+    run: CommandField | None = Field(
+        None,
+        description="A command that prints the version of the running service.",
+        examples=["curl -fs http://127.0.0.1:18789/version"],
+    )
+    user: UserField = Field("", description="The user that runs the command; by default the one that runs `runbook`.")
+    cwd: FolderField = Field("", description="Where the command starts; by default the runbook's folder.")
     env: Environment = Field(default_factory=dict, description="Variables that are added to the command's environment.")
     http: HttpFields | None = Field(None, description="A page of the running service that contains its version.")
-    pattern: Pattern = Field(VERSION, description="The part of the answer that is the version.")
+    pattern: Pattern = Field(
+        VERSION, description="The part of the answer that is the version.", examples=["version ([0-9.]+)"]
+    )
     expect: Version | None = Field(None, description="The version that is wanted.")
     newer_than: Paths = Field(
-        (), description="Paths and patterns of the code; the processes must have started after their last change."
+        (),
+        description="Paths and patterns of the code; the processes must have started after their last change.",
+        examples=[["/opt/gateway/dist/*.js"]],
     )
     timeout: PositiveSpan | None = Field(60.0, description="How long one try may take.")
 

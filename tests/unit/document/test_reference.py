@@ -7,6 +7,7 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
+import jsonschema
 import pytest
 
 from runbook.document import reference
@@ -38,6 +39,17 @@ def test_every_reference_leads_somewhere() -> None:
     assert references == {f"#/$defs/{name}" for name in SCHEMA["$defs"]}
 
 
+def test_each_key_has_a_description_and_examples_that_are_valid() -> None:
+    resolver = {"$schema": SCHEMA["$schema"], "$defs": SCHEMA["$defs"]}
+    for part in parts(SCHEMA):
+        keys = part["properties"].items() if isinstance(part.get("properties"), dict) else ()
+        for key, value in keys:
+            assert value["description"], key
+            assert value["examples"], key
+            for example in value["examples"]:
+                jsonschema.validate(example, {**resolver, **value})
+
+
 def test_it_has_the_keys_that_the_document_accepts() -> None:
     assert set(SCHEMA["properties"]) == set(fields_of(Runbook))
     assert SCHEMA["required"] == ["steps"]
@@ -55,7 +67,7 @@ def test_a_step_is_a_bare_name_or_a_mapping_with_one_key() -> None:
     assert not {"update", "run", "remediate"} & set(bare["enum"])
     assert set(mapping["properties"]) == set(registry())
     assert (mapping["minProperties"], mapping["maxProperties"]) == (1, 1)
-    assert mapping["properties"]["update"] == {"$ref": "#/$defs/update"}
+    assert mapping["properties"]["update"]["anyOf"] == [{"$ref": "#/$defs/update"}]
 
 
 def test_no_python_names_are_in_it() -> None:
