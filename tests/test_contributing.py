@@ -13,7 +13,7 @@ import pytest
 from runbook import document, steps
 from runbook.host.facts import Unit
 from runbook.model import Impact
-from runbook.spec.step import Runbook
+from runbook.spec.runbook import Runbook
 from tests.unit.cases import run_case
 from tests.unit.fake_machine import FakeMachine, unit
 from tests.unit.runs import finished, plan, run

@@ -12,8 +12,9 @@ from runbook.engine.planner import Planner
 from runbook.engine.runner import Runner
 from runbook.events import Event, RunFinished
 from runbook.host.facts import ActiveState, JobResult
+from runbook.spec.runbook import Runbook
 from runbook.spec.state import RunState
-from runbook.spec.step import INHERITED_FIELDS, Runbook, Step
+from runbook.spec.step import INHERITED_FIELDS, Step
 from runbook.steps import registry
 from tests.unit.fake_machine import FakeMachine, listen, process, start_anew, unit
 

@@ -21,8 +21,9 @@ from runbook.host.interface import Host, HostView
 from runbook.host.ownership.describe import describe_untracked
 from runbook.host.requesters import UNKNOWN_REQUESTER, describe_requester, find_last_start
 from runbook.model import Finding, FindingState, Verdict, Wake, fails, not_yet, to_do
+from runbook.spec.runbook import Runbook
 from runbook.spec.state import RunState
-from runbook.spec.step import Runbook, Step
+from runbook.spec.step import Step
 
 DOWN_OR_STOPPING = (*DOWN, ActiveState.DEACTIVATING)
 

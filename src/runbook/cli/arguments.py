@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from runbook.document import Source
     from runbook.host.systemd.addresses import ManagerScope
     from runbook.records.history import RunRecord
-    from runbook.spec.step import Runbook
+    from runbook.spec.runbook import Runbook
 
 RESTART = "restart"  # the command of a run without a file
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 from importlib import import_module
 
 from runbook.engine.changed_services import runs_command
-from runbook.spec.step import Runbook
+from runbook.spec.runbook import Runbook
 from runbook.steps import registry
 
 LATE_MODULES = (

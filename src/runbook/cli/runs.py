@@ -56,7 +56,7 @@ if TYPE_CHECKING:
     from runbook.host.local import LocalHost, LocalView
     from runbook.host.systemd.addresses import ManagerScope
     from runbook.report.journal import JournalReport
-    from runbook.spec.step import Runbook
+    from runbook.spec.runbook import Runbook
 
     Report = Callable[[Event], None]
     Start = Callable[[LocalHost, JournalReport], RunFinished]

@@ -31,7 +31,7 @@ from runbook.document.synonyms import explain_top_level
 from runbook.document.syntax import find_lookalikes
 from runbook.document.wording import fields_of
 from runbook.errors import DocumentError, Problem
-from runbook.spec.step import Runbook
+from runbook.spec.runbook import Runbook
 from runbook.steps import registry
 from runbook.template.namespace import TemplateNamespace
 from runbook.util.wording import shorten, split_hint

@@ -11,7 +11,7 @@ from runbook.document.nodes import Node, Problems
 from runbook.document.synonyms import explain_command, explain_step_type
 from runbook.document.syntax import Position
 from runbook.document.wording import fields_of
-from runbook.spec.fields import FieldError, describe_kind, read_step_id
+from runbook.spec.readers import FieldError, describe_kind, read_step_id
 from runbook.spec.step import Nested, Step
 from runbook.util.wording import join_words, shorten, suggest
 

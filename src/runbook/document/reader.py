@@ -20,8 +20,10 @@ from runbook.document.outline import StepNode, Types, assign_ids, find_nested_ke
 from runbook.document.syntax import Position
 from runbook.errors import UsageError
 from runbook.model import Port
-from runbook.spec.fields import PortList, UnitName, describe_kind
-from runbook.spec.step import INHERITED_FIELDS, ReplacesVersion, Runbook, Step
+from runbook.spec.fields import PortList, UnitName
+from runbook.spec.readers import describe_kind
+from runbook.spec.runbook import Runbook
+from runbook.spec.step import INHERITED_FIELDS, ReplacesVersion, Step
 from runbook.template.namespace import FACTS, ROOTS, VERSIONS, TemplateError, TemplateNamespace, Value
 from runbook.template.text import Template, parse_text
 from runbook.util.wording import shorten, suggest

@@ -15,7 +15,8 @@ from pydantic_core import PydanticUndefined
 
 from runbook.document.wording import find_models
 from runbook.model import frozen
-from runbook.spec.step import INHERITED_FIELDS, STEPS_TITLE, Runbook, Step, must_be_written
+from runbook.spec.runbook import Runbook
+from runbook.spec.step import INHERITED_FIELDS, STEPS_TITLE, Step, must_be_written
 from runbook.steps import registry
 from runbook.util.timespan import format_span
 

@@ -12,7 +12,7 @@ from runbook.document.restart_ports import DemandedPorts, find_demanded_ports
 from runbook.host.facts import Unit
 from runbook.host.interface import HostView
 from runbook.model import Port, frozen
-from runbook.spec.step import Runbook
+from runbook.spec.runbook import Runbook
 from runbook.util.timespan import parse_span
 
 HEALTHY_FOR = "5s"  # for how long the unit must be healthy, if the command line does not name a span

@@ -12,8 +12,9 @@ from pydantic.fields import FieldInfo
 from runbook.document.nodes import Node
 from runbook.document.synonyms import explain_field, explain_top_level, normalize
 from runbook.document.syntax import Position
-from runbook.spec.fields import FieldError, describe_kind
-from runbook.spec.step import Runbook, Step
+from runbook.spec.readers import FieldError, describe_kind
+from runbook.spec.runbook import Runbook
+from runbook.spec.step import Step
 from runbook.steps import registry
 from runbook.template.namespace import TemplateError
 from runbook.util.wording import join_words, shorten, suggest

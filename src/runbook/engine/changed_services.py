@@ -24,7 +24,8 @@ from runbook.host.requesters import describe_requester
 from runbook.model import Deadline, Wake
 from runbook.records.history import find_units_of_other_runs
 from runbook.records.store import boot_id
-from runbook.spec.step import RollbackRole, Runbook, Step
+from runbook.spec.runbook import Runbook
+from runbook.spec.step import RollbackRole, Step
 
 LEFT_SERVICES = "left-services"  # the key of those that another client restarted meanwhile, each with a sentence
 UNCERTAIN_SERVICES = "uncertain-services"  # the key of those that were down, and that an unknown client started

@@ -12,7 +12,7 @@ from runbook.engine.preflight import find_units_to_change
 from runbook.errors import HostError
 from runbook.host.facts import DOWN, ActiveState, JobVerb, LoadState, Unit
 from runbook.host.interface import SHARED_READ_AGE, HostView
-from runbook.spec.step import Runbook
+from runbook.spec.runbook import Runbook
 
 ENABLED = ("enabled", "enabled-runtime")
 DISABLED = ("disabled", "masked", "masked-runtime")

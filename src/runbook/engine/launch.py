@@ -25,8 +25,8 @@ from runbook.records import history, store
 from runbook.records.lock import Locker, Locks, find_canonical_names
 from runbook.records.outputs import OutputMasker
 from runbook.records.store import EventWriter, RunFolder, RunHeader
+from runbook.spec.runbook import Runbook
 from runbook.spec.state import RunState
-from runbook.spec.step import Runbook
 from runbook.util.secrets import MASK, SecretMask
 
 _ENV_NAME = re.compile(r"""\benv(?:\.|\[[\s\\'"]*)([\w.-]*\w)""")

@@ -23,7 +23,8 @@ from runbook.host.holders import Process
 from runbook.host.interface import HostView
 from runbook.host.kernel import protected
 from runbook.model import frozen
-from runbook.spec.step import ReplacesVersion, Runbook
+from runbook.spec.runbook import Runbook
+from runbook.spec.step import ReplacesVersion
 
 UNEXAMINED = "not looked at: containers, programs that a command made re-execute themselves, and what it starts later"
 

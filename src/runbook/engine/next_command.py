@@ -9,7 +9,8 @@ from runbook.engine.execution.outcome import Outcome
 from runbook.host.facts import DOWN
 from runbook.host.holders import NEEDS_ROOT, Role
 from runbook.model import Verdict
-from runbook.spec.step import Remedy, ReplacesVersion, Runbook
+from runbook.spec.runbook import Runbook
+from runbook.spec.step import Remedy, ReplacesVersion
 
 STRAYS = (Verdict.ORPHAN_HOLDS_PORT, Verdict.LEFTOVER_HOLDS_PORT, Verdict.PORT_SHARED, Verdict.START_LIMIT_HIT)
 """Verdicts of which a process that a fix kills may be the cause."""

@@ -6,7 +6,7 @@ from runbook.checks.other_manager import explain_other_manager
 from runbook.errors import HostError
 from runbook.host.facts import LoadState, Unit
 from runbook.host.interface import SHARED_READ_AGE, HostView
-from runbook.spec.step import Runbook
+from runbook.spec.runbook import Runbook
 
 
 def find_other_manager(view: HostView, book: Runbook) -> str:

@@ -25,8 +25,9 @@ from runbook.host.facts import Unit
 from runbook.host.interface import HostView, Waiter
 from runbook.model import Deadline, Finding, FindingState, Impact, RunStatus, StepStatus, Verdict, Wake, fails, holds
 from runbook.records.lock import LockHolder, find_canonical_names
+from runbook.spec.runbook import Runbook
 from runbook.spec.state import RunState
-from runbook.spec.step import Remedy, ReplacesVersion, Runbook, Step
+from runbook.spec.step import Remedy, ReplacesVersion, Step
 from runbook.template import text as template
 from runbook.template.namespace import TemplateNamespace
 
@@ -34,7 +35,6 @@ EXPECTED_VERDICTS = (Verdict.VERSION_MISMATCH, Verdict.OLD_CODE_SERVING, Verdict
 """Verdicts of a check that only mean that the steps before it are still to be done: an update, a restart."""
 
 CHECKS_LATER = "would check then, and fix only if a check fails"  # what a remediation after such steps does
-
 UNFIXED_VERDICTS = (Verdict.STILL_STARTING, Verdict.UNIT_CHANGED, Verdict.JOB_CANCELED, Verdict.UNIT_MASKED)
 """Verdicts of a check for which a remediation begins no fix."""
 

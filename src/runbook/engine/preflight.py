@@ -19,8 +19,9 @@ from runbook.errors import HostError, Interrupted, NotBegun, RunbookError
 from runbook.host.facts import DOWN, JobResult, JobVerb, LoadState, Unit
 from runbook.host.interface import SHARED_READ_AGE, Host, HostView, Waiter
 from runbook.model import Deadline, Finding, Wake
+from runbook.spec.runbook import Runbook
 from runbook.spec.state import RunState
-from runbook.spec.step import DOWNGRADE, ReplacesVersion, Runbook, Step
+from runbook.spec.step import DOWNGRADE, ReplacesVersion, Step
 from runbook.template import text as template
 from runbook.template.namespace import TemplateNamespace
 

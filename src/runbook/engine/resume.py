@@ -18,8 +18,9 @@ from runbook.host.interface import Host, HostView, Waiter
 from runbook.model import StepStatus, SystemClock, frozen
 from runbook.records import history, store
 from runbook.records.history import RunRecord
+from runbook.spec.runbook import Runbook
 from runbook.spec.state import RunState
-from runbook.spec.step import Runbook, Step
+from runbook.spec.step import Step
 from runbook.util.secrets import MASK
 from runbook.util.wording import join_words, suggest
 

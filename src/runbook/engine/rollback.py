@@ -34,7 +34,8 @@ from runbook.host.facts import DOWN, ActiveState, JobVerb, Unit
 from runbook.host.interface import Host, HostView
 from runbook.host.requesters import describe_requester, find_last_stop
 from runbook.model import StepStatus, Verdict
-from runbook.spec.step import ReplacesVersion, Runbook, Step
+from runbook.spec.runbook import Runbook
+from runbook.spec.step import ReplacesVersion, Step
 
 PROOF = "proof"  # the last step of a rollback: no process is older than the restored files
 

@@ -13,7 +13,8 @@ from runbook.engine.rollback_units import find_acted_steps, find_named_units, fi
 from runbook.engine.rollback_versions import find_named_updates, map_previous_versions, rewrite_step
 from runbook.events import Event, RollbackStarted, RunStarted, StepActing, StepFinished, select
 from runbook.model import StepStatus, Verdict
-from runbook.spec.step import ReplacesVersion, RollbackRole, Runbook, Step
+from runbook.spec.runbook import Runbook
+from runbook.spec.step import ReplacesVersion, RollbackRole, Step
 
 TRIGGER_TYPES = (".socket", ".timer", ".path")  # the names of units that start a service end with one of these
 

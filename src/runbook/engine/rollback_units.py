@@ -15,7 +15,8 @@ from runbook.errors import HostError
 from runbook.events import Event, RollbackStarted, StepActing, StepFinished, select
 from runbook.host.facts import DOWN, UP, ActiveState, Unit
 from runbook.host.interface import HostView
-from runbook.spec.step import RollbackRole, Runbook
+from runbook.spec.runbook import Runbook
+from runbook.spec.step import RollbackRole
 
 CLOCK_TICK = 0.02  # seconds by which the start time of a process may be too early: the kernel counts in ticks of 10 ms
 SPARING_KILL_MODES = ("process", "none")  # values of KillMode= that spare processes at a stop

@@ -44,8 +44,9 @@ from runbook.events import (
 from runbook.host.interface import SHARED_READ_AGE, Host, Waiter
 from runbook.model import Deadline, RunStatus, StepStatus
 from runbook.records.store import boot_id, boot_time
+from runbook.spec.runbook import Runbook
 from runbook.spec.state import RunState
-from runbook.spec.step import DOWNGRADE, Runbook, Step
+from runbook.spec.step import DOWNGRADE, Step
 from runbook.template import text as template
 from runbook.template.namespace import TemplateNamespace
 

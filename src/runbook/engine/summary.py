@@ -20,8 +20,9 @@ from runbook.host.holders import Role
 from runbook.host.interface import SHARED_READ_AGE, HostView, Waiter
 from runbook.host.queries import JournalLine, JournalTailQuery, Query
 from runbook.model import Deadline, Port, Verdict, Wake
+from runbook.spec.runbook import Runbook
 from runbook.spec.state import RunState
-from runbook.spec.step import ReplacesVersion, Runbook, Step
+from runbook.spec.step import ReplacesVersion, Step
 
 _WHY_IT_ENDED = "{log} shows why"
 _WRONG_FILE = "systemd-analyze{user} verify {unit} shows what is wrong with its file"

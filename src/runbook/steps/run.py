@@ -11,7 +11,7 @@ from runbook.host.interface import Host, HostView
 from runbook.host.queries import Query
 from runbook.model import Finding, Verdict, Wake, fails, holds, not_yet, to_do
 from runbook.spec.fields import Boolean, Pattern, PositiveSpan
-from runbook.spec.step import Runbook
+from runbook.spec.runbook import Runbook
 from runbook.util import regex
 from runbook.util.wording import brief_command, describe_last_line
 

@@ -18,7 +18,8 @@ from runbook.host.interface import Host, HostView
 from runbook.host.queries import Command, Query
 from runbook.model import Finding, FindingState, Verdict, Wake, fails, not_yet
 from runbook.spec.fields import Boolean, CommandField, Pattern, PositiveSpan, UnitName
-from runbook.spec.step import ReplacesVersion, Runbook, Step
+from runbook.spec.runbook import Runbook
+from runbook.spec.step import ReplacesVersion, Step
 from runbook.template.foreign import find_unset_variable
 from runbook.template.namespace import TemplateError
 from runbook.template.text import Template, fill_own

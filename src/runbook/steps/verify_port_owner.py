@@ -14,9 +14,11 @@ from runbook.host.facts import LoadState, Unit
 from runbook.host.holders import PortOwnership, Role
 from runbook.host.interface import HostView
 from runbook.model import Finding, Port, Verdict, Wake, fails, holds, not_yet
-from runbook.spec.fields import PORT_OWNERS, PortList, PortOwners, UnitGlobList, UnitName
+from runbook.spec.fields import PortList, PortOwners, UnitGlobList, UnitName
+from runbook.spec.readers import PORT_OWNERS
+from runbook.spec.runbook import Runbook
 from runbook.spec.state import StepState
-from runbook.spec.step import RollbackRole, Runbook, Step
+from runbook.spec.step import RollbackRole, Step
 
 
 @dataclass

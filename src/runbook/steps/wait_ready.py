@@ -16,8 +16,9 @@ from runbook.checks.readiness import HealthWindow, RecentRestarts, judge_late
 from runbook.host.interface import HostView
 from runbook.model import Finding, FindingState, Progress, Verdict, fails, not_yet
 from runbook.spec.fields import Integer, PortList, PositiveSpan, TimeSpan, UnitName
+from runbook.spec.runbook import Runbook
 from runbook.spec.state import StepState
-from runbook.spec.step import RollbackRole, Runbook, Step
+from runbook.spec.step import RollbackRole, Step
 from runbook.util.timespan import format_span
 
 # Reading all processes for each round would keep a machine of some thousand processes busy. A window begins and ends

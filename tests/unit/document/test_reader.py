@@ -13,7 +13,8 @@ import pytest
 from runbook.document import parse
 from runbook.errors import DocumentError, UsageError
 from runbook.model import Port
-from runbook.spec.step import ReplacesVersion, Runbook
+from runbook.spec.runbook import Runbook
+from runbook.spec.step import ReplacesVersion
 from runbook.template.text import Template, fill
 
 GATEWAY = """

@@ -12,7 +12,7 @@ import pytest
 
 from runbook.document import reference
 from runbook.document.wording import fields_of
-from runbook.spec.step import Runbook
+from runbook.spec.runbook import Runbook
 from runbook.steps import registry
 
 SCHEMA = reference.make_schema()

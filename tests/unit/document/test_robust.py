@@ -17,7 +17,7 @@ from pydantic import BaseModel
 from runbook.document import MAX_PROBLEM_TEXT, parse, wording
 from runbook.document.nodes import compose
 from runbook.errors import DocumentError, Problem
-from runbook.spec.step import Runbook
+from runbook.spec.runbook import Runbook
 from runbook.steps import registry
 
 ROOT = Path(__file__).parents[3]

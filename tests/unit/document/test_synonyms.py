@@ -8,7 +8,7 @@ import pytest
 
 from runbook.document import synonyms
 from runbook.document.wording import fields_of
-from runbook.spec.step import Runbook
+from runbook.spec.runbook import Runbook
 from runbook.steps import registry
 
 KEYS = {key for cls in registry().values() for key in fields_of(cls)}

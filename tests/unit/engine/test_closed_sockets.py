@@ -8,7 +8,7 @@ import pytest
 
 from runbook.engine.closed_sockets import find_closed_sockets, list_open_sockets
 from runbook.host.facts import ActiveState, JobResult, LoadState, Unit
-from runbook.spec.step import Runbook
+from runbook.spec.runbook import Runbook
 from tests.unit.fake_machine import FakeMachine, listen, process, start_anew, unit
 from tests.unit.runs import run, step
 

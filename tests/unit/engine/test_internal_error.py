@@ -13,8 +13,8 @@ from runbook.engine.internal_error import describe_internal_error, format_trace
 from runbook.engine.rollback_plan import RollbackPlan
 from runbook.events import Event, Notice
 from runbook.host.facts import ActiveState
+from runbook.spec.runbook import Runbook
 from runbook.spec.state import RunState
-from runbook.spec.step import Runbook
 from runbook.steps import registry
 from runbook.steps.restart import Restart
 from runbook.steps.run import Run

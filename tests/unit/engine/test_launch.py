@@ -20,7 +20,7 @@ from runbook.model import Port
 from runbook.records import history
 from runbook.records.history import RunRecord
 from runbook.records.store import EventWriter
-from runbook.spec.step import Runbook
+from runbook.spec.runbook import Runbook
 from tests.unit.fake_machine import FakeMachine, process, unit
 from tests.unit.recorded import BEGAN, STARTED, acting, begun, ended, finished, wrote
 

@@ -8,7 +8,8 @@ from runbook.engine.execution.outcome import Outcome
 from runbook.engine.next_command import describe_fix, describe_missing_rights, describe_remediation
 from runbook.host.holders import NEEDS_ROOT
 from runbook.model import StepStatus, Verdict
-from runbook.spec.step import Runbook, Step
+from runbook.spec.runbook import Runbook
+from runbook.spec.step import Step
 from tests.unit.runs import remediate, step
 
 FIX = remediate(step("verify-port-owner"), fix=(step("stop"), step("start")))

@@ -9,7 +9,7 @@ import pytest
 from runbook.engine.other_manager import describe_other_manager, find_other_manager
 from runbook.host.facts import LoadState, Unit
 from runbook.host.queries import OtherManagers
-from runbook.spec.step import Runbook
+from runbook.spec.runbook import Runbook
 from tests.unit.fake_machine import FakeMachine, unit
 from tests.unit.runs import step
 

@@ -22,8 +22,9 @@ from runbook.host.holders import PortOwnership
 from runbook.host.queries import Answer
 from runbook.model import Port
 from runbook.records.lock import LockHolder
+from runbook.spec.runbook import Runbook
 from runbook.spec.state import RunState
-from runbook.spec.step import Runbook, Step
+from runbook.spec.step import Step
 from runbook.template.namespace import TemplateNamespace
 from tests.unit.fake_machine import FakeMachine, listen, process, unit
 from tests.unit.runs import FIX, finished, incident, plan, remediate, replace_id, step, upgrade

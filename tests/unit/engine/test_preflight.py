@@ -11,7 +11,8 @@ from runbook.errors import AccessDenied, NotBegun
 from runbook.host.facts import ActiveState, Unit
 from runbook.host.queries import Answer
 from runbook.model import Finding, Verdict, fails
-from runbook.spec.step import Runbook, Step
+from runbook.spec.runbook import Runbook
+from runbook.spec.step import Step
 from tests.unit.fake_machine import FakeMachine, process, unit
 from tests.unit.runs import run, step
 

@@ -16,7 +16,8 @@ from runbook.host.facts import ActiveState, JobResult
 from runbook.host.queries import Answer, Command, CommandResult
 from runbook.host.requesters import JobRequest, Requester
 from runbook.model import StepStatus, Verdict
-from runbook.spec.step import Runbook, Step
+from runbook.spec.runbook import Runbook
+from runbook.spec.step import Step
 from tests.unit.fake_machine import FakeMachine, listen, process, start_anew, unit
 from tests.unit.runs import finished, remediate, run, step
 

@@ -8,7 +8,8 @@ from runbook.engine.execution.outcome import Outcome
 from runbook.engine.rollback_plan import RollbackPlan, find_updates_that_ran
 from runbook.events import Event, Payload, RunStarted, StepActing
 from runbook.model import StepStatus, Verdict
-from runbook.spec.step import Runbook, Step
+from runbook.spec.runbook import Runbook
+from runbook.spec.step import Step
 from runbook.steps import registry
 from tests.unit.runs import step
 

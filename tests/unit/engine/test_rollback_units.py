@@ -19,7 +19,8 @@ from runbook.engine.rollback_units import (
 )
 from runbook.events import Event, Payload, RollbackStarted, StepActing, StepFinished
 from runbook.host.facts import ActiveState, Unit
-from runbook.spec.step import Runbook, Step
+from runbook.spec.runbook import Runbook
+from runbook.spec.step import Step
 from runbook.steps import registry
 from tests.unit.fake_machine import EPOCH, FakeMachine, process, unit
 from tests.unit.runs import replace_id, step

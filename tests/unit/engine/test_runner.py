@@ -13,8 +13,8 @@ from runbook.engine.runner import Runner
 from runbook.errors import Interrupted
 from runbook.host.facts import ActiveState
 from runbook.host.queries import Answer, CommandResult
+from runbook.spec.runbook import Runbook
 from runbook.spec.state import RunState
-from runbook.spec.step import Runbook
 from tests.unit.fake_machine import FakeMachine, listen, process, unit
 from tests.unit.runs import finished, incident, run, step
 

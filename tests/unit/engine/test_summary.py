@@ -13,7 +13,7 @@ from runbook.errors import BusTimeout, Interrupted
 from runbook.host.facts import ActiveState, JobResult, LoadState, Unit
 from runbook.host.queries import Answer, Command, CommandResult, FileText, JournalTailQuery
 from runbook.model import Port, StepStatus, Verdict
-from runbook.spec.step import Runbook
+from runbook.spec.runbook import Runbook
 from tests.unit.fake_machine import FakeMachine, journal_lines, listen, process, unit
 from tests.unit.runs import FIX, ORPHAN, incident, remediate, run, step
 

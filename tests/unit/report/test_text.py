@@ -19,8 +19,8 @@ from runbook.host.queries import Answer, Command, CommandResult, StartEvent, Sta
 from runbook.report.layout import WIDTH, Layout, PlainScreen
 from runbook.report.terminal import TerminalScreen
 from runbook.report.text import TextReport
+from runbook.spec.runbook import Runbook
 from runbook.spec.state import RunState
-from runbook.spec.step import Runbook
 from tests.unit.fake_machine import FakeMachine, journal_lines, listen, process, unit
 from tests.unit.report.test_layout import Gone
 from tests.unit.runs import FIX, incident, plan, remediate, run, step, upgrade

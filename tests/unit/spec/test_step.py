@@ -9,14 +9,14 @@ import pytest
 from pydantic import Field
 
 from runbook.actions.job_step import JobStepState
-from runbook.document import parse
 from runbook.model import Verdict, Wake, not_yet
-from runbook.spec.fields import FieldError, UnitName
+from runbook.spec.fields import UnitName
+from runbook.spec.readers import FieldError
+from runbook.spec.runbook import Runbook
 from runbook.spec.state import RunState, StepState
-from runbook.spec.step import ReplacesVersion, RollbackRole, Runbook, Step, must_be_written
+from runbook.spec.step import ReplacesVersion, RollbackRole, Step, must_be_written
 from runbook.steps import registry
-from runbook.template.namespace import TemplateError, TemplateNamespace
-from runbook.template.text import parse_expression
+from runbook.template.namespace import TemplateNamespace
 from tests.unit.runs import remediate, step
 
 RUN = RunState("run-1", Path("/srv"))
@@ -105,38 +105,3 @@ def test_a_recorded_state_is_made_again() -> None:
     state.invocation = "a" * 32
     again = made.new_state(RUN, state.dump())
     assert (again.invocation, again.id, again.run) == ("a" * 32, "restart", RUN)
-
-
-def test_a_runbook_names_each_unit_once() -> None:
-    steps = [remediate(step("wait-ready"), fix=(step("stop", unit="db.service"),)), step("restart", unit="db.service")]
-    book = Runbook.model_validate({"unit": "gw", "steps": steps, "path": "/srv/gw.yaml"})
-    assert book.unit_names() == ("gw.service", "db.service")
-    assert [one.type_name for one in book.walk()] == ["remediate", "wait-ready", "stop", "restart"]
-    assert (book.title, Step.model_fields["on_failure"].alias) == ("gw.yaml", "on-failure")
-
-
-def test_the_remediations_of_a_runbook_alone() -> None:
-    made = parse(
-        """
-unit: gw
-port: 80
-steps:
-  - update: {run: "x ${{ to }}", version: x, to: 2.0}
-  - restart
-  - remediate:
-      when: steps.update.changed
-      check: [verify-version: {run: x, expect: "${{ steps.update.to }}"}]
-      fix: [start]
-rollback: auto
-always: [stop, remediate: {check: [verify-port-owner], fix: [start]}]
-"""
-    )
-    kept = made.keep_remediations()
-    assert [(one.id, one.when) for one in kept.steps] == [("remediate", None), ("always.remediate", None)]
-    assert (kept.always, kept.rollback) == ((), "off")
-    namespace = kept.namespace.for_run("run-1", {})
-    assert parse_expression("steps.update.to").value(namespace) == "2.0"
-    assert parse_expression("steps.update.changed").value(namespace) == "false"
-    with pytest.raises(TemplateError, match="this run does not carry out step `update`"):
-        parse_expression("steps.update.from").value(namespace)
-    assert parse("unit: gw\nsteps: [restart]\n").keep_remediations().steps == ()

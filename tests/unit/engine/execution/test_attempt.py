@@ -18,8 +18,9 @@ from runbook.host.facts import ActiveState, JobVerb, Unit
 from runbook.host.interface import Host, HostView
 from runbook.host.queries import Answer, CommandResult, StartEvent, StartEventKind
 from runbook.model import Finding, Port, Verdict, to_do
+from runbook.spec.runbook import Runbook
 from runbook.spec.state import RunState, StepState
-from runbook.spec.step import Runbook, Step
+from runbook.spec.step import Step
 from tests.unit.fake_machine import FakeMachine, listen, process, unit
 from tests.unit.runs import incident, run, step
 

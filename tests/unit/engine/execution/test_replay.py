@@ -16,8 +16,8 @@ from runbook.events import Event, RunFinished, RunResumed, RunStarted, StepActin
 from runbook.host.facts import ActiveState, JobRef, JobResult, Unit
 from runbook.host.queries import Answer, CommandResult
 from runbook.model import FindingState, StepStatus
+from runbook.spec.runbook import Runbook
 from runbook.spec.state import RunState
-from runbook.spec.step import Runbook
 from tests.unit.fake_machine import FakeMachine, unit
 from tests.unit.runs import FIX, finished, incident, remediate, step
 

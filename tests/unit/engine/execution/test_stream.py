@@ -10,8 +10,8 @@ from runbook.engine.execution.stream import EventStream
 from runbook.engine.runner import Runner
 from runbook.events import Event, Notice
 from runbook.host.queries import Answer, CommandResult
+from runbook.spec.runbook import Runbook
 from runbook.spec.state import RunState
-from runbook.spec.step import Runbook
 from tests.unit.fake_machine import FakeMachine, unit
 from tests.unit.runs import remediate, run, step
 
