@@ -16,8 +16,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from runbook.host.journal.reader import Journalctl, describe_unreadable
-from runbook.host.queries import LogSettings
+from runbook.host.journal.reader import INVOCATION, Journalctl, describe_unreadable
+from runbook.host.queries import JournalProbe, LogSettings
 from runbook.model import frozen
 from runbook.util.timespan import format_span, parse_span
 
@@ -85,11 +85,16 @@ def parse_rated_entry(entry: Mapping[str, Any]) -> tuple[float, int]:
     return int(entry.get("__REALTIME_TIMESTAMP", 0)) / 1e6, int(priority) if known and priority else INFO
 
 
-def read_earlier_rate(reader: Journalctl, unit: str, settings: LogSettings, limit: RateLimit) -> LoggedRate:
-    """Return how fast earlier invocations logged right before this one, in the same windows. Raises HostError."""
+def read_earlier_rate(reader: Journalctl, probe: JournalProbe, settings: LogSettings, limit: RateLimit) -> LoggedRate:
+    """Return how fast earlier invocations logged right before this one, in the same windows. Raises HostError.
+
+    systemd notes the begin of an invocation after it has forked the first process, whose first entries may be older.
+    """
     span = (f"--since=@{settings.since - limit.seconds:.6f}", f"--until=@{settings.since:.6f}")
-    with contextlib.closing(reader.entries(*span, *reader.unit_matches(unit), fields=("PRIORITY",))) as entries:
-        rate = LoggedRate().add(map(parse_rated_entry, entries), limit)
+    arguments = (*span, *reader.unit_matches(probe.unit))
+    with contextlib.closing(reader.entries(*arguments, fields=("PRIORITY", INVOCATION))) as entries:
+        earlier = (entry for entry in entries if entry.get(INVOCATION) != probe.invocation)
+        rate = LoggedRate().add(map(parse_rated_entry, earlier), limit)
     return replace(rate, first_at=0.0, began_full=rate.most >= limit.burst)
 
 

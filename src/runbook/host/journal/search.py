@@ -125,7 +125,7 @@ class JournalSearch:
         """Continue the search; return how far it came, and whether that is the end of the journal. Raises HostError."""
         settings = self._probe.settings
         if progress.rate is None and settings is not None and settings.since and self._limit is not None:
-            earlier = losses.read_earlier_rate(self._reader, self._probe.unit, settings, self._limit)
+            earlier = losses.read_earlier_rate(self._reader, self._probe, settings, self._limit)
             progress = replace(progress, rate=earlier)
         after = [f"--after-cursor={progress.cursor}"] if progress.cursor else []
         matches = (f"{INVOCATION}={self._probe.invocation}", *self._reader.unit_matches(self._probe.unit))

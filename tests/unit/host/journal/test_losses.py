@@ -19,8 +19,8 @@ from runbook.host.journal.losses import (
     find_rate_limit,
     read_earlier_rate,
 )
-from runbook.host.journal.reader import Journalctl
-from runbook.host.queries import LogSettings
+from runbook.host.journal.reader import INVOCATION, Journalctl
+from runbook.host.queries import JournalProbe, LogSettings
 from tests.unit.host.conftest import PATIENCE
 
 LIMIT = RateLimit(5.0, 10, "LogRateLimitBurst=")
@@ -73,10 +73,11 @@ def test_a_report_of_what_earlier_invocations_lost(played: Path) -> None:
 
 
 def test_a_limit_that_earlier_invocations_used_up(played: Path) -> None:
-    entry = {"PRIORITY": "6", "__REALTIME_TIMESTAMP": "99000000"}
-    (played / "entries").write_text(f"{json.dumps(entry)}\n" * 10)
+    entry = {"PRIORITY": "6", "__REALTIME_TIMESTAMP": "99000000", INVOCATION: "a" * 32}
+    own = entry | {INVOCATION: "b" * 32}  # may be older than the begin of its invocation, as systemd notes it
+    (played / "entries").write_text(f"{json.dumps(entry)}\n" * 10 + f"{json.dumps(own)}\n" * 3)
     reader = Journalctl(time.monotonic() + PATIENCE)
-    rate = read_earlier_rate(reader, "gw.service", LogSettings(since=100.0), LIMIT)
+    rate = read_earlier_rate(reader, JournalProbe("x", "gw.service", "b" * 32), LogSettings(since=100.0), LIMIT)
     assert (rate.began_full, rate.first_at, rate.most) == (True, 0.0, 10)
     assert (played / "call").read_text().endswith("--since=@95.000000 --until=@100.000000 _SYSTEMD_UNIT=gw.service")
     # The window goes on in the new invocation.
