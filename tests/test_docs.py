@@ -277,6 +277,15 @@ def test_every_verdict_has_a_line() -> None:
     assert [verdict for verdict in Verdict if f"| `{verdict}` | {verdict.meaning}" not in text] == []
 
 
+def test_every_verdict_of_a_failure_has_a_section() -> None:
+    text = (REFERENCE / "verdicts.md").read_text()
+    passed = (
+        "owned ready job-done already-so reset reloaded updated up-to-date version-ok killed nothing-to-kill "
+        "command-done holds fixed"
+    ).split()
+    assert re.findall(r"^### (.+)$", text, re.MULTILINE) == [verdict for verdict in Verdict if verdict not in passed]
+
+
 @pytest.mark.parametrize("block", blocks("json"), ids=name_of)
 def test_a_verdict_in_an_example_is_one(block: Block) -> None:
     """A recorded example may be older than the word. A skipped step, and a run that did not fail, have none."""
