@@ -320,7 +320,7 @@ def test_the_page_of_a_step_type_has_its_sections(page: Path) -> None:
 
 
 def test_every_event_has_an_example() -> None:
-    shown = set(re.findall(r'"event": "([a-z-]+)"', (REFERENCE / "output.md").read_text()))
+    shown = set(re.findall(r'"event": "([a-z-]+)"', (REFERENCE / "event-examples.md").read_text()))
     assert {str(name) for name in EventName} == shown
 
 
