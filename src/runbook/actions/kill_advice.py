@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence, Set
+from shlex import quote
 
 from runbook.host.cgroups import CgroupUnit, parse_cgroup_path
 from runbook.host.facts import Unit
@@ -90,16 +91,17 @@ def _container_stop_command(place: CgroupUnit, process: Process) -> str:
         return ""
     if scope.startswith(("docker-", "libpod-")):
         engine = "docker" if scope.startswith("docker-") else "podman"
-        return f"{f'sudo -u {process.user} ' if of_user else ''}{engine} stop {machine}"
+        return f"{f'sudo -u {quote(process.user)} ' if of_user else ''}{engine} stop {machine}"
     is_ours = not of_user and scope.startswith(("systemd-nspawn@", "machine-"))
     return f"machinectl poweroff {machine}" if is_ours else ""
 
 
 def stop_command(unit: Unit, service: str, of_user: bool, user: str, verb: str = "stop") -> str:
     """Return the command that stops a service, which may belong to another manager than `unit`."""
+    name = quote(service)
     if not of_user:
-        return f"systemctl {verb} {service}" + (" as root" if unit.of_user else "")
-    return f"systemctl --user{'' if unit.of_user else f' -M {user}@'} {verb} {service}"
+        return f"systemctl {verb} {name}" + (" as root" if unit.of_user else "")
+    return f"systemctl --user{'' if unit.of_user else f' -M {quote(user)}@'} {verb} {name}"
 
 
 def find_changing(holders: Iterable[Holder], changes: Mapping[ProcessId, int]) -> str:

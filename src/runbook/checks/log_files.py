@@ -31,7 +31,7 @@ def describe_log_command(view: HostView, unit: Unit, *, follow: bool = False) ->
     user = " --user" if unit.of_user else ""
     namespace = f" --namespace={shlex.quote(unit.log_namespace)}" if unit.log_namespace else ""
     how = "-f" if follow else "-n 30"
-    journal = f"journalctl{user}{namespace} -u {unit.name} {how}"
+    journal = f"journalctl{user}{namespace} -u {shlex.quote(unit.name)} {how}"
     files, only = find_log_files(view, unit)
     if not files and _prints_to_file(unit):
         return f"the file of StandardOutput= in {unit.systemctl_command('cat')}"

@@ -7,6 +7,7 @@ from runbook.host.facts import Unit
 
 _OF_UNIT = ("StartLimitIntervalSec", "StartLimitBurst")  # settings of the section [Unit]; the others are of [Service]
 _AT_ONCE = {"KillMode", "SendSIGKILL", *_OF_UNIT}  # settings that a daemon-reload changes for a unit that runs
+_PREFIX = "zz-runbook-"  # of a name of our own that sorts after override.conf, which `systemctl edit` writes
 
 
 def make_drop_in(unit: Unit, name: str, effect: str, **settings: str) -> DropIn:
@@ -20,4 +21,5 @@ def make_drop_in(unit: Unit, name: str, effect: str, **settings: str) -> DropIn:
         if keys
     ]
     text = "\n\n".join(parts) + "\n"
-    return DropIn(f"{folder}/{unit.name}.d/{name}.conf", text, effect, at_start=not _AT_ONCE.issuperset(settings))
+    path = f"{folder}/{unit.name}.d/{_PREFIX}{name}.conf"
+    return DropIn(path, text, effect, at_start=not _AT_ONCE.issuperset(settings))

@@ -2,29 +2,34 @@
 
 from __future__ import annotations
 
+import math
 from functools import cached_property
 from pathlib import PurePosixPath
 
 from runbook.checks.exit_reason import (
     START_LIMIT_RESULTS,
+    USEC_INFINITY,
     has_exited_by_itself,
     has_not_notified,
+    has_start_timed_out,
     is_start_limit_hit,
     was_stopped,
 )
 from runbook.checks.health import HealthReport
+from runbook.checks.propagation import find_reached
 from runbook.checks.start_limit import is_interval_over
 from runbook.doctor.journal import NO_JOURNAL, RECENT_RESTART, JournalFacts
 from runbook.doctor.old_code import describe_old_program, name_files
 from runbook.doctor.ports import LOG_SOURCE, FoundPort
 from runbook.host.exit_status import EXIT_EXEC
-from runbook.host.facts import DOWN, Unit
+from runbook.host.facts import DOWN, ActiveState, JobVerb, LoadState, Unit
 from runbook.host.holders import Holder, PortOwnership, Process, Role
 from runbook.host.interface import HostView
 from runbook.host.requesters import is_runtime, name_program
 from runbook.model import Verdict, frozen
 from runbook.util.timespan import format_span
 
+_WITHOUT_FAILURE = (Verdict.UNIT_EXITED, Verdict.ORPHAN_HOLDS_PORT, Verdict.LEFTOVER_HOLDS_PORT)
 LOOPS = 3  # restarts by systemd in a row that count as a loop
 STEADY = 60.0  # seconds after which a unit is no longer at its start, nor in the loop that it was in
 
@@ -65,6 +70,25 @@ class UnitFacts:
         held = [holder for holder in self.rivals if holder.role is Role.LEFTOVER]
         return tuple({one.process.id: one for one in (*self.view.find_leftovers(self.unit), *held)}.values())
 
+    @cached_property
+    def activator(self) -> str:
+        """The timer, path or socket unit that starts the unit on demand while it is down; empty if there is none."""
+        names = self.unit.triggered_by if self.unit.active_state is ActiveState.INACTIVE else ()
+        return next((name for name in names if self.view.unit(name).active_state not in DOWN), "")
+
+    @property
+    def is_down_in_order(self) -> bool:
+        """True if it is down and did not fail: it was stopped, was never started, or has ended by itself."""
+        unit, verdict = self.unit, self.health.verdict
+        is_down = unit.active_state is ActiveState.INACTIVE and unit.load_state is LoadState.LOADED
+        return is_down and unit.result in ("", "success") and verdict in _WITHOUT_FAILURE
+
+    @cached_property
+    def conflicting(self) -> tuple[Unit, ...]:
+        """The units that run, and that a start of this one would stop (Conflicts=)."""
+        reached = find_reached(self.view, self.unit, JobVerb.START) if self.unit.active_state in DOWN else []
+        return tuple(one.unit for one in reached if one.is_changed and one.verb is JobVerb.STOP)
+
     @property
     def is_limit_reached(self) -> bool:
         """True if systemd gave the unit up because of its start limit."""
@@ -88,6 +112,17 @@ class UnitFacts:
     def has_not_notified(self) -> bool:
         """True if the last start timed out because the service had not reported that it is ready."""
         return has_not_notified(self.unit) or "it did not report that it is ready" in self.journal.last_exit
+
+    @property
+    def has_start_timed_out(self) -> bool:
+        """True if the last start that ended took longer than TimeoutStartSec=."""
+        return has_start_timed_out(self.unit) or "TimeoutStartSec=" in self.journal.last_exit
+
+    @property
+    def start_time_left(self) -> float:
+        """The seconds that systemd still waits for the start in progress; infinite without TimeoutStartSec=."""
+        limit = self.unit.timeout_start_usec
+        return math.inf if limit in (0, USEC_INFINITY) else limit / 1e6 - self.age
 
     @property
     def never_notifies(self) -> bool:

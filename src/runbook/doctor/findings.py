@@ -102,6 +102,7 @@ class UnitDiagnosis:
         return {
             "unit": self.unit.name,
             "scope": "user" if self.unit.of_user else "system",
+            "healthy": self.is_healthy,
             "severity": str(self.severity),
             "verdict": str(self.verdict),
             "summary": self.summary,

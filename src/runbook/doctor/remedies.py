@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Iterator
+from shlex import quote
 
-from runbook.actions.kill_advice import find_holder_stop, find_refusal
+from runbook.actions.kill_advice import find_holder_stop
 from runbook.actions.respawn import find_supervisors
 from runbook.checks.exit_reason import is_start_limit_hit
-from runbook.checks.log_files import describe_log_command
 from runbook.checks.requirements import find_failed_requirements
 from runbook.checks.standstill import STOPPED_STATES
 from runbook.doctor.facts import UnitFacts
-from runbook.doctor.findings import Decision, DropIn
+from runbook.doctor.findings import DropIn
 from runbook.doctor.old_code import BUSES
-from runbook.host.exit_status import describe_exec_failure
-from runbook.host.facts import DOWN, UNLOADABLE, ActiveState, LoadState, Unit
+from runbook.host.facts import DOWN, ActiveState, LoadState, Unit
 from runbook.model import Verdict
-from runbook.util.timespan import format_span
 
 WAIT = "timeout 10 tail -s.1"  # tail(1) ends with the process; otherwise the unit would find its port in use again
 MAX_AWAITED = 5  # processes for whose exit the commands wait
@@ -32,12 +29,6 @@ _DECIDED_BY_OPERATOR = (
 )
 """Verdicts on a unit that no start of it would help."""
 
-_NOTIFY_CHOICES = (
-    "find out whether it reports that it is ready: if it never does, it needs Type=exec; if another of its processes "
-    "does, NotifyAccess=all; if it is only slow, a longer TimeoutStartSec="
-)
-_EXITED = (Verdict.UNIT_FAILED, Verdict.CRASH_LOOP, Verdict.START_LIMIT_HIT, Verdict.UNIT_EXITED)
-
 
 def find_commands(facts: UnitFacts) -> tuple[str, ...]:
     """Return the commands; none if an operator has to decide first."""
@@ -50,20 +41,22 @@ CHANGES_THE_MACHINE = ("rescue.service", "emergency.service")
 
 def _find_actions(facts: UnitFacts) -> tuple[str, ...]:
     unit, verdict = facts.unit, facts.health.verdict
-    if unit.name.endswith(".target") or unit.name in CHANGES_THE_MACHINE:
+    if unit.name.endswith(".target") or unit.name in CHANGES_THE_MACHINE or facts.conflicting:
         return ()
     if unit.load_state is LoadState.MASKED and not unit.is_running:
-        return (*_unmask(facts), _systemctl(facts, "start"))
+        return (*_unmask(facts), systemctl(facts, "start"))
     if facts.strays:
         return _replace_strays(facts)
     if (facts.runs_old_code or unit.need_daemon_reload) and verdict is Verdict.READY:
-        return (f"{_sudo(facts)}systemctl reboot",) if _needs_reboot(unit) else (_systemctl(facts, "restart"),)
+        return (f"{_sudo(facts)}systemctl reboot",) if _needs_reboot(unit) else (systemctl(facts, "restart"),)
     if unit.load_state is not LoadState.LOADED or verdict is Verdict.READY or facts.never_notifies:
         return ()
-    if verdict in _DECIDED_BY_OPERATOR and not (verdict is Verdict.OTHER_UNIT_HOLDS_PORT and _find_stops(facts)):
+    if verdict in _DECIDED_BY_OPERATOR and not (verdict is Verdict.OTHER_UNIT_HOLDS_PORT and find_stops(facts)):
         return ()
     if verdict is Verdict.UNIT_FROZEN:
         return tuple(_let_run(facts))
+    if facts.is_down_in_order:
+        return ()
     return (*_start_requirements(facts), *_start(facts))
 
 
@@ -75,98 +68,35 @@ def _needs_reboot(unit: Unit) -> bool:
 def find_proved_restart(facts: UnitFacts) -> str:
     """Return the command of this program that does the same, and proves the result; empty if none does."""
     unit = facts.unit
-    if not unit.is_service or unit.load_state is not LoadState.LOADED or _needs_reboot(unit):
+    if not unit.is_service or unit.load_state is not LoadState.LOADED or _needs_reboot(unit) or facts.conflicting:
         return ""
     user = " --user" if unit.of_user else ""
     if facts.strays:
         held = (owner.port for owner in facts.ports if any(one in facts.strays for one in owner.foreign_holders))
         ports = "".join(f" --port {port}" for port in held)
-        return f"{_sudo(facts)}runbook restart{user} {unit.name}{ports} --fix"
+        return f"{_sudo(facts)}runbook restart{user} {quote(unit.name)}{ports} --fix"
     if facts.runs_old_code and facts.health.verdict is Verdict.READY:
-        return f"{_sudo(facts)}runbook restart{user} {unit.name}"
+        return f"{_sudo(facts)}runbook restart{user} {quote(unit.name)}"
     return ""
 
 
-def find_decision(facts: UnitFacts) -> Decision:
-    """Return what an operator has to decide or to find out; nothing if the commands are enough."""
-    unit, verdict = facts.unit, facts.health.verdict
-    if of_file := _decide_about_file(unit):
-        return of_file
-    if refusal := find_refusal(unit, facts.ports, lambda _: ""):
-        stops = _find_stops(facts)
-        for stop in stops:
-            refusal = refusal.replace(f" ({stop})", "")
-        return Decision(refusal, stops)
-    if verdict is Verdict.UNIT_FROZEN:
-        return Decision("find out why it does not run before you let it")
-    if verdict is Verdict.JOB_DEPENDENCY and (needed := find_failed_requirements(facts.view, unit)):
-        return _read_log(facts, f"find out why {needed[0].unit.name} fails", needed[0].unit)
-    edit = (_systemctl(facts, "edit --full"),) if unit.fragment_path else ()
-    if verdict is Verdict.CONDITION_NOT_MET:
-        return Decision("make the condition hold, or remove it", edit)
-    if facts.missing_program:
-        return Decision(f"install {facts.missing_program}, or correct ExecStart=", edit)
-    if unit.exec_main_code == 1 and describe_exec_failure(unit.exec_main_status):
-        return Decision("correct the setting by which systemd could not execute it", edit)
-    if facts.never_notifies and not facts.strays:
-        return Decision(_NOTIFY_CHOICES, (_systemctl(facts, "edit"),))
-    has_failed = unit.result not in ("", "success") or verdict is Verdict.CRASH_LOOP
-    if verdict in _EXITED and has_failed and not facts.rivals and not facts.is_only_refused:
-        return _read_log(facts, "find out why it exits", unit)
-    if facts.may_start_yet:
-        return Decision(f"it began {format_span(round(facts.age))} ago, and may need more time: look again")
-    if verdict is Verdict.NOT_LISTENING:
-        return _read_log(facts, "find out what it does instead", unit)
-    return _decide_about_leftovers(facts)
-
-
-def _decide_about_file(unit: Unit) -> Decision | None:
-    user = " --user" if unit.of_user else ""
-    if unit.load_state in UNLOADABLE:
-        return Decision("find out what is wrong with its file", (f"systemd-analyze{user} verify {unit.name}",))
-    if unit.load_state is LoadState.MASKED and not unit.is_running:
-        return Decision("find out who masked it, and why: to unmask it overrides that")
-    return None
-
-
-def _find_stops(facts: UnitFacts) -> tuple[str, ...]:
+def find_stops(facts: UnitFacts) -> tuple[str, ...]:
     """Return the commands that stop what has the unit's ports and is not to be killed."""
     stops = (find_holder_stop(facts.unit, one) for one in facts.rivals if not one.may_be_killed)
     return tuple(dict.fromkeys(filter(None, stops)))
 
 
-def _read_log(facts: UnitFacts, why: str, unit: Unit) -> Decision:
-    """Return that the log of a unit is to be read. Where it is may be known only in words."""
-    where = describe_log_command(facts.view, unit)
-    return Decision(f"{why}: {where}") if "the " in where else Decision(why, tuple(where.split(" or ")))
-
-
-def _decide_about_leftovers(facts: UnitFacts) -> Decision:
-    """A leftover that holds no port may be there on purpose, as a job of cron is."""
-    idle = [one.process for one in facts.leftovers if one.may_be_killed and not one.sockets][:MAX_AWAITED]
-    if not idle:
-        return Decision()
-    sudo = "sudo " if any(facts.uid not in (0, one.uid) for one in idle) else ""
-    pids = " ".join(str(one.pid) for one in idle)
-    return Decision(
-        f"if PID {pids.replace(' ', ', ')} {'is' if len(idle) == 1 else 'are'} no longer needed",
-        (f"{sudo}kill {pids}",),
-    )
-
-
 def find_drop_in_commands(facts: UnitFacts, drop_in: DropIn) -> Iterator[str]:
     """Yield the commands that write a drop-in file, and make it count."""
     home = "~/" if drop_in.path.startswith("~/") else ""  # no quotes: the shell expands it
-    folder, path = (
-        home + shlex.quote(text.removeprefix(home)) for text in (drop_in.path.rpartition("/")[0], drop_in.path)
-    )
+    folder, path = (home + quote(text.removeprefix(home)) for text in (drop_in.path.rpartition("/")[0], drop_in.path))
     sudo = _sudo(facts)
     text = drop_in.text.replace("\\", "\\\\").replace("%", "%%").replace("\n", "\\n")
     yield f"{sudo}mkdir -p {folder}"
-    yield f"printf {shlex.quote(text)} {f'| sudo tee {path} >/dev/null' if sudo else f'> {path}'}"
+    yield f"printf {quote(text)} {f'| sudo tee {path} >/dev/null' if sudo else f'> {path}'}"
     yield _daemon_reload(facts)
-    if drop_in.at_start:
-        yield from (*_reset(facts), _systemctl(facts, "restart"))
+    if drop_in.at_start and not facts.conflicting:
+        yield from (*_reset(facts), systemctl(facts, "restart"))
 
 
 def _reload(facts: UnitFacts) -> tuple[str, ...]:
@@ -180,8 +110,8 @@ def _daemon_reload(facts: UnitFacts) -> str:
 def _unmask(facts: UnitFacts) -> Iterator[str]:
     """Yield a command for each place in which a unit is masked: there may be two."""
     for path in facts.masks or ("/etc",):
-        runtime = "--runtime " if path.startswith("/run/") else ""
-        yield f"{_sudo(facts)}systemctl{' --user' if facts.unit.of_user else ''} unmask {runtime}{facts.unit.name}"
+        runtime = "--runtime" if path.startswith("/run/") else ""
+        yield systemctl(facts, f"unmask {runtime}".rstrip())
 
 
 def _replace_strays(facts: UnitFacts) -> tuple[str, ...]:
@@ -192,9 +122,9 @@ def _replace_strays(facts: UnitFacts) -> tuple[str, ...]:
     triggers = [name for name in unit.triggered_by if name.endswith((".socket", ".path"))]
     active = [name for name in triggers if facts.view.unit(name).active_state not in DOWN]
     if unit.active_state in DOWN and not active:
-        return (*_reset(facts), *_kills(facts), _systemctl(facts, "start"))
+        return (*_reset(facts), *_kills(facts), systemctl(facts, "start"))
     # Not after the stop: systemd unloads a unit that is down and that no other unit refers to, and has no counter then.
-    stop, start = (_systemctl(facts, verb, *active) for verb in ("stop", "start"))
+    stop, start = (systemctl(facts, verb, *active) for verb in ("stop", "start"))
     return (*_reset(facts), stop, *_kills(facts), start)
 
 
@@ -215,7 +145,7 @@ def _let_run(facts: UnitFacts) -> Iterator[str]:
     """Yield the command that continues a unit that is frozen, or whose main process is stopped."""
     unit = facts.unit
     if unit.freezer_state not in ("", "running"):
-        yield _systemctl(facts, "thaw")
+        yield systemctl(facts, "thaw")
     elif unit.main_pid and facts.view.find_process_state(unit.main_pid) in STOPPED_STATES[:1]:
         yield f"{_sudo(facts)}kill -CONT {unit.main_pid}"
 
@@ -225,12 +155,12 @@ def _start_requirements(facts: UnitFacts) -> Iterator[str]:
     if facts.health.verdict is Verdict.JOB_DEPENDENCY:
         for needed in find_failed_requirements(facts.view, facts.unit):
             if needed.unit.active_state is ActiveState.FAILED:
-                yield _systemctl(facts, "reset-failed", unit=needed.unit)
-            yield _systemctl(facts, "start", unit=needed.unit)
+                yield systemctl(facts, "reset-failed", unit=needed.unit)
+            yield systemctl(facts, "start", unit=needed.unit)
 
 
 def _start(facts: UnitFacts) -> tuple[str, ...]:
-    return (*_reset(facts), _systemctl(facts, "restart" if facts.unit.is_running else "start"))
+    return (*_reset(facts), systemctl(facts, "restart" if facts.unit.is_running else "start"))
 
 
 def _reset(facts: UnitFacts) -> tuple[str, ...]:
@@ -238,10 +168,11 @@ def _reset(facts: UnitFacts) -> tuple[str, ...]:
     unit, budget = facts.unit, facts.journal.budget
     used_up = bool(unit.n_restarts) or (budget is not None and budget.remaining == 0)
     may_refuse = unit.active_state is ActiveState.FAILED or is_start_limit_hit(unit) or used_up
-    return (_systemctl(facts, "reset-failed"),) if may_refuse else ()
+    return (systemctl(facts, "reset-failed"),) if may_refuse else ()
 
 
-def _systemctl(facts: UnitFacts, verb: str, *others: str, unit: Unit | None = None) -> str:
+def systemctl(facts: UnitFacts, verb: str, *others: str, unit: Unit | None = None) -> str:
+    """Return a command about the unit, or about another one: "sudo systemctl start gw.service"."""
     command = (unit or facts.unit).systemctl_command(verb)
     return " ".join((f"{_sudo(facts)}{command}", *others))
 

@@ -8,14 +8,15 @@ from dataclasses import replace
 from runbook.checks.health import HealthChecker
 from runbook.checks.other_manager import explain_other_manager
 from runbook.doctor.causes import find_causes
+from runbook.doctor.decisions import find_decision
 from runbook.doctor.facts import LOOPS, UnitFacts, is_looping
 from runbook.doctor.findings import Severity, UnitDiagnosis, worst
 from runbook.doctor.journal import read_journal
 from runbook.doctor.ports import FoundPort, Recorded, find_ports, is_required
-from runbook.doctor.remedies import find_commands, find_decision, find_drop_in_commands, find_proved_restart
+from runbook.doctor.remedies import find_commands, find_drop_in_commands, find_proved_restart
 from runbook.doctor.wording import describe_port, describe_systemd, list_unseen, summarize
 from runbook.errors import NoSuchUnit
-from runbook.host.facts import DOWN, LoadState, Unit
+from runbook.host.facts import LoadState, Unit
 from runbook.host.interface import HostView, Waiter
 from runbook.model import Port, Verdict
 
@@ -85,6 +86,6 @@ def _judge_health(facts: UnitFacts) -> Severity:
     unit, verdict = facts.unit, facts.health.verdict
     if verdict is Verdict.READY:
         return Severity.WARNING if facts.is_restarted else Severity.OK
-    if verdict is Verdict.UNIT_EXITED and unit.active_state in DOWN and unit.has_done_its_work:
+    if verdict is Verdict.UNIT_EXITED and facts.is_down_in_order and (unit.has_done_its_work or facts.activator):
         return Severity.OK
     return Severity.WARNING if verdict in _NOT_BROKEN or facts.may_start_yet else Severity.PROBLEM

@@ -55,6 +55,8 @@ def describe_systemd(facts: UnitFacts) -> Iterable[str]:
         since = f" since {format_moment(now.now() - age, now.now())}"
     pid = f", PID {unit.main_pid}" if unit.main_pid else ""
     yield f"{unit.state}{result}{since}{pid}"
+    if facts.activator:
+        yield f"{facts.activator} starts it on demand"
     if unit.n_restarts:
         yield f"{unit.n_restarts} restart{'' if unit.n_restarts == 1 else 's'} by systemd"
     if facts.journal.last_exit and facts.journal.last_exit not in summarize(facts):

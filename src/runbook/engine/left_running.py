@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from fnmatch import fnmatchcase
+from shlex import quote
 from typing import Any
 
 from runbook.engine.changed_services import UNCERTAIN_SERVICES, runs_command
@@ -142,6 +143,6 @@ def _describe(place: CgroupUnit, new: Sequence[Process]) -> LeftRunning:
     named = f"{', '.join(map(str, new[:MAX_NAMED_PROCESSES]))}{more}"
     why = f"{name}: {named} started while a command of this run was running, and may run the new version"
     if place.user_uid is not None:
-        return LeftRunning(why, f"systemctl --user -M {new[0].user}@ restart {place.unit}")
+        return LeftRunning(why, f"systemctl --user -M {quote(new[0].user)}@ restart {quote(place.unit)}")
     again = f"start {'what it runs' if len(new) > 1 else new[0].name} again if it is needed"
-    return LeftRunning(why, f"systemctl stop {place.unit}, and {again}")
+    return LeftRunning(why, f"systemctl stop {quote(place.unit)}, and {again}")

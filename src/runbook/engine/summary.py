@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
+from shlex import quote
 from typing import Any
 
 from runbook.checks.log_files import describe_discarded, describe_log_command
@@ -170,12 +171,13 @@ def find_advice(
     if known is not None and _is_about_unit(text):
         text = _find_better(view, waiter, known, text)
     again = f"runbook resume {run} continues to wait" if run else "runbook check checks again"
-    programs = {name: f"{name}{user}" for name in ("systemctl", "journalctl")}
-    logs = {"log": f"{programs['journalctl']} -u {unit} -n 30", "follow": f"{programs['journalctl']} -u {unit} -f"}
+    programs = {program: f"{program}{user}" for program in ("systemctl", "journalctl")}
+    name = quote(unit or "")
+    logs = {"log": f"{programs['journalctl']} -u {name} -n 30", "follow": f"{programs['journalctl']} -u {name} -f"}
     if known is not None and _is_about_unit(text):
         logs = _describe_logs(view, known)
         text += describe_discarded(known) if "{log}" in text else ""
-    return text.format(unit=unit, user=user, again=again, **programs, **logs)
+    return text.format(unit=name, user=user, again=again, **programs, **logs)
 
 
 def find_cut_action(emitted: Sequence[Event]) -> StepActing | None:

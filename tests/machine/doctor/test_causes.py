@@ -54,6 +54,18 @@ def look(machine: Machine, *argv: str, user: str | None = None) -> dict[str, Any
     return diagnosed(machine, "web", *argv, user=user)
 
 
+def look_until(machine: Machine, cause: str) -> dict[str, Any]:
+    """Return a diagnosis that has a cause and a drop-in file. In a loop, not each moment shows both."""
+    seen: list[dict[str, Any]] = []
+
+    def is_seen() -> bool:
+        seen.append(look(machine))
+        return bool(seen[-1]["drop-ins"]) and cause in causes(seen[-1])
+
+    until(is_seen, f"the cause: {cause}", 20)
+    return seen[-1]
+
+
 def is_refused(machine: Machine) -> bool:
     return "Address already in use" in machine.run(["journalctl", "-u", "web.service", "--since=-10s"]).stdout
 
@@ -89,7 +101,7 @@ def test_a_leftover_of_kill_mode_process(machine: Machine, service: StartService
         found
     )
     [drop_in] = found["drop-ins"]
-    assert drop_in["path"] == "/etc/systemd/system/web.service.d/kill-mode.conf"
+    assert drop_in["path"] == "/etc/systemd/system/web.service.d/zz-runbook-kill-mode.conf"
     carry_out(machine, found["commands"])
     is_well(machine)
     paste(machine, found)
@@ -163,9 +175,14 @@ def test_a_notification_that_never_comes(machine: Machine, unit: InstallUnit) ->
     found = look(machine)
     assert (found["exit"], found["verdict"], found["drop-ins"]) == (1, "still-starting", [])
     assert "it needs more time, or it never does" in causes(found)
-    until(lambda: look(machine)["drop-ins"], "more than a moment to pass", 15)
-    found = look(machine)
-    assert f"it listens on 127.0.0.1:{PORT} already, and has not reported that it is ready" in causes(found)
+    assert (found["commands"], found["advice"][:40]) == ([], "wait, and look again: systemd ends its s")
+    machine.run(["systemctl", "stop", "web.service"])
+
+
+def test_a_notification_that_did_not_come_in_time_again_and_again(machine: Machine, unit: InstallUnit) -> None:
+    unit("web.service", unit_file(f"{SERVER} --port {PORT}", Type="notify", TimeoutStartSec="1s", **FAST))
+    machine.run(["systemctl", "start", "--no-block", "web.service"])
+    found = look_until(machine, f"it listens on 127.0.0.1:{PORT} already, and has not reported that it is ready")
     paste(machine, found)
     machine.run(["systemctl", "restart", "web.service"])
     is_well(machine)
@@ -174,25 +191,20 @@ def test_a_notification_that_never_comes(machine: Machine, unit: InstallUnit) ->
 def test_a_notification_that_systemd_refuses(machine: Machine, unit: InstallUnit, suite: str) -> None:
     """systemd 257 logs that only on the level of debug messages; but that the service listens is known."""
     start = f"/bin/sh -c '{SERVER} notify & exec sleep infinity'"
-    unit("web.service", unit_file(start, Type="notify", TimeoutStartSec="30s"))
+    unit("web.service", unit_file(start, Type="notify", TimeoutStartSec="2s", **FAST))
     machine.run(["systemctl", "start", "--no-block", "web.service"])
-    until(lambda: listening(machine), "it to listen")
-    until(lambda: look(machine)["drop-ins"], "systemd's entry in the journal", 15)
-    found = look(machine)
     why = "systemd refuses its notification, which comes from PID" if suite == "bookworm" else "it listens on"
-    assert why in causes(found)
+    found = look_until(machine, why)
     paste(machine, found)
     machine.run(["systemctl", "restart", "web.service"])
     is_well(machine)
 
 
 def test_a_forking_service_that_stays_in_the_foreground(machine: Machine, unit: InstallUnit) -> None:
-    settings = {"Type": "forking", "PIDFile": "/run/web.pid", "TimeoutStartSec": "30s"}
+    settings = {"Type": "forking", "PIDFile": "/run/web.pid", "TimeoutStartSec": "1s", **FAST}
     unit("web.service", unit_file(SERVER, **settings))
     machine.run(["systemctl", "start", "--no-block", "web.service"])
-    until(lambda: listening(machine), "it to listen")
-    found = look(machine)
-    assert "stays in the foreground, but Type=forking waits for its exit" in causes(found)
+    found = look_until(machine, "stays in the foreground, but Type=forking waits for its exit")
     paste(machine, found)
     machine.run(["systemctl", "restart", "web.service"])
     assert machine.show("web.service", "Type", "PIDFile") == {"Type": "exec", "PIDFile": ""}
@@ -218,7 +230,7 @@ def test_a_program_that_goes_to_the_background(machine: Machine, unit: InstallUn
     found = look(machine)
     assert "--daemonize sends it to the background, and with Type=simple systemd then kills" in causes(found)
     paste(machine, found)
-    carry_out(machine, found["commands"])
+    carry_out(machine, found["advice-commands"])
     is_well(machine)
 
 
@@ -262,7 +274,8 @@ def test_a_stop_that_was_requested(machine: Machine, service: StartService) -> N
     machine.run(["systemctl", "stop", "web.service"])
     found = look(machine)
     assert "a stop of web.service was requested" in causes(found)
-    carry_out(machine, found["commands"])
+    assert (found["commands"], found["advice"]) == ([], "it did not fail: start it if it is to run")
+    carry_out(machine, found["advice-commands"])
     is_well(machine)
 
 
@@ -273,12 +286,27 @@ def test_a_watchdog_that_gets_no_ping(machine: Machine, unit: InstallUnit) -> No
     found = look(machine)
     assert "it sends no keep-alive ping within the 0.3s of WatchdogSec=" in causes(found)
     assert "it has no start limit, so systemd restarts it without end" in causes(found)
-    found["drop-ins"] = [one for one in found["drop-ins"] if one["path"].endswith("watchdog.conf")]
-    paste(machine, found)
-    machine.run(["systemctl", "stop", "web.service"])
+    assert "if it never sends any, write WatchdogSec=0; if it hangs, that would hide it" in found["prevention"]
+
+
+def test_a_start_that_would_stop_another_unit(machine: Machine, service: StartService, unit: InstallUnit) -> None:
+    service("old.service", unit_file("/bin/sleep infinity"))
+    unit("web.service", unit_file("/bin/false", Unit_Conflicts="old.service"))
     machine.run(["systemctl", "start", "web.service"])
-    until(lambda: listening(machine), "it to listen")
-    is_well(machine)
+    until(lambda: state(machine) == "failed", "it to fail")
+    machine.run(["systemctl", "start", "old.service"])
+    found = look(machine)
+    assert (found["commands"], found["proved-restart"]) == ([], "")
+    assert found["advice"] == "decide which is to run: a start stops old.service (Conflicts=)"
+
+
+def test_a_unit_that_waits_for_what_starts_it(machine: Machine, unit: InstallUnit) -> None:
+    unit("web.service", unit_file("/bin/true", Restart="no"))
+    unit("web.timer", "[Timer]\nOnActiveSec=1h\n")
+    machine.run(["systemctl", "start", "web.timer"])
+    found = look(machine)
+    assert (found["exit"], found["commands"], found["advice"]) == (0, [], "")
+    assert "web.timer starts it on demand" in machine.run(["runbook", "doctor", "web"]).stdout
 
 
 def test_a_loop_that_no_start_limit_ends(machine: Machine, unit: InstallUnit) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from runbook.host.facts import ActiveState, LoadState
-from runbook.model import ProcessId
+from runbook.model import Port, ProcessId
 from tests.unit.doctor.diagnosed import FAILED, diagnose, healthy, incident, orphan
 from tests.unit.fake_machine import FakeMachine, listen, process, unit
 
@@ -119,3 +119,22 @@ def test_several_processes_are_killed_at_once_and_waited_for() -> None:
         "timeout 10 tail -s.1 --pid=74 -f /dev/null || sudo kill -KILL 74",
         "timeout 10 tail -s.1 --pid=75 -f /dev/null || sudo kill -KILL 75",
     )
+
+
+NAME = r"gw\x2d1.service"
+QUOTED = r"'gw\x2d1.service'"
+
+
+def test_a_name_with_a_backslash_is_quoted_in_each_command() -> None:
+    """systemd escapes a `-` in the path of a device or a mount so, and a shell would remove the backslash."""
+    older = {75: replace(orphan(), id=ProcessId(75, 750), cgroup=f"/system.slice/{NAME}")}
+    for facts in ({}, FAILED, {"load_state": LoadState.MASKED, "main_pid": 0, "active_state": ActiveState.INACTIVE}):
+        machine = FakeMachine({NAME: unit(NAME, **facts)}, {74: orphan(), **older})
+        listen(machine, 74, "127.0.0.1:18789")
+        found = diagnose(machine, NAME, Port(18789))
+        drop_ins = [command for commands in found.drop_in_commands for command in commands]
+        preventions = [one for one in found.preventions if "systemctl" in one]
+        every = [*found.commands, found.proved_restart, *found.decision.commands, *drop_ins, *preventions]
+        named = [command for command in every if "gw" in command]
+        assert named
+        assert [command for command in named if QUOTED not in command] == []

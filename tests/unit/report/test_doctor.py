@@ -54,15 +54,15 @@ def test_a_healthy_unit_is_three_lines() -> None:
 
 
 def test_a_drop_in_is_ready_to_paste() -> None:
-    machine = healthy(kill_mode="process")
+    machine = healthy(send_sigkill=False)
     machine.processes[90] = process(90, invocation_id=EARLIER, started=100.0)
     machine.processes[100] = process(100, invocation_id="a" * 32)
     text = printed(machine)
     folder = "/etc/systemd/system/gw.service.d"
     assert (
-        "  keep it so       so that a stop kills all its processes:\n"
+        "  keep it so       so that a stop kills what ignores SIGTERM:\n"
         f"                   mkdir -p {folder}\n"
-        f"                   printf '[Service]\\nKillMode=control-group\\n' > {folder}/kill-mode.conf\n"
+        f"                   printf '[Service]\\nSendSIGKILL=yes\\n' > {folder}/zz-runbook-kill-mode.conf\n"
         "                   systemctl daemon-reload\n"
     ) in text
     assert "  first            if PID 90 is no longer needed:\n                   kill 90\n" in text

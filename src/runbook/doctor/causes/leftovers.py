@@ -20,7 +20,9 @@ def find_leftovers(facts: UnitFacts) -> Iterator[Cause]:
     if unit.kill_mode in ("process", "none"):
         spared = "every other process" if unit.kill_mode == "process" else "every process"
         setting, why = f"KillMode={unit.kill_mode}", f"a stop spares {spared} of the unit"
-        drop_in = make_drop_in(unit, "kill-mode", "a stop kills all its processes", KillMode="control-group")
+        kills_all = make_drop_in(unit, "kill-mode", "a stop kills all its processes", KillMode="control-group")
+        # Without a port it may be meant to outlive a stop; below a delegated cgroup, that is for the unit to decide.
+        drop_in = kills_all if any(one.sockets for one in left) and not unit.delegate else None
     elif not unit.send_sigkill:
         setting, why = "SendSIGKILL=no", "a stop does not kill what ignores SIGTERM"
         drop_in = make_drop_in(unit, "kill-mode", "a stop kills what ignores SIGTERM", SendSIGKILL="yes")
@@ -28,4 +30,5 @@ def find_leftovers(facts: UnitFacts) -> Iterator[Cause]:
         yield Cause(what, f"/sys/fs/cgroup{unit.control_group}/cgroup.procs", Severity.WARNING)
         return
     severity = Severity.PROBLEM if any(one.sockets for one in left) else Severity.WARNING
-    yield Cause(f"{what}: with {setting} {why}", setting.partition("=")[0] + "=", severity, drop_in)
+    keep = "" if drop_in else f"if a stop is to kill it, too: KillMode=control-group instead of {setting}"
+    yield Cause(f"{what}: with {setting} {why}", setting.partition("=")[0] + "=", severity, drop_in, keep)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from shlex import quote
 
 from runbook.doctor.facts import UnitFacts
 from runbook.doctor.findings import Cause
@@ -101,11 +102,11 @@ def find_two_managers(facts: UnitFacts) -> Iterator[Cause]:
         if holder.unit == unit.name and holder.role is Role.OTHER_UNIT and is_users != unit.of_user:
             theirs = f"the user manager of {holder.process.user}" if is_users else "the system"
             own = "your own" if unit.of_user else "the system's"
-            manager = f" --user -M {holder.process.user}@" if is_users else ""
+            manager = f" --user -M {quote(holder.process.user)}@" if is_users else ""
             yield Cause(
                 f"{theirs} has a unit of the same name, which holds {facts.held_ports(holder)}",
                 f"/proc/{holder.process.pid}/cgroup",
-                prevention=f"to keep only {own}: systemctl{manager} disable --now {unit.name}",
+                prevention=f"to keep only {own}: systemctl{manager} disable --now {quote(unit.name)}",
             )
             return
 

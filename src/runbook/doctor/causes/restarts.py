@@ -72,7 +72,8 @@ def find_requested_stop(facts: UnitFacts) -> Iterator[Cause]:
     """Yield that a stop was requested, if systemd would have restarted the unit after an exit of its own."""
     unit = facts.unit
     is_stopped = unit.active_state is ActiveState.INACTIVE and bool(unit.exec_main_code)
-    if is_stopped and unit.restart != "on-success" and will_auto_restart(unit):
+    is_in_order = unit.has_done_its_work or bool(facts.activator) or unit.restart == "on-success"
+    if is_stopped and not is_in_order and will_auto_restart(unit):
         why = f"after an exit of its own, systemd would have restarted it (Restart={unit.restart})"
         yield Cause(f"a stop of {unit.name} was requested: {why}", "Restart=, ExecMainStatus")
 
@@ -92,14 +93,10 @@ def find_watchdog(facts: UnitFacts) -> Iterator[Cause]:
     if not by_watchdog or unit.watchdog_usec in (0, USEC_INFINITY):
         return
     limit = format_span(unit.watchdog_usec / 1e6)
-    drop_in = None
-    if unit.n_restarts >= LOOPS:
-        drop_in = make_drop_in(unit, "watchdog", "systemd expects no keep-alive pings", WatchdogSec="0")
-    yield Cause(
-        f"it sends no keep-alive ping within the {limit} of WatchdogSec=: it hangs, or it never sends any",
-        "WatchdogSec=, Result",
-        drop_in=drop_in,
-    )
+    choice = "if it never sends any, write WatchdogSec=0; if it hangs, that would hide it"
+    keep = choice if unit.n_restarts >= LOOPS else ""  # Once it may have hung.
+    what = f"it sends no keep-alive ping within the {limit} of WatchdogSec=: it hangs, or it never sends any"
+    yield Cause(what, "WatchdogSec=, Result", prevention=keep)
 
 
 def find_other_starters(facts: UnitFacts) -> Iterator[Cause]:

@@ -77,10 +77,14 @@ def find_not_notified(facts: UnitFacts) -> Iterator[Cause]:
         drop_in = make_drop_in(unit, "notify", "systemd accepts the notification", NotifyAccess="all")
         what = f"systemd refuses its notification, which comes from PID {refused[1]} and not from the main process"
         yield Cause(what, "the journal of systemd, NotifyAccess=", drop_in=drop_in)
-    elif listening and facts.age > NOTIFY_GRACE:
-        drop_in = make_drop_in(unit, "type", "systemd waits for no notification", Type="exec")
+    elif listening and (facts.has_not_notified or facts.age > NOTIFY_GRACE):
         what = f"it listens on {', '.join(listening)} already, and has not reported that it is ready (Type={unit.type})"
-        yield Cause(what, "Type=, SubState, the sockets of its processes", drop_in=drop_in)
+        source = "Type=, SubState, the sockets of its processes"
+        if facts.has_not_notified:
+            effect = "if it never reports that: systemd waits for no report, and for nothing that it does at its start"
+            yield Cause(what, source, drop_in=make_drop_in(unit, "type", effect, Type="exec"))
+        else:
+            yield Cause(what, source, Severity.WARNING)
     elif facts.has_not_notified:
         ran = f"in the {format_span(unit.timeout_start_usec / 1e6)} of its last start"
         what = f"{ran} it did not report that it is ready, as Type={unit.type} requires (sd_notify)"
@@ -96,11 +100,14 @@ def find_no_fork(facts: UnitFacts) -> Iterator[Cause]:
     if unit.type != "forking" or unit.active_state is not ActiveState.ACTIVATING:
         return
     listening = [socket for found in facts.found for socket in found.listening]
-    if unit.control_pid and listening:
+    if unit.control_pid and listening and (facts.has_start_timed_out or facts.age > NOTIFY_GRACE):
         settings = {"Type": "exec", **({"PIDFile": ""} if unit.pid_file else {})}
-        drop_in = make_drop_in(unit, "type", "systemd takes the process of ExecStart= as the main process", **settings)
+        effect = "systemd takes the process of ExecStart= as the main process"
+        # A program may do much before it goes to the background, so one start in the foreground proves nothing.
+        drop_in = make_drop_in(unit, "type", effect, **settings) if facts.has_start_timed_out else None
         what = f"PID {unit.control_pid} of ExecStart= listens on {', '.join(listening)} and stays in the foreground"
-        yield Cause(f"{what}, but Type=forking waits for its exit", "Type=, ControlPID", drop_in=drop_in)
+        severity = Severity.PROBLEM if drop_in else Severity.WARNING
+        yield Cause(f"{what}, but Type=forking waits for its exit", "Type=, ControlPID", severity, drop_in)
     elif content := describe_pid_file(facts.view, unit):
         yield Cause(f"systemd waits for PIDFile={unit.pid_file}: {content}", unit.pid_file)
 

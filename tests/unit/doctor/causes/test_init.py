@@ -12,4 +12,4 @@ def test_a_stopped_unit_has_no_cause() -> None:
     stopped = unit(active_state=ActiveState.INACTIVE, sub_state="dead", main_pid=0)
     found = diagnose(FakeMachine({"gw.service": stopped}))
     assert (found.verdict, found.causes) == (Verdict.UNIT_EXITED, ())
-    assert found.commands == ("systemctl start gw.service",)
+    assert (found.commands, found.decision.commands) == ((), ("systemctl start gw.service",))

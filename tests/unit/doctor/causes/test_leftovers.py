@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from runbook.doctor.findings import Severity
-from tests.unit.doctor.diagnosed import causes, diagnose, healthy
-from tests.unit.fake_machine import EARLIER, FakeMachine, process
+from runbook.doctor.findings import Cause, Severity
+from tests.unit.doctor.diagnosed import causes, diagnose, healthy, only
+from tests.unit.fake_machine import EARLIER, FakeMachine, listen, process
 
 
 def leftover(**changes: Any) -> FakeMachine:
@@ -23,10 +23,24 @@ def test_a_leftover_that_kill_mode_spared() -> None:
         "PID 90 (gateway) of an earlier invocation is still in its cgroup: with KillMode=process a stop spares every "
         "other process of the unit"
     )
-    assert diagnose(leftover(kill_mode="process")).commands == ()  # It may be there on purpose.
-    assert cause.drop_in is not None
-    assert cause.drop_in.path == "/etc/systemd/system/gw.service.d/kill-mode.conf"
-    assert cause.drop_in.text == "[Service]\nKillMode=control-group\n"
+    # It may be there on purpose.
+    assert diagnose(leftover(kill_mode="process")).commands == ()
+    assert cause.drop_in is None
+    assert cause.prevention == "if a stop is to kill it, too: KillMode=control-group instead of KillMode=process"
+
+
+def test_a_leftover_that_has_the_port() -> None:
+    def held(**changes: Any) -> Cause:
+        machine = leftover(kill_mode="process", **changes)
+        listen(machine, 90, "0.0.0.0:18789")
+        return only(machine, "with KillMode=process a stop spares every other process of the unit")
+
+    drop_in = held().drop_in
+    assert drop_in is not None
+    assert drop_in.path == "/etc/systemd/system/gw.service.d/zz-runbook-kill-mode.conf"
+    assert drop_in.text == "[Service]\nKillMode=control-group\n"
+    # A delegated cgroup may hold what the unit itself manages, such as containers.
+    assert held(delegate=True).drop_in is None
 
 
 def test_a_leftover_that_got_no_sigkill_and_one_of_which_the_reason_is_unknown() -> None:

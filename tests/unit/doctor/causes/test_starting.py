@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from runbook.doctor.findings import Severity
 from runbook.host.facts import ActiveState, LoadState
-from runbook.host.queries import FileText
+from runbook.host.queries import Answer, FileText, PreviousExit
 from tests.unit.doctor.diagnosed import FAILED, causes, diagnose, only
-from tests.unit.fake_machine import FakeMachine, journal_lines, listen, process, unit
+from tests.unit.fake_machine import INVOCATION, FakeMachine, journal_lines, listen, process, unit
+
+
+def time_out_before(machine: FakeMachine) -> None:
+    """Make the start before this one one that took too long."""
+    exit_ = PreviousExit("timeout", False)
+    machine.answers[f"exit before {INVOCATION} of gw.service"] = [Answer(True, "", exit_)]
+    machine.units["gw.service"] = replace(machine.units["gw.service"], n_restarts=1)
 
 
 def starting(**changes: Any) -> FakeMachine:
@@ -80,7 +88,14 @@ def test_a_notification_that_is_late() -> None:
     listen(machine, 100, "127.0.0.1:80")
     assert only(machine, "it has not reported").drop_in is None
     machine.clock.time += 10
-    found = only(machine, "it listens on 127.0.0.1:80 already, and has not reported that it is ready (Type=notify)")
+    late = "it listens on 127.0.0.1:80 already, and has not reported that it is ready (Type=notify)"
+    found = only(machine, late)
+    assert (found.severity, found.drop_in) == (Severity.WARNING, None)
+    # A start before this one timed out.
+    machine = starting(type="notify")
+    listen(machine, 100, "127.0.0.1:80")
+    time_out_before(machine)
+    found = only(machine, late)
     assert found.drop_in is not None
     assert found.drop_in.text == "[Service]\nType=exec\n"
 
@@ -117,9 +132,17 @@ def test_a_start_that_timed_out_without_a_notification() -> None:
 
 
 def test_a_forking_service_that_stays_in_the_foreground() -> None:
-    machine = starting(type="forking", control_pid=100, main_pid=0, pid_file="/run/gw.pid")
+    machine = starting(
+        type="forking", control_pid=100, main_pid=0, pid_file="/run/gw.pid", inactive_exit_monotonic=998_000_000
+    )
     listen(machine, 100, "127.0.0.1:80")
-    found = only(machine, "PID 100 of ExecStart= listens on 127.0.0.1:80 and stays in the foreground")
+    stays = "PID 100 of ExecStart= listens on 127.0.0.1:80 and stays in the foreground"
+    # It may have more to do before it goes to the background.
+    assert not [one for one in causes(machine) if stays in one]
+    machine.clock.time += 10
+    assert (only(machine, stays).severity, only(machine, stays).drop_in) == (Severity.WARNING, None)
+    time_out_before(machine)
+    found = only(machine, stays)
     assert found.drop_in is not None
     assert found.drop_in.text == "[Service]\nType=exec\nPIDFile=\n"
 
