@@ -68,6 +68,7 @@ def parts() -> dict[Path, Parts]:
             "top": lambda: _table(reference.describe_top_level()),
             "steps": step_types,
             "common": lambda: _table(_common()),
+            "notify": notifications,
             "filters": lambda: ", ".join(f"`{name}`" for name in ("raw", *FILTERS)),
         },
         REFERENCE / "verdicts.md": {"verdicts": verdicts},
@@ -104,6 +105,11 @@ def fields(kind: str) -> str:
     tables = [_table(own), "Every step also takes the [fields of every step](../runbook-file.md#fields-of-every-step)."]
     tables += _inner(own, "")
     return "\n\n".join(tables)
+
+
+def notifications() -> str:
+    """Return the tables of an entry of `notify`."""
+    return "\n\n".join(_inner([row for row in reference.describe_top_level() if row.key == "notify"], ""))
 
 
 def step_types() -> str:

@@ -38,6 +38,7 @@ class EventName(StrEnum):
     FIX_STARTED = "fix-started"
     UNIT_STARTED_AGAIN = "unit-started-again"
     ROLLBACK_STARTED = "rollback-started"
+    NOTIFIED = "notified"
     NOTICE = "notice"
     WAITING = "waiting"
     RUN_FINISHED = "run-finished"
@@ -217,6 +218,15 @@ class RollbackStarted(Payload, event=EventName.ROLLBACK_STARTED):
     failed: str  # the step at which the run failed
     updates: Sequence[Mapping[str, Any]]  # `id`, `from` and `to` of each update that ran
     units: Sequence[str] = optional(())  # the units beside the runbook's that the run restarted, or a command of it
+
+
+class Notified(Payload, event=EventName.NOTIFIED):
+    """The final status was reported to an entry of `notify`."""
+
+    to: str  # who was notified: a webhook, a mail address or a command
+    status: str  # the final status that was reported
+    entry: str  # the entry: `runbook` or `machine`, and its number in the list, from 1
+    unit: str = optional("")  # the unit that carries it out, if it goes on after the end of the run
 
 
 class Notice(Payload, event=EventName.NOTICE):

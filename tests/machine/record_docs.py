@@ -52,6 +52,7 @@ RUNS = {
     "check": ["runbook", "check", RUNBOOK],
     "resume": ["runbook", "resume", "--rerun", "update"],
     "history": ["runbook", "history"],
+    "notified": ["runbook", "apply", "/root/notify.yaml"],
 }
 
 RECORDED = "cat /var/lib/runbook/runs/*/events.jsonl"

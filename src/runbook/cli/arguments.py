@@ -9,13 +9,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from runbook import errors
-from runbook.cli.output import print_message, wrap
+from runbook.cli.output import print_error, print_message, wrap
 from runbook.util.wording import describe_error
 
 if TYPE_CHECKING:
     from runbook.document import Source
     from runbook.host.systemd.addresses import ManagerScope
     from runbook.records.history import RunRecord
+    from runbook.spec.notification import Notification
     from runbook.spec.runbook import Runbook
 
 RESTART = "restart"  # the command of a run without a file
@@ -55,6 +56,66 @@ def _trust_hint(source: Source, file: str, set_: list[str] | None, user: bool) -
             owner = source.status.st_uid
             return run_as_user_hint(pwd.getpwuid(owner).pw_name if owner else "USER")
     return "users who can write there could run commands as root; correct it with chown root and chmod go-w"
+
+
+def add_machine_notifications(book: Runbook) -> Runbook:
+    """Return the runbook with the entries of `/etc/runbook/notify.yaml`, which apply to every run.
+
+    Raises DocumentError if that file is wrong, and NotBegun if root must not trust it.
+    """
+    from runbook.document.notifications import MACHINE_FILE  # noqa: PLC0415
+
+    try:
+        os.lstat(MACHINE_FILE)
+    except (FileNotFoundError, NotADirectoryError):
+        return book
+    except PermissionError:
+        pass  # The folder is closed to this user, who gets the message about the file.
+    entries = load_machine_file(MACHINE_FILE)
+    return book.model_copy(update={"machine_notify": entries}) if entries else book
+
+
+def load_machine_file(path: str, *, to_run: bool = True) -> tuple[Notification, ...]:
+    """Return the entries of a file for the whole machine. A user that cannot read it gets a message, and none."""
+    import socket  # noqa: PLC0415
+
+    from runbook import document  # noqa: PLC0415
+    from runbook.document.notifications import parse_machine_file  # noqa: PLC0415
+    from runbook.document.trust import find_distrust  # noqa: PLC0415
+
+    if to_run and os.geteuid() != 0 and not os.access(path, os.R_OK):
+        print_message(wrap(f"note: {path} cannot be read, so nothing in it is notified"))
+        return ()
+    source = document.read_source(path)
+    if to_run and (why := find_distrust(source, euid=os.geteuid(), sudo_uid=None)):
+        hint = "its commands would run as root; correct it with chown root and chmod go-w"
+        raise errors.NotBegun(f"cannot use {path}: {why}", hint=hint)
+    return parse_machine_file(source.data, os.environ, socket.gethostname(), path)
+
+
+def describe_notifications(book: Runbook) -> tuple[str, ...]:
+    """Return who is notified of the end of a run, a sentence each."""
+    from runbook.document.notifications import MACHINE_FILE  # noqa: PLC0415
+
+    of_machine = (f"{MACHINE_FILE} {entry.describe()}" for entry in book.machine_notify)
+    return (*(f"the runbook {entry.describe()}" for entry in book.notify), *of_machine)
+
+
+def validate_file(file: str, set_: list[str] | None) -> tuple[str, ...]:
+    """Return what to report about a valid file. Raises DocumentError and UsageError."""
+    from runbook.document.draft import describe_missing  # noqa: PLC0415
+    from runbook.document.notifications import MACHINE_FILE  # noqa: PLC0415
+
+    if os.path.abspath(file) == MACHINE_FILE:  # noqa: PTH100 - a link elsewhere is this file, too
+        return tuple(entry.describe() for entry in load_machine_file(file, to_run=False))
+    book = load_runbook(file, set_)
+    try:
+        book = add_machine_notifications(book)
+    except errors.RunbookError as error:
+        # The runbook is valid, and may be for another machine.
+        print_message(wrap("warning: every run on this machine would be refused:"))
+        print_error(error)
+    return (*filter(None, [describe_missing(book.text)]), *describe_notifications(book))
 
 
 def find_notices(scope: ManagerScope, book: Runbook | None = None) -> tuple[str, ...]:

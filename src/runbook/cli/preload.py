@@ -13,11 +13,14 @@ from runbook.steps import registry
 
 LATE_MODULES = (
     "difflib",
+    "email.message",
+    "email.utils",
     "tenacity",
     "textwrap",
     "traceback",
     "unicodedata",
     "runbook.engine.diagnosis",
+    "runbook.engine.notify",
     "runbook.engine.rollback",
     "runbook.host.journal.search",
     "runbook.host.runners.http",

@@ -10,7 +10,14 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from runbook import errors
-from runbook.cli.arguments import RESTART, find_fix_command, find_notices, parse_span_option
+from runbook.cli.arguments import (
+    RESTART,
+    add_machine_notifications,
+    describe_notifications,
+    find_fix_command,
+    find_notices,
+    parse_span_option,
+)
 from runbook.cli.options import (
     DryRunOption,
     FailOnRemediationOption,
@@ -69,7 +76,9 @@ def restart(
     def plan(report: Callable[[Event], None]) -> int:
         parse_span_option("--lock-wait", lock_wait)
         written = write()
-        return plan_run(written.book, scope, (*find_notices(scope), *written.notices), report)
+        notices = (*find_notices(scope), *written.notices)
+        notices += describe_notifications(add_machine_notifications(written.book))
+        return plan_run(written.book, scope, notices, report)
 
     def run(report: Callable[[Event], None]) -> int:
         from runbook.engine.launch import RunRequest  # noqa: PLC0415
@@ -90,7 +99,7 @@ def restart(
             has_file=False,
             fix_command=find_fix_command(written.book),
         )
-        return launch_run(written.book, request, report)
+        return launch_run(add_machine_notifications(written.book), request, report)
 
     run_with_report(output, plan if dry_run else run, plan=dry_run, files=ResultFiles(junit))
 

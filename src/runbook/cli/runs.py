@@ -15,6 +15,8 @@ import typer
 from runbook import errors
 from runbook.cli.arguments import (
     RESTART,
+    add_machine_notifications,
+    describe_notifications,
     find_fix_command,
     find_notices,
     find_scope,
@@ -23,6 +25,7 @@ from runbook.cli.arguments import (
     parse_sets,
     parse_span_option,
     repeat_options,
+    validate_file,
 )
 from runbook.cli.options import (
     DryRunOption,
@@ -120,13 +123,11 @@ def check(
 
 def validate(files: FilesArgument, set_: SetOption = None, output: OutputOption = Output.AUTO) -> None:
     """Report every error in the files. Needs no systemd."""
-    from runbook.document.draft import describe_missing  # noqa: PLC0415
-
     count = 0
     for file in files:
         try:
-            if missing := describe_missing(load_runbook(file, set_).text):
-                print_message(wrap(f"note: {file}: {missing}"))
+            for note in validate_file(file, set_):
+                print_message(wrap(f"note: {file}: {note}"))
         except errors.RunbookError as error:
             count += len(error.problems) if isinstance(error, errors.DocumentError) else 1
             print_error(error)
@@ -187,6 +188,7 @@ def _apply(
     book = load_runbook(file, set_, to_run=True, user=user)
     hide_secrets(os.environ.get(name, "") for name in book.secrets)
     book = _keep_remediations(book) if only_remediations else book
+    book = add_machine_notifications(book)
     scope = find_scope(book, user)
     request = _make_request(scope, book, parse_sets(set_), fail_on_remediation, seconds)
     if only_remediations:
@@ -225,6 +227,7 @@ def _resume(
     hide_secrets(os.environ.get(name, "") for name in book.secrets)
     scope: ManagerScope = "user" if record.header.scope == "user" else "system"
     book = _keep_remediations(book) if record.header.command == "remediate" else book
+    book = add_machine_notifications(book)
     request = _make_request(scope, book, {}, record.header.fail_on_remediation, lock_wait)
     if record.header.command == RESTART:
         request = replace(request, notices=find_notices(scope), fix_command=find_fix_command(book))
@@ -311,8 +314,10 @@ def _run_planner(
         hide_secrets(os.environ.get(name, "") for name in book.secrets)
         book = _keep_remediations(book) if only_remediations else book
         scope = find_scope(book, user)
-        options = repeat_options(set_, user=user)
-        return plan_run(book, scope, find_notices(scope, book), report, options, plan=plan)
+        options, notices = repeat_options(set_, user=user), find_notices(scope, book)
+        if plan:
+            notices += describe_notifications(add_machine_notifications(book))
+        return plan_run(book, scope, notices, report, options, plan=plan)
 
     run_with_report(output, act, plan=plan, only_looks=True, files=files)
 

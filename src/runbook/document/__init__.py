@@ -8,6 +8,7 @@ wording.py     pydantic's errors as sentences with positions
 synonyms.py    words of other tools, and what a runbook has in their place
 source.py      opens the file; every folder on the way to it
 trust.py       whether root may run the file
+notifications.py  `notify`, of a runbook and of the machine
 reference.py   the JSON Schema, and the tables of fields
 
 Two runbooks are written here, from what is found of a unit; they only read the machine:

@@ -16,6 +16,7 @@ from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from runbook.document import wording
 from runbook.document.nodes import Node, Problems
+from runbook.document.notifications import read_notifications
 from runbook.document.outline import StepNode, Types, assign_ids, find_nested_keys, find_steps
 from runbook.document.syntax import Position
 from runbook.errors import UsageError
@@ -24,7 +25,7 @@ from runbook.spec.fields import PortList, UnitName
 from runbook.spec.readers import describe_kind
 from runbook.spec.runbook import Runbook
 from runbook.spec.step import INHERITED_FIELDS, ReplacesVersion, Step
-from runbook.template.namespace import FACTS, ROOTS, VERSIONS, TemplateError, TemplateNamespace, Value
+from runbook.template.namespace import FACTS, ROOTS, RUN_FACTS, VERSIONS, TemplateError, TemplateNamespace, Value
 from runbook.template.text import Template, parse_text
 from runbook.util.wording import shorten, suggest
 
@@ -57,7 +58,7 @@ class Reader:
         # Some fields of a Runbook, such as its path, are not keys of the file.
         unknown = self.fields.keys() - wording.fields_of(Runbook).keys()
         self.problems += [(self.root.keys[key], wording.describe_unknown_key(key, Runbook, _WHOLE)) for key in unknown]
-        apart = {*_LISTS, "vars", *unknown}
+        apart = {*_LISTS, "vars", "notify", *unknown}
         data = {key: node.to_plain() for key, node in self.fields.items() if key not in apart}
         variables = self._variables(sets)
         head = replace(self.namespace, vars=variables, roots=("vars", "env", "host"))
@@ -75,6 +76,9 @@ class Reader:
                 data[key] = steps
         self.problems += [_describe_lacking(key, sites) for key, sites in self.lacking.items()]
         data.setdefault("rollback", self._rollback())
+        if (notify := self.fields.get("notify")) is not None:
+            known = replace(self.namespace, earlier_steps=dict(self.before), run_facts=dict.fromkeys(RUN_FACTS))
+            data["notify"] = read_notifications(notify, known, self.problems)
         data.update(vars=variables, path=path, folder=folder, text=text, namespace=self.namespace, types=self.types)
         if "steps" not in self.fields:
             self.problems.append((self.root.position, f"{_WHOLE} needs `steps`, a list with at least one step"))

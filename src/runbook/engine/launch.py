@@ -69,6 +69,8 @@ def start_run(book: Runbook, request: RunRequest, host: Host, waiter: Waiter, si
         return launch.run(launch.make_state(folder), ResumeState(), supersedes_until=math.inf)  # any earlier run
 
 
+NOTIFY_MARK = "--notify-"  # in the name of a unit that reports the end of a run; an id of a step has no `--`
+
 OWN = ("unit", "main-pid")  # the values of `owner` with which a unit must own its port itself
 
 
@@ -189,6 +191,8 @@ def refuse_running_commands(units: Iterable[str], host: HostView, ignored_run: s
     except HostError as error:
         raise NotBegun(f"cannot begin: {error.message}", hint=error.hint) from error
     for unit in running:
+        if NOTIFY_MARK in unit:
+            continue  # It reports the end of its run, and acts on no unit.
         match = store.RUN_ID.search(unit)
         run_id = match[0] if match else ""
         run = next((one for one in history.list_runs() if one.id == run_id and run_id != ignored_run), None)

@@ -111,8 +111,17 @@ class Runner:
             end = replace(self._end(RunStatus.FAILED, describe_internal_error(error)), hint=self._report_hint)
         if end.status not in (RunStatus.NOT_BEGUN, RunStatus.INTERRUPTED):
             self._report_dependents()
+        if self.runbook.notify or self.runbook.machine_notify:
+            self._notify(end)
         self.events.emit(end)
         return end
+
+    def _notify(self, end: RunFinished) -> None:
+        with contextlib.suppress(Exception):  # The last event must be written, whatever happens here.
+            from runbook.engine.notify import Notifier  # noqa: PLC0415 - Only a run with `notify` needs it.
+
+            tell = Notifier(self.runbook, self.host, self.waiter, self.events, self.state, self.resume_state)
+            tell.notify(end, self._make_namespace())
 
     def _report_dependents(self) -> None:
         with contextlib.suppress(Exception):  # The last event must be written, whatever this finds.

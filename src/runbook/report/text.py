@@ -63,6 +63,8 @@ class TextReport:
                 self._fixing = True
             case events.UnitStartedAgain(unit=unit):
                 self._page.entry("note", JobVerb.START, f"{unit}, which the fix had stopped", depth=self._depth)
+            case events.Notified(to=to, unit=unit):
+                self._page.entry("note", "", f"{unit} notifies {to}" if unit else f"{to} was notified")
             case events.Notice(text=text):
                 self._page.entry("note", "", text)
             case events.Waiting(name=name):

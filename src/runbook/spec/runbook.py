@@ -10,6 +10,7 @@ from typing import Any, Literal
 from pydantic import Field, SkipValidation
 
 from runbook.spec.fields import Environment, FormatNumber, PortList, PositiveSpan, TextField, TextList, UnitName
+from runbook.spec.notification import Notification
 from runbook.spec.step import FileModel, ReplacesVersion, RollbackRole, Step, StepList
 from runbook.template.namespace import TemplateNamespace
 from runbook.template.text import parse_expression
@@ -57,7 +58,10 @@ class Runbook(FileModel):
         description="Steps that run last, whether the run failed or not.",
         examples=[[{"run": {"run": "rm -f /run/upgrade-in-progress"}}]],
     )
+    notify: tuple[Notification, ...] = Field((), description="Who is notified of the end of the run, and how.")
 
+    machine_notify: tuple[Notification, ...] = Field((), exclude=True)
+    """Those of the machine, which apply to every run."""
     path: str = Field("", exclude=True)
     """The path of the file as the user wrote it; `-` for standard input."""
     folder: Path = Field(Path(), exclude=True)

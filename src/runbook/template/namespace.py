@@ -12,6 +12,7 @@ from runbook.util.wording import join_words, suggest
 
 FACTS = ("status", "changed", "verdict", "output")  # what `steps.<id>` has for every step
 VERSIONS = ("from", "to")  # what it also has for an update, and what an update's own templates may use
+RUN_FACTS = ("status", "verdict", "reason")  # what `run` also has in `notify`
 ROOTS = ("vars", "env", "unit", "port", "host", "run", "steps", *VERSIONS)  # the first parts of names
 
 Value = str | tuple[str, ...]  # the value of a name: a text, or a list of texts
@@ -78,6 +79,8 @@ class TemplateNamespace:
     """The facts of the steps by id; None while a file is read. A step that has not run is missing."""
     left_out: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     """The steps of the file that this run does not carry out, by id, with the facts that are known of them anyway."""
+    run_facts: Mapping[str, str | None] = field(default_factory=dict)
+    """What `run` has beside its id, where it may be used; None while it is not known."""
     partial: bool = False  # True for a plan: the facts of a missing step are not known; in a run, they are empty
 
     def for_run(self, run_id: str | None, results: Mapping[str, Mapping[str, str]], *, partial: bool = False) -> Self:
@@ -104,12 +107,21 @@ class TemplateNamespace:
             case "steps":
                 return self._of_step(reference)
             case "run":
-                if reference.path != ("id",):
-                    raise TemplateError(f"`{reference}` is not defined; write `run.id`")
-                return self.run_id
+                return self._of_run(reference)
         if reference.path:
             raise TemplateError(f"`{reference}` is not defined; `{root}` is a single value")
         return self._single(root)
+
+    def _of_run(self, reference: Reference) -> Value | None:
+        name = ".".join(reference.path)
+        if name == "id":
+            return self.run_id
+        if name not in self.run_facts:
+            if name in RUN_FACTS:
+                raise TemplateError(f"`{reference}` can only be used in `notify`")
+            known = f"`run` has {join_words(('id', *self.run_facts))}" if self.run_facts else "write `run.id`"
+            raise TemplateError(f"`{reference}` is not defined; {known}")
+        return self.run_facts[name]
 
     def _single(self, root: str) -> Value | None:
         if root in VERSIONS and root not in self.template_vars:

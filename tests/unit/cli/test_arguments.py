@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from runbook.cli import arguments
-from runbook.document import parse, trust
-from runbook.errors import NotBegun, UsageError
+from runbook.document import notifications, parse, trust
+from runbook.errors import DocumentError, NotBegun, UsageError
 from runbook.records import history, store
 from tests.unit.recorded import header
 
@@ -186,3 +186,68 @@ def test_a_restart_is_resumed_as_it_was_recorded() -> None:
     folder.write_header(command, "unit: gw\nsteps: [restart]\n")
     book = arguments.load_runbook_of_run(history.find_run(folder.id), {}, as_recorded=False)
     assert (book.path, book.unit) == ("restart gw.service", "gw.service")
+
+
+# -- the file of the machine
+
+
+@pytest.fixture
+def machine_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    path = tmp_path / "notify.yaml"
+    monkeypatch.setattr(notifications, "MACHINE_FILE", str(path))
+    monkeypatch.setattr(os, "geteuid", lambda: 0)
+    monkeypatch.setattr(trust, "find_distrust", lambda *_, **__: "")
+    return path
+
+
+def test_without_a_file_of_the_machine_a_runbook_stays(machine_file: Path) -> None:
+    book = parse(TEXT)
+    assert arguments.add_machine_notifications(book) is book
+    machine_file.write_text("# notify:\n")
+    assert arguments.add_machine_notifications(book) is book
+
+
+def test_the_entries_of_the_machine_are_added(machine_file: Path) -> None:
+    machine_file.write_text("notify: [{mail: root, when: [failed, ok]}]\n")
+    book = arguments.add_machine_notifications(parse(f"{TEXT}notify: [{{run: tell}}]\n"))
+    assert arguments.describe_notifications(book) == (
+        "the runbook notifies `tell` unless a run ends ok or changed",
+        f"{machine_file} notifies mail root if a run ends failed or ok",
+    )
+
+
+def test_a_wrong_file_of_the_machine_refuses_a_run_and_is_a_warning_of_validate(
+    machine_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    machine_file.write_text("notify: [{mial: root}]\n")
+    wrong = f"{machine_file}:1:11: unknown key `mial`; did you mean `mail`?"
+    with pytest.raises(DocumentError) as refused:
+        arguments.add_machine_notifications(parse(TEXT))
+    assert refused.value.message == wrong
+    (tmp_path / "x.yaml").write_text(TEXT)
+    assert arguments.validate_file(str(tmp_path / "x.yaml"), None) == ()
+    assert wrong in capsys.readouterr().err
+    with pytest.raises(DocumentError):
+        arguments.validate_file(str(machine_file), None)
+
+
+def test_root_does_not_use_a_file_of_the_machine_that_others_can_write(
+    machine_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    machine_file.write_text("notify: [{mail: root}]\n")
+    monkeypatch.setattr(trust, "find_distrust", lambda *_, **__: "it is writable by every user")
+    with pytest.raises(NotBegun) as refused:
+        arguments.add_machine_notifications(parse(TEXT))
+    assert refused.value.message == f"cannot use {machine_file}: it is writable by every user"
+    assert "chown root" in refused.value.hint
+
+
+def test_a_user_who_cannot_read_the_file_of_the_machine_gets_a_message(
+    machine_file: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    machine_file.write_text("notify: [{mail: root}]\n")
+    monkeypatch.setattr(os, "geteuid", lambda: 1000)
+    monkeypatch.setattr(os, "access", lambda *_: False)
+    book = parse(TEXT)
+    assert arguments.add_machine_notifications(book) is book
+    assert "cannot be read, so nothing in it is notified" in " ".join(capsys.readouterr().err.split())

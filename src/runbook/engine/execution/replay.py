@@ -15,6 +15,7 @@ from runbook.events import (
     Event,
     EventName,
     FixStarted,
+    Notified,
     RollbackStarted,
     RunFinished,
     RunResumed,
@@ -70,6 +71,8 @@ class ResumeState:
     boot_of_step: dict[str, str] = field(default_factory=dict)  # the ID of the boot on which each step finished
     undone_by_boot: dict[str, str] = field(default_factory=dict)
     """The finished steps whose result a reboot undid, each with a sentence. They are repeated."""
+    notified: set[tuple[str, str]] = field(default_factory=set)
+    """The entries of `notify` that were carried out since the last end of the run, each with the status."""
     _plan_events: dict[tuple[Any, ...], Event] = field(default_factory=dict)
 
     @classmethod
@@ -109,8 +112,11 @@ class ResumeState:
                 self.parts += 1
                 if boot is not None and boot != self.boot:
                     self.boot, self.boot_since = str(boot), event.time
-            case RunFinished(status=RunStatus.INTERRUPTED):
-                self.stopped_steps = set(self.in_progress)
+            case Notified(entry=entry, status=status):
+                self.notified.add((entry, status))
+            case RunFinished(status=status):
+                self.notified.clear()
+                self.stopped_steps = set(self.in_progress) if status == RunStatus.INTERRUPTED else self.stopped_steps
 
     def _finish(self, end: StepFinished) -> None:
         name = end.id
