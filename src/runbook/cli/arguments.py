@@ -106,7 +106,7 @@ def validate_file(file: str, set_: list[str] | None) -> tuple[str, ...]:
     from runbook.document.draft import describe_missing  # noqa: PLC0415
     from runbook.document.notifications import MACHINE_FILE  # noqa: PLC0415
 
-    if os.path.abspath(file) == MACHINE_FILE:  # noqa: PTH100 - a link elsewhere is this file, too
+    if os.path.exists(file) and os.path.exists(MACHINE_FILE) and os.path.samefile(file, MACHINE_FILE):  # noqa: PTH110, PTH121
         return tuple(entry.describe() for entry in load_machine_file(file, to_run=False))
     book = load_runbook(file, set_)
     try:
