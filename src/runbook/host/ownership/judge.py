@@ -4,7 +4,8 @@ systemd reports which invocation of the unit is current; the kernel reports whic
 hold them.
 
 1. The sockets are listed in the unit's network namespace, all processes are searched for their holders, and the sockets
-   are listed again: if they changed meanwhile, all is read anew, and after five reads the owner is unknown.
+   are listed again: if they or their holders changed meanwhile, all is read anew, and after five reads the owner is
+   unknown.
 2. Each holder gets one role (roles.py). In the unit's cgroup it is current or a leftover, by its descent from the main
    process, else by INVOCATION_ID, else by its start time; if the unit is down, it is a leftover in any case.
 3. Outside of that cgroup, a descendant of the main process is current, systemd stands for a socket unit, a container or
@@ -68,9 +69,19 @@ class PortJudge(UnitContext):
                 return PortOwnership(port, Verdict.NOT_LISTENING, f"no process listens on port {port}")
             facts = self._read_facts(port, listeners, shared_with)
             again = self.list_listeners(port)
-            if {listener.inode for listener in again} == {listener.inode for listener in listeners}:
+            is_same = {listener.inode for listener in again} == {listener.inode for listener in listeners}
+            if is_same and not self._has_changed_hands(facts.holders):
                 return facts.decide()
         return owner_changing(port)
+
+    def _has_changed_hands(self, holders: tuple[Holder, ...]) -> bool:
+        """True if a process that may have been handed its sockets has none of them now: it may have passed them on.
+
+        With its exit the cgroup in which it created them is gone, so it would read as one that was handed them.
+        """
+        doubtful = [holder for holder in holders if holder.role is Role.UNKNOWN and holder.sockets]
+        held = ((one.process.pid, {socket.inode for socket in one.sockets}) for one in doubtful)
+        return not all(self.kernel.find_held_sockets(pid, inodes) for pid, inodes in held)
 
     def describe_uses(self, port: Port) -> str:
         """Describe which sockets that do not listen have the port, as a clause to be added; empty if none has."""

@@ -49,6 +49,27 @@ def test_sockets_that_change_are_read_again_a_few_times(changes: int, verdict: V
     assert judge(on).judge_port(PORT).verdict is verdict
 
 
+class HandsOn(FakeMachine):
+    """A process passes its socket to a live service and exits, after the holders were searched for."""
+
+    def find_held_sockets(self, pid: int, inodes: Collection[int]) -> set[int]:
+        if pid == 74 and 74 in self.processes:
+            self.sockets[75] = self.sockets.pop(74)
+            del self.processes[74]
+        return super().find_held_sockets(pid, inodes)
+
+
+def test_a_process_that_passed_its_socket_on_meanwhile_is_not_its_holder() -> None:
+    on = HandsOn(
+        {"gw.service": unit(), "takes.service": unit("takes.service", main_pid=75)},
+        {74: process(74, cgroup=SESSION), 75: process(75, cgroup="/system.slice/takes.service")},
+        sockets={74: [listener(number=80, cgroup_id=5)]},
+        cgroups={5: ""},
+    )
+    found = judge(on).judge_port(Port(80))
+    assert (found.verdict, [one.process.pid for one in found.holders]) == (Verdict.OTHER_UNIT_HOLDS_PORT, [75])
+
+
 def test_a_socket_of_another_user_may_have_been_handed_over() -> None:
     """Whatever the process is otherwise; but if it has one of its own as well, it is judged by that."""
     handed = listener(uid=1000)
