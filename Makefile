@@ -62,6 +62,8 @@ $(STAMP): pyproject.toml
 $(NODE): tests/validators/package.json $(STAMP)
 	@command -v npm >/dev/null || { $(SUDO) apt-get update -q; \
 	    DEBIAN_FRONTEND=noninteractive $(SUDO) apt-get install -qy --no-install-recommends npm; }
+	@command -v chromium >/dev/null || { $(SUDO) apt-get update -q; \
+	    DEBIAN_FRONTEND=noninteractive $(SUDO) apt-get install -qy --no-install-recommends chromium; }
 	@mkdir -p $(@D) && cp $< $(@D)/
 	npm install --prefix $(@D) --no-package-lock --no-audit --no-fund --silent
 	@touch $@

@@ -160,6 +160,7 @@ class StepWaiting(StepPayload, event=EventName.STEP_WAITING):
     facts: Sequence[str] = optional(())  # who has the ports, and each probe with its last answer, in words
     output: str = optional("")  # the file that the command writes its output to
     opens_in: float | None = optional(None)  # the time until the start limit of the unit allows a start
+    seen: Mapping[str, Any] | None = optional(None)  # the unit in systemd, and its ports; only if they have changed
 
 
 class StepRetrying(StepPayload, event=EventName.STEP_RETRYING):

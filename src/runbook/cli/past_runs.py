@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from runbook.report.story import StoryReport
 
 MAX_ROWS = 20  # runs that are listed without `--all` and `-n`
+PAGE_WIDTH = 80  # columns of the text in a page
+MAX_PAGE_OUTPUT = 64_000  # bytes of the output of one command in a page
 
 
 def history(
@@ -38,6 +40,9 @@ def history(
             "--since", metavar="TIME", help="List only runs that began since then: 2h, today, 2026-11-30 12:00."
         ),
     ] = None,
+    html: Annotated[
+        str | None, typer.Option("--html", metavar="FILE", help="Write an HTML page to FILE instead.")
+    ] = None,
     output: OutputOption = Output.AUTO,
 ) -> None:
     """List your past runs, the latest first."""
@@ -47,9 +52,14 @@ def history(
 
     if all_ and number is not None:
         raise errors.UsageError("cannot combine --all with -n")
+    if html is not None and output is Output.JSON:
+        raise errors.UsageError("cannot combine --html with --output json")
     recorded = list_runs()
     runs = _select(recorded, unit, since)
     rows = runs if all_ else runs[: number or MAX_ROWS]
+    if html is not None:
+        _write_index(rows, Path(html))
+        return
     summaries = (run.summary_event() for run in rows)
     with contextlib.ExitStack() as screen_end:
         if output is Output.JSON:
@@ -145,18 +155,50 @@ def _follow_live(story: StoryReport, layout: Layout) -> Callable[[Event], None]:
 
 def _write_page(record: RunRecord, file: Path) -> None:
     """Write the HTML page of a run. Raises NotBegun and RunbookError."""
-    from runbook.records.store import replace_file  # noqa: PLC0415
-    from runbook.report.html import HtmlScreen  # noqa: PLC0415
-    from runbook.report.layout import Layout  # noqa: PLC0415
+    from runbook.report.html import make_run_page  # noqa: PLC0415
+    from runbook.report.layout import Collector, Layout  # noqa: PLC0415
 
     check_file(file)
-    screen = HtmlScreen()
+    screen = Collector(PAGE_WIDTH)
     _show_story(record, Layout(screen))
+    story = "\n".join("".join(text for text, _ in line).rstrip() for line in screen.lines)
+    summary = record.summary_event()
+    _replace(file, make_run_page(summary, list(record.read()), story, _read_outputs(summary)))
+    print_result(f"wrote run {record.id} to {file}; only you can read the file")
+
+
+def _read_outputs(summary: Event) -> Iterator[tuple[str, str]]:
+    """Yield the name and the last part of each output of a command, without those that cannot be read.
+
+    The secrets in an output are masked when its command has ended, so there is none before the end of the run.
+    """
+    from runbook.records.store import open_file  # noqa: PLC0415
+
+    for one in summary.data["printed"] if summary.data.get("exit") is not None else ():
+        with contextlib.suppress(OSError), open_file(Path(one["file"])) as stream:
+            stream.seek(max(0, one["bytes"] - MAX_PAGE_OUTPUT))
+            text = stream.read(MAX_PAGE_OUTPUT).decode(errors="backslashreplace")
+            cut = f", the last {MAX_PAGE_OUTPUT} of" if one["bytes"] > MAX_PAGE_OUTPUT else ","
+            yield f"output/{Path(one['file']).name}{cut} {one['bytes']} bytes", text
+
+
+def _write_index(runs: list[RunRecord], file: Path) -> None:
+    """Write the HTML page of several runs. Raises NotBegun and RunbookError."""
+    from runbook.report.html import make_history_page  # noqa: PLC0415
+
+    check_file(file)
+    listed = f"{len(runs)} run{'' if len(runs) == 1 else 's'}"
+    _replace(file, make_history_page(((run.summary_event(), run.read()) for run in runs), f"runbook: {listed}"))
+    print_result(f"wrote {listed} to {file}; only you can read the file")
+
+
+def _replace(file: Path, page: bytes) -> None:
+    from runbook.records.store import replace_file  # noqa: PLC0415
+
     try:
-        replace_file(file, screen.page(f"{record.title}: run {record.id}", record.read()))
+        replace_file(file, page)
     except OSError as error:
         raise errors.RunbookError(f"cannot write {file}: {describe_error(error)}") from error
-    print_result(f"wrote run {record.id} to {file}; only you can read the file")
 
 
 def _write_junit(record: RunRecord, file: Path) -> None:

@@ -1,4 +1,4 @@
-"""`${{ … }}` in texts, and `when`: strict, sandboxed expressions. The only importer of jinja2.
+"""`${{ … }}` in texts, and `when`: strict, sandboxed expressions.
 
 namespace.py    the values of the names, and which of them are known already
 expression.py   one expression: checked, evaluated

@@ -145,6 +145,25 @@ def test_only_the_owner_can_read_a_page(tmp_path: Path) -> None:
     assert stat.S_IMODE(page.stat().st_mode) == 0o600
 
 
+def test_the_page_of_the_runs_lists_each(tmp_path: Path) -> None:
+    past, page = a_run(), tmp_path / "runs.html"
+    assert runbook("history", "--html", str(page)).stdout == f"wrote 1 run to {page}; only you can read the file\n"
+    assert past.id in page.read_text()
+    assert stat.S_IMODE(page.stat().st_mode) == 0o600
+    assert "cannot combine --html" in failure("history", "--html", str(page), "--output", "json").message
+
+
+def test_a_page_has_the_output_of_commands_only_after_the_end_of_the_run(tmp_path: Path) -> None:
+    """Before, secrets in it may not be masked yet."""
+    page = tmp_path / "run.html"
+    for events, is_shown in (((STARTED, acting("x")), False), ((STARTED, finished("x"), ended()), True)):
+        past = wrote(begun(), *events)
+        past.folder.outputs_path.mkdir(exist_ok=True)
+        (past.folder.outputs_path / "x.log").write_text("the password")
+        runbook("show", past.id, "--html", str(page))
+        assert ("the password" in page.read_text()) is is_shown
+
+
 def test_a_page_never_replaces_a_link(tmp_path: Path) -> None:
     a_run()
     target = tmp_path / "passwd"

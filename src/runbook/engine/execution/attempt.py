@@ -35,6 +35,9 @@ MIN_REPORT_PAUSE = 2.0  # seconds between two reports of a text that changes all
 
 TRACE = "traceback"  # the evidence of a step that an error of this program ended
 
+# The evidence that a wait reports: the state of the unit, and who has its ports.
+SEEN = ("ActiveState", "SubState", "Result", "MainPID", "NRestarts", "ExecMainStatus", "InvocationID", "ports")
+
 _TIME = re.compile(r"\d+(\.\d+)?(ms|s|min|h|d)\b")  # a number of a time span
 
 # Errors that end an attempt: the machine refuses, or a template needs a value that only the attempt finds. BusLost and
@@ -115,6 +118,7 @@ class _Attempt:
     run_has_changed: bool  # something was changed before this attempt
     _reported: _WaitTopic | None = None  # what the wait was for when it was reported last
     _reported_at: float = 0.0
+    _reported_seen: Mapping[str, Any] | None = None  # the state of the unit and its ports in the last report
     _wait_began: float = 0.0
     _next_report: float = 0.0  # when the next report is due, even if nothing changes
 
@@ -211,10 +215,19 @@ class _Attempt:
                 left=round(left, 3),
                 facts=progress.facts,
                 output=progress.output,
+                seen=self._find_new_state(finding),
                 **times,
             )
         )
         return self._next_report - now
+
+    def _find_new_state(self, finding: Finding) -> Mapping[str, Any] | None:
+        """Return what the finding contains of systemd and the ports; None if the last report had the same."""
+        seen = {name: finding.evidence[name] for name in SEEN if name in finding.evidence}
+        if seen == (self._reported_seen or {}):
+            return None
+        self._reported_seen = seen
+        return seen
 
     def _end_timed_out(self, last: Finding) -> Finding:
         """Stop what the attempt had started, and return the finding for its time-out."""

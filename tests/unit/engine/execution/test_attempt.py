@@ -248,6 +248,9 @@ def test_a_wait_for_another_process_to_exit_has_the_time_that_it_is_given() -> N
     _, events = run(machine, step("wait-ready"))
     (waiting,) = waits_of(events)
     assert ("PID 74" in waiting.reason, waiting.left) == (True, 2)
+    assert waiting.seen is not None
+    assert waiting.seen["ActiveState"] == "active"
+    assert [one["pid"] for one in waiting.seen["ports"][0]["holders"]] == [74]
 
 
 @pytest.mark.parametrize(("slow", "reported"), [(0.5, []), (20.0, [(1, 89), (16, 74)])])
