@@ -116,6 +116,7 @@ class _BegunPayload(Payload):
     left: str = optional("")  # the unit that the program has left for a scope of its own
     waking: Mapping[str, Sequence[str]] | None = optional(None)  # active triggers by the unit they start
     rollback: str | None = optional(None)  # the step whose failure started a rollback in an earlier part
+    lines: Mapping[str, int] | None = optional(None)  # the line of each step in the file, by the id of the step
 
 
 class RunStarted(_BegunPayload, event=EventName.RUN_STARTED):
@@ -270,6 +271,7 @@ class Observed(Payload, event=EventName.OBSERVED):
     systemd: Mapping[str, Any] | None = optional(None)  # properties of the unit
     starts: Mapping[str, Any] | None = optional(None)  # what is left of the unit's start limit
     ports: Sequence[Mapping[str, Any]] | None = optional(None)  # the verdict, listeners and holders of each port
+    lines: Mapping[str, int] | None = optional(None)  # the line of each step in the file, by the id of the step
     schema: int = SCHEMA_VERSION  # the version of the schema of these lines
 
 

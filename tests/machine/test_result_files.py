@@ -1,7 +1,8 @@
-"""The result of a run as JUnit XML: of the incident, of a run that continues, and on a disk that fills up."""
+"""The result of a run in files: of the incident, of a run that continues, and on a disk that fills up."""
 
 from __future__ import annotations
 
+import json
 import re
 import signal
 from collections.abc import Iterator
@@ -70,6 +71,38 @@ def test_the_incident(machine: Machine, incident: Incident, read: type[Result]) 
     assert re.sub(r' time="[^"]*"', "", machine.read(FILE)) == re.sub(r' time="[^"]*"', "", first)
 
 
+def test_what_failed_is_at_its_line_and_in_the_summary(machine: Machine, incident: Incident) -> None:
+    """Of the incident, which a check finds and a run fixes; what the service prints is no command of GitHub."""
+    loop(machine)
+    machine.run(["mkdir", "-p", "/srv/ops"])
+    machine.write("/srv/ops/up.yaml", (CHECKOUT / "tests/machine/demo.yaml").read_text())
+    options = "--annotate --code-quality q.json --summary s.md up.yaml"
+    try:
+        checked = machine.run(["sh", "-c", f"cd /srv/ops && runbook check {options}"], check=False)
+        assert checked.returncode == 1
+        stop, *_, go_on, first, second = checked.stdout.splitlines()
+        assert go_on == f"::{stop.removeprefix('::stop-commands::')}::"
+        lines = machine.read("/srv/ops/up.yaml").splitlines()
+        for annotation in (first, second):
+            found = re.match(r"::error file=up\.yaml,line=(\d+),title=remediate\.check\.([a-z-]+)%3A ", annotation)
+            assert found, annotation
+            assert found[2] in lines[int(found[1]) - 1]
+        assert [issue["location"]["path"] for issue in json.loads(machine.read("/srv/ops/q.json"))] == ["up.yaml"] * 2
+        assert machine.read("/srv/ops/s.md").startswith("### ❌ failed: remediate")
+
+        machine.run(["touch", "/srv/ops/page.md"])
+        env = {"GITHUB_ACTIONS": "true", "GITHUB_STEP_SUMMARY": "/srv/ops/page.md"}
+        applied = machine.run(["sh", "-c", "cd /srv/ops && runbook apply up.yaml --code-quality q.json"], env=env)
+        assert "::error" not in applied.stdout
+        assert json.loads(machine.read("/srv/ops/q.json")) == []
+        summary = machine.read("/srv/ops/page.md")
+        assert summary.startswith("### ✅ remediated: ")
+        assert "| remediate.fix.kill-orphan | changed | " in summary
+        assert "<details><summary>remediate.check." in summary
+    finally:
+        machine.run(["rm", "-rf", "/srv/ops"])
+
+
 def test_a_resumed_run_has_its_earlier_parts(machine: Machine, read: type[Result]) -> None:
     write_runbook(machine, "steps: [run: {id: first, run: 'true'}, run: {id: second, run: sleep 4322}]\n")
     run, _ = interrupted(machine, signal.SIGTERM, "sleep 4322")
@@ -98,9 +131,11 @@ def test_a_disk_that_fills_up_does_not_change_the_result(machine: Machine) -> No
     try:
         fills = "dd if=/dev/zero of=/mnt/small/zero bs=4k 2>/dev/null || true"
         write_runbook(machine, f"steps: [run: {{run: '{fills}'}}]\n")
+        machine.run(["touch", "/mnt/small/page.md"])
         argv = ["runbook", "apply", RUNBOOK, "--junit", "/mnt/small/result.xml"]
-        done = machine.run(argv, check=False)
+        done = machine.run(argv, check=False, env={"GITHUB_STEP_SUMMARY": "/mnt/small/page.md"})
         assert done.returncode == 0
+        assert "cannot write /mnt/small/page.md: no space left on device" in " ".join(done.stderr.split())
         assert "cannot write /mnt/small/result.xml: no space left on device" in " ".join(done.stderr.split())
     finally:
         machine.run(["umount", "/mnt/small"])

@@ -1,7 +1,8 @@
 """The command line: the only folder that reads argv, prints, and chooses the exit status.
 
 doctor.py      doctor
-runs.py        apply, check, remediate, validate, resume
+runs.py        apply, check, remediate, resume
+validate.py    validate
 restart.py     restart
 init_unit.py   init
 guard.py       guard
@@ -29,7 +30,7 @@ import typer
 from typer._click.exceptions import UsageError  # typer has no public name for it.
 
 from runbook import errors
-from runbook.cli import doctor, guard, init_unit, past_runs, reference, restart, runs
+from runbook.cli import doctor, guard, init_unit, past_runs, reference, restart, runs, validate
 from runbook.cli.group import Functions, LazyGroup, Notes
 from runbook.cli.options import program_version
 from runbook.cli.output import print_error, print_message, print_result, report_usage_error
@@ -46,7 +47,7 @@ class Commands(LazyGroup):
         "remediate": runs.remediate,
         "restart": restart.restart,
         "init": init_unit.init,
-        "validate": runs.validate,
+        "validate": validate.validate,
         "resume": runs.resume,
         "history": past_runs.history,
         "show": past_runs.show,

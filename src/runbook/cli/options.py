@@ -41,6 +41,16 @@ FailOnRemediationOption = Annotated[
 JUnitOption = Annotated[
     str | None, typer.Option("--junit", metavar="FILE", help="Write the result as JUnit XML to FILE, too.")
 ]
+SummaryOption = Annotated[
+    str | None, typer.Option("--summary", metavar="FILE", help="Write a summary in Markdown to FILE, too.")
+]
+CodeQualityOption = Annotated[
+    str | None,
+    typer.Option("--code-quality", metavar="FILE", help="Write what failed to FILE, too, as GitLab's Code Quality."),
+]
+AnnotateOption = Annotated[
+    bool, typer.Option("--annotate", help="Print what failed as GitHub's annotations, too, as if in GitHub Actions.")
+]
 PortsOption = Annotated[
     list[str] | None,
     typer.Option("--port", metavar="PORT", help="A port that the unit must own, instead of those found."),

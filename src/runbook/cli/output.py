@@ -49,14 +49,16 @@ def run_with_report(
     code = errors.EXIT_FAILED
     with contextlib.ExitStack() as screen_end:
         between = LOOKS if only_looks or plan else ""
-        report = _make_report(output, screen_end, lambda: INTERRUPTED_DRAIN if code in INTERRUPTED else None, between)
+        report = _make_report(
+            output, screen_end, lambda: INTERRUPTED_DRAIN if code in INTERRUPTED else None, between, files
+        )
         try:
             files.check()
             code = act(files.collect(report))
         except errors.RunbookError as error:
             code = error.exit_status
             end = _make_last_event(error, plan=plan)
-            files.add(end)
+            files.add(end, problems=error.problems if isinstance(error, errors.DocumentError) else ())
             if output is Output.JSON:
                 report(end)
             screen_end.close()  # Standard error may be the same terminal.
@@ -92,7 +94,11 @@ def _mask_secrets(text: str) -> str:
 
 
 def _make_report(
-    output: Output, screen_end: contextlib.ExitStack, find_limit: Callable[[], float | None], between: str
+    output: Output,
+    screen_end: contextlib.ExitStack,
+    find_limit: Callable[[], float | None],
+    between: str,
+    files: ResultFiles,
 ) -> Callable[[Event], None]:
     """Return a report. Neither a terminal that is stopped nor a reader that does not read holds up what it reports.
 
@@ -104,10 +110,12 @@ def _make_report(
         return JsonLines(_open_stream(screen_end, find_limit))
     from runbook.report.text import TextReport  # noqa: PLC0415
 
-    if not _has_live_view(output):
+    if files.annotates or not _has_live_view(output):
         from runbook.report.layout import Layout, PlainScreen  # noqa: PLC0415
 
-        return TextReport(Layout(PlainScreen(_open_stream(screen_end, find_limit))))
+        stream = _open_stream(screen_end, find_limit)
+        text = TextReport(Layout(PlainScreen(stream)))
+        return files.annotate(text, stream, screen_end) if files.annotates else text
     from runbook.model import SystemClock  # noqa: PLC0415
     from runbook.report.live import LiveReport  # noqa: PLC0415
 

@@ -14,7 +14,7 @@ import typer
 from runbook import errors
 from runbook.cli.options import Output, OutputOption, RunArgument
 from runbook.cli.output import make_json_lines, make_layout, print_message, print_result, wrap
-from runbook.cli.result_files import check_file, write_junit
+from runbook.cli.result_files import FILE_KINDS, check_file, make_report, write_file
 from runbook.util.wording import describe_error
 
 if TYPE_CHECKING:
@@ -102,19 +102,26 @@ def show(
     junit: Annotated[
         str | None, typer.Option("--junit", metavar="FILE", help="Write JUnit XML to FILE instead.")
     ] = None,
+    summary: Annotated[
+        str | None, typer.Option("--summary", metavar="FILE", help="Write a summary in Markdown to FILE instead.")
+    ] = None,
+    code_quality: Annotated[
+        str | None,
+        typer.Option("--code-quality", metavar="FILE", help="Write what failed to FILE, as GitLab's Code Quality."),
+    ] = None,
     output: OutputOption = Output.AUTO,
 ) -> None:
     """Show one run step by step, with its evidence, and what to do next."""
-    option = next((name for name, file in (("--html", html), ("--junit", junit)) if file is not None), "")
-    if option and (follow or output is Output.JSON):
-        raise errors.UsageError(f"cannot combine {option} with --follow or --output json")
+    named = {"html": html, **dict(zip(FILE_KINDS, (junit, summary, code_quality), strict=True))}
+    files = {kind: Path(file) for kind, file in named.items() if file is not None}
+    if files and (follow or output is Output.JSON):
+        raise errors.UsageError(f"cannot combine --{next(iter(files))} with --follow or --output json")
     from runbook.records.history import find_run  # noqa: PLC0415
 
     record = find_run(run)
-    for file, write in ((html, _write_page), (junit, _write_junit)):
-        if file is not None:
-            write(record, Path(file))
-    if option:
+    for kind, path in files.items():
+        _write_page(record, path) if kind == "html" else _write_kind(record, kind, path)
+    if files:
         return
     # With Python's handler, Ctrl-C ends `--follow` with status 130 and not by the signal.
     signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -201,11 +208,11 @@ def _replace(file: Path, page: bytes) -> None:
         raise errors.RunbookError(f"cannot write {file}: {describe_error(error)}") from error
 
 
-def _write_junit(record: RunRecord, file: Path) -> None:
-    """Write the JUnit XML of a run. Raises NotBegun and RunbookError."""
+def _write_kind(record: RunRecord, kind: str, file: Path) -> None:
+    """Write one of the kinds of files that a run can write itself. Raises NotBegun and RunbookError."""
     check_file(file)
     try:
-        write_junit(file, record.read())
+        write_file(file, make_report(kind, record.read()))
     except OSError as error:
         raise errors.RunbookError(f"cannot write {file}: {describe_error(error)}") from error
     print_result(f"wrote run {record.id} to {file}")

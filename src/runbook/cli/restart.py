@@ -19,6 +19,7 @@ from runbook.cli.arguments import (
     parse_span_option,
 )
 from runbook.cli.options import (
+    AnnotateOption,
     DryRunOption,
     FailOnRemediationOption,
     JUnitOption,
@@ -26,11 +27,12 @@ from runbook.cli.options import (
     Output,
     OutputOption,
     PortsOption,
+    SummaryOption,
     UserOption,
     program_version,
 )
 from runbook.cli.output import print_message, print_result, run_with_report, wrap
-from runbook.cli.result_files import ResultFiles
+from runbook.cli.result_files import choose_files
 from runbook.cli.runs import launch_run, open_view, plan_run
 
 if TYPE_CHECKING:
@@ -58,6 +60,8 @@ def restart(
     fail_on_remediation: FailOnRemediationOption = False,
     lock_wait: LockWaitOption = None,
     junit: JUnitOption = None,
+    summary: SummaryOption = None,
+    annotate: AnnotateOption = False,
     output: OutputOption = Output.AUTO,
 ) -> None:
     """Restart a unit, and prove that it is healthy and owns its ports again."""
@@ -101,7 +105,8 @@ def restart(
         )
         return launch_run(add_machine_notifications(written.book), request, report)
 
-    run_with_report(output, plan if dry_run else run, plan=dry_run, files=ResultFiles(junit))
+    files = choose_files(output, junit=junit, summary=summary, annotate=annotate)
+    run_with_report(output, plan if dry_run else run, plan=dry_run, files=files)
 
 
 def read_options(

@@ -6,40 +6,76 @@ stands, and a message names the file.
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import os
+import stat
 from collections.abc import Callable, Iterable, Iterator
 from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TextIO, cast
 
 from runbook import errors
+from runbook.cli.options import Output
 from runbook.util.wording import describe_error
 
 if TYPE_CHECKING:
+    from runbook.errors import Problem
     from runbook.events import Event
+    from runbook.report.annotations import CodeQualityReport
+    from runbook.report.results import RunResults
 
     Report = Callable[[Event], None]
+
+FILE_KINDS = {
+    "junit": ("runbook.report.junit", "JUnitReport"),
+    "summary": ("runbook.report.summary", "SummaryReport"),
+    "code-quality": ("runbook.report.annotations", "CodeQualityReport"),
+}
+"""The kinds of files by the names of their options, and the class that makes each from the events of a run."""
+
+STEP_SUMMARY = "GITHUB_STEP_SUMMARY"  # the variable that names the file to which a step of GitHub Actions adds Markdown
 
 
 class ResultFiles:
     """Collects the events of a run, and writes the files at its end."""
 
-    def __init__(self, junit: str | None = None) -> None:
-        self._junit = Path(junit) if junit is not None else None
+    def __init__(
+        self,
+        *,
+        junit: str | None = None,
+        summary: str | None = None,
+        code_quality: str | None = None,
+        page: str = "",
+        annotates: bool = False,
+        conflict: str = "",
+    ) -> None:
+        named = {"junit": junit, "summary": summary, "code-quality": code_quality}
+        self._paths = {kind: Path(name) for kind, name in named.items() if name is not None}
+        self._page = Path(page) if page else None  # the file of the CI system, to which a summary is added
+        self.annotates = annotates
+        self._conflict = conflict
         self._events: list[Event] = []
-        self._is_checked = False
+        self._problems: list[Problem] = []
+        self._is_checked = self._is_due = False
 
     @property
     def are_wanted(self) -> bool:
-        """True if there is a file to write."""
-        return self._junit is not None
+        """True if there is a file to write, or something to annotate."""
+        return bool(self._paths) or self._page is not None or self.annotates
 
     def check(self) -> None:
-        """Raise NotBegun if a file cannot be written. A file that exists is left as it is."""
-        if self._junit is not None:
-            check_file(self._junit)
+        """Raise NotBegun if a file cannot be written. A file that exists is left as it is. Raises UsageError."""
+        if self._conflict:
+            raise errors.UsageError(self._conflict)
+        for path in self._paths.values():
+            check_file(path)
+        if self._page is not None:
+            check_page(self._page)
+        if self.are_wanted:
             # A command of the run may replace the files of this program.
-            import_module("runbook.report.junit")
+            for kind in (*self._paths, *(["summary"] if self._page else ()), *(["code-quality"] * self.annotates)):
+                import_module(FILE_KINDS[kind][0])
             import_module("runbook.records.store")
         self._is_checked = True
 
@@ -52,25 +88,98 @@ class ResultFiles:
 
         return both if self.are_wanted else report
 
-    def add(self, *events: Event) -> None:
-        """Add events that were not reported: those of the earlier parts of a run, or the error that prevented it."""
-        self._events += events
+    def add(self, *events: Event, problems: Iterable[Problem] = ()) -> None:
+        """Add events that were not reported: those of the earlier parts of a run, or the error that prevented it.
 
-    def write(self) -> Iterator[str]:
+        `problems` are mistakes in a file.
+        """
+        self._events += events
+        self._problems += problems
+        self._is_due = self._is_due or bool(self._events or self._problems)
+
+    def annotate(self, report: Report, out: TextIO, screen_end: contextlib.ExitStack) -> Report:
+        """Return a report whose log has the annotations at its end."""
+        from runbook.report.annotations import WorkflowCommands  # noqa: PLC0415
+
+        commands = WorkflowCommands(out)
+        screen_end.callback(lambda: commands.end(self._make_annotations().list_annotations()) if self._is_due else None)
+
+        def guarded(event: Event) -> None:
+            commands.begin()
+            report(event)
+
+        return guarded
+
+    def list_commands(self) -> Iterator[str]:
+        """Yield the annotations as commands of GitHub."""
+        if self.annotates:
+            yield from (one.to_command() for one in self._make_annotations().list_annotations())
+
+    def _make_annotations(self) -> CodeQualityReport:
+        return cast("CodeQualityReport", make_report("code-quality", self._events, self._problems))
+
+    def write(self, *, is_due: bool = False) -> Iterator[str]:
         """Write the files, and yield a sentence for each one that cannot be written.
 
-        If a child carries the run out, there is no event here, and the child has written them.
+        If a child carries the run out, there is no event here, and the child has written them. `is_due` means that
+        there is none although there is no child.
         """
-        if self._junit is not None and self._events and self._is_checked:
+        if not (self._is_due or is_due) or not self._is_checked:
+            return
+        run = self._events[-1].run if self._events else ""
+        for kind, path in self._paths.items():
             try:
-                write_junit(self._junit, self._events)
+                write_file(path, make_report(kind, self._events, self._problems))
             except OSError as error:
-                run = self._events[-1].run
-                again = f"; runbook show {run} --junit {self._junit} tries it again" if run else ""
-                yield f"cannot write {self._junit}: {describe_error(error)}{again}"
+                yield f"cannot write {path}: {describe_error(error)}{_try_again(run, kind, path)}"
+        if self._page is not None:
+            try:
+                append_page(self._page, make_report("summary", self._events, self._problems))
+            except OSError as error:
+                yield f"cannot write {self._page}: {describe_error(error)}{_try_again(run, 'summary', Path('FILE'))}"
 
 
 NO_FILES = ResultFiles()
+
+
+def choose_files(
+    output: Output,
+    *,
+    junit: str | None = None,
+    summary: str | None = None,
+    code_quality: str | None = None,
+    annotate: bool = False,
+    has_page: bool = True,
+) -> ResultFiles:
+    """Return what the options name, and what the environment of GitHub Actions adds to it."""
+    is_json = output is Output.JSON
+    page = os.environ.get(STEP_SUMMARY, "") if has_page else ""
+    if summary is not None:
+        # The file of the runner is added to, as are those of other steps, also if it is named here.
+        page, summary = (page, None) if summary == page else ("", summary)
+    is_github = os.environ.get("GITHUB_ACTIONS") == "true" and not is_json
+    return ResultFiles(
+        junit=junit,
+        summary=summary,
+        code_quality=code_quality,
+        page=page,
+        annotates=(annotate and not is_json) or is_github,
+        conflict="cannot combine --annotate with --output json" if annotate and is_json else "",
+    )
+
+
+def make_report(kind: str, events: Iterable[Event], problems: Iterable[Problem] = ()) -> RunResults:
+    """Return what makes a file of this kind."""
+    module, name = FILE_KINDS[kind]
+    report: RunResults = getattr(import_module(module), name)()
+    for event in events:
+        report(event)
+    report.problems += problems
+    return report
+
+
+def _try_again(run: str, kind: str, path: Path) -> str:
+    return f"; runbook show {run} --{kind} {path} tries it again" if run else ""
 
 
 def check_file(path: Path) -> None:
@@ -86,14 +195,46 @@ def check_file(path: Path) -> None:
         raise errors.NotBegun(f"cannot write {path}: {describe_error(error)}") from error
 
 
-def write_junit(path: Path, events: Iterable[Event]) -> None:
-    """Write the JUnit XML of a run, which those can read whom the umask permits. Raises OSError."""
+def write_file(path: Path, report: RunResults) -> None:
+    """Write a file of a run, which those can read whom the umask permits. Raises OSError."""
     from runbook.records.store import replace_file  # noqa: PLC0415
-    from runbook.report.junit import JUnitReport  # noqa: PLC0415
 
-    report = JUnitReport()
-    for event in events:
-        report(event)
     umask = os.umask(0)
     os.umask(umask)
-    replace_file(path, report.to_xml(), mode=0o666 & ~umask)
+    replace_file(path, report.to_file(), mode=0o666 & ~umask)
+
+
+def check_page(path: Path) -> None:
+    """Raise NotBegun if nothing can be added to the file of the CI system."""
+    try:
+        os.close(_open_page(path))
+    except OSError as error:
+        hint = f"unset {STEP_SUMMARY} to run without it"
+        raise errors.NotBegun(f"cannot write {path}: {describe_error(error)}", hint=hint) from error
+
+
+def append_page(path: Path, report: RunResults) -> None:
+    """Add the summary of a run to the file of the CI system. Raises OSError."""
+    with os.fdopen(_open_page(path), "ab") as page:
+        taken = os.fstat(page.fileno()).st_size
+        data = report.to_file(taken)
+        if not data:
+            raise OSError(errno.EFBIG, f"it has {taken} bytes already, and the CI system shows none of a larger one")
+        page.write(data)
+
+
+def _open_page(path: Path) -> int:
+    """Open the file of the CI system, which exists, to add to it. Raises OSError.
+
+    The name is from the environment: through sudo, root writes only to a file of the user who called it.
+    """
+    fd = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    status = os.fstat(fd)
+    sudo = os.environ.get("SUDO_UID", "")
+    if not stat.S_ISREG(status.st_mode):
+        os.close(fd)
+        raise OSError(errno.EINVAL, "it is not a regular file")
+    if os.geteuid() == 0 and sudo and str(status.st_uid) != sudo:
+        os.close(fd)
+        raise PermissionError(errno.EACCES, f"it belongs to user {status.st_uid}, not to user {sudo}, who called sudo")
+    return fd

@@ -1,4 +1,4 @@
-"""The commands that take a runbook or continue a run: apply, check, remediate, validate, resume."""
+"""The commands that take a runbook or continue a run: apply, check, remediate, resume."""
 
 from __future__ import annotations
 
@@ -25,32 +25,29 @@ from runbook.cli.arguments import (
     parse_sets,
     parse_span_option,
     repeat_options,
-    validate_file,
 )
 from runbook.cli.options import (
+    AnnotateOption,
+    CodeQualityOption,
     DryRunOption,
     FailOnRemediationOption,
     FileArgument,
-    FilesArgument,
     JUnitOption,
     LockWaitOption,
     Output,
     OutputOption,
     RunArgument,
     SetOption,
+    SummaryOption,
     UserOption,
     program_version,
 )
 from runbook.cli.output import (
     hide_secrets,
-    print_error,
-    print_message,
-    print_problems,
     print_result,
     run_with_report,
-    wrap,
 )
-from runbook.cli.result_files import ResultFiles
+from runbook.cli.result_files import ResultFiles, choose_files
 
 if TYPE_CHECKING:
     from runbook.engine.launch import RunRequest
@@ -76,10 +73,13 @@ def apply(
     fail_on_remediation: FailOnRemediationOption = False,
     lock_wait: LockWaitOption = None,
     junit: JUnitOption = None,
+    summary: SummaryOption = None,
+    code_quality: CodeQualityOption = None,
+    annotate: AnnotateOption = False,
     output: OutputOption = Output.AUTO,
 ) -> None:
     """Run a runbook."""
-    files = ResultFiles(junit)
+    files = choose_files(output, junit=junit, summary=summary, code_quality=code_quality, annotate=annotate)
     if dry_run:
         _run_planner(file, set_, user, output, files, plan=True, lock_wait=lock_wait)
         return
@@ -96,10 +96,13 @@ def remediate(
     fail_on_remediation: FailOnRemediationOption = False,
     lock_wait: LockWaitOption = None,
     junit: JUnitOption = None,
+    summary: SummaryOption = None,
+    code_quality: CodeQualityOption = None,
+    annotate: AnnotateOption = False,
     output: OutputOption = Output.AUTO,
 ) -> None:
     """Run only the `remediate` steps of a runbook: their checks and, if one fails, their fixes."""
-    files = ResultFiles(junit)
+    files = choose_files(output, junit=junit, summary=summary, code_quality=code_quality, annotate=annotate)
     if dry_run:
         _run_planner(file, set_, user, output, files, plan=True, lock_wait=lock_wait, only_remediations=True)
         return
@@ -115,29 +118,14 @@ def check(
     set_: SetOption = None,
     user: UserOption = False,
     junit: JUnitOption = None,
+    summary: SummaryOption = None,
+    code_quality: CodeQualityOption = None,
+    annotate: AnnotateOption = False,
     output: OutputOption = Output.AUTO,
 ) -> None:
     """Run every step that only reads, once; change nothing."""
-    _run_planner(file, set_, user, output, ResultFiles(junit), plan=False)
-
-
-def validate(files: FilesArgument, set_: SetOption = None, output: OutputOption = Output.AUTO) -> None:
-    """Report every error in the files. Needs no systemd."""
-    count = 0
-    for file in files:
-        try:
-            for note in validate_file(file, set_):
-                print_message(wrap(f"note: {file}: {note}"))
-        except errors.RunbookError as error:
-            count += len(error.problems) if isinstance(error, errors.DocumentError) else 1
-            print_error(error)
-            if output is Output.JSON:
-                print_problems(file, error)
-    if count:
-        print_message(f"{count} error{'' if count == 1 else 's'}")
-        raise typer.Exit(errors.EXIT_INVALID)
-    if output is not Output.JSON:
-        print_result(f"{len(files)} file{'' if len(files) == 1 else 's'}, no errors")
+    files = choose_files(output, junit=junit, summary=summary, code_quality=code_quality, annotate=annotate)
+    _run_planner(file, set_, user, output, files, plan=False)
 
 
 def resume(
@@ -155,6 +143,9 @@ def resume(
     ] = False,
     lock_wait: LockWaitOption = None,
     junit: JUnitOption = None,
+    summary: SummaryOption = None,
+    code_quality: CodeQualityOption = None,
+    annotate: AnnotateOption = False,
     output: OutputOption = Output.AUTO,
 ) -> None:
     """Continue a run that was interrupted, or that left its unit still starting."""
@@ -170,7 +161,7 @@ def resume(
         options = ResumeOptions(tuple(rerun or ()), tuple(skip or ()))
         return _resume(run, options, as_recorded, seconds, report, files)
 
-    files = ResultFiles(junit)
+    files = choose_files(output, junit=junit, summary=summary, code_quality=code_quality, annotate=annotate)
     run_with_report(output, act, files=files)
 
 

@@ -79,6 +79,8 @@ class Reader:
         if (notify := self.fields.get("notify")) is not None:
             known = replace(self.namespace, earlier_steps=dict(self.before), run_facts=dict.fromkeys(RUN_FACTS))
             data["notify"] = read_notifications(notify, known, self.problems)
+        walked = (site for sites in lists.values() for outer in sites for site in outer.walk())
+        data["lines"] = {site.id: site.position.line for site in walked}
         data.update(vars=variables, path=path, folder=folder, text=text, namespace=self.namespace, types=self.types)
         if "steps" not in self.fields:
             self.problems.append((self.root.position, f"{_WHOLE} needs `steps`, a list with at least one step"))

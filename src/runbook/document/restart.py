@@ -61,7 +61,8 @@ def write_restart(
     demanded = find_demanded_ports(view, unit, options.ports, lambda: recorded(unit.name))
     text = write_text(options, unit, demanded)
     book = parse(text, options.write_command(), folder=Path("/"))
-    return RestartRunbook(book, tuple(demanded.notices))
+    # There is no file in which its steps have lines.
+    return RestartRunbook(book.model_copy(update={"lines": {}}), tuple(demanded.notices))
 
 
 def write_text(options: RestartOptions, unit: Unit, demanded: DemandedPorts) -> str:

@@ -134,7 +134,7 @@ class Planner:
     def _emit_observation(self) -> None:
         """Report what systemd and the kernel report of the runbook's unit and ports."""
         book = self.runbook
-        observation = Observed(name=book.title, file=book.path, unit=book.unit)
+        observation = Observed(name=book.title, file=book.path, unit=book.unit, lines=book.lines or None)
         if book.unit is not None:
             unit = self.view.unit(book.unit)
             budget = self._find_start_budget(unit)

@@ -159,6 +159,7 @@ class Runner:
                 left=self._preflight.left_unit,
                 waking=(None if resumed else find_active_triggers(self.host, book)) or None,
                 rollback=earlier.rollback_cause,
+                lines=book.lines or None,
             )
         )
         for text in (*self.notices, *self._preflight.warnings, *self.on_started()):

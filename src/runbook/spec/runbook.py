@@ -68,6 +68,8 @@ class Runbook(FileModel):
     """The folder in which commands start."""
     text: str = Field("", exclude=True)
     """The text of the file."""
+    lines: SkipValidation[Mapping[str, int]] = Field(default_factory=dict, exclude=True)
+    """The line of each step in the file, by the id of the step; empty if it was not read from a file."""
     types: SkipValidation[Mapping[str, type[Step[Any]]]] = Field(default_factory=dict, exclude=True)
     """The step types, from which a rollback makes steps of its own."""
     namespace: TemplateNamespace = Field(default_factory=TemplateNamespace, exclude=True)

@@ -14,7 +14,7 @@ def test_the_formats_are_those_of_the_contract() -> None:
 
 def test_every_shared_option_has_a_help_text() -> None:
     shared = [value for name, value in vars(options).items() if name.endswith(("Option", "Argument"))]
-    assert len(shared) == 11
+    assert len(shared) == 14
     assert all(get_args(option)[1].help.endswith(".") for option in shared)
 
 

@@ -11,14 +11,15 @@ from xml.etree import ElementTree
 import pytest
 
 from runbook import errors
-from runbook.cli.result_files import NO_FILES, ResultFiles, check_file
+from runbook.cli.options import Output
+from runbook.cli.result_files import NO_FILES, ResultFiles, check_file, choose_files
 from runbook.events import Event
 
 END = Event(1.0, "20261130-2000-x6q", "run-finished", {"status": "ok", "exit": 0, "reason": "everything holds"})
 
 
 def ready(file: Path, *events: Event) -> ResultFiles:
-    files = ResultFiles(str(file))
+    files = ResultFiles(junit=str(file))
     files.check()
     files.add(*events)
     return files
@@ -52,7 +53,7 @@ def test_without_a_file_the_report_is_the_same_and_nothing_is_written() -> None:
 def test_nothing_is_written_if_a_child_carried_the_run_out_or_the_check_failed(tmp_path: Path) -> None:
     file = tmp_path / "a.xml"
     assert list(ready(file).write()) == []
-    files = ResultFiles(str(tmp_path))
+    files = ResultFiles(junit=str(tmp_path))
     with pytest.raises(errors.NotBegun):
         files.check()
     files.add(END)
@@ -61,7 +62,7 @@ def test_nothing_is_written_if_a_child_carried_the_run_out_or_the_check_failed(t
 
 
 def test_what_writes_it_is_loaded_before_the_run(tmp_path: Path) -> None:
-    script = "import sys; from runbook.cli.result_files import ResultFiles; ResultFiles(sys.argv[1]).check(); "
+    script = "import sys; from runbook.cli.result_files import ResultFiles; ResultFiles(junit=sys.argv[1]).check(); "
     loaded = "print('runbook.report.junit' in sys.modules, 'runbook.records.store' in sys.modules)"
     argv = [sys.executable, "-c", script + loaded, str(tmp_path / "a.xml")]
     assert subprocess.run(argv, capture_output=True, text=True, check=True).stdout == "True True\n"
@@ -103,3 +104,97 @@ def test_a_file_that_cannot_be_written_any_more_is_named(tmp_path: Path) -> None
     folder.rmdir()
     (problem,) = files.write()
     assert problem.startswith(f"cannot write {folder}/a.xml: no such file or directory; runbook show 20261130-2000-x6q")
+
+
+@pytest.fixture
+def page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The file that a runner of GitHub makes for each step."""
+    file = tmp_path / "step_summary"
+    file.write_text("of an earlier command\n")
+    monkeypatch.setenv("GITHUB_STEP_SUMMARY", str(file))
+    monkeypatch.delenv("SUDO_UID", raising=False)
+    return file
+
+
+def wrote(files: ResultFiles, *events: Event) -> list[str]:
+    files.check()
+    files.add(*events)
+    return list(files.write())
+
+
+def test_a_summary_is_added_to_the_file_of_the_runner(page: Path) -> None:
+    inode = page.stat().st_ino
+    assert wrote(choose_files(Output.JSON), END) == []
+    assert wrote(choose_files(Output.AUTO, summary=str(page)), END) == []
+    text = page.read_text()
+    assert text.startswith("of an earlier command\n\n### ✅ ok: everything holds\n")
+    assert text.count("### ✅") == 2
+    assert page.stat().st_ino == inode
+
+
+def test_another_summary_is_written_instead(page: Path, tmp_path: Path) -> None:
+    other = tmp_path / "other.md"
+    other.write_text("former")
+    assert wrote(choose_files(Output.AUTO, summary=str(other)), END) == []
+    assert other.read_text().startswith("### ✅ ok")
+    assert page.read_text() == "of an earlier command\n"
+
+
+@pytest.mark.parametrize("kind", ["link", "pipe", "missing", "of another user"])
+def test_a_file_of_the_runner_that_cannot_be_written(page: Path, monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
+    match kind:
+        case "link":
+            page.rename(page.with_name("real"))
+            page.symlink_to("real")
+        case "pipe":
+            page.unlink()
+            os.mkfifo(page)
+        case "missing":
+            page.unlink()
+        case "of another user":
+            # Through sudo, the name is one that the user chose, and root could write to any file.
+            monkeypatch.setattr(os, "geteuid", lambda: 0)
+            monkeypatch.setenv("SUDO_UID", str(page.stat().st_uid + 1))
+    with pytest.raises(errors.NotBegun, match=r"cannot write .*step_summary") as caught:
+        choose_files(Output.AUTO).check()
+    assert caught.value.hint == "unset GITHUB_STEP_SUMMARY to run without it"
+
+
+def test_a_full_summary_is_left_as_it_is_and_named(page: Path) -> None:
+    with page.open("ab") as file:
+        file.truncate(1024 * 1024 - 20)
+    (problem,) = wrote(choose_files(Output.AUTO), END)
+    assert "it has 1048556 bytes already" in problem
+    assert problem.endswith("runbook show 20261130-2000-x6q --summary FILE tries it again")
+    assert page.stat().st_size == 1024 * 1024 - 20
+
+
+@pytest.mark.parametrize(
+    ("environment", "output", "option", "annotates"),
+    [
+        ("true", Output.AUTO, False, True),
+        ("true", Output.JSON, False, False),
+        ("", Output.AUTO, False, False),
+        ("", Output.PLAIN, True, True),
+    ],
+)
+def test_what_is_annotated(
+    monkeypatch: pytest.MonkeyPatch, environment: str, output: Output, option: bool, annotates: bool
+) -> None:
+    monkeypatch.setenv("GITHUB_ACTIONS", environment)
+    assert choose_files(output, annotate=option).annotates is annotates
+
+
+def test_annotations_would_break_json() -> None:
+    with pytest.raises(errors.UsageError, match="cannot combine --annotate with --output json"):
+        choose_files(Output.JSON, annotate=True).check()
+
+
+def test_each_kind_is_loaded_before_the_run(tmp_path: Path) -> None:
+    script = (
+        "import sys; from runbook.cli.result_files import FILE_KINDS, ResultFiles\n"
+        f"ResultFiles(summary={str(tmp_path / 'a')!r}, annotates=True).check()\n"
+        "print([module in sys.modules for module, _ in FILE_KINDS.values()])"
+    )
+    printed = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout
+    assert printed == "[False, True, True]\n"

@@ -40,7 +40,7 @@ def report_of(*events: Named) -> bytes:
     report = JUnitReport()
     for number, (name, data) in enumerate(events):
         report(Event(BEGAN + number, "20261130-2000-x6q", name, data))
-    return report.to_xml()
+    return report.to_file()
 
 
 def suite_of(*events: Named) -> ElementTree.Element:
