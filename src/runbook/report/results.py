@@ -25,6 +25,7 @@ from runbook.model import RunStatus, StepStatus
 from runbook.util.stdio import escape_controls
 
 NOT_XML = re.compile("[^\t\n\r -\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")  # characters that XML 1.0 does not permit
+DETAILS = ("output", "systemd", "journal")  # the keys of evidence that hold lines
 PASSED = (RunStatus.OK, RunStatus.CHANGED, RunStatus.REMEDIATED)
 
 
@@ -118,7 +119,7 @@ class RunResults:
 
 def list_details(evidence: Mapping[str, Any]) -> Iterator[str]:
     """Yield the lines of the evidence of a failure: what a command printed, and the journal of the unit."""
-    for key in ("output", "systemd", "journal"):
+    for key in DETAILS:
         found = evidence.get(key, ())
         lines: Iterable[object] = found.splitlines() if isinstance(found, str) else found
         yield from (f"{key}: {line}" for line in lines)

@@ -7,13 +7,15 @@ from __future__ import annotations
 
 import html
 import io
+import json
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
 
 from runbook.events import Event, PlanFinished, StepKept, StepPlanned
 from runbook.model import Impact, RunStatus, StepStatus
 from runbook.report.layout import Layout, PlainScreen
-from runbook.report.results import RunResults, clean_text, list_details
+from runbook.report.results import DETAILS, RunResults, clean_text, list_details
 from runbook.report.text import MIN_SHOWN_SECONDS, TextReport
 from runbook.util.timespan import format_span
 
@@ -48,7 +50,7 @@ class SummaryReport(RunResults):
         self._add_table(page, SHARES[0])
         for step in self.rows:
             if isinstance(step, StepKept) and step.status == StepStatus.FAILED:
-                details = [line for part in list_details(step.evidence) for line in part.splitlines()]
+                details = [line for part in _list_evidence(step.evidence) for line in part.splitlines()]
                 title = f"{step.id}: {step.verdict or step.status}"
                 page.fold(title, details, min(page.find_room(SHARES[1]), MAX_DETAILS), self._where)
         page.fold("log", self._log.getvalue().splitlines(), page.find_room(1.0), self._where)
@@ -152,6 +154,14 @@ def _take_last(lines: Sequence[str], room: int) -> Iterable[str]:
     while first and (room := room - len(lines[first - 1].encode()) - 1) >= 0:
         first -= 1
     return lines[first:]
+
+
+def _list_evidence(evidence: Mapping[str, Any]) -> Iterator[str]:
+    """Yield what was printed, then the facts as the record has them."""
+    yield from list_details(evidence)
+    facts = {key: value for key, value in evidence.items() if key not in DETAILS}
+    if facts:
+        yield json.dumps(facts, indent=1, ensure_ascii=False, default=str)
 
 
 def _describe_row(step: StepKept | StepPlanned) -> tuple[str, str, str, str]:
