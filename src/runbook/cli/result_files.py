@@ -126,17 +126,18 @@ class ResultFiles:
         """
         if not (self._is_due or is_due) or not self._is_checked:
             return
-        run = self._events[-1].run if self._events else ""
         for kind, path in self._paths.items():
+            report = make_report(kind, self._events, self._problems)
             try:
-                write_file(path, make_report(kind, self._events, self._problems))
+                write_file(path, report)
             except OSError as error:
-                yield f"cannot write {path}: {describe_error(error)}{_try_again(run, kind, path)}"
+                yield f"cannot write {path}: {describe_error(error)}{_try_again(report, kind, str(path))}"
         if self._page is not None:
+            report = make_report("summary", self._events, self._problems)
             try:
-                append_page(self._page, make_report("summary", self._events, self._problems))
+                append_page(self._page, report)
             except OSError as error:
-                yield f"cannot write {self._page}: {describe_error(error)}{_try_again(run, 'summary', Path('FILE'))}"
+                yield f"cannot write {self._page}: {describe_error(error)}{_try_again(report, 'summary', 'FILE')}"
 
 
 NO_FILES = ResultFiles()
@@ -178,8 +179,9 @@ def make_report(kind: str, events: Iterable[Event], problems: Iterable[Problem] 
     return report
 
 
-def _try_again(run: str, kind: str, path: Path) -> str:
-    return f"; runbook show {run} --{kind} {path} tries it again" if run else ""
+def _try_again(report: RunResults, kind: str, file: str) -> str:
+    run = report.recorded_run
+    return f"; runbook show {run} --{kind} {file} tries it again" if run else ""
 
 
 def check_file(path: Path) -> None:

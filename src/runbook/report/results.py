@@ -91,6 +91,11 @@ class RunResults:
         """The name of the runbook, or of its file."""
         return (self.begin.name or self.begin.file if self.begin else "") or "runbook"
 
+    @property
+    def recorded_run(self) -> str:
+        """The ID of the run; empty if there is no record, as of a plan or a check."""
+        return "" if self.begin is None or isinstance(self.begin, Observed) else self.run
+
     def has_failed(self, step: StepResult) -> bool:
         """True if a step failed at last, and no remediation around it fixed that."""
         return bool(step.ends) and step.ends[-1].status == StepStatus.FAILED and not self._is_fixed(step.name)

@@ -58,7 +58,7 @@ class SummaryReport(RunResults):
 
     @property
     def _where(self) -> str:
-        return f"; `runbook show {self.run}` has them" if self.run else ""
+        return f"; `runbook show {self.recorded_run}` has them" if self.recorded_run else ""
 
     def _describe_end(self) -> Iterator[str]:
         status, reason = self.find_trouble() or ("", "")
@@ -70,7 +70,11 @@ class SummaryReport(RunResults):
         word = "dry run" if isinstance(self.end, PlanFinished) and is_good else status
         sentence = reason if reason.startswith(word) else f"{word}: {reason}"
         yield f"### {mark} {escape(sentence)}\n\n"
-        facts = [f"**runbook** {escape(self.title)}", f"run {self.run}" if self.run else "", self._describe_exit()]
+        facts = [
+            f"**runbook** {escape(self.title)}",
+            f"run {self.recorded_run}" if self.recorded_run else "",
+            self._describe_exit(),
+        ]
         yield " · ".join(filter(None, facts)) + "\n\n"
         for name in ("cause", "back", "now", "hint"):
             if text := str(getattr(self.end, name, "")):

@@ -15,6 +15,7 @@ from runbook.cli.options import Output
 from runbook.cli.result_files import NO_FILES, ResultFiles, check_file, choose_files
 from runbook.events import Event
 
+BEGIN = Event(0.5, "20261130-2000-x6q", "run-started", {})
 END = Event(1.0, "20261130-2000-x6q", "run-finished", {"status": "ok", "exit": 0, "reason": "everything holds"})
 
 
@@ -100,10 +101,12 @@ def test_what_cannot_be_written(tmp_path: Path, kind: str) -> None:
 def test_a_file_that_cannot_be_written_any_more_is_named(tmp_path: Path) -> None:
     folder = tmp_path / "gone"
     folder.mkdir()
-    files = ready(folder / "a.xml", END)
+    files, of_check = ready(folder / "a.xml", BEGIN, END), ready(folder / "b.xml", END)
     folder.rmdir()
     (problem,) = files.write()
     assert problem.startswith(f"cannot write {folder}/a.xml: no such file or directory; runbook show 20261130-2000-x6q")
+    # A check has no record that could make the file again.
+    assert list(of_check.write()) == [f"cannot write {folder}/b.xml: no such file or directory"]
 
 
 @pytest.fixture
@@ -163,7 +166,7 @@ def test_a_file_of_the_runner_that_cannot_be_written(page: Path, monkeypatch: py
 def test_a_full_summary_is_left_as_it_is_and_named(page: Path) -> None:
     with page.open("ab") as file:
         file.truncate(1024 * 1024 - 20)
-    (problem,) = wrote(choose_files(Output.AUTO), END)
+    (problem,) = wrote(choose_files(Output.AUTO), BEGIN, END)
     assert "it has 1048556 bytes already" in problem
     assert problem.endswith("runbook show 20261130-2000-x6q --summary FILE tries it again")
     assert page.stat().st_size == 1024 * 1024 - 20
