@@ -7,6 +7,7 @@ import itertools
 import re
 import shlex
 import subprocess
+import sys
 import textwrap
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -127,8 +128,21 @@ def test_a_wrong_example_is_refused_with_the_errors_on_the_page(block: Block) ->
     assert [str(problem) for problem in refused.value.problems if f"{problem}\n" not in shown] == []
 
 
+@pytest.mark.parametrize(
+    ("test", "schema"),
+    [("test_the_workflow_of_github", "github-workflows"), ("test_the_pipeline_of_gitlab", "gitlab-ci")],
+)
+def test_a_workflow_fits_the_published_schema(tmp_path: Path, test: str, schema: str) -> None:
+    [text] = docs.blocks_of_test(test)
+    file = tmp_path / "workflow.yaml"
+    file.write_text(text)
+    argv = [sys.executable, "-m", "check_jsonschema", "--builtin-schema", f"vendor.{schema}", str(file)]
+    done = subprocess.run(argv, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout
+
+
 def test_a_yaml_block_is_complete_or_marked_as_a_part() -> None:
-    assert {block.kind for block in blocks("yaml")} <= {"", "part", "wrong"}
+    assert {block.kind for block in blocks("yaml")} <= {"", "part", "wrong", "workflow"}
     assert [b.name for b in blocks("yaml") if b.kind == "part" and re.search(r"^steps:", b.text, re.MULTILINE)] == []
 
 
