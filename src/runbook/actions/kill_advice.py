@@ -100,7 +100,7 @@ def stop_command(unit: Unit, service: str, of_user: bool, user: str, verb: str =
     """Return the command that stops a service, which may belong to another manager than `unit`."""
     name = quote(service)
     if not of_user:
-        return f"systemctl {verb} {name}" + (" as root" if unit.of_user else "")
+        return f"{'sudo ' if unit.of_user else ''}systemctl {verb} {name}"
     return f"systemctl --user{'' if unit.of_user else f' -M {quote(user)}@'} {verb} {name}"
 
 

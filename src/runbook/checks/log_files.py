@@ -28,18 +28,24 @@ _ROOTS = {
 
 def describe_log_command(view: HostView, unit: Unit, *, follow: bool = False) -> str:
     """Return the command that shows a unit's log: "journalctl -u gw.service -n 30", "tail -n 30 /var/log/gw.log"."""
+    commands, words = find_log_commands(view, unit, follow=follow)
+    return " or ".join((*commands, *words))
+
+
+def find_log_commands(view: HostView, unit: Unit, *, follow: bool = False) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Return the commands that show a unit's log, and in words the places that no command is known for."""
     user = " --user" if unit.of_user else ""
     namespace = f" --namespace={shlex.quote(unit.log_namespace)}" if unit.log_namespace else ""
     how = "-f" if follow else "-n 30"
     journal = f"journalctl{user}{namespace} -u {shlex.quote(unit.name)} {how}"
     files, only = find_log_files(view, unit)
     if not files and _prints_to_file(unit):
-        return f"the file of StandardOutput= in {unit.systemctl_command('cat')}"
+        return (), (f"the file of StandardOutput= in {unit.systemctl_command('cat')}",)
     if not files:
         folders = [f"/var/log/{name}" for name in unit.logs_directory if not unit.of_user][:MAX_LOGS]
-        return " or ".join((journal, *(f"the newest file in {folder}" for folder in folders)))
+        return (journal,), tuple(f"the newest file in {shlex.quote(folder)}" for folder in folders)
     tail = f"tail {how} {' '.join(map(shlex.quote, files))}"
-    return tail if only else f"{journal} or {tail}"
+    return ((tail,) if only else (journal, tail)), ()
 
 
 def describe_discarded(unit: Unit) -> str:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from shlex import quote
+
 from runbook.host.interface import HostView
 
 MAX_USERS_NAMED = 3
@@ -24,5 +26,6 @@ def explain_other_manager(
     named = " and ".join(found.users[:MAX_USERS_NAMED])
     managers = f"the user manager{'' if len(found.users) == 1 else 's'} of {named}"
     return (
-        f"{unit} is a unit of {managers}: {user}, and run it as that user: su - {found.users[0]} -c 'runbook {command}'"
+        f"{unit} is a unit of {managers}: {user}, and run it as that user: su - {quote(found.users[0])} -c "
+        f"{quote(f'runbook {command}')}"
     )

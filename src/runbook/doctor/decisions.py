@@ -7,11 +7,11 @@ from collections.abc import Callable
 from shlex import quote
 
 from runbook.actions.kill_advice import find_refusal
-from runbook.checks.log_files import describe_log_command
+from runbook.checks.log_files import find_log_commands
 from runbook.checks.requirements import find_failed_requirements
 from runbook.doctor.facts import UnitFacts
 from runbook.doctor.findings import Decision
-from runbook.doctor.remedies import MAX_AWAITED, find_stops, systemctl
+from runbook.doctor.remedies import MAX_AWAITED, find_actions, find_stops, is_decided_by_operator, systemctl
 from runbook.host.exit_status import describe_exec_failure
 from runbook.host.facts import UNLOADABLE, LoadState, Unit
 from runbook.model import Verdict
@@ -35,7 +35,7 @@ def _decide_about_file(facts: UnitFacts) -> Decision | None:
     if unit.load_state in UNLOADABLE:
         return Decision("find out what is wrong with its file", (f"systemd-analyze{user} verify {quote(unit.name)}",))
     if unit.load_state is LoadState.MASKED and not unit.is_running:
-        return Decision("find out who masked it, and why: to unmask it overrides that")
+        return Decision("find out who masked it, and why: to unmask it overrides that", find_actions(facts))
     return None
 
 
@@ -58,12 +58,28 @@ def _decide_about_conflict(facts: UnitFacts) -> Decision | None:
 
 def _decide_about_start(facts: UnitFacts) -> Decision | None:
     """A unit that is down without a failure may be meant to be: an operator stopped it, or something starts it."""
-    if not facts.is_down_in_order or facts.unit.has_done_its_work or facts.activator:
+    if not facts.is_down_in_order:
         return None
     if facts.strays:
         served = "and if the process on its port is not to serve instead"
-        return Decision(f"it did not fail: start it only if it is to run, {served}")
+        return Decision(f"it did not fail: start it only if it is to run, {served}", find_actions(facts))
+    if facts.unit.has_done_its_work or facts.activator:
+        return None
     return Decision("it did not fail: start it if it is to run", (systemctl(facts, "start"),))
+
+
+def _decide_about_actions(facts: UnitFacts) -> Decision | None:
+    """A start that may reboot the machine is no fix to paste."""
+    if not facts.actions or not is_decided_by_operator(facts):
+        return None
+    what = f"{' and '.join(facts.actions)} acts on the whole machine if it fails or ends again"
+    return Decision(f"{what}: start it only if that may happen", find_actions(facts))
+
+
+def _decide_about_taken(facts: UnitFacts) -> Decision | None:
+    if not facts.taken:
+        return None
+    return _read_log(facts, "find out whether it is to listen there, or uses that port as a client", facts.unit)
 
 
 def _decide_about_setting(facts: UnitFacts) -> Decision | None:
@@ -96,7 +112,8 @@ def _decide_about_exit(facts: UnitFacts) -> Decision | None:
 def _decide_about_wait(facts: UnitFacts) -> Decision | None:
     """A restart would throw away what the unit has done since its start."""
     left = facts.start_time_left
-    if facts.health.verdict is Verdict.STILL_STARTING and not facts.rivals and left > 0:
+    is_waited_for = (facts.health.verdict is Verdict.STILL_STARTING or facts.is_starting) and not facts.rivals
+    if is_waited_for and left > 0:
         until = f"systemd ends its start in {format_span(round(left))}" if left < math.inf else "it has no time limit"
         return Decision(f"wait, and look again: {until} (TimeoutStartSec=)")
     if facts.may_start_yet:
@@ -108,8 +125,8 @@ def _decide_about_wait(facts: UnitFacts) -> Decision | None:
 
 def _read_log(facts: UnitFacts, why: str, unit: Unit) -> Decision:
     """Return that the log of a unit is to be read. Where it is may be known only in words."""
-    where = describe_log_command(facts.view, unit)
-    return Decision(f"{why}: {where}") if "the " in where else Decision(why, tuple(where.split(" or ")))
+    commands, words = find_log_commands(facts.view, unit)
+    return Decision(f"{why}: {' or '.join((*commands, *words))}") if words else Decision(why, commands)
 
 
 def _decide_about_leftovers(facts: UnitFacts) -> Decision | None:
@@ -130,9 +147,11 @@ _DECISIONS: tuple[Callable[[UnitFacts], Decision | None], ...] = (
     _decide_about_holders,
     _decide_about_conflict,
     _decide_about_start,
+    _decide_about_actions,
     _decide_about_setting,
     _decide_about_exit,
     _decide_about_wait,
+    _decide_about_taken,
     _decide_about_leftovers,
 )
 """The first one decides."""

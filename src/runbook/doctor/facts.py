@@ -52,6 +52,7 @@ class UnitFacts:
     ports: tuple[PortOwnership, ...]  # the same ports, judged
     health: HealthReport
     journal: JournalFacts = NO_JOURNAL  # empty if the unit is healthy: then it is not read
+    taken: tuple[PortOwnership, ...] = ()  # likely ports that another unit has, while this one runs and owns none
 
     @cached_property
     def rivals(self) -> tuple[Holder, ...]:
@@ -73,7 +74,11 @@ class UnitFacts:
     @cached_property
     def activator(self) -> str:
         """The timer, path or socket unit that starts the unit on demand while it is down; empty if there is none."""
-        names = self.unit.triggered_by if self.unit.active_state is ActiveState.INACTIVE else ()
+        if self.unit.active_state is not ActiveState.INACTIVE:
+            return ""
+        # The timer of a unit that a boot starts, too, may only restart it at night.
+        is_enabled = self.unit.unit_file_state in ("enabled", "enabled-runtime")
+        names = [name for name in self.unit.triggered_by if name.endswith(".socket") or not is_enabled]
         return next((name for name in names if self.view.unit(name).active_state not in DOWN), "")
 
     @property
@@ -88,6 +93,17 @@ class UnitFacts:
         """The units that run, and that a start of this one would stop (Conflicts=)."""
         reached = find_reached(self.view, self.unit, JobVerb.START) if self.unit.active_state in DOWN else []
         return tuple(one.unit for one in reached if one.is_changed and one.verb is JobVerb.STOP)
+
+    @property
+    def actions(self) -> tuple[str, ...]:
+        """The settings by which a failure or an exit of the unit reboots, powers off or ends the manager."""
+        unit = self.unit
+        set_ = {
+            "FailureAction": unit.failure_action,
+            "StartLimitAction": unit.start_limit_action,
+            "SuccessAction": unit.success_action,
+        }
+        return tuple(f"{setting}={action}" for setting, action in set_.items() if action not in ("", "none"))
 
     @property
     def is_limit_reached(self) -> bool:
@@ -117,6 +133,18 @@ class UnitFacts:
     def has_start_timed_out(self) -> bool:
         """True if the last start that ended took longer than TimeoutStartSec=."""
         return has_start_timed_out(self.unit) or "TimeoutStartSec=" in self.journal.last_exit
+
+    @property
+    def is_never_ready(self) -> bool:
+        """True if several starts in a row timed out, and none has succeeded since systemd loaded the unit."""
+        unit = self.unit
+        return self.has_start_timed_out and unit.n_restarts > 1 and not unit.active_enter_monotonic
+
+    @property
+    def is_starting(self) -> bool:
+        """True while a start is in progress: a restart would throw away what it has done."""
+        unit = self.unit
+        return unit.active_state is ActiveState.ACTIVATING and unit.sub_state.startswith(("condition", "start"))
 
     @property
     def start_time_left(self) -> float:

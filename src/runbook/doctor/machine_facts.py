@@ -69,13 +69,13 @@ class MachineFacts:
         if at.user is None:
             return f"{self.sudo}runbook {verb} {quote(at.name)}"
         own = f"runbook {verb} --user {quote(at.name)}"
-        return own if at.user == self.uid else f"{self.sudo}su - {find_local_user_name(at.user)} -c {quote(own)}"
+        return own if at.user == self.uid else f"{self.sudo}su - {quote(find_local_user_name(at.user))} -c {quote(own)}"
 
     def systemctl(self, verb: str, user: int | None) -> str:
         """Return a command of systemctl for a whole manager."""
         if user is None:
             return f"{self.sudo}systemctl {verb}"
-        other = "" if user == self.uid else f" -M {find_local_user_name(user)}@"
+        other = "" if user == self.uid else f" -M {quote(find_local_user_name(user))}@"
         return f"{self.sudo if other else ''}systemctl --user{other} {verb}"
 
     @property

@@ -32,14 +32,28 @@ _DECIDED_BY_OPERATOR = (
 
 def find_commands(facts: UnitFacts) -> tuple[str, ...]:
     """Return the commands; none if an operator has to decide first."""
-    return (*_reload(facts), *_find_actions(facts))
+    return () if is_decided_by_operator(facts) else (*_reload(facts), *find_actions(facts))
+
+
+def is_decided_by_operator(facts: UnitFacts) -> bool:
+    """True if a start is not plainly the fix: it would undo a decision, or may reboot the machine."""
+    unit = facts.unit
+    is_masked = unit.load_state is LoadState.MASKED and not unit.is_running
+    return is_masked or (facts.is_down_in_order and bool(facts.strays)) or (bool(facts.actions) and _starts(facts))
+
+
+def _starts(facts: UnitFacts) -> bool:
+    """True if the commands start or restart the unit."""
+    starts = {systemctl(facts, verb) for verb in ("start", "restart")}
+    return any(command in starts for command in find_actions(facts))
 
 
 # A start of these, as of many targets (reboot.target), ends what the machine does.
 CHANGES_THE_MACHINE = ("rescue.service", "emergency.service")
 
 
-def _find_actions(facts: UnitFacts) -> tuple[str, ...]:
+def find_actions(facts: UnitFacts) -> tuple[str, ...]:
+    """Return the commands that bring the unit back, after a daemon-reload if one is due."""
     unit, verdict = facts.unit, facts.health.verdict
     if unit.name.endswith(".target") or unit.name in CHANGES_THE_MACHINE or facts.conflicting:
         return ()
@@ -55,7 +69,7 @@ def _find_actions(facts: UnitFacts) -> tuple[str, ...]:
         return ()
     if verdict is Verdict.UNIT_FROZEN:
         return tuple(_let_run(facts))
-    if facts.is_down_in_order:
+    if facts.is_down_in_order or facts.is_starting:
         return ()
     return (*_start_requirements(facts), *_start(facts))
 
@@ -69,6 +83,8 @@ def find_proved_restart(facts: UnitFacts) -> str:
     """Return the command of this program that does the same, and proves the result; empty if none does."""
     unit = facts.unit
     if not unit.is_service or unit.load_state is not LoadState.LOADED or _needs_reboot(unit) or facts.conflicting:
+        return ""
+    if is_decided_by_operator(facts):
         return ""
     user = " --user" if unit.of_user else ""
     if facts.strays:
@@ -95,7 +111,9 @@ def find_drop_in_commands(facts: UnitFacts, drop_in: DropIn) -> Iterator[str]:
     yield f"{sudo}mkdir -p {folder}"
     yield f"printf {quote(text)} {f'| sudo tee {path} >/dev/null' if sudo else f'> {path}'}"
     yield _daemon_reload(facts)
-    if drop_in.at_start and not facts.conflicting:
+    # A start in progress goes on, and a unit that is down on purpose stays down.
+    is_left = facts.conflicting or facts.is_starting or facts.is_down_in_order or facts.actions
+    if drop_in.at_start and not is_left:
         yield from (*_reset(facts), systemctl(facts, "restart"))
 
 
@@ -174,7 +192,7 @@ def _reset(facts: UnitFacts) -> tuple[str, ...]:
 def systemctl(facts: UnitFacts, verb: str, *others: str, unit: Unit | None = None) -> str:
     """Return a command about the unit, or about another one: "sudo systemctl start gw.service"."""
     command = (unit or facts.unit).systemctl_command(verb)
-    return " ".join((f"{_sudo(facts)}{command}", *others))
+    return " ".join((f"{_sudo(facts)}{command}", *map(quote, others)))
 
 
 def _sudo(facts: UnitFacts) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import replace
+from shlex import quote
 
 from runbook.checks.health import HealthChecker
 from runbook.checks.other_manager import explain_other_manager
@@ -38,7 +39,7 @@ class Doctor:
         """
         unit = self._view.unit(name)
         if unit.load_state is LoadState.NOT_FOUND and not unit.is_running:
-            hint = explain_other_manager(self._view, unit.name, command=f"doctor --user {unit.name}")
+            hint = explain_other_manager(self._view, unit.name, command=f"doctor --user {quote(unit.name)}")
             near = "" if hint else self._view.find_similar_unit(unit.name)
             raise NoSuchUnit(unit.describe_not_found(near), hint=hint)
         facts = self._read_facts(unit, find_ports(self._view, unit, named, recorded))
@@ -76,8 +77,12 @@ class Doctor:
         judged |= dict(zip(required, health.ports, strict=True))
         # A port that another service has, and that only the configuration names, is that service's.
         kept = [one for one, owner in judged.items() if one in required or not owner.foreign_holders]
-        facts = UnitFacts(self._view, unit, self._uid, tuple(kept), tuple(judged[one] for one in kept), health)
-        if health.healthy and not facts.is_restarted:
+        # Unless this one listens nowhere: it may try again and again, without an exit.
+        listens = any(one.listening for one in found)
+        taken = [owner for one, owner in judged.items() if one not in kept and not listens and unit.is_running]
+        ports = tuple(judged[one] for one in kept)
+        facts = UnitFacts(self._view, unit, self._uid, tuple(kept), ports, health, taken=tuple(taken))
+        if health.healthy and not facts.is_restarted and not taken:
             return facts
         return replace(facts, journal=read_journal(self._view, self._waiter, unit))
 

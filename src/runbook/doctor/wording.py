@@ -11,6 +11,7 @@ from runbook.host.facts import DOWN, Unit
 from runbook.host.holders import PortOwnership, Role, address_of
 from runbook.host.interface import HostView
 from runbook.host.ownership.describe import LEFT_OVER
+from runbook.host.requesters import describe_requester, find_last_stop
 from runbook.model import Verdict
 from runbook.util.timespan import format_span
 
@@ -57,6 +58,11 @@ def describe_systemd(facts: UnitFacts) -> Iterable[str]:
     yield f"{unit.state}{result}{since}{pid}"
     if facts.activator:
         yield f"{facts.activator} starts it on demand"
+    if facts.is_down_in_order:
+        if request := find_last_stop(unit.job_requests):
+            yield f"{describe_requester(request)} stopped it"
+        if unit.unit_file_state in ("enabled", "disabled"):
+            yield f"{unit.unit_file_state}: {'a' if unit.unit_file_state == 'enabled' else 'no'} boot starts it"
     if unit.n_restarts:
         yield f"{unit.n_restarts} restart{'' if unit.n_restarts == 1 else 's'} by systemd"
     if facts.journal.last_exit and facts.journal.last_exit not in summarize(facts):

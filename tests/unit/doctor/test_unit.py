@@ -114,6 +114,15 @@ def test_a_port_that_only_the_configuration_names_may_be_of_another_service() ->
     machine.processes[200] = process(200, cgroup="/system.slice/db.service", name="postgres")
     listen(machine, 200, "127.0.0.1:5432")
     assert diagnose(machine).is_healthy
+    # If it listens nowhere, it may be trying again and again.
+    own = machine.sockets.pop(100)
+    found = diagnose(machine)
+    assert (found.severity, found.verdict, found.commands) == (Severity.WARNING, Verdict.READY, ())
+    assert found.causes[0].sentence.startswith("its configuration names port 5432, and gw.service listens on no port: ")
+    assert "held by PID 200 (postgres), in db.service" in found.summary
+    # It may as well be a client of that service.
+    assert found.decision.text == "find out whether it is to listen there, or uses that port as a client"
+    machine.sockets[100] = own
     # But if it does not stay up, that may be why.
     machine.units["gw.service"] = replace(gw(machine), n_restarts=1)
     assert diagnose(machine).verdict is Verdict.OTHER_UNIT_HOLDS_PORT
@@ -140,7 +149,8 @@ def test_a_masked_unit() -> None:
     machine = FakeMachine({"gw.service": unit(load_state=LoadState.MASKED, active_state=ActiveState.INACTIVE)})
     found = diagnose(machine)
     assert found.verdict is Verdict.UNIT_MASKED
-    assert found.commands == ("systemctl unmask gw.service", "systemctl start gw.service")
+    assert found.commands == ()  # An operator decided that.
+    assert found.decision.commands == ("systemctl unmask gw.service", "systemctl start gw.service")
 
 
 def test_the_json_has_every_part() -> None:

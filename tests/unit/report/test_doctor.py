@@ -9,7 +9,7 @@ from runbook.doctor.findings import FindingKind, MachineDiagnosis, MachineFindin
 from runbook.report.doctor import print_diagnosis, print_machine
 from runbook.report.layout import Collector, Layout, PlainScreen
 from tests.unit.doctor.diagnosed import FAILED, diagnose, healthy, incident
-from tests.unit.fake_machine import EARLIER, FakeMachine, journal_lines, process
+from tests.unit.fake_machine import EARLIER, FakeMachine, journal_lines, listen, process
 
 
 def printed(machine: FakeMachine, **options: Any) -> str:
@@ -57,10 +57,13 @@ def test_a_drop_in_is_ready_to_paste() -> None:
     machine = healthy(send_sigkill=False)
     machine.processes[90] = process(90, invocation_id=EARLIER, started=100.0)
     machine.processes[100] = process(100, invocation_id="a" * 32)
+    machine.processes[91] = process(91, invocation_id=EARLIER, started=101.0)
+    listen(machine, 91, "127.0.0.1:18789", first_inode=900)
     text = printed(machine)
     folder = "/etc/systemd/system/gw.service.d"
     assert (
-        "  keep it so       so that a stop kills what ignores SIGTERM:\n"
+        "  keep it so       so that a stop kills what ignores SIGTERM, as PID 90, 91\n"
+        "                   (gateway):\n"
         f"                   mkdir -p {folder}\n"
         f"                   printf '[Service]\\nSendSIGKILL=yes\\n' > {folder}/zz-runbook-kill-mode.conf\n"
         "                   systemctl daemon-reload\n"

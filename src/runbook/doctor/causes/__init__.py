@@ -39,6 +39,7 @@ CAUSES: tuple[Callable[[UnitFacts], Iterator[Cause]], ...] = (
     running.find_changed_file,
     running.find_old_code,
     running.find_unused_ports,
+    running.find_taken_ports,
 )
 """In the order in which they are reported: what holds the port before what follows from that."""
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from runbook.doctor.drop_in import make_drop_in
 from runbook.doctor.facts import UnitFacts
-from runbook.doctor.findings import Cause, Severity
+from runbook.doctor.findings import Cause, DropIn, Severity
 from runbook.host.ownership.describe import describe_processes
 
 
@@ -20,15 +20,18 @@ def find_leftovers(facts: UnitFacts) -> Iterator[Cause]:
     if unit.kill_mode in ("process", "none"):
         spared = "every other process" if unit.kill_mode == "process" else "every process"
         setting, why = f"KillMode={unit.kill_mode}", f"a stop spares {spared} of the unit"
-        kills_all = make_drop_in(unit, "kill-mode", "a stop kills all its processes", KillMode="control-group")
-        # Without a port it may be meant to outlive a stop; below a delegated cgroup, that is for the unit to decide.
-        drop_in = kills_all if any(one.sockets for one in left) and not unit.delegate else None
+        effect, settings = "a stop kills all its processes", {"KillMode": "control-group"}
     elif not unit.send_sigkill:
         setting, why = "SendSIGKILL=no", "a stop does not kill what ignores SIGTERM"
-        drop_in = make_drop_in(unit, "kill-mode", "a stop kills what ignores SIGTERM", SendSIGKILL="yes")
+        effect, settings = "a stop kills what ignores SIGTERM", {"SendSIGKILL": "yes"}
     else:
         yield Cause(what, f"/sys/fs/cgroup{unit.control_group}/cgroup.procs", Severity.WARNING)
         return
-    severity = Severity.PROBLEM if any(one.sockets for one in left) else Severity.WARNING
-    keep = "" if drop_in else f"if a stop is to kill it, too: KillMode=control-group instead of {setting}"
-    yield Cause(f"{what}: with {setting} {why}", setting.partition("=")[0] + "=", severity, drop_in, keep)
+    has_port = any(one.sockets for one in left)
+    [(key, value)] = settings.items()
+    fix: tuple[DropIn | None, str] = (None, f"if a stop is to kill it, too: {key}={value} instead of {setting}")
+    # Without a port it may be meant to outlive a stop; below a delegated cgroup, that is for the unit to decide.
+    if has_port and not unit.delegate:
+        fix = make_drop_in(facts.view, unit, "kill-mode", f"{effect}, as {describe_processes(left)}", **settings)
+    severity = Severity.PROBLEM if has_port else Severity.WARNING
+    yield Cause(f"{what}: with {setting} {why}", setting.partition("=")[0] + "=", severity, *fix)

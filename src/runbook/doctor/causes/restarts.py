@@ -8,7 +8,7 @@ from runbook.checks.exit_reason import USEC_INFINITY, is_restart_prevented, will
 from runbook.checks.start_limit import StartBudget
 from runbook.doctor.drop_in import make_drop_in
 from runbook.doctor.facts import LOOPS, UnitFacts
-from runbook.doctor.findings import Cause, Severity
+from runbook.doctor.findings import Cause, DropIn, Severity
 from runbook.doctor.wording import format_moment
 from runbook.host.facts import ActiveState, Unit
 from runbook.host.requesters import describe_requester
@@ -57,15 +57,11 @@ def find_endless_loop(facts: UnitFacts) -> Iterator[Cause]:
     effect = f"systemd gives it up after {LIMIT_BURST} starts in an hour, and it reads failed"
     times = "once" if unit.n_restarts == 1 else f"{unit.n_restarts} times"
     settings = {"StartLimitIntervalSec": "1h", "StartLimitBurst": str(LIMIT_BURST)}
-    drop_in = (
-        make_drop_in(unit, "start-limit", effect, **settings) if unit.restart_usec / 1e6 * LIMIT_BURST < HOUR else None
-    )
-    yield Cause(
-        f"{why}, so systemd restarts it without end: {times} by now",
-        source,
-        drop_in=drop_in,
-        is_effect=True,
-    )
+    fix: tuple[DropIn | None, str] = (None, "")
+    if unit.restart_usec / 1e6 * LIMIT_BURST < HOUR and not facts.actions:  # StartLimitAction= may reboot.
+        fix = make_drop_in(facts.view, unit, "start-limit", effect, **settings)
+    what = f"{why}, so systemd restarts it without end: {times} by now"
+    yield Cause(what, source, Severity.PROBLEM, *fix, is_effect=True)
 
 
 def find_requested_stop(facts: UnitFacts) -> Iterator[Cause]:

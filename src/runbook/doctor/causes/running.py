@@ -34,6 +34,13 @@ def find_old_code(facts: UnitFacts) -> Iterator[Cause]:
         yield Cause(why, f"/proc/{unit.main_pid}/maps", Severity.WARNING)
 
 
+def find_taken_ports(facts: UnitFacts) -> Iterator[Cause]:
+    """Yield a port that the configuration names and another unit has, while this one listens nowhere."""
+    for owner in facts.taken:
+        what = f"its configuration names port {owner.port}, and {facts.unit.name} listens on no port: {owner.reason}"
+        yield Cause(what, "ExecStart=, Environment=, the cgroup of the holder", Severity.WARNING)
+
+
 def find_unused_ports(facts: UnitFacts) -> Iterator[Cause]:
     """Yield a port that the configuration names, and on which the unit does not listen."""
     if facts.unit.active_state not in UP or facts.health.verdict is not Verdict.READY:

@@ -10,7 +10,7 @@ from runbook.checks.pid_file import describe_pid_file
 from runbook.checks.requirements import describe_failed_requirements
 from runbook.doctor.drop_in import make_drop_in
 from runbook.doctor.facts import UnitFacts
-from runbook.doctor.findings import Cause, Severity
+from runbook.doctor.findings import Cause, DropIn, Severity
 from runbook.host.exit_status import describe_exec_failure
 from runbook.host.facts import DOWN, ActiveState, LoadState
 from runbook.model import Verdict
@@ -74,15 +74,15 @@ def find_not_notified(facts: UnitFacts) -> Iterator[Cause]:
     refused = _REFUSED_NOTIFICATION.search("\n".join(facts.journal.systemd_lines))
     listening = [socket for found in facts.found for socket in found.listening]
     if refused:
-        drop_in = make_drop_in(unit, "notify", "systemd accepts the notification", NotifyAccess="all")
+        fix = make_drop_in(facts.view, unit, "notify", "systemd accepts the notification", NotifyAccess="all")
         what = f"systemd refuses its notification, which comes from PID {refused[1]} and not from the main process"
-        yield Cause(what, "the journal of systemd, NotifyAccess=", drop_in=drop_in)
+        yield Cause(what, "the journal of systemd, NotifyAccess=", Severity.PROBLEM, *fix)
     elif listening and (facts.has_not_notified or facts.age > NOTIFY_GRACE):
         what = f"it listens on {', '.join(listening)} already, and has not reported that it is ready (Type={unit.type})"
         source = "Type=, SubState, the sockets of its processes"
-        if facts.has_not_notified:
+        if facts.has_not_notified and facts.is_never_ready:
             effect = "if it never reports that: systemd waits for no report, and for nothing that it does at its start"
-            yield Cause(what, source, drop_in=make_drop_in(unit, "type", effect, Type="exec"))
+            yield Cause(what, source, Severity.PROBLEM, *make_drop_in(facts.view, unit, "type", effect, Type="exec"))
         else:
             yield Cause(what, source, Severity.WARNING)
     elif facts.has_not_notified:
@@ -104,10 +104,12 @@ def find_no_fork(facts: UnitFacts) -> Iterator[Cause]:
         settings = {"Type": "exec", **({"PIDFile": ""} if unit.pid_file else {})}
         effect = "systemd takes the process of ExecStart= as the main process"
         # A program may do much before it goes to the background, so one start in the foreground proves nothing.
-        drop_in = make_drop_in(unit, "type", effect, **settings) if facts.has_start_timed_out else None
+        fix: tuple[DropIn | None, str] = (None, "")
+        if facts.is_never_ready:
+            fix = make_drop_in(facts.view, unit, "type", effect, **settings)
         what = f"PID {unit.control_pid} of ExecStart= listens on {', '.join(listening)} and stays in the foreground"
-        severity = Severity.PROBLEM if drop_in else Severity.WARNING
-        yield Cause(f"{what}, but Type=forking waits for its exit", "Type=, ControlPID", severity, drop_in)
+        severity = Severity.PROBLEM if facts.is_never_ready else Severity.WARNING
+        yield Cause(f"{what}, but Type=forking waits for its exit", "Type=, ControlPID", severity, *fix)
     elif content := describe_pid_file(facts.view, unit):
         yield Cause(f"systemd waits for PIDFile={unit.pid_file}: {content}", unit.pid_file)
 
@@ -118,6 +120,6 @@ def find_daemonized(facts: UnitFacts) -> Iterator[Cause]:
     option = next((word for word in unit.start_arguments if word in _DAEMON_OPTIONS), "")
     exited = unit.exec_main_code == 1 and not unit.exec_main_status
     if option and exited and not unit.main_pid and unit.type in ("simple", "exec"):
-        drop_in = make_drop_in(unit, "type", "systemd takes the child as the main process", Type="forking")
+        fix = make_drop_in(facts.view, unit, "type", "systemd takes the child as the main process", Type="forking")
         what = f"{option} sends it to the background, and with Type={unit.type} systemd then kills what it has started"
-        yield Cause(what, "ExecStart=, Type=", drop_in=drop_in)
+        yield Cause(what, "ExecStart=, Type=", Severity.PROBLEM, *fix)

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable
 from functools import lru_cache
 from itertools import pairwise
 from pathlib import PurePosixPath
+from shlex import quote
 
 from runbook.host.holders import Process
 
@@ -115,7 +116,7 @@ def find_stop_command(line: Iterable[Process]) -> str:
         words = process.command
         arguments = dict(reversed([*pairwise(words)]))
         # A user who gives his process the title of a keeper can name any container, but then of his own.
-        whose = f"sudo -u {process.user} " if process.uid else ""
+        whose = f"sudo -u {quote(process.user)} " if process.uid else ""
         if "conmon" in _names(process) and any(PurePosixPath(word).name == "podman" for word in words):
             name = arguments.get("-n") or arguments.get("-c", "")[:12]
             return f"{whose}podman stop {name}" if _NAME.fullmatch(name) else ""

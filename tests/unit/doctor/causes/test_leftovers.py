@@ -45,7 +45,15 @@ def test_a_leftover_that_has_the_port() -> None:
 
 def test_a_leftover_that_got_no_sigkill_and_one_of_which_the_reason_is_unknown() -> None:
     (cause,) = diagnose(leftover(kill_mode="control-group", send_sigkill=False)).causes
+    assert (cause.drop_in, cause.prevention) == (
+        None,
+        "if a stop is to kill it, too: SendSIGKILL=yes instead of SendSIGKILL=no",
+    )
+    machine = leftover(kill_mode="control-group", send_sigkill=False)
+    listen(machine, 90, "127.0.0.1:18789", first_inode=900)
+    (cause,) = [one for one in diagnose(machine).causes if one.source == "SendSIGKILL="]
     assert cause.drop_in is not None
+    assert cause.drop_in.effect.endswith(", as PID 90 (gateway)")
     assert "SendSIGKILL=yes" in cause.drop_in.text
     (cause,) = diagnose(leftover(kill_mode="control-group")).causes
     assert cause.drop_in is None
