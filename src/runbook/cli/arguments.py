@@ -29,12 +29,10 @@ def load_runbook(file: str, set_: list[str] | None, *, to_run: bool = False, use
     `--user`. Raises DocumentError, UsageError and NotBegun.
     """
     from runbook import document  # noqa: PLC0415
-    from runbook.document.trust import find_distrust  # noqa: PLC0415
+    from runbook.document.trust import find_distrust, find_sudo_uid  # noqa: PLC0415
 
     source = document.read_source(file)
-    sudo = os.environ.get("SUDO_UID", "")
-    uid = int(sudo) if sudo.isascii() and sudo.isdigit() else None
-    why = find_distrust(source, euid=os.geteuid(), sudo_uid=uid)
+    why = find_distrust(source, euid=os.geteuid(), sudo_uid=find_sudo_uid(os.environ))
     if why and to_run:
         raise errors.NotBegun(f"cannot run {file} as root: {why}", hint=_trust_hint(source, file, set_, user))
     if why:

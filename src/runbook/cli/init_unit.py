@@ -106,10 +106,9 @@ def _write_new_file(file: Path, text: str) -> None:
 
 def _warn_of_writers(file: str) -> None:
     from runbook.document.source import read_source  # noqa: PLC0415
-    from runbook.document.trust import find_distrust  # noqa: PLC0415
+    from runbook.document.trust import find_distrust, find_sudo_uid  # noqa: PLC0415
 
-    sudo = os.environ.get("SUDO_UID", "")
-    if why := find_distrust(read_source(file), euid=os.geteuid(), sudo_uid=int(sudo) if sudo.isdecimal() else None):
+    if why := find_distrust(read_source(file), euid=os.geteuid(), sudo_uid=find_sudo_uid(os.environ)):
         print_message(wrap(f"warning: root would refuse to run it: {why}"))
 
 

@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from runbook import errors
+from runbook.cli.judged_folder import check_file, write_judged
 from runbook.cli.options import Output, OutputOption, RunArgument
 from runbook.cli.output import make_json_lines, make_layout, print_message, print_result, wrap
-from runbook.cli.result_files import FILE_KINDS, check_file, make_report, write_file
+from runbook.cli.result_files import FILE_KINDS, make_report, write_file
 from runbook.util.wording import describe_error
 
 if TYPE_CHECKING:
@@ -200,10 +201,8 @@ def _write_index(runs: list[RunRecord], file: Path) -> None:
 
 
 def _replace(file: Path, page: bytes) -> None:
-    from runbook.records.store import replace_file  # noqa: PLC0415
-
     try:
-        replace_file(file, page)
+        write_judged(file, page)
     except OSError as error:
         raise errors.RunbookError(f"cannot write {file}: {describe_error(error)}") from error
 

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TextIO, cast
 
 from runbook import errors
+from runbook.cli.judged_folder import check_file, write_judged
 from runbook.cli.options import Output
 from runbook.util.wording import describe_error
 
@@ -76,6 +77,7 @@ class ResultFiles:
             # A command of the run may replace the files of this program.
             for kind in (*self._paths, *(["summary"] if self._page else ()), *(["code-quality"] * self.annotates)):
                 import_module(FILE_KINDS[kind][0])
+            import_module("runbook.document.trust")
             import_module("runbook.records.store")
         self._is_checked = True
 
@@ -130,8 +132,9 @@ class ResultFiles:
             report = make_report(kind, self._events, self._problems)
             try:
                 write_file(path, report)
-            except OSError as error:
-                yield f"cannot write {path}: {describe_error(error)}{_try_again(report, kind, str(path))}"
+            except (OSError, errors.NotBegun) as error:
+                why = f"cannot write {path}: {describe_error(error)}" if isinstance(error, OSError) else error.message
+                yield f"{why}{_try_again(report, kind, str(path))}"
         if self._page is not None:
             report = make_report("summary", self._events, self._problems)
             try:
@@ -184,26 +187,11 @@ def _try_again(report: RunResults, kind: str, file: str) -> str:
     return f"; runbook show {run} --{kind} {file} tries it again" if run else ""
 
 
-def check_file(path: Path) -> None:
-    """Raise NotBegun if a file of this path cannot be written."""
-    trial = path.with_name(f".{path.name}.{os.urandom(4).hex()}")
-    try:
-        # A file is replaced by a rename, which would put it in the place of a link or a device.
-        if path.is_symlink() or (path.exists() and not path.is_file()):
-            raise errors.NotBegun(f"cannot write {path}: it exists and is not a regular file", hint="use another name")
-        os.close(os.open(trial, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600))
-        trial.unlink()
-    except OSError as error:
-        raise errors.NotBegun(f"cannot write {path}: {describe_error(error)}") from error
-
-
 def write_file(path: Path, report: RunResults) -> None:
     """Write a file of a run, which those can read whom the umask permits. Raises OSError."""
-    from runbook.records.store import replace_file  # noqa: PLC0415
-
     umask = os.umask(0)
     os.umask(umask)
-    replace_file(path, report.to_file(), mode=0o666 & ~umask)
+    write_judged(path, report.to_file(), mode=0o666 & ~umask)
 
 
 def check_page(path: Path) -> None:

@@ -77,8 +77,13 @@ def _make_absolute(path: str) -> Path:
         raise UsageError(f"cannot read {path}: the working directory does not exist any more") from None
 
 
-def _open_below_root(path: Path) -> tuple[int, tuple[Entry, ...]]:
-    """Open a file; return its descriptor, and every folder and link on the way to it."""
+def open_folder(path: Path) -> tuple[int, tuple[Entry, ...]]:
+    """Open a folder; return its descriptor, and every folder and link on the way to it, and itself. Raises OSError."""
+    return _open_below_root(path.absolute(), is_folder=True)
+
+
+def _open_below_root(path: Path, *, is_folder: bool = False) -> tuple[int, tuple[Entry, ...]]:
+    """Open a file or a folder; return its descriptor, and every folder and link on the way to it."""
     above: list[Entry] = []
     with contextlib.ExitStack() as opened:
         parts = list(reversed(path.parts[1:]))
@@ -105,7 +110,7 @@ def _open_below_root(path: Path) -> tuple[int, tuple[Entry, ...]]:
                 continue
             opened.callback(os.close, fd)
             if not stat.S_ISLNK(status.st_mode):
-                if parts:
+                if parts or is_folder:
                     raise NotADirectoryError(20, os.strerror(20))
                 # O_PATH opened exactly this file; a name could lead to another one by now.
                 return os.open(f"/proc/self/fd/{fd}", os.O_RDONLY | os.O_CLOEXEC), tuple(above)
@@ -121,4 +126,6 @@ def _open_below_root(path: Path) -> tuple[int, tuple[Entry, ...]]:
             if target.startswith("/"):
                 del folders[1:]
             parts += [word for word in reversed(target.split("/")) if word not in ("", ".")]
-        raise IsADirectoryError(21, os.strerror(21))
+        if not is_folder:
+            raise IsADirectoryError(21, os.strerror(21))
+        return os.open(".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=folders[-1][0]), tuple(above)

@@ -6,8 +6,9 @@ import grp
 import os
 import pwd
 import stat
+from collections.abc import Iterable, Mapping
 
-from runbook.document.source import Source
+from runbook.document.source import Entry, Source
 from runbook.host.kernel.accounts import find_user_name
 
 
@@ -22,7 +23,25 @@ def find_distrust(source: Source, *, euid: int, sudo_uid: int | None) -> str:
     trusted = {0} if sudo_uid is None else {0, sudo_uid}
     if why := _describe_writable(source.status, trusted):
         return f"{source.path} {why}"
-    for entry in reversed(source.above):
+    return _find_distrust_above(source.above, trusted)
+
+
+def find_folder_distrust(above: Iterable[Entry], *, euid: int, sudo_uid: int | None) -> str:
+    """Return why root should not write into a folder, which is among the entries; empty if it may.
+
+    Another user could put a link in its place, or in that of a folder above it.
+    """
+    return _find_distrust_above(tuple(above), {0, sudo_uid or 0}) if euid == 0 else ""
+
+
+def find_sudo_uid(environ: Mapping[str, str]) -> int | None:
+    """Return the user behind sudo; None if there is none."""
+    sudo = environ.get("SUDO_UID", "")
+    return int(sudo) if sudo.isascii() and sudo.isdigit() else None
+
+
+def _find_distrust_above(above: tuple[Entry, ...], trusted: set[int]) -> str:
+    for entry in reversed(above):
         if stat.S_ISLNK(entry.status.st_mode):
             # The mode of a link has no meaning.
             why = _describe_owner(entry.status, trusted)

@@ -289,19 +289,30 @@ def replace_file(path: Path, data: bytes, *, mode: int = 0o600) -> None:
 
     A symbolic link of that name is replaced, not followed.
     """
-    fresh = path.with_name(f".{path.name}.{os.urandom(4).hex()}")
-    fd = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+    folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        replace_file_in(folder, path.name, data, mode=mode)
+    finally:
+        os.close(folder)
+
+
+def replace_file_in(folder: int, name: str, data: bytes, *, mode: int = 0o600) -> None:
+    """Write a file in an open folder as `replace_file` does. Raises OSError."""
+    fresh = f".{name}.{os.urandom(4).hex()}"
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+    fd = os.open(fresh, flags, 0o600, dir_fd=folder)
     try:
         with os.fdopen(fd, "wb") as file:
             os.fchmod(fd, mode)  # os.open() applies the umask.
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
-        fresh.rename(path)
+        os.rename(fresh, name, src_dir_fd=folder, dst_dir_fd=folder)
     except OSError:
-        fresh.unlink(missing_ok=True)
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(fresh, dir_fd=folder)
         raise
-    _sync(path.parent)
+    os.fsync(folder)
 
 
 def _sync(folder: Path) -> None:

@@ -27,8 +27,8 @@ def _list_metrics(found: MachineDiagnosis, now: float) -> Iterator[tuple[str, st
         {
             "kind": str(one.kind),
             "severity": str(one.severity),
-            "unit": one.subject,
-            "user": one.user,
+            "unit": _escape(one.subject),
+            "user": _escape(one.user),
         }
         for one in found.findings
     ]
@@ -38,7 +38,7 @@ def _list_metrics(found: MachineDiagnosis, now: float) -> Iterator[tuple[str, st
         "Findings of each severity.",
         [({"severity": str(severity)}, found.count(severity)) for severity in bad],
     )
-    # The same labels twice are no valid file: a unit may have two findings of a kind.
+    # The same labels twice are no valid file: a unit may have two findings of a kind, and names may be escaped alike.
     distinct = {tuple(one.items()): one for one in labels}.values()
     yield "finding", "1 for each finding, with the unit or the port that it is about.", [(one, 1) for one in distinct]
     yield "unseen", "Things that could not be read, and do not count as healthy.", [({}, len(found.unseen))]
@@ -55,10 +55,11 @@ def _format(name: str, help_text: str, samples: list[Sample]) -> Iterator[str]:
     yield f"# HELP {PREFIX}_{name} {help_text}"
     yield f"# TYPE {PREFIX}_{name} gauge"
     for labels, value in samples:
-        inner = ",".join(f'{key}="{_escape(text)}"' for key, text in labels.items())
+        inner = ",".join(f'{key}="{text}"' for key, text in labels.items())
         yield f"{PREFIX}_{name}{f'{{{inner}}}' if inner else ''} {value:.15g}"
 
 
 def _escape(text: str) -> str:
     """Escape the value of a label."""
-    return escape_controls(text).replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n")
+    printable = text.encode("utf-8", "backslashreplace").decode("utf-8")
+    return escape_controls(printable).replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n")

@@ -11,8 +11,9 @@ from xml.etree import ElementTree
 import pytest
 
 from runbook import errors
+from runbook.cli.judged_folder import check_file
 from runbook.cli.options import Output
-from runbook.cli.result_files import NO_FILES, ResultFiles, check_file, choose_files
+from runbook.cli.result_files import NO_FILES, ResultFiles, choose_files
 from runbook.events import Event
 
 BEGIN = Event(0.5, "20261130-2000-x6q", "run-started", {})
@@ -77,7 +78,7 @@ def test_a_check_leaves_what_is_there(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == [file]
 
 
-@pytest.mark.parametrize("kind", ["link", "pipe", "folder", "no folder", "below a file", "a long name"])
+@pytest.mark.parametrize("kind", ["link", "pipe", "folder", "no name", "no folder", "below a file", "a long name"])
 def test_what_cannot_be_written(tmp_path: Path, kind: str) -> None:
     file = tmp_path / "a.xml"
     match kind:
@@ -87,6 +88,8 @@ def test_what_cannot_be_written(tmp_path: Path, kind: str) -> None:
             os.mkfifo(file)
         case "folder":
             file.mkdir()
+        case "no name":
+            file = Path("/")
         case "no folder":
             file = tmp_path / "none" / "a.xml"
         case "below a file":

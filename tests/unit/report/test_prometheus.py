@@ -70,3 +70,13 @@ def test_control_characters_are_no_part_of_a_label() -> None:
     text = metrics(finding("bell\x07.service"))
     check(text)
     assert "\x07" not in text
+
+
+@pytest.mark.parametrize(
+    ("one", "other"), [("bell\x07.service", "bell\\x07.service"), ("\udc80.service", "\\udc80.service")]
+)
+def test_names_that_are_escaped_alike_are_one_series(one: str, other: str) -> None:
+    samples = check(metrics(finding(one), finding(other)))
+    assert [each.labels["unit"] for each in samples if each.name == "runbook_doctor_finding"] == [other]
+    (count,) = [each.value for each in samples if each.labels == {"severity": "warning"}]
+    assert count == 2
