@@ -9,6 +9,7 @@ from shlex import quote
 from runbook.actions.kill_advice import find_refusal
 from runbook.checks.log_files import find_log_commands
 from runbook.checks.requirements import find_failed_requirements
+from runbook.doctor.disruption import describe_disruption
 from runbook.doctor.facts import UnitFacts
 from runbook.doctor.findings import Decision
 from runbook.doctor.remedies import MAX_AWAITED, find_actions, find_stops, is_decided_by_operator, systemctl
@@ -142,6 +143,15 @@ def _decide_about_leftovers(facts: UnitFacts) -> Decision | None:
     )
 
 
+def _decide_about_sessions(facts: UnitFacts) -> Decision | None:
+    """A restart for new code ends more than the unit."""
+    unit = facts.unit
+    is_restarted = facts.runs_old_code and facts.health.verdict is Verdict.READY
+    is_own = unit.is_service and facts.view.is_inside(unit)
+    why = describe_disruption(unit.name, unit, of_user=unit.of_user, is_own=is_own) if is_restarted else ""
+    return Decision(why) if why else None
+
+
 _DECISIONS: tuple[Callable[[UnitFacts], Decision | None], ...] = (
     _decide_about_file,
     _decide_about_holders,
@@ -153,5 +163,6 @@ _DECISIONS: tuple[Callable[[UnitFacts], Decision | None], ...] = (
     _decide_about_wait,
     _decide_about_taken,
     _decide_about_leftovers,
+    _decide_about_sessions,
 )
 """The first one decides."""

@@ -131,6 +131,8 @@ class FindingKind(StrEnum):
     FAILED = "unit-failed"  # a unit failed, or does not do its work
     LOOP = "crash-loop"  # systemd restarts a unit again and again
     RESTARTED = "restarted"  # systemd restarted a unit a short time ago
+    FROZEN = "unit-frozen"  # a unit is frozen, or its processes are stopped
+    STUCK = "unit-stuck"  # a start or a stop of a unit does not end
     ORPHAN = "orphan-holds-port"  # a process of no unit, which its parent has left, has a port
     LEFTOVER = "leftover"  # a process of an earlier invocation is in the cgroup of a unit
     OLD_CODE = "old-code-serving"  # a process executes files that were replaced
@@ -148,6 +150,7 @@ class MachineFinding(NamedTuple):
     reason: str  # what is wrong, in one sentence
     next: str  # the next command
     user: str = ""  # the user whose manager has the unit; empty for the system's
+    advice: str = ""  # what to decide before the next command; empty if nothing
 
     def evidence(self) -> dict[str, str]:
         """Return it as JSON holds it."""

@@ -18,6 +18,7 @@ from runbook.doctor.journal import RECENT_RESTART, read_budgets
 from runbook.doctor.machine_facts import MachineFacts, UnitId, read_facts
 from runbook.doctor.old_code import find_old_units
 from runbook.doctor.strays import Stray, describe_strays, describe_taken_port, find_left_processes, find_strays
+from runbook.doctor.stuck import find_stuck_units
 from runbook.doctor.two_managers import find_double_units
 from runbook.doctor.unit import Doctor
 from runbook.doctor.wording import JOURNAL_UNSEEN
@@ -66,7 +67,7 @@ class MachineDoctor:
         down = {(one.user, one.subject) for one in units}
         explained = "\n".join(one.reason for one in units)
         yield from describe_strays(facts, [one for one in strays if str(one.process) not in explained])
-        for finding in (*find_left_processes(facts), *self._find_few_starts(facts)):
+        for finding in (*find_stuck_units(facts), *find_left_processes(facts), *self._find_few_starts(facts)):
             if (finding.user, finding.subject) not in down:
                 yield finding
         # Before the restarts: systemd must have read the files by then.
@@ -79,7 +80,7 @@ class MachineDoctor:
     def _find_units(self, facts: MachineFacts, strays: list[Stray]) -> Iterator[MachineFinding]:
         self._end = self._view.clock.monotonic() + DIAGNOSES_TIME
         suspects = {name for stray in strays for name in stray.suspects}
-        for user, units in [(None, facts.units), *facts.user_units.items()]:
+        for user, units in facts.all_units:
             for unit in units.values():
                 is_suspect = user is None and unit.name in suspects
                 if (finding := self._find_unit(facts, UnitId(unit.name, user), unit, is_suspect)) is not None:
@@ -159,7 +160,7 @@ def _may_be_near_limit(unit: Unit, now: float) -> bool:
 
 def _find_changed_files(facts: MachineFacts) -> Iterator[MachineFinding]:
     """Yield the units whose files systemd has not read again: one finding for each manager, and those that are gone."""
-    for user, units in [(None, facts.units), *facts.user_units.items()]:
+    for user, units in facts.all_units:
         changed = [unit.name for unit in units.values() if unit.need_daemon_reload]
         if changed:
             more = f" and {len(changed) - MAX_CHANGED} more" if len(changed) > MAX_CHANGED else ""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
@@ -14,7 +15,7 @@ from runbook.host.cgroups import CgroupKind, CgroupUnit, parse_cgroup_path
 from runbook.host.facts import Unit
 from runbook.host.holders import NEEDS_ROOT, PortScan, Process
 from runbook.host.interface import HostView
-from runbook.host.kernel.accounts import find_local_user_name
+from runbook.host.kernel.accounts import enter_user_manager, find_local_user_name
 from runbook.model import Port
 
 T = TypeVar("T")
@@ -56,9 +57,23 @@ class MachineFacts:
         return {pid: tuple(sorted(ports, key=str)) for pid, ports in held.items()}
 
     @property
+    def all_units(self) -> list[tuple[int | None, dict[str, Unit]]]:
+        """The units of each manager, with its user; None for the system's."""
+        return [(None, self.units), *self.user_units.items()]
+
+    @property
     def services(self) -> list[Unit]:
         """The services of all managers."""
-        return [unit for units in (self.units, *self.user_units.values()) for unit in units.values() if unit.is_service]
+        return [unit for _, units in self.all_units for unit in units.values() if unit.is_service]
+
+    @cached_property
+    def own_services(self) -> set[UnitId]:
+        """The services that this program, or a process above it, runs in: their restart ends the operator's session."""
+        found, pid = set[UnitId](), os.getpid()
+        while (process := self.processes.get(pid)) is not None and pid != process.ppid:
+            found |= {at} if (at := unit_of(self.places[pid])) else set()
+            pid = process.ppid
+        return found
 
     def find_unit(self, at: UnitId) -> Unit | None:
         """Return a unit that was read; None if it was not."""
@@ -69,14 +84,18 @@ class MachineFacts:
         if at.user is None:
             return f"{self.sudo}runbook {verb} {quote(at.name)}"
         own = f"runbook {verb} --user {quote(at.name)}"
-        return own if at.user == self.uid else f"{self.sudo}su - {quote(find_local_user_name(at.user))} -c {quote(own)}"
+        return (
+            own
+            if at.user == self.uid
+            else f"{self.sudo}{enter_user_manager(at.user, find_local_user_name(at.user), own)}"
+        )
 
     def systemctl(self, verb: str, user: int | None) -> str:
         """Return a command of systemctl for a whole manager."""
         if user is None:
             return f"{self.sudo}systemctl {verb}"
-        other = "" if user == self.uid else f" -M {quote(find_local_user_name(user))}@"
-        return f"{self.sudo if other else ''}systemctl --user{other} {verb}"
+        own = f"systemctl --user {verb}"
+        return own if user == self.uid else f"{self.sudo}{enter_user_manager(user, find_local_user_name(user), own)}"
 
     @property
     def sudo(self) -> str:

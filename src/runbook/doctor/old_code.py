@@ -5,11 +5,13 @@ A process of a container is left out: its files are the container's.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 from pathlib import PurePosixPath
 from typing import NamedTuple
 
 from runbook.checks.versions import describe_old_code, find_servers
+from runbook.doctor.disruption import describe_disruption, needs_reboot
 from runbook.doctor.findings import FindingKind, MachineFinding, Severity
 from runbook.doctor.machine_facts import MachineFacts, UnitId, unit_of
 from runbook.host.cgroups import CgroupKind, CgroupUnit
@@ -24,8 +26,9 @@ _SCRIPT_WITHIN = 4  # words of a command line, within which an interpreter has i
 _CLOCK_SLACK = 1.0  # seconds by which the time of a file and of a process may differ
 _NO_CHANGE = FileChange("", 0.0, 0)
 _PAM = "(sd-pam)"  # a child of a user manager that only waits for its end, and that no daemon-reexec replaces
+_MANAGER = "systemd"  # the subject of a manager itself
 LOGINS = "logins"  # the subject of processes that are in no service
-BUSES = ("dbus.service", "dbus-broker.service")  # what is connected to them does not survive their restart
+_USER_MANAGER = re.compile(r"user@\d+\.service")  # its daemon-reexec replaces its program, and keeps its start time
 
 
 class OldProcess(NamedTuple):
@@ -60,8 +63,11 @@ def find_old_units(facts: MachineFacts) -> Iterator[MachineFinding]:
 
 
 def _make(facts: MachineFacts, at: UnitId, reason: str) -> MachineFinding:
-    kind, user = FindingKind.OLD_CODE, facts.name_user(at.user)
-    return MachineFinding(kind, Severity.WARNING, at.name, reason, _next(facts, at), user)
+    kind, user, advice = FindingKind.OLD_CODE, facts.name_user(at.user), ""
+    if at.name not in (LOGINS, _MANAGER):
+        is_own, is_users = at in facts.own_services, at.user is not None
+        advice = describe_disruption(at.name, facts.find_unit(at), of_user=is_users, is_own=is_own)
+    return MachineFinding(kind, Severity.WARNING, at.name, reason, _next(facts, at), user, advice)
 
 
 def _find_changed_programs(facts: MachineFacts) -> Iterator[tuple[UnitId, str]]:
@@ -71,11 +77,13 @@ def _find_changed_programs(facts: MachineFacts) -> Iterator[tuple[UnitId, str]]:
     rights, so an ordinary user finds upgraded programs by it, too.
     """
     began: dict[UnitId, tuple[str, float]] = {}  # the program of a unit, and when its main process began
-    for user, units in [(None, facts.units), *facts.user_units.items()]:
+    for user, units in facts.all_units:
         for unit in units.values():
             process = facts.processes.get(unit.main_pid)
             program = _find_program(unit.start_arguments)
-            if program and process is not None and not facts.places[process.pid].container:
+            if _USER_MANAGER.fullmatch(unit.name) or process is None:
+                continue
+            if program and not facts.places[process.pid].container:
                 began[UnitId(unit.name, user)] = program, facts.view.find_start_time(process)
     programs = {program for program, _ in began.values()}
     installed = facts.view.find_installations(programs, min((at for _, at in began.values()), default=0.0))
@@ -118,7 +126,7 @@ def _group(place: CgroupUnit) -> UnitId:
     if at := unit_of(place):
         return at
     if place.kind is CgroupKind.MANAGER:
-        return UnitId("systemd", place.user_uid)
+        return UnitId(_MANAGER, place.user_uid)
     return UnitId(LOGINS)
 
 
@@ -142,8 +150,8 @@ def _next(facts: MachineFacts, at: UnitId) -> str:
     unit = facts.find_unit(at)
     if at.name == LOGINS:
         return "log out and in again"
-    if at.name == "systemd":
+    if at.name == _MANAGER:
         return facts.systemctl("daemon-reexec", at.user)
-    if at.user is None and (at.name in BUSES or (unit is not None and unit.refuse_manual_stop)):
+    if at.user is None and needs_reboot(at.name, unit):
         return f"{facts.sudo}systemctl reboot"
     return facts.command("restart", at)

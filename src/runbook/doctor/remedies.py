@@ -10,9 +10,9 @@ from runbook.actions.respawn import find_supervisors
 from runbook.checks.exit_reason import is_start_limit_hit
 from runbook.checks.requirements import find_failed_requirements
 from runbook.checks.standstill import STOPPED_STATES
+from runbook.doctor.disruption import needs_reboot
 from runbook.doctor.facts import UnitFacts
 from runbook.doctor.findings import DropIn
-from runbook.doctor.old_code import BUSES
 from runbook.host.facts import DOWN, ActiveState, LoadState, Unit
 from runbook.model import Verdict
 
@@ -76,7 +76,7 @@ def find_actions(facts: UnitFacts) -> tuple[str, ...]:
 
 def _needs_reboot(unit: Unit) -> bool:
     """True if a restart of the unit would break what depends on it, or is refused."""
-    return not unit.of_user and (unit.name in BUSES or unit.refuse_manual_stop)
+    return not unit.of_user and needs_reboot(unit.name, unit)
 
 
 def find_proved_restart(facts: UnitFacts) -> str:

@@ -23,6 +23,7 @@ from runbook.host.facts import JobVerb
 from runbook.host.holders import Process
 from runbook.host.interface import HostView
 from runbook.host.kernel import protected
+from runbook.host.kernel.accounts import enter_user_manager
 from runbook.model import frozen
 from runbook.spec.runbook import Runbook
 from runbook.spec.step import ReplacesVersion
@@ -143,6 +144,7 @@ def _describe(place: CgroupUnit, new: Sequence[Process]) -> LeftRunning:
     named = f"{', '.join(map(str, new[:MAX_NAMED_PROCESSES]))}{more}"
     why = f"{name}: {named} started while a command of this run was running, and may run the new version"
     if place.user_uid is not None:
-        return LeftRunning(why, f"systemctl --user -M {quote(new[0].user)}@ restart {quote(place.unit)}")
+        restart = f"systemctl --user restart {quote(place.unit)}"
+        return LeftRunning(why, enter_user_manager(place.user_uid, new[0].user, restart))
     again = f"start {'what it runs' if len(new) > 1 else new[0].name} again if it is needed"
     return LeftRunning(why, f"systemctl stop {quote(place.unit)}, and {again}")

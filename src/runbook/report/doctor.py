@@ -99,6 +99,8 @@ def _print_finding(page: Layout, found: MachineFinding) -> None:
         page.line(mark, (subject, "bold"))
     for line in rest:
         page.line((" " * column, ""), (line, ""))
+    for line in break_lines(f"first: {found.advice}", page.width - column) if found.advice else ():
+        page.line((" " * column, ""), (line, ""))
     page.line((" " * column, ""), ("next: ", "dim"), (found.next, ""))
 
 

@@ -214,3 +214,65 @@ def test_sixty_services_and_three_hundred_processes_within_a_second(machine: Mac
         machine.run(["systemctl", "stop", *names])
         machine.run(["rm", "/etc/systemd/system/crowd@.service"])
         machine.run(["systemctl", "daemon-reload"])
+
+
+NEVER_READY = """#!/usr/bin/python3
+import os, socket, time
+notify = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+notify.sendto(b"EXTEND_TIMEOUT_USEC=3600000000", os.environ["NOTIFY_SOCKET"].replace("@", "\\0"))
+time.sleep(1e6)
+"""
+
+
+def test_units_that_do_nothing(machine: Machine, service: StartService, unit: InstallUnit) -> None:
+    for name in ("frozen.service", "stopped.service"):
+        service(name, unit_file("/bin/sleep infinity"))
+    machine.run(["systemctl", "freeze", "frozen.service"])
+    machine.run(["systemctl", "kill", "--signal=STOP", "stopped.service"])
+    machine.write("/opt/never", NEVER_READY, 0o755)
+    unit("never.service", unit_file("/opt/never", Type="notify", TimeoutStartSec="1s"))
+    machine.run(["systemctl", "start", "--no-block", "never.service"])
+    unit(
+        "pre.service",
+        unit_file(
+            "/bin/true", ExecStartPre="/bin/false", Restart="always", RestartSec="100ms", Unit_StartLimitIntervalSec="0"
+        ),
+    )
+    machine.run(["systemctl", "start", "--no-block", "pre.service"])
+    try:
+        until(lambda: about(look(machine), "never.service"), "the start to be late", 30)
+        until(lambda: about(look(machine), "pre.service"), "the restarts", 30)
+        seen = look(machine)
+        kinds = {one["subject"]: (one["kind"], one["severity"]) for one in seen["findings"]}
+        assert kinds == {
+            "frozen.service": ("unit-frozen", "problem"),
+            "stopped.service": ("unit-frozen", "problem"),
+            "never.service": ("unit-stuck", "problem"),
+            "pre.service": ("crash-loop", "problem"),
+        }, seen
+        assert {one["next"] for one in seen["findings"]} == {f"runbook doctor {name}" for name in kinds}
+        assert "systemctl thaw frozen.service" in about(seen, "frozen.service")[0]["reason"]
+        assert "SIGSTOP; kill -CONT" in about(seen, "stopped.service")[0]["reason"]
+    finally:
+        machine.run(["systemctl", "thaw", "frozen.service"])
+        machine.run(["systemctl", "kill", "--signal=CONT", "stopped.service"])
+        machine.run(["rm", "-f", "/opt/never"])
+
+
+def test_a_user_who_has_a_manager_and_no_account(machine: Machine, service: StartService) -> None:
+    machine.run(["useradd", "--uid", "4711", "--create-home", "ghost"])
+    machine.write("/etc/systemd/user/broken.service", unit_file("/bin/false"))
+    machine.run(["systemctl", "start", "user@4711.service"])
+    enter = "setpriv --reuid=4711 --regid=4711 --clear-groups env HOME=/run/user/4711 XDG_RUNTIME_DIR=/run/user/4711"
+    try:
+        machine.run(["sed", "-i", "/^ghost:/d", "/etc/passwd"])
+        machine.run(["sh", "-c", f"{enter} systemctl --user start broken.service"], check=False)
+        until(lambda: about(look(machine), "broken.service"), "the unit to fail")
+        [broken] = about(look(machine), "broken.service")
+        assert (broken["user"], broken["next"]) == ("UID 4711", f"{enter} runbook doctor --user broken.service")
+        done = machine.run(["sh", "-c", broken["next"]], check=False)
+        assert (done.returncode, done.stderr) == (1, "")
+        assert "broken.service" in done.stdout
+    finally:
+        machine.run(["systemctl", "stop", "user@4711.service"])
+        machine.run(["sh", "-c", "rm -rf /home/ghost /etc/systemd/user/broken.service; sed -i /^ghost:/d /etc/shadow"])

@@ -8,6 +8,7 @@ import threading
 from collections.abc import Mapping
 from functools import lru_cache
 from pathlib import Path
+from shlex import quote
 from typing import TYPE_CHECKING
 
 from runbook.errors import AccessDenied, HostError
@@ -52,6 +53,21 @@ def _query_name(uid: int) -> None:
 def find_local_user_name(uid: int) -> str:
     """Return the name of a user by PASSWD alone: a name server may take long to answer."""
     return _find_in_passwd(uid) or f"UID {uid}"
+
+
+def enter_user_manager(uid: int, name: str, command: str) -> str:
+    """Return a command for root that runs `command` of a user's manager as that user, whose name may be in PASSWD.
+
+    A user without a name has no account for su(1), nor for the login by which `systemctl --user -M` reaches a manager.
+    """
+    if name in ("", str(uid), f"UID {uid}") and (name := find_user_name(uid)) == str(uid):
+        folder = f"/run/user/{uid}"
+        as_user = f"setpriv --reuid={uid} --regid={uid} --clear-groups"
+        return f"{as_user} env HOME={folder} XDG_RUNTIME_DIR={folder} {command}"
+    verb = command.removeprefix("systemctl --user ")
+    return (
+        f"systemctl --user -M {quote(name)}@ {verb}" if verb != command else f"su - {quote(name)} -c {quote(command)}"
+    )
 
 
 def _find_in_passwd(uid: int) -> str | None:
