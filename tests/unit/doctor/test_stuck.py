@@ -57,7 +57,7 @@ def test_a_start_that_does_not_end() -> None:
 @pytest.mark.parametrize("limit", [0, USEC_INFINITY])
 def test_a_start_without_a_limit_that_is_hours_old(kind: str, severity: Severity, limit: int) -> None:
     machine = starting(type=kind, timeout_start_usec=limit, state_change_monotonic=1_000_000)
-    machine.clock.seconds += 3 * HOUR
+    machine.clock.time += 3 * HOUR
     (found,) = find(machine)
     assert (found.kind, found.severity) == (FindingKind.STUCK, severity)
     assert found.reason.endswith("it has no time limit (TimeoutStartSec=)")
