@@ -179,6 +179,9 @@ def test_a_page_is_not_written_through_a_link_of_another_user(machine: Machine) 
     assert (status, "cannot write /tmp/page.html" in printed) == (5, True)
     machine.run(["rm", "/tmp/page.html"])
     machine.run(["touch", "/tmp/page.html"], user=USER)
+    status, printed = ask(machine, "show", "--html", "/tmp/page.html")
+    assert (status, "root must not replace /tmp/page.html" in printed) == (5, True)
+    machine.run(["rm", "/tmp/page.html"])
     assert ask(machine, "show", "--html", "/tmp/page.html")[0] == 0
     assert machine.run(["stat", "-c", "%a %U", "/tmp/page.html"]).stdout.strip() == "600 root"
     assert machine.read(VICTIM) == "precious\n"
