@@ -9,7 +9,7 @@ import pytest
 
 from runbook import errors
 from runbook.cli.judged_folder import check_file
-from tests.unit.cli.test_result_files import END, ready
+from tests.unit.cli.test_result_files import BEGIN, END, ready
 
 OTHER, RUNNER = 65534, 1000
 
@@ -71,7 +71,7 @@ def test_a_folder_that_becomes_a_link_of_another_user_is_not_followed(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("SUDO_UID", raising=False)
-    files, target = ready(folder / "a.xml", END), tmp_path / "target"
+    files, target = ready(folder / "a.xml", BEGIN, END), tmp_path / "target"
     target.mkdir()
     folder.rmdir()
     folder.symlink_to(target)
