@@ -126,9 +126,17 @@ class Moment(NamedTuple):
 
     @property
     def is_contradiction(self) -> bool:
-        """True if systemd reports the unit as active, and it is not the unit that has the port."""
-        active = self.unit is not None and self.unit.active not in NOT_ACTIVE
-        return active and self.port is not None and self.port.held in (Held.FOREIGN, Held.NOTHING)
+        """True if systemd reports the unit as active, and another process has the port."""
+        return self._is_active and self.port is not None and self.port.held is Held.FOREIGN
+
+    @property
+    def is_silent(self) -> bool:
+        """True if systemd reports the unit as active, and nothing listens, as at the start of many programs."""
+        return self._is_active and self.port is not None and self.port.held is Held.NOTHING
+
+    @property
+    def _is_active(self) -> bool:
+        return self.unit is not None and self.unit.active not in NOT_ACTIVE
 
     @property
     def kind(self) -> tuple[object, ...]:
