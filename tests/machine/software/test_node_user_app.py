@@ -175,7 +175,7 @@ def test_a_system_service_of_the_same_name_is_not_stopped(app: Machine) -> None:
         run = refused(app)
         assert run.step(HOLDER)["verdict"] == "other-unit-holds-port"
         assert "in notes.service of the system" in run.step(HOLDER)["reason"]
-        assert "stop it (systemctl stop notes.service as root)" in run.last["reason"]
+        assert "stop it (sudo systemctl stop notes.service)" in run.last["reason"]
         assert app.show(UNIT, "ActiveState")["ActiveState"] == "active"
     finally:
         remove_unit(app, UNIT)
