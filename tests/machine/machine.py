@@ -57,6 +57,7 @@ class Machine:
         rivals: bool = False,
         needrestart: bool = False,
         services: bool = False,
+        clean: bool = False,
         bind: Mapping[Path, str] | None = None,
         disk: Mapping[Path, str] | None = None,
         boot_timeout: float = 60,
@@ -66,10 +67,11 @@ class Machine:
         self.rivals = rivals
         self.needrestart = needrestart
         self.services = services
+        self.clean = clean
         self.name = f"{keeper.PREFIX}{os.getpid()}-{secrets.token_hex(3)}"
         self.leader = 0
         """PID of the machine's init on the host."""
-        self._bind = {CHECKOUT: str(PROJECT), **(bind or {})}
+        self._bind = {**({} if clean else {CHECKOUT: str(PROJECT)}), **(bind or {})}
         self._disk = disk or {}
         self._boot_timeout = boot_timeout
         self._console = -1
@@ -97,8 +99,10 @@ class Machine:
             rivals=self.rivals,
             needrestart=self.needrestart,
             services=self.services,
+            clean=self.clean,
         )
-        compile_checkout(self.suite)
+        if not self.clean:
+            compile_checkout(self.suite)
         deadline = time.monotonic() + self._boot_timeout
         self._console = os.memfd_create("console")
         with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as notify:

@@ -6,6 +6,9 @@ of the code needs no new tree; a change of the dependencies does. Each suite has
 quickly, and one with the software that the runbooks are for, installed and not started. `make bench` has a third one
 with its rivals, the tests of `runbook guard` one with needrestart, and those of `runbook init` one with ten services.
 
+The tests of the package have a clean tree, without Python, the virtual environment and the checkout. It has a local
+repository of Debian's packages, and wheels, because a machine has no network.
+
 `python -m tests.machine.tree [SUITE…]` builds and prints the path of each.
 """
 
@@ -17,6 +20,7 @@ import functools
 import hashlib
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -32,6 +36,8 @@ SYSTEMD_VERSION = {"bookworm": 252, "trixie": 257}
 VENV = Path("/opt/venv")
 PROJECT = Path("/opt/runbook")
 """Path of the checkout inside a machine."""
+REPOSITORY, WHEELS = Path("/srv/debian"), Path("/srv/wheels")
+"""Debian's packages and PyPI's wheels inside a clean tree, which a test may install."""
 USER, UID = "agentops", 1000
 """A user with lingering enabled, who has a user's manager without a login."""
 
@@ -85,6 +91,12 @@ SERVICES = (
 )
 """Installed and not started, in a tree of their own: two of them want one port."""
 
+CLEAN = tuple(name for name in PACKAGES if not name.startswith("python3"))
+CLEAN_REPOSITORY = ("pipx",)
+"""In the local repository, beside what the package of this project depends on. Nothing of it is installed."""
+CLEAN_WHEELS = ("pip", "setuptools", "wheel")
+"""Wheels for pipx, beside the dependencies of the project."""
+
 RIVALS = ("lsof", "psmisc")
 RIVALS_PIP = ("ansible-core", "psutil", "pyinfra")
 """Programs that `make bench` compares with. Those from PyPI are in a virtual environment of their own."""
@@ -136,6 +148,7 @@ class Recipe:
     rivals: tuple[str, ...] = ()
     needrestart: tuple[str, ...] = ()
     services: tuple[str, ...] = ()
+    clean: tuple[str, ...] = ()
 
     @classmethod
     def of(
@@ -146,12 +159,13 @@ class Recipe:
         rivals: bool = False,
         needrestart: bool = False,
         services: bool = False,
+        clean: bool = False,
         pyproject: Path = CHECKOUT / "pyproject.toml",
     ) -> Recipe:
         project = tomllib.loads(pyproject.read_text())["project"]
         return cls(
             suite=suite,
-            packages=PACKAGES,
+            packages=CLEAN if clean else PACKAGES,
             name=project["name"],
             version=project["version"],
             dependencies=tuple(sorted(project["dependencies"])),
@@ -160,12 +174,13 @@ class Recipe:
             rivals=(*RIVALS, *RIVALS_PIP) if rivals else (),
             needrestart=NEEDRESTART if needrestart else (),
             services=SERVICES if services else (),
+            clean=(*_package_dependencies(), *CLEAN_REPOSITORY, *CLEAN_WHEELS) if clean else (),
         )
 
     @property
     def key(self) -> str:
         # Without these the key is that of earlier versions of this file, which did not have them.
-        later = ("rivals", "needrestart", "services")
+        later = ("rivals", "needrestart", "services", "clean")
         facts = {name: value for name, value in asdict(self).items() if value or name not in later}
         digest = hashlib.sha256(json.dumps(facts, sort_keys=True).encode())
         return "-".join([self.suite, *self.extras, digest.hexdigest()[:16]])
@@ -173,7 +188,7 @@ class Recipe:
     @property
     def extras(self) -> tuple[str, ...]:
         """Return what the tree has besides a small Debian and the dependencies."""
-        return tuple(name for name in ("software", "rivals", "needrestart", "services") if getattr(self, name))
+        return tuple(name for name in ("software", "rivals", "needrestart", "services", "clean") if getattr(self, name))
 
 
 def cache() -> Path:
@@ -183,13 +198,21 @@ def cache() -> Path:
 
 
 def tree(
-    suite: str, *, software: bool = False, rivals: bool = False, needrestart: bool = False, services: bool = False
+    suite: str,
+    *,
+    software: bool = False,
+    rivals: bool = False,
+    needrestart: bool = False,
+    services: bool = False,
+    clean: bool = False,
 ) -> Path:
     """Return the root folder of a suite's tree. Build the tree if the cache has none. Never write to it.
 
     Raises TreeError. Waits while another process builds the same tree.
     """
-    recipe = Recipe.of(suite, software=software, rivals=rivals, needrestart=needrestart, services=services)
+    recipe = Recipe.of(
+        suite, software=software, rivals=rivals, needrestart=needrestart, services=services, clean=clean
+    )
     trees = cache() / "trees"
     home = trees / recipe.key
     if (home / "root").is_dir():
@@ -260,8 +283,7 @@ def _build(recipe: Recipe, root: Path, lock: int) -> None:
         "--dpkgopt=force-unsafe-io",
         f"--include={','.join(packages)}",
         f'--customize-hook=cp {certificates} "$1/tmp/certificates.crt"',
-        f'--customize-hook=chroot "$1" python3 -m venv --system-site-packages {VENV}',
-        f"--customize-hook={pip} install --quiet --no-cache-dir {_quoted(recipe.dependencies)}",
+        *(_repository_hooks(recipe) if recipe.clean else _venv_hooks(recipe, pip)),
         *(_software_hooks(pip) if recipe.software else ()),
         *(_services_hooks() if recipe.services else ()),
         *(_rivals_hooks() if recipe.rivals else _generator_hooks()),
@@ -295,7 +317,38 @@ def _build(recipe: Recipe, root: Path, lock: int) -> None:
     )
     if made.returncode != 0:
         raise TreeError(f"cannot build a {recipe.suite} tree: mmdebstrap ended with {made.returncode}\n{made.stdout}")
-    _install_project(recipe, root)
+    if not recipe.clean:
+        _install_project(recipe, root)
+
+
+def _venv_hooks(recipe: Recipe, pip: str) -> list[str]:
+    return [
+        f'--customize-hook=chroot "$1" python3 -m venv --system-site-packages {VENV}',
+        f"--customize-hook={pip} install --quiet --no-cache-dir {_quoted(recipe.dependencies)}",
+    ]
+
+
+def _package_dependencies() -> tuple[str, ...]:
+    """Return the names of the packages that debian/control depends on."""
+    depends = (CHECKOUT / "debian/control").read_text().partition("\nDepends:")[2].partition("\nSuggests:")[0]
+    return tuple(sorted({match[1] for match in re.finditer(r"(?:^|[,|])\s*([a-z][a-z0-9.+-]+)", depends)}))
+
+
+def _repository_hooks(recipe: Recipe) -> list[str]:
+    """Return the hooks that download packages into a local repository, and wheels into a folder."""
+    packages = _quoted(tuple(name for name in recipe.clean if name not in CLEAN_WHEELS))
+    wheels = _quoted((*recipe.dependencies, *CLEAN_WHEELS))
+    python = {"bookworm": "3.11", "trixie": "3.13"}[recipe.suite]
+    download = f"pip download --quiet --only-binary :all: --platform any --platform manylinux2014_x86_64 --python-version {python}"
+    debs = '"$1"/var/cache/apt/archives'
+    return [
+        f'--customize-hook=APT_CONFIG="$MMDEBSTRAP_APT_CONFIG" apt-get clean; mkdir -p {debs}/partial "$1{REPOSITORY}"',
+        f'--customize-hook=APT_CONFIG="$MMDEBSTRAP_APT_CONFIG" apt-get --yes --download-only install {packages}',
+        f'--customize-hook=mv {debs}/*.deb "$1{REPOSITORY}"',
+        f'--customize-hook=cd "$1{REPOSITORY}" && dpkg-scanpackages --multiversion . >Packages',
+        f'--customize-hook=echo "deb [trusted=yes] file:{REPOSITORY} ./" > "$1/etc/apt/sources.list"',
+        f'--customize-hook={_quoted((sys.executable,))} -m {download} --dest "$1{WHEELS}" {wheels}',
+    ]
 
 
 def _software_hooks(pip: str) -> list[str]:
@@ -375,7 +428,13 @@ def _install_project(recipe: Recipe, root: Path) -> None:
 
 def main(suites: Sequence[str]) -> None:
     """Build the missing trees of the suites, two at a time, and print the path of each."""
-    kinds: tuple[dict[str, bool], ...] = ({}, {"software": True}, {"needrestart": True}, {"services": True})
+    kinds: tuple[dict[str, bool], ...] = (
+        {},
+        {"software": True},
+        {"needrestart": True},
+        {"services": True},
+        {"clean": True},
+    )
     wanted = [(suite, kind) for suite in suites for kind in kinds]
     with ThreadPoolExecutor(2) as pool:
         for root in pool.map(lambda one: tree(one[0], **one[1]), wanted):

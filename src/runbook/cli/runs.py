@@ -257,7 +257,7 @@ def _run_outside_units(book: Runbook, scope: ManagerScope, start: Start, text: s
 
     with _open_host(scope) as host:
         if not is_main_of_stopped_unit(host, book):
-            load_late_modules(book)
+            load_late_modules(book, host.call_later)
             who = find_operator(os.environ)
             return start(host, JournalReport(scope, send, who.name, who.source)).exit
     return _run_in_child(text)

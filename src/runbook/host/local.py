@@ -312,6 +312,10 @@ class LocalHost(LocalView):
     def reset_failed(self, unit: str) -> None:
         self._systemd.reset_failed(unit)
 
+    def call_later(self, seconds: float, call: Callable[[], object]) -> None:
+        """Call a function once, after so many seconds, while this host waits."""
+        self._loop.call_later(seconds, call)
+
     def start_command(self, name: str, command: Command) -> JobRef:
         return self._commands.start(name, command)
 

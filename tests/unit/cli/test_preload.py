@@ -1,4 +1,4 @@
-"""What a run may need is loaded before one of its commands can replace the files of this program."""
+"""What a run may need is loaded before an upgrade can replace the files of this program."""
 
 from __future__ import annotations
 
@@ -21,7 +21,11 @@ LOADED = """\
 import json, sys
 from runbook.cli.preload import load_late_modules
 from runbook import document
-load_late_modules(document.parse(sys.argv[1]))
+later = []
+load_late_modules(document.parse(sys.argv[1]), lambda seconds, load: later.append(load))
+print(json.dumps(list(sys.modules)))
+for load in later:
+    load()
 print(json.dumps(list(sys.modules)))
 """
 
@@ -48,13 +52,15 @@ def test_each_module_that_a_run_imports_late_is_listed() -> None:
 
 
 @pytest.mark.parametrize(
-    ("steps", "all_of_them"),
+    ("steps", "at_once"),
     [("[restart, wait-ready]", False), ("[run: {run: apt-get upgrade}]", True)],
     ids=["no command", "a command"],
 )
-def test_they_are_loaded_if_a_command_can_replace_them(steps: str, all_of_them: bool) -> None:
+def test_they_are_loaded_before_a_command_or_while_the_run_waits(steps: str, at_once: bool) -> None:
     argv = [sys.executable, "-c", LOADED, f"unit: gw\nsteps: {steps}\n"]
-    loaded = set(json.loads(subprocess.run(argv, capture_output=True, text=True, check=True).stdout))
+    printed = subprocess.run(argv, capture_output=True, text=True, check=True).stdout
+    loaded, loaded_later = (set(json.loads(line)) for line in printed.splitlines())
     late = {*LATE_MODULES, *(cls.__module__ for cls in registry().values())}
-    assert late.issubset(loaded) is all_of_them
-    assert "runbook.host.runners.websocket" not in loaded or all_of_them
+    assert late.issubset(loaded) is at_once
+    assert "runbook.host.runners.websocket" not in loaded or at_once
+    assert late.issubset(loaded_later)

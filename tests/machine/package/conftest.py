@@ -1,0 +1,41 @@
+"""Builds the package once for all tests of a session, and boots machines that have neither Python nor the checkout."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.machine.machine import Machine
+from tests.machine.tree import CHECKOUT, locked
+
+PIP = CHECKOUT / ".venv/bin/pip"
+
+
+def build(output: Path) -> Path:
+    """Build the package, and return the path of the .deb."""
+    argv = [str(CHECKOUT / "debian/build.sh"), str(PIP), str(output)]
+    done = subprocess.run(argv, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    [deb] = output.glob("*.deb")
+    return deb
+
+
+@pytest.fixture(scope="session")
+def deb(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return the path of the package. The workers of pytest-xdist share one."""
+    shared = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        shared = shared.parent
+    with locked(shared / "deb.lock"):
+        return next((shared / "deb").glob("*.deb"), None) or build(shared / "deb")
+
+
+@pytest.fixture
+def clean_machine(suite: str, deb: Path) -> Iterator[Machine]:
+    """Boot a machine that has what Debian installs at first, and the package in /srv/package."""
+    with Machine(suite, clean=True, bind={deb.parent: "/srv/package"}) as booted:
+        yield booted
