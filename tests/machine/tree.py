@@ -210,9 +210,7 @@ def tree(
 
     Raises TreeError. Waits while another process builds the same tree.
     """
-    recipe = Recipe.of(
-        suite, software=software, rivals=rivals, needrestart=needrestart, services=services, clean=clean
-    )
+    recipe = Recipe.of(suite, software=software, rivals=rivals, needrestart=needrestart, services=services, clean=clean)
     trees = cache() / "trees"
     home = trees / recipe.key
     if (home / "root").is_dir():
@@ -339,7 +337,8 @@ def _repository_hooks(recipe: Recipe) -> list[str]:
     packages = _quoted(tuple(name for name in recipe.clean if name not in CLEAN_WHEELS))
     wheels = _quoted((*recipe.dependencies, *CLEAN_WHEELS))
     python = {"bookworm": "3.11", "trixie": "3.13"}[recipe.suite]
-    download = f"pip download --quiet --only-binary :all: --platform any --platform manylinux2014_x86_64 --python-version {python}"
+    download = f"{_quoted((sys.executable,))} -m pip download --quiet --only-binary :all: --python-version {python}"
+    platforms = "--platform any --platform manylinux2014_x86_64"
     debs = '"$1"/var/cache/apt/archives'
     return [
         f'--customize-hook=APT_CONFIG="$MMDEBSTRAP_APT_CONFIG" apt-get clean; mkdir -p {debs}/partial "$1{REPOSITORY}"',
@@ -347,7 +346,7 @@ def _repository_hooks(recipe: Recipe) -> list[str]:
         f'--customize-hook=mv {debs}/*.deb "$1{REPOSITORY}"',
         f'--customize-hook=cd "$1{REPOSITORY}" && dpkg-scanpackages --multiversion . >Packages',
         f'--customize-hook=echo "deb [trusted=yes] file:{REPOSITORY} ./" > "$1/etc/apt/sources.list"',
-        f'--customize-hook={_quoted((sys.executable,))} -m {download} --dest "$1{WHEELS}" {wheels}',
+        f'--customize-hook={download} {platforms} --dest "$1{WHEELS}" {wheels}',
     ]
 
 

@@ -34,6 +34,17 @@ def deb(tmp_path_factory: pytest.TempPathFactory) -> Path:
         return next((shared / "deb").glob("*.deb"), None) or build(shared / "deb")
 
 
+@pytest.fixture(scope="session")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return the path of the wheel, with the source archive beside it."""
+    output = tmp_path_factory.mktemp("dist")
+    argv = ["make", "--silent", "dist", f"OUTPUT={output}"]
+    done = subprocess.run(argv, cwd=CHECKOUT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    [built] = output.glob("*.whl")
+    return built
+
+
 @pytest.fixture
 def clean_machine(suite: str, deb: Path) -> Iterator[Machine]:
     """Boot a machine that has what Debian installs at first, and the package in /srv/package."""

@@ -5,18 +5,28 @@ from __future__ import annotations
 import hashlib
 import re
 import subprocess
+import tarfile
 import time
+import zipfile
 from pathlib import Path
 
 import pytest
+from packaging.metadata import Metadata
 
+from tests.docs import blocks_of_test
 from tests.machine.incident import NEW, PORT, UNIT, answer, loop, stage
 from tests.machine.machine import Machine, until
 from tests.machine.package.conftest import build
-from tests.machine.runs import parsed, runbook, unit_file, write_runbook
+from tests.machine.runs import RUNBOOK, parsed, runbook, unit_file, write_runbook
+from tests.machine.tree import CHECKOUT, USER, WHEELS
 
-APT = ["env", "DEBIAN_FRONTEND=noninteractive", "apt-get", "-qq", "--yes", "--no-install-recommends"]
-RUNBOOK = "/root/test.yaml"
+TYPED = """\
+set -eu
+sudo() { while [ "${1#--}" != "$1" ]; do shift; done; "$@"; }
+apt() { DEBIAN_FRONTEND=noninteractive apt-get -qq --yes "$@"; }
+cd /srv/package
+"""
+"""How the commands of the pages are run: by root, who is not asked, in the folder of the package."""
 DEMO = Path(__file__).parent.parent / "demo.yaml"
 SERVES = f"/usr/bin/python3 -m http.server --bind 127.0.0.1 {PORT}"
 WAITS = f"""
@@ -48,11 +58,18 @@ rm -r /root/broken
 """Makes a next version of the package, of which no module can be imported."""
 
 
+def type_in(machine: Machine, commands: str) -> str:
+    """Run commands as a page shows them, and return their output."""
+    return machine.run(["bash", "-c", TYPED + commands.replace("$ ", "")], timeout=200).stdout
+
+
 @pytest.fixture
 def installed(clean_machine: Machine) -> Machine:
-    """Install the package as an administrator does."""
-    clean_machine.run([*APT, "update"])
-    clean_machine.run(["sh", "-c", f"{' '.join(APT)} install /srv/package/runbook_*.deb"], timeout=200)
+    """Install the package as the pages show it, and return the machine."""
+    readme, page, _ = blocks_of_test("test_the_package_on_a_clean_machine")
+    assert readme == page
+    clean_machine.run(["apt-get", "-qq", "update"])
+    type_in(clean_machine, page)
     return clean_machine
 
 
@@ -66,14 +83,12 @@ def test_two_builds_are_equal_and_leave_nothing_in_the_checkout(deb: Path, tmp_p
     assert checked.returncode == 0, checked.stdout
 
 
-def test_a_service_s_incident_on_a_clean_machine(installed: Machine) -> None:
-    began = time.monotonic()
-    first = installed.run(["runbook", "doctor"], check=False)
-    print(f"the first answer of runbook doctor after {time.monotonic() - began:.2f} s")
-    assert first.returncode == 0, first.stdout + first.stderr
+def test_the_package_on_a_clean_machine(installed: Machine) -> None:
+    # `doctor` finds nothing wrong, or the command would fail.
+    first = type_in(installed, blocks_of_test("test_the_package_on_a_clean_machine")[2])
     version = installed.run(["dpkg-query", "--show", "--showformat=${Version}", "runbook"]).stdout
-    for user in ("root", "agentops"):
-        assert installed.run(["runbook", "--version"], user=user).stdout == f"runbook {version}\n"
+    assert first.startswith(f"runbook {version}\n")
+    assert installed.run(["runbook", "--version"], user=USER).stdout == f"runbook {version}\n"
     # Every module is compiled, and none is imported from elsewhere.
     code = "import sys; sys.path.insert(0, '/usr/lib/runbook'); import runbook, pydantic_core, typer, rich, websockets"
     checks = "[print(m.__file__, m.__cached__) for m in (runbook, pydantic_core, typer, rich, websockets)]"
@@ -92,7 +107,7 @@ def test_a_service_s_incident_on_a_clean_machine(installed: Machine) -> None:
     incident.clear()
 
 
-def test_a_run_continues_while_the_package_is_upgraded_removed_and_purged(installed: Machine) -> None:
+def test_the_package_is_upgraded_under_a_run_removed_and_purged(installed: Machine) -> None:
     machine = installed
     machine.run(["sh", "-ec", BREAK])
     machine.write("/etc/systemd/system/web.service", unit_file(SERVES))
@@ -123,12 +138,47 @@ def test_a_run_continues_while_the_package_is_upgraded_removed_and_purged(instal
     machine.write("/etc/runbook/web.yaml", UPGRADES)
     machine.write("/etc/needrestart/restart.d/web.service", "#!/bin/sh\nprogram=/usr/bin/runbook\n", 0o755)
     assert len(machine.run(["runbook", "history", "--output", "json"]).stdout.splitlines()) == 2
-    machine.run([*APT, "remove", "runbook"])
+    remove, purge = blocks_of_test("test_the_package_is_upgraded_under_a_run_removed_and_purged")
+    type_in(machine, remove)
     left = machine.run(["find", "/usr", "/etc", "/var/lib/runbook", "-xdev", "-path", "*runbook*"]).stdout.split()
     assert [path for path in left if path.startswith("/usr")] == []
     assert {"/etc/runbook/notify.yaml", "/etc/runbook/web.yaml", "/var/lib/runbook/runs"} <= set(left)
-    machine.run([*APT, "purge", "runbook"])
+    type_in(machine, purge)
     left = machine.run(["find", "/", "-xdev", "-name", "*runbook*", "-not", "-path", "/srv/*"]).stdout.split()
     assert left == []
     assert machine.run(["ls", "/etc/needrestart/restart.d"]).stdout == ""
     assert machine.run(["dpkg", "--audit"]).stdout == ""
+
+
+def test_the_wheel_and_the_source_archive_have_valid_metadata(wheel: Path) -> None:
+    [source] = wheel.parent.glob("*.tar.gz")
+    with zipfile.ZipFile(wheel) as built, tarfile.open(source) as archive:
+        [in_wheel] = [built.read(name) for name in built.namelist() if name.endswith(".dist-info/METADATA")]
+        names = archive.getnames()
+        packed = archive.extractfile(next(name for name in names if name.count("/") == 1 and name.endswith("PKG-INFO")))
+        assert packed is not None
+        for text in (in_wheel, packed.read()):
+            metadata = Metadata.from_email(text)
+            assert (metadata.name, metadata.description_content_type) == ("systemd-runbook", "text/markdown")
+        modules = {str(path.relative_to(CHECKOUT / "src")) for path in (CHECKOUT / "src/runbook").rglob("*.py")}
+        assert modules <= set(built.namelist())
+        assert {f"{source.name.removesuffix('.tar.gz')}/src/{module}" for module in modules} <= set(names)
+
+
+def test_pipx(suite: str, wheel: Path) -> None:
+    install, remove = blocks_of_test("test_pipx")
+    with Machine(suite, clean=True, bind={wheel.parent: "/srv/package"}) as machine:
+        machine.run(["apt-get", "-qq", "update"])
+        offline = f"export PIP_NO_INDEX=1 PIP_FIND_LINKS={WHEELS}\n"
+        type_in(machine, offline + install)
+        assert machine.run(["runbook", "--version"]).stdout == f"runbook {wheel.name.split('-')[1]}\n"
+        assert machine.run(["runbook", "doctor"]).stdout
+        type_in(machine, remove)
+        assert machine.run(["sh", "-c", "command -v runbook"], check=False).returncode != 0
+        if suite == "bookworm":  # Once is enough: each installation takes ten seconds.
+            return
+        type_in(machine, offline + install.replace("--system-site-packages ", ""))
+        refused = machine.run(["runbook", "doctor"], check=False)
+        assert refused.returncode == 5
+        assert "cannot reach systemd: the Python module gi is missing" in refused.stderr
+        assert "--system-site-packages" in refused.stderr
