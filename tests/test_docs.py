@@ -194,7 +194,7 @@ def test_every_command_that_is_shown_exists() -> None:
     assert len(shown) > 20
     for typed in shown:
         command, *rest = typed.words
-        options = {"--help", "-h"} if command.startswith("-") else docs.options_of(command)
+        options = {"--help", "-h", "--version"} if command.startswith("-") else docs.options_of(command)
         given = {word.partition("=")[0] for word in typed.words if re.match(r"-{1,2}[a-z]", word)}
         if options is None or not given <= options:
             wrong.append(f"{typed.where}: runbook {shlex.join((command, *rest))}")
