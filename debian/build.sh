@@ -28,17 +28,17 @@ for python in 3.11 3.13; do
     fetch --no-index --find-links "$wheels" 2>/dev/null || fetch
 done
 
+SOURCE_DATE_EPOCH=${SOURCE_DATE_EPOCH:-$(tracked log -1 --format=%ct)}
+export SOURCE_DATE_EPOCH
 rm -rf "$output/deb-build"
 mkdir -p "$output/deb-build/source/wheels"
 (cd "$checkout" && tracked ls-files -z CHANGELOG.md LICENSE README.md debian pyproject.toml runbooks src |
-    tar --create --null --files-from=-) | tar --extract --directory "$output/deb-build/source"
+    tar --create --mtime="@$SOURCE_DATE_EPOCH" --null --files-from=-) | tar --extract --directory "$output/deb-build/source"
 # Only the files that the hashes name: an earlier version may be in the folder too.
 (cd "$wheels" && sha256sum -- *.whl) | while read -r hash name; do
     if grep -q "$hash" "$checkout/debian/wheels.txt"; then cp "$wheels/$name" "$output/deb-build/source/wheels"; fi
 done
 
-SOURCE_DATE_EPOCH=${SOURCE_DATE_EPOCH:-$(tracked log -1 --format=%ct)}
-export SOURCE_DATE_EPOCH
 cd "$output/deb-build/source"
 # Nothing is compiled, so that another architecture needs no compiler of its own.
 if [ "$architecture" = "$(dpkg --print-architecture)" ]; then set --; else set -- --no-check-builddeps; fi

@@ -24,25 +24,34 @@ def build(output: Path) -> Path:
     return deb
 
 
+def build_wheel(output: Path) -> Path:
+    """Build the source archive and the wheel, and return the path of the wheel."""
+    argv = ["make", "--silent", "dist", f"OUTPUT={output}"]
+    done = subprocess.run(argv, cwd=CHECKOUT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    [wheel] = output.glob("*.whl")
+    return wheel
+
+
 @pytest.fixture(scope="session")
-def deb(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return the path of the package. The workers of pytest-xdist share one."""
-    shared = tmp_path_factory.getbasetemp()
-    if "PYTEST_XDIST_WORKER" in os.environ:
-        shared = shared.parent
-    with locked(shared / "deb.lock"):
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a folder that all workers of pytest-xdist share."""
+    base = tmp_path_factory.getbasetemp()
+    return base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
+
+
+@pytest.fixture(scope="session")
+def deb(shared: Path) -> Path:
+    """Return the path of the package."""
+    with locked(shared / "package.lock"):
         return next((shared / "deb").glob("*.deb"), None) or build(shared / "deb")
 
 
 @pytest.fixture(scope="session")
-def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def wheel(shared: Path) -> Path:
     """Return the path of the wheel, with the source archive beside it."""
-    output = tmp_path_factory.mktemp("dist")
-    argv = ["make", "--silent", "dist", f"OUTPUT={output}"]
-    done = subprocess.run(argv, cwd=CHECKOUT, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stdout + done.stderr
-    [built] = output.glob("*.whl")
-    return built
+    with locked(shared / "package.lock"):
+        return next((shared / "wheel").glob("*.whl"), None) or build_wheel(shared / "wheel")
 
 
 @pytest.fixture

@@ -78,7 +78,8 @@ def test_two_builds_are_equal_and_leave_nothing_in_the_checkout(deb: Path, tmp_p
     assert hashlib.sha256(again.read_bytes()).digest() == hashlib.sha256(deb.read_bytes()).digest()
     assert [path.name for path in tmp_path.iterdir()] == [again.name]
     listed = subprocess.run(["dpkg-deb", "--contents", str(deb)], capture_output=True, text=True, check=True).stdout
-    assert not re.search(r"__pycache__|\.pyi$|/tests/|/root/", listed, re.MULTILINE)
+    assert len({tuple(line.split()[3:5]) for line in listed.splitlines()}) == 1, "the files have several times"
+    assert not re.search(r"__pycache__|/\.agents|\.pyi$|/tests/|/root/", listed, re.MULTILINE)
     checked = subprocess.run(["lintian", "--fail-on", "error", str(deb)], capture_output=True, text=True, check=False)
     assert checked.returncode == 0, checked.stdout
 
