@@ -88,13 +88,20 @@ deb: $(STAMP) deb-tools ## the package for Debian 12 and 13, in dist/
 deb-tools:
 	@$(call apt,$(DEB_PACKAGES))
 
-# From a copy of the tracked files, because setuptools writes beside its sources.
+# From a copy of the tracked files, because setuptools writes beside its sources. All files have the time of the last
+# commit, so that two builds are equal; setuptools does not do that for the source archive.
+dist: GIT := git -c safe.directory=$(CURDIR)
+dist: EPOCH = $(shell $(GIT) log -1 --format=%ct)
+dist: COPY = $(abspath $(OUTPUT))/dist-build
+dist: TAR = tar --create --sort=name --mtime=@$(EPOCH) --owner=0 --group=0 --numeric-owner
 dist: $(STAMP) ## the source archive and the wheel for pip, in dist/
-	@rm -rf build/sdist && mkdir -p build/sdist
-	git -c safe.directory=$(CURDIR) ls-files -z LICENSE README.md pyproject.toml src | \
-	    tar --create --null --files-from=- | tar --extract --directory build/sdist
-	$(BIN)/python -m build --outdir $(OUTPUT) build/sdist
-	@rm -rf build/sdist
+	@rm -rf $(COPY) && mkdir -p $(COPY)/source
+	$(GIT) ls-files -z LICENSE README.md pyproject.toml src | $(TAR) --null --files-from=- | tar --extract --directory $(COPY)/source
+	cd $(COPY)/source && SOURCE_DATE_EPOCH=$(EPOCH) $(abspath $(BIN))/python -W ignore -c 'import setuptools.build_meta as backend; \
+	    backend.build_wheel("../.."); backend.build_sdist("..")' >/dev/null
+	cd $(COPY) && archive=$$(echo *.tar.gz) && tar --extract --gzip --file $$archive && \
+	    $(TAR) $${archive%.tar.gz} | gzip -n >../$$archive
+	@rm -rf $(COPY)
 
 lint: $(STAMP) ## ruff and mypy --strict
 	$(BIN)/ruff check .
@@ -115,10 +122,11 @@ test-unit: $(STAMP) $(NODE) $(JUNIT) ## pure tests, and the rules of the house
 test-bus: $(STAMP) ## against a private dbus-daemon with a fake systemd on it
 	$(BIN)/pytest -n 2 tests/bus $(call tally,bus) $(PYTEST_ARGS)
 
-# The trees come first: building one takes longer than a single test may. The folders with the longest tests come
+# The trees and the package come first: building one takes longer than a single test may. The folders with the longest tests come
 # first too, in the order of their names, so that no worker is left alone with them at the end.
 test-machine: $(STAMP) deb-tools ## on booted throwaway machines, systemd 252 and 257
 	$(SUDO) $(BIN)/python -m tests.machine.tree
+	$(SUDO) $(BIN)/python -m tests.machine.package.build
 	$(SUDO) $(BIN)/pytest -n 2 -m root tests/unit $(call tally,root) $(PYTEST_ARGS)
 	$(SUDO) $(BIN)/pytest -n $(MACHINE_WORKERS) --dist loadscope --no-loadscope-reorder -m "not acceptance" \
 	    tests/machine $(call tally,machine) $(PYTEST_ARGS)
