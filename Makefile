@@ -126,7 +126,7 @@ test-bus: $(STAMP) ## against a private dbus-daemon with a fake systemd on it
 # first too, in the order of their names, so that no worker is left alone with them at the end.
 test-machine: $(STAMP) deb-tools ## on booted throwaway machines, systemd 252 and 257
 	$(SUDO) $(BIN)/python -m tests.machine.tree
-	$(SUDO) $(BIN)/python -m tests.machine.package.build
+	$(BIN)/python -m tests.machine.package.build
 	$(SUDO) $(BIN)/pytest -n 2 -m root tests/unit $(call tally,root) $(PYTEST_ARGS)
 	$(SUDO) $(BIN)/pytest -n $(MACHINE_WORKERS) --dist loadscope --no-loadscope-reorder -m "not acceptance" \
 	    tests/machine $(call tally,machine) $(PYTEST_ARGS)
